@@ -1,0 +1,302 @@
+//! A Cluster of three masters and three replicas.
+//!
+//! It is put together by the commands that redis-cli would send. Two settings make that quick: every node meets every
+//! other, rather than leaving it to gossip, and the node timeout is short until all is well, as a master that has been
+//! in the minority, which all are at first, waits that long before it serves.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::server::{fields, userinfo};
+use crate::{Server, ServerBuilder, eventually};
+
+const MASTERS: usize = 3;
+const NODES: usize = 6;
+const SLOTS: u16 = 16_384;
+const LIMIT: Duration = Duration::from_secs(30);
+const NODE_TIMEOUT: &str = "2000";
+const NODE_TIMEOUT_AT_FIRST: &str = "500";
+
+/// A running Cluster on 127.0.0.1, killed on drop.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Server>,
+    password: Option<String>,
+}
+
+/// What a [`Cluster`] to be started is like.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterBuilder {
+    node: ServerBuilder,
+    password: Option<String>,
+}
+
+impl ClusterBuilder {
+    /// Demands this password of the default user, on all nodes.
+    #[must_use]
+    pub fn password(mut self, password: &str) -> Self {
+        self.node = self.node.password(password);
+        self.password = Some(password.to_owned());
+        self
+    }
+
+    /// Any setting as in redis.conf, for all nodes.
+    #[must_use]
+    pub fn arg(mut self, name: &str, value: &str) -> Self {
+        self.node = self.node.arg(name, value);
+        self
+    }
+
+    /// Starts it, and returns once every node says that all is well and every replica follows its master.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not so within 30 seconds.
+    #[must_use]
+    pub fn start(self) -> Cluster {
+        let node = self.node.tcp().args(&[
+            ("cluster-enabled", "yes"),
+            ("cluster-config-file", "nodes.conf"),
+            ("cluster-node-timeout", NODE_TIMEOUT_AT_FIRST),
+            ("cluster-announce-ip", "127.0.0.1"),
+            // Replicas stay with their masters: a test counts on whom it finds where.
+            ("cluster-migration-barrier", "10"),
+        ]);
+        let nodes: Vec<Server> = (0..NODES).map(|_| node.clone().launch()).collect();
+        nodes.iter().for_each(Server::await_ready);
+        let cluster = Cluster { nodes, password: self.password };
+        cluster.assemble();
+        cluster
+    }
+}
+
+impl Cluster {
+    /// Three masters and three replicas without a password.
+    ///
+    /// # Panics
+    ///
+    /// As [`ClusterBuilder::start`].
+    #[must_use]
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// A Cluster with a password or with settings.
+    #[must_use]
+    pub fn builder() -> ClusterBuilder {
+        ClusterBuilder::default()
+    }
+
+    /// What a client connects to: `redis-cluster://127.0.0.1:p1,127.0.0.1:p2,127.0.0.1:p3`, with `:password@` before
+    /// the first address where there is a password. These are the nodes that were masters at first.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let seeds: Vec<String> = self.nodes.iter().take(MASTERS).map(address).collect();
+        format!(
+            "redis-cluster://{}{}",
+            self.password.as_deref().map(userinfo).unwrap_or_default(),
+            seeds.join(",")
+        )
+    }
+
+    /// All nodes: the three first masters, then the replica of each in the same order.
+    #[must_use]
+    pub fn nodes(&self) -> &[Server] {
+        &self.nodes
+    }
+
+    /// The nodes that run and are masters now, by the first slot that each serves.
+    #[must_use]
+    pub fn masters(&self) -> Vec<&Server> {
+        let first = |node: &Server| own_slots(node)?.first().map(|range| *range.start());
+        let mut masters: Vec<(u16, &Server)> =
+            self.running().filter_map(|node| Some((first(node)?, node))).collect();
+        masters.sort_by_key(|(slot, _)| *slot);
+        masters.into_iter().map(|(_, node)| node).collect()
+    }
+
+    /// The master that serves this key now.
+    ///
+    /// # Panics
+    ///
+    /// Where no running node says that it does.
+    #[must_use]
+    pub fn master_of(&self, key: &str) -> &Server {
+        let masters = self.masters();
+        let slot: u16 = masters.first().expect("a master").query(&["CLUSTER", "KEYSLOT", key]);
+        let serves = |node: &Server| {
+            own_slots(node).is_some_and(|slots| slots.iter().any(|range| range.contains(&slot)))
+        };
+        masters.into_iter().find(|node| serves(node)).expect("a master for every key")
+    }
+
+    /// A running replica of this node, if it has any.
+    #[must_use]
+    pub fn replica_of(&self, master: &Server) -> Option<&Server> {
+        let port = master.port().to_string();
+        self.running().find(|node| {
+            let info = node.info("replication");
+            info.get("role").is_some_and(|role| role == "slave") && info.get("master_port") == Some(&port)
+        })
+    }
+
+    /// Hands the slots of `masters()[i]` to its replica, as an operator would, and returns that new master once all
+    /// nodes agree.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no such master, it has no replica, or they do not agree within 30 seconds.
+    pub fn failover(&self, i: usize) -> &Server {
+        let masters = self.masters();
+        let old = masters.get(i).expect("a master of that number");
+        let replica = self.replica_of(old).expect("a replica of that master");
+        replica.command(&["CLUSTER", "FAILOVER"]);
+        eventually("the replica becomes master", LIMIT, || is_master(replica).then_some(()));
+        self.wait_until_ok();
+        replica
+    }
+
+    /// Waits until all nodes that run say that every slot is served, agree on who serves it, and all replicas among
+    /// them follow their masters: after a node was killed, or came back.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not so within 30 seconds.
+    pub fn wait_until_ok(&self) {
+        eventually("all nodes of the cluster are well", LIMIT, || self.is_ok().then_some(()));
+    }
+
+    /// [`Server::calls`], summed over the masters. Replicas are left out, as they count what is replicated to them.
+    #[must_use]
+    pub fn calls(&self, command: &str) -> u64 {
+        self.masters().into_iter().map(|node| node.calls(command)).sum()
+    }
+
+    /// [`Server::reset_stats`] on all nodes that run.
+    pub fn reset_stats(&self) {
+        self.running().for_each(Server::reset_stats);
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Server> {
+        self.nodes.iter().filter(|node| node.is_running())
+    }
+
+    fn assemble(&self) {
+        let (masters, replicas) = self.nodes.split_at(MASTERS);
+        for (epoch, node) in (1..).zip(&self.nodes) {
+            node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &i64::to_string(&epoch)]);
+        }
+        for (part, master) in (0..).zip(masters) {
+            add_slots(master, part);
+        }
+        for (i, node) in self.nodes.iter().enumerate() {
+            for other in self.nodes.iter().skip(i + 1) {
+                node.command(&["CLUSTER", "MEET", "127.0.0.1", &other.port().to_string()]);
+            }
+        }
+        for (replica, master) in replicas.iter().zip(masters) {
+            let id: String = master.query(&["CLUSTER", "MYID"]);
+            // Refused until it has met that master.
+            eventually("the replica knows its master", LIMIT, || {
+                replica.try_query::<()>(&["CLUSTER", "REPLICATE", &id]).ok()
+            });
+        }
+        eventually("the cluster forms", LIMIT, || {
+            let known = |node: &Server| members(node).is_some_and(|members| members.len() == NODES);
+            (self.nodes.iter().all(known) && self.is_ok()).then_some(())
+        });
+        for node in &self.nodes {
+            node.command(&["CONFIG", "SET", "cluster-node-timeout", NODE_TIMEOUT]);
+            // For restarts.
+            node.command(&["CONFIG", "REWRITE"]);
+        }
+    }
+
+    fn is_ok(&self) -> bool {
+        let mut maps = self.running().map(|node| {
+            let info = fields(&node.try_query::<String>(&["CLUSTER", "INFO"]).ok()?);
+            let slots = SLOTS.to_string();
+            let ok = info.get("cluster_state")? == "ok"
+                && *info.get("cluster_slots_ok")? == slots
+                && (is_master(node) || node.info("replication").get("master_link_status")? == "up");
+            ok.then(|| self.agreed(node)).flatten()
+        });
+        let Some(Some(first)) = maps.next() else { return false };
+        maps.all(|map| map.as_ref() == Some(&first))
+    }
+
+    /// What the nodes must agree on: for every running member its master, or its slots.
+    fn agreed(&self, node: &Server) -> Option<BTreeMap<String, (Option<String>, String)>> {
+        let running: Vec<String> = self.running().map(address).collect();
+        let members = members(node)?;
+        let mut map = BTreeMap::new();
+        for (id, member) in members.into_iter().filter(|(_, member)| running.contains(&member.address)) {
+            if !member.healthy {
+                return None;
+            }
+            map.insert(id, (member.replica_of, member.slots));
+        }
+        (map.len() == running.len()).then_some(map)
+    }
+}
+
+/// A line of CLUSTER NODES.
+struct Member {
+    address: String,
+    myself: bool,
+    master: bool,
+    healthy: bool,
+    replica_of: Option<String>,
+    slots: String,
+}
+
+/// What the node says of all nodes, by their ids.
+fn members(node: &Server) -> Option<BTreeMap<String, Member>> {
+    let text: String = node.try_query(&["CLUSTER", "NODES"]).ok()?;
+    // id ip:port@bus[,hostname] flags master ping-sent pong-received epoch link-state slot slot …
+    let member = |line: &str| {
+        let mut words = line.split(' ');
+        let id = words.next()?.to_owned();
+        let address = words.next()?.split('@').next()?.to_owned();
+        let flags: Vec<&str> = words.next()?.split(',').collect();
+        let replica_of = Some(words.next()?).filter(|id| *id != "-").map(str::to_owned);
+        let link = words.nth(3)?;
+        let slots = words.collect::<Vec<_>>().join(" ");
+        let (myself, master) = (flags.contains(&"myself"), flags.contains(&"master"));
+        let failed = ["fail", "fail?", "handshake", "noaddr"].iter().any(|flag| flags.contains(flag));
+        let healthy = !failed && (myself || link == "connected");
+        Some((id, Member { address, myself, master, healthy, replica_of, slots }))
+    };
+    text.lines().map(member).collect()
+}
+
+/// The slots that the node says it serves itself; none for a replica.
+fn own_slots(node: &Server) -> Option<Vec<RangeInclusive<u16>>> {
+    let own = members(node)?.into_values().find(|member| member.myself && member.master)?;
+    // 0-5461 or 7; [93->-id] and [93-<-id] are migrations under way.
+    let range = |word: &str| {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    Some(own.slots.split(' ').filter_map(range).collect())
+}
+
+fn is_master(node: &Server) -> bool {
+    node.info("replication").get("role").is_some_and(|role| role == "master")
+}
+
+fn address(node: &Server) -> String {
+    format!("127.0.0.1:{}", node.port())
+}
+
+/// One by one, as CLUSTER ADDSLOTSRANGE came with 7.0.
+fn add_slots(master: &Server, part: u16) {
+    let parts = u16::try_from(MASTERS).expect("a small number");
+    let (begin, end) =
+        (SLOTS / parts * part, if part + 1 == parts { SLOTS } else { SLOTS / parts * (part + 1) });
+    let slots: Vec<String> = (begin..end).map(|slot| slot.to_string()).collect();
+    let command: Vec<&str> =
+        ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str)).collect();
+    master.command(&command);
+}

@@ -1,0 +1,120 @@
+//! A master and a replica under three sentinels.
+
+use std::time::Duration;
+
+use crate::{Server, eventually};
+
+/// The name under which the sentinels watch the master.
+const SERVICE: &str = "larder";
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A running master, its replica and three sentinels on 127.0.0.1, killed on drop. A master that is silent for half a
+/// second counts as down.
+#[derive(Debug)]
+pub struct Sentinel {
+    sentinels: Vec<Server>,
+    servers: Vec<Server>,
+}
+
+impl Sentinel {
+    /// Starts all five, and returns once the sentinels know each other and the replica.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not so within 30 seconds.
+    #[must_use]
+    pub fn start() -> Self {
+        let master = Server::builder().tcp().start();
+        let master_port = master.port().to_string();
+        let replica = Server::builder().tcp().arg("replicaof", &format!("127.0.0.1 {master_port}")).start();
+        // The sentinels ask the master for its replicas as soon as they start, and then only every ten seconds.
+        eventually("the replica follows its master", LIMIT, || {
+            let info = master.info("replication");
+            info.get("slave0").is_some_and(|slave| slave.contains("state=online")).then_some(())
+        });
+        let monitor = format!("monitor {SERVICE} 127.0.0.1 {master_port} 2");
+        let sentinel = Server::builder().sentinel().args(&[
+            ("sentinel", &monitor),
+            ("sentinel", &format!("down-after-milliseconds {SERVICE} 500")),
+            ("sentinel", &format!("failover-timeout {SERVICE} 2000")),
+        ]);
+        let sentinels: Vec<Server> = (0..3).map(|_| sentinel.clone().launch()).collect();
+        sentinels.iter().for_each(Server::await_ready);
+        let started = Self { sentinels, servers: vec![master, replica] };
+        eventually("the sentinels know each other and the replica", LIMIT, || {
+            started.sentinels.iter().all(is_complete).then_some(())
+        });
+        started
+    }
+
+    /// What a client connects to: `redis-sentinel://127.0.0.1:s1,127.0.0.1:s2,127.0.0.1:s3/larder`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let seeds: Vec<String> =
+            self.sentinels.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        format!("redis-sentinel://{}/{SERVICE}", seeds.join(","))
+    }
+
+    /// The two servers: the first master, then its first replica.
+    #[must_use]
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// The three sentinels.
+    #[must_use]
+    pub fn sentinels(&self) -> &[Server] {
+        &self.sentinels
+    }
+
+    /// The server that the sentinels which run call the master now, also when it is down.
+    ///
+    /// # Panics
+    ///
+    /// Where they do not agree within 30 seconds.
+    #[must_use]
+    pub fn master(&self) -> &Server {
+        eventually("the sentinels agree on a master", LIMIT, || self.agreed())
+    }
+
+    /// SIGKILL for the master. The sentinels make the other server master within a few seconds, which
+    /// [`Sentinel::wait_for_new_master`] waits for.
+    ///
+    /// # Panics
+    ///
+    /// As [`Sentinel::master`].
+    pub fn kill_master(&self) {
+        self.master().kill();
+    }
+
+    /// Waits until the sentinels agree on a master that runs and knows that it is one.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not so within 30 seconds.
+    pub fn wait_for_new_master(&self) -> &Server {
+        eventually("there is a new master", LIMIT, || {
+            let master = self.agreed().filter(|server| server.is_running())?;
+            (master.info("replication").get("role")? == "master").then_some(master)
+        })
+    }
+
+    fn agreed(&self) -> Option<&Server> {
+        let port = |sentinel: &Server| {
+            let address: Vec<String> =
+                sentinel.try_query(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]).ok()?;
+            address.get(1)?.parse::<u16>().ok()
+        };
+        let mut ports = self.sentinels.iter().filter(|sentinel| sentinel.is_running()).map(port);
+        let first = ports.next()??;
+        let agreed = ports.all(|port| port == Some(first));
+        self.servers.iter().find(|server| agreed && server.port() == first)
+    }
+}
+
+fn is_complete(sentinel: &Server) -> bool {
+    // master0:name=larder,status=ok,address=127.0.0.1:14133,slaves=1,sentinels=3
+    let info = sentinel.info("sentinel");
+    info.get("master0")
+        .is_some_and(|line| line.contains("status=ok") && line.ends_with("slaves=1,sentinels=3"))
+}

@@ -1,0 +1,722 @@
+//! `redis-management.sh`, verb by verb, on a real local server, and `compose.yaml`.
+#![cfg(unix)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says so by panicking"
+)]
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// No command here waits for anything slower than a server that starts.
+const LIMIT: Duration = Duration::from_secs(60);
+
+// ---- start, stop, status --------------------------------------------------------------------------------------------
+
+#[test]
+fn start_and_stop_may_be_repeated_and_status_tells_which_it_is() {
+    let rig = Rig::new();
+    rig.run(&["status"]).exits(3).says("stopped (cache, local)").says(rig.data());
+    rig.run(&["cli", "PING"]).exits(3).complains("not running");
+
+    let started = rig.run(&["start"]);
+    started.exits(0).says("started: ").says(&rig.url()).says(rig.data());
+    let pid = rig.pid("cache");
+    rig.run(&["start"]).exits(0).says("already running: ").says(&rig.url()).says(&format!("pid {pid}"));
+    let status = rig.run(&["status"]);
+    status.exits(0).says("running (cache, local)").says(&rig.url()).says(rig.data());
+    assert_eq!(status.row("pid"), pid);
+    assert_eq!(status.row("policy"), "allkeys-lfu, limit 256.00M");
+    assert!(status.row("uptime").ends_with('s'), "{}", status.out);
+
+    rig.run(&["stop"]).exits(0).says("saved and stopped");
+    rig.run(&["status"]).exits(3).says("stopped");
+    rig.run(&["stop"]).exits(0).says("not running");
+    assert!(is_free(rig.port));
+}
+
+#[test]
+fn what_was_written_survives_a_stop_and_a_kill() {
+    let rig = Rig::started();
+    rig.run(&["cli", "SET", "one", "1"]).exits(0);
+    rig.run(&["stop"]).exits(0);
+    rig.run(&["start"]).exits(0);
+    rig.run(&["cli", "GET", "one"]).prints("1");
+
+    rig.run(&["cli", "SET", "two", "2"]).exits(0);
+    let pid = rig.pid("cache");
+    assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+    // The kernel frees the port when the process is gone.
+    let deadline = Instant::now() + LIMIT;
+    while !is_free(rig.port) {
+        assert!(Instant::now() < deadline, "process {pid} survived SIGKILL");
+        thread::yield_now();
+    }
+    rig.run(&["status"]).exits(3);
+    rig.run(&["start"]).exits(0).says("started");
+    rig.run(&["cli", "MGET", "one", "two"]).prints("1\n2");
+}
+
+#[test]
+fn a_pid_file_that_names_another_process_harms_nobody() {
+    let rig = Rig::new();
+    let mut bystander = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    fs::create_dir_all(rig.folder("cache")).unwrap();
+    fs::write(rig.folder("cache").join("server.pid"), bystander.id().to_string()).unwrap();
+    rig.run(&["status"]).exits(3);
+    rig.run(&["stop"]).exits(0).says("not running");
+    let alive = bystander.try_wait().unwrap().is_none();
+    rig.run(&["start"]).exits(0).says("started");
+    let still_alive = bystander.try_wait().unwrap().is_none();
+    drop(bystander.stdin.take());
+    bystander.wait().unwrap();
+    assert!(alive && still_alive, "the script ended a process that it did not start");
+}
+
+#[test]
+fn two_starts_at_once_end_in_one_server() {
+    let rig = Rig::new();
+    let outcomes: Vec<Outcome> = thread::scope(|scope| {
+        let starts: Vec<_> = (0..3).map(|_| scope.spawn(|| rig.run(&["start"]))).collect();
+        starts.into_iter().map(|start| start.join().unwrap()).collect()
+    });
+    let started = outcomes.iter().filter(|outcome| outcome.exits(0).out.starts_with("started")).count();
+    assert_eq!(started, 1, "{outcomes:?}");
+    let pid = rig.pid("cache");
+    assert!(outcomes.iter().all(|outcome| outcome.out.contains(&format!("pid {pid}"))), "{outcomes:?}");
+    rig.run(&["stop"]).exits(0);
+    assert!(is_free(rig.port));
+}
+
+#[test]
+fn a_taken_port_is_refused_and_its_owner_named() {
+    let rig = Rig::new();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, rig.port)).unwrap();
+    let refused = rig.run(&["start"]);
+    refused.exits(1).complains(&format!("port {} is taken", rig.port)).complains("REDIS_PORT=");
+    rig.run(&["status"]).exits(3);
+    drop(listener);
+    rig.run(&["start"]).exits(0);
+
+    let second = Rig::on_ports(rig.port, rig.coordination_port);
+    second.run(&["start"]).exits(1).complains("a Redis or Valkey server, but not that of");
+    second.run(&["stop"]).exits(0).says("not running");
+    rig.run(&["status"]).exits(0);
+}
+
+#[test]
+fn another_port_or_size_than_the_running_servers_is_pointed_out() {
+    let rig = Rig::started();
+    let port = rig.port.to_string();
+    for verb in [&["start"][..], &["cli", "PING"], &["flush", "--yes"], &["info"]] {
+        rig.run_with(verb, &[("REDIS_PORT", "9")]).exits(1).complains(&port).complains("REDIS_PORT=9");
+    }
+    rig.run_with(&["status"], &[("REDIS_PORT", "9")]).exits(0).says(&port);
+    rig.run_with(&["start"], &[("REDIS_MAXMEMORY", "8mb")]).exits(0).says("settings have changed");
+    rig.run(&["stop"]).exits(0);
+    rig.run_with(&["start"], &[("REDIS_MAXMEMORY", "8mb")]).exits(0).says("started");
+    rig.run(&["cli", "CONFIG", "GET", "maxmemory"]).prints("maxmemory\n8388608");
+}
+
+#[test]
+fn the_coordination_server_stands_beside_the_cache_and_never_evicts() {
+    let rig = Rig::started();
+    rig.run(&["start", "--coordination"]).exits(0).says(&rig.coordination_port.to_string());
+    rig.run(&["--coordination", "status"]).exits(0).says("noeviction").says("running (coordination, local)");
+    let asked = |role: &[&str], name: &str| {
+        let words: Vec<&str> = role.iter().copied().chain(["CONFIG", "GET", name]).collect();
+        rig.run(&words).exits(0).out.lines().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(asked(&["cli"], "maxmemory-policy"), "allkeys-lfu");
+    assert_eq!(asked(&["cli"], "appendfsync"), "everysec");
+    assert_eq!(asked(&["cli"], "appendonly"), "yes");
+    assert_eq!(asked(&["cli", "--coordination"], "maxmemory-policy"), "noeviction");
+    assert_eq!(asked(&["--coordination", "cli"], "appendfsync"), "always");
+    assert_eq!(asked(&["--coordination", "cli"], "appendonly"), "yes");
+
+    rig.run(&["--coordination", "cli", "SET", "lock", "1"]).exits(0);
+    rig.run(&["flush", "--yes"]).exits(0).says("deleted 0 keys");
+    rig.run(&["--coordination", "cli", "GET", "lock"]).prints("1");
+    rig.run(&["stop"]).exits(0);
+    rig.run(&["--coordination", "status"]).exits(0);
+    rig.run(&["stop", "--coordination"]).exits(0).says("saved and stopped");
+    rig.run(&["--coordination", "status"]).exits(3);
+}
+
+// ---- cli, flush, logs, info -----------------------------------------------------------------------------------------
+
+#[test]
+fn cli_passes_its_arguments_through_and_reads_commands_from_a_pipe() {
+    let rig = Rig::started();
+    rig.run(&["cli", "SET", "a key", "with \"quotes\" and spaces"]).prints("OK");
+    rig.run(&["cli", "GET", "a key"]).prints("with \"quotes\" and spaces");
+    rig.run(&["cli", "--raw", "STRLEN", "a key"]).prints("24");
+    let mut piped = rig.command(&["cli"]);
+    let mut child =
+        piped.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"SET n 41\nINCR n\n").unwrap();
+    Outcome::of(child).prints("OK\n42");
+}
+
+#[test]
+fn a_password_is_asked_of_everybody_and_shown_to_nobody() {
+    let secret = "s3cret \"\\ $HOME 'x";
+    let rig = Rig::new().with_password(secret);
+    rig.run(&["start"]).exits(0).says("redis://:$REDIS_PASSWORD@127.0.0.1:");
+    rig.run(&["cli", "SET", "k", "v"]).prints("OK");
+    rig.run(&["cli", "GET", "k"]).prints("v");
+    for said in [rig.run(&["start"]), rig.run(&["status"]), rig.run(&["info"]), rig.run(&["logs"])] {
+        assert!(!said.exits(0).out.contains(secret) && !said.err.contains(secret), "{said:?}");
+    }
+    let config = fs::metadata(rig.folder("cache").join("server.conf")).unwrap();
+    assert_eq!(config.permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(rig.folder("cache")).unwrap().permissions().mode() & 0o777, 0o700);
+    let words = Command::new("ps").args(["-p", &rig.pid("cache"), "-o", "args="]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&words.stdout).contains("s3cret"));
+
+    for other in ["wrong", ""] {
+        for verb in [&["start"][..], &["cli", "GET", "k"], &["flush", "--yes"], &["info"]] {
+            let refused = rig.run_with(verb, &[("REDIS_PASSWORD", other)]);
+            refused.exits(4).complains("REDIS_PASSWORD is not").complains("stop, then start");
+        }
+        rig.run_with(&["status"], &[("REDIS_PASSWORD", other)]).exits(0).complains("REDIS_PASSWORD is not");
+    }
+    rig.run(&["cli", "GET", "k"]).prints("v");
+    rig.run_with(&["stop"], &[("REDIS_PASSWORD", "wrong")]).exits(0).says("saved and stopped");
+}
+
+#[test]
+fn a_password_for_a_server_that_has_none_is_pointed_out() {
+    let rig = Rig::started();
+    for verb in [&["start"][..], &["cli", "PING"]] {
+        let refused = rig.run_with(verb, &[("REDIS_PASSWORD", "surplus")]);
+        refused.exits(4).complains("the running server has no password");
+    }
+    // One that was meant for another server does no harm.
+    rig.run_with(&["cli", "PING"], &[("REDISCLI_AUTH", "surplus")]).prints("PONG");
+}
+
+#[test]
+fn flush_counts_the_keys_and_deletes_none_unless_somebody_says_yes() {
+    let rig = Rig::started();
+    rig.run(&["cli", "MSET", "a", "1", "b", "2"]).exits(0);
+    rig.run(&["cli", "-n", "3", "SET", "c", "3"]).exits(0);
+    rig.run(&["flush"]).exits(1).says("holds 3 keys").complains("--yes");
+    rig.run(&["cli", "DBSIZE"]).prints("2");
+    rig.run(&["flush", "--yes"]).exits(0).says("deleted 3 keys");
+    rig.run(&["cli", "DBSIZE"]).prints("0");
+    rig.run(&["cli", "-n", "3", "DBSIZE"]).prints("0");
+}
+
+#[test]
+fn info_shows_the_figures_of_the_server() {
+    let rig = Rig::started();
+    let fresh = rig.run(&["info"]);
+    assert_eq!(fresh.exits(0).row("hit ratio"), "no reads yet");
+    assert_eq!(fresh.row("keys"), "0");
+
+    rig.run(&["cli", "SET", "a", "1"]).exits(0);
+    rig.run(&["cli", "SET", "b", "1", "EX", "1000"]).exits(0);
+    rig.run(&["cli", "-n", "2", "SET", "c", "1"]).exits(0);
+    rig.run(&["cli", "MGET", "a", "b", "absent", "missing"]).exits(0);
+    rig.run(&["cli", "GET", "gone"]).exits(0);
+    let info = rig.run(&["info"]);
+    assert_eq!(info.exits(0).row("hit ratio"), "40.0% (2 of 5 reads)");
+    assert_eq!(info.row("keys in db0"), "2, 1 with an expiry");
+    assert_eq!(info.row("keys in db2"), "1, 0 with an expiry");
+    assert_eq!(info.row("policy"), "allkeys-lfu");
+    assert_eq!(info.row("memory limit"), "256.00M (0% used)");
+    assert_eq!(info.row("evicted keys"), "0");
+    assert_eq!(info.row("expired keys"), "0");
+    assert_eq!(info.row("connected clients"), "1 (this one included)");
+    for name in ["server", "uptime", "memory used", "memory peak"] {
+        assert!(!info.row(name).is_empty(), "{name}");
+    }
+    let aligned = |line: &str| line.len() > 21 && &line[20..21] == " " && &line[21..22] != " ";
+    assert!(info.out.lines().all(aligned), "{}", info.out);
+}
+
+#[test]
+fn logs_shows_the_servers_log_and_follows_it_when_asked() {
+    let rig = Rig::new();
+    rig.run(&["logs"]).exits(1).complains("never started");
+    rig.run(&["start"]).exits(0);
+    rig.run(&["logs"]).exits(0).says("Ready to accept connections");
+
+    let mut child = Ended(rig.command(&["logs", "-f"]).stderr(Stdio::null()).spawn().unwrap());
+    let (lines, line) = mpsc::channel();
+    let output = BufReader::new(child.0.stdout.take().unwrap());
+    thread::spawn(move || output.lines().map_while(Result::ok).all(|text| lines.send(text).is_ok()));
+    let awaited = |part: &str| {
+        while let Ok(text) = line.recv_timeout(LIMIT) {
+            if text.contains(part) {
+                return true;
+            }
+        }
+        false
+    };
+    let before = awaited("Ready to accept connections");
+    rig.run(&["stop"]).exits(0);
+    let after = awaited("ready to exit");
+    assert!(before && after, "the log was not followed");
+}
+
+// ---- the command line -----------------------------------------------------------------------------------------------
+
+#[test]
+fn help_names_every_verb_and_wrong_usage_is_refused() {
+    let rig = Rig::new();
+    let help = rig.run(&["--help"]);
+    help.exits(0);
+    for word in
+        ["start", "stop", "status", "cli", "flush", "logs", "info", "--coordination", "REDIS_PASSWORD"]
+    {
+        help.says(word);
+    }
+    rig.run(&["frobnicate"]).exits(2).complains("unknown verb: frobnicate");
+    rig.run(&["--frobnicate"]).exits(2).complains("unknown option");
+    rig.run(&["start", "now"]).exits(2).complains("no argument");
+    rig.run(&["start", "--yes"]).exits(2).complains("no option --yes");
+    rig.run(&[]).exits(2).complains("Usage");
+    let nonsense = [
+        ("REDIS_PORT", "x"),
+        ("REDIS_PORT", "65536"),
+        ("REDIS_MAXMEMORY", "lots"),
+        ("REDIS_PASSWORD", "a\nb"),
+    ];
+    for (name, value) in nonsense {
+        rig.run_with(&["start"], &[(name, value)]).exits(2);
+    }
+    rig.run_with(&["start"], &[("LARDER_SERVER", "/nowhere/server")]).exits(1).complains("/nowhere/server");
+    assert!(!rig.folder("cache").exists());
+}
+
+#[test]
+fn where_a_program_is_missing_the_line_to_install_it_is_said() {
+    let rig = Rig::new();
+    let tools = rig.root.join("bin");
+    fs::create_dir_all(&tools).unwrap();
+    let needed = "bash cat dirname basename sed awk id mkdir chmod rm mv wc tail grep readlink tr sleep head ps lsof apt-get";
+    for tool in needed.split(' ') {
+        if let Some(found) = on_path(tool) {
+            symlink(found, tools.join(tool)).unwrap();
+        }
+    }
+    let bare = |words: &[&str], server: Option<&Path>| {
+        let mut command = rig.command(words);
+        command.env("PATH", &tools).env_remove("LARDER_SERVER");
+        if let Some(server) = server {
+            command.env("LARDER_SERVER", server);
+        }
+        Outcome::of(command.spawn().unwrap())
+    };
+    let hint = if on_path("apt-get").is_some() { "apt-get install -y redis-server" } else { "Type:" };
+    bare(&["start"], None).exits(1).complains("no server to start").complains(hint);
+    bare(&["start"], Some(&rig.server)).exits(0).says("started").says("you also need redis-cli");
+    bare(&["info"], None).exits(1).complains("needs redis-cli or valkey-cli");
+    bare(&["status"], None).exits(0).says("running");
+    bare(&["stop"], None).exits(0).says("saved and stopped");
+}
+
+/// An engine is nothing that these tests can count on, so this one is made of paper.
+#[test]
+fn where_a_docker_engine_answers_the_services_of_compose_yaml_are_used() {
+    let rig = Rig::new().with_password("s3cret");
+    let tools = rig.root.join("bin");
+    fs::create_dir_all(&tools).unwrap();
+    let calls = rig.root.join("calls");
+    let docker = format!("#!/bin/sh\necho \"$@ [limit $REDIS_MEMORY_LIMIT]\" >>'{}'\n", calls.display());
+    fs::write(tools.join("docker"), docker).unwrap();
+    fs::set_permissions(tools.join("docker"), PermissionsExt::from_mode(0o755)).unwrap();
+    let path = env::join_paths([tools].into_iter().chain(env::split_paths(&rig.path))).unwrap();
+    let with_engine = |words: &[&str]| {
+        let mut command = rig.command(words);
+        command
+            .env("PATH", &path)
+            .env_remove("LARDER_SERVER")
+            .env_remove("LARDER_LOCAL")
+            .env("REDIS_MAXMEMORY", "1gb");
+        Outcome::of(command.spawn().unwrap())
+    };
+    with_engine(&["start"]).exits(0).says("started: redis://:$REDIS_PASSWORD@").says("container redis");
+    with_engine(&["start", "--coordination"]).exits(0).says("container redis-coordination");
+    with_engine(&["status"]).exits(3).says("stopped (cache, compose)").says("larder_redis-data");
+    with_engine(&["cli", "PING"]).exits(3);
+    let calls = fs::read_to_string(calls).unwrap();
+    let called = |part: &str| assert!(calls.contains(part), "no {part} in\n{calls}");
+    called("up --detach --wait --wait-timeout 20 redis [limit 2147483648]");
+    called("--profile coordination up --detach --wait --wait-timeout 20 redis-coordination");
+    assert!(!calls.contains("s3cret"), "{calls}");
+    // A local server that runs is the one meant, engine or not.
+    rig.run(&["start"]).exits(0);
+    with_engine(&["status"]).exits(0).says("running (cache, local)");
+}
+
+// ---- compose.yaml ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn compose_accepts_compose_yaml_with_and_without_password_and_profile() {
+    // Holds wherever the tests run; Compose's own word comes on top where its plugin is installed.
+    let file = read_compose_yaml();
+    let entry = |path: &str| file.get(path).map_or_else(|| panic!("no {path} in {file:#?}"), String::as_str);
+    for (service, port, volume) in [
+        ("redis", "\"127.0.0.1:${REDIS_PORT:-6379}:6379\"", "redis-data"),
+        (
+            "redis-coordination",
+            "\"127.0.0.1:${REDIS_COORDINATION_PORT:-6380}:6379\"",
+            "redis-coordination-data",
+        ),
+    ] {
+        let of = |name: &str| entry(&format!("services.{service}.{name}"));
+        assert_eq!(of("ports.0"), port);
+        assert_eq!(of("volumes.0"), format!("{volume}:/data"));
+        assert!(file.contains_key(&format!("volumes.{volume}")));
+        assert_eq!(of("restart"), "unless-stopped");
+        assert_eq!(of("image"), "valkey/valkey:8");
+        assert!(of("mem_limit").starts_with("${"));
+        assert_eq!(of("environment.REDIS_PASSWORD"), "${REDIS_PASSWORD:-}");
+        assert_eq!(of("healthcheck.test.0"), "CMD-SHELL");
+        assert!(of("healthcheck.test.1").contains("REDISCLI_AUTH"));
+        assert!(of("healthcheck.test.1").contains("valkey-cli ping"));
+    }
+    assert_eq!(entry("services.redis-coordination.profiles"), "[coordination]");
+    assert!(!file.contains_key("services.redis.profiles"));
+
+    if compose(&["version"], None).is_none_or(|outcome| outcome.code != Some(0)) {
+        eprintln!("no Docker Compose here: compose.yaml was checked by its structure only");
+        return;
+    }
+    for password in [None, Some(""), Some("a\"b\\c$d e")] {
+        for (profile, services) in
+            [(&[][..], "redis"), (&["--profile", "coordination"], "redis\nredis-coordination")]
+        {
+            let run = |last: &[&str]| {
+                let words: Vec<&str> = profile.iter().chain(last).copied().collect();
+                compose(&words, password).unwrap()
+            };
+            let accepted = run(&["config", "--quiet"]);
+            assert_eq!((accepted.exits(0).out.as_str(), accepted.err.as_str()), ("", ""), "warnings");
+            let listed = run(&["config", "--services"]);
+            let mut names: Vec<&str> = listed.exits(0).out.lines().collect();
+            names.sort_unstable();
+            assert_eq!(names.join("\n"), services);
+        }
+    }
+}
+
+#[test]
+fn the_container_and_the_local_server_have_the_same_settings() {
+    let rig = Rig::started();
+    rig.run(&["--coordination", "start"]).exits(0);
+    let file = read_compose_yaml();
+    for (service, role) in [("redis", "cache"), ("redis-coordination", "coordination")] {
+        let command = &file[&format!("services.{service}.command.2")];
+        let settings = command.split_once("<<CONFIG\n").unwrap().1.split_once("\nCONFIG").unwrap().0;
+        let mut container: BTreeMap<String, String> = settings.lines().map(directive).collect();
+        for value in container.values_mut() {
+            if let Some(name) = value.strip_prefix("$$LARDER_") {
+                let set = &file[&format!("services.{service}.environment.LARDER_{name}")];
+                let default =
+                    set.split_once(":-").map_or(set.as_str(), |(_, rest)| rest.trim_end_matches('}'));
+                *value = default.to_owned();
+            }
+        }
+        container.insert("requirepass".to_owned(), "\"\"".to_owned());
+        let config = fs::read_to_string(rig.folder(role).join("server.conf")).unwrap();
+        let mut local: BTreeMap<String, String> =
+            config.lines().filter(|line| !line.starts_with('#')).map(directive).collect();
+        // Where it stands and listens differs by nature.
+        for name in ["bind", "port", "protected-mode", "dir", "daemonize", "pidfile", "logfile"] {
+            local.remove(name);
+            container.remove(name);
+        }
+        assert_eq!(container, local, "{service}");
+        assert_eq!(local.len(), 6, "{local:?}");
+    }
+}
+
+fn directive(line: &str) -> (String, String) {
+    let (name, value) = line.split_once(' ').unwrap();
+    (name.to_owned(), value.to_owned())
+}
+
+fn compose(words: &[&str], password: Option<&str>) -> Option<Outcome> {
+    let mut command = Command::new("docker");
+    command.arg("compose");
+    if words != ["version"] {
+        command.arg("-f").arg(workspace().join("compose.yaml"));
+    }
+    command.args(words).env_remove("REDIS_PASSWORD").envs(password.map(|value| ("REDIS_PASSWORD", value)));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().ok().map(Outcome::of)
+}
+
+/// The values of compose.yaml by their path. Reads the part of YAML that the file is written in and panics on the rest.
+fn read_compose_yaml() -> BTreeMap<String, String> {
+    let text = fs::read_to_string(workspace().join("compose.yaml")).unwrap();
+    let mut lines = text.lines().enumerate().peekable();
+    let mut values = BTreeMap::new();
+    let (mut anchors, mut merges) = (BTreeMap::new(), Vec::new());
+    let mut above: Vec<(usize, String)> = Vec::new();
+    while let Some((number, line)) = lines.next() {
+        let rest = line.trim_start();
+        if rest.is_empty() || rest.starts_with('#') {
+            continue;
+        }
+        let indent = line.len() - rest.len();
+        above.retain(|(outer, _)| *outer < indent);
+        let inside = |name: &str| above.last().map_or(name.to_owned(), |(_, path)| format!("{path}.{name}"));
+        let (path, mut value) = if let Some(item) = rest.strip_prefix("- ") {
+            let free =
+                (0..).map(|index: u32| inside(&index.to_string())).find(|path| !values.contains_key(path));
+            (free.unwrap(), item.to_owned())
+        } else {
+            let (name, value) = rest
+                .split_once(": ")
+                .or_else(|| rest.strip_suffix(':').map(|name| (name, "")))
+                .unwrap_or_else(|| panic!("line {} of compose.yaml: {line}", number + 1));
+            (inside(name), value.to_owned())
+        };
+        if let Some(name) = value.strip_prefix('&') {
+            anchors.insert(name.to_owned(), path.clone());
+            value.clear();
+        } else if let Some(name) = value.strip_prefix('*') {
+            merges.push((path.trim_end_matches(".<<").to_owned(), name.to_owned()));
+            continue;
+        } else if value == "|" {
+            value.clear();
+            while let Some((_, line)) =
+                lines.next_if(|(_, line)| line.len() - line.trim_start().len() > indent)
+            {
+                value += line.trim_start();
+                value.push('\n');
+            }
+        }
+        // Compose reads `$NAME` where the shell in the container is meant to; and a name without default warns.
+        for (at, _) in value.match_indices('$') {
+            let doubled = value[at..].starts_with("$$") || value[..at].ends_with('$');
+            let defaulted = value[at..].starts_with("${") && value[at..].contains(":-");
+            assert!(doubled || defaulted, "line {} of compose.yaml: {line}", number + 1);
+        }
+        assert!(values.insert(path.clone(), value).is_none(), "{path} twice in compose.yaml");
+        above.push((indent, path));
+    }
+    for (into, anchor) in merges {
+        let from = format!("{}.", anchors[&anchor]);
+        let merged: Vec<_> = values
+            .iter()
+            .filter_map(|(path, value)| {
+                Some((format!("{into}.{}", path.strip_prefix(&from)?), value.clone()))
+            })
+            .collect();
+        for (path, value) in merged {
+            values.entry(path).or_insert(value);
+        }
+    }
+    values
+}
+
+// ---- the rig --------------------------------------------------------------------------------------------------------
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+fn on_path(tool: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(tool)).find(|path| path.is_file())
+}
+
+/// A data folder and two ports of its own. Whatever was started there ends with it.
+struct Rig {
+    root: PathBuf,
+    server: PathBuf,
+    path: OsString,
+    port: u16,
+    coordination_port: u16,
+    password: String,
+}
+
+impl Rig {
+    fn new() -> Self {
+        // Below the range of outgoing connections and off the testkit's own.
+        let free =
+            || (0..1000).map(|_| 4000 + u16::try_from(random() % 6000).unwrap()).find(|port| is_free(*port));
+        let port = free().unwrap();
+        let coordination_port = (0..).find_map(|_| free().filter(|other| *other != port)).unwrap();
+        Self::on_ports(port, coordination_port)
+    }
+
+    fn on_ports(port: u16, coordination_port: u16) -> Self {
+        let server = larder_testkit::resolve().unwrap_or_else(|error| panic!("{error}"));
+        // The client often stands beside the server.
+        let path = env::var_os("PATH").unwrap();
+        let folders = env::split_paths(&path).chain(server.parent().map(Path::to_path_buf));
+        let path = env::join_paths(folders.collect::<Vec<_>>()).unwrap();
+        // A space and quotes, as a home folder may have them.
+        let root = env::temp_dir().join(format!("larder \"rig\" {:016x}", random()));
+        fs::create_dir(&root).unwrap();
+        let root = root.canonicalize().unwrap();
+        Self { root, server, path, port, coordination_port, password: String::new() }
+    }
+
+    fn started() -> Self {
+        let rig = Self::new();
+        rig.run(&["start"]).exits(0);
+        rig
+    }
+
+    fn with_password(mut self, password: &str) -> Self {
+        password.clone_into(&mut self.password);
+        self
+    }
+
+    fn data(&self) -> &str {
+        self.root.to_str().unwrap()
+    }
+
+    fn folder(&self, role: &str) -> PathBuf {
+        self.root.join(role)
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn pid(&self, role: &str) -> String {
+        fs::read_to_string(self.folder(role).join("server.pid")).unwrap().trim().to_owned()
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(workspace().join("redis-management.sh"));
+        for (name, _) in env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if ["REDIS", "VALKEY", "LARDER_"].iter().any(|prefix| name.starts_with(prefix)) {
+                command.env_remove(name);
+            }
+        }
+        command.args(words).env("PATH", &self.path).env("LARDER_DATA", &self.root).env("LARDER_LOCAL", "1");
+        command
+            .env("LARDER_SERVER", &self.server)
+            .env("LARDER_WAIT", "20")
+            .env("REDIS_PASSWORD", &self.password);
+        command.env("REDIS_PORT", self.port.to_string());
+        command.env("REDIS_COORDINATION_PORT", self.coordination_port.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Outcome {
+        self.run_with(words, &[])
+    }
+
+    fn run_with(&self, words: &[&str], variables: &[(&str, &str)]) -> Outcome {
+        Outcome::of(self.command(words).envs(variables.iter().copied()).spawn().unwrap())
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        for role in ["cache", "coordination"] {
+            let folder = self.folder(role);
+            let Ok(pid) = fs::read_to_string(folder.join("server.pid")) else { continue };
+            let pid = pid.trim();
+            let flag = if role == "cache" { &["stop"][..] } else { &["stop", "--coordination"] };
+            let _ = self.command(flag).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            // The script itself may be what fails. The number alone proves nothing, the folder it stands in does.
+            if fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|stands| stands == folder) {
+                let _ = Command::new("kill").args(["-KILL", pid]).status();
+            }
+        }
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+/// A child that ends with its scope.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[derive(Debug)]
+struct Outcome {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Outcome {
+    fn of(mut child: Child) -> Self {
+        fn read(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+            let (done, text) = mpsc::channel();
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                let _ = pipe.read_to_end(&mut bytes);
+                done.send(String::from_utf8_lossy(&bytes).into_owned())
+            });
+            text
+        }
+        let (out, err) = (read(child.stdout.take().unwrap()), read(child.stderr.take().unwrap()));
+        let texts = out.recv_timeout(LIMIT).and_then(|out| Ok((out, err.recv_timeout(LIMIT)?)));
+        if texts.is_err() {
+            let _ = child.kill();
+        }
+        let code = child.wait().unwrap().code();
+        let (out, err) = texts.unwrap_or_else(|_| panic!("no end after {LIMIT:?}"));
+        Self { code, out, err }
+    }
+
+    #[track_caller]
+    fn exits(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        self
+    }
+
+    #[track_caller]
+    fn says(&self, part: &str) -> &Self {
+        assert!(self.out.contains(part), "no {part:?} in {self:#?}");
+        self
+    }
+
+    #[track_caller]
+    fn complains(&self, part: &str) -> &Self {
+        assert!(self.err.contains(part), "no {part:?} in the errors of {self:#?}");
+        self
+    }
+
+    #[track_caller]
+    fn prints(&self, text: &str) {
+        assert_eq!((self.exits(0).out.trim_end(), self.err.as_str()), (text, ""));
+    }
+
+    /// The value of a line of `status` or `info`.
+    #[track_caller]
+    fn row(&self, name: &str) -> &str {
+        let value = self.out.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name:?} in {self:#?}")).trim()
+    }
+}

@@ -1,0 +1,342 @@
+//! Settings of a connection, each with a default that a test holds to its documentation.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::context::{Context, Limits};
+use crate::error::{Error, Result};
+use crate::keyspace::Keyspace;
+use crate::larder::Larder;
+use crate::store::AnyStore;
+use crate::store::memory::{Bounds, MemoryStore};
+use crate::url::{self, Address, Deployment, Secret, Server, Target};
+
+/// Settings of a [`Larder`].
+///
+/// ```
+/// # async fn run() -> larder::Result<()> {
+/// use std::time::Duration;
+/// use larder::Larder;
+///
+/// let larder = Larder::builder().url("memory:").namespace("shop").response_timeout(Duration::from_millis(200)).connect().await?;
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+/// ```
+///
+/// Address, password and database in one line: `Larder::builder().address("10.0.0.1:6379").password("…").database(2)`.
+#[derive(Clone)]
+#[must_use = "nothing is connected before connect()"]
+pub struct LarderBuilder {
+    url: Option<String>,
+    address: Option<String>,
+    namespace: Option<String>,
+    username: Option<String>,
+    password: Option<Secret>,
+    sentinel_password: Option<Secret>,
+    database: Option<u32>,
+    tls_roots: Option<Vec<u8>>,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+    connections: usize,
+    max_value_bytes: usize,
+    max_key_bytes: usize,
+    bounds: Bounds,
+}
+
+impl Default for LarderBuilder {
+    fn default() -> Self {
+        Self {
+            url: None,
+            address: None,
+            namespace: None,
+            username: None,
+            password: None,
+            sentinel_password: None,
+            database: None,
+            tls_roots: None,
+            connect_timeout: Duration::from_secs(2),
+            response_timeout: Duration::from_secs(1),
+            connections: 1,
+            max_value_bytes: 8 * 1024 * 1024,
+            max_key_bytes: 1024,
+            bounds: Bounds::default(),
+        }
+    }
+}
+
+impl LarderBuilder {
+    /// Where to connect, in the forms that [`Larder::connect`] lists. Default: `memory:`.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = Some(url.into());
+        self
+    }
+
+    /// A server's `host`, `host:port` or absolute socket path, in place of a URL.
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.address = Some(address.into());
+        self
+    }
+
+    /// Sets this program's names apart from those of others on the same server. Default: none.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// The ACL user, in place of the URL's. Default: the server's `default` user.
+    pub fn username(mut self, username: impl Into<String>) -> Self {
+        self.username = Some(username.into());
+        self
+    }
+
+    /// The password, in place of the URL's. It is never shown. Default: none.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.password = Some(Secret(password.into()));
+        self
+    }
+
+    /// The password of the sentinels themselves. Default: none.
+    pub fn sentinel_password(mut self, password: impl Into<String>) -> Self {
+        self.sentinel_password = Some(Secret(password.into()));
+        self
+    }
+
+    /// The database's number, in place of the URL's. Default: 0. A cluster has no other.
+    pub fn database(mut self, database: u32) -> Self {
+        self.database = Some(database);
+        self
+    }
+
+    /// The authorities to trust for `rediss://`, in PEM, in place of the operating system's. Default: the system's.
+    pub fn tls_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.tls_roots = Some(pem.into());
+        self
+    }
+
+    /// The longest that opening a connection may take, name lookup, TLS and login included. Default: 2 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// The longest that any one call may take; a call's own [`timeout`](crate::Call::timeout) overrides it.
+    /// Default: 1 s.
+    pub fn response_timeout(mut self, timeout: Duration) -> Self {
+        self.response_timeout = timeout;
+        self
+    }
+
+    /// How many connections carry requests, to each node of a cluster. One carries many requests at once, so more help
+    /// only where a single core is busy with one. Default: 1; at most 64.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// The largest value, in bytes after encoding and before compression. It bounds what decompression may take, too.
+    /// Default: 8 MiB.
+    pub fn max_value_bytes(mut self, bytes: usize) -> Self {
+        self.max_value_bytes = bytes;
+        self
+    }
+
+    /// The longest key, in bytes of its whole name on the server. Default: 1024.
+    pub fn max_key_bytes(mut self, bytes: usize) -> Self {
+        self.max_key_bytes = bytes;
+        self
+    }
+
+    /// How many entries `memory:` keeps before it evicts. Default: 1,000,000.
+    pub fn memory_max_entries(mut self, entries: u64) -> Self {
+        self.bounds.max_entries = entries;
+        self
+    }
+
+    /// How many bytes `memory:` keeps before it evicts. Default: 256 MiB.
+    pub fn memory_max_bytes(mut self, bytes: u64) -> Self {
+        self.bounds.max_bytes = bytes;
+        self
+    }
+
+    /// Connects and waits until the store answers.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Larder::connect`], and `InvalidSetting` for settings that make no sense, alone or together.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the attempt.
+    pub async fn connect(self) -> Result<Larder> {
+        self.check()?;
+        let keyspace = Keyspace::new(self.namespace.as_deref())?;
+        let limits = Limits {
+            response_timeout: self.response_timeout,
+            max_value_bytes: self.max_value_bytes,
+            max_key_bytes: self.max_key_bytes,
+        };
+        let store = match self.target()? {
+            Target::Memory => AnyStore::Memory(MemoryStore::new(self.bounds, Clock::default())),
+            Target::Server(server) => self.server(server).await?,
+        };
+        Ok(Larder::new(Arc::new(Context::new(store, keyspace, limits))))
+    }
+
+    fn check(&self) -> Result<()> {
+        let nonsense = if self.url.is_some() && self.address.is_some() {
+            "give a url or an address, not both"
+        } else if self.connect_timeout.is_zero() || self.response_timeout.is_zero() {
+            "a timeout of zero leaves no time for any answer"
+        } else if !(1..=64).contains(&self.connections) {
+            "connections is from 1 to 64"
+        } else if self.max_value_bytes == 0 || self.max_key_bytes == 0 {
+            "max_value_bytes and max_key_bytes are at least 1"
+        } else if self.bounds.max_entries == 0 || self.bounds.max_bytes == 0 {
+            "memory_max_entries and memory_max_bytes are at least 1"
+        } else {
+            return Ok(());
+        };
+        Err(Error::invalid(nonsense))
+    }
+
+    fn target(&self) -> Result<Target> {
+        let mut target = match (&self.url, &self.address) {
+            (Some(url), _) => url::parse(url)?,
+            (None, None) => Target::Memory,
+            (None, Some(address)) => Target::Server(Server {
+                deployment: Deployment::Single(if address.starts_with('/') {
+                    Address::Unix(address.into())
+                } else {
+                    Address::parse(address, 6379)?
+                }),
+                username: None,
+                password: None,
+                database: 0,
+                tls: false,
+            }),
+        };
+        match &mut target {
+            Target::Memory
+                if self.username.is_some() || self.password.is_some() || self.database.is_some() =>
+            {
+                Err(Error::invalid("memory: has no users, passwords or databases: give a url or an address"))
+            }
+            Target::Server(Server { tls: false, .. }) if self.tls_roots.is_some() => {
+                Err(Error::invalid("tls_roots is for rediss:// and would be ignored here"))
+            }
+            Target::Server(server)
+                if matches!(server.deployment, Deployment::Cluster(_))
+                    && self.database.is_some_and(|database| database != 0) =>
+            {
+                Err(Error::invalid("a cluster has only database 0"))
+            }
+            Target::Memory => Ok(target),
+            Target::Server(server) => {
+                server.username = self.username.clone().or(server.username.take());
+                server.password = self.password.clone().or(server.password.take());
+                server.database = self.database.unwrap_or(server.database);
+                Ok(target)
+            }
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    async fn server(self, server: Server) -> Result<AnyStore> {
+        use crate::store::redis::{Login, RedisStore};
+
+        if server.tls && !cfg!(feature = "tls") {
+            return Err(Error::new(
+                crate::ErrorKind::InvalidUrl,
+                "rediss:// needs the feature tls, which this build of larder leaves out",
+            ));
+        }
+        let login = Login {
+            username: server.username,
+            password: server.password,
+            database: server.database,
+            tls: server.tls,
+            tls_roots: self.tls_roots,
+            connect_timeout: self.connect_timeout,
+        };
+        let sentinel_login =
+            Login { username: None, password: self.sentinel_password, database: 0, ..login.clone() };
+        let store = RedisStore::connect(server.deployment, login, sentinel_login, self.connections);
+        Ok(AnyStore::Redis(store.await?))
+    }
+
+    #[cfg(not(feature = "redis"))]
+    async fn server(self, _: Server) -> Result<AnyStore> {
+        Err(Error::new(
+            crate::ErrorKind::InvalidUrl,
+            "servers need the feature redis, which this build of larder leaves out",
+        ))
+    }
+}
+
+impl fmt::Debug for LarderBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the URL: it may hold a password.
+        f.debug_struct("LarderBuilder")
+            .field("address", &self.address)
+            .field("namespace", &self.namespace)
+            .field("username", &self.username)
+            .field("password", &self.password)
+            .field("database", &self.database)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("response_timeout", &self.response_timeout)
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_documentation() {
+        let builder = LarderBuilder::default();
+        assert_eq!(builder.target().unwrap(), Target::Memory);
+        assert_eq!(builder.connect_timeout, Duration::from_secs(2));
+        assert_eq!(builder.response_timeout, Duration::from_secs(1));
+        assert_eq!(builder.connections, 1);
+        assert_eq!(builder.max_value_bytes, 8 << 20);
+        assert_eq!(builder.max_key_bytes, 1024);
+        assert_eq!(builder.bounds, Bounds { max_entries: 1_000_000, max_bytes: 256 << 20 });
+        assert!(builder.namespace.is_none() && builder.tls_roots.is_none());
+    }
+
+    #[test]
+    fn what_the_builder_says_goes_before_what_the_url_says() {
+        let builder = Larder::builder().url("redis://ann:old@h/1").password("new").database(2);
+        let Target::Server(server) = builder.target().unwrap() else { panic!("no server") };
+        assert_eq!(server.username.as_deref(), Some("ann"));
+        assert_eq!((server.password, server.database), (Some(Secret("new".into())), 2));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let no = |builder: LarderBuilder| assert!(builder.check().and_then(|()| builder.target()).is_err());
+        no(Larder::builder().url("memory:").address("h"));
+        no(Larder::builder().connect_timeout(Duration::ZERO));
+        no(Larder::builder().response_timeout(Duration::ZERO));
+        no(Larder::builder().connections(0));
+        no(Larder::builder().connections(65));
+        no(Larder::builder().max_value_bytes(0));
+        no(Larder::builder().memory_max_entries(0));
+        no(Larder::builder().password("lonely"));
+        no(Larder::builder().address("h").tls_roots("pem"));
+        no(Larder::builder().url("redis-cluster://h").database(1));
+    }
+
+    #[test]
+    fn no_password_shows() {
+        let builder =
+            Larder::builder().url("redis://:hunter2@h").password("hunter3").sentinel_password("hunter4");
+        let shown = format!("{builder:?}");
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+}

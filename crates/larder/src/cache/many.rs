@@ -1,0 +1,192 @@
+//! Operations on many entries at once: one round trip for each group of keys that the server can serve together, all
+//! groups at once. On one server that is one round trip; on a cluster, one for each slot.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Cache, builder};
+use crate::call::Call;
+use crate::error::Result;
+use crate::key::CacheKey;
+use crate::store::{Expiry, Store};
+use crate::value::{Decoded, TagVersion};
+
+impl<V> Cache<V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// The values of keys, in the order of the keys.
+    ///
+    /// One `MGET` a group. Values that carry tags cost one more round trip together.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// # let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
+    /// users.set_many([(1, &"Ann".to_owned()), (2, &"Bob".to_owned())]).await?;
+    /// let found = users.get_many([2, 3, 1]).await?;
+    /// assert_eq!(found, [Some("Bob".to_owned()), None, Some("Ann".to_owned())]);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What stands in the way of any request; one key that fails fails the call.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed.
+    pub fn get_many<K: CacheKey>(&self, keys: impl IntoIterator<Item = K>) -> Call<'_, Vec<Option<V>>> {
+        let entries: Result<Vec<String>> = keys.into_iter().map(|key| self.entry(key)).collect();
+        Call::new(self.context.limits.response_timeout, &self.shared.meter.get_many, async move {
+            let stored = self.context.store()?.get_many(&entries?).await?;
+            let decoded: Vec<Option<(V, Vec<TagVersion>)>> = stored
+                .into_iter()
+                .map(|bytes| match self.decode(&bytes?) {
+                    Decoded::Value(value, tags) => Some((value, tags)),
+                    Decoded::Nothing | Decoded::Unreadable(_) => None,
+                })
+                .collect();
+            let versions = self.versions_of(&decoded).await?;
+            let holds = |tag: &TagVersion| versions.get(&tag.tag).copied().flatten() == Some(tag.version);
+            let values: Vec<Option<V>> = decoded
+                .into_iter()
+                .map(|one| one.filter(|(_, tags)| tags.iter().all(holds)).map(|(value, _)| value))
+                .collect();
+            for value in &values {
+                if value.is_some() { self.shared.meter.hit() } else { self.shared.meter.miss() }
+            }
+            Ok(values)
+        })
+    }
+
+    /// Stores values, each in place of whatever was there.
+    ///
+    /// One write a group. Each entry is stored atomically; all together are not, and when one fails others may have
+    /// been stored.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`set`](Self::set). A value that cannot be encoded fails the call before anything is written.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may have stored any of the values.
+    pub fn set_many<'a, K: CacheKey>(
+        &'a self,
+        entries: impl IntoIterator<Item = (K, &'a V)>,
+    ) -> SetMany<'a, V> {
+        let entries = entries.into_iter().map(|(key, value)| Ok((self.entry(key)?, value))).collect();
+        SetMany { cache: self, entries, expiry: None, timeout: None }
+    }
+
+    /// Removes keys; whether anything was there, in the order of the keys. See [`delete`](Self::delete).
+    ///
+    /// One write a group.
+    ///
+    /// # Errors
+    ///
+    /// What stands in the way of any request. When one fails others may have been removed.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may have removed any of the keys.
+    pub fn delete_many<K: CacheKey>(&self, keys: impl IntoIterator<Item = K>) -> Call<'_, Vec<bool>> {
+        let entries: Result<Vec<String>> = keys.into_iter().map(|key| self.entry(key)).collect();
+        Call::new(self.context.limits.response_timeout, &self.shared.meter.delete_many, async move {
+            let entries = entries?;
+            let _detached = self.shared.flights.detach_when_done(entries.iter().map(String::as_str));
+            self.context.store()?.delete_many(&entries).await
+        })
+    }
+
+    /// The versions of all tags that any of the values carries, each asked for once.
+    async fn versions_of(
+        &self,
+        decoded: &[Option<(V, Vec<TagVersion>)>],
+    ) -> Result<BTreeMap<String, Option<u64>>> {
+        let tags = decoded.iter().flatten().flat_map(|(_, tags)| tags);
+        let mut versions: BTreeMap<String, Option<u64>> = tags.map(|tag| (tag.tag.clone(), None)).collect();
+        if !versions.is_empty() {
+            let names: Vec<String> = versions.keys().map(|tag| self.context.keyspace.tag(tag)).collect();
+            let known = self.context.store()?.known_versions(&names).await?;
+            for (version, known) in versions.values_mut().zip(known) {
+                *version = known;
+            }
+        }
+        Ok(versions)
+    }
+}
+
+/// Values to be stored; awaiting it stores them. Made by [`Cache::set_many`].
+#[must_use = "nothing is stored before this is awaited"]
+pub struct SetMany<'a, V> {
+    cache: &'a Cache<V>,
+    entries: Result<Vec<(String, &'a V)>>,
+    expiry: Option<Expiry>,
+    timeout: Option<Duration>,
+}
+
+impl<V> SetMany<'_, V> {
+    /// How long these values are kept, in place of the cache's time to live.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.expiry = Some(Expiry::After(ttl));
+        self
+    }
+
+    /// These values stay until they are deleted or evicted.
+    pub fn no_expiry(mut self) -> Self {
+        self.expiry = Some(Expiry::Never);
+        self
+    }
+
+    /// The longest that this call may take, in place of the connection's `response_timeout`.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+impl<'a, V> IntoFuture for SetMany<'a, V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    type Output = Result<()>;
+    type IntoFuture = Call<'a, ()>;
+
+    fn into_future(self) -> Call<'a, ()> {
+        let Self { cache, entries, expiry, timeout } = self;
+        let timeout = timeout.unwrap_or(cache.context.limits.response_timeout);
+        Call::new(timeout, &cache.shared.meter.set_many, async move {
+            let entries = entries?;
+            if let Some(Expiry::After(ttl)) = expiry {
+                builder::check_ttl(ttl)?;
+            }
+            let mut encoded = Vec::with_capacity(entries.len());
+            for (entry, value) in &entries {
+                encoded.push((entry.clone(), cache.encode(value, 0, Vec::new())?, cache.expiry(expiry)?));
+            }
+            cache.shared.meter.wrote(encoded.iter().map(|(_, bytes, _)| bytes.len()).sum());
+            let names = entries.iter().map(|(entry, _)| entry.as_str());
+            let _detached = cache.shared.flights.detach_when_done(names);
+            cache.context.store()?.set_many(encoded).await
+        })
+    }
+}
+
+impl<V> fmt::Debug for SetMany<'_, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SetMany")
+            .field("expiry", &self.expiry)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,91 @@
+//! A request that can still be given a timeout, and is sent when awaited.
+//!
+//! Every operation answers with a [`Call`]. Its deadline starts at the first poll and the timer is only made when
+//! the answer is not there at once, so an operation on the embedded store never touches the timer wheel.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use pin_project_lite::pin_project;
+
+use crate::error::{Error, Result};
+use crate::telemetry::Instrument;
+
+pin_project! {
+    /// A request to a store, sent when it is awaited.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
+    /// let user = users.get("123").timeout(Duration::from_millis(50)).await?;
+    /// # assert_eq!(user, None); Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping a call that was never polled does nothing. Dropping one that was may leave its request on the way:
+    /// the server may still carry it out.
+    #[must_use = "a call is sent only when it is awaited"]
+    pub struct Call<'a, T> {
+        work: Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>,
+        timeout: Duration,
+        instrument: &'a Instrument,
+        started: Option<Instant>,
+        #[pin]
+        timer: Option<tokio::time::Sleep>,
+    }
+}
+
+impl<'a, T> Call<'a, T> {
+    pub(crate) fn new(
+        timeout: Duration,
+        instrument: &'a Instrument,
+        work: impl Future<Output = Result<T>> + Send + 'a,
+    ) -> Self {
+        Self { work: Box::pin(work), timeout, instrument, started: None, timer: None }
+    }
+
+    /// The longest that this call may take, in place of the connection's `response_timeout`. It covers everything:
+    /// waiting for a connection, the round trips, and a retry after a broken connection.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+impl<T> Future for Call<'_, T> {
+    type Output = Result<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        let mut this = self.project();
+        let started = *this.started.get_or_insert_with(Instant::now);
+
+        let result = match this.work.as_mut().poll(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => {
+                if this.timer.is_none() {
+                    this.timer.set(Some(tokio::time::sleep(*this.timeout)));
+                }
+                match this.timer.as_pin_mut().map(|timer| timer.poll(cx)) {
+                    Some(Poll::Ready(())) => Err(Error::timed_out(*this.timeout)),
+                    _ => return Poll::Pending,
+                }
+            }
+        };
+        this.instrument.finished(started.elapsed(), result.as_ref().err());
+        Poll::Ready(result)
+    }
+}
+
+impl<T> fmt::Debug for Call<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}

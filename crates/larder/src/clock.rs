@@ -1,0 +1,77 @@
+//! Local time that goes on while the machine sleeps, and can be set by hand in tests.
+//!
+//! `std::time::Instant` stops during suspend on Linux: a deadline measured with it would still look far away when
+//! the laptop wakes. CLOCK_BOOTTIME does not stop. Neither is affected by somebody setting the wall clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A point of local time. Only differences mean anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Tick(Duration);
+
+impl Tick {
+    pub(crate) fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(span))
+    }
+
+    /// Zero where `earlier` is the later one.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Where local time comes from.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Clock {
+    /// The machine's own, suspend included.
+    #[default]
+    Machine,
+    /// Microseconds that a test moves by hand.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the hermetic tests set the time by hand"))]
+    Manual(Arc<AtomicU64>),
+}
+
+impl Clock {
+    pub(crate) fn now(&self) -> Tick {
+        match self {
+            Self::Machine => Tick(machine()),
+            Self::Manual(micros) => Tick(Duration::from_micros(micros.load(Ordering::Acquire))),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn machine() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn machine() -> Duration {
+    use std::sync::OnceLock;
+    use std::time::Instant;
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_time_goes_forward() {
+        let clock = Clock::default();
+        let earlier = clock.now();
+        while clock.now() == earlier {}
+        assert!(clock.now() > earlier);
+    }
+
+    #[test]
+    fn a_difference_never_wraps() {
+        let clock = Clock::Manual(Arc::new(AtomicU64::new(5)));
+        let now = clock.now();
+        assert_eq!(now.since(now.after(Duration::from_secs(1))), Duration::ZERO);
+    }
+}

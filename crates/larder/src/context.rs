@@ -1,0 +1,111 @@
+//! What a `Larder` and everything made from it share: the store, the names, and the means to work with them.
+//!
+//! It stands below the rooms of the cache, the locks and the limits, and knows of caches only what it must do with all
+//! of them, whatever they hold.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::keyspace::Keyspace;
+use crate::random::Random;
+use crate::store::AnyStore;
+use crate::tasks::Tasks;
+use crate::telemetry::{CacheStats, Instrument, LimitMeter, LockMeter, Stats};
+
+pub(crate) struct Context {
+    store: AnyStore,
+    closed: AtomicBool,
+    pub(crate) keyspace: Keyspace,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) random: Random,
+    pub(crate) tasks: Tasks,
+    pub(crate) ping_meter: Instrument,
+    pub(crate) tag_meter: Instrument,
+    pub(crate) lock_meter: LockMeter,
+    caches: Mutex<HashMap<String, Arc<dyn AnyCache>>>,
+    limiters: Mutex<HashMap<String, Arc<LimitMeter>>>,
+}
+
+/// What any one call may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) response_timeout: Duration,
+    pub(crate) max_value_bytes: usize,
+    pub(crate) max_key_bytes: usize,
+}
+
+/// What the handles of one cache name share, as far as the type of its values does not matter.
+pub(crate) trait AnyCache: Any + Send + Sync {
+    fn stats(&self) -> CacheStats;
+
+    /// Whoever loads from now on starts anew: what the loads under way have read may be void.
+    fn detach_all(&self);
+}
+
+impl Context {
+    pub(crate) fn new(store: AnyStore, keyspace: Keyspace, limits: Limits) -> Self {
+        Self {
+            store,
+            closed: AtomicBool::new(false),
+            keyspace,
+            limits,
+            clock: Clock::default(),
+            random: Random::default(),
+            tasks: Tasks::default(),
+            ping_meter: Instrument::new("larder", "", "ping"),
+            tag_meter: Instrument::new("tag", "", "invalidate"),
+            lock_meter: LockMeter::default(),
+            caches: Mutex::default(),
+            limiters: Mutex::default(),
+        }
+    }
+
+    /// The store, unless the `Larder` was closed.
+    pub(crate) fn store(&self) -> Result<&AnyStore> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(&self.store) }
+    }
+
+    pub(crate) async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.tasks.close().await;
+    }
+
+    /// What all handles of this cache share; made on first use. An error if it was made for another type of value.
+    pub(crate) fn cache<T: AnyCache>(&self, name: &str, make: impl FnOnce() -> T) -> Result<Arc<T>> {
+        let shared = self.caches().entry(name.to_owned()).or_insert_with(|| Arc::new(make())).clone();
+        let any: Arc<dyn Any + Send + Sync> = shared;
+        any.downcast().map_err(|_| {
+            Error::invalid(format!("the cache {name:?} was built on this Larder with another type of value"))
+        })
+    }
+
+    pub(crate) fn limit_meter(&self, name: &str) -> Arc<LimitMeter> {
+        let mut limiters = self.limiters.lock().unwrap_or_else(PoisonError::into_inner);
+        limiters.entry(name.to_owned()).or_insert_with(|| Arc::new(LimitMeter::new(name))).clone()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for (name, cache) in self.caches().iter() {
+            stats.caches.insert(name.clone(), cache.stats());
+        }
+        stats
+    }
+
+    /// A tag was invalidated, and which loads it concerns is known only to their loaders.
+    pub(crate) fn detach_all_loads(&self) {
+        for cache in self.caches().values() {
+            cache.detach_all();
+        }
+    }
+
+    fn caches(&self) -> MutexGuard<'_, HashMap<String, Arc<dyn AnyCache>>> {
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,214 @@
+//! Keys: how a program's values become the text of a key, without two of them ever meeting.
+//!
+//! A key is text. `%`, `{`, `}` and control characters are percent-escaped, so that nothing in a key can open a
+//! Redis Cluster hash tag or break a log line. A tuple is its parts joined by `:`; inside a part `:` is escaped too,
+//! so `("a", "b:c")` and `("a:b", "c")` stay apart. Within one type of key the text is injective; across types it
+//! is meant to be the same where the text is (`"7"` and `7u64` name the same entry).
+
+use std::borrow::Cow;
+use std::fmt::{self, Write};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Something that names an entry of a cache.
+///
+/// It is implemented for strings, integers, `bool`, `char`, UUIDs (feature `uuid`), tuples of up to four parts, and
+/// references to them. [`Displayed`] makes a key of anything that displays, and the trait is open:
+///
+/// ```
+/// use larder::{CacheKey, KeyText};
+///
+/// struct UserId(u64);
+///
+/// impl CacheKey for UserId {
+///     fn write(&self, text: &mut KeyText<'_>) {
+///         self.0.write(text);
+///     }
+/// }
+/// ```
+pub trait CacheKey {
+    /// Writes the key's text. Two keys that differ must write different text.
+    fn write(&self, text: &mut KeyText<'_>);
+}
+
+/// Where a [`CacheKey`] writes its text. What is written is escaped on the way.
+#[derive(Debug)]
+pub struct KeyText<'a> {
+    out: &'a mut String,
+    within_tuple: bool,
+}
+
+impl KeyText<'_> {
+    pub(crate) fn new(out: &mut String) -> KeyText<'_> {
+        KeyText { out, within_tuple: false }
+    }
+
+    /// Adds text.
+    pub fn push(&mut self, text: &str) {
+        let mut rest = text;
+        while let Some(at) = rest.find(|c: char| self.must_escape(c)) {
+            let (plain, tail) = rest.split_at(at);
+            self.out.push_str(plain);
+            let mut tail_chars = tail.chars();
+            if let Some(special) = tail_chars.next() {
+                let mut utf8 = [0; 4];
+                for byte in special.encode_utf8(&mut utf8).bytes() {
+                    // Writing to a String cannot fail.
+                    let _ = write!(self.out, "%{byte:02X}");
+                }
+            }
+            rest = tail_chars.as_str();
+        }
+        self.out.push_str(rest);
+    }
+
+    /// Adds parts joined by `:`, as tuples do: for keys of your own that have several fields.
+    ///
+    /// ```
+    /// use larder::{CacheKey, KeyText};
+    ///
+    /// struct Page { shelf: String, number: u32 }
+    ///
+    /// impl CacheKey for Page {
+    ///     fn write(&self, text: &mut KeyText<'_>) {
+    ///         text.parts(&[&self.shelf, &self.number]);
+    ///     }
+    /// }
+    /// ```
+    pub fn parts(&mut self, parts: &[&dyn CacheKey]) {
+        for (index, part) in parts.iter().enumerate() {
+            if index > 0 {
+                self.out.push(':');
+            }
+            part.write(&mut KeyText { out: self.out, within_tuple: true });
+        }
+    }
+
+    fn must_escape(&self, c: char) -> bool {
+        matches!(c, '%' | '{' | '}') || c.is_control() || (self.within_tuple && c == ':')
+    }
+}
+
+impl Write for KeyText<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text);
+        Ok(())
+    }
+}
+
+/// Makes a key of anything that displays.
+///
+/// ```
+/// # async fn run() -> larder::Result<()> {
+/// # let larder = larder::Larder::connect("memory:").await?;
+/// use std::net::Ipv4Addr;
+/// use larder::Displayed;
+///
+/// let hosts = larder.cache::<String>("host").no_expiry().build()?;
+/// hosts.set(Displayed(Ipv4Addr::LOCALHOST), &"home".to_owned()).await?;
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Displayed<T>(pub T);
+
+impl<T: fmt::Display> CacheKey for Displayed<T> {
+    fn write(&self, text: &mut KeyText<'_>) {
+        // KeyText's own writes cannot fail; a Display that fails wrote what it could.
+        let _ = write!(text, "{}", self.0);
+    }
+}
+
+impl CacheKey for str {
+    fn write(&self, text: &mut KeyText<'_>) {
+        text.push(self);
+    }
+}
+
+impl CacheKey for String {
+    fn write(&self, text: &mut KeyText<'_>) {
+        text.push(self);
+    }
+}
+
+impl CacheKey for Cow<'_, str> {
+    fn write(&self, text: &mut KeyText<'_>) {
+        text.push(self);
+    }
+}
+
+macro_rules! displayed_keys {
+    ($($type:ty),*) => {$(
+        impl CacheKey for $type {
+            fn write(&self, text: &mut KeyText<'_>) {
+                Displayed(self).write(text);
+            }
+        }
+    )*};
+}
+
+displayed_keys!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, bool, char);
+
+#[cfg(feature = "uuid")]
+displayed_keys!(uuid::Uuid);
+
+macro_rules! pointed_keys {
+    ($($type:ty),*) => {$(
+        impl<K: CacheKey + ?Sized> CacheKey for $type {
+            fn write(&self, text: &mut KeyText<'_>) {
+                K::write(self, text);
+            }
+        }
+    )*};
+}
+
+pointed_keys!(&K, Box<K>, Arc<K>, Rc<K>);
+
+macro_rules! tuple_keys {
+    ($($name:ident)+) => {
+        impl<$($name: CacheKey),+> CacheKey for ($($name,)+) {
+            #[expect(non_snake_case, reason = "a part is named like its type")]
+            fn write(&self, text: &mut KeyText<'_>) {
+                let ($($name,)+) = self;
+                text.parts(&[$($name),+]);
+            }
+        }
+    };
+}
+
+tuple_keys!(A);
+tuple_keys!(A B);
+tuple_keys!(A B C);
+tuple_keys!(A B C D);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(key: impl CacheKey) -> String {
+        let mut out = String::new();
+        key.write(&mut KeyText::new(&mut out));
+        out
+    }
+
+    #[test]
+    fn plain_text_stays_as_it_is() {
+        assert_eq!(text("user-7:größe"), "user-7:größe");
+        assert_eq!(text(7u64), "7");
+        assert_eq!(text(-7i8), "-7");
+        assert_eq!(text(String::new()), "");
+    }
+
+    #[test]
+    fn what_could_open_a_hash_tag_or_break_a_line_is_escaped() {
+        assert_eq!(text("{a}%\n\u{85}"), "%7Ba%7D%25%0A%C2%85");
+    }
+
+    #[test]
+    fn the_parts_of_a_tuple_cannot_leak_into_each_other() {
+        assert_eq!(text(("a", "b:c")), "a:b%3Ac");
+        assert_eq!(text(("a:b", "c")), "a%3Ab:c");
+        assert_eq!(text((1, Displayed("x:y"), "z")), "1:x%3Ay:z");
+    }
+}

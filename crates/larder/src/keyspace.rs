@@ -1,0 +1,129 @@
+//! Which names larder uses on the server. docs/wire-format.md is the same for readers of another language.
+//!
+//! An entry is `[<namespace>/]<cache>[@<schema>]:<key>`. Everything else that larder stores begins with `~`, which no
+//! namespace or cache name may hold, followed by its kind and that kind's layout version; the name that it belongs
+//! to stands whole in one hash tag, so that siblings share a slot.
+
+use crate::error::{Error, Result};
+use crate::key::{CacheKey, KeyText};
+
+/// The longest namespace or cache name.
+const LONGEST_NAME: usize = 128;
+
+/// A namespace, or none, and the names that it makes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Keyspace {
+    /// Empty, or ending in `/`.
+    prefix: String,
+}
+
+impl Keyspace {
+    pub(crate) fn new(namespace: Option<&str>) -> Result<Self> {
+        let Some(namespace) = namespace else { return Ok(Self::default()) };
+        check("a namespace", namespace)?;
+        Ok(Self { prefix: format!("{namespace}/") })
+    }
+
+    /// What every entry of a cache begins with.
+    pub(crate) fn cache(&self, name: &str, schema: u32) -> Result<String> {
+        check("a cache's name", name)?;
+        let prefix = &self.prefix;
+        Ok(if schema == 0 { format!("{prefix}{name}:") } else { format!("{prefix}{name}@{schema}:") })
+    }
+
+    pub(crate) fn tag(&self, tag: &str) -> String {
+        self.sibling("~tag.1:", tag)
+    }
+
+    pub(crate) fn lock(&self, name: &str) -> String {
+        self.sibling("~lock.1:", name)
+    }
+
+    pub(crate) fn limit(&self, name: &str, key: impl CacheKey) -> Result<String> {
+        check("a rate limiter's name", name)?;
+        let mut whole = format!("~limit.1:{{{}{name}:", self.prefix);
+        key.write(&mut KeyText::new(&mut whole));
+        whole.push('}');
+        Ok(whole)
+    }
+
+    fn sibling(&self, kind: &str, name: &str) -> String {
+        let mut whole = format!("{kind}{{{}", self.prefix);
+        name.write(&mut KeyText::new(&mut whole));
+        whole.push('}');
+        whole
+    }
+}
+
+fn check(what: &str, name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(allowed) {
+        return Err(Error::invalid(format!(
+            "{what} has 1 to {LONGEST_NAME} of A-Z a-z 0-9 _ . -, which {name:?} does not"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(namespace: Option<&str>, cache: &str, schema: u32, key: &str) -> String {
+        let mut name = Keyspace::new(namespace).unwrap().cache(cache, schema).unwrap();
+        key.write(&mut KeyText::new(&mut name));
+        name
+    }
+
+    #[test]
+    fn an_entry_reads_as_people_expect() {
+        assert_eq!(entry(None, "user", 0, "123"), "user:123");
+        assert_eq!(entry(Some("shop"), "user", 2, "123"), "shop/user@2:123");
+    }
+
+    #[test]
+    fn a_name_that_would_blur_the_borders_is_refused() {
+        for bad in ["", "a:b", "a/b", "a@1", "~lock", "ü", "a b", &"x".repeat(129)] {
+            assert!(Keyspace::default().cache(bad, 0).is_err(), "{bad}");
+            assert!(Keyspace::new(Some(bad)).is_err(), "{bad}");
+        }
+    }
+
+    type Entry = (Option<String>, String, u32, String);
+
+    fn entries() -> impl Strategy<Value = Entry> {
+        // Small alphabets make near-collisions likely.
+        (proptest::option::of("[ab.]{1,2}"), "[ab.]{1,2}", 0u32..3, "[ab:/@{}%1~\\n]{0,4}")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn distinct_entries_have_distinct_names(a in entries(), b in entries()) {
+            let name = |e: &Entry| entry(e.0.as_deref(), &e.1, e.2, &e.3);
+            prop_assert_eq!(a == b, name(&a) == name(&b), "{} {}", name(&a), name(&b));
+        }
+
+        #[test]
+        fn distinct_tuples_have_distinct_text(a in ("[a:%]{0,3}", "[a:%]{0,3}"), b in ("[a:%]{0,3}", "[a:%]{0,3}")) {
+            let text = |t: &(String, String)| {
+                let mut out = String::new();
+                t.write(&mut KeyText::new(&mut out));
+                out
+            };
+            prop_assert_eq!(a == b, text(&a) == text(&b));
+        }
+
+        #[test]
+        fn no_entry_meets_larders_own_names_and_none_opens_a_hash_tag(e in entries(), other in "[ab{}:]{1,4}") {
+            let name = entry(e.0.as_deref(), &e.1, e.2, &e.3);
+            let braces = name.contains(['{', '}']);
+            prop_assert!(!name.starts_with('~') && !braces, "{}", name);
+            let tag = Keyspace::default().tag(&other);
+            let ends_in_brace = tag.ends_with('}');
+            prop_assert_eq!(tag.matches('{').count(), 1);
+            prop_assert!(ends_in_brace, "{}", tag);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The handle that connects, names things and hands them out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::builder::LarderBuilder;
+use crate::cache::{CacheBuilder, Tag};
+use crate::call::Call;
+use crate::context::Context;
+use crate::error::Result;
+use crate::limit::{Quota, RateLimiter};
+use crate::lock::Lock;
+use crate::store::Store;
+use crate::telemetry::Stats;
+
+/// A connection to a store, and all that stands on it.
+///
+/// Cheap to clone and safe to share; every clone is the same connection. When the last clone and everything made from
+/// it are gone, the connection ends. [`close`](Self::close) ends it at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::{Cache, Larder};
+///
+/// # async fn run() -> larder::Result<()> {
+/// let larder = Larder::connect("memory:").await?;
+/// let users: Cache<String> = larder.cache("user").ttl(Duration::from_secs(3600)).build()?;
+/// users.set("123", &"Ann".to_owned()).await?;
+/// assert_eq!(users.get("123").await?.as_deref(), Some("Ann"));
+/// larder.close().await?;
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct Larder {
+    context: Arc<Context>,
+}
+
+impl Larder {
+    /// Connects to a store and waits until it answers.
+    ///
+    /// `memory:` · `redis://[user[:password]@]host[:port][/db]` · `rediss://…` (TLS) · `redis+unix:///path` ·
+    /// `redis-cluster://h1,h2,h3` · `redis-sentinel://h1,h2/service[/db]`; `valkey` may stand for `redis` everywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind`](crate::ErrorKind) `InvalidUrl`, `Refused`, `TimedOut`, `Tls`, `Authentication`, and what else the
+    /// server may say to a newcomer. Later outages are not errors here: the connection comes back by itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the attempt.
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::builder().url(url).connect().await
+    }
+
+    /// Settings beyond what a URL holds.
+    #[must_use]
+    pub fn builder() -> LarderBuilder {
+        LarderBuilder::default()
+    }
+
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    /// Asks the server for a sign of life: one round trip.
+    ///
+    /// # Errors
+    ///
+    /// What stands in the way of any request, `Refused` and `TimedOut` among them.
+    pub fn ping(&self) -> Call<'_, ()> {
+        Call::new(self.context.limits.response_timeout, &self.context.ping_meter, async {
+            self.context.store()?.ping().await
+        })
+    }
+
+    /// A typed cache under a name of `A-Z a-z 0-9 _ . -`.
+    ///
+    /// Handles built twice for one name share their loads; building a name with another `V` is an error.
+    pub fn cache<V>(&self, name: &str) -> CacheBuilder<V>
+    where
+        V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        CacheBuilder::new(self.context.clone(), name)
+    }
+
+    /// A tag that entries of any cache of this namespace may carry.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// # let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
+    /// users.set("123", &"Ann".to_owned()).tag("team:7").await?;
+    /// larder.tag("team:7").invalidate().await?;
+    /// assert_eq!(users.get("123").await?, None);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn tag(&self, tag: &str) -> Tag {
+        Tag::new(self.context.clone(), tag)
+    }
+
+    /// A distributed lock under any name.
+    #[must_use]
+    pub fn lock(&self, name: &str) -> Lock {
+        Lock::new(self.context.clone(), name)
+    }
+
+    /// A rate limiter under a name of `A-Z a-z 0-9 _ . -`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for a name or a quota that makes no sense.
+    pub fn rate_limiter(&self, name: &str, quota: Quota) -> Result<RateLimiter> {
+        RateLimiter::new(self.context.clone(), name, quota)
+    }
+
+    /// What has been counted since the connection was made.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.context.stats()
+    }
+
+    /// Ends background work, loads included, and makes every later request fail with `ErrorKind::Closed`.
+    ///
+    /// Requests that are under way end as they would have. Locks that are still held stay so until their time is over:
+    /// release them first.
+    ///
+    /// # Errors
+    ///
+    /// None so far; the result leaves room for stores that must be told.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the `Larder` closed, with background work ending by itself.
+    pub async fn close(&self) -> Result<()> {
+        self.context.close().await;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Larder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Larder").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,78 @@
+//! A distributed cache toolkit on Redis and Valkey, with an embedded store for a laptop.
+//!
+//! One connection, a [`Larder`], hands out typed [`Cache`]s that load through without stampedes, [`Lock`]s with fences
+//! and [`RateLimiter`]s that never admit more than their limit. The same program runs on `memory:`, on one server, on a
+//! cluster and under Sentinel; only the URL changes.
+//!
+//! ```
+//! use std::time::Duration;
+//! use larder::{Cache, Larder, Quota};
+//!
+//! # async fn load() -> Result<String, std::io::Error> { Ok("Ann".into()) }
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let larder = Larder::connect("memory:").await?; // or "redis://127.0.0.1:6379"
+//!
+//! let users: Cache<String> = larder.cache("user").ttl(Duration::from_secs(3600)).build()?;
+//! let user = users.get_or_load(123, || async { load().await }).await?;
+//!
+//! let guard = larder.lock("reports").ttl(Duration::from_secs(10)).acquire().await?;
+//! guard.release().await?;
+//!
+//! let limiter = larder.rate_limiter("api", Quota::per_minute(100))?;
+//! assert!(limiter.allow("endpoint1").await?);
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+//! ```
+//!
+//! # Features
+//!
+//! | feature | what it brings |
+//! |---|---|
+//! | `redis` (default) | Redis, Valkey, Redis Cluster, Sentinel |
+//! | `tls` (default) | `rediss://` |
+//! | `msgpack` | `Format::MessagePack` |
+//! | `compress` | `CacheBuilder::compress_above`, LZ4 |
+//! | `metrics` | counters and histograms through the `metrics` facade |
+//! | `uuid` | `CacheKey` for `uuid::Uuid` |
+//!
+//! larder needs a tokio runtime with time and, for servers, I/O enabled.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+mod builder;
+mod cache;
+mod call;
+mod clock;
+mod context;
+mod error;
+mod key;
+mod keyspace;
+mod larder;
+mod limit;
+mod lock;
+mod random;
+mod store;
+mod tasks;
+mod telemetry;
+mod url;
+mod value;
+
+// The connection
+pub use builder::LarderBuilder;
+pub use call::Call;
+pub use error::{Error, ErrorKind, Result};
+pub use larder::Larder;
+pub use telemetry::{CacheStats, OperationStats, Stats};
+
+// The cache
+pub use cache::{Cache, CacheBuilder, Load, LoadError, Set, SetMany, Tag};
+pub use key::{CacheKey, Displayed, KeyText};
+pub use store::Expiry;
+pub use value::Format;
+
+// Locks
+pub use lock::{Fence, Guard, Lock, Release};
+
+// Rate limits
+pub use limit::{Decision, Quota, RateLimiter};

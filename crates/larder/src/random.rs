@@ -1,0 +1,57 @@
+//! Randomness for nonces, tokens and jitter: the operating system's by default, a seed in tests.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt};
+
+/// Where random numbers come from.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Random {
+    /// A generator of each thread's own, seeded by the operating system.
+    #[default]
+    System,
+    #[cfg_attr(not(test), expect(dead_code, reason = "the hermetic tests choose the seed"))]
+    Seeded(Arc<Mutex<StdRng>>),
+}
+
+impl Random {
+    /// A number that no other write, lease or version will have drawn: never zero, which means "none" on the wire.
+    pub(crate) fn nonce(&self) -> u64 {
+        self.with(|rng| {
+            loop {
+                let number = rng.next_u64();
+                if number != 0 {
+                    return number;
+                }
+            }
+        })
+    }
+
+    /// Uniform in `[0, 1)`.
+    pub(crate) fn fraction(&self) -> f64 {
+        self.with(|rng| rng.random::<f64>())
+    }
+
+    fn with<T>(&self, draw: impl FnOnce(&mut dyn Rng) -> T) -> T {
+        match self {
+            Self::System => draw(&mut rand::rng()),
+            Self::Seeded(rng) => draw(&mut *rng.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn a_seed_decides_every_draw() {
+        let seeded = || Random::Seeded(Arc::new(Mutex::new(StdRng::seed_from_u64(7))));
+        let (a, b) = (seeded(), seeded());
+        assert_eq!([a.nonce(), a.nonce()], [b.nonce(), b.nonce()]);
+        assert_eq!(a.fraction().to_bits(), b.fraction().to_bits());
+        assert!((0.0..1.0).contains(&Random::System.fraction()));
+    }
+}

@@ -1,0 +1,312 @@
+//! The embedded store: larder in one process, without a server.
+//!
+//! It is a product (a laptop, a command-line tool, a test) and the executable specification of what the Redis store
+//! does in Lua. Entries live in a bounded cache and may be evicted; locks and limits do not live there, because an
+//! evicted lock is two holders. Nothing survives the process.
+
+mod entries;
+mod limits;
+mod locks;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::{Acquired, Charged, Expiry, FillStart, Store, Window};
+use crate::clock::{Clock, Tick};
+use crate::error::Result;
+use entries::Entries;
+use limits::Limits;
+use locks::Locks;
+
+/// How much the embedded store keeps before it evicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) max_entries: u64,
+    pub(crate) max_bytes: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { max_entries: 1_000_000, max_bytes: 256 * 1024 * 1024 }
+    }
+}
+
+pub(crate) struct MemoryStore {
+    clock: Clock,
+    started: Tick,
+    /// Microseconds since 1970 when it started; from there on the suspend-aware clock counts, so that nobody who sets
+    /// the wall clock moves this store's time.
+    started_at: u64,
+    entries: Entries,
+    locks: Locks,
+    limits: Limits,
+}
+
+impl MemoryStore {
+    pub(crate) fn new(bounds: Bounds, clock: Clock) -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            started: clock.now(),
+            started_at: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
+            entries: Entries::new(bounds),
+            locks: Locks::default(),
+            limits: Limits::default(),
+            clock,
+        }
+    }
+
+    fn now_micros(&self) -> u64 {
+        let since = self.clock.now().since(self.started);
+        self.started_at.saturating_add(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// How many entries are kept, expired ones included until they are met, and how many bytes they weigh.
+    #[cfg(test)]
+    fn kept(&self) -> (usize, u64) {
+        self.entries.kept()
+    }
+}
+
+impl Store for MemoryStore {
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        self.now_micros() / 1000
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Bytes>> {
+        Ok(self.entries.get(name, self.clock.now()))
+    }
+
+    async fn get_many(&self, names: &[String]) -> Result<Vec<Option<Bytes>>> {
+        let now = self.clock.now();
+        Ok(names.iter().map(|name| self.entries.get(name, now)).collect())
+    }
+
+    async fn peek(&self, name: &str) -> Result<Bytes> {
+        Ok(self.entries.get(name, self.clock.now()).map(entries::first_bytes).unwrap_or_default())
+    }
+
+    async fn set(&self, name: &str, value: Bytes, expiry: Expiry) -> Result<()> {
+        self.entries.set(name, value, expiry, self.clock.now())
+    }
+
+    async fn set_many(&self, entries: Vec<(String, Bytes, Expiry)>) -> Result<()> {
+        let now = self.clock.now();
+        for (name, value, expiry) in entries {
+            self.entries.set(&name, value, expiry, now)?;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, name: &str) -> Result<bool> {
+        Ok(self.entries.delete(name, self.clock.now()))
+    }
+
+    async fn delete_many(&self, names: &[String]) -> Result<Vec<bool>> {
+        let now = self.clock.now();
+        Ok(names.iter().map(|name| self.entries.delete(name, now)).collect())
+    }
+
+    async fn touch(&self, name: &str, expiry: Expiry) -> Result<bool> {
+        self.entries.touch(name, expiry, self.clock.now())
+    }
+
+    async fn remaining(&self, name: &str) -> Result<Option<(Bytes, Expiry)>> {
+        Ok(self.entries.remaining(name, self.clock.now()))
+    }
+
+    async fn begin_fill(
+        &self,
+        name: &str,
+        placeholder: Bytes,
+        liveness: Duration,
+        unreadable: Option<Bytes>,
+    ) -> Result<FillStart> {
+        self.entries.begin_fill(name, placeholder, liveness, unreadable, self.clock.now())
+    }
+
+    async fn commit_fill(
+        &self,
+        name: &str,
+        placeholder: Bytes,
+        value: Bytes,
+        expiry: Expiry,
+    ) -> Result<bool> {
+        self.entries.commit_fill(name, &placeholder, value, expiry, self.clock.now())
+    }
+
+    async fn abandon_fill(&self, name: &str, placeholder: Bytes) -> Result<()> {
+        self.entries.abandon_fill(name, &placeholder, self.clock.now());
+        Ok(())
+    }
+
+    async fn versions(&self, names: &[String], candidates: &[u64], span: Duration) -> Result<Vec<u64>> {
+        let now = self.clock.now();
+        names
+            .iter()
+            .zip(candidates)
+            .map(|(n, candidate)| self.entries.version(n, *candidate, span, now))
+            .collect()
+    }
+
+    async fn known_versions(&self, names: &[String]) -> Result<Vec<Option<u64>>> {
+        let now = self.clock.now();
+        Ok(names.iter().map(|name| self.entries.known_version(name, now)).collect())
+    }
+
+    async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {
+        self.entries.renew_version(name, version, span, self.clock.now())
+    }
+
+    async fn acquire(&self, name: &str, token: u64, ttl: Duration) -> Result<Acquired> {
+        Ok(self.locks.acquire(name, token, ttl, self.clock.now(), self.now_micros()))
+    }
+
+    async fn extend(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
+        Ok(self.locks.extend(name, token, ttl, self.clock.now()))
+    }
+
+    async fn release(&self, name: &str, token: u64) -> Result<bool> {
+        Ok(self.locks.release(name, token, self.clock.now()))
+    }
+
+    async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
+        Ok(self.limits.charge(name, window, cost, self.now_micros()))
+    }
+
+    async fn usage(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
+        Ok(self.limits.usage(name, window, cost, self.now_micros()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn store(bounds: Bounds) -> (MemoryStore, Arc<AtomicU64>) {
+        let micros = Arc::new(AtomicU64::new(0));
+        (MemoryStore::new(bounds, Clock::Manual(micros.clone())), micros)
+    }
+
+    fn bytes(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_gone_at_its_expiry_and_not_before() {
+        let (store, micros) = store(Bounds::default());
+        store.set("a", bytes("x"), Expiry::After(SECOND)).await.unwrap();
+        micros.store(999_999, Ordering::Release);
+        assert_eq!(store.get("a").await.unwrap(), Some(bytes("x")));
+        micros.store(1_000_000, Ordering::Release);
+        assert_eq!(store.get("a").await.unwrap(), None);
+        assert_eq!(store.remaining("a").await.unwrap(), None);
+        assert!(!store.delete("a").await.unwrap());
+        assert!(!store.touch("a", Expiry::Never).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn neither_bound_is_passed() {
+        let bounds = Bounds { max_entries: 1000, max_bytes: 1 << 20 };
+        let (few_large, _) = store(bounds);
+        let (many_small, _) = store(bounds);
+        for i in 0..5000 {
+            few_large.set(&format!("l{i}"), Bytes::from(vec![0; 8000]), Expiry::Never).await.unwrap();
+            many_small.set(&format!("s{i}"), bytes("x"), Expiry::Never).await.unwrap();
+        }
+        for store in [few_large, many_small] {
+            let (entries, weight) = store.kept();
+            assert!(entries > 50 && entries <= 1000, "{entries}");
+            assert!(weight <= bounds.max_bytes, "{weight}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_value_larger_than_the_store_is_an_error_and_not_a_silent_loss() {
+        let (store, _) = store(Bounds { max_entries: 100, max_bytes: 10_000 });
+        let error = store.set("a", Bytes::from(vec![0; 20_000]), Expiry::Never).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ValueTooLarge);
+    }
+
+    #[tokio::test]
+    async fn whatever_happens_to_the_name_voids_a_fill() {
+        let (store, micros) = store(Bounds::default());
+        let begin = |name: &'static str| store.begin_fill(name, bytes("token"), SECOND, None);
+        let commit =
+            |name: &'static str| store.commit_fill(name, bytes("token"), bytes("loaded"), Expiry::Never);
+
+        assert_eq!(begin("free").await.unwrap(), FillStart::Begun);
+        assert!(commit("free").await.unwrap());
+        assert_eq!(store.get("free").await.unwrap(), Some(bytes("loaded")));
+
+        begin("set").await.unwrap();
+        store.set("set", bytes("newer"), Expiry::Never).await.unwrap();
+        assert!(!commit("set").await.unwrap());
+        assert_eq!(store.get("set").await.unwrap(), Some(bytes("newer")));
+
+        begin("deleted").await.unwrap();
+        store.delete("deleted").await.unwrap();
+        assert!(!commit("deleted").await.unwrap());
+
+        begin("expired").await.unwrap();
+        micros.store(1_000_000, Ordering::Release);
+        assert!(!commit("expired").await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_fence_never_falls_back_even_when_the_lock_was_long_gone() {
+        let (store, micros) = store(Bounds::default());
+        let mut last = 0;
+        for token in 1..100 {
+            match store.acquire("job", token, SECOND).await.unwrap() {
+                Acquired::Granted { fence } => {
+                    assert!(fence > last);
+                    last = fence;
+                }
+                Acquired::Held { .. } => unreachable!("the last holder's time is over"),
+            }
+            micros.fetch_add(1_000_000, Ordering::AcqRel);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_window_ever_admits_more_than_the_limit() {
+        let (store, micros) = store(Bounds::default());
+        let window = Window { limit: 10, bucket_micros: 1_000 };
+        let mut admitted = Vec::new();
+        for step in 0..20_000u64 {
+            micros.store(step * 7, Ordering::Release);
+            if store.charge("api", window, 1).await.unwrap().allowed {
+                admitted.push(step * 7);
+            }
+        }
+        assert!(admitted.len() > 15, "{}", admitted.len());
+        for pair in admitted.windows(11) {
+            assert!(pair[10] - pair[0] > 60_000, "eleven within {} µs", pair[10] - pair[0]);
+        }
+    }
+
+    #[tokio::test]
+    async fn after_retry_after_the_cost_fits_and_just_before_it_does_not() {
+        let (store, micros) = store(Bounds::default());
+        let window = Window { limit: 10, bucket_micros: 1_000 };
+        assert!(store.charge("api", window, 10).await.unwrap().allowed);
+        let refused = store.charge("api", window, 3).await.unwrap();
+        assert!(!refused.allowed);
+        let wait = u64::try_from(refused.retry_after.as_micros()).unwrap();
+        micros.store(wait - 1, Ordering::Release);
+        assert!(!store.charge("api", window, 3).await.unwrap().allowed);
+        micros.store(wait, Ordering::Release);
+        assert!(store.charge("api", window, 3).await.unwrap().allowed);
+    }
+}

@@ -1,0 +1,293 @@
+//! Which node serves which slot, and following a cluster that changes.
+//!
+//! The map comes from CLUSTER SLOTS and is fetched anew when a node answers MOVED, when a node is down, and once in a
+//! while. MOVED, ASK and TRYAGAIN mean that the request was not carried out, so those are followed whatever the
+//! request; nothing else is ever sent twice. The driver has a cluster client of its own: it also sends again what
+//! broke midway, which could charge a limit twice, and it keeps its map to itself, without which keys cannot be
+//! grouped.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use redis::{Cmd, Pipeline, Value};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use super::dial::{Destination, Login};
+use super::error::Failure;
+use super::node::{Node, Replay};
+use crate::error::{Error, ErrorKind, Result};
+use crate::url::Address;
+
+const SLOTS: u16 = 16384;
+/// How often the map is looked at though nothing seems wrong.
+const REVIEW: Duration = Duration::from_secs(30);
+/// The shortest time between two looks: a cluster in trouble must not be asked by every request.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A request is passed on at most this often before the cluster is said to be down.
+const MOST_REDIRECTS: usize = 8;
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
+/// CRC-16 (XMODEM) of the part in the first non-empty braces, or of all of it, modulo 16384: the Redis Cluster
+/// specification, "Hash tags".
+pub(super) fn slot(name: &str) -> u16 {
+    let tag = name.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(name);
+    crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes()) % SLOTS
+}
+
+pub(super) struct Cluster {
+    shared: Arc<Shared>,
+    refresher: AbortHandle,
+}
+
+struct Shared {
+    seeds: Vec<Address>,
+    login: Arc<Login>,
+    connections: usize,
+    map: RwLock<Arc<Map>>,
+    stale: Notify,
+}
+
+#[derive(Default)]
+struct Map {
+    nodes: HashMap<Address, Arc<Node>>,
+    /// The master of each slot, by index.
+    masters: Vec<Option<Address>>,
+}
+
+impl Cluster {
+    pub(super) async fn connect(seeds: Vec<Address>, login: Arc<Login>, connections: usize) -> Result<Self> {
+        let shared =
+            Arc::new(Shared { seeds, login, connections, map: RwLock::default(), stale: Notify::new() });
+        shared.refresh().await?;
+        for node in shared.map().nodes.values() {
+            node.ready().await?;
+        }
+        let refresher = tokio::spawn(Shared::keep_fresh(shared.clone())).abort_handle();
+        Ok(Self { shared, refresher })
+    }
+
+    /// Sends a command to the master of a slot, and on to where it is passed.
+    pub(super) async fn send(&self, slot: u16, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
+        let mut node = self.shared.master(slot)?;
+        let mut asking = false;
+        for _ in 0..MOST_REDIRECTS {
+            let answer = if asking { ask(&node, command).await } else { node.send(command, replay).await };
+            asking = false;
+            match answer {
+                Err(Failure::Moved(address)) => {
+                    self.shared.stale.notify_one();
+                    node = self.shared.node(&address);
+                }
+                Err(Failure::Ask(address)) => {
+                    node = self.shared.node(&address);
+                    asking = true;
+                }
+                Err(Failure::TryAgain) => sleep(TRY_AGAIN_AFTER).await,
+                Err(Failure::Error(error)) => {
+                    self.shared.distrust(&error);
+                    return Err(Failure::Error(error));
+                }
+                answer => return answer,
+            }
+        }
+        Err(Error::new(ErrorKind::ClusterDown, format!("slot {slot} is passed from node to node")).into())
+    }
+
+    /// Sends commands of one slot in one write. Those that a change of the cluster left over are sent one by one.
+    pub(super) async fn send_all(
+        &self,
+        slot: u16,
+        commands: &[Cmd],
+        replay: Replay,
+    ) -> Result<Vec<Result<Value, Failure>>> {
+        let node = self.shared.master(slot)?;
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(command.clone());
+        }
+        let answers =
+            node.send_all(&pipeline, replay).await.inspect_err(|error| self.shared.distrust(error))?;
+        let mut settled = Vec::with_capacity(answers.len());
+        for (answer, command) in answers.into_iter().zip(commands) {
+            settled.push(match answer {
+                Err(Failure::Moved(_) | Failure::Ask(_) | Failure::TryAgain) => {
+                    self.send(slot, command, replay).await
+                }
+                answer => answer,
+            });
+        }
+        Ok(settled)
+    }
+
+    /// Some node that is up.
+    pub(super) fn any(&self) -> Option<Arc<Node>> {
+        let map = self.shared.map();
+        map.nodes.values().find(|node| !node.is_down()).or_else(|| map.nodes.values().next()).cloned()
+    }
+
+    /// The server's time as the node of slot 0 has it, or any that tells.
+    pub(super) fn now(&self) -> Option<u64> {
+        let map = self.shared.map();
+        let first = map.masters.first().and_then(Option::as_ref).and_then(|address| map.nodes.get(address));
+        first.and_then(|node| node.now()).or_else(|| map.nodes.values().find_map(|node| node.now()))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.refresher.abort();
+    }
+}
+
+async fn ask(node: &Node, command: &Cmd) -> Result<Value, Failure> {
+    let mut pipeline = Pipeline::with_capacity(2);
+    pipeline.cmd("ASKING");
+    pipeline.add_command(command.clone());
+    let answer = node.send_all(&pipeline, Replay::Never).await?.pop();
+    answer.unwrap_or_else(|| Err(Error::new(ErrorKind::Server, "no answer after ASKING").into()))
+}
+
+impl Shared {
+    fn map(&self) -> Arc<Map> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn master(&self, slot: u16) -> Result<Arc<Node>> {
+        let map = self.map();
+        let master = map.masters.get(usize::from(slot)).and_then(Option::as_ref);
+        master.and_then(|address| map.nodes.get(address)).cloned().ok_or_else(|| {
+            self.stale.notify_one();
+            Error::new(ErrorKind::ClusterDown, format!("no node serves slot {slot}"))
+        })
+    }
+
+    /// The node at an address, known or new.
+    fn node(&self, address: &Address) -> Arc<Node> {
+        let mut guard = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(node) = guard.nodes.get(address) {
+            return node.clone();
+        }
+        let node = self.start(address);
+        let mut map = Map { nodes: guard.nodes.clone(), masters: guard.masters.clone() };
+        map.nodes.insert(address.clone(), node.clone());
+        *guard = Arc::new(map);
+        node
+    }
+
+    fn start(&self, address: &Address) -> Arc<Node> {
+        Arc::new(Node::start(&Destination::Fixed(address.clone()), &self.login, self.connections))
+    }
+
+    fn distrust(&self, error: &Error) {
+        use ErrorKind::{ClusterDown, Disconnected, ReadOnly, Refused, TimedOut};
+        if matches!(error.kind(), Refused | Disconnected | TimedOut | ReadOnly | ClusterDown) {
+            self.stale.notify_one();
+        }
+    }
+
+    async fn keep_fresh(self: Arc<Self>) {
+        loop {
+            let trouble = self.map().nodes.values().any(|node| node.is_down());
+            let patience = if trouble { PAUSE * 3 } else { REVIEW };
+            let _ = timeout(patience, self.stale.notified()).await;
+            if let Err(error) = self.refresh().await {
+                tracing::debug!(%error, "the cluster's map could not be fetched");
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Fetches the map from the first node that has one: those known to be up first, then the seeds.
+    async fn refresh(&self) -> Result<()> {
+        let map = self.map();
+        let up = map.nodes.iter().filter(|(_, node)| !node.is_down());
+        let mut last = Error::new(ErrorKind::ClusterDown, "no node of the cluster was named");
+        for (address, node) in up {
+            match self.fetch(address, node).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        for address in self.seeds.iter().filter(|seed| !map.nodes.contains_key(*seed)) {
+            match self.fetch(address, &self.start(address)).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn fetch(&self, address: &Address, node: &Arc<Node>) -> Result<()> {
+        let mut command = redis::cmd("CLUSTER");
+        command.arg("SLOTS");
+        let answer = timeout(self.login.connect_timeout, node.send(&command, Replay::Safe))
+            .await
+            .map_err(|_| Error::timed_out(self.login.connect_timeout))?
+            .map_err(|failure| failure.into_error(node.name()))?;
+        let masters = parse_slots(&answer, address)?;
+        let mut guard = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        let mut nodes = HashMap::new();
+        for master in masters.iter().flatten() {
+            if nodes.contains_key(master) {
+                continue;
+            }
+            let known = guard.nodes.get(master).cloned();
+            let asked = (master == address).then(|| node.clone());
+            nodes.insert(master.clone(), known.or(asked).unwrap_or_else(|| self.start(master)));
+        }
+        *guard = Arc::new(Map { nodes, masters });
+        Ok(())
+    }
+}
+
+/// Each line is a first slot, a last slot, the master (host, port, …), and its replicas.
+fn parse_slots(answer: &Value, asked: &Address) -> Result<Vec<Option<Address>>> {
+    let odd = || Error::new(ErrorKind::Server, "CLUSTER SLOTS answered something unknown");
+    let Value::Array(lines) = answer else { return Err(odd()) };
+    let mut masters = vec![None; usize::from(SLOTS)];
+    for line in lines {
+        let Value::Array(line) = line else { return Err(odd()) };
+        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = line.as_slice() else {
+            return Err(odd());
+        };
+        let [host, Value::Int(port), ..] = master.as_slice() else { return Err(odd()) };
+        let host = match host {
+            Value::BulkString(host) => String::from_utf8(host.clone()).map_err(|_| odd())?,
+            Value::SimpleString(host) => host.clone(),
+            _ => String::new(),
+        };
+        let port = u16::try_from(*port).map_err(|_| odd())?;
+        let address = match (host.as_str(), asked) {
+            // A node that does not know its own name means: where you asked.
+            ("" | "?", Address::Tcp { host, .. }) => Address::Tcp { host: host.clone(), port },
+            _ => Address::Tcp { host, port },
+        };
+        let (first, last) =
+            (usize::try_from(*first).map_err(|_| odd())?, usize::try_from(*last).map_err(|_| odd())?);
+        for master in masters.get_mut(first..=last).ok_or_else(odd)? {
+            *master = Some(address.clone());
+        }
+    }
+    if masters.iter().all(Option::is_none) {
+        return Err(Error::new(ErrorKind::ClusterDown, "no slot of the cluster is assigned"));
+    }
+    Ok(masters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(slot("123456789"), 12739);
+        assert_eq!(slot("{user1000}.following"), slot("user1000"));
+        assert_eq!(slot("foo{}{bar}"), slot("foo{}{bar}"));
+        assert_eq!(slot("foo{{bar}}zap"), slot("{bar"));
+        assert_eq!(slot("~tag.1:{shop/user:7}"), slot("shop/user:7"));
+    }
+}

@@ -1,0 +1,8 @@
+-- Ends a fill that has nothing to store, so that the next loader need not wait for the placeholder to expire.
+-- KEYS: 1 the entry
+-- ARGV: 1 the placeholder
+-- Reply: 1 if it still stood, 0 if not
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return 0
+end
+return redis.call('UNLINK', KEYS[1])

@@ -1,0 +1,149 @@
+//! The servers behind a `Larder`: one, or a cluster. Above this, only names and commands are known.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use redis::{Cmd, Pipeline, Value};
+
+use super::cluster::{Cluster, slot};
+use super::dial::{Destination, Login};
+use super::error::Failure;
+use super::node::{Node, Replay};
+use super::script::Script;
+use super::time::wall_clock;
+use crate::error::{Error, Result};
+use crate::url::Deployment;
+
+pub(super) enum Network {
+    Single(Node),
+    Cluster(Cluster),
+}
+
+/// Names that one command can hold, by their place in the caller's list.
+pub(super) struct Group {
+    slot: u16,
+    pub(super) places: Vec<usize>,
+}
+
+impl Network {
+    pub(super) async fn connect(
+        deployment: Deployment,
+        login: Login,
+        sentinel_login: Login,
+        connections: usize,
+    ) -> Result<Self> {
+        let login = Arc::new(login);
+        let destination = match deployment {
+            Deployment::Cluster(seeds) => {
+                return Ok(Self::Cluster(Cluster::connect(seeds, login, connections).await?));
+            }
+            Deployment::Single(address) => Destination::Fixed(address),
+            Deployment::Sentinel { sentinels, service } => {
+                Destination::Sentinel { sentinels, service, sentinel_login: Arc::new(sentinel_login) }
+            }
+        };
+        let node = Node::start(&destination, &login, connections);
+        node.ready().await?;
+        Ok(Self::Single(node))
+    }
+
+    /// Sends one command about `name`: one round trip.
+    pub(super) async fn run(&self, name: &str, command: &Cmd, replay: Replay) -> Result<Value> {
+        self.try_run(name, command, replay).await.map_err(|failure| self.explain(failure))
+    }
+
+    /// Runs a script whose keys share the slot of `name`: one round trip, two where the server had forgotten it.
+    pub(super) async fn run_script(
+        &self,
+        name: &str,
+        script: &Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> Result<Value> {
+        match self.try_run(name, &script.by_hash(keys, arguments), Replay::Never).await {
+            Err(Failure::NoScript) => {
+                let whole = script.by_source(keys, arguments);
+                self.try_run(name, &whole, Replay::Never).await.map_err(|failure| self.explain(failure))
+            }
+            answer => answer.map_err(|failure| self.explain(failure)),
+        }
+    }
+
+    /// Splits a list of names into what one command can hold: all of them, or those of one slot.
+    pub(super) fn groups(&self, names: impl ExactSizeIterator<Item = impl AsRef<str>>) -> Vec<Group> {
+        match self {
+            Self::Single(_) => vec![Group { slot: 0, places: (0..names.len()).collect() }],
+            Self::Cluster(_) => {
+                let mut by_slot: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+                for (place, name) in names.enumerate() {
+                    by_slot.entry(slot(name.as_ref())).or_default().push(place);
+                }
+                by_slot.into_iter().map(|(slot, places)| Group { slot, places }).collect()
+            }
+        }
+    }
+
+    /// Sends the commands of a group in one write: one round trip.
+    pub(super) async fn run_all(
+        &self,
+        group: &Group,
+        commands: Vec<Cmd>,
+        replay: Replay,
+    ) -> Result<Vec<Value>> {
+        let answers = match self {
+            Self::Single(node) => {
+                let mut pipeline = Pipeline::with_capacity(commands.len());
+                for command in commands {
+                    pipeline.add_command(command);
+                }
+                node.send_all(&pipeline, replay).await?
+            }
+            Self::Cluster(cluster) => cluster.send_all(group.slot, &commands, replay).await?,
+        };
+        answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure))).collect()
+    }
+
+    /// Sends one command about all names of a group: one round trip.
+    pub(super) async fn run_group(&self, group: &Group, command: &Cmd, replay: Replay) -> Result<Value> {
+        let answer = match self {
+            Self::Single(node) => node.send(command, replay).await,
+            Self::Cluster(cluster) => cluster.send(group.slot, command, replay).await,
+        };
+        answer.map_err(|failure| self.explain(failure))
+    }
+
+    /// Sends a command that any server can answer.
+    pub(super) async fn run_anywhere(&self, command: &Cmd) -> Result<Value> {
+        match self {
+            Self::Single(node) => node.send(command, Replay::Safe).await,
+            Self::Cluster(cluster) => match cluster.any() {
+                Some(node) => node.send(command, Replay::Safe).await,
+                None => Err(Error::closed().into()),
+            },
+        }
+        .map_err(|failure| self.explain(failure))
+    }
+
+    /// The server's time in milliseconds since 1970, as far as it is known here.
+    pub(super) fn now(&self) -> u64 {
+        let known = match self {
+            Self::Single(node) => node.now(),
+            Self::Cluster(cluster) => cluster.now(),
+        };
+        known.unwrap_or_else(wall_clock)
+    }
+
+    async fn try_run(&self, name: &str, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
+        match self {
+            Self::Single(node) => node.send(command, replay).await,
+            Self::Cluster(cluster) => cluster.send(slot(name), command, replay).await,
+        }
+    }
+
+    fn explain(&self, failure: Failure) -> Error {
+        match self {
+            Self::Single(node) => failure.into_error(node.name()),
+            Self::Cluster(_) => failure.into_error("the cluster"),
+        }
+    }
+}

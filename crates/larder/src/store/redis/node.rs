@@ -1,0 +1,106 @@
+//! One server: its links, and how a request is sent to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use redis::{Cmd, Pipeline, RedisResult, Value};
+
+use super::dial::{Destination, Login, describe};
+use super::error::{Failure, translate};
+use super::link::{Link, Live, is_connection_lost};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Whether a request may be sent again when the connection broke before its answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replay {
+    /// It only reads.
+    Safe,
+    /// It may have taken effect: sending it again could undo what happened since, or charge twice.
+    Never,
+}
+
+pub(super) struct Node {
+    links: Vec<Link>,
+    next: AtomicUsize,
+    name: String,
+    moves: bool,
+}
+
+impl Node {
+    pub(super) fn start(destination: &Destination, login: &Arc<Login>, connections: usize) -> Self {
+        Self {
+            links: (0..connections.max(1)).map(|_| Link::start(destination.clone(), login.clone())).collect(),
+            next: AtomicUsize::new(0),
+            name: describe(destination),
+            moves: destination.moves(),
+        }
+    }
+
+    /// Waits until every link had its first attempt, and gives the first failure.
+    pub(super) async fn ready(&self) -> Result<()> {
+        for link in &self.links {
+            link.live().await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.links.iter().all(Link::is_down)
+    }
+
+    pub(super) fn now(&self) -> Option<u64> {
+        self.links.first()?.time().now()
+    }
+
+    pub(super) async fn send(&self, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
+        let link = self.link()?;
+        let mut live = link.live().await?;
+        let mut answer = live.connection.clone().send_packed_command(command).await;
+        if replay == Replay::Safe && answer.as_ref().is_err_and(is_connection_lost) {
+            live = link.live_after(Some(&live)).await?;
+            answer = live.connection.clone().send_packed_command(command).await;
+        }
+        self.checked(&live, answer)
+    }
+
+    /// The answers in order, each a value or what the server said to that command.
+    pub(super) async fn send_all(
+        &self,
+        pipeline: &Pipeline,
+        replay: Replay,
+    ) -> Result<Vec<Result<Value, Failure>>> {
+        let count = pipeline.len();
+        let link = self.link()?;
+        let mut live = link.live().await?;
+        let mut answers = live.connection.clone().send_packed_commands(pipeline, 0, count).await;
+        if replay == Replay::Safe && answers.as_ref().is_err_and(is_connection_lost) {
+            live = link.live_after(Some(&live)).await?;
+            answers = live.connection.clone().send_packed_commands(pipeline, 0, count).await;
+        }
+        let answers = answers.map_err(|error| translate(&error, &self.name))?;
+        Ok(answers.into_iter().map(|answer| self.checked(&live, Ok(answer))).collect())
+    }
+
+    fn checked(&self, live: &Live, answer: RedisResult<Value>) -> Result<Value, Failure> {
+        let failure = match answer.and_then(Value::extract_error) {
+            Ok(value) => return Ok(value),
+            Err(error) => Failure::of(&error, &self.name),
+        };
+        if let Failure::Error(error) = &failure
+            && self.moves
+            && error.kind() == ErrorKind::ReadOnly
+        {
+            live.give_up();
+        }
+        Err(failure)
+    }
+
+    fn link(&self) -> Result<&Link> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        turn.checked_rem(self.links.len()).and_then(|index| self.links.get(index)).ok_or_else(Error::closed)
+    }
+}

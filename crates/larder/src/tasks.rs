@@ -1,0 +1,36 @@
+//! The tasks that a `Larder` spawned, so that closing it ends them.
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::task::JoinSet;
+
+/// Owner of background tasks: dropping or closing it ends them all.
+#[derive(Debug)]
+pub(crate) struct Tasks(Mutex<Option<JoinSet<()>>>);
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self(Mutex::new(Some(JoinSet::new())))
+    }
+}
+
+impl Tasks {
+    /// Starts a task, unless the owner is closed or there is no runtime any more (a guard dropped at the very end
+    /// of `main`): then the task is dropped.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if let Some(set) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            while set.try_join_next().is_some() {}
+            set.spawn_on(task, &runtime);
+        }
+    }
+
+    /// Ends every task and waits until each is gone.
+    pub(crate) async fn close(&self) {
+        let set = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut set) = set {
+            set.shutdown().await;
+        }
+    }
+}

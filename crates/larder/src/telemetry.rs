@@ -1,0 +1,346 @@
+//! What larder counts, and under which names: the one room for it.
+//!
+//! Counting is always on and costs a few atomic additions; [`Stats`] reads it. With the feature `metrics` the same
+//! events reach the `metrics` facade under the names listed in docs/observability.md. A recorder must be installed
+//! before the caches are built, because the handles are made then. Labels are names that the program chose; keys and
+//! lock names, of which there may be any number, never become labels.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// One operation of one named thing: how often, how long, how many failed.
+pub(crate) struct Instrument {
+    count: AtomicU64,
+    errors: AtomicU64,
+    nanos: AtomicU64,
+    #[cfg(feature = "metrics")]
+    seconds: metrics::Histogram,
+    #[cfg(feature = "metrics")]
+    labels: [metrics::Label; 3],
+}
+
+impl Instrument {
+    /// `kind` is `cache`, `lock` or `limiter`; `name` is the cache's or limiter's.
+    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has labels"))]
+    pub(crate) fn new(kind: &'static str, name: &str, operation: &'static str) -> Self {
+        #[cfg(feature = "metrics")]
+        let labels = [
+            metrics::Label::from_static_parts("kind", kind),
+            metrics::Label::new("name", name.to_owned()),
+            metrics::Label::from_static_parts("operation", operation),
+        ];
+        Self {
+            count: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            nanos: AtomicU64::new(0),
+            #[cfg(feature = "metrics")]
+            seconds: metrics::histogram!("larder_operation_seconds", labels.iter()),
+            #[cfg(feature = "metrics")]
+            labels,
+        }
+    }
+
+    pub(crate) fn finished(&self, elapsed: Duration, error: Option<&Error>) {
+        self.count.fetch_add(1, Relaxed);
+        self.nanos.fetch_add(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        #[cfg(feature = "metrics")]
+        self.seconds.record(elapsed);
+        if let Some(error) = error {
+            self.failed(error);
+        }
+    }
+
+    fn failed(&self, error: &Error) {
+        self.errors.fetch_add(1, Relaxed);
+        tracing::debug!(kind = %error.kind(), %error, "operation failed");
+        #[cfg(feature = "metrics")]
+        {
+            let mut labels = self.labels.to_vec();
+            labels.push(metrics::Label::from_static_parts("error", error.kind().as_str()));
+            metrics::counter!("larder_errors_total", labels).increment(1);
+        }
+    }
+
+    fn read(&self) -> OperationStats {
+        OperationStats {
+            count: self.count.load(Relaxed),
+            errors: self.errors.load(Relaxed),
+            total_time: Duration::from_nanos(self.nanos.load(Relaxed)),
+        }
+    }
+}
+
+/// A count that the facade hears of too.
+struct Count {
+    value: AtomicU64,
+    #[cfg(feature = "metrics")]
+    counter: metrics::Counter,
+}
+
+impl Count {
+    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has names"))]
+    fn new(metric: &'static str, cache: &str) -> Self {
+        Self {
+            value: AtomicU64::new(0),
+            #[cfg(feature = "metrics")]
+            counter: metrics::counter!(metric, "cache" => cache.to_owned()),
+        }
+    }
+
+    fn add(&self, amount: usize) {
+        let amount = u64::try_from(amount).unwrap_or(u64::MAX);
+        self.value.fetch_add(amount, Relaxed);
+        #[cfg(feature = "metrics")]
+        self.counter.increment(amount);
+    }
+
+    fn get(&self) -> u64 {
+        self.value.load(Relaxed)
+    }
+}
+
+/// What one cache counts.
+pub(crate) struct CacheMeter {
+    name: String,
+    hits: Count,
+    misses: Count,
+    loads: Count,
+    load_failures: Count,
+    fills_voided: Count,
+    unreadable: Count,
+    bytes_read: Count,
+    bytes_written: Count,
+    pub(crate) get: Instrument,
+    pub(crate) get_many: Instrument,
+    pub(crate) set: Instrument,
+    pub(crate) set_many: Instrument,
+    pub(crate) delete: Instrument,
+    pub(crate) delete_many: Instrument,
+    pub(crate) exists: Instrument,
+    pub(crate) touch: Instrument,
+    pub(crate) ttl: Instrument,
+    pub(crate) get_or_load: Instrument,
+}
+
+impl CacheMeter {
+    pub(crate) fn new(name: &str) -> Self {
+        let count = |metric| Count::new(metric, name);
+        let instrument = |operation| Instrument::new("cache", name, operation);
+        Self {
+            name: name.to_owned(),
+            hits: count("larder_cache_hits_total"),
+            misses: count("larder_cache_misses_total"),
+            loads: count("larder_cache_loads_total"),
+            load_failures: count("larder_cache_load_failures_total"),
+            fills_voided: count("larder_cache_fills_voided_total"),
+            unreadable: count("larder_cache_unreadable_total"),
+            bytes_read: count("larder_cache_read_bytes_total"),
+            bytes_written: count("larder_cache_written_bytes_total"),
+            get: instrument("get"),
+            get_many: instrument("get_many"),
+            set: instrument("set"),
+            set_many: instrument("set_many"),
+            delete: instrument("delete"),
+            delete_many: instrument("delete_many"),
+            exists: instrument("exists"),
+            touch: instrument("touch"),
+            ttl: instrument("ttl"),
+            get_or_load: instrument("get_or_load"),
+        }
+    }
+
+    pub(crate) fn hit(&self) {
+        self.hits.add(1);
+    }
+
+    pub(crate) fn miss(&self) {
+        self.misses.add(1);
+    }
+
+    pub(crate) fn read(&self, bytes: usize) {
+        self.bytes_read.add(bytes);
+    }
+
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.bytes_written.add(bytes);
+    }
+
+    pub(crate) fn loaded(&self, succeeded: bool) {
+        self.loads.add(1);
+        if !succeeded {
+            self.load_failures.add(1);
+        }
+    }
+
+    pub(crate) fn fill_voided(&self) {
+        self.fills_voided.add(1);
+    }
+
+    /// Something under one of the cache's names is no value of it. The key stays out of the log: it may be personal.
+    pub(crate) fn unreadable(&self, reason: &'static str) {
+        self.unreadable.add(1);
+        tracing::warn!(cache = %self.name, reason, "a stored value cannot be read and counts as a miss");
+    }
+
+    pub(crate) fn stats(&self) -> CacheStats {
+        CacheStats {
+            hits: self.hits.get(),
+            misses: self.misses.get(),
+            loads: self.loads.get(),
+            load_failures: self.load_failures.get(),
+            fills_voided: self.fills_voided.get(),
+            unreadable: self.unreadable.get(),
+            bytes_read: self.bytes_read.get(),
+            bytes_written: self.bytes_written.get(),
+            operations: [
+                ("get", &self.get),
+                ("get_many", &self.get_many),
+                ("set", &self.set),
+                ("set_many", &self.set_many),
+                ("delete", &self.delete),
+                ("delete_many", &self.delete_many),
+                ("exists", &self.exists),
+                ("touch", &self.touch),
+                ("ttl", &self.ttl),
+                ("get_or_load", &self.get_or_load),
+            ]
+            .into_iter()
+            .map(|(operation, instrument)| (operation, instrument.read()))
+            .filter(|(_, stats)| stats.count > 0)
+            .collect(),
+        }
+    }
+}
+
+/// What locks count together.
+pub(crate) struct LockMeter {
+    pub(crate) acquire: Instrument,
+    pub(crate) extend: Instrument,
+    pub(crate) release: Instrument,
+}
+
+impl Default for LockMeter {
+    fn default() -> Self {
+        let instrument = |operation| Instrument::new("lock", "", operation);
+        Self { acquire: instrument("acquire"), extend: instrument("extend"), release: instrument("release") }
+    }
+}
+
+/// What one rate limiter counts.
+pub(crate) struct LimitMeter {
+    #[cfg(feature = "metrics")]
+    allowed: metrics::Counter,
+    #[cfg(feature = "metrics")]
+    refused: metrics::Counter,
+    pub(crate) check: Instrument,
+    pub(crate) remaining: Instrument,
+}
+
+impl LimitMeter {
+    pub(crate) fn new(name: &str) -> Self {
+        #[cfg(feature = "metrics")]
+        let decisions = |decision: &'static str| metrics::counter!("larder_limiter_decisions_total", "limiter" => name.to_owned(), "decision" => decision);
+        Self {
+            #[cfg(feature = "metrics")]
+            allowed: decisions("allowed"),
+            #[cfg(feature = "metrics")]
+            refused: decisions("refused"),
+            check: Instrument::new("limiter", name, "check"),
+            remaining: Instrument::new("limiter", name, "remaining"),
+        }
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) fn decided(&self, allowed: bool) {
+        if allowed { self.allowed.increment(1) } else { self.refused.increment(1) }
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    pub(crate) fn decided(&self, _: bool) {}
+}
+
+/// A connection came up; `again` if it is not the link's first.
+#[cfg(feature = "redis")]
+pub(crate) fn connected(again: bool) {
+    #[cfg(feature = "metrics")]
+    {
+        metrics::gauge!("larder_connections").increment(1.0);
+        if again {
+            metrics::counter!("larder_reconnects_total").increment(1);
+        }
+    }
+    tracing::info!(again, "connected");
+}
+
+/// A connection that stood is gone.
+#[cfg(feature = "redis")]
+pub(crate) fn disconnected() {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("larder_connections").decrement(1.0);
+}
+
+/// What a [`Larder`](crate::Larder) has counted since it was connected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// By the cache's name.
+    pub caches: BTreeMap<String, CacheStats>,
+}
+
+/// What one cache has counted, over all its handles.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheStats {
+    /// Keys asked for and found.
+    pub hits: u64,
+    /// Keys asked for and not found.
+    pub misses: u64,
+    /// Loaders that ran to their end.
+    pub loads: u64,
+    /// Of those, how many failed or panicked.
+    pub load_failures: u64,
+    /// Loaded values that were returned but not stored, because the key was written or deleted meanwhile.
+    pub fills_voided: u64,
+    /// Stored bytes that were no value of this cache: damaged, foreign, or of an unknown layout.
+    pub unreadable: u64,
+    /// Bytes of stored values that were read, envelopes included.
+    pub bytes_read: u64,
+    /// Bytes of values that were written, envelopes included.
+    pub bytes_written: u64,
+    /// By operation, those that were used.
+    pub operations: BTreeMap<&'static str, OperationStats>,
+}
+
+impl CacheStats {
+    /// Hits as a share of all keys asked for, from 0 to 1; `None` before the first.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    pub fn hit_ratio(&self) -> Option<f64> {
+        let asked = self.hits + self.misses;
+        (asked > 0).then(|| self.hits as f64 / asked as f64)
+    }
+}
+
+/// How often an operation was used and how it went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OperationStats {
+    /// Calls that ended, with whatever result.
+    pub count: u64,
+    /// Calls that ended with an error.
+    pub errors: u64,
+    /// The time of all calls together, from the first poll to the result.
+    pub total_time: Duration,
+}
+
+impl OperationStats {
+    /// The mean time of a call; `None` before the first.
+    #[must_use]
+    pub fn mean_time(&self) -> Option<Duration> {
+        let count = u32::try_from(self.count).unwrap_or(u32::MAX);
+        self.total_time.checked_div(count)
+    }
+}

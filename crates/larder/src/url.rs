@@ -1,0 +1,278 @@
+//! Where a `Larder` connects to: the URLs of the README, parsed, with the password kept out of sight.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use percent_encoding::percent_decode_str;
+
+use crate::error::{Error, ErrorKind, Result};
+
+const DEFAULT_PORT: u16 = 6379;
+const DEFAULT_SENTINEL_PORT: u16 = 26379;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    Memory,
+    Server(Server),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) deployment: Deployment,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<Secret>,
+    pub(crate) database: u32,
+    pub(crate) tls: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Deployment {
+    Single(Address),
+    Cluster(Vec<Address>),
+    Sentinel { sentinels: Vec<Address>, service: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Address {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+/// A password, which never shows.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl Address {
+    /// `host`, `host:port`, `[v6]:port`.
+    pub(crate) fn parse(text: &str, default_port: u16) -> Result<Self> {
+        let (host, port) = match text.strip_prefix('[') {
+            Some(v6) => {
+                let (host, rest) = v6.split_once(']').ok_or_else(|| invalid("an IPv6 address needs a ]"))?;
+                (host, rest.strip_prefix(':'))
+            }
+            None => match text.rsplit_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            },
+        };
+        let port = match port {
+            None => default_port,
+            Some(digits) => match digits.parse() {
+                Ok(port) if port > 0 => port,
+                _ => return Err(invalid("a port is a number from 1 to 65535")),
+            },
+        };
+        if host.is_empty() {
+            return Err(invalid("the host is missing"));
+        }
+        Ok(Self::Tcp { host: decode(host)?, port })
+    }
+}
+
+enum Shape {
+    Single,
+    Unix,
+    Cluster,
+    Sentinel,
+}
+
+/// Parses any URL that larder knows. Messages name the part that is wrong and never repeat the URL, which may hold a
+/// password.
+pub(crate) fn parse(url: &str) -> Result<Target> {
+    if url == "memory:" || url == "memory://" {
+        return Ok(Target::Memory);
+    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err(invalid("expected memory: or scheme://…, as in redis://127.0.0.1:6379"));
+    };
+    let (shape, tls) = match scheme.replacen("valkey", "redis", 1).as_str() {
+        "redis" => (Shape::Single, false),
+        "rediss" => (Shape::Single, true),
+        "redis+unix" => (Shape::Unix, false),
+        "redis-cluster" => (Shape::Cluster, false),
+        "rediss-cluster" => (Shape::Cluster, true),
+        "redis-sentinel" => (Shape::Sentinel, false),
+        "rediss-sentinel" => (Shape::Sentinel, true),
+        _ => {
+            return Err(invalid(
+                "unknown scheme; known are memory:, redis, rediss (TLS), redis+unix, redis-cluster, rediss-cluster, \
+                 redis-sentinel, rediss-sentinel, and each with valkey in place of redis",
+            ));
+        }
+    };
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, query)) => (rest, Some(query)),
+        None => (rest, None),
+    };
+    let (authority, path) = match rest.split_once('/') {
+        Some((authority, path)) => (authority, Some(path)),
+        None => (rest, None),
+    };
+    // The last @, so that an @ in a password that was not escaped still ends up in the password.
+    let (user_info, hosts) = match authority.rsplit_once('@') {
+        Some((user_info, hosts)) => (Some(user_info), hosts),
+        None => (None, authority),
+    };
+    let (username, password) = credentials(user_info)?;
+    let path = path.unwrap_or_default();
+
+    let (deployment, database) = match shape {
+        Shape::Unix => {
+            if !hosts.is_empty() || path.is_empty() {
+                return Err(invalid("a Unix socket is an absolute path, as in redis+unix:///run/redis.sock"));
+            }
+            let database = match query.map(|query| query.split_once('=')) {
+                None => 0,
+                Some(Some(("db", number))) => database(number)?,
+                Some(_) => return Err(invalid("the only parameter of a Unix socket's URL is ?db=N")),
+            };
+            (Deployment::Single(Address::Unix(PathBuf::from(format!("/{}", decode(path)?)))), database)
+        }
+        _ if query.is_some() => {
+            return Err(invalid("parameters after ? are not known here: use Larder::builder()"));
+        }
+        Shape::Single => {
+            if hosts.contains(',') {
+                return Err(invalid("several hosts need redis-cluster:// or redis-sentinel://"));
+            }
+            (Deployment::Single(Address::parse(hosts, DEFAULT_PORT)?), database(path)?)
+        }
+        Shape::Cluster => {
+            if !path.is_empty() && path != "0" {
+                return Err(invalid("a cluster has only database 0"));
+            }
+            (Deployment::Cluster(addresses(hosts, DEFAULT_PORT)?), 0)
+        }
+        Shape::Sentinel => {
+            let (service, number) = path.split_once('/').unwrap_or((path, ""));
+            if service.is_empty() {
+                return Err(invalid("the service is missing, as in redis-sentinel://h1,h2/service"));
+            }
+            let sentinels = addresses(hosts, DEFAULT_SENTINEL_PORT)?;
+            (Deployment::Sentinel { sentinels, service: decode(service)? }, database(number)?)
+        }
+    };
+    Ok(Target::Server(Server { deployment, username, password, database, tls }))
+}
+
+fn credentials(user_info: Option<&str>) -> Result<(Option<String>, Option<Secret>)> {
+    let Some(user_info) = user_info else { return Ok((None, None)) };
+    let (username, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+    let some = |text: &str| if text.is_empty() { Ok(None) } else { decode(text).map(Some) };
+    Ok((some(username)?, some(password)?.map(Secret)))
+}
+
+fn addresses(hosts: &str, default_port: u16) -> Result<Vec<Address>> {
+    hosts.split(',').map(|host| Address::parse(host, default_port)).collect()
+}
+
+fn database(text: &str) -> Result<u32> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    text.parse().map_err(|_| invalid("the database is a number"))
+}
+
+fn decode(text: &str) -> Result<String> {
+    match percent_decode_str(text).decode_utf8() {
+        Ok(decoded) => Ok(decoded.into_owned()),
+        Err(_) => Err(invalid("a part is not UTF-8 after percent-decoding")),
+    }
+}
+
+fn invalid(message: &str) -> Error {
+    Error::new(ErrorKind::InvalidUrl, format!("the URL is not one that larder knows: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(url: &str) -> Server {
+        match parse(url).unwrap() {
+            Target::Server(server) => server,
+            Target::Memory => panic!("{url} is no server"),
+        }
+    }
+
+    fn tcp(host: &str, port: u16) -> Address {
+        Address::Tcp { host: host.into(), port }
+    }
+
+    #[test]
+    fn every_form_of_the_readme_is_understood() {
+        assert_eq!(parse("memory:").unwrap(), Target::Memory);
+        for scheme in ["redis", "valkey"] {
+            let plain = server(&format!("{scheme}://localhost"));
+            assert_eq!(plain.deployment, Deployment::Single(tcp("localhost", 6379)));
+            assert!(!plain.tls && plain.database == 0 && plain.password.is_none());
+
+            let full = server(&format!("{scheme}://ann:p%40ss@10.0.0.1:7000/3"));
+            assert_eq!(full.deployment, Deployment::Single(tcp("10.0.0.1", 7000)));
+            assert_eq!((full.username.as_deref(), full.database), (Some("ann"), 3));
+            assert_eq!(full.password, Some(Secret("p@ss".into())));
+
+            assert!(server(&format!("{scheme}s://h")).tls);
+            let unix = server(&format!("{scheme}+unix://:pw@/run/my%20redis.sock?db=2"));
+            assert_eq!(unix.deployment, Deployment::Single(Address::Unix("/run/my redis.sock".into())));
+            assert_eq!((unix.database, unix.password), (2, Some(Secret("pw".into()))));
+
+            let cluster = server(&format!("{scheme}-cluster://h1,h2:7001,[::1]:7002"));
+            let nodes = vec![tcp("h1", 6379), tcp("h2", 7001), tcp("::1", 7002)];
+            assert_eq!(cluster.deployment, Deployment::Cluster(nodes));
+
+            let sentinel = server(&format!("{scheme}-sentinel://:pw@h1,h2:5/main/4"));
+            let sentinels = vec![tcp("h1", 26379), tcp("h2", 5)];
+            assert_eq!(sentinel.deployment, Deployment::Sentinel { sentinels, service: "main".into() });
+            assert_eq!(sentinel.database, 4);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_the_password_is_not() {
+        for (url, part) in [
+            ("", "expected"),
+            ("localhost:6379", "expected"),
+            ("http://:hunter2@h", "scheme"),
+            ("redis://:hunter2@", "host"),
+            ("redis://:hunter2@h:x", "port"),
+            ("redis://:hunter2@h:0", "port"),
+            ("redis://:hunter2@h:65536", "port"),
+            ("redis://:hunter2@h/x", "database"),
+            ("redis://:hunter2@h1,h2", "several"),
+            ("redis://:hunter2@h?x=1", "parameters"),
+            ("redis+unix://:hunter2@", "path"),
+            ("redis-cluster://:hunter2@h/1", "database 0"),
+            ("redis-sentinel://:hunter2@h", "service"),
+            ("redis://[::1", "]"),
+            ("redis://:%ff@h", "UTF-8"),
+        ] {
+            let error = parse(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{url}");
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains(part) && !shown.contains("hunter2"), "{url}: {shown}");
+        }
+    }
+
+    #[test]
+    fn a_password_does_not_show() {
+        let shown = format!("{:?}", parse("redis://ann:hunter2@h").unwrap());
+        assert!(shown.contains("ann") && !shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,332 @@
+//! The bytes before a value: what a reader must know before it believes what follows.
+//!
+//! A stored value is a header of 40 bytes, the versions of its tags, and the payload. The header says how to decode
+//! the payload, when it was written in the server's time, and which write it was; a CRC-32 covers all of it, so
+//! that a truncated or damaged value is a miss and never a wrong value. The first byte can begin neither JSON nor any
+//! UTF-8 text, which is how bare JSON written by somebody else is told apart. All numbers are big-endian.
+//! docs/wire-format.md has the same table for readers of another language.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0 | 0x9A |
+//! | 1 | layout version, 1 |
+//! | 2 | kind (2 bits), compression (3), codec (3), from the top |
+//! | 3 | number of tags |
+//! | 4–11 | nonce, random, never 0: a token where the kind is a placeholder |
+//! | 12–17 | written at, ms since 1970 |
+//! | 18–23 | fresh until, ms since 1970; 0: until it expires |
+//! | 24–27 | what loading it took, µs, at most 2³²−1 |
+//! | 28–35 | version of the cache's clear, 0: none |
+//! | 36–39 | CRC-32 (IEEE) of all the other bytes |
+
+use crc32fast::Hasher;
+
+pub(crate) const MAGIC: u8 = 0x9A;
+const LAYOUT: u8 = 1;
+pub(crate) const HEADER: usize = 40;
+const CHECKSUM: std::ops::Range<usize> = 36..40;
+
+/// What stands under a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Value,
+    /// The origin is known to have no such thing.
+    Absence,
+    /// Somebody is loading: for readers nothing is here yet.
+    Placeholder,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Codec {
+    Json,
+    MessagePack,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Lz4,
+}
+
+/// A tag and the version it had when the data was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TagVersion {
+    pub(crate) tag: String,
+    pub(crate) version: u64,
+}
+
+/// Everything before the payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Envelope {
+    pub(crate) kind: Kind,
+    pub(crate) codec: Codec,
+    pub(crate) compression: Compression,
+    pub(crate) nonce: u64,
+    /// Milliseconds since 1970, in the server's time.
+    pub(crate) written_at: u64,
+    /// Milliseconds since 1970, in the server's time; 0: until it expires.
+    pub(crate) fresh_until: u64,
+    /// Microseconds.
+    pub(crate) load_cost: u32,
+    pub(crate) clear_version: u64,
+    pub(crate) tags: Vec<TagVersion>,
+}
+
+/// Why bytes that claim to be an envelope cannot be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Damage {
+    Truncated,
+    Checksum,
+    /// Written by a newer larder, or with a codec that this build leaves out.
+    Unknown,
+}
+
+impl Damage {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::Checksum => "checksum",
+            Self::Unknown => "unknown_layout",
+        }
+    }
+}
+
+impl Envelope {
+    /// The placeholder of a fill: these very bytes stand under the key until the fill commits.
+    pub(crate) fn placeholder(token: u64, written_at: u64) -> Vec<u8> {
+        let envelope = Self {
+            kind: Kind::Placeholder,
+            codec: Codec::Json,
+            compression: Compression::None,
+            nonce: token,
+            written_at,
+            fresh_until: 0,
+            load_cost: 0,
+            clear_version: 0,
+            tags: Vec::new(),
+        };
+        let mut out = Vec::with_capacity(HEADER);
+        envelope.begin(&mut out);
+        seal(&mut out);
+        out
+    }
+
+    /// Writes the header and the tags. The payload is then appended, and [`seal`] called.
+    pub(crate) fn begin(&self, out: &mut Vec<u8>) {
+        let kind = match self.kind {
+            Kind::Value => 0,
+            Kind::Absence => 1,
+            Kind::Placeholder => 2,
+        };
+        let compression = match self.compression {
+            Compression::None => 0,
+            Compression::Lz4 => 1,
+        };
+        let codec = match self.codec {
+            Codec::Json => 0,
+            Codec::MessagePack => 1,
+        };
+        let tags = self.tags.iter().take(usize::from(u8::MAX));
+        out.extend_from_slice(&[
+            MAGIC,
+            LAYOUT,
+            kind << 6 | compression << 3 | codec,
+            u8::try_from(tags.len()).unwrap_or(u8::MAX),
+        ]);
+        out.extend_from_slice(&self.nonce.to_be_bytes());
+        out.extend_from_slice(&six_bytes(self.written_at));
+        out.extend_from_slice(&six_bytes(self.fresh_until));
+        out.extend_from_slice(&self.load_cost.to_be_bytes());
+        out.extend_from_slice(&self.clear_version.to_be_bytes());
+        out.extend_from_slice(&[0; 4]);
+        for TagVersion { tag, version } in tags {
+            out.extend_from_slice(&version.to_be_bytes());
+            out.push(u8::try_from(tag.len()).unwrap_or(u8::MAX));
+            out.extend_from_slice(tag.as_bytes());
+        }
+    }
+
+    /// Splits stored bytes into the envelope and the payload.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), Damage> {
+        let mut reader = Reader(bytes);
+        let [magic, layout, packed, tag_count] = reader.array()?;
+        if magic != MAGIC || layout != LAYOUT {
+            return Err(Damage::Unknown);
+        }
+        let nonce = u64::from_be_bytes(reader.array()?);
+        let written_at = from_six_bytes(reader.array()?);
+        let fresh_until = from_six_bytes(reader.array()?);
+        let load_cost = u32::from_be_bytes(reader.array()?);
+        let clear_version = u64::from_be_bytes(reader.array()?);
+        let checksum = u32::from_be_bytes(reader.array()?);
+        // Before anything of variable length is believed.
+        if checksum != crc(bytes) {
+            return Err(Damage::Checksum);
+        }
+        let kind = match packed >> 6 {
+            0 => Kind::Value,
+            1 => Kind::Absence,
+            2 => Kind::Placeholder,
+            _ => return Err(Damage::Unknown),
+        };
+        let compression = match packed >> 3 & 7 {
+            0 => Compression::None,
+            1 => Compression::Lz4,
+            _ => return Err(Damage::Unknown),
+        };
+        let codec = match packed & 7 {
+            0 => Codec::Json,
+            1 => Codec::MessagePack,
+            _ => return Err(Damage::Unknown),
+        };
+        let mut tags = Vec::with_capacity(usize::from(tag_count));
+        for _ in 0..tag_count {
+            let version = u64::from_be_bytes(reader.array()?);
+            let [length] = reader.array()?;
+            let tag = str::from_utf8(reader.take(usize::from(length))?).map_err(|_| Damage::Unknown)?;
+            tags.push(TagVersion { tag: tag.to_owned(), version });
+        }
+        let envelope =
+            Self { kind, codec, compression, nonce, written_at, fresh_until, load_cost, clear_version, tags };
+        Ok((envelope, reader.0))
+    }
+}
+
+/// Completes a value begun by [`Envelope::begin`]: the checksum is known only when the payload is.
+pub(crate) fn seal(bytes: &mut [u8]) {
+    let checksum = crc(bytes).to_be_bytes();
+    if let Some(place) = bytes.get_mut(CHECKSUM) {
+        place.copy_from_slice(&checksum);
+    }
+}
+
+/// What the first bytes of an entry tell without its payload: nothing else can be believed without the checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Glance {
+    /// A placeholder or a known absence: for a reader nothing is here.
+    Nothing,
+    /// A value whose tags must be compared before it counts.
+    Tagged,
+    Something,
+}
+
+pub(crate) fn glance(start: &[u8]) -> Glance {
+    match start {
+        [MAGIC, LAYOUT, packed, _, ..] if packed >> 6 != 0 => Glance::Nothing,
+        [MAGIC, LAYOUT, _, tags, ..] if *tags > 0 => Glance::Tagged,
+        [] => Glance::Nothing,
+        _ => Glance::Something,
+    }
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    let mut hasher = Hasher::new();
+    hasher.update(bytes.get(..CHECKSUM.start).unwrap_or_default());
+    hasher.update(bytes.get(CHECKSUM.end..).unwrap_or_default());
+    hasher.finalize()
+}
+
+fn six_bytes(number: u64) -> [u8; 6] {
+    let [_, _, rest @ ..] = number.min((1 << 48) - 1).to_be_bytes();
+    rest
+}
+
+fn from_six_bytes([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Damage> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Damage::Truncated)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(Damage::Truncated)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn envelopes() -> impl Strategy<Value = Envelope> {
+        let kinds = prop_oneof![Just(Kind::Value), Just(Kind::Absence), Just(Kind::Placeholder)];
+        let codecs = prop_oneof![Just(Codec::Json), Just(Codec::MessagePack)];
+        let compressions = prop_oneof![Just(Compression::None), Just(Compression::Lz4)];
+        let tag = ("\\PC{0,40}", any::<u64>()).prop_map(|(tag, version)| TagVersion { tag, version });
+        let tags = proptest::collection::vec(tag, 0..4);
+        let times = (0u64..1 << 48, 0u64..1 << 48);
+        (kinds, codecs, compressions, any::<u64>(), times, any::<u32>(), any::<u64>(), tags).prop_map(
+            |(kind, codec, compression, nonce, (written_at, fresh_until), load_cost, clear_version, tags)| {
+                Envelope {
+                    kind,
+                    codec,
+                    compression,
+                    nonce,
+                    written_at,
+                    fresh_until,
+                    load_cost,
+                    clear_version,
+                    tags,
+                }
+            },
+        )
+    }
+
+    fn write(envelope: &Envelope, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        envelope.begin(&mut out);
+        out.extend_from_slice(payload);
+        seal(&mut out);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(envelope in envelopes(), payload: Vec<u8>) {
+            let bytes = write(&envelope, &payload);
+            prop_assert_eq!(Envelope::parse(&bytes), Ok((envelope, payload.as_slice())));
+        }
+
+        #[test]
+        fn a_truncated_value_is_never_believed(envelope in envelopes(), payload: Vec<u8>, cut: prop::sample::Index) {
+            let bytes = write(&envelope, &payload);
+            let shorter = &bytes[..cut.index(bytes.len())];
+            prop_assert!(Envelope::parse(shorter).is_err());
+        }
+
+        #[test]
+        fn a_flipped_bit_is_never_believed(envelope in envelopes(), payload: Vec<u8>, at: prop::sample::Index, bit in 0u8..8) {
+            let mut bytes = write(&envelope, &payload);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(Envelope::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn foreign_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = Envelope::parse(&bytes);
+            let _ = glance(&bytes);
+        }
+    }
+
+    #[test]
+    fn without_tags_it_takes_forty_bytes() {
+        assert_eq!(Envelope::placeholder(7, 1).len(), HEADER);
+        assert_eq!(HEADER, 40);
+    }
+
+    #[test]
+    fn a_placeholder_is_nothing_at_a_glance() {
+        assert_eq!(glance(&Envelope::placeholder(7, 1)), Glance::Nothing);
+        assert_eq!(glance(b""), Glance::Nothing);
+        assert_eq!(glance(b"{}"), Glance::Something);
+    }
+}

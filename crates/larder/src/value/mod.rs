@@ -1,0 +1,261 @@
+//! From a program's value to stored bytes and back.
+//!
+//! Writing follows the cache's [`Format`]; reading follows the bytes, so a cache reads whatever any larder wrote
+//! under its names, whatever the format was then. Bytes that cannot be believed are a miss with a reason, never a
+//! panic and never a wrong value.
+
+mod envelope;
+mod format;
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, ErrorKind, Result};
+
+pub(crate) use envelope::{Codec, Compression, Envelope, Glance, HEADER, Kind, TagVersion, glance};
+pub use format::Format;
+
+/// How a cache writes its values.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    format: Format,
+    compress_above: Option<usize>,
+    max_bytes: usize,
+    /// What the last value took: reserving it at once saves the growing of a buffer from nothing.
+    room: AtomicUsize,
+}
+
+/// What the envelope says of one write.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stamp {
+    pub(crate) nonce: u64,
+    pub(crate) written_at: u64,
+    pub(crate) load_cost: u32,
+    pub(crate) tags: Vec<TagVersion>,
+}
+
+impl Encoder {
+    pub(crate) fn new(format: Format, compress_above: Option<usize>, max_bytes: usize) -> Self {
+        Self { format, compress_above, max_bytes, room: AtomicUsize::new(128) }
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
+    pub(crate) fn encode<V: Serialize>(&self, value: &V, stamp: Stamp) -> Result<Vec<u8>> {
+        // A little more than the last: values of one kind differ by a few digits.
+        let mut out = Vec::with_capacity(self.room.load(Relaxed) + 32);
+        let Some(codec) = self.format.codec() else {
+            format::json(value, &mut out)?;
+            self.check_size(out.len())?;
+            return Ok(out);
+        };
+        let mut envelope = Envelope {
+            kind: Kind::Value,
+            codec,
+            compression: Compression::None,
+            nonce: stamp.nonce,
+            written_at: stamp.written_at,
+            fresh_until: 0,
+            load_cost: stamp.load_cost,
+            clear_version: 0,
+            tags: stamp.tags,
+        };
+        envelope.begin(&mut out);
+        let payload_start = out.len();
+        match codec {
+            Codec::Json => format::json(value, &mut out)?,
+            Codec::MessagePack => format::message_pack(value, &mut out)?,
+        }
+        let payload = out.get(payload_start..).unwrap_or_default();
+        self.check_size(payload.len())?;
+        // Not the room of an unusually large value: every later one would take as much.
+        self.room.store(out.len().min(64 * 1024), Relaxed);
+
+        if self.compress_above.is_some_and(|threshold| payload.len() > threshold)
+            && let Some(smaller) = format::compress(payload)
+        {
+            envelope.compression = Compression::Lz4;
+            out.clear();
+            envelope.begin(&mut out);
+            out.extend_from_slice(&smaller);
+        }
+        envelope::seal(&mut out);
+        Ok(out)
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<()> {
+        if bytes > self.max_bytes {
+            return Err(Error::new(
+                ErrorKind::ValueTooLarge,
+                format!("the value takes {bytes} bytes, more than max_value_bytes ({})", self.max_bytes),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What stored bytes turned out to be.
+#[derive(Debug)]
+pub(crate) enum Decoded<V> {
+    /// A value, and the versions of the tags that it stands or falls with.
+    Value(V, Vec<TagVersion>),
+    /// A placeholder or a known absence: for a reader nothing is here.
+    Nothing,
+    /// A reason, as in the metrics' label.
+    Unreadable(&'static str),
+}
+
+/// Decodes what `get` found. `max_bytes` bounds what a compressed value may grow to.
+pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8], max_bytes: usize) -> Decoded<V> {
+    if bytes.first() != Some(&envelope::MAGIC) {
+        return match serde_json::from_slice(bytes) {
+            Ok(value) => Decoded::Value(value, Vec::new()),
+            Err(_) => Decoded::Unreadable("foreign"),
+        };
+    }
+    let (envelope, payload) = match Envelope::parse(bytes) {
+        Ok(parsed) => parsed,
+        Err(damage) => return Decoded::Unreadable(damage.as_str()),
+    };
+    if envelope.kind != Kind::Value {
+        return Decoded::Nothing;
+    }
+    let decoded = match envelope.compression {
+        Compression::None => format::read(envelope.codec, payload),
+        Compression::Lz4 => match format::decompress(payload, max_bytes) {
+            Ok(payload) => format::read(envelope.codec, &payload),
+            Err(reason) => Err(reason),
+        },
+    };
+    match decoded {
+        Ok(value) => Decoded::Value(value, envelope.tags),
+        Err(reason) => Decoded::Unreadable(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Item {
+        name: String,
+        numbers: Vec<i64>,
+        more: Option<bool>,
+    }
+
+    fn items() -> impl Strategy<Value = Item> {
+        (any::<String>(), any::<Vec<i64>>(), any::<Option<bool>>()).prop_map(|(name, numbers, more)| Item {
+            name,
+            numbers,
+            more,
+        })
+    }
+
+    fn encoder(format: Format) -> Encoder {
+        Encoder::new(format, None, 1 << 20)
+    }
+
+    fn value(bytes: &[u8]) -> Option<Item> {
+        match decode(bytes, 1 << 20) {
+            Decoded::Value(value, _) => Some(value),
+            _ => None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_format_gives_back_what_it_was_given(item in items(), threshold in proptest::option::of(0usize..400)) {
+            for format in Format::ALL {
+                let encoder = Encoder::new(*format, threshold, 1 << 20);
+                let bytes = encoder.encode(&item, Stamp::default()).unwrap();
+                prop_assert_eq!(value(&bytes), Some(item.clone()));
+            }
+        }
+
+        #[test]
+        fn damaged_values_are_unreadable(item in items(), cut: prop::sample::Index, at: prop::sample::Index, bit in 0u8..8) {
+            let mut bytes = encoder(Format::Json).encode(&item, Stamp::default()).unwrap();
+            prop_assert_eq!(value(&bytes[..cut.index(bytes.len())]), None);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert_eq!(value(&bytes), None);
+        }
+
+        #[test]
+        fn foreign_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = decode::<Item>(&bytes, 1 << 20);
+        }
+
+        #[test]
+        #[cfg(feature = "compress")]
+        fn foreign_compressed_payloads_never_panic(payload: Vec<u8>) {
+            let envelope = Envelope {
+                kind: Kind::Value,
+                codec: Codec::Json,
+                compression: Compression::Lz4,
+                nonce: 1,
+                written_at: 0,
+                fresh_until: 0,
+                load_cost: 0,
+                clear_version: 0,
+                tags: Vec::new(),
+            };
+            let mut bytes = Vec::new();
+            envelope.begin(&mut bytes);
+            bytes.extend_from_slice(&payload);
+            envelope::seal(&mut bytes);
+            let _ = decode::<Item>(&bytes, 1 << 20);
+        }
+    }
+
+    #[test]
+    fn bare_json_of_somebody_else_is_read() {
+        let item = value(br#" {"name":"x","numbers":[1],"more":null,"unknown":1}"#);
+        assert_eq!(item, Some(Item { name: "x".into(), numbers: vec![1], more: None }));
+    }
+
+    #[test]
+    fn plain_writes_bare_json() {
+        let item = Item { name: "x".into(), numbers: vec![], more: Some(true) };
+        let bytes = encoder(Format::Plain).encode(&item, Stamp::default()).unwrap();
+        assert_eq!(bytes, br#"{"name":"x","numbers":[],"more":true}"#);
+    }
+
+    #[test]
+    fn a_value_above_the_limit_is_refused_and_says_both_sizes() {
+        let encoder = Encoder::new(Format::Json, None, 10);
+        let error = encoder.encode(&"x".repeat(9), Stamp::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ValueTooLarge);
+        assert!(error.to_string().contains("11 bytes") && error.to_string().contains("10"), "{error}");
+    }
+
+    #[test]
+    #[cfg(feature = "compress")]
+    fn a_long_value_shrinks_and_one_that_would_not_is_left_alone() {
+        let encoder = Encoder::new(Format::Json, Some(100), 1 << 20);
+        let long = "larder ".repeat(1000);
+        let bytes = encoder.encode(&long, Stamp::default()).unwrap();
+        assert!(bytes.len() < long.len() / 10, "{}", bytes.len());
+        assert!(matches!(decode::<String>(&bytes, 1 << 20), Decoded::Value(back, _) if back == long));
+
+        let noise: Vec<u64> = (0..100u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
+        let bytes = encoder.encode(&noise, Stamp::default()).unwrap();
+        assert!(matches!(decode::<Vec<u64>>(&bytes, 1 << 20), Decoded::Value(back, _) if back == noise));
+    }
+
+    #[test]
+    #[cfg(feature = "compress")]
+    fn decompression_stops_at_the_maximum() {
+        let encoder = Encoder::new(Format::Json, Some(0), 1 << 20);
+        let bytes = encoder.encode(&"0".repeat(100_000), Stamp::default()).unwrap();
+        assert!(matches!(decode::<String>(&bytes, 99_999), Decoded::Unreadable("too_large")));
+    }
+}

@@ -1,0 +1,555 @@
+#!/usr/bin/env bash
+# Starts, stops and looks after the Redis or Valkey server that larder works with. `--help` says how.
+#
+# Two ways to run it, with the same settings: the services of compose.yaml where a Docker engine answers, else a local
+# redis-server or valkey-server in the background. A password never stands on a command line, where `ps` would show it:
+# servers read it from a file of mode 600 or from standard input, clients from REDISCLI_AUTH.
+# Runs on bash 3.2 (macOS), hence no associative arrays and no ${x,,}.
+set -euo pipefail
+umask 077
+
+readonly EX_FAIL=1 EX_USAGE=2 EX_STOPPED=3 EX_PASSWORD=4
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+readonly here
+me=./$(basename "${BASH_SOURCE[0]}")
+readonly me
+
+usage() {
+  cat <<HELP
+Usage: $me [--coordination] VERB [OPTION...]
+
+  start           start the server and wait until it answers; fine when it runs already
+  stop            save and stop the server that start started
+  status          url, pid, uptime, data, policy; exit code 0 running, 3 stopped
+  cli [ARG...]    redis-cli on the server: interactive, or one command
+  flush [--yes]   delete every key, after showing how many and asking
+  logs [-f]       the last 100 lines of the log; -f follows it
+  info            memory, hit ratio, evictions, keys, clients, policy
+
+  --coordination  the second server, for locks and limits: never evicts, every write on the disk before its reply, port
+                  6380. Before the verb or right after it.
+  --help          this text
+
+Uses Docker Compose where an engine answers, else a local server. Exit codes: 0 done, 1 failed, 2 wrong usage,
+3 the server is stopped, 4 the running server has another password than REDIS_PASSWORD.
+
+Environment:
+  REDIS_PASSWORD                 password of both servers; empty or unset: none
+  REDIS_PORT                     6379      REDIS_COORDINATION_PORT        6380
+  REDIS_MAXMEMORY                256mb     REDIS_COORDINATION_MAXMEMORY   128mb
+  LARDER_DATA                    folder of a local server's data, log, settings
+                                 (\${XDG_STATE_HOME:-~/.local/state}/larder)
+  LARDER_SERVER                  local server binary; implies LARDER_LOCAL=1
+  LARDER_LOCAL                   1: a local server even where Docker runs
+  LARDER_WAIT                    seconds that start and stop wait: 60
+HELP
+}
+
+die() { # exit code, then lines
+  local code=$1 line
+  shift
+  printf '%s: %s\n' "$me" "$1" >&2
+  shift
+  for line in "$@"; do printf '  %s\n' "${line//$'\n'/$'\n  '}" >&2; done
+  exit "$code"
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+row() { printf '%-10s %s\n' "$1" "$2"; }
+
+# ---- what to type to install --------------------------------------------------------------------------------------------
+
+install_line() { # server | client: the one line for this machine
+  local sudo='' after=''
+  [[ $(id -u) == 0 ]] || sudo='sudo '
+  if has apt-get; then
+    # Debian starts its own server on 6379 at installation: the port that start is about to use.
+    if has systemctl; then after=" && ${sudo}systemctl disable --now redis-server"; fi
+    if [[ $1 == server ]]; then
+      printf '%sapt-get install -y redis-server%s' "$sudo" "$after"
+    else
+      printf '%sapt-get install -y redis-tools' "$sudo"
+    fi
+  elif has brew; then printf 'brew install redis'
+  elif has dnf; then printf '%sdnf install -y valkey' "$sudo"
+  elif has apk; then printf '%sapk add redis' "$sudo"
+  elif has pacman; then printf '%spacman -S --noconfirm valkey' "$sudo"
+  elif has zypper; then printf '%szypper install -y valkey' "$sudo"
+  else printf 'see https://valkey.io/download/ or https://redis.io/docs/latest/operate/oss_and_stack/install/'
+  fi
+}
+
+find_server() { # sets server
+  if [[ -n ${LARDER_SERVER:-} ]]; then
+    server=$(command -v "$LARDER_SERVER") || die $EX_FAIL "LARDER_SERVER=$LARDER_SERVER is not an executable file"
+  elif has redis-server; then server=$(command -v redis-server)
+  elif has valkey-server; then server=$(command -v valkey-server)
+  elif has docker && [[ -z ${LARDER_LOCAL:-} ]]; then
+    die $EX_FAIL 'no server to start: docker is installed, but not both its engine and Compose answer,' \
+      'and there is no redis-server or valkey-server. Start the Docker engine, or type:' "$(install_line server)"
+  else
+    die $EX_FAIL 'no server to start: there is no Docker engine, redis-server or valkey-server. Type:' \
+      "$(install_line server)"
+  fi
+}
+
+find_client() { # sets client
+  if has redis-cli; then client=redis-cli
+  elif has valkey-cli; then client=valkey-cli
+  else die $EX_FAIL "$verb needs redis-cli or valkey-cli, and there is neither. Type:" "$(install_line client)"
+  fi
+}
+
+# ---- which server -------------------------------------------------------------------------------------------------------
+
+settings() { # what the flags and the environment ask for
+  if [[ $coordination == yes ]]; then
+    role=coordination service=redis-coordination port_name=REDIS_COORDINATION_PORT
+    port=${REDIS_COORDINATION_PORT:-6380} maxmemory=${REDIS_COORDINATION_MAXMEMORY:-128mb}
+    policy=noeviction fsync=always flag=' --coordination'
+  else
+    role=cache service=redis port_name=REDIS_PORT
+    port=${REDIS_PORT:-6379} maxmemory=${REDIS_MAXMEMORY:-256mb}
+    policy=allkeys-lfu fsync=everysec flag=''
+  fi
+  wait_seconds=${LARDER_WAIT:-60}
+  if [[ ${LARDER_LOCAL:-} == 0 ]]; then LARDER_LOCAL=''; fi
+  password=${REDIS_PASSWORD:-}
+  if ! [[ $port =~ ^[1-9][0-9]{0,4}$ ]] || ((port > 65535)); then die $EX_USAGE "$port_name=$port is not a port"; fi
+  [[ $maxmemory =~ ^[0-9]+([kKmMgG]?[bB]|[kKmMgG])?$ ]] ||
+    die $EX_USAGE "maxmemory '$maxmemory' is not a size such as 256mb, 1gb or 0 (no limit)"
+  [[ $wait_seconds =~ ^[1-9][0-9]*$ ]] || die $EX_USAGE "LARDER_WAIT=$wait_seconds is not a number of seconds"
+  [[ $password != *[[:cntrl:]]* ]] || die $EX_USAGE 'REDIS_PASSWORD contains a control character'
+  # Only REDIS_PASSWORD counts: a client would otherwise offer these to a server that has none.
+  unset REDISCLI_AUTH VALKEYCLI_AUTH
+}
+
+choose_mode() { # compose | local; a local server that runs is the one meant, whatever Docker does
+  mode=local
+  folder=${LARDER_DATA:-${XDG_STATE_HOME:-${HOME:?neither LARDER_DATA nor HOME is set}/.local/state}/larder}/$role
+  if [[ -d $folder ]]; then folder=$(cd "$folder" && pwd -P); fi
+  config=$folder/server.conf pid_file=$folder/server.pid log_file=$folder/server.log
+  if [[ -n ${LARDER_LOCAL:-}${LARDER_SERVER:-} ]] || local_pid >/dev/null; then return; fi
+  if has docker && bounded docker info >/dev/null 2>&1 && bounded docker compose version >/dev/null 2>&1; then mode=compose; fi
+}
+
+bounded() { if has timeout; then timeout 20 "$@"; else "$@"; fi; } # a remote engine may never answer
+
+url() {
+  if [[ -n $password ]]; then printf "redis://:\$REDIS_PASSWORD@127.0.0.1:%s" "$port"
+  else printf 'redis://127.0.0.1:%s' "$port"
+  fi
+}
+
+# ---- the port -----------------------------------------------------------------------------------------------------------
+
+ask() ( # what the port answers to PING; fails when nothing listens. Needs no client.
+  exec 2>/dev/null 3<>"/dev/tcp/127.0.0.1/$port" || exit 1
+  printf 'PING\r\n' >&3 || exit 0
+  IFS= read -r -t 2 line <&3 || true
+  printf '%s' "${line%$'\r'}"
+)
+
+refuse_taken_port() {
+  local answer owner=''
+  answer=$(ask) || return 0
+  if has lsof; then owner=$(lsof -nP -iTCP:"$port" -sTCP:LISTEN -Fpc 2>/dev/null |
+    awk '/^p/ {p = substr($0, 2)} /^c/ {print substr($0, 2) " (pid " p ")"; exit}') || true; fi
+  if [[ -z $owner ]] && has ss; then owner=$(ss -ltnpH "sport = :$port" 2>/dev/null |
+    sed -n 's/.*users:(("\([^"]*\)",pid=\([0-9]*\).*/\1 (pid \2)/p' | head -n 1) || true; fi
+  case $answer in
+    +PONG* | -NOAUTH* | -LOADING* | -DENIED*) owner="${owner:-unknown process}, a Redis or Valkey server, but not that of $folder" ;;
+    *) owner=${owner:-a process of another user} ;;
+  esac
+  die $EX_FAIL "port $port is taken: ${owner}" "stop that, or choose another port: $port_name=$((port < 65000 ? port + 1000 : port - 1000)) $me$flag start"
+}
+
+# ---- a local server -----------------------------------------------------------------------------------------------------
+
+local_pid() { # the pid of the server that start started here; fails when it does not run
+  local pid cwd words
+  [[ -r $pid_file ]] && pid=$(<"$pid_file") && [[ $pid =~ ^[1-9][0-9]*$ ]] || return 1
+  # After a crash the number may belong to any other process: it must be a server, and stand in this data folder.
+  if [[ -d /proc/self ]]; then
+    cwd=$(readlink "/proc/$pid/cwd" 2>/dev/null) || return 1
+    words=$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") || return 1
+  else
+    cwd=$(lsof -a -p "$pid" -d cwd -Fn 2>/dev/null | sed -n 's/^n//p') || return 1
+    words=$(ps -p "$pid" -o args= 2>/dev/null) || return 1
+  fi
+  [[ $cwd == "$folder" && $words == *server* ]] || return 1
+  printf '%s' "$pid"
+}
+
+quoted() { local text=${1//\\/\\\\}; printf '"%s"' "${text//\"/\\\"}"; } # as redis.conf reads it
+
+render_config() { # the settings of compose.yaml; only directives that Redis 6.0 knows too
+  cat <<CONFIG
+# Written by $me start at each start; changes here do not last.
+bind 127.0.0.1
+protected-mode yes
+port $port
+daemonize yes
+pidfile $(quoted "$pid_file")
+logfile $(quoted "$log_file")
+dir $(quoted "$folder")
+appendonly yes
+appendfsync $fsync
+save ""
+maxmemory $maxmemory
+maxmemory-policy $policy
+requirepass $(quoted "$password")
+CONFIG
+}
+
+setting() { sed -n "s/^$1 //p" "$config" 2>/dev/null || true; } # of the running server's configuration
+
+follow_local_port() { # the verbs other than start go where the server listens
+  local asked=${!port_name:-} listens
+  listens=$(setting port)
+  if [[ -n $asked && $asked != "$listens" ]]; then
+    die $EX_FAIL "the server of $folder listens on port $listens, but $port_name=$asked" \
+      "unset $port_name, or name the folder of the other server with LARDER_DATA"
+  fi
+  port=$listens
+}
+
+check_local_password() { # by the settings it was started with, so that start needs no client
+  [[ $(setting requirepass) == "$(quoted "$password")" ]] || refuse_password ''
+}
+
+refuse_password() { # the server's words, where it was asked
+  local what='REDIS_PASSWORD is not the password of the running server'
+  if [[ -z $password ]]; then what='the running server has a password, but REDIS_PASSWORD is not set'
+  elif [[ $1 == *'without any password'* ]] || [[ $mode == local && $(setting requirepass) == '""' ]]; then what='REDIS_PASSWORD is set, but the running server has no password'
+  fi
+  die $EX_PASSWORD "$what" "set REDIS_PASSWORD to what the server was started with; to change it: $me$flag stop, then start"
+}
+
+refuse_older_server() { # Redis 6 would not see the files of a newer one and would start empty
+  if [[ -d $folder/appendonlydir && $("$server" --version 2>/dev/null) == *v=6.* ]]; then
+    die $EX_FAIL "$server is older than the server that wrote $folder and cannot read its data" \
+      'name the newer server with LARDER_SERVER, or another folder with LARDER_DATA'
+  fi
+}
+
+start_local() {
+  local pid answer deadline before output
+  if pid=$(local_pid); then
+    follow_local_port
+    check_local_password
+    printf 'already running: %s (pid %s, data in %s)\n' "$(url)" "$pid" "$folder"
+    if [[ $(render_config) != "$(<"$config")" ]]; then
+      printf 'settings have changed since; they apply after: %s%s stop, then start\n' "$me" "$flag"
+    fi
+    return
+  fi
+  find_server
+  mkdir -p "$folder" || die $EX_FAIL "cannot make the data folder $folder"
+  folder=$(cd "$folder" && pwd -P)
+  [[ $folder != *[[:cntrl:]]* ]] || die $EX_FAIL 'the name of the data folder contains a control character'
+  config=$folder/server.conf pid_file=$folder/server.pid log_file=$folder/server.log
+  chmod 700 "$folder"
+  hold_start
+  # Another start may have won while this one waited for the lock.
+  if local_pid >/dev/null; then
+    rm -rf "$folder/start.lock"
+    start_local
+    return
+  fi
+  refuse_taken_port
+  refuse_older_server
+  rm -f "$pid_file"
+  render_config >"$config.new"
+  chmod 600 "$config.new"
+  mv "$config.new" "$config"
+  before=$(wc -c 2>/dev/null <"$log_file") || before=0
+  # LC_ALL: Redis 7 refuses to start under a locale that is not installed.
+  if ! output=$(LC_ALL=C "$server" "$config" </dev/null 2>&1); then
+    die $EX_FAIL "$server did not start:" "$output" "$(tail -c +$((before + 1)) "$log_file" 2>/dev/null | tail -n 15)"
+  fi
+  deadline=$((SECONDS + wait_seconds))
+  local grace=$((SECONDS + 5)) # for the pid file to appear
+  while :; do
+    answer=$(ask) || answer=''
+    if pid=$(local_pid); then
+      case $answer in +PONG* | -NOAUTH*) break ;; esac
+    elif ((SECONDS >= grace)) || tail -c +$((before + 1)) "$log_file" 2>/dev/null | grep -qiE 'aborting|fatal|bye bye'; then
+      die $EX_FAIL "$server ended right after its start; the end of $log_file:" \
+        "$(tail -c +$((before + 1)) "$log_file" 2>/dev/null | tail -n 15)"
+    fi
+    if ((SECONDS >= deadline)); then
+      die $EX_FAIL "no answer after $wait_seconds seconds (last: ${answer:-none}); pid ${pid:-unknown}, log $log_file" \
+        "it may still be loading: $me$flag status"
+    fi
+    sleep 0.1
+  done
+  printf 'started: %s (pid %s, data in %s)\n' "$(url)" "$pid" "$folder"
+  if ! has redis-cli && ! has valkey-cli; then
+    printf 'for cli, flush and info you also need redis-cli or valkey-cli: %s\n' "$(install_line client)"
+  fi
+}
+
+hold_start() { # two starts at once would both launch, and the loser's pid would overwrite the winner's
+  local lock=$folder/start.lock owner deadline=$((SECONDS + wait_seconds))
+  until mkdir "$lock" 2>/dev/null; do
+    owner=$(cat "$lock/pid" 2>/dev/null) || owner=''
+    if [[ -n $owner ]] && ! kill -0 "$owner" 2>/dev/null; then
+      rm -rf "$lock"
+      continue
+    fi
+    ((SECONDS < deadline)) || die $EX_FAIL "another start is under way (pid ${owner:-unknown}); if that is wrong: rm -r '$lock'"
+    sleep 0.1
+  done
+  printf '%s' "$$" >"$lock/pid"
+  # shellcheck disable=SC2064 # the path of now
+  trap "rm -rf $(printf %q "$lock")" EXIT
+}
+
+stop_local() {
+  local pid deadline
+  if ! pid=$(local_pid); then
+    printf 'not running (data in %s)\n' "$folder"
+    return
+  fi
+  kill -TERM "$pid" || die $EX_FAIL "may not stop process $pid"
+  deadline=$((SECONDS + wait_seconds))
+  while local_pid >/dev/null; do
+    ((SECONDS < deadline)) || die $EX_FAIL "process $pid still runs after $wait_seconds seconds; the end of $log_file:" \
+      "$(tail -n 5 "$log_file")"
+    sleep 0.1
+  done
+  rm -f "$pid_file"
+  printf 'saved and stopped (pid %s, data in %s)\n' "$pid" "$folder"
+}
+
+# ---- a container --------------------------------------------------------------------------------------------------------
+
+compose() { docker compose --project-directory "$here" -f "$here/compose.yaml" --profile coordination "$@"; }
+container() { compose ps --status running --quiet "$service" 2>/dev/null | head -n 1; }
+
+container_limit() { # twice maxmemory, in bytes: see compose.yaml
+  awk -v size="$maxmemory" 'BEGIN {
+    n = size + 0; u = tolower(size); sub(/^[0-9]+/, "", u)
+    f["k"] = 1e3; f["kb"] = 1024; f["m"] = 1e6; f["mb"] = 1024^2; f["g"] = 1e9; f["gb"] = 1024^3
+    n *= (u in f) ? f[u] : 1
+    least = 64 * 1024^2
+    printf "%.0f", n == 0 ? 0 : (2 * n < least ? least : 2 * n) }'
+}
+
+start_compose() {
+  if [[ -n $(container) ]]; then
+    check_password
+    printf 'already running: %s (container %s)\n' "$(url)" "$service"
+    return
+  fi
+  refuse_taken_port
+  if [[ $role == cache ]]; then export REDIS_MEMORY_LIMIT=${REDIS_MEMORY_LIMIT:-$(container_limit)}
+  else export REDIS_COORDINATION_MEMORY_LIMIT=${REDIS_COORDINATION_MEMORY_LIMIT:-$(container_limit)}
+  fi
+  compose up --detach --wait --wait-timeout "$wait_seconds" "$service" || {
+    compose logs --no-color --tail 15 "$service" >&2 || true
+    die $EX_FAIL "the container $service did not get healthy; its last lines stand above"
+  }
+  printf 'started: %s (container %s)\n' "$(url)" "$service"
+}
+
+stop_compose() {
+  if [[ -z $(container) ]]; then
+    printf 'not running (container %s)\n' "$service"
+    return
+  fi
+  compose stop "$service"
+  printf 'saved and stopped (container %s; its volume stays)\n' "$service"
+}
+
+# ---- talking to it ------------------------------------------------------------------------------------------------------
+
+require_running() {
+  if [[ $mode == compose ]]; then [[ -n $(container) ]] && return
+  elif local_pid >/dev/null; then
+    follow_local_port
+    return
+  fi
+  die $EX_STOPPED "the $role server is not running; start it: $me$flag start"
+}
+
+client_run() { # arguments of redis-cli
+  if [[ $mode == compose ]]; then
+    local how=(-i)
+    if [[ -t 0 && -t 1 ]]; then how=(-it); fi
+    # `-e NAME` without a value takes it from this environment, not from the command line.
+    if [[ -n $password ]]; then REDISCLI_AUTH=$password docker exec "${how[@]}" -e REDISCLI_AUTH "$(container)" valkey-cli "$@"
+    else docker exec "${how[@]}" "$(container)" valkey-cli "$@"
+    fi
+  elif [[ -n $password ]]; then REDISCLI_AUTH=$password "$client" -h 127.0.0.1 -p "$port" "$@"
+  else "$client" -h 127.0.0.1 -p "$port" "$@"
+  fi
+}
+
+check_password() {
+  local answer
+  if [[ $mode == local ]]; then find_client; fi
+  # A refused password is a warning to redis-cli, and its exit code 0.
+  answer=$(client_run PING </dev/null 2>&1) || die $EX_FAIL "no answer from $(url): $answer"
+  case $answer in
+    *NOAUTH* | *WRONGPASS* | *'AUTH failed'* | *'invalid password'*) refuse_password "$answer" ;;
+    *PONG*) ;;
+    *LOADING*) die $EX_FAIL 'the server is still loading its data; try again' ;;
+    *) die $EX_FAIL "unexpected answer from $(url): $answer" ;;
+  esac
+}
+
+field() { sed -n "s/^$1://p" <<<"$information" | tr -d '\r'; } # of INFO
+
+age() {
+  local s=$1
+  if ((s >= 86400)); then printf '%dd %dh' $((s / 86400)) $((s % 86400 / 3600))
+  elif ((s >= 3600)); then printf '%dh %dm' $((s / 3600)) $((s % 3600 / 60))
+  elif ((s >= 60)); then printf '%dm %ds' $((s / 60)) $((s % 60))
+  else printf '%ds' "$s"
+  fi
+}
+
+version() {
+  local v
+  v=$(field valkey_version)
+  if [[ -n $v ]]; then printf 'valkey %s' "$v"; else printf 'redis %s' "$(field redis_version)"; fi
+}
+
+status() {
+  local pid='' place information problem=''
+  if [[ $mode == compose ]]; then
+    place="Docker volume larder_$service-data"
+    if [[ -n $(container) ]]; then pid=$(docker inspect --format '{{.State.Pid}}' "$(container)"); fi
+  else
+    place=$folder
+    pid=$(local_pid) || pid=''
+  fi
+  if [[ -z $pid ]]; then
+    row 'state' "stopped ($role, $mode)"
+    row 'data' "$place"
+    exit $EX_STOPPED
+  fi
+  # What is running is told even when the port or the password of this environment is another.
+  if [[ $mode == local ]]; then port=$(setting port); fi
+  information=$( (check_password && client_run INFO </dev/null) 2>&1) || problem=$information
+  row 'state' "running ($role, $mode)"
+  row 'url' "$(url)"
+  row 'pid' "$pid"
+  if [[ -z $problem ]]; then
+    row 'server' "$(version)"
+    row 'uptime' "$(age "$(field uptime_in_seconds)")"
+    row 'data' "$place"
+    row 'policy' "$(field maxmemory_policy), limit $(field maxmemory_human)"
+  else
+    row 'uptime' "$(ps -p "$pid" -o etime= 2>/dev/null | tr -d ' ' || true)"
+    row 'data' "$place"
+    row 'policy' "$policy (as configured)"
+    printf '%s\n' "$problem" >&2
+  fi
+}
+
+keys_named() { if [[ $1 == 1 ]]; then printf '1 key'; else printf '%s keys' "$1"; fi; }
+key_count() { awk -F'[=,]' '/^db[0-9]+:keys=/ {n += $2} END {print n + 0}' <<<"$information"; }
+
+flush() {
+  local information keys answer
+  check_password
+  information=$(client_run INFO keyspace </dev/null)
+  keys=$(key_count)
+  printf 'the %s server on port %s holds %s\n' "$role" "$port" "$(keys_named "$keys")"
+  if [[ $yes != yes ]]; then
+    [[ -t 0 ]] || die $EX_FAIL 'flush asks before it deletes, and nobody can answer here: add --yes'
+    if [[ $role == coordination ]]; then printf 'these are locks that are held and limits that are partly used; '; fi
+    read -r -p "delete $(keys_named "$keys")? [y/N] " answer || answer=''
+    [[ $answer == [yY] || $answer == [yY][eE][sS] ]] || die $EX_FAIL 'nothing was deleted'
+  fi
+  answer=$(client_run FLUSHALL ASYNC </dev/null)
+  [[ $answer == OK ]] || die $EX_FAIL "the server refused: $answer"
+  printf 'deleted %s\n' "$(keys_named "$keys")"
+}
+
+info() {
+  local information
+  check_password
+  information=$(client_run INFO </dev/null)
+  awk -F: -v server="$(version)" -v uptime="$(age "$(field uptime_in_seconds)")" '
+    { sub(/\r$/, ""); v[$1] = substr($0, length($1) + 2) }
+    /^db[0-9]+:/ { split(v[$1], f, /[=,]/); keys[++dbs] = sprintf("%-20s %s, %s with an expiry", "keys in " $1, f[2], f[4]) }
+    function row(name, value) { printf "%-20s %s\n", name, value }
+    END {
+      row("server", server); row("uptime", uptime)
+      row("memory used", v["used_memory_human"]); row("memory peak", v["used_memory_peak_human"])
+      row("memory limit", v["maxmemory"] + 0 ? v["maxmemory_human"] sprintf(" (%.0f%% used)", 100 * v["used_memory"] / v["maxmemory"]) : "none")
+      row("policy", v["maxmemory_policy"])
+      hits = v["keyspace_hits"] + 0; reads = hits + v["keyspace_misses"]
+      row("hit ratio", reads ? sprintf("%.1f%% (%d of %d reads)", 100 * hits / reads, hits, reads) : "no reads yet")
+      row("evicted keys", v["evicted_keys"]); row("expired keys", v["expired_keys"])
+      if (!dbs) row("keys", 0)
+      for (i = 1; i <= dbs; i++) print keys[i]
+      row("connected clients", v["connected_clients"] " (this one included)")
+    }' <<<"$information"
+}
+
+logs() {
+  if [[ $mode == compose ]]; then
+    if [[ $follow == yes ]]; then exec docker compose --project-directory "$here" -f "$here/compose.yaml" --profile coordination logs --tail 100 --follow "$service"; fi
+    compose logs --tail 100 "$service"
+  else
+    [[ -r $log_file ]] || die $EX_FAIL "no log at $log_file: the server was never started"
+    if [[ $follow == yes ]]; then exec tail -n 100 -F "$log_file"; fi
+    tail -n 100 "$log_file"
+  fi
+}
+
+# ---- the command line ---------------------------------------------------------------------------------------------------
+
+misuse() { die $EX_USAGE "$1" "see: $me --help"; }
+
+verb='' coordination=no yes=no follow=no
+while (($# > 0)); do
+  case $1 in
+    -h | --help | help)
+      usage
+      exit 0
+      ;;
+    --coordination) coordination=yes ;;
+    -*) if [[ -z $verb ]]; then misuse "unknown option: $1"; fi
+      case $verb$1 in
+        flush--yes | flush-y) yes=yes ;;
+        logs-f | logs--follow) follow=yes ;;
+        *) misuse "$verb has no option $1" ;;
+      esac ;;
+    *)
+      if [[ -n $verb ]]; then misuse "$verb takes no argument: $1"; fi
+      case $1 in start | stop | status | cli | flush | logs | info) verb=$1 ;; *) misuse "unknown verb: $1" ;; esac
+      if [[ $verb == cli ]]; then # the rest is redis-cli's
+        shift
+        if [[ ${1:-} == --coordination ]]; then
+          coordination=yes
+          shift
+        fi
+        break
+      fi
+      ;;
+  esac
+  shift
+done
+[[ -n $verb ]] || { usage >&2; exit $EX_USAGE; }
+
+settings
+choose_mode
+case $verb in
+  start | stop) "${verb}_$mode" ;;
+  status | logs) "$verb" ;;
+  cli)
+    require_running
+    check_password
+    client_run "$@"
+    ;;
+  flush | info)
+    require_running
+    "$verb"
+    ;;
+esac

@@ -1,0 +1,8 @@
+//! `cargo xtask bench`: larder beside its rivals.
+
+use crate::run::{Failure, cargo, finish};
+
+pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
+    let bench = ["run", "--release", "--locked", "-p", "larder-bench", "--features", "rivals", "--"];
+    finish(cargo(&bench).args(arguments))
+}

@@ -1,0 +1,95 @@
+//! `cargo xtask ci`: everything that must hold before a change goes in.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::{Failure, cargo, finish, is_installed, root, step};
+use crate::test;
+
+pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
+    let tests = match arguments {
+        [] => true,
+        [flag] if flag == "--checks" => false,
+        _ => return Err(Failure::usage("usage: cargo xtask ci [--checks]")),
+    };
+    step("format", || finish(&mut cargo(&["fmt", "--all", "--check"])))?;
+    step("clippy", || clippy(&["--workspace", "--all-targets", "--all-features"]))?;
+    step("clippy, default features", || clippy(&["-p", "larder"]))?;
+    step("clippy, no features", || clippy(&["-p", "larder", "--no-default-features"]))?;
+    step("documentation", documentation)?;
+    step("scripts", scripts)?;
+    step("dependencies", dependencies)?;
+    if tests { step("tests", || test::run(&[])) } else { Ok(()) }
+}
+
+fn clippy(selection: &[&str]) -> Result<(), Failure> {
+    finish(cargo(&["clippy", "--locked"]).args(selection).args(["--", "-D", "warnings"]))
+}
+
+fn documentation() -> Result<(), Failure> {
+    let mut doc = cargo(&[
+        "doc",
+        "--workspace",
+        "--exclude",
+        "larder-bench",
+        "--no-deps",
+        "--all-features",
+        "--locked",
+    ]);
+    finish(doc.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn scripts() -> Result<(), Failure> {
+    let mut scripts = vec![];
+    find_scripts(root(), &mut scripts).map_err(Failure::new)?;
+    let ours = root().join(".ci/run");
+    if ours.exists() {
+        scripts.push(ours);
+    }
+    if scripts.is_empty() {
+        return Ok(());
+    }
+    if !is_installed("shellcheck") {
+        install_shellcheck()?;
+    }
+    finish(Command::new("shellcheck").args(scripts))
+}
+
+fn find_scripts(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && !path.is_symlink() {
+            if name != "target" && name != ".git" {
+                find_scripts(&path, found)?;
+            }
+        } else if name.ends_with(".sh") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn install_shellcheck() -> Result<(), Failure> {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+    if !root || !is_installed("apt-get") {
+        let line = "sudo apt-get update && sudo apt-get install -y --no-install-recommends shellcheck";
+        return Err(Failure::new(format!("ShellCheck is missing; on Debian type `{line}`")));
+    }
+    println!("installing Debian's shellcheck");
+    let apt_get = |arguments: &[&str]| {
+        finish(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    apt_get(&["update", "-qq"])?;
+    apt_get(&["install", "-y", "-qq", "--no-install-recommends", "shellcheck"])
+}
+
+fn dependencies() -> Result<(), Failure> {
+    if !is_installed("cargo-deny") {
+        println!("left out, as cargo-deny is not installed: `cargo install --locked cargo-deny`");
+        return Ok(());
+    }
+    finish(&mut cargo(&["deny", "--all-features", "check"]))
+}

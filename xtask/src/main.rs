@@ -1,0 +1,65 @@
+//! The project's own commands. `cargo xtask --help` lists them.
+
+mod bench;
+mod ci;
+mod run;
+mod server;
+mod test;
+
+use std::env;
+use std::process::ExitCode;
+
+use run::Failure;
+
+const HELP: &str = "\
+The project's own commands.
+
+cargo xtask test [--server PATH] [ARGS…]
+    Runs all tests on a real server: LARDER_TEST_SERVER or PATH if given, else valkey-server or redis-server on the
+    PATH, else (as root, on Debian) it installs one. ARGS go to `cargo test`; with -p they choose the package.
+        cargo xtask test
+        cargo xtask test --server /opt/valkey/bin/valkey-server -p larder --test cache
+        cargo xtask test -- lock
+
+cargo xtask ci [--checks]
+    Formatting, clippy, documentation, scripts, dependencies, and then the tests; --checks leaves the tests out.
+
+cargo xtask server [--tls | --cluster | --sentinel]
+    Starts a server, prints its URL, and ends it on Ctrl-C.
+
+cargo xtask bench [ARGS…]
+    Runs larder-bench beside its rivals, in release mode.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<(), Failure> {
+    let Some((command, rest)) = arguments.split_first() else {
+        return Err(Failure::usage(HELP));
+    };
+    // What follows `--` is for the program that the command runs.
+    let asks_help = rest.iter().take_while(|word| *word != "--").any(|word| word == "--help" || word == "-h");
+    match command.as_str() {
+        "--help" | "-h" | "help" => print_help(),
+        "test" | "ci" | "server" if asks_help => print_help(),
+        "test" => test::run(rest),
+        "ci" => ci::run(rest),
+        "server" => server::run(rest),
+        "bench" => bench::run(rest),
+        other => Err(Failure::usage(&format!("there is no `{other}`\n\n{HELP}"))),
+    }
+}
+
+fn print_help() -> Result<(), Failure> {
+    print!("{HELP}");
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! Running other programs.
+
+use std::env;
+use std::fmt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+/// Why a command of ours ends with a non-zero exit.
+#[derive(Debug)]
+pub(crate) struct Failure(String);
+
+impl Failure {
+    pub(crate) fn new(why: impl fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+
+    pub(crate) fn usage(help: &str) -> Self {
+        Self(help.to_owned())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The cargo that runs us, in the workspace's folder.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    // What the outer `cargo run` told us about xtask must not make the inner one build everything anew.
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// The workspace's folder.
+pub(crate) fn root() -> &'static Path {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask)
+}
+
+/// Whether a program of this name is on the PATH and runs.
+pub(crate) fn is_installed(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Runs it to its end, with our own output streams.
+pub(crate) fn finish(command: &mut Command) -> Result<(), Failure> {
+    let status = command.status().map_err(|error| Failure(format!("{}: {error}", describe(command))))?;
+    if status.success() { Ok(()) } else { Err(Failure(format!("`{}` failed: {status}", describe(command)))) }
+}
+
+/// Prints the step's name, does it, and prints the seconds that it took.
+pub(crate) fn step(name: &str, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    println!("── {name}");
+    let began = Instant::now();
+    let outcome = work();
+    let verdict = if outcome.is_ok() { "ok" } else { "FAILED" };
+    println!("── {name}: {verdict}, {:.1} s", began.elapsed().as_secs_f64());
+    outcome
+}
+
+pub(crate) fn describe(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,14 @@
+//! `cargo xtask server`: a server to try things on.
+
+use crate::run::{Failure, cargo, finish};
+
+pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
+    if arguments.len() > 1
+        || arguments.iter().any(|word| !["--tls", "--cluster", "--sentinel"].contains(&word.as_str()))
+    {
+        return Err(Failure::usage("usage: cargo xtask server [--tls | --cluster | --sentinel]"));
+    }
+    // A program of the testkit's own, so that xtask need not be built with all that servers need.
+    let serve = ["run", "--quiet", "--locked", "-p", "larder-testkit", "--example", "serve", "--"];
+    finish(cargo(&serve).args(arguments))
+}
