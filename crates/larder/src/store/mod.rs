@@ -9,6 +9,9 @@ pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 
+#[cfg(all(test, feature = "redis"))]
+mod equivalence;
+
 use std::future::Future;
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! What the tests share: a `Larder` on each store, apart from every other test.
 #![allow(
     dead_code,
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

@@ -69,9 +69,11 @@ pub(super) async fn dial(
         Err(_) => Err(Error::new(
             ErrorKind::TimedOut,
             format!(
-                "{} did not complete a connection within {:?}",
+                "{} did not complete a connection within {:?}{}",
                 describe(destination),
-                login.connect_timeout
+                login.connect_timeout,
+                // A server without TLS waits for the end of what it takes for a command.
+                if login.tls { ": does it speak TLS on this port?" } else { "" }
             ),
         )),
     }

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::sync::Arc;
 
 use redis::{RedisError, ServerErrorKind};
 
@@ -154,15 +155,24 @@ fn io_kind(error: &RedisError) -> ErrorKind {
     }
 }
 
+/// What lies behind the driver's error. The driver gives it inside an `Arc`, which hides its type.
+fn cause(error: &RedisError) -> Option<&(dyn StdError + 'static)> {
+    let source = error.source()?;
+    match source.downcast_ref::<Arc<dyn StdError + Send + Sync>>() {
+        Some(shared) => Some(&**shared),
+        None => Some(source),
+    }
+}
+
 fn io_cause(error: &RedisError) -> Option<&io::Error> {
-    error.source()?.downcast_ref()
+    cause(error)?.downcast_ref()
 }
 
 #[cfg(feature = "tls")]
 fn mentions_tls(error: &RedisError) -> bool {
     let inside_io =
         io_cause(error).and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>());
-    inside_io || error.source().is_some_and(|source| source.is::<rustls::Error>())
+    inside_io || cause(error).is_some_and(|cause| cause.is::<rustls::Error>())
 }
 
 #[cfg(not(feature = "tls"))]

@@ -86,9 +86,6 @@ impl Store for RedisStore {
     }
 
     async fn get_many(&self, names: &[String]) -> Result<Vec<Option<Bytes>>> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
         self.read_many(names, bytes).await
     }
 
@@ -103,9 +100,6 @@ impl Store for RedisStore {
     }
 
     async fn set_many(&self, entries: Vec<(String, Bytes, Expiry)>) -> Result<()> {
-        if entries.is_empty() {
-            return Ok(());
-        }
         let names: Vec<&str> = entries.iter().map(|(name, ..)| name.as_str()).collect();
         let command = |place: usize| match entries.get(place) {
             Some((name, value, expiry)) => set_command(name, value, *expiry),
@@ -121,9 +115,6 @@ impl Store for RedisStore {
     }
 
     async fn delete_many(&self, names: &[String]) -> Result<Vec<bool>> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
         let borrowed: Vec<&str> = names.iter().map(String::as_str).collect();
         let command = |place: usize| {
             let mut command = cmd("UNLINK");

@@ -69,9 +69,10 @@ impl Network {
         }
     }
 
-    /// Splits a list of names into what one command can hold: all of them, or those of one slot.
+    /// Splits a list of names into what one command can hold: all of them, or those of one slot. None is empty.
     pub(super) fn groups(&self, names: impl ExactSizeIterator<Item = impl AsRef<str>>) -> Vec<Group> {
         match self {
+            _ if names.len() == 0 => Vec::new(),
             Self::Single(_) => vec![Group { slot: 0, places: (0..names.len()).collect() }],
             Self::Cluster(_) => {
                 let mut by_slot: BTreeMap<u16, Vec<usize>> = BTreeMap::new();

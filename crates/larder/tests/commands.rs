@@ -1,0 +1,111 @@
+//! What an operation costs the server, counted by the server itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use larder::{Cache, Larder, Quota};
+use larder_testkit::Server;
+use support::{User, user};
+
+/// The commands that larder sent while `work` ran: not the heartbeats, and not what this test asks itself.
+async fn commands(server: &Server, work: impl Future<Output = ()>) -> BTreeMap<String, u64> {
+    server.reset_stats();
+    work.await;
+    let stats = server.info("commandstats");
+    stats
+        .iter()
+        .map(|(name, figures)| {
+            let calls = figures.split(',').find_map(|figure| figure.strip_prefix("calls=")).unwrap();
+            (name.trim_start_matches("cmdstat_").to_owned(), calls.parse().unwrap())
+        })
+        .filter(|(name, _)| !["time", "info", "ping", "hello", "client"].contains(&name.as_str()))
+        .filter(|(name, _)| !name.starts_with("config") && !name.starts_with("client"))
+        .collect()
+}
+
+fn only(command: &str, calls: u64) -> BTreeMap<String, u64> {
+    BTreeMap::from([(command.to_owned(), calls)])
+}
+
+#[tokio::test]
+async fn a_simple_operation_is_one_command() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
+    let ann = user("Ann");
+
+    let set = commands(&server, async { users.set("a", &ann).await.unwrap() }).await;
+    assert_eq!(set, only("set", 1));
+    let hit = commands(&server, async { assert!(users.get("a").await.unwrap().is_some()) }).await;
+    assert_eq!(hit, only("get", 1));
+    let miss = commands(&server, async { assert!(users.get("b").await.unwrap().is_none()) }).await;
+    assert_eq!(miss, only("get", 1));
+    let exists = commands(&server, async { assert!(users.exists("a").await.unwrap()) }).await;
+    assert_eq!(exists, only("getrange", 1));
+    let delete = commands(&server, async { assert!(users.delete("a").await.unwrap()) }).await;
+    assert_eq!(delete, only("unlink", 1));
+}
+
+#[tokio::test]
+async fn many_keys_are_one_mget_and_never_a_command_a_key() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
+    let ann = user("Ann");
+    users.set_many((0..100).map(|key| (key, &ann))).await.unwrap();
+
+    let get = commands(&server, async {
+        assert_eq!(users.get_many(0..100).await.unwrap().iter().flatten().count(), 100);
+    });
+    assert_eq!(get.await, only("mget", 1));
+}
+
+#[tokio::test]
+async fn on_a_cluster_many_keys_are_one_mget_a_slot() {
+    let cluster = support::cluster();
+    let larder = support::connect(&cluster.url()).await;
+    let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
+    let ann = user("Ann");
+    users.set_many((0..100).map(|key| (key, &ann))).await.unwrap();
+    // A slot's keys go together: the same key asked for ten times is one command.
+    cluster.reset_stats();
+    assert_eq!(users.get_many([7; 10]).await.unwrap().iter().flatten().count(), 10);
+    assert_eq!((cluster.calls("mget"), cluster.calls("get")), (1, 0));
+    cluster.reset_stats();
+    assert_eq!(users.get_many(0..100).await.unwrap().iter().flatten().count(), 100);
+    assert!(cluster.calls("mget") <= 100 && cluster.calls("get") == 0);
+}
+
+#[tokio::test]
+async fn a_load_is_two_round_trips_before_the_loader_and_one_after() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
+    let load = || users.get_or_load("a", || async { Ok::<_, Infallible>(user("Ann")) });
+    load().await.unwrap();
+    users.delete("a").await.unwrap();
+
+    // GET, begin_fill (GET and SET inside), commit_fill (GET and SET inside).
+    let cold = commands(&server, async { assert_eq!(load().await.unwrap(), user("Ann")) }).await;
+    assert_eq!(cold, BTreeMap::from([("evalsha".into(), 2), ("get".into(), 3), ("set".into(), 2)]));
+    let warm = commands(&server, async { assert_eq!(load().await.unwrap(), user("Ann")) }).await;
+    assert_eq!(warm, only("get", 1));
+}
+
+#[tokio::test]
+async fn a_script_that_the_server_forgot_is_sent_again() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let limiter = larder.rate_limiter("api", Quota::per_hour(10)).unwrap();
+    for left in [9, 8, 7] {
+        server.command(&["SCRIPT", "FLUSH"]);
+        assert_eq!(limiter.check("a").await.unwrap().remaining(), left);
+    }
+    let warm = commands(&server, async { assert!(limiter.allow("a").await.unwrap()) }).await;
+    assert_eq!(warm.get("evalsha"), Some(&1));
+    assert_eq!(warm.get("eval"), None);
+}

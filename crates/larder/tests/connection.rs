@@ -1,0 +1,243 @@
+//! Every way to reach a server, and what happens when it goes away.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use larder::{Cache, ErrorKind, Larder};
+use larder_testkit::{Sentinel, Server};
+use support::{User, namespace, until, user};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn users(larder: &Larder) -> Cache<User> {
+    larder.cache("user").ttl(HOUR).build().unwrap()
+}
+
+async fn works(larder: &Larder) {
+    larder.ping().await.unwrap();
+    users(larder).set("123", &user("Ann")).await.unwrap();
+    assert_eq!(users(larder).get("123").await.unwrap(), Some(user("Ann")));
+}
+
+async fn works_at(url: &str) {
+    works(&Larder::connect(url).await.unwrap()).await;
+    let valkey = url.replacen("redis", "valkey", 1);
+    works(&Larder::connect(&valkey).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_server_is_reached_by_tcp_and_by_socket() {
+    let server = Server::builder().tcp().start();
+    works_at(&server.url()).await;
+    let socket = Server::start();
+    works_at(&socket.url()).await;
+    assert_eq!(socket.query::<i64>(&["EXISTS", "user:123"]), 1);
+    let path = socket.socket().unwrap().to_str().unwrap().to_owned();
+    works(&Larder::builder().address(path).connect().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_password_an_acl_user_and_a_database_are_one_line() {
+    let server = Server::builder().tcp().password("p@ss:w/rd").start();
+    server.command(&["ACL", "SETUSER", "ann", "on", ">ann's", "~*", "&*", "+@all"]);
+    works_at(&server.url()).await;
+
+    let address = server.addr().unwrap();
+    works_at(&format!("redis://ann:ann%27s@{address}/3")).await;
+    let larder = Larder::builder().address(address.to_string()).password("p@ss:w/rd").database(5).connect().await;
+    works(&larder.unwrap()).await;
+    for database in ["3", "5"] {
+        server.command(&["SELECT", database]);
+        assert_eq!(server.query::<i64>(&["EXISTS", "user:123"]), 1, "database {database}");
+    }
+    server.command(&["SELECT", "4"]);
+    assert_eq!(server.query::<i64>(&["DBSIZE"]), 0);
+}
+
+#[tokio::test]
+async fn a_socket_takes_a_password_and_a_database_too() {
+    let server = Server::builder().password("pw").start();
+    works_at(&server.url()).await;
+    works_at(&format!("{}?db=2", server.url())).await;
+}
+
+#[tokio::test]
+async fn tls_trusts_the_given_authority_and_no_other() {
+    let server = Server::builder().tls().start();
+    let with_roots = |pem: &str| Larder::builder().url(server.url()).tls_roots(pem).connect();
+    works(&with_roots(server.ca_pem()).await.unwrap()).await;
+
+    let stranger = Server::builder().tls().start();
+    for refused in [with_roots(stranger.ca_pem()).await, Larder::connect(&server.url()).await] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Tls, "{error:?}");
+        assert!(!error.is_retryable());
+    }
+
+    let plain = Server::builder().tcp().start();
+    let builder = Larder::builder().url(plain.url().replacen("redis", "rediss", 1));
+    let error = builder.connect_timeout(Duration::from_millis(300)).connect().await.unwrap_err();
+    assert!(error.is_timeout() && error.to_string().contains("TLS"), "{error:?}");
+
+    let plain_to_tls = server.url().replacen("rediss", "redis", 1);
+    let error = Larder::connect(&plain_to_tls).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{error:?}");
+}
+
+#[tokio::test]
+async fn after_a_restart_the_connection_comes_back_by_itself() {
+    let server = Server::builder().tcp().persist().start();
+    let larder = Larder::builder().url(server.url()).connections(3).connect().await.unwrap();
+    let users = users(&larder);
+    users.set("123", &user("Ann")).await.unwrap();
+    for _ in 0..2 {
+        server.kill();
+        until("the outage is noticed", async || users.get("123").await.is_err()).await;
+        let error = users.set("123", &user("Bob")).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Refused | ErrorKind::Disconnected), "{error:?}");
+        assert!(error.is_retryable());
+
+        server.restart();
+        until("the server is back", async || users.get("123").await.is_ok()).await;
+        assert_eq!(users.get("123").await.unwrap(), Some(user("Ann")));
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_connection_costs_a_reader_nothing() {
+    let server = Server::builder().tcp().start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let users = users(&larder);
+    users.set("123", &user("Ann")).await.unwrap();
+    for _ in 0..20 {
+        server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert_eq!(users.get("123").await.unwrap(), Some(user("Ann")));
+    }
+}
+
+#[tokio::test]
+async fn a_hanging_server_costs_the_timeout_and_then_nothing() {
+    let server = Server::builder().tcp().start();
+    let builder = Larder::builder().url(server.url()).response_timeout(Duration::from_millis(300));
+    let larder = builder.connect_timeout(Duration::from_millis(500)).connect().await.unwrap();
+    let users = users(&larder);
+    users.set("123", &user("Ann")).await.unwrap();
+    server.pause();
+
+    let started = Instant::now();
+    let error = users.get("123").await.unwrap_err();
+    assert!(error.is_timeout() && error.kind() == ErrorKind::TimedOut, "{error:?}");
+    assert!(started.elapsed() >= Duration::from_millis(300));
+
+    let started = Instant::now();
+    let error = users.get("123").timeout(Duration::from_millis(30)).await.unwrap_err();
+    assert!(error.is_timeout());
+    assert!(started.elapsed() < Duration::from_millis(250), "{:?}", started.elapsed());
+
+    until("calls fail at once", async || {
+        let started = Instant::now();
+        users.get("123").await.is_err() && started.elapsed() < Duration::from_millis(20)
+    })
+    .await;
+    server.resume();
+    until("the server is back", async || users.get("123").await.is_ok()).await;
+    assert_eq!(users.get("123").await.unwrap(), Some(user("Ann")));
+}
+
+#[tokio::test]
+async fn connecting_to_a_hanging_server_ends_with_the_connect_timeout() {
+    let server = Server::builder().tcp().start();
+    server.pause();
+    let builder = Larder::builder().url(server.url()).connect_timeout(Duration::from_millis(200));
+    let started = Instant::now();
+    assert_eq!(builder.connect().await.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert!(started.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn as_many_connections_as_asked_for() {
+    let server = Server::builder().tcp().start();
+    let before: Vec<String> = named(&server);
+    let larder = Larder::builder().url(server.url()).connections(4).connect().await.unwrap();
+    assert_eq!(named(&server).len(), before.len() + 4);
+    works(&larder).await;
+    drop(larder);
+    until("they are gone", async || named(&server).len() == before.len()).await;
+}
+
+fn named(server: &Server) -> Vec<String> {
+    let list: String = server.query(&["CLIENT", "LIST", "TYPE", "normal"]);
+    list.lines().filter(|line| line.contains("addr=127.0.0.1:")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_clusters_keys_are_found_on_all_its_nodes_and_a_failover_is_followed() {
+    let cluster = support::cluster();
+    works_at(&cluster.url()).await;
+    let larder = Larder::builder().url(cluster.url()).namespace(namespace()).connect().await.unwrap();
+    let users = users(&larder);
+    let people: Vec<User> = (0..200).map(|i| user(&i.to_string())).collect();
+    users.set_many((0..200).zip(&people)).await.unwrap();
+    let sizes: Vec<i64> = cluster.masters().iter().map(|master| master.query(&["DBSIZE"])).collect();
+    assert!(sizes.iter().all(|size| *size > 30), "{sizes:?}");
+
+    cluster.failover(0);
+    until("every key is read again", async || {
+        matches!(users.get_many(0..200).await, Ok(found) if found.iter().all(Option::is_some))
+    })
+    .await;
+    until("every key is written again", async || users.set_many((0..200).zip(&people)).await.is_ok()).await;
+    for i in 0..200 {
+        assert_eq!(users.get(i).await.unwrap(), Some(user(&i.to_string())));
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_is_followed_while_it_moves() {
+    let cluster = larder_testkit::Cluster::start();
+    let larder = Larder::connect(&cluster.url()).await.unwrap();
+    let users = users(&larder);
+    users.set("123", &user("Ann")).await.unwrap();
+
+    let slot = cluster.nodes()[0].query::<i64>(&["CLUSTER", "KEYSLOT", "user:123"]).to_string();
+    let source = cluster.master_of("user:123");
+    let target = *cluster.masters().iter().find(|master| master.addr() != source.addr()).unwrap();
+    let id = |server: &Server| server.query::<String>(&["CLUSTER", "MYID"]);
+    target.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(source)]);
+    source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(target)]);
+    let (host, port) = (target.addr().unwrap().ip().to_string(), target.addr().unwrap().port().to_string());
+    source.command(&["MIGRATE", &host, &port, "user:123", "0", "5000"]);
+
+    // The source answers ASK for what it gave away.
+    assert_eq!(users.get("123").await.unwrap(), Some(user("Ann")));
+    users.set("123", &user("Bob")).await.unwrap();
+    assert_eq!(users.get_many(["123"]).await.unwrap(), [Some(user("Bob"))]);
+
+    for node in [target, source] {
+        node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(target)]);
+    }
+    // And MOVED once the slot is the target's.
+    assert_eq!(users.get("123").await.unwrap(), Some(user("Bob")));
+    users.set("123", &user("Cid")).await.unwrap();
+    assert_eq!(target.query::<i64>(&["EXISTS", "user:123"]), 1);
+}
+
+#[tokio::test]
+async fn sentinels_new_master_is_followed() {
+    let sentinel = Sentinel::start();
+    works_at(&sentinel.url()).await;
+    let larder = Larder::connect(&sentinel.url()).await.unwrap();
+    let users = users(&larder);
+    users.set("a", &user("Ann")).await.unwrap();
+    sentinel.kill_master();
+    sentinel.wait_for_new_master();
+    until("writes go to the new master", async || users.set("b", &user("Bob")).await.is_ok()).await;
+    assert_eq!(users.get("b").await.unwrap(), Some(user("Bob")));
+    assert_eq!(sentinel.master().query::<i64>(&["EXISTS", "user:b"]), 1);
+
+    let unknown = sentinel.url().replace("/larder", "/nobody");
+    let error = Larder::connect(&unknown).await.unwrap_err();
+    assert!(error.to_string().contains("nobody"), "{error}");
+}

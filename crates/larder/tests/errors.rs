@@ -1,0 +1,219 @@
+//! Each failure has a kind to act on, a message that helps, and no secret in it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder::{Cache, Error, ErrorKind, Larder};
+use larder_testkit::Server;
+use support::{User, until, user};
+
+const SECRET: &str = "hunter2";
+
+fn users(larder: &Larder) -> Cache<User> {
+    larder.cache("user").ttl(Duration::from_secs(3600)).build().unwrap()
+}
+
+/// The error and all its sources, in both forms that a program may log.
+fn shown(error: &Error) -> String {
+    let mut text = format!("{error} {error:?} {error:#?}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(" {cause} {cause:?}"));
+        source = cause.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn an_unparsable_url() {
+    for url in ["", "redis:/x", "http://h", &format!("redis://:{SECRET}@h:port"), &format!("memory://{SECRET}")] {
+        let error = Larder::connect(url).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{url}");
+        assert!(!error.is_retryable() && !shown(&error).contains(SECRET), "{}", shown(&error));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection() {
+    let gone = Server::builder().tcp().start();
+    let (tcp, socket) = (gone.url(), Server::start().url());
+    gone.kill();
+    for url in [tcp.as_str(), socket.as_str(), "redis://no-such-host.invalid"] {
+        let error = Larder::connect(url).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{url}: {error:?}");
+        assert!(error.is_retryable());
+    }
+    let cluster = tcp.replacen("redis", "redis-cluster", 1);
+    assert_eq!(Larder::connect(&cluster).await.unwrap_err().kind(), ErrorKind::Refused);
+    let sentinel = format!("{}/main", tcp.replacen("redis", "redis-sentinel", 1));
+    assert_eq!(Larder::connect(&sentinel).await.unwrap_err().kind(), ErrorKind::Refused);
+}
+
+#[tokio::test]
+async fn a_wrong_a_missing_and_a_needless_password() {
+    let server = Server::builder().tcp().password("right").start();
+    let address = server.addr().unwrap();
+    for url in [format!("redis://{address}"), format!("redis://:{SECRET}@{address}"), format!("redis://ann:{SECRET}@{address}/1")] {
+        let error = Larder::connect(&url).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Authentication, "{error:?}");
+        assert!(!error.is_retryable() && !shown(&error).contains(SECRET), "{}", shown(&error));
+    }
+    let open = Server::builder().tcp().start();
+    let url = format!("redis://:{SECRET}@{}", open.addr().unwrap());
+    match Larder::connect(&url).await {
+        // Servers without a password let anybody in under HELLO … AUTH default, whatever they say.
+        Ok(larder) => larder.ping().await.unwrap(),
+        Err(error) => assert!(error.kind() == ErrorKind::Authentication && !shown(&error).contains(SECRET)),
+    }
+}
+
+#[tokio::test]
+async fn a_password_that_is_changed_while_connected() {
+    let server = Server::builder().tcp().password("right").start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    users(&larder).set("a", &user("Ann")).await.unwrap();
+    server.command(&["CONFIG", "SET", "requirepass", "other"]);
+    server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    until("the refusal shows", async || {
+        matches!(users(&larder).get("a").await, Err(error) if error.kind() == ErrorKind::Authentication)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_user_who_may_not() {
+    let server = Server::builder().tcp().start();
+    server.command(&["ACL", "SETUSER", "reader", "on", &format!(">{SECRET}"), "~user:*", "+get", "+time", "+ping"]);
+    let url = format!("redis://reader:{SECRET}@{}", server.addr().unwrap());
+    let larder = Larder::connect(&url).await.unwrap();
+    assert_eq!(users(&larder).get("a").await.unwrap(), None);
+    let error = users(&larder).set("a", &user("Ann")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+    let others: Cache<User> = larder.cache("other").ttl(Duration::from_secs(1)).build().unwrap();
+    let error = others.get("a").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+    assert!(!shown(&error).contains(SECRET));
+}
+
+#[tokio::test]
+async fn a_key_of_another_type() {
+    let server = support::server();
+    let larder = support::connect(&server.url()).await;
+    let users = users(&larder);
+    users.set("probe", &user("Ann")).await.unwrap();
+    let names: Vec<String> = server.query(&["KEYS", "*user:probe"]);
+    let list = names[0].replace("probe", "list");
+    server.command(&["LPUSH", &list, "x"]);
+    assert_eq!(users.get("list").await.unwrap_err().kind(), ErrorKind::WrongType);
+    assert_eq!(users.exists("list").await.unwrap_err().kind(), ErrorKind::WrongType);
+    // Inside a script, too.
+    assert_eq!(users.touch("list", Duration::from_secs(1)).await.unwrap_err().kind(), ErrorKind::WrongType);
+    // MGET takes another type for nothing; set replaces it.
+    assert_eq!(users.get_many(["list", "probe"]).await.unwrap(), [None, Some(user("Ann"))]);
+    users.set("list", &user("Bob")).await.unwrap();
+    assert_eq!(users.get("list").await.unwrap(), Some(user("Bob")));
+}
+
+#[tokio::test]
+async fn a_server_out_of_memory() {
+    let server = Server::builder().tcp().arg("maxmemory", "100kb").arg("maxmemory-policy", "noeviction").start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let error = users(&larder).set("a", &user("Ann")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error:?}");
+    let error = larder.lock("a").try_acquire().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "in a script: {error:?}");
+    assert_eq!(users(&larder).get("a").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_read_only_replica() {
+    let replica = Server::builder().tcp().arg("replicaof", "127.0.0.1 1").start();
+    let larder = Larder::connect(&replica.url()).await.unwrap();
+    let error = users(&larder).set("a", &user("Ann")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error:?}");
+    let error = larder.lock("a").try_acquire().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReadOnly, "in a script: {error:?}");
+    assert_eq!(users(&larder).get("a").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_server_that_is_loading() {
+    let builder = Server::builder().tcp().arg("key-load-delay", "1000000");
+    let server = Arc::new(builder.arg("loading-process-events-interval-bytes", "1024").start());
+    for key in 0..4 {
+        server.command(&["SET", &key.to_string(), &"x".repeat(10_000)]);
+    }
+    server.command(&["CONFIG", "SET", "rdbcompression", "no"]);
+    server.command(&["SAVE"]);
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let restarted = tokio::task::spawn_blocking({
+        let server = server.clone();
+        move || {
+            server.kill();
+            server.restart();
+        }
+    });
+    until("it says that it is loading", async || {
+        matches!(users(&larder).get("a").await, Err(error) if error.kind() == ErrorKind::Loading && error.is_retryable())
+    })
+    .await;
+    restarted.await.unwrap();
+    until("it has loaded", async || users(&larder).get("a").await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_down() {
+    let node = Server::builder().tcp().arg("cluster-enabled", "yes").start();
+    let url = node.url().replacen("redis", "redis-cluster", 1);
+    assert_eq!(Larder::connect(&url).await.unwrap_err().kind(), ErrorKind::ClusterDown);
+
+    let slots: Vec<String> = (0..16_000).map(|slot: u32| slot.to_string()).collect();
+    let mut command = vec!["CLUSTER", "ADDSLOTS"];
+    command.extend(slots.iter().map(String::as_str));
+    node.command(&command);
+    let larder = Larder::connect(&url).await.unwrap();
+    for key in 0..10 {
+        let error = users(&larder).get(key).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ClusterDown, "{error:?}");
+        assert!(error.is_retryable());
+    }
+    // The same node without the cluster's URL says what to do.
+    let error = users(&Larder::connect(&node.url()).await.unwrap()).get("a").await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::ClusterDown | ErrorKind::InvalidSetting), "{error:?}");
+}
+
+#[tokio::test]
+async fn one_node_of_a_cluster_without_the_clusters_url() {
+    let cluster = support::cluster();
+    let node = cluster.nodes()[0].url();
+    let users = users(&Larder::connect(&node).await.unwrap());
+    let mut moved = 0;
+    for key in 0..20 {
+        if let Err(error) = users.get(key).await {
+            assert!(error.to_string().contains("redis-cluster://"), "{error}");
+            moved += 1;
+        }
+    }
+    assert!(moved > 0);
+}
+
+#[tokio::test]
+async fn a_value_that_cannot_be_encoded() {
+    #[derive(Clone, serde::Deserialize)]
+    struct Odd;
+    impl serde::Serialize for Odd {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("no"))
+        }
+    }
+    let larder = Larder::connect("memory:").await.unwrap();
+    let odd: Cache<Odd> = larder.cache("odd").ttl(Duration::from_secs(1)).build().unwrap();
+    let error = odd.set("a", &Odd).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Encode);
+    assert!(error.source().is_some());
+    assert!(!odd.exists("a").await.unwrap());
+}
