@@ -46,7 +46,8 @@ async fn a_password_an_acl_user_and_a_database_are_one_line() {
 
     let address = server.addr().unwrap();
     works_at(&format!("redis://ann:ann%27s@{address}/3")).await;
-    let larder = Larder::builder().address(address.to_string()).password("p@ss:w/rd").database(5).connect().await;
+    let larder =
+        Larder::builder().address(address.to_string()).password("p@ss:w/rd").database(5).connect().await;
     works(&larder.unwrap()).await;
     for database in ["3", "5"] {
         server.command(&["SELECT", database]);
@@ -184,9 +185,10 @@ async fn a_clusters_keys_are_found_on_all_its_nodes_and_a_failover_is_followed()
     assert!(sizes.iter().all(|size| *size > 30), "{sizes:?}");
 
     cluster.failover(0);
-    until("every key is read again", async || {
-        matches!(users.get_many(0..200).await, Ok(found) if found.iter().all(Option::is_some))
-    })
+    until(
+        "every key is read again",
+        async || matches!(users.get_many(0..200).await, Ok(found) if found.iter().all(Option::is_some)),
+    )
     .await;
     until("every key is written again", async || users.set_many((0..200).zip(&people)).await.is_ok()).await;
     for i in 0..200 {

@@ -30,7 +30,9 @@ fn shown(error: &Error) -> String {
 
 #[tokio::test]
 async fn an_unparsable_url() {
-    for url in ["", "redis:/x", "http://h", &format!("redis://:{SECRET}@h:port"), &format!("memory://{SECRET}")] {
+    for url in
+        ["", "redis:/x", "http://h", &format!("redis://:{SECRET}@h:port"), &format!("memory://{SECRET}")]
+    {
         let error = Larder::connect(url).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{url}");
         assert!(!error.is_retryable() && !shown(&error).contains(SECRET), "{}", shown(&error));
@@ -57,7 +59,11 @@ async fn a_refused_connection() {
 async fn a_wrong_a_missing_and_a_needless_password() {
     let server = Server::builder().tcp().password("right").start();
     let address = server.addr().unwrap();
-    for url in [format!("redis://{address}"), format!("redis://:{SECRET}@{address}"), format!("redis://ann:{SECRET}@{address}/1")] {
+    for url in [
+        format!("redis://{address}"),
+        format!("redis://:{SECRET}@{address}"),
+        format!("redis://ann:{SECRET}@{address}/1"),
+    ] {
         let error = Larder::connect(&url).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Authentication, "{error:?}");
         assert!(!error.is_retryable() && !shown(&error).contains(SECRET), "{}", shown(&error));
@@ -87,7 +93,17 @@ async fn a_password_that_is_changed_while_connected() {
 #[tokio::test]
 async fn a_user_who_may_not() {
     let server = Server::builder().tcp().start();
-    server.command(&["ACL", "SETUSER", "reader", "on", &format!(">{SECRET}"), "~user:*", "+get", "+time", "+ping"]);
+    server.command(&[
+        "ACL",
+        "SETUSER",
+        "reader",
+        "on",
+        &format!(">{SECRET}"),
+        "~user:*",
+        "+get",
+        "+time",
+        "+ping",
+    ]);
     let url = format!("redis://reader:{SECRET}@{}", server.addr().unwrap());
     let larder = Larder::connect(&url).await.unwrap();
     assert_eq!(users(&larder).get("a").await.unwrap(), None);
@@ -120,7 +136,8 @@ async fn a_key_of_another_type() {
 
 #[tokio::test]
 async fn a_server_out_of_memory() {
-    let server = Server::builder().tcp().arg("maxmemory", "100kb").arg("maxmemory-policy", "noeviction").start();
+    let server =
+        Server::builder().tcp().arg("maxmemory", "100kb").arg("maxmemory-policy", "noeviction").start();
     let larder = Larder::connect(&server.url()).await.unwrap();
     let error = users(&larder).set("a", &user("Ann")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error:?}");

@@ -99,7 +99,9 @@ async fn a_loaded_value_has_its_own_time_to_live_and_tags() {
             users.get_or_load("a", move || async move { Ok::<_, Infallible>(user(name)) })
         };
         load("Ann").ttl(Duration::from_secs(60)).tag("team:7").await.unwrap();
-        assert!(matches!(users.ttl("a").await.unwrap(), Some(Expiry::After(left)) if left <= Duration::from_secs(60)));
+        assert!(
+            matches!(users.ttl("a").await.unwrap(), Some(Expiry::After(left)) if left <= Duration::from_secs(60))
+        );
         larder.tag("team:7").invalidate().await.unwrap();
         assert_eq!(load("Bob").tag("team:7").await.unwrap(), user("Bob"), "{store}");
         assert_eq!(load("Cid").await.unwrap(), user("Bob"), "{store}");
@@ -223,8 +225,14 @@ async fn a_failing_loader_fails_all_that_waited_and_the_next_call_loads() {
         until("the second has missed", async || larder.stats().caches["user"].misses == 2).await;
         go.send(()).unwrap();
         let errors = [first.await.unwrap().unwrap_err(), second.await.unwrap().unwrap_err()];
-        assert!(matches!(&errors[0], LoadError::Loader(error) if **error == NoSuchRow(7)), "{store}: {errors:?}");
-        assert!(matches!(&errors[1], LoadError::Loader(error) if **error == NoSuchRow(7)), "{store}: {errors:?}");
+        assert!(
+            matches!(&errors[0], LoadError::Loader(error) if **error == NoSuchRow(7)),
+            "{store}: {errors:?}"
+        );
+        assert!(
+            matches!(&errors[1], LoadError::Loader(error) if **error == NoSuchRow(7)),
+            "{store}: {errors:?}"
+        );
         assert!(!users.exists("a").await.unwrap());
         let next = users.get_or_load("a", || async { Ok::<_, NoSuchRow>(user("Ann")) });
         assert_eq!(next.await.unwrap(), user("Ann"));
@@ -238,7 +246,10 @@ async fn a_panicking_loader_is_an_error_and_harms_nobody() {
         let users = users(&larder);
         let load = users.get_or_load("a", || async { panic!("row 7 is cursed") as Result<User, Infallible> });
         let error = load.await.unwrap_err();
-        assert!(matches!(&error, LoadError::Panicked(message) if message.contains("cursed")), "{store}: {error:?}");
+        assert!(
+            matches!(&error, LoadError::Panicked(message) if message.contains("cursed")),
+            "{store}: {error:?}"
+        );
         let next = users.get_or_load("a", || async { Ok::<_, Infallible>(user("Ann")) });
         assert_eq!(next.await.unwrap(), user("Ann"));
     }

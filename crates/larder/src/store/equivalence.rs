@@ -204,9 +204,7 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
             Acquired::Granted { .. } => Answer::Lock(None),
             Acquired::Held { remaining } => Answer::Lock(Some(rough(Expiry::After(remaining)))),
         },
-        Step::Extend(n, token) => {
-            Answer::Flag(store.extend(&lock(n), u64::from(*token), 60 * MINUTE).await?)
-        }
+        Step::Extend(n, token) => Answer::Flag(store.extend(&lock(n), u64::from(*token), 60 * MINUTE).await?),
         Step::Release(n, token) => Answer::Flag(store.release(&lock(n), u64::from(*token)).await?),
         Step::Charge(n, l, wide, cost) => {
             decision(store.charge(&limit(n), window(*l, *wide), u64::from(*cost)).await?)
@@ -235,12 +233,14 @@ async fn real_store() -> RedisStore {
 
 #[test]
 fn both_stores_answer_the_same_to_every_history() {
-    let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
+    let histories =
+        std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = runtime.block_on(real_store());
     let memory = MemoryStore::new(Bounds { max_bytes: 1 << 30, ..Bounds::default() }, Clock::default());
     let next = std::cell::Cell::new(0u64);
-    let mut runner = TestRunner::new(Config { cases: histories, failure_persistence: None, ..Config::default() });
+    let mut runner =
+        TestRunner::new(Config { cases: histories, failure_persistence: None, ..Config::default() });
     runner
         .run(&prop::collection::vec(steps(), 1..24), |history| {
             let number = next.replace(next.get() + 1);

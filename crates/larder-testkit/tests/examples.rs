@@ -1,0 +1,74 @@
+//! Each example runs, on the embedded store and on a server, and says what it should.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use larder_testkit::Server;
+
+/// Builds the examples beside these tests, and gives their folder.
+fn built() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let build = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "-p", "larder-examples", "--examples"])
+            .status();
+        assert!(build.unwrap().success(), "the examples do not build");
+        let tests = std::env::current_exe().unwrap();
+        tests.parent().unwrap().parent().unwrap().join("examples")
+    })
+}
+
+fn run(example: &str, url: &str) -> Output {
+    Command::new(built().join(example)).env("LARDER_URL", url).output().unwrap()
+}
+
+fn says(example: &str, url: &str, lines: &[&str]) {
+    let output = run(example, url);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{example}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
+    for line in lines {
+        assert!(text.contains(line), "{example} at {url} does not say {line:?}:\n{text}");
+    }
+}
+
+#[test]
+fn the_tour_shows_what_it_promises() {
+    let server = Server::builder().tcp().start();
+    // Twice on the server: the second finds what the first has left.
+    for url in ["memory:", &server.url(), &server.url()] {
+        says(
+            "tour",
+            url,
+            &[
+                "exists 123          → yes",
+                "exists 123          → no",
+                "without larder   1000 queries reached SQLite",
+                "get_or_load         1 queries reached SQLite",
+                "% were hits",
+                "worker B tries     → taken",
+                "the fence grew     → yes",
+                "request  5: allowed, 0 left",
+                "request  6: refused",
+                "request 10: refused",
+            ],
+        );
+    }
+}
+
+#[test]
+fn the_basic_example_runs_and_says_what_to_do_without_a_server() {
+    let server = Server::builder().tcp().start();
+    for url in ["memory:", &server.url()] {
+        says(
+            "basic",
+            url,
+            &["exists 123   true", "delete 123   true", "get 123      None", "150 ms later None"],
+        );
+    }
+    server.kill();
+    let output = run("basic", &server.url());
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("./redis-management.sh start"));
+}
