@@ -7,12 +7,16 @@ use std::sync::OnceLock;
 
 use larder_testkit::Server;
 
+/// As `cargo xtask test` builds them, so that nothing is built twice.
+const BUILD: [&str; 7] =
+    ["build", "--quiet", "--workspace", "--exclude", "larder-bench", "--all-features", "--examples"];
+
 /// Builds the examples beside these tests, and gives their folder.
 fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let build = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "larder-examples", "--examples"])
+            .args(BUILD)
             .status();
         assert!(build.unwrap().success(), "the examples do not build");
         let tests = std::env::current_exe().unwrap();

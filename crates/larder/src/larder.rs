@@ -59,7 +59,6 @@ impl Larder {
     }
 
     /// Settings beyond what a URL holds.
-    #[must_use]
     pub fn builder() -> LarderBuilder {
         LarderBuilder::default()
     }
@@ -109,7 +108,6 @@ impl Larder {
     }
 
     /// A distributed lock under any name.
-    #[must_use]
     pub fn lock(&self, name: &str) -> Lock {
         Lock::new(self.context.clone(), name)
     }

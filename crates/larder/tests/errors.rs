@@ -159,10 +159,10 @@ async fn a_read_only_replica() {
 
 #[tokio::test]
 async fn a_server_that_is_loading() {
-    let builder = Server::builder().tcp().arg("key-load-delay", "1000000");
-    let server = Arc::new(builder.arg("loading-process-events-interval-bytes", "1024").start());
-    for key in 0..4 {
-        server.command(&["SET", &key.to_string(), &"x".repeat(10_000)]);
+    // A tenth of a second a key, and keys so large that even Redis 6 answers in between.
+    let server = Arc::new(Server::builder().tcp().arg("key-load-delay", "100000").start());
+    for key in 0..30 {
+        server.command(&["SET", &key.to_string(), &"x".repeat(3 << 20)]);
     }
     server.command(&["CONFIG", "SET", "rdbcompression", "no"]);
     server.command(&["SAVE"]);

@@ -116,12 +116,13 @@ fn kind(error: &RedisError) -> ErrorKind {
     }
 }
 
-/// The codes that the driver has no kind for. An error inside a script comes as ERR or with the inner code first,
-/// according to the server's version.
+/// The codes that the driver has no kind for. Redis 6 puts the code of an error inside a script into a sentence.
 fn coded(error: &RedisError) -> ErrorKind {
     let code = error.code().unwrap_or_default();
     let detail = error.detail().unwrap_or_default();
-    let has = |name: &str| code == name || detail.starts_with(name) || detail.contains(&format!("-{name} "));
+    let has = |name: &str| {
+        code == name || detail.split_whitespace().any(|word| word.trim_start_matches('-') == name)
+    };
     if has("WRONGTYPE") {
         ErrorKind::WrongType
     } else if has("OOM") {
