@@ -53,7 +53,7 @@ async fn a_simple_operation_is_one_command() {
 #[tokio::test]
 async fn many_keys_are_one_mget_and_never_a_command_a_key() {
     let server = Server::start();
-    let larder = Larder::connect(&server.url()).await.unwrap();
+    let larder = Larder::builder().url(server.url()).connections(4).connect().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
     let ann = user("Ann");
     users.set_many((0..100).map(|key| (key, &ann))).await.unwrap();

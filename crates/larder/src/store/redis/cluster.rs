@@ -75,7 +75,8 @@ impl Cluster {
         let mut node = self.shared.master(slot)?;
         let mut asking = false;
         for _ in 0..MOST_REDIRECTS {
-            let answer = if asking { ask(&node, command).await } else { node.send(command, replay).await };
+            let answer =
+                if asking { ask(&node, slot, command).await } else { node.send(slot, command, replay).await };
             asking = false;
             match answer {
                 Err(Failure::Moved(address)) => {
@@ -110,7 +111,7 @@ impl Cluster {
             pipeline.add_command(command.clone());
         }
         let answers =
-            node.send_all(&pipeline, replay).await.inspect_err(|error| self.shared.distrust(error))?;
+            node.send_all(slot, &pipeline, replay).await.inspect_err(|error| self.shared.distrust(error))?;
         let mut settled = Vec::with_capacity(answers.len());
         for (answer, command) in answers.into_iter().zip(commands) {
             settled.push(match answer {
@@ -143,11 +144,11 @@ impl Drop for Cluster {
     }
 }
 
-async fn ask(node: &Node, command: &Cmd) -> Result<Value, Failure> {
+async fn ask(node: &Node, slot: u16, command: &Cmd) -> Result<Value, Failure> {
     let mut pipeline = Pipeline::with_capacity(2);
     pipeline.cmd("ASKING");
     pipeline.add_command(command.clone());
-    let answer = node.send_all(&pipeline, Replay::Never).await?.pop();
+    let answer = node.send_all(slot, &pipeline, Replay::Never).await?.pop();
     answer.unwrap_or_else(|| Err(Error::new(ErrorKind::Server, "no answer after ASKING").into()))
 }
 
@@ -224,7 +225,7 @@ impl Shared {
     async fn fetch(&self, address: &Address, node: &Arc<Node>) -> Result<()> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
-        let answer = timeout(self.login.connect_timeout, node.send(&command, Replay::Safe))
+        let answer = timeout(self.login.connect_timeout, node.send(0, &command, Replay::Safe))
             .await
             .map_err(|_| Error::timed_out(self.login.connect_timeout))?
             .map_err(|failure| failure.into_error(node.name()))?;

@@ -43,7 +43,7 @@ impl RedisStore {
 
     /// One command for each group of names, all at once; the answers in the order of the names.
     async fn read_many<T>(&self, names: &[String], take: impl Fn(Value) -> Result<T>) -> Result<Vec<T>> {
-        let groups = self.network.groups(names.iter());
+        let groups = self.network.groups(names);
         let answers = try_join_all(groups.iter().map(async |group| {
             let mut command = cmd("MGET");
             for name in group.places.iter().filter_map(|place| names.get(*place)) {
@@ -60,7 +60,7 @@ impl RedisStore {
 
     /// A command a name, sent group by group, all at once; the answers in the order of the names.
     async fn write_many(&self, names: &[&str], command: impl Fn(usize) -> Cmd) -> Result<Vec<Value>> {
-        let groups = self.network.groups(names.iter());
+        let groups = self.network.groups(names);
         let answers = try_join_all(groups.iter().map(|group| {
             let commands = group.places.iter().map(|place| command(*place)).collect();
             self.network.run_all(group, commands, Replay::Never)

@@ -21,7 +21,7 @@ pub(super) enum Network {
 
 /// Names that one command can hold, by their place in the caller's list.
 pub(super) struct Group {
-    slot: u16,
+    lane: u16,
     pub(super) places: Vec<usize>,
 }
 
@@ -69,17 +69,19 @@ impl Network {
         }
     }
 
-    /// Splits a list of names into what one command can hold: all of them, or those of one slot. None is empty.
-    pub(super) fn groups(&self, names: impl ExactSizeIterator<Item = impl AsRef<str>>) -> Vec<Group> {
+    /// Splits a list of names into what one command can hold: all of them, or those of one slot. No group is empty.
+    pub(super) fn groups(&self, names: &[impl AsRef<str>]) -> Vec<Group> {
+        let Some(first) = names.first() else { return Vec::new() };
         match self {
-            _ if names.len() == 0 => Vec::new(),
-            Self::Single(_) => vec![Group { slot: 0, places: (0..names.len()).collect() }],
+            Self::Single(_) => {
+                vec![Group { lane: self.lane(first.as_ref()), places: (0..names.len()).collect() }]
+            }
             Self::Cluster(_) => {
                 let mut by_slot: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
-                for (place, name) in names.enumerate() {
+                for (place, name) in names.iter().enumerate() {
                     by_slot.entry(slot(name.as_ref())).or_default().push(place);
                 }
-                by_slot.into_iter().map(|(slot, places)| Group { slot, places }).collect()
+                by_slot.into_iter().map(|(slot, places)| Group { lane: slot, places }).collect()
             }
         }
     }
@@ -97,9 +99,9 @@ impl Network {
                 for command in commands {
                     pipeline.add_command(command);
                 }
-                node.send_all(&pipeline, replay).await?
+                node.send_all(group.lane, &pipeline, replay).await?
             }
-            Self::Cluster(cluster) => cluster.send_all(group.slot, &commands, replay).await?,
+            Self::Cluster(cluster) => cluster.send_all(group.lane, &commands, replay).await?,
         };
         answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure))).collect()
     }
@@ -107,8 +109,8 @@ impl Network {
     /// Sends one command about all names of a group: one round trip.
     pub(super) async fn run_group(&self, group: &Group, command: &Cmd, replay: Replay) -> Result<Value> {
         let answer = match self {
-            Self::Single(node) => node.send(command, replay).await,
-            Self::Cluster(cluster) => cluster.send(group.slot, command, replay).await,
+            Self::Single(node) => node.send(group.lane, command, replay).await,
+            Self::Cluster(cluster) => cluster.send(group.lane, command, replay).await,
         };
         answer.map_err(|failure| self.explain(failure))
     }
@@ -116,9 +118,9 @@ impl Network {
     /// Sends a command that any server can answer.
     pub(super) async fn run_anywhere(&self, command: &Cmd) -> Result<Value> {
         match self {
-            Self::Single(node) => node.send(command, Replay::Safe).await,
+            Self::Single(node) => node.send(0, command, Replay::Safe).await,
             Self::Cluster(cluster) => match cluster.any() {
-                Some(node) => node.send(command, Replay::Safe).await,
+                Some(node) => node.send(0, command, Replay::Safe).await,
                 None => Err(Error::closed().into()),
             },
         }
@@ -135,9 +137,18 @@ impl Network {
     }
 
     async fn try_run(&self, name: &str, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
+        let lane = self.lane(name);
         match self {
-            Self::Single(node) => node.send(command, replay).await,
-            Self::Cluster(cluster) => cluster.send(slot(name), command, replay).await,
+            Self::Single(node) => node.send(lane, command, replay).await,
+            Self::Cluster(cluster) => cluster.send(lane, command, replay).await,
+        }
+    }
+
+    /// What orders the requests about a name: its slot, which on one connection need not be known.
+    fn lane(&self, name: &str) -> u16 {
+        match self {
+            Self::Single(node) if !node.has_lanes() => 0,
+            _ => slot(name),
         }
     }
 

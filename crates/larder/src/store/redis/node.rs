@@ -1,7 +1,6 @@
 //! One server: its links, and how a request is sent to it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use redis::{Cmd, Pipeline, RedisResult, Value};
 
@@ -21,7 +20,6 @@ pub(super) enum Replay {
 
 pub(super) struct Node {
     links: Vec<Link>,
-    next: AtomicUsize,
     name: String,
     moves: bool,
 }
@@ -30,7 +28,6 @@ impl Node {
     pub(super) fn start(destination: &Destination, login: &Arc<Login>, connections: usize) -> Self {
         Self {
             links: (0..connections.max(1)).map(|_| Link::start(destination.clone(), login.clone())).collect(),
-            next: AtomicUsize::new(0),
             name: describe(destination),
             moves: destination.moves(),
         }
@@ -42,6 +39,10 @@ impl Node {
             link.live().await?;
         }
         Ok(())
+    }
+
+    pub(super) fn has_lanes(&self) -> bool {
+        self.links.len() > 1
     }
 
     pub(super) fn name(&self) -> &str {
@@ -56,8 +57,8 @@ impl Node {
         self.links.first()?.time().now()
     }
 
-    pub(super) async fn send(&self, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
-        let link = self.link()?;
+    pub(super) async fn send(&self, lane: u16, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
+        let link = self.link(lane)?;
         let mut live = link.live().await?;
         let mut answer = live.connection.clone().send_packed_command(command).await;
         if replay == Replay::Safe && answer.as_ref().is_err_and(is_connection_lost) {
@@ -70,11 +71,12 @@ impl Node {
     /// The answers in order, each a value or what the server said to that command.
     pub(super) async fn send_all(
         &self,
+        lane: u16,
         pipeline: &Pipeline,
         replay: Replay,
     ) -> Result<Vec<Result<Value, Failure>>> {
         let count = pipeline.len();
-        let link = self.link()?;
+        let link = self.link(lane)?;
         let mut live = link.live().await?;
         let mut answers = live.connection.clone().send_packed_commands(pipeline, 0, count).await;
         if replay == Replay::Safe && answers.as_ref().is_err_and(is_connection_lost) {
@@ -99,8 +101,9 @@ impl Node {
         Err(failure)
     }
 
-    fn link(&self) -> Result<&Link> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        turn.checked_rem(self.links.len()).and_then(|index| self.links.get(index)).ok_or_else(Error::closed)
+    /// Requests of one lane share a connection, and so arrive in the order in which they were sent.
+    fn link(&self, lane: u16) -> Result<&Link> {
+        let place = usize::from(lane).checked_rem(self.links.len());
+        place.and_then(|place| self.links.get(place)).ok_or_else(Error::closed)
     }
 }
