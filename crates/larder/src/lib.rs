@@ -76,3 +76,8 @@ pub use lock::{Fence, Guard, Lock, Release};
 
 // Rate limits
 pub use limit::{Decision, Quota, RateLimiter};
+
+/// The programs of the README, so that they compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
