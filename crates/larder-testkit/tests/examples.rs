@@ -15,9 +15,7 @@ const BUILD: [&str; 7] =
 fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let build = Command::new(env!("CARGO"))
-            .args(BUILD)
-            .status();
+        let build = Command::new(env!("CARGO")).args(BUILD).status();
         assert!(build.unwrap().success(), "the examples do not build");
         let tests = std::env::current_exe().unwrap();
         tests.parent().unwrap().parent().unwrap().join("examples")

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::keyspace::Keyspace;
 use crate::random::Random;
-use crate::store::AnyStore;
+use crate::store::{AnyStore, Store};
 use crate::tasks::Tasks;
-use crate::telemetry::{CacheStats, Instrument, LimitMeter, LockMeter, Stats};
+use crate::telemetry::{self, CacheStats, Instrument, LimitMeter, LockMeter, Stats};
 
 pub(crate) struct Context {
     store: AnyStore,
@@ -24,7 +24,10 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
-    pub(crate) tasks: Tasks,
+    /// Loads under way.
+    pub(crate) loads: Tasks,
+    /// Locks on their way back.
+    releases: Tasks,
     pub(crate) ping_meter: Instrument,
     pub(crate) tag_meter: Instrument,
     pub(crate) lock_meter: LockMeter,
@@ -40,6 +43,18 @@ pub(crate) struct Limits {
     pub(crate) max_key_bytes: usize,
 }
 
+impl Limits {
+    /// Refuses a name that is longer than names may be.
+    pub(crate) fn check_key(&self, name: &str) -> Result<()> {
+        let (taken, most) = (name.len(), self.max_key_bytes);
+        if taken > most {
+            let message = format!("the key takes {taken} bytes, more than max_key_bytes ({most})");
+            return Err(Error::new(ErrorKind::KeyTooLong, message));
+        }
+        Ok(())
+    }
+}
+
 /// What the handles of one cache name share, as far as the type of its values does not matter.
 pub(crate) trait AnyCache: Any + Send + Sync {
     fn stats(&self) -> CacheStats;
@@ -50,6 +65,7 @@ pub(crate) trait AnyCache: Any + Send + Sync {
 
 impl Context {
     pub(crate) fn new(store: AnyStore, keyspace: Keyspace, limits: Limits) -> Self {
+        telemetry::describe();
         Self {
             store,
             closed: AtomicBool::new(false),
@@ -57,7 +73,8 @@ impl Context {
             limits,
             clock: Clock::default(),
             random: Random::default(),
-            tasks: Tasks::default(),
+            loads: Tasks::default(),
+            releases: Tasks::default(),
             ping_meter: Instrument::new("larder", "", "ping"),
             tag_meter: Instrument::new("tag", "", "invalidate"),
             lock_meter: LockMeter::default(),
@@ -73,7 +90,22 @@ impl Context {
 
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.tasks.close().await;
+        self.loads.abort().await;
+        self.releases.finish(self.limits.response_timeout).await;
+        self.store.close();
+    }
+
+    /// Frees a lock without anybody waiting for it. What is handed over before `close` is still sent.
+    pub(crate) fn release_in_background(self: &Arc<Self>, name: String, token: u64) {
+        let context = self.clone();
+        self.releases.spawn(async move {
+            let release = context.store.release(&name, token);
+            match tokio::time::timeout(context.limits.response_timeout, release).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a lock could not be freed and ends with its time"),
+                Err(_) => tracing::debug!("a lock could not be freed in time and ends with its time"),
+            }
+        });
     }
 
     /// What all handles of this cache share; made on first use. An error if it was made for another type of value.

@@ -2,7 +2,8 @@
 //!
 //! An entry is `[<namespace>/]<cache>[@<schema>]:<key>`. Everything else that larder stores begins with `~`, which no
 //! namespace or cache name may hold, followed by its kind and that kind's layout version; the name that it belongs
-//! to stands whole in one hash tag, so that siblings share a slot.
+//! to stands whole in one hash tag, so that siblings share a slot. In it `/` follows the namespace even where there is none:
+//! the names of locks and tags may hold a `/`, and `shop/x` without a namespace is not `x` of `shop`.
 
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
@@ -41,14 +42,18 @@ impl Keyspace {
 
     pub(crate) fn limit(&self, name: &str, key: impl CacheKey) -> Result<String> {
         check("a rate limiter's name", name)?;
-        let mut whole = format!("~limit.1:{{{}{name}:", self.prefix);
+        let mut whole = format!("~limit.1:{{{}/{name}:", self.namespace());
         key.write(&mut KeyText::new(&mut whole));
         whole.push('}');
         Ok(whole)
     }
 
+    fn namespace(&self) -> &str {
+        self.prefix.trim_end_matches('/')
+    }
+
     fn sibling(&self, kind: &str, name: &str) -> String {
-        let mut whole = format!("{kind}{{{}", self.prefix);
+        let mut whole = format!("{kind}{{{}/", self.namespace());
         name.write(&mut KeyText::new(&mut whole));
         whole.push('}');
         whole

@@ -127,10 +127,11 @@ impl Larder {
         self.context.stats()
     }
 
-    /// Ends background work, loads included, and makes every later request fail with `ErrorKind::Closed`.
+    /// Makes every later request fail with `ErrorKind::Closed`, ends the loads under way, waits until the locks of dropped
+    /// guards are freed (for `response_timeout` at most), and ends the connections.
     ///
-    /// Requests that are under way end as they would have. Locks that are still held stay so until their time is over:
-    /// release them first.
+    /// Requests that are under way end as they would have. Locks whose guards are alive stay held until their time is
+    /// over: release them first.
     ///
     /// # Errors
     ///

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -27,10 +28,22 @@ impl Tasks {
     }
 
     /// Ends every task and waits until each is gone.
-    pub(crate) async fn close(&self) {
-        let set = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut set) = set {
+    pub(crate) async fn abort(&self) {
+        if let Some(mut set) = self.close() {
             set.shutdown().await;
         }
+    }
+
+    /// Lets the tasks come to their end, for as long as `patience` lasts, and ends the others.
+    pub(crate) async fn finish(&self, patience: Duration) {
+        if let Some(mut set) = self.close() {
+            let finished = async { while set.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(patience, finished).await;
+            set.shutdown().await;
+        }
+    }
+
+    fn close(&self) -> Option<JoinSet<()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

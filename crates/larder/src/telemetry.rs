@@ -23,7 +23,7 @@ pub(crate) struct Instrument {
 }
 
 impl Instrument {
-    /// `kind` is `cache`, `lock` or `limiter`; `name` is the cache's or limiter's.
+    /// `kind` is `cache`, `lock`, `limiter`, `tag` or `larder`; `name` is the cache's or limiter's.
     #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has labels"))]
     pub(crate) fn new(kind: &'static str, name: &str, operation: &'static str) -> Self {
         #[cfg(feature = "metrics")]
@@ -99,6 +99,43 @@ impl Count {
 
     fn get(&self) -> u64 {
         self.value.load(Relaxed)
+    }
+}
+
+/// Tells the recorder the units and the meanings, as docs/observability.md lists them.
+pub(crate) fn describe() {
+    #[cfg(feature = "metrics")]
+    {
+        use metrics::{Unit, describe_counter as counter};
+        counter!("larder_cache_hits_total", Unit::Count, "Keys asked for and found");
+        counter!("larder_cache_misses_total", Unit::Count, "Keys asked for and not found");
+        counter!("larder_cache_loads_total", Unit::Count, "Loaders that ran to their end");
+        counter!("larder_cache_load_failures_total", Unit::Count, "Loaders that failed or panicked");
+        counter!(
+            "larder_cache_fills_voided_total",
+            Unit::Count,
+            "Loaded values that a write kept from being stored"
+        );
+        counter!(
+            "larder_cache_unreadable_total",
+            Unit::Count,
+            "Stored bytes that were no value of the cache"
+        );
+        counter!("larder_cache_read_bytes_total", Unit::Bytes, "Stored values read, envelopes included");
+        counter!(
+            "larder_cache_written_bytes_total",
+            Unit::Bytes,
+            "Values sent to be stored, envelopes included"
+        );
+        counter!("larder_errors_total", Unit::Count, "Calls that ended in an error");
+        counter!("larder_limiter_decisions_total", Unit::Count, "Decisions of a rate limiter");
+        counter!("larder_reconnects_total", Unit::Count, "Connections that came up again");
+        metrics::describe_gauge!("larder_connections", Unit::Count, "Connections that stand");
+        metrics::describe_histogram!(
+            "larder_operation_seconds",
+            Unit::Seconds,
+            "Each call, from its first poll to its result"
+        );
     }
 }
 
@@ -262,24 +299,37 @@ impl LimitMeter {
     pub(crate) fn decided(&self, _: bool) {}
 }
 
+/// A connection that stands: on the gauge until this is dropped, however its supervisor ends.
+#[cfg(feature = "redis")]
+#[must_use]
+pub(crate) struct Connected {
+    #[cfg(feature = "metrics")]
+    gauge: metrics::Gauge,
+}
+
 /// A connection came up; `again` if it is not the link's first.
 #[cfg(feature = "redis")]
-pub(crate) fn connected(again: bool) {
+pub(crate) fn connected(again: bool) -> Connected {
+    tracing::info!(again, "connected");
     #[cfg(feature = "metrics")]
     {
-        metrics::gauge!("larder_connections").increment(1.0);
         if again {
             metrics::counter!("larder_reconnects_total").increment(1);
         }
+        let gauge = metrics::gauge!("larder_connections");
+        gauge.increment(1.0);
+        Connected { gauge }
     }
-    tracing::info!(again, "connected");
+    #[cfg(not(feature = "metrics"))]
+    Connected {}
 }
 
-/// A connection that stood is gone.
 #[cfg(feature = "redis")]
-pub(crate) fn disconnected() {
-    #[cfg(feature = "metrics")]
-    metrics::gauge!("larder_connections").decrement(1.0);
+impl Drop for Connected {
+    fn drop(&mut self) {
+        #[cfg(feature = "metrics")]
+        self.gauge.decrement(1.0);
+    }
 }
 
 /// What a [`Larder`](crate::Larder) has counted since it was connected.

@@ -621,3 +621,25 @@ async fn a_fill_is_a_placeholder_of_forty_bytes_that_anybody_can_void() {
     users.get_or_load("a", || async { Err::<User, _>("no") }).await.unwrap_err();
     until("the placeholder is gone", async || server.query::<i64>(&["EXISTS", name]) == 0).await;
 }
+
+#[tokio::test]
+async fn locks_tags_and_limits_of_distinct_namespaces_never_meet() {
+    let server = Server::start();
+    let (none, shop) = (connect(&server, "").await, connect(&server, "shop").await);
+    let guard = none.lock("shop/reports").acquire().await.unwrap();
+    assert!(shop.lock("reports").try_acquire().await.unwrap().is_some());
+    guard.release().await.unwrap();
+
+    users(&shop).set("a", &user("Ann")).tag("team").await.unwrap();
+    none.tag("shop/team").invalidate().await.unwrap();
+    assert_eq!(users(&shop).get("a").await.unwrap(), Some(user("Ann")));
+
+    let api = |larder: &Larder| larder.rate_limiter("api", Quota::per_hour(1)).unwrap();
+    assert!(api(&none).allow("a").await.unwrap() && api(&shop).allow("a").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_lock_with_an_empty_name_works_on_a_cluster_too() {
+    let larder = Larder::connect(&support::cluster().url()).await.unwrap();
+    larder.lock("").try_acquire().await.unwrap().unwrap().release().await.unwrap();
+}

@@ -225,7 +225,7 @@ where
         let (seat, pilot) = cache.shared.flights.board(&entry);
         if let Some(pilot) = pilot {
             let flight = Flight { cache: cache.clone(), entry, expiry, tags, unusable };
-            cache.context.tasks.spawn(flight.fly(pilot, loader));
+            cache.context.loads.spawn(flight.fly(pilot, loader));
         }
         wait(seat).await
     }
@@ -338,8 +338,9 @@ where
                 }
                 (Fill::Plain, Ok(value)) if pilot.is_attached() => {
                     let bytes = cache.encode(value, cost, Vec::new())?;
-                    cache.shared.meter.wrote(bytes.len());
+                    let size = bytes.len();
                     store.set(&self.entry, bytes, self.expiry).await?;
+                    cache.shared.meter.wrote(size);
                 }
                 _ => {}
             }

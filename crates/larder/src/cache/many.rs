@@ -174,10 +174,12 @@ where
             for (entry, value) in &entries {
                 encoded.push((entry.clone(), cache.encode(value, 0, Vec::new())?, cache.expiry(expiry)?));
             }
-            cache.shared.meter.wrote(encoded.iter().map(|(_, bytes, _)| bytes.len()).sum());
+            let size = encoded.iter().map(|(_, bytes, _)| bytes.len()).sum();
             let names = entries.iter().map(|(entry, _)| entry.as_str());
             let _detached = cache.shared.flights.detach_when_done(names);
-            cache.context.store()?.set_many(encoded).await
+            cache.context.store()?.set_many(encoded).await?;
+            cache.shared.meter.wrote(size);
+            Ok(())
         })
     }
 }

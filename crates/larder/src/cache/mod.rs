@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::context::{AnyCache, Context};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::store::{Expiry, Store};
 use crate::telemetry::{CacheMeter, CacheStats};
@@ -113,14 +113,7 @@ where
         let mut name = String::with_capacity(self.policy.prefix.len() + 36);
         name.push_str(&self.policy.prefix);
         key.write(&mut KeyText::new(&mut name));
-        let most = self.context.limits.max_key_bytes;
-        if name.len() > most {
-            let taken = name.len();
-            return Err(Error::new(
-                ErrorKind::KeyTooLong,
-                format!("the key takes {taken} bytes, more than max_key_bytes ({most})"),
-            ));
-        }
+        self.context.limits.check_key(&name)?;
         Ok(name)
     }
 

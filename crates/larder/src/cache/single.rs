@@ -206,8 +206,10 @@ where
             let tags = tag::versions(&cache.context, tags, expiry).await?;
             let bytes = cache.encode(value, 0, tags)?;
             let _detached = cache.shared.flights.detach_when_done([entry.as_str()]);
-            cache.shared.meter.wrote(bytes.len());
-            cache.context.store()?.set(&entry, bytes, expiry).await
+            let size = bytes.len();
+            cache.context.store()?.set(&entry, bytes, expiry).await?;
+            cache.shared.meter.wrote(size);
+            Ok(())
         })
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::call::Call;
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::key::CacheKey;
 use crate::store::{Charged, Store, Window};
 use crate::telemetry::LimitMeter;
@@ -120,14 +120,7 @@ impl RateLimiter {
 
     fn entry(&self, key: impl CacheKey) -> Result<String> {
         let entry = self.context.keyspace.limit(&self.name, key)?;
-        let most = self.context.limits.max_key_bytes;
-        if entry.len() > most {
-            let taken = entry.len();
-            return Err(Error::new(
-                crate::ErrorKind::KeyTooLong,
-                format!("the key takes {taken} bytes, more than max_key_bytes ({most})"),
-            ));
-        }
+        self.context.limits.check_key(&entry)?;
         Ok(entry)
     }
 }

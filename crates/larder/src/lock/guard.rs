@@ -46,8 +46,9 @@ pub enum Release {
 
 /// A lock that is held until it is released, dropped, or its time is over. Made by [`Lock`](super::Lock).
 ///
-/// Dropping a guard frees the lock in the background, in a task that the `Larder` owns. After
-/// [`close`](crate::Larder::close), and outside a runtime, nothing is sent and the lock ends with its time.
+/// Dropping a guard frees the lock in the background, in a task that the `Larder` owns;
+/// [`close`](crate::Larder::close) waits for it. After that, and outside a runtime, nothing is sent and the lock ends with
+/// its time.
 #[must_use = "a guard that is dropped at once frees its lock"]
 pub struct Guard {
     context: Arc<Context>,
@@ -141,7 +142,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.deadline().is_some() {
-            release_in_background(&self.context, std::mem::take(&mut self.name), self.token);
+            self.context.release_in_background(std::mem::take(&mut self.name), self.token);
         }
     }
 }
@@ -154,17 +155,6 @@ impl fmt::Debug for Guard {
             .field("remaining", &self.remaining())
             .finish_non_exhaustive()
     }
-}
-
-pub(super) fn release_in_background(context: &Arc<Context>, name: String, token: u64) {
-    let owner = context.clone();
-    context.tasks.spawn(async move {
-        let Ok(store) = owner.store() else { return };
-        let patience = owner.limits.response_timeout;
-        if let Ok(Err(error)) = tokio::time::timeout(patience, store.release(&name, token)).await {
-            tracing::debug!(%error, "a lock could not be freed and ends with its time");
-        }
-    });
 }
 
 fn lost() -> Error {

@@ -124,6 +124,7 @@ impl Lock {
     /// One attempt: a guard, or how long the lock may still be held.
     async fn attempt(&self) -> Result<Result<Guard, Duration>> {
         check_ttl(self.ttl)?;
+        self.context.limits.check_key(&self.name)?;
         let store = self.context.store()?;
         let attempt = Attempt {
             context: &self.context,
@@ -189,7 +190,7 @@ impl Attempt<'_> {
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if !self.settled {
-            guard::release_in_background(self.context, self.name.to_owned(), self.token);
+            self.context.release_in_background(self.name.to_owned(), self.token);
         }
     }
 }

@@ -182,6 +182,17 @@ pub(crate) enum AnyStore {
     Redis(RedisStore),
 }
 
+impl AnyStore {
+    /// Ends the connections. What is under way is still answered.
+    pub(crate) fn close(&self) {
+        match self {
+            Self::Memory(_) => {}
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.close(),
+        }
+    }
+}
+
 macro_rules! on_either {
     ($self:ident.$operation:ident($($argument:expr),*)) => {
         match $self {

@@ -130,6 +130,11 @@ impl Cluster {
         map.nodes.values().find(|node| !node.is_down()).or_else(|| map.nodes.values().next()).cloned()
     }
 
+    pub(super) fn close(&self) {
+        self.refresher.abort();
+        self.shared.map().nodes.values().for_each(|node| node.close());
+    }
+
     /// The server's time as the node of slot 0 has it, or any that tells.
     pub(super) fn now(&self) -> Option<u64> {
         let map = self.shared.map();
@@ -148,8 +153,10 @@ async fn ask(node: &Node, slot: u16, command: &Cmd) -> Result<Value, Failure> {
     let mut pipeline = Pipeline::with_capacity(2);
     pipeline.cmd("ASKING");
     pipeline.add_command(command.clone());
-    let answer = node.send_all(slot, &pipeline, Replay::Never).await?.pop();
-    answer.unwrap_or_else(|| Err(Error::new(ErrorKind::Server, "no answer after ASKING").into()))
+    let mut answers = node.send_all(slot, &pipeline, Replay::Never).await?.into_iter();
+    // Where ASKING itself is refused, the command is only passed back, again and again.
+    answers.next().transpose()?;
+    answers.next().unwrap_or_else(|| Err(Error::new(ErrorKind::Server, "no answer after ASKING").into()))
 }
 
 impl Shared {

@@ -116,6 +116,11 @@ fn kind(error: &RedisError) -> ErrorKind {
     }
 }
 
+/// How servers put it inside a script (since Redis 8.0 and Valkey 8, before, for a command and for a key), and how the
+/// driver passes on a SELECT that was refused: none of them with NOPERM.
+const NO_PERMISSION: [&str; 3] =
+    ["ACL failure in script", "The user executing the script can't", "has no permissions to run the"];
+
 /// The codes that the driver has no kind for. Redis 6 puts the code of an error inside a script into a sentence.
 fn coded(error: &RedisError) -> ErrorKind {
     let code = error.code().unwrap_or_default();
@@ -129,7 +134,7 @@ fn coded(error: &RedisError) -> ErrorKind {
         ErrorKind::OutOfMemory
     } else if has("NOAUTH") || has("WRONGPASS") || detail.contains("without any password configured") {
         ErrorKind::Authentication
-    } else if has("NOPERM") {
+    } else if has("NOPERM") || NO_PERMISSION.iter().any(|said| detail.contains(said)) {
         ErrorKind::Permission
     } else if has("READONLY") {
         ErrorKind::ReadOnly

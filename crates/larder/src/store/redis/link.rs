@@ -46,11 +46,13 @@ enum State {
     Dialling,
     Up(Live),
     Down(Error),
+    /// For good.
+    Closed,
 }
 
 /// Drops its connection and stops dialling when dropped.
 pub(super) struct Link {
-    state: watch::Receiver<State>,
+    state: watch::Sender<State>,
     time: Arc<ServerTime>,
     supervisor: AbortHandle,
 }
@@ -58,10 +60,10 @@ pub(super) struct Link {
 impl Link {
     /// Starts dialling. [`live`](Self::live) waits for the first attempt.
     pub(super) fn start(destination: Destination, login: Arc<Login>) -> Self {
-        let (sender, state) = watch::channel(State::Dialling);
+        let (state, _) = watch::channel(State::Dialling);
         let time = Arc::new(ServerTime::default());
         let supervisor = Supervisor { destination, login, time: time.clone() };
-        let supervisor = tokio::spawn(supervisor.run(sender)).abort_handle();
+        let supervisor = tokio::spawn(supervisor.run(state.clone())).abort_handle();
         Self { state, time, supervisor }
     }
 
@@ -78,21 +80,27 @@ impl Link {
         {
             return Ok(live.clone());
         }
-        let mut state = self.state.clone();
+        let mut state = self.state.subscribe();
         let settled = state.wait_for(|state| match state {
             State::Dialling => false,
             State::Up(live) => usable(live),
-            State::Down(_) => true,
+            State::Down(_) | State::Closed => true,
         });
         match settled.await.as_deref() {
             Ok(State::Up(live)) => Ok(live.clone()),
             Ok(State::Down(error)) => Err(error.clone()),
-            Ok(State::Dialling) | Err(_) => Err(Error::closed()),
+            Ok(State::Dialling | State::Closed) | Err(_) => Err(Error::closed()),
         }
     }
 
     pub(super) fn is_down(&self) -> bool {
         matches!(&*self.state.borrow(), State::Down(_))
+    }
+
+    /// Gives the connection up for good. Requests under way hold it until they are answered.
+    pub(super) fn close(&self) {
+        self.supervisor.abort();
+        self.state.send_replace(State::Closed);
     }
 
     pub(super) fn time(&self) -> &ServerTime {
@@ -118,13 +126,13 @@ impl Supervisor {
         loop {
             let (connection, broken) = self.dial_until_up(&state).await;
             number += 1;
-            telemetry::connected(number > 1);
+            let connected = telemetry::connected(number > 1);
             let live = Live { connection, number, broken };
-            state.send_replace(State::Up(live.clone()));
+            put(&state, State::Up(live.clone()));
             self.watch(live).await;
-            telemetry::disconnected();
+            drop(connected);
             tracing::warn!(server = %describe(&self.destination), "connection lost, dialling again");
-            state.send_replace(State::Dialling);
+            put(&state, State::Dialling);
         }
     }
 
@@ -140,7 +148,7 @@ impl Supervisor {
                 Ok(dialled) => return dialled,
                 Err(error) => {
                     tracing::debug!(server = %describe(&self.destination), %error, "dialling failed");
-                    state.send_replace(State::Down(error));
+                    put(state, State::Down(error));
                 }
             }
             sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
@@ -189,6 +197,17 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Replaces the state, unless the link was closed: a supervisor that is being aborted may still be running.
+fn put(state: &watch::Sender<State>, next: State) {
+    state.send_if_modified(|state| {
+        let open = !matches!(state, State::Closed);
+        if open {
+            *state = next;
+        }
+        open
+    });
 }
 
 /// Whether a request may not have reached the server, or its answer not us.

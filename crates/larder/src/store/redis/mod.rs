@@ -41,6 +41,11 @@ impl RedisStore {
         Ok(Self { network: Network::connect(deployment, login, sentinel_login, connections).await? })
     }
 
+    /// Ends the connections, and the tasks that keep them.
+    pub(crate) fn close(&self) {
+        self.network.close();
+    }
+
     /// One command for each group of names, all at once; the answers in the order of the names.
     async fn read_many<T>(&self, names: &[String], take: impl Fn(Value) -> Result<T>) -> Result<Vec<T>> {
         let groups = self.network.groups(names);

@@ -127,6 +127,13 @@ impl Network {
         .map_err(|failure| self.explain(failure))
     }
 
+    pub(super) fn close(&self) {
+        match self {
+            Self::Single(node) => node.close(),
+            Self::Cluster(cluster) => cluster.close(),
+        }
+    }
+
     /// The server's time in milliseconds since 1970, as far as it is known here.
     pub(super) fn now(&self) -> u64 {
         let known = match self {

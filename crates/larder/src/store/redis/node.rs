@@ -53,6 +53,10 @@ impl Node {
         self.links.iter().all(Link::is_down)
     }
 
+    pub(super) fn close(&self) {
+        self.links.iter().for_each(Link::close);
+    }
+
     pub(super) fn now(&self) -> Option<u64> {
         self.links.first()?.time().now()
     }

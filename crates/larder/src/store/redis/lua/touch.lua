@@ -3,7 +3,8 @@
 -- ARGV: 1 milliseconds, 0 for never
 -- Reply: 1 if there was an entry, 0 if not
 local start = redis.call('GETRANGE', KEYS[1], 0, 2)
-if start == '' or (string.byte(start, 1) == 0x9A and (string.byte(start, 3) or 0) >= 64) then
+local magic, layout, kind = string.byte(start, 1, 3)
+if start == '' or (magic == 0x9A and layout == 1 and (kind or 0) >= 64) then
   return 0
 end
 if ARGV[1] == '0' then

@@ -1,0 +1,384 @@
+//! docs/security.md is true: its ACL lines are taken from the page, and every operation runs with them and with no less.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use larder::{Cache, Error, ErrorKind, Larder, LarderBuilder, LoadError, Quota};
+use larder_testkit::{Sentinel, Server};
+use support::{User, namespace, user};
+
+const PAGE: &str = include_str!("../../../docs/security.md");
+const USER: &str = "shop";
+const PASSWORD: &str = "CHANGE-ME";
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The lines of the page's block of this name.
+fn lines(block: &str) -> Vec<Vec<&'static str>> {
+    let (_, rest) = PAGE.split_once(&format!("```text {block}\n")).expect("the block is on the page");
+    let (block, _) = rest.split_once("```").unwrap();
+    block.lines().map(|line| line.split(' ').collect()).collect()
+}
+
+/// Runs the page's lines on a server, as the page says for its version.
+fn apply(server: &Server, blocks: &[&str]) {
+    for mut line in blocks.iter().flat_map(|block| lines(block)) {
+        if !server.version().at_least(6, 2) {
+            line.retain(|word| *word != "resetchannels");
+        }
+        server.command(&line);
+    }
+}
+
+/// What the page's lines of these blocks permit: `+get`, `+cluster|slots`, `~shop/*`.
+fn permissions(blocks: &[&str], mark: char) -> Vec<&'static str> {
+    let words = blocks.iter().flat_map(|block| lines(block)).flatten();
+    words.filter(|word| word.starts_with(mark)).collect()
+}
+
+fn as_shop(url: &str) -> LarderBuilder {
+    let builder = Larder::builder().url(url).username(USER).password(PASSWORD).namespace("shop");
+    builder.response_timeout(Duration::from_secs(5))
+}
+
+fn users(larder: &Larder) -> Cache<User> {
+    larder.cache("user").ttl(HOUR).build().unwrap()
+}
+
+type Outcome = BTreeMap<&'static str, Error>;
+
+/// Runs every operation of a cache, and tells which failed and how.
+async fn cache_operations(larder: &Larder) -> Outcome {
+    let mut failed = Outcome::new();
+    let mut note = |operation, error: Option<Error>| {
+        if let Some(error) = error {
+            failed.insert(operation, error);
+        }
+    };
+    let users = users(larder);
+    let ann = user("Ann");
+    let key = namespace();
+    note("ping", larder.ping().await.err());
+    note("set", users.set(&key, &ann).await.err());
+    note("get", users.get(&key).await.err());
+    note("exists", users.exists(&key).await.err());
+    note("touch", users.touch(&key, HOUR).await.err());
+    note("ttl", users.ttl(&key).await.err());
+    note("delete", users.delete(&key).await.err());
+    note("set_many", users.set_many((0..20).map(|i| (i, &ann))).await.err());
+    note("get_many", users.get_many(0..20).await.err());
+    note("delete_many", users.delete_many(0..20).await.err());
+    note("invalidate", larder.tag(&key).invalidate().await.err());
+    note("set tagged", users.set(&key, &ann).tag(&key).await.err());
+    note("set tagged for ever", users.set(&key, &ann).no_expiry().tag(&key).await.err());
+    note("get tagged", users.get(&key).await.err());
+    note("exists tagged", users.exists(&key).await.err());
+    for (outcome, key) in [("load", format!("{key}:loaded")), ("failed load", format!("{key}:failed"))] {
+        let fails = outcome == "failed load";
+        let load =
+            users.get_or_load(&key, move || async move { if fails { Err("no") } else { Ok(user("Ann")) } });
+        match load.tag("t").await {
+            Err(LoadError::Larder(error)) => note(outcome, Some(error)),
+            Err(_) if fails => {}
+            loaded => assert_eq!(loaded.unwrap(), ann),
+        }
+    }
+    failed
+}
+
+async fn coordination_operations(larder: &Larder) -> Outcome {
+    let mut failed = Outcome::new();
+    let limiter = larder.rate_limiter("api", Quota::per_hour(1_000_000)).unwrap();
+    let allowed = limiter.allow("someone").await;
+    let remaining = limiter.remaining("someone").await;
+    failed.extend(allowed.err().map(|error| ("allow", error)));
+    failed.extend(remaining.err().map(|error| ("remaining", error)));
+    match larder.lock(&namespace()).try_acquire().await {
+        Err(error) => drop(failed.insert("acquire", error)),
+        Ok(guard) => {
+            let guard = guard.expect("a lock that nobody else takes");
+            failed.extend(guard.extend(HOUR).await.err().map(|error| ("extend", error)));
+            failed.extend(guard.release().await.err().map(|error| ("release", error)));
+        }
+    }
+    failed
+}
+
+async fn all_operations(larder: &Larder) -> Outcome {
+    let mut failed = cache_operations(larder).await;
+    failed.extend(coordination_operations(larder).await);
+    failed
+}
+
+fn raw(server: &Server) -> redis::Connection {
+    let url = format!("redis://{USER}:{PASSWORD}@{}", server.addr().unwrap());
+    redis::Client::open(url).unwrap().get_connection().unwrap()
+}
+
+#[tokio::test]
+async fn the_pages_user_can_do_all_that_larder_does() {
+    let server = Server::builder().tcp().start();
+    apply(&server, &["cache", "coordination"]);
+    let larder = as_shop(&server.url()).connect().await.unwrap();
+    assert!(all_operations(&larder).await.is_empty());
+    let stats = &larder.stats().caches["user"];
+    assert_eq!((stats.loads, stats.load_failures, stats.fills_voided), (2, 1, 0));
+    let loaded: Vec<String> = server.query(&["KEYS", "shop/user:*:loaded"]);
+    assert_eq!(loaded.len(), 1, "what was loaded is stored");
+    assert_eq!(server.query::<Vec<String>>(&["KEYS", "shop/user:*:failed"]).len(), 0);
+
+    // Nothing was refused beyond the connection's introduction of itself, which is optional.
+    server.command(&["ACL", "LOG", "RESET"]);
+    assert!(all_operations(&larder).await.is_empty());
+    assert_eq!(server.query::<Vec<redis::Value>>(&["ACL", "LOG"]).len(), 0);
+}
+
+#[tokio::test]
+async fn a_cache_needs_no_locks_and_limits() {
+    let server = Server::builder().tcp().start();
+    apply(&server, &["cache"]);
+    let larder = as_shop(&server.url()).connect().await.unwrap();
+    assert!(cache_operations(&larder).await.is_empty());
+    let failed = coordination_operations(&larder).await;
+    assert_eq!(failed.keys().copied().collect::<Vec<_>>(), ["acquire", "allow", "remaining"]);
+    for (operation, error) in failed {
+        assert_eq!(error.kind(), ErrorKind::Permission, "{operation}: {error:?}");
+    }
+    // Optional for a cache, as the table says, and for nothing else.
+    server.command(&["ACL", "SETUSER", USER, "-time"]);
+    let larder = as_shop(&server.url()).connect().await.unwrap();
+    assert!(cache_operations(&larder).await.is_empty());
+}
+
+#[tokio::test]
+async fn each_command_of_the_page_is_needed() {
+    let server = Server::builder().tcp().start();
+    let commands = permissions(&["cache", "coordination"], '+');
+    assert!(commands.len() > 10, "{commands:?}");
+    for command in commands {
+        apply(&server, &["cache", "coordination"]);
+        let without = command.replacen('+', "-", 1);
+        server.command(&["ACL", "SETUSER", USER, &without]);
+        server.command(&["SCRIPT", "FLUSH"]);
+        let larder = as_shop(&server.url()).connect().await.unwrap();
+        let failed = all_operations(&larder).await;
+        assert!(!failed.is_empty(), "{without} hurts nobody");
+        for (operation, error) in failed {
+            assert_eq!(error.kind(), ErrorKind::Permission, "{without}: {operation}: {error:?}");
+            assert!(!error.is_retryable());
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_key_pattern_of_the_page_is_needed() {
+    let server = Server::builder().tcp().start();
+    let patterns = permissions(&["cache", "coordination"], '~');
+    assert_eq!(patterns.len(), 4);
+    for left_out in &patterns {
+        apply(&server, &["cache", "coordination"]);
+        let mut line = vec!["ACL", "SETUSER", USER, "resetkeys"];
+        line.extend(patterns.iter().filter(|pattern| *pattern != left_out));
+        server.command(&line);
+        let larder = as_shop(&server.url()).connect().await.unwrap();
+        let failed = all_operations(&larder).await;
+        assert!(!failed.is_empty(), "without {left_out} nobody is hurt");
+        for (operation, error) in failed {
+            assert_eq!(error.kind(), ErrorKind::Permission, "without {left_out}: {operation}: {error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_pages_user_reaches_no_other_namespace_and_nothing_dangerous() {
+    let server = Server::builder().tcp().start();
+    apply(&server, &["cache", "coordination"]);
+    for namespace in ["other", "shop2", "sho", "a.shop"] {
+        let larder = as_shop(&server.url()).namespace(namespace).connect().await.unwrap();
+        let failed = all_operations(&larder).await;
+        let open: Vec<&str> = [
+            "set",
+            "get",
+            "exists",
+            "touch",
+            "ttl",
+            "delete",
+            "set_many",
+            "get_many",
+            "delete_many",
+            "invalidate",
+        ]
+        .into_iter()
+        .chain(["set tagged", "acquire", "allow", "remaining"])
+        .filter(|operation| !failed.contains_key(operation))
+        .collect();
+        assert!(open.is_empty(), "{namespace}: {open:?}");
+        assert!(failed.values().all(|error| error.kind() == ErrorKind::Permission), "{failed:?}");
+    }
+    let mut connection = raw(&server);
+    for command in [
+        "GET user:1",
+        "GET other/user:1",
+        "SET other/user:1 x",
+        "GET ~lock.1:{other/x}",
+        "GET ~lock.1:{x}",
+        "FLUSHALL",
+        "FLUSHDB",
+        "KEYS *",
+        "SCAN 0",
+        "CONFIG GET *",
+        "INFO",
+        "MONITOR",
+        "CLIENT LIST",
+        "ACL LIST",
+        "DEBUG SLEEP 0",
+        "SHUTDOWN",
+        "SAVE",
+        "PUBLISH c m",
+        "SUBSCRIBE c",
+        "SCRIPT FLUSH",
+        "DBSIZE",
+        "SELECT 1",
+        "CLUSTER INFO",
+        "REPLICAOF NO ONE",
+    ] {
+        let mut words = command.split(' ');
+        let answer = redis::cmd(words.next().unwrap()).arg(words.collect::<Vec<_>>()).exec(&mut connection);
+        let error = answer.expect_err(command);
+        assert_eq!(error.code(), Some("NOPERM"), "{command}: {error}");
+    }
+    // Nor through a script.
+    let script =
+        redis::cmd("EVAL").arg("return redis.call('GET', 'other/user:1')").arg(0).exec(&mut connection);
+    assert!(script.is_err());
+}
+
+#[tokio::test]
+async fn on_a_cluster_the_map_and_moving_slots_need_one_command_each() {
+    let cluster = support::cluster();
+    let blocks = ["cache", "coordination", "cluster"];
+    cluster.nodes().iter().for_each(|node| apply(node, &blocks));
+    let larder = as_shop(&cluster.url()).connect().await.unwrap();
+    let failed = all_operations(&larder).await;
+    assert!(failed.is_empty(), "{failed:?}");
+
+    // An absent key of a slot that moves: the old node says ASK.
+    let key = "shop/user:moving";
+    let (from, masters) = (cluster.master_of(key), cluster.masters());
+    let to = masters.iter().find(|node| node.addr() != from.addr()).unwrap();
+    let slot = from.query::<u64>(&["CLUSTER", "KEYSLOT", key]).to_string();
+    let (from_id, to_id): (String, String) =
+        (from.query(&["CLUSTER", "MYID"]), to.query(&["CLUSTER", "MYID"]));
+    to.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]);
+    from.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
+    assert_eq!(users(&larder).get("moving").await.unwrap(), None);
+    let set_all = |rule: &str| {
+        for node in cluster.nodes() {
+            node.command(&["ACL", "SETUSER", USER, rule]);
+        }
+    };
+    set_all("-asking");
+    let error = users(&larder).get("moving").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+    from.command(&["CLUSTER", "SETSLOT", &slot, "STABLE"]);
+    to.command(&["CLUSTER", "SETSLOT", &slot, "STABLE"]);
+    assert_eq!(users(&larder).get("moving").await.unwrap(), None);
+
+    // Redis 6.0 takes a subcommand back only with its whole command.
+    set_all(if cluster.nodes()[0].version().at_least(7, 0) { "-cluster|slots" } else { "-cluster" });
+    let error = as_shop(&cluster.url()).connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+    cluster.nodes().iter().for_each(|node| apply(node, &blocks));
+}
+
+#[tokio::test]
+async fn under_sentinel_the_role_needs_one_command() {
+    let sentinel = Sentinel::start();
+    sentinel.servers().iter().for_each(|server| apply(server, &["cache", "coordination"]));
+    let error = as_shop(&sentinel.url()).connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+    sentinel.servers().iter().for_each(|server| apply(server, &["sentinel"]));
+    let larder = as_shop(&sentinel.url()).connect().await.unwrap();
+    let failed = all_operations(&larder).await;
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[tokio::test]
+async fn another_database_needs_one_command() {
+    let server = Server::builder().tcp().start();
+    apply(&server, &["cache", "coordination"]);
+    let error = as_shop(&server.url()).database(3).connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+    apply(&server, &["database"]);
+    let larder = as_shop(&server.url()).database(3).connect().await.unwrap();
+    assert!(all_operations(&larder).await.is_empty());
+}
+
+#[tokio::test]
+async fn the_name_in_client_list_is_optional() {
+    let server = Server::builder().tcp().start();
+    apply(&server, &["cache"]);
+    // Redis 6.0 to 7.0 know no SETINFO, and 7.0 refuses permissions for commands that it does not have.
+    if !server.version().at_least(7, 2) {
+        as_shop(&server.url()).connect().await.unwrap();
+        return;
+    }
+    let refused = || server.query::<Vec<redis::Value>>(&["ACL", "LOG"]).len();
+    let _larder = as_shop(&server.url()).connect().await.unwrap();
+    assert!(refused() > 0);
+    server.command(&["ACL", "LOG", "RESET"]);
+    apply(&server, &["name"]);
+    let _larder = as_shop(&server.url()).connect().await.unwrap();
+    assert_eq!(refused(), 0);
+    assert!(server.query::<String>(&["CLIENT", "LIST"]).contains("lib-name=larder"));
+}
+
+#[tokio::test]
+async fn a_default_user_that_is_off_keeps_nobody_else_out() {
+    let server = Server::builder().password("admin").tcp().start();
+    apply(&server, &["cache", "coordination"]);
+    server.command(&["ACL", "SETUSER", "default", "off"]);
+    let larder = as_shop(&format!("redis://{}", server.addr().unwrap())).connect().await.unwrap();
+    assert!(all_operations(&larder).await.is_empty());
+    let outsider = Larder::connect(&format!("redis://:admin@{}", server.addr().unwrap())).await.unwrap_err();
+    assert_eq!(outsider.kind(), ErrorKind::Authentication, "{outsider:?}");
+}
+
+#[tokio::test]
+async fn every_permission_of_the_lines_is_in_the_pages_table_and_the_other_way_round() {
+    let blocks = ["cache", "coordination", "cluster", "sentinel", "database", "name"];
+    let mut granted: Vec<String> =
+        ['+', '~'].iter().flat_map(|mark| permissions(&blocks, *mark)).map(str::to_owned).collect();
+    let (_, rest) = PAGE.split_once("| permission |").unwrap();
+    let rows = rest.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let mut explained: Vec<String> =
+        rows.map(|row| row.split('`').nth(1).unwrap().replace("\\|", "|")).collect();
+    granted.sort();
+    explained.sort();
+    assert_eq!(granted, explained);
+}
+
+#[tokio::test]
+async fn a_stored_value_that_claims_to_be_huge_takes_no_memory() {
+    let server = Server::start();
+    let larder = Larder::builder().url(server.url()).namespace("shop").connect().await.unwrap();
+    let texts: Cache<String> = larder.cache("text").ttl(HOUR).compress_above(1).build().unwrap();
+    let large = Larder::builder()
+        .url(server.url())
+        .namespace("shop")
+        .max_value_bytes(64 << 20)
+        .connect()
+        .await
+        .unwrap();
+    let writer: Cache<String> = large.cache("text").ttl(HOUR).compress_above(1).build().unwrap();
+    writer.set("bomb", &"0".repeat(32 << 20)).timeout(Duration::from_secs(20)).await.unwrap();
+    assert!(server.query::<u64>(&["STRLEN", "shop/text:bomb"]) < 1 << 20);
+    assert_eq!(texts.get("bomb").await.unwrap(), None);
+    assert_eq!(larder.stats().caches["text"].unreadable, 1);
+    let reloaded =
+        texts.get_or_load("bomb", || async { Ok::<_, Infallible>("small".to_owned()) }).await.unwrap();
+    assert_eq!(reloaded, "small");
+}

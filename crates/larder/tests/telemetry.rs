@@ -1,0 +1,406 @@
+//! docs/observability.md is true: what is recorded is what its tables list, and says what happened.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use larder::{Cache, ErrorKind, Larder, Quota};
+use larder_testkit::Server;
+use metrics::Unit;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use support::{User, until, user};
+
+const PAGE: &str = include_str!("../../../docs/observability.md");
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The rows of the page's table whose header begins with these words.
+fn table(header: &str) -> Vec<Vec<&'static str>> {
+    let (_, rest) = PAGE.split_once(header).expect("the table is on the page");
+    let rows = rest.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+/// The words between code marks.
+fn codes(cell: &str) -> BTreeSet<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// Everything recorded since the last look, by name and labels, as in `name{a="b"}`.
+#[derive(Debug, Default)]
+struct Recorded {
+    values: BTreeMap<String, f64>,
+    /// The type and the label keys of each name.
+    shapes: BTreeMap<String, BTreeSet<(String, BTreeSet<String>)>>,
+    labels: BTreeSet<String>,
+    units: BTreeMap<String, Option<Unit>>,
+}
+
+impl Recorded {
+    /// Adds what the recorder gives once only.
+    fn take(&mut self, snapshotter: &Snapshotter) {
+        for (key, unit, _, value) in snapshotter.snapshot().into_vec() {
+            let (_, key) = key.into_parts();
+            self.units.insert(key.name().to_owned(), unit);
+            let labels: Vec<String> =
+                key.labels().map(|label| format!("{}={:?}", label.key(), label.value())).collect();
+            let name = format!("{}{{{}}}", key.name(), labels.join(","));
+            let (kind, value) = match value {
+                DebugValue::Counter(count) => ("counter", count as f64),
+                DebugValue::Gauge(value) => ("gauge", value.0),
+                DebugValue::Histogram(values) => ("histogram", values.len() as f64),
+            };
+            *self.values.entry(name).or_default() += value;
+            let keys = key.labels().map(|label| label.key().to_owned()).collect();
+            self.shapes.entry(key.name().to_owned()).or_default().insert((kind.to_owned(), keys));
+            self.labels.extend(key.labels().map(|label| label.value().to_owned()));
+        }
+    }
+
+    #[track_caller]
+    fn get(&self, name: &str) -> f64 {
+        *self.values.get(name).unwrap_or_else(|| panic!("{name} is not among {:#?}", self.values.keys()))
+    }
+}
+
+fn cache(metric: &str) -> String {
+    format!("larder_cache_{metric}_total{{cache=\"user\"}}")
+}
+
+fn operation(kind: &str, name: &str, operation: &str) -> String {
+    format!("larder_operation_seconds{{kind={kind:?},name={name:?},operation={operation:?}}}")
+}
+
+fn error(kind: &str, name: &str, operation: &str, error: ErrorKind) -> String {
+    let error = error.as_str();
+    format!("larder_errors_total{{kind={kind:?},name={name:?},operation={operation:?},error={error:?}}}")
+}
+
+fn record() -> (metrics::LocalRecorderGuard<'static>, Snapshotter) {
+    let recorder: &'static DebuggingRecorder = Box::leak(Box::default());
+    (metrics::set_default_local_recorder(recorder), recorder.snapshotter())
+}
+
+/// One of everything that larder counts, on a server that dies and comes back in the course of it.
+async fn history(server: &Server, larder: &Larder) -> u64 {
+    let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
+    let ann = user("value-0");
+    assert_eq!(users.get("key-0").await.unwrap(), None);
+    users.set("key-1", &ann).tag("tag-1").await.unwrap();
+    let size: u64 = server.query(&["STRLEN", "space/user:key-1"]);
+    assert!(users.get("key-1").await.unwrap().is_some());
+    assert_eq!(users.get_many(["key-1", "key-0", "key-1"]).await.unwrap().iter().flatten().count(), 2);
+    larder.tag("tag-1").invalidate().await.unwrap();
+    assert_eq!(users.get("key-1").await.unwrap(), None);
+    users.set_many([("key-2", &ann), ("key-3", &ann)]).await.unwrap();
+    assert!(users.exists("key-2").await.unwrap());
+    assert!(users.touch("key-2", HOUR).await.unwrap());
+    assert!(users.ttl("key-2").await.unwrap().is_some());
+    assert!(users.delete("key-2").await.unwrap());
+    assert_eq!(users.delete_many(["key-2", "key-3"]).await.unwrap(), [false, true]);
+
+    let loaded = users.get_or_load("key-4", || async { Ok::<_, String>(user("value-0")) }).await;
+    assert_eq!(loaded.unwrap(), ann);
+    users.get_or_load("key-5", || async { Err::<User, _>("no".to_owned()) }).await.unwrap_err();
+    users.get_or_load("key-5", || async { panic!("oh") as Result<User, String> }).await.unwrap_err();
+    let url = server.url();
+    let overwrite = move || async move {
+        let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+        redis::cmd("DEL").arg("space/user:key-6").exec(&mut connection).unwrap();
+        Ok::<_, String>(user("value-0"))
+    };
+    users.get_or_load("key-6", overwrite).await.unwrap();
+
+    server.command(&["SET", "space/user:key-7", "garbage"]);
+    assert_eq!(users.get("key-7").await.unwrap(), None);
+    server.command(&["LPUSH", "space/user:key-8", "x"]);
+    assert_eq!(users.get("key-8").await.unwrap_err().kind(), ErrorKind::WrongType);
+
+    let guard = larder.lock("lock-1").acquire().await.unwrap();
+    guard.extend(HOUR).await.unwrap();
+    guard.release().await.unwrap();
+    let limiter = larder.rate_limiter("api", Quota::per_hour(2)).unwrap();
+    for allowed in [true, true, false] {
+        assert_eq!(limiter.allow("key-9").await.unwrap(), allowed);
+    }
+    assert_eq!(limiter.remaining("key-9").await.unwrap(), 0);
+    larder.ping().await.unwrap();
+    size
+}
+
+#[tokio::test]
+async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
+    let (_recording, snapshotter) = record();
+    let server = Server::start();
+    let larder = Larder::builder().url(server.url()).namespace("space").connect().await.unwrap();
+    let size = history(&server, &larder).await as f64;
+    let mut recorded = Recorded::default();
+    recorded.take(&snapshotter);
+
+    // Of eleven keys asked for three were found: key-1 by get, and twice by get_many.
+    assert_eq!(recorded.get(&cache("hits")), 3.0);
+    assert_eq!(recorded.get(&cache("misses")), 8.0);
+    assert_eq!(recorded.get(&cache("loads")), 4.0);
+    assert_eq!(recorded.get(&cache("load_failures")), 2.0);
+    assert_eq!(recorded.get(&cache("fills_voided")), 1.0);
+    assert_eq!(recorded.get(&cache("unreadable")), 1.0);
+    // key-1 four times with its tag, and "garbage".
+    assert_eq!(recorded.get(&cache("read_bytes")), 4.0 * size + 7.0);
+    // key-1 with a tag of nine bytes and its name; two by set_many and one by a load without.
+    let untagged = size - 9.0 - "tag-1".len() as f64;
+    assert_eq!(recorded.get(&cache("written_bytes")), size + 3.0 * untagged);
+    for (name, calls) in [
+        ("get", 5),
+        ("get_many", 1),
+        ("set", 1),
+        ("set_many", 1),
+        ("delete", 1),
+        ("delete_many", 1),
+        ("exists", 1),
+        ("touch", 1),
+        ("ttl", 1),
+        ("get_or_load", 4),
+    ] {
+        assert_eq!(recorded.get(&operation("cache", "user", name)), f64::from(calls), "{name}");
+        let stats = &larder.stats().caches["user"].operations[name];
+        assert_eq!((stats.count, stats.errors), (calls as u64, u64::from(name == "get")), "{name}");
+        assert!(stats.mean_time().unwrap() > Duration::ZERO);
+    }
+    for (kind, name, done, calls) in [
+        ("lock", "", "acquire", 1.0),
+        ("lock", "", "extend", 1.0),
+        ("lock", "", "release", 1.0),
+        ("limiter", "api", "check", 3.0),
+        ("limiter", "api", "remaining", 1.0),
+        ("tag", "", "invalidate", 1.0),
+        ("larder", "", "ping", 1.0),
+    ] {
+        assert_eq!(recorded.get(&operation(kind, name, done)), calls, "{kind} {done}");
+    }
+    assert_eq!(recorded.get(&error("cache", "user", "get", ErrorKind::WrongType)), 1.0);
+    assert_eq!(recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"allowed\"}"), 2.0);
+    assert_eq!(recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"refused\"}"), 1.0);
+    assert_eq!(recorded.get("larder_connections{}"), 1.0);
+
+    let stats = larder.stats().caches["user"].clone();
+    let fields = [
+        ("hits", stats.hits),
+        ("misses", stats.misses),
+        ("loads", stats.loads),
+        ("load_failures", stats.load_failures),
+        ("fills_voided", stats.fills_voided),
+        ("unreadable", stats.unreadable),
+        ("bytes_read", stats.bytes_read),
+        ("bytes_written", stats.bytes_written),
+    ];
+    let rows = table("| field |");
+    assert_eq!(rows.len(), fields.len());
+    for (row, (field, value)) in rows.iter().zip(fields) {
+        assert_eq!(row[0], format!("`{field}`"));
+        let metric = row[1].trim_matches('`');
+        assert_eq!(recorded.get(&format!("{metric}{{cache=\"user\"}}")), value as f64, "{field}");
+    }
+    assert_eq!(stats.hit_ratio(), Some(3.0 / 11.0));
+
+    // The connection's metrics over an outage.
+    server.kill();
+    let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
+    until("the outage shows", async || {
+        users.get("key-1").await.is_err_and(|e| e.kind() == ErrorKind::Refused)
+    })
+    .await;
+    recorded.take(&snapshotter);
+    assert!(recorded.get(&error("cache", "user", "get", ErrorKind::Refused)) >= 1.0);
+    assert_eq!(recorded.get("larder_connections{}"), 0.0);
+    server.restart();
+    until("it is back", async || larder.ping().await.is_ok()).await;
+    recorded.take(&snapshotter);
+    assert_eq!(recorded.get("larder_connections{}"), 1.0);
+    assert_eq!(recorded.get("larder_reconnects_total{}"), 1.0);
+    assert_eq!(recorded.get(&cache("hits")), 3.0, "an error is no miss and no hit");
+    assert_eq!(recorded.get(&cache("misses")), 8.0);
+
+    // The page's table, and that no label tells what may be personal.
+    let mut listed = BTreeMap::new();
+    for row in table("| metric |") {
+        let [name, kind, unit, labels, what] = row.as_slice() else { panic!("{row:?}") };
+        assert!(!what.is_empty(), "{name}");
+        let wanted = match *unit {
+            "bytes" => Unit::Bytes,
+            "seconds" => Unit::Seconds,
+            "keys" | "loads" | "values" | "calls" | "decisions" | "connections" => Unit::Count,
+            other => panic!("{name} is counted in {other}"),
+        };
+        let told = recorded.units.get(name.trim_matches('`'));
+        assert_eq!(told, Some(&Some(wanted)), "{name}");
+        let shape = BTreeSet::from([((*kind).to_owned(), codes(labels))]);
+        assert!(listed.insert(name.trim_matches('`').to_owned(), shape).is_none(), "{name} is listed twice");
+    }
+    assert_eq!(recorded.shapes, listed);
+    for label in &recorded.labels {
+        for secret in ["key-", "lock-1", "tag-1", "space", ".sock"] {
+            assert!(!label.contains(secret), "{label}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn closing_or_dropping_a_larder_takes_its_connections_off_the_gauge() {
+    let (_recording, snapshotter) = record();
+    let server = Server::start();
+    // On a server and on a gauge of its own, closed and kept, and dropped and not closed.
+    let connect = || Larder::builder().url(server.url()).connections(3).connect();
+    let mut recorded = Recorded::default();
+    let dropped = connect().await.unwrap();
+    recorded.take(&snapshotter);
+    assert_eq!(recorded.get("larder_connections{}"), 3.0);
+    drop(dropped);
+    let gone = async |recorded: &mut Recorded| {
+        until("its connections are gone", async || {
+            recorded.take(&snapshotter);
+            let others = server.query::<String>(&["CLIENT", "LIST", "TYPE", "NORMAL"]).lines().count() - 1;
+            (recorded.get("larder_connections{}"), others) == (0.0, 0)
+        })
+        .await;
+    };
+    gone(&mut recorded).await;
+    let closed = connect().await.unwrap();
+    closed.close().await.unwrap();
+    gone(&mut recorded).await;
+    assert!(!recorded.values.contains_key("larder_reconnects_total{}"));
+}
+
+// ---- events ----
+
+/// An event as the page lists it: level, message, fields.
+type Event = (String, String, BTreeSet<String>);
+
+/// Keeps every event of larder's.
+#[derive(Clone, Default)]
+struct Events(Arc<Mutex<Vec<(Event, String)>>>);
+
+impl tracing::Subscriber for Events {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("larder")
+    }
+
+    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        panic!("the page says that there are no spans: {span:?}")
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        #[derive(Default)]
+        struct Fields(String, BTreeSet<String>, String);
+        impl tracing::field::Visit for Fields {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+                match field.name() {
+                    "message" => self.0 = format!("{value:?}"),
+                    name => drop(self.1.insert(name.to_owned())),
+                }
+                self.2.push_str(&format!("{}={value:?} ", field.name()));
+            }
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let level = event.metadata().level().as_str().to_lowercase();
+        self.0.lock().unwrap().push(((level, fields.0, fields.1), fields.2));
+    }
+}
+
+fn listed_events() -> BTreeSet<Event> {
+    let rows = table("| level |");
+    let events: BTreeSet<Event> = rows
+        .iter()
+        .map(|row| (row[0].trim_matches('`').to_owned(), row[1].to_owned(), codes(row[2])))
+        .collect();
+    assert_eq!(events.len(), rows.len());
+    events
+}
+
+/// Every event in the sources: `tracing::debug!(cache = …, %error, "message")`.
+fn events_of(folder: &Path, found: &mut BTreeSet<Event>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            events_of(&path, found);
+            continue;
+        }
+        let source = fs::read_to_string(&path).unwrap();
+        for macro_call in source.split("tracing::").skip(1) {
+            let Some((level, rest)) = macro_call.split_once("!(") else { continue };
+            if !["trace", "debug", "info", "warn", "error"].contains(&level) {
+                continue;
+            }
+            let mut quoted = rest.splitn(3, '"');
+            let (fields, message) = (quoted.next().unwrap(), quoted.next().unwrap());
+            let names = fields
+                .split(',')
+                .map(|field| field.split('=').next().unwrap().trim().trim_start_matches(['%', '?']));
+            let names = names.filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            found.insert((level.to_owned(), message.to_owned(), names));
+        }
+    }
+}
+
+#[test]
+fn the_page_lists_every_event_of_the_sources() {
+    let mut found = BTreeSet::new();
+    events_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    assert_eq!(found, listed_events());
+}
+
+#[tokio::test]
+async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
+    let events = Events::default();
+    // While there is one subscriber alone, whichever thread meets an event first decides whether anybody wants it, and
+    // the threads of the other tests want none.
+    let _second = tracing::Dispatch::new(Events::default());
+    let _subscribed = tracing::subscriber::set_default(events.clone());
+    let server = Server::builder().tcp().password("pass-1").start();
+    let larder = Larder::builder().url(server.url()).namespace("space").connect().await.unwrap();
+    history(&server, &larder).await;
+    // Only locks and loads while the server is away are left.
+    let guard = larder.lock("lock-2").acquire().await.unwrap();
+    let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
+    server.kill();
+    until("the outage shows", async || larder.ping().await.is_err_and(|e| e.kind() == ErrorKind::Refused))
+        .await;
+    users.get_or_load("key-1", || async { Ok::<_, String>(user("value-0")) }).await.unwrap();
+    drop(guard);
+    let seen = |message: &str| events.0.lock().unwrap().iter().any(|(event, _)| event.1 == message);
+    until("the lock was given up", async || seen("a lock could not be freed and ends with its time")).await;
+    server.restart();
+    until("it is back", async || larder.ping().await.is_ok()).await;
+
+    // A user who may not store what was loaded, and is not told the time.
+    server.command(&["ACL", "SETUSER", "poor", "on", ">pass-2", "~*", "+get", "+hello"]);
+    let poor =
+        Larder::builder().url(server.url()).username("poor").password("pass-2").connect().await.unwrap();
+    let plain = poor.cache::<User>("plain").ttl(HOUR).format(larder::Format::Plain).build().unwrap();
+    plain.get_or_load("key-1", || async { Ok::<_, String>(user("value-0")) }).await.unwrap();
+    assert_eq!(plain.set("key-1", &user("value-1")).await.unwrap_err().kind(), ErrorKind::Permission);
+    assert_eq!(plain.get(("key-1", "x".repeat(2000))).await.unwrap_err().kind(), ErrorKind::KeyTooLong);
+
+    let events = events.0.lock().unwrap();
+    let listed = listed_events();
+    let happened: BTreeSet<Event> = events.iter().map(|(event, _)| event.clone()).collect();
+    let strangers: Vec<&Event> = happened.difference(&listed).collect();
+    assert!(strangers.is_empty(), "{strangers:?}");
+    let missing: Vec<&str> = listed.difference(&happened).map(|event| event.1.as_str()).collect();
+    assert_eq!(missing, ["the cluster's map could not be fetched"]);
+    for (_, shown) in events.iter() {
+        for secret in ["key-", "lock-", "tag-", "value-", "pass-", "space"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+}
