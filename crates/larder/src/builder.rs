@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::context::{Context, Limits};
+use crate::endpoint::{Address, Deployment, Secret};
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::larder::Larder;
+use crate::random::Random;
 use crate::store::AnyStore;
 use crate::store::memory::{Bounds, MemoryStore};
-use crate::url::{self, Address, Deployment, Secret, Server, Target};
+use crate::url::{self, DEFAULT_PORT, Server, Target};
 
 /// Settings of a [`Larder`].
 ///
@@ -182,7 +184,7 @@ impl LarderBuilder {
             Target::Memory => AnyStore::Memory(MemoryStore::new(self.bounds, Clock::default())),
             Target::Server(server) => self.server(server).await?,
         };
-        Ok(Larder::new(Arc::new(Context::new(store, keyspace, limits))))
+        Ok(Larder::new(Arc::new(Context::new(store, keyspace, limits, Clock::default(), Random::default()))))
     }
 
     fn check(&self) -> Result<()> {
@@ -210,7 +212,7 @@ impl LarderBuilder {
                 deployment: Deployment::Single(if address.starts_with('/') {
                     Address::Unix(address.into())
                 } else {
-                    Address::parse(address, 6379)?
+                    url::address(address, DEFAULT_PORT)?
                 }),
                 username: None,
                 password: None,
@@ -223,6 +225,14 @@ impl LarderBuilder {
                 if self.username.is_some() || self.password.is_some() || self.database.is_some() =>
             {
                 Err(Error::invalid("memory: has no users, passwords or databases: give a url or an address"))
+            }
+            Target::Server(Server { deployment: Deployment::Single(_) | Deployment::Cluster(_), .. })
+                if self.sentinel_password.is_some() =>
+            {
+                Err(Error::invalid("sentinel_password is for redis-sentinel:// and would be ignored here"))
+            }
+            Target::Server(_) if self.tls_roots.as_ref().is_some_and(|pem| !is_certificate(pem)) => {
+                Err(Error::invalid("tls_roots holds no certificate in PEM"))
             }
             Target::Server(Server { tls: false, .. }) if self.tls_roots.is_some() => {
                 Err(Error::invalid("tls_roots is for rediss:// and would be ignored here"))
@@ -237,6 +247,10 @@ impl LarderBuilder {
             Target::Server(server) => {
                 server.username = self.username.clone().or(server.username.take());
                 server.password = self.password.clone().or(server.password.take());
+                // The driver leaves out AUTH, user and all, where there is no password; a user without one has "".
+                if server.username.is_some() && server.password.is_none() {
+                    server.password = Some(Secret(String::new()));
+                }
                 server.database = self.database.unwrap_or(server.database);
                 Ok(target)
             }
@@ -260,6 +274,7 @@ impl LarderBuilder {
             tls: server.tls,
             tls_roots: self.tls_roots,
             connect_timeout: self.connect_timeout,
+            clock: Clock::default(),
         };
         let sentinel_login =
             Login { username: None, password: self.sentinel_password, database: 0, ..login.clone() };
@@ -276,11 +291,15 @@ impl LarderBuilder {
     }
 }
 
+/// Whether at least one certificate stands in it, so far as its frame tells.
+fn is_certificate(pem: &[u8]) -> bool {
+    String::from_utf8_lossy(pem).contains("-----BEGIN CERTIFICATE-----")
+}
+
 impl fmt::Debug for LarderBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the URL: it may hold a password.
+        // Not the URL, and not what was given for an address: either may hold a password.
         f.debug_struct("LarderBuilder")
-            .field("address", &self.address)
             .field("namespace", &self.namespace)
             .field("username", &self.username)
             .field("password", &self.password)
@@ -328,8 +347,30 @@ mod tests {
         no(Larder::builder().max_value_bytes(0));
         no(Larder::builder().memory_max_entries(0));
         no(Larder::builder().password("lonely"));
-        no(Larder::builder().address("h").tls_roots("pem"));
+        no(Larder::builder().address("h").tls_roots("-----BEGIN CERTIFICATE-----"));
+        no(Larder::builder().url("rediss://h").tls_roots("not a certificate"));
+        no(Larder::builder().url("redis://h").sentinel_password("pw"));
         no(Larder::builder().url("redis-cluster://h").database(1));
+    }
+
+    #[test]
+    fn a_url_for_an_address_is_refused_and_its_password_does_not_show() {
+        for address in ["redis://:hunter2@h:6379", "ann:hunter2@h:6379", "ann:hunter2@h", "h 1", "a/b", "::1"]
+        {
+            let builder = Larder::builder().address(address);
+            let shown = format!("{builder:?} {:?}", builder.target().unwrap_err());
+            assert!(!shown.contains("hunter2"), "{address}: {shown}");
+        }
+        let Target::Server(server) = Larder::builder().address("[::1]:7").target().unwrap() else { panic!() };
+        assert_eq!(server.deployment, Deployment::Single(Address::Tcp { host: "::1".into(), port: 7 }));
+    }
+
+    #[test]
+    fn a_user_without_a_password_is_still_that_user() {
+        let Target::Server(server) = Larder::builder().url("redis://ann@h").target().unwrap() else {
+            panic!()
+        };
+        assert_eq!((server.username.as_deref(), server.password), (Some("ann"), Some(Secret(String::new()))));
     }
 
     #[test]

@@ -42,13 +42,18 @@ impl Clock {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 fn machine() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+    // Apple's goes on during sleep; elsewhere there is no better.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(CLOCK);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(unix))]
 fn machine() -> Duration {
     use std::sync::OnceLock;
     use std::time::Instant;

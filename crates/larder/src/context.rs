@@ -13,9 +13,10 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::keyspace::Keyspace;
 use crate::random::Random;
+use crate::stats::{CacheStats, Stats};
 use crate::store::{AnyStore, Store};
 use crate::tasks::Tasks;
-use crate::telemetry::{self, CacheStats, Instrument, LimitMeter, LockMeter, Stats};
+use crate::telemetry::{self, Instrument, LimitMeter, LockMeter};
 
 pub(crate) struct Context {
     store: AnyStore,
@@ -59,20 +60,26 @@ impl Limits {
 pub(crate) trait AnyCache: Any + Send + Sync {
     fn stats(&self) -> CacheStats;
 
-    /// Whoever loads from now on starts anew: what the loads under way have read may be void.
-    fn detach_all(&self);
+    /// Whoever loads from now on starts anew, where the load under way would carry the tag.
+    fn detach_tagged(&self, tag: &str);
 }
 
 impl Context {
-    pub(crate) fn new(store: AnyStore, keyspace: Keyspace, limits: Limits) -> Self {
+    pub(crate) fn new(
+        store: AnyStore,
+        keyspace: Keyspace,
+        limits: Limits,
+        clock: Clock,
+        random: Random,
+    ) -> Self {
         telemetry::describe();
         Self {
             store,
             closed: AtomicBool::new(false),
             keyspace,
             limits,
-            clock: Clock::default(),
-            random: Random::default(),
+            clock,
+            random,
             loads: Tasks::default(),
             releases: Tasks::default(),
             ping_meter: Instrument::new("larder", "", "ping"),
@@ -95,15 +102,25 @@ impl Context {
         self.store.close();
     }
 
-    /// Frees a lock without anybody waiting for it. What is handed over before `close` is still sent.
-    pub(crate) fn release_in_background(self: &Arc<Self>, name: String, token: u64) {
+    /// Frees a lock without anybody waiting for it, and tries again until the lock's time is over anyway. What is handed
+    /// over before `close` is still sent.
+    pub(crate) fn release_in_background(self: &Arc<Self>, name: String, token: u64, ttl: Duration) {
         let context = self.clone();
         self.releases.spawn(async move {
-            let release = context.store.release(&name, token);
-            match tokio::time::timeout(context.limits.response_timeout, release).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "a lock could not be freed and ends with its time"),
-                Err(_) => tracing::debug!("a lock could not be freed in time and ends with its time"),
+            let end = context.clock.now().after(ttl);
+            let mut pause = Duration::from_millis(20);
+            loop {
+                let release = context.store.release(&name, token);
+                let Ok(Err(error)) = tokio::time::timeout(context.limits.response_timeout, release).await
+                else {
+                    return;
+                };
+                if !error.is_retryable() || context.clock.now().after(pause) >= end {
+                    tracing::debug!(%error, "a lock could not be freed and ends with its time");
+                    return;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
             }
         });
     }
@@ -130,10 +147,10 @@ impl Context {
         stats
     }
 
-    /// A tag was invalidated, and which loads it concerns is known only to their loaders.
-    pub(crate) fn detach_all_loads(&self) {
+    /// A tag was invalidated: what the loads that would carry it have read is void.
+    pub(crate) fn detach_tagged(&self, tag: &str) {
         for cache in self.caches().values() {
-            cache.detach_all();
+            cache.detach_tagged(tag);
         }
     }
 

@@ -70,6 +70,10 @@ pub enum ErrorKind {
     ClusterDown,
     /// The lock's time is over: somebody else may hold it.
     LockLost,
+    /// The server takes no more for now: too many clients, a disk or replicas that it waits for, a script that runs.
+    Busy,
+    /// Others held the lock all the time.
+    LockHeld,
     /// The `Larder` was closed.
     Closed,
     /// Anything else that the server said.
@@ -110,11 +114,11 @@ impl Error {
     /// Whether the same call may succeed later without any change to the program or its settings.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        use ErrorKind::{ClusterDown, Disconnected, Loading, OutOfMemory, ReadOnly, Refused, TimedOut};
-        matches!(
-            self.kind(),
-            Refused | Disconnected | TimedOut | OutOfMemory | ReadOnly | Loading | ClusterDown
-        )
+        use ErrorKind as Kind;
+        let away =
+            matches!(self.kind(), Kind::Refused | Kind::Disconnected | Kind::TimedOut | Kind::ClusterDown);
+        let not_now = matches!(self.kind(), Kind::Loading | Kind::ReadOnly | Kind::OutOfMemory | Kind::Busy);
+        away || not_now || self.kind() == Kind::LockHeld
     }
 
     /// Whether no answer came in time.
@@ -145,6 +149,8 @@ impl ErrorKind {
             Self::ReadOnly => "read_only",
             Self::Loading => "loading",
             Self::ClusterDown => "cluster_down",
+            Self::Busy => "busy",
+            Self::LockHeld => "lock_held",
             Self::LockLost => "lock_lost",
             Self::Closed => "closed",
             Self::Server => "server",

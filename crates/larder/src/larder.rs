@@ -13,8 +13,8 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::limit::{Quota, RateLimiter};
 use crate::lock::Lock;
+use crate::stats::Stats;
 use crate::store::Store;
-use crate::telemetry::Stats;
 
 /// A connection to a store, and all that stands on it.
 ///

@@ -45,6 +45,8 @@ mod cache;
 mod call;
 mod clock;
 mod context;
+mod endpoint;
+mod envelope;
 mod error;
 mod key;
 mod keyspace;
@@ -52,6 +54,7 @@ mod larder;
 mod limit;
 mod lock;
 mod random;
+mod stats;
 mod store;
 mod tasks;
 mod telemetry;
@@ -63,7 +66,7 @@ pub use builder::LarderBuilder;
 pub use call::Call;
 pub use error::{Error, ErrorKind, Result};
 pub use larder::Larder;
-pub use telemetry::{CacheStats, OperationStats, Stats};
+pub use stats::{CacheStats, OperationStats, Stats};
 
 // The cache
 pub use cache::{Cache, CacheBuilder, Load, LoadError, Set, SetMany, Tag};

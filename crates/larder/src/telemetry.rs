@@ -1,15 +1,16 @@
 //! What larder counts, and under which names: the one room for it.
 //!
-//! Counting is always on and costs a few atomic additions; [`Stats`] reads it. With the feature `metrics` the same
+//! Counting is always on and costs a few atomic additions; [`Stats`](crate::Stats) reads it. With the feature `metrics` the same
 //! events reach the `metrics` facade under the names listed in docs/observability.md. A recorder must be installed
 //! before the caches are built, because the handles are made then. Labels are names that the program chose; keys and
 //! lock names, of which there may be any number, never become labels.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::stats::{CacheStats, OperationStats};
 
 /// One operation of one named thing: how often, how long, how many failed.
 pub(crate) struct Instrument {
@@ -116,6 +117,7 @@ pub(crate) fn describe() {
             Unit::Count,
             "Loaded values that a write kept from being stored"
         );
+        counter!("larder_cache_bypassed_total", Unit::Count, "Requests of loads that the store failed");
         counter!(
             "larder_cache_unreadable_total",
             Unit::Count,
@@ -147,7 +149,10 @@ pub(crate) struct CacheMeter {
     loads: Count,
     load_failures: Count,
     fills_voided: Count,
+    bypassed: Count,
     unreadable: Count,
+    /// When a warning of either was last written.
+    warned: Mutex<Option<Instant>>,
     bytes_read: Count,
     bytes_written: Count,
     pub(crate) get: Instrument,
@@ -173,7 +178,9 @@ impl CacheMeter {
             loads: count("larder_cache_loads_total"),
             load_failures: count("larder_cache_load_failures_total"),
             fills_voided: count("larder_cache_fills_voided_total"),
+            bypassed: count("larder_cache_bypassed_total"),
             unreadable: count("larder_cache_unreadable_total"),
+            warned: Mutex::new(None),
             bytes_read: count("larder_cache_read_bytes_total"),
             bytes_written: count("larder_cache_written_bytes_total"),
             get: instrument("get"),
@@ -216,10 +223,31 @@ impl CacheMeter {
         self.fills_voided.add(1);
     }
 
+    /// A load could not use the store, to look, to fence or to keep: it goes on without.
+    pub(crate) fn bypassed(&self, error: &Error) {
+        self.bypassed.add(1);
+        if self.may_warn() {
+            tracing::warn!(cache = %self.name, kind = %error.kind(), %error, "loading without the store");
+        }
+    }
+
     /// Something under one of the cache's names is no value of it. The key stays out of the log: it may be personal.
     pub(crate) fn unreadable(&self, reason: &'static str) {
         self.unreadable.add(1);
-        tracing::warn!(cache = %self.name, reason, "a stored value cannot be read and counts as a miss");
+        if self.may_warn() {
+            tracing::warn!(cache = %self.name, reason, "a stored value cannot be read and counts as a miss");
+        }
+    }
+
+    /// Once a second: what goes wrong for every request must not fill the disk with words.
+    fn may_warn(&self) -> bool {
+        let now = Instant::now();
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = warned.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
+        if may {
+            *warned = Some(now);
+        }
+        may
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
@@ -229,6 +257,7 @@ impl CacheMeter {
             loads: self.loads.get(),
             load_failures: self.load_failures.get(),
             fills_voided: self.fills_voided.get(),
+            bypassed: self.bypassed.get(),
             unreadable: self.unreadable.get(),
             bytes_read: self.bytes_read.get(),
             bytes_written: self.bytes_written.get(),
@@ -329,68 +358,5 @@ impl Drop for Connected {
     fn drop(&mut self) {
         #[cfg(feature = "metrics")]
         self.gauge.decrement(1.0);
-    }
-}
-
-/// What a [`Larder`](crate::Larder) has counted since it was connected.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// By the cache's name.
-    pub caches: BTreeMap<String, CacheStats>,
-}
-
-/// What one cache has counted, over all its handles.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CacheStats {
-    /// Keys asked for and found.
-    pub hits: u64,
-    /// Keys asked for and not found.
-    pub misses: u64,
-    /// Loaders that ran to their end.
-    pub loads: u64,
-    /// Of those, how many failed or panicked.
-    pub load_failures: u64,
-    /// Loaded values that were returned but not stored, because the key was written or deleted meanwhile.
-    pub fills_voided: u64,
-    /// Stored bytes that were no value of this cache: damaged, foreign, or of an unknown layout.
-    pub unreadable: u64,
-    /// Bytes of stored values that were read, envelopes included.
-    pub bytes_read: u64,
-    /// Bytes of values that were written, envelopes included.
-    pub bytes_written: u64,
-    /// By operation, those that were used.
-    pub operations: BTreeMap<&'static str, OperationStats>,
-}
-
-impl CacheStats {
-    /// Hits as a share of all keys asked for, from 0 to 1; `None` before the first.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
-    pub fn hit_ratio(&self) -> Option<f64> {
-        let asked = self.hits + self.misses;
-        (asked > 0).then(|| self.hits as f64 / asked as f64)
-    }
-}
-
-/// How often an operation was used and how it went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OperationStats {
-    /// Calls that ended, with whatever result.
-    pub count: u64,
-    /// Calls that ended with an error.
-    pub errors: u64,
-    /// The time of all calls together, from the first poll to the result.
-    pub total_time: Duration,
-}
-
-impl OperationStats {
-    /// The mean time of a call; `None` before the first.
-    #[must_use]
-    pub fn mean_time(&self) -> Option<Duration> {
-        let count = u32::try_from(self.count).unwrap_or(u32::MAX);
-        self.total_time.checked_div(count)
     }
 }

@@ -1,13 +1,13 @@
 //! Where a `Larder` connects to: the URLs of the README, parsed, with the password kept out of sight.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 
+use crate::endpoint::{Address, Deployment, Secret};
 use crate::error::{Error, ErrorKind, Result};
 
-const DEFAULT_PORT: u16 = 6379;
+pub(crate) const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26379;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,64 +25,40 @@ pub(crate) struct Server {
     pub(crate) tls: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Deployment {
-    Single(Address),
-    Cluster(Vec<Address>),
-    Sentinel { sentinels: Vec<Address>, service: String },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Address {
-    Tcp { host: String, port: u16 },
-    Unix(PathBuf),
-}
-
-/// A password, which never shows.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(pub(crate) String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<redacted>")
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-impl Address {
-    /// `host`, `host:port`, `[v6]:port`.
-    pub(crate) fn parse(text: &str, default_port: u16) -> Result<Self> {
-        let (host, port) = match text.strip_prefix('[') {
-            Some(v6) => {
-                let (host, rest) = v6.split_once(']').ok_or_else(|| invalid("an IPv6 address needs a ]"))?;
-                (host, rest.strip_prefix(':'))
+/// `host`, `host:port`, `[v6]`, `[v6]:port`, as a person types it.
+pub(crate) fn address(text: &str, default_port: u16) -> Result<Address> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(v6) => {
+            let (host, rest) = v6.split_once(']').ok_or_else(|| invalid("an IPv6 address needs a ]"))?;
+            match rest.strip_prefix(':') {
+                Some(port) => (host, Some(port)),
+                None if rest.is_empty() => (host, None),
+                None => return Err(invalid("after an IPv6 address comes : and the port")),
             }
-            None => match text.rsplit_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            },
-        };
-        let port = match port {
-            None => default_port,
-            Some(digits) => match digits.parse() {
-                Ok(port) if port > 0 => port,
-                _ => return Err(invalid("a port is a number from 1 to 65535")),
-            },
-        };
-        if host.is_empty() {
-            return Err(invalid("the host is missing"));
         }
-        Ok(Self::Tcp { host: decode(host)?, port })
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = match port {
+        None => default_port,
+        Some(digits) => match digits.parse() {
+            Ok(port) if port > 0 => port,
+            // Not the digits themselves: where a whole URL was given for an address, this is the password.
+            _ => {
+                return Err(invalid("a port is a number from 1 to 65535, and an IPv6 address stands in [ ]"));
+            }
+        },
+    };
+    let host = decode(host)?;
+    if host.is_empty() {
+        return Err(invalid("the host is missing"));
     }
+    if host.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '@' | '/')) {
+        return Err(invalid("a host has no spaces, no / and no @: a user and a password go elsewhere"));
+    }
+    Ok(Address::Tcp { host, port })
 }
 
 enum Shape {
@@ -151,7 +127,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
             if hosts.contains(',') {
                 return Err(invalid("several hosts need redis-cluster:// or redis-sentinel://"));
             }
-            (Deployment::Single(Address::parse(hosts, DEFAULT_PORT)?), database(path)?)
+            (Deployment::Single(address(hosts, DEFAULT_PORT)?), database(path)?)
         }
         Shape::Cluster => {
             if !path.is_empty() && path != "0" {
@@ -179,7 +155,7 @@ fn credentials(user_info: Option<&str>) -> Result<(Option<String>, Option<Secret
 }
 
 fn addresses(hosts: &str, default_port: u16) -> Result<Vec<Address>> {
-    hosts.split(',').map(|host| Address::parse(host, default_port)).collect()
+    hosts.split(',').map(|host| address(host, default_port)).collect()
 }
 
 fn database(text: &str) -> Result<u32> {

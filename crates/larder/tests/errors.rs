@@ -78,6 +78,35 @@ async fn a_wrong_a_missing_and_a_needless_password() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_know_hello_and_repeats_what_it_was_sent() {
+    let server = Server::builder().tcp().password(SECRET).arg("rename-command", "HELLO \"\"").start();
+    let error = Larder::connect(&server.url()).await.unwrap_err();
+    assert!(error.to_string().contains("Redis 6.0"), "{error}");
+    assert!(!shown(&error).contains(SECRET), "{}", shown(&error));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_a_command_and_repeats_its_arguments() {
+    let server = Server::builder().tcp().arg("rename-command", "SET \"\"").start();
+    let names: Cache<String> =
+        Larder::connect(&server.url()).await.unwrap().cache("name").no_expiry().build().unwrap();
+    let error = names.set(SECRET, &SECRET.to_owned()).await.unwrap_err();
+    assert!(!shown(&error).contains(SECRET), "{}", shown(&error));
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_and_a_server_that_is_full() {
+    let server = Server::builder().tcp().start();
+    let error = Larder::connect(&format!("{}/99", server.url())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{error:?}");
+
+    let full = Server::builder().tcp().arg("maxclients", "1").start();
+    full.command(&["PING"]);
+    let error = Larder::connect(&full.url()).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Busy && error.is_retryable(), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_password_that_is_changed_while_connected() {
     let server = Server::builder().tcp().password("right").start();
     let larder = Larder::connect(&server.url()).await.unwrap();

@@ -198,6 +198,58 @@ async fn an_invalidated_tag_voids_the_load_that_would_carry_it() {
     }
 }
 
+#[tokio::test]
+async fn an_invalidated_tag_leaves_other_loads_alone() {
+    for (store, larder) in each_store().await {
+        let users = users(&larder);
+        let held = Held::at(&users, "a", user("Ann")).await;
+        larder.tag("team:7").invalidate().await.unwrap();
+        let joined = tokio::spawn({
+            let users = users.clone();
+            async move { users.get_or_load("a", || async { Ok::<_, Infallible>(user("Bob")) }).await.unwrap() }
+        });
+        until("the second has missed", async || larder.stats().caches["user"].misses == 2).await;
+        assert_eq!(held.finish().await, user("Ann"));
+        assert_eq!(joined.await.unwrap(), user("Ann"), "{store}: loaded on its own");
+        assert_eq!(users.get("a").await.unwrap(), Some(user("Ann")), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn tags_that_cannot_be_carried_are_refused_before_anything_is_loaded() {
+    for (_, larder) in each_store().await {
+        let plain: Cache<User> = larder.cache("user").ttl(HOUR).format(Format::Plain).build().unwrap();
+        for (users, tag) in
+            [(users(&larder), String::new()), (users(&larder), "t".repeat(201)), (plain, "t".into())]
+        {
+            let load = users.get_or_load("a", || async { panic!("loaded") as Result<User, Infallible> });
+            let error = load.tag(tag.clone()).await.unwrap_err();
+            assert!(matches!(error, LoadError::Larder(error) if error.kind() == ErrorKind::InvalidSetting));
+            let error = users.set("a", &user("Ann")).tag(tag).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSetting);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_value_whose_encoding_panics_is_returned_and_the_next_call_loads() {
+    #[derive(Debug, Clone, serde::Deserialize)]
+    struct Cursed;
+    impl serde::Serialize for Cursed {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            panic!("cursed")
+        }
+    }
+    for (store, larder) in each_store().await {
+        let cursed: Cache<Cursed> = larder.cache("cursed").ttl(HOUR).build().unwrap();
+        for _ in 0..2 {
+            cursed.get_or_load("a", || async { Ok::<_, Infallible>(Cursed) }).await.unwrap();
+        }
+        assert_eq!(larder.stats().caches["cursed"].loads, 2);
+        assert!(!cursed.delete("a").await.unwrap(), "{store}: a placeholder was left behind");
+    }
+}
+
 #[derive(Debug, PartialEq)]
 struct NoSuchRow(u32);
 
@@ -309,8 +361,10 @@ async fn when_the_server_is_away_the_loader_still_runs() {
     let users = users(&larder);
     server.kill();
     for name in ["Ann", "Bob"] {
+        let before = larder.stats().caches["user"].bypassed;
         let loaded = users.get_or_load("a", move || async move { Ok::<_, Infallible>(user(name)) });
         assert_eq!(loaded.await.unwrap(), user(name), "nothing was stored to be found");
+        assert!(larder.stats().caches["user"].bypassed > before, "an outage passed for a miss");
     }
 }
 

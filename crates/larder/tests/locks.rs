@@ -35,7 +35,7 @@ async fn a_waiter_gets_the_lock_when_it_is_free_and_gives_up_in_time() {
         let lock = larder.lock("reports").ttl(TTL);
         let guard = lock.acquire().await.unwrap();
         let late = lock.acquire_within(Duration::from_millis(50)).await.unwrap_err();
-        assert!(late.is_timeout(), "{store}: {late:?}");
+        assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}");
 
         let waiter = tokio::spawn({
             let lock = lock.clone();
@@ -69,6 +69,39 @@ async fn a_dropped_guard_frees_its_lock() {
         let lock = larder.lock("reports").ttl(TTL);
         drop(lock.acquire().await.unwrap());
         until("it is free", async || lock.try_acquire().await.unwrap().is_some()).await;
+    }
+}
+
+#[tokio::test]
+async fn closing_waits_until_the_locks_of_dropped_guards_are_free() {
+    let url = support::server().url();
+    let namespace = support::namespace();
+    let connect = || larder::Larder::builder().url(&url).namespace(&namespace).connect();
+    let (here, there) = (connect().await.unwrap(), connect().await.unwrap());
+    drop(here.lock("reports").ttl(TTL).acquire().await.unwrap());
+    here.close().await.unwrap();
+    assert!(there.lock("reports").try_acquire().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn extending_never_shortens() {
+    for (store, larder) in each_store().await {
+        let lock = larder.lock("reports").ttl(TTL);
+        let guard = lock.acquire().await.unwrap();
+        guard.extend(Duration::from_millis(10)).await.unwrap();
+        assert!(guard.remaining() > TTL / 2, "{store}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(lock.try_acquire().await.unwrap().is_none(), "{store}: the server let it go");
+        guard.extend(3 * TTL).await.unwrap();
+        assert!(guard.remaining() > 2 * TTL, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_lock_name_has_a_longest_length_too() {
+    for (_, larder) in each_store().await {
+        let error = larder.lock(&"x".repeat(2000)).try_acquire().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::KeyTooLong);
     }
 }
 

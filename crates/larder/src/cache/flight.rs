@@ -1,32 +1,42 @@
-//! Loads under way in this process: one a key, which all who want the key wait for together.
+//! Loads under way in this process: one a key, which all who want the key wait for together ("single flight").
 //!
-//! A flight is found by its entry's name. Whoever writes or deletes the entry detaches it: those who wait already still
-//! get its value, those who come later start anew. That is what makes a load that starts after a `delete` returned
-//! see nothing older than the delete.
+//! A flight is found by its entry's name. Whoever writes or deletes the entry, or invalidates a tag that the load would
+//! carry, detaches it: those who wait already still get its value, those who come later start anew. That is what makes
+//! a load that starts after a `delete` returned see nothing older than the delete.
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 /// Why a flight has no value.
 #[derive(Clone)]
-pub(super) enum Crash {
+pub(super) enum Failure {
     /// The loader's own error, of whatever type.
     Loader(Arc<dyn Any + Send + Sync>),
-    /// The message of the loader's panic.
+    /// The message of a panic, the loader's or that of the value's encoding.
     Panicked(Arc<str>),
 }
 
-pub(super) type Landed<V> = Result<V, Crash>;
+pub(super) type Outcome<V> = Result<V, Failure>;
 
-/// Waits for a flight.
-pub(super) type Seat<V> = watch::Receiver<Option<Landed<V>>>;
+/// Waits for a flight's outcome.
+pub(super) type Waiter<V> = watch::Receiver<Option<Outcome<V>>>;
 
-type Tower<V> = HashMap<String, Arc<watch::Sender<Option<Landed<V>>>>>;
+struct Flight<V> {
+    outcome: watch::Sender<Option<Outcome<V>>>,
+    tags: Vec<String>,
+    /// A write to the entry has begun: what this flight loads must not be stored without a fence.
+    void: AtomicBool,
+    /// Held while a value is stored without a fence, so that writers can wait for that to be over.
+    storing: tokio::sync::Mutex<()>,
+}
 
-pub(crate) struct Flights<V>(Arc<Mutex<Tower<V>>>);
+type Table<V> = Arc<Mutex<HashMap<String, Arc<Flight<V>>>>>;
+
+pub(crate) struct Flights<V>(Table<V>);
 
 impl<V> Default for Flights<V> {
     fn default() -> Self {
@@ -36,77 +46,145 @@ impl<V> Default for Flights<V> {
 
 /// The right and the duty to bring a flight to its end. When it is dropped before that, those who wait learn that nobody
 /// flies.
-pub(super) struct Pilot<V> {
+pub(super) struct Leader<V> {
     name: String,
-    sender: Arc<watch::Sender<Option<Landed<V>>>>,
-    tower: Arc<Mutex<Tower<V>>>,
+    flight: Arc<Flight<V>>,
+    table: Table<V>,
 }
 
-impl<V> Pilot<V> {
-    /// Whether those who come now still join this flight.
-    pub(super) fn is_attached(&self) -> bool {
-        lock(&self.tower).get(&self.name).is_some_and(|sender| Arc::ptr_eq(sender, &self.sender))
-    }
-
+impl<V> Leader<V> {
     /// Hands the outcome to all who wait, and ends the flight.
-    pub(super) fn land(self, outcome: Landed<V>) {
-        self.sender.send_replace(Some(outcome));
+    pub(super) fn finish(self, outcome: Outcome<V>) {
+        self.flight.outcome.send_replace(Some(outcome));
+    }
+
+    /// Stores without a fence, unless a write to the entry has begun; a write that begins meanwhile waits.
+    pub(super) async fn store_unless_void<T>(&self, store: impl Future<Output = T>) -> Option<T> {
+        let _storing = self.flight.storing.lock().await;
+        if self.flight.void.load(Ordering::Acquire) { None } else { Some(store.await) }
     }
 }
 
-impl<V> Drop for Pilot<V> {
+impl<V> Drop for Leader<V> {
     fn drop(&mut self) {
-        let mut tower = lock(&self.tower);
-        if tower.get(&self.name).is_some_and(|sender| Arc::ptr_eq(sender, &self.sender)) {
-            tower.remove(&self.name);
+        let mut table = lock(&self.table);
+        if table.get(&self.name).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            table.remove(&self.name);
         }
     }
 }
 
 impl<V> Flights<V> {
-    /// A seat on the flight to `name`; with the duty to fly it where there was none.
-    pub(super) fn board(&self, name: &str) -> (Seat<V>, Option<Pilot<V>>) {
-        let mut tower = lock(&self.0);
-        if let Some(sender) = tower.get(name) {
-            return (sender.subscribe(), None);
+    /// Joins the flight for `name`, or starts one and leads it.
+    pub(super) fn join(&self, name: &str, tags: &[String]) -> (Waiter<V>, Option<Leader<V>>) {
+        let mut table = lock(&self.0);
+        if let Some(flight) = table.get(name) {
+            return (flight.outcome.subscribe(), None);
         }
-        let (sender, seat) = watch::channel(None);
-        let sender = Arc::new(sender);
-        tower.insert(name.to_owned(), sender.clone());
-        (seat, Some(Pilot { name: name.to_owned(), sender, tower: self.0.clone() }))
+        let (outcome, waiter) = watch::channel(None);
+        let flight = Arc::new(Flight {
+            outcome,
+            tags: tags.to_vec(),
+            void: AtomicBool::new(false),
+            storing: tokio::sync::Mutex::default(),
+        });
+        table.insert(name.to_owned(), flight.clone());
+        (waiter, Some(Leader { name: name.to_owned(), flight, table: self.0.clone() }))
     }
 
-    /// Detaches the flights to these names when the guard is dropped: once the write that voids them has been
-    /// answered, has failed, or was given up. Not before, or a flight could start between that and the write.
-    pub(super) fn detach_when_done<'a>(
-        &'a self,
-        names: impl IntoIterator<Item = &'a str>,
-    ) -> DetachWhenDone<'a, V> {
-        DetachWhenDone { flights: self, names: names.into_iter().collect() }
+    /// To be held by a write to these names until it has been answered, has failed, or was given up: then the flights
+    /// are detached. Not before, or a flight could start between that and the write.
+    pub(super) async fn writing<'a>(&'a self, names: impl IntoIterator<Item = &'a str>) -> Writing<'a, V> {
+        let names: Vec<&str> = names.into_iter().collect();
+        let under_way: Vec<_> = {
+            let table = lock(&self.0);
+            if table.is_empty() {
+                Vec::new()
+            } else {
+                names.iter().filter_map(|name| table.get(*name).cloned()).collect()
+            }
+        };
+        for flight in under_way {
+            flight.void.store(true, Ordering::Release);
+            drop(flight.storing.lock().await);
+        }
+        Writing { flights: self, names }
     }
 
-    pub(super) fn detach_all(&self) {
-        lock(&self.0).clear();
+    pub(super) fn detach_tagged(&self, tag: &str) {
+        lock(&self.0).retain(|_, flight| !flight.tags.iter().any(|own| own == tag));
     }
 }
 
-fn lock<V>(tower: &Mutex<Tower<V>>) -> MutexGuard<'_, Tower<V>> {
-    tower.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<V>(table: &Table<V>) -> MutexGuard<'_, HashMap<String, Arc<Flight<V>>>> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) struct DetachWhenDone<'a, V> {
+pub(super) struct Writing<'a, V> {
     flights: &'a Flights<V>,
     names: Vec<&'a str>,
 }
 
-impl<V> Drop for DetachWhenDone<'_, V> {
+impl<V> Drop for Writing<'_, V> {
     fn drop(&mut self) {
-        let mut tower = lock(&self.flights.0);
-        if tower.is_empty() {
+        let mut table = lock(&self.flights.0);
+        if table.is_empty() {
             return;
         }
         for name in &self.names {
-            tower.remove(*name);
+            table.remove(*name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn a_write_waits_for_a_store_under_way_and_voids_the_next() {
+        let flights: Arc<Flights<u32>> = Arc::default();
+        let (_waiter, leader) = flights.join("a", &[]);
+        let leader = Arc::new(leader.unwrap());
+        let (go, wait) = oneshot::channel::<()>();
+        let (tell_storing, storing) = oneshot::channel();
+        let order = Arc::new(AtomicU32::new(0));
+        let store = tokio::spawn({
+            let (leader, order) = (leader.clone(), order.clone());
+            async move {
+                let store = async {
+                    tell_storing.send(()).unwrap();
+                    wait.await.unwrap();
+                    order.fetch_add(1, Ordering::SeqCst)
+                };
+                leader.store_unless_void(store).await
+            }
+        });
+        storing.await.unwrap();
+        let write = tokio::spawn({
+            let (flights, order) = (flights.clone(), order.clone());
+            async move {
+                let _writing = flights.writing(["a"]).await;
+                order.fetch_add(1, Ordering::SeqCst)
+            }
+        });
+        tokio::task::yield_now().await;
+        go.send(()).unwrap();
+        assert_eq!(store.await.unwrap(), Some(0), "the store came first");
+        assert_eq!(write.await.unwrap(), 1, "the write came second");
+        assert_eq!(leader.store_unless_void(async {}).await, None, "stored after a write");
+        assert!(flights.join("a", &[]).1.is_some(), "joined a flight that a write has detached");
+    }
+
+    #[test]
+    fn a_leader_that_is_dropped_leaves_no_flight_behind() {
+        let flights: Flights<u32> = Flights::default();
+        let (waiter, leader) = flights.join("a", &[]);
+        drop(leader);
+        assert!(waiter.has_changed().is_err(), "who waits would wait for ever");
+        assert!(flights.join("a", &[]).1.is_some());
     }
 }

@@ -1,6 +1,6 @@
 //! Cache-aside: get what is there, or load it, once for all who want it.
 //!
-//! A miss boards a flight: one loader a key in this process, in a task of its own, so that a caller who goes away takes
+//! A miss joins a flight: one loader a key in this process, in a task of its own, so that a caller who goes away takes
 //! nothing from the others. Before the loader runs, a placeholder is put under the very name of the entry; the loaded
 //! value is stored only if that placeholder still stands. Whatever happens to the name in between (a set or a delete
 //! by anybody, an expiry, an eviction) voids it, and the value is returned but not stored: an old row that a loader
@@ -11,7 +11,6 @@
 //! and does not store.
 
 use std::any::Any;
-use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::panic::AssertUnwindSafe;
@@ -24,73 +23,20 @@ use futures_util::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::flight::{Crash, Landed, Pilot, Seat};
+use super::flight::{Failure, Leader, Outcome, Waiter};
+use super::load_error::LoadError;
 use super::{Cache, Found, tag};
-use crate::error::{Error, Result};
+use crate::envelope::{Envelope, TagVersion};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
-use crate::store::{Expiry, FillStart, Store};
-use crate::value::{Envelope, Format, TagVersion};
+use crate::store::{AnyStore, Expiry, FillStart, Store};
+use crate::value::Format;
 
 /// How long a placeholder stands when its loader died. A load that takes longer is returned and not stored.
 const LIVENESS: Duration = Duration::from_secs(30);
 
 /// How often a fill is begun anew because what is there changed under its eyes.
 const MOST_ATTEMPTS: usize = 4;
-
-/// Why a load has no value.
-///
-/// The loader's own error is shared by all who waited for it.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum LoadError<E> {
-    /// The loader failed.
-    Loader(Arc<E>),
-    /// The loader panicked, with this message. The panic went no further.
-    Panicked(Arc<str>),
-    /// The loader that this call waited for was another call's, and failed with an error of another type.
-    Foreign,
-    /// larder itself: the call timed out, the key is too long, the `Larder` was closed. An outage of the server is not
-    /// among them: the loader runs all the same.
-    Larder(Error),
-}
-
-impl<E> Clone for LoadError<E> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Loader(error) => Self::Loader(error.clone()),
-            Self::Panicked(message) => Self::Panicked(message.clone()),
-            Self::Foreign => Self::Foreign,
-            Self::Larder(error) => Self::Larder(error.clone()),
-        }
-    }
-}
-
-impl<E> From<Error> for LoadError<E> {
-    fn from(error: Error) -> Self {
-        Self::Larder(error)
-    }
-}
-
-impl<E: fmt::Display> fmt::Display for LoadError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Loader(error) => write!(f, "the loader failed: {error}"),
-            Self::Panicked(message) => write!(f, "the loader panicked: {message}"),
-            Self::Foreign => f.write_str("another caller's loader failed with an error of another type"),
-            Self::Larder(error) => error.fmt(f),
-        }
-    }
-}
-
-impl<E: StdError + 'static> StdError for LoadError<E> {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Loader(error) => Some(&**error),
-            Self::Larder(error) => Some(error),
-            Self::Panicked(_) | Self::Foreign => None,
-        }
-    }
-}
 
 impl<V> Cache<V>
 where
@@ -116,7 +62,10 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(Db)).unwrap();
     /// ```
     ///
-    /// A hit is one round trip, as [`get`](Self::get). A load is two before the loader and one after.
+    /// A hit is one round trip, as [`get`](Self::get). A load is two before the loader and one after; tags cost one more.
+    ///
+    /// A loader that never ends keeps its key's other callers waiting, unless they give a `timeout`, and the connection
+    /// open until [`close`](crate::Larder::close).
     ///
     /// # Errors
     ///
@@ -147,9 +96,16 @@ pub struct Load<'a, V, F> {
 }
 
 impl<V, F> Load<'_, V, F> {
-    /// How long the loaded value is kept, in place of the cache's time to live.
+    /// How long the loaded value is kept, in place of the cache's time to live. Where this call waits for another's load,
+    /// that call's time to live and tags count.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.expiry = Some(Expiry::After(ttl));
+        self
+    }
+
+    /// The loaded value stays until it is deleted or evicted.
+    pub fn no_expiry(mut self) -> Self {
+        self.expiry = Some(Expiry::Never);
         self
     }
 
@@ -211,6 +167,7 @@ where
         let entry = entry?;
         cache.context.store()?;
         let expiry = cache.expiry(expiry)?;
+        let tags = tag::checked(tags, cache.policy.encoder.format())?;
 
         let unusable = match cache.bounded(cache.look(&entry)).await {
             Ok(Found::Value(value)) => return Ok(value),
@@ -218,47 +175,46 @@ where
             Ok(Found::Nothing) => None,
             // An outage must not take the origin away too.
             Err(error) => {
-                tracing::debug!(cache = cache.name(), %error, "loading without the store");
+                cache.shared.meter.bypassed(&error);
                 None
             }
         };
-        let (seat, pilot) = cache.shared.flights.board(&entry);
-        if let Some(pilot) = pilot {
-            let flight = Flight { cache: cache.clone(), entry, expiry, tags, unusable };
-            cache.context.loads.spawn(flight.fly(pilot, loader));
+        let (waiter, leader) = cache.shared.flights.join(&entry, &tags);
+        if let Some(leader) = leader {
+            let fill = Fill { cache: cache.clone(), entry, expiry, tags };
+            cache.context.loads.spawn(fill.run(unusable, leader, loader));
         }
-        wait(seat).await
+        wait(waiter).await
     }
 }
 
-async fn wait<V: Clone, E: Send + Sync + 'static>(mut seat: Seat<V>) -> Result<V, LoadError<E>> {
-    let landed = match seat.wait_for(Option::is_some).await {
-        Ok(landed) => landed.clone(),
+async fn wait<V: Clone, E: Send + Sync + 'static>(mut waiter: Waiter<V>) -> Result<V, LoadError<E>> {
+    let outcome = match waiter.wait_for(Option::is_some).await {
+        Ok(outcome) => outcome.clone(),
         Err(_) => None,
     };
-    match landed {
+    match outcome {
         Some(Ok(value)) => Ok(value),
-        Some(Err(Crash::Panicked(message))) => Err(LoadError::Panicked(message)),
-        Some(Err(Crash::Loader(error))) => {
+        Some(Err(Failure::Panicked(message))) => Err(LoadError::Panicked(message)),
+        Some(Err(Failure::Loader(error))) => {
             Err(error.downcast().map_or(LoadError::Foreign, LoadError::Loader))
         }
         None => Err(Error::closed().into()),
     }
 }
 
-/// One load under way.
-struct Flight<V> {
+/// One load under way, and where its value goes.
+struct Fill<V> {
     cache: Cache<V>,
     entry: String,
     expiry: Expiry,
     tags: Vec<String>,
-    unusable: Option<Bytes>,
 }
 
-/// What a fill's beginning came to.
-enum Fill<V> {
+/// What the beginning of a fill came to.
+enum Start<V> {
     /// The placeholder stands; these tags' versions were read before the load.
-    Begun { placeholder: Bytes, tags: Vec<TagVersion> },
+    Fenced { placeholder: Bytes, tags: Vec<TagVersion> },
     /// Somebody stored a value in between.
     Overtaken(V),
     /// Another loader's placeholder stands, or the store is away: load, and do not store.
@@ -267,88 +223,106 @@ enum Fill<V> {
     Plain,
 }
 
-impl<V> Flight<V>
+impl<V> Fill<V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    async fn fly<F, Fut, E>(self, pilot: Pilot<V>, loader: F)
+    async fn run<F, Fut, E>(self, unusable: Option<Bytes>, leader: Leader<V>, loader: F)
     where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        let fill = self.begin().await.unwrap_or(Fill::Unfenced);
-        if let Fill::Overtaken(value) = fill {
-            return pilot.land(Ok(value));
-        }
+        let start = match self.begin(unusable).await {
+            Ok(Start::Overtaken(value)) => return leader.finish(Ok(value)),
+            Ok(start) => start,
+            Err(error) => {
+                self.cache.shared.meter.bypassed(&error);
+                Start::Unfenced
+            }
+        };
         let started = Instant::now();
-        let landed = run(loader).await;
-        self.cache.shared.meter.loaded(landed.is_ok());
-        self.end(fill, &landed, started.elapsed(), &pilot).await;
-        pilot.land(landed);
+        let outcome = load(loader).await;
+        self.cache.shared.meter.loaded(outcome.is_ok());
+        let cost = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
+        // A failure to store is the cache's, not the caller's.
+        if let Err(error) = self.end(start, &outcome, cost, &leader).await {
+            self.cache.shared.meter.bypassed(&error);
+        }
+        leader.finish(outcome);
     }
 
-    async fn begin(&self) -> Result<Fill<V>> {
+    async fn begin(&self, mut unusable: Option<Bytes>) -> Result<Start<V>> {
         let cache = &self.cache;
         if cache.policy.encoder.format() == Format::Plain {
-            return Ok(Fill::Plain);
+            return Ok(Start::Plain);
         }
         let store = cache.context.store()?;
-        let tags = cache.bounded(tag::versions(&cache.context, self.tags.clone(), self.expiry)).await?;
+        let tags = cache.bounded(tag::versions(&cache.context, &self.tags, self.expiry)).await?;
         let placeholder = Bytes::from(Envelope::placeholder(cache.context.random.nonce(), store.now()));
-        let mut unusable = self.unusable.clone();
         for _ in 0..MOST_ATTEMPTS {
             let begun = store.begin_fill(&self.entry, placeholder.clone(), LIVENESS, unusable.take());
             match cache.bounded(begun).await? {
-                FillStart::Begun => return Ok(Fill::Begun { placeholder, tags }),
+                FillStart::Begun => return Ok(Start::Fenced { placeholder, tags }),
                 FillStart::Occupied(bytes) => match cache.bounded(cache.judge(bytes)).await? {
-                    Found::Value(value) => return Ok(Fill::Overtaken(value)),
-                    Found::Nothing => return Ok(Fill::Unfenced),
+                    Found::Value(value) => return Ok(Start::Overtaken(value)),
+                    Found::Nothing => return Ok(Start::Unfenced),
                     Found::Unusable(bytes) => unusable = Some(bytes),
                 },
             }
         }
-        Ok(Fill::Unfenced)
+        Ok(Start::Unfenced)
     }
 
-    /// Stores what was loaded, if nothing voided the fill. A failure to store is the cache's, not the caller's.
-    async fn end(&self, fill: Fill<V>, landed: &Landed<V>, cost: Duration, pilot: &Pilot<V>) {
+    /// Stores what was loaded, if nothing voided the fill, and takes the placeholder away if there is nothing to store.
+    async fn end(&self, start: Start<V>, outcome: &Outcome<V>, cost: u32, leader: &Leader<V>) -> Result<()> {
         let cache = &self.cache;
-        let ended = async {
-            let store = cache.context.store()?;
-            let cost = u32::try_from(cost.as_micros()).unwrap_or(u32::MAX);
-            match (fill, landed) {
-                (Fill::Begun { placeholder, tags }, Ok(value)) => {
-                    let bytes = match cache.encode(value, cost, tags) {
-                        Ok(bytes) => bytes,
-                        Err(error) => {
-                            store.abandon_fill(&self.entry, placeholder).await?;
-                            return Err(error);
-                        }
-                    };
-                    let size = bytes.len();
-                    if store.commit_fill(&self.entry, placeholder, bytes, self.expiry).await? {
-                        cache.shared.meter.wrote(size);
-                    } else {
+        let store = cache.context.store()?;
+        let encode = |value: &V, tags| {
+            let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(value, cost, tags)));
+            encoded.unwrap_or_else(|_| Err(Error::new(ErrorKind::Encode, "the value's Serialize panicked")))
+        };
+        match (start, outcome) {
+            (Start::Fenced { placeholder, tags }, outcome) => {
+                let kept = match outcome {
+                    Ok(value) => match encode(value, tags) {
+                        Ok(bytes) => self.commit(store, &placeholder, bytes).await,
+                        Err(error) => Err(error),
+                    },
+                    Err(_) => Ok(false),
+                };
+                if !matches!(kept, Ok(true)) {
+                    // The next load must not wait until the placeholder expires. Where it is gone already, nothing happens.
+                    cache.bounded(store.abandon_fill(&self.entry, placeholder)).await?;
+                }
+                kept.map(drop)
+            }
+            (Start::Plain, Ok(value)) => {
+                let bytes = encode(value, Vec::new())?;
+                let size = bytes.len();
+                let set = cache.bounded(store.set(&self.entry, bytes, self.expiry));
+                match leader.store_unless_void(set).await {
+                    Some(stored) => stored.map(|()| cache.shared.meter.wrote(size)),
+                    None => {
                         cache.shared.meter.fill_voided();
+                        Ok(())
                     }
                 }
-                (Fill::Begun { placeholder, .. }, Err(_)) => {
-                    store.abandon_fill(&self.entry, placeholder).await?;
-                }
-                (Fill::Plain, Ok(value)) if pilot.is_attached() => {
-                    let bytes = cache.encode(value, cost, Vec::new())?;
-                    let size = bytes.len();
-                    store.set(&self.entry, bytes, self.expiry).await?;
-                    cache.shared.meter.wrote(size);
-                }
-                _ => {}
             }
-            Ok(())
-        };
-        if let Err(error) = cache.bounded(ended).await {
-            tracing::warn!(cache = cache.name(), %error, "a loaded value could not be stored");
+            (Start::Plain, Err(_)) | (Start::Unfenced | Start::Overtaken(_), _) => Ok(()),
         }
+    }
+
+    /// Whether the placeholder need not be looked after any more.
+    async fn commit(&self, store: &AnyStore, placeholder: &Bytes, bytes: Bytes) -> Result<bool> {
+        let size = bytes.len();
+        let commit = store.commit_fill(&self.entry, placeholder.clone(), bytes, self.expiry);
+        if self.cache.bounded(commit).await? {
+            self.cache.shared.meter.wrote(size);
+        } else {
+            self.cache.shared.meter.fill_voided();
+        }
+        Ok(true)
     }
 }
 
@@ -361,7 +335,7 @@ impl<V> Cache<V> {
 }
 
 /// Runs a loader to its end, whatever that is.
-async fn run<V, F, Fut, E>(loader: F) -> Landed<V>
+async fn load<V, F, Fut, E>(loader: F) -> Outcome<V>
 where
     F: FnOnce() -> Fut,
     Fut: Future<Output = Result<V, E>>,
@@ -369,8 +343,8 @@ where
 {
     match AssertUnwindSafe(async { loader().await }).catch_unwind().await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Crash::Loader(Arc::new(error))),
-        Err(panic) => Err(Crash::Panicked(message(&*panic))),
+        Ok(Err(error)) => Err(Failure::Loader(Arc::new(error))),
+        Err(panic) => Err(Failure::Panicked(message(&*panic))),
     }
 }
 

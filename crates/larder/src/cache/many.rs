@@ -9,12 +9,13 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Cache, builder};
+use super::Cache;
 use crate::call::Call;
+use crate::envelope::TagVersion;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::store::{Expiry, Store};
-use crate::value::{Decoded, TagVersion};
+use crate::value::Decoded;
 
 impl<V> Cache<V>
 where
@@ -103,7 +104,7 @@ where
         let entries: Result<Vec<String>> = keys.into_iter().map(|key| self.entry(key)).collect();
         Call::new(self.context.limits.response_timeout, &self.shared.meter.delete_many, async move {
             let entries = entries?;
-            let _detached = self.shared.flights.detach_when_done(entries.iter().map(String::as_str));
+            let _writing = self.shared.flights.writing(entries.iter().map(String::as_str)).await;
             self.context.store()?.delete_many(&entries).await
         })
     }
@@ -167,16 +168,13 @@ where
         let timeout = timeout.unwrap_or(cache.context.limits.response_timeout);
         Call::new(timeout, &cache.shared.meter.set_many, async move {
             let entries = entries?;
-            if let Some(Expiry::After(ttl)) = expiry {
-                builder::check_ttl(ttl)?;
-            }
             let mut encoded = Vec::with_capacity(entries.len());
             for (entry, value) in &entries {
                 encoded.push((entry.clone(), cache.encode(value, 0, Vec::new())?, cache.expiry(expiry)?));
             }
             let size = encoded.iter().map(|(_, bytes, _)| bytes.len()).sum();
             let names = entries.iter().map(|(entry, _)| entry.as_str());
-            let _detached = cache.shared.flights.detach_when_done(names);
+            let _writing = cache.shared.flights.writing(names).await;
             cache.context.store()?.set_many(encoded).await?;
             cache.shared.meter.wrote(size);
             Ok(())

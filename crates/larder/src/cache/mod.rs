@@ -6,6 +6,7 @@
 mod builder;
 mod flight;
 mod load;
+mod load_error;
 mod many;
 mod single;
 mod tag;
@@ -18,14 +19,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::context::{AnyCache, Context};
+use crate::envelope::TagVersion;
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
+use crate::stats::CacheStats;
 use crate::store::{Expiry, Store};
-use crate::telemetry::{CacheMeter, CacheStats};
-use crate::value::{Decoded, Encoder, Stamp, TagVersion, decode};
+use crate::telemetry::CacheMeter;
+use crate::value::{Decoded, Encoder, Stamp, decode};
 pub use builder::CacheBuilder;
 use flight::Flights;
-pub use load::{Load, LoadError};
+pub use load::Load;
+pub use load_error::LoadError;
 pub use many::SetMany;
 pub use single::Set;
 pub use tag::Tag;
@@ -73,8 +77,8 @@ impl<V: Send + Sync + 'static> AnyCache for Shared<V> {
         self.meter.stats()
     }
 
-    fn detach_all(&self) {
-        self.flights.detach_all();
+    fn detach_tagged(&self, tag: &str) {
+        self.flights.detach_tagged(tag);
     }
 }
 
@@ -179,8 +183,10 @@ where
             Some(Expiry::Never) => Ok(Expiry::Never),
             Some(Expiry::After(ttl)) => {
                 builder::check_ttl(ttl)?;
-                let keep = 1.0 - self.policy.jitter * self.context.random.fraction();
-                Ok(Expiry::After(if self.policy.jitter > 0.0 { ttl.mul_f64(keep) } else { ttl }))
+                if self.policy.jitter == 0.0 {
+                    return Ok(Expiry::After(ttl));
+                }
+                Ok(Expiry::After(ttl.mul_f64(1.0 - self.policy.jitter * self.context.random.fraction())))
             }
         }
     }

@@ -9,10 +9,10 @@ use serde::de::DeserializeOwned;
 
 use super::{Cache, Found, builder, tag};
 use crate::call::Call;
-use crate::error::{Error, Result};
+use crate::envelope::{Glance, glance};
+use crate::error::Result;
 use crate::key::CacheKey;
 use crate::store::{Expiry, Store};
-use crate::value::{Format, Glance, glance};
 
 impl<V> Cache<V>
 where
@@ -75,7 +75,7 @@ where
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.delete, async move {
             let entry = entry?;
-            let _detached = self.shared.flights.detach_when_done([entry.as_str()]);
+            let _writing = self.shared.flights.writing([entry.as_str()]).await;
             self.context.store()?.delete(&entry).await
         })
     }
@@ -164,7 +164,8 @@ impl<V> Set<'_, V> {
         self
     }
 
-    /// This value stays until it is deleted or evicted.
+    /// This value stays until it is deleted or evicted. If it carries tags, it ends with the first of them that no entry
+    /// was given for 30 to 60 days.
     pub fn no_expiry(mut self) -> Self {
         self.expiry = Some(Expiry::Never);
         self
@@ -200,12 +201,10 @@ where
         Call::new(timeout, &cache.shared.meter.set, async move {
             let entry = entry?;
             let expiry = cache.expiry(expiry)?;
-            if cache.policy.encoder.format() == Format::Plain && !tags.is_empty() {
-                return Err(Error::invalid("Format::Plain has no envelope that could carry tags"));
-            }
-            let tags = tag::versions(&cache.context, tags, expiry).await?;
+            let tags = tag::checked(tags, cache.policy.encoder.format())?;
+            let tags = tag::versions(&cache.context, &tags, expiry).await?;
             let bytes = cache.encode(value, 0, tags)?;
-            let _detached = cache.shared.flights.detach_when_done([entry.as_str()]);
+            let _writing = cache.shared.flights.writing([entry.as_str()]).await;
             let size = bytes.len();
             cache.context.store()?.set(&entry, bytes, expiry).await?;
             cache.shared.meter.wrote(size);

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use crate::call::Call;
 use crate::context::Context;
+use crate::envelope::TagVersion;
 use crate::error::{Error, Result};
 use crate::store::{Expiry, Store};
-use crate::value::TagVersion;
+use crate::value::Format;
 
 /// How long a version is kept at least: it must outlive every entry that carries it.
 const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
@@ -50,10 +51,8 @@ impl Tag {
         Call::new(self.context.limits.response_timeout, &self.context.tag_meter, async move {
             check(&self.tag)?;
             let name = self.context.keyspace.tag(&self.tag);
-            let renewed =
-                self.context.store()?.renew_version(&name, self.context.random.nonce(), SHORTEST_SPAN).await;
-            self.context.detach_all_loads();
-            renewed
+            let _detached = DetachWhenDone(self);
+            self.context.store()?.renew_version(&name, self.context.random.nonce(), SHORTEST_SPAN).await
         })
     }
 }
@@ -64,14 +63,22 @@ impl std::fmt::Debug for Tag {
     }
 }
 
-/// The tags' versions of now, for an entry that will be kept for `expiry`: one round trip where there are any.
-pub(super) async fn versions(
-    context: &Context,
-    mut tags: Vec<String>,
-    expiry: Expiry,
-) -> Result<Vec<TagVersion>> {
+/// Detaches the loads that would carry the tag, also where it is not known whether the invalidation took effect.
+struct DetachWhenDone<'a>(&'a Tag);
+
+impl Drop for DetachWhenDone<'_> {
+    fn drop(&mut self) {
+        self.0.context.detach_tagged(&self.0.tag);
+    }
+}
+
+/// Refuses tags that cannot be carried, and brings the others into order.
+pub(super) fn checked(mut tags: Vec<String>, format: Format) -> Result<Vec<String>> {
     if tags.is_empty() {
-        return Ok(Vec::new());
+        return Ok(tags);
+    }
+    if format == Format::Plain {
+        return Err(Error::invalid("Format::Plain has no envelope that could carry tags"));
     }
     tags.sort_unstable();
     tags.dedup();
@@ -79,6 +86,14 @@ pub(super) async fn versions(
         return Err(Error::invalid(format!("an entry carries at most {MOST_TAGS} tags, not {}", tags.len())));
     }
     tags.iter().try_for_each(|tag| check(tag))?;
+    Ok(tags)
+}
+
+/// The tags' versions of now, for an entry that will be kept for `expiry`: one round trip where there are any.
+pub(super) async fn versions(context: &Context, tags: &[String], expiry: Expiry) -> Result<Vec<TagVersion>> {
+    if tags.is_empty() {
+        return Ok(Vec::new());
+    }
     let span = match expiry {
         Expiry::Never => UNBOUNDED_SPAN,
         Expiry::After(ttl) => ttl.max(SHORTEST_SPAN),
@@ -86,7 +101,7 @@ pub(super) async fn versions(
     let names: Vec<String> = tags.iter().map(|tag| context.keyspace.tag(tag)).collect();
     let candidates: Vec<u64> = tags.iter().map(|_| context.random.nonce()).collect();
     let versions = context.store()?.versions(&names, &candidates, span).await?;
-    Ok(tags.into_iter().zip(versions).map(|(tag, version)| TagVersion { tag, version }).collect())
+    Ok(tags.iter().zip(versions).map(|(tag, version)| TagVersion { tag: tag.clone(), version }).collect())
 }
 
 fn check(tag: &str) -> Result<()> {

@@ -5,8 +5,6 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::store::Window;
 
-/// Buckets a window, as in the store's rule.
-const BUCKETS: u128 = 60;
 const LARGEST_LIMIT: u64 = u32::MAX as u64;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(1);
 const LONGEST_WINDOW: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -60,9 +58,7 @@ impl Quota {
                 self.window
             )));
         }
-        // Rounded up: sixty buckets must not be shorter than the window.
-        let bucket_micros = u64::try_from(self.window.as_micros().div_ceil(BUCKETS)).unwrap_or(u64::MAX);
-        Ok(Window { limit: self.limit, bucket_micros })
+        Ok(Window::new(self.limit, self.window))
     }
 }
 
@@ -71,10 +67,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sixty_buckets_cover_the_window() {
+    fn the_buckets_cover_the_window() {
         for micros in [1_000u64, 1_001, 59_999, 60_000, 1_000_000, 3_600_000_001] {
             let quota = Quota::new(5, Duration::from_micros(micros));
-            assert!(quota.window().unwrap().bucket_micros * 60 >= micros, "{micros}");
+            assert!(quota.window().unwrap().bucket_micros * Window::BUCKETS >= micros, "{micros}");
         }
     }
 

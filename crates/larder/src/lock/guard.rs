@@ -84,13 +84,14 @@ impl Guard {
         !self.remaining().is_zero()
     }
 
-    /// Holds the lock for `ttl` from now.
+    /// Holds the lock for at least `ttl` from now; a lock that is held longer stays so.
     ///
     /// One round trip. A guard whose time is over is never revived, even if nobody took the lock since.
     ///
     /// # Errors
     ///
-    /// `LockLost` where its time is over; what stands in the way of any request, after which the old deadline stands.
+    /// `LockLost` where its time is over, also where it ended while the answer was on its way; what stands in the way of
+    /// any request, after which the old deadline stands.
     ///
     /// # Cancel safety
     ///
@@ -104,12 +105,19 @@ impl Guard {
             let sent = self.context.clock.now();
             let held = self.context.store()?.extend(&self.name, self.token, ttl).await?;
             let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-            if !held || deadline.is_none() {
-                *deadline = None;
-                return Err(lost());
+            match *deadline {
+                // Two answers may arrive in either order: the later deadline is as true as the earlier.
+                Some(old) if held && old > self.context.clock.now() => {
+                    *deadline = Some(old.max(sent.after(ttl)));
+                    Ok(())
+                }
+                _ => {
+                    if !held {
+                        *deadline = None;
+                    }
+                    Err(lost())
+                }
             }
-            *deadline = Some(sent.after(ttl));
-            Ok(())
         })
     }
 
@@ -142,7 +150,8 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.deadline().is_some() {
-            self.context.release_in_background(std::mem::take(&mut self.name), self.token);
+            let ttl = self.remaining();
+            self.context.release_in_background(std::mem::take(&mut self.name), self.token, ttl);
         }
     }
 }
@@ -159,4 +168,48 @@ impl fmt::Debug for Guard {
 
 fn lost() -> Error {
     Error::new(ErrorKind::LockLost, "the lock's time is over: somebody else may hold it")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::context::Limits;
+    use crate::keyspace::Keyspace;
+    use crate::random::Random;
+    use crate::store::AnyStore;
+    use crate::store::memory::{Bounds, MemoryStore};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A guard that has a second by the local clock of a lock that the store holds for ten.
+    async fn guard() -> (Guard, Arc<AtomicU64>) {
+        let micros = Arc::new(AtomicU64::new(0));
+        let clock = Clock::Manual(micros.clone());
+        let store = AnyStore::Memory(MemoryStore::new(Bounds::default(), clock.clone()));
+        let limits = Limits { response_timeout: SECOND, max_value_bytes: 1000, max_key_bytes: 1000 };
+        store.acquire("a", 7, 10 * SECOND).await.unwrap();
+        let deadline = clock.now().after(SECOND);
+        let context = Arc::new(Context::new(store, Keyspace::default(), limits, clock, Random::default()));
+        (Guard::new(context, "a".into(), 7, Fence::new(1), deadline), micros)
+    }
+
+    #[tokio::test]
+    async fn a_guard_whose_time_is_over_here_is_not_revived_by_a_store_that_still_holds_it() {
+        let (guard, micros) = guard().await;
+        micros.store(1_000_000, Ordering::Release);
+        assert!(!guard.is_valid());
+        assert_eq!(guard.extend(SECOND).await.unwrap_err().kind(), ErrorKind::LockLost);
+        assert!(!guard.is_valid());
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_the_store_lost_is_lost_here() {
+        let (guard, _) = guard().await;
+        guard.context.store().unwrap().release("a", 7).await.unwrap();
+        assert_eq!(guard.extend(SECOND).await.unwrap_err().kind(), ErrorKind::LockLost);
+        assert!(!guard.is_valid());
+    }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::call::Call;
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Acquired, Store};
 pub use guard::{Fence, Guard, Release};
 
@@ -84,21 +84,32 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// `TimedOut` where it was held all the time; else as [`acquire`](Self::acquire).
+    /// `LockHeld` where others held it all the time; else as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
     /// As [`acquire`](Self::acquire).
     pub fn acquire_within(&self, patience: Duration) -> Call<'_, Guard> {
-        Call::new(patience, &self.context.lock_meter.acquire, async move {
+        let answer_within = self.context.limits.response_timeout;
+        // The call's own deadline lies behind, so that contention and an outage are told apart.
+        Call::new(patience.saturating_add(answer_within), &self.context.lock_meter.acquire, async move {
+            let end = self.context.clock.now().after(patience);
             let mut pause = SHORTEST_PAUSE;
             loop {
-                let remaining = match self.attempt().await? {
+                let attempt = tokio::time::timeout(answer_within, self.attempt()).await;
+                let remaining = match attempt.unwrap_or_else(|_| Err(Error::timed_out(answer_within)))? {
                     Ok(guard) => return Ok(guard),
                     Err(remaining) => remaining,
                 };
+                let left = end.since(self.context.clock.now());
+                if left.is_zero() {
+                    return Err(Error::new(
+                        ErrorKind::LockHeld,
+                        format!("the lock was held for {patience:?}"),
+                    ));
+                }
                 let jittered = pause.mul_f64(0.5 + self.context.random.fraction() / 2.0);
-                tokio::time::sleep(jittered.min(remaining.max(SHORTEST_PAUSE))).await;
+                tokio::time::sleep(jittered.min(remaining.max(SHORTEST_PAUSE)).min(left)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         })
@@ -130,13 +141,12 @@ impl Lock {
             context: &self.context,
             name: &self.name,
             token: self.context.random.nonce(),
+            ttl: self.ttl,
             settled: false,
         };
         // Counted from before the request leaves: the server cannot have started the time to live earlier.
         let sent = self.context.clock.now();
-        let patience = self.context.limits.response_timeout;
-        let answer = tokio::time::timeout(patience, store.acquire(&self.name, attempt.token, self.ttl)).await;
-        match answer.unwrap_or_else(|_| Err(Error::timed_out(patience)))? {
+        match store.acquire(&self.name, attempt.token, self.ttl).await? {
             Acquired::Granted { fence } => {
                 let token = attempt.settle();
                 let deadline = sent.after(self.ttl);
@@ -177,6 +187,7 @@ struct Attempt<'a> {
     context: &'a Arc<Context>,
     name: &'a str,
     token: u64,
+    ttl: Duration,
     settled: bool,
 }
 
@@ -190,7 +201,7 @@ impl Attempt<'_> {
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if !self.settled {
-            self.context.release_in_background(self.name.to_owned(), self.token);
+            self.context.release_in_background(self.name.to_owned(), self.token, self.ttl);
         }
     }
 }

@@ -16,9 +16,9 @@ use super::memory::{Bounds, MemoryStore};
 use super::redis::{Login, RedisStore};
 use super::{Acquired, Charged, Expiry, FillStart, Store, Window};
 use crate::clock::Clock;
+use crate::envelope::Envelope;
 use crate::error::ErrorKind;
 use crate::url::{self, Target};
-use crate::value::Envelope;
 
 const NAMES: usize = 3;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -227,6 +227,7 @@ async fn real_store() -> RedisStore {
         tls: false,
         tls_roots: None,
         connect_timeout: Duration::from_secs(10),
+        clock: Clock::default(),
     };
     RedisStore::connect(target.deployment, login.clone(), login, 1).await.unwrap()
 }

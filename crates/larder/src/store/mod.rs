@@ -24,6 +24,7 @@ use redis::RedisStore;
 
 /// How long something is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Expiry {
     /// Until it is deleted or evicted.
     Never,
@@ -75,12 +76,23 @@ pub(crate) struct Charged {
     pub(crate) reset_after: Duration,
 }
 
-/// One window's worth of rate limiting, in the store's terms.
+/// At most so many in a window, which the store counts in buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Window {
     pub(crate) limit: u64,
     /// Microseconds a bucket.
     pub(crate) bucket_micros: u64,
+}
+
+impl Window {
+    /// Buckets a window, here and in charge.lua.
+    pub(crate) const BUCKETS: u64 = 60;
+
+    pub(crate) fn new(limit: u64, window: Duration) -> Self {
+        // Rounded up: the buckets together must not be shorter than the window.
+        let bucket = window.as_micros().div_ceil(u128::from(Self::BUCKETS)).max(1);
+        Self { limit, bucket_micros: u64::try_from(bucket).unwrap_or(u64::MAX) }
+    }
 }
 
 /// What every store can do. Each operation is atomic, and safe to drop at any point: the store may then still carry it
@@ -162,7 +174,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn acquire(&self, name: &str, token: u64, ttl: Duration)
     -> impl Future<Output = Result<Acquired>> + Send;
 
-    /// Gives the holder `ttl` from now; whether `token` still held it.
+    /// Gives the holder at least `ttl` from now; whether `token` still held it.
     fn extend(&self, name: &str, token: u64, ttl: Duration) -> impl Future<Output = Result<bool>> + Send;
 
     /// Frees the lock; whether `token` still held it.

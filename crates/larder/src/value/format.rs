@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::envelope::Codec;
+use crate::envelope::Codec;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How a cache writes its values. Whatever is chosen, a cache reads them all.

@@ -4,7 +4,6 @@
 //! under its names, whatever the format was then. Bytes that cannot be believed are a miss with a reason, never a
 //! panic and never a wrong value.
 
-mod envelope;
 mod format;
 
 use std::sync::atomic::AtomicUsize;
@@ -13,9 +12,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::envelope::{self, Codec, Compression, Envelope, Kind, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 
-pub(crate) use envelope::{Codec, Compression, Envelope, Glance, HEADER, Kind, TagVersion, glance};
 pub use format::Format;
 
 /// How a cache writes its values.

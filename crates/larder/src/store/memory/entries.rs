@@ -14,9 +14,9 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::Bounds;
 use crate::clock::Tick;
+use crate::envelope::HEADER;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Expiry, FillStart};
-use crate::value::HEADER;
 
 const STRIPES: usize = 64;
 
@@ -66,7 +66,9 @@ pub(super) struct Entries {
 
 impl Entries {
     pub(super) fn new(bounds: Bounds) -> Self {
-        let weight = Weight { least: bounds.max_bytes.div_ceil(bounds.max_entries.max(1)) };
+        // A bound of one entry must still leave room for that one.
+        let least = bounds.max_bytes.div_ceil(bounds.max_entries.max(1)).min(hot(bounds.max_bytes));
+        let weight = Weight { least };
         let shards = (bounds.max_bytes / SMALLEST_SHARD).clamp(1, 16);
         // Power of two, rounded down: more shards would be smaller than wanted.
         let shards = 1usize << shards.ilog2();
@@ -88,13 +90,7 @@ impl Entries {
             Err(_) => Cache::with_weighter(estimate, bounds.max_bytes, weight.clone()),
         };
         // quick_cache drops what is heavier than the hot part of a shard without a word.
-        #[expect(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a bound, not an account"
-        )]
-        let largest = (cache.shard_capacity() as f64 * HOT) as u64;
+        let largest = hot(cache.shard_capacity());
         let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
         Self { cache, weight, largest, hasher: std::hash::RandomState::new(), stripes }
     }
@@ -238,12 +234,22 @@ impl Entries {
 /// The share of a shard that its often-read entries may take; what is left is where new ones prove themselves.
 const HOT: f64 = 0.97;
 
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a bound, not an account"
+)]
+fn hot(bytes: u64) -> u64 {
+    (bytes as f64 * HOT) as u64
+}
+
 pub(super) fn first_bytes(bytes: Bytes) -> Bytes {
     bytes.slice(..bytes.len().min(HEADER))
 }
 
 fn is_nothing(bytes: &[u8]) -> bool {
-    crate::value::glance(bytes) == crate::value::Glance::Nothing
+    crate::envelope::glance(bytes) == crate::envelope::Glance::Nothing
 }
 
 /// Sixteen hexadecimal digits, as on the server, where a person may read them.

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use crate::store::{Charged, Window};
 
-/// Buckets a window. One more is kept for the part of the oldest that the window still covers.
-const BUCKETS: u64 = 60;
+/// One more is kept, for the part of the oldest that the window still covers.
+const BUCKETS: u64 = Window::BUCKETS;
 
 #[derive(Clone, Default)]
 struct Usage {

@@ -50,7 +50,7 @@ impl Locks {
         let mut state = self.state();
         match state.held.get_mut(name) {
             Some(held) if held.token == token && held.deadline > now => {
-                held.deadline = now.after(ttl);
+                held.deadline = held.deadline.max(now.after(ttl));
                 true
             }
             _ => false,

@@ -232,6 +232,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_store_of_one_entry_keeps_one() {
+        let (store, _) = store(Bounds { max_entries: 1, max_bytes: 1 << 20 });
+        for name in ["a", "b", "c"] {
+            store.set(name, bytes("x"), Expiry::Never).await.unwrap();
+        }
+        assert_eq!(store.kept().0, 1);
+    }
+
+    #[tokio::test]
     async fn a_value_larger_than_the_store_is_an_error_and_not_a_silent_loss() {
         let (store, _) = store(Bounds { max_entries: 100, max_bytes: 10_000 });
         let error = store.set("a", Bytes::from(vec![0; 20_000]), Expiry::Never).await.unwrap_err();

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -18,10 +19,10 @@ use tokio::time::{sleep, timeout};
 use super::dial::{Destination, Login};
 use super::error::Failure;
 use super::node::{Node, Replay};
+use super::slots;
+use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
-use crate::url::Address;
 
-const SLOTS: u16 = 16384;
 /// How often the map is looked at though nothing seems wrong.
 const REVIEW: Duration = Duration::from_secs(30);
 /// The shortest time between two looks: a cluster in trouble must not be asked by every request.
@@ -29,14 +30,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A request is passed on at most this often before the cluster is said to be down.
 const MOST_REDIRECTS: usize = 8;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(10);
-
-/// CRC-16 (XMODEM) of the part in the first non-empty braces, or of all of it, modulo 16384: the Redis Cluster
-/// specification, "Hash tags".
-pub(super) fn slot(name: &str) -> u16 {
-    let tag = name.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
-    let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(name);
-    crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes()) % SLOTS
-}
 
 pub(super) struct Cluster {
     shared: Arc<Shared>,
@@ -55,7 +48,7 @@ struct Shared {
 struct Map {
     nodes: HashMap<Address, Arc<Node>>,
     /// The master of each slot, by index.
-    masters: Vec<Option<Address>>,
+    masters: Vec<Option<Arc<Node>>>,
 }
 
 impl Cluster {
@@ -63,9 +56,7 @@ impl Cluster {
         let shared =
             Arc::new(Shared { seeds, login, connections, map: RwLock::default(), stale: Notify::new() });
         shared.refresh().await?;
-        for node in shared.map().nodes.values() {
-            node.ready().await?;
-        }
+        shared.some_node_ready().await?;
         let refresher = tokio::spawn(Shared::keep_fresh(shared.clone())).abort_handle();
         Ok(Self { shared, refresher })
     }
@@ -73,7 +64,7 @@ impl Cluster {
     /// Sends a command to the master of a slot, and on to where it is passed.
     pub(super) async fn send(&self, slot: u16, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
         let mut node = self.shared.master(slot)?;
-        let mut asking = false;
+        let (mut asking, mut apart) = (false, false);
         for _ in 0..MOST_REDIRECTS {
             let answer =
                 if asking { ask(&node, slot, command).await } else { node.send(slot, command, replay).await };
@@ -82,18 +73,25 @@ impl Cluster {
                 Err(Failure::Moved(address)) => {
                     self.shared.stale.notify_one();
                     node = self.shared.node(&address);
+                    asking = false;
                 }
                 Err(Failure::Ask(address)) => {
                     node = self.shared.node(&address);
                     asking = true;
                 }
-                Err(Failure::TryAgain) => sleep(TRY_AGAIN_AFTER).await,
+                Err(Failure::TryAgain) => {
+                    apart = true;
+                    sleep(TRY_AGAIN_AFTER).await;
+                }
                 Err(Failure::Error(error)) => {
                     self.shared.distrust(&error);
                     return Err(Failure::Error(error));
                 }
                 answer => return answer,
             }
+        }
+        if apart {
+            return Err(Failure::TryAgain);
         }
         Err(Error::new(ErrorKind::ClusterDown, format!("slot {slot} is passed from node to node")).into())
     }
@@ -138,7 +136,7 @@ impl Cluster {
     /// The server's time as the node of slot 0 has it, or any that tells.
     pub(super) fn now(&self) -> Option<u64> {
         let map = self.shared.map();
-        let first = map.masters.first().and_then(Option::as_ref).and_then(|address| map.nodes.get(address));
+        let first = map.masters.first().and_then(Option::as_ref);
         first.and_then(|node| node.now()).or_else(|| map.nodes.values().find_map(|node| node.now()))
     }
 }
@@ -166,11 +164,17 @@ impl Shared {
 
     fn master(&self, slot: u16) -> Result<Arc<Node>> {
         let map = self.map();
-        let master = map.masters.get(usize::from(slot)).and_then(Option::as_ref);
-        master.and_then(|address| map.nodes.get(address)).cloned().ok_or_else(|| {
+        map.masters.get(usize::from(slot)).and_then(Option::as_ref).cloned().ok_or_else(|| {
             self.stale.notify_one();
             Error::new(ErrorKind::ClusterDown, format!("no node serves slot {slot}"))
         })
+    }
+
+    /// Waits for every master's first attempt. One that is down is waited for later; that all are is an error.
+    async fn some_node_ready(&self) -> Result<()> {
+        let map = self.map();
+        let attempts = join_all(map.nodes.values().map(|node| node.ready())).await;
+        if attempts.iter().any(Result::is_ok) { Ok(()) } else { attempts.into_iter().collect() }
     }
 
     /// The node at an address, known or new.
@@ -221,7 +225,8 @@ impl Shared {
             }
         }
         for address in self.seeds.iter().filter(|seed| !map.nodes.contains_key(*seed)) {
-            match self.fetch(address, &self.start(address)).await {
+            let asked = Node::start(&Destination::Fixed(address.clone()), &self.login, 1);
+            match self.fetch(address, &asked).await {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error,
             }
@@ -229,73 +234,24 @@ impl Shared {
         Err(last)
     }
 
-    async fn fetch(&self, address: &Address, node: &Arc<Node>) -> Result<()> {
+    async fn fetch(&self, address: &Address, node: &Node) -> Result<()> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
         let answer = timeout(self.login.connect_timeout, node.send(0, &command, Replay::Safe))
             .await
             .map_err(|_| Error::timed_out(self.login.connect_timeout))?
             .map_err(|failure| failure.into_error(node.name()))?;
-        let masters = parse_slots(&answer, address)?;
+        let addresses = slots::parse(&answer, address)?;
         let mut guard = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        let mut nodes = HashMap::new();
-        for master in masters.iter().flatten() {
-            if nodes.contains_key(master) {
-                continue;
-            }
-            let known = guard.nodes.get(master).cloned();
-            let asked = (master == address).then(|| node.clone());
-            nodes.insert(master.clone(), known.or(asked).unwrap_or_else(|| self.start(master)));
+        let mut nodes: HashMap<Address, Arc<Node>> = HashMap::new();
+        let mut masters = Vec::with_capacity(addresses.len());
+        for master in addresses {
+            masters.push(master.map(|master| {
+                let known = || guard.nodes.get(&master).cloned().unwrap_or_else(|| self.start(&master));
+                nodes.entry(master.clone()).or_insert_with(known).clone()
+            }));
         }
         *guard = Arc::new(Map { nodes, masters });
         Ok(())
-    }
-}
-
-/// Each line is a first slot, a last slot, the master (host, port, …), and its replicas.
-fn parse_slots(answer: &Value, asked: &Address) -> Result<Vec<Option<Address>>> {
-    let odd = || Error::new(ErrorKind::Server, "CLUSTER SLOTS answered something unknown");
-    let Value::Array(lines) = answer else { return Err(odd()) };
-    let mut masters = vec![None; usize::from(SLOTS)];
-    for line in lines {
-        let Value::Array(line) = line else { return Err(odd()) };
-        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = line.as_slice() else {
-            return Err(odd());
-        };
-        let [host, Value::Int(port), ..] = master.as_slice() else { return Err(odd()) };
-        let host = match host {
-            Value::BulkString(host) => String::from_utf8(host.clone()).map_err(|_| odd())?,
-            Value::SimpleString(host) => host.clone(),
-            _ => String::new(),
-        };
-        let port = u16::try_from(*port).map_err(|_| odd())?;
-        let address = match (host.as_str(), asked) {
-            // A node that does not know its own name means: where you asked.
-            ("" | "?", Address::Tcp { host, .. }) => Address::Tcp { host: host.clone(), port },
-            _ => Address::Tcp { host, port },
-        };
-        let (first, last) =
-            (usize::try_from(*first).map_err(|_| odd())?, usize::try_from(*last).map_err(|_| odd())?);
-        for master in masters.get_mut(first..=last).ok_or_else(odd)? {
-            *master = Some(address.clone());
-        }
-    }
-    if masters.iter().all(Option::is_none) {
-        return Err(Error::new(ErrorKind::ClusterDown, "no slot of the cluster is assigned"));
-    }
-    Ok(masters)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_are_those_of_the_specification() {
-        assert_eq!(slot("123456789"), 12739);
-        assert_eq!(slot("{user1000}.following"), slot("user1000"));
-        assert_eq!(slot("foo{}{bar}"), slot("foo{}{bar}"));
-        assert_eq!(slot("foo{{bar}}zap"), slot("{bar"));
-        assert_eq!(slot("~tag.1:{shop/user:7}"), slot("shop/user:7"));
     }
 }

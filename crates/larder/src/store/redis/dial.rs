@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::select_ok;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -12,8 +13,9 @@ use redis::{
 use tokio::time::timeout;
 
 use super::error::translate;
+use crate::clock::Clock;
+use crate::endpoint::{Address, Secret};
 use crate::error::{Error, ErrorKind, Result};
-use crate::url::{Address, Secret};
 
 /// The driver's own queue of requests that wait for the socket. Its default of 50 makes callers wait for each other.
 const QUEUE: usize = 1024;
@@ -28,6 +30,8 @@ pub(crate) struct Login {
     /// Certificates of the authorities to trust in place of the operating system's, in PEM.
     pub(crate) tls_roots: Option<Vec<u8>>,
     pub(crate) connect_timeout: Duration,
+    /// What the server's time is measured against.
+    pub(crate) clock: Clock,
 }
 
 /// Where the connections of a link go.
@@ -38,9 +42,10 @@ pub(super) enum Destination {
 }
 
 impl Destination {
-    /// Whether a read-only answer means that another server is the master by now.
+    /// Whether a read-only answer may mean that another server is the master by now, to be found by dialling again: by
+    /// asking Sentinel, or by looking the name up.
     pub(super) fn moves(&self) -> bool {
-        matches!(self, Self::Sentinel { .. })
+        !matches!(self, Self::Fixed(Address::Unix(_)))
     }
 }
 
@@ -135,7 +140,7 @@ fn with_tls(info: ConnectionInfo, login: &Login) -> redis::RedisResult<Client> {
     if !login.tls {
         return Client::open(info);
     }
-    // rustls wants the program to choose its cryptography. One that chose already keeps its choice.
+    // rustls wants the program to choose its cryptography. One that chose before keeps its choice.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let certificates = redis::TlsCertificates { client_tls: None, root_cert: login.tls_roots.clone() };
     Client::build_with_tls(info, certificates)
@@ -146,41 +151,24 @@ fn with_tls(info: ConnectionInfo, _: &Login) -> redis::RedisResult<Client> {
     Client::open(info)
 }
 
-/// Asks the sentinels, in order, which server is the master. The protocol: redis.io, "Guidelines for Redis clients
-/// with support for Sentinel".
+/// Asks all sentinels at once which server is the master; the first that knows is believed. The protocol: redis.io,
+/// "Guidelines for Redis clients with support for Sentinel".
 async fn master(sentinels: &[Address], service: &str, login: &Login) -> Result<Address> {
-    let mut last = Error::new(ErrorKind::Refused, "no sentinel was named");
-    for sentinel in sentinels {
-        match ask(sentinel, service, login).await {
-            Ok(address) => return Ok(address),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    let asked = sentinels.iter().map(|sentinel| Box::pin(ask(sentinel, service, login)));
+    select_ok(asked).await.map(|(address, _)| address)
 }
 
 async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<Address> {
-    // A sentinel that hangs must not use up the time of those that do not.
-    let patience = login.connect_timeout / 4;
-    let asked = async {
-        let mut connection = open(sentinel, login, None).await?;
-        let answer: Option<(String, u16)> = redis::cmd("SENTINEL")
-            .arg("GET-MASTER-ADDR-BY-NAME")
-            .arg(service)
-            .query_async(&mut connection)
-            .await
-            .map_err(|error| translate(&error, &sentinel.to_string()))?;
-        match answer {
-            Some((host, port)) => Ok(Address::Tcp { host, port }),
-            None => Err(Error::new(
-                ErrorKind::Refused,
-                format!("the sentinel {sentinel} knows no service {service}"),
-            )),
-        }
-    };
-    match timeout(patience, asked).await {
-        Ok(answer) => answer,
-        Err(_) => Err(Error::new(ErrorKind::TimedOut, format!("the sentinel {sentinel} did not answer"))),
+    let mut connection = open(sentinel, login, None).await?;
+    let answer: Option<(String, u16)> = redis::cmd("SENTINEL")
+        .arg("GET-MASTER-ADDR-BY-NAME")
+        .arg(service)
+        .query_async(&mut connection)
+        .await
+        .map_err(|error| translate(&error, &sentinel.to_string()))?;
+    match answer {
+        Some((host, port)) => Ok(Address::Tcp { host, port }),
+        None => Err(Error::invalid(format!("the sentinel {sentinel} knows no service {service}"))),
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use redis::{RedisError, ServerErrorKind};
 
+use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind};
-use crate::url::Address;
 
 /// Why a request was not carried out: an error, or a wish of the server's that can be met here.
 #[derive(Debug)]
@@ -34,14 +34,9 @@ impl Failure {
     pub(super) fn of(error: &RedisError, address: &str) -> Self {
         let redirect = || {
             let (target, _) = error.redirect_node()?;
-            // A node that does not know its own name means: where you asked, at this port.
-            let here = address.rsplit_once(':').map_or("", |(host, _)| host.trim_matches(['[', ']']));
-            match Address::parse(target, 0).ok()? {
-                Address::Tcp { host, port } if host == "?" => {
-                    Some(Address::Tcp { host: here.to_owned(), port })
-                }
-                named => Some(named),
-            }
+            let (host, port) = target.rsplit_once(':')?;
+            let asked = address.rsplit_once(':').map_or("", |(host, _)| host.trim_matches(['[', ']']));
+            Some(Address::named(host, port.parse().ok()?, asked))
         };
         match error.kind() {
             redis::ErrorKind::Server(ServerErrorKind::NoScript) => Self::NoScript,
@@ -57,7 +52,7 @@ impl Failure {
         }
     }
 
-    /// For a server that is not meant to be part of a cluster.
+    /// For who cannot meet the server's wish.
     pub(super) fn into_error(self, address: &str) -> Error {
         match self {
             Self::Error(error) => error,
@@ -88,9 +83,24 @@ pub(super) fn translate(error: &RedisError, address: &str) -> Error {
         ErrorKind::ReadOnly => format!("{address} is a read-only replica: {said}"),
         ErrorKind::Loading => format!("{address} is still loading its data: {said}"),
         ErrorKind::ClusterDown => format!("the cluster at {address} cannot serve the key: {said}"),
+        ErrorKind::InvalidSetting => format!("{address} refused a setting: {said}"),
+        _ if no_resp3(error) => {
+            format!("{address} does not speak RESP3: larder needs Redis 6.0 or Valkey 7.2")
+        }
         _ => format!("{address} answered: {said}"),
     };
-    Error::new(kind, message)
+    match io_cause(error) {
+        // io::Error cannot be cloned; its kind and text can.
+        Some(cause) => Error::with_source(kind, message, io::Error::new(cause.kind(), cause.to_string())),
+        None => Error::new(kind, message),
+    }
+}
+
+/// A server that does not know HELLO repeats what it was sent: the password, too.
+fn no_resp3(error: &RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default();
+    error.kind() == redis::ErrorKind::RESP3NotSupported
+        || (detail.contains("unknown command") && detail.to_ascii_uppercase().contains("HELLO"))
 }
 
 fn kind(error: &RedisError) -> ErrorKind {
@@ -100,19 +110,17 @@ fn kind(error: &RedisError) -> ErrorKind {
         Driver::Io => io_kind(error),
         // The driver reports what rustls says before a byte is exchanged as a client error.
         Driver::InvalidClientConfig | Driver::Client if mentions_tls(error) => ErrorKind::Tls,
-        Driver::InvalidClientConfig => ErrorKind::Refused,
-        Driver::ClusterConnectionNotFound => ErrorKind::ClusterDown,
+        Driver::InvalidClientConfig => ErrorKind::InvalidSetting,
         Driver::Server(server) => match server {
             ServerErrorKind::BusyLoading => ErrorKind::Loading,
             ServerErrorKind::ReadOnly => ErrorKind::ReadOnly,
             ServerErrorKind::NoPerm => ErrorKind::Permission,
-            ServerErrorKind::ClusterDown | ServerErrorKind::MasterDown | ServerErrorKind::TryAgain => {
-                ErrorKind::ClusterDown
-            }
+            ServerErrorKind::ClusterDown | ServerErrorKind::TryAgain => ErrorKind::ClusterDown,
+            // A replica that lost its master and is told not to serve what it has.
+            ServerErrorKind::MasterDown => ErrorKind::Loading,
             _ => coded(error),
         },
-        Driver::Extension => coded(error),
-        _ => ErrorKind::Server,
+        _ => coded(error),
     }
 }
 
@@ -138,6 +146,10 @@ fn coded(error: &RedisError) -> ErrorKind {
         ErrorKind::Permission
     } else if has("READONLY") {
         ErrorKind::ReadOnly
+    } else if detail.contains("DB index is out of range") || detail.contains("invalid DB index") {
+        ErrorKind::InvalidSetting
+    } else if detail.contains("max number of clients") || has("MISCONF") || has("NOREPLICAS") || has("BUSY") {
+        ErrorKind::Busy
     } else {
         ErrorKind::Server
     }
@@ -155,6 +167,7 @@ fn io_kind(error: &RedisError) -> ErrorKind {
         | io::ErrorKind::HostUnreachable
         | io::ErrorKind::NetworkUnreachable => ErrorKind::Refused,
         io::ErrorKind::TimedOut => ErrorKind::TimedOut,
+        io::ErrorKind::PermissionDenied => ErrorKind::Permission,
         // What the resolver says when there is no such host has no kind of its own.
         _ if cause.to_string().contains("lookup address") => ErrorKind::Refused,
         _ => ErrorKind::Disconnected,
@@ -186,11 +199,13 @@ fn mentions_tls(_: &RedisError) -> bool {
     false
 }
 
-/// What was said, without what larder's own message says already.
+/// What was said, without what larder's own message says already, and without what the server repeats of a command that
+/// it does not know: keys, values, passwords.
 fn said(error: &RedisError) -> String {
-    match (error.code(), error.detail()) {
+    let text = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         (Some(code), None) => code.to_owned(),
         _ => error.to_string(),
-    }
+    };
+    text.split(", with args beginning").next().unwrap_or_default().to_owned()
 }

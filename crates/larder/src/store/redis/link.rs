@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use redis::PushKind;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
@@ -61,7 +61,7 @@ impl Link {
     /// Starts dialling. [`live`](Self::live) waits for the first attempt.
     pub(super) fn start(destination: Destination, login: Arc<Login>) -> Self {
         let (state, _) = watch::channel(State::Dialling);
-        let time = Arc::new(ServerTime::default());
+        let time = Arc::new(ServerTime::new(login.clock.clone()));
         let supervisor = Supervisor { destination, login, time: time.clone() };
         let supervisor = tokio::spawn(supervisor.run(state.clone())).abort_handle();
         Self { state, time, supervisor }
@@ -123,26 +123,32 @@ struct Supervisor {
 impl Supervisor {
     async fn run(self, state: watch::Sender<State>) {
         let mut number = 0;
+        let mut delays = delays();
         loop {
-            let (connection, broken) = self.dial_until_up(&state).await;
+            let (connection, broken) = self.dial_until_up(&state, &mut delays).await;
             number += 1;
             let connected = telemetry::connected(number > 1);
             let live = Live { connection, number, broken };
             put(&state, State::Up(live.clone()));
+            let since = Instant::now();
             self.watch(live).await;
             drop(connected);
             tracing::warn!(server = %describe(&self.destination), "connection lost, dialling again");
             put(&state, State::Dialling);
+            if since.elapsed() > HEARTBEAT {
+                delays = self::delays();
+            } else {
+                // A server that takes connections and drops them at once must not be dialled without a pause.
+                sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
+            }
         }
     }
 
-    async fn dial_until_up(&self, state: &watch::Sender<State>) -> (MultiplexedConnection, Arc<Notify>) {
-        let mut delays = ExponentialBuilder::default()
-            .with_min_delay(FIRST_DELAY)
-            .with_max_delay(LONGEST_DELAY)
-            .with_jitter()
-            .without_max_times()
-            .build();
+    async fn dial_until_up(
+        &self,
+        state: &watch::Sender<State>,
+        delays: &mut ExponentialBackoff,
+    ) -> (MultiplexedConnection, Arc<Notify>) {
         loop {
             match self.dial_once().await {
                 Ok(dialled) => return dialled,
@@ -197,6 +203,15 @@ impl Supervisor {
             }
         }
     }
+}
+
+fn delays() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(FIRST_DELAY)
+        .with_max_delay(LONGEST_DELAY)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 /// Replaces the state, unless the link was closed: a supervisor that is being aborted may still be running.

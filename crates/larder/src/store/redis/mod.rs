@@ -10,18 +10,19 @@ mod link;
 mod network;
 mod node;
 mod script;
+mod slots;
 mod time;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use redis::{Cmd, Value, cmd};
 
 use super::{Acquired, Charged, Expiry, FillStart, Store, Window};
+use crate::endpoint::Deployment;
+use crate::envelope::HEADER;
 use crate::error::{Error, ErrorKind, Result};
-use crate::url::Deployment;
-use crate::value::HEADER;
 pub(crate) use dial::Login;
 use network::Network;
 use node::Replay;
@@ -50,27 +51,25 @@ impl RedisStore {
     async fn read_many<T>(&self, names: &[String], take: impl Fn(Value) -> Result<T>) -> Result<Vec<T>> {
         let groups = self.network.groups(names);
         let answers = try_join_all(groups.iter().map(async |group| {
-            let mut command = cmd("MGET");
-            for name in group.places.iter().filter_map(|place| names.get(*place)) {
-                command.arg(name);
-            }
-            match self.network.run_group(group, &command, Replay::Safe).await? {
-                Value::Array(values) => values.into_iter().map(&take).collect::<Result<Vec<_>>>(),
-                other => Err(unexpected(&other)),
-            }
+            let names: Vec<&str> =
+                group.places.iter().filter_map(|place| names.get(*place)).map(String::as_str).collect();
+            let values = self.network.read_group(group, &names).await?;
+            values.into_iter().map(&take).collect::<Result<Vec<T>>>()
         }))
         .await?;
         in_order(names.len(), groups.iter().map(|group| group.places.as_slice()).zip(answers))
     }
 
-    /// A command a name, sent group by group, all at once; the answers in the order of the names.
+    /// A command a name, sent group by group, all at once; the answers in the order of the names. What can be written is,
+    /// also where a group fails: a node that is down must not keep the others from being invalidated.
     async fn write_many(&self, names: &[&str], command: impl Fn(usize) -> Cmd) -> Result<Vec<Value>> {
-        let groups = self.network.groups(names);
-        let answers = try_join_all(groups.iter().map(|group| {
+        let groups = self.network.write_groups(names);
+        let answers = join_all(groups.iter().map(|group| {
             let commands = group.places.iter().map(|place| command(*place)).collect();
             self.network.run_all(group, commands, Replay::Never)
         }))
-        .await?;
+        .await;
+        let answers = answers.into_iter().collect::<Result<Vec<_>>>()?;
         in_order(names.len(), groups.iter().map(|group| group.places.as_slice()).zip(answers))
     }
 }
@@ -131,13 +130,19 @@ impl Store for RedisStore {
 
     async fn touch(&self, name: &str, expiry: Expiry) -> Result<bool> {
         let millis = expiry.as_millis().unwrap_or(0).to_string();
-        let answer = self.network.run_script(name, &script::TOUCH, &[name], &[millis.as_bytes()]).await?;
+        let answer = self
+            .network
+            .run_script(name, &script::TOUCH, &[name], &[millis.as_bytes()], Replay::Never)
+            .await?;
         flag(&answer)
     }
 
     async fn remaining(&self, name: &str) -> Result<Option<(Bytes, Expiry)>> {
         let header = (HEADER - 1).to_string();
-        let answer = self.network.run_script(name, &script::REMAINING, &[name], &[header.as_bytes()]).await?;
+        let answer = self
+            .network
+            .run_script(name, &script::REMAINING, &[name], &[header.as_bytes()], Replay::Safe)
+            .await?;
         match pair(answer)? {
             (_, Value::Int(-2)) => Ok(None),
             (start, Value::Int(-1)) => Ok(Some((bytes(start)?.unwrap_or_default(), Expiry::Never))),
@@ -159,7 +164,8 @@ impl Store for RedisStore {
         let millis = millis(liveness);
         let unreadable = unreadable.unwrap_or_default();
         let arguments = [&*placeholder, millis.as_bytes(), &*unreadable];
-        let answer = self.network.run_script(name, &script::BEGIN_FILL, &[name], &arguments).await?;
+        let answer =
+            self.network.run_script(name, &script::BEGIN_FILL, &[name], &arguments, Replay::Never).await?;
         Ok(bytes(answer)?.map_or(FillStart::Begun, FillStart::Occupied))
     }
 
@@ -172,11 +178,14 @@ impl Store for RedisStore {
     ) -> Result<bool> {
         let millis = expiry.as_millis().unwrap_or(0).to_string();
         let arguments = [&*placeholder, &*value, millis.as_bytes()];
-        flag(&self.network.run_script(name, &script::COMMIT_FILL, &[name], &arguments).await?)
+        flag(&self.network.run_script(name, &script::COMMIT_FILL, &[name], &arguments, Replay::Never).await?)
     }
 
     async fn abandon_fill(&self, name: &str, placeholder: Bytes) -> Result<()> {
-        self.network.run_script(name, &script::ABANDON_FILL, &[name], &[&*placeholder]).await.map(drop)
+        self.network
+            .run_script(name, &script::ABANDON_FILL, &[name], &[&*placeholder], Replay::Never)
+            .await
+            .map(drop)
     }
 
     async fn versions(&self, names: &[String], candidates: &[u64], span: Duration) -> Result<Vec<u64>> {
@@ -184,7 +193,10 @@ impl Store for RedisStore {
         try_join_all(names.iter().zip(candidates).map(async |(name, candidate)| {
             let candidate = version_text(*candidate);
             let arguments = [candidate.as_bytes(), span.as_bytes()];
-            let answer = self.network.run_script(name, &script::TAG_VERSION, &[name], &arguments).await?;
+            let answer = self
+                .network
+                .run_script(name, &script::TAG_VERSION, &[name], &arguments, Replay::Never)
+                .await?;
             version(answer)?
                 .ok_or_else(|| Error::new(ErrorKind::Server, "a tag has no version though one was made"))
         }))
@@ -204,7 +216,8 @@ impl Store for RedisStore {
         let (token, ttl) = (version_text(token), millis(ttl));
         let keys = [name, &format!("{name}:fence")];
         let arguments = [token.as_bytes(), ttl.as_bytes()];
-        match pair(self.network.run_script(name, &script::ACQUIRE, &keys, &arguments).await?)? {
+        match pair(self.network.run_script(name, &script::ACQUIRE, &keys, &arguments, Replay::Never).await?)?
+        {
             (Value::Int(1), fence) => Ok(Acquired::Granted { fence: number(&fence)? }),
             (Value::Int(0), left) => Ok(Acquired::Held { remaining: Duration::from_millis(number(&left)?) }),
             (other, _) => Err(unexpected(&other)),
@@ -214,29 +227,36 @@ impl Store for RedisStore {
     async fn extend(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
         let (token, ttl) = (version_text(token), millis(ttl));
         let arguments = [token.as_bytes(), ttl.as_bytes()];
-        flag(&self.network.run_script(name, &script::EXTEND, &[name], &arguments).await?)
+        flag(&self.network.run_script(name, &script::EXTEND, &[name], &arguments, Replay::Never).await?)
     }
 
     async fn release(&self, name: &str, token: u64) -> Result<bool> {
         let token = version_text(token);
-        flag(&self.network.run_script(name, &script::RELEASE, &[name], &[token.as_bytes()]).await?)
+        flag(
+            &self
+                .network
+                .run_script(name, &script::RELEASE, &[name], &[token.as_bytes()], Replay::Never)
+                .await?,
+        )
     }
 
     async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
-        self.decide(name, window, cost, "1").await
+        self.decide(name, window, cost, Replay::Never).await
     }
 
     async fn usage(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
-        self.decide(name, window, cost, "0").await
+        self.decide(name, window, cost, Replay::Safe).await
     }
 }
 
 impl RedisStore {
-    async fn decide(&self, name: &str, window: Window, cost: u64, write: &str) -> Result<Charged> {
+    /// What is only looked at may be asked for again.
+    async fn decide(&self, name: &str, window: Window, cost: u64, replay: Replay) -> Result<Charged> {
+        let write = if replay == Replay::Never { "1" } else { "0" };
         let [limit, width, cost] =
             [window.limit, window.bucket_micros, cost].map(|number| number.to_string());
         let arguments = [limit.as_bytes(), width.as_bytes(), cost.as_bytes(), write.as_bytes()];
-        let answer = self.network.run_script(name, &script::CHARGE, &[name], &arguments).await?;
+        let answer = self.network.run_script(name, &script::CHARGE, &[name], &arguments, replay).await?;
         let Value::Array(parts) = &answer else { return Err(unexpected(&answer)) };
         let [allowed, remaining, retry_after, reset_after] = parts.as_slice() else {
             return Err(unexpected(&answer));
@@ -251,8 +271,8 @@ impl RedisStore {
 }
 
 fn set_command(name: &str, value: &Bytes, expiry: Expiry) -> Cmd {
-    let mut command = cmd("SET");
-    command.arg(name).arg(&**value);
+    let mut command = Cmd::with_capacity(5, name.len() + value.len() + 32);
+    command.arg("SET").arg(name).arg(&**value);
     if let Some(millis) = expiry.as_millis() {
         command.arg("PX").arg(millis);
     }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, Value};
 
-use super::cluster::{Cluster, slot};
+use super::cluster::Cluster;
 use super::dial::{Destination, Login};
 use super::error::Failure;
 use super::node::{Node, Replay};
 use super::script::Script;
+use super::slots::slot;
 use super::time::wall_clock;
-use crate::error::{Error, Result};
-use crate::url::Deployment;
+use crate::endpoint::Deployment;
+use crate::error::{Error, ErrorKind, Result};
 
 pub(super) enum Network {
     Single(Node),
@@ -59,11 +60,12 @@ impl Network {
         script: &Script,
         keys: &[&str],
         arguments: &[&[u8]],
+        replay: Replay,
     ) -> Result<Value> {
-        match self.try_run(name, &script.by_hash(keys, arguments), Replay::Never).await {
+        match self.try_run(name, &script.by_hash(keys, arguments), replay).await {
             Err(Failure::NoScript) => {
                 let whole = script.by_source(keys, arguments);
-                self.try_run(name, &whole, Replay::Never).await.map_err(|failure| self.explain(failure))
+                self.try_run(name, &whole, replay).await.map_err(|failure| self.explain(failure))
             }
             answer => answer.map_err(|failure| self.explain(failure)),
         }
@@ -71,18 +73,20 @@ impl Network {
 
     /// Splits a list of names into what one command can hold: all of them, or those of one slot. No group is empty.
     pub(super) fn groups(&self, names: &[impl AsRef<str>]) -> Vec<Group> {
-        let Some(first) = names.first() else { return Vec::new() };
         match self {
-            Self::Single(_) => {
-                vec![Group { lane: self.lane(first.as_ref()), places: (0..names.len()).collect() }]
+            Self::Single(_) => group(names, |_| 0),
+            Self::Cluster(_) => group(names, slot),
+        }
+    }
+
+    /// The same for writes, which must also keep their order with other writes to the same name, and so go to its
+    /// connection.
+    pub(super) fn write_groups(&self, names: &[impl AsRef<str>]) -> Vec<Group> {
+        match self {
+            Self::Single(node) => {
+                group(names, |name| self.lane(name).checked_rem(node.lanes()).unwrap_or_default())
             }
-            Self::Cluster(_) => {
-                let mut by_slot: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
-                for (place, name) in names.iter().enumerate() {
-                    by_slot.entry(slot(name.as_ref())).or_default().push(place);
-                }
-                by_slot.into_iter().map(|(slot, places)| Group { lane: slot, places }).collect()
-            }
+            Self::Cluster(_) => group(names, slot),
         }
     }
 
@@ -106,13 +110,23 @@ impl Network {
         answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure))).collect()
     }
 
-    /// Sends one command about all names of a group: one round trip.
-    pub(super) async fn run_group(&self, group: &Group, command: &Cmd, replay: Replay) -> Result<Value> {
+    /// Reads all names of a group: one round trip, and one more while a cluster moves just their slot.
+    pub(super) async fn read_group(&self, group: &Group, names: &[&str]) -> Result<Vec<Value>> {
+        let mut command = redis::cmd("MGET");
+        command.arg(names);
         let answer = match self {
-            Self::Single(node) => node.send(group.lane, command, replay).await,
-            Self::Cluster(cluster) => cluster.send(group.lane, command, replay).await,
+            Self::Single(node) => node.send(group.lane, &command, Replay::Safe).await,
+            Self::Cluster(cluster) => cluster.send(group.lane, &command, Replay::Safe).await,
         };
-        answer.map_err(|failure| self.explain(failure))
+        match answer {
+            Ok(Value::Array(values)) => Ok(values),
+            Ok(_) => Err(Error::new(ErrorKind::Server, "MGET answered with something that is no array")),
+            Err(Failure::TryAgain) => {
+                let commands = names.iter().map(|name| redis::cmd("GET").arg(name).take()).collect();
+                self.run_all(group, commands, Replay::Safe).await
+            }
+            Err(failure) => Err(self.explain(failure)),
+        }
     }
 
     /// Sends a command that any server can answer.
@@ -154,7 +168,7 @@ impl Network {
     /// What orders the requests about a name: its slot, which on one connection need not be known.
     fn lane(&self, name: &str) -> u16 {
         match self {
-            Self::Single(node) if !node.has_lanes() => 0,
+            Self::Single(node) if node.lanes() == 1 => 0,
             _ => slot(name),
         }
     }
@@ -165,4 +179,12 @@ impl Network {
             Self::Cluster(_) => failure.into_error("the cluster"),
         }
     }
+}
+
+fn group(names: &[impl AsRef<str>], lane: impl Fn(&str) -> u16) -> Vec<Group> {
+    let mut by_lane: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for (place, name) in names.iter().enumerate() {
+        by_lane.entry(lane(name.as_ref())).or_default().push(place);
+    }
+    by_lane.into_iter().map(|(lane, places)| Group { lane, places }).collect()
 }

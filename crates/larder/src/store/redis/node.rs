@@ -41,8 +41,9 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn has_lanes(&self) -> bool {
-        self.links.len() > 1
+    /// How many connections there are.
+    pub(super) fn lanes(&self) -> u16 {
+        u16::try_from(self.links.len()).unwrap_or(u16::MAX)
     }
 
     pub(super) fn name(&self) -> &str {
@@ -64,10 +65,14 @@ impl Node {
     pub(super) async fn send(&self, lane: u16, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
         let link = self.link(lane)?;
         let mut live = link.live().await?;
-        let mut answer = live.connection.clone().send_packed_command(command).await;
-        if replay == Replay::Safe && answer.as_ref().is_err_and(is_connection_lost) {
-            live = link.live_after(Some(&live)).await?;
-            answer = live.connection.clone().send_packed_command(command).await;
+        let mut answer = live.connection.send_packed_command(command).await;
+        if answer.as_ref().is_err_and(is_connection_lost) {
+            // Not every failure to write makes the driver say that the connection is gone.
+            live.give_up();
+            if replay == Replay::Safe {
+                live = link.live_after(Some(&live)).await?;
+                answer = live.connection.send_packed_command(command).await;
+            }
         }
         self.checked(&live, answer)
     }
@@ -82,10 +87,13 @@ impl Node {
         let count = pipeline.len();
         let link = self.link(lane)?;
         let mut live = link.live().await?;
-        let mut answers = live.connection.clone().send_packed_commands(pipeline, 0, count).await;
-        if replay == Replay::Safe && answers.as_ref().is_err_and(is_connection_lost) {
-            live = link.live_after(Some(&live)).await?;
-            answers = live.connection.clone().send_packed_commands(pipeline, 0, count).await;
+        let mut answers = live.connection.send_packed_commands(pipeline, 0, count).await;
+        if answers.as_ref().is_err_and(is_connection_lost) {
+            live.give_up();
+            if replay == Replay::Safe {
+                live = link.live_after(Some(&live)).await?;
+                answers = live.connection.send_packed_commands(pipeline, 0, count).await;
+            }
         }
         let answers = answers.map_err(|error| translate(&error, &self.name))?;
         Ok(answers.into_iter().map(|answer| self.checked(&live, Ok(answer))).collect())

@@ -13,7 +13,7 @@ use redis::{RedisResult, cmd};
 
 use crate::clock::{Clock, Tick};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ServerTime {
     clock: Clock,
     /// The server's time in milliseconds since 1970 at a local tick.
@@ -21,6 +21,10 @@ pub(super) struct ServerTime {
 }
 
 impl ServerTime {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, known: Mutex::new(None) }
+    }
+
     /// Asks the server: one round trip.
     pub(super) async fn ask(&self, connection: &MultiplexedConnection) -> RedisResult<()> {
         let sent = self.clock.now();

@@ -1,0 +1,79 @@
+//! Why a load has no value.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::Error;
+
+/// Why a load has no value.
+///
+/// The loader's own error is shared by all who waited for it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LoadError<E> {
+    /// The loader failed.
+    Loader(Arc<E>),
+    /// The loader panicked, with this message. The panic went no further.
+    Panicked(Arc<str>),
+    /// The loader that this call waited for was another call's, and failed with an error of another type.
+    Foreign,
+    /// larder itself: the call timed out, the key is too long, the `Larder` was closed. An outage of the server is not
+    /// among them: the loader runs all the same.
+    Larder(Error),
+}
+
+impl<E> Clone for LoadError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Loader(error) => Self::Loader(error.clone()),
+            Self::Panicked(message) => Self::Panicked(message.clone()),
+            Self::Foreign => Self::Foreign,
+            Self::Larder(error) => Self::Larder(error.clone()),
+        }
+    }
+}
+
+impl<E> From<Error> for LoadError<E> {
+    fn from(error: Error) -> Self {
+        Self::Larder(error)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for LoadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loader(error) => write!(f, "the loader failed: {error}"),
+            Self::Panicked(message) => write!(f, "the loader panicked: {message}"),
+            Self::Foreign => f.write_str("another caller's loader failed with an error of another type"),
+            Self::Larder(error) => error.fmt(f),
+        }
+    }
+}
+
+/// For any error that can be shown, also those that are no `Error` themselves, as `anyhow::Error` and boxed errors.
+impl<E: fmt::Debug + fmt::Display> StdError for LoadError<E> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Larder(error) => Some(error),
+            Self::Loader(_) | Self::Panicked(_) | Self::Foreign => None,
+        }
+    }
+}
+
+impl<E> LoadError<E> {
+    /// The loader's own error, if it was the loader that failed.
+    #[must_use]
+    pub fn loader(&self) -> Option<&E> {
+        match self {
+            Self::Loader(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether this call timed out. The load goes on.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Larder(error) if error.is_timeout())
+    }
+}

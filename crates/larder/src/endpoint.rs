@@ -1,0 +1,56 @@
+//! Servers by their addresses, and the password for them, which never shows.
+
+use std::fmt;
+use std::path::PathBuf;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Deployment {
+    Single(Address),
+    Cluster(Vec<Address>),
+    Sentinel { sentinels: Vec<Address>, service: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Address {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+/// A password, which never shows.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+#[cfg(feature = "redis")]
+impl Address {
+    /// `host:port` as a node of a cluster names another. One that does not know its own name leaves the host empty or
+    /// says `?`, and means: where you asked.
+    pub(crate) fn named(host: &str, port: u16, asked: &str) -> Self {
+        let host = host.trim_matches(['[', ']']);
+        let host = if matches!(host, "" | "?") { asked } else { host };
+        Self::Tcp { host: host.to_owned(), port }
+    }
+
+    /// The host, where there is one.
+    pub(crate) fn host(&self) -> &str {
+        match self {
+            Self::Tcp { host, .. } => host,
+            Self::Unix(_) => "",
+        }
+    }
+}

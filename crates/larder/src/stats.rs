@@ -1,0 +1,69 @@
+//! What a `Larder` has counted, for the program to read.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a [`Larder`](crate::Larder) has counted since it was connected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// By the cache's name.
+    pub caches: BTreeMap<String, CacheStats>,
+}
+
+/// What one cache has counted, over all its handles.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheStats {
+    /// Keys asked for and found.
+    pub hits: u64,
+    /// Keys asked for and not found.
+    pub misses: u64,
+    /// Loaders that ran to their end.
+    pub loads: u64,
+    /// Of those, how many failed or panicked.
+    pub load_failures: u64,
+    /// Loaded values that were returned but not stored, because the key was written or deleted meanwhile.
+    pub fills_voided: u64,
+    /// Requests of loads that the store failed, each of which went on without it: to look, to fence, or to keep.
+    pub bypassed: u64,
+    /// Stored bytes that were no value of this cache: damaged, foreign, or of an unknown layout.
+    pub unreadable: u64,
+    /// Bytes of stored values that were read, envelopes included.
+    pub bytes_read: u64,
+    /// Bytes of values that were written, envelopes included.
+    pub bytes_written: u64,
+    /// By operation, those that were used.
+    pub operations: BTreeMap<&'static str, OperationStats>,
+}
+
+impl CacheStats {
+    /// Hits as a share of all keys asked for, from 0 to 1; `None` before the first.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    pub fn hit_ratio(&self) -> Option<f64> {
+        let asked = self.hits + self.misses;
+        (asked > 0).then(|| self.hits as f64 / asked as f64)
+    }
+}
+
+/// How often an operation was used and how it went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OperationStats {
+    /// Calls that ended, with whatever result.
+    pub count: u64,
+    /// Calls that ended with an error.
+    pub errors: u64,
+    /// The time of all calls together, from the first poll to the result.
+    pub total_time: Duration,
+}
+
+impl OperationStats {
+    /// The mean time of a call; `None` before the first.
+    #[must_use]
+    pub fn mean_time(&self) -> Option<Duration> {
+        let count = u32::try_from(self.count).unwrap_or(u32::MAX);
+        self.total_time.checked_div(count)
+    }
+}

@@ -1,0 +1,59 @@
+//! Slots: which one a name has, and which node serves it.
+
+use redis::Value;
+
+use crate::endpoint::Address;
+use crate::error::{Error, ErrorKind, Result};
+
+pub(super) const SLOTS: u16 = 16384;
+
+/// CRC-16 (XMODEM) of the part in the first non-empty braces, or of all of it, modulo 16384: the Redis Cluster
+/// specification, "Hash tags".
+pub(super) fn slot(name: &str) -> u16 {
+    let tag = name.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(name);
+    crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes()) % SLOTS
+}
+
+/// Each line is a first slot, a last slot, the master (host, port, …), and its replicas.
+pub(super) fn parse(answer: &Value, asked: &Address) -> Result<Vec<Option<Address>>> {
+    let odd = || Error::new(ErrorKind::Server, "CLUSTER SLOTS answered something unknown");
+    let Value::Array(lines) = answer else { return Err(odd()) };
+    let mut masters = vec![None; usize::from(SLOTS)];
+    for line in lines {
+        let Value::Array(line) = line else { return Err(odd()) };
+        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = line.as_slice() else {
+            return Err(odd());
+        };
+        let [host, Value::Int(port), ..] = master.as_slice() else { return Err(odd()) };
+        let host = match host {
+            Value::BulkString(host) => str::from_utf8(host).map_err(|_| odd())?,
+            Value::SimpleString(host) => host,
+            _ => "",
+        };
+        let address = Address::named(host, u16::try_from(*port).map_err(|_| odd())?, asked.host());
+        let (first, last) =
+            (usize::try_from(*first).map_err(|_| odd())?, usize::try_from(*last).map_err(|_| odd())?);
+        for master in masters.get_mut(first..=last).ok_or_else(odd)? {
+            *master = Some(address.clone());
+        }
+    }
+    if masters.iter().all(Option::is_none) {
+        return Err(Error::new(ErrorKind::ClusterDown, "no slot of the cluster is assigned"));
+    }
+    Ok(masters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(slot("123456789"), 12739);
+        assert_eq!(slot("{user1000}.following"), slot("user1000"));
+        assert_eq!(slot("foo{}{bar}"), slot("foo{}{bar}"));
+        assert_eq!(slot("foo{{bar}}zap"), slot("{bar"));
+        assert_eq!(slot("~tag.1:{shop/user:7}"), slot("shop/user:7"));
+    }
+}
