@@ -124,11 +124,7 @@ pub(crate) fn describe() {
             "Stored bytes that were no value of the cache"
         );
         counter!("larder_cache_read_bytes_total", Unit::Bytes, "Stored values read, envelopes included");
-        counter!(
-            "larder_cache_written_bytes_total",
-            Unit::Bytes,
-            "Values sent to be stored, envelopes included"
-        );
+        counter!("larder_cache_written_bytes_total", Unit::Bytes, "Values stored, envelopes included");
         counter!("larder_errors_total", Unit::Count, "Calls that ended in an error");
         counter!("larder_limiter_decisions_total", Unit::Count, "Decisions of a rate limiter");
         counter!("larder_reconnects_total", Unit::Count, "Connections that came up again");

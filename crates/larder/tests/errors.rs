@@ -103,7 +103,9 @@ async fn a_database_that_is_not_there_and_a_server_that_is_full() {
     let full = Server::builder().tcp().arg("maxclients", "1").start();
     full.command(&["PING"]);
     let error = Larder::connect(&full.url()).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Busy && error.is_retryable(), "{error:?}");
+    // It says so and hangs up, sometimes before that can be read.
+    assert!(matches!(error.kind(), ErrorKind::Busy | ErrorKind::Disconnected), "{error:?}");
+    assert!(error.is_retryable());
 }
 
 #[tokio::test]

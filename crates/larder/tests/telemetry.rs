@@ -194,6 +194,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         ("loads", stats.loads),
         ("load_failures", stats.load_failures),
         ("fills_voided", stats.fills_voided),
+        ("bypassed", stats.bypassed),
         ("unreadable", stats.unreadable),
         ("bytes_read", stats.bytes_read),
         ("bytes_written", stats.bytes_written),
@@ -233,7 +234,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         let wanted = match *unit {
             "bytes" => Unit::Bytes,
             "seconds" => Unit::Seconds,
-            "keys" | "loads" | "values" | "calls" | "decisions" | "connections" => Unit::Count,
+            "keys" | "loads" | "requests" | "values" | "calls" | "decisions" | "connections" => Unit::Count,
             other => panic!("{name} is counted in {other}"),
         };
         let told = recorded.units.get(name.trim_matches('`'));
@@ -370,7 +371,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     let larder = Larder::builder().url(server.url()).namespace("space").connect().await.unwrap();
     history(&server, &larder).await;
     // Only locks and loads while the server is away are left.
-    let guard = larder.lock("lock-2").acquire().await.unwrap();
+    let guard = larder.lock("lock-2").ttl(std::time::Duration::from_millis(500)).acquire().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
     server.kill();
     until("the outage shows", async || larder.ping().await.is_err_and(|e| e.kind() == ErrorKind::Refused))
