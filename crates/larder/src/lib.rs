@@ -80,7 +80,8 @@ pub use lock::{Fence, Guard, Lock, Release};
 // Rate limits
 pub use limit::{Decision, Quota, RateLimiter};
 
-/// The programs of the README, so that they compile.
+/// The programs of the README and of docs/, so that they compile.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
-struct Readme;
+#[doc = include_str!("../../../docs/cache.md")]
+struct Pages;
