@@ -7,9 +7,10 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::telemetry::Instrument;
@@ -71,7 +72,11 @@ impl<T> Future for Call<'_, T> {
             Poll::Ready(result) => result,
             Poll::Pending => {
                 if this.timer.is_none() {
-                    this.timer.set(Some(tokio::time::sleep(*this.timeout)));
+                    let deadline = started.checked_add(*this.timeout);
+                    this.timer.set(Some(match deadline {
+                        Some(deadline) => tokio::time::sleep_until(deadline),
+                        None => tokio::time::sleep(Duration::MAX),
+                    }));
                 }
                 match this.timer.as_pin_mut().map(|timer| timer.poll(cx)) {
                     Some(Poll::Ready(())) => Err(Error::timed_out(*this.timeout)),

@@ -45,6 +45,11 @@ impl KeyText<'_> {
 
     /// Adds text.
     pub fn push(&mut self, text: &str) {
+        // Most keys are digits and letters: a look at the bytes is quicker than one at the characters.
+        if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+            self.out.push_str(text);
+            return;
+        }
         let mut rest = text;
         while let Some(at) = rest.find(|c: char| self.must_escape(c)) {
             let (plain, tail) = rest.split_at(at);

@@ -192,12 +192,12 @@ impl CacheMeter {
         }
     }
 
-    pub(crate) fn hit(&self) {
-        self.hits.add(1);
+    pub(crate) fn hits(&self, count: usize) {
+        self.hits.add(count);
     }
 
-    pub(crate) fn miss(&self) {
-        self.misses.add(1);
+    pub(crate) fn misses(&self, count: usize) {
+        self.misses.add(count);
     }
 
     pub(crate) fn read(&self, bytes: usize) {

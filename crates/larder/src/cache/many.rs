@@ -49,22 +49,26 @@ where
         let entries: Result<Vec<String>> = keys.into_iter().map(|key| self.entry(key)).collect();
         Call::new(self.context.limits.response_timeout, &self.shared.meter.get_many, async move {
             let stored = self.context.store()?.get_many(&entries?).await?;
-            let decoded: Vec<Option<(V, Vec<TagVersion>)>> = stored
-                .into_iter()
-                .map(|bytes| match self.decode(&bytes?) {
-                    Decoded::Value(value, tags) => Some((value, tags)),
-                    Decoded::Nothing | Decoded::Unreadable(_) => None,
-                })
-                .collect();
-            let versions = self.versions_of(&decoded).await?;
-            let holds = |tag: &TagVersion| versions.get(&tag.tag).copied().flatten() == Some(tag.version);
-            let values: Vec<Option<V>> = decoded
-                .into_iter()
-                .map(|one| one.filter(|(_, tags)| tags.iter().all(holds)).map(|(value, _)| value))
-                .collect();
-            for value in &values {
-                if value.is_some() { self.shared.meter.hit() } else { self.shared.meter.miss() }
+            let asked = stored.len();
+            let mut values = Vec::with_capacity(asked);
+            let mut tagged: Vec<(usize, Vec<TagVersion>)> = Vec::new();
+            for (place, bytes) in stored.into_iter().enumerate() {
+                values.push(match bytes.map(|bytes| self.decode(&bytes)) {
+                    Some(Decoded::Value(value, tags)) => {
+                        if !tags.is_empty() {
+                            tagged.push((place, tags));
+                        }
+                        Some(value)
+                    }
+                    Some(Decoded::Nothing | Decoded::Unreadable(_)) | None => None,
+                });
             }
+            if !tagged.is_empty() {
+                Box::pin(self.drop_void(&mut values, &tagged)).await?;
+            }
+            let found = values.iter().flatten().count();
+            self.shared.meter.hits(found);
+            self.shared.meter.misses(asked - found);
             Ok(values)
         })
     }
@@ -109,21 +113,22 @@ where
         })
     }
 
-    /// The versions of all tags that any of the values carries, each asked for once.
-    async fn versions_of(
-        &self,
-        decoded: &[Option<(V, Vec<TagVersion>)>],
-    ) -> Result<BTreeMap<String, Option<u64>>> {
-        let tags = decoded.iter().flatten().flat_map(|(_, tags)| tags);
-        let mut versions: BTreeMap<String, Option<u64>> = tags.map(|tag| (tag.tag.clone(), None)).collect();
-        if !versions.is_empty() {
-            let names: Vec<String> = versions.keys().map(|tag| self.context.keyspace.tag(tag)).collect();
-            let known = self.context.store()?.known_versions(&names).await?;
-            for (version, known) in versions.values_mut().zip(known) {
-                *version = known;
+    /// Drops the values any of whose tags has another version by now. Each tag is asked for once, all in one request.
+    async fn drop_void(&self, values: &mut [Option<V>], tagged: &[(usize, Vec<TagVersion>)]) -> Result<()> {
+        let all = tagged.iter().flat_map(|(_, tags)| tags);
+        let mut versions: BTreeMap<&str, Option<u64>> = all.map(|tag| (tag.tag.as_str(), None)).collect();
+        let names: Vec<String> = versions.keys().map(|tag| self.context.keyspace.tag(tag)).collect();
+        let known = self.context.store()?.known_versions(&names).await?;
+        for (version, known) in versions.values_mut().zip(known) {
+            *version = known;
+        }
+        let holds = |tag: &TagVersion| versions.get(tag.tag.as_str()).copied().flatten() == Some(tag.version);
+        for (place, tags) in tagged {
+            if let Some(value) = values.get_mut(*place).filter(|_| !tags.iter().all(holds)) {
+                *value = None;
             }
         }
-        Ok(versions)
+        Ok(())
     }
 }
 

@@ -124,19 +124,28 @@ where
     /// Reads an entry and counts what it was.
     async fn look(&self, entry: &str) -> Result<Found<V>> {
         let found = match self.context.store()?.get(entry).await? {
-            Some(bytes) => self.judge(bytes).await?,
             None => Found::Nothing,
+            Some(bytes) => match self.decode(&bytes) {
+                Decoded::Value(value, tags) if tags.is_empty() => Found::Value(value),
+                // Rare, and large as a future: boxed, so that every other read need not carry it.
+                decoded => Box::pin(self.judge_decoded(decoded, bytes)).await?,
+            },
         };
         match found {
-            Found::Value(_) => self.shared.meter.hit(),
-            Found::Nothing | Found::Unusable(_) => self.shared.meter.miss(),
+            Found::Value(_) => self.shared.meter.hits(1),
+            Found::Nothing | Found::Unusable(_) => self.shared.meter.misses(1),
         }
         Ok(found)
     }
 
     /// Decodes what was found, and asks for the tags' versions where it carries any.
     async fn judge(&self, bytes: Bytes) -> Result<Found<V>> {
-        Ok(match self.decode(&bytes) {
+        let decoded = self.decode(&bytes);
+        self.judge_decoded(decoded, bytes).await
+    }
+
+    async fn judge_decoded(&self, decoded: Decoded<V>, bytes: Bytes) -> Result<Found<V>> {
+        Ok(match decoded {
             Decoded::Value(value, tags) if self.hold(&tags).await? => Found::Value(value),
             Decoded::Nothing => Found::Nothing,
             Decoded::Value(..) | Decoded::Unreadable(_) => Found::Unusable(bytes),

@@ -99,10 +99,13 @@ where
             match glance(&store.peek(&entry).await?) {
                 Glance::Nothing => Ok(false),
                 Glance::Something => Ok(true),
-                Glance::Tagged => match store.get(&entry).await? {
-                    Some(bytes) => Ok(matches!(self.judge(bytes).await?, Found::Value(_))),
-                    None => Ok(false),
-                },
+                Glance::Tagged => {
+                    let whole = async {
+                        let Some(bytes) = store.get(&entry).await? else { return Ok(false) };
+                        Ok(matches!(self.judge(bytes).await?, Found::Value(_)))
+                    };
+                    Box::pin(whole).await
+                }
             }
         })
     }
@@ -202,7 +205,10 @@ where
             let entry = entry?;
             let expiry = cache.expiry(expiry)?;
             let tags = tag::checked(tags, cache.policy.encoder.format())?;
-            let tags = tag::versions(&cache.context, &tags, expiry).await?;
+            let tags = match tags.as_slice() {
+                [] => Vec::new(),
+                tags => Box::pin(tag::versions(&cache.context, tags, expiry)).await?,
+            };
             let bytes = cache.encode(value, 0, tags)?;
             let _writing = cache.shared.flights.writing([entry.as_str()]).await;
             let size = bytes.len();

@@ -67,6 +67,14 @@ impl Link {
         Self { state, time, supervisor }
     }
 
+    /// The connection, if it stands.
+    pub(super) fn standing(&self) -> Option<Live> {
+        match &*self.state.borrow() {
+            State::Up(live) => Some(live.clone()),
+            _ => None,
+        }
+    }
+
     /// The connection; waits while it is being dialled, fails at once while the server is away.
     pub(super) async fn live(&self) -> Result<Live> {
         self.live_after(None).await
@@ -75,11 +83,6 @@ impl Link {
     /// As [`live`](Self::live), but not the connection `failed`, which its caller saw break.
     pub(super) async fn live_after(&self, failed: Option<&Live>) -> Result<Live> {
         let usable = |live: &Live| failed.is_none_or(|failed| failed.number != live.number);
-        if let State::Up(live) = &*self.state.borrow()
-            && usable(live)
-        {
-            return Ok(live.clone());
-        }
         let mut state = self.state.subscribe();
         let settled = state.wait_for(|state| match state {
             State::Dialling => false,

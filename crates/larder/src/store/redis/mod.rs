@@ -84,8 +84,8 @@ impl Store for RedisStore {
     }
 
     async fn get(&self, name: &str) -> Result<Option<Bytes>> {
-        let mut command = cmd("GET");
-        command.arg(name);
+        let mut command = Cmd::with_capacity(2, name.len() + 3);
+        command.arg("GET").arg(name);
         bytes(self.network.run(name, &command, Replay::Safe).await?)
     }
 
@@ -94,8 +94,8 @@ impl Store for RedisStore {
     }
 
     async fn peek(&self, name: &str) -> Result<Bytes> {
-        let mut command = cmd("GETRANGE");
-        command.arg(name).arg(0).arg(HEADER - 1);
+        let mut command = Cmd::with_capacity(4, name.len() + 12);
+        command.arg("GETRANGE").arg(name).arg(0).arg(HEADER - 1);
         Ok(bytes(self.network.run(name, &command, Replay::Safe).await?)?.unwrap_or_default())
     }
 
@@ -113,8 +113,8 @@ impl Store for RedisStore {
     }
 
     async fn delete(&self, name: &str) -> Result<bool> {
-        let mut command = cmd("UNLINK");
-        command.arg(name);
+        let mut command = Cmd::with_capacity(2, name.len() + 6);
+        command.arg("UNLINK").arg(name);
         flag(&self.network.run(name, &command, Replay::Never).await?)
     }
 
@@ -339,7 +339,16 @@ fn unexpected(value: &Value) -> Error {
 }
 
 /// Puts the answers of groups back in the order of the names.
-fn in_order<'a, T>(count: usize, groups: impl Iterator<Item = (&'a [usize], Vec<T>)>) -> Result<Vec<T>> {
+fn in_order<'a, T>(
+    count: usize,
+    mut groups: impl ExactSizeIterator<Item = (&'a [usize], Vec<T>)>,
+) -> Result<Vec<T>> {
+    if groups.len() == 1
+        && let Some((_, answers)) = groups.next()
+        && answers.len() == count
+    {
+        return Ok(answers);
+    }
     let mut ordered: Vec<Option<T>> = std::iter::repeat_with(|| None).take(count).collect();
     for (places, answers) in groups {
         for (place, answer) in places.iter().zip(answers) {

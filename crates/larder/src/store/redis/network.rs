@@ -112,11 +112,12 @@ impl Network {
 
     /// Reads all names of a group: one round trip, and one more while a cluster moves just their slot.
     pub(super) async fn read_group(&self, group: &Group, names: &[&str]) -> Result<Vec<Value>> {
-        let mut command = redis::cmd("MGET");
-        command.arg(names);
+        let size: usize = names.iter().map(|name| name.len()).sum();
+        let mut command = Cmd::with_capacity(names.len() + 1, size + 4);
+        command.arg("MGET").arg(names);
         let answer = match self {
             Self::Single(node) => node.send(group.lane, &command, Replay::Safe).await,
-            Self::Cluster(cluster) => cluster.send(group.lane, &command, Replay::Safe).await,
+            Self::Cluster(cluster) => Box::pin(cluster.send(group.lane, &command, Replay::Safe)).await,
         };
         match answer {
             Ok(Value::Array(values)) => Ok(values),
@@ -161,7 +162,8 @@ impl Network {
         let lane = self.lane(name);
         match self {
             Self::Single(node) => node.send(lane, command, replay).await,
-            Self::Cluster(cluster) => cluster.send(lane, command, replay).await,
+            // A cluster's redirections would swell the future of every request on a single server.
+            Self::Cluster(cluster) => Box::pin(cluster.send(lane, command, replay)).await,
         }
     }
 

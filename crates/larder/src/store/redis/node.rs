@@ -62,10 +62,29 @@ impl Node {
         self.links.first()?.time().now()
     }
 
+    /// Whatever a future could become is allocated and copied with every call, so only a connection that stands and an
+    /// answer that comes are part of this one; the rest is boxed where it is needed.
     pub(super) async fn send(&self, lane: u16, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
         let link = self.link(lane)?;
-        let mut live = link.live().await?;
-        let mut answer = live.connection.send_packed_command(command).await;
+        let mut live = match link.standing() {
+            Some(live) => live,
+            None => Box::pin(link.live()).await?,
+        };
+        match live.connection.send_packed_command(command).await {
+            Ok(value @ (Value::BulkString(_) | Value::Nil | Value::Okay | Value::Int(_))) => Ok(value),
+            answer => Box::pin(self.settle(link, live, command, replay, answer)).await,
+        }
+    }
+
+    /// Sends again what was lost, where that is safe, and tells the server's errors from values.
+    async fn settle(
+        &self,
+        link: &Link,
+        mut live: Live,
+        command: &Cmd,
+        replay: Replay,
+        mut answer: RedisResult<Value>,
+    ) -> Result<Value, Failure> {
         if answer.as_ref().is_err_and(is_connection_lost) {
             // Not every failure to write makes the driver say that the connection is gone.
             live.give_up();
