@@ -228,6 +228,34 @@ async fn a_slot_that_moves_is_followed_while_it_moves() {
 }
 
 #[tokio::test]
+async fn keys_of_a_slot_that_is_half_moved_are_read_together() {
+    let cluster = larder_testkit::Cluster::start();
+    let larder = Larder::connect(&cluster.url()).await.unwrap();
+    let users = users(&larder);
+    let asked = &cluster.nodes()[0];
+    let mut seen = std::collections::HashMap::new();
+    let (moved, stays, slot) = (0..)
+        .find_map(|key: u32| {
+            let slot = asked.query::<i64>(&["CLUSTER", "KEYSLOT", &format!("user:{key}")]);
+            seen.insert(slot, key).map(|other| (key, other, slot.to_string()))
+        })
+        .unwrap();
+    users.set_many([(moved, &user("Ann")), (stays, &user("Bob"))]).await.unwrap();
+
+    let source = cluster.master_of(&format!("user:{moved}"));
+    let target = *cluster.masters().iter().find(|master| master.addr() != source.addr()).unwrap();
+    let id = |server: &Server| server.query::<String>(&["CLUSTER", "MYID"]);
+    target.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(source)]);
+    source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(target)]);
+    let (host, port) = (target.addr().unwrap().ip().to_string(), target.addr().unwrap().port().to_string());
+    source.command(&["MIGRATE", &host, &port, &format!("user:{moved}"), "0", "5000"]);
+
+    // MGET of the two is refused with TRYAGAIN for as long as the slot moves.
+    let found = users.get_many([moved, stays]).await.unwrap();
+    assert_eq!(found, [Some(user("Ann")), Some(user("Bob"))]);
+}
+
+#[tokio::test]
 async fn a_node_that_is_down_does_not_keep_the_others_from_being_invalidated() {
     let cluster = larder_testkit::Cluster::start();
     let larder = Larder::connect(&cluster.url()).await.unwrap();

@@ -273,6 +273,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_tag_keeps_its_version_for_as_long_as_it_is_used() {
+        let (store, micros) = store(Bounds::default());
+        let names = ["tag".to_owned()];
+        for seconds in 0..10u64 {
+            micros.store(seconds * 1_500_000, Ordering::Release);
+            assert_eq!(store.versions(&names, &[seconds + 1], SECOND).await.unwrap(), [1], "after {seconds}");
+        }
+        micros.fetch_add(2_000_000, Ordering::AcqRel);
+        assert_eq!(store.known_versions(&names).await.unwrap(), [None]);
+    }
+
+    #[tokio::test]
     async fn a_fence_never_falls_back_even_when_the_lock_was_long_gone() {
         let (store, micros) = store(Bounds::default());
         let mut last = 0;
