@@ -1,7 +1,8 @@
 //! A request that can still be given a timeout, and is sent when awaited.
 //!
-//! Every operation answers with a [`Call`]. Its deadline starts at the first poll and the timer is only made when
-//! the answer is not there at once, so an operation on the embedded store never touches the timer wheel.
+//! Every operation answers with a [`Call`] around the future of its work, without an allocation. Its deadline starts at
+//! the first poll and the timer is only made when the answer is not there at once, so an operation on the embedded
+//! store never touches the timer wheel.
 
 use std::fmt;
 use std::future::Future;
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::telemetry::Instrument;
 
 pin_project! {
-    /// A request to a store, sent when it is awaited.
+    /// A request to a store, sent when it is awaited: a future of `F`'s result.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -34,8 +35,9 @@ pin_project! {
     /// Dropping a call that was never polled does nothing. Dropping one that was may leave its request on the way:
     /// the server may still carry it out.
     #[must_use = "a call is sent only when it is awaited"]
-    pub struct Call<'a, T> {
-        work: Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>,
+    pub struct Call<'a, F> {
+        #[pin]
+        work: F,
         timeout: Duration,
         instrument: &'a Instrument,
         started: Option<Instant>,
@@ -44,13 +46,9 @@ pin_project! {
     }
 }
 
-impl<'a, T> Call<'a, T> {
-    pub(crate) fn new(
-        timeout: Duration,
-        instrument: &'a Instrument,
-        work: impl Future<Output = Result<T>> + Send + 'a,
-    ) -> Self {
-        Self { work: Box::pin(work), timeout, instrument, started: None, timer: None }
+impl<'a, F> Call<'a, F> {
+    pub(crate) fn new(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
+        Self { work, timeout, instrument, started: None, timer: None }
     }
 
     /// The longest that this call may take, in place of the connection's `response_timeout`. It covers everything:
@@ -61,14 +59,17 @@ impl<'a, T> Call<'a, T> {
     }
 }
 
-impl<T> Future for Call<'_, T> {
+impl<T, F> Future for Call<'_, F>
+where
+    F: Future<Output = Result<T>>,
+{
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let mut this = self.project();
         let started = *this.started.get_or_insert_with(Instant::now);
 
-        let result = match this.work.as_mut().poll(cx) {
+        let result = match this.work.poll(cx) {
             Poll::Ready(result) => result,
             Poll::Pending => {
                 if this.timer.is_none() {
@@ -89,7 +90,7 @@ impl<T> Future for Call<'_, T> {
     }
 }
 
-impl<T> fmt::Debug for Call<'_, T> {
+impl<F> fmt::Debug for Call<'_, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call").field("timeout", &self.timeout).finish_non_exhaustive()
     }

@@ -72,7 +72,7 @@ impl Larder {
     /// # Errors
     ///
     /// What stands in the way of any request, `Refused` and `TimedOut` among them.
-    pub fn ping(&self) -> Call<'_, ()> {
+    pub fn ping(&self) -> Call<'_, impl Future<Output = Result<()>> + Send> {
         Call::new(self.context.limits.response_timeout, &self.context.ping_meter, async {
             self.context.store()?.ping().await
         })

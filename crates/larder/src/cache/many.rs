@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::IntoFuture;
+use std::pin::Pin;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -45,7 +46,10 @@ where
     /// # Cancel safety
     ///
     /// Nothing is changed.
-    pub fn get_many<K: CacheKey>(&self, keys: impl IntoIterator<Item = K>) -> Call<'_, Vec<Option<V>>> {
+    pub fn get_many<K: CacheKey>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Call<'_, impl Future<Output = Result<Vec<Option<V>>>> + Send> {
         let entries: Result<Vec<String>> = keys.into_iter().map(|key| self.entry(key)).collect();
         Call::new(self.context.limits.response_timeout, &self.shared.meter.get_many, async move {
             let stored = self.context.store()?.get_many(&entries?).await?;
@@ -104,7 +108,10 @@ where
     /// # Cancel safety
     ///
     /// A dropped call may have removed any of the keys.
-    pub fn delete_many<K: CacheKey>(&self, keys: impl IntoIterator<Item = K>) -> Call<'_, Vec<bool>> {
+    pub fn delete_many<K: CacheKey>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Call<'_, impl Future<Output = Result<Vec<bool>>> + Send> {
         let entries: Result<Vec<String>> = keys.into_iter().map(|key| self.entry(key)).collect();
         Call::new(self.context.limits.response_timeout, &self.shared.meter.delete_many, async move {
             let entries = entries?;
@@ -166,12 +173,12 @@ where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     type Output = Result<()>;
-    type IntoFuture = Call<'a, ()>;
+    type IntoFuture = Call<'a, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;
 
-    fn into_future(self) -> Call<'a, ()> {
+    fn into_future(self) -> Self::IntoFuture {
         let Self { cache, entries, expiry, timeout } = self;
         let timeout = timeout.unwrap_or(cache.context.limits.response_timeout);
-        Call::new(timeout, &cache.shared.meter.set_many, async move {
+        let work = async move {
             let entries = entries?;
             let mut encoded = Vec::with_capacity(entries.len());
             for (entry, value) in &entries {
@@ -183,7 +190,8 @@ where
             cache.context.store()?.set_many(encoded).await?;
             cache.shared.meter.wrote(size);
             Ok(())
-        })
+        };
+        Call::new(timeout, &cache.shared.meter.set_many, Box::pin(work))
     }
 }
 

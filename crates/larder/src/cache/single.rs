@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::IntoFuture;
+use std::pin::Pin;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -33,7 +34,7 @@ where
     /// # Cancel safety
     ///
     /// Nothing is changed.
-    pub fn get(&self, key: impl CacheKey) -> Call<'_, Option<V>> {
+    pub fn get(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<Option<V>>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.get, async move {
             match self.look(&entry?).await? {
@@ -71,7 +72,7 @@ where
     /// # Cancel safety
     ///
     /// A dropped call may or may not have removed the key.
-    pub fn delete(&self, key: impl CacheKey) -> Call<'_, bool> {
+    pub fn delete(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.delete, async move {
             let entry = entry?;
@@ -91,7 +92,7 @@ where
     /// # Cancel safety
     ///
     /// Nothing is changed.
-    pub fn exists(&self, key: impl CacheKey) -> Call<'_, bool> {
+    pub fn exists(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.exists, async move {
             let entry = entry?;
@@ -121,7 +122,11 @@ where
     /// # Cancel safety
     ///
     /// A dropped call may or may not have changed the time to live.
-    pub fn touch(&self, key: impl CacheKey, ttl: Duration) -> Call<'_, bool> {
+    pub fn touch(
+        &self,
+        key: impl CacheKey,
+        ttl: Duration,
+    ) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.touch, async move {
             builder::check_ttl(ttl)?;
@@ -140,7 +145,7 @@ where
     /// # Cancel safety
     ///
     /// Nothing is changed.
-    pub fn ttl(&self, key: impl CacheKey) -> Call<'_, Option<Expiry>> {
+    pub fn ttl(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<Option<Expiry>>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.ttl, async move {
             let there = self.context.store()?.remaining(&entry?).await?;
@@ -196,12 +201,12 @@ where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     type Output = Result<()>;
-    type IntoFuture = Call<'a, ()>;
+    type IntoFuture = Call<'a, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;
 
-    fn into_future(self) -> Call<'a, ()> {
+    fn into_future(self) -> Self::IntoFuture {
         let Self { cache, entry, value, expiry, tags, timeout } = self;
         let timeout = timeout.unwrap_or(cache.context.limits.response_timeout);
-        Call::new(timeout, &cache.shared.meter.set, async move {
+        let work = async move {
             let entry = entry?;
             let expiry = cache.expiry(expiry)?;
             let tags = tag::checked(tags, cache.policy.encoder.format())?;
@@ -215,7 +220,8 @@ where
             cache.context.store()?.set(&entry, bytes, expiry).await?;
             cache.shared.meter.wrote(size);
             Ok(())
-        })
+        };
+        Call::new(timeout, &cache.shared.meter.set, Box::pin(work))
     }
 }
 

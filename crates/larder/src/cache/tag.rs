@@ -47,7 +47,7 @@ impl Tag {
     /// # Cancel safety
     ///
     /// A dropped call may or may not have invalidated the tag.
-    pub fn invalidate(&self) -> Call<'_, ()> {
+    pub fn invalidate(&self) -> Call<'_, impl Future<Output = Result<()>> + Send> {
         Call::new(self.context.limits.response_timeout, &self.context.tag_meter, async move {
             check(&self.tag)?;
             let name = self.context.keyspace.tag(&self.tag);

@@ -69,7 +69,7 @@ impl RateLimiter {
     /// # Cancel safety
     ///
     /// As [`check`](Self::check).
-    pub fn allow(&self, key: impl CacheKey) -> Call<'_, bool> {
+    pub fn allow(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.meter.check, async move {
             Ok(self.decide(&entry?).await?.is_allowed())
@@ -87,7 +87,7 @@ impl RateLimiter {
     /// # Cancel safety
     ///
     /// A dropped call may have charged.
-    pub fn check(&self, key: impl CacheKey) -> Call<'_, Decision> {
+    pub fn check(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<Decision>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.meter.check, async move {
             self.decide(&entry?).await
@@ -105,7 +105,7 @@ impl RateLimiter {
     /// # Cancel safety
     ///
     /// Nothing is changed.
-    pub fn remaining(&self, key: impl CacheKey) -> Call<'_, u64> {
+    pub fn remaining(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<u64>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.meter.remaining, async move {
             Ok(self.context.store()?.usage(&entry?, self.window, 1).await?.remaining)

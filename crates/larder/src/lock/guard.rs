@@ -96,7 +96,7 @@ impl Guard {
     /// # Cancel safety
     ///
     /// A dropped call leaves the old deadline, which is then the earlier one.
-    pub fn extend(&self, ttl: Duration) -> Call<'_, ()> {
+    pub fn extend(&self, ttl: Duration) -> Call<'_, impl Future<Output = Result<()>> + Send> {
         Call::new(self.context.limits.response_timeout, &self.context.lock_meter.extend, async move {
             check_ttl(ttl)?;
             if !self.is_valid() {

@@ -76,7 +76,7 @@ impl Lock {
     /// # Cancel safety
     ///
     /// A dropped call leaves no lock behind: if the server granted it all the same, it is freed in the background.
-    pub fn acquire(&self) -> Call<'_, Guard> {
+    pub fn acquire(&self) -> Call<'_, impl Future<Output = Result<Guard>> + Send> {
         self.acquire_within(Duration::MAX)
     }
 
@@ -89,7 +89,7 @@ impl Lock {
     /// # Cancel safety
     ///
     /// As [`acquire`](Self::acquire).
-    pub fn acquire_within(&self, patience: Duration) -> Call<'_, Guard> {
+    pub fn acquire_within(&self, patience: Duration) -> Call<'_, impl Future<Output = Result<Guard>> + Send> {
         let answer_within = self.context.limits.response_timeout;
         // The call's own deadline lies behind, so that contention and an outage are told apart.
         Call::new(patience.saturating_add(answer_within), &self.context.lock_meter.acquire, async move {
@@ -126,7 +126,7 @@ impl Lock {
     /// # Cancel safety
     ///
     /// As [`acquire`](Self::acquire).
-    pub fn try_acquire(&self) -> Call<'_, Option<Guard>> {
+    pub fn try_acquire(&self) -> Call<'_, impl Future<Output = Result<Option<Guard>>> + Send> {
         Call::new(self.context.limits.response_timeout, &self.context.lock_meter.acquire, async move {
             Ok(self.attempt().await?.ok())
         })
