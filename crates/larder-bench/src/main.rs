@@ -1,2 +1,98 @@
-//! bench
-fn main() {}
+//! larder beside its rivals: ratios with their spread, and what can be counted exactly.
+//!
+//! Nothing here passes or fails: it measures, prints, and writes docs/performance.md. See `HELP` in options.rs.
+
+mod allocations;
+mod bare;
+#[cfg(feature = "rivals")]
+mod chart;
+mod commands;
+mod count;
+mod driver;
+mod figures;
+mod instructions;
+mod item;
+mod lane;
+mod machine;
+mod many;
+mod options;
+mod ours;
+mod page;
+mod probe;
+#[cfg(feature = "rivals")]
+mod rivals;
+mod rounds;
+mod statistics;
+mod table;
+
+use std::env;
+#[cfg(feature = "rivals")]
+use std::path::Path;
+use std::process::ExitCode;
+
+use count::Instructions;
+use figures::Findings;
+use lane::Outcome;
+use machine::Ticks;
+use options::{Options, Subcommand};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let outcome = match arguments.split_first() {
+        Some((first, rest)) if first == "spin" => instructions::spin(rest),
+        _ => Options::parse(&arguments).and_then(|options| measure(&options)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: &Options) -> Outcome<()> {
+    let began = Ticks::now();
+    let asked = |subcommand| options.subcommand.includes(subcommand);
+    let mut findings = Findings::default();
+    if asked(Subcommand::Driver) {
+        findings.join(driver::run(options.pairs)?);
+    }
+    if asked(Subcommand::Control) {
+        findings.join(driver::control(options.pairs)?);
+    }
+    if asked(Subcommand::Many) {
+        findings.join(many::run(options.pairs)?);
+    }
+    if asked(Subcommand::Commands) {
+        findings.join(commands::run()?);
+    }
+    if asked(Subcommand::Count) {
+        let instructions = if options.instructions { Instructions::Count } else { Instructions::LeaveOut };
+        findings.join(count::run(instructions)?);
+    }
+    if asked(Subcommand::Rivals) {
+        findings.join(rivals(options)?);
+    }
+    if options.subcommand == Subcommand::All {
+        let summary = page::summary(&findings.bars);
+        findings.add("summary", summary);
+        findings.add("machine", machine::describe(began, options.pairs)?);
+    }
+    match &options.write {
+        Some(path) => page::write(path, &findings.figures),
+        None => Ok(()),
+    }
+}
+
+#[cfg(feature = "rivals")]
+fn rivals(options: &Options) -> Outcome<Findings> {
+    // docs/performance.md has its plots in docs/performance/.
+    let plots = options.write.as_deref().map(|page: &Path| page.with_extension(""));
+    rivals::run(options.pairs, plots.as_deref())
+}
+
+#[cfg(not(feature = "rivals"))]
+fn rivals(_: &Options) -> Outcome<Findings> {
+    Err("the rivals were not built in: --features rivals".into())
+}

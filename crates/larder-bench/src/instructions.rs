@@ -1,0 +1,46 @@
+//! Instructions of the client for one operation, by valgrind's callgrind: exact to about one in a hundred.
+//!
+//! This program runs itself under valgrind twice, with N and with 2 N operations, and takes the difference, so that
+//! starting, connecting and filling cancel out. The driver's own task is part of the count; the kernel is not.
+
+use std::env;
+use std::process::Command;
+
+use crate::lane::Outcome;
+use crate::probe::{Probe, Side};
+
+const TIMES: u64 = 400;
+
+/// Whether there is a valgrind to run under.
+pub(crate) fn available() -> bool {
+    Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+pub(crate) fn per_operation(side: Side, url: &str, probe: Probe) -> Outcome<u64> {
+    let once = total(side, url, probe, TIMES)?;
+    let twice = total(side, url, probe, 2 * TIMES)?;
+    Ok(twice.saturating_sub(once) / TIMES)
+}
+
+/// The hidden subcommand: does the operations, and nothing is said of them.
+pub(crate) fn spin(arguments: &[String]) -> Outcome<()> {
+    let [side, url, probe, times] = arguments else { return Err("spin SIDE URL PROBE TIMES".into()) };
+    let side = Side::parse(side).ok_or("no such side")?;
+    let probe = Probe::parse(probe).ok_or("no such operation")?;
+    side.run(url, probe, times.parse()?, |work| work())
+}
+
+fn total(side: Side, url: &str, probe: Probe, times: u64) -> Outcome<u64> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(env::current_exe()?)
+        .args(["spin", side.name(), url, probe.name(), &times.to_string()])
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let collected =
+        said.lines().find_map(|line| line.split_once("Collected :")).map(|(_, count)| count.trim());
+    match collected.map(str::parse) {
+        Some(Ok(count)) if output.status.success() => Ok(count),
+        _ => Err(format!("valgrind: {said}").into()),
+    }
+}

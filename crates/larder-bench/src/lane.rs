@@ -1,0 +1,137 @@
+//! What is timed: one contender doing one operation again and again in a number of tasks.
+
+use std::error::Error;
+use std::hint::black_box;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::item::{ITEMS, Item};
+
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Keys of one `get_many`.
+pub(crate) const BATCH: u64 = 100;
+
+/// A way to cache items on a server. A task has a clone of its own.
+pub(crate) trait Contender: Clone + Send + Sync + 'static {
+    fn get(&mut self, id: u64) -> impl Future<Output = Outcome<Option<Item>>> + Send;
+    fn set(&mut self, id: u64, item: &Item) -> impl Future<Output = Outcome<()>> + Send;
+}
+
+/// A contender that can do all that is counted.
+pub(crate) trait Complete: Contender {
+    fn exists(&mut self, id: u64) -> impl Future<Output = Outcome<bool>> + Send;
+    fn delete(&mut self, id: u64) -> impl Future<Output = Outcome<bool>> + Send;
+    fn get_many(
+        &mut self,
+        ids: impl Iterator<Item = u64> + Send,
+    ) -> impl Future<Output = Outcome<Vec<Option<Item>>>> + Send;
+}
+
+/// Stores every item once, so that every `get` is a hit.
+pub(crate) async fn fill<C: Contender>(contender: &C) -> Outcome<()> {
+    let mut contender = contender.clone();
+    for (id, item) in (0..).zip(Item::all()) {
+        contender.set(id, &item).await?;
+    }
+    Ok(())
+}
+
+type Work = Pin<Box<dyn Future<Output = Outcome<()>> + Send>>;
+
+/// A contender at one operation in a number of tasks.
+pub(crate) struct Lane {
+    pub(crate) name: &'static str,
+    tasks: u64,
+    work: Box<dyn Fn(Ids) -> Work>,
+}
+
+impl Lane {
+    /// Every operation a hit.
+    pub(crate) fn get<C: Contender>(name: &'static str, contender: &C, tasks: u64) -> Self {
+        let contender = contender.clone();
+        Self::new(name, tasks, move |ids| {
+            let mut contender = contender.clone();
+            Box::pin(async move {
+                for id in ids {
+                    let item = contender.get(id).await?.ok_or("a stored item is gone")?;
+                    black_box(item);
+                }
+                Ok(())
+            })
+        })
+    }
+
+    pub(crate) fn set<C: Contender>(name: &'static str, contender: &C, tasks: u64) -> Self {
+        let (contender, items) = (contender.clone(), Arc::new(Item::all()));
+        Self::new(name, tasks, move |ids| {
+            let (mut contender, items) = (contender.clone(), items.clone());
+            Box::pin(async move {
+                for id in ids {
+                    let item = usize::try_from(id).ok().and_then(|id| items.get(id)).ok_or("no such item")?;
+                    contender.set(id, item).await?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// [`BATCH`] hits an operation.
+    pub(crate) fn get_many<C: Complete>(name: &'static str, contender: &C, tasks: u64) -> Self {
+        let contender = contender.clone();
+        Self::new(name, tasks, move |ids| {
+            let mut contender = contender.clone();
+            Box::pin(async move {
+                for first in ids {
+                    let batch = (first..first + BATCH).map(|id| id % ITEMS);
+                    let items = contender.get_many(batch).await?;
+                    if items.iter().any(Option::is_none) {
+                        return Err("a stored item is gone".into());
+                    }
+                    black_box(items);
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn new(name: &'static str, tasks: u64, work: impl Fn(Ids) -> Work + 'static) -> Self {
+        Self { name, tasks, work: Box::new(work) }
+    }
+
+    /// The time that every task took together for `each` operations a task.
+    pub(crate) async fn run(&self, each: u64) -> Outcome<Duration> {
+        let began = Instant::now();
+        let mut running = JoinSet::new();
+        for task in 0..self.tasks {
+            running.spawn((self.work)(Ids { next: task * 37, left: each }));
+        }
+        while let Some(done) = running.join_next().await {
+            done??;
+        }
+        Ok(began.elapsed())
+    }
+
+    pub(crate) fn tasks(&self) -> u64 {
+        self.tasks
+    }
+}
+
+/// The ids that one task goes through: all of them, in an order that is not the server's.
+struct Ids {
+    next: u64,
+    left: u64,
+}
+
+impl Iterator for Ids {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        self.left = self.left.checked_sub(1)?;
+        self.next = (self.next + 7) % ITEMS;
+        Some(self.next)
+    }
+}

@@ -1,0 +1,103 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use crate::lane::Outcome;
+
+pub(crate) const HELP: &str = "\
+larder-bench SUBCOMMAND [OPTIONS]      larder beside its rivals, on servers that it starts itself
+
+  driver     get and set beside the bare driver: 1, 64 and 256 tasks, on one thread and on two
+  control    the bare driver beside itself: what the machine alone makes of a ratio
+  many       get_many of 100 beside MGET
+  commands   the commands that the server ran for each operation
+  count      allocations, and with --instructions also instructions, for each operation
+  rivals     larder, cached and multi-tier-cache beside the bare driver (feature `rivals`)
+  all        all of these, with --instructions
+
+  --pairs N        rounds a configuration; default 40, at least 20 to be worth anything
+  --instructions   let `count` count instructions too, under valgrind
+  --write PAGE     put the figures into PAGE, between its <!-- figures:… --> markers, and plots into the folder beside
+                   it that is named after it
+";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subcommand {
+    Driver,
+    Control,
+    Many,
+    Commands,
+    Count,
+    Rivals,
+    All,
+}
+
+impl Subcommand {
+    fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "driver" => Self::Driver,
+            "control" => Self::Control,
+            "many" => Self::Many,
+            "commands" => Self::Commands,
+            "count" => Self::Count,
+            "rivals" => Self::Rivals,
+            "all" => Self::All,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn includes(self, other: Self) -> bool {
+        self == other || self == Self::All
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) subcommand: Subcommand,
+    pub(crate) pairs: usize,
+    pub(crate) instructions: bool,
+    pub(crate) write: Option<PathBuf>,
+}
+
+impl Options {
+    pub(crate) fn parse(arguments: &[String]) -> Outcome<Self> {
+        let (name, mut rest) = match arguments {
+            [name, rest @ ..] => (name, rest.iter()),
+            [] => return Err(HELP.into()),
+        };
+        let subcommand = Subcommand::parse(name).ok_or(HELP)?;
+        let mut options =
+            Self { subcommand, pairs: 40, instructions: subcommand == Subcommand::All, write: None };
+        while let Some(argument) = rest.next() {
+            let mut value = || rest.next().ok_or_else(|| format!("{argument} wants a value"));
+            match argument.as_str() {
+                "--pairs" => options.pairs = value()?.parse()?,
+                "--write" => options.write = Some(value()?.into()),
+                "--instructions" => options.instructions = true,
+                _ => return Err(format!("{argument}?\n\n{HELP}").into()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_follow_the_subcommand() -> Outcome<()> {
+        let parse = |line: &str| Options::parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        let options = parse("count --pairs 20 --write a/b.md")?;
+        let expected = Options {
+            subcommand: Subcommand::Count,
+            pairs: 20,
+            instructions: false,
+            write: Some("a/b.md".into()),
+        };
+        assert_eq!(options, expected);
+        assert!(parse("all")?.instructions);
+        assert!(parse("nothing").is_err() && parse("all --pairs").is_err() && parse("all --what").is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+//! larder, as it comes.
+
+use std::time::Duration;
+
+use larder::{Cache, Larder};
+
+use crate::item::Item;
+use crate::lane::{Complete, Contender, Outcome};
+
+/// Of every value of every contender.
+pub(crate) const TTL: Duration = Duration::from_secs(3600);
+
+#[derive(Clone)]
+pub(crate) struct Ours {
+    cache: Cache<Item>,
+}
+
+impl Ours {
+    pub(crate) async fn connect(url: &str) -> Outcome<Self> {
+        Ok(Self { cache: Larder::connect(url).await?.cache("ours").ttl(TTL).build()? })
+    }
+
+    #[cfg(feature = "rivals")]
+    pub(crate) async fn with_message_pack(url: &str) -> Outcome<Self> {
+        let larder = Larder::connect(url).await?;
+        Ok(Self { cache: larder.cache("pack").ttl(TTL).format(larder::Format::MessagePack).build()? })
+    }
+}
+
+impl Contender for Ours {
+    async fn get(&mut self, id: u64) -> Outcome<Option<Item>> {
+        self.cache.get(id).await.map_err(Into::into)
+    }
+
+    async fn set(&mut self, id: u64, item: &Item) -> Outcome<()> {
+        self.cache.set(id, item).await.map_err(Into::into)
+    }
+}
+
+impl Complete for Ours {
+    async fn exists(&mut self, id: u64) -> Outcome<bool> {
+        self.cache.exists(id).await.map_err(Into::into)
+    }
+
+    async fn delete(&mut self, id: u64) -> Outcome<bool> {
+        self.cache.delete(id).await.map_err(Into::into)
+    }
+
+    async fn get_many(&mut self, ids: impl Iterator<Item = u64> + Send) -> Outcome<Vec<Option<Item>>> {
+        self.cache.get_many(ids).await.map_err(Into::into)
+    }
+}
