@@ -124,8 +124,8 @@ impl LarderBuilder {
         self
     }
 
-    /// The longest that any one call may take; a call's own [`timeout`](crate::Call::timeout) overrides it.
-    /// Default: 1 s.
+    /// The longest that a call may take; its own [`timeout`](crate::Call::timeout) overrides it. Waiting for a lock and
+    /// loading a value take as long as they take; this bounds each of their requests. Default: 1 s.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.response_timeout = timeout;
         self

@@ -30,6 +30,10 @@ pin_project! {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
+    /// A call borrows what it was made from, the key included where that was given by reference; to spawn one, move
+    /// all of it into the task: `tokio::spawn(async move { cache.get(key).await })`. Its type cannot be named: a struct
+    /// keeps it as `Pin<Box<dyn Future<Output = _> + Send + '_>>`.
+    ///
     /// # Cancel safety
     ///
     /// Dropping a call that was never polled does nothing. Dropping one that was may leave its request on the way:
@@ -52,7 +56,8 @@ impl<'a, F> Call<'a, F> {
     }
 
     /// The longest that this call may take, in place of the connection's `response_timeout`. It covers everything:
-    /// waiting for a connection, the round trips, and a retry after a broken connection.
+    /// waiting for a connection, the round trips, and a retry after a broken connection. An answer that is there at once
+    /// is never late.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// Something that names an entry of a cache.
 ///
-/// It is implemented for strings, integers, `bool`, `char`, UUIDs (feature `uuid`), tuples of up to four parts, and
+/// It is implemented for strings, integers, `bool`, `char`, IP addresses, UUIDs (feature `uuid`), tuples of up to four parts, and
 /// references to them. [`Displayed`] makes a key of anything that displays, and the trait is open:
 ///
 /// ```
@@ -26,6 +26,10 @@ use std::sync::Arc;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no cache key",
+    note = "wrap it in `larder::Displayed(…)` if it displays, or implement `CacheKey` for it: three lines, see there"
+)]
 pub trait CacheKey {
     /// Writes the key's text. Two keys that differ must write different text.
     fn write(&self, text: &mut KeyText<'_>);
@@ -106,11 +110,11 @@ impl Write for KeyText<'_> {
 /// ```
 /// # async fn run() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
-/// use std::net::Ipv4Addr;
+/// use std::net::SocketAddr;
 /// use larder::Displayed;
 ///
 /// let hosts = larder.cache::<String>("host").no_expiry().build()?;
-/// hosts.set(Displayed(Ipv4Addr::LOCALHOST), &"home".to_owned()).await?;
+/// hosts.set(Displayed(SocketAddr::from(([127, 0, 0, 1], 80))), &"home".to_owned()).await?;
 /// # Ok(())
 /// # }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
@@ -153,6 +157,7 @@ macro_rules! displayed_keys {
     )*};
 }
 
+displayed_keys!(std::net::IpAddr, std::net::Ipv4Addr, std::net::Ipv6Addr);
 displayed_keys!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, bool, char);
 
 #[cfg(feature = "uuid")]

@@ -107,7 +107,7 @@ impl Larder {
         Tag::new(self.context.clone(), tag)
     }
 
-    /// A distributed lock under any name.
+    /// A distributed lock under any name, held for 30 s unless [`ttl`](Lock::ttl) says otherwise.
     pub fn lock(&self, name: &str) -> Lock {
         Lock::new(self.context.clone(), name)
     }

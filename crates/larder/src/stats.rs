@@ -17,7 +17,7 @@ pub struct Stats {
 pub struct CacheStats {
     /// Keys asked for and found.
     pub hits: u64,
-    /// Keys asked for and not found.
+    /// Keys asked for and not found, each caller that waited for one load included.
     pub misses: u64,
     /// Loaders that ran to their end.
     pub loads: u64,

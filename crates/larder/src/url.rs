@@ -75,7 +75,10 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
         return Ok(Target::Memory);
     }
     let Some((scheme, rest)) = url.split_once("://") else {
-        return Err(invalid("expected memory: or scheme://…, as in redis://127.0.0.1:6379"));
+        return Err(invalid(
+            "expected memory: or scheme://…, as in redis://127.0.0.1:6379; a bare host:port goes into \
+             Larder::builder().address(…)",
+        ));
     };
     let (shape, tls) = match scheme.replacen("valkey", "redis", 1).as_str() {
         "redis" => (Shape::Single, false),

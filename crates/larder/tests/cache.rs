@@ -270,6 +270,12 @@ async fn an_invalidated_tag_voids_all_that_carry_it_and_nothing_else() {
 
         users.set("ann", &user("Ann")).tag("team:7").await.unwrap();
         assert_eq!(users.get("ann").await.unwrap(), Some(user("Ann")), "{store}");
+        let (one, two) = (user("One"), user("Two"));
+        users.set_many([(1, &one), (2, &two)]).tag("batch").await.unwrap();
+        assert_eq!(users.get_many([1, 2]).await.unwrap().iter().flatten().count(), 2);
+        larder.tag("batch").invalidate().await.unwrap();
+        assert_eq!(users.get_many([1, 2]).await.unwrap(), [None, None], "{store}");
+
         let too_long = users.set("a", &user("A")).tag("t".repeat(201)).await.unwrap_err();
         assert_eq!(too_long.kind(), ErrorKind::InvalidSetting);
     }

@@ -127,6 +127,7 @@ async fn a_hanging_server_costs_the_timeout_and_then_nothing() {
     let users = users(&larder);
     users.set("123", &user("Ann")).await.unwrap();
     server.pause();
+    let paused = Instant::now();
 
     let started = Instant::now();
     let error = users.get("123").await.unwrap_err();
@@ -143,6 +144,13 @@ async fn a_hanging_server_costs_the_timeout_and_then_nothing() {
         users.get("123").await.is_err() && started.elapsed() < Duration::from_millis(20)
     })
     .await;
+    // Two heartbeats of a second each, and up to a second until the first: what the README says.
+    assert!(paused.elapsed() < Duration::from_secs(5), "{:?}", paused.elapsed());
+    for _ in 0..10 {
+        let started = Instant::now();
+        users.get("123").await.unwrap_err();
+        assert!(started.elapsed() < Duration::from_millis(200), "{:?}", started.elapsed());
+    }
     server.resume();
     until("the server is back", async || users.get("123").await.is_ok()).await;
     assert_eq!(users.get("123").await.unwrap(), Some(user("Ann")));

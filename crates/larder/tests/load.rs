@@ -292,6 +292,18 @@ async fn a_failing_loader_fails_all_that_waited_and_the_next_call_loads() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_starts_after_another_failed_runs_its_own_loader() {
+    for (store, larder) in each_store().await {
+        let users = users(&larder);
+        for attempt in 0..200 {
+            let load = users.get_or_load("a", move || async move { Err::<User, _>(NoSuchRow(attempt)) });
+            let error = load.await.unwrap_err();
+            assert_eq!(error.loader(), Some(&NoSuchRow(attempt)), "{store}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_panicking_loader_is_an_error_and_harms_nobody() {
     for (store, larder) in each_store().await {

@@ -53,9 +53,12 @@ pub(super) struct Leader<V> {
 }
 
 impl<V> Leader<V> {
-    /// Hands the outcome to all who wait, and ends the flight.
+    /// Ends the flight, and hands the outcome to all who wait.
     pub(super) fn finish(self, outcome: Outcome<V>) {
-        self.flight.outcome.send_replace(Some(outcome));
+        let flight = self.flight.clone();
+        // Out of the table first: who comes after a waiter was told must not be told the same.
+        drop(self);
+        flight.outcome.send_replace(Some(outcome));
     }
 
     /// Stores without a fence, unless a write to the entry has begun; a write that begins meanwhile waits.

@@ -69,7 +69,8 @@ where
     ///
     /// # Errors
     ///
-    /// [`LoadError`].
+    /// A [`LoadError`] around the loader's own error type, which `?` in the loader may leave open: then it ends in
+    /// `Ok::<_, MyError>(value)`.
     ///
     /// # Cancel safety
     ///
@@ -85,6 +86,8 @@ where
 }
 
 /// A value to be got or loaded; awaiting it does so. Made by [`Cache::get_or_load`].
+///
+/// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
 #[must_use = "nothing is loaded before this is awaited"]
 pub struct Load<'a, V, F> {
     cache: &'a Cache<V>,

@@ -43,7 +43,8 @@ impl<E> From<Error> for LoadError<E> {
 impl<E: fmt::Display> fmt::Display for LoadError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Loader(error) => write!(f, "the loader failed: {error}"),
+            // In the alternate form, in which anyhow's errors show their whole chain.
+            Self::Loader(error) => write!(f, "the loader failed: {error:#}"),
             Self::Panicked(message) => write!(f, "the loader panicked: {message}"),
             Self::Foreign => f.write_str("another caller's loader failed with an error of another type"),
             Self::Larder(error) => error.fmt(f),
@@ -51,11 +52,13 @@ impl<E: fmt::Display> fmt::Display for LoadError<E> {
     }
 }
 
-/// For any error that can be shown, also those that are no `Error` themselves, as `anyhow::Error` and boxed errors.
+/// For any error that can be shown, also those that are no `Error` themselves, as `anyhow::Error` and boxed errors. So the
+/// loader's error is no `source` here: [`loader`](Self::loader) gives it.
 impl<E: fmt::Debug + fmt::Display> StdError for LoadError<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Larder(error) => Some(error),
+            // This error shows the same text: what lies behind it comes next.
+            Self::Larder(error) => error.source(),
             Self::Loader(_) | Self::Panicked(_) | Self::Foreign => None,
         }
     }
@@ -67,6 +70,15 @@ impl<E> LoadError<E> {
     pub fn loader(&self) -> Option<&E> {
         match self {
             Self::Loader(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// larder's own error, if it was larder that failed.
+    #[must_use]
+    pub fn larder(&self) -> Option<&Error> {
+        match self {
+            Self::Larder(error) => Some(error),
             _ => None,
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Cache;
+use super::{Cache, tag};
 use crate::call::Call;
 use crate::envelope::TagVersion;
 use crate::error::Result;
@@ -94,7 +94,7 @@ where
         entries: impl IntoIterator<Item = (K, &'a V)>,
     ) -> SetMany<'a, V> {
         let entries = entries.into_iter().map(|(key, value)| Ok((self.entry(key)?, value))).collect();
-        SetMany { cache: self, entries, expiry: None, timeout: None }
+        SetMany { cache: self, entries, expiry: None, tags: Vec::new(), timeout: None }
     }
 
     /// Removes keys; whether anything was there, in the order of the keys. See [`delete`](Self::delete).
@@ -140,11 +140,14 @@ where
 }
 
 /// Values to be stored; awaiting it stores them. Made by [`Cache::set_many`].
+///
+/// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
 #[must_use = "nothing is stored before this is awaited"]
 pub struct SetMany<'a, V> {
     cache: &'a Cache<V>,
     entries: Result<Vec<(String, &'a V)>>,
     expiry: Option<Expiry>,
+    tags: Vec<String>,
     timeout: Option<Duration>,
 }
 
@@ -158,6 +161,12 @@ impl<V> SetMany<'_, V> {
     /// These values stay until they are deleted or evicted.
     pub fn no_expiry(mut self) -> Self {
         self.expiry = Some(Expiry::Never);
+        self
+    }
+
+    /// A tag of all these values, as [`Set::tag`](super::Set::tag). May be given several times.
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
         self
     }
 
@@ -176,13 +185,16 @@ where
     type IntoFuture = Call<'a, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { cache, entries, expiry, timeout } = self;
+        let Self { cache, entries, expiry, tags, timeout } = self;
         let timeout = timeout.unwrap_or(cache.context.limits.response_timeout);
         let work = async move {
             let entries = entries?;
+            let tags = tag::checked(tags, cache.policy.encoder.format())?;
+            let longest = expiry.or(cache.policy.expiry).unwrap_or(Expiry::Never);
+            let tags = tag::versions(&cache.context, &tags, longest).await?;
             let mut encoded = Vec::with_capacity(entries.len());
             for (entry, value) in &entries {
-                encoded.push((entry.clone(), cache.encode(value, 0, Vec::new())?, cache.expiry(expiry)?));
+                encoded.push((entry.clone(), cache.encode(value, 0, tags.clone())?, cache.expiry(expiry)?));
             }
             let size = encoded.iter().map(|(_, bytes, _)| bytes.len()).sum();
             let names = entries.iter().map(|(entry, _)| entry.as_str());

@@ -61,7 +61,7 @@ where
     }
 
     /// Removes a key, and voids a load of it that is under way; whether anything was there. `true` may also mean that
-    /// only such a load was voided.
+    /// only such a load was voided, or an entry that an invalidated tag had voided before.
     ///
     /// One round trip and one command, `UNLINK`.
     ///
@@ -155,6 +155,8 @@ where
 }
 
 /// A value to be stored; awaiting it stores it. Made by [`Cache::set`].
+///
+/// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
 #[must_use = "nothing is stored before this is awaited"]
 pub struct Set<'a, V> {
     cache: &'a Cache<V>,

@@ -21,6 +21,12 @@ pub use quota::Quota;
 
 /// A rate limiter under a name. Made by [`Larder::rate_limiter`](crate::Larder::rate_limiter); cheap to clone.
 ///
+/// In no span of the window's length is more than the limit admitted, by the store's own clock. What was admitted counts
+/// again at most a sixtieth of the window late: a minute's quota, used up at once, is back after 60 to 61 seconds. A
+/// refusal charges nothing. A key takes about 260 bytes and is gone when its window is. A server that evicts can forget
+/// what it has admitted: give limits one that does not. When the server is away, `check` is an error, and whether the
+/// request may pass is for the program to say.
+///
 /// ```
 /// # async fn run() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;

@@ -31,7 +31,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// A lock by its name. Made by [`Larder::lock`](crate::Larder::lock); taking it gives a [`Guard`].
 ///
 /// Locks belong to the guard, not to a task or a process, and are not reentrant: a second `acquire` by the same task
-/// waits for the first guard like anybody's.
+/// waits for the first guard like anybody's. Those who wait ask again after short random pauses; there is no order
+/// among them. A server that evicts can evict a lock: give locks one that does not.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -65,7 +66,8 @@ impl Lock {
         self
     }
 
-    /// Takes the lock, waiting as long as it takes.
+    /// Takes the lock, waiting as long as it takes. [`acquire_within`](Self::acquire_within) waits for a bounded time and
+    /// tells a lock that others hold from a server that does not answer, which `.timeout()` does not.
     ///
     /// One round trip where the lock is free.
     ///

@@ -70,26 +70,31 @@ impl Failure {
 /// `address` is where it happened; it holds no secret.
 pub(super) fn translate(error: &RedisError, address: &str) -> Error {
     let kind = kind(error);
-    let said = said(error);
+    // What the source says is not said twice.
+    let cause = io_cause(error);
+    let said = if cause.is_some() { String::new() } else { format!(": {}", said(error)) };
     let message = match kind {
-        ErrorKind::Refused => format!("cannot connect to {address}: {said}"),
-        ErrorKind::Tls => format!("the TLS handshake with {address} failed: {said}"),
-        ErrorKind::Disconnected => format!("the connection to {address} broke: {said}"),
+        ErrorKind::Refused => format!("cannot connect to {address}{said}"),
+        ErrorKind::Tls => format!("the TLS handshake with {address} failed{said}"),
+        ErrorKind::Disconnected => format!("the connection to {address} broke{said}"),
         ErrorKind::TimedOut => format!("{address} did not answer in time"),
-        ErrorKind::Authentication => format!("{address} refused the credentials, or wants some: {said}"),
-        ErrorKind::Permission => format!("the user may not do this at {address}: {said}"),
-        ErrorKind::WrongType => format!("the key at {address} holds another type of data: {said}"),
-        ErrorKind::OutOfMemory => format!("{address} is at its maxmemory and may not evict: {said}"),
-        ErrorKind::ReadOnly => format!("{address} is a read-only replica: {said}"),
-        ErrorKind::Loading => format!("{address} is still loading its data: {said}"),
-        ErrorKind::ClusterDown => format!("the cluster at {address} cannot serve the key: {said}"),
-        ErrorKind::InvalidSetting => format!("{address} refused a setting: {said}"),
+        ErrorKind::Authentication => format!("{address} refused the credentials, or wants some{said}"),
+        ErrorKind::Permission => format!("the user may not do this at {address}{said}"),
+        ErrorKind::WrongType => format!("the key at {address} holds another type of data{said}"),
+        ErrorKind::OutOfMemory => format!("{address} is at its maxmemory and may not evict{said}"),
+        ErrorKind::ReadOnly => format!("{address} is a read-only replica{said}"),
+        ErrorKind::Loading => format!("{address} is still loading its data{said}"),
+        ErrorKind::ClusterDown => format!("the cluster at {address} cannot serve the key{said}"),
+        ErrorKind::InvalidSetting if said.contains("cluster support disabled") => {
+            format!("{address} is no part of a cluster: connect with redis://")
+        }
+        ErrorKind::InvalidSetting => format!("{address} refused a setting{said}"),
         _ if no_resp3(error) => {
             format!("{address} does not speak RESP3: larder needs Redis 6.0 or Valkey 7.2")
         }
-        _ => format!("{address} answered: {said}"),
+        _ => format!("{address} answered{said}"),
     };
-    match io_cause(error) {
+    match cause {
         // io::Error cannot be cloned; its kind and text can.
         Some(cause) => Error::with_source(kind, message, io::Error::new(cause.kind(), cause.to_string())),
         None => Error::new(kind, message),
@@ -146,7 +151,10 @@ fn coded(error: &RedisError) -> ErrorKind {
         ErrorKind::Permission
     } else if has("READONLY") {
         ErrorKind::ReadOnly
-    } else if detail.contains("DB index is out of range") || detail.contains("invalid DB index") {
+    } else if detail.contains("DB index is out of range")
+        || detail.contains("invalid DB index")
+        || detail.contains("cluster support disabled")
+    {
         ErrorKind::InvalidSetting
     } else if detail.contains("max number of clients") || has("MISCONF") || has("NOREPLICAS") || has("BUSY") {
         ErrorKind::Busy

@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use super::dial::{Destination, Login, describe, dial};
 use super::error::translate;
 use super::time::ServerTime;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -134,10 +134,20 @@ impl Supervisor {
             let live = Live { connection, number, broken };
             put(&state, State::Up(live.clone()));
             let since = Instant::now();
-            self.watch(live).await;
+            let end = self.watch(live).await;
             drop(connected);
             tracing::warn!(server = %describe(&self.destination), "connection lost, dialling again");
-            put(&state, State::Dialling);
+            put(
+                &state,
+                match end {
+                    End::Broken => State::Dialling,
+                    // Who hangs will hardly answer a dial sooner: callers need not wait for that.
+                    End::Silent => State::Down(Error::new(
+                        ErrorKind::TimedOut,
+                        format!("{} has stopped answering", describe(&self.destination)),
+                    )),
+                },
+            );
             if since.elapsed() > HEARTBEAT {
                 delays = self::delays();
             } else {
@@ -186,26 +196,33 @@ impl Supervisor {
         Ok((connection, broken))
     }
 
-    /// Returns when the connection is broken.
-    async fn watch(&self, live: Live) {
+    /// Returns when the connection is at its end.
+    async fn watch(&self, live: Live) -> End {
         let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut missed = 0;
         loop {
             tokio::select! {
-                () = live.broken.notified() => return,
+                () = live.broken.notified() => return End::Broken,
                 _ = heartbeat.tick() => {}
             }
             match timeout(HEARTBEAT, self.time.ask(&live.connection)).await {
-                Ok(Err(error)) if is_connection_lost(&error) => return,
+                Ok(Err(error)) if is_connection_lost(&error) => return End::Broken,
                 Ok(_) => missed = 0,
                 Err(_) => missed += 1,
             }
             if missed == 2 {
-                return;
+                return End::Silent;
             }
         }
     }
+}
+
+/// How a connection ended.
+enum End {
+    Broken,
+    /// Two heartbeats went unanswered.
+    Silent,
 }
 
 fn delays() -> ExponentialBackoff {
