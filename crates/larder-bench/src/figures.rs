@@ -24,7 +24,7 @@ impl Bar {
         Self { what: what.to_owned(), least, measured, at }
     }
 
-    /// As printed, to two places: 0.946 is not 0.95.
+    /// Without rounding: 0.9499 is not 0.95.
     pub(crate) fn is_met(&self) -> bool {
         self.measured >= self.least
     }

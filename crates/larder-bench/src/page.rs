@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::figures::{Bar, Figures};
 use crate::lane::Outcome;
-use crate::table::{Table, ratio};
+use crate::table::Table;
 
 const END: &str = "<!-- /figures -->";
 
@@ -26,7 +26,7 @@ pub(crate) fn summary(bars: &[Bar]) -> String {
     let mut table = Table::new(&["what", "bar", "lowest lower bound", "where", "met"]);
     for bar in bars {
         let met = if bar.is_met() { "yes" } else { "**no**" };
-        table.row(&[&bar.what, &format!("≥ {}", bar.least), &ratio(bar.measured), &bar.at, met]);
+        table.row(&[&bar.what, &format!("≥ {}", bar.least), &format!("{:.3}", bar.measured), &bar.at, met]);
     }
     table.finish()
 }

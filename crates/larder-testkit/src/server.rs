@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -268,8 +268,9 @@ impl Server {
         if self.is_sentinel() {
             command.arg("--sentinel");
         }
+        command.stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a file can be shared")).stderr(log);
-        let process = Process::spawn(command, self.folder())
+        let process = Process::spawn(command, Some(self.folder()))
             .unwrap_or_else(|error| panic!("{} does not run: {error}", self.program.display()));
         let mut slot = self.lock_process();
         // First the old one ends, if any.

@@ -16,6 +16,12 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::telemetry::Instrument;
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Timed {
+    Always,
+    IfItWaits,
+}
+
 pin_project! {
     /// A request to a store, sent when it is awaited: a future of `F`'s result.
     ///
@@ -45,6 +51,10 @@ pin_project! {
         timeout: Duration,
         instrument: &'a Instrument,
         started: Option<Instant>,
+        // Whether an answer that is there at once is timed.
+        timed: Timed,
+        // What a timeout is reported as.
+        late: fn(Duration) -> Error,
         #[pin]
         timer: Option<tokio::time::Sleep>,
     }
@@ -52,7 +62,27 @@ pin_project! {
 
 impl<'a, F> Call<'a, F> {
     pub(crate) fn new(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
-        Self { work, timeout, instrument, started: None, timer: None }
+        Self {
+            work,
+            timeout,
+            instrument,
+            started: None,
+            timed: Timed::Always,
+            late: Error::timed_out,
+            timer: None,
+        }
+    }
+
+    /// For work that may be answered from memory in less time than the clock takes to read: an answer that is there at
+    /// once is not timed and, unless it is an error, not counted here either.
+    pub(crate) fn unless_at_once(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
+        Self { timed: Timed::IfItWaits, ..Self::new(timeout, instrument, work) }
+    }
+
+    /// For invalidations, which are queued when they time out.
+    pub(crate) fn queued(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
+        let late = |timeout| Error::timed_out(timeout).queued();
+        Self { late, ..Self::new(timeout, instrument, work) }
     }
 
     /// The longest that this call may take, in place of the connection's `response_timeout`. It covers everything:
@@ -72,9 +102,15 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let mut this = self.project();
+        if *this.timed == Timed::Always {
+            this.started.get_or_insert_with(Instant::now);
+        }
+        let polled = this.work.poll(cx);
+        if let (Poll::Ready(Ok(_)), None) = (&polled, &this.started) {
+            return polled;
+        }
         let started = *this.started.get_or_insert_with(Instant::now);
-
-        let result = match this.work.poll(cx) {
+        let result = match polled {
             Poll::Ready(result) => result,
             Poll::Pending => {
                 if this.timer.is_none() {
@@ -85,7 +121,7 @@ where
                     }));
                 }
                 match this.timer.as_pin_mut().map(|timer| timer.poll(cx)) {
-                    Some(Poll::Ready(())) => Err(Error::timed_out(*this.timeout)),
+                    Some(Poll::Ready(())) => Err((this.late)(*this.timeout)),
                     _ => return Poll::Pending,
                 }
             }

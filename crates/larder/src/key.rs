@@ -10,6 +10,8 @@ use std::fmt::{self, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::name::Name;
+
 /// Something that names an entry of a cache.
 ///
 /// It is implemented for strings, integers, `bool`, `char`, IP addresses, UUIDs (feature `uuid`), tuples of up to four parts, and
@@ -38,12 +40,12 @@ pub trait CacheKey {
 /// Where a [`CacheKey`] writes its text. What is written is escaped on the way.
 #[derive(Debug)]
 pub struct KeyText<'a> {
-    out: &'a mut String,
+    out: &'a mut Name,
     within_tuple: bool,
 }
 
 impl KeyText<'_> {
-    pub(crate) fn new(out: &mut String) -> KeyText<'_> {
+    pub(crate) fn new(out: &mut Name) -> KeyText<'_> {
         KeyText { out, within_tuple: false }
     }
 
@@ -62,7 +64,7 @@ impl KeyText<'_> {
             if let Some(special) = tail_chars.next() {
                 let mut utf8 = [0; 4];
                 for byte in special.encode_utf8(&mut utf8).bytes() {
-                    // Writing to a String cannot fail.
+                    // Writing to a name cannot fail.
                     let _ = write!(self.out, "%{byte:02X}");
                 }
             }
@@ -87,7 +89,7 @@ impl KeyText<'_> {
     pub fn parts(&mut self, parts: &[&dyn CacheKey]) {
         for (index, part) in parts.iter().enumerate() {
             if index > 0 {
-                self.out.push(':');
+                self.out.push_str(":");
             }
             part.write(&mut KeyText { out: self.out, within_tuple: true });
         }
@@ -197,9 +199,9 @@ mod tests {
     use super::*;
 
     fn text(key: impl CacheKey) -> String {
-        let mut out = String::new();
+        let mut out = Name::new();
         key.write(&mut KeyText::new(&mut out));
-        out
+        out.as_str().to_owned()
     }
 
     #[test]

@@ -53,6 +53,9 @@ mod keyspace;
 mod larder;
 mod limit;
 mod lock;
+mod name;
+mod near;
+mod outbox;
 mod random;
 mod stats;
 mod store;
@@ -69,8 +72,12 @@ pub use larder::Larder;
 pub use stats::{CacheStats, OperationStats, Stats};
 
 // The cache
-pub use cache::{Cache, CacheBuilder, Load, LoadError, Set, SetMany, Tag};
+pub use cache::{
+    Cache, CacheBuilder, Entry, Explanation, Foreign, Load, LoadEntry, LoadError, LoadMany, Loading,
+    NearVerdict, Set, SetMany, Source, Stored, Tag, TagSnapshot, WhenAbandoned,
+};
 pub use key::{CacheKey, Displayed, KeyText};
+pub use near::Near;
 pub use store::Expiry;
 pub use value::Format;
 

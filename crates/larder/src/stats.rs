@@ -15,8 +15,16 @@ pub struct Stats {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Keys asked for and found.
+    /// Keys asked for and found, near hits included.
     pub hits: u64,
+    /// Of those, how many were found in this process.
+    pub near_hits: u64,
+    /// Copies in the near tier at the moment.
+    pub near_entries: u64,
+    /// What those weigh, by their stored sizes.
+    pub near_bytes: u64,
+    /// Stale values given because a load failed.
+    pub stale_served: u64,
     /// Keys asked for and not found, each caller that waited for one load included.
     pub misses: u64,
     /// Loaders that ran to their end.

@@ -103,12 +103,58 @@ impl Count {
     }
 }
 
+/// A count that is added to millions of times a second from all threads: in parts, each thread to its own, so that
+/// the processors need not pass it around.
+struct NearCount {
+    parts: [Part; 16],
+    #[cfg(feature = "metrics")]
+    counter: metrics::Counter,
+}
+
+/// A cache line of its own.
+#[repr(align(128))]
+#[derive(Default)]
+struct Part(AtomicU64);
+
+thread_local! {
+    static PART: usize = {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        usize::try_from(NEXT.fetch_add(1, Relaxed) % 16).unwrap_or(0)
+    };
+}
+
+impl NearCount {
+    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has names"))]
+    fn new(cache: &str) -> Self {
+        Self {
+            parts: Default::default(),
+            #[cfg(feature = "metrics")]
+            counter: metrics::counter!("larder_cache_near_hits_total", "cache" => cache.to_owned()),
+        }
+    }
+
+    #[inline]
+    fn add_one(&self) {
+        if let Some(part) = self.parts.get(PART.with(|part| *part)) {
+            part.0.fetch_add(1, Relaxed);
+        }
+        #[cfg(feature = "metrics")]
+        self.counter.increment(1);
+    }
+
+    fn get(&self) -> u64 {
+        self.parts.iter().map(|part| part.0.load(Relaxed)).sum()
+    }
+}
+
 /// Tells the recorder the units and the meanings, as docs/observability.md lists them.
 pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     {
         use metrics::{Unit, describe_counter as counter};
         counter!("larder_cache_hits_total", Unit::Count, "Keys asked for and found");
+        counter!("larder_cache_near_hits_total", Unit::Count, "Keys asked for and found in the near tier");
+        counter!("larder_cache_stale_served_total", Unit::Count, "Stale values given because a load failed");
         counter!("larder_cache_misses_total", Unit::Count, "Keys asked for and not found");
         counter!("larder_cache_loads_total", Unit::Count, "Loaders that ran to their end");
         counter!("larder_cache_load_failures_total", Unit::Count, "Loaders that failed or panicked");
@@ -141,7 +187,9 @@ pub(crate) fn describe() {
 pub(crate) struct CacheMeter {
     name: String,
     hits: Count,
+    near_hits: NearCount,
     misses: Count,
+    stale_served: Count,
     loads: Count,
     load_failures: Count,
     fills_voided: Count,
@@ -161,6 +209,9 @@ pub(crate) struct CacheMeter {
     pub(crate) touch: Instrument,
     pub(crate) ttl: Instrument,
     pub(crate) get_or_load: Instrument,
+    pub(crate) get_or_load_many: Instrument,
+    pub(crate) expire: Instrument,
+    pub(crate) clear: Instrument,
 }
 
 impl CacheMeter {
@@ -170,6 +221,8 @@ impl CacheMeter {
         Self {
             name: name.to_owned(),
             hits: count("larder_cache_hits_total"),
+            near_hits: NearCount::new(name),
+            stale_served: count("larder_cache_stale_served_total"),
             misses: count("larder_cache_misses_total"),
             loads: count("larder_cache_loads_total"),
             load_failures: count("larder_cache_load_failures_total"),
@@ -189,11 +242,24 @@ impl CacheMeter {
             touch: instrument("touch"),
             ttl: instrument("ttl"),
             get_or_load: instrument("get_or_load"),
+            get_or_load_many: instrument("get_or_load_many"),
+            expire: instrument("expire"),
+            clear: instrument("clear"),
         }
     }
 
     pub(crate) fn hits(&self, count: usize) {
         self.hits.add(count);
+    }
+
+    /// A hit of the near tier.
+    #[inline]
+    pub(crate) fn near_hit(&self) {
+        self.near_hits.add_one();
+    }
+
+    pub(crate) fn served_stale(&self) {
+        self.stale_served.add(1);
     }
 
     pub(crate) fn misses(&self, count: usize) {
@@ -246,9 +312,14 @@ impl CacheMeter {
         may
     }
 
-    pub(crate) fn stats(&self) -> CacheStats {
+    pub(crate) fn stats(&self, near_entries: usize, near_bytes: u64) -> CacheStats {
+        let near_hits = self.near_hits.get();
         CacheStats {
-            hits: self.hits.get(),
+            hits: self.hits.get() + near_hits,
+            near_hits,
+            near_entries: u64::try_from(near_entries).unwrap_or(u64::MAX),
+            near_bytes,
+            stale_served: self.stale_served.get(),
             misses: self.misses.get(),
             loads: self.loads.get(),
             load_failures: self.load_failures.get(),
@@ -268,6 +339,9 @@ impl CacheMeter {
                 ("touch", &self.touch),
                 ("ttl", &self.ttl),
                 ("get_or_load", &self.get_or_load),
+                ("get_or_load_many", &self.get_or_load_many),
+                ("expire", &self.expire),
+                ("clear", &self.clear),
             ]
             .into_iter()
             .map(|(operation, instrument)| (operation, instrument.read()))
