@@ -64,7 +64,7 @@ pub use builder::ServerBuilder;
 #[cfg(feature = "servers")]
 pub use cluster::{Cluster, ClusterBuilder};
 #[cfg(feature = "servers")]
-pub use sentinel::Sentinel;
+pub use sentinel::{Sentinel, SentinelBuilder};
 #[cfg(feature = "servers")]
 pub use server::Server;
 

@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ pub struct Server {
     pub(crate) process: Mutex<Option<Process>>,
     pub(crate) admin: Admin,
     pub(crate) address: Mutex<Address>,
-    pub(crate) certificates: Option<Certificates>,
+    pub(crate) certificates: Option<Arc<Certificates>>,
     pub(crate) socket: PathBuf,
     pub(crate) program: PathBuf,
     pub(crate) version: Version,

@@ -114,6 +114,10 @@ impl LarderBuilder {
     }
 
     /// The authorities to trust for `rediss://`, in PEM, in place of the operating system's. Default: the system's.
+    ///
+    /// TLS is rustls with *ring*. With the first connection over TLS, with or without this setting, larder makes *ring* the
+    /// process-wide default provider of rustls' cryptography; a program that has installed one of its own by then keeps
+    /// that. One that installs its own later is told by `install_default` that there is one: do it before `connect`.
     pub fn tls_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls_roots = Some(pem.into());
         self

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::envelope::TagVersion;
 use crate::error::{Error, ErrorKind, Result};
 use crate::keyspace::Keyspace;
 use crate::name::Name;
@@ -18,7 +19,7 @@ use crate::outbox::{Added, Outbox};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
 use crate::store::trust::Seen;
-use crate::store::{AnyStore, Claim, Store};
+use crate::store::{AnyStore, Claim, Listener, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Instrument, LimitMeter, LockMeter};
 
@@ -80,12 +81,13 @@ pub(crate) trait AnyCache: Any + Send + Sync {
 }
 
 /// What there is to know of a near copy, whatever it holds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct NearState {
     /// Nanoseconds of the clock that nobody can set.
     pub(crate) until: u64,
     pub(crate) seen: Seen,
     pub(crate) clear_seen: Seen,
+    pub(crate) tags: Vec<TagVersion>,
 }
 
 impl Context {
@@ -169,10 +171,12 @@ impl Context {
                 let names: Vec<Name> = batch.deletes.iter().map(|(name, _)| name.clone()).collect();
                 if !names.is_empty() {
                     self.store.delete_many(&names).await?;
+                    // What was read meanwhile goes before near reads resume: the store may tell later.
+                    names.iter().for_each(|name| self.changes.changed(name));
                 }
                 for version in &batch.renewals {
                     self.store.renew_version(version, self.random.nonce(), RENEWAL_SPAN).await?;
-                    self.changes.versions.changed(version);
+                    self.changes.changed(version);
                 }
                 Ok::<_, Error>(())
             };

@@ -12,6 +12,23 @@ use std::sync::Arc;
 
 use crate::name::Name;
 
+/// Whether a byte is one of those that nearly all keys are made of, and never need escaping.
+#[inline]
+const fn is_plain(byte: u8) -> bool {
+    const PLAIN: [u64; 2] = {
+        let (mut bits, mut byte) = ([0u64; 2], 0u8);
+        while byte < 128 {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
+                if byte < 64 { bits[0] |= 1 << byte } else { bits[1] |= 1 << (byte - 64) }
+            }
+            byte += 1;
+        }
+        bits
+    };
+    let half = if byte < 64 { PLAIN[0] } else { PLAIN[1] };
+    byte < 128 && half >> (byte & 63) & 1 == 1
+}
+
 /// Something that names an entry of a cache.
 ///
 /// It is implemented for strings, integers, `bool`, `char`, IP addresses, UUIDs (feature `uuid`), tuples of up to four parts, and
@@ -52,7 +69,7 @@ impl KeyText<'_> {
     /// Adds text.
     pub fn push(&mut self, text: &str) {
         // Most keys are digits and letters: a look at the bytes is quicker than one at the characters.
-        if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+        if text.bytes().all(is_plain) {
             self.out.push_str(text);
             return;
         }

@@ -91,4 +91,6 @@ pub use limit::{Decision, Quota, RateLimiter};
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 #[doc = include_str!("../../../docs/cache.md")]
+#[doc = include_str!("../../../docs/near-cache.md")]
+#[doc = include_str!("../../../docs/transactions.md")]
 struct Pages;

@@ -71,7 +71,9 @@ impl Outbox {
                 tracing::error!("the queue of invalidations is full: one of a Format::Plain cache is lost");
                 return self.queued(queue);
             };
-            tracing::warn!(%clear, "the queue of invalidations is full: a cache will be cleared");
+            // Its name alone: the namespace stays out of the log.
+            let cache = clear.rsplit('/').next().unwrap_or_default().trim_end_matches('}');
+            tracing::warn!(%cache, "the queue of invalidations is full: a cache will be cleared");
             let dropped = queue.deletes.remove(&Some(clear.into())).map_or(0, |names| names.len());
             queue.count -= dropped;
             queue.renewals.insert(clear.into());
@@ -106,7 +108,11 @@ impl Outbox {
         let all = queue.deletes.iter().flat_map(|(clear, names)| names.iter().map(move |name| (name, clear)));
         let deletes: Vec<_> =
             all.take(BATCH).map(|(name, clear)| (Name::from(&**name), clear.clone())).collect();
-        let renewals: Vec<Name> = queue.renewals.iter().take(BATCH).map(|name| Name::from(&**name)).collect();
+        // The epoch before any tag, as in `Tag::invalidate`: see cache/tag.rs.
+        let (epochs, others): (Vec<_>, Vec<_>) =
+            queue.renewals.iter().partition(|name| name.starts_with("~epoch."));
+        let renewals: Vec<Name> =
+            epochs.into_iter().chain(others).take(BATCH).map(|name| Name::from(&**name)).collect();
         if deletes.is_empty() && renewals.is_empty() {
             queue.sending = false;
             self.pending.store(false, Ordering::Release);
@@ -162,6 +168,16 @@ mod tests {
         assert_eq!(outbox.next(), None);
         assert!(!outbox.is_pending());
         assert_eq!(outbox.delete("user:1", Some("clear")), Added::Send, "nobody sends any more");
+    }
+
+    #[test]
+    fn the_epoch_is_replaced_before_any_tag() {
+        let outbox = Outbox::default();
+        for i in 0..2 * BATCH {
+            outbox.renew(&format!("~tag.1:{{/{i}}}"));
+        }
+        outbox.renew("~epoch.1:{/}");
+        assert_eq!(outbox.next().unwrap().renewals.first(), Some(&Name::from("~epoch.1:{/}")));
     }
 
     #[test]

@@ -152,7 +152,7 @@ pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     {
         use metrics::{Unit, describe_counter as counter};
-        counter!("larder_cache_hits_total", Unit::Count, "Keys asked for and found");
+        counter!("larder_cache_hits_total", Unit::Count, "Keys asked for and found in the store");
         counter!("larder_cache_near_hits_total", Unit::Count, "Keys asked for and found in the near tier");
         counter!("larder_cache_stale_served_total", Unit::Count, "Stale values given because a load failed");
         counter!("larder_cache_misses_total", Unit::Count, "Keys asked for and not found");
@@ -161,7 +161,7 @@ pub(crate) fn describe() {
         counter!(
             "larder_cache_fills_voided_total",
             Unit::Count,
-            "Loaded values that a write kept from being stored"
+            "Loaded values that a write or an invalidation kept from being stored"
         );
         counter!("larder_cache_bypassed_total", Unit::Count, "Requests of loads that the store failed");
         counter!(
@@ -183,6 +183,23 @@ pub(crate) fn describe() {
     }
 }
 
+/// Lets a warning through once a second: what goes wrong for every request must not fill the disk with words. One for each
+/// warning, or one that comes all the time would hide another.
+#[derive(Default)]
+struct Throttle(Mutex<Option<Instant>>);
+
+impl Throttle {
+    fn lets_through(&self) -> bool {
+        let now = Instant::now();
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
+}
+
 /// What one cache counts.
 pub(crate) struct CacheMeter {
     name: String,
@@ -195,8 +212,8 @@ pub(crate) struct CacheMeter {
     fills_voided: Count,
     bypassed: Count,
     unreadable: Count,
-    /// When a warning of either was last written.
-    warned: Mutex<Option<Instant>>,
+    bypassed_warning: Throttle,
+    unreadable_warning: Throttle,
     bytes_read: Count,
     bytes_written: Count,
     pub(crate) get: Instrument,
@@ -229,7 +246,8 @@ impl CacheMeter {
             fills_voided: count("larder_cache_fills_voided_total"),
             bypassed: count("larder_cache_bypassed_total"),
             unreadable: count("larder_cache_unreadable_total"),
-            warned: Mutex::new(None),
+            bypassed_warning: Throttle::default(),
+            unreadable_warning: Throttle::default(),
             bytes_read: count("larder_cache_read_bytes_total"),
             bytes_written: count("larder_cache_written_bytes_total"),
             get: instrument("get"),
@@ -288,7 +306,7 @@ impl CacheMeter {
     /// A load could not use the store, to look, to fence or to keep: it goes on without.
     pub(crate) fn bypassed(&self, error: &Error) {
         self.bypassed.add(1);
-        if self.may_warn() {
+        if self.bypassed_warning.lets_through() {
             tracing::warn!(cache = %self.name, kind = %error.kind(), %error, "loading without the store");
         }
     }
@@ -296,20 +314,9 @@ impl CacheMeter {
     /// Something under one of the cache's names is no value of it. The key stays out of the log: it may be personal.
     pub(crate) fn unreadable(&self, reason: &'static str) {
         self.unreadable.add(1);
-        if self.may_warn() {
+        if self.unreadable_warning.lets_through() {
             tracing::warn!(cache = %self.name, reason, "a stored value cannot be read and counts as a miss");
         }
-    }
-
-    /// Once a second: what goes wrong for every request must not fill the disk with words.
-    fn may_warn(&self) -> bool {
-        let now = Instant::now();
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = warned.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
-        if may {
-            *warned = Some(now);
-        }
-        may
     }
 
     pub(crate) fn stats(&self, near_entries: usize, near_bytes: u64) -> CacheStats {

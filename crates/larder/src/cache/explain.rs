@@ -38,6 +38,8 @@ pub enum NearVerdict {
     TooOld,
     /// A copy is there, and the connection that would tell of changes is broken or silent.
     Untrusted,
+    /// A copy is there, and one of its tags was invalidated, or its version is to be asked for.
+    TagsUnknown,
     /// A copy is there, and invalidations wait to be sent to the server.
     InvalidationsQueued,
 }
@@ -100,10 +102,15 @@ fn near(context: &Context, name: &str) -> NearVerdict {
         NearVerdict::InvalidationsQueued
     } else if now.mono() >= copy.until {
         NearVerdict::TooOld
-    } else if believed {
+    } else if !believed {
+        NearVerdict::Untrusted
+    } else if copy.tags.iter().all(|tag| {
+        let known = context.changes.versions.known(&context.keyspace.tag(&tag.tag), store.lanes(), now);
+        known.is_some_and(|known| known.version == tag.version)
+    }) {
         NearVerdict::Served
     } else {
-        NearVerdict::Untrusted
+        NearVerdict::TagsUnknown
     }
 }
 
@@ -116,7 +123,9 @@ async fn judged(context: &Context, entry: &str, envelope: &Envelope) -> Result<S
     let clear = context.keyspace.clear(cache);
     let mut names = vec![clear];
     names.extend(envelope.tags.iter().map(|tag| context.keyspace.tag(&tag.tag)));
-    let current = context.changes.versions.ask_many(store, &names).await?;
+    // Not through the tracked connection, which may be what there is to explain.
+    let current = store.get_many(&names).await?;
+    let current = current.iter().map(|bytes| bytes.as_deref().and_then(read_version));
     let carried: Vec<(&str, u64)> = std::iter::once(("clear", envelope.clear_version))
         .chain(envelope.tags.iter().map(|tag| (tag.tag.as_str(), tag.version)))
         .collect();
@@ -164,6 +173,9 @@ impl fmt::Display for Explanation {
             NearVerdict::Untrusted => {
                 f.write_str("; a near copy is not served while its connection is not heard")
             }
+            NearVerdict::TagsUnknown => f.write_str(
+                "; a near copy is not served as a tag of it was invalidated, or is to be asked for",
+            ),
             NearVerdict::InvalidationsQueued => {
                 f.write_str("; a near copy is not served while invalidations are queued")
             }

@@ -12,43 +12,26 @@
 //!
 //! Invariant: a fill that ends without storing, however it ends, takes its claim away.
 
-use std::any::Any;
-use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::claim::{ClaimGuard, LIVENESS};
 use super::flight::{Failure, Leader};
 use super::kept::{Found, Kept, Source};
+use super::loader::{Loader, message};
 use super::loading::{Choices, Loading};
 use super::{Cache, WhenAbandoned, tag};
-use crate::context::Context;
 use crate::envelope::{Envelope, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::{Claim, Expiry, FillStart, Force, RefreshStart, Store};
 use crate::value::{Format, absence};
-
-/// How long a claim outlives its loader's process.
-pub(super) const LIVENESS: Duration = Duration::from_secs(3);
-
-type Run<V> = dyn FnOnce(Loading<V>) -> BoxFuture<'static, Result<Option<V>, Failure>> + Send;
-
-/// A loader, whatever its own types.
-pub struct Loader<V>(Box<Run<V>>);
-
-impl<V> fmt::Debug for Loader<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Loader")
-    }
-}
 
 /// Why a load was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,12 +119,11 @@ where
         let key = self.entry.get(self.cache.policy.prefix.len()..).unwrap_or_default();
         let (loading, choices) = Loading::new(key.into(), stale, deadline);
 
-        let run = nested((loader.0)(loading));
         let loaded = tokio::select! {
             biased;
-            loaded = self.bounded_load(run) => loaded,
+            loaded = self.bounded_load(loader.run(loading)) => loaded,
             () = right.keep(&self.cache) => return,
-            () = self.gone(&leader) => return leader.finish(Err(Failure::Again)),
+            () = self.gone(&[&leader]) => return leader.finish(Err(Failure::Again)),
         };
         let choices = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.land(leader, right, loaded, started.elapsed(), choices).await;
@@ -196,14 +178,17 @@ where
         ended.unwrap_or_else(|panic| Err(Failure::Panicked(message(&*panic))))
     }
 
-    /// Completes when nobody waits any more and the cache would then rather not load.
-    async fn gone(&self, leader: &Leader<V>) {
+    /// Completes when nobody waits for any of these flights and the cache would then rather not load.
+    pub(super) async fn gone(&self, leaders: &[&Leader<V>]) {
         if self.cache.policy.when_abandoned == WhenAbandoned::Finish || self.reason == Reason::Early {
             std::future::pending::<()>().await;
         }
         loop {
-            leader.abandoned().await;
-            if leader.end_if_abandoned() {
+            for leader in leaders {
+                leader.abandoned().await;
+            }
+            // One that ends here while another is joined again goes on, and its value is stored.
+            if leaders.iter().all(|leader| leader.end_if_abandoned()) {
                 return;
             }
             tokio::task::yield_now().await;
@@ -400,96 +385,4 @@ where
     let stamp = cache.stamp(ttl, cost, versions)?;
     let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(value, stamp)));
     encoded.unwrap_or_else(|_| Err(Error::new(ErrorKind::Encode, "the value's Serialize panicked")))
-}
-
-/// A claim in the store. Dropped, it is taken away in the background: also where the store never answered whether it stands.
-pub(super) struct ClaimGuard {
-    context: Arc<Context>,
-    entry: Name,
-    claim: Option<Claim>,
-}
-
-impl ClaimGuard {
-    pub(super) fn new(context: &Arc<Context>, entry: &Name, claim: Claim) -> Self {
-        Self { context: context.clone(), entry: entry.clone(), claim: Some(claim) }
-    }
-
-    /// The store has said that the claim does not stand.
-    pub(super) fn disarm(mut self) {
-        self.claim = None;
-    }
-
-    /// Renews the claim, for as long as this is polled.
-    async fn keep(&self, patience: Duration) {
-        let Some(claim) = &self.claim else { return std::future::pending().await };
-        loop {
-            tokio::time::sleep(LIVENESS / 3).await;
-            if let Ok(store) = self.context.store() {
-                // Lost or not, the load goes on: whoever waits for it wants its value.
-                let renewal = store.renew_load(&self.entry, claim.clone(), LIVENESS);
-                let _ = tokio::time::timeout(patience, renewal).await;
-            }
-        }
-    }
-
-    /// Stores a value where the claim stands; whether it did.
-    pub(super) async fn commit(mut self, old: Option<u64>, value: Bytes, expiry: Expiry) -> Result<bool> {
-        let store = self.context.store()?;
-        let stored = match (&self.claim, old) {
-            (Some(Claim::Placeholder(placeholder)), _) => {
-                store.commit_fill(&self.entry, placeholder.clone(), value, expiry).await?
-            }
-            (Some(Claim::Lease(token)), Some(old)) => {
-                store.commit_refresh(&self.entry, old, *token, value, expiry).await?
-            }
-            _ => false,
-        };
-        self.claim = None;
-        Ok(stored)
-    }
-}
-
-impl Drop for ClaimGuard {
-    fn drop(&mut self) {
-        if let Some(claim) = self.claim.take() {
-            self.context.abandon_in_background(self.entry.clone(), claim);
-        }
-    }
-}
-
-tokio::task_local! {
-    /// Set while a loader runs: what it loads itself must not wait for the places that its likes hold.
-    static NESTED: ();
-}
-
-/// Runs a loader, marked as one.
-pub(super) async fn nested<T>(run: impl Future<Output = T>) -> T {
-    NESTED.scope((), run).await
-}
-
-/// Whether this is called by a loader.
-pub(super) fn is_nested() -> bool {
-    NESTED.try_with(|()| ()).is_ok()
-}
-
-/// A loader of one error type, made into one of any.
-pub(super) fn erased<V, F, Fut, E>(loader: F) -> Loader<V>
-where
-    V: Send + Sync + 'static,
-    F: FnOnce(Loading<V>) -> Fut + Send + 'static,
-    Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
-    E: Send + Sync + 'static,
-{
-    Loader(Box::new(move |loading| {
-        let run: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
-            let loaded = loader(loading).await;
-            loaded.map_err(|error| Failure::Loader(Arc::new(error) as Arc<dyn Any + Send + Sync>))
-        });
-        run
-    }))
-}
-
-fn message(panic: &(dyn Any + Send)) -> Arc<str> {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").into()
 }

@@ -90,17 +90,35 @@ impl<V> Kept<V> {
     }
 }
 
-/// A value in the near tier.
+/// A value in the near tier. It is small, because the time of a near hit is the time that memory takes.
 #[derive(Clone)]
 pub(super) struct NearCopy<V> {
-    pub(super) kept: Kept<V>,
+    pub(super) value: V,
     pub(super) seen: Seen,
-    /// As what the cache's clear version was believed when this was read.
-    pub(super) clear_seen: Seen,
     /// Nanoseconds of the clock that nobody can set.
     pub(super) until: u64,
-    /// Rarely any.
-    pub(super) tags: Option<Arc<[TagVersion]>>,
+    pub(super) written_at: u64,
+    /// What few copies have.
+    pub(super) more: Option<Arc<More>>,
+}
+
+/// What there is to a near copy that has tags, an end to its freshness, or a cache that is cleared on another connection.
+pub(super) struct More {
+    /// As what the cache's clear version was believed when this was read.
+    pub(super) clear_seen: Seen,
+    pub(super) tags: Vec<TagVersion>,
+    pub(super) nonce: u64,
+    pub(super) fresh_until: u64,
+    pub(super) load_cost: u32,
+}
+
+impl<V> NearCopy<V> {
+    pub(super) fn kept(self) -> Kept<V> {
+        let (nonce, fresh_until, load_cost) =
+            self.more.map_or((0, 0, 0), |more| (more.nonce, more.fresh_until, more.load_cost));
+        let (value, written_at) = (self.value, self.written_at);
+        Kept { value, source: Source::Near, nonce, written_at, fresh_until, load_cost }
+    }
 }
 
 /// What a look at the store found.

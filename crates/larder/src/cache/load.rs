@@ -16,10 +16,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::fill::{Fill, Loader, Reason, erased, is_nested};
-use super::flight::{Failure, Leader, Outcome, Tags, Waiter};
+use super::caller::Caller;
+use super::fill::Reason;
+use super::flight::Tags;
 use super::kept::{Entry, Found, Kept, Source};
 use super::load_error::LoadError;
+use super::loader::{Loader, erased};
 use super::loading::Loading;
 use super::{Cache, tag};
 use crate::error::{Error, Result};
@@ -198,7 +200,7 @@ where
                 match kind.reason {
                     Reason::Forced => self.bounded(self.look_at_store(&entry)).await,
                     Reason::Missing | Reason::Early => match self.look_near(&entry)? {
-                        Some(kept) => Ok(Found::Fresh(kept)),
+                        Some(copy) => Ok(Found::Fresh(copy.kept())),
                         None => self.bounded(self.look_past_near(&entry)).await,
                     },
                 }
@@ -216,18 +218,9 @@ where
         }
     }
 
-    async fn look_past_near(&self, entry: &str) -> Result<Found<V>> {
-        let found = self.look_at_store(entry).await?;
-        match found {
-            Found::Fresh(_) => self.shared.meter.hits(1),
-            _ => self.shared.meter.misses(1),
-        }
-        Ok(found)
-    }
-
     /// Whether a value is to be loaded anew before its time is over. XFetch: a load that took `cost` is begun when
     /// `cost · beta · −ln(random)` reaches past the end.
-    fn is_due_early(&self, kept: &Kept<V>) -> bool {
+    pub(super) fn is_due_early(&self, kept: &Kept<V>) -> bool {
         if self.policy.early == 0.0 || kept.fresh_until == 0 {
             return false;
         }
@@ -242,11 +235,11 @@ where
 
 /// What kind of load a method asks for.
 #[derive(Debug, Clone, Copy)]
-struct Kind {
-    optional: bool,
+pub(super) struct Kind {
+    pub(super) optional: bool,
     /// Whether the loader may name tags.
-    open_tags: bool,
-    reason: Reason,
+    pub(super) open_tags: bool,
+    pub(super) reason: Reason,
 }
 
 struct Request<S> {
@@ -401,124 +394,6 @@ where
         let caller = Caller { cache, entry, kind, expiry, tags };
         caller.load(found, loader).await
     })
-}
-
-/// One call that did not find what it wanted.
-struct Caller<'a, V> {
-    cache: &'a Cache<V>,
-    entry: Name,
-    kind: Kind,
-    expiry: Option<Expiry>,
-    tags: Tags,
-}
-
-impl<V> Caller<'_, V>
-where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    async fn load<E>(
-        self,
-        found: Result<Found<V>>,
-        loader: Loader<V>,
-    ) -> Result<Option<Kept<V>>, LoadError<E>>
-    where
-        E: Send + Sync + 'static,
-    {
-        let flights = &self.cache.shared.flights;
-        let mut found = self.usable(found);
-        if self.kind.reason == Reason::Forced {
-            let (waiter, leader) = flights.replace(&self.entry, &self.tags);
-            self.start(Reason::Forced, leader, found, loader);
-            return self.outcome(wait(waiter).await, None);
-        }
-        let mut loader = Some(loader);
-        let mut stale = None;
-        loop {
-            match found.take() {
-                Some(Found::Fresh(kept)) => {
-                    if self.cache.is_due_early(&kept)
-                        && let Some(leader) = flights.lead(&self.entry, &self.tags)
-                        && let Some(loader) = loader.take()
-                    {
-                        self.start(Reason::Early, leader, Some(Found::Fresh(kept.clone())), loader);
-                    }
-                    return Ok(Some(kept));
-                }
-                Some(Found::Absent(_)) if self.kind.optional => return Ok(None),
-                Some(Found::Stale(kept)) => {
-                    stale = Some(kept.clone());
-                    found = Some(Found::Stale(kept));
-                }
-                other => found = other,
-            }
-            let (waiter, leader) = flights.join(&self.entry, &self.tags);
-            if let Some(leader) = leader {
-                // Who led a flight gets its outcome below, and does not come here again.
-                let Some(loader) = loader.take() else { return Err(Error::closed().into()) };
-                self.start(Reason::Missing, leader, found.take(), loader);
-            }
-            let outcome = match (&stale, self.cache.policy.soft_timeout) {
-                (Some(stale), Some(patience)) => match tokio::time::timeout(patience, wait(waiter)).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => return Ok(Some(stale.clone())),
-                },
-                _ => wait(waiter).await,
-            };
-            match outcome {
-                // Another's: it led a flight of another kind.
-                Some(Ok(None)) if !self.kind.optional && loader.is_some() => {}
-                Some(Err(Failure::Again)) if loader.is_some() => {}
-                outcome => return self.outcome(outcome, stale),
-            }
-            found = self.usable(self.cache.bounded(self.cache.look_at_store(&self.entry)).await);
-        }
-    }
-
-    /// What was found, if the store said: an outage must not take the origin away too.
-    fn usable(&self, found: Result<Found<V>>) -> Option<Found<V>> {
-        found.inspect_err(|error| self.cache.shared.meter.bypassed(error)).ok()
-    }
-
-    fn start(&self, reason: Reason, leader: Leader<V>, found: Option<Found<V>>, loader: Loader<V>) {
-        let fill = Fill {
-            cache: self.cache.clone(),
-            entry: self.entry.clone(),
-            expiry: self.expiry,
-            tags: self.tags.named.clone(),
-            open_tags: self.tags.open,
-            optional: self.kind.optional,
-            reason,
-            nested: is_nested(),
-        };
-        self.cache.context.loads.spawn(fill.run(leader, found, loader));
-    }
-
-    /// What a flight's outcome is to this call: a stale value is better than none.
-    fn outcome<E>(
-        &self,
-        outcome: Option<Outcome<V>>,
-        stale: Option<Kept<V>>,
-    ) -> Result<Option<Kept<V>>, LoadError<E>>
-    where
-        E: Send + Sync + 'static,
-    {
-        let error = match outcome {
-            Some(Ok(kept)) => return Ok(kept),
-            Some(Err(failure)) => failure.into(),
-            None => LoadError::Larder(Error::closed()),
-        };
-        match stale {
-            Some(stale) => {
-                self.cache.shared.meter.served_stale();
-                Ok(Some(stale))
-            }
-            None => Err(error),
-        }
-    }
-}
-
-pub(super) async fn wait<V: Clone>(mut waiter: Waiter<V>) -> Option<Outcome<V>> {
-    waiter.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
 }
 
 impl<V, E, S, L> Future for Load<'_, V, V, E, S, L>

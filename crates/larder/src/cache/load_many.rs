@@ -16,11 +16,12 @@ use futures_util::future::{join, join_all};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::fill::{Claimed, Fill, Meanwhile, Reason, Right, is_nested, nested};
+use super::caller::wait;
+use super::fill::{Claimed, Fill, Meanwhile, Reason, Right};
 use super::flight::{Failure, Leader, Outcome, Tags, Waiter};
 use super::kept::{Found, Kept};
-use super::load::wait;
 use super::load_error::LoadError;
+use super::loader::{is_nested, nested};
 use super::loading::Choices;
 use super::{Cache, tag};
 use crate::error::{Error, Result};
@@ -338,9 +339,11 @@ where
             Err(error) => Err(Failure::Loader(Arc::new(error))),
         }
     });
+    let leaders: Vec<&Leader<V>> = claimed.iter().map(|(_, _, leader, _)| leader).collect();
     let loaded = tokio::select! {
         biased;
         loaded = first.bounded_load(run) => loaded,
+        () = first.gone(&leaders) => return,
         _ = join_all(claimed.iter().map(|(_, _, _, right)| right.keep(&cache))) => return,
     };
     let took = started.elapsed();

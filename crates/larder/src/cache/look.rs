@@ -13,8 +13,9 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::kept::{Found, Kept, NearCopy, Source};
+use super::kept::{Found, Kept, More, NearCopy, Source};
 use super::{Cache, NearTier};
+use crate::clock::Moment;
 use crate::envelope::{TagVersion, has_envelope, tags};
 use crate::error::Result;
 use crate::name::Name;
@@ -39,10 +40,15 @@ where
 {
     /// Reads an entry and counts what it was.
     pub(super) async fn look(&self, entry: &str) -> Result<Found<V>> {
-        if let Some(kept) = self.look_near(entry)? {
+        if let Some(copy) = self.look_near(entry)? {
             self.shared.meter.near_hit();
-            return Ok(Found::Fresh(kept));
+            return Ok(Found::Fresh(copy.kept()));
         }
+        self.look_past_near(entry).await
+    }
+
+    /// Reads an entry that is not near, and counts what it was.
+    pub(super) async fn look_past_near(&self, entry: &str) -> Result<Found<V>> {
         let found = self.look_at_store(entry).await?;
         match found {
             Found::Fresh(_) => self.shared.meter.hits(1),
@@ -53,22 +59,21 @@ where
 
     /// The near copy, if there is one that may be believed.
     #[inline]
-    pub(super) fn look_near(&self, entry: &str) -> Result<Option<Kept<V>>> {
+    pub(super) fn look_near(&self, entry: &str) -> Result<Option<NearCopy<V>>> {
         let Some(near) = self.near_tier() else { return Ok(None) };
-        let store = self.context.store()?;
-        if self.context.outbox.is_pending() {
-            return Ok(None);
-        }
+        let lanes = self.context.store()?.lanes();
         let Some(copy) = near.copies.get(entry) else { return Ok(None) };
-        let (lanes, now) = (store.lanes(), self.context.clock.moment());
-        let believed = now.mono() < copy.until
-            && lanes.believe(copy.seen, now)
-            && (copy.clear_seen == copy.seen || lanes.believe(copy.clear_seen, now));
-        if !believed {
-            return Ok(None);
-        }
-        let Some(tags) = &copy.tags else { return Ok(Some(copy.kept)) };
-        Ok(self.tags_known_to_hold(tags).unwrap_or(false).then_some(copy.kept))
+        let now = self.context.clock.moment();
+        let believed =
+            now.mono() < copy.until && lanes.believe(copy.seen, now) && !self.context.outbox.is_pending();
+        let believed = believed && copy.more.as_ref().is_none_or(|more| self.holds(more, now));
+        Ok(believed.then_some(copy))
+    }
+
+    /// Whether what else a near copy stands on may still be believed.
+    fn holds(&self, more: &More, now: Moment) -> bool {
+        let cleared = self.context.store().is_ok_and(|store| store.lanes().believe(more.clear_seen, now));
+        cleared && (more.tags.is_empty() || self.tags_known_to_hold(&more.tags).unwrap_or(false))
     }
 
     /// Whether tags hold, as far as that is known here.
@@ -121,18 +126,28 @@ where
         if kept.is_stale(now) {
             return Ok(Found::Stale(Kept { source: Source::Stale, ..kept }));
         }
-        if let (Some(seen), Some(clear_seen)) = (seen, clear_seen.or(seen)) {
+        // Where nobody would tell of a `clear`, no copy is kept that only a `clear` could void.
+        let clear_seen = if meta.clear_version == 0 { seen } else { clear_seen };
+        if let (Some(seen), Some(clear_seen)) = (seen, clear_seen) {
             let mut age = near.max_age;
             if kept.fresh_until != 0 {
                 age = age.min(std::time::Duration::from_millis(kept.fresh_until.saturating_sub(now)));
             }
             age = left.map_or(age, |left| age.min(left));
-            let copy = NearCopy {
-                kept: Kept { source: Source::Near, ..kept.clone() },
-                seen,
+            let ordinary = meta.tags.is_empty() && kept.fresh_until == 0 && clear_seen == seen;
+            let more = || More {
                 clear_seen,
+                tags: meta.tags,
+                nonce: kept.nonce,
+                fresh_until: kept.fresh_until,
+                load_cost: kept.load_cost,
+            };
+            let copy = NearCopy {
+                value: kept.value.clone(),
+                seen,
                 until: self.context.clock.moment().mono_after(age),
-                tags: (!meta.tags.is_empty()).then(|| meta.tags.into()),
+                written_at: kept.written_at,
+                more: (!ordinary).then(|| Arc::new(more())),
             };
             let bytes = u32::try_from(size).unwrap_or(u32::MAX);
             near.copies.insert(entry, ticket, Copied { what: copy, bytes });
@@ -256,9 +271,9 @@ where
         let mut asked = Vec::new();
         for (place, name) in names.iter().enumerate() {
             found.push(match self.look_near(name)? {
-                Some(kept) => {
+                Some(copy) => {
                     self.shared.meter.near_hit();
-                    Found::Fresh(kept)
+                    Found::Fresh(copy.kept())
                 }
                 None => {
                     asked.push(place);

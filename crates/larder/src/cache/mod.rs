@@ -4,6 +4,8 @@
 //! `Larder`; how values are written (time to live, format, sizes) belongs to the handle.
 
 mod builder;
+mod caller;
+mod claim;
 mod explain;
 mod fill;
 mod flight;
@@ -12,6 +14,7 @@ mod kept;
 mod load;
 mod load_error;
 mod load_many;
+mod loader;
 mod loading;
 mod look;
 mod many;
@@ -144,7 +147,9 @@ impl<V: Clone + Send + Sync + 'static> AnyCache for Shared<V> {
 
     fn near_copy(&self, entry: &str) -> Option<crate::context::NearState> {
         let copy = self.near.get()?.copies.get(entry)?;
-        Some(crate::context::NearState { until: copy.until, seen: copy.seen, clear_seen: copy.clear_seen })
+        let (clear_seen, tags) =
+            copy.more.map_or((copy.seen, Vec::new()), |more| (more.clear_seen, more.tags.clone()));
+        Some(crate::context::NearState { until: copy.until, seen: copy.seen, clear_seen, tags })
     }
 
     fn detach_tagged(&self, tag: &str) {

@@ -41,7 +41,12 @@ where
     pub fn get(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<Option<V>>> + Send> {
         let entry = self.entry(key);
         let work = async move {
-            match self.look(&entry?).await? {
+            let entry = entry?;
+            if let Some(copy) = self.look_near(&entry)? {
+                self.shared.meter.near_hit();
+                return Ok(Some(copy.value));
+            }
+            match self.look_past_near(&entry).await? {
                 Found::Fresh(kept) => Ok(Some(kept.value)),
                 _ => Ok(None),
             }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Cache;
-use super::fill::LIVENESS;
+use super::claim::LIVENESS;
 use super::kept::Found;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;

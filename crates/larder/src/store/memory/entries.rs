@@ -256,6 +256,7 @@ impl Entries {
         };
         let kept = || entry.deadline.map_or(Expiry::Never, |deadline| Expiry::After(deadline.since(now)));
         self.put(name, value, expiry.unwrap_or_else(kept), now)?;
+        self.take(&Keyspace::lease(name), now);
         Ok(true)
     }
 

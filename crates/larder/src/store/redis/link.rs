@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::dial::{Destination, Login, describe, dial};
 use super::error::translate;
+use super::slots;
 use super::time::ServerTime;
 use super::tracking::{Lane, arm};
 use crate::error::{Error, ErrorKind, Result};
@@ -261,7 +262,12 @@ impl Supervisor {
 
     /// Whether the server is still the one to read from, as far as it says so itself. A master that was replaced, and a
     /// node that gave slots away, may go on answering while nobody tells them of changes any more.
-    async fn still_serves(&self, live: &Live, beats: u32, slots: &mut Option<redis::Value>) -> bool {
+    async fn still_serves(
+        &self,
+        live: &Live,
+        beats: u32,
+        slots: &mut Option<Vec<Vec<redis::Value>>>,
+    ) -> bool {
         let Some(lane) = self.lane.as_ref().filter(|_| live.seen.is_some()) else { return true };
         let command = if lane.of_cluster() {
             if !beats.is_multiple_of(SLOTS_EVERY) {
@@ -278,7 +284,10 @@ impl Supervisor {
         // What cannot be asked is not held against the server: the heartbeat decides that.
         let Ok(Ok(answer)) = timeout(HEARTBEAT, asked).await else { return true };
         match (lane.of_cluster(), &answer) {
-            (true, _) => slots.replace(answer.clone()).is_none_or(|before| before == answer),
+            (true, redis::Value::Array(_)) => {
+                let masters = slots::masters(&answer);
+                slots.replace(masters.clone()).is_none_or(|before| before == masters)
+            }
             (false, redis::Value::Array(parts)) => {
                 !matches!(parts.first(), Some(redis::Value::BulkString(role)) if role != b"master")
             }
@@ -317,4 +326,23 @@ fn put(state: &watch::Sender<State>, next: State) {
 /// Whether a request may not have reached the server, or its answer not us.
 pub(super) fn is_connection_lost(error: &redis::RedisError) -> bool {
     error.is_io_error() || error.is_unrecoverable_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_between_dials_grow_to_two_seconds_and_differ_from_link_to_link() {
+        let pauses = || delays().take(20).collect::<Vec<_>>();
+        let (one, other) = (pauses(), pauses());
+        assert_ne!(one, other, "links that lost the same server would dial it in step");
+        for pauses in [one, other] {
+            assert_eq!(pauses.len(), 20);
+            assert!(pauses[0] >= FIRST_DELAY && pauses[19] >= LONGEST_DELAY, "{pauses:?}");
+            // Jitter adds up to as much again.
+            assert!(pauses[0] <= FIRST_DELAY * 2, "{pauses:?}");
+            assert!(pauses.iter().all(|pause| *pause <= LONGEST_DELAY * 2), "{pauses:?}");
+        }
+    }
 }

@@ -261,8 +261,9 @@ impl Store for RedisStore {
 
     async fn restamp(&self, name: &str, nonce: u64, value: Bytes, expiry: Option<Expiry>) -> Result<bool> {
         let millis = expiry.map(|expiry| expiry.as_millis().unwrap_or(0).to_string()).unwrap_or_default();
+        let keys = [name, &Keyspace::lease(name)];
         let arguments = [&nonce.to_be_bytes(), &*value, millis.as_bytes()];
-        flag(&self.network.run_script(name, &script::RESTAMP, &[name], &arguments, Replay::Never).await?)
+        flag(&self.network.run_script(name, &script::RESTAMP, &keys, &arguments, Replay::Never).await?)
     }
 
     async fn version(&self, name: &str, candidate: u64, span: Duration) -> Result<KeptVersion> {
