@@ -86,7 +86,7 @@ fn measure(options: &Options) -> Outcome<()> {
         findings.join(near::run(options.pairs, options.instructions)?);
     }
     if asked(Subcommand::NearMiss) {
-        findings.join(miss::run(options.pairs)?);
+        findings.join(miss::run(options.pairs, options.instructions)?);
     }
     if asked(Subcommand::Invalidation) {
         findings.join(invalidation::run(options.pairs)?);

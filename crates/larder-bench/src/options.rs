@@ -22,7 +22,7 @@ larder-bench SUBCOMMAND [OPTIONS]      larder beside its rivals, on servers that
   all           all of these, with --instructions
 
   --pairs N        rounds a configuration; default 40, at least 20 to be worth anything
-  --instructions   let `count` and `near` count instructions too, under valgrind
+  --instructions   let `count`, `near` and `near-miss` count instructions too, under valgrind
   --write PAGE     put the figures into PAGE, between its <!-- figures:… --> markers, and plots into the folder beside
                    it that is named after it
 ";

@@ -163,7 +163,9 @@ impl Context {
     fn send_queued(self: &Arc<Self>, added: Added) {
         if added == Added::Send {
             let context = self.clone();
-            self.loads.spawn(async move { context.send_outbox().await });
+            if !self.loads.spawn(async move { context.send_outbox().await }) {
+                self.outbox.nobody_sends();
+            }
         }
     }
 

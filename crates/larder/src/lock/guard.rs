@@ -190,7 +190,8 @@ mod tests {
         let micros = Arc::new(AtomicU64::new(0));
         let clock = Clock::Manual(micros.clone());
         let changes = Arc::new(Changes::default());
-        let store = AnyStore::Memory(MemoryStore::new(Bounds::default(), clock.clone(), changes.clone()));
+        let store =
+            AnyStore::Memory(Box::new(MemoryStore::new(Bounds::default(), clock.clone(), changes.clone())));
         let limits = Limits { response_timeout: SECOND, max_value_bytes: 1000, max_key_bytes: 1000 };
         store.acquire("a", 7, 10 * SECOND).await.unwrap();
         let deadline = clock.now().after(SECOND);

@@ -298,7 +298,7 @@ pub(crate) trait Store: Send + Sync + 'static {
 
 /// The store that a `Larder` stands on.
 pub(crate) enum AnyStore {
-    Memory(MemoryStore),
+    Memory(Box<MemoryStore>),
     #[cfg(feature = "redis")]
     Redis(RedisStore),
 }
