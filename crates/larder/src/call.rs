@@ -4,6 +4,7 @@
 //! the first poll and the timer is only made when the answer is not there at once, so an operation on the embedded
 //! store never touches the timer wheel.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -74,7 +75,7 @@ where
         let mut this = self.project();
         let started = *this.started.get_or_insert_with(Instant::now);
 
-        let result = match this.work.poll(cx) {
+        let result = match this.work.as_mut().poll(cx) {
             Poll::Ready(result) => result,
             Poll::Pending => {
                 if this.timer.is_none() {
@@ -85,7 +86,10 @@ where
                     }));
                 }
                 match this.timer.as_pin_mut().map(|timer| timer.poll(cx)) {
-                    Some(Poll::Ready(())) => Err(Error::timed_out(*this.timeout)),
+                    Some(Poll::Ready(())) => match last_poll(this.work, cx) {
+                        Poll::Ready(result) => result,
+                        Poll::Pending => Err(Error::timed_out(*this.timeout)),
+                    },
                     _ => return Poll::Pending,
                 }
             }
@@ -93,6 +97,27 @@ where
         this.instrument.finished(started.elapsed(), result.as_ref().err());
         Poll::Ready(result)
     }
+}
+
+thread_local! {
+    static LATE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Work whose time is over is polled once more: what can decide without an answer does so then.
+fn last_poll<F: Future>(work: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    struct Late(bool);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            LATE.set(self.0);
+        }
+    }
+    let _late = Late(LATE.replace(true));
+    work.poll(cx)
+}
+
+/// Whether this is the last poll of the call that is being polled.
+pub(crate) fn is_late() -> bool {
+    LATE.get()
 }
 
 impl<F> fmt::Debug for Call<'_, F> {

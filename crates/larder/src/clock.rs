@@ -16,6 +16,11 @@ impl Tick {
         Self(self.0.saturating_add(span))
     }
 
+    /// For what counts in microseconds and only compares ticks.
+    pub(crate) fn as_micros(self) -> u64 {
+        u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// Zero where `earlier` is the later one.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)

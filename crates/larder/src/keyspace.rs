@@ -48,6 +48,15 @@ impl Keyspace {
         Ok(whole)
     }
 
+    /// The permits of a concurrency limiter.
+    pub(crate) fn permits(&self, name: &str, key: impl CacheKey) -> Result<String> {
+        check("a concurrency limiter's name", name)?;
+        let mut whole = format!("~permits.1:{{{}/{name}:", self.namespace());
+        key.write(&mut KeyText::new(&mut whole));
+        whole.push('}');
+        Ok(whole)
+    }
+
     fn namespace(&self) -> &str {
         self.prefix.trim_end_matches('/')
     }

@@ -78,7 +78,8 @@ pub use value::Format;
 pub use lock::{Fence, Guard, Lock, Release};
 
 // Rate limits
-pub use limit::{Decision, Quota, RateLimiter};
+pub use limit::{ConcurrencyLimiter, Permit};
+pub use limit::{DecidedBy, Decision, Lease, Outage, Quota, Quotas, RateLimiter, Reservation, Reserve, Settled};
 
 /// The programs of the README and of docs/, so that they compile.
 #[cfg(doctest)]

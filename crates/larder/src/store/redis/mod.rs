@@ -6,6 +6,7 @@
 mod cluster;
 mod dial;
 mod error;
+mod limit;
 mod link;
 mod network;
 mod node;
@@ -19,7 +20,7 @@ use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use redis::{Cmd, Value, cmd};
 
-use super::{Acquired, Charged, Expiry, FillStart, Store, Window};
+use super::{Acquired, Expiry, FillStart, Store};
 use crate::endpoint::Deployment;
 use crate::envelope::HEADER;
 use crate::error::{Error, ErrorKind, Result};
@@ -239,35 +240,6 @@ impl Store for RedisStore {
                 .await?,
         )
     }
-
-    async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
-        self.decide(name, window, cost, Replay::Never).await
-    }
-
-    async fn usage(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
-        self.decide(name, window, cost, Replay::Safe).await
-    }
-}
-
-impl RedisStore {
-    /// What is only looked at may be asked for again.
-    async fn decide(&self, name: &str, window: Window, cost: u64, replay: Replay) -> Result<Charged> {
-        let write = if replay == Replay::Never { "1" } else { "0" };
-        let [limit, width, cost] =
-            [window.limit, window.bucket_micros, cost].map(|number| number.to_string());
-        let arguments = [limit.as_bytes(), width.as_bytes(), cost.as_bytes(), write.as_bytes()];
-        let answer = self.network.run_script(name, &script::CHARGE, &[name], &arguments, replay).await?;
-        let Value::Array(parts) = &answer else { return Err(unexpected(&answer)) };
-        let [allowed, remaining, retry_after, reset_after] = parts.as_slice() else {
-            return Err(unexpected(&answer));
-        };
-        Ok(Charged {
-            allowed: flag(allowed)?,
-            remaining: number(remaining)?,
-            retry_after: Duration::from_micros(number(retry_after)?),
-            reset_after: Duration::from_micros(number(reset_after)?),
-        })
-    }
 }
 
 fn set_command(name: &str, value: &Bytes, expiry: Expiry) -> Cmd {
@@ -359,4 +331,10 @@ fn in_order<'a, T>(
     }
     let complete: Option<Vec<T>> = ordered.into_iter().collect();
     complete.ok_or_else(|| Error::new(ErrorKind::Server, "the server answered fewer times than it was asked"))
+}
+
+/// The scripts of charging and refunding, for the tests that tell them the time.
+#[cfg(test)]
+pub(crate) fn scripts_for_tests() -> (&'static str, &'static str) {
+    (script::CHARGE.source(), script::REFUND.source())
 }

@@ -1,68 +1,214 @@
--- Charges a rate limit's window, or tells what charging would answer. The rule is strict buckets, as explained in
--- store/memory/limits.rs: the current bucket and the sixty before it are summed, the oldest counted in full.
--- The record is one string: the bucket's width and the newest bucket's index as 8 bytes each, then 61 counts of 4
--- bytes, newest first, all big-endian.
--- KEYS: 1 the window
--- ARGV: 1 the limit, 2 microseconds a bucket, 3 the cost, 4 1 to charge and 0 to look
--- Reply: {1 allowed | 0 refused, remaining, microseconds until it would be allowed, microseconds until all is back}
-local BUCKETS = 60
-local limit, width, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local current = math.floor(now / width)
+-- Charges the quotas of one key together, all or none, or tells what charging would answer.
+-- KEYS: 1 the record
+-- ARGV: 1 `all` or nothing, as many as fit `upto` the cost, at most `half` of what is left, or only `look`; 2 the cost;
+--   3 how many microseconds ahead to charge it; 4 how many microseconds ahead a turn may be booked; then three for each
+--   term: its kind (limit.lua), its limit, its width
+-- Reply: {granted, the term that bound, from 0, what remains, microseconds to wait, microseconds until all is back, the
+--   time that was charged, 0 where nothing was granted}
+local take, cost = ARGV[1], tonumber(ARGV[2])
+local kinds, limits, widths = {}, {}, {}
+for term = 1, (#ARGV - 4) / 3 do
+  kinds[term], limits[term], widths[term] =
+    tonumber(ARGV[term * 3 + 2]), tonumber(ARGV[term * 3 + 3]), tonumber(ARGV[term * 3 + 4])
+end
+local places = record and locate(kinds, widths)
+if not places then
+  convert(kinds, limits, widths, false)
+  places = locate(kinds, widths)
+end
 
--- counts[i] is what the bucket i places before the newest admitted
-local counts, newest, total = {}, current, 0
-local record = redis.call('GET', KEYS[1])
-if record then
-  local old_width, old_newest = struct.unpack('>I8I8', record)
-  local same = old_width == width
-  local old_current = math.max(math.floor(now / old_width), old_newest)
-  -- a clock that stepped back must not open buckets before the newest
-  newest = same and old_current or current
-  for i = 0, BUCKETS do
-    local count = struct.unpack('>I4', record, 17 + 4 * i)
-    local age = old_current - (old_newest - i)
-    if count > 0 and age <= BUCKETS then
-      -- after a change of window all that the old one still counts is as if taken just now
-      local place = same and age or 0
-      counts[place] = (counts[place] or 0) + count
-      total = total + count
+-- the sum of a ring's counts from one slot on, where `many` follow
+local function sum(term, slot, many)
+  local kind = string.byte(record, places[term])
+  local size, slots, counts = kinds[term], slots_of(kind), places[term] + 11
+  local total, form = 0, size == 2 and '>I2' or '>I4'
+  while many > 0 do
+    local stretch = math.min(many, slots - slot)
+    local at, stop = counts + slot * size, counts + (slot + stretch) * size
+    at = string.find(record, '[^%z]', at)
+    while at and at < stop do
+      local first = at - (at - counts) % size
+      total = total + struct.unpack(form, record, first)
+      at = string.find(record, '[^%z]', first + size)
+    end
+    slot, many = 0, many - stretch
+  end
+  return total
+end
+
+-- per term: what counts now, and how many buckets or entries count no longer
+local totals, gone = {}, {}
+local function count()
+  for term, size in ipairs(kinds) do
+    local at, width = places[term], widths[term]
+    if size <= 4 then
+      local old, current = math.floor(latest / width), math.floor(now / width)
+      local slots = slots_of(string.byte(record, at))
+      gone[term] = math.min(current - old, slots)
+      totals[term] = struct.unpack('>I4', record, at + 7)
+      if gone[term] > 0 and totals[term] > 0 then
+        totals[term] = totals[term] - sum(term, (old - BUCKETS) % slots, gone[term])
+      end
+    elseif size == 6 then
+      local entries = struct.unpack('>I2', record, at + 7)
+      gone[term] = 0
+      if entries > 0 and whole(struct.unpack('>I6', record, at + 9)) + width <= now then
+        gone[term] = entries_until(string.sub(record, at + 9, at + 8 + entries * 6), entries, now - width)
+      end
+      totals[term] = entries - gone[term]
+    else
+      totals[term] = math.max(math.ceil((struct.unpack('>I7', record, at + 7) - now) / width), 0)
     end
   end
 end
+count()
 
-local function leaves_after(place)
-  return math.max((newest - place + BUCKETS + 1) * width - now, 0)
+-- a ring's live counts, oldest first
+local function unrolled(term)
+  local at, size, width = places[term], kinds[term], widths[term]
+  local slots = slots_of(string.byte(record, at))
+  local from, first = at + 11, (math.floor(now / width) - BUCKETS) % slots
+  local stop = from + slots * size - 1
+  local counts = string.sub(record, from + first * size, stop) .. string.sub(record, from, from + first * size - 1)
+  return string.sub(counts, 1, (slots - gone[term]) * size)
 end
 
-local allowed = total + cost <= limit
-local retry_after, left = 0, total
-if not allowed then
-  for place = BUCKETS, 0, -1 do
-    if counts[place] then
-      left = left - counts[place]
-      retry_after = leaves_after(place)
-      if left + cost <= limit then
+-- when `wanted` fit
+local function ready(term, wanted)
+  local at, size, width, limit = places[term], kinds[term], widths[term], limits[term]
+  if size <= 4 then
+    local counts, left, form = unrolled(term), totals[term], size == 2 and '>I2' or '>I4'
+    local index, found, free = math.floor(now / width) - BUCKETS, string.find(counts, '[^%z]'), now
+    while found do
+      local slot = math.floor((found - 1) / size)
+      left = left - struct.unpack(form, counts, slot * size + 1)
+      free = (index + slot + BUCKETS + 1) * width
+      if left + wanted <= limit then
         break
+      end
+      found = string.find(counts, '[^%z]', (slot + 1) * size + 1)
+    end
+    return free
+  elseif size == 6 then
+    local entry = gone[term] + totals[term] + wanted - limit - 1
+    return whole(struct.unpack('>I6', record, at + 9 + entry * 6)) + width
+  end
+  return math.max(struct.unpack('>I7', record, at + 7), now) + (wanted - limit) * width
+end
+
+-- when nothing counts any more
+local function ends(term)
+  local at, size, width = places[term], kinds[term], widths[term]
+  if totals[term] == 0 then
+    return clock
+  elseif size <= 4 then
+    if string.byte(record, at) < AHEAD then
+      return (math.floor(latest / width) + BUCKETS + 1) * width
+    end
+    local counts = unrolled(term)
+    local last = string.find(string.reverse(counts), '[^%z]')
+    local slot = math.floor((#counts - last) / size)
+    return (math.floor(now / width) + slot + 1) * width
+  elseif size == 6 then
+    return whole(struct.unpack('>I6', record, at + 3 + 6 * (gone[term] + totals[term]))) + width
+  end
+  return struct.unpack('>I7', record, at + 7)
+end
+
+local room, binding = math.huge, 1
+for term, limit in ipairs(limits) do
+  if limit - totals[term] < room then
+    room, binding = limit - totals[term], term
+  end
+end
+local granted, wanted = cost, cost
+if take == 'all' or take == 'look' then
+  granted = room >= cost and cost or 0
+else
+  wanted = 1
+  granted = math.max(math.min(cost, take == 'half' and math.ceil(room / 2) or room), 0)
+end
+
+local when, wait = now + tonumber(ARGV[3]), 0
+if granted == 0 then
+  local last = 0
+  for term, limit in ipairs(limits) do
+    if totals[term] + wanted > limit then
+      local free = ready(term, wanted)
+      if free > last then
+        last, binding = free, term
       end
     end
   end
-elseif ARGV[4] == '1' and cost > 0 then
-  counts[0] = (counts[0] or 0) + cost
-  total = total + cost
-  local parts = { struct.pack('>I8I8', width, newest) }
-  for place = 0, BUCKETS do
-    parts[place + 2] = struct.pack('>I4', counts[place] or 0)
+  wait = math.max(last - clock, 0)
+  if take == 'all' and wait <= tonumber(ARGV[4]) then
+    granted, when = cost, math.max(last, now)
+    for term, size in ipairs(kinds) do
+      if size <= 4 and math.floor(when / widths[term]) > math.floor(now / widths[term]) + BUCKETS then
+        granted = 0
+      end
+    end
   end
-  redis.call('SET', KEYS[1], table.concat(parts), 'PX', math.ceil(leaves_after(0) / 1000))
 end
 
-local reset_after = 0
-for place = 0, BUCKETS do
-  if counts[place] then
-    reset_after = leaves_after(place)
-    break
+local all_back = clock
+if take ~= 'look' and granted > 0 then
+  for term, size in ipairs(kinds) do
+    local later = size <= 4 and math.floor(when / widths[term]) > math.floor(now / widths[term])
+    if later and string.byte(record, places[term]) < AHEAD then
+      convert(kinds, limits, widths, true)
+      places = locate(kinds, widths)
+      count()
+      break
+    end
+  end
+  local parts = { struct.pack('>BI7', #kinds, now) }
+  for term, size in ipairs(kinds) do
+    local at, width, total = places[term], widths[term], totals[term] + granted
+    local track
+    if size <= 4 then
+      local kind = string.byte(record, at)
+      local slots = slots_of(kind)
+      local counts = string.sub(record, at + 11, at + 10 + slots * size)
+      local slot, many = (math.floor(latest / width) - BUCKETS) % slots, gone[term]
+      while many > 0 do
+        local stretch = math.min(many, slots - slot)
+        counts = string.sub(counts, 1, slot * size) .. string.rep('\0', stretch * size)
+          .. string.sub(counts, (slot + stretch) * size + 1)
+        slot, many = 0, many - stretch
+      end
+      counts = add(counts, math.floor(when / width) % slots, size, granted)
+      track = struct.pack('>BI6I4', kind, width, total) .. counts
+    elseif size == 6 then
+      local entries = string.sub(record, at + 9 + gone[term] * 6, at + 8 + (gone[term] + totals[term]) * 6)
+      local stamps = string.rep(struct.pack('>I6', when % EPOCH), granted)
+      local before = totals[term]
+      if before > 0 and whole(struct.unpack('>I6', entries, before * 6 - 5)) > when then
+        before = entries_until(entries, before, when)
+      end
+      track = struct.pack('>BI6I2', 6, width, total)
+        .. string.sub(entries, 1, before * 6) .. stamps .. string.sub(entries, before * 6 + 1)
+    else
+      local arrival = math.max(struct.unpack('>I7', record, at + 7), now) + granted * width
+      track = struct.pack('>BI6I7', size, width, arrival)
+    end
+    parts[term + 1] = track
+  end
+  record, latest = table.concat(parts), now
+  places = locate(kinds, widths)
+  room = math.huge
+  for term, limit in ipairs(limits) do
+    totals[term], gone[term] = totals[term] + granted, 0
+    if wait == 0 and limit - totals[term] < room then
+      room, binding = limit - totals[term], term
+    end
+    all_back = math.max(all_back, ends(term))
+  end
+  redis.call('SET', KEYS[1], record, 'PX', math.max(math.ceil((all_back - clock) / 1000), 1))
+else
+  for term in ipairs(kinds) do
+    all_back = math.max(all_back, ends(term))
   end
 end
-return { allowed and 1 or 0, math.max(limit - total, 0), retry_after, reset_after }
+local remains = math.max(limits[binding] - totals[binding], 0)
+return { granted, binding - 1, remains, wait, all_back - clock, granted > 0 and when or 0 }
