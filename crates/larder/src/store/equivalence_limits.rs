@@ -16,7 +16,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::limit::{Charge, Charged, Rule, Take, Term};
 use super::memory::Limits;
-use super::redis::scripts_for_tests;
+use super::redis::limit::raw;
 
 /// 2026, in microseconds.
 const START: u64 = 1_780_000_000_000_000;
@@ -91,29 +91,21 @@ struct Both<'a> {
 }
 
 impl Both<'_> {
-    fn run<T: redis::FromRedisValue>(&mut self, script: &str, arguments: &[u64], word: Option<&str>) -> T {
+    fn run<T: redis::FromRedisValue>(&mut self, script: &str, request: &[u8], more: Option<&[u8]>) -> T {
         let mut command = redis::cmd("EVAL");
-        command.arg(script).arg(1).arg(&self.name);
-        if let Some(word) = word {
-            command.arg(word);
-        }
-        command.arg(arguments).arg(self.clock / 1_000_000).arg(self.clock % 1_000_000);
-        command.query(self.server).unwrap_or_else(|error| panic!("{arguments:?} {error}"))
+        command.arg(script).arg(1).arg(&self.name).arg(request).arg(more);
+        command.arg(self.clock / 1_000_000).arg(self.clock % 1_000_000);
+        command.query(self.server).unwrap_or_else(|error| panic!("{request:?} {error}"))
     }
 
     fn charge(&mut self, charge: Charge<'_>) -> (Charged, Charged) {
-        let terms = charge.terms.iter().flat_map(|term| [u64::from(term.kind()), term.limit, term.width]);
-        let arguments: Vec<u64> = [charge.cost, charge.ahead, charge.patience].into_iter().chain(terms).collect();
-        let (granted, binding, remaining, wait, reset, stamp) =
-            self.run(self.charge, &arguments, Some(charge.take.word()));
-        let server = Charged { granted, binding, remaining, wait, reset, stamp };
-        (self.memory.charge(&self.name, charge, self.clock), server)
+        let (request, more) = raw::charge(charge);
+        let answer: Vec<u8> = self.run(self.charge, &request, more.as_deref());
+        (self.memory.charge(&self.name, charge, self.clock), raw::answer(&answer))
     }
 
     fn refund(&mut self, terms: &[Term], permits: u64, stamp: u64) -> (u64, u64) {
-        let words = terms.iter().flat_map(|term| [u64::from(term.kind()), term.limit, term.width]);
-        let arguments: Vec<u64> = [permits, stamp].into_iter().chain(words).collect();
-        let server = self.run(self.refund, &arguments, None);
+        let server = self.run(self.refund, &raw::refund(terms, permits, stamp), None);
         (self.memory.refund(&self.name, terms, permits, stamp, self.clock), server)
     }
 }
@@ -128,14 +120,15 @@ fn told_the_time() -> (String, String) {
     let tell = |script: &str| {
         let told = script.replacen(
             "redis.call('TIME')",
-            "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV, #ARGV) }",
+            "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }",
             1,
         );
         assert_ne!(told, script);
         // Records must not end by the server's real time.
         told.replace("math.max(math.ceil((all_back - clock) / 1000), 1)", "36000000")
+            .replace("string.format('%d', math.ceil((charged - clock) / 1000))", "36000000")
     };
-    let (charge, refund) = scripts_for_tests();
+    let (charge, refund) = raw::scripts();
     (tell(charge), tell(refund))
 }
 

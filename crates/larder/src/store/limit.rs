@@ -68,13 +68,14 @@ pub(crate) enum Take {
 }
 
 impl Take {
+    /// On the wire.
     #[cfg(feature = "redis")]
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn number(self) -> u64 {
         match self {
-            Self::All => "all",
-            Self::UpTo => "upto",
-            Self::Half => "half",
-            Self::Look => "look",
+            Self::All => 1,
+            Self::UpTo => 2,
+            Self::Half => 3,
+            Self::Look => 4,
         }
     }
 }

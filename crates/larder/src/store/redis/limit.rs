@@ -11,80 +11,88 @@ use super::{RedisStore, flag, millis, number, pair, script, unexpected, version_
 use crate::error::Result;
 use crate::store::limit::{Charge, Charged, Entered, LimitStore, Take, Term};
 
-/// Numbers as text, each with a place of its own in one buffer.
-#[derive(Default)]
-struct Arguments {
-    text: String,
-    ends: Vec<usize>,
+/// A request in the scripts' own terms: numbers, big-endian, one after the other. One argument costs the server less than
+/// ten, and numbers less than their text.
+struct Request(Vec<u8>);
+
+impl Request {
+    fn charge(charge: Charge<'_>) -> Self {
+        let mut request = Self(Vec::with_capacity(5 + 11 * charge.terms.len()));
+        request.number(4, charge.cost).terms(charge.terms);
+        request
+    }
+
+    /// What a charge asks for beyond all or nothing, now.
+    fn more(charge: Charge<'_>) -> Option<Self> {
+        let Charge { take, ahead, patience, .. } = charge;
+        (take != Take::All || ahead > 0 || patience > 0).then(|| {
+            let mut more = Self(Vec::with_capacity(15));
+            more.number(1, take.number()).number(7, ahead).number(7, patience);
+            more
+        })
+    }
+
+    fn refund(terms: &[Term], permits: u64, stamp: u64) -> Self {
+        let mut request = Self(Vec::with_capacity(12 + 11 * terms.len()));
+        request.number(4, permits).number(7, stamp).terms(terms);
+        request
+    }
+
+    /// The lowest bytes of a number, or the largest that fits into them.
+    fn number(&mut self, bytes: usize, number: u64) -> &mut Self {
+        let all = number.to_be_bytes();
+        let (above, kept) = all.split_at(all.len() - bytes);
+        if above.iter().any(|byte| *byte != 0) {
+            self.0.resize(self.0.len() + bytes, u8::MAX);
+        } else {
+            self.0.extend_from_slice(kept);
+        }
+        self
+    }
+
+    fn terms(&mut self, terms: &[Term]) {
+        self.number(1, u64::try_from(terms.len()).unwrap_or(u64::MAX));
+        for term in terms {
+            self.number(1, u64::from(term.kind())).number(6, term.width).number(4, term.limit);
+        }
+    }
 }
 
-impl Arguments {
-    fn word(&mut self, word: &str) -> &mut Self {
-        self.text.push_str(word);
-        self.ends.push(self.text.len());
-        self
-    }
-
-    fn number(&mut self, number: u64) -> &mut Self {
-        // Most are short: digits from the back of a small buffer.
-        let mut digits = [0u8; 20];
-        let (mut rest, mut at) = (number, digits.len());
-        for (place, digit) in digits.iter_mut().enumerate().rev() {
-            *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
-            (rest, at) = (rest / 10, place);
-            if rest == 0 {
-                break;
-            }
-        }
-        let word = digits.get(at..).and_then(|digits| str::from_utf8(digits).ok()).unwrap_or("0");
-        self.word(word)
-    }
-
-    fn terms(&mut self, terms: &[Term]) -> &mut Self {
-        for term in terms {
-            self.number(u64::from(term.kind())).number(term.limit).number(term.width);
-        }
-        self
-    }
-
-    fn list(&self) -> Vec<&[u8]> {
-        let mut from = 0;
-        let piece = |end: &usize| {
-            let piece = self.text.as_bytes().get(from..*end).unwrap_or_default();
-            from = *end;
-            piece
-        };
-        self.ends.iter().map(piece).collect()
-    }
+/// Reads charge.lua's answer.
+fn charged(answer: &[u8]) -> Option<Charged> {
+    let mut rest = answer;
+    let mut number = |bytes: usize| {
+        let (number, tail) = rest.split_at_checked(bytes)?;
+        rest = tail;
+        Some(number.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    Some(Charged {
+        granted: number(4)?,
+        binding: usize::try_from(number(1)?).ok()?,
+        remaining: number(4)?,
+        wait: number(7)?,
+        reset: number(7)?,
+        stamp: number(7)?,
+    })
 }
 
 impl LimitStore for RedisStore {
     async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged> {
-        let Charge { terms, take, cost, ahead, patience } = charge;
-        let mut arguments = Arguments::default();
-        arguments.word(take.word()).number(cost).number(ahead).number(patience).terms(terms);
-        let replay = if take == Take::Look { Replay::Safe } else { Replay::Never };
-        let answer =
-            self.network.run_script(name, &script::CHARGE, &[name], &arguments.list(), replay).await?;
-        let Value::Array(parts) = &answer else { return Err(unexpected(&answer)) };
-        let [granted, binding, remaining, wait, reset, stamp] = parts.as_slice() else {
-            return Err(unexpected(&answer));
-        };
-        Ok(Charged {
-            granted: number(granted)?,
-            binding: usize::try_from(number(binding)?).unwrap_or_default(),
-            remaining: number(remaining)?,
-            wait: number(wait)?,
-            reset: number(reset)?,
-            stamp: number(stamp)?,
-        })
+        let (request, more) = (Request::charge(charge).0, Request::more(charge));
+        let both = [&*request, more.as_ref().map_or(&[], |more| &*more.0)];
+        let arguments = if more.is_some() { &both[..] } else { &both[..1] };
+        let replay = if charge.take == Take::Look { Replay::Safe } else { Replay::Never };
+        match self.network.run_script(name, &script::CHARGE, &[name], arguments, replay).await? {
+            Value::BulkString(answer) => {
+                charged(&answer).ok_or_else(|| unexpected(&Value::BulkString(answer)))
+            }
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: u64) -> Result<u64> {
-        let mut arguments = Arguments::default();
-        arguments.number(permits).number(stamp).terms(terms);
-        let (keys, list) = ([name], arguments.list());
-        number(&self.network.run_script(name, &script::REFUND, &keys, &list, Replay::Never).await?)
+        let request = Request::refund(terms, permits, stamp).0;
+        number(&self.network.run_script(name, &script::REFUND, &[name], &[&request], Replay::Never).await?)
     }
 
     async fn forget(&self, name: &str) -> Result<bool> {
@@ -130,16 +138,32 @@ impl LimitStore for RedisStore {
     }
 }
 
+/// For the tests that run the scripts at times of their own.
 #[cfg(test)]
-mod tests {
+pub(crate) mod raw {
     use super::*;
 
+    /// charge.lua and refund.lua.
+    pub(crate) fn scripts() -> (&'static str, &'static str) {
+        (script::CHARGE.source(), script::REFUND.source())
+    }
+
+    pub(crate) fn charge(charge: Charge<'_>) -> (Vec<u8>, Option<Vec<u8>>) {
+        (Request::charge(charge).0, Request::more(charge).map(|more| more.0))
+    }
+
+    pub(crate) fn refund(terms: &[Term], permits: u64, stamp: u64) -> Vec<u8> {
+        Request::refund(terms, permits, stamp).0
+    }
+
+    pub(crate) fn answer(answer: &[u8]) -> Charged {
+        charged(answer).unwrap()
+    }
+
     #[test]
-    fn numbers_are_written_in_full() {
-        let mut arguments = Arguments::default();
-        arguments.word("all").number(0).number(7).number(1234567890).number(u64::MAX);
-        let list: Vec<&str> =
-            arguments.list().into_iter().map(|word| str::from_utf8(word).unwrap()).collect();
-        assert_eq!(list, ["all", "0", "7", "1234567890", "18446744073709551615"]);
+    fn numbers_take_their_lowest_bytes_and_never_wrap() {
+        let mut request = Request(Vec::new());
+        request.number(1, 7).number(4, 0x0102_0304).number(2, 70_000);
+        assert_eq!(request.0, [7, 1, 2, 3, 4, 255, 255]);
     }
 }

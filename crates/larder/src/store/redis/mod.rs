@@ -6,7 +6,7 @@
 mod cluster;
 mod dial;
 mod error;
-mod limit;
+pub(crate) mod limit;
 mod link;
 mod network;
 mod node;
@@ -331,10 +331,4 @@ fn in_order<'a, T>(
     }
     let complete: Option<Vec<T>> = ordered.into_iter().collect();
     complete.ok_or_else(|| Error::new(ErrorKind::Server, "the server answered fewer times than it was asked"))
-}
-
-/// The scripts of charging and refunding, for the tests that tell them the time.
-#[cfg(test)]
-pub(crate) fn scripts_for_tests() -> (&'static str, &'static str) {
-    (script::CHARGE.source(), script::REFUND.source())
 }

@@ -112,7 +112,11 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
     }
     let wrote = take != Take::Look && granted > 0;
     if wrote {
+        let later = record.tracks.iter().any(|track| track.must_reach_ahead(when, now));
         for track in &mut record.tracks {
+            if later {
+                track.reach_ahead();
+            }
             track.charge(granted, when, now);
         }
         record.latest = now;

@@ -103,13 +103,23 @@ impl Track {
         }
     }
 
+    /// Whether this charge is the first that lies ahead; the record then makes room for such in all its tracks.
+    pub(super) fn must_reach_ahead(&self, when: u64, now: u64) -> bool {
+        matches!(self, Self::Buckets { width, ahead: false, .. } if when / width > now / width)
+    }
+
+    pub(super) fn reach_ahead(&mut self) {
+        if let Self::Buckets { ahead, .. } = self {
+            *ahead = true;
+        }
+    }
+
     pub(super) fn charge(&mut self, granted: u64, when: u64, now: u64) {
         match self {
-            Self::Buckets { width, ahead, counts, .. } => {
+            Self::Buckets { width, counts, .. } => {
                 let oldest = (now / *width).saturating_sub(BUCKETS);
                 counts.retain(|index, _| *index >= oldest);
                 *counts.entry(when / *width).or_default() += granted;
-                *ahead |= when / *width > now / *width;
             }
             Self::Log { window, times } => {
                 times.retain(|time| *time + *window > now);

@@ -1,214 +1,180 @@
 -- Charges the quotas of one key together, all or none, or tells what charging would answer.
 -- KEYS: 1 the record
--- ARGV: 1 `all` or nothing, as many as fit `upto` the cost, at most `half` of what is left, or only `look`; 2 the cost;
---   3 how many microseconds ahead to charge it; 4 how many microseconds ahead a turn may be booked; then three for each
---   term: its kind (limit.lua), its limit, its width
--- Reply: {granted, the term that bound, from 0, what remains, microseconds to wait, microseconds until all is back, the
---   time that was charged, 0 where nothing was granted}
-local take, cost = ARGV[1], tonumber(ARGV[2])
-local kinds, limits, widths = {}, {}, {}
-for term = 1, (#ARGV - 4) / 3 do
-  kinds[term], limits[term], widths[term] =
-    tonumber(ARGV[term * 3 + 2]), tonumber(ARGV[term * 3 + 3]), tonumber(ARGV[term * 3 + 4])
-end
-local places = record and locate(kinds, widths)
-if not places then
-  convert(kinds, limits, widths, false)
-  places = locate(kinds, widths)
-end
+-- ARGV: 1 the request, all numbers big-endian: the cost (4), how many terms (1), and of each its kind (1, see limit.lua),
+--   its width (6) and its limit (4)
+--   2, unless it is to charge all or nothing, now: what to take (1: ALL or nothing, 1; as much as fits up to the cost, 2;
+--   at most HALF of what is left, 3; nothing, only LOOK, 4), how many microseconds ahead to charge it (7), how many
+--   microseconds ahead a turn may be booked (7)
+-- Reply: how much was granted (4), the term that bound, from 0 (1), what it has left (4), microseconds to wait (7),
+--   microseconds until all is back (7), the time that was charged, 0 where nothing was (7)
+-- What costs most here is calling the server, making functions, and making strings. So what nearly every request meets
+-- comes first, and alone: buckets and logs as they were left, all or nothing, now. charge_any.lua has the same rule for
+-- everything; tests hold both to it.
+local ALL, HALF, LOOK, EPOCH = 1, 3, 4, 281474976710656
+local unpack, pack, floor = struct.unpack, struct.pack, math.floor
+local byte, char, sub, find = string.byte, string.char, string.sub, string.find
+local ask = ARGV[1]
+local time = redis.call('TIME')
+local clock = time[1] * 1000000 + time[2]
+local record = redis.call('GET', KEYS[1])
 
--- the sum of a ring's counts from one slot on, where `many` follow
-local function sum(term, slot, many)
-  local kind = string.byte(record, places[term])
-  local size, slots, counts = kinds[term], slots_of(kind), places[term] + 11
-  local total, form = 0, size == 2 and '>I2' or '>I4'
-  while many > 0 do
-    local stretch = math.min(many, slots - slot)
-    local at, stop = counts + slot * size, counts + (slot + stretch) * size
-    at = string.find(record, '[^%z]', at)
-    while at and at < stop do
-      local first = at - (at - counts) % size
-      total = total + struct.unpack(form, record, first)
-      at = string.find(record, '[^%z]', first + size)
-    end
-    slot, many = 0, many - stretch
-  end
-  return total
+local cost, terms, kind, width, limit = unpack('>I4BBI6I4', ask)
+local now, latest, tracks, found, wide, total = clock, clock, terms, nil, nil, 0
+if record then
+  tracks, latest, found, wide, total = unpack('>BI7BI6I4', record)
+  -- A clock that steps back must not open a window again: the record's own time never does.
+  now = latest > clock and latest or clock
 end
-
--- per term: what counts now, and how many buckets or entries count no longer
-local totals, gone = {}, {}
-local function count()
-  for term, size in ipairs(kinds) do
-    local at, width = places[term], widths[term]
-    if size <= 4 then
-      local old, current = math.floor(latest / width), math.floor(now / width)
-      local slots = slots_of(string.byte(record, at))
-      gone[term] = math.min(current - old, slots)
-      totals[term] = struct.unpack('>I4', record, at + 7)
-      if gone[term] > 0 and totals[term] > 0 then
-        totals[term] = totals[term] - sum(term, (old - BUCKETS) % slots, gone[term])
-      end
-    elseif size == 6 then
-      local entries = struct.unpack('>I2', record, at + 7)
-      gone[term] = 0
-      if entries > 0 and whole(struct.unpack('>I6', record, at + 9)) + width <= now then
-        gone[term] = entries_until(string.sub(record, at + 9, at + 8 + entries * 6), entries, now - width)
-      end
-      totals[term] = entries - gone[term]
-    else
-      totals[term] = math.max(math.ceil((struct.unpack('>I7', record, at + 7) - now) / width), 0)
+local usual = tracks == terms and not ARGV[2]
+local parts, size, at, same, refused = {}, 0, 9, record, false
+local binding, remains, ready = 0, 4294967296, 0
+-- when all is back, as it stands and once it is charged
+local stands, charged = clock, clock
+for term = 0, usual and terms - 1 or -1 do
+  if term > 0 then
+    kind, width, limit = unpack('>BI6I4', ask, 6 + 11 * term)
+    if record then
+      found, wide, total = unpack('>BI6I4', record, at)
     end
   end
-end
-count()
-
--- a ring's live counts, oldest first
-local function unrolled(term)
-  local at, size, width = places[term], kinds[term], widths[term]
-  local slots = slots_of(string.byte(record, at))
-  local from, first = at + 11, (math.floor(now / width) - BUCKETS) % slots
-  local stop = from + slots * size - 1
-  local counts = string.sub(record, from + first * size, stop) .. string.sub(record, from, from + first * size - 1)
-  return string.sub(counts, 1, (slots - gone[term]) * size)
-end
-
--- when `wanted` fit
-local function ready(term, wanted)
-  local at, size, width, limit = places[term], kinds[term], widths[term], limits[term]
-  if size <= 4 then
-    local counts, left, form = unrolled(term), totals[term], size == 2 and '>I2' or '>I4'
-    local index, found, free = math.floor(now / width) - BUCKETS, string.find(counts, '[^%z]'), now
-    while found do
-      local slot = math.floor((found - 1) / size)
-      left = left - struct.unpack(form, counts, slot * size + 1)
-      free = (index + slot + BUCKETS + 1) * width
-      if left + wanted <= limit then
+  if record and (found ~= kind or wide ~= width) then
+    usual = false
+    break
+  end
+  local ends, after, free = 0, 0, 0
+  local room = limit - total
+  if kind <= 4 then
+    local head, current = at + 11, floor(now / width)
+    local slot, old = current % 61, current
+    if record then
+      old = floor(latest / width)
+    end
+    local gone, cleared = current - old, nil
+    if gone > 0 then
+      same = false
+      -- The buckets that count no longer stood where those since the last charge will: from the old one's next slot on.
+      local first, past, stop = (old + 1) % 61, (old + 1) % 61 + gone, head + 61 * kind
+      if gone > 60 then
+        total, cleared = 0, string.rep('\0', 61 * kind)
+      elseif total > 0 then
+        local counts, dead = sub(record, head, stop - 1), nil
+        if past <= 61 then
+          dead = sub(counts, first * kind + 1, past * kind)
+          cleared = sub(counts, 1, first * kind) .. string.rep('\0', gone * kind) .. sub(counts, past * kind + 1)
+        else
+          past = past - 61
+          dead = sub(counts, first * kind + 1) .. sub(counts, 1, past * kind)
+          cleared = string.rep('\0', past * kind) .. sub(counts, past * kind + 1, first * kind)
+            .. string.rep('\0', (61 - first) * kind)
+        end
+        local place = find(dead, '[^%z]')
+        while place do
+          place = place - (place - 1) % kind
+          total = total - unpack(kind == 2 and '>I2' or '>I4', dead, place)
+          place = find(dead, '[^%z]', place + kind)
+        end
+      end
+    end
+    if total > 0 then
+      ends = (old + 61) * width
+    end
+    room = limit - total
+    if room < cost then
+      -- What leaves first stands behind the current bucket, or else at the ring's beginning.
+      local place = find(record, '[^%z]', head + (current + 1) % 61 * kind)
+      if not place or place >= head + 61 * kind then
+        place = find(record, '[^%z]', head)
+      end
+      place = place - (place - head) % kind
+      if room + unpack(kind == 2 and '>I2' or '>I4', record, place) < cost then
+        usual = false
         break
       end
-      found = string.find(counts, '[^%z]', (slot + 1) * size + 1)
-    end
-    return free
-  elseif size == 6 then
-    local entry = gone[term] + totals[term] + wanted - limit - 1
-    return whole(struct.unpack('>I6', record, at + 9 + entry * 6)) + width
-  end
-  return math.max(struct.unpack('>I7', record, at + 7), now) + (wanted - limit) * width
-end
-
--- when nothing counts any more
-local function ends(term)
-  local at, size, width = places[term], kinds[term], widths[term]
-  if totals[term] == 0 then
-    return clock
-  elseif size <= 4 then
-    if string.byte(record, at) < AHEAD then
-      return (math.floor(latest / width) + BUCKETS + 1) * width
-    end
-    local counts = unrolled(term)
-    local last = string.find(string.reverse(counts), '[^%z]')
-    local slot = math.floor((#counts - last) / size)
-    return (math.floor(now / width) + slot + 1) * width
-  elseif size == 6 then
-    return whole(struct.unpack('>I6', record, at + 3 + 6 * (gone[term] + totals[term]))) + width
-  end
-  return struct.unpack('>I7', record, at + 7)
-end
-
-local room, binding = math.huge, 1
-for term, limit in ipairs(limits) do
-  if limit - totals[term] < room then
-    room, binding = limit - totals[term], term
-  end
-end
-local granted, wanted = cost, cost
-if take == 'all' or take == 'look' then
-  granted = room >= cost and cost or 0
-else
-  wanted = 1
-  granted = math.max(math.min(cost, take == 'half' and math.ceil(room / 2) or room), 0)
-end
-
-local when, wait = now + tonumber(ARGV[3]), 0
-if granted == 0 then
-  local last = 0
-  for term, limit in ipairs(limits) do
-    if totals[term] + wanted > limit then
-      local free = ready(term, wanted)
-      if free > last then
-        last, binding = free, term
+      free = (current + 1 + ((place - head) / kind - current - 1) % 61) * width
+    elseif not refused then
+      local count
+      if term == 0 then
+        parts[1] = pack('>BI7BI6I4', terms, now, kind, width, total + cost)
+      else
+        parts[size + 1] = pack('>BI6I4', kind, width, total + cost)
       end
-    end
-  end
-  wait = math.max(last - clock, 0)
-  if take == 'all' and wait <= tonumber(ARGV[4]) then
-    granted, when = cost, math.max(last, now)
-    for term, size in ipairs(kinds) do
-      if size <= 4 and math.floor(when / widths[term]) > math.floor(now / widths[term]) + BUCKETS then
-        granted = 0
+      if not record then
+        parts[size + 2] = string.rep('\0', slot * kind)
+        parts[size + 3] = kind == 2 and pack('>I2', cost) or pack('>I4', cost)
+        parts[size + 4] = string.rep('\0', (60 - slot) * kind)
+      else
+        local counts, from = record, head
+        if cleared then
+          counts, from = cleared, 1
+        end
+        local place = from + slot * kind
+        if kind == 2 then
+          local high, low = byte(counts, place, place + 1)
+          count = high * 256 + low + cost
+          count = char(floor(count / 256), count % 256)
+        else
+          count = pack('>I4', unpack('>I4', counts, place) + cost)
+        end
+        parts[size + 2], parts[size + 3] = sub(counts, from, place - 1), count
+        parts[size + 4] = sub(counts, place + kind, from + 61 * kind - 1)
       end
+      size = size + 4
+      after = (current + 61) * width
+    end
+    at = head + 61 * kind
+  elseif kind == 6 then
+    local entries = ''
+    same = false
+    if total > 0 then
+      -- An age that wraps is that of a permit that lies ahead.
+      local first, final = unpack('>I6', record, at + 11), unpack('>I6', record, at + 5 + 6 * total)
+      if (now - first) % EPOCH >= width or (now - final) % EPOCH >= width then
+        usual = false
+        break
+      end
+      ends = now - (now - final) % EPOCH + width
+      entries = sub(record, at + 11, at + 10 + 6 * total)
+    end
+    if room < cost then
+      free = now - (now - unpack('>I6', record, at + 11 + 6 * (cost - room - 1))) % EPOCH + width
+    elseif not refused then
+      local stamps = pack('>I6', now % EPOCH)
+      stamps = cost == 1 and stamps or string.rep(stamps, cost)
+      if term == 0 then
+        parts[1] = pack('>BI7BI6I4', terms, now, 6, width, total + cost)
+      else
+        parts[size + 1] = pack('>BI6I4', 6, width, total + cost)
+      end
+      parts[size + 2], parts[size + 3] = entries, stamps
+      size = size + 3
+      after = now + width
+    end
+    at = at + 11 + 6 * total
+  else
+    usual = false
+    break
+  end
+  if free > 0 then
+    if free > ready then
+      ready, binding, remains = free, term, room > 0 and room or 0
+    end
+    refused = true
+  elseif not refused then
+    if room - cost < remains then
+      binding, remains = term, room - cost
     end
   end
+  stands, charged = ends > stands and ends or stands, after > charged and after or charged
 end
-
-local all_back = clock
-if take ~= 'look' and granted > 0 then
-  for term, size in ipairs(kinds) do
-    local later = size <= 4 and math.floor(when / widths[term]) > math.floor(now / widths[term])
-    if later and string.byte(record, places[term]) < AHEAD then
-      convert(kinds, limits, widths, true)
-      places = locate(kinds, widths)
-      count()
-      break
-    end
+if usual and not refused then
+  local written = table.concat(parts)
+  if same then
+    -- In the bucket of the charge before, it ends when it would have.
+    redis.call('SET', KEYS[1], written, 'KEEPTTL')
+  else
+    redis.call('SET', KEYS[1], written, 'PX', string.format('%d', math.ceil((charged - clock) / 1000)))
   end
-  local parts = { struct.pack('>BI7', #kinds, now) }
-  for term, size in ipairs(kinds) do
-    local at, width, total = places[term], widths[term], totals[term] + granted
-    local track
-    if size <= 4 then
-      local kind = string.byte(record, at)
-      local slots = slots_of(kind)
-      local counts = string.sub(record, at + 11, at + 10 + slots * size)
-      local slot, many = (math.floor(latest / width) - BUCKETS) % slots, gone[term]
-      while many > 0 do
-        local stretch = math.min(many, slots - slot)
-        counts = string.sub(counts, 1, slot * size) .. string.rep('\0', stretch * size)
-          .. string.sub(counts, (slot + stretch) * size + 1)
-        slot, many = 0, many - stretch
-      end
-      counts = add(counts, math.floor(when / width) % slots, size, granted)
-      track = struct.pack('>BI6I4', kind, width, total) .. counts
-    elseif size == 6 then
-      local entries = string.sub(record, at + 9 + gone[term] * 6, at + 8 + (gone[term] + totals[term]) * 6)
-      local stamps = string.rep(struct.pack('>I6', when % EPOCH), granted)
-      local before = totals[term]
-      if before > 0 and whole(struct.unpack('>I6', entries, before * 6 - 5)) > when then
-        before = entries_until(entries, before, when)
-      end
-      track = struct.pack('>BI6I2', 6, width, total)
-        .. string.sub(entries, 1, before * 6) .. stamps .. string.sub(entries, before * 6 + 1)
-    else
-      local arrival = math.max(struct.unpack('>I7', record, at + 7), now) + granted * width
-      track = struct.pack('>BI6I7', size, width, arrival)
-    end
-    parts[term + 1] = track
-  end
-  record, latest = table.concat(parts), now
-  places = locate(kinds, widths)
-  room = math.huge
-  for term, limit in ipairs(limits) do
-    totals[term], gone[term] = totals[term] + granted, 0
-    if wait == 0 and limit - totals[term] < room then
-      room, binding = limit - totals[term], term
-    end
-    all_back = math.max(all_back, ends(term))
-  end
-  redis.call('SET', KEYS[1], record, 'PX', math.max(math.ceil((all_back - clock) / 1000), 1))
-else
-  for term in ipairs(kinds) do
-    all_back = math.max(all_back, ends(term))
-  end
+  return pack('>I4BI4I7I7I7', cost, binding, remains, 0, charged - clock, now)
+elseif usual then
+  return pack('>I4BI4I7I7I7', 0, binding, remains, ready - clock, stands - clock, 0)
 end
-local remains = math.max(limits[binding] - totals[binding], 0)
-return { granted, binding - 1, remains, wait, all_back - clock, granted > 0 and when or 0 }

@@ -1,19 +1,24 @@
--- What charge.lua and refund.lua share, and begin with. It reads the time and the record; the rule is explained in
--- store/memory/limits/mod.rs, the layout in docs/wire-format.md.
+-- What charge.lua and refund.lua share: how a record is read and converted. The rule is explained in
+-- store/memory/limits/mod.rs. It is put after what reads the time and the record, and knows `clock`, `record` and `ask`.
 -- A record is the number of its tracks (1 byte), the time of its latest charge (7), and the tracks, one a quota: their
 -- kind (1) and width (6, microseconds), then
 --   kind 2 or 4, buckets: their sum (4) and a ring of 61 counts of 2 or 4 bytes, bucket i at i modulo 61; with 64 added,
 --     121 of them, for charges that lie up to 60 buckets ahead
---   kind 6, a log: how many (2) and the time of each permit (6), oldest first, modulo 2^48; the width is the window
+--   kind 6, a log: how many (4) and the time of each permit (6), oldest first, modulo 2^48; the width is the window
 --   kind 8, GCRA: the theoretical arrival time (7); the width is the interval between two permits
 -- All numbers are big-endian.
 local BUCKETS, AHEAD, EPOCH = 60, 64, 281474976710656
-local time = redis.call('TIME')
-local clock = time[1] * 1000000 + time[2]
-local record = redis.call('GET', KEYS[1])
 local latest = record and struct.unpack('>I7', record, 2) or clock
--- A clock that steps back must not open a window again: the record's own time never does.
 local now = clock > latest and clock or latest
+
+-- The terms of a request, from this place on: how many (1), and of each its kind (1), width (6) and limit (4).
+local function terms_from(place)
+  local kinds, limits, widths = {}, {}, {}
+  for term = 1, string.byte(ask, place) do
+    kinds[term], widths[term], limits[term] = struct.unpack('>BI6I4', ask, place + 11 * term - 10)
+  end
+  return kinds, limits, widths
+end
 
 -- The time that a log's entry stands for, which is less than four years from now.
 local function whole(short)
@@ -63,11 +68,11 @@ local function tracks_with_events()
       window = width * BUCKETS
       at = at + 11 + slots * size
     elseif size == 6 then
-      local count = struct.unpack('>I2', record, at + 7)
+      local count = struct.unpack('>I4', record, at + 7)
       for entry = 0, count - 1 do
-        events[entry + 1] = { whole(struct.unpack('>I6', record, at + 9 + entry * 6)), 1 }
+        events[entry + 1] = { whole(struct.unpack('>I6', record, at + 11 + entry * 6)), 1 }
       end
-      at = at + 9 + count * 6
+      at = at + 11 + count * 6
     else
       local debt = math.ceil((struct.unpack('>I7', record, at + 7) - now) / width)
       if debt > 0 then
@@ -113,7 +118,7 @@ local function log_from(window, events, limit)
       end
     end
   end
-  return struct.pack('>BI6I2', 6, window, count) .. table.concat(entries)
+  return struct.pack('>BI6I4', 6, window, count) .. table.concat(entries)
 end
 
 -- A record for these terms that counts what the old one does. A track of the same kind and width is taken as it is; else
@@ -168,7 +173,7 @@ local function locate(kinds, widths)
     if size <= 4 then
       at = at + 11 + slots_of(kind) * size
     elseif size == 6 then
-      at = at + 9 + 6 * struct.unpack('>I2', record, at + 7)
+      at = at + 11 + 6 * struct.unpack('>I4', record, at + 7)
     else
       at = at + 14
     end
