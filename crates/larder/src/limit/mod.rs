@@ -18,6 +18,8 @@ mod name;
 mod outage;
 mod quota;
 mod reserve;
+#[cfg(test)]
+mod simulation;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};

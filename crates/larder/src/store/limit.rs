@@ -29,8 +29,8 @@ pub(crate) struct Term {
     pub(crate) width: u64,
 }
 
-/// Buckets a window; one more is kept, for the part of the oldest that the window still covers. Also how many may lie
-/// ahead of the current one.
+/// Buckets a window; one more is kept, for the part of the oldest that the window still covers. One more, too, may lie
+/// ahead: there the next turn is booked where all of the limit was used just now.
 pub(crate) const BUCKETS: u64 = 60;
 
 impl Term {

@@ -104,7 +104,7 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
         }
         wait = last.saturating_sub(clock);
         let reach = |term: &Term| {
-            term.rule != Rule::Buckets || last / term.width <= now / term.width + BUCKETS
+            term.rule != Rule::Buckets || last / term.width <= now / term.width + BUCKETS + 1
         };
         if take == Take::All && wait <= patience && terms.iter().all(reach) {
             (granted, when) = (cost, last.max(now));

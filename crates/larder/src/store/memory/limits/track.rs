@@ -185,7 +185,7 @@ impl Track {
                 let current = now / width;
                 let mut counts = BTreeMap::new();
                 for (time, count) in events {
-                    let index = (time / width).min(current + BUCKETS);
+                    let index = (time / width).min(current + BUCKETS + 1);
                     if index + BUCKETS >= current {
                         let kept: &mut u64 = counts.entry(index).or_default();
                         *kept = (*kept + count).min(most);

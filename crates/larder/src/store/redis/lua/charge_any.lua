@@ -137,7 +137,7 @@ if granted == 0 then
   if take == ALL and wait <= patience then
     granted, when = cost, math.max(last, now)
     for term, size in ipairs(kinds) do
-      if size <= 4 and math.floor(when / widths[term]) > math.floor(now / widths[term]) + BUCKETS then
+      if size <= 4 and math.floor(when / widths[term]) > math.floor(now / widths[term]) + BUCKETS + 1 then
         granted = 0
       end
     end

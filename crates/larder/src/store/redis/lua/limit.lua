@@ -3,7 +3,7 @@
 -- A record is the number of its tracks (1 byte), the time of its latest charge (7), and the tracks, one a quota: their
 -- kind (1) and width (6, microseconds), then
 --   kind 2 or 4, buckets: their sum (4) and a ring of 61 counts of 2 or 4 bytes, bucket i at i modulo 61; with 64 added,
---     121 of them, for charges that lie up to 60 buckets ahead
+--     122 of them, for charges that lie up to 61 buckets ahead
 --   kind 6, a log: how many (4) and the time of each permit (6), oldest first, modulo 2^48; the width is the window
 --   kind 8, GCRA: the theoretical arrival time (7); the width is the interval between two permits
 -- All numbers are big-endian.
@@ -27,7 +27,7 @@ local function whole(short)
 end
 
 local function slots_of(kind)
-  return kind >= AHEAD and 2 * BUCKETS + 1 or BUCKETS + 1
+  return kind >= AHEAD and 2 * BUCKETS + 2 or BUCKETS + 1
 end
 
 local function add(counts, slot, size, delta)
@@ -95,7 +95,7 @@ local function buckets_from(size, width, events, ahead)
   local slots, total, most = slots_of(kind), 0, size == 2 and 65535 or 4294967295
   local counts = string.rep('\0', slots * size)
   for _, event in ipairs(events) do
-    local index = math.min(math.floor(event[1] / width), current + BUCKETS)
+    local index = math.min(math.floor(event[1] / width), current + BUCKETS + 1)
     if index >= current - BUCKETS then
       local slot = index % slots
       local room = most - struct.unpack(size == 2 and '>I2' or '>I4', counts, slot * size + 1)
