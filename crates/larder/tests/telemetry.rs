@@ -183,8 +183,8 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         assert_eq!(recorded.get(&operation(kind, name, done)), calls, "{kind} {done}");
     }
     assert_eq!(recorded.get(&error("cache", "user", "get", ErrorKind::WrongType)), 1.0);
-    assert_eq!(recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"allowed\"}"), 2.0);
-    assert_eq!(recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"refused\"}"), 1.0);
+    assert_eq!(recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"allowed\",by=\"store\"}"), 2.0);
+    assert_eq!(recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"refused\",by=\"store\"}"), 1.0);
     assert_eq!(recorded.get("larder_connections{}"), 1.0);
 
     let stats = larder.stats().caches["user"].clone();
@@ -373,13 +373,21 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     // Only locks and loads while the server is away are left.
     let guard = larder.lock("lock-2").ttl(std::time::Duration::from_millis(500)).acquire().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
+    let exports = larder.concurrency_limiter("exports", 1).unwrap();
+    let permit = exports.ttl(Duration::from_millis(500)).unwrap().try_acquire("key-10").await.unwrap();
+    let lease = larder::Lease::batch(9).span(Duration::from_millis(500));
+    let leased = larder.rate_limiter("leased", Quota::per_hour(90)).unwrap().leased(lease).unwrap();
+    assert!(leased.allow("key-11").await.unwrap());
     server.kill();
     until("the outage shows", async || larder.ping().await.is_err_and(|e| e.kind() == ErrorKind::Refused))
         .await;
     users.get_or_load("key-1", || async { Ok::<_, String>(user("value-0")) }).await.unwrap();
-    drop(guard);
+    drop((guard, permit));
     let seen = |message: &str| events.0.lock().unwrap().iter().any(|(event, _)| event.1 == message);
     until("the lock was given up", async || seen("a lock could not be freed and ends with its time")).await;
+    until("the permit was given up", async || seen("a permit could not be freed and ends with its time")).await;
+    let unspent = "unused permits could not be given back and count until their window has passed";
+    until("the lease was given up", async || seen(unspent)).await;
     server.restart();
     until("it is back", async || larder.ping().await.is_ok()).await;
 

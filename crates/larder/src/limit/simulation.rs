@@ -163,7 +163,7 @@ fn every_short_schedule_keeps_the_limit() {
         Act::Check,
         Act::Return(0),
     ];
-    let length = 5;
+    let length = 6;
     let (quota, span) = quotas()[0];
     for schedule in 0..acts.len().pow(length) {
         let mut world = World::new(quota, span);
