@@ -40,7 +40,7 @@ pub(crate) async fn fill<C: Contender>(contender: &C) -> Outcome<()> {
     Ok(())
 }
 
-type Work = Pin<Box<dyn Future<Output = Outcome<()>> + Send>>;
+pub(crate) type Work = Pin<Box<dyn Future<Output = Outcome<()>> + Send>>;
 
 /// A contender at one operation in a number of tasks.
 pub(crate) struct Lane {
@@ -98,7 +98,7 @@ impl Lane {
         })
     }
 
-    fn new(name: &'static str, tasks: u64, work: impl Fn(Ids) -> Work + 'static) -> Self {
+    pub(crate) fn new(name: &'static str, tasks: u64, work: impl Fn(Ids) -> Work + 'static) -> Self {
         Self { name, tasks, work: Box::new(work) }
     }
 
@@ -121,7 +121,7 @@ impl Lane {
 }
 
 /// The ids that one task goes through: all of them, in an order that is not the server's.
-struct Ids {
+pub(crate) struct Ids {
     next: u64,
     left: u64,
 }

@@ -13,6 +13,7 @@ mod figures;
 mod instructions;
 mod item;
 mod lane;
+mod limits;
 mod machine;
 mod many;
 mod options;
@@ -70,6 +71,9 @@ fn measure(options: &Options) -> Outcome<()> {
     if asked(Subcommand::Count) {
         let instructions = if options.instructions { Instructions::Count } else { Instructions::LeaveOut };
         findings.join(count::run(instructions)?);
+    }
+    if asked(Subcommand::Limits) {
+        findings.join(limits::run(options.pairs)?);
     }
     if asked(Subcommand::Rivals) {
         findings.join(rivals(options)?);

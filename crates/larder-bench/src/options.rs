@@ -12,6 +12,7 @@ larder-bench SUBCOMMAND [OPTIONS]      larder beside its rivals, on servers that
   many       get_many of 100 beside MGET
   commands   the commands that the server ran for each operation
   count      allocations, and with --instructions also instructions, for each operation
+  limits     what a decision of a rate limit costs the server and the client, beside scripts and rivals
   rivals     larder, cached and multi-tier-cache beside the bare driver (feature `rivals`)
   all        all of these, with --instructions
 
@@ -28,6 +29,7 @@ pub(crate) enum Subcommand {
     Many,
     Commands,
     Count,
+    Limits,
     Rivals,
     All,
 }
@@ -40,6 +42,7 @@ impl Subcommand {
             "many" => Self::Many,
             "commands" => Self::Commands,
             "count" => Self::Count,
+            "limits" => Self::Limits,
             "rivals" => Self::Rivals,
             "all" => Self::All,
             _ => return None,

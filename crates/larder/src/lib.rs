@@ -95,4 +95,5 @@ pub use self::http::{
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 #[doc = include_str!("../../../docs/cache.md")]
+#[doc = include_str!("../../../docs/rate-limits.md")]
 struct Pages;

@@ -119,3 +119,32 @@ async fn lease_nonsense_is_refused() {
     let leased = limiter().leased(Lease::batch(5).span(Duration::from_secs(1))).unwrap();
     assert!(leased.set_quotas(Quota::new(50, Duration::from_millis(500))).is_err());
 }
+
+#[tokio::test]
+async fn as_many_as_there_are_come_out_of_a_lease_too() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(1000)).unwrap().leased(10).unwrap();
+        limiter.check("a").await.unwrap();
+        let some = limiter.take_up_to("a", 100).await.unwrap();
+        assert_eq!((some.granted(), some.decided_by()), (9, DecidedBy::Lease), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_does_not_keep_others_from_a_batch() {
+    for (store, larder) in each_store().await {
+        // The shorter quota is too short to book the longer one's turn: the waiter sleeps, and holds its place.
+        let quotas = [Quota::new(100, Duration::from_millis(200)), Quota::per_hour(30)];
+        let limiter = larder.rate_limiter("api", quotas).unwrap().leased(10).unwrap();
+        limiter.take_up_to("a", 30).await.unwrap();
+        let waiting = tokio::spawn({
+            let limiter = limiter.clone();
+            async move { limiter.acquire("a", Duration::from_secs(7200)).await }
+        });
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!limiter.check("a").await.unwrap().is_allowed(), "{store}");
+        waiting.abort();
+    }
+}

@@ -65,6 +65,10 @@ async fn as_many_as_there_are_can_be_taken() {
         assert_eq!((rest.granted(), rest.remaining(), rest.retry_after()), (20, 0, None), "{store}");
         let none = limiter.take_up_to("a", 1).await.unwrap();
         assert!(!none.is_allowed() && none.retry_after().is_some(), "{store}");
+        // What is refused as a whole may pass in part.
+        limiter.take_up_to("c", 48).await.unwrap();
+        assert!(!limiter.check_n("c", 5).await.unwrap().is_allowed());
+        assert_eq!(limiter.take_up_to("c", 10).await.unwrap().granted(), 2, "{store}");
         // More than the limit may be asked for here.
         assert_eq!(limiter.take_up_to("b", 1000).await.unwrap().granted(), 50);
         assert_eq!(limiter.take_up_to("b", 0).await.unwrap_err().kind(), ErrorKind::InvalidSetting);

@@ -172,12 +172,14 @@ async fn the_permit_of_a_holder_that_died_frees_itself() {
     let permit = limiter(&dies).try_acquire("a").await.unwrap().unwrap();
     // Closed: nobody renews it any more, and it was not freed.
     dies.close().await.unwrap();
-    std::mem::forget(permit);
     assert!(limiter(&lives).try_acquire("a").await.unwrap().is_none());
     let waited = limiter(&lives).acquire("a", LONG).await.unwrap();
     assert!(waited.is_some());
     let left: i64 = server.query(&["PTTL", "~permits.1:{/exports:a}"]);
     assert!(left > 0 && left <= 300);
+    // It knows, although nobody told it.
+    permit.lost().await;
+    assert!(permit.is_lost());
 }
 
 #[tokio::test]

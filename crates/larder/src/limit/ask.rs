@@ -166,7 +166,7 @@ impl RateLimiter {
         };
         let local = &self.inner.local;
         let known = local.key(name.as_bytes());
-        let mut turn = pin!(known.turn.lock());
+        let mut turn = pin!(known.refill.lock());
         let turn = poll_fn(|cx| match turn.as_mut().poll(cx) {
             Poll::Pending if call::is_late() => Poll::Ready(None),
             turn => turn.map(Some),

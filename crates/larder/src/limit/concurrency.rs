@@ -5,14 +5,14 @@
 //! suspend, and is lost here no later than there. After that somebody else may run beside its holder, who is told.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::meter::PermitMeter;
 use crate::call::Call;
+use crate::clock::Tick;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
@@ -171,17 +171,15 @@ impl ConcurrencyLimiter {
                 let held = Arc::new(Holding {
                     name: name.to_owned(),
                     token,
-                    lost: AtomicBool::new(false),
+                    deadline: Mutex::new(sent.after(lasting(self.ttl))),
                     ended: Notify::new(),
+                    lost: Notify::new(),
                 });
                 let (context, ttl, renewed) = (self.context.clone(), self.ttl, held.clone());
                 self.context.timers.spawn(async move {
                     tokio::select! {
                         () = renewed.ended.notified() => {}
-                        () = renew(&context, &renewed, ttl, sent) => {
-                            renewed.lost.store(true, Ordering::Release);
-                            renewed.ended.notify_waiters();
-                        }
+                        () = renew(&context, &renewed, ttl) => {}
                     }
                 });
                 Ok(Ok(Permit { limiter: self.clone(), held, freed: false }))
@@ -200,12 +198,16 @@ impl ConcurrencyLimiter {
     }
 }
 
+/// How long a permit may be relied on here: clocks of two machines differ in rate by far less than a thousandth.
+fn lasting(ttl: Duration) -> Duration {
+    ttl - ttl / 1000
+}
+
 /// Renews until the permit is lost, and returns then.
-async fn renew(context: &Arc<Context>, held: &Holding, ttl: Duration, first: crate::clock::Tick) {
-    let mut deadline = first.after(ttl - ttl / 1000);
+async fn renew(context: &Arc<Context>, held: &Holding, ttl: Duration) {
     let mut pause = ttl / 3;
     loop {
-        let left = deadline.since(context.clock.now());
+        let left = held.deadline().since(context.clock.now());
         if left.is_zero() {
             return;
         }
@@ -215,10 +217,14 @@ async fn renew(context: &Arc<Context>, held: &Holding, ttl: Duration, first: cra
         let request = store.renew(&held.name, held.token, ttl);
         match tokio::time::timeout(context.limits.response_timeout, request).await {
             Ok(Ok(true)) => {
-                deadline = sent.after(ttl - ttl / 1000);
+                *held.deadline.lock().unwrap_or_else(PoisonError::into_inner) = sent.after(lasting(ttl));
                 pause = ttl / 3;
             }
-            Ok(Ok(false)) => return,
+            Ok(Ok(false)) => {
+                *held.deadline.lock().unwrap_or_else(PoisonError::into_inner) = sent;
+                held.lost.notify_waiters();
+                return;
+            }
             // The store is away: again soon, for as long as the permit lasts.
             Ok(Err(_)) | Err(_) => pause = ttl / 20,
         }
@@ -243,8 +249,18 @@ impl Drop for Taken<'_> {
 struct Holding {
     name: String,
     token: u64,
-    lost: AtomicBool,
+    /// Until when it is held, whoever renews it or no longer does.
+    deadline: Mutex<Tick>,
+    /// Given up: nobody need renew it.
     ended: Notify,
+    /// Known to be lost before its time.
+    lost: Notify,
+}
+
+impl Holding {
+    fn deadline(&self) -> Tick {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The right to be one of those that run. Freed by [`release`](Self::release), or in the background when dropped.
@@ -259,7 +275,7 @@ impl Permit {
     /// Whether it was lost: it could not be renewed in time, and somebody else may run in its place.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.held.lost.load(Ordering::Acquire)
+        self.left().is_zero()
     }
 
     /// Waits until it is lost; for ever while it is held.
@@ -269,12 +285,17 @@ impl Permit {
     /// Nothing is changed.
     pub async fn lost(&self) {
         loop {
-            let ended = self.held.ended.notified();
-            if self.is_lost() {
+            let lost = self.held.lost.notified();
+            let left = self.left();
+            if left.is_zero() {
                 return;
             }
-            ended.await;
+            let _ = tokio::time::timeout(left, lost).await;
         }
+    }
+
+    fn left(&self) -> Duration {
+        self.held.deadline().since(self.limiter.context.clock.now())
     }
 
     /// Frees it; whether it was still held. One round trip.

@@ -39,8 +39,10 @@ pub(super) struct Local {
 #[derive(Default)]
 pub(super) struct Known {
     facts: Mutex<Facts>,
-    /// Whose turn it is to ask the store: for a lease, or for a turn.
+    /// Whose turn it is to wait for one.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    /// Who takes the next batch.
+    pub(super) refill: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -80,15 +82,28 @@ impl Local {
         }
     }
 
-    /// What can be decided without asking.
+    /// What can be decided without asking: all of a cost.
     pub(super) fn decide(&self, name: &[u8], cost: u64, plan: &Arc<Plan>, now: Tick) -> Option<Decision> {
+        self.decide_between(name, (cost, cost), plan, now)
+    }
+
+    /// The same for as much as there is, between two bounds.
+    pub(super) fn decide_between(
+        &self,
+        name: &[u8],
+        (least, most): (u64, u64),
+        plan: &Arc<Plan>,
+        now: Tick,
+    ) -> Option<Decision> {
         let known = self.keys.get(name)?;
         let mut facts = known.facts();
-        if let Some(decision) = facts.lease.as_mut().and_then(|lease| lease.spend(cost, plan, now)) {
+        if let Some(lease) = facts.lease.as_mut()
+            && let Some(decision) = lease.spend(most.min(lease.left).max(least), plan, now)
+        {
             return Some(decision);
         }
         let refusal = facts.refusal.as_ref()?;
-        if cost < refusal.cost || now >= refusal.until || !Arc::ptr_eq(&refusal.plan, plan) {
+        if least < refusal.cost || now >= refusal.until || !Arc::ptr_eq(&refusal.plan, plan) {
             return None;
         }
         Some(Decision {

@@ -232,7 +232,9 @@ impl RateLimiter {
         Call::new(self.timeout(), &self.inner.local.meter.take_up_to, async move {
             let (name, plan) = (name?, self.plan());
             plan.check_cost(most.min(1))?;
-            if let Some(decision) = self.inner.local.decide(name.as_bytes(), most, &plan, self.now()) {
+            if let Some(decision) =
+                self.inner.local.decide_between(name.as_bytes(), (1, most), &plan, self.now())
+            {
                 return Ok(self.counted(decision));
             }
             self.ask_store(&name, &plan, Take::UpTo, most).await.map(|decision| self.counted(decision))
