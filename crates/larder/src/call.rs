@@ -45,6 +45,7 @@ pin_project! {
         work: F,
         timeout: Duration,
         instrument: &'a Instrument,
+        timed: Timed,
         started: Option<Instant>,
         #[pin]
         timer: Option<tokio::time::Sleep>,
@@ -53,7 +54,13 @@ pin_project! {
 
 impl<'a, F> Call<'a, F> {
     pub(crate) fn new(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
-        Self { work, timeout, instrument, started: None, timer: None }
+        Self { work, timeout, instrument, timed: Timed::Always, started: None, timer: None }
+    }
+
+    /// A call that may have its answer at once, within nanoseconds: then it is counted and not timed, as two looks at
+    /// the clock would cost more than all the rest.
+    pub(crate) fn at_once(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
+        Self { timed: Timed::WhenPending, ..Self::new(timeout, instrument, work) }
     }
 
     /// The longest that this call may take, in place of the connection's `response_timeout`. It covers everything:
@@ -73,11 +80,14 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let mut this = self.project();
-        let started = *this.started.get_or_insert_with(Instant::now);
+        if *this.timed == Timed::Always {
+            this.started.get_or_insert_with(Instant::now);
+        }
 
         let result = match this.work.as_mut().poll(cx) {
             Poll::Ready(result) => result,
             Poll::Pending => {
+                let started = *this.started.get_or_insert_with(Instant::now);
                 if this.timer.is_none() {
                     let deadline = started.checked_add(*this.timeout);
                     this.timer.set(Some(match deadline {
@@ -94,9 +104,19 @@ where
                 }
             }
         };
-        this.instrument.finished(started.elapsed(), result.as_ref().err());
+        match *this.started {
+            Some(started) => this.instrument.finished(started.elapsed(), result.as_ref().err()),
+            None => this.instrument.counted(result.as_ref().err()),
+        }
         Poll::Ready(result)
     }
+}
+
+/// When a call looks at the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Timed {
+    Always,
+    WhenPending,
 }
 
 thread_local! {

@@ -54,6 +54,14 @@ impl Instrument {
         }
     }
 
+    /// A call that had its answer at once and was not timed.
+    pub(crate) fn counted(&self, error: Option<&Error>) {
+        self.count.fetch_add(1, Relaxed);
+        if let Some(error) = error {
+            self.failed(error);
+        }
+    }
+
     fn failed(&self, error: &Error) {
         self.errors.fetch_add(1, Relaxed);
         tracing::debug!(kind = %error.kind(), %error, "operation failed");

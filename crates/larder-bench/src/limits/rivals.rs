@@ -2,7 +2,7 @@
 //! key, and what each admits under bursts around a window's edge.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use larder::{Larder, Quota};
 use larder_testkit::Server;
@@ -149,7 +149,8 @@ fn bytes_a_key() -> Outcome<Vec<u64>> {
     Ok(bytes)
 }
 
-/// A burst just before a second ends, a pause, and everything after it: the most that any second held.
+/// One permit, the rest of the limit some milliseconds later, and as many as there are when a second has passed since
+/// the first: the most that any second held.
 fn at_the_edge() -> Outcome<Vec<usize>> {
     let mut most = Vec::new();
     for place in 0..5 {
@@ -157,30 +158,37 @@ fn at_the_edge() -> Outcome<Vec<usize>> {
         let times: Vec<Instant> = Flavour::CurrentThread.build()?.block_on(async {
             let contenders = contenders(&server.url(), 100, 1).await?;
             let (_, decide) = contenders.get(place).ok_or("no such contender")?;
-            decide(8).await?;
             let mut times = Vec::new();
-            for offset in [900u64, 960, 990] {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() % 1000;
-                let until = (offset + 2000 - u64::try_from(since)?) % 1000 + 2000;
-                tokio::time::sleep(Duration::from_millis(until)).await;
-                let began = Instant::now();
-                while began.elapsed() < Duration::from_millis(1600) {
-                    let asked = (0..40).map(|_| decide(7));
-                    for allowed in futures_util::future::join_all(asked).await {
-                        times.extend(allowed?.then(Instant::now));
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_millis(2500)).await;
+                let first = Instant::now();
+                ask(decide, 1, &mut times).await?;
+                tokio::time::sleep(Duration::from_millis(11)).await;
+                ask(decide, 120, &mut times).await?;
+                while first.elapsed() < Duration::from_millis(1100) {
+                    if first.elapsed() > Duration::from_millis(985) {
+                        ask(decide, 20, &mut times).await?;
+                    } else {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
                     }
-                    // One permit early, the rest at once: what a window stamped by its first event mistakes.
-                    tokio::time::sleep(Duration::from_millis(4)).await;
                 }
             }
             Outcome::Ok(times)
         })?;
         // Answers come up to some milliseconds late: a window that is that much shorter errs in nobody's favour.
-        let window = Duration::from_millis(990);
+        let window = Duration::from_millis(995);
         let held = times.iter().enumerate().map(|(first, start)| {
             times.iter().skip(first).take_while(|time| time.duration_since(*start) < window).count()
         });
         most.push(held.max().unwrap_or(0));
     }
     Ok(most)
+}
+
+async fn ask(decide: &Decide, requests: u64, times: &mut Vec<Instant>) -> Outcome<()> {
+    let asked = (0..requests).map(|_| decide(7));
+    for allowed in futures_util::future::join_all(asked).await {
+        times.extend(allowed?.then(Instant::now));
+    }
+    Ok(())
 }

@@ -25,13 +25,12 @@ pub(super) fn drift(span: Duration) -> Duration {
 
 impl RateLimiter {
     pub(super) async fn decide(&self, name: Name, cost: u64) -> Result<Decision> {
-        let plan = self.plan();
-        plan.check_cost(cost)?;
-        if let Some(decision) = self.inner.local.decide(name.as_bytes(), cost, &plan, self.now()) {
+        if let Some(decision) = self.decide_here(&name, cost)? {
             return Ok(self.counted(decision));
         }
         // What asks the store is boxed: what is known here must not carry a future of its size.
         Box::pin(async move {
+            let plan = self.plan();
             if self.inner.lease.is_some() {
                 return self.lease(&name, &plan, cost).await;
             }

@@ -35,6 +35,7 @@ pub enum DecidedBy {
 }
 
 impl DecidedBy {
+    #[cfg(feature = "metrics")]
     pub(super) const ALL: [Self; 4] = [Self::Store, Self::Refusal, Self::Lease, Self::Outage];
 
     /// The name used in metrics' labels.

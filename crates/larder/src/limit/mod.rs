@@ -165,7 +165,7 @@ impl RateLimiter {
     /// As [`check`](Self::check).
     pub fn allow(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
         let name = self.record(key);
-        Call::new(self.timeout(), &self.inner.local.meter.check, async move {
+        Call::at_once(self.timeout(), &self.inner.local.meter.check, async move {
             Ok(self.decide(name?, 1).await?.is_allowed())
         })
     }
@@ -201,7 +201,7 @@ impl RateLimiter {
         cost: u64,
     ) -> Call<'_, impl Future<Output = Result<Decision>> + Send> {
         let name = self.record(key);
-        Call::new(self.timeout(), &self.inner.local.meter.check, async move { self.decide(name?, cost).await })
+        Call::at_once(self.timeout(), &self.inner.local.meter.check, async move { self.decide(name?, cost).await })
     }
 
     /// Takes as many permits as there are, `most` at most: [`granted`](Decision::granted) says how many. One round trip.
@@ -355,6 +355,13 @@ impl RateLimiter {
         };
         change(&mut inner);
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Decides what can be decided here, without so much as counting a reference to the quotas.
+    fn decide_here(&self, name: &Name, cost: u64) -> Result<Option<Decision>> {
+        let plan = self.inner.plan.read().unwrap_or_else(PoisonError::into_inner);
+        plan.check_cost(cost)?;
+        Ok(self.inner.local.decide(name.as_bytes(), cost, &plan, self.now()))
     }
 
     fn plan(&self) -> Arc<Plan> {

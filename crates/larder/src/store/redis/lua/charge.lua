@@ -26,7 +26,8 @@ if record then
   now = latest > clock and latest or clock
 end
 local usual = tracks == terms and not ARGV[2]
-local parts, size, at, same, refused = {}, 0, 9, record, false
+local one, two, three, four, parts
+local size, at, same, refused = 0, 9, record, false
 local binding, remains, ready = 0, 4294967296, 0
 -- when all is back, as it stands and once it is charged
 local stands, charged = clock, clock
@@ -67,11 +68,11 @@ for term = 0, usual and terms - 1 or -1 do
           cleared = string.rep('\0', past * kind) .. sub(counts, past * kind + 1, first * kind)
             .. string.rep('\0', (61 - first) * kind)
         end
-        local place = find(dead, '[^%z]')
+        local place = find(dead, '%Z')
         while place do
           place = place - (place - 1) % kind
           total = total - unpack(kind == 2 and '>I2' or '>I4', dead, place)
-          place = find(dead, '[^%z]', place + kind)
+          place = find(dead, '%Z', place + kind)
         end
       end
     end
@@ -81,9 +82,9 @@ for term = 0, usual and terms - 1 or -1 do
     room = limit - total
     if room < cost then
       -- What leaves first stands behind the current bucket, or else at the ring's beginning.
-      local place = find(record, '[^%z]', head + (current + 1) % 61 * kind)
+      local place = find(record, '%Z', head + (current + 1) % 61 * kind)
       if not place or place >= head + 61 * kind then
-        place = find(record, '[^%z]', head)
+        place = find(record, '%Z', head)
       end
       place = place - (place - head) % kind
       if room + unpack(kind == 2 and '>I2' or '>I4', record, place) < cost then
@@ -92,16 +93,10 @@ for term = 0, usual and terms - 1 or -1 do
       end
       free = (current + 1 + ((place - head) / kind - current - 1) % 61) * width
     elseif not refused then
-      local count
-      if term == 0 then
-        parts[1] = pack('>BI7BI6I4', terms, now, kind, width, total + cost)
-      else
-        parts[size + 1] = pack('>BI6I4', kind, width, total + cost)
-      end
       if not record then
-        parts[size + 2] = string.rep('\0', slot * kind)
-        parts[size + 3] = kind == 2 and pack('>I2', cost) or pack('>I4', cost)
-        parts[size + 4] = string.rep('\0', (60 - slot) * kind)
+        two = string.rep('\0', slot * kind)
+        three = kind == 2 and pack('>I2', cost) or pack('>I4', cost)
+        four = string.rep('\0', (60 - slot) * kind)
       else
         local counts, from = record, head
         if cleared then
@@ -110,15 +105,13 @@ for term = 0, usual and terms - 1 or -1 do
         local place = from + slot * kind
         if kind == 2 then
           local high, low = byte(counts, place, place + 1)
-          count = high * 256 + low + cost
-          count = char(floor(count / 256), count % 256)
+          local count = high * 256 + low + cost
+          three = char(floor(count / 256), count % 256)
         else
-          count = pack('>I4', unpack('>I4', counts, place) + cost)
+          three = pack('>I4', unpack('>I4', counts, place) + cost)
         end
-        parts[size + 2], parts[size + 3] = sub(counts, from, place - 1), count
-        parts[size + 4] = sub(counts, place + kind, from + 61 * kind - 1)
+        two, four = sub(counts, from, place - 1), sub(counts, place + kind, from + 61 * kind - 1)
       end
-      size = size + 4
       after = (current + 61) * width
     end
     at = head + 61 * kind
@@ -138,15 +131,8 @@ for term = 0, usual and terms - 1 or -1 do
     if room < cost then
       free = now - (now - unpack('>I6', record, at + 11 + 6 * (cost - room - 1))) % EPOCH + width
     elseif not refused then
-      local stamps = pack('>I6', now % EPOCH)
-      stamps = cost == 1 and stamps or string.rep(stamps, cost)
-      if term == 0 then
-        parts[1] = pack('>BI7BI6I4', terms, now, 6, width, total + cost)
-      else
-        parts[size + 1] = pack('>BI6I4', 6, width, total + cost)
-      end
-      parts[size + 2], parts[size + 3] = entries, stamps
-      size = size + 3
+      two, three, four = entries, pack('>I6', now % EPOCH), ''
+      three = cost == 1 and three or string.rep(three, cost)
       after = now + width
     end
     at = at + 11 + 6 * total
@@ -163,11 +149,22 @@ for term = 0, usual and terms - 1 or -1 do
     if room - cost < remains then
       binding, remains = term, room - cost
     end
+    if term == 0 then
+      one = pack('>BI7BI6I4', terms, now, kind, width, total + cost)
+    else
+      one = pack('>BI6I4', kind, width, total + cost)
+    end
+    -- One term needs no table.
+    if terms > 1 then
+      parts = parts or {}
+      parts[size + 1], parts[size + 2], parts[size + 3], parts[size + 4] = one, two, three, four
+      size = size + 4
+    end
   end
   stands, charged = ends > stands and ends or stands, after > charged and after or charged
 end
 if usual and not refused then
-  local written = table.concat(parts)
+  local written = parts and table.concat(parts) or one .. two .. three .. four
   if same then
     -- In the bucket of the charge before, it ends when it would have.
     redis.call('SET', KEYS[1], written, 'KEEPTTL')

@@ -18,11 +18,11 @@ local function sum(term, slot, many)
   while many > 0 do
     local stretch = math.min(many, slots - slot)
     local at, stop = counts + slot * size, counts + (slot + stretch) * size
-    at = string.find(record, '[^%z]', at)
+    at = string.find(record, '%Z', at)
     while at and at < stop do
       local first = at - (at - counts) % size
       total = total + struct.unpack(form, record, first)
-      at = string.find(record, '[^%z]', first + size)
+      at = string.find(record, '%Z', first + size)
     end
     slot, many = 0, many - stretch
   end
@@ -71,7 +71,7 @@ local function ready(term, wanted)
   local at, size, width, limit = places[term], kinds[term], widths[term], limits[term]
   if size <= 4 then
     local counts, left, form = unrolled(term), totals[term], size == 2 and '>I2' or '>I4'
-    local index, found, free = math.floor(now / width) - BUCKETS, string.find(counts, '[^%z]'), now
+    local index, found, free = math.floor(now / width) - BUCKETS, string.find(counts, '%Z'), now
     while found do
       local slot = math.floor((found - 1) / size)
       left = left - struct.unpack(form, counts, slot * size + 1)
@@ -79,7 +79,7 @@ local function ready(term, wanted)
       if left + wanted <= limit then
         break
       end
-      found = string.find(counts, '[^%z]', (slot + 1) * size + 1)
+      found = string.find(counts, '%Z', (slot + 1) * size + 1)
     end
     return free
   elseif size == 6 then
@@ -99,7 +99,7 @@ local function ends(term)
       return (math.floor(latest / width) + BUCKETS + 1) * width
     end
     local counts = unrolled(term)
-    local last = string.find(string.reverse(counts), '[^%z]')
+    local last = string.find(string.reverse(counts), '%Z')
     local slot = math.floor((#counts - last) / size)
     return (math.floor(now / width) + slot + 1) * width
   elseif size == 6 then
