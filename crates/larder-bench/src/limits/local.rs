@@ -11,9 +11,9 @@ use crate::lane::Outcome;
 use crate::rounds::Flavour;
 use crate::table::Table;
 
-const SAMPLES: usize = 2000;
-/// Decisions between two looks at the clock.
-const EACH: u32 = 100;
+const SAMPLES: usize = 10_000;
+/// Decisions between two looks at the clock: few enough that most samples need no new batch.
+const EACH: u32 = 20;
 
 pub(crate) fn run() -> Outcome<Findings> {
     eprintln!("limits: decisions without a round trip");

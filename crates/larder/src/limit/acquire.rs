@@ -60,7 +60,7 @@ impl RateLimiter {
         let turn = tokio::time::timeout(within, known.turn.clone().lock_owned()).await.ok();
         loop {
             let (plan, now) = (self.plan(), self.now());
-            let leased = self.inner.local.decide(name.as_bytes(), 1, &plan, now);
+            let leased = self.inner.local.decide(name.as_bytes(), 1, &plan, &self.inner.context.clock);
             if let Some(decision) = leased.filter(Decision::is_allowed) {
                 return Ok(decision);
             }

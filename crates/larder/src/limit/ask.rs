@@ -173,7 +173,7 @@ impl RateLimiter {
         let Some(_turn) = turn.await else {
             return self.without_store(name, plan, Take::All, cost, Error::timed_out(self.timeout()));
         };
-        if let Some(decision) = local.decide(name.as_bytes(), cost, plan, self.now()) {
+        if let Some(decision) = local.decide(name.as_bytes(), cost, plan, &self.inner.context.clock) {
             return Ok(decision);
         }
         let asked = (self.now(), local.changes());

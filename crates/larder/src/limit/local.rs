@@ -16,7 +16,7 @@ use super::lease::Held;
 use super::meter::LimitMeter;
 use super::outage::Breaker;
 use super::quota::{Plan, Quota};
-use crate::clock::Tick;
+use crate::clock::{Clock, RECENT, Tick};
 use crate::store::memory::Limits;
 
 /// Keys that are remembered.
@@ -83,8 +83,8 @@ impl Local {
     }
 
     /// What can be decided without asking: all of a cost.
-    pub(super) fn decide(&self, name: &[u8], cost: u64, plan: &Arc<Plan>, now: Tick) -> Option<Decision> {
-        self.decide_between(name, (cost, cost), plan, now)
+    pub(super) fn decide(&self, name: &[u8], cost: u64, plan: &Arc<Plan>, clock: &Clock) -> Option<Decision> {
+        self.decide_between(name, (cost, cost), plan, clock)
     }
 
     /// The same for as much as there is, between two bounds.
@@ -93,10 +93,15 @@ impl Local {
         name: &[u8],
         (least, most): (u64, u64),
         plan: &Arc<Plan>,
-        now: Tick,
+        clock: &Clock,
     ) -> Option<Decision> {
         let known = self.keys.get(name)?;
         let mut facts = known.facts();
+        // Only near an end is the precise time needed.
+        let recent = clock.recent();
+        let ends = [facts.lease.as_ref().map(|lease| lease.deadline), facts.refusal.as_ref().map(|one| one.until)];
+        let near = ends.into_iter().flatten().any(|end| recent.after(RECENT) >= end);
+        let now = if near { clock.now() } else { recent };
         if let Some(lease) = facts.lease.as_mut()
             && let Some(decision) = lease.spend(most.min(lease.left).max(least), plan, now)
         {

@@ -233,7 +233,7 @@ impl RateLimiter {
             let (name, plan) = (name?, self.plan());
             plan.check_cost(most.min(1))?;
             if let Some(decision) =
-                self.inner.local.decide_between(name.as_bytes(), (1, most), &plan, self.now())
+                self.inner.local.decide_between(name.as_bytes(), (1, most), &plan, &self.inner.context.clock)
             {
                 return Ok(self.counted(decision));
             }
@@ -361,7 +361,7 @@ impl RateLimiter {
     fn decide_here(&self, name: &Name, cost: u64) -> Result<Option<Decision>> {
         let plan = self.inner.plan.read().unwrap_or_else(PoisonError::into_inner);
         plan.check_cost(cost)?;
-        Ok(self.inner.local.decide(name.as_bytes(), cost, &plan, self.now()))
+        Ok(self.inner.local.decide(name.as_bytes(), cost, &plan, &self.inner.context.clock))
     }
 
     fn plan(&self) -> Arc<Plan> {

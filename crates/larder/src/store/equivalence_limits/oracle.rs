@@ -232,3 +232,34 @@ fn gcra_admits_its_pace_and_its_burst_and_no_more() {
     // The bound is reached: a burst after a pause, and the pace after it.
     assert!(most_in_a_window(&mut times, 100_000) > 10 + burst - 2);
 }
+
+#[test]
+fn a_server_clock_that_steps_back_opens_nothing_and_says_how_long() {
+    let (memory, mut server) = (Limits::default(), connection());
+    let (charge, refund) = told_the_time();
+    let shapes = [
+        vec![Term { rule: Rule::Buckets, limit: 30, width: 1_000 }],
+        vec![Term { rule: Rule::Log, limit: 30, width: 60_000 }],
+        vec![
+            Term { rule: Rule::Buckets, limit: 30, width: 1_000 },
+            Term { rule: Rule::Gcra, limit: 30, width: 1_000_000 },
+        ],
+    ];
+    for (number, terms) in shapes.iter().enumerate() {
+        let name = format!("~limit.1:{{/back:{number}}}");
+        let mut both = Both { memory: &memory, server: &mut server, charge: &charge, refund: &refund, name, clock: START };
+        let all = Charge { terms, take: Take::All, cost: 30, ahead: 0, patience: 0 };
+        assert_eq!(both.charge(all).1.granted, 30);
+        for back in [1, 1_000, 3_600_000_000] {
+            both.clock = START - back;
+            for take in [Take::All, Take::UpTo, Take::Half] {
+                let (expected, found) = both.charge(Charge { take, cost: 1, ..all });
+                assert_eq!((expected, found.granted), (found, 0), "{terms:?}, {back} back");
+                assert!(found.wait > back && found.reset > back, "{found:?}");
+            }
+            let (_, found) = both.charge(Charge { cost: 1, ..all });
+            both.clock += found.wait;
+            assert_eq!(both.charge(Charge { take: Take::Look, cost: 1, ..all }).1.granted, 1);
+        }
+    }
+}
