@@ -33,7 +33,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let started = Instant::now();
     for mail in 1..=6 {
         let sent = mails.acquire((run, "out"), Duration::from_secs(5)).await?.is_allowed();
-        println!("  mail {mail}: {} after {} ms", if sent { "sent" } else { "given up" }, started.elapsed().as_millis());
+        println!(
+            "  mail {mail}: {} after {} ms",
+            if sent { "sent" } else { "given up" },
+            started.elapsed().as_millis()
+        );
     }
 
     println!("A cost that is known only afterwards:");
@@ -54,7 +58,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     println!("Two at once:");
     let exports = larder.concurrency_limiter("exports", 2)?;
-    let (first, second) = (exports.try_acquire((run, "ann")).await?, exports.try_acquire((run, "ann")).await?);
+    let (first, second) =
+        (exports.try_acquire((run, "ann")).await?, exports.try_acquire((run, "ann")).await?);
     let third = exports.try_acquire((run, "ann")).await?;
     println!("  {} {} {}", first.is_some(), second.is_some(), third.is_some());
 

@@ -73,7 +73,8 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         .layer(limit)
         .with_state(service);
 
-    let nightly = tokio::spawn(nightly_job(larder.clone(), database, setting("JOB_EVERY_MS", "3600000").parse()?));
+    let nightly =
+        tokio::spawn(nightly_job(larder.clone(), database, setting("JOB_EVERY_MS", "3600000").parse()?));
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", "3000").parse()?)).await?;
     println!("listening on {}", listener.local_addr()?);
     serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())

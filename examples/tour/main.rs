@@ -173,7 +173,8 @@ async fn handover(larder: &Larder) -> Outcome {
 
 async fn limit(larder: &Larder) -> Outcome {
     heading("Limits of 5 in 10 seconds and 100 in an hour against 10 requests");
-    let limiter = larder.rate_limiter("tour", [Quota::new(5, Duration::from_secs(10)), Quota::per_hour(100)])?;
+    let limiter =
+        larder.rate_limiter("tour", [Quota::new(5, Duration::from_secs(10)), Quota::per_hour(100)])?;
     // A key of its own each run, so that a second run on a server starts afresh.
     let visitor = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos();
     let mut known = 0;

@@ -49,8 +49,9 @@ impl Service {
     fn send(&self, method: &str, path: &str, client: &str) -> Answer {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nhost: test\r\nx-forwarded-for: 9.9.9.9, {client}\r\nconnection: close\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: test\r\nx-forwarded-for: 9.9.9.9, {client}\r\nconnection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

@@ -187,7 +187,9 @@ impl Context {
     ) -> Result<Arc<T>> {
         let mut limiters = self.limiters.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = limiters.entry(name.to_owned()).or_insert_with(|| Arc::new(make())).clone();
-        shared.downcast().map_err(|_| Error::invalid(format!("the name {name:?} is used by another kind of limiter")))
+        shared
+            .downcast()
+            .map_err(|_| Error::invalid(format!("the name {name:?} is used by another kind of limiter")))
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -82,7 +82,9 @@ pub use lock::{Fence, Guard, Lock, Release};
 
 // Rate limits
 pub use limit::{ConcurrencyLimiter, Permit};
-pub use limit::{DecidedBy, Decision, Lease, Outage, Quota, Quotas, RateLimiter, Reservation, Reserve, Settled};
+pub use limit::{
+    DecidedBy, Decision, Lease, Outage, Quota, Quotas, RateLimiter, Reservation, Reserve, Settled,
+};
 
 // HTTP
 #[cfg(feature = "tower")]

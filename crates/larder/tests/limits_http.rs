@@ -48,7 +48,11 @@ async fn a_request_above_the_limit_is_answered_with_429_and_when_to_come_back() 
         let service = RateLimitLayer::new(limiter, PathKey::new()).layer(handler(&calls));
         for left in [1, 0] {
             let answer = service.clone().oneshot(get("/a")).await.unwrap();
-            assert_eq!((answer.status(), answer.body()), (StatusCode::OK, &format!("left Some({left})")), "{store}");
+            assert_eq!(
+                (answer.status(), answer.body()),
+                (StatusCode::OK, &format!("left Some({left})")),
+                "{store}"
+            );
             assert_eq!(field(&answer, "ratelimit-policy"), Some("\"api\";q=2;w=60"));
             assert_eq!(field(&answer, "ratelimit"), Some(format!("\"api\";r={left};t=60").as_str()));
             assert_eq!(field(&answer, "retry-after"), None);
@@ -214,7 +218,8 @@ async fn keys_come_from_addresses_fields_and_closures() {
 async fn grpc_clients_are_told_in_their_own_words() {
     let larder = support::connect("memory:").await;
     let limiter = larder.rate_limiter("api", Quota::per_hour(1)).unwrap();
-    let service = RateLimitLayer::new(limiter, PathKey::new()).refuse(Grpc::default()).layer(handler(&Arc::default()));
+    let service =
+        RateLimitLayer::new(limiter, PathKey::new()).refuse(Grpc::default()).layer(handler(&Arc::default()));
     service.clone().oneshot(get("/")).await.unwrap();
     let refused = service.oneshot(get("/")).await.unwrap();
     assert_eq!((refused.status(), field(&refused, "grpc-status")), (StatusCode::OK, Some("8")));

@@ -10,8 +10,12 @@ use larder_testkit::Server;
 use support::until;
 
 async fn limiter(server: &Server, outage: Outage) -> (Larder, RateLimiter) {
-    let larder =
-        Larder::builder().url(server.url()).response_timeout(Duration::from_millis(100)).connect().await.unwrap();
+    let larder = Larder::builder()
+        .url(server.url())
+        .response_timeout(Duration::from_millis(100))
+        .connect()
+        .await
+        .unwrap();
     let limiter = larder.rate_limiter("api", Quota::per_hour(30)).unwrap().outage(outage).unwrap();
     assert!(limiter.check("a").await.unwrap().is_allowed());
     (larder, limiter)
@@ -108,8 +112,7 @@ async fn an_outage_of_one_node_of_a_cluster_does_not_open_the_others() {
         .connect()
         .await
         .unwrap();
-    let limiter =
-        larder.rate_limiter("api", Quota::per_hour(30)).unwrap().outage(Outage::Deny).unwrap();
+    let limiter = larder.rate_limiter("api", Quota::per_hour(30)).unwrap().outage(Outage::Deny).unwrap();
     for key in 0..50 {
         assert!(limiter.allow(key).await.unwrap());
     }

@@ -32,7 +32,12 @@ async fn several_quotas_are_decided_together_and_the_one_that_bound_is_named() {
 #[tokio::test]
 async fn a_cost_is_charged_whole_or_not_at_all() {
     for (store, larder) in each_store().await {
-        for quota in [Quota::per_hour(10), Quota::per_hour(100), Quota::per_hour(100_000), Quota::per_hour(10).gcra(10)] {
+        for quota in [
+            Quota::per_hour(10),
+            Quota::per_hour(100),
+            Quota::per_hour(100_000),
+            Quota::per_hour(10).gcra(10),
+        ] {
             let limiter = larder.rate_limiter(&format!("api{}", quota.limit()), quota).unwrap();
             let (most, key) = (quota.limit(), format!("{quota:?}"));
             assert_eq!(limiter.check_n(&key, most - 3).await.unwrap().remaining(), 3, "{store} {quota:?}");

@@ -72,7 +72,10 @@ async fn who_would_wait_too_long_is_told_at_once() {
             limiter.take_up_to("a", quota.limit()).await.unwrap();
             let started = Instant::now();
             let refused = limiter.acquire("a", Duration::from_secs(60)).await.unwrap();
-            assert!(!refused.is_allowed() && refused.retry_after().unwrap() > Duration::from_secs(60), "{store}");
+            assert!(
+                !refused.is_allowed() && refused.retry_after().unwrap() > Duration::from_secs(60),
+                "{store}"
+            );
             assert!(started.elapsed() < Duration::from_secs(10), "{store}");
             assert!(!limiter.acquire("a", Duration::ZERO).await.unwrap().is_allowed());
         }

@@ -30,7 +30,8 @@ fn read(record: &[u8]) -> (u64, Vec<Track>) {
             2 | 4 | 66 | 68 => {
                 let (size, slots) = ((kind % 64) as usize, if kind > 64 { 122 } else { 61 });
                 let count = |slot: usize| number(&body[4 + slot * size..4 + (slot + 1) * size]);
-                let counted = (0..slots).filter(|slot| count(*slot) > 0).map(|slot| (slot as u64, count(slot)));
+                let counted =
+                    (0..slots).filter(|slot| count(*slot) > 0).map(|slot| (slot as u64, count(slot)));
                 (number(&body[..4]), counted.collect(), 4 + slots * size)
             }
             6 => {
@@ -108,13 +109,23 @@ async fn a_record_of_other_quotas_is_read_for_what_it_counts() {
         record.extend(&((now - age) % (1 << 48)).to_be_bytes()[2..]);
     }
     let mut connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
-    redis::cmd("SET").arg("~limit.1:{shop/api:ann}").arg(&record).arg("PX").arg(600_000).exec(&mut connection).unwrap();
+    redis::cmd("SET")
+        .arg("~limit.1:{shop/api:ann}")
+        .arg(&record)
+        .arg("PX")
+        .arg(600_000)
+        .exec(&mut connection)
+        .unwrap();
     for (quota, left) in [
         (Quota::new(5, Duration::from_secs(600)), 2),
         (Quota::new(50, Duration::from_secs(600)), 47),
         (Quota::per_day(100_000), 99_997),
         (Quota::per_hour(60).gcra(60), 57),
     ] {
-        assert_eq!(larder.rate_limiter("api", quota).unwrap().remaining("ann").await.unwrap(), left, "{quota:?}");
+        assert_eq!(
+            larder.rate_limiter("api", quota).unwrap().remaining("ann").await.unwrap(),
+            left,
+            "{quota:?}"
+        );
     }
 }

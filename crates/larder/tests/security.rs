@@ -394,7 +394,8 @@ async fn concurrency_limits_need_their_own_line_and_all_of_it() {
             server.command(&["ACL", "SETUSER", USER, &command.replacen('+', "-", 1)]);
         }
         let larder = as_shop(&server.url()).connect().await.unwrap();
-        let limiter = larder.concurrency_limiter("exports", 1).unwrap().ttl(Duration::from_millis(200)).unwrap();
+        let limiter =
+            larder.concurrency_limiter("exports", 1).unwrap().ttl(Duration::from_millis(200)).unwrap();
         let all = async {
             let key = namespace();
             let first = limiter.try_acquire(&key).await?.expect("a free permit");

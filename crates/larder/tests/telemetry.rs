@@ -183,8 +183,14 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         assert_eq!(recorded.get(&operation(kind, name, done)), calls, "{kind} {done}");
     }
     assert_eq!(recorded.get(&error("cache", "user", "get", ErrorKind::WrongType)), 1.0);
-    assert_eq!(recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"allowed\",by=\"store\"}"), 2.0);
-    assert_eq!(recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"refused\",by=\"store\"}"), 1.0);
+    assert_eq!(
+        recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"allowed\",by=\"store\"}"),
+        2.0
+    );
+    assert_eq!(
+        recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"refused\",by=\"store\"}"),
+        1.0
+    );
     assert_eq!(recorded.get("larder_connections{}"), 1.0);
 
     let stats = larder.stats().caches["user"].clone();
@@ -385,7 +391,8 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     drop((guard, permit));
     let seen = |message: &str| events.0.lock().unwrap().iter().any(|(event, _)| event.1 == message);
     until("the lock was given up", async || seen("a lock could not be freed and ends with its time")).await;
-    until("the permit was given up", async || seen("a permit could not be freed and ends with its time")).await;
+    until("the permit was given up", async || seen("a permit could not be freed and ends with its time"))
+        .await;
     let unspent = "unused permits could not be given back and count until their window has passed";
     until("the lease was given up", async || seen(unspent)).await;
     server.restart();

@@ -20,7 +20,8 @@ pub(crate) fn run() -> Outcome<Findings> {
     let server = Server::builder().tcp().start();
     let runtime = Flavour::CurrentThread.build()?;
     let larder = runtime.block_on(Larder::connect(&server.url()))?;
-    let mut table = Table::new(&["decision", "ns, median", "ns, 99 %", "allocations", "round trips a decision"]);
+    let mut table =
+        Table::new(&["decision", "ns, median", "ns, 99 %", "allocations", "round trips a decision"]);
 
     let refusing = larder.rate_limiter("refusing", Quota::per_day(30))?;
     runtime.block_on(async { refusing.check_n("10.0.0.7", 30).await })?;

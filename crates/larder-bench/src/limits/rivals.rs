@@ -144,7 +144,9 @@ fn bytes_a_key() -> Outcome<Vec<u64>> {
             Outcome::Ok(())
         })?;
         let keys: Vec<String> = server.query(&["KEYS", "*"]);
-        bytes.push(keys.iter().map(|key| server.query::<u64>(&["MEMORY", "USAGE", key, "SAMPLES", "0"])).sum());
+        bytes.push(
+            keys.iter().map(|key| server.query::<u64>(&["MEMORY", "USAGE", key, "SAMPLES", "0"])).sum(),
+        );
     }
     Ok(bytes)
 }

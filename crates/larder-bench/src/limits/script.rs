@@ -40,12 +40,17 @@ struct Script {
 
 fn scripts() -> Vec<Script> {
     let text = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
-    let ours = |name, terms: &[(u8, u32, u64)], before| {
-        Script { name, source: CHARGE, arguments: vec![request(1, terms)], before }
+    let ours = |name, terms: &[(u8, u32, u64)], before| Script {
+        name,
+        source: CHARGE,
+        arguments: vec![request(1, terms)],
+        before,
     };
     let script = |name, source, arguments, before| Script { name, source, arguments, before };
     let minute = 1_000_000;
-    let four = |limit| [(2, 60_000, 16_667), (2, 60_000, minute), (2, 60_000, 60 * minute), (2, limit, 1440 * minute)];
+    let four = |limit| {
+        [(2, 60_000, 16_667), (2, 60_000, minute), (2, 60_000, 60 * minute), (2, limit, 1440 * minute)]
+    };
     vec![
         script("GET and SET of 141 bytes", GET_SET, vec![vec![b'x'; 141], b"60000".to_vec()], 1),
         script("GET and SET of 12 bytes", GET_SET, vec![vec![b'x'; 12], b"60000".to_vec()], 1),
@@ -90,7 +95,8 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
         }
     }
     let yard = micros.first().cloned().unwrap_or_default();
-    let mut table = Table::new(&["script", "µs a decision", "to GET and SET", "95 % interval", "bytes a key"]);
+    let mut table =
+        Table::new(&["script", "µs a decision", "to GET and SET", "95 % interval", "bytes a key"]);
     for (place, (script, micros)) in scripts.iter().zip(&micros).enumerate() {
         let ratios: Vec<f64> = micros.iter().zip(&yard).map(|(one, yard)| one / yard).collect();
         let (each, to_yard): (Spread, Spread) = (quartiles(micros), bootstrap(&ratios));
@@ -126,7 +132,13 @@ fn send(
         let mut batch = pipe();
         for _ in 0..BATCH {
             id = (id + 7) % KEYS;
-            batch.cmd("EVALSHA").arg(hashes.get(place)).arg(1).arg(key(place, id)).arg(&script.arguments).ignore();
+            batch
+                .cmd("EVALSHA")
+                .arg(hashes.get(place))
+                .arg(1)
+                .arg(key(place, id))
+                .arg(&script.arguments)
+                .ignore();
         }
         batch.exec(connection)?;
     }
@@ -150,6 +162,11 @@ fn fill_hashes(connection: &mut Connection, place: usize) -> Outcome<()> {
 /// Seconds that the server has used so far.
 fn processor(server: &Server) -> Outcome<f64> {
     let info = server.info("cpu");
-    let of = |name: &str| info.get(name).ok_or("no such figure")?.parse::<f64>().map_err(Box::<dyn std::error::Error + Send + Sync>::from);
+    let of = |name: &str| {
+        info.get(name)
+            .ok_or("no such figure")?
+            .parse::<f64>()
+            .map_err(Box::<dyn std::error::Error + Send + Sync>::from)
+    };
     Ok(of("used_cpu_sys")? + of("used_cpu_user")?)
 }

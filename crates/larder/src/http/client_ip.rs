@@ -70,10 +70,7 @@ impl ClientIp {
 
     /// Where the peer's address stands.
     #[must_use]
-    pub fn peer(
-        mut self,
-        peer: impl Fn(&RequestHead<'_>) -> Option<IpAddr> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn peer(mut self, peer: impl Fn(&RequestHead<'_>) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         self.peer = Arc::new(peer);
         self
     }
@@ -139,7 +136,8 @@ struct Network {
 
 impl Network {
     fn parse(text: &str) -> Result<Self> {
-        let nonsense = || Error::invalid(format!("{text:?} is neither an address nor a network like 10.0.0.0/8"));
+        let nonsense =
+            || Error::invalid(format!("{text:?} is neither an address nor a network like 10.0.0.0/8"));
         let (address, length) = match text.split_once('/') {
             Some((address, length)) => (address, Some(length.parse::<u8>().map_err(|_| nonsense())?)),
             None => (text, None),
@@ -182,7 +180,8 @@ fn plain(address: IpAddr) -> IpAddr {
 /// An address as proxies write them: with or without a port, IPv6 with or without brackets.
 fn parse(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
-    let address = hop.parse::<IpAddr>().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
+    let address =
+        hop.parse::<IpAddr>().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
     let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok();
     address.or_else(bracketed).map(plain)
 }
@@ -212,7 +211,10 @@ mod tests {
         let behind = ClientIp::new().trust(["10.0.0.0/8", "192.0.2.1"]).unwrap();
         // The client wrote 1.1.1.1; the proxies added what they saw.
         assert_eq!(key(&behind, "10.0.0.1", &["1.1.1.1, 203.0.113.9"]).unwrap(), "203.0.113.9");
-        assert_eq!(key(&behind, "10.0.0.1", &["1.1.1.1", "203.0.113.9, 10.2.3.4,192.0.2.1"]).unwrap(), "203.0.113.9");
+        assert_eq!(
+            key(&behind, "10.0.0.1", &["1.1.1.1", "203.0.113.9, 10.2.3.4,192.0.2.1"]).unwrap(),
+            "203.0.113.9"
+        );
         assert_eq!(key(&behind, "203.0.113.9", &["1.1.1.1"]).unwrap(), "203.0.113.9");
         assert_eq!(key(&behind, "10.0.0.1", &["1.1.1.1, garbage"]).unwrap(), "10.0.0.1");
         assert_eq!(key(&behind, "10.0.0.1", &[]).unwrap(), "10.0.0.1");
@@ -221,9 +223,9 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_proxies_write_them() {
-        let behind = ClientIp::new().trust(["::ffff:10.0.0.0/8", "fd00::/8"]).unwrap_or_else(|_| {
-            ClientIp::new().trust(["10.0.0.0/8", "fd00::/8"]).unwrap()
-        });
+        let behind = ClientIp::new()
+            .trust(["::ffff:10.0.0.0/8", "fd00::/8"])
+            .unwrap_or_else(|_| ClientIp::new().trust(["10.0.0.0/8", "fd00::/8"]).unwrap());
         assert_eq!(key(&behind, "::ffff:10.0.0.1", &["203.0.113.9:4711"]).unwrap(), "203.0.113.9");
         for written in ["2001:db8:1:2:3::4", "[2001:db8:1:2:3::4]", "[2001:db8:1:2:3::4]:443"] {
             assert_eq!(key(&behind, "fd00::1", &[written]).unwrap(), "2001:db8:1:2::/64");

@@ -93,7 +93,8 @@ mod tests {
     fn policies_are_named_as_the_draft_writes_them() {
         let one = Policies::new("api", vec![Quota::per_minute(100)]);
         assert_eq!(one.field.unwrap(), "\"api\";q=100;w=60");
-        let two = Policies::new("api", vec![Quota::per_second(10), Quota::new(5, Duration::from_millis(1500))]);
+        let two =
+            Policies::new("api", vec![Quota::per_second(10), Quota::new(5, Duration::from_millis(1500))]);
         assert_eq!(two.field.unwrap(), "\"api-1s\";q=10;w=1,\"api-1.5s\";q=5");
     }
 

@@ -13,5 +13,5 @@ mod refusal;
 pub use client_ip::ClientIp;
 pub use fields::RateLimitFields;
 pub use key::{HeaderKey, PathKey, RequestHead, RequestKey};
-pub use layer::{RateLimitService, RateLimitLayer};
+pub use layer::{RateLimitLayer, RateLimitService};
 pub use refusal::{Grpc, Problem, Refusal, Refuse};

@@ -79,7 +79,9 @@ impl ConcurrencyLimiter {
     /// `InvalidSetting` for less than 100 ms.
     pub fn ttl(mut self, ttl: Duration) -> Result<Self> {
         if ttl < SHORTEST_TTL {
-            return Err(Error::invalid(format!("a permit is held for at least {SHORTEST_TTL:?}, not {ttl:?}")));
+            return Err(Error::invalid(format!(
+                "a permit is held for at least {SHORTEST_TTL:?}, not {ttl:?}"
+            )));
         }
         self.ttl = ttl;
         Ok(self)
@@ -99,9 +101,11 @@ impl ConcurrencyLimiter {
         key: impl CacheKey,
     ) -> Call<'_, impl Future<Output = Result<Option<Permit>>> + Send> {
         let name = self.record(key);
-        Call::new(self.timeout(), &self.shared.meter.acquire, async move {
-            Ok(self.enter(&name?).await?.ok())
-        })
+        Call::new(
+            self.timeout(),
+            &self.shared.meter.acquire,
+            async move { Ok(self.enter(&name?).await?.ok()) },
+        )
     }
 
     /// A permit, waited for `within` so long; `None` where none came free in time.
@@ -119,7 +123,9 @@ impl ConcurrencyLimiter {
     pub async fn acquire(&self, key: impl CacheKey + Send, within: Duration) -> Result<Option<Permit>> {
         let (started, name) = (Instant::now(), self.record(key));
         let waited = match name {
-            Ok(name) => tokio::time::timeout(within, self.wait(&name)).await.map_or(Ok(None), |got| got.map(Some)),
+            Ok(name) => {
+                tokio::time::timeout(within, self.wait(&name)).await.map_or(Ok(None), |got| got.map(Some))
+            }
             Err(error) => Err(error),
         };
         self.shared.meter.acquire.finished(started.elapsed(), waited.as_ref().err());

@@ -99,7 +99,8 @@ impl Local {
         let mut facts = known.facts();
         // Only near an end is the precise time needed.
         let recent = clock.recent();
-        let ends = [facts.lease.as_ref().map(|lease| lease.deadline), facts.refusal.as_ref().map(|one| one.until)];
+        let ends =
+            [facts.lease.as_ref().map(|lease| lease.deadline), facts.refusal.as_ref().map(|one| one.until)];
         let near = ends.into_iter().flatten().any(|end| recent.after(RECENT) >= end);
         let now = if near { clock.now() } else { recent };
         if let Some(lease) = facts.lease.as_mut()
@@ -162,7 +163,9 @@ impl Local {
         }
         let until = sent.after(kept);
         let cost = match &facts.refusal {
-            Some(other) if Arc::ptr_eq(&other.plan, plan) && other.until > sent && other.cost < cost => return,
+            Some(other) if Arc::ptr_eq(&other.plan, plan) && other.until > sent && other.cost < cost => {
+                return;
+            }
             _ => cost,
         };
         facts.refusal = Some(Refusal {

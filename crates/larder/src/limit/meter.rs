@@ -21,9 +21,7 @@ pub(super) struct LimitMeter {
 impl LimitMeter {
     pub(super) fn new(name: &str) -> Self {
         #[cfg(feature = "metrics")]
-        let counter = |decision: &'static str, by: DecidedBy| {
-            metrics::counter!("larder_limiter_decisions_total", "limiter" => name.to_owned(), "decision" => decision, "by" => by.as_str())
-        };
+        let counter = |decision: &'static str, by: DecidedBy| metrics::counter!("larder_limiter_decisions_total", "limiter" => name.to_owned(), "decision" => decision, "by" => by.as_str());
         let instrument = |operation| Instrument::new("limiter", name, operation);
         Self {
             #[cfg(feature = "metrics")]

@@ -91,7 +91,9 @@ impl RateLimiter {
         let local = context.shared_of_limiter(&prefix, || Local::new(name))?;
         let plan = RwLock::new(local.plan(plan));
         let (outage, lease) = (Outage::Error, None);
-        Ok(Self { inner: Arc::new(Inner { context, local, name: name.to_owned(), prefix, plan, outage, lease }) })
+        Ok(Self {
+            inner: Arc::new(Inner { context, local, name: name.to_owned(), prefix, plan, outage, lease }),
+        })
     }
 
     /// What to decide while the store does not answer. Default: [`Outage::Error`].
@@ -201,7 +203,11 @@ impl RateLimiter {
         cost: u64,
     ) -> Call<'_, impl Future<Output = Result<Decision>> + Send> {
         let name = self.record(key);
-        Call::at_once(self.timeout(), &self.inner.local.meter.check, async move { self.decide(name?, cost).await })
+        Call::at_once(
+            self.timeout(),
+            &self.inner.local.meter.check,
+            async move { self.decide(name?, cost).await },
+        )
     }
 
     /// Takes as many permits as there are, `most` at most: [`granted`](Decision::granted) says how many. One round trip.

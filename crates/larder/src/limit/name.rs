@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn names_of_any_length_are_kept_whole() {
-        let limits = Limits { response_timeout: std::time::Duration::ZERO, max_value_bytes: 1, max_key_bytes: 200 };
+        let limits =
+            Limits { response_timeout: std::time::Duration::ZERO, max_value_bytes: 1, max_key_bytes: 200 };
         for length in [0, 1, 90, 95, 96, 97, 150] {
             let key = "ü".repeat(length / 2);
             let name = Name::new("~limit.1:{/api:", key.as_str(), &limits).unwrap();

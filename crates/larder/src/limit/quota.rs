@@ -137,7 +137,9 @@ impl Quota {
             Method::Gcra { burst } => {
                 let interval = window.div_ceil(limit);
                 if !(1..=limit).contains(&burst) {
-                    return Err(Error::invalid(format!("a burst is from 1 to the limit of {limit}, not {burst}")));
+                    return Err(Error::invalid(format!(
+                        "a burst is from 1 to the limit of {limit}, not {burst}"
+                    )));
                 }
                 if u128::from(interval) * u128::from(limit) * 100 > u128::from(window) * 101 {
                     return Err(Error::invalid(format!(
@@ -193,7 +195,10 @@ impl Plan {
     pub(super) fn new(quotas: Quotas) -> Result<Self> {
         let quotas = quotas.0;
         if quotas.is_empty() || quotas.len() > MOST_QUOTAS {
-            return Err(Error::invalid(format!("a limiter has 1 to {MOST_QUOTAS} quotas, not {}", quotas.len())));
+            return Err(Error::invalid(format!(
+                "a limiter has 1 to {MOST_QUOTAS} quotas, not {}",
+                quotas.len()
+            )));
         }
         for (place, quota) in quotas.iter().enumerate() {
             if quotas.iter().skip(place + 1).any(|other| other.window == quota.window) {

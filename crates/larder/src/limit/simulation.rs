@@ -88,7 +88,8 @@ impl World {
                 let delay = self.window() * delay / 1000;
                 let sent = Clock::Manual(self.processes[who].clock.clone()).now();
                 self.pass(delay);
-                let charge = Charge { terms: &plan.terms, take: Take::Half, cost: 4, ahead: self.span, patience: 0 };
+                let charge =
+                    Charge { terms: &plan.terms, take: Take::Half, cost: 4, ahead: self.span, patience: 0 };
                 let charged = self.store.charge("a", charge, self.now);
                 self.pass(delay);
                 if charged.granted == 0 {
@@ -135,7 +136,9 @@ impl World {
     fn most(&self) -> usize {
         let starts = self.admitted.iter().enumerate();
         starts
-            .map(|(first, start)| self.admitted[first..].iter().filter(|time| **time < start + self.window()).count())
+            .map(|(first, start)| {
+                self.admitted[first..].iter().filter(|time| **time < start + self.window()).count()
+            })
             .max()
             .unwrap_or(0)
     }

@@ -23,9 +23,19 @@ const START: u64 = 1_780_000_000_000_000;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Charge { plan: usize, take: Take, cost: u64, ahead: u64, patience: u64 },
+    Charge {
+        plan: usize,
+        take: Take,
+        cost: u64,
+        ahead: u64,
+        patience: u64,
+    },
     /// Gives back part of what the nth last charge took.
-    Refund { plan: usize, last: usize, permits: u64 },
+    Refund {
+        plan: usize,
+        last: usize,
+        permits: u64,
+    },
     Forget,
     Pass(u64),
     StepBack(u64),
@@ -59,8 +69,14 @@ fn steps() -> impl Strategy<Value = Step> {
     ];
     let ahead = prop_oneof![4 => Just(0u64), 1 => 0..61_000u64, 1 => 0..59_000_000u64];
     let patience = prop_oneof![4 => Just(0u64), 1 => Just(70_000_000u64)];
-    let pass =
-        prop_oneof![Just(0u64), 1..20u64, 1..2_000_000u64, 1..70_000_000u64, Just(1_000_000_000), Just(60_000_000)];
+    let pass = prop_oneof![
+        Just(0u64),
+        1..20u64,
+        1..2_000_000u64,
+        1..70_000_000u64,
+        Just(1_000_000_000),
+        Just(60_000_000)
+    ];
     prop_oneof![
         8 => (plan(), take, prop_oneof![Just(1u64), 1..6u64], ahead, patience).prop_map(
             |(plan, take, cost, ahead, patience)| {
@@ -118,11 +134,8 @@ fn connection() -> redis::Connection {
 /// The scripts, told the time by their last two arguments.
 fn told_the_time() -> (String, String) {
     let tell = |script: &str| {
-        let told = script.replacen(
-            "redis.call('TIME')",
-            "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }",
-            1,
-        );
+        let told =
+            script.replacen("redis.call('TIME')", "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }", 1);
         assert_ne!(told, script);
         // Records must not end by the server's real time.
         told.replace("math.max(math.ceil((all_back - clock) / 1000), 1)", "36000000")
@@ -133,8 +146,7 @@ fn told_the_time() -> (String, String) {
 }
 
 fn histories(default: u32) -> Config {
-    let cases =
-        std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    let cases = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     Config { cases, failure_persistence: None, ..Config::default() }
 }
 
@@ -149,8 +161,14 @@ fn both_stores_decide_the_same_at_every_time() {
         .run(&prop::collection::vec(steps(), 1..40), |history| {
             let name = format!("~limit.1:{{/history:{}}}", next.replace(next.get() + 1));
             let mut server = server.borrow_mut();
-            let mut both =
-                Both { memory: &memory, server: &mut server, charge: &charge, refund: &refund, name, clock: START };
+            let mut both = Both {
+                memory: &memory,
+                server: &mut server,
+                charge: &charge,
+                refund: &refund,
+                name,
+                clock: START,
+            };
             let plans = plans();
             let mut charges: Vec<u64> = Vec::new();
             for (at, step) in history.iter().enumerate() {
@@ -159,7 +177,13 @@ fn both_stores_decide_the_same_at_every_time() {
                         let (terms, take) = (plans[*plan].as_slice(), *take);
                         let ask = Charge { terms, take, cost: *cost, ahead: *ahead, patience: *patience };
                         let (expected, found) = both.charge(ask);
-                        prop_assert_eq!(expected, found, "memory left, server right, at step {}: {:?}", at, step);
+                        prop_assert_eq!(
+                            expected,
+                            found,
+                            "memory left, server right, at step {}: {:?}",
+                            at,
+                            step
+                        );
                         if found.granted > 0 && take != Take::Look {
                             charges.push(found.stamp);
                         }
@@ -167,7 +191,13 @@ fn both_stores_decide_the_same_at_every_time() {
                     Step::Refund { plan, last, permits } => {
                         let Some(stamp) = charges.iter().rev().nth(*last) else { continue };
                         let (expected, found) = both.refund(&plans[*plan], *permits, *stamp);
-                        prop_assert_eq!(expected, found, "memory left, server right, at step {}: {:?}", at, step);
+                        prop_assert_eq!(
+                            expected,
+                            found,
+                            "memory left, server right, at step {}: {:?}",
+                            at,
+                            step
+                        );
                     }
                     Step::Forget => {
                         memory.forget(&both.name, both.clock);

@@ -14,12 +14,27 @@ use crate::store::memory::Limits;
 
 #[derive(Debug, Clone)]
 enum Event {
-    Charge { take: Take, cost: u64, limits: usize },
+    Charge {
+        take: Take,
+        cost: u64,
+        limits: usize,
+    },
     /// A lease of so many thousandths of the shortest window; each permit is spent at some thousandth of its time.
-    Lease { batch: u64, span: u64, spent: Vec<u64>, limits: usize },
-    Book { within: u64, limits: usize },
+    Lease {
+        batch: u64,
+        span: u64,
+        spent: Vec<u64>,
+        limits: usize,
+    },
+    Book {
+        within: u64,
+        limits: usize,
+    },
     /// Gives back part of the nth last charge, which then was not used.
-    Refund { last: usize, permits: u64 },
+    Refund {
+        last: usize,
+        permits: u64,
+    },
     Pass(u64),
 }
 
@@ -97,8 +112,14 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
         .run(&histories_of, |((windows, rules, base), history)| {
             let name = format!("~limit.1:{{/oracle:{}}}", next.replace(next.get() + 1));
             let mut server = server.borrow_mut();
-            let mut both =
-                Both { memory: &memory, server: &mut server, charge: &charge, refund: &refund, name, clock: START };
+            let mut both = Both {
+                memory: &memory,
+                server: &mut server,
+                charge: &charge,
+                refund: &refund,
+                name,
+                clock: START,
+            };
             let sets = limits_of(&windows, &rules, base);
             let shortest = *windows.iter().min().unwrap_or(&1);
             let mut uses: Vec<Use> = Vec::new();
@@ -120,7 +141,12 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
                         let (expected, found) = both.refund(&sets[0], permits, stamp);
                         prop_assert_eq!(expected, found);
                         let mut left = found;
-                        uses[place].used.retain(|time| *time < clock || left == 0 || { left -= 1; false });
+                        uses[place].used.retain(|time| {
+                            *time < clock || left == 0 || {
+                                left -= 1;
+                                false
+                            }
+                        });
                         uses[place].granted -= found;
                         continue;
                     }
@@ -191,7 +217,14 @@ fn after_retry_after_the_cost_fits_and_a_microsecond_before_it_does_not() {
     let (charge, refund) = told_the_time();
     for (number, terms) in shapes.iter().enumerate() {
         let name = format!("~limit.1:{{/retry:{number}}}");
-        let mut both = Both { memory: &memory, server: &mut server, charge: &charge, refund: &refund, name, clock: START };
+        let mut both = Both {
+            memory: &memory,
+            server: &mut server,
+            charge: &charge,
+            refund: &refund,
+            name,
+            clock: START,
+        };
         for round in 0..200u64 {
             both.clock += round * round * 37 % 5_003;
             let ask = Charge { terms, take: Take::All, cost: 1 + round % 3, ahead: 0, patience: 0 };
@@ -216,7 +249,8 @@ fn gcra_admits_its_pace_and_its_burst_and_no_more() {
     let (burst, interval) = (5, 10_000);
     let terms = [Term { rule: Rule::Gcra, limit: burst, width: interval }];
     let name = "~limit.1:{/gcra}".to_owned();
-    let mut both = Both { memory: &memory, server: &mut server, charge: &charge, refund: &refund, name, clock: START };
+    let mut both =
+        Both { memory: &memory, server: &mut server, charge: &charge, refund: &refund, name, clock: START };
     let mut times = Vec::new();
     for step in 0..4_000u64 {
         both.clock += if step % 1000 == 999 { 200_000 } else { step * 31 % 3_001 };
@@ -247,7 +281,14 @@ fn a_server_clock_that_steps_back_opens_nothing_and_says_how_long() {
     ];
     for (number, terms) in shapes.iter().enumerate() {
         let name = format!("~limit.1:{{/back:{number}}}");
-        let mut both = Both { memory: &memory, server: &mut server, charge: &charge, refund: &refund, name, clock: START };
+        let mut both = Both {
+            memory: &memory,
+            server: &mut server,
+            charge: &charge,
+            refund: &refund,
+            name,
+            clock: START,
+        };
         let all = Charge { terms, take: Take::All, cost: 30, ahead: 0, patience: 0 };
         assert_eq!(both.charge(all).1.granted, 30);
         for back in [1, 1_000, 3_600_000_000] {

@@ -27,7 +27,8 @@ impl Permits {
 
     pub(super) fn renew(&self, name: &str, token: u64, ttl: Duration, now: Tick) -> bool {
         let mut held = self.held();
-        let holder = held.get_mut(name).and_then(|holders| holders.iter_mut().find(|(held, _)| *held == token));
+        let holder =
+            held.get_mut(name).and_then(|holders| holders.iter_mut().find(|(held, _)| *held == token));
         match holder {
             Some((_, until)) if *until > now => {
                 *until = now.after(ttl);

@@ -104,7 +104,8 @@ impl LimitStore for RedisStore {
     async fn enter(&self, name: &str, permits: u64, token: u64, ttl: Duration) -> Result<Entered> {
         let (permits, token, ttl) = (permits.to_string(), version_text(token), millis(ttl));
         let arguments = [permits.as_bytes(), token.as_bytes(), ttl.as_bytes()];
-        match pair(self.network.run_script(name, &script::ENTER, &[name], &arguments, Replay::Never).await?)? {
+        match pair(self.network.run_script(name, &script::ENTER, &[name], &arguments, Replay::Never).await?)?
+        {
             (Value::Int(1), left) => Ok(Entered::Granted { left: number(&left)? }),
             (Value::Int(0), first) => {
                 Ok(Entered::Full { first_ends: Duration::from_micros(number(&first)?) })

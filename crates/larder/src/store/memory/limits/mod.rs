@@ -55,7 +55,9 @@ impl Limits {
 
     pub(crate) fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: u64, clock: u64) -> u64 {
         let mut state = self.state();
-        let Some(record) = state.records.get_mut(name).filter(|record| record.counts(terms)) else { return 0 };
+        let Some(record) = state.records.get_mut(name).filter(|record| record.counts(terms)) else {
+            return 0;
+        };
         let (latest, now) = (record.latest, record.latest.max(clock));
         record.tracks.iter_mut().map(|track| track.refund(permits, stamp, latest, now)).max().unwrap_or(0)
     }
@@ -75,10 +77,13 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
     let Charge { terms, take, cost, ahead, patience } = charge;
     let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
     let mut record = match kept.as_ref() {
-        Some(record) if record.counts(terms) => Record { latest: record.latest, tracks: record.tracks.clone() },
+        Some(record) if record.counts(terms) => {
+            Record { latest: record.latest, tracks: record.tracks.clone() }
+        }
         other => Record::converted(other, terms, now),
     };
-    let totals = |record: &Record| -> Vec<u64> { record.tracks.iter().map(|track| track.total(now)).collect() };
+    let totals =
+        |record: &Record| -> Vec<u64> { record.tracks.iter().map(|track| track.total(now)).collect() };
     let least = |totals: &[u64]| {
         let rooms = terms.iter().zip(totals).map(|(term, total)| i128::from(term.limit) - i128::from(*total));
         rooms.enumerate().min_by_key(|(_, room)| *room).unwrap_or((0, i128::MAX))
@@ -103,9 +108,8 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
             }
         }
         wait = last.saturating_sub(clock);
-        let reach = |term: &Term| {
-            term.rule != Rule::Buckets || last / term.width <= now / term.width + BUCKETS + 1
-        };
+        let reach =
+            |term: &Term| term.rule != Rule::Buckets || last / term.width <= now / term.width + BUCKETS + 1;
         if take == Take::All && wait <= patience && terms.iter().all(reach) {
             (granted, when) = (cost, last.max(now));
         }
