@@ -38,7 +38,7 @@ enum Step {
     },
     Forget,
     Pass(u64),
-    StepBack(u64),
+    Back(u64),
 }
 
 /// Windows from hours down to what sixty does not divide; the same windows with other limits; one and several.
@@ -92,7 +92,7 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => (plan(), 0..4usize, 1..4u64).prop_map(|(plan, last, permits)| Step::Refund { plan, last, permits }),
         1 => Just(Step::Forget),
         6 => pass.prop_map(Step::Pass),
-        1 => prop_oneof![1..100u64, 1..50_000_000u64].prop_map(Step::StepBack),
+        1 => prop_oneof![1..100u64, 1..50_000_000u64].prop_map(Step::Back),
     ]
 }
 
@@ -204,7 +204,7 @@ fn both_stores_decide_the_same_at_every_time() {
                         redis::cmd("DEL").arg(&both.name).exec(both.server).unwrap();
                     }
                     Step::Pass(micros) => both.clock += micros,
-                    Step::StepBack(micros) => both.clock -= micros,
+                    Step::Back(micros) => both.clock -= micros,
                 }
             }
             Ok(())

@@ -43,8 +43,8 @@ pub(crate) struct MemoryStore {
     started_at: u64,
     entries: Entries,
     locks: Locks,
-    limits: Limits,
-    permits: Permits,
+    limits: Box<Limits>,
+    permits: Box<Permits>,
 }
 
 impl MemoryStore {
@@ -55,8 +55,8 @@ impl MemoryStore {
             started_at: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
             entries: Entries::new(bounds),
             locks: Locks::default(),
-            limits: Limits::default(),
-            permits: Permits::default(),
+            limits: Box::default(),
+            permits: Box::default(),
             clock,
         }
     }
