@@ -1,8 +1,9 @@
 //! An axum service on SQLite: cached reads, a rate limit for each client, and a job that only one instance runs.
 //!
 //! ```sh
-//! cargo run --example service                                            # in memory, on port 3000
-//! LARDER_URL=redis://127.0.0.1:6379 PORT=3001 cargo run --example service   # any number of these share one limit
+//! cargo run -p larder-examples --features service --example service     # in memory, on port 3000
+//! LARDER_URL=redis://127.0.0.1:6379 PORT=3001 cargo run -p larder-examples --features service --example service
+//! # any number of those share one limit and one cache
 //!
 //! curl -i localhost:3000/products/7                    # from SQLite, then from the cache; RateLimit tells what is left
 //! curl -i -X POST 'localhost:3000/products/7?cents=999'   # writes, and invalidates after the commit
