@@ -253,7 +253,8 @@ start_local() {
   hold_start
   # Another start may have won while this one waited for the lock.
   if local_pid >/dev/null; then
-    rm -rf "$folder/start.lock"
+    rm -f "$folder/start.lock"
+    trap - EXIT
     start_local
     return
   fi
@@ -292,18 +293,20 @@ start_local() {
 
 hold_start() { # two starts at once would both launch, and the loser's pid would overwrite the winner's
   local lock=$folder/start.lock owner deadline=$((SECONDS + wait_seconds))
-  until mkdir "$lock" 2>/dev/null; do
-    owner=$(cat "$lock/pid" 2>/dev/null) || owner=''
-    if [[ -n $owner ]] && ! kill -0 "$owner" 2>/dev/null; then
-      rm -rf "$lock"
+  until (set -o noclobber && printf '%s' "$$" >"$lock") 2>/dev/null; do
+    owner=$(cat "$lock" 2>/dev/null) || owner=''
+    if [[ -n $owner ]] && ! kill -0 "$owner" 2>/dev/null && mkdir "$lock.stale" 2>/dev/null; then
+      # That owner may have ended in good order, and the lock be the next one's by now. If it still names who is dead,
+      # nobody removes it but who has made this folder.
+      if [[ $(cat "$lock" 2>/dev/null) == "$owner" ]]; then rm -f "$lock"; fi
+      rm -rf "$lock.stale"
       continue
     fi
-    ((SECONDS < deadline)) || die $EX_FAIL "another start is under way (pid ${owner:-unknown}); if that is wrong: rm -r '$lock'"
+    ((SECONDS < deadline)) || die $EX_FAIL "another start is under way (pid ${owner:-unknown}); if that is wrong: rm -r '$lock'*"
     sleep 0.1
   done
-  printf '%s' "$$" >"$lock/pid"
   # shellcheck disable=SC2064 # the path of now
-  trap "rm -rf $(printf %q "$lock")" EXIT
+  trap "rm -f $(printf %q "$lock")" EXIT
 }
 
 stop_local() {

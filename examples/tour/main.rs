@@ -6,6 +6,8 @@
 //! ```
 
 mod catalogue;
+mod loading;
+mod near;
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -31,6 +33,10 @@ async fn main() -> Outcome {
     basics(&products, &catalogue).await?;
     stampede(&products, &catalogue).await?;
     browsing(&products, &catalogue).await?;
+    near::near(&larder, &url, &catalogue).await?;
+    loading::failing_origin(&larder, &catalogue).await?;
+    loading::many(&products, &catalogue).await?;
+    loading::forgetting(&larder, &catalogue).await?;
     handover(&larder).await?;
     limit(&larder).await?;
     counted(&larder);

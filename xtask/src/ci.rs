@@ -22,6 +22,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     step("clippy, bench", || clippy(&["-p", "larder-bench", "--all-targets"]))?;
     step("clippy, default features", || clippy(&["-p", "larder"]))?;
     step("clippy, no features", || clippy(&["-p", "larder", "--no-default-features"]))?;
+    step("oldest Rust", oldest_rust)?;
     step("documentation", documentation)?;
     step("scripts", scripts)?;
     step("dependencies", dependencies)?;
@@ -30,6 +31,30 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
 
 fn clippy(selection: &[&str]) -> Result<(), Failure> {
     finish(cargo(&["clippy", "--locked"]).args(selection).args(["--", "-D", "warnings"]))
+}
+
+/// That larder builds with the Rust that Cargo.toml promises, where rustup has that. Clippy's `incompatible_msrv` holds the
+/// use of the standard library to it in any case.
+fn oldest_rust() -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    let mut cargo = Command::new("rustup");
+    // What our own cargo chose must not choose for the other one.
+    cargo.current_dir(root()).env_remove("RUSTC").env_remove("RUSTDOC").env_remove("RUSTUP_TOOLCHAIN");
+    cargo.args(["run", version, "cargo"]);
+    let asked = Command::new("rustup").args(["run", version, "cargo", "--version"]).output();
+    if !asked.is_ok_and(|output| output.status.success()) {
+        println!("left out, as Rust {version} is not installed: `rustup toolchain install {version}`");
+        return Ok(());
+    }
+    finish(cargo.args([
+        "check",
+        "--locked",
+        "-p",
+        "larder",
+        "--all-features",
+        "--target-dir",
+        "target/oldest",
+    ]))
 }
 
 fn documentation() -> Result<(), Failure> {

@@ -16,16 +16,21 @@ The project's own commands.
 
 cargo xtask test [--server PATH] [ARGS…]
     Runs all tests on a real server: LARDER_TEST_SERVER or PATH if given, else valkey-server or redis-server on the
-    PATH, else (as root, on Debian) it installs one. ARGS go to `cargo test`; with -p they choose the package.
+    PATH, else (as root, on Debian) it installs one. ARGS go to `cargo test`; with -p they choose the package. Without
+    ARGS, larder-bench's tests and compose.yaml in Docker Compose are part of it.
         cargo xtask test
         cargo xtask test --server /opt/valkey/bin/valkey-server -p larder --test cache
         cargo xtask test -- lock
 
 cargo xtask ci [--checks]
-    Formatting, clippy, documentation, scripts, dependencies, and then the tests; --checks leaves the tests out.
+    Formatting, clippy, the oldest Rust, documentation, scripts, dependencies, and then the tests; --checks leaves the
+    tests out. The oldest Rust and the dependencies (cargo-deny) are checked where they are installed.
 
 cargo xtask server [--tls | --cluster | --sentinel]
     Starts a server, prints its URL, and ends it on Ctrl-C.
+
+cargo xtask servers DIR
+    Puts Redis 6.0, Redis 8.0 and Valkey 8.1 into DIR/bin, for `cargo xtask test --server`: on Debian, as root.
 
 cargo xtask bench [ARGS…]
     Runs larder-bench beside its rivals, in release mode.
@@ -50,10 +55,11 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
     let asks_help = rest.iter().take_while(|word| *word != "--").any(|word| word == "--help" || word == "-h");
     match command.as_str() {
         "--help" | "-h" | "help" => print_help(),
-        "test" | "ci" | "server" if asks_help => print_help(),
+        "test" | "ci" | "server" | "servers" if asks_help => print_help(),
         "test" => test::run(rest),
         "ci" => ci::run(rest),
         "server" => server::run(rest),
+        "servers" => server::build(rest),
         "bench" => bench::run(rest),
         other => Err(Failure::usage(&format!("there is no `{other}`\n\n{HELP}"))),
     }

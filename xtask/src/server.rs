@@ -1,6 +1,8 @@
-//! `cargo xtask server`: a server to try things on.
+//! `cargo xtask server`: a server to try things on; `cargo xtask servers`: those to test on.
 
-use crate::run::{Failure, cargo, finish};
+use std::process::Command;
+
+use crate::run::{Failure, cargo, finish, root};
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     if arguments.len() > 1
@@ -11,4 +13,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     // A program of the testkit's own, so that xtask need not be built with all that servers need.
     let serve = ["run", "--quiet", "--locked", "-p", "larder-testkit", "--example", "serve", "--"];
     finish(cargo(&serve).args(arguments))
+}
+
+pub(crate) fn build(arguments: &[String]) -> Result<(), Failure> {
+    let [folder] = arguments else {
+        return Err(Failure::usage("usage: cargo xtask servers DIR"));
+    };
+    finish(Command::new(root().join("xtask/servers.sh")).arg(folder))
 }

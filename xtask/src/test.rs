@@ -1,14 +1,18 @@
 //! `cargo xtask test`: all tests, on a real server.
+//!
+//! Three runs of `cargo test` make them: the workspace with all features; larder-bench without its own, as its rivals are
+//! many crates that nobody who runs the tests should have to build; and the one test that needs Docker Compose, where
+//! Compose is installed or can be fetched. Where it cannot, the last line says so.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use larder_testkit::{Version, resolve};
 
-use crate::run::{Failure, cargo, describe};
+use crate::run::{Failure, cargo, describe, finish, root};
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     let (server, arguments) = take_server(arguments)?;
@@ -41,28 +45,83 @@ fn take_server(arguments: &[String]) -> Result<(Option<PathBuf>, Vec<&str>), Fai
     Ok((server, rest))
 }
 
+/// With one set of features, so that nothing is built twice.
+const WORKSPACE: [&str; 6] =
+    ["test", "--all-features", "--locked", "--workspace", "--exclude", "larder-bench"];
+const BENCH: [&str; 4] = ["test", "--locked", "-p", "larder-bench"];
+const COMPOSE: [&str; 6] = [
+    "--test",
+    "management",
+    "--",
+    "--ignored",
+    "--exact",
+    "docker_compose_accepts_compose_yaml_with_and_without_password_and_profile",
+];
+
 fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
-    let own = arguments.iter().take_while(|word| **word != "--");
-    let chooses = own.clone().any(|word| word.starts_with("-p") || word.starts_with("--package"));
-    let mut words = vec!["test", "--all-features", "--locked"];
-    if !chooses {
-        // The bench needs the rivals, which nobody who runs the tests should have to build.
-        words.extend(["--workspace", "--exclude", "larder-bench"]);
-    }
-    words.extend(arguments);
-
     let began = Instant::now();
-    let mut command = cargo(&words);
-    command.env("LARDER_TEST_SERVER", server).stdout(Stdio::piped());
-    let name = describe(&command);
-    let mut child = command.spawn().map_err(|error| Failure::new(format!("{name}: {error}")))?;
-    let counts = child.stdout.take().map(|output| pass_on(BufReader::new(output))).transpose();
-    let status = child.wait().map_err(Failure::new)?;
-    let Counts { passed, failed, ignored } = counts.map_err(Failure::new)?.unwrap_or_default();
+    let mut counts = Counts::default();
+    let mut run = |command: &mut Command| counted(command.env("LARDER_TEST_SERVER", server), &mut counts);
+    let mut left_out = None;
+    // What stands before `--` chooses packages or targets. What stands after it chooses tests, of any package.
+    let outcome = if arguments.first().is_some_and(|word| *word != "--") {
+        let chooses = |word: &&str| word.starts_with("-p") || word.starts_with("--package");
+        let own = arguments.iter().take_while(|word| **word != "--");
+        let base = if own.copied().any(|word| chooses(&word)) { &WORKSPACE[..3] } else { &WORKSPACE };
+        run(cargo(base).args(arguments))
+    } else {
+        run(cargo(&WORKSPACE).args(arguments)).and_then(|()| run(cargo(&BENCH).args(arguments))).and_then(
+            |()| {
+                if !arguments.is_empty() {
+                    return Ok(());
+                }
+                let mut command = cargo(&WORKSPACE);
+                match compose() {
+                    Ok(Some(program)) => run(command.args(COMPOSE).env("LARDER_TEST_COMPOSE", program)),
+                    Ok(None) => run(command.args(COMPOSE)),
+                    Err(why) => {
+                        left_out = Some(why);
+                        Ok(())
+                    }
+                }
+            },
+        )
+    };
 
+    let Counts { passed, failed, ignored } = counts;
+    // The first run has passed that test over, and counted it.
+    let ignored =
+        ignored - u64::from(arguments.is_empty() && outcome.is_ok() && left_out.is_none() && ignored > 0);
     let ignored = if ignored == 0 { String::new() } else { format!(", {ignored} ignored") };
     let seconds = began.elapsed().as_secs_f64();
     println!("{} tests: {passed} passed, {failed} failed{ignored}, in {seconds:.0} s", passed + failed);
+    if let Some(why) = left_out {
+        println!(
+            "NOT TESTED: that Docker Compose accepts compose.yaml, as there is no Docker Compose: {why}"
+        );
+    }
+    outcome
+}
+
+/// The program of Docker Compose; nothing where docker has it for a plugin.
+fn compose() -> Result<Option<PathBuf>, Failure> {
+    let plugin = Command::new("docker").args(["compose", "version"]).output();
+    if plugin.is_ok_and(|output| output.status.success()) {
+        return Ok(None);
+    }
+    let tools = root().join("target/tools");
+    finish(Command::new(root().join("xtask/compose.sh")).arg(&tools))?;
+    Ok(Some(tools.join("docker-compose")))
+}
+
+/// Runs it to its end, copies its output and counts its tests.
+fn counted(command: &mut Command, counts: &mut Counts) -> Result<(), Failure> {
+    let name = describe(command);
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().map_err(|error| Failure::new(format!("{name}: {error}")))?;
+    let passed_on = child.stdout.take().map(|output| pass_on(BufReader::new(output), counts)).transpose();
+    let status = child.wait().map_err(Failure::new)?;
+    passed_on.map_err(Failure::new)?;
     if status.success() { Ok(()) } else { Err(Failure::new(format!("`{name}` failed: {status}"))) }
 }
 
@@ -91,8 +150,7 @@ impl Counts {
 }
 
 /// Copies the output as it comes, and counts what it says.
-fn pass_on(mut output: impl BufRead) -> io::Result<Counts> {
-    let mut counts = Counts::default();
+fn pass_on(mut output: impl BufRead, counts: &mut Counts) -> io::Result<()> {
     let mut line = Vec::new();
     let mut screen = io::stdout().lock();
     while output.read_until(b'\n', &mut line)? > 0 {
@@ -101,7 +159,7 @@ fn pass_on(mut output: impl BufRead) -> io::Result<Counts> {
         screen.flush()?;
         line.clear();
     }
-    Ok(counts)
+    Ok(())
 }
 
 #[cfg(test)]

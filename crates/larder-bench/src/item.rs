@@ -45,7 +45,9 @@ impl Item {
             name: "Enamelled cast-iron casserole, round, 24 cm".to_owned(),
             description: "Sears, braises and bakes: the heavy base spreads the heat, the tight lid bastes by itself. \
                           Two layers of enamel keep it from rusting and from taking on smells; suited to every hob, \
-                          induction included, and to the oven up to 260 °C. Hand-finished \"double\" handles."
+                          induction included, and to the oven up to 260 °C. Hand-finished \"double\" handles, \
+                          a lid knob of brushed steel, and a matt inner face that needs no seasoning. Made in the same \
+                          foundry since 1925."
                 .to_owned(),
             price_cents: 12_900 + id,
             currency: "EUR".to_owned(),

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use crate::bare::Bare;
 use crate::item::{ITEMS, Item};
-use crate::lane::{Complete, Outcome};
+use crate::lane::{BATCH, Complete, Outcome};
 use crate::ours::Ours;
 use crate::rounds::Flavour;
 
@@ -21,10 +21,12 @@ pub(crate) enum Probe {
     Set,
     Exists,
     Delete,
+    GetMany,
 }
 
 impl Probe {
-    pub(crate) const ALL: [Self; 5] = [Self::GetHit, Self::GetMiss, Self::Set, Self::Exists, Self::Delete];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::GetHit, Self::GetMiss, Self::Set, Self::Exists, Self::Delete, Self::GetMany];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -33,6 +35,7 @@ impl Probe {
             Self::Set => "set",
             Self::Exists => "exists",
             Self::Delete => "delete",
+            Self::GetMany => "get_many",
         }
     }
 
@@ -102,6 +105,10 @@ async fn repeat<C: Complete>(
             Probe::Set => contender.set(id, item).await.map(|()| true)?,
             Probe::Exists => contender.exists(id).await?,
             Probe::Delete => contender.delete(id).await?,
+            Probe::GetMany => {
+                let found = contender.get_many(id..id + BATCH).await?;
+                found.len() as u64 == BATCH && black_box(found).iter().all(Option::is_some)
+            }
         };
         if !as_expected {
             return Err(format!("{} did not find what was stored", probe.name()).into());

@@ -1,7 +1,8 @@
 //! Rounds in which every lane runs under the same conditions, as nearly as one machine allows.
 //!
-//! In a round each lane runs twice: in a shuffled order, then in the reverse of it, so that a machine that grows slower
-//! meanwhile slows all lanes alike. The number of operations is fixed before. After a block of rounds everything is
+//! In a round each lane runs six times: three times in a shuffled order, then in the reverse of it, so that a machine that
+//! grows slower meanwhile slows all lanes alike, and so that no single placing of tasks on threads decides a round. The
+//! number of operations is fixed before. After a block of rounds everything is
 //! made anew (server, runtime, connections): luck in where memory or a connection lands would otherwise stay with one
 //! lane for the whole measurement.
 
@@ -15,8 +16,10 @@ use crate::lane::{Lane, Outcome};
 use crate::statistics::{Spread, bootstrap, quartiles};
 
 const BLOCK: usize = 5;
-/// What one run of the first lane is to take. A round has two.
-const SLICE: Duration = Duration::from_millis(60);
+/// What one run of the first lane is to take.
+const SLICE: Duration = Duration::from_millis(20);
+/// A pass is two runs of each lane.
+const PASSES: u32 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flavour {
@@ -46,7 +49,6 @@ impl Flavour {
 /// How one lane did beside the first.
 #[derive(Debug, Clone)]
 pub(crate) struct Standing {
-    #[cfg_attr(not(feature = "rivals"), expect(dead_code, reason = "only rivals are told apart by name"))]
     pub(crate) name: &'static str,
     /// Operations a second: the median and the quartiles of the rounds.
     pub(crate) rate: Spread,
@@ -88,14 +90,16 @@ pub(crate) fn compare(
 #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 operations")]
 async fn round(lanes: &[Lane], each: u64) -> Outcome<Vec<f64>> {
     let mut order: Vec<usize> = (0..lanes.len()).collect();
-    order.shuffle(&mut rand::rng());
     let mut times = vec![Duration::ZERO; lanes.len()];
-    for place in order.iter().chain(order.iter().rev()) {
-        if let (Some(lane), Some(time)) = (lanes.get(*place), times.get_mut(*place)) {
-            *time += lane.run(each).await?;
+    for _ in 0..PASSES {
+        order.shuffle(&mut rand::rng());
+        for place in order.iter().chain(order.iter().rev()) {
+            if let (Some(lane), Some(time)) = (lanes.get(*place), times.get_mut(*place)) {
+                *time += lane.run(each).await?;
+            }
         }
     }
-    let operations = |lane: &Lane| (2 * each * lane.tasks()) as f64;
+    let operations = |lane: &Lane| (2 * u64::from(PASSES) * each * lane.operations()) as f64;
     Ok(lanes.iter().zip(times).map(|(lane, time)| operations(lane) / time.as_secs_f64()).collect())
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -20,6 +20,7 @@ pub struct ServerBuilder {
     password: Option<String>,
     persist: bool,
     sentinel: bool,
+    certificates: Option<Arc<Certificates>>,
     settings: Vec<(String, String)>,
 }
 
@@ -78,6 +79,12 @@ impl ServerBuilder {
         self.tcp()
     }
 
+    /// As [`ServerBuilder::tls`], with these certificates, and as a client to its like with TLS, too.
+    pub(crate) fn tls_among(mut self, certificates: Arc<Certificates>) -> Self {
+        self.certificates = Some(certificates);
+        self.tls().arg("tls-replication", "yes")
+    }
+
     /// Starts it, and returns once it answers.
     ///
     /// # Panics
@@ -95,7 +102,8 @@ impl ServerBuilder {
         let program = resolve().unwrap_or_else(|error| panic!("{error}"));
         let version = Version::of(&program).unwrap_or_else(|error| panic!("{error}"));
         let folder = folder().expect("a temporary folder can be made");
-        let certificates = (self.listen == Listen::Tls).then(Certificates::make);
+        let certificates = (self.listen == Listen::Tls)
+            .then(|| self.certificates.clone().unwrap_or_else(|| Arc::new(Certificates::make())));
         if let Some(certificates) = &certificates {
             certificates.write(folder.path());
         }
@@ -176,6 +184,14 @@ impl ServerBuilder {
                 }
             }
         }
+        let password = self
+            .password
+            .as_ref()
+            .map(|password| format!("\"{}\"", password.replace('\\', "\\\\").replace('"', "\\\"")));
+        if let Some(password) = &password {
+            // Sentinels ask each other for it, too.
+            lines.set("requirepass", password);
+        }
         if !self.sentinel {
             lines.set("save", "");
             lines.set("appendonly", if self.persist { "yes" } else { "no" });
@@ -186,10 +202,8 @@ impl ServerBuilder {
                 // 6.0 has no such setting, and allows DEBUG as it is.
                 lines.set("enable-debug-command", "yes");
             }
-            if let Some(password) = &self.password {
-                let quoted = format!("\"{}\"", password.replace('\\', "\\\\").replace('"', "\\\""));
-                lines.set("requirepass", &quoted);
-                lines.set("masterauth", &quoted);
+            if let Some(password) = &password {
+                lines.set("masterauth", password);
             }
         }
         for (name, value) in &self.settings {

@@ -6,14 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::server::{fields, userinfo};
+use crate::tls::Certificates;
 use crate::{Server, ServerBuilder, eventually};
 
 const MASTERS: usize = 3;
 const NODES: usize = 6;
 const SLOTS: u16 = 16_384;
+/// What is added to a node's port for the port on which nodes talk to each other.
+const BUS: u16 = 10_000;
 const LIMIT: Duration = Duration::from_secs(30);
 const NODE_TIMEOUT: &str = "2000";
 const NODE_TIMEOUT_AT_FIRST: &str = "500";
@@ -23,6 +27,7 @@ const NODE_TIMEOUT_AT_FIRST: &str = "500";
 pub struct Cluster {
     nodes: Vec<Server>,
     password: Option<String>,
+    tls: bool,
 }
 
 /// What a [`Cluster`] to be started is like.
@@ -30,6 +35,7 @@ pub struct Cluster {
 pub struct ClusterBuilder {
     node: ServerBuilder,
     password: Option<String>,
+    tls: bool,
 }
 
 impl ClusterBuilder {
@@ -38,6 +44,13 @@ impl ClusterBuilder {
     pub fn password(mut self, password: &str) -> Self {
         self.node = self.node.password(password);
         self.password = Some(password.to_owned());
+        self
+    }
+
+    /// Speaks TLS only, towards clients and from node to node, with certificates signed by [`Cluster::ca_pem`].
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -55,7 +68,12 @@ impl ClusterBuilder {
     /// Where that is not so within 30 seconds.
     #[must_use]
     pub fn start(self) -> Cluster {
-        let node = self.node.tcp().args(&[
+        let node = if self.tls {
+            self.node.tls_among(Arc::new(Certificates::make())).arg("tls-cluster", "yes")
+        } else {
+            self.node.tcp()
+        };
+        let node = node.args(&[
             ("cluster-enabled", "yes"),
             ("cluster-config-file", "nodes.conf"),
             ("cluster-node-timeout", NODE_TIMEOUT_AT_FIRST),
@@ -65,7 +83,7 @@ impl ClusterBuilder {
         ]);
         let nodes: Vec<Server> = (0..NODES).map(|_| node.clone().launch()).collect();
         nodes.iter().for_each(Server::await_ready);
-        let cluster = Cluster { nodes, password: self.password };
+        let cluster = Cluster { nodes, password: self.password, tls: self.tls };
         cluster.assemble();
         cluster
     }
@@ -89,15 +107,27 @@ impl Cluster {
     }
 
     /// What a client connects to: `redis-cluster://127.0.0.1:p1,127.0.0.1:p2,127.0.0.1:p3`, with `:password@` before
-    /// the first address where there is a password. These are the nodes that were masters at first.
+    /// the first address where there is a password, and `rediss-cluster` with TLS. These are the nodes that were masters at
+    /// first.
     #[must_use]
     pub fn url(&self) -> String {
         let seeds: Vec<String> = self.nodes.iter().take(MASTERS).map(address).collect();
         format!(
-            "redis-cluster://{}{}",
+            "redis{}-cluster://{}{}",
+            if self.tls { "s" } else { "" },
             self.password.as_deref().map(userinfo).unwrap_or_default(),
             seeds.join(",")
         )
+    }
+
+    /// The authority that signed the nodes' certificates, as PEM.
+    ///
+    /// # Panics
+    ///
+    /// On a Cluster without TLS.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        self.nodes.first().expect("a node").ca_pem()
     }
 
     /// All nodes: the three first masters, then the replica of each in the same order.
@@ -258,7 +288,11 @@ fn members(node: &Server) -> Option<BTreeMap<String, Member>> {
     let member = |line: &str| {
         let mut words = line.split(' ');
         let id = words.next()?.to_owned();
-        let address = words.next()?.split('@').next()?.to_owned();
+        // By the bus, which is always 10,000 above: the other port is that of the asker's kind, with TLS or without.
+        let (address, bus) = words.next()?.split_once('@')?;
+        let (ip, _) = address.rsplit_once(':')?;
+        let port = bus.split(',').next()?.parse::<u16>().ok()?.checked_sub(BUS)?;
+        let address = format!("{ip}:{port}");
         let flags: Vec<&str> = words.next()?.split(',').collect();
         let replica_of = Some(words.next()?).filter(|id| *id != "-").map(str::to_owned);
         let link = words.nth(3)?;

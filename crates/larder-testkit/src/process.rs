@@ -8,7 +8,7 @@
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
@@ -19,14 +19,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`, which must become the server by itself (no fork), with `folder` as its own.
-    pub(crate) fn spawn(mut command: Command, folder: &Path) -> io::Result<Self> {
+    /// Starts `command`, which must become the server by itself (no fork), with `folder` as its own, if it has one.
+    pub(crate) fn spawn(mut command: Command, folder: Option<&Path>) -> io::Result<Self> {
         // Groups of their own: Ctrl-C in the terminal must reach us only, or the watchdog would die before its moment.
-        let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
+        let child = command.process_group(0).spawn()?;
         let watchdog = Command::new("/bin/sh")
-            .args(["-c", "read -r _; kill -9 \"$1\"; rm -rf \"$2\"", "larder-watchdog"])
+            .args(["-c", "read -r _; kill -9 \"$1\"; shift; rm -rf \"$@\"", "larder-watchdog"])
             .arg(child.id().to_string())
-            .arg(folder)
+            .args(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -49,25 +49,39 @@ impl Process {
         self.child.try_wait().expect("a child of ours can be waited for")
     }
 
+    pub(crate) fn rustix_pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// The pipe that the process reads from, once, if its command has one.
+    pub(crate) fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
     /// SIGSTOP; returns once the process stands still.
     pub(crate) fn pause(&mut self) {
-        assert!(self.exited().is_none(), "the server to pause has died");
-        let pid = Pid::from_child(&self.child);
+        assert!(self.exited().is_none(), "the process to pause has died");
+        let pid = self.rustix_pid();
         kill_process(pid, Signal::STOP).expect("a child of ours can be signalled");
         waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).expect("a child of ours can be waited for");
     }
 
     /// SIGCONT.
     pub(crate) fn resume(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::CONT).expect("a child of ours can be signalled");
+        kill_process(self.rustix_pid(), Signal::CONT).expect("a child of ours can be signalled");
+    }
+
+    /// SIGKILL, where it still runs; returns once it is gone.
+    pub(crate) fn kill(&mut self) {
+        // The watchdog first: once the child is reaped, its number may belong to another process.
+        end(&mut self.watchdog);
+        end(&mut self.child);
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The watchdog first: once the child is reaped, its number may belong to another process.
-        end(&mut self.watchdog);
-        end(&mut self.child);
+        self.kill();
     }
 }
 

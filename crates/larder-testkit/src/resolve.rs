@@ -5,6 +5,7 @@
 //! is no skipping: else the answer is the line to type.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::io::Write;
@@ -48,27 +49,35 @@ pub fn resolve() -> Result<PathBuf, NoServer> {
     if let Some(path) = &*found {
         return Ok(path.clone());
     }
-    let path = find()?;
+    let asked = env::var_os("LARDER_TEST_SERVER");
+    let folders = env::var_os("PATH").unwrap_or_default();
+    let path = find(asked, &folders, is_root, install)?;
     Ok(found.insert(path).clone())
 }
 
-fn find() -> Result<PathBuf, NoServer> {
-    if let Some(asked) = env::var_os("LARDER_TEST_SERVER").filter(|value| !value.is_empty()) {
+/// `asked` is LARDER_TEST_SERVER, `folders` the PATH.
+fn find(
+    asked: Option<OsString>,
+    folders: &OsStr,
+    is_root: impl FnOnce() -> bool,
+    install: impl FnOnce() -> Result<(), NoServer>,
+) -> Result<PathBuf, NoServer> {
+    if let Some(asked) = asked.filter(|value| !value.is_empty()) {
         let path = PathBuf::from(asked);
         let found = if path.components().count() > 1 {
             is_program(&path).then(|| path.clone())
         } else {
-            on_path(&path)
+            on_path(&path, folders)
         };
         // Servers are started in their own folder, where a relative path would lead nowhere.
         return found.and_then(|path| std::path::absolute(path).ok()).ok_or_else(|| {
             NoServer(format!("LARDER_TEST_SERVER is {}, which is no program that can be run", path.display()))
         });
     }
-    if let Some(path) = installed() {
+    if let Some(path) = installed(folders) {
         return Ok(path);
     }
-    if on_path(Path::new("apt-get")).is_none() {
+    if on_path(Path::new("apt-get"), folders).is_none() {
         return Err(NoServer(
             "no valkey-server or redis-server on the PATH: install one (macOS: `brew install valkey`), or set \
              LARDER_TEST_SERVER=/path/to/redis-server"
@@ -83,16 +92,16 @@ fn find() -> Result<PathBuf, NoServer> {
         ));
     }
     install()?;
-    installed()
+    installed(folders)
         .ok_or_else(|| NoServer("apt-get installed redis-server, yet it is not on the PATH".to_owned()))
 }
 
-fn installed() -> Option<PathBuf> {
-    ["valkey-server", "redis-server"].iter().find_map(|name| on_path(Path::new(name)))
+fn installed(folders: &OsStr) -> Option<PathBuf> {
+    ["valkey-server", "redis-server"].iter().find_map(|name| on_path(Path::new(name), folders))
 }
 
-fn on_path(name: &Path) -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| is_program(path))
+fn on_path(name: &Path, folders: &OsStr) -> Option<PathBuf> {
+    env::split_paths(folders).map(|folder| folder.join(name)).find(|path| is_program(path))
 }
 
 fn is_program(path: &Path) -> bool {
@@ -158,5 +167,123 @@ impl Drop for ServicePolicy {
         if self.ours {
             let _ = fs::remove_file(POLICY);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// A machine with two folders on its PATH.
+    struct Machine {
+        root: tempfile::TempDir,
+        path: OsString,
+    }
+
+    impl Machine {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let folders = ["first", "second"].map(|name| root.path().join(name));
+            folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+            Self { path: env::join_paths(folders).unwrap(), root }
+        }
+
+        fn with(self, program: &str) -> Self {
+            self.add(program, 0o755);
+            self
+        }
+
+        fn add(&self, program: &str, mode: u32) {
+            let path = self.root.path().join(program);
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        /// What is found without any installing, below the machine's root.
+        fn finds(&self, asked: &str) -> PathBuf {
+            let asked = (asked != "unset").then(|| asked.into());
+            let found = find(asked, &self.path, || false, || panic!("it installs")).unwrap();
+            found.strip_prefix(self.root.path()).unwrap().to_owned()
+        }
+
+        fn refuses(&self, asked: Option<OsString>) -> String {
+            find(asked, &self.path, || false, || panic!("it installs")).unwrap_err().to_string()
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_goes_before_valkey_and_valkey_before_redis() {
+        let machine = Machine::new().with("first/redis-server");
+        assert_eq!(machine.finds("unset"), Path::new("first/redis-server"));
+        let machine = machine.with("second/valkey-server");
+        assert_eq!(machine.finds("unset"), Path::new("second/valkey-server"));
+        let machine = machine.with("second/keydb").with("elsewhere");
+        assert_eq!(machine.finds("keydb"), Path::new("second/keydb"));
+        let elsewhere = machine.root.path().join("elsewhere");
+        assert_eq!(machine.finds(elsewhere.to_str().unwrap()), Path::new("elsewhere"));
+        assert_eq!(machine.finds(""), Path::new("second/valkey-server"), "empty is as good as unset");
+    }
+
+    #[test]
+    fn the_first_folder_on_the_path_wins_and_what_cannot_be_run_does_not_count() {
+        let machine = Machine::new().with("first/redis-server").with("second/redis-server");
+        machine.add("first/valkey-server", 0o644);
+        fs::create_dir(machine.root.path().join("second/valkey-server")).unwrap();
+        assert_eq!(machine.finds("unset"), Path::new("first/redis-server"));
+    }
+
+    #[test]
+    fn a_server_that_was_asked_for_and_is_not_there_is_never_replaced_by_another() {
+        let machine = Machine::new().with("first/redis-server");
+        machine.add("plain", 0o644);
+        for asked in ["no-such-server".into(), machine.root.path().join("plain").into_os_string()] {
+            let said = machine.refuses(Some(asked.clone()));
+            let expected = format!("LARDER_TEST_SERVER is {}, which is no program", asked.display());
+            assert!(said.starts_with(&expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_relative_path_is_found_from_any_folder() {
+        // The test's own program, from where the test runs.
+        let here = env::current_dir().unwrap();
+        let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+        let program = env::current_exe().unwrap();
+        let relative = up.join(program.strip_prefix("/").unwrap());
+        let found = find(Some(relative.into()), OsStr::new(""), || false, || panic!("it installs")).unwrap();
+        assert!(found.is_absolute() && found.canonicalize().unwrap() == program.canonicalize().unwrap());
+    }
+
+    #[test]
+    fn where_nothing_can_be_installed_the_line_to_type_is_said() {
+        let machine = Machine::new();
+        let said = machine.refuses(None);
+        assert!(said.contains("LARDER_TEST_SERVER=/path/to/redis-server"), "{said}");
+        assert!(!said.contains("apt-get"), "{said}");
+
+        let said = machine.with("first/apt-get").refuses(None);
+        let line = "`sudo apt-get update && sudo apt-get install -y --no-install-recommends redis-server`";
+        assert!(said.contains(line), "{said}");
+    }
+
+    #[test]
+    fn root_with_apt_get_installs_one_and_finds_it() {
+        let machine = Machine::new().with("first/apt-get");
+        let install = || {
+            machine.add("second/redis-server", 0o755);
+            Ok(())
+        };
+        let found = find(None, &machine.path, || true, install).unwrap();
+        assert_eq!(found, machine.root.path().join("second/redis-server"));
+    }
+
+    #[test]
+    fn an_installation_that_fails_or_brings_nothing_is_said() {
+        let machine = Machine::new().with("first/apt-get");
+        let failed = find(None, &machine.path, || true, || Err(NoServer::new("no network".to_owned())));
+        assert_eq!(failed.unwrap_err().to_string(), "no network");
+        let nothing = find(None, &machine.path, || true, || Ok(())).unwrap_err().to_string();
+        assert!(nothing.contains("not on the PATH"), "{nothing}");
     }
 }

@@ -1,8 +1,10 @@
 //! A master and a replica under three sentinels.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Server, eventually};
+use crate::tls::Certificates;
+use crate::{Server, ServerBuilder, eventually};
 
 /// The name under which the sentinels watch the master.
 const SERVICE: &str = "larder";
@@ -14,45 +16,106 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub struct Sentinel {
     sentinels: Vec<Server>,
     servers: Vec<Server>,
+    tls: bool,
 }
 
-impl Sentinel {
+/// What a [`Sentinel`] to be started is like.
+#[derive(Debug, Clone, Default)]
+pub struct SentinelBuilder {
+    sentinel_password: Option<String>,
+    tls: bool,
+}
+
+impl SentinelBuilder {
+    /// The sentinels demand this password. That of the servers is another matter; they have none.
+    #[must_use]
+    pub fn sentinel_password(mut self, password: &str) -> Self {
+        self.sentinel_password = Some(password.to_owned());
+        self
+    }
+
+    /// All five speak TLS only, with certificates signed by [`Sentinel::ca_pem`].
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
     /// Starts all five, and returns once the sentinels know each other and the replica.
     ///
     /// # Panics
     ///
     /// Where that is not so within 30 seconds.
     #[must_use]
-    pub fn start() -> Self {
-        let master = Server::builder().tcp().start();
+    pub fn start(self) -> Sentinel {
+        let certificates = self.tls.then(|| Arc::new(Certificates::make()));
+        let listening = |builder: ServerBuilder| match &certificates {
+            Some(certificates) => builder.tls_among(certificates.clone()),
+            None => builder.tcp(),
+        };
+        let master = listening(Server::builder()).start();
         let master_port = master.port().to_string();
-        let replica = Server::builder().tcp().arg("replicaof", &format!("127.0.0.1 {master_port}")).start();
+        let replica =
+            listening(Server::builder()).arg("replicaof", &format!("127.0.0.1 {master_port}")).start();
         // The sentinels ask the master for its replicas as soon as they start, and then only every ten seconds.
         eventually("the replica follows its master", LIMIT, || {
             let info = master.info("replication");
             info.get("slave0").is_some_and(|slave| slave.contains("state=online")).then_some(())
         });
         let monitor = format!("monitor {SERVICE} 127.0.0.1 {master_port} 2");
-        let sentinel = Server::builder().sentinel().args(&[
+        let mut sentinel = listening(Server::builder().sentinel());
+        if let Some(password) = &self.sentinel_password {
+            sentinel = sentinel.password(password);
+        }
+        let sentinel = sentinel.args(&[
             ("sentinel", &monitor),
             ("sentinel", &format!("down-after-milliseconds {SERVICE} 500")),
             ("sentinel", &format!("failover-timeout {SERVICE} 2000")),
         ]);
         let sentinels: Vec<Server> = (0..3).map(|_| sentinel.clone().launch()).collect();
         sentinels.iter().for_each(Server::await_ready);
-        let started = Self { sentinels, servers: vec![master, replica] };
+        let started = Sentinel { sentinels, servers: vec![master, replica], tls: self.tls };
         eventually("the sentinels know each other and the replica", LIMIT, || {
             started.sentinels.iter().all(is_complete).then_some(())
         });
         started
     }
+}
 
-    /// What a client connects to: `redis-sentinel://127.0.0.1:s1,127.0.0.1:s2,127.0.0.1:s3/larder`.
+impl Sentinel {
+    /// Starts all five, without TLS and passwords.
+    ///
+    /// # Panics
+    ///
+    /// As [`SentinelBuilder::start`].
+    #[must_use]
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// With TLS, or with a password for the sentinels.
+    #[must_use]
+    pub fn builder() -> SentinelBuilder {
+        SentinelBuilder::default()
+    }
+
+    /// What a client connects to: `redis-sentinel://127.0.0.1:s1,127.0.0.1:s2,127.0.0.1:s3/larder`, with
+    /// `rediss-sentinel` where all speak TLS.
     #[must_use]
     pub fn url(&self) -> String {
         let seeds: Vec<String> =
             self.sentinels.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
-        format!("redis-sentinel://{}/{SERVICE}", seeds.join(","))
+        format!("redis{}-sentinel://{}/{SERVICE}", if self.tls { "s" } else { "" }, seeds.join(","))
+    }
+
+    /// The authority that signed everybody's certificates, as PEM.
+    ///
+    /// # Panics
+    ///
+    /// Without TLS.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        self.servers.first().expect("a server").ca_pem()
     }
 
     /// The two servers: the first master, then its first replica.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ pub struct Server {
     pub(crate) process: Mutex<Option<Process>>,
     pub(crate) admin: Admin,
     pub(crate) address: Mutex<Address>,
-    pub(crate) certificates: Option<Certificates>,
+    pub(crate) certificates: Option<Arc<Certificates>>,
     pub(crate) socket: PathBuf,
     pub(crate) program: PathBuf,
     pub(crate) version: Version,
@@ -268,8 +268,9 @@ impl Server {
         if self.is_sentinel() {
             command.arg("--sentinel");
         }
+        command.stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a file can be shared")).stderr(log);
-        let process = Process::spawn(command, self.folder())
+        let process = Process::spawn(command, Some(self.folder()))
             .unwrap_or_else(|error| panic!("{} does not run: {error}", self.program.display()));
         let mut slot = self.lock_process();
         // First the old one ends, if any.

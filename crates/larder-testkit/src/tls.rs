@@ -1,4 +1,4 @@
-//! A certificate authority for one test, and a server certificate for 127.0.0.1 and localhost.
+//! A certificate authority for one test, and a certificate for 127.0.0.1 and localhost, which all nodes of a cluster share.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +29,9 @@ impl Certificates {
         let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
         let mut server = CertificateParams::new(names).expect(FRESH);
         server.distinguished_name.push(DnType::CommonName, "larder-testkit server");
-        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        // Nodes are clients to each other, and a cluster's bus always asks for a certificate.
+        server.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect(FRESH);
         let certificate = server.signed_by(&key, &Issuer::new(ca, ca_key)).expect(FRESH).pem();
         Self { ca: ca_pem, certificate, key: key.serialize_pem() }

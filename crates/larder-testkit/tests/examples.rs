@@ -8,15 +8,30 @@ use std::sync::OnceLock;
 use larder_testkit::Server;
 
 /// As `cargo xtask test` builds them, so that nothing is built twice.
-const BUILD: [&str; 7] =
-    ["build", "--quiet", "--workspace", "--exclude", "larder-bench", "--all-features", "--examples"];
+const BUILD: [&str; 8] = [
+    "build",
+    "--quiet",
+    "--locked",
+    "--workspace",
+    "--exclude",
+    "larder-bench",
+    "--all-features",
+    "--examples",
+];
 
 /// Builds the examples beside these tests, and gives their folder.
 fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let build = Command::new(env!("CARGO")).args(BUILD).status();
-        assert!(build.unwrap().success(), "the examples do not build");
+        let mut build = Command::new(env!("CARGO"));
+        // What cargo told this test about its package would make it build anew whatever depends on such variables: ring
+        // and all that stands on it.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
+                build.env_remove(name);
+            }
+        }
+        assert!(build.args(BUILD).status().unwrap().success(), "the examples do not build");
         let tests = std::env::current_exe().unwrap();
         tests.parent().unwrap().parent().unwrap().join("examples")
     })

@@ -58,7 +58,7 @@ fn what_was_written_survives_a_stop_and_a_kill() {
 
     rig.run(&["cli", "SET", "two", "2"]).exits(0);
     let pid = rig.pid("cache");
-    assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+    assert!(kill(&pid));
     // The kernel frees the port when the process is gone.
     let deadline = Instant::now() + LIMIT;
     while !is_free(rig.port) {
@@ -99,6 +99,21 @@ fn two_starts_at_once_end_in_one_server() {
     assert!(outcomes.iter().all(|outcome| outcome.out.contains(&format!("pid {pid}"))), "{outcomes:?}");
     rig.run(&["stop"]).exits(0);
     assert!(is_free(rig.port));
+}
+
+#[test]
+fn a_start_that_died_midway_does_not_keep_the_next_one_waiting() {
+    let rig = Rig::new();
+    let mut dead = Command::new("/bin/sh").args(["-c", "exit"]).spawn().unwrap();
+    dead.wait().unwrap();
+    fs::create_dir_all(rig.folder("cache")).unwrap();
+    fs::write(rig.folder("cache").join("start.lock"), dead.id().to_string()).unwrap();
+    rig.run(&["start"]).exits(0).says("started");
+    rig.run(&["stop"]).exits(0);
+    // One that is under way does.
+    fs::write(rig.folder("cache").join("start.lock"), std::process::id().to_string()).unwrap();
+    let waited = rig.run_with(&["start"], &[("LARDER_WAIT", "1")]);
+    waited.exits(1).complains("another start is under way").complains(&std::process::id().to_string());
 }
 
 #[test]
@@ -184,8 +199,8 @@ fn a_password_is_asked_of_everybody_and_shown_to_nobody() {
     let config = fs::metadata(rig.folder("cache").join("server.conf")).unwrap();
     assert_eq!(config.permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(rig.folder("cache")).unwrap().permissions().mode() & 0o777, 0o700);
-    let words = Command::new("ps").args(["-p", &rig.pid("cache"), "-o", "args="]).output().unwrap();
-    assert!(!String::from_utf8_lossy(&words.stdout).contains("s3cret"));
+    let words = shown_by_ps(&rig.pid("cache"));
+    assert!(words.contains("server") && !words.contains("s3cret"), "{words}");
 
     for other in ["wrong", ""] {
         for verb in [&["start"][..], &["cli", "GET", "k"], &["flush", "--yes"], &["info"]] {
@@ -195,6 +210,8 @@ fn a_password_is_asked_of_everybody_and_shown_to_nobody() {
         rig.run_with(&["status"], &[("REDIS_PASSWORD", other)]).exits(0).complains("REDIS_PASSWORD is not");
     }
     rig.run(&["cli", "GET", "k"]).prints("v");
+    rig.run(&["flush", "--yes"]).exits(0).says("deleted 1 key");
+    rig.run(&["cli", "DBSIZE"]).prints("0");
     rig.run_with(&["stop"], &[("REDIS_PASSWORD", "wrong")]).exits(0).says("saved and stopped");
 }
 
@@ -219,6 +236,22 @@ fn flush_counts_the_keys_and_deletes_none_unless_somebody_says_yes() {
     rig.run(&["flush", "--yes"]).exits(0).says("deleted 3 keys");
     rig.run(&["cli", "DBSIZE"]).prints("0");
     rig.run(&["cli", "-n", "3", "DBSIZE"]).prints("0");
+}
+
+#[test]
+fn flush_asks_at_a_terminal_and_takes_no_answer_but_yes() {
+    let rig = Rig::started();
+    rig.run(&["cli", "MSET", "a", "1", "b", "2"]).exits(0);
+    for typed in ["n\n", "\n", "yesterday\n", "\u{4}"] {
+        let kept = rig.at_a_terminal(&["flush"], typed);
+        kept.exits(1).says("holds 2 keys").says("delete 2 keys? [y/N]").says("nothing was deleted");
+        rig.run(&["cli", "DBSIZE"]).prints("2");
+    }
+    for typed in ["y\n", "Yes\n"] {
+        rig.run(&["cli", "MSET", "a", "1", "b", "2"]).exits(0);
+        rig.at_a_terminal(&["flush"], typed).exits(0).says("delete 2 keys? [y/N]").says("deleted 2 keys");
+        rig.run(&["cli", "DBSIZE"]).prints("0");
+    }
 }
 
 #[test]
@@ -368,8 +401,7 @@ fn where_a_docker_engine_answers_the_services_of_compose_yaml_are_used() {
 // ---- compose.yaml ---------------------------------------------------------------------------------------------------
 
 #[test]
-fn compose_accepts_compose_yaml_with_and_without_password_and_profile() {
-    // Holds wherever the tests run; Compose's own word comes on top where its plugin is installed.
+fn compose_yaml_has_both_services_with_their_ports_volumes_and_checks() {
     let file = read_compose_yaml();
     let entry = |path: &str| file.get(path).map_or_else(|| panic!("no {path} in {file:#?}"), String::as_str);
     for (service, port, volume) in [
@@ -394,18 +426,18 @@ fn compose_accepts_compose_yaml_with_and_without_password_and_profile() {
     }
     assert_eq!(entry("services.redis-coordination.profiles"), "[coordination]");
     assert!(!file.contains_key("services.redis.profiles"));
+}
 
-    if compose(&["version"], None).is_none_or(|outcome| outcome.code != Some(0)) {
-        eprintln!("no Docker Compose here: compose.yaml was checked by its structure only");
-        return;
-    }
+#[test]
+#[ignore = "needs Docker Compose, which `cargo xtask test` finds or fetches"]
+fn docker_compose_accepts_compose_yaml_with_and_without_password_and_profile() {
     for password in [None, Some(""), Some("a\"b\\c$d e")] {
         for (profile, services) in
             [(&[][..], "redis"), (&["--profile", "coordination"], "redis\nredis-coordination")]
         {
             let run = |last: &[&str]| {
                 let words: Vec<&str> = profile.iter().chain(last).copied().collect();
-                compose(&words, password).unwrap()
+                compose(&words, password)
             };
             let accepted = run(&["config", "--quiet"]);
             assert_eq!((accepted.exits(0).out.as_str(), accepted.err.as_str()), ("", ""), "warnings");
@@ -453,15 +485,25 @@ fn directive(line: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
 
-fn compose(words: &[&str], password: Option<&str>) -> Option<Outcome> {
-    let mut command = Command::new("docker");
-    command.arg("compose");
-    if words != ["version"] {
-        command.arg("-f").arg(workspace().join("compose.yaml"));
+/// Docker Compose without an engine: LARDER_TEST_COMPOSE is the program by itself, else it is docker's plugin.
+fn compose(words: &[&str], password: Option<&str>) -> Outcome {
+    let mut command = match env::var_os("LARDER_TEST_COMPOSE") {
+        Some(program) => Command::new(program),
+        None => {
+            let mut docker = Command::new("docker");
+            docker.arg("compose");
+            docker
+        }
+    };
+    command.arg("-f").arg(workspace().join("compose.yaml")).args(words);
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("REDIS_") {
+            command.env_remove(name);
+        }
     }
-    command.args(words).env_remove("REDIS_PASSWORD").envs(password.map(|value| ("REDIS_PASSWORD", value)));
+    command.envs(password.map(|value| ("REDIS_PASSWORD", value)));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().ok().map(Outcome::of)
+    Outcome::of(command.spawn().unwrap())
 }
 
 /// The values of compose.yaml by their path. Reads the part of YAML that the file is written in and panics on the rest.
@@ -541,6 +583,23 @@ fn random() -> u64 {
 
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// By the shell's own `kill`, as the program of that name belongs to a package that may be missing.
+fn kill(pid: &str) -> bool {
+    Command::new("/bin/sh").args(["-c", "kill -KILL \"$1\"", "sh", pid]).status().unwrap().success()
+}
+
+/// The words that a process was started with, as everybody may see them.
+fn shown_by_ps(pid: &str) -> String {
+    match fs::read(format!("/proc/{pid}/cmdline")) {
+        Ok(words) => String::from_utf8_lossy(&words).replace('\0', " "),
+        // No /proc on macOS, which has ps.
+        Err(_) => {
+            let words = Command::new("ps").args(["-p", pid, "-o", "args="]).output().unwrap();
+            String::from_utf8_lossy(&words.stdout).into_owned()
+        }
+    }
 }
 
 fn on_path(tool: &str) -> Option<PathBuf> {
@@ -630,6 +689,30 @@ impl Rig {
         self.run_with(words, &[])
     }
 
+    /// The verb at a terminal of its own, where this is typed. Both streams come out as one.
+    fn at_a_terminal(&self, words: &[&str], typed: &str) -> Outcome {
+        let plain = self.command(words);
+        // util-linux's `script`, which every Debian has, makes the terminal.
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", "exec \"$LARDER_TEST_SCRIPT\" $LARDER_TEST_WORDS"]);
+        command.arg("/dev/null").env("SHELL", "/bin/sh");
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.env("LARDER_TEST_SCRIPT", plain.get_program()).env("LARDER_TEST_WORDS", words.join(" "));
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut keyboard = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut keyboard, typed.as_bytes()).unwrap();
+        // The keyboard stays until the program has ended.
+        let outcome = Outcome::of(child);
+        drop(keyboard);
+        outcome
+    }
+
     fn run_with(&self, words: &[&str], variables: &[(&str, &str)]) -> Outcome {
         Outcome::of(self.command(words).envs(variables.iter().copied()).spawn().unwrap())
     }
@@ -645,7 +728,7 @@ impl Drop for Rig {
             let _ = self.command(flag).stdout(Stdio::null()).stderr(Stdio::null()).status();
             // The script itself may be what fails. The number alone proves nothing, the folder it stands in does.
             if fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|stands| stands == folder) {
-                let _ = Command::new("kill").args(["-KILL", pid]).status();
+                kill(pid);
             }
         }
         let _ = fs::remove_dir_all(&self.root);

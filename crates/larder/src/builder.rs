@@ -10,6 +10,7 @@ use crate::endpoint::{Address, Deployment, Secret};
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::larder::Larder;
+use crate::near::Changes;
 use crate::random::Random;
 use crate::store::AnyStore;
 use crate::store::memory::{Bounds, MemoryStore};
@@ -113,6 +114,10 @@ impl LarderBuilder {
     }
 
     /// The authorities to trust for `rediss://`, in PEM, in place of the operating system's. Default: the system's.
+    ///
+    /// TLS is rustls with *ring*. With the first connection over TLS, with or without this setting, larder makes *ring* the
+    /// process-wide default provider of rustls' cryptography; a program that has installed one of its own by then keeps
+    /// that. One that installs its own later is told by `install_default` that there is one: do it before `connect`.
     pub fn tls_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls_roots = Some(pem.into());
         self
@@ -180,11 +185,15 @@ impl LarderBuilder {
             max_value_bytes: self.max_value_bytes,
             max_key_bytes: self.max_key_bytes,
         };
+        let changes = Arc::new(Changes::default());
         let store = match self.target()? {
-            Target::Memory => AnyStore::Memory(MemoryStore::new(self.bounds, Clock::default())),
-            Target::Server(server) => self.server(server).await?,
+            Target::Memory => {
+                AnyStore::Memory(MemoryStore::new(self.bounds, Clock::default(), changes.clone()))
+            }
+            Target::Server(server) => self.server(server, changes.clone()).await?,
         };
-        Ok(Larder::new(Arc::new(Context::new(store, keyspace, limits, Clock::default(), Random::default()))))
+        let (clock, random) = (Clock::default(), Random::default());
+        Ok(Larder::new(Arc::new(Context::new(store, changes, keyspace, limits, clock, random))))
     }
 
     fn check(&self) -> Result<()> {
@@ -258,7 +267,7 @@ impl LarderBuilder {
     }
 
     #[cfg(feature = "redis")]
-    async fn server(self, server: Server) -> Result<AnyStore> {
+    async fn server(self, server: Server, changes: Arc<Changes>) -> Result<AnyStore> {
         use crate::store::redis::{Login, RedisStore};
 
         if server.tls && !cfg!(feature = "tls") {
@@ -278,12 +287,12 @@ impl LarderBuilder {
         };
         let sentinel_login =
             Login { username: None, password: self.sentinel_password, database: 0, ..login.clone() };
-        let store = RedisStore::connect(server.deployment, login, sentinel_login, self.connections);
+        let store = RedisStore::connect(server.deployment, login, sentinel_login, self.connections, changes);
         Ok(AnyStore::Redis(store.await?))
     }
 
     #[cfg(not(feature = "redis"))]
-    async fn server(self, _: Server) -> Result<AnyStore> {
+    async fn server(self, _: Server, _: Arc<Changes>) -> Result<AnyStore> {
         Err(Error::new(
             crate::ErrorKind::InvalidUrl,
             "servers need the feature redis, which this build of larder leaves out",

@@ -17,6 +17,12 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::telemetry::Instrument;
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Timed {
+    Always,
+    IfItWaits,
+}
+
 pin_project! {
     /// A request to a store, sent when it is awaited: a future of `F`'s result.
     ///
@@ -45,8 +51,11 @@ pin_project! {
         work: F,
         timeout: Duration,
         instrument: &'a Instrument,
-        timed: Timed,
         started: Option<Instant>,
+        // Whether an answer that is there at once is timed.
+        timed: Timed,
+        // What a timeout is reported as.
+        late: fn(Duration) -> Error,
         #[pin]
         timer: Option<tokio::time::Sleep>,
     }
@@ -54,13 +63,27 @@ pin_project! {
 
 impl<'a, F> Call<'a, F> {
     pub(crate) fn new(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
-        Self { work, timeout, instrument, timed: Timed::Always, started: None, timer: None }
+        Self {
+            work,
+            timeout,
+            instrument,
+            started: None,
+            timed: Timed::Always,
+            late: Error::timed_out,
+            timer: None,
+        }
     }
 
-    /// A call that may have its answer at once, within nanoseconds: then it is counted and not timed, as two looks at
-    /// the clock would cost more than all the rest.
-    pub(crate) fn at_once(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
-        Self { timed: Timed::WhenPending, ..Self::new(timeout, instrument, work) }
+    /// For work that may be answered from memory in less time than the clock takes to read: an answer that is there at
+    /// once is not timed and, unless it is an error, not counted here either.
+    pub(crate) fn unless_at_once(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
+        Self { timed: Timed::IfItWaits, ..Self::new(timeout, instrument, work) }
+    }
+
+    /// For invalidations, which are queued when they time out.
+    pub(crate) fn queued(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
+        let late = |timeout| Error::timed_out(timeout).queued();
+        Self { late, ..Self::new(timeout, instrument, work) }
     }
 
     /// The longest that this call may take, in place of the connection's `response_timeout`. It covers everything:
@@ -83,11 +106,14 @@ where
         if *this.timed == Timed::Always {
             this.started.get_or_insert_with(Instant::now);
         }
-
-        let result = match this.work.as_mut().poll(cx) {
+        let polled = this.work.as_mut().poll(cx);
+        if let (Poll::Ready(Ok(_)), None) = (&polled, &this.started) {
+            return polled;
+        }
+        let started = *this.started.get_or_insert_with(Instant::now);
+        let result = match polled {
             Poll::Ready(result) => result,
             Poll::Pending => {
-                let started = *this.started.get_or_insert_with(Instant::now);
                 if this.timer.is_none() {
                     let deadline = started.checked_add(*this.timeout);
                     this.timer.set(Some(match deadline {
@@ -98,25 +124,15 @@ where
                 match this.timer.as_pin_mut().map(|timer| timer.poll(cx)) {
                     Some(Poll::Ready(())) => match last_poll(this.work, cx) {
                         Poll::Ready(result) => result,
-                        Poll::Pending => Err(Error::timed_out(*this.timeout)),
+                        Poll::Pending => Err((this.late)(*this.timeout)),
                     },
                     _ => return Poll::Pending,
                 }
             }
         };
-        match *this.started {
-            Some(started) => this.instrument.finished(started.elapsed(), result.as_ref().err()),
-            None => this.instrument.counted(result.as_ref().err()),
-        }
+        this.instrument.finished(started.elapsed(), result.as_ref().err());
         Poll::Ready(result)
     }
-}
-
-/// When a call looks at the clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Timed {
-    Always,
-    WhenPending,
 }
 
 thread_local! {

@@ -27,6 +27,34 @@ impl Tick {
     }
 }
 
+/// A point of local time on two coarse clocks, in nanoseconds: one that nobody can set, and one that goes on while the
+/// machine sleeps. Reading both takes half the time of the exact clock; they lag by a timer tick, 10 ms at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    mono: u64,
+    awake: u64,
+}
+
+impl Moment {
+    #[cfg(test)]
+    pub(crate) fn new(mono: u64, awake: u64) -> Self {
+        Self { mono, awake }
+    }
+
+    pub(crate) fn mono(self) -> u64 {
+        self.mono
+    }
+
+    pub(crate) fn awake(self) -> u64 {
+        self.awake
+    }
+
+    /// Nanoseconds of the clock that nobody can set, `span` from now.
+    pub(crate) fn mono_after(self, span: Duration) -> u64 {
+        self.mono.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
 /// Where local time comes from.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Clock {
@@ -46,6 +74,18 @@ impl Clock {
         match self {
             Self::Machine => Tick(machine()),
             Self::Manual(micros) => Tick(Duration::from_micros(micros.load(Ordering::Acquire))),
+        }
+    }
+
+    /// For what is read so often that the exact clock would be most of its cost.
+    #[inline]
+    pub(crate) fn moment(&self) -> Moment {
+        match self {
+            Self::Machine => coarse(),
+            Self::Manual(micros) => {
+                let nanos = micros.load(Ordering::Acquire).saturating_mul(1000);
+                Moment { mono: nanos, awake: nanos }
+            }
         }
     }
 
@@ -92,6 +132,25 @@ fn machine() -> Duration {
     const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
     let time = rustix::time::clock_gettime(CLOCK);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Wall time stands in for the clock that sleeps through nothing: setting it back is what the other clock is for.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+fn coarse() -> Moment {
+    use rustix::time::{ClockId, clock_gettime};
+    let nanos = |clock| {
+        let time = clock_gettime(clock);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        seconds.wrapping_mul(1_000_000_000).wrapping_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+    };
+    Moment { mono: nanos(ClockId::MonotonicCoarse), awake: nanos(ClockId::RealtimeCoarse) }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn coarse() -> Moment {
+    let nanos = u64::try_from(machine().as_nanos()).unwrap_or(u64::MAX);
+    Moment { mono: nanos, awake: nanos }
 }
 
 #[cfg(not(unix))]

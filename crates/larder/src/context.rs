@@ -10,12 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::envelope::TagVersion;
 use crate::error::{Error, ErrorKind, Result};
 use crate::keyspace::Keyspace;
+use crate::name::Name;
+use crate::near::Changes;
+use crate::outbox::{Added, Outbox};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
 use crate::store::limit::{LimitStore, Term};
-use crate::store::{AnyStore, Store};
+use crate::store::trust::Seen;
+use crate::store::{AnyStore, Claim, Listener, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Instrument, LockMeter};
 
@@ -26,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) outbox: Outbox,
     /// Loads under way.
     pub(crate) loads: Tasks,
     /// What waits for the end of a lease or renews a permit.
@@ -33,11 +40,16 @@ pub(crate) struct Context {
     /// Locks, permits and refunds on their way back.
     releases: Tasks,
     pub(crate) ping_meter: Instrument,
+    pub(crate) explain_meter: Instrument,
     pub(crate) tag_meter: Instrument,
+    pub(crate) snapshot_meter: Instrument,
     pub(crate) lock_meter: LockMeter,
     caches: Mutex<HashMap<String, Arc<dyn AnyCache>>>,
     limiters: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
 }
+
+/// How long a replaced version is kept: longer than what carries the old one, which is a miss without it, too.
+pub(crate) const RENEWAL_SPAN: Duration = Duration::from_secs(24 * 3600);
 
 /// What any one call may take.
 #[derive(Debug, Clone, Copy)]
@@ -63,13 +75,30 @@ impl Limits {
 pub(crate) trait AnyCache: Any + Send + Sync {
     fn stats(&self) -> CacheStats;
 
+    /// The name of the version that clears it.
+    fn clear_version(&self) -> &str;
+
+    /// The near copy of an entry, if there is one.
+    fn near_copy(&self, entry: &str) -> Option<NearState>;
+
     /// Whoever loads from now on starts anew, where the load under way would carry the tag.
     fn detach_tagged(&self, tag: &str);
+}
+
+/// What there is to know of a near copy, whatever it holds.
+#[derive(Debug, Clone)]
+pub(crate) struct NearState {
+    /// Nanoseconds of the clock that nobody can set.
+    pub(crate) until: u64,
+    pub(crate) seen: Seen,
+    pub(crate) clear_seen: Seen,
+    pub(crate) tags: Vec<TagVersion>,
 }
 
 impl Context {
     pub(crate) fn new(
         store: AnyStore,
+        changes: Arc<Changes>,
         keyspace: Keyspace,
         limits: Limits,
         clock: Clock,
@@ -83,11 +112,15 @@ impl Context {
             limits,
             clock,
             random,
+            changes,
+            outbox: Outbox::default(),
             loads: Tasks::default(),
             timers: Tasks::default(),
             releases: Tasks::default(),
             ping_meter: Instrument::new("larder", "", "ping"),
+            explain_meter: Instrument::new("larder", "", "explain"),
             tag_meter: Instrument::new("tag", "", "invalidate"),
+            snapshot_meter: Instrument::new("tag", "", "snapshot"),
             lock_meter: LockMeter::default(),
             caches: Mutex::default(),
             limiters: Mutex::default(),
@@ -105,6 +138,73 @@ impl Context {
         self.timers.abort().await;
         self.releases.finish(self.limits.response_timeout).await;
         self.store.close();
+    }
+
+    /// Whether the store is in this process, and so never away.
+    pub(crate) fn is_embedded(&self) -> bool {
+        matches!(self.store, AnyStore::Memory(_))
+    }
+
+    /// Sees to it that these entries are deleted when the server is back. `clear` is the version of their cache.
+    pub(crate) fn queue_deletes(self: &Arc<Self>, names: &[&str], clear: Option<&str>) {
+        for name in names {
+            self.send_queued(self.outbox.delete(name, clear));
+        }
+    }
+
+    /// Sees to it that a version is replaced when the server is back.
+    pub(crate) fn queue_renewal(self: &Arc<Self>, version: &str) {
+        if self.outbox.is_full() {
+            // Which entries carry the tags that do not fit is not known: so every cache is cleared.
+            let clears: Vec<String> =
+                self.caches().values().map(|cache| cache.clear_version().to_owned()).collect();
+            tracing::warn!("the queue of invalidations is full: all caches will be cleared");
+            clears.iter().for_each(|clear| self.send_queued(self.outbox.renew(clear)));
+        } else {
+            self.send_queued(self.outbox.renew(version));
+        }
+    }
+
+    fn send_queued(self: &Arc<Self>, added: Added) {
+        if added == Added::Send {
+            let context = self.clone();
+            self.loads.spawn(async move { context.send_outbox().await });
+        }
+    }
+
+    /// Sends what is queued, and tries again until all of it was sent.
+    async fn send_outbox(&self) {
+        let mut pause = Duration::from_millis(20);
+        while let Some(batch) = self.outbox.next() {
+            let send = async {
+                let names: Vec<Name> = batch.deletes.iter().map(|(name, _)| name.clone()).collect();
+                if !names.is_empty() {
+                    self.store.delete_many(&names).await?;
+                    // What was read meanwhile goes before near reads resume: the store may tell later.
+                    names.iter().for_each(|name| self.changes.changed(name));
+                }
+                for version in &batch.renewals {
+                    self.store.renew_version(version, self.random.nonce(), RENEWAL_SPAN).await?;
+                    self.changes.changed(version);
+                }
+                Ok::<_, Error>(())
+            };
+            match tokio::time::timeout(self.limits.response_timeout, send).await {
+                Ok(Ok(())) => {
+                    tracing::info!(
+                        names = batch.deletes.len(),
+                        versions = batch.renewals.len(),
+                        "queued invalidations sent"
+                    );
+                    pause = Duration::from_millis(20);
+                }
+                _ => {
+                    self.outbox.failed(batch);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+            }
+        }
     }
 
     /// Frees a lock without anybody waiting for it, and tries again until the lock's time is over anyway. What is handed
@@ -198,6 +298,26 @@ impl Context {
             stats.caches.insert(name.clone(), cache.stats());
         }
         stats
+    }
+
+    /// The near copy of an entry, of whatever cache.
+    pub(crate) fn near_copy(&self, entry: &str) -> Option<NearState> {
+        self.caches().values().find_map(|cache| cache.near_copy(entry))
+    }
+
+    /// Takes a load's claim away without anybody waiting for it. What is handed over before `close` is still sent.
+    pub(crate) fn abandon_in_background(self: &Arc<Self>, entry: Name, claim: Claim) {
+        let context = self.clone();
+        self.releases.spawn(async move {
+            let abandon = async {
+                match claim {
+                    Claim::Placeholder(placeholder) => context.store.abandon_fill(&entry, placeholder).await,
+                    Claim::Lease(token) => context.store.abandon_refresh(&entry, token).await,
+                }
+            };
+            // Where this fails, the claim runs out by itself.
+            let _ = tokio::time::timeout(context.limits.response_timeout, abandon).await;
+        });
     }
 
     /// A tag was invalidated: what the loads that would carry it have read is void.

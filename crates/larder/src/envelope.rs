@@ -92,8 +92,14 @@ impl Damage {
 }
 
 impl Envelope {
-    /// The placeholder of a fill: these very bytes stand under the key until the fill commits.
-    pub(crate) fn placeholder(token: u64, written_at: u64) -> Vec<u8> {
+    /// The placeholder of a fill: these very bytes stand under the key until the fill commits. It carries the versions that
+    /// were read before the load: what is voided meanwhile need not be waited for.
+    pub(crate) fn placeholder(
+        token: u64,
+        written_at: u64,
+        clear_version: u64,
+        tags: Vec<TagVersion>,
+    ) -> Vec<u8> {
         let envelope = Self {
             kind: Kind::Placeholder,
             codec: Codec::Json,
@@ -102,8 +108,8 @@ impl Envelope {
             written_at,
             fresh_until: 0,
             load_cost: 0,
-            clear_version: 0,
-            tags: Vec::new(),
+            clear_version,
+            tags,
         };
         let mut out = Vec::with_capacity(HEADER);
         envelope.begin(&mut out);
@@ -200,22 +206,70 @@ pub(crate) fn seal(bytes: &mut [u8]) {
     }
 }
 
+/// Which write this was, of what has an envelope. docs/wire-format.md: bytes 4 to 11.
+pub(crate) fn nonce(bytes: &[u8]) -> Option<u64> {
+    match bytes {
+        [MAGIC, LAYOUT, _, _, rest @ ..] => rest.first_chunk().map(|nonce| u64::from_be_bytes(*nonce)),
+        _ => None,
+    }
+}
+
+/// Whether these bytes claim to be larder's.
+pub(crate) fn has_envelope(bytes: &[u8]) -> bool {
+    matches!(bytes, [MAGIC, LAYOUT, ..])
+}
+
+/// The tags that a value says it carries. Not to be believed without the checksum.
+pub(crate) fn tags(bytes: &[u8]) -> Vec<&str> {
+    match bytes {
+        [MAGIC, LAYOUT, _, count, ..] if *count > 0 => {
+            let mut reader = Reader(bytes.get(HEADER..).unwrap_or_default());
+            let mut next = || -> Result<&str, Damage> {
+                reader.take(8)?;
+                let [length] = reader.array()?;
+                str::from_utf8(reader.take(usize::from(length))?).map_err(|_| Damage::Unknown)
+            };
+            (0..*count).map_while(|_| next().ok()).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// What the first bytes of an entry tell without its payload: nothing else can be believed without the checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Glance {
     /// A placeholder or a known absence: for a reader nothing is here.
     Nothing,
-    /// A value whose tags must be compared before it counts.
-    Tagged,
-    Something,
+    /// No envelope.
+    Bare,
+    Value {
+        /// Whether there are tags to be compared before it counts.
+        tagged: bool,
+        fresh_until: u64,
+        clear_version: u64,
+    },
 }
 
 pub(crate) fn glance(start: &[u8]) -> Glance {
     match start {
         [MAGIC, LAYOUT, packed, _, ..] if packed >> 6 != 0 => Glance::Nothing,
-        [MAGIC, LAYOUT, _, tags, ..] if *tags > 0 => Glance::Tagged,
+        [MAGIC, LAYOUT, _, tags, rest @ ..] => {
+            let mut reader = Reader(rest);
+            let mut read = || -> Result<_, Damage> {
+                reader.take(14)?;
+                let fresh_until = from_six_bytes(reader.array()?);
+                reader.take(4)?;
+                Ok((fresh_until, u64::from_be_bytes(reader.array()?)))
+            };
+            match read() {
+                Ok((fresh_until, clear_version)) => {
+                    Glance::Value { tagged: *tags > 0, fresh_until, clear_version }
+                }
+                Err(_) => Glance::Nothing,
+            }
+        }
         [] => Glance::Nothing,
-        _ => Glance::Something,
+        _ => Glance::Bare,
     }
 }
 
@@ -319,14 +373,14 @@ mod tests {
 
     #[test]
     fn without_tags_it_takes_forty_bytes() {
-        assert_eq!(Envelope::placeholder(7, 1).len(), HEADER);
+        assert_eq!(Envelope::placeholder(7, 1, 0, Vec::new()).len(), HEADER);
         assert_eq!(HEADER, 40);
     }
 
     #[test]
     fn a_placeholder_is_nothing_at_a_glance() {
-        assert_eq!(glance(&Envelope::placeholder(7, 1)), Glance::Nothing);
+        assert_eq!(glance(&Envelope::placeholder(7, 1, 0, Vec::new())), Glance::Nothing);
         assert_eq!(glance(b""), Glance::Nothing);
-        assert_eq!(glance(b"{}"), Glance::Something);
+        assert_eq!(glance(b"{}"), Glance::Bare);
     }
 }

@@ -26,6 +26,7 @@ pub struct Error(Arc<Inner>);
 struct Inner {
     kind: ErrorKind,
     message: String,
+    queued: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -82,7 +83,7 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), source: None }))
+        Self(Arc::new(Inner { kind, message: message.into(), queued: false, source: None }))
     }
 
     pub(crate) fn with_source(
@@ -90,7 +91,7 @@ impl Error {
         message: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), source: Some(source.into()) }))
+        Self(Arc::new(Inner { kind, message: message.into(), queued: false, source: Some(source.into()) }))
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -103,6 +104,35 @@ impl Error {
 
     pub(crate) fn closed() -> Self {
         Self::new(ErrorKind::Closed, "this Larder was closed")
+    }
+
+    /// The same, of an invalidation that will be made up for. What lies behind it stays in the message.
+    pub(crate) fn queued(self) -> Self {
+        let message = format!("{self}; the key's invalidation is queued until the server is back");
+        Self(Arc::new(Inner { kind: self.kind(), message, queued: true, source: None }))
+    }
+
+    /// Whether a write that failed for want of the server is queued, to be made up for when the server is back: a
+    /// `delete` as itself, a `set` as a `delete`, for its value may be old by then.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        self.0.queued
+    }
+
+    /// Whether the server is away, or cannot write at the moment.
+    pub(crate) fn is_outage(&self) -> bool {
+        use ErrorKind as Kind;
+        matches!(
+            self.kind(),
+            Kind::Refused
+                | Kind::Disconnected
+                | Kind::TimedOut
+                | Kind::ClusterDown
+                | Kind::Loading
+                | Kind::ReadOnly
+                | Kind::Busy
+                | Kind::OutOfMemory
+        )
     }
 
     /// What kind of failure this is.

@@ -10,6 +10,25 @@ use std::fmt::{self, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::name::Name;
+
+/// Whether a byte is one of those that nearly all keys are made of, and never need escaping.
+#[inline]
+const fn is_plain(byte: u8) -> bool {
+    const PLAIN: [u64; 2] = {
+        let (mut bits, mut byte) = ([0u64; 2], 0u8);
+        while byte < 128 {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
+                if byte < 64 { bits[0] |= 1 << byte } else { bits[1] |= 1 << (byte - 64) }
+            }
+            byte += 1;
+        }
+        bits
+    };
+    let half = if byte < 64 { PLAIN[0] } else { PLAIN[1] };
+    byte < 128 && half >> (byte & 63) & 1 == 1
+}
+
 /// Something that names an entry of a cache.
 ///
 /// It is implemented for strings, integers, `bool`, `char`, IP addresses, UUIDs (feature `uuid`), tuples of up to four parts, and
@@ -38,19 +57,19 @@ pub trait CacheKey {
 /// Where a [`CacheKey`] writes its text. What is written is escaped on the way.
 #[derive(Debug)]
 pub struct KeyText<'a> {
-    out: &'a mut String,
+    out: &'a mut Name,
     within_tuple: bool,
 }
 
 impl KeyText<'_> {
-    pub(crate) fn new(out: &mut String) -> KeyText<'_> {
+    pub(crate) fn new(out: &mut Name) -> KeyText<'_> {
         KeyText { out, within_tuple: false }
     }
 
     /// Adds text.
     pub fn push(&mut self, text: &str) {
         // Most keys are digits and letters: a look at the bytes is quicker than one at the characters.
-        if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+        if text.bytes().all(is_plain) {
             self.out.push_str(text);
             return;
         }
@@ -62,7 +81,7 @@ impl KeyText<'_> {
             if let Some(special) = tail_chars.next() {
                 let mut utf8 = [0; 4];
                 for byte in special.encode_utf8(&mut utf8).bytes() {
-                    // Writing to a String cannot fail.
+                    // Writing to a name cannot fail.
                     let _ = write!(self.out, "%{byte:02X}");
                 }
             }
@@ -87,7 +106,7 @@ impl KeyText<'_> {
     pub fn parts(&mut self, parts: &[&dyn CacheKey]) {
         for (index, part) in parts.iter().enumerate() {
             if index > 0 {
-                self.out.push(':');
+                self.out.push_str(":");
             }
             part.write(&mut KeyText { out: self.out, within_tuple: true });
         }
@@ -197,9 +216,9 @@ mod tests {
     use super::*;
 
     fn text(key: impl CacheKey) -> String {
-        let mut out = String::new();
+        let mut out = Name::new();
         key.write(&mut KeyText::new(&mut out));
-        out
+        out.as_str().to_owned()
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
+use crate::name::Name;
 
 /// The longest namespace or cache name.
 const LONGEST_NAME: usize = 128;
@@ -32,39 +33,75 @@ impl Keyspace {
         Ok(if schema == 0 { format!("{prefix}{name}:") } else { format!("{prefix}{name}@{schema}:") })
     }
 
-    pub(crate) fn tag(&self, tag: &str) -> String {
+    /// An entry's whole name, from what follows the namespace.
+    pub(crate) fn whole(&self, entry: &str) -> Name {
+        let mut whole = Name::new();
+        whole.push_str(&self.prefix);
+        whole.push_str(entry);
+        whole
+    }
+
+    pub(crate) fn tag(&self, tag: &str) -> Name {
         self.sibling("~tag.1:", tag)
     }
 
+    /// What stands for "no loader-named tag was invalidated meanwhile".
+    pub(crate) fn epoch(&self) -> Name {
+        self.sibling("~epoch.1:", "")
+    }
+
+    /// The version that a cache's `clear` replaces, whatever the schema.
+    pub(crate) fn clear(&self, cache: &str) -> Name {
+        self.sibling("~clear.1:", cache)
+    }
+
+    /// Who refreshes an entry. The entry's whole name is the hash tag, so that both share a slot.
+    pub(crate) fn lease(entry: &str) -> Name {
+        let mut whole = Name::new();
+        for part in ["~lease.1:{", entry, "}"] {
+            whole.push_str(part);
+        }
+        whole
+    }
+
     pub(crate) fn lock(&self, name: &str) -> String {
-        self.sibling("~lock.1:", name)
+        self.sibling("~lock.1:", name).as_str().to_owned()
     }
 
     pub(crate) fn limit(&self, name: &str, key: impl CacheKey) -> Result<String> {
         check("a rate limiter's name", name)?;
-        let mut whole = format!("~limit.1:{{{}/{name}:", self.namespace());
+        let mut whole = Name::new();
+        for part in ["~limit.1:{", self.namespace(), "/", name, ":"] {
+            whole.push_str(part);
+        }
         key.write(&mut KeyText::new(&mut whole));
-        whole.push('}');
-        Ok(whole)
+        whole.push_str("}");
+        Ok(whole.as_str().to_owned())
     }
 
     /// The permits of a concurrency limiter.
     pub(crate) fn permits(&self, name: &str, key: impl CacheKey) -> Result<String> {
         check("a concurrency limiter's name", name)?;
-        let mut whole = format!("~permits.1:{{{}/{name}:", self.namespace());
+        let mut whole = Name::new();
+        for part in ["~permits.1:{", self.namespace(), "/", name, ":"] {
+            whole.push_str(part);
+        }
         key.write(&mut KeyText::new(&mut whole));
-        whole.push('}');
-        Ok(whole)
+        whole.push_str("}");
+        Ok(whole.as_str().to_owned())
     }
 
     fn namespace(&self) -> &str {
         self.prefix.trim_end_matches('/')
     }
 
-    fn sibling(&self, kind: &str, name: &str) -> String {
-        let mut whole = format!("{kind}{{{}/", self.namespace());
+    fn sibling(&self, kind: &str, name: &str) -> Name {
+        let mut whole = Name::new();
+        for part in [kind, "{", self.namespace(), "/"] {
+            whole.push_str(part);
+        }
         name.write(&mut KeyText::new(&mut whole));
-        whole.push('}');
+        whole.push_str("}");
         whole
     }
 }
@@ -85,9 +122,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry(namespace: Option<&str>, cache: &str, schema: u32, key: &str) -> String {
-        let mut name = Keyspace::new(namespace).unwrap().cache(cache, schema).unwrap();
+        let mut name = Name::from(&*Keyspace::new(namespace).unwrap().cache(cache, schema).unwrap());
         key.write(&mut KeyText::new(&mut name));
-        name
+        name.as_str().to_owned()
     }
 
     #[test]
@@ -122,9 +159,9 @@ mod tests {
         #[test]
         fn distinct_tuples_have_distinct_text(a in ("[a:%]{0,3}", "[a:%]{0,3}"), b in ("[a:%]{0,3}", "[a:%]{0,3}")) {
             let text = |t: &(String, String)| {
-                let mut out = String::new();
+                let mut out = Name::new();
                 t.write(&mut KeyText::new(&mut out));
-                out
+                out.as_str().to_owned()
             };
             prop_assert_eq!(a == b, text(&a) == text(&b));
         }
@@ -137,7 +174,7 @@ mod tests {
             let tag = Keyspace::default().tag(&other);
             let ends_in_brace = tag.ends_with('}');
             prop_assert_eq!(tag.matches('{').count(), 1);
-            prop_assert!(ends_in_brace, "{}", tag);
+            prop_assert!(ends_in_brace, "{:?}", tag);
         }
     }
 }

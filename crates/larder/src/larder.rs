@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::builder::LarderBuilder;
-use crate::cache::{CacheBuilder, Tag};
+use crate::cache::{CacheBuilder, Explanation, Tag, TagSnapshot};
 use crate::call::Call;
 use crate::context::Context;
 use crate::error::Result;
@@ -105,6 +105,53 @@ impl Larder {
     #[must_use]
     pub fn tag(&self, tag: &str) -> Tag {
         Tag::new(self.context.clone(), tag)
+    }
+
+    /// The versions that tags have now, for a [`set`](crate::Cache::set) of data that is yet to be read:
+    /// [`Set::snapshot`](crate::Set::snapshot) shows why.
+    ///
+    /// No round trip for tags that were used lately, else one each.
+    ///
+    /// # Errors
+    ///
+    /// What stands in the way of any request; `InvalidSetting` for tags that no entry can carry.
+    pub fn tag_snapshot<T: Into<String>>(
+        &self,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Call<'_, impl Future<Output = Result<TagSnapshot>> + Send> {
+        let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
+        Call::new(self.context.limits.response_timeout, &self.context.snapshot_meter, async move {
+            TagSnapshot::take(&self.context, tags).await
+        })
+    }
+
+    /// Why an entry is served, or is not: which tier has it, whether it is being loaded and by whom, what voided it. `entry` is its
+    /// name as it stands on the server, without the namespace: `user:123`, or `user@2:123` of schema 2.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
+    /// users.set("123", &"Ann".to_owned()).tag("team:7").await?;
+    /// larder.tag("team:7").invalidate().await?;
+    /// println!("{}", larder.explain("user:123").await?);
+    /// // user:123: void: the tag "team:7" was invalidated since it was read, kept for 59.9s; no near copy
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// Four round trips, for people and tools; not for the path of a request.
+    ///
+    /// # Errors
+    ///
+    /// What stands in the way of any request.
+    pub fn explain(&self, entry: &str) -> Call<'_, impl Future<Output = Result<Explanation>> + Send> {
+        let entry = entry.to_owned();
+        Call::new(self.context.limits.response_timeout, &self.context.explain_meter, async move {
+            Explanation::of(&self.context, &entry).await
+        })
     }
 
     /// A distributed lock under any name, held for 30 s unless [`ttl`](Lock::ttl) says otherwise.

@@ -56,6 +56,9 @@ mod keyspace;
 mod larder;
 mod limit;
 mod lock;
+mod name;
+mod near;
+mod outbox;
 mod random;
 mod stats;
 mod store;
@@ -72,8 +75,12 @@ pub use larder::Larder;
 pub use stats::{CacheStats, OperationStats, Stats};
 
 // The cache
-pub use cache::{Cache, CacheBuilder, Load, LoadError, Set, SetMany, Tag};
+pub use cache::{
+    Cache, CacheBuilder, Entry, Explanation, Foreign, Load, LoadEntry, LoadError, LoadMany, Loading,
+    NearVerdict, Set, SetMany, Source, Stored, Tag, TagSnapshot, WhenAbandoned,
+};
 pub use key::{CacheKey, Displayed, KeyText};
+pub use near::Near;
 pub use store::Expiry;
 pub use value::Format;
 
@@ -97,5 +104,7 @@ pub use self::http::{
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 #[doc = include_str!("../../../docs/cache.md")]
+#[doc = include_str!("../../../docs/near-cache.md")]
 #[doc = include_str!("../../../docs/rate-limits.md")]
+#[doc = include_str!("../../../docs/transactions.md")]
 struct Pages;

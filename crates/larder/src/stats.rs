@@ -15,15 +15,24 @@ pub struct Stats {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Keys asked for and found.
+    /// Keys asked for and found, near hits included.
     pub hits: u64,
+    /// Of those, how many were found in this process.
+    pub near_hits: u64,
+    /// Copies in the near tier at the moment.
+    pub near_entries: u64,
+    /// What those weigh, by their stored sizes.
+    pub near_bytes: u64,
+    /// Stale values given because a load failed, or took longer than `soft_timeout`.
+    pub stale_served: u64,
     /// Keys asked for and not found, each caller that waited for one load included.
     pub misses: u64,
-    /// Loaders that ran to their end.
+    /// Loaders that ran to their end; one that loads many keys counts once for each of them.
     pub loads: u64,
     /// Of those, how many failed or panicked.
     pub load_failures: u64,
-    /// Loaded values that were returned but not stored, because the key was written or deleted meanwhile.
+    /// Loaded values that were returned but not stored, because meanwhile the key was written or deleted, or a tag was
+    /// invalidated where the loader named some.
     pub fills_voided: u64,
     /// Requests of loads that the store failed, each of which went on without it: to look, to fence, or to keep.
     pub bypassed: u64,
@@ -33,7 +42,7 @@ pub struct CacheStats {
     pub bytes_read: u64,
     /// Bytes of values that were written, envelopes included.
     pub bytes_written: u64,
-    /// By operation, those that were used.
+    /// By operation, those that were used. Near hits are not among them: they take less time than the clock does to read.
     pub operations: BTreeMap<&'static str, OperationStats>,
 }
 

@@ -54,14 +54,6 @@ impl Instrument {
         }
     }
 
-    /// A call that had its answer at once and was not timed.
-    pub(crate) fn counted(&self, error: Option<&Error>) {
-        self.count.fetch_add(1, Relaxed);
-        if let Some(error) = error {
-            self.failed(error);
-        }
-    }
-
     fn failed(&self, error: &Error) {
         self.errors.fetch_add(1, Relaxed);
         tracing::debug!(kind = %error.kind(), %error, "operation failed");
@@ -111,19 +103,69 @@ impl Count {
     }
 }
 
+/// A count that is added to millions of times a second from all threads: in parts, each thread to its own, so that
+/// the processors need not pass it around.
+struct NearCount {
+    parts: [Part; 16],
+    #[cfg(feature = "metrics")]
+    counter: metrics::Counter,
+}
+
+/// A cache line of its own.
+#[repr(align(128))]
+#[derive(Default)]
+struct Part(AtomicU64);
+
+thread_local! {
+    static PART: usize = {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        usize::try_from(NEXT.fetch_add(1, Relaxed) % 16).unwrap_or(0)
+    };
+}
+
+impl NearCount {
+    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has names"))]
+    fn new(cache: &str) -> Self {
+        Self {
+            parts: Default::default(),
+            #[cfg(feature = "metrics")]
+            counter: metrics::counter!("larder_cache_near_hits_total", "cache" => cache.to_owned()),
+        }
+    }
+
+    #[inline]
+    fn add_one(&self) {
+        if let Some(part) = self.parts.get(PART.with(|part| *part)) {
+            part.0.fetch_add(1, Relaxed);
+        }
+        #[cfg(feature = "metrics")]
+        self.counter.increment(1);
+    }
+
+    fn get(&self) -> u64 {
+        self.parts.iter().map(|part| part.0.load(Relaxed)).sum()
+    }
+}
+
 /// Tells the recorder the units and the meanings, as docs/observability.md lists them.
 pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     {
         use metrics::{Unit, describe_counter as counter};
-        counter!("larder_cache_hits_total", Unit::Count, "Keys asked for and found");
+        counter!("larder_cache_hits_total", Unit::Count, "Keys asked for and found in the store");
+        counter!("larder_cache_near_hits_total", Unit::Count, "Keys asked for and found in the near tier");
+        counter!(
+            "larder_cache_stale_served_total",
+            Unit::Count,
+            "Stale values given because a load failed or was slow"
+        );
         counter!("larder_cache_misses_total", Unit::Count, "Keys asked for and not found");
         counter!("larder_cache_loads_total", Unit::Count, "Loaders that ran to their end");
         counter!("larder_cache_load_failures_total", Unit::Count, "Loaders that failed or panicked");
         counter!(
             "larder_cache_fills_voided_total",
             Unit::Count,
-            "Loaded values that a write kept from being stored"
+            "Loaded values that a write or an invalidation kept from being stored"
         );
         counter!("larder_cache_bypassed_total", Unit::Count, "Requests of loads that the store failed");
         counter!(
@@ -145,18 +187,37 @@ pub(crate) fn describe() {
     }
 }
 
+/// Lets a warning through once a second: what goes wrong for every request must not fill the disk with words. One for each
+/// warning, or one that comes all the time would hide another.
+#[derive(Default)]
+struct Throttle(Mutex<Option<Instant>>);
+
+impl Throttle {
+    fn lets_through(&self) -> bool {
+        let now = Instant::now();
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
+}
+
 /// What one cache counts.
 pub(crate) struct CacheMeter {
     name: String,
     hits: Count,
+    near_hits: NearCount,
     misses: Count,
+    stale_served: Count,
     loads: Count,
     load_failures: Count,
     fills_voided: Count,
     bypassed: Count,
     unreadable: Count,
-    /// When a warning of either was last written.
-    warned: Mutex<Option<Instant>>,
+    bypassed_warning: Throttle,
+    unreadable_warning: Throttle,
     bytes_read: Count,
     bytes_written: Count,
     pub(crate) get: Instrument,
@@ -169,6 +230,9 @@ pub(crate) struct CacheMeter {
     pub(crate) touch: Instrument,
     pub(crate) ttl: Instrument,
     pub(crate) get_or_load: Instrument,
+    pub(crate) get_or_load_many: Instrument,
+    pub(crate) expire: Instrument,
+    pub(crate) clear: Instrument,
 }
 
 impl CacheMeter {
@@ -178,13 +242,16 @@ impl CacheMeter {
         Self {
             name: name.to_owned(),
             hits: count("larder_cache_hits_total"),
+            near_hits: NearCount::new(name),
+            stale_served: count("larder_cache_stale_served_total"),
             misses: count("larder_cache_misses_total"),
             loads: count("larder_cache_loads_total"),
             load_failures: count("larder_cache_load_failures_total"),
             fills_voided: count("larder_cache_fills_voided_total"),
             bypassed: count("larder_cache_bypassed_total"),
             unreadable: count("larder_cache_unreadable_total"),
-            warned: Mutex::new(None),
+            bypassed_warning: Throttle::default(),
+            unreadable_warning: Throttle::default(),
             bytes_read: count("larder_cache_read_bytes_total"),
             bytes_written: count("larder_cache_written_bytes_total"),
             get: instrument("get"),
@@ -197,11 +264,24 @@ impl CacheMeter {
             touch: instrument("touch"),
             ttl: instrument("ttl"),
             get_or_load: instrument("get_or_load"),
+            get_or_load_many: instrument("get_or_load_many"),
+            expire: instrument("expire"),
+            clear: instrument("clear"),
         }
     }
 
     pub(crate) fn hits(&self, count: usize) {
         self.hits.add(count);
+    }
+
+    /// A hit of the near tier.
+    #[inline]
+    pub(crate) fn near_hit(&self) {
+        self.near_hits.add_one();
+    }
+
+    pub(crate) fn served_stale(&self) {
+        self.stale_served.add(1);
     }
 
     pub(crate) fn misses(&self, count: usize) {
@@ -230,7 +310,7 @@ impl CacheMeter {
     /// A load could not use the store, to look, to fence or to keep: it goes on without.
     pub(crate) fn bypassed(&self, error: &Error) {
         self.bypassed.add(1);
-        if self.may_warn() {
+        if self.bypassed_warning.lets_through() {
             tracing::warn!(cache = %self.name, kind = %error.kind(), %error, "loading without the store");
         }
     }
@@ -238,25 +318,19 @@ impl CacheMeter {
     /// Something under one of the cache's names is no value of it. The key stays out of the log: it may be personal.
     pub(crate) fn unreadable(&self, reason: &'static str) {
         self.unreadable.add(1);
-        if self.may_warn() {
+        if self.unreadable_warning.lets_through() {
             tracing::warn!(cache = %self.name, reason, "a stored value cannot be read and counts as a miss");
         }
     }
 
-    /// Once a second: what goes wrong for every request must not fill the disk with words.
-    fn may_warn(&self) -> bool {
-        let now = Instant::now();
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = warned.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
-        if may {
-            *warned = Some(now);
-        }
-        may
-    }
-
-    pub(crate) fn stats(&self) -> CacheStats {
+    pub(crate) fn stats(&self, near_entries: usize, near_bytes: u64) -> CacheStats {
+        let near_hits = self.near_hits.get();
         CacheStats {
-            hits: self.hits.get(),
+            hits: self.hits.get() + near_hits,
+            near_hits,
+            near_entries: u64::try_from(near_entries).unwrap_or(u64::MAX),
+            near_bytes,
+            stale_served: self.stale_served.get(),
             misses: self.misses.get(),
             loads: self.loads.get(),
             load_failures: self.load_failures.get(),
@@ -276,6 +350,9 @@ impl CacheMeter {
                 ("touch", &self.touch),
                 ("ttl", &self.ttl),
                 ("get_or_load", &self.get_or_load),
+                ("get_or_load_many", &self.get_or_load_many),
+                ("expire", &self.expire),
+                ("clear", &self.clear),
             ]
             .into_iter()
             .map(|(operation, instrument)| (operation, instrument.read()))

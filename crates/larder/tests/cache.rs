@@ -282,6 +282,30 @@ async fn an_invalidated_tag_voids_all_that_carry_it_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn the_embedded_store_keeps_as_many_entries_as_it_may() {
+    let larder = Larder::builder().url("memory:").memory_max_entries(500).connect().await.unwrap();
+    let users = users(&larder);
+    for key in 0..5000 {
+        users.set(key, &user("Ann")).await.unwrap();
+    }
+    let left = users.get_many(0..5000).await.unwrap().iter().flatten().count();
+    assert!((400..=500).contains(&left), "{left} of 500");
+}
+
+#[tokio::test]
+async fn the_embedded_store_keeps_as_many_bytes_as_it_may() {
+    let larder = Larder::builder().url("memory:").memory_max_bytes(512 << 10).connect().await.unwrap();
+    let names: Cache<String> = larder.cache("name").ttl(HOUR).build().unwrap();
+    let kibibyte = "x".repeat(1024);
+    for key in 0..5120 {
+        names.set(key, &kibibyte).await.unwrap();
+    }
+    let left = names.get_many(0..5120).await.unwrap().iter().flatten().count();
+    // Names and envelopes take their part.
+    assert!((350..=512).contains(&left), "{left} of 512");
+}
+
+#[tokio::test]
 async fn handles_are_shared_by_any_number_of_tasks() {
     for (store, larder) in each_store().await {
         let numbers: Cache<Arc<u64>> = larder.cache("number").ttl(HOUR).build().unwrap();

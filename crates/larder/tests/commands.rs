@@ -3,12 +3,12 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::time::Duration;
 
 use larder::{Cache, Larder, Quota};
-use larder_testkit::Server;
+use larder_testkit::{Cluster, Server};
 use support::{User, user};
 
 /// The commands that larder sent while `work` ran: not the heartbeats, and not what this test asks itself.
@@ -27,6 +27,15 @@ async fn commands(server: &Server, work: impl Future<Output = ()>) -> BTreeMap<S
         .collect()
 }
 
+/// The first use of a cache asks for the version that `clear` replaces, and makes it; the second finds it to stay. Readers
+/// keep what they were told.
+async fn warm(users: &Cache<User>) {
+    for _ in 0..3 {
+        users.set("warm", &user("Ann")).await.unwrap();
+        users.get("warm").await.unwrap();
+    }
+}
+
 fn only(command: &str, calls: u64) -> BTreeMap<String, u64> {
     BTreeMap::from([(command.to_owned(), calls)])
 }
@@ -37,6 +46,7 @@ async fn a_simple_operation_is_one_command() {
     let larder = Larder::connect(&server.url()).await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
     let ann = user("Ann");
+    warm(&users).await;
 
     let set = commands(&server, async { users.set("a", &ann).await.unwrap() }).await;
     assert_eq!(set, only("set", 1));
@@ -56,6 +66,7 @@ async fn many_keys_are_one_mget_and_never_a_command_a_key() {
     let larder = Larder::builder().url(server.url()).connections(4).connect().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
     let ann = user("Ann");
+    warm(&users).await;
     users.set_many((0..100).map(|key| (key, &ann))).await.unwrap();
 
     let get = commands(&server, async {
@@ -70,14 +81,102 @@ async fn on_a_cluster_many_keys_are_one_mget_a_slot() {
     let larder = support::connect(&cluster.url()).await;
     let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
     let ann = user("Ann");
+    warm(&users).await;
     users.set_many((0..100).map(|key| (key, &ann))).await.unwrap();
     // A slot's keys go together: the same key asked for ten times is one command.
     cluster.reset_stats();
     assert_eq!(users.get_many([7; 10]).await.unwrap().iter().flatten().count(), 10);
     assert_eq!((cluster.calls("mget"), cluster.calls("get")), (1, 0));
+    let larder = Larder::connect(&cluster.url()).await.unwrap();
+    let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
+    warm(&users).await;
+    let slots: BTreeSet<u16> = (0..5000).map(slot).collect();
+    assert!(slots.len() > 4000 && slots.len() < 4500, "{}", slots.len());
+    let asked: u16 = cluster.nodes()[0].query(&["CLUSTER", "KEYSLOT", &name(7)]);
+    assert_eq!(slot(7), asked, "the test's own sum is the server's");
+    users.set_many((0..5000).map(|key| (key, &ann))).await.unwrap();
     cluster.reset_stats();
-    assert_eq!(users.get_many(0..100).await.unwrap().iter().flatten().count(), 100);
-    assert!(cluster.calls("mget") <= 100 && cluster.calls("get") == 0);
+    assert_eq!(users.get_many(0..5000).await.unwrap().iter().flatten().count(), 5000);
+    assert_eq!((cluster.calls("mget"), cluster.calls("get")), (slots.len() as u64, 0));
+}
+
+/// What an entry of the cache `user`, without a namespace, is called on the server.
+fn name(key: u32) -> String {
+    format!("user:{key}")
+}
+
+fn slot(key: u32) -> u16 {
+    crc16::State::<crc16::XMODEM>::calculate(name(key).as_bytes()) % 16_384
+}
+
+/// How often the servers have read from a connection while `work` ran: a write of many commands is one read, or one for
+/// each 16 KiB of it.
+async fn reads(servers: &[&Server], work: impl Future<Output = ()>) -> u64 {
+    let count = || -> u64 {
+        servers
+            .iter()
+            .map(|server| server.info("stats")["total_reads_processed"].parse::<u64>().unwrap())
+            .sum()
+    };
+    let before = count();
+    work.await;
+    count() - before
+}
+
+#[tokio::test]
+async fn many_writes_are_sent_together_and_not_one_by_one() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
+    let ann = user("Ann");
+    warm(&users).await;
+    let servers = [&server];
+    let written = reads(&servers, async { users.set_many((0..1000).map(|key| (key, &ann))).await.unwrap() });
+    // 150 kB, and what heartbeats and this test ask.
+    let written = written.await;
+    assert!(written < 100, "{written} reads for 1000 entries");
+    let deleted = reads(&servers, async {
+        assert!(users.delete_many(0..1000).await.unwrap().iter().all(|there| *there));
+    });
+    let deleted = deleted.await;
+    assert!(deleted < 100, "{deleted} reads for 1000 entries");
+}
+
+#[tokio::test]
+async fn on_a_cluster_many_writes_are_sent_once_a_slot() {
+    let cluster = Cluster::start();
+    let larder = Larder::connect(&cluster.url()).await.unwrap();
+    let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
+    let ann = user("Ann");
+    warm(&users).await;
+
+    // The first ten slots to get 40 keys each.
+    let (mut groups, mut full) = (HashMap::<u16, Vec<u32>>::new(), Vec::new());
+    for key in 0.. {
+        let group = groups.entry(slot(key)).or_default();
+        group.push(key);
+        if group.len() == 40 {
+            full.push(slot(key));
+        }
+        if full.len() == 10 {
+            break;
+        }
+    }
+    let keys: Vec<u32> = full.iter().flat_map(|slot| &groups[slot]).copied().take(400).collect();
+    let masters = cluster.masters();
+    let written =
+        reads(&masters, async { users.set_many(keys.iter().map(|key| (*key, &ann))).await.unwrap() });
+    // Ten, and what heartbeats, replicas and this test ask.
+    let written = written.await;
+    assert!(written < 60, "{written} reads for 400 entries of ten slots");
+    cluster.reset_stats();
+    assert!(users.get_many(&keys).await.unwrap().iter().all(Option::is_some));
+    assert_eq!(cluster.calls("mget"), 10);
+    let deleted = reads(&masters, async {
+        assert!(users.delete_many(&keys).await.unwrap().iter().all(|there| *there));
+    });
+    let deleted = deleted.await;
+    assert!(deleted < 60, "{deleted} reads for 400 entries of ten slots");
 }
 
 #[tokio::test]
@@ -86,6 +185,7 @@ async fn a_load_is_two_round_trips_before_the_loader_and_one_after() {
     let larder = Larder::connect(&server.url()).await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
     let load = || users.get_or_load("a", || async { Ok::<_, Infallible>(user("Ann")) });
+    warm(&users).await;
     load().await.unwrap();
     users.delete("a").await.unwrap();
 

@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use larder::{Cache, ErrorKind, Larder};
-use larder_testkit::{Sentinel, Server};
+use larder_testkit::{Cluster, Sentinel, Server};
 use support::{User, namespace, until, user};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -139,6 +139,15 @@ async fn a_hanging_server_costs_the_timeout_and_then_nothing() {
     assert!(error.is_timeout());
     assert!(started.elapsed() < Duration::from_millis(250), "{:?}", started.elapsed());
 
+    let ann = user("Ann");
+    for error in [
+        users.set("1", &ann).timeout(Duration::from_millis(30)).await.unwrap_err(),
+        users.set_many([("1", &ann), ("2", &ann)]).timeout(Duration::from_millis(30)).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+    }
+    assert!(started.elapsed() < Duration::from_millis(300), "{:?}", started.elapsed());
+
     until("calls fail at once", async || {
         let started = Instant::now();
         users.get("123").await.is_err() && started.elapsed() < Duration::from_millis(20)
@@ -171,7 +180,8 @@ async fn as_many_connections_as_asked_for() {
     let server = Server::builder().tcp().start();
     let before: Vec<String> = named(&server);
     let larder = Larder::builder().url(server.url()).connections(4).connect().await.unwrap();
-    assert_eq!(named(&server).len(), before.len() + 4);
+    // And the one that is told of changes.
+    assert_eq!(named(&server).len(), before.len() + 5);
     works(&larder).await;
     drop(larder);
     until("they are gone", async || named(&server).len() == before.len()).await;
@@ -203,6 +213,31 @@ async fn a_clusters_keys_are_found_on_all_its_nodes_and_a_failover_is_followed()
     for i in 0..200 {
         assert_eq!(users.get(i).await.unwrap(), Some(user(&i.to_string())));
     }
+}
+
+#[tokio::test]
+async fn a_clusters_password_is_that_of_all_its_nodes() {
+    let cluster = Cluster::builder().password("p@ss:w/rd").start();
+    assert!(cluster.url().starts_with("redis-cluster://:p%40ss%3Aw%2Frd@"), "{}", cluster.url());
+    works_at(&cluster.url()).await;
+    let nobody = cluster.url().replace(":p%40ss%3Aw%2Frd@", "");
+    assert_eq!(Larder::connect(&nobody).await.unwrap_err().kind(), ErrorKind::Authentication);
+}
+
+#[tokio::test]
+async fn a_cluster_is_reached_by_tls() {
+    let cluster = Cluster::builder().tls().start();
+    assert!(cluster.url().starts_with("rediss-cluster://"), "{}", cluster.url());
+    let larder = Larder::builder().url(cluster.url()).tls_roots(cluster.ca_pem()).connect().await.unwrap();
+    works(&larder).await;
+    let users = users(&larder);
+    let ann = user("Ann");
+    users.set_many((0..100).map(|key| (key, &ann))).await.unwrap();
+    assert!(users.get_many(0..100).await.unwrap().iter().all(Option::is_some));
+    let sizes: Vec<i64> = cluster.masters().iter().map(|master| master.query(&["DBSIZE"])).collect();
+    assert!(sizes.iter().all(|size| *size > 10), "{sizes:?}");
+    let stranger = Larder::connect(&cluster.url()).await.unwrap_err();
+    assert_eq!(stranger.kind(), ErrorKind::Tls, "{stranger:?}");
 }
 
 #[tokio::test]
@@ -296,7 +331,34 @@ async fn sentinels_new_master_is_followed() {
     assert_eq!(users.get("b").await.unwrap(), Some(user("Bob")));
     assert_eq!(sentinel.master().query::<i64>(&["EXISTS", "user:b"]), 1);
 
+    works_at(&format!("{}/2", sentinel.url())).await;
+    sentinel.master().command(&["SELECT", "2"]);
+    assert_eq!(sentinel.master().query::<i64>(&["EXISTS", "user:123"]), 1);
+
     let unknown = sentinel.url().replace("/larder", "/nobody");
     let error = Larder::connect(&unknown).await.unwrap_err();
     assert!(error.to_string().contains("nobody"), "{error}");
+}
+
+#[tokio::test]
+async fn sentinels_may_ask_for_a_password_of_their_own() {
+    let sentinel = Sentinel::builder().sentinel_password("s3ntinel").start();
+    let with = |password: &str| Larder::builder().url(sentinel.url()).sentinel_password(password).connect();
+    works(&with("s3ntinel").await.unwrap()).await;
+    for refused in [with("wrong").await, Larder::connect(&sentinel.url()).await] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Authentication, "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("s3ntinel"));
+    }
+}
+
+#[tokio::test]
+async fn sentinels_and_their_master_are_reached_by_tls() {
+    let sentinel = Sentinel::builder().tls().start();
+    assert!(sentinel.url().starts_with("rediss-sentinel://"), "{}", sentinel.url());
+    let larder = Larder::builder().url(sentinel.url()).tls_roots(sentinel.ca_pem()).connect().await.unwrap();
+    works(&larder).await;
+    assert_eq!(sentinel.master().query::<i64>(&["EXISTS", "user:123"]), 1);
+    let stranger = Larder::connect(&sentinel.url()).await.unwrap_err();
+    assert_eq!(stranger.kind(), ErrorKind::Tls, "{stranger:?}");
 }

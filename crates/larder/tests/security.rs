@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use larder::{Cache, Error, ErrorKind, Larder, LarderBuilder, LoadError, Quota};
+use larder::{Cache, Error, ErrorKind, Larder, LarderBuilder, LoadError, Near, Quota};
 use larder_testkit::{Sentinel, Server};
-use support::{User, namespace, user};
+use support::{User, namespace, until, user};
 
 const PAGE: &str = include_str!("../../../docs/security.md");
 const USER: &str = "shop";
@@ -67,6 +67,9 @@ async fn cache_operations(larder: &Larder) -> Outcome {
     note("exists", users.exists(&key).await.err());
     note("touch", users.touch(&key, HOUR).await.err());
     note("ttl", users.ttl(&key).await.err());
+    note("get_entry", users.get_entry(&key).await.err());
+    note("explain", larder.explain(&format!("user:{key}")).await.err());
+    note("expire", users.expire(&key).await.err());
     note("delete", users.delete(&key).await.err());
     note("set_many", users.set_many((0..20).map(|i| (i, &ann))).await.err());
     note("get_many", users.get_many(0..20).await.err());
@@ -76,6 +79,8 @@ async fn cache_operations(larder: &Larder) -> Outcome {
     note("set tagged for ever", users.set(&key, &ann).no_expiry().tag(&key).await.err());
     note("get tagged", users.get(&key).await.err());
     note("exists tagged", users.exists(&key).await.err());
+    note("snapshot", larder.tag_snapshot([&key]).await.err());
+    note("clear", larder.cache::<User>("other").build().unwrap().clear().await.err());
     for (outcome, key) in [("load", format!("{key}:loaded")), ("failed load", format!("{key}:failed"))] {
         let fails = outcome == "failed load";
         let load =
@@ -86,7 +91,30 @@ async fn cache_operations(larder: &Larder) -> Outcome {
             loaded => assert_eq!(loaded.unwrap(), ann),
         }
     }
+    // In place of a value, under a tag that the loader names, of many keys, and of what is not there.
+    let loaded = format!("{key}:loaded");
+    let refreshed = users.refresh(&loaded, |loading| async move {
+        loading.tag("t");
+        Ok::<_, Infallible>(user("Bob"))
+    });
+    note("refresh", larder_error(refreshed.await));
+    let many = users.get_or_load_many([format!("{key}:a"), format!("{key}:b")], |missing| async move {
+        Ok::<_, Infallible>(missing.into_iter().map(|key| (key, user("Ann"))).collect::<Vec<_>>())
+    });
+    note("load many", larder_error(many.await));
+    let absent = larder.cache::<User>("user").ttl(HOUR).negative_ttl(HOUR).build().unwrap();
+    let nobody =
+        absent.get_or_load_optional(format!("{key}:absent"), |_| async { Ok::<_, Infallible>(None) }).await;
+    note("load nothing", larder_error(nobody));
     failed
+}
+
+fn larder_error<T, E: std::fmt::Debug>(loaded: Result<T, LoadError<E>>) -> Option<Error> {
+    match loaded {
+        Ok(_) => None,
+        Err(LoadError::Larder(error)) => Some(error),
+        Err(other) => panic!("{other:?}"),
+    }
 }
 
 async fn coordination_operations(larder: &Larder) -> Outcome {
@@ -121,19 +149,82 @@ fn raw(server: &Server) -> redis::Connection {
 #[tokio::test]
 async fn the_pages_user_can_do_all_that_larder_does() {
     let server = Server::builder().tcp().start();
-    apply(&server, &["cache", "coordination"]);
+    apply(&server, &["cache", "tracking", "coordination"]);
     let larder = as_shop(&server.url()).connect().await.unwrap();
     assert!(all_operations(&larder).await.is_empty());
     let stats = &larder.stats().caches["user"];
-    assert_eq!((stats.loads, stats.load_failures, stats.fills_voided), (2, 1, 0));
-    let loaded: Vec<String> = server.query(&["KEYS", "shop/user:*:loaded"]);
-    assert_eq!(loaded.len(), 1, "what was loaded is stored");
-    assert_eq!(server.query::<Vec<String>>(&["KEYS", "shop/user:*:failed"]).len(), 0);
+    // A load that the store refuses anything goes on, and is counted.
+    assert_eq!((stats.loads, stats.load_failures, stats.fills_voided, stats.bypassed), (6, 1, 0, 0));
+    let stored = |key: &str| server.query::<Vec<String>>(&["KEYS", &format!("shop/user:*:{key}")]).len();
+    assert_eq!(["loaded", "a", "b", "absent"].map(stored), [1; 4], "what was loaded is stored");
+    until("the failed load's placeholder is gone", async || stored("failed") == 0).await;
+    assert_eq!(server.query::<Vec<String>>(&["KEYS", "~lease*"]).len(), 0, "the refresh has ended");
 
     // Nothing was refused beyond the connection's introduction of itself, which is optional.
     server.command(&["ACL", "LOG", "RESET"]);
     assert!(all_operations(&larder).await.is_empty());
     assert_eq!(server.query::<Vec<redis::Value>>(&["ACL", "LOG"]).len(), 0);
+}
+
+#[tokio::test]
+async fn without_tracking_all_works_but_near_reads_and_each_read_asks_for_versions() {
+    let server = Server::builder().tcp().start();
+    let near = |larder: &Larder| -> Cache<User> {
+        larder.cache("near").ttl(HOUR).near(Near::bytes(1 << 20)).build().unwrap()
+    };
+    // The commands of one read, after enough others for all to be known that can be.
+    let reads = async |larder: &Larder| {
+        for _ in 0..3 {
+            users(larder).set("a", &user("Ann")).await.unwrap();
+            users(larder).get("a").await.unwrap();
+        }
+        server.reset_stats();
+        users(larder).get("a").await.unwrap();
+        server.calls("get")
+    };
+
+    apply(&server, &["cache", "coordination"]);
+    let larder = as_shop(&server.url()).connect().await.unwrap();
+    assert!(all_operations(&larder).await.is_empty());
+    assert_eq!(larder.stats().caches["user"].bypassed, 0);
+    assert_eq!(reads(&larder).await, 2, "the entry, and its cache's version");
+    near(&larder).set("a", &user("Ann")).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(near(&larder).get("a").await.unwrap(), Some(user("Ann")));
+    }
+    assert_eq!(larder.stats().caches["near"].near_hits, 0);
+
+    apply(&server, &["tracking"]);
+    let larder = as_shop(&server.url()).connect().await.unwrap();
+    assert_eq!(reads(&larder).await, 1);
+    until("a read is answered from near", async || {
+        assert_eq!(near(&larder).get("a").await.unwrap(), Some(user("Ann")));
+        larder.stats().caches["near"].near_hits > 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_pages_user_has_no_channels_also_where_new_users_have_all() {
+    let server = Server::builder().tcp().start();
+    // Redis 6.0 has no channels.
+    if !server.version().at_least(6, 2) {
+        return;
+    }
+    server.command(&["CONFIG", "SET", "acl-pubsub-default", "allchannels"]);
+    let channels = |user: &str| {
+        let about: redis::Value = server.command(&["ACL", "GETUSER", user]);
+        let fields: BTreeMap<String, redis::Value> = redis::from_redis_value(about).unwrap();
+        match &fields["channels"] {
+            redis::Value::Array(channels) => channels.len(),
+            redis::Value::BulkString(channels) => channels.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    server.command(&["ACL", "SETUSER", "other", "reset"]);
+    assert_ne!(channels("other"), 0, "a new user has channels here");
+    apply(&server, &["cache", "tracking", "coordination", "cluster", "sentinel", "database"]);
+    assert_eq!(channels(USER), 0);
 }
 
 #[tokio::test]
@@ -177,7 +268,7 @@ async fn each_command_of_the_page_is_needed() {
 async fn each_key_pattern_of_the_page_is_needed() {
     let server = Server::builder().tcp().start();
     let patterns = permissions(&["cache", "coordination"], '~');
-    assert_eq!(patterns.len(), 4);
+    assert_eq!(patterns.len(), 7);
     for left_out in &patterns {
         apply(&server, &["cache", "coordination"]);
         let mut line = vec!["ACL", "SETUSER", USER, "resetkeys"];
@@ -195,7 +286,7 @@ async fn each_key_pattern_of_the_page_is_needed() {
 #[tokio::test]
 async fn the_pages_user_reaches_no_other_namespace_and_nothing_dangerous() {
     let server = Server::builder().tcp().start();
-    apply(&server, &["cache", "coordination"]);
+    apply(&server, &["cache", "tracking", "coordination"]);
     for namespace in ["other", "shop2", "sho", "a.shop"] {
         let larder = as_shop(&server.url()).namespace(namespace).connect().await.unwrap();
         let failed = all_operations(&larder).await;
@@ -212,7 +303,8 @@ async fn the_pages_user_reaches_no_other_namespace_and_nothing_dangerous() {
             "invalidate",
         ]
         .into_iter()
-        .chain(["set tagged", "acquire", "allow", "remaining"])
+        .chain(["set tagged", "get_entry", "explain", "expire", "snapshot", "clear"])
+        .chain(["acquire", "allow", "remaining"])
         .filter(|operation| !failed.contains_key(operation))
         .collect();
         assert!(open.is_empty(), "{namespace}: {open:?}");
@@ -225,6 +317,13 @@ async fn the_pages_user_reaches_no_other_namespace_and_nothing_dangerous() {
         "SET other/user:1 x",
         "GET ~lock.1:{other/x}",
         "GET ~lock.1:{x}",
+        "GET ~clear.1:{other/user}",
+        "SET ~clear.1:{other/user} x",
+        "GET ~clear.1:{/user}",
+        "SET ~tag.1:{other/x} x",
+        "SET ~epoch.1:{other/} x",
+        "GET ~lease.1:{other/user:1}",
+        "GET ~lease.1:{user:1}",
         "FLUSHALL",
         "FLUSHDB",
         "KEYS *",
@@ -233,6 +332,7 @@ async fn the_pages_user_reaches_no_other_namespace_and_nothing_dangerous() {
         "INFO",
         "MONITOR",
         "CLIENT LIST",
+        "CLIENT KILL ID 1",
         "ACL LIST",
         "DEBUG SLEEP 0",
         "SHUTDOWN",
@@ -259,7 +359,7 @@ async fn the_pages_user_reaches_no_other_namespace_and_nothing_dangerous() {
 #[tokio::test]
 async fn on_a_cluster_the_map_and_moving_slots_need_one_command_each() {
     let cluster = support::cluster();
-    let blocks = ["cache", "coordination", "cluster"];
+    let blocks = ["cache", "tracking", "coordination", "cluster"];
     cluster.nodes().iter().for_each(|node| apply(node, &blocks));
     let larder = as_shop(&cluster.url()).connect().await.unwrap();
     let failed = all_operations(&larder).await;
@@ -297,7 +397,7 @@ async fn on_a_cluster_the_map_and_moving_slots_need_one_command_each() {
 #[tokio::test]
 async fn under_sentinel_the_role_needs_one_command() {
     let sentinel = Sentinel::start();
-    sentinel.servers().iter().for_each(|server| apply(server, &["cache", "coordination"]));
+    sentinel.servers().iter().for_each(|server| apply(server, &["cache", "tracking", "coordination"]));
     let error = as_shop(&sentinel.url()).connect().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
     sentinel.servers().iter().for_each(|server| apply(server, &["sentinel"]));
@@ -320,7 +420,7 @@ async fn another_database_needs_one_command() {
 #[tokio::test]
 async fn the_name_in_client_list_is_optional() {
     let server = Server::builder().tcp().start();
-    apply(&server, &["cache"]);
+    apply(&server, &["cache", "tracking"]);
     // Redis 6.0 to 7.0 know no SETINFO, and 7.0 refuses permissions for commands that it does not have.
     if !server.version().at_least(7, 2) {
         as_shop(&server.url()).connect().await.unwrap();
@@ -349,7 +449,7 @@ async fn a_default_user_that_is_off_keeps_nobody_else_out() {
 
 #[tokio::test]
 async fn every_permission_of_the_lines_is_in_the_pages_table_and_the_other_way_round() {
-    let blocks = ["cache", "coordination", "permits", "cluster", "sentinel", "database", "name"];
+    let blocks = ["cache", "tracking", "coordination", "permits", "cluster", "sentinel", "database", "name"];
     let mut granted: Vec<String> =
         ['+', '~'].iter().flat_map(|mark| permissions(&blocks, *mark)).map(str::to_owned).collect();
     let (_, rest) = PAGE.split_once("| permission |").unwrap();

@@ -8,9 +8,9 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use larder::{Cache, ErrorKind, Larder, Quota};
+use larder::{Cache, ErrorKind, Larder, Near, Quota};
 use larder_testkit::Server;
 use metrics::Unit;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
@@ -96,6 +96,8 @@ async fn history(server: &Server, larder: &Larder) -> u64 {
     assert!(users.get("key-1").await.unwrap().is_some());
     assert_eq!(users.get_many(["key-1", "key-0", "key-1"]).await.unwrap().iter().flatten().count(), 2);
     larder.tag("tag-1").invalidate().await.unwrap();
+    larder.tag_snapshot(["tag-1"]).await.unwrap();
+    larder.explain("user:1").await.unwrap();
     assert_eq!(users.get("key-1").await.unwrap(), None);
     users.set_many([("key-2", &ann), ("key-3", &ann)]).await.unwrap();
     assert!(users.exists("key-2").await.unwrap());
@@ -107,6 +109,9 @@ async fn history(server: &Server, larder: &Larder) -> u64 {
     let loaded = users.get_or_load("key-4", || async { Ok::<_, String>(user("value-0")) }).await;
     assert_eq!(loaded.unwrap(), ann);
     users.get_or_load("key-5", || async { Err::<User, _>("no".to_owned()) }).await.unwrap_err();
+    // What a failed load takes away in the background would be read, and counted, by the next.
+    until("its placeholder is gone", async || server.query::<u64>(&["EXISTS", "space/user:key-5"]) == 0)
+        .await;
     users.get_or_load("key-5", || async { panic!("oh") as Result<User, String> }).await.unwrap_err();
     let url = server.url();
     let overwrite = move || async move {
@@ -120,6 +125,18 @@ async fn history(server: &Server, larder: &Larder) -> u64 {
     assert_eq!(users.get("key-7").await.unwrap(), None);
     server.command(&["LPUSH", "space/user:key-8", "x"]);
     assert_eq!(users.get("key-8").await.unwrap_err().kind(), ErrorKind::WrongType);
+
+    let found = users.get_or_load_many(["key-4", "key-10", "key-11"], |missing| async move {
+        Ok::<_, String>(missing.into_iter().map(|key| (key, user("value-0"))).collect::<Vec<_>>())
+    });
+    assert_eq!(found.await.unwrap().iter().flatten().count(), 3);
+    let stale = larder.cache::<User>("user").ttl(HOUR).stale_for(HOUR).build().unwrap();
+    stale.set("key-12", &ann).await.unwrap();
+    assert!(stale.expire("key-12").await.unwrap());
+    let served = stale.get_or_load("key-12", || async { Err::<User, _>("no".to_owned()) }).await;
+    assert_eq!(served.unwrap(), ann);
+    users.clear().await.unwrap();
+    assert_eq!(users.get("key-12").await.unwrap(), None);
 
     let guard = larder.lock("lock-1").acquire().await.unwrap();
     guard.extend(HOUR).await.unwrap();
@@ -142,34 +159,49 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     let mut recorded = Recorded::default();
     recorded.take(&snapshotter);
 
-    // Of eleven keys asked for three were found: key-1 by get, and twice by get_many.
-    assert_eq!(recorded.get(&cache("hits")), 3.0);
-    assert_eq!(recorded.get(&cache("misses")), 8.0);
-    assert_eq!(recorded.get(&cache("loads")), 4.0);
-    assert_eq!(recorded.get(&cache("load_failures")), 2.0);
+    // Of sixteen keys asked for four were found: key-1 by get, and twice by get_many, and key-4 by get_or_load_many.
+    assert_eq!(recorded.get(&cache("hits")), 4.0);
+    assert_eq!(recorded.get(&cache("misses")), 12.0);
+    // get_or_load_many loaded two keys.
+    assert_eq!(recorded.get(&cache("loads")), 7.0);
+    assert_eq!(recorded.get(&cache("load_failures")), 3.0);
+    assert_eq!(recorded.get(&cache("stale_served")), 1.0);
+    assert_eq!(recorded.get(&cache("near_hits")), 0.0);
     assert_eq!(recorded.get(&cache("fills_voided")), 1.0);
     assert_eq!(recorded.get(&cache("unreadable")), 1.0);
-    // key-1 four times with its tag, and "garbage".
-    assert_eq!(recorded.get(&cache("read_bytes")), 4.0 * size + 7.0);
-    // key-1 with a tag of nine bytes and its name; two by set_many and one by a load without.
+    // key-1 four times with its tag, and "garbage"; key-4 by get_or_load_many, and key-12 by expire, as stale and as void.
     let untagged = size - 9.0 - "tag-1".len() as f64;
-    assert_eq!(recorded.get(&cache("written_bytes")), size + 3.0 * untagged);
+    assert_eq!(recorded.get(&cache("read_bytes")), 4.0 * size + 7.0 + 4.0 * untagged);
+    // key-1 with a tag of nine bytes and its name; two by set_many, three by loads and key-12 without.
+    assert_eq!(recorded.get(&cache("written_bytes")), size + 6.0 * untagged);
     for (name, calls) in [
-        ("get", 5),
+        ("get", 6),
         ("get_many", 1),
-        ("set", 1),
+        ("set", 2),
         ("set_many", 1),
         ("delete", 1),
         ("delete_many", 1),
         ("exists", 1),
         ("touch", 1),
         ("ttl", 1),
-        ("get_or_load", 4),
+        ("get_or_load", 5),
+        ("get_or_load_many", 1),
+        ("expire", 1),
+        ("clear", 1),
     ] {
         assert_eq!(recorded.get(&operation("cache", "user", name)), f64::from(calls), "{name}");
         let stats = &larder.stats().caches["user"].operations[name];
         assert_eq!((stats.count, stats.errors), (calls as u64, u64::from(name == "get")), "{name}");
         assert!(stats.mean_time().unwrap() > Duration::ZERO);
+    }
+    // None is left out above or on the page.
+    let (_, list) = PAGE.split_once("- `kind` and `operation`: ").unwrap();
+    let listed = codes(list.split_once("\n- ").unwrap().0);
+    let timed = |name: &&String| name.starts_with("larder_operation_seconds{");
+    assert_eq!(recorded.values.keys().filter(timed).count(), 13 + 3 + 2 + 2 + 2);
+    for operation in recorded.values.keys().filter(timed) {
+        let name = operation.split('"').nth(5).unwrap();
+        assert!(recorded.values[operation] > 0.0 && listed.contains(name), "{operation}");
     }
     for (kind, name, done, calls) in [
         ("lock", "", "acquire", 1.0),
@@ -178,7 +210,9 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         ("limiter", "api", "check", 3.0),
         ("limiter", "api", "remaining", 1.0),
         ("tag", "", "invalidate", 1.0),
+        ("tag", "", "snapshot", 1.0),
         ("larder", "", "ping", 1.0),
+        ("larder", "", "explain", 1.0),
     ] {
         assert_eq!(recorded.get(&operation(kind, name, done)), calls, "{kind} {done}");
     }
@@ -191,11 +225,16 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"refused\",by=\"store\"}"),
         1.0
     );
-    assert_eq!(recorded.get("larder_connections{}"), 1.0);
+    // One for requests, and one that is told of changes.
+    assert_eq!(recorded.get("larder_connections{}"), 2.0);
 
     let stats = larder.stats().caches["user"].clone();
     let fields = [
         ("hits", stats.hits),
+        ("near_hits", stats.near_hits),
+        ("near_entries", stats.near_entries),
+        ("near_bytes", stats.near_bytes),
+        ("stale_served", stats.stale_served),
         ("misses", stats.misses),
         ("loads", stats.loads),
         ("load_failures", stats.load_failures),
@@ -209,10 +248,13 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     assert_eq!(rows.len(), fields.len());
     for (row, (field, value)) in rows.iter().zip(fields) {
         assert_eq!(row[0], format!("`{field}`"));
-        let metric = row[1].trim_matches('`');
-        assert_eq!(recorded.get(&format!("{metric}{{cache=\"user\"}}")), value as f64, "{field}");
+        let metrics = codes(row[1]);
+        assert_eq!(metrics.is_empty(), ["near_entries", "near_bytes"].contains(&field), "{field}");
+        let sum: f64 =
+            metrics.iter().map(|metric| recorded.get(&format!("{metric}{{cache=\"user\"}}"))).sum();
+        assert_eq!(sum, value as f64, "{field}");
     }
-    assert_eq!(stats.hit_ratio(), Some(3.0 / 11.0));
+    assert_eq!(stats.hit_ratio(), Some(4.0 / 16.0));
 
     // The connection's metrics over an outage.
     server.kill();
@@ -221,16 +263,21 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         users.get("key-1").await.is_err_and(|e| e.kind() == ErrorKind::Refused)
     })
     .await;
-    recorded.take(&snapshotter);
+    until("both connections are off the gauge", async || {
+        recorded.take(&snapshotter);
+        recorded.get("larder_connections{}") == 0.0
+    })
+    .await;
     assert!(recorded.get(&error("cache", "user", "get", ErrorKind::Refused)) >= 1.0);
-    assert_eq!(recorded.get("larder_connections{}"), 0.0);
     server.restart();
-    until("it is back", async || larder.ping().await.is_ok()).await;
-    recorded.take(&snapshotter);
-    assert_eq!(recorded.get("larder_connections{}"), 1.0);
-    assert_eq!(recorded.get("larder_reconnects_total{}"), 1.0);
-    assert_eq!(recorded.get(&cache("hits")), 3.0, "an error is no miss and no hit");
-    assert_eq!(recorded.get(&cache("misses")), 8.0);
+    until("both connections are back", async || {
+        recorded.take(&snapshotter);
+        recorded.get("larder_connections{}") == 2.0
+    })
+    .await;
+    assert_eq!(recorded.get("larder_reconnects_total{}"), 2.0);
+    assert_eq!(recorded.get(&cache("hits")), 4.0, "an error is no miss and no hit");
+    assert_eq!(recorded.get(&cache("misses")), 12.0);
 
     // The page's table, and that no label tells what may be personal.
     let mut listed = BTreeMap::new();
@@ -257,6 +304,45 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
 }
 
 #[tokio::test]
+async fn a_near_hit_is_counted_and_not_timed() {
+    let (_recording, snapshotter) = record();
+    let server = Server::start();
+    let larder = Larder::builder().url(server.url()).connect().await.unwrap();
+    let near: Cache<User> = larder.cache("user").ttl(HOUR).near(Near::bytes(1 << 20)).build().unwrap();
+    near.set("key-1", &user("value-0")).await.unwrap();
+    let mut reads = 0;
+    for load in [false, true] {
+        let before = larder.stats().caches["user"].near_hits;
+        until("a read is answered from near", async || {
+            reads += 1;
+            if load {
+                near.get_or_load("key-1", || async { Err::<User, _>("no") }).await.unwrap();
+            } else {
+                assert!(near.get("key-1").await.unwrap().is_some());
+            }
+            larder.stats().caches["user"].near_hits > before
+        })
+        .await;
+    }
+    let found = near.get_many(["key-1", "key-1"]).await.unwrap();
+    assert_eq!(found.iter().flatten().count(), 2);
+    reads += 2;
+
+    let stats = larder.stats().caches["user"].clone();
+    assert_eq!((stats.hits, stats.misses), (reads, 0));
+    let calls = |name: &str| stats.operations.get(name).map_or(0, |operation| operation.count);
+    // get_many is timed as a whole, however many of its keys were near.
+    assert_eq!(calls("get") + calls("get_or_load") + stats.near_hits, reads);
+    assert_eq!((calls("get_many"), stats.near_entries), (1, 1));
+    assert!(stats.near_bytes > 0);
+    let mut recorded = Recorded::default();
+    recorded.take(&snapshotter);
+    assert_eq!(recorded.get(&cache("near_hits")), stats.near_hits as f64);
+    assert_eq!(recorded.get(&cache("hits")), (stats.hits - stats.near_hits) as f64);
+    assert_eq!(recorded.get(&operation("cache", "user", "get")), calls("get") as f64);
+}
+
+#[tokio::test]
 async fn closing_or_dropping_a_larder_takes_its_connections_off_the_gauge() {
     let (_recording, snapshotter) = record();
     let server = Server::start();
@@ -265,7 +351,7 @@ async fn closing_or_dropping_a_larder_takes_its_connections_off_the_gauge() {
     let mut recorded = Recorded::default();
     let dropped = connect().await.unwrap();
     recorded.take(&snapshotter);
-    assert_eq!(recorded.get("larder_connections{}"), 3.0);
+    assert_eq!(recorded.get("larder_connections{}"), 4.0);
     drop(dropped);
     let gone = async |recorded: &mut Recorded| {
         until("its connections are gone", async || {
@@ -377,7 +463,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     let larder = Larder::builder().url(server.url()).namespace("space").connect().await.unwrap();
     history(&server, &larder).await;
     // Only locks and loads while the server is away are left.
-    let guard = larder.lock("lock-2").ttl(std::time::Duration::from_millis(500)).acquire().await.unwrap();
+    let guard = larder.lock("lock-2").ttl(Duration::from_millis(500)).acquire().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
     let exports = larder.concurrency_limiter("exports", 1).unwrap();
     let permit = exports.ttl(Duration::from_millis(500)).unwrap().try_acquire("key-10").await.unwrap();
@@ -389,6 +475,14 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
         .await;
     users.get_or_load("key-1", || async { Ok::<_, String>(user("value-0")) }).await.unwrap();
     drop((guard, permit));
+    // More invalidations than the queue holds: of entries with a version, of entries without, and of tags.
+    let plain = larder.cache::<User>("plain").ttl(HOUR).format(larder::Format::Plain).build().unwrap();
+    for cache in [&users, &plain] {
+        assert!(cache.delete_many((0..10_010).map(|i| ("key-", i))).await.unwrap_err().is_queued());
+    }
+    for i in 0..10_010 {
+        assert!(larder.tag(&format!("tag-{i}")).invalidate().await.unwrap_err().is_queued());
+    }
     let seen = |message: &str| events.0.lock().unwrap().iter().any(|(event, _)| event.1 == message);
     until("the lock was given up", async || seen("a lock could not be freed and ends with its time")).await;
     until("the permit was given up", async || seen("a permit could not be freed and ends with its time"))
@@ -397,6 +491,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     until("the lease was given up", async || seen(unspent)).await;
     server.restart();
     until("it is back", async || larder.ping().await.is_ok()).await;
+    until("the queue was sent", async || seen("queued invalidations sent")).await;
 
     // A user who may not store what was loaded, and is not told the time.
     server.command(&["ACL", "SETUSER", "poor", "on", ">pass-2", "~*", "+get", "+hello"]);
@@ -413,10 +508,41 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     let strangers: Vec<&Event> = happened.difference(&listed).collect();
     assert!(strangers.is_empty(), "{strangers:?}");
     let missing: Vec<&str> = listed.difference(&happened).map(|event| event.1.as_str()).collect();
-    assert_eq!(missing, ["the cluster's map could not be fetched"]);
+    // Those of clusters.
+    assert_eq!(
+        missing,
+        ["the cluster's map could not be fetched", "too many nodes to track: reads of some are not kept"]
+    );
+    let refused =
+        events.iter().filter(|(event, _)| event.1.starts_with("the server refuses CLIENT TRACKING"));
+    assert_eq!(refused.count(), 1, "once a connection");
     for (_, shown) in events.iter() {
         for secret in ["key-", "lock-", "tag-", "value-", "pass-", "space"] {
             assert!(!shown.contains(secret), "{shown}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_warning_that_comes_all_the_time_comes_once_a_second_and_hides_no_other() {
+    let events = Events::default();
+    let _second = tracing::Dispatch::new(Events::default());
+    let _subscribed = tracing::subscriber::set_default(events.clone());
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
+    server.command(&["SET", "user:garbage", "garbage"]);
+    server.command(&["LPUSH", "user:list", "x"]);
+    let started = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(users.get("garbage").await.unwrap(), None);
+        users.get_or_load("list", || async { Ok::<_, String>(user("Ann")) }).await.unwrap();
+    }
+    let most = usize::try_from(started.elapsed().as_secs()).unwrap() + 1;
+    let stats = &larder.stats().caches["user"];
+    assert!(stats.unreadable >= 50 && stats.bypassed >= 50, "{stats:?}");
+    for message in ["a stored value cannot be read and counts as a miss", "loading without the store"] {
+        let seen = events.0.lock().unwrap().iter().filter(|(event, _)| event.1 == message).count();
+        assert!((1..=most).contains(&seen), "{message}: {seen} times in {:?}", started.elapsed());
     }
 }

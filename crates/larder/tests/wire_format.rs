@@ -10,6 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use larder::{Cache, CacheKey, Expiry, Format, KeyText, Larder, Quota};
 use larder_testkit::Server;
+use proptest::prelude::{Just, Strategy, any};
+use proptest::test_runner::{Config, TestRunner};
+use proptest::{collection, prop_assert_eq, prop_oneof};
 use support::{User, until, user};
 
 const PAGE: &str = include_str!("../../../docs/wire-format.md");
@@ -42,6 +45,26 @@ fn names(server: &Server) -> Vec<String> {
     let mut names: Vec<String> = server.query(&["KEYS", "*"]);
     names.sort();
     names
+}
+
+/// The names of entries, and those of everything else.
+fn entries_and_others(server: &Server) -> (Vec<String>, Vec<String>) {
+    names(server).into_iter().partition(|name| !name.starts_with('~'))
+}
+
+/// The commands that the server ran in the course of `work`, with their arguments, those of scripts left out.
+async fn commands(server: &Server, work: impl Future<Output = ()>) -> Vec<Vec<String>> {
+    server.command(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+    server.command(&["SLOWLOG", "RESET"]);
+    work.await;
+    let log: Vec<redis::Value> = server.query(&["SLOWLOG", "GET", "100"]);
+    server.command(&["CONFIG", "SET", "slowlog-log-slower-than", "-1"]);
+    let words = |line: redis::Value| match line {
+        redis::Value::Array(mut parts) => redis::from_redis_value::<Vec<String>>(parts.remove(3)).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let ours = |line: &Vec<String>| !["TIME", "SLOWLOG", "CONFIG"].contains(&line[0].to_uppercase().as_str());
+    log.into_iter().rev().map(words).filter(ours).collect()
 }
 
 // ---- what the page says ----
@@ -180,6 +203,52 @@ impl Entry {
         crc32fast::hash(&[&bytes[..36], &bytes[40..]].concat())
     }
 
+    /// What this is to a reader of numbers while these are the versions.
+    fn judge(bytes: &[u8], clear: u64, tags: &BTreeMap<&str, u64>) -> Judged {
+        let Some((carried, carried_tags, fresh_until, value)) = Self::parse_strictly(bytes) else {
+            return Judged::Unreadable;
+        };
+        // Of the times that are tried here one is long past and one far off.
+        let is_stale = fresh_until == 1;
+        let held = (carried == 0 || carried == clear)
+            && carried_tags.iter().all(|(version, tag)| tags.get(tag.as_str()) == Some(version));
+        match value {
+            Some(value) if held && !is_stale => Judged::Value(value),
+            _ => Judged::Nothing,
+        }
+    }
+
+    /// Version of clear, tags, fresh until, and the number of a value; nothing where it is unreadable.
+    #[expect(clippy::type_complexity, reason = "of one use")]
+    fn parse_strictly(bytes: &[u8]) -> Option<(u64, Vec<(u64, String)>, u64, Option<u32>)> {
+        let (kind, compression, codec) = (bytes[2] >> 6, bytes[2] >> 3 & 7, bytes[2] & 7);
+        if kind > 2 || compression > 1 || codec > 1 {
+            return None;
+        }
+        let (mut tags, mut rest) = (Vec::new(), &bytes[40..]);
+        for _ in 0..bytes[3] {
+            let (version, after) = rest.split_at_checked(8)?;
+            let (length, after) = after.split_first()?;
+            let (tag, after) = after.split_at_checked(usize::from(*length))?;
+            tags.push((number(version), String::from_utf8(tag.to_vec()).ok()?));
+            rest = after;
+        }
+        let plain = match (kind, compression) {
+            (0, 1) => {
+                let (length, block) = rest.split_at_checked(4)?;
+                let length = usize::try_from(number(length)).ok().filter(|length| *length <= 8 << 20)?;
+                lz4_flex::block::decompress(block, length).ok()?
+            }
+            _ => rest.to_vec(),
+        };
+        let value = match (kind, codec) {
+            (0, 0) => Some(serde_json::from_slice(&plain).ok()?),
+            (0, _) => Some(rmp_serde::from_slice(&plain).ok()?),
+            _ => None,
+        };
+        Some((number(&bytes[28..36]), tags, number(&bytes[18..24]), value))
+    }
+
     fn plain(&self) -> Vec<u8> {
         if self.compression == 0 {
             return self.payload.clone();
@@ -189,6 +258,32 @@ impl Entry {
         assert_eq!(plain.len(), length);
         plain
     }
+}
+
+#[derive(Debug, PartialEq)]
+enum Judged {
+    Value(u32),
+    Nothing,
+    Unreadable,
+}
+
+/// A version, made if there is none, as the page tells writers to.
+fn version(connection: &mut redis::Connection, name: &str) -> u64 {
+    let made = "00000000000000ab";
+    let mut set = redis::cmd("SET");
+    set.arg(name).arg(made).arg("NX").arg("PX").arg(172_800_000).exec(connection).unwrap();
+    standing(connection, name)
+}
+
+/// A version that larder made.
+fn standing(connection: &mut redis::Connection, name: &str) -> u64 {
+    let text = String::from_utf8(stored(connection, name)).unwrap();
+    assert!(is_version(&text), "{text}");
+    u64::from_str_radix(&text, 16).unwrap()
+}
+
+fn is_version(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| b"0123456789abcdef".contains(&byte))
 }
 
 // ---- the tests ----
@@ -203,15 +298,26 @@ async fn the_pages_example_is_read_as_the_page_says_and_is_what_the_page_takes_a
     assert_eq!(users(&larder).get("123").await.unwrap(), None, "the tag has no version");
     assert_eq!(larder.stats().caches["user"].unreadable, 0, "void is not unreadable");
     put(&mut connection, "~tag.1:{shop/team:7}", b"1122334455667788");
+    assert_eq!(users(&larder).get("123").await.unwrap(), None, "the cache has no version");
+    put(&mut connection, "~clear.1:{shop/user}", b"8877665544332211");
     assert_eq!(users(&larder).get("123").await.unwrap(), Some(user("Ann")));
     assert!(users(&larder).exists("123").await.unwrap());
-    put(&mut connection, "~tag.1:{shop/team:7}", b"1122334455667789");
-    assert_eq!(users(&larder).get("123").await.unwrap(), None);
+    for (name, version) in
+        [("~tag.1:{shop/team:7}", "1122334455667788"), ("~clear.1:{shop/user}", "8877665544332211")]
+    {
+        put(&mut connection, name, b"1122334455667789");
+        until("the new version is told", async || users(&larder).get("123").await.unwrap().is_none()).await;
+        assert!(!users(&larder).exists("123").await.unwrap());
+        put(&mut connection, name, version.as_bytes());
+        until("the old one is told", async || users(&larder).get("123").await.unwrap().is_some()).await;
+    }
+    assert_eq!(larder.stats().caches["user"].unreadable, 0);
 
     let entry = Entry {
         nonce: 0x0123_4567_89ab_cdef,
         written_at: 1_767_225_600_000,
         load_micros: 1500,
+        clear: 0x8877_6655_4433_2211,
         tags: vec![(0x1122_3344_5566_7788, "team:7".to_owned())],
         ..Entry::value(br#"{"name":"Ann","age":30}"#)
     };
@@ -254,7 +360,8 @@ async fn what_larder_writes_reads_as_the_page_says() {
             }
             // The server runs on this machine, so that its clock is ours.
             assert!(entry.written_at + 1000 > before && entry.written_at < before + 60_000);
-            assert_eq!((entry.fresh_until, entry.load_micros, entry.clear), (0, 0, 0));
+            assert_eq!((entry.fresh_until, entry.load_micros), (0, 0));
+            assert_eq!(entry.clear, standing(&mut connection, "~clear.1:{shop/user}"));
             nonces.push(entry.nonce);
         }
     }
@@ -279,6 +386,7 @@ async fn what_the_page_teaches_to_write_larder_reads() {
     let larder = connect(&server, "shop").await;
     let mut connection = raw(&server);
     put(&mut connection, "~tag.1:{shop/t}", b"00000000000000ff");
+    put(&mut connection, "~clear.1:{shop/user}", b"0000000000000009");
     let json = br#"{"name":"Ann","age":30}"#;
     let packed = rmp_serde::to_vec_named(&user("Ann")).unwrap();
     let mut lz4 = u32::try_from(json.len()).unwrap().to_be_bytes().to_vec();
@@ -289,12 +397,21 @@ async fn what_the_page_teaches_to_write_larder_reads() {
         Entry { codec: 1, ..Entry::value(&packed) },
         Entry { compression: 1, ..Entry::value(&lz4) },
         Entry { tags: tags.clone(), ..Entry::value(json) },
-        // What this larder ignores, and the largest of everything.
-        Entry { fresh_until: 1, clear: 9, nonce: u64::MAX, written_at: (1 << 48) - 1, ..Entry::value(json) },
+        Entry { clear: 9, ..Entry::value(json) },
+        // The largest of everything.
+        Entry {
+            fresh_until: (1 << 48) - 1,
+            nonce: u64::MAX,
+            written_at: (1 << 48) - 1,
+            load_micros: u32::MAX,
+            ..Entry::value(json)
+        },
     ];
     for entry in &readable {
         put(&mut connection, "shop/user:a", &entry.write());
         assert_eq!(users(&larder).get("a").await.unwrap(), Some(user("Ann")), "{entry:?}");
+        assert!(users(&larder).exists("a").await.unwrap(), "{entry:?}");
+        assert_eq!(users(&larder).get_many(["a"]).await.unwrap(), [Some(user("Ann"))]);
     }
     for bare in [&b" {\"age\":30, \"name\":\"Ann\", \"more\":[]}\n"[..], json] {
         put(&mut connection, "shop/user:a", bare);
@@ -307,6 +424,10 @@ async fn what_the_page_teaches_to_write_larder_reads() {
         Entry { kind: 2, ..Entry::value(b"") },
         Entry { tags: vec![(254, "t".to_owned())], ..Entry::value(json) },
         Entry { tags: vec![(255, "other".to_owned())], ..Entry::value(json) },
+        Entry { tags: vec![(255, "t".to_owned()), (0, "other".to_owned())], ..Entry::value(json) },
+        Entry { clear: 8, ..Entry::value(json) },
+        Entry { clear: 8, tags, ..Entry::value(json) },
+        Entry { fresh_until: 1, ..Entry::value(json) },
     ];
     for entry in &nothing {
         put(&mut connection, "shop/user:a", &entry.write());
@@ -314,7 +435,160 @@ async fn what_the_page_teaches_to_write_larder_reads() {
         assert!(!users(&larder).exists("a").await.unwrap(), "{entry:?}");
         assert_eq!(users(&larder).get_many(["a"]).await.unwrap(), [None]);
     }
+    // The last is stale, and better than nothing.
+    let failed = users(&larder).get_or_load("a", || async { Err::<User, _>("no") }).await;
+    assert_eq!(failed.unwrap(), user("Ann"));
     assert_eq!(larder.stats().caches["user"].unreadable, 0);
+}
+
+#[tokio::test]
+async fn a_writer_of_another_language_is_right_with_clear_and_tags_by_reading_versions_first() {
+    let server = Server::start();
+    let larder = connect(&server, "shop").await;
+    let mut connection = raw(&server);
+    let (clear, tag) = ("~clear.1:{shop/user}", "~tag.1:{shop/t}");
+    let json = br#"{"name":"Ann","age":30}"#;
+    let users = users(&larder);
+    let is_there = async || {
+        let there = users.get("a").await.unwrap().is_some();
+        assert_eq!(users.exists("a").await.unwrap(), there);
+        there
+    };
+    let mut write = || {
+        let tags = vec![(version(&mut connection, tag), "t".to_owned())];
+        let entry = Entry { clear: version(&mut connection, clear), tags, ..Entry::value(json) };
+        put(&mut connection, "shop/user:a", &entry.write());
+    };
+    write();
+    assert!(is_there().await, "under versions that the writer made");
+    users.clear().await.unwrap();
+    assert!(!is_there().await);
+    write();
+    assert!(is_there().await, "under a version that larder made");
+    larder.tag("t").invalidate().await.unwrap();
+    assert!(!is_there().await);
+    write();
+
+    // What they replace themselves, larder is told.
+    for name in [clear, tag] {
+        write();
+        until("the entry is there", is_there).await;
+        server.command(&["SET", name, "00000000000000cd", "PX", "172800000"]);
+        until("the new version is told", async || !is_there().await).await;
+    }
+    // Without a version of clear.
+    put(&mut raw(&server), "shop/user:a", &Entry::value(json).write());
+    users.clear().await.unwrap();
+    assert!(is_there().await);
+}
+
+#[tokio::test]
+async fn an_invalidation_replaces_the_epoch_before_the_tag_and_a_delete_takes_the_lease_along() {
+    let server = Server::start();
+    let larder = connect(&server, "shop").await;
+    let sent = commands(&server, async { larder.tag("t").invalidate().await.unwrap() }).await;
+    let [epoch, tag] = sent.as_slice() else { panic!("{sent:?}") };
+    for (line, name) in [(epoch, "~epoch.1:{shop/}"), (tag, "~tag.1:{shop/t}")] {
+        let [set, replaced, version, px, kept] = line.as_slice() else { panic!("{line:?}") };
+        assert_eq!([set, replaced, px, kept], ["SET", name, "PX", "172800000"]);
+        assert!(is_version(version), "{version}");
+    }
+    let sent = commands(&server, async { users(&larder).clear().await.unwrap() }).await;
+    let [clear] = sent.as_slice() else { panic!("{sent:?}") };
+    assert_eq!(
+        [&clear[0], &clear[1], &clear[3], &clear[4]],
+        ["SET", "~clear.1:{shop/user}", "PX", "172800000"]
+    );
+    let sent = commands(&server, async { assert!(!users(&larder).delete("a").await.unwrap()) }).await;
+    assert_eq!(sent, [["UNLINK", "shop/user:a", "~lease.1:{shop/user:a}"]]);
+
+    // By somebody else, while a loader runs that will name a tag.
+    let url = server.url();
+    let loader = |loading: larder::Loading<User>| async move {
+        let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+        standing(&mut connection, "~epoch.1:{shop/}");
+        put(&mut connection, "~epoch.1:{shop/}", b"00000000000000cd");
+        loading.tag("t");
+        Ok::<_, Infallible>(user("loaded"))
+    };
+    assert_eq!(users(&larder).get_or_load_with("a", loader).await.unwrap(), user("loaded"));
+    assert_eq!(larder.stats().caches["user"].fills_voided, 1);
+    until("its placeholder is gone", async || server.query::<u64>(&["EXISTS", "shop/user:a"]) == 0).await;
+}
+
+#[tokio::test]
+async fn fresh_until_is_written_where_stale_values_are_kept_or_refreshed_early_and_by_expire() {
+    let server = Server::start();
+    let larder = connect(&server, "shop").await;
+    let mut connection = raw(&server);
+    let hour = 3_600_000;
+    let cache = || larder.cache::<User>("user").ttl(HOUR);
+    let caches = [
+        (cache(), 0, hour),
+        (cache().stale_for(HOUR / 2), 3_600_000, hour + hour / 2),
+        (cache().early_refresh(1.0), 3_600_000, hour),
+    ];
+    for (cache, fresh_for, kept_for) in caches {
+        let cache = cache.build().unwrap();
+        cache.set("a", &user("Ann")).tag("t").await.unwrap();
+        let left = || server.query::<i64>(&["PTTL", "shop/user:a"]);
+        assert!(left() <= kept_for && left() > kept_for - 60_000, "{}", left());
+        let before = Entry::read(&stored(&mut connection, "shop/user:a"));
+        let fresh_until = if fresh_for == 0 { 0 } else { before.written_at + fresh_for };
+        assert_eq!(before.fresh_until, fresh_until);
+
+        server.command(&["SET", "~lease.1:{shop/user:a}", "00000000000000ab"]);
+        assert!(cache.expire("a").await.unwrap());
+        let after = Entry::read(&stored(&mut connection, "shop/user:a"));
+        assert_ne!(after.nonce, before.nonce);
+        assert_eq!(after, Entry { nonce: after.nonce, fresh_until: 1, ..before });
+        assert!(left() <= kept_for && left() > kept_for - 60_000, "{}", left());
+        assert_eq!(server.query::<u64>(&["EXISTS", "~lease.1:{shop/user:a}"]), 0);
+        assert_eq!(cache.get("a").await.unwrap(), None);
+
+        cache.set("a", &user("Ann")).no_expiry().await.unwrap();
+        assert_eq!(Entry::read(&stored(&mut connection, "shop/user:a")).fresh_until, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_known_absence_is_an_entry_of_its_own_kind() {
+    let server = Server::start();
+    let larder = connect(&server, "shop").await;
+    let mut connection = raw(&server);
+    let minute = Duration::from_secs(60);
+    let users = larder.cache::<User>("user").ttl(HOUR).stale_for(HOUR).negative_ttl(minute).build().unwrap();
+    let nobody = async |key: &str| {
+        let asked = users.get_or_load_optional(key, |_| async { Ok::<_, Infallible>(None) });
+        assert_eq!(asked.tag("t").await.unwrap(), None);
+    };
+    nobody("a").await;
+    let absence = Entry::read(&stored(&mut connection, "shop/user:a"));
+    let wanted = Entry {
+        kind: 1,
+        nonce: absence.nonce,
+        written_at: absence.written_at,
+        load_micros: absence.load_micros,
+        clear: standing(&mut connection, "~clear.1:{shop/user}"),
+        tags: vec![(standing(&mut connection, "~tag.1:{shop/t}"), "t".to_owned())],
+        ..Entry::value(b"")
+    };
+    assert_eq!(absence, wanted);
+    let left = server.query::<i64>(&["PTTL", "shop/user:a"]);
+    assert!(left > 0 && left <= 60_000, "{left}");
+    assert!(users.get("a").await.unwrap().is_none() && !users.exists("a").await.unwrap());
+    nobody("a").await;
+    assert_eq!(larder.stats().caches["user"].loads, 1, "the second asked nobody");
+    let loaded = users.get_or_load("a", || async { Ok::<_, Infallible>(user("Ann")) }).await.unwrap();
+    assert_eq!(users.get("a").await.unwrap(), Some(loaded), "one who cannot do with nothing loads over it");
+
+    // Somebody else's is believed under the same conditions as a value.
+    put(&mut connection, "shop/user:b", &wanted.write());
+    nobody("b").await;
+    assert_eq!(larder.stats().caches["user"].loads, 2);
+    put(&mut connection, "shop/user:b", &Entry { clear: 1, ..wanted }.write());
+    nobody("b").await;
+    assert_eq!(larder.stats().caches["user"].loads, 3);
 }
 
 #[tokio::test]
@@ -367,7 +641,10 @@ async fn entries_stand_under_the_names_of_the_pages_table() {
         let cache = larder.cache::<u32>(cache).schema(schema.parse().unwrap()).ttl(HOUR).build().unwrap();
         let key = || Key(serde_json::from_str(key).unwrap());
         cache.set(key(), &1).await.unwrap();
-        assert_eq!(names(&server), [name.as_str()], "{row:?}");
+        let (entries, others) = entries_and_others(&server);
+        assert_eq!(entries, [name.as_str()], "{row:?}");
+        let [clear] = others.as_slice() else { panic!("{others:?}") };
+        assert!(clear.starts_with("~clear.1:{"), "{clear}");
         assert_eq!(cache.ttl(key()).await.unwrap().map(|left| left == Expiry::Never), Some(false));
         server.command(&["SET", name, "2"]);
         assert_eq!(cache.get(key()).await.unwrap(), Some(2));
@@ -383,6 +660,19 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
         let larder = connect(&server, namespace).await;
         match what.as_str() {
             "tag" => larder.tag(called).invalidate().await.unwrap(),
+            "clear" => larder.cache::<User>(called).build().unwrap().clear().await.unwrap(),
+            "epoch" => larder.tag("t").invalidate().await.unwrap(),
+            "lease" => {
+                let (schema, key) = if namespace.is_empty() { (0, "123") } else { (2, "{7}") };
+                let cache = larder.cache::<User>("user").schema(schema).ttl(HOUR).build().unwrap();
+                cache.set(key, &user("Ann")).await.unwrap();
+                assert!(names(&server).contains(called), "{:?}", names(&server));
+                let refresh = cache.refresh(key, |_| std::future::pending::<Result<User, Infallible>>());
+                tokio::select! {
+                    _ = refresh => panic!("its loader never ends"),
+                    () = until("the lease is taken", async || names(&server).contains(name)) => {}
+                }
+            }
             "lock" | "fence" => {
                 let guard = larder.lock(called).acquire().await.unwrap();
                 let lock = name.trim_end_matches(":fence");
@@ -390,10 +680,7 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 let fence = guard.fence().get().to_string();
                 assert_eq!(server.query::<String>(&["GET", &format!("{lock}:fence")]), fence);
                 let token: String = server.query(&["GET", lock]);
-                assert!(
-                    token.len() == 16 && token.bytes().all(|b| b"0123456789abcdef".contains(&b)),
-                    "{token}"
-                );
+                assert!(is_version(&token), "{token}");
                 std::mem::forget(guard);
             }
             "limit" => {
@@ -413,23 +700,37 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
         assert!(names(&server).contains(name), "{row:?}: {:?}", names(&server));
         assert_eq!(&server.query::<String>(&["TYPE", name]), kind);
         assert!(server.query::<i64>(&["PTTL", name]) > 0, "{row:?} expires");
+        if ["clear", "tag", "epoch", "lease"].contains(&what.as_str()) {
+            standing(&mut raw(&server), name);
+        }
     }
 }
 
 #[tokio::test]
-async fn a_tags_version_outlives_what_carries_it() {
+async fn a_version_outlives_what_carries_it() {
     let server = Server::start();
     let larder = connect(&server, "shop").await;
-    let days = |name: &str| server.query::<i64>(&["PTTL", name]) as f64 / 86_400_000.0;
-    let near = |days: f64, wanted: f64| (days - wanted).abs() < 0.01;
-    users(&larder).set("a", &user("Ann")).tag("t").await.unwrap();
-    assert!(near(days("~tag.1:{shop/t}"), 2.0));
-    users(&larder).set("a", &user("Ann")).ttl(36 * HOUR).tag("t").await.unwrap();
-    assert!(near(days("~tag.1:{shop/t}"), 2.0), "more than one span is left");
-    users(&larder).set("a", &user("Ann")).no_expiry().tag("t").await.unwrap();
-    assert!(near(days("~tag.1:{shop/t}"), 60.0));
+    // Of the tag, and of the cache.
+    let kept = || {
+        ["~tag.1:{shop/t}", "~clear.1:{shop/user}"].map(|name| {
+            let left = server.query::<i64>(&["PTTL", name]) as f64 / 86_400_000.0;
+            // What has passed is less than a quarter of an hour.
+            (left * 100.0).ceil() / 100.0
+        })
+    };
+    let ann = user("Ann");
+    users(&larder).set("a", &ann).tag("t").await.unwrap();
+    assert_eq!(kept(), [2.0; 2]);
+    users(&larder).set("a", &ann).ttl(36 * HOUR).tag("t").await.unwrap();
+    assert_eq!(kept(), [2.0; 2], "more than one span is left");
+    let stale = larder.cache::<User>("user").ttl(36 * HOUR).stale_for(36 * HOUR).build().unwrap();
+    stale.set("a", &ann).tag("t").await.unwrap();
+    assert_eq!(kept(), [6.0; 2], "twice the time that it may be served, as stale or not");
+    users(&larder).set("a", &ann).no_expiry().tag("t").await.unwrap();
+    assert_eq!(kept(), [60.0; 2]);
     larder.tag("t").invalidate().await.unwrap();
-    assert!(near(days("~tag.1:{shop/t}"), 2.0));
+    users(&larder).clear().await.unwrap();
+    assert_eq!(kept(), [2.0; 2]);
 }
 
 #[tokio::test]
@@ -486,7 +787,7 @@ async fn distinct_entries_never_meet_on_the_server() {
         cache.set_many(entries.iter().map(|(key, value)| (*key, value))).await.unwrap();
         wanted.extend(entries.iter().map(|(key, value)| (format!("{what} {key:?}"), *value)));
     }
-    assert_eq!(server.query::<usize>(&["DBSIZE"]), wanted.len());
+    assert_eq!(entries_and_others(&server).0.len(), wanted.len());
     for (what, cache) in &caches {
         for (key, found) in nasty.iter().zip(cache.get_many(nasty).await.unwrap()) {
             let what = format!("{what} {key:?}");
@@ -508,7 +809,7 @@ async fn distinct_tuples_never_meet_on_the_server() {
             cache.set((a, b), &next).await.unwrap();
         }
     }
-    assert_eq!(server.query::<u32>(&["DBSIZE"]), next);
+    assert_eq!(entries_and_others(&server).0.len(), usize::try_from(next).unwrap());
     next = 0;
     for a in parts {
         for b in parts {
@@ -561,67 +862,273 @@ async fn a_value_cut_anywhere_or_with_any_byte_changed_is_a_miss() {
     }
 }
 
+/// Any tags and any payload, behind a checksum that is right.
+fn sealed() -> impl Strategy<Value = Vec<u8>> {
+    let packed = prop_oneof![
+        8 => (0u8..3, 0u8..2, 0u8..2).prop_map(|(kind, compression, codec)| {
+            // Mostly values.
+            kind.saturating_sub(1) << 6 | compression << 3 | codec
+        }),
+        1 => any::<u8>(),
+    ];
+    let count = prop_oneof![4 => 0u8..4, 1 => any::<u8>()];
+    let clear = prop_oneof![3 => Just(0), 3 => Just(9), 1 => any::<u64>()];
+    let fresh_until = prop_oneof![3 => Just(0u64), 1 => Just(1), 1 => Just((1 << 48) - 1)];
+    let tag = |version: u64, length: u8, text: Vec<u8>| {
+        let mut bytes = version.to_be_bytes().to_vec();
+        bytes.push(length);
+        bytes.extend(text);
+        bytes
+    };
+    let known = tag(255, 1, b"t".to_vec());
+    let tags = prop_oneof![
+        4 => Just(known),
+        1 => (any::<u64>(), any::<u8>(), collection::vec(any::<u8>(), 0..40)).prop_map(move |(v, l, t)| tag(v, l, t)),
+        1 => "\\PC{0,60}".prop_map(move |text| {
+            tag(255, u8::try_from(text.len().min(255)).unwrap(), text.into_bytes())
+        }),
+    ];
+    let number =
+        prop_oneof![any::<u32>().prop_map(|number| number.to_string().into_bytes()), Just(b"7".to_vec())];
+    let packed_number = any::<u32>().prop_map(|number| rmp_serde::to_vec(&number).unwrap());
+    let plain = prop_oneof![number, packed_number, collection::vec(any::<u8>(), 0..20)];
+    let payload = (plain, prop_oneof![4 => Just(None), 1 => any::<u32>().prop_map(Some)], any::<bool>())
+        .prop_map(|(plain, length, compressed)| {
+            if !compressed {
+                return plain;
+            }
+            let length = length.unwrap_or(u32::try_from(plain.len()).unwrap());
+            [&length.to_be_bytes()[..], &lz4_flex::block::compress(&plain)].concat()
+        });
+    (packed, count, clear, fresh_until, collection::vec(tags, 0..5), payload).prop_map(
+        |(packed, count, clear, fresh_until, tags, payload)| {
+            let mut bytes =
+                Entry { clear, fresh_until, ..Entry::value(&[tags.concat(), payload].concat()) }.write();
+            (bytes[2], bytes[3]) = (packed, count);
+            let crc = Entry::crc(&bytes).to_be_bytes();
+            bytes[36..40].copy_from_slice(&crc);
+            bytes
+        },
+    )
+}
+
+#[test]
+fn whatever_stands_behind_a_right_checksum_is_never_a_wrong_value() {
+    let server = Server::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut connection = raw(&server);
+    put(&mut connection, "~tag.1:{shop/t}", b"00000000000000ff");
+    put(&mut connection, "~clear.1:{shop/number}", b"0000000000000009");
+    let larder = runtime.block_on(connect(&server, "shop"));
+    let numbers: Cache<u32> = larder.cache("number").ttl(HOUR).build().unwrap();
+    let connection = std::cell::RefCell::new(connection);
+    let seen = std::cell::RefCell::new([0; 3]);
+    let mut runner = TestRunner::new(Config { cases: 2000, failure_persistence: None, ..Config::default() });
+    let held = runner.run(&sealed(), |bytes| {
+        put(&mut connection.borrow_mut(), "shop/number:a", &bytes);
+        let unreadable = larder.stats().caches["number"].unreadable;
+        let (found, many) = runtime.block_on(async {
+            let found = numbers.get("a").await.unwrap();
+            let unreadable = larder.stats().caches["number"].unreadable - unreadable;
+            // Whatever they answer, they must not fail.
+            numbers.exists("a").await.unwrap();
+            numbers.ttl("a").await.unwrap();
+            let many = numbers.get_many(["a"]).await.unwrap();
+            ((found, unreadable), many)
+        });
+        let wanted = Entry::judge(&bytes, 9, &BTreeMap::from([("t", 255)]));
+        prop_assert_eq!(&many, &[found.0]);
+        let (found, place) = match found {
+            (Some(value), 0) => (Judged::Value(value), 0),
+            (None, 0) => (Judged::Nothing, 1),
+            _ => (Judged::Unreadable, 2),
+        };
+        seen.borrow_mut()[place] += 1;
+        prop_assert_eq!(found, wanted, "{:x?}", bytes);
+        Ok(())
+    });
+    held.unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(seen.borrow().iter().all(|count| *count > 50), "all of it was tried: {seen:?}");
+}
+
 #[tokio::test]
-async fn a_fill_is_a_placeholder_of_forty_bytes_that_anybody_can_void() {
+async fn a_fill_is_a_placeholder_with_versions_that_anybody_can_void() {
     let server = Server::start();
     let larder = connect(&server, "shop").await;
     let users = users(&larder);
     let (name, url) = ("shop/user:a", server.url());
     // A loader that looks at the server, and then does something to the name as another program would.
-    let load = async |interference: Option<redis::Cmd>| {
+    let load = async |tag: Option<&str>, interference: Option<redis::Cmd>| {
         let url = url.clone();
+        let own_tag = tag.map(str::to_owned);
         let loader = move || async move {
             let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
             let seen = stored(&mut connection, name);
             let left: i64 = redis::cmd("PTTL").arg(name).query(&mut connection).unwrap();
+            let clear = standing(&mut connection, "~clear.1:{shop/user}");
+            let tags: Vec<(u64, String)> = own_tag
+                .into_iter()
+                .map(|tag| (standing(&mut connection, &format!("~tag.1:{{shop/{tag}}}")), tag))
+                .collect();
             if let Some(interference) = interference {
                 interference.exec(&mut connection).unwrap();
             }
-            assert!(left > 20_000 && left <= 30_000, "{left}");
-            assert_eq!(seen.len(), 40);
+            assert!(left > 0 && left <= 3000, "{left}");
+            assert_eq!(seen.len(), 40 + tags.iter().map(|(_, tag)| 9 + tag.len()).sum::<usize>());
             let entry = Entry::read(&seen);
-            let wanted =
-                Entry { kind: 2, nonce: entry.nonce, written_at: entry.written_at, ..Entry::value(b"") };
-            assert_eq!(entry, wanted);
-            assert!(entry.nonce != 0 && entry.written_at > 1_700_000_000_000);
+            let (nonce, written_at) = (entry.nonce, entry.written_at);
+            assert_eq!(entry, Entry { kind: 2, nonce, written_at, clear, tags, ..Entry::value(b"") });
+            assert!(nonce != 0 && written_at > 1_700_000_000_000);
             Ok::<_, Infallible>(user("loaded"))
         };
-        assert_eq!(users.get_or_load("a", loader).await.unwrap(), user("loaded"));
+        let load = users.get_or_load("a", loader);
+        let loaded = match tag {
+            None => load.await,
+            Some(tag) => load.tag(tag).await,
+        };
+        assert_eq!(loaded.unwrap(), user("loaded"));
     };
-    load(None).await;
-    let entry = Entry::read(&stored(&mut raw(&server), name));
-    assert_eq!(entry.plain(), br#"{"name":"loaded","age":30}"#);
-    assert!(entry.load_micros > 0);
+    for tag in [None, Some("team")] {
+        server.command(&["DEL", name]);
+        load(tag, None).await;
+        let entry = Entry::read(&stored(&mut raw(&server), name));
+        assert_eq!(entry.plain(), br#"{"name":"loaded","age":30}"#);
+        assert_eq!(entry.clear, standing(&mut raw(&server), "~clear.1:{shop/user}"));
+        assert_eq!(entry.tags.len(), usize::from(tag.is_some()));
+        assert!(entry.load_micros > 0);
+    }
 
     let mut theirs = redis::cmd("SET");
     theirs.arg(name).arg(br#"{"name":"theirs","age":1}"#);
     let mut delete = redis::cmd("DEL");
     delete.arg(name);
+    let placeholder = Entry { kind: 2, nonce: 7, ..Entry::value(b"") };
     let mut foreign = redis::cmd("SET");
-    foreign.arg(name).arg(Entry { kind: 2, nonce: 7, ..Entry::value(b"") }.write());
+    foreign.arg(name).arg(placeholder.write());
     for (command, left) in [
         (theirs, Some(&br#"{"name":"theirs","age":1}"#[..])),
         (delete, None),
+        (foreign.clone(), Some(&placeholder.write()[..])),
         (redis::cmd("FLUSHALL"), None),
-        (foreign.clone(), Some(&Entry { kind: 2, nonce: 7, ..Entry::value(b"") }.write()[..])),
     ] {
         server.command(&["DEL", name]);
-        load(Some(command)).await;
+        load(None, Some(command)).await;
         let found: Option<Vec<u8>> = server.query(&["GET", name]);
         assert_eq!(found.as_deref(), left);
     }
     assert_eq!(larder.stats().caches["user"].fills_voided, 4);
 
-    // Over the placeholder of somebody else one loads and does not store; a failed load takes its own away.
-    foreign.exec(&mut raw(&server)).unwrap();
-    assert_eq!(
-        users.get_or_load("a", || async { Ok::<_, Infallible>(user("mine")) }).await.unwrap(),
-        user("mine")
-    );
-    assert_eq!(Entry::read(&stored(&mut raw(&server), name)).nonce, 7);
-    server.command(&["DEL", name]);
+    // A failed load takes its own away.
     users.get_or_load("a", || async { Err::<User, _>("no") }).await.unwrap_err();
     until("the placeholder is gone", async || server.query::<i64>(&["EXISTS", name]) == 0).await;
+}
+
+#[tokio::test]
+async fn somebody_elses_placeholder_is_waited_for_until_it_is_replaced_runs_out_or_is_void() {
+    let server = Server::start();
+    let larder = connect(&server, "shop").await;
+    let users = users(&larder);
+    let name = "shop/user:a";
+    let placeholder = Entry { kind: 2, nonce: 7, ..Entry::value(b"") };
+    put(&mut raw(&server), name, &placeholder.write());
+    let wait = async {
+        let load = users.get_or_load("a", || async { Err::<User, _>("loaded beside somebody else") });
+        assert_eq!(load.await.unwrap(), user("Ann"));
+    };
+    let replace = async {
+        until("somebody waits", async || larder.stats().caches["user"].misses == 1).await;
+        put(&mut raw(&server), name, &Entry::value(br#"{"name":"Ann","age":30}"#).write());
+    };
+    tokio::join!(wait, replace);
+
+    // The loader of one died; the data of the other was cleared away before it came.
+    for (void, kept) in [(placeholder.clone(), "300"), (Entry { clear: 1, ..placeholder }, "3600000")] {
+        let mut connection = raw(&server);
+        put(&mut connection, name, &void.write());
+        server.command(&["PEXPIRE", name, kept]);
+        let loader = move || async move {
+            assert_ne!(Entry::read(&stored(&mut connection, name)).nonce, 7);
+            Ok::<_, Infallible>(user("mine"))
+        };
+        assert_eq!(users.get_or_load("a", loader).await.unwrap(), user("mine"));
+        assert_eq!(users.get("a").await.unwrap(), Some(user("mine")));
+    }
+}
+
+#[tokio::test]
+async fn a_placeholder_and_a_lease_are_renewed_while_their_loader_runs() {
+    let server = Server::start();
+    let larder = connect(&server, "shop").await;
+    let users = users(&larder);
+    // Which one, and a loader that waits until it is given more time.
+    let renewed = |name: &'static str| {
+        let url = server.url();
+        async move {
+            let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+            let mut last = i64::MAX;
+            loop {
+                let left: i64 = redis::cmd("PTTL").arg(name).query(&mut connection).unwrap();
+                assert!(left > 1000 && left <= 3000, "{left}");
+                if left > last {
+                    break;
+                }
+                last = left;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Ok::<_, Infallible>(user("loaded"))
+        }
+    };
+    let (fill, lease) = (renewed("shop/user:a"), renewed("~lease.1:{shop/user:a}"));
+    users.get_or_load("a", move || fill).await.unwrap();
+    users.refresh("a", move |_| lease).await.unwrap();
+    assert_eq!(larder.stats().caches["user"].fills_voided, 0);
+    assert_eq!(entries_and_others(&server).0, ["shop/user:a"]);
+    assert_eq!(server.query::<u64>(&["EXISTS", "~lease.1:{shop/user:a}"]), 0);
+}
+
+#[tokio::test]
+async fn a_refresh_is_a_lease_beside_the_value_that_anybody_can_void() {
+    let server = Server::start();
+    let larder = connect(&server, "shop").await;
+    let users = larder.cache::<User>("user").ttl(HOUR).stale_for(HOUR).build().unwrap();
+    let (name, lease, url) = ("shop/user:a", "~lease.1:{shop/user:a}", server.url());
+    // Loads in place of a stale value, and gives what that was and what stands there afterwards.
+    let load = async |interference: Option<redis::Cmd>| {
+        users.set("a", &user("Ann")).await.unwrap();
+        assert!(users.expire("a").await.unwrap());
+        let before = stored(&mut raw(&server), name);
+        let (url, old) = (url.clone(), before.clone());
+        let loader = move || async move {
+            let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+            assert_eq!(stored(&mut connection, name), old, "it stays");
+            standing(&mut connection, lease);
+            let left: i64 = redis::cmd("PTTL").arg(lease).query(&mut connection).unwrap();
+            assert!(left > 0 && left <= 3000, "{left}");
+            if let Some(interference) = interference {
+                interference.exec(&mut connection).unwrap();
+            }
+            Ok::<_, Infallible>(user("loaded"))
+        };
+        assert_eq!(users.get_or_load("a", loader).await.unwrap(), user("loaded"));
+        (before, server.query::<Option<Vec<u8>>>(&["GET", name]))
+    };
+    let (_, after) = load(None).await;
+    assert_eq!(Entry::read(&after.unwrap()).plain(), br#"{"name":"loaded","age":30}"#);
+    assert_eq!(server.query::<u64>(&["EXISTS", lease]), 0);
+
+    let command = |words: &[&str]| redis::cmd(words[0]).arg(&words[1..]).take();
+    let theirs = r#"{"name":"theirs","age":1}"#;
+    let (_, after) = load(Some(command(&["SET", name, theirs]))).await;
+    assert_eq!(after.as_deref(), Some(theirs.as_bytes()));
+    let (_, after) = load(Some(command(&["DEL", name]))).await;
+    assert_eq!(after, None);
+    // Taken by somebody else, or lost: the old value stays.
+    for interference in [command(&["SET", lease, "00000000000000ab", "PX", "3000"]), command(&["DEL", lease])]
+    {
+        let (before, after) = load(Some(interference)).await;
+        assert_eq!(after.as_ref(), Some(&before));
+    }
+    assert_eq!(larder.stats().caches["user"].fills_voided, 4);
 }
 
 #[tokio::test]

@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::flight::Flights;
-use super::{Cache, Policy, Shared};
+use super::{Cache, NearTier, Policy, Shared, WhenAbandoned};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::near::{Near, Tier};
 use crate::store::Expiry;
 use crate::telemetry::CacheMeter;
 use crate::value::{Encoder, Format};
@@ -47,6 +48,14 @@ pub struct CacheBuilder<V> {
     jitter: f64,
     format: Format,
     compress_above: Option<usize>,
+    stale_for: Duration,
+    negative_ttl: Option<Duration>,
+    early: f64,
+    soft_timeout: Option<Duration>,
+    hard_timeout: Option<Duration>,
+    when_abandoned: WhenAbandoned,
+    outage_loads: usize,
+    near: Option<Near>,
     value: PhantomData<fn() -> V>,
 }
 
@@ -63,6 +72,14 @@ where
             jitter: 0.0,
             format: Format::default(),
             compress_above: None,
+            stale_for: Duration::ZERO,
+            negative_ttl: None,
+            early: 0.0,
+            soft_timeout: None,
+            hard_timeout: None,
+            when_abandoned: WhenAbandoned::default(),
+            outage_loads: 64,
+            near: None,
             value: PhantomData,
         }
     }
@@ -107,6 +124,66 @@ where
         self
     }
 
+    /// Keeps values for this long beyond their time to live. In that time they are *stale*: [`get`](Cache::get) takes them
+    /// for absent, and [`get_or_load`](Cache::get_or_load) loads, but gives the stale value where the load fails or takes
+    /// longer than [`soft_timeout`](Self::soft_timeout). Default: none.
+    pub fn stale_for(mut self, span: Duration) -> Self {
+        self.stale_for = span;
+        self
+    }
+
+    /// How long [`get_or_load_optional`](Cache::get_or_load_optional) remembers that there is no such thing. Default: it does
+    /// not.
+    pub fn negative_ttl(mut self, ttl: Duration) -> Self {
+        self.negative_ttl = Some(ttl);
+        self
+    }
+
+    /// Loads a value anew before its time is over, in the background, while it is still served: the sooner the longer its
+    /// last load took, at random, by one caller at a time. `beta` is the eagerness; 1 is what the algorithm recommends,
+    /// 0 turns it off. Default: 0.
+    ///
+    /// The algorithm is XFetch: Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention",
+    /// VLDB 2015.
+    pub fn early_refresh(mut self, beta: f64) -> Self {
+        self.early = beta;
+        self
+    }
+
+    /// How long a caller that has a stale value waits for its load. Then it gets the stale value, and the load goes on in the
+    /// background. Default: as long as the load takes.
+    pub fn soft_timeout(mut self, timeout: Duration) -> Self {
+        self.soft_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a loader may run. Then it is dropped, and those who waited get the stale value, or an error that
+    /// [is a timeout](crate::Error::is_timeout). Default: as long as it takes.
+    pub fn hard_timeout(mut self, timeout: Duration) -> Self {
+        self.hard_timeout = Some(timeout);
+        self
+    }
+
+    /// What becomes of a load that nobody waits for any more. Default: [`WhenAbandoned::Finish`].
+    pub fn when_abandoned(mut self, policy: WhenAbandoned) -> Self {
+        self.when_abandoned = policy;
+        self
+    }
+
+    /// How many loaders of this cache may run at once in this process while the server is away, when nothing else keeps the
+    /// fleet from asking the origin for everything at once. Loaders that themselves load from this cache are not counted.
+    /// Default: 64.
+    pub fn outage_loads(mut self, loads: usize) -> Self {
+        self.outage_loads = loads;
+        self
+    }
+
+    /// Keeps decoded values in this process, too, in step with the server: see [`Near`]. Default: none.
+    pub fn near(mut self, near: Near) -> Self {
+        self.near = Some(near);
+        self
+    }
+
     /// Makes the cache, or another handle of it.
     ///
     /// # Errors
@@ -125,15 +202,71 @@ where
                 "Format::Plain is bare JSON for others to read, which cannot be compressed",
             ));
         }
+        self.check_loading()?;
         let prefix = self.context.keyspace.cache(&self.name, self.schema)?;
+        let clear = self.context.keyspace.clear(&self.name);
         let shared = self.context.cache(&self.name, || Shared::<V> {
             name: self.name.clone(),
             meter: CacheMeter::new(&self.name),
             flights: Flights::default(),
+            clear: clear.clone(),
+            near: OnceLock::new(),
+            outage: tokio::sync::Semaphore::new(self.outage_loads),
         })?;
+        if let Some(settings) = self.near {
+            let near = shared.near.get_or_init(|| {
+                let (copies, max_age) = (Tier::new(settings.max_bytes()), settings.age());
+                Arc::new(NearTier { copies, settings, max_age })
+            });
+            if near.settings != settings {
+                return Err(Error::invalid(format!(
+                    "the cache {:?} has a near tier of other settings on this Larder",
+                    self.name
+                )));
+            }
+            self.context.changes.register(&prefix, near.clone());
+            self.context.changes.register(&clear, near.clone());
+        }
         let encoder = Encoder::new(self.format, self.compress_above, self.context.limits.max_value_bytes);
-        let policy = Policy { prefix, expiry: self.expiry, jitter: self.jitter, encoder };
+        let policy = Policy {
+            prefix,
+            expiry: self.expiry,
+            jitter: self.jitter,
+            stale_for: self.stale_for,
+            negative_ttl: self.negative_ttl,
+            early: self.early,
+            soft_timeout: self.soft_timeout,
+            hard_timeout: self.hard_timeout,
+            when_abandoned: self.when_abandoned,
+            asks_server: self.near.is_none(),
+            encoder: Arc::new(encoder),
+        };
         Ok(Cache { context: self.context, shared, policy: Arc::new(policy) })
+    }
+
+    /// Refuses what makes no sense about loading.
+    fn check_loading(&self) -> Result<()> {
+        let stale_too_long = self.stale_for > LONGEST_TTL;
+        let nonsense = if self.early.is_nan() || !(0.0..=100.0).contains(&self.early) {
+            "early_refresh is a beta from 0 to 100"
+        } else if stale_too_long {
+            "stale_for is at most 100 years"
+        } else if self.negative_ttl.is_some_and(|ttl| check_ttl(ttl).is_err()) {
+            "negative_ttl is more than zero and at most 100 years"
+        } else if self.hard_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            "a hard_timeout of zero lets nothing load"
+        } else if self.outage_loads == 0 || self.outage_loads > tokio::sync::Semaphore::MAX_PERMITS {
+            "outage_loads is at least 1"
+        } else if self.soft_timeout.is_some() && self.stale_for.is_zero() {
+            "soft_timeout serves a stale value, which needs stale_for"
+        } else if self.format == Format::Plain
+            && (!self.stale_for.is_zero() || self.negative_ttl.is_some() || self.early > 0.0)
+        {
+            "Format::Plain has no envelope that could say stale, absent or early"
+        } else {
+            return self.near.map_or(Ok(()), Near::check);
+        };
+        Err(Error::invalid(nonsense))
     }
 }
 
@@ -156,6 +289,8 @@ impl<V> fmt::Debug for CacheBuilder<V> {
             .field("ttl_jitter", &self.jitter)
             .field("format", &self.format)
             .field("compress_above", &self.compress_above)
+            .field("stale_for", &self.stale_for)
+            .field("near", &self.near)
             .finish_non_exhaustive()
     }
 }

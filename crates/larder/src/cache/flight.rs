@@ -1,15 +1,16 @@
 //! Loads under way in this process: one a key, which all who want the key wait for together ("single flight").
 //!
 //! A flight is found by its entry's name. Whoever writes or deletes the entry, or invalidates a tag that the load would
-//! carry, detaches it: those who wait already still get its value, those who come later start anew. That is what makes
+//! or could carry, detaches it: those who wait already still get its value, those who come later start anew. That is what makes
 //! a load that starts after a `delete` returned see nothing older than the delete.
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::watch;
+use super::kept::Kept;
+use super::sync::{AsyncMutex, AtomicBool, Mutex, MutexGuard, Ordering, PoisonError, watch};
 
 /// Why a flight has no value.
 #[derive(Clone)]
@@ -18,23 +19,38 @@ pub(super) enum Failure {
     Loader(Arc<dyn Any + Send + Sync>),
     /// The message of a panic, the loader's or that of the value's encoding.
     Panicked(Arc<str>),
+    /// The loader ran for as long as it may.
+    TimedOut(Duration),
+    /// Nobody loaded: look again.
+    Again,
 }
 
-pub(super) type Outcome<V> = Result<V, Failure>;
+/// What a flight brings: `None` where the origin has no such thing.
+pub(super) type Outcome<V> = Result<Option<Kept<V>>, Failure>;
 
 /// Waits for a flight's outcome.
 pub(super) type Waiter<V> = watch::Receiver<Option<Outcome<V>>>;
 
+/// Under which tags a load will be stored.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tags {
+    pub(super) named: Vec<String>,
+    /// Whether the loader may name more.
+    pub(super) open: bool,
+}
+
 struct Flight<V> {
     outcome: watch::Sender<Option<Outcome<V>>>,
-    tags: Vec<String>,
+    tags: Tags,
     /// A write to the entry has begun: what this flight loads must not be stored without a fence.
     void: AtomicBool,
     /// Held while a value is stored without a fence, so that writers can wait for that to be over.
-    storing: tokio::sync::Mutex<()>,
+    storing: AsyncMutex<()>,
+    /// Told when a loader waits for this flight.
+    hurried: tokio::sync::Notify,
 }
 
-type Table<V> = Arc<Mutex<HashMap<String, Arc<Flight<V>>>>>;
+type Table<V> = Arc<Mutex<HashMap<Box<str>, Arc<Flight<V>>>>>;
 
 pub(crate) struct Flights<V>(Table<V>);
 
@@ -47,7 +63,7 @@ impl<V> Default for Flights<V> {
 /// The right and the duty to bring a flight to its end. When it is dropped before that, those who wait learn that nobody
 /// flies.
 pub(super) struct Leader<V> {
-    name: String,
+    name: Box<str>,
     flight: Arc<Flight<V>>,
     table: Table<V>,
 }
@@ -61,10 +77,40 @@ impl<V> Leader<V> {
         flight.outcome.send_replace(Some(outcome));
     }
 
+    /// Completes when nobody waits any more. Somebody may join again later.
+    pub(super) async fn abandoned(&self) {
+        self.flight.outcome.closed().await;
+    }
+
+    /// Ends the flight if nobody waits; whether it has. Nobody can join in between.
+    pub(super) fn end_if_abandoned(&self) -> bool {
+        let mut table = lock(&self.table);
+        let abandoned = self.flight.outcome.is_closed();
+        if abandoned && table.get(&self.name).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            table.remove(&self.name);
+        }
+        abandoned
+    }
+
+    /// Completes when a loader has joined, which holds up whoever waits for it.
+    pub(super) async fn hurried(&self) {
+        self.flight.hurried.notified().await;
+    }
+
+    /// Whether nothing has been written to the entry through this `Larder` since the flight began.
+    pub(super) fn is_void(&self) -> bool {
+        self.flight.void.load(Ordering::Acquire)
+    }
+
+    /// Who comes from now on joins no flight that started beside this one.
+    pub(super) fn detach_others(&self) {
+        lock(&self.table).remove(&self.name);
+    }
+
     /// Stores without a fence, unless a write to the entry has begun; a write that begins meanwhile waits.
     pub(super) async fn store_unless_void<T>(&self, store: impl Future<Output = T>) -> Option<T> {
         let _storing = self.flight.storing.lock().await;
-        if self.flight.void.load(Ordering::Acquire) { None } else { Some(store.await) }
+        if self.is_void() { None } else { Some(store.await) }
     }
 }
 
@@ -79,26 +125,65 @@ impl<V> Drop for Leader<V> {
 
 impl<V> Flights<V> {
     /// Joins the flight for `name`, or starts one and leads it.
-    pub(super) fn join(&self, name: &str, tags: &[String]) -> (Waiter<V>, Option<Leader<V>>) {
+    pub(super) fn join(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<Leader<V>>) {
+        self.join_and(name, tags, |_| {})
+    }
+
+    /// The same for a loader, which the flight that it joins must not keep waiting for a place.
+    pub(super) fn join_from_loader(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<Leader<V>>) {
+        self.join_and(name, tags, |flight| flight.hurried.notify_one())
+    }
+
+    fn join_and(
+        &self,
+        name: &str,
+        tags: &Tags,
+        and: impl FnOnce(&Flight<V>),
+    ) -> (Waiter<V>, Option<Leader<V>>) {
         let mut table = lock(&self.0);
         if let Some(flight) = table.get(name) {
+            and(flight);
             return (flight.outcome.subscribe(), None);
         }
+        let (waiter, leader) = self.start(&mut table, name, tags);
+        (waiter, Some(leader))
+    }
+
+    /// Starts a flight and leads it, unless there is one.
+    pub(super) fn lead(&self, name: &str, tags: &Tags) -> Option<Leader<V>> {
+        let mut table = lock(&self.0);
+        if table.contains_key(name) {
+            return None;
+        }
+        Some(self.start(&mut table, name, tags).1)
+    }
+
+    /// Starts a flight and leads it, in place of the one that there may be.
+    pub(super) fn replace(&self, name: &str, tags: &Tags) -> (Waiter<V>, Leader<V>) {
+        self.start(&mut lock(&self.0), name, tags)
+    }
+
+    fn start(
+        &self,
+        table: &mut HashMap<Box<str>, Arc<Flight<V>>>,
+        name: &str,
+        tags: &Tags,
+    ) -> (Waiter<V>, Leader<V>) {
         let (outcome, waiter) = watch::channel(None);
         let flight = Arc::new(Flight {
             outcome,
-            tags: tags.to_vec(),
+            tags: tags.clone(),
             void: AtomicBool::new(false),
-            storing: tokio::sync::Mutex::default(),
+            storing: AsyncMutex::default(),
+            hurried: tokio::sync::Notify::new(),
         });
-        table.insert(name.to_owned(), flight.clone());
-        (waiter, Some(Leader { name: name.to_owned(), flight, table: self.0.clone() }))
+        table.insert(name.into(), flight.clone());
+        (waiter, Leader { name: name.into(), flight, table: self.0.clone() })
     }
 
     /// To be held by a write to these names until it has been answered, has failed, or was given up: then the flights
     /// are detached. Not before, or a flight could start between that and the write.
-    pub(super) async fn writing<'a>(&'a self, names: impl IntoIterator<Item = &'a str>) -> Writing<'a, V> {
-        let names: Vec<&str> = names.into_iter().collect();
+    pub(super) async fn writing<'a>(&'a self, names: &[&'a str]) -> Writing<'a, V> {
         let under_way: Vec<_> = {
             let table = lock(&self.0);
             if table.is_empty() {
@@ -111,15 +196,20 @@ impl<V> Flights<V> {
             flight.void.store(true, Ordering::Release);
             drop(flight.storing.lock().await);
         }
-        Writing { flights: self, names }
+        Writing { flights: self, names: names.to_vec() }
     }
 
     pub(super) fn detach_tagged(&self, tag: &str) {
-        lock(&self.0).retain(|_, flight| !flight.tags.iter().any(|own| own == tag));
+        lock(&self.0)
+            .retain(|_, flight| !flight.tags.open && !flight.tags.named.iter().any(|own| own == tag));
+    }
+
+    pub(super) fn detach_all(&self) {
+        lock(&self.0).clear();
     }
 }
 
-fn lock<V>(table: &Table<V>) -> MutexGuard<'_, HashMap<String, Arc<Flight<V>>>> {
+fn lock<V>(table: &Table<V>) -> MutexGuard<'_, HashMap<Box<str>, Arc<Flight<V>>>> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -147,10 +237,14 @@ mod tests {
     use super::*;
     use tokio::sync::oneshot;
 
+    fn tags(named: &[&str], open: bool) -> Tags {
+        Tags { named: named.iter().map(|&tag| tag.to_owned()).collect(), open }
+    }
+
     #[tokio::test]
     async fn a_write_waits_for_a_store_under_way_and_voids_the_next() {
         let flights: Arc<Flights<u32>> = Arc::default();
-        let (_waiter, leader) = flights.join("a", &[]);
+        let (_waiter, leader) = flights.join("a", &Tags::default());
         let leader = Arc::new(leader.unwrap());
         let (go, wait) = oneshot::channel::<()>();
         let (tell_storing, storing) = oneshot::channel();
@@ -170,7 +264,7 @@ mod tests {
         let write = tokio::spawn({
             let (flights, order) = (flights.clone(), order.clone());
             async move {
-                let _writing = flights.writing(["a"]).await;
+                let _writing = flights.writing(&["a"]).await;
                 order.fetch_add(1, Ordering::SeqCst)
             }
         });
@@ -179,15 +273,38 @@ mod tests {
         assert_eq!(store.await.unwrap(), Some(0), "the store came first");
         assert_eq!(write.await.unwrap(), 1, "the write came second");
         assert_eq!(leader.store_unless_void(async {}).await, None, "stored after a write");
-        assert!(flights.join("a", &[]).1.is_some(), "joined a flight that a write has detached");
+        assert!(flights.join("a", &Tags::default()).1.is_some(), "joined a flight that a write has detached");
     }
 
     #[test]
     fn a_leader_that_is_dropped_leaves_no_flight_behind() {
         let flights: Flights<u32> = Flights::default();
-        let (waiter, leader) = flights.join("a", &[]);
+        let (waiter, leader) = flights.join("a", &Tags::default());
         drop(leader);
         assert!(waiter.has_changed().is_err(), "who waits would wait for ever");
-        assert!(flights.join("a", &[]).1.is_some());
+        assert!(flights.join("a", &Tags::default()).1.is_some());
+    }
+
+    #[test]
+    fn a_tag_detaches_the_flights_that_carry_it_or_may_yet() {
+        let flights: Flights<u32> = Flights::default();
+        let _leaders =
+            [("carries", tags(&["t"], false)), ("other", tags(&["u"], false)), ("may", tags(&[], true))]
+                .map(|(name, tags)| flights.join(name, &tags).1.unwrap());
+        flights.detach_tagged("t");
+        assert!(flights.lead("carries", &Tags::default()).is_some());
+        assert!(flights.lead("other", &Tags::default()).is_none());
+        assert!(flights.lead("may", &Tags::default()).is_some());
+    }
+
+    #[test]
+    fn a_flight_is_abandoned_only_while_nobody_waits() {
+        let flights: Flights<u32> = Flights::default();
+        let (waiter, leader) = flights.join("a", &Tags::default());
+        let leader = leader.unwrap();
+        assert!(!leader.end_if_abandoned());
+        drop(waiter);
+        let (_again, _) = flights.join("a", &Tags::default());
+        assert!(!leader.end_if_abandoned(), "somebody has joined again");
     }
 }

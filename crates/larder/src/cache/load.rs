@@ -1,42 +1,33 @@
 //! Cache-aside: get what is there, or load it, once for all who want it.
 //!
-//! A miss joins a flight: one loader a key in this process, in a task of its own, so that a caller who goes away takes
-//! nothing from the others. Before the loader runs, a placeholder is put under the very name of the entry; the loaded
-//! value is stored only if that placeholder still stands. Whatever happens to the name in between (a set or a delete
-//! by anybody, an expiry, an eviction) voids it, and the value is returned but not stored: an old row that a loader
-//! read before a write never comes to lie over it. Leases of this kind are from Nishtala et al., "Scaling Memcache at
-//! Facebook", NSDI 2013, section 3.2.1.
-//!
-//! Not promised yet: one loader over several processes. Where another process has its placeholder, this one loads too
-//! and does not store.
+//! A hit costs what [`get`](Cache::get) costs. A miss joins a flight: one loader a key in this process, in a task of its own, so
+//! that a caller who goes away takes nothing from the others; and by the claim that its fill puts in the store, one in all
+//! processes (see [`fill`](super::fill)). What each caller does with the outcome is decided here: one that holds a stale value
+//! falls back on it, one that was told to look again does.
 
-use std::any::Any;
 use std::fmt;
-use std::future::{Future, IntoFuture};
-use std::panic::AssertUnwindSafe;
+use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::FutureExt;
+use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
-use super::flight::{Failure, Leader, Outcome, Waiter};
+use super::caller::Caller;
+use super::fill::Reason;
+use super::flight::Tags;
+use super::kept::{Entry, Found, Kept, Source};
 use super::load_error::LoadError;
-use super::{Cache, Found, tag};
-use crate::envelope::{Envelope, TagVersion};
-use crate::error::{Error, ErrorKind, Result};
+use super::loader::{Loader, erased};
+use super::loading::Loading;
+use super::{Cache, tag};
+use crate::error::{Error, Result};
 use crate::key::CacheKey;
-use crate::store::{AnyStore, Expiry, FillStart, Store};
-use crate::value::Format;
-
-/// How long a placeholder stands when its loader died. A load that takes longer is returned and not stored.
-const LIVENESS: Duration = Duration::from_secs(30);
-
-/// How often a fill is begun anew because what is there changed under its eyes.
-const MOST_ATTEMPTS: usize = 4;
+use crate::name::Name;
+use crate::store::{Expiry, Store};
 
 impl<V> Cache<V>
 where
@@ -44,11 +35,12 @@ where
 {
     /// The value of a key; where there is none, what `loader` gives, stored for those who come later.
     ///
-    /// However many callers miss a key at once, one loader runs in this process and all get its value. It runs in a
+    /// However many callers miss a key at once, one loader runs, in one process, and all get its value. It runs in a
     /// task of its own, hence `'static`: a caller that is dropped or times out does not stop it. When it fails or
-    /// panics, all who waited get that error, nothing is stored, and the next call loads.
+    /// panics, all in this process that waited get that error, nothing is stored, and the next call loads; callers in other
+    /// processes load for themselves, one after another.
     ///
-    /// When the server is away the loader still runs, and its value is returned without being stored.
+    /// When the server is away the loader still runs, once a process, and its value is returned without being stored.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -62,10 +54,10 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(Db)).unwrap();
     /// ```
     ///
-    /// A hit is one round trip, as [`get`](Self::get). A load is two before the loader and one after; tags cost one more.
+    /// A hit is one round trip, as [`get`](Self::get), or none. A load is two before the loader and one after.
     ///
-    /// A loader that never ends keeps its key's other callers waiting, unless they give a `timeout`, and the connection
-    /// open until [`close`](crate::Larder::close).
+    /// A loader that never ends keeps its key's other callers waiting, unless they give a `timeout` or the cache a
+    /// `hard_timeout`, and the connection open until [`close`](crate::Larder::close).
     ///
     /// # Errors
     ///
@@ -75,48 +67,235 @@ where
     /// # Cancel safety
     ///
     /// A dropped call leaves the load running for others, and its value is stored.
-    pub fn get_or_load<F, Fut, E>(&self, key: impl CacheKey, loader: F) -> Load<'_, V, F>
+    pub fn get_or_load<F, Fut, E>(
+        &self,
+        key: impl CacheKey,
+        loader: F,
+    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send, impl Future<Output = Result<Found<V>>> + Send>
     where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        Load { cache: self, entry: self.entry(key), loader, expiry: None, tags: Vec::new(), timeout: None }
+        let start = move || erased(move |_| async move { loader().await.map(Some) });
+        self.load(key, start, Kind { optional: false, open_tags: false, reason: Reason::Missing })
+    }
+
+    /// As [`get_or_load`](Self::get_or_load), with a loader that is told what there is to know, and may say how its value is
+    /// kept: see [`Loading`].
+    ///
+    /// Tags that the loader names cost two round trips more after the load.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`get_or_load`](Self::get_or_load).
+    pub fn get_or_load_with<F, Fut, E>(
+        &self,
+        key: impl CacheKey,
+        loader: F,
+    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send, impl Future<Output = Result<Found<V>>> + Send>
+    where
+        F: FnOnce(Loading<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let start = move || erased(move |loading| async move { loader(loading).await.map(Some) });
+        self.load(key, start, Kind { optional: false, open_tags: true, reason: Reason::Missing })
+    }
+
+    /// As [`get_or_load_with`](Self::get_or_load_with), for what may not exist: the loader answers `None`, and that is
+    /// remembered for the cache's [`negative_ttl`](super::CacheBuilder::negative_ttl), if it has one.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let users = larder
+    ///     .cache::<String>("user")
+    ///     .ttl(Duration::from_secs(60))
+    ///     .negative_ttl(Duration::from_secs(5))
+    ///     .build()?;
+    /// let nobody = users.get_or_load_optional(404, |_| async { Ok::<_, std::io::Error>(None) }).await?;
+    /// assert_eq!(nobody, None);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// To [`get`](Self::get), `exists` and `get_or_load` a remembered absence is nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`get_or_load`](Self::get_or_load).
+    pub fn get_or_load_optional<F, Fut, E>(
+        &self,
+        key: impl CacheKey,
+        loader: F,
+    ) -> Load<
+        '_,
+        V,
+        Option<V>,
+        E,
+        impl FnOnce() -> Loader<V> + Send,
+        impl Future<Output = Result<Found<V>>> + Send,
+    >
+    where
+        F: FnOnce(Loading<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let start = move || erased(loader);
+        self.load(key, start, Kind { optional: true, open_tags: true, reason: Reason::Missing })
+    }
+
+    /// Loads a key anew, whatever is there, and gives the new value. What is there is still served meanwhile, and stays if the
+    /// load fails. A load that is under way, here or elsewhere, is not joined: it may have read too early; its value is not
+    /// stored over this one's.
+    ///
+    /// Two round trips before the loader and one after.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`get_or_load`](Self::get_or_load).
+    pub fn refresh<F, Fut, E>(
+        &self,
+        key: impl CacheKey,
+        loader: F,
+    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send, impl Future<Output = Result<Found<V>>> + Send>
+    where
+        F: FnOnce(Loading<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let start = move || erased(move |loading| async move { loader(loading).await.map(Some) });
+        self.load(key, start, Kind { optional: false, open_tags: true, reason: Reason::Forced })
+    }
+
+    fn load<T, E, S>(
+        &self,
+        key: impl CacheKey,
+        start: S,
+        kind: Kind,
+    ) -> Load<'_, V, T, E, S, impl Future<Output = Result<Found<V>>> + Send>
+    where
+        S: FnOnce() -> Loader<V> + Send,
+    {
+        let entry = self.entry(key);
+        let lookup = {
+            let entry = entry.clone();
+            async move {
+                let entry = entry?;
+                match kind.reason {
+                    Reason::Forced => self.bounded(self.look_at_store(&entry)).await,
+                    Reason::Missing | Reason::Early => match self.look_near(&entry)? {
+                        Some(copy) => Ok(Found::Fresh(copy.kept())),
+                        None => self.bounded(self.look_past_near(&entry)).await,
+                    },
+                }
+            }
+        };
+        Load {
+            cache: self,
+            request: Some(Request { entry, start, kind, expiry: None, tags: Vec::new() }),
+            timeout: None,
+            lookup,
+            slow: None,
+            started: None,
+            timer: None,
+            shape: PhantomData,
+        }
+    }
+
+    /// Whether a value is to be loaded anew before its time is over. XFetch: a load that took `cost` is begun when
+    /// `cost · beta · −ln(random)` reaches past the end.
+    pub(super) fn is_due_early(&self, kept: &Kept<V>) -> bool {
+        if self.policy.early == 0.0 || kept.fresh_until == 0 {
+            return false;
+        }
+        let now = self.context.store().map_or(0, Store::now);
+        let left = Duration::from_millis(kept.fresh_until.saturating_sub(now)).as_secs_f64();
+        let cost = f64::from(kept.load_cost) / 1e6;
+        // The logarithm is above 40 once in 10^17 times: what is far from its end need not draw.
+        left < cost * self.policy.early * 40.0
+            && left < cost * self.policy.early * -(1.0 - self.context.random.fraction()).ln()
     }
 }
 
-/// A value to be got or loaded; awaiting it does so. Made by [`Cache::get_or_load`].
-///
-/// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
-#[must_use = "nothing is loaded before this is awaited"]
-pub struct Load<'a, V, F> {
-    cache: &'a Cache<V>,
-    entry: Result<String>,
-    loader: F,
-    expiry: Option<Expiry>,
-    tags: Vec<String>,
-    timeout: Option<Duration>,
+/// What kind of load a method asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kind {
+    pub(super) optional: bool,
+    /// Whether the loader may name tags.
+    pub(super) open_tags: bool,
+    pub(super) reason: Reason,
 }
 
-impl<V, F> Load<'_, V, F> {
+struct Request<S> {
+    entry: Result<Name>,
+    start: S,
+    kind: Kind,
+    expiry: Option<Expiry>,
+    tags: Vec<String>,
+}
+
+type Slow<'a, V, E> = Pin<Box<dyn Future<Output = Result<Option<Kept<V>>, LoadError<E>>> + Send + 'a>>;
+
+pin_project! {
+    /// A value to be got or loaded; awaiting it does so. Made by [`Cache::get_or_load`] and its kin.
+    ///
+    /// It borrows the cache. Its type cannot be named: a struct keeps it as `Pin<Box<dyn Future<Output = _> + Send + '_>>`.
+    #[must_use = "nothing is loaded before this is awaited"]
+    pub struct Load<'a, V, T, E, S, L> {
+        cache: &'a Cache<V>,
+        request: Option<Request<S>>,
+        timeout: Option<Duration>,
+        #[pin]
+        lookup: L,
+        // Whatever is not a hit: waiting and loading.
+        slow: Option<Slow<'a, V, E>>,
+        started: Option<Instant>,
+        #[pin]
+        timer: Option<tokio::time::Sleep>,
+        shape: PhantomData<fn() -> T>,
+    }
+}
+
+impl<'a, V, T, E, S, L> Load<'a, V, T, E, S, L> {
+    fn with(mut self, set: impl FnOnce(&mut Request<S>)) -> Self {
+        if let Some(request) = &mut self.request {
+            set(request);
+        }
+        self
+    }
+
     /// How long the loaded value is kept, in place of the cache's time to live. Where this call waits for another's load,
     /// that call's time to live and tags count.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.expiry = Some(Expiry::After(ttl));
-        self
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.with(|request| request.expiry = Some(Expiry::After(ttl)))
     }
 
     /// The loaded value stays until it is deleted or evicted.
-    pub fn no_expiry(mut self) -> Self {
-        self.expiry = Some(Expiry::Never);
-        self
+    pub fn no_expiry(self) -> Self {
+        self.with(|request| request.expiry = Some(Expiry::Never))
     }
 
     /// A tag of the loaded value. Its version is taken before the loader runs, so that an invalidation during the load
     /// voids the value.
-    pub fn tag(mut self, tag: impl Into<String>) -> Self {
-        self.tags.push(tag.into());
-        self
+    pub fn tag(self, tag: impl Into<String>) -> Self {
+        let tag = tag.into();
+        self.with(|request| request.tags.push(tag))
     }
 
     /// The longest that this call waits, loader included. Default: as long as the loader takes; each request to the
@@ -127,242 +306,166 @@ impl<V, F> Load<'_, V, F> {
     }
 }
 
-impl<'a, V, F, Fut, E> IntoFuture for Load<'a, V, F>
+impl<'a, V, E, S, L> Load<'a, V, V, E, S, L> {
+    /// The value with what is known of it: where it came from, how old it is.
+    pub fn entry(self) -> LoadEntry<'a, V, E, S, L> {
+        LoadEntry { load: self }
+    }
+}
+
+impl<'a, V, T, E, S, L> Load<'a, V, T, E, S, L>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
-    F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = Result<V, E>> + Send + 'static,
     E: Send + Sync + 'static,
+    S: FnOnce() -> Loader<V> + Send,
+    L: Future<Output = Result<Found<V>>>,
+{
+    fn poll_kept(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Option<Kept<V>>, LoadError<E>>> {
+        let mut this = self.project();
+        let polled = if let Some(slow) = this.slow {
+            slow.as_mut().poll(cx)
+        } else {
+            match this.lookup.poll(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(found) => match this.request.take() {
+                    None => Poll::Ready(Err(Error::closed().into())),
+                    Some(request) => match settled(this.cache, request.kind, found) {
+                        // Too quick to be timed.
+                        Ok(kept) if kept.source == Source::Near => {
+                            this.cache.shared.meter.near_hit();
+                            return Poll::Ready(Ok(Some(kept)));
+                        }
+                        Ok(kept) => Poll::Ready(Ok(Some(kept))),
+                        Err(found) => this.slow.insert(run(this.cache, request, found)).as_mut().poll(cx),
+                    },
+                },
+            }
+        };
+        let started = *this.started.get_or_insert_with(Instant::now);
+        let result = match (polled, *this.timeout) {
+            (Poll::Ready(result), _) => result,
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(timeout)) => {
+                if this.timer.is_none() {
+                    this.timer.set(Some(match started.checked_add(timeout) {
+                        Some(deadline) => tokio::time::sleep_until(deadline),
+                        None => tokio::time::sleep(Duration::MAX),
+                    }));
+                }
+                ready!(this.timer.as_pin_mut().map_or(Poll::Pending, |timer| timer.poll(cx)));
+                Err(Error::timed_out(timeout).into())
+            }
+        };
+        let error = match &result {
+            Err(LoadError::Larder(error)) => Some(error),
+            _ => None,
+        };
+        this.cache.shared.meter.get_or_load.finished(started.elapsed(), error);
+        Poll::Ready(result)
+    }
+}
+
+/// A value that was found and needs nothing more, or what was found instead.
+fn settled<V>(cache: &Cache<V>, kind: Kind, found: Result<Found<V>>) -> Result<Kept<V>, Result<Found<V>>>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    match found {
+        Ok(Found::Fresh(kept)) if kind.reason == Reason::Missing && !cache.is_due_early(&kept) => Ok(kept),
+        found => Err(found),
+    }
+}
+
+/// All that is not a plain hit.
+fn run<'a, V, E, S>(cache: &'a Cache<V>, request: Request<S>, found: Result<Found<V>>) -> Slow<'a, V, E>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    E: Send + Sync + 'static,
+    S: FnOnce() -> Loader<V>,
+{
+    let Request { entry, start, kind, expiry, tags } = request;
+    let loader = start();
+    Box::pin(async move {
+        let entry = entry?;
+        cache.context.store()?;
+        cache.expiry(expiry)?;
+        let named = tag::checked(tags, cache.policy.encoder.format())?;
+        let tags = Tags { named, open: kind.open_tags };
+        let caller = Caller { cache, entry, kind, expiry, tags };
+        caller.load(found, loader).await
+    })
+}
+
+impl<V, E, S, L> Future for Load<'_, V, V, E, S, L>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    E: Send + Sync + 'static,
+    S: FnOnce() -> Loader<V> + Send,
+    L: Future<Output = Result<Found<V>>>,
 {
     type Output = Result<V, LoadError<E>>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let started = Instant::now();
-            let meter = &self.cache.shared.meter.get_or_load;
-            let result = match self.timeout {
-                None => self.run().await,
-                Some(timeout) => match tokio::time::timeout(timeout, self.run()).await {
-                    Ok(result) => result,
-                    Err(_) => Err(Error::timed_out(timeout).into()),
-                },
-            };
-            let error = match &result {
-                Err(LoadError::Larder(error)) => Some(error),
-                _ => None,
-            };
-            meter.finished(started.elapsed(), error);
-            result
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match ready!(self.poll_kept(cx))? {
+            Some(kept) => Ok(kept.value),
+            None => Err(Error::closed().into()),
         })
     }
 }
 
-impl<V, F, Fut, E> Load<'_, V, F>
+impl<V, E, S, L> Future for Load<'_, V, Option<V>, E, S, L>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
-    F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = Result<V, E>> + Send + 'static,
     E: Send + Sync + 'static,
+    S: FnOnce() -> Loader<V> + Send,
+    L: Future<Output = Result<Found<V>>>,
 {
-    async fn run(self) -> Result<V, LoadError<E>> {
-        let Self { cache, entry, loader, expiry, tags, .. } = self;
-        let entry = entry?;
-        cache.context.store()?;
-        let expiry = cache.expiry(expiry)?;
-        let tags = tag::checked(tags, cache.policy.encoder.format())?;
+    type Output = Result<Option<V>, LoadError<E>>;
 
-        let unusable = match cache.bounded(cache.look(&entry)).await {
-            Ok(Found::Value(value)) => return Ok(value),
-            Ok(Found::Unusable(bytes)) => Some(bytes),
-            Ok(Found::Nothing) => None,
-            // An outage must not take the origin away too.
-            Err(error) => {
-                cache.shared.meter.bypassed(&error);
-                None
-            }
-        };
-        let (waiter, leader) = cache.shared.flights.join(&entry, &tags);
-        if let Some(leader) = leader {
-            let fill = Fill { cache: cache.clone(), entry, expiry, tags };
-            cache.context.loads.spawn(fill.run(unusable, leader, loader));
-        }
-        wait(waiter).await
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(ready!(self.poll_kept(cx))?.map(|kept| kept.value)))
     }
 }
 
-async fn wait<V: Clone, E: Send + Sync + 'static>(mut waiter: Waiter<V>) -> Result<V, LoadError<E>> {
-    let outcome = match waiter.wait_for(Option::is_some).await {
-        Ok(outcome) => outcome.clone(),
-        Err(_) => None,
-    };
-    match outcome {
-        Some(Ok(value)) => Ok(value),
-        Some(Err(Failure::Panicked(message))) => Err(LoadError::Panicked(message)),
-        Some(Err(Failure::Loader(error))) => {
-            Err(error.downcast().map_or(LoadError::Foreign, LoadError::Loader))
-        }
-        None => Err(Error::closed().into()),
+pin_project! {
+    /// A value to be got or loaded, with what is known of it. Made by [`Load::entry`].
+    #[must_use = "nothing is loaded before this is awaited"]
+    pub struct LoadEntry<'a, V, E, S, L> {
+        #[pin]
+        load: Load<'a, V, V, E, S, L>,
     }
 }
 
-/// One load under way, and where its value goes.
-struct Fill<V> {
-    cache: Cache<V>,
-    entry: String,
-    expiry: Expiry,
-    tags: Vec<String>,
-}
-
-/// What the beginning of a fill came to.
-enum Start<V> {
-    /// The placeholder stands; these tags' versions were read before the load.
-    Fenced { placeholder: Bytes, tags: Vec<TagVersion> },
-    /// Somebody stored a value in between.
-    Overtaken(V),
-    /// Another loader's placeholder stands, or the store is away: load, and do not store.
-    Unfenced,
-    /// Bare JSON has no room for a placeholder: its readers in other languages would stumble over it.
-    Plain,
-}
-
-impl<V> Fill<V>
+impl<V, E, S, L> Future for LoadEntry<'_, V, E, S, L>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    async fn run<F, Fut, E>(self, unusable: Option<Bytes>, leader: Leader<V>, loader: F)
-    where
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Send + Sync + 'static,
-    {
-        let start = match self.begin(unusable).await {
-            Ok(Start::Overtaken(value)) => return leader.finish(Ok(value)),
-            Ok(start) => start,
-            Err(error) => {
-                self.cache.shared.meter.bypassed(&error);
-                Start::Unfenced
-            }
-        };
-        let started = Instant::now();
-        let outcome = load(loader).await;
-        self.cache.shared.meter.loaded(outcome.is_ok());
-        let cost = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
-        // A failure to store is the cache's, not the caller's.
-        if let Err(error) = self.end(start, &outcome, cost, &leader).await {
-            self.cache.shared.meter.bypassed(&error);
-        }
-        leader.finish(outcome);
-    }
-
-    async fn begin(&self, mut unusable: Option<Bytes>) -> Result<Start<V>> {
-        let cache = &self.cache;
-        if cache.policy.encoder.format() == Format::Plain {
-            return Ok(Start::Plain);
-        }
-        let store = cache.context.store()?;
-        let tags = cache.bounded(tag::versions(&cache.context, &self.tags, self.expiry)).await?;
-        let placeholder = Bytes::from(Envelope::placeholder(cache.context.random.nonce(), store.now()));
-        for _ in 0..MOST_ATTEMPTS {
-            let begun = store.begin_fill(&self.entry, placeholder.clone(), LIVENESS, unusable.take());
-            match cache.bounded(begun).await? {
-                FillStart::Begun => return Ok(Start::Fenced { placeholder, tags }),
-                FillStart::Occupied(bytes) => match cache.bounded(cache.judge(bytes)).await? {
-                    Found::Value(value) => return Ok(Start::Overtaken(value)),
-                    Found::Nothing => return Ok(Start::Unfenced),
-                    Found::Unusable(bytes) => unusable = Some(bytes),
-                },
-            }
-        }
-        Ok(Start::Unfenced)
-    }
-
-    /// Stores what was loaded, if nothing voided the fill, and takes the placeholder away if there is nothing to store.
-    async fn end(&self, start: Start<V>, outcome: &Outcome<V>, cost: u32, leader: &Leader<V>) -> Result<()> {
-        let cache = &self.cache;
-        let store = cache.context.store()?;
-        let encode = |value: &V, tags| {
-            let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(value, cost, tags)));
-            encoded.unwrap_or_else(|_| Err(Error::new(ErrorKind::Encode, "the value's Serialize panicked")))
-        };
-        match (start, outcome) {
-            (Start::Fenced { placeholder, tags }, outcome) => {
-                let kept = match outcome {
-                    Ok(value) => match encode(value, tags) {
-                        Ok(bytes) => self.commit(store, &placeholder, bytes).await,
-                        Err(error) => Err(error),
-                    },
-                    Err(_) => Ok(false),
-                };
-                if !matches!(kept, Ok(true)) {
-                    // The next load must not wait until the placeholder expires. Where it is gone already, nothing happens.
-                    cache.bounded(store.abandon_fill(&self.entry, placeholder)).await?;
-                }
-                kept.map(drop)
-            }
-            (Start::Plain, Ok(value)) => {
-                let bytes = encode(value, Vec::new())?;
-                let size = bytes.len();
-                let set = cache.bounded(store.set(&self.entry, bytes, self.expiry));
-                match leader.store_unless_void(set).await {
-                    Some(stored) => stored.map(|()| cache.shared.meter.wrote(size)),
-                    None => {
-                        cache.shared.meter.fill_voided();
-                        Ok(())
-                    }
-                }
-            }
-            (Start::Plain, Err(_)) | (Start::Unfenced | Start::Overtaken(_), _) => Ok(()),
-        }
-    }
-
-    /// Whether the placeholder need not be looked after any more.
-    async fn commit(&self, store: &AnyStore, placeholder: &Bytes, bytes: Bytes) -> Result<bool> {
-        let size = bytes.len();
-        let commit = store.commit_fill(&self.entry, placeholder.clone(), bytes, self.expiry);
-        if self.cache.bounded(commit).await? {
-            self.cache.shared.meter.wrote(size);
-        } else {
-            self.cache.shared.meter.fill_voided();
-        }
-        Ok(true)
-    }
-}
-
-impl<V> Cache<V> {
-    /// A request of a load, within the time that any request may take.
-    async fn bounded<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
-        let patience = self.context.limits.response_timeout;
-        tokio::time::timeout(patience, request).await.unwrap_or_else(|_| Err(Error::timed_out(patience)))
-    }
-}
-
-/// Runs a loader to its end, whatever that is.
-async fn load<V, F, Fut, E>(loader: F) -> Outcome<V>
-where
-    F: FnOnce() -> Fut,
-    Fut: Future<Output = Result<V, E>>,
     E: Send + Sync + 'static,
+    S: FnOnce() -> Loader<V> + Send,
+    L: Future<Output = Result<Found<V>>>,
 {
-    match AssertUnwindSafe(async { loader().await }).catch_unwind().await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Failure::Loader(Arc::new(error))),
-        Err(panic) => Err(Failure::Panicked(message(&*panic))),
+    type Output = Result<Entry<V>, LoadError<E>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let cache = self.load.cache;
+        Poll::Ready(match ready!(self.project().load.poll_kept(cx))? {
+            Some(kept) => Ok(cache.as_entry(kept, None)),
+            None => Err(Error::closed().into()),
+        })
     }
 }
 
-fn message(panic: &(dyn Any + Send)) -> Arc<str> {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").into()
-}
-
-impl<V, F> fmt::Debug for Load<'_, V, F> {
+impl<V, T, E, S, L> fmt::Debug for Load<'_, V, T, E, S, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Load")
-            .field("entry", &self.entry)
-            .field("expiry", &self.expiry)
-            .field("tags", &self.tags)
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
+        let mut out = f.debug_struct("Load");
+        if let Some(request) = &self.request {
+            out.field("entry", &request.entry).field("expiry", &request.expiry).field("tags", &request.tags);
+        }
+        out.field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+impl<V, E, S, L> fmt::Debug for LoadEntry<'_, V, E, S, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.load.fmt(f)
     }
 }

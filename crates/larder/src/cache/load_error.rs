@@ -1,10 +1,12 @@
 //! Why a load has no value.
 
+use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::Error;
+use super::flight::Failure;
+use crate::error::{Error, ErrorKind};
 
 /// Why a load has no value.
 ///
@@ -16,11 +18,39 @@ pub enum LoadError<E> {
     Loader(Arc<E>),
     /// The loader panicked, with this message. The panic went no further.
     Panicked(Arc<str>),
-    /// The loader that this call waited for was another call's, and failed with an error of another type.
-    Foreign,
+    /// The loader that this call waited for was another call's, and failed with this error of another type.
+    Foreign(Foreign),
     /// larder itself: the call timed out, the key is too long, the `Larder` was closed. An outage of the server is not
     /// among them: the loader runs all the same.
     Larder(Error),
+}
+
+/// The error of a loader whose callers use another type of error: matched by asking for that type.
+///
+/// ```
+/// # fn show(error: larder::LoadError<std::io::Error>) {
+/// if let larder::LoadError::Foreign(error) = error {
+///     if let Some(parse) = error.downcast_ref::<std::num::ParseIntError>() {
+///         println!("the other caller could not parse: {parse}");
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Foreign(pub(super) Arc<dyn Any + Send + Sync>);
+
+impl Foreign {
+    /// The error, if it is a `T`.
+    #[must_use]
+    pub fn downcast_ref<T: Any>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Foreign")
+    }
 }
 
 impl<E> Clone for LoadError<E> {
@@ -28,7 +58,7 @@ impl<E> Clone for LoadError<E> {
         match self {
             Self::Loader(error) => Self::Loader(error.clone()),
             Self::Panicked(message) => Self::Panicked(message.clone()),
-            Self::Foreign => Self::Foreign,
+            Self::Foreign(error) => Self::Foreign(error.clone()),
             Self::Larder(error) => Self::Larder(error.clone()),
         }
     }
@@ -40,13 +70,30 @@ impl<E> From<Error> for LoadError<E> {
     }
 }
 
+impl<E: Send + Sync + 'static> From<Failure> for LoadError<E> {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Loader(error) => match error.downcast() {
+                Ok(error) => Self::Loader(error),
+                Err(error) => Self::Foreign(Foreign(error)),
+            },
+            Failure::Panicked(message) => Self::Panicked(message),
+            Failure::TimedOut(timeout) => Self::Larder(Error::new(
+                ErrorKind::TimedOut,
+                format!("the loader was dropped after hard_timeout ({timeout:?})"),
+            )),
+            Failure::Again => Self::Larder(Error::closed()),
+        }
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for LoadError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // In the alternate form, in which anyhow's errors show their whole chain.
             Self::Loader(error) => write!(f, "the loader failed: {error:#}"),
             Self::Panicked(message) => write!(f, "the loader panicked: {message}"),
-            Self::Foreign => f.write_str("another caller's loader failed with an error of another type"),
+            Self::Foreign(_) => f.write_str("another caller's loader failed with an error of another type"),
             Self::Larder(error) => error.fmt(f),
         }
     }
@@ -59,7 +106,7 @@ impl<E: fmt::Debug + fmt::Display> StdError for LoadError<E> {
         match self {
             // This error shows the same text: what lies behind it comes next.
             Self::Larder(error) => error.source(),
-            Self::Loader(_) | Self::Panicked(_) | Self::Foreign => None,
+            Self::Loader(_) | Self::Panicked(_) | Self::Foreign(_) => None,
         }
     }
 }

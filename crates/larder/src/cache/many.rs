@@ -1,7 +1,6 @@
 //! Operations on many entries at once: one round trip for each group of keys that the server can serve together, all
 //! groups at once. On one server that is one round trip; on a cluster, one for each slot.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
@@ -10,13 +9,13 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::kept::Found;
 use super::{Cache, tag};
 use crate::call::Call;
-use crate::envelope::TagVersion;
 use crate::error::Result;
 use crate::key::CacheKey;
+use crate::name::Name;
 use crate::store::{Expiry, Store};
-use crate::value::Decoded;
 
 impl<V> Cache<V>
 where
@@ -24,7 +23,7 @@ where
 {
     /// The values of keys, in the order of the keys.
     ///
-    /// One `MGET` a group. Values that carry tags cost one more round trip together.
+    /// One `MGET` a group of what no near copy is there for. Versions that are not known cost one more round trip, together.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -50,30 +49,16 @@ where
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Call<'_, impl Future<Output = Result<Vec<Option<V>>>> + Send> {
-        let entries: Result<Vec<String>> = keys.into_iter().map(|key| self.entry(key)).collect();
+        let entries: Result<Vec<Name>> = keys.into_iter().map(|key| self.entry(key)).collect();
         Call::new(self.context.limits.response_timeout, &self.shared.meter.get_many, async move {
-            let stored = self.context.store()?.get_many(&entries?).await?;
-            let asked = stored.len();
-            let mut values = Vec::with_capacity(asked);
-            let mut tagged: Vec<(usize, Vec<TagVersion>)> = Vec::new();
-            for (place, bytes) in stored.into_iter().enumerate() {
-                values.push(match bytes.map(|bytes| self.decode(&bytes)) {
-                    Some(Decoded::Value(value, tags)) => {
-                        if !tags.is_empty() {
-                            tagged.push((place, tags));
-                        }
-                        Some(value)
-                    }
-                    Some(Decoded::Nothing | Decoded::Unreadable(_)) | None => None,
-                });
-            }
-            if !tagged.is_empty() {
-                Box::pin(self.drop_void(&mut values, &tagged)).await?;
-            }
-            let found = values.iter().flatten().count();
-            self.shared.meter.hits(found);
-            self.shared.meter.misses(asked - found);
-            Ok(values)
+            let found = self.look_many(&entries?).await?;
+            Ok(found
+                .into_iter()
+                .map(|found| match found {
+                    Found::Fresh(kept) => Some(kept.value),
+                    _ => None,
+                })
+                .collect())
         })
     }
 
@@ -112,30 +97,13 @@ where
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Call<'_, impl Future<Output = Result<Vec<bool>>> + Send> {
-        let entries: Result<Vec<String>> = keys.into_iter().map(|key| self.entry(key)).collect();
-        Call::new(self.context.limits.response_timeout, &self.shared.meter.delete_many, async move {
+        let entries: Result<Vec<Name>> = keys.into_iter().map(|key| self.entry(key)).collect();
+        Call::queued(self.context.limits.response_timeout, &self.shared.meter.delete_many, async move {
             let entries = entries?;
-            let _writing = self.shared.flights.writing(entries.iter().map(String::as_str)).await;
-            self.context.store()?.delete_many(&entries).await
+            let store = self.context.store()?;
+            let writing = self.writing(entries.iter().map(Name::as_str).collect()).await;
+            writing.answered(store.delete_many(&entries).await)
         })
-    }
-
-    /// Drops the values any of whose tags has another version by now. Each tag is asked for once, all in one request.
-    async fn drop_void(&self, values: &mut [Option<V>], tagged: &[(usize, Vec<TagVersion>)]) -> Result<()> {
-        let all = tagged.iter().flat_map(|(_, tags)| tags);
-        let mut versions: BTreeMap<&str, Option<u64>> = all.map(|tag| (tag.tag.as_str(), None)).collect();
-        let names: Vec<String> = versions.keys().map(|tag| self.context.keyspace.tag(tag)).collect();
-        let known = self.context.store()?.known_versions(&names).await?;
-        for (version, known) in versions.values_mut().zip(known) {
-            *version = known;
-        }
-        let holds = |tag: &TagVersion| versions.get(tag.tag.as_str()).copied().flatten() == Some(tag.version);
-        for (place, tags) in tagged {
-            if let Some(value) = values.get_mut(*place).filter(|_| !tags.iter().all(holds)) {
-                *value = None;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -145,7 +113,7 @@ where
 #[must_use = "nothing is stored before this is awaited"]
 pub struct SetMany<'a, V> {
     cache: &'a Cache<V>,
-    entries: Result<Vec<(String, &'a V)>>,
+    entries: Result<Vec<(Name, &'a V)>>,
     expiry: Option<Expiry>,
     tags: Vec<String>,
     timeout: Option<Duration>,
@@ -191,19 +159,25 @@ where
             let entries = entries?;
             let tags = tag::checked(tags, cache.policy.encoder.format())?;
             let longest = expiry.or(cache.policy.expiry).unwrap_or(Expiry::Never);
-            let tags = tag::versions(&cache.context, &tags, longest).await?;
-            let mut encoded = Vec::with_capacity(entries.len());
-            for (entry, value) in &entries {
-                encoded.push((entry.clone(), cache.encode(value, 0, tags.clone())?, cache.expiry(expiry)?));
-            }
-            let size = encoded.iter().map(|(_, bytes, _)| bytes.len()).sum();
-            let names = entries.iter().map(|(entry, _)| entry.as_str());
-            let _writing = cache.shared.flights.writing(names).await;
-            cache.context.store()?.set_many(encoded).await?;
+            let store = cache.context.store()?;
+            let writing = cache.writing(entries.iter().map(|(entry, _)| entry.as_str()).collect()).await;
+            let set = async {
+                let versions = cache.versions(&tags, cache.version_span(longest)).await?;
+                let mut encoded = Vec::with_capacity(entries.len());
+                for (entry, value) in &entries {
+                    let expiry = cache.expiry(expiry)?;
+                    let bytes = cache.encode(value, cache.stamp(expiry, 0, versions.clone())?)?;
+                    encoded.push((entry.clone(), bytes, cache.kept_for(expiry)));
+                }
+                let size = encoded.iter().map(|(_, bytes, _)| bytes.len()).sum();
+                store.set_many(encoded).await?;
+                Ok(size)
+            };
+            let size = writing.answered(set.await)?;
             cache.shared.meter.wrote(size);
             Ok(())
         };
-        Call::new(timeout, &cache.shared.meter.set_many, Box::pin(work))
+        Call::queued(timeout, &cache.shared.meter.set_many, Box::pin(work))
     }
 }
 

@@ -4,15 +4,28 @@
 //! `Larder`; how values are written (time to live, format, sizes) belongs to the handle.
 
 mod builder;
+mod caller;
+mod claim;
+mod explain;
+mod fill;
 mod flight;
+mod invalidate;
+mod kept;
 mod load;
 mod load_error;
+mod load_many;
+mod loader;
+mod loading;
+mod look;
 mod many;
 mod single;
+mod sync;
 mod tag;
+mod wait;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -22,17 +35,29 @@ use crate::context::{AnyCache, Context};
 use crate::envelope::TagVersion;
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
+use crate::name::Name;
+use crate::near::{AnyTier, Tier};
 use crate::stats::CacheStats;
 use crate::store::{Expiry, Store};
 use crate::telemetry::CacheMeter;
-use crate::value::{Decoded, Encoder, Stamp, decode};
+use crate::value::{Encoder, Format, Stamp};
 pub use builder::CacheBuilder;
+pub use explain::{Explanation, NearVerdict, Stored};
 use flight::Flights;
-pub use load::Load;
-pub use load_error::LoadError;
+use kept::NearCopy;
+pub use kept::{Entry, Source};
+pub use load::{Load, LoadEntry};
+pub use load_error::{Foreign, LoadError};
+pub use load_many::LoadMany;
+pub use loading::Loading;
 pub use many::SetMany;
 pub use single::Set;
-pub use tag::Tag;
+pub use tag::{Tag, TagSnapshot};
+
+/// How long a version is kept at least: it must outlive every entry that carries it.
+const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
+/// For entries without an expiry. What no entry was given for so long is forgotten, and the entries with it.
+const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A typed cache. Made by [`Larder::cache`](crate::Larder::cache); cheap to clone, for any number of tasks.
 ///
@@ -70,11 +95,62 @@ pub(crate) struct Shared<V> {
     name: String,
     meter: CacheMeter,
     flights: Flights<V>,
+    /// The name of the version that `clear` replaces.
+    clear: Name,
+    near: OnceLock<Arc<NearTier<V>>>,
+    /// Who may load at once while the store is away.
+    outage: tokio::sync::Semaphore,
 }
 
-impl<V: Send + Sync + 'static> AnyCache for Shared<V> {
+struct NearTier<V> {
+    copies: Tier<NearCopy<V>>,
+    settings: crate::near::Near,
+    max_age: Duration,
+}
+
+impl<V: Clone + Send + Sync> AnyTier for NearTier<V> {
+    fn invalidate(&self, name: &str) {
+        self.copies.invalidate(name);
+    }
+
+    fn invalidate_all(&self) {
+        self.copies.invalidate_all();
+    }
+}
+
+impl<V> Shared<V>
+where
+    V: Clone + Send + Sync,
+{
+    /// A write to these names has ended, however: nothing older may be read through this `Larder` from now on.
+    fn forget_near<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        if let Some(near) = self.near.get() {
+            names.into_iter().for_each(|name| near.copies.invalidate(name));
+        }
+    }
+
+    fn forget_all_near(&self) {
+        if let Some(near) = self.near.get() {
+            near.copies.invalidate_all();
+        }
+    }
+}
+
+impl<V: Clone + Send + Sync + 'static> AnyCache for Shared<V> {
     fn stats(&self) -> CacheStats {
-        self.meter.stats()
+        let (entries, bytes) = self.near.get().map(|near| near.copies.size()).unwrap_or_default();
+        self.meter.stats(entries, bytes)
+    }
+
+    fn clear_version(&self) -> &str {
+        &self.clear
+    }
+
+    fn near_copy(&self, entry: &str) -> Option<crate::context::NearState> {
+        let copy = self.near.get()?.copies.get(entry)?;
+        let (clear_seen, tags) =
+            copy.more.map_or((copy.seen, Vec::new()), |more| (more.clear_seen, more.tags.clone()));
+        Some(crate::context::NearState { until: copy.until, seen: copy.seen, clear_seen, tags })
     }
 
     fn detach_tagged(&self, tag: &str) {
@@ -83,22 +159,36 @@ impl<V: Send + Sync + 'static> AnyCache for Shared<V> {
 }
 
 /// How one handle keeps its values.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Policy {
     /// What every name begins with.
     prefix: String,
     expiry: Option<Expiry>,
     /// By how much of itself a time to live is shortened at most, from 0 to 1.
     jitter: f64,
-    encoder: Encoder,
+    /// How long a value is kept beyond its time to live.
+    stale_for: Duration,
+    negative_ttl: Option<Duration>,
+    /// XFetch's beta; 0 turns it off.
+    early: f64,
+    soft_timeout: Option<Duration>,
+    hard_timeout: Option<Duration>,
+    when_abandoned: WhenAbandoned,
+    /// Whether reads pass the near tier by.
+    asks_server: bool,
+    encoder: Arc<Encoder>,
 }
 
-/// What a look at the store found.
-enum Found<V> {
-    Value(V),
-    Nothing,
-    /// Something that no reader can use, and what it was: damaged, foreign, or void since a tag was invalidated.
-    Unusable(Bytes),
+/// What becomes of a load that nobody waits for any more. Given to
+/// [`CacheBuilder::when_abandoned`](crate::CacheBuilder::when_abandoned).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum WhenAbandoned {
+    /// It goes on, and its value is stored: whoever asks next will want it. The default.
+    #[default]
+    Finish,
+    /// It is dropped at its next await, and nothing is stored.
+    Cancel,
 }
 
 impl<V> Cache<V>
@@ -111,74 +201,51 @@ where
         &self.shared.name
     }
 
+    /// A handle whose reads ask the server, whatever the near tier holds, and refresh its copies.
+    ///
+    /// `users.fresh().get("123")` sees every write that was answered before it was sent. Without a near tier nothing
+    /// changes. A clone of some words: make one for as many reads as you like.
+    pub fn fresh(&self) -> Self {
+        let policy = Policy { asks_server: true, ..(*self.policy).clone() };
+        Self { policy: Arc::new(policy), ..self.clone() }
+    }
+
     /// The key's whole name in the store.
-    fn entry(&self, key: impl CacheKey) -> Result<String> {
-        // Most keys are a number or a UUID.
-        let mut name = String::with_capacity(self.policy.prefix.len() + 36);
+    #[inline]
+    fn entry(&self, key: impl CacheKey) -> Result<Name> {
+        let mut name = Name::new();
         name.push_str(&self.policy.prefix);
         key.write(&mut KeyText::new(&mut name));
         self.context.limits.check_key(&name)?;
         Ok(name)
     }
 
-    /// Reads an entry and counts what it was.
-    async fn look(&self, entry: &str) -> Result<Found<V>> {
-        let found = match self.context.store()?.get(entry).await? {
-            None => Found::Nothing,
-            Some(bytes) => match self.decode(&bytes) {
-                Decoded::Value(value, tags) if tags.is_empty() => Found::Value(value),
-                // Rare, and large as a future: boxed, so that every other read need not carry it.
-                decoded => Box::pin(self.judge_decoded(decoded, bytes)).await?,
-            },
+    /// Whether entries carry versions: bare JSON has no room for any.
+    fn has_versions(&self) -> bool {
+        self.policy.encoder.format() != Format::Plain
+    }
+
+    /// What the envelope of a write says that is kept for `expiry`, which the stale time is no part of.
+    fn stamp(&self, expiry: Expiry, load_cost: u32, versions: (u64, Vec<TagVersion>)) -> Result<Stamp> {
+        let written_at = self.context.store()?.now();
+        let dated = !self.policy.stale_for.is_zero() || self.policy.early > 0.0;
+        let fresh_until = match expiry.as_millis() {
+            Some(millis) if dated => written_at.saturating_add(millis),
+            _ => 0,
         };
-        match found {
-            Found::Value(_) => self.shared.meter.hits(1),
-            Found::Nothing | Found::Unusable(_) => self.shared.meter.misses(1),
-        }
-        Ok(found)
-    }
-
-    /// Decodes what was found, and asks for the tags' versions where it carries any.
-    async fn judge(&self, bytes: Bytes) -> Result<Found<V>> {
-        let decoded = self.decode(&bytes);
-        self.judge_decoded(decoded, bytes).await
-    }
-
-    async fn judge_decoded(&self, decoded: Decoded<V>, bytes: Bytes) -> Result<Found<V>> {
-        Ok(match decoded {
-            Decoded::Value(value, tags) if self.hold(&tags).await? => Found::Value(value),
-            Decoded::Nothing => Found::Nothing,
-            Decoded::Value(..) | Decoded::Unreadable(_) => Found::Unusable(bytes),
+        let (clear_version, tags) = versions;
+        Ok(Stamp {
+            nonce: self.context.random.nonce(),
+            written_at,
+            fresh_until,
+            load_cost,
+            clear_version,
+            tags,
         })
     }
 
-    fn decode(&self, bytes: &[u8]) -> Decoded<V> {
-        self.shared.meter.read(bytes.len());
-        let decoded = decode(bytes, self.context.limits.max_value_bytes);
-        if let Decoded::Unreadable(reason) = decoded {
-            self.shared.meter.unreadable(reason);
-        }
-        decoded
-    }
-
-    /// Whether every tag still has the version that an entry carries.
-    async fn hold(&self, tags: &[TagVersion]) -> Result<bool> {
-        if tags.is_empty() {
-            return Ok(true);
-        }
-        let names: Vec<String> = tags.iter().map(|tag| self.context.keyspace.tag(&tag.tag)).collect();
-        let known = self.context.store()?.known_versions(&names).await?;
-        Ok(known.into_iter().zip(tags).all(|(known, tag)| known == Some(tag.version)))
-    }
-
     /// A value's bytes, ready to be stored.
-    fn encode(&self, value: &V, load_cost: u32, tags: Vec<TagVersion>) -> Result<Bytes> {
-        let stamp = Stamp {
-            nonce: self.context.random.nonce(),
-            written_at: self.context.store()?.now(),
-            load_cost,
-            tags,
-        };
+    fn encode(&self, value: &V, stamp: Stamp) -> Result<Bytes> {
         self.policy.encoder.encode(value, stamp).map(Bytes::from)
     }
 
@@ -199,6 +266,66 @@ where
             }
         }
     }
+
+    /// How long the server keeps what is fresh for `expiry`.
+    fn kept_for(&self, expiry: Expiry) -> Expiry {
+        match expiry {
+            Expiry::Never => Expiry::Never,
+            Expiry::After(ttl) => Expiry::After(ttl.saturating_add(self.policy.stale_for)),
+        }
+    }
+
+    /// How long the versions of what is kept for `expiry` must be kept.
+    fn version_span(&self, expiry: Expiry) -> Duration {
+        match self.kept_for(expiry) {
+            Expiry::Never => UNBOUNDED_SPAN,
+            Expiry::After(ttl) => ttl.max(SHORTEST_SPAN),
+        }
+    }
+
+    /// A write to these names has begun; see [`Writing`].
+    async fn writing<'a>(&'a self, names: Vec<&'a str>) -> Writing<'a, V> {
+        let flights = self.shared.flights.writing(&names).await;
+        Writing { cache: self, names, answered: false, _flights: flights }
+    }
+}
+
+/// A write under way. When it ends, however it ends, loads under way are detached and near copies dropped: not before, or
+/// either could begin between that and the write. If it was given up before it was answered, or the server is away, what it
+/// would have invalidated is queued.
+struct Writing<'a, V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    cache: &'a Cache<V>,
+    names: Vec<&'a str>,
+    answered: bool,
+    _flights: flight::Writing<'a, V>,
+}
+
+impl<V> Writing<'_, V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Passes on what the server answered, having noted whether it did.
+    fn answered<T>(mut self, answer: Result<T>) -> Result<T> {
+        self.answered = !answer.as_ref().is_err_and(Error::is_outage);
+        if self.answered { answer } else { answer.map_err(Error::queued) }
+    }
+}
+
+impl<V> Drop for Writing<'_, V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    fn drop(&mut self) {
+        let Self { cache, names, .. } = self;
+        if !self.answered && !cache.context.is_embedded() {
+            let clear = cache.has_versions().then_some(&*cache.shared.clear);
+            cache.context.queue_deletes(names, clear);
+        }
+        cache.shared.forget_near(names.iter().copied());
+    }
 }
 
 impl<V> Clone for Cache<V> {
@@ -209,6 +336,9 @@ impl<V> Clone for Cache<V> {
 
 impl<V> fmt::Debug for Cache<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache").field("name", &self.shared.name).field("policy", &self.policy).finish()
+        f.debug_struct("Cache")
+            .field("name", &self.shared.name)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
     }
 }

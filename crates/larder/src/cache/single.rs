@@ -8,11 +8,14 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Cache, Found, builder, tag};
+use super::kept::{Found, Kept};
+use super::tag::{self, TagSnapshot};
+use super::{Cache, Entry, Source, builder};
 use crate::call::Call;
-use crate::envelope::{Glance, glance};
+use crate::envelope::{Glance, TagVersion, glance};
 use crate::error::Result;
 use crate::key::CacheKey;
+use crate::name::Name;
 use crate::store::{Expiry, Store};
 
 impl<V> Cache<V>
@@ -21,7 +24,8 @@ where
 {
     /// The value of a key, if there is one.
     ///
-    /// One round trip and one command, `GET`. A value that carries tags costs one more, for their versions.
+    /// One round trip and one command, `GET`; none where a [near tier](super::CacheBuilder::near) has it. The versions that a value
+    /// carries are known from the last time, as a rule; where they are not, they cost one round trip more.
     ///
     /// Bytes that are no value of this cache (damaged, foreign, of a newer layout) count as absent, and as
     /// `unreadable` in [`stats`](crate::Larder::stats).
@@ -36,54 +40,101 @@ where
     /// Nothing is changed.
     pub fn get(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<Option<V>>> + Send> {
         let entry = self.entry(key);
-        Call::new(self.context.limits.response_timeout, &self.shared.meter.get, async move {
-            match self.look(&entry?).await? {
-                Found::Value(value) => Ok(Some(value)),
-                Found::Nothing | Found::Unusable(_) => Ok(None),
+        let work = async move {
+            let entry = entry?;
+            if let Some(copy) = self.look_near(&entry)? {
+                self.shared.meter.near_hit();
+                return Ok(Some(copy.value));
             }
+            match self.look_past_near(&entry).await? {
+                Found::Fresh(kept) => Ok(Some(kept.value)),
+                _ => Ok(None),
+            }
+        };
+        let (timeout, meter) = (self.context.limits.response_timeout, &self.shared.meter.get);
+        if self.policy.asks_server {
+            Call::new(timeout, meter, work)
+        } else {
+            Call::unless_at_once(timeout, meter, work)
+        }
+    }
+
+    /// The value of a key with what is known of it: where it came from, how old it is, how long it will be kept. Unlike
+    /// [`get`](Self::get) it gives a stale value, too, and says so.
+    ///
+    /// Two round trips, the second for the time that it will be kept; none for a near copy, which does not know that unless the cache
+    /// has `stale_for` or `early_refresh`.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed.
+    pub fn get_entry(
+        &self,
+        key: impl CacheKey,
+    ) -> Call<'_, impl Future<Output = Result<Option<Entry<V>>>> + Send> {
+        let entry = self.entry(key);
+        Call::new(self.context.limits.response_timeout, &self.shared.meter.get, async move {
+            let entry = entry?;
+            Ok(match self.look(&entry).await? {
+                Found::Fresh(kept) | Found::Stale(kept) => {
+                    let left = match kept.source {
+                        Source::Near => None,
+                        _ => self.context.store()?.remaining(&entry).await?.map(|(_, expiry)| expiry),
+                    };
+                    Some(self.as_entry(kept, left))
+                }
+                _ => None,
+            })
         })
+    }
+
+    /// `left` is how long the server keeps it, where that was asked.
+    pub(super) fn as_entry(&self, kept: Kept<V>, left: Option<Expiry>) -> Entry<V> {
+        let now = self.context.store().map_or(0, Store::now);
+        let remaining = match left {
+            Some(Expiry::After(left)) => Some(left),
+            Some(Expiry::Never) => None,
+            None if kept.fresh_until != 0 => {
+                Some(Duration::from_millis(kept.fresh_until.saturating_sub(now)))
+            }
+            None => None,
+        };
+        Entry { age: kept.age(now), remaining, source: kept.source, value: kept.value }
     }
 
     /// Stores a value, in place of whatever was there.
     ///
-    /// One round trip and one command, `SET`. Tags cost one more round trip.
+    /// One round trip and one command, `SET`. Tags that were not used for a day cost one more round trip, as does a cache's first use.
     ///
     /// # Errors
     ///
     /// What stands in the way of any request; `Encode` and `ValueTooLarge`, with nothing written; `OutOfMemory`;
-    /// `InvalidSetting` where neither the cache nor the call has a time to live.
+    /// `InvalidSetting` where neither the cache nor the call has a time to live. Where the server is away, or does not
+    /// answer in time, the key's deletion is queued, and the error [says so](crate::Error::is_queued): what is there may be
+    /// older than the value that could not be stored.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may or may not have stored the value.
+    /// A dropped call may or may not have stored the value; the key's deletion is queued.
     pub fn set<'a>(&'a self, key: impl CacheKey, value: &'a V) -> Set<'a, V> {
-        Set { cache: self, entry: self.entry(key), value, expiry: None, tags: Vec::new(), timeout: None }
-    }
-
-    /// Removes a key, and voids a load of it that is under way; whether anything was there. `true` may also mean that
-    /// only such a load was voided, or an entry that an invalidated tag had voided before.
-    ///
-    /// One round trip and one command, `UNLINK`.
-    ///
-    /// # Errors
-    ///
-    /// What stands in the way of any request. After `TimedOut` and `Disconnected` the key may or may not be there.
-    ///
-    /// # Cancel safety
-    ///
-    /// A dropped call may or may not have removed the key.
-    pub fn delete(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
-        let entry = self.entry(key);
-        Call::new(self.context.limits.response_timeout, &self.shared.meter.delete, async move {
-            let entry = entry?;
-            let _writing = self.shared.flights.writing([entry.as_str()]).await;
-            self.context.store()?.delete(&entry).await
-        })
+        Set {
+            cache: self,
+            entry: self.entry(key),
+            value,
+            expiry: None,
+            tags: Vec::new(),
+            snapshot: Vec::new(),
+            timeout: None,
+        }
     }
 
     /// Whether a key has a value. The value itself is not transferred, so it is not known whether it could be read.
     ///
-    /// One round trip and one command, `GETRANGE`. A value that carries tags is read whole, and its tags' versions.
+    /// One round trip and one command, `GETRANGE`. A value that carries tags is read whole.
     ///
     /// # Errors
     ///
@@ -97,13 +148,22 @@ where
         Call::new(self.context.limits.response_timeout, &self.shared.meter.exists, async move {
             let entry = entry?;
             let store = self.context.store()?;
-            match glance(&store.peek(&entry).await?) {
+            let start = store.peek(&entry).await?;
+            match glance(&start) {
                 Glance::Nothing => Ok(false),
-                Glance::Something => Ok(true),
-                Glance::Tagged => {
+                Glance::Bare => Ok(true),
+                // Only the checksum tells whether these bytes are to be believed; what they say of freshness and of the
+                // cache's version is only looked at.
+                Glance::Value { tagged: false, fresh_until, clear_version } => {
+                    if fresh_until != 0 && fresh_until <= store.now() {
+                        return Ok(false);
+                    }
+                    Box::pin(self.is_current(clear_version)).await
+                }
+                Glance::Value { .. } => {
                     let whole = async {
                         let Some(bytes) = store.get(&entry).await? else { return Ok(false) };
-                        Ok(matches!(self.judge(bytes).await?, Found::Value(_)))
+                        Ok(matches!(self.judge(bytes).await?, Found::Fresh(_)))
                     };
                     Box::pin(whole).await
                 }
@@ -113,7 +173,8 @@ where
 
     /// Gives an entry a new time to live, counted from now; whether there was one. Tags are not looked at.
     ///
-    /// One round trip.
+    /// One round trip; two in a cache with `stale_for` or `early_refresh`, whose values carry their end with them. Near copies of
+    /// other processes are dropped by it: a key that is read from near and touched often gains nothing from being near.
     ///
     /// # Errors
     ///
@@ -130,7 +191,13 @@ where
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.touch, async move {
             builder::check_ttl(ttl)?;
-            self.context.store()?.touch(&entry?, Expiry::After(ttl)).await
+            let entry = entry?;
+            if !self.policy.stale_for.is_zero() || self.policy.early > 0.0 {
+                let touched = Box::pin(self.touch_dated(&entry, ttl)).await;
+                self.shared.forget_near([&*entry]);
+                return touched;
+            }
+            self.context.store()?.touch(&entry, Expiry::After(ttl)).await
         })
     }
 
@@ -160,10 +227,11 @@ where
 #[must_use = "nothing is stored before this is awaited"]
 pub struct Set<'a, V> {
     cache: &'a Cache<V>,
-    entry: Result<String>,
+    entry: Result<Name>,
     value: &'a V,
     expiry: Option<Expiry>,
     tags: Vec<String>,
+    snapshot: Vec<TagVersion>,
     timeout: Option<Duration>,
 }
 
@@ -185,9 +253,30 @@ impl<V> Set<'_, V> {
     ///
     /// The tag's version is taken when the call is sent. Data that was read before another program invalidated the tag,
     /// and is set after it, is therefore kept: load such data with [`get_or_load`](Cache::get_or_load), which takes the
-    /// version before the load begins.
+    /// version before the load begins, or take a [`snapshot`](Self::snapshot) before it is read.
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.tags.push(tag.into());
+        self
+    }
+
+    /// Tags with the versions that they had before the data was read: if one was invalidated since, the value is void.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// # let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
+    /// let snapshot = larder.tag_snapshot(["team:7"]).await?;
+    /// let ann = "Ann".to_owned(); // read from the database
+    /// larder.tag("team:7").invalidate().await?; // by somebody who has just changed it
+    /// users.set("123", &ann).snapshot(&snapshot).await?;
+    /// assert_eq!(users.get("123").await?, None);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    pub fn snapshot(mut self, snapshot: &TagSnapshot) -> Self {
+        self.snapshot.extend_from_slice(&snapshot.0);
         self
     }
 
@@ -206,24 +295,39 @@ where
     type IntoFuture = Call<'a, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { cache, entry, value, expiry, tags, timeout } = self;
+        let Self { cache, entry, value, expiry, tags, snapshot, timeout } = self;
         let timeout = timeout.unwrap_or(cache.context.limits.response_timeout);
         let work = async move {
             let entry = entry?;
+            let store = cache.context.store()?;
             let expiry = cache.expiry(expiry)?;
-            let tags = tag::checked(tags, cache.policy.encoder.format())?;
-            let tags = match tags.as_slice() {
-                [] => Vec::new(),
-                tags => Box::pin(tag::versions(&cache.context, tags, expiry)).await?,
+            // Tags of a snapshot have versions of their own, and must outlive the entry all the same.
+            let (own, all): (Vec<_>, Vec<_>) =
+                (tags.clone(), tags.into_iter().chain(snapshot.iter().map(|tag| tag.tag.clone())).collect());
+            let all = tag::checked(all, cache.policy.encoder.format())?;
+            let span = cache.version_span(expiry);
+            // Before the versions are asked for: an outage that shows there leaves the old value, too.
+            let writing = cache.writing(vec![&entry]).await;
+            let set = async {
+                let mut versions = match all.as_slice() {
+                    [] => cache.versions(&[], span).await?,
+                    all => Box::pin(cache.versions(all, span)).await?,
+                };
+                for tag in versions.1.iter_mut().filter(|tag| !own.contains(&tag.tag)) {
+                    if let Some(before) = snapshot.iter().find(|before| before.tag == tag.tag) {
+                        tag.version = before.version;
+                    }
+                }
+                let bytes = cache.encode(value, cache.stamp(expiry, 0, versions)?)?;
+                let size = bytes.len();
+                store.set(&entry, bytes, cache.kept_for(expiry)).await?;
+                Ok(size)
             };
-            let bytes = cache.encode(value, 0, tags)?;
-            let _writing = cache.shared.flights.writing([entry.as_str()]).await;
-            let size = bytes.len();
-            cache.context.store()?.set(&entry, bytes, expiry).await?;
+            let size = writing.answered(set.await)?;
             cache.shared.meter.wrote(size);
             Ok(())
         };
-        Call::new(timeout, &cache.shared.meter.set, Box::pin(work))
+        Call::queued(timeout, &cache.shared.meter.set, Box::pin(work))
     }
 }
 

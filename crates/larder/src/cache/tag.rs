@@ -4,21 +4,20 @@
 //! counts only while they are the tags' versions still. Invalidating a tag gives it another number: one write,
 //! whatever the number of entries, and no clock is compared. A version that is lost is another number too, and so a
 //! miss.
+//!
+//! A tag that only the loader can name has no version from before the load. For those there is the *epoch*, a version of the
+//! whole namespace that every invalidation replaces before the tag's: a fill whose epoch has moved is not stored.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::call::Call;
-use crate::context::Context;
+use crate::context::{Context, RENEWAL_SPAN};
 use crate::envelope::TagVersion;
 use crate::error::{Error, Result};
-use crate::store::{Expiry, Store};
+use crate::store::{Store, read_version};
 use crate::value::Format;
 
-/// How long a version is kept at least: it must outlive every entry that carries it.
-const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
-/// For entries without an expiry. A tag that no entry was given for so long is forgotten, and its entries with it.
-const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
 const LONGEST_TAG: usize = 200;
 const MOST_TAGS: usize = 64;
 
@@ -37,22 +36,30 @@ impl Tag {
     /// Voids every entry that carries this tag, in every cache of this namespace, and every load under way whose value
     /// would carry it.
     ///
-    /// One round trip, whatever the number of entries.
+    /// Two round trips, whatever the number of entries.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request. After `TimedOut` and `Disconnected` the tag may or may not have been
-    /// invalidated: call again.
+    /// What stands in the way of any request. Where the server is away the invalidation is queued, and the error
+    /// [says so](Error::is_queued).
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may or may not have invalidated the tag.
+    /// A dropped call may or may not have invalidated the tag; it is queued to be invalidated again.
     pub fn invalidate(&self) -> Call<'_, impl Future<Output = Result<()>> + Send> {
-        Call::new(self.context.limits.response_timeout, &self.context.tag_meter, async move {
+        Call::queued(self.context.limits.response_timeout, &self.context.tag_meter, async move {
             check(&self.tag)?;
-            let name = self.context.keyspace.tag(&self.tag);
-            let _detached = DetachWhenDone(self);
-            self.context.store()?.renew_version(&name, self.context.random.nonce(), SHORTEST_SPAN).await
+            let invalidating = Invalidating { tag: self, answered: false };
+            let store = self.context.store()?;
+            let renew = async {
+                // The epoch first: see the module.
+                store
+                    .renew_version(&self.context.keyspace.epoch(), self.context.random.nonce(), RENEWAL_SPAN)
+                    .await?;
+                let name = self.context.keyspace.tag(&self.tag);
+                store.renew_version(&name, self.context.random.nonce(), RENEWAL_SPAN).await
+            };
+            invalidating.answered(renew.await)
         })
     }
 }
@@ -63,12 +70,49 @@ impl std::fmt::Debug for Tag {
     }
 }
 
-/// Detaches the loads that would carry the tag, also where it is not known whether the invalidation took effect.
-struct DetachWhenDone<'a>(&'a Tag);
+/// An invalidation under way. When it ends, however it ends, what is known of the tag here is forgotten and the loads that
+/// would carry it are detached; if it is not known to have taken effect, it is queued.
+struct Invalidating<'a> {
+    tag: &'a Tag,
+    answered: bool,
+}
 
-impl Drop for DetachWhenDone<'_> {
+impl Invalidating<'_> {
+    fn answered(mut self, answer: Result<()>) -> Result<()> {
+        self.answered = !answer.as_ref().is_err_and(Error::is_outage);
+        if self.answered { answer } else { answer.map_err(Error::queued) }
+    }
+}
+
+impl Drop for Invalidating<'_> {
     fn drop(&mut self) {
-        self.0.context.detach_tagged(&self.0.tag);
+        let Tag { context, tag } = self.tag;
+        let (epoch, name) = (context.keyspace.epoch(), context.keyspace.tag(tag));
+        if !self.answered && !context.is_embedded() {
+            context.queue_renewal(&epoch);
+            context.queue_renewal(&name);
+        }
+        context.changes.versions.changed(&epoch);
+        context.changes.versions.changed(&name);
+        context.detach_tagged(tag);
+    }
+}
+
+/// The versions that tags had at one moment. Made by [`Larder::tag_snapshot`](crate::Larder::tag_snapshot) before data is read
+/// that is to be [`set`](crate::Cache::set) under those tags: if a tag is invalidated in between, the value is void.
+#[derive(Debug, Clone)]
+pub struct TagSnapshot(pub(super) Vec<TagVersion>);
+
+impl TagSnapshot {
+    pub(crate) async fn take(context: &Context, tags: Vec<String>) -> Result<Self> {
+        let tags = checked(tags, Format::Json)?;
+        let mut versions = Vec::with_capacity(tags.len());
+        for tag in tags {
+            let name = context.keyspace.tag(&tag);
+            let version = ensure(context, &name, RENEWAL_SPAN).await?;
+            versions.push(TagVersion { tag, version });
+        }
+        Ok(Self(versions))
     }
 }
 
@@ -89,19 +133,21 @@ pub(super) fn checked(mut tags: Vec<String>, format: Format) -> Result<Vec<Strin
     Ok(tags)
 }
 
-/// The tags' versions of now, for an entry that will be kept for `expiry`: one round trip where there are any.
-pub(super) async fn versions(context: &Context, tags: &[String], expiry: Expiry) -> Result<Vec<TagVersion>> {
-    if tags.is_empty() {
-        return Ok(Vec::new());
-    }
-    let span = match expiry {
-        Expiry::Never => UNBOUNDED_SPAN,
-        Expiry::After(ttl) => ttl.max(SHORTEST_SPAN),
-    };
-    let names: Vec<String> = tags.iter().map(|tag| context.keyspace.tag(tag)).collect();
-    let candidates: Vec<u64> = tags.iter().map(|_| context.random.nonce()).collect();
-    let versions = context.store()?.versions(&names, &candidates, span).await?;
-    Ok(tags.iter().zip(versions).map(|(tag, version)| TagVersion { tag: tag.clone(), version }).collect())
+/// The epoch for a load that is about to begin. It may be an older one than the server's: then the fill is not stored.
+pub(super) async fn epoch(context: &Context) -> Result<u64> {
+    ensure(context, &context.keyspace.epoch(), RENEWAL_SPAN).await
+}
+
+/// The epoch as it is on the server now.
+pub(super) async fn current_epoch(context: &Context) -> Result<Option<u64>> {
+    let read = context.store()?.get_tracked(&context.keyspace.epoch()).await?;
+    Ok(read.bytes.as_deref().and_then(read_version))
+}
+
+async fn ensure(context: &Context, name: &str, span: Duration) -> Result<u64> {
+    let now = (context.clock.moment(), context.clock.now());
+    let candidate = context.random.nonce();
+    context.changes.versions.ensure(context.store()?, name, candidate, span, now).await
 }
 
 fn check(tag: &str) -> Result<()> {

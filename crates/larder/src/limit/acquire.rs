@@ -10,10 +10,10 @@ use std::time::Duration;
 use super::RateLimiter;
 use super::ask::drift;
 use super::decision::{DecidedBy, Decision};
-use super::name::Name;
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::key::CacheKey;
+use crate::name::Name;
 use crate::store::limit::{Charge, Charged, Take};
 
 impl RateLimiter {

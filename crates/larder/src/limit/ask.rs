@@ -10,12 +10,12 @@ use super::RateLimiter;
 use super::decision::{DecidedBy, Decision};
 use super::lease::Held;
 use super::local::Known;
-use super::name::Name;
 use super::outage::{Outage, is_outage};
 use super::quota::Plan;
 use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, Result};
+use crate::name::Name;
 use crate::store::limit::{Charge, Charged, LimitStore, Take};
 
 /// A share of a pause or a lease that clocks of different rates may cost.
@@ -84,7 +84,7 @@ impl RateLimiter {
 
     /// One request, unless the store is known to be away.
     pub(super) async fn send(&self, name: &Name, charge: Charge<'_>) -> Result<Charged> {
-        let (name, store) = (name.as_str()?, self.inner.context.store()?);
+        let (name, store) = (name.as_str(), self.inner.context.store()?);
         let breaker = self.inner.local.breakers.get(store.domain(name) % 16);
         if let Some(error) = breaker.and_then(|breaker| breaker.refusal(self.now())) {
             return Err(error);
@@ -112,7 +112,7 @@ impl RateLimiter {
             Ok(answer) => answer,
             Err(_) => {
                 let error = Error::timed_out(timeout);
-                let domain = self.inner.context.store()?.domain(name.as_str()?);
+                let domain = self.inner.context.store()?.domain(name.as_str());
                 if let Some(breaker) = self.inner.local.breakers.get(domain % 16) {
                     breaker.failed(&error, self.now());
                 }
@@ -151,7 +151,7 @@ impl RateLimiter {
                 let Some(terms) = plan.share(instances) else { return Ok(blunt(0)) };
                 let charge = Charge { terms: &terms, take, cost, ahead: 0, patience: 0 };
                 let clock = self.now().as_micros();
-                let charged = self.inner.local.share.charge(name.as_str()?, charge, clock);
+                let charged = self.inner.local.share.charge(name.as_str(), charge, clock);
                 let decision = Decision::of(charged, plan, DecidedBy::Outage);
                 Ok(Decision { stamp: 0, ..decision })
             }
@@ -213,7 +213,7 @@ impl RateLimiter {
         if let Some(old) = replaced.filter(|old| old.left > 0) {
             self.give_back_later(name, &old.plan, old.stamp, old.left)?;
         }
-        let (limiter, known, name) = (self.clone(), Arc::downgrade(known), Name::from_bytes(name.as_bytes()));
+        let (limiter, known, name) = (self.clone(), Arc::downgrade(known), name.clone());
         self.inner.context.timers.spawn(async move {
             tokio::time::sleep(rest).await;
             let Some(known) = known.upgrade() else { return };
@@ -239,7 +239,7 @@ impl RateLimiter {
             return Ok(permits);
         }
         let plan = self.plan();
-        let given = self.inner.context.store()?.refund(name.as_str()?, &plan.terms, permits, stamp).await;
+        let given = self.inner.context.store()?.refund(name.as_str(), &plan.terms, permits, stamp).await;
         self.inner.local.forget_refusal(name.as_bytes());
         given
     }
@@ -247,12 +247,7 @@ impl RateLimiter {
     /// The same without waiting for it.
     pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: u64, permits: u64) -> Result<()> {
         self.inner.local.forget_refusal(name.as_bytes());
-        self.inner.context.refund_in_background(
-            name.as_str()?.to_owned(),
-            plan.terms.clone(),
-            permits,
-            stamp,
-        );
+        self.inner.context.refund_in_background(name.as_str().to_owned(), plan.terms.clone(), permits, stamp);
         Ok(())
     }
 }

@@ -14,7 +14,6 @@ mod decision;
 mod lease;
 mod local;
 mod meter;
-mod name;
 mod outage;
 mod quota;
 mod reserve;
@@ -30,10 +29,10 @@ use futures_util::future::try_join_all;
 use crate::call::Call;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::key::CacheKey;
+use crate::key::{CacheKey, KeyText};
+use crate::name::Name;
 use crate::store::limit::{Charge, LimitStore, Take};
 use local::Local;
-use name::Name;
 use quota::Plan;
 
 pub use concurrency::{ConcurrencyLimiter, Permit};
@@ -167,7 +166,7 @@ impl RateLimiter {
     /// As [`check`](Self::check).
     pub fn allow(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
         let name = self.record(key);
-        Call::at_once(self.timeout(), &self.inner.local.meter.check, async move {
+        Call::unless_at_once(self.timeout(), &self.inner.local.meter.check, async move {
             Ok(self.decide(name?, 1).await?.is_allowed())
         })
     }
@@ -203,11 +202,9 @@ impl RateLimiter {
         cost: u64,
     ) -> Call<'_, impl Future<Output = Result<Decision>> + Send> {
         let name = self.record(key);
-        Call::at_once(
-            self.timeout(),
-            &self.inner.local.meter.check,
-            async move { self.decide(name?, cost).await },
-        )
+        Call::unless_at_once(self.timeout(), &self.inner.local.meter.check, async move {
+            self.decide(name?, cost).await
+        })
     }
 
     /// Takes as many permits as there are, `most` at most: [`granted`](Decision::granted) says how many. One round trip.
@@ -283,7 +280,7 @@ impl RateLimiter {
             let (name, plan) = (name?, self.plan());
             let charge = Charge { terms: &plan.terms, take: Take::Look, cost: 1, ahead: 0, patience: 0 };
             // What remains is that of the quota with least left, which a refusal does not name.
-            let looked = self.inner.context.store()?.charge(name.as_str()?, charge).await?;
+            let looked = self.inner.context.store()?.charge(name.as_str(), charge).await?;
             Ok(if looked.granted == 0 { 0 } else { looked.remaining })
         })
     }
@@ -303,7 +300,7 @@ impl RateLimiter {
         let name = self.record(key);
         Call::new(self.timeout(), &self.inner.local.meter.reset, async move {
             let name = name?;
-            let forgotten = self.inner.context.store()?.forget(name.as_str()?).await;
+            let forgotten = self.inner.context.store()?.forget(name.as_str()).await;
             self.inner.local.forget(name.as_bytes());
             forgotten
         })
@@ -375,7 +372,11 @@ impl RateLimiter {
     }
 
     fn record(&self, key: impl CacheKey) -> Result<Name> {
-        Name::new(&self.inner.prefix, key, &self.inner.context.limits)
+        let mut name = Name::from(self.inner.prefix.as_str());
+        key.write(&mut KeyText::new(&mut name));
+        name.push_str("}");
+        self.inner.context.limits.check_key(&name)?;
+        Ok(name)
     }
 
     fn timeout(&self) -> Duration {

@@ -4,10 +4,10 @@ use std::fmt;
 
 use super::RateLimiter;
 use super::decision::Decision;
-use super::name::Name;
 use crate::call::Call;
 use crate::error::Result;
 use crate::key::CacheKey;
+use crate::name::Name;
 use crate::store::limit::Take;
 
 /// The answer to [`RateLimiter::reserve`].
@@ -104,7 +104,7 @@ impl RateLimiter {
     }
 
     async fn decide_here_or_there(&self, name: Name, cost: u64) -> Result<(Decision, Name)> {
-        let kept = Name::from_bytes(name.as_bytes());
+        let kept = name.clone();
         Ok((self.decide(name, cost).await?, kept))
     }
 }

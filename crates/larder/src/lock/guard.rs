@@ -178,6 +178,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::context::Limits;
     use crate::keyspace::Keyspace;
+    use crate::near::Changes;
     use crate::random::Random;
     use crate::store::AnyStore;
     use crate::store::memory::{Bounds, MemoryStore};
@@ -188,11 +189,13 @@ mod tests {
     async fn guard() -> (Guard, Arc<AtomicU64>) {
         let micros = Arc::new(AtomicU64::new(0));
         let clock = Clock::Manual(micros.clone());
-        let store = AnyStore::Memory(MemoryStore::new(Bounds::default(), clock.clone()));
+        let changes = Arc::new(Changes::default());
+        let store = AnyStore::Memory(MemoryStore::new(Bounds::default(), clock.clone(), changes.clone()));
         let limits = Limits { response_timeout: SECOND, max_value_bytes: 1000, max_key_bytes: 1000 };
         store.acquire("a", 7, 10 * SECOND).await.unwrap();
         let deadline = clock.now().after(SECOND);
-        let context = Arc::new(Context::new(store, Keyspace::default(), limits, clock, Random::default()));
+        let context =
+            Arc::new(Context::new(store, changes, Keyspace::default(), limits, clock, Random::default()));
         (Guard::new(context, "a".into(), 7, Fence::new(1), deadline), micros)
     }
 

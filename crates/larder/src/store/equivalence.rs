@@ -4,7 +4,7 @@
 //! entry expire in both stores; spans of time in answers are compared roughly. Each history has names of its own.
 //! LARDER_TEST_HISTORIES sets how many are tried.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,11 +14,14 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::memory::{Bounds, MemoryStore};
 use super::redis::{Login, RedisStore};
-use super::{Acquired, Expiry, FillStart, Store};
+use super::{Acquired, Claim, Expiry, FillStart, Force, RefreshStart, Store};
 use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::error::ErrorKind;
+use crate::name::Name;
+use crate::near::Changes;
 use crate::url::{self, Target};
+use crate::value::{Encoder, Format, Stamp};
 
 const NAMES: usize = 3;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -26,6 +29,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 enum Step {
     Get(usize),
+    GetTracked(usize),
     GetMany(Vec<usize>),
     Peek(usize),
     Set(usize, u8, Expiry),
@@ -39,8 +43,12 @@ enum Step {
     BeginFill(usize, u8, Option<u8>),
     CommitFill(usize, u8, u8, Expiry),
     AbandonFill(usize, u8),
-    Versions(Vec<usize>, u8),
-    KnownVersions(Vec<usize>),
+    BeginRefresh(usize, u8, u8, bool),
+    CommitRefresh(usize, u8, u8, u8, Expiry),
+    AbandonRefresh(usize, u8),
+    RenewLoad(usize, u8, bool),
+    Restamp(usize, u8, u8, Option<Expiry>),
+    Version(usize, u8),
     RenewVersion(usize, u8),
     Acquire(usize, u8),
     Extend(usize, u8),
@@ -57,8 +65,8 @@ enum Answer {
     ManyBytes(Vec<Option<Bytes>>),
     Kept(Option<(Bytes, Rough)>),
     Begun(FillStart),
-    Versions(Vec<u64>),
-    KnownVersions(Vec<Option<u64>>),
+    RefreshBegun(RefreshStart),
+    Version(u64, Rough),
     Lock(Option<Rough>),
     Failed(ErrorKind),
 }
@@ -88,7 +96,8 @@ fn steps() -> impl Strategy<Value = Step> {
     let names = || prop::collection::vec(0..NAMES, 0..5);
     let some = || 0..3u8;
     prop_oneof![
-        3 => name().prop_map(Step::Get),
+        2 => name().prop_map(Step::Get),
+        1 => name().prop_map(Step::GetTracked),
         1 => names().prop_map(Step::GetMany),
         1 => name().prop_map(Step::Peek),
         4 => (name(), some(), expiries()).prop_map(|(n, v, e)| Step::Set(n, v, e)),
@@ -101,8 +110,12 @@ fn steps() -> impl Strategy<Value = Step> {
         3 => (name(), some(), prop::option::of(some())).prop_map(|(n, t, u)| Step::BeginFill(n, t, u)),
         3 => (name(), some(), some(), expiries()).prop_map(|(n, t, v, e)| Step::CommitFill(n, t, v, e)),
         1 => (name(), some()).prop_map(|(n, t)| Step::AbandonFill(n, t)),
-        1 => (names(), some()).prop_map(|(n, c)| Step::Versions(n, c)),
-        1 => names().prop_map(Step::KnownVersions),
+        2 => (name(), some(), some(), any::<bool>()).prop_map(|(n, o, t, f)| Step::BeginRefresh(n, o, t, f)),
+        2 => (name(), some(), some(), some(), expiries()).prop_map(|(n, o, t, v, e)| Step::CommitRefresh(n, o, t, v, e)),
+        1 => (name(), some()).prop_map(|(n, t)| Step::AbandonRefresh(n, t)),
+        1 => (name(), some(), any::<bool>()).prop_map(|(n, t, p)| Step::RenewLoad(n, t, p)),
+        1 => (name(), some(), some(), prop::option::of(expiries())).prop_map(|(n, o, v, e)| Step::Restamp(n, o, v, e)),
+        1 => (name(), some()).prop_map(|(n, c)| Step::Version(n, c)),
         1 => (name(), some()).prop_map(|(n, v)| Step::RenewVersion(n, v)),
         2 => (name(), some()).prop_map(|(n, t)| Step::Acquire(n, t)),
         1 => (name(), some()).prop_map(|(n, t)| Step::Extend(n, t)),
@@ -110,17 +123,20 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Sixteen bytes or so of each kind that a store may hold: text, a placeholder, an envelope's start, nothing.
+/// Something of each kind that a store may hold: text, a placeholder, a value whose nonce refreshes name, too.
 fn value(which: u8) -> Bytes {
     match which {
         0 => Bytes::from_static(b"{\"plain\":\"json, longer than the forty bytes of a header\"}"),
-        1 => placeholder(9),
-        _ => Bytes::from_static(b"x"),
+        1 => placeholder(2),
+        _ => {
+            let stamp = Stamp { nonce: 2, ..Stamp::default() };
+            Bytes::from(Encoder::new(Format::Json, None, 100).encode(&"x", stamp).unwrap())
+        }
     }
 }
 
 fn placeholder(token: u8) -> Bytes {
-    Bytes::from(Envelope::placeholder(u64::from(token) + 1, 0))
+    Bytes::from(Envelope::placeholder(u64::from(token) + 1, 0, 0, Vec::new()))
 }
 
 async fn take(store: &impl Store, history: u64, step: &Step) -> Answer {
@@ -131,17 +147,30 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
     let name = |n: &usize| format!("h{history}:{n}");
     let tag = |n: &usize| format!("~tag.1:{{h{history}:{n}}}");
     let lock = |n: &usize| format!("~lock.1:{{h{history}:{n}}}");
-    let all = |ns: &[usize], f: &dyn Fn(&usize) -> String| ns.iter().map(f).collect::<Vec<_>>();
+    let all = |ns: &[usize], f: &dyn Fn(&usize) -> String| {
+        ns.iter().map(|n| Name::from(f(n).as_str())).collect::<Vec<_>>()
+    };
     Ok(match step {
         Step::Get(n) => Answer::Bytes(store.get(&name(n)).await?),
-        Step::GetMany(ns) => Answer::ManyBytes(store.get_many(&all(ns, &name)).await?),
+        Step::GetMany(ns) => {
+            let names = all(ns, &name);
+            let tracked: Vec<_> =
+                store.get_many_tracked(&names).await?.into_iter().map(|read| read.bytes).collect();
+            let plain = store.get_many(&names).await?;
+            assert_eq!(plain, tracked, "what is read depends on who is told of changes");
+            Answer::ManyBytes(plain)
+        }
+        Step::GetTracked(n) => Answer::Bytes(store.get_tracked(&name(n)).await?.bytes),
         Step::Peek(n) => Answer::Bytes(Some(store.peek(&name(n)).await?)),
         Step::Set(n, v, expiry) => {
             store.set(&name(n), value(*v), *expiry).await?;
             Answer::Nothing
         }
         Step::SetMany(entries) => {
-            let entries = entries.iter().map(|(n, v, expiry)| (name(n), value(*v), *expiry)).collect();
+            let entries = entries
+                .iter()
+                .map(|(n, v, expiry)| (Name::from(name(n).as_str()), value(*v), *expiry))
+                .collect();
             store.set_many(entries).await?;
             Answer::Nothing
         }
@@ -171,11 +200,34 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
             store.abandon_fill(&name(n), placeholder(*token)).await?;
             Answer::Nothing
         }
-        Step::Versions(ns, candidate) => {
-            let candidates = vec![u64::from(*candidate) + 1; ns.len()];
-            Answer::Versions(store.versions(&all(ns, &tag), &candidates, MINUTE).await?)
+        Step::BeginRefresh(n, old, token, force) => {
+            let force = if *force { Force::Yes } else { Force::No };
+            let (name, old, token) = (name(n), u64::from(*old) + 1, u64::from(*token));
+            Answer::RefreshBegun(store.begin_refresh(&name, old, token, MINUTE, force).await?)
         }
-        Step::KnownVersions(ns) => Answer::KnownVersions(store.known_versions(&all(ns, &tag)).await?),
+        Step::CommitRefresh(n, old, token, v, expiry) => {
+            let (name, old, token) = (name(n), u64::from(*old) + 1, u64::from(*token));
+            Answer::Flag(store.commit_refresh(&name, old, token, value(*v), *expiry).await?)
+        }
+        Step::AbandonRefresh(n, token) => {
+            store.abandon_refresh(&name(n), u64::from(*token)).await?;
+            Answer::Nothing
+        }
+        Step::RenewLoad(n, token, placed) => {
+            let claim = if *placed {
+                Claim::Placeholder(placeholder(*token))
+            } else {
+                Claim::Lease(u64::from(*token))
+            };
+            Answer::Flag(store.renew_load(&name(n), claim, MINUTE).await?)
+        }
+        Step::Restamp(n, old, v, expiry) => {
+            Answer::Flag(store.restamp(&name(n), u64::from(*old) + 1, value(*v), *expiry).await?)
+        }
+        Step::Version(n, candidate) => {
+            let kept = store.version(&tag(n), u64::from(*candidate) + 1, MINUTE).await?;
+            Answer::Version(kept.version, rough(Expiry::After(kept.left)))
+        }
         Step::RenewVersion(n, version) => {
             store.renew_version(&tag(n), u64::MAX - u64::from(*version), MINUTE).await?;
             Answer::Nothing
@@ -204,7 +256,9 @@ async fn real_store() -> RedisStore {
         connect_timeout: Duration::from_secs(10),
         clock: Clock::default(),
     };
-    RedisStore::connect(target.deployment, login.clone(), login, 1).await.unwrap()
+    RedisStore::connect(target.deployment, login.clone(), login, 1, Arc::new(Changes::default()))
+        .await
+        .unwrap()
 }
 
 #[test]
@@ -213,7 +267,11 @@ fn both_stores_answer_the_same_to_every_history() {
         std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = runtime.block_on(real_store());
-    let memory = MemoryStore::new(Bounds { max_bytes: 1 << 30, ..Bounds::default() }, Clock::default());
+    let memory = MemoryStore::new(
+        Bounds { max_bytes: 1 << 30, ..Bounds::default() },
+        Clock::default(),
+        Arc::new(Changes::default()),
+    );
     let next = std::cell::Cell::new(0u64);
     let mut runner =
         TestRunner::new(Config { cases: histories, failure_persistence: None, ..Config::default() });

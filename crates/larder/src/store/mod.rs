@@ -9,6 +9,8 @@ pub(crate) mod limit;
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+mod sync;
+pub(crate) mod trust;
 
 #[cfg(all(test, feature = "redis"))]
 mod equivalence;
@@ -21,9 +23,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::Result;
+use crate::name::Name;
 use memory::MemoryStore;
 #[cfg(feature = "redis")]
 use redis::RedisStore;
+use trust::{Lanes, Seen};
 
 /// How long something is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +51,11 @@ impl Expiry {
     }
 }
 
+/// A version as stored: sixteen hexadecimal digits, exact in any language, which a person can read.
+pub(crate) fn read_version(bytes: &[u8]) -> Option<u64> {
+    u64::from_str_radix(str::from_utf8(bytes).ok()?, 16).ok()
+}
+
 /// The answer to [`Store::begin_fill`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FillStart {
@@ -54,6 +63,61 @@ pub(crate) enum FillStart {
     Begun,
     /// Something is there: a value that came in between, or the placeholder of another loader.
     Occupied(Bytes),
+}
+
+/// Whether a lease is taken from whoever holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Force {
+    No,
+    Yes,
+}
+
+/// What says that a load is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// These bytes under the entry's own name.
+    Placeholder(Bytes),
+    /// This token in the entry's lease.
+    Lease(u64),
+}
+
+/// The answer to [`Store::begin_refresh`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RefreshStart {
+    /// The lease is held: load, then commit.
+    Begun,
+    /// Somebody else refreshes.
+    Busy,
+    /// Another value stands there by now, or none.
+    Changed,
+}
+
+/// What a tracked read found.
+#[derive(Debug, Clone)]
+pub(crate) struct Tracked {
+    pub(crate) bytes: Option<Bytes>,
+    /// Proof that a change will be told; `None` where nothing tells.
+    pub(crate) seen: Option<Seen>,
+    /// How long it will be kept, where that is known without asking.
+    pub(crate) left: Option<Duration>,
+}
+
+/// A version, and for how long it is kept at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeptVersion {
+    pub(crate) version: u64,
+    pub(crate) left: Duration,
+    pub(crate) seen: Option<Seen>,
+}
+
+/// Who is told what changed: in the order in which the store says it, before any later answer. It must not block.
+pub(crate) trait Listener: Send + Sync + 'static {
+    /// What was read of this name may have changed.
+    fn changed(&self, name: &str);
+
+    /// Everything that was read may have changed.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store names each change"))]
+    fn all_changed(&self);
 }
 
 /// The answer to [`Store::acquire`].
@@ -80,20 +144,29 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn get(&self, name: &str) -> impl Future<Output = Result<Option<Bytes>>> + Send;
 
     /// In the order of `names`.
-    fn get_many(&self, names: &[String]) -> impl Future<Output = Result<Vec<Option<Bytes>>>> + Send;
+    fn get_many(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Option<Bytes>>>> + Send;
 
     /// The first bytes of what is there, as many as an envelope's header has; empty where nothing is.
     fn peek(&self, name: &str) -> impl Future<Output = Result<Bytes>> + Send;
 
     fn set(&self, name: &str, value: Bytes, expiry: Expiry) -> impl Future<Output = Result<()>> + Send;
 
-    fn set_many(&self, entries: Vec<(String, Bytes, Expiry)>) -> impl Future<Output = Result<()>> + Send;
+    fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> impl Future<Output = Result<()>> + Send;
 
-    /// Whether anything was there. A fill under way counts, and is voided.
+    /// Reads, and from now on tells the [`Listener`] when the name changes, where the store can.
+    fn get_tracked(&self, name: &str) -> impl Future<Output = Result<Tracked>> + Send;
+
+    /// In the order of `names`.
+    fn get_many_tracked(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Tracked>>> + Send;
+
+    /// What of that may still be believed.
+    fn lanes(&self) -> &Lanes;
+
+    /// Whether anything was there. A fill or a refresh under way counts, and is voided.
     fn delete(&self, name: &str) -> impl Future<Output = Result<bool>> + Send;
 
     /// In the order of `names`.
-    fn delete_many(&self, names: &[String]) -> impl Future<Output = Result<Vec<bool>>> + Send;
+    fn delete_many(&self, names: &[Name]) -> impl Future<Output = Result<Vec<bool>>> + Send;
 
     /// Gives what is there a new expiry; whether anything was.
     fn touch(&self, name: &str, expiry: Expiry) -> impl Future<Output = Result<bool>> + Send;
@@ -123,17 +196,53 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Takes `placeholder` away, if it still stands.
     fn abandon_fill(&self, name: &str, placeholder: Bytes) -> impl Future<Output = Result<()>> + Send;
 
-    /// The versions of tags, in the order of `names`. A tag without one is given its `candidate`. Each is kept for at
-    /// least `span` from now.
-    fn versions(
+    /// Takes the lease on refreshing an entry whose value still carries `nonce`. `force` takes it from whoever has it.
+    fn begin_refresh(
         &self,
-        names: &[String],
-        candidates: &[u64],
-        span: Duration,
-    ) -> impl Future<Output = Result<Vec<u64>>> + Send;
+        name: &str,
+        nonce: u64,
+        token: u64,
+        liveness: Duration,
+        force: Force,
+    ) -> impl Future<Output = Result<RefreshStart>> + Send;
 
-    /// The versions of tags as they are, in the order of `names`; none is made.
-    fn known_versions(&self, names: &[String]) -> impl Future<Output = Result<Vec<Option<u64>>>> + Send;
+    /// Replaces the value that carries `nonce` while `token` holds the lease, which ends; whether it did.
+    fn commit_refresh(
+        &self,
+        name: &str,
+        nonce: u64,
+        token: u64,
+        value: Bytes,
+        expiry: Expiry,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Gives the lease back, if `token` holds it.
+    fn abandon_refresh(&self, name: &str, token: u64) -> impl Future<Output = Result<()>> + Send;
+
+    /// The loader is alive: its placeholder, or its lease, stands for `liveness` from now.
+    fn renew_load(
+        &self,
+        name: &str,
+        claim: Claim,
+        liveness: Duration,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Replaces what carries `nonce`, keeping its expiry where none is given; whether it did. Refreshes under way are void.
+    fn restamp(
+        &self,
+        name: &str,
+        nonce: u64,
+        value: Bytes,
+        expiry: Option<Expiry>,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// The version of a tag, which is given `candidate` if it has none. It is kept for at least `span` from now.
+    fn version(
+        &self,
+        name: &str,
+        candidate: u64,
+        span: Duration,
+    ) -> impl Future<Output = Result<KeptVersion>> + Send;
 
     /// Replaces a tag's version: whatever carries the old one is void.
     fn renew_version(
@@ -199,8 +308,24 @@ impl Store for AnyStore {
         on_either!(self.get(name))
     }
 
-    async fn get_many(&self, names: &[String]) -> Result<Vec<Option<Bytes>>> {
+    async fn get_many(&self, names: &[Name]) -> Result<Vec<Option<Bytes>>> {
         on_either!(self.get_many(names))
+    }
+
+    async fn get_tracked(&self, name: &str) -> Result<Tracked> {
+        on_either!(self.get_tracked(name))
+    }
+
+    async fn get_many_tracked(&self, names: &[Name]) -> Result<Vec<Tracked>> {
+        on_either!(self.get_many_tracked(names))
+    }
+
+    fn lanes(&self) -> &Lanes {
+        match self {
+            Self::Memory(store) => store.lanes(),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.lanes(),
+        }
     }
 
     async fn peek(&self, name: &str) -> Result<Bytes> {
@@ -211,7 +336,7 @@ impl Store for AnyStore {
         on_either!(self.set(name, value, expiry))
     }
 
-    async fn set_many(&self, entries: Vec<(String, Bytes, Expiry)>) -> Result<()> {
+    async fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> Result<()> {
         on_either!(self.set_many(entries))
     }
 
@@ -219,7 +344,7 @@ impl Store for AnyStore {
         on_either!(self.delete(name))
     }
 
-    async fn delete_many(&self, names: &[String]) -> Result<Vec<bool>> {
+    async fn delete_many(&self, names: &[Name]) -> Result<Vec<bool>> {
         on_either!(self.delete_many(names))
     }
 
@@ -255,12 +380,42 @@ impl Store for AnyStore {
         on_either!(self.abandon_fill(name, placeholder))
     }
 
-    async fn versions(&self, names: &[String], candidates: &[u64], span: Duration) -> Result<Vec<u64>> {
-        on_either!(self.versions(names, candidates, span))
+    async fn begin_refresh(
+        &self,
+        name: &str,
+        nonce: u64,
+        token: u64,
+        liveness: Duration,
+        force: Force,
+    ) -> Result<RefreshStart> {
+        on_either!(self.begin_refresh(name, nonce, token, liveness, force))
     }
 
-    async fn known_versions(&self, names: &[String]) -> Result<Vec<Option<u64>>> {
-        on_either!(self.known_versions(names))
+    async fn commit_refresh(
+        &self,
+        name: &str,
+        nonce: u64,
+        token: u64,
+        value: Bytes,
+        expiry: Expiry,
+    ) -> Result<bool> {
+        on_either!(self.commit_refresh(name, nonce, token, value, expiry))
+    }
+
+    async fn abandon_refresh(&self, name: &str, token: u64) -> Result<()> {
+        on_either!(self.abandon_refresh(name, token))
+    }
+
+    async fn renew_load(&self, name: &str, claim: Claim, liveness: Duration) -> Result<bool> {
+        on_either!(self.renew_load(name, claim, liveness))
+    }
+
+    async fn restamp(&self, name: &str, nonce: u64, value: Bytes, expiry: Option<Expiry>) -> Result<bool> {
+        on_either!(self.restamp(name, nonce, value, expiry))
+    }
+
+    async fn version(&self, name: &str, candidate: u64, span: Duration) -> Result<KeptVersion> {
+        on_either!(self.version(name, candidate, span))
     }
 
     async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {

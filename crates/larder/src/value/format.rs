@@ -14,7 +14,8 @@ pub enum Format {
     /// a person can read it.
     #[default]
     Json,
-    /// MessagePack with named fields behind the envelope: as tolerant as JSON, about a third smaller, twice as fast.
+    /// MessagePack with named fields behind the envelope: as tolerant as JSON, and a struct of 1 KiB that is mostly text takes
+    /// a third of the time to encode, two thirds to decode, and nine tenths of the bytes.
     #[cfg(feature = "msgpack")]
     MessagePack,
     /// Bare JSON without an envelope, for programs in other languages that read the same keys. Such a value carries no

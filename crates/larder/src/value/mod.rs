@@ -32,8 +32,46 @@ pub(crate) struct Encoder {
 pub(crate) struct Stamp {
     pub(crate) nonce: u64,
     pub(crate) written_at: u64,
+    /// 0: until it expires.
+    pub(crate) fresh_until: u64,
     pub(crate) load_cost: u32,
+    pub(crate) clear_version: u64,
     pub(crate) tags: Vec<TagVersion>,
+}
+
+impl Stamp {
+    fn envelope(self, kind: Kind, codec: Codec) -> Envelope {
+        Envelope {
+            kind,
+            codec,
+            compression: Compression::None,
+            nonce: self.nonce,
+            written_at: self.written_at,
+            fresh_until: self.fresh_until,
+            load_cost: self.load_cost,
+            clear_version: self.clear_version,
+            tags: self.tags,
+        }
+    }
+}
+
+/// The bytes of a known absence.
+pub(crate) fn absence(stamp: Stamp) -> Vec<u8> {
+    let mut out = Vec::with_capacity(envelope::HEADER);
+    stamp.envelope(Kind::Absence, Codec::Json).begin(&mut out);
+    envelope::seal(&mut out);
+    out
+}
+
+/// The same value under another nonce, fresh until another time. `None` where there is no envelope.
+pub(crate) fn restamped(bytes: &[u8], nonce: u64, fresh_until: u64) -> Option<Vec<u8>> {
+    let (mut envelope, payload) = Envelope::parse(bytes).ok()?;
+    (envelope.nonce, envelope.fresh_until) = (nonce, fresh_until);
+    let mut out = Vec::with_capacity(bytes.len());
+    envelope.begin(&mut out);
+    out.extend_from_slice(payload);
+    envelope::seal(&mut out);
+    Some(out)
 }
 
 impl Encoder {
@@ -53,17 +91,7 @@ impl Encoder {
             self.check_size(out.len())?;
             return Ok(out);
         };
-        let mut envelope = Envelope {
-            kind: Kind::Value,
-            codec,
-            compression: Compression::None,
-            nonce: stamp.nonce,
-            written_at: stamp.written_at,
-            fresh_until: 0,
-            load_cost: stamp.load_cost,
-            clear_version: 0,
-            tags: stamp.tags,
-        };
+        let mut envelope = stamp.envelope(Kind::Value, codec);
         envelope.begin(&mut out);
         let payload_start = out.len();
         match codec {
@@ -98,13 +126,25 @@ impl Encoder {
     }
 }
 
+/// What the envelope of stored bytes says; all zero where there was none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub(crate) nonce: u64,
+    pub(crate) written_at: u64,
+    pub(crate) fresh_until: u64,
+    pub(crate) load_cost: u32,
+    pub(crate) clear_version: u64,
+    pub(crate) tags: Vec<TagVersion>,
+}
+
 /// What stored bytes turned out to be.
 #[derive(Debug)]
 pub(crate) enum Decoded<V> {
-    /// A value, and the versions of the tags that it stands or falls with.
-    Value(V, Vec<TagVersion>),
-    /// A placeholder or a known absence: for a reader nothing is here.
-    Nothing,
+    Value(V, Meta),
+    /// The origin is known to have no such thing.
+    Absence(Meta),
+    /// Somebody is loading.
+    Placeholder(Meta),
     /// A reason, as in the metrics' label.
     Unreadable(&'static str),
 }
@@ -113,7 +153,7 @@ pub(crate) enum Decoded<V> {
 pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8], max_bytes: usize) -> Decoded<V> {
     if bytes.first() != Some(&envelope::MAGIC) {
         return match serde_json::from_slice(bytes) {
-            Ok(value) => Decoded::Value(value, Vec::new()),
+            Ok(value) => Decoded::Value(value, Meta::default()),
             Err(_) => Decoded::Unreadable("foreign"),
         };
     }
@@ -121,18 +161,23 @@ pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8], max_bytes: usize) -> Dec
         Ok(parsed) => parsed,
         Err(damage) => return Decoded::Unreadable(damage.as_str()),
     };
-    if envelope.kind != Kind::Value {
-        return Decoded::Nothing;
+    let Envelope { kind, codec, compression, nonce, written_at, fresh_until, load_cost, clear_version, tags } =
+        envelope;
+    let meta = Meta { nonce, written_at, fresh_until, load_cost, clear_version, tags };
+    match kind {
+        Kind::Placeholder => return Decoded::Placeholder(meta),
+        Kind::Absence => return Decoded::Absence(meta),
+        Kind::Value => {}
     }
-    let decoded = match envelope.compression {
-        Compression::None => format::read(envelope.codec, payload),
+    let decoded = match compression {
+        Compression::None => format::read(codec, payload),
         Compression::Lz4 => match format::decompress(payload, max_bytes) {
-            Ok(payload) => format::read(envelope.codec, &payload),
+            Ok(payload) => format::read(codec, &payload),
             Err(reason) => Err(reason),
         },
     };
     match decoded {
-        Ok(value) => Decoded::Value(value, envelope.tags),
+        Ok(value) => Decoded::Value(value, meta),
         Err(reason) => Decoded::Unreadable(reason),
     }
 }

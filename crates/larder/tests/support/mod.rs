@@ -9,6 +9,8 @@
     reason = "tests"
 )]
 
+pub mod held;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -57,9 +59,23 @@ pub async fn each_store() -> Vec<(&'static str, Larder)> {
 }
 
 pub async fn connect(url: &str) -> Larder {
+    connect_as(url, &namespace()).await
+}
+
+/// Two `Larder`s of one namespace, as two programs have them: on a server and on a cluster.
+pub async fn each_pair() -> Vec<(&'static str, Larder, Larder)> {
+    let mut all = Vec::new();
+    for (store, url) in [("server", server().url()), ("cluster", cluster().url())] {
+        let namespace = namespace();
+        all.push((store, connect_as(&url, &namespace).await, connect_as(&url, &namespace).await));
+    }
+    all
+}
+
+pub async fn connect_as(url: &str, namespace: &str) -> Larder {
     Larder::builder()
         .url(url)
-        .namespace(namespace())
+        .namespace(namespace)
         .response_timeout(Duration::from_secs(5))
         .connect()
         .await

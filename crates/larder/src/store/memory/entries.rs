@@ -2,10 +2,11 @@
 //!
 //! quick_cache evicts by weight and knows no expiry, so each entry carries its deadline and one that is past it counts
 //! as absent wherever it is met. What reads and then writes takes the stripe of its name first: reads alone need no
-//! stripe. Both bounds are one: an entry weighs at least `max_bytes / max_entries`, so that neither can be passed.
+//! stripe. Each change is told to the listener before the stripe is let go, so that two changes of one name are told in the
+//! order in which they happened. Both bounds are one: an entry weighs at least `max_bytes / max_entries`, so that neither can be passed.
 
 use std::hash::BuildHasher;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +15,10 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::Bounds;
 use crate::clock::Tick;
-use crate::envelope::HEADER;
+use crate::envelope::{HEADER, nonce};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Expiry, FillStart};
+use crate::keyspace::Keyspace;
+use crate::store::{Claim, Expiry, FillStart, Force, Listener, RefreshStart, read_version};
 
 const STRIPES: usize = 64;
 
@@ -62,10 +64,11 @@ pub(super) struct Entries {
     largest: u64,
     hasher: std::hash::RandomState,
     stripes: Vec<Mutex<()>>,
+    listener: Arc<dyn Listener>,
 }
 
 impl Entries {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: Bounds, listener: Arc<dyn Listener>) -> Self {
         // A bound of one entry must still leave room for that one.
         let least = bounds.max_bytes.div_ceil(bounds.max_entries.max(1)).min(hot(bounds.max_bytes));
         let weight = Weight { least };
@@ -92,11 +95,17 @@ impl Entries {
         // quick_cache drops what is heavier than the hot part of a shard without a word.
         let largest = hot(cache.shard_capacity());
         let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
-        Self { cache, weight, largest, hasher: std::hash::RandomState::new(), stripes }
+        Self { cache, weight, largest, hasher: std::hash::RandomState::new(), stripes, listener }
     }
 
     pub(super) fn get(&self, name: &str, now: Tick) -> Option<Bytes> {
         self.live(name, now).map(|entry| entry.bytes)
+    }
+
+    /// What is there, and how long it will be kept where that is bounded.
+    pub(super) fn get_with_left(&self, name: &str, now: Tick) -> Option<(Bytes, Option<Duration>)> {
+        let entry = self.live(name, now)?;
+        Some((entry.bytes, entry.deadline.map(|deadline| deadline.since(now))))
     }
 
     pub(super) fn set(&self, name: &str, bytes: Bytes, expiry: Expiry, now: Tick) -> Result<()> {
@@ -106,7 +115,8 @@ impl Entries {
 
     pub(super) fn delete(&self, name: &str, now: Tick) -> bool {
         let _stripe = self.stripe(name);
-        self.cache.remove(name).is_some_and(|(_, entry)| entry.lives(now))
+        let leased = self.take(&Keyspace::lease(name), now);
+        self.take(name, now) || leased
     }
 
     pub(super) fn touch(&self, name: &str, expiry: Expiry, now: Tick) -> Result<bool> {
@@ -165,33 +175,133 @@ impl Entries {
 
     pub(super) fn abandon_fill(&self, name: &str, placeholder: &Bytes, now: Tick) {
         let _stripe = self.stripe(name);
-        self.cache.remove_if(name, |entry| entry.bytes == *placeholder || !entry.lives(now));
-    }
-
-    pub(super) fn version(&self, name: &str, candidate: u64, span: Duration, now: Tick) -> Result<u64> {
-        let _stripe = self.stripe(name);
-        match self.live(name, now) {
-            Some(entry) => {
-                let version = read_version(&entry.bytes);
-                let kept = entry.deadline.map(|deadline| deadline.since(now));
-                if kept.is_some_and(|kept| kept < span) {
-                    self.put(name, entry.bytes, Expiry::After(span.saturating_mul(2)), now)?;
-                }
-                Ok(version.unwrap_or(candidate))
-            }
-            None => {
-                self.put(name, write_version(candidate), Expiry::After(span.saturating_mul(2)), now)?;
-                Ok(candidate)
-            }
+        if self.holds(name, placeholder, now) {
+            self.take(name, now);
         }
     }
 
-    pub(super) fn known_version(&self, name: &str, now: Tick) -> Option<u64> {
-        read_version(&self.get(name, now)?)
+    pub(super) fn begin_refresh(
+        &self,
+        name: &str,
+        old: u64,
+        token: u64,
+        liveness: Duration,
+        force: Force,
+        now: Tick,
+    ) -> Result<RefreshStart> {
+        let lease = Keyspace::lease(name);
+        let _stripe = self.stripe(name);
+        if !self.carries(name, old, now) {
+            return Ok(RefreshStart::Changed);
+        }
+        if force == Force::No && self.live(&lease, now).is_some() {
+            return Ok(RefreshStart::Busy);
+        }
+        self.put(&lease, write_version(token), Expiry::After(liveness), now)?;
+        Ok(RefreshStart::Begun)
+    }
+
+    pub(super) fn commit_refresh(
+        &self,
+        name: &str,
+        old: u64,
+        token: u64,
+        value: Bytes,
+        expiry: Expiry,
+        now: Tick,
+    ) -> Result<bool> {
+        let _stripe = self.stripe(name);
+        let committed = self.end_lease(name, token, now) && self.carries(name, old, now);
+        if committed {
+            self.put(name, value, expiry, now)?;
+        }
+        Ok(committed)
+    }
+
+    pub(super) fn abandon_refresh(&self, name: &str, token: u64, now: Tick) {
+        let _stripe = self.stripe(name);
+        self.end_lease(name, token, now);
+    }
+
+    /// Whether the token held the lease. The stripe of `name` is the lease's, too.
+    fn end_lease(&self, name: &str, token: u64, now: Tick) -> bool {
+        let lease = Keyspace::lease(name);
+        self.holds(&lease, &write_version(token), now) && self.take(&lease, now)
+    }
+
+    pub(super) fn renew_load(&self, name: &str, claim: Claim, liveness: Duration, now: Tick) -> Result<bool> {
+        let _stripe = self.stripe(name);
+        let (name, bytes) = match claim {
+            Claim::Placeholder(bytes) => (name.into(), bytes),
+            Claim::Lease(token) => (Keyspace::lease(name), write_version(token)),
+        };
+        let stands = self.holds(&name, &bytes, now);
+        if stands {
+            self.put(&name, bytes, Expiry::After(liveness), now)?;
+        }
+        Ok(stands)
+    }
+
+    pub(super) fn restamp(
+        &self,
+        name: &str,
+        old: u64,
+        value: Bytes,
+        expiry: Option<Expiry>,
+        now: Tick,
+    ) -> Result<bool> {
+        let _stripe = self.stripe(name);
+        let Some(entry) = self.live(name, now).filter(|entry| nonce(&entry.bytes) == Some(old)) else {
+            return Ok(false);
+        };
+        let kept = || entry.deadline.map_or(Expiry::Never, |deadline| Expiry::After(deadline.since(now)));
+        self.put(name, value, expiry.unwrap_or_else(kept), now)?;
+        self.take(&Keyspace::lease(name), now);
+        Ok(true)
+    }
+
+    /// The version, and how long it is kept.
+    pub(super) fn version(
+        &self,
+        name: &str,
+        candidate: u64,
+        span: Duration,
+        now: Tick,
+    ) -> Result<(u64, Duration)> {
+        let _stripe = self.stripe(name);
+        let twice = span.saturating_mul(2);
+        let Some(entry) = self.live(name, now) else {
+            self.put(name, write_version(candidate), Expiry::After(twice), now)?;
+            return Ok((candidate, twice));
+        };
+        let version = read_version(&entry.bytes).unwrap_or(candidate);
+        let left = entry.deadline.map_or(Duration::MAX, |deadline| deadline.since(now));
+        if left >= span {
+            return Ok((version, left));
+        }
+        self.put(name, entry.bytes, Expiry::After(twice), now)?;
+        Ok((version, twice))
     }
 
     pub(super) fn renew_version(&self, name: &str, version: u64, span: Duration, now: Tick) -> Result<()> {
         self.set(name, write_version(version), Expiry::After(span.saturating_mul(2)), now)
+    }
+
+    fn holds(&self, name: &str, bytes: &Bytes, now: Tick) -> bool {
+        self.live(name, now).is_some_and(|entry| entry.bytes == *bytes)
+    }
+
+    fn carries(&self, name: &str, old: u64, now: Tick) -> bool {
+        self.live(name, now).is_some_and(|entry| nonce(&entry.bytes) == Some(old))
+    }
+
+    /// Removes what is there; whether anything was.
+    fn take(&self, name: &str, now: Tick) -> bool {
+        let taken = self.cache.remove(name).is_some_and(|(_, entry)| entry.lives(now));
+        if taken {
+            self.listener.changed(name);
+        }
+        taken
     }
 
     #[cfg(test)]
@@ -221,6 +331,7 @@ impl Entries {
         }
         let deadline = expiry.as_millis().map(|millis| now.after(Duration::from_millis(millis)));
         self.cache.insert(name.to_owned(), Entry { bytes, deadline });
+        self.listener.changed(name);
         Ok(())
     }
 
@@ -255,8 +366,4 @@ fn is_nothing(bytes: &[u8]) -> bool {
 /// Sixteen hexadecimal digits, as on the server, where a person may read them.
 fn write_version(version: u64) -> Bytes {
     Bytes::from(format!("{version:016x}"))
-}
-
-fn read_version(bytes: &[u8]) -> Option<u64> {
-    u64::from_str_radix(str::from_utf8(bytes).ok()?, 16).ok()
 }

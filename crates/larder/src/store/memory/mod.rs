@@ -10,13 +10,16 @@ mod limits;
 mod locks;
 mod permits;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::{Acquired, Expiry, FillStart, Store};
+use super::trust::{Lanes, Seen};
+use super::{Acquired, Claim, Expiry, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked};
 use crate::clock::{Clock, Tick};
 use crate::error::Result;
+use crate::name::Name;
 use entries::Entries;
 pub(crate) use limits::Limits;
 use locks::Locks;
@@ -42,18 +45,20 @@ pub(crate) struct MemoryStore {
     /// the wall clock moves this store's time.
     started_at: u64,
     entries: Entries,
+    lanes: Lanes,
     locks: Locks,
     limits: Box<Limits>,
     permits: Box<Permits>,
 }
 
 impl MemoryStore {
-    pub(crate) fn new(bounds: Bounds, clock: Clock) -> Self {
+    pub(crate) fn new(bounds: Bounds, clock: Clock, listener: Arc<dyn Listener>) -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             started: clock.now(),
             started_at: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
-            entries: Entries::new(bounds),
+            entries: Entries::new(bounds, listener),
+            lanes: Lanes::embedded(),
             locks: Locks::default(),
             limits: Box::default(),
             permits: Box::default(),
@@ -64,6 +69,11 @@ impl MemoryStore {
     fn now_micros(&self) -> u64 {
         let since = self.clock.now().since(self.started);
         self.started_at.saturating_add(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn tracked(&self, name: &str, now: Tick) -> Tracked {
+        let (bytes, left) = self.entries.get_with_left(name, now).unzip();
+        Tracked { bytes, seen: Some(Seen::ALWAYS), left: left.flatten() }
     }
 
     /// How many entries are kept, expired ones included until they are met, and how many bytes they weigh.
@@ -86,9 +96,22 @@ impl Store for MemoryStore {
         Ok(self.entries.get(name, self.clock.now()))
     }
 
-    async fn get_many(&self, names: &[String]) -> Result<Vec<Option<Bytes>>> {
+    async fn get_many(&self, names: &[Name]) -> Result<Vec<Option<Bytes>>> {
         let now = self.clock.now();
         Ok(names.iter().map(|name| self.entries.get(name, now)).collect())
+    }
+
+    async fn get_tracked(&self, name: &str) -> Result<Tracked> {
+        Ok(self.tracked(name, self.clock.now()))
+    }
+
+    async fn get_many_tracked(&self, names: &[Name]) -> Result<Vec<Tracked>> {
+        let now = self.clock.now();
+        Ok(names.iter().map(|name| self.tracked(name, now)).collect())
+    }
+
+    fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     async fn peek(&self, name: &str) -> Result<Bytes> {
@@ -99,7 +122,7 @@ impl Store for MemoryStore {
         self.entries.set(name, value, expiry, self.clock.now())
     }
 
-    async fn set_many(&self, entries: Vec<(String, Bytes, Expiry)>) -> Result<()> {
+    async fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> Result<()> {
         let now = self.clock.now();
         for (name, value, expiry) in entries {
             self.entries.set(&name, value, expiry, now)?;
@@ -111,7 +134,7 @@ impl Store for MemoryStore {
         Ok(self.entries.delete(name, self.clock.now()))
     }
 
-    async fn delete_many(&self, names: &[String]) -> Result<Vec<bool>> {
+    async fn delete_many(&self, names: &[Name]) -> Result<Vec<bool>> {
         let now = self.clock.now();
         Ok(names.iter().map(|name| self.entries.delete(name, now)).collect())
     }
@@ -149,18 +172,44 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn versions(&self, names: &[String], candidates: &[u64], span: Duration) -> Result<Vec<u64>> {
-        let now = self.clock.now();
-        names
-            .iter()
-            .zip(candidates)
-            .map(|(n, candidate)| self.entries.version(n, *candidate, span, now))
-            .collect()
+    async fn begin_refresh(
+        &self,
+        name: &str,
+        nonce: u64,
+        token: u64,
+        liveness: Duration,
+        force: Force,
+    ) -> Result<RefreshStart> {
+        self.entries.begin_refresh(name, nonce, token, liveness, force, self.clock.now())
     }
 
-    async fn known_versions(&self, names: &[String]) -> Result<Vec<Option<u64>>> {
-        let now = self.clock.now();
-        Ok(names.iter().map(|name| self.entries.known_version(name, now)).collect())
+    async fn commit_refresh(
+        &self,
+        name: &str,
+        nonce: u64,
+        token: u64,
+        value: Bytes,
+        expiry: Expiry,
+    ) -> Result<bool> {
+        self.entries.commit_refresh(name, nonce, token, value, expiry, self.clock.now())
+    }
+
+    async fn abandon_refresh(&self, name: &str, token: u64) -> Result<()> {
+        self.entries.abandon_refresh(name, token, self.clock.now());
+        Ok(())
+    }
+
+    async fn renew_load(&self, name: &str, claim: Claim, liveness: Duration) -> Result<bool> {
+        self.entries.renew_load(name, claim, liveness, self.clock.now())
+    }
+
+    async fn restamp(&self, name: &str, nonce: u64, value: Bytes, expiry: Option<Expiry>) -> Result<bool> {
+        self.entries.restamp(name, nonce, value, expiry, self.clock.now())
+    }
+
+    async fn version(&self, name: &str, candidate: u64, span: Duration) -> Result<KeptVersion> {
+        let (version, left) = self.entries.version(name, candidate, span, self.clock.now())?;
+        Ok(KeptVersion { version, left, seen: Some(Seen::ALWAYS) })
     }
 
     async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {
@@ -190,9 +239,16 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    struct Deaf;
+
+    impl Listener for Deaf {
+        fn changed(&self, _: &str) {}
+        fn all_changed(&self) {}
+    }
+
     fn store(bounds: Bounds) -> (MemoryStore, Arc<AtomicU64>) {
         let micros = Arc::new(AtomicU64::new(0));
-        (MemoryStore::new(bounds, Clock::Manual(micros.clone())), micros)
+        (MemoryStore::new(bounds, Clock::Manual(micros.clone()), Arc::new(Deaf)), micros)
     }
 
     fn bytes(text: &'static str) -> Bytes {
@@ -272,13 +328,14 @@ mod tests {
     #[tokio::test]
     async fn a_tag_keeps_its_version_for_as_long_as_it_is_used() {
         let (store, micros) = store(Bounds::default());
-        let names = ["tag".to_owned()];
         for seconds in 0..10u64 {
             micros.store(seconds * 1_500_000, Ordering::Release);
-            assert_eq!(store.versions(&names, &[seconds + 1], SECOND).await.unwrap(), [1], "after {seconds}");
+            let kept = store.version("tag", seconds + 1, SECOND).await.unwrap();
+            assert_eq!(kept.version, 1, "after {seconds}");
+            assert!(kept.left >= SECOND);
         }
         micros.fetch_add(2_000_000, Ordering::AcqRel);
-        assert_eq!(store.known_versions(&names).await.unwrap(), [None]);
+        assert_eq!(store.get("tag").await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ use super::dial::{Destination, Login};
 use super::error::Failure;
 use super::node::{Node, Replay};
 use super::slots;
+use super::tracking::{Lane, Tracking};
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -40,6 +41,7 @@ struct Shared {
     seeds: Vec<Address>,
     login: Arc<Login>,
     connections: usize,
+    tracking: Tracking,
     map: RwLock<Arc<Map>>,
     stale: Notify,
 }
@@ -52,9 +54,14 @@ struct Map {
 }
 
 impl Cluster {
-    pub(super) async fn connect(seeds: Vec<Address>, login: Arc<Login>, connections: usize) -> Result<Self> {
-        let shared =
-            Arc::new(Shared { seeds, login, connections, map: RwLock::default(), stale: Notify::new() });
+    pub(super) async fn connect(
+        seeds: Vec<Address>,
+        login: Arc<Login>,
+        connections: usize,
+        tracking: Tracking,
+    ) -> Result<Self> {
+        let (map, stale) = (RwLock::default(), Notify::new());
+        let shared = Arc::new(Shared { seeds, login, connections, tracking, map, stale });
         shared.refresh().await?;
         shared.some_node_ready().await?;
         let refresher = tokio::spawn(Shared::keep_fresh(shared.clone())).abort_handle();
@@ -120,6 +127,11 @@ impl Cluster {
             });
         }
         Ok(settled)
+    }
+
+    /// The master of a slot, as far as it is known here.
+    pub(super) fn master(&self, slot: u16) -> Option<Arc<Node>> {
+        self.shared.master(slot).ok()
     }
 
     /// Some node that is up.
@@ -191,7 +203,8 @@ impl Shared {
     }
 
     fn start(&self, address: &Address) -> Arc<Node> {
-        Arc::new(Node::start(&Destination::Fixed(address.clone()), &self.login, self.connections))
+        let lane = Lane::take(self.tracking.clone(), true);
+        Arc::new(Node::start(&Destination::Fixed(address.clone()), &self.login, self.connections, Some(lane)))
     }
 
     fn distrust(&self, error: &Error) {
@@ -225,7 +238,7 @@ impl Shared {
             }
         }
         for address in self.seeds.iter().filter(|seed| !map.nodes.contains_key(*seed)) {
-            let asked = Node::start(&Destination::Fixed(address.clone()), &self.login, 1);
+            let asked = Node::start(&Destination::Fixed(address.clone()), &self.login, 1, None);
             match self.fetch(address, &asked).await {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error,
@@ -251,7 +264,16 @@ impl Shared {
                 nodes.entry(master.clone()).or_insert_with(known).clone()
             }));
         }
+        let moved = guard.masters.iter().zip(&masters).any(|(before, now)| match (before, now) {
+            (Some(before), Some(now)) => !Arc::ptr_eq(before, now),
+            (before, now) => before.is_some() != now.is_some(),
+        });
         *guard = Arc::new(Map { nodes, masters });
+        drop(guard);
+        if moved {
+            // Who served a slot before need not tell of changes at who serves it now.
+            self.tracking.listener.all_changed();
+        }
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use redis::PushKind;
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -18,11 +19,18 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::dial::{Destination, Login, describe, dial};
 use super::error::translate;
+use super::slots;
 use super::time::ServerTime;
+use super::tracking::{Lane, arm};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::trust::Seen;
 use crate::telemetry;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A tracked connection's, on whose answers near reads live.
+const TRACKED_HEARTBEAT: Duration = Duration::from_millis(500);
+/// How many heartbeats of a cluster's tracked connection go by between two looks at who serves which slot.
+const SLOTS_EVERY: u32 = 4;
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
@@ -32,6 +40,10 @@ pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     number: u64,
     broken: Arc<Notify>,
+    /// As what it is believed, where changes are told.
+    pub(super) seen: Option<Seen>,
+    /// Whether a tracked connection may read several keys with one command.
+    pub(super) reads_many: bool,
 }
 
 impl Live {
@@ -58,11 +70,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Starts dialling. [`live`](Self::live) waits for the first attempt.
-    pub(super) fn start(destination: Destination, login: Arc<Login>) -> Self {
+    /// Starts dialling. [`live`](Self::live) waits for the first attempt. With a lane it is a tracked connection.
+    pub(super) fn start(destination: Destination, login: Arc<Login>, lane: Option<Lane>) -> Self {
         let (state, _) = watch::channel(State::Dialling);
         let time = Arc::new(ServerTime::new(login.clock.clone()));
-        let supervisor = Supervisor { destination, login, time: time.clone() };
+        let supervisor = Supervisor { destination, login, time: time.clone(), lane };
         let supervisor = tokio::spawn(supervisor.run(state.clone())).abort_handle();
         Self { state, time, supervisor }
     }
@@ -121,6 +133,7 @@ struct Supervisor {
     destination: Destination,
     login: Arc<Login>,
     time: Arc<ServerTime>,
+    lane: Option<Lane>,
 }
 
 impl Supervisor {
@@ -128,10 +141,9 @@ impl Supervisor {
         let mut number = 0;
         let mut delays = delays();
         loop {
-            let (connection, broken) = self.dial_until_up(&state, &mut delays).await;
             number += 1;
+            let live = self.dial_until_up(&state, &mut delays, number).await;
             let connected = telemetry::connected(number > 1);
-            let live = Live { connection, number, broken };
             put(&state, State::Up(live.clone()));
             let since = Instant::now();
             let end = self.watch(live).await;
@@ -161,10 +173,11 @@ impl Supervisor {
         &self,
         state: &watch::Sender<State>,
         delays: &mut ExponentialBackoff,
-    ) -> (MultiplexedConnection, Arc<Notify>) {
+        number: u64,
+    ) -> Live {
         loop {
-            match self.dial_once().await {
-                Ok(dialled) => return dialled,
+            match self.dial_once(number).await {
+                Ok(live) => return live,
                 Err(error) => {
                     tracing::debug!(server = %describe(&self.destination), %error, "dialling failed");
                     put(state, State::Down(error));
@@ -174,46 +187,111 @@ impl Supervisor {
         }
     }
 
-    async fn dial_once(&self) -> Result<(MultiplexedConnection, Arc<Notify>)> {
+    async fn dial_once(&self, number: u64) -> Result<Live> {
         let broken = Arc::new(Notify::new());
         let on_break = broken.clone();
+        let seen = self.lane.as_ref().and_then(Lane::open);
+        let tell = self.lane.as_ref().map(|lane| lane.pushes(seen));
         let pushes = move |push: redis::PushInfo| {
+            if let Some(tell) = &tell {
+                tell(&push);
+            }
             if push.kind == PushKind::Disconnection {
                 on_break.notify_one();
             }
         };
         let (connection, address) = dial(&self.destination, &self.login, pushes).await?;
-        // The first heartbeat belongs to the handshake: without it freshness could not be judged.
-        match timeout(self.login.connect_timeout, self.time.ask(&connection)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) if is_connection_lost(&error) => {
-                return Err(translate(&error, &address.to_string()));
+        let mut live = Live { connection, number, broken, seen: None, reads_many: true };
+        let handshake = async {
+            if self.lane.is_some() {
+                let armed = arm(&live.connection, &address.to_string()).await?;
+                live.seen = seen.filter(|_| armed.tracked);
+                live.reads_many = armed.reads_many;
             }
-            // A server that answers otherwise is up: it may be loading, or the ACL may forbid TIME.
-            Ok(Err(error)) => tracing::debug!(%error, "the server does not tell its time"),
-            Err(_) => return Err(Error::timed_out(self.login.connect_timeout)),
+            self.beat(&live).await
+        };
+        // The first heartbeat belongs to the handshake: without it freshness could not be judged.
+        match timeout(self.login.connect_timeout, handshake).await {
+            Ok(Ok(())) => Ok(live),
+            Ok(Err(error)) => Err(translate(&error, &address.to_string())),
+            Err(_) => Err(Error::timed_out(self.login.connect_timeout)),
         }
-        Ok((connection, broken))
+    }
+
+    /// Asks for the server's time; what was read through a tracked connection is believed anew. An error is a lost
+    /// connection.
+    async fn beat(&self, live: &Live) -> RedisResult<()> {
+        let sent = self.lane.as_ref().map(Lane::moment);
+        match self.time.ask(&live.connection).await {
+            Ok(()) => {}
+            Err(error) if is_connection_lost(&error) => return Err(error),
+            // A server that answers otherwise is up: it may be loading, or the ACL may forbid TIME.
+            Err(error) => tracing::debug!(%error, "the server does not tell its time"),
+        }
+        if let (Some(lane), Some(sent), Some(seen)) = (&self.lane, sent, live.seen) {
+            lane.renew(seen, sent);
+        }
+        Ok(())
     }
 
     /// Returns when the connection is at its end.
     async fn watch(&self, live: Live) -> End {
-        let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        let period = if self.lane.is_some() { TRACKED_HEARTBEAT } else { HEARTBEAT };
+        let mut heartbeat = interval_at(Instant::now() + period, period);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut missed = 0;
+        let (mut missed, mut beats, mut slots) = (0, 0, None);
         loop {
             tokio::select! {
                 () = live.broken.notified() => return End::Broken,
                 _ = heartbeat.tick() => {}
             }
-            match timeout(HEARTBEAT, self.time.ask(&live.connection)).await {
-                Ok(Err(error)) if is_connection_lost(&error) => return End::Broken,
-                Ok(_) => missed = 0,
+            match timeout(HEARTBEAT, self.beat(&live)).await {
+                Ok(Err(_)) => return End::Broken,
+                Ok(Ok(())) => missed = 0,
                 Err(_) => missed += 1,
             }
             if missed == 2 {
                 return End::Silent;
             }
+            if missed == 0 && !self.still_serves(&live, beats, &mut slots).await {
+                return End::Broken;
+            }
+            beats += 1;
+        }
+    }
+
+    /// Whether the server is still the one to read from, as far as it says so itself. A master that was replaced, and a
+    /// node that gave slots away, may go on answering while nobody tells them of changes any more.
+    async fn still_serves(
+        &self,
+        live: &Live,
+        beats: u32,
+        slots: &mut Option<Vec<Vec<redis::Value>>>,
+    ) -> bool {
+        let Some(lane) = self.lane.as_ref().filter(|_| live.seen.is_some()) else { return true };
+        let command = if lane.of_cluster() {
+            if !beats.is_multiple_of(SLOTS_EVERY) {
+                return true;
+            }
+            redis::cmd("CLUSTER").arg("SLOTS").take()
+        } else if matches!(self.destination, Destination::Sentinel { .. }) {
+            redis::cmd("ROLE")
+        } else {
+            return true;
+        };
+        let mut connection = live.connection.clone();
+        let asked = command.query_async::<redis::Value>(&mut connection);
+        // What cannot be asked is not held against the server: the heartbeat decides that.
+        let Ok(Ok(answer)) = timeout(HEARTBEAT, asked).await else { return true };
+        match (lane.of_cluster(), &answer) {
+            (true, redis::Value::Array(_)) => {
+                let masters = slots::masters(&answer);
+                slots.replace(masters.clone()).is_none_or(|before| before == masters)
+            }
+            (false, redis::Value::Array(parts)) => {
+                !matches!(parts.first(), Some(redis::Value::BulkString(role)) if role != b"master")
+            }
+            _ => true,
         }
     }
 }
@@ -248,4 +326,23 @@ fn put(state: &watch::Sender<State>, next: State) {
 /// Whether a request may not have reached the server, or its answer not us.
 pub(super) fn is_connection_lost(error: &redis::RedisError) -> bool {
     error.is_io_error() || error.is_unrecoverable_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_between_dials_grow_to_two_seconds_and_differ_from_link_to_link() {
+        let pauses = || delays().take(20).collect::<Vec<_>>();
+        let (one, other) = (pauses(), pauses());
+        assert_ne!(one, other, "links that lost the same server would dial it in step");
+        for pauses in [one, other] {
+            assert_eq!(pauses.len(), 20);
+            assert!(pauses[0] >= FIRST_DELAY && pauses[19] >= LONGEST_DELAY, "{pauses:?}");
+            // Jitter adds up to as much again.
+            assert!(pauses[0] <= FIRST_DELAY * 2, "{pauses:?}");
+            assert!(pauses.iter().all(|pause| *pause <= LONGEST_DELAY * 2), "{pauses:?}");
+        }
+    }
 }

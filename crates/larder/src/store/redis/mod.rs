@@ -13,23 +13,33 @@ mod node;
 mod script;
 mod slots;
 mod time;
+mod tracking;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use redis::{Cmd, Value, cmd};
 
-use super::{Acquired, Expiry, FillStart, Store};
+use super::trust::Lanes;
+use super::{
+    Acquired, Claim, Expiry, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
+    read_version,
+};
 use crate::endpoint::Deployment;
 use crate::envelope::HEADER;
 use crate::error::{Error, ErrorKind, Result};
+use crate::keyspace::Keyspace;
+use crate::name::Name;
 pub(crate) use dial::Login;
 use network::Network;
 use node::Replay;
+use tracking::Tracking;
 
 pub(crate) struct RedisStore {
     network: Network,
+    lanes: Arc<Lanes>,
 }
 
 impl RedisStore {
@@ -39,26 +49,17 @@ impl RedisStore {
         login: Login,
         sentinel_login: Login,
         connections: usize,
+        listener: Arc<dyn Listener>,
     ) -> Result<Self> {
-        Ok(Self { network: Network::connect(deployment, login, sentinel_login, connections).await? })
+        let lanes = Arc::new(Lanes::remote());
+        let tracking = Tracking { lanes: lanes.clone(), listener, clock: login.clock.clone() };
+        let network = Network::connect(deployment, login, sentinel_login, connections, tracking).await?;
+        Ok(Self { network, lanes })
     }
 
     /// Ends the connections, and the tasks that keep them.
     pub(crate) fn close(&self) {
         self.network.close();
-    }
-
-    /// One command for each group of names, all at once; the answers in the order of the names.
-    async fn read_many<T>(&self, names: &[String], take: impl Fn(Value) -> Result<T>) -> Result<Vec<T>> {
-        let groups = self.network.groups(names);
-        let answers = try_join_all(groups.iter().map(async |group| {
-            let names: Vec<&str> =
-                group.places.iter().filter_map(|place| names.get(*place)).map(String::as_str).collect();
-            let values = self.network.read_group(group, &names).await?;
-            values.into_iter().map(&take).collect::<Result<Vec<T>>>()
-        }))
-        .await?;
-        in_order(names.len(), groups.iter().map(|group| group.places.as_slice()).zip(answers))
     }
 
     /// A command a name, sent group by group, all at once; the answers in the order of the names. What can be written is,
@@ -85,13 +86,41 @@ impl Store for RedisStore {
     }
 
     async fn get(&self, name: &str) -> Result<Option<Bytes>> {
-        let mut command = Cmd::with_capacity(2, name.len() + 3);
-        command.arg("GET").arg(name);
-        bytes(self.network.run(name, &command, Replay::Safe).await?)
+        bytes(self.network.run(name, &get_command(name), Replay::Safe).await?)
     }
 
-    async fn get_many(&self, names: &[String]) -> Result<Vec<Option<Bytes>>> {
-        self.read_many(names, bytes).await
+    async fn get_many(&self, names: &[Name]) -> Result<Vec<Option<Bytes>>> {
+        let groups = self.network.groups(names);
+        let answers = try_join_all(groups.iter().map(async |group| {
+            let names: Vec<&str> =
+                group.places.iter().filter_map(|place| names.get(*place)).map(Name::as_str).collect();
+            let values = self.network.read_group(group, &names).await?;
+            values.into_iter().map(bytes).collect::<Result<Vec<_>>>()
+        }))
+        .await?;
+        in_order(names.len(), groups.iter().map(|group| group.places.as_slice()).zip(answers))
+    }
+
+    async fn get_tracked(&self, name: &str) -> Result<Tracked> {
+        let (answer, seen) = self.network.run_tracked(name, &get_command(name)).await?;
+        Ok(Tracked { bytes: bytes(answer)?, seen, left: None })
+    }
+
+    async fn get_many_tracked(&self, names: &[Name]) -> Result<Vec<Tracked>> {
+        let groups = self.network.groups(names);
+        let answers = try_join_all(groups.iter().map(async |group| {
+            let names: Vec<&str> =
+                group.places.iter().filter_map(|place| names.get(*place)).map(Name::as_str).collect();
+            let (values, seen) = self.network.read_group_tracked(group, &names).await?;
+            let tracked = |value| Ok(Tracked { bytes: bytes(value)?, seen, left: None });
+            values.into_iter().map(tracked).collect::<Result<Vec<_>>>()
+        }))
+        .await?;
+        in_order(names.len(), groups.iter().map(|group| group.places.as_slice()).zip(answers))
+    }
+
+    fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     async fn peek(&self, name: &str) -> Result<Bytes> {
@@ -104,7 +133,7 @@ impl Store for RedisStore {
         self.network.run(name, &set_command(name, &value, expiry), Replay::Never).await.map(drop)
     }
 
-    async fn set_many(&self, entries: Vec<(String, Bytes, Expiry)>) -> Result<()> {
+    async fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> Result<()> {
         let names: Vec<&str> = entries.iter().map(|(name, ..)| name.as_str()).collect();
         let command = |place: usize| match entries.get(place) {
             Some((name, value, expiry)) => set_command(name, value, *expiry),
@@ -114,18 +143,12 @@ impl Store for RedisStore {
     }
 
     async fn delete(&self, name: &str) -> Result<bool> {
-        let mut command = Cmd::with_capacity(2, name.len() + 6);
-        command.arg("UNLINK").arg(name);
-        flag(&self.network.run(name, &command, Replay::Never).await?)
+        flag(&self.network.run(name, &unlink_command(name), Replay::Never).await?)
     }
 
-    async fn delete_many(&self, names: &[String]) -> Result<Vec<bool>> {
-        let borrowed: Vec<&str> = names.iter().map(String::as_str).collect();
-        let command = |place: usize| {
-            let mut command = cmd("UNLINK");
-            command.arg(borrowed.get(place));
-            command
-        };
+    async fn delete_many(&self, names: &[Name]) -> Result<Vec<bool>> {
+        let borrowed: Vec<&str> = names.iter().map(Name::as_str).collect();
+        let command = |place: usize| borrowed.get(place).map_or_else(Cmd::new, |name| unlink_command(name));
         self.write_many(&borrowed, command).await?.iter().map(flag).collect()
     }
 
@@ -189,23 +212,72 @@ impl Store for RedisStore {
             .map(drop)
     }
 
-    async fn versions(&self, names: &[String], candidates: &[u64], span: Duration) -> Result<Vec<u64>> {
-        let span = millis(span);
-        try_join_all(names.iter().zip(candidates).map(async |(name, candidate)| {
-            let candidate = version_text(*candidate);
-            let arguments = [candidate.as_bytes(), span.as_bytes()];
-            let answer = self
-                .network
-                .run_script(name, &script::TAG_VERSION, &[name], &arguments, Replay::Never)
-                .await?;
-            version(answer)?
-                .ok_or_else(|| Error::new(ErrorKind::Server, "a tag has no version though one was made"))
-        }))
-        .await
+    async fn begin_refresh(
+        &self,
+        name: &str,
+        nonce: u64,
+        token: u64,
+        liveness: Duration,
+        force: Force,
+    ) -> Result<RefreshStart> {
+        let (token, liveness) = (version_text(token), millis(liveness));
+        let force: &[u8] = if force == Force::Yes { b"1" } else { b"0" };
+        let keys = [name, &Keyspace::lease(name)];
+        let arguments = [&nonce.to_be_bytes(), token.as_bytes(), liveness.as_bytes(), force];
+        match self.network.run_script(name, &script::BEGIN_REFRESH, &keys, &arguments, Replay::Never).await? {
+            Value::Int(1) => Ok(RefreshStart::Begun),
+            Value::Int(0) => Ok(RefreshStart::Busy),
+            Value::Int(-1) => Ok(RefreshStart::Changed),
+            other => Err(unexpected(&other)),
+        }
     }
 
-    async fn known_versions(&self, names: &[String]) -> Result<Vec<Option<u64>>> {
-        self.read_many(names, version).await
+    async fn commit_refresh(
+        &self,
+        name: &str,
+        nonce: u64,
+        token: u64,
+        value: Bytes,
+        expiry: Expiry,
+    ) -> Result<bool> {
+        let (token, millis) = (version_text(token), expiry.as_millis().unwrap_or(0).to_string());
+        let keys = [name, &Keyspace::lease(name)];
+        let arguments = [&nonce.to_be_bytes(), token.as_bytes(), &*value, millis.as_bytes()];
+        flag(&self.network.run_script(name, &script::COMMIT_REFRESH, &keys, &arguments, Replay::Never).await?)
+    }
+
+    async fn abandon_refresh(&self, name: &str, token: u64) -> Result<()> {
+        self.release(&Keyspace::lease(name), token).await.map(drop)
+    }
+
+    async fn renew_load(&self, name: &str, claim: Claim, liveness: Duration) -> Result<bool> {
+        let (key, bytes) = match claim {
+            Claim::Placeholder(bytes) => (Name::from(name), bytes),
+            Claim::Lease(token) => (Keyspace::lease(name), version_text(token).into()),
+        };
+        let liveness = millis(liveness);
+        let arguments = [&*bytes, liveness.as_bytes()];
+        flag(&self.network.run_script(name, &script::RENEW_LOAD, &[&key], &arguments, Replay::Never).await?)
+    }
+
+    async fn restamp(&self, name: &str, nonce: u64, value: Bytes, expiry: Option<Expiry>) -> Result<bool> {
+        let millis = expiry.map(|expiry| expiry.as_millis().unwrap_or(0).to_string()).unwrap_or_default();
+        let keys = [name, &Keyspace::lease(name)];
+        let arguments = [&nonce.to_be_bytes(), &*value, millis.as_bytes()];
+        flag(&self.network.run_script(name, &script::RESTAMP, &keys, &arguments, Replay::Never).await?)
+    }
+
+    async fn version(&self, name: &str, candidate: u64, span: Duration) -> Result<KeptVersion> {
+        let (candidate, span) = (version_text(candidate), millis(span));
+        let arguments = [candidate.as_bytes(), span.as_bytes()];
+        let (answer, seen) =
+            self.network.run_script_tracked(name, &script::VERSION, &[name], &arguments).await?;
+        let (text, left) = pair(answer)?;
+        let odd = || Error::new(ErrorKind::Server, "a version is none of larder's");
+        let version = bytes(text)?.as_deref().and_then(read_version).ok_or_else(odd)?;
+        // A key without an expiry is kept for ever.
+        let left = number(&left).map_or(Duration::MAX, Duration::from_millis);
+        Ok(KeptVersion { version, left, seen })
     }
 
     async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {
@@ -242,6 +314,20 @@ impl Store for RedisStore {
     }
 }
 
+/// The value and, if one is under way, its refresh.
+fn unlink_command(name: &str) -> Cmd {
+    let lease = Keyspace::lease(name);
+    let mut command = Cmd::with_capacity(3, name.len() + lease.len() + 6);
+    command.arg("UNLINK").arg(name).arg(lease.as_str());
+    command
+}
+
+fn get_command(name: &str) -> Cmd {
+    let mut command = Cmd::with_capacity(2, name.len() + 3);
+    command.arg("GET").arg(name);
+    command
+}
+
 fn set_command(name: &str, value: &Bytes, expiry: Expiry) -> Cmd {
     let mut command = Cmd::with_capacity(5, name.len() + value.len() + 32);
     command.arg("SET").arg(name).arg(&**value);
@@ -258,11 +344,6 @@ fn millis(span: Duration) -> String {
 /// Sixteen hexadecimal digits: exact in any language, and a person can read them.
 fn version_text(version: u64) -> String {
     format!("{version:016x}")
-}
-
-fn version(value: Value) -> Result<Option<u64>> {
-    let Some(text) = bytes(value)? else { return Ok(None) };
-    Ok(str::from_utf8(&text).ok().and_then(|text| u64::from_str_radix(text, 16).ok()))
 }
 
 fn bytes(value: Value) -> Result<Option<Bytes>> {

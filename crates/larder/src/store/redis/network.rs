@@ -8,16 +8,34 @@ use redis::{Cmd, Pipeline, Value};
 use super::cluster::Cluster;
 use super::dial::{Destination, Login};
 use super::error::Failure;
+use super::link::Live;
 use super::node::{Node, Replay};
 use super::script::Script;
 use super::slots::slot;
 use super::time::wall_clock;
+use super::tracking::{Lane, Tracking};
 use crate::endpoint::Deployment;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::trust::Seen;
 
 pub(super) enum Network {
     Single(Node),
     Cluster(Cluster),
+}
+
+/// Who serves a name.
+enum Server<'a> {
+    Single(&'a Node),
+    Of(Arc<Node>),
+}
+
+impl Server<'_> {
+    fn as_node(&self) -> &Node {
+        match self {
+            Self::Single(node) => node,
+            Self::Of(node) => node,
+        }
+    }
 }
 
 /// Names that one command can hold, by their place in the caller's list.
@@ -32,18 +50,19 @@ impl Network {
         login: Login,
         sentinel_login: Login,
         connections: usize,
+        tracking: Tracking,
     ) -> Result<Self> {
         let login = Arc::new(login);
         let destination = match deployment {
             Deployment::Cluster(seeds) => {
-                return Ok(Self::Cluster(Cluster::connect(seeds, login, connections).await?));
+                return Ok(Self::Cluster(Cluster::connect(seeds, login, connections, tracking).await?));
             }
             Deployment::Single(address) => Destination::Fixed(address),
             Deployment::Sentinel { sentinels, service } => {
                 Destination::Sentinel { sentinels, service, sentinel_login: Arc::new(sentinel_login) }
             }
         };
-        let node = Node::start(&destination, &login, connections);
+        let node = Node::start(&destination, &login, connections, Some(Lane::take(tracking, false)));
         node.ready().await?;
         Ok(Self::Single(node))
     }
@@ -69,6 +88,76 @@ impl Network {
             }
             answer => answer.map_err(|failure| self.explain(failure)),
         }
+    }
+
+    /// Sends a command that may be sent twice, on the connection that tells of changes where that stands: one round trip.
+    /// The proof that changes will be told comes with the answer.
+    pub(super) async fn run_tracked(&self, name: &str, command: &Cmd) -> Result<(Value, Option<Seen>)> {
+        if let Some((node, live, seen)) = self.tracked(name)
+            && let Ok(value) = node.as_node().send_tracked(live, command).await
+        {
+            return Ok((value, Some(seen)));
+        }
+        Ok((self.run(name, command, Replay::Safe).await?, None))
+    }
+
+    /// The same for a script whose keys share the slot of `name`.
+    pub(super) async fn run_script_tracked(
+        &self,
+        name: &str,
+        script: &Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> Result<(Value, Option<Seen>)> {
+        if let Some((node, live, seen)) = self.tracked(name) {
+            let answer =
+                match node.as_node().send_tracked(live.clone(), &script.by_hash(keys, arguments)).await {
+                    Err(Failure::NoScript) => {
+                        node.as_node().send_tracked(live, &script.by_source(keys, arguments)).await
+                    }
+                    answer => answer,
+                };
+            if let Ok(value) = answer {
+                return Ok((value, Some(seen)));
+            }
+        }
+        Ok((self.run_script(name, script, keys, arguments, Replay::Safe).await?, None))
+    }
+
+    /// Reads all names of a group, tracked where that can be: one round trip.
+    pub(super) async fn read_group_tracked(
+        &self,
+        group: &Group,
+        names: &[&str],
+    ) -> Result<(Vec<Value>, Option<Seen>)> {
+        if let Some((node, live, seen)) = names.first().and_then(|name| self.tracked(name)) {
+            let answer = if live.reads_many {
+                let command = redis::cmd("MGET").arg(names).take();
+                match node.as_node().send_tracked(live, &command).await {
+                    Ok(Value::Array(values)) => Some(values),
+                    _ => None,
+                }
+            } else {
+                let mut pipeline = Pipeline::with_capacity(names.len());
+                for name in names {
+                    pipeline.cmd("GET").arg(name);
+                }
+                node.as_node().send_all_tracked(live, &pipeline).await
+            };
+            if let Some(values) = answer {
+                return Ok((values, Some(seen)));
+            }
+        }
+        Ok((self.read_group(group, names).await?, None))
+    }
+
+    fn tracked(&self, name: &str) -> Option<(Server<'_>, Live, Seen)> {
+        let server = match self {
+            Self::Single(node) => Server::Single(node),
+            Self::Cluster(cluster) => Server::Of(cluster.master(slot(name))?),
+        };
+        let (live, seen) = server.as_node().tracked()?;
+        Some((server, live, seen))
     }
 
     /// Splits a list of names into what one command can hold: all of them, or those of one slot. No group is empty.

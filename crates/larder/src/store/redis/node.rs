@@ -7,7 +7,9 @@ use redis::{Cmd, Pipeline, RedisResult, Value};
 use super::dial::{Destination, Login, describe};
 use super::error::{Failure, translate};
 use super::link::{Link, Live, is_connection_lost};
+use super::tracking::Lane;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::trust::Seen;
 
 /// Whether a request may be sent again when the connection broke before its answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,14 +22,23 @@ pub(super) enum Replay {
 
 pub(super) struct Node {
     links: Vec<Link>,
+    /// Tells what changed of all that was read through it.
+    tracked: Option<Link>,
     name: String,
     moves: bool,
 }
 
 impl Node {
-    pub(super) fn start(destination: &Destination, login: &Arc<Login>, connections: usize) -> Self {
+    pub(super) fn start(
+        destination: &Destination,
+        login: &Arc<Login>,
+        connections: usize,
+        lane: Option<Lane>,
+    ) -> Self {
+        let start = |lane| Link::start(destination.clone(), login.clone(), lane);
         Self {
-            links: (0..connections.max(1)).map(|_| Link::start(destination.clone(), login.clone())).collect(),
+            links: (0..connections.max(1)).map(|_| start(None)).collect(),
+            tracked: lane.map(|lane| start(Some(lane))),
             name: describe(destination),
             moves: destination.moves(),
         }
@@ -35,7 +46,7 @@ impl Node {
 
     /// Waits until every link had its first attempt, and gives the first failure.
     pub(super) async fn ready(&self) -> Result<()> {
-        for link in &self.links {
+        for link in self.links.iter().chain(&self.tracked) {
             link.live().await?;
         }
         Ok(())
@@ -55,7 +66,7 @@ impl Node {
     }
 
     pub(super) fn close(&self) {
-        self.links.iter().for_each(Link::close);
+        self.links.iter().chain(&self.tracked).for_each(Link::close);
     }
 
     pub(super) fn now(&self) -> Option<u64> {
@@ -74,6 +85,25 @@ impl Node {
             Ok(value @ (Value::BulkString(_) | Value::Nil | Value::Okay | Value::Int(_))) => Ok(value),
             answer => Box::pin(self.settle(link, live, command, replay, answer)).await,
         }
+    }
+
+    /// The connection that tells of changes, if it stands and does; it is not waited for.
+    pub(super) fn tracked(&self) -> Option<(Live, Seen)> {
+        let live = self.tracked.as_ref()?.standing()?;
+        let seen = live.seen?;
+        Some((live, seen))
+    }
+
+    /// Sends a command on such a connection. One that breaks on the way is found out by its supervisor.
+    pub(super) async fn send_tracked(&self, mut live: Live, command: &Cmd) -> Result<Value, Failure> {
+        let answer = live.connection.send_packed_command(command).await;
+        self.checked(&live, answer)
+    }
+
+    /// The answers to commands sent in one write, if all came and none is an error.
+    pub(super) async fn send_all_tracked(&self, mut live: Live, pipeline: &Pipeline) -> Option<Vec<Value>> {
+        let answers = live.connection.send_packed_commands(pipeline, 0, pipeline.len()).await.ok()?;
+        answers.into_iter().map(|answer| answer.extract_error().ok()).collect()
     }
 
     /// Sends again what was lost, where that is safe, and tells the server's errors from values.

@@ -44,6 +44,18 @@ pub(super) fn parse(answer: &Value, asked: &Address) -> Result<Vec<Option<Addres
     Ok(masters)
 }
 
+/// The same for comparing: who is master of what. Replicas come and go without changing that.
+pub(super) fn masters(answer: &Value) -> Vec<Vec<Value>> {
+    let Value::Array(lines) = answer else { return Vec::new() };
+    lines
+        .iter()
+        .map(|line| match line {
+            Value::Array(line) => line.iter().take(3).cloned().collect(),
+            _ => Vec::new(),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,12 +28,17 @@ impl ServerTime {
     /// Asks the server: one round trip.
     pub(super) async fn ask(&self, connection: &MultiplexedConnection) -> RedisResult<()> {
         let sent = self.clock.now();
-        let (seconds, micros): (u64, u64) = cmd("TIME").query_async(&mut connection.clone()).await?;
+        let told = cmd("TIME").query_async(&mut connection.clone()).await?;
+        self.learn(sent, told);
+        Ok(())
+    }
+
+    /// Takes the answer, seconds and microseconds, that has just come to a request sent at that tick.
+    fn learn(&self, sent: Tick, (seconds, micros): (u64, u64)) {
         let received = self.clock.now();
         let middle = sent.after(received.since(sent) / 2);
         let millis = seconds.saturating_mul(1000).saturating_add(micros / 1000);
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((middle, millis));
-        Ok(())
     }
 
     /// Milliseconds since 1970; `None` while the server has never told.
@@ -48,4 +53,30 @@ impl ServerTime {
 pub(super) fn wall_clock() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_servers_time_is_kept_though_it_is_ten_minutes_off_ours() {
+        let hand = Arc::new(AtomicU64::new(7_000_000));
+        let pass = |millis: u64| hand.fetch_add(millis * 1000, Ordering::AcqRel);
+        let time = ServerTime::new(Clock::Manual(hand.clone()));
+        assert_eq!(time.now(), None);
+        let ours = wall_clock();
+        for theirs in [ours - 600_000, ours + 600_000] {
+            let sent = time.clock.now();
+            pass(40);
+            time.learn(sent, (theirs / 1000, theirs % 1000 * 1000 + 999));
+            // Told half way through the round trip, by what is known of it.
+            assert_eq!(time.now(), Some(theirs + 20));
+            pass(90_000);
+            assert_eq!(time.now(), Some(theirs + 90_020));
+        }
+    }
 }

@@ -1,0 +1,118 @@
+//! One flight, step by step.
+
+use super::state::{Outcome, State};
+use crate::store::{Entry, Fence, Nonce, Row};
+use crate::token::Token;
+
+/// A load in the air.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flight {
+    /// Who comes now joins it.
+    pub attached: bool,
+    /// The row as it was when a forced refresh started this.
+    pub forced: Option<Row>,
+    /// What the call that started it had found.
+    pub old: Option<Row>,
+    /// How far it has come.
+    pub stage: Stage,
+}
+
+/// How far a flight has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// To fill what is empty, or to refresh the value with this nonce.
+    Begin(Option<Nonce>),
+    /// Another's placeholder stands.
+    Waiting(Token),
+    /// The row has not been read. `None`: it will not be stored.
+    Loading(Option<Fence>),
+    /// It has.
+    Loaded(Option<Fence>, Row),
+    /// Somebody else's value was there; those who wait have not been told.
+    Found(Row),
+}
+
+impl Flight {
+    /// The next step; `Err` where it was the last.
+    pub(super) fn step(self, state: &mut State) -> Result<Self, Outcome> {
+        let stage = match self.stage {
+            Stage::Begin(seen) => self.begin(seen, state)?,
+            Stage::Waiting(placeholder) if state.store.entry == Entry::Placeholder(placeholder) => self.stage,
+            Stage::Waiting(_) => match state.store.entry {
+                Entry::Value { row, .. } => Stage::Found(row),
+                Entry::Placeholder(placeholder) => Stage::Waiting(placeholder),
+                Entry::Empty => Stage::Begin(None),
+            },
+            Stage::Found(row) => return Err(Outcome::Value(row)),
+            Stage::Loading(fence) => Stage::Loaded(fence, state.row),
+            Stage::Loaded(fence, row) => {
+                if let Some(fence) = fence
+                    && !state.commit(fence, row)
+                    && self.forced.is_some()
+                {
+                    state.store.delete();
+                }
+                // Without a fence, a forced refresh has promised nothing to those who come later.
+                let lasts = self.forced.filter(|_| fence.is_some());
+                return Err(lasts.map_or(Outcome::Value(row), |begun| Outcome::Refreshed(row, begun)));
+            }
+        };
+        Ok(Self { stage, ..self })
+    }
+
+    fn begin(self, seen: Option<Nonce>, state: &mut State) -> Result<Stage, Outcome> {
+        let token = state.fresh();
+        if self.forced.is_some() {
+            let fence = match state.store.entry {
+                Entry::Value { nonce, .. } => state.store.take_over_lease(token, nonce),
+                Entry::Empty | Entry::Placeholder(_) => state.store.take_over_entry(token),
+            };
+            return Ok(Stage::Loading(Some(fence)));
+        }
+        if let Some(nonce) = seen {
+            // Somebody else refreshes it: the old value does.
+            let fence = state.store.begin_refresh(token, nonce).ok_or(Outcome::Nothing)?;
+            return Ok(Stage::Loading(Some(fence)));
+        }
+        match state.store.begin_fill(token) {
+            Ok(fence) => Ok(Stage::Loading(Some(fence))),
+            Err(Entry::Value { row, .. }) => Ok(Stage::Found(row)),
+            Err(Entry::Placeholder(placeholder)) => Ok(Stage::Waiting(placeholder)),
+            Err(Entry::Empty) => Ok(Stage::Begin(None)),
+        }
+    }
+
+    /// Whether it has changed the store, or is yet to.
+    pub(super) fn holds_a_fence(&self) -> bool {
+        match self.stage {
+            Stage::Begin(_) | Stage::Waiting(_) => true,
+            Stage::Loading(fence) | Stage::Loaded(fence, _) => fence.is_some(),
+            Stage::Found(_) => false,
+        }
+    }
+
+    /// An order that does not depend on how tokens are named.
+    pub(super) fn rank(&self) -> (bool, Option<Row>, u8, Row) {
+        let (stage, row) = match self.stage {
+            Stage::Begin(seen) => (u8::from(seen.is_some()), 0),
+            Stage::Waiting(_) => (2, 0),
+            Stage::Loading(fence) => (3 + u8::from(fence.is_some()), 0),
+            Stage::Loaded(fence, row) => (5 + u8::from(fence.is_some()), row),
+            Stage::Found(row) => (7, row),
+        };
+        (self.attached, self.forced, stage, row)
+    }
+
+    pub(super) fn tokens(&mut self) -> impl Iterator<Item = &mut Token> {
+        let (first, second) = match &mut self.stage {
+            Stage::Begin(Some(Nonce::Random(token))) | Stage::Waiting(token) => (Some(token), None),
+            Stage::Loading(Some(fence)) | Stage::Loaded(Some(fence), _) => match fence {
+                Fence::Placeholder(token) => (Some(token), None),
+                Fence::Lease { token, nonce: Nonce::Random(nonce) } => (Some(token), Some(nonce)),
+                Fence::Lease { token, .. } => (Some(token), None),
+            },
+            Stage::Begin(_) | Stage::Found(_) | Stage::Loading(None) | Stage::Loaded(None, _) => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+}

@@ -1,0 +1,202 @@
+//! One process and its loader, step by step.
+
+use super::rules::{ForcedBegin, Rules};
+use super::state::{Begun, Read, Request, State};
+use super::{Action, Reply};
+use crate::store::{By, Entry, Fence, Nonce, Row};
+use crate::token::Token;
+
+/// How far a process has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Process {
+    /// Nobody has asked for anything.
+    Idle,
+    /// There is nothing, as far as it knows; or it does not care, being forced.
+    Missed {
+        /// Whatever there is, it loads.
+        forced: bool,
+    },
+    /// It has got a value, and wants a newer one.
+    Holding {
+        /// The value's.
+        nonce: Nonce,
+        /// It takes the lease over.
+        forced: bool,
+    },
+    /// Another's placeholder stands.
+    Waiting {
+        /// That one.
+        placeholder: Token,
+    },
+    /// The loader has been started, and has not read the row.
+    Loading {
+        /// What the commit will be bound to.
+        fence: Fence,
+        /// The row as it was when a forced refresh began; `None` for a load that nobody forced.
+        forced: Option<Row>,
+    },
+    /// It has.
+    Loaded {
+        /// What the commit will be bound to.
+        fence: Fence,
+        /// What it has read.
+        read: Read,
+    },
+    /// Nothing is to be stored, and something of its own may be standing.
+    Leaving {
+        /// Which it would carry.
+        token: Token,
+    },
+    /// It has got a value, and means to mark it stale.
+    Marking {
+        /// The value's.
+        nonce: Nonce,
+        /// The value.
+        row: Row,
+        /// Whose it was.
+        by: By,
+    },
+}
+
+impl Process {
+    pub(super) fn actions(self, p: usize, rules: &Rules, state: &State, actions: &mut Vec<Action>) {
+        let may_be_late = rules.late && state.late.is_none();
+        let replies = [Reply::Came, Reply::Lost].into_iter().chain(may_be_late.then_some(Reply::Late));
+        match self {
+            Self::Idle => {
+                actions.push(Action::Look(p));
+                if rules.forced {
+                    actions.push(Action::Force(p));
+                }
+                if rules.soft_expire {
+                    actions.push(Action::LookToExpire(p));
+                }
+                return;
+            }
+            Self::Missed { .. } | Self::Holding { .. } => {
+                actions.extend(replies.map(|reply| Action::Begin(p, reply)));
+            }
+            Self::Waiting { placeholder } => {
+                if state.store.entry != Entry::Placeholder(placeholder) {
+                    actions.push(Action::Wake(p));
+                }
+            }
+            Self::Loading { .. } => actions.extend([Action::ReadRow(p), Action::Fail(p)]),
+            Self::Loaded { .. } => {
+                actions.extend(replies.map(|reply| Action::Commit(p, reply)));
+                actions.push(Action::Fail(p));
+            }
+            // A lost reply to this is the same as one that came.
+            Self::Leaving { .. } => actions.push(Action::Leave(p, Reply::Came)),
+            Self::Marking { .. } => actions.push(Action::MarkStale(p)),
+        }
+        actions.push(Action::Die(p));
+    }
+
+    /// What becomes of the process; `state` is changed by what it sends.
+    pub(super) fn step(self, rules: &Rules, state: &mut State, action: Action) -> Self {
+        match (self, action) {
+            (Self::Idle, Action::Force(_)) if rules.forced_begin == ForcedBegin::Atomic => {
+                Self::Missed { forced: true }
+            }
+            (Self::Idle, Action::Force(_)) => Self::looked(state.store.entry, true),
+            (Self::Idle | Self::Waiting { .. }, Action::Look(_) | Action::Wake(_)) => {
+                Self::looked(state.store.entry, false)
+            }
+            (Self::Idle, Action::LookToExpire(_)) => match state.store.entry {
+                Entry::Value { row, nonce, by } => Self::Marking { nonce, row, by },
+                Entry::Empty | Entry::Placeholder(_) => Self::Idle,
+            },
+            (Self::Marking { nonce, row, by }, Action::MarkStale(_)) => {
+                state.mark_stale(rules, nonce, row, by);
+                Self::Idle
+            }
+            (Self::Missed { forced }, Action::Begin(_, reply)) => {
+                let token = state.fresh(rules);
+                let request = if forced { Request::BeginForced(token) } else { Request::BeginFill(token) };
+                match state.send(rules, request, reply) {
+                    Some(Begun::Fenced(fence)) => {
+                        Self::Loading { fence, forced: forced.then_some(state.row) }
+                    }
+                    Some(Begun::Found(there)) => Self::found(there),
+                    Some(Begun::Busy) => Self::Idle,
+                    None => State::after_lost_begin(rules, token, Fence::Placeholder(token)),
+                }
+            }
+            (Self::Holding { nonce, forced: true }, Action::Begin(..)) => {
+                let token = state.fresh(rules);
+                Self::Loading { fence: state.take_over_lease(token, nonce), forced: Some(state.row) }
+            }
+            (Self::Holding { nonce, forced: false }, Action::Begin(_, reply)) => {
+                let token = state.fresh(rules);
+                match state.send(rules, Request::BeginRefresh(token, nonce), reply) {
+                    Some(Begun::Fenced(fence)) => Self::Loading { fence, forced: None },
+                    Some(Begun::Found(_) | Begun::Busy) => Self::Idle,
+                    None => State::after_lost_begin(rules, token, Fence::Lease { token, nonce }),
+                }
+            }
+            (Self::Loading { fence, forced }, Action::ReadRow(_)) => {
+                Self::Loaded { fence, read: Read { row: state.row, voided: false, outrun: false, forced } }
+            }
+            (Self::Loading { fence, .. } | Self::Loaded { fence, .. }, Action::Fail(_)) => {
+                Self::Leaving { token: fence.token() }
+            }
+            (Self::Loaded { fence, read }, Action::Commit(_, reply)) => {
+                match state.send(rules, Request::Commit(fence, read), reply) {
+                    Some(_) => {
+                        state.refreshed = state.refreshed.max(read.forced.unwrap_or(0));
+                        Self::Idle
+                    }
+                    None => Self::Leaving { token: fence.token() },
+                }
+            }
+            (Self::Leaving { token }, Action::Leave(_, reply)) => {
+                state.send(rules, Request::Abandon(token), reply);
+                Self::Idle
+            }
+            (_, Action::Die(_)) => Self::Idle,
+            (other, _) => other,
+        }
+    }
+
+    /// What a GET told.
+    fn looked(entry: Entry, forced: bool) -> Self {
+        match entry {
+            Entry::Empty => Self::Missed { forced },
+            Entry::Placeholder(_) if forced => Self::Missed { forced },
+            Entry::Placeholder(placeholder) => Self::Waiting { placeholder },
+            Entry::Value { nonce: nonce @ Nonce::Random(_), .. } => Self::Holding { nonce, forced },
+            // Bare JSON carries no freshness that could have run out.
+            Entry::Value { .. } if !forced => Self::Idle,
+            Entry::Value { .. } => Self::Missed { forced },
+        }
+    }
+
+    /// What a fill that came too late was told.
+    fn found(entry: Entry) -> Self {
+        match entry {
+            Entry::Placeholder(placeholder) => Self::Waiting { placeholder },
+            Entry::Empty | Entry::Value { .. } => Self::Idle,
+        }
+    }
+
+    /// An order of processes that does not depend on how tokens are named.
+    pub(super) fn rank(&self) -> (u8, Row, bool, bool, Option<Row>) {
+        match *self {
+            Self::Idle => (0, 0, false, false, None),
+            Self::Missed { forced } => (1, 0, forced, false, None),
+            Self::Holding { forced, .. } => (2, 0, forced, false, None),
+            Self::Waiting { .. } => (3, 0, false, false, None),
+            Self::Loading { fence, forced } => (4 + lease(fence), 0, false, false, forced),
+            Self::Loaded { fence, read } => {
+                (6 + lease(fence), read.row, read.voided, read.outrun, read.forced)
+            }
+            Self::Leaving { .. } => (8, 0, false, false, None),
+            Self::Marking { row, by, .. } => (9, row, by == By::Writer, by == By::Fill, None),
+        }
+    }
+}
+
+fn lease(fence: Fence) -> u8 {
+    u8::from(matches!(fence, Fence::Lease { .. }))
+}

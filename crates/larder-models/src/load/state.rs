@@ -1,0 +1,374 @@
+//! The world at one moment, and how it moves.
+
+use super::process::Process;
+use super::rules::{BareRefresh, BeginLost, ForcedOverFill, ForcedVoid, Rules, SoftExpire, Tokens};
+use super::{Action, Reply};
+use crate::store::{By, Entry, Fence, Nonce, Row, Store};
+use crate::token::{Renaming, Token};
+
+/// Who changes the row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Writer {
+    /// Has nothing to do.
+    Ready,
+    /// Has changed the row to this, and owes it to the cache.
+    Wrote(Row),
+}
+
+/// What a loader has read. The two marks are the model's own knowledge; the protocol does not see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Read {
+    /// The row's version.
+    pub row: Row,
+    /// Since then the entry was written, deleted or evicted.
+    pub voided: bool,
+    /// Since then the row has changed and then a forced refresh has begun.
+    pub outrun: bool,
+    /// The row as it was when a forced refresh began; `None` for a load that nobody forced.
+    pub forced: Option<Row>,
+}
+
+/// A request that its sender has given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// `begin_fill`.
+    BeginFill(Token),
+    /// `begin_fill` or `begin_refresh` by force.
+    BeginForced(Token),
+    /// `begin_refresh`.
+    BeginRefresh(Token, Nonce),
+    /// `commit_fill` or `commit_refresh`.
+    Commit(Fence, Read),
+    /// `abandon_fill`, `abandon_refresh`.
+    Abandon(Token),
+}
+
+/// What must not happen, and has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Broken {
+    /// A load was stored that had been voided.
+    Voided,
+    /// One that a forced refresh had outrun.
+    Outrun,
+}
+
+/// The world at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    /// The server.
+    pub store: Store,
+    /// The database: the row's version.
+    pub row: Row,
+    /// The loaders.
+    pub processes: Vec<Process>,
+    /// The writers.
+    pub writers: Vec<Writer>,
+    /// At most one request that may still arrive.
+    pub late: Option<Request>,
+    /// The newest row whose write has reached the cache.
+    pub floor: Row,
+    /// The newest row that was there when a forced refresh began which has returned by now.
+    pub refreshed: Row,
+    /// The first broken promise.
+    pub broken: Option<Broken>,
+}
+
+impl State {
+    pub(super) fn new(rules: &Rules) -> Self {
+        Self {
+            store: Store { entry: Entry::Empty, lease: None },
+            row: 0,
+            processes: vec![Process::Idle; rules.processes],
+            writers: vec![Writer::Ready; rules.writers],
+            late: None,
+            floor: 0,
+            refreshed: 0,
+            broken: None,
+        }
+    }
+
+    pub(super) fn apply(&mut self, rules: &Rules, action: Action) {
+        match action {
+            Action::Look(p)
+            | Action::Force(p)
+            | Action::LookToExpire(p)
+            | Action::Begin(p, _)
+            | Action::ReadRow(p)
+            | Action::Fail(p)
+            | Action::Commit(p, _)
+            | Action::Leave(p, _)
+            | Action::Wake(p)
+            | Action::MarkStale(p)
+            | Action::Die(p) => {
+                let Some(process) = self.processes.get(p).copied() else { return };
+                let after = process.step(rules, self, action);
+                if let Some(process) = self.processes.get_mut(p) {
+                    *process = after;
+                }
+            }
+            Action::LateArrives => {
+                if let Some(request) = self.late.take() {
+                    self.execute(rules, request);
+                }
+            }
+            Action::LateIsLost => self.late = None,
+            Action::WriteRow(w) => {
+                self.row += 1;
+                self.writer(w, Writer::Wrote(self.row));
+            }
+            Action::Delete(w) => {
+                self.complete(w);
+                self.store.delete();
+                self.void();
+            }
+            Action::Set(w) => {
+                let nonce = Nonce::Random(self.fresh(rules));
+                let row = self.complete(w);
+                self.store.entry = Entry::Value { row, nonce, by: By::Writer };
+                self.void();
+            }
+            Action::WriterDies(w) => self.writer(w, Writer::Ready),
+            Action::ForeignSet => {
+                let nonce = Nonce::Bytes(self.row % 2);
+                self.store.entry = Entry::Value { row: self.row, nonce, by: By::Writer };
+                self.floor = self.row;
+                self.void();
+            }
+            Action::EntryVanishes => {
+                self.store.entry = Entry::Empty;
+                self.void();
+            }
+            Action::LeaseVanishes => self.store.lease = None,
+        }
+    }
+
+    fn writer(&mut self, w: usize, is: Writer) {
+        if let Some(writer) = self.writers.get_mut(w) {
+            *writer = is;
+        }
+    }
+
+    fn complete(&mut self, w: usize) -> Row {
+        let row = match self.writers.get(w) {
+            Some(Writer::Wrote(row)) => *row,
+            _ => self.row,
+        };
+        self.writer(w, Writer::Ready);
+        self.floor = self.floor.max(row);
+        row
+    }
+
+    fn reads(&mut self) -> impl Iterator<Item = &mut Read> {
+        let late = match &mut self.late {
+            Some(Request::Commit(_, read)) => Some(read),
+            _ => None,
+        };
+        let loaded = self.processes.iter_mut().filter_map(|process| match process {
+            Process::Loaded { read, .. } => Some(read),
+            _ => None,
+        });
+        loaded.chain(late)
+    }
+
+    fn void(&mut self) {
+        self.reads().for_each(|read| read.voided = true);
+    }
+
+    fn outrun(&mut self) {
+        let row = self.row;
+        self.reads().filter(|read| read.row < row).for_each(|read| read.outrun = true);
+    }
+
+    /// Sends a request. `None`: its sender does not learn what came of it.
+    pub(super) fn send(&mut self, rules: &Rules, request: Request, reply: Reply) -> Option<Begun> {
+        if reply == Reply::Late {
+            self.late = Some(request);
+            return None;
+        }
+        let begun = self.execute(rules, request);
+        (reply == Reply::Came).then_some(begun)
+    }
+
+    fn execute(&mut self, rules: &Rules, request: Request) -> Begun {
+        match request {
+            Request::BeginFill(token) => match self.store.begin_fill(token) {
+                Ok(fence) => Begun::Fenced(fence),
+                Err(there) => Begun::Found(there),
+            },
+            Request::BeginRefresh(token, nonce) => {
+                self.store.begin_refresh(token, nonce).map_or(Begun::Busy, Begun::Fenced)
+            }
+            Request::BeginForced(token) => self.begin_forced(rules, token),
+            Request::Commit(fence, read) => {
+                let fresh = self.fresh(rules);
+                if self.store.commit(fence, read.row, fresh, rules.checks) {
+                    let broken = match read {
+                        Read { voided: true, .. } => Some(Broken::Voided),
+                        Read { outrun: true, .. } => Some(Broken::Outrun),
+                        Read { .. } => None,
+                    };
+                    self.broken = self.broken.or(broken);
+                } else if read.forced.is_some() && rules.forced_void == ForcedVoid::Deletes {
+                    self.store.delete();
+                    self.void();
+                }
+                Begun::Busy
+            }
+            Request::Abandon(token) => {
+                self.store.abandon(token);
+                Begun::Busy
+            }
+        }
+    }
+
+    fn begin_forced(&mut self, rules: &Rules, token: Token) -> Begun {
+        self.outrun();
+        match self.store.entry {
+            Entry::Value { nonce: nonce @ Nonce::Random(_), .. } => {
+                Begun::Fenced(self.store.take_over_lease(token, nonce))
+            }
+            Entry::Value { nonce, .. } if rules.bare_refresh == BareRefresh::ComparesBytes => {
+                Begun::Fenced(self.store.take_over_lease(token, nonce))
+            }
+            Entry::Placeholder(_) if rules.forced_over_fill == ForcedOverFill::LoadsBeside => Begun::Busy,
+            Entry::Empty | Entry::Value { .. } | Entry::Placeholder(_) => {
+                Begun::Fenced(self.store.take_over_entry(token))
+            }
+        }
+    }
+
+    /// A forced refresh that has got the value already, and takes the lease over without another look.
+    pub(super) fn take_over_lease(&mut self, token: Token, nonce: Nonce) -> Fence {
+        self.outrun();
+        self.store.take_over_lease(token, nonce)
+    }
+
+    pub(super) fn mark_stale(&mut self, rules: &Rules, nonce: Nonce, row: Row, by: By) {
+        let stands = matches!(self.store.entry, Entry::Value { nonce: there, .. } if there == nonce);
+        if stands || rules.marking == SoftExpire::PlainSet {
+            let fresh = self.fresh(rules);
+            self.store.entry = Entry::Value { row, nonce: Nonce::Random(fresh), by };
+        }
+    }
+
+    pub(super) fn after_lost_begin(rules: &Rules, token: Token, fence: Fence) -> Process {
+        match rules.begin_lost {
+            BeginLost::StoresNothing => Process::Leaving { token },
+            BeginLost::GoesOn => Process::Loading { fence, forced: None },
+        }
+    }
+
+    /// How many loads, of processes alive, could still be stored.
+    pub(super) fn standing_fences(&self) -> usize {
+        let fences = self.processes.iter().filter_map(|process| match process {
+            Process::Loading { fence, .. } | Process::Loaded { fence, .. } => Some(*fence),
+            _ => None,
+        });
+        fences.filter(|fence| self.store.honours(*fence)).count()
+    }
+
+    /// A token like none that anybody remembers.
+    pub(super) fn fresh(&self, rules: &Rules) -> Token {
+        if rules.tokens == Tokens::Counted {
+            return match self.store.entry {
+                Entry::Value { nonce: Nonce::Random(last), .. } | Entry::Placeholder(last) => {
+                    Token((last.0 + 1).min(9))
+                }
+                Entry::Empty | Entry::Value { .. } => Token(0),
+            };
+        }
+        let mut fresh = Token(0);
+        self.clone().tokens(&mut |token| fresh = fresh.max(Token(token.0 + 1)));
+        fresh
+    }
+
+    /// Brings equal states into one form: processes and writers are alike, a token is no more than its places, and what
+    /// the model knows beyond the protocol is forgotten where it makes no difference any more.
+    pub(super) fn normalise(&mut self, rules: &Rules) {
+        self.forget();
+        if rules.sorted {
+            self.writers.sort_unstable();
+            self.processes.sort_by_key(Process::rank);
+        }
+        if rules.tokens == Tokens::Counted {
+            return;
+        }
+        let mut renaming = Renaming::default();
+        self.tokens(&mut |token| renaming.rename(token));
+    }
+
+    fn forget(&mut self) {
+        if self.refreshed <= self.floor {
+            self.refreshed = 0;
+        }
+        let bound = self.floor.max(self.refreshed);
+        let settle =
+            |forced: &mut Option<Row>| *forced = forced.map(|row| if row <= bound { 0 } else { row });
+        for read in self.reads() {
+            read.outrun &= !read.voided;
+            settle(&mut read.forced);
+        }
+        for process in &mut self.processes {
+            if let Process::Loading { forced, .. } = process {
+                settle(forced);
+            }
+        }
+    }
+
+    fn tokens(&mut self, visit: &mut impl FnMut(&mut Token)) {
+        match &mut self.store.entry {
+            Entry::Value { nonce, .. } => nonce_token(nonce, visit),
+            Entry::Placeholder(token) => visit(token),
+            Entry::Empty => {}
+        }
+        if let Some(token) = &mut self.store.lease {
+            visit(token);
+        }
+        for process in &mut self.processes {
+            match process {
+                Process::Idle | Process::Missed { .. } => {}
+                Process::Holding { nonce, .. } | Process::Marking { nonce, .. } => nonce_token(nonce, visit),
+                Process::Waiting { placeholder } => visit(placeholder),
+                Process::Loading { fence, .. } | Process::Loaded { fence, .. } => fence_tokens(fence, visit),
+                Process::Leaving { token } => visit(token),
+            }
+        }
+        match &mut self.late {
+            None => {}
+            Some(Request::BeginFill(token) | Request::BeginForced(token) | Request::Abandon(token)) => {
+                visit(token)
+            }
+            Some(Request::BeginRefresh(token, nonce)) => {
+                visit(token);
+                nonce_token(nonce, visit);
+            }
+            Some(Request::Commit(fence, _)) => fence_tokens(fence, visit),
+        }
+    }
+}
+
+fn nonce_token(nonce: &mut Nonce, visit: &mut impl FnMut(&mut Token)) {
+    if let Nonce::Random(token) = nonce {
+        visit(token);
+    }
+}
+
+fn fence_tokens(fence: &mut Fence, visit: &mut impl FnMut(&mut Token)) {
+    match fence {
+        Fence::Placeholder(token) => visit(token),
+        Fence::Lease { token, nonce } => {
+            visit(token);
+            nonce_token(nonce, visit);
+        }
+    }
+}
+
+/// The answer to a begin.
+pub(super) enum Begun {
+    /// The load may store, if nothing happens.
+    Fenced(Fence),
+    /// This is there already.
+    Found(Entry),
+    /// Somebody else is at it; also the answer of requests whose answer nobody needs.
+    Busy,
+}

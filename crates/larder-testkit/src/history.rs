@@ -1,0 +1,48 @@
+//! What processes read and wrote of a cache, and whether it was allowed.
+//!
+//! The problem: whether a cache keeps its word between processes shows in no single process. Each knows what it saw and
+//! when; only all of them together tell whether what one saw was older than it may have been.
+//!
+//! The mechanism: each process notes every read and acknowledged write as an [`Event`] with the times of its start and
+//! end on the machine's monotonic clock, which all processes share ([`now`]), and appends it to a file of its own as a
+//! line ([`Recorder`]). The parent reads all files ([`read_files`]) and judges: [`read_your_writes`],
+//! [`bounded_staleness`]. The versions of a key increase in the order in which they were written and a key has one
+//! writer at a time, so the writes of a key, by version, are also in the order of their times, and each read needs one
+//! binary search: n events cost n log n.
+//!
+//! Invariants: nothing is called a violation that two clocks, or two calls at the same time, could explain; a history
+//! whose writes break the condition above is not judged but refused. A line that a killed process did not finish is no
+//! event.
+//!
+//! Not guaranteed: events of several machines cannot be compared, and neither can those before and after a suspend of
+//! one, as the monotonic clock stands still in it. A version that nobody is on record to have written (its writer died
+//! before the acknowledgement, or reported a failure) is judged by its number alone. What no read looked at is not
+//! checked: see [`Summary::judged`].
+//!
+//! ```
+//! use std::time::Duration;
+//! use larder_testkit::history::{Event, Kind, bounded_staleness, read_your_writes};
+//!
+//! let event = |process, start, end, kind| Event { process, task: 0, key: 7, start, end, kind };
+//! let history = [
+//!     event(1, 0, 10, Kind::Write(1)),
+//!     event(1, 20, 30, Kind::Write(2)),
+//!     event(2, 100, 110, Kind::Read(Some(1))), // 70 ns behind
+//! ];
+//! assert!(read_your_writes(&history).is_ok()); // another process wrote
+//! let summary = bounded_staleness(&history, Duration::from_nanos(70)).unwrap();
+//! assert_eq!(summary.largest_staleness, Duration::from_nanos(70));
+//! let violations = bounded_staleness(&history, Duration::from_nanos(69)).unwrap_err();
+//! println!("{}", violations[0]);
+//! ```
+
+mod check;
+mod event;
+mod files;
+#[cfg(test)]
+mod tests;
+mod writes;
+
+pub use check::{Summary, Violation, bounded_staleness, read_your_writes};
+pub use event::{Event, Kind, now};
+pub use files::{Recorder, read_files};

@@ -1,0 +1,158 @@
+//! A call that did not find what it wanted: which flight it joins or leads, and what the flight's outcome is to it.
+//!
+//! A stale value that it found itself is what it falls back on. Not one that another call found: that may be older than a
+//! write which this call came after.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Cache;
+use super::fill::{Fill, Reason};
+use super::flight::{Failure, Leader, Outcome, Tags, Waiter};
+use super::kept::{Found, Kept};
+use super::load::Kind;
+use super::load_error::LoadError;
+use super::loader::{Loader, is_nested};
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::store::Expiry;
+
+/// One call that did not find what it wanted.
+pub(super) struct Caller<'a, V> {
+    pub(super) cache: &'a Cache<V>,
+    pub(super) entry: Name,
+    pub(super) kind: Kind,
+    pub(super) expiry: Option<Expiry>,
+    pub(super) tags: Tags,
+}
+
+impl<V> Caller<'_, V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    pub(super) async fn load<E>(
+        self,
+        found: Result<Found<V>>,
+        loader: Loader<V>,
+    ) -> Result<Option<Kept<V>>, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+    {
+        let flights = &self.cache.shared.flights;
+        let mut away = found.as_ref().is_err_and(Error::is_outage);
+        let mut found = self.usable(found);
+        if self.kind.reason == Reason::Forced {
+            let (waiter, leader) = flights.replace(&self.entry, &self.tags);
+            self.start(Reason::Forced, leader, found, away, loader);
+            return self.outcome(wait(waiter).await, None);
+        }
+        let mut loader = Some(loader);
+        let mut stale = None;
+        // A fresh value that comes here was drawn for an early refresh already.
+        let mut early = matches!(found, Some(Found::Fresh(_)));
+        loop {
+            match found.take() {
+                Some(Found::Fresh(kept)) => {
+                    if std::mem::take(&mut early)
+                        && let Some(leader) = flights.lead(&self.entry, &self.tags)
+                        && let Some(loader) = loader.take()
+                    {
+                        self.start(Reason::Early, leader, Some(Found::Fresh(kept.clone())), false, loader);
+                    }
+                    return Ok(Some(kept));
+                }
+                Some(Found::Absent(_)) if self.kind.optional => return Ok(None),
+                Some(Found::Stale(kept)) => {
+                    stale = Some(kept.clone());
+                    found = Some(Found::Stale(kept));
+                }
+                other => found = other,
+            }
+            let (waiter, leader) = board(self.cache, &self.entry, &self.tags);
+            if let Some(leader) = leader {
+                // Who led a flight gets its outcome below, and does not come here again.
+                let Some(loader) = loader.take() else { return Err(Error::closed().into()) };
+                self.start(Reason::Missing, leader, found.take(), away, loader);
+            }
+            let outcome = match (&stale, self.cache.policy.soft_timeout) {
+                (Some(stale), Some(patience)) => match tokio::time::timeout(patience, wait(waiter)).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => {
+                        self.cache.shared.meter.served_stale();
+                        return Ok(Some(stale.clone()));
+                    }
+                },
+                _ => wait(waiter).await,
+            };
+            match outcome {
+                // Another's: it led a flight of another kind.
+                Some(Ok(None)) if !self.kind.optional && loader.is_some() => {}
+                Some(Err(Failure::Again)) if loader.is_some() => {}
+                outcome => return self.outcome(outcome, stale),
+            }
+            let looked = self.cache.bounded(self.cache.look_at_store(&self.entry)).await;
+            away = looked.as_ref().is_err_and(Error::is_outage);
+            found = self.usable(looked);
+        }
+    }
+
+    /// What was found, if the store said: an outage must not take the origin away too.
+    fn usable(&self, found: Result<Found<V>>) -> Option<Found<V>> {
+        found.inspect_err(|error| self.cache.shared.meter.bypassed(error)).ok()
+    }
+
+    fn start(
+        &self,
+        reason: Reason,
+        leader: Leader<V>,
+        found: Option<Found<V>>,
+        away: bool,
+        loader: Loader<V>,
+    ) {
+        let fill = Fill {
+            cache: self.cache.clone(),
+            entry: self.entry.clone(),
+            expiry: self.expiry,
+            tags: self.tags.named.clone(),
+            open_tags: self.tags.open,
+            optional: self.kind.optional,
+            reason,
+            nested: is_nested(),
+            away,
+        };
+        self.cache.context.loads.spawn(fill.run(leader, found, loader));
+    }
+
+    /// What a flight's outcome is to this call: a stale value is better than none.
+    fn outcome<E>(
+        &self,
+        outcome: Option<Outcome<V>>,
+        stale: Option<Kept<V>>,
+    ) -> Result<Option<Kept<V>>, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+    {
+        let error = match outcome {
+            Some(Ok(kept)) => return Ok(kept),
+            Some(Err(failure)) => failure.into(),
+            None => LoadError::Larder(Error::closed()),
+        };
+        match stale {
+            Some(stale) => {
+                self.cache.shared.meter.served_stale();
+                Ok(Some(stale))
+            }
+            None => Err(error),
+        }
+    }
+}
+
+/// Joins the flight for an entry, or starts one and leads it.
+pub(super) fn board<V>(cache: &Cache<V>, entry: &str, tags: &Tags) -> (Waiter<V>, Option<Leader<V>>) {
+    let flights = &cache.shared.flights;
+    if is_nested() { flights.join_from_loader(entry, tags) } else { flights.join(entry, tags) }
+}
+
+pub(super) async fn wait<V: Clone>(mut waiter: Waiter<V>) -> Option<Outcome<V>> {
+    waiter.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
+}

@@ -1,0 +1,184 @@
+//! Why a key is served, or is not.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::context::Context;
+use crate::envelope::{Envelope, Kind};
+use crate::error::Result;
+use crate::keyspace::Keyspace;
+use crate::store::{Expiry, Store, read_version};
+
+/// What there is under a name and why a read gets it or not. Made by [`Larder::explain`](crate::Larder::explain); shown in
+/// words by its `Display`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The whole name on the server.
+    pub name: String,
+    /// Whether a `get` that may use the near tier is served from it.
+    pub near: NearVerdict,
+    /// What stands in the store.
+    pub stored: Stored,
+    /// How long that will be kept; `None` where nothing stands or it does not expire.
+    pub remaining: Option<Duration>,
+    /// The token of the process that refreshes the value at the moment.
+    pub refreshing: Option<u64>,
+}
+
+/// Whether the near tier serves a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NearVerdict {
+    /// No copy is there, or the cache has no near tier.
+    Absent,
+    /// A copy is there and is served.
+    Served,
+    /// A copy is there and is older than the near tier keeps copies.
+    TooOld,
+    /// A copy is there, and the connection that would tell of changes is broken or silent.
+    Untrusted,
+    /// A copy is there, and one of its tags was invalidated, or its version is to be asked for.
+    TagsUnknown,
+    /// A copy is there, and invalidations wait to be sent to the server.
+    InvalidationsQueued,
+}
+
+/// What stands under a name, and whether a reader takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stored {
+    /// Nothing.
+    Nothing,
+    /// A value that is served.
+    Fresh,
+    /// A value past its time, which only a load that fails or is slow gives.
+    Stale,
+    /// The origin is known to have no such thing.
+    Absent,
+    /// A loader is at work, with this token.
+    Loading(u64),
+    /// A value that was voided because this has another version by now: `clear` or a tag.
+    Void {
+        /// `clear`, or the tag's name.
+        by: String,
+    },
+    /// Bytes without an envelope: bare JSON, or nobody's.
+    Bare,
+    /// Damaged: the reason.
+    Unreadable(&'static str),
+}
+
+impl Explanation {
+    /// `entry` is the name without the namespace, as `user:123` or `user@2:123`.
+    pub(crate) async fn of(context: &Context, entry: &str) -> Result<Self> {
+        let name = context.keyspace.whole(entry);
+        let store = context.store()?;
+        let near = near(context, &name);
+        let bytes = store.get(&name).await?;
+        let remaining = match store.remaining(&name).await? {
+            Some((_, Expiry::After(left))) => Some(left),
+            _ => None,
+        };
+        let refreshing = store.get(&Keyspace::lease(&name)).await?.as_deref().and_then(read_version);
+        let stored = match bytes {
+            None => Stored::Nothing,
+            Some(bytes) if !crate::envelope::has_envelope(&bytes) => Stored::Bare,
+            Some(bytes) => match Envelope::parse(&bytes) {
+                Err(damage) => Stored::Unreadable(damage.as_str()),
+                Ok((envelope, _)) => judged(context, entry, &envelope).await?,
+            },
+        };
+        Ok(Self { name: name.as_str().to_owned(), near, stored, remaining, refreshing })
+    }
+}
+
+fn near(context: &Context, name: &str) -> NearVerdict {
+    let Some(copy) = context.near_copy(name) else { return NearVerdict::Absent };
+    let Ok(store) = context.store() else { return NearVerdict::Untrusted };
+    let now = context.clock.moment();
+    let believed = store.lanes().believe(copy.seen, now) && store.lanes().believe(copy.clear_seen, now);
+    if context.outbox.is_pending() {
+        NearVerdict::InvalidationsQueued
+    } else if now.mono() >= copy.until {
+        NearVerdict::TooOld
+    } else if !believed {
+        NearVerdict::Untrusted
+    } else if copy.tags.iter().all(|tag| {
+        let known = context.changes.versions.known(&context.keyspace.tag(&tag.tag), store.lanes(), now);
+        known.is_some_and(|known| known.version == tag.version)
+    }) {
+        NearVerdict::Served
+    } else {
+        NearVerdict::TagsUnknown
+    }
+}
+
+async fn judged(context: &Context, entry: &str, envelope: &Envelope) -> Result<Stored> {
+    if envelope.kind == Kind::Placeholder {
+        return Ok(Stored::Loading(envelope.nonce));
+    }
+    let store = context.store()?;
+    let cache = entry.split([':', '@']).next().unwrap_or_default();
+    let clear = context.keyspace.clear(cache);
+    let mut names = vec![clear];
+    names.extend(envelope.tags.iter().map(|tag| context.keyspace.tag(&tag.tag)));
+    // Not through the tracked connection, which may be what there is to explain.
+    let current = store.get_many(&names).await?;
+    let current = current.iter().map(|bytes| bytes.as_deref().and_then(read_version));
+    let carried: Vec<(&str, u64)> = std::iter::once(("clear", envelope.clear_version))
+        .chain(envelope.tags.iter().map(|tag| (tag.tag.as_str(), tag.version)))
+        .collect();
+    for ((what, version), current) in carried.into_iter().zip(current) {
+        let uncleared = what == "clear" && version == 0;
+        if !uncleared && current != Some(version) {
+            return Ok(Stored::Void { by: what.to_owned() });
+        }
+    }
+    Ok(match envelope.kind {
+        Kind::Absence => Stored::Absent,
+        _ if envelope.fresh_until != 0 && envelope.fresh_until <= store.now() => Stored::Stale,
+        _ => Stored::Fresh,
+    })
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.name)?;
+        match &self.stored {
+            Stored::Nothing => f.write_str("nothing is stored")?,
+            Stored::Fresh => f.write_str("a fresh value")?,
+            Stored::Stale => f.write_str("a stale value: get() takes it for absent, get_or_load() loads")?,
+            Stored::Absent => f.write_str("known to be absent")?,
+            Stored::Loading(token) => write!(f, "being loaded, by the holder of token {token:016x}")?,
+            Stored::Void { by } if by == "clear" => {
+                f.write_str("void: the cache was cleared since it was read")?
+            }
+            Stored::Void { by } => write!(f, "void: the tag {by:?} was invalidated since it was read")?,
+            Stored::Bare => {
+                f.write_str("bytes without an envelope, served if they are JSON of the value's shape")?
+            }
+            Stored::Unreadable(reason) => write!(f, "unreadable ({reason}): a miss")?,
+        }
+        if let Some(left) = self.remaining {
+            write!(f, ", kept for {left:?}")?;
+        }
+        if let Some(token) = self.refreshing {
+            write!(f, ", being refreshed by the holder of token {token:016x}")?;
+        }
+        match self.near {
+            NearVerdict::Absent => f.write_str("; no near copy"),
+            NearVerdict::Served => f.write_str("; a near copy is served"),
+            NearVerdict::TooOld => f.write_str("; a near copy is too old to be served"),
+            NearVerdict::Untrusted => {
+                f.write_str("; a near copy is not served while its connection is not heard")
+            }
+            NearVerdict::TagsUnknown => f.write_str(
+                "; a near copy is not served as a tag of it was invalidated, or is to be asked for",
+            ),
+            NearVerdict::InvalidationsQueued => {
+                f.write_str("; a near copy is not served while invalidations are queued")
+            }
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! One load under way: how it claims the right to store, and where its value goes.
+//!
+//! Before a loader runs, its fill puts a claim where any write will void it. Where nothing stands, that is a placeholder under
+//! the entry's own name; the value is stored only over that placeholder. Where a value stands, it is a lease beside it;
+//! the new value replaces the old one only if that still carries the nonce that was read, and the lease is still held.
+//! Whatever happens to the name in between, by anybody, the loaded value is returned and not stored: an old row that a
+//! loader read before a write never comes to lie over it. Leases of this kind are from Nishtala et al., "Scaling Memcache
+//! at Facebook", NSDI 2013, section 3.2.1.
+//!
+//! A claim says that its loader lives: it is renewed while the loader runs, and runs out soon after the loader's process
+//! died. Where another process has one, this one waits to be told that it has ended.
+//!
+//! Invariant: a fill that ends without storing, however it ends, takes its claim away.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::select_all;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::SemaphorePermit;
+
+use super::claim::{ClaimGuard, LIVENESS};
+use super::flight::{Failure, Leader};
+use super::kept::{Found, Kept, Source};
+use super::loader::{Loader, message};
+use super::loading::{Choices, Loading};
+use super::{Cache, WhenAbandoned, tag};
+use crate::envelope::{Envelope, TagVersion};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
+use crate::store::{Claim, Expiry, FillStart, Force, RefreshStart, Store};
+use crate::value::{Format, absence};
+
+/// Why a load was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// Nothing fresh is there.
+    Missing,
+    /// What is there is near its end.
+    Early,
+    /// Somebody wants it anew.
+    Forced,
+}
+
+/// What a fill is to do.
+pub(super) struct Fill<V> {
+    pub(super) cache: Cache<V>,
+    pub(super) entry: Name,
+    pub(super) expiry: Option<Expiry>,
+    pub(super) tags: Vec<String>,
+    /// Whether the loader may name tags.
+    pub(super) open_tags: bool,
+    /// Whether the callers can do with "there is no such thing".
+    pub(super) optional: bool,
+    pub(super) reason: Reason,
+    /// Whether a loader asked for this load.
+    pub(super) nested: bool,
+    /// Whether the store was away a moment ago: then it is not asked again, which could cost another timeout.
+    pub(super) away: bool,
+}
+
+/// The right to store.
+pub(super) enum Right<V> {
+    Fenced(Fence<V>),
+    /// The store is away: load, and do not store.
+    None,
+    /// Bare JSON has no room for a placeholder: its readers in other languages would stumble over it.
+    Plain,
+}
+
+pub(super) struct Fence<V> {
+    claim: ClaimGuard,
+    /// What the refresh replaces.
+    old: Option<Kept<V>>,
+    versions: (u64, Vec<TagVersion>),
+    epoch: Option<u64>,
+}
+
+/// What claiming came to.
+pub(super) enum Claimed<V> {
+    Right(Right<V>),
+    /// There is something by now, or the origin is known to have nothing.
+    Answered(Option<Kept<V>>),
+    /// Somebody else loads, and this was not to wait.
+    Elsewhere,
+}
+
+/// What to do while somebody else loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meanwhile {
+    Wait,
+    Return,
+}
+
+impl<V> Fill<V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    pub(super) async fn run(self, leader: Leader<V>, found: Option<Found<V>>, loader: Loader<V>) {
+        let meanwhile = if self.reason == Reason::Early { Meanwhile::Return } else { Meanwhile::Wait };
+        let right = match self.claim(found, meanwhile).await {
+            Claimed::Right(Right::None) | Claimed::Elsewhere if self.reason == Reason::Early => {
+                return leader.finish(Err(Failure::Again));
+            }
+            Claimed::Right(right) => right,
+            Claimed::Answered(answer) => return leader.finish(Ok(answer)),
+            Claimed::Elsewhere => return leader.finish(Err(Failure::Again)),
+        };
+        let leaders = [&leader];
+        let _place = match &right {
+            Right::None if !self.nested => place(&self.cache, &leaders).await,
+            _ => None,
+        };
+        let stale = match &right {
+            Right::Fenced(fence) => fence.old.as_ref().map(|old| old.value.clone()),
+            _ => None,
+        };
+        let started = Instant::now();
+        let deadline = self.cache.policy.hard_timeout.and_then(|timeout| started.checked_add(timeout));
+        let key = self.entry.get(self.cache.policy.prefix.len()..).unwrap_or_default();
+        let (loading, choices) = Loading::new(key.into(), stale, deadline);
+
+        let loaded = tokio::select! {
+            biased;
+            loaded = self.bounded_load(loader.run(loading)) => loaded,
+            () = right.keep(&self.cache) => return,
+            () = self.gone(&leaders) => return leader.finish(Err(Failure::Again)),
+        };
+        let choices = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.land(leader, right, loaded, started.elapsed(), choices).await;
+    }
+
+    /// Stores what was loaded where that is right, and hands it to all who wait.
+    pub(super) async fn land(
+        &self,
+        leader: Leader<V>,
+        right: Right<V>,
+        loaded: Result<Option<V>, Failure>,
+        took: Duration,
+        choices: Choices,
+    ) {
+        self.cache.shared.meter.loaded(loaded.is_ok());
+        let cost = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        // A failure to store is the cache's, not the caller's.
+        let stored = self.end(right, &loaded, cost, choices, &leader).await;
+        if let Err(error) = stored {
+            self.cache.shared.meter.bypassed(&error);
+        }
+        if self.reason == Reason::Forced {
+            // A flight that started beside this one may have found what it replaced.
+            leader.detach_others();
+        }
+        let now = self.cache.context.store().map_or(0, Store::now);
+        leader.finish(loaded.map(|value| {
+            value.map(|value| Kept {
+                value,
+                source: Source::Loaded,
+                nonce: 0,
+                written_at: now,
+                fresh_until: 0,
+                load_cost: cost,
+            })
+        }));
+    }
+
+    /// Runs a loader to its end, whatever that is.
+    pub(super) async fn bounded_load<T>(
+        &self,
+        run: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let run = AssertUnwindSafe(run).catch_unwind();
+        let ended = match self.cache.policy.hard_timeout {
+            None => run.await,
+            Some(timeout) => match tokio::time::timeout(timeout, run).await {
+                Ok(ended) => ended,
+                Err(_) => return Err(Failure::TimedOut(timeout)),
+            },
+        };
+        ended.unwrap_or_else(|panic| Err(Failure::Panicked(message(&*panic))))
+    }
+
+    /// Completes when nobody waits for any of these flights and the cache would then rather not load.
+    pub(super) async fn gone(&self, leaders: &[&Leader<V>]) {
+        if self.cache.policy.when_abandoned == WhenAbandoned::Finish || self.reason == Reason::Early {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            for leader in leaders {
+                leader.abandoned().await;
+            }
+            // One that ends here while another is joined again goes on, and its value is stored.
+            if leaders.iter().all(|leader| leader.end_if_abandoned()) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Claims the right to store. Where the store is away, that is none.
+    pub(super) async fn claim(&self, found: Option<Found<V>>, meanwhile: Meanwhile) -> Claimed<V> {
+        if self.away {
+            return Claimed::Right(Right::None);
+        }
+        self.try_claim(found, meanwhile).await.unwrap_or_else(|error| {
+            self.cache.shared.meter.bypassed(&error);
+            Claimed::Right(Right::None)
+        })
+    }
+
+    async fn try_claim(&self, mut found: Option<Found<V>>, meanwhile: Meanwhile) -> Result<Claimed<V>> {
+        let cache = &self.cache;
+        if cache.policy.encoder.format() == Format::Plain {
+            return Ok(Claimed::Right(Right::Plain));
+        }
+        let span = cache.version_span(cache.expiry(self.expiry)?);
+        let versions = cache.bounded(cache.versions(&self.tags, span)).await?;
+        let epoch = match self.open_tags {
+            true => Some(cache.bounded(tag::epoch(&cache.context)).await?),
+            false => None,
+        };
+        let store = cache.context.store()?;
+        let fence = |claim, old| {
+            Ok(Claimed::Right(Right::Fenced(Fence { claim, old, versions: versions.clone(), epoch })))
+        };
+        loop {
+            let current = match found.take() {
+                Some(found) => found,
+                None => cache.bounded(cache.look_at_store(&self.entry)).await?,
+            };
+            let in_place_of = match current {
+                Found::Fresh(kept) if self.reason == Reason::Missing => {
+                    return Ok(Claimed::Answered(Some(kept)));
+                }
+                Found::Absent(_) if self.reason == Reason::Missing && self.optional => {
+                    return Ok(Claimed::Answered(None));
+                }
+                Found::Fresh(kept) | Found::Stale(kept) if kept.nonce != 0 => {
+                    let token = cache.context.random.nonce();
+                    let force = if self.reason == Reason::Forced { Force::Yes } else { Force::No };
+                    let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Lease(token));
+                    let begun = store.begin_refresh(&self.entry, kept.nonce, token, LIVENESS, force);
+                    match cache.bounded(begun).await? {
+                        RefreshStart::Begun => return fence(claim, Some(kept)),
+                        RefreshStart::Busy => {
+                            claim.disarm();
+                            if meanwhile == Meanwhile::Return {
+                                return Ok(Claimed::Elsewhere);
+                            }
+                            found = Some(cache.wait_for_refresh(&self.entry, kept.nonce).await?);
+                        }
+                        RefreshStart::Changed => claim.disarm(),
+                    }
+                    continue;
+                }
+                // Bare JSON of somebody else.
+                Found::Fresh(_) | Found::Stale(_) => cache.bounded(store.get(&self.entry)).await?,
+                Found::Placeholder(_) if self.reason != Reason::Forced => {
+                    if meanwhile == Meanwhile::Return {
+                        return Ok(Claimed::Elsewhere);
+                    }
+                    found = Some(cache.wait_for_fill(&self.entry).await?);
+                    continue;
+                }
+                Found::Placeholder(bytes) | Found::Absent(bytes) | Found::Unusable(bytes) => Some(bytes),
+                Found::Nothing => None,
+            };
+            let (clear, tags) = versions.clone();
+            let token = cache.context.random.nonce();
+            let placeholder = Bytes::from(Envelope::placeholder(token, store.now(), clear, tags));
+            let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Placeholder(placeholder.clone()));
+            let begun = store.begin_fill(&self.entry, placeholder, LIVENESS, in_place_of);
+            match cache.bounded(begun).await? {
+                FillStart::Begun => return fence(claim, None),
+                FillStart::Occupied(bytes) => {
+                    claim.disarm();
+                    found = Some(cache.bounded(cache.judge(bytes)).await?);
+                }
+            }
+        }
+    }
+
+    /// Stores what was loaded, if nothing voided the claim.
+    async fn end(
+        &self,
+        right: Right<V>,
+        loaded: &Result<Option<V>, Failure>,
+        cost: u32,
+        choices: Choices,
+        leader: &Leader<V>,
+    ) -> Result<()> {
+        let cache = &self.cache;
+        let Ok(value) = loaded else { return Ok(()) };
+        if choices.unstored {
+            return Ok(());
+        }
+        let ttl = cache.expiry(choices.expiry.or(self.expiry))?;
+        match right {
+            Right::None => Ok(()),
+            Right::Plain => {
+                let Some(value) = value else { return Ok(()) };
+                let bytes = encode(cache, value, ttl, cost, (0, Vec::new()))?;
+                let size = bytes.len();
+                let set = cache.bounded(cache.context.store()?.set(&self.entry, bytes, ttl));
+                match leader.store_unless_void(set).await {
+                    Some(stored) => stored.map(|()| cache.shared.meter.wrote(size))?,
+                    None => cache.shared.meter.fill_voided(),
+                }
+                cache.shared.forget_near([&*self.entry]);
+                Ok(())
+            }
+            Right::Fenced(fence) => {
+                let mut versions = fence.versions;
+                let kept_for =
+                    value.as_ref().map_or(cache.policy.negative_ttl.map_or(ttl, Expiry::After), |_| ttl);
+                let span = cache.version_span(kept_for);
+                if span > cache.version_span(cache.expiry(self.expiry)?) {
+                    // The loader asked for more time than was foreseen: the versions must outlive that.
+                    cache.bounded(cache.versions(&self.tags, span)).await?;
+                }
+                if !choices.tags.is_empty() {
+                    let named = tag::checked(choices.tags, cache.policy.encoder.format())?;
+                    let Some(more) = self.loader_tags(&named, ttl, fence.epoch).await? else {
+                        cache.shared.meter.fill_voided();
+                        return Ok(());
+                    };
+                    versions.1.extend(more);
+                    versions.1.sort_by(|a, b| a.tag.cmp(&b.tag));
+                    // What was named before the load has the older version, which counts.
+                    versions.1.dedup_by(|later, earlier| later.tag == earlier.tag);
+                }
+                let (bytes, expiry) = match (value, cache.policy.negative_ttl) {
+                    (Some(value), _) => (encode(cache, value, ttl, cost, versions)?, cache.kept_for(ttl)),
+                    (None, Some(ttl)) => {
+                        let ttl = Expiry::After(ttl);
+                        let mut stamp = cache.stamp(ttl, cost, versions)?;
+                        stamp.fresh_until = 0;
+                        (Bytes::from(absence(stamp)), ttl)
+                    }
+                    (None, None) => return Ok(()),
+                };
+                let size = bytes.len();
+                let stored = cache.bounded(fence.claim.commit(fence.old.map(|old| old.nonce), bytes, expiry));
+                if stored.await? {
+                    cache.shared.meter.wrote(size);
+                } else {
+                    cache.shared.meter.fill_voided();
+                    if self.reason == Reason::Forced {
+                        // What kept this from being stored may be the very value that was to be replaced.
+                        cache.bounded(cache.context.store()?.delete(&self.entry)).await?;
+                    }
+                }
+                cache.shared.forget_near([&*self.entry]);
+                Ok(())
+            }
+        }
+    }
+
+    /// The versions of tags that the loader named; `None` where any tag was invalidated since before it read.
+    ///
+    /// An invalidation replaces the epoch first and the tag then. So a version that is read before the epoch is found
+    /// unmoved was either read before its tag's invalidation, and is void by comparison, or there was none.
+    async fn loader_tags(
+        &self,
+        tags: &[String],
+        ttl: Expiry,
+        epoch: Option<u64>,
+    ) -> Result<Option<Vec<TagVersion>>> {
+        let cache = &self.cache;
+        let (_, versions) = cache.bounded(cache.versions(tags, cache.version_span(ttl))).await?;
+        let now = cache.bounded(tag::current_epoch(&cache.context)).await?;
+        Ok((epoch.is_some() && now == epoch).then_some(versions))
+    }
+}
+
+impl<V> Right<V> {
+    /// Renews the claim, for as long as this is polled. It never completes.
+    pub(super) async fn keep(&self, cache: &Cache<V>) {
+        if let Self::Fenced(fence) = self {
+            fence.claim.keep(cache.context.limits.response_timeout).await;
+        }
+        std::future::pending().await
+    }
+}
+
+/// A place among those who may load while the store is away. A load that another loader waits for goes without: that one keeps
+/// its own place until this load has ended.
+pub(super) async fn place<'a, V>(cache: &'a Cache<V>, leaders: &[&Leader<V>]) -> Option<SemaphorePermit<'a>> {
+    let hurried = leaders.iter().map(|leader| Box::pin(leader.hurried()));
+    tokio::select! {
+        place = cache.shared.outage.acquire() => place.ok(),
+        _ = select_all(hurried) => None,
+    }
+}
+
+/// A value's bytes; a `Serialize` that panics is an error.
+fn encode<V>(
+    cache: &Cache<V>,
+    value: &V,
+    ttl: Expiry,
+    cost: u32,
+    versions: (u64, Vec<TagVersion>),
+) -> Result<Bytes>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let stamp = cache.stamp(ttl, cost, versions)?;
+    let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(value, stamp)));
+    encoded.unwrap_or_else(|_| Err(Error::new(ErrorKind::Encode, "the value's Serialize panicked")))
+}

@@ -1,0 +1,378 @@
+//! Getting or loading many keys with one loader, which is given just the keys that nobody has.
+//!
+//! Each missing key is a flight of its own, claimed and stored like any other; what this call leads is loaded together. Keys
+//! that somebody else is loading, here or in another process, are waited for and keep nobody waiting; where such a load comes
+//! to nothing, the loader is asked again for that key.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::IntoFuture;
+use std::hash::Hash;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{join, join_all};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::caller::{board, wait};
+use super::fill::{Claimed, Fill, Meanwhile, Reason, Right, place};
+use super::flight::{Failure, Leader, Outcome, Tags, Waiter};
+use super::kept::{Found, Kept};
+use super::load_error::LoadError;
+use super::loader::{is_nested, nested};
+use super::loading::Choices;
+use super::{Cache, tag};
+use crate::error::{Error, Result};
+use crate::key::CacheKey;
+use crate::name::Name;
+use crate::store::Expiry;
+
+impl<V> Cache<V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// The values of keys, in the order of the keys; what is missing is loaded by one call of `loader`, which is given the
+    /// missing keys and answers with pairs of key and value. A key that it leaves out is `None`, and is remembered as absent for
+    /// the cache's `negative_ttl`, if it has one.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[derive(Clone)] struct Db;
+    /// # impl Db { async fn users(&self, ids: &[u64]) -> Result<Vec<(u64, String)>, std::io::Error> { Ok(ids.iter().map(|id| (*id, "Ann".into())).collect()) } }
+    /// # async fn run(db: Db) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// # let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
+    /// let found = users
+    ///     .get_or_load_many([1u64, 2, 3], move |missing| {
+    ///         let db = db.clone();
+    ///         async move { db.users(&missing).await }
+    ///     })
+    ///     .await?;
+    /// # assert_eq!(found.len(), 3); Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(Db)).unwrap();
+    /// ```
+    ///
+    /// One load a key and process, and over all processes, as with [`get_or_load`](Self::get_or_load): a key that somebody else
+    /// is loading is waited for and not given to the loader, unless that load comes to nothing; then the loader is called once
+    /// more, for that key.
+    ///
+    /// Round trips: one for what is there; where something is missing, two before the loader and one after, each for all keys
+    /// together.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load); one key that fails fails the call.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`get_or_load`](Self::get_or_load).
+    pub fn get_or_load_many<K, F, Fut, I, E>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        loader: F,
+    ) -> LoadMany<'_, V, K, F>
+    where
+        K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
+        F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<I, E>> + Send + 'static,
+        I: IntoIterator<Item = (K, V)> + 'static,
+        E: Send + Sync + 'static,
+    {
+        let keys = keys.into_iter().map(|key| Ok((self.entry(&key)?, key))).collect();
+        LoadMany { cache: self, keys, loader, expiry: None, tags: Vec::new(), timeout: None }
+    }
+}
+
+/// Values to be got or loaded; awaiting it does so. Made by [`Cache::get_or_load_many`].
+///
+/// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
+#[must_use = "nothing is loaded before this is awaited"]
+pub struct LoadMany<'a, V, K, F> {
+    cache: &'a Cache<V>,
+    keys: Result<Vec<(Name, K)>>,
+    loader: F,
+    expiry: Option<Expiry>,
+    tags: Vec<String>,
+    timeout: Option<Duration>,
+}
+
+impl<V, K, F> LoadMany<'_, V, K, F> {
+    /// How long the loaded values are kept, in place of the cache's time to live.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.expiry = Some(Expiry::After(ttl));
+        self
+    }
+
+    /// A tag of all the loaded values. May be given several times.
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// The longest that this call waits, loader included. The loader is not stopped.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+impl<'a, V, K, F, Fut, I, E> IntoFuture for LoadMany<'a, V, K, F>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
+    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<I, E>> + Send + 'static,
+    I: IntoIterator<Item = (K, V)> + 'static,
+    E: Send + Sync + 'static,
+{
+    type Output = Result<Vec<Option<V>>, LoadError<E>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let started = Instant::now();
+            let (timeout, meter) = (self.timeout, &self.cache.shared.meter.get_or_load_many);
+            let result = match timeout {
+                None => self.run().await,
+                Some(timeout) => match tokio::time::timeout(timeout, self.run()).await {
+                    Ok(result) => result,
+                    Err(_) => Err(Error::timed_out(timeout).into()),
+                },
+            };
+            let error = match &result {
+                Err(LoadError::Larder(error)) => Some(error),
+                _ => None,
+            };
+            meter.finished(started.elapsed(), error);
+            result
+        })
+    }
+}
+
+/// A key on its way to a value.
+struct Wanted<V> {
+    waiter: Waiter<V>,
+    stale: Option<Kept<V>>,
+}
+
+/// A key that this call leads.
+struct Led<V, K> {
+    key: K,
+    fill: Fill<V>,
+    leader: Leader<V>,
+    found: Option<Found<V>>,
+}
+
+impl<V, K, F, Fut, I, E> LoadMany<'_, V, K, F>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
+    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<I, E>> + Send + 'static,
+    I: IntoIterator<Item = (K, V)> + 'static,
+    E: Send + Sync + 'static,
+{
+    async fn run(self) -> Result<Vec<Option<V>>, LoadError<E>> {
+        let Self { cache, keys, loader, expiry, tags, .. } = self;
+        let keys = keys?;
+        cache.context.store()?;
+        cache.expiry(expiry)?;
+        let tags = Tags { named: tag::checked(tags, cache.policy.encoder.format())?, open: false };
+        let loader = Arc::new(loader);
+
+        let names: Vec<Name> = keys.iter().map(|(name, _)| name.clone()).collect();
+        let mut away = false;
+        let found = match cache.bounded(cache.look_many(&names)).await {
+            Ok(found) => found.into_iter().map(Some).collect(),
+            Err(error) => {
+                cache.shared.meter.bypassed(&error);
+                away = error.is_outage();
+                names.iter().map(|_| None).collect::<Vec<_>>()
+            }
+        };
+        let mut values: Vec<Option<V>> = keys.iter().map(|_| None).collect();
+        let mut missing: Vec<(usize, Option<Found<V>>)> = Vec::new();
+        for (place, found) in found.into_iter().enumerate() {
+            match found {
+                Some(Found::Fresh(kept)) => {
+                    if let Some(value) = values.get_mut(place) {
+                        *value = Some(kept.value);
+                    }
+                }
+                Some(Found::Absent(_)) => {}
+                found => missing.push((place, found)),
+            }
+        }
+        while !missing.is_empty() {
+            let mut wanted = Vec::with_capacity(missing.len());
+            let mut led = Vec::new();
+            for (place, found) in missing.drain(..) {
+                let Some((name, key)) = keys.get(place) else { continue };
+                let stale = match &found {
+                    Some(Found::Stale(kept)) => Some(kept.clone()),
+                    _ => None,
+                };
+                let (waiter, leader) = board(cache, name, &tags);
+                if let Some(leader) = leader {
+                    let fill = Fill {
+                        cache: cache.clone(),
+                        entry: name.clone(),
+                        expiry,
+                        tags: tags.named.clone(),
+                        open_tags: false,
+                        optional: true,
+                        reason: Reason::Missing,
+                        nested: is_nested(),
+                        away,
+                    };
+                    led.push(Led { key: key.clone(), fill, leader, found });
+                }
+                wanted.push((place, Wanted { waiter, stale }));
+            }
+            if !led.is_empty() {
+                cache.context.loads.spawn(load_led(led, loader.clone()));
+            }
+            let outcomes = join_all(
+                wanted
+                    .into_iter()
+                    .map(|(place, wanted)| async move { (place, outcome(cache, wanted).await) }),
+            );
+            for (place, outcome) in outcomes.await {
+                match outcome {
+                    Ok(kept) => {
+                        if let Some(value) = values.get_mut(place) {
+                            *value = kept.map(|kept| kept.value);
+                        }
+                    }
+                    // An early refresh, which ended without a value.
+                    Err(Failure::Again) => missing.push((place, None)),
+                    Err(failure) => return Err(failure.into()),
+                }
+            }
+            // What happened to those is looked up by their fills.
+            cache.context.store()?;
+        }
+        Ok(values)
+    }
+}
+
+/// What a flight brings to this call: a stale value is better than none.
+async fn outcome<V>(cache: &Cache<V>, wanted: Wanted<V>) -> Outcome<V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let Wanted { waiter, stale } = wanted;
+    let outcome = match (&stale, cache.policy.soft_timeout) {
+        (Some(stale), Some(patience)) => match tokio::time::timeout(patience, wait(waiter)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                cache.shared.meter.served_stale();
+                return Ok(Some(stale.clone()));
+            }
+        },
+        _ => wait(waiter).await,
+    };
+    match (outcome, stale) {
+        (Some(Ok(kept)), _) => Ok(kept),
+        (Some(Err(Failure::Again)) | None, _) => Err(Failure::Again),
+        (_, Some(stale)) => {
+            cache.shared.meter.served_stale();
+            Ok(Some(stale))
+        }
+        (Some(Err(failure)), None) => Err(failure),
+    }
+}
+
+/// Claims all keys at once, loads together what could be claimed, and meanwhile waits for the others.
+async fn load_led<V, K, F, Fut, I, E>(led: Vec<Led<V, K>>, loader: Arc<F>)
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
+    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<I, E>> + Send + 'static,
+    I: IntoIterator<Item = (K, V)> + 'static,
+    E: Send + Sync + 'static,
+{
+    let claims = join_all(led.into_iter().map(|Led { key, fill, leader, found }| async move {
+        let claimed = fill.claim(found, Meanwhile::Return).await;
+        (key, fill, leader, claimed)
+    }));
+    let (mut mine, mut elsewhere) = (Vec::new(), Vec::new());
+    for (key, fill, leader, claimed) in claims.await {
+        match claimed {
+            Claimed::Right(right) => mine.push((key, fill, leader, right)),
+            Claimed::Answered(answer) => leader.finish(Ok(answer)),
+            Claimed::Elsewhere => elsewhere.push((key, fill, leader)),
+        }
+    }
+    let others = join_all(elsewhere.into_iter().map(|(key, fill, leader)| {
+        let loader = loader.clone();
+        async move {
+            match fill.claim(None, Meanwhile::Wait).await {
+                Claimed::Right(right) => load_together(vec![(key, fill, leader, right)], &*loader).await,
+                Claimed::Answered(answer) => leader.finish(Ok(answer)),
+                Claimed::Elsewhere => leader.finish(Err(Failure::Again)),
+            }
+        }
+    }));
+    join(load_together(mine, &*loader), others).await;
+}
+
+type Claimant<V, K> = (K, Fill<V>, Leader<V>, Right<V>);
+
+/// One call of the loader for keys that are claimed.
+async fn load_together<V, K, F, Fut, I, E>(claimed: Vec<Claimant<V, K>>, loader: &F)
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
+    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<I, E>> + Send + 'static,
+    I: IntoIterator<Item = (K, V)> + 'static,
+    E: Send + Sync + 'static,
+{
+    let Some((_, first, ..)) = claimed.first() else { return };
+    let cache = first.cache.clone();
+    let outage = claimed.iter().any(|(_, fill, _, right)| matches!(right, Right::None) && !fill.nested);
+    let leaders: Vec<&Leader<V>> = claimed.iter().map(|(_, _, leader, _)| leader).collect();
+    let _place = if outage { place(&cache, &leaders).await } else { None };
+    let started = Instant::now();
+    let keys: Vec<K> = claimed.iter().map(|(key, ..)| key.clone()).collect();
+    let run = nested(async {
+        match loader(keys).await {
+            Ok(values) => Ok(values.into_iter().collect::<HashMap<K, V>>()),
+            Err(error) => Err(Failure::Loader(Arc::new(error))),
+        }
+    });
+    let loaded = tokio::select! {
+        biased;
+        loaded = first.bounded_load(run) => loaded,
+        () = first.gone(&leaders) => return,
+        _ = join_all(claimed.iter().map(|(_, _, _, right)| right.keep(&cache))) => return,
+    };
+    let took = started.elapsed();
+    let mut loaded = loaded;
+    let landings: Vec<_> = claimed
+        .into_iter()
+        .map(|(key, fill, leader, right)| {
+            let value = match &mut loaded {
+                Ok(values) => Ok(values.remove(&key)),
+                Err(failure) => Err(failure.clone()),
+            };
+            async move { fill.land(leader, right, value, took, Choices::default()).await }
+        })
+        .collect();
+    join_all(landings).await;
+}
+
+impl<V, K, F> fmt::Debug for LoadMany<'_, V, K, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadMany")
+            .field("expiry", &self.expiry)
+            .field("tags", &self.tags)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,84 @@
+//! Waiting for a load of another process: told by the server that its claim has ended, not by asking again and again.
+//!
+//! The name is read on the tracked connection, which makes the server tell its next change: the value stored, the claim
+//! renewed, taken away, or run out because its loader died. A timer stands behind that for what is never told: pushes that
+//! a broken connection lost, or a server that refuses to track.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Cache;
+use super::claim::LIVENESS;
+use super::kept::Found;
+use crate::error::{Error, Result};
+use crate::keyspace::Keyspace;
+use crate::store::{Store, Tracked};
+
+/// How often the server is asked where nothing tells of changes.
+const POLL: Duration = Duration::from_millis(100);
+
+impl<V> Cache<V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Waits until no other process's placeholder stands under a name, and gives what does.
+    pub(super) async fn wait_for_fill(&self, entry: &str) -> Result<Found<V>> {
+        let mut watch = self.context.changes.watch(entry);
+        loop {
+            let read = self.bounded(self.context.store()?.get_tracked(entry)).await?;
+            let patience = self.patience(&read);
+            let found = match read.bytes {
+                None => Found::Nothing,
+                Some(bytes) => self.bounded(self.judge(bytes)).await?,
+            };
+            if !matches!(found, Found::Placeholder(_)) {
+                return Ok(found);
+            }
+            watch.changed(patience).await;
+        }
+    }
+
+    /// Waits until another process's refresh of the value that carries `nonce` has ended, and gives what stands there.
+    pub(super) async fn wait_for_refresh(&self, entry: &str, nonce: u64) -> Result<Found<V>> {
+        let lease = Keyspace::lease(entry);
+        let mut value_watch = self.context.changes.watch(entry);
+        let mut lease_watch = self.context.changes.watch(&lease);
+        loop {
+            let store = self.context.store()?;
+            let leased = self.bounded(store.get_tracked(&lease)).await?;
+            let read = self.bounded(store.get_tracked(entry)).await?;
+            let patience = self.patience(&leased);
+            let found = match read.bytes {
+                None => Found::Nothing,
+                Some(bytes) => self.bounded(self.judge(bytes)).await?,
+            };
+            let same = matches!(&found, Found::Fresh(kept) | Found::Stale(kept) if kept.nonce == nonce);
+            if !same || leased.bytes.is_none() {
+                return Ok(found);
+            }
+            tokio::select! {
+                () = value_watch.changed(patience) => {}
+                () = lease_watch.changed(patience) => {}
+            }
+        }
+    }
+
+    /// How long to wait to be told.
+    fn patience(&self, read: &Tracked) -> Duration {
+        match (read.left, read.seen) {
+            (Some(left), _) => left.clamp(Duration::from_millis(1), LIVENESS),
+            (None, Some(_)) => LIVENESS,
+            (None, None) => POLL.mul_f64(0.5 + self.context.random.fraction()),
+        }
+    }
+}
+
+impl<V> Cache<V> {
+    /// A request of a load, within the time that any request may take.
+    pub(super) async fn bounded<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+        let patience = self.context.limits.response_timeout;
+        tokio::time::timeout(patience, request).await.unwrap_or_else(|_| Err(Error::timed_out(patience)))
+    }
+}

@@ -1,0 +1,154 @@
+//! Who the store tells what changed, and who hears of it.
+//!
+//! A change names an entry, or a version (a tag's, a cache's, the epoch's). An entry's goes to the near tier of its cache,
+//! which its name begins with; a version's goes to the table of versions, and empties the near tier of a cache that was
+//! cleared. Either goes to whoever waits for just that name, as those do who wait for another process's load.
+//!
+//! All of it happens in the task that reads the connection, so nothing here waits for anything.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::version::{AnyTier, Versions};
+use crate::store::Listener;
+
+#[derive(Default)]
+pub(crate) struct Changes {
+    /// Near tiers, by what their entries' names begin with and by the name of their clear version.
+    tiers: RwLock<HashMap<String, Arc<dyn AnyTier>>>,
+    pub(crate) versions: Versions,
+    watches: Mutex<HashMap<String, (watch::Sender<()>, usize)>>,
+    /// How many watches there are: nearly always none, and then no change need look.
+    watched: AtomicUsize,
+}
+
+impl Changes {
+    pub(crate) fn register(&self, key: &str, tier: Arc<dyn AnyTier>) {
+        let mut tiers = self.tiers.write().unwrap_or_else(PoisonError::into_inner);
+        tiers.entry(key.to_owned()).or_insert(tier);
+    }
+
+    /// From now on until it is dropped, notices changes of `name` that the store tells.
+    pub(crate) fn watch(self: &Arc<Self>, name: &str) -> Watch {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sender, count) = watches.entry(name.to_owned()).or_insert_with(|| (watch::channel(()).0, 0));
+        *count += 1;
+        let changed = sender.subscribe();
+        self.watched.fetch_add(1, Ordering::AcqRel);
+        Watch { changes: self.clone(), name: name.to_owned(), changed }
+    }
+
+    fn wake(&self, name: Option<&str>) {
+        if self.watched.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        match name {
+            Some(name) => {
+                if let Some((sender, _)) = watches.get(name) {
+                    sender.send_replace(());
+                }
+            }
+            None => watches.values().for_each(|(sender, _)| {
+                sender.send_replace(());
+            }),
+        }
+    }
+}
+
+impl Listener for Changes {
+    fn changed(&self, name: &str) {
+        let key = if name.starts_with('~') {
+            self.versions.changed(name);
+            Some(name)
+        } else {
+            name.find(':').and_then(|colon| name.get(..=colon))
+        };
+        let tiers = self.tiers.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tier) = key.and_then(|key| tiers.get(key)) {
+            if key == Some(name) { tier.invalidate_all() } else { tier.invalidate(name) }
+        }
+        drop(tiers);
+        self.wake(Some(name));
+    }
+
+    fn all_changed(&self) {
+        self.versions.all_changed();
+        for tier in self.tiers.read().unwrap_or_else(PoisonError::into_inner).values() {
+            tier.invalidate_all();
+        }
+        self.wake(None);
+    }
+}
+
+/// Notices changes of one name.
+pub(crate) struct Watch {
+    changes: Arc<Changes>,
+    name: String,
+    changed: watch::Receiver<()>,
+}
+
+impl Watch {
+    /// Waits for a change since the last one noticed, `patience` at most.
+    pub(crate) async fn changed(&mut self, patience: Duration) {
+        let _ = tokio::time::timeout(patience, self.changed.changed()).await;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut watches = self.changes.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, count)) = watches.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                watches.remove(&self.name);
+            }
+        }
+        self.changes.watched.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::near::{Copied, Tier};
+
+    #[tokio::test]
+    async fn a_change_reaches_the_tier_the_versions_and_who_waits() {
+        let changes = Arc::new(Changes::default());
+        let users = Arc::new(Tier::<u32>::new(1 << 20));
+        let posts = Arc::new(Tier::<u32>::new(1 << 20));
+        changes.register("shop/user:", users.clone());
+        changes.register("~clear.1:{shop/user}", users.clone());
+        changes.register("shop/post:", posts.clone());
+        let fill = |tier: &Tier<u32>, name: &str| {
+            assert!(tier.insert(name, tier.ticket(name), Copied { what: 1, bytes: 1 }));
+        };
+        for name in ["shop/user:1", "shop/user:2"] {
+            fill(&users, name);
+        }
+        fill(&posts, "shop/post:1");
+
+        let mut watch = changes.watch("shop/user:1");
+        let mut other = changes.watch("shop/user:2");
+        changes.changed("shop/user:1");
+        watch.changed(Duration::MAX).await;
+        assert!(tokio::time::timeout(Duration::ZERO, other.changed(Duration::MAX)).await.is_err());
+        assert_eq!((users.get("shop/user:1"), users.get("shop/user:2")), (None, Some(1)));
+
+        changes.changed("~clear.1:{shop/user}");
+        assert_eq!((users.get("shop/user:2"), posts.get("shop/post:1")), (None, Some(1)));
+        changes.all_changed();
+        other.changed(Duration::MAX).await;
+        assert_eq!(posts.get("shop/post:1"), None);
+
+        drop((watch, other));
+        assert!(changes.watches.lock().unwrap().is_empty());
+        changes.changed("no colon");
+        changes.changed("");
+    }
+}

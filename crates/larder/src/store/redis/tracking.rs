@@ -1,0 +1,137 @@
+//! The connection that is told what changed: `CLIENT TRACKING` on, and its life as a lane of trust.
+//!
+//! Order is everything here. Pushes and replies come down one connection, and the driver hands a push to us in its reading
+//! task before it hands out any later reply; so whoever read something and finds its generation unbroken has been told
+//! of every change before that. A generation opens before the connection is dialled, is believed only after tracking was
+//! armed and a heartbeat answered, and ends in the reading task itself when the connection does.
+//!
+//! A server or a proxy may refuse tracking. Then the connection still reads, and nothing read through it is believed for
+//! later.
+
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+use redis::{PushInfo, PushKind, RedisResult, Value, cmd};
+
+use super::link::is_connection_lost;
+use crate::clock::{Clock, Moment};
+use crate::store::Listener;
+use crate::store::trust::{Lanes, Seen};
+
+/// What every tracked connection of a store shares.
+#[derive(Clone)]
+pub(super) struct Tracking {
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) listener: Arc<dyn Listener>,
+    pub(super) clock: Clock,
+}
+
+/// A lane, given back when its connection is given up.
+pub(super) struct Lane {
+    tracking: Tracking,
+    number: Option<u16>,
+    of_cluster: bool,
+}
+
+impl Lane {
+    pub(super) fn take(tracking: Tracking, of_cluster: bool) -> Self {
+        let number = tracking.lanes.take();
+        if number.is_none() {
+            tracing::warn!("too many nodes to track: reads of some are not kept");
+        }
+        Self { tracking, number, of_cluster }
+    }
+
+    /// A new connection is about to be dialled: nothing that was read through the last one counts.
+    pub(super) fn open(&self) -> Option<Seen> {
+        let seen = self.number.map(|lane| self.tracking.lanes.open(lane));
+        self.tracking.listener.all_changed();
+        seen
+    }
+
+    pub(super) fn of_cluster(&self) -> bool {
+        self.of_cluster
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        self.tracking.clock.moment()
+    }
+
+    pub(super) fn renew(&self, seen: Seen, sent: Moment) {
+        self.tracking.lanes.renew(seen, sent);
+    }
+
+    /// What the connection's reading task does with a push.
+    pub(super) fn pushes(&self, seen: Option<Seen>) -> impl Fn(&PushInfo) + Send + Sync + use<> {
+        let tracking = self.tracking.clone();
+        move |push: &PushInfo| match push.kind {
+            PushKind::Invalidate => match push.data.as_slice() {
+                [Value::Array(names)] => {
+                    for name in names {
+                        if let Value::BulkString(name) = name
+                            && let Ok(name) = str::from_utf8(name)
+                        {
+                            tracking.listener.changed(name);
+                        }
+                    }
+                }
+                // FLUSHALL and FLUSHDB name nothing.
+                _ => tracking.listener.all_changed(),
+            },
+            PushKind::Disconnection => {
+                if let Some(seen) = seen {
+                    tracking.lanes.end(seen);
+                }
+                tracking.listener.all_changed();
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        if let Some(lane) = self.number {
+            self.tracking.lanes.give_back(lane);
+        }
+    }
+}
+
+/// What a server answered when tracking was to be armed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Armed {
+    pub(super) tracked: bool,
+    /// Before Redis 7 a push may stand inside the array of a reply: only single keys are read there.
+    pub(super) reads_many: bool,
+}
+
+/// Turns tracking on. An error is a lost connection; a refusal is not.
+pub(super) async fn arm(connection: &MultiplexedConnection, server: &str) -> RedisResult<Armed> {
+    let mut connection = connection.clone();
+    let tracked = match cmd("CLIENT").arg("TRACKING").arg("ON").query_async::<Value>(&mut connection).await {
+        Ok(_) => true,
+        Err(error) if is_connection_lost(&error) => return Err(error),
+        Err(error) => {
+            tracing::warn!(%server, %error, "the server refuses CLIENT TRACKING: no near reads, and versions are asked for with every read");
+            false
+        }
+    };
+    let reads_many = match cmd("HELLO").query_async::<Value>(&mut connection).await {
+        Ok(hello) => major_version(&hello).is_some_and(|major| major >= 7),
+        Err(error) if is_connection_lost(&error) => return Err(error),
+        Err(_) => false,
+    };
+    Ok(Armed { tracked, reads_many })
+}
+
+fn major_version(hello: &Value) -> Option<u32> {
+    let Value::Map(fields) = hello else { return None };
+    let version = fields.iter().find_map(|(name, value)| match (name, value) {
+        (Value::BulkString(name), Value::BulkString(value)) if name == b"version" => {
+            str::from_utf8(value).ok()
+        }
+        (Value::SimpleString(name), Value::SimpleString(value)) if name == "version" => Some(value.as_str()),
+        _ => None,
+    })?;
+    version.split('.').next()?.parse().ok()
+}
