@@ -146,6 +146,12 @@ async fn history(server: &Server, larder: &Larder) -> u64 {
         assert_eq!(limiter.allow("key-9").await.unwrap(), allowed);
     }
     assert_eq!(limiter.remaining("key-9").await.unwrap(), 0);
+    assert!(limiter.check_many(["key-12"]).await.unwrap()[0].is_allowed());
+    let taken = limiter.take_up_to("key-12", 1).await.unwrap();
+    limiter.refund("key-12", taken, 1).await.unwrap();
+    limiter.reset("key-12").await.unwrap();
+    assert!(limiter.acquire("key-12", HOUR).await.unwrap().is_allowed());
+    limiter.reserve("key-12", 1).await.unwrap().granted().unwrap().settle(0).await.unwrap();
     larder.ping().await.unwrap();
     size
 }
@@ -198,7 +204,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     let (_, list) = PAGE.split_once("- `kind` and `operation`: ").unwrap();
     let listed = codes(list.split_once("\n- ").unwrap().0);
     let timed = |name: &&String| name.starts_with("larder_operation_seconds{");
-    assert_eq!(recorded.values.keys().filter(timed).count(), 13 + 3 + 2 + 2 + 2);
+    assert_eq!(recorded.values.keys().filter(timed).count(), 13 + 3 + 9 + 2 + 2);
     for operation in recorded.values.keys().filter(timed) {
         let name = operation.split('"').nth(5).unwrap();
         assert!(recorded.values[operation] > 0.0 && listed.contains(name), "{operation}");
@@ -219,7 +225,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     assert_eq!(recorded.get(&error("cache", "user", "get", ErrorKind::WrongType)), 1.0);
     assert_eq!(
         recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"allowed\",by=\"store\"}"),
-        2.0
+        6.0
     );
     assert_eq!(
         recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"refused\",by=\"store\"}"),
