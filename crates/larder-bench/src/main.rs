@@ -14,6 +14,7 @@ mod instructions;
 mod invalidation;
 mod item;
 mod lane;
+mod limits;
 mod load;
 mod machine;
 mod many;
@@ -78,6 +79,9 @@ fn measure(options: &Options) -> Outcome<()> {
     if asked(Subcommand::Count) {
         let instructions = if options.instructions { Instructions::Count } else { Instructions::LeaveOut };
         findings.join(count::run(instructions)?);
+    }
+    if asked(Subcommand::Limits) {
+        findings.join(limits::run(options.pairs)?);
     }
     if asked(Subcommand::Load) {
         findings.join(load::run()?);

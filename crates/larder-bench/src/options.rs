@@ -17,6 +17,7 @@ larder-bench SUBCOMMAND [OPTIONS]      larder beside its rivals, on servers that
   near-miss     a tracked read beside a plain one, and what it costs the server
   invalidation  from a SET to the near copies that it drops, beside the bare push
   zipf          99 % near hits beside the server alone
+  limits        what a decision of a rate limit costs the server and the client, beside scripts and rivals
   rivals        larder, cached and multi-tier-cache beside the bare driver (feature `rivals`)
   near-rivals   larder's near tier beside those of rustis and multi-tier-cache (feature `rivals`)
   all           all of these, with --instructions
@@ -34,6 +35,7 @@ pub(crate) enum Subcommand {
     Many,
     Commands,
     Count,
+    Limits,
     Load,
     Near,
     NearMiss,
@@ -52,6 +54,7 @@ impl Subcommand {
             "many" => Self::Many,
             "commands" => Self::Commands,
             "count" => Self::Count,
+            "limits" => Self::Limits,
             "load" => Self::Load,
             "near" => Self::Near,
             "near-miss" => Self::NearMiss,

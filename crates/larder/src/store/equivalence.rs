@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::memory::{Bounds, MemoryStore};
 use super::redis::{Login, RedisStore};
-use super::{Acquired, Charged, Claim, Expiry, FillStart, Force, RefreshStart, Store, Window};
+use super::{Acquired, Claim, Expiry, FillStart, Force, RefreshStart, Store};
 use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::error::ErrorKind;
@@ -53,8 +53,6 @@ enum Step {
     Acquire(usize, u8),
     Extend(usize, u8),
     Release(usize, u8),
-    Charge(usize, u8, bool, u8),
-    Usage(usize, u8, bool, u8),
 }
 
 /// What a step answered, with spans of time made comparable.
@@ -70,7 +68,6 @@ enum Answer {
     RefreshBegun(RefreshStart),
     Version(u64, Rough),
     Lock(Option<Rough>),
-    Decision { allowed: bool, remaining: u64, must_wait: bool, must_reset: bool },
     Failed(ErrorKind),
 }
 
@@ -123,8 +120,6 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => (name(), some()).prop_map(|(n, t)| Step::Acquire(n, t)),
         1 => (name(), some()).prop_map(|(n, t)| Step::Extend(n, t)),
         1 => (name(), some()).prop_map(|(n, t)| Step::Release(n, t)),
-        2 => (name(), some(), any::<bool>(), some()).prop_map(|(n, l, w, c)| Step::Charge(n, l, w, c)),
-        1 => (name(), some(), any::<bool>(), some()).prop_map(|(n, l, w, c)| Step::Usage(n, l, w, c)),
     ]
 }
 
@@ -144,19 +139,6 @@ fn placeholder(token: u8) -> Bytes {
     Bytes::from(Envelope::placeholder(u64::from(token) + 1, 0, 0, Vec::new()))
 }
 
-fn window(limit: u8, wide: bool) -> Window {
-    Window { limit: u64::from(limit) + 1, bucket_micros: if wide { 3_600_000_000 } else { 60_000_000 } }
-}
-
-fn decision(charged: Charged) -> Answer {
-    Answer::Decision {
-        allowed: charged.allowed,
-        remaining: charged.remaining,
-        must_wait: !charged.retry_after.is_zero(),
-        must_reset: !charged.reset_after.is_zero(),
-    }
-}
-
 async fn take(store: &impl Store, history: u64, step: &Step) -> Answer {
     try_take(store, history, step).await.unwrap_or_else(|error| Answer::Failed(error.kind()))
 }
@@ -165,7 +147,6 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
     let name = |n: &usize| format!("h{history}:{n}");
     let tag = |n: &usize| format!("~tag.1:{{h{history}:{n}}}");
     let lock = |n: &usize| format!("~lock.1:{{h{history}:{n}}}");
-    let limit = |n: &usize| format!("~limit.1:{{h{history}:{n}}}");
     let all = |ns: &[usize], f: &dyn Fn(&usize) -> String| {
         ns.iter().map(|n| Name::from(f(n).as_str())).collect::<Vec<_>>()
     };
@@ -258,12 +239,6 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
         },
         Step::Extend(n, token) => Answer::Flag(store.extend(&lock(n), u64::from(*token), 60 * MINUTE).await?),
         Step::Release(n, token) => Answer::Flag(store.release(&lock(n), u64::from(*token)).await?),
-        Step::Charge(n, l, wide, cost) => {
-            decision(store.charge(&limit(n), window(*l, *wide), u64::from(*cost)).await?)
-        }
-        Step::Usage(n, l, wide, cost) => {
-            decision(store.usage(&limit(n), window(*l, *wide), u64::from(*cost)).await?)
-        }
     })
 }
 

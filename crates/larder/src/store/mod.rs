@@ -5,6 +5,7 @@
 //! default and at the same time the specification: a property test drives it and a real server through the same
 //! histories and compares every answer.
 
+pub(crate) mod limit;
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
@@ -13,6 +14,8 @@ pub(crate) mod trust;
 
 #[cfg(all(test, feature = "redis"))]
 mod equivalence;
+#[cfg(all(test, feature = "redis"))]
+mod equivalence_limits;
 
 use std::future::Future;
 use std::time::Duration;
@@ -127,36 +130,6 @@ pub(crate) enum Acquired {
     Held {
         remaining: Duration,
     },
-}
-
-/// The answer to [`Store::charge`] and [`Store::usage`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Charged {
-    pub(crate) allowed: bool,
-    pub(crate) remaining: u64,
-    /// When the cost asked for would be allowed; zero where it is.
-    pub(crate) retry_after: Duration,
-    /// When the whole limit will be there again.
-    pub(crate) reset_after: Duration,
-}
-
-/// At most so many in a window, which the store counts in buckets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Window {
-    pub(crate) limit: u64,
-    /// Microseconds a bucket.
-    pub(crate) bucket_micros: u64,
-}
-
-impl Window {
-    /// Buckets a window, here and in charge.lua.
-    pub(crate) const BUCKETS: u64 = 60;
-
-    pub(crate) fn new(limit: u64, window: Duration) -> Self {
-        // Rounded up: the buckets together must not be shorter than the window.
-        let bucket = window.as_micros().div_ceil(u128::from(Self::BUCKETS)).max(1);
-        Self { limit, bucket_micros: u64::try_from(bucket).unwrap_or(u64::MAX) }
-    }
 }
 
 /// What every store can do. Each operation is atomic, and safe to drop at any point: the store may then still carry it
@@ -288,12 +261,6 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     /// Frees the lock; whether `token` still held it.
     fn release(&self, name: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
-
-    /// Charges `cost` to the window if it fits. A refusal charges nothing.
-    fn charge(&self, name: &str, window: Window, cost: u64) -> impl Future<Output = Result<Charged>> + Send;
-
-    /// What [`charge`](Self::charge) would answer, without charging or writing anything.
-    fn usage(&self, name: &str, window: Window, cost: u64) -> impl Future<Output = Result<Charged>> + Send;
 }
 
 /// The store that a `Larder` stands on.
@@ -465,13 +432,5 @@ impl Store for AnyStore {
 
     async fn release(&self, name: &str, token: u64) -> Result<bool> {
         on_either!(self.release(name, token))
-    }
-
-    async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
-        on_either!(self.charge(name, window, cost))
-    }
-
-    async fn usage(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
-        on_either!(self.usage(name, window, cost))
     }
 }

@@ -10,12 +10,10 @@ pub(super) struct Script {
 }
 
 macro_rules! script {
-    ($name:ident, $file:literal) => {
+    ($name:ident, $($file:literal),+) => {
         pub(super) static $name: Script = Script {
-            source: include_str!(concat!("lua/", $file)),
-            hash: LazyLock::new(|| {
-                redis::Script::new(include_str!(concat!("lua/", $file))).get_hash().to_owned()
-            }),
+            source: concat!($(include_str!(concat!("lua/", $file))),+),
+            hash: LazyLock::new(|| redis::Script::new($name.source).get_hash().to_owned()),
         };
     };
 }
@@ -33,11 +31,20 @@ script!(VERSION, "version.lua");
 script!(ACQUIRE, "acquire.lua");
 script!(EXTEND, "extend.lua");
 script!(RELEASE, "release.lua");
-script!(CHARGE, "charge.lua");
+script!(CHARGE, "charge.lua", "limit.lua", "charge_any.lua");
+script!(REFUND, "refund.lua", "limit.lua", "refund_rest.lua");
+script!(ENTER, "enter.lua");
+script!(RENEW, "renew.lua");
+script!(INSIDE, "inside.lua");
 
 impl Script {
     pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
         call("EVALSHA", &self.hash, keys, arguments)
+    }
+
+    #[cfg(test)]
+    pub(super) fn source(&self) -> &'static str {
+        self.source
     }
 
     pub(super) fn by_source(&self, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
