@@ -40,6 +40,8 @@ impl Queue {
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     pending: AtomicBool,
+    /// Told when what was being sent has arrived, or could not.
+    ended: tokio::sync::Notify,
 }
 
 /// What is to be sent next.
@@ -80,6 +82,19 @@ impl Outbox {
     /// Whether a version is to be replaced, and has not been yet.
     pub(crate) fn replaces(&self, version: &str) -> bool {
         self.is_pending() && self.queue().replaces(version)
+    }
+
+    /// Waits while the invalidation of any of these is being sent: it must not come after what is to be written now.
+    pub(crate) async fn clear_of(&self, names: &[&str]) {
+        while self.is_pending() {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if !names.iter().any(|name| self.queue().under_way.contains(*name)) {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// These were written to since, and the server has answered: what is queued of them is of no use any more.
@@ -149,6 +164,7 @@ impl Outbox {
     pub(crate) fn next(&self) -> Option<Batch> {
         let mut queue = self.queue();
         queue.under_way.clear();
+        self.ended.notify_waiters();
         let all = queue.deletes.iter().flat_map(|(clear, names)| names.iter().map(move |name| (name, clear)));
         let deletes: Vec<_> =
             all.take(BATCH).map(|(name, clear)| (Name::from(&**name), clear.clone())).collect();
@@ -179,6 +195,8 @@ impl Outbox {
 
     /// Puts back what could not be sent.
     pub(crate) fn failed(&self, batch: Batch) {
+        self.queue().under_way.clear();
+        self.ended.notify_waiters();
         for (name, clear) in batch.deletes {
             self.delete(&name, clear.as_deref());
         }

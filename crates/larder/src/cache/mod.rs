@@ -277,6 +277,7 @@ where
 
     /// A write to these names has begun; see [`Writing`].
     async fn writing<'a>(&'a self, names: Vec<&'a str>) -> Writing<'a, V> {
+        self.context.outbox.clear_of(&names).await;
         let flights = self.shared.flights.writing(&names).await;
         Writing { cache: self, names, answered: false, _flights: flights }
     }
