@@ -18,7 +18,7 @@ use crate::near::Changes;
 use crate::outbox::{Added, Outbox};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
-use crate::store::limit::{LimitStore, Term};
+use crate::store::limit::{LimitStore, Stamp, Term};
 use crate::store::trust::Seen;
 use crate::store::{AnyStore, Claim, Listener, Store};
 use crate::tasks::Tasks;
@@ -247,7 +247,7 @@ impl Context {
         name: String,
         terms: Vec<Term>,
         permits: u64,
-        stamp: u64,
+        stamp: Stamp,
     ) {
         let context = self.clone();
         self.releases.spawn(async move {

@@ -14,7 +14,7 @@ use crate::clock::Tick;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{Charge, Charged, Take};
+use crate::store::limit::{Charge, Charged, Stamp, Take};
 
 impl RateLimiter {
     /// Waits for a permit, `within` so long, in the order of those who wait.
@@ -99,7 +99,7 @@ impl RateLimiter {
 struct Turn<'a> {
     limiter: &'a RateLimiter,
     name: &'a Name,
-    stamp: u64,
+    stamp: Stamp,
     taken: bool,
 }
 

@@ -16,7 +16,7 @@ use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::limit::{Charge, Charged, LimitStore, Take};
+use crate::store::limit::{Charge, Charged, LimitStore, Stamp, Take};
 
 /// A share of a pause or a lease that clocks of different rates may cost.
 pub(super) fn drift(span: Duration) -> Duration {
@@ -141,7 +141,7 @@ impl RateLimiter {
             retry_after: Duration::from_secs(1),
             reset_after: Duration::from_secs(1),
             decided_by: DecidedBy::Outage,
-            stamp: 0,
+            stamp: Stamp::default(),
         };
         match self.inner.outage {
             Outage::Error => Err(error),
@@ -153,7 +153,7 @@ impl RateLimiter {
                 let clock = self.now().as_micros();
                 let charged = self.inner.local.share.charge(name.as_str(), charge, clock);
                 let decision = Decision::of(charged, plan, DecidedBy::Outage);
-                Ok(Decision { stamp: 0, ..decision })
+                Ok(Decision { stamp: Stamp::default(), ..decision })
             }
         }
     }
@@ -226,8 +226,8 @@ impl RateLimiter {
     }
 
     /// Gives permits back to the lease or to the store that they came from.
-    pub(super) async fn give_back(&self, name: &Name, stamp: u64, permits: u64) -> Result<u64> {
-        if stamp == 0 || permits == 0 {
+    pub(super) async fn give_back(&self, name: &Name, stamp: Stamp, permits: u64) -> Result<u64> {
+        if stamp == Stamp::default() || permits == 0 {
             return Ok(0);
         }
         if let Some(known) = self.inner.local.known(name.as_bytes())
@@ -245,7 +245,7 @@ impl RateLimiter {
     }
 
     /// The same without waiting for it.
-    pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: u64, permits: u64) -> Result<()> {
+    pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: Stamp, permits: u64) -> Result<()> {
         self.inner.local.forget_refusal(name.as_bytes());
         self.inner.context.refund_in_background(name.as_str().to_owned(), plan.terms.clone(), permits, stamp);
         Ok(())

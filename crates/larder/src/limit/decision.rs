@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::quota::{Plan, Quota};
-use crate::store::limit::Charged;
+use crate::store::limit::{Charged, Stamp};
 
 /// What a limiter decided, and what is left.
 ///
@@ -16,8 +16,8 @@ pub struct Decision {
     pub(super) retry_after: Duration,
     pub(super) reset_after: Duration,
     pub(super) decided_by: DecidedBy,
-    /// The store's time that was charged; 0 where nothing was.
-    pub(super) stamp: u64,
+    /// Where it was charged.
+    pub(super) stamp: Stamp,
 }
 
 /// Where a decision was made.
@@ -60,7 +60,7 @@ impl Decision {
             retry_after: if granted { Duration::ZERO } else { Duration::from_micros(charged.wait) },
             reset_after: Duration::from_micros(charged.reset),
             decided_by,
-            stamp: if granted { charged.stamp } else { 0 },
+            stamp: if granted { charged.stamp } else { Stamp::default() },
         }
     }
 

@@ -13,7 +13,7 @@ use super::decision::{DecidedBy, Decision};
 use super::quota::{Plan, Quota};
 use crate::clock::Tick;
 use crate::error::{Error, Result};
-use crate::store::limit::Rule;
+use crate::store::limit::{Rule, Stamp};
 
 /// How permits are taken in advance: how many at once, and for how long.
 ///
@@ -76,7 +76,7 @@ pub(super) struct Held {
     pub(super) left: u64,
     pub(super) deadline: Tick,
     /// What was charged for them.
-    pub(super) stamp: u64,
+    pub(super) stamp: Stamp,
     pub(super) plan: Arc<Plan>,
     /// What the store said when they were taken.
     pub(super) binding: Quota,

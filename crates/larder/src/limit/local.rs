@@ -17,6 +17,7 @@ use super::meter::LimitMeter;
 use super::outage::Breaker;
 use super::quota::{Plan, Quota};
 use crate::clock::{Clock, RECENT, Tick};
+use crate::store::limit::Stamp;
 use crate::store::memory::Limits;
 
 /// Keys that are remembered.
@@ -119,7 +120,7 @@ impl Local {
             retry_after: refusal.retry_at.since(now),
             reset_after: refusal.reset_at.since(now),
             decided_by: DecidedBy::Refusal,
-            stamp: 0,
+            stamp: Stamp::default(),
         })
     }
 

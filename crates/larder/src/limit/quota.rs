@@ -21,9 +21,9 @@ const MOST_QUOTAS: usize = 8;
 ///
 /// | | admitted in any window | capacity returns | bytes a key |
 /// |---|---|---|---|
-/// | strict buckets | at most the limit | up to 1/60 of the window late | 141, from 65,536 on 263 |
-/// | exact, and any limit up to 20 | at most the limit | on time | 19 and 6 a permit |
-/// | GCRA | at most the limit and the burst | evenly | 22 |
+/// | strict buckets | at most the limit | up to 1/60 of the window late | 148, from 65,536 on 270 |
+/// | exact, and any limit up to 20 | at most the limit | on time | 26 and 6 a permit |
+/// | GCRA | at most the limit and the burst | evenly | 29 |
 ///
 /// [docs/rate-limits.md]: https://github.com/larder-rs/larder/blob/main/docs/rate-limits.md
 ///

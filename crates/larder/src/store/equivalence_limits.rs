@@ -14,7 +14,7 @@ use larder_testkit::Server;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::limit::{Charge, Charged, Rule, Take, Term};
+use super::limit::{Charge, Charged, Rule, Stamp, Take, Term};
 use super::memory::Limits;
 use super::redis::limit::raw;
 
@@ -120,7 +120,7 @@ impl Both<'_> {
         (self.memory.charge(&self.name, charge, self.clock), raw::answer(&answer))
     }
 
-    fn refund(&mut self, terms: &[Term], permits: u64, stamp: u64) -> (u64, u64) {
+    fn refund(&mut self, terms: &[Term], permits: u64, stamp: Stamp) -> (u64, u64) {
         let server = self.run(self.refund, &raw::refund(terms, permits, stamp), None);
         (self.memory.refund(&self.name, terms, permits, stamp, self.clock), server)
     }
@@ -170,7 +170,7 @@ fn both_stores_decide_the_same_at_every_time() {
                 clock: START,
             };
             let plans = plans();
-            let mut charges: Vec<u64> = Vec::new();
+            let mut charges: Vec<Stamp> = Vec::new();
             for (at, step) in history.iter().enumerate() {
                 match step {
                     Step::Charge { plan, take, cost, ahead, patience } => {

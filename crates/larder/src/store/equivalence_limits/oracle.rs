@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::{Both, START, connection, histories, told_the_time};
-use crate::store::limit::{BUCKETS, Charge, Rule, Take, Term};
+use crate::store::limit::{BUCKETS, Charge, Rule, Stamp, Take, Term};
 use crate::store::memory::Limits;
 
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ enum Event {
 
 /// Something that was charged, and what of it was used when.
 struct Use {
-    charged_at: u64,
+    charged: Stamp,
     granted: u64,
     used: Vec<u64>,
 }
@@ -132,7 +132,7 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
                     Event::Refund { last, permits } => {
                         let Some(place) = uses.len().checked_sub(last + 1) else { continue };
                         // Only what is not used yet can be given back.
-                        let (stamp, clock) = (uses[place].charged_at, both.clock);
+                        let (stamp, clock) = (uses[place].charged, both.clock);
                         let unused = uses[place].used.iter().filter(|time| **time >= clock).count() as u64;
                         let permits = (*permits).min(unused);
                         if permits == 0 {
@@ -174,7 +174,7 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
                         let late = if term.rule == Rule::Log { 0 } else { term.width };
                         let counted: u64 = uses
                             .iter()
-                            .filter(|one| one.charged_at + window.max(&term.window()) + late > now)
+                            .filter(|one| one.charged.when + window.max(&term.window()) + late > now)
                             .map(|one| one.granted)
                             .sum();
                         counted + wanted > term.limit
@@ -184,12 +184,12 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
                 }
                 let used = match event {
                     Event::Lease { spent, .. } => {
-                        let span = found.stamp - now;
+                        let span = found.stamp.when - now;
                         (0..found.granted as usize).map(|n| now + span * spent[n % 8] / 1000).collect()
                     }
-                    _ => vec![found.stamp; found.granted as usize],
+                    _ => vec![found.stamp.when; found.granted as usize],
                 };
-                uses.push(Use { charged_at: found.stamp, granted: found.granted, used });
+                uses.push(Use { charged: found.stamp, granted: found.granted, used });
             }
             let mut times: Vec<u64> = uses.iter().flat_map(|one| one.used.iter().copied()).collect();
             for (place, window) in windows.iter().enumerate() {

@@ -18,13 +18,15 @@ mod track;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::store::limit::{BUCKETS, Charge, Charged, Rule, Take, Term};
+use crate::store::limit::{BUCKETS, Charge, Charged, Rule, Stamp, Take, Term};
 use track::Track;
 
 /// What was charged to one key.
 struct Record {
     /// When it was last charged. A clock that steps back must not open a window again, so this never does.
     latest: u64,
+    /// When it was first charged: by this a refund knows that it is still the record that was charged.
+    born: u64,
     tracks: Vec<Track>,
 }
 
@@ -53,13 +55,13 @@ impl Limits {
         charged
     }
 
-    pub(crate) fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: u64, clock: u64) -> u64 {
+    pub(crate) fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp, clock: u64) -> u64 {
         let mut state = self.state();
-        let Some(record) = state.records.get_mut(name).filter(|record| record.counts(terms)) else {
+        let Some(record) = state.records.get_mut(name).filter(|record| record.born == stamp.born && record.counts(terms)) else {
             return 0;
         };
         let (latest, now) = (record.latest, record.latest.max(clock));
-        record.tracks.iter_mut().map(|track| track.refund(permits, stamp, latest, now)).max().unwrap_or(0)
+        record.tracks.iter_mut().map(|track| track.refund(permits, stamp.when, latest, now)).max().unwrap_or(0)
     }
 
     pub(crate) fn forget(&self, name: &str, clock: u64) -> bool {
@@ -78,7 +80,7 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
     let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
     let mut record = match kept.as_ref() {
         Some(record) if record.counts(terms) => {
-            Record { latest: record.latest, tracks: record.tracks.clone() }
+            Record { tracks: record.tracks.clone(), ..*record }
         }
         other => Record::converted(other, terms, now),
     };
@@ -130,11 +132,12 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
     }
     let limit = terms.get(binding).map_or(0, |term| term.limit);
     let total = record.tracks.get(binding).map_or(0, |track| track.total(now));
+    let born = record.born;
     let reset = record.ends(now).saturating_sub(clock);
     if wrote {
         *kept = Some(record);
     }
-    let stamp = if granted > 0 { when } else { 0 };
+    let stamp = if granted > 0 { Stamp { when, born } } else { Stamp::default() };
     (Charged { granted, binding, remaining: limit.saturating_sub(total), wait, reset, stamp }, wrote)
 }
 
@@ -163,7 +166,7 @@ impl Record {
                 }
             }
         };
-        Self { latest: now, tracks: terms.iter().map(convert).collect() }
+        Self { latest: now, born: old.map_or(now, |old| old.born), tracks: terms.iter().map(convert).collect() }
     }
 
     /// When nothing counts any more.

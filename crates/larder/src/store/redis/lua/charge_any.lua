@@ -155,7 +155,7 @@ if take ~= LOOK and granted > 0 then
       break
     end
   end
-  local parts = { struct.pack('>BI7', #kinds, now) }
+  local parts = { struct.pack('>BI7I7', #kinds, now, born) }
   for term, size in ipairs(kinds) do
     local at, width, total = places[term], widths[term], totals[term] + granted
     local track
@@ -204,4 +204,7 @@ else
   end
 end
 local remains = math.max(limits[binding] - totals[binding], 0)
-return struct.pack('>I4BI4I7I7I7', granted, binding - 1, remains, wait, all_back - clock, granted > 0 and when or 0)
+if granted == 0 then
+  when, born = 0, 0
+end
+return struct.pack('>I4BI4I7I7I7I7', granted, binding - 1, remains, wait, all_back - clock, when, born)

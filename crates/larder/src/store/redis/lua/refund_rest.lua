@@ -1,14 +1,15 @@
 -- The second half of refund.lua, after limit.lua.
-if not record then
+local permits, when, first = struct.unpack('>I4I7I7', ask)
+-- After a reset, or on a server that lost it, another record may stand here: what is in it was charged by others.
+if not record or born ~= first then
   return 0
 end
-local permits, when = struct.unpack('>I4I7', ask)
-local kinds, _, widths = terms_from(12)
+local kinds, _, widths = terms_from(19)
 local places = locate(kinds, widths)
 if not places then
   return 0
 end
-local parts, most = { string.sub(record, 1, 8) }, 0
+local parts, most = { string.sub(record, 1, 15) }, 0
 for term, size in ipairs(kinds) do
   local at, width, back = places[term], widths[term], 0
   local stop = places[term + 1] and places[term + 1] - 1 or #record
