@@ -126,7 +126,7 @@ impl RateLimiter {
     }
 
     /// Changes the quotas of this handle and its clones from now on. What was charged counts on, also where a window is
-    /// changed: each charge at the latest time at which it can have been.
+    /// changed: each charge at the latest time at which it can have been, and of GCRA what its pace has not made good yet.
     ///
     /// Programs that use one name at the same time may differ in their limits. If they differ in their windows, each
     /// charge translates the record, and what the shorter windows do not reach back to is forgotten.
@@ -309,7 +309,8 @@ impl RateLimiter {
     /// Gives back permits that a decision granted and that were not used, to the very place where they were charged; how
     /// many that was. One round trip; none for permits of a lease that still stands.
     ///
-    /// Nothing comes back that no longer counts: after its window, a reset, or a change of windows.
+    /// Nothing comes back that no longer counts: after its window, a reset, or a change of windows; with GCRA what the
+    /// pace has made good since. A decision is to be given back once, and under the key that it was made for.
     ///
     /// ```
     /// # async fn run() -> larder::Result<()> {

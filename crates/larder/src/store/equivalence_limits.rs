@@ -6,6 +6,7 @@
 //! full. The same histories are held against the bound by a plain list of what was admitted.
 //! LARDER_TEST_HISTORIES sets how many are tried.
 
+mod booked;
 mod oracle;
 
 use std::sync::OnceLock;

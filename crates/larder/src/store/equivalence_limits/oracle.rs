@@ -187,7 +187,8 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
                         let span = found.stamp.when - now;
                         (0..found.granted as usize).map(|n| now + span * spent[n % 8] / 1000).collect()
                     }
-                    _ => vec![found.stamp.when; found.granted as usize],
+                    // A turn is waited for by a clock that may be slow by a thousandth.
+                    _ => vec![now + found.wait + found.wait / 1000; found.granted as usize],
                 };
                 uses.push(Use { charged: found.stamp, granted: found.granted, used });
             }

@@ -78,10 +78,8 @@ impl Limits {
 fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
     let Charge { terms, take, cost, ahead, patience } = charge;
     let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
-    let mut record = match kept.as_ref() {
-        Some(record) if record.counts(terms) => {
-            Record { tracks: record.tracks.clone(), ..*record }
-        }
+    let (mut record, cut) = match kept.as_ref() {
+        Some(record) if record.counts(terms) => (Record { tracks: record.tracks.clone(), ..*record }, false),
         other => Record::converted(other, terms, now),
     };
     let totals =
@@ -110,10 +108,16 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
             }
         }
         wait = last.saturating_sub(clock);
-        let reach =
-            |term: &Term| term.rule != Rule::Buckets || last / term.width <= now / term.width + BUCKETS + 1;
-        if take == Take::All && wait <= patience && terms.iter().all(reach) {
-            (granted, when) = (cost, last.max(now));
+        // Who waits counts the time by a clock that may be slow: the turn is used a thousandth later, and charged two later.
+        let turn = last.max(now) + (last.max(now) - now) / 500;
+        let reach = |term: &Term| match term.rule {
+            Rule::Buckets => turn / term.width <= now / term.width + BUCKETS + 1,
+            Rule::Log => last <= now + term.width,
+            Rule::Gcra => true,
+        };
+        // Nor is a turn booked where that would make a record for good that has lost some of what was charged.
+        if take == Take::All && wait <= patience && !cut && terms.iter().all(reach) {
+            (granted, when) = (cost, turn);
         }
     }
     let wrote = take != Take::Look && granted > 0;
@@ -150,7 +154,8 @@ impl Record {
 
     /// A record for these terms that counts what the old one does. A track of the same kind and width is taken as it
     /// is; else the shortest of those that look back at least as far, else the one that looks back furthest.
-    fn converted(old: Option<&Self>, terms: &[Term], now: u64) -> Self {
+    /// Also whether some of what still counts had to be left out.
+    fn converted(old: Option<&Self>, terms: &[Term], now: u64) -> (Self, bool) {
         let (latest, tracks) = old.map_or((now, &[][..]), |old| (old.latest, &old.tracks));
         let convert = |term: &Term| {
             let same = tracks.iter().find(|track| track.counts(*term));
@@ -159,14 +164,17 @@ impl Record {
                 .or_else(|| tracks.iter().filter(far).min_by_key(|track| track.window()))
                 .or_else(|| tracks.iter().rev().max_by_key(|track| track.window()));
             match source {
-                Some(track @ Track::Gcra { .. }) if track.counts(*term) => track.clone(),
+                Some(track @ (Track::Gcra { .. } | Track::Log { .. })) if track.counts(*term) => {
+                    (track.clone(), false)
+                }
                 source => {
                     let events = source.map(|track| track.events(latest, now)).unwrap_or_default();
                     Track::from_events(*term, &events, now)
                 }
             }
         };
-        Self { latest: now, born: old.map_or(now, |old| old.born), tracks: terms.iter().map(convert).collect() }
+        let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
+        (Self { latest: now, born: old.map_or(now, |old| old.born), tracks }, cut.contains(&true))
     }
 
     /// When nothing counts any more.

@@ -134,10 +134,15 @@ if granted == 0 then
     end
   end
   wait = math.max(last - clock, 0)
-  if take == ALL and wait <= patience then
+  -- Nor is a turn booked where that would make a record for good that has lost some of what was charged.
+  if take == ALL and wait <= patience and not cut then
     granted, when = cost, math.max(last, now)
+    -- Who waits counts the time by a clock that may be slow: the turn is used a thousandth later, and charged two later.
+    when = when + math.floor((when - now) / 500)
     for term, size in ipairs(kinds) do
-      if size <= 4 and math.floor(when / widths[term]) > math.floor(now / widths[term]) + BUCKETS + 1 then
+      local width = widths[term]
+      if (size <= 4 and math.floor(when / width) > math.floor(now / width) + BUCKETS + 1)
+        or (size == 6 and last > now + width) then
         granted = 0
       end
     end
@@ -182,7 +187,7 @@ if take ~= LOOK and granted > 0 then
       track = struct.pack('>BI6I4', 6, width, total)
         .. string.sub(entries, 1, before * 6) .. stamps .. string.sub(entries, before * 6 + 1)
     else
-      local arrival = math.max(struct.unpack('>I7', record, at + 7), now) + granted * width
+      local arrival = math.max(struct.unpack('>I7', record, at + 7), when) + granted * width
       track = struct.pack('>BI6I7', size, width, arrival)
     end
     parts[term + 1] = track

@@ -88,6 +88,9 @@ local function tracks_with_events()
   return tracks
 end
 
+-- whether a conversion had to leave out some of what still counts
+local cut = false
+
 local function buckets_from(size, width, events, ahead)
   local current, last = math.floor(now / width), math.floor(now / width)
   for _, event in ipairs(events) do
@@ -102,6 +105,7 @@ local function buckets_from(size, width, events, ahead)
       local slot = index % slots
       local room = most - struct.unpack(size == 2 and '>I2' or '>I4', counts, slot * size + 1)
       local count = math.min(event[2], room)
+      cut = cut or count < event[2]
       counts = add(counts, slot, size, count)
       total = total + count
     end
@@ -110,15 +114,22 @@ local function buckets_from(size, width, events, ahead)
 end
 
 local function log_from(window, events, limit)
+  -- The newest are kept, so they come first here, and are turned round at the end.
   local entries, count = {}, 0
   for place = #events, 1, -1 do
-    local event = events[place]
-    if event[1] + window > now then
-      for _ = 1, math.min(event[2], limit - count) do
-        count = count + 1
-        table.insert(entries, 1, struct.pack('>I6', event[1] % EPOCH))
+    local time, many = events[place][1], events[place][2]
+    if time + window > now then
+      local kept = math.min(many, limit - count)
+      cut = cut or kept < many
+      if kept > 0 then
+        entries[#entries + 1] = string.rep(struct.pack('>I6', time % EPOCH), kept)
+        count = count + kept
       end
     end
+  end
+  local last = #entries
+  for place = 1, math.floor(last / 2) do
+    entries[place], entries[last + 1 - place] = entries[last + 1 - place], entries[place]
   end
   return struct.pack('>BI6I4', 6, window, count) .. table.concat(entries)
 end
@@ -144,15 +155,16 @@ local function convert(kinds, limits, widths, ahead)
     local events = source and source.events or {}
     if size <= 4 then
       parts[term] = buckets_from(size, width, events, ahead)
-    elseif size == 6 then
-      parts[term] = log_from(width, events, limits[term])
     elseif source and source.size == size and source.width == width then
       parts[term] = string.sub(record, source.first, source.last)
+    elseif size == 6 then
+      parts[term] = log_from(width, events, limits[term])
     else
       local count = 0
       for _, event in ipairs(events) do
         count = count + (event[1] + window > now and event[2] or 0)
       end
+      cut = cut or count > limits[term]
       parts[term] = struct.pack('>BI6I7', size, width, now + math.min(count, limits[term]) * width)
     end
   end

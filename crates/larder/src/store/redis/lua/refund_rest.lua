@@ -29,9 +29,12 @@ for term, size in ipairs(kinds) do
     track = struct.pack('>BI6I4', 6, width, count - back)
       .. string.sub(entries, 1, from * 6) .. string.sub(entries, (from + back) * 6 + 1)
   else
+    -- What the pace has made good since is not given back: it would be anew, at the cost of what was charged later.
     local arrival = struct.unpack('>I7', track, 8)
-    back = math.min(permits, math.max(math.ceil((arrival - now) / width), 0))
-    track = struct.pack('>BI6I7', size, width, arrival - back * width)
+    local rest = math.min(permits * width - math.max(now - when, 0), arrival - now)
+    rest = math.max(rest, 0)
+    back = math.ceil(rest / width)
+    track = struct.pack('>BI6I7', size, width, arrival - rest)
   end
   parts[term + 1] = track
   most = math.max(most, back)
