@@ -248,6 +248,7 @@ impl Context {
         terms: Vec<Term>,
         permits: u64,
         stamp: Stamp,
+        done: impl FnOnce() + Send + 'static,
     ) {
         let context = self.clone();
         self.releases.spawn(async move {
@@ -255,6 +256,7 @@ impl Context {
             if let Ok(Err(error)) = tokio::time::timeout(context.limits.response_timeout, refund).await {
                 tracing::debug!(%error, "unused permits could not be given back and count until their window has passed");
             }
+            done();
         });
     }
 

@@ -60,6 +60,15 @@ async fn a_calls_own_timeout_is_kept_and_decided_by_the_policy() {
 }
 
 #[tokio::test]
+async fn many_keys_at_once_are_decided_by_the_policy_however_many() {
+    let server = Server::start();
+    let (_larder, limiter) = limiter(&server, Outage::Allow).await;
+    server.pause();
+    let decisions = limiter.check_many(0..100).await.unwrap();
+    assert!(decisions.len() == 100 && decisions.iter().all(|one| one.decided_by() == DecidedBy::Outage));
+}
+
+#[tokio::test]
 async fn each_policy_decides_as_it_says() {
     let server = Server::start();
     let (larder, errors) = limiter(&server, Outage::Error).await;

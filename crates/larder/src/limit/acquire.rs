@@ -107,7 +107,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if !self.taken {
             let plan = self.limiter.plan();
-            let _ = self.limiter.give_back_later(self.name, &plan, self.stamp, 1);
+            self.limiter.give_back_later(self.name, &plan, self.stamp, 1);
         }
     }
 }

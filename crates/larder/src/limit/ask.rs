@@ -176,13 +176,14 @@ impl RateLimiter {
         if let Some(decision) = local.decide(name.as_bytes(), cost, plan, &self.inner.context.clock) {
             return Ok(decision);
         }
-        let asked = (self.now(), local.changes());
+        let (asked, resets) = ((self.now(), local.changes()), local.resets());
         let ahead = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         let batch = lease.batch.max(cost);
-        let charge = Charge { terms: &plan.terms, take: Take::Half, cost: batch, ahead, patience: 0 };
+        let take = Take::Half { least: cost };
+        let charge = Charge { terms: &plan.terms, take, cost: batch, ahead, patience: 0 };
         let charged = match self.send(name, charge).await {
             Ok(charged) if charged.granted == 0 => {
-                return Ok(self.decided(name, plan, Take::UpTo, cost, charged, asked));
+                return Ok(self.decided(name, plan, Take::All, cost, charged, asked));
             }
             Ok(charged) => charged,
             Err(error) => return self.without_store(name, plan, Take::All, cost, error),
@@ -196,33 +197,44 @@ impl RateLimiter {
             remaining: charged.remaining,
             reset_at: asked.0.after(Duration::from_micros(charged.reset)),
         };
-        let decision = self.keep(name, &known, held, cost)?;
+        let decision = self.keep(name, &known, held, cost, resets);
         match decision {
             Some(decision) => Ok(Decision { decided_by: DecidedBy::Store, ..decision }),
-            // Half of what is left, or its time, was too little for this cost.
+            // Its time was over before it came, or the key was reset meanwhile.
             None => self.ask_store(name, plan, Take::All, cost).await,
         }
     }
 
     /// Puts a batch where it can be spent, spends of it, and sees to it that what is left is given back.
-    fn keep(&self, name: &Name, known: &Arc<Known>, mut held: Held, cost: u64) -> Result<Option<Decision>> {
+    fn keep(
+        &self,
+        name: &Name,
+        known: &Arc<Known>,
+        mut held: Held,
+        cost: u64,
+        resets: u64,
+    ) -> Option<Decision> {
         let (now, plan, stamp) = (self.now(), held.plan.clone(), held.stamp);
         let rest = held.deadline.since(now);
-        let decision = held.spend(cost, &plan, now);
-        let replaced = known.facts().lease.replace(held);
-        if let Some(old) = replaced.filter(|old| old.left > 0) {
-            self.give_back_later(name, &old.plan, old.stamp, old.left)?;
+        let mut facts = known.facts();
+        // Whoever resets counts first and takes the lock to forget afterwards.
+        if self.inner.local.resets() != resets {
+            drop(facts);
+            self.give_back_later(name, &plan, stamp, held.left);
+            return None;
         }
-        let (limiter, known, name) = (self.clone(), Arc::downgrade(known), name.clone());
+        let decision = held.spend(cost, &plan, now);
+        let replaced = facts.lease.replace(held);
+        drop(facts);
+        if let Some(old) = replaced.filter(|old| old.left > 0) {
+            self.give_back_later(name, &old.plan, old.stamp, old.left);
+        }
+        let end = LeaseEnd { limiter: self.clone(), known: known.clone(), name: name.clone(), stamp };
         self.inner.context.timers.spawn(async move {
             tokio::time::sleep(rest).await;
-            let Some(known) = known.upgrade() else { return };
-            let ended = known.facts().lease.take_if(|lease| lease.stamp == stamp);
-            if let Some(ended) = ended.filter(|ended| ended.left > 0) {
-                let _ = limiter.give_back_later(&name, &ended.plan, ended.stamp, ended.left);
-            }
+            drop(end);
         });
-        Ok(decision)
+        decision
     }
 
     /// Gives permits back to the lease or to the store that they came from.
@@ -245,9 +257,29 @@ impl RateLimiter {
     }
 
     /// The same without waiting for it.
-    pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: Stamp, permits: u64) -> Result<()> {
-        self.inner.local.forget_refusal(name.as_bytes());
-        self.inner.context.refund_in_background(name.as_str().to_owned(), plan.terms.clone(), permits, stamp);
-        Ok(())
+    pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: Stamp, permits: u64) {
+        let (local, key) = (self.inner.local.clone(), name.clone());
+        // Not before: until then the store refuses what it has just refused.
+        let done = move || local.forget_refusal(key.as_bytes());
+        let name = name.as_str().to_owned();
+        self.inner.context.refund_in_background(name, plan.terms.clone(), permits, stamp, done);
+    }
+}
+
+/// Gives back what a lease did not spend, when its time is over or the larder is closed.
+struct LeaseEnd {
+    limiter: RateLimiter,
+    /// Kept here too: the table of what is known may lose it before.
+    known: Arc<Known>,
+    name: Name,
+    stamp: Stamp,
+}
+
+impl Drop for LeaseEnd {
+    fn drop(&mut self) {
+        let ended = self.known.facts().lease.take_if(|lease| lease.stamp == self.stamp);
+        if let Some(ended) = ended.filter(|ended| ended.left > 0) {
+            self.limiter.give_back_later(&self.name, &ended.plan, ended.stamp, ended.left);
+        }
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Local {
     plan: Mutex<Option<Arc<Plan>>>,
     /// How many refunds, resets and changes of quota there were: a refusal that was asked for before one is not kept.
     changes: AtomicU64,
+    /// How many resets there were: a batch that was asked for before one is not spent.
+    resets: AtomicU64,
 }
 
 /// What is known about one key.
@@ -72,6 +74,7 @@ impl Local {
             keys: Cache::new(KEYS),
             plan: Mutex::default(),
             changes: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
         }
     }
 
@@ -141,6 +144,11 @@ impl Local {
         self.changes.load(Ordering::Acquire)
     }
 
+    /// To be taken before a batch is asked for, and compared within the lock of its key's facts.
+    pub(super) fn resets(&self) -> u64 {
+        self.resets.load(Ordering::Acquire)
+    }
+
     /// Remembers that `cost` was refused by a request that left at `sent`.
     pub(super) fn refused(
         &self,
@@ -190,6 +198,7 @@ impl Local {
 
     /// The key begins anew; permits of a lease are void with it.
     pub(super) fn forget(&self, name: &[u8]) {
+        self.resets.fetch_add(1, Ordering::AcqRel);
         self.changes.fetch_add(1, Ordering::AcqRel);
         if let Some(known) = self.known(name) {
             *known.facts() = Facts::default();

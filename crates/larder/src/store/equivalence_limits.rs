@@ -65,7 +65,7 @@ fn steps() -> impl Strategy<Value = Step> {
     let take = prop_oneof![
         5 => Just(Take::All),
         1 => Just(Take::UpTo),
-        1 => Just(Take::Half),
+        1 => (1..6u64).prop_map(|least| Take::Half { least }),
         2 => Just(Take::Look)
     ];
     let ahead = prop_oneof![4 => Just(0u64), 1 => 0..61_000u64, 1 => 0..59_000_000u64];
@@ -87,6 +87,10 @@ fn steps() -> impl Strategy<Value = Step> {
                 let ahead = if plans()[plan].iter().any(|term| term.rule == Rule::Gcra) { 0 } else { ahead };
                 // A limiter refuses a cost above the limit before it asks.
                 let cost = cost.min(plans()[plan].iter().map(|term| term.limit).min().unwrap_or(1));
+                let take = match take {
+                    Take::Half { least } => Take::Half { least: least.min(cost) },
+                    take => take,
+                };
                 Step::Charge { plan, take, cost, ahead, patience }
             }
         ),

@@ -61,8 +61,8 @@ pub(crate) enum Take {
     All,
     /// As much as fits.
     UpTo,
-    /// As much as fits into half of what is left, rounded up.
-    Half,
+    /// As much as fits into half of what is left, rounded up; but so much at least, or nothing.
+    Half { least: u64 },
     /// Nothing: only what [`All`](Self::All) would answer. Writes nothing.
     Look,
 }
@@ -74,7 +74,7 @@ impl Take {
         match self {
             Self::All => 1,
             Self::UpTo => 2,
-            Self::Half => 3,
+            Self::Half { .. } => 3,
             Self::Look => 4,
         }
     }

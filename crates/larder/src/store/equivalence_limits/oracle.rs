@@ -46,7 +46,7 @@ struct Use {
 }
 
 fn events(window: u64) -> impl Strategy<Value = Vec<Event>> {
-    let take = prop_oneof![4 => Just(Take::All), 1 => Just(Take::UpTo), 1 => Just(Take::Half)];
+    let take = prop_oneof![4 => Just(Take::All), 1 => Just(Take::UpTo), 1 => Just(Take::Half { least: 1 })];
     let limits = || prop_oneof![4 => Just(0usize), 1 => 0..3usize];
     // Bursts at one microsecond, a steady stream, and pauses around the window's end.
     let pass = prop_oneof![
@@ -158,7 +158,7 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
                     Event::Lease { batch, span, limits, .. } => {
                         let set = &sets[*limits];
                         let ahead = (shortest * span / 1000).max(1);
-                        (set, Charge { terms: set, take: Take::Half, cost: *batch, ahead, patience: 0 })
+                        (set, Charge { terms: set, take: Take::Half { least: 1 }, cost: *batch, ahead, patience: 0 })
                     }
                     Event::Book { within, limits } => {
                         let set = &sets[*limits];
@@ -294,7 +294,7 @@ fn a_server_clock_that_steps_back_opens_nothing_and_says_how_long() {
         assert_eq!(both.charge(all).1.granted, 30);
         for back in [1, 1_000, 3_600_000_000] {
             both.clock = START - back;
-            for take in [Take::All, Take::UpTo, Take::Half] {
+            for take in [Take::All, Take::UpTo, Take::Half { least: 1 }] {
                 let (expected, found) = both.charge(Charge { take, cost: 1, ..all });
                 assert_eq!((expected, found.granted), (found, 0), "{terms:?}, {back} back");
                 assert!(found.wait > back && found.reset > back, "{found:?}");

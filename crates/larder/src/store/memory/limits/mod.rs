@@ -93,7 +93,8 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
     let (most, wanted) = match take {
         Take::All | Take::Look => (if room >= i128::from(cost) { i128::from(cost) } else { 0 }, cost),
         Take::UpTo => (room, 1),
-        Take::Half => (room.max(0) - room.max(0) / 2, 1),
+        Take::Half { least } if room >= i128::from(least) => ((room - room / 2).max(least.into()), least),
+        Take::Half { least } => (0, least),
     };
     let mut granted = u64::try_from(most.max(0)).unwrap_or(u64::MAX).min(cost);
     let (mut when, mut wait) = (now.saturating_add(ahead), 0);

@@ -4,7 +4,7 @@
 --   its width (6) and its limit (4)
 --   2, unless it is to charge all or nothing, now: what to take (1: ALL or nothing, 1; as much as fits up to the cost, 2;
 --   at most HALF of what is left, 3; nothing, only LOOK, 4), how many microseconds ahead to charge it (7), how many
---   microseconds ahead a turn may be booked (7)
+--   microseconds ahead a turn may be booked (7), and how much half of what is left is to be at least (4)
 -- Reply: how much was granted (4), the term that bound, from 0 (1), what it has left (4), microseconds to wait (7),
 --   microseconds until all is back (7), the time that was charged (7) and that of the record's first charge (7), both 0
 --   where nothing was

@@ -1,7 +1,7 @@
 -- The whole rule, for records and requests of every kind: what charge.lua has not answered, after limit.lua.
-local take, ahead, patience = ALL, 0, 0
+local take, ahead, patience, least = ALL, 0, 0, 1
 if ARGV[2] then
-  take, ahead, patience = struct.unpack('>BI7I7', ARGV[2])
+  take, ahead, patience, least = struct.unpack('>BI7I7I4', ARGV[2])
 end
 local kinds, limits, widths = terms_from(5)
 local places = record and locate(kinds, widths)
@@ -118,8 +118,9 @@ local granted, wanted = cost, cost
 if take == ALL or take == LOOK then
   granted = room >= cost and cost or 0
 else
-  wanted = 1
-  granted = math.max(math.min(cost, take == HALF and math.ceil(room / 2) or room), 0)
+  wanted = take == HALF and least or 1
+  granted = take == HALF and math.max(math.ceil(room / 2), least) or room
+  granted = room >= wanted and math.min(cost, granted) or 0
 end
 
 local when, wait = now + ahead, 0
