@@ -57,6 +57,19 @@ async fn a_calls_own_timeout_is_kept_and_decided_by_the_policy() {
     let denied = limiter.check("a").timeout(Duration::from_millis(20)).await.unwrap();
     assert!(!denied.is_allowed() && denied.decided_by() == DecidedBy::Outage);
     assert!(denied.retry_after().is_some() && started.elapsed() < Duration::from_millis(90));
+    // One caller's hurry does not decide for the others.
+    server.resume();
+    assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::Store);
+}
+
+#[tokio::test]
+async fn a_call_that_was_not_sent_is_not_in_doubt() {
+    let server = Server::start();
+    let (_larder, limiter) = limiter(&server, Outage::Error).await;
+    server.pause();
+    assert!(limiter.check("a").await.unwrap_err().is_indeterminate());
+    let error = limiter.check("a").await.unwrap_err();
+    assert!(error.is_retryable() && !error.is_indeterminate(), "{error:?}");
 }
 
 #[tokio::test]

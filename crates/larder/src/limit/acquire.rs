@@ -74,8 +74,11 @@ impl RateLimiter {
             let span = Duration::from_micros(charged.wait);
             if charged.granted > 0 {
                 drop(turn);
+                let booked = self.now();
                 self.sleep_until_turn(name, &charged, span).await;
-                return Ok(Decision::of(charged, &plan, DecidedBy::Store));
+                let slept = u64::try_from(self.now().since(booked).as_micros()).unwrap_or(u64::MAX);
+                let reset = charged.reset.saturating_sub(slept);
+                return Ok(Decision::of(Charged { reset, ..charged }, &plan, DecidedBy::Store));
             }
             if turn.is_none() || charged.wait > left(deadline, self.now()) {
                 return Ok(self.decided(name, &plan, Take::All, 1, charged, asked));

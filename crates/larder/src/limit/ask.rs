@@ -89,16 +89,24 @@ impl RateLimiter {
         if let Some(error) = breaker.and_then(|breaker| breaker.refusal(self.now())) {
             return Err(error);
         }
+        let sent = self.now();
         let mut request = pin!(store.charge(name, charge));
+        let mut hurried = false;
         let answer = poll_fn(|cx| match request.as_mut().poll(cx) {
             // The call's time is over: this is the last poll, in which to decide without the store.
-            Poll::Pending if call::is_late() => Poll::Ready(Err(Error::timed_out(self.timeout()))),
+            Poll::Pending if call::is_late() => {
+                let waited = self.now().since(sent);
+                // A caller in a hurry says nothing about the store. The call's time began a moment before.
+                hurried = waited < self.timeout() - self.timeout() / 10;
+                Poll::Ready(Err(Error::timed_out(waited)))
+            }
             answer => answer,
         })
         .await;
         if let Some(breaker) = breaker {
             match &answer {
                 Ok(_) => breaker.answered(),
+                Err(_) if hurried => {}
                 Err(error) => breaker.failed(error, self.now()),
             }
         }

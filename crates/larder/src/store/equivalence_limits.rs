@@ -143,8 +143,8 @@ fn told_the_time() -> (String, String) {
             script.replacen("redis.call('TIME')", "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }", 1);
         assert_ne!(told, script);
         // Records must not end by the server's real time.
-        told.replace("math.max(math.ceil((all_back - clock) / 1000), 1)", "36000000")
-            .replace("string.format('%d', math.ceil((charged - clock) / 1000))", "36000000")
+        told.replace("math.ceil((all_back - clock) / 1000) + 1", "36000000")
+            .replace("string.format('%d', math.ceil((charged - clock) / 1000) + 1)", "36000000")
     };
     let (charge, refund) = raw::scripts();
     (tell(charge), tell(refund))

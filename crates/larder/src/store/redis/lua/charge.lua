@@ -170,7 +170,8 @@ if usual and not refused then
     -- In the bucket of the charge before, it ends when it would have.
     redis.call('SET', KEYS[1], written, 'KEEPTTL')
   else
-    redis.call('SET', KEYS[1], written, 'PX', string.format('%d', math.ceil((charged - clock) / 1000)))
+    -- A millisecond more: what is left of this one is lost, and the time to live counts from before the script.
+    redis.call('SET', KEYS[1], written, 'PX', string.format('%d', math.ceil((charged - clock) / 1000) + 1))
   end
   return pack('>I4BI4I7I7I7I7', cost, binding, remains, 0, charged - clock, now, born)
 elseif usual then

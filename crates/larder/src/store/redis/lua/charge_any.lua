@@ -203,7 +203,7 @@ if take ~= LOOK and granted > 0 then
     end
     all_back = math.max(all_back, ends(term))
   end
-  redis.call('SET', KEYS[1], record, 'PX', math.max(math.ceil((all_back - clock) / 1000), 1))
+  redis.call('SET', KEYS[1], record, 'PX', math.ceil((all_back - clock) / 1000) + 1)
 else
   for term in ipairs(kinds) do
     all_back = math.max(all_back, ends(term))
