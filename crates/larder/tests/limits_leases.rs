@@ -74,10 +74,8 @@ async fn what_fits_passes_whatever_half_of_it_is() {
 #[tokio::test]
 async fn what_a_lease_has_left_comes_back_when_the_larder_is_closed() {
     let server = Server::start();
-    let (larder, other) = (
-        Larder::connect(&server.url()).await.unwrap(),
-        Larder::connect(&server.url()).await.unwrap(),
-    );
+    let (larder, other) =
+        (Larder::connect(&server.url()).await.unwrap(), Larder::connect(&server.url()).await.unwrap());
     let lease = Lease::batch(40).span(Duration::from_secs(600));
     let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().leased(lease).unwrap();
     assert!(limiter.allow("a").await.unwrap());

@@ -108,10 +108,7 @@ async fn a_waiter_that_goes_away_gives_its_turn_back() {
         });
         // A booked turn is counted: the next is another window away.
         let (limit, other) = (window + Duration::from_millis(1), limiter.clone());
-        until("a turn is booked", async || {
-            ready(limit, other.clone()).await
-        })
-        .await;
+        until("a turn is booked", async || ready(limit, other.clone()).await).await;
         waiting.abort();
         let _ = waiting.await;
         until("the turn is free", async || !ready(window, limiter.clone()).await).await;

@@ -150,6 +150,7 @@ impl RateLimiter {
             reset_after: Duration::from_secs(1),
             decided_by: DecidedBy::Outage,
             stamp: Stamp::default(),
+            counted_here: false,
         };
         match self.inner.outage {
             Outage::Error => Err(error),
@@ -161,7 +162,7 @@ impl RateLimiter {
                 let clock = self.now().as_micros();
                 let charged = self.inner.local.share.charge(name.as_str(), charge, clock);
                 let decision = Decision::of(charged, plan, DecidedBy::Outage);
-                Ok(Decision { stamp: Stamp::default(), ..decision })
+                Ok(Decision { stamp: Stamp::default(), counted_here: true, ..decision })
             }
         }
     }

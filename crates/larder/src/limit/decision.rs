@@ -18,6 +18,8 @@ pub struct Decision {
     pub(super) decided_by: DecidedBy,
     /// Where it was charged.
     pub(super) stamp: Stamp,
+    /// Whether it was counted by this program's own share.
+    pub(super) counted_here: bool,
 }
 
 /// Where a decision was made.
@@ -61,6 +63,7 @@ impl Decision {
             reset_after: Duration::from_micros(charged.reset),
             decided_by,
             stamp: if granted { charged.stamp } else { Stamp::default() },
+            counted_here: false,
         }
     }
 
@@ -106,6 +109,12 @@ impl Decision {
     #[must_use]
     pub fn reset_after(&self) -> Duration {
         self.reset_after
+    }
+
+    /// Whether it stands on a count, of the store or of this program's share, and not on a policy alone.
+    #[cfg(feature = "tower")]
+    pub(crate) fn was_counted(&self) -> bool {
+        self.decided_by != DecidedBy::Outage || self.counted_here
     }
 
     /// Where it was decided.

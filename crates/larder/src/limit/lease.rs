@@ -99,6 +99,7 @@ impl Held {
             reset_after: self.reset_at.since(now),
             decided_by: DecidedBy::Lease,
             stamp: self.stamp,
+            counted_here: false,
         })
     }
 }

@@ -124,6 +124,7 @@ impl Local {
             reset_after: refusal.reset_at.since(now),
             decided_by: DecidedBy::Refusal,
             stamp: Stamp::default(),
+            counted_here: false,
         })
     }
 

@@ -158,7 +158,16 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
                     Event::Lease { batch, span, limits, .. } => {
                         let set = &sets[*limits];
                         let ahead = (shortest * span / 1000).max(1);
-                        (set, Charge { terms: set, take: Take::Half { least: 1 }, cost: *batch, ahead, patience: 0 })
+                        (
+                            set,
+                            Charge {
+                                terms: set,
+                                take: Take::Half { least: 1 },
+                                cost: *batch,
+                                ahead,
+                                patience: 0,
+                            },
+                        )
                     }
                     Event::Book { within, limits } => {
                         let set = &sets[*limits];

@@ -57,11 +57,18 @@ impl Limits {
 
     pub(crate) fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp, clock: u64) -> u64 {
         let mut state = self.state();
-        let Some(record) = state.records.get_mut(name).filter(|record| record.born == stamp.born && record.counts(terms)) else {
+        let Some(record) =
+            state.records.get_mut(name).filter(|record| record.born == stamp.born && record.counts(terms))
+        else {
             return 0;
         };
         let (latest, now) = (record.latest, record.latest.max(clock));
-        record.tracks.iter_mut().map(|track| track.refund(permits, stamp.when, latest, now)).max().unwrap_or(0)
+        record
+            .tracks
+            .iter_mut()
+            .map(|track| track.refund(permits, stamp.when, latest, now))
+            .max()
+            .unwrap_or(0)
     }
 
     pub(crate) fn forget(&self, name: &str, clock: u64) -> bool {
