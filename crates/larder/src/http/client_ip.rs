@@ -23,10 +23,18 @@ type Peer = Arc<dyn Fn(&RequestHead<'_>) -> Option<IpAddr> + Send + Sync>;
 /// Requests where there is none share one key, which is warned of once. axum has it in a type of its own, so it needs
 /// `peer`:
 ///
-/// ```ignore
+/// ```
+/// # use std::net::SocketAddr;
+/// # use larder::ClientIp;
+/// # #[derive(Clone)]
+/// # struct ConnectInfo<T>(T); // axum::extract::ConnectInfo
+/// # fn clients() -> larder::Result<ClientIp> {
 /// let clients = ClientIp::new()
 ///     .peer(|request| request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip()))
 ///     .trust(["10.0.0.0/8", "fd00::/8"])?;
+/// # Ok(clients)
+/// # }
+/// # clients().unwrap();
 /// ```
 #[derive(Clone)]
 pub struct ClientIp {

@@ -2,7 +2,7 @@
 //!
 //! A batch is charged to the bucket of the lease's *expiry*, and every decision counts what lies ahead, so that no
 //! window admits more than the limit (the proof is in docs/rate-limits.md). A batch is at most half of what is left,
-//! so that leases shrink as the limit is neared. Its time counts here from before the request left, less a thousandth
+//! or the cost that asked for it, so that leases shrink as the limit is neared. Its time counts here from before the request left, less a thousandth
 //! for clocks that differ in rate. What is not spent by then is given back; what a dead process held counts until its
 //! window has passed.
 

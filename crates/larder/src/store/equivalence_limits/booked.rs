@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::oracle::most_in_a_window;
 use super::{Both, START, connection, told_the_time};
 use crate::store::limit::{Charge, Charged, Rule, Take, Term};
 use crate::store::memory::Limits;
@@ -100,4 +101,46 @@ fn buckets_become_a_large_log_in_no_time() {
         assert_eq!(ask(both, &[log(10_000, 60 * SECOND)], Take::Look, 1, 0).granted, 0);
         assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
     });
+}
+
+#[test]
+fn gcra_keeps_its_bound_with_refunds_and_booked_turns() {
+    let (burst, interval) = (5, 10_000u64);
+    let terms = [gcra(burst, interval)];
+    for seed in 0..40u64 {
+        play(&format!("gcra-{seed}"), |both| {
+            let mut state = seed;
+            let mut random = |below: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % below
+            };
+            let (mut used, mut unused) = (Vec::new(), Vec::new());
+            for _ in 0..200 {
+                both.clock += [0, random(interval), random(6 * interval)][random(3) as usize];
+                match random(5) {
+                    0 => {
+                        let turn = ask(both, &terms, Take::All, 1, 3 * interval);
+                        used.extend((turn.granted > 0).then_some(both.clock + turn.wait + turn.wait / 1000));
+                    }
+                    1 | 2 if !unused.is_empty() => {
+                        let (stamp, permits) = unused.swap_remove(random(unused.len() as u64) as usize);
+                        let (expected, found) = both.refund(&terms, permits, stamp);
+                        assert_eq!(expected, found);
+                    }
+                    _ => {
+                        let charged = ask(both, &terms, Take::UpTo, 1 + random(burst), 0);
+                        if charged.granted > 0 {
+                            let kept = random(charged.granted + 1);
+                            used.extend((kept..charged.granted).map(|_| both.clock));
+                            unused.push((charged.stamp, kept));
+                        }
+                    }
+                }
+            }
+            for window in [interval, 5 * interval, 30 * interval] {
+                let most = most_in_a_window(&mut used, window);
+                assert!(most <= window / interval + burst, "{most} in {window}, seed {seed}");
+            }
+        });
+    }
 }

@@ -67,7 +67,7 @@ fn events(window: u64) -> impl Strategy<Value = Vec<Event>> {
 }
 
 /// What any window of this length held at most, of permits used at these times.
-fn most_in_a_window(times: &mut [u64], window: u64) -> u64 {
+pub(super) fn most_in_a_window(times: &mut [u64], window: u64) -> u64 {
     times.sort_unstable();
     let mut most = 0;
     for (last, time) in times.iter().enumerate() {
