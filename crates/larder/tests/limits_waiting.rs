@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, Larder, Quota};
+use larder::{DecidedBy, ErrorKind, Larder, Quota};
 use larder_testkit::Server;
 use support::{each_store, until};
 
@@ -115,6 +115,34 @@ async fn a_waiter_that_goes_away_gives_its_turn_back() {
         // And the refusal that was known here is forgotten.
         assert!(limiter.check("a").await.unwrap().retry_after().unwrap() <= window, "{store}");
     }
+}
+
+#[tokio::test]
+async fn what_was_refused_is_known_until_the_turn_is_given_back() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    let limiter = larder.rate_limiter("api", Quota::per_hour(1)).unwrap();
+    assert!(limiter.allow("a").await.unwrap());
+    let waiting = tokio::spawn({
+        let limiter = limiter.clone();
+        async move { limiter.acquire("a", 2 * hour).await }
+    });
+    until("a turn is booked", async || {
+        let refused = limiter.acquire("a", Duration::ZERO).await.unwrap();
+        refused.retry_after().is_some_and(|wait| wait > hour)
+    })
+    .await;
+    server.pause();
+    waiting.abort();
+    let _ = waiting.await;
+    let refused = limiter.check("a").await.unwrap();
+    assert_eq!(refused.decided_by(), DecidedBy::Refusal);
+    server.resume();
+    until("the turn is free", async || {
+        limiter.check("a").await.unwrap().retry_after().is_some_and(|wait| wait <= hour)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
