@@ -66,8 +66,9 @@ pub(crate) enum Clock {
     Manual(Arc<AtomicU64>),
 }
 
-/// How old [`Clock::recent`] may be: the kernel's timer ticks at least a hundred times a second.
-pub(crate) const RECENT: Duration = Duration::from_millis(10);
+/// How old [`Clock::recent`] may be: the kernel's timer ticks at least a hundred times a second, and catches up late where
+/// a host has taken the processor away for several ticks.
+pub(crate) const RECENT: Duration = Duration::from_millis(100);
 
 impl Clock {
     pub(crate) fn now(&self) -> Tick {
@@ -184,7 +185,7 @@ mod tests {
             assert!(recent <= after && recent >= last);
             // A thread that was not running for long says nothing about the clock.
             if after.since(before) < Duration::from_millis(1) {
-                assert!(after.since(recent) < 2 * RECENT, "{:?}", after.since(recent));
+                assert!(after.since(recent) < RECENT, "{:?}", after.since(recent));
             }
             last = recent;
         }

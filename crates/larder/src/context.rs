@@ -18,7 +18,7 @@ use crate::near::Changes;
 use crate::outbox::{Added, Outbox};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
-use crate::store::limit::{LimitStore, Term};
+use crate::store::limit::{LimitStore, Stamp, Term};
 use crate::store::trust::Seen;
 use crate::store::{AnyStore, Claim, Listener, Store};
 use crate::tasks::Tasks;
@@ -247,7 +247,8 @@ impl Context {
         name: String,
         terms: Vec<Term>,
         permits: u64,
-        stamp: u64,
+        stamp: Stamp,
+        done: impl FnOnce() + Send + 'static,
     ) {
         let context = self.clone();
         self.releases.spawn(async move {
@@ -255,6 +256,7 @@ impl Context {
             if let Ok(Err(error)) = tokio::time::timeout(context.limits.response_timeout, refund).await {
                 tracing::debug!(%error, "unused permits could not be given back and count until their window has passed");
             }
+            done();
         });
     }
 

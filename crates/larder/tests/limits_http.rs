@@ -243,6 +243,14 @@ async fn when_nobody_can_decide_the_answer_is_503_unless_the_program_allows() {
         let kind = body.map(|body| body["type"].as_str().unwrap().to_owned());
         assert!(kind.is_none_or(|kind| kind.ends_with("#temporary-reduced-capacity")));
     }
+    // What this program's own share refuses is decided, and when to come back is known.
+    let limiter = larder.rate_limiter("api", Quota::per_hour(2)).unwrap();
+    let limiter = limiter.outage(Outage::LocalShare(2)).unwrap();
+    let service = RateLimitLayer::new(limiter, PathKey::new()).layer(handler(&Arc::default()));
+    assert!(service.clone().oneshot(get("/")).await.unwrap().status().is_success());
+    let refused = service.oneshot(get("/")).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(field(&refused, "retry-after").unwrap().parse::<u64>().unwrap() > 3000);
 }
 
 #[tokio::test]

@@ -59,6 +59,32 @@ async fn leases_never_admit_more_than_the_limit_and_shrink_as_it_is_neared() {
 }
 
 #[tokio::test]
+async fn what_fits_passes_whatever_half_of_it_is() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().leased(10).unwrap();
+        assert!(limiter.check_n("a", 80).await.unwrap().is_allowed(), "{store}");
+        assert!(limiter.check_n("a", 15).await.unwrap().is_allowed(), "{store}");
+        let refused = limiter.check_n("a", 6).await.unwrap();
+        assert_eq!((refused.is_allowed(), refused.remaining()), (false, 5), "{store}");
+        assert!(limiter.reserve("a", 5).await.unwrap().granted().is_some(), "{store}");
+        assert!(limiter.reserve("b", 100).await.unwrap().granted().is_some(), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_lease_has_left_comes_back_when_the_larder_is_closed() {
+    let server = Server::start();
+    let (larder, other) =
+        (Larder::connect(&server.url()).await.unwrap(), Larder::connect(&server.url()).await.unwrap());
+    let lease = Lease::batch(40).span(Duration::from_secs(600));
+    let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().leased(lease).unwrap();
+    assert!(limiter.allow("a").await.unwrap());
+    larder.close().await.unwrap();
+    let limiter = other.rate_limiter("api", Quota::per_hour(100)).unwrap();
+    assert_eq!(limiter.remaining("a").await.unwrap(), 99);
+}
+
+#[tokio::test]
 async fn what_a_lease_does_not_spend_comes_back() {
     for (store, larder) in each_store().await {
         let lease = Lease::batch(40).span(Duration::from_millis(100));

@@ -57,6 +57,28 @@ async fn a_calls_own_timeout_is_kept_and_decided_by_the_policy() {
     let denied = limiter.check("a").timeout(Duration::from_millis(20)).await.unwrap();
     assert!(!denied.is_allowed() && denied.decided_by() == DecidedBy::Outage);
     assert!(denied.retry_after().is_some() && started.elapsed() < Duration::from_millis(90));
+    // One caller's hurry does not decide for the others.
+    server.resume();
+    assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::Store);
+}
+
+#[tokio::test]
+async fn a_call_that_was_not_sent_is_not_in_doubt() {
+    let server = Server::start();
+    let (_larder, limiter) = limiter(&server, Outage::Error).await;
+    server.pause();
+    assert!(limiter.check("a").await.unwrap_err().is_indeterminate());
+    let error = limiter.check("a").await.unwrap_err();
+    assert!(error.is_retryable() && !error.is_indeterminate(), "{error:?}");
+}
+
+#[tokio::test]
+async fn many_keys_at_once_are_decided_by_the_policy_however_many() {
+    let server = Server::start();
+    let (_larder, limiter) = limiter(&server, Outage::Allow).await;
+    server.pause();
+    let decisions = limiter.check_many(0..100).await.unwrap();
+    assert!(decisions.len() == 100 && decisions.iter().all(|one| one.decided_by() == DecidedBy::Outage));
 }
 
 #[tokio::test]
@@ -116,4 +138,30 @@ async fn an_outage_of_one_node_of_a_cluster_does_not_open_the_others() {
     for key in 0..50 {
         assert!(limiter.allow(key).await.unwrap());
     }
+    // Which nodes serve some of the slots whose breaker the key shares: a stretch of 1024.
+    let masters = cluster.masters();
+    let stopped = masters[0];
+    let slot = |key: u64| stopped.query::<u64>(&["CLUSTER", "KEYSLOT", &format!("~limit.1:{{/api:{key}}}")]);
+    let third = 16_384 / 3;
+    let served: Vec<(u64, u64, bool)> = (0..50)
+        .map(|key| (key, slot(key)))
+        .map(|(key, slot)| (key, slot, (slot / 1024 * 1024 / third) == ((slot / 1024 * 1024 + 1023) / third)))
+        .collect();
+    let first_slot = |key: u64| std::ptr::eq(cluster.master_of(&format!("~limit.1:{{/api:{key}}}")), stopped);
+    let (away, there): (Vec<_>, Vec<_>) = served
+        .into_iter()
+        .filter(|(_, _, whole)| *whole)
+        .map(|(key, ..)| key)
+        .partition(|key| first_slot(*key));
+    assert!(away.len() > 2 && there.len() > 5);
+    stopped.pause();
+    for _ in 0..2 {
+        for key in &away {
+            assert_eq!(limiter.check(*key).await.unwrap().decided_by(), DecidedBy::Outage);
+        }
+        for key in &there {
+            assert_eq!(limiter.check(*key).await.unwrap().decided_by(), DecidedBy::Store);
+        }
+    }
+    stopped.resume();
 }

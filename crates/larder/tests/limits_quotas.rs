@@ -145,9 +145,13 @@ async fn a_refund_gives_back_what_was_charged_and_no_more() {
             assert_eq!(limiter.check_n(&key, 3).await.unwrap().remaining(), 0, "{store}");
             assert_eq!(limiter.refund(&key, second, 1).await.unwrap(), 1);
             assert!(limiter.reset(&key).await.unwrap(), "{store}");
-            assert_eq!(limiter.refund(&key, first, 1).await.unwrap(), 0, "after a reset: {store}");
+            assert_eq!(limiter.refund(&key, first.clone(), 1).await.unwrap(), 0, "after a reset: {store}");
             assert!(!limiter.reset(&key).await.unwrap());
             assert_eq!(limiter.remaining(&key).await.unwrap(), whole);
+            // What others charged since is not given back in its place.
+            assert!(limiter.check_n(&key, whole).await.unwrap().is_allowed());
+            assert_eq!(limiter.refund(&key, first, 1).await.unwrap(), 0, "after a reset: {store}");
+            assert_eq!(limiter.remaining(&key).await.unwrap(), 0);
         }
     }
 }

@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use larder::{DecidedBy, ErrorKind, Larder, Quota};
@@ -55,7 +53,7 @@ async fn windows_below_a_second_end_and_their_records_too() {
         let limiter = larder.rate_limiter("api", quota).unwrap();
         limiter.check_n("a", quota.limit()).await.unwrap();
         let left: i64 = server.query(&["PTTL", "~limit.1:{/api:a}"]);
-        assert!((0..=31).contains(&left), "{left}");
+        assert!((0..=32).contains(&left), "{left}");
         until("it passes again", async || limiter.allow("a").await.unwrap()).await;
         until("nothing is left", async || server.query::<u64>(&["DBSIZE"]) == 0).await;
     }
@@ -76,10 +74,10 @@ async fn every_record_expires_and_is_no_larger_than_promised() {
             limiter.check_n("10.0.0.1", 10).await.unwrap();
         }
     }
-    assert_eq!(length("~limit.1:{/buckets:10.0.0.1}"), 141);
-    assert_eq!(length("~limit.1:{/wide:10.0.0.1}"), 263);
-    assert_eq!(length("~limit.1:{/exact:10.0.0.1}"), 19 + 6 * 1000);
-    assert_eq!(length("~limit.1:{/four:10.0.0.1}"), 8 + 4 * 133);
+    assert_eq!(length("~limit.1:{/buckets:10.0.0.1}"), 148);
+    assert_eq!(length("~limit.1:{/wide:10.0.0.1}"), 270);
+    assert_eq!(length("~limit.1:{/exact:10.0.0.1}"), 26 + 6 * 1000);
+    assert_eq!(length("~limit.1:{/four:10.0.0.1}"), 15 + 4 * 133);
     for name in server.query::<Vec<String>>(&["KEYS", "*"]) {
         let left: i64 = server.query(&["PTTL", &name]);
         assert!(left > 0 && left <= 24 * 3_600_000 * 61 / 60 + 1, "{name} {left}");
@@ -191,26 +189,32 @@ async fn several_connections_to_one_server_share_one_limit() {
     let server = support::server();
     let (limit, window) = (50u64, Duration::from_millis(250));
     let namespace = support::namespace();
-    let (started, admitted) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let started = Instant::now();
     let mut tasks = Vec::new();
     for _ in 0..4 {
         let larder = Larder::builder().url(server.url()).namespace(&namespace).connect().await.unwrap();
         for _ in 0..4 {
             let limiter = larder.rate_limiter("api", Quota::new(limit, window)).unwrap();
-            let admitted = admitted.clone();
             tasks.push(tokio::spawn(async move {
+                let mut admitted = Vec::new();
                 while started.elapsed() < 4 * window {
-                    let allowed = limiter.allow("a").await.unwrap();
-                    admitted.fetch_add(u64::from(allowed), Ordering::SeqCst);
+                    let sent = started.elapsed();
+                    if limiter.allow("a").await.unwrap() {
+                        admitted.push((sent, started.elapsed()));
+                    }
                 }
+                admitted
             }));
         }
     }
+    let mut admitted = Vec::new();
     for task in tasks {
-        task.await.unwrap();
+        admitted.extend(task.await.unwrap());
     }
-    let windows = started.elapsed().as_nanos().div_ceil(window.as_nanos());
-    let most = limit * u64::try_from(windows).unwrap();
-    let admitted = admitted.load(Ordering::SeqCst);
-    assert!(admitted <= most && admitted >= limit * 3, "{admitted} of at most {most}");
+    assert!(admitted.len() as u64 >= limit * 3, "{}", admitted.len());
+    // Each was admitted between its request and its answer: what lies in a window as a whole is no more than the limit.
+    for (start, _) in &admitted {
+        let inside = admitted.iter().filter(|(sent, answered)| sent >= start && *answered < *start + window);
+        assert!(inside.count() as u64 <= limit, "from {start:?}");
+    }
 }

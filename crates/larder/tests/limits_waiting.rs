@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, Larder, Quota};
+use larder::{DecidedBy, ErrorKind, Larder, Quota};
 use larder_testkit::Server;
 use support::{each_store, until};
 
@@ -55,12 +55,20 @@ async fn a_turn_is_one_round_trip_and_not_a_poll() {
         let calls = || server.calls("evalsha") + server.calls("eval");
         assert!(limiter.acquire("a", LONG).await.unwrap().is_allowed());
         assert_eq!(calls(), 1);
-        // Whoever only checks is behind those who wait.
-        let waiting = tokio::spawn({
-            let limiter = limiter.clone();
-            async move { limiter.acquire("a", LONG).await.unwrap() }
-        });
-        assert!(waiting.await.unwrap().is_allowed());
+        // Whoever only checks is behind those who wait: all that comes free is theirs.
+        limiter.take_up_to("b", quota.limit()).await.unwrap();
+        let waiting: Vec<_> = (0..quota.limit())
+            .map(|_| {
+                let limiter = limiter.clone();
+                tokio::spawn(async move { limiter.acquire("b", LONG).await.unwrap() })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let behind = limiter.check("b").await.unwrap();
+        assert!(!behind.is_allowed() && behind.retry_after().unwrap() > Duration::from_millis(300));
+        for one in waiting {
+            assert!(one.await.unwrap().is_allowed());
+        }
     }
 }
 
@@ -85,30 +93,56 @@ async fn who_would_wait_too_long_is_told_at_once() {
 #[tokio::test]
 async fn a_waiter_that_goes_away_gives_its_turn_back() {
     for (store, larder) in each_store().await {
-        let window = Duration::from_secs(5);
+        // So long that nothing comes free by itself.
+        let window = Duration::from_secs(3600);
         let limiter = larder.rate_limiter("api", Quota::new(1, window)).unwrap();
         assert!(limiter.allow("a").await.unwrap());
         let ready = |limit: Duration, limiter: larder::RateLimiter| async move {
-            let refused = limiter.check("a").await.unwrap();
+            // Asks the store, whatever is known here.
+            let refused = limiter.acquire("a", Duration::ZERO).await.unwrap();
             refused.retry_after().is_some_and(|wait| wait > limit)
         };
         let waiting = tokio::spawn({
             let limiter = limiter.clone();
-            async move { limiter.acquire("a", LONG).await }
+            async move { limiter.acquire("a", 2 * window).await }
         });
         // A booked turn is counted: the next is another window away.
         let (limit, other) = (window + Duration::from_millis(1), limiter.clone());
-        until("a turn is booked", async || {
-            other.set_quotas(Quota::new(1, window)).unwrap();
-            other.reset("other").await.unwrap();
-            ready(limit, other.clone()).await
-        })
-        .await;
+        until("a turn is booked", async || ready(limit, other.clone()).await).await;
         waiting.abort();
         let _ = waiting.await;
         until("the turn is free", async || !ready(window, limiter.clone()).await).await;
-        assert!(limiter.acquire("a", LONG).await.unwrap().is_allowed(), "{store}");
+        // And the refusal that was known here is forgotten.
+        assert!(limiter.check("a").await.unwrap().retry_after().unwrap() <= window, "{store}");
     }
+}
+
+#[tokio::test]
+async fn what_was_refused_is_known_until_the_turn_is_given_back() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    let limiter = larder.rate_limiter("api", Quota::per_hour(1)).unwrap();
+    assert!(limiter.allow("a").await.unwrap());
+    let waiting = tokio::spawn({
+        let limiter = limiter.clone();
+        async move { limiter.acquire("a", 2 * hour).await }
+    });
+    until("a turn is booked", async || {
+        let refused = limiter.acquire("a", Duration::ZERO).await.unwrap();
+        refused.retry_after().is_some_and(|wait| wait > hour)
+    })
+    .await;
+    server.pause();
+    waiting.abort();
+    let _ = waiting.await;
+    let refused = limiter.check("a").await.unwrap();
+    assert_eq!(refused.decided_by(), DecidedBy::Refusal);
+    server.resume();
+    until("the turn is free", async || {
+        limiter.check("a").await.unwrap().retry_after().is_some_and(|wait| wait <= hour)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,6 +180,26 @@ async fn a_permit_is_free_again_when_it_is_dropped() {
         assert!(limiter.acquire("a", Duration::from_millis(30)).await.unwrap().is_none());
         drop(permit);
         until("it is free", async || limiter.try_acquire("a").await.unwrap().is_some()).await;
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_one_key_is_not_in_the_way_of_another() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.concurrency_limiter("exports", 1).unwrap();
+        let first = limiter.acquire("a", Duration::ZERO).await.unwrap().unwrap();
+        let waiting = tokio::spawn({
+            let limiter = limiter.clone();
+            async move { limiter.acquire("a", LONG).await.unwrap() }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let other = limiter.acquire("b", Duration::from_secs(1)).await.unwrap();
+        assert!(other.is_some(), "{store}");
+        // Nor is it woken in the other's place.
+        drop(other);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(first.release().await.unwrap());
+        assert!(waiting.await.unwrap().is_some(), "{store}");
     }
 }
 
@@ -204,5 +258,7 @@ async fn nonsense_permits_are_refused() {
         assert_eq!(larder.concurrency_limiter("a", permits).unwrap_err().kind(), ErrorKind::InvalidSetting);
     }
     assert!(larder.concurrency_limiter("no spaces", 1).is_err());
-    assert!(larder.concurrency_limiter("a", 1).unwrap().ttl(Duration::ZERO).is_err());
+    for ttl in [Duration::ZERO, Duration::MAX] {
+        assert!(larder.concurrency_limiter("a", 1).unwrap().ttl(ttl).is_err());
+    }
 }

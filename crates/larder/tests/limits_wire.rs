@@ -22,7 +22,7 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 fn read(record: &[u8]) -> (u64, Vec<Track>) {
-    let (mut tracks, mut at) = (Vec::new(), 8);
+    let (mut tracks, mut at) = (Vec::new(), 15);
     for _ in 0..record[0] {
         let (kind, width) = (number(&record[at..at + 1]), number(&record[at + 1..at + 7]));
         let body = &record[at + 7..];
@@ -102,6 +102,7 @@ async fn a_record_of_other_quotas_is_read_for_what_it_counts() {
     // A log of another program: three permits of this minute.
     let mut record = vec![1];
     record.extend(&now.to_be_bytes()[1..]);
+    record.extend(&(now - 2_000_000).to_be_bytes()[1..]);
     record.push(6);
     record.extend(&600_000_000u64.to_be_bytes()[2..]);
     record.extend(3u32.to_be_bytes());

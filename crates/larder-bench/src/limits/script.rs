@@ -52,7 +52,7 @@ fn scripts() -> Vec<Script> {
         [(2, 60_000, 16_667), (2, 60_000, minute), (2, 60_000, 60 * minute), (2, limit, 1440 * minute)]
     };
     vec![
-        script("GET and SET of 141 bytes", GET_SET, vec![vec![b'x'; 141], b"60000".to_vec()], 1),
+        script("GET and SET of 148 bytes", GET_SET, vec![vec![b'x'; 148], b"60000".to_vec()], 1),
         script("GET and SET of 12 bytes", GET_SET, vec![vec![b'x'; 12], b"60000".to_vec()], 1),
         script("GCRA (redis_rate), allowed", GCRA, text(&["1000000", "60000000", "1"]), 1),
         script("GCRA (redis_rate), refused", GCRA, text(&["1", "600000000", "1"]), 1),

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderName;
 
@@ -19,12 +20,21 @@ type Peer = Arc<dyn Fn(&RequestHead<'_>) -> Option<IpAddr> + Send + Sync>;
 /// Limits by the client's address; IPv6 by its /64, which is one customer.
 ///
 /// The peer's address is the `SocketAddr` or `IpAddr` among the request's extensions, or what [`peer`](Self::peer) finds.
-/// For axum:
+/// Requests where there is none share one key, which is warned of once. axum has it in a type of its own, so it needs
+/// `peer`:
 ///
-/// ```ignore
+/// ```
+/// # use std::net::SocketAddr;
+/// # use larder::ClientIp;
+/// # #[derive(Clone)]
+/// # struct ConnectInfo<T>(T); // axum::extract::ConnectInfo
+/// # fn clients() -> larder::Result<ClientIp> {
 /// let clients = ClientIp::new()
 ///     .peer(|request| request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip()))
 ///     .trust(["10.0.0.0/8", "fd00::/8"])?;
+/// # Ok(clients)
+/// # }
+/// # clients().unwrap();
 /// ```
 #[derive(Clone)]
 pub struct ClientIp {
@@ -32,6 +42,8 @@ pub struct ClientIp {
     field: HeaderName,
     peer: Peer,
     ipv6_prefix: u8,
+    /// Whether it was said that a peer's address is not to be found.
+    warned: Arc<AtomicBool>,
 }
 
 impl Default for ClientIp {
@@ -53,6 +65,7 @@ impl ClientIp {
             field: HeaderName::from_static("x-forwarded-for"),
             peer: Arc::new(peer),
             ipv6_prefix: 64,
+            warned: Arc::default(),
         }
     }
 
@@ -90,7 +103,15 @@ impl ClientIp {
     }
 
     fn client(&self, request: &RequestHead<'_>) -> Option<IpAddr> {
-        let mut client = plain((self.peer)(request)?);
+        let Some(peer) = (self.peer)(request) else {
+            if !self.warned.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "a request says nothing of its peer's address, and shares one limit with all such: see ClientIp::peer"
+                );
+            }
+            return None;
+        };
+        let mut client = plain(peer);
         let lines: Vec<_> = request.headers().get_all(&self.field).iter().collect();
         let hops = lines.iter().rev().flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));
         for hop in hops {

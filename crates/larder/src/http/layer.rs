@@ -24,7 +24,7 @@ type Skip = Arc<dyn Fn(&RequestHead<'_>) -> bool + Send + Sync>;
 /// A request that is refused is answered with 429, `Retry-After` in whole seconds rounded up, and a problem document; one
 /// that passes goes on with its [`Decision`] among the request's extensions. Responses say what is left, as
 /// [`fields`](Self::fields) chooses. If nobody can decide (the store is away and the limiter's
-/// [`Outage`](crate::Outage) does not allow), the answer is 503.
+/// [`Outage`](crate::Outage) does not allow, nor count here), and for a key that is too long, the answer is 503.
 ///
 /// ```
 /// use larder::{Larder, PathKey, Quota, RateLimitLayer};
@@ -142,7 +142,7 @@ impl<R> Shared<R> {
         R: Refuse<B>,
     {
         let (status, span, names) = match decided {
-            Ok(decision) if decision.decided_by() != DecidedBy::Outage => (
+            Ok(decision) if decision.was_counted() => (
                 StatusCode::TOO_MANY_REQUESTS,
                 decision.retry_after().unwrap_or_default(),
                 vec![policies.of(decision.quota())],
@@ -223,6 +223,9 @@ where
         let key = shared.key.key(&head).unwrap_or_default();
         Box::pin(async move {
             let decided = shared.limiter.check(key).await;
+            if let Err(error) = &decided {
+                tracing::debug!(%error, limiter = shared.limiter.name(), "no decision on a request");
+            }
             if shared.shadow {
                 return inner.call(request).await;
             }

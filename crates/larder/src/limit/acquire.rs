@@ -14,7 +14,7 @@ use crate::clock::Tick;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{Charge, Charged, Take};
+use crate::store::limit::{Charge, Charged, Stamp, Take};
 
 impl RateLimiter {
     /// Waits for a permit, `within` so long, in the order of those who wait.
@@ -74,8 +74,11 @@ impl RateLimiter {
             let span = Duration::from_micros(charged.wait);
             if charged.granted > 0 {
                 drop(turn);
+                let booked = self.now();
                 self.sleep_until_turn(name, &charged, span).await;
-                return Ok(Decision::of(charged, &plan, DecidedBy::Store));
+                let slept = u64::try_from(self.now().since(booked).as_micros()).unwrap_or(u64::MAX);
+                let reset = charged.reset.saturating_sub(slept);
+                return Ok(Decision::of(Charged { reset, ..charged }, &plan, DecidedBy::Store));
             }
             if turn.is_none() || charged.wait > left(deadline, self.now()) {
                 return Ok(self.decided(name, &plan, Take::All, 1, charged, asked));
@@ -99,7 +102,7 @@ impl RateLimiter {
 struct Turn<'a> {
     limiter: &'a RateLimiter,
     name: &'a Name,
-    stamp: u64,
+    stamp: Stamp,
     taken: bool,
 }
 
@@ -107,7 +110,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if !self.taken {
             let plan = self.limiter.plan();
-            let _ = self.limiter.give_back_later(self.name, &plan, self.stamp, 1);
+            self.limiter.give_back_later(self.name, &plan, self.stamp, 1);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::limit::{Charge, Charged, LimitStore, Take};
+use crate::store::limit::{Charge, Charged, LimitStore, Stamp, Take};
 
 /// A share of a pause or a lease that clocks of different rates may cost.
 pub(super) fn drift(span: Duration) -> Duration {
@@ -89,16 +89,24 @@ impl RateLimiter {
         if let Some(error) = breaker.and_then(|breaker| breaker.refusal(self.now())) {
             return Err(error);
         }
+        let sent = self.now();
         let mut request = pin!(store.charge(name, charge));
+        let mut hurried = false;
         let answer = poll_fn(|cx| match request.as_mut().poll(cx) {
             // The call's time is over: this is the last poll, in which to decide without the store.
-            Poll::Pending if call::is_late() => Poll::Ready(Err(Error::timed_out(self.timeout()))),
+            Poll::Pending if call::is_late() => {
+                let waited = self.now().since(sent);
+                // A caller in a hurry says nothing about the store. The call's time began a moment before.
+                hurried = waited < self.timeout() - self.timeout() / 10;
+                Poll::Ready(Err(Error::timed_out(waited)))
+            }
             answer => answer,
         })
         .await;
         if let Some(breaker) = breaker {
             match &answer {
                 Ok(_) => breaker.answered(),
+                Err(_) if hurried => {}
                 Err(error) => breaker.failed(error, self.now()),
             }
         }
@@ -141,7 +149,8 @@ impl RateLimiter {
             retry_after: Duration::from_secs(1),
             reset_after: Duration::from_secs(1),
             decided_by: DecidedBy::Outage,
-            stamp: 0,
+            stamp: Stamp::default(),
+            counted_here: false,
         };
         match self.inner.outage {
             Outage::Error => Err(error),
@@ -153,7 +162,7 @@ impl RateLimiter {
                 let clock = self.now().as_micros();
                 let charged = self.inner.local.share.charge(name.as_str(), charge, clock);
                 let decision = Decision::of(charged, plan, DecidedBy::Outage);
-                Ok(Decision { stamp: 0, ..decision })
+                Ok(Decision { stamp: Stamp::default(), counted_here: true, ..decision })
             }
         }
     }
@@ -176,13 +185,14 @@ impl RateLimiter {
         if let Some(decision) = local.decide(name.as_bytes(), cost, plan, &self.inner.context.clock) {
             return Ok(decision);
         }
-        let asked = (self.now(), local.changes());
+        let (asked, resets) = ((self.now(), local.changes()), local.resets());
         let ahead = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         let batch = lease.batch.max(cost);
-        let charge = Charge { terms: &plan.terms, take: Take::Half, cost: batch, ahead, patience: 0 };
+        let take = Take::Half { least: cost };
+        let charge = Charge { terms: &plan.terms, take, cost: batch, ahead, patience: 0 };
         let charged = match self.send(name, charge).await {
             Ok(charged) if charged.granted == 0 => {
-                return Ok(self.decided(name, plan, Take::UpTo, cost, charged, asked));
+                return Ok(self.decided(name, plan, Take::All, cost, charged, asked));
             }
             Ok(charged) => charged,
             Err(error) => return self.without_store(name, plan, Take::All, cost, error),
@@ -196,38 +206,49 @@ impl RateLimiter {
             remaining: charged.remaining,
             reset_at: asked.0.after(Duration::from_micros(charged.reset)),
         };
-        let decision = self.keep(name, &known, held, cost)?;
+        let decision = self.keep(name, &known, held, cost, resets);
         match decision {
             Some(decision) => Ok(Decision { decided_by: DecidedBy::Store, ..decision }),
-            // Half of what is left, or its time, was too little for this cost.
+            // Its time was over before it came, or the key was reset meanwhile.
             None => self.ask_store(name, plan, Take::All, cost).await,
         }
     }
 
     /// Puts a batch where it can be spent, spends of it, and sees to it that what is left is given back.
-    fn keep(&self, name: &Name, known: &Arc<Known>, mut held: Held, cost: u64) -> Result<Option<Decision>> {
+    fn keep(
+        &self,
+        name: &Name,
+        known: &Arc<Known>,
+        mut held: Held,
+        cost: u64,
+        resets: u64,
+    ) -> Option<Decision> {
         let (now, plan, stamp) = (self.now(), held.plan.clone(), held.stamp);
         let rest = held.deadline.since(now);
-        let decision = held.spend(cost, &plan, now);
-        let replaced = known.facts().lease.replace(held);
-        if let Some(old) = replaced.filter(|old| old.left > 0) {
-            self.give_back_later(name, &old.plan, old.stamp, old.left)?;
+        let mut facts = known.facts();
+        // Whoever resets counts first and takes the lock to forget afterwards.
+        if self.inner.local.resets() != resets {
+            drop(facts);
+            self.give_back_later(name, &plan, stamp, held.left);
+            return None;
         }
-        let (limiter, known, name) = (self.clone(), Arc::downgrade(known), name.clone());
+        let decision = held.spend(cost, &plan, now);
+        let replaced = facts.lease.replace(held);
+        drop(facts);
+        if let Some(old) = replaced.filter(|old| old.left > 0) {
+            self.give_back_later(name, &old.plan, old.stamp, old.left);
+        }
+        let end = LeaseEnd { limiter: self.clone(), known: known.clone(), name: name.clone(), stamp };
         self.inner.context.timers.spawn(async move {
             tokio::time::sleep(rest).await;
-            let Some(known) = known.upgrade() else { return };
-            let ended = known.facts().lease.take_if(|lease| lease.stamp == stamp);
-            if let Some(ended) = ended.filter(|ended| ended.left > 0) {
-                let _ = limiter.give_back_later(&name, &ended.plan, ended.stamp, ended.left);
-            }
+            drop(end);
         });
-        Ok(decision)
+        decision
     }
 
     /// Gives permits back to the lease or to the store that they came from.
-    pub(super) async fn give_back(&self, name: &Name, stamp: u64, permits: u64) -> Result<u64> {
-        if stamp == 0 || permits == 0 {
+    pub(super) async fn give_back(&self, name: &Name, stamp: Stamp, permits: u64) -> Result<u64> {
+        if stamp == Stamp::default() || permits == 0 {
             return Ok(0);
         }
         if let Some(known) = self.inner.local.known(name.as_bytes())
@@ -245,9 +266,29 @@ impl RateLimiter {
     }
 
     /// The same without waiting for it.
-    pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: u64, permits: u64) -> Result<()> {
-        self.inner.local.forget_refusal(name.as_bytes());
-        self.inner.context.refund_in_background(name.as_str().to_owned(), plan.terms.clone(), permits, stamp);
-        Ok(())
+    pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: Stamp, permits: u64) {
+        let (local, key) = (self.inner.local.clone(), name.clone());
+        // Not before: until then the store refuses what it has just refused.
+        let done = move || local.forget_refusal(key.as_bytes());
+        let name = name.as_str().to_owned();
+        self.inner.context.refund_in_background(name, plan.terms.clone(), permits, stamp, done);
+    }
+}
+
+/// Gives back what a lease did not spend, when its time is over or the larder is closed.
+struct LeaseEnd {
+    limiter: RateLimiter,
+    /// Kept here too: the table of what is known may lose it before.
+    known: Arc<Known>,
+    name: Name,
+    stamp: Stamp,
+}
+
+impl Drop for LeaseEnd {
+    fn drop(&mut self) {
+        let ended = self.known.facts().lease.take_if(|lease| lease.stamp == self.stamp);
+        if let Some(ended) = ended.filter(|ended| ended.left > 0) {
+            self.limiter.give_back_later(&self.name, &ended.plan, ended.stamp, ended.left);
+        }
     }
 }

@@ -4,8 +4,9 @@
 //! that time. A permit counts its time from before the request that was answered left, on a clock that goes on during
 //! suspend, and is lost here no later than there. After that somebody else may run beside its holder, who is told.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -20,6 +21,8 @@ use crate::store::limit::{Entered, LimitStore};
 
 const DEFAULT_TTL: Duration = Duration::from_secs(30);
 const SHORTEST_TTL: Duration = Duration::from_millis(100);
+const LONGEST_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -50,10 +53,41 @@ pub struct ConcurrencyLimiter {
 
 struct Shared {
     meter: PermitMeter,
-    /// One caller of this process asks at a time where permits are waited for.
+    /// Who waits for permits of which name.
+    queues: Mutex<HashMap<String, Weak<Queue>>>,
+}
+
+/// Those of this process that wait for a permit of one name.
+#[derive(Default)]
+struct Queue {
+    /// One asks at a time.
     turn: tokio::sync::Mutex<()>,
     /// A permit was freed here.
     freed: Notify,
+}
+
+impl Shared {
+    fn queue(&self, name: &str) -> Arc<Queue> {
+        let mut queues = self.queues();
+        if let Some(queue) = queues.get(name).and_then(Weak::upgrade) {
+            return queue;
+        }
+        queues.retain(|_, queue| queue.strong_count() > 0);
+        let queue = Arc::default();
+        queues.insert(name.to_owned(), Arc::downgrade(&queue));
+        queue
+    }
+
+    /// Wakes who waits longest.
+    fn freed(&self, name: &str) {
+        if let Some(queue) = self.queues().get(name).and_then(Weak::upgrade) {
+            queue.freed.notify_one();
+        }
+    }
+
+    fn queues(&self) -> MutexGuard<'_, HashMap<String, Weak<Queue>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ConcurrencyLimiter {
@@ -62,25 +96,21 @@ impl ConcurrencyLimiter {
             return Err(Error::invalid(format!("a concurrency limit is from 1 to 100000, not {permits}")));
         }
         let whole = context.keyspace.permits(name, "")?;
-        let make = || Shared {
-            meter: PermitMeter::new(name),
-            turn: tokio::sync::Mutex::default(),
-            freed: Notify::new(),
-        };
+        let make = || Shared { meter: PermitMeter::new(name), queues: Mutex::default() };
         let shared = context.shared_of_limiter(&whole, make)?;
         Ok(Self { context, shared, name: name.to_owned(), permits, ttl: DEFAULT_TTL })
     }
 
-    /// After how long the permit of a holder that died is free again. Default: 30 s; at least 100 ms. While a holder lives,
+    /// After how long the permit of a holder that died is free again. Default: 30 s. While a holder lives,
     /// its permit is renewed three times in that span.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for less than 100 ms.
+    /// `InvalidSetting` for less than 100 ms or more than 366 days.
     pub fn ttl(mut self, ttl: Duration) -> Result<Self> {
-        if ttl < SHORTEST_TTL {
+        if !(SHORTEST_TTL..=LONGEST_TTL).contains(&ttl) {
             return Err(Error::invalid(format!(
-                "a permit is held for at least {SHORTEST_TTL:?}, not {ttl:?}"
+                "a permit is held for {SHORTEST_TTL:?} to 366 days, not {ttl:?}"
             )));
         }
         self.ttl = ttl;
@@ -110,8 +140,8 @@ impl ConcurrencyLimiter {
 
     /// A permit, waited for `within` so long; `None` where none came free in time.
     ///
-    /// Within a process one caller a limiter asks at a time, at once when a permit is freed here, and else with growing
-    /// pauses up to half a second.
+    /// Each caller asks once. Of those that wait then one a key and process asks at a time, in their order: at once when a
+    /// permit is freed here, and else with growing pauses up to half a second.
     ///
     /// # Errors
     ///
@@ -123,9 +153,7 @@ impl ConcurrencyLimiter {
     pub async fn acquire(&self, key: impl CacheKey + Send, within: Duration) -> Result<Option<Permit>> {
         let (started, name) = (Instant::now(), self.record(key));
         let waited = match name {
-            Ok(name) => {
-                tokio::time::timeout(within, self.wait(&name)).await.map_or(Ok(None), |got| got.map(Some))
-            }
+            Ok(name) => self.wait_within(&name, within).await,
             Err(error) => Err(error),
         };
         self.shared.meter.acquire.finished(started.elapsed(), waited.as_ref().err());
@@ -148,13 +176,30 @@ impl ConcurrencyLimiter {
         })
     }
 
+    async fn wait_within(&self, name: &str, within: Duration) -> Result<Option<Permit>> {
+        let started = Instant::now();
+        if let Ok(permit) = self.enter_in_time(name).await? {
+            return Ok(Some(permit));
+        }
+        let left = within.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        tokio::time::timeout(left, self.wait(name)).await.map_or(Ok(None), |got| got.map(Some))
+    }
+
+    async fn enter_in_time(&self, name: &str) -> Result<Result<Permit, Duration>> {
+        let asked = tokio::time::timeout(self.timeout(), self.enter(name)).await;
+        asked.map_err(|_| Error::timed_out(self.timeout()))?
+    }
+
     async fn wait(&self, name: &str) -> Result<Permit> {
-        let _turn = self.shared.turn.lock().await;
+        let queue = self.shared.queue(name);
+        let _turn = queue.turn.lock().await;
         let mut pause = FIRST_PAUSE;
         loop {
-            let freed = self.shared.freed.notified();
-            let asked = tokio::time::timeout(self.timeout(), self.enter(name)).await;
-            match asked.map_err(|_| Error::timed_out(self.timeout()))?? {
+            let freed = queue.freed.notified();
+            match self.enter_in_time(name).await? {
                 Ok(permit) => return Ok(permit),
                 Err(first_ends) => {
                     let _ = tokio::time::timeout(pause.min(first_ends.max(FIRST_PAUSE)), freed).await;
@@ -222,9 +267,12 @@ async fn renew(context: &Arc<Context>, held: &Holding, ttl: Duration) {
         let Ok(store) = context.store() else { return };
         let request = store.renew(&held.name, held.token, ttl);
         match tokio::time::timeout(context.limits.response_timeout, request).await {
+            Ok(Ok(true)) if held.renewed(context.clock.now(), sent.after(lasting(ttl))) => pause = ttl / 3,
+            // Renewed too late: the holder may have seen already that it lost the permit, and lost it stays.
             Ok(Ok(true)) => {
-                *held.deadline.lock().unwrap_or_else(PoisonError::into_inner) = sent.after(lasting(ttl));
-                pause = ttl / 3;
+                held.lost.notify_waiters();
+                context.leave_in_background(held.name.clone(), held.token, ttl);
+                return;
             }
             Ok(Ok(false)) => {
                 *held.deadline.lock().unwrap_or_else(PoisonError::into_inner) = sent;
@@ -264,6 +312,16 @@ struct Holding {
 }
 
 impl Holding {
+    /// Moves the end of its time, unless that has come.
+    fn renewed(&self, now: Tick, end: Tick) -> bool {
+        let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_time = now < *deadline;
+        if in_time {
+            *deadline = end;
+        }
+        in_time
+    }
+
     fn deadline(&self) -> Tick {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -296,7 +354,8 @@ impl Permit {
             if left.is_zero() {
                 return;
             }
-            let _ = tokio::time::timeout(left, lost).await;
+            // Timers stand still while the machine sleeps, so it looks again soon after that.
+            let _ = tokio::time::timeout(left.min(LOOK_AGAIN), lost).await;
         }
     }
 
@@ -331,7 +390,7 @@ impl Drop for Permit {
         if !self.freed {
             limiter.context.leave_in_background(self.held.name.clone(), self.held.token, limiter.ttl);
         }
-        limiter.shared.freed.notify_one();
+        limiter.shared.freed(&self.held.name);
     }
 }
 
@@ -348,5 +407,32 @@ impl fmt::Debug for ConcurrencyLimiter {
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit").field("lost", &self.is_lost()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn a_permit_that_was_lost_is_not_renewed() {
+        let micros = Arc::new(AtomicU64::new(0));
+        let clock = Clock::Manual(micros.clone());
+        let later = |span| clock.now().after(Duration::from_micros(span));
+        let held = Holding {
+            name: String::new(),
+            token: 1,
+            deadline: Mutex::new(later(10)),
+            ended: Notify::new(),
+            lost: Notify::new(),
+        };
+        micros.store(9, Ordering::Release);
+        assert!(held.renewed(clock.now(), later(10)));
+        micros.store(19, Ordering::Release);
+        assert!(!held.renewed(clock.now(), later(10)));
+        assert!(held.deadline() <= clock.now());
     }
 }

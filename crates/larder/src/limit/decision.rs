@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::quota::{Plan, Quota};
-use crate::store::limit::Charged;
+use crate::store::limit::{Charged, Stamp};
 
 /// What a limiter decided, and what is left.
 ///
@@ -16,8 +16,10 @@ pub struct Decision {
     pub(super) retry_after: Duration,
     pub(super) reset_after: Duration,
     pub(super) decided_by: DecidedBy,
-    /// The store's time that was charged; 0 where nothing was.
-    pub(super) stamp: u64,
+    /// Where it was charged.
+    pub(super) stamp: Stamp,
+    /// Whether it was counted by this program's own share.
+    pub(super) counted_here: bool,
 }
 
 /// Where a decision was made.
@@ -60,7 +62,8 @@ impl Decision {
             retry_after: if granted { Duration::ZERO } else { Duration::from_micros(charged.wait) },
             reset_after: Duration::from_micros(charged.reset),
             decided_by,
-            stamp: if granted { charged.stamp } else { 0 },
+            stamp: if granted { charged.stamp } else { Stamp::default() },
+            counted_here: false,
         }
     }
 
@@ -106,6 +109,12 @@ impl Decision {
     #[must_use]
     pub fn reset_after(&self) -> Duration {
         self.reset_after
+    }
+
+    /// Whether it stands on a count, of the store or of this program's share, and not on a policy alone.
+    #[cfg(feature = "tower")]
+    pub(crate) fn was_counted(&self) -> bool {
+        self.decided_by != DecidedBy::Outage || self.counted_here
     }
 
     /// Where it was decided.

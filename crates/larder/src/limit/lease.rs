@@ -2,7 +2,7 @@
 //!
 //! A batch is charged to the bucket of the lease's *expiry*, and every decision counts what lies ahead, so that no
 //! window admits more than the limit (the proof is in docs/rate-limits.md). A batch is at most half of what is left,
-//! so that leases shrink as the limit is neared. Its time counts here from before the request left, less a thousandth
+//! or the cost that asked for it, so that leases shrink as the limit is neared. Its time counts here from before the request left, less a thousandth
 //! for clocks that differ in rate. What is not spent by then is given back; what a dead process held counts until its
 //! window has passed.
 
@@ -13,7 +13,7 @@ use super::decision::{DecidedBy, Decision};
 use super::quota::{Plan, Quota};
 use crate::clock::Tick;
 use crate::error::{Error, Result};
-use crate::store::limit::Rule;
+use crate::store::limit::{Rule, Stamp};
 
 /// How permits are taken in advance: how many at once, and for how long.
 ///
@@ -76,7 +76,7 @@ pub(super) struct Held {
     pub(super) left: u64,
     pub(super) deadline: Tick,
     /// What was charged for them.
-    pub(super) stamp: u64,
+    pub(super) stamp: Stamp,
     pub(super) plan: Arc<Plan>,
     /// What the store said when they were taken.
     pub(super) binding: Quota,
@@ -99,6 +99,7 @@ impl Held {
             reset_after: self.reset_at.since(now),
             decided_by: DecidedBy::Lease,
             stamp: self.stamp,
+            counted_here: false,
         })
     }
 }

@@ -17,6 +17,7 @@ use super::meter::LimitMeter;
 use super::outage::Breaker;
 use super::quota::{Plan, Quota};
 use crate::clock::{Clock, RECENT, Tick};
+use crate::store::limit::Stamp;
 use crate::store::memory::Limits;
 
 /// Keys that are remembered.
@@ -33,6 +34,8 @@ pub(super) struct Local {
     plan: Mutex<Option<Arc<Plan>>>,
     /// How many refunds, resets and changes of quota there were: a refusal that was asked for before one is not kept.
     changes: AtomicU64,
+    /// How many resets there were: a batch that was asked for before one is not spent.
+    resets: AtomicU64,
 }
 
 /// What is known about one key.
@@ -71,6 +74,7 @@ impl Local {
             keys: Cache::new(KEYS),
             plan: Mutex::default(),
             changes: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
         }
     }
 
@@ -119,7 +123,8 @@ impl Local {
             retry_after: refusal.retry_at.since(now),
             reset_after: refusal.reset_at.since(now),
             decided_by: DecidedBy::Refusal,
-            stamp: 0,
+            stamp: Stamp::default(),
+            counted_here: false,
         })
     }
 
@@ -138,6 +143,11 @@ impl Local {
     /// To be taken before a request that may be refused.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
+    }
+
+    /// To be taken before a batch is asked for, and compared within the lock of its key's facts.
+    pub(super) fn resets(&self) -> u64 {
+        self.resets.load(Ordering::Acquire)
     }
 
     /// Remembers that `cost` was refused by a request that left at `sent`.
@@ -189,6 +199,7 @@ impl Local {
 
     /// The key begins anew; permits of a lease are void with it.
     pub(super) fn forget(&self, name: &[u8]) {
+        self.resets.fetch_add(1, Ordering::AcqRel);
         self.changes.fetch_add(1, Ordering::AcqRel);
         if let Some(known) = self.known(name) {
             *known.facts() = Facts::default();

@@ -21,10 +21,13 @@ mod reserve;
 mod simulation;
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{TryMaybeDone, try_maybe_done};
 
 use crate::call::Call;
 use crate::context::Context;
@@ -126,7 +129,7 @@ impl RateLimiter {
     }
 
     /// Changes the quotas of this handle and its clones from now on. What was charged counts on, also where a window is
-    /// changed: each charge at the latest time at which it can have been.
+    /// changed: each charge at the latest time at which it can have been, and of GCRA what its pace has not made good yet.
     ///
     /// Programs that use one name at the same time may differ in their limits. If they differ in their windows, each
     /// charge translates the record, and what the shorter windows do not reach back to is forgotten.
@@ -259,7 +262,8 @@ impl RateLimiter {
     ) -> Call<'_, impl Future<Output = Result<Vec<Decision>>> + Send> {
         let names: Vec<_> = keys.into_iter().map(|key| self.record(key)).collect();
         Call::new(self.timeout(), &self.inner.local.meter.check_many, async move {
-            try_join_all(names.into_iter().map(async |name| self.decide(name?, 1).await)).await
+            let each = names.into_iter().map(async |name| self.decide(name?, 1).await);
+            all_of(each.map(|one| Box::pin(try_maybe_done(one))).collect()).await
         })
     }
 
@@ -309,7 +313,8 @@ impl RateLimiter {
     /// Gives back permits that a decision granted and that were not used, to the very place where they were charged; how
     /// many that was. One round trip; none for permits of a lease that still stands.
     ///
-    /// Nothing comes back that no longer counts: after its window, a reset, or a change of windows.
+    /// Nothing comes back that no longer counts: after its window, a reset, or a change of windows; with GCRA what the
+    /// pace has made good since. A decision is to be given back once, and under the key that it was made for.
     ///
     /// ```
     /// # async fn run() -> larder::Result<()> {
@@ -382,6 +387,27 @@ impl RateLimiter {
     fn timeout(&self) -> Duration {
         self.inner.context.limits.response_timeout
     }
+}
+
+/// All of them, or the first error. Each is polled each time: a call whose time is over polls once more, and then every
+/// key must come to its decision, woken or not.
+async fn all_of<F>(mut each: Vec<Pin<Box<TryMaybeDone<F>>>>) -> Result<Vec<Decision>>
+where
+    F: Future<Output = Result<Decision>>,
+{
+    poll_fn(|cx| {
+        let mut all = Poll::Ready(Ok(()));
+        for one in &mut each {
+            match one.as_mut().poll(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => all = Poll::Pending,
+            }
+        }
+        all
+    })
+    .await?;
+    Ok(each.iter_mut().filter_map(|one| one.as_mut().take_output()).collect())
 }
 
 impl fmt::Debug for RateLimiter {

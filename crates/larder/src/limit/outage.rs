@@ -1,6 +1,6 @@
 //! What to do while the store does not answer.
 //!
-//! A request that fails or is late opens the breaker of its domain (all names of one server, or of a stretch of a
+//! A request that fails, or that the connection's timeout has passed over, opens the breaker of its domain (all names of one server, or of a stretch of a
 //! cluster's slots). While it is open, decisions are made here at once; after a pause one request tries again, and the
 //! pause doubles while those fail.
 
@@ -40,6 +40,8 @@ struct Open {
     error: Error,
     until: Tick,
     pause: Duration,
+    /// Whether one request is trying again; until the pause is over once more, in case it is dropped.
+    probing: bool,
 }
 
 impl Breaker {
@@ -48,9 +50,9 @@ impl Breaker {
         let mut state = self.state();
         let open = state.as_mut()?;
         if now < open.until {
-            return Some(open.error.clone());
+            return Some(not_sent(&open.error));
         }
-        open.until = now.after(open.pause);
+        (open.until, open.probing) = (now.after(open.pause), true);
         None
     }
 
@@ -65,17 +67,28 @@ impl Breaker {
         let not_now = matches!(error.kind(), Kind::ClusterDown | Kind::Loading);
         if away || not_now {
             let mut state = self.state();
-            let pause = state.as_ref().map_or(FIRST_PAUSE, |open| (open.pause * 2).min(LONGEST_PAUSE));
-            // Many that were under way fail together: they are one failure.
-            if state.as_ref().is_none_or(|open| now >= open.until || open.pause == FIRST_PAUSE) {
-                *state = Some(Open { error: error.clone(), until: now.after(pause), pause });
-            }
+            let pause = match state.as_ref() {
+                None => FIRST_PAUSE,
+                Some(open) if open.probing => (open.pause * 2).min(LONGEST_PAUSE),
+                // Many that were under way fail together: they are one failure.
+                Some(_) => return,
+            };
+            *state = Some(Open { error: error.clone(), until: now.after(pause), pause, probing: false });
         }
     }
 
     fn state(&self) -> MutexGuard<'_, Option<Open>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a call hears that was never sent: nothing is charged, whatever became of the request that failed.
+fn not_sent(error: &Error) -> Error {
+    let kind = match error.kind() {
+        ErrorKind::TimedOut | ErrorKind::Disconnected => ErrorKind::Refused,
+        kind => kind,
+    };
+    Error::with_source(kind, "not sent: the store failed just now and is tried again soon", error.clone())
 }
 
 /// Whether the limiter's policy may decide in place of this error: the store was not there, or not ready.
@@ -97,12 +110,30 @@ mod tests {
         let (clock, breaker) = (Clock::Manual(micros.clone()), Breaker::default());
         assert!(breaker.refusal(clock.now()).is_none());
         breaker.failed(&Error::timed_out(Duration::from_secs(1)), clock.now());
-        assert_eq!(breaker.refusal(clock.now()).unwrap().kind(), ErrorKind::TimedOut);
+        let refused = breaker.refusal(clock.now()).unwrap();
+        assert!(refused.is_retryable() && !refused.is_indeterminate(), "{refused:?}");
         micros.fetch_add(100_000, Ordering::AcqRel);
         assert!(breaker.refusal(clock.now()).is_none());
         assert!(breaker.refusal(clock.now()).is_some());
         breaker.answered();
         assert!(breaker.refusal(clock.now()).is_none());
+    }
+
+    #[test]
+    fn pauses_grow_with_each_try_that_fails_however_fast_and_not_with_failures_at_one_time() {
+        let micros = Arc::new(AtomicU64::new(0));
+        let (clock, breaker) = (Clock::Manual(micros.clone()), Breaker::default());
+        let error = Error::new(ErrorKind::Refused, "nobody there");
+        breaker.failed(&error, clock.now());
+        breaker.failed(&error, clock.now());
+        for pause in [100_000, 200_000, 400_000, 800_000, 1_600_000, 2_000_000, 2_000_000] {
+            micros.fetch_add(pause - 1, Ordering::AcqRel);
+            assert!(breaker.refusal(clock.now()).is_some(), "{pause}");
+            micros.fetch_add(1, Ordering::AcqRel);
+            assert!(breaker.refusal(clock.now()).is_none(), "{pause}");
+            breaker.failed(&error, clock.now());
+            breaker.failed(&error, clock.now());
+        }
     }
 
     #[test]

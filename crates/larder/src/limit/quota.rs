@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::store::limit::{BUCKETS, Rule, Term};
 
-const LARGEST_LIMIT: u64 = u32::MAX as u64;
+/// Half of what a sum of the record can hold: as much again may be booked ahead.
+const LARGEST_LIMIT: u64 = i32::MAX as u64;
 const LARGEST_EXACT: u64 = 10_000;
 /// Up to here the log is no larger than buckets, and it is exact.
 const EXACT_BY_ITSELF: u64 = 20;
@@ -21,9 +22,9 @@ const MOST_QUOTAS: usize = 8;
 ///
 /// | | admitted in any window | capacity returns | bytes a key |
 /// |---|---|---|---|
-/// | strict buckets | at most the limit | up to 1/60 of the window late | 141, from 65,536 on 263 |
-/// | exact, and any limit up to 20 | at most the limit | on time | 19 and 6 a permit |
-/// | GCRA | at most the limit and the burst | evenly | 22 |
+/// | strict buckets | at most the limit | up to 1/60 of the window late | 148, from 65,536 on 270 |
+/// | exact, and any limit up to 20 | at most the limit | on time | 26 and 6 a permit |
+/// | GCRA | at most the limit and the burst | evenly | 29 |
 ///
 /// [docs/rate-limits.md]: https://github.com/larder-rs/larder/blob/main/docs/rate-limits.md
 ///
@@ -51,7 +52,7 @@ enum Method {
 }
 
 impl Quota {
-    /// At most `limit`, from 1 to 2³²−1, in any `window`, from a millisecond to 366 days.
+    /// At most `limit`, from 1 to 2³¹−1, in any `window`, from a millisecond to 366 days.
     #[must_use]
     pub const fn new(limit: u64, window: Duration) -> Self {
         Self { limit, window, method: Method::BySize }
@@ -282,6 +283,7 @@ mod tests {
         for quota in [
             Quota::per_second(0),
             Quota::per_second(u64::MAX),
+            Quota::per_day(1 << 31),
             Quota::new(1, Duration::ZERO),
             Quota::new(1, Duration::MAX),
             Quota::per_day(10_001).exact(),

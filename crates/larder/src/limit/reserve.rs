@@ -8,7 +8,7 @@ use crate::call::Call;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::Take;
+use crate::store::limit::{Stamp, Take};
 
 /// The answer to [`RateLimiter::reserve`].
 #[derive(Debug)]
@@ -141,7 +141,9 @@ impl Reservation {
                 return Ok(Settled { returned, charged: 0, uncovered: 0 });
             }
             let more = used - estimate;
-            let charged = limiter.ask_store(&name, &limiter.plan(), Take::UpTo, more).await?.granted();
+            let decision = limiter.ask_store(&name, &limiter.plan(), Take::UpTo, more).await?;
+            // What the policy for an outage allows is not charged.
+            let charged = if decision.stamp == Stamp::default() { 0 } else { decision.granted };
             Ok(Settled { returned: 0, charged, uncovered: more - charged })
         };
         Call::new(limiter.timeout(), &limiter.inner.local.meter.settle, work).await

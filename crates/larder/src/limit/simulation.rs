@@ -88,8 +88,13 @@ impl World {
                 let delay = self.window() * delay / 1000;
                 let sent = Clock::Manual(self.processes[who].clock.clone()).now();
                 self.pass(delay);
-                let charge =
-                    Charge { terms: &plan.terms, take: Take::Half, cost: 4, ahead: self.span, patience: 0 };
+                let charge = Charge {
+                    terms: &plan.terms,
+                    take: Take::Half { least: 1 },
+                    cost: 4,
+                    ahead: self.span,
+                    patience: 0,
+                };
                 let charged = self.store.charge("a", charge, self.now);
                 self.pass(delay);
                 if charged.granted == 0 {

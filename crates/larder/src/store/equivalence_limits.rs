@@ -6,6 +6,7 @@
 //! full. The same histories are held against the bound by a plain list of what was admitted.
 //! LARDER_TEST_HISTORIES sets how many are tried.
 
+mod booked;
 mod oracle;
 
 use std::sync::OnceLock;
@@ -14,7 +15,7 @@ use larder_testkit::Server;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::limit::{Charge, Charged, Rule, Take, Term};
+use super::limit::{Charge, Charged, Rule, Stamp, Take, Term};
 use super::memory::Limits;
 use super::redis::limit::raw;
 
@@ -64,7 +65,7 @@ fn steps() -> impl Strategy<Value = Step> {
     let take = prop_oneof![
         5 => Just(Take::All),
         1 => Just(Take::UpTo),
-        1 => Just(Take::Half),
+        1 => (1..6u64).prop_map(|least| Take::Half { least }),
         2 => Just(Take::Look)
     ];
     let ahead = prop_oneof![4 => Just(0u64), 1 => 0..61_000u64, 1 => 0..59_000_000u64];
@@ -86,6 +87,10 @@ fn steps() -> impl Strategy<Value = Step> {
                 let ahead = if plans()[plan].iter().any(|term| term.rule == Rule::Gcra) { 0 } else { ahead };
                 // A limiter refuses a cost above the limit before it asks.
                 let cost = cost.min(plans()[plan].iter().map(|term| term.limit).min().unwrap_or(1));
+                let take = match take {
+                    Take::Half { least } => Take::Half { least: least.min(cost) },
+                    take => take,
+                };
                 Step::Charge { plan, take, cost, ahead, patience }
             }
         ),
@@ -120,7 +125,7 @@ impl Both<'_> {
         (self.memory.charge(&self.name, charge, self.clock), raw::answer(&answer))
     }
 
-    fn refund(&mut self, terms: &[Term], permits: u64, stamp: u64) -> (u64, u64) {
+    fn refund(&mut self, terms: &[Term], permits: u64, stamp: Stamp) -> (u64, u64) {
         let server = self.run(self.refund, &raw::refund(terms, permits, stamp), None);
         (self.memory.refund(&self.name, terms, permits, stamp, self.clock), server)
     }
@@ -138,8 +143,8 @@ fn told_the_time() -> (String, String) {
             script.replacen("redis.call('TIME')", "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }", 1);
         assert_ne!(told, script);
         // Records must not end by the server's real time.
-        told.replace("math.max(math.ceil((all_back - clock) / 1000), 1)", "36000000")
-            .replace("string.format('%d', math.ceil((charged - clock) / 1000))", "36000000")
+        told.replace("math.ceil((all_back - clock) / 1000) + 1", "36000000")
+            .replace("string.format('%d', math.ceil((charged - clock) / 1000) + 1)", "36000000")
     };
     let (charge, refund) = raw::scripts();
     (tell(charge), tell(refund))
@@ -170,7 +175,7 @@ fn both_stores_decide_the_same_at_every_time() {
                 clock: START,
             };
             let plans = plans();
-            let mut charges: Vec<u64> = Vec::new();
+            let mut charges: Vec<Stamp> = Vec::new();
             for (at, step) in history.iter().enumerate() {
                 match step {
                     Step::Charge { plan, take, cost, ahead, patience } => {

@@ -61,8 +61,8 @@ pub(crate) enum Take {
     All,
     /// As much as fits.
     UpTo,
-    /// As much as fits into half of what is left, rounded up.
-    Half,
+    /// As much as fits into half of what is left, rounded up; but so much at least, or nothing.
+    Half { least: u64 },
     /// Nothing: only what [`All`](Self::All) would answer. Writes nothing.
     Look,
 }
@@ -74,7 +74,7 @@ impl Take {
         match self {
             Self::All => 1,
             Self::UpTo => 2,
-            Self::Half => 3,
+            Self::Half { .. } => 3,
             Self::Look => 4,
         }
     }
@@ -105,8 +105,16 @@ pub(crate) struct Charged {
     pub(crate) wait: u64,
     /// Until the whole limit is there again.
     pub(crate) reset: u64,
-    /// The store's time that was charged, which a refund names; 0 where nothing was granted.
-    pub(crate) stamp: u64,
+    /// What a refund names.
+    pub(crate) stamp: Stamp,
+}
+
+/// Where something was charged: the store's time, and that of the first charge of the record that holds it. A record that
+/// came later, after a reset say, holds none of it. All zero where nothing was charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Stamp {
+    pub(crate) when: u64,
+    pub(crate) born: u64,
 }
 
 /// The answer to [`LimitStore::enter`].
@@ -130,7 +138,7 @@ pub(crate) trait LimitStore: Send + Sync + 'static {
         name: &str,
         terms: &[Term],
         permits: u64,
-        stamp: u64,
+        stamp: Stamp,
     ) -> impl Future<Output = Result<u64>> + Send;
 
     /// Forgets all that was charged; whether anything was.
@@ -174,7 +182,7 @@ impl LimitStore for AnyStore {
         on_either!(self.charge(name, charge))
     }
 
-    async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: u64) -> Result<u64> {
+    async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp) -> Result<u64> {
         on_either!(self.refund(name, terms, permits, stamp))
     }
 

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::MemoryStore;
 use crate::error::Result;
-use crate::store::limit::{Charge, Charged, Entered, LimitStore, Term};
+use crate::store::limit::{Charge, Charged, Entered, LimitStore, Stamp, Term};
 
 impl LimitStore for MemoryStore {
     async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged> {
         Ok(self.limits.charge(name, charge, self.now_micros()))
     }
 
-    async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: u64) -> Result<u64> {
+    async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp) -> Result<u64> {
         Ok(self.limits.refund(name, terms, permits, stamp, self.now_micros()))
     }
 

@@ -9,7 +9,7 @@ use super::node::Replay;
 use super::slots::slot;
 use super::{RedisStore, flag, millis, number, pair, script, unexpected, version_text};
 use crate::error::Result;
-use crate::store::limit::{Charge, Charged, Entered, LimitStore, Take, Term};
+use crate::store::limit::{Charge, Charged, Entered, LimitStore, Stamp, Take, Term};
 
 /// A request in the scripts' own terms: numbers, big-endian, one after the other. One argument costs the server less than
 /// ten, and numbers less than their text.
@@ -26,15 +26,16 @@ impl Request {
     fn more(charge: Charge<'_>) -> Option<Self> {
         let Charge { take, ahead, patience, .. } = charge;
         (take != Take::All || ahead > 0 || patience > 0).then(|| {
-            let mut more = Self(Vec::with_capacity(15));
-            more.number(1, take.number()).number(7, ahead).number(7, patience);
+            let least = if let Take::Half { least } = take { least } else { 1 };
+            let mut more = Self(Vec::with_capacity(19));
+            more.number(1, take.number()).number(7, ahead).number(7, patience).number(4, least);
             more
         })
     }
 
-    fn refund(terms: &[Term], permits: u64, stamp: u64) -> Self {
-        let mut request = Self(Vec::with_capacity(12 + 11 * terms.len()));
-        request.number(4, permits).number(7, stamp).terms(terms);
+    fn refund(terms: &[Term], permits: u64, stamp: Stamp) -> Self {
+        let mut request = Self(Vec::with_capacity(19 + 11 * terms.len()));
+        request.number(4, permits).number(7, stamp.when).number(7, stamp.born).terms(terms);
         request
     }
 
@@ -72,7 +73,7 @@ fn charged(answer: &[u8]) -> Option<Charged> {
         remaining: number(4)?,
         wait: number(7)?,
         reset: number(7)?,
-        stamp: number(7)?,
+        stamp: Stamp { when: number(7)?, born: number(7)? },
     })
 }
 
@@ -90,7 +91,7 @@ impl LimitStore for RedisStore {
         }
     }
 
-    async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: u64) -> Result<u64> {
+    async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp) -> Result<u64> {
         let request = Request::refund(terms, permits, stamp).0;
         number(&self.network.run_script(name, &script::REFUND, &[name], &[&request], Replay::Never).await?)
     }
@@ -153,7 +154,7 @@ pub(crate) mod raw {
         (Request::charge(charge).0, Request::more(charge).map(|more| more.0))
     }
 
-    pub(crate) fn refund(terms: &[Term], permits: u64, stamp: u64) -> Vec<u8> {
+    pub(crate) fn refund(terms: &[Term], permits: u64, stamp: Stamp) -> Vec<u8> {
         Request::refund(terms, permits, stamp).0
     }
 

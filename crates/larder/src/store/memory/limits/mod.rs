@@ -18,13 +18,15 @@ mod track;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::store::limit::{BUCKETS, Charge, Charged, Rule, Take, Term};
+use crate::store::limit::{BUCKETS, Charge, Charged, Rule, Stamp, Take, Term};
 use track::Track;
 
 /// What was charged to one key.
 struct Record {
     /// When it was last charged. A clock that steps back must not open a window again, so this never does.
     latest: u64,
+    /// When it was first charged: by this a refund knows that it is still the record that was charged.
+    born: u64,
     tracks: Vec<Track>,
 }
 
@@ -53,13 +55,20 @@ impl Limits {
         charged
     }
 
-    pub(crate) fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: u64, clock: u64) -> u64 {
+    pub(crate) fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp, clock: u64) -> u64 {
         let mut state = self.state();
-        let Some(record) = state.records.get_mut(name).filter(|record| record.counts(terms)) else {
+        let Some(record) =
+            state.records.get_mut(name).filter(|record| record.born == stamp.born && record.counts(terms))
+        else {
             return 0;
         };
         let (latest, now) = (record.latest, record.latest.max(clock));
-        record.tracks.iter_mut().map(|track| track.refund(permits, stamp, latest, now)).max().unwrap_or(0)
+        record
+            .tracks
+            .iter_mut()
+            .map(|track| track.refund(permits, stamp.when, latest, now))
+            .max()
+            .unwrap_or(0)
     }
 
     pub(crate) fn forget(&self, name: &str, clock: u64) -> bool {
@@ -76,10 +85,8 @@ impl Limits {
 fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
     let Charge { terms, take, cost, ahead, patience } = charge;
     let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
-    let mut record = match kept.as_ref() {
-        Some(record) if record.counts(terms) => {
-            Record { latest: record.latest, tracks: record.tracks.clone() }
-        }
+    let (mut record, cut) = match kept.as_ref() {
+        Some(record) if record.counts(terms) => (Record { tracks: record.tracks.clone(), ..*record }, false),
         other => Record::converted(other, terms, now),
     };
     let totals =
@@ -93,7 +100,8 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
     let (most, wanted) = match take {
         Take::All | Take::Look => (if room >= i128::from(cost) { i128::from(cost) } else { 0 }, cost),
         Take::UpTo => (room, 1),
-        Take::Half => (room.max(0) - room.max(0) / 2, 1),
+        Take::Half { least } if room >= i128::from(least) => ((room - room / 2).max(least.into()), least),
+        Take::Half { least } => (0, least),
     };
     let mut granted = u64::try_from(most.max(0)).unwrap_or(u64::MAX).min(cost);
     let (mut when, mut wait) = (now.saturating_add(ahead), 0);
@@ -108,10 +116,16 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
             }
         }
         wait = last.saturating_sub(clock);
-        let reach =
-            |term: &Term| term.rule != Rule::Buckets || last / term.width <= now / term.width + BUCKETS + 1;
-        if take == Take::All && wait <= patience && terms.iter().all(reach) {
-            (granted, when) = (cost, last.max(now));
+        // Who waits counts the time by a clock that may be slow: the turn is used a thousandth later, and charged two later.
+        let turn = last.max(now) + (last.max(now) - now) / 500;
+        let reach = |term: &Term| match term.rule {
+            Rule::Buckets => turn / term.width <= now / term.width + BUCKETS + 1,
+            Rule::Log => last <= now + term.width,
+            Rule::Gcra => true,
+        };
+        // Nor is a turn booked where that would make a record for good that has lost some of what was charged.
+        if take == Take::All && wait <= patience && !cut && terms.iter().all(reach) {
+            (granted, when) = (cost, turn);
         }
     }
     let wrote = take != Take::Look && granted > 0;
@@ -130,11 +144,12 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
     }
     let limit = terms.get(binding).map_or(0, |term| term.limit);
     let total = record.tracks.get(binding).map_or(0, |track| track.total(now));
+    let born = record.born;
     let reset = record.ends(now).saturating_sub(clock);
     if wrote {
         *kept = Some(record);
     }
-    let stamp = if granted > 0 { when } else { 0 };
+    let stamp = if granted > 0 { Stamp { when, born } } else { Stamp::default() };
     (Charged { granted, binding, remaining: limit.saturating_sub(total), wait, reset, stamp }, wrote)
 }
 
@@ -147,7 +162,8 @@ impl Record {
 
     /// A record for these terms that counts what the old one does. A track of the same kind and width is taken as it
     /// is; else the shortest of those that look back at least as far, else the one that looks back furthest.
-    fn converted(old: Option<&Self>, terms: &[Term], now: u64) -> Self {
+    /// Also whether some of what still counts had to be left out.
+    fn converted(old: Option<&Self>, terms: &[Term], now: u64) -> (Self, bool) {
         let (latest, tracks) = old.map_or((now, &[][..]), |old| (old.latest, &old.tracks));
         let convert = |term: &Term| {
             let same = tracks.iter().find(|track| track.counts(*term));
@@ -156,14 +172,17 @@ impl Record {
                 .or_else(|| tracks.iter().filter(far).min_by_key(|track| track.window()))
                 .or_else(|| tracks.iter().rev().max_by_key(|track| track.window()));
             match source {
-                Some(track @ Track::Gcra { .. }) if track.counts(*term) => track.clone(),
+                Some(track @ (Track::Gcra { .. } | Track::Log { .. })) if track.counts(*term) => {
+                    (track.clone(), false)
+                }
                 source => {
                     let events = source.map(|track| track.events(latest, now)).unwrap_or_default();
                     Track::from_events(*term, &events, now)
                 }
             }
         };
-        Self { latest: now, tracks: terms.iter().map(convert).collect() }
+        let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
+        (Self { latest: now, born: old.map_or(now, |old| old.born), tracks }, cut.contains(&true))
     }
 
     /// When nothing counts any more.

@@ -127,7 +127,7 @@ impl Track {
                 let granted = usize::try_from(granted).unwrap_or(usize::MAX);
                 times.splice(at..at, std::iter::repeat_n(when, granted));
             }
-            Self::Gcra { interval, arrival } => *arrival = (*arrival).max(now) + granted * *interval,
+            Self::Gcra { interval, arrival } => *arrival = (*arrival).max(when) + granted * *interval,
         }
     }
 
@@ -153,9 +153,12 @@ impl Track {
                 u64::try_from(back).unwrap_or(u64::MAX)
             }
             Self::Gcra { interval, arrival } => {
-                let back = permits.min(arrival.saturating_sub(now).div_ceil(*interval));
-                *arrival -= back * *interval;
-                back
+                // What the pace has made good since is not given back: it would be anew, at the cost of what was charged
+                // later.
+                let rest = permits.saturating_mul(*interval).saturating_sub(now.saturating_sub(when));
+                let rest = rest.min(arrival.saturating_sub(now));
+                *arrival -= rest;
+                rest.div_ceil(*interval)
             }
         }
     }
@@ -176,9 +179,10 @@ impl Track {
         }
     }
 
-    pub(super) fn from_events(term: Term, events: &[(u64, u64)], now: u64) -> Self {
-        let width = term.width;
-        match term.rule {
+    /// A track that counts these, and whether it had to leave out some of what still counts.
+    pub(super) fn from_events(term: Term, events: &[(u64, u64)], now: u64) -> (Self, bool) {
+        let (width, mut cut) = (term.width, false);
+        let track = match term.rule {
             Rule::Buckets => {
                 let size = term.kind();
                 let most = if size == 2 { u64::from(u16::MAX) } else { u64::from(u32::MAX) };
@@ -188,6 +192,7 @@ impl Track {
                     let index = (time / width).min(current + BUCKETS + 1);
                     if index + BUCKETS >= current {
                         let kept: &mut u64 = counts.entry(index).or_default();
+                        cut |= *kept + count > most;
                         *kept = (*kept + count).min(most);
                     }
                 }
@@ -197,19 +202,23 @@ impl Track {
             Rule::Log => {
                 let live = events.iter().filter(|(time, _)| time + width > now);
                 let all = live.flat_map(|(time, count)| {
+                    cut |= *count > term.limit;
                     std::iter::repeat_n(*time, usize::try_from(*count.min(&term.limit)).unwrap_or(0))
                 });
                 let mut times: Vec<u64> = all.collect();
                 let excess = times.len().saturating_sub(usize::try_from(term.limit).unwrap_or(usize::MAX));
                 times.drain(..excess);
+                cut |= excess > 0;
                 Self::Log { window: width, times }
             }
             Rule::Gcra => {
                 let live = events.iter().filter(|(time, _)| time + term.window() > now);
                 let debt: u64 = live.map(|(_, count)| count).sum();
+                cut = debt > term.limit;
                 Self::Gcra { interval: width, arrival: now + debt.min(term.limit) * width }
             }
-        }
+        };
+        (track, cut)
     }
 }
 

@@ -4,9 +4,10 @@
 --   its width (6) and its limit (4)
 --   2, unless it is to charge all or nothing, now: what to take (1: ALL or nothing, 1; as much as fits up to the cost, 2;
 --   at most HALF of what is left, 3; nothing, only LOOK, 4), how many microseconds ahead to charge it (7), how many
---   microseconds ahead a turn may be booked (7)
+--   microseconds ahead a turn may be booked (7), and how much half of what is left is to be at least (4)
 -- Reply: how much was granted (4), the term that bound, from 0 (1), what it has left (4), microseconds to wait (7),
---   microseconds until all is back (7), the time that was charged, 0 where nothing was (7)
+--   microseconds until all is back (7), the time that was charged (7) and that of the record's first charge (7), both 0
+--   where nothing was
 -- What costs most here is calling the server, making functions, and making strings. So what nearly every request meets
 -- comes first, and alone: buckets and logs as they were left, all or nothing, now. charge_any.lua has the same rule for
 -- everything; tests hold both to it.
@@ -19,15 +20,15 @@ local clock = time[1] * 1000000 + time[2]
 local record = redis.call('GET', KEYS[1])
 
 local cost, terms, kind, width, limit = unpack('>I4BBI6I4', ask)
-local now, latest, tracks, found, wide, total = clock, clock, terms, nil, nil, 0
+local now, latest, born, tracks, found, wide, total = clock, clock, clock, terms, nil, nil, 0
 if record then
-  tracks, latest, found, wide, total = unpack('>BI7BI6I4', record)
+  tracks, latest, born, found, wide, total = unpack('>BI7I7BI6I4', record)
   -- A clock that steps back must not open a window again: the record's own time never does.
   now = latest > clock and latest or clock
 end
 local usual = tracks == terms and not ARGV[2]
 local one, two, three, four, parts
-local size, at, same, refused = 0, 9, record, false
+local size, at, same, refused = 0, 16, record, false
 local binding, remains, ready = 0, 4294967296, 0
 -- when all is back, as it stands and once it is charged
 local stands, charged = clock, clock
@@ -150,7 +151,7 @@ for term = 0, usual and terms - 1 or -1 do
       binding, remains = term, room - cost
     end
     if term == 0 then
-      one = pack('>BI7BI6I4', terms, now, kind, width, total + cost)
+      one = pack('>BI7I7BI6I4', terms, now, born, kind, width, total + cost)
     else
       one = pack('>BI6I4', kind, width, total + cost)
     end
@@ -169,9 +170,10 @@ if usual and not refused then
     -- In the bucket of the charge before, it ends when it would have.
     redis.call('SET', KEYS[1], written, 'KEEPTTL')
   else
-    redis.call('SET', KEYS[1], written, 'PX', string.format('%d', math.ceil((charged - clock) / 1000)))
+    -- A millisecond more: what is left of this one is lost, and the time to live counts from before the script.
+    redis.call('SET', KEYS[1], written, 'PX', string.format('%d', math.ceil((charged - clock) / 1000) + 1))
   end
-  return pack('>I4BI4I7I7I7', cost, binding, remains, 0, charged - clock, now)
+  return pack('>I4BI4I7I7I7I7', cost, binding, remains, 0, charged - clock, now, born)
 elseif usual then
-  return pack('>I4BI4I7I7I7', 0, binding, remains, ready - clock, stands - clock, 0)
+  return pack('>I4BI4I7I7I7I7', 0, binding, remains, ready - clock, stands - clock, 0, 0)
 end

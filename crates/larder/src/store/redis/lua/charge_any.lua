@@ -1,7 +1,7 @@
 -- The whole rule, for records and requests of every kind: what charge.lua has not answered, after limit.lua.
-local take, ahead, patience = ALL, 0, 0
+local take, ahead, patience, least = ALL, 0, 0, 1
 if ARGV[2] then
-  take, ahead, patience = struct.unpack('>BI7I7', ARGV[2])
+  take, ahead, patience, least = struct.unpack('>BI7I7I4', ARGV[2])
 end
 local kinds, limits, widths = terms_from(5)
 local places = record and locate(kinds, widths)
@@ -118,8 +118,9 @@ local granted, wanted = cost, cost
 if take == ALL or take == LOOK then
   granted = room >= cost and cost or 0
 else
-  wanted = 1
-  granted = math.max(math.min(cost, take == HALF and math.ceil(room / 2) or room), 0)
+  wanted = take == HALF and least or 1
+  granted = take == HALF and math.max(math.ceil(room / 2), least) or room
+  granted = room >= wanted and math.min(cost, granted) or 0
 end
 
 local when, wait = now + ahead, 0
@@ -134,10 +135,15 @@ if granted == 0 then
     end
   end
   wait = math.max(last - clock, 0)
-  if take == ALL and wait <= patience then
+  -- Nor is a turn booked where that would make a record for good that has lost some of what was charged.
+  if take == ALL and wait <= patience and not cut then
     granted, when = cost, math.max(last, now)
+    -- Who waits counts the time by a clock that may be slow: the turn is used a thousandth later, and charged two later.
+    when = when + math.floor((when - now) / 500)
     for term, size in ipairs(kinds) do
-      if size <= 4 and math.floor(when / widths[term]) > math.floor(now / widths[term]) + BUCKETS + 1 then
+      local width = widths[term]
+      if (size <= 4 and math.floor(when / width) > math.floor(now / width) + BUCKETS + 1)
+        or (size == 6 and last > now + width) then
         granted = 0
       end
     end
@@ -155,7 +161,7 @@ if take ~= LOOK and granted > 0 then
       break
     end
   end
-  local parts = { struct.pack('>BI7', #kinds, now) }
+  local parts = { struct.pack('>BI7I7', #kinds, now, born) }
   for term, size in ipairs(kinds) do
     local at, width, total = places[term], widths[term], totals[term] + granted
     local track
@@ -182,7 +188,7 @@ if take ~= LOOK and granted > 0 then
       track = struct.pack('>BI6I4', 6, width, total)
         .. string.sub(entries, 1, before * 6) .. stamps .. string.sub(entries, before * 6 + 1)
     else
-      local arrival = math.max(struct.unpack('>I7', record, at + 7), now) + granted * width
+      local arrival = math.max(struct.unpack('>I7', record, at + 7), when) + granted * width
       track = struct.pack('>BI6I7', size, width, arrival)
     end
     parts[term + 1] = track
@@ -197,11 +203,14 @@ if take ~= LOOK and granted > 0 then
     end
     all_back = math.max(all_back, ends(term))
   end
-  redis.call('SET', KEYS[1], record, 'PX', math.max(math.ceil((all_back - clock) / 1000), 1))
+  redis.call('SET', KEYS[1], record, 'PX', math.ceil((all_back - clock) / 1000) + 1)
 else
   for term in ipairs(kinds) do
     all_back = math.max(all_back, ends(term))
   end
 end
 local remains = math.max(limits[binding] - totals[binding], 0)
-return struct.pack('>I4BI4I7I7I7', granted, binding - 1, remains, wait, all_back - clock, granted > 0 and when or 0)
+if granted == 0 then
+  when, born = 0, 0
+end
+return struct.pack('>I4BI4I7I7I7I7', granted, binding - 1, remains, wait, all_back - clock, when, born)

@@ -1,7 +1,8 @@
 -- What charge.lua and refund.lua share: how a record is read and converted. The rule is explained in
 -- store/memory/limits/mod.rs. It is put after what reads the time and the record, and knows `clock`, `record` and `ask`.
--- A record is the number of its tracks (1 byte), the time of its latest charge (7), and the tracks, one a quota: their
--- kind (1) and width (6, microseconds), then
+-- A record is the number of its tracks (1 byte), the time of its latest charge (7), that of its first (7), by which a
+-- refund knows that it is still the one that was charged, and the tracks, one a quota: their kind (1) and width (6,
+-- microseconds), then
 --   kind 2 or 4, buckets: their sum (4) and a ring of 61 counts of 2 or 4 bytes, bucket i at i modulo 61; with 64 added,
 --     122 of them, for charges that lie up to 61 buckets ahead
 --   kind 6, a log: how many (4) and the time of each permit (6), oldest first, modulo 2^48; the width is the window
@@ -9,6 +10,7 @@
 -- All numbers are big-endian.
 local BUCKETS, AHEAD, EPOCH = 60, 64, 281474976710656
 local latest = record and struct.unpack('>I7', record, 2) or clock
+local born = record and struct.unpack('>I7', record, 9) or clock
 local now = clock > latest and clock or latest
 
 -- The terms of a request, from this place on: how many (1), and of each its kind (1), width (6) and limit (4).
@@ -53,7 +55,7 @@ end
 -- The tracks as the record has them: where each begins and ends, and for the changing of quotas what it counts, each at
 -- the latest time at which it can have been.
 local function tracks_with_events()
-  local tracks, at = {}, 9
+  local tracks, at = {}, 16
   for number = 1, string.byte(record, 1) do
     local kind, width = struct.unpack('>BI6', record, at)
     local size, events, window, first = kind % AHEAD, {}, width, at
@@ -86,6 +88,9 @@ local function tracks_with_events()
   return tracks
 end
 
+-- whether a conversion had to leave out some of what still counts
+local cut = false
+
 local function buckets_from(size, width, events, ahead)
   local current, last = math.floor(now / width), math.floor(now / width)
   for _, event in ipairs(events) do
@@ -100,6 +105,7 @@ local function buckets_from(size, width, events, ahead)
       local slot = index % slots
       local room = most - struct.unpack(size == 2 and '>I2' or '>I4', counts, slot * size + 1)
       local count = math.min(event[2], room)
+      cut = cut or count < event[2]
       counts = add(counts, slot, size, count)
       total = total + count
     end
@@ -108,15 +114,22 @@ local function buckets_from(size, width, events, ahead)
 end
 
 local function log_from(window, events, limit)
+  -- The newest are kept, so they come first here, and are turned round at the end.
   local entries, count = {}, 0
   for place = #events, 1, -1 do
-    local event = events[place]
-    if event[1] + window > now then
-      for _ = 1, math.min(event[2], limit - count) do
-        count = count + 1
-        table.insert(entries, 1, struct.pack('>I6', event[1] % EPOCH))
+    local time, many = events[place][1], events[place][2]
+    if time + window > now then
+      local kept = math.min(many, limit - count)
+      cut = cut or kept < many
+      if kept > 0 then
+        entries[#entries + 1] = string.rep(struct.pack('>I6', time % EPOCH), kept)
+        count = count + kept
       end
     end
+  end
+  local last = #entries
+  for place = 1, math.floor(last / 2) do
+    entries[place], entries[last + 1 - place] = entries[last + 1 - place], entries[place]
   end
   return struct.pack('>BI6I4', 6, window, count) .. table.concat(entries)
 end
@@ -142,19 +155,20 @@ local function convert(kinds, limits, widths, ahead)
     local events = source and source.events or {}
     if size <= 4 then
       parts[term] = buckets_from(size, width, events, ahead)
-    elseif size == 6 then
-      parts[term] = log_from(width, events, limits[term])
     elseif source and source.size == size and source.width == width then
       parts[term] = string.sub(record, source.first, source.last)
+    elseif size == 6 then
+      parts[term] = log_from(width, events, limits[term])
     else
       local count = 0
       for _, event in ipairs(events) do
         count = count + (event[1] + window > now and event[2] or 0)
       end
+      cut = cut or count > limits[term]
       parts[term] = struct.pack('>BI6I7', size, width, now + math.min(count, limits[term]) * width)
     end
   end
-  record = struct.pack('>BI7', #kinds, now) .. table.concat(parts)
+  record = struct.pack('>BI7I7', #kinds, now, born) .. table.concat(parts)
   latest = now
 end
 
@@ -163,7 +177,7 @@ local function locate(kinds, widths)
   if string.byte(record, 1) ~= #kinds then
     return nil
   end
-  local places, at = {}, 9
+  local places, at = {}, 16
   for term, size in ipairs(kinds) do
     local kind, width = struct.unpack('>BI6', record, at)
     if kind % AHEAD ~= size or width ~= widths[term] then

@@ -1,14 +1,15 @@
 -- The second half of refund.lua, after limit.lua.
-if not record then
+local permits, when, first = struct.unpack('>I4I7I7', ask)
+-- After a reset, or on a server that lost it, another record may stand here: what is in it was charged by others.
+if not record or born ~= first then
   return 0
 end
-local permits, when = struct.unpack('>I4I7', ask)
-local kinds, _, widths = terms_from(12)
+local kinds, _, widths = terms_from(19)
 local places = locate(kinds, widths)
 if not places then
   return 0
 end
-local parts, most = { string.sub(record, 1, 8) }, 0
+local parts, most = { string.sub(record, 1, 15) }, 0
 for term, size in ipairs(kinds) do
   local at, width, back = places[term], widths[term], 0
   local stop = places[term + 1] and places[term + 1] - 1 or #record
@@ -28,9 +29,12 @@ for term, size in ipairs(kinds) do
     track = struct.pack('>BI6I4', 6, width, count - back)
       .. string.sub(entries, 1, from * 6) .. string.sub(entries, (from + back) * 6 + 1)
   else
+    -- What the pace has made good since is not given back: it would be anew, at the cost of what was charged later.
     local arrival = struct.unpack('>I7', track, 8)
-    back = math.min(permits, math.max(math.ceil((arrival - now) / width), 0))
-    track = struct.pack('>BI6I7', size, width, arrival - back * width)
+    local rest = math.min(permits * width - math.max(now - when, 0), arrival - now)
+    rest = math.max(rest, 0)
+    back = math.ceil(rest / width)
+    track = struct.pack('>BI6I7', size, width, arrival - rest)
   end
   parts[term + 1] = track
   most = math.max(most, back)

@@ -1,0 +1,146 @@
+//! Refunds and booked turns, where time has passed or the record counted otherwise before.
+
+use std::time::{Duration, Instant};
+
+use super::oracle::most_in_a_window;
+use super::{Both, START, connection, told_the_time};
+use crate::store::limit::{Charge, Charged, Rule, Take, Term};
+use crate::store::memory::Limits;
+
+const SECOND: u64 = 1_000_000;
+
+fn play(name: &str, play: impl FnOnce(&mut Both<'_>)) {
+    let (memory, mut server) = (Limits::default(), connection());
+    let (charge, refund) = told_the_time();
+    let name = format!("~limit.1:{{/{name}}}");
+    let (charge, refund) = (&*charge, &*refund);
+    play(&mut Both { memory: &memory, server: &mut server, charge, refund, name, clock: START });
+}
+
+fn ask(both: &mut Both<'_>, terms: &[Term], take: Take, cost: u64, patience: u64) -> Charged {
+    let (expected, found) = both.charge(Charge { terms, take, cost, ahead: 0, patience });
+    assert_eq!(expected, found, "memory left, server right");
+    found
+}
+
+fn gcra(limit: u64, width: u64) -> Term {
+    Term { rule: Rule::Gcra, limit, width }
+}
+
+fn log(limit: u64, width: u64) -> Term {
+    Term { rule: Rule::Log, limit, width }
+}
+
+#[test]
+fn what_the_pace_has_made_good_is_not_given_back() {
+    play("made-good", |both| {
+        let terms = [gcra(3, SECOND)];
+        let first = ask(both, &terms, Take::All, 3, 0);
+        both.clock += SECOND;
+        assert_eq!(both.refund(&terms, 3, first.stamp), (2, 2));
+        assert_eq!(ask(both, &terms, Take::UpTo, 5, 0).granted, 3);
+        // Of the first nothing is left.
+        both.clock += 3 * SECOND;
+        assert_eq!(ask(both, &terms, Take::All, 3, 0).granted, 3);
+        assert_eq!(both.refund(&terms, 3, first.stamp), (0, 0));
+        assert_eq!(ask(both, &terms, Take::Look, 1, 0).granted, 0);
+    });
+}
+
+#[test]
+fn a_booked_turn_is_paced_from_its_time() {
+    play("paced", |both| {
+        let terms = [gcra(3, SECOND), log(1, 60 * SECOND)];
+        assert_eq!(ask(both, &terms, Take::All, 1, 0).granted, 1);
+        let turn = ask(both, &terms, Take::All, 1, 70 * SECOND);
+        assert_eq!((turn.granted, turn.wait), (1, 60 * SECOND));
+        both.clock = turn.stamp.when;
+        assert_eq!(ask(both, &terms[..1], Take::UpTo, 3, 0).granted, 2);
+    });
+}
+
+#[test]
+fn turns_in_a_log_are_booked_a_window_ahead_and_charged_no_sooner_than_used() {
+    play("a-window", |both| {
+        let terms = [log(2, 60 * SECOND)];
+        let mut granted = 0;
+        for _ in 0..10 {
+            let turn = ask(both, &terms, Take::All, 1, 1 << 50);
+            assert!(turn.granted == 0 || turn.stamp.when >= both.clock + turn.wait + turn.wait / 1000);
+            granted += turn.granted;
+            both.clock += 1;
+        }
+        assert_eq!(granted, 4);
+    });
+}
+
+#[test]
+fn no_turn_is_booked_on_what_a_lower_limit_has_forgotten() {
+    play("forgotten", |both| {
+        let many = [Term { rule: Rule::Buckets, limit: 100, width: SECOND }];
+        let few = [log(4, 60 * SECOND)];
+        assert_eq!(ask(both, &many, Take::All, 50, 0).granted, 50);
+        assert_eq!(ask(both, &few, Take::All, 1, 70 * SECOND).granted, 0);
+        assert_eq!(ask(both, &many, Take::Look, 51, 0).granted, 0);
+        // Nor does another quota beside it shorten a log.
+        both.name.push('b');
+        let whole = [log(9, 60 * SECOND)];
+        assert_eq!(ask(both, &whole, Take::All, 8, 0).granted, 8);
+        let beside = [log(4, 60 * SECOND), many[0]];
+        assert_eq!(ask(both, &beside, Take::All, 1, 70 * SECOND).granted, 1);
+        assert_eq!(ask(both, &whole, Take::Look, 1, 0).granted, 0);
+    });
+}
+
+#[test]
+fn buckets_become_a_large_log_in_no_time() {
+    play("large", |both| {
+        let buckets = [Term { rule: Rule::Buckets, limit: 10_000, width: SECOND }];
+        assert_eq!(ask(both, &buckets, Take::All, 10_000, 0).granted, 10_000);
+        let started = Instant::now();
+        assert_eq!(ask(both, &[log(10_000, 60 * SECOND)], Take::Look, 1, 0).granted, 0);
+        assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn gcra_keeps_its_bound_with_refunds_and_booked_turns() {
+    let (burst, interval) = (5, 10_000u64);
+    let terms = [gcra(burst, interval)];
+    for seed in 0..40u64 {
+        play(&format!("gcra-{seed}"), |both| {
+            let mut state = seed;
+            let mut random = |below: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % below
+            };
+            let (mut used, mut unused) = (Vec::new(), Vec::new());
+            for _ in 0..200 {
+                both.clock += [0, random(interval), random(6 * interval)][random(3) as usize];
+                match random(5) {
+                    0 => {
+                        let turn = ask(both, &terms, Take::All, 1, 3 * interval);
+                        used.extend((turn.granted > 0).then_some(both.clock + turn.wait + turn.wait / 1000));
+                    }
+                    1 | 2 if !unused.is_empty() => {
+                        let (stamp, permits) = unused.swap_remove(random(unused.len() as u64) as usize);
+                        let (expected, found) = both.refund(&terms, permits, stamp);
+                        assert_eq!(expected, found);
+                    }
+                    _ => {
+                        let charged = ask(both, &terms, Take::UpTo, 1 + random(burst), 0);
+                        if charged.granted > 0 {
+                            let kept = random(charged.granted + 1);
+                            used.extend((kept..charged.granted).map(|_| both.clock));
+                            unused.push((charged.stamp, kept));
+                        }
+                    }
+                }
+            }
+            for window in [interval, 5 * interval, 30 * interval] {
+                let most = most_in_a_window(&mut used, window);
+                assert!(most <= window / interval + burst, "{most} in {window}, seed {seed}");
+            }
+        });
+    }
+}
