@@ -5,6 +5,18 @@
 //! default and at the same time the specification: a property test drives it and a real server through the same
 //! histories and compares every answer.
 
+// Before the rooms that use it: textual scope.
+macro_rules! on_either {
+    ($self:ident.$operation:ident($($argument:expr),*)) => {
+        match $self {
+            $crate::store::AnyStore::Memory(store) => store.$operation($($argument),*).await,
+            #[cfg(feature = "redis")]
+            $crate::store::AnyStore::Redis(store) => store.$operation($($argument),*).await,
+        }
+    };
+}
+
+pub(crate) mod lock;
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
@@ -12,6 +24,8 @@ pub(crate) mod trust;
 
 #[cfg(all(test, feature = "redis"))]
 mod equivalence;
+#[cfg(all(test, feature = "redis"))]
+mod equivalence_locks;
 
 use std::future::Future;
 use std::time::Duration;
@@ -114,18 +128,6 @@ pub(crate) trait Listener: Send + Sync + 'static {
     /// Everything that was read may have changed.
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store names each change"))]
     fn all_changed(&self);
-}
-
-/// The answer to [`Store::acquire`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Acquired {
-    Granted {
-        fence: u64,
-    },
-    /// Somebody else holds it, for this long at most unless they extend.
-    Held {
-        remaining: Duration,
-    },
 }
 
 /// The answer to [`Store::charge`] and [`Store::usage`].
@@ -278,16 +280,6 @@ pub(crate) trait Store: Send + Sync + 'static {
         span: Duration,
     ) -> impl Future<Output = Result<()>> + Send;
 
-    /// Takes a free lock for `token`.
-    fn acquire(&self, name: &str, token: u64, ttl: Duration)
-    -> impl Future<Output = Result<Acquired>> + Send;
-
-    /// Gives the holder at least `ttl` from now; whether `token` still held it.
-    fn extend(&self, name: &str, token: u64, ttl: Duration) -> impl Future<Output = Result<bool>> + Send;
-
-    /// Frees the lock; whether `token` still held it.
-    fn release(&self, name: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
-
     /// Charges `cost` to the window if it fits. A refusal charges nothing.
     fn charge(&self, name: &str, window: Window, cost: u64) -> impl Future<Output = Result<Charged>> + Send;
 
@@ -311,16 +303,6 @@ impl AnyStore {
             Self::Redis(store) => store.close(),
         }
     }
-}
-
-macro_rules! on_either {
-    ($self:ident.$operation:ident($($argument:expr),*)) => {
-        match $self {
-            Self::Memory(store) => store.$operation($($argument),*).await,
-            #[cfg(feature = "redis")]
-            Self::Redis(store) => store.$operation($($argument),*).await,
-        }
-    };
 }
 
 impl Store for AnyStore {
@@ -452,18 +434,6 @@ impl Store for AnyStore {
 
     async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {
         on_either!(self.renew_version(name, version, span))
-    }
-
-    async fn acquire(&self, name: &str, token: u64, ttl: Duration) -> Result<Acquired> {
-        on_either!(self.acquire(name, token, ttl))
-    }
-
-    async fn extend(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
-        on_either!(self.extend(name, token, ttl))
-    }
-
-    async fn release(&self, name: &str, token: u64) -> Result<bool> {
-        on_either!(self.release(name, token))
     }
 
     async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {

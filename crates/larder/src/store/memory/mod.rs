@@ -13,9 +13,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::lock::Pace;
 use super::trust::{Lanes, Seen};
 use super::{
-    Acquired, Charged, Claim, Expiry, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
+    Charged, Claim, Expiry, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
     Window,
 };
 use crate::clock::{Clock, Tick};
@@ -45,6 +46,8 @@ pub(crate) struct MemoryStore {
     /// the wall clock moves this store's time.
     started_at: u64,
     entries: Entries,
+    listener: Arc<dyn Listener>,
+    pub(super) pace: Pace,
     lanes: Lanes,
     locks: Locks,
     limits: Limits,
@@ -56,7 +59,9 @@ impl MemoryStore {
         Self {
             started: clock.now(),
             started_at: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
-            entries: Entries::new(bounds, listener),
+            entries: Entries::new(bounds, listener.clone()),
+            listener,
+            pace: Pace::default(),
             lanes: Lanes::embedded(),
             locks: Locks::default(),
             limits: Limits::default(),
@@ -214,18 +219,6 @@ impl Store for MemoryStore {
         self.entries.renew_version(name, version, span, self.clock.now())
     }
 
-    async fn acquire(&self, name: &str, token: u64, ttl: Duration) -> Result<Acquired> {
-        Ok(self.locks.acquire(name, token, ttl, self.clock.now(), self.now_micros()))
-    }
-
-    async fn extend(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
-        Ok(self.locks.extend(name, token, ttl, self.clock.now()))
-    }
-
-    async fn release(&self, name: &str, token: u64) -> Result<bool> {
-        Ok(self.locks.release(name, token, self.clock.now()))
-    }
-
     async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
         Ok(self.limits.charge(name, window, cost, self.now_micros()))
     }
@@ -342,22 +335,6 @@ mod tests {
         }
         micros.fetch_add(2_000_000, Ordering::AcqRel);
         assert_eq!(store.get("tag").await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn a_fence_never_falls_back_even_when_the_lock_was_long_gone() {
-        let (store, micros) = store(Bounds::default());
-        let mut last = 0;
-        for token in 1..100 {
-            match store.acquire("job", token, SECOND).await.unwrap() {
-                Acquired::Granted { fence } => {
-                    assert!(fence > last);
-                    last = fence;
-                }
-                Acquired::Held { .. } => unreachable!("the last holder's time is over"),
-            }
-            micros.fetch_add(1_000_000, Ordering::AcqRel);
-        }
     }
 
     #[tokio::test]

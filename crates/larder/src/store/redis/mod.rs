@@ -7,6 +7,7 @@ mod cluster;
 mod dial;
 mod error;
 mod link;
+mod lock;
 mod network;
 mod node;
 mod script;
@@ -21,9 +22,10 @@ use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use redis::{Cmd, Value, cmd};
 
+use super::lock::Pace;
 use super::trust::Lanes;
 use super::{
-    Acquired, Charged, Claim, Expiry, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
+    Charged, Claim, Expiry, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
     Window, read_version,
 };
 use crate::endpoint::Deployment;
@@ -39,6 +41,7 @@ use tracking::Tracking;
 pub(crate) struct RedisStore {
     network: Network,
     lanes: Arc<Lanes>,
+    pace: Pace,
 }
 
 impl RedisStore {
@@ -53,7 +56,7 @@ impl RedisStore {
         let lanes = Arc::new(Lanes::remote());
         let tracking = Tracking { lanes: lanes.clone(), listener, clock: login.clock.clone() };
         let network = Network::connect(deployment, login, sentinel_login, connections, tracking).await?;
-        Ok(Self { network, lanes })
+        Ok(Self { network, lanes, pace: Pace::default() })
     }
 
     /// Ends the connections, and the tasks that keep them.
@@ -246,7 +249,12 @@ impl Store for RedisStore {
     }
 
     async fn abandon_refresh(&self, name: &str, token: u64) -> Result<()> {
-        self.release(&Keyspace::lease(name), token).await.map(drop)
+        let (lease, token) = (Keyspace::lease(name), version_text(token));
+        let arguments = [token.as_bytes()];
+        self.network
+            .run_script(name, &script::ABANDON_REFRESH, &[&lease], &arguments, Replay::Never)
+            .await
+            .map(drop)
     }
 
     async fn renew_load(&self, name: &str, claim: Claim, liveness: Duration) -> Result<bool> {
@@ -282,34 +290,6 @@ impl Store for RedisStore {
     async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {
         let value = Bytes::from(version_text(version));
         self.set(name, value, Expiry::After(span.saturating_mul(2))).await
-    }
-
-    async fn acquire(&self, name: &str, token: u64, ttl: Duration) -> Result<Acquired> {
-        let (token, ttl) = (version_text(token), millis(ttl));
-        let keys = [name, &format!("{name}:fence")];
-        let arguments = [token.as_bytes(), ttl.as_bytes()];
-        match pair(self.network.run_script(name, &script::ACQUIRE, &keys, &arguments, Replay::Never).await?)?
-        {
-            (Value::Int(1), fence) => Ok(Acquired::Granted { fence: number(&fence)? }),
-            (Value::Int(0), left) => Ok(Acquired::Held { remaining: Duration::from_millis(number(&left)?) }),
-            (other, _) => Err(unexpected(&other)),
-        }
-    }
-
-    async fn extend(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
-        let (token, ttl) = (version_text(token), millis(ttl));
-        let arguments = [token.as_bytes(), ttl.as_bytes()];
-        flag(&self.network.run_script(name, &script::EXTEND, &[name], &arguments, Replay::Never).await?)
-    }
-
-    async fn release(&self, name: &str, token: u64) -> Result<bool> {
-        let token = version_text(token);
-        flag(
-            &self
-                .network
-                .run_script(name, &script::RELEASE, &[name], &[token.as_bytes()], Replay::Never)
-                .await?,
-        )
     }
 
     async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {

@@ -10,12 +10,13 @@ pub(super) struct Script {
 }
 
 macro_rules! script {
-    ($name:ident, $file:literal) => {
-        pub(super) static $name: Script = Script {
-            source: include_str!(concat!("lua/", $file)),
-            hash: LazyLock::new(|| {
-                redis::Script::new(include_str!(concat!("lua/", $file))).get_hash().to_owned()
-            }),
+    ($name:ident, $($file:literal),+) => {
+        pub(super) static $name: Script = {
+            const SOURCE: &str = concat!($(include_str!(concat!("lua/", $file))),+);
+            Script {
+                source: SOURCE,
+                hash: LazyLock::new(|| redis::Script::new(SOURCE).get_hash().to_owned()),
+            }
         };
     };
 }
@@ -27,13 +28,18 @@ script!(COMMIT_FILL, "commit_fill.lua");
 script!(ABANDON_FILL, "abandon_fill.lua");
 script!(BEGIN_REFRESH, "begin_refresh.lua");
 script!(COMMIT_REFRESH, "commit_refresh.lua");
+script!(ABANDON_REFRESH, "abandon_refresh.lua");
 script!(RENEW_LOAD, "renew_load.lua");
 script!(RESTAMP, "restamp.lua");
 script!(VERSION, "version.lua");
-script!(ACQUIRE, "acquire.lua");
-script!(EXTEND, "extend.lua");
-script!(RELEASE, "release.lua");
 script!(CHARGE, "charge.lua");
+
+script!(ACQUIRE, "line.lua", "acquire.lua");
+script!(CONFIRM, "line.lua", "confirm.lua");
+script!(STAND_BY, "line.lua", "stand_by.lua");
+script!(LEAVE, "line.lua", "leave.lua");
+script!(RELEASE, "line.lua", "release.lua");
+script!(EXTEND, "extend.lua");
 
 impl Script {
     pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Cmd {

@@ -1,0 +1,161 @@
+//! Locks on Redis: each operation is one script, and so one round trip; those about several locks are one for each slot.
+//!
+//! An attempt runs on the tracked connection, where the server notes which wake-up key it has read: so standing in line
+//! and listening are one command. Redis 6 notes all keys of a script, and would tell each waiting process of every change of
+//! the lock; there, and where tracking is refused, the attempt runs beside it and listens by a read of its own.
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use redis::Value;
+
+use super::node::Replay;
+use super::{RedisStore, bytes, flag, get_command, in_order, millis, number, pair, script, unexpected, version_text};
+use crate::error::Result;
+use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, wake_name};
+
+/// Locks that one script renews or keeps places of: it must not keep the server for long.
+const MOST: usize = 512;
+
+struct Keys {
+    fence: String,
+    line: String,
+    seen: String,
+    wake: String,
+}
+
+impl Keys {
+    fn of(lock: &str, token: u64) -> Self {
+        let of = |what| format!("{lock}:{what}");
+        Self { fence: of("fence"), line: of("line"), seen: of("seen"), wake: wake_name(lock, token) }
+    }
+}
+
+impl RedisStore {
+    /// What each script of a line is told of its spans of time.
+    fn pace(&self) -> [String; 2] {
+        let Pace { claim, live } = self.pace;
+        [millis(claim), millis(live)]
+    }
+}
+
+fn attempted(answer: Value, told: bool) -> Result<Attempted> {
+    match pair(answer)? {
+        (Value::Int(1), fence) => Ok(Attempted::Granted { fence: number(&fence)? }),
+        (Value::Int(0), _) => Ok(Attempted::Held),
+        (Value::Int(2), _) => Ok(Attempted::Waiting { told }),
+        (Value::Int(-1), _) => Ok(Attempted::Gone),
+        (other, _) => Err(unexpected(&other)),
+    }
+}
+
+fn array(answer: Value) -> Result<Vec<Value>> {
+    match answer {
+        Value::Array(values) => Ok(values),
+        other => Err(unexpected(&other)),
+    }
+}
+
+impl LockStore for RedisStore {
+    async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
+        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
+        let (token, ttl, remembered) = (version_text(token), millis(ttl), millis(Pace::REMEMBERED));
+        let queue: &[u8] = if queue == Queue::StandInLine { b"1" } else { b"0" };
+        let names = [lock, &keys.fence, &keys.line, &keys.seen, &keys.wake];
+        let arguments = [
+            token.as_bytes(),
+            ttl.as_bytes(),
+            queue,
+            claim.as_bytes(),
+            live.as_bytes(),
+            remembered.as_bytes(),
+        ];
+        let (answer, told) = self.network.run_script_told(lock, &script::ACQUIRE, &names, &arguments).await?;
+        attempted(answer, told)
+    }
+
+    async fn confirm(&self, lock: &str, token: u64, ttl: Duration) -> Result<Attempted> {
+        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
+        let (token, ttl) = (version_text(token), millis(ttl));
+        let names = [lock, &keys.fence, &keys.line, &keys.seen, &keys.wake];
+        let arguments = [token.as_bytes(), ttl.as_bytes(), claim.as_bytes(), live.as_bytes()];
+        let answer =
+            self.network.run_script(lock, &script::CONFIRM, &names, &arguments, Replay::Safe).await?;
+        attempted(answer, false)
+    }
+
+    async fn listen(&self, lock: &str, token: u64) -> Result<bool> {
+        let (answer, _) = self.network.run_tracked(lock, &get_command(&wake_name(lock, token))).await?;
+        Ok(bytes(answer)?.is_some())
+    }
+
+    async fn stand_by(&self, waiting: &[Ticket]) -> Result<Vec<Turn>> {
+        let [claim, live] = self.pace();
+        let names: Vec<&str> = waiting.iter().map(|ticket| ticket.lock.as_str()).collect();
+        let groups = self.network.groups(&names);
+        let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
+        let answers = try_join_all(parts.iter().map(async |places| {
+            let tickets: Vec<&Ticket> = places.iter().filter_map(|place| waiting.get(*place)).collect();
+            let (mut keys, mut arguments) = (Vec::new(), vec![claim.clone(), live.clone()]);
+            for of_lock in tickets.chunk_by(|a, b| a.lock == b.lock) {
+                if let Some(Ticket { lock, token }) = of_lock.first() {
+                    let Keys { line, seen, .. } = Keys::of(lock, *token);
+                    keys.extend([lock.clone(), line, seen]);
+                }
+                arguments.push(of_lock.len().to_string());
+                arguments.extend(of_lock.iter().map(|ticket| version_text(ticket.token)));
+            }
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+            let name = keys.first().copied().unwrap_or_default();
+            let answer =
+                self.network.run_script(name, &script::STAND_BY, &keys, &arguments, Replay::Safe).await?;
+            array(answer)?
+                .iter()
+                .map(|turn| match turn {
+                    Value::Int(0) => Ok(Turn::Waits),
+                    Value::Int(1) => Ok(Turn::Come),
+                    Value::Int(2) => Ok(Turn::Gone),
+                    other => Err(unexpected(other)),
+                })
+                .collect::<Result<Vec<_>>>()
+        }))
+        .await?;
+        in_order(waiting.len(), parts.into_iter().zip(answers))
+    }
+
+    async fn leave(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
+        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
+        let (token, remembered) = (version_text(token), millis(remembered));
+        let names = [lock, &keys.line, &keys.seen, &keys.wake];
+        let arguments = [token.as_bytes(), claim.as_bytes(), live.as_bytes(), remembered.as_bytes()];
+        flag(&self.network.run_script(lock, &script::LEAVE, &names, &arguments, Replay::Safe).await?)
+    }
+
+    async fn extend(&self, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {
+        let names: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
+        let groups = self.network.groups(&names);
+        let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
+        let answers = try_join_all(parts.iter().map(async |places| {
+            let held: Vec<_> = places.iter().filter_map(|place| held.get(*place)).collect();
+            let keys: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
+            let arguments: Vec<String> =
+                held.iter().flat_map(|(ticket, ttl)| [version_text(ticket.token), millis(*ttl)]).collect();
+            let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+            let name = keys.first().copied().unwrap_or_default();
+            let answer =
+                self.network.run_script(name, &script::EXTEND, &keys, &arguments, Replay::Safe).await?;
+            array(answer)?.iter().map(flag).collect::<Result<Vec<_>>>()
+        }))
+        .await?;
+        in_order(held.len(), parts.into_iter().zip(answers))
+    }
+
+    async fn release(&self, lock: &str, token: u64) -> Result<bool> {
+        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
+        let token = version_text(token);
+        let names = [lock, &keys.line, &keys.seen];
+        let arguments = [token.as_bytes(), claim.as_bytes(), live.as_bytes()];
+        flag(&self.network.run_script(lock, &script::RELEASE, &names, &arguments, Replay::Never).await?)
+    }
+}
