@@ -13,7 +13,7 @@ use crate::rounds::Flavour;
 use crate::table::Table;
 
 /// Calls of each operation.
-const TIMES: u64 = 100;
+pub(crate) const TIMES: u64 = 100;
 /// The heartbeat (one TIME a second and connection) and what this program itself asks.
 const NOT_OURS: [&str; 4] = ["time", "info", "config|resetstat", "config"];
 
@@ -58,7 +58,7 @@ pub(crate) fn run() -> Outcome<Findings> {
 }
 
 /// `1 GET`.
-fn commands_a_call(server: &Server) -> String {
+pub(crate) fn commands_a_call(server: &Server) -> String {
     let stats = server.info("commandstats");
     let calls = |stats: &str| stats.strip_prefix("calls=")?.split(',').next()?.parse::<u64>().ok();
     let mut commands = Vec::new();

@@ -1,14 +1,14 @@
 //! larder's `get` and `set` beside the bare driver's GET and SET with the same serde_json work.
 
 use crate::bare::Bare;
-use crate::figures::{Bar, Findings};
+use crate::figures::{Bar, Findings, Limit};
 use crate::lane::{Contender, Lane, Outcome, fill};
 use crate::ours::Ours;
 use crate::rounds::{Flavour, Standing, compare};
 use crate::table::{Table, interval, rate, ratio};
 
 const TASKS: [u64; 3] = [1, 64, 256];
-const LEAST: f64 = 0.95;
+const BAR: Limit = Limit::AtLeast(0.95);
 
 #[derive(Clone, Copy)]
 enum Operation {
@@ -66,7 +66,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     }
     let mut findings = Findings::default();
     findings.add("driver", table.finish());
-    findings.bars.push(Bar::over("`get` and `set` of 1 KiB / bare driver + serde_json", LEAST, bounds));
+    findings.bars.push(Bar::over("`get` and `set` of 1 KiB / bare driver + serde_json", BAR, bounds));
     Ok(findings)
 }
 

@@ -1,32 +1,58 @@
 //! What a measurement hands back: text for a section of the page, and how it stands to the bars.
 
+use std::fmt;
+
 /// The text of one `<!-- figures:name -->` section of docs/performance.md.
 pub(crate) struct Figures {
     pub(crate) name: &'static str,
     pub(crate) text: String,
 }
 
+/// What a promise about speed bounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
 /// A promise about speed, and what was measured.
 pub(crate) struct Bar {
     pub(crate) what: String,
-    pub(crate) least: f64,
-    /// The lowest lower bound of all that the promise covers.
+    pub(crate) limit: Limit,
+    /// The end of an interval that is furthest on the wrong side, of all that the promise covers.
     pub(crate) measured: f64,
     /// Where that was.
     pub(crate) at: String,
 }
 
 impl Bar {
-    /// The bar of several measurements, each with its lower bound and where that was.
-    pub(crate) fn over(what: &str, least: f64, bounds: impl IntoIterator<Item = (f64, String)>) -> Self {
-        let worst = bounds.into_iter().min_by(|a, b| a.0.total_cmp(&b.0));
+    /// The bar of several measurements, each with the end of its interval that counts (the lower one of what is to be
+    /// large, the upper one of what is to be small) and where that was.
+    pub(crate) fn over(what: &str, limit: Limit, bounds: impl IntoIterator<Item = (f64, String)>) -> Self {
+        let bounds = bounds.into_iter();
+        let worst = match limit {
+            Limit::AtLeast(_) => bounds.min_by(|a, b| a.0.total_cmp(&b.0)),
+            Limit::AtMost(_) => bounds.max_by(|a, b| a.0.total_cmp(&b.0)),
+        };
         let (measured, at) = worst.unwrap_or((f64::NAN, "not measured".to_owned()));
-        Self { what: what.to_owned(), least, measured, at }
+        Self { what: what.to_owned(), limit, measured, at }
     }
 
     /// Without rounding: 0.9499 is not 0.95.
     pub(crate) fn is_met(&self) -> bool {
-        self.measured >= self.least
+        match self.limit {
+            Limit::AtLeast(least) => self.measured >= least,
+            Limit::AtMost(most) => self.measured <= most,
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(f, "≥ {least}"),
+            Self::AtMost(most) => write!(f, "≤ {most}"),
+        }
     }
 }
 
@@ -46,5 +72,20 @@ impl Findings {
     pub(crate) fn join(&mut self, other: Self) {
         self.figures.extend(other.figures);
         self.bars.extend(other.bars);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_judged_by_the_worst_of_what_it_covers() {
+        let bounds = [(1.2, "here".to_owned()), (1.4, "there".to_owned())];
+        let at_most = Bar::over("time", Limit::AtMost(1.3), bounds.clone());
+        assert_eq!((at_most.at.as_str(), at_most.is_met()), ("there", false));
+        let at_least = Bar::over("rate", Limit::AtLeast(1.2), bounds);
+        assert_eq!((at_least.at.as_str(), at_least.is_met()), ("here", true));
+        assert!(!Bar::over("nothing", Limit::AtMost(1.0), []).is_met());
     }
 }

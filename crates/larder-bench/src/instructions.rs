@@ -7,6 +7,7 @@ use std::env;
 use std::process::Command;
 
 use crate::lane::Outcome;
+use crate::near_hits;
 use crate::probe::{Probe, Side};
 
 fn times(probe: Probe) -> u64 {
@@ -20,24 +21,36 @@ pub(crate) fn available() -> bool {
 
 pub(crate) fn per_operation(side: Side, url: &str, probe: Probe) -> Outcome<u64> {
     let times = times(probe);
-    let once = total(side, url, probe, times)?;
-    let twice = total(side, url, probe, 2 * times)?;
+    per_turn(&[side.name(), url, probe.name()], times)
+}
+
+/// Of `spin WHAT… TIMES`, by the difference between `times` and twice as many.
+pub(crate) fn per_turn(what: &[&str], times: u64) -> Outcome<u64> {
+    let once = total(what, times)?;
+    let twice = total(what, 2 * times)?;
     Ok(twice.saturating_sub(once) / times)
 }
 
 /// The hidden subcommand: does the operations, and nothing is said of them.
 pub(crate) fn spin(arguments: &[String]) -> Outcome<()> {
+    if let [first, which, url, times] = arguments
+        && first == near_hits::SPIN
+    {
+        return near_hits::spin(which, url, times.parse()?);
+    }
     let [side, url, probe, times] = arguments else { return Err("spin SIDE URL PROBE TIMES".into()) };
     let side = Side::parse(side).ok_or("no such side")?;
     let probe = Probe::parse(probe).ok_or("no such operation")?;
     side.run(url, probe, times.parse()?, |work| work())
 }
 
-fn total(side: Side, url: &str, probe: Probe, times: u64) -> Outcome<u64> {
+fn total(what: &[&str], times: u64) -> Outcome<u64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(env::current_exe()?)
-        .args(["spin", side.name(), url, probe.name(), &times.to_string()])
+        .arg("spin")
+        .args(what)
+        .arg(times.to_string())
         .output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     let collected =

@@ -40,12 +40,14 @@ pub(crate) async fn fill<C: Contender>(contender: &C) -> Outcome<()> {
     Ok(())
 }
 
-type Work = Pin<Box<dyn Future<Output = Outcome<()>> + Send>>;
+pub(crate) type Work = Pin<Box<dyn Future<Output = Outcome<()>> + Send>>;
 
 /// A contender at one operation in a number of tasks.
 pub(crate) struct Lane {
     pub(crate) name: &'static str,
     tasks: u64,
+    /// How many times as many operations it does as the first lane.
+    times: u64,
     work: Box<dyn Fn(Ids) -> Work>,
 }
 
@@ -98,16 +100,23 @@ impl Lane {
         })
     }
 
-    fn new(name: &'static str, tasks: u64, work: impl Fn(Ids) -> Work + 'static) -> Self {
-        Self { name, tasks, work: Box::new(work) }
+    pub(crate) fn new(name: &'static str, tasks: u64, work: impl Fn(Ids) -> Work + 'static) -> Self {
+        Self { name, tasks, times: 1, work: Box::new(work) }
     }
 
-    /// The time that every task took together for `each` operations a task.
+    /// The same with this many times the operations: for what is so much quicker that its time would be too short to
+    /// measure.
+    #[must_use]
+    pub(crate) fn times(self, times: u64) -> Self {
+        Self { times, ..self }
+    }
+
+    /// The time that every task took together for `each` operations a task, times its own.
     pub(crate) async fn run(&self, each: u64) -> Outcome<Duration> {
         let began = Instant::now();
         let mut running = JoinSet::new();
         for task in 0..self.tasks {
-            running.spawn((self.work)(Ids { next: task * 37, left: each }));
+            running.spawn((self.work)(Ids { next: task * 37, left: each * self.times }));
         }
         while let Some(done) = running.join_next().await {
             done??;
@@ -115,15 +124,23 @@ impl Lane {
         Ok(began.elapsed())
     }
 
-    pub(crate) fn tasks(&self) -> u64 {
-        self.tasks
+    /// Operations of all tasks for one of each task of the first lane.
+    pub(crate) fn operations(&self) -> u64 {
+        self.tasks * self.times
     }
 }
 
 /// The ids that one task goes through: all of them, in an order that is not the server's.
-struct Ids {
+pub(crate) struct Ids {
     next: u64,
     left: u64,
+}
+
+impl Ids {
+    /// Where these begin, other than those of other tasks, and how many they are.
+    pub(crate) fn start_and_count(&self) -> (u64, u64) {
+        (self.next, self.left)
+    }
 }
 
 impl Iterator for Ids {

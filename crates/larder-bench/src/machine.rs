@@ -11,7 +11,8 @@ use crate::table::Table;
 
 /// The versions that `Cargo.lock` held when this was built.
 const LOCK: &str = include_str!("../../../Cargo.lock");
-const CRATES: [&str; 6] = ["larder", "redis", "tokio", "serde_json", "cached", "multi-tier-cache"];
+const CRATES: [&str; 8] =
+    ["larder", "redis", "tokio", "serde_json", "quick_cache", "cached", "multi-tier-cache", "rustis"];
 
 /// The processors' time so far, in ticks of all of them together.
 #[derive(Debug, Clone, Copy)]
@@ -35,28 +36,44 @@ impl Ticks {
     }
 }
 
+/// When something was measured, and what the machine was doing meanwhile: a paragraph below its figures.
+pub(crate) fn note(began: Option<Ticks>, rounds: &str) -> String {
+    let busy = meanwhile(began).map(|busy| format!("; meanwhile {busy}")).unwrap_or_default();
+    format!("\nMeasured {} UTC, {rounds}{busy}.\n", utc())
+}
+
+/// `2026-11-26 01:02`.
+pub(crate) fn utc() -> String {
+    said("date", &["-u", "+%F %H:%M"])
+}
+
+fn meanwhile(began: Option<Ticks>) -> Option<String> {
+    let (began, now) = (began?, Ticks::now()?);
+    let share = |ticks: u64| 100 * ticks / (now.total - began.total).max(1);
+    let loads = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = loads.split(' ').next().unwrap_or_default();
+    Some(format!(
+        "the processors were busy {} % of the time, other machines on the same host took {} % (steal), and the load \
+         average at the end was {load}",
+        share(now.busy - began.busy),
+        share(now.stolen - began.stolen)
+    ))
+}
+
 /// A table of where, when and with what.
 pub(crate) fn describe(began: Option<Ticks>, rounds: usize) -> Outcome<String> {
     let server = Server::start().version();
     let json = serde_json::to_vec(&Item::new(500))?.len();
     let mut table = Table::new(&["", ""]);
-    table.row(&["date", &said("date", &["-u", "+%F %H:%M UTC"])]);
+    table.row(&["date", &format!("{} UTC", utc())]);
     table.row(&["machine", &format!("{}, {} cores, Linux {}", processor(), cores(), said("uname", &["-r"]))]);
     table.row(&["server", &format!("{server}, without persistence, on TCP loopback of the same machine")]);
     table.row(&["compiler", &format!("{}, release profile", said("rustc", &["--version"]))]);
     table.row(&["crates", &CRATES.map(|name| format!("{name} {}", locked(name))).join(", ")]);
     table.row(&["value", &format!("a struct of 15 fields, {json} bytes as JSON; 1,000 keys")]);
     table.row(&["rounds", &format!("{rounds} a configuration")]);
-    if let (Some(began), Some(now)) = (began, Ticks::now()) {
-        let share = |ticks: u64| 100 * ticks / (now.total - began.total).max(1);
-        table.row(&[
-            "meanwhile",
-            &format!(
-                "the processors were busy {} % of the time, and other machines on the same host took {} % (steal)",
-                share(now.busy - began.busy),
-                share(now.stolen - began.stolen)
-            ),
-        ]);
+    if let Some(busy) = meanwhile(began) {
+        table.row(&["meanwhile", &busy]);
     }
     Ok(table.finish())
 }

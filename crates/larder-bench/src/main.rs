@@ -11,10 +11,16 @@ mod count;
 mod driver;
 mod figures;
 mod instructions;
+mod invalidation;
 mod item;
 mod lane;
+mod load;
 mod machine;
 mod many;
+mod miss;
+mod mixture;
+mod near;
+mod near_hits;
 mod options;
 mod ours;
 mod page;
@@ -24,6 +30,7 @@ mod rivals;
 mod rounds;
 mod statistics;
 mod table;
+mod zipf;
 
 use std::env;
 #[cfg(feature = "rivals")]
@@ -40,6 +47,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let outcome = match arguments.split_first() {
         Some((first, rest)) if first == "spin" => instructions::spin(rest),
+        Some((first, rest)) if first == "herd" => herd(rest),
         _ => Options::parse(&arguments).and_then(|options| measure(&options)),
     };
     match outcome {
@@ -71,16 +79,36 @@ fn measure(options: &Options) -> Outcome<()> {
         let instructions = if options.instructions { Instructions::Count } else { Instructions::LeaveOut };
         findings.join(count::run(instructions)?);
     }
+    if asked(Subcommand::Load) {
+        findings.join(load::run()?);
+    }
+    if asked(Subcommand::Near) {
+        findings.join(near::run(options.pairs, options.instructions)?);
+    }
+    if asked(Subcommand::NearMiss) {
+        findings.join(miss::run(options.pairs)?);
+    }
+    if asked(Subcommand::Invalidation) {
+        findings.join(invalidation::run(options.pairs)?);
+    }
+    if asked(Subcommand::Zipf) {
+        findings.join(mixture::run(options.pairs)?);
+    }
     if asked(Subcommand::Rivals) {
         findings.join(rivals(options)?);
     }
+    if asked(Subcommand::NearRivals) {
+        findings.join(near_rivals(options)?);
+    }
     if options.subcommand == Subcommand::All {
-        let summary = page::summary(&findings.bars);
-        findings.add("summary", summary);
         findings.add("machine", machine::describe(began, options.pairs)?);
     }
+    let when = machine::utc();
+    if !findings.bars.is_empty() {
+        println!("\n{}", page::summary("", &findings.bars, &when));
+    }
     match &options.write {
-        Some(path) => page::write(path, &findings.figures),
+        Some(path) => page::write(path, &findings, &when),
         None => Ok(()),
     }
 }
@@ -92,7 +120,30 @@ fn rivals(options: &Options) -> Outcome<Findings> {
     rivals::run(options.pairs, plots.as_deref())
 }
 
+#[cfg(feature = "rivals")]
+fn near_rivals(options: &Options) -> Outcome<Findings> {
+    rivals::near::run(options.pairs)
+}
+
+#[cfg(feature = "rivals")]
+fn herd(arguments: &[String]) -> Outcome<()> {
+    rivals::near::herd(arguments)
+}
+
+#[cfg(not(feature = "rivals"))]
+const NOT_BUILT: &str = "the rivals were not built in: --features rivals";
+
 #[cfg(not(feature = "rivals"))]
 fn rivals(_: &Options) -> Outcome<Findings> {
-    Err("the rivals were not built in: --features rivals".into())
+    Err(NOT_BUILT.into())
+}
+
+#[cfg(not(feature = "rivals"))]
+fn near_rivals(_: &Options) -> Outcome<Findings> {
+    Err(NOT_BUILT.into())
+}
+
+#[cfg(not(feature = "rivals"))]
+fn herd(_: &[String]) -> Outcome<()> {
+    Err(NOT_BUILT.into())
 }

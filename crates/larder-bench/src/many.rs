@@ -2,14 +2,14 @@
 
 use crate::bare::Bare;
 use crate::driver::{plural, row};
-use crate::figures::{Bar, Findings};
+use crate::figures::{Bar, Findings, Limit};
 use crate::lane::{Lane, Outcome, fill};
 use crate::ours::Ours;
 use crate::rounds::{Flavour, compare};
 use crate::table::Table;
 
 const TASKS: [u64; 2] = [1, 16];
-const LEAST: f64 = 0.9;
+const BAR: Limit = Limit::AtLeast(0.9);
 
 pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     let mut table = Table::new(&[
@@ -37,6 +37,6 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     }
     let mut findings = Findings::default();
     findings.add("many", table.finish());
-    findings.bars.push(Bar::over("`get_many` of 100 / bare `MGET` + serde_json", LEAST, bounds));
+    findings.bars.push(Bar::over("`get_many` of 100 / bare `MGET` + serde_json", BAR, bounds));
     Ok(findings)
 }

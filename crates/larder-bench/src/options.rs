@@ -7,16 +7,22 @@ use crate::lane::Outcome;
 pub(crate) const HELP: &str = "\
 larder-bench SUBCOMMAND [OPTIONS]      larder beside its rivals, on servers that it starts itself
 
-  driver     get and set beside the bare driver: 1, 64 and 256 tasks, on one thread and on two
-  control    the bare driver beside itself: what the machine alone makes of a ratio
-  many       get_many of 100 beside MGET
-  commands   the commands that the server ran for each operation
-  count      allocations, and with --instructions also instructions, for each operation
-  rivals     larder, cached and multi-tier-cache beside the bare driver (feature `rivals`)
-  all        all of these, with --instructions
+  driver        get and set beside the bare driver: 1, 64 and 256 tasks, on one thread and on two
+  control       the bare driver beside itself: what the machine alone makes of a ratio
+  many          get_many of 100 beside MGET
+  commands      the commands that the server ran for each operation
+  count         allocations, and with --instructions also instructions, for each operation
+  load          get_or_load beside get: allocations, commands, round trips
+  near          a near hit beside a bare quick_cache, and what it is made of
+  near-miss     a tracked read beside a plain one, and what it costs the server
+  invalidation  from a SET to the near copies that it drops, beside the bare push
+  zipf          99 % near hits beside the server alone
+  rivals        larder, cached and multi-tier-cache beside the bare driver (feature `rivals`)
+  near-rivals   larder's near tier beside those of rustis and multi-tier-cache (feature `rivals`)
+  all           all of these, with --instructions
 
   --pairs N        rounds a configuration; default 40, at least 20 to be worth anything
-  --instructions   let `count` count instructions too, under valgrind
+  --instructions   let `count` and `near` count instructions too, under valgrind
   --write PAGE     put the figures into PAGE, between its <!-- figures:… --> markers, and plots into the folder beside
                    it that is named after it
 ";
@@ -28,7 +34,13 @@ pub(crate) enum Subcommand {
     Many,
     Commands,
     Count,
+    Load,
+    Near,
+    NearMiss,
+    Invalidation,
+    Zipf,
     Rivals,
+    NearRivals,
     All,
 }
 
@@ -40,7 +52,13 @@ impl Subcommand {
             "many" => Self::Many,
             "commands" => Self::Commands,
             "count" => Self::Count,
+            "load" => Self::Load,
+            "near" => Self::Near,
+            "near-miss" => Self::NearMiss,
+            "invalidation" => Self::Invalidation,
+            "zipf" => Self::Zipf,
             "rivals" => Self::Rivals,
+            "near-rivals" => Self::NearRivals,
             "all" => Self::All,
             _ => return None,
         })

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use larder::{Cache, Larder};
 
+#[cfg(feature = "rivals")]
+pub(crate) use near::OursNear;
+
 use crate::item::Item;
 use crate::lane::{Complete, Contender, Outcome};
 
@@ -48,5 +51,48 @@ impl Complete for Ours {
 
     async fn get_many(&mut self, ids: impl Iterator<Item = u64> + Send) -> Outcome<Vec<Option<Item>>> {
         self.cache.get_many(ids).await.map_err(Into::into)
+    }
+}
+
+#[cfg(feature = "rivals")]
+mod near {
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    use larder::{Cache, Larder, Near};
+
+    use super::TTL;
+    use crate::item::Item;
+    use crate::lane::Outcome;
+    use crate::rivals::near::{NearCache, load};
+
+    /// larder with its near tier.
+    #[derive(Clone)]
+    pub(crate) struct OursNear {
+        cache: Cache<Arc<Item>>,
+    }
+
+    impl NearCache for OursNear {
+        const NAME: &'static str = "larder";
+        const TELLING: char = 't';
+
+        async fn connect(url: &str) -> Outcome<Self> {
+            let larder = Larder::connect(url).await?;
+            Ok(Self { cache: larder.cache("near").ttl(TTL).near(Near::bytes(64 << 20)).build()? })
+        }
+
+        async fn get(&self, id: u64) -> Outcome<Option<Item>> {
+            Ok(self.cache.get(id).await?.map(|item| Item::clone(&item)))
+        }
+
+        async fn set(&self, id: u64, item: &Item) -> Outcome<()> {
+            self.cache.set(id, &Arc::new(item.clone())).await.map_err(Into::into)
+        }
+
+        async fn get_or_load(&self, id: u64, loads: &'static AtomicU64) -> Outcome<Item> {
+            let load = move || async move { Ok::<_, io::Error>(Arc::new(load(id, loads).await)) };
+            Ok(self.cache.get_or_load(id, load).await.map(|item| Item::clone(&item))?)
+        }
     }
 }

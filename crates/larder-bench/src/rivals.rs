@@ -4,6 +4,8 @@
 
 mod cached;
 mod multi_tier;
+pub(crate) mod near;
+mod rustis_cache;
 
 use std::fs;
 use std::path::Path;

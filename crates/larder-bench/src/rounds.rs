@@ -49,7 +49,6 @@ impl Flavour {
 /// How one lane did beside the first.
 #[derive(Debug, Clone)]
 pub(crate) struct Standing {
-    #[cfg_attr(not(feature = "rivals"), expect(dead_code, reason = "only rivals are told apart by name"))]
     pub(crate) name: &'static str,
     /// Operations a second: the median and the quartiles of the rounds.
     pub(crate) rate: Spread,
@@ -100,7 +99,7 @@ async fn round(lanes: &[Lane], each: u64) -> Outcome<Vec<f64>> {
             }
         }
     }
-    let operations = |lane: &Lane| (2 * u64::from(PASSES) * each * lane.tasks()) as f64;
+    let operations = |lane: &Lane| (2 * u64::from(PASSES) * each * lane.operations()) as f64;
     Ok(lanes.iter().zip(times).map(|(lane, time)| operations(lane) / time.as_secs_f64()).collect())
 }
 

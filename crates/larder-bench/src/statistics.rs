@@ -13,6 +13,13 @@ pub(crate) struct Spread {
     pub(crate) high: f64,
 }
 
+impl Spread {
+    /// Of `one / x`: a time from a rate.
+    pub(crate) fn inverted(self, one: f64) -> Self {
+        Self { low: one / self.high, median: one / self.median, high: one / self.low }
+    }
+}
+
 /// The median with its 95 % interval: the percentile bootstrap (Efron 1979), always from the same seed. A median,
 /// because the machine's hiccups hit single rounds hard; they would move a mean.
 pub(crate) fn bootstrap(samples: &[f64]) -> Spread {
@@ -39,7 +46,7 @@ pub(crate) fn quartiles(samples: &[f64]) -> Spread {
     clippy::cast_sign_loss,
     reason = "places in a short list"
 )]
-fn quantile(samples: &[f64], share: f64) -> f64 {
+pub(crate) fn quantile(samples: &[f64], share: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let place = share * sorted.len().saturating_sub(1) as f64;

@@ -24,6 +24,12 @@ impl Table {
         let _ = writeln!(self.text, "| {} |", cells.join(" | "));
     }
 
+    /// A row that is one already.
+    pub(crate) fn line(&mut self, row: &str) {
+        self.text.push_str(row);
+        self.text.push('\n');
+    }
+
     pub(crate) fn finish(self) -> String {
         self.text
     }
@@ -37,6 +43,11 @@ pub(crate) fn ratio(number: f64) -> String {
 /// `0.96–1.01`.
 pub(crate) fn interval(spread: Spread) -> String {
     format!("{:.2}–{:.2}", spread.low, spread.high)
+}
+
+/// `43.1 (41.0–46.2)`.
+pub(crate) fn spread(spread: Spread) -> String {
+    format!("{:.1} ({:.1}–{:.1})", spread.median, spread.low, spread.high)
 }
 
 /// `71.3k (68.0–74.9k)`.

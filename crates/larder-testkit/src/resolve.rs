@@ -171,6 +171,7 @@ impl Drop for ServicePolicy {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
 

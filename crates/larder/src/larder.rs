@@ -120,7 +120,7 @@ impl Larder {
         tags: impl IntoIterator<Item = T>,
     ) -> Call<'_, impl Future<Output = Result<TagSnapshot>> + Send> {
         let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
-        Call::new(self.context.limits.response_timeout, &self.context.tag_meter, async move {
+        Call::new(self.context.limits.response_timeout, &self.context.snapshot_meter, async move {
             TagSnapshot::take(&self.context, tags).await
         })
     }
@@ -149,7 +149,7 @@ impl Larder {
     /// What stands in the way of any request.
     pub fn explain(&self, entry: &str) -> Call<'_, impl Future<Output = Result<Explanation>> + Send> {
         let entry = entry.to_owned();
-        Call::new(self.context.limits.response_timeout, &self.context.ping_meter, async move {
+        Call::new(self.context.limits.response_timeout, &self.context.explain_meter, async move {
             Explanation::of(&self.context, &entry).await
         })
     }

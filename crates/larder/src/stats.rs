@@ -23,7 +23,7 @@ pub struct CacheStats {
     pub near_entries: u64,
     /// What those weigh, by their stored sizes.
     pub near_bytes: u64,
-    /// Stale values given because a load failed. Those given because it was slow (`soft_timeout`) are not counted.
+    /// Stale values given because a load failed, or took longer than `soft_timeout`.
     pub stale_served: u64,
     /// Keys asked for and not found, each caller that waited for one load included.
     pub misses: u64,

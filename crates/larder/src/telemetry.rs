@@ -154,7 +154,7 @@ pub(crate) fn describe() {
         use metrics::{Unit, describe_counter as counter};
         counter!("larder_cache_hits_total", Unit::Count, "Keys asked for and found in the store");
         counter!("larder_cache_near_hits_total", Unit::Count, "Keys asked for and found in the near tier");
-        counter!("larder_cache_stale_served_total", Unit::Count, "Stale values given because a load failed");
+        counter!("larder_cache_stale_served_total", Unit::Count, "Stale values given because a load failed or was slow");
         counter!("larder_cache_misses_total", Unit::Count, "Keys asked for and not found");
         counter!("larder_cache_loads_total", Unit::Count, "Loaders that ran to their end");
         counter!("larder_cache_load_failures_total", Unit::Count, "Loaders that failed or panicked");

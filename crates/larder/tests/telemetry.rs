@@ -96,6 +96,8 @@ async fn history(server: &Server, larder: &Larder) -> u64 {
     assert!(users.get("key-1").await.unwrap().is_some());
     assert_eq!(users.get_many(["key-1", "key-0", "key-1"]).await.unwrap().iter().flatten().count(), 2);
     larder.tag("tag-1").invalidate().await.unwrap();
+    larder.tag_snapshot(["tag-1"]).await.unwrap();
+    larder.explain("user:1").await.unwrap();
     assert_eq!(users.get("key-1").await.unwrap(), None);
     users.set_many([("key-2", &ann), ("key-3", &ann)]).await.unwrap();
     assert!(users.exists("key-2").await.unwrap());
@@ -196,7 +198,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     let (_, list) = PAGE.split_once("- `kind` and `operation`: ").unwrap();
     let listed = codes(list.split_once("\n- ").unwrap().0);
     let timed = |name: &&String| name.starts_with("larder_operation_seconds{");
-    assert_eq!(recorded.values.keys().filter(timed).count(), 13 + 3 + 2 + 1 + 1);
+    assert_eq!(recorded.values.keys().filter(timed).count(), 13 + 3 + 2 + 2 + 2);
     for operation in recorded.values.keys().filter(timed) {
         let name = operation.split('"').nth(5).unwrap();
         assert!(recorded.values[operation] > 0.0 && listed.contains(name), "{operation}");
@@ -208,7 +210,9 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         ("limiter", "api", "check", 3.0),
         ("limiter", "api", "remaining", 1.0),
         ("tag", "", "invalidate", 1.0),
+        ("tag", "", "snapshot", 1.0),
         ("larder", "", "ping", 1.0),
+        ("larder", "", "explain", 1.0),
     ] {
         assert_eq!(recorded.get(&operation(kind, name, done)), calls, "{kind} {done}");
     }

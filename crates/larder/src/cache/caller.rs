@@ -39,10 +39,11 @@ where
         E: Send + Sync + 'static,
     {
         let flights = &self.cache.shared.flights;
+        let mut away = found.as_ref().is_err_and(Error::is_outage);
         let mut found = self.usable(found);
         if self.kind.reason == Reason::Forced {
             let (waiter, leader) = flights.replace(&self.entry, &self.tags);
-            self.start(Reason::Forced, leader, found, loader);
+            self.start(Reason::Forced, leader, found, away, loader);
             return self.outcome(wait(waiter).await, None);
         }
         let mut loader = Some(loader);
@@ -56,7 +57,7 @@ where
                         && let Some(leader) = flights.lead(&self.entry, &self.tags)
                         && let Some(loader) = loader.take()
                     {
-                        self.start(Reason::Early, leader, Some(Found::Fresh(kept.clone())), loader);
+                        self.start(Reason::Early, leader, Some(Found::Fresh(kept.clone())), false, loader);
                     }
                     return Ok(Some(kept));
                 }
@@ -71,12 +72,15 @@ where
             if let Some(leader) = leader {
                 // Who led a flight gets its outcome below, and does not come here again.
                 let Some(loader) = loader.take() else { return Err(Error::closed().into()) };
-                self.start(Reason::Missing, leader, found.take(), loader);
+                self.start(Reason::Missing, leader, found.take(), away, loader);
             }
             let outcome = match (&stale, self.cache.policy.soft_timeout) {
                 (Some(stale), Some(patience)) => match tokio::time::timeout(patience, wait(waiter)).await {
                     Ok(outcome) => outcome,
-                    Err(_) => return Ok(Some(stale.clone())),
+                    Err(_) => {
+                        self.cache.shared.meter.served_stale();
+                        return Ok(Some(stale.clone()));
+                    }
                 },
                 _ => wait(waiter).await,
             };
@@ -86,7 +90,9 @@ where
                 Some(Err(Failure::Again)) if loader.is_some() => {}
                 outcome => return self.outcome(outcome, stale),
             }
-            found = self.usable(self.cache.bounded(self.cache.look_at_store(&self.entry)).await);
+            let looked = self.cache.bounded(self.cache.look_at_store(&self.entry)).await;
+            away = looked.as_ref().is_err_and(Error::is_outage);
+            found = self.usable(looked);
         }
     }
 
@@ -95,7 +101,14 @@ where
         found.inspect_err(|error| self.cache.shared.meter.bypassed(error)).ok()
     }
 
-    fn start(&self, reason: Reason, leader: Leader<V>, found: Option<Found<V>>, loader: Loader<V>) {
+    fn start(
+        &self,
+        reason: Reason,
+        leader: Leader<V>,
+        found: Option<Found<V>>,
+        away: bool,
+        loader: Loader<V>,
+    ) {
         let fill = Fill {
             cache: self.cache.clone(),
             entry: self.entry.clone(),
@@ -105,6 +118,7 @@ where
             optional: self.kind.optional,
             reason,
             nested: is_nested(),
+            away,
         };
         self.cache.context.loads.spawn(fill.run(leader, found, loader));
     }

@@ -57,6 +57,8 @@ pub(super) struct Fill<V> {
     pub(super) reason: Reason,
     /// Whether a loader asked for this load.
     pub(super) nested: bool,
+    /// Whether the store was away a moment ago: then it is not asked again, which could cost another timeout.
+    pub(super) away: bool,
 }
 
 /// The right to store.
@@ -119,11 +121,12 @@ where
         let key = self.entry.get(self.cache.policy.prefix.len()..).unwrap_or_default();
         let (loading, choices) = Loading::new(key.into(), stale, deadline);
 
+        let leaders = [&leader];
         let loaded = tokio::select! {
             biased;
             loaded = self.bounded_load(loader.run(loading)) => loaded,
             () = right.keep(&self.cache) => return,
-            () = self.gone(&[&leader]) => return leader.finish(Err(Failure::Again)),
+            () = self.gone(&leaders) => return leader.finish(Err(Failure::Again)),
         };
         let choices = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.land(leader, right, loaded, started.elapsed(), choices).await;
@@ -197,6 +200,9 @@ where
 
     /// Claims the right to store. Where the store is away, that is none.
     pub(super) async fn claim(&self, found: Option<Found<V>>, meanwhile: Meanwhile) -> Claimed<V> {
+        if self.away {
+            return Claimed::Right(Right::None);
+        }
         self.try_claim(found, meanwhile).await.unwrap_or_else(|error| {
             self.cache.shared.meter.bypassed(&error);
             Claimed::Right(Right::None)
@@ -306,6 +312,12 @@ where
             }
             Right::Fenced(fence) => {
                 let mut versions = fence.versions;
+                let kept_for = value.as_ref().map_or(cache.policy.negative_ttl.map_or(ttl, Expiry::After), |_| ttl);
+                let span = cache.version_span(kept_for);
+                if span > cache.version_span(cache.expiry(self.expiry)?) {
+                    // The loader asked for more time than was foreseen: the versions must outlive that.
+                    cache.bounded(cache.versions(&self.tags, span)).await?;
+                }
                 if !choices.tags.is_empty() {
                     let named = tag::checked(choices.tags, cache.policy.encoder.format())?;
                     let Some(more) = self.loader_tags(&named, ttl, fence.epoch).await? else {

@@ -6,13 +6,11 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::kept::Kept;
+use super::sync::{AsyncMutex, AtomicBool, Mutex, MutexGuard, Ordering, PoisonError, watch};
 
 /// Why a flight has no value.
 #[derive(Clone)]
@@ -47,7 +45,7 @@ struct Flight<V> {
     /// A write to the entry has begun: what this flight loads must not be stored without a fence.
     void: AtomicBool,
     /// Held while a value is stored without a fence, so that writers can wait for that to be over.
-    storing: tokio::sync::Mutex<()>,
+    storing: AsyncMutex<()>,
 }
 
 type Table<V> = Arc<Mutex<HashMap<Box<str>, Arc<Flight<V>>>>>;
@@ -154,7 +152,7 @@ impl<V> Flights<V> {
             outcome,
             tags: tags.clone(),
             void: AtomicBool::new(false),
-            storing: tokio::sync::Mutex::default(),
+            storing: AsyncMutex::default(),
         });
         table.insert(name.into(), flight.clone());
         (waiter, Leader { name: name.into(), flight, table: self.0.clone() })

@@ -184,10 +184,12 @@ where
         let loader = Arc::new(loader);
 
         let names: Vec<Name> = keys.iter().map(|(name, _)| name.clone()).collect();
+        let mut away = false;
         let found = match cache.bounded(cache.look_many(&names)).await {
             Ok(found) => found.into_iter().map(Some).collect(),
             Err(error) => {
                 cache.shared.meter.bypassed(&error);
+                away = error.is_outage();
                 names.iter().map(|_| None).collect::<Vec<_>>()
             }
         };
@@ -224,6 +226,7 @@ where
                         optional: true,
                         reason: Reason::Missing,
                         nested: is_nested(),
+                        away,
                     };
                     led.push(Led { key: key.clone(), fill, leader, found });
                 }
@@ -265,7 +268,10 @@ where
     let outcome = match (&stale, cache.policy.soft_timeout) {
         (Some(stale), Some(patience)) => match tokio::time::timeout(patience, wait(waiter)).await {
             Ok(outcome) => outcome,
-            Err(_) => return Ok(Some(stale.clone())),
+            Err(_) => {
+                cache.shared.meter.served_stale();
+                return Ok(Some(stale.clone()));
+            }
         },
         _ => wait(waiter).await,
     };

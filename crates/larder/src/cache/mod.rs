@@ -19,6 +19,7 @@ mod loading;
 mod look;
 mod many;
 mod single;
+mod sync;
 mod tag;
 mod wait;
 

@@ -56,7 +56,7 @@ impl<T: Clone> Tier<T> {
         Self::with_stripes(max_bytes, STRIPES)
     }
 
-    fn with_stripes(max_bytes: u64, stripes: usize) -> Self {
+    pub(super) fn with_stripes(max_bytes: u64, stripes: usize) -> Self {
         let estimate = usize::try_from(max_bytes / 512).unwrap_or(usize::MAX).clamp(16, 100_000);
         // Each shard holds a part of the bytes: a value must fit one.
         let shards = (max_bytes / (4 << 20)).clamp(1, 64);

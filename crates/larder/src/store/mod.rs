@@ -20,6 +20,7 @@ pub(crate) mod lock;
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+mod sync;
 pub(crate) mod trust;
 
 #[cfg(all(test, feature = "redis"))]

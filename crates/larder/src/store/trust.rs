@@ -10,10 +10,9 @@
 //! on while the machine sleeps. So a process that was stopped, or a laptop that was closed, believes nothing when it wakes.
 //! The coarse clocks lag by one timer tick, 10 ms at most, and by that the bound is shortened here.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::sync::{AtomicU32, AtomicU64, Mutex, Ordering, PoisonError};
 use crate::clock::Moment;
 
 /// A master of a cluster each, and some that are on their way out. Nodes beyond that are read through without being

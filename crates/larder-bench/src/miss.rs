@@ -1,0 +1,130 @@
+//! A near miss beside a plain hit on the server: what being near costs where it does not help.
+//!
+//! A miss is made by reading through a `fresh()` handle: a tracked GET, whose answer replaces the near copy. The plain
+//! hit is the same cache without a near tier: an untracked GET.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use larder::{Cache, Larder, Near};
+use larder_testkit::Server;
+
+use crate::driver::row;
+use crate::figures::{Bar, Findings, Limit};
+use crate::item::{ITEMS, Item};
+use crate::lane::{Lane, Outcome};
+use crate::machine::{self, Ticks};
+use crate::ours::TTL;
+use crate::rounds::{Flavour, compare};
+use crate::statistics::{bootstrap, quartiles};
+use crate::table::{Table, interval, ratio, spread};
+
+const BAR: Limit = Limit::AtMost(1.05);
+/// What the server is given to do between two looks at its clock.
+const OPERATIONS: u64 = 6_400;
+
+pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
+    let began = Ticks::now();
+    let mut table = Table::new(&[
+        "operation",
+        "tasks",
+        "runtime",
+        "near miss / plain, throughput",
+        "95 % interval",
+        "plain, op/s",
+        "near miss, op/s",
+    ]);
+    let mut bounds = Vec::new();
+    for (flavour, tasks) in Flavour::BOTH.into_iter().flat_map(|flavour| [1, 64].map(|tasks| (flavour, tasks)))
+    {
+        eprintln!("near-miss: {tasks} tasks, {}", flavour.name());
+        let standings = compare(flavour, rounds, async |url| lanes(url, tasks).await)?;
+        let [plain, miss] = standings.as_slice() else { return Err("two lanes were expected".into()) };
+        if tasks == 1 {
+            bounds.push((miss.ratio.inverted(1.0).high, flavour.name().to_owned()));
+        }
+        row(&mut table, "get", tasks, flavour, plain, miss);
+    }
+    let mut findings = Findings::default();
+    findings.add("near-miss", table.finish() + &machine::note(began, &format!("{rounds} rounds")));
+    findings.bars.push(Bar::over("near miss / plain server hit, 1 task", BAR, bounds));
+    findings.add("near-miss-cpu", server_time(rounds)?);
+    Ok(findings)
+}
+
+async fn lanes(url: &str, tasks: u64) -> Outcome<Vec<Lane>> {
+    let larder = Larder::connect(url).await?;
+    let plain = larder.cache::<Arc<Item>>("plain").ttl(TTL).build()?;
+    let near = larder.cache::<Arc<Item>>("near").ttl(TTL).near(Near::bytes(64 << 20).max_age(TTL)).build()?;
+    let items: Vec<Arc<Item>> = (0..ITEMS).map(|id| Arc::new(Item::new(id))).collect();
+    for cache in [&plain, &near] {
+        cache.set_many((0u64..).zip(&items)).await?;
+    }
+    Ok(vec![lane("plain", &plain, tasks), lane("near miss", &near.fresh(), tasks)])
+}
+
+fn lane(name: &'static str, cache: &Cache<Arc<Item>>, tasks: u64) -> Lane {
+    let cache = cache.clone();
+    Lane::new(name, tasks, move |ids| {
+        let cache = cache.clone();
+        Box::pin(async move {
+            for id in ids {
+                black_box(cache.get(id).await?.ok_or("a stored item is gone")?);
+            }
+            Ok(())
+        })
+    })
+}
+
+/// The processor time of the server's main thread for one read of either kind: what it takes is the same however busy
+/// the machine is, or nearly.
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 operations")]
+fn server_time(rounds: usize) -> Outcome<String> {
+    let began = Ticks::now();
+    let mut table = Table::new(&["tasks", "plain GET, µs", "tracked GET, µs", "tracked / plain", "95 % interval"]);
+    for tasks in [1, 64] {
+        eprintln!("near-miss: processor time of the server, {tasks} tasks");
+        let server = Server::builder().tcp().start();
+        let runtime = Flavour::CurrentThread.build()?;
+        let lanes = runtime.block_on(lanes(&server.url(), tasks))?;
+        let [plain, tracked] = lanes.as_slice() else { return Err("two lanes were expected".into()) };
+        let each = OPERATIONS / tasks;
+        let spent = |lane: &Lane| {
+            let before = main_thread(&server)?;
+            runtime.block_on(lane.run(each))?;
+            Outcome::Ok((main_thread(&server)? - before) / lane_operations(lane, each) as f64 * 1e6)
+        };
+        let (mut times, mut ratios) = ((Vec::new(), Vec::new()), Vec::new());
+        spent(plain)?;
+        spent(tracked)?;
+        for _ in 0..rounds {
+            let (first, second, third, fourth) = (spent(plain)?, spent(tracked)?, spent(tracked)?, spent(plain)?);
+            let (of_plain, of_tracked) = ((first + fourth) / 2.0, (second + third) / 2.0);
+            times.0.push(of_plain);
+            times.1.push(of_tracked);
+            ratios.push(of_tracked / of_plain);
+        }
+        let found = bootstrap(&ratios);
+        table.row(&[
+            &tasks.to_string(),
+            &spread(quartiles(&times.0)),
+            &spread(quartiles(&times.1)),
+            &ratio(found.median),
+            &interval(found),
+        ]);
+    }
+    Ok(table.finish() + &machine::note(began, &format!("{rounds} rounds of four times {OPERATIONS} reads")))
+}
+
+fn lane_operations(lane: &Lane, each: u64) -> u64 {
+    lane.operations() * each
+}
+
+/// Seconds of the server's main thread so far; of the whole process on a server that does not count it apart.
+fn main_thread(server: &Server) -> Outcome<f64> {
+    let cpu = server.info("cpu");
+    let seconds = |name: &str| cpu.get(name).and_then(|seconds| seconds.parse::<f64>().ok());
+    let user = seconds("used_cpu_user_main_thread").or_else(|| seconds("used_cpu_user"));
+    let system = seconds("used_cpu_sys_main_thread").or_else(|| seconds("used_cpu_sys"));
+    Ok(user.zip(system).map(|(user, system)| user + system).ok_or("INFO cpu does not say")?)
+}

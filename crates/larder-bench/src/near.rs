@@ -1,0 +1,139 @@
+//! A near hit beside a bare `quick_cache`, and what it is made of.
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use larder_testkit::Server;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::figures::{Bar, Findings, Limit};
+use crate::instructions;
+use crate::lane::{Ids, Lane, Outcome};
+use crate::machine::{self, Ticks};
+use crate::near_hits::{BareNear, Hit, NearCache, SPIN, named};
+use crate::rounds::{Flavour, Standing, compare};
+use crate::table::{Table, interval, ratio, spread};
+use crate::zipf::{Draws, KEYS};
+
+const GET: Limit = Limit::AtMost(1.3);
+const GET_OR_LOAD: Limit = Limit::AtMost(1.5);
+/// Hits of which allocations are counted.
+const COUNTED: u64 = 10_000;
+/// Hits a run under valgrind.
+const SPUN: u64 = 20_000;
+
+const BARE: &str = "bare `quick_cache`, the names made before";
+const NAMING: &str = "bare `quick_cache`, a name made for each";
+const LARDER_GET: &str = "larder, `get`";
+const LARDER_LOAD: &str = "larder, `get_or_load`";
+
+pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<Findings> {
+    let began = Ticks::now();
+    let mut table = Table::new(&["near hit", "threads", "ns a hit", "time / bare", "95 % interval"]);
+    let mut parts = Table::new(&["part", "ns", "of a bare hit"]);
+    let (mut gets, mut loads) = (Vec::new(), Vec::new());
+    for (flavour, threads) in [(Flavour::CurrentThread, 1), (Flavour::MultiThread, 2)] {
+        eprintln!("near: hits on {threads} threads");
+        let draws = Draws::new();
+        let standings = compare(flavour, rounds, async |url| {
+            let (bare, near) = (BareNear::filled(KEYS)?, NearCache::filled(url, KEYS).await?);
+            let mut lanes = vec![
+                bare.lane(BARE, &draws, threads),
+                bare.naming_lane(NAMING, &draws, threads),
+                near.get_lane(LARDER_GET, &draws, threads),
+                near.get_or_load_lane(LARDER_LOAD, &draws, threads),
+            ];
+            if threads == 1 {
+                lanes.extend(part_lanes());
+            }
+            Ok(lanes)
+        })?;
+        for standing in &standings {
+            let time = standing.ratio.inverted(1.0);
+            let place = format!("{threads} {}", if threads == 1 { "thread" } else { "threads" });
+            match standing.name {
+                LARDER_GET => gets.push((time.high, place)),
+                LARDER_LOAD => loads.push((time.high, place)),
+                BARE | NAMING => {}
+                name => {
+                    parts.row(&[name, &nanos(standing, threads), &ratio(time.median)]);
+                    continue;
+                }
+            }
+            table.row(&[
+                standing.name,
+                &threads.to_string(),
+                &nanos(standing, threads),
+                &ratio(time.median),
+                &interval(time),
+            ]);
+        }
+    }
+    let mut findings = Findings::default();
+    findings.add("near", table.finish() + &machine::note(began, &format!("{rounds} rounds")));
+    findings.add("near-parts", parts.finish());
+    findings.add("near-count", count(instructions)?);
+    findings.bars.push(Bar::over("near hit of `get` / bare `quick_cache`", GET, gets));
+    findings.bars.push(Bar::over("near hit of `get_or_load` / bare `quick_cache`", GET_OR_LOAD, loads));
+    Ok(findings)
+}
+
+/// Of one thread: with two, each takes that long.
+#[expect(clippy::cast_precision_loss, reason = "two at most")]
+fn nanos(standing: &Standing, threads: u64) -> String {
+    spread(standing.rate.inverted(1e9 * threads as f64))
+}
+
+fn part_lanes() -> Vec<Lane> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    vec![
+        part("reading two coarse clocks, as larder does", |_| {
+            black_box(clock_gettime(ClockId::MonotonicCoarse));
+            black_box(clock_gettime(ClockId::RealtimeCoarse));
+        }),
+        part("reading CLOCK_MONOTONIC, for comparison", |_| {
+            black_box(clock_gettime(ClockId::Monotonic));
+        }),
+        part("reading CLOCK_BOOTTIME, for comparison", |_| {
+            black_box(clock_gettime(ClockId::Boottime));
+        }),
+        part("making the name", |id| {
+            black_box(named(black_box(id)));
+        }),
+        part("adding to a counter of the thread's own", |_| {
+            black_box(COUNTER.fetch_add(1, Relaxed));
+        }),
+    ]
+}
+
+fn part(name: &'static str, work: impl Fn(u64) + Copy + Send + 'static) -> Lane {
+    Lane::new(name, 1, move |ids: Ids| {
+        Box::pin(async move {
+            ids.for_each(work);
+            Ok(())
+        })
+    })
+}
+
+fn count(instructions: bool) -> Outcome<String> {
+    eprintln!("near: counting");
+    let server = Server::builder().tcp().start();
+    let url = server.url();
+    let counted = instructions && instructions::available();
+    let mut table = Table::new(&["near hit", "allocations of 10,000", "instructions of one"]);
+    for hit in Hit::ALL {
+        let taken = hit.allocations(&url, COUNTED)?.count;
+        let executed = if counted {
+            instructions::per_turn(&[SPIN, hit.name(), &url], SPUN)?.to_string()
+        } else {
+            "–".to_owned()
+        };
+        let name = match hit {
+            Hit::Bare => BARE,
+            Hit::Get => LARDER_GET,
+            Hit::GetOrLoad => LARDER_LOAD,
+        };
+        table.row(&[name, &taken.to_string(), &executed]);
+    }
+    Ok(table.finish())
+}

@@ -1,0 +1,224 @@
+//! Near hits, and what they are held against: a bare `quick_cache` under the same names.
+
+use std::fmt::Write;
+use std::hint::black_box;
+use std::io;
+use std::sync::Arc;
+
+use arrayvec::ArrayString;
+use larder::{Cache, Larder, Near};
+
+use crate::allocations::{self, Allocations};
+use crate::item::Item;
+use crate::lane::{Lane, Outcome};
+use crate::ours::TTL;
+use crate::rounds::Flavour;
+use crate::zipf::{Draws, Walk};
+
+/// Under which the hidden subcommand `spin` does near hits.
+pub(crate) const SPIN: &str = "near";
+/// Instructions do not depend on how many there are, and filling under valgrind takes long.
+const SPUN_KEYS: u64 = 100;
+/// Enough for all of them.
+const ROOM: u64 = 64 << 20;
+
+/// A cache with all its keys near.
+#[derive(Clone)]
+pub(crate) struct NearCache {
+    larder: Larder,
+    pub(crate) cache: Cache<Arc<Item>>,
+    /// Reads that the server answered while the copies were made.
+    filling: u64,
+}
+
+impl NearCache {
+    pub(crate) async fn filled(url: &str, keys: u64) -> Outcome<Self> {
+        let larder = Larder::connect(url).await?;
+        let cache = larder.cache("near").ttl(TTL).near(Near::bytes(ROOM).max_age(TTL)).build()?;
+        let items: Vec<Arc<Item>> = (0..keys).map(|id| Arc::new(Item::new(id))).collect();
+        for (first, batch) in (0..).step_by(500).zip(items.chunks(500)) {
+            cache.set_many((first..).zip(batch)).await?;
+        }
+        let ids: Vec<u64> = (0..keys).collect();
+        for batch in ids.chunks(500) {
+            cache.get_many(batch).await?;
+        }
+        let filling = larder.stats().caches.get("near").map_or(0, |stats| stats.hits - stats.near_hits);
+        Ok(Self { larder, cache, filling })
+    }
+
+    /// That what was read since came from near, but for one in a thousand: a program that was not scheduled for two
+    /// seconds asks the server again, and rightly so.
+    fn check(&self) -> Outcome<()> {
+        let stats = self.larder.stats();
+        let stats = stats.caches.get("near").ok_or("no such cache")?;
+        let asked = stats.hits - stats.near_hits - self.filling;
+        if asked * 1000 > stats.near_hits + 1000 {
+            return Err(format!("{asked} reads were not near, {} were", stats.near_hits).into());
+        }
+        Ok(())
+    }
+
+    async fn hits_of_get(&self, ids: Walk) -> Outcome<()> {
+        for id in ids {
+            black_box(self.cache.get(id).await?.ok_or("a near copy is gone")?);
+        }
+        Ok(())
+    }
+
+    async fn hits_of_get_or_load(&self, ids: Walk) -> Outcome<()> {
+        for id in ids {
+            let gone = || async { Err(io::Error::other("a near copy is gone")) };
+            black_box(self.cache.get_or_load(id, gone).await?);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn get_lane(&self, name: &'static str, draws: &Draws, tasks: u64) -> Lane {
+        let (near, draws) = (self.clone(), draws.clone());
+        Lane::new(name, tasks, move |ids| {
+            let (near, walk) = (near.clone(), draws.walk(&ids));
+            Box::pin(async move {
+                near.hits_of_get(walk).await?;
+                near.check()
+            })
+        })
+    }
+
+    pub(crate) fn get_or_load_lane(&self, name: &'static str, draws: &Draws, tasks: u64) -> Lane {
+        let (near, draws) = (self.clone(), draws.clone());
+        Lane::new(name, tasks, move |ids| {
+            let (near, walk) = (near.clone(), draws.walk(&ids));
+            Box::pin(async move {
+                near.hits_of_get_or_load(walk).await?;
+                near.check()
+            })
+        })
+    }
+}
+
+/// `quick_cache` alone: the least that any near tier on it can cost.
+#[derive(Clone)]
+pub(crate) struct BareNear {
+    copies: Arc<quick_cache::sync::Cache<String, Arc<Item>>>,
+    names: Arc<[String]>,
+}
+
+impl BareNear {
+    pub(crate) fn filled(keys: u64) -> Outcome<Self> {
+        let copies = quick_cache::sync::Cache::new(2 * usize::try_from(keys)?);
+        let names: Arc<[String]> = (0..keys).map(|id| format!("near:{id}")).collect();
+        for (id, name) in (0..).zip(names.iter()) {
+            copies.insert(name.clone(), Arc::new(Item::new(id)));
+        }
+        Ok(Self { copies: Arc::new(copies), names })
+    }
+
+    #[inline]
+    fn get(&self, id: u64) -> Option<Arc<Item>> {
+        self.copies.get(self.names.get(usize::try_from(id).ok()?)?)
+    }
+
+    /// The names were made before: a `get` and nothing else.
+    pub(crate) fn lane(&self, name: &'static str, draws: &Draws, tasks: u64) -> Lane {
+        let (bare, draws) = (self.clone(), draws.clone());
+        Lane::new(name, tasks, move |ids| {
+            let (bare, walk) = (bare.clone(), draws.walk(&ids));
+            Box::pin(async move {
+                for id in walk {
+                    black_box(bare.get(id).ok_or("a copy is gone")?);
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// A name is made for each, without an allocation.
+    pub(crate) fn naming_lane(&self, name: &'static str, draws: &Draws, tasks: u64) -> Lane {
+        let (bare, draws) = (self.clone(), draws.clone());
+        Lane::new(name, tasks, move |ids| {
+            let (bare, walk) = (bare.clone(), draws.walk(&ids));
+            Box::pin(async move {
+                for id in walk {
+                    black_box(bare.copies.get(named(id).as_str()).ok_or("a copy is gone")?);
+                }
+                Ok(())
+            })
+        })
+    }
+}
+
+/// A name as short as larder's, made the way larder makes it.
+#[inline]
+pub(crate) fn named(id: u64) -> ArrayString<71> {
+    let mut name = ArrayString::new();
+    // It is long enough for any id.
+    let _ = write!(name, "near:{id}");
+    name
+}
+
+/// What is counted, and instructions of which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hit {
+    Bare,
+    Get,
+    GetOrLoad,
+}
+
+impl Hit {
+    pub(crate) const ALL: [Self; 3] = [Self::Bare, Self::Get, Self::GetOrLoad];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Get => "get",
+            Self::GetOrLoad => "get_or_load",
+        }
+    }
+
+    /// Calls `measured` around `times` hits by one task on one thread.
+    fn run<T>(
+        self,
+        url: &str,
+        times: u64,
+        measured: impl FnOnce(&mut dyn FnMut() -> Outcome<()>) -> Outcome<T>,
+    ) -> Outcome<T> {
+        let draws = Draws::of(SPUN_KEYS);
+        let runtime = Flavour::CurrentThread.build()?;
+        if self == Self::Bare {
+            let bare = BareNear::filled(SPUN_KEYS)?;
+            return measured(&mut || {
+                runtime.block_on(async {
+                    for id in draws.from(0, times) {
+                        black_box(bare.get(id).ok_or("a copy is gone")?);
+                    }
+                    Ok(())
+                })
+            });
+        }
+        let near = runtime.block_on(NearCache::filled(url, SPUN_KEYS))?;
+        measured(&mut || {
+            let walk = draws.from(0, times);
+            match self {
+                Self::GetOrLoad => runtime.block_on(near.hits_of_get_or_load(walk)),
+                _ => runtime.block_on(near.hits_of_get(walk)),
+            }
+        })
+    }
+
+    pub(crate) fn allocations(self, url: &str, times: u64) -> Outcome<Allocations> {
+        self.run(url, times, |work| {
+            work()?;
+            allocations::start();
+            let done = work();
+            let taken = allocations::stop();
+            done.map(|()| taken)
+        })
+    }
+}
+
+/// What `spin near` does under valgrind.
+pub(crate) fn spin(which: &str, url: &str, times: u64) -> Outcome<()> {
+    let hit = Hit::ALL.into_iter().find(|hit| hit.name() == which).ok_or("no such hit")?;
+    hit.run(url, times, |work| work())
+}

@@ -1,0 +1,114 @@
+//! What is still answered though it is no longer true, and for how long.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use larder_testkit::Server;
+
+use super::{NearCache, server};
+use crate::item::Item;
+use crate::lane::Outcome;
+use crate::rounds::Flavour;
+use crate::statistics::quantile;
+
+pub(super) const KEYS: u64 = 500;
+pub(super) const WRITES: u64 = 1000;
+/// After it, what is stale is counted.
+const LATER: Duration = Duration::from_secs(1);
+/// What differs between the old value and the new.
+const NEWER: u64 = 50_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The connection that tells of changes is killed, and then all keys are written by another.
+    Kill,
+    /// The server is emptied.
+    Flush,
+}
+
+/// How many keys are answered with the old value one second after, of how many that were near.
+pub(super) fn stale<N: NearCache>(event: Event) -> Outcome<(usize, u64)> {
+    let server = server();
+    Flavour::CurrentThread.build()?.block_on(async {
+        let writer = N::connect(&server.url()).await?;
+        for id in 0..KEYS {
+            writer.set(id, &Item::new(id)).await?;
+        }
+        let others = telling::<N>(&server);
+        let reader = N::connect(&server.url()).await?;
+        // What the reader missed while it connected; and a copy may take two reads.
+        for _ in 0..2 {
+            for id in 0..KEYS {
+                reader.get(id).await?.ok_or("a stored item is gone")?;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        match event {
+            Event::Flush => drop(server.command(&["FLUSHALL"])),
+            Event::Kill => {
+                let killed = telling::<N>(&server);
+                let mut killed = killed.difference(&others).peekable();
+                killed.peek().ok_or("no connection that tells of changes")?;
+                for id in killed {
+                    server.command(&["CLIENT", "KILL", "ID", id]);
+                }
+                for id in 0..KEYS {
+                    writer.set(id, &Item::new(id + NEWER)).await?;
+                }
+            }
+        }
+        tokio::time::sleep(LATER).await;
+        let mut stale = 0;
+        for id in 0..KEYS {
+            stale += usize::from(reader.get(id).await? == Some(Item::new(id)));
+        }
+        Ok((stale, KEYS))
+    })
+}
+
+/// The connections that the server tells of changes.
+fn telling<N: NearCache>(server: &Server) -> BTreeSet<String> {
+    let list: String = server.query(&["CLIENT", "LIST"]);
+    let field = |line: &str, name: &str| {
+        line.split(' ').find_map(|field| field.strip_prefix(name)).unwrap_or_default().to_owned()
+    };
+    let tells = |line: &&str| field(line, "flags=").contains(N::TELLING);
+    list.lines().filter(tells).map(|line| field(line, "id=")).collect()
+}
+
+/// From before a write is sent until a reader that asks again and again no longer gets the old value, by its near copy.
+/// The time is that of the last question's beginning, so that fetching the new value is no part of it.
+pub(super) fn delay<N: NearCache>() -> Outcome<(String, String)> {
+    let server = server();
+    let delays = Flavour::CurrentThread.build()?.block_on(async {
+        let (writer, reader) = (N::connect(&server.url()).await?, N::connect(&server.url()).await?);
+        let mut delays = Vec::new();
+        writer.set(0, &Item::new(0)).await?;
+        for turn in 0..WRITES {
+            let (old, new) = (Item::new(turn * NEWER), Item::new((turn + 1) * NEWER));
+            let began = Instant::now();
+            while reader.get(0).await?.as_ref() != Some(&old) {
+                if began.elapsed() > Duration::from_secs(5) {
+                    return Err("a reader does not come to see what was written".into());
+                }
+                tokio::task::yield_now().await;
+            }
+            let sent = Instant::now();
+            let gone = async {
+                loop {
+                    let asked = Instant::now();
+                    if reader.get(0).await?.as_ref() != Some(&old) {
+                        return Outcome::Ok(asked - sent);
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            let (written, gone) = tokio::join!(writer.set(0, &new), gone);
+            written?;
+            delays.push(gone?.as_secs_f64());
+        }
+        Outcome::Ok(delays)
+    })?;
+    let micros = |share| format!("{:.0}", quantile(&delays, share) * 1e6);
+    Ok((micros(0.5), micros(0.99)))
+}

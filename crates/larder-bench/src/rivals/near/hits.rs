@@ -1,0 +1,86 @@
+//! How quick a near hit is.
+
+use std::hint::black_box;
+
+use super::super::multi_tier::TwoTiers;
+use super::super::rustis_cache::Rustis;
+use super::NearCache;
+use crate::item::Item;
+use crate::lane::{Lane, Outcome};
+use crate::near_hits::{self, BareNear};
+use crate::rounds::{Flavour, compare};
+use crate::table::{Table, interval, ratio, spread};
+use crate::zipf::Draws;
+
+/// Rivals' tiers hold that many keys by default.
+const KEYS: u64 = 2_000;
+
+pub(super) fn table(rounds: usize) -> Outcome<String> {
+    eprintln!("near-rivals: hits");
+    let mut table = Table::new(&["near hit, 1 thread", "ns a hit", "time / bare", "95 % interval"]);
+    let draws = Draws::of(KEYS);
+    let standings =
+        compare(Flavour::CurrentThread, rounds, async |url| lanes(url, &draws).await)?;
+    for standing in &standings {
+        let time = standing.ratio.inverted(1.0);
+        table.row(&[
+            standing.name,
+            &spread(standing.rate.inverted(1e9)),
+            &ratio(time.median),
+            &interval(time),
+        ]);
+    }
+    Ok(table.finish())
+}
+
+async fn lanes(url: &str, draws: &Draws) -> Outcome<Vec<Lane>> {
+    let bare = BareNear::filled(KEYS)?;
+    let ours = near_hits::NearCache::filled(url, KEYS).await?;
+    let (rustis, tiers) = (Rustis::connect(url).await?, TwoTiers::connect(url).await?);
+    for id in 0..KEYS {
+        rustis.set(id, &Item::new(id)).await?;
+        rustis.get(id).await?.ok_or("a stored item is gone")?;
+        tiers.set(id, &Item::new(id)).await?;
+    }
+    let mut lanes = vec![
+        bare.lane("bare `quick_cache`", draws, 1),
+        ours.get_lane("larder, `get` of an `Arc`", draws, 1),
+        ours.get_or_load_lane("larder, `get_or_load` of an `Arc`", draws, 1),
+    ];
+    let (cache, walked) = (rustis.clone(), draws.clone());
+    lanes.push(Lane::new("rustis, bytes", 1, move |ids| {
+        let (cache, walk) = (cache.clone(), walked.walk(&ids));
+        Box::pin(async move {
+            for id in walk {
+                black_box(cache.bytes(id).await?.ok_or("a near copy is gone")?);
+            }
+            Ok(())
+        })
+    }));
+    lanes.push(typed("rustis, decoded by serde_json", rustis, draws));
+    let (cache, walked) = (tiers.clone(), draws.clone());
+    lanes.push(Lane::new("multi-tier-cache, bytes", 1, move |ids| {
+        let (cache, walk) = (cache.clone(), walked.walk(&ids));
+        Box::pin(async move {
+            for id in walk {
+                black_box(cache.bytes(id).await?.ok_or("a near copy is gone")?);
+            }
+            Ok(())
+        })
+    }));
+    lanes.push(typed("multi-tier-cache, `get_typed`", tiers, draws));
+    Ok(lanes)
+}
+
+fn typed<N: NearCache>(name: &'static str, cache: N, draws: &Draws) -> Lane {
+    let draws = draws.clone();
+    Lane::new(name, 1, move |ids| {
+        let (cache, walk) = (cache.clone(), draws.walk(&ids));
+        Box::pin(async move {
+            for id in walk {
+                black_box(cache.get(id).await?.ok_or("a near copy is gone")?);
+            }
+            Ok(())
+        })
+    })
+}

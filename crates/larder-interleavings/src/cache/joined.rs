@@ -1,0 +1,81 @@
+//! Callers who join flights and lead them, while nobody writes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use shuttle::sync::Mutex;
+use shuttle::thread;
+
+use super::mistaken::{Mistake, Mistaken, Table};
+use super::{Flights, lock, outcome, wait};
+
+/// What the table is promised.
+pub const ONE: &str = "there is one flight at most that can be joined";
+/// What a caller is promised.
+pub const ONCE: &str = "who comes after a waiter was told is not told the same";
+/// The same of nobody waiting for ever.
+pub const ANSWERED: &str = "who joins a flight that is brought to its end is told its outcome";
+
+#[derive(Default)]
+struct Seen {
+    /// The number of the last flight.
+    flights: u64,
+    in_the_air: u32,
+    told: HashSet<u64>,
+}
+
+fn call<T: Table>(table: &T, seen: &Mutex<Seen>) {
+    let told = lock(seen).told.clone();
+    let (waiter, leader) = table.join();
+    let leading = leader.map(|leader| {
+        let flight = {
+            let mut seen = lock(seen);
+            seen.flights += 1;
+            seen.in_the_air += 1;
+            assert!(seen.in_the_air == 1, "{ONE}");
+            seen.flights
+        };
+        (leader, flight)
+    });
+    if let Some((leader, flight)) = leading {
+        lock(seen).in_the_air -= 1;
+        T::finish(leader, outcome(flight));
+    }
+    let flight = wait(waiter);
+    assert!(flight.is_some(), "{ANSWERED}");
+    if let Some(flight) = flight {
+        assert!(!told.contains(&flight), "{ONCE}");
+        lock(seen).told.insert(flight);
+    }
+}
+
+fn scenario<T: Table>(table: T) {
+    let (table, seen) = (Arc::new(table), Arc::new(Mutex::new(Seen::default())));
+    let callers = [(); 3].map(|()| {
+        let (table, seen) = (table.clone(), seen.clone());
+        thread::spawn(move || [(); 2].into_iter().for_each(|()| call(&*table, &seen)))
+    });
+    for caller in callers {
+        let _ = caller.join();
+    }
+}
+
+/// larder's table.
+pub fn in_order() {
+    scenario(Flights::default());
+}
+
+/// The table that the mistakes are made in, without any.
+pub fn unmistaken() {
+    scenario(Mistaken::new(Mistake::None));
+}
+
+/// Those who wait are told before the flight has left the table.
+pub fn told_first() {
+    scenario(Mistaken::new(Mistake::TellsFirst));
+}
+
+/// Between the look whether there is a flight and the start of one, another may start.
+pub fn unguarded() {
+    scenario(Mistaken::new(Mistake::Unguarded));
+}

@@ -1,0 +1,89 @@
+//! A small table of flights, which may end them in the wrong order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use shuttle::sync::Mutex;
+
+use super::flight::{Outcome, Waiter};
+use super::sync::watch;
+use super::{Flights, Leader, NAME, Tags, lock};
+
+/// What the scenarios ask of a table of flights, and of the mistaken one.
+pub(super) trait Table: Send + Sync + 'static {
+    type Leader: Send;
+
+    fn join(&self) -> (Waiter<u64>, Option<Self::Leader>);
+    fn finish(leader: Self::Leader, outcome: Outcome<u64>);
+}
+
+impl Table for Flights<u64> {
+    type Leader = Leader<u64>;
+
+    fn join(&self) -> (Waiter<u64>, Option<Leader<u64>>) {
+        Self::join(self, NAME, &Tags::default())
+    }
+
+    fn finish(leader: Leader<u64>, outcome: Outcome<u64>) {
+        leader.finish(outcome);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mistake {
+    None,
+    /// Tells those who wait before the flight has left the table.
+    TellsFirst,
+    /// Looks whether there is a flight, and lets go of the lock before it starts one.
+    Unguarded,
+}
+
+type Sender = Arc<watch::Sender<Option<Outcome<u64>>>>;
+type Senders = Arc<Mutex<HashMap<&'static str, Sender>>>;
+
+pub(super) struct Mistaken {
+    mistake: Mistake,
+    table: Senders,
+}
+
+pub(super) struct MistakenLeader {
+    mistake: Mistake,
+    flight: Sender,
+    table: Senders,
+}
+
+impl Mistaken {
+    pub(super) fn new(mistake: Mistake) -> Self {
+        Self { mistake, table: Senders::default() }
+    }
+}
+
+impl Table for Mistaken {
+    type Leader = MistakenLeader;
+
+    fn join(&self) -> (Waiter<u64>, Option<MistakenLeader>) {
+        let mut table = lock(&self.table);
+        if let Some(flight) = table.get(NAME) {
+            return (flight.subscribe(), None);
+        }
+        if self.mistake == Mistake::Unguarded {
+            drop(table);
+            table = lock(&self.table);
+        }
+        let (sender, waiter) = watch::channel(None);
+        let flight = Arc::new(sender);
+        table.insert(NAME, flight.clone());
+        (waiter, Some(MistakenLeader { mistake: self.mistake, flight, table: self.table.clone() }))
+    }
+
+    fn finish(leader: MistakenLeader, outcome: Outcome<u64>) {
+        let MistakenLeader { mistake, flight, table } = leader;
+        if mistake == Mistake::TellsFirst {
+            flight.send_replace(Some(outcome));
+            lock(&table).remove(NAME);
+        } else {
+            lock(&table).remove(NAME);
+            flight.send_replace(Some(outcome));
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The flights of one process: who joins which, and what becomes of it.
+
+pub mod abandoned;
+pub mod joined;
+mod mistaken;
+pub mod refreshed;
+pub mod stored;
+mod sync;
+pub mod written;
+
+#[allow(dead_code, reason = "a loader's failures are no concern of the table's")]
+#[path = "../../../larder/src/cache/flight.rs"]
+mod flight;
+
+mod kept {
+    /// A value.
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) struct Kept<V>(pub(crate) V);
+}
+
+use shuttle::future::block_on;
+use shuttle::sync::{Mutex, MutexGuard, PoisonError};
+
+use flight::{Flights, Leader, Outcome, Tags, Waiter};
+use kept::Kept;
+
+const NAME: &str = "user:1";
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As `caller.rs` waits; nothing where nobody flies any more.
+fn wait(mut waiter: Waiter<u64>) -> Option<u64> {
+    let waiting = async { waiter.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
+    block_on(waiting).and_then(Result::ok).flatten().map(|Kept(value)| value)
+}
+
+fn outcome(value: u64) -> Outcome<u64> {
+    Ok(Some(Kept(value)))
+}

@@ -1,0 +1,89 @@
+//! Callers who join flights, beside writes of their own process.
+
+use std::sync::Arc;
+
+use shuttle::future::block_on;
+use shuttle::sync::Mutex;
+use shuttle::thread;
+
+use super::{Flights, NAME, Tags, lock, outcome, wait};
+
+/// What a caller is promised.
+pub const OWN: &str = "who comes after a write has returned is told nothing older";
+
+/// When a write detaches the flights.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Detach {
+    WhenEnded,
+    WhenBegun,
+    Never,
+}
+
+#[derive(Default)]
+struct World {
+    flights: Flights<u64>,
+    row: Mutex<u64>,
+    /// What the newest write that has returned has written.
+    floor: Mutex<u64>,
+}
+
+impl World {
+    fn call(self: &Arc<Self>) {
+        let floor = *lock(&self.floor);
+        let (waiter, leader) = self.flights.join(NAME, &Tags::default());
+        let load = leader.map(|leader| {
+            let world = self.clone();
+            thread::spawn(move || {
+                let row = *lock(&world.row);
+                leader.finish(outcome(row));
+            })
+        });
+        assert!(wait(waiter).is_some_and(|row| row >= floor), "{OWN}");
+        if let Some(load) = load {
+            let _ = load.join();
+        }
+    }
+
+    fn write(&self, detach: Detach) {
+        let mut writing = (detach != Detach::Never).then(|| block_on(self.flights.writing(&[NAME])));
+        if detach == Detach::WhenBegun {
+            writing = None;
+        }
+        let row = {
+            let mut row = lock(&self.row);
+            *row += 1;
+            *row
+        };
+        drop(writing);
+        let mut floor = lock(&self.floor);
+        *floor = row.max(*floor);
+    }
+}
+
+fn scenario(detach: Detach) {
+    let world = Arc::new(World::default());
+    let callers = [(); 2].map(|()| {
+        let world = world.clone();
+        thread::spawn(move || [(); 2].into_iter().for_each(|()| world.call()))
+    });
+    world.write(detach);
+    world.call();
+    for caller in callers {
+        let _ = caller.join();
+    }
+}
+
+/// larder's way.
+pub fn detached_when_ended() {
+    scenario(Detach::WhenEnded);
+}
+
+/// A flight may start between the detaching and the write.
+pub fn detached_when_begun() {
+    scenario(Detach::WhenBegun);
+}
+
+/// A write that leaves the flights alone.
+pub fn never_detached() {
+    scenario(Detach::Never);
+}

@@ -1,0 +1,71 @@
+//! Runs a scenario in many schedules, and tells how many.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
+use shuttle::{Config, FailurePersistence, Runner};
+
+/// Of each scheduler.
+const SCHEDULES: usize = 10_000;
+const SEED: u64 = 0x1a2d_e201;
+/// How often PCT goes over to another thread at most.
+const CHANGES: usize = 4;
+
+#[derive(Debug, Clone, Copy)]
+enum By {
+    Random,
+    Pct,
+}
+
+/// Runs a scenario in many schedules, and panics where it does, or where somebody would wait for ever.
+pub fn holds(name: &str, scenario: fn()) {
+    for by in [By::Random, By::Pct] {
+        let started = Instant::now();
+        let schedules = run(by, FailurePersistence::Print, scenario);
+        assert_eq!(schedules, SCHEDULES, "{name}: the exploration ended early");
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{name}: {schedules} schedules, {by:?}, seed {SEED:#x}, {seconds:.1} s");
+    }
+}
+
+/// Searches for a schedule in which a scenario panics with a message that contains `promise`, and panics where neither
+/// scheduler finds any.
+pub fn breaks(name: &str, promise: &str, scenario: fn()) {
+    let found = [By::Random, By::Pct].map(|by| {
+        let tried = Arc::new(AtomicUsize::new(0));
+        let counted = tried.clone();
+        let run = AssertUnwindSafe(|| {
+            run(by, FailurePersistence::None, move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+                scenario();
+            })
+        });
+        let caught = catch_unwind(run).err().map(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_default()
+        });
+        if let Some(text) = &caught {
+            assert!(text.contains(promise), "{name}: broke something else than \"{promise}\": {text}");
+            println!(
+                "{name}: broken in schedule {}, {by:?}, seed {SEED:#x}",
+                tried.load(Ordering::Relaxed)
+            );
+        }
+        caught.is_some()
+    });
+    assert!(found.contains(&true), "{name}: nothing breaks \"{promise}\" in {SCHEDULES} schedules of each");
+}
+
+fn run(by: By, failure_persistence: FailurePersistence, scenario: impl Fn() + Send + Sync + 'static) -> usize {
+    let mut config = Config::new();
+    config.failure_persistence = failure_persistence;
+    // What it warns of stands in the head of this crate.
+    config.silence_warnings = true;
+    match by {
+        By::Random => Runner::new(RandomScheduler::new_from_seed(SEED, SCHEDULES), config).run(scenario),
+        By::Pct => Runner::new(PctScheduler::new_from_seed(SEED, CHANGES, SCHEDULES), config).run(scenario),
+    }
+}

@@ -1,0 +1,156 @@
+//! Readers who insert what they read, beside writers: this process's, which invalidates when it is answered, and another's,
+//! whose change is pushed.
+
+use std::sync::Arc;
+
+use shuttle::sync::Mutex;
+use shuttle::sync::mpsc::{Sender, channel};
+use shuttle::thread;
+
+use super::mistaken::{Mistake, Mistaken, lock};
+use super::{Copies, tier};
+
+/// What a reader is promised.
+pub const OWN: &str = "a read that starts after an own write has returned sees nothing older";
+/// What the tier is promised.
+pub const COHERENT: &str = "when all has been told, no copy is older than the server's value";
+
+const NAMES: [&str; 2] = ["a", "b"];
+
+/// How a change is told.
+#[derive(Clone, Copy)]
+enum Told {
+    ByName,
+    AsAll,
+}
+
+impl Told {
+    fn to(self, copies: &impl Copies, name: &str) {
+        match self {
+            Self::ByName => copies.invalidate(name),
+            Self::AsAll => copies.invalidate_all(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Row {
+    value: u64,
+    /// The server will push the next change.
+    tracked: bool,
+    /// What the newest own write that has returned has written.
+    floor: u64,
+}
+
+struct Server {
+    rows: [Mutex<Row>; 2],
+    pushes: Sender<usize>,
+}
+
+impl Server {
+    fn read(&self, i: usize) -> u64 {
+        self.with(i, |row| {
+            row.tracked = true;
+            row.value
+        })
+    }
+
+    fn write(&self, i: usize) -> u64 {
+        self.with(i, |row| {
+            row.value += 1;
+            if std::mem::take(&mut row.tracked) {
+                let _ = self.pushes.send(i);
+            }
+            row.value
+        })
+    }
+
+    fn with<T>(&self, i: usize, change: impl FnOnce(&mut Row) -> T) -> T {
+        change(&mut lock(self.rows.get(i).unwrap_or(&self.rows[0])))
+    }
+}
+
+fn name(i: usize) -> &'static str {
+    NAMES.get(i).copied().unwrap_or_default()
+}
+
+fn read(server: &Server, copies: &impl Copies, i: usize) {
+    let floor = server.with(i, |row| row.floor);
+    let ticket = match copies.get(name(i)) {
+        Some(value) => {
+            assert!(value >= floor, "{OWN}");
+            return;
+        }
+        None => copies.ticket(name(i)),
+    };
+    let value = server.read(i);
+    copies.insert(name(i), ticket, value);
+}
+
+fn scenario(copies: impl Copies, told: Told) {
+    let copies = Arc::new(copies);
+    let (pushes, pushed) = channel();
+    let server = Arc::new(Server { rows: Default::default(), pushes });
+    let handler = thread::spawn({
+        let copies = copies.clone();
+        move || pushed.into_iter().for_each(|i| told.to(&*copies, name(i)))
+    });
+    let reader = |names: [usize; 2]| {
+        let (server, copies) = (server.clone(), copies.clone());
+        thread::spawn(move || names.into_iter().for_each(|i| read(&server, &*copies, i)))
+    };
+    let readers = [reader([0, 0]), reader([1, 0])];
+    let foreign = thread::spawn({
+        let server = server.clone();
+        move || drop([server.write(0), server.write(1)])
+    });
+    let written = server.write(0);
+    told.to(&*copies, name(0));
+    server.with(0, |row| row.floor = written);
+    read(&server, &*copies, 0);
+
+    for thread in readers.into_iter().chain([foreign]) {
+        let _ = thread.join();
+    }
+    let values = [0, 1].map(|i| server.with(i, |row| row.value));
+    drop(server);
+    let _ = handler.join();
+    for (i, value) in values.into_iter().enumerate() {
+        assert!(copies.get(name(i)).is_none_or(|copy| copy == value), "{COHERENT}");
+    }
+}
+
+/// larder's tier, told of each change by its name.
+pub fn by_name() {
+    scenario(tier(), Told::ByName);
+}
+
+/// larder's tier, told each time that anything may have changed.
+pub fn as_all() {
+    scenario(tier(), Told::AsAll);
+}
+
+/// The tier that the mistakes are made in, without any.
+pub fn unmistaken() {
+    scenario(Mistaken::new(Mistake::None), Told::ByName);
+}
+
+/// A tier that inserts whatever the ticket says.
+pub fn unchecked() {
+    scenario(Mistaken::new(Mistake::Unchecked), Told::ByName);
+}
+
+/// A tier that looks at the ticket under the lock, and inserts without it.
+pub fn unguarded() {
+    scenario(Mistaken::new(Mistake::Unguarded), Told::ByName);
+}
+
+/// A tier that removes a copy before it moves the number.
+pub fn removes_first() {
+    scenario(Mistaken::new(Mistake::RemovesFirst), Told::ByName);
+}
+
+/// A tier that removes all copies before it moves the number.
+pub fn clears_first() {
+    scenario(Mistaken::new(Mistake::ClearsFirst), Told::AsAll);
+}

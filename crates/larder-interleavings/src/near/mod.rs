@@ -1,0 +1,67 @@
+//! The near tier: copies, versions, and who is told what changed.
+
+pub mod broken;
+pub mod cleared;
+pub mod copied;
+mod mistaken;
+mod server;
+mod sync;
+pub mod tagged;
+
+#[allow(dead_code, reason = "nobody waits for a change of a name")]
+#[path = "../../../larder/src/near/changes.rs"]
+mod changes;
+#[allow(dead_code, reason = "the scenarios do not look at sizes")]
+#[path = "../../../larder/src/near/tier.rs"]
+mod tier;
+#[allow(dead_code, reason = "the scenarios ask for one version at a time")]
+#[path = "../../../larder/src/near/version.rs"]
+mod version;
+
+use tier::{Copied, Ticket, Tier};
+
+const BYTES: u64 = 1 << 20;
+
+/// A tier whose names share one lock, so that they get in each other's way.
+fn tier<T: Clone>() -> Tier<T> {
+    Tier::with_stripes(BYTES, 1)
+}
+
+fn copy<T>(what: T) -> Copied<T> {
+    Copied { what, bytes: 1 }
+}
+
+/// What the scenarios ask of a tier, and of the mistaken ones beside it.
+trait Copies: Send + Sync + 'static {
+    type Ticket: Copy + Send;
+
+    fn get(&self, name: &str) -> Option<u64>;
+    fn ticket(&self, name: &str) -> Self::Ticket;
+    fn insert(&self, name: &str, ticket: Self::Ticket, value: u64);
+    fn invalidate(&self, name: &str);
+    fn invalidate_all(&self);
+}
+
+impl Copies for Tier<u64> {
+    type Ticket = Ticket;
+
+    fn get(&self, name: &str) -> Option<u64> {
+        Self::get(self, name)
+    }
+
+    fn ticket(&self, name: &str) -> Ticket {
+        Self::ticket(self, name)
+    }
+
+    fn insert(&self, name: &str, ticket: Ticket, value: u64) {
+        Self::insert(self, name, ticket, copy(value));
+    }
+
+    fn invalidate(&self, name: &str) {
+        Self::invalidate(self, name);
+    }
+
+    fn invalidate_all(&self) {
+        Self::invalidate_all(self);
+    }
+}

@@ -1,0 +1,46 @@
+//! What the near tier asks of a store, and who may be believed.
+
+pub mod lanes;
+mod sync;
+
+#[allow(dead_code, reason = "the scenarios have one lane, and one clock")]
+#[path = "../../../larder/src/store/trust.rs"]
+pub(crate) mod trust;
+
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::name::Name;
+use trust::{Lanes, Seen};
+
+pub(crate) struct Tracked {
+    pub(crate) bytes: Option<Vec<u8>>,
+    pub(crate) seen: Option<Seen>,
+}
+
+pub(crate) struct KeptVersion {
+    pub(crate) version: u64,
+    pub(crate) left: Duration,
+    pub(crate) seen: Option<Seen>,
+}
+
+pub(crate) fn read_version(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_le_bytes)
+}
+
+pub(crate) trait Listener: Send + Sync + 'static {
+    fn changed(&self, name: &str);
+    fn all_changed(&self);
+}
+
+pub(crate) trait Store: Send + Sync + 'static {
+    fn get_tracked(&self, name: &str) -> impl Future<Output = Result<Tracked>> + Send;
+    fn get_many_tracked(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Tracked>>> + Send;
+    fn lanes(&self) -> &Lanes;
+    fn version(
+        &self,
+        name: &str,
+        candidate: u64,
+        span: Duration,
+    ) -> impl Future<Output = Result<KeptVersion>> + Send;
+}

@@ -1,0 +1,6 @@
+//! shuttle's, for larder's `store/trust.rs`.
+
+pub(super) use std::sync::PoisonError;
+
+pub(super) use shuttle::sync::Mutex;
+pub(super) use shuttle::sync::atomic::{AtomicU32, AtomicU64, Ordering};
