@@ -21,10 +21,12 @@ use crate::stats::{CacheStats, Stats};
 use crate::store::trust::Seen;
 use crate::store::{AnyStore, Claim, Listener, Store};
 use crate::tasks::Tasks;
-use crate::telemetry::{self, Instrument, LimitMeter, LockMeter};
+use crate::telemetry::{self, Instrument, LimitMeter};
 
 pub(crate) struct Context {
     store: AnyStore,
+    /// Where locks and limits stand, if not there, and who hears what changes there.
+    coordination: Option<(AnyStore, Arc<Changes>)>,
     closed: AtomicBool,
     pub(crate) keyspace: Keyspace,
     pub(crate) limits: Limits,
@@ -34,13 +36,12 @@ pub(crate) struct Context {
     pub(crate) outbox: Outbox,
     /// Loads under way.
     pub(crate) loads: Tasks,
-    /// Locks on their way back.
+    /// Claims of loads on their way back.
     releases: Tasks,
     pub(crate) ping_meter: Instrument,
     pub(crate) explain_meter: Instrument,
     pub(crate) tag_meter: Instrument,
     pub(crate) snapshot_meter: Instrument,
-    pub(crate) lock_meter: LockMeter,
     caches: Mutex<HashMap<String, Arc<dyn AnyCache>>>,
     limiters: Mutex<HashMap<String, Arc<LimitMeter>>>,
 }
@@ -104,6 +105,7 @@ impl Context {
         telemetry::describe();
         Self {
             store,
+            coordination: None,
             closed: AtomicBool::new(false),
             keyspace,
             limits,
@@ -117,7 +119,6 @@ impl Context {
             explain_meter: Instrument::new("larder", "", "explain"),
             tag_meter: Instrument::new("tag", "", "invalidate"),
             snapshot_meter: Instrument::new("tag", "", "snapshot"),
-            lock_meter: LockMeter::default(),
             caches: Mutex::default(),
             limiters: Mutex::default(),
         }
@@ -128,11 +129,39 @@ impl Context {
         if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(&self.store) }
     }
 
+    /// With a second store, for locks and limits.
+    pub(crate) fn with_coordination(self, coordination: Option<(AnyStore, Arc<Changes>)>) -> Self {
+        Self { coordination, ..self }
+    }
+
+    /// Where locks and limits stand, unless the `Larder` was closed.
+    pub(crate) fn coordination(&self) -> Result<&AnyStore> {
+        self.store().map(|_| self.coordination_even_closed())
+    }
+
+    /// For what must still be given back.
+    pub(crate) fn coordination_even_closed(&self) -> &AnyStore {
+        self.coordination.as_ref().map_or(&self.store, |(store, _)| store)
+    }
+
+    /// Who hears what changes there.
+    pub(crate) fn coordination_changes(&self) -> &Arc<Changes> {
+        self.coordination.as_ref().map_or(&self.changes, |(_, changes)| changes)
+    }
+
+    /// No request begins after this.
+    pub(crate) fn begin_closing(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.loads.abort().await;
         self.releases.finish(self.limits.response_timeout).await;
         self.store.close();
+        if let Some((coordination, _)) = &self.coordination {
+            coordination.close();
+        }
     }
 
     /// Whether the store is in this process, and so never away.
@@ -200,29 +229,6 @@ impl Context {
                 }
             }
         }
-    }
-
-    /// Frees a lock without anybody waiting for it, and tries again until the lock's time is over anyway. What is handed
-    /// over before `close` is still sent.
-    pub(crate) fn release_in_background(self: &Arc<Self>, name: String, token: u64, ttl: Duration) {
-        let context = self.clone();
-        self.releases.spawn(async move {
-            let end = context.clock.now().after(ttl);
-            let mut pause = Duration::from_millis(20);
-            loop {
-                let release = context.store.release(&name, token);
-                let Ok(Err(error)) = tokio::time::timeout(context.limits.response_timeout, release).await
-                else {
-                    return;
-                };
-                if !error.is_retryable() || context.clock.now().after(pause) >= end {
-                    tracing::debug!(%error, "a lock could not be freed and ends with its time");
-                    return;
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
-        });
     }
 
     /// What all handles of this cache share; made on first use. An error if it was made for another type of value.

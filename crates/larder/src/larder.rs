@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::error::Result;
 use crate::limit::{Quota, RateLimiter};
-use crate::lock::Lock;
+use crate::lock::{Lock, Locks};
 use crate::stats::Stats;
 use crate::store::Store;
 
@@ -38,6 +38,7 @@ use crate::store::Store;
 #[derive(Clone)]
 pub struct Larder {
     context: Arc<Context>,
+    locks: Arc<Locks>,
 }
 
 impl Larder {
@@ -64,7 +65,7 @@ impl Larder {
     }
 
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { context }
+        Self { locks: Arc::new(Locks::new(context.clone())), context }
     }
 
     /// Asks the server for a sign of life: one round trip.
@@ -156,7 +157,7 @@ impl Larder {
 
     /// A distributed lock under any name, held for 30 s unless [`ttl`](Lock::ttl) says otherwise.
     pub fn lock(&self, name: &str) -> Lock {
-        Lock::new(self.context.clone(), name)
+        Lock::new(self.locks.clone(), name)
     }
 
     /// A rate limiter under a name of `A-Z a-z 0-9 _ . -`.
@@ -171,7 +172,7 @@ impl Larder {
     /// What has been counted since the connection was made.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.context.stats()
+        Stats { locks: self.locks.stats(), ..self.context.stats() }
     }
 
     /// Makes every later request fail with `ErrorKind::Closed`, ends the loads under way, waits until the locks of dropped
@@ -188,6 +189,8 @@ impl Larder {
     ///
     /// Dropping the future leaves the `Larder` closed, with background work ending by itself.
     pub async fn close(&self) -> Result<()> {
+        self.context.begin_closing();
+        self.locks.close().await;
         self.context.close().await;
         Ok(())
     }

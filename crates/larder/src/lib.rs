@@ -69,7 +69,7 @@ pub use builder::LarderBuilder;
 pub use call::Call;
 pub use error::{Error, ErrorKind, Result};
 pub use larder::Larder;
-pub use stats::{CacheStats, OperationStats, Stats};
+pub use stats::{CacheStats, LockStats, OperationStats, Stats};
 
 // The cache
 pub use cache::{
@@ -82,7 +82,7 @@ pub use store::Expiry;
 pub use value::Format;
 
 // Locks
-pub use lock::{Fence, Guard, Lock, Release};
+pub use lock::{Fence, Guard, Lock, LockLease, Release};
 
 // Rate limits
 pub use limit::{Decision, Quota, RateLimiter};

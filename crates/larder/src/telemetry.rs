@@ -358,20 +358,6 @@ impl CacheMeter {
     }
 }
 
-/// What locks count together.
-pub(crate) struct LockMeter {
-    pub(crate) acquire: Instrument,
-    pub(crate) extend: Instrument,
-    pub(crate) release: Instrument,
-}
-
-impl Default for LockMeter {
-    fn default() -> Self {
-        let instrument = |operation| Instrument::new("lock", "", operation);
-        Self { acquire: instrument("acquire"), extend: instrument("extend"), release: instrument("release") }
-    }
-}
-
 /// What one rate limiter counts.
 pub(crate) struct LimitMeter {
     #[cfg(feature = "metrics")]

@@ -23,7 +23,7 @@ enum Step {
     Confirm(u8, u8),
     Listen(u8, u8),
     StandBy(Vec<(u8, u8)>),
-    Leave(u8, u8),
+    GiveUp(u8, u8),
     Extend(Vec<(u8, u8)>),
     Release(u8, u8),
     /// Takes the lock for a moment, and waits until that is over.
@@ -47,7 +47,7 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => one().prop_map(|(l, t)| Step::Confirm(l, t)),
         1 => one().prop_map(|(l, t)| Step::Listen(l, t)),
         2 => many().prop_map(Step::StandBy),
-        2 => one().prop_map(|(l, t)| Step::Leave(l, t)),
+        2 => one().prop_map(|(l, t)| Step::GiveUp(l, t)),
         1 => many().prop_map(Step::Extend),
         3 => one().prop_map(|(l, t)| Step::Release(l, t)),
         1 => one().prop_map(|(l, t)| Step::Brief(l, t)),
@@ -107,8 +107,8 @@ async fn take(store: &impl LockStore, tokens: &Tokens, step: &Step) -> crate::Re
             let waiting: Vec<Ticket> = waiting.iter().map(|ticket| tokens.ticket(*ticket)).collect();
             Answer::Turns(store.stand_by(&waiting).await?)
         }
-        Step::Leave(lock, token) => {
-            Answer::Flag(store.leave(&tokens.lock(*lock), tokens.current(*lock, *token), HOUR).await?)
+        Step::GiveUp(lock, token) => {
+            Answer::Flag(store.give_up(&tokens.lock(*lock), tokens.current(*lock, *token), HOUR).await?)
         }
         Step::Extend(held) => {
             let held: Vec<_> = held.iter().map(|ticket| (tokens.ticket(*ticket), 2 * HOUR)).collect();

@@ -108,7 +108,7 @@ pub(crate) trait LockStore: Send + Sync + 'static {
     fn stand_by(&self, waiting: &[Ticket]) -> impl Future<Output = Result<Vec<Turn>>> + Send;
 
     /// Ends an attempt, whatever has become of it, and remembers for `remembered` that it was given up.
-    fn leave(
+    fn give_up(
         &self,
         lock: &str,
         token: u64,
@@ -139,8 +139,8 @@ impl LockStore for AnyStore {
         on_either!(self.stand_by(waiting))
     }
 
-    async fn leave(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
-        on_either!(self.leave(lock, token, remembered))
+    async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
+        on_either!(self.give_up(lock, token, remembered))
     }
 
     async fn extend(&self, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {

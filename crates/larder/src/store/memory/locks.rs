@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::MemoryStore;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::Listener;
 use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, wake_name};
 
 struct Held {
@@ -224,7 +223,7 @@ impl LockStore for MemoryStore {
         Ok(turns)
     }
 
-    async fn leave(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
+    async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
         let now = self.clock.now();
         let mut state = self.locks.state();
         state.given_up.insert(token, now.after(remembered));
@@ -358,11 +357,11 @@ mod tests {
     #[tokio::test]
     async fn what_was_given_up_takes_nothing_when_it_arrives_late() {
         let (store, micros) = store();
-        store.leave("job", 5, SECOND).await.unwrap();
+        store.give_up("job", 5, SECOND).await.unwrap();
         assert_eq!(stand(&store, 5).await, Attempted::Gone);
         fence(stand(&store, 6).await);
         assert_eq!(stand(&store, 7).await, Attempted::Waiting { told: true });
-        store.leave("job", 7, SECOND).await.unwrap();
+        store.give_up("job", 7, SECOND).await.unwrap();
         store.release("job", 6).await.unwrap();
         assert_eq!(store.confirm("job", 7, SECOND).await.unwrap(), Attempted::Gone);
         pass(&micros, SECOND);

@@ -124,12 +124,12 @@ impl LockStore for RedisStore {
         in_order(waiting.len(), parts.into_iter().zip(answers))
     }
 
-    async fn leave(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
+    async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
         let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
         let (token, remembered) = (version_text(token), millis(remembered));
         let names = [lock, &keys.line, &keys.seen, &keys.wake];
         let arguments = [token.as_bytes(), claim.as_bytes(), live.as_bytes(), remembered.as_bytes()];
-        flag(&self.network.run_script(lock, &script::LEAVE, &names, &arguments, Replay::Safe).await?)
+        flag(&self.network.run_script(lock, &script::GIVE_UP, &names, &arguments, Replay::Safe).await?)
     }
 
     async fn extend(&self, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {

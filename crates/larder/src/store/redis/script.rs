@@ -37,7 +37,7 @@ script!(CHARGE, "charge.lua");
 script!(ACQUIRE, "line.lua", "acquire.lua");
 script!(CONFIRM, "line.lua", "confirm.lua");
 script!(STAND_BY, "line.lua", "stand_by.lua");
-script!(LEAVE, "line.lua", "leave.lua");
+script!(GIVE_UP, "line.lua", "give_up.lua");
 script!(RELEASE, "line.lua", "release.lua");
 script!(EXTEND, "extend.lua");
 

@@ -1,0 +1,149 @@
+//! Renewing the locks whose guards asked for it.
+//!
+//! One task renews all of a `Larder`'s locks that are kept alive, each when a third of its time is over; those that come due
+//! soon after go along, in one request (one a slot on a cluster). It ends when there is nothing to renew, and with the `Larder`. A
+//! renewal that fails is tried again while the lock's time lasts.
+//!
+//! Invariants: nothing is renewed whose guard is gone, that was lost, or that was held for `max_hold`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::holding::Holding;
+use super::locks::Locks;
+use crate::clock::Tick;
+use crate::store::lock::{LockStore, Ticket};
+
+/// The longest sleep: timers stand still while the machine sleeps.
+const SLICE: Duration = Duration::from_millis(250);
+
+#[derive(Default)]
+pub(super) struct Keeping {
+    table: Mutex<Table>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    kept: HashMap<u64, Kept>,
+    runs: bool,
+}
+
+struct Kept {
+    holding: Weak<Holding>,
+    ttl: Duration,
+    end: Tick,
+    renewed: Tick,
+    due: Tick,
+}
+
+impl Keeping {
+    /// Renews it for `ttl` again and again, until it is dropped or lost, or `end` is near.
+    pub(super) fn keep(holding: &Arc<Holding>, ttl: Duration, max_hold: Duration) {
+        let (locks, renewed) = (&holding.locks, holding.granted);
+        let kept = Kept {
+            holding: Arc::downgrade(holding),
+            ttl,
+            end: renewed.after(max_hold),
+            renewed,
+            due: renewed.after(ttl / 3),
+        };
+        let mut table = locks.keeping.table();
+        table.kept.insert(holding.token, kept);
+        if !table.runs {
+            table.runs = true;
+            locks.timers.spawn(run(locks.clone()));
+        }
+        drop(table);
+        locks.keeping.changed.notify_one();
+    }
+
+    pub(super) fn forget(&self, token: u64) {
+        if self.table().kept.remove(&token).is_some() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// What to renew now, or how long there is nothing to do; neither, if nothing is left.
+    fn due(&self, now: Tick) -> Option<Result<Vec<(Arc<Holding>, Duration)>, Duration>> {
+        let mut table = self.table();
+        table.kept.retain(|_, kept| {
+            let ends = kept.end.since(now) <= kept.ttl / 3;
+            !ends && kept.holding.upgrade().is_some_and(|holding| holding.is_valid())
+        });
+        let Some(next) = table.kept.values().map(|kept| kept.due).min() else {
+            table.runs = false;
+            return None;
+        };
+        if next > now {
+            return Some(Err(next.since(now)));
+        }
+        let due = table.kept.values().filter(|kept| kept.due <= now || now.since(kept.renewed) >= kept.ttl / 4);
+        let with_ttl = |kept: &Kept| Some((kept.holding.upgrade()?, kept.ttl.min(kept.end.since(now))));
+        Some(Ok(due.filter_map(with_ttl).collect()))
+    }
+
+    fn renewed(&self, token: u64, sent: Tick) {
+        if let Some(kept) = self.table().kept.get_mut(&token) {
+            (kept.renewed, kept.due) = (sent, sent.after(kept.ttl / 3));
+        }
+    }
+
+    fn failed(&self, token: u64, now: Tick) {
+        if let Some(kept) = self.table().kept.get_mut(&token) {
+            kept.due = now.after((kept.ttl / 20).max(Duration::from_millis(5)));
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn run(locks: Arc<Locks>) {
+    while let Some(due) = locks.keeping.due(locks.context.clock.now()) {
+        match due {
+            Err(nothing_for) => {
+                let _ = timeout(nothing_for.min(SLICE), locks.keeping.changed.notified()).await;
+            }
+            Ok(due) => renew(&locks, due).await,
+        }
+    }
+}
+
+async fn renew(locks: &Locks, due: Vec<(Arc<Holding>, Duration)>) {
+    let Ok(store) = locks.store() else { return };
+    // One that hangs must not keep others from being renewed in time.
+    let patience = due.iter().map(|(_, ttl)| *ttl / 3).min().unwrap_or_default().min(locks.timeout());
+    let tickets: Vec<_> = due
+        .iter()
+        .map(|(holding, ttl)| (Ticket { lock: holding.name.clone(), token: holding.token }, *ttl))
+        .collect();
+    let sent = locks.context.clock.now();
+    let answer = timeout(patience, store.extend(&tickets)).await;
+    let now = locks.context.clock.now();
+    match answer {
+        Ok(Ok(held)) => {
+            for ((holding, ttl), held) in due.into_iter().zip(held) {
+                if held && holding.renewed(sent, ttl) {
+                    locks.keeping.renewed(holding.token, sent);
+                } else {
+                    locks.keeping.forget(holding.token);
+                    if !held && holding.end() {
+                        locks.meter.lost();
+                    }
+                }
+            }
+        }
+        failed => {
+            if let Ok(Err(error)) = failed {
+                tracing::debug!(%error, "locks could not be renewed");
+            }
+            due.iter().for_each(|(holding, _)| locks.keeping.failed(holding.token, now));
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Who waits in line for locks in this process, and the heartbeat that keeps their places.
+//!
+//! The problem: the server cannot know whether who stands in line still lives, and a lock that is handed to the dead stands
+//! still. The mechanism: while anybody waits here, one task tells the store so, 4.5 times a second, all places of all
+//! locks in one request (one a slot on a cluster). That request also hands on what is free, and its answer says whose turn it is:
+//! so a wake-up that was lost costs one beat.
+//!
+//! Invariants: one task, none while nobody waits. A waiter that is told to come is told once more with each beat until it does.
+//!
+//! Not guaranteed: that a waiter whose future nobody polls comes. It is passed over, and keeps its place while its process
+//! lives.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::locks::Locks;
+use crate::clock::Tick;
+use crate::store::lock::{LockStore, Pace, Ticket, Turn};
+
+#[derive(Default)]
+pub(super) struct Waiting(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    /// By lock, then by token, as the store wants them.
+    places: BTreeMap<(String, u64), Arc<Notify>>,
+    beats: bool,
+    answered: Option<Tick>,
+}
+
+/// A place in line: kept until it is dropped.
+pub(super) struct Place {
+    locks: Arc<Locks>,
+    key: (String, u64),
+    pub(super) told: Arc<Notify>,
+}
+
+impl Waiting {
+    /// Keeps the place of an attempt that stands in line.
+    pub(super) fn join(locks: &Arc<Locks>, lock: &str, token: u64) -> Place {
+        let (key, told) = ((lock.to_owned(), token), Arc::new(Notify::new()));
+        let mut table = locks.waiting.table();
+        table.places.insert(key.clone(), told.clone());
+        if !table.beats {
+            table.beats = true;
+            locks.timers.spawn(beat(locks.clone()));
+        }
+        drop(table);
+        Place { locks: locks.clone(), key, told }
+    }
+
+    /// When a heartbeat was last answered.
+    pub(super) fn answered(&self) -> Option<Tick> {
+        self.table().answered
+    }
+
+    pub(super) fn wake_all(&self) {
+        self.table().places.values().for_each(|told| told.notify_one());
+    }
+
+    fn tickets(&self) -> Vec<Ticket> {
+        let mut table = self.table();
+        table.beats = !table.places.is_empty();
+        table.places.keys().map(|(lock, token)| Ticket { lock: lock.clone(), token: *token }).collect()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.locks.waiting.table().places.remove(&self.key);
+    }
+}
+
+async fn beat(locks: Arc<Locks>) {
+    let mut ticks = interval(Pace::BEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick is now, and whoever has just come to stand in line was heard of.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let tickets = locks.waiting.tickets();
+        if tickets.is_empty() {
+            return;
+        }
+        let Ok(store) = locks.store() else { return locks.waiting.wake_all() };
+        let sent = locks.context.clock.now();
+        locks.meter.beat();
+        let answer = timeout(locks.timeout(), store.stand_by(&tickets)).await;
+        let mut table = locks.waiting.table();
+        match answer {
+            Ok(Ok(turns)) => {
+                table.answered = Some(sent);
+                for (ticket, turn) in tickets.into_iter().zip(turns) {
+                    if turn != Turn::Waits
+                        && let Some(told) = table.places.get(&(ticket.lock, ticket.token))
+                    {
+                        told.notify_one();
+                    }
+                }
+            }
+            // Each asks for itself, and learns what is the matter.
+            _ => table.places.values().for_each(|told| told.notify_one()),
+        }
+    }
+}
