@@ -41,7 +41,7 @@ use tracking::Tracking;
 pub(crate) struct RedisStore {
     network: Network,
     lanes: Arc<Lanes>,
-    pace: Pace,
+    pub(super) pace: Pace,
 }
 
 impl RedisStore {
