@@ -35,7 +35,8 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
         "near miss, op/s",
     ]);
     let mut bounds = Vec::new();
-    for (flavour, tasks) in Flavour::BOTH.into_iter().flat_map(|flavour| [1, 64].map(|tasks| (flavour, tasks)))
+    for (flavour, tasks) in
+        Flavour::BOTH.into_iter().flat_map(|flavour| [1, 64].map(|tasks| (flavour, tasks)))
     {
         eprintln!("near-miss: {tasks} tasks, {}", flavour.name());
         let standings = compare(flavour, rounds, async |url| lanes(url, tasks).await)?;
@@ -81,7 +82,8 @@ fn lane(name: &'static str, cache: &Cache<Arc<Item>>, tasks: u64) -> Lane {
 #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 operations")]
 fn server_time(rounds: usize) -> Outcome<String> {
     let began = Ticks::now();
-    let mut table = Table::new(&["tasks", "plain GET, µs", "tracked GET, µs", "tracked / plain", "95 % interval"]);
+    let mut table =
+        Table::new(&["tasks", "plain GET, µs", "tracked GET, µs", "tracked / plain", "95 % interval"]);
     for tasks in [1, 64] {
         eprintln!("near-miss: processor time of the server, {tasks} tasks");
         let server = Server::builder().tcp().start();
@@ -98,7 +100,8 @@ fn server_time(rounds: usize) -> Outcome<String> {
         spent(plain)?;
         spent(tracked)?;
         for _ in 0..rounds {
-            let (first, second, third, fourth) = (spent(plain)?, spent(tracked)?, spent(tracked)?, spent(plain)?);
+            let (first, second, third, fourth) =
+                (spent(plain)?, spent(tracked)?, spent(tracked)?, spent(plain)?);
             let (of_plain, of_tracked) = ((first + fourth) / 2.0, (second + third) / 2.0);
             times.0.push(of_plain);
             times.1.push(of_tracked);

@@ -14,7 +14,7 @@ use crate::lane::{Lane, Outcome};
 use crate::machine::{self, Ticks};
 use crate::ours::TTL;
 use crate::rounds::{Flavour, compare};
-use crate::table::{Table, interval, ratio, rate};
+use crate::table::{Table, interval, rate, ratio};
 use crate::zipf::{Draws, KEYS};
 
 const BAR: Limit = Limit::AtLeast(50.0);

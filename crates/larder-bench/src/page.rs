@@ -72,9 +72,8 @@ mod tests {
 
     #[test]
     fn a_bar_measured_again_takes_the_place_of_its_old_row_and_leaves_the_others() {
-        let bar = |what: &str, measured: f64| {
-            Bar::over(what, Limit::AtLeast(0.9), [(measured, "here".to_owned())])
-        };
+        let bar =
+            |what: &str, measured: f64| Bar::over(what, Limit::AtLeast(0.9), [(measured, "here".to_owned())]);
         let first = summary("", &[bar("a", 0.5), bar("b", 1.0)], "then");
         let again = summary(&first, &[bar("a", 0.95), bar("c", 1.0)], "now");
         let rows: Vec<&str> = again.lines().skip(2).collect();

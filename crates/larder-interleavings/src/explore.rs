@@ -49,17 +49,18 @@ pub fn breaks(name: &str, promise: &str, scenario: fn()) {
         });
         if let Some(text) = &caught {
             assert!(text.contains(promise), "{name}: broke something else than \"{promise}\": {text}");
-            println!(
-                "{name}: broken in schedule {}, {by:?}, seed {SEED:#x}",
-                tried.load(Ordering::Relaxed)
-            );
+            println!("{name}: broken in schedule {}, {by:?}, seed {SEED:#x}", tried.load(Ordering::Relaxed));
         }
         caught.is_some()
     });
     assert!(found.contains(&true), "{name}: nothing breaks \"{promise}\" in {SCHEDULES} schedules of each");
 }
 
-fn run(by: By, failure_persistence: FailurePersistence, scenario: impl Fn() + Send + Sync + 'static) -> usize {
+fn run(
+    by: By,
+    failure_persistence: FailurePersistence,
+    scenario: impl Fn() + Send + Sync + 'static,
+) -> usize {
     let mut config = Config::new();
     config.failure_persistence = failure_persistence;
     // What it warns of stands in the head of this crate.

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::outbox::{Added, Outbox};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
 use crate::store::trust::Seen;
-use crate::store::{AnyStore, Claim, Listener, Store};
+use crate::store::{AnyStore, Claim, Eviction, Listener, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Instrument, LimitMeter};
 
@@ -27,6 +27,10 @@ pub(crate) struct Context {
     store: AnyStore,
     /// Where locks and limits stand, if not there, and who hears what changes there.
     coordination: Option<(AnyStore, Arc<Changes>)>,
+    /// Whether locks and limits are refused on a server that evicts.
+    strict: bool,
+    warned: AtomicBool,
+    on_evicting: AtomicU64,
     closed: AtomicBool,
     pub(crate) keyspace: Keyspace,
     pub(crate) limits: Limits,
@@ -106,6 +110,9 @@ impl Context {
         Self {
             store,
             coordination: None,
+            strict: false,
+            warned: AtomicBool::new(false),
+            on_evicting: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             keyspace,
             limits,
@@ -130,8 +137,12 @@ impl Context {
     }
 
     /// With a second store, for locks and limits.
-    pub(crate) fn with_coordination(self, coordination: Option<(AnyStore, Arc<Changes>)>) -> Self {
-        Self { coordination, ..self }
+    pub(crate) fn with_coordination(
+        self,
+        coordination: Option<(AnyStore, Arc<Changes>)>,
+        strict: bool,
+    ) -> Self {
+        Self { coordination, strict, ..self }
     }
 
     /// Where locks and limits stand, unless the `Larder` was closed.
@@ -152,6 +163,34 @@ impl Context {
     /// No request begins after this.
     pub(crate) fn begin_closing(&self) {
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// Notes that something is made that an evicting server can lose.
+    pub(crate) fn note_coordination(&self) {
+        if let Eviction::Evicts(policy) = self.coordination_even_closed().eviction() {
+            self.on_evicting.fetch_add(1, Ordering::AcqRel);
+            telemetry::on_evicting_server();
+            if !self.warned.swap(true, Ordering::AcqRel) {
+                tracing::warn!(%policy, "locks or limits stand on a server that evicts, and can be lost: give them one of their own by coordination()");
+            }
+        }
+    }
+
+    /// Refuses such a server, where that was asked for.
+    pub(crate) fn check_coordination(&self) -> Result<()> {
+        if !self.strict {
+            return Ok(());
+        }
+        let why = match self.coordination_even_closed().eviction() {
+            Eviction::Never => return Ok(()),
+            Eviction::Evicts(policy) => format!("the server evicts ({policy})"),
+            Eviction::Unknown => {
+                "the server does not say whether it evicts (it needs the permission +info)".into()
+            }
+        };
+        Err(Error::invalid(format!(
+            "strict: {why}: locks and limits need one with maxmemory-policy noeviction"
+        )))
     }
 
     pub(crate) async fn close(&self) {
@@ -246,7 +285,8 @@ impl Context {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
+        let on_evicting_server = self.on_evicting.load(Ordering::Acquire);
+        let mut stats = Stats { on_evicting_server, ..Stats::default() };
         for (name, cache) in self.caches().iter() {
             stats.caches.insert(name.clone(), cache.stats());
         }

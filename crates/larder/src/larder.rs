@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::error::Result;
 use crate::limit::{Quota, RateLimiter};
-use crate::lock::{Lock, Locks};
+use crate::lock::{Lock, Locks, Semaphore};
 use crate::stats::Stats;
 use crate::store::Store;
 
@@ -157,7 +157,28 @@ impl Larder {
 
     /// A distributed lock under any name, held for 30 s unless [`ttl`](Lock::ttl) says otherwise.
     pub fn lock(&self, name: &str) -> Lock {
+        self.context.note_coordination();
         Lock::new(self.locks.clone(), name)
+    }
+
+    /// A distributed semaphore under any name: at most `permits` are held at a time. All who use a name should agree on the number.
+    ///
+    /// ```
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let printers = larder.semaphore("printers", 2);
+    /// let first = printers.acquire().await?;
+    /// let second = printers.acquire().await?;
+    /// assert!(printers.try_acquire().await?.is_none());
+    /// first.release().await?;
+    /// assert!(printers.try_acquire().await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    pub fn semaphore(&self, name: &str, permits: u64) -> Semaphore {
+        self.context.note_coordination();
+        Semaphore::new(self.locks.clone(), name, permits)
     }
 
     /// A rate limiter under a name of `A-Z a-z 0-9 _ . -`.
@@ -166,6 +187,8 @@ impl Larder {
     ///
     /// `InvalidSetting` for a name or a quota that makes no sense.
     pub fn rate_limiter(&self, name: &str, quota: Quota) -> Result<RateLimiter> {
+        self.context.note_coordination();
+        self.context.check_coordination()?;
         RateLimiter::new(self.context.clone(), name, quota)
     }
 

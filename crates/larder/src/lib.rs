@@ -82,7 +82,7 @@ pub use store::Expiry;
 pub use value::Format;
 
 // Locks
-pub use lock::{Fence, Guard, Lock, LockLease, Release};
+pub use lock::{Fence, Guard, Lock, LockLease, Release, Semaphore, SemaphorePermit};
 
 // Rate limits
 pub use limit::{Decision, Quota, RateLimiter};

@@ -9,6 +9,8 @@ use std::time::Duration;
 pub struct Stats {
     /// By the cache's name.
     pub caches: BTreeMap<String, CacheStats>,
+    /// Locks, semaphores and limiters that were made on a server that evicts.
+    pub on_evicting_server: u64,
     /// All locks and semaphores together.
     pub locks: LockStats,
 }

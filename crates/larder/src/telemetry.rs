@@ -154,7 +154,11 @@ pub(crate) fn describe() {
         use metrics::{Unit, describe_counter as counter};
         counter!("larder_cache_hits_total", Unit::Count, "Keys asked for and found in the store");
         counter!("larder_cache_near_hits_total", Unit::Count, "Keys asked for and found in the near tier");
-        counter!("larder_cache_stale_served_total", Unit::Count, "Stale values given because a load failed or was slow");
+        counter!(
+            "larder_cache_stale_served_total",
+            Unit::Count,
+            "Stale values given because a load failed or was slow"
+        );
         counter!("larder_cache_misses_total", Unit::Count, "Keys asked for and not found");
         counter!("larder_cache_loads_total", Unit::Count, "Loaders that ran to their end");
         counter!("larder_cache_load_failures_total", Unit::Count, "Loaders that failed or panicked");
@@ -173,6 +177,11 @@ pub(crate) fn describe() {
         counter!("larder_cache_written_bytes_total", Unit::Bytes, "Values stored, envelopes included");
         counter!("larder_errors_total", Unit::Count, "Calls that ended in an error");
         counter!("larder_limiter_decisions_total", Unit::Count, "Decisions of a rate limiter");
+        counter!(
+            "larder_on_evicting_server_total",
+            Unit::Count,
+            "Locks and limiters made on a server that evicts"
+        );
         counter!("larder_reconnects_total", Unit::Count, "Connections that came up again");
         metrics::describe_gauge!("larder_connections", Unit::Count, "Connections that stand");
         metrics::describe_histogram!(
@@ -389,6 +398,12 @@ impl LimitMeter {
 
     #[cfg(not(feature = "metrics"))]
     pub(crate) fn decided(&self, _: bool) {}
+}
+
+/// A lock or a limiter was made on a server that evicts.
+pub(crate) fn on_evicting_server() {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("larder_on_evicting_server_total").increment(1);
 }
 
 /// A connection that stands: on the gauge until this is dropped, however its supervisor ends.

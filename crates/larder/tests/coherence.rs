@@ -42,7 +42,11 @@ fn near_hits(larder: &Larder) -> u64 {
 
 /// Sets all keys to 1, 2, 3 … as fast as the pace allows, and tells which were acknowledged. Whoever holds the gate knows that no
 /// write is under way.
-async fn write_all(larder: Larder, gate: Arc<tokio::sync::Mutex<()>>, stop: watch::Receiver<bool>) -> Vec<Event> {
+async fn write_all(
+    larder: Larder,
+    gate: Arc<tokio::sync::Mutex<()>>,
+    stop: watch::Receiver<bool>,
+) -> Vec<Event> {
     let cache: Cache<u64> = larder.cache("v").ttl(HOUR).build().unwrap();
     let mut events = Vec::new();
     for version in 1.. {
@@ -243,7 +247,11 @@ async fn pushes_come_late(what: &'static str, fault: Duration, delays: &[u64]) -
         if late > Near::STALENESS {
             let hits = near_hits(&scene.reader);
             sleep(FAULT / 4).await;
-            assert_eq!(near_hits(&scene.reader), hits, "{what}: believed by signs of life older than the bound");
+            assert_eq!(
+                near_hits(&scene.reader),
+                hits,
+                "{what}: believed by signs of life older than the bound"
+            );
         }
         proxy.restore();
         scene.resumes().await;
@@ -351,7 +359,10 @@ async fn reader_process() {
     let failed = Arc::<AtomicU64>::default();
     let reads: Vec<_> = (0..KEYS)
         .map(|key| {
-            let see = { let recorder = recorder.clone(); move |event: Event| recorder.record(&event).unwrap() };
+            let see = {
+                let recorder = recorder.clone();
+                move |event: Event| recorder.record(&event).unwrap()
+            };
             tokio::spawn(read_one(cache.clone(), key, stopped.clone(), failed.clone(), see))
         })
         .collect();
@@ -409,7 +420,10 @@ async fn a_process_that_was_stopped_believes_nothing_when_it_goes_on() {
     stop.send_replace(true);
     let mut events = writes.await.unwrap();
     events.extend(read_files(folder.path()).unwrap());
-    assert!(events.iter().any(|event| event.process == READER && event.start > went_on), "no read after SIGCONT");
+    assert!(
+        events.iter().any(|event| event.process == READER && event.start > went_on),
+        "no read after SIGCONT"
+    );
     judge("SIGSTOP 4 s, SIGCONT", &events, hits, 0, &resumed);
 }
 

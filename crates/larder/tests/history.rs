@@ -113,7 +113,8 @@ impl Process {
                     let start = now();
                     let seen = if load {
                         let process = self.clone();
-                        let loader = move || async move { process.rows.get(key).await.map(Option::unwrap_or_default) };
+                        let loader =
+                            move || async move { process.rows.get(key).await.map(Option::unwrap_or_default) };
                         self.cache.get_or_load(key, loader).await.map(Some).map_err(drop)
                     } else {
                         self.cache.get(key).await.map_err(drop)
@@ -151,7 +152,11 @@ async fn history(test: &str, what: &str, url: &str, database: &Server, disturb: 
     let workers: Vec<Worker> = (0..PROCESSES)
         .map(|number| {
             let (folder, database) = (folder.path().to_str().unwrap(), database.url());
-            Worker::spawn(test, &number.to_string(), &[("URL", url), ("DATABASE", &database), ("FOLDER", folder)])
+            Worker::spawn(
+                test,
+                &number.to_string(),
+                &[("URL", url), ("DATABASE", &database), ("FOLDER", folder)],
+            )
         })
         .collect();
     for worker in &workers {
@@ -188,7 +193,8 @@ async fn history(test: &str, what: &str, url: &str, database: &Server, disturb: 
         let first: Vec<String> = violations.iter().take(5).map(ToString::to_string).collect();
         format!("{} violations, the first: {first:#?}", violations.len())
     };
-    let own = read_your_writes(&events).unwrap_or_else(|violations| panic!("{what}, C1: {}", show(violations)));
+    let own =
+        read_your_writes(&events).unwrap_or_else(|violations| panic!("{what}, C1: {}", show(violations)));
     let all = bounded_staleness(&events, Near::STALENESS)
         .unwrap_or_else(|violations| panic!("{what}, C2: {}", show(violations)));
     let Summary { reads, misses, writes, keys, largest_staleness, .. } = all;
@@ -201,7 +207,10 @@ async fn history(test: &str, what: &str, url: &str, database: &Server, disturb: 
         all.judged,
         Near::STALENESS,
     );
-    assert!(events.len() >= 100_000 && own.judged > 1000 && all.judged > 1000, "{what}: too little was judged");
+    assert!(
+        events.len() >= 100_000 && own.judged > 1000 && all.judged > 1000,
+        "{what}: too little was judged"
+    );
     assert!(near > 1000 && loads > 100, "{what}: {near} near, {loads} loads");
 }
 

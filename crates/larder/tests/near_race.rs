@@ -38,7 +38,10 @@ async fn some_moment(random: &RandomState, what: (u64, u32, bool)) {
 async fn all_is_told(reader: &Cache<u64>) {
     until("the reader is connected", async || {
         // The answer to a read comes down the tracked connection after the pushes for what was written before it.
-        reader.get_entry("marker").await.is_ok_and(|entry| entry.is_some_and(|entry| entry.source() == Source::Near))
+        reader
+            .get_entry("marker")
+            .await
+            .is_ok_and(|entry| entry.is_some_and(|entry| entry.source() == Source::Near))
             && reader.fresh().get("marker").await.is_ok()
     })
     .await;

@@ -40,8 +40,10 @@ fn lasting() -> Server {
 /// Kills the server; returns once the `Larder` has noticed.
 async fn take_away(server: &Server, larder: &Larder) {
     server.kill();
-    until("the outage is noticed", async || larder.ping().await.is_err_and(|e| e.kind() == ErrorKind::Refused))
-        .await;
+    until("the outage is noticed", async || {
+        larder.ping().await.is_err_and(|e| e.kind() == ErrorKind::Refused)
+    })
+    .await;
 }
 
 /// Loaders that run until they may end, and count themselves.
@@ -123,7 +125,9 @@ async fn while_the_server_is_away_only_so_many_loaders_run_at_once() {
                 let crowded = crowded.clone();
                 async move {
                     let row = crowded.load(user("Ann")).await?;
-                    Ok::<_, Infallible>(keys.into_iter().map(move |key| (key, row.clone())).collect::<Vec<_>>())
+                    Ok::<_, Infallible>(
+                        keys.into_iter().map(move |key| (key, row.clone())).collect::<Vec<_>>(),
+                    )
                 }
             };
             let found = users.get_or_load_many(100..110, loader).await.unwrap();
@@ -312,9 +316,15 @@ async fn made_up_for(what: Write) {
     let begun = Instant::now();
     server.restart();
     let (from_server, _) = within("the old value goes", LIMIT, watching).await.unwrap();
-    println!("{what:?}: made up for {:?} after the restart; read from the server {from_server} times", begun.elapsed());
+    println!(
+        "{what:?}: made up for {:?} after the restart; read from the server {from_server} times",
+        begun.elapsed()
+    );
     until("all is sent", async || {
-        larder.explain("user:a").await.is_ok_and(|explained| explained.near != NearVerdict::InvalidationsQueued)
+        larder
+            .explain("user:a")
+            .await
+            .is_ok_and(|explained| explained.near != NearVerdict::InvalidationsQueued)
     })
     .await;
     for users in [&users, &near] {
@@ -359,7 +369,8 @@ async fn where_more_is_queued_than_fits_the_cache_is_cleared() {
     let error = all.delete_many(0..10_001).await.unwrap_err();
     assert!(error.is_queued(), "{error}");
     server.restart();
-    until("the cache is cleared", async || all.get("never deleted").await.is_ok_and(|found| found.is_none())).await;
+    until("the cache is cleared", async || all.get("never deleted").await.is_ok_and(|found| found.is_none()))
+        .await;
     until("all is sent", async || all.get(10_000).await.is_ok_and(|found| found.is_none())).await;
     let explained = larder.explain("user:never deleted").await.unwrap();
     assert_eq!(explained.stored, Stored::Void { by: "clear".into() });
@@ -388,7 +399,8 @@ async fn a_write_that_times_out_is_queued_and_made_up_for() {
         assert!(error.is_timeout() && error.is_queued(), "{error}");
     };
     lost("delete", async |users| is_queued(users.delete("a").timeout(short).await.unwrap_err())).await;
-    lost("set", async |users| is_queued(users.set("a", &user("new")).timeout(short).await.unwrap_err())).await;
+    lost("set", async |users| is_queued(users.set("a", &user("new")).timeout(short).await.unwrap_err()))
+        .await;
     lost("expire", async |users| is_queued(users.expire("a").timeout(short).await.unwrap_err())).await;
     lost("clear", async |users| is_queued(users.clear().timeout(short).await.unwrap_err())).await;
 }
@@ -440,7 +452,10 @@ async fn closing_takes_the_claims_of_its_loads_away() {
         within("it closes", LIMIT, here.close()).await.unwrap();
         for held in [cold, refresh] {
             let error = within("a load ends", LIMIT, held.load).await.unwrap().unwrap_err();
-            assert!(matches!(error, LoadError::Larder(error) if error.kind() == ErrorKind::Closed), "{store}");
+            assert!(
+                matches!(error, LoadError::Larder(error) if error.kind() == ErrorKind::Closed),
+                "{store}"
+            );
         }
         // When `close` has returned: nobody waits for what will not come.
         assert_eq!(there.explain("user:cold").await.unwrap().stored, Stored::Nothing, "{store}");

@@ -78,7 +78,8 @@ impl Crowd {
 
     /// Waits until the process has sent a line that begins so, and gives the rest of it.
     fn hear(&mut self, word: &str) -> String {
-        self.hear_within(word, 2 * LIMIT).unwrap_or_else(|| panic!("no {word}; its log:\n{}", self.worker.log()))
+        self.hear_within(word, 2 * LIMIT)
+            .unwrap_or_else(|| panic!("no {word}; its log:\n{}", self.worker.log()))
     }
 
     fn hear_within(&mut self, word: &str, limit: Duration) -> Option<String> {
@@ -174,7 +175,9 @@ fn a_thousand_tasks_of_four_processes_load_a_cold_key_once() {
             assert_eq!(all.iter().map(|done| done.loads).sum::<u64>(), 1, "{store}: {all:?}");
             assert!(all.iter().all(|done| done.values == TASKS), "{store}: {all:?}");
             let slowest = all.iter().map(|done| done.millis).max().unwrap();
-            println!("{store}: 4 processes × {TASKS} tasks, a load of {load:?}: 1 load, all answered after {slowest} ms");
+            println!(
+                "{store}: 4 processes × {TASKS} tasks, a load of {load:?}: 1 load, all answered after {slowest} ms"
+            );
             figures.push(slowest);
             if Duration::from_millis(slowest) <= load.mul_f64(1.2) {
                 break;
@@ -205,7 +208,9 @@ fn when_the_loading_process_is_killed_one_other_loads_after_the_leases_liveness(
 
     let all: Vec<Done> = crowds.iter_mut().map(Crowd::done).collect();
     let waited = killed.elapsed();
-    println!("killed the loading process: three others had the value {waited:?} later, of which {load:?} are the load");
+    println!(
+        "killed the loading process: three others had the value {waited:?} later, of which {load:?} are the load"
+    );
     assert_eq!(all.iter().map(|done| done.loads).sum::<u64>(), 1, "{all:?}");
     assert!(all.iter().all(|done| done.values == TASKS), "{all:?}");
     assert!(waited <= LIVENESS + load + SLACK, "{waited:?}");

@@ -51,7 +51,8 @@ pub(crate) async fn load(id: u64, loads: &AtomicU64) -> Item {
 pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     let mut findings = Findings::default();
     let began = Ticks::now();
-    findings.add("near-rivals-hit", hits::table(rounds)? + &machine::note(began, &format!("{rounds} rounds")));
+    findings
+        .add("near-rivals-hit", hits::table(rounds)? + &machine::note(began, &format!("{rounds} rounds")));
 
     let began = Ticks::now();
     let mut table = Table::new(&[

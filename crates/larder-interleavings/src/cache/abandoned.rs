@@ -48,14 +48,14 @@ pub fn looked_again() {
 
 /// Somebody may join between the news that nobody waits and the end.
 pub fn at_the_news() {
-    scenario(|leader| {
-        if leader.end_if_unguarded() { None } else { Some(leader) }
-    });
+    scenario(|leader| if leader.end_if_unguarded() { None } else { Some(leader) });
 }
 
 impl Leader<u64> {
     fn end_if_unguarded(&self) -> bool {
         let mut abandoned = std::pin::pin!(self.abandoned());
-        block_on(std::future::poll_fn(|context| std::task::Poll::Ready(abandoned.as_mut().poll(context).is_ready())))
+        block_on(std::future::poll_fn(|context| {
+            std::task::Poll::Ready(abandoned.as_mut().poll(context).is_ready())
+        }))
     }
 }

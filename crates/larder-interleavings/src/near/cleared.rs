@@ -46,7 +46,9 @@ impl Process {
         let versions = &self.changes.versions;
         let current = match versions.known(CLEAR, self.server.lanes(), Moment::START) {
             Some(known) => Some(known.version),
-            None => block_on(versions.ask(&*self.server, CLEAR)).unwrap_or_default().map(|(version, _)| version),
+            None => {
+                block_on(versions.ask(&*self.server, CLEAR)).unwrap_or_default().map(|(version, _)| version)
+            }
         };
         if current == Some(carried) {
             self.copies.insert(ENTRY, ticket, copy(carried));

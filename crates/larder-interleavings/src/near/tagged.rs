@@ -64,8 +64,7 @@ impl Process {
     /// As a load does that will be stored under the tag.
     fn ensure(&self) {
         let now = (Moment::START, Tick(Duration::ZERO));
-        let ensured =
-            self.changes.versions.ensure(&*self.server, TAG, 0, Duration::from_secs(1), now);
+        let ensured = self.changes.versions.ensure(&*self.server, TAG, 0, Duration::from_secs(1), now);
         let _ = block_on(ensured);
     }
 

@@ -114,12 +114,12 @@ impl RateLimiter {
     pub fn remaining(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<u64>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.meter.remaining, async move {
-            Ok(self.context.store()?.usage(&entry?, self.window, 1).await?.remaining)
+            Ok(self.context.coordination()?.usage(&entry?, self.window, 1).await?.remaining)
         })
     }
 
     async fn decide(&self, entry: &str) -> Result<Decision> {
-        let charged = self.context.store()?.charge(entry, self.window, 1).await?;
+        let charged = self.context.coordination()?.charge(entry, self.window, 1).await?;
         self.meter.decided(charged.allowed);
         Ok(Decision { limit: self.window.limit, charged })
     }

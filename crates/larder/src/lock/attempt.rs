@@ -72,7 +72,12 @@ impl Attempt {
     }
 
     /// Takes the lock, waiting in line until it is this attempt's turn, or `end`.
-    pub(super) async fn within(locks: &Arc<Locks>, name: &str, ttl: Duration, end: Option<Tick>) -> Result<Outcome> {
+    pub(super) async fn within(
+        locks: &Arc<Locks>,
+        name: &str,
+        ttl: Duration,
+        end: Option<Tick>,
+    ) -> Result<Outcome> {
         let began = locks.context.clock.now();
         let mut waited = false;
         let mut heard = began;
@@ -138,7 +143,8 @@ impl Attempt {
         let store = self.locks.store()?;
         let sent = self.locks.context.clock.now();
         self.stage = Stage::Unanswered;
-        let answered = timeout(self.locks.timeout(), store.acquire(&self.name, self.token, self.ttl, queue)).await;
+        let answered =
+            timeout(self.locks.timeout(), store.acquire(&self.name, self.token, self.ttl, queue)).await;
         let answer = answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.timeout())));
         match &answer {
             Ok(attempted) => {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::fence::{Fence, Release};
 use super::holding::{Holding, lost};
+use super::keeping::Keeping;
 use super::locks::{Ending, Locks};
 use super::{Keep, check_ttl};
-use super::keeping::Keeping;
 use crate::call::Call;
 use crate::error::{ErrorKind, Result};
 use crate::store::lock::{LockStore, Ticket};
@@ -29,12 +29,21 @@ pub struct Guard {
 
 impl Guard {
     pub(super) fn new(holding: Holding, ttl: Duration, keep: Option<Keep>) -> Self {
-        let holding = Arc::new(holding);
         holding.locks.meter.granted();
+        Self::uncounted(holding, ttl, keep)
+    }
+
+    /// Of a lock that is a means to something else.
+    pub(super) fn uncounted(holding: Holding, ttl: Duration, keep: Option<Keep>) -> Self {
+        let holding = Arc::new(holding);
         if let Some(keep) = keep {
             Keeping::keep(&holding, ttl, keep.max_hold);
         }
         Self { holding, kept: keep.is_some(), ended: false }
+    }
+
+    pub(super) fn token(&self) -> u64 {
+        self.holding.token
     }
 
     /// The number of this grant.

@@ -30,9 +30,17 @@ pub(super) fn drift(ttl: Duration) -> Duration {
     ttl / 100 + Duration::from_millis(2)
 }
 
+/// What is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Lock,
+    Permit,
+}
+
 /// Shared by a guard, its leases, and whoever renews it.
 pub(super) struct Holding {
     pub(super) locks: Arc<Locks>,
+    pub(super) kind: Kind,
     pub(super) name: String,
     pub(super) token: u64,
     pub(super) fence: Fence,
@@ -43,9 +51,29 @@ pub(super) struct Holding {
 
 impl Holding {
     /// Of a grant for `ttl`, asked for at `sent`.
-    pub(super) fn new(locks: Arc<Locks>, name: String, token: u64, fence: Fence, sent: Tick, ttl: Duration) -> Self {
+    pub(super) fn new(
+        locks: Arc<Locks>,
+        name: String,
+        token: u64,
+        fence: Fence,
+        sent: Tick,
+        ttl: Duration,
+    ) -> Self {
         let deadline = sent.after(ttl.saturating_sub(drift(ttl)));
-        Self { locks, name, token, fence, granted: sent, deadline: watch::Sender::new(Some(deadline)) }
+        Self {
+            locks,
+            kind: Kind::Lock,
+            name,
+            token,
+            fence,
+            granted: sent,
+            deadline: watch::Sender::new(Some(deadline)),
+        }
+    }
+
+    /// The same of a permit, which has no fence.
+    pub(super) fn of_permit(locks: Arc<Locks>, name: String, token: u64, sent: Tick, ttl: Duration) -> Self {
+        Self { kind: Kind::Permit, ..Self::new(locks, name, token, Fence::new(0), sent, ttl) }
     }
 
     pub(super) fn remaining(&self) -> Duration {

@@ -13,10 +13,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::holding::Holding;
+use super::holding::{Holding, Kind};
 use super::locks::Locks;
 use crate::clock::Tick;
 use crate::store::lock::{LockStore, Ticket};
+use crate::store::permit::PermitStore;
 
 /// The longest sleep: timers stand still while the machine sleeps.
 const SLICE: Duration = Duration::from_millis(250);
@@ -82,7 +83,8 @@ impl Keeping {
         if next > now {
             return Some(Err(next.since(now)));
         }
-        let due = table.kept.values().filter(|kept| kept.due <= now || now.since(kept.renewed) >= kept.ttl / 4);
+        let due =
+            table.kept.values().filter(|kept| kept.due <= now || now.since(kept.renewed) >= kept.ttl / 4);
         let with_ttl = |kept: &Kept| Some((kept.holding.upgrade()?, kept.ttl.min(kept.end.since(now))));
         Some(Ok(due.filter_map(with_ttl).collect()))
     }
@@ -110,12 +112,19 @@ async fn run(locks: Arc<Locks>) {
             Err(nothing_for) => {
                 let _ = timeout(nothing_for.min(SLICE), locks.keeping.changed.notified()).await;
             }
-            Ok(due) => renew(&locks, due).await,
+            Ok(due) => {
+                let (of_locks, of_permits) =
+                    due.into_iter().partition(|(holding, _)| holding.kind == Kind::Lock);
+                tokio::join!(renew(&locks, Kind::Lock, of_locks), renew(&locks, Kind::Permit, of_permits));
+            }
         }
     }
 }
 
-async fn renew(locks: &Locks, due: Vec<(Arc<Holding>, Duration)>) {
+async fn renew(locks: &Locks, kind: Kind, due: Vec<(Arc<Holding>, Duration)>) {
+    if due.is_empty() {
+        return;
+    }
     let Ok(store) = locks.store() else { return };
     // One that hangs must not keep others from being renewed in time.
     let patience = due.iter().map(|(_, ttl)| *ttl / 3).min().unwrap_or_default().min(locks.timeout());
@@ -124,7 +133,13 @@ async fn renew(locks: &Locks, due: Vec<(Arc<Holding>, Duration)>) {
         .map(|(holding, ttl)| (Ticket { lock: holding.name.clone(), token: holding.token }, *ttl))
         .collect();
     let sent = locks.context.clock.now();
-    let answer = timeout(patience, store.extend(&tickets)).await;
+    let answer = timeout(patience, async {
+        match kind {
+            Kind::Lock => store.extend(&tickets).await,
+            Kind::Permit => store.renew_permits(&tickets).await,
+        }
+    })
+    .await;
     let now = locks.context.clock.now();
     match answer {
         Ok(Ok(held)) => {

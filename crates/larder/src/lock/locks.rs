@@ -12,6 +12,7 @@ use crate::near::Changes;
 use crate::stats::LockStats;
 use crate::store::AnyStore;
 use crate::store::lock::LockStore;
+use crate::store::permit::PermitStore;
 use crate::tasks::Tasks;
 
 pub(crate) struct Locks {
@@ -31,6 +32,8 @@ pub(super) enum Ending {
     Release,
     /// An attempt, remembered for so long.
     GiveUp(Duration),
+    /// A permit; where its attempt was given up, that is remembered for so long.
+    GivePermit(Option<Duration>),
 }
 
 impl Locks {
@@ -74,6 +77,7 @@ impl Locks {
                     match how {
                         Ending::Release => store.release(&name, token).await,
                         Ending::GiveUp(remembered) => store.give_up(&name, token, remembered).await,
+                        Ending::GivePermit(remembered) => store.give_permit(&name, token, remembered).await,
                     }
                 };
                 match tokio::time::timeout(locks.timeout(), work).await {

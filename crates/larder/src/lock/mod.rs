@@ -22,6 +22,7 @@ mod holding;
 mod keeping;
 mod locks;
 mod meter;
+mod semaphore;
 mod waiting;
 
 use std::fmt;
@@ -34,6 +35,7 @@ use attempt::{Attempt, Outcome};
 pub use fence::{Fence, Release};
 pub use guard::{Guard, LockLease};
 pub(crate) use locks::Locks;
+pub use semaphore::{Semaphore, SemaphorePermit};
 
 const DEFAULT_TTL: Duration = Duration::from_secs(30);
 const SHORTEST_TTL: Duration = Duration::from_millis(10);
@@ -224,7 +226,8 @@ impl Lock {
         if self.keep.is_some_and(|keep| keep.max_hold < self.ttl) {
             return Err(Error::invalid("max_hold is at least the time to live"));
         }
-        self.locks.context.limits.check_key(&self.name)
+        self.locks.context.limits.check_key(&self.name)?;
+        self.locks.context.check_coordination()
     }
 }
 

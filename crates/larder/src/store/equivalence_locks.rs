@@ -41,7 +41,8 @@ enum Answer {
 
 fn steps() -> impl Strategy<Value = Step> {
     let one = || (0..2u8, 0..4u8);
-    let many = || prop::collection::btree_set((0..2u8, 0..4u8), 1..5).prop_map(|set| set.into_iter().collect());
+    let many =
+        || prop::collection::btree_set((0..2u8, 0..4u8), 1..5).prop_map(|set| set.into_iter().collect());
     prop_oneof![
         4 => (0..2u8, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Acquire(l, t, q)),
         4 => one().prop_map(|(l, t)| Step::Confirm(l, t)),
@@ -131,14 +132,12 @@ async fn take(store: &impl LockStore, tokens: &Tokens, step: &Step) -> crate::Re
 
 #[test]
 fn both_stores_answer_the_same_to_every_history_of_locks() {
-    let histories =
-        std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
+    let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let pace = Pace { claim: HOUR, live: HOUR };
     let mut server = runtime.block_on(real_store());
     server.pace = pace;
-    let mut memory =
-        MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Changes::default()));
+    let mut memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Changes::default()));
     memory.pace = pace;
     let next = Cell::new(1u64);
     let mut runner =

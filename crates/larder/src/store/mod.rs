@@ -18,6 +18,7 @@ macro_rules! on_either {
 
 pub(crate) mod lock;
 pub(crate) mod memory;
+pub(crate) mod permit;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod sync;
@@ -129,6 +130,14 @@ pub(crate) trait Listener: Send + Sync + 'static {
     /// Everything that was read may have changed.
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store names each change"))]
     fn all_changed(&self);
+}
+
+/// What orders the writers of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fencing {
+    pub(crate) number: u64,
+    /// How long it is remembered.
+    pub(crate) kept: Duration,
 }
 
 /// The answer to [`Store::charge`] and [`Store::usage`].
@@ -281,11 +290,31 @@ pub(crate) trait Store: Send + Sync + 'static {
         span: Duration,
     ) -> impl Future<Output = Result<()>> + Send;
 
+    /// Stores a value unless a higher fence has written it; whether it did.
+    fn set_fenced(
+        &self,
+        name: &str,
+        value: Bytes,
+        expiry: Expiry,
+        fence: Fencing,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
     /// Charges `cost` to the window if it fits. A refusal charges nothing.
     fn charge(&self, name: &str, window: Window, cost: u64) -> impl Future<Output = Result<Charged>> + Send;
 
     /// What [`charge`](Self::charge) would answer, without charging or writing anything.
     fn usage(&self, name: &str, window: Window, cost: u64) -> impl Future<Output = Result<Charged>> + Send;
+}
+
+/// Whether a store may lose what it was given before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Eviction {
+    Never,
+    /// At its limit of memory, by this policy.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store evicts no locks"))]
+    Evicts(String),
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store evicts no locks"))]
+    Unknown,
 }
 
 /// The store that a `Larder` stands on.
@@ -296,6 +325,15 @@ pub(crate) enum AnyStore {
 }
 
 impl AnyStore {
+    /// Whether locks and limits can be evicted, as far as the store said so when it was connected.
+    pub(crate) fn eviction(&self) -> &Eviction {
+        match self {
+            Self::Memory(_) => &Eviction::Never,
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.eviction(),
+        }
+    }
+
     /// Ends the connections. What is under way is still answered.
     pub(crate) fn close(&self) {
         match self {
@@ -435,6 +473,10 @@ impl Store for AnyStore {
 
     async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {
         on_either!(self.renew_version(name, version, span))
+    }
+
+    async fn set_fenced(&self, name: &str, value: Bytes, expiry: Expiry, fence: Fencing) -> Result<bool> {
+        on_either!(self.set_fenced(name, value, expiry, fence))
     }
 
     async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {

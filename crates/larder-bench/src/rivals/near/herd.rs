@@ -29,7 +29,8 @@ pub(super) fn of<N: NearCache>() -> Outcome<(String, String)> {
     let (mut loads, mut slowest) = (Vec::new(), Vec::new());
     for _ in 0..TRIES {
         let server = server();
-        let mut processes = [Process::start(N::NAME, &server.url())?, Process::start(N::NAME, &server.url())?];
+        let mut processes =
+            [Process::start(N::NAME, &server.url())?, Process::start(N::NAME, &server.url())?];
         for process in &mut processes {
             process.expect("ready")?;
         }

@@ -19,8 +19,7 @@ pub(super) fn table(rounds: usize) -> Outcome<String> {
     eprintln!("near-rivals: hits");
     let mut table = Table::new(&["near hit, 1 thread", "ns a hit", "time / bare", "95 % interval"]);
     let draws = Draws::of(KEYS);
-    let standings =
-        compare(Flavour::CurrentThread, rounds, async |url| lanes(url, &draws).await)?;
+    let standings = compare(Flavour::CurrentThread, rounds, async |url| lanes(url, &draws).await)?;
     for standing in &standings {
         let time = standing.ratio.inverted(1.0);
         table.row(&[

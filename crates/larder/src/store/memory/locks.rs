@@ -112,6 +112,17 @@ impl Locks {
 }
 
 impl MemoryStore {
+    /// Whether others than `door` hold this lock or wait for it.
+    pub(super) fn waits_at(&self, lock: &str, door: Option<u64>, now: Tick) -> bool {
+        let state = self.locks.state();
+        let line = state.lines.get(lock);
+        let holder = line.and_then(|line| line.holder(now));
+        match door {
+            Some(door) => holder != Some(door),
+            None => holder.is_some() || line.is_some_and(|line| !line.waiters.is_empty()),
+        }
+    }
+
     fn wake(&self, lock: &str, token: Option<u64>) {
         if let Some(token) = token {
             self.listener.changed(&wake_name(lock, token));

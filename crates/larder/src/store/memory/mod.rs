@@ -7,6 +7,7 @@
 mod entries;
 mod limits;
 mod locks;
+mod semaphores;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use super::lock::Pace;
 use super::trust::{Lanes, Seen};
 use super::{
-    Charged, Claim, Expiry, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
+    Charged, Claim, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
     Window,
 };
 use crate::clock::{Clock, Tick};
@@ -25,6 +26,7 @@ use crate::name::Name;
 use entries::Entries;
 use limits::Limits;
 use locks::Locks;
+use semaphores::Semaphores;
 
 /// How much the embedded store keeps before it evicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,7 @@ pub(crate) struct MemoryStore {
     pub(super) pace: Pace,
     lanes: Lanes,
     locks: Locks,
+    semaphores: Semaphores,
     limits: Limits,
 }
 
@@ -64,6 +67,7 @@ impl MemoryStore {
             pace: Pace::default(),
             lanes: Lanes::embedded(),
             locks: Locks::default(),
+            semaphores: Semaphores::default(),
             limits: Limits::default(),
             clock,
         }
@@ -217,6 +221,10 @@ impl Store for MemoryStore {
 
     async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {
         self.entries.renew_version(name, version, span, self.clock.now())
+    }
+
+    async fn set_fenced(&self, name: &str, value: Bytes, expiry: Expiry, fence: Fencing) -> Result<bool> {
+        self.entries.set_fenced(name, value, expiry, fence, self.clock.now())
     }
 
     async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {

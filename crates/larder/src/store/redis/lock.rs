@@ -10,7 +10,10 @@ use futures_util::future::try_join_all;
 use redis::Value;
 
 use super::node::Replay;
-use super::{RedisStore, bytes, flag, get_command, in_order, millis, number, pair, script, unexpected, version_text};
+use super::script::Script;
+use super::{
+    RedisStore, bytes, flag, get_command, in_order, millis, number, pair, script, unexpected, version_text,
+};
 use crate::error::Result;
 use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, wake_name};
 
@@ -36,6 +39,25 @@ impl RedisStore {
     fn pace(&self) -> [String; 2] {
         let Pace { claim, live } = self.pace;
         [millis(claim), millis(live)]
+    }
+
+    /// Renews what was granted by a script that takes a key, a token and milliseconds for each.
+    pub(super) async fn renew_by(&self, script: &Script, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {
+        let names: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
+        let groups = self.network.groups(&names);
+        let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
+        let answers = try_join_all(parts.iter().map(async |places| {
+            let held: Vec<_> = places.iter().filter_map(|place| held.get(*place)).collect();
+            let keys: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
+            let arguments: Vec<String> =
+                held.iter().flat_map(|(ticket, ttl)| [version_text(ticket.token), millis(*ttl)]).collect();
+            let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+            let name = keys.first().copied().unwrap_or_default();
+            let answer = self.network.run_script(name, script, &keys, &arguments, Replay::Safe).await?;
+            array(answer)?.iter().map(flag).collect::<Result<Vec<_>>>()
+        }))
+        .await?;
+        in_order(held.len(), parts.into_iter().zip(answers))
     }
 }
 
@@ -133,22 +155,7 @@ impl LockStore for RedisStore {
     }
 
     async fn extend(&self, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {
-        let names: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
-        let groups = self.network.groups(&names);
-        let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
-        let answers = try_join_all(parts.iter().map(async |places| {
-            let held: Vec<_> = places.iter().filter_map(|place| held.get(*place)).collect();
-            let keys: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
-            let arguments: Vec<String> =
-                held.iter().flat_map(|(ticket, ttl)| [version_text(ticket.token), millis(*ttl)]).collect();
-            let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-            let name = keys.first().copied().unwrap_or_default();
-            let answer =
-                self.network.run_script(name, &script::EXTEND, &keys, &arguments, Replay::Safe).await?;
-            array(answer)?.iter().map(flag).collect::<Result<Vec<_>>>()
-        }))
-        .await?;
-        in_order(held.len(), parts.into_iter().zip(answers))
+        self.renew_by(&script::EXTEND, held).await
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {

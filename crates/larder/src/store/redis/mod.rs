@@ -10,6 +10,7 @@ mod link;
 mod lock;
 mod network;
 mod node;
+mod permit;
 mod script;
 mod slots;
 mod time;
@@ -25,8 +26,8 @@ use redis::{Cmd, Value, cmd};
 use super::lock::Pace;
 use super::trust::Lanes;
 use super::{
-    Charged, Claim, Expiry, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
-    Window, read_version,
+    Charged, Claim, Eviction, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshStart, Store,
+    Tracked, Window, read_version,
 };
 use crate::endpoint::Deployment;
 use crate::envelope::HEADER;
@@ -42,6 +43,7 @@ pub(crate) struct RedisStore {
     network: Network,
     lanes: Arc<Lanes>,
     pub(super) pace: Pace,
+    eviction: Eviction,
 }
 
 impl RedisStore {
@@ -56,7 +58,12 @@ impl RedisStore {
         let lanes = Arc::new(Lanes::remote());
         let tracking = Tracking { lanes: lanes.clone(), listener, clock: login.clock.clone() };
         let network = Network::connect(deployment, login, sentinel_login, connections, tracking).await?;
-        Ok(Self { network, lanes, pace: Pace::default() })
+        let eviction = eviction(&network).await;
+        Ok(Self { network, lanes, pace: Pace::default(), eviction })
+    }
+
+    pub(crate) fn eviction(&self) -> &Eviction {
+        &self.eviction
     }
 
     /// Ends the connections, and the tasks that keep them.
@@ -292,6 +299,14 @@ impl Store for RedisStore {
         self.set(name, value, Expiry::After(span.saturating_mul(2))).await
     }
 
+    async fn set_fenced(&self, name: &str, value: Bytes, expiry: Expiry, fence: Fencing) -> Result<bool> {
+        let px = expiry.as_millis().unwrap_or(0).to_string();
+        let (number, kept) = (fence.number.to_string(), millis(fence.kept));
+        let keys = [name, &Keyspace::fence(name)];
+        let arguments = [&*value, px.as_bytes(), number.as_bytes(), kept.as_bytes()];
+        flag(&self.network.run_script(name, &script::SET_FENCED, &keys, &arguments, Replay::Never).await?)
+    }
+
     async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
         self.decide(name, window, cost, Replay::Never).await
     }
@@ -319,6 +334,24 @@ impl RedisStore {
             retry_after: Duration::from_micros(number(retry_after)?),
             reset_after: Duration::from_micros(number(reset_after)?),
         })
+    }
+}
+
+/// What the server says of its memory. Who may not ask, or a server that says nothing, is no reason not to connect.
+async fn eviction(network: &Network) -> Eviction {
+    let info = cmd("INFO").arg("memory").take();
+    let asked = network.run_anywhere(&info);
+    let text = match tokio::time::timeout(Duration::from_secs(1), asked).await {
+        Ok(Ok(Value::BulkString(text))) => String::from_utf8_lossy(&text).into_owned(),
+        Ok(Ok(Value::VerbatimString { text, .. })) => text,
+        _ => return Eviction::Unknown,
+    };
+    let field =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    match (field("maxmemory"), field("maxmemory_policy")) {
+        (Some("0"), _) | (_, Some("noeviction")) => Eviction::Never,
+        (_, Some(policy)) => Eviction::Evicts(policy.to_owned()),
+        (_, None) => Eviction::Unknown,
     }
 }
 

@@ -40,6 +40,10 @@ script!(STAND_BY, "line.lua", "stand_by.lua");
 script!(GIVE_UP, "line.lua", "give_up.lua");
 script!(RELEASE, "line.lua", "release.lua");
 script!(EXTEND, "extend.lua");
+script!(TAKE_PERMIT, "take_permit.lua");
+script!(RENEW_PERMITS, "renew_permits.lua");
+script!(GIVE_PERMIT, "give_permit.lua");
+script!(SET_FENCED, "set_fenced.lua");
 
 impl Script {
     pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
