@@ -23,6 +23,8 @@ mod keeping;
 mod locks;
 mod meter;
 mod semaphore;
+#[cfg(test)]
+mod tests;
 mod waiting;
 
 use std::fmt;
