@@ -25,7 +25,7 @@ impl Pace {
     /// How often a process is heard of: fewer than five times a second.
     pub(crate) const BEAT: Duration = Duration::from_millis(220);
     /// Here and in line.lua.
-    pub(crate) const KEPT: u32 = 16;
+    pub(crate) const KEPT: u32 = 8;
     /// How long it is remembered that an attempt was given up while its request was under way: longer than a connection
     /// that does not answer is kept.
     pub(crate) const REMEMBERED: Duration = Duration::from_secs(30);

@@ -12,7 +12,7 @@ local function now_of(time)
 end
 
 -- The attempts that are not heard of for this many times `live` lose their place.
-local KEPT = 16
+local KEPT = 8
 
 -- Gives the lock to the first in line that lives, for as long as `claim` says, and wakes it: its token, or nil if there
 -- is none.
