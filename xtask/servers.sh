@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The servers beside Debian 12's Redis 7.0 that a change to the server side is run against. Needs root, on Debian or
-# Ubuntu on x86-64 or arm64, some 700 MB, and network for the first run:
+# Ubuntu on x86-64 or arm64, some 400 MB, and network for the first run:
 #
 #   xtask/servers.sh DIR       builds what is missing in DIR, prints each server's version
 #

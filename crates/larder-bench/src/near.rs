@@ -10,7 +10,7 @@ use crate::figures::{Bar, Findings, Limit};
 use crate::instructions;
 use crate::lane::{Ids, Lane, Outcome};
 use crate::machine::{self, Ticks};
-use crate::near_hits::{BareNear, Hit, NearCache, SPIN, named};
+use crate::near_hits::{self, BareNear, Hit, NearCache, SPIN, named};
 use crate::rounds::{Flavour, Standing, compare};
 use crate::table::{Table, interval, ratio, spread};
 use crate::zipf::{Draws, KEYS};
@@ -29,8 +29,8 @@ const LARDER_LOAD: &str = "larder, `get_or_load`";
 
 pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<Findings> {
     let began = Ticks::now();
-    let mut table = Table::new(&["near hit", "threads", "ns a hit", "time / bare", "95 % interval"]);
-    let mut parts = Table::new(&["part", "ns", "of a bare hit"]);
+    let mut table = Table::new(&["near hit", "threads", "ns of a processor", "time / bare", "95 % interval"]);
+    let mut parts = Table::new(&["part", "ns of a processor", "of a bare hit"]);
     let (mut gets, mut loads) = (Vec::new(), Vec::new());
     for (flavour, threads) in [(Flavour::CurrentThread, 1), (Flavour::MultiThread, 2)] {
         eprintln!("near: hits on {threads} threads");
@@ -56,14 +56,14 @@ pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<Findings> {
                 LARDER_LOAD => loads.push((time.high, place)),
                 BARE | NAMING => {}
                 name => {
-                    parts.row(&[name, &nanos(standing, threads), &ratio(time.median)]);
+                    parts.row(&[name, &nanos(standing), &ratio(time.median)]);
                     continue;
                 }
             }
             table.row(&[
                 standing.name,
                 &threads.to_string(),
-                &nanos(standing, threads),
+                &nanos(standing),
                 &ratio(time.median),
                 &interval(time),
             ]);
@@ -72,16 +72,18 @@ pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<Findings> {
     let mut findings = Findings::default();
     findings.add("near", table.finish() + &machine::note(began, &format!("{rounds} rounds")));
     findings.add("near-parts", parts.finish());
-    findings.add("near-count", count(instructions)?);
+    let (counts, allocated) = count(instructions)?;
+    findings.add("near-count", counts);
+    let none = (allocated, "counted".to_owned());
+    findings.bars.push(Bar::over("allocations of 10,000 near hits", Limit::AtMost(0.0), [none]));
     findings.bars.push(Bar::over("near hit of `get` / bare `quick_cache`", GET, gets));
     findings.bars.push(Bar::over("near hit of `get_or_load` / bare `quick_cache`", GET_OR_LOAD, loads));
     Ok(findings)
 }
 
-/// Of one thread: with two, each takes that long.
-#[expect(clippy::cast_precision_loss, reason = "two at most")]
-fn nanos(standing: &Standing, threads: u64) -> String {
-    spread(standing.rate.inverted(1e9 * threads as f64))
+/// Processor time: with two threads, what each spends.
+fn nanos(standing: &Standing) -> String {
+    spread(standing.rate.inverted(1e9))
 }
 
 fn part_lanes() -> Vec<Lane> {
@@ -113,27 +115,34 @@ fn part(name: &'static str, work: impl Fn(u64) + Copy + Send + 'static) -> Lane 
             Ok(())
         })
     })
+    .computing()
 }
 
-fn count(instructions: bool) -> Outcome<String> {
+/// The table, and the most allocations that larder took.
+fn count(instructions: bool) -> Outcome<(String, f64)> {
     eprintln!("near: counting");
     let server = Server::builder().tcp().start();
     let url = server.url();
     let counted = instructions && instructions::available();
-    let mut table = Table::new(&["near hit", "allocations of 10,000", "instructions of one"]);
+    let mut most = 0;
+    let mut table =
+        Table::new(&["near hit", "allocations of 10,000", "instructions of one", "bytes of the call"]);
+    let [get, get_or_load] = near_hits::sizes()?.map(|size| size.to_string());
     for hit in Hit::ALL {
         let taken = hit.allocations(&url, COUNTED)?.count;
+        most = most.max(taken);
         let executed = if counted {
             instructions::per_turn(&[SPIN, hit.name(), &url], SPUN)?.to_string()
         } else {
             "–".to_owned()
         };
-        let name = match hit {
-            Hit::Bare => BARE,
-            Hit::Get => LARDER_GET,
-            Hit::GetOrLoad => LARDER_LOAD,
+        let (name, size) = match hit {
+            Hit::Bare => (BARE, "–"),
+            Hit::Get => (LARDER_GET, get.as_str()),
+            Hit::GetOrLoad => (LARDER_LOAD, get_or_load.as_str()),
         };
-        table.row(&[name, &taken.to_string(), &executed]);
+        table.row(&[name, &taken.to_string(), &executed, size]);
     }
-    Ok(table.finish())
+    #[expect(clippy::cast_precision_loss, reason = "a few at most")]
+    Ok((table.finish(), most as f64))
 }

@@ -83,6 +83,7 @@ impl NearCache {
                 near.check()
             })
         })
+        .computing()
     }
 
     pub(crate) fn get_or_load_lane(&self, name: &'static str, draws: &Draws, tasks: u64) -> Lane {
@@ -94,6 +95,7 @@ impl NearCache {
                 near.check()
             })
         })
+        .computing()
     }
 }
 
@@ -131,6 +133,7 @@ impl BareNear {
                 Ok(())
             })
         })
+        .computing()
     }
 
     /// A name is made for each, without an allocation.
@@ -145,6 +148,7 @@ impl BareNear {
                 Ok(())
             })
         })
+        .computing()
     }
 }
 
@@ -215,6 +219,15 @@ impl Hit {
             done.map(|()| taken)
         })
     }
+}
+
+/// Bytes of the future that each call is, before it is polled: what is moved about.
+pub(crate) fn sizes() -> Outcome<[usize; 2]> {
+    Flavour::CurrentThread.build()?.block_on(async {
+        let cache = NearCache::filled("memory:", 1).await?.cache;
+        let gone = || async { Err(io::Error::other("a near copy is gone")) };
+        Ok([size_of_val(&cache.get(0u64)), size_of_val(&cache.get_or_load(0u64, gone))])
+    })
 }
 
 /// What `spin near` does under valgrind.

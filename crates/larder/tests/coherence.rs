@@ -97,6 +97,7 @@ struct Scene {
     reads: Vec<JoinHandle<Vec<Event>>>,
     failed: Arc<AtomicU64>,
     resumed: Vec<Duration>,
+    bound: Duration,
 }
 
 impl Scene {
@@ -116,10 +117,11 @@ impl Scene {
             })
         });
         let reads = reads.collect();
-        let mut scene = Self { what, reader, gate, stop, writes, reads, failed, resumed: Vec::new() };
+        let (resumed, bound) = (Vec::new(), Near::STALENESS);
+        let mut scene = Self { what, reader, gate, stop, writes, reads, failed, resumed, bound };
         scene.resumes().await;
         // All reads before this are too early for the bound to be passed.
-        sleep(Near::STALENESS).await;
+        sleep(LONG_ENOUGH).await;
         scene.resumed.clear();
         scene
     }
@@ -148,27 +150,34 @@ impl Scene {
         self.resumed.push(start.elapsed());
     }
 
-    /// Stops, judges, prints.
+    /// Waits until a copy that has outlived the fault would be stale beyond the bound, stops, judges, prints.
     async fn finish(self) -> Summary {
-        let Self { what, reader, stop, writes, reads, failed, resumed, .. } = self;
+        sleep(LONG_ENOUGH).await;
+        let Self { what, reader, stop, writes, reads, failed, resumed, bound, .. } = self;
         stop.send_replace(true);
         let mut events = writes.await.unwrap();
         for read in reads {
             events.extend(read.await.unwrap());
         }
-        judge(what, &events, near_hits(&reader), failed.load(Ordering::Relaxed), &resumed)
+        judge(what, bound, &events, near_hits(&reader), failed.load(Ordering::Relaxed), &resumed)
     }
 }
 
-fn judge(what: &str, events: &[Event], near_hits: u64, failed: u64, resumed: &[Duration]) -> Summary {
-    let summary = bounded_staleness(events, Near::STALENESS).unwrap_or_else(|violations| {
+fn judge(
+    what: &str,
+    bound: Duration,
+    events: &[Event],
+    near_hits: u64,
+    failed: u64,
+    resumed: &[Duration],
+) -> Summary {
+    let summary = bounded_staleness(events, bound).unwrap_or_else(|violations| {
         panic!("{what}: {} reads beyond the bound, the first: {}", violations.len(), violations[0])
     });
     let Summary { reads, misses, judged, writes, largest_staleness, .. } = summary;
     eprintln!(
-        "{what}: bound {:?}, observed at most {largest_staleness:?}; {writes} writes, {reads} reads, {judged} of them \
+        "{what}: bound {bound:?}, observed at most {largest_staleness:?}; {writes} writes, {reads} reads, {judged} of them \
          judged, {near_hits} near, {misses} misses, {failed} failed; near again after {resumed:.0?}",
-        Near::STALENESS,
     );
     assert!(judged > 100 && near_hits > 100, "{what}: too little was read");
     summary
@@ -180,6 +189,9 @@ async fn behind_a_proxy(what: &'static str) -> (Arc<Server>, Proxy, Scene) {
     let scene = Scene::start(what, &server.url(), &proxy.url()).await;
     (server, proxy, scene)
 }
+
+/// What is stale and goes on being served is beyond the bound by then.
+const LONG_ENOUGH: Duration = Near::STALENESS.saturating_add(Duration::from_millis(200));
 
 /// How long a fault lasts: longer than the bound, and than it takes to give a silent connection up.
 const FAULT: Duration = Duration::from_secs(4);
@@ -205,14 +217,12 @@ async fn cut_off_from_the_server_nothing_stale_is_read() {
 /// A fault that nobody is told of: the copies are believed until the signs of life are too old, and no longer.
 async fn falls_silent(what: &'static str, fault: impl Fn(&Proxy)) {
     let (_server, proxy, mut scene) = behind_a_proxy(what).await;
-    for _ in 0..2 {
-        let closed = scene.all_near().await;
-        fault(&proxy);
-        drop(closed);
-        sleep(FAULT).await;
-        proxy.restore();
-        scene.resumes().await;
-    }
+    let closed = scene.all_near().await;
+    fault(&proxy);
+    drop(closed);
+    sleep(FAULT).await;
+    proxy.restore();
+    scene.resumes().await;
     let summary = scene.finish().await;
     // Or this test would not have come near the bound.
     assert!(summary.largest_staleness > Near::STALENESS / 2, "{what}: {:?}", summary.largest_staleness);
@@ -283,7 +293,7 @@ async fn restarts(what: &'static str, server: Server) {
         drop(closed);
         restart.await.unwrap();
         scene.resumes().await;
-        sleep(Near::STALENESS).await;
+        sleep(LONG_ENOUGH).await;
     }
     scene.finish().await;
 }
@@ -403,8 +413,8 @@ async fn a_process_that_was_stopped_believes_nothing_when_it_goes_on() {
     near_grows().await;
     let mut resumed = Vec::new();
     let mut went_on = 0;
-    for stopped in [4000, 2100, 4000] {
-        sleep(Near::STALENESS).await;
+    for stopped in [2100, 4000] {
+        sleep(LONG_ENOUGH).await;
         // Nobody writes, so what it reads now is near.
         let closed = gate.lock().await;
         near_grows().await;
@@ -415,6 +425,7 @@ async fn a_process_that_was_stopped_believes_nothing_when_it_goes_on() {
         worker.resume();
         resumed.push(near_grows().await);
     }
+    sleep(LONG_ENOUGH).await;
     let hits = ask("end").await;
     assert!(worker.wait(Duration::from_secs(10)).unwrap().success(), "{}", worker.log());
     stop.send_replace(true);
@@ -424,7 +435,7 @@ async fn a_process_that_was_stopped_believes_nothing_when_it_goes_on() {
         events.iter().any(|event| event.process == READER && event.start > went_on),
         "no read after SIGCONT"
     );
-    judge("SIGSTOP 4 s, SIGCONT", &events, hits, 0, &resumed);
+    judge("SIGSTOP 4 s, SIGCONT", Near::STALENESS, &events, hits, 0, &resumed);
 }
 
 /// Waits until the replica has all that the master has, as a failover may lose the rest. Nobody writes meanwhile.
@@ -453,7 +464,6 @@ async fn a_sentinel_failover_leaves_nothing_stale() {
     let set = sentinel.clone();
     spawn_blocking(move || set.wait_for_new_master().addr()).await.unwrap();
     scene.resumes().await;
-    sleep(Near::STALENESS).await;
     scene.finish().await;
 }
 
@@ -495,7 +505,6 @@ async fn a_slot_that_moves_to_another_node_leaves_nothing_stale() {
         move_slot.await.unwrap();
         scene.resumes().await;
     }
-    sleep(Near::STALENESS).await;
     scene.finish().await;
 }
 
@@ -503,6 +512,8 @@ async fn a_slot_that_moves_to_another_node_leaves_nothing_stale() {
 async fn a_cluster_failover_leaves_nothing_stale() {
     let cluster = Arc::new(spawn_blocking(Cluster::start).await.unwrap());
     let mut scene = Scene::start("cluster failover", &cluster.url(), &cluster.url()).await;
+    // docs/guarantees.md: slots handed over as a whole are noticed at the next look at them, where nobody tells of it.
+    scene.bound = Near::STALENESS * 2;
     // An orderly one of each master, in which the old one lives on as a replica.
     for i in 0..3 {
         let nodes = cluster.clone();
@@ -526,6 +537,5 @@ async fn a_cluster_failover_leaves_nothing_stale() {
     let nodes = cluster.clone();
     spawn_blocking(move || nodes.wait_until_ok()).await.unwrap();
     scene.resumes().await;
-    sleep(Near::STALENESS).await;
     scene.finish().await;
 }

@@ -22,8 +22,7 @@ const READERS: u32 = 4;
 /// Of each process, which writes them; all processes read all of them.
 const OWN_KEYS: u32 = 6;
 const KEYS: u32 = PROCESSES * OWN_KEYS;
-/// By each reading task, at least; and for so long, as reads within the bound of the start cannot be beyond it.
-const READS: u32 = 8_000;
+/// So long at least: reads within the bound of the start cannot be beyond it.
 const SPAN: Duration = Duration::from_secs(6);
 
 /// What a process does its work with.
@@ -33,6 +32,8 @@ struct Process {
     /// The database: a row a key, past all caching.
     rows: Cache<u64>,
     recorder: Recorder,
+    /// How often each reading task reads, at least.
+    least: u32,
     done: AtomicBool,
     loads: AtomicU64,
     failed: AtomicU64,
@@ -48,6 +49,7 @@ impl Process {
             cache: larder.cache("v").ttl(HOUR).near(Near::bytes(1 << 20)).build().unwrap(),
             rows: database.cache("row").no_expiry().format(Format::Plain).build().unwrap(),
             recorder: Recorder::create(Path::new(&variable("FOLDER")), number).unwrap(),
+            least: variable("READS").parse().unwrap(),
             done: AtomicBool::new(false),
             loads: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -64,7 +66,7 @@ impl Process {
     async fn read(self: Arc<Self>, task: u32) {
         let begin = Instant::now();
         for i in 0.. {
-            if i >= READS && begin.elapsed() > SPAN {
+            if i >= self.least && begin.elapsed() > SPAN {
                 break;
             }
             // Strides that have no divisor with the number of keys.
@@ -147,16 +149,14 @@ impl Process {
 }
 
 /// Runs all processes, while `disturb` does what it likes, and judges what they recorded.
-async fn history(test: &str, what: &str, url: &str, database: &Server, disturb: impl AsyncFn()) {
+async fn history(what: &str, test: &str, least: u32, url: &str, database: &Server, disturb: impl AsyncFn()) {
     let folder = tempfile::tempdir().unwrap();
     let workers: Vec<Worker> = (0..PROCESSES)
         .map(|number| {
             let (folder, database) = (folder.path().to_str().unwrap(), database.url());
-            Worker::spawn(
-                test,
-                &number.to_string(),
-                &[("URL", url), ("DATABASE", &database), ("FOLDER", folder)],
-            )
+            let reads = least.div_ceil(PROCESSES * READERS).to_string();
+            let envs = [("URL", url), ("DATABASE", &database), ("FOLDER", folder), ("READS", &reads)];
+            Worker::spawn(test, &number.to_string(), &envs)
         })
         .collect();
     for worker in &workers {
@@ -208,7 +208,7 @@ async fn history(test: &str, what: &str, url: &str, database: &Server, disturb: 
         Near::STALENESS,
     );
     assert!(
-        events.len() >= 100_000 && own.judged > 1000 && all.judged > 1000,
+        events.len() >= least as usize && own.judged > 1000 && all.judged > 1000,
         "{what}: too little was judged"
     );
     assert!(near > 1000 && loads > 100, "{what}: {near} near, {loads} loads");
@@ -221,7 +221,7 @@ async fn processes_read_their_own_writes_and_nothing_older_than_the_bound() {
     }
     let (server, database) = (Server::builder().tcp().start(), Server::start());
     let name = "processes_read_their_own_writes_and_nothing_older_than_the_bound";
-    history(name, "undisturbed", &server.url(), &database, std::future::pending).await;
+    history("undisturbed", name, 100_000, &server.url(), &database, std::future::pending).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,5 +236,5 @@ async fn they_do_so_while_their_tracked_connections_are_lost_again_and_again() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         proxy.only_tracked().drop_connections();
     };
-    history(name, "reconnecting", &proxy.url(), &database, disturb).await;
+    history("reconnecting", name, 50_000, &proxy.url(), &database, disturb).await;
 }

@@ -6,10 +6,11 @@
 mod support;
 
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 use std::time::Duration;
 
 use larder::{Cache, Larder, Near, Source};
-use larder_testkit::{Proxy, Server};
+use larder_testkit::{Direction, Proxy, Server, eventually};
 use support::{connect_as, until};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -53,17 +54,74 @@ struct Round {
     raced: u64,
 }
 
-/// Reads and writes every key at the same time, and then looks for copies that are not what the server holds.
-async fn round(reader: &Larder, writer: &Larder, number: u64, midway: Option<&Proxy>) -> Round {
-    let (cache, writes) = (near(reader), far(writer));
-    writes.set("marker", &number).await.unwrap();
-    let random = RandomState::new();
-    let mut raced = 0;
-    for first in (0..KEYS).step_by(50) {
-        if midway.is_some() && matches!(first, 250 | 350) {
-            all_is_told(&cache).await;
+/// The keys of a round.
+fn keys(number: u64) -> Range<u32> {
+    let first = u32::try_from(number).unwrap() * 1000;
+    first..first + KEYS
+}
+
+/// How reads and writes meet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Race {
+    /// Each at a random moment.
+    AtRandom,
+    /// The same, and the tracked connection is lost twice.
+    Reconnecting,
+    /// The answers of the reads and the pushes of the writes that came after them reach the reader in one piece.
+    Together,
+}
+
+/// The server between a reader behind a proxy and a writer.
+struct Place {
+    server: Server,
+    proxy: Proxy,
+    reader: Larder,
+    writer: Larder,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let server = Server::builder().tcp().start();
+        let proxy = Proxy::start(server.addr().unwrap()).await;
+        let (reader, writer) = (connect_as(&proxy.url(), "n").await, connect_as(&server.url(), "n").await);
+        Self { server, proxy, reader, writer }
+    }
+
+    /// Reads and writes every key at the same time, and then looks for copies that are not what the server holds.
+    async fn round(&self, number: u64, race: Race) -> Round {
+        let (cache, writes) = (near(&self.reader), far(&self.writer));
+        writes.set("marker", &number).await.unwrap();
+        all_is_told(&cache).await;
+        let mut raced = 0;
+        for first in keys(number).step_by(50) {
+            if race == Race::Reconnecting && matches!(first % 1000, 250 | 350) {
+                all_is_told(&cache).await;
+            }
+            raced += match race {
+                Race::Together => self.meet_together(first..first + 50, number).await,
+                _ => self.meet_at_random(first..first + 50, number, race).await,
+            };
         }
-        let pairs: Vec<_> = (first..first + 50)
+        all_is_told(&cache).await;
+        let hits = self.reader.stats().caches["v"].near_hits;
+        let mut stale = Vec::new();
+        for key in keys(number) {
+            let seen = cache.get(key).await.unwrap();
+            let stored = writes.get(key).await.unwrap();
+            assert_eq!(stored, Some(number));
+            if seen != stored {
+                stale.push((key, seen));
+            }
+        }
+        let near = self.reader.stats().caches["v"].near_hits - hits;
+        Round { stale, near, raced }
+    }
+
+    /// How many reads came before their write.
+    async fn meet_at_random(&self, keys: Range<u32>, number: u64, race: Race) -> u64 {
+        let (cache, writes, random) = (near(&self.reader), far(&self.writer), RandomState::new());
+        let first = keys.start;
+        let pairs: Vec<_> = keys
             .map(|key| {
                 let read = tokio::spawn({
                     let (cache, random) = (cache.clone(), random.clone());
@@ -83,47 +141,60 @@ async fn round(reader: &Larder, writer: &Larder, number: u64, midway: Option<&Pr
             })
             .collect();
         // These are under way as the connection goes; what follows is read while it is away, and as it comes back.
-        if let Some(proxy) = midway
-            && matches!(first, 150 | 300)
-        {
-            proxy.only_tracked().drop_connections();
+        if race == Race::Reconnecting && matches!(first % 1000, 150 | 300) {
+            self.proxy.only_tracked().drop_connections();
         }
+        let mut raced = 0;
         for (read, write) in pairs {
             write.await.unwrap();
-            // The read came before the write.
-            raced += u64::from(read.await.unwrap() != Some(number));
+            raced += u64::from(read.await.unwrap() == (number > 1).then(|| number - 1));
         }
+        raced
     }
-    all_is_told(&cache).await;
-    let hits = reader.stats().caches["v"].near_hits;
-    let mut stale = Vec::new();
-    for key in 0..KEYS {
-        let seen = cache.get(key).await.unwrap();
-        let stored = writes.get(key).await.unwrap();
-        assert_eq!(stored, Some(number));
-        if seen != stored {
-            stale.push((key, seen));
+
+    async fn meet_together(&self, keys: Range<u32>, number: u64) -> u64 {
+        let (cache, writes) = (near(&self.reader), far(&self.writer));
+        self.server.reset_stats();
+        self.proxy.only_tracked().silence(Direction::ToClient);
+        let reads: Vec<_> = keys
+            .clone()
+            .map(|key| {
+                let cache = cache.clone();
+                tokio::spawn(async move { cache.get(key).await.unwrap() })
+            })
+            .collect();
+        until("the server has read them", async || self.server.calls("get") == 50).await;
+        let answer = |key: u32| self.server.query::<usize>(&["STRLEN", &format!("n/v:{key}")]).max(1) + 2;
+        let answers: usize = keys.clone().map(answer).sum();
+        for key in keys.clone() {
+            writes.set(key, &number).await.unwrap();
         }
+        let push = |key: u32| format!(">2\r\n$10\r\ninvalidate\r\n*1\r\n$8\r\nn/v:{key}\r\n").len();
+        let all = answers + keys.map(push).sum::<usize>();
+        let before = self.proxy.bytes(Direction::ToClient);
+        self.proxy.restore();
+        // It keeps this thread, and with it the reader, from going on before everything has arrived.
+        eventually("all has passed the proxy", Duration::from_secs(10), || {
+            (self.proxy.bytes(Direction::ToClient) - before >= all as u64).then_some(())
+        });
+        let mut raced = 0;
+        for read in reads {
+            raced += u64::from(read.await.unwrap() == (number > 1).then(|| number - 1));
+        }
+        raced
     }
-    let near = reader.stats().caches["v"].near_hits - hits;
-    Round { stale, near, raced }
 }
 
-async fn race(what: &str, reconnect: bool) {
-    let server = Server::builder().tcp().start();
-    let proxy = Proxy::start(server.addr().unwrap()).await;
-    let (reader, writer) = (connect_as(&proxy.url(), "n").await, connect_as(&server.url(), "n").await);
+async fn race(what: &str, race: Race) {
+    let place = Place::new().await;
     for number in 1..=3 {
-        // The first round races for keys that are not there, the others for keys that hold the last round's number, of
-        // which there are no copies: the near tier has just been emptied.
+        // The first round races for keys that are not there, the others for keys that hold something of which the reader has
+        // no copy.
+        let old: Vec<(u32, u64)> = keys(number).map(|key| (key, number - 1)).collect();
         if number > 1 {
-            server.command(&["FLUSHALL"]);
-            let old: Vec<(u32, u64)> = (0..KEYS).map(|key| (key, number - 1)).collect();
-            far(&writer).set_many(old.iter().map(|(key, old)| (*key, old))).await.unwrap();
-            let emptied = async || reader.stats().caches.get("v").is_none_or(|stats| stats.near_entries == 0);
-            until("the near tier is empty", emptied).await;
+            far(&place.writer).set_many(old.iter().map(|(key, old)| (*key, old))).await.unwrap();
         }
-        let Round { stale, near, raced } = round(&reader, &writer, number, reconnect.then_some(&proxy)).await;
+        let Round { stale, near, raced } = place.round(number, race).await;
         eprintln!(
             "{what}, round {number}: {} stale of {KEYS}; {raced} reads came before their write; {near} of the reads that \
              looked for it were near",
@@ -135,10 +206,17 @@ async fn race(what: &str, reconnect: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_that_races_with_a_write_leaves_nothing_stale() {
-    race("undisturbed", false).await;
+    race("at random", Race::AtRandom).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nor_does_it_where_the_tracked_connection_is_lost_in_the_middle() {
-    race("reconnecting", true).await;
+    race("reconnecting", Race::Reconnecting).await;
+}
+
+/// On one thread all pushes are taken in before any of the readers goes on: the window in which a copy is kept too late is as
+/// wide as it gets.
+#[tokio::test]
+async fn nor_does_it_where_the_answer_and_the_push_arrive_together() {
+    race("arriving together", Race::Together).await;
 }

@@ -93,8 +93,8 @@ async fn while_the_server_is_away_a_key_is_loaded_once_for_all_who_want_it() {
         })
         .collect();
     until("both are loading", async || crowded.running() == 2).await;
-    // Whoever could not look has boarded its flight at once: an error each, the fills' two included.
-    until("all have asked", async || larder.stats().caches["user"].bypassed >= 202).await;
+    // Whoever could not look has boarded its flight at once.
+    until("all have asked", async || larder.stats().caches["user"].bypassed >= 200).await;
     open.send_replace(true);
     for caller in callers {
         assert_eq!(within("a caller is answered", LIMIT, caller).await.unwrap(), user("Ann"));
@@ -135,7 +135,7 @@ async fn while_the_server_is_away_only_so_many_loaders_run_at_once() {
         }
     }));
     until("three are loading", async || crowded.running() == 3).await;
-    until("all have asked", async || larder.stats().caches["user"].bypassed >= 51).await;
+    until("all have asked", async || larder.stats().caches["user"].bypassed >= 21).await;
     assert_eq!(crowded.running(), 3);
     open.send_replace(true);
     for caller in callers {
@@ -192,7 +192,7 @@ async fn while_the_server_is_away_a_load_that_joins_one_that_waits_for_its_place
         let users = users.clone();
         async move { load(&users, "parent", user("Ann")).await }
     });
-    until("the parent's load has asked", async || larder.stats().caches["user"].bypassed >= before + 2).await;
+    until("the parent's load has asked", async || larder.stats().caches["user"].bypassed > before).await;
     keeper.open();
     let child = within("the child's load ends", Duration::from_secs(5), child).await.unwrap();
     assert_eq!(child.unwrap(), user("Ann"));

@@ -1,6 +1,9 @@
 //! A load that is given up when nobody waits for it any more, beside somebody who comes just then.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use shuttle::future::block_on;
 use shuttle::thread;
@@ -38,24 +41,18 @@ fn scenario(give_up: GiveUp) {
     assert!(flights.lead(NAME, &Tags::default()).is_some(), "a flight that has ended can still be joined");
 }
 
+/// Whether the news that nobody waits has come.
+fn hears(leader: &Leader<u64>) -> bool {
+    let mut abandoned = pin!(leader.abandoned());
+    block_on(poll_fn(|context| Poll::Ready(abandoned.as_mut().poll(context).is_ready())))
+}
+
 /// larder's way.
 pub fn looked_again() {
-    scenario(|leader| {
-        // Somebody who joins at once and is told by nobody else would keep this waiting: the load itself ends then.
-        if leader.end_if_abandoned() { None } else { Some(leader) }
-    });
+    scenario(|leader| if hears(&leader) && leader.end_if_abandoned() { None } else { Some(leader) });
 }
 
 /// Somebody may join between the news that nobody waits and the end.
 pub fn at_the_news() {
-    scenario(|leader| if leader.end_if_unguarded() { None } else { Some(leader) });
-}
-
-impl Leader<u64> {
-    fn end_if_unguarded(&self) -> bool {
-        let mut abandoned = std::pin::pin!(self.abandoned());
-        block_on(std::future::poll_fn(|context| {
-            std::task::Poll::Ready(abandoned.as_mut().poll(context).is_ready())
-        }))
-    }
+    scenario(|leader| if hears(&leader) { None } else { Some(leader) });
 }

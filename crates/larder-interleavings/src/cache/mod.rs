@@ -18,8 +18,10 @@ mod kept {
     pub(crate) struct Kept<V>(pub(crate) V);
 }
 
+use std::sync::PoisonError;
+
 use shuttle::future::block_on;
-use shuttle::sync::{Mutex, MutexGuard, PoisonError};
+use shuttle::sync::{Mutex, MutexGuard};
 
 use flight::{Flights, Leader, Outcome, Tags, Waiter};
 use kept::Kept;

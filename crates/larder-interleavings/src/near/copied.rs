@@ -102,7 +102,11 @@ fn scenario(copies: impl Copies, told: Told) {
     let readers = [reader([0, 0]), reader([1, 0])];
     let foreign = thread::spawn({
         let server = server.clone();
-        move || drop([server.write(0), server.write(1)])
+        move || {
+            for i in [0, 1] {
+                server.write(i);
+            }
+        }
     });
     let written = server.write(0);
     told.to(&*copies, name(0));

@@ -1,8 +1,9 @@
 //! A small tier of the same protocol, which may leave a part of it out.
 
 use std::collections::HashMap;
+use std::sync::PoisonError;
 
-use shuttle::sync::{Mutex, MutexGuard, PoisonError};
+use shuttle::sync::{Mutex, MutexGuard};
 
 use super::Copies;
 

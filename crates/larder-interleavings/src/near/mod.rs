@@ -11,7 +11,11 @@ pub mod tagged;
 #[allow(dead_code, reason = "nobody waits for a change of a name")]
 #[path = "../../../larder/src/near/changes.rs"]
 mod changes;
-#[allow(dead_code, reason = "the scenarios do not look at sizes")]
+#[allow(
+    dead_code,
+    clippy::type_complexity,
+    reason = "the scenarios do not look at sizes; larder lints its own"
+)]
 #[path = "../../../larder/src/near/tier.rs"]
 mod tier;
 #[allow(dead_code, reason = "the scenarios ask for one version at a time")]

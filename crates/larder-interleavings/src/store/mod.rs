@@ -30,6 +30,7 @@ pub(crate) fn read_version(bytes: &[u8]) -> Option<u64> {
 
 pub(crate) trait Listener: Send + Sync + 'static {
     fn changed(&self, name: &str);
+    #[allow(dead_code, reason = "the scenarios tell a tier itself")]
     fn all_changed(&self);
 }
 

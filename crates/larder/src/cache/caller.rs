@@ -68,7 +68,7 @@ where
                 }
                 other => found = other,
             }
-            let (waiter, leader) = flights.join(&self.entry, &self.tags);
+            let (waiter, leader) = board(self.cache, &self.entry, &self.tags);
             if let Some(leader) = leader {
                 // Who led a flight gets its outcome below, and does not come here again.
                 let Some(loader) = loader.take() else { return Err(Error::closed().into()) };
@@ -145,6 +145,12 @@ where
             None => Err(error),
         }
     }
+}
+
+/// Joins the flight for an entry, or starts one and leads it.
+pub(super) fn board<V>(cache: &Cache<V>, entry: &str, tags: &Tags) -> (Waiter<V>, Option<Leader<V>>) {
+    let flights = &cache.shared.flights;
+    if is_nested() { flights.join_from_loader(entry, tags) } else { flights.join(entry, tags) }
 }
 
 pub(super) async fn wait<V: Clone>(mut waiter: Waiter<V>) -> Option<Outcome<V>> {

@@ -18,8 +18,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::select_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::SemaphorePermit;
 
 use super::claim::{ClaimGuard, LIVENESS};
 use super::flight::{Failure, Leader};
@@ -108,8 +110,9 @@ where
             Claimed::Answered(answer) => return leader.finish(Ok(answer)),
             Claimed::Elsewhere => return leader.finish(Err(Failure::Again)),
         };
-        let _permit = match &right {
-            Right::None if !self.nested => self.cache.shared.outage.acquire().await.ok(),
+        let leaders = [&leader];
+        let _place = match &right {
+            Right::None if !self.nested => place(&self.cache, &leaders).await,
             _ => None,
         };
         let stale = match &right {
@@ -121,7 +124,6 @@ where
         let key = self.entry.get(self.cache.policy.prefix.len()..).unwrap_or_default();
         let (loading, choices) = Loading::new(key.into(), stale, deadline);
 
-        let leaders = [&leader];
         let loaded = tokio::select! {
             biased;
             loaded = self.bounded_load(loader.run(loading)) => loaded,
@@ -381,6 +383,16 @@ impl<V> Right<V> {
             fence.claim.keep(cache.context.limits.response_timeout).await;
         }
         std::future::pending().await
+    }
+}
+
+/// A place among those who may load while the store is away. A load that another loader waits for goes without: that one keeps
+/// its own place until this load has ended.
+pub(super) async fn place<'a, V>(cache: &'a Cache<V>, leaders: &[&Leader<V>]) -> Option<SemaphorePermit<'a>> {
+    let hurried = leaders.iter().map(|leader| Box::pin(leader.hurried()));
+    tokio::select! {
+        place = cache.shared.outage.acquire() => place.ok(),
+        _ = select_all(hurried) => None,
     }
 }
 

@@ -46,6 +46,8 @@ struct Flight<V> {
     void: AtomicBool,
     /// Held while a value is stored without a fence, so that writers can wait for that to be over.
     storing: AsyncMutex<()>,
+    /// Told when a loader waits for this flight.
+    hurried: tokio::sync::Notify,
 }
 
 type Table<V> = Arc<Mutex<HashMap<Box<str>, Arc<Flight<V>>>>>;
@@ -90,6 +92,11 @@ impl<V> Leader<V> {
         abandoned
     }
 
+    /// Completes when a loader has joined, which holds up whoever waits for it.
+    pub(super) async fn hurried(&self) {
+        self.flight.hurried.notified().await;
+    }
+
     /// Whether nothing has been written to the entry through this `Larder` since the flight began.
     pub(super) fn is_void(&self) -> bool {
         self.flight.void.load(Ordering::Acquire)
@@ -119,8 +126,23 @@ impl<V> Drop for Leader<V> {
 impl<V> Flights<V> {
     /// Joins the flight for `name`, or starts one and leads it.
     pub(super) fn join(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<Leader<V>>) {
+        self.join_and(name, tags, |_| {})
+    }
+
+    /// The same for a loader, which the flight that it joins must not keep waiting for a place.
+    pub(super) fn join_from_loader(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<Leader<V>>) {
+        self.join_and(name, tags, |flight| flight.hurried.notify_one())
+    }
+
+    fn join_and(
+        &self,
+        name: &str,
+        tags: &Tags,
+        and: impl FnOnce(&Flight<V>),
+    ) -> (Waiter<V>, Option<Leader<V>>) {
         let mut table = lock(&self.0);
         if let Some(flight) = table.get(name) {
+            and(flight);
             return (flight.outcome.subscribe(), None);
         }
         let (waiter, leader) = self.start(&mut table, name, tags);
@@ -153,6 +175,7 @@ impl<V> Flights<V> {
             tags: tags.clone(),
             void: AtomicBool::new(false),
             storing: AsyncMutex::default(),
+            hurried: tokio::sync::Notify::new(),
         });
         table.insert(name.into(), flight.clone());
         (waiter, Leader { name: name.into(), flight, table: self.0.clone() })

@@ -16,8 +16,8 @@ use futures_util::future::{join, join_all};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::caller::wait;
-use super::fill::{Claimed, Fill, Meanwhile, Reason, Right};
+use super::caller::{board, wait};
+use super::fill::{Claimed, Fill, Meanwhile, Reason, Right, place};
 use super::flight::{Failure, Leader, Outcome, Tags, Waiter};
 use super::kept::{Found, Kept};
 use super::load_error::LoadError;
@@ -215,7 +215,7 @@ where
                     Some(Found::Stale(kept)) => Some(kept.clone()),
                     _ => None,
                 };
-                let (waiter, leader) = cache.shared.flights.join(name, &tags);
+                let (waiter, leader) = board(cache, name, &tags);
                 if let Some(leader) = leader {
                     let fill = Fill {
                         cache: cache.clone(),
@@ -336,7 +336,8 @@ where
     let Some((_, first, ..)) = claimed.first() else { return };
     let cache = first.cache.clone();
     let outage = claimed.iter().any(|(_, fill, _, right)| matches!(right, Right::None) && !fill.nested);
-    let _permit = if outage { cache.shared.outage.acquire().await.ok() } else { None };
+    let leaders: Vec<&Leader<V>> = claimed.iter().map(|(_, _, leader, _)| leader).collect();
+    let _place = if outage { place(&cache, &leaders).await } else { None };
     let started = Instant::now();
     let keys: Vec<K> = claimed.iter().map(|(key, ..)| key.clone()).collect();
     let run = nested(async {
@@ -345,7 +346,6 @@ where
             Err(error) => Err(Failure::Loader(Arc::new(error))),
         }
     });
-    let leaders: Vec<&Leader<V>> = claimed.iter().map(|(_, _, leader, _)| leader).collect();
     let loaded = tokio::select! {
         biased;
         loaded = first.bounded_load(run) => loaded,

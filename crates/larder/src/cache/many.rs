@@ -160,16 +160,20 @@ where
             let tags = tag::checked(tags, cache.policy.encoder.format())?;
             let longest = expiry.or(cache.policy.expiry).unwrap_or(Expiry::Never);
             let store = cache.context.store()?;
-            let versions = cache.versions(&tags, cache.version_span(longest)).await?;
-            let mut encoded = Vec::with_capacity(entries.len());
-            for (entry, value) in &entries {
-                let expiry = cache.expiry(expiry)?;
-                let bytes = cache.encode(value, cache.stamp(expiry, 0, versions.clone())?)?;
-                encoded.push((entry.clone(), bytes, cache.kept_for(expiry)));
-            }
-            let size = encoded.iter().map(|(_, bytes, _)| bytes.len()).sum();
             let writing = cache.writing(entries.iter().map(|(entry, _)| entry.as_str()).collect()).await;
-            writing.answered(store.set_many(encoded).await)?;
+            let set = async {
+                let versions = cache.versions(&tags, cache.version_span(longest)).await?;
+                let mut encoded = Vec::with_capacity(entries.len());
+                for (entry, value) in &entries {
+                    let expiry = cache.expiry(expiry)?;
+                    let bytes = cache.encode(value, cache.stamp(expiry, 0, versions.clone())?)?;
+                    encoded.push((entry.clone(), bytes, cache.kept_for(expiry)));
+                }
+                let size = encoded.iter().map(|(_, bytes, _)| bytes.len()).sum();
+                store.set_many(encoded).await?;
+                Ok(size)
+            };
+            let size = writing.answered(set.await)?;
             cache.shared.meter.wrote(size);
             Ok(())
         };

@@ -369,19 +369,24 @@ where
                 (tags.clone(), tags.into_iter().chain(snapshot.iter().map(|tag| tag.tag.clone())).collect());
             let all = tag::checked(all, cache.policy.encoder.format())?;
             let span = cache.version_span(expiry);
-            let mut versions = match all.as_slice() {
-                [] => cache.versions(&[], span).await?,
-                all => Box::pin(cache.versions(all, span)).await?,
-            };
-            for tag in versions.1.iter_mut().filter(|tag| !own.contains(&tag.tag)) {
-                if let Some(before) = snapshot.iter().find(|before| before.tag == tag.tag) {
-                    tag.version = before.version;
-                }
-            }
-            let bytes = cache.encode(value, cache.stamp(expiry, 0, versions)?)?;
-            let size = bytes.len();
+            // Before the versions are asked for: an outage that shows there leaves the old value, too.
             let writing = cache.writing(vec![&entry]).await;
-            writing.answered(store.set(&entry, bytes, cache.kept_for(expiry)).await)?;
+            let set = async {
+                let mut versions = match all.as_slice() {
+                    [] => cache.versions(&[], span).await?,
+                    all => Box::pin(cache.versions(all, span)).await?,
+                };
+                for tag in versions.1.iter_mut().filter(|tag| !own.contains(&tag.tag)) {
+                    if let Some(before) = snapshot.iter().find(|before| before.tag == tag.tag) {
+                        tag.version = before.version;
+                    }
+                }
+                let bytes = cache.encode(value, cache.stamp(expiry, 0, versions)?)?;
+                let size = bytes.len();
+                store.set(&entry, bytes, cache.kept_for(expiry)).await?;
+                Ok(size)
+            };
+            let size = writing.answered(set.await)?;
             cache.shared.meter.wrote(size);
             Ok(())
         };

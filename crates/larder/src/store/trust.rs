@@ -69,9 +69,10 @@ impl Lanes {
     #[inline]
     pub(crate) fn believe(&self, seen: Seen, now: Moment) -> bool {
         self.lanes.get(usize::from(seen.lane)).is_some_and(|lane| {
-            lane.generation.load(Ordering::Acquire) == seen.generation
-                && now.mono() < lane.until.load(Ordering::Acquire)
+            // The generation last: else the next one's times could stand behind the number of this one.
+            now.mono() < lane.until.load(Ordering::Acquire)
                 && now.awake() < lane.until_awake.load(Ordering::Acquire)
+                && lane.generation.load(Ordering::Acquire) == seen.generation
         })
     }
 }
@@ -109,17 +110,19 @@ impl Lanes {
 
     /// Ends the generation, if it is still the one of `seen`.
     pub(crate) fn end(&self, seen: Seen) {
-        if let Some(lane) = self.lanes.get(usize::from(seen.lane))
-            && lane.generation.load(Ordering::Acquire) == seen.generation
-        {
-            self.close(seen.lane);
+        if let Some(lane) = self.lanes.get(usize::from(seen.lane)) {
+            // In one step: the next generation may be opened just now, and is not to be ended. Opening resets the times.
+            let next = seen.generation.wrapping_add(1);
+            let _ = lane.generation.compare_exchange(seen.generation, next, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
     fn close(&self, lane: u16) -> u32 {
         let Some(lane) = self.lanes.get(usize::from(lane)) else { return 0 };
+        // The number first: whoever renews the old generation and finds its number unmoved has stored its times before this.
+        let generation = lane.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         lane.until.store(0, Ordering::Release);
-        lane.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1)
+        generation
     }
 }
 

@@ -17,7 +17,7 @@ const KEYS: u64 = 2_000;
 
 pub(super) fn table(rounds: usize) -> Outcome<String> {
     eprintln!("near-rivals: hits");
-    let mut table = Table::new(&["near hit, 1 thread", "ns a hit", "time / bare", "95 % interval"]);
+    let mut table = Table::new(&["near hit, 1 thread", "ns of a processor", "time / bare", "95 % interval"]);
     let draws = Draws::of(KEYS);
     let standings = compare(Flavour::CurrentThread, rounds, async |url| lanes(url, &draws).await)?;
     for standing in &standings {
@@ -47,7 +47,7 @@ async fn lanes(url: &str, draws: &Draws) -> Outcome<Vec<Lane>> {
         ours.get_or_load_lane("larder, `get_or_load` of an `Arc`", draws, 1),
     ];
     let (cache, walked) = (rustis.clone(), draws.clone());
-    lanes.push(Lane::new("rustis, bytes", 1, move |ids| {
+    let lane = Lane::new("rustis, bytes", 1, move |ids| {
         let (cache, walk) = (cache.clone(), walked.walk(&ids));
         Box::pin(async move {
             for id in walk {
@@ -55,10 +55,11 @@ async fn lanes(url: &str, draws: &Draws) -> Outcome<Vec<Lane>> {
             }
             Ok(())
         })
-    }));
+    });
+    lanes.push(lane.computing());
     lanes.push(typed("rustis, decoded by serde_json", rustis, draws));
     let (cache, walked) = (tiers.clone(), draws.clone());
-    lanes.push(Lane::new("multi-tier-cache, bytes", 1, move |ids| {
+    let lane = Lane::new("multi-tier-cache, bytes", 1, move |ids| {
         let (cache, walk) = (cache.clone(), walked.walk(&ids));
         Box::pin(async move {
             for id in walk {
@@ -66,7 +67,8 @@ async fn lanes(url: &str, draws: &Draws) -> Outcome<Vec<Lane>> {
             }
             Ok(())
         })
-    }));
+    });
+    lanes.push(lane.computing());
     lanes.push(typed("multi-tier-cache, `get_typed`", tiers, draws));
     Ok(lanes)
 }
@@ -82,4 +84,5 @@ fn typed<N: NearCache>(name: &'static str, cache: N, draws: &Draws) -> Lane {
             Ok(())
         })
     })
+    .computing()
 }
