@@ -15,6 +15,7 @@ mod invalidation;
 mod item;
 mod lane;
 mod load;
+mod locks;
 mod machine;
 mod many;
 mod miss;
@@ -93,6 +94,9 @@ fn measure(options: &Options) -> Outcome<()> {
     }
     if asked(Subcommand::Zipf) {
         findings.join(mixture::run(options.pairs)?);
+    }
+    if asked(Subcommand::Locks) {
+        findings.join(locks::run(options.pairs)?);
     }
     if asked(Subcommand::Rivals) {
         findings.join(rivals(options)?);

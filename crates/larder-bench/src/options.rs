@@ -17,6 +17,7 @@ larder-bench SUBCOMMAND [OPTIONS]      larder beside its rivals, on servers that
   near-miss     a tracked read beside a plain one, and what it costs the server
   invalidation  from a SET to the near copies that it drops, beside the bare push
   zipf          99 % near hits beside the server alone
+  locks         a lock beside SET NX PX and a script, and how long it takes from one holder to the next
   rivals        larder, cached and multi-tier-cache beside the bare driver (feature `rivals`)
   near-rivals   larder's near tier beside those of rustis and multi-tier-cache (feature `rivals`)
   all           all of these, with --instructions
@@ -39,6 +40,7 @@ pub(crate) enum Subcommand {
     NearMiss,
     Invalidation,
     Zipf,
+    Locks,
     Rivals,
     NearRivals,
     All,
@@ -57,6 +59,7 @@ impl Subcommand {
             "near-miss" => Self::NearMiss,
             "invalidation" => Self::Invalidation,
             "zipf" => Self::Zipf,
+            "locks" => Self::Locks,
             "rivals" => Self::Rivals,
             "near-rivals" => Self::NearRivals,
             "all" => Self::All,

@@ -92,5 +92,6 @@ pub use limit::{Decision, Quota, RateLimiter};
 #[doc = include_str!("../../../README.md")]
 #[doc = include_str!("../../../docs/cache.md")]
 #[doc = include_str!("../../../docs/near-cache.md")]
+#[doc = include_str!("../../../docs/locks.md")]
 #[doc = include_str!("../../../docs/transactions.md")]
 struct Pages;

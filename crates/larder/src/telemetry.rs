@@ -183,6 +183,7 @@ pub(crate) fn describe() {
             "Locks and limiters made on a server that evicts"
         );
         counter!("larder_reconnects_total", Unit::Count, "Connections that came up again");
+        metrics::counter!("larder_on_evicting_server_total").increment(0);
         metrics::describe_gauge!("larder_connections", Unit::Count, "Connections that stand");
         metrics::describe_histogram!(
             "larder_operation_seconds",

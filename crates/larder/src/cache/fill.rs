@@ -314,8 +314,7 @@ where
             }
             Right::Fenced(fence) => {
                 let mut versions = fence.versions;
-                let kept_for =
-                    value.as_ref().map_or(cache.policy.negative_ttl.map_or(ttl, Expiry::After), |_| ttl);
+                let kept_for = value.as_ref().map_or(cache.policy.negative_ttl.map_or(ttl, Expiry::After), |_| ttl);
                 let span = cache.version_span(kept_for);
                 if span > cache.version_span(cache.expiry(self.expiry)?) {
                     // The loader asked for more time than was foreseen: the versions must outlive that.

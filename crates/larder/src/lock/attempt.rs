@@ -205,10 +205,13 @@ impl Attempt {
     }
 }
 
-/// Whether a request that failed so cannot have reached the server.
+/// Whether a request that failed so cannot have changed anything: a script that is refused a command midway may have.
 fn never_sent(error: &Error) -> bool {
     use ErrorKind as Kind;
-    !matches!(error.kind(), Kind::Disconnected | Kind::TimedOut | Kind::Server)
+    matches!(
+        error.kind(),
+        Kind::Refused | Kind::Closed | Kind::Authentication | Kind::Loading | Kind::ReadOnly
+    )
 }
 
 impl Drop for Attempt {

@@ -154,10 +154,8 @@ async fn renew(locks: &Locks, kind: Kind, due: Vec<(Arc<Holding>, Duration)>) {
                 }
             }
         }
-        failed => {
-            if let Ok(Err(error)) = failed {
-                tracing::debug!(%error, "locks could not be renewed");
-            }
+        // What comes of it shows at the guards' deadlines.
+        _ => {
             due.iter().for_each(|(holding, _)| locks.keeping.failed(holding.token, now));
         }
     }
