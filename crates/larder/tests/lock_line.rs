@@ -133,7 +133,8 @@ async fn all_that_wait_in_a_process_are_kept_by_at_most_five_requests_a_second()
     }
     let (began, before) = (Instant::now(), larder.stats().locks.heartbeats);
     until("some heartbeats", async || larder.stats().locks.heartbeats >= before + 8).await;
-    let beats = larder.stats().locks.heartbeats - before;
+    // The first of them may have come at once.
+    let beats = larder.stats().locks.heartbeats - before - 1;
     let rate = beats as f64 / began.elapsed().as_secs_f64();
     assert!(rate <= 5.0, "{rate} a second");
     for guard in held {

@@ -106,7 +106,23 @@ impl Keeping {
     }
 }
 
+/// Says that the renewals have ended, also where their runtime has, so that the next lock starts them anew.
+struct Running {
+    locks: Arc<Locks>,
+    /// They came to their own end, and others may run by now.
+    ended: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.locks.keeping.table().runs = false;
+        }
+    }
+}
+
 async fn run(locks: Arc<Locks>) {
+    let mut running = Running { locks: locks.clone(), ended: false };
     while let Some(due) = locks.keeping.due(locks.context.clock.now()) {
         match due {
             Err(nothing_for) => {
@@ -119,13 +135,17 @@ async fn run(locks: Arc<Locks>) {
             }
         }
     }
+    running.ended = true;
 }
 
 async fn renew(locks: &Locks, kind: Kind, due: Vec<(Arc<Holding>, Duration)>) {
     if due.is_empty() {
         return;
     }
-    let Ok(store) = locks.store() else { return };
+    let Ok(store) = locks.store() else {
+        // Closed: this task is about to be ended.
+        return due.iter().for_each(|(holding, _)| locks.keeping.forget(holding.token));
+    };
     // One that hangs must not keep others from being renewed in time.
     let patience = due.iter().map(|(_, ttl)| *ttl / 3).min().unwrap_or_default().min(locks.timeout());
     let tickets: Vec<_> = due

@@ -78,7 +78,23 @@ impl Drop for Place {
     }
 }
 
+/// Says that the heartbeat has ended, also where its runtime has, so that the next who waits starts another.
+struct Beating {
+    locks: Arc<Locks>,
+    /// It came to its own end, and another may beat by now.
+    ended: bool,
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.locks.waiting.table().beats = false;
+        }
+    }
+}
+
 async fn beat(locks: Arc<Locks>) {
+    let mut beating = Beating { locks: locks.clone(), ended: false };
     let mut ticks = interval(Pace::BEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is now, and whoever has just come to stand in line was heard of.
@@ -87,6 +103,7 @@ async fn beat(locks: Arc<Locks>) {
         ticks.tick().await;
         let tickets = locks.waiting.tickets();
         if tickets.is_empty() {
+            beating.ended = true;
             return;
         }
         let Ok(store) = locks.store() else { return locks.waiting.wake_all() };
