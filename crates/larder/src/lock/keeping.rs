@@ -42,6 +42,12 @@ struct Kept {
     due: Tick,
 }
 
+enum Due {
+    /// Each for so long.
+    Renew(Vec<(Arc<Holding>, Duration)>),
+    NothingFor(Duration),
+}
+
 impl Keeping {
     /// Renews it for `ttl` again and again, until it is dropped or lost, or `end` is near.
     pub(super) fn keep(holding: &Arc<Holding>, ttl: Duration, max_hold: Duration) {
@@ -69,8 +75,8 @@ impl Keeping {
         }
     }
 
-    /// What to renew now, or how long there is nothing to do; neither, if nothing is left.
-    fn due(&self, now: Tick) -> Option<Result<Vec<(Arc<Holding>, Duration)>, Duration>> {
+    /// What there is to do; none, if nothing is left to be renewed.
+    fn due(&self, now: Tick) -> Option<Due> {
         let mut table = self.table();
         table.kept.retain(|_, kept| {
             let ends = kept.end.since(now) <= kept.ttl / 3;
@@ -81,12 +87,12 @@ impl Keeping {
             return None;
         };
         if next > now {
-            return Some(Err(next.since(now)));
+            return Some(Due::NothingFor(next.since(now)));
         }
         let due =
             table.kept.values().filter(|kept| kept.due <= now || now.since(kept.renewed) >= kept.ttl / 4);
         let with_ttl = |kept: &Kept| Some((kept.holding.upgrade()?, kept.ttl.min(kept.end.since(now))));
-        Some(Ok(due.filter_map(with_ttl).collect()))
+        Some(Due::Renew(due.filter_map(with_ttl).collect()))
     }
 
     fn renewed(&self, token: u64, sent: Tick) {
@@ -125,10 +131,10 @@ async fn run(locks: Arc<Locks>) {
     let mut running = Running { locks: locks.clone(), ended: false };
     while let Some(due) = locks.keeping.due(locks.context.clock.now()) {
         match due {
-            Err(nothing_for) => {
-                let _ = timeout(nothing_for.min(SLICE), locks.keeping.changed.notified()).await;
+            Due::NothingFor(span) => {
+                let _ = timeout(span.min(SLICE), locks.keeping.changed.notified()).await;
             }
-            Ok(due) => {
+            Due::Renew(due) => {
                 let (of_locks, of_permits) =
                     due.into_iter().partition(|(holding, _)| holding.kind == Kind::Lock);
                 tokio::join!(renew(&locks, Kind::Lock, of_locks), renew(&locks, Kind::Permit, of_permits));

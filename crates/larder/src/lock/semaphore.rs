@@ -182,7 +182,7 @@ impl Semaphore {
             .await
             .unwrap_or_else(|_| Err(Error::timed_out(self.locks.timeout())))?;
         Ok(match answer {
-            Taken::Taken => {
+            Taken::Permit => {
                 let (locks, name) = (self.locks.clone(), self.name.clone());
                 let holding = Holding::of_permit(locks, name, attempt.token, sent, self.ttl);
                 if !holding.is_valid() {

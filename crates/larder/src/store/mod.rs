@@ -318,6 +318,7 @@ pub(crate) enum Eviction {
 }
 
 /// The store that a `Larder` stands on.
+#[allow(clippy::large_enum_variant, reason = "there are one or two in a `Larder`")]
 pub(crate) enum AnyStore {
     Memory(MemoryStore),
     #[cfg(feature = "redis")]

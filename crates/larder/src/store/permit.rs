@@ -14,7 +14,7 @@ use crate::error::Result;
 /// The answer to [`PermitStore::take_permit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taken {
-    Taken,
+    Permit,
     /// All are taken, and the first ends after so long; zero where others wait at the door.
     Full {
         first_ends: Duration,

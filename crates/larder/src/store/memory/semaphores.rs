@@ -52,7 +52,7 @@ impl PermitStore for MemoryStore {
             return Ok(Taken::Full { first_ends });
         }
         taken.insert(token, now.after(ttl));
-        Ok(Taken::Taken)
+        Ok(Taken::Permit)
     }
 
     async fn renew_permits(&self, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {

@@ -32,7 +32,7 @@ impl PermitStore for RedisStore {
             .run_script(semaphore, &script::TAKE_PERMIT, &keys, &arguments, Replay::Never)
             .await?;
         match pair(answer)? {
-            (Value::Int(1), _) => Ok(Taken::Taken),
+            (Value::Int(1), _) => Ok(Taken::Permit),
             (Value::Int(0), left) => Ok(Taken::Full { first_ends: Duration::from_millis(number(&left)?) }),
             (Value::Int(-1), _) => Ok(Taken::Gone),
             (other, _) => Err(unexpected(&other)),
