@@ -22,6 +22,8 @@ struct Waiter {
     heard: Tick,
     /// It was given the lock, and has not come for it since.
     given: bool,
+    /// Until when its wake-up key says so.
+    called: Option<Tick>,
 }
 
 #[derive(Default)]
@@ -51,7 +53,7 @@ impl Line {
         self.waiters.retain(|_, waiter| {
             let silent = now.since(waiter.heard);
             if next.is_none() && !waiter.given && silent <= pace.live {
-                (waiter.given, waiter.heard) = (true, now);
+                (waiter.given, waiter.heard, waiter.called) = (true, now, Some(now.after(pace.claim)));
                 next = Some(waiter.token);
                 return true;
             }
@@ -151,7 +153,7 @@ impl LockStore for MemoryStore {
             Attempted::Held
         } else {
             line.last_ticket = line.last_ticket.saturating_add(1);
-            line.waiters.insert(line.last_ticket, Waiter { token, heard: now, given: false });
+            line.waiters.insert(line.last_ticket, Waiter { token, heard: now, given: false, called: None });
             Attempted::Waiting { told: true }
         };
         drop(state);
@@ -190,10 +192,9 @@ impl LockStore for MemoryStore {
         let now = self.clock.now();
         let state = self.locks.state();
         let given_up = state.given_up.get(&token).is_some_and(|until| *until > now);
-        let handed = state.lines.get(lock).is_some_and(|line| {
-            line.holder(now) == Some(token) && line.waiters.values().any(|waiter| waiter.token == token)
-        });
-        Ok(given_up || handed)
+        let called = |waiter: &Waiter| waiter.token == token && waiter.called.is_some_and(|until| until > now);
+        let called = state.lines.get(lock).is_some_and(|line| line.waiters.values().any(called));
+        Ok(given_up || called)
     }
 
     async fn stand_by(&self, waiting: &[Ticket]) -> Result<Vec<Turn>> {

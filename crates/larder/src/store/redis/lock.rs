@@ -82,6 +82,7 @@ impl LockStore for RedisStore {
     async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
         let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
         let (token, ttl, remembered) = (version_text(token), millis(ttl), millis(Pace::REMEMBERED));
+        let kept = millis(2 * Pace::KEPT * self.pace.live);
         let queue: &[u8] = if queue == Queue::StandInLine { b"1" } else { b"0" };
         let names = [lock, &keys.fence, &keys.line, &keys.seen, &keys.wake];
         let arguments = [
@@ -91,6 +92,7 @@ impl LockStore for RedisStore {
             claim.as_bytes(),
             live.as_bytes(),
             remembered.as_bytes(),
+            kept.as_bytes(),
         ];
         let (answer, told) = self.network.run_script_told(lock, &script::ACQUIRE, &names, &arguments).await?;
         attempted(answer, told)

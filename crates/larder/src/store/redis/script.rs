@@ -34,11 +34,11 @@ script!(RESTAMP, "restamp.lua");
 script!(VERSION, "version.lua");
 script!(CHARGE, "charge.lua");
 
-script!(ACQUIRE, "line.lua", "acquire.lua");
-script!(CONFIRM, "line.lua", "confirm.lua");
+script!(ACQUIRE, "acquire.lua", "line.lua", "fence.lua", "acquire_waited_for.lua");
+script!(CONFIRM, "line.lua", "fence.lua", "confirm.lua");
 script!(STAND_BY, "line.lua", "stand_by.lua");
 script!(GIVE_UP, "line.lua", "give_up.lua");
-script!(RELEASE, "line.lua", "release.lua");
+script!(RELEASE, "release.lua", "line.lua", "release_waited_for.lua");
 script!(EXTEND, "extend.lua");
 script!(TAKE_PERMIT, "take_permit.lua");
 script!(RENEW_PERMITS, "renew_permits.lua");

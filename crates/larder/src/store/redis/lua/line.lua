@@ -1,4 +1,5 @@
--- Stands before each script of a lock: the lock's line, and how the lock is handed on. No script by itself.
+-- Stands inside the scripts of a lock, behind what they do where nobody waits: the lock's line, and how the lock is handed on. No
+-- script by itself.
 --
 -- The line is a sorted set of the waiting attempts' tokens by ticket. Beside it a hash says when each was last heard of, in
 -- milliseconds of the server's time: below zero, if it was given the lock and has not come for it since. Its field '#' is
@@ -56,19 +57,5 @@ local function step_out(line, seen, token)
       redis.call('UNLINK', seen)
     end
   end
-end
-
--- Higher than any before: than the last one given while that is remembered, and than the server's time in microseconds at
--- every earlier grant, so that lost data does not lower it. GETSET is a write, so nobody's reads are tracked by it.
-local function next_fence(key, ttl, time)
-  local now = time[1] * 1000000 + time[2]
-  local last = tonumber(redis.call('GETSET', key, string.format('%.0f', now))) or 0
-  local fence = math.max(now, last + 1)
-  if fence ~= now then
-    redis.call('SET', key, string.format('%.0f', fence))
-  end
-  -- The time is the floor; the last fence only matters while a clock could step back behind it.
-  redis.call('PEXPIRE', key, ttl + 60000)
-  return fence
 end
 

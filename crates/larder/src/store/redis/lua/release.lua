@@ -5,8 +5,7 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
-if redis.call('EXISTS', KEYS[2]) == 0
-  or not hand_on(KEYS[1], KEYS[2], KEYS[3], now_of(redis.call('TIME')), ARGV[2], tonumber(ARGV[3])) then
-  redis.call('UNLINK', KEYS[1])
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  return redis.call('UNLINK', KEYS[1])
 end
-return 1
+
