@@ -13,7 +13,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use catalogue::{Catalogue, PRODUCTS, Product};
-use larder::{Cache, Larder, Quota};
+use larder::{Cache, DecidedBy, Larder, Quota};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -178,17 +178,30 @@ async fn handover(larder: &Larder) -> Outcome {
 }
 
 async fn limit(larder: &Larder) -> Outcome {
-    heading("A limit of 5 in 10 seconds against 10 requests");
-    let limiter = larder.rate_limiter("tour", Quota::new(5, Duration::from_secs(10)))?;
+    heading("Limits of 5 in 10 seconds and 100 in an hour against 10 requests");
+    let limiter =
+        larder.rate_limiter("tour", [Quota::new(5, Duration::from_secs(10)), Quota::per_hour(100)])?;
     // A key of its own each run, so that a second run on a server starts afresh.
     let visitor = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos();
+    let mut known = 0;
     for request in 1..=10 {
         let decision = limiter.check(visitor).await?;
+        known += u32::from(decision.decided_by() == DecidedBy::Refusal);
         match decision.retry_after() {
             None => println!("request {request:>2}: allowed, {} left", decision.remaining()),
             Some(wait) => println!("request {request:>2}: refused, try again in {:.2} s", wait.as_secs_f64()),
         }
     }
+    println!("refused here, without asking the store: {known}");
+
+    let mails = larder.rate_limiter("tour-mails", Quota::new(5, Duration::from_millis(200)))?;
+    let since = Instant::now();
+    for _ in 0..12 {
+        if !mails.acquire(visitor, Duration::from_secs(10)).await?.is_allowed() {
+            return Err("no turn within ten seconds".into());
+        }
+    }
+    println!("12 turns at 5 in 200 ms, waited for: {:.0} ms", millis(since.elapsed()));
     Ok(())
 }
 

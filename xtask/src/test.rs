@@ -1,7 +1,8 @@
 //! `cargo xtask test`: all tests, on a real server.
 //!
-//! Three runs of `cargo test` make them: the workspace with all features; larder-bench without its own, as its rivals are
-//! many crates that nobody who runs the tests should have to build; and the one test that needs Docker Compose, where
+//! Four runs of `cargo test` make them: the workspace with all features; larder-bench without its own, as its rivals are
+//! many crates that nobody who runs the tests should have to build; the interleavings, which are built with other locks, in
+//! a folder of their own; and the one test that needs Docker Compose, where
 //! Compose is installed or can be fetched. Where it cannot, the last line says so.
 
 use std::ffi::OsStr;
@@ -49,6 +50,8 @@ fn take_server(arguments: &[String]) -> Result<(Option<PathBuf>, Vec<&str>), Fai
 const WORKSPACE: [&str; 6] =
     ["test", "--all-features", "--locked", "--workspace", "--exclude", "larder-bench"];
 const BENCH: [&str; 4] = ["test", "--locked", "-p", "larder-bench"];
+const INTERLEAVINGS: [&str; 6] =
+    ["test", "--locked", "-p", "larder-interleavings", "--target-dir", "target/interleavings"];
 const COMPOSE: [&str; 6] = [
     "--test",
     "management",
@@ -70,8 +73,15 @@ fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
         let base = if own.copied().any(|word| chooses(&word)) { &WORKSPACE[..3] } else { &WORKSPACE };
         run(cargo(base).args(arguments))
     } else {
-        run(cargo(&WORKSPACE).args(arguments)).and_then(|()| run(cargo(&BENCH).args(arguments))).and_then(
-            |()| {
+        let interleavings = || {
+            let mut command = cargo(&INTERLEAVINGS);
+            command.env("RUSTFLAGS", "--cfg larder_interleavings");
+            command
+        };
+        run(cargo(&WORKSPACE).args(arguments))
+            .and_then(|()| run(cargo(&BENCH).args(arguments)))
+            .and_then(|()| run(interleavings().args(arguments)))
+            .and_then(|()| {
                 if !arguments.is_empty() {
                     return Ok(());
                 }
@@ -84,8 +94,7 @@ fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
                         Ok(())
                     }
                 }
-            },
-        )
+            })
     };
 
     let Counts { passed, failed, ignored } = counts;

@@ -14,6 +14,7 @@ mod instructions;
 mod invalidation;
 mod item;
 mod lane;
+mod limits;
 mod load;
 mod locks;
 mod machine;
@@ -80,6 +81,9 @@ fn measure(options: &Options) -> Outcome<()> {
         let instructions = if options.instructions { Instructions::Count } else { Instructions::LeaveOut };
         findings.join(count::run(instructions)?);
     }
+    if asked(Subcommand::Limits) {
+        findings.join(limits::run(options.pairs)?);
+    }
     if asked(Subcommand::Load) {
         findings.join(load::run()?);
     }
@@ -87,7 +91,7 @@ fn measure(options: &Options) -> Outcome<()> {
         findings.join(near::run(options.pairs, options.instructions)?);
     }
     if asked(Subcommand::NearMiss) {
-        findings.join(miss::run(options.pairs)?);
+        findings.join(miss::run(options.pairs, options.instructions)?);
     }
     if asked(Subcommand::Invalidation) {
         findings.join(invalidation::run(options.pairs)?);

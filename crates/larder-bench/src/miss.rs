@@ -9,8 +9,10 @@ use std::sync::Arc;
 use larder::{Cache, Larder, Near};
 use larder_testkit::Server;
 
+use crate::allocations;
 use crate::driver::row;
 use crate::figures::{Bar, Findings, Limit};
+use crate::instructions;
 use crate::item::{ITEMS, Item};
 use crate::lane::{Lane, Outcome};
 use crate::machine::{self, Ticks};
@@ -22,8 +24,15 @@ use crate::table::{Table, interval, ratio, spread};
 const BAR: Limit = Limit::AtMost(1.05);
 /// What the server is given to do between two looks at its clock.
 const OPERATIONS: u64 = 6_400;
+/// Reads of which allocations are counted, and reads under valgrind.
+const COUNTED: u64 = 1_000;
+const SPUN: u64 = 1_000;
 
-pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
+/// Under which the hidden subcommand `spin` does such reads.
+pub(crate) const SPIN: &str = "miss";
+const NAMES: [&str; 2] = ["plain", "near miss"];
+
+pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<Findings> {
     let began = Ticks::now();
     let mut table = Table::new(&[
         "operation",
@@ -49,6 +58,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     let mut findings = Findings::default();
     findings.add("near-miss", table.finish() + &machine::note(began, &format!("{rounds} rounds")));
     findings.bars.push(Bar::over("near miss / plain server hit, 1 task", BAR, bounds));
+    findings.add("near-miss-count", count(instructions)?);
     findings.add("near-miss-cpu", server_time(rounds)?);
     Ok(findings)
 }
@@ -61,7 +71,8 @@ async fn lanes(url: &str, tasks: u64) -> Outcome<Vec<Lane>> {
     for cache in [&plain, &near] {
         cache.set_many((0u64..).zip(&items)).await?;
     }
-    Ok(vec![lane("plain", &plain, tasks), lane("near miss", &near.fresh(), tasks)])
+    let [of_plain, of_miss] = NAMES;
+    Ok(vec![lane(of_plain, &plain, tasks), lane(of_miss, &near.fresh(), tasks)])
 }
 
 fn lane(name: &'static str, cache: &Cache<Arc<Item>>, tasks: u64) -> Lane {
@@ -75,6 +86,53 @@ fn lane(name: &'static str, cache: &Cache<Arc<Item>>, tasks: u64) -> Lane {
             Ok(())
         })
     })
+}
+
+/// What the client does for one read of either kind.
+fn count(instructions: bool) -> Outcome<String> {
+    eprintln!("near-miss: counting");
+    let server = Server::builder().tcp().start();
+    let url = server.url();
+    let counted = instructions && instructions::available();
+    let mut table = Table::new(&["one read", "allocations", "bytes", "instructions"]);
+    for (place, name) in NAMES.iter().enumerate() {
+        let taken = reads(place, &url, COUNTED, |work| {
+            work()?;
+            allocations::start();
+            let done = work();
+            let taken = allocations::stop();
+            done.map(|()| taken)
+        })?;
+        let executed = if counted {
+            instructions::per_turn(&[SPIN, name, &url], SPUN)?.to_string()
+        } else {
+            "–".to_owned()
+        };
+        let tenths = (taken.count * 10 + COUNTED / 2) / COUNTED;
+        let each = format!("{}.{}", tenths / 10, tenths % 10);
+        table.row(&[name, &each, &(taken.bytes / COUNTED).to_string(), &executed]);
+    }
+    Ok(table.finish())
+}
+
+/// What `spin miss` does under valgrind.
+pub(crate) fn spin(which: &str, url: &str, times: u64) -> Outcome<()> {
+    let place = NAMES.iter().position(|name| *name == which).ok_or("no such read")?;
+    reads(place, url, times, |work| work())
+}
+
+/// Calls `measured` around so many reads by one task on one thread.
+fn reads<T>(
+    place: usize,
+    url: &str,
+    times: u64,
+    measured: impl FnOnce(&mut dyn FnMut() -> Outcome<()>) -> Outcome<T>,
+) -> Outcome<T> {
+    let runtime = Flavour::CurrentThread.build()?;
+    let lanes = runtime.block_on(lanes(url, 1))?;
+    let lane = lanes.get(place).ok_or("no such lane")?;
+    let mut work = || runtime.block_on(lane.run(times)).map(drop);
+    measured(&mut work)
 }
 
 /// The processor time of the server's main thread for one read of either kind: what it takes is the same however busy

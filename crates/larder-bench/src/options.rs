@@ -18,12 +18,13 @@ larder-bench SUBCOMMAND [OPTIONS]      larder beside its rivals, on servers that
   invalidation  from a SET to the near copies that it drops, beside the bare push
   zipf          99 % near hits beside the server alone
   locks         a lock beside SET NX PX and a script, and how long it takes from one holder to the next
+  limits        what a decision of a rate limit costs the server and the client, beside scripts and rivals
   rivals        larder, cached and multi-tier-cache beside the bare driver (feature `rivals`)
   near-rivals   larder's near tier beside those of rustis and multi-tier-cache (feature `rivals`)
   all           all of these, with --instructions
 
   --pairs N        rounds a configuration; default 40, at least 20 to be worth anything
-  --instructions   let `count` and `near` count instructions too, under valgrind
+  --instructions   let `count`, `near` and `near-miss` count instructions too, under valgrind
   --write PAGE     put the figures into PAGE, between its <!-- figures:… --> markers, and plots into the folder beside
                    it that is named after it
 ";
@@ -35,6 +36,7 @@ pub(crate) enum Subcommand {
     Many,
     Commands,
     Count,
+    Limits,
     Load,
     Near,
     NearMiss,
@@ -54,6 +56,7 @@ impl Subcommand {
             "many" => Self::Many,
             "commands" => Self::Commands,
             "count" => Self::Count,
+            "limits" => Self::Limits,
             "load" => Self::Load,
             "near" => Self::Near,
             "near-miss" => Self::NearMiss,

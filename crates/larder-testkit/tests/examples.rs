@@ -69,6 +69,28 @@ fn the_tour_shows_what_it_promises() {
                 "request  5: allowed, 0 left",
                 "request  6: refused",
                 "request 10: refused",
+                "refused here, without asking the store: ",
+                "12 turns at 5 in 200 ms",
+            ],
+        );
+    }
+}
+
+#[test]
+fn the_example_of_rate_limits_runs_on_each_store() {
+    let server = Server::builder().tcp().start();
+    for url in ["memory:", &server.url(), &server.url()] {
+        says(
+            "rate_limit",
+            url,
+            &[
+                "request 3: allowed, 0 left",
+                "request 4: refused by 1s",
+                "mail 6: sent",
+                "reserved 4000, used 1200, 2800 came back",
+                "8800 left",
+                "true true false",
+                "decided by store",
             ],
         );
     }

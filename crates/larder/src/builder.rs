@@ -218,7 +218,7 @@ impl LarderBuilder {
         let strict = self.strict;
         let store = match self.target()? {
             Target::Memory => {
-                AnyStore::Memory(MemoryStore::new(self.bounds, Clock::default(), changes.clone()))
+                AnyStore::Memory(Box::new(MemoryStore::new(self.bounds, Clock::default(), changes.clone())))
             }
             Target::Server(server) => self.server(server, changes.clone()).await?,
         };

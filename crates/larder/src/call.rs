@@ -4,6 +4,7 @@
 //! the first poll and the timer is only made when the answer is not there at once, so an operation on the embedded
 //! store never touches the timer wheel.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -105,7 +106,7 @@ where
         if *this.timed == Timed::Always {
             this.started.get_or_insert_with(Instant::now);
         }
-        let polled = this.work.poll(cx);
+        let polled = this.work.as_mut().poll(cx);
         if let (Poll::Ready(Ok(_)), None) = (&polled, &this.started) {
             return polled;
         }
@@ -121,7 +122,10 @@ where
                     }));
                 }
                 match this.timer.as_pin_mut().map(|timer| timer.poll(cx)) {
-                    Some(Poll::Ready(())) => Err((this.late)(*this.timeout)),
+                    Some(Poll::Ready(())) => match last_poll(this.work, cx) {
+                        Poll::Ready(result) => result,
+                        Poll::Pending => Err((this.late)(*this.timeout)),
+                    },
                     _ => return Poll::Pending,
                 }
             }
@@ -129,6 +133,27 @@ where
         this.instrument.finished(started.elapsed(), result.as_ref().err());
         Poll::Ready(result)
     }
+}
+
+thread_local! {
+    static LATE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Work whose time is over is polled once more: what can decide without an answer does so then.
+fn last_poll<F: Future>(work: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    struct Late(bool);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            LATE.set(self.0);
+        }
+    }
+    let _late = Late(LATE.replace(true));
+    work.poll(cx)
+}
+
+/// Whether this is the last poll of the call that is being polled.
+pub(crate) fn is_late() -> bool {
+    LATE.get()
 }
 
 impl<F> fmt::Debug for Call<'_, F> {

@@ -16,6 +16,11 @@ impl Tick {
         Self(self.0.saturating_add(span))
     }
 
+    /// For what counts in microseconds and only compares ticks.
+    pub(crate) fn as_micros(self) -> u64 {
+        u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// Zero where `earlier` is the later one.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
@@ -61,6 +66,9 @@ pub(crate) enum Clock {
     Manual(Arc<AtomicU64>),
 }
 
+/// How old [`Clock::recent`] may be: the kernel's timer ticks at least a hundred times a second.
+pub(crate) const RECENT: Duration = Duration::from_millis(10);
+
 impl Clock {
     pub(crate) fn now(&self) -> Tick {
         match self {
@@ -80,6 +88,39 @@ impl Clock {
             }
         }
     }
+
+    /// A look at the clock that this thread has taken within the last [`RECENT`]: for decisions within nanoseconds, of
+    /// which a precise look takes most, and which can look again where it matters.
+    pub(crate) fn recent(&self) -> Tick {
+        match self {
+            Self::Machine => Tick(recent()),
+            Self::Manual(_) => self.now(),
+        }
+    }
+}
+
+/// The kernel's last tick is read without asking the processor's counter; while it is the same, so is the time, nearly.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn recent() -> Duration {
+    use std::cell::Cell;
+    thread_local! {
+        static LAST: Cell<(i64, i64, Duration)> = const { Cell::new((0, 0, Duration::ZERO)) };
+    }
+    let tick = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    let (seconds, nanos, time) = LAST.get();
+    #[allow(clippy::useless_conversion, reason = "narrower on some targets")]
+    let tick = (i64::from(tick.tv_sec), i64::from(tick.tv_nsec));
+    if (seconds, nanos) == tick {
+        return time;
+    }
+    let time = machine();
+    LAST.set((tick.0, tick.1, time));
+    time
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn recent() -> Duration {
+    machine()
 }
 
 #[cfg(unix)]
@@ -130,6 +171,24 @@ mod tests {
         let earlier = clock.now();
         while clock.now() == earlier {}
         assert!(clock.now() > earlier);
+    }
+
+    #[test]
+    fn a_recent_look_is_never_ahead_and_never_old() {
+        let (clock, mut last) = (Clock::default(), Tick(Duration::ZERO));
+        let started = clock.now();
+        while clock.now().since(started) < Duration::from_millis(50) {
+            let before = clock.now();
+            let recent = clock.recent();
+            let after = clock.now();
+            assert!(recent <= after && recent >= last);
+            // A thread that was not running for long says nothing about the clock.
+            if after.since(before) < Duration::from_millis(1) {
+                assert!(after.since(recent) < 2 * RECENT, "{:?}", after.since(recent));
+            }
+            last = recent;
+        }
+        assert!(last.since(started) > Duration::ZERO);
     }
 
     #[test]

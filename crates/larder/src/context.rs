@@ -18,10 +18,11 @@ use crate::near::Changes;
 use crate::outbox::{Added, Outbox};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
+use crate::store::limit::{LimitStore, Term};
 use crate::store::trust::Seen;
 use crate::store::{AnyStore, Claim, Eviction, Listener, Store};
 use crate::tasks::Tasks;
-use crate::telemetry::{self, Instrument, LimitMeter};
+use crate::telemetry::{self, Instrument};
 
 pub(crate) struct Context {
     store: AnyStore,
@@ -40,14 +41,16 @@ pub(crate) struct Context {
     pub(crate) outbox: Outbox,
     /// Loads under way.
     pub(crate) loads: Tasks,
-    /// Claims of loads on their way back.
+    /// What waits for the end of a lease or renews a permit.
+    pub(crate) timers: Tasks,
+    /// Claims of loads, permits and refunds on their way back.
     releases: Tasks,
     pub(crate) ping_meter: Instrument,
     pub(crate) explain_meter: Instrument,
     pub(crate) tag_meter: Instrument,
     pub(crate) snapshot_meter: Instrument,
     caches: Mutex<HashMap<String, Arc<dyn AnyCache>>>,
-    limiters: Mutex<HashMap<String, Arc<LimitMeter>>>,
+    limiters: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
 }
 
 /// How long a replaced version is kept: longer than what carries the old one, which is a miss without it, too.
@@ -121,6 +124,7 @@ impl Context {
             changes,
             outbox: Outbox::default(),
             loads: Tasks::default(),
+            timers: Tasks::default(),
             releases: Tasks::default(),
             ping_meter: Instrument::new("larder", "", "ping"),
             explain_meter: Instrument::new("larder", "", "explain"),
@@ -196,6 +200,7 @@ impl Context {
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.loads.abort().await;
+        self.timers.abort().await;
         self.releases.finish(self.limits.response_timeout).await;
         self.store.close();
         if let Some((coordination, _)) = &self.coordination {
@@ -231,7 +236,9 @@ impl Context {
     fn send_queued(self: &Arc<Self>, added: Added) {
         if added == Added::Send {
             let context = self.clone();
-            self.loads.spawn(async move { context.send_outbox().await });
+            if !self.loads.spawn(async move { context.send_outbox().await }) {
+                self.outbox.nobody_sends();
+            }
         }
     }
 
@@ -279,9 +286,57 @@ impl Context {
         })
     }
 
-    pub(crate) fn limit_meter(&self, name: &str) -> Arc<LimitMeter> {
+    /// Gives unused permits of a rate limit back without anybody waiting for it; once, as they come back by themselves.
+    pub(crate) fn refund_in_background(
+        self: &Arc<Self>,
+        name: String,
+        terms: Vec<Term>,
+        permits: u64,
+        stamp: u64,
+    ) {
+        let context = self.clone();
+        self.releases.spawn(async move {
+            let refund = context.coordination_even_closed().refund(&name, &terms, permits, stamp);
+            if let Ok(Err(error)) = tokio::time::timeout(context.limits.response_timeout, refund).await {
+                tracing::debug!(%error, "unused permits could not be given back and count until their window has passed");
+            }
+        });
+    }
+
+    /// Frees a permit of a concurrency limit without anybody waiting for it, unless its time is over before.
+    pub(crate) fn leave_in_background(self: &Arc<Self>, name: String, token: u64, ttl: Duration) {
+        let context = self.clone();
+        self.releases.spawn(async move {
+            let end = context.clock.now().after(ttl);
+            let mut pause = Duration::from_millis(20);
+            loop {
+                let leave = context.coordination_even_closed().leave(&name, token);
+                match tokio::time::timeout(context.limits.response_timeout, leave).await {
+                    Ok(Err(error)) if error.is_retryable() => {}
+                    Ok(_) => return,
+                    Err(_) => {}
+                }
+                if context.clock.now().after(pause) >= end {
+                    tracing::debug!("a permit could not be freed and ends with its time");
+                    return;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+        });
+    }
+
+    /// What all handles of this limiter share; made on first use.
+    pub(crate) fn shared_of_limiter<T: Any + Send + Sync>(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> T,
+    ) -> Result<Arc<T>> {
         let mut limiters = self.limiters.lock().unwrap_or_else(PoisonError::into_inner);
-        limiters.entry(name.to_owned()).or_insert_with(|| Arc::new(LimitMeter::new(name))).clone()
+        let shared = limiters.entry(name.to_owned()).or_insert_with(|| Arc::new(make())).clone();
+        shared
+            .downcast()
+            .map_err(|_| Error::invalid(format!("the name {name:?} is used by another kind of limiter")))
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -10,11 +10,11 @@
 //! |---|---|
 //! | 0 | 0x9A |
 //! | 1 | layout version, 1 |
-//! | 2 | kind (2 bits), compression (3), codec (3), from the top |
+//! | 2 | kind (2 bits), whether 18–23 is an expiry (1), compression (2), codec (3), from the top |
 //! | 3 | number of tags |
 //! | 4–11 | nonce, random, never 0: a token where the kind is a placeholder |
 //! | 12–17 | written at, ms since 1970 |
-//! | 18–23 | fresh until, ms since 1970; 0: until it expires |
+//! | 18–23 | fresh until, ms since 1970, 0: as long as it is there; or when it expires, as it was written |
 //! | 24–27 | what loading it took, µs, at most 2³²−1 |
 //! | 28–35 | version of the cache's clear, 0: none |
 //! | 36–39 | CRC-32 (IEEE) of all the other bytes |
@@ -66,6 +66,9 @@ pub(crate) struct Envelope {
     pub(crate) written_at: u64,
     /// Milliseconds since 1970, in the server's time; 0: until it expires.
     pub(crate) fresh_until: u64,
+    /// Milliseconds since 1970, in the server's time: when it expires unless it is touched, where `fresh_until` is 0; 0: not said.
+    /// Who keeps a copy ends it then.
+    pub(crate) expires_at: u64,
     /// Microseconds.
     pub(crate) load_cost: u32,
     pub(crate) clear_version: u64,
@@ -107,6 +110,7 @@ impl Envelope {
             nonce: token,
             written_at,
             fresh_until: 0,
+            expires_at: 0,
             load_cost: 0,
             clear_version,
             tags,
@@ -132,16 +136,17 @@ impl Envelope {
             Codec::Json => 0,
             Codec::MessagePack => 1,
         };
+        let expires = u8::from(self.fresh_until == 0 && self.expires_at != 0);
         let tags = self.tags.iter().take(usize::from(u8::MAX));
         out.extend_from_slice(&[
             MAGIC,
             LAYOUT,
-            kind << 6 | compression << 3 | codec,
+            kind << 6 | expires << 5 | compression << 3 | codec,
             u8::try_from(tags.len()).unwrap_or(u8::MAX),
         ]);
         out.extend_from_slice(&self.nonce.to_be_bytes());
         out.extend_from_slice(&six_bytes(self.written_at));
-        out.extend_from_slice(&six_bytes(self.fresh_until));
+        out.extend_from_slice(&six_bytes(if expires == 1 { self.expires_at } else { self.fresh_until }));
         out.extend_from_slice(&self.load_cost.to_be_bytes());
         out.extend_from_slice(&self.clear_version.to_be_bytes());
         out.extend_from_slice(&[0; 4]);
@@ -161,7 +166,8 @@ impl Envelope {
         }
         let nonce = u64::from_be_bytes(reader.array()?);
         let written_at = from_six_bytes(reader.array()?);
-        let fresh_until = from_six_bytes(reader.array()?);
+        let ends = from_six_bytes(reader.array()?);
+        let (fresh_until, expires_at) = if packed >> 5 & 1 == 0 { (ends, 0) } else { (0, ends) };
         let load_cost = u32::from_be_bytes(reader.array()?);
         let clear_version = u64::from_be_bytes(reader.array()?);
         let checksum = u32::from_be_bytes(reader.array()?);
@@ -175,7 +181,7 @@ impl Envelope {
             2 => Kind::Placeholder,
             _ => return Err(Damage::Unknown),
         };
-        let compression = match packed >> 3 & 7 {
+        let compression = match packed >> 3 & 3 {
             0 => Compression::None,
             1 => Compression::Lz4,
             _ => return Err(Damage::Unknown),
@@ -192,8 +198,18 @@ impl Envelope {
             let tag = str::from_utf8(reader.take(usize::from(length))?).map_err(|_| Damage::Unknown)?;
             tags.push(TagVersion { tag: tag.to_owned(), version });
         }
-        let envelope =
-            Self { kind, codec, compression, nonce, written_at, fresh_until, load_cost, clear_version, tags };
+        let envelope = Self {
+            kind,
+            codec,
+            compression,
+            nonce,
+            written_at,
+            fresh_until,
+            expires_at,
+            load_cost,
+            clear_version,
+            tags,
+        };
         Ok((envelope, reader.0))
     }
 }
@@ -253,11 +269,12 @@ pub(crate) enum Glance {
 pub(crate) fn glance(start: &[u8]) -> Glance {
     match start {
         [MAGIC, LAYOUT, packed, _, ..] if packed >> 6 != 0 => Glance::Nothing,
-        [MAGIC, LAYOUT, _, tags, rest @ ..] => {
+        [MAGIC, LAYOUT, packed, tags, rest @ ..] => {
             let mut reader = Reader(rest);
             let mut read = || -> Result<_, Damage> {
                 reader.take(14)?;
-                let fresh_until = from_six_bytes(reader.array()?);
+                let ends = from_six_bytes(reader.array()?);
+                let fresh_until = if packed >> 5 & 1 == 0 { ends } else { 0 };
                 reader.take(4)?;
                 Ok((fresh_until, u64::from_be_bytes(reader.array()?)))
             };
@@ -316,9 +333,20 @@ mod tests {
         let compressions = prop_oneof![Just(Compression::None), Just(Compression::Lz4)];
         let tag = ("\\PC{0,40}", any::<u64>()).prop_map(|(tag, version)| TagVersion { tag, version });
         let tags = proptest::collection::vec(tag, 0..4);
-        let times = (0u64..1 << 48, 0u64..1 << 48);
+        let ends =
+            prop_oneof![(0u64..1 << 48).prop_map(|at| (at, 0)), (1u64..1 << 48).prop_map(|at| (0, at))];
+        let times = (0u64..1 << 48, ends);
         (kinds, codecs, compressions, any::<u64>(), times, any::<u32>(), any::<u64>(), tags).prop_map(
-            |(kind, codec, compression, nonce, (written_at, fresh_until), load_cost, clear_version, tags)| {
+            |(
+                kind,
+                codec,
+                compression,
+                nonce,
+                (written_at, (fresh_until, expires_at)),
+                load_cost,
+                clear_version,
+                tags,
+            )| {
                 Envelope {
                     kind,
                     codec,
@@ -326,6 +354,7 @@ mod tests {
                     nonce,
                     written_at,
                     fresh_until,
+                    expires_at,
                     load_cost,
                     clear_version,
                     tags,

@@ -151,6 +151,13 @@ impl Error {
         away || not_now || self.kind() == Kind::LockHeld
     }
 
+    /// Whether the request may have taken effect all the same: it was sent, or may have been, and no answer came. A rate
+    /// limit may have been charged then.
+    #[must_use]
+    pub fn is_indeterminate(&self) -> bool {
+        matches!(self.kind(), ErrorKind::TimedOut | ErrorKind::Disconnected)
+    }
+
     /// Whether no answer came in time.
     #[must_use]
     pub fn is_timeout(&self) -> bool {

@@ -90,6 +90,18 @@ impl Keyspace {
         Ok(whole.as_str().to_owned())
     }
 
+    /// The permits of a concurrency limiter.
+    pub(crate) fn permits(&self, name: &str, key: impl CacheKey) -> Result<String> {
+        check("a concurrency limiter's name", name)?;
+        let mut whole = Name::new();
+        for part in ["~permits.1:{", self.namespace(), "/", name, ":"] {
+            whole.push_str(part);
+        }
+        key.write(&mut KeyText::new(&mut whole));
+        whole.push_str("}");
+        Ok(whole.as_str().to_owned())
+    }
+
     fn namespace(&self) -> &str {
         self.prefix.trim_end_matches('/')
     }

@@ -11,7 +11,7 @@ use crate::cache::{CacheBuilder, Explanation, Tag, TagSnapshot};
 use crate::call::Call;
 use crate::context::Context;
 use crate::error::Result;
-use crate::limit::{Quota, RateLimiter};
+use crate::limit::{ConcurrencyLimiter, Quotas, RateLimiter};
 use crate::lock::{Lock, Locks, Semaphore};
 use crate::stats::Stats;
 use crate::store::Store;
@@ -181,15 +181,27 @@ impl Larder {
         Semaphore::new(self.locks.clone(), name, permits)
     }
 
-    /// A rate limiter under a name of `A-Z a-z 0-9 _ . -`.
+    /// A rate limiter under a name of `A-Z a-z 0-9 _ . -`: with one [`Quota`](crate::Quota), or with an array or a `Vec`
+    /// of several that are decided together.
     ///
     /// # Errors
     ///
     /// `InvalidSetting` for a name or a quota that makes no sense.
-    pub fn rate_limiter(&self, name: &str, quota: Quota) -> Result<RateLimiter> {
+    pub fn rate_limiter(&self, name: &str, quotas: impl Into<Quotas>) -> Result<RateLimiter> {
         self.context.note_coordination();
         self.context.check_coordination()?;
-        RateLimiter::new(self.context.clone(), name, quota)
+        RateLimiter::new(self.context.clone(), name, quotas.into())
+    }
+
+    /// A limit of how many may run at once, under a name of `A-Z a-z 0-9 _ . -`; from 1 to 100,000.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for a name or a number that makes no sense.
+    pub fn concurrency_limiter(&self, name: &str, permits: u64) -> Result<ConcurrencyLimiter> {
+        self.context.note_coordination();
+        self.context.check_coordination()?;
+        ConcurrencyLimiter::new(self.context.clone(), name, permits)
     }
 
     /// What has been counted since the connection was made.

@@ -34,6 +34,7 @@
 //! | `msgpack` | `Format::MessagePack` |
 //! | `compress` | `CacheBuilder::compress_above`, LZ4 |
 //! | `metrics` | counters and histograms through the `metrics` facade |
+//! | `tower` | `RateLimitLayer` for axum, hyper and tonic |
 //! | `uuid` | `CacheKey` for `uuid::Uuid` |
 //!
 //! larder needs a tokio runtime with time and, for servers, I/O enabled.
@@ -48,6 +49,8 @@ mod context;
 mod endpoint;
 mod envelope;
 mod error;
+#[cfg(feature = "tower")]
+mod http;
 mod key;
 mod keyspace;
 mod larder;
@@ -85,7 +88,17 @@ pub use value::Format;
 pub use lock::{Fence, Guard, Lock, LockLease, Release, Semaphore, SemaphorePermit};
 
 // Rate limits
-pub use limit::{Decision, Quota, RateLimiter};
+pub use limit::{ConcurrencyLimiter, Permit};
+pub use limit::{
+    DecidedBy, Decision, Lease, Outage, Quota, Quotas, RateLimiter, Reservation, Reserve, Settled,
+};
+
+// HTTP
+#[cfg(feature = "tower")]
+pub use self::http::{
+    ClientIp, Grpc, HeaderKey, PathKey, Problem, RateLimitFields, RateLimitLayer, RateLimitService, Refusal,
+    Refuse, RequestHead, RequestKey,
+};
 
 /// The programs of the README and of docs/, so that they compile.
 #[cfg(doctest)]
@@ -93,5 +106,6 @@ pub use limit::{Decision, Quota, RateLimiter};
 #[doc = include_str!("../../../docs/cache.md")]
 #[doc = include_str!("../../../docs/near-cache.md")]
 #[doc = include_str!("../../../docs/locks.md")]
+#[doc = include_str!("../../../docs/rate-limits.md")]
 #[doc = include_str!("../../../docs/transactions.md")]
 struct Pages;

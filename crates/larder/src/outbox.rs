@@ -26,6 +26,14 @@ struct Queue {
     renewals: HashSet<Box<str>>,
     /// Whether a task is sending.
     sending: bool,
+    /// What it is sending just now.
+    under_way: HashSet<Box<str>>,
+}
+
+impl Queue {
+    fn replaces(&self, version: &str) -> bool {
+        self.renewals.contains(version) || self.under_way.contains(version)
+    }
 }
 
 #[derive(Default)]
@@ -56,6 +64,41 @@ impl Outbox {
     #[inline]
     pub(crate) fn is_pending(&self) -> bool {
         self.pending.load(Ordering::Acquire)
+    }
+
+    /// Whether what the server has of an entry is older than what this process wrote: its invalidation, or that of its whole
+    /// cache, whose clear version is `clear`, has not been sent yet.
+    pub(crate) fn holds(&self, name: &str, clear: &str) -> bool {
+        if !self.is_pending() {
+            return false;
+        }
+        let queue = self.queue();
+        let deletes = || queue.deletes.values().any(|names| names.contains(name));
+        queue.under_way.contains(name) || queue.replaces(clear) || deletes()
+    }
+
+    /// Whether a version is to be replaced, and has not been yet.
+    pub(crate) fn replaces(&self, version: &str) -> bool {
+        self.is_pending() && self.queue().replaces(version)
+    }
+
+    /// These were written to since, and the server has answered: what is queued of them is of no use any more.
+    pub(crate) fn settled(&self, names: &[&str]) {
+        if !self.is_pending() {
+            return;
+        }
+        let mut queue = self.queue();
+        for name in names {
+            let removed =
+                queue.deletes.values_mut().map(|names| usize::from(names.remove(*name))).sum::<usize>();
+            queue.count -= removed;
+            queue.under_way.remove(*name);
+        }
+    }
+
+    /// There is no runtime to send in: the next to be queued is to try again.
+    pub(crate) fn nobody_sends(&self) {
+        self.queue().sending = false;
     }
 
     /// Queues the deletion of an entry, of the cache whose clear version is `clear`.
@@ -105,6 +148,7 @@ impl Outbox {
     /// Takes out what to send next, or nothing: then the sender's work is done.
     pub(crate) fn next(&self) -> Option<Batch> {
         let mut queue = self.queue();
+        queue.under_way.clear();
         let all = queue.deletes.iter().flat_map(|(clear, names)| names.iter().map(move |name| (name, clear)));
         let deletes: Vec<_> =
             all.take(BATCH).map(|(name, clear)| (Name::from(&**name), clear.clone())).collect();
@@ -127,6 +171,9 @@ impl Outbox {
         for name in &renewals {
             queue.renewals.remove(name.as_str());
         }
+        queue
+            .under_way
+            .extend(deletes.iter().map(|(name, _)| name).chain(&renewals).map(|name| name.as_str().into()));
         Some(Batch { deletes, renewals })
     }
 
@@ -168,6 +215,22 @@ mod tests {
         assert_eq!(outbox.next(), None);
         assert!(!outbox.is_pending());
         assert_eq!(outbox.delete("user:1", Some("clear")), Added::Send, "nobody sends any more");
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_overdue_until_it_was_sent_or_written_anew() {
+        let outbox = Outbox::default();
+        outbox.delete("user:1", Some("clear"));
+        outbox.delete("user:2", Some("clear"));
+        outbox.renew("tag");
+        let overdue = |name| outbox.holds(name, "clear");
+        assert!(overdue("user:1") && !overdue("user:3") && outbox.replaces("tag"));
+        let _under_way = outbox.next();
+        assert!(overdue("user:1") && overdue("user:2") && outbox.replaces("tag"));
+        outbox.settled(&["user:2"]);
+        assert!(overdue("user:1") && !overdue("user:2"));
+        assert_eq!(outbox.next(), None);
+        assert!(!overdue("user:1") && !outbox.replaces("tag"));
     }
 
     #[test]

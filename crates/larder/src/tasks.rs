@@ -18,13 +18,14 @@ impl Default for Tasks {
 
 impl Tasks {
     /// Starts a task, unless the owner is closed or there is no runtime any more (a guard dropped at the very end
-    /// of `main`): then the task is dropped.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if let Some(set) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            while set.try_join_next().is_some() {}
-            set.spawn_on(task, &runtime);
-        }
+    /// of `main`): then the task is dropped. Whether it was started.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return false };
+        let mut set = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(set) = set.as_mut() else { return false };
+        while set.try_join_next().is_some() {}
+        set.spawn_on(task, &runtime);
+        true
     }
 
     /// Ends every task and waits until each is gone.

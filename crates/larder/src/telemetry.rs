@@ -24,7 +24,7 @@ pub(crate) struct Instrument {
 }
 
 impl Instrument {
-    /// `kind` is `cache`, `lock`, `limiter`, `tag` or `larder`; `name` is the cache's or limiter's.
+    /// `kind` is `cache`, `lock`, `limiter`, `concurrency`, `tag` or `larder`; `name` is the cache's or limiter's.
     #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has labels"))]
     pub(crate) fn new(kind: &'static str, name: &str, operation: &'static str) -> Self {
         #[cfg(feature = "metrics")]
@@ -366,39 +366,6 @@ impl CacheMeter {
             .collect(),
         }
     }
-}
-
-/// What one rate limiter counts.
-pub(crate) struct LimitMeter {
-    #[cfg(feature = "metrics")]
-    allowed: metrics::Counter,
-    #[cfg(feature = "metrics")]
-    refused: metrics::Counter,
-    pub(crate) check: Instrument,
-    pub(crate) remaining: Instrument,
-}
-
-impl LimitMeter {
-    pub(crate) fn new(name: &str) -> Self {
-        #[cfg(feature = "metrics")]
-        let decisions = |decision: &'static str| metrics::counter!("larder_limiter_decisions_total", "limiter" => name.to_owned(), "decision" => decision);
-        Self {
-            #[cfg(feature = "metrics")]
-            allowed: decisions("allowed"),
-            #[cfg(feature = "metrics")]
-            refused: decisions("refused"),
-            check: Instrument::new("limiter", name, "check"),
-            remaining: Instrument::new("limiter", name, "remaining"),
-        }
-    }
-
-    #[cfg(feature = "metrics")]
-    pub(crate) fn decided(&self, allowed: bool) {
-        if allowed { self.allowed.increment(1) } else { self.refused.increment(1) }
-    }
-
-    #[cfg(not(feature = "metrics"))]
-    pub(crate) fn decided(&self, _: bool) {}
 }
 
 /// A lock or a limiter was made on a server that evicts.

@@ -372,8 +372,9 @@ async fn where_more_is_queued_than_fits_the_cache_is_cleared() {
     until("the cache is cleared", async || all.get("never deleted").await.is_ok_and(|found| found.is_none()))
         .await;
     until("all is sent", async || all.get(10_000).await.is_ok_and(|found| found.is_none())).await;
-    let explained = larder.explain("user:never deleted").await.unwrap();
-    assert_eq!(explained.stored, Stored::Void { by: "clear".into() });
+    let stored = async || larder.explain("user:never deleted").await.unwrap().stored;
+    until("the queue is sent", async || stored().await != Stored::Overdue).await;
+    assert_eq!(stored().await, Stored::Void { by: "clear".into() });
     assert_eq!(other.get("a").await.unwrap(), Some(user("of another cache")));
 }
 

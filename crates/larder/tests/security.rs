@@ -478,7 +478,7 @@ async fn a_default_user_that_is_off_keeps_nobody_else_out() {
 
 #[tokio::test]
 async fn every_permission_of_the_lines_is_in_the_pages_table_and_the_other_way_round() {
-    let blocks = ["cache", "tracking", "coordination", "eviction", "cluster", "sentinel", "database", "name"];
+    let blocks = ["cache", "tracking", "coordination", "permits", "eviction", "cluster", "sentinel", "database", "name"];
     let mut granted: Vec<String> =
         ['+', '~'].iter().flat_map(|mark| permissions(&blocks, *mark)).map(str::to_owned).collect();
     let (_, rest) = PAGE.split_once("| permission |").unwrap();
@@ -510,4 +510,33 @@ async fn a_stored_value_that_claims_to_be_huge_takes_no_memory() {
     let reloaded =
         texts.get_or_load("bomb", || async { Ok::<_, Infallible>("small".to_owned()) }).await.unwrap();
     assert_eq!(reloaded, "small");
+}
+
+#[tokio::test]
+async fn concurrency_limits_need_their_own_line_and_all_of_it() {
+    let server = Server::builder().tcp().start();
+    let permits = permissions(&["permits"], '+');
+    assert!(permits.len() > 5, "{permits:?}");
+    for without in std::iter::once(None).chain(permits.iter().map(Some)) {
+        apply(&server, &["cache", "coordination", "permits"]);
+        if let Some(command) = without {
+            server.command(&["ACL", "SETUSER", USER, &command.replacen('+', "-", 1)]);
+        }
+        let larder = as_shop(&server.url()).connect().await.unwrap();
+        let limiter =
+            larder.concurrency_limiter("exports", 1).unwrap().ttl(Duration::from_millis(200)).unwrap();
+        let all = async {
+            let key = namespace();
+            let first = limiter.try_acquire(&key).await?.expect("a free permit");
+            limiter.try_acquire(&key).await?;
+            limiter.in_use(&key).await?;
+            // Renewed for longer than it lasts, or lost.
+            tokio::select! {
+                () = first.lost() => return Err(larder.rate_limiter("", Quota::per_hour(1)).unwrap_err()),
+                () = tokio::time::sleep(Duration::from_millis(400)) => {}
+            }
+            first.release().await
+        };
+        assert_eq!(all.await.is_ok(), without.is_none(), "{without:?}");
+    }
 }

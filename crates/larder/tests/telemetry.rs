@@ -146,6 +146,12 @@ async fn history(server: &Server, larder: &Larder) -> u64 {
         assert_eq!(limiter.allow("key-9").await.unwrap(), allowed);
     }
     assert_eq!(limiter.remaining("key-9").await.unwrap(), 0);
+    assert!(limiter.check_many(["key-12"]).await.unwrap()[0].is_allowed());
+    let taken = limiter.take_up_to("key-12", 1).await.unwrap();
+    limiter.refund("key-12", taken, 1).await.unwrap();
+    limiter.reset("key-12").await.unwrap();
+    assert!(limiter.acquire("key-12", HOUR).await.unwrap().is_allowed());
+    limiter.reserve("key-12", 1).await.unwrap().granted().unwrap().settle(0).await.unwrap();
     larder.ping().await.unwrap();
     size
 }
@@ -198,7 +204,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     let (_, list) = PAGE.split_once("- `kind` and `operation`: ").unwrap();
     let listed = codes(list.split_once("\n- ").unwrap().0);
     let timed = |name: &&String| name.starts_with("larder_operation_seconds{");
-    assert_eq!(recorded.values.keys().filter(timed).count(), 13 + 3 + 2 + 2 + 2);
+    assert_eq!(recorded.values.keys().filter(timed).count(), 13 + 3 + 9 + 2 + 2);
     for operation in recorded.values.keys().filter(timed) {
         let name = operation.split('"').nth(5).unwrap();
         assert!(recorded.values[operation] > 0.0 && listed.contains(name), "{operation}");
@@ -217,8 +223,14 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         assert_eq!(recorded.get(&operation(kind, name, done)), calls, "{kind} {done}");
     }
     assert_eq!(recorded.get(&error("cache", "user", "get", ErrorKind::WrongType)), 1.0);
-    assert_eq!(recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"allowed\"}"), 2.0);
-    assert_eq!(recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"refused\"}"), 1.0);
+    assert_eq!(
+        recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"allowed\",by=\"store\"}"),
+        6.0
+    );
+    assert_eq!(
+        recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"refused\",by=\"store\"}"),
+        1.0
+    );
     // One for requests, and one that is told of changes.
     assert_eq!(recorded.get("larder_connections{}"), 2.0);
 
@@ -461,11 +473,16 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     // Only locks and loads while the server is away are left.
     let guard = larder.lock("lock-2").ttl(Duration::from_millis(500)).acquire().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
+    let exports = larder.concurrency_limiter("exports", 1).unwrap();
+    let permit = exports.ttl(Duration::from_millis(500)).unwrap().try_acquire("key-10").await.unwrap();
+    let lease = larder::Lease::batch(9).span(Duration::from_millis(500));
+    let leased = larder.rate_limiter("leased", Quota::per_hour(90)).unwrap().leased(lease).unwrap();
+    assert!(leased.allow("key-11").await.unwrap());
     server.kill();
     until("the outage shows", async || larder.ping().await.is_err_and(|e| e.kind() == ErrorKind::Refused))
         .await;
     users.get_or_load("key-1", || async { Ok::<_, String>(user("value-0")) }).await.unwrap();
-    drop(guard);
+    drop((guard, permit));
     // More invalidations than the queue holds: of entries with a version, of entries without, and of tags.
     let plain = larder.cache::<User>("plain").ttl(HOUR).format(larder::Format::Plain).build().unwrap();
     for cache in [&users, &plain] {
@@ -476,6 +493,10 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     }
     let seen = |message: &str| events.0.lock().unwrap().iter().any(|(event, _)| event.1 == message);
     until("the lock was given up", async || seen("a lock could not be freed and ends with its time")).await;
+    until("the permit was given up", async || seen("a permit could not be freed and ends with its time"))
+        .await;
+    let unspent = "unused permits could not be given back and count until their window has passed";
+    until("the lease was given up", async || seen(unspent)).await;
     server.restart();
     until("it is back", async || larder.ping().await.is_ok()).await;
     until("the queue was sent", async || seen("queued invalidations sent")).await;

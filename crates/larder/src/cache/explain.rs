@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::envelope::{Envelope, Kind};
 use crate::error::Result;
 use crate::keyspace::Keyspace;
+use crate::name::Name;
 use crate::store::{Expiry, Store, read_version};
 
 /// What there is under a name and why a read gets it or not. Made by [`Larder::explain`](crate::Larder::explain); shown in
@@ -40,7 +41,7 @@ pub enum NearVerdict {
     Untrusted,
     /// A copy is there, and one of its tags was invalidated, or its version is to be asked for.
     TagsUnknown,
-    /// A copy is there, and invalidations wait to be sent to the server.
+    /// Invalidations wait to be sent to the server: no copy of anything is served.
     InvalidationsQueued,
 }
 
@@ -63,6 +64,8 @@ pub enum Stored {
         /// `clear`, or the tag's name.
         by: String,
     },
+    /// Something that this process wrote to since: its invalidation waits to be sent, and until then it is taken for absent.
+    Overdue,
     /// Bytes without an envelope: bare JSON, or nobody's.
     Bare,
     /// Damaged: the reason.
@@ -83,6 +86,7 @@ impl Explanation {
         let refreshing = store.get(&Keyspace::lease(&name)).await?.as_deref().and_then(read_version);
         let stored = match bytes {
             None => Stored::Nothing,
+            Some(_) if context.outbox.holds(&name, &clear_of(context, entry)) => Stored::Overdue,
             Some(bytes) if !crate::envelope::has_envelope(&bytes) => Stored::Bare,
             Some(bytes) => match Envelope::parse(&bytes) {
                 Err(damage) => Stored::Unreadable(damage.as_str()),
@@ -93,14 +97,20 @@ impl Explanation {
     }
 }
 
+/// The clear version of an entry's cache, by the entry's name.
+fn clear_of(context: &Context, entry: &str) -> Name {
+    context.keyspace.clear(entry.split([':', '@']).next().unwrap_or_default())
+}
+
 fn near(context: &Context, name: &str) -> NearVerdict {
+    if context.outbox.is_pending() {
+        return NearVerdict::InvalidationsQueued;
+    }
     let Some(copy) = context.near_copy(name) else { return NearVerdict::Absent };
     let Ok(store) = context.store() else { return NearVerdict::Untrusted };
     let now = context.clock.moment();
     let believed = store.lanes().believe(copy.seen, now) && store.lanes().believe(copy.clear_seen, now);
-    if context.outbox.is_pending() {
-        NearVerdict::InvalidationsQueued
-    } else if now.mono() >= copy.until {
+    if now.mono() >= copy.until {
         NearVerdict::TooOld
     } else if !believed {
         NearVerdict::Untrusted
@@ -119,8 +129,7 @@ async fn judged(context: &Context, entry: &str, envelope: &Envelope) -> Result<S
         return Ok(Stored::Loading(envelope.nonce));
     }
     let store = context.store()?;
-    let cache = entry.split([':', '@']).next().unwrap_or_default();
-    let clear = context.keyspace.clear(cache);
+    let clear = clear_of(context, entry);
     let mut names = vec![clear];
     names.extend(envelope.tags.iter().map(|tag| context.keyspace.tag(&tag.tag)));
     // Not through the tracked connection, which may be what there is to explain.
@@ -155,6 +164,7 @@ impl fmt::Display for Explanation {
                 f.write_str("void: the cache was cleared since it was read")?
             }
             Stored::Void { by } => write!(f, "void: the tag {by:?} was invalidated since it was read")?,
+            Stored::Overdue => f.write_str("older than what was written here: its invalidation is queued")?,
             Stored::Bare => {
                 f.write_str("bytes without an envelope, served if they are JSON of the value's shape")?
             }
@@ -177,7 +187,7 @@ impl fmt::Display for Explanation {
                 "; a near copy is not served as a tag of it was invalidated, or is to be asked for",
             ),
             NearVerdict::InvalidationsQueued => {
-                f.write_str("; a near copy is not served while invalidations are queued")
+                f.write_str("; no near copy is served while invalidations are queued")
             }
         }
     }

@@ -65,7 +65,7 @@ pub(super) struct Fill<V> {
 
 /// The right to store.
 pub(super) enum Right<V> {
-    Fenced(Fence<V>),
+    Fenced(Box<Fence<V>>),
     /// The store is away: load, and do not store.
     None,
     /// Bare JSON has no room for a placeholder: its readers in other languages would stumble over it.
@@ -224,7 +224,8 @@ where
         };
         let store = cache.context.store()?;
         let fence = |claim, old| {
-            Ok(Claimed::Right(Right::Fenced(Fence { claim, old, versions: versions.clone(), epoch })))
+            let versions = versions.clone();
+            Ok(Claimed::Right(Right::Fenced(Box::new(Fence { claim, old, versions, epoch }))))
         };
         loop {
             let current = match found.take() {
@@ -277,7 +278,7 @@ where
                 FillStart::Begun => return fence(claim, None),
                 FillStart::Occupied(bytes) => {
                     claim.disarm();
-                    found = Some(cache.bounded(cache.judge(bytes)).await?);
+                    found = Some(cache.bounded(cache.judge(&self.entry, bytes)).await?);
                 }
             }
         }
@@ -314,7 +315,8 @@ where
             }
             Right::Fenced(fence) => {
                 let mut versions = fence.versions;
-                let kept_for = value.as_ref().map_or(cache.policy.negative_ttl.map_or(ttl, Expiry::After), |_| ttl);
+                let kept_for =
+                    value.as_ref().map_or(cache.policy.negative_ttl.map_or(ttl, Expiry::After), |_| ttl);
                 let span = cache.version_span(kept_for);
                 if span > cache.version_span(cache.expiry(self.expiry)?) {
                     // The loader asked for more time than was foreseen: the versions must outlive that.
@@ -336,7 +338,7 @@ where
                     (None, Some(ttl)) => {
                         let ttl = Expiry::After(ttl);
                         let mut stamp = cache.stamp(ttl, cost, versions)?;
-                        stamp.fresh_until = 0;
+                        (stamp.fresh_until, stamp.expires_at) = (0, 0);
                         (Bytes::from(absence(stamp)), ttl)
                     }
                     (None, None) => return Ok(()),

@@ -76,7 +76,7 @@ where
         for _ in 0..MOST_ATTEMPTS {
             let Some(bytes) = store.get(entry).await? else { return Ok(false) };
             // One millisecond after 1970 is long ago, and not "until it expires".
-            let stale = match self.judge(bytes.clone()).await? {
+            let stale = match self.judge(entry, bytes.clone()).await? {
                 Found::Fresh(_) | Found::Stale(_) => restamped(&bytes, self.context.random.nonce(), 1),
                 _ => None,
             };
@@ -138,7 +138,7 @@ where
         let store = self.context.store()?;
         for _ in 0..MOST_ATTEMPTS {
             let Some(bytes) = store.get(entry).await? else { return Ok(false) };
-            let Found::Fresh(_) = self.judge(bytes.clone()).await? else { return Ok(false) };
+            let Found::Fresh(_) = self.judge(entry, bytes.clone()).await? else { return Ok(false) };
             let expiry = crate::store::Expiry::After(ttl);
             let fresh_until = store.now().saturating_add(expiry.as_millis().unwrap_or(0));
             let (Some(nonce), Some(bytes)) =

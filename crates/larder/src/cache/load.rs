@@ -160,6 +160,9 @@ where
     /// load fails. A load that is under way, here or elsewhere, is not joined: it may have read too early; its value is not
     /// stored over this one's.
     ///
+    /// Where the new value cannot be stored because somebody wrote meanwhile, what they wrote is removed, too: which of the two is
+    /// newer is not known. Bare JSON that another program wrote cannot be fenced while it stands, and makes way at once.
+    ///
     /// Two round trips before the loader and one after.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -21,7 +22,7 @@ use crate::error::Result;
 use crate::name::Name;
 use crate::near::{Copied, Ticket};
 use crate::store::trust::Seen;
-use crate::store::{Store, Tracked};
+use crate::store::{Expiry, Store, Tracked};
 use crate::value::{Decoded, Meta};
 
 /// Versions that were asked for with what carries them, so that each need not ask again.
@@ -92,7 +93,7 @@ where
         let Some(near) = self.shared.near.get() else {
             return match store.get(entry).await? {
                 None => Ok(Found::Nothing),
-                Some(bytes) => self.judge(bytes).await,
+                Some(bytes) => self.judge(entry, bytes).await,
             };
         };
         let ticket = near.copies.ticket(entry);
@@ -109,8 +110,18 @@ where
         tracked: Tracked,
         learned: Option<&Learned>,
     ) -> Result<Found<V>> {
-        let Tracked { bytes: Some(bytes), seen, left } = tracked else { return Ok(Found::Nothing) };
+        let Tracked { bytes: Some(bytes), seen, mut left } = tracked else { return Ok(Found::Nothing) };
+        if self.is_overdue(entry) {
+            return Ok(Found::Unusable(bytes));
+        }
         let size = bytes.len();
+        if left.is_none() && !has_envelope(&bytes) {
+            // Bare JSON does not say when it ends, and the server tells of an expiry only when it comes across it.
+            left = match Box::pin(self.context.store()?.remaining(entry)).await? {
+                Some((_, Expiry::After(left))) => Some(left),
+                _ => None,
+            };
+        }
         let decoded = self.decode(&bytes);
         let (value, meta) = match decoded {
             Decoded::Value(value, meta) => (value, meta),
@@ -128,10 +139,15 @@ where
         }
         // Where nobody would tell of a `clear`, no copy is kept that only a `clear` could void.
         let clear_seen = if meta.clear_version == 0 { seen } else { clear_seen };
+        if seen.is_none() {
+            // Nobody told of a change before this answer: a copy that is older must not be served after it.
+            near.copies.invalidate(entry);
+        }
         if let (Some(seen), Some(clear_seen)) = (seen, clear_seen) {
             let mut age = near.max_age;
-            if kept.fresh_until != 0 {
-                age = age.min(std::time::Duration::from_millis(kept.fresh_until.saturating_sub(now)));
+            let ends = if kept.fresh_until != 0 { kept.fresh_until } else { meta.expires_at };
+            if ends != 0 {
+                age = age.min(Duration::from_millis(ends.saturating_sub(now)));
             }
             age = left.map_or(age, |left| age.min(left));
             let ordinary = meta.tags.is_empty() && kept.fresh_until == 0 && clear_seen == seen;
@@ -155,9 +171,14 @@ where
         Ok(Found::Fresh(kept))
     }
 
+    /// Whether this process has yet to tell the server that what it has under a name is old.
+    pub(super) fn is_overdue(&self, entry: &str) -> bool {
+        self.context.outbox.holds(entry, &self.shared.clear)
+    }
+
     /// What stored bytes are to a reader.
-    pub(super) async fn judge(&self, bytes: Bytes) -> Result<Found<V>> {
-        self.judge_with(bytes, None).await
+    pub(super) async fn judge(&self, entry: &str, bytes: Bytes) -> Result<Found<V>> {
+        self.judge_with(entry, bytes, None).await
     }
 
     async fn judge_decoded(&self, decoded: Decoded<V>, bytes: Bytes) -> Result<Found<V>> {
@@ -228,7 +249,11 @@ where
             clear_seen = seen;
         }
         for tag in &meta.tags {
-            match version(&self.context.keyspace.tag(&tag.tag)) {
+            let name = self.context.keyspace.tag(&tag.tag);
+            if self.context.outbox.replaces(&name) {
+                return Ok(Some(Held::No));
+            }
+            match version(&name) {
                 Some((current, _)) if current == Some(tag.version) => {}
                 Some(_) => return Ok(Some(Held::No)),
                 None => return Ok(None),
@@ -301,10 +326,10 @@ where
         } else {
             let read = store.get_many(&wanted).await?;
             let learned = self.learn(read.iter().flatten()).await?;
-            for bytes in read {
+            for (name, bytes) in wanted.iter().zip(read) {
                 answers.push(match bytes {
                     None => Found::Nothing,
-                    Some(bytes) => self.judge_with(bytes, learned.as_ref()).await?,
+                    Some(bytes) => self.judge_with(name, bytes, learned.as_ref()).await?,
                 });
             }
         }
@@ -347,7 +372,10 @@ where
     }
 
     /// As [`judge`](Self::judge), with versions that were asked for.
-    async fn judge_with(&self, bytes: Bytes, learned: Option<&Learned>) -> Result<Found<V>> {
+    async fn judge_with(&self, entry: &str, bytes: Bytes, learned: Option<&Learned>) -> Result<Found<V>> {
+        if self.is_overdue(entry) {
+            return Ok(Found::Unusable(bytes));
+        }
         match self.decode(&bytes) {
             Decoded::Value(value, meta) => {
                 let held = match self.known_to_hold(&meta, learned)? {
@@ -362,11 +390,7 @@ where
     }
 
     /// The current versions for what will be kept for `span`: the cache's clear, and those of `tags`. No round trip when warm.
-    pub(super) async fn versions(
-        &self,
-        tags: &[String],
-        span: std::time::Duration,
-    ) -> Result<(u64, Vec<TagVersion>)> {
+    pub(super) async fn versions(&self, tags: &[String], span: Duration) -> Result<(u64, Vec<TagVersion>)> {
         if !self.has_versions() {
             return Ok((0, Vec::new()));
         }

@@ -228,20 +228,12 @@ where
     /// What the envelope of a write says that is kept for `expiry`, which the stale time is no part of.
     fn stamp(&self, expiry: Expiry, load_cost: u32, versions: (u64, Vec<TagVersion>)) -> Result<Stamp> {
         let written_at = self.context.store()?.now();
+        let ends = expiry.as_millis().map_or(0, |millis| written_at.saturating_add(millis));
         let dated = !self.policy.stale_for.is_zero() || self.policy.early > 0.0;
-        let fresh_until = match expiry.as_millis() {
-            Some(millis) if dated => written_at.saturating_add(millis),
-            _ => 0,
-        };
+        let (fresh_until, expires_at) = if dated { (ends, 0) } else { (0, ends) };
         let (clear_version, tags) = versions;
-        Ok(Stamp {
-            nonce: self.context.random.nonce(),
-            written_at,
-            fresh_until,
-            load_cost,
-            clear_version,
-            tags,
-        })
+        let nonce = self.context.random.nonce();
+        Ok(Stamp { nonce, written_at, fresh_until, expires_at, load_cost, clear_version, tags })
     }
 
     /// A value's bytes, ready to be stored.
@@ -310,6 +302,9 @@ where
     /// Passes on what the server answered, having noted whether it did.
     fn answered<T>(mut self, answer: Result<T>) -> Result<T> {
         self.answered = !answer.as_ref().is_err_and(Error::is_outage);
+        if answer.is_ok() {
+            self.cache.context.outbox.settled(&self.names);
+        }
         if self.answered { answer } else { answer.map_err(Error::queued) }
     }
 }

@@ -212,6 +212,9 @@ where
             let entry = entry?;
             let store = self.context.store()?;
             let start = store.peek(&entry).await?;
+            if self.is_overdue(&entry) {
+                return Ok(false);
+            }
             match glance(&start) {
                 Glance::Nothing => Ok(false),
                 Glance::Bare => Ok(true),
@@ -226,7 +229,7 @@ where
                 Glance::Value { .. } => {
                     let whole = async {
                         let Some(bytes) = store.get(&entry).await? else { return Ok(false) };
-                        Ok(matches!(self.judge(bytes).await?, Found::Fresh(_)))
+                        Ok(matches!(self.judge(&entry, bytes).await?, Found::Fresh(_)))
                     };
                     Box::pin(whole).await
                 }

@@ -1,69 +1,158 @@
-//! Rate limits over a sliding window that never admits more than the limit.
+//! Rate limits that never admit more than their limit, and limits on how many run at once.
 //!
-//! A limiter charges a record on the store, in the store's time, in one atomic step. The rule is strict buckets, which
-//! `store/memory/limits.rs` explains: in no span of the window's length is more than the limit admitted, whatever the
-//! clients' clocks do, and what was admitted counts again at most a sixtieth of the window late. A refusal charges
-//! nothing. A key takes about 260 bytes and is gone when its window is.
+//! A limiter charges a record on the store, in the store's time, in one atomic step that decides all its quotas together;
+//! `store/memory/limits/mod.rs` explains the rules. What can be known here is decided here: a refusal that still holds
+//! (`local`), permits of a lease (`lease`), and what the program wants while the store is away (`outage`). A refusal
+//! charges nothing. Whatever is given back goes to where it was charged.
+//!
+//! Not guaranteed: anything on a server that evicts or loses what it stored; see docs/rate-limits.md.
 
+mod acquire;
+mod ask;
+mod concurrency;
+mod decision;
+mod lease;
+mod local;
+mod meter;
+mod outage;
 mod quota;
+mod reserve;
+#[cfg(test)]
+mod simulation;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+
+use futures_util::future::try_join_all;
 
 use crate::call::Call;
 use crate::context::Context;
-use crate::error::Result;
-use crate::key::CacheKey;
-use crate::store::{Charged, Store, Window};
-use crate::telemetry::LimitMeter;
-pub use quota::Quota;
+use crate::error::{Error, Result};
+use crate::key::{CacheKey, KeyText};
+use crate::name::Name;
+use crate::store::limit::{Charge, LimitStore, Take};
+use local::Local;
+use quota::Plan;
+
+pub use concurrency::{ConcurrencyLimiter, Permit};
+pub use decision::{DecidedBy, Decision};
+pub use lease::Lease;
+pub use outage::Outage;
+pub use quota::{Quota, Quotas};
+pub use reserve::{Reservation, Reserve, Settled};
 
 /// A rate limiter under a name. Made by [`Larder::rate_limiter`](crate::Larder::rate_limiter); cheap to clone.
 ///
-/// In no span of the window's length is more than the limit admitted, by the store's own clock. What was admitted counts
-/// again at most a sixtieth of the window late: a minute's quota, used up at once, is back after 60 to 61 seconds. A
-/// refusal charges nothing. A key takes about 260 bytes and is gone when its window is. A server that evicts can forget
-/// what it has admitted: give limits one that does not. When the server is away, `check` is an error, and whether the
-/// request may pass is for the program to say.
+/// In no span of a window's length is more than the limit admitted, by the store's own clock, however many programs ask
+/// and whatever their clocks say. A refusal charges nothing. Several quotas are decided together in one round trip, all or
+/// nothing. How each [`Quota`] counts, and when capacity returns, is said there. Records expire by themselves. A server
+/// that evicts can forget what it has admitted: give limits one that does not.
 ///
 /// ```
 /// # async fn run() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// use larder::Quota;
 ///
-/// let limiter = larder.rate_limiter("api", Quota::per_minute(2))?;
+/// let limiter = larder.rate_limiter("api", [Quota::per_second(2), Quota::per_minute(100)])?;
 /// assert!(limiter.allow("endpoint1").await?);
 /// assert_eq!(limiter.remaining("endpoint1").await?, 1);
 /// assert!(limiter.check("endpoint1").await?.is_allowed());
 ///
 /// let refused = limiter.check("endpoint1").await?;
 /// assert!(!refused.is_allowed() && refused.retry_after().is_some());
+/// assert_eq!(refused.quota(), Quota::per_second(2));
 /// # Ok(())
 /// # }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Clone)]
 pub struct RateLimiter {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     context: Arc<Context>,
-    meter: Arc<LimitMeter>,
+    local: Arc<Local>,
     name: String,
-    quota: Quota,
-    window: Window,
+    /// What the names of its records begin with.
+    prefix: String,
+    plan: RwLock<Arc<Plan>>,
+    outage: Outage,
+    lease: Option<(Lease, Duration)>,
 }
 
 impl RateLimiter {
-    pub(crate) fn new(context: Arc<Context>, name: &str, quota: Quota) -> Result<Self> {
-        let window = quota.window()?;
-        context.keyspace.limit(name, "")?;
-        let meter = context.limit_meter(name);
-        Ok(Self { context, meter, name: name.to_owned(), quota, window })
+    pub(crate) fn new(context: Arc<Context>, name: &str, quotas: Quotas) -> Result<Self> {
+        let plan = Plan::new(quotas)?;
+        let whole = context.keyspace.limit(name, "")?;
+        let prefix = whole.trim_end_matches('}').to_owned();
+        let local = context.shared_of_limiter(&prefix, || Local::new(name))?;
+        let plan = RwLock::new(local.plan(plan));
+        let (outage, lease) = (Outage::Error, None);
+        Ok(Self {
+            inner: Arc::new(Inner { context, local, name: name.to_owned(), prefix, plan, outage, lease }),
+        })
     }
 
-    /// The quota that the limiter was made with.
+    /// What to decide while the store does not answer. Default: [`Outage::Error`].
+    ///
+    /// A call is decided by it as soon as its timeout is over or its request has failed; the ones after that at once,
+    /// until the store answers again.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for a share among no programs.
+    pub fn outage(self, outage: Outage) -> Result<Self> {
+        if outage == Outage::LocalShare(0) {
+            return Err(Error::invalid("a share is that of at least one program"));
+        }
+        Ok(self.with(|inner| inner.outage = outage))
+    }
+
+    /// Takes permits in batches and spends them here, for keys that are very hot: no round trip for most decisions.
+    ///
+    /// A number is a [`Lease::batch`] of so many. What is leased counts as admitted until its window has passed, counted
+    /// from the end of the lease; what is not spent is given back then. So no window holds more than the limit, and
+    /// somewhat less than the limit may be used.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for an empty batch, a span that is no part of the shortest window, and with [`Quota::gcra`].
+    pub fn leased(self, lease: impl Into<Lease>) -> Result<Self> {
+        let lease = lease.into();
+        let span = lease.checked(&self.plan())?;
+        Ok(self.with(|inner| inner.lease = Some((lease, span))))
+    }
+
+    /// Changes the quotas of this handle and its clones from now on. What was charged counts on, also where a window is
+    /// changed: each charge at the latest time at which it can have been.
+    ///
+    /// Programs that use one name at the same time may differ in their limits. If they differ in their windows, each
+    /// charge translates the record, and what the shorter windows do not reach back to is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for quotas that make no sense, alone or with the limiter's lease.
+    pub fn set_quotas(&self, quotas: impl Into<Quotas>) -> Result<()> {
+        let plan = Plan::new(quotas.into())?;
+        if let Some((lease, span)) = self.inner.lease {
+            lease.span(span).checked(&plan)?;
+        }
+        *self.inner.plan.write().unwrap_or_else(PoisonError::into_inner) = self.inner.local.plan(plan);
+        Ok(())
+    }
+
+    /// The quotas, in the order in which they were given.
     #[must_use]
-    pub fn quota(&self) -> Quota {
-        self.quota
+    pub fn quotas(&self) -> Vec<Quota> {
+        self.plan().quotas.clone()
+    }
+
+    /// The name that it was made with.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
     }
 
     /// Whether one more may pass, and if so charges it: [`check`](Self::check) without the figures.
@@ -76,33 +165,107 @@ impl RateLimiter {
     ///
     /// As [`check`](Self::check).
     pub fn allow(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
-        let entry = self.entry(key);
-        Call::new(self.context.limits.response_timeout, &self.meter.check, async move {
-            Ok(self.decide(&entry?).await?.is_allowed())
+        let name = self.record(key);
+        Call::unless_at_once(self.timeout(), &self.inner.local.meter.check, async move {
+            Ok(self.decide(name?, 1).await?.is_allowed())
         })
     }
 
     /// Whether one more may pass, and if so charges it.
     ///
-    /// One round trip. A refusal is a decision, not an error, and charges nothing.
+    /// One round trip; none where the answer is known here. A refusal is a decision, not an error, and charges nothing.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request. After `TimedOut` and `Disconnected` it may have been charged.
+    /// What stands in the way of any request, unless [`outage`](Self::outage) decides instead. After an
+    /// [indeterminate](crate::Error::is_indeterminate) one it may have been charged.
     ///
     /// # Cancel safety
     ///
     /// A dropped call may have charged.
     pub fn check(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<Decision>> + Send> {
-        let entry = self.entry(key);
-        Call::new(self.context.limits.response_timeout, &self.meter.check, async move {
-            self.decide(&entry?).await
+        self.check_n(key, 1)
+    }
+
+    /// [`check`](Self::check) for something that costs more than one: all of it or nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check); `InvalidSetting` for a cost of zero and for one above the limit, which could never pass.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`check`](Self::check).
+    pub fn check_n(
+        &self,
+        key: impl CacheKey,
+        cost: u64,
+    ) -> Call<'_, impl Future<Output = Result<Decision>> + Send> {
+        let name = self.record(key);
+        Call::unless_at_once(self.timeout(), &self.inner.local.meter.check, async move {
+            self.decide(name?, cost).await
         })
     }
 
-    /// How many more may pass now. Charges nothing and writes nothing.
+    /// Takes as many permits as there are, `most` at most: [`granted`](Decision::granted) says how many. One round trip.
     ///
-    /// One round trip.
+    /// ```
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let limiter = larder.rate_limiter("mails", larder::Quota::per_hour(3))?;
+    /// assert_eq!(limiter.take_up_to("newsletter", 100).await?.granted(), 3);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check); `InvalidSetting` for zero.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`check`](Self::check).
+    pub fn take_up_to(
+        &self,
+        key: impl CacheKey,
+        most: u64,
+    ) -> Call<'_, impl Future<Output = Result<Decision>> + Send> {
+        let name = self.record(key);
+        Call::new(self.timeout(), &self.inner.local.meter.take_up_to, async move {
+            let (name, plan) = (name?, self.plan());
+            plan.check_cost(most.min(1))?;
+            if let Some(decision) =
+                self.inner.local.decide_between(name.as_bytes(), (1, most), &plan, &self.inner.context.clock)
+            {
+                return Ok(self.counted(decision));
+            }
+            self.ask_store(&name, &plan, Take::UpTo, most).await.map(|decision| self.counted(decision))
+        })
+    }
+
+    /// [`check`](Self::check) of each key by itself, in the order of the keys: all at once, in the time of one round trip.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check): the first there is. Other keys may have been charged then.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`check`](Self::check).
+    pub fn check_many<K: CacheKey>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Call<'_, impl Future<Output = Result<Vec<Decision>>> + Send> {
+        let names: Vec<_> = keys.into_iter().map(|key| self.record(key)).collect();
+        Call::new(self.timeout(), &self.inner.local.meter.check_many, async move {
+            try_join_all(names.into_iter().map(async |name| self.decide(name?, 1).await)).await
+        })
+    }
+
+    /// How many more may pass now. Charges nothing and writes nothing. One round trip.
+    ///
+    /// Permits that are leased, here or elsewhere, and turns that are booked are not among them.
     ///
     /// # Errors
     ///
@@ -112,69 +275,122 @@ impl RateLimiter {
     ///
     /// Nothing is changed.
     pub fn remaining(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<u64>> + Send> {
-        let entry = self.entry(key);
-        Call::new(self.context.limits.response_timeout, &self.meter.remaining, async move {
-            Ok(self.context.coordination()?.usage(&entry?, self.window, 1).await?.remaining)
+        let name = self.record(key);
+        Call::new(self.timeout(), &self.inner.local.meter.remaining, async move {
+            let (name, plan) = (name?, self.plan());
+            let charge = Charge { terms: &plan.terms, take: Take::Look, cost: 1, ahead: 0, patience: 0 };
+            // What remains is that of the quota with least left, which a refusal does not name.
+            let looked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
+            Ok(if looked.granted == 0 { 0 } else { looked.remaining })
         })
     }
 
-    async fn decide(&self, entry: &str) -> Result<Decision> {
-        let charged = self.context.coordination()?.charge(entry, self.window, 1).await?;
-        self.meter.decided(charged.allowed);
-        Ok(Decision { limit: self.window.limit, charged })
+    /// Forgets what was charged to a key; whether anything was. One round trip.
+    ///
+    /// Permits of it that other processes hold in leases can still be spent.
+    ///
+    /// # Errors
+    ///
+    /// What stands in the way of any request.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may have reset the key.
+    pub fn reset(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
+        let name = self.record(key);
+        Call::new(self.timeout(), &self.inner.local.meter.reset, async move {
+            let name = name?;
+            let forgotten = self.inner.context.coordination()?.forget(name.as_str()).await;
+            self.inner.local.forget(name.as_bytes());
+            forgotten
+        })
     }
 
-    fn entry(&self, key: impl CacheKey) -> Result<String> {
-        let entry = self.context.keyspace.limit(&self.name, key)?;
-        self.context.limits.check_key(&entry)?;
-        Ok(entry)
+    /// Gives back permits that a decision granted and that were not used, to the very place where they were charged; how
+    /// many that was. One round trip; none for permits of a lease that still stands.
+    ///
+    /// Nothing comes back that no longer counts: after its window, a reset, or a change of windows.
+    ///
+    /// ```
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let limiter = larder.rate_limiter("export", larder::Quota::per_hour(3))?;
+    /// let decision = limiter.check_n("ann", 3).await?;
+    /// assert_eq!(limiter.refund("ann", decision, 2).await?, 2); // one was used
+    /// assert_eq!(limiter.remaining("ann").await?, 2);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What stands in the way of any request; `InvalidSetting` for more permits than were granted.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may have given them back.
+    pub fn refund(
+        &self,
+        key: impl CacheKey,
+        decision: Decision,
+        permits: u64,
+    ) -> Call<'_, impl Future<Output = Result<u64>> + Send> {
+        let name = self.record(key);
+        Call::new(self.timeout(), &self.inner.local.meter.refund, async move {
+            if permits > decision.granted {
+                let granted = decision.granted;
+                return Err(Error::invalid(format!("{permits} of {granted} permits cannot be given back")));
+            }
+            self.give_back(&name?, decision.stamp, permits).await
+        })
+    }
+
+    fn with(self, change: impl FnOnce(&mut Inner)) -> Self {
+        let mut inner = Inner {
+            context: self.inner.context.clone(),
+            local: self.inner.local.clone(),
+            name: self.inner.name.clone(),
+            prefix: self.inner.prefix.clone(),
+            plan: RwLock::new(self.plan()),
+            outage: self.inner.outage,
+            lease: self.inner.lease,
+        };
+        change(&mut inner);
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Decides what can be decided here, without so much as counting a reference to the quotas.
+    fn decide_here(&self, name: &Name, cost: u64) -> Result<Option<Decision>> {
+        let plan = self.inner.plan.read().unwrap_or_else(PoisonError::into_inner);
+        plan.check_cost(cost)?;
+        Ok(self.inner.local.decide(name.as_bytes(), cost, &plan, &self.inner.context.clock))
+    }
+
+    fn plan(&self) -> Arc<Plan> {
+        self.inner.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn record(&self, key: impl CacheKey) -> Result<Name> {
+        let mut name = Name::from(self.inner.prefix.as_str());
+        key.write(&mut KeyText::new(&mut name));
+        name.push_str("}");
+        self.inner.context.limits.check_key(&name)?;
+        Ok(name)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.inner.context.limits.response_timeout
     }
 }
 
 impl fmt::Debug for RateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimiter")
-            .field("name", &self.name)
-            .field("quota", &self.quota)
+            .field("name", &self.inner.name)
+            .field("quotas", &self.plan())
+            .field("outage", &self.inner.outage)
+            .field("lease", &self.inner.lease)
             .finish_non_exhaustive()
-    }
-}
-
-/// What a limiter decided, and what is left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
-    limit: u64,
-    charged: Charged,
-}
-
-impl Decision {
-    /// Whether it may pass; if so it was charged.
-    #[must_use]
-    pub fn is_allowed(&self) -> bool {
-        self.charged.allowed
-    }
-
-    /// The quota's limit.
-    #[must_use]
-    pub fn limit(&self) -> u64 {
-        self.limit
-    }
-
-    /// How many more may pass now, after this one.
-    #[must_use]
-    pub fn remaining(&self) -> u64 {
-        self.charged.remaining
-    }
-
-    /// When the same request would pass if nobody else asks; `None` where it passed.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        (!self.charged.allowed).then_some(self.charged.retry_after)
-    }
-
-    /// When the whole limit is there again if nobody else asks.
-    #[must_use]
-    pub fn reset_after(&self) -> Duration {
-        self.charged.reset_after
     }
 }

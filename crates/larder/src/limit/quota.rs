@@ -1,26 +1,60 @@
-//! How many, in how long.
+//! How many, in how long, and how it is counted.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::store::Window;
+use crate::store::limit::{BUCKETS, Rule, Term};
 
 const LARGEST_LIMIT: u64 = u32::MAX as u64;
+const LARGEST_EXACT: u64 = 10_000;
+/// Up to here the log is no larger than buckets, and it is exact.
+const EXACT_BY_ITSELF: u64 = 20;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(1);
 const LONGEST_WINDOW: Duration = Duration::from_secs(366 * 24 * 3600);
+const MOST_QUOTAS: usize = 8;
 
 /// At most `limit` in any `window`.
+///
+/// By default a quota counts in strict buckets, a sixtieth of the window each, and up to a limit of 20 by the time of
+/// each permit. [`exact`](Self::exact) and [`gcra`](Self::gcra) choose otherwise. [docs/rate-limits.md] compares them.
+///
+/// | | admitted in any window | capacity returns | bytes a key |
+/// |---|---|---|---|
+/// | strict buckets | at most the limit | up to 1/60 of the window late | 141, from 65,536 on 263 |
+/// | exact, and any limit up to 20 | at most the limit | on time | 19 and 6 a permit |
+/// | GCRA | at most the limit and the burst | evenly | 22 |
+///
+/// [docs/rate-limits.md]: https://github.com/larder-rs/larder/blob/main/docs/rate-limits.md
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::Quota;
+///
+/// let plain = Quota::per_minute(100);
+/// let exact = Quota::new(500, Duration::from_secs(90)).exact();
+/// let paced = Quota::per_second(10).gcra(3);
+/// # let _ = (plain, exact, paced);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota {
     limit: u64,
     window: Duration,
+    method: Method,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Method {
+    BySize,
+    Exact,
+    Gcra { burst: u64 },
 }
 
 impl Quota {
     /// At most `limit`, from 1 to 2³²−1, in any `window`, from a millisecond to 366 days.
     #[must_use]
     pub const fn new(limit: u64, window: Duration) -> Self {
-        Self { limit, window }
+        Self { limit, window, method: Method::BySize }
     }
 
     /// At most `limit` in any second.
@@ -47,8 +81,39 @@ impl Quota {
         Self::new(limit, Duration::from_secs(24 * 3600))
     }
 
+    /// Counts by the time of each permit, so that capacity returns exactly when the window has passed and not up to a
+    /// sixtieth later. For limits up to 10,000; the record takes 6 bytes a permit, and the server copies it with every
+    /// admission. Limits up to 20 are counted so anyway.
+    #[must_use]
+    pub const fn exact(self) -> Self {
+        Self { method: Method::Exact, ..self }
+    }
+
+    /// Paces: one permit every `window / limit`, up to `burst` at once after a pause. For smooth load on what lies
+    /// behind.
+    ///
+    /// Its true bound: a window can admit `limit + burst`, namely the burst and then the pace. A burst of 1 is even
+    /// pacing. The pace is kept in whole microseconds, rounded to the slow side; a rate that this would slow by more
+    /// than a hundredth is refused. This is the generic cell rate algorithm of ITU-T I.371, as virtual scheduling.
+    #[must_use]
+    pub const fn gcra(self, burst: u64) -> Self {
+        Self { method: Method::Gcra { burst }, ..self }
+    }
+
+    /// The limit.
+    #[must_use]
+    pub const fn limit(self) -> u64 {
+        self.limit
+    }
+
+    /// The window.
+    #[must_use]
+    pub const fn window(self) -> Duration {
+        self.window
+    }
+
     /// In the store's terms, or why it makes no sense.
-    pub(super) fn window(self) -> Result<Window> {
+    pub(super) fn term(self) -> Result<Term> {
         if !(1..=LARGEST_LIMIT).contains(&self.limit) {
             return Err(Error::invalid(format!("a limit is from 1 to {LARGEST_LIMIT}, not {}", self.limit)));
         }
@@ -58,7 +123,136 @@ impl Quota {
                 self.window
             )));
         }
-        Ok(Window::new(self.limit, self.window))
+        // Rounded up, here and below: what is counted must not be shorter than the window.
+        let window = u64::try_from(self.window.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        let limit = self.limit;
+        match self.method {
+            Method::BySize if limit > EXACT_BY_ITSELF => {
+                Ok(Term { rule: Rule::Buckets, limit, width: window.div_ceil(BUCKETS) })
+            }
+            Method::Exact if limit > LARGEST_EXACT => Err(Error::invalid(format!(
+                "an exact quota keeps the time of each permit: up to {LARGEST_EXACT}, not {limit}"
+            ))),
+            Method::BySize | Method::Exact => Ok(Term { rule: Rule::Log, limit, width: window }),
+            Method::Gcra { burst } => {
+                let interval = window.div_ceil(limit);
+                if !(1..=limit).contains(&burst) {
+                    return Err(Error::invalid(format!(
+                        "a burst is from 1 to the limit of {limit}, not {burst}"
+                    )));
+                }
+                if u128::from(interval) * u128::from(limit) * 100 > u128::from(window) * 101 {
+                    return Err(Error::invalid(format!(
+                        "{limit} in {:?} cannot be paced in whole microseconds",
+                        self.window
+                    )));
+                }
+                Ok(Term { rule: Rule::Gcra, limit: burst, width: interval })
+            }
+        }
+    }
+}
+
+/// The quotas of one limiter, decided together: of one [`Quota`], or of an array or a `Vec` of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quotas(Vec<Quota>);
+
+impl From<Quota> for Quotas {
+    fn from(quota: Quota) -> Self {
+        Self(vec![quota])
+    }
+}
+
+impl<const N: usize> From<[Quota; N]> for Quotas {
+    fn from(quotas: [Quota; N]) -> Self {
+        Self(quotas.into())
+    }
+}
+
+impl From<&[Quota]> for Quotas {
+    fn from(quotas: &[Quota]) -> Self {
+        Self(quotas.into())
+    }
+}
+
+impl From<Vec<Quota>> for Quotas {
+    fn from(quotas: Vec<Quota>) -> Self {
+        Self(quotas)
+    }
+}
+
+/// Quotas that were found to make sense, in the store's terms.
+pub(super) struct Plan {
+    pub(super) quotas: Vec<Quota>,
+    pub(super) terms: Vec<Term>,
+    /// What no cost may exceed.
+    pub(super) most: u64,
+    /// The shortest window.
+    pub(super) shortest: Duration,
+}
+
+impl Plan {
+    pub(super) fn new(quotas: Quotas) -> Result<Self> {
+        let quotas = quotas.0;
+        if quotas.is_empty() || quotas.len() > MOST_QUOTAS {
+            return Err(Error::invalid(format!(
+                "a limiter has 1 to {MOST_QUOTAS} quotas, not {}",
+                quotas.len()
+            )));
+        }
+        for (place, quota) in quotas.iter().enumerate() {
+            if quotas.iter().skip(place + 1).any(|other| other.window == quota.window) {
+                return Err(Error::invalid(format!(
+                    "two quotas of one limiter have the window {:?}: the lower limit alone would do",
+                    quota.window
+                )));
+            }
+        }
+        let terms: Vec<Term> = quotas.iter().map(|quota| quota.term()).collect::<Result<_>>()?;
+        Ok(Self {
+            most: terms.iter().map(|term| term.limit).min().unwrap_or_default(),
+            shortest: quotas.iter().map(|quota| quota.window).min().unwrap_or_default(),
+            quotas,
+            terms,
+        })
+    }
+
+    pub(super) fn quota(&self, place: usize) -> Quota {
+        self.quotas.get(place).copied().unwrap_or(Quota::new(0, Duration::ZERO))
+    }
+
+    /// Refuses a cost that could never be paid.
+    pub(super) fn check_cost(&self, cost: u64) -> Result<()> {
+        if cost == 0 {
+            return Err(Error::invalid("a cost is at least 1; remaining() asks without charging"));
+        }
+        if cost > self.most {
+            return Err(Error::invalid(format!(
+                "a cost of {cost} is more than the limit of {} and would never be allowed",
+                self.most
+            )));
+        }
+        Ok(())
+    }
+
+    /// What one of so many programs may use by itself; `None` where that is less than one.
+    pub(super) fn share(&self, instances: u32) -> Option<Vec<Term>> {
+        let share = |term: &Term| {
+            let limit = term.limit / u64::from(instances.max(1));
+            let width = match term.rule {
+                // The burst is shared by the limit, the pace by the interval.
+                Rule::Gcra => term.width.saturating_mul(u64::from(instances.max(1))),
+                Rule::Buckets | Rule::Log => term.width,
+            };
+            (limit > 0).then_some(Term { limit, width, ..*term })
+        };
+        self.terms.iter().map(share).collect()
+    }
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.quotas.fmt(f)
     }
 }
 
@@ -69,16 +263,46 @@ mod tests {
     #[test]
     fn the_buckets_cover_the_window() {
         for micros in [1_000u64, 1_001, 59_999, 60_000, 1_000_000, 3_600_000_001] {
-            let quota = Quota::new(5, Duration::from_micros(micros));
-            assert!(quota.window().unwrap().bucket_micros * Window::BUCKETS >= micros, "{micros}");
+            let term = Quota::new(50, Duration::from_micros(micros)).term().unwrap();
+            assert_eq!(term.rule, Rule::Buckets);
+            assert!(term.window() >= micros && term.window() < micros + BUCKETS, "{micros}");
         }
     }
 
     #[test]
+    fn small_limits_are_exact_by_themselves() {
+        assert_eq!(Quota::per_hour(20).term().unwrap().rule, Rule::Log);
+        assert_eq!(Quota::per_hour(21).term().unwrap().rule, Rule::Buckets);
+        assert_eq!(Quota::per_hour(21).exact().term().unwrap().rule, Rule::Log);
+    }
+
+    #[test]
     fn nonsense_is_refused() {
-        assert!(Quota::per_second(0).window().is_err());
-        assert!(Quota::per_second(u64::MAX).window().is_err());
-        assert!(Quota::new(1, Duration::ZERO).window().is_err());
-        assert!(Quota::new(1, Duration::MAX).window().is_err());
+        let second = Duration::from_secs(1);
+        for quota in [
+            Quota::per_second(0),
+            Quota::per_second(u64::MAX),
+            Quota::new(1, Duration::ZERO),
+            Quota::new(1, Duration::MAX),
+            Quota::per_day(10_001).exact(),
+            Quota::per_second(5).gcra(0),
+            Quota::per_second(5).gcra(6),
+            Quota::per_second(300_000).gcra(1),
+        ] {
+            assert!(quota.term().is_err(), "{quota:?}");
+        }
+        assert!(Plan::new(Quotas(Vec::new())).is_err());
+        assert!(Plan::new([Quota::per_second(1), Quota::new(2, second)].into()).is_err());
+        assert!(Plan::new(vec![Quota::per_second(1); 9].into()).is_err());
+        let plan = Plan::new([Quota::per_second(5), Quota::per_minute(50)].into()).unwrap();
+        assert!(plan.check_cost(0).is_err() && plan.check_cost(6).is_err() && plan.check_cost(5).is_ok());
+    }
+
+    #[test]
+    fn shares_together_are_never_more_than_the_whole() {
+        let plan = Plan::new([Quota::per_second(7), Quota::per_minute(50).gcra(7)].into()).unwrap();
+        let share = plan.share(3).unwrap();
+        assert_eq!((share[0].limit, share[1].limit, share[1].width), (2, 2, 3 * plan.terms[1].width));
+        assert!(plan.share(8).is_none());
     }
 }

@@ -45,8 +45,11 @@ pub(crate) struct Ticket {
     sequence: u64,
 }
 
+type Copies<T> =
+    Cache<Box<str>, Copied<T>, Weight, DefaultHashBuilder, DefaultLifecycle<Box<str>, Copied<T>>>;
+
 pub(crate) struct Tier<T> {
-    copies: Cache<Box<str>, Copied<T>, Weight, DefaultHashBuilder, DefaultLifecycle<Box<str>, Copied<T>>>,
+    copies: Copies<T>,
     stripes: Vec<Mutex<u64>>,
     hasher: RandomState,
 }

@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::memory::{Bounds, MemoryStore};
 use super::redis::{Login, RedisStore};
-use super::{Charged, Claim, Expiry, FillStart, Force, RefreshStart, Store, Window};
+use super::{Claim, Expiry, FillStart, Force, RefreshStart, Store};
 use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::error::ErrorKind;
@@ -50,8 +50,6 @@ enum Step {
     Restamp(usize, u8, u8, Option<Expiry>),
     Version(usize, u8),
     RenewVersion(usize, u8),
-    Charge(usize, u8, bool, u8),
-    Usage(usize, u8, bool, u8),
 }
 
 /// What a step answered, with spans of time made comparable.
@@ -66,7 +64,6 @@ enum Answer {
     Begun(FillStart),
     RefreshBegun(RefreshStart),
     Version(u64, Rough),
-    Decision { allowed: bool, remaining: u64, must_wait: bool, must_reset: bool },
     Failed(ErrorKind),
 }
 
@@ -116,8 +113,6 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (name(), some(), some(), prop::option::of(expiries())).prop_map(|(n, o, v, e)| Step::Restamp(n, o, v, e)),
         1 => (name(), some()).prop_map(|(n, c)| Step::Version(n, c)),
         1 => (name(), some()).prop_map(|(n, v)| Step::RenewVersion(n, v)),
-        2 => (name(), some(), any::<bool>(), some()).prop_map(|(n, l, w, c)| Step::Charge(n, l, w, c)),
-        1 => (name(), some(), any::<bool>(), some()).prop_map(|(n, l, w, c)| Step::Usage(n, l, w, c)),
     ]
 }
 
@@ -137,19 +132,6 @@ fn placeholder(token: u8) -> Bytes {
     Bytes::from(Envelope::placeholder(u64::from(token) + 1, 0, 0, Vec::new()))
 }
 
-fn window(limit: u8, wide: bool) -> Window {
-    Window { limit: u64::from(limit) + 1, bucket_micros: if wide { 3_600_000_000 } else { 60_000_000 } }
-}
-
-fn decision(charged: Charged) -> Answer {
-    Answer::Decision {
-        allowed: charged.allowed,
-        remaining: charged.remaining,
-        must_wait: !charged.retry_after.is_zero(),
-        must_reset: !charged.reset_after.is_zero(),
-    }
-}
-
 async fn take(store: &impl Store, history: u64, step: &Step) -> Answer {
     try_take(store, history, step).await.unwrap_or_else(|error| Answer::Failed(error.kind()))
 }
@@ -157,7 +139,6 @@ async fn take(store: &impl Store, history: u64, step: &Step) -> Answer {
 async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Result<Answer> {
     let name = |n: &usize| format!("h{history}:{n}");
     let tag = |n: &usize| format!("~tag.1:{{h{history}:{n}}}");
-    let limit = |n: &usize| format!("~limit.1:{{h{history}:{n}}}");
     let all = |ns: &[usize], f: &dyn Fn(&usize) -> String| {
         ns.iter().map(|n| Name::from(f(n).as_str())).collect::<Vec<_>>()
     };
@@ -242,12 +223,6 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
         Step::RenewVersion(n, version) => {
             store.renew_version(&tag(n), u64::MAX - u64::from(*version), MINUTE).await?;
             Answer::Nothing
-        }
-        Step::Charge(n, l, wide, cost) => {
-            decision(store.charge(&limit(n), window(*l, *wide), u64::from(*cost)).await?)
-        }
-        Step::Usage(n, l, wide, cost) => {
-            decision(store.usage(&limit(n), window(*l, *wide), u64::from(*cost)).await?)
         }
     })
 }

@@ -16,6 +16,7 @@ macro_rules! on_either {
     };
 }
 
+pub(crate) mod limit;
 pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod permit;
@@ -26,6 +27,8 @@ pub(crate) mod trust;
 
 #[cfg(all(test, feature = "redis"))]
 mod equivalence;
+#[cfg(all(test, feature = "redis"))]
+mod equivalence_limits;
 #[cfg(all(test, feature = "redis"))]
 mod equivalence_locks;
 
@@ -138,36 +141,6 @@ pub(crate) struct Fencing {
     pub(crate) number: u64,
     /// How long it is remembered.
     pub(crate) kept: Duration,
-}
-
-/// The answer to [`Store::charge`] and [`Store::usage`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Charged {
-    pub(crate) allowed: bool,
-    pub(crate) remaining: u64,
-    /// When the cost asked for would be allowed; zero where it is.
-    pub(crate) retry_after: Duration,
-    /// When the whole limit will be there again.
-    pub(crate) reset_after: Duration,
-}
-
-/// At most so many in a window, which the store counts in buckets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Window {
-    pub(crate) limit: u64,
-    /// Microseconds a bucket.
-    pub(crate) bucket_micros: u64,
-}
-
-impl Window {
-    /// Buckets a window, here and in charge.lua.
-    pub(crate) const BUCKETS: u64 = 60;
-
-    pub(crate) fn new(limit: u64, window: Duration) -> Self {
-        // Rounded up: the buckets together must not be shorter than the window.
-        let bucket = window.as_micros().div_ceil(u128::from(Self::BUCKETS)).max(1);
-        Self { limit, bucket_micros: u64::try_from(bucket).unwrap_or(u64::MAX) }
-    }
 }
 
 /// What every store can do. Each operation is atomic, and safe to drop at any point: the store may then still carry it
@@ -298,12 +271,6 @@ pub(crate) trait Store: Send + Sync + 'static {
         expiry: Expiry,
         fence: Fencing,
     ) -> impl Future<Output = Result<bool>> + Send;
-
-    /// Charges `cost` to the window if it fits. A refusal charges nothing.
-    fn charge(&self, name: &str, window: Window, cost: u64) -> impl Future<Output = Result<Charged>> + Send;
-
-    /// What [`charge`](Self::charge) would answer, without charging or writing anything.
-    fn usage(&self, name: &str, window: Window, cost: u64) -> impl Future<Output = Result<Charged>> + Send;
 }
 
 /// Whether a store may lose what it was given before its time.
@@ -318,9 +285,8 @@ pub(crate) enum Eviction {
 }
 
 /// The store that a `Larder` stands on.
-#[allow(clippy::large_enum_variant, reason = "there are one or two in a `Larder`")]
 pub(crate) enum AnyStore {
-    Memory(MemoryStore),
+    Memory(Box<MemoryStore>),
     #[cfg(feature = "redis")]
     Redis(RedisStore),
 }
@@ -478,13 +444,5 @@ impl Store for AnyStore {
 
     async fn set_fenced(&self, name: &str, value: Bytes, expiry: Expiry, fence: Fencing) -> Result<bool> {
         on_either!(self.set_fenced(name, value, expiry, fence))
-    }
-
-    async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
-        on_either!(self.charge(name, window, cost))
-    }
-
-    async fn usage(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
-        on_either!(self.usage(name, window, cost))
     }
 }

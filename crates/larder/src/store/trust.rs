@@ -113,7 +113,8 @@ impl Lanes {
         if let Some(lane) = self.lanes.get(usize::from(seen.lane)) {
             // In one step: the next generation may be opened just now, and is not to be ended. Opening resets the times.
             let next = seen.generation.wrapping_add(1);
-            let _ = lane.generation.compare_exchange(seen.generation, next, Ordering::AcqRel, Ordering::Acquire);
+            let _ =
+                lane.generation.compare_exchange(seen.generation, next, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 

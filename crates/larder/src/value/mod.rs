@@ -34,6 +34,8 @@ pub(crate) struct Stamp {
     pub(crate) written_at: u64,
     /// 0: until it expires.
     pub(crate) fresh_until: u64,
+    /// 0: not said.
+    pub(crate) expires_at: u64,
     pub(crate) load_cost: u32,
     pub(crate) clear_version: u64,
     pub(crate) tags: Vec<TagVersion>,
@@ -48,6 +50,7 @@ impl Stamp {
             nonce: self.nonce,
             written_at: self.written_at,
             fresh_until: self.fresh_until,
+            expires_at: self.expires_at,
             load_cost: self.load_cost,
             clear_version: self.clear_version,
             tags: self.tags,
@@ -66,7 +69,7 @@ pub(crate) fn absence(stamp: Stamp) -> Vec<u8> {
 /// The same value under another nonce, fresh until another time. `None` where there is no envelope.
 pub(crate) fn restamped(bytes: &[u8], nonce: u64, fresh_until: u64) -> Option<Vec<u8>> {
     let (mut envelope, payload) = Envelope::parse(bytes).ok()?;
-    (envelope.nonce, envelope.fresh_until) = (nonce, fresh_until);
+    (envelope.nonce, envelope.fresh_until, envelope.expires_at) = (nonce, fresh_until, 0);
     let mut out = Vec::with_capacity(bytes.len());
     envelope.begin(&mut out);
     out.extend_from_slice(payload);
@@ -132,6 +135,7 @@ pub(crate) struct Meta {
     pub(crate) nonce: u64,
     pub(crate) written_at: u64,
     pub(crate) fresh_until: u64,
+    pub(crate) expires_at: u64,
     pub(crate) load_cost: u32,
     pub(crate) clear_version: u64,
     pub(crate) tags: Vec<TagVersion>,
@@ -161,9 +165,16 @@ pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8], max_bytes: usize) -> Dec
         Ok(parsed) => parsed,
         Err(damage) => return Decoded::Unreadable(damage.as_str()),
     };
-    let Envelope { kind, codec, compression, nonce, written_at, fresh_until, load_cost, clear_version, tags } =
-        envelope;
-    let meta = Meta { nonce, written_at, fresh_until, load_cost, clear_version, tags };
+    let meta = Meta {
+        nonce: envelope.nonce,
+        written_at: envelope.written_at,
+        fresh_until: envelope.fresh_until,
+        expires_at: envelope.expires_at,
+        load_cost: envelope.load_cost,
+        clear_version: envelope.clear_version,
+        tags: envelope.tags,
+    };
+    let Envelope { kind, codec, compression, .. } = envelope;
     match kind {
         Kind::Placeholder => return Decoded::Placeholder(meta),
         Kind::Absence => return Decoded::Absence(meta),
@@ -248,6 +259,7 @@ mod tests {
                 nonce: 1,
                 written_at: 0,
                 fresh_until: 0,
+                expires_at: 0,
                 load_cost: 0,
                 clear_version: 0,
                 tags: Vec::new(),

@@ -12,6 +12,10 @@ use crate::rounds::{Flavour, compare};
 use crate::table::{Table, interval, ratio, spread};
 use crate::zipf::Draws;
 
+/// Operations for one that decodes: of a lookup, and of one that gives bytes. A lane that ran for seconds would keep the
+/// connections waiting, which share its thread.
+const LOOKUPS: u64 = 100;
+const COPIES: u64 = 5;
 /// Rivals' tiers hold that many keys by default.
 const KEYS: u64 = 2_000;
 
@@ -42,9 +46,9 @@ async fn lanes(url: &str, draws: &Draws) -> Outcome<Vec<Lane>> {
         tiers.set(id, &Item::new(id)).await?;
     }
     let mut lanes = vec![
-        bare.lane("bare `quick_cache`", draws, 1),
-        ours.get_lane("larder, `get` of an `Arc`", draws, 1),
-        ours.get_or_load_lane("larder, `get_or_load` of an `Arc`", draws, 1),
+        bare.lane("bare `quick_cache`", draws, 1).times(LOOKUPS),
+        ours.get_lane("larder, `get` of an `Arc`", draws, 1).times(LOOKUPS / 2),
+        ours.get_or_load_lane("larder, `get_or_load` of an `Arc`", draws, 1).times(LOOKUPS / 2),
     ];
     let (cache, walked) = (rustis.clone(), draws.clone());
     let lane = Lane::new("rustis, bytes", 1, move |ids| {
@@ -56,7 +60,7 @@ async fn lanes(url: &str, draws: &Draws) -> Outcome<Vec<Lane>> {
             Ok(())
         })
     });
-    lanes.push(lane.computing());
+    lanes.push(lane.computing().times(COPIES));
     lanes.push(typed("rustis, decoded by serde_json", rustis, draws));
     let (cache, walked) = (tiers.clone(), draws.clone());
     let lane = Lane::new("multi-tier-cache, bytes", 1, move |ids| {
@@ -68,7 +72,7 @@ async fn lanes(url: &str, draws: &Draws) -> Outcome<Vec<Lane>> {
             Ok(())
         })
     });
-    lanes.push(lane.computing());
+    lanes.push(lane.computing().times(COPIES));
     lanes.push(typed("multi-tier-cache, `get_typed`", tiers, draws));
     Ok(lanes)
 }

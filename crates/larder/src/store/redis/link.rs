@@ -40,6 +40,7 @@ pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     number: u64,
     broken: Arc<Notify>,
+    since: Instant,
     /// As what it is believed, where changes are told.
     pub(super) seen: Option<Seen>,
     /// Whether a tracked connection may read several keys with one command, and a script's reads are noted one by one.
@@ -50,6 +51,11 @@ impl Live {
     /// Gives the connection up, so that the link dials again: the server is no longer the master.
     pub(super) fn give_up(&self) {
         self.broken.notify_one();
+    }
+
+    /// Whether it has stood for a while: what one connection was told need not be told to the next at once.
+    pub(super) fn has_settled(&self) -> bool {
+        self.since.elapsed() > HEARTBEAT
     }
 }
 
@@ -201,7 +207,8 @@ impl Supervisor {
             }
         };
         let (connection, address) = dial(&self.destination, &self.login, pushes).await?;
-        let mut live = Live { connection, number, broken, seen: None, notes_each_key: true };
+        let mut live =
+            Live { connection, number, broken, since: Instant::now(), seen: None, notes_each_key: true };
         let handshake = async {
             if self.lane.is_some() {
                 let armed = arm(&live.connection, &address.to_string()).await?;

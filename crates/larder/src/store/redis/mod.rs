@@ -6,6 +6,7 @@
 mod cluster;
 mod dial;
 mod error;
+pub(crate) mod limit;
 mod link;
 mod lock;
 mod network;
@@ -26,8 +27,8 @@ use redis::{Cmd, Value, cmd};
 use super::lock::Pace;
 use super::trust::Lanes;
 use super::{
-    Charged, Claim, Eviction, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshStart, Store,
-    Tracked, Window, read_version,
+    Claim, Eviction, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
+    read_version,
 };
 use crate::endpoint::Deployment;
 use crate::envelope::HEADER;
@@ -305,35 +306,6 @@ impl Store for RedisStore {
         let keys = [name, &Keyspace::fence(name)];
         let arguments = [&*value, px.as_bytes(), number.as_bytes(), kept.as_bytes()];
         flag(&self.network.run_script(name, &script::SET_FENCED, &keys, &arguments, Replay::Never).await?)
-    }
-
-    async fn charge(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
-        self.decide(name, window, cost, Replay::Never).await
-    }
-
-    async fn usage(&self, name: &str, window: Window, cost: u64) -> Result<Charged> {
-        self.decide(name, window, cost, Replay::Safe).await
-    }
-}
-
-impl RedisStore {
-    /// What is only looked at may be asked for again.
-    async fn decide(&self, name: &str, window: Window, cost: u64, replay: Replay) -> Result<Charged> {
-        let write = if replay == Replay::Never { "1" } else { "0" };
-        let [limit, width, cost] =
-            [window.limit, window.bucket_micros, cost].map(|number| number.to_string());
-        let arguments = [limit.as_bytes(), width.as_bytes(), cost.as_bytes(), write.as_bytes()];
-        let answer = self.network.run_script(name, &script::CHARGE, &[name], &arguments, replay).await?;
-        let Value::Array(parts) = &answer else { return Err(unexpected(&answer)) };
-        let [allowed, remaining, retry_after, reset_after] = parts.as_slice() else {
-            return Err(unexpected(&answer));
-        };
-        Ok(Charged {
-            allowed: flag(allowed)?,
-            remaining: number(remaining)?,
-            retry_after: Duration::from_micros(number(retry_after)?),
-            reset_after: Duration::from_micros(number(reset_after)?),
-        })
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::{Cmd, Pipeline, Value};
+use tokio::time::timeout;
 
 use super::cluster::Cluster;
 use super::dial::{Destination, Login};
@@ -17,6 +19,10 @@ use super::tracking::{Lane, Tracking};
 use crate::endpoint::Deployment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::trust::Seen;
+
+/// How long a tracked connection may take for an answer before the other is asked: it may have fallen silent, and is given
+/// up only after some heartbeats.
+const TRACKED_PATIENCE: Duration = Duration::from_millis(250);
 
 pub(super) enum Network {
     Single(Node),
@@ -94,7 +100,7 @@ impl Network {
     /// The proof that changes will be told comes with the answer.
     pub(super) async fn run_tracked(&self, name: &str, command: &Cmd) -> Result<(Value, Option<Seen>)> {
         if let Some((node, live, seen)) = self.tracked(name)
-            && let Ok(value) = node.as_node().send_tracked(live, command).await
+            && let Ok(Ok(value)) = timeout(TRACKED_PATIENCE, node.as_node().send_tracked(live, command)).await
         {
             return Ok((value, Some(seen)));
         }
@@ -110,14 +116,16 @@ impl Network {
         arguments: &[&[u8]],
     ) -> Result<(Value, Option<Seen>)> {
         if let Some((node, live, seen)) = self.tracked(name) {
-            let answer =
-                match node.as_node().send_tracked(live.clone(), &script.by_hash(keys, arguments)).await {
+            let node = node.as_node();
+            let run = async {
+                match node.send_tracked(live.clone(), &script.by_hash(keys, arguments)).await {
                     Err(Failure::NoScript) => {
-                        node.as_node().send_tracked(live, &script.by_source(keys, arguments)).await
+                        node.send_tracked(live, &script.by_source(keys, arguments)).await
                     }
                     answer => answer,
-                };
-            if let Ok(value) = answer {
+                }
+            };
+            if let Ok(Ok(value)) = timeout(TRACKED_PATIENCE, run).await {
                 return Ok((value, Some(seen)));
             }
         }
@@ -155,19 +163,21 @@ impl Network {
         names: &[&str],
     ) -> Result<(Vec<Value>, Option<Seen>)> {
         if let Some((node, live, seen)) = names.first().and_then(|name| self.tracked(name)) {
-            let answer = if live.notes_each_key {
-                let command = redis::cmd("MGET").arg(names).take();
-                match node.as_node().send_tracked(live, &command).await {
-                    Ok(Value::Array(values)) => Some(values),
-                    _ => None,
+            let read = async {
+                if live.notes_each_key {
+                    let command = redis::cmd("MGET").arg(names).take();
+                    return match node.as_node().send_tracked(live, &command).await {
+                        Ok(Value::Array(values)) => Some(values),
+                        _ => None,
+                    };
                 }
-            } else {
                 let mut pipeline = Pipeline::with_capacity(names.len());
                 for name in names {
                     pipeline.cmd("GET").arg(name);
                 }
                 node.as_node().send_all_tracked(live, &pipeline).await
             };
+            let answer = timeout(TRACKED_PATIENCE, read).await.ok().flatten();
             if let Some(values) = answer {
                 return Ok((values, Some(seen)));
             }

@@ -156,6 +156,7 @@ impl Node {
         if let Failure::Error(error) = &failure
             && self.moves
             && error.kind() == ErrorKind::ReadOnly
+            && live.has_settled()
         {
             live.give_up();
         }

@@ -11,12 +11,9 @@ pub(super) struct Script {
 
 macro_rules! script {
     ($name:ident, $($file:literal),+) => {
-        pub(super) static $name: Script = {
-            const SOURCE: &str = concat!($(include_str!(concat!("lua/", $file))),+);
-            Script {
-                source: SOURCE,
-                hash: LazyLock::new(|| redis::Script::new(SOURCE).get_hash().to_owned()),
-            }
+        pub(super) static $name: Script = Script {
+            source: concat!($(include_str!(concat!("lua/", $file))),+),
+            hash: LazyLock::new(|| redis::Script::new($name.source).get_hash().to_owned()),
         };
     };
 }
@@ -32,7 +29,11 @@ script!(ABANDON_REFRESH, "abandon_refresh.lua");
 script!(RENEW_LOAD, "renew_load.lua");
 script!(RESTAMP, "restamp.lua");
 script!(VERSION, "version.lua");
-script!(CHARGE, "charge.lua");
+script!(CHARGE, "charge.lua", "limit.lua", "charge_any.lua");
+script!(REFUND, "refund.lua", "limit.lua", "refund_rest.lua");
+script!(ENTER, "enter.lua");
+script!(RENEW, "renew.lua");
+script!(INSIDE, "inside.lua");
 
 script!(ACQUIRE, "acquire.lua", "line.lua", "fence.lua", "acquire_waited_for.lua");
 script!(CONFIRM, "line.lua", "fence.lua", "confirm.lua");
@@ -48,6 +49,11 @@ script!(SET_FENCED, "set_fenced.lua");
 impl Script {
     pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
         call("EVALSHA", &self.hash, keys, arguments)
+    }
+
+    #[cfg(test)]
+    pub(super) fn source(&self) -> &'static str {
+        self.source
     }
 
     pub(super) fn by_source(&self, keys: &[&str], arguments: &[&[u8]]) -> Cmd {

@@ -1,0 +1,172 @@
+//! What the server's processor does for a decision: `INFO cpu` before and after some thousands of them.
+//!
+//! Every script runs on the same server over one connection, 64 requests in a write, against 1,000 keys, in shuffled
+//! rounds. The yardstick is a script that only gets and sets with an expiry, a value as long as larder's record.
+
+use larder_testkit::Server;
+use rand::seq::SliceRandom;
+use redis::{Connection, cmd, pipe};
+
+use super::wire::{CHARGE, request};
+use crate::figures::Findings;
+use crate::lane::Outcome;
+use crate::statistics::{Spread, bootstrap, quartiles};
+use crate::table::{Table, interval, ratio};
+
+const GET_SET: &str = "local v = redis.call('GET', KEYS[1]) \
+    redis.call('SET', KEYS[1], v or ARGV[1], 'PX', ARGV[2]) return 1";
+/// The rule of go-redis/redis_rate as a script.
+const GCRA: &str = include_str!("gcra.lua");
+const HASH: &str = "local now = redis.call('TIME')[1] local h = redis.call('HGETALL', KEYS[1]) local sum = 0 \
+    for i = 2, #h, 2 do sum = sum + h[i] end \
+    if sum >= tonumber(ARGV[1]) then return 0 end \
+    redis.call('HINCRBY', KEYS[1], now % 60, 1) redis.call('PEXPIRE', KEYS[1], 60000) return 1";
+const ZSET: &str = "local t = redis.call('TIME') local now = t[1] * 1000000 + t[2] \
+    redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 60000000) \
+    if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end \
+    redis.call('ZADD', KEYS[1], now, t[1] .. t[2]) redis.call('PEXPIRE', KEYS[1], 60000) return 1";
+
+const KEYS: u64 = 1000;
+const BATCH: u64 = 64;
+const REQUESTS: u64 = 16_000;
+
+struct Script {
+    name: &'static str,
+    source: &'static str,
+    arguments: Vec<Vec<u8>>,
+    /// Requests a key before it is measured.
+    before: u64,
+}
+
+fn scripts() -> Vec<Script> {
+    let text = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
+    let ours = |name, terms: &[(u8, u32, u64)], before| Script {
+        name,
+        source: CHARGE,
+        arguments: vec![request(1, terms)],
+        before,
+    };
+    let script = |name, source, arguments, before| Script { name, source, arguments, before };
+    let minute = 1_000_000;
+    let four = |limit| {
+        [(2, 60_000, 16_667), (2, 60_000, minute), (2, 60_000, 60 * minute), (2, limit, 1440 * minute)]
+    };
+    vec![
+        script("GET and SET of 141 bytes", GET_SET, vec![vec![b'x'; 141], b"60000".to_vec()], 1),
+        script("GET and SET of 12 bytes", GET_SET, vec![vec![b'x'; 12], b"60000".to_vec()], 1),
+        script("GCRA (redis_rate), allowed", GCRA, text(&["1000000", "60000000", "1"]), 1),
+        script("GCRA (redis_rate), refused", GCRA, text(&["1", "600000000", "1"]), 1),
+        ours("larder, buckets, allowed", &[(2, 60_000, minute)], 1),
+        ours("larder, buckets, refused", &[(2, 21, 60 * minute)], 21),
+        ours("larder, exact for 20, refused", &[(6, 20, 3600 * minute)], 20),
+        ours("larder, four quotas, allowed", &four(60_000), 1),
+        ours("larder, four quotas, refused", &four(21), 21),
+        script("hash of 60 buckets, refused", HASH, text(&["60"]), 0),
+        script("sorted-set log of 100, refused", ZSET, text(&["100"]), 100),
+    ]
+}
+
+pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
+    eprintln!("limits: the server's processor");
+    let server = Server::builder().tcp().start();
+    let mut connection = redis::Client::open(server.url())?.get_connection()?;
+    let scripts = scripts();
+    let mut hashes = Vec::new();
+    for (place, script) in scripts.iter().enumerate() {
+        hashes.push(cmd("SCRIPT").arg("LOAD").arg(script.source).query::<String>(&mut connection)?);
+        if script.name.starts_with("hash") {
+            fill_hashes(&mut connection, place)?;
+        }
+        send(&mut connection, script, &hashes, place, script.before * KEYS)?;
+    }
+    let mut micros = vec![Vec::new(); scripts.len()];
+    for _ in 0..rounds {
+        let mut order: Vec<usize> = (0..scripts.len()).collect();
+        order.shuffle(&mut rand::rng());
+        for place in order {
+            let Some(script) = scripts.get(place) else { continue };
+            let before = processor(&server)?;
+            send(&mut connection, script, &hashes, place, REQUESTS)?;
+            #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53")]
+            let each = (processor(&server)? - before) * 1e6 / REQUESTS as f64;
+            if let Some(all) = micros.get_mut(place) {
+                all.push(each);
+            }
+        }
+    }
+    let yard = micros.first().cloned().unwrap_or_default();
+    let mut table =
+        Table::new(&["script", "µs a decision", "to GET and SET", "95 % interval", "bytes a key"]);
+    for (place, (script, micros)) in scripts.iter().zip(&micros).enumerate() {
+        let ratios: Vec<f64> = micros.iter().zip(&yard).map(|(one, yard)| one / yard).collect();
+        let (each, to_yard): (Spread, Spread) = (quartiles(micros), bootstrap(&ratios));
+        let bytes: Option<u64> =
+            cmd("MEMORY").arg("USAGE").arg(key(place, 7)).arg("SAMPLES").arg(0).query(&mut connection)?;
+        table.row(&[
+            script.name,
+            &format!("{:.1} ({:.1}–{:.1})", each.median, each.low, each.high),
+            &ratio(to_yard.median),
+            &interval(to_yard),
+            &bytes.map_or("–".to_owned(), |bytes| bytes.to_string()),
+        ]);
+    }
+    let mut findings = Findings::default();
+    findings.add("limit-scripts", table.finish());
+    Ok(findings)
+}
+
+/// A name as long as they are in use.
+fn key(place: usize, id: u64) -> String {
+    format!("~limit.1:{{shop/api{place:02}:10.0.0.{id}}}")
+}
+
+fn send(
+    connection: &mut Connection,
+    script: &Script,
+    hashes: &[String],
+    place: usize,
+    requests: u64,
+) -> Outcome<()> {
+    let mut id = 0;
+    for _ in 0..requests.div_ceil(BATCH) {
+        let mut batch = pipe();
+        for _ in 0..BATCH {
+            id = (id + 7) % KEYS;
+            batch
+                .cmd("EVALSHA")
+                .arg(hashes.get(place))
+                .arg(1)
+                .arg(key(place, id))
+                .arg(&script.arguments)
+                .ignore();
+        }
+        batch.exec(connection)?;
+    }
+    Ok(())
+}
+
+/// Sixty buckets, each with one: what a minute of use leaves.
+fn fill_hashes(connection: &mut Connection, place: usize) -> Outcome<()> {
+    for id in 0..KEYS {
+        let mut fill = cmd("HSET");
+        fill.arg(key(place, id));
+        for bucket in 0..60 {
+            fill.arg(bucket).arg(1);
+        }
+        fill.exec(connection)?;
+        cmd("PEXPIRE").arg(key(place, id)).arg(600_000).exec(connection)?;
+    }
+    Ok(())
+}
+
+/// Seconds that the server has used so far.
+fn processor(server: &Server) -> Outcome<f64> {
+    let info = server.info("cpu");
+    let of = |name: &str| {
+        info.get(name)
+            .ok_or("no such figure")?
+            .parse::<f64>()
+            .map_err(Box::<dyn std::error::Error + Send + Sync>::from)
+    };
+    Ok(of("used_cpu_sys")? + of("used_cpu_user")?)
+}

@@ -1,0 +1,193 @@
+//! examples/service.rs over real HTTP: many clients, and two instances that share one server.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use larder_testkit::{Server, eventually};
+
+/// As `cargo xtask test` builds them, so that nothing is built twice.
+const BUILD: [&str; 7] =
+    ["build", "--quiet", "--workspace", "--exclude", "larder-bench", "--all-features", "--examples"];
+
+fn built() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let build = Command::new(env!("CARGO")).args(BUILD).status();
+        assert!(build.unwrap().success(), "the examples do not build");
+        let tests = std::env::current_exe().unwrap();
+        tests.parent().unwrap().parent().unwrap().join("examples")
+    })
+}
+
+/// A running instance; killed when it is dropped.
+struct Service {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Service {
+    fn start(settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(built().join("service"));
+        command.env("PORT", "0").envs(settings.iter().copied()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
+        Self { process, address }
+    }
+
+    fn get(&self, path: &str, client: &str) -> Answer {
+        self.send("GET", path, client)
+    }
+
+    /// One request of a client that a proxy names.
+    fn send(&self, method: &str, path: &str, client: &str) -> Answer {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: test\r\nx-forwarded-for: 9.9.9.9, {client}\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        Answer { head: head.to_lowercase(), body: body.to_owned() }
+    }
+
+    fn counted(&self, what: &str) -> u64 {
+        let stats: String = self.get("/stats", "nobody").body;
+        let (_, rest) = stats.split_once(&format!("\"{what}\":")).unwrap();
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+struct Answer {
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+}
+
+/// The second's limit of ten binds first: one client asks more slowly than that.
+fn patiently(service: &Service, path: &str, client: &str, times: usize) -> Vec<Answer> {
+    (0..times)
+        .map(|_| {
+            eventually("the second's limit lets it pass", Duration::from_secs(20), || {
+                let answer = service.get(path, client);
+                let by_second = answer.status() == 429 && answer.field("ratelimit")?.contains("api-1s");
+                (!by_second).then_some(answer)
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn clients_are_limited_each_by_itself_and_told_so() {
+    let service = Service::start(&[("TRUSTED_PROXIES", "127.0.0.0/8"), ("PER_MINUTE", "12")]);
+    let answers = patiently(&service, "/products/7", "192.0.2.1", 12);
+    assert!(answers.iter().all(|answer| answer.status() == 200), "{:?}", answers.last().unwrap().head);
+    assert!(answers[0].body.contains("a jar of honey"), "{}", answers[0].body);
+    assert_eq!(answers[0].field("ratelimit-policy"), Some("\"api-1s\";q=10;w=1,\"api-60s\";q=12;w=60"));
+
+    let refused = &patiently(&service, "/products/7", "192.0.2.1", 1)[0];
+    assert_eq!(refused.status(), 429);
+    let wait: u64 = refused.field("retry-after").unwrap().parse().unwrap();
+    assert!((30..=61).contains(&wait), "{wait}");
+    assert!(refused.field("ratelimit").unwrap().starts_with("\"api-60s\";r=0;t="));
+    assert_eq!(refused.field("content-type"), Some("application/problem+json"));
+    assert!(refused.body.contains("#quota-exceeded"), "{}", refused.body);
+
+    // Another client, one of the same /64, and what is not limited at all.
+    assert_eq!(service.get("/products/7", "2001:db8::1").status(), 200);
+    assert_eq!(service.get("/products/7", "192.0.2.2").status(), 200);
+    assert_eq!(service.get("/products/9", "192.0.2.2").status(), 404);
+    for _ in 0..30 {
+        assert_eq!(service.get("/stats", "192.0.2.1").status(), 200);
+    }
+    // SQLite was asked once for what is there and once for what is not.
+    assert_eq!(service.counted("queries"), 2);
+}
+
+#[test]
+fn a_client_cannot_name_itself_where_no_proxy_is_trusted() {
+    let service = Service::start(&[("PER_MINUTE", "5")]);
+    let statuses: Vec<u16> =
+        (0..8).map(|n| service.get("/products/7", &format!("192.0.2.{n}")).status()).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429, 429]);
+}
+
+#[test]
+fn two_instances_share_one_limit_one_cache_and_one_job() {
+    let server = Server::builder().tcp().start();
+    let folder = std::env::temp_dir().join(format!("larder-service-{}.sqlite", std::process::id()));
+    let (url, database) = (server.url(), folder.display().to_string());
+    let settings = [
+        ("LARDER_URL", url.as_str()),
+        ("DATABASE", database.as_str()),
+        ("TRUSTED_PROXIES", "127.0.0.0/8"),
+        ("PER_MINUTE", "40"),
+        ("JOB_EVERY_MS", "600"),
+    ];
+    let both = [Service::start(&settings), Service::start(&settings)];
+
+    // Eight clients at once, each through both instances, until nothing passes.
+    let admitted: Vec<usize> = std::thread::scope(|scope| {
+        let ask = |client: usize| {
+            let both = &both;
+            scope.spawn(move || {
+                let name = format!("192.0.2.{client}");
+                let mut passed = 0;
+                loop {
+                    let answer = &patiently(&both[passed % 2], "/products/8", &name, 1)[0];
+                    match answer.status() {
+                        200 => passed += 1,
+                        429 => return passed,
+                        other => panic!("{other}: {}", answer.head),
+                    }
+                }
+            })
+        };
+        let clients: Vec<_> = (0..8).map(ask).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    // Forty in any minute for each, whichever instance is asked; it all takes less than one.
+    assert_eq!(admitted, [40; 8]);
+    let queries: u64 = both.iter().map(|service| service.counted("queries")).sum();
+    assert!((1..=2).contains(&queries), "{queries} queries reached SQLite");
+
+    // What one changes, the other sees.
+    assert!(both[1].get("/products/7", "192.0.2.100").body.contains("650"));
+    assert_eq!(both[0].send("POST", "/products/7?cents=700", "192.0.2.100").status(), 204);
+    assert!(both[1].get("/products/7", "192.0.2.100").body.contains("700"));
+
+    // The job runs on one of them at a time.
+    let jobs = || both.iter().map(|service| service.counted("jobs")).sum::<u64>();
+    eventually("the job has run", Duration::from_secs(20), || (jobs() >= 2).then_some(()));
+
+    // When the server is gone the service stays: it loads by itself, and allows half of the limit.
+    server.kill();
+    let answer = &patiently(&both[0], "/products/7", "192.0.2.200", 1)[0];
+    assert_eq!(answer.status(), 200);
+    drop(both);
+    let _ = std::fs::remove_file(folder);
+}

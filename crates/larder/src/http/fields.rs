@@ -1,0 +1,107 @@
+//! What a response says about limits.
+//!
+//! The fields of draft-ietf-httpapi-ratelimit-headers-11 (May 2026): `RateLimit-Policy` names every quota, `RateLimit` what
+//! the one that bound has left and for how long. Seconds are whole there and rounded up; a window that is no whole number
+//! of seconds is left out. The older `X-RateLimit-*` are nobody's standard; their reset is in seconds from now.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::limit::{Decision, Quota};
+
+/// Which fields of a response tell clients about the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RateLimitFields {
+    /// `RateLimit-Policy` and `RateLimit`, as of draft-ietf-httpapi-ratelimit-headers-11. The default.
+    #[default]
+    Ietf,
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, the last in seconds from now.
+    Legacy,
+    /// Both.
+    Both,
+    /// None. A refusal still says `Retry-After`.
+    Off,
+}
+
+/// What responses of one layer say, prepared as far as it does not change.
+#[derive(Debug, Clone)]
+pub(super) struct Policies {
+    name: String,
+    quotas: Vec<Quota>,
+    field: Option<HeaderValue>,
+}
+
+impl Policies {
+    pub(super) fn new(name: &str, quotas: Vec<Quota>) -> Self {
+        let mut policies = Self { name: name.to_owned(), quotas, field: None };
+        let items: Vec<String> = policies
+            .quotas
+            .iter()
+            .map(|quota| {
+                let whole = (quota.window().subsec_nanos() == 0).then_some(quota.window().as_secs());
+                let window = whole.map(|seconds| format!(";w={seconds}")).unwrap_or_default();
+                format!("\"{}\";q={}{window}", policies.of(*quota), quota.limit())
+            })
+            .collect();
+        policies.field = HeaderValue::try_from(items.join(",")).ok();
+        policies
+    }
+
+    pub(super) fn quotas(&self) -> &[Quota] {
+        &self.quotas
+    }
+
+    /// A quota's name: the limiter's, and the window where there are several.
+    pub(super) fn of(&self, quota: Quota) -> String {
+        if self.quotas.len() > 1 { format!("{}-{:?}", self.name, quota.window()) } else { self.name.clone() }
+    }
+
+    pub(super) fn write(&self, fields: RateLimitFields, decision: &Decision, headers: &mut HeaderMap) {
+        let (quota, remaining) = (decision.quota(), decision.remaining());
+        // What Retry-After says must not be before the end of this span (section 6 of the draft).
+        let span = decision.retry_after().unwrap_or(decision.reset_after().min(quota.window()));
+        let seconds = whole_seconds(span);
+        if matches!(fields, RateLimitFields::Ietf | RateLimitFields::Both) {
+            if let Some(policy) = &self.field {
+                headers.insert(HeaderName::from_static("ratelimit-policy"), policy.clone());
+            }
+            let item = format!("\"{}\";r={remaining};t={seconds}", self.of(quota));
+            if let Ok(item) = HeaderValue::try_from(item) {
+                headers.insert(HeaderName::from_static("ratelimit"), item);
+            }
+        }
+        if matches!(fields, RateLimitFields::Legacy | RateLimitFields::Both) {
+            headers.insert(HeaderName::from_static("x-ratelimit-limit"), quota.limit().into());
+            headers.insert(HeaderName::from_static("x-ratelimit-remaining"), remaining.into());
+            headers.insert(HeaderName::from_static("x-ratelimit-reset"), seconds.into());
+        }
+    }
+}
+
+/// Rounded up: nobody may be told to come back too soon, and never after 0 seconds.
+pub(super) fn whole_seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_named_as_the_draft_writes_them() {
+        let one = Policies::new("api", vec![Quota::per_minute(100)]);
+        assert_eq!(one.field.unwrap(), "\"api\";q=100;w=60");
+        let two =
+            Policies::new("api", vec![Quota::per_second(10), Quota::new(5, Duration::from_millis(1500))]);
+        assert_eq!(two.field.unwrap(), "\"api-1s\";q=10;w=1,\"api-1.5s\";q=5");
+    }
+
+    #[test]
+    fn seconds_are_rounded_up_and_never_to_nothing() {
+        for (millis, seconds) in [(0, 0), (1, 1), (1000, 1), (1001, 2)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
+        }
+    }
+}

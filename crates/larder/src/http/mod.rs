@@ -1,0 +1,17 @@
+//! Rate limits as tower middleware: who asks, what they are told, and what a refusal looks like.
+//!
+//! The layer asks the limiter in `call`, never in `poll_ready`, where a request may still not come. It hands the ready
+//! service on into the future, as tower asks for. What it knows of a request is its [`RequestHead`]; bodies are not its
+//! matter. It trusts no header about where a request comes from, unless the program names the proxies that set it.
+
+mod client_ip;
+mod fields;
+mod key;
+mod layer;
+mod refusal;
+
+pub use client_ip::ClientIp;
+pub use fields::RateLimitFields;
+pub use key::{HeaderKey, PathKey, RequestHead, RequestKey};
+pub use layer::{RateLimitLayer, RateLimitService};
+pub use refusal::{Grpc, Problem, Refusal, Refuse};

@@ -1,0 +1,253 @@
+//! How one decision is made: from what is known here, else by the store, else by what the program wants in an outage.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::RateLimiter;
+use super::decision::{DecidedBy, Decision};
+use super::lease::Held;
+use super::local::Known;
+use super::outage::{Outage, is_outage};
+use super::quota::Plan;
+use crate::call;
+use crate::clock::Tick;
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::store::limit::{Charge, Charged, LimitStore, Take};
+
+/// A share of a pause or a lease that clocks of different rates may cost.
+pub(super) fn drift(span: Duration) -> Duration {
+    span / 1000
+}
+
+impl RateLimiter {
+    pub(super) async fn decide(&self, name: Name, cost: u64) -> Result<Decision> {
+        if let Some(decision) = self.decide_here(&name, cost)? {
+            return Ok(self.counted(decision));
+        }
+        // What asks the store is boxed: what is known here must not carry a future of its size.
+        Box::pin(async move {
+            let plan = self.plan();
+            if self.inner.lease.is_some() {
+                return self.lease(&name, &plan, cost).await;
+            }
+            self.ask_store(&name, &plan, Take::All, cost).await
+        })
+        .await
+        .map(|decision| self.counted(decision))
+    }
+
+    pub(super) fn now(&self) -> Tick {
+        self.inner.context.clock.now()
+    }
+
+    pub(super) fn counted(&self, decision: Decision) -> Decision {
+        self.inner.local.meter.decided(decision.is_allowed(), decision.decided_by);
+        decision
+    }
+
+    /// Asks the store, remembers a refusal, and falls back on the policy.
+    pub(super) async fn ask_store(
+        &self,
+        name: &Name,
+        plan: &Arc<Plan>,
+        take: Take,
+        cost: u64,
+    ) -> Result<Decision> {
+        let asked = (self.now(), self.inner.local.changes());
+        let charge = Charge { terms: &plan.terms, take, cost, ahead: 0, patience: 0 };
+        match self.send(name, charge).await {
+            Ok(charged) => Ok(self.decided(name, plan, take, cost, charged, asked)),
+            Err(error) => self.without_store(name, plan, take, cost, error),
+        }
+    }
+
+    pub(super) fn decided(
+        &self,
+        name: &Name,
+        plan: &Arc<Plan>,
+        take: Take,
+        cost: u64,
+        charged: Charged,
+        asked: (Tick, u64),
+    ) -> Decision {
+        let decision = Decision::of(charged, plan, DecidedBy::Store);
+        if !decision.is_allowed() {
+            let cost = if take == Take::All { cost } else { 1 };
+            self.inner.local.refused(name.as_bytes(), cost, plan, &decision, asked);
+        }
+        decision
+    }
+
+    /// One request, unless the store is known to be away.
+    pub(super) async fn send(&self, name: &Name, charge: Charge<'_>) -> Result<Charged> {
+        let (name, store) = (name.as_str(), self.inner.context.coordination()?);
+        let breaker = self.inner.local.breakers.get(store.domain(name) % 16);
+        if let Some(error) = breaker.and_then(|breaker| breaker.refusal(self.now())) {
+            return Err(error);
+        }
+        let mut request = pin!(store.charge(name, charge));
+        let answer = poll_fn(|cx| match request.as_mut().poll(cx) {
+            // The call's time is over: this is the last poll, in which to decide without the store.
+            Poll::Pending if call::is_late() => Poll::Ready(Err(Error::timed_out(self.timeout()))),
+            answer => answer,
+        })
+        .await;
+        if let Some(breaker) = breaker {
+            match &answer {
+                Ok(_) => breaker.answered(),
+                Err(error) => breaker.failed(error, self.now()),
+            }
+        }
+        answer
+    }
+
+    /// [`send`](Self::send) outside of a call, with the connection's timeout.
+    pub(super) async fn send_in_time(&self, name: &Name, charge: Charge<'_>) -> Result<Charged> {
+        let timeout = self.timeout();
+        match tokio::time::timeout(timeout, self.send(name, charge)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let error = Error::timed_out(timeout);
+                let domain = self.inner.context.coordination()?.domain(name.as_str());
+                if let Some(breaker) = self.inner.local.breakers.get(domain % 16) {
+                    breaker.failed(&error, self.now());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What the program wants while the store is away.
+    pub(super) fn without_store(
+        &self,
+        name: &Name,
+        plan: &Arc<Plan>,
+        take: Take,
+        cost: u64,
+        error: Error,
+    ) -> Result<Decision> {
+        if !is_outage(&error) {
+            return Err(error);
+        }
+        let blunt = |granted| Decision {
+            granted,
+            binding: plan.quota(0),
+            remaining: 0,
+            // Nobody knows; not to come back at once is the point.
+            retry_after: Duration::from_secs(1),
+            reset_after: Duration::from_secs(1),
+            decided_by: DecidedBy::Outage,
+            stamp: 0,
+        };
+        match self.inner.outage {
+            Outage::Error => Err(error),
+            Outage::Deny => Ok(blunt(0)),
+            Outage::Allow => Ok(blunt(cost)),
+            Outage::LocalShare(instances) => {
+                let Some(terms) = plan.share(instances) else { return Ok(blunt(0)) };
+                let charge = Charge { terms: &terms, take, cost, ahead: 0, patience: 0 };
+                let clock = self.now().as_micros();
+                let charged = self.inner.local.share.charge(name.as_str(), charge, clock);
+                let decision = Decision::of(charged, plan, DecidedBy::Outage);
+                Ok(Decision { stamp: 0, ..decision })
+            }
+        }
+    }
+
+    /// A permit out of a new batch; one caller a key takes it, and those who wait meanwhile spend of it.
+    async fn lease(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
+        let Some((lease, span)) = self.inner.lease else {
+            return self.ask_store(name, plan, Take::All, cost).await;
+        };
+        let local = &self.inner.local;
+        let known = local.key(name.as_bytes());
+        let mut turn = pin!(known.refill.lock());
+        let turn = poll_fn(|cx| match turn.as_mut().poll(cx) {
+            Poll::Pending if call::is_late() => Poll::Ready(None),
+            turn => turn.map(Some),
+        });
+        let Some(_turn) = turn.await else {
+            return self.without_store(name, plan, Take::All, cost, Error::timed_out(self.timeout()));
+        };
+        if let Some(decision) = local.decide(name.as_bytes(), cost, plan, &self.inner.context.clock) {
+            return Ok(decision);
+        }
+        let asked = (self.now(), local.changes());
+        let ahead = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let batch = lease.batch.max(cost);
+        let charge = Charge { terms: &plan.terms, take: Take::Half, cost: batch, ahead, patience: 0 };
+        let charged = match self.send(name, charge).await {
+            Ok(charged) if charged.granted == 0 => {
+                return Ok(self.decided(name, plan, Take::UpTo, cost, charged, asked));
+            }
+            Ok(charged) => charged,
+            Err(error) => return self.without_store(name, plan, Take::All, cost, error),
+        };
+        let held = Held {
+            left: charged.granted,
+            deadline: asked.0.after(span - drift(span)),
+            stamp: charged.stamp,
+            plan: plan.clone(),
+            binding: plan.quota(charged.binding),
+            remaining: charged.remaining,
+            reset_at: asked.0.after(Duration::from_micros(charged.reset)),
+        };
+        let decision = self.keep(name, &known, held, cost)?;
+        match decision {
+            Some(decision) => Ok(Decision { decided_by: DecidedBy::Store, ..decision }),
+            // Half of what is left, or its time, was too little for this cost.
+            None => self.ask_store(name, plan, Take::All, cost).await,
+        }
+    }
+
+    /// Puts a batch where it can be spent, spends of it, and sees to it that what is left is given back.
+    fn keep(&self, name: &Name, known: &Arc<Known>, mut held: Held, cost: u64) -> Result<Option<Decision>> {
+        let (now, plan, stamp) = (self.now(), held.plan.clone(), held.stamp);
+        let rest = held.deadline.since(now);
+        let decision = held.spend(cost, &plan, now);
+        let replaced = known.facts().lease.replace(held);
+        if let Some(old) = replaced.filter(|old| old.left > 0) {
+            self.give_back_later(name, &old.plan, old.stamp, old.left)?;
+        }
+        let (limiter, known, name) = (self.clone(), Arc::downgrade(known), name.clone());
+        self.inner.context.timers.spawn(async move {
+            tokio::time::sleep(rest).await;
+            let Some(known) = known.upgrade() else { return };
+            let ended = known.facts().lease.take_if(|lease| lease.stamp == stamp);
+            if let Some(ended) = ended.filter(|ended| ended.left > 0) {
+                let _ = limiter.give_back_later(&name, &ended.plan, ended.stamp, ended.left);
+            }
+        });
+        Ok(decision)
+    }
+
+    /// Gives permits back to the lease or to the store that they came from.
+    pub(super) async fn give_back(&self, name: &Name, stamp: u64, permits: u64) -> Result<u64> {
+        if stamp == 0 || permits == 0 {
+            return Ok(0);
+        }
+        if let Some(known) = self.inner.local.known(name.as_bytes())
+            && let Some(lease) = known.facts().lease.as_mut()
+            && lease.stamp == stamp
+            && self.now() < lease.deadline
+        {
+            lease.left += permits;
+            return Ok(permits);
+        }
+        let plan = self.plan();
+        let given = self.inner.context.coordination()?.refund(name.as_str(), &plan.terms, permits, stamp).await;
+        self.inner.local.forget_refusal(name.as_bytes());
+        given
+    }
+
+    /// The same without waiting for it.
+    pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: u64, permits: u64) -> Result<()> {
+        self.inner.local.forget_refusal(name.as_bytes());
+        self.inner.context.refund_in_background(name.as_str().to_owned(), plan.terms.clone(), permits, stamp);
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! What this process knows about a limiter's keys, so that it need not ask: a refusal that still holds, permits taken
+//! in a lease, and whose turn it is to ask.
+//!
+//! A refusal is kept for the smallest cost that was refused, for at most a sixtieth of the window that bound and until
+//! it could pass, counted from before the request left; a refund, a reset or a change of quotas from here ends it. The
+//! table is bounded; what it loses costs a round trip.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+
+use super::decision::{DecidedBy, Decision};
+use super::lease::Held;
+use super::meter::LimitMeter;
+use super::outage::Breaker;
+use super::quota::{Plan, Quota};
+use crate::clock::{Clock, RECENT, Tick};
+use crate::store::memory::Limits;
+
+/// Keys that are remembered.
+const KEYS: usize = 10_000;
+
+/// What all handles of one limiter name share.
+pub(super) struct Local {
+    pub(super) meter: LimitMeter,
+    pub(super) breakers: [Breaker; 16],
+    /// Counts while the store is away.
+    pub(super) share: Limits,
+    keys: Cache<Vec<u8>, Arc<Known>>,
+    /// The quotas that were used last, so that handles with the same ones share what is known.
+    plan: Mutex<Option<Arc<Plan>>>,
+    /// How many refunds, resets and changes of quota there were: a refusal that was asked for before one is not kept.
+    changes: AtomicU64,
+}
+
+/// What is known about one key.
+#[derive(Default)]
+pub(super) struct Known {
+    facts: Mutex<Facts>,
+    /// Whose turn it is to wait for one.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    /// Who takes the next batch.
+    pub(super) refill: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) lease: Option<Held>,
+    refusal: Option<Refusal>,
+}
+
+struct Refusal {
+    cost: u64,
+    until: Tick,
+    retry_at: Tick,
+    reset_at: Tick,
+    binding: Quota,
+    remaining: u64,
+    /// The quotas that it was refused by.
+    plan: Arc<Plan>,
+}
+
+impl Local {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            meter: LimitMeter::new(name),
+            breakers: Default::default(),
+            share: Limits::default(),
+            keys: Cache::new(KEYS),
+            plan: Mutex::default(),
+            changes: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn plan(&self, plan: Plan) -> Arc<Plan> {
+        let mut last = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        match last.as_ref().filter(|last| last.quotas == plan.quotas) {
+            Some(same) => same.clone(),
+            None => last.insert(Arc::new(plan)).clone(),
+        }
+    }
+
+    /// What can be decided without asking: all of a cost.
+    pub(super) fn decide(&self, name: &[u8], cost: u64, plan: &Arc<Plan>, clock: &Clock) -> Option<Decision> {
+        self.decide_between(name, (cost, cost), plan, clock)
+    }
+
+    /// The same for as much as there is, between two bounds.
+    pub(super) fn decide_between(
+        &self,
+        name: &[u8],
+        (least, most): (u64, u64),
+        plan: &Arc<Plan>,
+        clock: &Clock,
+    ) -> Option<Decision> {
+        let known = self.keys.get(name)?;
+        let mut facts = known.facts();
+        // Only near an end is the precise time needed.
+        let recent = clock.recent();
+        let ends =
+            [facts.lease.as_ref().map(|lease| lease.deadline), facts.refusal.as_ref().map(|one| one.until)];
+        let near = ends.into_iter().flatten().any(|end| recent.after(RECENT) >= end);
+        let now = if near { clock.now() } else { recent };
+        if let Some(lease) = facts.lease.as_mut()
+            && let Some(decision) = lease.spend(most.min(lease.left).max(least), plan, now)
+        {
+            return Some(decision);
+        }
+        let refusal = facts.refusal.as_ref()?;
+        if least < refusal.cost || now >= refusal.until || !Arc::ptr_eq(&refusal.plan, plan) {
+            return None;
+        }
+        Some(Decision {
+            granted: 0,
+            binding: refusal.binding,
+            remaining: refusal.remaining,
+            retry_after: refusal.retry_at.since(now),
+            reset_after: refusal.reset_at.since(now),
+            decided_by: DecidedBy::Refusal,
+            stamp: 0,
+        })
+    }
+
+    pub(super) fn known(&self, name: &[u8]) -> Option<Arc<Known>> {
+        self.keys.get(name)
+    }
+
+    pub(super) fn key(&self, name: &[u8]) -> Arc<Known> {
+        if let Some(known) = self.keys.get(name) {
+            return known;
+        }
+        let made = self.keys.get_or_insert_with(name, || Ok::<_, std::convert::Infallible>(Arc::default()));
+        made.unwrap_or_default()
+    }
+
+    /// To be taken before a request that may be refused.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Remembers that `cost` was refused by a request that left at `sent`.
+    pub(super) fn refused(
+        &self,
+        name: &[u8],
+        cost: u64,
+        plan: &Arc<Plan>,
+        decision: &Decision,
+        (sent, changes): (Tick, u64),
+    ) {
+        // The clocks of two machines differ in rate by far less than a thousandth.
+        let early = |span: Duration| span - span / 1000;
+        let kept = early(decision.retry_after).min(decision.binding.window() / 60);
+        if kept.is_zero() {
+            return;
+        }
+        let known = self.key(name);
+        let mut facts = known.facts();
+        // Within the lock: whoever changes something counts first and takes the lock to forget afterwards.
+        if self.changes() != changes {
+            return;
+        }
+        let until = sent.after(kept);
+        let cost = match &facts.refusal {
+            Some(other) if Arc::ptr_eq(&other.plan, plan) && other.until > sent && other.cost < cost => {
+                return;
+            }
+            _ => cost,
+        };
+        facts.refusal = Some(Refusal {
+            cost,
+            until,
+            retry_at: sent.after(decision.retry_after),
+            reset_at: sent.after(decision.reset_after),
+            binding: decision.binding,
+            remaining: decision.remaining,
+            plan: plan.clone(),
+        });
+    }
+
+    /// Something was given back: what was refused may pass.
+    pub(super) fn forget_refusal(&self, name: &[u8]) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        if let Some(known) = self.known(name) {
+            known.facts().refusal = None;
+        }
+    }
+
+    /// The key begins anew; permits of a lease are void with it.
+    pub(super) fn forget(&self, name: &[u8]) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        if let Some(known) = self.known(name) {
+            *known.facts() = Facts::default();
+        }
+    }
+}
+
+impl Known {
+    pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,168 @@
+//! Costs that are known only afterwards: charge an estimate, then settle.
+
+use std::fmt;
+
+use super::RateLimiter;
+use super::decision::Decision;
+use crate::call::Call;
+use crate::error::Result;
+use crate::key::CacheKey;
+use crate::name::Name;
+use crate::store::limit::Take;
+
+/// The answer to [`RateLimiter::reserve`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Reserve {
+    /// The estimate is charged.
+    Granted(Reservation),
+    /// It did not fit, and nothing is charged.
+    Refused(Decision),
+}
+
+impl Reserve {
+    /// The reservation, if it was granted.
+    #[must_use]
+    pub fn granted(self) -> Option<Reservation> {
+        match self {
+            Self::Granted(reservation) => Some(reservation),
+            Self::Refused(_) => None,
+        }
+    }
+}
+
+/// An estimate that was charged, to be settled or cancelled.
+///
+/// Dropped without either, as when its holder dies, it stays charged in full: nobody knows what was used.
+#[must_use = "an estimate stays charged in full until it is settled or cancelled"]
+pub struct Reservation {
+    limiter: RateLimiter,
+    name: Name,
+    decision: Decision,
+}
+
+/// What became of a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settled {
+    /// Permits of the estimate that were given back.
+    pub returned: u64,
+    /// Permits charged in addition, where the estimate was too low.
+    pub charged: u64,
+    /// Permits that were used beyond the estimate and did not fit any more: they are not counted.
+    pub uncovered: u64,
+}
+
+impl RateLimiter {
+    /// Charges an estimate of what something will cost, to be settled when that is known. One round trip.
+    ///
+    /// Estimate high: what was not used goes back to where it was charged, while what is used beyond the estimate can only
+    /// be charged as far as it fits.
+    ///
+    /// ```
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// use larder::{Quota, Reserve};
+    ///
+    /// let tokens = larder.rate_limiter("tokens", Quota::per_minute(10_000))?;
+    /// match tokens.reserve("ann", 4_000).await? {
+    ///     Reserve::Granted(reservation) => {
+    ///         let used = 1_200; // the work is done here
+    ///         assert_eq!(reservation.settle(used).await?.returned, 2_800);
+    ///     }
+    ///     Reserve::Refused(decision) => println!("in {:?}", decision.retry_after()),
+    ///     _ => {}
+    /// }
+    /// assert_eq!(tokens.remaining("ann").await?, 8_800);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`check_n`](Self::check_n).
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may have charged the estimate.
+    pub fn reserve(
+        &self,
+        key: impl CacheKey,
+        estimate: u64,
+    ) -> Call<'_, impl Future<Output = Result<Reserve>> + Send> {
+        let name = self.record(key);
+        Call::new(self.timeout(), &self.inner.local.meter.reserve, async move {
+            let decision = self.decide_here_or_there(name?, estimate).await?;
+            Ok(match decision {
+                (decision, name) if decision.is_allowed() => {
+                    Reserve::Granted(Reservation { limiter: self.clone(), name, decision })
+                }
+                (decision, _) => Reserve::Refused(decision),
+            })
+        })
+    }
+
+    async fn decide_here_or_there(&self, name: Name, cost: u64) -> Result<(Decision, Name)> {
+        let kept = name.clone();
+        Ok((self.decide(name, cost).await?, kept))
+    }
+}
+
+impl Reservation {
+    /// How much was charged.
+    #[must_use]
+    pub fn estimate(&self) -> u64 {
+        self.decision.granted
+    }
+
+    /// The decision by which it was granted.
+    #[must_use]
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// Says what was used: the rest of the estimate is given back, and what was used beyond it is charged as far as it
+    /// fits. One round trip; none where the estimate was right.
+    ///
+    /// # Errors
+    ///
+    /// What stands in the way of any request. The estimate then stays charged.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may have settled.
+    pub async fn settle(self, used: u64) -> Result<Settled> {
+        let Self { limiter, name, decision } = self;
+        let estimate = decision.granted;
+        let work = async {
+            if used <= estimate {
+                let returned = limiter.give_back(&name, decision.stamp, estimate - used).await?;
+                return Ok(Settled { returned, charged: 0, uncovered: 0 });
+            }
+            let more = used - estimate;
+            let charged = limiter.ask_store(&name, &limiter.plan(), Take::UpTo, more).await?.granted();
+            Ok(Settled { returned: 0, charged, uncovered: more - charged })
+        };
+        Call::new(limiter.timeout(), &limiter.inner.local.meter.settle, work).await
+    }
+
+    /// Gives all of it back: nothing was used.
+    ///
+    /// # Errors
+    ///
+    /// As [`settle`](Self::settle).
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may have given it back.
+    pub async fn cancel(self) -> Result<Settled> {
+        self.settle(0).await
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").field("estimate", &self.decision.granted).finish_non_exhaustive()
+    }
+}

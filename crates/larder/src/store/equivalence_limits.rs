@@ -1,0 +1,213 @@
+//! The memory store's limits are the specification: the scripts, on a real server, must answer the same to the
+//! microsecond, and leave records that count the same.
+//!
+//! Time decides everything about a limit, so here it is given: the one line of the scripts that asks the server for the
+//! time reads two arguments instead. Clocks step forward by little and by much, and back. Every answer is compared in
+//! full. The same histories are held against the bound by a plain list of what was admitted.
+//! LARDER_TEST_HISTORIES sets how many are tried.
+
+mod oracle;
+
+use std::sync::OnceLock;
+
+use larder_testkit::Server;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::limit::{Charge, Charged, Rule, Take, Term};
+use super::memory::Limits;
+use super::redis::limit::raw;
+
+/// 2026, in microseconds.
+const START: u64 = 1_780_000_000_000_000;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Charge {
+        plan: usize,
+        take: Take,
+        cost: u64,
+        ahead: u64,
+        patience: u64,
+    },
+    /// Gives back part of what the nth last charge took.
+    Refund {
+        plan: usize,
+        last: usize,
+        permits: u64,
+    },
+    Forget,
+    Pass(u64),
+    Back(u64),
+}
+
+/// Windows from hours down to what sixty does not divide; the same windows with other limits; one and several.
+fn plans() -> Vec<Vec<Term>> {
+    let buckets = |limit, width| Term { rule: Rule::Buckets, limit, width };
+    let log = |limit, window| Term { rule: Rule::Log, limit, width: window };
+    let gcra = |limit, interval| Term { rule: Rule::Gcra, limit, width: interval };
+    vec![
+        vec![buckets(5, 1_000_000)],
+        vec![buckets(9, 1_000_000)],
+        vec![buckets(100_000, 1_000_000)],
+        vec![buckets(4, 17), buckets(30, 1_000_000)],
+        vec![log(4, 60_000_000)],
+        vec![log(7, 60_000_000), buckets(40, 60_000_000)],
+        vec![gcra(3, 1_000_000)],
+        vec![gcra(3, 1_000_000), log(5, 10_000_001), buckets(12, 999_983)],
+        vec![buckets(25, 13_000_000)],
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let plan = || prop_oneof![3 => Just(0usize), 1 => 0..plans().len()];
+    let take = prop_oneof![
+        5 => Just(Take::All),
+        1 => Just(Take::UpTo),
+        1 => Just(Take::Half),
+        2 => Just(Take::Look)
+    ];
+    let ahead = prop_oneof![4 => Just(0u64), 1 => 0..61_000u64, 1 => 0..59_000_000u64];
+    let patience = prop_oneof![4 => Just(0u64), 1 => Just(70_000_000u64)];
+    let pass = prop_oneof![
+        Just(0u64),
+        1..20u64,
+        1..2_000_000u64,
+        1..70_000_000u64,
+        Just(1_000_000_000),
+        Just(60_000_000)
+    ];
+    prop_oneof![
+        8 => (plan(), take, prop_oneof![Just(1u64), 1..6u64], ahead, patience).prop_map(
+            |(plan, take, cost, ahead, patience)| {
+                // A lease lies within the shortest window; a booking is made for now.
+                let within = plans()[plan].iter().map(|term| term.window()).min().unwrap_or(0);
+                let ahead = if patience > 0 { 0 } else { ahead % within };
+                let ahead = if plans()[plan].iter().any(|term| term.rule == Rule::Gcra) { 0 } else { ahead };
+                // A limiter refuses a cost above the limit before it asks.
+                let cost = cost.min(plans()[plan].iter().map(|term| term.limit).min().unwrap_or(1));
+                Step::Charge { plan, take, cost, ahead, patience }
+            }
+        ),
+        2 => (plan(), 0..4usize, 1..4u64).prop_map(|(plan, last, permits)| Step::Refund { plan, last, permits }),
+        1 => Just(Step::Forget),
+        6 => pass.prop_map(Step::Pass),
+        1 => prop_oneof![1..100u64, 1..50_000_000u64].prop_map(Step::Back),
+    ]
+}
+
+/// One history of each store, at times that the test gives.
+struct Both<'a> {
+    memory: &'a Limits,
+    server: &'a mut redis::Connection,
+    charge: &'a str,
+    refund: &'a str,
+    name: String,
+    clock: u64,
+}
+
+impl Both<'_> {
+    fn run<T: redis::FromRedisValue>(&mut self, script: &str, request: &[u8], more: Option<&[u8]>) -> T {
+        let mut command = redis::cmd("EVAL");
+        command.arg(script).arg(1).arg(&self.name).arg(request).arg(more);
+        command.arg(self.clock / 1_000_000).arg(self.clock % 1_000_000);
+        command.query(self.server).unwrap_or_else(|error| panic!("{request:?} {error}"))
+    }
+
+    fn charge(&mut self, charge: Charge<'_>) -> (Charged, Charged) {
+        let (request, more) = raw::charge(charge);
+        let answer: Vec<u8> = self.run(self.charge, &request, more.as_deref());
+        (self.memory.charge(&self.name, charge, self.clock), raw::answer(&answer))
+    }
+
+    fn refund(&mut self, terms: &[Term], permits: u64, stamp: u64) -> (u64, u64) {
+        let server = self.run(self.refund, &raw::refund(terms, permits, stamp), None);
+        (self.memory.refund(&self.name, terms, permits, stamp, self.clock), server)
+    }
+}
+
+fn connection() -> redis::Connection {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    redis::Client::open(SERVER.get_or_init(Server::start).url()).unwrap().get_connection().unwrap()
+}
+
+/// The scripts, told the time by their last two arguments.
+fn told_the_time() -> (String, String) {
+    let tell = |script: &str| {
+        let told =
+            script.replacen("redis.call('TIME')", "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }", 1);
+        assert_ne!(told, script);
+        // Records must not end by the server's real time.
+        told.replace("math.max(math.ceil((all_back - clock) / 1000), 1)", "36000000")
+            .replace("string.format('%d', math.ceil((charged - clock) / 1000))", "36000000")
+    };
+    let (charge, refund) = raw::scripts();
+    (tell(charge), tell(refund))
+}
+
+fn histories(default: u32) -> Config {
+    let cases = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    Config { cases, failure_persistence: None, ..Config::default() }
+}
+
+#[test]
+fn both_stores_decide_the_same_at_every_time() {
+    let (memory, mut server) = (Limits::default(), connection());
+    let (charge, refund) = told_the_time();
+    let next = std::cell::Cell::new(0u64);
+    let server = std::cell::RefCell::new(&mut server);
+    let mut runner = TestRunner::new(histories(3000));
+    runner
+        .run(&prop::collection::vec(steps(), 1..40), |history| {
+            let name = format!("~limit.1:{{/history:{}}}", next.replace(next.get() + 1));
+            let mut server = server.borrow_mut();
+            let mut both = Both {
+                memory: &memory,
+                server: &mut server,
+                charge: &charge,
+                refund: &refund,
+                name,
+                clock: START,
+            };
+            let plans = plans();
+            let mut charges: Vec<u64> = Vec::new();
+            for (at, step) in history.iter().enumerate() {
+                match step {
+                    Step::Charge { plan, take, cost, ahead, patience } => {
+                        let (terms, take) = (plans[*plan].as_slice(), *take);
+                        let ask = Charge { terms, take, cost: *cost, ahead: *ahead, patience: *patience };
+                        let (expected, found) = both.charge(ask);
+                        prop_assert_eq!(
+                            expected,
+                            found,
+                            "memory left, server right, at step {}: {:?}",
+                            at,
+                            step
+                        );
+                        if found.granted > 0 && take != Take::Look {
+                            charges.push(found.stamp);
+                        }
+                    }
+                    Step::Refund { plan, last, permits } => {
+                        let Some(stamp) = charges.iter().rev().nth(*last) else { continue };
+                        let (expected, found) = both.refund(&plans[*plan], *permits, *stamp);
+                        prop_assert_eq!(
+                            expected,
+                            found,
+                            "memory left, server right, at step {}: {:?}",
+                            at,
+                            step
+                        );
+                    }
+                    Step::Forget => {
+                        memory.forget(&both.name, both.clock);
+                        redis::cmd("DEL").arg(&both.name).exec(both.server).unwrap();
+                    }
+                    Step::Pass(micros) => both.clock += micros,
+                    Step::Back(micros) => both.clock -= micros,
+                }
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+}

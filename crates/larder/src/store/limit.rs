@@ -1,0 +1,208 @@
+//! The part of the seam that limits stand on: charging quotas, and holding permits.
+//!
+//! A key has one record, which counts for all its quotas together. What a quota means to the store is a [`Term`]; the
+//! record keeps what was charged and never a limit, so limits may change with every call. Times are whole microseconds
+//! of the store's own clock, below 2^53, and a record's own time never goes back.
+
+use std::future::Future;
+use std::time::Duration;
+
+use super::AnyStore;
+use crate::error::Result;
+
+/// How a term counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Rule {
+    /// Strict buckets of `width` microseconds, sixty a window.
+    Buckets,
+    /// The time of every permit, in a window of `width` microseconds.
+    Log,
+    /// GCRA: a permit every `width` microseconds, at most the limit at once.
+    Gcra,
+}
+
+/// One quota in the store's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Term {
+    pub(crate) rule: Rule,
+    pub(crate) limit: u64,
+    pub(crate) width: u64,
+}
+
+/// Buckets a window; one more is kept, for the part of the oldest that the window still covers. One more, too, may lie
+/// ahead: there the next turn is booked where all of the limit was used just now.
+pub(crate) const BUCKETS: u64 = 60;
+
+impl Term {
+    /// The term's number on the wire, which for buckets is also how many bytes a count takes.
+    pub(crate) fn kind(self) -> u8 {
+        match self.rule {
+            Rule::Buckets if self.limit <= u64::from(u16::MAX) => 2,
+            Rule::Buckets => 4,
+            Rule::Log => 6,
+            Rule::Gcra => 8,
+        }
+    }
+
+    /// How far back the term looks, in microseconds.
+    pub(crate) fn window(self) -> u64 {
+        match self.rule {
+            Rule::Buckets => self.width.saturating_mul(BUCKETS),
+            Rule::Log => self.width,
+            Rule::Gcra => self.width.saturating_mul(self.limit),
+        }
+    }
+}
+
+/// How much of a cost is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// All or nothing.
+    All,
+    /// As much as fits.
+    UpTo,
+    /// As much as fits into half of what is left, rounded up.
+    Half,
+    /// Nothing: only what [`All`](Self::All) would answer. Writes nothing.
+    Look,
+}
+
+impl Take {
+    /// On the wire.
+    #[cfg(feature = "redis")]
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Self::All => 1,
+            Self::UpTo => 2,
+            Self::Half => 3,
+            Self::Look => 4,
+        }
+    }
+}
+
+/// What is asked of a key's quotas.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Charge<'a> {
+    pub(crate) terms: &'a [Term],
+    pub(crate) take: Take,
+    pub(crate) cost: u64,
+    /// How many microseconds ahead of now it is charged: at the expiry of a lease.
+    pub(crate) ahead: u64,
+    /// How many microseconds ahead a turn may be booked where nothing is free now.
+    pub(crate) patience: u64,
+}
+
+/// The answer to [`LimitStore::charge`]. Spans in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Charged {
+    /// How much was taken, or with [`Take::Look`] would be.
+    pub(crate) granted: u64,
+    /// The term that refused, or that has least left.
+    pub(crate) binding: usize,
+    /// What that term has left.
+    pub(crate) remaining: u64,
+    /// Refused: until the cost would fit. Granted: until the turn that was booked; 0 where it is now.
+    pub(crate) wait: u64,
+    /// Until the whole limit is there again.
+    pub(crate) reset: u64,
+    /// The store's time that was charged, which a refund names; 0 where nothing was granted.
+    pub(crate) stamp: u64,
+}
+
+/// The answer to [`LimitStore::enter`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entered {
+    /// A permit was free; so many are left.
+    Granted { left: u64 },
+    /// All are held. The first of them ends in so long, unless it is renewed.
+    Full { first_ends: Duration },
+}
+
+/// What every store can do about limits. Each operation is atomic and one round trip, and safe to drop at any point: the
+/// store may then still carry it out.
+pub(crate) trait LimitStore: Send + Sync + 'static {
+    /// Charges all terms or none. A refusal charges and writes nothing.
+    fn charge(&self, name: &str, charge: Charge<'_>) -> impl Future<Output = Result<Charged>> + Send;
+
+    /// Gives permits back to the time that was charged for them; how many were.
+    fn refund(
+        &self,
+        name: &str,
+        terms: &[Term],
+        permits: u64,
+        stamp: u64,
+    ) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Forgets all that was charged; whether anything was.
+    fn forget(&self, name: &str) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Takes one of `permits` for `token`, for `ttl` unless renewed.
+    fn enter(
+        &self,
+        name: &str,
+        permits: u64,
+        token: u64,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Entered>> + Send;
+
+    /// Gives the holder `ttl` from now; whether `token` still held a permit.
+    fn renew(&self, name: &str, token: u64, ttl: Duration) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Frees the permit; whether `token` still held it.
+    fn leave(&self, name: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
+
+    /// How many permits are held.
+    fn inside(&self, name: &str) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Which of 16 domains of failure the name belongs to: names that share one live or fail together, as nearly as is
+    /// known.
+    fn domain(&self, name: &str) -> usize;
+}
+
+macro_rules! on_either {
+    ($self:ident.$operation:ident($($argument:expr),*)) => {
+        match $self {
+            Self::Memory(store) => store.$operation($($argument),*).await,
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.$operation($($argument),*).await,
+        }
+    };
+}
+
+impl LimitStore for AnyStore {
+    async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged> {
+        on_either!(self.charge(name, charge))
+    }
+
+    async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: u64) -> Result<u64> {
+        on_either!(self.refund(name, terms, permits, stamp))
+    }
+
+    async fn forget(&self, name: &str) -> Result<bool> {
+        on_either!(self.forget(name))
+    }
+
+    async fn enter(&self, name: &str, permits: u64, token: u64, ttl: Duration) -> Result<Entered> {
+        on_either!(self.enter(name, permits, token, ttl))
+    }
+
+    async fn renew(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
+        on_either!(self.renew(name, token, ttl))
+    }
+
+    async fn leave(&self, name: &str, token: u64) -> Result<bool> {
+        on_either!(self.leave(name, token))
+    }
+
+    async fn inside(&self, name: &str) -> Result<u64> {
+        on_either!(self.inside(name))
+    }
+
+    fn domain(&self, name: &str) -> usize {
+        match self {
+            Self::Memory(store) => store.domain(name),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.domain(name),
+        }
+    }
+}

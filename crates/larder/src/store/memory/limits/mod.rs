@@ -1,0 +1,173 @@
+//! Sliding windows that admit at most their limit in any span of the window's length.
+//!
+//! *Strict buckets.* Time is cut into buckets of a sixtieth of the window. A decision sums the current bucket, the sixty
+//! before it, the oldest of which lies only partly in the window but is counted in full, and all that lie ahead; it
+//! admits if the cost still fits. Whatever span of the window's length one looks at, the admission in it that was
+//! decided last had counted all the others: so no span holds more than the limit. The price is that capacity returns
+//! up to one bucket late. Bucketed windows are old practice (Figma's write-up of 2017 has sixty of them); counting the
+//! oldest in full is what makes the bound strict.
+//!
+//! *Exact log.* The time of every permit, so that capacity returns to the microsecond. *GCRA* (ITU-T I.371): a
+//! theoretical arrival time alone; it paces, and admits up to its burst on top of a window's worth.
+//!
+//! What is charged ahead of now, to the expiry of a lease or to a turn that was booked, counts from now on.
+//! docs/rate-limits.md has the proof. charge.lua is the same rule on the server.
+
+mod track;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::store::limit::{BUCKETS, Charge, Charged, Rule, Take, Term};
+use track::Track;
+
+/// What was charged to one key.
+struct Record {
+    /// When it was last charged. A clock that steps back must not open a window again, so this never does.
+    latest: u64,
+    tracks: Vec<Track>,
+}
+
+#[derive(Default)]
+struct State {
+    records: HashMap<String, Record>,
+    sweep_at: usize,
+}
+
+#[derive(Default)]
+pub(crate) struct Limits(Mutex<State>);
+
+impl Limits {
+    pub(crate) fn charge(&self, name: &str, charge: Charge<'_>, clock: u64) -> Charged {
+        let mut state = self.state();
+        let mut record = state.records.remove(name);
+        let known = record.is_some();
+        let (charged, wrote) = decide(&mut record, charge, clock);
+        if let Some(record) = record.filter(|_| known || wrote) {
+            if state.records.len() >= state.sweep_at {
+                state.records.retain(|_, record| record.ends(record.latest.max(clock)) > clock);
+                state.sweep_at = 2 * state.records.len() + 1000;
+            }
+            state.records.insert(name.to_owned(), record);
+        }
+        charged
+    }
+
+    pub(crate) fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: u64, clock: u64) -> u64 {
+        let mut state = self.state();
+        let Some(record) = state.records.get_mut(name).filter(|record| record.counts(terms)) else {
+            return 0;
+        };
+        let (latest, now) = (record.latest, record.latest.max(clock));
+        record.tracks.iter_mut().map(|track| track.refund(permits, stamp, latest, now)).max().unwrap_or(0)
+    }
+
+    pub(crate) fn forget(&self, name: &str, clock: u64) -> bool {
+        let forgotten = self.state().records.remove(name);
+        forgotten.is_some_and(|record| record.ends(record.latest.max(clock)) > clock)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Decides on a copy where nothing may be written: quotas that changed are only converted for good by a charge.
+fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
+    let Charge { terms, take, cost, ahead, patience } = charge;
+    let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
+    let mut record = match kept.as_ref() {
+        Some(record) if record.counts(terms) => {
+            Record { latest: record.latest, tracks: record.tracks.clone() }
+        }
+        other => Record::converted(other, terms, now),
+    };
+    let totals =
+        |record: &Record| -> Vec<u64> { record.tracks.iter().map(|track| track.total(now)).collect() };
+    let least = |totals: &[u64]| {
+        let rooms = terms.iter().zip(totals).map(|(term, total)| i128::from(term.limit) - i128::from(*total));
+        rooms.enumerate().min_by_key(|(_, room)| *room).unwrap_or((0, i128::MAX))
+    };
+    let before = totals(&record);
+    let (mut binding, room) = least(&before);
+    let (most, wanted) = match take {
+        Take::All | Take::Look => (if room >= i128::from(cost) { i128::from(cost) } else { 0 }, cost),
+        Take::UpTo => (room, 1),
+        Take::Half => (room.max(0) - room.max(0) / 2, 1),
+    };
+    let mut granted = u64::try_from(most.max(0)).unwrap_or(u64::MAX).min(cost);
+    let (mut when, mut wait) = (now.saturating_add(ahead), 0);
+    if granted == 0 {
+        let mut last = 0;
+        for (place, ((term, track), total)) in terms.iter().zip(&record.tracks).zip(&before).enumerate() {
+            if total.saturating_add(wanted) > term.limit {
+                let free = track.ready(wanted, term.limit, now);
+                if free > last {
+                    (last, binding) = (free, place);
+                }
+            }
+        }
+        wait = last.saturating_sub(clock);
+        let reach =
+            |term: &Term| term.rule != Rule::Buckets || last / term.width <= now / term.width + BUCKETS + 1;
+        if take == Take::All && wait <= patience && terms.iter().all(reach) {
+            (granted, when) = (cost, last.max(now));
+        }
+    }
+    let wrote = take != Take::Look && granted > 0;
+    if wrote {
+        let later = record.tracks.iter().any(|track| track.must_reach_ahead(when, now));
+        for track in &mut record.tracks {
+            if later {
+                track.reach_ahead();
+            }
+            track.charge(granted, when, now);
+        }
+        record.latest = now;
+        if wait == 0 {
+            binding = least(&totals(&record)).0;
+        }
+    }
+    let limit = terms.get(binding).map_or(0, |term| term.limit);
+    let total = record.tracks.get(binding).map_or(0, |track| track.total(now));
+    let reset = record.ends(now).saturating_sub(clock);
+    if wrote {
+        *kept = Some(record);
+    }
+    let stamp = if granted > 0 { when } else { 0 };
+    (Charged { granted, binding, remaining: limit.saturating_sub(total), wait, reset, stamp }, wrote)
+}
+
+impl Record {
+    /// Whether it counts by just these terms.
+    fn counts(&self, terms: &[Term]) -> bool {
+        self.tracks.len() == terms.len()
+            && self.tracks.iter().zip(terms).all(|(track, term)| track.counts(*term))
+    }
+
+    /// A record for these terms that counts what the old one does. A track of the same kind and width is taken as it
+    /// is; else the shortest of those that look back at least as far, else the one that looks back furthest.
+    fn converted(old: Option<&Self>, terms: &[Term], now: u64) -> Self {
+        let (latest, tracks) = old.map_or((now, &[][..]), |old| (old.latest, &old.tracks));
+        let convert = |term: &Term| {
+            let same = tracks.iter().find(|track| track.counts(*term));
+            let far = |track: &&Track| track.window() >= term.window();
+            let source = same
+                .or_else(|| tracks.iter().filter(far).min_by_key(|track| track.window()))
+                .or_else(|| tracks.iter().rev().max_by_key(|track| track.window()));
+            match source {
+                Some(track @ Track::Gcra { .. }) if track.counts(*term) => track.clone(),
+                source => {
+                    let events = source.map(|track| track.events(latest, now)).unwrap_or_default();
+                    Track::from_events(*term, &events, now)
+                }
+            }
+        };
+        Self { latest: now, tracks: terms.iter().map(convert).collect() }
+    }
+
+    /// When nothing counts any more.
+    fn ends(&self, now: u64) -> u64 {
+        self.tracks.iter().map(|track| track.ends(self.latest, now)).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,219 @@
+//! What one quota of a key has counted.
+
+use std::collections::BTreeMap;
+
+use crate::store::limit::{BUCKETS, Rule, Term};
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Track {
+    Buckets {
+        /// Bytes a count takes on the server, where a larger one does not fit.
+        size: u8,
+        width: u64,
+        /// Whether a charge ever lay ahead of its time.
+        ahead: bool,
+        counts: BTreeMap<u64, u64>,
+    },
+    Log {
+        window: u64,
+        /// The time of each permit, oldest first.
+        times: Vec<u64>,
+    },
+    Gcra {
+        interval: u64,
+        /// The theoretical arrival time.
+        arrival: u64,
+    },
+}
+
+impl Track {
+    pub(super) fn counts(&self, term: Term) -> bool {
+        match self {
+            Self::Buckets { size, width, .. } => *size == term.kind() && *width == term.width,
+            Self::Log { window, .. } => term.rule == Rule::Log && *window == term.width,
+            Self::Gcra { interval, .. } => term.rule == Rule::Gcra && *interval == term.width,
+        }
+    }
+
+    /// How far back it looks. GCRA remembers no events.
+    pub(super) fn window(&self) -> u64 {
+        match self {
+            Self::Buckets { width, .. } => width.saturating_mul(BUCKETS),
+            Self::Log { window, .. } => *window,
+            Self::Gcra { .. } => 0,
+        }
+    }
+
+    /// What counts now.
+    pub(super) fn total(&self, now: u64) -> u64 {
+        match self {
+            Self::Buckets { width, counts, .. } => live(counts, *width, now).map(|(_, count)| count).sum(),
+            Self::Log { window, times } => {
+                u64::try_from(times.iter().filter(|time| **time + window > now).count()).unwrap_or(u64::MAX)
+            }
+            Self::Gcra { interval, arrival } => arrival.saturating_sub(now).div_ceil(*interval),
+        }
+    }
+
+    /// When `wanted` fit into the limit, which they do not now.
+    pub(super) fn ready(&self, wanted: u64, limit: u64, now: u64) -> u64 {
+        match self {
+            Self::Buckets { width, counts, .. } => {
+                let (mut left, mut free) = (self.total(now), now);
+                for (index, count) in live(counts, *width, now) {
+                    left -= count;
+                    free = (index + BUCKETS + 1) * width;
+                    if left + wanted <= limit {
+                        break;
+                    }
+                }
+                free
+            }
+            Self::Log { window, times } => {
+                let mut left = self.total(now);
+                let mut free = now;
+                for time in times.iter().filter(|time| **time + window > now) {
+                    left -= 1;
+                    free = time + window;
+                    if left + wanted <= limit {
+                        break;
+                    }
+                }
+                free
+            }
+            Self::Gcra { interval, arrival } => {
+                ((*arrival).max(now) + wanted * interval).saturating_sub(limit * interval)
+            }
+        }
+    }
+
+    /// When nothing counts any more; 0 where nothing does. Where nothing ever lay ahead, the latest charge is taken to
+    /// stand, though it may have been refunded.
+    pub(super) fn ends(&self, latest: u64, now: u64) -> u64 {
+        if self.total(now) == 0 {
+            return 0;
+        }
+        match self {
+            Self::Buckets { width, ahead: false, .. } => (latest / width + BUCKETS + 1) * width,
+            Self::Buckets { width, counts, .. } => {
+                live(counts, *width, now).last().map_or(0, |(index, _)| (index + BUCKETS + 1) * width)
+            }
+            Self::Log { window, times } => times.last().map_or(0, |time| time + window),
+            Self::Gcra { arrival, .. } => *arrival,
+        }
+    }
+
+    /// Whether this charge is the first that lies ahead; the record then makes room for such in all its tracks.
+    pub(super) fn must_reach_ahead(&self, when: u64, now: u64) -> bool {
+        matches!(self, Self::Buckets { width, ahead: false, .. } if when / width > now / width)
+    }
+
+    pub(super) fn reach_ahead(&mut self) {
+        if let Self::Buckets { ahead, .. } = self {
+            *ahead = true;
+        }
+    }
+
+    pub(super) fn charge(&mut self, granted: u64, when: u64, now: u64) {
+        match self {
+            Self::Buckets { width, counts, .. } => {
+                let oldest = (now / *width).saturating_sub(BUCKETS);
+                counts.retain(|index, _| *index >= oldest);
+                *counts.entry(when / *width).or_default() += granted;
+            }
+            Self::Log { window, times } => {
+                times.retain(|time| *time + *window > now);
+                let at = times.partition_point(|time| *time <= when);
+                let granted = usize::try_from(granted).unwrap_or(usize::MAX);
+                times.splice(at..at, std::iter::repeat_n(when, granted));
+            }
+            Self::Gcra { interval, arrival } => *arrival = (*arrival).max(now) + granted * *interval,
+        }
+    }
+
+    /// Gives back what `when` was charged, as far as it is still kept; how much.
+    pub(super) fn refund(&mut self, permits: u64, when: u64, latest: u64, now: u64) -> u64 {
+        match self {
+            Self::Buckets { width, counts, .. } => {
+                let index = when / *width;
+                if index < (latest / *width).saturating_sub(BUCKETS) {
+                    return 0;
+                }
+                let Some(count) = counts.get_mut(&index) else { return 0 };
+                let back = permits.min(*count);
+                *count -= back;
+                counts.retain(|_, count| *count > 0);
+                back
+            }
+            Self::Log { times, .. } => {
+                let (from, to) =
+                    (times.partition_point(|time| *time < when), times.partition_point(|time| *time <= when));
+                let back = usize::try_from(permits).unwrap_or(usize::MAX).min(to - from);
+                times.drain(from..from + back);
+                u64::try_from(back).unwrap_or(u64::MAX)
+            }
+            Self::Gcra { interval, arrival } => {
+                let back = permits.min(arrival.saturating_sub(now).div_ceil(*interval));
+                *arrival -= back * *interval;
+                back
+            }
+        }
+    }
+
+    /// What was counted, each at the latest time at which it can have been.
+    pub(super) fn events(&self, latest: u64, now: u64) -> Vec<(u64, u64)> {
+        match self {
+            Self::Buckets { width, counts, .. } => {
+                let (current, oldest) = (latest / width, (latest / width).saturating_sub(BUCKETS));
+                let at = |index: u64| if index == current { latest } else { (index + 1) * width - 1 };
+                counts.range(oldest..).map(|(index, count)| (at(*index), *count)).collect()
+            }
+            Self::Log { times, .. } => times.iter().map(|time| (*time, 1)).collect(),
+            Self::Gcra { interval, arrival } => {
+                let debt = arrival.saturating_sub(now).div_ceil(*interval);
+                if debt > 0 { vec![(now, debt)] } else { Vec::new() }
+            }
+        }
+    }
+
+    pub(super) fn from_events(term: Term, events: &[(u64, u64)], now: u64) -> Self {
+        let width = term.width;
+        match term.rule {
+            Rule::Buckets => {
+                let size = term.kind();
+                let most = if size == 2 { u64::from(u16::MAX) } else { u64::from(u32::MAX) };
+                let current = now / width;
+                let mut counts = BTreeMap::new();
+                for (time, count) in events {
+                    let index = (time / width).min(current + BUCKETS + 1);
+                    if index + BUCKETS >= current {
+                        let kept: &mut u64 = counts.entry(index).or_default();
+                        *kept = (*kept + count).min(most);
+                    }
+                }
+                let ahead = events.iter().any(|(time, _)| time / width > current);
+                Self::Buckets { size, width, ahead, counts }
+            }
+            Rule::Log => {
+                let live = events.iter().filter(|(time, _)| time + width > now);
+                let all = live.flat_map(|(time, count)| {
+                    std::iter::repeat_n(*time, usize::try_from(*count.min(&term.limit)).unwrap_or(0))
+                });
+                let mut times: Vec<u64> = all.collect();
+                let excess = times.len().saturating_sub(usize::try_from(term.limit).unwrap_or(usize::MAX));
+                times.drain(..excess);
+                Self::Log { window: width, times }
+            }
+            Rule::Gcra => {
+                let live = events.iter().filter(|(time, _)| time + term.window() > now);
+                let debt: u64 = live.map(|(_, count)| count).sum();
+                Self::Gcra { interval: width, arrival: now + debt.min(term.limit) * width }
+            }
+        }
+    }
+}
+
+fn live(counts: &BTreeMap<u64, u64>, width: u64, now: u64) -> impl Iterator<Item = (u64, u64)> {
+    let oldest = (now / width).saturating_sub(BUCKETS);
+    counts.range(oldest..).filter(|(_, count)| **count > 0).map(|(index, count)| (*index, *count))
+}

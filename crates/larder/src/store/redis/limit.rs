@@ -1,0 +1,170 @@
+//! Limits on the server: each operation one script.
+
+use std::time::Duration;
+
+use redis::{Value, cmd};
+
+use super::network::Network;
+use super::node::Replay;
+use super::slots::slot;
+use super::{RedisStore, flag, millis, number, pair, script, unexpected, version_text};
+use crate::error::Result;
+use crate::store::limit::{Charge, Charged, Entered, LimitStore, Take, Term};
+
+/// A request in the scripts' own terms: numbers, big-endian, one after the other. One argument costs the server less than
+/// ten, and numbers less than their text.
+struct Request(Vec<u8>);
+
+impl Request {
+    fn charge(charge: Charge<'_>) -> Self {
+        let mut request = Self(Vec::with_capacity(5 + 11 * charge.terms.len()));
+        request.number(4, charge.cost).terms(charge.terms);
+        request
+    }
+
+    /// What a charge asks for beyond all or nothing, now.
+    fn more(charge: Charge<'_>) -> Option<Self> {
+        let Charge { take, ahead, patience, .. } = charge;
+        (take != Take::All || ahead > 0 || patience > 0).then(|| {
+            let mut more = Self(Vec::with_capacity(15));
+            more.number(1, take.number()).number(7, ahead).number(7, patience);
+            more
+        })
+    }
+
+    fn refund(terms: &[Term], permits: u64, stamp: u64) -> Self {
+        let mut request = Self(Vec::with_capacity(12 + 11 * terms.len()));
+        request.number(4, permits).number(7, stamp).terms(terms);
+        request
+    }
+
+    /// The lowest bytes of a number, or the largest that fits into them.
+    fn number(&mut self, bytes: usize, number: u64) -> &mut Self {
+        let all = number.to_be_bytes();
+        let (above, kept) = all.split_at(all.len() - bytes);
+        if above.iter().any(|byte| *byte != 0) {
+            self.0.resize(self.0.len() + bytes, u8::MAX);
+        } else {
+            self.0.extend_from_slice(kept);
+        }
+        self
+    }
+
+    fn terms(&mut self, terms: &[Term]) {
+        self.number(1, u64::try_from(terms.len()).unwrap_or(u64::MAX));
+        for term in terms {
+            self.number(1, u64::from(term.kind())).number(6, term.width).number(4, term.limit);
+        }
+    }
+}
+
+/// Reads charge.lua's answer.
+fn charged(answer: &[u8]) -> Option<Charged> {
+    let mut rest = answer;
+    let mut number = |bytes: usize| {
+        let (number, tail) = rest.split_at_checked(bytes)?;
+        rest = tail;
+        Some(number.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    Some(Charged {
+        granted: number(4)?,
+        binding: usize::try_from(number(1)?).ok()?,
+        remaining: number(4)?,
+        wait: number(7)?,
+        reset: number(7)?,
+        stamp: number(7)?,
+    })
+}
+
+impl LimitStore for RedisStore {
+    async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged> {
+        let (request, more) = (Request::charge(charge).0, Request::more(charge));
+        let both = [&*request, more.as_ref().map_or(&[], |more| &*more.0)];
+        let arguments = if more.is_some() { &both[..] } else { &both[..1] };
+        let replay = if charge.take == Take::Look { Replay::Safe } else { Replay::Never };
+        match self.network.run_script(name, &script::CHARGE, &[name], arguments, replay).await? {
+            Value::BulkString(answer) => {
+                charged(&answer).ok_or_else(|| unexpected(&Value::BulkString(answer)))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: u64) -> Result<u64> {
+        let request = Request::refund(terms, permits, stamp).0;
+        number(&self.network.run_script(name, &script::REFUND, &[name], &[&request], Replay::Never).await?)
+    }
+
+    async fn forget(&self, name: &str) -> Result<bool> {
+        let mut command = cmd("UNLINK");
+        command.arg(name);
+        flag(&self.network.run(name, &command, Replay::Never).await?)
+    }
+
+    async fn enter(&self, name: &str, permits: u64, token: u64, ttl: Duration) -> Result<Entered> {
+        let (permits, token, ttl) = (permits.to_string(), version_text(token), millis(ttl));
+        let arguments = [permits.as_bytes(), token.as_bytes(), ttl.as_bytes()];
+        match pair(self.network.run_script(name, &script::ENTER, &[name], &arguments, Replay::Never).await?)?
+        {
+            (Value::Int(1), left) => Ok(Entered::Granted { left: number(&left)? }),
+            (Value::Int(0), first) => {
+                Ok(Entered::Full { first_ends: Duration::from_micros(number(&first)?) })
+            }
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn renew(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
+        let (token, ttl) = (version_text(token), millis(ttl));
+        let arguments = [token.as_bytes(), ttl.as_bytes()];
+        flag(&self.network.run_script(name, &script::RENEW, &[name], &arguments, Replay::Never).await?)
+    }
+
+    async fn leave(&self, name: &str, token: u64) -> Result<bool> {
+        let mut command = cmd("ZREM");
+        command.arg(name).arg(version_text(token));
+        flag(&self.network.run(name, &command, Replay::Never).await?)
+    }
+
+    async fn inside(&self, name: &str) -> Result<u64> {
+        number(&self.network.run_script(name, &script::INSIDE, &[name], &[], Replay::Safe).await?)
+    }
+
+    fn domain(&self, name: &str) -> usize {
+        match &self.network {
+            Network::Single(_) => 0,
+            // A node serves neighbouring slots, so names whose slots are near share its fate.
+            Network::Cluster(_) => usize::from(slot(name) >> 10),
+        }
+    }
+}
+
+/// For the tests that run the scripts at times of their own.
+#[cfg(test)]
+pub(crate) mod raw {
+    use super::*;
+
+    /// charge.lua and refund.lua.
+    pub(crate) fn scripts() -> (&'static str, &'static str) {
+        (script::CHARGE.source(), script::REFUND.source())
+    }
+
+    pub(crate) fn charge(charge: Charge<'_>) -> (Vec<u8>, Option<Vec<u8>>) {
+        (Request::charge(charge).0, Request::more(charge).map(|more| more.0))
+    }
+
+    pub(crate) fn refund(terms: &[Term], permits: u64, stamp: u64) -> Vec<u8> {
+        Request::refund(terms, permits, stamp).0
+    }
+
+    pub(crate) fn answer(answer: &[u8]) -> Charged {
+        charged(answer).unwrap()
+    }
+
+    #[test]
+    fn numbers_take_their_lowest_bytes_and_never_wrap() {
+        let mut request = Request(Vec::new());
+        request.number(1, 7).number(4, 0x0102_0304).number(2, 70_000);
+        assert_eq!(request.0, [7, 1, 2, 3, 4, 255, 255]);
+    }
+}

@@ -1,0 +1,150 @@
+//! Leases: spent here, never more than the limit, given back. The bound itself is proved by the oracle in
+//! src/store/equivalence_limits/ and by the schedules in src/limit/simulation.rs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use larder::{DecidedBy, Larder, Lease, Quota};
+use larder_testkit::Server;
+use support::{each_store, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_key_costs_one_round_trip_a_batch() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let limiter = larder.rate_limiter("api", Quota::per_hour(1_000_000)).unwrap().leased(50).unwrap();
+    limiter.check("a").await.unwrap();
+    server.reset_stats();
+    let (each, tasks) = (500u64, 8);
+    let asking: Vec<_> = (0..tasks)
+        .map(|_| {
+            let limiter = limiter.clone();
+            tokio::spawn(async move {
+                for _ in 0..each {
+                    assert!(limiter.allow("a").await.unwrap());
+                }
+            })
+        })
+        .collect();
+    for one in asking {
+        one.await.unwrap();
+    }
+    let (asked, decided) = (server.calls("evalsha"), each * tasks);
+    // A lease may end before it is spent where the machine is slow.
+    assert!(asked <= decided / 50 + 40, "{asked} round trips for {decided} decisions");
+    assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::Lease);
+}
+
+#[tokio::test]
+async fn leases_never_admit_more_than_the_limit_and_shrink_as_it_is_neared() {
+    for (store, larder) in each_store().await {
+        for quotas in [vec![Quota::per_hour(20)], vec![Quota::per_hour(500), Quota::per_day(800)]] {
+            let limiter = larder.rate_limiter("api", quotas.clone()).unwrap().leased(50).unwrap();
+            let key = quotas.len();
+            let (mut allowed, mut leased) = (0, 0);
+            loop {
+                let decision = limiter.check(key).await.unwrap();
+                if !decision.is_allowed() {
+                    break;
+                }
+                allowed += 1;
+                leased += u64::from(decision.decided_by() == DecidedBy::Lease);
+            }
+            assert_eq!(allowed, quotas[0].limit(), "{store}");
+            assert!(leased * 10 >= allowed * 6, "{store}: {leased} of {allowed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_lease_does_not_spend_comes_back() {
+    for (store, larder) in each_store().await {
+        let lease = Lease::batch(40).span(Duration::from_millis(100));
+        let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().leased(lease).unwrap();
+        assert!(limiter.allow("a").await.unwrap());
+        assert!(limiter.remaining("a").await.unwrap() <= 99);
+        until("the rest is given back", async || limiter.remaining("a").await.unwrap() == 99).await;
+        assert!(limiter.allow("a").await.unwrap(), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_is_not_spent_after_its_end() {
+    for (store, larder) in each_store().await {
+        let lease = Lease::batch(40).span(Duration::from_millis(50));
+        let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().leased(lease).unwrap();
+        for _ in 0..3 {
+            let first = limiter.check("a").await.unwrap();
+            assert_eq!(first.decided_by(), DecidedBy::Store, "{store}");
+            let started = Instant::now();
+            let mut last = DecidedBy::Lease;
+            while started.elapsed() < Duration::from_millis(60) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                last = limiter.check("a").await.unwrap().decided_by();
+                if last == DecidedBy::Store {
+                    break;
+                }
+            }
+            assert_eq!(last, DecidedBy::Store, "{store}");
+            limiter.reset("a").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refund_of_a_leased_permit_goes_back_to_the_lease() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(1000)).unwrap().leased(10).unwrap();
+        limiter.check("a").await.unwrap();
+        let spent = limiter.check_n("a", 9).await.unwrap();
+        assert_eq!(spent.decided_by(), DecidedBy::Lease, "{store}");
+        assert_eq!(limiter.refund("a", spent, 4).await.unwrap(), 4);
+        assert_eq!(limiter.check_n("a", 4).await.unwrap().decided_by(), DecidedBy::Lease, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn lease_nonsense_is_refused() {
+    let larder = support::connect("memory:").await;
+    let limiter = || larder.rate_limiter("api", [Quota::per_second(50), Quota::per_hour(500)]).unwrap();
+    for lease in [
+        Lease::batch(0),
+        Lease::batch(5).span(Duration::ZERO),
+        Lease::batch(5).span(Duration::from_millis(1001)),
+    ] {
+        assert!(limiter().leased(lease).is_err(), "{lease:?}");
+    }
+    let leased = limiter().leased(Lease::batch(5).span(Duration::from_secs(1))).unwrap();
+    assert!(leased.set_quotas(Quota::new(50, Duration::from_millis(500))).is_err());
+}
+
+#[tokio::test]
+async fn as_many_as_there_are_come_out_of_a_lease_too() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(1000)).unwrap().leased(10).unwrap();
+        limiter.check("a").await.unwrap();
+        let some = limiter.take_up_to("a", 100).await.unwrap();
+        assert_eq!((some.granted(), some.decided_by()), (9, DecidedBy::Lease), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_does_not_keep_others_from_a_batch() {
+    for (store, larder) in each_store().await {
+        // The shorter quota is too short to book the longer one's turn: the waiter sleeps, and holds its place.
+        let quotas = [Quota::new(100, Duration::from_millis(200)), Quota::per_hour(30)];
+        let limiter = larder.rate_limiter("api", quotas).unwrap().leased(10).unwrap();
+        limiter.take_up_to("a", 30).await.unwrap();
+        let waiting = tokio::spawn({
+            let limiter = limiter.clone();
+            async move { limiter.acquire("a", Duration::from_secs(7200)).await }
+        });
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!limiter.check("a").await.unwrap().is_allowed(), "{store}");
+        waiting.abort();
+    }
+}

@@ -1,0 +1,204 @@
+//! What limiters decide: several quotas together, costs, changes while running, giving back, and nonsense.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use larder::{DecidedBy, ErrorKind, Quota, Reserve};
+use support::each_store;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn several_quotas_are_decided_together_and_the_one_that_bound_is_named() {
+    for (store, larder) in each_store().await {
+        let quotas = [Quota::per_hour(30), Quota::new(3, Duration::from_secs(600)), Quota::per_day(100)];
+        let limiter = larder.rate_limiter("api", quotas).unwrap();
+        for left in [2, 1, 0] {
+            let decision = limiter.check("a").await.unwrap();
+            assert!(decision.is_allowed() && decision.decided_by() == DecidedBy::Store, "{store}");
+            assert_eq!((decision.quota(), decision.limit(), decision.remaining()), (quotas[1], 3, left));
+        }
+        let refused = limiter.check("a").await.unwrap();
+        assert_eq!((refused.is_allowed(), refused.quota()), (false, quotas[1]), "{store}");
+        assert!(refused.retry_after().unwrap() <= Duration::from_secs(600));
+        // What is left of the others shows that the refusal charged none of them.
+        let wider = larder.rate_limiter("api", [quotas[0], quotas[2]]).unwrap();
+        assert_eq!(wider.remaining("a").await.unwrap(), 27, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_cost_is_charged_whole_or_not_at_all() {
+    for (store, larder) in each_store().await {
+        for quota in [
+            Quota::per_hour(10),
+            Quota::per_hour(100),
+            Quota::per_hour(100_000),
+            Quota::per_hour(10).gcra(10),
+        ] {
+            let limiter = larder.rate_limiter(&format!("api{}", quota.limit()), quota).unwrap();
+            let (most, key) = (quota.limit(), format!("{quota:?}"));
+            assert_eq!(limiter.check_n(&key, most - 3).await.unwrap().remaining(), 3, "{store} {quota:?}");
+            assert!(!limiter.check_n(&key, 4).await.unwrap().is_allowed(), "{store} {quota:?}");
+            assert_eq!(limiter.remaining(&key).await.unwrap(), 3);
+            assert!(limiter.check_n(&key, 3).await.unwrap().is_allowed());
+            assert_eq!(limiter.remaining(&key).await.unwrap(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_smaller_cost_may_pass_where_a_larger_one_was_refused() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(50)).unwrap();
+        assert!(limiter.check_n("a", 48).await.unwrap().is_allowed());
+        assert!(!limiter.check_n("a", 5).await.unwrap().is_allowed());
+        let again = limiter.check_n("a", 6).await.unwrap();
+        assert_eq!((again.is_allowed(), again.decided_by()), (false, DecidedBy::Refusal), "{store}");
+        assert!(limiter.check_n("a", 2).await.unwrap().is_allowed(), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn as_many_as_there_are_can_be_taken() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("mails", [Quota::per_hour(50), Quota::per_day(60)]).unwrap();
+        assert_eq!(limiter.take_up_to("a", 30).await.unwrap().granted(), 30);
+        let rest = limiter.take_up_to("a", 30).await.unwrap();
+        assert_eq!((rest.granted(), rest.remaining(), rest.retry_after()), (20, 0, None), "{store}");
+        let none = limiter.take_up_to("a", 1).await.unwrap();
+        assert!(!none.is_allowed() && none.retry_after().is_some(), "{store}");
+        // What is refused as a whole may pass in part.
+        limiter.take_up_to("c", 48).await.unwrap();
+        assert!(!limiter.check_n("c", 5).await.unwrap().is_allowed());
+        assert_eq!(limiter.take_up_to("c", 10).await.unwrap().granted(), 2, "{store}");
+        // More than the limit may be asked for here.
+        assert_eq!(limiter.take_up_to("b", 1000).await.unwrap().granted(), 50);
+        assert_eq!(limiter.take_up_to("b", 0).await.unwrap_err().kind(), ErrorKind::InvalidSetting);
+    }
+}
+
+#[tokio::test]
+async fn limits_change_while_running_and_counts_go_on() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(30)).unwrap();
+        assert!(limiter.check_n("a", 30).await.unwrap().is_allowed());
+        assert!(!limiter.allow("a").await.unwrap());
+        // At once, although the refusal was known here.
+        limiter.set_quotas(Quota::per_hour(40)).unwrap();
+        assert_eq!(limiter.check("a").await.unwrap().remaining(), 9, "{store}");
+        limiter.set_quotas(Quota::per_hour(20)).unwrap();
+        let refused = limiter.check("a").await.unwrap();
+        assert_eq!((refused.is_allowed(), refused.limit(), refused.remaining()), (false, 20, 0), "{store}");
+        // Another kind of counting, another window, more quotas, wider counts: all that was counted still is.
+        for quotas in [
+            vec![Quota::per_hour(40).exact()],
+            vec![Quota::per_day(40)],
+            vec![Quota::per_hour(100_000), Quota::per_day(40)],
+            vec![Quota::per_day(40).exact(), Quota::new(35, 2 * HOUR)],
+        ] {
+            limiter.set_quotas(quotas.clone()).unwrap();
+            let looked = limiter.remaining("a").await.unwrap();
+            assert!(looked <= 9, "{store}: {looked} left by {quotas:?}");
+            // Charging makes the translation the record.
+            limiter.take_up_to("a", looked.max(1)).await.unwrap();
+            assert_eq!(limiter.remaining("a").await.unwrap(), 0, "{store}: {quotas:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nonsense_is_an_error_and_never_an_endless_wait() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", [Quota::per_hour(30), Quota::per_minute(5)]).unwrap();
+        for cost in [0, 6, 30, u64::MAX] {
+            let error = limiter.check_n("a", cost).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
+            let error = limiter.reserve("a", cost).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
+        }
+        assert!(limiter.set_quotas(Quota::per_second(0)).is_err());
+        assert!(limiter.set_quotas(Vec::new()).is_err());
+        assert!(limiter.set_quotas([Quota::per_hour(1), Quota::per_hour(2)]).is_err());
+        assert_eq!(limiter.quotas(), [Quota::per_hour(30), Quota::per_minute(5)]);
+        assert!(limiter.clone().leased(0).is_err());
+        assert!(limiter.clone().outage(larder::Outage::LocalShare(0)).is_err());
+        let paced = larder.rate_limiter("paced", Quota::per_second(10).gcra(2)).unwrap();
+        assert!(paced.leased(5).is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_refund_gives_back_what_was_charged_and_no_more() {
+    for (store, larder) in each_store().await {
+        for quotas in [vec![Quota::per_hour(10)], vec![Quota::per_hour(100), Quota::per_day(1000)]] {
+            let limiter = larder.rate_limiter("api", quotas.clone()).unwrap();
+            let (key, whole) = (format!("{}", quotas.len()), quotas[0].limit());
+            let first = limiter.check_n(&key, 4).await.unwrap();
+            let second = limiter.check_n(&key, whole - 4).await.unwrap();
+            assert!(!limiter.allow(&key).await.unwrap());
+            assert!(limiter.refund(&key, first.clone(), 5).await.is_err());
+            assert_eq!(limiter.refund(&key, first.clone(), 3).await.unwrap(), 3, "{store}");
+            // The refusal that was known here is known no longer.
+            assert_eq!(limiter.check_n(&key, 3).await.unwrap().remaining(), 0, "{store}");
+            assert_eq!(limiter.refund(&key, second, 1).await.unwrap(), 1);
+            assert!(limiter.reset(&key).await.unwrap(), "{store}");
+            assert_eq!(limiter.refund(&key, first, 1).await.unwrap(), 0, "after a reset: {store}");
+            assert!(!limiter.reset(&key).await.unwrap());
+            assert_eq!(limiter.remaining(&key).await.unwrap(), whole);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_estimate_is_settled_by_what_was_used() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("tokens", Quota::per_hour(1000)).unwrap();
+        let reserve = async |estimate| limiter.reserve("a", estimate).await.unwrap().granted();
+        let settled = reserve(400).await.unwrap().settle(150).await.unwrap();
+        assert_eq!((settled.returned, settled.charged, settled.uncovered), (250, 0, 0), "{store}");
+        assert_eq!(limiter.remaining("a").await.unwrap(), 850);
+
+        let low = reserve(100).await.unwrap().settle(160).await.unwrap();
+        assert_eq!((low.returned, low.charged, low.uncovered), (0, 60, 0), "{store}");
+        assert_eq!(reserve(500).await.unwrap().cancel().await.unwrap().returned, 500);
+        assert_eq!(limiter.remaining("a").await.unwrap(), 690);
+
+        // Beyond the limit nothing is charged: it says how much was not covered.
+        let over = reserve(600).await.unwrap().settle(700).await.unwrap();
+        assert_eq!((over.charged, over.uncovered), (90, 10), "{store}");
+        match limiter.reserve("a", 1).await.unwrap() {
+            Reserve::Refused(decision) => assert!(decision.retry_after().is_some()),
+            other => panic!("{other:?}"),
+        }
+        // Dropped: nobody knows what was used.
+        drop(limiter.reserve("b", 300).await.unwrap());
+        assert_eq!(limiter.remaining("b").await.unwrap(), 700, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn many_keys_are_decided_each_by_itself() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(2)).unwrap();
+        limiter.check_n("b", 2).await.unwrap();
+        let decisions = limiter.check_many(["a", "b", "c", "a", "a"]).await.unwrap();
+        let allowed: Vec<bool> = decisions.iter().map(larder::Decision::is_allowed).collect();
+        assert_eq!(allowed, [true, false, true, true, false], "{store}");
+        assert!(limiter.check_many(Vec::<u64>::new()).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn gcra_lets_its_burst_pass_and_then_its_pace() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(60).gcra(3)).unwrap();
+        for left in [2, 1, 0] {
+            assert_eq!(limiter.check("a").await.unwrap().remaining(), left, "{store}");
+        }
+        let wait = limiter.check("a").await.unwrap().retry_after().unwrap();
+        assert!(wait > Duration::from_secs(50) && wait <= Duration::from_secs(60), "{store}: {wait:?}");
+    }
+}

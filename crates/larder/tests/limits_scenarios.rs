@@ -1,0 +1,216 @@
+//! What breaks other limiters, one test each.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use larder::{DecidedBy, ErrorKind, Larder, Quota};
+use larder_testkit::Server;
+use support::{each_store, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_one_microsecond_are_each_counted() {
+    for (store, larder) in each_store().await {
+        for quota in [Quota::per_hour(15), Quota::per_hour(500), Quota::per_hour(500).exact()] {
+            let limiter = larder.rate_limiter("api", quota).unwrap();
+            let (most, key) = (quota.limit(), format!("{quota:?}"));
+            let asked: Vec<_> = (0..most * 2)
+                .map(|_| {
+                    let (limiter, key) = (limiter.clone(), key.clone());
+                    tokio::spawn(async move { limiter.allow(&key).await.unwrap() })
+                })
+                .collect();
+            let mut allowed = 0;
+            for one in asked {
+                allowed += u64::from(one.await.unwrap());
+            }
+            assert_eq!(allowed, most, "{store} {quota:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn refusals_charge_nothing_so_that_a_persistent_client_recovers() {
+    for (store, larder) in each_store().await {
+        let window = Duration::from_millis(400);
+        let limiter = larder.rate_limiter("api", Quota::new(30, window)).unwrap();
+        let (started, mut allowed) = (Instant::now(), 0u64);
+        while started.elapsed() < 4 * window {
+            allowed += u64::from(limiter.allow("a").await.unwrap());
+        }
+        // Four windows at 60/61 of their rate, give or take the last.
+        assert!(allowed >= 3 * 30, "{store}: {allowed}");
+        assert!(allowed <= 5 * 30, "{store}: {allowed}");
+    }
+}
+
+#[tokio::test]
+async fn windows_below_a_second_end_and_their_records_too() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    for quota in [Quota::new(2, Duration::from_millis(30)), Quota::new(40, Duration::from_millis(30))] {
+        let limiter = larder.rate_limiter("api", quota).unwrap();
+        limiter.check_n("a", quota.limit()).await.unwrap();
+        let left: i64 = server.query(&["PTTL", "~limit.1:{/api:a}"]);
+        assert!((0..=31).contains(&left), "{left}");
+        until("it passes again", async || limiter.allow("a").await.unwrap()).await;
+        until("nothing is left", async || server.query::<u64>(&["DBSIZE"]) == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn every_record_expires_and_is_no_larger_than_promised() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let length = |name: &str| server.query::<u64>(&["STRLEN", name]);
+    let buckets = larder.rate_limiter("buckets", Quota::per_minute(60_000)).unwrap();
+    let wide = larder.rate_limiter("wide", Quota::per_minute(100_000)).unwrap();
+    let exact = larder.rate_limiter("exact", Quota::per_hour(1000).exact()).unwrap();
+    let four = [Quota::per_second(50), Quota::per_minute(500), Quota::per_hour(5000), Quota::per_day(50_000)];
+    let four = larder.rate_limiter("four", four).unwrap();
+    for _ in 0..100 {
+        for limiter in [&buckets, &wide, &exact, &four] {
+            limiter.check_n("10.0.0.1", 10).await.unwrap();
+        }
+    }
+    assert_eq!(length("~limit.1:{/buckets:10.0.0.1}"), 141);
+    assert_eq!(length("~limit.1:{/wide:10.0.0.1}"), 263);
+    assert_eq!(length("~limit.1:{/exact:10.0.0.1}"), 19 + 6 * 1000);
+    assert_eq!(length("~limit.1:{/four:10.0.0.1}"), 8 + 4 * 133);
+    for name in server.query::<Vec<String>>(&["KEYS", "*"]) {
+        let left: i64 = server.query(&["PTTL", &name]);
+        assert!(left > 0 && left <= 24 * 3_600_000 * 61 / 60 + 1, "{name} {left}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_of_100_000_counts_as_any_other() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(100_000)).unwrap();
+        for _ in 0..10 {
+            assert!(limiter.check_n("a", 9_999).await.unwrap().is_allowed(), "{store}");
+        }
+        assert_eq!(limiter.remaining("a").await.unwrap(), 10, "{store}");
+        assert!(!limiter.check_n("a", 11).await.unwrap().is_allowed());
+        assert!(limiter.check_n("a", 10).await.unwrap().is_allowed());
+    }
+}
+
+#[tokio::test]
+async fn on_a_cluster_every_key_works_whatever_its_slot() {
+    let larder = support::connect(&support::cluster().url()).await;
+    let limiter = larder.rate_limiter("api", [Quota::per_hour(2), Quota::per_day(100)]).unwrap();
+    for key in 0..200u32 {
+        assert!(limiter.allow((key, "{odd}")).await.unwrap());
+        assert_eq!(limiter.remaining((key, "{odd}")).await.unwrap(), 1);
+    }
+    let decisions = limiter.check_many((0..200u32).map(|key| (key, "{odd}"))).await.unwrap();
+    assert!(decisions.iter().all(|decision| decision.is_allowed() && decision.remaining() == 0));
+}
+
+#[tokio::test]
+async fn a_server_that_forgot_the_scripts_is_told_them_again_and_charges_once() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap();
+    for left in (90..100).rev() {
+        server.command(&["SCRIPT", "FLUSH"]);
+        assert_eq!(limiter.check("a").await.unwrap().remaining(), left);
+    }
+    server.command(&["SCRIPT", "FLUSH"]);
+    let decision = limiter.check_n("a", 5).await.unwrap();
+    server.command(&["SCRIPT", "FLUSH"]);
+    assert_eq!(limiter.refund("a", decision, 5).await.unwrap(), 5);
+    assert_eq!(limiter.remaining("a").await.unwrap(), 90);
+}
+
+#[tokio::test]
+async fn a_call_without_an_answer_says_that_it_may_have_charged() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap();
+    limiter.check("a").await.unwrap();
+    server.pause();
+    let error = limiter.check("a").timeout(Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.is_indeterminate());
+    server.resume();
+    // It was charged, once: nothing is sent again.
+    until("the server answers", async || larder.ping().await.is_ok()).await;
+    until("it was charged", async || limiter.remaining("a").await.unwrap() == 98).await;
+    let invalid = limiter.check_n("a", 0).await.unwrap_err();
+    assert!(!invalid.is_indeterminate());
+}
+
+#[tokio::test]
+async fn a_key_known_to_be_refused_costs_no_round_trip() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let limiter = larder.rate_limiter("api", Quota::per_hour(30)).unwrap();
+    limiter.check_n("a", 30).await.unwrap();
+    let first = limiter.check("a").await.unwrap();
+    assert_eq!(first.decided_by(), DecidedBy::Store);
+    server.reset_stats();
+    let again = larder.rate_limiter("api", Quota::per_hour(30)).unwrap();
+    for limiter in [&limiter, &again] {
+        for _ in 0..100 {
+            let known = limiter.check("a").await.unwrap();
+            assert_eq!(known.decided_by(), DecidedBy::Refusal);
+            assert!(!known.is_allowed() && known.quota() == first.quota());
+            assert!(known.retry_after().unwrap() <= first.retry_after().unwrap());
+        }
+    }
+    assert_eq!(server.calls("evalsha"), 0);
+    // Another key, a smaller cost and other limits are asked for.
+    assert!(limiter.allow("b").await.unwrap());
+    assert_eq!(server.calls("evalsha"), 1);
+    limiter.reset("a").await.unwrap();
+    assert!(limiter.allow("a").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_known_refusal_ends_when_it_could_pass() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::new(1, Duration::from_millis(200))).unwrap();
+        for _ in 0..5 {
+            until("it passes", async || limiter.allow("a").await.unwrap()).await;
+            let refused = limiter.check("a").await.unwrap();
+            let wait = refused.retry_after().unwrap();
+            tokio::time::sleep(wait).await;
+            let late = limiter.check("a").await.unwrap();
+            assert!(late.is_allowed(), "{store}: {late:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_connections_to_one_server_share_one_limit() {
+    let server = support::server();
+    let (limit, window) = (50u64, Duration::from_millis(250));
+    let namespace = support::namespace();
+    let (started, admitted) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let mut tasks = Vec::new();
+    for _ in 0..4 {
+        let larder = Larder::builder().url(server.url()).namespace(&namespace).connect().await.unwrap();
+        for _ in 0..4 {
+            let limiter = larder.rate_limiter("api", Quota::new(limit, window)).unwrap();
+            let admitted = admitted.clone();
+            tasks.push(tokio::spawn(async move {
+                while started.elapsed() < 4 * window {
+                    let allowed = limiter.allow("a").await.unwrap();
+                    admitted.fetch_add(u64::from(allowed), Ordering::SeqCst);
+                }
+            }));
+        }
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let windows = started.elapsed().as_nanos().div_ceil(window.as_nanos());
+    let most = limit * u64::try_from(windows).unwrap();
+    let admitted = admitted.load(Ordering::SeqCst);
+    assert!(admitted <= most && admitted >= limit * 3, "{admitted} of at most {most}");
+}

@@ -1,0 +1,237 @@
+//! An axum service on SQLite: cached reads, a rate limit for each client, and a job that only one instance runs.
+//!
+//! ```sh
+//! cargo run -p larder-examples --features service --example service     # in memory, on port 3000
+//! LARDER_URL=redis://127.0.0.1:6379 PORT=3001 cargo run -p larder-examples --features service --example service
+//! # any number of those share one limit and one cache
+//!
+//! curl -i localhost:3000/products/7                    # from SQLite, then from the cache; RateLimit tells what is left
+//! curl -i -X POST 'localhost:3000/products/7?cents=999'   # writes, and invalidates after the commit
+//! curl -i localhost:3000/stats                         # not limited
+//! for i in $(seq 40); do curl -s -o /dev/null -w '%{http_code} ' localhost:3000/products/7; done
+//! ```
+//!
+//! Behind a proxy, name it in `TRUSTED_PROXIES` (`10.0.0.0/8,fd00::/8`), or all its clients are one.
+
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Router, serve};
+use larder::{Cache, ClientIp, Larder, LoadError, Outage, Quota, RateLimitLayer, RequestHead};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Product {
+    id: u32,
+    name: String,
+    cents: u32,
+}
+
+#[derive(Clone)]
+struct Service {
+    products: Cache<Option<Product>>,
+    database: Database,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let setting = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+    let larder = Larder::builder()
+        .url(setting("LARDER_URL", "memory:"))
+        .namespace("service")
+        .response_timeout(Duration::from_millis(250))
+        .connect()
+        .await?;
+    let database = Database::open(&setting("DATABASE", ":memory:"))?;
+    let service = Service {
+        products: larder.cache("product").ttl(Duration::from_secs(300)).ttl_jitter(0.1).build()?,
+        database: database.clone(),
+    };
+
+    let per_minute = setting("PER_MINUTE", "30").parse()?;
+    let limiter = larder
+        .rate_limiter("api", [Quota::per_second(10), Quota::per_minute(per_minute)])?
+        // A server that is away must not take the service with it: half the limit each, for two instances.
+        .outage(Outage::LocalShare(2))?;
+    let proxies = setting("TRUSTED_PROXIES", "");
+    let clients = ClientIp::new().peer(peer).trust(proxies.split(',').filter(|proxy| !proxy.is_empty()))?;
+    let limit = RateLimitLayer::new(limiter, clients).skip(|request| request.uri().path() == "/stats");
+
+    let app = Router::new()
+        .route("/products/{id}", get(product).post(reprice))
+        .route("/stats", get(stats))
+        .layer(limit)
+        .with_state(service);
+
+    let nightly =
+        tokio::spawn(nightly_job(larder.clone(), database, setting("JOB_EVERY_MS", "3600000").parse()?));
+    let listener = TcpListener::bind(("127.0.0.1", setting("PORT", "3000").parse()?)).await?;
+    println!("listening on {}", listener.local_addr()?);
+    serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(async {
+            let _ = tokio::signal::ctrl_c().await;
+        })
+        .await?;
+    nightly.abort();
+    larder.close().await?;
+    Ok(())
+}
+
+fn peer(request: &RequestHead<'_>) -> Option<IpAddr> {
+    request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
+}
+
+async fn product(State(service): State<Service>, Path(id): Path<u32>) -> Result<Response, Failure> {
+    let database = service.database.clone();
+    // A product that does not exist is remembered too.
+    match service.products.get_or_load(id, move || database.product(id)).await? {
+        Some(product) => Ok(json(&product)),
+        None => Ok(StatusCode::NOT_FOUND.into_response()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Price {
+    cents: u32,
+}
+
+async fn reprice(
+    State(service): State<Service>,
+    Path(id): Path<u32>,
+    Query(price): Query<Price>,
+) -> Result<StatusCode, Failure> {
+    service.database.clone().reprice(id, price.cents).await?;
+    // After the commit: a load that read the old price is not stored any more.
+    service.products.delete(id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn stats(State(service): State<Service>) -> Response {
+    let counted = &service.database.counted;
+    json(&serde_json::json!({
+        "queries": counted.queries.load(Ordering::Relaxed),
+        "jobs": counted.jobs.load(Ordering::Relaxed),
+    }))
+}
+
+/// Runs on whichever instance gets the lock; the others leave it alone.
+async fn nightly_job(larder: Larder, database: Database, every_ms: u64) {
+    let lock = larder.lock("nightly").ttl(Duration::from_secs(60));
+    let mut times = tokio::time::interval(Duration::from_millis(every_ms));
+    loop {
+        times.tick().await;
+        match lock.try_acquire().await {
+            Ok(Some(guard)) => {
+                database.counted.jobs.fetch_add(1, Ordering::Relaxed);
+                // Held until the next turn, so that each turn runs once.
+                tokio::time::sleep(Duration::from_millis(every_ms / 2)).await;
+                if let Err(error) = guard.release().await {
+                    eprintln!("the lock of the nightly job: {error}");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => eprintln!("the nightly job waits for the server: {error}"),
+        }
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => ([(header::CONTENT_TYPE, "application/json")], Body::from(body)).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// SQLite blocks, so every query gets a thread of its own.
+#[derive(Clone)]
+struct Database {
+    connection: Arc<Mutex<Connection>>,
+    counted: Arc<Counted>,
+}
+
+#[derive(Default)]
+struct Counted {
+    queries: AtomicU64,
+    jobs: AtomicU64,
+}
+
+impl Database {
+    fn open(path: &str) -> rusqlite::Result<Self> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.execute_batch(
+            "CREATE TABLE IF NOT EXISTS product (id INTEGER PRIMARY KEY, name TEXT NOT NULL, cents INTEGER NOT NULL);
+             INSERT OR IGNORE INTO product VALUES (7, 'a jar of honey', 650), (8, 'a wheel of cheese', 4200);",
+        )?;
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), counted: Arc::default() })
+    }
+
+    async fn product(self, id: u32) -> Result<Option<Product>, String> {
+        self.run(move |connection| {
+            let row = |row: &rusqlite::Row<'_>| Ok(Product { id, name: row.get(0)?, cents: row.get(1)? });
+            connection.query_row("SELECT name, cents FROM product WHERE id = ?1", [id], row).optional()
+        })
+        .await
+    }
+
+    async fn reprice(self, id: u32, cents: u32) -> Result<usize, String> {
+        self.run(move |connection| {
+            connection.execute("UPDATE product SET cents = ?2 WHERE id = ?1", params![id, cents])
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(
+        self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, String> {
+        self.counted.queries.fetch_add(1, Ordering::Relaxed);
+        let work = move || query(&self.connection.lock().unwrap_or_else(PoisonError::into_inner));
+        let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
+        done.map_err(|error| error.to_string())
+    }
+}
+
+/// What the service answers where it cannot: 503 where it is worth trying again, else 500.
+struct Failure(StatusCode, String);
+
+impl From<larder::Error> for Failure {
+    fn from(error: larder::Error) -> Self {
+        let status = if error.is_retryable() {
+            StatusCode::SERVICE_UNAVAILABLE
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
+        };
+        Self(status, error.to_string())
+    }
+}
+
+impl From<LoadError<String>> for Failure {
+    fn from(error: LoadError<String>) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
+impl From<String> for Failure {
+    fn from(error: String) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        eprintln!("{}", self.1);
+        self.0.into_response()
+    }
+}
