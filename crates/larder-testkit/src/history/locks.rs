@@ -146,6 +146,7 @@ pub fn one_holder(grants: &[Held]) -> Result<usize, Vec<LockViolation>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says so by panicking")]
 mod tests {
     use super::*;
 
