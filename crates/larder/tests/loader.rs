@@ -467,6 +467,7 @@ struct Asked(Arc<Mutex<Vec<Vec<u32>>>>);
 
 impl Asked {
     /// A loader that finds all but the multiples of ten.
+    #[expect(clippy::type_complexity, reason = "of one use")]
     fn loader(
         &self,
     ) -> impl Fn(Vec<u32>) -> std::future::Ready<Result<Vec<(u32, User)>, Infallible>> + 'static {
@@ -711,7 +712,7 @@ async fn overlapping_calls_load_each_key_once() {
 
 /// How often each command has run since the counts were reset, without what keeps connections alive.
 fn commands(server: &Server) -> Vec<(String, u64)> {
-    let counts = server.info("commandstats").into_iter().map(|(name, _)| {
+    let counts = server.info("commandstats").into_keys().map(|name| {
         let name = name.trim_start_matches("cmdstat_").to_owned();
         let calls = server.calls(&name);
         (name, calls)

@@ -335,7 +335,8 @@ async fn who_waits_for_another_process_is_woken_and_does_not_ask_again_and_again
 async fn a_waiting_process_whose_tracked_connection_breaks_still_gets_the_value() {
     let server = Server::builder().tcp().start();
     let here = connect_as(&server.url(), "n").await;
-    let faults: [(&str, fn(&Proxy) -> &Proxy); 3] = [
+    type Fault = fn(&Proxy) -> &Proxy;
+    let faults: [(&str, Fault); 3] = [
         ("dropped", |proxy| proxy.only_tracked().drop_connections()),
         ("cut for good", |proxy| proxy.only_tracked().cut()),
         ("silent", |proxy| proxy.only_tracked().silence(Direction::ToClient)),

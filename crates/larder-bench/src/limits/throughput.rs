@@ -9,13 +9,13 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, 
 
 use super::wire::{CHARGE, request};
 use crate::driver::{plural, row};
-use crate::figures::{Bar, Findings};
+use crate::figures::{Bar, Findings, Limit};
 use crate::lane::{Lane, Outcome};
 use crate::rounds::{Flavour, compare};
 use crate::table::Table;
 
 const TASKS: [u64; 3] = [1, 64, 256];
-const LEAST: f64 = 0.9;
+const LEAST: Limit = Limit::AtLeast(0.9);
 const LIMIT: u32 = 4_000_000_000;
 
 pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
