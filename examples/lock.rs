@@ -75,7 +75,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("A, late, writes 10 → {}", report.write(total + 10, a.fence())?);
     println!("the total is {}", report.total()?);
     let revived = a.extend(Duration::from_secs(10)).await;
-    println!("A cannot extend what it lost: {}", revived.is_err_and(|error| error.kind() == ErrorKind::LockLost));
+    println!(
+        "A cannot extend what it lost: {}",
+        revived.is_err_and(|error| error.kind() == ErrorKind::LockLost)
+    );
     b.release().await?;
 
     // The same with a body that is renewed while it runs, and dropped when its lock is lost.

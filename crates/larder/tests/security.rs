@@ -478,7 +478,17 @@ async fn a_default_user_that_is_off_keeps_nobody_else_out() {
 
 #[tokio::test]
 async fn every_permission_of_the_lines_is_in_the_pages_table_and_the_other_way_round() {
-    let blocks = ["cache", "tracking", "coordination", "permits", "eviction", "cluster", "sentinel", "database", "name"];
+    let blocks = [
+        "cache",
+        "tracking",
+        "coordination",
+        "permits",
+        "eviction",
+        "cluster",
+        "sentinel",
+        "database",
+        "name",
+    ];
     let mut granted: Vec<String> =
         ['+', '~'].iter().flat_map(|mark| permissions(&blocks, *mark)).map(str::to_owned).collect();
     let (_, rest) = PAGE.split_once("| permission |").unwrap();

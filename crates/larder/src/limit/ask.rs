@@ -239,7 +239,8 @@ impl RateLimiter {
             return Ok(permits);
         }
         let plan = self.plan();
-        let given = self.inner.context.coordination()?.refund(name.as_str(), &plan.terms, permits, stamp).await;
+        let given =
+            self.inner.context.coordination()?.refund(name.as_str(), &plan.terms, permits, stamp).await;
         self.inner.local.forget_refusal(name.as_bytes());
         given
     }

@@ -192,7 +192,8 @@ impl LockStore for MemoryStore {
         let now = self.clock.now();
         let state = self.locks.state();
         let given_up = state.given_up.get(&token).is_some_and(|until| *until > now);
-        let called = |waiter: &Waiter| waiter.token == token && waiter.called.is_some_and(|until| until > now);
+        let called =
+            |waiter: &Waiter| waiter.token == token && waiter.called.is_some_and(|until| until > now);
         let called = state.lines.get(lock).is_some_and(|line| line.waiters.values().any(called));
         Ok(given_up || called)
     }

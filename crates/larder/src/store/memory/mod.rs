@@ -18,9 +18,7 @@ use bytes::Bytes;
 
 use super::lock::Pace;
 use super::trust::{Lanes, Seen};
-use super::{
-    Claim, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
-};
+use super::{Claim, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked};
 use crate::clock::{Clock, Tick};
 use crate::error::Result;
 use crate::name::Name;
@@ -340,5 +338,4 @@ mod tests {
         micros.fetch_add(2_000_000, Ordering::AcqRel);
         assert_eq!(store.get("tag").await.unwrap(), None);
     }
-
 }
