@@ -177,7 +177,21 @@ macro_rules! displayed_keys {
 }
 
 displayed_keys!(std::net::IpAddr, std::net::Ipv4Addr, std::net::Ipv6Addr);
-displayed_keys!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, bool, char);
+displayed_keys!(bool, char);
+
+/// Digits need no escaping, and the formatter would be a good part of a near hit's time.
+macro_rules! integer_keys {
+    ($($type:ty),*) => {$(
+        impl CacheKey for $type {
+            #[inline]
+            fn write(&self, text: &mut KeyText<'_>) {
+                text.out.push_str(itoa::Buffer::new().format(*self));
+            }
+        }
+    )*};
+}
+
+integer_keys!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize);
 
 #[cfg(feature = "uuid")]
 displayed_keys!(uuid::Uuid);

@@ -202,10 +202,11 @@ where
             async move {
                 let entry = entry?;
                 match kind.reason {
-                    Reason::Forced => self.bounded(self.look_at_store(&entry)).await,
+                    // Boxed, as in `get`.
+                    Reason::Forced => Box::pin(self.bounded(self.look_at_store(&entry))).await,
                     Reason::Missing | Reason::Early => match self.look_near(&entry)? {
                         Some(copy) => Ok(Found::Fresh(copy.kept())),
-                        None => self.bounded(self.look_past_near(&entry)).await,
+                        None => Box::pin(self.bounded(self.look_past_near(&entry))).await,
                     },
                 }
             }

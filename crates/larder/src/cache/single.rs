@@ -47,7 +47,8 @@ where
                 self.shared.meter.near_hit();
                 return Ok(Some(copy.value));
             }
-            match self.look_past_near(&entry).await? {
+            // Boxed: the future is copied from where it is made to where it is awaited, and this is nearly all of it.
+            match Box::pin(self.look_past_near(&entry)).await? {
                 Found::Fresh(kept) => Ok(Some(kept.value)),
                 _ => Ok(None),
             }

@@ -9,7 +9,7 @@
 //! Invariant: what [`Tier::get`] returns was read after the last change of its name that was told.
 //! Expiry and trust are not looked at here.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
@@ -51,7 +51,7 @@ type Copies<T> =
 pub(crate) struct Tier<T> {
     copies: Copies<T>,
     stripes: Vec<Mutex<u64>>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 impl<T: Clone> Tier<T> {
@@ -76,7 +76,7 @@ impl<T: Clone> Tier<T> {
             Err(_) => Cache::with_weighter(estimate, max_bytes, Weight),
         };
         let stripes = (0..stripes).map(|_| Mutex::new(0)).collect();
-        Self { copies, stripes, hasher: RandomState::new() }
+        Self { copies, stripes, hasher: DefaultHashBuilder::default() }
     }
 
     #[inline]
