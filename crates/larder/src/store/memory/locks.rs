@@ -177,7 +177,11 @@ impl LockStore for MemoryStore {
         }
         let answer = if holder == Some(token) {
             handed = None;
-            line.held = Some(Held { token, deadline: now.after(ttl) });
+            // Sent once more, or late: what was extended since is not shortened.
+            let confirmed = line.waiter(token).is_none();
+            let held = line.held.as_ref().filter(|_| confirmed);
+            let deadline = held.map_or(now.after(ttl), |held| held.deadline.max(now.after(ttl)));
+            line.held = Some(Held { token, deadline });
             line.step_out(token);
             Attempted::Granted { fence: state.next_fence(self.now_micros()) }
         } else {
@@ -362,9 +366,23 @@ mod tests {
         pass(&micros, SECOND);
         store.stand_by(&tickets(&[2])).await.unwrap();
         pass(&micros, store.pace.claim);
-        // Given to 2 in vain: while that lives it is first, and when it is silent others may.
-        assert_eq!(store.confirm("job", 2, SECOND).await.map(|_| ()).ok(), Some(()));
+        // Given to 2 in vain: while that lives it is first.
+        fence(store.confirm("job", 2, SECOND).await.unwrap());
         assert_eq!(store.acquire("job", 9, SECOND, Queue::GoAway).await.unwrap(), Attempted::Held);
+    }
+
+    #[tokio::test]
+    async fn a_confirmation_that_comes_once_more_does_not_shorten_what_was_extended() {
+        let (store, micros) = store();
+        fence(stand(&store, 1).await);
+        stand(&store, 2).await;
+        store.release("job", 1).await.unwrap();
+        fence(store.confirm("job", 2, SECOND).await.unwrap());
+        let ticket = tickets(&[2]).remove(0);
+        assert_eq!(store.extend(&[(ticket, 10 * SECOND)]).await.unwrap(), [true]);
+        fence(store.confirm("job", 2, SECOND).await.unwrap());
+        pass(&micros, 9 * SECOND);
+        assert_eq!(store.acquire("job", 3, SECOND, Queue::GoAway).await.unwrap(), Attempted::Held);
     }
 
     #[tokio::test]

@@ -6,7 +6,8 @@
 -- Reply: {1, fence} if taken, {2, 0} if it still waits, {-1, 0} if it does not stand in line
 local time = redis.call('TIME')
 local holder = redis.call('GET', KEYS[1])
-if holder ~= ARGV[1] then
+local confirmed = holder == ARGV[1]
+if not confirmed then
   if not redis.call('ZSCORE', KEYS[3], ARGV[1]) then
     return { -1, 0 }
   end
@@ -20,7 +21,14 @@ if holder ~= ARGV[1] then
     return { 2, 0 }
   end
 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if confirmed and not redis.call('ZSCORE', KEYS[3], ARGV[1]) then
+  -- Sent once more, or late: what was extended since is not shortened.
+  if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  end
+else
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
 step_out(KEYS[3], KEYS[4], ARGV[1])
 redis.call('UNLINK', KEYS[5])
 return { 1, next_fence(KEYS[2], ARGV[2], time) }
