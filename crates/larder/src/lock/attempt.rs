@@ -223,6 +223,8 @@ impl Drop for Attempt {
             Stage::Unanswered => Pace::REMEMBERED,
         };
         let name = std::mem::take(&mut self.name);
-        self.locks.end_in_background(name, self.token, self.ttl, Ending::GiveUp(remembered));
+        // Tried for as long as what may still arrive could take the lock.
+        let tried = self.ttl.max(Pace::REMEMBERED);
+        self.locks.end_in_background(name, self.token, tried, Ending::GiveUp(remembered));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fence::{Fence, Release};
-use super::holding::{Holding, lost};
+use super::holding::{Holding, Parting, lost};
 use super::keeping::Keeping;
 use super::locks::{Ending, Locks};
 use super::{Keep, check_ttl};
@@ -23,6 +23,8 @@ use crate::store::lock::{LockStore, Ticket};
 pub struct Guard {
     holding: Arc<Holding>,
     kept: bool,
+    /// Once its leases believe no more.
+    parting: Option<Parting>,
     /// Whether the server has answered to its release.
     ended: bool,
 }
@@ -39,7 +41,7 @@ impl Guard {
         if let Some(keep) = keep {
             Keeping::keep(&holding, ttl, keep.max_hold);
         }
-        Self { holding, kept: keep.is_some(), ended: false }
+        Self { holding, kept: keep.is_some(), parting: None, ended: false }
     }
 
     pub(super) fn token(&self) -> u64 {
@@ -115,6 +117,9 @@ impl Guard {
                 return Err(lost());
             }
             let sent = locks.context.clock.now();
+            if !self.holding.asks(sent, ttl) {
+                return Err(lost());
+            }
             let ticket = Ticket { lock: self.holding.name.clone(), token: self.holding.token };
             let held = locks.store()?.extend(&[(ticket, ttl)]).await?.first() == Some(&true);
             if held && self.holding.renewed(sent, ttl) {
@@ -127,7 +132,7 @@ impl Guard {
         })
     }
 
-    /// Frees the lock, or hands it to the next in line.
+    /// Frees the lock, or hands it to the next in line. The guard's leases are lost before that is sent.
     ///
     /// One round trip.
     ///
@@ -142,6 +147,7 @@ impl Guard {
     pub async fn release(mut self) -> Result<Release> {
         let holding = self.holding.clone();
         let locks = &holding.locks;
+        let parting = self.let_go();
         let answer = Call::new(locks.timeout(), &locks.meter.release, async {
             locks.store()?.release(&holding.name, holding.token).await
         })
@@ -153,7 +159,9 @@ impl Guard {
             }
             Ok(false) => {
                 self.ended = true;
-                self.note_lost(locks);
+                if parting.may_be_held {
+                    locks.meter.lost();
+                }
                 Ok(Release::AlreadyLost)
             }
             Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Disconnected) => {
@@ -161,6 +169,16 @@ impl Guard {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Ends the renewals and what is believed, before the lock is freed.
+    fn let_go(&mut self) -> Parting {
+        *self.parting.get_or_insert_with(|| {
+            if self.kept {
+                self.holding.locks.keeping.forget(self.holding.token);
+            }
+            self.holding.part()
+        })
     }
 
     fn note_lost(&self, locks: &Locks) {
@@ -172,20 +190,15 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        let Parting { may_be_held, was_valid } = self.let_go();
         let Holding { locks, name, token, granted, .. } = &*self.holding;
-        if self.kept {
-            locks.keeping.forget(*token);
-        }
         locks.meter.held(locks.context.clock.now().since(*granted));
-        let remaining = self.holding.remaining();
-        let may_be_held = self.holding.may_be_held();
-        if may_be_held && remaining.is_zero() && !self.ended {
-            locks.meter.lost();
-        }
         if may_be_held && !self.ended {
-            locks.end_in_background(name.clone(), *token, remaining, Ending::Release);
+            if !was_valid {
+                locks.meter.lost();
+            }
+            locks.end_in_background(name.clone(), *token, self.holding.may_last(), Ending::Release);
         }
-        self.holding.end();
     }
 }
 

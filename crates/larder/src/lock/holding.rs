@@ -11,7 +11,7 @@
 //! stopped for any time; only a fence that the resource checks helps then.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -47,6 +47,16 @@ pub(super) struct Holding {
     pub(super) granted: Tick,
     /// `None` once it is lost or given back.
     deadline: watch::Sender<Option<Tick>>,
+    /// The latest end that the server was ever asked for, whether it answered or not.
+    latest: Mutex<Tick>,
+}
+
+/// What was believed of a lock when its guard let go of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parting {
+    /// The server was not heard to say that it is lost.
+    pub(super) may_be_held: bool,
+    pub(super) was_valid: bool,
 }
 
 impl Holding {
@@ -68,6 +78,7 @@ impl Holding {
             fence,
             granted: sent,
             deadline: watch::Sender::new(Some(deadline)),
+            latest: Mutex::new(sent.after(ttl)),
         }
     }
 
@@ -88,6 +99,27 @@ impl Holding {
     /// Whether the server was not heard to say that it is lost, and it was not given back.
     pub(super) fn may_be_held(&self) -> bool {
         self.deadline.borrow().is_some()
+    }
+
+    /// The server is about to be asked, at `now`, to hold it for `ttl`. Whether that may still be sent: whoever lets go of it
+    /// after that knows of the later end.
+    pub(super) fn asks(&self, now: Tick, ttl: Duration) -> bool {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        *latest = now.after(ttl).max(*latest);
+        drop(latest);
+        self.may_be_held()
+    }
+
+    /// How long the server may hold it, by all that it was asked for.
+    pub(super) fn may_last(&self) -> Duration {
+        let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.since(self.locks.context.clock.now())
+    }
+
+    /// Believes in it no more, which comes before the server is told.
+    pub(super) fn part(&self) -> Parting {
+        let was_valid = self.is_valid();
+        Parting { was_valid, may_be_held: self.end() }
     }
 
     /// The server has said, to a request sent at `sent`, that it is held for `ttl`. What was lost meanwhile stays lost.

@@ -144,7 +144,9 @@ async fn run(locks: Arc<Locks>) {
     running.ended = true;
 }
 
-async fn renew(locks: &Locks, kind: Kind, due: Vec<(Arc<Holding>, Duration)>) {
+async fn renew(locks: &Locks, kind: Kind, mut due: Vec<(Arc<Holding>, Duration)>) {
+    let sent = locks.context.clock.now();
+    due.retain(|(holding, ttl)| holding.asks(sent, *ttl));
     if due.is_empty() {
         return;
     }
@@ -158,7 +160,6 @@ async fn renew(locks: &Locks, kind: Kind, due: Vec<(Arc<Holding>, Duration)>) {
         .iter()
         .map(|(holding, ttl)| (Ticket { lock: holding.name.clone(), token: holding.token }, *ttl))
         .collect();
-    let sent = locks.context.clock.now();
     let answer = timeout(patience, async {
         match kind {
             Kind::Lock => store.extend(&tickets).await,

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::attempt::{Attempt, Outcome};
 use super::fence::Release;
 use super::guard::Guard;
-use super::holding::{Holding, lost};
+use super::holding::{Holding, Parting, lost};
 use super::keeping::Keeping;
 use super::locks::{Ending, Locks};
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, Keep, check_ttl};
@@ -212,7 +212,7 @@ impl Drop for Taking<'_> {
         if !self.settled {
             let Semaphore { locks, name, ttl, .. } = self.semaphore;
             let ending = Ending::GivePermit(Some(Pace::REMEMBERED));
-            locks.end_in_background(name.clone(), self.token, *ttl, ending);
+            locks.end_in_background(name.clone(), self.token, (*ttl).max(Pace::REMEMBERED), ending);
         }
     }
 }
@@ -230,6 +230,7 @@ impl fmt::Debug for Semaphore {
 #[must_use = "a permit that is dropped at once is given back"]
 pub struct SemaphorePermit {
     holding: Arc<Holding>,
+    parting: Option<Parting>,
     ended: bool,
 }
 
@@ -238,7 +239,7 @@ impl SemaphorePermit {
         let holding = Arc::new(holding);
         holding.locks.meter.granted();
         Keeping::keep(&holding, semaphore.ttl, semaphore.max_hold);
-        Self { holding, ended: false }
+        Self { holding, parting: None, ended: false }
     }
 
     /// As [`Guard::remaining`].
@@ -276,6 +277,7 @@ impl SemaphorePermit {
     pub async fn release(mut self) -> Result<Release> {
         let holding = self.holding.clone();
         let locks = &holding.locks;
+        self.let_go();
         let answer = Call::new(locks.timeout(), &locks.meter.release, async {
             locks.store()?.give_permit(&holding.name, holding.token, None).await
         })
@@ -291,18 +293,25 @@ impl SemaphorePermit {
             Err(error) => Err(error),
         }
     }
+
+    /// Ends the renewals and what is believed, before the permit is given back.
+    fn let_go(&mut self) -> Parting {
+        *self.parting.get_or_insert_with(|| {
+            self.holding.locks.keeping.forget(self.holding.token);
+            self.holding.part()
+        })
+    }
 }
 
 impl Drop for SemaphorePermit {
     fn drop(&mut self) {
+        let Parting { may_be_held, .. } = self.let_go();
         let Holding { locks, name, token, granted, .. } = &*self.holding;
-        locks.keeping.forget(*token);
         locks.meter.held(locks.context.clock.now().since(*granted));
-        if !self.ended && self.holding.may_be_held() {
-            let left = self.holding.remaining();
+        if !self.ended && may_be_held {
+            let left = self.holding.may_last();
             locks.end_in_background(name.clone(), *token, left, Ending::GivePermit(None));
         }
-        self.holding.end();
     }
 }
 

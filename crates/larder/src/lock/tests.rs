@@ -125,3 +125,30 @@ async fn a_dropped_guard_gives_its_lock_back() {
 fn the_margin_is_a_hundredth_and_two_milliseconds() {
     assert_eq!(drift(10 * SECOND), Duration::from_millis(102));
 }
+
+#[tokio::test]
+async fn a_lease_believes_no_more_once_its_guard_begins_to_release() {
+    let (locks, ..) = locks();
+    let guard = lock(&locks).keep_alive().acquire().await.unwrap();
+    let lease = guard.lease();
+    let renewed = guard.lease();
+    // The answer of the release is not waited for.
+    drop(tokio::time::timeout(Duration::ZERO, guard.release()).await);
+    assert!(!lease.is_valid(), "a lease outlived its guard");
+    renewed.lost().await;
+    assert_eq!(locks.stats().lost, 0);
+}
+
+#[tokio::test]
+async fn the_server_may_hold_a_lock_until_the_latest_end_that_it_was_asked_for() {
+    let (locks, here, _) = locks();
+    let sent = locks.context.clock.now();
+    let holding = Holding::new(locks.clone(), "a".into(), 7, Fence::new(1), sent, SECOND);
+    // No answer comes.
+    assert!(holding.asks(sent, 60 * SECOND));
+    pass(&here, SECOND);
+    assert!(!holding.is_valid());
+    assert_eq!(holding.may_last(), 59 * SECOND);
+    assert!(holding.part().may_be_held);
+    assert!(!holding.asks(sent, 90 * SECOND), "a lock that was let go of is extended");
+}
