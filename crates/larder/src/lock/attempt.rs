@@ -181,7 +181,8 @@ impl Attempt {
 
     /// Whether an outage is still so short that who stands in line waits on.
     fn may_go_on(&self, error: &Error) -> bool {
-        let heard = self.locks.waiting.answered().map_or(self.heard, |answered| answered.max(self.heard));
+        let answered = self.locks.waiting.answered(&self.name, self.token);
+        let heard = answered.map_or(self.heard, |answered| answered.max(self.heard));
         let silence = self.locks.context.clock.now().since(heard);
         error.is_retryable() && silence <= self.locks.timeout()
     }

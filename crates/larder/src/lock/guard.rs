@@ -11,7 +11,7 @@ use super::keeping::Keeping;
 use super::locks::{Ending, Locks};
 use super::{Keep, check_ttl};
 use crate::call::Call;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::lock::{LockStore, Ticket};
 
 /// A lock that is held until it is released, dropped, or its time is over. Made by [`Lock`](super::Lock).
@@ -121,7 +121,9 @@ impl Guard {
                 return Err(lost());
             }
             let ticket = Ticket { lock: self.holding.name.clone(), token: self.holding.token };
-            let held = locks.store()?.extend(&[(ticket, ttl)]).await?.first() == Some(&true);
+            let answer = locks.store()?.extend(&[(ticket, ttl)], Duration::MAX).await?;
+            let unanswered = || Error::new(ErrorKind::Server, "the server did not say whether it is held");
+            let held = answer.first().copied().flatten().ok_or_else(unanswered)?;
             if held && self.holding.renewed(sent, ttl) {
                 return Ok(());
             }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::holding::{Holding, Kind};
@@ -38,7 +39,8 @@ struct Kept {
     holding: Weak<Holding>,
     ttl: Duration,
     end: Tick,
-    renewed: Tick,
+    /// When it was last asked for, in vain or not.
+    asked: Tick,
     due: Tick,
 }
 
@@ -56,7 +58,7 @@ impl Keeping {
             holding: Arc::downgrade(holding),
             ttl,
             end: renewed.after(max_hold),
-            renewed,
+            asked: renewed,
             due: renewed.after(ttl / 3),
         };
         let mut table = locks.keeping.table();
@@ -90,20 +92,25 @@ impl Keeping {
             return Some(Due::NothingFor(next.since(now)));
         }
         let due =
-            table.kept.values().filter(|kept| kept.due <= now || now.since(kept.renewed) >= kept.ttl / 4);
-        let with_ttl = |kept: &Kept| Some((kept.holding.upgrade()?, kept.ttl.min(kept.end.since(now))));
+            table.kept.values_mut().filter(|kept| kept.due <= now || now.since(kept.asked) >= kept.ttl / 4);
+        let with_ttl = |kept: &mut Kept| {
+            // Not again until the answer is given up: see `patience`.
+            (kept.asked, kept.due) = (now, now.after(kept.ttl / 3));
+            Some((kept.holding.upgrade()?, kept.ttl.min(kept.end.since(now))))
+        };
         Some(Due::Renew(due.filter_map(with_ttl).collect()))
     }
 
     fn renewed(&self, token: u64, sent: Tick) {
         if let Some(kept) = self.table().kept.get_mut(&token) {
-            (kept.renewed, kept.due) = (sent, sent.after(kept.ttl / 3));
+            (kept.asked, kept.due) = (sent, sent.after(kept.ttl / 3));
         }
     }
 
     fn failed(&self, token: u64, now: Tick) {
         if let Some(kept) = self.table().kept.get_mut(&token) {
             kept.due = now.after((kept.ttl / 20).max(Duration::from_millis(5)));
+            self.changed.notify_one();
         }
     }
 
@@ -129,61 +136,61 @@ impl Drop for Running {
 
 async fn run(locks: Arc<Locks>) {
     let mut running = Running { locks: locks.clone(), ended: false };
+    let mut under_way = JoinSet::new();
     while let Some(due) = locks.keeping.due(locks.context.clock.now()) {
         match due {
             Due::NothingFor(span) => {
                 let _ = timeout(span.min(SLICE), locks.keeping.changed.notified()).await;
             }
-            Due::Renew(due) => {
-                let (of_locks, of_permits) =
-                    due.into_iter().partition(|(holding, _)| holding.kind == Kind::Lock);
-                tokio::join!(renew(&locks, Kind::Lock, of_locks), renew(&locks, Kind::Permit, of_permits));
+            Due::Renew(mut due) => {
+                while under_way.try_join_next().is_some() {}
+                due.sort_by_key(|(holding, ttl)| class(holding.kind, *ttl));
+                for alike in due.chunk_by(|(a, x), (b, y)| class(a.kind, *x) == class(b.kind, *y)) {
+                    under_way.spawn(renew(locks.clone(), alike.to_vec()));
+                }
             }
         }
     }
     running.ended = true;
+    while under_way.join_next().await.is_some() {}
 }
 
-async fn renew(locks: &Locks, kind: Kind, mut due: Vec<(Arc<Holding>, Duration)>) {
+/// What goes in one request: times to live that differ by less than half, so that who is in a hurry gives up for nobody else.
+fn class(kind: Kind, ttl: Duration) -> (bool, u32) {
+    (kind == Kind::Lock, ttl.as_millis().max(1).ilog2())
+}
+
+async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
     let sent = locks.context.clock.now();
     due.retain(|(holding, ttl)| holding.asks(sent, *ttl));
-    if due.is_empty() {
-        return;
-    }
+    let Some(kind) = due.first().map(|(holding, _)| holding.kind) else { return };
     let Ok(store) = locks.store() else {
         // Closed: this task is about to be ended.
         return due.iter().for_each(|(holding, _)| locks.keeping.forget(holding.token));
     };
-    // One that hangs must not keep others from being renewed in time.
-    let patience = due.iter().map(|(_, ttl)| *ttl / 3).min().unwrap_or_default().min(locks.timeout());
+    // Over before any of them is due again.
+    let patience = due.iter().map(|(_, ttl)| *ttl / 4).min().unwrap_or_default().min(locks.timeout());
     let tickets: Vec<_> = due
         .iter()
         .map(|(holding, ttl)| (Ticket { lock: holding.name.clone(), token: holding.token }, *ttl))
         .collect();
-    let answer = timeout(patience, async {
-        match kind {
-            Kind::Lock => store.extend(&tickets).await,
-            Kind::Permit => store.renew_permits(&tickets).await,
-        }
-    })
-    .await;
+    let answer = match kind {
+        Kind::Lock => store.extend(&tickets, patience).await,
+        Kind::Permit => store.renew_permits(&tickets, patience).await,
+    };
     let now = locks.context.clock.now();
-    match answer {
-        Ok(Ok(held)) => {
-            for ((holding, ttl), held) in due.into_iter().zip(held) {
-                if held && holding.renewed(sent, ttl) {
-                    locks.keeping.renewed(holding.token, sent);
-                } else {
-                    locks.keeping.forget(holding.token);
-                    if !held && holding.end() {
-                        locks.meter.lost();
-                    }
+    let held = answer.unwrap_or_else(|_| vec![None; due.len()]);
+    for ((holding, ttl), held) in due.into_iter().zip(held) {
+        match held {
+            Some(held) if held && holding.renewed(sent, ttl) => locks.keeping.renewed(holding.token, sent),
+            Some(held) => {
+                locks.keeping.forget(holding.token);
+                if !held && holding.end() {
+                    locks.meter.lost();
                 }
             }
-        }
-        // What comes of it shows at the guards' deadlines.
-        _ => {
-            due.iter().for_each(|(holding, _)| locks.keeping.failed(holding.token, now));
+            // What comes of it shows at the guards' deadlines.
+            None => locks.keeping.failed(holding.token, now),
         }
     }
 }

@@ -12,13 +12,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::locks::Locks;
 use crate::clock::Tick;
 use crate::store::lock::{LockStore, Pace, Ticket, Turn};
+
+/// How long a beat is waited for: if its answer is lost, the next is sent while the waiters still count as alive.
+const PATIENCE: Duration = Duration::from_millis(400);
 
 #[derive(Default)]
 pub(super) struct Waiting(Mutex<Table>);
@@ -26,8 +30,13 @@ pub(super) struct Waiting(Mutex<Table>);
 #[derive(Default)]
 struct Table {
     /// By lock, then by token, as the store wants them.
-    places: BTreeMap<(String, u64), Arc<Notify>>,
+    places: BTreeMap<(String, u64), Known>,
     beats: bool,
+}
+
+struct Known {
+    told: Arc<Notify>,
+    /// When the last heartbeat for it was sent that was answered.
     answered: Option<Tick>,
 }
 
@@ -43,7 +52,7 @@ impl Waiting {
     pub(super) fn join(locks: &Arc<Locks>, lock: &str, token: u64) -> Place {
         let (key, told) = ((lock.to_owned(), token), Arc::new(Notify::new()));
         let mut table = locks.waiting.table();
-        table.places.insert(key.clone(), told.clone());
+        table.places.insert(key.clone(), Known { told: told.clone(), answered: None });
         if !table.beats {
             table.beats = true;
             locks.timers.spawn(beat(locks.clone()));
@@ -52,13 +61,13 @@ impl Waiting {
         Place { locks: locks.clone(), key, told }
     }
 
-    /// When a heartbeat was last answered.
-    pub(super) fn answered(&self) -> Option<Tick> {
-        self.table().answered
+    /// When a heartbeat for this place was last answered.
+    pub(super) fn answered(&self, lock: &str, token: u64) -> Option<Tick> {
+        self.table().places.get(&(lock.to_owned(), token))?.answered
     }
 
     pub(super) fn wake_all(&self) {
-        self.table().places.values().for_each(|told| told.notify_one());
+        self.table().places.values().for_each(|known| known.told.notify_one());
     }
 
     fn tickets(&self) -> Vec<Ticket> {
@@ -109,21 +118,22 @@ async fn beat(locks: Arc<Locks>) {
         let Ok(store) = locks.store() else { return locks.waiting.wake_all() };
         let sent = locks.context.clock.now();
         locks.meter.beat();
-        let answer = timeout(locks.timeout(), store.stand_by(&tickets)).await;
+        let answer = store.stand_by(&tickets, PATIENCE.min(locks.timeout())).await;
         let mut table = locks.waiting.table();
         match answer {
-            Ok(Ok(turns)) => {
-                table.answered = Some(sent);
+            Ok(turns) => {
                 for (ticket, turn) in tickets.into_iter().zip(turns) {
-                    if turn != Turn::Waits
-                        && let Some(told) = table.places.get(&(ticket.lock, ticket.token))
-                    {
-                        told.notify_one();
+                    let Some(known) = table.places.get_mut(&(ticket.lock, ticket.token)) else { continue };
+                    if turn.is_some() {
+                        known.answered = Some(sent);
+                    }
+                    // Where nothing was answered it asks for itself, and learns what is the matter.
+                    if turn != Some(Turn::Waits) {
+                        known.told.notify_one();
                     }
                 }
             }
-            // Each asks for itself, and learns what is the matter.
-            _ => table.places.values().for_each(|told| told.notify_one()),
+            Err(_) => table.places.values().for_each(|known| known.told.notify_one()),
         }
     }
 }

@@ -106,14 +106,14 @@ async fn take(store: &impl LockStore, tokens: &Tokens, step: &Step) -> crate::Re
         }
         Step::StandBy(waiting) => {
             let waiting: Vec<Ticket> = waiting.iter().map(|ticket| tokens.ticket(*ticket)).collect();
-            Answer::Turns(store.stand_by(&waiting).await?)
+            Answer::Turns(store.stand_by(&waiting, HOUR).await?.into_iter().flatten().collect())
         }
         Step::GiveUp(lock, token) => {
             Answer::Flag(store.give_up(&tokens.lock(*lock), tokens.current(*lock, *token), HOUR).await?)
         }
         Step::Extend(held) => {
             let held: Vec<_> = held.iter().map(|ticket| (tokens.ticket(*ticket), 2 * HOUR)).collect();
-            Answer::Flags(store.extend(&held).await?)
+            Answer::Flags(store.extend(&held, HOUR).await?.into_iter().flatten().collect())
         }
         Step::Release(lock, token) => {
             Answer::Flag(store.release(&tokens.lock(*lock), tokens.current(*lock, *token)).await?)

@@ -104,8 +104,12 @@ pub(crate) trait LockStore: Send + Sync + 'static {
     fn listen(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
 
     /// Keeps the places of waiting attempts, and hands on what is free; the answers in the order of `waiting`, which is
-    /// ordered by lock.
-    fn stand_by(&self, waiting: &[Ticket]) -> impl Future<Output = Result<Vec<Turn>>> + Send;
+    /// ordered by lock. `None` where its server did not answer within `patience`; an error where none did.
+    fn stand_by(
+        &self,
+        waiting: &[Ticket],
+        patience: Duration,
+    ) -> impl Future<Output = Result<Vec<Option<Turn>>>> + Send;
 
     /// Ends an attempt, whatever has become of it, and remembers for `remembered` that it was given up.
     fn give_up(
@@ -115,8 +119,13 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         remembered: Duration,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`.
-    fn extend(&self, held: &[(Ticket, Duration)]) -> impl Future<Output = Result<Vec<bool>>> + Send;
+    /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`. `None` where
+    /// its server did not answer within `patience`; an error where none did.
+    fn extend(
+        &self,
+        held: &[(Ticket, Duration)],
+        patience: Duration,
+    ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
     /// Frees the lock, or hands it on; whether `token` still held it.
     fn release(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
@@ -135,16 +144,16 @@ impl LockStore for AnyStore {
         on_either!(self.listen(lock, token))
     }
 
-    async fn stand_by(&self, waiting: &[Ticket]) -> Result<Vec<Turn>> {
-        on_either!(self.stand_by(waiting))
+    async fn stand_by(&self, waiting: &[Ticket], patience: Duration) -> Result<Vec<Option<Turn>>> {
+        on_either!(self.stand_by(waiting, patience))
     }
 
     async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
         on_either!(self.give_up(lock, token, remembered))
     }
 
-    async fn extend(&self, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {
-        on_either!(self.extend(held))
+    async fn extend(&self, held: &[(Ticket, Duration)], patience: Duration) -> Result<Vec<Option<bool>>> {
+        on_either!(self.extend(held, patience))
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {

@@ -45,8 +45,13 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
         door: Option<u64>,
     ) -> impl Future<Output = Result<Taken>> + Send;
 
-    /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`.
-    fn renew_permits(&self, held: &[(Ticket, Duration)]) -> impl Future<Output = Result<Vec<bool>>> + Send;
+    /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`. `None` where
+    /// its server did not answer within `patience`; an error where none did.
+    fn renew_permits(
+        &self,
+        held: &[(Ticket, Duration)],
+        patience: Duration,
+    ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
     /// Gives a permit back; whether it was still held. An attempt that was given up is remembered for so long.
     fn give_permit(
@@ -69,8 +74,12 @@ impl PermitStore for AnyStore {
         on_either!(self.take_permit(semaphore, token, permits, ttl, door))
     }
 
-    async fn renew_permits(&self, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {
-        on_either!(self.renew_permits(held))
+    async fn renew_permits(
+        &self,
+        held: &[(Ticket, Duration)],
+        patience: Duration,
+    ) -> Result<Vec<Option<bool>>> {
+        on_either!(self.renew_permits(held, patience))
     }
 
     async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {

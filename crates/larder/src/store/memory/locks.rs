@@ -202,7 +202,7 @@ impl LockStore for MemoryStore {
         Ok(given_up || called)
     }
 
-    async fn stand_by(&self, waiting: &[Ticket]) -> Result<Vec<Turn>> {
+    async fn stand_by(&self, waiting: &[Ticket], _: Duration) -> Result<Vec<Option<Turn>>> {
         let now = self.clock.now();
         let mut state = self.locks.state();
         let (mut turns, mut woken) = (Vec::with_capacity(waiting.len()), Vec::new());
@@ -237,7 +237,7 @@ impl LockStore for MemoryStore {
         for (lock, token) in woken {
             self.wake(lock, Some(token));
         }
-        Ok(turns)
+        Ok(turns.into_iter().map(Some).collect())
     }
 
     async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
@@ -260,13 +260,13 @@ impl LockStore for MemoryStore {
         Ok(held)
     }
 
-    async fn extend(&self, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {
+    async fn extend(&self, held: &[(Ticket, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
         let now = self.clock.now();
         let mut state = self.locks.state();
         let extend = |(Ticket { lock, token }, ttl): &(Ticket, Duration)| {
             let held = state.lines.get_mut(lock).and_then(|line| line.held.as_mut());
             let held = held.filter(|held| held.token == *token && held.deadline > now);
-            held.map(|held| held.deadline = held.deadline.max(now.after(*ttl))).is_some()
+            Some(held.map(|held| held.deadline = held.deadline.max(now.after(*ttl))).is_some())
         };
         Ok(held.iter().map(extend).collect())
     }
@@ -326,6 +326,11 @@ mod tests {
         tokens.iter().map(|token| Ticket { lock: "job".into(), token: *token }).collect()
     }
 
+    async fn turns(store: &MemoryStore, tokens: &[u64]) -> Vec<Turn> {
+        let turns = store.stand_by(&tickets(tokens), SECOND).await.unwrap();
+        turns.into_iter().flatten().collect()
+    }
+
     #[tokio::test]
     async fn a_fence_never_falls_back_even_when_the_lock_was_long_gone() {
         let (store, micros) = store();
@@ -347,14 +352,14 @@ mod tests {
         }
         assert!(store.release("job", 1).await.unwrap());
         // 2 does not come: when its claim is over, 3 is given the lock.
-        assert_eq!(store.stand_by(&tickets(&[3, 4])).await.unwrap(), [Turn::Waits, Turn::Waits]);
+        assert_eq!(turns(&store, &[3, 4]).await, [Turn::Waits, Turn::Waits]);
         pass(&micros, store.pace.claim);
-        assert_eq!(store.stand_by(&tickets(&[3, 4])).await.unwrap(), [Turn::Come, Turn::Waits]);
+        assert_eq!(turns(&store, &[3, 4]).await, [Turn::Come, Turn::Waits]);
         fence(store.confirm("job", 3, SECOND).await.unwrap());
         // 2 was only slow.
         assert_eq!(store.confirm("job", 2, SECOND).await.unwrap(), Attempted::Waiting { told: true });
         assert!(store.release("job", 3).await.unwrap());
-        assert_eq!(store.stand_by(&tickets(&[2, 4])).await.unwrap(), [Turn::Come, Turn::Waits]);
+        assert_eq!(turns(&store, &[2, 4]).await, [Turn::Come, Turn::Waits]);
         fence(store.confirm("job", 2, SECOND).await.unwrap());
     }
 
@@ -364,7 +369,7 @@ mod tests {
         fence(stand(&store, 1).await);
         stand(&store, 2).await;
         pass(&micros, SECOND);
-        store.stand_by(&tickets(&[2])).await.unwrap();
+        turns(&store, &[2]).await;
         pass(&micros, store.pace.claim);
         // Given to 2 in vain: while that lives it is first.
         fence(store.confirm("job", 2, SECOND).await.unwrap());
@@ -379,7 +384,7 @@ mod tests {
         store.release("job", 1).await.unwrap();
         fence(store.confirm("job", 2, SECOND).await.unwrap());
         let ticket = tickets(&[2]).remove(0);
-        assert_eq!(store.extend(&[(ticket, 10 * SECOND)]).await.unwrap(), [true]);
+        assert_eq!(store.extend(&[(ticket, 10 * SECOND)], SECOND).await.unwrap(), [Some(true)]);
         fence(store.confirm("job", 2, SECOND).await.unwrap());
         pass(&micros, 9 * SECOND);
         assert_eq!(store.acquire("job", 3, SECOND, Queue::GoAway).await.unwrap(), Attempted::Held);

@@ -55,12 +55,12 @@ impl PermitStore for MemoryStore {
         Ok(Taken::Permit)
     }
 
-    async fn renew_permits(&self, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {
+    async fn renew_permits(&self, held: &[(Ticket, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
         let now = self.clock.now();
         let mut state = self.semaphores.state();
         let renew = |(Ticket { lock, token }, ttl): &(Ticket, Duration)| {
             let end = state.taken.get_mut(lock).and_then(|taken| taken.get_mut(token));
-            end.filter(|end| **end > now).map(|end| *end = (*end).max(now.after(*ttl))).is_some()
+            Some(end.filter(|end| **end > now).map(|end| *end = (*end).max(now.after(*ttl))).is_some())
         };
         Ok(held.iter().map(renew).collect())
     }

@@ -4,17 +4,17 @@
 //! and listening are one command. Redis 6 notes all keys of a script, and would tell each waiting process of every change of
 //! the lock; there, and where tracking is refused, the attempt runs beside it and listens by a read of its own.
 
+use std::future::Future;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use redis::Value;
+use tokio::time::timeout;
 
 use super::node::Replay;
 use super::script::Script;
-use super::{
-    RedisStore, bytes, flag, get_command, in_order, millis, number, pair, script, unexpected, version_text,
-};
-use crate::error::Result;
+use super::{RedisStore, bytes, flag, get_command, millis, number, pair, script, unexpected, version_text};
+use crate::error::{Error, Result};
 use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, wake_name};
 
 /// Locks that one script renews or keeps places of: it must not keep the server for long.
@@ -42,23 +42,58 @@ impl RedisStore {
     }
 
     /// Renews what was granted by a script that takes a key, a token and milliseconds for each.
-    pub(super) async fn renew_by(&self, script: &Script, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {
+    pub(super) async fn renew_by(
+        &self,
+        script: &Script,
+        held: &[(Ticket, Duration)],
+        patience: Duration,
+    ) -> Result<Vec<Option<bool>>> {
         let names: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
         let groups = self.network.groups(&names);
         let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
-        let answers = try_join_all(parts.iter().map(async |places| {
-            let held: Vec<_> = places.iter().filter_map(|place| held.get(*place)).collect();
-            let keys: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
-            let arguments: Vec<String> =
-                held.iter().flat_map(|(ticket, ttl)| [version_text(ticket.token), millis(*ttl)]).collect();
-            let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-            let name = keys.first().copied().unwrap_or_default();
-            let answer = self.network.run_script(name, script, &keys, &arguments, Replay::Safe).await?;
-            array(answer)?.iter().map(flag).collect::<Result<Vec<_>>>()
+        let answers = join_all(parts.iter().map(async |places| {
+            within(patience, async {
+                let held: Vec<_> = places.iter().filter_map(|place| held.get(*place)).collect();
+                let keys: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
+                let arguments: Vec<String> = held
+                    .iter()
+                    .flat_map(|(ticket, ttl)| [version_text(ticket.token), millis(*ttl)])
+                    .collect();
+                let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+                let name = keys.first().copied().unwrap_or_default();
+                let answer = self.network.run_script(name, script, &keys, &arguments, Replay::Safe).await?;
+                array(answer)?.iter().map(flag).collect::<Result<Vec<_>>>()
+            })
+            .await
         }))
-        .await?;
-        in_order(held.len(), parts.into_iter().zip(answers))
+        .await;
+        known(held.len(), &parts, answers)
     }
+}
+
+/// What one part answers within `patience`: one that fails or hangs leaves the others their answers.
+async fn within<T>(patience: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(patience, asked).await.unwrap_or_else(|_| Err(Error::timed_out(patience)))
+}
+
+/// What was answered to each of `count`, by place; an error only where nothing was.
+fn known<T>(count: usize, parts: &[&[usize]], answers: Vec<Result<Vec<T>>>) -> Result<Vec<Option<T>>> {
+    let mut ordered: Vec<Option<T>> = std::iter::repeat_with(|| None).take(count).collect();
+    let (mut any, mut failure) = (false, None);
+    for (places, answers) in parts.iter().zip(answers) {
+        match answers {
+            Ok(answers) => {
+                any = true;
+                for (place, answer) in places.iter().zip(answers) {
+                    if let Some(slot) = ordered.get_mut(*place) {
+                        *slot = Some(answer);
+                    }
+                }
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    failure.filter(|_| !any).map_or(Ok(ordered), Err)
 }
 
 fn attempted(answer: Value, told: bool) -> Result<Attempted> {
@@ -113,39 +148,42 @@ impl LockStore for RedisStore {
         Ok(bytes(answer)?.is_some())
     }
 
-    async fn stand_by(&self, waiting: &[Ticket]) -> Result<Vec<Turn>> {
+    async fn stand_by(&self, waiting: &[Ticket], patience: Duration) -> Result<Vec<Option<Turn>>> {
         let [claim, live] = self.pace();
         let names: Vec<&str> = waiting.iter().map(|ticket| ticket.lock.as_str()).collect();
         let groups = self.network.groups(&names);
         let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
-        let answers = try_join_all(parts.iter().map(async |places| {
-            let tickets: Vec<&Ticket> = places.iter().filter_map(|place| waiting.get(*place)).collect();
-            let (mut keys, mut arguments) = (Vec::new(), vec![claim.clone(), live.clone()]);
-            for of_lock in tickets.chunk_by(|a, b| a.lock == b.lock) {
-                if let Some(Ticket { lock, token }) = of_lock.first() {
-                    let Keys { line, seen, .. } = Keys::of(lock, *token);
-                    keys.extend([lock.clone(), line, seen]);
+        let answers = join_all(parts.iter().map(async |places| {
+            within(patience, async {
+                let tickets: Vec<&Ticket> = places.iter().filter_map(|place| waiting.get(*place)).collect();
+                let (mut keys, mut arguments) = (Vec::new(), vec![claim.clone(), live.clone()]);
+                for of_lock in tickets.chunk_by(|a, b| a.lock == b.lock) {
+                    if let Some(Ticket { lock, token }) = of_lock.first() {
+                        let Keys { line, seen, .. } = Keys::of(lock, *token);
+                        keys.extend([lock.clone(), line, seen]);
+                    }
+                    arguments.push(of_lock.len().to_string());
+                    arguments.extend(of_lock.iter().map(|ticket| version_text(ticket.token)));
                 }
-                arguments.push(of_lock.len().to_string());
-                arguments.extend(of_lock.iter().map(|ticket| version_text(ticket.token)));
-            }
-            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-            let name = keys.first().copied().unwrap_or_default();
-            let answer =
-                self.network.run_script(name, &script::STAND_BY, &keys, &arguments, Replay::Safe).await?;
-            array(answer)?
-                .iter()
-                .map(|turn| match turn {
-                    Value::Int(0) => Ok(Turn::Waits),
-                    Value::Int(1) => Ok(Turn::Come),
-                    Value::Int(2) => Ok(Turn::Gone),
-                    other => Err(unexpected(other)),
-                })
-                .collect::<Result<Vec<_>>>()
+                let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+                let name = keys.first().copied().unwrap_or_default();
+                let answer =
+                    self.network.run_script(name, &script::STAND_BY, &keys, &arguments, Replay::Safe).await?;
+                array(answer)?
+                    .iter()
+                    .map(|turn| match turn {
+                        Value::Int(0) => Ok(Turn::Waits),
+                        Value::Int(1) => Ok(Turn::Come),
+                        Value::Int(2) => Ok(Turn::Gone),
+                        other => Err(unexpected(other)),
+                    })
+                    .collect::<Result<Vec<_>>>()
+            })
+            .await
         }))
-        .await?;
-        in_order(waiting.len(), parts.into_iter().zip(answers))
+        .await;
+        known(waiting.len(), &parts, answers)
     }
 
     async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
@@ -156,8 +194,8 @@ impl LockStore for RedisStore {
         flag(&self.network.run_script(lock, &script::GIVE_UP, &names, &arguments, Replay::Safe).await?)
     }
 
-    async fn extend(&self, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {
-        self.renew_by(&script::EXTEND, held).await
+    async fn extend(&self, held: &[(Ticket, Duration)], patience: Duration) -> Result<Vec<Option<bool>>> {
+        self.renew_by(&script::EXTEND, held, patience).await
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {

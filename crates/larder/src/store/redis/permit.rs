@@ -39,8 +39,12 @@ impl PermitStore for RedisStore {
         }
     }
 
-    async fn renew_permits(&self, held: &[(Ticket, Duration)]) -> Result<Vec<bool>> {
-        self.renew_by(&script::RENEW_PERMITS, held).await
+    async fn renew_permits(
+        &self,
+        held: &[(Ticket, Duration)],
+        patience: Duration,
+    ) -> Result<Vec<Option<bool>>> {
+        self.renew_by(&script::RENEW_PERMITS, held, patience).await
     }
 
     async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
