@@ -73,7 +73,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; `InvalidSetting` for no permits or a lease out of bounds.
+    /// What stands in the way of any request; `InvalidSetting` for no permits, a lease out of bounds, or
+    /// a `max_hold` below it.
     ///
     /// # Cancel safety
     ///
@@ -126,6 +127,9 @@ impl Semaphore {
         if self.permits == 0 {
             return Err(Error::invalid("a semaphore has at least one permit"));
         }
+        if self.max_hold < self.ttl {
+            return Err(Error::invalid("max_hold is at least the time to live"));
+        }
         self.locks.context.limits.check_key(&self.name)?;
         self.locks.context.check_coordination()?;
         Ok(self.take(None).await?.ok())
@@ -133,14 +137,28 @@ impl Semaphore {
 
     /// Waits until it is this call's turn, and then until a permit is free. `None` at `end`.
     async fn at_the_door(&self, end: Option<Tick>) -> Result<Option<SemaphorePermit>> {
-        let clock = &self.locks.context.clock;
-        let began = clock.now();
-        let door = match Attempt::within(&self.locks, &door_name(&self.name), DOOR_TTL, end).await? {
-            Outcome::Granted(holding) => {
-                Guard::uncounted(holding, DOOR_TTL, Some(Keep { max_hold: Duration::MAX }))
+        let began = self.locks.context.clock.now();
+        loop {
+            let door = match Attempt::within(&self.locks, &door_name(&self.name), DOOR_TTL, end).await {
+                Ok(Outcome::Granted(holding)) => {
+                    Guard::uncounted(holding, DOOR_TTL, Some(Keep { max_hold: Duration::MAX }))
+                }
+                Ok(Outcome::Held) => return Ok(None),
+                // It was not the door that was asked for: to the end of the line.
+                Err(error) if error.kind() == ErrorKind::LockLost => continue,
+                Err(error) => return Err(error),
+            };
+            match self.first_in_line(door, began, end).await? {
+                Looked::Permit(permit) => return Ok(Some(permit)),
+                Looked::TooLate => return Ok(None),
+                Looked::LostTheDoor => {}
             }
-            Outcome::Held => return Ok(None),
-        };
+        }
+    }
+
+    /// Waits until a permit is free, as the one that holds the door.
+    async fn first_in_line(&self, door: Guard, began: Tick, end: Option<Tick>) -> Result<Looked> {
+        let clock = &self.locks.context.clock;
         let bell_name = bell_name(&self.name);
         let mut bell = self.locks.changes().watch(&bell_name);
         loop {
@@ -155,16 +173,16 @@ impl Semaphore {
                     self.locks.meter.waited(clock.now().since(began));
                     // Others come to the door now; nobody waits for that here.
                     drop(door);
-                    return Ok(Some(permit));
+                    return Ok(Looked::Permit(permit));
                 }
                 Err(first_ends) => first_ends,
             };
             if !door.is_valid() {
-                return Err(lost());
+                return Ok(Looked::LostTheDoor);
             }
             let left = end.map_or(LONGEST_SILENCE, |end| end.since(clock.now()));
             if left.is_zero() {
-                return Ok(None);
+                return Ok(Looked::TooLate);
             }
             let soonest = if first_ends.is_zero() { PAUSE } else { first_ends.min(LONGEST_SILENCE) };
             bell.changed(left.min(soonest)).await;
@@ -198,6 +216,13 @@ impl Semaphore {
             Taken::Gone => Err(Duration::ZERO),
         })
     }
+}
+
+/// What came of waiting with the door in hand.
+enum Looked {
+    Permit(SemaphorePermit),
+    TooLate,
+    LostTheDoor,
 }
 
 /// An attempt at a permit, which leaves nothing behind.
