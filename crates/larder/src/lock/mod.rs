@@ -98,7 +98,7 @@ impl Lock {
     /// Renews the lock while its guard lives, each time when a third of its time to live is over, up to
     /// [`max_hold`](Self::max_hold). Off by default: a lock that nobody renews ends by itself.
     ///
-    /// The renewals of all locks of a `Larder` share round trips. A guard whose renewals fail is [lost](Guard::lost) at its
+    /// The renewals of all locks of a `Larder` with like times to live share round trips. A guard whose renewals fail is [lost](Guard::lost) at its
     /// deadline.
     pub fn keep_alive(mut self) -> Self {
         self.keep = Some(Keep { max_hold: self.max_hold });
@@ -180,7 +180,8 @@ impl Lock {
     /// Takes the lock, runs the body under it, and frees it: the body's result, or why it was stopped.
     ///
     /// The lock is kept alive meanwhile, up to [`max_hold`](Self::max_hold). When it is lost the body is dropped where it stands,
-    /// at its next await; the lease tells its fence, and whether it is still held.
+    /// at its next await; the lease tells its fence, and whether it is still held. `Ok` does not prove that the lock was held
+    /// until the body's end: it may be lost between two awaits. What must not come late is for the fence to refuse.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -210,16 +211,20 @@ impl Lock {
         F: Future<Output = T>,
     {
         let guard = self.clone().keep_alive().acquire().await?;
-        let body = body(guard.lease());
-        tokio::select! {
+        let mut body = std::pin::pin!(body(guard.lease()));
+        // The clock is asked each time: the timer of `lost` may be late where the machine was stopped.
+        let held = std::future::poll_fn(|context| match guard.is_valid() {
+            true => body.as_mut().poll(context).map(Ok),
+            false => std::task::Poll::Ready(Err(holding::lost())),
+        });
+        let result = tokio::select! {
             biased;
             () = guard.lost() => Err(holding::lost()),
-            result = body => {
-                // Where this fails it is freed in the background.
-                let _ = guard.release().await;
-                Ok(result)
-            }
-        }
+            result = held => result,
+        }?;
+        // Where this fails it is freed in the background.
+        let _ = guard.release().await;
+        Ok(result)
     }
 
     fn check(&self) -> Result<()> {
