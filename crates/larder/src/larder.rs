@@ -211,7 +211,8 @@ impl Larder {
     }
 
     /// Makes every later request fail with `ErrorKind::Closed`, ends the loads under way, waits until the locks of dropped
-    /// guards are freed (for `response_timeout` at most), and ends the connections.
+    /// guards are freed and those who wait for locks have left their lines (for `response_timeout` at most), and ends the
+    /// connections.
     ///
     /// Requests that are under way end as they would have. Locks whose guards are alive stay held until their time is
     /// over: release them first.

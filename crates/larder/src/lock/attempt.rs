@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::holding::Holding;
 use super::locks::{Ending, Locks};
-use super::waiting::Waiting;
+use super::waiting::{Place, Waiting};
 use super::{Fence, holding};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,6 +42,8 @@ pub(super) struct Attempt {
     ttl: Duration,
     stage: Stage,
     heard: Tick,
+    /// Left only when its end was handed over.
+    place: Option<Place>,
 }
 
 /// What came of an attempt.
@@ -59,6 +61,7 @@ impl Attempt {
             ttl,
             stage: Stage::Settled,
             heard: locks.context.clock.now(),
+            place: None,
         }
     }
 
@@ -104,6 +107,8 @@ impl Attempt {
             };
             waited = true;
             let place = Waiting::join(locks, name, attempt.token);
+            let called = place.told.clone();
+            attempt.place = Some(place);
             let mut come = !told && attempt.listen().await;
             loop {
                 let patience = end.map_or(LONGEST_SILENCE, |end| end.since(locks.context.clock.now()));
@@ -114,7 +119,7 @@ impl Attempt {
                     let patience = patience.min(LONGEST_SILENCE);
                     tokio::select! {
                         () = watch.changed(patience) => {}
-                        () = place.told.notified() => {}
+                        () = called.notified() => {}
                     }
                     if end.is_some_and(|end| end <= locks.context.clock.now()) {
                         return Ok(Outcome::Held);

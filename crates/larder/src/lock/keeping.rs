@@ -1,7 +1,7 @@
 //! Renewing the locks whose guards asked for it.
 //!
 //! One task renews all of a `Larder`'s locks that are kept alive, each when a third of its time is over; those that come due
-//! soon after go along, in one request (one a slot on a cluster). It ends when there is nothing to renew, and with the `Larder`. A
+//! soon after go along, in one request for like times to live (one a slot on a cluster). It ends when there is nothing to renew, and with the `Larder`. A
 //! renewal that fails is tried again while the lock's time lasts.
 //!
 //! Invariants: nothing is renewed whose guard is gone, that was lost, or that was held for `max_hold`.

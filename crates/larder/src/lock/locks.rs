@@ -100,7 +100,10 @@ impl Locks {
     /// Ends the renewals and the waiting, and lets what is on its way back come to its end.
     pub(crate) async fn close(&self) {
         self.timers.abort().await;
+        let began = tokio::time::Instant::now();
         self.waiting.wake_all();
-        self.endings.finish(self.timeout()).await;
+        // Who waits learns that it is closed, and leaves its place. One that nobody polls is not waited for any longer.
+        let _ = tokio::time::timeout(self.timeout(), self.waiting.emptied()).await;
+        self.endings.finish(self.timeout().saturating_sub(began.elapsed())).await;
     }
 }

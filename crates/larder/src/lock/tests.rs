@@ -152,3 +152,24 @@ async fn the_server_may_hold_a_lock_until_the_latest_end_that_it_was_asked_for()
     assert!(holding.part().may_be_held);
     assert!(!holding.asks(sent, 90 * SECOND), "a lock that was let go of is extended");
 }
+
+#[tokio::test]
+async fn who_waits_has_left_the_line_when_the_locks_are_closed() {
+    let (locks, ..) = locks();
+    let guard = lock(&locks).acquire().await.unwrap();
+    let waiter = tokio::spawn({
+        let lock = lock(&locks);
+        async move { lock.acquire().await.map(drop) }
+    });
+    while locks.stats().wakeups == 0 && !locks.waiting.anybody() {
+        tokio::task::yield_now().await;
+    }
+    locks.context.begin_closing();
+    locks.close().await;
+    assert_eq!(waiter.await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
+    let name = locks.context.keyspace.lock("a");
+    let store = locks.context.coordination_even_closed();
+    assert!(store.release(&name, guard.token()).await.unwrap());
+    let next = store.acquire(&name, 9, SECOND, Queue::GoAway).await.unwrap();
+    assert!(matches!(next, Attempted::Granted { .. }), "a place was left behind: {next:?}");
+}

@@ -25,7 +25,10 @@ use crate::store::lock::{LockStore, Pace, Ticket, Turn};
 const PATIENCE: Duration = Duration::from_millis(400);
 
 #[derive(Default)]
-pub(super) struct Waiting(Mutex<Table>);
+pub(super) struct Waiting {
+    table: Mutex<Table>,
+    left: Notify,
+}
 
 #[derive(Default)]
 struct Table {
@@ -70,6 +73,22 @@ impl Waiting {
         self.table().places.values().for_each(|known| known.told.notify_one());
     }
 
+    #[cfg(test)]
+    pub(super) fn anybody(&self) -> bool {
+        !self.table().places.is_empty()
+    }
+
+    /// Completes when nobody waits.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let left = self.left.notified();
+            if self.table().places.is_empty() {
+                return;
+            }
+            left.await;
+        }
+    }
+
     fn tickets(&self) -> Vec<Ticket> {
         let mut table = self.table();
         table.beats = !table.places.is_empty();
@@ -77,13 +96,14 @@ impl Waiting {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.locks.waiting.table().places.remove(&self.key);
+        self.locks.waiting.left.notify_waiters();
     }
 }
 
