@@ -165,7 +165,8 @@ async fn dead_heads_cost_the_line_at_most_half_a_second_each() {
     guard.release().await.unwrap();
     let guard = second.await.unwrap();
     let took = released.elapsed();
-    assert!(took < Duration::from_millis(900), "{took:?}, on a machine that may be busy");
+    // A claim and a beat are 470 ms. The bar is 900 ms, for a machine that is busy.
+    assert!(took < Duration::from_millis(900), "{took:?}");
     guard.release().await.unwrap();
     ghost.abort();
 }
