@@ -230,3 +230,15 @@ fn said(error: &RedisError) -> String {
     };
     text.split(", with args beginning").next().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_out_of_reach_refuses_a_dial_and_breaks_a_request() {
+        let error = RedisError::from(io::Error::from(io::ErrorKind::HostUnreachable));
+        assert_eq!(translate(&error, "a:1").kind(), ErrorKind::Refused);
+        assert_eq!(translate_request(&error, "a:1").kind(), ErrorKind::Disconnected);
+    }
+}

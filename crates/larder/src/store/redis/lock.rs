@@ -206,3 +206,19 @@ impl LockStore for RedisStore {
         flag(&self.network.run_script(lock, &script::RELEASE, &names, &arguments, Replay::Never).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn a_part_that_fails_leaves_the_others_their_answers() {
+        let down = || Err(Error::timed_out(Duration::from_secs(1)));
+        let parts: [&[usize]; 2] = [&[0, 2], &[1]];
+        assert_eq!(known(3, &parts, vec![Ok(vec![7, 9]), down()]).unwrap(), [Some(7), None, Some(9)]);
+        assert_eq!(known(3, &parts, vec![Ok(vec![7, 9]), Ok(vec![8])]).unwrap(), [Some(7), Some(8), Some(9)]);
+        assert_eq!(known::<u8>(3, &parts, vec![down(), down()]).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(known::<u8>(0, &[], Vec::new()).unwrap().is_empty());
+    }
+}
