@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod faults;
 mod run;
 mod server;
 mod test;
@@ -32,6 +33,10 @@ cargo xtask server [--tls | --cluster | --sentinel]
 cargo xtask servers DIR
     Puts Redis 6.0, Redis 8.0 and Valkey 8.1 into DIR/bin, for `cargo xtask test --server`: on Debian, as root.
 
+cargo xtask faults [--minutes N] [--seed N]
+    Locks of five processes under faults drawn from a seed, 10 minutes by default: stopped and killed processes and servers, cut,
+    half-open and slow links, lost and late answers. Prints the seed, the faults, the acquisitions, the violations.
+
 cargo xtask bench [ARGS…]
     Runs larder-bench beside its rivals, in release mode.
 ";
@@ -55,9 +60,10 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
     let asks_help = rest.iter().take_while(|word| *word != "--").any(|word| word == "--help" || word == "-h");
     match command.as_str() {
         "--help" | "-h" | "help" => print_help(),
-        "test" | "ci" | "server" | "servers" if asks_help => print_help(),
+        "test" | "ci" | "faults" | "server" | "servers" if asks_help => print_help(),
         "test" => test::run(rest),
         "ci" => ci::run(rest),
+        "faults" => faults::run(rest),
         "server" => server::run(rest),
         "servers" => server::build(rest),
         "bench" => bench::run(rest),

@@ -31,6 +31,10 @@ impl Bare {
         let connection = Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await?;
         Ok(Self { connection })
     }
+
+    pub(crate) fn connection(&self) -> MultiplexedConnection {
+        self.connection.clone()
+    }
 }
 
 fn name(id: u64) -> String {

@@ -16,6 +16,7 @@ mod item;
 mod lane;
 mod limits;
 mod load;
+mod locks;
 mod machine;
 mod many;
 mod miss;
@@ -97,6 +98,9 @@ fn measure(options: &Options) -> Outcome<()> {
     }
     if asked(Subcommand::Zipf) {
         findings.join(mixture::run(options.pairs)?);
+    }
+    if asked(Subcommand::Locks) {
+        findings.join(locks::run(options.pairs)?);
     }
     if asked(Subcommand::Rivals) {
         findings.join(rivals(options)?);

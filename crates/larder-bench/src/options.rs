@@ -17,6 +17,7 @@ larder-bench SUBCOMMAND [OPTIONS]      larder beside its rivals, on servers that
   near-miss     a tracked read beside a plain one, and what it costs the server
   invalidation  from a SET to the near copies that it drops, beside the bare push
   zipf          99 % near hits beside the server alone
+  locks         a lock beside SET NX PX and a script, and how long it takes from one holder to the next
   limits        what a decision of a rate limit costs the server and the client, beside scripts and rivals
   rivals        larder, cached and multi-tier-cache beside the bare driver (feature `rivals`)
   near-rivals   larder's near tier beside those of rustis and multi-tier-cache (feature `rivals`)
@@ -41,6 +42,7 @@ pub(crate) enum Subcommand {
     NearMiss,
     Invalidation,
     Zipf,
+    Locks,
     Rivals,
     NearRivals,
     All,
@@ -60,6 +62,7 @@ impl Subcommand {
             "near-miss" => Self::NearMiss,
             "invalidation" => Self::Invalidation,
             "zipf" => Self::Zipf,
+            "locks" => Self::Locks,
             "rivals" => Self::Rivals,
             "near-rivals" => Self::NearRivals,
             "all" => Self::All,

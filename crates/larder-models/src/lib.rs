@@ -11,6 +11,7 @@
 mod explore;
 pub mod flight;
 pub mod load;
+pub mod lock;
 mod store;
 pub mod tags;
 mod token;

@@ -39,6 +39,7 @@
 mod check;
 mod event;
 mod files;
+mod locks;
 #[cfg(test)]
 mod tests;
 mod writes;
@@ -46,3 +47,4 @@ mod writes;
 pub use check::{Summary, Violation, bounded_staleness, read_your_writes};
 pub use event::{Event, Kind, now};
 pub use files::{Recorder, read_files};
+pub use locks::{Held, LockRecorder, LockViolation, one_holder, read_locks};

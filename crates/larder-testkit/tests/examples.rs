@@ -97,6 +97,26 @@ fn the_example_of_rate_limits_runs_on_each_store() {
 }
 
 #[test]
+fn a_late_holder_is_told_and_the_database_refuses_it() {
+    let server = Server::builder().tcp().start();
+    for url in ["memory:", &server.url()] {
+        says(
+            "lock",
+            url,
+            &[
+                "told that it has lost the lock: valid false",
+                "its fence is higher: true",
+                "B writes 20        → true",
+                "A, late, writes 10 → false",
+                "the total is 20",
+                "A cannot extend what it lost: true",
+                "run: written by fence true",
+            ],
+        );
+    }
+}
+
+#[test]
 fn the_basic_example_runs_and_says_what_to_do_without_a_server() {
     let server = Server::builder().tcp().start();
     for url in ["memory:", &server.url()] {

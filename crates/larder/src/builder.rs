@@ -47,6 +47,8 @@ pub struct LarderBuilder {
     max_value_bytes: usize,
     max_key_bytes: usize,
     bounds: Bounds,
+    coordination: Option<String>,
+    strict: bool,
 }
 
 impl Default for LarderBuilder {
@@ -66,6 +68,8 @@ impl Default for LarderBuilder {
             max_value_bytes: 8 * 1024 * 1024,
             max_key_bytes: 1024,
             bounds: Bounds::default(),
+            coordination: None,
+            strict: false,
         }
     }
 }
@@ -168,6 +172,21 @@ impl LarderBuilder {
         self
     }
 
+    /// A second server, for locks, semaphores and rate limits: one that does not evict, beside a cache that does. In the forms of
+    /// [`url`](Self::url), user, password and database included; TLS roots and timeouts are those of the first. Default:
+    /// none, so that they stand beside the cache.
+    pub fn coordination(mut self, url: impl Into<String>) -> Self {
+        self.coordination = Some(url.into());
+        self
+    }
+
+    /// Refuses locks, semaphores and rate limits on a server that evicts, or that does not say whether it does: taking one is then
+    /// an `InvalidSetting` error. Default: larder warns, and counts them in [`Stats`](crate::Stats).
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
     /// Connects and waits until the store answers.
     ///
     /// # Errors
@@ -186,6 +205,17 @@ impl LarderBuilder {
             max_key_bytes: self.max_key_bytes,
         };
         let changes = Arc::new(Changes::default());
+        let coordination = match self.coordination.as_deref().map(url::parse).transpose()? {
+            Some(Target::Memory) => {
+                return Err(Error::invalid("coordination is a server: memory: needs no second one"));
+            }
+            Some(Target::Server(server)) => {
+                let changes = Arc::new(Changes::default());
+                Some((self.clone().server(server, changes.clone()).await?, changes))
+            }
+            None => None,
+        };
+        let strict = self.strict;
         let store = match self.target()? {
             Target::Memory => {
                 AnyStore::Memory(Box::new(MemoryStore::new(self.bounds, Clock::default(), changes.clone())))
@@ -193,7 +223,10 @@ impl LarderBuilder {
             Target::Server(server) => self.server(server, changes.clone()).await?,
         };
         let (clock, random) = (Clock::default(), Random::default());
-        Ok(Larder::new(Arc::new(Context::new(store, changes, keyspace, limits, clock, random))))
+        Ok(Larder::new(Arc::new(
+            Context::new(store, changes, keyspace, limits, clock, random)
+                .with_coordination(coordination, strict),
+        )))
     }
 
     fn check(&self) -> Result<()> {
@@ -334,6 +367,7 @@ mod tests {
         assert_eq!(builder.max_value_bytes, 8 << 20);
         assert_eq!(builder.max_key_bytes, 1024);
         assert_eq!(builder.bounds, Bounds { max_entries: 1_000_000, max_bytes: 256 << 20 });
+        assert!(builder.coordination.is_none() && !builder.strict);
         assert!(builder.namespace.is_none() && builder.tls_roots.is_none());
     }
 

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,12 +20,18 @@ use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
 use crate::store::limit::{LimitStore, Stamp, Term};
 use crate::store::trust::Seen;
-use crate::store::{AnyStore, Claim, Listener, Store};
+use crate::store::{AnyStore, Claim, Eviction, Listener, Store};
 use crate::tasks::Tasks;
-use crate::telemetry::{self, Instrument, LockMeter};
+use crate::telemetry::{self, Instrument};
 
 pub(crate) struct Context {
     store: AnyStore,
+    /// Where locks and limits stand, if not there, and who hears what changes there.
+    coordination: Option<(AnyStore, Arc<Changes>)>,
+    /// Whether locks and limits are refused on a server that evicts.
+    strict: bool,
+    warned: AtomicBool,
+    on_evicting: AtomicU64,
     closed: AtomicBool,
     pub(crate) keyspace: Keyspace,
     pub(crate) limits: Limits,
@@ -37,13 +43,12 @@ pub(crate) struct Context {
     pub(crate) loads: Tasks,
     /// What waits for the end of a lease or renews a permit.
     pub(crate) timers: Tasks,
-    /// Locks, permits and refunds on their way back.
+    /// Claims of loads, permits and refunds on their way back.
     releases: Tasks,
     pub(crate) ping_meter: Instrument,
     pub(crate) explain_meter: Instrument,
     pub(crate) tag_meter: Instrument,
     pub(crate) snapshot_meter: Instrument,
-    pub(crate) lock_meter: LockMeter,
     caches: Mutex<HashMap<String, Arc<dyn AnyCache>>>,
     limiters: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
 }
@@ -107,6 +112,10 @@ impl Context {
         telemetry::describe();
         Self {
             store,
+            coordination: None,
+            strict: false,
+            warned: AtomicBool::new(false),
+            on_evicting: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             keyspace,
             limits,
@@ -121,7 +130,6 @@ impl Context {
             explain_meter: Instrument::new("larder", "", "explain"),
             tag_meter: Instrument::new("tag", "", "invalidate"),
             snapshot_meter: Instrument::new("tag", "", "snapshot"),
-            lock_meter: LockMeter::default(),
             caches: Mutex::default(),
             limiters: Mutex::default(),
         }
@@ -132,12 +140,72 @@ impl Context {
         if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(&self.store) }
     }
 
+    /// With a second store, for locks and limits.
+    pub(crate) fn with_coordination(
+        self,
+        coordination: Option<(AnyStore, Arc<Changes>)>,
+        strict: bool,
+    ) -> Self {
+        Self { coordination, strict, ..self }
+    }
+
+    /// Where locks and limits stand, unless the `Larder` was closed.
+    pub(crate) fn coordination(&self) -> Result<&AnyStore> {
+        self.store().map(|_| self.coordination_even_closed())
+    }
+
+    /// For what must still be given back.
+    pub(crate) fn coordination_even_closed(&self) -> &AnyStore {
+        self.coordination.as_ref().map_or(&self.store, |(store, _)| store)
+    }
+
+    /// Who hears what changes there.
+    pub(crate) fn coordination_changes(&self) -> &Arc<Changes> {
+        self.coordination.as_ref().map_or(&self.changes, |(_, changes)| changes)
+    }
+
+    /// No request begins after this.
+    pub(crate) fn begin_closing(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Notes that something is made that an evicting server can lose.
+    pub(crate) fn note_coordination(&self) {
+        if let Eviction::Evicts(policy) = self.coordination_even_closed().eviction() {
+            self.on_evicting.fetch_add(1, Ordering::AcqRel);
+            telemetry::on_evicting_server();
+            if !self.warned.swap(true, Ordering::AcqRel) {
+                tracing::warn!(%policy, "locks or limits stand on a server that evicts, and can be lost: give them one of their own by coordination()");
+            }
+        }
+    }
+
+    /// Refuses such a server, where that was asked for.
+    pub(crate) fn check_coordination(&self) -> Result<()> {
+        if !self.strict {
+            return Ok(());
+        }
+        let why = match self.coordination_even_closed().eviction() {
+            Eviction::Never => return Ok(()),
+            Eviction::Evicts(policy) => format!("the server evicts ({policy})"),
+            Eviction::Unknown => {
+                "the server does not say whether it evicts (it needs the permission +info)".into()
+            }
+        };
+        Err(Error::invalid(format!(
+            "strict: {why}: locks and limits need one with maxmemory-policy noeviction"
+        )))
+    }
+
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.loads.abort().await;
         self.timers.abort().await;
         self.releases.finish(self.limits.response_timeout).await;
         self.store.close();
+        if let Some((coordination, _)) = &self.coordination {
+            coordination.close();
+        }
     }
 
     /// Whether the store is in this process, and so never away.
@@ -209,29 +277,6 @@ impl Context {
         }
     }
 
-    /// Frees a lock without anybody waiting for it, and tries again until the lock's time is over anyway. What is handed
-    /// over before `close` is still sent.
-    pub(crate) fn release_in_background(self: &Arc<Self>, name: String, token: u64, ttl: Duration) {
-        let context = self.clone();
-        self.releases.spawn(async move {
-            let end = context.clock.now().after(ttl);
-            let mut pause = Duration::from_millis(20);
-            loop {
-                let release = context.store.release(&name, token);
-                let Ok(Err(error)) = tokio::time::timeout(context.limits.response_timeout, release).await
-                else {
-                    return;
-                };
-                if !error.is_retryable() || context.clock.now().after(pause) >= end {
-                    tracing::debug!(%error, "a lock could not be freed and ends with its time");
-                    return;
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
-        });
-    }
-
     /// What all handles of this cache share; made on first use. An error if it was made for another type of value.
     pub(crate) fn cache<T: AnyCache>(&self, name: &str, make: impl FnOnce() -> T) -> Result<Arc<T>> {
         let shared = self.caches().entry(name.to_owned()).or_insert_with(|| Arc::new(make())).clone();
@@ -252,7 +297,7 @@ impl Context {
     ) {
         let context = self.clone();
         self.releases.spawn(async move {
-            let refund = context.store.refund(&name, &terms, permits, stamp);
+            let refund = context.coordination_even_closed().refund(&name, &terms, permits, stamp);
             if let Ok(Err(error)) = tokio::time::timeout(context.limits.response_timeout, refund).await {
                 tracing::debug!(%error, "unused permits could not be given back and count until their window has passed");
             }
@@ -267,7 +312,7 @@ impl Context {
             let end = context.clock.now().after(ttl);
             let mut pause = Duration::from_millis(20);
             loop {
-                let leave = context.store.leave(&name, token);
+                let leave = context.coordination_even_closed().leave(&name, token);
                 match tokio::time::timeout(context.limits.response_timeout, leave).await {
                     Ok(Err(error)) if error.is_retryable() => {}
                     Ok(_) => return,
@@ -297,7 +342,8 @@ impl Context {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
+        let on_evicting_server = self.on_evicting.load(Ordering::Acquire);
+        let mut stats = Stats { on_evicting_server, ..Stats::default() };
         for (name, cache) in self.caches().iter() {
             stats.caches.insert(name.clone(), cache.stats());
         }

@@ -64,6 +64,17 @@ impl Keyspace {
         whole
     }
 
+    /// The highest fence that has written an entry: beside its lease.
+    pub(crate) fn fence(entry: &str) -> Name {
+        let mut whole = Self::lease(entry);
+        whole.push_str(":fence");
+        whole
+    }
+
+    pub(crate) fn semaphore(&self, name: &str) -> String {
+        format!("{}:permits", self.lock(name))
+    }
+
     pub(crate) fn lock(&self, name: &str) -> String {
         self.sibling("~lock.1:", name).as_str().to_owned()
     }

@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::error::Result;
 use crate::limit::{ConcurrencyLimiter, Quotas, RateLimiter};
-use crate::lock::Lock;
+use crate::lock::{Lock, Locks, Semaphore};
 use crate::stats::Stats;
 use crate::store::Store;
 
@@ -38,6 +38,7 @@ use crate::store::Store;
 #[derive(Clone)]
 pub struct Larder {
     context: Arc<Context>,
+    locks: Arc<Locks>,
 }
 
 impl Larder {
@@ -64,7 +65,7 @@ impl Larder {
     }
 
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { context }
+        Self { locks: Arc::new(Locks::new(context.clone())), context }
     }
 
     /// Asks the server for a sign of life: one round trip.
@@ -156,7 +157,28 @@ impl Larder {
 
     /// A distributed lock under any name, held for 30 s unless [`ttl`](Lock::ttl) says otherwise.
     pub fn lock(&self, name: &str) -> Lock {
-        Lock::new(self.context.clone(), name)
+        self.context.note_coordination();
+        Lock::new(self.locks.clone(), name)
+    }
+
+    /// A distributed semaphore under any name: at most `permits` are held at a time. All who use a name should agree on the number.
+    ///
+    /// ```
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let printers = larder.semaphore("printers", 2);
+    /// let first = printers.acquire().await?;
+    /// let second = printers.acquire().await?;
+    /// assert!(printers.try_acquire().await?.is_none());
+    /// first.release().await?;
+    /// assert!(printers.try_acquire().await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    pub fn semaphore(&self, name: &str, permits: u64) -> Semaphore {
+        self.context.note_coordination();
+        Semaphore::new(self.locks.clone(), name, permits)
     }
 
     /// A rate limiter under a name of `A-Z a-z 0-9 _ . -`: with one [`Quota`](crate::Quota), or with an array or a `Vec`
@@ -166,6 +188,8 @@ impl Larder {
     ///
     /// `InvalidSetting` for a name or a quota that makes no sense.
     pub fn rate_limiter(&self, name: &str, quotas: impl Into<Quotas>) -> Result<RateLimiter> {
+        self.context.note_coordination();
+        self.context.check_coordination()?;
         RateLimiter::new(self.context.clone(), name, quotas.into())
     }
 
@@ -175,17 +199,20 @@ impl Larder {
     ///
     /// `InvalidSetting` for a name or a number that makes no sense.
     pub fn concurrency_limiter(&self, name: &str, permits: u64) -> Result<ConcurrencyLimiter> {
+        self.context.note_coordination();
+        self.context.check_coordination()?;
         ConcurrencyLimiter::new(self.context.clone(), name, permits)
     }
 
     /// What has been counted since the connection was made.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.context.stats()
+        Stats { locks: self.locks.stats(), ..self.context.stats() }
     }
 
     /// Makes every later request fail with `ErrorKind::Closed`, ends the loads under way, waits until the locks of dropped
-    /// guards are freed (for `response_timeout` at most), and ends the connections.
+    /// guards are freed and those who wait for locks have left their lines (for `response_timeout` at most), and ends the
+    /// connections.
     ///
     /// Requests that are under way end as they would have. Locks whose guards are alive stay held until their time is
     /// over: release them first.
@@ -198,6 +225,8 @@ impl Larder {
     ///
     /// Dropping the future leaves the `Larder` closed, with background work ending by itself.
     pub async fn close(&self) -> Result<()> {
+        self.context.begin_closing();
+        self.locks.close().await;
         self.context.close().await;
         Ok(())
     }

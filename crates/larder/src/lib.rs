@@ -72,7 +72,7 @@ pub use builder::LarderBuilder;
 pub use call::Call;
 pub use error::{Error, ErrorKind, Result};
 pub use larder::Larder;
-pub use stats::{CacheStats, OperationStats, Stats};
+pub use stats::{CacheStats, LockStats, OperationStats, Stats};
 
 // The cache
 pub use cache::{
@@ -85,7 +85,7 @@ pub use store::Expiry;
 pub use value::Format;
 
 // Locks
-pub use lock::{Fence, Guard, Lock, Release};
+pub use lock::{Fence, Guard, Lock, LockLease, Release, Semaphore, SemaphorePermit};
 
 // Rate limits
 pub use limit::{ConcurrencyLimiter, Permit};
@@ -105,6 +105,7 @@ pub use self::http::{
 #[doc = include_str!("../../../README.md")]
 #[doc = include_str!("../../../docs/cache.md")]
 #[doc = include_str!("../../../docs/near-cache.md")]
+#[doc = include_str!("../../../docs/locks.md")]
 #[doc = include_str!("../../../docs/rate-limits.md")]
 #[doc = include_str!("../../../docs/transactions.md")]
 struct Pages;

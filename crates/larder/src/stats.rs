@@ -9,6 +9,26 @@ use std::time::Duration;
 pub struct Stats {
     /// By the cache's name.
     pub caches: BTreeMap<String, CacheStats>,
+    /// Locks, semaphores and limiters that were made on a server that evicts.
+    pub on_evicting_server: u64,
+    /// All locks and semaphores together.
+    pub locks: LockStats,
+}
+
+/// What locks have counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockStats {
+    /// Locks that were granted.
+    pub granted: u64,
+    /// Of those, how many had stood in line.
+    pub waited: u64,
+    /// Waiting attempts that were woken, and asked whether it was their turn.
+    pub wakeups: u64,
+    /// Requests that kept the places of all that waited.
+    pub heartbeats: u64,
+    /// Locks whose time was over before they were released.
+    pub lost: u64,
 }
 
 /// What one cache has counted, over all its handles.

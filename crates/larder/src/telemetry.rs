@@ -177,7 +177,13 @@ pub(crate) fn describe() {
         counter!("larder_cache_written_bytes_total", Unit::Bytes, "Values stored, envelopes included");
         counter!("larder_errors_total", Unit::Count, "Calls that ended in an error");
         counter!("larder_limiter_decisions_total", Unit::Count, "Decisions of a rate limiter");
+        counter!(
+            "larder_on_evicting_server_total",
+            Unit::Count,
+            "Locks and limiters made on a server that evicts"
+        );
         counter!("larder_reconnects_total", Unit::Count, "Connections that came up again");
+        metrics::counter!("larder_on_evicting_server_total").increment(0);
         metrics::describe_gauge!("larder_connections", Unit::Count, "Connections that stand");
         metrics::describe_histogram!(
             "larder_operation_seconds",
@@ -362,18 +368,10 @@ impl CacheMeter {
     }
 }
 
-/// What locks count together.
-pub(crate) struct LockMeter {
-    pub(crate) acquire: Instrument,
-    pub(crate) extend: Instrument,
-    pub(crate) release: Instrument,
-}
-
-impl Default for LockMeter {
-    fn default() -> Self {
-        let instrument = |operation| Instrument::new("lock", "", operation);
-        Self { acquire: instrument("acquire"), extend: instrument("extend"), release: instrument("release") }
-    }
+/// A lock or a limiter was made on a server that evicts.
+pub(crate) fn on_evicting_server() {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("larder_on_evicting_server_total").increment(1);
 }
 
 /// A connection that stands: on the gauge until this is dropped, however its supervisor ends.

@@ -124,6 +124,35 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
     let remaining = limiter.remaining("someone").await;
     failed.extend(allowed.err().map(|error| ("allow", error)));
     failed.extend(remaining.err().map(|error| ("remaining", error)));
+    let semaphore = larder.semaphore(&namespace(), 1);
+    match semaphore.try_acquire().await {
+        Err(error) => drop(failed.insert("permit", error)),
+        Ok(permit) => {
+            let permit = permit.expect("a permit that nobody else takes");
+            let waiting = semaphore.acquire_within(Duration::from_millis(10)).await.err();
+            failed.extend(
+                waiting
+                    .filter(|error| error.kind() != ErrorKind::LockHeld)
+                    .map(|error| ("wait at the door", error)),
+            );
+            failed.extend(permit.release().await.err().map(|error| ("give back", error)));
+        }
+    }
+    let waited_for = larder.lock(&namespace());
+    if let Ok(Some(guard)) = waited_for.try_acquire().await {
+        let waiter = tokio::spawn({
+            let lock = waited_for.clone();
+            async move { lock.acquire_within(Duration::from_secs(2)).await }
+        });
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        failed.extend(guard.release().await.err().map(|error| ("hand over", error)));
+        match waiter.await.unwrap() {
+            // Who could not be handed the lock waits in vain.
+            Err(error) if error.kind() == ErrorKind::LockHeld => {}
+            Err(error) => drop(failed.insert("wait in line", error)),
+            Ok(guard) => drop(guard.release().await),
+        }
+    }
     match larder.lock(&namespace()).try_acquire().await {
         Err(error) => drop(failed.insert("acquire", error)),
         Ok(guard) => {
@@ -234,7 +263,7 @@ async fn a_cache_needs_no_locks_and_limits() {
     let larder = as_shop(&server.url()).connect().await.unwrap();
     assert!(cache_operations(&larder).await.is_empty());
     let failed = coordination_operations(&larder).await;
-    assert_eq!(failed.keys().copied().collect::<Vec<_>>(), ["acquire", "allow", "remaining"]);
+    assert_eq!(failed.keys().copied().collect::<Vec<_>>(), ["acquire", "allow", "permit", "remaining"]);
     for (operation, error) in failed {
         assert_eq!(error.kind(), ErrorKind::Permission, "{operation}: {error:?}");
     }
@@ -420,7 +449,7 @@ async fn another_database_needs_one_command() {
 #[tokio::test]
 async fn the_name_in_client_list_is_optional() {
     let server = Server::builder().tcp().start();
-    apply(&server, &["cache", "tracking"]);
+    apply(&server, &["cache", "tracking", "eviction"]);
     // Redis 6.0 to 7.0 know no SETINFO, and 7.0 refuses permissions for commands that it does not have.
     if !server.version().at_least(7, 2) {
         as_shop(&server.url()).connect().await.unwrap();
@@ -449,7 +478,17 @@ async fn a_default_user_that_is_off_keeps_nobody_else_out() {
 
 #[tokio::test]
 async fn every_permission_of_the_lines_is_in_the_pages_table_and_the_other_way_round() {
-    let blocks = ["cache", "tracking", "coordination", "permits", "cluster", "sentinel", "database", "name"];
+    let blocks = [
+        "cache",
+        "tracking",
+        "coordination",
+        "permits",
+        "eviction",
+        "cluster",
+        "sentinel",
+        "database",
+        "name",
+    ];
     let mut granted: Vec<String> =
         ['+', '~'].iter().flat_map(|mark| permissions(&blocks, *mark)).map(str::to_owned).collect();
     let (_, rest) = PAGE.split_once("| permission |").unwrap();

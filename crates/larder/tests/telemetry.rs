@@ -293,7 +293,9 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         let wanted = match *unit {
             "bytes" => Unit::Bytes,
             "seconds" => Unit::Seconds,
-            "keys" | "loads" | "requests" | "values" | "calls" | "decisions" | "connections" => Unit::Count,
+            "keys" | "loads" | "locks" | "requests" | "values" | "calls" | "decisions" | "connections" => {
+                Unit::Count
+            }
             other => panic!("{name} is counted in {other}"),
         };
         let told = recorded.units.get(name.trim_matches('`'));
@@ -507,6 +509,12 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     plain.get_or_load("key-1", || async { Ok::<_, String>(user("value-0")) }).await.unwrap();
     assert_eq!(plain.set("key-1", &user("value-1")).await.unwrap_err().kind(), ErrorKind::Permission);
     assert_eq!(plain.get(("key-1", "x".repeat(2000))).await.unwrap_err().kind(), ErrorKind::KeyTooLong);
+
+    // A server that evicts.
+    server.command(&["CONFIG", "SET", "maxmemory", "100mb"]);
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let evicting = Larder::connect(&server.url()).await.unwrap();
+    let _ = (evicting.lock("lock-3"), evicting.lock("lock-4"));
 
     let events = events.0.lock().unwrap();
     let listed = listed_events();

@@ -693,6 +693,22 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 assert!(is_version(&token), "{token}");
                 std::mem::forget(guard);
             }
+            "line" | "seen" => {
+                let guard = larder.lock(called).acquire().await.unwrap();
+                let waiter = tokio::spawn({
+                    let lock = larder.lock(called);
+                    async move { lock.acquire().await }
+                });
+                until("it stands in line", async || names(&server).contains(name)).await;
+                std::mem::forget((guard, waiter));
+            }
+            "semaphore" => std::mem::forget(larder.semaphore(called, 2).acquire().await.unwrap()),
+            "writer" => {
+                let fence = larder.lock("a").acquire().await.unwrap().fence();
+                let users = users(&larder);
+                assert!(users.set_fenced("123", &user("Ann"), fence).await.unwrap());
+                assert_eq!(server.query::<String>(&["GET", name]), fence.get().to_string());
+            }
             "limit" => {
                 let (limiter, key) = called.split_once(':').unwrap();
                 // The layout itself is read in limits_wire.rs.

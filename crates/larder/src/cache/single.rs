@@ -15,8 +15,9 @@ use crate::call::Call;
 use crate::envelope::{Glance, TagVersion, glance};
 use crate::error::Result;
 use crate::key::CacheKey;
+use crate::lock::Fence;
 use crate::name::Name;
-use crate::store::{Expiry, Store};
+use crate::store::{Expiry, Fencing, Store};
 
 impl<V> Cache<V>
 where
@@ -131,6 +132,68 @@ where
             snapshot: Vec::new(),
             timeout: None,
         }
+    }
+
+    /// Stores a value under the fence of the lock that its writer holds, unless a writer with a higher fence has written this
+    /// key: `false` then, and nothing is changed. So a holder that was paused past its lock's time overwrites nothing.
+    ///
+    /// The highest fence is remembered for a day after the last such write, or for as long as the value where that is longer.
+    /// Writes without a fence are not checked, and do not change it. The cache's time to live applies.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let totals = larder.cache::<u64>("total").ttl(Duration::from_secs(60)).build()?;
+    /// let first = larder.lock("totals").acquire().await?;
+    /// let old = first.fence();
+    /// first.release().await?;
+    /// let second = larder.lock("totals").acquire().await?;
+    /// assert!(totals.set_fenced("today", &2, second.fence()).await?);
+    /// assert!(!totals.set_fenced("today", &1, old).await?, "the first holder is too late");
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// One round trip.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`set`](Self::set).
+    pub fn set_fenced<'a>(
+        &'a self,
+        key: impl CacheKey,
+        value: &'a V,
+        fence: Fence,
+    ) -> Call<'a, Pin<Box<dyn Future<Output = Result<bool>> + Send + 'a>>> {
+        const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+        let entry = self.entry(key);
+        let work: Pin<Box<dyn Future<Output = _> + Send + 'a>> = Box::pin(async move {
+            let entry = entry?;
+            let store = self.context.store()?;
+            let expiry = self.expiry(None)?;
+            let versions = self.versions(&[], self.version_span(expiry)).await?;
+            let bytes = self.encode(value, self.stamp(expiry, 0, versions)?)?;
+            let size = bytes.len();
+            let kept = self.kept_for(expiry);
+            let longest = match kept {
+                Expiry::After(span) => span.max(REMEMBERED),
+                Expiry::Never => 365 * REMEMBERED,
+            };
+            let fencing = Fencing { number: fence.get(), kept: longest };
+            let writing = self.writing(vec![&entry]).await;
+            let stored = writing.answered(store.set_fenced(&entry, bytes, kept, fencing).await)?;
+            if stored {
+                self.shared.meter.wrote(size);
+            }
+            Ok(stored)
+        });
+        Call::queued(self.context.limits.response_timeout, &self.shared.meter.set, work)
     }
 
     /// Whether a key has a value. The value itself is not transferred, so it is not known whether it could be read.

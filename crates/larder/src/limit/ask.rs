@@ -84,7 +84,7 @@ impl RateLimiter {
 
     /// One request, unless the store is known to be away.
     pub(super) async fn send(&self, name: &Name, charge: Charge<'_>) -> Result<Charged> {
-        let (name, store) = (name.as_str(), self.inner.context.store()?);
+        let (name, store) = (name.as_str(), self.inner.context.coordination()?);
         let breaker = self.inner.local.breakers.get(store.domain(name) % 16);
         if let Some(error) = breaker.and_then(|breaker| breaker.refusal(self.now())) {
             return Err(error);
@@ -120,7 +120,7 @@ impl RateLimiter {
             Ok(answer) => answer,
             Err(_) => {
                 let error = Error::timed_out(timeout);
-                let domain = self.inner.context.store()?.domain(name.as_str());
+                let domain = self.inner.context.coordination()?.domain(name.as_str());
                 if let Some(breaker) = self.inner.local.breakers.get(domain % 16) {
                     breaker.failed(&error, self.now());
                 }
@@ -260,7 +260,8 @@ impl RateLimiter {
             return Ok(permits);
         }
         let plan = self.plan();
-        let given = self.inner.context.store()?.refund(name.as_str(), &plan.terms, permits, stamp).await;
+        let given =
+            self.inner.context.coordination()?.refund(name.as_str(), &plan.terms, permits, stamp).await;
         self.inner.local.forget_refusal(name.as_bytes());
         given
     }

@@ -172,7 +172,7 @@ impl ConcurrencyLimiter {
     pub fn in_use(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<u64>> + Send> {
         let name = self.record(key);
         Call::new(self.timeout(), &self.shared.meter.in_use, async move {
-            self.context.store()?.inside(&name?).await
+            self.context.coordination()?.inside(&name?).await
         })
     }
 
@@ -214,7 +214,7 @@ impl ConcurrencyLimiter {
         let (token, sent) = (self.context.random.nonce(), self.context.clock.now());
         // Whatever becomes of the request from here on, the permit that it may have taken is given back.
         let mut guard = Taken { limiter: self, name, token, armed: true };
-        let entered = self.context.store()?.enter(name, self.permits, token, self.ttl).await;
+        let entered = self.context.coordination()?.enter(name, self.permits, token, self.ttl).await;
         guard.armed = entered.as_ref().is_err_and(Error::is_indeterminate);
         match entered? {
             Entered::Full { first_ends } => Ok(Err(first_ends)),
@@ -264,7 +264,7 @@ async fn renew(context: &Arc<Context>, held: &Holding, ttl: Duration) {
         }
         tokio::time::sleep(pause.min(left)).await;
         let sent = context.clock.now();
-        let Ok(store) = context.store() else { return };
+        let Ok(store) = context.coordination() else { return };
         let request = store.renew(&held.name, held.token, ttl);
         match tokio::time::timeout(context.limits.response_timeout, request).await {
             Ok(Ok(true)) if held.renewed(context.clock.now(), sent.after(lasting(ttl))) => pause = ttl / 3,
@@ -375,7 +375,7 @@ impl Permit {
     pub async fn release(mut self) -> Result<bool> {
         let limiter = self.limiter.clone();
         let work = async {
-            let left = limiter.context.store()?.leave(&self.held.name, self.held.token).await?;
+            let left = limiter.context.coordination()?.leave(&self.held.name, self.held.token).await?;
             self.freed = true;
             Ok(left)
         };

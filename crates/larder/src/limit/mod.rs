@@ -284,7 +284,7 @@ impl RateLimiter {
             let (name, plan) = (name?, self.plan());
             let charge = Charge { terms: &plan.terms, take: Take::Look, cost: 1, ahead: 0, patience: 0 };
             // What remains is that of the quota with least left, which a refusal does not name.
-            let looked = self.inner.context.store()?.charge(name.as_str(), charge).await?;
+            let looked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
             Ok(if looked.granted == 0 { 0 } else { looked.remaining })
         })
     }
@@ -304,7 +304,7 @@ impl RateLimiter {
         let name = self.record(key);
         Call::new(self.timeout(), &self.inner.local.meter.reset, async move {
             let name = name?;
-            let forgotten = self.inner.context.store()?.forget(name.as_str()).await;
+            let forgotten = self.inner.context.coordination()?.forget(name.as_str()).await;
             self.inner.local.forget(name.as_bytes());
             forgotten
         })

@@ -1,48 +1,18 @@
 //! A lock that is held, as far as its holder can know.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::check_ttl;
+use super::fence::{Fence, Release};
+use super::holding::{Holding, Parting, lost};
+use super::keeping::Keeping;
+use super::locks::{Ending, Locks};
+use super::{Keep, check_ttl};
 use crate::call::Call;
-use crate::clock::Tick;
-use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Store;
-
-/// A number that grows with every grant of a lock: write it with what the lock protects, and refuse writes whose number
-/// is lower than the highest seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fence(u64);
-
-impl Fence {
-    pub(crate) fn new(fence: u64) -> Self {
-        Self(fence)
-    }
-
-    /// The number, below 2⁵³.
-    #[must_use]
-    pub fn get(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for Fence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// How a release went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Release {
-    /// The lock was held and is free.
-    Released,
-    /// The lock's time was over before: somebody else may have held it since.
-    AlreadyLost,
-}
+use crate::store::lock::{LockStore, Ticket};
 
 /// A lock that is held until it is released, dropped, or its time is over. Made by [`Lock`](super::Lock).
 ///
@@ -51,37 +21,80 @@ pub enum Release {
 /// its time.
 #[must_use = "a guard that is dropped at once frees its lock"]
 pub struct Guard {
-    context: Arc<Context>,
-    name: String,
-    token: u64,
-    fence: Fence,
-    /// `None` once it was given up.
-    deadline: Mutex<Option<Tick>>,
+    holding: Arc<Holding>,
+    kept: bool,
+    /// Once its leases believe no more.
+    parting: Option<Parting>,
+    /// Whether the server has answered to its release.
+    ended: bool,
 }
 
 impl Guard {
-    pub(super) fn new(context: Arc<Context>, name: String, token: u64, fence: Fence, deadline: Tick) -> Self {
-        Self { context, name, token, fence, deadline: Mutex::new(Some(deadline)) }
+    pub(super) fn new(holding: Holding, ttl: Duration, keep: Option<Keep>) -> Self {
+        holding.locks.meter.granted();
+        Self::uncounted(holding, ttl, keep)
+    }
+
+    /// Of a lock that is a means to something else.
+    pub(super) fn uncounted(holding: Holding, ttl: Duration, keep: Option<Keep>) -> Self {
+        let holding = Arc::new(holding);
+        if let Some(keep) = keep {
+            Keeping::keep(&holding, ttl, keep.max_hold);
+        }
+        Self { holding, kept: keep.is_some(), parting: None, ended: false }
+    }
+
+    pub(super) fn token(&self) -> u64 {
+        self.holding.token
     }
 
     /// The number of this grant.
     #[must_use]
     pub fn fence(&self) -> Fence {
-        self.fence
+        self.holding.fence
     }
 
     /// How long the lock is certainly still held, by the local clock, which goes on while the machine sleeps; zero when
-    /// it may be lost.
+    /// it may be lost. A hundredth of the time to live and 2 ms are taken off, for clocks that drift.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.deadline().map_or(Duration::ZERO, |deadline| deadline.since(self.context.clock.now()))
+        self.holding.remaining()
     }
 
     /// Whether the lock is certainly still held. Between this answer and what is done upon it time passes: only the
     /// [`fence`](Self::fence), checked by the resource, closes that gap.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        !self.remaining().is_zero()
+        self.holding.is_valid()
+    }
+
+    /// Completes when the lock can no longer be believed to be held: when its time is over by the local clock, or earlier where
+    /// the server said so to a renewal. It does not borrow the guard.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let guard = larder.lock("reports").ttl(Duration::from_millis(50)).acquire().await?;
+    /// tokio::select! {
+    ///     () = guard.lost() => println!("lost: stop writing"),
+    ///     () = tokio::time::sleep(Duration::from_millis(10)) => println!("done in time"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// It may be dropped and asked for again.
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.holding.lost()
+    }
+
+    /// A look at this lock that can be given to others: it does not hold it.
+    pub fn lease(&self) -> LockLease {
+        LockLease { holding: self.holding.clone() }
     }
 
     /// Holds the lock for at least `ttl` from now; a lock that is held longer stays so.
@@ -97,61 +110,96 @@ impl Guard {
     ///
     /// A dropped call leaves the old deadline, which is then the earlier one.
     pub fn extend(&self, ttl: Duration) -> Call<'_, impl Future<Output = Result<()>> + Send> {
-        Call::new(self.context.limits.response_timeout, &self.context.lock_meter.extend, async move {
+        let Holding { locks, .. } = &*self.holding;
+        Call::new(locks.timeout(), &locks.meter.extend, async move {
             check_ttl(ttl)?;
             if !self.is_valid() {
                 return Err(lost());
             }
-            let sent = self.context.clock.now();
-            let held = self.context.store()?.extend(&self.name, self.token, ttl).await?;
-            let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-            match *deadline {
-                // Two answers may arrive in either order: the later deadline is as true as the earlier.
-                Some(old) if held && old > self.context.clock.now() => {
-                    *deadline = Some(old.max(sent.after(ttl)));
-                    Ok(())
-                }
-                _ => {
-                    if !held {
-                        *deadline = None;
-                    }
-                    Err(lost())
-                }
+            let sent = locks.context.clock.now();
+            if !self.holding.asks(sent, ttl) {
+                return Err(lost());
             }
+            let ticket = Ticket { lock: self.holding.name.clone(), token: self.holding.token };
+            let answer = locks.store()?.extend(&[(ticket, ttl)], Duration::MAX).await?;
+            let unanswered = || Error::new(ErrorKind::Server, "the server did not say whether it is held");
+            let held = answer.first().copied().flatten().ok_or_else(unanswered)?;
+            if held && self.holding.renewed(sent, ttl) {
+                return Ok(());
+            }
+            if !held {
+                self.note_lost(locks);
+            }
+            Err(lost())
         })
     }
 
-    /// Frees the lock.
+    /// Frees the lock, or hands it to the next in line. The guard's leases are lost before that is sent.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request. The lock then ends with its time at the latest.
+    /// What stands in the way of any request, where that was surely not carried out; where it may have been, the answer is
+    /// [`Release::Unknown`]. In either case it is tried again in the background while the lock's time lasts.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future frees the lock in the background.
-    pub async fn release(self) -> Result<Release> {
-        let released =
-            Call::new(self.context.limits.response_timeout, &self.context.lock_meter.release, async {
-                self.context.store()?.release(&self.name, self.token).await
-            })
-            .await?;
-        self.deadline.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok(if released { Release::Released } else { Release::AlreadyLost })
+    pub async fn release(mut self) -> Result<Release> {
+        let holding = self.holding.clone();
+        let locks = &holding.locks;
+        let parting = self.let_go();
+        let answer = Call::new(locks.timeout(), &locks.meter.release, async {
+            locks.store()?.release(&holding.name, holding.token).await
+        })
+        .await;
+        match answer {
+            Ok(true) => {
+                self.ended = true;
+                Ok(Release::Released)
+            }
+            Ok(false) => {
+                self.ended = true;
+                if parting.may_be_held {
+                    locks.meter.lost();
+                }
+                Ok(Release::AlreadyLost)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Disconnected) => {
+                Ok(Release::Unknown)
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    fn deadline(&self) -> Option<Tick> {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends the renewals and what is believed, before the lock is freed.
+    fn let_go(&mut self) -> Parting {
+        *self.parting.get_or_insert_with(|| {
+            if self.kept {
+                self.holding.locks.keeping.forget(self.holding.token);
+            }
+            self.holding.part()
+        })
+    }
+
+    fn note_lost(&self, locks: &Locks) {
+        if self.holding.end() {
+            locks.meter.lost();
+        }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.deadline().is_some() {
-            let ttl = self.remaining();
-            self.context.release_in_background(std::mem::take(&mut self.name), self.token, ttl);
+        let Parting { may_be_held, was_valid } = self.let_go();
+        let Holding { locks, name, token, granted, .. } = &*self.holding;
+        locks.meter.held(locks.context.clock.now().since(*granted));
+        if may_be_held && !self.ended {
+            if !was_valid {
+                locks.meter.lost();
+            }
+            locks.end_in_background(name.clone(), *token, self.holding.may_last(), Ending::Release);
         }
     }
 }
@@ -159,61 +207,50 @@ impl Drop for Guard {
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
-            .field("name", &self.name)
-            .field("fence", &self.fence)
+            .field("name", &self.holding.name)
+            .field("fence", &self.fence())
             .field("remaining", &self.remaining())
             .finish_non_exhaustive()
     }
 }
 
-fn lost() -> Error {
-    Error::new(ErrorKind::LockLost, "the lock's time is over: somebody else may hold it")
+/// What a body that runs under a lock may know of it: [`Lock::run`](super::Lock::run) gives it one. It does not hold the lock, and
+/// is lost when the guard is gone.
+#[derive(Clone)]
+pub struct LockLease {
+    holding: Arc<Holding>,
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use super::*;
-    use crate::clock::Clock;
-    use crate::context::Limits;
-    use crate::keyspace::Keyspace;
-    use crate::near::Changes;
-    use crate::random::Random;
-    use crate::store::AnyStore;
-    use crate::store::memory::{Bounds, MemoryStore};
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    /// A guard that has a second by the local clock of a lock that the store holds for ten.
-    async fn guard() -> (Guard, Arc<AtomicU64>) {
-        let micros = Arc::new(AtomicU64::new(0));
-        let clock = Clock::Manual(micros.clone());
-        let changes = Arc::new(Changes::default());
-        let store =
-            AnyStore::Memory(Box::new(MemoryStore::new(Bounds::default(), clock.clone(), changes.clone())));
-        let limits = Limits { response_timeout: SECOND, max_value_bytes: 1000, max_key_bytes: 1000 };
-        store.acquire("a", 7, 10 * SECOND).await.unwrap();
-        let deadline = clock.now().after(SECOND);
-        let context =
-            Arc::new(Context::new(store, changes, Keyspace::default(), limits, clock, Random::default()));
-        (Guard::new(context, "a".into(), 7, Fence::new(1), deadline), micros)
+impl LockLease {
+    /// As [`Guard::fence`].
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        self.holding.fence
     }
 
-    #[tokio::test]
-    async fn a_guard_whose_time_is_over_here_is_not_revived_by_a_store_that_still_holds_it() {
-        let (guard, micros) = guard().await;
-        micros.store(1_000_000, Ordering::Release);
-        assert!(!guard.is_valid());
-        assert_eq!(guard.extend(SECOND).await.unwrap_err().kind(), ErrorKind::LockLost);
-        assert!(!guard.is_valid());
+    /// As [`Guard::remaining`].
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.holding.remaining()
     }
 
-    #[tokio::test]
-    async fn a_lock_that_the_store_lost_is_lost_here() {
-        let (guard, _) = guard().await;
-        guard.context.store().unwrap().release("a", 7).await.unwrap();
-        assert_eq!(guard.extend(SECOND).await.unwrap_err().kind(), ErrorKind::LockLost);
-        assert!(!guard.is_valid());
+    /// As [`Guard::is_valid`].
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.holding.is_valid()
+    }
+
+    /// As [`Guard::lost`].
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.holding.lost()
+    }
+}
+
+impl fmt::Debug for LockLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockLease")
+            .field("fence", &self.fence())
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Distributed locks with fences.
+//! Distributed locks with fences, and a line of those who wait.
 //!
 //! A lock is a name that one attempt's random token stands under, with a time to live. Taking it, extending it and
 //! freeing it are each one atomic step on the server, and each compares the token, so nobody frees what is another's.
@@ -6,33 +6,57 @@
 //! seen can refuse a holder that was paused past its time, which no lock alone can (Kleppmann, "How to do distributed
 //! locking", 2016).
 //!
-//! Not promised yet: an order among those who wait. They ask again after short random pauses.
+//! Who finds a lock taken stands in line, in the same step. Who frees it hands it to the next that lives, which is woken and
+//! confirms. Inside: `attempt` is one try, from its request to a guard or to nothing; `waiting` keeps places in line;
+//! `holding` is what is believed of a lock that was granted; `keeping` renews; `locks` is what all of them share.
+//!
+//! Invariants: one holder at a time, where the server keeps what it acknowledged; a guard never believes longer than the server
+//! does; first come, first served among those that live; a dropped attempt leaves nothing.
+//!
+//! Not guaranteed: any of it through a failover that loses writes, or on a server that evicts. The fence is for that.
 
+mod attempt;
+mod fence;
 mod guard;
+mod holding;
+mod keeping;
+mod locks;
+mod meter;
+mod semaphore;
+#[cfg(test)]
+mod tests;
+mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::call::Call;
-use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Acquired, Store};
-pub use guard::{Fence, Guard, Release};
+use attempt::{Attempt, Outcome};
+pub use fence::{Fence, Release};
+pub use guard::{Guard, LockLease};
+pub(crate) use locks::Locks;
+pub use semaphore::{Semaphore, SemaphorePermit};
 
 const DEFAULT_TTL: Duration = Duration::from_secs(30);
 const SHORTEST_TTL: Duration = Duration::from_millis(10);
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(3600);
 
-/// The pauses between asking for a lock that is taken, before jitter.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// How a lock is kept alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Keep {
+    max_hold: Duration,
+}
 
 /// A lock by its name. Made by [`Larder::lock`](crate::Larder::lock); taking it gives a [`Guard`].
 ///
-/// Locks belong to the guard, not to a task or a process, and are not reentrant: a second `acquire` by the same task
-/// waits for the first guard like anybody's. Those who wait ask again after short random pauses; there is no order
-/// among them. A server that evicts can evict a lock: give locks one that does not.
+/// Locks belong to the guard, not to a task, a thread or a process, and are not reentrant: a second `acquire` by the same task
+/// waits for the first guard like anybody's. A count of entries would have to belong to somebody, and a task that moves between
+/// threads and hands its work to others is nobody: a lock that is taken twice by mistake would be freed once too early.
+/// Those who wait are served in the order in which they came. A server that evicts can evict a lock: give locks one
+/// that does not ([`coordination`](crate::LarderBuilder::coordination)).
 ///
 /// ```
 /// # use std::time::Duration;
@@ -50,39 +74,65 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 #[must_use = "a lock is taken by acquire(), acquire_within() or try_acquire()"]
 pub struct Lock {
-    context: Arc<Context>,
+    locks: Arc<Locks>,
     name: String,
     ttl: Duration,
+    keep: Option<Keep>,
+    max_hold: Duration,
 }
 
 impl Lock {
-    pub(crate) fn new(context: Arc<Context>, name: &str) -> Self {
-        Self { name: context.keyspace.lock(name), context, ttl: DEFAULT_TTL }
+    pub(crate) fn new(locks: Arc<Locks>, name: &str) -> Self {
+        let name = locks.context.keyspace.lock(name);
+        Self { name, locks, ttl: DEFAULT_TTL, keep: None, max_hold: DEFAULT_MAX_HOLD }
     }
 
     /// How long the lock is held unless it is extended or released before: 10 ms to 24 hours. Default: 30 s.
+    ///
+    /// While the lock is kept alive, it is how long others wait for a holder that died.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Takes the lock, waiting as long as it takes. [`acquire_within`](Self::acquire_within) waits for a bounded time and
+    /// Renews the lock while its guard lives, each time when a third of its time to live is over, up to
+    /// [`max_hold`](Self::max_hold). Off by default: a lock that nobody renews ends by itself.
+    ///
+    /// The renewals of all locks of a `Larder` with like times to live share round trips. A guard whose renewals fail is [lost](Guard::lost) at its
+    /// deadline.
+    pub fn keep_alive(mut self) -> Self {
+        self.keep = Some(Keep { max_hold: self.max_hold });
+        self
+    }
+
+    /// The longest that a lock is kept alive, counted from its grant: what hangs must not hold it for ever. Default: 1 hour.
+    pub fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.max_hold = max_hold;
+        self.keep = self.keep.map(|_| Keep { max_hold });
+        self
+    }
+
+    /// Takes the lock, waiting in line as long as it takes. [`acquire_within`](Self::acquire_within) waits for a bounded time and
     /// tells a lock that others hold from a server that does not answer, which `.timeout()` does not.
     ///
-    /// One round trip where the lock is free.
+    /// One round trip where the lock is free; in line, one more when it is this call's turn. Who waits is woken by the
+    /// server. The process tells that it lives 4.5 times a second, for all that wait in it together.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; `InvalidSetting` for a time to live out of bounds.
+    /// What stands in the way of any request; for who stands in line, once the server has been silent for
+    /// `response_timeout`. `InvalidSetting` for a time to live out of bounds, `LockLost` where the grant's time was over when it
+    /// arrived.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call leaves no lock behind: if the server granted it all the same, it is freed in the background.
+    /// A dropped call leaves no lock and no place in line behind: if the server granted it all the same, now or later, it is
+    /// freed or refused. A call that is kept and not polled is passed over when its turn comes.
     pub fn acquire(&self) -> Call<'_, impl Future<Output = Result<Guard>> + Send> {
         self.acquire_within(Duration::MAX)
     }
 
-    /// Takes the lock, waiting no longer than `patience`.
+    /// Takes the lock, waiting in line no longer than `patience`.
     ///
     /// # Errors
     ///
@@ -92,32 +142,21 @@ impl Lock {
     ///
     /// As [`acquire`](Self::acquire).
     pub fn acquire_within(&self, patience: Duration) -> Call<'_, impl Future<Output = Result<Guard>> + Send> {
-        let answer_within = self.context.limits.response_timeout;
         // The call's own deadline lies behind, so that contention and an outage are told apart.
-        Call::new(patience.saturating_add(answer_within), &self.context.lock_meter.acquire, async move {
-            let end = self.context.clock.now().after(patience);
-            let mut pause = SHORTEST_PAUSE;
-            loop {
-                let attempt = tokio::time::timeout(answer_within, self.attempt()).await;
-                let remaining = match attempt.unwrap_or_else(|_| Err(Error::timed_out(answer_within)))? {
-                    Ok(guard) => return Ok(guard),
-                    Err(remaining) => remaining,
-                };
-                let left = end.since(self.context.clock.now());
-                if left.is_zero() {
-                    return Err(Error::new(
-                        ErrorKind::LockHeld,
-                        format!("the lock was held for {patience:?}"),
-                    ));
+        let longest = patience.saturating_add(2 * self.locks.timeout());
+        Call::new(longest, &self.locks.meter.acquire, async move {
+            self.check()?;
+            let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
+            match Box::pin(Attempt::within(&self.locks, &self.name, self.ttl, end)).await? {
+                Outcome::Granted(holding) => Ok(Guard::new(holding, self.ttl, self.keep)),
+                Outcome::Held => {
+                    Err(Error::new(ErrorKind::LockHeld, format!("the lock was held for {patience:?}")))
                 }
-                let jittered = pause.mul_f64(0.5 + self.context.random.fraction() / 2.0);
-                tokio::time::sleep(jittered.min(remaining.max(SHORTEST_PAUSE)).min(left)).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         })
     }
 
-    /// Takes the lock if it is free at this moment.
+    /// Takes the lock if it is free at this moment and nobody waits for it.
     ///
     /// One round trip.
     ///
@@ -129,42 +168,72 @@ impl Lock {
     ///
     /// As [`acquire`](Self::acquire).
     pub fn try_acquire(&self) -> Call<'_, impl Future<Output = Result<Option<Guard>>> + Send> {
-        Call::new(self.context.limits.response_timeout, &self.context.lock_meter.acquire, async move {
-            Ok(self.attempt().await?.ok())
+        Call::new(self.locks.timeout(), &self.locks.meter.acquire, async move {
+            self.check()?;
+            match Attempt::once(&self.locks, &self.name, self.ttl).await? {
+                Outcome::Granted(holding) => Ok(Some(Guard::new(holding, self.ttl, self.keep))),
+                Outcome::Held => Ok(None),
+            }
         })
     }
 
-    /// One attempt: a guard, or how long the lock may still be held.
-    async fn attempt(&self) -> Result<Result<Guard, Duration>> {
+    /// Takes the lock, runs the body under it, and frees it: the body's result, or why it was stopped.
+    ///
+    /// The lock is kept alive meanwhile, up to [`max_hold`](Self::max_hold). When it is lost the body is dropped where it stands,
+    /// at its next await; the lease tells its fence, and whether it is still held. `Ok` does not prove that the lock was held
+    /// until the body's end: it may be lost between two awaits. What must not come late is for the fence to refuse.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let lines = larder.lock("reports").run(|lease| async move {
+    ///     println!("writing with fence {}", lease.fence());
+    ///     42
+    /// });
+    /// assert_eq!(lines.await?, 42);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`acquire`](Self::acquire), with the body not begun; `LockLost` where it was stopped. What the body itself
+    /// returns, an error or not, is returned as it is, also where freeing the lock fails afterwards: then it is freed in the
+    /// background.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the body, and frees the lock in the background.
+    pub async fn run<T, F>(&self, body: impl FnOnce(LockLease) -> F) -> Result<T>
+    where
+        F: Future<Output = T>,
+    {
+        let guard = self.clone().keep_alive().acquire().await?;
+        let mut body = std::pin::pin!(body(guard.lease()));
+        // The clock is asked each time: the timer of `lost` may be late where the machine was stopped.
+        let held = std::future::poll_fn(|context| match guard.is_valid() {
+            true => body.as_mut().poll(context).map(Ok),
+            false => std::task::Poll::Ready(Err(holding::lost())),
+        });
+        let result = tokio::select! {
+            biased;
+            () = guard.lost() => Err(holding::lost()),
+            result = held => result,
+        }?;
+        // Where this fails it is freed in the background.
+        let _ = guard.release().await;
+        Ok(result)
+    }
+
+    fn check(&self) -> Result<()> {
         check_ttl(self.ttl)?;
-        self.context.limits.check_key(&self.name)?;
-        let store = self.context.store()?;
-        let attempt = Attempt {
-            context: &self.context,
-            name: &self.name,
-            token: self.context.random.nonce(),
-            ttl: self.ttl,
-            settled: false,
-        };
-        // Counted from before the request leaves: the server cannot have started the time to live earlier.
-        let sent = self.context.clock.now();
-        match store.acquire(&self.name, attempt.token, self.ttl).await? {
-            Acquired::Granted { fence } => {
-                let token = attempt.settle();
-                let deadline = sent.after(self.ttl);
-                Ok(Ok(Guard::new(
-                    self.context.clone(),
-                    self.name.clone(),
-                    token,
-                    Fence::new(fence),
-                    deadline,
-                )))
-            }
-            Acquired::Held { remaining } => {
-                attempt.settle();
-                Ok(Err(remaining))
-            }
+        if self.keep.is_some_and(|keep| keep.max_hold < self.ttl) {
+            return Err(Error::invalid("max_hold is at least the time to live"));
         }
+        self.locks.context.limits.check_key(&self.name)?;
+        self.locks.context.check_coordination()
     }
 }
 
@@ -181,29 +250,4 @@ fn check_ttl(ttl: Duration) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// A request for a lock whose answer is not known. If it never will be, because the caller left or the connection
-/// broke, the server may have granted the lock: it is freed.
-struct Attempt<'a> {
-    context: &'a Arc<Context>,
-    name: &'a str,
-    token: u64,
-    ttl: Duration,
-    settled: bool,
-}
-
-impl Attempt<'_> {
-    fn settle(mut self) -> u64 {
-        self.settled = true;
-        self.token
-    }
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.context.release_in_background(self.name.to_owned(), self.token, self.ttl);
-        }
-    }
 }

@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::memory::{Bounds, MemoryStore};
 use super::redis::{Login, RedisStore};
-use super::{Acquired, Claim, Expiry, FillStart, Force, RefreshStart, Store};
+use super::{Claim, Expiry, FillStart, Force, RefreshStart, Store};
 use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::error::ErrorKind;
@@ -50,9 +50,6 @@ enum Step {
     Restamp(usize, u8, u8, Option<Expiry>),
     Version(usize, u8),
     RenewVersion(usize, u8),
-    Acquire(usize, u8),
-    Extend(usize, u8),
-    Release(usize, u8),
 }
 
 /// What a step answered, with spans of time made comparable.
@@ -67,7 +64,6 @@ enum Answer {
     Begun(FillStart),
     RefreshBegun(RefreshStart),
     Version(u64, Rough),
-    Lock(Option<Rough>),
     Failed(ErrorKind),
 }
 
@@ -117,9 +113,6 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (name(), some(), some(), prop::option::of(expiries())).prop_map(|(n, o, v, e)| Step::Restamp(n, o, v, e)),
         1 => (name(), some()).prop_map(|(n, c)| Step::Version(n, c)),
         1 => (name(), some()).prop_map(|(n, v)| Step::RenewVersion(n, v)),
-        2 => (name(), some()).prop_map(|(n, t)| Step::Acquire(n, t)),
-        1 => (name(), some()).prop_map(|(n, t)| Step::Extend(n, t)),
-        1 => (name(), some()).prop_map(|(n, t)| Step::Release(n, t)),
     ]
 }
 
@@ -146,7 +139,6 @@ async fn take(store: &impl Store, history: u64, step: &Step) -> Answer {
 async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Result<Answer> {
     let name = |n: &usize| format!("h{history}:{n}");
     let tag = |n: &usize| format!("~tag.1:{{h{history}:{n}}}");
-    let lock = |n: &usize| format!("~lock.1:{{h{history}:{n}}}");
     let all = |ns: &[usize], f: &dyn Fn(&usize) -> String| {
         ns.iter().map(|n| Name::from(f(n).as_str())).collect::<Vec<_>>()
     };
@@ -232,17 +224,10 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
             store.renew_version(&tag(n), u64::MAX - u64::from(*version), MINUTE).await?;
             Answer::Nothing
         }
-        Step::Acquire(n, token) => match store.acquire(&lock(n), u64::from(*token), MINUTE).await? {
-            // Fences come from each store's own clock.
-            Acquired::Granted { .. } => Answer::Lock(None),
-            Acquired::Held { remaining } => Answer::Lock(Some(rough(Expiry::After(remaining)))),
-        },
-        Step::Extend(n, token) => Answer::Flag(store.extend(&lock(n), u64::from(*token), 60 * MINUTE).await?),
-        Step::Release(n, token) => Answer::Flag(store.release(&lock(n), u64::from(*token)).await?),
     })
 }
 
-async fn real_store() -> RedisStore {
+pub(super) async fn real_store() -> RedisStore {
     static SERVER: OnceLock<Server> = OnceLock::new();
     let Target::Server(target) = url::parse(&SERVER.get_or_init(Server::start).url()).unwrap() else {
         panic!("not a server")

@@ -5,8 +5,21 @@
 //! default and at the same time the specification: a property test drives it and a real server through the same
 //! histories and compares every answer.
 
+// Before the rooms that use it: textual scope.
+macro_rules! on_either {
+    ($self:ident.$operation:ident($($argument:expr),*)) => {
+        match $self {
+            $crate::store::AnyStore::Memory(store) => store.$operation($($argument),*).await,
+            #[cfg(feature = "redis")]
+            $crate::store::AnyStore::Redis(store) => store.$operation($($argument),*).await,
+        }
+    };
+}
+
 pub(crate) mod limit;
+pub(crate) mod lock;
 pub(crate) mod memory;
+pub(crate) mod permit;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod sync;
@@ -16,6 +29,8 @@ pub(crate) mod trust;
 mod equivalence;
 #[cfg(all(test, feature = "redis"))]
 mod equivalence_limits;
+#[cfg(all(test, feature = "redis"))]
+mod equivalence_locks;
 
 use std::future::Future;
 use std::time::Duration;
@@ -120,16 +135,12 @@ pub(crate) trait Listener: Send + Sync + 'static {
     fn all_changed(&self);
 }
 
-/// The answer to [`Store::acquire`].
+/// What orders the writers of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Acquired {
-    Granted {
-        fence: u64,
-    },
-    /// Somebody else holds it, for this long at most unless they extend.
-    Held {
-        remaining: Duration,
-    },
+pub(crate) struct Fencing {
+    pub(crate) number: u64,
+    /// How long it is remembered.
+    pub(crate) kept: Duration,
 }
 
 /// What every store can do. Each operation is atomic, and safe to drop at any point: the store may then still carry it
@@ -252,15 +263,25 @@ pub(crate) trait Store: Send + Sync + 'static {
         span: Duration,
     ) -> impl Future<Output = Result<()>> + Send;
 
-    /// Takes a free lock for `token`.
-    fn acquire(&self, name: &str, token: u64, ttl: Duration)
-    -> impl Future<Output = Result<Acquired>> + Send;
+    /// Stores a value unless a higher fence has written it; whether it did.
+    fn set_fenced(
+        &self,
+        name: &str,
+        value: Bytes,
+        expiry: Expiry,
+        fence: Fencing,
+    ) -> impl Future<Output = Result<bool>> + Send;
+}
 
-    /// Gives the holder at least `ttl` from now; whether `token` still held it.
-    fn extend(&self, name: &str, token: u64, ttl: Duration) -> impl Future<Output = Result<bool>> + Send;
-
-    /// Frees the lock; whether `token` still held it.
-    fn release(&self, name: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
+/// Whether a store may lose what it was given before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Eviction {
+    Never,
+    /// At its limit of memory, by this policy.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store evicts no locks"))]
+    Evicts(String),
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store evicts no locks"))]
+    Unknown,
 }
 
 /// The store that a `Larder` stands on.
@@ -271,6 +292,15 @@ pub(crate) enum AnyStore {
 }
 
 impl AnyStore {
+    /// Whether locks and limits can be evicted, as far as the store said so when it was connected.
+    pub(crate) fn eviction(&self) -> &Eviction {
+        match self {
+            Self::Memory(_) => &Eviction::Never,
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.eviction(),
+        }
+    }
+
     /// Ends the connections. What is under way is still answered.
     pub(crate) fn close(&self) {
         match self {
@@ -279,16 +309,6 @@ impl AnyStore {
             Self::Redis(store) => store.close(),
         }
     }
-}
-
-macro_rules! on_either {
-    ($self:ident.$operation:ident($($argument:expr),*)) => {
-        match $self {
-            Self::Memory(store) => store.$operation($($argument),*).await,
-            #[cfg(feature = "redis")]
-            Self::Redis(store) => store.$operation($($argument),*).await,
-        }
-    };
 }
 
 impl Store for AnyStore {
@@ -422,15 +442,7 @@ impl Store for AnyStore {
         on_either!(self.renew_version(name, version, span))
     }
 
-    async fn acquire(&self, name: &str, token: u64, ttl: Duration) -> Result<Acquired> {
-        on_either!(self.acquire(name, token, ttl))
-    }
-
-    async fn extend(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
-        on_either!(self.extend(name, token, ttl))
-    }
-
-    async fn release(&self, name: &str, token: u64) -> Result<bool> {
-        on_either!(self.release(name, token))
+    async fn set_fenced(&self, name: &str, value: Bytes, expiry: Expiry, fence: Fencing) -> Result<bool> {
+        on_either!(self.set_fenced(name, value, expiry, fence))
     }
 }

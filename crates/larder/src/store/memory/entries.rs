@@ -18,7 +18,7 @@ use crate::clock::Tick;
 use crate::envelope::{HEADER, nonce};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keyspace::Keyspace;
-use crate::store::{Claim, Expiry, FillStart, Force, Listener, RefreshStart, read_version};
+use crate::store::{Claim, Expiry, Fencing, FillStart, Force, Listener, RefreshStart, read_version};
 
 const STRIPES: usize = 64;
 
@@ -111,6 +111,26 @@ impl Entries {
     pub(super) fn set(&self, name: &str, bytes: Bytes, expiry: Expiry, now: Tick) -> Result<()> {
         let _stripe = self.stripe(name);
         self.put(name, bytes, expiry, now)
+    }
+
+    /// The fence is an entry of its own beside the value, which the stripe of `name` covers.
+    pub(super) fn set_fenced(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        expiry: Expiry,
+        fence: Fencing,
+        now: Tick,
+    ) -> Result<bool> {
+        let _stripe = self.stripe(name);
+        let kept = Keyspace::fence(name);
+        let highest = self.live(&kept, now).and_then(|entry| str::from_utf8(&entry.bytes).ok()?.parse().ok());
+        if highest.is_some_and(|highest: u64| highest > fence.number) {
+            return Ok(false);
+        }
+        self.put(&kept, fence.number.to_string().into(), Expiry::After(fence.kept), now)?;
+        self.put(name, bytes, expiry, now)?;
+        Ok(true)
     }
 
     pub(super) fn delete(&self, name: &str, now: Tick) -> bool {

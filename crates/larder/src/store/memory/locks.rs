@@ -1,72 +1,408 @@
-//! Locks of the embedded store: who holds what until when, and the next fence.
+//! Locks of the embedded store: who holds what until when, who waits, and the next fence.
+//!
+//! The specification of the scripts of locks. An attempt's wake-up key is a name here, too: it says that the lock was
+//! handed over, or that the attempt was given up. Whatever the listener is to be told is told after the table is let go.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::MemoryStore;
 use crate::clock::Tick;
-use crate::store::Acquired;
+use crate::error::Result;
+use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, wake_name};
 
 struct Held {
     token: u64,
     deadline: Tick,
 }
 
+struct Waiter {
+    token: u64,
+    heard: Tick,
+    /// It was given the lock, and has not come for it since.
+    given: bool,
+    /// Until when its wake-up key says so.
+    called: Option<Tick>,
+}
+
+#[derive(Default)]
+struct Line {
+    held: Option<Held>,
+    /// By ticket.
+    waiters: BTreeMap<u64, Waiter>,
+    last_ticket: u64,
+}
+
+impl Line {
+    fn holder(&self, now: Tick) -> Option<u64> {
+        self.held.as_ref().filter(|held| held.deadline > now).map(|held| held.token)
+    }
+
+    fn waiter(&mut self, token: u64) -> Option<&mut Waiter> {
+        self.waiters.values_mut().find(|waiter| waiter.token == token)
+    }
+
+    fn step_out(&mut self, token: u64) {
+        self.waiters.retain(|_, waiter| waiter.token != token);
+    }
+
+    /// Gives the lock to the first in line that lives; its token, or none if there is none.
+    fn hand_on(&mut self, now: Tick, pace: Pace) -> Option<u64> {
+        let mut next = None;
+        self.waiters.retain(|_, waiter| {
+            let silent = now.since(waiter.heard);
+            if next.is_none() && !waiter.given && silent <= pace.live {
+                (waiter.given, waiter.heard, waiter.called) = (true, now, Some(now.after(pace.claim)));
+                next = Some(waiter.token);
+                return true;
+            }
+            // Who stands behind the next is not looked at.
+            next.is_some() || silent <= pace.live * Pace::KEPT
+        });
+        let token = next?;
+        self.held = Some(Held { token, deadline: now.after(pace.claim) });
+        Some(token)
+    }
+
+    /// Whether nobody holds it and nobody waits.
+    fn is_idle(&self, now: Tick) -> bool {
+        self.waiters.is_empty() && self.holder(now).is_none()
+    }
+}
+
 #[derive(Default)]
 struct State {
-    held: HashMap<String, Held>,
+    lines: HashMap<String, Line>,
+    /// Attempts that were given up, and until when that is remembered.
+    given_up: HashMap<u64, Tick>,
     last_fence: u64,
-    /// Locks that expired unreleased are swept when the map has doubled since the last sweep.
+    /// What expired unnoticed is swept when the tables have doubled since the last sweep.
     sweep_at: usize,
+}
+
+impl State {
+    fn next_fence(&mut self, now_micros: u64) -> u64 {
+        self.last_fence = now_micros.max(self.last_fence.saturating_add(1));
+        self.last_fence
+    }
+
+    fn sweep(&mut self, now: Tick) {
+        if self.lines.len().saturating_add(self.given_up.len()) >= self.sweep_at {
+            self.lines.retain(|_, line| !line.is_idle(now));
+            self.given_up.retain(|_, until| *until > now);
+            let left = self.lines.len().saturating_add(self.given_up.len());
+            self.sweep_at = left.saturating_mul(2).max(64);
+        }
+    }
 }
 
 #[derive(Default)]
 pub(super) struct Locks(Mutex<State>);
 
 impl Locks {
-    pub(super) fn acquire(
-        &self,
-        name: &str,
-        token: u64,
-        ttl: Duration,
-        now: Tick,
-        now_micros: u64,
-    ) -> Acquired {
-        let mut state = self.state();
-        if let Some(held) = state.held.get(name).filter(|held| held.deadline > now) {
-            return Acquired::Held { remaining: held.deadline.since(now) };
-        }
-        if state.held.len() >= state.sweep_at {
-            state.held.retain(|_, held| held.deadline > now);
-            state.sweep_at = state.held.len().saturating_mul(2).max(64);
-        }
-        let fence = now_micros.max(state.last_fence.saturating_add(1));
-        state.last_fence = fence;
-        state.held.insert(name.to_owned(), Held { token, deadline: now.after(ttl) });
-        Acquired::Granted { fence }
-    }
-
-    pub(super) fn extend(&self, name: &str, token: u64, ttl: Duration, now: Tick) -> bool {
-        let mut state = self.state();
-        match state.held.get_mut(name) {
-            Some(held) if held.token == token && held.deadline > now => {
-                held.deadline = held.deadline.max(now.after(ttl));
-                true
-            }
-            _ => false,
-        }
-    }
-
-    pub(super) fn release(&self, name: &str, token: u64, now: Tick) -> bool {
-        let mut state = self.state();
-        if state.held.get(name).is_some_and(|held| held.token == token && held.deadline > now) {
-            state.held.remove(name);
-            return true;
-        }
-        false
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many locks, waiters and given-up attempts are kept.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        let state = self.state();
+        state.lines.len() + state.given_up.len()
+    }
+}
+
+impl MemoryStore {
+    /// Whether others than `door` hold this lock or wait for it.
+    pub(super) fn waits_at(&self, lock: &str, door: Option<u64>, now: Tick) -> bool {
+        let state = self.locks.state();
+        let line = state.lines.get(lock);
+        let holder = line.and_then(|line| line.holder(now));
+        match door {
+            Some(door) => holder != Some(door),
+            None => holder.is_some() || line.is_some_and(|line| !line.waiters.is_empty()),
+        }
+    }
+
+    fn wake(&self, lock: &str, token: Option<u64>) {
+        if let Some(token) = token {
+            self.listener.changed(&wake_name(lock, token));
+        }
+    }
+}
+
+impl LockStore for MemoryStore {
+    async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
+        let now = self.clock.now();
+        let mut state = self.locks.state();
+        if state.given_up.get(&token).is_some_and(|until| *until > now) {
+            return Ok(Attempted::Gone);
+        }
+        state.sweep(now);
+        let line = state.lines.entry(lock.to_owned()).or_default();
+        let mut handed = None;
+        let free = line.holder(now).is_none();
+        if free {
+            handed = line.hand_on(now, self.pace);
+        }
+        let answer = if free && handed.is_none() {
+            line.held = Some(Held { token, deadline: now.after(ttl) });
+            Attempted::Granted { fence: state.next_fence(self.now_micros()) }
+        } else if queue == Queue::GoAway {
+            Attempted::Held
+        } else {
+            line.last_ticket = line.last_ticket.saturating_add(1);
+            line.waiters.insert(line.last_ticket, Waiter { token, heard: now, given: false, called: None });
+            Attempted::Waiting { told: true }
+        };
+        drop(state);
+        self.wake(lock, handed);
+        Ok(answer)
+    }
+
+    async fn confirm(&self, lock: &str, token: u64, ttl: Duration) -> Result<Attempted> {
+        let now = self.clock.now();
+        let mut state = self.locks.state();
+        let Some(line) = state.lines.get_mut(lock) else { return Ok(Attempted::Gone) };
+        let mut holder = line.holder(now);
+        let mut handed = None;
+        if holder != Some(token) {
+            let Some(waiter) = line.waiter(token) else { return Ok(Attempted::Gone) };
+            (waiter.heard, waiter.given) = (now, false);
+            if holder.is_none() {
+                handed = line.hand_on(now, self.pace);
+                holder = handed;
+            }
+        }
+        let answer = if holder == Some(token) {
+            handed = None;
+            // Sent once more, or late: what was extended since is not shortened.
+            let confirmed = line.waiter(token).is_none();
+            let held = line.held.as_ref().filter(|_| confirmed);
+            let deadline = held.map_or(now.after(ttl), |held| held.deadline.max(now.after(ttl)));
+            line.held = Some(Held { token, deadline });
+            line.step_out(token);
+            Attempted::Granted { fence: state.next_fence(self.now_micros()) }
+        } else {
+            Attempted::Waiting { told: true }
+        };
+        drop(state);
+        self.wake(lock, handed);
+        Ok(answer)
+    }
+
+    async fn listen(&self, lock: &str, token: u64) -> Result<bool> {
+        let now = self.clock.now();
+        let state = self.locks.state();
+        let given_up = state.given_up.get(&token).is_some_and(|until| *until > now);
+        let called =
+            |waiter: &Waiter| waiter.token == token && waiter.called.is_some_and(|until| until > now);
+        let called = state.lines.get(lock).is_some_and(|line| line.waiters.values().any(called));
+        Ok(given_up || called)
+    }
+
+    async fn stand_by(&self, waiting: &[Ticket], _: Duration) -> Result<Vec<Option<Turn>>> {
+        let now = self.clock.now();
+        let mut state = self.locks.state();
+        let (mut turns, mut woken) = (Vec::with_capacity(waiting.len()), Vec::new());
+        for of_lock in waiting.chunk_by(|a, b| a.lock == b.lock) {
+            let Some(lock) = of_lock.first().map(|ticket| ticket.lock.as_str()) else { continue };
+            let Some(line) = state.lines.get_mut(lock) else {
+                turns.extend(of_lock.iter().map(|_| Turn::Gone));
+                continue;
+            };
+            let first = turns.len();
+            for ticket in of_lock {
+                turns.push(match line.waiter(ticket.token) {
+                    None => Turn::Gone,
+                    Some(waiter) => {
+                        waiter.heard = now;
+                        if waiter.given { Turn::Come } else { Turn::Waits }
+                    }
+                });
+            }
+            let mut holder = line.holder(now);
+            if holder.is_none() {
+                holder = line.hand_on(now, self.pace);
+                woken.extend(holder.map(|token| (lock, token)));
+            }
+            for (turn, ticket) in turns.iter_mut().skip(first).zip(of_lock) {
+                if *turn == Turn::Waits && holder == Some(ticket.token) {
+                    *turn = Turn::Come;
+                }
+            }
+        }
+        drop(state);
+        for (lock, token) in woken {
+            self.wake(lock, Some(token));
+        }
+        Ok(turns.into_iter().map(Some).collect())
+    }
+
+    async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
+        let now = self.clock.now();
+        let mut state = self.locks.state();
+        state.given_up.insert(token, now.after(remembered));
+        let Some(line) = state.lines.get_mut(lock) else { return Ok(false) };
+        line.step_out(token);
+        let held = line.holder(now) == Some(token);
+        let mut handed = None;
+        if held {
+            line.held = None;
+            handed = line.hand_on(now, self.pace);
+        }
+        if line.is_idle(now) {
+            state.lines.remove(lock);
+        }
+        drop(state);
+        self.wake(lock, handed);
+        Ok(held)
+    }
+
+    async fn extend(&self, held: &[(Ticket, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
+        let now = self.clock.now();
+        let mut state = self.locks.state();
+        let extend = |(Ticket { lock, token }, ttl): &(Ticket, Duration)| {
+            let held = state.lines.get_mut(lock).and_then(|line| line.held.as_mut());
+            let held = held.filter(|held| held.token == *token && held.deadline > now);
+            Some(held.map(|held| held.deadline = held.deadline.max(now.after(*ttl))).is_some())
+        };
+        Ok(held.iter().map(extend).collect())
+    }
+
+    async fn release(&self, lock: &str, token: u64) -> Result<bool> {
+        let now = self.clock.now();
+        let mut state = self.locks.state();
+        let Some(line) = state.lines.get_mut(lock) else { return Ok(false) };
+        if line.holder(now) != Some(token) {
+            return Ok(false);
+        }
+        line.held = None;
+        let handed = line.hand_on(now, self.pace);
+        if line.is_idle(now) {
+            state.lines.remove(lock);
+        }
+        drop(state);
+        self.wake(lock, handed);
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::Bounds;
+    use super::*;
+    use crate::clock::Clock;
+    use crate::near::Changes;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn store() -> (MemoryStore, Arc<AtomicU64>) {
+        let micros = Arc::new(AtomicU64::new(0));
+        let clock = Clock::Manual(micros.clone());
+        (MemoryStore::new(Bounds::default(), clock, Arc::new(Changes::default())), micros)
+    }
+
+    fn pass(micros: &AtomicU64, span: Duration) {
+        micros.fetch_add(u64::try_from(span.as_micros()).unwrap(), Ordering::AcqRel);
+    }
+
+    async fn stand(store: &MemoryStore, token: u64) -> Attempted {
+        store.acquire("job", token, SECOND, Queue::StandInLine).await.unwrap()
+    }
+
+    fn fence(attempted: Attempted) -> u64 {
+        match attempted {
+            Attempted::Granted { fence } => fence,
+            other => panic!("not granted: {other:?}"),
+        }
+    }
+
+    fn tickets(tokens: &[u64]) -> Vec<Ticket> {
+        tokens.iter().map(|token| Ticket { lock: "job".into(), token: *token }).collect()
+    }
+
+    async fn turns(store: &MemoryStore, tokens: &[u64]) -> Vec<Turn> {
+        let turns = store.stand_by(&tickets(tokens), SECOND).await.unwrap();
+        turns.into_iter().flatten().collect()
+    }
+
+    #[tokio::test]
+    async fn a_fence_never_falls_back_even_when_the_lock_was_long_gone() {
+        let (store, micros) = store();
+        let mut last = 0;
+        for token in 1..100 {
+            let fence = fence(stand(&store, token).await);
+            assert!(fence > last);
+            last = fence;
+            pass(&micros, SECOND);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dead_head_is_passed_over_after_its_claim_and_a_live_one_keeps_its_place() {
+        let (store, micros) = store();
+        fence(stand(&store, 1).await);
+        for token in [2, 3, 4] {
+            assert_eq!(stand(&store, token).await, Attempted::Waiting { told: true });
+        }
+        assert!(store.release("job", 1).await.unwrap());
+        // 2 does not come: when its claim is over, 3 is given the lock.
+        assert_eq!(turns(&store, &[3, 4]).await, [Turn::Waits, Turn::Waits]);
+        pass(&micros, store.pace.claim);
+        assert_eq!(turns(&store, &[3, 4]).await, [Turn::Come, Turn::Waits]);
+        fence(store.confirm("job", 3, SECOND).await.unwrap());
+        // 2 was only slow.
+        assert_eq!(store.confirm("job", 2, SECOND).await.unwrap(), Attempted::Waiting { told: true });
+        assert!(store.release("job", 3).await.unwrap());
+        assert_eq!(turns(&store, &[2, 4]).await, [Turn::Come, Turn::Waits]);
+        fence(store.confirm("job", 2, SECOND).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn nobody_overtakes_the_line_while_the_lock_is_free() {
+        let (store, micros) = store();
+        fence(stand(&store, 1).await);
+        stand(&store, 2).await;
+        pass(&micros, SECOND);
+        turns(&store, &[2]).await;
+        pass(&micros, store.pace.claim);
+        // Given to 2 in vain: while that lives it is first.
+        fence(store.confirm("job", 2, SECOND).await.unwrap());
+        assert_eq!(store.acquire("job", 9, SECOND, Queue::GoAway).await.unwrap(), Attempted::Held);
+    }
+
+    #[tokio::test]
+    async fn a_confirmation_that_comes_once_more_does_not_shorten_what_was_extended() {
+        let (store, micros) = store();
+        fence(stand(&store, 1).await);
+        stand(&store, 2).await;
+        store.release("job", 1).await.unwrap();
+        fence(store.confirm("job", 2, SECOND).await.unwrap());
+        let ticket = tickets(&[2]).remove(0);
+        assert_eq!(store.extend(&[(ticket, 10 * SECOND)], SECOND).await.unwrap(), [Some(true)]);
+        fence(store.confirm("job", 2, SECOND).await.unwrap());
+        pass(&micros, 9 * SECOND);
+        assert_eq!(store.acquire("job", 3, SECOND, Queue::GoAway).await.unwrap(), Attempted::Held);
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_takes_nothing_when_it_arrives_late() {
+        let (store, micros) = store();
+        store.give_up("job", 5, SECOND).await.unwrap();
+        assert_eq!(stand(&store, 5).await, Attempted::Gone);
+        fence(stand(&store, 6).await);
+        assert_eq!(stand(&store, 7).await, Attempted::Waiting { told: true });
+        store.give_up("job", 7, SECOND).await.unwrap();
+        store.release("job", 6).await.unwrap();
+        assert_eq!(store.confirm("job", 7, SECOND).await.unwrap(), Attempted::Gone);
+        pass(&micros, SECOND);
+        store.locks.state().sweep_at = 0;
+        store.locks.state().sweep(store.clock.now());
+        assert_eq!(store.locks.kept(), 0);
     }
 }

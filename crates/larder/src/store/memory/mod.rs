@@ -9,14 +9,16 @@ mod limit;
 mod limits;
 mod locks;
 mod permits;
+mod semaphores;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::lock::Pace;
 use super::trust::{Lanes, Seen};
-use super::{Acquired, Claim, Expiry, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked};
+use super::{Claim, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked};
 use crate::clock::{Clock, Tick};
 use crate::error::Result;
 use crate::name::Name;
@@ -24,6 +26,7 @@ use entries::Entries;
 pub(crate) use limits::Limits;
 use locks::Locks;
 use permits::Permits;
+use semaphores::Semaphores;
 
 /// How much the embedded store keeps before it evicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +48,11 @@ pub(crate) struct MemoryStore {
     /// the wall clock moves this store's time.
     started_at: u64,
     entries: Entries,
+    listener: Arc<dyn Listener>,
+    pub(super) pace: Pace,
     lanes: Lanes,
     locks: Locks,
+    semaphores: Semaphores,
     limits: Box<Limits>,
     permits: Box<Permits>,
 }
@@ -57,9 +63,12 @@ impl MemoryStore {
         Self {
             started: clock.now(),
             started_at: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
-            entries: Entries::new(bounds, listener),
+            entries: Entries::new(bounds, listener.clone()),
+            listener,
+            pace: Pace::default(),
             lanes: Lanes::embedded(),
             locks: Locks::default(),
+            semaphores: Semaphores::default(),
             limits: Box::default(),
             permits: Box::default(),
             clock,
@@ -216,16 +225,8 @@ impl Store for MemoryStore {
         self.entries.renew_version(name, version, span, self.clock.now())
     }
 
-    async fn acquire(&self, name: &str, token: u64, ttl: Duration) -> Result<Acquired> {
-        Ok(self.locks.acquire(name, token, ttl, self.clock.now(), self.now_micros()))
-    }
-
-    async fn extend(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
-        Ok(self.locks.extend(name, token, ttl, self.clock.now()))
-    }
-
-    async fn release(&self, name: &str, token: u64) -> Result<bool> {
-        Ok(self.locks.release(name, token, self.clock.now()))
+    async fn set_fenced(&self, name: &str, value: Bytes, expiry: Expiry, fence: Fencing) -> Result<bool> {
+        self.entries.set_fenced(name, value, expiry, fence, self.clock.now())
     }
 }
 
@@ -336,21 +337,5 @@ mod tests {
         }
         micros.fetch_add(2_000_000, Ordering::AcqRel);
         assert_eq!(store.get("tag").await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn a_fence_never_falls_back_even_when_the_lock_was_long_gone() {
-        let (store, micros) = store(Bounds::default());
-        let mut last = 0;
-        for token in 1..100 {
-            match store.acquire("job", token, SECOND).await.unwrap() {
-                Acquired::Granted { fence } => {
-                    assert!(fence > last);
-                    last = fence;
-                }
-                Acquired::Held { .. } => unreachable!("the last holder's time is over"),
-            }
-            micros.fetch_add(1_000_000, Ordering::AcqRel);
-        }
     }
 }

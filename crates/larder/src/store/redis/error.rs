@@ -45,10 +45,10 @@ impl Failure {
                 match redirect() {
                     Some(target) if kind == ServerErrorKind::Moved => Self::Moved(target),
                     Some(target) => Self::Ask(target),
-                    None => Self::Error(translate(error, address)),
+                    None => Self::Error(translate_request(error, address)),
                 }
             }
-            _ => Self::Error(translate(error, address)),
+            _ => Self::Error(translate_request(error, address)),
         }
     }
 
@@ -69,7 +69,20 @@ impl Failure {
 
 /// `address` is where it happened; it holds no secret.
 pub(super) fn translate(error: &RedisError, address: &str) -> Error {
-    let kind = kind(error);
+    translate_as(kind(error), error, address)
+}
+
+/// Of a request on a connection that stood. What a dial says before anything is sent, as that no way leads to the host, may
+/// here come after the request was carried out.
+pub(super) fn translate_request(error: &RedisError, address: &str) -> Error {
+    let kind = match kind(error) {
+        ErrorKind::Refused => ErrorKind::Disconnected,
+        kind => kind,
+    };
+    translate_as(kind, error, address)
+}
+
+fn translate_as(kind: ErrorKind, error: &RedisError, address: &str) -> Error {
     // What the source says is not said twice.
     let cause = io_cause(error);
     let said = if cause.is_some() { String::new() } else { format!(": {}", said(error)) };
@@ -216,4 +229,16 @@ fn said(error: &RedisError) -> String {
         _ => error.to_string(),
     };
     text.split(", with args beginning").next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_out_of_reach_refuses_a_dial_and_breaks_a_request() {
+        let error = RedisError::from(io::Error::from(io::ErrorKind::HostUnreachable));
+        assert_eq!(translate(&error, "a:1").kind(), ErrorKind::Refused);
+        assert_eq!(translate_request(&error, "a:1").kind(), ErrorKind::Disconnected);
+    }
 }

@@ -8,8 +8,10 @@ mod dial;
 mod error;
 pub(crate) mod limit;
 mod link;
+mod lock;
 mod network;
 mod node;
+mod permit;
 mod script;
 mod slots;
 mod time;
@@ -22,9 +24,10 @@ use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use redis::{Cmd, Value, cmd};
 
+use super::lock::Pace;
 use super::trust::Lanes;
 use super::{
-    Acquired, Claim, Expiry, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
+    Claim, Eviction, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
     read_version,
 };
 use crate::endpoint::Deployment;
@@ -40,6 +43,8 @@ use tracking::Tracking;
 pub(crate) struct RedisStore {
     network: Network,
     lanes: Arc<Lanes>,
+    pub(super) pace: Pace,
+    eviction: Eviction,
 }
 
 impl RedisStore {
@@ -54,7 +59,12 @@ impl RedisStore {
         let lanes = Arc::new(Lanes::remote());
         let tracking = Tracking { lanes: lanes.clone(), listener, clock: login.clock.clone() };
         let network = Network::connect(deployment, login, sentinel_login, connections, tracking).await?;
-        Ok(Self { network, lanes })
+        let eviction = eviction(&network).await;
+        Ok(Self { network, lanes, pace: Pace::default(), eviction })
+    }
+
+    pub(crate) fn eviction(&self) -> &Eviction {
+        &self.eviction
     }
 
     /// Ends the connections, and the tasks that keep them.
@@ -247,7 +257,12 @@ impl Store for RedisStore {
     }
 
     async fn abandon_refresh(&self, name: &str, token: u64) -> Result<()> {
-        self.release(&Keyspace::lease(name), token).await.map(drop)
+        let (lease, token) = (Keyspace::lease(name), version_text(token));
+        let arguments = [token.as_bytes()];
+        self.network
+            .run_script(name, &script::ABANDON_REFRESH, &[&lease], &arguments, Replay::Never)
+            .await
+            .map(drop)
     }
 
     async fn renew_load(&self, name: &str, claim: Claim, liveness: Duration) -> Result<bool> {
@@ -285,32 +300,30 @@ impl Store for RedisStore {
         self.set(name, value, Expiry::After(span.saturating_mul(2))).await
     }
 
-    async fn acquire(&self, name: &str, token: u64, ttl: Duration) -> Result<Acquired> {
-        let (token, ttl) = (version_text(token), millis(ttl));
-        let keys = [name, &format!("{name}:fence")];
-        let arguments = [token.as_bytes(), ttl.as_bytes()];
-        match pair(self.network.run_script(name, &script::ACQUIRE, &keys, &arguments, Replay::Never).await?)?
-        {
-            (Value::Int(1), fence) => Ok(Acquired::Granted { fence: number(&fence)? }),
-            (Value::Int(0), left) => Ok(Acquired::Held { remaining: Duration::from_millis(number(&left)?) }),
-            (other, _) => Err(unexpected(&other)),
-        }
+    async fn set_fenced(&self, name: &str, value: Bytes, expiry: Expiry, fence: Fencing) -> Result<bool> {
+        let px = expiry.as_millis().unwrap_or(0).to_string();
+        let (number, kept) = (fence.number.to_string(), millis(fence.kept));
+        let keys = [name, &Keyspace::fence(name)];
+        let arguments = [&*value, px.as_bytes(), number.as_bytes(), kept.as_bytes()];
+        flag(&self.network.run_script(name, &script::SET_FENCED, &keys, &arguments, Replay::Never).await?)
     }
+}
 
-    async fn extend(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
-        let (token, ttl) = (version_text(token), millis(ttl));
-        let arguments = [token.as_bytes(), ttl.as_bytes()];
-        flag(&self.network.run_script(name, &script::EXTEND, &[name], &arguments, Replay::Never).await?)
-    }
-
-    async fn release(&self, name: &str, token: u64) -> Result<bool> {
-        let token = version_text(token);
-        flag(
-            &self
-                .network
-                .run_script(name, &script::RELEASE, &[name], &[token.as_bytes()], Replay::Never)
-                .await?,
-        )
+/// What the server says of its memory. Who may not ask, or a server that says nothing, is no reason not to connect.
+async fn eviction(network: &Network) -> Eviction {
+    let info = cmd("INFO").arg("memory").take();
+    let asked = network.run_anywhere(&info);
+    let text = match tokio::time::timeout(Duration::from_secs(1), asked).await {
+        Ok(Ok(Value::BulkString(text))) => String::from_utf8_lossy(&text).into_owned(),
+        Ok(Ok(Value::VerbatimString { text, .. })) => text,
+        _ => return Eviction::Unknown,
+    };
+    let field =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    match (field("maxmemory"), field("maxmemory_policy")) {
+        (Some("0"), _) | (_, Some("noeviction")) => Eviction::Never,
+        (_, Some(policy)) => Eviction::Evicts(policy.to_owned()),
+        (_, None) => Eviction::Unknown,
     }
 }
 

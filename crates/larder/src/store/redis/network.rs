@@ -132,6 +132,30 @@ impl Network {
         Ok((self.run_script(name, script, keys, arguments, Replay::Safe).await?, None))
     }
 
+    /// Sends a script that must not be sent twice, once, on the connection that tells of changes where that stands and notes
+    /// just what is read: one round trip. Whether it did comes with the answer.
+    pub(super) async fn run_script_told(
+        &self,
+        name: &str,
+        script: &Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> Result<(Value, bool)> {
+        if let Some((node, live, _)) = self.tracked(name).filter(|(_, live, _)| live.notes_each_key) {
+            let node = node.as_node();
+            let answer = match node.send_tracked(live.clone(), &script.by_hash(keys, arguments)).await {
+                Err(Failure::NoScript) => node.send_tracked(live, &script.by_source(keys, arguments)).await,
+                answer => answer,
+            };
+            match answer {
+                // Not carried out: on to who serves it now.
+                Err(Failure::Moved(_) | Failure::Ask(_) | Failure::TryAgain) => {}
+                answer => return answer.map(|value| (value, true)).map_err(|failure| self.explain(failure)),
+            }
+        }
+        Ok((self.run_script(name, script, keys, arguments, Replay::Never).await?, false))
+    }
+
     /// Reads all names of a group, tracked where that can be: one round trip.
     pub(super) async fn read_group_tracked(
         &self,
@@ -140,7 +164,7 @@ impl Network {
     ) -> Result<(Vec<Value>, Option<Seen>)> {
         if let Some((node, live, seen)) = names.first().and_then(|name| self.tracked(name)) {
             let read = async {
-                if live.reads_many {
+                if live.notes_each_key {
                     let command = redis::cmd("MGET").arg(names).take();
                     return match node.as_node().send_tracked(live, &command).await {
                         Ok(Value::Array(values)) => Some(values),

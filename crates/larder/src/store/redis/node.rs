@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 
 use super::dial::{Destination, Login, describe};
-use super::error::{Failure, translate};
+use super::error::{Failure, translate_request};
 use super::link::{Link, Live, is_connection_lost};
 use super::tracking::Lane;
 use crate::error::{Error, ErrorKind, Result};
@@ -144,7 +144,7 @@ impl Node {
                 answers = live.connection.send_packed_commands(pipeline, 0, count).await;
             }
         }
-        let answers = answers.map_err(|error| translate(&error, &self.name))?;
+        let answers = answers.map_err(|error| translate_request(&error, &self.name))?;
         Ok(answers.into_iter().map(|answer| self.checked(&live, Ok(answer))).collect())
     }
 

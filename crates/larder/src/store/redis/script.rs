@@ -25,17 +25,26 @@ script!(COMMIT_FILL, "commit_fill.lua");
 script!(ABANDON_FILL, "abandon_fill.lua");
 script!(BEGIN_REFRESH, "begin_refresh.lua");
 script!(COMMIT_REFRESH, "commit_refresh.lua");
+script!(ABANDON_REFRESH, "abandon_refresh.lua");
 script!(RENEW_LOAD, "renew_load.lua");
 script!(RESTAMP, "restamp.lua");
 script!(VERSION, "version.lua");
-script!(ACQUIRE, "acquire.lua");
-script!(EXTEND, "extend.lua");
-script!(RELEASE, "release.lua");
 script!(CHARGE, "charge.lua", "limit.lua", "charge_any.lua");
 script!(REFUND, "refund.lua", "limit.lua", "refund_rest.lua");
 script!(ENTER, "enter.lua");
 script!(RENEW, "renew.lua");
 script!(INSIDE, "inside.lua");
+
+script!(ACQUIRE, "acquire.lua", "line.lua", "fence.lua", "acquire_waited_for.lua");
+script!(CONFIRM, "line.lua", "fence.lua", "confirm.lua");
+script!(STAND_BY, "line.lua", "stand_by.lua");
+script!(GIVE_UP, "line.lua", "give_up.lua");
+script!(RELEASE, "release.lua", "line.lua", "release_waited_for.lua");
+script!(EXTEND, "extend.lua");
+script!(TAKE_PERMIT, "take_permit.lua");
+script!(RENEW_PERMITS, "renew_permits.lua");
+script!(GIVE_PERMIT, "give_permit.lua");
+script!(SET_FENCED, "set_fenced.lua");
 
 impl Script {
     pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Cmd {

@@ -101,8 +101,9 @@ impl Drop for Lane {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Armed {
     pub(super) tracked: bool,
-    /// Before Redis 7 a push may stand inside the array of a reply: only single keys are read there.
-    pub(super) reads_many: bool,
+    /// Before Redis 7 a push may stand inside the array of a reply: only single keys are read there. And a script that reads
+    /// anything counts as having read all its keys.
+    pub(super) notes_each_key: bool,
 }
 
 /// Turns tracking on. An error is a lost connection; a refusal is not.
@@ -116,12 +117,12 @@ pub(super) async fn arm(connection: &MultiplexedConnection, server: &str) -> Red
             false
         }
     };
-    let reads_many = match cmd("HELLO").query_async::<Value>(&mut connection).await {
+    let notes_each_key = match cmd("HELLO").query_async::<Value>(&mut connection).await {
         Ok(hello) => major_version(&hello).is_some_and(|major| major >= 7),
         Err(error) if is_connection_lost(&error) => return Err(error),
         Err(_) => false,
     };
-    Ok(Armed { tracked, reads_many })
+    Ok(Armed { tracked, notes_each_key })
 }
 
 fn major_version(hello: &Value) -> Option<u32> {

@@ -1,12 +1,16 @@
--- Gives the holder of a lock at least so much time, counted from now. It never shortens the lock: the holder could not
--- tell whether a shortening that it got no answer to took effect.
--- KEYS: 1 the lock
--- ARGV: 1 the holder's token, 2 milliseconds
--- Reply: 1 if the token still held it, 0 if not
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-  return 0
+-- Gives the holders of locks, any number in one slot, at least so much time, counted from now. It never shortens a lock: the
+-- holder could not tell whether a shortening that it got no answer to took effect.
+-- KEYS: the locks
+-- ARGV: for each the holder's token, and milliseconds
+-- Reply: for each 1 if the token still held it, 0 if not
+local reply = {}
+for i, lock in ipairs(KEYS) do
+  reply[i] = 0
+  if redis.call('GET', lock) == ARGV[2 * i - 1] then
+    if redis.call('PTTL', lock) < tonumber(ARGV[2 * i]) then
+      redis.call('PEXPIRE', lock, ARGV[2 * i])
+    end
+    reply[i] = 1
+  end
 end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-end
-return 1
+return reply

@@ -1,0 +1,167 @@
+//! What is known here of a lock that was granted: until when it is certainly held.
+//!
+//! The problem: a holder that was paused, or cut off, goes on believing in a lock that somebody else has by now. The
+//! mechanism: a deadline on a local clock that goes on while the machine sleeps, counted from before the request left that was
+//! answered with the grant, and shortened by what two clocks may drift apart. The server cannot have begun the lock's time
+//! earlier, so the server's ends later.
+//!
+//! Invariants: a holding that was lost stays lost; the deadline only moves on while it lies ahead.
+//!
+//! Not guaranteed: that the holder acts in time. Between a look at the clock and the write that follows, a process may be
+//! stopped for any time; only a fence that the resource checks helps then.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::fence::Fence;
+use super::locks::Locks;
+use crate::clock::Tick;
+use crate::error::{Error, ErrorKind};
+
+/// The longest sleep between two looks at the clock: timers stand still while the machine sleeps, and the clock does not.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// What is taken off a time to live, here and on no server: a hundredth, and two milliseconds. Quartz clocks differ by less
+/// than a thousandth, and the server counts whole milliseconds.
+pub(super) fn drift(ttl: Duration) -> Duration {
+    ttl / 100 + Duration::from_millis(2)
+}
+
+/// What is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Lock,
+    Permit,
+}
+
+/// Shared by a guard, its leases, and whoever renews it.
+pub(super) struct Holding {
+    pub(super) locks: Arc<Locks>,
+    pub(super) kind: Kind,
+    pub(super) name: String,
+    pub(super) token: u64,
+    pub(super) fence: Fence,
+    pub(super) granted: Tick,
+    /// `None` once it is lost or given back.
+    deadline: watch::Sender<Option<Tick>>,
+    /// The latest end that the server was ever asked for, whether it answered or not.
+    latest: Mutex<Tick>,
+}
+
+/// What was believed of a lock when its guard let go of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parting {
+    /// The server was not heard to say that it is lost.
+    pub(super) may_be_held: bool,
+    pub(super) was_valid: bool,
+}
+
+impl Holding {
+    /// Of a grant for `ttl`, asked for at `sent`.
+    pub(super) fn new(
+        locks: Arc<Locks>,
+        name: String,
+        token: u64,
+        fence: Fence,
+        sent: Tick,
+        ttl: Duration,
+    ) -> Self {
+        let deadline = sent.after(ttl.saturating_sub(drift(ttl)));
+        Self {
+            locks,
+            kind: Kind::Lock,
+            name,
+            token,
+            fence,
+            granted: sent,
+            deadline: watch::Sender::new(Some(deadline)),
+            latest: Mutex::new(sent.after(ttl)),
+        }
+    }
+
+    /// The same of a permit, which has no fence.
+    pub(super) fn of_permit(locks: Arc<Locks>, name: String, token: u64, sent: Tick, ttl: Duration) -> Self {
+        Self { kind: Kind::Permit, ..Self::new(locks, name, token, Fence::new(0), sent, ttl) }
+    }
+
+    pub(super) fn remaining(&self) -> Duration {
+        let deadline = *self.deadline.borrow();
+        deadline.map_or(Duration::ZERO, |deadline| deadline.since(self.locks.context.clock.now()))
+    }
+
+    pub(super) fn is_valid(&self) -> bool {
+        !self.remaining().is_zero()
+    }
+
+    /// Whether the server was not heard to say that it is lost, and it was not given back.
+    pub(super) fn may_be_held(&self) -> bool {
+        self.deadline.borrow().is_some()
+    }
+
+    /// The server is about to be asked, at `now`, to hold it for `ttl`. Whether that may still be sent: whoever lets go of it
+    /// after that knows of the later end.
+    pub(super) fn asks(&self, now: Tick, ttl: Duration) -> bool {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        *latest = now.after(ttl).max(*latest);
+        drop(latest);
+        self.may_be_held()
+    }
+
+    /// How long the server may hold it, by all that it was asked for.
+    pub(super) fn may_last(&self) -> Duration {
+        let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.since(self.locks.context.clock.now())
+    }
+
+    /// Believes in it no more, which comes before the server is told.
+    pub(super) fn part(&self) -> Parting {
+        let was_valid = self.is_valid();
+        Parting { was_valid, may_be_held: self.end() }
+    }
+
+    /// The server has said, to a request sent at `sent`, that it is held for `ttl`. What was lost meanwhile stays lost.
+    pub(super) fn renewed(&self, sent: Tick, ttl: Duration) -> bool {
+        let now = self.locks.context.clock.now();
+        let later = sent.after(ttl.saturating_sub(drift(ttl)));
+        let mut held = false;
+        self.deadline.send_if_modified(|deadline| match deadline {
+            Some(old) if *old > now => {
+                held = true;
+                // Two answers may arrive in either order: the later deadline is as true as the earlier.
+                let moves = later > *old;
+                *old = later.max(*old);
+                moves
+            }
+            _ => false,
+        });
+        held
+    }
+
+    /// It is held no more. True the first time.
+    pub(super) fn end(&self) -> bool {
+        self.deadline.send_replace(None).is_some()
+    }
+
+    /// Completes when it can no longer be believed.
+    pub(super) fn lost(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
+        let holding = self.clone();
+        async move {
+            let mut changes = holding.deadline.subscribe();
+            loop {
+                let left = holding.remaining();
+                if left.is_zero() {
+                    return;
+                }
+                // The sender is the holding's own, so it cannot have gone.
+                let _ = tokio::time::timeout(left.min(SLICE), changes.changed()).await;
+            }
+        }
+    }
+}
+
+pub(super) fn lost() -> Error {
+    Error::new(ErrorKind::LockLost, "the lock's time is over: somebody else may hold it")
+}

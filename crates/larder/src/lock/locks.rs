@@ -1,0 +1,109 @@
+//! What all locks of a `Larder` share: who waits, whose locks are renewed, what is on its way back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::keeping::Keeping;
+use super::meter::LockMeter;
+use super::waiting::Waiting;
+use crate::context::Context;
+use crate::error::Result;
+use crate::near::Changes;
+use crate::stats::LockStats;
+use crate::store::AnyStore;
+use crate::store::lock::LockStore;
+use crate::store::permit::PermitStore;
+use crate::tasks::Tasks;
+
+pub(crate) struct Locks {
+    pub(super) context: Arc<Context>,
+    pub(super) meter: LockMeter,
+    pub(super) waiting: Waiting,
+    pub(super) keeping: Keeping,
+    /// The heartbeat and the renewals.
+    pub(super) timers: Tasks,
+    /// Locks and attempts on their way back.
+    endings: Tasks,
+}
+
+/// What is to be ended in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Release,
+    /// An attempt, remembered for so long.
+    GiveUp(Duration),
+    /// A permit; where its attempt was given up, that is remembered for so long.
+    GivePermit(Option<Duration>),
+}
+
+impl Locks {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self {
+            context,
+            meter: LockMeter::new(),
+            waiting: Waiting::default(),
+            keeping: Keeping::default(),
+            timers: Tasks::default(),
+            endings: Tasks::default(),
+        }
+    }
+
+    pub(super) fn store(&self) -> Result<&AnyStore> {
+        self.context.coordination()
+    }
+
+    pub(super) fn changes(&self) -> &Arc<Changes> {
+        self.context.coordination_changes()
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.context.limits.response_timeout
+    }
+
+    pub(crate) fn stats(&self) -> LockStats {
+        self.meter.stats()
+    }
+
+    /// Frees a lock, or ends an attempt, without anybody waiting for it, and tries again until the lock's time is over anyway. What
+    /// is handed over before `close` is still sent.
+    pub(super) fn end_in_background(self: &Arc<Self>, name: String, token: u64, ttl: Duration, how: Ending) {
+        let locks = self.clone();
+        self.endings.spawn(async move {
+            let end = locks.context.clock.now().after(ttl);
+            let mut pause = Duration::from_millis(20);
+            loop {
+                let store = locks.context.coordination_even_closed();
+                let work = async {
+                    match how {
+                        Ending::Release => store.release(&name, token).await,
+                        Ending::GiveUp(remembered) => store.give_up(&name, token, remembered).await,
+                        Ending::GivePermit(remembered) => store.give_permit(&name, token, remembered).await,
+                    }
+                };
+                match tokio::time::timeout(locks.timeout(), work).await {
+                    Ok(Ok(_)) => return,
+                    Ok(Err(error))
+                        if !error.is_retryable() || locks.context.clock.now().after(pause) >= end =>
+                    {
+                        tracing::debug!(%error, "a lock could not be freed and ends with its time");
+                        return;
+                    }
+                    Err(_) if locks.context.clock.now() >= end => return,
+                    _ => {}
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+        });
+    }
+
+    /// Ends the renewals and the waiting, and lets what is on its way back come to its end.
+    pub(crate) async fn close(&self) {
+        self.timers.abort().await;
+        let began = tokio::time::Instant::now();
+        self.waiting.wake_all();
+        // Who waits learns that it is closed, and leaves its place. One that nobody polls is not waited for any longer.
+        let _ = tokio::time::timeout(self.timeout(), self.waiting.emptied()).await;
+        self.endings.finish(self.timeout().saturating_sub(began.elapsed())).await;
+    }
+}

@@ -1,0 +1,129 @@
+//! What locks count together. Their names, of which there may be any number, are no labels.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::stats::LockStats;
+use crate::telemetry::Instrument;
+
+pub(crate) struct LockMeter {
+    pub(super) acquire: Instrument,
+    pub(super) extend: Instrument,
+    pub(super) release: Instrument,
+    granted: AtomicU64,
+    waited: AtomicU64,
+    woken: AtomicU64,
+    beats: AtomicU64,
+    lost: AtomicU64,
+    #[cfg(feature = "metrics")]
+    facade: Facade,
+}
+
+#[cfg(feature = "metrics")]
+struct Facade {
+    wait: metrics::Histogram,
+    hold: metrics::Histogram,
+    handover: metrics::Histogram,
+    woken: metrics::Counter,
+    beats: metrics::Counter,
+    lost: metrics::Counter,
+}
+
+impl Default for LockMeter {
+    fn default() -> Self {
+        let instrument = |operation| Instrument::new("lock", "", operation);
+        Self {
+            acquire: instrument("acquire"),
+            extend: instrument("extend"),
+            release: instrument("release"),
+            granted: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
+            woken: AtomicU64::new(0),
+            beats: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            #[cfg(feature = "metrics")]
+            facade: Facade {
+                wait: metrics::histogram!("larder_lock_wait_seconds"),
+                hold: metrics::histogram!("larder_lock_hold_seconds"),
+                handover: metrics::histogram!("larder_lock_handover_seconds"),
+                woken: metrics::counter!("larder_lock_wakeups_total"),
+                beats: metrics::counter!("larder_lock_heartbeats_total"),
+                lost: metrics::counter!("larder_lock_lost_total"),
+            },
+        }
+    }
+}
+
+/// Tells the recorder the units and the meanings, as docs/observability.md lists them.
+#[cfg(feature = "metrics")]
+fn describe() {
+    use metrics::{Unit, describe_counter as counter, describe_histogram as histogram};
+    histogram!("larder_lock_wait_seconds", Unit::Seconds, "Standing in line, of attempts that got the lock");
+    histogram!("larder_lock_hold_seconds", Unit::Seconds, "From a grant to the guard's end");
+    histogram!("larder_lock_handover_seconds", Unit::Seconds, "From a wake-up to the grant");
+    counter!("larder_lock_wakeups_total", Unit::Count, "Waiting attempts that were woken, and asked");
+    counter!("larder_lock_heartbeats_total", Unit::Count, "Requests that keep the places of all that wait");
+    counter!("larder_lock_lost_total", Unit::Count, "Locks whose time was over before they were released");
+}
+
+impl LockMeter {
+    pub(super) fn new() -> Self {
+        #[cfg(feature = "metrics")]
+        describe();
+        Self::default()
+    }
+
+    pub(super) fn granted(&self) {
+        self.granted.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn waited(&self, span: Duration) {
+        self.waited.fetch_add(1, Relaxed);
+        #[cfg(feature = "metrics")]
+        self.facade.wait.record(span);
+        #[cfg(not(feature = "metrics"))]
+        let _ = span;
+    }
+
+    pub(super) fn handed_over(&self, span: Duration) {
+        #[cfg(feature = "metrics")]
+        self.facade.handover.record(span);
+        #[cfg(not(feature = "metrics"))]
+        let _ = span;
+    }
+
+    pub(super) fn held(&self, span: Duration) {
+        #[cfg(feature = "metrics")]
+        self.facade.hold.record(span);
+        #[cfg(not(feature = "metrics"))]
+        let _ = span;
+    }
+
+    pub(super) fn woken(&self) {
+        self.woken.fetch_add(1, Relaxed);
+        #[cfg(feature = "metrics")]
+        self.facade.woken.increment(1);
+    }
+
+    pub(super) fn beat(&self) {
+        self.beats.fetch_add(1, Relaxed);
+        #[cfg(feature = "metrics")]
+        self.facade.beats.increment(1);
+    }
+
+    pub(super) fn lost(&self) {
+        self.lost.fetch_add(1, Relaxed);
+        #[cfg(feature = "metrics")]
+        self.facade.lost.increment(1);
+    }
+
+    pub(super) fn stats(&self) -> LockStats {
+        LockStats {
+            granted: self.granted.load(Relaxed),
+            waited: self.waited.load(Relaxed),
+            wakeups: self.woken.load(Relaxed),
+            heartbeats: self.beats.load(Relaxed),
+            lost: self.lost.load(Relaxed),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The part of the seam that is about locks.
+//!
+//! A lock has a holder, a line of attempts that wait, and a last fence. An attempt is a random token, good for one
+//! [`acquire`](LockStore::acquire): it takes the lock or stands in line. Who frees the lock hands it to the first in line that
+//! was heard of lately, under a short claim, and the store tells the [`Listener`](super::Listener) of that one
+//! attempt's wake-up name. Being told is a hint: only [`confirm`](LockStore::confirm) makes a holder. A claim that nobody comes
+//! for runs out, and the next [`stand_by`](LockStore::stand_by) of anybody in line hands the lock on.
+
+use std::future::Future;
+use std::time::Duration;
+
+use super::AnyStore;
+use crate::error::Result;
+
+/// The spans of time of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// How long a lock that was handed over waits to be come for.
+    pub(crate) claim: Duration,
+    /// How long a waiting attempt counts as alive after it was heard of. It keeps its place for [`KEPT`](Self::KEPT) times that.
+    pub(crate) live: Duration,
+}
+
+impl Pace {
+    /// How often a process is heard of: fewer than five times a second.
+    pub(crate) const BEAT: Duration = Duration::from_millis(220);
+    /// Here and in line.lua.
+    pub(crate) const KEPT: u32 = 8;
+    /// How long it is remembered that an attempt was given up while its request was under way: longer than a connection
+    /// that does not answer is kept.
+    pub(crate) const REMEMBERED: Duration = Duration::from_secs(30);
+}
+
+impl Default for Pace {
+    /// A dead waiter at the head costs a claim and a beat: less than half a second.
+    fn default() -> Self {
+        Self { claim: Duration::from_millis(250), live: Duration::from_millis(660) }
+    }
+}
+
+/// Whether an attempt that does not get the lock waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queue {
+    StandInLine,
+    GoAway,
+}
+
+/// The answer to an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempted {
+    /// The lock is held, for the whole time asked for.
+    Granted { fence: u64 },
+    /// Others hold it, or wait for it.
+    Held,
+    /// It stands in line. `told` says whether its wake-up name is listened to.
+    Waiting { told: bool },
+    /// It does not stand in line: it was given up before, or its place was lost.
+    Gone,
+}
+
+/// What a waiting attempt is told when it is heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Waits,
+    /// It was given the lock, if only for a while: it should confirm.
+    Come,
+    /// It does not stand in line.
+    Gone,
+}
+
+/// A lock and a token: of its holder, or of an attempt that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) lock: String,
+    pub(crate) token: u64,
+}
+
+/// The name that is told of when the lock is handed to this attempt.
+pub(crate) fn wake_name(lock: &str, token: u64) -> String {
+    format!("{lock}:wake:{token:016x}")
+}
+
+/// What every store can do with locks. Each operation is atomic, and safe to drop at any point: the store may then still
+/// carry it out.
+pub(crate) trait LockStore: Send + Sync + 'static {
+    /// Takes a lock that nobody holds and nobody waits for; else stands in line, if told to. Once for each token.
+    fn acquire(
+        &self,
+        lock: &str,
+        token: u64,
+        ttl: Duration,
+        queue: Queue,
+    ) -> impl Future<Output = Result<Attempted>> + Send;
+
+    /// Takes a lock that was handed over, or that is free and this attempt's turn. May be sent again.
+    fn confirm(
+        &self,
+        lock: &str,
+        token: u64,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Attempted>> + Send;
+
+    /// Listens to the wake-up name anew; whether the attempt was given the lock meanwhile.
+    fn listen(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Keeps the places of waiting attempts, and hands on what is free; the answers in the order of `waiting`, which is
+    /// ordered by lock. `None` where its server did not answer within `patience`; an error where none did.
+    fn stand_by(
+        &self,
+        waiting: &[Ticket],
+        patience: Duration,
+    ) -> impl Future<Output = Result<Vec<Option<Turn>>>> + Send;
+
+    /// Ends an attempt, whatever has become of it, and remembers for `remembered` that it was given up.
+    fn give_up(
+        &self,
+        lock: &str,
+        token: u64,
+        remembered: Duration,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`. `None` where
+    /// its server did not answer within `patience`; an error where none did.
+    fn extend(
+        &self,
+        held: &[(Ticket, Duration)],
+        patience: Duration,
+    ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
+
+    /// Frees the lock, or hands it on; whether `token` still held it.
+    fn release(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
+}
+
+impl LockStore for AnyStore {
+    async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
+        on_either!(self.acquire(lock, token, ttl, queue))
+    }
+
+    async fn confirm(&self, lock: &str, token: u64, ttl: Duration) -> Result<Attempted> {
+        on_either!(self.confirm(lock, token, ttl))
+    }
+
+    async fn listen(&self, lock: &str, token: u64) -> Result<bool> {
+        on_either!(self.listen(lock, token))
+    }
+
+    async fn stand_by(&self, waiting: &[Ticket], patience: Duration) -> Result<Vec<Option<Turn>>> {
+        on_either!(self.stand_by(waiting, patience))
+    }
+
+    async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
+        on_either!(self.give_up(lock, token, remembered))
+    }
+
+    async fn extend(&self, held: &[(Ticket, Duration)], patience: Duration) -> Result<Vec<Option<bool>>> {
+        on_either!(self.extend(held, patience))
+    }
+
+    async fn release(&self, lock: &str, token: u64) -> Result<bool> {
+        on_either!(self.release(lock, token))
+    }
+}

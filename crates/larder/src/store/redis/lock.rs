@@ -1,0 +1,224 @@
+//! Locks on Redis: each operation is one script, and so one round trip; those about several locks are one for each slot.
+//!
+//! An attempt runs on the tracked connection, where the server notes which wake-up key it has read: so standing in line
+//! and listening are one command. Redis 6 notes all keys of a script, and would tell each waiting process of every change of
+//! the lock; there, and where tracking is refused, the attempt runs beside it and listens by a read of its own.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::Value;
+use tokio::time::timeout;
+
+use super::node::Replay;
+use super::script::Script;
+use super::{RedisStore, bytes, flag, get_command, millis, number, pair, script, unexpected, version_text};
+use crate::error::{Error, Result};
+use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, wake_name};
+
+/// Locks that one script renews or keeps places of: it must not keep the server for long.
+const MOST: usize = 512;
+
+struct Keys {
+    fence: String,
+    line: String,
+    seen: String,
+    wake: String,
+}
+
+impl Keys {
+    fn of(lock: &str, token: u64) -> Self {
+        let of = |what| format!("{lock}:{what}");
+        Self { fence: of("fence"), line: of("line"), seen: of("seen"), wake: wake_name(lock, token) }
+    }
+}
+
+impl RedisStore {
+    /// What each script of a line is told of its spans of time.
+    fn pace(&self) -> [String; 2] {
+        let Pace { claim, live } = self.pace;
+        [millis(claim), millis(live)]
+    }
+
+    /// Renews what was granted by a script that takes a key, a token and milliseconds for each.
+    pub(super) async fn renew_by(
+        &self,
+        script: &Script,
+        held: &[(Ticket, Duration)],
+        patience: Duration,
+    ) -> Result<Vec<Option<bool>>> {
+        let names: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
+        let groups = self.network.groups(&names);
+        let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
+        let answers = join_all(parts.iter().map(async |places| {
+            within(patience, async {
+                let held: Vec<_> = places.iter().filter_map(|place| held.get(*place)).collect();
+                let keys: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
+                let arguments: Vec<String> = held
+                    .iter()
+                    .flat_map(|(ticket, ttl)| [version_text(ticket.token), millis(*ttl)])
+                    .collect();
+                let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+                let name = keys.first().copied().unwrap_or_default();
+                let answer = self.network.run_script(name, script, &keys, &arguments, Replay::Safe).await?;
+                array(answer)?.iter().map(flag).collect::<Result<Vec<_>>>()
+            })
+            .await
+        }))
+        .await;
+        known(held.len(), &parts, answers)
+    }
+}
+
+/// What one part answers within `patience`: one that fails or hangs leaves the others their answers.
+async fn within<T>(patience: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(patience, asked).await.unwrap_or_else(|_| Err(Error::timed_out(patience)))
+}
+
+/// What was answered to each of `count`, by place; an error only where nothing was.
+fn known<T>(count: usize, parts: &[&[usize]], answers: Vec<Result<Vec<T>>>) -> Result<Vec<Option<T>>> {
+    let mut ordered: Vec<Option<T>> = std::iter::repeat_with(|| None).take(count).collect();
+    let (mut any, mut failure) = (false, None);
+    for (places, answers) in parts.iter().zip(answers) {
+        match answers {
+            Ok(answers) => {
+                any = true;
+                for (place, answer) in places.iter().zip(answers) {
+                    if let Some(slot) = ordered.get_mut(*place) {
+                        *slot = Some(answer);
+                    }
+                }
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    failure.filter(|_| !any).map_or(Ok(ordered), Err)
+}
+
+fn attempted(answer: Value, told: bool) -> Result<Attempted> {
+    match pair(answer)? {
+        (Value::Int(1), fence) => Ok(Attempted::Granted { fence: number(&fence)? }),
+        (Value::Int(0), _) => Ok(Attempted::Held),
+        (Value::Int(2), _) => Ok(Attempted::Waiting { told }),
+        (Value::Int(-1), _) => Ok(Attempted::Gone),
+        (other, _) => Err(unexpected(&other)),
+    }
+}
+
+fn array(answer: Value) -> Result<Vec<Value>> {
+    match answer {
+        Value::Array(values) => Ok(values),
+        other => Err(unexpected(&other)),
+    }
+}
+
+impl LockStore for RedisStore {
+    async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
+        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
+        let (token, ttl, remembered) = (version_text(token), millis(ttl), millis(Pace::REMEMBERED));
+        let kept = millis(2 * Pace::KEPT * self.pace.live);
+        let queue: &[u8] = if queue == Queue::StandInLine { b"1" } else { b"0" };
+        let names = [lock, &keys.fence, &keys.line, &keys.seen, &keys.wake];
+        let arguments = [
+            token.as_bytes(),
+            ttl.as_bytes(),
+            queue,
+            claim.as_bytes(),
+            live.as_bytes(),
+            remembered.as_bytes(),
+            kept.as_bytes(),
+        ];
+        let (answer, told) = self.network.run_script_told(lock, &script::ACQUIRE, &names, &arguments).await?;
+        attempted(answer, told)
+    }
+
+    async fn confirm(&self, lock: &str, token: u64, ttl: Duration) -> Result<Attempted> {
+        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
+        let (token, ttl) = (version_text(token), millis(ttl));
+        let names = [lock, &keys.fence, &keys.line, &keys.seen, &keys.wake];
+        let arguments = [token.as_bytes(), ttl.as_bytes(), claim.as_bytes(), live.as_bytes()];
+        let answer =
+            self.network.run_script(lock, &script::CONFIRM, &names, &arguments, Replay::Safe).await?;
+        attempted(answer, false)
+    }
+
+    async fn listen(&self, lock: &str, token: u64) -> Result<bool> {
+        let (answer, _) = self.network.run_tracked(lock, &get_command(&wake_name(lock, token))).await?;
+        Ok(bytes(answer)?.is_some())
+    }
+
+    async fn stand_by(&self, waiting: &[Ticket], patience: Duration) -> Result<Vec<Option<Turn>>> {
+        let [claim, live] = self.pace();
+        let names: Vec<&str> = waiting.iter().map(|ticket| ticket.lock.as_str()).collect();
+        let groups = self.network.groups(&names);
+        let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
+        let answers = join_all(parts.iter().map(async |places| {
+            within(patience, async {
+                let tickets: Vec<&Ticket> = places.iter().filter_map(|place| waiting.get(*place)).collect();
+                let (mut keys, mut arguments) = (Vec::new(), vec![claim.clone(), live.clone()]);
+                for of_lock in tickets.chunk_by(|a, b| a.lock == b.lock) {
+                    if let Some(Ticket { lock, token }) = of_lock.first() {
+                        let Keys { line, seen, .. } = Keys::of(lock, *token);
+                        keys.extend([lock.clone(), line, seen]);
+                    }
+                    arguments.push(of_lock.len().to_string());
+                    arguments.extend(of_lock.iter().map(|ticket| version_text(ticket.token)));
+                }
+                let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+                let name = keys.first().copied().unwrap_or_default();
+                let answer =
+                    self.network.run_script(name, &script::STAND_BY, &keys, &arguments, Replay::Safe).await?;
+                array(answer)?
+                    .iter()
+                    .map(|turn| match turn {
+                        Value::Int(0) => Ok(Turn::Waits),
+                        Value::Int(1) => Ok(Turn::Come),
+                        Value::Int(2) => Ok(Turn::Gone),
+                        other => Err(unexpected(other)),
+                    })
+                    .collect::<Result<Vec<_>>>()
+            })
+            .await
+        }))
+        .await;
+        known(waiting.len(), &parts, answers)
+    }
+
+    async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
+        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
+        let (token, remembered) = (version_text(token), millis(remembered));
+        let names = [lock, &keys.line, &keys.seen, &keys.wake];
+        let arguments = [token.as_bytes(), claim.as_bytes(), live.as_bytes(), remembered.as_bytes()];
+        flag(&self.network.run_script(lock, &script::GIVE_UP, &names, &arguments, Replay::Safe).await?)
+    }
+
+    async fn extend(&self, held: &[(Ticket, Duration)], patience: Duration) -> Result<Vec<Option<bool>>> {
+        self.renew_by(&script::EXTEND, held, patience).await
+    }
+
+    async fn release(&self, lock: &str, token: u64) -> Result<bool> {
+        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
+        let token = version_text(token);
+        let names = [lock, &keys.line, &keys.seen];
+        let arguments = [token.as_bytes(), claim.as_bytes(), live.as_bytes()];
+        flag(&self.network.run_script(lock, &script::RELEASE, &names, &arguments, Replay::Never).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn a_part_that_fails_leaves_the_others_their_answers() {
+        let down = || Err(Error::timed_out(Duration::from_secs(1)));
+        let parts: [&[usize]; 2] = [&[0, 2], &[1]];
+        assert_eq!(known(3, &parts, vec![Ok(vec![7, 9]), down()]).unwrap(), [Some(7), None, Some(9)]);
+        assert_eq!(known(3, &parts, vec![Ok(vec![7, 9]), Ok(vec![8])]).unwrap(), [Some(7), Some(8), Some(9)]);
+        assert_eq!(known::<u8>(3, &parts, vec![down(), down()]).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(known::<u8>(0, &[], Vec::new()).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,289 @@
+//! Waiting for locks: order, cost, and what is left behind.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use larder::{ErrorKind, Larder, Release};
+use larder_testkit::Server;
+use larder_testkit::{Direction, Proxy};
+use support::{each_pair, each_store, namespace, until};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+const TTL: Duration = Duration::from_secs(20);
+
+/// How many stand in a lock's line on a server.
+fn waiting(server: &Server, lock: &str) -> u64 {
+    server.query(&["ZCARD", &format!("~lock.1:{{{lock}}}:line")])
+}
+
+async fn own(server: &Server, namespace: &str) -> Larder {
+    support::connect_as(&server.url(), namespace).await
+}
+
+/// Starts to wait, and returns once it stands in line.
+async fn stand(server: &Server, larder: &Larder, lock: &str, namespace: &str) -> JoinHandle<larder::Guard> {
+    let name = format!("{namespace}/{lock}");
+    let before = waiting(server, &name);
+    let waiter = larder.lock(lock).ttl(TTL);
+    let waiter = tokio::spawn(async move { waiter.acquire().await.unwrap() });
+    until("it stands in line", async || waiting(server, &name) > before).await;
+    waiter
+}
+
+#[tokio::test]
+async fn sixty_four_waiters_are_served_in_the_order_in_which_they_came() {
+    let server = Server::start();
+    let space = namespace();
+    let (here, there) = (own(&server, &space).await, own(&server, &space).await);
+    let first = here.lock("gate").ttl(TTL).acquire().await.unwrap();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut waiters = Vec::new();
+    for number in 0..64 {
+        let larder = if number % 3 == 0 { &here } else { &there };
+        let waiter = stand(&server, larder, "gate", &space).await;
+        let tell = tell.clone();
+        waiters.push(tokio::spawn(async move {
+            let guard = waiter.await.unwrap();
+            tell.send((number, guard.fence())).unwrap();
+            assert_eq!(guard.release().await.unwrap(), Release::Released);
+        }));
+    }
+    first.release().await.unwrap();
+    let mut last = None;
+    for expected in 0..64 {
+        let (number, fence) = told.recv().await.unwrap();
+        assert_eq!(number, expected, "an inversion");
+        assert!(Some(fence) > last);
+        last = Some(fence);
+    }
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
+    // The lock, its line and its bells are gone; the fence is remembered for a minute.
+    let left: Vec<String> = server.query(&["KEYS", "~lock*"]);
+    assert_eq!(left, [format!("~lock.1:{{{space}/gate}}:fence")]);
+    assert!(server.query::<i64>(&["PTTL", &left[0]]) > 0);
+}
+
+#[tokio::test]
+async fn taking_freeing_standing_in_line_and_handing_over_are_one_command_each() {
+    let server = Server::start();
+    let (here, there) = (own(&server, "s").await, own(&server, "s").await);
+    // Every script is known by now, and no first use is counted.
+    for _ in 0..2 {
+        let guard = here.lock("warm").ttl(TTL).acquire().await.unwrap();
+        let waiter = stand(&server, &there, "warm", "s").await;
+        guard.release().await.unwrap();
+        waiter.await.unwrap().release().await.unwrap();
+    }
+    let beats = || here.stats().locks.heartbeats + there.stats().locks.heartbeats;
+    let scripts = || server.calls("evalsha") + server.calls("eval");
+
+    let (before, beaten) = (scripts(), beats());
+    let guard = here.lock("a").ttl(TTL).acquire().await.unwrap();
+    assert_eq!(scripts() - before, 1, "taking");
+    assert!(there.lock("a").try_acquire().await.unwrap().is_none());
+    assert_eq!(scripts() - before, 2, "asking");
+    let waiter = stand(&server, &there, "a", "s").await;
+    let asked = scripts() - before - (beats() - beaten);
+    assert!((2..=3).contains(&asked), "standing in line: {asked}");
+
+    let others: Vec<_> = {
+        let mut others = Vec::new();
+        for _ in 0..3 {
+            let larder = own(&server, "s").await;
+            let waiter = stand(&server, &larder, "a", "s").await;
+            others.push((larder, waiter));
+        }
+        others
+    };
+    let woken = || others.iter().map(|(larder, _)| larder.stats().locks.wakeups).sum::<u64>();
+    let all_beats =
+        || beats() + others.iter().map(|(larder, _)| larder.stats().locks.heartbeats).sum::<u64>();
+    // Heartbeats come in between: they are told apart by their own count, read after the commands and before.
+    let (woken_before, there_before) = (woken(), there.stats().locks.wakeups);
+    let (before, beaten) = (scripts(), all_beats());
+    guard.release().await.unwrap();
+    let second = waiter.await.unwrap();
+    let (spent, beaten) = (scripts() - before, all_beats() - beaten);
+    assert!(spent >= 2 && spent <= 2 + beaten, "a handover: {spent} scripts, {beaten} of them heartbeats");
+    assert_eq!(there.stats().locks.wakeups - there_before, 1);
+    assert_eq!(woken() - woken_before, 0, "somebody else was woken");
+    second.release().await.unwrap();
+    for (larder, waiter) in others {
+        waiter.await.unwrap().release().await.unwrap();
+        drop(larder);
+    }
+}
+
+#[tokio::test]
+async fn all_that_wait_in_a_process_are_kept_by_at_most_five_requests_a_second() {
+    let server = Server::start();
+    let larder = own(&server, "s").await;
+    let mut held = Vec::new();
+    let mut waiters = Vec::new();
+    for number in 0..20 {
+        let name = format!("lock-{number}");
+        held.push(larder.lock(&name).ttl(TTL).acquire().await.unwrap());
+        waiters.push(stand(&server, &larder, &name, "s").await);
+    }
+    let (began, before) = (Instant::now(), larder.stats().locks.heartbeats);
+    until("some heartbeats", async || larder.stats().locks.heartbeats >= before + 8).await;
+    // The first of them may have come at once.
+    let beats = larder.stats().locks.heartbeats - before - 1;
+    let rate = beats as f64 / began.elapsed().as_secs_f64();
+    assert!(rate <= 5.0, "{rate} a second");
+    for guard in held {
+        guard.release().await.unwrap();
+    }
+    for waiter in waiters {
+        waiter.await.unwrap().release().await.unwrap();
+    }
+    // Nobody waits: the heartbeat ends.
+    let ended = larder.stats().locks.heartbeats;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(larder.stats().locks.heartbeats <= ended + 1);
+}
+
+#[tokio::test]
+async fn dead_heads_cost_the_line_at_most_half_a_second_each() {
+    let server = Server::builder().tcp().start();
+    let space = namespace();
+    let holder = own(&server, &space).await;
+    let guard = holder.lock("gate").ttl(TTL).acquire().await.unwrap();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let dead = support::connect_as(&proxy.url(), &space).await;
+    let ghost = stand(&server, &dead, "gate", &space).await;
+    let second = stand(&server, &holder, "gate", &space).await;
+    // Half open: it can neither come nor say that it goes.
+    proxy.silence(Direction::Both);
+    let released = Instant::now();
+    guard.release().await.unwrap();
+    let guard = second.await.unwrap();
+    let took = released.elapsed();
+    // A claim and a beat are 470 ms. The bar is 900 ms, for a machine that is busy.
+    assert!(took < Duration::from_millis(900), "{took:?}");
+    guard.release().await.unwrap();
+    ghost.abort();
+}
+
+#[tokio::test]
+async fn a_lost_wake_up_costs_a_look_and_not_a_stall() {
+    let server = Server::builder().tcp().start();
+    let space = namespace();
+    let holder = own(&server, &space).await;
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let larder = support::connect_as(&proxy.url(), &space).await;
+    let guard = holder.lock("gate").ttl(TTL).acquire().await.unwrap();
+    let waiter = stand(&server, &larder, "gate", &space).await;
+    proxy.only_tracked().swallow(Direction::ToClient);
+    let released = Instant::now();
+    guard.release().await.unwrap();
+    let guard = waiter.await.unwrap();
+    assert!(released.elapsed() < Duration::from_secs(2), "{:?}", released.elapsed());
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wake_up_that_comes_late_does_not_lengthen_what_is_believed() {
+    let server = Server::builder().tcp().start();
+    let space = namespace();
+    let holder = own(&server, &space).await;
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let larder = support::connect_as(&proxy.url(), &space).await;
+    let guard = holder.lock("gate").ttl(TTL).acquire().await.unwrap();
+    let short = larder.lock("gate").ttl(Duration::from_millis(400));
+    let waiter = tokio::spawn(async move { short.acquire().await.unwrap() });
+    until("it stands in line", async || waiting(&server, &format!("{space}/gate")) == 1).await;
+    proxy.only_tracked().delay(Direction::ToClient, Duration::from_millis(150));
+    guard.release().await.unwrap();
+    let guard = waiter.await.unwrap();
+    let left: i64 = server.query(&["PTTL", &format!("~lock.1:{{{space}/gate}}")]);
+    assert!(guard.remaining() <= Duration::from_millis(u64::try_from(left).unwrap()));
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_holder_that_died_is_followed_by_the_next_in_line_when_its_time_is_over() {
+    for (store, here, there) in each_pair().await {
+        let short = Duration::from_millis(300);
+        std::mem::forget(here.lock("gate").ttl(short).acquire().await.unwrap());
+        let began = Instant::now();
+        let guard = there.lock("gate").ttl(TTL).acquire().await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5), "{store}");
+        guard.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_waits_too_long_or_goes_away_leaves_the_line_to_others() {
+    for (store, larder) in each_store().await {
+        let lock = larder.lock("gate").ttl(TTL);
+        let guard = lock.acquire().await.unwrap();
+        let late = lock.acquire_within(Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}");
+        let waiter = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.acquire().await }
+        });
+        tokio::task::yield_now().await;
+        waiter.abort();
+        let _ = waiter.await;
+        let next = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.acquire().await.unwrap() }
+        });
+        tokio::task::yield_now().await;
+        guard.release().await.unwrap();
+        let guard = tokio::time::timeout(Duration::from_secs(5), next).await.expect(store).unwrap();
+        guard.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn cancelled_attempts_leave_no_lock_and_no_place_behind() {
+    let server = Server::start();
+    let larder = own(&server, "s").await;
+    let attempts = std::env::var("LARDER_TEST_CANCELS").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000u64);
+    let lock = Arc::new(larder.lock("gate").ttl(Duration::from_secs(3600)));
+    for attempt in 0..attempts {
+        let patience = Duration::from_micros(attempt % 40 * 20);
+        if attempt % 2 == 0 {
+            let _ = tokio::time::timeout(patience, lock.acquire()).await;
+        } else {
+            let (one, other) = (lock.clone(), lock.clone());
+            let both = async { tokio::join!(one.acquire(), other.acquire()) };
+            let _ = tokio::time::timeout(patience, both).await;
+        }
+    }
+    let guard =
+        lock.acquire_within(Duration::from_secs(10)).await.expect("a cancelled attempt holds the lock");
+    until("nobody stands in line", async || waiting(&server, "s/gate") == 0).await;
+    guard.release().await.unwrap();
+    until("what is left is remembered for a while only", async || {
+        let left: Vec<String> = server.query(&["KEYS", "~lock*"]);
+        left.iter().all(|name| name.ends_with(":fence") || name.contains(":wake:"))
+    })
+    .await;
+    let left: Vec<String> = server.query(&["KEYS", "~lock*"]);
+    assert!(left.iter().all(|name| server.query::<i64>(&["PTTL", name]) != -1), "a key without an end");
+}
+
+#[tokio::test]
+async fn a_server_that_forgot_everything_has_its_waiters_stand_in_line_anew() {
+    let server = Server::start();
+    let space = namespace();
+    let larder = own(&server, &space).await;
+    let guard = larder.lock("gate").ttl(TTL).acquire().await.unwrap();
+    let waiter = stand(&server, &larder, "gate", &space).await;
+    server.command(&["FLUSHALL"]);
+    server.command(&["SCRIPT", "FLUSH"]);
+    let second = tokio::time::timeout(Duration::from_secs(5), waiter).await.expect("a stall").unwrap();
+    assert!(second.fence() > guard.fence());
+    assert_eq!(guard.release().await.unwrap(), Release::AlreadyLost);
+    second.release().await.unwrap();
+}
