@@ -174,7 +174,8 @@ async fn a_server_out_of_memory() {
     let larder = Larder::connect(&server.url()).await.unwrap();
     let error = users(&larder).set("a", &user("Ann")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error:?}");
-    let error = larder.lock("a").try_acquire().await.unwrap_err();
+    let limiter = larder.rate_limiter("a", larder::Quota::per_hour(10)).unwrap();
+    let error = limiter.check("a").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory, "in a script: {error:?}");
     assert_eq!(users(&larder).get("a").await.unwrap(), None);
 }

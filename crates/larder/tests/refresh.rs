@@ -47,7 +47,8 @@ async fn a_stale_value_is_nothing_to_get_and_get_or_load_loads() {
         assert_eq!((entry.source(), entry.value()), (Source::Stale, &user("stale")), "{store}");
         assert!(entry.age().unwrap() < LIMIT, "{store}");
         assert!(
-            matches!(users.ttl("a").await.unwrap(), Some(Expiry::After(left)) if left <= HOUR),
+            // The server's time is an estimate, which may be some milliseconds ahead.
+            matches!(users.ttl("a").await.unwrap(), Some(Expiry::After(left)) if left <= HOUR + Duration::from_secs(1)),
             "{store}"
         );
 
