@@ -187,7 +187,8 @@ impl Lock {
     /// # use std::time::Duration;
     /// # async fn run() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
-    /// let lines = larder.lock("reports").run(|lease| async move {
+    /// let reports = larder.lock("reports");
+    /// let lines = reports.run(|lease| async move {
     ///     println!("writing with fence {}", lease.fence());
     ///     42
     /// });
