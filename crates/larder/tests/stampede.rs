@@ -115,7 +115,8 @@ fn be_a_crowd() {
         let fails = var("FAILS") == "yes";
         // Connections are warm, as in a program that runs.
         assert_eq!(users.get("cold").await.unwrap(), None);
-        let before = larder.stats().caches["user"].misses;
+        let asked = || larder.stats().caches["user"].hits + larder.stats().caches["user"].misses;
+        let before = asked();
         worker::send_line("ready");
         tokio::task::spawn_blocking(worker::read_line).await.unwrap();
 
@@ -135,7 +136,8 @@ fn be_a_crowd() {
                 })
             })
             .collect();
-        until("all tasks have missed", async || larder.stats().caches["user"].misses == before + TASKS).await;
+        // A task that is late on a busy machine may find the value.
+        until("all tasks have asked", async || asked() >= before + TASKS).await;
         worker::send_line("waits");
         let mut done = Done::default();
         for task in tasks {
@@ -262,11 +264,13 @@ fn a_loading_process_that_was_stopped_does_not_store_over_the_next_ones_value() 
     }
     let test = "a_loading_process_that_was_stopped_does_not_store_over_the_next_ones_value";
     let namespace = namespace();
-    let loads = Loads::of(Duration::from_millis(300));
-    let mut crowds = Crowd::all(test, &server().url(), &namespace, &[loads; 2]);
+    // The first process's load goes on until all its tasks wait for it, however busy the machine.
+    let loads = [Duration::from_secs(2), Duration::from_millis(300)].map(Loads::of);
+    let mut crowds = Crowd::all(test, &server().url(), &namespace, &loads);
     let name = format!("{namespace}/user:cold");
     crowds[0].go();
     crowds[0].hear("loads");
+    crowds[0].hear("waits");
     crowds[0].worker.stop();
     crowds[1].go();
     let next = crowds[1].done();
