@@ -8,11 +8,11 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::error::{Error, Result};
 use crate::telemetry::Instrument;
@@ -56,8 +56,8 @@ pin_project! {
         timed: Timed,
         // What a timeout is reported as.
         late: fn(Duration) -> Error,
-        #[pin]
-        timer: Option<tokio::time::Sleep>,
+        // Boxed, so that what is answered at once need not carry it about.
+        timer: Option<Pin<Box<Sleep>>>,
     }
 }
 
@@ -114,25 +114,25 @@ where
         let result = match polled {
             Poll::Ready(result) => result,
             Poll::Pending => {
-                if this.timer.is_none() {
-                    let deadline = started.checked_add(*this.timeout);
-                    this.timer.set(Some(match deadline {
-                        Some(deadline) => tokio::time::sleep_until(deadline),
-                        None => tokio::time::sleep(Duration::MAX),
-                    }));
-                }
-                match this.timer.as_pin_mut().map(|timer| timer.poll(cx)) {
-                    Some(Poll::Ready(())) => match last_poll(this.work, cx) {
-                        Poll::Ready(result) => result,
-                        Poll::Pending => Err((this.late)(*this.timeout)),
-                    },
-                    _ => return Poll::Pending,
+                let timer = this.timer.get_or_insert_with(|| timer(started, *this.timeout));
+                ready!(timer.as_mut().poll(cx));
+                match last_poll(this.work, cx) {
+                    Poll::Ready(result) => result,
+                    Poll::Pending => Err((this.late)(*this.timeout)),
                 }
             }
         };
         this.instrument.finished(started.elapsed(), result.as_ref().err());
         Poll::Ready(result)
     }
+}
+
+/// Completes when `timeout` is over since `started`.
+pub(crate) fn timer(started: Instant, timeout: Duration) -> Pin<Box<Sleep>> {
+    Box::pin(match started.checked_add(timeout) {
+        Some(deadline) => tokio::time::sleep_until(deadline),
+        None => tokio::time::sleep(Duration::MAX),
+    })
 }
 
 thread_local! {

@@ -66,13 +66,16 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// Refuses a name that is longer than names may be.
+    #[inline]
     pub(crate) fn check_key(&self, name: &str) -> Result<()> {
-        let (taken, most) = (name.len(), self.max_key_bytes);
-        if taken > most {
-            let message = format!("the key takes {taken} bytes, more than max_key_bytes ({most})");
-            return Err(Error::new(ErrorKind::KeyTooLong, message));
-        }
-        Ok(())
+        if name.len() > self.max_key_bytes { Err(self.key_too_long(name.len())) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn key_too_long(&self, taken: usize) -> Error {
+        let most = self.max_key_bytes;
+        let message = format!("the key takes {taken} bytes, more than max_key_bytes ({most})");
+        Error::new(ErrorKind::KeyTooLong, message)
     }
 }
 
@@ -136,6 +139,7 @@ impl Context {
     }
 
     /// The store, unless the `Larder` was closed.
+    #[inline]
     pub(crate) fn store(&self) -> Result<&AnyStore> {
         if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(&self.store) }
     }

@@ -67,12 +67,17 @@ impl KeyText<'_> {
     }
 
     /// Adds text.
+    #[inline]
     pub fn push(&mut self, text: &str) {
         // Most keys are digits and letters: a look at the bytes is quicker than one at the characters.
         if text.bytes().all(is_plain) {
             self.out.push_str(text);
-            return;
+        } else {
+            self.push_escaped(text);
         }
+    }
+
+    fn push_escaped(&mut self, text: &str) {
         let mut rest = text;
         while let Some(at) = rest.find(|c: char| self.must_escape(c)) {
             let (plain, tail) = rest.split_at(at);
@@ -149,12 +154,14 @@ impl<T: fmt::Display> CacheKey for Displayed<T> {
 }
 
 impl CacheKey for str {
+    #[inline]
     fn write(&self, text: &mut KeyText<'_>) {
         text.push(self);
     }
 }
 
 impl CacheKey for String {
+    #[inline]
     fn write(&self, text: &mut KeyText<'_>) {
         text.push(self);
     }

@@ -19,24 +19,35 @@ pub(crate) enum Name {
 }
 
 impl Name {
+    #[inline]
     pub(crate) fn new() -> Self {
         Self::Short(ArrayString::new())
     }
 
+    #[inline]
     pub(crate) fn push_str(&mut self, text: &str) {
+        if let Self::Short(short) = self
+            && short.try_push_str(text).is_ok()
+        {
+            return;
+        }
+        self.push_long(text);
+    }
+
+    #[cold]
+    fn push_long(&mut self, text: &str) {
         match self {
             Self::Short(short) => {
-                if short.try_push_str(text).is_err() {
-                    let mut long = String::with_capacity(2 * SHORT + text.len());
-                    long.push_str(short);
-                    long.push_str(text);
-                    *self = Self::Long(long);
-                }
+                let mut long = String::with_capacity(2 * SHORT + text.len());
+                long.push_str(short);
+                long.push_str(text);
+                *self = Self::Long(long);
             }
             Self::Long(long) => long.push_str(text),
         }
     }
 
+    #[inline]
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Short(short) => short,
@@ -48,6 +59,7 @@ impl Name {
 impl Deref for Name {
     type Target = str;
 
+    #[inline]
     fn deref(&self) -> &str {
         self.as_str()
     }

@@ -12,6 +12,7 @@ use super::flight::Flights;
 use super::{Cache, NearTier, Policy, Shared, WhenAbandoned};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::name::Name;
 use crate::near::{Near, Tier};
 use crate::store::Expiry;
 use crate::telemetry::CacheMeter;
@@ -229,7 +230,7 @@ where
         }
         let encoder = Encoder::new(self.format, self.compress_above, self.context.limits.max_value_bytes);
         let policy = Policy {
-            prefix,
+            prefix: Name::from(&*prefix),
             expiry: self.expiry,
             jitter: self.jitter,
             stale_for: self.stale_for,

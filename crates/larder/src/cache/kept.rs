@@ -63,7 +63,7 @@ impl<V> Entry<V> {
 
 /// A value that was found, with what its envelope said.
 #[derive(Clone)]
-pub struct Kept<V> {
+pub(super) struct Kept<V> {
     pub(super) value: V,
     pub(super) source: Source,
     /// 0 for bare JSON.
@@ -122,7 +122,7 @@ impl<V> NearCopy<V> {
 }
 
 /// What a look at the store found.
-pub enum Found<V> {
+pub(super) enum Found<V> {
     /// A value that counts.
     Fresh(Kept<V>),
     /// Past its time, and still there.

@@ -14,16 +14,17 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::caller::Caller;
 use super::fill::Reason;
 use super::flight::Tags;
-use super::kept::{Entry, Found, Kept, Source};
+use super::kept::{Entry, Found, Kept, NearCopy};
 use super::load_error::LoadError;
 use super::loader::{Loader, erased};
 use super::loading::Loading;
 use super::{Cache, tag};
+use crate::call::timer;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
@@ -71,7 +72,7 @@ where
         &self,
         key: impl CacheKey,
         loader: F,
-    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send, impl Future<Output = Result<Found<V>>> + Send>
+    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send>
     where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -97,7 +98,7 @@ where
         &self,
         key: impl CacheKey,
         loader: F,
-    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send, impl Future<Output = Result<Found<V>>> + Send>
+    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send>
     where
         F: FnOnce(Loading<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -140,14 +141,7 @@ where
         &self,
         key: impl CacheKey,
         loader: F,
-    ) -> Load<
-        '_,
-        V,
-        Option<V>,
-        E,
-        impl FnOnce() -> Loader<V> + Send,
-        impl Future<Output = Result<Found<V>>> + Send,
-    >
+    ) -> Load<'_, V, Option<V>, E, impl FnOnce() -> Loader<V> + Send>
     where
         F: FnOnce(Loading<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
@@ -177,7 +171,7 @@ where
         &self,
         key: impl CacheKey,
         loader: F,
-    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send, impl Future<Output = Result<Found<V>>> + Send>
+    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send>
     where
         F: FnOnce(Loading<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -187,35 +181,16 @@ where
         self.load(key, start, Kind { optional: false, open_tags: true, reason: Reason::Forced })
     }
 
-    fn load<T, E, S>(
-        &self,
-        key: impl CacheKey,
-        start: S,
-        kind: Kind,
-    ) -> Load<'_, V, T, E, S, impl Future<Output = Result<Found<V>>> + Send>
+    fn load<T, E, S>(&self, key: impl CacheKey, start: S, kind: Kind) -> Load<'_, V, T, E, S>
     where
         S: FnOnce() -> Loader<V> + Send,
     {
         let entry = self.entry(key);
-        let lookup = {
-            let entry = entry.clone();
-            async move {
-                let entry = entry?;
-                match kind.reason {
-                    // Boxed, as in `get`.
-                    Reason::Forced => Box::pin(self.bounded(self.look_at_store(&entry))).await,
-                    Reason::Missing | Reason::Early => match self.look_near(&entry)? {
-                        Some(copy) => Ok(Found::Fresh(copy.kept())),
-                        None => Box::pin(self.bounded(self.look_past_near(&entry))).await,
-                    },
-                }
-            }
-        };
         Load {
             cache: self,
             request: Some(Request { entry, start, kind, expiry: None, tags: Vec::new() }),
             timeout: None,
-            lookup,
+            lookup: None,
             slow: None,
             started: None,
             timer: None,
@@ -223,8 +198,20 @@ where
         }
     }
 
+    /// What the store has, for a load that no near copy answers.
+    fn look_past(&self, entry: Result<Name>, reason: Reason) -> Lookup<'_, V> {
+        Box::pin(async move {
+            let entry = entry?;
+            match reason {
+                Reason::Forced => self.bounded(self.look_at_store(&entry)).await,
+                Reason::Missing | Reason::Early => self.bounded(self.look_past_near(&entry)).await,
+            }
+        })
+    }
+
     /// Whether a value is to be loaded anew before its time is over. XFetch: a load that took `cost` is begun when
     /// `cost · beta · −ln(random)` reaches past the end.
+    #[inline]
     pub(super) fn is_due_early(&self, kept: &Kept<V>) -> bool {
         if self.policy.early == 0.0 || kept.fresh_until == 0 {
             return false;
@@ -247,6 +234,29 @@ pub(super) struct Kind {
     pub(super) reason: Reason,
 }
 
+impl Kind {
+    /// The near copy, where that may answer.
+    #[inline]
+    fn look_near<V>(self, cache: &Cache<V>, entry: &str) -> Result<Option<Kept<V>>>
+    where
+        V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        match self.reason {
+            Reason::Forced => Ok(None),
+            Reason::Missing | Reason::Early => Ok(cache.look_near(entry)?.map(NearCopy::kept)),
+        }
+    }
+
+    /// Whether a fresh value is all that is wanted.
+    #[inline]
+    fn is_settled_by<V>(self, cache: &Cache<V>, kept: &Kept<V>) -> bool
+    where
+        V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        self.reason == Reason::Missing && !cache.is_due_early(kept)
+    }
+}
+
 struct Request<S> {
     entry: Result<Name>,
     start: S,
@@ -255,6 +265,8 @@ struct Request<S> {
     tags: Vec<String>,
 }
 
+type Lookup<'a, V> = Pin<Box<dyn Future<Output = Result<Found<V>>> + Send + 'a>>;
+
 type Slow<'a, V, E> = Pin<Box<dyn Future<Output = Result<Option<Kept<V>>, LoadError<E>>> + Send + 'a>>;
 
 pin_project! {
@@ -262,22 +274,21 @@ pin_project! {
     ///
     /// It borrows the cache. Its type cannot be named: a struct keeps it as `Pin<Box<dyn Future<Output = _> + Send + '_>>`.
     #[must_use = "nothing is loaded before this is awaited"]
-    pub struct Load<'a, V, T, E, S, L> {
+    pub struct Load<'a, V, T, E, S> {
         cache: &'a Cache<V>,
         request: Option<Request<S>>,
         timeout: Option<Duration>,
-        #[pin]
-        lookup: L,
+        lookup: Option<Lookup<'a, V>>,
         // Whatever is not a hit: waiting and loading.
         slow: Option<Slow<'a, V, E>>,
         started: Option<Instant>,
-        #[pin]
-        timer: Option<tokio::time::Sleep>,
+        // Boxed, for few calls have one.
+        timer: Option<Pin<Box<Sleep>>>,
         shape: PhantomData<fn() -> T>,
     }
 }
 
-impl<'a, V, T, E, S, L> Load<'a, V, T, E, S, L> {
+impl<'a, V, T, E, S> Load<'a, V, T, E, S> {
     fn with(mut self, set: impl FnOnce(&mut Request<S>)) -> Self {
         if let Some(request) = &mut self.request {
             set(request);
@@ -311,38 +322,53 @@ impl<'a, V, T, E, S, L> Load<'a, V, T, E, S, L> {
     }
 }
 
-impl<'a, V, E, S, L> Load<'a, V, V, E, S, L> {
+impl<'a, V, E, S> Load<'a, V, V, E, S> {
     /// The value with what is known of it: where it came from, how old it is.
-    pub fn entry(self) -> LoadEntry<'a, V, E, S, L> {
+    pub fn entry(self) -> LoadEntry<'a, V, E, S> {
         LoadEntry { load: self }
     }
 }
 
-impl<'a, V, T, E, S, L> Load<'a, V, T, E, S, L>
+impl<'a, V, T, E, S> Load<'a, V, T, E, S>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     E: Send + Sync + 'static,
     S: FnOnce() -> Loader<V> + Send,
-    L: Future<Output = Result<Found<V>>>,
 {
     fn poll_kept(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Option<Kept<V>>, LoadError<E>>> {
-        let mut this = self.project();
+        let this = self.project();
+        let cache = *this.cache;
         let polled = if let Some(slow) = this.slow {
             slow.as_mut().poll(cx)
         } else {
-            match this.lookup.poll(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(found) => match this.request.take() {
-                    None => Poll::Ready(Err(Error::closed().into())),
-                    Some(request) => match settled(this.cache, request.kind, found) {
-                        // Too quick to be timed.
-                        Ok(kept) if kept.source == Source::Near => {
-                            this.cache.shared.meter.near_hit();
+            let found = match (&mut *this.lookup, &*this.request) {
+                (Some(lookup), _) => lookup.as_mut().poll(cx),
+                (None, Some(Request { entry, kind, .. })) => {
+                    match entry.as_ref().map(|entry| kind.look_near(cache, entry)) {
+                        Ok(Ok(Some(kept))) if kind.is_settled_by(cache, &kept) => {
+                            cache.shared.meter.near_hit();
+                            // Too quick to be timed.
                             return Poll::Ready(Ok(Some(kept)));
                         }
-                        Ok(kept) => Poll::Ready(Ok(Some(kept))),
-                        Err(found) => this.slow.insert(run(this.cache, request, found)).as_mut().poll(cx),
-                    },
+                        Ok(Ok(Some(kept))) => Poll::Ready(Ok(Found::Fresh(kept))),
+                        _ => {
+                            let lookup = cache.look_past(entry.clone(), kind.reason);
+                            this.lookup.insert(lookup).as_mut().poll(cx)
+                        }
+                    }
+                }
+                (None, None) => Poll::Ready(Err(Error::closed())),
+            };
+            match (found, &*this.request) {
+                (Poll::Pending, _) => Poll::Pending,
+                (Poll::Ready(Ok(Found::Fresh(kept))), Some(request))
+                    if request.kind.is_settled_by(cache, &kept) =>
+                {
+                    Poll::Ready(Ok(Some(kept)))
+                }
+                (Poll::Ready(found), _) => match this.request.take() {
+                    Some(request) => this.slow.insert(run(cache, request, found)).as_mut().poll(cx),
+                    None => Poll::Ready(Err(Error::closed().into())),
                 },
             }
         };
@@ -351,13 +377,8 @@ where
             (Poll::Ready(result), _) => result,
             (Poll::Pending, None) => return Poll::Pending,
             (Poll::Pending, Some(timeout)) => {
-                if this.timer.is_none() {
-                    this.timer.set(Some(match started.checked_add(timeout) {
-                        Some(deadline) => tokio::time::sleep_until(deadline),
-                        None => tokio::time::sleep(Duration::MAX),
-                    }));
-                }
-                ready!(this.timer.as_pin_mut().map_or(Poll::Pending, |timer| timer.poll(cx)));
+                let timer = this.timer.get_or_insert_with(|| timer(started, timeout));
+                ready!(timer.as_mut().poll(cx));
                 Err(Error::timed_out(timeout).into())
             }
         };
@@ -367,17 +388,6 @@ where
         };
         this.cache.shared.meter.get_or_load.finished(started.elapsed(), error);
         Poll::Ready(result)
-    }
-}
-
-/// A value that was found and needs nothing more, or what was found instead.
-fn settled<V>(cache: &Cache<V>, kind: Kind, found: Result<Found<V>>) -> Result<Kept<V>, Result<Found<V>>>
-where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    match found {
-        Ok(Found::Fresh(kept)) if kind.reason == Reason::Missing && !cache.is_due_early(&kept) => Ok(kept),
-        found => Err(found),
     }
 }
 
@@ -401,12 +411,11 @@ where
     })
 }
 
-impl<V, E, S, L> Future for Load<'_, V, V, E, S, L>
+impl<V, E, S> Future for Load<'_, V, V, E, S>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     E: Send + Sync + 'static,
     S: FnOnce() -> Loader<V> + Send,
-    L: Future<Output = Result<Found<V>>>,
 {
     type Output = Result<V, LoadError<E>>;
 
@@ -418,12 +427,11 @@ where
     }
 }
 
-impl<V, E, S, L> Future for Load<'_, V, Option<V>, E, S, L>
+impl<V, E, S> Future for Load<'_, V, Option<V>, E, S>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     E: Send + Sync + 'static,
     S: FnOnce() -> Loader<V> + Send,
-    L: Future<Output = Result<Found<V>>>,
 {
     type Output = Result<Option<V>, LoadError<E>>;
 
@@ -435,18 +443,17 @@ where
 pin_project! {
     /// A value to be got or loaded, with what is known of it. Made by [`Load::entry`].
     #[must_use = "nothing is loaded before this is awaited"]
-    pub struct LoadEntry<'a, V, E, S, L> {
+    pub struct LoadEntry<'a, V, E, S> {
         #[pin]
-        load: Load<'a, V, V, E, S, L>,
+        load: Load<'a, V, V, E, S>,
     }
 }
 
-impl<V, E, S, L> Future for LoadEntry<'_, V, E, S, L>
+impl<V, E, S> Future for LoadEntry<'_, V, E, S>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     E: Send + Sync + 'static,
     S: FnOnce() -> Loader<V> + Send,
-    L: Future<Output = Result<Found<V>>>,
 {
     type Output = Result<Entry<V>, LoadError<E>>;
 
@@ -459,7 +466,7 @@ where
     }
 }
 
-impl<V, T, E, S, L> fmt::Debug for Load<'_, V, T, E, S, L> {
+impl<V, T, E, S> fmt::Debug for Load<'_, V, T, E, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Load");
         if let Some(request) = &self.request {
@@ -469,7 +476,7 @@ impl<V, T, E, S, L> fmt::Debug for Load<'_, V, T, E, S, L> {
     }
 }
 
-impl<V, E, S, L> fmt::Debug for LoadEntry<'_, V, E, S, L> {
+impl<V, E, S> fmt::Debug for LoadEntry<'_, V, E, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.load.fmt(f)
     }

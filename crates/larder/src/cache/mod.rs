@@ -162,7 +162,7 @@ impl<V: Clone + Send + Sync + 'static> AnyCache for Shared<V> {
 #[derive(Debug, Clone)]
 struct Policy {
     /// What every name begins with.
-    prefix: String,
+    prefix: Name,
     expiry: Option<Expiry>,
     /// By how much of itself a time to live is shortened at most, from 0 to 1.
     jitter: f64,
@@ -213,8 +213,7 @@ where
     /// The key's whole name in the store.
     #[inline]
     fn entry(&self, key: impl CacheKey) -> Result<Name> {
-        let mut name = Name::new();
-        name.push_str(&self.policy.prefix);
+        let mut name = self.policy.prefix.clone();
         key.write(&mut KeyText::new(&mut name));
         self.context.limits.check_key(&name)?;
         Ok(name)

@@ -340,6 +340,7 @@ impl Store for AnyStore {
         on_either!(self.get_many_tracked(names))
     }
 
+    #[inline]
     fn lanes(&self) -> &Lanes {
         match self {
             Self::Memory(store) => store.lanes(),

@@ -119,6 +119,7 @@ impl Store for MemoryStore {
         Ok(names.iter().map(|name| self.tracked(name, now)).collect())
     }
 
+    #[inline]
     fn lanes(&self) -> &Lanes {
         &self.lanes
     }

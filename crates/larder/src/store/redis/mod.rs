@@ -129,6 +129,7 @@ impl Store for RedisStore {
         in_order(names.len(), groups.iter().map(|group| group.places.as_slice()).zip(answers))
     }
 
+    #[inline]
     fn lanes(&self) -> &Lanes {
         &self.lanes
     }
