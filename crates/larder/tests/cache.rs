@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::{Cache, Displayed, ErrorKind, Expiry, Format, Larder};
-use support::{User, each_store, until, user};
+use support::{User, each_store, patient, until, user};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -154,7 +154,7 @@ async fn keys_of_every_kind_name_their_own_entry() {
 #[tokio::test]
 async fn a_key_or_value_that_is_too_large_is_refused_and_nothing_is_lost() {
     for (store, url) in [("memory", "memory:".to_owned()), ("server", support::server().url())] {
-        let builder = Larder::builder().url(url).namespace(support::namespace());
+        let builder = patient().url(url).namespace(support::namespace());
         let larder = builder.max_key_bytes(64).max_value_bytes(100).connect().await.unwrap();
         let names: Cache<String> = larder.cache("name").ttl(HOUR).build().unwrap();
         names.set("a", &"x".repeat(98)).await.unwrap();

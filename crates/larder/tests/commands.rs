@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use larder::{Cache, Larder, Quota};
 use larder_testkit::{Cluster, Server};
-use support::{User, user};
+use support::{User, patient, user};
 
 /// The commands that larder sent while `work` ran: not the heartbeats, and not what this test asks itself.
 async fn commands(server: &Server, work: impl Future<Output = ()>) -> BTreeMap<String, u64> {
@@ -43,7 +43,7 @@ fn only(command: &str, calls: u64) -> BTreeMap<String, u64> {
 #[tokio::test]
 async fn a_simple_operation_is_one_command() {
     let server = Server::start();
-    let larder = Larder::connect(&server.url()).await.unwrap();
+    let larder = patient().url(server.url()).connect().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
     let ann = user("Ann");
     warm(&users).await;
@@ -63,7 +63,7 @@ async fn a_simple_operation_is_one_command() {
 #[tokio::test]
 async fn many_keys_are_one_mget_and_never_a_command_a_key() {
     let server = Server::start();
-    let larder = Larder::builder().url(server.url()).connections(4).connect().await.unwrap();
+    let larder = patient().url(server.url()).connections(4).connect().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
     let ann = user("Ann");
     warm(&users).await;
@@ -87,7 +87,7 @@ async fn on_a_cluster_many_keys_are_one_mget_a_slot() {
     cluster.reset_stats();
     assert_eq!(users.get_many([7; 10]).await.unwrap().iter().flatten().count(), 10);
     assert_eq!((cluster.calls("mget"), cluster.calls("get")), (1, 0));
-    let larder = Larder::connect(&cluster.url()).await.unwrap();
+    let larder = patient().url(cluster.url()).connect().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
     warm(&users).await;
     let slots: BTreeSet<u16> = (0..5000).map(slot).collect();
@@ -126,7 +126,7 @@ async fn reads(servers: &[&Server], work: impl Future<Output = ()>) -> u64 {
 #[tokio::test]
 async fn many_writes_are_sent_together_and_not_one_by_one() {
     let server = Server::start();
-    let larder = Larder::connect(&server.url()).await.unwrap();
+    let larder = patient().url(server.url()).connect().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
     let ann = user("Ann");
     warm(&users).await;
@@ -145,7 +145,7 @@ async fn many_writes_are_sent_together_and_not_one_by_one() {
 #[tokio::test]
 async fn on_a_cluster_many_writes_are_sent_once_a_slot() {
     let cluster = Cluster::start();
-    let larder = Larder::connect(&cluster.url()).await.unwrap();
+    let larder = patient().url(cluster.url()).connect().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
     let ann = user("Ann");
     warm(&users).await;
@@ -182,7 +182,7 @@ async fn on_a_cluster_many_writes_are_sent_once_a_slot() {
 #[tokio::test]
 async fn a_load_is_two_round_trips_before_the_loader_and_one_after() {
     let server = Server::start();
-    let larder = Larder::connect(&server.url()).await.unwrap();
+    let larder = patient().url(server.url()).connect().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
     let load = || users.get_or_load("a", || async { Ok::<_, Infallible>(user("Ann")) });
     warm(&users).await;
@@ -199,7 +199,7 @@ async fn a_load_is_two_round_trips_before_the_loader_and_one_after() {
 #[tokio::test]
 async fn a_script_that_the_server_forgot_is_sent_again() {
     let server = Server::start();
-    let larder = Larder::connect(&server.url()).await.unwrap();
+    let larder = patient().url(server.url()).connect().await.unwrap();
     let limiter = larder.rate_limiter("api", Quota::per_hour(10)).unwrap();
     for left in [9, 8, 7] {
         server.command(&["SCRIPT", "FLUSH"]);

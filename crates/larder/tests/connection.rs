@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use larder::{Cache, ErrorKind, Larder};
 use larder_testkit::{Cluster, Sentinel, Server};
-use support::{User, namespace, until, user};
+use support::{User, namespace, patient, until, user};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -22,9 +22,9 @@ async fn works(larder: &Larder) {
 }
 
 async fn works_at(url: &str) {
-    works(&Larder::connect(url).await.unwrap()).await;
+    works(&patient().url(url).connect().await.unwrap()).await;
     let valkey = url.replacen("redis", "valkey", 1);
-    works(&Larder::connect(&valkey).await.unwrap()).await;
+    works(&patient().url(&valkey).connect().await.unwrap()).await;
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn tls_trusts_the_given_authority_and_no_other() {
 #[tokio::test]
 async fn after_a_restart_the_connection_comes_back_by_itself() {
     let server = Server::builder().tcp().persist().start();
-    let larder = Larder::builder().url(server.url()).connections(3).connect().await.unwrap();
+    let larder = patient().url(server.url()).connections(3).connect().await.unwrap();
     let users = users(&larder);
     users.set("123", &user("Ann")).await.unwrap();
     for _ in 0..2 {
@@ -200,7 +200,7 @@ fn named(server: &Server) -> Vec<String> {
 async fn a_clusters_keys_are_found_on_all_its_nodes_and_a_failover_is_followed() {
     let cluster = support::cluster();
     works_at(&cluster.url()).await;
-    let larder = Larder::builder().url(cluster.url()).namespace(namespace()).connect().await.unwrap();
+    let larder = patient().url(cluster.url()).namespace(namespace()).connect().await.unwrap();
     let users = users(&larder);
     let people: Vec<User> = (0..200).map(|i| user(&i.to_string())).collect();
     users.set_many((0..200).zip(&people)).await.unwrap();
@@ -232,7 +232,7 @@ async fn a_clusters_password_is_that_of_all_its_nodes() {
 async fn a_cluster_is_reached_by_tls() {
     let cluster = Cluster::builder().tls().start();
     assert!(cluster.url().starts_with("rediss-cluster://"), "{}", cluster.url());
-    let larder = Larder::builder().url(cluster.url()).tls_roots(cluster.ca_pem()).connect().await.unwrap();
+    let larder = patient().url(cluster.url()).tls_roots(cluster.ca_pem()).connect().await.unwrap();
     works(&larder).await;
     let users = users(&larder);
     let ann = user("Ann");
@@ -360,7 +360,7 @@ async fn sentinels_may_ask_for_a_password_of_their_own() {
 async fn sentinels_and_their_master_are_reached_by_tls() {
     let sentinel = Sentinel::builder().tls().start();
     assert!(sentinel.url().starts_with("rediss-sentinel://"), "{}", sentinel.url());
-    let larder = Larder::builder().url(sentinel.url()).tls_roots(sentinel.ca_pem()).connect().await.unwrap();
+    let larder = patient().url(sentinel.url()).tls_roots(sentinel.ca_pem()).connect().await.unwrap();
     works(&larder).await;
     assert_eq!(sentinel.master().query::<i64>(&["EXISTS", "user:123"]), 1);
     let stranger = Larder::connect(&sentinel.url()).await.unwrap_err();

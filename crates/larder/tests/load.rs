@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use larder::{Cache, ErrorKind, Expiry, Format, Larder, LoadError};
 use larder_testkit::Server;
-use support::{User, each_store, until, user};
+use support::{User, each_store, patient, until, user};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -142,7 +142,7 @@ async fn what_was_read_before_a_write_is_never_stored_after_it() {
 async fn another_programs_writes_void_a_load_too() {
     for url in [support::server().url(), support::cluster().url()] {
         let namespace = support::namespace();
-        let connect = || Larder::builder().url(&url).namespace(&namespace).connect();
+        let connect = || patient().url(&url).namespace(&namespace).connect();
         let (here, there) = (connect().await.unwrap(), connect().await.unwrap());
         for delete in [true, false] {
             let held = Held::at(&users(&here), "a", user("old")).await;
@@ -369,7 +369,7 @@ async fn bare_json_is_loaded_and_stored_without_a_placeholder() {
 #[tokio::test]
 async fn when_the_server_is_away_the_loader_still_runs() {
     let server = Server::builder().tcp().start();
-    let larder = Larder::connect(&server.url()).await.unwrap();
+    let larder = patient().url(server.url()).connect().await.unwrap();
     let users = users(&larder);
     server.kill();
     for name in ["Ann", "Bob"] {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use larder::{Cache, ErrorKind, Format, Larder, Near, NearVerdict, Source, Stored};
 use larder_testkit::{Cluster, Direction, Proxy, Server};
-use support::{User, connect_as, each_pair, each_store, until, user};
+use support::{User, connect_as, each_pair, each_store, patient, until, user};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -232,7 +232,7 @@ async fn what_another_program_does_to_the_server_is_seen() {
     let server = Server::start();
     let cluster = Cluster::start();
     for (store, url) in [("server", server.url()), ("cluster", cluster.url())] {
-        let larder = Larder::connect(&url).await.unwrap();
+        let larder = patient().url(&url).connect().await.unwrap();
         let users = users(&larder);
         let node = || if store == "server" { &server } else { cluster.master_of("user:a") };
         let flush = |command: &str| {

@@ -500,6 +500,7 @@ async fn every_permission_of_the_lines_is_in_the_pages_table_and_the_other_way_r
     assert_eq!(granted, explained);
 }
 
+#[cfg(feature = "compress")]
 #[tokio::test]
 async fn a_stored_value_that_claims_to_be_huge_takes_no_memory() {
     let server = Server::start();

@@ -14,7 +14,7 @@ use larder::{Cache, ErrorKind, Larder, Near, Quota};
 use larder_testkit::Server;
 use metrics::Unit;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use support::{User, until, user};
+use support::{User, patient, until, user};
 
 const PAGE: &str = include_str!("../../../docs/observability.md");
 const HOUR: Duration = Duration::from_secs(3600);
@@ -160,7 +160,7 @@ async fn history(server: &Server, larder: &Larder) -> u64 {
 async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     let (_recording, snapshotter) = record();
     let server = Server::start();
-    let larder = Larder::builder().url(server.url()).namespace("space").connect().await.unwrap();
+    let larder = patient().url(server.url()).namespace("space").connect().await.unwrap();
     let size = history(&server, &larder).await as f64;
     let mut recorded = Recorded::default();
     recorded.take(&snapshotter);
@@ -315,7 +315,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
 async fn a_near_hit_is_counted_and_not_timed() {
     let (_recording, snapshotter) = record();
     let server = Server::start();
-    let larder = Larder::builder().url(server.url()).connect().await.unwrap();
+    let larder = patient().url(server.url()).connect().await.unwrap();
     let near: Cache<User> = larder.cache("user").ttl(HOUR).near(Near::bytes(1 << 20)).build().unwrap();
     near.set("key-1", &user("value-0")).await.unwrap();
     let mut reads = 0;
@@ -355,7 +355,7 @@ async fn closing_or_dropping_a_larder_takes_its_connections_off_the_gauge() {
     let (_recording, snapshotter) = record();
     let server = Server::start();
     // On a server and on a gauge of its own, closed and kept, and dropped and not closed.
-    let connect = || Larder::builder().url(server.url()).connections(3).connect();
+    let connect = || patient().url(server.url()).connections(3).connect();
     let mut recorded = Recorded::default();
     let dropped = connect().await.unwrap();
     recorded.take(&snapshotter);
@@ -468,7 +468,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     let _second = tracing::Dispatch::new(Events::default());
     let _subscribed = tracing::subscriber::set_default(events.clone());
     let server = Server::builder().tcp().password("pass-1").start();
-    let larder = Larder::builder().url(server.url()).namespace("space").connect().await.unwrap();
+    let larder = patient().url(server.url()).namespace("space").connect().await.unwrap();
     history(&server, &larder).await;
     // Only locks and loads while the server is away are left.
     let guard = larder.lock("lock-2").ttl(Duration::from_millis(500)).acquire().await.unwrap();
@@ -548,7 +548,7 @@ async fn a_warning_that_comes_all_the_time_comes_once_a_second_and_hides_no_othe
     let _second = tracing::Dispatch::new(Events::default());
     let _subscribed = tracing::subscriber::set_default(events.clone());
     let server = Server::start();
-    let larder = Larder::connect(&server.url()).await.unwrap();
+    let larder = patient().url(server.url()).connect().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
     server.command(&["SET", "user:garbage", "garbage"]);
     server.command(&["LPUSH", "user:list", "x"]);

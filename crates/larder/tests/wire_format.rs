@@ -13,7 +13,7 @@ use larder_testkit::Server;
 use proptest::prelude::{Just, Strategy, any};
 use proptest::test_runner::{Config, TestRunner};
 use proptest::{collection, prop_assert_eq, prop_oneof};
-use support::{User, until, user};
+use support::{User, patient, until, user};
 
 const PAGE: &str = include_str!("../../../docs/wire-format.md");
 const HOUR: Duration = Duration::from_secs(3600);
@@ -1175,6 +1175,6 @@ async fn locks_tags_and_limits_of_distinct_namespaces_never_meet() {
 
 #[tokio::test]
 async fn a_lock_with_an_empty_name_works_on_a_cluster_too() {
-    let larder = Larder::connect(&support::cluster().url()).await.unwrap();
+    let larder = patient().url(support::cluster().url()).connect().await.unwrap();
     larder.lock("").try_acquire().await.unwrap().unwrap().release().await.unwrap();
 }

@@ -23,6 +23,7 @@ use super::kept::{Entry, Found, Kept, NearCopy};
 use super::load_error::LoadError;
 use super::loader::{Loader, erased};
 use super::loading::Loading;
+use super::look::LookUp;
 use super::{Cache, tag};
 use crate::call::timer;
 use crate::error::{Error, Result};
@@ -68,11 +69,11 @@ where
     /// # Cancel safety
     ///
     /// A dropped call leaves the load running for others, and its value is stored.
-    pub fn get_or_load<F, Fut, E>(
+    pub fn get_or_load<K: CacheKey, F, Fut, E>(
         &self,
-        key: impl CacheKey,
+        key: K,
         loader: F,
-    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send>
+    ) -> Load<'_, V, V, E, K, impl FnOnce() -> Loader<V> + Send>
     where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -94,11 +95,11 @@ where
     /// # Cancel safety
     ///
     /// As [`get_or_load`](Self::get_or_load).
-    pub fn get_or_load_with<F, Fut, E>(
+    pub fn get_or_load_with<K: CacheKey, F, Fut, E>(
         &self,
-        key: impl CacheKey,
+        key: K,
         loader: F,
-    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send>
+    ) -> Load<'_, V, V, E, K, impl FnOnce() -> Loader<V> + Send>
     where
         F: FnOnce(Loading<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -137,11 +138,11 @@ where
     ///
     /// As [`get_or_load`](Self::get_or_load).
     #[expect(clippy::type_complexity, reason = "what is opaque cannot stand in an alias")]
-    pub fn get_or_load_optional<F, Fut, E>(
+    pub fn get_or_load_optional<K: CacheKey, F, Fut, E>(
         &self,
-        key: impl CacheKey,
+        key: K,
         loader: F,
-    ) -> Load<'_, V, Option<V>, E, impl FnOnce() -> Loader<V> + Send>
+    ) -> Load<'_, V, Option<V>, E, K, impl FnOnce() -> Loader<V> + Send>
     where
         F: FnOnce(Loading<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
@@ -167,11 +168,11 @@ where
     /// # Cancel safety
     ///
     /// As [`get_or_load`](Self::get_or_load).
-    pub fn refresh<F, Fut, E>(
+    pub fn refresh<K: CacheKey, F, Fut, E>(
         &self,
-        key: impl CacheKey,
+        key: K,
         loader: F,
-    ) -> Load<'_, V, V, E, impl FnOnce() -> Loader<V> + Send>
+    ) -> Load<'_, V, V, E, K, impl FnOnce() -> Loader<V> + Send>
     where
         F: FnOnce(Loading<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -181,16 +182,12 @@ where
         self.load(key, start, Kind { optional: false, open_tags: true, reason: Reason::Forced })
     }
 
-    fn load<T, E, S>(&self, key: impl CacheKey, start: S, kind: Kind) -> Load<'_, V, T, E, S>
-    where
-        S: FnOnce() -> Loader<V> + Send,
-    {
-        let entry = self.entry(key);
+    fn load<T, E, K, S>(&self, key: K, start: S, kind: Kind) -> Load<'_, V, T, E, K, S> {
         Load {
             cache: self,
-            request: Some(Request { entry, start, kind, expiry: None, tags: Vec::new() }),
+            request: Some(Request { key, start, kind, expiry: None, tags: Vec::new() }),
             timeout: None,
-            lookup: None,
+            look_up: None,
             slow: None,
             started: None,
             timer: None,
@@ -199,9 +196,8 @@ where
     }
 
     /// What the store has, for a load that no near copy answers.
-    fn look_past(&self, entry: Result<Name>, reason: Reason) -> Lookup<'_, V> {
+    fn look_past(&self, entry: Name, reason: Reason) -> LookUp<'_, V> {
         Box::pin(async move {
-            let entry = entry?;
             match reason {
                 Reason::Forced => self.bounded(self.look_at_store(&entry)).await,
                 Reason::Missing | Reason::Early => self.bounded(self.look_past_near(&entry)).await,
@@ -212,17 +208,47 @@ where
     /// Whether a value is to be loaded anew before its time is over. XFetch: a load that took `cost` is begun when
     /// `cost · beta · −ln(random)` reaches past the end.
     #[inline]
-    pub(super) fn is_due_early(&self, kept: &Kept<V>) -> bool {
-        if self.policy.early == 0.0 || kept.fresh_until == 0 {
+    pub(super) fn is_due_early(&self, fresh_until: u64, load_cost: u32) -> bool {
+        if self.policy.early == 0.0 || fresh_until == 0 {
             return false;
         }
         let now = self.context.store().map_or(0, Store::now);
-        let left = Duration::from_millis(kept.fresh_until.saturating_sub(now)).as_secs_f64();
-        let cost = f64::from(kept.load_cost) / 1e6;
+        let left = Duration::from_millis(fresh_until.saturating_sub(now)).as_secs_f64();
+        let cost = f64::from(load_cost) / 1e6;
         // The logarithm is above 40 once in 10^17 times: what is far from its end need not draw.
         left < cost * self.policy.early * 40.0
             && left < cost * self.policy.early * -(1.0 - self.context.random.fraction()).ln()
     }
+
+    /// The near copy, where that may answer.
+    #[inline]
+    fn glance<R>(
+        &self,
+        entry: &str,
+        kind: Kind,
+        of_near: impl FnOnce(NearCopy<V>) -> R,
+    ) -> Result<Option<Glimpse<V, R>>> {
+        if kind.reason == Reason::Forced {
+            return Ok(None);
+        }
+        self.look_near(entry, |copy| {
+            let (fresh_until, load_cost) =
+                copy.more.as_ref().map_or((0, 0), |more| (more.fresh_until, more.load_cost));
+            if kind.is_settled_by(self, fresh_until, load_cost) {
+                Glimpse::Settled(of_near(copy))
+            } else {
+                Glimpse::Due(copy.kept())
+            }
+        })
+    }
+}
+
+/// What a near copy is to a load.
+enum Glimpse<V, R> {
+    /// All that is wanted.
+    Settled(R),
+    /// To be loaded anew, though it is there.
+    Due(Kept<V>),
 }
 
 /// What kind of load a method asks for.
@@ -235,37 +261,23 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    /// The near copy, where that may answer.
+    /// Whether a fresh value, loaded at such a cost, is all that is wanted.
     #[inline]
-    fn look_near<V>(self, cache: &Cache<V>, entry: &str) -> Result<Option<Kept<V>>>
+    fn is_settled_by<V>(self, cache: &Cache<V>, fresh_until: u64, load_cost: u32) -> bool
     where
         V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        match self.reason {
-            Reason::Forced => Ok(None),
-            Reason::Missing | Reason::Early => Ok(cache.look_near(entry)?.map(NearCopy::kept)),
-        }
-    }
-
-    /// Whether a fresh value is all that is wanted.
-    #[inline]
-    fn is_settled_by<V>(self, cache: &Cache<V>, kept: &Kept<V>) -> bool
-    where
-        V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
-    {
-        self.reason == Reason::Missing && !cache.is_due_early(kept)
+        self.reason == Reason::Missing && !cache.is_due_early(fresh_until, load_cost)
     }
 }
 
-struct Request<S> {
-    entry: Result<Name>,
+struct Request<K, S> {
+    key: K,
     start: S,
     kind: Kind,
     expiry: Option<Expiry>,
     tags: Vec<String>,
 }
-
-type Lookup<'a, V> = Pin<Box<dyn Future<Output = Result<Found<V>>> + Send + 'a>>;
 
 type Slow<'a, V, E> = Pin<Box<dyn Future<Output = Result<Option<Kept<V>>, LoadError<E>>> + Send + 'a>>;
 
@@ -274,11 +286,11 @@ pin_project! {
     ///
     /// It borrows the cache. Its type cannot be named: a struct keeps it as `Pin<Box<dyn Future<Output = _> + Send + '_>>`.
     #[must_use = "nothing is loaded before this is awaited"]
-    pub struct Load<'a, V, T, E, S> {
+    pub struct Load<'a, V, T, E, K, S> {
         cache: &'a Cache<V>,
-        request: Option<Request<S>>,
+        request: Option<Request<K, S>>,
         timeout: Option<Duration>,
-        lookup: Option<Lookup<'a, V>>,
+        look_up: Option<LookUp<'a, V>>,
         // Whatever is not a hit: waiting and loading.
         slow: Option<Slow<'a, V, E>>,
         started: Option<Instant>,
@@ -288,8 +300,8 @@ pin_project! {
     }
 }
 
-impl<'a, V, T, E, S> Load<'a, V, T, E, S> {
-    fn with(mut self, set: impl FnOnce(&mut Request<S>)) -> Self {
+impl<'a, V, T, E, K, S> Load<'a, V, T, E, K, S> {
+    fn with(mut self, set: impl FnOnce(&mut Request<K, S>)) -> Self {
         if let Some(request) = &mut self.request {
             set(request);
         }
@@ -322,54 +334,67 @@ impl<'a, V, T, E, S> Load<'a, V, T, E, S> {
     }
 }
 
-impl<'a, V, E, S> Load<'a, V, V, E, S> {
+impl<'a, V, E, K, S> Load<'a, V, V, E, K, S> {
     /// The value with what is known of it: where it came from, how old it is.
-    pub fn entry(self) -> LoadEntry<'a, V, E, S> {
+    pub fn entry(self) -> LoadEntry<'a, V, E, K, S> {
         LoadEntry { load: self }
     }
 }
 
-impl<'a, V, T, E, S> Load<'a, V, T, E, S>
+impl<'a, V, T, E, K, S> Load<'a, V, T, E, K, S>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     E: Send + Sync + 'static,
+    K: CacheKey,
     S: FnOnce() -> Loader<V> + Send,
 {
-    fn poll_kept(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Option<Kept<V>>, LoadError<E>>> {
+    /// Polls for what `of_near` makes of a near copy, or `of_kept` of any other value.
+    fn poll_as<R>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        of_near: impl FnOnce(NearCopy<V>) -> R,
+        of_kept: impl FnOnce(Kept<V>) -> R,
+    ) -> Poll<Result<Option<R>, LoadError<E>>> {
         let this = self.project();
         let cache = *this.cache;
         let polled = if let Some(slow) = this.slow {
             slow.as_mut().poll(cx)
         } else {
-            let found = match (&mut *this.lookup, &*this.request) {
-                (Some(lookup), _) => lookup.as_mut().poll(cx),
-                (None, Some(Request { entry, kind, .. })) => {
-                    match entry.as_ref().map(|entry| kind.look_near(cache, entry)) {
-                        Ok(Ok(Some(kept))) if kind.is_settled_by(cache, &kept) => {
+            let found = match (&mut *this.look_up, &*this.request) {
+                (Some(look_up), _) => look_up.as_mut().poll(cx),
+                (None, None) => Poll::Ready(Err(Error::closed())),
+                (None, Some(Request { key, kind, .. })) => {
+                    let mut entry = cache.prefix();
+                    match cache.complete(&mut entry, key).and_then(|()| cache.glance(&entry, *kind, of_near))
+                    {
+                        Ok(Some(Glimpse::Settled(value))) => {
                             cache.shared.meter.near_hit();
                             // Too quick to be timed.
-                            return Poll::Ready(Ok(Some(kept)));
+                            return Poll::Ready(Ok(Some(value)));
                         }
-                        Ok(Ok(Some(kept))) => Poll::Ready(Ok(Found::Fresh(kept))),
-                        _ => {
-                            let lookup = cache.look_past(entry.clone(), kind.reason);
-                            this.lookup.insert(lookup).as_mut().poll(cx)
+                        Ok(Some(Glimpse::Due(kept))) => Poll::Ready(Ok(Found::Fresh(kept))),
+                        Ok(None) => {
+                            let look_up = cache.look_past(entry, kind.reason);
+                            this.look_up.insert(look_up).as_mut().poll(cx)
                         }
+                        Err(error) => Poll::Ready(Err(error)),
                     }
                 }
-                (None, None) => Poll::Ready(Err(Error::closed())),
             };
-            match (found, &*this.request) {
-                (Poll::Pending, _) => Poll::Pending,
-                (Poll::Ready(Ok(Found::Fresh(kept))), Some(request))
-                    if request.kind.is_settled_by(cache, &kept) =>
+            match (found, this.request.take()) {
+                (Poll::Pending, request) => {
+                    *this.request = request;
+                    Poll::Pending
+                }
+                (Poll::Ready(Ok(Found::Fresh(kept))), Some(Request { kind, .. }))
+                    if kind.is_settled_by(cache, kept.fresh_until, kept.load_cost) =>
                 {
                     Poll::Ready(Ok(Some(kept)))
                 }
-                (Poll::Ready(found), _) => match this.request.take() {
-                    Some(request) => this.slow.insert(run(cache, request, found)).as_mut().poll(cx),
-                    None => Poll::Ready(Err(Error::closed().into())),
-                },
+                (Poll::Ready(found), Some(request)) => {
+                    this.slow.insert(run(cache, request, found)).as_mut().poll(cx)
+                }
+                (Poll::Ready(_), None) => Poll::Ready(Err(Error::closed().into())),
             }
         };
         let started = *this.started.get_or_insert_with(Instant::now);
@@ -386,20 +411,21 @@ where
             Err(LoadError::Larder(error)) => Some(error),
             _ => None,
         };
-        this.cache.shared.meter.get_or_load.finished(started.elapsed(), error);
-        Poll::Ready(result)
+        cache.shared.meter.get_or_load.finished(started.elapsed(), error);
+        Poll::Ready(result.map(|kept| kept.map(of_kept)))
     }
 }
 
 /// All that is not a plain hit.
-fn run<'a, V, E, S>(cache: &'a Cache<V>, request: Request<S>, found: Result<Found<V>>) -> Slow<'a, V, E>
+fn run<'a, V, E, K, S>(cache: &'a Cache<V>, request: Request<K, S>, found: Result<Found<V>>) -> Slow<'a, V, E>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     E: Send + Sync + 'static,
+    K: CacheKey,
     S: FnOnce() -> Loader<V>,
 {
-    let Request { entry, start, kind, expiry, tags } = request;
-    let loader = start();
+    let Request { key, start, kind, expiry, tags } = request;
+    let (entry, loader) = (cache.entry(key), start());
     Box::pin(async move {
         let entry = entry?;
         cache.context.store()?;
@@ -411,72 +437,79 @@ where
     })
 }
 
-impl<V, E, S> Future for Load<'_, V, V, E, S>
+impl<V, E, K, S> Future for Load<'_, V, V, E, K, S>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     E: Send + Sync + 'static,
+    K: CacheKey,
     S: FnOnce() -> Loader<V> + Send,
 {
     type Output = Result<V, LoadError<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match ready!(self.poll_kept(cx))? {
-            Some(kept) => Ok(kept.value),
+        Poll::Ready(match ready!(self.poll_as(cx, |copy| copy.value, |kept| kept.value))? {
+            Some(value) => Ok(value),
             None => Err(Error::closed().into()),
         })
     }
 }
 
-impl<V, E, S> Future for Load<'_, V, Option<V>, E, S>
+impl<V, E, K, S> Future for Load<'_, V, Option<V>, E, K, S>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     E: Send + Sync + 'static,
+    K: CacheKey,
     S: FnOnce() -> Loader<V> + Send,
 {
     type Output = Result<Option<V>, LoadError<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(Ok(ready!(self.poll_kept(cx))?.map(|kept| kept.value)))
+        self.poll_as(cx, |copy| copy.value, |kept| kept.value)
     }
 }
 
 pin_project! {
     /// A value to be got or loaded, with what is known of it. Made by [`Load::entry`].
     #[must_use = "nothing is loaded before this is awaited"]
-    pub struct LoadEntry<'a, V, E, S> {
+    pub struct LoadEntry<'a, V, E, K, S> {
         #[pin]
-        load: Load<'a, V, V, E, S>,
+        load: Load<'a, V, V, E, K, S>,
     }
 }
 
-impl<V, E, S> Future for LoadEntry<'_, V, E, S>
+impl<V, E, K, S> Future for LoadEntry<'_, V, E, K, S>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     E: Send + Sync + 'static,
+    K: CacheKey,
     S: FnOnce() -> Loader<V> + Send,
 {
     type Output = Result<Entry<V>, LoadError<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let cache = self.load.cache;
-        Poll::Ready(match ready!(self.project().load.poll_kept(cx))? {
-            Some(kept) => Ok(cache.as_entry(kept, None)),
+        let as_entry = |kept| cache.as_entry(kept, None);
+        let polled = self.project().load.poll_as(cx, |copy| as_entry(copy.kept()), as_entry);
+        Poll::Ready(match ready!(polled)? {
+            Some(entry) => Ok(entry),
             None => Err(Error::closed().into()),
         })
     }
 }
 
-impl<V, T, E, S> fmt::Debug for Load<'_, V, T, E, S> {
+impl<V, T, E, K: CacheKey, S> fmt::Debug for Load<'_, V, T, E, K, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Load");
         if let Some(request) = &self.request {
-            out.field("entry", &request.entry).field("expiry", &request.expiry).field("tags", &request.tags);
+            out.field("entry", &self.cache.entry(&request.key))
+                .field("expiry", &request.expiry)
+                .field("tags", &request.tags);
         }
         out.field("timeout", &self.timeout).finish_non_exhaustive()
     }
 }
 
-impl<V, E, S> fmt::Debug for LoadEntry<'_, V, E, S> {
+impl<V, E, K: CacheKey, S> fmt::Debug for LoadEntry<'_, V, E, K, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.load.fmt(f)
     }

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ use crate::store::trust::Seen;
 use crate::store::{Expiry, Store, Tracked};
 use crate::value::{Decoded, Meta};
 
+/// A look at the store, under way. Boxed, because what asks the store moves about until it does.
+pub(super) type LookUp<'a, V> = Pin<Box<dyn Future<Output = Result<Found<V>>> + Send + 'a>>;
+
 /// Versions that were asked for with what carries them, so that each need not ask again.
 type Learned = HashMap<Name, Option<u64>>;
 
@@ -41,9 +45,9 @@ where
 {
     /// Reads an entry and counts what it was.
     pub(super) async fn look(&self, entry: &str) -> Result<Found<V>> {
-        if let Some(copy) = self.look_near(entry)? {
+        if let Some(kept) = self.look_near(entry, NearCopy::kept)? {
             self.shared.meter.near_hit();
-            return Ok(Found::Fresh(copy.kept()));
+            return Ok(Found::Fresh(kept));
         }
         self.look_past_near(entry).await
     }
@@ -58,17 +62,17 @@ where
         Ok(found)
     }
 
-    /// The near copy, if there is one that may be believed.
+    /// What `take` makes of the near copy, if there is one that may be believed.
     #[inline]
-    pub(super) fn look_near(&self, entry: &str) -> Result<Option<NearCopy<V>>> {
+    pub(super) fn look_near<T>(&self, entry: &str, take: impl FnOnce(NearCopy<V>) -> T) -> Result<Option<T>> {
         let Some(near) = self.near_tier() else { return Ok(None) };
         let lanes = self.context.store()?.lanes();
-        let Some(copy) = near.copies.get(entry) else { return Ok(None) };
+        let Some(Copied { what: copy, .. }) = near.copies.find(entry) else { return Ok(None) };
         let now = self.context.clock.moment();
         let believed =
             now.mono() < copy.until && lanes.believe(copy.seen, now) && !self.context.outbox.is_pending();
         let believed = believed && copy.more.as_ref().is_none_or(|more| self.holds(more, now));
-        Ok(believed.then_some(copy))
+        Ok(believed.then(|| take(copy)))
     }
 
     /// Whether what else a near copy stands on may still be believed.
@@ -295,10 +299,10 @@ where
         let mut found = Vec::with_capacity(names.len());
         let mut asked = Vec::new();
         for (place, name) in names.iter().enumerate() {
-            found.push(match self.look_near(name)? {
-                Some(copy) => {
+            found.push(match self.look_near(name, NearCopy::kept)? {
+                Some(kept) => {
                     self.shared.meter.near_hit();
-                    Found::Fresh(copy.kept())
+                    Found::Fresh(kept)
                 }
                 None => {
                     asked.push(place);

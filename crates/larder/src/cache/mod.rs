@@ -210,15 +210,6 @@ where
         Self { policy: Arc::new(policy), ..self.clone() }
     }
 
-    /// The key's whole name in the store.
-    #[inline]
-    fn entry(&self, key: impl CacheKey) -> Result<Name> {
-        let mut name = self.policy.prefix.clone();
-        key.write(&mut KeyText::new(&mut name));
-        self.context.limits.check_key(&name)?;
-        Ok(name)
-    }
-
     /// Whether entries carry versions: bare JSON has no room for any.
     fn has_versions(&self) -> bool {
         self.policy.encoder.format() != Format::Plain
@@ -279,6 +270,29 @@ where
         self.context.outbox.clear_of(&names).await;
         let flights = self.shared.flights.writing(&names).await;
         Writing { cache: self, names, answered: false, _flights: flights }
+    }
+}
+
+impl<V> Cache<V> {
+    /// The key's whole name in the store.
+    fn entry(&self, key: impl CacheKey) -> Result<Name> {
+        let mut name = self.prefix();
+        self.complete(&mut name, &key)?;
+        Ok(name)
+    }
+
+    /// What every name begins with.
+    #[inline]
+    fn prefix(&self) -> Name {
+        self.policy.prefix.clone()
+    }
+
+    /// Makes the key's whole name of the prefix. Where the name lies it stays: a name that was just written cannot be moved
+    /// as quickly as the rest of a near hit takes, because the processor waits for its pieces to leave the store buffer.
+    #[inline]
+    fn complete(&self, prefix: &mut Name, key: &impl CacheKey) -> Result<()> {
+        key.write(&mut KeyText::new(prefix));
+        self.context.limits.check_key(prefix)
     }
 }
 

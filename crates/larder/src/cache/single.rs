@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::future::IntoFuture;
-use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::kept::{Found, Kept};
+use super::look::LookUp;
 use super::tag::{self, TagSnapshot};
 use super::{Cache, Entry, Source, builder};
 use crate::call::Call;
@@ -40,9 +41,12 @@ where
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
-    pub fn get(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<Option<V>>> + Send> {
-        let work = Get { cache: self, entry: self.entry(key), past_near: None };
+    /// Nothing is changed. The call is `Send` where the key is.
+    pub fn get<K: CacheKey>(
+        &self,
+        key: K,
+    ) -> Call<'_, impl Future<Output = Result<Option<V>>> + use<'_, V, K>> {
+        let work = Get { cache: self, key, past_near: None };
         let (timeout, meter) = (self.context.limits.response_timeout, &self.shared.meter.get);
         if self.policy.asks_server {
             Call::new(timeout, meter, work)
@@ -278,35 +282,41 @@ where
     }
 }
 
-/// What [`Cache::get`] does. By hand, because a near hit takes less time than an `async` block takes to move about: here
-/// nothing but the name stands in it until the store must be asked.
-struct Get<'a, V> {
-    cache: &'a Cache<V>,
-    entry: Result<Name>,
-    past_near: Option<Pin<Box<dyn Future<Output = Result<Found<V>>> + Send + 'a>>>,
+pin_project! {
+    /// What [`Cache::get`] does. By hand, because a near hit takes less time than an `async` block takes to move about: here
+    /// only the key stands in it until the store must be asked.
+    struct Get<'a, V, K> {
+        cache: &'a Cache<V>,
+        key: K,
+        past_near: Option<LookUp<'a, V>>,
+    }
 }
 
-impl<V> Future for Get<'_, V>
+impl<V, K> Future for Get<'_, V, K>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K: CacheKey,
 {
     type Output = Result<Option<V>>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { cache, entry, past_near } = self.get_mut();
-        if past_near.is_none()
-            && let Ok(entry) = entry
-            && let Some(copy) = cache.look_near(entry)?
-        {
-            cache.shared.meter.near_hit();
-            return Poll::Ready(Ok(Some(copy.value)));
-        }
-        let past_near = past_near.get_or_insert_with(|| {
-            let (cache, entry) = (*cache, mem::replace(entry, Ok(Name::new())));
-            Box::pin(async move { cache.look_past_near(&entry?).await })
-        });
-        Poll::Ready(Ok(match ready!(past_near.as_mut().poll(cx))? {
+        let this = self.project();
+        let cache = *this.cache;
+        let found = match this.past_near {
+            Some(past_near) => past_near.as_mut().poll(cx),
+            unasked @ None => {
+                let mut entry = cache.prefix();
+                cache.complete(&mut entry, this.key)?;
+                if let Some(value) = cache.look_near(&entry, |copy| copy.value)? {
+                    cache.shared.meter.near_hit();
+                    return Poll::Ready(Ok(Some(value)));
+                }
+                let look = Box::pin(async move { cache.look_past_near(&entry).await });
+                unasked.insert(look).as_mut().poll(cx)
+            }
+        };
+        Poll::Ready(Ok(match ready!(found)? {
             Found::Fresh(kept) => Some(kept.value),
             _ => None,
         }))

@@ -6,7 +6,7 @@
 //! removing, each happen under the stripe's lock. Names that share a stripe now and then refuse each other's inserts,
 //! which costs one more read and nothing else; so a stripe needs no list of readers.
 //!
-//! Invariant: what [`Tier::get`] returns was read after the last change of its name that was told.
+//! Invariant: what [`Tier::find`] returns was read after the last change of its name that was told.
 //! Expiry and trust are not looked at here.
 
 use std::hash::BuildHasher;
@@ -80,8 +80,12 @@ impl<T: Clone> Tier<T> {
     }
 
     #[inline]
+    pub(crate) fn find(&self, name: &str) -> Option<Copied<T>> {
+        self.copies.get(name)
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<T> {
-        self.copies.get(name).map(|copy| copy.what)
+        self.find(name).map(|copy| copy.what)
     }
 
     /// To be taken before the read that is to be inserted is sent.

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::Larder;
+use larder::{Larder, LarderBuilder};
 use larder_testkit::{Cluster, Server};
 use serde::{Deserialize, Serialize};
 
@@ -73,13 +73,12 @@ pub async fn each_pair() -> Vec<(&'static str, Larder, Larder)> {
 }
 
 pub async fn connect_as(url: &str, namespace: &str) -> Larder {
-    Larder::builder()
-        .url(url)
-        .namespace(namespace)
-        .response_timeout(Duration::from_secs(5))
-        .connect()
-        .await
-        .unwrap()
+    patient().url(url).namespace(namespace).connect().await.unwrap()
+}
+
+/// For what is not about time: a machine that is busy with other tests may take longer than the default allows.
+pub fn patient() -> LarderBuilder {
+    Larder::builder().response_timeout(Duration::from_secs(5)).connect_timeout(Duration::from_secs(5))
 }
 
 /// Waits for something that another process or the clock brings about.
