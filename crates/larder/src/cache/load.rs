@@ -137,7 +137,6 @@ where
     /// # Cancel safety
     ///
     /// As [`get_or_load`](Self::get_or_load).
-    #[expect(clippy::type_complexity, reason = "what is opaque cannot stand in an alias")]
     pub fn get_or_load_optional<K: CacheKey, F, Fut, E>(
         &self,
         key: K,
