@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use larder::{Cache, Larder, Quota};
+use larder::{Cache, Quota};
 use larder_testkit::{Cluster, Server};
 use support::{User, patient, user};
 
