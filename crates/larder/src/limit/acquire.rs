@@ -78,7 +78,7 @@ impl RateLimiter {
                 self.sleep_until_turn(name, &charged, span).await;
                 let slept = u64::try_from(self.now().since(booked).as_micros()).unwrap_or(u64::MAX);
                 let reset = charged.reset.saturating_sub(slept);
-                return Ok(Decision::of(Charged { reset, ..charged }, &plan, DecidedBy::Store));
+                return Ok(Decision::of(name, Charged { reset, ..charged }, &plan, DecidedBy::Store));
             }
             if turn.is_none() || charged.wait > left(deadline, self.now()) {
                 return Ok(self.decided(name, &plan, Take::All, 1, charged, asked));

@@ -1,14 +1,17 @@
 //! What a limiter decided.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::quota::{Plan, Quota};
+use crate::name::Name;
 use crate::store::limit::{Charged, Stamp};
 
 /// What a limiter decided, and what is left.
 ///
-/// A refusal is a decision like another, not an error.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A refusal is a decision like another, not an error. Not `Clone`, so that what it charged is given back
+/// ([`refund`](super::RateLimiter::refund)) once at most.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Decision {
     pub(super) granted: u64,
     pub(super) binding: Quota,
@@ -18,6 +21,8 @@ pub struct Decision {
     pub(super) decided_by: DecidedBy,
     /// Where it was charged.
     pub(super) stamp: Stamp,
+    /// Of which record: a refund of another is refused. Zero where nothing was granted.
+    pub(super) record: RecordId,
     /// Whether it was counted by this program's own share.
     pub(super) counted_here: bool,
 }
@@ -34,6 +39,19 @@ pub enum DecidedBy {
     Lease,
     /// Here, by the limiter's [`Outage`](super::Outage): the store did not answer.
     Outage,
+}
+
+/// Which record a decision is about: a hash of its name, in which the namespace, the limiter and the key stand. It is made
+/// once an answer of the store, so that decisions without a round trip only copy it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct RecordId(u64);
+
+impl RecordId {
+    pub(super) fn of(name: &Name) -> Self {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        Self(hasher.finish())
+    }
 }
 
 impl DecidedBy {
@@ -53,7 +71,7 @@ impl DecidedBy {
 }
 
 impl Decision {
-    pub(super) fn of(charged: Charged, plan: &Plan, decided_by: DecidedBy) -> Self {
+    pub(super) fn of(name: &Name, charged: Charged, plan: &Plan, decided_by: DecidedBy) -> Self {
         let granted = charged.granted > 0;
         Self {
             granted: charged.granted,
@@ -63,6 +81,7 @@ impl Decision {
             reset_after: Duration::from_micros(charged.reset),
             decided_by,
             stamp: if granted { charged.stamp } else { Stamp::default() },
+            record: if granted { RecordId::of(name) } else { RecordId::default() },
             counted_here: false,
         }
     }
