@@ -19,6 +19,8 @@ mod quota;
 mod reserve;
 #[cfg(test)]
 mod simulation;
+#[cfg(all(test, feature = "redis"))]
+mod skewed;
 
 use std::fmt;
 use std::future::poll_fn;
