@@ -122,8 +122,12 @@ async fn each_policy_decides_as_it_says() {
 async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
     const PROGRAMS: u32 = 3;
     // Shares of 13 in buckets, 2 by the time of each, and of a burst of 3 one.
-    let quotas =
-        [Quota::new(40, WINDOW), Quota::new(8, WINDOW), Quota::new(20, WINDOW).gcra(3), Quota::new(2, WINDOW)];
+    let quotas = [
+        Quota::new(40, WINDOW),
+        Quota::new(8, WINDOW),
+        Quota::new(20, WINDOW).gcra(3),
+        Quota::new(2, WINDOW),
+    ];
     let server = Server::start();
     let mut programs = Vec::new();
     for _ in 0..PROGRAMS {
