@@ -226,7 +226,7 @@ impl LarderBuilder {
         let (strict, clock, random) = (self.strict, self.clock.clone(), Random::default());
         let store = match self.target()? {
             Target::Memory => {
-                AnyStore::Memory(Box::new(MemoryStore::new(self.bounds, Clock::default(), changes.clone())))
+                AnyStore::Memory(Arc::new(MemoryStore::new(self.bounds, Clock::default(), changes.clone())))
             }
             Target::Server(server) => self.server(server, changes.clone()).await?,
         };

@@ -15,6 +15,8 @@ mod lease;
 mod local;
 mod meter;
 mod outage;
+#[cfg(test)]
+mod programs;
 mod quota;
 mod reserve;
 #[cfg(test)]
