@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use larder::{DecidedBy, Decision, ErrorKind, Quota, RateLimiter, Reserve};
-use support::each_store;
+use support::{each_store, until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -105,6 +105,40 @@ async fn limits_change_while_running_and_counts_go_on() {
             // Charging makes the translation the record.
             limiter.take_up_to("a", looked.max(1)).await.unwrap();
             assert_eq!(limiter.remaining("a").await.unwrap(), 0, "{store}: {quotas:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_refused_after_a_change_of_windows_stays_refused_as_long_as_was_said() {
+    for (store, larder) in each_store().await {
+        let short = Duration::from_millis(300);
+        for quotas in
+            [[Quota::new(3, short), Quota::per_hour(3)], [Quota::new(30, short), Quota::per_hour(30)]]
+        {
+            let limiter = larder.rate_limiter("api", quotas[0]).unwrap();
+            let (limit, mut tries) = (quotas[0].limit(), 0);
+            let mut key = String::new();
+            // Where the machine is so slow that the short window is over meanwhile, by another key.
+            until("it is refused by what the other quota has charged", async || {
+                tries += 1;
+                key = format!("{limit}-{tries}");
+                limiter.set_quotas(quotas[0]).unwrap();
+                assert_eq!(limiter.take_up_to(&key, limit).await.unwrap().granted(), limit);
+                limiter.set_quotas(quotas[1]).unwrap();
+                !limiter.check(&key).await.unwrap().is_allowed()
+            })
+            .await;
+            // Well after the record would have ended by the quota that charged it.
+            tokio::time::sleep(2 * short).await;
+            let again = limiter.acquire(&key, Duration::ZERO).await.unwrap();
+            assert!(again.retry_after() > Some(Duration::from_secs(3500)), "{store}: {again:?}");
+            // By the old quota nothing counts any more, and nothing is lost to the new one by that.
+            limiter.set_quotas(quotas[0]).unwrap();
+            assert_eq!(limiter.remaining(&key).await.unwrap(), limit, "{store}");
+            limiter.set_quotas(quotas[1]).unwrap();
+            assert_eq!(limiter.remaining(&key).await.unwrap(), 0, "{store}");
+            assert!(limiter.reset(&key).await.unwrap(), "{store}: there was something to forget");
         }
     }
 }

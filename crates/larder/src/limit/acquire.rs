@@ -20,7 +20,8 @@ impl RateLimiter {
     /// Waits for a permit, `within` so long, in the order of those who wait.
     ///
     /// The store books a turn, which is one round trip, and the caller sleeps until then. A decision that is not allowed
-    /// means that no turn came up in time; it is given as soon as that is known. One permit.
+    /// means that no turn came up in time; it is given as soon as that is known. One permit. What the decision of a turn
+    /// says to [remain](Decision::remaining) is as of its booking: nothing.
     ///
     /// ```
     /// # use std::time::Duration;

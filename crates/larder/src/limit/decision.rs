@@ -106,6 +106,9 @@ impl Decision {
     }
 
     /// How many more may pass now, after this one, by the quota that [bound](Self::quota).
+    ///
+    /// Out of a lease: what the lease has left, and what the store had when it was taken. After waiting for a turn: none, as
+    /// when the turn was booked; what has come free since, [`RateLimiter::remaining`](super::RateLimiter::remaining) tells.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.remaining
@@ -118,7 +121,8 @@ impl Decision {
     }
 
     /// When the same request would pass if nobody else asks; `None` where it passed. Leases, reservations and turns that
-    /// are given back meanwhile can only make it sooner.
+    /// are given back meanwhile can only make it sooner. Of a refusal that was known here it is counted by a clock that
+    /// lags by up to a tick of the kernel (10 ms at most), and so much longer.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         (self.granted == 0).then_some(self.retry_after)

@@ -5,7 +5,6 @@
 //! set by hand, each program one of another rate, and tokio's timers go with the store's. Requests take no time here, and
 //! nobody dies: there they do.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -50,6 +49,13 @@ struct Program {
     plain: RateLimiter,
 }
 
+struct Used {
+    when: u64,
+    permits: u64,
+    /// Whose decision it was, unless it can no longer be given back.
+    by: Option<(usize, Decision)>,
+}
+
 struct World {
     store: Arc<MemoryStore>,
     changes: Arc<Changes>,
@@ -57,8 +63,7 @@ struct World {
     quota: Quota,
     span: Duration,
     programs: Vec<Program>,
-    /// When, how much, and by what decision, unless it can no longer be given back.
-    used: VecDeque<(u64, u64, Option<(usize, Decision)>)>,
+    used: Vec<Used>,
     /// What was decided without the store.
     here: u64,
 }
@@ -68,7 +73,7 @@ impl World {
         let (hand, changes) = (Arc::new(AtomicU64::new(0)), Arc::new(Changes::default()));
         let store = MemoryStore::new(Bounds::default(), Clock::Manual(hand.clone()), changes.clone());
         let (store, programs) = (Arc::new(store), Vec::new());
-        let mut world = Self { store, changes, hand, quota, span, programs, used: VecDeque::new(), here: 0 };
+        let mut world = Self { store, changes, hand, quota, span, programs, used: Vec::new(), here: 0 };
         // The slow one sees its leases end late.
         world.programs = [999, 1000, 1200].map(|rate| world.program(rate)).into();
         world
@@ -107,7 +112,8 @@ impl World {
     fn note(&mut self, who: usize, decision: Decision) {
         self.here += u64::from(decision.decided_by() != super::DecidedBy::Store);
         if decision.is_allowed() {
-            self.used.push_back((self.now(), decision.granted(), Some((who, decision))));
+            let (when, permits) = (self.now(), decision.granted());
+            self.used.push(Used { when, permits, by: Some((who, decision)) });
         }
     }
 
@@ -127,11 +133,11 @@ impl World {
                 self.note(who, decision);
             }
             Act::Refund(last) => {
-                let one = self.used.iter_mut().rev().filter(|(.., decision)| decision.is_some()).nth(last);
-                if let Some((_, permits, decision)) = one
-                    && let Some((who, decision)) = decision.take()
+                let one = self.used.iter_mut().rev().filter(|used| used.by.is_some()).nth(last);
+                if let Some(one) = one
+                    && let Some((who, decision)) = one.by.take()
                 {
-                    let granted = std::mem::take(permits);
+                    let granted = std::mem::take(&mut one.permits);
                     self.programs[who].leased.refund("a", decision, granted).await.unwrap();
                 }
             }
@@ -140,7 +146,8 @@ impl World {
                     self.programs[who].leased.reserve("a", estimate).await.unwrap()
                 {
                     let settled = held.settle(used).await.unwrap();
-                    self.used.push_back((self.now(), used - settled.uncovered, None));
+                    let permits = used - settled.uncovered;
+                    self.used.push(Used { when: self.now(), permits, by: None });
                 }
             }
             Act::Restart(who) => {
@@ -149,10 +156,8 @@ impl World {
                 let again = self.program(self.programs[who].rate);
                 self.programs[who] = again;
                 // What it had decided is given back by nobody.
-                for (.., decision) in &mut self.used {
-                    if decision.as_ref().is_some_and(|(whose, _)| *whose == who) {
-                        *decision = None;
-                    }
+                for used in &mut self.used {
+                    used.by.take_if(|(whose, _)| *whose == who);
                 }
             }
         }
@@ -160,12 +165,11 @@ impl World {
 
     /// The most that any window held.
     fn most(&self) -> u64 {
-        let within = |first: usize, start: u64| -> u64 {
-            let rest = self.used.iter().skip(first);
-            rest.take_while(|(time, ..)| *time < start + self.window()).map(|(_, permits, _)| permits).sum()
+        let within = |(first, start): (usize, &Used)| -> u64 {
+            let end = start.when + self.window();
+            self.used[first..].iter().take_while(|used| used.when < end).map(|used| used.permits).sum()
         };
-        let starts = self.used.iter().enumerate();
-        starts.map(|(first, (start, ..))| within(first, *start)).max().unwrap_or(0)
+        self.used.iter().enumerate().map(within).max().unwrap_or(0)
     }
 }
 
