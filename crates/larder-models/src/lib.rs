@@ -10,6 +10,7 @@
 
 mod explore;
 pub mod flight;
+pub mod lease;
 pub mod load;
 pub mod lock;
 mod store;

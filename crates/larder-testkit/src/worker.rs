@@ -106,9 +106,41 @@ impl Worker {
         spawned.unwrap_or_else(|error| panic!("no worker {role} for {test}: {error}"))
     }
 
+    /// The same, but its clocks are set wrong, by so many seconds: the one of `Instant` and the one that goes on while the
+    /// machine sleeps, though not the wall clock. They run in a Linux time namespace, which only root may make: nothing
+    /// where that is refused, or where `unshare` is missing.
+    ///
+    /// # Panics
+    ///
+    /// As [`Worker::spawn`].
+    #[must_use]
+    pub fn spawn_ahead(test: &str, role: &str, envs: &[(&str, &str)], seconds: i64) -> Option<Self> {
+        let by = seconds.to_string();
+        let unshare = ["unshare", "--time", "--monotonic", &by, "--boottime", &by, "--"];
+        let mut attempt = Command::new("unshare");
+        attempt.args(&unshare[1..]).arg("true").stdout(Stdio::null()).stderr(Stdio::null());
+        if !attempt.status().is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let spawned = Self::run(&unshare, test, role, envs);
+        Some(spawned.unwrap_or_else(|error| panic!("no worker {role} for {test}: {error}")))
+    }
+
     fn try_spawn(test: &str, role: &str, envs: &[(&str, &str)]) -> io::Result<Self> {
+        Self::run(&[], test, role, envs)
+    }
+
+    /// By a program, if any, that becomes this one.
+    fn run(by: &[&str], test: &str, role: &str, envs: &[(&str, &str)]) -> io::Result<Self> {
         let (output, input) = io::pipe()?;
-        let mut command = Command::new(env::current_exe()?);
+        let mut command = match by.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(env::current_exe()?);
+                command
+            }
+            None => Command::new(env::current_exe()?),
+        };
         command.args(["--exact", test, "--nocapture", "--include-ignored"]);
         command.env(ROLE, role).envs(envs.iter().copied());
         command.stdin(Stdio::piped()).stdout(input.try_clone()?).stderr(input);

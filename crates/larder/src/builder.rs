@@ -49,6 +49,7 @@ pub struct LarderBuilder {
     bounds: Bounds,
     coordination: Option<String>,
     strict: bool,
+    clock: Clock,
 }
 
 impl Default for LarderBuilder {
@@ -70,11 +71,18 @@ impl Default for LarderBuilder {
             bounds: Bounds::default(),
             coordination: None,
             strict: false,
+            clock: Clock::default(),
         }
     }
 }
 
 impl LarderBuilder {
+    /// The clock of this program, which in tests may be another machine's.
+    #[cfg(test)]
+    pub(crate) fn clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
     /// Where to connect, in the forms that [`Larder::connect`] lists. Default: `memory:`.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = Some(url.into());
@@ -215,14 +223,13 @@ impl LarderBuilder {
             }
             None => None,
         };
-        let strict = self.strict;
+        let (strict, clock, random) = (self.strict, self.clock.clone(), Random::default());
         let store = match self.target()? {
             Target::Memory => {
-                AnyStore::Memory(Box::new(MemoryStore::new(self.bounds, Clock::default(), changes.clone())))
+                AnyStore::Memory(Arc::new(MemoryStore::new(self.bounds, Clock::default(), changes.clone())))
             }
             Target::Server(server) => self.server(server, changes.clone()).await?,
         };
-        let (clock, random) = (Clock::default(), Random::default());
         Ok(Larder::new(Arc::new(
             Context::new(store, changes, keyspace, limits, clock, random)
                 .with_coordination(coordination, strict),
@@ -316,7 +323,7 @@ impl LarderBuilder {
             tls: server.tls,
             tls_roots: self.tls_roots,
             connect_timeout: self.connect_timeout,
-            clock: Clock::default(),
+            clock: self.clock,
         };
         let sentinel_login =
             Login { username: None, password: self.sentinel_password, database: 0, ..login.clone() };

@@ -64,6 +64,9 @@ pub(crate) enum Clock {
     /// Microseconds that a test moves by hand.
     #[cfg_attr(not(test), expect(dead_code, reason = "the hermetic tests set the time by hand"))]
     Manual(Arc<AtomicU64>),
+    /// The machine's as another machine's would be: set to another time, and fast by so many parts in a million.
+    #[cfg(test)]
+    Skewed { since: Duration, ahead: Duration, parts: i32 },
 }
 
 /// How old [`Clock::recent`] may be: the kernel's timer ticks at least a hundred times a second, and catches up late where
@@ -71,10 +74,22 @@ pub(crate) enum Clock {
 pub(crate) const RECENT: Duration = Duration::from_millis(100);
 
 impl Clock {
+    /// One that is `ahead` of the machine's, and from now on fast by so many parts in a million, or slow by as many below
+    /// zero.
+    #[cfg(test)]
+    pub(crate) fn skewed(ahead: Duration, parts: i32) -> Self {
+        Self::Skewed { since: machine(), ahead, parts }
+    }
+
     pub(crate) fn now(&self) -> Tick {
         match self {
             Self::Machine => Tick(machine()),
             Self::Manual(micros) => Tick(Duration::from_micros(micros.load(Ordering::Acquire))),
+            #[cfg(test)]
+            Self::Skewed { since, ahead, parts } => {
+                let rate = 1.0 + f64::from(*parts) / 1e6;
+                Tick(*since + *ahead + machine().saturating_sub(*since).mul_f64(rate))
+            }
         }
     }
 
@@ -87,6 +102,11 @@ impl Clock {
                 let nanos = micros.load(Ordering::Acquire).saturating_mul(1000);
                 Moment { mono: nanos, awake: nanos }
             }
+            #[cfg(test)]
+            Self::Skewed { .. } => {
+                let nanos = u64::try_from(self.now().0.as_nanos()).unwrap_or(u64::MAX);
+                Moment { mono: nanos, awake: nanos }
+            }
         }
     }
 
@@ -95,7 +115,7 @@ impl Clock {
     pub(crate) fn recent(&self) -> Tick {
         match self {
             Self::Machine => Tick(recent()),
-            Self::Manual(_) => self.now(),
+            _ => self.now(),
         }
     }
 }

@@ -34,7 +34,7 @@
 //! | `msgpack` | `Format::MessagePack` |
 //! | `compress` | `CacheBuilder::compress_above`, LZ4 |
 //! | `metrics` | counters and histograms through the `metrics` facade |
-//! | `tower` | `RateLimitLayer` for axum, hyper and tonic |
+//! | `tower` | [`http`]: `RateLimitLayer` for axum, hyper and tonic |
 //! | `uuid` | `CacheKey` for `uuid::Uuid` |
 //!
 //! larder needs a tokio runtime with time and, for servers, I/O enabled.
@@ -50,7 +50,7 @@ mod endpoint;
 mod envelope;
 mod error;
 #[cfg(feature = "tower")]
-mod http;
+pub mod http;
 mod key;
 mod keyspace;
 mod larder;
@@ -91,13 +91,6 @@ pub use lock::{Fence, Guard, Lock, LockLease, Release, Semaphore, SemaphorePermi
 pub use limit::{ConcurrencyLimiter, Permit};
 pub use limit::{
     DecidedBy, Decision, Lease, Outage, Quota, Quotas, RateLimiter, Reservation, Reserve, Settled,
-};
-
-// HTTP
-#[cfg(feature = "tower")]
-pub use self::http::{
-    ClientIp, Grpc, HeaderKey, PathKey, Problem, RateLimitFields, RateLimitLayer, RateLimitService, Refusal,
-    Refuse, RequestHead, RequestKey,
 };
 
 /// The programs of the README and of docs/, so that they compile.

@@ -11,9 +11,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderName, Request, Response, StatusCode};
-use larder::{
-    ClientIp, Decision, Grpc, HeaderKey, Larder, Outage, PathKey, Quota, RateLimitFields, RateLimitLayer,
-};
+use larder::http::{ClientIp, Grpc, HeaderKey, PathKey, RateLimitFields, RateLimitLayer, RequestHead};
+use larder::{Decision, Larder, Outage, Quota};
 use larder_testkit::Server;
 use support::each_store;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -27,7 +26,7 @@ fn handler(
     let calls = calls.clone();
     service_fn(move |request: Request<()>| {
         calls.fetch_add(1, Ordering::SeqCst);
-        let left = request.extensions().get::<Decision>().map(Decision::remaining);
+        let left = request.extensions().get::<Arc<Decision>>().map(|decision| decision.remaining());
         async move { Ok::<_, Infallible>(Response::new(format!("left {left:?}"))) }
     })
 }
@@ -208,10 +207,33 @@ async fn keys_come_from_addresses_fields_and_closures() {
     // Those without a key count together.
     assert!(ask(by_field.clone(), &|_| ()).await && !ask(by_field, &|_| ()).await);
 
-    let by_closure = RateLimitLayer::new(limit("closure"), |request: &larder::RequestHead<'_>| {
-        Some(request.method().to_string())
-    });
+    let by_closure =
+        RateLimitLayer::new(limit("closure"), |request: &RequestHead<'_>| Some(request.method().to_string()));
     assert!(ask(by_closure.clone(), &|_| ()).await && !ask(by_closure, &|_| ()).await);
+}
+
+#[tokio::test]
+async fn a_handler_can_give_back_what_its_request_was_charged() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(3)).unwrap();
+        let refunds = limiter.clone();
+        let service = service_fn(move |mut request: Request<()>| {
+            let limiter = refunds.clone();
+            async move {
+                let decision: Arc<Decision> = request.extensions_mut().remove().unwrap();
+                let decision = Arc::into_inner(decision).expect("nobody else holds it");
+                assert_eq!(limiter.refund("GET /", decision, 1).await.unwrap(), 1);
+                Ok::<_, Infallible>(Response::new(String::new()))
+            }
+        });
+        let service = RateLimitLayer::new(limiter.clone(), PathKey::new()).layer(service);
+        for _ in 0..5 {
+            let answer = service.clone().oneshot(get("/")).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK, "{store}");
+            assert!(field(&answer, "ratelimit").unwrap().starts_with("\"api\";r=2;t="), "{store}");
+        }
+        assert_eq!(limiter.remaining("GET /").await.unwrap(), 3, "{store}");
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ use larder::{DecidedBy, ErrorKind, Larder, Outage, Quota, RateLimiter};
 use larder_testkit::Server;
 use support::until;
 
+const WINDOW: Duration = Duration::from_millis(500);
+
 async fn limiter(server: &Server, outage: Outage) -> (Larder, RateLimiter) {
     let larder = Larder::builder()
         .url(server.url())
@@ -114,6 +116,70 @@ async fn each_policy_decides_as_it_says() {
     assert_eq!(allows.check_n("a", 31).await.unwrap_err().kind(), ErrorKind::InvalidSetting);
     larder.close().await.unwrap();
     assert_eq!(allows.check("a").await.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
+    const PROGRAMS: u32 = 3;
+    // Shares of 13 in buckets, 2 by the time of each, and of a burst of 3 one.
+    let quotas = [
+        Quota::new(40, WINDOW),
+        Quota::new(8, WINDOW),
+        Quota::new(20, WINDOW).gcra(3),
+        Quota::new(2, WINDOW),
+    ];
+    let server = Server::start();
+    let mut programs = Vec::new();
+    for _ in 0..PROGRAMS {
+        let (larder, _) = limiter(&server, Outage::Error).await;
+        programs.push(larder);
+    }
+    server.kill();
+    let limiters = |larder: &Larder| -> Vec<RateLimiter> {
+        let limiter = |quota: &Quota| larder.rate_limiter(&format!("of{}", quota.limit()), *quota).unwrap();
+        quotas.iter().map(|quota| limiter(quota).outage(Outage::LocalShare(PROGRAMS)).unwrap()).collect()
+    };
+    let end = Instant::now() + 4 * WINDOW;
+    let mut asking = Vec::new();
+    for larder in &programs {
+        // Two handles of each are one share.
+        for (place, limiter) in limiters(larder).into_iter().chain(limiters(larder)).enumerate() {
+            asking.push(tokio::spawn(async move {
+                let mut admitted = Vec::new();
+                while Instant::now() < end {
+                    let asked = Instant::now();
+                    let decision = limiter.check("a").await.unwrap();
+                    assert_eq!(decision.decided_by(), DecidedBy::Outage);
+                    assert!(decision.remaining() < decision.limit().div_ceil(3) && decision.limit() > 1);
+                    if decision.is_allowed() {
+                        admitted.push((asked, Instant::now()));
+                    } else {
+                        assert!(decision.retry_after().is_some());
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+                (place % 4, admitted)
+            }));
+        }
+    }
+    let mut admitted = vec![Vec::new(); quotas.len()];
+    for one in asking {
+        let (place, mut own) = one.await.unwrap();
+        admitted[place].append(&mut own);
+    }
+    for (quota, own) in quotas.iter().zip(&mut admitted) {
+        own.sort_unstable();
+        // What was asked and answered within a window's length was decided within one.
+        let within = |start: Instant| {
+            own.iter().filter(|(asked, answered)| *asked >= start && *answered < start + WINDOW).count()
+        };
+        let most = own.iter().map(|(asked, _)| within(*asked)).max().unwrap_or(0);
+        let shares = quota.limit() / u64::from(PROGRAMS) * u64::from(PROGRAMS);
+        let most_possible = if quota.limit() == 20 { 20 + 3 } else { shares };
+        assert!(most as u64 <= most_possible, "{quota:?}: {most} in one window");
+        // And the share is there to be used.
+        assert!(own.len() as u64 >= 2 * shares, "{quota:?}: only {}", own.len());
+    }
 }
 
 #[tokio::test]

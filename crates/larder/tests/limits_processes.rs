@@ -1,9 +1,13 @@
-//! Several processes, one limit, the server's own clock: no window holds more than the limit.
+//! Several processes whose clocks are set wrong, one limit, the server's own clock: no window holds more than the limit.
+//!
+//! The server's clock is this machine's wall clock, which all processes share; their other clocks, the ones that larder
+//! reads, are not each other's where a time namespace can be made. Clocks of other *rates* are in src/limit/skewed.rs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::time::{Duration, Instant, SystemTime};
 
 use larder::{Larder, Quota};
 use larder_testkit::history::now;
@@ -11,10 +15,19 @@ use larder_testkit::worker::{self, Worker};
 use support::{cluster, server};
 
 const PROCESSES: usize = 4;
-const TASKS: usize = 8;
+const TASKS: usize = 9;
 const WINDOW: Duration = Duration::from_millis(900);
 const SPAN: Duration = Duration::from_secs(5);
-const LIMITS: [u64; 2] = [7, 100];
+/// In leases or not.
+const LIMITS: [(u64, bool); 3] = [(7, false), (100, false), (60, true)];
+/// Seconds by which the processes' clocks are ahead. This machine's may not have run for long: none goes back by more.
+const AHEAD: [i64; PROCESSES] = [0, 600, 86_400, -20];
+
+/// Microseconds of the server's clock.
+fn server_time() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_micros()).unwrap()
+}
 
 /// A worker: asks as fast as it can, and tells when each admitted call was sent and answered.
 fn work(url: &str) {
@@ -27,17 +40,19 @@ fn work(url: &str) {
             .connect()
             .await
             .unwrap();
+        worker::send_line(&now().to_string());
         let mut tasks = Vec::new();
         for task in 0..TASKS {
-            let limit = LIMITS[task % LIMITS.len()];
+            let (limit, leased) = LIMITS[task % LIMITS.len()];
             let limiter = larder.rate_limiter(&format!("limit-{limit}"), Quota::new(limit, WINDOW)).unwrap();
+            let limiter = if leased { limiter.leased(10).unwrap() } else { limiter };
             tasks.push(tokio::spawn(async move {
                 let end = Instant::now() + SPAN;
                 let mut admitted = Vec::new();
                 while Instant::now() < end {
-                    let sent = now();
+                    let sent = server_time();
                     if limiter.allow("key").await.unwrap() {
-                        admitted.push((limit, sent, now()));
+                        admitted.push((limit, sent, server_time()));
                     } else {
                         tokio::task::yield_now().await;
                     }
@@ -56,10 +71,23 @@ fn work(url: &str) {
 
 /// What all processes were admitted, as (limit, sent, answered).
 fn admitted(test: &str, url: &str) -> Vec<(u64, u64, u64)> {
-    let workers: Vec<Worker> =
-        (0..PROCESSES).map(|_| Worker::spawn(test, "ask", &[("LIMITED_URL", url)])).collect();
+    let envs = [("LIMITED_URL", url)];
+    let spawn = |ahead: i64| match Worker::spawn_ahead(test, "ask", &envs, ahead) {
+        Some(worker) => (ahead, worker),
+        None => {
+            // Past the capture of what tests print.
+            let told = format!("{test}: NOT SKEWED by {ahead} s: no time namespace may be made here\n");
+            std::io::stderr().write_all(told.as_bytes()).unwrap();
+            (0, Worker::spawn(test, "ask", &envs))
+        }
+    };
+    let workers: Vec<(i64, Worker)> = AHEAD.into_iter().map(spawn).collect();
     let mut all = Vec::new();
-    for worker in &workers {
+    for (ahead, worker) in &workers {
+        // The skew is there: both read their clock within the time that is waited here.
+        let theirs: u64 = worker.read_line(Duration::from_secs(60)).unwrap().parse().unwrap();
+        let found = (i128::from(theirs) - i128::from(now())) / 1_000_000_000;
+        assert!((i128::from(*ahead) - 60..=i128::from(*ahead)).contains(&found), "{found} s, not {ahead}");
         loop {
             let line = worker.read_line(Duration::from_secs(60)).unwrap();
             if line == "done" {
@@ -76,8 +104,8 @@ fn admitted(test: &str, url: &str) -> Vec<(u64, u64, u64)> {
 /// The server decided between the two moments that its caller saw. So what was sent and answered within a window's length
 /// was decided within one, and must not be more than the limit.
 fn check(all: &[(u64, u64, u64)]) {
-    let window = u64::try_from(WINDOW.as_nanos()).unwrap();
-    for limit in LIMITS {
+    let window = u64::try_from(WINDOW.as_micros()).unwrap();
+    for (limit, leased) in LIMITS {
         let mut own: Vec<(u64, u64)> = all
             .iter()
             .filter(|(of, ..)| *of == limit)
@@ -95,8 +123,10 @@ fn check(all: &[(u64, u64, u64)]) {
         println!("limit {limit}: {} admitted in {SPAN:?}, {most} at most within {WINDOW:?}", own.len());
         assert!(most as u64 <= limit, "{most} admitted within one window of a limit of {limit}");
         // And the limit is there to be used.
-        let windows = SPAN.as_nanos() as u64 / window;
-        assert!(own.len() as u64 >= limit * (windows - 1), "only {} of {limit} a window", own.len());
+        let windows = SPAN.as_micros() as u64 / window;
+        // Of leases some ends unspent, and what is spent counts from their end.
+        let least = if leased { limit * windows / 3 } else { limit * (windows - 1) };
+        assert!(own.len() as u64 >= least, "only {} of {limit} a window", own.len());
     }
 }
 

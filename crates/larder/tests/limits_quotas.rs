@@ -5,8 +5,8 @@ mod support;
 
 use std::time::Duration;
 
-use larder::{DecidedBy, ErrorKind, Quota, Reserve};
-use support::each_store;
+use larder::{DecidedBy, Decision, ErrorKind, Quota, RateLimiter, Reserve};
+use support::{each_store, until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -110,6 +110,40 @@ async fn limits_change_while_running_and_counts_go_on() {
 }
 
 #[tokio::test]
+async fn what_was_refused_after_a_change_of_windows_stays_refused_as_long_as_was_said() {
+    for (store, larder) in each_store().await {
+        let short = Duration::from_millis(300);
+        for quotas in
+            [[Quota::new(3, short), Quota::per_hour(3)], [Quota::new(30, short), Quota::per_hour(30)]]
+        {
+            let limiter = larder.rate_limiter("api", quotas[0]).unwrap();
+            let (limit, mut tries) = (quotas[0].limit(), 0);
+            let mut key = String::new();
+            // Where the machine is so slow that the short window is over meanwhile, by another key.
+            until("it is refused by what the other quota has charged", async || {
+                tries += 1;
+                key = format!("{limit}-{tries}");
+                limiter.set_quotas(quotas[0]).unwrap();
+                assert_eq!(limiter.take_up_to(&key, limit).await.unwrap().granted(), limit);
+                limiter.set_quotas(quotas[1]).unwrap();
+                !limiter.check(&key).await.unwrap().is_allowed()
+            })
+            .await;
+            // Well after the record would have ended by the quota that charged it.
+            tokio::time::sleep(2 * short).await;
+            let again = limiter.acquire(&key, Duration::ZERO).await.unwrap();
+            assert!(again.retry_after() > Some(Duration::from_secs(3500)), "{store}: {again:?}");
+            // By the old quota nothing counts any more, and nothing is lost to the new one by that.
+            limiter.set_quotas(quotas[0]).unwrap();
+            assert_eq!(limiter.remaining(&key).await.unwrap(), limit, "{store}");
+            limiter.set_quotas(quotas[1]).unwrap();
+            assert_eq!(limiter.remaining(&key).await.unwrap(), 0, "{store}");
+            assert!(limiter.reset(&key).await.unwrap(), "{store}: there was something to forget");
+        }
+    }
+}
+
+#[tokio::test]
 async fn nonsense_is_an_error_and_never_an_endless_wait() {
     for (store, larder) in each_store().await {
         let limiter = larder.rate_limiter("api", [Quota::per_hour(30), Quota::per_minute(5)]).unwrap();
@@ -139,21 +173,73 @@ async fn a_refund_gives_back_what_was_charged_and_no_more() {
             let first = limiter.check_n(&key, 4).await.unwrap();
             let second = limiter.check_n(&key, whole - 4).await.unwrap();
             assert!(!limiter.allow(&key).await.unwrap());
-            assert!(limiter.refund(&key, first.clone(), 5).await.is_err());
-            assert_eq!(limiter.refund(&key, first.clone(), 3).await.unwrap(), 3, "{store}");
+            assert_eq!(limiter.refund(&key, first, 3).await.unwrap(), 3, "{store}");
             // The refusal that was known here is known no longer.
             assert_eq!(limiter.check_n(&key, 3).await.unwrap().remaining(), 0, "{store}");
-            assert_eq!(limiter.refund(&key, second, 1).await.unwrap(), 1);
+            assert_eq!(limiter.refund(&key, second, 2).await.unwrap(), 2);
+            let (third, fourth) = (limiter.check(&key).await.unwrap(), limiter.check(&key).await.unwrap());
             assert!(limiter.reset(&key).await.unwrap(), "{store}");
-            assert_eq!(limiter.refund(&key, first.clone(), 1).await.unwrap(), 0, "after a reset: {store}");
+            assert_eq!(limiter.refund(&key, third, 1).await.unwrap(), 0, "after a reset: {store}");
             assert!(!limiter.reset(&key).await.unwrap());
             assert_eq!(limiter.remaining(&key).await.unwrap(), whole);
             // What others charged since is not given back in its place.
             assert!(limiter.check_n(&key, whole).await.unwrap().is_allowed());
-            assert_eq!(limiter.refund(&key, first, 1).await.unwrap(), 0, "after a reset: {store}");
+            assert_eq!(limiter.refund(&key, fourth, 1).await.unwrap(), 0, "after a reset: {store}");
             assert_eq!(limiter.remaining(&key).await.unwrap(), 0);
         }
     }
+}
+
+#[tokio::test]
+async fn a_decision_is_given_back_only_where_it_was_charged() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap();
+        let other = larder.rate_limiter("api2", Quota::per_hour(100)).unwrap();
+        let leased = larder.rate_limiter("leased", Quota::per_hour(1000)).unwrap().leased(50).unwrap();
+        let wrong = async |limiter: &RateLimiter, key: &str, decision| {
+            let error = limiter.refund(key, decision, 1).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
+        };
+        for key in ["b", ""] {
+            assert!(limiter.check_n(key, 10).await.unwrap().is_allowed());
+            wrong(&limiter, key, limiter.check("a").await.unwrap()).await;
+            wrong(&limiter, key, limiter.take_up_to("a", 3).await.unwrap()).await;
+            wrong(&limiter, key, limiter.acquire("a", HOUR).await.unwrap()).await;
+            assert_eq!(limiter.remaining(key).await.unwrap(), 90, "{store}");
+            // Of a lease, whether it took the batch or spent of it.
+            for decided_by in [DecidedBy::Store, DecidedBy::Lease] {
+                let decision = leased.check(format!("hot{key}")).await.unwrap();
+                assert_eq!(decision.decided_by(), decided_by, "{store}");
+                wrong(&leased, key, decision).await;
+            }
+        }
+        assert!(other.check_n("a", 10).await.unwrap().is_allowed());
+        wrong(&other, "a", limiter.check("a").await.unwrap()).await;
+        assert_eq!(other.remaining("a").await.unwrap(), 90, "{store}");
+        // By another handle of the same limiter it is given back, once: it cannot be copied.
+        let again = larder.rate_limiter("api", Quota::per_hour(100)).unwrap();
+        let before = again.remaining("a").await.unwrap();
+        let decision = limiter.check_n("a", 5).await.unwrap();
+        assert!(again.refund("a", limiter.check_n("a", 2).await.unwrap(), 3).await.is_err(), "{store}");
+        assert_eq!(again.refund("a", decision, 5).await.unwrap(), 5, "{store}");
+        assert_eq!(again.remaining("a").await.unwrap(), before - 2, "{store}");
+        // A refusal has nothing to give.
+        limiter.take_up_to("c", 100).await.unwrap();
+        let refused = limiter.check("c").await.unwrap();
+        assert_eq!(limiter.refund("a", refused, 0).await.unwrap(), 0, "{store}");
+    }
+}
+
+/// Compiles only while it has one meaning, which it has not for what can be cloned.
+#[test]
+fn a_decision_and_a_reservation_cannot_be_cloned() {
+    trait OnlyWithoutClone<Which> {
+        fn holds() {}
+    }
+    impl<T> OnlyWithoutClone<()> for T {}
+    impl<T: Clone> OnlyWithoutClone<u8> for T {}
+    <Decision as OnlyWithoutClone<_>>::holds();
+    <larder::Reservation as OnlyWithoutClone<_>>::holds();
 }
 
 #[tokio::test]
@@ -189,7 +275,7 @@ async fn many_keys_are_decided_each_by_itself() {
         let limiter = larder.rate_limiter("api", Quota::per_hour(2)).unwrap();
         limiter.check_n("b", 2).await.unwrap();
         let decisions = limiter.check_many(["a", "b", "c", "a", "a"]).await.unwrap();
-        let allowed: Vec<bool> = decisions.iter().map(larder::Decision::is_allowed).collect();
+        let allowed: Vec<bool> = decisions.iter().map(Decision::is_allowed).collect();
         assert_eq!(allowed, [true, false, true, true, false], "{store}");
         assert!(limiter.check_many(Vec::<u64>::new()).await.unwrap().is_empty());
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use larder::{DecidedBy, ErrorKind, Larder, Quota};
 use larder_testkit::Server;
 use support::{each_store, until};
@@ -34,13 +35,15 @@ async fn those_who_wait_are_served_at_the_limits_pace_and_all_of_them() {
             served.push(one.await.unwrap());
         }
         served.sort();
-        // The fifth after any five is served no sooner than a window after the first of them, but for the time that
-        // it took to be told.
-        let slack = Duration::from_millis(60);
-        for six in served.windows(6) {
-            assert!(six[5] - six[0] + slack > window, "{store}: {:?}", six[5] - six[0]);
+        // Each five are a window later than the five before. To be told may take any time, but nobody is told sooner,
+        // unless the store's clock is set meanwhile, as it is by a little.
+        let slack = Duration::from_millis(5);
+        for (place, served) in served.iter().enumerate() {
+            let windows = u32::try_from(place / 5).unwrap();
+            let waited = served.duration_since(started);
+            assert!(waited + slack >= windows * window, "{store}: the {place}th after {waited:?}");
         }
-        assert!(started.elapsed() > 3 * window && started.elapsed() < 20 * window, "{store}");
+        assert!(started.elapsed() < 50 * window, "{store}");
     }
 }
 
@@ -48,7 +51,8 @@ async fn those_who_wait_are_served_at_the_limits_pace_and_all_of_them() {
 async fn a_turn_is_one_round_trip_and_not_a_poll() {
     let server = Server::start();
     let larder = Larder::connect(&server.url()).await.unwrap();
-    for quota in [Quota::new(2, Duration::from_millis(300)), Quota::new(30, Duration::from_millis(300))] {
+    let window = Duration::from_secs(1);
+    for quota in [Quota::new(2, window), Quota::new(30, window)] {
         let limiter = larder.rate_limiter(&format!("api{}", quota.limit()), quota).unwrap();
         limiter.take_up_to("a", quota.limit()).await.unwrap();
         server.reset_stats();
@@ -56,16 +60,20 @@ async fn a_turn_is_one_round_trip_and_not_a_poll() {
         assert!(limiter.acquire("a", LONG).await.unwrap().is_allowed());
         assert_eq!(calls(), 1);
         // Whoever only checks is behind those who wait: all that comes free is theirs.
+        let taken = Instant::now();
         limiter.take_up_to("b", quota.limit()).await.unwrap();
+        server.reset_stats();
         let waiting: Vec<_> = (0..quota.limit())
             .map(|_| {
                 let limiter = limiter.clone();
                 tokio::spawn(async move { limiter.acquire("b", LONG).await.unwrap() })
             })
             .collect();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        until("all have booked a turn", async || calls() >= quota.limit()).await;
         let behind = limiter.check("b").await.unwrap();
-        assert!(!behind.is_allowed() && behind.retry_after().unwrap() > Duration::from_millis(300));
+        assert!(!behind.is_allowed(), "{quota:?}");
+        let after = taken.elapsed() + behind.retry_after().unwrap();
+        assert!(after + Duration::from_millis(5) > 2 * window, "{quota:?}: {after:?}");
         for one in waiting {
             assert!(one.await.unwrap().is_allowed());
         }
@@ -187,19 +195,29 @@ async fn a_permit_is_free_again_when_it_is_dropped() {
 async fn who_waits_for_one_key_is_not_in_the_way_of_another() {
     for (store, larder) in each_store().await {
         let limiter = larder.concurrency_limiter("exports", 1).unwrap();
-        let first = limiter.acquire("a", Duration::ZERO).await.unwrap().unwrap();
-        let waiting = tokio::spawn({
+        let hold = async |key: &str| limiter.try_acquire(key).await.unwrap().expect("a permit is free");
+        let (held_a, held_b) = (hold("a").await, hold("b").await);
+        let wait = |key: &'static str| {
             let limiter = limiter.clone();
-            async move { limiter.acquire("a", LONG).await.unwrap() }
-        });
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let other = limiter.acquire("b", Duration::from_secs(1)).await.unwrap();
-        assert!(other.is_some(), "{store}");
-        // Nor is it woken in the other's place.
-        drop(other);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(first.release().await.unwrap());
-        assert!(waiting.await.unwrap().is_some(), "{store}");
+            Box::pin(async move { limiter.acquire(key, LONG).await.unwrap() })
+        };
+        let (mut for_a, mut for_b) = (wait("a"), wait("b"));
+        // Each asks, asks again in its turn, and waits: its answer is here when that to a later request about its key is.
+        for _ in 0..3 {
+            for (key, waiting) in [("a", &mut for_a), ("b", &mut for_b)] {
+                assert!(waiting.now_or_never().is_none(), "{store}");
+                assert_eq!(limiter.in_use(key).await.unwrap(), 1);
+            }
+        }
+        let (for_a, for_b) = (tokio::spawn(for_a), tokio::spawn(for_b));
+        assert!(held_b.release().await.unwrap());
+        let got_b = for_b.await.unwrap();
+        assert!(got_b.is_some(), "{store}");
+        // Nor is one woken in the other's place.
+        drop(got_b);
+        until("b is free", async || limiter.in_use("b").await.unwrap() == 0).await;
+        assert!(held_a.release().await.unwrap());
+        assert!(for_a.await.unwrap().is_some(), "{store}");
     }
 }
 

@@ -20,12 +20,13 @@ type Peer = Arc<dyn Fn(&RequestHead<'_>) -> Option<IpAddr> + Send + Sync>;
 /// Limits by the client's address; IPv6 by its /64, which is one customer.
 ///
 /// The peer's address is the `SocketAddr` or `IpAddr` among the request's extensions, or what [`peer`](Self::peer) finds.
-/// Requests where there is none share one key, which is warned of once. axum has it in a type of its own, so it needs
-/// `peer`:
+/// Requests where there is none share one key, which is warned of once. On plain hyper the program puts the address that
+/// it accepted there. axum and tonic have it in types of their own, so they need `peer`; for tonic it is
+/// `Some(request.extensions().get::<TcpConnectInfo>()?.remote_addr()?.ip())`, and for axum:
 ///
 /// ```
 /// # use std::net::SocketAddr;
-/// # use larder::ClientIp;
+/// # use larder::http::ClientIp;
 /// # #[derive(Clone)]
 /// # struct ConnectInfo<T>(T); // axum::extract::ConnectInfo
 /// # fn clients() -> larder::Result<ClientIp> {

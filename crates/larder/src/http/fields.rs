@@ -33,6 +33,23 @@ pub(super) struct Policies {
     field: Option<HeaderValue>,
 }
 
+/// What is told of a decision. The decision itself has gone on with its request then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told {
+    quota: Quota,
+    remaining: u64,
+    /// What Retry-After says must not be before the end of this span (section 6 of the draft).
+    span: Duration,
+}
+
+impl Told {
+    pub(super) fn of(decision: &Decision) -> Self {
+        let quota = decision.quota();
+        let span = decision.retry_after().unwrap_or(decision.reset_after().min(quota.window()));
+        Self { quota, remaining: decision.remaining(), span }
+    }
+}
+
 impl Policies {
     pub(super) fn new(name: &str, quotas: Vec<Quota>) -> Self {
         let mut policies = Self { name: name.to_owned(), quotas, field: None };
@@ -58,10 +75,8 @@ impl Policies {
         if self.quotas.len() > 1 { format!("{}-{:?}", self.name, quota.window()) } else { self.name.clone() }
     }
 
-    pub(super) fn write(&self, fields: RateLimitFields, decision: &Decision, headers: &mut HeaderMap) {
-        let (quota, remaining) = (decision.quota(), decision.remaining());
-        // What Retry-After says must not be before the end of this span (section 6 of the draft).
-        let span = decision.retry_after().unwrap_or(decision.reset_after().min(quota.window()));
+    pub(super) fn write(&self, fields: RateLimitFields, told: Told, headers: &mut HeaderMap) {
+        let Told { quota, remaining, span } = told;
         let seconds = whole_seconds(span);
         if matches!(fields, RateLimitFields::Ietf | RateLimitFields::Both) {
             if let Some(policy) = &self.field {

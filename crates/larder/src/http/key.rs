@@ -74,6 +74,15 @@ where
     }
 }
 
+/// The key, or where it is longer than the store takes, its SHA-1: whoever sends it is limited like everybody else, and
+/// keys that differ do so still. docs/wire-format.md has it for other languages.
+pub(super) fn shortened(key: String, takes: impl FnOnce(&str) -> bool) -> String {
+    if takes(&key) {
+        return key;
+    }
+    format!("sha1:{}", sha1_smol::Sha1::from(&key).digest())
+}
+
 /// By the value of a header field, such as an API key. Whoever can choose the value can choose whose limit to use up: put
 /// the layer behind the one that checks it.
 #[derive(Debug, Clone)]

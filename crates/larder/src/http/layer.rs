@@ -11,8 +11,8 @@ use http::{Request, Response, StatusCode, header};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::fields::{Policies, RateLimitFields};
-use super::key::{RequestHead, RequestKey};
+use super::fields::{Policies, RateLimitFields, Told};
+use super::key::{RequestHead, RequestKey, shortened};
 use super::refusal::{Problem, Refusal, Refuse, retry_after};
 use crate::error::Error;
 use crate::limit::{DecidedBy, Decision, RateLimiter};
@@ -22,12 +22,18 @@ type Skip = Arc<dyn Fn(&RequestHead<'_>) -> bool + Send + Sync>;
 /// Limits the requests of a tower service: axum, hyper, tonic.
 ///
 /// A request that is refused is answered with 429, `Retry-After` in whole seconds rounded up, and a problem document; one
-/// that passes goes on with its [`Decision`] among the request's extensions. Responses say what is left, as
+/// that passes goes on with an `Arc` of its [`Decision`] among the request's extensions. Responses say what is left, as
 /// [`fields`](Self::fields) chooses. If nobody can decide (the store is away and the limiter's
-/// [`Outage`](crate::Outage) does not allow, nor count here), and for a key that is too long, the answer is 503.
+/// [`Outage`](crate::Outage) does not allow, nor count here), the answer is 503. A key longer than the store takes
+/// (`max_key_bytes`, 1,024 by default) is counted under its SHA-1, so no client can cause an error by a long one.
+///
+/// The request holds the only reference to the decision: a handler that takes it out can give back what it was charged,
+/// say where it served from a cache. `request.extensions_mut().remove::<Arc<Decision>>()` and [`Arc::into_inner`] make it
+/// what [`refund`](RateLimiter::refund) takes.
 ///
 /// ```
-/// use larder::{Larder, PathKey, Quota, RateLimitLayer};
+/// use larder::http::{PathKey, RateLimitLayer};
+/// use larder::{Larder, Quota};
 ///
 /// # async fn run() -> larder::Result<()> {
 /// let larder = Larder::connect("memory:").await?;
@@ -220,7 +226,7 @@ where
         if shared.skip.as_ref().is_some_and(|skip| skip(&head)) {
             return Box::pin(inner.call(request));
         }
-        let key = shared.key.key(&head).unwrap_or_default();
+        let key = shortened(shared.key.key(&head).unwrap_or_default(), |key| shared.limiter.takes(key));
         Box::pin(async move {
             let decided = shared.limiter.check(key).await;
             if let Err(error) = &decided {
@@ -230,17 +236,17 @@ where
                 return inner.call(request).await;
             }
             let policies = shared.policies();
-            let mut response = match &decided {
+            let counted = decided.as_ref().ok().filter(|one| one.decided_by() != DecidedBy::Outage);
+            let told = counted.map(Told::of);
+            let mut response = match decided {
                 Ok(decision) if decision.is_allowed() => {
-                    request.extensions_mut().insert(decision.clone());
+                    request.extensions_mut().insert(Arc::new(decision));
                     inner.call(request).await?
                 }
-                _ => shared.refusal(&decided, &policies),
+                refused => shared.refusal(&refused, &policies),
             };
-            if let Ok(decision) = &decided
-                && decision.decided_by() != DecidedBy::Outage
-            {
-                policies.write(shared.fields, decision, response.headers_mut());
+            if let Some(told) = told {
+                policies.write(shared.fields, told, response.headers_mut());
             }
             Ok(response)
         })

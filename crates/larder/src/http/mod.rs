@@ -1,4 +1,8 @@
-//! Rate limits as tower middleware: who asks, what they are told, and what a refusal looks like.
+//! Rate limits as tower middleware for axum, hyper and tonic: who asks, what they are told, and what a refusal looks like.
+//!
+//! [`RateLimitLayer`] is the middleware. A [`RequestKey`] says whose limit a request counts against: [`ClientIp`],
+//! [`HeaderKey`], [`PathKey`] or a closure. [`Refuse`] makes the answer to a request that is refused: [`Problem`] for HTTP,
+//! [`Grpc`] for gRPC, or a closure.
 //!
 //! The layer asks the limiter in `call`, never in `poll_ready`, where a request may still not come. It hands the ready
 //! service on into the future, as tower asks for. What it knows of a request is its [`RequestHead`]; bodies are not its

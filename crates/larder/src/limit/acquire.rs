@@ -20,7 +20,8 @@ impl RateLimiter {
     /// Waits for a permit, `within` so long, in the order of those who wait.
     ///
     /// The store books a turn, which is one round trip, and the caller sleeps until then. A decision that is not allowed
-    /// means that no turn came up in time; it is given as soon as that is known. One permit.
+    /// means that no turn came up in time; it is given as soon as that is known. One permit. What the decision of a turn
+    /// says to [remain](Decision::remaining) is as of its booking: nothing.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -78,7 +79,7 @@ impl RateLimiter {
                 self.sleep_until_turn(name, &charged, span).await;
                 let slept = u64::try_from(self.now().since(booked).as_micros()).unwrap_or(u64::MAX);
                 let reset = charged.reset.saturating_sub(slept);
-                return Ok(Decision::of(Charged { reset, ..charged }, &plan, DecidedBy::Store));
+                return Ok(Decision::of(name, Charged { reset, ..charged }, &plan, DecidedBy::Store));
             }
             if turn.is_none() || charged.wait > left(deadline, self.now()) {
                 return Ok(self.decided(name, &plan, Take::All, 1, charged, asked));

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::RateLimiter;
-use super::decision::{DecidedBy, Decision};
+use super::decision::{DecidedBy, Decision, RecordId};
 use super::lease::Held;
 use super::local::Known;
 use super::outage::{Outage, is_outage};
@@ -74,7 +74,7 @@ impl RateLimiter {
         charged: Charged,
         asked: (Tick, u64),
     ) -> Decision {
-        let decision = Decision::of(charged, plan, DecidedBy::Store);
+        let decision = Decision::of(name, charged, plan, DecidedBy::Store);
         if !decision.is_allowed() {
             let cost = if take == Take::All { cost } else { 1 };
             self.inner.local.refused(name.as_bytes(), cost, plan, &decision, asked);
@@ -150,6 +150,7 @@ impl RateLimiter {
             reset_after: Duration::from_secs(1),
             decided_by: DecidedBy::Outage,
             stamp: Stamp::default(),
+            record: RecordId::of(name),
             counted_here: false,
         };
         match self.inner.outage {
@@ -161,7 +162,7 @@ impl RateLimiter {
                 let charge = Charge { terms: &terms, take, cost, ahead: 0, patience: 0 };
                 let clock = self.now().as_micros();
                 let charged = self.inner.local.share.charge(name.as_str(), charge, clock);
-                let decision = Decision::of(charged, plan, DecidedBy::Outage);
+                let decision = Decision::of(name, charged, plan, DecidedBy::Outage);
                 Ok(Decision { stamp: Stamp::default(), counted_here: true, ..decision })
             }
         }
@@ -201,6 +202,7 @@ impl RateLimiter {
             left: charged.granted,
             deadline: asked.0.after(span - drift(span)),
             stamp: charged.stamp,
+            record: RecordId::of(name),
             plan: plan.clone(),
             binding: plan.quota(charged.binding),
             remaining: charged.remaining,

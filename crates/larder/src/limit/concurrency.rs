@@ -29,6 +29,11 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// At most so many at once, over all processes. Made by
 /// [`Larder::concurrency_limiter`](crate::Larder::concurrency_limiter); cheap to clone.
 ///
+/// Each key has permits of its own. A permit is a lease (Gray and Cheriton, 1989): it is held for a [time](Self::ttl),
+/// renewed meanwhile, and free again when it is released, or when its time is over because its holder died. No more than
+/// the permits are held at once, as long as each holder renews in time: one that could not is [told](Permit::lost), and may
+/// run beside the next. A key is a sorted set with one entry a holder, and expires with the last of them.
+///
 /// ```
 /// # async fn run() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
@@ -125,7 +130,7 @@ impl ConcurrencyLimiter {
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may have taken a permit, which is free again when its time is over.
+    /// What a dropped call may have taken is given back in the background, and else free again when its time is over.
     pub fn try_acquire(
         &self,
         key: impl CacheKey,

@@ -1,14 +1,17 @@
 //! What a limiter decided.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::quota::{Plan, Quota};
+use crate::name::Name;
 use crate::store::limit::{Charged, Stamp};
 
 /// What a limiter decided, and what is left.
 ///
-/// A refusal is a decision like another, not an error.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A refusal is a decision like another, not an error. Not `Clone`, so that what it charged is given back
+/// ([`refund`](super::RateLimiter::refund)) once at most.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Decision {
     pub(super) granted: u64,
     pub(super) binding: Quota,
@@ -18,6 +21,8 @@ pub struct Decision {
     pub(super) decided_by: DecidedBy,
     /// Where it was charged.
     pub(super) stamp: Stamp,
+    /// Of which record: a refund of another is refused. Zero where nothing was granted.
+    pub(super) record: RecordId,
     /// Whether it was counted by this program's own share.
     pub(super) counted_here: bool,
 }
@@ -34,6 +39,19 @@ pub enum DecidedBy {
     Lease,
     /// Here, by the limiter's [`Outage`](super::Outage): the store did not answer.
     Outage,
+}
+
+/// Which record a decision is about: a hash of its name, in which the namespace, the limiter and the key stand. It is made
+/// once an answer of the store, so that decisions without a round trip only copy it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct RecordId(u64);
+
+impl RecordId {
+    pub(super) fn of(name: &Name) -> Self {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        Self(hasher.finish())
+    }
 }
 
 impl DecidedBy {
@@ -53,7 +71,7 @@ impl DecidedBy {
 }
 
 impl Decision {
-    pub(super) fn of(charged: Charged, plan: &Plan, decided_by: DecidedBy) -> Self {
+    pub(super) fn of(name: &Name, charged: Charged, plan: &Plan, decided_by: DecidedBy) -> Self {
         let granted = charged.granted > 0;
         Self {
             granted: charged.granted,
@@ -63,6 +81,7 @@ impl Decision {
             reset_after: Duration::from_micros(charged.reset),
             decided_by,
             stamp: if granted { charged.stamp } else { Stamp::default() },
+            record: if granted { RecordId::of(name) } else { RecordId::default() },
             counted_here: false,
         }
     }
@@ -87,6 +106,9 @@ impl Decision {
     }
 
     /// How many more may pass now, after this one, by the quota that [bound](Self::quota).
+    ///
+    /// Out of a lease: what the lease has left, and what the store had when it was taken. After waiting for a turn: none, as
+    /// when the turn was booked; what has come free since, [`RateLimiter::remaining`](super::RateLimiter::remaining) tells.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.remaining
@@ -99,7 +121,8 @@ impl Decision {
     }
 
     /// When the same request would pass if nobody else asks; `None` where it passed. Leases, reservations and turns that
-    /// are given back meanwhile can only make it sooner.
+    /// are given back meanwhile can only make it sooner. Of a refusal that was known here it is counted by a clock that
+    /// lags by up to a tick of the kernel (10 ms at most), and so much longer.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         (self.granted == 0).then_some(self.retry_after)

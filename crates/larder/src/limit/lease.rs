@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::decision::{DecidedBy, Decision};
+use super::decision::{DecidedBy, Decision, RecordId};
 use super::quota::{Plan, Quota};
 use crate::clock::Tick;
 use crate::error::{Error, Result};
@@ -77,6 +77,7 @@ pub(super) struct Held {
     pub(super) deadline: Tick,
     /// What was charged for them.
     pub(super) stamp: Stamp,
+    pub(super) record: RecordId,
     pub(super) plan: Arc<Plan>,
     /// What the store said when they were taken.
     pub(super) binding: Quota,
@@ -99,6 +100,7 @@ impl Held {
             reset_after: self.reset_at.since(now),
             decided_by: DecidedBy::Lease,
             stamp: self.stamp,
+            record: self.record,
             counted_here: false,
         })
     }

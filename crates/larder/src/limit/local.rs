@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
-use super::decision::{DecidedBy, Decision};
+use super::decision::{DecidedBy, Decision, RecordId};
 use super::lease::Held;
 use super::meter::LimitMeter;
 use super::outage::Breaker;
@@ -124,6 +124,7 @@ impl Local {
             reset_after: refusal.reset_at.since(now),
             decided_by: DecidedBy::Refusal,
             stamp: Stamp::default(),
+            record: RecordId::default(),
             counted_here: false,
         })
     }

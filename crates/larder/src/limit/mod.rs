@@ -15,10 +15,14 @@ mod lease;
 mod local;
 mod meter;
 mod outage;
+#[cfg(test)]
+mod programs;
 mod quota;
 mod reserve;
 #[cfg(test)]
 mod simulation;
+#[cfg(all(test, feature = "redis"))]
+mod skewed;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -35,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
 use crate::store::limit::{Charge, LimitStore, Take};
+use decision::RecordId;
 use local::Local;
 use quota::Plan;
 
@@ -313,8 +318,10 @@ impl RateLimiter {
     /// Gives back permits that a decision granted and that were not used, to the very place where they were charged; how
     /// many that was. One round trip; none for permits of a lease that still stands.
     ///
-    /// Nothing comes back that no longer counts: after its window, a reset, or a change of windows; with GCRA what the
-    /// pace has made good since. A decision is to be given back once, and under the key that it was made for.
+    /// It takes the decision, which cannot be cloned: so nothing is given back twice. It is given back under the key that
+    /// it was made for, by a limiter of the same name and namespace; under another, nothing is sent. Nothing comes back
+    /// that no longer counts: after its window, a reset, or a change of windows; with GCRA what the pace has made good
+    /// since.
     ///
     /// ```
     /// # async fn run() -> larder::Result<()> {
@@ -330,7 +337,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; `InvalidSetting` for more permits than were granted.
+    /// What stands in the way of any request; `InvalidSetting` for more permits than were granted, and for a decision
+    /// about another key or by another limiter. The decision is gone then, and stays charged.
     ///
     /// # Cancel safety
     ///
@@ -347,7 +355,11 @@ impl RateLimiter {
                 let granted = decision.granted;
                 return Err(Error::invalid(format!("{permits} of {granted} permits cannot be given back")));
             }
-            self.give_back(&name?, decision.stamp, permits).await
+            let name = name?;
+            if decision.is_allowed() && decision.record != RecordId::of(&name) {
+                return Err(Error::invalid("the decision was made for another key or by another limiter"));
+            }
+            self.give_back(&name, decision.stamp, permits).await
         })
     }
 
@@ -382,6 +394,14 @@ impl RateLimiter {
         name.push_str("}");
         self.inner.context.limits.check_key(&name)?;
         Ok(name)
+    }
+
+    /// Whether the key is short enough for the store.
+    #[cfg(feature = "tower")]
+    pub(crate) fn takes(&self, key: &str) -> bool {
+        // Escaping makes three bytes of one at most.
+        let most = self.inner.prefix.len() + 3 * key.len() + 1;
+        most <= self.inner.context.limits.max_key_bytes || self.record(key).is_ok()
     }
 
     fn timeout(&self) -> Duration {

@@ -24,11 +24,20 @@ pub enum Outage {
     Deny,
     /// Allow all.
     Allow,
-    /// Allow this program's share, counted in its own memory: the limit divided by so many programs, rounded down.
+    /// Allow a share of each limit, counted in this process: the limit divided by so many, rounded down. With GCRA the
+    /// burst and the pace are divided.
     ///
-    /// While the store is away, all of them together admit at most the limit in any window; a window in which the
-    /// outage begins or ends can hold what the store admitted as well, so twice the limit. What is admitted here is
-    /// not charged to the store afterwards.
+    /// The number is how many [`Larder`](crate::Larder)s ask for this limit at the most, of all processes and hosts and at
+    /// any one time, a rolling deployment's old and new ones together. larder cannot know it: with a number that is too
+    /// low, more than the limit is admitted. All handles of one limiter name on one `Larder` share one count. A share of
+    /// less than one permit is none: such a limiter refuses all while the store is away.
+    ///
+    /// While the store is away, each admits at most its share in any window of its own clock, and so all together at
+    /// most the limit; a window in which the outage begins or ends can hold what the store admitted as well, and leases
+    /// that are still out, so twice the limit. What is admitted here is not charged to the store afterwards.
+    ///
+    /// Its decisions are [`DecidedBy::Outage`](super::DecidedBy::Outage), and `remaining`, `retry_after` and `reset_after`
+    /// are those of the share; `limit` is the quota's own.
     LocalShare(u32),
 }
 

@@ -18,13 +18,19 @@ const MOST_QUOTAS: usize = 8;
 /// At most `limit` in any `window`.
 ///
 /// By default a quota counts in strict buckets, a sixtieth of the window each, and up to a limit of 20 by the time of
-/// each permit. [`exact`](Self::exact) and [`gcra`](Self::gcra) choose otherwise. [docs/rate-limits.md] compares them.
+/// each permit. [`exact`](Self::exact) and [`gcra`](Self::gcra) choose otherwise. [docs/rate-limits.md] compares them,
+/// and has the proof of the bounds.
 ///
 /// | | admitted in any window | capacity returns | bytes a key |
 /// |---|---|---|---|
 /// | strict buckets | at most the limit | up to 1/60 of the window late | 148, from 65,536 on 270 |
 /// | exact, and any limit up to 20 | at most the limit | on time | 26 and 6 a permit |
 /// | GCRA | at most the limit and the burst | evenly | 29 |
+///
+/// Bytes are those of the value of one quota, without the key; buckets take 270 (from 65,536 on 514) once a lease or a turn
+/// was charged ahead. *Strict buckets* are the bucketed sliding window that many have (Figma's write-up of 2017 has sixty a
+/// window), with the oldest bucket counted in full, which is what makes the bound strict. *Exact* is the sliding-window
+/// log, in 6 bytes a permit where a sorted set takes a hundred. *GCRA* is ITU-T I.371's.
 ///
 /// [docs/rate-limits.md]: https://github.com/larder-rs/larder/blob/main/docs/rate-limits.md
 ///
@@ -82,8 +88,8 @@ impl Quota {
         Self::new(limit, Duration::from_secs(24 * 3600))
     }
 
-    /// Counts by the time of each permit, so that capacity returns exactly when the window has passed and not up to a
-    /// sixtieth later. For limits up to 10,000; the record takes 6 bytes a permit, and the server copies it with every
+    /// Counts by the time of each permit (a sliding-window log), so that capacity returns exactly when the window has passed
+    /// and not up to a sixtieth later; at most the limit in any window. For limits up to 10,000; the record takes 6 bytes a permit, and the server copies it with every
     /// admission. Limits up to 20 are counted so anyway.
     #[must_use]
     pub const fn exact(self) -> Self {

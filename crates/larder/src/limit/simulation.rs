@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::ask::drift;
+use super::decision::RecordId;
 use super::lease::Held;
 use super::quota::{Plan, Quota};
 use crate::clock::Clock;
@@ -105,6 +106,7 @@ impl World {
                     left: charged.granted,
                     deadline: sent.after(span - drift(span)),
                     stamp: charged.stamp,
+                    record: RecordId::default(),
                     plan: plan.clone(),
                     binding: plan.quota(0),
                     remaining: charged.remaining,

@@ -26,7 +26,7 @@ fn locks() -> (Arc<Locks>, Arc<AtomicU64>, Arc<AtomicU64>) {
     let store = MemoryStore::new(Bounds::default(), Clock::Manual(there.clone()), changes.clone());
     let limits = Limits { response_timeout: SECOND, max_value_bytes: 1000, max_key_bytes: 1000 };
     let clock = Clock::Manual(here.clone());
-    let store = AnyStore::Memory(Box::new(store));
+    let store = AnyStore::Memory(Arc::new(store));
     let context = Context::new(store, changes, Keyspace::default(), limits, clock, Random::default());
     (Arc::new(Locks::new(Arc::new(context))), here, there)
 }

@@ -129,7 +129,7 @@ pub(crate) enum Entered {
 /// What every store can do about limits. Each operation is atomic and one round trip, and safe to drop at any point: the
 /// store may then still carry it out.
 pub(crate) trait LimitStore: Send + Sync + 'static {
-    /// Charges all terms or none. A refusal charges and writes nothing.
+    /// Charges all terms or none. A refusal charges nothing; all that it may change is how long the record is kept.
     fn charge(&self, name: &str, charge: Charge<'_>) -> impl Future<Output = Result<Charged>> + Send;
 
     /// Gives permits back to the time that was charged for them; how many were.

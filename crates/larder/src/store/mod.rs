@@ -33,6 +33,7 @@ mod equivalence_limits;
 mod equivalence_locks;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -286,7 +287,8 @@ pub(crate) enum Eviction {
 
 /// The store that a `Larder` stands on.
 pub(crate) enum AnyStore {
-    Memory(Box<MemoryStore>),
+    /// Shared, so that in tests several programs can stand on one.
+    Memory(Arc<MemoryStore>),
     #[cfg(feature = "redis")]
     Redis(RedisStore),
 }

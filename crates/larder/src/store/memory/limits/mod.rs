@@ -28,6 +28,8 @@ struct Record {
     /// When it was first charged: by this a refund knows that it is still the record that was charged.
     born: u64,
     tracks: Vec<Track>,
+    /// Until when other quotas than those that charged it have refused by it: it is kept so long.
+    kept_until: u64,
 }
 
 #[derive(Default)]
@@ -47,7 +49,7 @@ impl Limits {
         let (charged, wrote) = decide(&mut record, charge, clock);
         if let Some(record) = record.filter(|_| known || wrote) {
             if state.records.len() >= state.sweep_at {
-                state.records.retain(|_, record| record.ends(record.latest.max(clock)) > clock);
+                state.records.retain(|_, record| record.expires(clock) > clock);
                 state.sweep_at = 2 * state.records.len() + 1000;
             }
             state.records.insert(name.to_owned(), record);
@@ -73,7 +75,7 @@ impl Limits {
 
     pub(crate) fn forget(&self, name: &str, clock: u64) -> bool {
         let forgotten = self.state().records.remove(name);
-        forgotten.is_some_and(|record| record.ends(record.latest.max(clock)) > clock)
+        forgotten.is_some_and(|record| record.expires(clock) > clock)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -81,7 +83,8 @@ impl Limits {
     }
 }
 
-/// Decides on a copy where nothing may be written: quotas that changed are only converted for good by a charge.
+/// Decides on a copy where nothing may be written: quotas that changed are only converted for good by a charge. A refusal
+/// by other quotas keeps the record for as long as it says.
 fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
     let Charge { terms, take, cost, ahead, patience } = charge;
     let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
@@ -148,6 +151,8 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
     let reset = record.ends(now).saturating_sub(clock);
     if wrote {
         *kept = Some(record);
+    } else if let Some(kept) = kept.as_mut().filter(|kept| take != Take::Look && !kept.counts(terms)) {
+        kept.kept_until = kept.kept_until.max(record.ends(now));
     }
     let stamp = if granted > 0 { Stamp { when, born } } else { Stamp::default() };
     (Charged { granted, binding, remaining: limit.saturating_sub(total), wait, reset, stamp }, wrote)
@@ -182,7 +187,13 @@ impl Record {
             }
         };
         let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
-        (Self { latest: now, born: old.map_or(now, |old| old.born), tracks }, cut.contains(&true))
+        let born = old.map_or(now, |old| old.born);
+        (Self { latest: now, born, tracks, kept_until: 0 }, cut.contains(&true))
+    }
+
+    /// Until when it is kept.
+    fn expires(&self, clock: u64) -> u64 {
+        self.ends(self.latest.max(clock)).max(self.kept_until)
     }
 
     /// When nothing counts any more.

@@ -5,6 +5,7 @@ if ARGV[2] then
 end
 local kinds, limits, widths = terms_from(5)
 local places = record and locate(kinds, widths)
+local translated = record and not places
 if not places then
   convert(kinds, limits, widths, false)
   places = locate(kinds, widths)
@@ -207,6 +208,13 @@ if take ~= LOOK and granted > 0 then
 else
   for term in ipairs(kinds) do
     all_back = math.max(all_back, ends(term))
+  end
+  if translated and take ~= LOOK then
+    -- It was told how long this is refused. By the quotas that charged the record it may end sooner.
+    local rest = math.ceil((all_back - clock) / 1000) + 1
+    if redis.call('PTTL', KEYS[1]) < rest then
+      redis.call('PEXPIRE', KEYS[1], rest)
+    end
   end
 end
 local remains = math.max(limits[binding] - totals[binding], 0)

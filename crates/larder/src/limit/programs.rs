@@ -1,0 +1,231 @@
+//! Whole limiters of several programs under random schedules: what [`simulation`](super::simulation) leaves out.
+//!
+//! There only the store and the spending are real; here all is: taking a batch, keeping it, replacing and returning it,
+//! refusals that are known, refunds, reservations, the end of a larder. Only time is played: the store has a clock that is
+//! set by hand, each program one of another rate, and tokio's timers go with the store's. Requests take no time here, and
+//! nobody dies: there they do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::{Decision, Lease, Quota, RateLimiter, Reserve};
+use crate::Larder;
+use crate::clock::Clock;
+use crate::context::{Context, Limits};
+use crate::keyspace::Keyspace;
+use crate::near::Changes;
+use crate::random::Random;
+use crate::store::AnyStore;
+use crate::store::memory::{Bounds, MemoryStore};
+
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    /// Time passes, in thousandths of a window.
+    Pass(u64),
+    /// So much, out of a lease where one is held or can be taken.
+    Check(usize, u64),
+    /// As much as there is.
+    UpTo(usize, u64),
+    /// By a handle that takes no leases.
+    Plain(usize),
+    /// The nth last decision was not used after all.
+    Refund(usize),
+    /// An estimate, and what was used of it or beyond it.
+    Reserve(usize, u64, u64),
+    /// The program ends as it should, and starts again.
+    Restart(usize),
+}
+
+struct Program {
+    /// Microseconds of its clock for a thousand of the store's.
+    rate: u64,
+    hand: Arc<AtomicU64>,
+    larder: Larder,
+    leased: RateLimiter,
+    plain: RateLimiter,
+}
+
+struct Used {
+    when: u64,
+    permits: u64,
+    /// Whose decision it was, unless it can no longer be given back.
+    by: Option<(usize, Decision)>,
+}
+
+struct World {
+    store: Arc<MemoryStore>,
+    changes: Arc<Changes>,
+    hand: Arc<AtomicU64>,
+    quota: Quota,
+    span: Duration,
+    programs: Vec<Program>,
+    used: Vec<Used>,
+    /// What was decided without the store.
+    here: u64,
+}
+
+impl World {
+    fn new(quota: Quota, span: Duration) -> Self {
+        let (hand, changes) = (Arc::new(AtomicU64::new(0)), Arc::new(Changes::default()));
+        let store = MemoryStore::new(Bounds::default(), Clock::Manual(hand.clone()), changes.clone());
+        let (store, programs) = (Arc::new(store), Vec::new());
+        let mut world = Self { store, changes, hand, quota, span, programs, used: Vec::new(), here: 0 };
+        // The slow one sees its leases end late.
+        world.programs = [999, 1000, 1200].map(|rate| world.program(rate)).into();
+        world
+    }
+
+    fn program(&self, rate: u64) -> Program {
+        let hand = Arc::new(AtomicU64::new(rate * 1_000_000));
+        let limits =
+            Limits { response_timeout: Duration::from_secs(1), max_value_bytes: 1000, max_key_bytes: 1000 };
+        let (store, clock) = (AnyStore::Memory(self.store.clone()), Clock::Manual(hand.clone()));
+        let (changes, keyspace) = (self.changes.clone(), Keyspace::default());
+        let larder =
+            Larder::new(Arc::new(Context::new(store, changes, keyspace, limits, clock, Random::default())));
+        let plain = larder.rate_limiter("api", self.quota).unwrap();
+        let leased = plain.clone().leased(Lease::batch(5).span(self.span)).unwrap();
+        Program { rate, hand, larder, leased, plain }
+    }
+
+    fn window(&self) -> u64 {
+        u64::try_from(self.quota.window().as_micros()).unwrap()
+    }
+
+    fn now(&self) -> u64 {
+        self.hand.load(Ordering::Acquire)
+    }
+
+    async fn pass(&mut self, micros: u64) {
+        self.hand.fetch_add(micros, Ordering::AcqRel);
+        for program in &self.programs {
+            program.hand.fetch_add(micros * program.rate / 1000, Ordering::AcqRel);
+        }
+        tokio::time::advance(Duration::from_micros(micros)).await;
+        settle().await;
+    }
+
+    fn note(&mut self, who: usize, decision: Decision) {
+        self.here += u64::from(decision.decided_by() != super::DecidedBy::Store);
+        if decision.is_allowed() {
+            let (when, permits) = (self.now(), decision.granted());
+            self.used.push(Used { when, permits, by: Some((who, decision)) });
+        }
+    }
+
+    async fn play(&mut self, act: Act) {
+        match act {
+            Act::Pass(share) => self.pass(self.window() * share / 1000).await,
+            Act::Check(who, cost) => {
+                let decision = self.programs[who].leased.check_n("a", cost).await.unwrap();
+                self.note(who, decision);
+            }
+            Act::UpTo(who, most) => {
+                let decision = self.programs[who].leased.take_up_to("a", most).await.unwrap();
+                self.note(who, decision);
+            }
+            Act::Plain(who) => {
+                let decision = self.programs[who].plain.check("a").await.unwrap();
+                self.note(who, decision);
+            }
+            Act::Refund(last) => {
+                let one = self.used.iter_mut().rev().filter(|used| used.by.is_some()).nth(last);
+                if let Some(one) = one
+                    && let Some((who, decision)) = one.by.take()
+                {
+                    let granted = std::mem::take(&mut one.permits);
+                    self.programs[who].leased.refund("a", decision, granted).await.unwrap();
+                }
+            }
+            Act::Reserve(who, estimate, used) => {
+                if let Reserve::Granted(held) =
+                    self.programs[who].leased.reserve("a", estimate).await.unwrap()
+                {
+                    let settled = held.settle(used).await.unwrap();
+                    let permits = used - settled.uncovered;
+                    self.used.push(Used { when: self.now(), permits, by: None });
+                }
+            }
+            Act::Restart(who) => {
+                self.programs[who].larder.close().await.unwrap();
+                settle().await;
+                let again = self.program(self.programs[who].rate);
+                self.programs[who] = again;
+                // What it had decided is given back by nobody.
+                for used in &mut self.used {
+                    used.by.take_if(|(whose, _)| *whose == who);
+                }
+            }
+        }
+    }
+
+    /// The most that any window held.
+    fn most(&self) -> u64 {
+        let within = |(first, start): (usize, &Used)| -> u64 {
+            let end = start.when + self.window();
+            self.used[first..].iter().take_while(|used| used.when < end).map(|used| used.permits).sum()
+        };
+        self.used.iter().enumerate().map(within).max().unwrap_or(0)
+    }
+}
+
+/// Lets what runs in the background come to its end.
+async fn settle() {
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing() {
+    let who = 0..3usize;
+    let act = prop_oneof![
+        6 => (1..150u64).prop_map(Act::Pass),
+        2 => (900..1050u64).prop_map(Act::Pass),
+        12 => (who.clone(), prop_oneof![4 => Just(1u64), 1 => 1..4u64]).prop_map(|(who, cost)| Act::Check(who, cost)),
+        2 => (who.clone(), 1..9u64).prop_map(|(who, most)| Act::UpTo(who, most)),
+        3 => who.clone().prop_map(Act::Plain),
+        3 => (0..4usize).prop_map(Act::Refund),
+        2 => (who.clone(), 1..4u64, 0..6u64).prop_map(|(who, estimate, used)| Act::Reserve(who, estimate, used)),
+        1 => who.prop_map(Act::Restart),
+    ];
+    let window = Duration::from_millis(600);
+    let quotas = [
+        (Quota::new(6, window), window / 3),
+        (Quota::new(25, window), window / 10),
+        // Sixty does not divide it, and a lease lasts all of it.
+        (Quota::new(25, Duration::from_micros(600_007)), Duration::from_micros(600_007)),
+    ];
+    let schedules = (0..quotas.len(), prop::collection::vec(act, 1..120));
+    let config = Config { cases: 600, failure_persistence: None, ..Config::default() };
+    let here = std::cell::Cell::new(0);
+    TestRunner::new(config)
+        .run(&schedules, |(place, schedule)| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let (quota, span) = quotas[place];
+                let mut world = World::new(quota, span);
+                for act in schedule {
+                    world.play(act).await;
+                }
+                let most = world.most();
+                prop_assert!(most <= quota.limit(), "{} used of {}", most, quota.limit());
+                here.set(here.get() + world.here);
+                // A lease and a window later, and a bucket, all of it is there again.
+                world.pass(3 * world.window()).await;
+                let left = world.programs[0].plain.remaining("a").await.unwrap();
+                prop_assert_eq!(left, quota.limit());
+                Ok(())
+            })
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(here.get() > 1000, "only {} decisions were made without the store", here.get());
+}
