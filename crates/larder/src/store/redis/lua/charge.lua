@@ -54,12 +54,15 @@ while usual do
       break
     end
     stop = start + older * size
-    local counts, current = nil, floor(clock / width)
-    after = (current + 61) * width
-    if current * width <= latest then
-      ends = total > 0 and after or clock
+    local counts, begins = nil, clock - clock % width
+    after = begins + 61 * width
+    if begins <= latest then
+      if total > 0 then
+        ends = after
+      end
     else
       -- The count of the bucket that was the current one joins those before it, and what counts no longer leaves.
+      local current = begins / width
       local moved = current - floor(latest / width)
       local gone = older + moved - 60
       turn = floor(current / 10) > floor((current - moved) / 10)
@@ -101,7 +104,7 @@ while usual do
         usual = false
         break
       end
-      free = (current - older + 61) * width
+      free = after - older * width
     else
       total, rest = total + cost, rest + cost * one
     end
@@ -170,7 +173,8 @@ while usual do
       kept = stop
     end
     if heads then
-      heads[3 * term + 4], heads[3 * term + 5], heads[3 * term + 6] = unit, total, rest
+      local place = 3 * term
+      heads[place + 4], heads[place + 5], heads[place + 6] = unit, total, rest
     end
   end
   if ends > stands then
@@ -195,21 +199,19 @@ if usual and refused then
   return pack('>I4BI4I7I7', 0, binding, remains, stands - clock, ready - clock)
 elseif usual then
   local written
-  if heads then
-    written = pack('>BI7I7' .. string.rep('I6I4I4', terms), unpack(heads))
-  else
+  if terms == 1 then
     written = pack('>BI7I7I6I4I4', 1, clock, born, unit, total, rest)
-  end
-  if bodies then
-    written = written .. bodies
-  end
-  if record and not anew and #written == kept - 1 then
-    -- What comes after is as it was, where it was.
-    call('SETRANGE', KEYS[1], '0', written)
+  elseif terms == 4 then
+    written = pack('>BI7I7I6I4I4I6I4I4I6I4I4I6I4I4', unpack(heads))
   else
-    if record and kept <= #record then
-      written = written .. sub(record, kept)
-    end
+    written = pack('>BI7I7' .. string.rep('I6I4I4', terms), unpack(heads))
+  end
+  bodies = bodies or ''
+  if record and not anew and #written + #bodies == kept - 1 then
+    -- What comes after is as it was, where it was.
+    call('SETRANGE', KEYS[1], '0', written .. bodies)
+  else
+    written = written .. bodies .. (record and kept <= #record and sub(record, kept) or '')
     if anew then
       call('SET', KEYS[1], written, 'PX', sub(ask, 6 + 10 * terms))
     else
