@@ -22,31 +22,39 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 fn read(record: &[u8]) -> (u64, Vec<Track>) {
-    let (mut tracks, mut at) = (Vec::new(), 15);
-    for _ in 0..record[0] {
-        let (kind, width) = (number(&record[at..at + 1]), number(&record[at + 1..at + 7]));
-        let body = &record[at + 7..];
-        let (sum, counted, length): (u64, Vec<(u64, u64)>, usize) = match kind {
-            2 | 4 | 66 | 68 => {
-                let (size, slots) = ((kind % 64) as usize, if kind > 64 { 122 } else { 61 });
-                let count = |slot: usize| number(&body[4 + slot * size..4 + (slot + 1) * size]);
-                let counted =
-                    (0..slots).filter(|slot| count(*slot) > 0).map(|slot| (slot as u64, count(slot)));
-                (number(&body[..4]), counted.collect(), 4 + slots * size)
+    let (tracks, latest) = (record[0] as usize, number(&record[1..8]));
+    let mut body = &record[15 + 14 * tracks..];
+    let mut take = |bytes: usize| {
+        let (taken, rest) = body.split_at(bytes);
+        body = rest;
+        number(taken)
+    };
+    let tracks = (0..tracks).map(|track| {
+        let head = &record[15 + 14 * track..];
+        let (unit, sum, rest) = (number(&head[..6]), number(&head[6..10]), number(&head[10..14]));
+        let (kind, width) = (unit >> 45, unit % (1 << 45));
+        let counted: Vec<(u64, u64)> = match kind {
+            0 | 1 => {
+                let (size, current) = if kind == 0 { (2, rest >> 16) } else { (4, rest) };
+                let (ahead, before) =
+                    if kind == 0 { (rest >> 8 & 255, rest & 255) } else { (take(1), take(1)) };
+                let bucket = latest / width;
+                let around = (bucket - before..bucket).chain(bucket + 1..=bucket + ahead);
+                let mut counted: Vec<_> = around.map(|bucket| (bucket, take(size))).collect();
+                counted.push((bucket, current));
+                counted.retain(|(_, count)| *count > 0);
+                counted.sort_unstable();
+                counted
             }
-            6 => {
-                let count = number(&body[..4]) as usize;
-                let times = (0..count).map(|n| (number(&body[4 + 6 * n..10 + 6 * n]), 1)).collect();
-                (count as u64, times, 4 + 6 * count)
-            }
-            8 => (0, vec![(number(&body[..7]), 0)], 7),
+            3 => vec![(sum << 32 | rest, 0)],
+            4..=6 => (0..sum).map(|_| (take(kind as usize), 1)).collect(),
             other => panic!("{other}"),
         };
-        tracks.push(Track { kind, width, sum, counted });
-        at += 7 + length;
-    }
-    assert_eq!(at, record.len());
-    (number(&record[1..8]), tracks)
+        Track { kind, width, sum, counted }
+    });
+    let tracks = tracks.collect();
+    assert!(body.is_empty());
+    (latest, tracks)
 }
 
 fn stored(server: &Server, name: &str) -> (u64, Vec<Track>) {
@@ -72,26 +80,26 @@ async fn records_hold_what_the_page_says() {
     assert!(latest <= now && now - latest < 60_000_000);
 
     let kinds: Vec<(u64, u64)> = tracks.iter().map(|track| (track.kind, track.width)).collect();
-    assert_eq!(kinds, [(2, 60_000_000), (4, 1_440_000_000), (6, 7_200_000_000), (8, 10_000_000)]);
+    assert_eq!(kinds, [(0, 60_000_000), (1, 1_440_000_000), (5, 7_200_000_000), (3, 10_000_000)]);
     for track in &tracks[..2] {
         assert_eq!((track.sum, track.counted.iter().map(|(_, count)| count).sum()), (7, 7));
-        assert_eq!(track.counted.last().unwrap().0, latest / track.width % 61);
+        assert_eq!(track.counted.last().unwrap().0, latest / track.width);
     }
-    assert_eq!((tracks[2].sum, tracks[2].counted[6].0), (7, latest % (1 << 48)));
+    assert_eq!((tracks[2].sum, tracks[2].counted[6].0), (7, latest % (1 << 40)));
     let ahead = tracks[3].counted[0].0 - latest;
     assert!(ahead <= 70_000_000 && ahead > 60_000_000, "{ahead}");
 }
 
 #[tokio::test]
-async fn what_lies_ahead_has_its_place_in_a_longer_ring() {
+async fn what_lies_ahead_comes_after_what_was() {
     let server = Server::start();
     let larder = Larder::builder().url(server.url()).namespace("shop").connect().await.unwrap();
     let lease = Lease::batch(40).span(Duration::from_secs(1800));
     let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().leased(lease).unwrap();
     assert!(limiter.allow("ann").await.unwrap());
     let (latest, tracks) = stored(&server, "~limit.1:{shop/api:ann}");
-    let expected = (latest + 1_800_000_000) / 60_000_000 % 122;
-    assert_eq!(tracks, [Track { kind: 66, width: 60_000_000, sum: 40, counted: vec![(expected, 40)] }]);
+    let expected = (latest + 1_800_000_000) / 60_000_000;
+    assert_eq!(tracks, [Track { kind: 0, width: 60_000_000, sum: 40, counted: vec![(expected, 40)] }]);
 }
 
 #[tokio::test]
@@ -103,11 +111,11 @@ async fn a_record_of_other_quotas_is_read_for_what_it_counts() {
     let mut record = vec![1];
     record.extend(&now.to_be_bytes()[1..]);
     record.extend(&(now - 2_000_000).to_be_bytes()[1..]);
-    record.push(6);
-    record.extend(&600_000_000u64.to_be_bytes()[2..]);
+    record.extend(&(4 << 45 | 600_000_000u64).to_be_bytes()[2..]);
     record.extend(3u32.to_be_bytes());
+    record.extend([0; 4]);
     for age in [2_000_000, 1_000_000, 0] {
-        record.extend(&((now - age) % (1 << 48)).to_be_bytes()[2..]);
+        record.extend(&(now - age).to_be_bytes()[4..]);
     }
     let mut connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
     redis::cmd("SET")

@@ -28,9 +28,9 @@ pub(crate) fn run() -> Outcome<Findings> {
     measure(&runtime, &server, &mut table, "a known refusal", &refusing, false)?;
 
     let lease = Lease::batch(50);
-    let leased = larder.rate_limiter("leased", Quota::per_minute(4_000_000_000))?.leased(lease)?;
+    let leased = larder.rate_limiter("leased", Quota::per_minute(2_000_000_000))?.leased(lease)?;
     measure(&runtime, &server, &mut table, "leased, 50 a batch", &leased, true)?;
-    let large = larder.rate_limiter("large", Quota::per_minute(4_000_000_000))?.leased(1_000_000)?;
+    let large = larder.rate_limiter("large", Quota::per_minute(2_000_000_000))?.leased(1_000_000)?;
     measure(&runtime, &server, &mut table, "leased, as long as a lease lasts", &large, true)?;
 
     let mut findings = Findings::default();

@@ -27,15 +27,37 @@ pub(crate) mod wire {
         include_str!("../../../larder/src/store/redis/lua/charge_any.lua"),
     );
 
-    /// Kind, limit and width in microseconds of each quota.
-    pub(crate) fn request(cost: u32, terms: &[(u8, u32, u64)]) -> Vec<u8> {
+    /// One quota: its kind, what is allowed, and its width in microseconds.
+    pub(crate) type Term = (u64, u32, u64);
+
+    fn unit(kind: u64, width: u64) -> impl Iterator<Item = u8> {
+        (kind << 45 | width).to_be_bytes().into_iter().skip(2)
+    }
+
+    pub(crate) fn request(cost: u32, terms: &[Term]) -> Vec<u8> {
         let mut request = cost.to_be_bytes().to_vec();
         request.push(u8::try_from(terms.len()).unwrap_or_default());
+        let mut lives = 0;
         for (kind, limit, width) in terms {
-            request.push(*kind);
-            request.extend(width.to_be_bytes().iter().skip(2));
+            request.extend(unit(*kind, *width));
             request.extend(limit.to_be_bytes());
+            lives = lives.max(if *kind < 4 { width * 71 } else { width + width.div_ceil(6) });
         }
+        request.extend((lives.div_ceil(1000) + 1).to_string().into_bytes());
         request
+    }
+
+    /// A record of buckets of two bytes that have one permit each, all 61 of every quota.
+    pub(crate) fn full(terms: &[Term], now: u64) -> Vec<u8> {
+        let mut record = vec![u8::try_from(terms.len()).unwrap_or_default()];
+        for _ in 0..2 {
+            record.extend(now.to_be_bytes().into_iter().skip(1));
+        }
+        for (kind, _, width) in terms {
+            record.extend(unit(*kind, *width));
+            record.extend([0, 0, 0, 61, 0, 1, 0, 60]);
+        }
+        record.extend([0, 1].repeat(60 * terms.len()));
+        record
     }
 }

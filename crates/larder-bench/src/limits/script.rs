@@ -1,13 +1,16 @@
 //! What the server's processor does for a decision: `INFO cpu` before and after some thousands of them.
 //!
 //! Every script runs on the same server over one connection, 64 requests in a write, against 1,000 keys, in shuffled
-//! rounds. The yardstick is a script that only gets and sets with an expiry, a value as long as larder's record.
+//! rounds. The yardsticks are scripts that only get and set with an expiry, a value as long as larder's record: that of a
+//! key whose buckets are all in use, and that of one that is rarely asked for.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use larder_testkit::Server;
 use rand::seq::SliceRandom;
 use redis::{Connection, cmd, pipe};
 
-use super::wire::{CHARGE, request};
+use super::wire::{CHARGE, Term, full, request};
 use crate::figures::Findings;
 use crate::lane::Outcome;
 use crate::statistics::{Spread, bootstrap, quartiles};
@@ -34,33 +37,35 @@ struct Script {
     name: &'static str,
     source: &'static str,
     arguments: Vec<Vec<u8>>,
+    /// What the keys hold before anything is asked.
+    record: Option<Vec<u8>>,
     /// Requests a key before it is measured.
     before: u64,
 }
 
-fn scripts() -> Vec<Script> {
+fn scripts(now: u64) -> Vec<Script> {
     let text = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
-    let ours = |name, terms: &[(u8, u32, u64)], before| Script {
-        name,
-        source: CHARGE,
-        arguments: vec![request(1, terms)],
-        before,
-    };
-    let script = |name, source, arguments, before| Script { name, source, arguments, before };
-    let minute = 1_000_000;
-    let four = |limit| {
-        [(2, 60_000, 16_667), (2, 60_000, minute), (2, 60_000, 60 * minute), (2, limit, 1440 * minute)]
-    };
+    let script = |name, source, arguments, before| Script { name, source, arguments, record: None, before };
+    let get_set = |name, bytes| script(name, GET_SET, vec![vec![b'x'; bytes], b"600000".to_vec()], 1);
+    let ours = |name, terms: &[Term], before| script(name, CHARGE, vec![request(1, terms)], before);
+    let used = |name, terms: &[Term]| Script { record: Some(full(terms, now)), ..ours(name, terms, 0) };
+    let second = 1_000_000;
+    // Sixty a window: windows of a second, a minute, an hour and a day, and where nothing may end meanwhile of days alone.
+    let short = [second / 60, second, 60 * second, 1440 * second].map(|width| (0, 60_000, width));
+    let long = [(0, 60_000, 1440), (0, 60_000, 1441), (0, 60_000, 1442), (0, 61, 1443)]
+        .map(|(kind, limit, width)| (kind, limit, width * second));
     vec![
-        script("GET and SET of 148 bytes", GET_SET, vec![vec![b'x'; 148], b"60000".to_vec()], 1),
-        script("GET and SET of 12 bytes", GET_SET, vec![vec![b'x'; 12], b"60000".to_vec()], 1),
+        get_set("GET and SET of 149 bytes", 149),
+        get_set("GET and SET of 29 bytes", 29),
         script("GCRA (redis_rate), allowed", GCRA, text(&["1000000", "60000000", "1"]), 1),
         script("GCRA (redis_rate), refused", GCRA, text(&["1", "600000000", "1"]), 1),
-        ours("larder, buckets, allowed", &[(2, 60_000, minute)], 1),
-        ours("larder, buckets, refused", &[(2, 21, 60 * minute)], 21),
-        ours("larder, exact for 20, refused", &[(6, 20, 3600 * minute)], 20),
-        ours("larder, four quotas, allowed", &four(60_000), 1),
-        ours("larder, four quotas, refused", &four(21), 21),
+        used("larder, buckets, allowed", &[(0, 60_000, second)]),
+        used("larder, buckets, refused", &[(0, 61, 1440 * second)]),
+        ours("larder, buckets of a quiet key, allowed", &[(0, 60_000, 1440 * second)], 1),
+        ours("larder, buckets of a quiet key, refused", &[(0, 21, 1440 * second)], 21),
+        ours("larder, exact for 20, refused", &[(4, 20, 3600 * second)], 20),
+        used("larder, four quotas, allowed", &short),
+        used("larder, four quotas, refused", &long),
         script("hash of 60 buckets, refused", HASH, text(&["60"]), 0),
         script("sorted-set log of 100, refused", ZSET, text(&["100"]), 100),
     ]
@@ -70,12 +75,18 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     eprintln!("limits: the server's processor");
     let server = Server::builder().tcp().start();
     let mut connection = redis::Client::open(server.url())?.get_connection()?;
-    let scripts = scripts();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
+    let scripts = scripts(u64::try_from(now)?);
     let mut hashes = Vec::new();
     for (place, script) in scripts.iter().enumerate() {
         hashes.push(cmd("SCRIPT").arg("LOAD").arg(script.source).query::<String>(&mut connection)?);
         if script.name.starts_with("hash") {
             fill_hashes(&mut connection, place)?;
+        }
+        if let Some(record) = &script.record {
+            for id in 0..KEYS {
+                cmd("SET").arg(key(place, id)).arg(record).arg("PX").arg(86_400_000).exec(&mut connection)?;
+            }
         }
         send(&mut connection, script, &hashes, place, script.before * KEYS)?;
     }

@@ -16,7 +16,7 @@ use crate::table::Table;
 
 const TASKS: [u64; 3] = [1, 64, 256];
 const LEAST: Limit = Limit::AtLeast(0.9);
-const LIMIT: u32 = 4_000_000_000;
+const LIMIT: u32 = 2_000_000_000;
 
 pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     let mut table = Table::new(&[
@@ -63,7 +63,7 @@ async fn bare(url: &str, tasks: u64) -> Outcome<Lane> {
         Box::pin(async move {
             for id in ids {
                 let name = format!("~limit.1:{{/bare:{id}}}");
-                let asked = request(1, &[(4, LIMIT, 1_000_000)]);
+                let asked = request(1, &[(1, LIMIT, 1_000_000)]);
                 let mut command = cmd("EVALSHA");
                 command.arg(&hash).arg(1).arg(name).arg(asked);
                 let answer: Vec<u8> = command.query_async(&mut connection).await?;

@@ -3,15 +3,16 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::RateLimiter;
 use super::decision::{DecidedBy, Decision, RecordId};
 use super::lease::Held;
 use super::local::Known;
 use super::outage::{Outage, is_outage};
 use super::quota::Plan;
+use super::{Inner, RateLimiter};
 use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, Result};
@@ -25,19 +26,33 @@ pub(super) fn drift(span: Duration) -> Duration {
 
 impl RateLimiter {
     pub(super) async fn decide(&self, name: Name, cost: u64) -> Result<Decision> {
-        if let Some(decision) = self.decide_here(&name, cost)? {
-            return Ok(self.counted(decision));
+        if let Some(decision) = self.at_once(self.inner.local.key_of(name.as_bytes()), cost) {
+            return Ok(decision);
         }
         // What asks the store is boxed: what is known here must not carry a future of its size.
-        Box::pin(async move {
-            let plan = self.plan();
-            if self.inner.lease.is_some() {
-                return self.lease(&name, &plan, cost).await;
-            }
-            self.ask_store(&name, &plan, Take::All, cost).await
-        })
-        .await
-        .map(|decision| self.counted(decision))
+        Box::pin(self.decide_there(&name, cost)).await
+    }
+
+    /// What is known here, without so much as a look at the quotas; the key is its text alone.
+    #[inline]
+    pub(super) fn at_once(&self, key: &[u8], cost: u64) -> Option<Decision> {
+        let Inner { local, context, plan_id, .. } = &*self.inner;
+        let decision =
+            local.decide_key(key, (cost, cost), plan_id.load(Ordering::Acquire), &context.clock)?;
+        local.meter.decided(decision.granted > 0, decision.decided_by);
+        Some(decision)
+    }
+
+    /// What is not known here.
+    pub(super) async fn decide_there(&self, name: &Name, cost: u64) -> Result<Decision> {
+        let plan = self.plan();
+        plan.check_cost(cost)?;
+        let decision = if self.inner.lease.is_some() {
+            self.lease(name, &plan, cost).await?
+        } else {
+            self.ask_store(name, &plan, Take::All, cost).await?
+        };
+        Ok(self.counted(decision))
     }
 
     pub(super) fn now(&self) -> Tick {
@@ -234,7 +249,7 @@ impl RateLimiter {
             self.give_back_later(name, &plan, stamp, held.left);
             return None;
         }
-        let decision = held.spend(cost, &plan, now);
+        let decision = held.spend(cost, plan.id, now);
         let replaced = facts.lease.replace(held);
         drop(facts);
         if let Some(old) = replaced.filter(|old| old.left > 0) {

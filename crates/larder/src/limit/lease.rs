@@ -87,8 +87,9 @@ pub(super) struct Held {
 
 impl Held {
     /// Takes `cost` of them, if they are enough and may still be spent.
-    pub(super) fn spend(&mut self, cost: u64, plan: &Arc<Plan>, now: Tick) -> Option<Decision> {
-        if now >= self.deadline || self.left < cost || !Arc::ptr_eq(&self.plan, plan) {
+    #[inline]
+    pub(super) fn spend(&mut self, cost: u64, plan: u64, now: Tick) -> Option<Decision> {
+        if now >= self.deadline || self.left < cost || self.plan.id != plan {
             return None;
         }
         self.left -= cost;

@@ -29,7 +29,10 @@ pub(super) struct Local {
     pub(super) breakers: [Breaker; 16],
     /// Counts while the store is away.
     pub(super) share: Limits,
+    /// By the key's text.
     keys: Cache<Vec<u8>, Arc<Known>>,
+    /// Bytes of a record's name before its key.
+    before: usize,
     /// The quotas that were used last, so that handles with the same ones share what is known.
     plan: Mutex<Option<Arc<Plan>>>,
     /// How many refunds, resets and changes of quota there were: a refusal that was asked for before one is not kept.
@@ -66,8 +69,10 @@ struct Refusal {
 }
 
 impl Local {
-    pub(super) fn new(name: &str) -> Self {
+    /// `prefix` is what the names of its records begin with.
+    pub(super) fn new(name: &str, prefix: &str) -> Self {
         Self {
+            before: prefix.len(),
             meter: LimitMeter::new(name),
             breakers: Default::default(),
             share: Limits::default(),
@@ -86,34 +91,46 @@ impl Local {
         }
     }
 
-    /// What can be decided without asking: all of a cost.
-    pub(super) fn decide(&self, name: &[u8], cost: u64, plan: &Arc<Plan>, clock: &Clock) -> Option<Decision> {
-        self.decide_between(name, (cost, cost), plan, clock)
+    /// A key's text within the name of its record, which the names of all records of this limiter have around it.
+    pub(super) fn key_of<'a>(&self, name: &'a [u8]) -> &'a [u8] {
+        name.get(self.before..name.len().saturating_sub(1)).unwrap_or(name)
     }
 
-    /// The same for as much as there is, between two bounds.
-    pub(super) fn decide_between(
+    /// What can be decided without asking: all of a cost.
+    pub(super) fn decide(&self, name: &[u8], cost: u64, plan: &Plan, clock: &Clock) -> Option<Decision> {
+        self.decide_key(self.key_of(name), (cost, cost), plan.id, clock)
+    }
+
+    /// The same for as much as there is, between two bounds, by the key's text.
+    #[inline]
+    pub(super) fn decide_key(
         &self,
-        name: &[u8],
+        key: &[u8],
         (least, most): (u64, u64),
-        plan: &Arc<Plan>,
+        plan: u64,
         clock: &Clock,
     ) -> Option<Decision> {
-        let known = self.keys.get(name)?;
+        let known = self.keys.get(key)?;
         let mut facts = known.facts();
         // Only near an end is the precise time needed.
         let recent = clock.recent();
-        let ends =
-            [facts.lease.as_ref().map(|lease| lease.deadline), facts.refusal.as_ref().map(|one| one.until)];
-        let near = ends.into_iter().flatten().any(|end| recent.after(RECENT) >= end);
-        let now = if near { clock.now() } else { recent };
+        let soon = recent.after(RECENT);
+        let near = |end: Tick| soon >= end;
+        let exact = facts.lease.as_ref().is_some_and(|lease| near(lease.deadline))
+            || facts.refusal.as_ref().is_some_and(|refusal| near(refusal.until));
+        let now = if exact { clock.now() } else { recent };
+        if least == 0 {
+            return None;
+        }
         if let Some(lease) = facts.lease.as_mut()
             && let Some(decision) = lease.spend(most.min(lease.left).max(least), plan, now)
         {
             return Some(decision);
         }
         let refusal = facts.refusal.as_ref()?;
-        if least < refusal.cost || now >= refusal.until || !Arc::ptr_eq(&refusal.plan, plan) {
+        // A cost above the limit is an error, which is said elsewhere.
+        let within = (refusal.cost..=refusal.plan.most).contains(&least);
+        if !within || now >= refusal.until || refusal.plan.id != plan {
             return None;
         }
         Some(Decision {
@@ -130,14 +147,15 @@ impl Local {
     }
 
     pub(super) fn known(&self, name: &[u8]) -> Option<Arc<Known>> {
-        self.keys.get(name)
+        self.keys.get(self.key_of(name))
     }
 
     pub(super) fn key(&self, name: &[u8]) -> Arc<Known> {
-        if let Some(known) = self.keys.get(name) {
+        let key = self.key_of(name);
+        if let Some(known) = self.keys.get(key) {
             return known;
         }
-        let made = self.keys.get_or_insert_with(name, || Ok::<_, std::convert::Infallible>(Arc::default()));
+        let made = self.keys.get_or_insert_with(key, || Ok::<_, std::convert::Infallible>(Arc::default()));
         made.unwrap_or_default()
     }
 
@@ -174,7 +192,7 @@ impl Local {
         }
         let until = sent.after(kept);
         let cost = match &facts.refusal {
-            Some(other) if Arc::ptr_eq(&other.plan, plan) && other.until > sent && other.cost < cost => {
+            Some(other) if other.plan.id == plan.id && other.until > sent && other.cost < cost => {
                 return;
             }
             _ => cost,

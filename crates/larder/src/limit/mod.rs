@@ -27,6 +27,7 @@ mod skewed;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Poll;
 use std::time::Duration;
@@ -86,6 +87,8 @@ struct Inner {
     /// What the names of its records begin with.
     prefix: String,
     plan: RwLock<Arc<Plan>>,
+    /// Which plan that is: all that a decision made here asks of it.
+    plan_id: AtomicU64,
     outage: Outage,
     lease: Option<(Lease, Duration)>,
 }
@@ -95,12 +98,12 @@ impl RateLimiter {
         let plan = Plan::new(quotas)?;
         let whole = context.keyspace.limit(name, "")?;
         let prefix = whole.trim_end_matches('}').to_owned();
-        let local = context.shared_of_limiter(&prefix, || Local::new(name))?;
-        let plan = RwLock::new(local.plan(plan));
+        let local = context.shared_of_limiter(&prefix, || Local::new(name, &prefix))?;
+        let plan = local.plan(plan);
+        let (plan_id, plan) = (AtomicU64::new(plan.id), RwLock::new(plan));
         let (outage, lease) = (Outage::Error, None);
-        Ok(Self {
-            inner: Arc::new(Inner { context, local, name: name.to_owned(), prefix, plan, outage, lease }),
-        })
+        let inner = Inner { context, local, name: name.to_owned(), prefix, plan, plan_id, outage, lease };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// What to decide while the store does not answer. Default: [`Outage::Error`].
@@ -147,7 +150,9 @@ impl RateLimiter {
         if let Some((lease, span)) = self.inner.lease {
             lease.span(span).checked(&plan)?;
         }
-        *self.inner.plan.write().unwrap_or_else(PoisonError::into_inner) = self.inner.local.plan(plan);
+        let mut current = self.inner.plan.write().unwrap_or_else(PoisonError::into_inner);
+        *current = self.inner.local.plan(plan);
+        self.inner.plan_id.store(current.id, Ordering::Release);
         Ok(())
     }
 
@@ -173,9 +178,12 @@ impl RateLimiter {
     ///
     /// As [`check`](Self::check).
     pub fn allow(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
-        let name = self.record(key);
+        let key = text_of(key);
         Call::unless_at_once(self.timeout(), &self.inner.local.meter.check, async move {
-            Ok(self.decide(name?, 1).await?.is_allowed())
+            if let Some(decision) = self.at_once(key.as_bytes(), 1) {
+                return Ok(decision.is_allowed());
+            }
+            Ok(Box::pin(self.decide_unknown(&key, 1)).await?.is_allowed())
         })
     }
 
@@ -209,9 +217,13 @@ impl RateLimiter {
         key: impl CacheKey,
         cost: u64,
     ) -> Call<'_, impl Future<Output = Result<Decision>> + Send> {
-        let name = self.record(key);
+        let key = text_of(key);
         Call::unless_at_once(self.timeout(), &self.inner.local.meter.check, async move {
-            self.decide(name?, cost).await
+            if let Some(decision) = self.at_once(key.as_bytes(), cost) {
+                return Ok(decision);
+            }
+            // What asks the store is boxed: what is known here must not carry a future of its size.
+            Box::pin(self.decide_unknown(&key, cost)).await
         })
     }
 
@@ -243,9 +255,9 @@ impl RateLimiter {
         Call::new(self.timeout(), &self.inner.local.meter.take_up_to, async move {
             let (name, plan) = (name?, self.plan());
             plan.check_cost(most.min(1))?;
-            if let Some(decision) =
-                self.inner.local.decide_between(name.as_bytes(), (1, most), &plan, &self.inner.context.clock)
-            {
+            let local = &self.inner.local;
+            let key = local.key_of(name.as_bytes());
+            if let Some(decision) = local.decide_key(key, (1, most), plan.id, &self.inner.context.clock) {
                 return Ok(self.counted(decision));
             }
             self.ask_store(&name, &plan, Take::UpTo, most).await.map(|decision| self.counted(decision))
@@ -364,12 +376,14 @@ impl RateLimiter {
     }
 
     fn with(self, change: impl FnOnce(&mut Inner)) -> Self {
+        let plan = self.plan();
         let mut inner = Inner {
             context: self.inner.context.clone(),
             local: self.inner.local.clone(),
             name: self.inner.name.clone(),
             prefix: self.inner.prefix.clone(),
-            plan: RwLock::new(self.plan()),
+            plan_id: AtomicU64::new(plan.id),
+            plan: RwLock::new(plan),
             outage: self.inner.outage,
             lease: self.inner.lease,
         };
@@ -377,20 +391,22 @@ impl RateLimiter {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Decides what can be decided here, without so much as counting a reference to the quotas.
-    fn decide_here(&self, name: &Name, cost: u64) -> Result<Option<Decision>> {
-        let plan = self.inner.plan.read().unwrap_or_else(PoisonError::into_inner);
-        plan.check_cost(cost)?;
-        Ok(self.inner.local.decide(name.as_bytes(), cost, &plan, &self.inner.context.clock))
-    }
-
     fn plan(&self) -> Arc<Plan> {
         self.inner.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    async fn decide_unknown(&self, key: &Name, cost: u64) -> Result<Decision> {
+        self.decide_there(&self.record_of(key)?, cost).await
+    }
+
     fn record(&self, key: impl CacheKey) -> Result<Name> {
+        self.record_of(&text_of(key))
+    }
+
+    /// The name of the record of a key.
+    fn record_of(&self, key: &Name) -> Result<Name> {
         let mut name = Name::from(self.inner.prefix.as_str());
-        key.write(&mut KeyText::new(&mut name));
+        name.push_str(key);
         name.push_str("}");
         self.inner.context.limits.check_key(&name)?;
         Ok(name)
@@ -407,6 +423,12 @@ impl RateLimiter {
     fn timeout(&self) -> Duration {
         self.inner.context.limits.response_timeout
     }
+}
+
+fn text_of(key: impl CacheKey) -> Name {
+    let mut text = Name::new();
+    key.write(&mut KeyText::new(&mut text));
+    text
 }
 
 /// All of them, or the first error. Each is polled each time: a call whose time is over polls once more, and then every

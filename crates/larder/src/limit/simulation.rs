@@ -119,7 +119,7 @@ impl World {
             Act::Spend(who) => {
                 let process = &mut self.processes[who];
                 let local = Clock::Manual(process.clock.clone()).now();
-                let spent = process.held.as_mut().and_then(|held| held.spend(1, &plan, local));
+                let spent = process.held.as_mut().and_then(|held| held.spend(1, plan.id, local));
                 if spent.is_some() {
                     self.admitted.push(self.now);
                 }

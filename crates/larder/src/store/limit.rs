@@ -33,15 +33,29 @@ pub(crate) struct Term {
 /// ahead: there the next turn is booked where all of the limit was used just now.
 pub(crate) const BUCKETS: u64 = 60;
 
+/// What a kind is multiplied by where it stands before a width: more than any width.
+#[cfg(feature = "redis")]
+const KIND: u64 = 1 << 45;
+
 impl Term {
-    /// The term's number on the wire, which for buckets is also how many bytes a count takes.
-    pub(crate) fn kind(self) -> u8 {
-        match self.rule {
-            Rule::Buckets if self.limit <= u64::from(u16::MAX) => 2,
-            Rule::Buckets => 4,
+    /// The most that one count of buckets can hold: two bytes on the wire, or four where the limit is larger.
+    pub(crate) fn most(self) -> u64 {
+        if self.limit <= u64::from(u16::MAX) { u64::from(u16::MAX) } else { u64::from(u32::MAX) }
+    }
+
+    /// How the term counts and over what width, on the wire: [`KIND`] and the microseconds.
+    #[cfg(feature = "redis")]
+    pub(crate) fn unit(self) -> u64 {
+        let kind = match self.rule {
+            Rule::Buckets if self.most() <= u64::from(u16::MAX) => 0,
+            Rule::Buckets => 1,
+            Rule::Gcra => 3,
+            // The bytes that tell the times of one window apart.
+            Rule::Log if self.width < 1 << 32 => 4,
+            Rule::Log if self.width < 1 << 40 => 5,
             Rule::Log => 6,
-            Rule::Gcra => 8,
-        }
+        };
+        kind * KIND + self.width
     }
 
     /// How far back the term looks, in microseconds.

@@ -93,6 +93,25 @@ fn no_turn_is_booked_on_what_a_lower_limit_has_forgotten() {
 }
 
 #[test]
+fn buckets_that_end_leave_those_of_the_next_quota_alone() {
+    play("neighbours", |both| {
+        let terms = [(9, 1_000), (70_000, 1_000_000_000), (30, 3_000)].map(|(limit, width)| Term {
+            rule: Rule::Buckets,
+            limit,
+            width,
+        });
+        for pass in [0, 20_000, 45_000, 3_000, 20_000, 45_000] {
+            both.clock += pass;
+            assert_eq!(ask(both, &terms, Take::All, 1, 0).granted, 1);
+            let wait = ask(both, &terms, Take::Look, 9, 0).wait;
+            for cost in [8, 7] {
+                assert!(ask(both, &terms, Take::Look, cost, 0).wait <= wait);
+            }
+        }
+    });
+}
+
+#[test]
 fn buckets_become_a_large_log_in_no_time() {
     play("large", |both| {
         let buckets = [Term { rule: Rule::Buckets, limit: 10_000, width: SECOND }];

@@ -9,7 +9,7 @@ use super::node::Replay;
 use super::slots::slot;
 use super::{RedisStore, flag, millis, number, pair, script, unexpected, version_text};
 use crate::error::Result;
-use crate::store::limit::{Charge, Charged, Entered, LimitStore, Stamp, Take, Term};
+use crate::store::limit::{BUCKETS, Charge, Charged, Entered, LimitStore, Rule, Stamp, Take, Term};
 
 /// A request in the scripts' own terms: numbers, big-endian, one after the other. One argument costs the server less than
 /// ten, and numbers less than their text.
@@ -17,8 +17,9 @@ struct Request(Vec<u8>);
 
 impl Request {
     fn charge(charge: Charge<'_>) -> Self {
-        let mut request = Self(Vec::with_capacity(5 + 11 * charge.terms.len()));
+        let mut request = Self(Vec::with_capacity(16 + 10 * charge.terms.len()));
         request.number(4, charge.cost).terms(charge.terms);
+        request.0.extend_from_slice(itoa::Buffer::new().format(lives(charge.terms)).as_bytes());
         request
     }
 
@@ -34,7 +35,7 @@ impl Request {
     }
 
     fn refund(terms: &[Term], permits: u64, stamp: Stamp) -> Self {
-        let mut request = Self(Vec::with_capacity(19 + 11 * terms.len()));
+        let mut request = Self(Vec::with_capacity(19 + 10 * terms.len()));
         request.number(4, permits).number(7, stamp.when).number(7, stamp.born).terms(terms);
         request
     }
@@ -54,9 +55,21 @@ impl Request {
     fn terms(&mut self, terms: &[Term]) {
         self.number(1, u64::try_from(terms.len()).unwrap_or(u64::MAX));
         for term in terms {
-            self.number(1, u64::from(term.kind())).number(6, term.width).number(4, term.limit);
+            self.number(6, term.unit()).number(4, term.limit);
         }
     }
+}
+
+/// For how many milliseconds a record lives: all windows, and a sixth of the longest, so that charge.lua need not say so
+/// anew with every charge. GCRA has its own end.
+fn lives(terms: &[Term]) -> u64 {
+    let whole = |term: &Term| match term.rule {
+        Rule::Buckets => term.width.saturating_mul(BUCKETS + 1 + BUCKETS / 6),
+        Rule::Log => term.width.saturating_add(term.width.div_ceil(6)),
+        Rule::Gcra => 0,
+    };
+    // What is left of this millisecond is lost.
+    terms.iter().map(whole).max().unwrap_or(0).div_ceil(1000) + 1
 }
 
 /// Reads charge.lua's answer.
@@ -67,14 +80,15 @@ fn charged(answer: &[u8]) -> Option<Charged> {
         rest = tail;
         Some(number.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     };
-    Some(Charged {
-        granted: number(4)?,
-        binding: usize::try_from(number(1)?).ok()?,
-        remaining: number(4)?,
-        wait: number(7)?,
-        reset: number(7)?,
-        stamp: Stamp { when: number(7)?, born: number(7)? },
-    })
+    let granted = number(4)?;
+    let (binding, remaining, reset) = (usize::try_from(number(1)?).ok()?, number(4)?, number(7)?);
+    let (stamp, wait) = if granted == 0 {
+        (Stamp::default(), number(7)?)
+    } else {
+        // Only a turn that was booked has to be waited for.
+        (Stamp { when: number(7)?, born: number(7)? }, number(7).unwrap_or(0))
+    };
+    Some(Charged { granted, binding, remaining, wait, reset, stamp })
 }
 
 impl LimitStore for RedisStore {

@@ -133,11 +133,7 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
     }
     let wrote = take != Take::Look && granted > 0;
     if wrote {
-        let later = record.tracks.iter().any(|track| track.must_reach_ahead(when, now));
         for track in &mut record.tracks {
-            if later {
-                track.reach_ahead();
-            }
             track.charge(granted, when, now);
         }
         record.latest = now;
@@ -198,6 +194,6 @@ impl Record {
 
     /// When nothing counts any more.
     fn ends(&self, now: u64) -> u64 {
-        self.tracks.iter().map(|track| track.ends(self.latest, now)).max().unwrap_or(0)
+        self.tracks.iter().map(|track| track.ends(now)).max().unwrap_or(0)
     }
 }

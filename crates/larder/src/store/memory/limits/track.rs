@@ -7,11 +7,9 @@ use crate::store::limit::{BUCKETS, Rule, Term};
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Track {
     Buckets {
-        /// Bytes a count takes on the server, where a larger one does not fit.
-        size: u8,
+        /// What a count can hold on the server.
+        most: u64,
         width: u64,
-        /// Whether a charge ever lay ahead of its time.
-        ahead: bool,
         counts: BTreeMap<u64, u64>,
     },
     Log {
@@ -29,7 +27,9 @@ pub(super) enum Track {
 impl Track {
     pub(super) fn counts(&self, term: Term) -> bool {
         match self {
-            Self::Buckets { size, width, .. } => *size == term.kind() && *width == term.width,
+            Self::Buckets { most, width, .. } => {
+                term.rule == Rule::Buckets && *most == term.most() && *width == term.width
+            }
             Self::Log { window, .. } => term.rule == Rule::Log && *window == term.width,
             Self::Gcra { interval, .. } => term.rule == Rule::Gcra && *interval == term.width,
         }
@@ -87,30 +87,17 @@ impl Track {
         }
     }
 
-    /// When nothing counts any more; 0 where nothing does. Where nothing ever lay ahead, the latest charge is taken to
-    /// stand, though it may have been refunded.
-    pub(super) fn ends(&self, latest: u64, now: u64) -> u64 {
+    /// When nothing counts any more; 0 where nothing does.
+    pub(super) fn ends(&self, now: u64) -> u64 {
         if self.total(now) == 0 {
             return 0;
         }
         match self {
-            Self::Buckets { width, ahead: false, .. } => (latest / width + BUCKETS + 1) * width,
             Self::Buckets { width, counts, .. } => {
                 live(counts, *width, now).last().map_or(0, |(index, _)| (index + BUCKETS + 1) * width)
             }
             Self::Log { window, times } => times.last().map_or(0, |time| time + window),
             Self::Gcra { arrival, .. } => *arrival,
-        }
-    }
-
-    /// Whether this charge is the first that lies ahead; the record then makes room for such in all its tracks.
-    pub(super) fn must_reach_ahead(&self, when: u64, now: u64) -> bool {
-        matches!(self, Self::Buckets { width, ahead: false, .. } if when / width > now / width)
-    }
-
-    pub(super) fn reach_ahead(&mut self) {
-        if let Self::Buckets { ahead, .. } = self {
-            *ahead = true;
         }
     }
 
@@ -184,9 +171,7 @@ impl Track {
         let (width, mut cut) = (term.width, false);
         let track = match term.rule {
             Rule::Buckets => {
-                let size = term.kind();
-                let most = if size == 2 { u64::from(u16::MAX) } else { u64::from(u32::MAX) };
-                let current = now / width;
+                let (most, current) = (term.most(), now / width);
                 let mut counts = BTreeMap::new();
                 for (time, count) in events {
                     let index = (time / width).min(current + BUCKETS + 1);
@@ -196,8 +181,7 @@ impl Track {
                         *kept = (*kept + count).min(most);
                     }
                 }
-                let ahead = events.iter().any(|(time, _)| time / width > current);
-                Self::Buckets { size, width, ahead, counts }
+                Self::Buckets { most, width, counts }
             }
             Rule::Log => {
                 let live = events.iter().filter(|(time, _)| time + width > now);

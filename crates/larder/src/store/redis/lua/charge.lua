@@ -1,142 +1,160 @@
 -- Charges the quotas of one key together, all or none, or tells what charging would answer.
--- KEYS: 1 the record
--- ARGV: 1 the request, all numbers big-endian: the cost (4), how many terms (1), and of each its kind (1, see limit.lua),
---   its width (6) and its limit (4)
+-- KEYS: 1 the record, see limit.lua
+-- ARGV: 1 the request, all numbers big-endian: the cost (4), how many terms (1), of each its kind and width (6, as a track
+--   has them) and its limit (4), and in decimal digits for how many milliseconds the record is to live
 --   2, unless it is to charge all or nothing, now: what to take (1: ALL or nothing, 1; as much as fits up to the cost, 2;
 --   at most HALF of what is left, 3; nothing, only LOOK, 4), how many microseconds ahead to charge it (7), how many
 --   microseconds ahead a turn may be booked (7), and how much half of what is left is to be at least (4)
--- Reply: how much was granted (4), the term that bound, from 0 (1), what it has left (4), microseconds to wait (7),
---   microseconds until all is back (7), the time that was charged (7) and that of the record's first charge (7), both 0
---   where nothing was
+-- Reply: how much was granted (4), the term that bound, from 0 (1), what it has left (4), microseconds until all is back
+--   (7); then of a refusal the microseconds to wait (7), else the time that was charged (7), that of the record's first
+--   charge (7), and where that is a turn the microseconds until it comes (7)
 -- What costs most here is calling the server, making functions, and making strings. So what nearly every request meets
 -- comes first, and alone: buckets and logs as they were left, all or nothing, now. charge_any.lua has the same rule for
 -- everything; tests hold both to it.
-local ALL, HALF, LOOK, EPOCH = 1, 3, 4, 281474976710656
-local unpack, pack, floor = struct.unpack, struct.pack, math.floor
-local byte, char, sub, find = string.byte, string.char, string.sub, string.find
+local read, pack, floor, sub, call = struct.unpack, struct.pack, math.floor, string.sub, redis.call
 local ask = ARGV[1]
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]
-local record = redis.call('GET', KEYS[1])
+local record = call('GET', KEYS[1])
 
-local cost, terms, kind, width, limit = unpack('>I4BBI6I4', ask)
-local now, latest, born, tracks, found, wide, total = clock, clock, clock, terms, nil, nil, 0
+local cost, terms, unit, limit = read('>I4BI6I4', ask)
+local latest, born, tracks, found, total, rest = clock, clock, terms, unit, 0, 0
 if record then
-  tracks, latest, born, found, wide, total = unpack('>BI7I7BI6I4', record)
-  -- A clock that steps back must not open a window again: the record's own time never does.
-  now = latest > clock and latest or clock
+  tracks, latest, born, found, total, rest = read('>BI7I7I6I4I4', record)
 end
-local usual = tracks == terms and not ARGV[2]
-local one, two, three, four, parts
-local size, at, same, refused = 0, 16, record, false
-local binding, remains, ready = 0, 4294967296, 0
+-- A clock that steps back must not open a window again: charge_any.lua goes on by the record's own time.
+local usual = tracks == terms and latest <= clock and not ARGV[2]
+-- where the term's body stands, from where on bodies are as they were, and what comes before
+local term, at = 0, 16 + 14 * terms
+local kept, bodies = at, nil
+-- One term needs no table.
+local heads = terms > 1 and { terms, clock, born, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+-- `anew`: whether the longest window has gone on by a sixth, so that the record is to be told anew how long it lives.
+local refused, binding, remains, ready, longest, anew = false, 0, 4294967296, 0, 0, false
 -- when all is back, as it stands and once it is charged
 local stands, charged = clock, clock
-for term = 0, usual and terms - 1 or -1 do
-  if term > 0 then
-    kind, width, limit = unpack('>BI6I4', ask, 6 + 11 * term)
-    if record then
-      found, wide, total = unpack('>BI6I4', record, at)
-    end
-  end
-  if record and (found ~= kind or wide ~= width) then
+while usual do
+  local body, free, width, room, turn = nil, 0, nil, nil, not record
+  local stop, ends, after = at, clock, clock
+  if found ~= unit then
     usual = false
     break
-  end
-  local ends, after, free = 0, 0, 0
-  local room = limit - total
-  if kind <= 4 then
-    local head, current = at + 11, floor(now / width)
-    local slot, old = current % 61, current
-    if record then
-      old = floor(latest / width)
+  elseif unit < 70368744177664 then
+    local size, form, one, start, older = 2, '>I2', 65536, at, nil
+    if unit < 35184372088832 then
+      width, older = unit, rest % 65536
+    else
+      size, form, one, start = 4, '>I4', 1, at + 2
+      width, older = unit - 35184372088832, record and read('>I2', record, at) or 0
+      body = not record and '\0\0' or nil
     end
-    local gone, cleared = current - old, nil
-    if gone > 0 then
-      same = false
-      -- The buckets that count no longer stood where those since the last charge will: from the old one's next slot on.
-      local first, past, stop = (old + 1) % 61, (old + 1) % 61 + gone, head + 61 * kind
-      if gone > 60 then
-        total, cleared = 0, string.rep('\0', 61 * kind)
-      elseif total > 0 then
-        local counts, dead = sub(record, head, stop - 1), nil
-        if past <= 61 then
-          dead = sub(counts, first * kind + 1, past * kind)
-          cleared = sub(counts, 1, first * kind) .. string.rep('\0', gone * kind) .. sub(counts, past * kind + 1)
-        else
-          past = past - 61
-          dead = sub(counts, first * kind + 1) .. sub(counts, 1, past * kind)
-          cleared = string.rep('\0', past * kind) .. sub(counts, past * kind + 1, first * kind)
-            .. string.rep('\0', (61 - first) * kind)
+    -- Something lies ahead, or the latest charge was given back.
+    if older > 255 or (rest < one and total > 0) then
+      usual = false
+      break
+    end
+    stop = start + older * size
+    local counts, begins = nil, clock - clock % width
+    after = begins + 61 * width
+    if begins <= latest then
+      if total > 0 then
+        ends = after
+      end
+    else
+      -- The count of the bucket that was the current one joins those before it, and what counts no longer leaves.
+      local current = begins / width
+      local moved = current - floor(latest / width)
+      local gone = older + moved - 60
+      turn = floor(current / 10) > floor((current - moved) / 10)
+      ends = total > 0 and after - moved * width or clock
+      if gone > older or total == 0 then
+        total, older, counts, ends = 0, 0, '', clock
+      else
+        local place, alive = start, start + gone * size
+        while place < alive do
+          total = total - read(form, record, place)
+          place = string.find(record, '%Z', place + size) or stop
+          place = place - (place - start) % size
         end
-        local place = find(dead, '%Z')
-        while place do
-          place = place - (place - 1) % kind
-          total = total - unpack(kind == 2 and '>I2' or '>I4', dead, place)
-          place = find(dead, '%Z', place + kind)
+        if place > stop then
+          place = stop
         end
+        counts = sub(record, place, stop - 1) .. sub(record, 26 + 14 * term, 25 + 14 * term + size)
+        if moved > 1 then
+          counts = counts .. string.rep('\0', (moved - 1) * size)
+        end
+        older = (stop - place) / size + moved
+      end
+      rest, body = older, counts
+      if size == 4 then
+        rest, body = 0, pack('>I2', older) .. counts
       end
     end
-    if total > 0 then
-      ends = (old + 61) * width
+    if 60 * width > longest then
+      longest, anew = 60 * width, turn
     end
     room = limit - total
     if room < cost then
-      -- What leaves first stands behind the current bucket, or else at the ring's beginning.
-      local place = find(record, '%Z', head + (current + 1) % 61 * kind)
-      if not place or place >= head + 61 * kind then
-        place = find(record, '%Z', head)
+      -- What leaves first comes first.
+      local first = total
+      if older > 0 then
+        first = read(form, counts or record, counts and 1 or start)
       end
-      place = place - (place - head) % kind
-      if room + unpack(kind == 2 and '>I2' or '>I4', record, place) < cost then
+      if room + first < cost then
         usual = false
         break
       end
-      free = (current + 1 + ((place - head) / kind - current - 1) % 61) * width
-    elseif not refused then
-      if not record then
-        two = string.rep('\0', slot * kind)
-        three = kind == 2 and pack('>I2', cost) or pack('>I4', cost)
-        four = string.rep('\0', (60 - slot) * kind)
-      else
-        local counts, from = record, head
-        if cleared then
-          counts, from = cleared, 1
-        end
-        local place = from + slot * kind
-        if kind == 2 then
-          local high, low = byte(counts, place, place + 1)
-          local count = high * 256 + low + cost
-          three = char(floor(count / 256), count % 256)
-        else
-          three = pack('>I4', unpack('>I4', counts, place) + cost)
-        end
-        two, four = sub(counts, from, place - 1), sub(counts, place + kind, from + 61 * kind - 1)
-      end
-      after = (current + 61) * width
+      free = after - older * width
+    else
+      total, rest = total + cost, rest + cost * one
     end
-    at = head + 61 * kind
-  elseif kind == 6 then
-    local entries = ''
-    same = false
+  elseif unit >= 140737488355328 then
+    local size = floor(unit / 35184372088832)
+    local form, epoch, gone = size == 4 and '>I4' or size == 5 and '>I5' or '>I6', 256 ^ size, 0
+    width, stop = unit - size * 35184372088832, at + total * size
+    after = clock + width
     if total > 0 then
-      -- An age that wraps is that of a permit that lies ahead.
-      local first, final = unpack('>I6', record, at + 11), unpack('>I6', record, at + 5 + 6 * total)
-      if (now - first) % EPOCH >= width or (now - final) % EPOCH >= width then
+      local age = (latest - read(form, record, stop - size)) % epoch
+      -- An age of years is that of a permit that lies ahead.
+      if age >= 140737488355328 then
         usual = false
         break
       end
-      ends = now - (now - final) % EPOCH + width
-      entries = sub(record, at + 11, at + 10 + 6 * total)
+      if latest - age + width <= clock then
+        gone, total = total, 0
+      else
+        ends = latest - age + width
+        while gone < 20 and latest - (latest - read(form, record, at + gone * size)) % epoch + width <= clock do
+          gone = gone + 1
+        end
+        if gone == 20 then
+          usual = false
+          break
+        end
+        total = total - gone
+      end
     end
+    if width > longest then
+      longest, anew = width, turn or floor(clock / width * 6) > floor(latest / width * 6)
+    end
+    room = limit - total
     if room < cost then
-      free = now - (now - unpack('>I6', record, at + 11 + 6 * (cost - room - 1))) % EPOCH + width
+      local place = at + (gone + cost - room - 1) * size
+      if place >= stop then
+        usual = false
+        break
+      end
+      free = latest - (latest - read(form, record, place)) % epoch + width
     elseif not refused then
-      two, three, four = entries, pack('>I6', now % EPOCH), ''
-      three = cost == 1 and three or string.rep(three, cost)
-      after = now + width
+      body = pack(form, clock % epoch)
+      if cost > 1 then
+        body = string.rep(body, cost)
+      end
+      if total > 0 then
+        body = sub(record, at + gone * size, stop - 1) .. body
+      end
+      total = total + cost
     end
-    at = at + 11 + 6 * total
   else
     usual = false
     break
@@ -150,30 +168,55 @@ for term = 0, usual and terms - 1 or -1 do
     if room - cost < remains then
       binding, remains = term, room - cost
     end
-    if term == 0 then
-      one = pack('>BI7I7BI6I4', terms, now, born, kind, width, total + cost)
-    else
-      one = pack('>BI6I4', kind, width, total + cost)
+    if body then
+      bodies = at > kept and (bodies or '') .. sub(record, kept, at - 1) .. body or bodies and bodies .. body or body
+      kept = stop
     end
-    -- One term needs no table.
-    if terms > 1 then
-      parts = parts or {}
-      parts[size + 1], parts[size + 2], parts[size + 3], parts[size + 4] = one, two, three, four
-      size = size + 4
+    if heads then
+      local place = 3 * term
+      heads[place + 4], heads[place + 5], heads[place + 6] = unit, total, rest
     end
   end
-  stands, charged = ends > stands and ends or stands, after > charged and after or charged
-end
-if usual and not refused then
-  local written = parts and table.concat(parts) or one .. two .. three .. four
-  if same then
-    -- In the bucket of the charge before, it ends when it would have.
-    redis.call('SET', KEYS[1], written, 'KEEPTTL')
+  if ends > stands then
+    stands = ends
+  end
+  if after > charged then
+    charged = after
+  end
+  term = term + 1
+  if term == terms then
+    break
+  end
+  at = stop
+  unit, limit = read('>I6I4', ask, 6 + 10 * term)
+  if record then
+    found, total, rest = read('>I6I4I4', record, 16 + 14 * term)
   else
-    -- A millisecond more: what is left of this one is lost, and the time to live counts from before the script.
-    redis.call('SET', KEYS[1], written, 'PX', string.format('%d', math.ceil((charged - clock) / 1000) + 1))
+    found, total, rest = unit, 0, 0
   end
-  return pack('>I4BI4I7I7I7I7', cost, binding, remains, 0, charged - clock, now, born)
+end
+if usual and refused then
+  return pack('>I4BI4I7I7', 0, binding, remains, stands - clock, ready - clock)
 elseif usual then
-  return pack('>I4BI4I7I7I7I7', 0, binding, remains, ready - clock, stands - clock, 0, 0)
+  local written
+  if terms == 1 then
+    written = pack('>BI7I7I6I4I4', 1, clock, born, unit, total, rest)
+  elseif terms == 4 then
+    written = pack('>BI7I7I6I4I4I6I4I4I6I4I4I6I4I4', unpack(heads))
+  else
+    written = pack('>BI7I7' .. string.rep('I6I4I4', terms), unpack(heads))
+  end
+  bodies = bodies or ''
+  if record and not anew and #written + #bodies == kept - 1 then
+    -- What comes after is as it was, where it was.
+    call('SETRANGE', KEYS[1], '0', written .. bodies)
+  else
+    written = written .. bodies .. (record and kept <= #record and sub(record, kept) or '')
+    if anew then
+      call('SET', KEYS[1], written, 'PX', sub(ask, 6 + 10 * terms))
+    else
+      call('SET', KEYS[1], written, 'KEEPTTL')
+    end
+  end
+  return pack('>I4BI4I7I7I7', cost, binding, remains, charged - clock, clock, born)
 end

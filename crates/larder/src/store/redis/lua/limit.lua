@@ -1,49 +1,52 @@
--- What charge.lua and refund.lua share: how a record is read and converted. The rule is explained in
+-- What charge.lua and refund.lua share: how a record is read, converted and written. The rule is explained in
 -- store/memory/limits/mod.rs. It is put after what reads the time and the record, and knows `clock`, `record` and `ask`.
--- A record is the number of its tracks (1 byte), the time of its latest charge (7), that of its first (7), by which a
--- refund knows that it is still the one that was charged, and the tracks, one a quota: their kind (1) and width (6,
--- microseconds), then
---   kind 2 or 4, buckets: their sum (4) and a ring of 61 counts of 2 or 4 bytes, bucket i at i modulo 61; with 64 added,
---     122 of them, for charges that lie up to 61 buckets ahead
---   kind 6, a log: how many (4) and the time of each permit (6), oldest first, modulo 2^48; the width is the window
---   kind 8, GCRA: the theoretical arrival time (7); the width is the interval between two permits
+-- A record is the number of its tracks (1 byte), the time of its latest charge (7) and that of its first (7), by which a
+-- refund knows that it is still the one that was charged; the heads of the tracks, one a quota (14 each); and their bodies
+-- in the same order. A head is kind * 2^45 + width in microseconds (6), and then
+--   kind 0, buckets: their sum (4), the count of the current bucket, which is that of the latest charge (2), how many
+--     buckets ahead of it (1) and before it (1) have a count in the body, of 2 bytes: first those before it, oldest
+--     first and not empty, then those ahead, the last of which is not empty
+--   kind 1, buckets: their sum (4), the count of the current one (4). The body begins with how many buckets are ahead (1)
+--     and before (1), and has counts of 4 bytes
+--   kind 3, GCRA: the theoretical arrival time (8), and no body; the width is the interval between two permits
+--   kind 4, 5 or 6, a log: how many permits (4) and nothing (4). The body has the time of each, oldest first, in 4, 5 or 6
+--     bytes, the lowest of that time. The width is the window. The shortest that tells a window's times apart is taken,
+--     but the longest where a permit lies ahead
 -- All numbers are big-endian.
-local BUCKETS, AHEAD, EPOCH = 60, 64, 281474976710656
+local KIND, BUCKETS, MOST = 35184372088832, 60, { [0] = 65535, 4294967295 }
 local latest = record and struct.unpack('>I7', record, 2) or clock
 local born = record and struct.unpack('>I7', record, 9) or clock
 local now = clock > latest and clock or latest
 
--- The terms of a request, from this place on: how many (1), and of each its kind (1), width (6) and limit (4).
+-- The terms of a request, from this place on: how many (1), and of each its kind and width (6) and its limit (4). Kinds
+-- by which they count are 0, 1, 3, and 4 for any log.
 local function terms_from(place)
-  local kinds, limits, widths = {}, {}, {}
+  local terms = {}
   for term = 1, string.byte(ask, place) do
-    kinds[term], widths[term], limits[term] = struct.unpack('>BI6I4', ask, place + 11 * term - 10)
+    local unit, limit = struct.unpack('>I6I4', ask, place + 10 * term - 9)
+    local width = unit % KIND
+    terms[term] = { kind = math.min(math.floor(unit / KIND), 4), width = width, limit = limit }
   end
-  return kinds, limits, widths
+  return terms
 end
 
--- The time that a log's entry stands for, which is less than four years from now.
-local function whole(short)
-  local age = (now - short) % EPOCH
-  return age < EPOCH / 2 and now - age or now - age + EPOCH
+-- The time of a log's nth entry. At the time `known` all of them were within the window, or ahead and in 6 bytes.
+local function entry(track, n)
+  local size, known = track.size, track.known
+  local age = (known - struct.unpack('>I' .. size, track.log, (n - 1) * size + 1)) % 256 ^ size
+  return (size == 6 and age >= 2 ^ 47) and known - age + 2 ^ 48 or known - age
 end
 
-local function slots_of(kind)
-  return kind >= AHEAD and 2 * BUCKETS + 2 or BUCKETS + 1
-end
-
-local function add(counts, slot, size, delta)
-  local form, from = size == 2 and '>I2' or '>I4', slot * size
-  local count = struct.unpack(form, counts, from + 1) + delta
-  return string.sub(counts, 1, from) .. struct.pack(form, count) .. string.sub(counts, from + size + 1)
+local function stamp(size, when, many)
+  return string.rep(struct.pack('>I' .. size, when % 256 ^ size), many)
 end
 
 -- How many of a log's entries are no later than `limit`.
-local function entries_until(log, count, limit)
-  local low, high = 0, count
+local function entries_until(track, limit)
+  local low, high = 0, track.total
   while low < high do
     local middle = math.floor((low + high) / 2)
-    if whole(struct.unpack('>I6', log, middle * 6 + 1)) <= limit then
+    if entry(track, middle + 1) <= limit then
       low = middle + 1
     else
       high = middle
@@ -52,77 +55,121 @@ local function entries_until(log, count, limit)
   return low
 end
 
--- The tracks as the record has them: where each begins and ends, and for the changing of quotas what it counts, each at
--- the latest time at which it can have been.
-local function tracks_with_events()
-  local tracks, at = {}, 16
-  for number = 1, string.byte(record, 1) do
-    local kind, width = struct.unpack('>BI6', record, at)
-    local size, events, window, first = kind % AHEAD, {}, width, at
-    if size <= 4 then
-      local slots, current = slots_of(kind), math.floor(latest / width)
-      for index = current - BUCKETS, current - BUCKETS + slots - 1 do
-        local count = struct.unpack(size == 2 and '>I2' or '>I4', record, at + 11 + index % slots * size)
-        if count > 0 then
-          events[#events + 1] = { index == current and latest or (index + 1) * width - 1, count }
-        end
-      end
-      window = width * BUCKETS
-      at = at + 11 + slots * size
-    elseif size == 6 then
-      local count = struct.unpack('>I4', record, at + 7)
-      for entry = 0, count - 1 do
-        events[entry + 1] = { whole(struct.unpack('>I6', record, at + 11 + entry * 6)), 1 }
-      end
-      at = at + 11 + count * 6
-    else
-      local debt = math.ceil((struct.unpack('>I7', record, at + 7) - now) / width)
-      if debt > 0 then
-        events[1] = { now, debt }
-      end
-      window = 0
-      at = at + 14
+-- A log's entries in so many bytes each.
+local function resize(track, size)
+  if track.size ~= size then
+    local entries = {}
+    for n = 1, track.total do
+      entries[n] = stamp(size, entry(track, n), 1)
     end
-    tracks[number] = { size = size, width = width, window = window, events = events, first = first, last = at - 1 }
+    track.log, track.size = table.concat(entries), size
+  end
+end
+
+local function size_of(window)
+  return window < 2 ^ 32 and 4 or window < 2 ^ 40 and 5 or 6
+end
+
+-- The tracks as the record has them. Of buckets all counts from the first on, at that bucket's number.
+local function tracks_of()
+  local tracks, many = {}, string.byte(record, 1)
+  local at = 16 + 14 * many
+  for number = 1, many do
+    local unit, total, rest = struct.unpack('>I6I4I4', record, 2 + 14 * number)
+    local kind, width = math.floor(unit / KIND), unit % KIND
+    local track = { kind = math.min(kind, 4), width = width, total = total }
+    if kind <= 1 then
+      local lengths, size, counts = rest % 65536, 2, {}
+      if kind == 1 then
+        lengths, size, at = struct.unpack('>I2', record, at), 4, at + 2
+      end
+      local older = lengths % 256
+      local stop = at + (older + (lengths - older) / 256) * size
+      local bytes = { string.byte(record, at, stop - 1) }
+      for place = 1, #bytes, size do
+        local count = bytes[place] * 256 + bytes[place + 1]
+        counts[#counts + 1] = size == 2 and count or count * 65536 + bytes[place + 2] * 256 + bytes[place + 3]
+      end
+      table.insert(counts, older + 1, kind == 0 and math.floor(rest / 65536) or rest)
+      track.counts, track.first, at = counts, math.floor(latest / width) - older, stop
+    elseif kind == 3 then
+      track.arrival = total * 2 ^ 32 + rest
+    else
+      track.size, track.known = kind, latest
+      track.log, at = string.sub(record, at, at + kind * total - 1), at + kind * total
+    end
+    tracks[number] = track
   end
   return tracks
+end
+
+-- For the changing of quotas: what a track counts, each at the latest time at which it can have been.
+local function events_of(track)
+  local events, width = {}, track.width
+  if track.counts then
+    local current = math.floor(latest / width)
+    for place, count in ipairs(track.counts) do
+      local index = track.first + place - 1
+      if count > 0 and index >= current - BUCKETS then
+        events[#events + 1] = { index == current and latest or (index + 1) * width - 1, count }
+      end
+    end
+    return events
+  elseif track.log then
+    for n = 1, track.total do
+      events[n] = { entry(track, n), 1 }
+    end
+    return events
+  end
+  local debt = math.ceil((track.arrival - now) / width)
+  return debt > 0 and { { now, debt } } or events
+end
+
+-- Puts a count into its bucket.
+local function put(track, index, count)
+  local counts = track.counts
+  if #counts == 0 then
+    track.first = index
+  end
+  for place = #counts + 1, index - track.first + 1 do
+    counts[place] = 0
+  end
+  for _ = index, track.first - 1 do
+    table.insert(counts, 1, 0)
+    track.first = track.first - 1
+  end
+  counts[index - track.first + 1] = counts[index - track.first + 1] + count
+  track.total = track.total + count
 end
 
 -- whether a conversion had to leave out some of what still counts
 local cut = false
 
-local function buckets_from(size, width, events, ahead)
-  local current, last = math.floor(now / width), math.floor(now / width)
+local function buckets_from(term, events)
+  local track = { kind = term.kind, width = term.width, counts = {}, first = 0, total = 0 }
+  local current = math.floor(now / term.width)
   for _, event in ipairs(events) do
-    last = math.max(last, math.floor(event[1] / width))
-  end
-  local kind = (ahead or last > current) and size + AHEAD or size
-  local slots, total, most = slots_of(kind), 0, size == 2 and 65535 or 4294967295
-  local counts = string.rep('\0', slots * size)
-  for _, event in ipairs(events) do
-    local index = math.min(math.floor(event[1] / width), current + BUCKETS + 1)
+    local index = math.min(math.floor(event[1] / term.width), current + BUCKETS + 1)
     if index >= current - BUCKETS then
-      local slot = index % slots
-      local room = most - struct.unpack(size == 2 and '>I2' or '>I4', counts, slot * size + 1)
-      local count = math.min(event[2], room)
-      cut = cut or count < event[2]
-      counts = add(counts, slot, size, count)
-      total = total + count
+      local room = MOST[term.kind] - (track.counts[index - track.first + 1] or 0)
+      cut = cut or event[2] > room
+      put(track, index, math.min(event[2], room))
     end
   end
-  return struct.pack('>BI6I4', kind, width, math.min(total, 4294967295)) .. counts
+  return track
 end
 
-local function log_from(window, events, limit)
+local function log_from(term, events)
   -- The newest are kept, so they come first here, and are turned round at the end.
   local entries, count = {}, 0
+  local size = #events > 0 and events[#events][1] > now and 6 or size_of(term.width)
   for place = #events, 1, -1 do
     local time, many = events[place][1], events[place][2]
-    if time + window > now then
-      local kept = math.min(many, limit - count)
+    if time + term.width > now then
+      local kept = math.min(many, term.limit - count)
       cut = cut or kept < many
       if kept > 0 then
-        entries[#entries + 1] = string.rep(struct.pack('>I6', time % EPOCH), kept)
+        entries[#entries + 1] = stamp(size, time, kept)
         count = count + kept
       end
     end
@@ -131,66 +178,104 @@ local function log_from(window, events, limit)
   for place = 1, math.floor(last / 2) do
     entries[place], entries[last + 1 - place] = entries[last + 1 - place], entries[place]
   end
-  return struct.pack('>BI6I4', 6, window, count) .. table.concat(entries)
+  return { kind = 4, width = term.width, size = size, total = count, log = table.concat(entries), known = now }
 end
 
--- A record for these terms that counts what the old one does. A track of the same kind and width is taken as it is; else
--- the shortest of those that look back at least as far, else the one that looks back furthest.
-local function convert(kinds, limits, widths, ahead)
-  local tracks, parts = record and tracks_with_events() or {}, {}
-  for term, size in ipairs(kinds) do
-    local width, source = widths[term], nil
-    local window = size <= 4 and width * BUCKETS or size == 6 and width or width * limits[term]
-    for _, track in ipairs(tracks) do
-      if track.size == size and track.width == width then
+local function counts_by(track, term)
+  return track.kind == term.kind and track.width == term.width
+end
+
+-- The tracks for these terms, and whether they are those of the record. If not they count what those do: a track of the
+-- same kind and width is taken as it is; else the shortest of those that look back at least as far, else the one that
+-- looks back furthest.
+local function tracks_for(terms)
+  local old, same = record and tracks_of() or {}, true
+  for place, term in ipairs(terms) do
+    same = same and old[place] and counts_by(old[place], term)
+  end
+  if record and same and #old == #terms then
+    return old, true
+  end
+  local tracks = {}
+  for place, term in ipairs(terms) do
+    local width, source, reach = term.width, nil, nil
+    local window = term.kind <= 1 and width * BUCKETS or term.kind == 4 and width or width * term.limit
+    for _, track in ipairs(old) do
+      if counts_by(track, term) then
         source = track
         break
       end
-      local far, source_far = track.window >= window, source and source.window >= window
-      if not source or (far and (not source_far or track.window < source.window))
-        or (not far and not source_far and track.window > source.window) then
-        source = track
+      local back = track.counts and track.width * BUCKETS or track.log and track.width or 0
+      local far, source_far = back >= window, source and reach >= window
+      if not source or (far and (not source_far or back < reach)) or (not far and not source_far and back > reach) then
+        source, reach = track, back
       end
     end
-    local events = source and source.events or {}
-    if size <= 4 then
-      parts[term] = buckets_from(size, width, events, ahead)
-    elseif source and source.size == size and source.width == width then
-      parts[term] = string.sub(record, source.first, source.last)
-    elseif size == 6 then
-      parts[term] = log_from(width, events, limits[term])
+    local events = source and events_of(source) or {}
+    if term.kind <= 1 then
+      tracks[place] = buckets_from(term, events)
+    elseif source and counts_by(source, term) then
+      tracks[place] = source
+    elseif term.kind == 4 then
+      tracks[place] = log_from(term, events)
     else
       local count = 0
       for _, event in ipairs(events) do
         count = count + (event[1] + window > now and event[2] or 0)
       end
-      cut = cut or count > limits[term]
-      parts[term] = struct.pack('>BI6I7', size, width, now + math.min(count, limits[term]) * width)
+      cut = cut or count > term.limit
+      tracks[place] = { kind = 3, width = width, arrival = now + math.min(count, term.limit) * width }
     end
   end
-  record = struct.pack('>BI7I7', #kinds, now, born) .. table.concat(parts)
-  latest = now
+  return tracks, false
 end
 
--- Where each term's track begins, or nothing where the record holds other tracks than these.
-local function locate(kinds, widths)
-  if string.byte(record, 1) ~= #kinds then
-    return nil
-  end
-  local places, at = {}, 16
-  for term, size in ipairs(kinds) do
-    local kind, width = struct.unpack('>BI6', record, at)
-    if kind % AHEAD ~= size or width ~= widths[term] then
-      return nil
+-- The counts of some buckets, as a body has them.
+local function body_of(track, from, to)
+  local bytes = {}
+  for index = from, to do
+    local count = track.counts[index - track.first + 1] or 0
+    if track.kind == 1 then
+      bytes[#bytes + 1], bytes[#bytes + 2] = math.floor(count / 16777216), math.floor(count / 65536) % 256
     end
-    places[term] = at
-    if size <= 4 then
-      at = at + 11 + slots_of(kind) * size
-    elseif size == 6 then
-      at = at + 11 + 6 * struct.unpack('>I4', record, at + 7)
+    bytes[#bytes + 1], bytes[#bytes + 2] = math.floor(count / 256) % 256, count % 256
+  end
+  return string.char(unpack(bytes))
+end
+
+-- A record of these tracks, whose latest charge was at `latest`.
+local function written(tracks)
+  local heads, bodies = { struct.pack('>BI7I7', #tracks, latest, born) }, {}
+  for number, track in ipairs(tracks) do
+    local kind, width, total, rest, body = track.kind, track.width, track.total, 0, ''
+    if track.counts then
+      local counts, current = track.counts, math.floor(latest / width)
+      local first, last = track.first, track.first + #counts - 1
+      while first <= last and counts[last - track.first + 1] == 0 do
+        last = last - 1
+      end
+      while first <= last and counts[first - track.first + 1] == 0 do
+        first = first + 1
+      end
+      if first > last then
+        first, last = current, current
+      end
+      local older, ahead = math.max(current - first, 0), math.max(last - current, 0)
+      rest = counts[current - track.first + 1] or 0
+      body = body_of(track, current - older, current - 1) .. body_of(track, current + 1, current + ahead)
+      if kind == 0 then
+        rest = rest * 65536 + ahead * 256 + older
+      else
+        body = struct.pack('>BB', ahead, older) .. body
+      end
+    elseif track.log then
+      local ahead = total > 0 and entry(track, total) > latest
+      resize(track, ahead and 6 or size_of(width))
+      kind, body = track.size, track.log
     else
-      at = at + 14
+      total, rest = math.floor(track.arrival / 2 ^ 32), track.arrival % 2 ^ 32
     end
+    heads[number + 1], bodies[number] = struct.pack('>I6I4I4', kind * KIND + width, total, rest), body
   end
-  return places
+  return table.concat(heads) .. table.concat(bodies)
 end

@@ -4,42 +4,37 @@ local permits, when, first = struct.unpack('>I4I7I7', ask)
 if not record or born ~= first then
   return 0
 end
-local kinds, _, widths = terms_from(19)
-local places = locate(kinds, widths)
-if not places then
+local tracks, same = tracks_for(terms_from(19))
+if not same then
   return 0
 end
-local parts, most = { string.sub(record, 1, 15) }, 0
-for term, size in ipairs(kinds) do
-  local at, width, back = places[term], widths[term], 0
-  local stop = places[term + 1] and places[term + 1] - 1 or #record
-  local track = string.sub(record, at, stop)
-  if size <= 4 then
-    local kind, _, total = struct.unpack('>BI6I4', track)
-    local slots, index, old = slots_of(kind), math.floor(when / width), math.floor(latest / width)
-    if index >= old - BUCKETS and index < old - BUCKETS + slots then
-      local slot, counts = index % slots, string.sub(track, 12)
-      back = math.min(permits, (struct.unpack(size == 2 and '>I2' or '>I4', counts, slot * size + 1)))
-      track = struct.pack('>BI6I4', kind, width, total - back) .. add(counts, slot, size, -back)
+local most = 0
+for _, track in ipairs(tracks) do
+  local width, back = track.width, 0
+  if track.counts then
+    local index = math.floor(when / width)
+    if index >= math.floor(latest / width) - BUCKETS then
+      local place = index - track.first + 1
+      back = math.min(permits, track.counts[place] or 0)
+      if back > 0 then
+        track.counts[place], track.total = track.counts[place] - back, track.total - back
+      end
     end
-  elseif size == 6 then
-    local entries, count = string.sub(track, 12), struct.unpack('>I4', track, 8)
-    local from, to = entries_until(entries, count, when - 1), entries_until(entries, count, when)
+  elseif track.log then
+    local from, to = entries_until(track, when - 1), entries_until(track, when)
     back = math.min(permits, to - from)
-    track = struct.pack('>BI6I4', 6, width, count - back)
-      .. string.sub(entries, 1, from * 6) .. string.sub(entries, (from + back) * 6 + 1)
+    track.log = string.sub(track.log, 1, from * track.size) .. string.sub(track.log, (from + back) * track.size + 1)
+    track.total = track.total - back
   else
     -- What the pace has made good since is not given back: it would be anew, at the cost of what was charged later.
-    local arrival = struct.unpack('>I7', track, 8)
-    local rest = math.min(permits * width - math.max(now - when, 0), arrival - now)
+    local rest = math.min(permits * width - math.max(now - when, 0), track.arrival - now)
     rest = math.max(rest, 0)
     back = math.ceil(rest / width)
-    track = struct.pack('>BI6I7', size, width, arrival - rest)
+    track.arrival = track.arrival - rest
   end
-  parts[term + 1] = track
   most = math.max(most, back)
 end
 if most > 0 then
-  redis.call('SET', KEYS[1], table.concat(parts), 'KEEPTTL')
+  redis.call('SET', KEYS[1], written(tracks), 'KEEPTTL')
 end
 return most
