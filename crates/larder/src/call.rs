@@ -114,12 +114,11 @@ where
         let result = match polled {
             Poll::Ready(result) => result,
             Poll::Pending => {
-                if this.timer.is_none() {
-                    let deadline = started.checked_add(*this.timeout);
-                    this.timer.set(Some(match deadline {
-                        Some(deadline) => tokio::time::sleep_until(deadline),
-                        None => tokio::time::sleep(Duration::MAX),
-                    }));
+                // A call that may take for ever has no timer.
+                if this.timer.is_none()
+                    && let Some(deadline) = started.checked_add(*this.timeout)
+                {
+                    this.timer.set(Some(tokio::time::sleep_until(deadline)));
                 }
                 match this.timer.as_pin_mut().map(|timer| timer.poll(cx)) {
                     Some(Poll::Ready(())) => match last_poll(this.work, cx) {

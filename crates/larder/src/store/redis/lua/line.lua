@@ -50,12 +50,15 @@ local function keep_line(line, seen, live)
   redis.call('PEXPIRE', seen, 2 * KEPT * live)
 end
 
+-- Whether it stood in line.
 local function step_out(line, seen, token)
-  if redis.call('ZREM', line, token) == 1 then
-    redis.call('HDEL', seen, token)
-    if redis.call('EXISTS', line) == 0 then
-      redis.call('UNLINK', seen)
-    end
+  if redis.call('ZREM', line, token) == 0 then
+    return false
   end
+  redis.call('HDEL', seen, token)
+  if redis.call('EXISTS', line) == 0 then
+    redis.call('UNLINK', seen)
+  end
+  return true
 end
 
