@@ -7,6 +7,7 @@ use std::env;
 use std::process::Command;
 
 use crate::lane::Outcome;
+use crate::lock_cost;
 use crate::miss;
 use crate::near_hits;
 use crate::probe::{Probe, Side};
@@ -43,6 +44,11 @@ pub(crate) fn spin(arguments: &[String]) -> Outcome<()> {
         && first == miss::SPIN
     {
         return miss::spin(which, url, times.parse()?);
+    }
+    if let [first, which, url, times] = arguments
+        && first == lock_cost::SPIN
+    {
+        return lock_cost::spin(which, url, times.parse()?);
     }
     let [side, url, probe, times] = arguments else { return Err("spin SIDE URL PROBE TIMES".into()) };
     let side = Side::parse(side).ok_or("no such side")?;

@@ -17,6 +17,7 @@ use crate::bare::Bare;
 use crate::driver::row;
 use crate::figures::{Bar, Findings, Limit};
 use crate::lane::{Lane, Outcome};
+use crate::lock_cost;
 use crate::rounds::{Flavour, compare};
 use crate::statistics::quantile;
 use crate::table::{Table, ratio};
@@ -26,13 +27,17 @@ const MEDIAN: Limit = Limit::AtMost(2.5);
 const P99: Limit = Limit::AtMost(6.0);
 const TASKS: [u64; 2] = [1, 64];
 const WAITERS: [usize; 2] = [1, 64];
-const HANDOVERS: usize = 5_000;
+const HANDOVERS: usize = 3_000;
+/// How long a lock is held, and how long its last holder stays away: longer than a handover takes.
+const HELD: Duration = Duration::from_millis(4);
+const AWAY: Duration = Duration::from_millis(1);
 const TTL: Duration = Duration::from_secs(30);
 const RELEASE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
-pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
+pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<Findings> {
     let mut findings = Findings::default();
+    findings.add("lock-cost", lock_cost::run(rounds, instructions)?);
     uncontended(rounds, &mut findings)?;
     handovers(&mut findings)?;
     Ok(findings)
@@ -65,7 +70,7 @@ fn uncontended(rounds: usize, findings: &mut Findings) -> Outcome<()> {
     Ok(())
 }
 
-fn of_bare(bare: &Bare, tasks: u64) -> Lane {
+pub(crate) fn of_bare(bare: &Bare, tasks: u64) -> Lane {
     let connection = bare.connection();
     Lane::new("bare", tasks, move |ids| {
         let mut connection = connection.clone();
@@ -87,7 +92,7 @@ fn of_bare(bare: &Bare, tasks: u64) -> Lane {
     })
 }
 
-fn of_larder(larder: &Larder, tasks: u64) -> Lane {
+pub(crate) fn of_larder(larder: &Larder, tasks: u64) -> Lane {
     let larder = larder.clone();
     Lane::new("larder", tasks, move |ids| {
         let larder = larder.clone();
@@ -107,6 +112,7 @@ fn handovers(findings: &mut Findings) -> Outcome<()> {
         "waiters",
         "runtime",
         "`PING`, µs",
+        "99 %",
         "median, µs",
         "99 %, µs",
         "median in round trips",
@@ -118,7 +124,8 @@ fn handovers(findings: &mut Findings) -> Outcome<()> {
     {
         eprintln!("locks: handover among {waiters} waiters, {}", flavour.name());
         let server = Server::builder().tcp().start();
-        let (ping, times) = flavour.build()?.block_on(handover(&server.url(), waiters))?;
+        let (pings, times) = flavour.build()?.block_on(handover(&server.url(), waiters))?;
+        let (ping, slow_ping) = (quantile(&pings, 0.5), quantile(&pings, 0.99));
         let (median, tail) = (quantile(&times, 0.5), quantile(&times, 0.99));
         let place = format!("{waiters} waiters, {}", flavour.name());
         medians.push((median / ping, place.clone()));
@@ -128,6 +135,7 @@ fn handovers(findings: &mut Findings) -> Outcome<()> {
             &waiters.to_string(),
             flavour.name(),
             &micros(ping),
+            &micros(slow_ping),
             &micros(median),
             &micros(tail),
             &ratio(median / ping),
@@ -140,8 +148,8 @@ fn handovers(findings: &mut Findings) -> Outcome<()> {
     Ok(())
 }
 
-/// The median round trip of a PING, and the time of each handover, in microseconds.
-async fn handover(url: &str, waiters: usize) -> Outcome<(f64, Vec<f64>)> {
+/// The round trips of a PING, and the time of each handover, in microseconds.
+async fn handover(url: &str, waiters: usize) -> Outcome<(Vec<f64>, Vec<f64>)> {
     let (here, there) = (Larder::connect(url).await?, Larder::connect(url).await?);
     let mut pings = Vec::new();
     for _ in 0..2_000 {
@@ -172,14 +180,16 @@ async fn handover(url: &str, waiters: usize) -> Outcome<(f64, Vec<f64>)> {
                     }
                 }
                 // Until the holder before stands in line again.
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(HELD).await;
                 times.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(Instant::now());
                 guard.release().await?;
+                // What it does next is no part of the handover, and here it would go through the same thread and server.
+                tokio::time::sleep(AWAY).await;
             }
         });
     }
     tasks.join_next().await.ok_or("no task")???;
     tasks.abort_all();
     let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok((quantile(&pings, 0.5), std::mem::take(&mut times.1)))
+    Ok((pings, std::mem::take(&mut times.1)))
 }

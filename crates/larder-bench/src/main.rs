@@ -16,6 +16,7 @@ mod item;
 mod lane;
 mod limits;
 mod load;
+mod lock_cost;
 mod locks;
 mod machine;
 mod many;
@@ -100,7 +101,7 @@ fn measure(options: &Options) -> Outcome<()> {
         findings.join(mixture::run(options.pairs)?);
     }
     if asked(Subcommand::Locks) {
-        findings.join(locks::run(options.pairs)?);
+        findings.join(locks::run(options.pairs, options.instructions)?);
     }
     if asked(Subcommand::Rivals) {
         findings.join(rivals(options)?);

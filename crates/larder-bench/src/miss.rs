@@ -182,7 +182,7 @@ fn lane_operations(lane: &Lane, each: u64) -> u64 {
 }
 
 /// Seconds of the server's main thread so far; of the whole process on a server that does not count it apart.
-fn main_thread(server: &Server) -> Outcome<f64> {
+pub(crate) fn main_thread(server: &Server) -> Outcome<f64> {
     let cpu = server.info("cpu");
     let seconds = |name: &str| cpu.get(name).and_then(|seconds| seconds.parse::<f64>().ok());
     let user = seconds("used_cpu_user_main_thread").or_else(|| seconds("used_cpu_user"));

@@ -114,8 +114,13 @@ where
         let result = match polled {
             Poll::Ready(result) => result,
             Poll::Pending => {
-                let timer = this.timer.get_or_insert_with(|| timer(started, *this.timeout));
-                ready!(timer.as_mut().poll(cx));
+                if this.timer.is_none() {
+                    *this.timer = timer(started, *this.timeout);
+                }
+                match this.timer {
+                    Some(timer) => ready!(timer.as_mut().poll(cx)),
+                    None => return Poll::Pending,
+                }
                 match last_poll(this.work, cx) {
                     Poll::Ready(result) => result,
                     Poll::Pending => Err((this.late)(*this.timeout)),
@@ -127,12 +132,9 @@ where
     }
 }
 
-/// Completes when `timeout` is over since `started`.
-pub(crate) fn timer(started: Instant, timeout: Duration) -> Pin<Box<Sleep>> {
-    Box::pin(match started.checked_add(timeout) {
-        Some(deadline) => tokio::time::sleep_until(deadline),
-        None => tokio::time::sleep(Duration::MAX),
-    })
+/// Completes when `timeout` is over since `started`; nothing where that is never.
+pub(crate) fn timer(started: Instant, timeout: Duration) -> Option<Pin<Box<Sleep>>> {
+    started.checked_add(timeout).map(|deadline| Box::pin(tokio::time::sleep_until(deadline)))
 }
 
 thread_local! {

@@ -70,6 +70,49 @@ async fn sixty_four_waiters_are_served_in_the_order_in_which_they_came() {
 }
 
 #[tokio::test]
+async fn who_takes_a_lock_is_told_of_nothing_and_who_stands_in_line_of_its_own_call_alone() {
+    let server = Server::start();
+    let space = namespace();
+    let (here, there) = (own(&server, &space).await, own(&server, &space).await);
+    let tracked = || server.info("stats")["tracking_total_keys"].parse::<u64>().unwrap();
+    let before = tracked();
+    let guard = here.lock("gate").ttl(TTL).acquire().await.unwrap();
+    assert_eq!(tracked(), before, "an uncontended lock is tracked");
+    let waiter = stand(&server, &there, "gate", &space).await;
+    // Before Redis 7.2 it listens by a command of its own, after it stands.
+    until("it listens", async || tracked() > before).await;
+    assert_eq!(tracked() - before, 1, "others' changes of the lock would be told to every waiting process");
+    guard.release().await.unwrap();
+    waiter.await.unwrap().release().await.unwrap();
+    assert_eq!(tracked(), before);
+}
+
+#[tokio::test]
+async fn a_fence_goes_on_from_the_last_though_the_servers_clock_has_stepped_back() {
+    let server = Server::start();
+    let space = namespace();
+    let larder = own(&server, &space).await;
+    let lock = larder.lock("gate").ttl(TTL);
+    let guard = lock.acquire().await.unwrap();
+    let ahead = guard.fence().get() + 3_600_000_000;
+    guard.release().await.unwrap();
+    // As if the last grant had been in an hour.
+    let name = format!("~lock.1:{{{space}/gate}}:fence");
+    server.query::<String>(&["SET", &name, &ahead.to_string(), "PX", "60000"]);
+    let at_once = lock.acquire().await.unwrap();
+    assert_eq!(at_once.fence().get(), ahead + 1);
+    let waiter = stand(&server, &larder, "gate", &space).await;
+    at_once.release().await.unwrap();
+    let handed_over = waiter.await.unwrap();
+    assert_eq!(handed_over.fence().get(), ahead + 2);
+    assert!(
+        server.query::<i64>(&["PTTL", &name]) > 60_000,
+        "it is remembered for the lock's time and a minute"
+    );
+    handed_over.release().await.unwrap();
+}
+
+#[tokio::test]
 async fn taking_freeing_standing_in_line_and_handing_over_are_one_command_each() {
     let server = Server::start();
     let (here, there) = (own(&server, "s").await, own(&server, "s").await);

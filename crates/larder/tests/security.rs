@@ -25,7 +25,8 @@ fn lines(block: &str) -> Vec<Vec<&'static str>> {
 
 /// Runs the page's lines on a server, as the page says for its version.
 fn apply(server: &Server, blocks: &[&str]) {
-    for mut line in blocks.iter().flat_map(|block| lines(block)) {
+    let old = blocks.contains(&"coordination") && !server.version().at_least(7, 0);
+    for mut line in blocks.iter().chain(old.then_some(&"coordination-6")).flat_map(|block| lines(block)) {
         if !server.version().at_least(6, 2) {
             line.retain(|word| *word != "resetchannels");
         }
@@ -487,6 +488,7 @@ async fn every_permission_of_the_lines_is_in_the_pages_table_and_the_other_way_r
         "cluster",
         "sentinel",
         "database",
+        "coordination-6",
         "name",
     ];
     let mut granted: Vec<String> =

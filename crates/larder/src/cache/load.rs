@@ -401,8 +401,13 @@ where
             (Poll::Ready(result), _) => result,
             (Poll::Pending, None) => return Poll::Pending,
             (Poll::Pending, Some(timeout)) => {
-                let timer = this.timer.get_or_insert_with(|| timer(started, timeout));
-                ready!(timer.as_mut().poll(cx));
+                if this.timer.is_none() {
+                    *this.timer = timer(started, timeout);
+                }
+                match this.timer {
+                    Some(timer) => ready!(timer.as_mut().poll(cx)),
+                    None => return Poll::Pending,
+                }
                 Err(Error::timed_out(timeout).into())
             }
         };

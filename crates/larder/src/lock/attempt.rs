@@ -19,7 +19,8 @@ use super::waiting::{Place, Waiting};
 use super::{Fence, holding};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::lock::{Attempted, LockStore, Pace, Queue, wake_name};
+use crate::near::Listening;
+use crate::store::lock::{Attempted, LockStore, Pace, Queue};
 
 /// How long a waiter that is told nothing waits at the most before it looks for itself.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
@@ -37,11 +38,13 @@ enum Stage {
 
 pub(super) struct Attempt {
     locks: Arc<Locks>,
-    name: String,
+    name: Arc<str>,
     token: u64,
     ttl: Duration,
     stage: Stage,
     heard: Tick,
+    /// From before it stands in line.
+    listening: Option<Listening>,
     /// Left only when its end was handed over.
     place: Option<Place>,
 }
@@ -53,22 +56,24 @@ pub(super) enum Outcome {
 }
 
 impl Attempt {
-    fn new(locks: &Arc<Locks>, name: &str, ttl: Duration) -> Self {
+    fn new(locks: &Arc<Locks>, name: &Arc<str>, ttl: Duration, heard: Tick) -> Self {
         Self {
             locks: locks.clone(),
-            name: name.to_owned(),
+            name: name.clone(),
             token: locks.context.random.nonce(),
             ttl,
             stage: Stage::Settled,
-            heard: locks.context.clock.now(),
+            heard,
+            listening: None,
             place: None,
         }
     }
 
     /// Takes the lock if it is free at this moment.
-    pub(super) async fn once(locks: &Arc<Locks>, name: &str, ttl: Duration) -> Result<Outcome> {
-        let mut attempt = Self::new(locks, name, ttl);
-        match attempt.begin(Queue::GoAway).await? {
+    pub(super) async fn once(locks: &Arc<Locks>, name: &Arc<str>, ttl: Duration) -> Result<Outcome> {
+        let now = locks.context.clock.now();
+        let mut attempt = Self::new(locks, name, ttl, now);
+        match attempt.begin(now, Queue::GoAway).await? {
             Attempted::Granted { fence } => attempt.guard(fence),
             _ => Ok(Outcome::Held),
         }
@@ -77,83 +82,112 @@ impl Attempt {
     /// Takes the lock, waiting in line until it is this attempt's turn, or `end`.
     pub(super) async fn within(
         locks: &Arc<Locks>,
-        name: &str,
+        name: &Arc<str>,
         ttl: Duration,
         end: Option<Tick>,
     ) -> Result<Outcome> {
-        let began = locks.context.clock.now();
-        let mut waited = false;
-        let mut heard = began;
-        loop {
-            let mut attempt = Self::new(locks, name, ttl);
-            attempt.heard = heard;
-            let mut watch = locks.changes().watch(&wake_name(name, attempt.token));
-            let told = match attempt.begin(Queue::StandInLine).await {
-                Ok(Attempted::Granted { fence }) => {
-                    attempt.note_wait(waited, began);
-                    return attempt.guard(fence);
-                }
-                Ok(Attempted::Waiting { told }) => told,
-                // A token that was never given up is not known as such; ask with another.
-                Ok(Attempted::Gone | Attempted::Held) => continue,
-                // Whoever stood in line outlives a short outage. Whoever comes to one is told.
-                Err(error) if waited && attempt.may_go_on(&error) => {
-                    heard = attempt.heard;
-                    drop(attempt);
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            waited = true;
-            let place = Waiting::join(locks, name, attempt.token);
-            let called = place.told.clone();
-            attempt.place = Some(place);
-            let mut come = !told && attempt.listen().await;
-            loop {
-                let patience = end.map_or(LONGEST_SILENCE, |end| end.since(locks.context.clock.now()));
-                if patience.is_zero() {
-                    return Ok(Outcome::Held);
-                }
-                if !come {
-                    let patience = patience.min(LONGEST_SILENCE);
-                    tokio::select! {
-                        () = watch.changed(patience) => {}
-                        () = called.notified() => {}
-                    }
-                    if end.is_some_and(|end| end <= locks.context.clock.now()) {
-                        return Ok(Outcome::Held);
-                    }
-                }
-                let woken = locks.context.clock.now();
-                locks.meter.woken();
-                match attempt.confirm().await {
-                    Ok(Attempted::Granted { fence }) => {
-                        locks.meter.handed_over(locks.context.clock.now().since(woken));
-                        attempt.note_wait(waited, began);
-                        return attempt.guard(fence);
-                    }
-                    Ok(Attempted::Waiting { .. }) => come = attempt.listen().await,
-                    // The server has lost its data, or took this process for dead: to the end of the line.
-                    Ok(_) => break,
-                    Err(error) if attempt.may_go_on(&error) => tokio::time::sleep(PAUSE).await,
-                    Err(error) => return Err(error),
-                }
-            }
-            heard = attempt.heard;
+        let now = locks.context.clock.now();
+        let mut attempt = Self::new(locks, name, ttl, now);
+        match attempt.begin(now, Queue::StandInLine).await? {
+            Attempted::Granted { fence } => attempt.guard(fence),
+            // Boxed: a future that may wait is large, and nearly all need not.
+            other => Box::pin(attempt.in_line(other, now, end)).await,
         }
     }
 
-    async fn begin(&mut self, queue: Queue) -> Result<Attempted> {
+    /// What follows where the lock was not granted at once; as another attempt, where this one's place is lost.
+    async fn in_line(mut self, mut answer: Attempted, began: Tick, end: Option<Tick>) -> Result<Outcome> {
+        let mut waited = false;
+        loop {
+            match answer {
+                Attempted::Granted { fence } => {
+                    self.note_wait(waited, began);
+                    return self.guard(fence);
+                }
+                Attempted::Waiting { told } => {
+                    waited = true;
+                    if let Some(outcome) = self.wait(told, began, end).await? {
+                        return Ok(outcome);
+                    }
+                }
+                // A token that was never given up is not known as such; ask with another.
+                Attempted::Gone | Attempted::Held => {}
+            }
+            answer = loop {
+                // The old attempt ends here.
+                self = Self::new(&self.locks, &self.name, self.ttl, self.heard);
+                match self.begin(self.locks.context.clock.now(), Queue::StandInLine).await {
+                    Ok(answer) => break answer,
+                    // Whoever stood in line outlives a short outage. Whoever comes to one is told.
+                    Err(error) if waited && self.may_go_on(&error) => {
+                        self = Self::new(&self.locks, &self.name, self.ttl, self.heard);
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+            };
+        }
+    }
+
+    /// Waits until it is this attempt's turn; `None` where its place is lost.
+    async fn wait(&mut self, told: bool, began: Tick, end: Option<Tick>) -> Result<Option<Outcome>> {
+        let locks = self.locks.clone();
+        let place = Waiting::join(&locks, &self.name, self.token);
+        let hinted = place.told.clone();
+        self.place = Some(place);
+        let mut come = !told && self.listen().await;
+        loop {
+            let patience = end.map_or(LONGEST_SILENCE, |end| end.since(locks.context.clock.now()));
+            if patience.is_zero() {
+                return Ok(Some(Outcome::Held));
+            }
+            if !come {
+                tokio::select! {
+                    () = self.called(patience.min(LONGEST_SILENCE)) => {}
+                    () = hinted.notified() => {}
+                }
+                if end.is_some_and(|end| end <= locks.context.clock.now()) {
+                    return Ok(Some(Outcome::Held));
+                }
+            }
+            let woken = locks.context.clock.now();
+            locks.meter.woken();
+            match self.confirm(woken).await {
+                Ok(Attempted::Granted { fence }) => {
+                    locks.meter.handed_over(locks.context.clock.now().since(woken));
+                    self.note_wait(true, began);
+                    return self.guard(fence).map(Some);
+                }
+                Ok(Attempted::Waiting { .. }) => come = self.listen().await,
+                // The server has lost its data, or took this process for dead: to the end of the line.
+                Ok(_) => return Ok(None),
+                Err(error) if self.may_go_on(&error) => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for the store's call, `patience` at most.
+    async fn called(&self, patience: Duration) {
+        match &self.listening {
+            Some(listening) => listening.called(patience).await,
+            None => tokio::time::sleep(patience).await,
+        }
+    }
+
+    /// Asks for the lock, at `now`.
+    async fn begin(&mut self, now: Tick, queue: Queue) -> Result<Attempted> {
         let store = self.locks.store()?;
-        let sent = self.locks.context.clock.now();
+        if queue == Queue::StandInLine {
+            self.listening = Some(self.locks.changes().listen(self.token));
+        }
         self.stage = Stage::Unanswered;
         let answered =
             timeout(self.locks.timeout(), store.acquire(&self.name, self.token, self.ttl, queue)).await;
         let answer = answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.timeout())));
         match &answer {
             Ok(attempted) => {
-                self.heard = sent;
+                self.heard = now;
                 self.stage = match attempted {
                     Attempted::Held | Attempted::Gone => Stage::Settled,
                     _ => Stage::InLine,
@@ -165,12 +199,12 @@ impl Attempt {
         answer
     }
 
-    async fn confirm(&mut self) -> Result<Attempted> {
+    /// Comes for the lock, at `now`.
+    async fn confirm(&mut self, now: Tick) -> Result<Attempted> {
         let store = self.locks.store()?;
-        let sent = self.locks.context.clock.now();
         let answered = timeout(self.locks.timeout(), store.confirm(&self.name, self.token, self.ttl)).await;
         let answer = answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.timeout())))?;
-        self.heard = sent;
+        self.heard = now;
         if answer == Attempted::Gone {
             self.stage = Stage::Settled;
         }
@@ -228,7 +262,7 @@ impl Drop for Attempt {
             Stage::InLine => Duration::from_millis(1),
             Stage::Unanswered => Pace::REMEMBERED,
         };
-        let name = std::mem::take(&mut self.name);
+        let name = self.name.clone();
         // Tried for as long as what may still arrive could take the lock.
         let tried = self.ttl.max(Pace::REMEMBERED);
         self.locks.end_in_background(name, self.token, tried, Ending::GiveUp(remembered));

@@ -120,7 +120,7 @@ impl Guard {
             if !self.holding.asks(sent, ttl) {
                 return Err(lost());
             }
-            let ticket = Ticket { lock: self.holding.name.clone(), token: self.holding.token };
+            let ticket = Ticket { lock: self.holding.name.to_string(), token: self.holding.token };
             let answer = locks.store()?.extend(&[(ticket, ttl)], Duration::MAX).await?;
             let unanswered = || Error::new(ErrorKind::Server, "the server did not say whether it is held");
             let held = answer.first().copied().flatten().ok_or_else(unanswered)?;

@@ -11,10 +11,10 @@
 //! stopped for any time; only a fence that the resource checks helps then.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::fence::Fence;
 use super::locks::Locks;
@@ -41,14 +41,20 @@ pub(super) enum Kind {
 pub(super) struct Holding {
     pub(super) locks: Arc<Locks>,
     pub(super) kind: Kind,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) token: u64,
     pub(super) fence: Fence,
     pub(super) granted: Tick,
+    ends: Mutex<Ends>,
+    /// Tells who waits for the loss.
+    ended: Notify,
+}
+
+struct Ends {
     /// `None` once it is lost or given back.
-    deadline: watch::Sender<Option<Tick>>,
+    deadline: Option<Tick>,
     /// The latest end that the server was ever asked for, whether it answered or not.
-    latest: Mutex<Tick>,
+    latest: Tick,
 }
 
 /// What was believed of a lock when its guard let go of it.
@@ -63,7 +69,7 @@ impl Holding {
     /// Of a grant for `ttl`, asked for at `sent`.
     pub(super) fn new(
         locks: Arc<Locks>,
-        name: String,
+        name: Arc<str>,
         token: u64,
         fence: Fence,
         sent: Tick,
@@ -77,18 +83,24 @@ impl Holding {
             token,
             fence,
             granted: sent,
-            deadline: watch::Sender::new(Some(deadline)),
-            latest: Mutex::new(sent.after(ttl)),
+            ends: Mutex::new(Ends { deadline: Some(deadline), latest: sent.after(ttl) }),
+            ended: Notify::new(),
         }
     }
 
     /// The same of a permit, which has no fence.
-    pub(super) fn of_permit(locks: Arc<Locks>, name: String, token: u64, sent: Tick, ttl: Duration) -> Self {
+    pub(super) fn of_permit(
+        locks: Arc<Locks>,
+        name: Arc<str>,
+        token: u64,
+        sent: Tick,
+        ttl: Duration,
+    ) -> Self {
         Self { kind: Kind::Permit, ..Self::new(locks, name, token, Fence::new(0), sent, ttl) }
     }
 
     pub(super) fn remaining(&self) -> Duration {
-        let deadline = *self.deadline.borrow();
+        let deadline = self.ends().deadline;
         deadline.map_or(Duration::ZERO, |deadline| deadline.since(self.locks.context.clock.now()))
     }
 
@@ -96,23 +108,17 @@ impl Holding {
         !self.remaining().is_zero()
     }
 
-    /// Whether the server was not heard to say that it is lost, and it was not given back.
-    pub(super) fn may_be_held(&self) -> bool {
-        self.deadline.borrow().is_some()
-    }
-
     /// The server is about to be asked, at `now`, to hold it for `ttl`. Whether that may still be sent: whoever lets go of it
     /// after that knows of the later end.
     pub(super) fn asks(&self, now: Tick, ttl: Duration) -> bool {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        *latest = now.after(ttl).max(*latest);
-        drop(latest);
-        self.may_be_held()
+        let mut ends = self.ends();
+        ends.latest = now.after(ttl).max(ends.latest);
+        ends.deadline.is_some()
     }
 
     /// How long the server may hold it, by all that it was asked for.
     pub(super) fn may_last(&self) -> Duration {
-        let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = self.ends().latest;
         latest.since(self.locks.context.clock.now())
     }
 
@@ -126,39 +132,42 @@ impl Holding {
     pub(super) fn renewed(&self, sent: Tick, ttl: Duration) -> bool {
         let now = self.locks.context.clock.now();
         let later = sent.after(ttl.saturating_sub(drift(ttl)));
-        let mut held = false;
-        self.deadline.send_if_modified(|deadline| match deadline {
+        match &mut self.ends().deadline {
             Some(old) if *old > now => {
-                held = true;
                 // Two answers may arrive in either order: the later deadline is as true as the earlier.
-                let moves = later > *old;
                 *old = later.max(*old);
-                moves
+                true
             }
             _ => false,
-        });
-        held
+        }
     }
 
     /// It is held no more. True the first time.
     pub(super) fn end(&self) -> bool {
-        self.deadline.send_replace(None).is_some()
+        let held = self.ends().deadline.take().is_some();
+        self.ended.notify_waiters();
+        held
     }
 
     /// Completes when it can no longer be believed.
     pub(super) fn lost(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
         let holding = self.clone();
         async move {
-            let mut changes = holding.deadline.subscribe();
             loop {
+                // Listened to before the look: an end in between is not missed.
+                let mut ended = std::pin::pin!(holding.ended.notified());
+                ended.as_mut().enable();
                 let left = holding.remaining();
                 if left.is_zero() {
                     return;
                 }
-                // The sender is the holding's own, so it cannot have gone.
-                let _ = tokio::time::timeout(left.min(SLICE), changes.changed()).await;
+                let _ = tokio::time::timeout(left.min(SLICE), ended).await;
             }
         }
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -172,7 +172,7 @@ async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
     let patience = due.iter().map(|(_, ttl)| *ttl / 4).min().unwrap_or_default().min(locks.timeout());
     let tickets: Vec<_> = due
         .iter()
-        .map(|(holding, ttl)| (Ticket { lock: holding.name.clone(), token: holding.token }, *ttl))
+        .map(|(holding, ttl)| (Ticket { lock: holding.name.to_string(), token: holding.token }, *ttl))
         .collect();
     let answer = match kind {
         Kind::Lock => store.extend(&tickets, patience).await,

@@ -66,7 +66,13 @@ impl Locks {
 
     /// Frees a lock, or ends an attempt, without anybody waiting for it, and tries again until the lock's time is over anyway. What
     /// is handed over before `close` is still sent.
-    pub(super) fn end_in_background(self: &Arc<Self>, name: String, token: u64, ttl: Duration, how: Ending) {
+    pub(super) fn end_in_background(
+        self: &Arc<Self>,
+        name: Arc<str>,
+        token: u64,
+        ttl: Duration,
+        how: Ending,
+    ) {
         let locks = self.clone();
         self.endings.spawn(async move {
             let end = locks.context.clock.now().after(ttl);

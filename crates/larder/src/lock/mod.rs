@@ -75,7 +75,7 @@ struct Keep {
 #[must_use = "a lock is taken by acquire(), acquire_within() or try_acquire()"]
 pub struct Lock {
     locks: Arc<Locks>,
-    name: String,
+    name: Arc<str>,
     ttl: Duration,
     keep: Option<Keep>,
     max_hold: Duration,
@@ -83,7 +83,7 @@ pub struct Lock {
 
 impl Lock {
     pub(crate) fn new(locks: Arc<Locks>, name: &str) -> Self {
-        let name = locks.context.keyspace.lock(name);
+        let name = locks.context.keyspace.lock(name).into();
         Self { name, locks, ttl: DEFAULT_TTL, keep: None, max_hold: DEFAULT_MAX_HOLD }
     }
 
@@ -147,7 +147,7 @@ impl Lock {
         Call::new(longest, &self.locks.meter.acquire, async move {
             self.check()?;
             let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
-            match Box::pin(Attempt::within(&self.locks, &self.name, self.ttl, end)).await? {
+            match Attempt::within(&self.locks, &self.name, self.ttl, end).await? {
                 Outcome::Granted(holding) => Ok(Guard::new(holding, self.ttl, self.keep)),
                 Outcome::Held => {
                     Err(Error::new(ErrorKind::LockHeld, format!("the lock was held for {patience:?}")))

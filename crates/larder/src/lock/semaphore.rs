@@ -42,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[must_use = "a permit is taken by acquire(), acquire_within() or try_acquire()"]
 pub struct Semaphore {
     locks: Arc<Locks>,
-    name: String,
+    name: Arc<str>,
     permits: u64,
     ttl: Duration,
     max_hold: Duration,
@@ -50,7 +50,7 @@ pub struct Semaphore {
 
 impl Semaphore {
     pub(crate) fn new(locks: Arc<Locks>, name: &str, permits: u64) -> Self {
-        let name = locks.context.keyspace.semaphore(name);
+        let name = locks.context.keyspace.semaphore(name).into();
         Self { name, locks, permits, ttl: DEFAULT_TTL, max_hold: DEFAULT_MAX_HOLD }
     }
 
@@ -139,7 +139,8 @@ impl Semaphore {
     async fn at_the_door(&self, end: Option<Tick>) -> Result<Option<SemaphorePermit>> {
         let began = self.locks.context.clock.now();
         loop {
-            let door = match Attempt::within(&self.locks, &door_name(&self.name), DOOR_TTL, end).await {
+            let door = match Attempt::within(&self.locks, &door_name(&self.name).into(), DOOR_TTL, end).await
+            {
                 Ok(Outcome::Granted(holding)) => {
                     Guard::uncounted(holding, DOOR_TTL, Some(Keep { max_hold: Duration::MAX }))
                 }

@@ -105,8 +105,14 @@ async fn a_lock_that_the_store_lost_is_lost_here_and_tells_who_waits_for_that() 
 async fn a_dropped_guard_gives_its_lock_back() {
     let (locks, ..) = locks();
     let name = locks.context.keyspace.lock("a");
-    let holding =
-        Holding::new(locks.clone(), name.clone(), 7, Fence::new(1), locks.context.clock.now(), SECOND);
+    let holding = Holding::new(
+        locks.clone(),
+        name.as_str().into(),
+        7,
+        Fence::new(1),
+        locks.context.clock.now(),
+        SECOND,
+    );
     let store = locks.store().unwrap();
     let granted = store.acquire(&name, 7, SECOND, Queue::GoAway).await.unwrap();
     assert!(matches!(granted, Attempted::Granted { .. }));

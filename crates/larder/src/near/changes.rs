@@ -2,7 +2,7 @@
 //!
 //! A change names an entry, or a version (a tag's, a cache's, the epoch's). An entry's goes to the near tier of its cache,
 //! which its name begins with; a version's goes to the table of versions, and empties the near tier of a cache that was
-//! cleared. Either goes to whoever waits for just that name, as those do who wait for another process's load.
+//! cleared. Either goes to whoever waits for just that name, as those do who wait for another process's load. A call of an attempt at a lock goes to that attempt alone.
 //!
 //! All of it happens in the task that reads the connection, so nothing here waits for anything.
 
@@ -13,14 +13,17 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::calls::{Calls, Listening};
 use super::version::{AnyTier, Versions};
 use crate::store::Listener;
+use crate::store::lock::woken;
 
 #[derive(Default)]
 pub(crate) struct Changes {
     /// Near tiers, by what their entries' names begin with and by the name of their clear version.
     tiers: RwLock<HashMap<String, Arc<dyn AnyTier>>>,
     pub(crate) versions: Versions,
+    pub(super) calls: Calls,
     watches: Mutex<HashMap<String, (watch::Sender<()>, usize)>>,
     /// How many watches there are: nearly always none, and then no change need look.
     watched: AtomicUsize,
@@ -40,6 +43,11 @@ impl Changes {
         let changed = sender.subscribe();
         self.watched.fetch_add(1, Ordering::AcqRel);
         Watch { changes: self.clone(), name: name.to_owned(), changed }
+    }
+
+    /// From now on until it is dropped, hears when the attempt at a lock with this token is called.
+    pub(crate) fn listen(self: &Arc<Self>, token: u64) -> Listening {
+        Listening::new(self.clone(), token)
     }
 
     fn wake(&self, name: Option<&str>) {
@@ -62,6 +70,11 @@ impl Changes {
 
 impl Listener for Changes {
     fn changed(&self, name: &str) {
+        if name.starts_with("~lock")
+            && let Some(token) = woken(name)
+        {
+            return self.calls.call(token);
+        }
         let key = if name.starts_with('~') {
             self.versions.changed(name);
             Some(name)
@@ -77,6 +90,7 @@ impl Listener for Changes {
     }
 
     fn all_changed(&self) {
+        self.calls.call_all();
         self.versions.all_changed();
         for tier in self.tiers.read().unwrap_or_else(PoisonError::into_inner).values() {
             tier.invalidate_all();

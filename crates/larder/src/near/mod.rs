@@ -8,6 +8,7 @@
 //! Not promised: that two processes see a change at the same instant. A near read is at most [`Near::STALENESS`] behind,
 //! and as a rule the time that one message takes.
 
+mod calls;
 mod changes;
 mod sync;
 mod tier;
@@ -15,6 +16,7 @@ mod version;
 
 use std::time::Duration;
 
+pub(crate) use calls::Listening;
 pub(crate) use changes::Changes;
 pub(crate) use tier::{Copied, Ticket, Tier};
 pub(crate) use version::AnyTier;

@@ -9,8 +9,11 @@
 use std::future::Future;
 use std::time::Duration;
 
+use arrayvec::ArrayString;
+
 use super::AnyStore;
 use crate::error::Result;
+use crate::name::Name;
 
 /// The spans of time of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +79,29 @@ pub(crate) struct Ticket {
 }
 
 /// The name that is told of when the lock is handed to this attempt.
-pub(crate) fn wake_name(lock: &str, token: u64) -> String {
-    format!("{lock}:wake:{token:016x}")
+pub(crate) fn wake_name(lock: &str, token: u64) -> Name {
+    let mut name = Name::from(lock);
+    name.push_str(WAKE);
+    name.push_str(&token_text(token));
+    name
+}
+
+/// The attempt that a wake-up name belongs to.
+pub(crate) fn woken(name: &str) -> Option<u64> {
+    let (_, token) = name.rsplit_once(WAKE)?;
+    u64::from_str_radix(token, 16).ok()
+}
+
+const WAKE: &str = ":wake:";
+
+/// Sixteen hexadecimal digits, as on the wire.
+pub(crate) fn token_text(token: u64) -> ArrayString<16> {
+    let mut text = ArrayString::new();
+    for place in (0..16).rev() {
+        let digit = u32::try_from(token >> (4 * place) & 15).unwrap_or_default();
+        text.push(char::from_digit(digit, 16).unwrap_or_default());
+    }
+    text
 }
 
 /// What every store can do with locks. Each operation is atomic, and safe to drop at any point: the store may then still

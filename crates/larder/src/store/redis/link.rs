@@ -43,7 +43,9 @@ pub(super) struct Live {
     since: Instant,
     /// As what it is believed, where changes are told.
     pub(super) seen: Option<Seen>,
-    /// Whether a tracked connection may read several keys with one command, and a script's reads are noted one by one.
+    /// Whether a tracked connection may read several keys with one command.
+    pub(super) reads_many: bool,
+    /// Whether the reads of a script are noted one by one.
     pub(super) notes_each_key: bool,
 }
 
@@ -207,13 +209,20 @@ impl Supervisor {
             }
         };
         let (connection, address) = dial(&self.destination, &self.login, pushes).await?;
-        let mut live =
-            Live { connection, number, broken, since: Instant::now(), seen: None, notes_each_key: true };
+        let mut live = Live {
+            connection,
+            number,
+            broken,
+            since: Instant::now(),
+            seen: None,
+            reads_many: true,
+            notes_each_key: true,
+        };
         let handshake = async {
             if self.lane.is_some() {
                 let armed = arm(&live.connection, &address.to_string()).await?;
                 live.seen = seen.filter(|_| armed.tracked);
-                live.notes_each_key = armed.notes_each_key;
+                (live.reads_many, live.notes_each_key) = (armed.reads_many, armed.notes_each_key);
             }
             self.beat(&live).await
         };

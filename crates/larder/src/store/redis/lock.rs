@@ -1,37 +1,53 @@
 //! Locks on Redis: each operation is one script, and so one round trip; those about several locks are one for each slot.
 //!
 //! An attempt runs on the tracked connection, where the server notes which wake-up key it has read: so standing in line
-//! and listening are one command. Redis 6 notes all keys of a script, and would tell each waiting process of every change of
-//! the lock; there, and where tracking is refused, the attempt runs beside it and listens by a read of its own.
+//! and listening are one command. Before 7.2 Redis notes all keys of a script, and would tell each waiting process of every change
+//! of the lock; there, and where tracking is refused, the attempt runs beside it and listens by a read of its own.
 
 use std::future::Future;
 use std::time::Duration;
 
+use arrayvec::ArrayString;
 use futures_util::future::join_all;
 use redis::Value;
 use tokio::time::timeout;
 
 use super::node::Replay;
 use super::script::Script;
-use super::{RedisStore, bytes, flag, get_command, millis, number, pair, script, unexpected, version_text};
+use super::{RedisStore, bytes, flag, get_command, millis, number, script, unexpected, version_text};
 use crate::error::{Error, Result};
-use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, wake_name};
+use crate::name::Name;
+use crate::store::Expiry;
+use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, token_text, wake_name};
 
 /// Locks that one script renews or keeps places of: it must not keep the server for long.
 const MOST: usize = 512;
+/// How long the last fence is remembered after a lock's time is over: a clock that steps back by less changes nothing.
+const FENCE_KEPT: Duration = Duration::from_secs(60);
 
-struct Keys {
-    fence: String,
-    line: String,
-    seen: String,
-    wake: String,
+fn fence_name(lock: &str) -> Name {
+    beside(lock, ":fence")
 }
 
-impl Keys {
-    fn of(lock: &str, token: u64) -> Self {
-        let of = |what| format!("{lock}:{what}");
-        Self { fence: of("fence"), line: of("line"), seen: of("seen"), wake: wake_name(lock, token) }
-    }
+fn line_name(lock: &str) -> Name {
+    beside(lock, ":line")
+}
+
+fn seen_name(lock: &str) -> Name {
+    beside(lock, ":seen")
+}
+
+fn beside(lock: &str, what: &str) -> Name {
+    let mut name = Name::from(lock);
+    name.push_str(what);
+    name
+}
+
+/// Whole milliseconds, in decimal.
+fn digits(span: Duration) -> ArrayString<20> {
+    let mut buffer = itoa::Buffer::new();
+    let text = buffer.format(Expiry::After(span).as_millis().unwrap_or(1));
+    ArrayString::from(text).unwrap_or_default()
 }
 
 impl RedisStore {
@@ -39,6 +55,15 @@ impl RedisStore {
     fn pace(&self) -> [String; 2] {
         let Pace { claim, live } = self.pace;
         [millis(claim), millis(live)]
+    }
+
+    /// The same behind something else, as one argument.
+    fn paced(&self, before: &str) -> Name {
+        let mut paced = Name::from(before);
+        paced.push_str(&digits(self.pace.claim));
+        paced.push_str(" ");
+        paced.push_str(&digits(self.pace.live));
+        paced
     }
 
     /// Renews what was granted by a script that takes a key, a token and milliseconds for each.
@@ -96,13 +121,12 @@ fn known<T>(count: usize, parts: &[&[usize]], answers: Vec<Result<Vec<T>>>) -> R
     failure.filter(|_| !any).map_or(Ok(ordered), Err)
 }
 
-fn attempted(answer: Value, told: bool) -> Result<Attempted> {
-    match pair(answer)? {
-        (Value::Int(1), fence) => Ok(Attempted::Granted { fence: number(&fence)? }),
-        (Value::Int(0), _) => Ok(Attempted::Held),
-        (Value::Int(2), _) => Ok(Attempted::Waiting { told }),
-        (Value::Int(-1), _) => Ok(Attempted::Gone),
-        (other, _) => Err(unexpected(&other)),
+fn attempted(answer: &Value, told: bool) -> Result<Attempted> {
+    match answer {
+        Value::Int(0) => Ok(Attempted::Held),
+        Value::Int(1) => Ok(Attempted::Waiting { told }),
+        Value::Int(-1) => Ok(Attempted::Gone),
+        fence => Ok(Attempted::Granted { fence: number(fence)? }),
     }
 }
 
@@ -115,32 +139,26 @@ fn array(answer: Value) -> Result<Vec<Value>> {
 
 impl LockStore for RedisStore {
     async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
-        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
-        let (token, ttl, remembered) = (version_text(token), millis(ttl), millis(Pace::REMEMBERED));
-        let kept = millis(2 * Pace::KEPT * self.pace.live);
-        let queue: &[u8] = if queue == Queue::StandInLine { b"1" } else { b"0" };
-        let names = [lock, &keys.fence, &keys.line, &keys.seen, &keys.wake];
-        let arguments = [
-            token.as_bytes(),
-            ttl.as_bytes(),
-            queue,
-            claim.as_bytes(),
-            live.as_bytes(),
-            remembered.as_bytes(),
-            kept.as_bytes(),
-        ];
+        let (fence, line, seen, wake) =
+            (fence_name(lock), line_name(lock), seen_name(lock), wake_name(lock, token));
+        let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
+        let how = self.paced(if queue == Queue::StandInLine { "1 " } else { "0 " });
+        let names = [lock, &fence, &line, &seen, &wake];
+        let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes()];
         let (answer, told) = self.network.run_script_told(lock, &script::ACQUIRE, &names, &arguments).await?;
-        attempted(answer, told)
+        attempted(&answer, told)
     }
 
     async fn confirm(&self, lock: &str, token: u64, ttl: Duration) -> Result<Attempted> {
-        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
-        let (token, ttl) = (version_text(token), millis(ttl));
-        let names = [lock, &keys.fence, &keys.line, &keys.seen, &keys.wake];
-        let arguments = [token.as_bytes(), ttl.as_bytes(), claim.as_bytes(), live.as_bytes()];
+        let (fence, line, seen, wake) =
+            (fence_name(lock), line_name(lock), seen_name(lock), wake_name(lock, token));
+        let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
+        let (claim, live) = (digits(self.pace.claim), digits(self.pace.live));
+        let names = [lock, &fence, &line, &seen, &wake];
+        let arguments = [&token[..], &ttl, &kept, &claim, &live].map(str::as_bytes);
         let answer =
             self.network.run_script(lock, &script::CONFIRM, &names, &arguments, Replay::Safe).await?;
-        attempted(answer, false)
+        attempted(&answer, false)
     }
 
     async fn listen(&self, lock: &str, token: u64) -> Result<bool> {
@@ -158,14 +176,13 @@ impl LockStore for RedisStore {
                 let tickets: Vec<&Ticket> = places.iter().filter_map(|place| waiting.get(*place)).collect();
                 let (mut keys, mut arguments) = (Vec::new(), vec![claim.clone(), live.clone()]);
                 for of_lock in tickets.chunk_by(|a, b| a.lock == b.lock) {
-                    if let Some(Ticket { lock, token }) = of_lock.first() {
-                        let Keys { line, seen, .. } = Keys::of(lock, *token);
-                        keys.extend([lock.clone(), line, seen]);
+                    if let Some(Ticket { lock, .. }) = of_lock.first() {
+                        keys.extend([Name::from(lock.as_str()), line_name(lock), seen_name(lock)]);
                     }
                     arguments.push(of_lock.len().to_string());
                     arguments.extend(of_lock.iter().map(|ticket| version_text(ticket.token)));
                 }
-                let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                let keys: Vec<&str> = keys.iter().map(Name::as_str).collect();
                 let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
                 let name = keys.first().copied().unwrap_or_default();
                 let answer =
@@ -187,9 +204,10 @@ impl LockStore for RedisStore {
     }
 
     async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
-        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
+        let (line, seen, wake) = (line_name(lock), seen_name(lock), wake_name(lock, token));
+        let [claim, live] = self.pace();
         let (token, remembered) = (version_text(token), millis(remembered));
-        let names = [lock, &keys.line, &keys.seen, &keys.wake];
+        let names = [lock, &line, &seen, &wake];
         let arguments = [token.as_bytes(), claim.as_bytes(), live.as_bytes(), remembered.as_bytes()];
         flag(&self.network.run_script(lock, &script::GIVE_UP, &names, &arguments, Replay::Safe).await?)
     }
@@ -199,10 +217,10 @@ impl LockStore for RedisStore {
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
-        let (keys, [claim, live]) = (Keys::of(lock, token), self.pace());
-        let token = version_text(token);
-        let names = [lock, &keys.line, &keys.seen];
-        let arguments = [token.as_bytes(), claim.as_bytes(), live.as_bytes()];
+        let (line, seen) = (line_name(lock), seen_name(lock));
+        let (token, how) = (token_text(token), self.paced(""));
+        let names = [lock, &line, &seen];
+        let arguments = [token.as_bytes(), how.as_bytes()];
         flag(&self.network.run_script(lock, &script::RELEASE, &names, &arguments, Replay::Never).await?)
     }
 }

@@ -164,7 +164,7 @@ impl Network {
     ) -> Result<(Vec<Value>, Option<Seen>)> {
         if let Some((node, live, seen)) = names.first().and_then(|name| self.tracked(name)) {
             let read = async {
-                if live.notes_each_key {
+                if live.reads_many {
                     let command = redis::cmd("MGET").arg(names).take();
                     return match node.as_node().send_tracked(live, &command).await {
                         Ok(Value::Array(values)) => Some(values),

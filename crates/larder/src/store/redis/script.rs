@@ -62,7 +62,13 @@ impl Script {
 }
 
 fn call(command: &str, script: &str, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
-    let mut command = redis::cmd(command);
+    let bytes = keys.iter().map(|key| key.len()).chain(arguments.iter().map(|argument| argument.len()));
+    let bytes = bytes.sum::<usize>() + command.len() + script.len() + 4;
+    let mut command = {
+        let mut whole = Cmd::with_capacity(3 + keys.len() + arguments.len(), bytes);
+        whole.arg(command);
+        whole
+    };
     command.arg(script).arg(keys.len());
     for key in keys {
         command.arg(key);

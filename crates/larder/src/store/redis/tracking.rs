@@ -101,8 +101,9 @@ impl Drop for Lane {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Armed {
     pub(super) tracked: bool,
-    /// Before Redis 7 a push may stand inside the array of a reply: only single keys are read there. And a script that reads
-    /// anything counts as having read all its keys.
+    /// Before Redis 7 a push may stand inside the array of a reply: only single keys are read there.
+    pub(super) reads_many: bool,
+    /// Before Redis 7.2 a script that reads anything counts as having read all its keys.
     pub(super) notes_each_key: bool,
 }
 
@@ -117,15 +118,15 @@ pub(super) async fn arm(connection: &MultiplexedConnection, server: &str) -> Red
             false
         }
     };
-    let notes_each_key = match cmd("HELLO").query_async::<Value>(&mut connection).await {
-        Ok(hello) => major_version(&hello).is_some_and(|major| major >= 7),
+    let version = match cmd("HELLO").query_async::<Value>(&mut connection).await {
+        Ok(hello) => version(&hello).unwrap_or_default(),
         Err(error) if is_connection_lost(&error) => return Err(error),
-        Err(_) => false,
+        Err(_) => (0, 0),
     };
-    Ok(Armed { tracked, notes_each_key })
+    Ok(Armed { tracked, reads_many: version >= (7, 0), notes_each_key: version >= (7, 2) })
 }
 
-fn major_version(hello: &Value) -> Option<u32> {
+fn version(hello: &Value) -> Option<(u32, u32)> {
     let Value::Map(fields) = hello else { return None };
     let version = fields.iter().find_map(|(name, value)| match (name, value) {
         (Value::BulkString(name), Value::BulkString(value)) if name == b"version" => {
@@ -134,5 +135,6 @@ fn major_version(hello: &Value) -> Option<u32> {
         (Value::SimpleString(name), Value::SimpleString(value)) if name == "version" => Some(value.as_str()),
         _ => None,
     })?;
-    version.split('.').next()?.parse().ok()
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next().flatten().unwrap_or_default()))
 }

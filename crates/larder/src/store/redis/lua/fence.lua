@@ -1,16 +1,21 @@
 -- Stands inside the scripts that grant a lock. No script by itself.
 --
 -- Higher than any before: than the last one given while that is remembered, and than the server's time in microseconds at
--- every earlier grant, so that lost data does not lower it. GETSET is a write, so nobody's reads are tracked by it.
-local function next_fence(key, ttl, time)
-  local now = time[1] * 1000000 + time[2]
-  local last = tonumber(redis.call('GETSET', key, string.format('%.0f', now))) or 0
-  local fence = math.max(now, last + 1)
-  if fence ~= now then
-    redis.call('SET', key, string.format('%.0f', fence))
+-- every earlier grant, so that lost data does not lower it. SET with GET is a write, so nobody's reads are tracked by it; before
+-- Redis 7, where it is not for every server, GETSET.
+local function next_fence(key, kept, time)
+  local fence = time[1] * 1000000 + time[2]
+  local text = time[1] .. string.sub('00000' .. time[2], -6)
+  local last
+  if redis.REDIS_VERSION_NUM then
+    last = redis.call('SET', key, text, 'PX', kept, 'GET')
+  else
+    last = redis.call('GETSET', key, text)
+    redis.call('PEXPIRE', key, kept)
   end
-  -- The time is the floor; the last fence only matters while a clock could step back behind it.
-  redis.call('PEXPIRE', key, ttl + 60000)
+  if last and tonumber(last) >= fence then
+    fence = last + 1
+    redis.call('SET', key, string.format('%.0f', fence), 'PX', kept)
+  end
   return fence
 end
-

@@ -1,0 +1,116 @@
+//! Attempts at locks that may be called, by their tokens.
+//!
+//! An attempt must listen before it stands in line, as its call may come in the same instant as the answer; and nearly always the
+//! lock is free, and nobody calls. So listening costs a number in a table, and what is waited on is made by who waits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::Changes;
+
+#[derive(Default)]
+pub(super) struct Calls(Mutex<HashMap<u64, Call>>);
+
+enum Call {
+    NotYet,
+    Came,
+    WaitedFor(Arc<Notify>),
+}
+
+impl Call {
+    fn come(&mut self) {
+        match self {
+            Self::WaitedFor(waiter) => waiter.notify_one(),
+            Self::NotYet | Self::Came => *self = Self::Came,
+        }
+    }
+}
+
+impl Calls {
+    pub(super) fn call(&self, token: u64) {
+        if let Some(call) = self.table().get_mut(&token) {
+            call.come();
+        }
+    }
+
+    pub(super) fn call_all(&self) {
+        self.table().values_mut().for_each(Call::come);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.table().is_empty()
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<u64, Call>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hears when one attempt is called, from when it was made until it is dropped.
+pub(crate) struct Listening {
+    changes: Arc<Changes>,
+    token: u64,
+}
+
+impl Listening {
+    pub(super) fn new(changes: Arc<Changes>, token: u64) -> Self {
+        changes.calls.table().insert(token, Call::NotYet);
+        Self { changes, token }
+    }
+
+    /// Waits for a call since the last one heard, `patience` at most.
+    pub(crate) async fn called(&self, patience: Duration) {
+        let waiter = match self.changes.calls.table().get_mut(&self.token) {
+            None => return,
+            Some(Call::WaitedFor(waiter)) => waiter.clone(),
+            Some(call) => {
+                let came = matches!(call, Call::Came);
+                let waiter = Arc::new(Notify::new());
+                *call = Call::WaitedFor(waiter.clone());
+                if came {
+                    return;
+                }
+                waiter
+            }
+        };
+        let _ = timeout(patience, waiter.notified()).await;
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.changes.calls.table().remove(&self.token);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Listener;
+    use crate::store::lock::wake_name;
+
+    #[tokio::test]
+    async fn a_call_is_heard_whether_it_comes_before_or_after_it_is_waited_for() {
+        let changes = Arc::new(Changes::default());
+        let (one, other) = (changes.listen(1), changes.listen(2));
+        let silent = async |listening: &Listening| {
+            timeout(Duration::ZERO, listening.called(Duration::MAX)).await.is_err()
+        };
+        changes.changed(&wake_name("~lock.1:{/a}", 1));
+        one.called(Duration::MAX).await;
+        assert!(silent(&one).await && silent(&other).await);
+        changes.changed(&wake_name("~lock.1:{/a}", 1));
+        one.called(Duration::MAX).await;
+        changes.all_changed();
+        one.called(Duration::MAX).await;
+        other.called(Duration::MAX).await;
+        assert!(silent(&one).await && silent(&other).await);
+        drop((one, other));
+        assert!(changes.calls.is_empty());
+    }
+}
