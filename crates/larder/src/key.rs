@@ -15,15 +15,18 @@ use crate::name::Name;
 /// Whether a byte is one of those that nearly all keys are made of, and never need escaping.
 #[inline]
 const fn is_plain(byte: u8) -> bool {
-    const PLAIN: [bool; 256] = {
-        let (mut plain, mut byte) = ([false; 256], 0u8);
+    const PLAIN: [u64; 2] = {
+        let (mut bits, mut byte) = ([0u64; 2], 0u8);
         while byte < 128 {
-            plain[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
+                if byte < 64 { bits[0] |= 1 << byte } else { bits[1] |= 1 << (byte - 64) }
+            }
             byte += 1;
         }
-        plain
+        bits
     };
-    PLAIN[byte as usize]
+    let half = if byte < 64 { PLAIN[0] } else { PLAIN[1] };
+    byte < 128 && half >> (byte & 63) & 1 == 1
 }
 
 /// Something that names an entry of a cache.
