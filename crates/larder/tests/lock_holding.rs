@@ -148,6 +148,38 @@ async fn busy_unreachable_timed_out_lost_and_unknown_are_told_apart() {
 }
 
 #[tokio::test]
+async fn whose_time_ends_in_an_outage_is_told_of_that_and_after_it_that_the_lock_is_held() {
+    let server = Server::builder().tcp().start();
+    let space = namespace();
+    let holder = support::connect_as(&server.url(), &space).await;
+    let guard = holder.lock("gate").ttl(TTL).acquire().await.unwrap();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let line = format!("~lock.1:{{{space}/gate}}:line");
+    for (comes_back, patience) in [(false, 1), (true, 4)] {
+        let larder = support::connect_as(&proxy.url(), &space).await;
+        let waiter = tokio::spawn({
+            let lock = larder.lock("gate").ttl(TTL);
+            async move { lock.acquire_within(Duration::from_secs(patience)).await.map(drop).unwrap_err() }
+        });
+        until("it stands in line", async || server.query::<u64>(&["ZCARD", &line]) == 1).await;
+        proxy.cut();
+        if comes_back {
+            until("it is known to be away", async || larder.ping().await.is_err()).await;
+            proxy.restore();
+        }
+        let kind = waiter.await.unwrap().kind();
+        if comes_back {
+            assert_eq!(kind, ErrorKind::LockHeld);
+        } else {
+            assert!(matches!(kind, ErrorKind::Refused | ErrorKind::Disconnected), "{kind:?}");
+        }
+        proxy.restore();
+        until("its place is gone", async || server.query::<u64>(&["ZCARD", &line]) == 0).await;
+    }
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
 async fn who_stands_in_line_outlives_a_restart_of_the_server() {
     let server = Server::builder().tcp().persist().start();
     let space = namespace();

@@ -84,6 +84,8 @@ impl Attempt {
         let began = locks.context.clock.now();
         let mut waited = false;
         let mut heard = began;
+        // A request that failed, and when it was sent.
+        let mut failed: Option<(Tick, Error)>;
         loop {
             let mut attempt = Self::new(locks, name, ttl);
             attempt.heard = heard;
@@ -98,6 +100,9 @@ impl Attempt {
                 Ok(Attempted::Gone | Attempted::Held) => continue,
                 // Whoever stood in line outlives a short outage. Whoever comes to one is told.
                 Err(error) if waited && attempt.may_go_on(&error) => {
+                    if end.is_some_and(|end| end <= locks.context.clock.now()) {
+                        return Err(error);
+                    }
                     heard = attempt.heard;
                     drop(attempt);
                     tokio::time::sleep(PAUSE).await;
@@ -106,6 +111,8 @@ impl Attempt {
                 Err(error) => return Err(error),
             };
             waited = true;
+            failed = None;
+            tracing::trace!("in line for a lock");
             let place = Waiting::join(locks, name, attempt.token);
             let called = place.told.clone();
             attempt.place = Some(place);
@@ -113,7 +120,7 @@ impl Attempt {
             loop {
                 let patience = end.map_or(LONGEST_SILENCE, |end| end.since(locks.context.clock.now()));
                 if patience.is_zero() {
-                    return Ok(Outcome::Held);
+                    return attempt.in_vain(failed);
                 }
                 if !come {
                     let patience = patience.min(LONGEST_SILENCE);
@@ -122,7 +129,7 @@ impl Attempt {
                         () = called.notified() => {}
                     }
                     if end.is_some_and(|end| end <= locks.context.clock.now()) {
-                        return Ok(Outcome::Held);
+                        return attempt.in_vain(failed);
                     }
                 }
                 let woken = locks.context.clock.now();
@@ -133,10 +140,16 @@ impl Attempt {
                         attempt.note_wait(waited, began);
                         return attempt.guard(fence);
                     }
-                    Ok(Attempted::Waiting { .. }) => come = attempt.listen().await,
+                    Ok(Attempted::Waiting { .. }) => {
+                        failed = None;
+                        come = attempt.listen().await;
+                    }
                     // The server has lost its data, or took this process for dead: to the end of the line.
                     Ok(_) => break,
-                    Err(error) if attempt.may_go_on(&error) => tokio::time::sleep(PAUSE).await,
+                    Err(error) if attempt.may_go_on(&error) => {
+                        failed = Some((woken, error));
+                        tokio::time::sleep(PAUSE).await;
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -190,6 +203,13 @@ impl Attempt {
         let heard = answered.map_or(self.heard, |answered| answered.max(self.heard));
         let silence = self.locks.context.clock.now().since(heard);
         error.is_retryable() && silence <= self.locks.timeout()
+    }
+
+    /// What to say when there is no time left: that others hold it, if the server was heard of since a request failed.
+    fn in_vain(&self, failed: Option<(Tick, Error)>) -> Result<Outcome> {
+        let Some((sent, error)) = failed else { return Ok(Outcome::Held) };
+        let heard = self.locks.waiting.answered(&self.name, self.token);
+        if heard.is_some_and(|heard| heard >= sent) { Ok(Outcome::Held) } else { Err(error) }
     }
 
     fn note_wait(&self, waited: bool, began: Tick) {

@@ -105,6 +105,12 @@ impl Locks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether somebody works on the table at this moment.
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        self.0.try_lock().is_err()
+    }
+
     /// How many locks, waiters and given-up attempts are kept.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
@@ -114,15 +120,21 @@ impl Locks {
 }
 
 impl MemoryStore {
-    /// Whether others than `door` hold this lock or wait for it.
-    pub(super) fn waits_at(&self, lock: &str, door: Option<u64>, now: Tick) -> bool {
+    /// Does what depends on whether others than `door` hold this lock or wait for it, while nobody can come to it or go.
+    pub(super) fn at_the_door<T>(
+        &self,
+        lock: &str,
+        door: Option<u64>,
+        now: Tick,
+        work: impl FnOnce(bool) -> T,
+    ) -> T {
         let state = self.locks.state();
         let line = state.lines.get(lock);
         let holder = line.and_then(|line| line.holder(now));
-        match door {
+        work(match door {
             Some(door) => holder != Some(door),
             None => holder.is_some() || line.is_some_and(|line| !line.waiters.is_empty()),
-        }
+        })
     }
 
     fn wake(&self, lock: &str, token: Option<u64>) {
