@@ -137,6 +137,15 @@ impl MemoryStore {
         })
     }
 
+    /// How long the lock is still held, if it is.
+    #[cfg(test)]
+    pub(in crate::store) fn time_left(&self, lock: &str) -> Option<Duration> {
+        let now = self.clock.now();
+        let state = self.locks.state();
+        let held = state.lines.get(lock)?.held.as_ref()?;
+        (held.deadline > now).then(|| held.deadline.since(now))
+    }
+
     fn wake(&self, lock: &str, token: Option<u64>) {
         if let Some(token) = token {
             self.listener.changed(&wake_name(lock, token));
@@ -353,6 +362,23 @@ mod tests {
             last = fence;
             pass(&micros, SECOND);
         }
+    }
+
+    #[tokio::test]
+    async fn fences_grow_though_the_clock_stands_still_or_is_set_back() {
+        let (store, micros) = store();
+        pass(&micros, 10 * SECOND);
+        let mut last = fence(stand(&store, 1).await);
+        for token in 2..10 {
+            assert_eq!(stand(&store, token).await, Attempted::Waiting { told: true });
+            assert!(store.release("job", token - 1).await.unwrap());
+            let next = fence(store.confirm("job", token, SECOND).await.unwrap());
+            assert_eq!(next, last + 1);
+            last = next;
+        }
+        assert!(store.release("job", 9).await.unwrap());
+        micros.store(0, Ordering::Release);
+        assert_eq!(fence(stand(&store, 10).await), last + 1);
     }
 
     #[tokio::test]
