@@ -195,6 +195,9 @@ async fn a_deadline_counts_from_before_each_request_left() {
 #[tokio::test]
 async fn a_request_that_arrives_after_it_was_given_up_takes_nothing() {
     let server = Server::builder().tcp().start();
+    if !server.version().at_least(7, 0) {
+        return eprintln!("{} gets both requests over one connection, in their order", server.version());
+    }
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let space = namespace();
     let larder = support::connect_as(&proxy.url(), &space).await;
@@ -204,7 +207,8 @@ async fn a_request_that_arrives_after_it_was_given_up_takes_nothing() {
         async |lock: &str| server.query::<Vec<String>>(&["KEYS", &format!("~lock.1:{{{space}/{lock}}}*")]);
     // What takes a lock goes over the one connection, what ends an attempt over the other.
     proxy.only_tracked().delay(Direction::ToServer, Duration::from_millis(400));
-    let bytes = proxy.bytes(Direction::ToServer);
+    // Each begins by asking whether it was given up.
+    let before = server.calls("pexpire");
     for stand_in_line in [false, true] {
         let name = if stand_in_line { "two" } else { "one" };
         let lock = larder.lock(name).ttl(TTL);
@@ -218,9 +222,7 @@ async fn a_request_that_arrives_after_it_was_given_up_takes_nothing() {
         until("it was given up", async || given_up(name).await.iter().any(|key| key.contains(":wake:")))
             .await;
     }
-    assert!(proxy.bytes(Direction::ToServer) > bytes);
-    let before = server.calls("evalsha");
-    until("both requests have arrived", async || server.calls("evalsha") >= before + 2).await;
+    until("both requests have arrived", async || server.calls("pexpire") >= before + 2).await;
     for name in ["one", "two"] {
         let left = given_up(name).await;
         assert!(left.iter().all(|key| key.contains(":wake:")), "{left:?}");

@@ -211,7 +211,7 @@ async fn take(store: &(impl LockStore + PermitStore), tokens: &Tokens, step: &St
 
 #[test]
 fn both_stores_answer_the_same_to_every_history_of_locks() {
-    let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
+    let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let pace = Pace { claim: 5 * HOUR, live: 5 * HOUR };
     let mut server = runtime.block_on(real_store());
