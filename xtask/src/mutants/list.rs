@@ -79,8 +79,7 @@ const LATE_PUSH: Test =
     Test { target: "lock_line", name: "a_wake_up_that_comes_late_does_not_lengthen_what_is_believed" };
 const DEAD_HEADS: Test =
     Test { target: "lock_line", name: "dead_heads_cost_the_line_at_most_half_a_second_each" };
-const GONE: Test =
-    Test { target: "lock_line", name: "who_waits_too_long_or_goes_away_leaves_the_line_to_others" };
+const GONE: Test = Test { target: "lock_line", name: "who_goes_away_leaves_its_place_at_once" };
 const HISTORY: Test = Test { target: "lock_history", name: "held_intervals_never_overlap_whatever_fails" };
 
 const MOVED: Test = failover("a_lock_that_is_held_and_waited_for_moves_with_its_slot");
@@ -261,7 +260,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         found_by: &[ORDER, HISTORY],
     },
     Mutant {
-        name: "a head that is dead is waited for twice as long",
+        name: "a head that is dead is waited for three times as long",
         edits: &[Edit {
             file: "crates/larder/src/store/lock.rs",
             from: "Self { claim: Duration::from_millis(250),",

@@ -1,8 +1,9 @@
 //! Ten contenders, five in each of two processes, who all want one lock, hold it for nothing, and want it again.
 //!
 //! The processes are this program again, told by `contend NAME URL` what to be; each says when it is ready, begins when it is
-//! told to, and says afterwards when each of its contenders got the lock and when it began to free it, by the machine's
-//! monotonic clock, which both share. From before a release is sent until the next grant anywhere is known is a handover.
+//! told to, and says afterwards when each of its contenders asked for the lock, got it and began to free it, by the machine's
+//! monotonic clock, which both share. From before a release is sent until the next grant to another contender is known is a
+//! handover; who takes the lock again by itself hands nothing over.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
@@ -31,6 +32,10 @@ pub(super) struct Contention {
     /// Of the handovers, in microseconds.
     pub(super) median: f64,
     pub(super) tail: f64,
+    /// The 99th percentile of waiting, in milliseconds.
+    pub(super) wait: f64,
+    /// How many of the locks went to another contender than the one before, of 100.
+    pub(super) passed_on: f64,
     /// The largest number of locks that a contender got, over the smallest.
     pub(super) shares: f64,
     /// What was sent to the server for each lock.
@@ -67,15 +72,19 @@ impl Contention {
             process.expect("done")?;
         }
         let calls = calls(&server);
-        let (mut held, mut counts) = (Vec::new(), Vec::new());
+        let (mut held, mut counts, mut waits) = (Vec::new(), Vec::new(), Vec::new());
         for process in &mut processes {
             for _ in 0..CONTENDERS {
                 let count: usize = process.line()?.parse()?;
                 counts.push(count as f64);
                 for _ in 0..count {
                     let line = process.line()?;
-                    let (granted, freed) = line.split_once(' ').ok_or("a contender says something else")?;
-                    held.push((granted.parse::<u64>()?, freed.parse::<u64>()?));
+                    let times = line.split(' ').map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+                    let [asked, granted, freed] = times.as_slice() else {
+                        return Err("a contender says something else".into());
+                    };
+                    held.push((*granted, *freed, counts.len()));
+                    waits.push(granted.saturating_sub(*asked) as f64 / 1e6);
                 }
             }
         }
@@ -83,7 +92,8 @@ impl Contention {
         let handovers: Vec<f64> = held
             .iter()
             .zip(held.iter().skip(1))
-            .map(|((_, freed), (granted, _))| granted.saturating_sub(*freed) as f64 / 1000.0)
+            .filter(|((_, _, one), (_, _, other))| one != other)
+            .map(|((_, freed, _), (granted, _, _))| granted.saturating_sub(*freed) as f64 / 1000.0)
             .collect();
         let (locks, sum) = (held.len() as f64, |names: &dyn Fn(&str) -> bool| -> f64 {
             calls.iter().filter(|(name, _)| names(name)).map(|(_, count)| *count as f64).sum()
@@ -92,6 +102,8 @@ impl Contention {
             rate: locks / SECONDS as f64,
             median: quantile(&handovers, 0.5),
             tail: quantile(&handovers, 0.99),
+            wait: quantile(&waits, 0.99),
+            passed_on: 100.0 * handovers.len() as f64 / (locks - 1.0),
             shares: quantile(&counts, 1.0) / quantile(&counts, 0.0),
             requests: sum(&|name| R::SENDS.contains(&name)) / locks,
             commands: sum(&|_| true) / locks,
@@ -152,23 +164,24 @@ fn as_one<R: Rival>(url: &str) -> Outcome<()> {
         let mut out = io::stdout().lock();
         for of_one in held {
             writeln!(out, "{}", of_one.len())?;
-            for (granted, freed) in of_one {
-                writeln!(out, "{granted} {freed}")?;
+            for [asked, granted, freed] in of_one {
+                writeln!(out, "{asked} {granted} {freed}")?;
             }
         }
         out.flush().map_err(Into::into)
     })
 }
 
-/// When it got the lock, and when it began to free it.
-async fn take_turns<R: Rival>(mut contender: R, end: Instant) -> Outcome<Vec<(u64, u64)>> {
+/// When it asked for the lock, got it, and began to free it.
+async fn take_turns<R: Rival>(mut contender: R, end: Instant) -> Outcome<Vec<[u64; 3]>> {
     let mut held = Vec::new();
-    while let Ok(got) = timeout_at(end, contender.acquire()).await {
+    loop {
+        let asked = now();
+        let Ok(got) = timeout_at(end, contender.acquire()).await else { return Ok(held) };
         let (got, granted) = (got?, now());
-        held.push((granted, now()));
+        held.push([asked, granted, now()]);
         contender.release(got).await?;
     }
-    Ok(held)
 }
 
 struct Process {

@@ -36,6 +36,8 @@ enum Step {
     Release(u8, u8),
     /// Takes the lock for a moment, and waits until that is over.
     Brief(u8, u8),
+    /// The time of whoever holds it is over, also where others wait.
+    End(u8),
     /// An attempt that was given up before it arrives.
     Late(u8, u8, bool),
     /// By whom, and with whose token for the door.
@@ -70,6 +72,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => many().prop_map(Step::Extend),
         3 => one().prop_map(|(l, t)| Step::Release(l, t)),
         1 => one().prop_map(|(l, t)| Step::Brief(l, t)),
+        2 => (0..LOCKS).prop_map(Step::End),
         1 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Late(l, t, q)),
         4 => (0..4u8, door()).prop_map(|(t, d)| Step::TakePermit(t, d)),
         1 => (0..4u8, door()).prop_map(|(t, d)| Step::LatePermit(t, d)),
@@ -182,6 +185,8 @@ async fn take(store: &(impl LockStore + PermitStore), tokens: &Tokens, step: &St
             }
             answer
         }
+        // The stores are told by who compares them.
+        Step::End(_) => Answer::Flag(true),
         Step::Late(lock, token, stand) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
             store.give_up(&name, token, HOUR).await?;
@@ -228,6 +233,11 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
             let (of_memory, of_server) = (tokens(), tokens());
             runtime.block_on(async {
                 for (at, step) in history.iter().enumerate() {
+                    if let Step::End(lock) = step {
+                        let name = of_memory.lock(*lock);
+                        memory.end(&name);
+                        server.end(&name).await;
+                    }
                     let expected = take(&memory, &of_memory, step).await.unwrap();
                     let found = take(&server, &of_server, step).await.unwrap();
                     prop_assert_ne!(&expected, &Answer::FenceFell);

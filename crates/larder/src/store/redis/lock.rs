@@ -79,6 +79,12 @@ impl RedisStore {
         let left = self.network.run(lock, &asked, Replay::Safe).await.unwrap();
         if left == Value::Int(-2) { None } else { Some(Duration::from_millis(number(&left).unwrap())) }
     }
+
+    /// Ends the time of whoever holds the lock.
+    pub(in crate::store) async fn end(&self, lock: &str) {
+        let end = redis::cmd("DEL").arg(lock).take();
+        self.network.run(lock, &end, Replay::Safe).await.unwrap();
+    }
 }
 
 /// What one part answers within `patience`: one that fails or hangs leaves the others their answers.
