@@ -1,4 +1,4 @@
-//! `cargo xtask faults`: locks under faults, for as long as one likes.
+//! `cargo xtask faults`: locks under faults, for as long as one likes, and attempts that are dropped, more than in the short run.
 
 use crate::run::{Failure, cargo, finish};
 
@@ -21,5 +21,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     if let Some(seed) = seed {
         command.env("LARDER_FAULTS_SEED", seed.to_string());
     }
-    finish(&mut command)
+    finish(&mut command)?;
+    let mut command = cargo(&["test", "--locked", "--all-features", "-p", "larder", "--test", "lock_line"]);
+    command.args(["--", "--exact", "cancelled_attempts_leave_no_lock_and_no_place_behind"]);
+    finish(command.env("LARDER_TEST_CANCELS", "100000"))
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod faults;
+mod mutants;
 mod run;
 mod server;
 mod test;
@@ -35,7 +36,12 @@ cargo xtask servers DIR
 
 cargo xtask faults [--minutes N] [--seed N]
     Locks of five processes under faults drawn from a seed, 10 minutes by default: stopped and killed processes and servers, cut,
-    half-open and slow links, lost and late answers. Prints the seed, the faults, the acquisitions, the violations.
+    half-open and slow links, lost and late answers. Prints the seed, the faults, the acquisitions, the violations. After that,
+    100,000 attempts at a lock that are dropped at any moment.
+
+cargo xtask mutants [WORD…]
+    Builds one mistake after the other into a copy of larder's locks, those whose names have a WORD in them, and looks whether the
+    tests find it: a quarter of an hour for all.
 
 cargo xtask bench [ARGS…]
     Runs larder-bench beside its rivals, in release mode.
@@ -60,10 +66,11 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
     let asks_help = rest.iter().take_while(|word| *word != "--").any(|word| word == "--help" || word == "-h");
     match command.as_str() {
         "--help" | "-h" | "help" => print_help(),
-        "test" | "ci" | "faults" | "server" | "servers" if asks_help => print_help(),
+        "test" | "ci" | "faults" | "mutants" | "server" | "servers" if asks_help => print_help(),
         "test" => test::run(rest),
         "ci" => ci::run(rest),
         "faults" => faults::run(rest),
+        "mutants" => mutants::run(rest),
         "server" => server::run(rest),
         "servers" => server::build(rest),
         "bench" => bench::run(rest),

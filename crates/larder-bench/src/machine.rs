@@ -11,8 +11,17 @@ use crate::table::Table;
 
 /// The versions that `Cargo.lock` held when this was built.
 const LOCK: &str = include_str!("../../../Cargo.lock");
-const CRATES: [&str; 8] =
-    ["larder", "redis", "tokio", "serde_json", "quick_cache", "cached", "multi-tier-cache", "rustis"];
+const CRATES: [&str; 9] = [
+    "larder",
+    "redis",
+    "tokio",
+    "serde_json",
+    "quick_cache",
+    "cached",
+    "multi-tier-cache",
+    "rustis",
+    "rslock",
+];
 
 /// The processors' time so far, in ticks of all of them together.
 #[derive(Debug, Clone, Copy)]

@@ -17,6 +17,8 @@ mod lane;
 mod limits;
 mod load;
 mod lock_cost;
+#[cfg(feature = "rivals")]
+mod lock_rivals;
 mod locks;
 mod machine;
 mod many;
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.split_first() {
         Some((first, rest)) if first == "spin" => instructions::spin(rest),
         Some((first, rest)) if first == "herd" => herd(rest),
+        Some((first, rest)) if first == "contend" => contend(rest),
         _ => Options::parse(&arguments).and_then(|options| measure(&options)),
     };
     match outcome {
@@ -103,6 +106,9 @@ fn measure(options: &Options) -> Outcome<()> {
     if asked(Subcommand::Locks) {
         findings.join(locks::run(options.pairs, options.instructions)?);
     }
+    if asked(Subcommand::LockRivals) {
+        findings.join(lock_rivals(options)?);
+    }
     if asked(Subcommand::Rivals) {
         findings.join(rivals(options)?);
     }
@@ -135,6 +141,16 @@ fn near_rivals(options: &Options) -> Outcome<Findings> {
 }
 
 #[cfg(feature = "rivals")]
+fn lock_rivals(options: &Options) -> Outcome<Findings> {
+    lock_rivals::run(options.pairs)
+}
+
+#[cfg(feature = "rivals")]
+fn contend(arguments: &[String]) -> Outcome<()> {
+    lock_rivals::contend(arguments)
+}
+
+#[cfg(feature = "rivals")]
 fn herd(arguments: &[String]) -> Outcome<()> {
     rivals::near::herd(arguments)
 }
@@ -149,6 +165,16 @@ fn rivals(_: &Options) -> Outcome<Findings> {
 
 #[cfg(not(feature = "rivals"))]
 fn near_rivals(_: &Options) -> Outcome<Findings> {
+    Err(NOT_BUILT.into())
+}
+
+#[cfg(not(feature = "rivals"))]
+fn lock_rivals(_: &Options) -> Outcome<Findings> {
+    Err(NOT_BUILT.into())
+}
+
+#[cfg(not(feature = "rivals"))]
+fn contend(_: &[String]) -> Outcome<()> {
     Err(NOT_BUILT.into())
 }
 

@@ -18,6 +18,7 @@ larder-bench SUBCOMMAND [OPTIONS]      larder beside its rivals, on servers that
   invalidation  from a SET to the near copies that it drops, beside the bare push
   zipf          99 % near hits beside the server alone
   locks         a lock beside SET NX PX and a script, and how long it takes from one holder to the next
+  lock-rivals   larder's locks beside rslock and a BLPOP token: uncontended, and 10 contenders in 2 processes (feature `rivals`)
   limits        what a decision of a rate limit costs the server and the client, beside scripts and rivals
   rivals        larder, cached and multi-tier-cache beside the bare driver (feature `rivals`)
   near-rivals   larder's near tier beside those of rustis and multi-tier-cache (feature `rivals`)
@@ -43,6 +44,7 @@ pub(crate) enum Subcommand {
     Invalidation,
     Zipf,
     Locks,
+    LockRivals,
     Rivals,
     NearRivals,
     All,
@@ -63,6 +65,7 @@ impl Subcommand {
             "invalidation" => Self::Invalidation,
             "zipf" => Self::Zipf,
             "locks" => Self::Locks,
+            "lock-rivals" => Self::LockRivals,
             "rivals" => Self::Rivals,
             "near-rivals" => Self::NearRivals,
             "all" => Self::All,

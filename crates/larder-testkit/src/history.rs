@@ -39,6 +39,7 @@
 mod check;
 mod event;
 mod files;
+mod line;
 mod locks;
 #[cfg(test)]
 mod tests;
@@ -47,4 +48,5 @@ mod writes;
 pub use check::{Summary, Violation, bounded_staleness, read_your_writes};
 pub use event::{Event, Kind, now};
 pub use files::{Recorder, read_files};
+pub use line::{Attempt, Ending, Fault, LineRecorder, Overtaken, first_come_first_served, read_line_notes};
 pub use locks::{Held, LockRecorder, LockViolation, one_holder, read_locks};

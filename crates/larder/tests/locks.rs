@@ -30,6 +30,32 @@ async fn one_holder_at_a_time_and_fences_grow() {
 }
 
 #[tokio::test]
+async fn fences_grow_though_the_servers_clock_is_behind_the_last_one() {
+    let (server, space) = (support::server(), support::namespace());
+    let larder = support::connect_as(&server.url(), &space).await;
+    let (lock, name) = (larder.lock("reports").ttl(TTL), format!("~lock.1:{{{space}/reports}}"));
+    let first = lock.acquire().await.unwrap();
+    let ahead = first.fence().get() + 3_600_000_000;
+    first.release().await.unwrap();
+    server.command(&["SET", &format!("{name}:fence"), &ahead.to_string(), "KEEPTTL"]);
+    let guard = lock.acquire().await.unwrap();
+    assert_eq!(guard.fence().get(), ahead + 1);
+    // The same where it is handed over.
+    let waiter = tokio::spawn({
+        let lock = lock.clone();
+        async move { lock.acquire().await.unwrap() }
+    });
+    let line = format!("{name}:line");
+    until("it stands in line", async || server.query::<u64>(&["ZCARD", &line]) == 1).await;
+    guard.release().await.unwrap();
+    let guard = waiter.await.unwrap();
+    assert_eq!(guard.fence().get(), ahead + 2);
+    guard.release().await.unwrap();
+    assert_eq!(lock.acquire().await.unwrap().fence().get(), ahead + 3);
+    assert!(server.query::<i64>(&["PTTL", &format!("{name}:fence")]) > 0);
+}
+
+#[tokio::test]
 async fn a_waiter_gets_the_lock_when_it_is_free_and_gives_up_in_time() {
     for (store, larder) in each_store().await {
         let lock = larder.lock("reports").ttl(TTL);

@@ -472,6 +472,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     history(&server, &larder).await;
     // Only locks and loads while the server is away are left.
     let guard = larder.lock("lock-2").ttl(Duration::from_millis(500)).acquire().await.unwrap();
+    drop(larder.lock("lock-2").acquire_within(Duration::from_millis(20)).await);
     let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
     let exports = larder.concurrency_limiter("exports", 1).unwrap();
     let permit = exports.ttl(Duration::from_millis(500)).unwrap().try_acquire("key-10").await.unwrap();

@@ -120,6 +120,9 @@ impl Attempt {
                     Ok(answer) => break answer,
                     // Whoever stood in line outlives a short outage. Whoever comes to one is told.
                     Err(error) if waited && self.may_go_on(&error) => {
+                        if end.is_some_and(|end| end <= self.locks.context.clock.now()) {
+                            return Err(error);
+                        }
                         self = Self::new(&self.locks, &self.name, self.ttl, self.heard);
                         tokio::time::sleep(PAUSE).await;
                     }
@@ -132,6 +135,9 @@ impl Attempt {
     /// Waits until it is this attempt's turn; `None` where its place is lost.
     async fn wait(&mut self, told: bool, began: Tick, end: Option<Tick>) -> Result<Option<Outcome>> {
         let locks = self.locks.clone();
+        // A request that failed, and when it was sent.
+        let mut failed: Option<(Tick, Error)> = None;
+        tracing::trace!("in line for a lock");
         let place = Waiting::join(&locks, &self.name, self.token);
         let hinted = place.told.clone();
         self.place = Some(place);
@@ -139,7 +145,7 @@ impl Attempt {
         loop {
             let patience = end.map_or(LONGEST_SILENCE, |end| end.since(locks.context.clock.now()));
             if patience.is_zero() {
-                return Ok(Some(Outcome::Held));
+                return self.in_vain(failed).map(Some);
             }
             if !come {
                 tokio::select! {
@@ -147,7 +153,7 @@ impl Attempt {
                     () = hinted.notified() => {}
                 }
                 if end.is_some_and(|end| end <= locks.context.clock.now()) {
-                    return Ok(Some(Outcome::Held));
+                    return self.in_vain(failed).map(Some);
                 }
             }
             let woken = locks.context.clock.now();
@@ -158,10 +164,16 @@ impl Attempt {
                     self.note_wait(true, began);
                     return self.guard(fence).map(Some);
                 }
-                Ok(Attempted::Waiting { .. }) => come = self.listen().await,
+                Ok(Attempted::Waiting { .. }) => {
+                    failed = None;
+                    come = self.listen().await;
+                }
                 // The server has lost its data, or took this process for dead: to the end of the line.
                 Ok(_) => return Ok(None),
-                Err(error) if self.may_go_on(&error) => tokio::time::sleep(PAUSE).await,
+                Err(error) if self.may_go_on(&error) => {
+                    failed = Some((woken, error));
+                    tokio::time::sleep(PAUSE).await;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -224,6 +236,13 @@ impl Attempt {
         let heard = answered.map_or(self.heard, |answered| answered.max(self.heard));
         let silence = self.locks.context.clock.now().since(heard);
         error.is_retryable() && silence <= self.locks.timeout()
+    }
+
+    /// What to say when there is no time left: that others hold it, if the server was heard of since a request failed.
+    fn in_vain(&self, failed: Option<(Tick, Error)>) -> Result<Outcome> {
+        let Some((sent, error)) = failed else { return Ok(Outcome::Held) };
+        let heard = self.locks.waiting.answered(&self.name, self.token);
+        if heard.is_some_and(|heard| heard >= sent) { Ok(Outcome::Held) } else { Err(error) }
     }
 
     fn note_wait(&self, waited: bool, began: Tick) {

@@ -136,7 +136,8 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// `LockHeld` where others held it all the time; else as [`acquire`](Self::acquire).
+    /// `LockHeld` where others held it all the time, as far as the server was heard of: where it went silent before the time was
+    /// over, and a request has failed, that request's error. Else as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///

@@ -56,13 +56,16 @@ async fn a_guard_is_lost_before_another_holds_the_lock_though_its_clock_is_a_hun
 
 #[tokio::test]
 async fn a_guard_whose_time_is_over_here_is_not_revived_by_a_store_that_still_holds_it() {
-    let (locks, here, _) = locks();
+    let (locks, here, there) = locks();
     let guard = lock(&locks).acquire().await.unwrap();
     pass(&here, SECOND);
     assert!(!guard.is_valid());
-    assert_eq!(guard.extend(SECOND).await.unwrap_err().kind(), ErrorKind::LockLost);
+    assert_eq!(guard.extend(60 * SECOND).await.unwrap_err().kind(), ErrorKind::LockLost);
     assert!(!guard.is_valid());
     guard.lost().await;
+    // Nor was the store asked to.
+    pass(&there, SECOND);
+    assert!(lock(&locks).try_acquire().await.unwrap().is_some());
 }
 
 #[tokio::test]

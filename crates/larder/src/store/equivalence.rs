@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::memory::{Bounds, MemoryStore};
 use super::redis::{Login, RedisStore};
-use super::{Claim, Expiry, FillStart, Force, RefreshStart, Store};
+use super::{Claim, Expiry, Fencing, FillStart, Force, RefreshStart, Store};
 use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::error::ErrorKind;
@@ -50,6 +50,7 @@ enum Step {
     Restamp(usize, u8, u8, Option<Expiry>),
     Version(usize, u8),
     RenewVersion(usize, u8),
+    SetFenced(usize, u8, Expiry, u8),
 }
 
 /// What a step answered, with spans of time made comparable.
@@ -113,6 +114,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (name(), some(), some(), prop::option::of(expiries())).prop_map(|(n, o, v, e)| Step::Restamp(n, o, v, e)),
         1 => (name(), some()).prop_map(|(n, c)| Step::Version(n, c)),
         1 => (name(), some()).prop_map(|(n, v)| Step::RenewVersion(n, v)),
+        2 => (name(), some(), expiries(), some()).prop_map(|(n, v, e, f)| Step::SetFenced(n, v, e, f)),
     ]
 }
 
@@ -165,6 +167,10 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
                 .collect();
             store.set_many(entries).await?;
             Answer::Nothing
+        }
+        Step::SetFenced(n, v, expiry, fence) => {
+            let fence = Fencing { number: u64::from(*fence) + 1, kept: 60 * MINUTE };
+            Answer::Flag(store.set_fenced(&name(n), value(*v), *expiry, fence).await?)
         }
         Step::Delete(n) => Answer::Flag(store.delete(&name(n)).await?),
         Step::DeleteMany(ns) => Answer::Flags(store.delete_many(&all(ns, &name)).await?),

@@ -1,6 +1,8 @@
 //! The memory store is the specification of locks, too: a real server, driven through the same random history, must answer
-//! the same. Waiters live for an hour here and claims last as long, so that a slow machine changes nothing; that
-//! a lock's time is over is a step of its own.
+//! the same, hold each lock for as long, and give out fences that grow. Waiters live for hours here and claims last for some, so
+//! that a slow machine changes nothing; that a lock's time is over is a step of its own.
+//!
+//! The third lock is the door of a semaphore of two permits.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -12,10 +14,16 @@ use proptest::test_runner::{Config, TestRunner};
 use super::equivalence::real_store;
 use super::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn};
 use super::memory::{Bounds, MemoryStore};
+use super::permit::{PermitStore, Taken, door_name};
 use crate::clock::Clock;
 use crate::near::Changes;
 
 const HOUR: Duration = Duration::from_secs(3600);
+const LOCKS: u8 = 3;
+const DOOR: u8 = 2;
+/// Where the tokens of permits stand.
+const PERMITS: u8 = 3;
+const SEMAPHORE: u64 = 2;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -28,11 +36,22 @@ enum Step {
     Release(u8, u8),
     /// Takes the lock for a moment, and waits until that is over.
     Brief(u8, u8),
+    /// The time of whoever holds it is over, also where others wait.
+    End(u8),
+    /// An attempt that was given up before it arrives.
+    Late(u8, u8, bool),
+    /// By whom, and with whose token for the door.
+    TakePermit(u8, Option<u8>),
+    LatePermit(u8, Option<u8>),
+    RenewPermits(Vec<u8>),
+    GivePermit(u8, bool),
 }
 
 #[derive(Debug, PartialEq)]
 enum Answer {
     Granted,
+    FenceFell,
+    Taken(Taken),
     Attempted(Attempted),
     Turns(Vec<Turn>),
     Flag(bool),
@@ -40,11 +59,12 @@ enum Answer {
 }
 
 fn steps() -> impl Strategy<Value = Step> {
-    let one = || (0..2u8, 0..4u8);
+    let one = || (0..LOCKS, 0..4u8);
     let many =
-        || prop::collection::btree_set((0..2u8, 0..4u8), 1..5).prop_map(|set| set.into_iter().collect());
+        || prop::collection::btree_set((0..LOCKS, 0..4u8), 1..5).prop_map(|set| set.into_iter().collect());
+    let door = || prop::option::of(0..4u8);
     prop_oneof![
-        4 => (0..2u8, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Acquire(l, t, q)),
+        4 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Acquire(l, t, q)),
         4 => one().prop_map(|(l, t)| Step::Confirm(l, t)),
         1 => one().prop_map(|(l, t)| Step::Listen(l, t)),
         2 => many().prop_map(Step::StandBy),
@@ -52,32 +72,38 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => many().prop_map(Step::Extend),
         3 => one().prop_map(|(l, t)| Step::Release(l, t)),
         1 => one().prop_map(|(l, t)| Step::Brief(l, t)),
+        2 => (0..LOCKS).prop_map(Step::End),
+        1 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Late(l, t, q)),
+        4 => (0..4u8, door()).prop_map(|(t, d)| Step::TakePermit(t, d)),
+        1 => (0..4u8, door()).prop_map(|(t, d)| Step::LatePermit(t, d)),
+        1 => prop::collection::vec(0..4u8, 1..4).prop_map(Step::RenewPermits),
+        2 => (0..4u8, any::<bool>()).prop_map(|(t, u)| Step::GivePermit(t, u)),
     ]
 }
 
-fn attempted(attempted: Attempted) -> Answer {
-    match attempted {
-        // Fences come from each store's own clock, and whether a name is listened to from its connections.
-        Attempted::Granted { .. } => Answer::Granted,
-        Attempted::Waiting { .. } => Answer::Attempted(Attempted::Waiting { told: true }),
-        other => Answer::Attempted(other),
-    }
-}
-
-/// Attempts of a history: a token that is used once more is another one.
+/// Attempts of a history at one store: a token that is used once more is another one.
 struct Tokens {
     history: u64,
-    used: Cell<[u64; 8]>,
+    used: Cell<[u64; 16]>,
+    fences: Cell<[u64; 3]>,
 }
 
 impl Tokens {
     fn lock(&self, lock: u8) -> String {
-        format!("~lock.1:{{h{}:{lock}}}", self.history)
+        if lock == DOOR {
+            door_name(&self.semaphore())
+        } else {
+            format!("~lock.1:{{h{}:{lock}}}", self.history)
+        }
+    }
+
+    fn semaphore(&self) -> String {
+        format!("~lock.1:{{h{}:s}}:permits", self.history)
     }
 
     fn current(&self, lock: u8, token: u8) -> u64 {
         let place = usize::from(lock * 4 + token);
-        self.history * 1_000_000 + self.used.get()[place] * 8 + u64::from(lock * 4 + token) + 1
+        self.history * 1_000_000 + self.used.get()[place] * 16 + u64::from(lock * 4 + token) + 1
     }
 
     fn next(&self, lock: u8, token: u8) -> u64 {
@@ -90,16 +116,47 @@ impl Tokens {
     fn ticket(&self, (lock, token): (u8, u8)) -> Ticket {
         Ticket { lock: self.lock(lock), token: self.current(lock, token) }
     }
+
+    fn attempted(&self, lock: u8, attempted: Attempted) -> Answer {
+        match attempted {
+            // Fences come from each store's own clock, and whether a name is listened to from its connections.
+            Attempted::Granted { fence } => {
+                let mut fences = self.fences.get();
+                let last = std::mem::replace(&mut fences[usize::from(lock)], fence);
+                self.fences.set(fences);
+                if fence > last { Answer::Granted } else { Answer::FenceFell }
+            }
+            Attempted::Waiting { .. } => Answer::Attempted(Attempted::Waiting { told: true }),
+            other => Answer::Attempted(other),
+        }
+    }
 }
 
-async fn take(store: &impl LockStore, tokens: &Tokens, step: &Step) -> crate::Result<Answer> {
+/// A span of time, to the hour.
+fn hours(span: Duration) -> Duration {
+    let hour = HOUR.as_secs();
+    Duration::from_secs((span.as_secs() + hour / 2) / hour * hour)
+}
+
+fn taken(taken: Taken) -> Answer {
+    Answer::Taken(match taken {
+        Taken::Full { first_ends } => Taken::Full { first_ends: hours(first_ends) },
+        other => other,
+    })
+}
+
+async fn take(store: &(impl LockStore + PermitStore), tokens: &Tokens, step: &Step) -> crate::Result<Answer> {
+    let queue = |stand: &bool| if *stand { Queue::StandInLine } else { Queue::GoAway };
+    let door = |door: &Option<u8>| door.map(|token| tokens.current(DOOR, token));
+    let semaphore = tokens.semaphore();
     Ok(match step {
-        Step::Acquire(lock, token, queue) => {
-            let queue = if *queue { Queue::StandInLine } else { Queue::GoAway };
-            attempted(store.acquire(&tokens.lock(*lock), tokens.next(*lock, *token), HOUR, queue).await?)
+        Step::Acquire(lock, token, stand) => {
+            let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
+            tokens.attempted(*lock, store.acquire(&name, token, HOUR, queue(stand)).await?)
         }
         Step::Confirm(lock, token) => {
-            attempted(store.confirm(&tokens.lock(*lock), tokens.current(*lock, *token), HOUR).await?)
+            let (name, token) = (tokens.lock(*lock), tokens.current(*lock, *token));
+            tokens.attempted(*lock, store.confirm(&name, token, 3 * HOUR).await?)
         }
         Step::Listen(lock, token) => {
             Answer::Flag(store.listen(&tokens.lock(*lock), tokens.current(*lock, *token)).await?)
@@ -121,20 +178,47 @@ async fn take(store: &impl LockStore, tokens: &Tokens, step: &Step) -> crate::Re
         Step::Brief(lock, token) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
             let moment = Duration::from_millis(1);
-            let answer = attempted(store.acquire(&name, token, moment, Queue::GoAway).await?);
+            let attempted = store.acquire(&name, token, moment, Queue::GoAway).await?;
+            let answer = tokens.attempted(*lock, attempted);
             if answer == Answer::Granted {
                 tokio::time::sleep(3 * moment).await;
             }
             answer
+        }
+        // The stores are told by who compares them.
+        Step::End(_) => Answer::Flag(true),
+        Step::Late(lock, token, stand) => {
+            let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
+            store.give_up(&name, token, HOUR).await?;
+            tokens.attempted(*lock, store.acquire(&name, token, HOUR, queue(stand)).await?)
+        }
+        Step::TakePermit(token, by) => {
+            let token = tokens.next(PERMITS, *token);
+            taken(store.take_permit(&semaphore, token, SEMAPHORE, HOUR, door(by)).await?)
+        }
+        Step::LatePermit(token, by) => {
+            let token = tokens.next(PERMITS, *token);
+            store.give_permit(&semaphore, token, Some(HOUR)).await?;
+            taken(store.take_permit(&semaphore, token, SEMAPHORE, HOUR, door(by)).await?)
+        }
+        Step::RenewPermits(held) => {
+            let ticket =
+                |token: &u8| Ticket { lock: semaphore.clone(), token: tokens.current(PERMITS, *token) };
+            let held: Vec<_> = held.iter().map(|token| (ticket(token), 2 * HOUR)).collect();
+            Answer::Flags(store.renew_permits(&held, HOUR).await?.into_iter().flatten().collect())
+        }
+        Step::GivePermit(token, up) => {
+            let token = tokens.current(PERMITS, *token);
+            Answer::Flag(store.give_permit(&semaphore, token, up.then_some(HOUR)).await?)
         }
     })
 }
 
 #[test]
 fn both_stores_answer_the_same_to_every_history_of_locks() {
-    let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
+    let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let pace = Pace { claim: HOUR, live: HOUR };
+    let pace = Pace { claim: 5 * HOUR, live: 5 * HOUR };
     let mut server = runtime.block_on(real_store());
     server.pace = pace;
     let mut memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Changes::default()));
@@ -145,13 +229,22 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
     runner
         .run(&prop::collection::vec(steps(), 1..32), |history| {
             let number = next.replace(next.get() + 1);
-            let tokens = || Tokens { history: number, used: Cell::default() };
+            let tokens = || Tokens { history: number, used: Cell::default(), fences: Cell::default() };
             let (of_memory, of_server) = (tokens(), tokens());
             runtime.block_on(async {
                 for (at, step) in history.iter().enumerate() {
+                    if let Step::End(lock) = step {
+                        let name = of_memory.lock(*lock);
+                        memory.end(&name);
+                        server.end(&name).await;
+                    }
                     let expected = take(&memory, &of_memory, step).await.unwrap();
                     let found = take(&server, &of_server, step).await.unwrap();
+                    prop_assert_ne!(&expected, &Answer::FenceFell);
                     prop_assert_eq!(expected, found, "memory left, server right, at step {}: {:?}", at, step);
+                    let name = tokens().lock(u8::try_from(at % usize::from(LOCKS)).unwrap());
+                    let left = server.time_left(&name).await.map(hours);
+                    prop_assert_eq!(memory.time_left(&name).map(hours), left, "of {} after {:?}", name, step);
                 }
                 Ok(())
             })

@@ -10,6 +10,7 @@
 )]
 
 pub mod held;
+pub mod waiting;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

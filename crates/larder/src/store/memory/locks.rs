@@ -105,6 +105,12 @@ impl Locks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether somebody works on the table at this moment.
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        self.0.try_lock().is_err()
+    }
+
     /// How many locks, waiters and given-up attempts are kept.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
@@ -114,14 +120,37 @@ impl Locks {
 }
 
 impl MemoryStore {
-    /// Whether others than `door` hold this lock or wait for it.
-    pub(super) fn waits_at(&self, lock: &str, door: Option<u64>, now: Tick) -> bool {
+    /// Does what depends on whether others than `door` hold this lock or wait for it, while nobody can come to it or go.
+    pub(super) fn at_the_door<T>(
+        &self,
+        lock: &str,
+        door: Option<u64>,
+        now: Tick,
+        work: impl FnOnce(bool) -> T,
+    ) -> T {
         let state = self.locks.state();
         let line = state.lines.get(lock);
         let holder = line.and_then(|line| line.holder(now));
-        match door {
+        work(match door {
             Some(door) => holder != Some(door),
             None => holder.is_some() || line.is_some_and(|line| !line.waiters.is_empty()),
+        })
+    }
+
+    /// How long the lock is still held, if it is.
+    #[cfg(test)]
+    pub(in crate::store) fn time_left(&self, lock: &str) -> Option<Duration> {
+        let now = self.clock.now();
+        let state = self.locks.state();
+        let held = state.lines.get(lock)?.held.as_ref()?;
+        (held.deadline > now).then(|| held.deadline.since(now))
+    }
+
+    /// Ends the time of whoever holds the lock.
+    #[cfg(test)]
+    pub(in crate::store) fn end(&self, lock: &str) {
+        if let Some(line) = self.locks.state().lines.get_mut(lock) {
+            line.held = None;
         }
     }
 
@@ -341,6 +370,23 @@ mod tests {
             last = fence;
             pass(&micros, SECOND);
         }
+    }
+
+    #[tokio::test]
+    async fn fences_grow_though_the_clock_stands_still_or_is_set_back() {
+        let (store, micros) = store();
+        pass(&micros, 10 * SECOND);
+        let mut last = fence(stand(&store, 1).await);
+        for token in 2..10 {
+            assert_eq!(stand(&store, token).await, Attempted::Waiting { told: true });
+            assert!(store.release("job", token - 1).await.unwrap());
+            let next = fence(store.confirm("job", token, SECOND).await.unwrap());
+            assert_eq!(next, last + 1);
+            last = next;
+        }
+        assert!(store.release("job", 9).await.unwrap());
+        micros.store(0, Ordering::Release);
+        assert_eq!(fence(stand(&store, 10).await), last + 1);
     }
 
     #[tokio::test]

@@ -1,4 +1,6 @@
 //! Semaphores of the embedded store.
+//!
+//! Their table is the inner one: who needs both takes that of the locks first.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,23 +38,26 @@ impl PermitStore for MemoryStore {
         door: Option<u64>,
     ) -> Result<Taken> {
         let now = self.clock.now();
-        let waits = self.waits_at(&door_name(semaphore), door, now);
-        let mut state = self.semaphores.state();
-        state.given_up.retain(|_, until| *until > now);
-        if state.given_up.contains_key(&token) {
-            return Ok(Taken::Gone);
-        }
-        if waits {
-            return Ok(Taken::Full { first_ends: Duration::ZERO });
-        }
-        let taken = state.taken.entry(semaphore.to_owned()).or_default();
-        taken.retain(|_, end| *end > now);
-        if u64::try_from(taken.len()).unwrap_or(u64::MAX) >= permits {
-            let first_ends = taken.values().min().map_or(Duration::ZERO, |end| end.since(now));
-            return Ok(Taken::Full { first_ends });
-        }
-        taken.insert(token, now.after(ttl));
-        Ok(Taken::Permit)
+        // Looking at the door and taking are one step: nobody comes to the door in between.
+        let taken = self.at_the_door(&door_name(semaphore), door, now, |waits| {
+            let mut state = self.semaphores.state();
+            state.given_up.retain(|_, until| *until > now);
+            if state.given_up.contains_key(&token) {
+                return Taken::Gone;
+            }
+            if waits {
+                return Taken::Full { first_ends: Duration::ZERO };
+            }
+            let taken = state.taken.entry(semaphore.to_owned()).or_default();
+            taken.retain(|_, end| *end > now);
+            if u64::try_from(taken.len()).unwrap_or(u64::MAX) >= permits {
+                let first_ends = taken.values().min().map_or(Duration::ZERO, |end| end.since(now));
+                return Taken::Full { first_ends };
+            }
+            taken.insert(token, now.after(ttl));
+            Taken::Permit
+        });
+        Ok(taken)
     }
 
     async fn renew_permits(&self, held: &[(Ticket, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
@@ -81,5 +86,41 @@ impl PermitStore for MemoryStore {
             self.listener.changed(&bell_name(semaphore));
         }
         Ok(end.is_some_and(|end| end > now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Instant;
+
+    use futures_util::FutureExt;
+
+    use super::super::Bounds;
+    use super::*;
+    use crate::clock::Clock;
+    use crate::near::Changes;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn nobody_comes_to_the_door_while_a_permit_is_being_taken() {
+        let changes = Arc::new(Changes::default());
+        let store = MemoryStore::new(Bounds::default(), Clock::default(), changes);
+        thread::scope(|scope| {
+            let inner = store.semaphores.state();
+            let taking = scope.spawn(|| store.take_permit("pool", 1, 1, SECOND, None).now_or_never());
+            // It has looked at the door, and cannot take its permit yet.
+            let limit = Instant::now() + 10 * SECOND;
+            let mut seen = 0;
+            while seen < 100 {
+                assert!(Instant::now() < limit, "others may come to the door in between");
+                seen = if store.locks.is_busy() { seen + 1 } else { 0 };
+                thread::yield_now();
+            }
+            drop(inner);
+            assert!(matches!(taking.join().unwrap(), Some(Ok(Taken::Permit))));
+        });
     }
 }

@@ -96,6 +96,22 @@ impl RedisStore {
     }
 }
 
+#[cfg(test)]
+impl RedisStore {
+    /// How long the lock is still held, if it is.
+    pub(in crate::store) async fn time_left(&self, lock: &str) -> Option<Duration> {
+        let asked = redis::cmd("PTTL").arg(lock).take();
+        let left = self.network.run(lock, &asked, Replay::Safe).await.unwrap();
+        if left == Value::Int(-2) { None } else { Some(Duration::from_millis(number(&left).unwrap())) }
+    }
+
+    /// Ends the time of whoever holds the lock.
+    pub(in crate::store) async fn end(&self, lock: &str) {
+        let end = redis::cmd("DEL").arg(lock).take();
+        self.network.run(lock, &end, Replay::Safe).await.unwrap();
+    }
+}
+
 /// What one part answers within `patience`: one that fails or hangs leaves the others their answers.
 async fn within<T>(patience: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(patience, asked).await.unwrap_or_else(|_| Err(Error::timed_out(patience)))

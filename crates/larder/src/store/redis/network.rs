@@ -301,6 +301,11 @@ impl Network {
     fn explain(&self, failure: Failure) -> Error {
         match self {
             Self::Single(node) => failure.into_error(node.name()),
+            // It has been tried for a while. A slot that moves comes to its end.
+            Self::Cluster(_) if matches!(failure, Failure::TryAgain) => Error::new(
+                ErrorKind::ClusterDown,
+                "the keys of the request are at two nodes, while their slot moves",
+            ),
             Self::Cluster(_) => failure.into_error("the cluster"),
         }
     }
