@@ -80,9 +80,11 @@ async fn who_takes_a_lock_is_told_of_nothing_and_who_stands_in_line_of_its_own_c
     let guard = here.lock("gate").ttl(TTL).acquire().await.unwrap();
     assert_eq!(tracked(), before, "an uncontended lock is tracked");
     let waiter = stand(&server, &there, "gate", &space).await;
-    // Before Redis 7.2 it listens by a command of its own, after it stands.
+    // On Redis 6 it listens by a command of its own, after it stands.
     until("it listens", async || tracked() > before).await;
-    assert_eq!(tracked() - before, 1, "others' changes of the lock would be told to every waiting process");
+    // Redis 7.0 takes whatever the script names as read, until it changes.
+    let most = if server.version().at_least(7, 2) || !server.version().at_least(7, 0) { 1 } else { 5 };
+    assert!(tracked() - before <= most, "changes of the lock would be told to every waiting process");
     guard.release().await.unwrap();
     waiter.await.unwrap().release().await.unwrap();
     assert_eq!(tracked(), before);

@@ -43,10 +43,8 @@ pub(super) struct Live {
     since: Instant,
     /// As what it is believed, where changes are told.
     pub(super) seen: Option<Seen>,
-    /// Whether a tracked connection may read several keys with one command.
+    /// Whether a tracked connection may read several keys with one command, or by a script.
     pub(super) reads_many: bool,
-    /// Whether the reads of a script are noted one by one.
-    pub(super) notes_each_key: bool,
 }
 
 impl Live {
@@ -209,20 +207,13 @@ impl Supervisor {
             }
         };
         let (connection, address) = dial(&self.destination, &self.login, pushes).await?;
-        let mut live = Live {
-            connection,
-            number,
-            broken,
-            since: Instant::now(),
-            seen: None,
-            reads_many: true,
-            notes_each_key: true,
-        };
+        let mut live =
+            Live { connection, number, broken, since: Instant::now(), seen: None, reads_many: true };
         let handshake = async {
             if self.lane.is_some() {
                 let armed = arm(&live.connection, &address.to_string()).await?;
                 live.seen = seen.filter(|_| armed.tracked);
-                (live.reads_many, live.notes_each_key) = (armed.reads_many, armed.notes_each_key);
+                live.reads_many = armed.reads_many;
             }
             self.beat(&live).await
         };

@@ -141,7 +141,7 @@ impl Network {
         keys: &[&str],
         arguments: &[&[u8]],
     ) -> Result<(Value, bool)> {
-        if let Some((node, live, _)) = self.tracked(name).filter(|(_, live, _)| live.notes_each_key) {
+        if let Some((node, live, _)) = self.tracked(name).filter(|(_, live, _)| live.reads_many) {
             let node = node.as_node();
             let answer = match node.send_tracked(live.clone(), &script.by_hash(keys, arguments)).await {
                 Err(Failure::NoScript) => node.send_tracked(live, &script.by_source(keys, arguments)).await,

@@ -101,10 +101,8 @@ impl Drop for Lane {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Armed {
     pub(super) tracked: bool,
-    /// Before Redis 7 a push may stand inside the array of a reply: only single keys are read there.
+    /// Before Redis 7 a push may stand inside the array of a reply: only single keys are read there, and no scripts run.
     pub(super) reads_many: bool,
-    /// Before Redis 7.2 a script that reads anything counts as having read all its keys.
-    pub(super) notes_each_key: bool,
 }
 
 /// Turns tracking on. An error is a lost connection; a refusal is not.
@@ -118,15 +116,15 @@ pub(super) async fn arm(connection: &MultiplexedConnection, server: &str) -> Red
             false
         }
     };
-    let version = match cmd("HELLO").query_async::<Value>(&mut connection).await {
-        Ok(hello) => version(&hello).unwrap_or_default(),
+    let major = match cmd("HELLO").query_async::<Value>(&mut connection).await {
+        Ok(hello) => major_version(&hello),
         Err(error) if is_connection_lost(&error) => return Err(error),
-        Err(_) => (0, 0),
+        Err(_) => None,
     };
-    Ok(Armed { tracked, reads_many: version >= (7, 0), notes_each_key: version >= (7, 2) })
+    Ok(Armed { tracked, reads_many: major.is_some_and(|major| major >= 7) })
 }
 
-fn version(hello: &Value) -> Option<(u32, u32)> {
+fn major_version(hello: &Value) -> Option<u32> {
     let Value::Map(fields) = hello else { return None };
     let version = fields.iter().find_map(|(name, value)| match (name, value) {
         (Value::BulkString(name), Value::BulkString(value)) if name == b"version" => {
@@ -135,6 +133,5 @@ fn version(hello: &Value) -> Option<(u32, u32)> {
         (Value::SimpleString(name), Value::SimpleString(value)) if name == "version" => Some(value.as_str()),
         _ => None,
     })?;
-    let mut parts = version.split('.').map(|part| part.parse().ok());
-    Some((parts.next()??, parts.next().flatten().unwrap_or_default()))
+    version.split('.').next()?.parse().ok()
 }
