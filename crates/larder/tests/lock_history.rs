@@ -2,8 +2,8 @@
 //! in which order they were served.
 //!
 //! Only who is live is promised its turn. Whatever may have kept a waiter from answering in time is noted as a fault: what is done
-//! to it or to the server, with what comes after; and that a process, the proxies or the server stood still for longer than
-//! [`STALL`], which a machine with too much to do does by itself.
+//! to it or to the server, with what comes after; that a process, the proxies or the server stood still for longer than
+//! [`STALL`], which a machine with too much to do does by itself; and that a process does not reach the server.
 //!
 //! LARDER_FAULTS_SEED replays a schedule, LARDER_FAULTS_SECONDS makes it longer: `cargo xtask faults --minutes N`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
@@ -68,6 +68,19 @@ fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     env::var(name).ok()?.parse().ok()
 }
 
+/// Notes when this process does not reach the server at once over the connection that keeps its places in line. After a fault of its
+/// link that may last for seconds, while the other connection, on which attempts are made, is up again.
+async fn watch_link(larder: Larder, line: Arc<LineRecorder>, process: u32) {
+    loop {
+        let last = now();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let asked = tokio::time::timeout(STALL, larder.ping()).await;
+        if !matches!(asked, Ok(Ok(()))) {
+            line.fault(Fault { process: Some(process), from: last, until: now() + nanos(HEARD) }).unwrap();
+        }
+    }
+}
+
 tokio::task_local! {
     /// The attempt that is being polled.
     static ATTEMPT: u64;
@@ -121,6 +134,7 @@ fn work() {
         };
         worker::send_line("ready");
         tokio::spawn(watch(line.clone(), Some(process)));
+        tokio::spawn(watch_link(larder.clone(), line.clone(), process));
         let next = Arc::new(AtomicU64::new(0));
         let tasks: Vec<_> = (0..3u64)
             .map(|task| {
