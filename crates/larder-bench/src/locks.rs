@@ -154,7 +154,7 @@ async fn handover(url: &str, waiters: usize) -> Outcome<(Vec<f64>, Vec<f64>)> {
     let mut pings = Vec::new();
     for _ in 0..2_000 {
         // As rested as a handover finds the machine.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(HELD).await;
         let sent = Instant::now();
         here.ping().await?;
         pings.push(sent.elapsed().as_secs_f64() * 1e6);
