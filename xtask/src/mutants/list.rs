@@ -100,6 +100,10 @@ const LINE: &str = "crates/larder/src/store/redis/lua/line.lua";
 const RELEASE: &str = "crates/larder/src/store/redis/lua/release.lua";
 const TAKE_PERMIT: &str = "crates/larder/src/store/redis/lua/take_permit.lua";
 
+/// Where a fence must go on from the last one.
+const BEHIND: &str = "if last and tonumber(last) >= fence then";
+const NEVER: &str = "if last and tonumber(last) < 0 then";
+
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a release frees the lock whoever holds it",
@@ -168,8 +172,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "the deadline of a free lock counts from the answer",
         edits: &[Edit {
             file: ATTEMPT,
-            from: "Ok(attempted) => {\n                self.heard = sent;",
-            to: "Ok(attempted) => {\n                self.heard = sent.max(self.locks.context.clock.now());",
+            from: "Ok(attempted) => {\n                self.heard = now;",
+            to: "Ok(attempted) => {\n                self.heard = now.max(self.locks.context.clock.now());",
         }],
         found_by: &[DEADLINE],
     },
@@ -177,8 +181,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "the deadline of a lock that was handed over counts from the answer",
         edits: &[Edit {
             file: ATTEMPT,
-            from: "        self.heard = sent;\n        if answer == Attempted::Gone {",
-            to: "        self.heard = sent.max(self.locks.context.clock.now());\n        if answer == Attempted::Gone {",
+            from: "        self.heard = now;\n        if answer == Attempted::Gone {",
+            to: "        self.heard = now.max(self.locks.context.clock.now());\n        if answer == Attempted::Gone {",
         }],
         found_by: &[DEADLINE, LATE_PUSH],
     },
@@ -186,8 +190,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "a push makes a holder, whose deadline counts from it",
         edits: &[Edit {
             file: ATTEMPT,
-            from: "match attempt.confirm().await {",
-            to: "attempt.heard = woken;\n                match std::future::ready(Ok::<_, Error>(Attempted::Granted { fence: 1 })).await {",
+            from: "match self.confirm(woken).await {",
+            to: "self.heard = woken;\n            match std::future::ready(Ok::<_, Error>(Attempted::Granted { fence: 1 })).await {",
         }],
         found_by: &[ORDER, LATE_PUSH],
     },
@@ -231,8 +235,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "an attempt that was given up is not remembered by the server",
         edits: &[Edit {
             file: ACQUIRE,
-            from: "if redis.call('PEXPIRE', KEYS[5], ARGV[6]) == 1 then",
-            to: "if redis.call('PEXPIRE', KEYS[5], ARGV[6]) == 2 then",
+            from: "if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then",
+            to: "if redis.call('PEXPIRE', KEYS[5], '30000') == 2 then",
         }],
         found_by: &[LATE, EQUIVALENCE],
     },
@@ -254,8 +258,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "who came last is served first",
         edits: &[Edit {
             file: LINE,
-            from: "redis.call('ZRANGE', line, at, at + 15)",
-            to: "redis.call('ZREVRANGE', line, at, at + 15)",
+            from: "redis.call('ZRANGE', line, at, at + more)",
+            to: "redis.call('ZREVRANGE', line, at, at + more)",
         }],
         found_by: &[ORDER, HISTORY],
     },
@@ -289,14 +293,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a fence is the server's time",
         edits: &[
-            Edit { file: ACQUIRE, from: "  if last >= now then\n", to: "  if last < 0 then\n" },
-            Edit { file: FENCE, from: "math.max(now, last + 1)", to: "math.max(now, last * 0)" },
+            Edit { file: ACQUIRE, from: BEHIND, to: NEVER },
+            Edit { file: FENCE, from: BEHIND, to: NEVER },
         ],
         found_by: &[FENCES],
     },
     Mutant {
         name: "the fence of a lock that was handed over is the server's time",
-        edits: &[Edit { file: FENCE, from: "math.max(now, last + 1)", to: "math.max(now, last * 0)" }],
+        edits: &[Edit { file: FENCE, from: BEHIND, to: NEVER }],
         found_by: &[FENCES],
     },
     Mutant {

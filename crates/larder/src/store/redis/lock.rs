@@ -248,6 +248,15 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
+    fn the_scripts_spans_are_those_of_the_pace() {
+        let kept = 2 * Pace::KEPT * Pace::default().live;
+        for (key, span) in [("KEYS[5]", Pace::REMEMBERED), ("KEYS[3]", kept)] {
+            let said = format!("redis.call('PEXPIRE', {key}, '{}')", millis(span));
+            assert!(script::ACQUIRE.source().contains(&said), "{said}");
+        }
+    }
+
+    #[test]
     fn a_part_that_fails_leaves_the_others_their_answers() {
         let down = || Err(Error::timed_out(Duration::from_secs(1)));
         let parts: [&[usize]; 2] = [&[0, 2], &[1]];
