@@ -714,7 +714,7 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 // The layout itself is read in limits_wire.rs.
                 let limiter = larder.rate_limiter(limiter, Quota::per_hour(90)).unwrap();
                 assert!(limiter.allow(key).await.unwrap());
-                assert_eq!(stored(&mut raw(&server), name).len(), 148);
+                assert_eq!(stored(&mut raw(&server), name).len(), 29);
             }
             "permits" => {
                 let (limiter, key) = called.split_once(':').unwrap();
