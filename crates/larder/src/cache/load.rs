@@ -196,12 +196,10 @@ where
 
     /// What the store has, for a load that no near copy answers.
     fn look_past(&self, entry: Name, reason: Reason) -> LookUp<'_, V> {
-        Box::pin(async move {
-            match reason {
-                Reason::Forced => self.bounded(self.look_at_store(&entry)).await,
-                Reason::Missing | Reason::Early => self.bounded(self.look_past_near(&entry)).await,
-            }
-        })
+        match reason {
+            Reason::Forced => Box::pin(async move { self.bounded(self.look_at_store(&entry)).await }),
+            Reason::Missing | Reason::Early => Box::pin(self.bounded(self.look_past_near(entry))),
+        }
     }
 
     /// Whether a value is to be loaded anew before its time is over. XFetch: a load that took `cost` is begun when

@@ -312,8 +312,7 @@ where
                     cache.shared.meter.near_hit();
                     return Poll::Ready(Ok(Some(value)));
                 }
-                let look = Box::pin(async move { cache.look_past_near(&entry).await });
-                unasked.insert(look).as_mut().poll(cx)
+                unasked.insert(cache.look_past_near(entry)).as_mut().poll(cx)
             }
         };
         Poll::Ready(Ok(match ready!(found)? {
