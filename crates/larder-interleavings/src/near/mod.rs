@@ -8,6 +8,9 @@ mod server;
 mod sync;
 pub mod tagged;
 
+#[allow(dead_code, reason = "nobody waits for a lock")]
+#[path = "../../../larder/src/near/calls.rs"]
+mod calls;
 #[allow(dead_code, reason = "nobody waits for a change of a name")]
 #[path = "../../../larder/src/near/changes.rs"]
 mod changes;
@@ -22,6 +25,7 @@ mod tier;
 #[path = "../../../larder/src/near/version.rs"]
 mod version;
 
+use changes::Changes;
 use tier::{Copied, Ticket, Tier};
 
 const BYTES: u64 = 1 << 20;
