@@ -39,9 +39,9 @@ cargo xtask faults [--minutes N] [--seed N]
     half-open and slow links, lost and late answers. Prints the seed, the faults, the acquisitions, the violations. After that,
     100,000 attempts at a lock that are dropped at any moment.
 
-cargo xtask mutants [WORD…]
-    Builds one mistake after the other into a copy of larder's locks, those whose names have a WORD in them, and looks whether the
-    tests find it: a quarter of an hour for all.
+cargo xtask mutants [AREA|WORD…]
+    Builds mistakes into a copy of larder and checks that the tests find each of them: those of an area (locks, cache, near,
+    invalidation, connection, formats, limits), or those whose names have a WORD in them, or all.
 
 cargo xtask bench [ARGS…]
     Runs larder-bench beside its rivals, in release mode.

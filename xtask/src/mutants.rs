@@ -1,68 +1,221 @@
-//! `cargo xtask mutants`: each mistake that a lock could be built with, built, and a test that finds it.
+//! `cargo xtask mutants`: each mistake that larder could be built with, built, and a test that finds it.
 //!
-//! The problem: a test that has never failed may not be able to. The mechanism: the sources are copied to `target/mutants`, one
-//! mistake after the other is put in by replacing a piece of text, which must be there exactly once, and the tests that are to
-//! find it are built and must fail. The same tests pass on the copy without any mistake, which is looked at first.
+//! The problem: a test that has never failed may not be able to. The mechanism: the sources are copied to `target/mutants` and
+//! one mistake after the other is made there by replacing a piece of text, which must be there exactly once. The tests that must
+//! find it run, and must fail. Before that the same tests pass on the copy without a mistake.
 //!
-//! Nothing of it stands in the code itself. It is built in a folder of its own, as cargo would take the copy's programs for ours.
+//! A build takes longer than a test. So where a mistake replaces one expression by another, both are built into the copy and
+//! the program chooses when it runs: all those mistakes share a build. The others are built one by one.
+//!
+//! The code itself contains none of this. The copy has a target folder of its own, because cargo would take its programs for
+//! ours.
 
-mod list;
+mod cache;
+mod connection;
+mod formats;
+mod invalidation;
+mod limits;
+mod locks;
+mod mutant;
+mod near;
+mod tree;
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use crate::run::{Failure, cargo, describe, root};
-use list::{MUTANTS, Mutant, Test};
+use crate::run::Failure;
+use mutant::{Mutant, Test};
+use tree::{Programs, Tree};
 
-const USAGE: &str = "usage: cargo xtask mutants [WORD…]";
-/// A test that hangs has found the mistake, too.
-const LIMIT: Duration = Duration::from_secs(150);
+const USAGE: &str = "usage: cargo xtask mutants [AREA|WORD…]";
+
+const AREAS: &[(&str, &[Mutant])] = &[
+    ("locks", locks::MUTANTS),
+    ("cache", cache::MUTANTS),
+    ("near", near::MUTANTS),
+    ("invalidation", invalidation::MUTANTS),
+    ("connection", connection::MUTANTS),
+    ("formats", formats::MUTANTS),
+    ("limits", limits::MUTANTS),
+];
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     if arguments.iter().any(|word| word.starts_with('-')) {
         return Err(Failure::usage(USAGE));
     }
-    let asked = |mutant: &&Mutant| {
-        arguments.is_empty() || arguments.iter().any(|word| mutant.name.contains(word.as_str()))
-    };
-    let mutants: Vec<&Mutant> = MUTANTS.iter().filter(asked).collect();
+    let mutants = chosen(arguments);
     if mutants.is_empty() {
-        return Err(Failure::new(format!("no mutant has such a name; there are:\n{}", names())));
+        return Err(Failure::new(format!("no area or mutant has such a name; there are:\n{}", names())));
     }
-    let tree = Tree::copy().map_err(Failure::new)?;
-    let mut tests: Vec<Test> = mutants.iter().flat_map(|mutant| mutant.found_by).copied().collect();
-    tests.sort_unstable();
-    tests.dedup();
-    println!("── without a mistake");
-    for test in &tests {
-        if tree.run(test)? != Verdict::Passed {
-            return Err(Failure::new(format!("{test} fails without a mistake")));
-        }
-        println!("   {test}: passed");
+    let mut run =
+        Run { tree: Tree::copy().map_err(Failure::new)?, limits: BTreeMap::new(), missed: Vec::new() };
+    let (switched, rebuilt): (Vec<_>, Vec<_>) =
+        mutants.iter().copied().enumerate().partition(|(_, mutant)| mutant.is_switched());
+    run.without_a_mistake(&switched, &mutants)?;
+    run.switched(switched)?;
+    for (_, mutant) in rebuilt {
+        run.rebuilt(mutant)?;
     }
-    let mut missed = Vec::new();
-    for mutant in &mutants {
-        println!("── {}", mutant.name);
-        tree.change(mutant)?;
-        for test in mutant.found_by {
-            let verdict = tree.run(test)?;
-            println!("   {test}: {}", verdict.says());
-            if verdict == Verdict::Passed {
-                missed.push(format!("{} by {test}", mutant.name));
-            }
-        }
-        tree.restore(mutant)?;
+    println!("{} mistakes, {} not found", mutants.len(), run.missed.len());
+    if run.missed.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("not found: {}", run.missed.join("; "))))
     }
-    println!("{} mistakes, {} not found", mutants.len(), missed.len());
-    if missed.is_empty() { Ok(()) } else { Err(Failure::new(format!("not found: {}", missed.join("; ")))) }
+}
+
+/// Those of an area that is named, and those whose names have one of the words in them; without words, all.
+fn chosen(words: &[String]) -> Vec<&'static Mutant> {
+    let mut chosen = Vec::new();
+    for (area, mutants) in AREAS {
+        let whole = words.is_empty() || words.iter().any(|word| word == area);
+        let asked = |mutant: &Mutant| words.iter().any(|word| mutant.name.contains(word.as_str()));
+        chosen.extend(mutants.iter().filter(|mutant| whole || asked(mutant)));
+    }
+    chosen
 }
 
 fn names() -> String {
-    MUTANTS.iter().map(|mutant| format!("  {}\n", mutant.name)).collect()
+    let mut names = String::new();
+    for (area, mutants) in AREAS {
+        for mutant in *mutants {
+            names += &format!("  {area}: {}\n", mutant.name);
+        }
+    }
+    names
+}
+
+fn tests<'a>(mutants: impl IntoIterator<Item = &'a &'static Mutant>) -> Vec<Test> {
+    let mut tests: Vec<Test> =
+        mutants.into_iter().flat_map(|mutant: &&'static Mutant| mutant.found_by).copied().collect();
+    tests.sort_unstable();
+    tests.dedup();
+    tests
+}
+
+struct Run {
+    tree: Tree,
+    /// How long a test may take before it counts as hanging, from how long it takes without a mistake.
+    limits: BTreeMap<Test, Duration>,
+    missed: Vec<String>,
+}
+
+impl Run {
+    /// All tests must pass on what will be mutated while no mistake is made.
+    fn without_a_mistake(
+        &mut self,
+        switched: &[(usize, &'static Mutant)],
+        all: &[&'static Mutant],
+    ) -> Result<(), Failure> {
+        println!("── without a mistake");
+        self.tree.make_switched(switched)?;
+        let tests = tests(all);
+        let programs = self.tree.build(&tests)?;
+        let folder = self.tree.crate_folder();
+        let verdicts = beside_each_other(&tests, |test| {
+            let began = Instant::now();
+            let verdict = run_test(&programs, test, &folder, None, Duration::from_secs(300))?;
+            Ok((verdict, began.elapsed()))
+        })?;
+        let mut failing = Vec::new();
+        for (test, (verdict, took)) in tests.iter().zip(verdicts) {
+            println!(
+                "   {test}: {}, {:.1} s",
+                if verdict == Verdict::Passed { "passed" } else { "FAILED" },
+                took.as_secs_f64()
+            );
+            self.limits.insert(*test, Duration::from_secs(30) + 5 * took);
+            if verdict != Verdict::Passed {
+                failing.push(test.to_string());
+            }
+        }
+        if failing.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::new(format!("fails without a mistake: {}", failing.join("; "))))
+        }
+    }
+
+    /// The mistakes that share builds.
+    fn switched(&mut self, mut left: Vec<(usize, &'static Mutant)>) -> Result<(), Failure> {
+        while !left.is_empty() {
+            let deferred = self.tree.make_switched(&left)?;
+            let (later, now): (Vec<_>, Vec<_>) =
+                left.iter().copied().partition(|(number, _)| deferred.contains(number));
+            let programs = self.tree.build(&tests(now.iter().map(|(_, mutant)| mutant)))?;
+            let pairs: Vec<(usize, &Mutant, Test)> = now
+                .iter()
+                .flat_map(|(number, mutant)| mutant.found_by.iter().map(|test| (*number, *mutant, *test)))
+                .collect();
+            let folder = self.tree.crate_folder();
+            let limits = &self.limits;
+            let verdicts = beside_each_other(&pairs, |(number, mutant, test)| {
+                let verdict = run_test(&programs, test, &folder, Some(*number), limit(limits, test))?;
+                println!("── {}\n   {test}: {}", mutant.name, verdict.says());
+                Ok(verdict)
+            })?;
+            for ((_, mutant, test), verdict) in pairs.iter().zip(verdicts) {
+                self.note(mutant, test, verdict);
+            }
+            left = later;
+        }
+        Ok(())
+    }
+
+    /// A mistake that needs a build of its own.
+    fn rebuilt(&mut self, mutant: &'static Mutant) -> Result<(), Failure> {
+        println!("── {}", mutant.name);
+        self.tree.make(mutant)?;
+        let programs = self.tree.build(mutant.found_by)?;
+        let folder = self.tree.crate_folder();
+        for test in mutant.found_by {
+            let verdict = run_test(&programs, test, &folder, None, limit(&self.limits, test))?;
+            println!("   {test}: {}", verdict.says());
+            self.note(mutant, test, verdict);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, mutant: &Mutant, test: &Test, verdict: Verdict) {
+        if verdict == Verdict::Passed {
+            self.missed.push(format!("{} by {test}", mutant.name));
+        }
+    }
+}
+
+fn limit(limits: &BTreeMap<Test, Duration>, test: &Test) -> Duration {
+    limits.get(test).copied().unwrap_or(Duration::from_secs(150))
+}
+
+/// Does the work of each, as many at a time as there are processors. The answers are in the order of `items`.
+fn beside_each_other<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, Failure> + Sync,
+) -> Result<Vec<R>, Failure> {
+    let next = AtomicUsize::new(0);
+    let answers: Mutex<Vec<(usize, Result<R, Failure>)>> = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(place) else { break };
+                    let answer = work(item);
+                    answers.lock().unwrap_or_else(PoisonError::into_inner).push((place, answer));
+                }
+            });
+        }
+    });
+    let mut answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
+    answers.sort_by_key(|(place, _)| *place);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,81 +235,31 @@ impl Verdict {
     }
 }
 
-/// A copy of the sources.
-struct Tree {
-    folder: PathBuf,
-    target: PathBuf,
+fn run_test(
+    programs: &Programs,
+    test: &Test,
+    folder: &Path,
+    number: Option<usize>,
+    limit: Duration,
+) -> Result<Verdict, Failure> {
+    let program = programs.get(test.target).ok_or_else(|| Failure::new(test))?;
+    let mut run = Command::new(program);
+    run.args(["--exact", test.name]).current_dir(folder);
+    run.env("RUST_BACKTRACE", "0").env_remove("LARDER_MUTANT").stdout(Stdio::null()).stderr(Stdio::null());
+    if let Some(number) = number {
+        run.env("LARDER_MUTANT", number.to_string());
+    }
+    let mut child = run.spawn().map_err(Failure::new)?;
+    await_end(&mut child, limit).map_err(Failure::new)
 }
 
-impl Tree {
-    fn copy() -> io::Result<Self> {
-        let target = root().join("target/mutants");
-        let folder = target.join("sources");
-        if folder.exists() {
-            fs::remove_dir_all(&folder)?;
-        }
-        copy_folder(root(), &folder)?;
-        Ok(Self { folder, target })
-    }
-
-    fn change(&self, mutant: &Mutant) -> Result<(), Failure> {
-        for edit in mutant.edits {
-            let path = self.folder.join(edit.file);
-            let text = fs::read_to_string(&path).map_err(Failure::new)?;
-            let found = text.matches(edit.from).count();
-            if found != 1 {
-                let Mutant { name, .. } = mutant;
-                return Err(Failure::new(format!(
-                    "{name}: {} has {found} times, not once: {}",
-                    edit.file, edit.from
-                )));
-            }
-            fs::write(path, text.replace(edit.from, edit.to)).map_err(Failure::new)?;
-        }
-        Ok(())
-    }
-
-    fn restore(&self, mutant: &Mutant) -> Result<(), Failure> {
-        for edit in mutant.edits {
-            // Written anew, not copied with its time: cargo must see that it changed.
-            let text = fs::read(root().join(edit.file)).map_err(Failure::new)?;
-            fs::write(self.folder.join(edit.file), text).map_err(Failure::new)?;
-        }
-        Ok(())
-    }
-
-    /// Builds the test, which must succeed, and runs it.
-    fn run(&self, test: &Test) -> Result<Verdict, Failure> {
-        let mut build = cargo(&["test", "--locked", "--quiet", "--all-features", "-p", "larder", "--no-run"]);
-        match test.target {
-            "" => build.arg("--lib"),
-            target => build.args(["--test", target]),
-        };
-        build.args(["--message-format", "json"]).arg("--target-dir").arg(&self.target);
-        // The warnings are those of a mistake.
-        build.current_dir(&self.folder).stdout(Stdio::piped()).stderr(Stdio::null());
-        let output = build.output().map_err(Failure::new)?;
-        if !output.status.success() {
-            return Err(Failure::new(format!("`{}` failed: build it by hand", describe(&build))));
-        }
-        let messages = String::from_utf8_lossy(&output.stdout);
-        let program = messages.lines().filter_map(executable).next_back();
-        let program = program.ok_or_else(|| Failure::new("cargo did not say what it had built"))?;
-        let mut run = Command::new(program);
-        run.args(["--exact", test.name]).current_dir(self.folder.join("crates/larder"));
-        run.env("RUST_BACKTRACE", "0").stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = run.spawn().map_err(Failure::new)?;
-        await_end(&mut child).map_err(Failure::new)
-    }
-}
-
-fn await_end(child: &mut Child) -> io::Result<Verdict> {
+fn await_end(child: &mut Child, limit: Duration) -> io::Result<Verdict> {
     let began = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(if status.success() { Verdict::Passed } else { Verdict::Failed });
         }
-        if began.elapsed() > LIMIT {
+        if began.elapsed() > limit {
             child.kill()?;
             child.wait()?;
             return Ok(Verdict::Hung);
@@ -165,56 +268,46 @@ fn await_end(child: &mut Child) -> io::Result<Verdict> {
     }
 }
 
-/// The program of a test that a line of cargo's JSON tells of.
-fn executable(line: &str) -> Option<PathBuf> {
-    let (_, rest) = line.split_once("\"executable\":\"")?;
-    Some(PathBuf::from(rest.split_once('"')?.0))
-}
-
-/// All but what is built and what git keeps.
-fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (path, name) = (entry.path(), entry.file_name());
-        if name == "target" || name == ".git" {
-            continue;
-        }
-        if entry.file_type()?.is_dir() {
-            copy_folder(&path, &to.join(name))?;
-        } else {
-            fs::copy(&path, to.join(name))?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::run::root;
 
     #[test]
     fn every_mistake_can_be_made_and_names_a_test_that_is_there() {
-        for Mutant { name, edits, found_by } in MUTANTS {
+        let mut wrong = Vec::new();
+        for Mutant { name, edits, found_by } in AREAS.iter().flat_map(|(_, mutants)| *mutants) {
             for edit in *edits {
                 let text = fs::read_to_string(root().join(edit.file)).unwrap_or_default();
-                assert_eq!(text.matches(edit.from).count(), 1, "{name}: {}", edit.from);
-                assert_ne!(edit.from, edit.to);
+                let found = text.matches(edit.from).count();
+                if found != 1 || edit.from == edit.to {
+                    wrong.push(format!("{name}: {} has {found} times: {}", edit.file, edit.from));
+                }
             }
-            assert!(!found_by.is_empty(), "{name}");
             for test in *found_by {
-                let file = test.file();
-                let text = fs::read_to_string(root().join(&file)).unwrap_or_default();
-                let function = test.name.rsplit("::").next().unwrap_or_default();
-                assert!(text.contains(&format!("fn {function}(")), "{name}: {function} is not in {file}");
+                let function = format!("fn {}(", test.name.rsplit("::").next().unwrap_or_default());
+                let holds = |file: &String| {
+                    fs::read_to_string(root().join(file)).is_ok_and(|text| text.contains(&function))
+                };
+                if !test.files().iter().any(holds) {
+                    wrong.push(format!("{name}: there is no test {test}"));
+                }
+            }
+            if edits.is_empty() || found_by.is_empty() {
+                wrong.push(format!("{name}: no edit or no test"));
             }
         }
+        assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     }
 
     #[test]
-    fn the_program_is_found_in_what_cargo_says() {
-        let line = r#"{"reason":"compiler-artifact","executable":"/a/b-1","fresh":true}"#;
-        assert_eq!(executable(line), Some("/a/b-1".into()));
-        assert_eq!(executable(r#"{"reason":"compiler-artifact","executable":null}"#), None);
+    fn no_two_mistakes_have_the_same_name() {
+        let mut names: Vec<&str> = AREAS.iter().flat_map(|(_, mutants)| *mutants).map(|it| it.name).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all, "two mistakes have one name");
     }
 }

@@ -1,0 +1,5 @@
+//! Mistakes in connections, pushes and outages.
+
+use super::mutant::Mutant;
+
+pub(super) const MUTANTS: &[Mutant] = &[];

@@ -1,0 +1,279 @@
+//! Mistakes in locks and semaphores.
+
+use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit};
+
+const fn failover(name: &'static str) -> Test {
+    test("lock_failover", name)
+}
+
+const EQUIVALENCE: Test =
+    unit("store::equivalence_locks::both_stores_answer_the_same_to_every_history_of_locks");
+const LOST: Test = test("locks", "the_time_of_a_lock_ends_and_a_lost_guard_never_revives");
+const FENCES: Test = test("locks", "fences_grow_though_the_servers_clock_is_behind_the_last_one");
+const DEADLINE: Test = test("lock_holding", "a_deadline_counts_from_before_each_request_left");
+const LATE: Test = test("lock_holding", "a_request_that_arrives_after_it_was_given_up_takes_nothing");
+const OUTAGE: Test =
+    test("lock_holding", "whose_time_ends_in_an_outage_is_told_of_that_and_after_it_that_the_lock_is_held");
+const ORDER: Test = test("lock_line", "sixty_four_waiters_are_served_in_the_order_in_which_they_came");
+const LATE_PUSH: Test = test("lock_line", "a_wake_up_that_comes_late_does_not_lengthen_what_is_believed");
+const DEAD_HEADS: Test = test("lock_line", "dead_heads_cost_the_line_at_most_half_a_second_each");
+const GONE: Test = test("lock_line", "who_goes_away_leaves_its_place_at_once");
+const HISTORY: Test = test("lock_history", "held_intervals_never_overlap_whatever_fails");
+
+const MOVED: Test = failover("a_lock_that_is_held_and_waited_for_moves_with_its_slot");
+const NEW_MASTER: Test = failover("a_lock_outlives_the_master_of_its_slot_where_the_replica_had_it");
+const AWAY: Test = failover("a_node_that_is_away_leaves_the_locks_of_the_others_renewed");
+const SENTINEL: Test = failover("a_sentinel_failover_is_followed_by_who_holds_and_by_who_waits");
+
+const ATTEMPT: &str = "crates/larder/src/lock/attempt.rs";
+const GUARD: &str = "crates/larder/src/lock/guard.rs";
+const HOLDING: &str = "crates/larder/src/lock/holding.rs";
+const KEEPING: &str = "crates/larder/src/lock/keeping.rs";
+const SEMAPHORE: &str = "crates/larder/src/lock/semaphore.rs";
+const MEMORY: &str = "crates/larder/src/store/memory/locks.rs";
+const ACQUIRE: &str = "crates/larder/src/store/redis/lua/acquire.lua";
+const EXTEND: &str = "crates/larder/src/store/redis/lua/extend.lua";
+const FENCE: &str = "crates/larder/src/store/redis/lua/fence.lua";
+const LINE: &str = "crates/larder/src/store/redis/lua/line.lua";
+const RELEASE: &str = "crates/larder/src/store/redis/lua/release.lua";
+const TAKE_PERMIT: &str = "crates/larder/src/store/redis/lua/take_permit.lua";
+
+/// Where a fence must go on from the last one.
+const BEHIND: &str = "if last and tonumber(last) >= fence then";
+const NEVER: &str = "if last and tonumber(last) < 0 then";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    mutant(
+        "a release frees the lock whoever holds it",
+        &[rebuilt(
+            RELEASE,
+            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then",
+            "if redis.call('EXISTS', KEYS[1]) == 0 then",
+        )],
+        &[LOST, EQUIVALENCE],
+    ),
+    mutant(
+        "an extension is anybody's",
+        &[rebuilt(
+            EXTEND,
+            "if redis.call('GET', lock) == ARGV[2 * i - 1] then",
+            "if redis.call('EXISTS', lock) == 1 then",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a release in memory frees the lock whoever holds it",
+        &[rebuilt(MEMORY, "if line.holder(now) != Some(token) {", "if line.holder(now).is_none() {")],
+        &[LOST, EQUIVALENCE],
+    ),
+    mutant(
+        "no drift margin",
+        &[rebuilt(HOLDING, "    ttl / 100 + Duration::from_millis(2)", "    ttl * 0")],
+        &[unit(
+            "lock::tests::a_guard_is_lost_before_another_holds_the_lock_though_its_clock_is_a_hundredth_slow",
+        )],
+    ),
+    mutant(
+        "an answer that comes after the deadline revives the guard",
+        &[rebuilt(HOLDING, "Some(old) if *old > now => {", "Some(old) if *old > now || now >= *old => {")],
+        &[unit("lock::tests::an_answer_that_comes_after_the_deadline_does_not_revive_it")],
+    ),
+    mutant(
+        "a guard whose time is over asks for more",
+        &[rebuilt(
+            GUARD,
+            "            check_ttl(ttl)?;\n            if !self.is_valid() {",
+            "            check_ttl(ttl)?;\n            if !self.is_valid() && ttl.is_zero() {",
+        )],
+        &[unit("lock::tests::a_guard_whose_time_is_over_here_is_not_revived_by_a_store_that_still_holds_it")],
+    ),
+    mutant(
+        "an extension takes what is free",
+        &[rebuilt(
+            EXTEND,
+            "  reply[i] = 0\n",
+            "  reply[i] = 0\n  redis.call('SET', lock, ARGV[2 * i - 1], 'NX', 'PX', ARGV[2 * i])\n",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "the deadline of a free lock counts from the answer",
+        &[rebuilt(
+            ATTEMPT,
+            "Ok(attempted) => {\n                self.heard = now;",
+            "Ok(attempted) => {\n                self.heard = now.max(self.locks.context.clock.now());",
+        )],
+        &[DEADLINE],
+    ),
+    mutant(
+        "the deadline of a lock that was handed over counts from the answer",
+        &[rebuilt(
+            ATTEMPT,
+            "        self.heard = now;\n        if answer == Attempted::Gone {",
+            "        self.heard = now.max(self.locks.context.clock.now());\n        if answer == Attempted::Gone {",
+        )],
+        &[DEADLINE, LATE_PUSH],
+    ),
+    mutant(
+        "a push makes a holder, whose deadline counts from it",
+        &[rebuilt(
+            ATTEMPT,
+            "match self.confirm(woken).await {",
+            "self.heard = woken;\n            match std::future::ready(Ok::<_, Error>(Attempted::Granted { fence: 1 })).await {",
+        )],
+        &[ORDER, LATE_PUSH],
+    ),
+    mutant(
+        "the deadline of an extension counts from the answer",
+        &[rebuilt(
+            GUARD,
+            "if held && self.holding.renewed(sent, ttl) {",
+            "if held && self.holding.renewed(locks.context.clock.now(), ttl) {",
+        )],
+        &[DEADLINE],
+    ),
+    mutant(
+        "the deadline of a renewal counts from the answer",
+        &[rebuilt(
+            KEEPING,
+            "Some(held) if held && holding.renewed(sent, ttl) =>",
+            "Some(held) if held && holding.renewed(now, ttl) =>",
+        )],
+        &[DEADLINE],
+    ),
+    mutant(
+        "the deadline of a permit counts from the answer",
+        &[rebuilt(
+            SEMAPHORE,
+            "Holding::of_permit(locks, name, attempt.token, sent, self.ttl)",
+            "Holding::of_permit(locks, name, attempt.token, sent.max(self.locks.context.clock.now()), self.ttl)",
+        )],
+        &[DEADLINE],
+    ),
+    mutant(
+        "an attempt that was given up is not remembered",
+        &[rebuilt(
+            ATTEMPT,
+            "Stage::Unanswered => Pace::REMEMBERED,",
+            "Stage::Unanswered => Duration::from_millis(1),",
+        )],
+        &[LATE],
+    ),
+    mutant(
+        "an attempt that was given up is not remembered by the server",
+        &[rebuilt(
+            ACQUIRE,
+            "if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then",
+            "if redis.call('PEXPIRE', KEYS[5], '30000') == 2 then",
+        )],
+        &[LATE, EQUIVALENCE],
+    ),
+    mutant(
+        "a permit that was given up is not remembered by the server",
+        &[rebuilt(
+            TAKE_PERMIT,
+            "if redis.call('PEXPIRE', KEYS[4], ARGV[5]) == 1 then",
+            "if redis.call('PEXPIRE', KEYS[4], ARGV[5]) == 2 then",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "who comes takes the lock past the line",
+        &[rebuilt(ACQUIRE, "if taken and not waited_for then", "if taken then")],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "who came last is served first",
+        &[rebuilt(
+            LINE,
+            "redis.call('ZRANGE', line, at, at + more)",
+            "redis.call('ZREVRANGE', line, at, at + more)",
+        )],
+        &[ORDER, HISTORY],
+    ),
+    mutant(
+        "a head that is dead is waited for three times as long",
+        &[rebuilt(
+            "crates/larder/src/store/lock.rs",
+            "Self { claim: Duration::from_millis(250),",
+            "Self { claim: Duration::from_millis(900),",
+        )],
+        &[DEAD_HEADS],
+    ),
+    mutant(
+        "who goes away stays in line",
+        &[rebuilt(
+            ATTEMPT,
+            "            Stage::Settled => return,\n",
+            "            Stage::Settled | Stage::InLine => return,\n",
+        )],
+        &[GONE],
+    ),
+    mutant(
+        "an outage is taken for a lock that is held",
+        &[rebuilt(
+            ATTEMPT,
+            "if heard.is_some_and(|heard| heard >= sent) {",
+            "if heard.is_none_or(|_| error.is_retryable() || sent <= self.heard) {",
+        )],
+        &[OUTAGE],
+    ),
+    mutant(
+        "a fence is the server's time",
+        &[rebuilt(ACQUIRE, BEHIND, NEVER), rebuilt(FENCE, BEHIND, NEVER)],
+        &[FENCES],
+    ),
+    mutant(
+        "the fence of a lock that was handed over is the server's time",
+        &[rebuilt(FENCE, BEHIND, NEVER)],
+        &[FENCES],
+    ),
+    mutant(
+        "a fence of memory: is its time",
+        &[switched(
+            MEMORY,
+            "now_micros.max(self.last_fence.saturating_add(1))",
+            "now_micros.max(self.last_fence.min(1))",
+        )],
+        &[unit("store::memory::locks::tests::fences_grow_though_the_clock_stands_still_or_is_set_back")],
+    ),
+    mutant(
+        "others come to the door while a permit of memory: is taken",
+        &[
+            rebuilt(MEMORY, "        work(match door {", "        let waits = match door {"),
+            rebuilt(
+                MEMORY,
+                "line.is_some_and(|line| !line.waiters.is_empty()),\n        })\n",
+                "line.is_some_and(|line| !line.waiters.is_empty()),\n        };\n        drop(state);\n        work(waits)\n",
+            ),
+        ],
+        &[unit("store::memory::semaphores::tests::nobody_comes_to_the_door_while_a_permit_is_being_taken")],
+    ),
+    mutant(
+        "who waits gives up at the first request that fails",
+        &[switched(
+            ATTEMPT,
+            "error.is_retryable() && silence <= self.locks.timeout()",
+            "error.is_retryable() && silence > 10 * self.locks.timeout()",
+        )],
+        &[MOVED, NEW_MASTER, SENTINEL],
+    ),
+    mutant(
+        "keys that are apart while their slot moves are taken for a wrong setting",
+        &[rebuilt(
+            "crates/larder/src/store/redis/network.rs",
+            "Self::Cluster(_) if matches!(failure, Failure::TryAgain) => Error::new(",
+            "Self::Cluster(_) if matches!(failure, Failure::NoScript) => Error::new(",
+        )],
+        &[MOVED],
+    ),
+    mutant(
+        "a node that is away fails the renewals of all",
+        &[switched(
+            "crates/larder/src/store/redis/lock.rs",
+            "failure.filter(|_| !any).map_or(Ok(ordered), Err)",
+            "failure.filter(|_| !any || any).map_or(Ok(ordered), Err)",
+        )],
+        &[AWAY],
+    ),
+];

@@ -1,0 +1,104 @@
+//! What a mistake is: a name, the edits that make it, and the tests that must find it.
+
+use std::fmt;
+
+/// A mistake in the code.
+pub(super) struct Mutant {
+    pub(super) name: &'static str,
+    pub(super) edits: &'static [Edit],
+    /// Each of them must fail.
+    pub(super) found_by: &'static [Test],
+}
+
+/// A piece of text to replace. Made by [`switched`] or [`rebuilt`].
+pub(super) struct Edit {
+    pub(super) file: &'static str,
+    /// Is in the file exactly once.
+    pub(super) from: &'static str,
+    pub(super) to: &'static str,
+    pub(super) is_switched: bool,
+}
+
+/// A test of the crate larder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Test {
+    /// A file in tests/, or nothing for a test beside the code.
+    pub(super) target: &'static str,
+    /// Its whole name.
+    pub(super) name: &'static str,
+}
+
+pub(super) const fn mutant(name: &'static str, edits: &'static [Edit], found_by: &'static [Test]) -> Mutant {
+    Mutant { name, edits, found_by }
+}
+
+/// Replaces one complete Rust expression (or statements, ending in `;` or `}`) by another of the same type.
+///
+/// Both are compiled and the program chooses between them when it runs. All such mistakes share one build, so prefer this.
+/// Not for `const` items, patterns, attributes or Lua.
+pub(super) const fn switched(file: &'static str, from: &'static str, to: &'static str) -> Edit {
+    Edit { file, from, to, is_switched: true }
+}
+
+/// Replaces any text, at the price of a build of its own.
+pub(super) const fn rebuilt(file: &'static str, from: &'static str, to: &'static str) -> Edit {
+    Edit { file, from, to, is_switched: false }
+}
+
+/// A test beside the code: its path in the crate.
+pub(super) const fn unit(name: &'static str) -> Test {
+    Test { target: "", name }
+}
+
+/// A test of a file in tests/.
+pub(super) const fn test(target: &'static str, name: &'static str) -> Test {
+    Test { target, name }
+}
+
+impl Mutant {
+    /// Whether the program can choose at run time to make the mistake.
+    pub(super) fn is_switched(&self) -> bool {
+        self.edits.iter().all(|edit| edit.is_switched)
+    }
+}
+
+impl Edit {
+    /// What to write in place of `from`, so that the program makes the mistake when it is asked for this number.
+    pub(super) fn switch(&self, number: usize) -> String {
+        let Self { from, to, .. } = self;
+        let chosen = format!("if crate::mutated({number}) {{ {to} }} else {{ {from} }}");
+        if from.ends_with([';', '}']) { chosen } else { format!("({chosen})") }
+    }
+}
+
+impl Test {
+    /// The files that may hold it, of which one does.
+    #[cfg(test)]
+    pub(super) fn files(&self) -> Vec<String> {
+        if !self.target.is_empty() {
+            let target = self.target;
+            return vec![
+                format!("crates/larder/tests/{target}.rs"),
+                format!("crates/larder/tests/{target}/main.rs"),
+            ];
+        }
+        let modules: Vec<&str> = self.name.split("::").collect();
+        let mut files = Vec::new();
+        for end in 1..modules.len() {
+            let path = modules.get(..end).unwrap_or_default().join("/");
+            files
+                .extend([format!("crates/larder/src/{path}.rs"), format!("crates/larder/src/{path}/mod.rs")]);
+        }
+        files
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.target.is_empty() {
+            write!(f, "{}", self.name)
+        } else {
+            write!(f, "{}::{}", self.target, self.name)
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Mistakes in the near cache.
+
+use super::mutant::Mutant;
+
+pub(super) const MUTANTS: &[Mutant] = &[];

@@ -1,0 +1,195 @@
+//! The copy of the sources that mistakes are built into, and the test programs that are built from it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use super::mutant::{Mutant, Test};
+use crate::run::{Failure, cargo, describe, root};
+
+/// What the program asks to learn which mistake it makes.
+const SWITCH: &str = "
+/// Whether the mistake of this number is to be made.
+pub(crate) fn mutated(number: u32) -> bool {
+    static ASKED: std::sync::OnceLock<Option<u32>> = std::sync::OnceLock::new();
+    *ASKED.get_or_init(|| std::env::var(\"LARDER_MUTANT\").ok()?.parse().ok()) == Some(number)
+}
+";
+const LIB: &str = "crates/larder/src/lib.rs";
+
+/// Test programs by target.
+pub(super) type Programs = BTreeMap<&'static str, PathBuf>;
+
+pub(super) struct Tree {
+    folder: PathBuf,
+    target: PathBuf,
+    /// The files that differ from the sources.
+    changed: Vec<String>,
+}
+
+impl Tree {
+    /// Makes the copy, or brings it up to date. Only files that differ are written, so that cargo builds only what changed.
+    pub(super) fn copy() -> io::Result<Self> {
+        let target = root().join("target/mutants");
+        let folder = target.join("sources");
+        copy_folder(root(), &folder)?;
+        Ok(Self { folder, target, changed: Vec::new() })
+    }
+
+    /// Where the test programs run.
+    pub(super) fn crate_folder(&self) -> PathBuf {
+        self.folder.join("crates/larder")
+    }
+
+    /// Puts one mistake in.
+    pub(super) fn make(&mut self, mutant: &Mutant) -> Result<(), Failure> {
+        let mut files = BTreeMap::new();
+        for edit in mutant.edits {
+            let text = source(&mut files, edit.file)?;
+            check_applies(mutant, edit.file, text, edit.from)?;
+            *text = text.replace(edit.from, edit.to);
+        }
+        self.write(files)
+    }
+
+    /// Puts in the mistakes that the program chooses from when it runs, each with its place in the list as its number. Returns
+    /// the numbers of those that must wait for another build, because their text overlaps that of an earlier one.
+    pub(super) fn make_switched(&mut self, mutants: &[(usize, &Mutant)]) -> Result<Vec<usize>, Failure> {
+        let mut files = BTreeMap::new();
+        source(&mut files, LIB)?.push_str(SWITCH);
+        let mut deferred = Vec::new();
+        for (number, mutant) in mutants {
+            let mut edited = files.clone();
+            let mut fits = true;
+            for edit in mutant.edits {
+                check_applies(mutant, edit.file, source(&mut BTreeMap::new(), edit.file)?, edit.from)?;
+                let text = source(&mut edited, edit.file)?;
+                fits &= text.matches(edit.from).count() == 1;
+                *text = text.replace(edit.from, &edit.switch(*number));
+            }
+            if fits { files = edited } else { deferred.push(*number) }
+        }
+        self.write(files)?;
+        Ok(deferred)
+    }
+
+    fn write(&mut self, files: BTreeMap<String, String>) -> Result<(), Failure> {
+        // What an earlier mistake changed and this one does not goes back to what it was.
+        for file in std::mem::take(&mut self.changed) {
+            if !files.contains_key(&file) {
+                let text = fs::read(root().join(&file)).map_err(Failure::new)?;
+                fs::write(self.folder.join(&file), text).map_err(Failure::new)?;
+            }
+        }
+        for (file, text) in files {
+            fs::write(self.folder.join(&file), text).map_err(Failure::new)?;
+            self.changed.push(file);
+        }
+        Ok(())
+    }
+
+    /// Builds the programs of these tests, all at once.
+    pub(super) fn build(&self, tests: &[Test]) -> Result<Programs, Failure> {
+        let mut build = cargo(&["test", "--locked", "--quiet", "--all-features", "-p", "larder", "--no-run"]);
+        let mut targets: Vec<&str> = tests.iter().map(|test| test.target).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        for target in &targets {
+            match *target {
+                "" => build.arg("--lib"),
+                target => build.args(["--test", target]),
+            };
+        }
+        build.args(["--message-format", "json-render-diagnostics"]).arg("--target-dir").arg(&self.target);
+        // Without line tables the programs link faster.
+        build.env("CARGO_PROFILE_DEV_DEBUG", "false");
+        build.current_dir(&self.folder).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = build.output().map_err(Failure::new)?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr);
+            return Err(Failure::new(format!("`{}` failed:\n{why}", describe(&build))));
+        }
+        let messages = String::from_utf8_lossy(&output.stdout);
+        let built: Vec<(&str, PathBuf)> = messages.lines().filter_map(executable).collect();
+        targets
+            .into_iter()
+            .map(|target| {
+                let name = if target.is_empty() { "larder" } else { target };
+                let program = built.iter().find(|(built, _)| *built == name);
+                let program = program.ok_or_else(|| Failure::new(format!("cargo did not build {name}")))?;
+                Ok((target, program.1.clone()))
+            })
+            .collect()
+    }
+}
+
+fn source<'a>(files: &'a mut BTreeMap<String, String>, file: &str) -> Result<&'a mut String, Failure> {
+    if !files.contains_key(file) {
+        let text = fs::read_to_string(root().join(file))
+            .map_err(|error| Failure::new(format!("{file}: {error}")))?;
+        files.insert(file.to_owned(), text);
+    }
+    files.get_mut(file).ok_or_else(|| Failure::new(file))
+}
+
+fn check_applies(mutant: &Mutant, file: &str, text: &str, from: &str) -> Result<(), Failure> {
+    match text.matches(from).count() {
+        1 => Ok(()),
+        found => Err(Failure::new(format!("{}: {file} has {found} times, not once: {from}", mutant.name))),
+    }
+}
+
+/// The target and the test program that a line of cargo's JSON names.
+fn executable(line: &str) -> Option<(&str, PathBuf)> {
+    let (_, rest) = line.split_once("\"executable\":\"")?;
+    let program = PathBuf::from(rest.split_once('"')?.0);
+    let (_, target) = line.split_once("\"target\":{")?;
+    let (_, name) = target.split_once("\"name\":\"")?;
+    Some((name.split_once('"')?.0, program))
+}
+
+/// Copies all but what is built and what git keeps, and removes what the sources no longer have.
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(to)? {
+        let entry = entry?;
+        if !from.join(entry.file_name()).exists() {
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, name) = (entry.path(), entry.file_name());
+        if name == "target" || name == ".git" {
+            continue;
+        }
+        let copy = to.join(name);
+        if entry.file_type()?.is_dir() {
+            copy_folder(&path, &copy)?;
+        } else {
+            let text = fs::read(&path)?;
+            if fs::read(&copy).ok().as_ref() != Some(&text) {
+                fs::write(copy, text)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_found_in_what_cargo_says() {
+        let line = r#"{"reason":"x","target":{"kind":["test"],"name":"near","doc":1},"executable":"/a/b-1"}"#;
+        assert_eq!(executable(line), Some(("near", "/a/b-1".into())));
+        assert_eq!(executable(r#"{"reason":"compiler-artifact","executable":null}"#), None);
+    }
+}
