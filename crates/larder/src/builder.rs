@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::background::Background;
 use crate::clock::Clock;
 use crate::context::{Context, Limits};
 use crate::endpoint::{Address, Deployment, Secret};
@@ -213,26 +214,38 @@ impl LarderBuilder {
             max_key_bytes: self.max_key_bytes,
         };
         let changes = Arc::new(Changes::default());
-        let coordination = match self.coordination.as_deref().map(url::parse).transpose()? {
+        let (target, coordination) =
+            (self.target()?, self.coordination.as_deref().map(url::parse).transpose()?);
+        let background = match (&target, &coordination) {
+            (Target::Memory, None) => Background::on_callers(),
+            _ => Background::on_thread()?,
+        };
+        let (coordination, background_coordination) = match coordination {
             Some(Target::Memory) => {
                 return Err(Error::invalid("coordination is a server: memory: needs no second one"));
             }
             Some(Target::Server(server)) => {
                 let changes = Arc::new(Changes::default());
-                Some((self.clone().server(server, changes.clone()).await?, changes))
+                let stores = self.clone().server(server, changes.clone(), &background).await?;
+                (Some((stores.callers, changes)), Some(stores.background))
             }
-            None => None,
+            None => (None, None),
         };
         let (strict, clock, random) = (self.strict, self.clock.clone(), Random::default());
-        let store = match self.target()? {
+        let (store, background_store) = match target {
             Target::Memory => {
-                AnyStore::Memory(Arc::new(MemoryStore::new(self.bounds, Clock::default(), changes.clone())))
+                let store = MemoryStore::new(self.bounds, Clock::default(), changes.clone());
+                (AnyStore::Memory(Arc::new(store)), None)
             }
-            Target::Server(server) => self.server(server, changes.clone()).await?,
+            Target::Server(server) => {
+                let stores = self.server(server, changes.clone(), &background).await?;
+                (stores.callers, Some(stores.background))
+            }
         };
         Ok(Larder::new(Arc::new(
             Context::new(store, changes, keyspace, limits, clock, random)
-                .with_coordination(coordination, strict),
+                .with_coordination(coordination, strict)
+                .with_background(background, background_store, background_coordination),
         )))
     }
 
@@ -307,7 +320,7 @@ impl LarderBuilder {
     }
 
     #[cfg(feature = "redis")]
-    async fn server(self, server: Server, changes: Arc<Changes>) -> Result<AnyStore> {
+    async fn server(self, server: Server, changes: Arc<Changes>, background: &Background) -> Result<Stores> {
         use crate::store::redis::{Login, RedisStore};
 
         if server.tls && !cfg!(feature = "tls") {
@@ -327,17 +340,29 @@ impl LarderBuilder {
         };
         let sentinel_login =
             Login { username: None, password: self.sentinel_password, database: 0, ..login.clone() };
-        let store = RedisStore::connect(server.deployment, login, sentinel_login, self.connections, changes);
-        Ok(AnyStore::Redis(store.await?))
+        let (deployment, of_callers, of_sentinel) =
+            (server.deployment.clone(), login.clone(), sentinel_login.clone());
+        let callers =
+            RedisStore::connect(server.deployment, login, sentinel_login, self.connections, Some(changes));
+        // On the thread, so that its connections are driven there.
+        let alone = background.run(RedisStore::connect(deployment, of_callers, of_sentinel, 1, None));
+        let (callers, alone) = futures_util::future::join(callers, alone).await;
+        Ok(Stores { callers: AnyStore::Redis(callers?), background: AnyStore::Redis(alone??) })
     }
 
     #[cfg(not(feature = "redis"))]
-    async fn server(self, _: Server, _: Arc<Changes>) -> Result<AnyStore> {
+    async fn server(self, _: Server, _: Arc<Changes>, _: &Background) -> Result<Stores> {
         Err(Error::new(
             crate::ErrorKind::InvalidUrl,
             "servers need the feature redis, which this build of larder leaves out",
         ))
     }
+}
+
+/// A server's store for callers, and the one for background work.
+struct Stores {
+    callers: AnyStore,
+    background: AnyStore,
 }
 
 /// Whether at least one certificate stands in it, so far as its frame tells.

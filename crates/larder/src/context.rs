@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::background::Background;
 use crate::clock::Clock;
 use crate::envelope::TagVersion;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,6 +29,10 @@ pub(crate) struct Context {
     store: AnyStore,
     /// Where locks and limits stand, if not there, and who hears what changes there.
     coordination: Option<(AnyStore, Arc<Changes>)>,
+    /// The same two for background work, by connections of their own; none where the store is in this process.
+    background_store: Option<AnyStore>,
+    background_coordination: Option<AnyStore>,
+    pub(crate) background: Background,
     /// Whether locks and limits are refused on a server that evicts.
     strict: bool,
     warned: AtomicBool,
@@ -43,8 +48,6 @@ pub(crate) struct Context {
     pub(crate) loads: Tasks,
     /// What waits for the end of a lease or renews a permit.
     pub(crate) timers: Tasks,
-    /// Claims of loads, permits and refunds on their way back.
-    releases: Tasks,
     pub(crate) ping_meter: Instrument,
     pub(crate) explain_meter: Instrument,
     pub(crate) tag_meter: Instrument,
@@ -116,6 +119,9 @@ impl Context {
         Self {
             store,
             coordination: None,
+            background_store: None,
+            background_coordination: None,
+            background: Background::on_callers(),
             strict: false,
             warned: AtomicBool::new(false),
             on_evicting: AtomicU64::new(0),
@@ -128,7 +134,6 @@ impl Context {
             outbox: Outbox::default(),
             loads: Tasks::default(),
             timers: Tasks::default(),
-            releases: Tasks::default(),
             ping_meter: Instrument::new("larder", "", "ping"),
             explain_meter: Instrument::new("larder", "", "explain"),
             tag_meter: Instrument::new("tag", "", "invalidate"),
@@ -151,6 +156,41 @@ impl Context {
         strict: bool,
     ) -> Self {
         Self { coordination, strict, ..self }
+    }
+
+    /// With a home for background work, and what it needs to reach the servers.
+    pub(crate) fn with_background(
+        self,
+        background: Background,
+        background_store: Option<AnyStore>,
+        background_coordination: Option<AnyStore>,
+    ) -> Self {
+        Self { background, background_store, background_coordination, ..self }
+    }
+
+    /// The store for background work, unless the `Larder` was closed: no caller's runtime can block its connections.
+    #[allow(dead_code, reason = "a seam that rooms move to one by one")]
+    pub(crate) fn background_store(&self) -> Result<&AnyStore> {
+        self.store().map(|_| self.background_store_even_closed())
+    }
+
+    /// As [`background_store`](Self::background_store), for what must still be sent while the `Larder` closes.
+    pub(crate) fn background_store_even_closed(&self) -> &AnyStore {
+        self.background_store.as_ref().unwrap_or(&self.store)
+    }
+
+    /// The store of locks and limits for background work, unless the `Larder` was closed.
+    pub(crate) fn background_coordination(&self) -> Result<&AnyStore> {
+        self.store().map(|_| self.background_coordination_even_closed())
+    }
+
+    /// As [`background_coordination`](Self::background_coordination), for what must still be sent while the `Larder` closes.
+    pub(crate) fn background_coordination_even_closed(&self) -> &AnyStore {
+        match (&self.coordination, &self.background_coordination) {
+            (_, Some(background)) => background,
+            (Some((store, _)), None) => store,
+            (None, None) => self.background_store_even_closed(),
+        }
     }
 
     /// Where locks and limits stand, unless the `Larder` was closed.
@@ -203,13 +243,17 @@ impl Context {
 
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.loads.abort().await;
-        self.timers.abort().await;
-        self.releases.finish(self.limits.response_timeout).await;
-        self.store.close();
+        let patience = self.limits.response_timeout;
+        self.loads.abort(patience).await;
+        self.timers.abort(patience).await;
+        self.background.finish(patience).await;
+        let stores =
+            [Some(&self.store), self.background_store.as_ref(), self.background_coordination.as_ref()];
+        stores.into_iter().flatten().for_each(AnyStore::close);
         if let Some((coordination, _)) = &self.coordination {
             coordination.close();
         }
+        self.background.stop(patience).await;
     }
 
     /// Whether the store is in this process, and so never away.
@@ -300,8 +344,8 @@ impl Context {
         done: impl FnOnce() + Send + 'static,
     ) {
         let context = self.clone();
-        self.releases.spawn(async move {
-            let refund = context.coordination_even_closed().refund(&name, &terms, permits, stamp);
+        self.background.spawn(async move {
+            let refund = context.background_coordination_even_closed().refund(&name, &terms, permits, stamp);
             if let Ok(Err(error)) = tokio::time::timeout(context.limits.response_timeout, refund).await {
                 tracing::debug!(%error, "unused permits could not be given back and count until their window has passed");
             }
@@ -312,11 +356,11 @@ impl Context {
     /// Frees a permit of a concurrency limit without anybody waiting for it, unless its time is over before.
     pub(crate) fn leave_in_background(self: &Arc<Self>, name: String, token: u64, ttl: Duration) {
         let context = self.clone();
-        self.releases.spawn(async move {
+        self.background.spawn(async move {
             let end = context.clock.now().after(ttl);
             let mut pause = Duration::from_millis(20);
             loop {
-                let leave = context.coordination_even_closed().leave(&name, token);
+                let leave = context.background_coordination_even_closed().leave(&name, token);
                 match tokio::time::timeout(context.limits.response_timeout, leave).await {
                     Ok(Err(error)) if error.is_retryable() => {}
                     Ok(_) => return,
@@ -362,11 +406,12 @@ impl Context {
     /// Takes a load's claim away without anybody waiting for it. What is handed over before `close` is still sent.
     pub(crate) fn abandon_in_background(self: &Arc<Self>, entry: Name, claim: Claim) {
         let context = self.clone();
-        self.releases.spawn(async move {
+        self.background.spawn(async move {
+            let store = context.background_store_even_closed();
             let abandon = async {
                 match claim {
-                    Claim::Placeholder(placeholder) => context.store.abandon_fill(&entry, placeholder).await,
-                    Claim::Lease(token) => context.store.abandon_refresh(&entry, token).await,
+                    Claim::Placeholder(placeholder) => store.abandon_fill(&entry, placeholder).await,
+                    Claim::Lease(token) => store.abandon_refresh(&entry, token).await,
                 }
             };
             // Where this fails, the claim runs out by itself.

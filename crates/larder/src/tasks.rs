@@ -1,50 +1,177 @@
 //! The tasks that a `Larder` spawned, so that closing it ends them.
+//!
+//! Tasks of one owner may run on several runtimes, any of which may end at any time. A runtime that ends drops its tasks,
+//! also inside `spawn`; so no lock is held while a task is spawned or dropped.
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 /// Owner of background tasks: dropping or closing it ends them all.
-#[derive(Debug)]
-pub(crate) struct Tasks(Mutex<Option<JoinSet<()>>>);
+#[derive(Debug, Default)]
+pub(crate) struct Tasks(Arc<Shared>);
 
-impl Default for Tasks {
-    fn default() -> Self {
-        Self(Mutex::new(Some(JoinSet::new())))
+#[derive(Debug, Default)]
+struct Shared {
+    table: Mutex<Table>,
+    /// Notified when a task has ended.
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    closed: bool,
+    next: u64,
+    /// `None` while the task is being spawned.
+    running: HashMap<u64, Option<AbortHandle>>,
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes its task off the list when the task ends, is aborted, or goes down with its runtime.
+struct Entry {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let ended = self.shared.table().running.remove(&self.number);
+        drop(ended);
+        self.shared.ended.notify_waiters();
     }
 }
 
 impl Tasks {
-    /// Starts a task, unless the owner is closed or there is no runtime any more (a guard dropped at the very end
-    /// of `main`): then the task is dropped. Whether it was started.
+    /// Starts a task on the runtime of the caller. Returns false, and drops the task, if the owner is closed or the caller
+    /// has no runtime.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return false };
-        let mut set = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(set) = set.as_mut() else { return false };
-        while set.try_join_next().is_some() {}
-        set.spawn_on(task, &runtime);
+        Handle::try_current().is_ok_and(|runtime| self.spawn_on(task, &runtime))
+    }
+
+    /// Starts a task on `runtime`. Returns false, and drops the task, if the owner is closed. A runtime that has ended drops
+    /// the task, too.
+    pub(crate) fn spawn_on(&self, task: impl Future<Output = ()> + Send + 'static, runtime: &Handle) -> bool {
+        let number = {
+            let mut table = self.0.table();
+            if table.closed {
+                return false;
+            }
+            let number = table.next;
+            table.next += 1;
+            table.running.insert(number, None);
+            number
+        };
+        let entry = Entry { shared: self.0.clone(), number };
+        let spawned = runtime.spawn(async move {
+            let _entry = entry;
+            task.await;
+        });
+        let mut table = self.0.table();
+        if table.closed {
+            spawned.abort();
+        }
+        // Where the task has ended already, its entry is gone, and stays so.
+        if let Some(running) = table.running.get_mut(&number) {
+            *running = Some(spawned.abort_handle());
+        }
         true
     }
 
-    /// Ends every task and waits until each is gone.
-    pub(crate) async fn abort(&self) {
-        if let Some(mut set) = self.close() {
-            set.shutdown().await;
-        }
+    /// Ends every task. Waits until each is gone, for `patience` at most: a task on a runtime that does not run goes later.
+    pub(crate) async fn abort(&self, patience: Duration) {
+        self.close_and_abort();
+        self.settle(patience).await;
     }
 
-    /// Lets the tasks come to their end, for as long as `patience` lasts, and ends the others.
+    /// Lets the tasks finish within `patience`, and ends the others.
     pub(crate) async fn finish(&self, patience: Duration) {
-        if let Some(mut set) = self.close() {
-            let finished = async { while set.join_next().await.is_some() {} };
-            let _ = tokio::time::timeout(patience, finished).await;
-            set.shutdown().await;
-        }
+        self.0.table().closed = true;
+        self.settle(patience).await;
+        self.close_and_abort();
     }
 
-    fn close(&self) -> Option<JoinSet<()>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Waits until no task runs, for `patience` at most.
+    pub(crate) async fn settle(&self, patience: Duration) {
+        let _ = tokio::time::timeout(patience, self.emptied()).await;
+    }
+
+    fn close_and_abort(&self) {
+        let handles: Vec<AbortHandle> = {
+            let mut table = self.0.table();
+            table.closed = true;
+            table.running.values().flatten().cloned().collect()
+        };
+        handles.iter().for_each(AbortHandle::abort);
+    }
+
+    async fn emptied(&self) {
+        loop {
+            let mut ended = std::pin::pin!(self.0.ended.notified());
+            ended.as_mut().enable();
+            if self.0.table().running.is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.close_and_abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_under_way_when_its_owner_closes_may_finish_and_then_nothing_starts() {
+        let tasks = Tasks::default();
+        let (tell, finished) = tokio::sync::oneshot::channel();
+        assert!(tasks.spawn(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            tell.send(()).unwrap();
+        }));
+        assert!(tasks.spawn(std::future::pending()));
+        tasks.finish(Duration::from_secs(5)).await;
+        finished.await.unwrap();
+        assert!(!tasks.spawn(async {}), "started after the end");
+    }
+
+    #[tokio::test]
+    async fn an_aborted_task_is_gone_when_abort_returns() {
+        let tasks = Tasks::default();
+        let (held, gone) = tokio::sync::oneshot::channel::<()>();
+        tasks.spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        tasks.abort(LONG).await;
+        assert!(gone.await.is_err());
+    }
+
+    #[test]
+    fn a_task_for_a_runtime_that_has_ended_is_dropped_and_not_waited_for() {
+        let build = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (tasks, ended) = (Tasks::default(), build());
+        let handle = ended.handle().clone();
+        tasks.spawn_on(std::future::pending(), &handle);
+        drop(ended);
+        tasks.spawn_on(std::future::pending(), &handle);
+        build().block_on(tasks.finish(LONG));
     }
 }

@@ -65,7 +65,7 @@ impl Keeping {
         table.kept.insert(holding.token, kept);
         if !table.runs {
             table.runs = true;
-            locks.timers.spawn(run(locks.clone()));
+            locks.context.background.spawn_until_close(run(locks.clone()));
         }
         drop(table);
         locks.keeping.changed.notify_one();
@@ -164,7 +164,7 @@ async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
     let sent = locks.context.clock.now();
     due.retain(|(holding, ttl)| holding.asks(sent, *ttl));
     let Some(kind) = due.first().map(|(holding, _)| holding.kind) else { return };
-    let Ok(store) = locks.store() else {
+    let Ok(store) = locks.context.background_coordination() else {
         // Closed: this task is about to be ended.
         return due.iter().for_each(|(holding, _)| locks.keeping.forget(holding.token));
     };

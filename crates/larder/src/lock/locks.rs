@@ -13,17 +13,12 @@ use crate::stats::LockStats;
 use crate::store::AnyStore;
 use crate::store::lock::LockStore;
 use crate::store::permit::PermitStore;
-use crate::tasks::Tasks;
 
 pub(crate) struct Locks {
     pub(super) context: Arc<Context>,
     pub(super) meter: LockMeter,
     pub(super) waiting: Waiting,
     pub(super) keeping: Keeping,
-    /// The heartbeat and the renewals.
-    pub(super) timers: Tasks,
-    /// Locks and attempts on their way back.
-    endings: Tasks,
 }
 
 /// What is to be ended in the background.
@@ -38,14 +33,7 @@ pub(super) enum Ending {
 
 impl Locks {
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self {
-            context,
-            meter: LockMeter::new(),
-            waiting: Waiting::default(),
-            keeping: Keeping::default(),
-            timers: Tasks::default(),
-            endings: Tasks::default(),
-        }
+        Self { context, meter: LockMeter::new(), waiting: Waiting::default(), keeping: Keeping::default() }
     }
 
     pub(super) fn store(&self) -> Result<&AnyStore> {
@@ -74,11 +62,11 @@ impl Locks {
         how: Ending,
     ) {
         let locks = self.clone();
-        self.endings.spawn(async move {
+        self.context.background.spawn(async move {
             let end = locks.context.clock.now().after(ttl);
             let mut pause = Duration::from_millis(20);
             loop {
-                let store = locks.context.coordination_even_closed();
+                let store = locks.context.background_coordination_even_closed();
                 let work = async {
                     match how {
                         Ending::Release => store.release(&name, token).await,
@@ -105,11 +93,11 @@ impl Locks {
 
     /// Ends the renewals and the waiting, and lets what is on its way back come to its end.
     pub(crate) async fn close(&self) {
-        self.timers.abort().await;
+        self.context.background.abort_endless(self.timeout()).await;
         let began = tokio::time::Instant::now();
         self.waiting.wake_all();
         // Who waits learns that it is closed, and leaves its place. One that nobody polls is not waited for any longer.
         let _ = tokio::time::timeout(self.timeout(), self.waiting.emptied()).await;
-        self.endings.finish(self.timeout().saturating_sub(began.elapsed())).await;
+        self.context.background.settle(self.timeout().saturating_sub(began.elapsed())).await;
     }
 }

@@ -58,7 +58,7 @@ impl Waiting {
         table.places.insert(key.clone(), Known { told: told.clone(), answered: None });
         if !table.beats {
             table.beats = true;
-            locks.timers.spawn(beat(locks.clone()));
+            locks.context.background.spawn_until_close(beat(locks.clone()));
         }
         drop(table);
         Place { locks: locks.clone(), key, told }
@@ -135,7 +135,7 @@ async fn beat(locks: Arc<Locks>) {
             beating.ended = true;
             return;
         }
-        let Ok(store) = locks.store() else { return locks.waiting.wake_all() };
+        let Ok(store) = locks.context.background_coordination() else { return locks.waiting.wake_all() };
         let sent = locks.context.clock.now();
         locks.meter.beat();
         let answer = store.stand_by(&tickets, PATIENCE.min(locks.timeout())).await;

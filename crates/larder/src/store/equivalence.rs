@@ -247,7 +247,7 @@ pub(super) async fn real_store() -> RedisStore {
         connect_timeout: Duration::from_secs(10),
         clock: Clock::default(),
     };
-    RedisStore::connect(target.deployment, login.clone(), login, 1, Arc::new(Changes::default()))
+    RedisStore::connect(target.deployment, login.clone(), login, 1, Some(Arc::new(Changes::default())))
         .await
         .unwrap()
 }

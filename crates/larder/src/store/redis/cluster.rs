@@ -41,7 +41,7 @@ struct Shared {
     seeds: Vec<Address>,
     login: Arc<Login>,
     connections: usize,
-    tracking: Tracking,
+    tracking: Option<Tracking>,
     map: RwLock<Arc<Map>>,
     stale: Notify,
 }
@@ -58,7 +58,7 @@ impl Cluster {
         seeds: Vec<Address>,
         login: Arc<Login>,
         connections: usize,
-        tracking: Tracking,
+        tracking: Option<Tracking>,
     ) -> Result<Self> {
         let (map, stale) = (RwLock::default(), Notify::new());
         let shared = Arc::new(Shared { seeds, login, connections, tracking, map, stale });
@@ -203,8 +203,8 @@ impl Shared {
     }
 
     fn start(&self, address: &Address) -> Arc<Node> {
-        let lane = Lane::take(self.tracking.clone(), true);
-        Arc::new(Node::start(&Destination::Fixed(address.clone()), &self.login, self.connections, Some(lane)))
+        let lane = self.tracking.clone().map(|tracking| Lane::take(tracking, true));
+        Arc::new(Node::start(&Destination::Fixed(address.clone()), &self.login, self.connections, lane))
     }
 
     fn distrust(&self, error: &Error) {
@@ -270,9 +270,9 @@ impl Shared {
         });
         *guard = Arc::new(Map { nodes, masters });
         drop(guard);
-        if moved {
+        if let Some(tracking) = self.tracking.as_ref().filter(|_| moved) {
             // Who served a slot before need not tell of changes at who serves it now.
-            self.tracking.listener.all_changed();
+            tracking.listener.all_changed();
         }
         Ok(())
     }

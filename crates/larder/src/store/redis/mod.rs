@@ -48,16 +48,19 @@ pub(crate) struct RedisStore {
 }
 
 impl RedisStore {
-    /// Connects, and fails with what stands in the way.
+    /// Connects, and fails with what stands in the way. With a listener there is a tracked connection, too.
     pub(crate) async fn connect(
         deployment: Deployment,
         login: Login,
         sentinel_login: Login,
         connections: usize,
-        listener: Arc<dyn Listener>,
+        listener: Option<Arc<dyn Listener>>,
     ) -> Result<Self> {
         let lanes = Arc::new(Lanes::remote());
-        let tracking = Tracking { lanes: lanes.clone(), listener, clock: login.clock.clone() };
+        let tracking = listener.map(|listener| {
+            let (lanes, clock) = (lanes.clone(), login.clock.clone());
+            Tracking { lanes, listener, clock }
+        });
         let network = Network::connect(deployment, login, sentinel_login, connections, tracking).await?;
         let eviction = eviction(&network).await;
         Ok(Self { network, lanes, pace: Pace::default(), eviction })

@@ -56,7 +56,7 @@ impl Network {
         login: Login,
         sentinel_login: Login,
         connections: usize,
-        tracking: Tracking,
+        tracking: Option<Tracking>,
     ) -> Result<Self> {
         let login = Arc::new(login);
         let destination = match deployment {
@@ -68,7 +68,8 @@ impl Network {
                 Destination::Sentinel { sentinels, service, sentinel_login: Arc::new(sentinel_login) }
             }
         };
-        let node = Node::start(&destination, &login, connections, Some(Lane::take(tracking, false)));
+        let lane = tracking.map(|tracking| Lane::take(tracking, false));
+        let node = Node::start(&destination, &login, connections, lane);
         node.ready().await?;
         Ok(Self::Single(node))
     }

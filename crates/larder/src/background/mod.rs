@@ -1,0 +1,263 @@
+//! Where a `Larder` does what no caller waits for: renewals, heartbeats, releases, refunds, queued invalidations.
+//!
+//! The problem: a task that is spawned where a call happens to run starves when that runtime is blocked, and is dropped when
+//! that runtime ends; a lock is then lost, an invalidation never sent. The mechanism: a `Larder` with a server has one
+//! thread with a runtime of its own ([`thread`]), and a store of its own ([`Context::background_store`]) whose connections
+//! are dialled and driven there. A `Larder` on `memory:` needs no connection, and has no thread, so that paused time and
+//! injected clocks work: its tasks run on the runtime of the caller, and move on to another that was seen ([`runtimes`]) when
+//! that ends before it has begun them.
+//!
+//! Invariants: a task that was accepted before [`close`](Background::close) has run to its end or was ended by it; the
+//! thread holds no reference to the `Larder` but by tasks that end, so it ends with the last handle.
+//!
+//! Not guaranteed: that a task of a `memory:` store goes on that its runtime has begun and then ended.
+//!
+//! [`Context::background_store`]: crate::context::Context::background_store
+
+mod runtimes;
+mod thread;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::{Handle, Id};
+use tracing::instrument::WithSubscriber;
+
+use crate::error::Result;
+use crate::tasks::Tasks;
+pub(crate) use runtimes::Runtimes;
+use thread::Thread;
+
+/// The home of background work. Dropping it ends all of it, without waiting.
+pub(crate) struct Background(Arc<Home>);
+
+struct Home {
+    place: Place,
+    /// What has an end: waited for by `close`.
+    finite: Tasks,
+    /// What has none, or may wait long for it: ended by `close`.
+    endless: Tasks,
+}
+
+enum Place {
+    /// Without the feature `redis` there is no server to have a thread for.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only servers need the thread"))]
+    Thread(Thread),
+    Callers(Arc<Runtimes>),
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Background {
+    /// A thread of its own.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only servers need the thread"))]
+    pub(crate) fn on_thread() -> Result<Self> {
+        Ok(Self::at(Place::Thread(Thread::start()?)))
+    }
+
+    /// The runtimes of those who call.
+    pub(crate) fn on_callers() -> Self {
+        let runtimes = Runtimes::default();
+        runtimes.remember_current();
+        Self::at(Place::Callers(Arc::new(runtimes)))
+    }
+
+    fn at(place: Place) -> Self {
+        Self(Arc::new(Home { place, finite: Tasks::default(), endless: Tasks::default() }))
+    }
+
+    /// The runtime of the thread, if there is one.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only servers need the thread"))]
+    pub(crate) fn runtime(&self) -> Option<&Handle> {
+        match &self.0.place {
+            Place::Thread(thread) => Some(thread.runtime()),
+            Place::Callers(_) => None,
+        }
+    }
+
+    /// Runs a task that ends by itself, wherever the caller is: also outside a runtime. `close` waits for it, within its
+    /// patience. Returns false, and drops the task, after `close`, and where there is no runtime at all.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        self.0.start(Group::Finite, Box::pin(task), Vec::new())
+    }
+
+    /// As [`spawn`](Self::spawn), for what may take long or for ever: `close` ends it.
+    pub(crate) fn spawn_until_close(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        self.0.start(Group::Endless, Box::pin(task), Vec::new())
+    }
+
+    /// Runs a future on the thread and waits for it here. An error if the thread has ended.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        let Some(runtime) = self.runtime() else { return Ok(work.await) };
+        // Ends with the caller that waits for it.
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn_on(work.with_current_subscriber(), runtime);
+        tasks.join_next().await.and_then(std::result::Result::ok).ok_or_else(crate::error::Error::closed)
+    }
+
+    /// Ends what has no end.
+    pub(crate) async fn abort_endless(&self, patience: Duration) {
+        self.0.endless.abort(patience).await;
+    }
+
+    /// Waits, within `patience`, until all that has an end has come to it.
+    pub(crate) async fn settle(&self, patience: Duration) {
+        self.0.finite.settle(patience).await;
+    }
+
+    /// Lets what has an end come to it, within `patience`, and ends everything else. The thread goes on until
+    /// [`stop`](Self::stop), for the connections that it drives.
+    pub(crate) async fn finish(&self, patience: Duration) {
+        self.abort_endless(patience).await;
+        self.0.finite.finish(patience).await;
+    }
+
+    /// Ends the thread, and waits for that within `patience`.
+    pub(crate) async fn stop(&self, patience: Duration) {
+        if let Place::Thread(thread) = &self.0.place {
+            thread.close(patience).await;
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Group {
+    Finite,
+    Endless,
+}
+
+impl Home {
+    fn start(self: &Arc<Self>, group: Group, task: Task, mut tried: Vec<Id>) -> bool {
+        let tasks = match group {
+            Group::Finite => &self.finite,
+            Group::Endless => &self.endless,
+        };
+        match &self.place {
+            // Events go where those of the caller go.
+            Place::Thread(thread) => tasks.spawn_on(task.with_current_subscriber(), thread.runtime()),
+            Place::Callers(runtimes) => {
+                runtimes.remember_current();
+                let Some(runtime) = runtimes.pick(&tried) else { return false };
+                tried.push(runtime.id());
+                let home = Arc::downgrade(self);
+                tasks.spawn_on(Unstarted { task: Some(task), started: false, home, group, tried }, &runtime)
+            }
+        }
+    }
+}
+
+/// A task that moves to another runtime if its own ends before it was begun.
+struct Unstarted {
+    task: Option<Task>,
+    started: bool,
+    home: Weak<Home>,
+    group: Group,
+    tried: Vec<Id>,
+}
+
+impl Future for Unstarted {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.started = true;
+        match &mut self.task {
+            Some(task) => task.as_mut().poll(cx),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Unstarted {
+    fn drop(&mut self) {
+        let Some(home) = self.home.upgrade().filter(|_| !self.started) else { return };
+        if let (Some(task), Place::Callers(runtimes)) = (self.task.take(), &home.place) {
+            let tried = std::mem::take(&mut self.tried);
+            tried.iter().for_each(|id| runtimes.forget(*id));
+            home.start(self.group, task, tried);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use tokio::runtime::{Builder, Runtime};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    #[test]
+    fn a_task_runs_though_the_runtime_that_spawned_it_has_ended_before_it_began() {
+        let (lives, ends) = (runtime(), runtime());
+        for background in
+            [lives.block_on(async { Background::on_callers() }), Background::on_thread().unwrap()]
+        {
+            let (tell, done) = tokio::sync::oneshot::channel();
+            let ghost = runtime();
+            ghost.block_on(async {
+                background.spawn(async move { tell.send(()).unwrap() });
+            });
+            drop(ghost);
+            lives.block_on(async {
+                tokio::time::timeout(PATIENCE, done).await.expect("the task ran").unwrap();
+            });
+        }
+        drop(ends);
+    }
+
+    #[test]
+    fn a_task_is_accepted_outside_a_runtime() {
+        let lives = runtime();
+        for background in
+            [lives.block_on(async { Background::on_callers() }), Background::on_thread().unwrap()]
+        {
+            let (tell, done) = tokio::sync::oneshot::channel();
+            assert!(background.spawn(async move { tell.send(()).unwrap() }));
+            lives.block_on(async { tokio::time::timeout(PATIENCE, done).await.unwrap().unwrap() });
+        }
+    }
+
+    #[test]
+    fn the_thread_runs_while_callers_block_and_ends_with_its_home() {
+        let background = Background::on_thread().unwrap();
+        let (tell, told) = mpsc::channel();
+        background.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            tell.send(std::thread::current().name().map(str::to_owned)).unwrap();
+        });
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap().as_deref(), Some("larder"));
+        let (held, gone) = mpsc::channel::<()>();
+        background.spawn_until_close(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        drop(background);
+        assert_eq!(gone.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
+    }
+
+    #[tokio::test]
+    async fn closing_waits_for_what_has_an_end_and_ends_what_has_none() {
+        let background = Background::on_thread().unwrap();
+        let (tell, done) = tokio::sync::oneshot::channel();
+        background.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            tell.send(()).unwrap();
+        });
+        background.spawn_until_close(std::future::pending());
+        background.finish(PATIENCE).await;
+        background.stop(PATIENCE).await;
+        done.await.expect("it was waited for");
+        assert!(!background.spawn(async {}));
+    }
+}

@@ -1,0 +1,50 @@
+//! The thread of a `Larder` that has a server: a current-thread runtime that no caller can block or end.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{oneshot, watch};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Ends its thread when dropped, without waiting for it.
+#[derive(Debug)]
+pub(super) struct Thread {
+    runtime: Handle,
+    /// Dropped to stop the thread.
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+    /// Closed when the thread's runtime is gone.
+    gone: watch::Receiver<()>,
+}
+
+impl Thread {
+    pub(super) fn start() -> Result<Self> {
+        let fail =
+            |error| Error::with_source(ErrorKind::Server, "the background thread did not start", error);
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(fail)?;
+        let (stop, stopped) = oneshot::channel();
+        let (alive, gone) = watch::channel(());
+        let handle = runtime.handle().clone();
+        let run = move || {
+            let _ = runtime.block_on(stopped);
+            // A name that is being looked up must not hold up the end.
+            runtime.shutdown_background();
+            drop(alive);
+        };
+        std::thread::Builder::new().name("larder".into()).spawn(run).map_err(fail)?;
+        Ok(Self { runtime: handle, stop: Mutex::new(Some(stop)), gone })
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Stops the thread, and waits for its end within `patience`.
+    pub(super) async fn close(&self, patience: Duration) {
+        self.stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let mut gone = self.gone.clone();
+        let ended = async { while gone.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(patience, ended).await;
+    }
+}
