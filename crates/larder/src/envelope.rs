@@ -40,6 +40,8 @@ pub(crate) enum Kind {
 pub(crate) enum Codec {
     Json,
     MessagePack,
+    /// The value's own bytes.
+    Raw,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +137,7 @@ impl Envelope {
         let codec = match self.codec {
             Codec::Json => 0,
             Codec::MessagePack => 1,
+            Codec::Raw => 2,
         };
         let expires = u8::from(self.fresh_until == 0 && self.expires_at != 0);
         let tags = self.tags.iter().take(usize::from(u8::MAX));
@@ -189,6 +192,7 @@ impl Envelope {
         let codec = match packed & 7 {
             0 => Codec::Json,
             1 => Codec::MessagePack,
+            2 => Codec::Raw,
             _ => return Err(Damage::Unknown),
         };
         let mut tags = Vec::with_capacity(usize::from(tag_count));

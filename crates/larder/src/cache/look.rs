@@ -229,7 +229,7 @@ where
         })
     }
 
-    pub(super) fn decode(&self, bytes: &[u8]) -> Decoded<V> {
+    pub(super) fn decode(&self, bytes: &Bytes) -> Decoded<V> {
         self.shared.meter.read(bytes.len());
         let decoded = crate::value::decode(bytes, self.context.limits.max_value_bytes);
         if let Decoded::Unreadable(reason) = decoded {

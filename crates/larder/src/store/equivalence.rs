@@ -125,7 +125,7 @@ fn value(which: u8) -> Bytes {
         1 => placeholder(2),
         _ => {
             let stamp = Stamp { nonce: 2, ..Stamp::default() };
-            Bytes::from(Encoder::new(Format::Json, None, 100).encode(&"x", stamp).unwrap())
+            Bytes::from(Encoder::new(Format::Json, None, 100).encode(&"x".to_owned(), stamp).unwrap())
         }
     }
 }

@@ -1,8 +1,12 @@
 //! The codecs and the compression, each behind the feature that brings its crate.
 
+use std::fmt::Display;
+
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::{checked, raw};
 use crate::envelope::Codec;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -15,12 +19,18 @@ pub enum Format {
     #[default]
     Json,
     /// MessagePack with named fields behind the envelope: as tolerant as JSON, and a struct of 1 KiB that is mostly text takes
-    /// a third of the time to encode, two thirds to decode, and nine tenths of the bytes.
+    /// a third of the time to encode, two thirds to decode, and nine tenths of the bytes. It also carries NaN,
+    /// infinities, and maps whose keys are not text. Types that have a form for people (IP addresses, UUIDs) are
+    /// written in it.
     #[cfg(feature = "msgpack")]
     MessagePack,
     /// Bare JSON without an envelope, for programs in other languages that read the same keys. Such a value carries no
-    /// checksum and no versions, so tags cannot void it.
+    /// checksum and no versions, so tags cannot invalidate it.
     Plain,
+    /// Bytes as they are, behind the envelope, without a codec: for caches of `Vec<u8>`, [`bytes::Bytes`], `String`,
+    /// or anything else that is bytes to serde. Reading [`Bytes`](bytes::Bytes) copies nothing. A cache of another
+    /// type cannot be built with it.
+    Raw,
 }
 
 impl Format {
@@ -32,6 +42,11 @@ impl Format {
         Self::MessagePack,
     ];
 
+    /// What a value's payload is in, whether an envelope stands before it or not.
+    pub(super) fn payload_codec(self) -> Codec {
+        self.codec().unwrap_or(Codec::Json)
+    }
+
     /// The codec behind an envelope, or none where there is no envelope.
     pub(super) fn codec(self) -> Option<Codec> {
         match self {
@@ -39,36 +54,99 @@ impl Format {
             #[cfg(feature = "msgpack")]
             Self::MessagePack => Some(Codec::MessagePack),
             Self::Plain => None,
+            Self::Raw => Some(Codec::Raw),
         }
     }
 }
 
-pub(super) fn json<V: Serialize>(value: &V, out: &mut Vec<u8>) -> Result<()> {
-    serde_json::to_writer(out, value)
-        .map_err(|e| Error::with_source(ErrorKind::Encode, "the value cannot be written as JSON", e))
+/// Appends a value's bytes, unless reading them would give another value.
+pub(super) fn write<V: Serialize + 'static>(codec: Codec, value: &V, out: &mut Vec<u8>) -> Result<()> {
+    match codec {
+        Codec::Json => checked::serialize::<checked::Json, _>(value, &mut serde_json::Serializer::new(out))
+            .map_err(|error| unwritable("JSON", error)),
+        Codec::MessagePack => message_pack(value, out),
+        Codec::Raw => raw::write(value, out).map_err(|error| unwritable("raw bytes", error)),
+    }
+}
+
+/// Refuses a type that the format cannot carry, whatever its value.
+pub(crate) fn check<V: DeserializeOwned>(format: Format) -> Result<()> {
+    match format {
+        Format::Raw => raw::check::<V>().map_err(|error| {
+            let name = std::any::type_name::<V>();
+            Error::invalid(format!("Format::Raw is for bytes, and {name} is none: {error}"))
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cold]
+fn unwritable(format: &str, error: impl Display + std::error::Error + Send + Sync + 'static) -> Error {
+    Error::with_source(ErrorKind::Encode, format!("the value cannot be written as {format}: {error}"), error)
 }
 
 #[cfg(feature = "msgpack")]
-pub(super) fn message_pack<V: Serialize>(value: &V, out: &mut Vec<u8>) -> Result<()> {
-    rmp_serde::encode::write_named(out, value)
-        .map_err(|e| Error::with_source(ErrorKind::Encode, "the value cannot be written as MessagePack", e))
+fn message_pack<V: Serialize>(value: &V, out: &mut Vec<u8>) -> Result<()> {
+    // Human-readable, because what lies in a flattened field or an untagged enum is read so in any format: serde
+    // keeps such a part in a buffer, which forgets what format it came from (serde-rs/serde#2172).
+    let mut serializer = rmp_serde::Serializer::new(out).with_struct_map().with_human_readable();
+    checked::serialize::<checked::MessagePack, _>(value, &mut serializer)
+        .map_err(|error| unwritable("MessagePack", error))
 }
 
 #[cfg(not(feature = "msgpack"))]
-pub(super) fn message_pack<V: Serialize>(_: &V, _: &mut Vec<u8>) -> Result<()> {
+fn message_pack<V: Serialize>(_: &V, _: &mut Vec<u8>) -> Result<()> {
     Err(Error::new(ErrorKind::Encode, "this build of larder has no MessagePack: turn on the feature msgpack"))
 }
 
-pub(super) fn read<V: DeserializeOwned>(
+/// Why a payload is not a value of the wanted type. Its text is made only where it is asked for.
+pub(super) enum Unread {
+    Json(serde_json::Error),
+    #[cfg(feature = "msgpack")]
+    MessagePack(rmp_serde::decode::Error),
+    Raw(raw::NotBytes),
+    #[cfg(not(feature = "msgpack"))]
+    LeftOut,
+}
+
+impl Unread {
+    /// As in the metrics' label.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            #[cfg(not(feature = "msgpack"))]
+            Self::LeftOut => "unknown_layout",
+            _ => "decode",
+        }
+    }
+
+    pub(super) fn as_dyn(&self) -> &dyn Display {
+        match self {
+            Self::Json(error) => error,
+            #[cfg(feature = "msgpack")]
+            Self::MessagePack(error) => error,
+            Self::Raw(error) => error,
+            #[cfg(not(feature = "msgpack"))]
+            Self::LeftOut => &"this build of larder has no MessagePack",
+        }
+    }
+}
+
+/// `payload` is a part of `whole` where that may be shared.
+pub(super) fn read<V: DeserializeOwned + 'static>(
     codec: Codec,
     payload: &[u8],
-) -> std::result::Result<V, &'static str> {
+    whole: Option<&Bytes>,
+) -> std::result::Result<V, Unread> {
     match codec {
-        Codec::Json => serde_json::from_slice(payload).map_err(|_| "decode"),
+        Codec::Json => serde_json::from_slice(payload).map_err(Unread::Json),
         #[cfg(feature = "msgpack")]
-        Codec::MessagePack => rmp_serde::from_slice(payload).map_err(|_| "decode"),
+        Codec::MessagePack => {
+            let mut deserializer = rmp_serde::Deserializer::from_read_ref(payload).with_human_readable();
+            V::deserialize(&mut deserializer).map_err(Unread::MessagePack)
+        }
         #[cfg(not(feature = "msgpack"))]
-        Codec::MessagePack => Err("unknown_layout"),
+        Codec::MessagePack => Err(Unread::LeftOut),
+        Codec::Raw => raw::read(payload, whole).map_err(Unread::Raw),
     }
 }
 

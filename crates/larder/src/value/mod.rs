@@ -4,11 +4,15 @@
 //! under its names, whatever the format was then. Bytes that cannot be believed are a miss with a reason, never a
 //! panic and never a wrong value.
 
+mod checked;
 mod format;
+mod raw;
+mod verify;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -16,6 +20,7 @@ use crate::envelope::{self, Codec, Compression, Envelope, Kind, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use format::Format;
+pub(crate) use format::check;
 
 /// How a cache writes its values.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ pub(crate) struct Encoder {
     format: Format,
     compress_above: Option<usize>,
     max_bytes: usize,
+    /// Whether what was written is read again before it counts as written.
+    verify: bool,
     /// What the last value took: reserving it at once saves the growing of a buffer from nothing.
     room: AtomicUsize,
 }
@@ -79,30 +86,37 @@ pub(crate) fn restamped(bytes: &[u8], nonce: u64, fresh_until: u64) -> Option<Ve
 
 impl Encoder {
     pub(crate) fn new(format: Format, compress_above: Option<usize>, max_bytes: usize) -> Self {
-        Self { format, compress_above, max_bytes, room: AtomicUsize::new(128) }
+        Self { format, compress_above, max_bytes, verify: false, room: AtomicUsize::new(128) }
+    }
+
+    /// Whether to read again what was written, and compare.
+    pub(crate) fn verifying(self, verify: bool) -> Self {
+        Self { verify, ..self }
     }
 
     pub(crate) fn format(&self) -> Format {
         self.format
     }
 
-    pub(crate) fn encode<V: Serialize>(&self, value: &V, stamp: Stamp) -> Result<Vec<u8>> {
+    pub(crate) fn encode<V>(&self, value: &V, stamp: Stamp) -> Result<Vec<u8>>
+    where
+        V: Serialize + DeserializeOwned + 'static,
+    {
         // A little more than the last: values of one kind differ by a few digits.
         let mut out = Vec::with_capacity(self.room.load(Relaxed) + 32);
         let Some(codec) = self.format.codec() else {
-            format::json(value, &mut out)?;
+            format::write(Codec::Json, value, &mut out)?;
             self.check_size(out.len())?;
+            self.verify(value, &out)?;
             return Ok(out);
         };
         let mut envelope = stamp.envelope(Kind::Value, codec);
         envelope.begin(&mut out);
         let payload_start = out.len();
-        match codec {
-            Codec::Json => format::json(value, &mut out)?,
-            Codec::MessagePack => format::message_pack(value, &mut out)?,
-        }
+        format::write(codec, value, &mut out)?;
         let payload = out.get(payload_start..).unwrap_or_default();
         self.check_size(payload.len())?;
+        self.verify(value, payload)?;
         // Not the room of an unusually large value: every later one would take as much.
         self.room.store(out.len().min(64 * 1024), Relaxed);
 
@@ -116,6 +130,34 @@ impl Encoder {
         }
         envelope::seal(&mut out);
         Ok(out)
+    }
+
+    /// Whether `payload` gives the value back.
+    fn verify<V>(&self, value: &V, payload: &[u8]) -> Result<()>
+    where
+        V: Serialize + DeserializeOwned + 'static,
+    {
+        if !self.verify {
+            return Ok(());
+        }
+        let differs = |why: String| Err(Error::new(ErrorKind::Encode, why));
+        let read: V = match format::read(self.format.payload_codec(), payload, None) {
+            Ok(read) => read,
+            Err(error) => {
+                return differs(format!(
+                    "the value cannot be read again from {:?}: {}",
+                    self.format,
+                    error.as_dyn()
+                ));
+            }
+        };
+        match (verify::fingerprint(value), verify::fingerprint(&read)) {
+            (Ok(before), Ok(after)) if before == after => Ok(()),
+            (Err(error), _) | (_, Err(error)) => {
+                differs(format!("the value cannot be compared with what was written of it: {error}"))
+            }
+            _ => differs(format!("the value is another one when it is read again from {:?}", self.format)),
+        }
     }
 
     fn check_size(&self, bytes: usize) -> Result<()> {
@@ -154,7 +196,7 @@ pub(crate) enum Decoded<V> {
 }
 
 /// Decodes what `get` found. `max_bytes` bounds what a compressed value may grow to.
-pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8], max_bytes: usize) -> Decoded<V> {
+pub(crate) fn decode<V: DeserializeOwned + 'static>(bytes: &Bytes, max_bytes: usize) -> Decoded<V> {
     if bytes.first() != Some(&envelope::MAGIC) {
         return match serde_json::from_slice(bytes) {
             Ok(value) => Decoded::Value(value, Meta::default()),
@@ -181,15 +223,15 @@ pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8], max_bytes: usize) -> Dec
         Kind::Value => {}
     }
     let decoded = match compression {
-        Compression::None => format::read(codec, payload),
-        Compression::Lz4 => match format::decompress(payload, max_bytes) {
-            Ok(payload) => format::read(codec, &payload),
-            Err(reason) => Err(reason),
+        Compression::None => format::read(codec, payload, Some(bytes)),
+        Compression::Lz4 => match format::decompress(payload, max_bytes).map(Bytes::from) {
+            Ok(payload) => format::read(codec, &payload, Some(&payload)),
+            Err(reason) => return Decoded::Unreadable(reason),
         },
     };
     match decoded {
         Ok(value) => Decoded::Value(value, meta),
-        Err(reason) => Decoded::Unreadable(reason),
+        Err(error) => Decoded::Unreadable(error.reason()),
     }
 }
 
@@ -219,7 +261,7 @@ mod tests {
     }
 
     fn value(bytes: &[u8]) -> Option<Item> {
-        match decode(bytes, 1 << 20) {
+        match decode(&Bytes::copy_from_slice(bytes), 1 << 20) {
             Decoded::Value(value, _) => Some(value),
             _ => None,
         }
@@ -246,7 +288,7 @@ mod tests {
 
         #[test]
         fn foreign_bytes_never_panic(bytes: Vec<u8>) {
-            let _ = decode::<Item>(&bytes, 1 << 20);
+            let _ = decode::<Item>(&bytes.into(), 1 << 20);
         }
 
         #[test]
@@ -268,7 +310,7 @@ mod tests {
             envelope.begin(&mut bytes);
             bytes.extend_from_slice(&payload);
             envelope::seal(&mut bytes);
-            let _ = decode::<Item>(&bytes, 1 << 20);
+            let _ = decode::<Item>(&bytes.into(), 1 << 20);
         }
     }
 
@@ -300,11 +342,13 @@ mod tests {
         let long = "larder ".repeat(1000);
         let bytes = encoder.encode(&long, Stamp::default()).unwrap();
         assert!(bytes.len() < long.len() / 10, "{}", bytes.len());
-        assert!(matches!(decode::<String>(&bytes, 1 << 20), Decoded::Value(back, _) if back == long));
+        assert!(matches!(decode::<String>(&bytes.into(), 1 << 20), Decoded::Value(back, _) if back == long));
 
         let noise: Vec<u64> = (0..100u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
         let bytes = encoder.encode(&noise, Stamp::default()).unwrap();
-        assert!(matches!(decode::<Vec<u64>>(&bytes, 1 << 20), Decoded::Value(back, _) if back == noise));
+        assert!(
+            matches!(decode::<Vec<u64>>(&bytes.into(), 1 << 20), Decoded::Value(back, _) if back == noise)
+        );
     }
 
     #[test]
@@ -312,6 +356,6 @@ mod tests {
     fn decompression_stops_at_the_maximum() {
         let encoder = Encoder::new(Format::Json, Some(0), 1 << 20);
         let bytes = encoder.encode(&"0".repeat(100_000), Stamp::default()).unwrap();
-        assert!(matches!(decode::<String>(&bytes, 99_999), Decoded::Unreadable("too_large")));
+        assert!(matches!(decode::<String>(&bytes.into(), 99_999), Decoded::Unreadable("too_large")));
     }
 }

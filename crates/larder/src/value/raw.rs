@@ -1,0 +1,461 @@
+//! Bytes as they are, behind the envelope: `Format::Raw`.
+//!
+//! A cache is generic over its values, and stable Rust has no specialisation that could treat bytes apart. Two things
+//! stand in for it. `Vec<u8>`, `Bytes` and `String` are recognised by [`Any`], which the compiler decides for each
+//! type while it builds: their bytes are copied, and `Bytes` that are read share what the server sent. Any other type
+//! (a newtype around those, `serde_bytes`, `[u8; 16]`,
+//! `Arc<[u8]>`) says to serde what it is, and a serializer and a deserializer that know nothing but bytes take it, or
+//! name what it is instead. [`check`] asks a type before any value exists how it wants to be read, so that a cache of
+//! structs is refused when it is built.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt::{self, Display};
+
+use bytes::Bytes;
+use serde::de::value::SeqDeserializer;
+use serde::de::{self, DeserializeOwned, DeserializeSeed, SeqAccess, Visitor};
+use serde::ser::{self, Impossible, Serialize, Serializer};
+use serde::{Deserializer, forward_to_deserialize_any};
+
+/// Appends a value's bytes.
+pub(super) fn write<V: Serialize + 'static>(value: &V, out: &mut Vec<u8>) -> Result<(), NotBytes> {
+    let any: &dyn Any = value;
+    let known = any.downcast_ref::<Vec<u8>>().map(Vec::as_slice);
+    let known = known.or_else(|| any.downcast_ref::<Bytes>().map(|bytes| &**bytes));
+    match known.or_else(|| any.downcast_ref::<String>().map(String::as_bytes)) {
+        Some(bytes) => {
+            out.extend_from_slice(bytes);
+            Ok(())
+        }
+        None => value.serialize(Writer(out)),
+    }
+}
+
+/// The value that `payload` is. It is a part of `whole` where that may be shared.
+pub(super) fn read<V: DeserializeOwned + 'static>(
+    payload: &[u8],
+    whole: Option<&Bytes>,
+) -> Result<V, NotBytes> {
+    let mut found: Option<V> = None;
+    let place: &mut dyn Any = &mut found;
+    if let Some(place) = place.downcast_mut::<Option<Bytes>>() {
+        *place =
+            Some(whole.map_or_else(|| Bytes::copy_from_slice(payload), |whole| whole.slice_ref(payload)));
+    } else if let Some(place) = place.downcast_mut::<Option<Vec<u8>>>() {
+        *place = Some(payload.to_vec());
+    }
+    match found {
+        Some(value) => Ok(value),
+        None => V::deserialize(Reader(payload)),
+    }
+}
+
+/// Refuses a type that is not read from bytes.
+pub(super) fn check<V: DeserializeOwned>() -> Result<(), NotBytes> {
+    let wants = Cell::new(None);
+    // The answer lies in what the type asked for: there is no value to give it.
+    let _ = V::deserialize(Probe { wants: &wants, within: false });
+    match wants.get() {
+        Some(Wants::Bytes) => Ok(()),
+        Some(Wants::Else(what)) => Err(NotBytes(format!("it is read from {what}"))),
+        None => Err(NotBytes("it is not read from anything".into())),
+    }
+}
+
+/// What a value is instead of bytes.
+#[derive(Debug)]
+pub(super) struct NotBytes(String);
+
+impl Display for NotBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotBytes {}
+
+impl ser::Error for NotBytes {
+    fn custom<T: Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+}
+
+impl de::Error for NotBytes {
+    fn custom<T: Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+}
+
+fn found<T>(what: &str) -> Result<T, NotBytes> {
+    Err(NotBytes(format!("Format::Raw keeps bytes, and this is {what}")))
+}
+
+struct Writer<'a>(&'a mut Vec<u8>);
+
+macro_rules! refuse {
+    ($what:literal: $($method:ident($type:ty)),*) => {$(
+        fn $method(self, _: $type) -> Result<(), NotBytes> {
+            found($what)
+        }
+    )*};
+}
+
+/// What no bytes are, to [`Writer`] and to [`Byte`].
+macro_rules! refuse_structures {
+    () => {
+        type SerializeTupleStruct = Impossible<(), NotBytes>;
+        type SerializeTupleVariant = Impossible<(), NotBytes>;
+        type SerializeMap = Impossible<(), NotBytes>;
+        type SerializeStruct = Impossible<(), NotBytes>;
+        type SerializeStructVariant = Impossible<(), NotBytes>;
+
+        refuse!("a bool": serialize_bool(bool));
+        refuse!("a number": serialize_i8(i8), serialize_i16(i16), serialize_i32(i32), serialize_i64(i64),
+            serialize_u16(u16), serialize_u32(u32), serialize_u64(u64), serialize_f32(f32), serialize_f64(f64));
+        refuse!("a char": serialize_char(char));
+
+        fn serialize_none(self) -> Result<(), NotBytes> {
+            found("an Option")
+        }
+
+        fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<(), NotBytes> {
+            found("an Option")
+        }
+
+        fn serialize_unit(self) -> Result<(), NotBytes> {
+            found("a unit")
+        }
+
+        fn serialize_unit_struct(self, _: &'static str) -> Result<(), NotBytes> {
+            found("a unit")
+        }
+
+        fn serialize_unit_variant(self, _: &'static str, _: u32, _: &'static str) -> Result<(), NotBytes> {
+            found("an enum")
+        }
+
+        fn serialize_newtype_variant<T: Serialize + ?Sized>(
+            self,
+            _: &'static str,
+            _: u32,
+            _: &'static str,
+            _: &T,
+        ) -> Result<(), NotBytes> {
+            found("an enum")
+        }
+
+        fn serialize_tuple_struct(
+            self,
+            _: &'static str,
+            _: usize,
+        ) -> Result<Self::SerializeTupleStruct, NotBytes> {
+            found("a struct")
+        }
+
+        fn serialize_tuple_variant(
+            self,
+            _: &'static str,
+            _: u32,
+            _: &'static str,
+            _: usize,
+        ) -> Result<Self::SerializeTupleVariant, NotBytes> {
+            found("an enum")
+        }
+
+        fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap, NotBytes> {
+            found("a map")
+        }
+
+        fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeStruct, NotBytes> {
+            found("a struct")
+        }
+
+        fn serialize_struct_variant(
+            self,
+            _: &'static str,
+            _: u32,
+            _: &'static str,
+            _: usize,
+        ) -> Result<Self::SerializeStructVariant, NotBytes> {
+            found("an enum")
+        }
+    };
+}
+
+impl<'a> Serializer for Writer<'a> {
+    type Ok = ();
+    type Error = NotBytes;
+    type SerializeSeq = Writer<'a>;
+    type SerializeTuple = Writer<'a>;
+
+    refuse!("a number": serialize_u8(u8));
+    refuse_structures!();
+
+    fn serialize_str(self, value: &str) -> Result<(), NotBytes> {
+        self.serialize_bytes(value.as_bytes())
+    }
+
+    fn serialize_bytes(self, value: &[u8]) -> Result<(), NotBytes> {
+        self.0.extend_from_slice(value);
+        Ok(())
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Result<(), NotBytes> {
+        value.serialize(self)
+    }
+
+    fn serialize_seq(self, len: Option<usize>) -> Result<Self, NotBytes> {
+        self.0.reserve(len.unwrap_or(0));
+        Ok(self)
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<Self, NotBytes> {
+        Ok(self)
+    }
+}
+
+macro_rules! bytes_of {
+    ($($name:ident),*) => {$(
+        impl ser::$name for Writer<'_> {
+            type Ok = ();
+            type Error = NotBytes;
+
+            #[inline]
+            fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), NotBytes> {
+                value.serialize(Byte(self.0))
+            }
+
+            fn end(self) -> Result<(), NotBytes> {
+                Ok(())
+            }
+        }
+    )*};
+}
+
+bytes_of!(SerializeSeq, SerializeTuple);
+
+/// An element of a sequence, which must be a byte.
+struct Byte<'a>(&'a mut Vec<u8>);
+
+impl Serializer for Byte<'_> {
+    type Ok = ();
+    type Error = NotBytes;
+    type SerializeSeq = Impossible<(), NotBytes>;
+    type SerializeTuple = Impossible<(), NotBytes>;
+
+    refuse_structures!();
+
+    #[inline]
+    fn serialize_u8(self, value: u8) -> Result<(), NotBytes> {
+        self.0.push(value);
+        Ok(())
+    }
+
+    fn serialize_str(self, _: &str) -> Result<(), NotBytes> {
+        found("a sequence of texts")
+    }
+
+    fn serialize_bytes(self, _: &[u8]) -> Result<(), NotBytes> {
+        found("a sequence of bytes of bytes")
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Result<(), NotBytes> {
+        value.serialize(self)
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<Self::SerializeSeq, NotBytes> {
+        found("a sequence of sequences")
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<Self::SerializeTuple, NotBytes> {
+        found("a sequence of tuples")
+    }
+}
+
+struct Reader<'de>(&'de [u8]);
+
+impl<'de> Deserializer<'de> for Reader<'de> {
+    type Error = NotBytes;
+
+    fn deserialize_any<T: Visitor<'de>>(self, _: T) -> Result<T::Value, NotBytes> {
+        found("another type")
+    }
+
+    fn deserialize_bytes<T: Visitor<'de>>(self, visitor: T) -> Result<T::Value, NotBytes> {
+        visitor.visit_borrowed_bytes(self.0)
+    }
+
+    fn deserialize_byte_buf<T: Visitor<'de>>(self, visitor: T) -> Result<T::Value, NotBytes> {
+        visitor.visit_borrowed_bytes(self.0)
+    }
+
+    fn deserialize_str<T: Visitor<'de>>(self, visitor: T) -> Result<T::Value, NotBytes> {
+        match str::from_utf8(self.0) {
+            Ok(text) => visitor.visit_borrowed_str(text),
+            Err(_) => Err(NotBytes("bytes that are not UTF-8 text".into())),
+        }
+    }
+
+    fn deserialize_string<T: Visitor<'de>>(self, visitor: T) -> Result<T::Value, NotBytes> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_seq<T: Visitor<'de>>(self, visitor: T) -> Result<T::Value, NotBytes> {
+        let mut bytes = SeqDeserializer::new(self.0.iter().copied());
+        let value = visitor.visit_seq(&mut bytes)?;
+        bytes.end()?;
+        Ok(value)
+    }
+
+    fn deserialize_tuple<T: Visitor<'de>>(self, _: usize, visitor: T) -> Result<T::Value, NotBytes> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_newtype_struct<T: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: T,
+    ) -> Result<T::Value, NotBytes> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char option unit unit_struct tuple_struct map
+        struct enum identifier ignored_any
+    }
+}
+
+/// How a type wants to be read.
+#[derive(Debug, Clone, Copy)]
+enum Wants {
+    Bytes,
+    Else(&'static str),
+}
+
+/// Notes what a type asks for, and gives it nothing.
+#[derive(Clone, Copy)]
+struct Probe<'a> {
+    wants: &'a Cell<Option<Wants>>,
+    /// Whether this is an element of a sequence.
+    within: bool,
+}
+
+impl Probe<'_> {
+    fn note<T>(self, wants: Wants) -> Result<T, NotBytes> {
+        self.wants.set(Some(wants));
+        Err(NotBytes("a probe has nothing to give".into()))
+    }
+
+    fn whole<T>(self, what: &'static str) -> Result<T, NotBytes> {
+        self.note(if self.within { Wants::Else(what) } else { Wants::Bytes })
+    }
+}
+
+macro_rules! probe {
+    ($($method:ident: $what:literal),*) => {$(
+        fn $method<T: Visitor<'de>>(self, _: T) -> Result<T::Value, NotBytes> {
+            self.note(Wants::Else($what))
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Probe<'_> {
+    type Error = NotBytes;
+
+    probe!(
+        deserialize_any: "whatever is there", deserialize_bool: "a bool", deserialize_i8: "a number",
+        deserialize_i16: "a number", deserialize_i32: "a number", deserialize_i64: "a number",
+        deserialize_i128: "a number", deserialize_u16: "a number", deserialize_u32: "a number",
+        deserialize_u64: "a number", deserialize_u128: "a number", deserialize_f32: "a number",
+        deserialize_f64: "a number", deserialize_char: "a char", deserialize_option: "an Option",
+        deserialize_unit: "a unit", deserialize_map: "a map", deserialize_identifier: "a name",
+        deserialize_ignored_any: "nothing"
+    );
+
+    fn deserialize_u8<T: Visitor<'de>>(self, _: T) -> Result<T::Value, NotBytes> {
+        self.note(if self.within { Wants::Bytes } else { Wants::Else("a number") })
+    }
+
+    fn deserialize_str<T: Visitor<'de>>(self, _: T) -> Result<T::Value, NotBytes> {
+        self.whole("a sequence of texts")
+    }
+
+    fn deserialize_string<T: Visitor<'de>>(self, _: T) -> Result<T::Value, NotBytes> {
+        self.whole("a sequence of texts")
+    }
+
+    fn deserialize_bytes<T: Visitor<'de>>(self, _: T) -> Result<T::Value, NotBytes> {
+        self.whole("a sequence of bytes of bytes")
+    }
+
+    fn deserialize_byte_buf<T: Visitor<'de>>(self, _: T) -> Result<T::Value, NotBytes> {
+        self.whole("a sequence of bytes of bytes")
+    }
+
+    fn deserialize_seq<T: Visitor<'de>>(self, visitor: T) -> Result<T::Value, NotBytes> {
+        if self.within {
+            return self.note(Wants::Else("a sequence of sequences"));
+        }
+        visitor.visit_seq(Probe { within: true, ..self })
+    }
+
+    fn deserialize_tuple<T: Visitor<'de>>(self, _: usize, visitor: T) -> Result<T::Value, NotBytes> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_newtype_struct<T: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: T,
+    ) -> Result<T::Value, NotBytes> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_unit_struct<T: Visitor<'de>>(self, _: &'static str, _: T) -> Result<T::Value, NotBytes> {
+        self.note(Wants::Else("a unit"))
+    }
+
+    fn deserialize_tuple_struct<T: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: usize,
+        _: T,
+    ) -> Result<T::Value, NotBytes> {
+        self.note(Wants::Else("a struct"))
+    }
+
+    fn deserialize_struct<T: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        _: T,
+    ) -> Result<T::Value, NotBytes> {
+        self.note(Wants::Else("a struct"))
+    }
+
+    fn deserialize_enum<T: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        _: T,
+    ) -> Result<T::Value, NotBytes> {
+        self.note(Wants::Else("an enum"))
+    }
+}
+
+impl<'de> SeqAccess<'de> for Probe<'_> {
+    type Error = NotBytes;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, NotBytes> {
+        seed.deserialize(*self).map(Some)
+    }
+}
