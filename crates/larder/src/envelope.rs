@@ -234,31 +234,10 @@ pub(crate) fn nonce(bytes: &[u8]) -> Option<u64> {
     }
 }
 
-/// Whether these bytes claim to be larder's.
-pub(crate) fn has_envelope(bytes: &[u8]) -> bool {
-    matches!(bytes, [MAGIC, LAYOUT, ..])
-}
-
-/// The tags that a value says it carries. Not to be believed without the checksum.
-pub(crate) fn tags(bytes: &[u8]) -> Vec<&str> {
-    match bytes {
-        [MAGIC, LAYOUT, _, count, ..] if *count > 0 => {
-            let mut reader = Reader(bytes.get(HEADER..).unwrap_or_default());
-            let mut next = || -> Result<&str, Damage> {
-                reader.take(8)?;
-                let [length] = reader.array()?;
-                str::from_utf8(reader.take(usize::from(length))?).map_err(|_| Damage::Unknown)
-            };
-            (0..*count).map_while(|_| next().ok()).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
 /// What the first bytes of an entry tell without its payload: nothing else can be believed without the checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Glance {
-    /// A placeholder or a known absence: for a reader nothing is here.
+    /// A placeholder, a known absence, an empty string or an unknown layout: for a reader nothing is here.
     Nothing,
     /// No envelope.
     Bare,
@@ -289,7 +268,8 @@ pub(crate) fn glance(start: &[u8]) -> Glance {
                 Err(_) => Glance::Nothing,
             }
         }
-        [] => Glance::Nothing,
+        // Of a layout that this build cannot read.
+        [] | [MAGIC, ..] => Glance::Nothing,
         _ => Glance::Bare,
     }
 }

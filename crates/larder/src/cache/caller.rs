@@ -90,7 +90,7 @@ where
                 Some(Err(Failure::Again)) if loader.is_some() => {}
                 outcome => return self.outcome(outcome, stale),
             }
-            let looked = self.cache.bounded(self.cache.look_at_store(&self.entry)).await;
+            let looked = self.cache.bounded(self.cache.fetch(&self.entry)).await;
             away = looked.as_ref().is_err_and(Error::is_outage);
             found = self.usable(looked);
         }

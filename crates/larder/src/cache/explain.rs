@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::verdict::{self, Cause, Judged, Verdict};
 use crate::context::Context;
-use crate::envelope::{Envelope, Kind};
 use crate::error::Result;
 use crate::keyspace::Keyspace;
 use crate::name::Name;
@@ -86,12 +86,7 @@ impl Explanation {
         let refreshing = store.get(&Keyspace::lease(&name)).await?.as_deref().and_then(read_version);
         let stored = match bytes {
             None => Stored::Nothing,
-            Some(_) if context.outbox.holds(&name, &clear_of(context, entry)) => Stored::Overdue,
-            Some(bytes) if !crate::envelope::has_envelope(&bytes) => Stored::Bare,
-            Some(bytes) => match Envelope::parse(&bytes) {
-                Err(damage) => Stored::Unreadable(damage.as_str()),
-                Ok((envelope, _)) => judged(context, entry, &envelope).await?,
-            },
+            Some(bytes) => stored(verdict::judged(context, &clear_of(context, entry), &name, &bytes).await?),
         };
         Ok(Self { name: name.as_str().to_owned(), near, stored, remaining, refreshing })
     }
@@ -114,41 +109,28 @@ fn near(context: &Context, name: &str) -> NearVerdict {
         NearVerdict::TooOld
     } else if !believed {
         NearVerdict::Untrusted
-    } else if copy.tags.iter().all(|tag| {
-        let known = context.changes.versions.known(&context.keyspace.tag(&tag.tag), store.lanes(), now);
-        known.is_some_and(|known| known.version == tag.version)
-    }) {
+    } else if verdict::tags_hold(context, &copy.tags) {
         NearVerdict::Served
     } else {
         NearVerdict::TagsUnknown
     }
 }
 
-async fn judged(context: &Context, entry: &str, envelope: &Envelope) -> Result<Stored> {
-    if envelope.kind == Kind::Placeholder {
-        return Ok(Stored::Loading(envelope.nonce));
+/// What a reader makes of it, in the words of this page.
+fn stored(judged: Judged) -> Stored {
+    match judged.verdict {
+        Verdict::Serve(payload) if payload.is_bare() => Stored::Bare,
+        Verdict::Serve(_) => Stored::Fresh,
+        Verdict::Stale(_) => Stored::Stale,
+        Verdict::Absent => Stored::Absent,
+        Verdict::Placeholder => Stored::Loading(judged.meta.nonce),
+        // All versions were asked for.
+        Verdict::Nothing | Verdict::Ask(_) => Stored::Nothing,
+        Verdict::Invalid(Cause::Queued) => Stored::Overdue,
+        Verdict::Invalid(Cause::Clear) => Stored::Void { by: "clear".to_owned() },
+        Verdict::Invalid(Cause::Tag(tag)) => Stored::Void { by: tag },
+        Verdict::Unreadable(reason) => Stored::Unreadable(reason),
     }
-    let store = context.store()?;
-    let clear = clear_of(context, entry);
-    let mut names = vec![clear];
-    names.extend(envelope.tags.iter().map(|tag| context.keyspace.tag(&tag.tag)));
-    // Not through the tracked connection, which may be what there is to explain.
-    let current = store.get_many(&names).await?;
-    let current = current.iter().map(|bytes| bytes.as_deref().and_then(read_version));
-    let carried: Vec<(&str, u64)> = std::iter::once(("clear", envelope.clear_version))
-        .chain(envelope.tags.iter().map(|tag| (tag.tag.as_str(), tag.version)))
-        .collect();
-    for ((what, version), current) in carried.into_iter().zip(current) {
-        let uncleared = what == "clear" && version == 0;
-        if !uncleared && current != Some(version) {
-            return Ok(Stored::Void { by: what.to_owned() });
-        }
-    }
-    Ok(match envelope.kind {
-        Kind::Absence => Stored::Absent,
-        _ if envelope.fresh_until != 0 && envelope.fresh_until <= store.now() => Stored::Stale,
-        _ => Stored::Fresh,
-    })
 }
 
 impl fmt::Display for Explanation {

@@ -230,7 +230,7 @@ where
         loop {
             let current = match found.take() {
                 Some(found) => found,
-                None => cache.bounded(cache.look_at_store(&self.entry)).await?,
+                None => cache.bounded(cache.fetch(&self.entry)).await?,
             };
             let in_place_of = match current {
                 Found::Fresh(kept) if self.reason == Reason::Missing => {
@@ -278,7 +278,7 @@ where
                 FillStart::Begun => return fence(claim, None),
                 FillStart::Occupied(bytes) => {
                     claim.disarm();
-                    found = Some(cache.bounded(cache.judge(&self.entry, bytes)).await?);
+                    found = Some(cache.bounded(cache.classify(&self.entry, bytes)).await?);
                 }
             }
         }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Cache, kept::Found};
+use super::Cache;
+use super::verdict::Verdict;
 use crate::call::Call;
 use crate::context::RENEWAL_SPAN;
 use crate::envelope::nonce;
@@ -76,8 +77,8 @@ where
         for _ in 0..MOST_ATTEMPTS {
             let Some(bytes) = store.get(entry).await? else { return Ok(false) };
             // One millisecond after 1970 is long ago, and not "until it expires".
-            let stale = match self.judge(entry, bytes.clone()).await? {
-                Found::Fresh(_) | Found::Stale(_) => restamped(&bytes, self.context.random.nonce(), 1),
+            let stale = match self.verdict(entry, &bytes).await?.verdict {
+                Verdict::Serve(_) | Verdict::Stale(_) => restamped(&bytes, self.context.random.nonce(), 1),
                 _ => None,
             };
             match (nonce(&bytes), stale) {
@@ -138,7 +139,9 @@ where
         let store = self.context.store()?;
         for _ in 0..MOST_ATTEMPTS {
             let Some(bytes) = store.get(entry).await? else { return Ok(false) };
-            let Found::Fresh(_) = self.judge(entry, bytes.clone()).await? else { return Ok(false) };
+            if !self.verdict(entry, &bytes).await?.is_served() {
+                return Ok(false);
+            }
             let expiry = crate::store::Expiry::After(ttl);
             let fresh_until = store.now().saturating_add(expiry.as_millis().unwrap_or(0));
             let (Some(nonce), Some(bytes)) =

@@ -80,10 +80,6 @@ impl<V> Kept<V> {
         Self { value, source, nonce, written_at, fresh_until, load_cost }
     }
 
-    pub(super) fn is_stale(&self, now: u64) -> bool {
-        self.fresh_until != 0 && self.fresh_until <= now
-    }
-
     /// How old it is at `now`, the server's milliseconds.
     pub(super) fn age(&self, now: u64) -> Option<Duration> {
         (self.written_at != 0).then(|| Duration::from_millis(now.saturating_sub(self.written_at)))

@@ -17,13 +17,13 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep};
 
 use super::caller::Caller;
+use super::fetch::Fetch;
 use super::fill::Reason;
 use super::flight::Tags;
 use super::kept::{Entry, Found, Kept, NearCopy};
 use super::load_error::LoadError;
 use super::loader::{Loader, erased};
 use super::loading::Loading;
-use super::look::LookUp;
 use super::{Cache, tag};
 use crate::call::timer;
 use crate::error::{Error, Result};
@@ -195,10 +195,10 @@ where
     }
 
     /// What the store has, for a load that no near copy answers.
-    fn look_past(&self, entry: Name, reason: Reason) -> LookUp<'_, V> {
+    fn look_past(&self, entry: Name, reason: Reason) -> Fetch<'_, V> {
         match reason {
-            Reason::Forced => Box::pin(async move { self.bounded(self.look_at_store(&entry)).await }),
-            Reason::Missing | Reason::Early => Box::pin(self.bounded(self.look_past_near(entry))),
+            Reason::Forced => Box::pin(async move { self.bounded(self.fetch(&entry)).await }),
+            Reason::Missing | Reason::Early => Box::pin(self.bounded(self.fetch_counted(entry))),
         }
     }
 
@@ -228,7 +228,7 @@ where
         if kind.reason == Reason::Forced {
             return Ok(None);
         }
-        self.look_near(entry, |copy| {
+        self.get_local(entry, |copy| {
             let (fresh_until, load_cost) =
                 copy.more.as_ref().map_or((0, 0), |more| (more.fresh_until, more.load_cost));
             if kind.is_settled_by(self, fresh_until, load_cost) {
@@ -287,7 +287,7 @@ pin_project! {
         cache: &'a Cache<V>,
         request: Option<Request<K, S>>,
         timeout: Option<Duration>,
-        look_up: Option<LookUp<'a, V>>,
+        look_up: Option<Fetch<'a, V>>,
         // Whatever is not a hit: waiting and loading.
         slow: Option<Slow<'a, V, E>>,
         started: Option<Instant>,

@@ -185,7 +185,7 @@ where
 
         let names: Vec<Name> = keys.iter().map(|(name, _)| name.clone()).collect();
         let mut away = false;
-        let found = match cache.bounded(cache.look_many(&names)).await {
+        let found = match cache.bounded(cache.fetch_many(&names)).await {
             Ok(found) => found.into_iter().map(Some).collect(),
             Err(error) => {
                 cache.shared.meter.bypassed(&error);

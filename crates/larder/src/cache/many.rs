@@ -51,7 +51,7 @@ where
     ) -> Call<'_, impl Future<Output = Result<Vec<Option<V>>>> + Send> {
         let entries: Result<Vec<Name>> = keys.into_iter().map(|key| self.entry(key)).collect();
         Call::new(self.context.limits.response_timeout, &self.shared.meter.get_many, async move {
-            let found = self.look_many(&entries?).await?;
+            let found = self.fetch_many(&entries?).await?;
             Ok(found
                 .into_iter()
                 .map(|found| match found {

@@ -10,12 +10,13 @@ use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::fetch::Fetch;
 use super::kept::{Found, Kept};
-use super::look::LookUp;
 use super::tag::{self, TagSnapshot};
+use super::verdict::{Answers, Judged, Verdict, ask, judge_start};
 use super::{Cache, Entry, Source, builder};
 use crate::call::Call;
-use crate::envelope::{Glance, TagVersion, glance};
+use crate::envelope::TagVersion;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::lock::Fence;
@@ -75,7 +76,7 @@ where
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.get, async move {
             let entry = entry?;
-            Ok(match self.look(&entry).await? {
+            Ok(match self.lookup(&entry).await? {
                 Found::Fresh(kept) | Found::Stale(kept) => {
                     let left = match kept.source {
                         Source::Near => None,
@@ -207,28 +208,7 @@ where
             let entry = entry?;
             let store = self.context.store()?;
             let start = store.peek(&entry).await?;
-            if self.is_overdue(&entry) {
-                return Ok(false);
-            }
-            match glance(&start) {
-                Glance::Nothing => Ok(false),
-                Glance::Bare => Ok(true),
-                // Only the checksum tells whether these bytes are to be believed; what they say of freshness and of the
-                // cache's version is only looked at.
-                Glance::Value { tagged: false, fresh_until, clear_version } => {
-                    if fresh_until != 0 && fresh_until <= store.now() {
-                        return Ok(false);
-                    }
-                    Box::pin(self.is_current(clear_version)).await
-                }
-                Glance::Value { .. } => {
-                    let whole = async {
-                        let Some(bytes) = store.get(&entry).await? else { return Ok(false) };
-                        Ok(matches!(self.judge(&entry, bytes).await?, Found::Fresh(_)))
-                    };
-                    Box::pin(whole).await
-                }
-            }
+            self.counts(&entry, &start, |verdict| matches!(verdict, Verdict::Serve(_))).await
         })
     }
 
@@ -262,9 +242,9 @@ where
         })
     }
 
-    /// How long an entry will still be kept, if there is one. Tags are not looked at.
+    /// How long an entry will still be kept, if there is one that counts: fresh, or stale.
     ///
-    /// One round trip.
+    /// One round trip. A value that carries tags is read whole, which is one more.
     ///
     /// # Errors
     ///
@@ -276,9 +256,37 @@ where
     pub fn ttl(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<Option<Expiry>>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.ttl, async move {
-            let there = self.context.store()?.remaining(&entry?).await?;
-            Ok(there.filter(|(start, _)| glance(start) != Glance::Nothing).map(|(_, expiry)| expiry))
+            let entry = entry?;
+            let Some((start, expiry)) = self.context.store()?.remaining(&entry).await? else {
+                return Ok(None);
+            };
+            let kept = |verdict: &Verdict| matches!(verdict, Verdict::Serve(_) | Verdict::Stale(_));
+            Ok(self.counts(&entry, &start, kept).await?.then_some(expiry))
         })
+    }
+
+    /// Whether an entry is what is `wanted`, by its first bytes. Only where those do not tell, because of tags or of versions that
+    /// are not known, is the server asked for more.
+    async fn counts(
+        &self,
+        entry: &str,
+        start: &[u8],
+        wanted: impl Fn(&Verdict) -> bool + Send,
+    ) -> Result<bool> {
+        let (context, clear) = (&self.context, &self.shared.clear);
+        let mut judged = judge_start(context, clear, entry, start, &Answers::new())?;
+        if let Some(names) = judged.as_mut().map(Judged::unknown).filter(|names| !names.is_empty()) {
+            let answers = Box::pin(ask(context, names)).await?;
+            judged = judge_start(context, clear, entry, start, &answers)?;
+        }
+        if let Some(judged) = judged {
+            return Ok(wanted(&judged.verdict));
+        }
+        let whole = async {
+            let Some(bytes) = context.store()?.get(entry).await? else { return Ok(false) };
+            Ok(wanted(&self.verdict(entry, &bytes).await?.verdict))
+        };
+        Box::pin(whole).await
     }
 }
 
@@ -288,7 +296,7 @@ pin_project! {
     struct Get<'a, V, K> {
         cache: &'a Cache<V>,
         key: K,
-        past_near: Option<LookUp<'a, V>>,
+        past_near: Option<Fetch<'a, V>>,
     }
 }
 
@@ -308,11 +316,11 @@ where
             unasked @ None => {
                 let mut entry = cache.prefix();
                 cache.complete(&mut entry, this.key)?;
-                if let Some(value) = cache.look_near(&entry, |copy| copy.value)? {
+                if let Some(value) = cache.get_local(&entry, |copy| copy.value)? {
                     cache.shared.meter.near_hit();
                     return Poll::Ready(Ok(Some(value)));
                 }
-                unasked.insert(cache.look_past_near(entry)).as_mut().poll(cx)
+                unasked.insert(cache.fetch_counted(entry)).as_mut().poll(cx)
             }
         };
         Poll::Ready(Ok(match ready!(found)? {

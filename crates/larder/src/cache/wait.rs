@@ -31,7 +31,7 @@ where
             let patience = self.patience(&read);
             let found = match read.bytes {
                 None => Found::Nothing,
-                Some(bytes) => self.bounded(self.judge(entry, bytes)).await?,
+                Some(bytes) => self.bounded(self.classify(entry, bytes)).await?,
             };
             if !matches!(found, Found::Placeholder(_)) {
                 return Ok(found);
@@ -52,7 +52,7 @@ where
             let patience = self.patience(&leased);
             let found = match read.bytes {
                 None => Found::Nothing,
-                Some(bytes) => self.bounded(self.judge(entry, bytes)).await?,
+                Some(bytes) => self.bounded(self.classify(entry, bytes)).await?,
             };
             let same = matches!(&found, Found::Fresh(kept) | Found::Stale(kept) if kept.nonce == nonce);
             if !same || leased.bytes.is_none() {

@@ -67,7 +67,11 @@ impl Versions {
     }
 
     /// Versions as they are on the server, in the order of `names`: one round trip for those that can be read together.
-    pub(crate) async fn ask_many(&self, store: &impl Store, names: &[Name]) -> Result<Vec<Option<u64>>> {
+    pub(crate) async fn ask_many(
+        &self,
+        store: &impl Store,
+        names: &[Name],
+    ) -> Result<Vec<Option<(u64, Option<Seen>)>>> {
         let tickets: Vec<Ticket> = names.iter().map(|name| self.0.ticket(name)).collect();
         let read = store.get_many_tracked(names).await?;
         Ok(names
@@ -79,7 +83,7 @@ impl Versions {
                 if let Some(seen) = read.seen {
                     self.keep(name, ticket, Known { version, seen, kept_until: None });
                 }
-                Some(version)
+                Some((version, read.seen))
             })
             .collect())
     }

@@ -38,6 +38,7 @@ enum Step {
     DeleteMany(Vec<usize>),
     Touch(usize, Expiry),
     Remaining(usize),
+    RemainingMany(Vec<usize>),
     /// Stores something for a millisecond and waits until it is gone.
     Lapse(usize),
     BeginFill(usize, u8, Option<u8>),
@@ -62,6 +63,7 @@ enum Answer {
     Bytes(Option<Bytes>),
     ManyBytes(Vec<Option<Bytes>>),
     Kept(Option<(Bytes, Rough)>),
+    ManyKept(Vec<Option<Rough>>),
     Begun(FillStart),
     RefreshBegun(RefreshStart),
     Version(u64, Rough),
@@ -91,7 +93,7 @@ fn expiries() -> impl Strategy<Value = Expiry> {
 fn steps() -> impl Strategy<Value = Step> {
     let name = || 0..NAMES;
     let names = || prop::collection::vec(0..NAMES, 0..5);
-    let some = || 0..3u8;
+    let some = || 0..4u8;
     prop_oneof![
         2 => name().prop_map(Step::Get),
         1 => name().prop_map(Step::GetTracked),
@@ -103,6 +105,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => names().prop_map(Step::DeleteMany),
         2 => (name(), expiries()).prop_map(|(n, e)| Step::Touch(n, e)),
         2 => name().prop_map(Step::Remaining),
+        1 => names().prop_map(Step::RemainingMany),
         1 => name().prop_map(Step::Lapse),
         3 => (name(), some(), prop::option::of(some())).prop_map(|(n, t, u)| Step::BeginFill(n, t, u)),
         3 => (name(), some(), some(), expiries()).prop_map(|(n, t, v, e)| Step::CommitFill(n, t, v, e)),
@@ -118,11 +121,12 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Something of each kind that a store may hold: text, a placeholder, a value whose nonce refreshes name, too.
+/// Something of each kind that a store may hold: text, a placeholder, a value whose nonce refreshes name, the empty string.
 fn value(which: u8) -> Bytes {
     match which {
         0 => Bytes::from_static(b"{\"plain\":\"json, longer than the forty bytes of a header\"}"),
         1 => placeholder(2),
+        3 => Bytes::new(),
         _ => {
             let stamp = Stamp { nonce: 2, ..Stamp::default() };
             Bytes::from(Encoder::new(Format::Json, None, 100).encode(&"x".to_owned(), stamp).unwrap())
@@ -178,6 +182,12 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
         Step::Remaining(n) => {
             let kept = store.remaining(&name(n)).await?;
             Answer::Kept(kept.map(|(start, expiry)| (start, rough(expiry))))
+        }
+        Step::RemainingMany(ns) => {
+            let left = store.remaining_many(&all(ns, &name)).await?;
+            Answer::ManyKept(
+                left.into_iter().map(|left| left.map(|left| rough(Expiry::After(left)))).collect(),
+            )
         }
         Step::Lapse(n) => {
             store.set(&name(n), value(0), Expiry::After(Duration::from_millis(1))).await?;

@@ -186,6 +186,9 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// How long what is there will be kept, and its first bytes as [`peek`](Self::peek) gives them.
     fn remaining(&self, name: &str) -> impl Future<Output = Result<Option<(Bytes, Expiry)>>> + Send;
 
+    /// How long each will be kept, where it is there and that is bounded: in the order of `names`.
+    fn remaining_many(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Option<Duration>>>> + Send;
+
     /// Puts `placeholder` under a name that is empty, or that still holds just the `unreadable` bytes. Anything that
     /// happens to the name afterwards (a set, a delete, an expiry, an eviction, by anybody) voids the fill.
     fn begin_fill(
@@ -377,6 +380,10 @@ impl Store for AnyStore {
 
     async fn remaining(&self, name: &str) -> Result<Option<(Bytes, Expiry)>> {
         on_either!(self.remaining(name))
+    }
+
+    async fn remaining_many(&self, names: &[Name]) -> Result<Vec<Option<Duration>>> {
+        on_either!(self.remaining_many(names))
     }
 
     async fn begin_fill(

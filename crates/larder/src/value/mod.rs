@@ -183,30 +183,37 @@ pub(crate) struct Meta {
     pub(crate) tags: Vec<TagVersion>,
 }
 
-/// What stored bytes turned out to be.
-#[derive(Debug)]
-pub(crate) enum Decoded<V> {
-    Value(V, Meta),
-    /// The origin is known to have no such thing.
-    Absence(Meta),
-    /// Somebody is loading.
-    Placeholder(Meta),
-    /// A reason, as in the metrics' label.
-    Unreadable(&'static str),
+/// Where a value lies in stored bytes, and how it is written there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Payload {
+    start: usize,
+    /// `None` for bare JSON.
+    coding: Option<(Codec, Compression)>,
 }
 
-/// Decodes what `get` found. `max_bytes` bounds what a compressed value may grow to.
-pub(crate) fn decode<V: DeserializeOwned + 'static>(bytes: &Bytes, max_bytes: usize) -> Decoded<V> {
-    if bytes.first() != Some(&envelope::MAGIC) {
-        return match serde_json::from_slice(bytes) {
-            Ok(value) => Decoded::Value(value, Meta::default()),
-            Err(_) => Decoded::Unreadable("foreign"),
-        };
+impl Payload {
+    /// Whether there is no envelope: such a value says nothing of itself.
+    pub(crate) fn is_bare(self) -> bool {
+        self.coding.is_none()
     }
-    let (envelope, payload) = match Envelope::parse(bytes) {
-        Ok(parsed) => parsed,
-        Err(damage) => return Decoded::Unreadable(damage.as_str()),
-    };
+}
+
+/// What stored bytes say of themselves before a value is decoded.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) kind: Kind,
+    pub(crate) meta: Meta,
+    pub(crate) payload: Payload,
+}
+
+/// Reads the envelope, checksum included. The error is a reason, as in the metrics' label.
+pub(crate) fn open(bytes: &[u8]) -> std::result::Result<Opened, &'static str> {
+    if bytes.first() != Some(&envelope::MAGIC) {
+        return Ok(Opened { kind: Kind::Value, meta: Meta::default(), payload: Payload::default() });
+    }
+    let (envelope, payload) = Envelope::parse(bytes).map_err(envelope::Damage::as_str)?;
+    let payload =
+        Payload { start: bytes.len() - payload.len(), coding: Some((envelope.codec, envelope.compression)) };
     let meta = Meta {
         nonce: envelope.nonce,
         written_at: envelope.written_at,
@@ -216,23 +223,26 @@ pub(crate) fn decode<V: DeserializeOwned + 'static>(bytes: &Bytes, max_bytes: us
         clear_version: envelope.clear_version,
         tags: envelope.tags,
     };
-    let Envelope { kind, codec, compression, .. } = envelope;
-    match kind {
-        Kind::Placeholder => return Decoded::Placeholder(meta),
-        Kind::Absence => return Decoded::Absence(meta),
-        Kind::Value => {}
-    }
-    let decoded = match compression {
-        Compression::None => format::read(codec, payload, Some(bytes)),
-        Compression::Lz4 => match format::decompress(payload, max_bytes).map(Bytes::from) {
-            Ok(payload) => format::read(codec, &payload, Some(&payload)),
-            Err(reason) => return Decoded::Unreadable(reason),
-        },
+    Ok(Opened { kind: envelope.kind, meta, payload })
+}
+
+/// Decodes the value of bytes that were [opened](open). `max_bytes` bounds what a compressed value may grow to. The error is a
+/// reason, as in the metrics' label.
+pub(crate) fn decode<V: DeserializeOwned + 'static>(
+    bytes: &Bytes,
+    payload: Payload,
+    max_bytes: usize,
+) -> std::result::Result<V, &'static str> {
+    let written = bytes.get(payload.start..).unwrap_or_default();
+    let decoded = match payload.coding {
+        None => return serde_json::from_slice(written).map_err(|_| "foreign"),
+        Some((codec, Compression::None)) => format::read(codec, written, Some(bytes)),
+        Some((codec, Compression::Lz4)) => {
+            let written = format::decompress(written, max_bytes).map(Bytes::from)?;
+            format::read(codec, &written, Some(&written))
+        }
     };
-    match decoded {
-        Ok(value) => Decoded::Value(value, meta),
-        Err(error) => Decoded::Unreadable(error.reason()),
-    }
+    decoded.map_err(|error| error.reason())
 }
 
 #[cfg(test)]
@@ -260,11 +270,15 @@ mod tests {
         Encoder::new(format, None, 1 << 20)
     }
 
+    fn read<V>(bytes: &[u8], max_bytes: usize) -> std::result::Result<V, &'static str>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        decode(&Bytes::copy_from_slice(bytes), open(bytes)?.payload, max_bytes)
+    }
+
     fn value(bytes: &[u8]) -> Option<Item> {
-        match decode(&Bytes::copy_from_slice(bytes), 1 << 20) {
-            Decoded::Value(value, _) => Some(value),
-            _ => None,
-        }
+        read(bytes, 1 << 20).ok()
     }
 
     proptest! {
@@ -288,7 +302,7 @@ mod tests {
 
         #[test]
         fn foreign_bytes_never_panic(bytes: Vec<u8>) {
-            let _ = decode::<Item>(&bytes.into(), 1 << 20);
+            let _ = read::<Item>(&bytes, 1 << 20);
         }
 
         #[test]
@@ -310,7 +324,7 @@ mod tests {
             envelope.begin(&mut bytes);
             bytes.extend_from_slice(&payload);
             envelope::seal(&mut bytes);
-            let _ = decode::<Item>(&bytes.into(), 1 << 20);
+            let _ = read::<Item>(&bytes, 1 << 20);
         }
     }
 
@@ -342,13 +356,11 @@ mod tests {
         let long = "larder ".repeat(1000);
         let bytes = encoder.encode(&long, Stamp::default()).unwrap();
         assert!(bytes.len() < long.len() / 10, "{}", bytes.len());
-        assert!(matches!(decode::<String>(&bytes.into(), 1 << 20), Decoded::Value(back, _) if back == long));
+        assert_eq!(read::<String>(&bytes, 1 << 20), Ok(long));
 
         let noise: Vec<u64> = (0..100u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
         let bytes = encoder.encode(&noise, Stamp::default()).unwrap();
-        assert!(
-            matches!(decode::<Vec<u64>>(&bytes.into(), 1 << 20), Decoded::Value(back, _) if back == noise)
-        );
+        assert_eq!(read::<Vec<u64>>(&bytes, 1 << 20), Ok(noise));
     }
 
     #[test]
@@ -356,6 +368,6 @@ mod tests {
     fn decompression_stops_at_the_maximum() {
         let encoder = Encoder::new(Format::Json, Some(0), 1 << 20);
         let bytes = encoder.encode(&"0".repeat(100_000), Stamp::default()).unwrap();
-        assert!(matches!(decode::<String>(&bytes.into(), 99_999), Decoded::Unreadable("too_large")));
+        assert_eq!(read::<String>(&bytes, 99_999), Err("too_large"));
     }
 }

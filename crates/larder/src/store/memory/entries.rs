@@ -169,7 +169,10 @@ impl Entries {
     ) -> Result<FillStart> {
         let _stripe = self.stripe(name);
         match self.live(name, now) {
-            Some(entry) if Some(&entry.bytes) != unreadable.as_ref() => Ok(FillStart::Occupied(entry.bytes)),
+            // An empty string is the same as a missing name.
+            Some(entry) if !entry.bytes.is_empty() && Some(&entry.bytes) != unreadable.as_ref() => {
+                Ok(FillStart::Occupied(entry.bytes))
+            }
             _ => {
                 self.put(name, placeholder, Expiry::After(liveness), now)?;
                 Ok(FillStart::Begun)

@@ -157,6 +157,12 @@ impl Store for MemoryStore {
         Ok(self.entries.remaining(name, self.clock.now()))
     }
 
+    async fn remaining_many(&self, names: &[Name]) -> Result<Vec<Option<Duration>>> {
+        let now = self.clock.now();
+        let left = |name: &Name| self.entries.get_with_left(name, now).and_then(|(_, left)| left);
+        Ok(names.iter().map(left).collect())
+    }
+
     async fn begin_fill(
         &self,
         name: &str,

@@ -192,6 +192,19 @@ impl Store for RedisStore {
         }
     }
 
+    async fn remaining_many(&self, names: &[Name]) -> Result<Vec<Option<Duration>>> {
+        let groups = self.network.groups(names);
+        let answers = try_join_all(groups.iter().map(async |group| {
+            let names = group.places.iter().filter_map(|place| names.get(*place));
+            let commands = names.map(|name| cmd("PTTL").arg(name.as_str()).take()).collect();
+            let answers = self.network.run_all(group, commands, Replay::Safe).await?;
+            // Below zero where there is no such name, or no expiry.
+            answers.iter().map(|left| Ok(number(left).ok().map(Duration::from_millis))).collect()
+        }))
+        .await?;
+        in_order(names.len(), groups.iter().map(|group| group.places.as_slice()).zip(answers))
+    }
+
     async fn begin_fill(
         &self,
         name: &str,

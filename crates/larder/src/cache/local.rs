@@ -1,0 +1,109 @@
+//! Near copies: which of them may be served, and which of what was read is kept as one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::kept::{Kept, More, NearCopy};
+use super::verdict::tags_hold;
+use super::{Cache, NearTier};
+use crate::clock::Moment;
+use crate::envelope::TagVersion;
+use crate::error::Result;
+use crate::near::{Copied, Ticket};
+use crate::store::Store;
+use crate::store::trust::Seen;
+use crate::value::Meta;
+
+/// A value that was read on the tracked connection, with what a near copy of it needs.
+pub(super) struct Fetched<'a> {
+    pub(super) entry: &'a str,
+    /// Taken before the read was sent.
+    pub(super) ticket: Ticket,
+    pub(super) seen: Option<Seen>,
+    /// When and through what the clear version was read.
+    pub(super) clear_seen: Option<Seen>,
+    /// How long the server keeps it, where that was asked.
+    pub(super) left: Option<Duration>,
+    /// How large it is as stored.
+    pub(super) size: usize,
+}
+
+impl<V> Cache<V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// What `take` makes of the near copy, if there is one that may be served.
+    #[inline]
+    pub(super) fn get_local<T>(&self, entry: &str, take: impl FnOnce(NearCopy<V>) -> T) -> Result<Option<T>> {
+        let Some(near) = self.near_tier() else { return Ok(None) };
+        let lanes = self.context.store()?.lanes();
+        let Some(Copied { what: copy, .. }) = near.copies.find(entry) else { return Ok(None) };
+        let now = self.context.clock.moment();
+        let valid =
+            now.mono() < copy.until && lanes.believe(copy.seen, now) && !self.context.outbox.is_pending();
+        let valid = valid && copy.more.as_ref().is_none_or(|more| self.holds(more, now));
+        Ok(valid.then(|| take(copy)))
+    }
+
+    /// Whether what else a near copy depends on is still valid.
+    fn holds(&self, more: &More, now: Moment) -> bool {
+        let cleared = self.context.store().is_ok_and(|store| store.lanes().believe(more.clear_seen, now));
+        cleared && (more.tags.is_empty() || tags_hold(&self.context, &more.tags))
+    }
+
+    /// Keeps a near copy of a fresh value that was just read, where the server will notify of its changes.
+    pub(super) fn keep_copy(
+        &self,
+        near: &NearTier<V>,
+        fetched: &Fetched<'_>,
+        kept: &Kept<V>,
+        expires_at: u64,
+        tags: Vec<TagVersion>,
+    ) -> Result<()> {
+        let Some(seen) = fetched.seen else {
+            // No notification of a change came before this answer: an older copy must not be served after it.
+            near.copies.invalidate(fetched.entry);
+            return Ok(());
+        };
+        // Where no notification of a `clear` would come, no copy is kept that only a `clear` could invalidate.
+        let Some(clear_seen) = fetched.clear_seen else { return Ok(()) };
+        let mut age = near.max_age;
+        let ends = if kept.fresh_until != 0 { kept.fresh_until } else { expires_at };
+        if ends != 0 {
+            age = age.min(Duration::from_millis(ends.saturating_sub(self.context.store()?.now())));
+        }
+        age = fetched.left.map_or(age, |left| age.min(left));
+        let ordinary = tags.is_empty() && kept.fresh_until == 0 && clear_seen == seen;
+        let more = || More {
+            clear_seen,
+            tags,
+            nonce: kept.nonce,
+            fresh_until: kept.fresh_until,
+            load_cost: kept.load_cost,
+        };
+        let copy = NearCopy {
+            value: kept.value.clone(),
+            seen,
+            until: self.context.clock.moment().mono_after(age),
+            written_at: kept.written_at,
+            more: (!ordinary).then(|| Arc::new(more())),
+        };
+        let bytes = u32::try_from(fetched.size).unwrap_or(u32::MAX);
+        near.copies.insert(fetched.entry, fetched.ticket, Copied { what: copy, bytes });
+        Ok(())
+    }
+
+    /// Whether a near copy would need to know when the entry ends, and its bytes do not say: bare JSON. A server notifies of an
+    /// expiry only when it comes across it.
+    pub(super) fn end_is_unknown(fetched: &Fetched<'_>, meta: &Meta) -> bool {
+        fetched.seen.is_some() && fetched.left.is_none() && meta.nonce == 0
+    }
+
+    /// The cache's near tier, where this handle reads it.
+    fn near_tier(&self) -> Option<&Arc<NearTier<V>>> {
+        if self.policy.asks_server { None } else { self.shared.near.get() }
+    }
+}
