@@ -52,13 +52,14 @@ const WORKSPACE: [&str; 6] =
 const BENCH: [&str; 4] = ["test", "--locked", "-p", "larder-bench"];
 const INTERLEAVINGS: [&str; 6] =
     ["test", "--locked", "-p", "larder-interleavings", "--target-dir", "target/interleavings"];
-const COMPOSE: [&str; 6] = [
+const COMPOSE: [&str; 7] = [
     "--test",
     "management",
     "--",
     "--ignored",
     "--exact",
     "docker_compose_accepts_compose_yaml_with_and_without_password_and_profile",
+    "docker_compose_and_a_local_server_read_the_same_password_from_the_file_env",
 ];
 
 fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
@@ -98,9 +99,9 @@ fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
     };
 
     let Counts { passed, failed, ignored } = counts;
-    // The first run has passed that test over, and counted it.
-    let ignored =
-        ignored - u64::from(arguments.is_empty() && outcome.is_ok() && left_out.is_none() && ignored > 0);
+    // The first run has passed those two tests over, and counted them.
+    let made_up_for = arguments.is_empty() && outcome.is_ok() && left_out.is_none();
+    let ignored = if made_up_for { ignored.saturating_sub(2) } else { ignored };
     let ignored = if ignored == 0 { String::new() } else { format!(", {ignored} ignored") };
     let seconds = began.elapsed().as_secs_f64();
     println!("{} tests: {passed} passed, {failed} failed{ignored}, in {seconds:.0} s", passed + failed);

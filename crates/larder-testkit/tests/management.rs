@@ -307,6 +307,150 @@ fn logs_shows_the_servers_log_and_follows_it_when_asked() {
     assert!(before && after, "the log was not followed");
 }
 
+// ---- what may go wrong ----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_server_that_hangs_is_reported_by_every_verb_that_talks_to_it() {
+    let rig = Rig::new().with_password("s3cret");
+    rig.run(&["start"]).exits(0);
+    rig.run(&["cli", "SET", "a", "1"]).exits(0);
+    let pid = rig.pid("cache");
+    assert!(signal("STOP", &pid));
+    let asked: &[&[&str]] =
+        &[&["status"], &["info"], &["cli", "PING"], &["flush", "--yes"], &["flush"], &["start"]];
+    for verb in asked {
+        let began = Instant::now();
+        let said = rig.run_with(verb, &[("LARDER_WAIT", "1")]);
+        said.exits(1)
+            .complains("hangs")
+            .complains("within 1 seconds")
+            .complains(&format!("kill -CONT {pid}"));
+        // Far below what a client waits by itself, which is for ever.
+        assert!(began.elapsed() < LIMIT / 2, "{verb:?}");
+    }
+    rig.run_with(&["status"], &[("LARDER_WAIT", "1")]).says("running (cache, local)").says(&pid);
+    rig.run_with(&["stop"], &[("LARDER_WAIT", "1")]).exits(1).complains(&format!("kill -CONT {pid}"));
+    assert!(signal("CONT", &pid));
+    rig.run(&["stop"]).exits(0);
+    rig.run(&["start"]).exits(0);
+    rig.run(&["cli", "GET", "a"]).prints("1");
+}
+
+#[test]
+fn a_local_server_takes_its_settings_from_the_file_env_too() {
+    let mut rig = Rig::new();
+    let (port, other) = (rig.port, rig.coordination_port);
+    rig.write_env_file(&format!(
+        "# ours\nexport REDIS_PASSWORD='s3cret $HOME'\nREDIS_PORT={port}\n\nREDIS_MAXMEMORY: \"32mb\" # small\n\
+         SIZE=16mb\nREDIS_COORDINATION_PORT = {other}\nREDIS_COORDINATION_MAXMEMORY=${{SIZE}}\n\
+         KEY=\"-----BEGIN\nREDIS_PORT=1\nEND\"\nREDIS_ONLY_HERE\n"
+    ));
+    let bare = |words: &[&str]| Outcome::of(rig.without_settings(words).spawn().unwrap());
+    bare(&["start"]).exits(0).says(&format!("redis://:$REDIS_PASSWORD@127.0.0.1:{port}"));
+    bare(&["cli", "CONFIG", "GET", "maxmemory"]).prints("maxmemory\n33554432");
+    rig.run_with(&["cli", "PING"], &[("REDIS_PASSWORD", "s3cret $HOME")]).prints("PONG");
+    // What the environment has counts, though it be empty.
+    rig.run_with(&["cli", "PING"], &[("REDIS_PASSWORD", "")]).exits(4);
+    bare(&["--coordination", "start"]).exits(0).says(&other.to_string());
+    bare(&["--coordination", "cli", "CONFIG", "GET", "maxmemory"]).prints("maxmemory\n16777216");
+    for (text, why) in [
+        ("REDIS_PASSWORD='open", "line 1: the quote is not closed"),
+        ("\nREDIS PORT=1", "line 2: neither NAME=value nor a comment"),
+        ("REDIS_PASSWORD=${A:+b}", "REDIS_PASSWORD there is a form of $"),
+        ("REDIS_PORT=x", "REDIS_PORT=x is not a port"),
+    ] {
+        rig.write_env_file(text);
+        let refused = Outcome::of(rig.without_settings(&["status"]).spawn().unwrap());
+        refused.exits(2).complains(why);
+    }
+    // A setting that is not taken from there does no harm.
+    rig.write_env_file("OTHER=${A:+b}\nREDIS_PASSWORD='s3cret $HOME'");
+    let status = rig.without_settings(&["status"]).env("REDIS_PORT", port.to_string()).spawn();
+    Outcome::of(status.unwrap()).exits(0).says("running (cache, local)");
+}
+
+#[test]
+fn a_full_disk_and_a_read_only_one_are_named() {
+    let rig = Rig::new();
+    let Some(full) =
+        rig.on_a_disk_of("64k", "dd if=/dev/zero of=\"$LARDER_DATA/filler\" bs=1k 2>/dev/null; \"$S\" start")
+    else {
+        eprintln!("NOT TESTED: full and read-only disks, as no file system may be mounted here");
+        return;
+    };
+    full.exits(1).complains("cannot write to the data folder").complains("No space left on device");
+    let read_only = "mount -o remount,ro \"$LARDER_DATA\"; \"$S\" start";
+    for prepare in ["", "mkdir \"$LARDER_DATA/cache\"; "] {
+        let said = rig.on_a_disk_of("64k", &format!("{prepare}{read_only}")).unwrap();
+        said.exits(1).complains("data folder").complains("Read-only file system");
+    }
+    // One that fills up while the server runs.
+    let fill =
+        "dd if=/dev/zero of=\"$LARDER_DATA/filler\" bs=1k 2>/dev/null; value=$(printf %20000s); tries=0";
+    let said = rig
+        .on_a_disk_of(
+            "4m",
+            &format!(
+                "\"$S\" start && {fill}; until \"$S\" status | grep problem; do
+                     \"$S\" cli SET k \"$value\" >/dev/null; tries=$((tries + 1)); [ $tries -lt 100 ] || break
+                 done
+                 \"$S\" info | grep problem; \"$S\" stop"
+            ),
+        )
+        .unwrap();
+    said.exits(1).says("the append-only file cannot be written: No space left on device");
+    assert_eq!(said.out.matches("problem ").count(), 2, "{said:#?}");
+    said.complains("its last writes may be lost");
+    // The second server ends rather than lose a lock.
+    let said = rig
+        .on_a_disk_of(
+            "4m",
+            &format!(
+                "export S; \"$S\" --coordination start && {fill}; while \"$S\" --coordination status >/dev/null; do
+                     \"$S\" --coordination cli SET k \"$value\" >/dev/null 2>&1
+                     tries=$((tries + 1)); [ $tries -lt 100 ] || break
+                 done
+                 \"$S\" --coordination status"
+            ),
+        )
+        .unwrap();
+    said.exits(3).says("it ended because the data folder could not be written to: No space left on device");
+}
+
+#[test]
+fn under_another_shell_than_bash_it_works_or_says_what_it_needs() {
+    let rig = Rig::new();
+    let script = workspace().join("redis-management.sh");
+    let run = |shell: &Path, path: Option<&Path>| {
+        let plain = rig.command(&["status"]);
+        let mut command = Command::new(shell);
+        command.arg(&script).arg("status").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        if let Some(path) = path {
+            command.env("PATH", path);
+        }
+        Outcome::of(command.spawn().unwrap())
+    };
+    run(Path::new("/bin/sh"), None).exits(3).says("stopped (cache, local)");
+    // As `sh` is bash on macOS.
+    let tools = rig.root.join("bin");
+    fs::create_dir_all(&tools).unwrap();
+    symlink(on_path("bash").unwrap(), tools.join("sh")).unwrap();
+    run(&tools.join("sh"), None).exits(3).says("stopped (cache, local)");
+    if let Some(dash) = on_path("dash") {
+        run(&dash, None).exits(3).says("stopped (cache, local)");
+        run(&dash, Some(&rig.root)).exits(1).complains("needs bash, which is not installed");
+        let piped = Command::new(dash).stdin(fs::File::open(&script).unwrap()).output().unwrap();
+        assert_eq!(piped.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&piped.stderr).contains("bash redis-management.sh"), "{piped:?}");
+    }
+}
+
 // ---- the command line -----------------------------------------------------------------------------------------------
 
 #[test]
@@ -450,6 +594,76 @@ fn docker_compose_accepts_compose_yaml_with_and_without_password_and_profile() {
 }
 
 #[test]
+#[ignore = "needs Docker Compose, which `cargo xtask test` finds or fetches"]
+fn docker_compose_and_a_local_server_read_the_same_password_from_the_file_env() {
+    let mut rig = Rig::new();
+    let lines = [
+        "REDIS_PASSWORD=plain",
+        "REDIS_PASSWORD=",
+        "",
+        "REDIS_PASSWORD = spaced out  ",
+        "REDIS_PASSWORD: colon",
+        "REDIS_PASSWORD=a:b=c",
+        "export REDIS_PASSWORD=exported",
+        "  REDIS_PASSWORD=indented",
+        "\u{feff}REDIS_PASSWORD=marked",
+        "REDIS_PASSWORD=windows\r\nREDIS_PORT=7000\r\n",
+        "REDIS_PASSWORD=a#b",
+        "REDIS_PASSWORD=a #b",
+        "REDIS_PASSWORD= # c",
+        "REDIS_PASSWORD=#c",
+        "#REDIS_PASSWORD=a\n # REDIS_PASSWORD=b",
+        "REDIS_PASSWORD='a b # c'",
+        "REDIS_PASSWORD='a b' # c",
+        "REDIS_PASSWORD='it\\'s'",
+        r"REDIS_PASSWORD='a\n$HOME\\'",
+        r#"REDIS_PASSWORD="a\"b\\c\q\$d$$e""#,
+        r#"REDIS_PASSWORD="S\0123 \012""#,
+        r#"REDIS_PASSWORD="a'b""#,
+        r"REDIS_PASSWORD=a\n\$b",
+        "REDIS_PASSWORD=a$",
+        "REDIS_PASSWORD=a$1",
+        "REDIS_PASSWORD=a$$b$$$$",
+        "A=1\nREDIS_PASSWORD=$A-${A}-${A:-2}-${B:-3}-${B-4}-$B.",
+        "A=\nREDIS_PASSWORD=${A:-2}${A-3}x",
+        "A=1\nREDIS_PASSWORD=\"$A ${A}\"",
+        "A=1\nREDIS_PASSWORD='$A'",
+        "REDIS_PASSWORD=$LARDER_TEST_GIVEN",
+        "LARDER_TEST_GIVEN=other\nREDIS_PASSWORD=$LARDER_TEST_GIVEN",
+        "REDIS_PASSWORD=first\nREDIS_PASSWORD=second",
+        "REDIS_PASSWORD=first\nREDIS_PASSWORD=$REDIS_PASSWORD-more",
+        "A=\"x\nREDIS_PASSWORD=inside\n\"\nREDIS_PASSWORD=outside",
+        "REDIS_PASSWORD\nA=1",
+        "1A=b\nA.B=c\nA-B=d\nREDIS_PASSWORD=after",
+        "value=1\nREDIS_PASSWORD=$value$name$text",
+    ];
+    for text in lines {
+        rig.write_env_file(text);
+        let folder = rig.script.parent().unwrap().to_owned();
+        let words = ["--project-directory", folder.to_str().unwrap(), "config", "--format", "json"];
+        let mut asked = compose_command(&words, &folder.join("compose.yaml"));
+        asked.env("LARDER_TEST_GIVEN", "given").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let compose = Outcome::of(asked.spawn().unwrap());
+        let theirs =
+            compose.exits(0).out.lines().find_map(|line| line.trim().strip_prefix("\"REDIS_PASSWORD\": "));
+        let theirs = theirs.unwrap().trim_end_matches(',');
+        // Each dollar sign is doubled in it, for whoever reads it as a compose file.
+        let theirs =
+            theirs[1..theirs.len() - 1].replace("\\\"", "\"").replace("\\\\", "\\").replace("$$", "$");
+        // It ends at once, after its settings were written.
+        let mut ours = rig.without_settings(&["start"]);
+        ours.env("LARDER_SERVER", "false")
+            .env("LARDER_TEST_GIVEN", "given")
+            .env("REDIS_PORT", rig.port.to_string());
+        Outcome::of(ours.spawn().unwrap()).exits(1).complains("did not start");
+        let config = fs::read_to_string(rig.folder("cache").join("server.conf")).unwrap();
+        let word = config.lines().find_map(|line| line.strip_prefix("requirepass ")).unwrap();
+        let word = word[1..word.len() - 1].replace("\\\"", "\"").replace("\\\\", "\\");
+        assert_eq!(word, theirs, "{text:?}");
+    }
+}
+
+#[test]
 fn the_container_and_the_local_server_have_the_same_settings() {
     let rig = Rig::started();
     rig.run(&["--coordination", "start"]).exits(0);
@@ -486,7 +700,7 @@ fn directive(line: &str) -> (String, String) {
 }
 
 /// Docker Compose without an engine: LARDER_TEST_COMPOSE is the program by itself, else it is docker's plugin.
-fn compose(words: &[&str], password: Option<&str>) -> Outcome {
+fn compose_command(words: &[&str], file: &Path) -> Command {
     let mut command = match env::var_os("LARDER_TEST_COMPOSE") {
         Some(program) => Command::new(program),
         None => {
@@ -495,14 +709,20 @@ fn compose(words: &[&str], password: Option<&str>) -> Outcome {
             docker
         }
     };
-    command.arg("-f").arg(workspace().join("compose.yaml")).args(words);
+    command.arg("-f").arg(file).args(words);
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("REDIS_") {
             command.env_remove(name);
         }
     }
+    command.stdin(Stdio::null());
+    command
+}
+
+fn compose(words: &[&str], password: Option<&str>) -> Outcome {
+    let mut command = compose_command(words, &workspace().join("compose.yaml"));
     command.envs(password.map(|value| ("REDIS_PASSWORD", value)));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     Outcome::of(command.spawn().unwrap())
 }
 
@@ -587,7 +807,11 @@ fn is_free(port: u16) -> bool {
 
 /// By the shell's own `kill`, as the program of that name belongs to a package that may be missing.
 fn kill(pid: &str) -> bool {
-    Command::new("/bin/sh").args(["-c", "kill -KILL \"$1\"", "sh", pid]).status().unwrap().success()
+    signal("KILL", pid)
+}
+
+fn signal(name: &str, pid: &str) -> bool {
+    Command::new("/bin/sh").args(["-c", "kill -\"$1\" \"$2\"", "sh", name, pid]).status().unwrap().success()
 }
 
 /// The words that a process was started with, as everybody may see them.
@@ -609,6 +833,7 @@ fn on_path(tool: &str) -> Option<PathBuf> {
 /// A data folder and two ports of its own. Whatever was started there ends with it.
 struct Rig {
     root: PathBuf,
+    script: PathBuf,
     server: PathBuf,
     path: OsString,
     port: u16,
@@ -636,7 +861,8 @@ impl Rig {
         let root = env::temp_dir().join(format!("larder \"rig\" {:016x}", random()));
         fs::create_dir(&root).unwrap();
         let root = root.canonicalize().unwrap();
-        Self { root, server, path, port, coordination_port, password: String::new() }
+        let script = workspace().join("redis-management.sh");
+        Self { root, script, server, path, port, coordination_port, password: String::new() }
     }
 
     fn started() -> Self {
@@ -667,7 +893,7 @@ impl Rig {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(workspace().join("redis-management.sh"));
+        let mut command = Command::new(&self.script);
         for (name, _) in env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             if ["REDIS", "VALKEY", "LARDER_"].iter().any(|prefix| name.starts_with(prefix)) {
@@ -687,6 +913,52 @@ impl Rig {
 
     fn run(&self, words: &[&str]) -> Outcome {
         self.run_with(words, &[])
+    }
+
+    /// A copy of the script and of compose.yaml, with this file .env beside them.
+    fn write_env_file(&mut self, text: &str) {
+        let folder = self.root.join("project");
+        fs::create_dir_all(&folder).unwrap();
+        for name in ["redis-management.sh", "compose.yaml"] {
+            fs::copy(workspace().join(name), folder.join(name)).unwrap();
+        }
+        fs::write(folder.join(".env"), text).unwrap();
+        self.script = folder.join("redis-management.sh");
+    }
+
+    /// The verb with no setting of the server in its environment.
+    fn without_settings(&self, words: &[&str]) -> Command {
+        let mut command = self.command(words);
+        for name in ["REDIS_PASSWORD", "REDIS_PORT", "REDIS_COORDINATION_PORT"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs this shell program, where `$S` is the script, with a file system of this size for its data folder; nothing where
+    /// none may be mounted.
+    fn on_a_disk_of(&self, size: &str, program: &str) -> Option<Outcome> {
+        let unshare = |program: &str| {
+            let mut command = self.command(&[]);
+            let settings: Vec<_> = command
+                .get_envs()
+                .map(|(name, value)| (name.to_owned(), value.map(OsString::from)))
+                .collect();
+            command = Command::new("unshare");
+            command.args(["--map-root-user", "--mount", "/bin/sh", "-c", program]);
+            for (name, value) in settings {
+                match value {
+                    Some(value) => command.env(name, value),
+                    None => command.env_remove(name),
+                };
+            }
+            command.env("S", &self.script).env("SIZE", size);
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().ok().map(Outcome::of)
+        };
+        let mount = "mount -t tmpfs -o \"size=$SIZE,mode=700\" tmpfs \"$LARDER_DATA\"";
+        unshare(mount).filter(|outcome| outcome.code == Some(0))?;
+        unshare(&format!("{mount} && {{ {program}\n}}"))
     }
 
     /// The verb at a terminal of its own, where this is typed. Both streams come out as one.
