@@ -84,6 +84,17 @@ async fn many_keys_at_once_are_decided_by_the_policy_however_many() {
 }
 
 #[tokio::test]
+async fn tens_of_thousands_of_keys_at_once_are_all_decided_and_the_store_is_not_taken_for_away() {
+    let server = Server::start();
+    let larder = support::connect(&server.url()).await;
+    let limiter = larder.rate_limiter("many", Quota::per_hour(30)).unwrap().outage(Outage::Deny).unwrap();
+    let decisions = limiter.check_many(0..30_000).await.unwrap();
+    assert_eq!(decisions.len(), 30_000);
+    assert!(decisions.iter().all(|one| one.is_allowed() && one.decided_by() == DecidedBy::Store));
+    assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::Store);
+}
+
+#[tokio::test]
 async fn each_policy_decides_as_it_says() {
     let server = Server::start();
     let (larder, errors) = limiter(&server, Outage::Error).await;
@@ -97,6 +108,8 @@ async fn each_policy_decides_as_it_says() {
     for _ in 0..100 {
         assert!(allows.allow("a").await.unwrap());
     }
+    // As much as there is, is never more than the limit.
+    assert_eq!(allows.take_up_to("a", u64::MAX).await.unwrap().granted(), 30);
     // A third of thirty, for each key.
     for key in ["a", "b"] {
         let mut allowed = 0;

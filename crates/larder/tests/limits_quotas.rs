@@ -50,14 +50,67 @@ async fn a_cost_is_charged_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_smaller_cost_may_pass_where_a_larger_one_was_refused() {
+async fn a_refusal_is_known_for_its_cost_and_says_nothing_of_another() {
     for (store, larder) in each_store().await {
         let limiter = larder.rate_limiter("api", Quota::per_hour(50)).unwrap();
         assert!(limiter.check_n("a", 48).await.unwrap().is_allowed());
-        assert!(!limiter.check_n("a", 5).await.unwrap().is_allowed());
-        let again = limiter.check_n("a", 6).await.unwrap();
-        assert_eq!((again.is_allowed(), again.decided_by()), (false, DecidedBy::Refusal), "{store}");
+        for decided_by in [DecidedBy::Store, DecidedBy::Refusal] {
+            for cost in [5, 6, 50] {
+                let refused = limiter.check_n("a", cost).await.unwrap();
+                assert_eq!((refused.is_allowed(), refused.decided_by()), (false, decided_by), "{store} {cost}");
+            }
+        }
         assert!(limiter.check_n("a", 2).await.unwrap().is_allowed(), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_small_cost_does_not_answer_a_large_one() {
+    for (store, larder) in each_store().await {
+        // Two permits, a second apart: one of them comes back a second before both are back.
+        let limiter = larder.rate_limiter("api", Quota::new(2, HOUR)).unwrap();
+        assert!(limiter.allow("a").await.unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(limiter.allow("a").await.unwrap());
+        let one = limiter.check("a").await.unwrap().retry_after().unwrap();
+        let two = limiter.check_n("a", 2).await.unwrap().retry_after().unwrap();
+        assert!(two >= one + Duration::from_millis(15), "{store}: {one:?} for one, {two:?} for two");
+    }
+}
+
+#[tokio::test]
+async fn what_another_process_gives_back_is_seen_within_a_second_however_long_the_window() {
+    for (store, larder, other) in support::each_pair().await {
+        let limiter = |larder: &larder::Larder| larder.rate_limiter("daily", Quota::per_day(3)).unwrap();
+        let (here, there) = (limiter(&larder), limiter(&other));
+        let mut decisions = Vec::new();
+        for _ in 0..3 {
+            decisions.push(there.check("a").await.unwrap());
+        }
+        assert!(!here.allow("a").await.unwrap());
+        assert_eq!(here.check("a").await.unwrap().decided_by(), DecidedBy::Refusal, "{store}");
+        there.refund("a", decisions.pop().unwrap(), 1).await.unwrap();
+        until("the refund is seen", async || here.allow("a").await.unwrap()).await;
+        assert!(!here.allow("a").await.unwrap());
+        there.reset("a").await.unwrap();
+        until("the reset is seen", async || here.allow("a").await.unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn handles_with_other_quotas_keep_what_they_know() {
+    let server = larder_testkit::Server::start();
+    let larder = support::connect(&server.url()).await;
+    let handle = |limit| larder.rate_limiter("tiers", Quota::per_day(limit)).unwrap();
+    for (key, limit) in [("free", 5), ("paid", 10)] {
+        assert!(handle(limit).check_n(key, limit).await.unwrap().is_allowed());
+        assert!(!handle(limit).allow(key).await.unwrap());
+    }
+    for _ in 0..10 {
+        // A handle for each request, as programs make them.
+        for (key, limit) in [("free", 5), ("paid", 10)] {
+            assert_eq!(handle(limit).check(key).await.unwrap().decided_by(), DecidedBy::Refusal, "{key}");
+        }
     }
 }
 

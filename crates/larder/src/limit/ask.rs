@@ -15,7 +15,7 @@ use super::quota::Plan;
 use super::{Inner, RateLimiter};
 use crate::call;
 use crate::clock::Tick;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::limit::{Charge, Charged, LimitStore, Stamp, Take};
 
@@ -92,7 +92,9 @@ impl RateLimiter {
         let decision = Decision::of(name, charged, plan, DecidedBy::Store);
         if !decision.is_allowed() {
             let cost = if take == Take::All { cost } else { 1 };
-            self.inner.local.refused(name.as_bytes(), cost, plan, &decision, asked);
+            let (sent, changes) = asked;
+            let local = &self.inner.local;
+            local.refused(name.as_bytes(), cost, plan, &decision, (sent, self.now()), changes);
         }
         decision
     }
@@ -103,6 +105,10 @@ impl RateLimiter {
         let breaker = self.inner.local.breakers.get(store.domain(name) % 16);
         if let Some(error) = breaker.and_then(|breaker| breaker.refusal(self.now())) {
             return Err(error);
+        }
+        if call::is_late() {
+            // One of many keys, whose turn to be sent did not come within the call's time.
+            return Err(Error::new(ErrorKind::Refused, "not sent: the call's time was over before"));
         }
         let sent = self.now();
         let mut request = pin!(store.charge(name, charge));
@@ -171,6 +177,8 @@ impl RateLimiter {
         match self.inner.outage {
             Outage::Error => Err(error),
             Outage::Deny => Ok(blunt(0)),
+            // As much as there is, is never more than the limit.
+            Outage::Allow if take == Take::UpTo => Ok(blunt(cost.min(plan.most))),
             Outage::Allow => Ok(blunt(cost)),
             Outage::LocalShare(instances) => {
                 let Some(terms) = plan.share(instances) else { return Ok(blunt(0)) };

@@ -86,6 +86,22 @@ impl Decision {
         }
     }
 
+    /// A decision about nothing, for tests of what carries decisions.
+    #[cfg(test)]
+    pub(super) fn blank() -> Self {
+        Self {
+            granted: 0,
+            binding: Quota::per_second(1),
+            remaining: 0,
+            retry_after: Duration::ZERO,
+            reset_after: Duration::ZERO,
+            decided_by: DecidedBy::Store,
+            stamp: Stamp::default(),
+            record: RecordId::default(),
+            counted_here: false,
+        }
+    }
+
     /// Whether it may pass; if so it was charged.
     #[must_use]
     pub fn is_allowed(&self) -> bool {

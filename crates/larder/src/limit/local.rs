@@ -1,9 +1,11 @@
 //! What this process knows about a limiter's keys, so that it need not ask: a refusal that still holds, permits taken
 //! in a lease, and whose turn it is to ask.
 //!
-//! A refusal is kept for the smallest cost that was refused, for at most a sixtieth of the window that bound and until
-//! it could pass, counted from before the request left; a refund, a reset or a change of quotas from here ends it. The
-//! table is bounded; what it loses costs a round trip.
+//! A refusal answers requests of the same cost and the same quotas. It is kept until the cost could pass, counted from
+//! before the request left, and for at most a sixtieth of the window that bound and at most [`LONGEST_REFUSAL`]: another
+//! process may have reset the key or given permits back. A refund, a reset or a change of quotas from here ends it at
+//! once. Its `retry_after` is counted from the answer, so that a caller that waits for it is not refused again. The table
+//! is bounded; what it loses costs a round trip.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +24,12 @@ use crate::store::memory::Limits;
 
 /// Keys that are remembered.
 const KEYS: usize = 10_000;
+/// How long a refusal is repeated without asking: what other processes give back is seen after so long.
+const LONGEST_REFUSAL: Duration = Duration::from_secs(1);
+/// Refusals of one key: each is for one cost and one set of quotas.
+const REFUSALS: usize = 4;
+/// Sets of quotas that are shared by handles with the same ones.
+const PLANS: usize = 64;
 
 /// What all handles of one limiter name share.
 pub(super) struct Local {
@@ -33,8 +41,8 @@ pub(super) struct Local {
     keys: Cache<Vec<u8>, Arc<Known>>,
     /// Bytes of a record's name before its key.
     before: usize,
-    /// The quotas that were used last, so that handles with the same ones share what is known.
-    plan: Mutex<Option<Arc<Plan>>>,
+    /// The quotas that were used last, latest at the end, so that handles with the same ones share what is known.
+    plans: Mutex<Vec<Arc<Plan>>>,
     /// How many refunds, resets and changes of quota there were: a refusal that was asked for before one is not kept.
     changes: AtomicU64,
     /// How many resets there were: a batch that was asked for before one is not spent.
@@ -54,11 +62,14 @@ pub(super) struct Known {
 #[derive(Default)]
 pub(super) struct Facts {
     pub(super) lease: Option<Held>,
-    refusal: Option<Refusal>,
+    /// At most [`REFUSALS`].
+    refusals: Vec<Refusal>,
 }
 
 struct Refusal {
+    /// The cost that was refused, and the only one that this says anything about.
     cost: u64,
+    /// Until when it is repeated here.
     until: Tick,
     retry_at: Tick,
     reset_at: Tick,
@@ -77,18 +88,24 @@ impl Local {
             breakers: Default::default(),
             share: Limits::default(),
             keys: Cache::new(KEYS),
-            plan: Mutex::default(),
+            plans: Mutex::default(),
             changes: AtomicU64::new(0),
             resets: AtomicU64::new(0),
         }
     }
 
+    /// The plan that handles with these quotas share.
     pub(super) fn plan(&self, plan: Plan) -> Arc<Plan> {
-        let mut last = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        match last.as_ref().filter(|last| last.quotas == plan.quotas) {
-            Some(same) => same.clone(),
-            None => last.insert(Arc::new(plan)).clone(),
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = match plans.iter().position(|known| known.quotas == plan.quotas) {
+            Some(place) => plans.remove(place),
+            None => Arc::new(plan),
+        };
+        if plans.len() >= PLANS {
+            plans.remove(0);
         }
+        plans.push(same.clone());
+        same
     }
 
     /// A key's text within the name of its record, which the names of all records of this limiter have around it.
@@ -117,7 +134,7 @@ impl Local {
         let soon = recent.after(RECENT);
         let near = |end: Tick| soon >= end;
         let exact = facts.lease.as_ref().is_some_and(|lease| near(lease.deadline))
-            || facts.refusal.as_ref().is_some_and(|refusal| near(refusal.until));
+            || facts.refusals.iter().any(|refusal| near(refusal.until));
         let now = if exact { clock.now() } else { recent };
         if least == 0 {
             return None;
@@ -127,12 +144,8 @@ impl Local {
         {
             return Some(decision);
         }
-        let refusal = facts.refusal.as_ref()?;
-        // A cost above the limit is an error, which is said elsewhere.
-        let within = (refusal.cost..=refusal.plan.most).contains(&least);
-        if !within || now >= refusal.until || refusal.plan.id != plan {
-            return None;
-        }
+        let asked = |refusal: &&Refusal| refusal.cost == least && refusal.plan.id == plan;
+        let refusal = facts.refusals.iter().find(asked).filter(|refusal| now < refusal.until)?;
         Some(Decision {
             granted: 0,
             binding: refusal.binding,
@@ -169,39 +182,43 @@ impl Local {
         self.resets.load(Ordering::Acquire)
     }
 
-    /// Remembers that `cost` was refused by a request that left at `sent`.
+    /// Remembers that `cost` was refused by a request that left at `sent` and was answered at `answered`.
     pub(super) fn refused(
         &self,
         name: &[u8],
         cost: u64,
         plan: &Arc<Plan>,
         decision: &Decision,
-        (sent, changes): (Tick, u64),
+        (sent, answered): (Tick, Tick),
+        changes: u64,
     ) {
         // The clocks of two machines differ in rate by far less than a thousandth.
-        let early = |span: Duration| span - span / 1000;
-        let kept = early(decision.retry_after).min(decision.binding.window() / 60);
-        if kept.is_zero() {
+        let drift = |span: Duration| span / 1000;
+        let span = decision.retry_after - drift(decision.retry_after);
+        let kept = span.min(decision.binding.window() / 60).min(LONGEST_REFUSAL);
+        let until = sent.after(kept);
+        if until <= answered {
             return;
         }
         let known = self.key(name);
         let mut facts = known.facts();
-        // Within the lock: whoever changes something counts first and takes the lock to forget afterwards.
+        // Compare within the lock. A change counts first and takes the lock to forget afterwards: either it is seen here,
+        // or it removes what is stored here.
         if self.changes() != changes {
             return;
         }
-        let until = sent.after(kept);
-        let cost = match &facts.refusal {
-            Some(other) if other.plan.id == plan.id && other.until > sent && other.cost < cost => {
-                return;
-            }
-            _ => cost,
-        };
-        facts.refusal = Some(Refusal {
+        let refusals = &mut facts.refusals;
+        refusals.retain(|old| old.until > answered && (old.cost != cost || old.plan.id != plan.id));
+        if refusals.len() >= REFUSALS {
+            refusals.remove(0);
+        }
+        // The server counted its wait from some time before the answer, so from the answer on it is over by then.
+        let late = answered.after(drift(kept));
+        refusals.push(Refusal {
             cost,
             until,
-            retry_at: sent.after(decision.retry_after),
-            reset_at: sent.after(decision.reset_after),
+            retry_at: late.after(decision.retry_after),
+            reset_at: late.after(decision.reset_after),
             binding: decision.binding,
             remaining: decision.remaining,
             plan: plan.clone(),
@@ -212,11 +229,11 @@ impl Local {
     pub(super) fn forget_refusal(&self, name: &[u8]) {
         self.changes.fetch_add(1, Ordering::AcqRel);
         if let Some(known) = self.known(name) {
-            known.facts().refusal = None;
+            known.facts().refusals.clear();
         }
     }
 
-    /// The key begins anew; permits of a lease are void with it.
+    /// Forgets all that is known of a key. Permits of a lease are not spent after this.
     pub(super) fn forget(&self, name: &[u8]) {
         self.resets.fetch_add(1, Ordering::AcqRel);
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -229,5 +246,86 @@ impl Local {
 impl Known {
     pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::limit::Charged;
+
+    fn refusal(plan: &Plan, wait: u64) -> Decision {
+        let charged =
+            Charged { granted: 0, binding: 0, remaining: 3, wait, reset: 2 * wait, stamp: Stamp::default() };
+        Decision::of(&"~limit.1:{/api:a}".into(), charged, plan, DecidedBy::Store)
+    }
+
+    proptest! {
+        /// All in microseconds: when the request left, how long it took to get there and back, what the server said, and
+        /// when the next request is made.
+        #[test]
+        fn a_refusal_that_is_repeated_is_for_its_cost_short_and_never_says_too_little(
+            (left, there, back) in (0..1_000_000u64, 0..600_000u64, 0..600_000u64),
+            (wait, window) in (1..90_000_000u64, prop_oneof![1_000..1_000_000u64, 1_000_000..90_000_000_000u64]),
+            later in prop_oneof![0..2_000u64, 0..3_000_000u64],
+            cost in 1..5u64,
+        ) {
+            let hand = Arc::new(AtomicU64::new(left));
+            let clock = Clock::Manual(hand.clone());
+            let local = Local::new("api", "~limit.1:{/api:");
+            let quota = Quota::new(100, Duration::from_micros(window.max(1_000)));
+            let plan = local.plan(Plan::new(quota.into()).unwrap());
+            let (sent, changes) = (clock.now(), local.changes());
+            let decided = left + there;
+            hand.store(decided + back, Ordering::Release);
+            let name = b"~limit.1:{/api:a}";
+            local.refused(name, cost, &plan, &refusal(&plan, wait), (sent, clock.now()), changes);
+            let now = decided + back + later;
+            hand.store(now, Ordering::Release);
+            for other in (1..6).filter(|other| *other != cost) {
+                prop_assert!(local.decide(name, other, &plan, &clock).is_none());
+            }
+            let Some(repeated) = local.decide(name, cost, &plan, &clock) else { return Ok(()) };
+            prop_assert!(now < left + 1_000_000, "a second after the request left it is asked again");
+            prop_assert!(now < left + window.max(1_000) / 60 + 1 && now < left + wait);
+            let retry = repeated.retry_after().unwrap();
+            prop_assert!(now + retry.as_micros() as u64 >= decided + wait, "{retry:?} is too little");
+            prop_assert!(now + retry.as_micros() as u64 <= decided + back + wait + 1_000, "{retry:?} is too much");
+        }
+    }
+
+    #[test]
+    fn what_is_given_back_while_a_refusal_is_on_its_way_ends_it() {
+        let clock = Clock::Manual(Arc::default());
+        let local = Local::new("api", "~limit.1:{/api:");
+        let plan = local.plan(Plan::new(Quota::per_hour(100).into()).unwrap());
+        let name = b"~limit.1:{/api:a}";
+        for change in [Local::forget, Local::forget_refusal] {
+            let changes = local.changes();
+            change(&local, name);
+            local.refused(name, 1, &plan, &refusal(&plan, 9), (clock.now(), clock.now()), changes);
+            assert!(local.decide(name, 1, &plan, &clock).is_none());
+            let (sent, wait) = (clock.now(), 60_000_000);
+            local.refused(name, 1, &plan, &refusal(&plan, wait), (sent, sent), local.changes());
+            assert!(local.decide(name, 1, &plan, &clock).is_some());
+            change(&local, name);
+            assert!(local.decide(name, 1, &plan, &clock).is_none());
+        }
+    }
+
+    #[test]
+    fn handles_with_the_same_quotas_share_a_plan_whatever_others_use_between() {
+        let local = Local::new("api", "~limit.1:{/api:");
+        let plan = |limit| local.plan(Plan::new(Quota::per_hour(limit).into()).unwrap());
+        let (free, paid) = (plan(5), plan(10));
+        for _ in 0..3 {
+            assert_eq!((plan(5).id, plan(10).id), (free.id, paid.id));
+        }
+        (100..1000).for_each(|limit| drop(plan(limit)));
+        assert!(local.plans.lock().unwrap().len() <= PLANS);
     }
 }

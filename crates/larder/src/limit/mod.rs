@@ -13,6 +13,7 @@ mod concurrency;
 mod decision;
 mod lease;
 mod local;
+mod many;
 mod meter;
 mod outage;
 #[cfg(test)]
@@ -25,14 +26,9 @@ mod simulation;
 mod skewed;
 
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::Poll;
 use std::time::Duration;
-
-use futures_util::future::{TryMaybeDone, try_maybe_done};
 
 use crate::call::Call;
 use crate::context::Context;
@@ -264,7 +260,8 @@ impl RateLimiter {
         })
     }
 
-    /// [`check`](Self::check) of each key by itself, in the order of the keys: all at once, in the time of one round trip.
+    /// [`check`](Self::check) of each key by itself, in the order of the keys, up to 1,024 at once: 1,024 keys take the
+    /// time of one round trip. The call has `response_timeout` for every 1,024 keys.
     ///
     /// # Errors
     ///
@@ -278,9 +275,11 @@ impl RateLimiter {
         keys: impl IntoIterator<Item = K>,
     ) -> Call<'_, impl Future<Output = Result<Vec<Decision>>> + Send> {
         let names: Vec<_> = keys.into_iter().map(|key| self.record(key)).collect();
-        Call::new(self.timeout(), &self.inner.local.meter.check_many, async move {
-            let each = names.into_iter().map(async |name| self.decide(name?, 1).await);
-            all_of(each.map(|one| Box::pin(try_maybe_done(one))).collect()).await
+        let parts = u32::try_from(1 + names.len() / many::AT_ONCE).unwrap_or(u32::MAX);
+        let timeout = self.timeout().saturating_mul(parts);
+        Call::new(timeout, &self.inner.local.meter.check_many, async move {
+            let each = names.into_iter().map(|name| Box::pin(async move { self.decide(name?, 1).await }));
+            many::all_of(each).await
         })
     }
 
@@ -429,27 +428,6 @@ fn text_of(key: impl CacheKey) -> Name {
     let mut text = Name::new();
     key.write(&mut KeyText::new(&mut text));
     text
-}
-
-/// All of them, or the first error. Each is polled each time: a call whose time is over polls once more, and then every
-/// key must come to its decision, woken or not.
-async fn all_of<F>(mut each: Vec<Pin<Box<TryMaybeDone<F>>>>) -> Result<Vec<Decision>>
-where
-    F: Future<Output = Result<Decision>>,
-{
-    poll_fn(|cx| {
-        let mut all = Poll::Ready(Ok(()));
-        for one in &mut each {
-            match one.as_mut().poll(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => all = Poll::Pending,
-            }
-        }
-        all
-    })
-    .await?;
-    Ok(each.iter_mut().filter_map(|one| one.as_mut().take_output()).collect())
 }
 
 impl fmt::Debug for RateLimiter {
