@@ -69,7 +69,11 @@ async fn a_turn_is_one_round_trip_and_not_a_poll() {
                 tokio::spawn(async move { limiter.acquire("b", LONG).await.unwrap() })
             })
             .collect();
-        until("all have booked a turn", async || calls() >= quota.limit()).await;
+        until("all have booked a turn", async || {
+            let refused = limiter.acquire("b", Duration::ZERO).await.unwrap();
+            refused.retry_after().is_some_and(|wait| taken.elapsed() + wait > 2 * window)
+        })
+        .await;
         let behind = limiter.check("b").await.unwrap();
         assert!(!behind.is_allowed(), "{quota:?}");
         let after = taken.elapsed() + behind.retry_after().unwrap();
@@ -151,6 +155,162 @@ async fn what_was_refused_is_known_until_the_turn_is_given_back() {
         limiter.check("a").await.unwrap().retry_after().is_some_and(|wait| wait <= hour)
     })
     .await;
+}
+
+/// The most uses within less than a window.
+fn most_in(window: Duration, uses: &mut [Instant]) -> usize {
+    uses.sort();
+    let within = |first: usize| uses[first..].iter().take_while(|use_| **use_ - uses[first] < window).count();
+    (0..uses.len()).map(within).max().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn turns_that_a_blocked_runtime_sleeps_through_are_asked_for_again() {
+    for (store, larder) in each_store().await {
+        let window = Duration::from_millis(600);
+        for limit in [20, 30] {
+            let limiter = larder.rate_limiter(&format!("late{limit}"), Quota::new(limit, window)).unwrap();
+            let waiting: Vec<_> = (0..4 * limit)
+                .map(|_| {
+                    let limiter = limiter.clone();
+                    tokio::spawn(async move {
+                        assert!(limiter.acquire("a", LONG).await.unwrap().is_allowed());
+                        Instant::now()
+                    })
+                })
+                .collect();
+            until("the first are served", async || {
+                waiting.iter().filter(|one| one.is_finished()).count() as u64 >= limit
+            })
+            .await;
+            // As a handler that computes, or SIGSTOP: the turns of two windows pass meanwhile.
+            std::thread::sleep(2 * window + window / 2);
+            let mut uses = Vec::new();
+            for one in waiting {
+                uses.push(one.await.unwrap());
+            }
+            // A use is late by a little: what the two ends of a window may differ by.
+            let most = most_in(window - Duration::from_millis(60), &mut uses);
+            assert!(most as u64 <= limit, "{store}: {most} of {limit} in one window");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_wait_at_the_same_time_share_a_request() {
+    let server = Server::start();
+    let larder = support::connect(&server.url()).await;
+    let limiter = larder.rate_limiter("api", Quota::per_second(100_000)).unwrap();
+    limiter.take_up_to("warm", 1).await.unwrap();
+    limiter.acquire("warm", LONG).await.unwrap();
+    server.reset_stats();
+    let calls = || server.calls("evalsha") + server.calls("eval");
+    let many = |key: &'static str| -> Vec<_> {
+        let acquire = |limiter: larder::RateLimiter| async move { limiter.acquire(key, LONG).await.unwrap() };
+        (0..1000).map(|_| tokio::spawn(acquire(limiter.clone()))).collect()
+    };
+    server.pause();
+    let waiting = many("a");
+    // All have been polled, and one request is on its way.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.resume();
+    for one in waiting {
+        assert!(one.await.unwrap().is_allowed());
+    }
+    assert!(calls() <= 10, "{} requests for 1,000 callers", calls());
+}
+
+#[tokio::test]
+async fn a_caller_that_waits_for_long_is_woken_by_a_reset_a_refund_and_a_raised_limit() {
+    let hour = Duration::from_secs(3600);
+    for (store, larder) in each_store().await {
+        // The turn is booked; and it is too far ahead to be booked.
+        for (booked, quotas) in [
+            (true, vec![Quota::new(2, hour)]),
+            (false, vec![Quota::new(2, hour), Quota::new(5, Duration::from_secs(1))]),
+        ] {
+            for what in ["reset", "refund", "raise"] {
+                if booked && what == "refund" {
+                    continue;
+                }
+                let name = format!("{what}{booked}");
+                let limiter = larder.rate_limiter(&name, quotas.clone()).unwrap();
+                let mut decisions = Vec::new();
+                for _ in 0..2 {
+                    decisions.push(limiter.check("a").await.unwrap());
+                }
+                let waiting = tokio::spawn({
+                    let limiter = limiter.clone();
+                    async move { limiter.acquire("a", 10 * hour).await.unwrap() }
+                });
+                // A caller that cannot wait is answered meanwhile, behind the one that can.
+                let refused = limiter.acquire("a", Duration::from_millis(1)).await.unwrap();
+                assert!(!refused.is_allowed() && !waiting.is_finished(), "{store} {what}");
+                match what {
+                    "reset" => assert!(limiter.reset("a").await.unwrap()),
+                    "refund" => {
+                        let decision = decisions.pop().unwrap();
+                        assert_eq!(limiter.refund("a", decision, 1).await.unwrap(), 1);
+                    }
+                    _ => limiter.set_quotas([Quota::new(200, hour), Quota::per_second(50)]).unwrap(),
+                }
+                let served = support::held::within(what, LONG, waiting).await.unwrap();
+                assert!(served.is_allowed(), "{store} {what} {booked}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_permits_are_waited_for_together_and_in_order() {
+    for (store, larder) in each_store().await {
+        let window = Duration::from_millis(400);
+        let limiter = larder.rate_limiter("api", Quota::new(5, window)).unwrap();
+        assert_eq!(limiter.acquire_n("a", 6, LONG).await.unwrap_err().kind(), ErrorKind::InvalidSetting);
+        let started = Instant::now();
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut waiting = Vec::new();
+        // The first two fit together; the third waits a window, and the small one behind it does not overtake it.
+        for (place, cost) in [(0, 2), (1, 3), (2, 5), (3, 1)] {
+            let (limiter, order) = (limiter.clone(), order.clone());
+            waiting.push(tokio::spawn(async move {
+                let decision = limiter.acquire_n("a", cost, LONG).await.unwrap();
+                order.lock().unwrap().push((place, started.elapsed()));
+                decision.granted()
+            }));
+            tokio::task::yield_now().await;
+        }
+        let mut granted = Vec::new();
+        for one in waiting {
+            granted.push(one.await.unwrap());
+        }
+        assert_eq!(granted, [2, 3, 5, 1], "{store}");
+        let order = order.lock().unwrap().clone();
+        let places: Vec<_> = order.iter().map(|(place, _)| *place).collect();
+        assert_eq!(places[2..], [2, 3], "{store}: {order:?}");
+        let slack = Duration::from_millis(5);
+        assert!(order[2].1 + slack >= window && order[3].1 + slack >= 2 * window, "{store}: {order:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_callers_place_outlives_the_runtime_that_books() {
+    let larder = support::connect(&support::server().url()).await;
+    let limiter = larder.rate_limiter("runtimes", Quota::new(1, Duration::from_millis(700))).unwrap();
+    assert!(limiter.allow("a").await.unwrap());
+    let other = limiter.clone();
+    // Another runtime asks first, so the task that books is its own; then it ends.
+    let first = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            tokio::time::timeout(Duration::from_millis(50), other.acquire("a", LONG)).await.is_err()
+        })
+    });
+    let acquired = support::held::within("a turn", LONG, limiter.acquire("a", LONG)).await.unwrap();
+    assert!(acquired.is_allowed() && first.join().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,27 +1,34 @@
-//! Waiting for a turn, without asking again and again.
+//! Waiting for permits, without asking again and again.
 //!
-//! Where nothing is free, the store books the earliest turn: it charges the time at which the cost will fit, so that
-//! whoever comes later is behind. The waiter sleeps until then. Within a process one caller a key asks at a time, in the
-//! order in which they came. A turn that lies further ahead than a record can book (a window) is asked for again when
-//! it is nearer. A waiter that goes away gives its turn back.
+//! Callers of one key queue in their process; see [`WaitQueue`]. Where nothing is free, the store books the earliest turn:
+//! it charges the time at which the cost will fit, so that later requests are behind it. The caller sleeps until then. A
+//! caller that wakes up too late gives its turn back and asks again, and so does every caller when the key is reset or the
+//! quotas change. A caller that goes away gives its turn back.
 
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::RateLimiter;
 use super::ask::drift;
 use super::decision::{DecidedBy, Decision};
+use super::quota::Plan;
+use super::wait_queue::{Answer, Waiting, WaitQueue};
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{Charge, Charged, Stamp, Take};
+use crate::store::limit::Charged;
+
+/// How late a turn may be used at most.
+const LATEST: Duration = Duration::from_millis(100);
+/// Timers are this coarse: where the window is so short that a sixtieth of it is less, a turn may be used so late.
+const TIMER: Duration = Duration::from_millis(2);
 
 impl RateLimiter {
-    /// Waits for a permit, `within` so long, in the order of those who wait.
+    /// Waits for a permit, `within` so long, in the order of the callers that wait.
     ///
-    /// The store books a turn, which is one round trip, and the caller sleeps until then. A decision that is not allowed
-    /// means that no turn came up in time; it is given as soon as that is known. One permit. What the decision of a turn
-    /// says to [remain](Decision::remaining) is as of its booking: nothing.
+    /// As [`acquire_n`](Self::acquire_n) with a cost of one.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -42,80 +49,134 @@ impl RateLimiter {
     ///
     /// # Cancel safety
     ///
-    /// A dropped call gives its turn back, in the background. What was being asked at that moment may have been charged.
+    /// As [`acquire_n`](Self::acquire_n).
     pub async fn acquire(&self, key: impl CacheKey + Send, within: Duration) -> Result<Decision> {
+        self.acquire_n(key, 1, within).await
+    }
+
+    /// Waits for permits for something that costs more than one, `within` so long, in the order of the callers that wait.
+    ///
+    /// The store books a turn and the caller sleeps until then. Callers of one key that wait at the same time share a
+    /// request, so each costs one round trip at most. A decision that is not allowed means that no turn comes up in
+    /// time; it is given as soon as that is known. A turn is used at most a sixtieth of the shortest window late, 100 ms
+    /// at most, by a clock that goes on while the machine sleeps; a caller that is later than that asks again. What the
+    /// decision of a turn says to [remain](Decision::remaining) is as of its booking: nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`check_n`](Self::check_n). Each request has `response_timeout`; the waiting has not.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call gives its turn back, in the background.
+    pub async fn acquire_n(
+        &self,
+        key: impl CacheKey + Send,
+        cost: u64,
+        within: Duration,
+    ) -> Result<Decision> {
         let started = std::time::Instant::now();
         let name = self.record(key);
         let decision = match name {
-            Ok(name) => self.wait(&name, within).await,
+            Ok(name) => self.wait(&name, cost, within).await,
             Err(error) => Err(error),
         };
         self.inner.local.meter.acquire.finished(started.elapsed(), decision.as_ref().err());
         decision.map(|decision| self.counted(decision))
     }
 
-    async fn wait(&self, name: &Name, within: Duration) -> Result<Decision> {
-        let deadline = self.now().after(within);
-        let known = self.inner.local.key(name.as_bytes());
-        // None where others wait for as long as this one could: then it only asks, and does not book.
-        let turn = tokio::time::timeout(within, known.turn.clone().lock_owned()).await.ok();
+    async fn wait(&self, name: &Name, cost: u64, within: Duration) -> Result<Decision> {
+        let (deadline, plan) = (self.now().after(within), self.plan());
+        plan.check_cost(cost)?;
+        let leased = self.inner.local.decide(name.as_bytes(), cost, &plan, &self.inner.context.clock);
+        if let Some(decision) = leased.filter(Decision::is_allowed) {
+            return Ok(decision);
+        }
+        let queue = self.inner.local.queue(name.as_bytes());
+        let ticket = queue.ticket();
         loop {
-            let (plan, now) = (self.plan(), self.now());
-            let leased = self.inner.local.decide(name.as_bytes(), 1, &plan, &self.inner.context.clock);
-            if let Some(decision) = leased.filter(Decision::is_allowed) {
-                return Ok(decision);
+            let (answer, answered) = oneshot::channel();
+            queue.join(Waiting { ticket, cost, deadline, limiter: self.clone(), answer });
+            // Its turn has come, or what is known instead. A caller that is dropped here leaves the queue.
+            let _leave = Leave(&queue);
+            match queue.answer(name, answered, &self.inner.context).await? {
+                None => {}
+                Some(Answer::Decided(decision)) => return Ok(decision),
+                Some(Answer::Turn(turn)) => {
+                    if let Some(decision) = turn.take(&queue).await {
+                        return Ok(decision);
+                    }
+                }
             }
-            let asked = (now, self.inner.local.changes());
-            let patience = if turn.is_some() { left(deadline, now) } else { 0 };
-            let charge = Charge { terms: &plan.terms, take: Take::All, cost: 1, ahead: 0, patience };
-            let charged = match self.send_in_time(name, charge).await {
-                Ok(charged) => charged,
-                Err(error) => return self.without_store(name, &plan, Take::All, 1, error),
-            };
-            let span = Duration::from_micros(charged.wait);
-            if charged.granted > 0 {
-                drop(turn);
-                let booked = self.now();
-                self.sleep_until_turn(name, &charged, span).await;
-                let slept = u64::try_from(self.now().since(booked).as_micros()).unwrap_or(u64::MAX);
-                let reset = charged.reset.saturating_sub(slept);
-                return Ok(Decision::of(name, Charged { reset, ..charged }, &plan, DecidedBy::Store));
-            }
-            if turn.is_none() || charged.wait > left(deadline, self.now()) {
-                return Ok(self.decided(name, &plan, Take::All, 1, charged, asked));
-            }
-            tokio::time::sleep(span).await;
         }
     }
+}
 
-    async fn sleep_until_turn(&self, name: &Name, charged: &Charged, span: Duration) {
-        if span.is_zero() {
-            return;
-        }
-        let mut turn = Turn { limiter: self, name, stamp: charged.stamp, taken: false };
+/// Tells the task that books when a caller has left.
+struct Leave<'a>(&'a WaitQueue);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
+}
+
+/// Permits that a caller may use from a time on. Given back unless they are taken.
+pub(super) struct Turn {
+    pub(super) limiter: RateLimiter,
+    pub(super) name: Name,
+    pub(super) plan: std::sync::Arc<Plan>,
+    /// What was charged, as far as it is this caller's.
+    pub(super) charged: Charged,
+    pub(super) answered: Tick,
+    /// How often the queue had been restarted when the turn was asked for.
+    pub(super) restarts: u64,
+    pub(super) taken: bool,
+}
+
+impl Turn {
+    /// Sleeps until the turn has come. Returns nothing, and has given the turn back, where the caller must ask again: it
+    /// woke up too late, the key was reset or the quotas changed.
+    async fn take(mut self, queue: &WaitQueue) -> Option<Decision> {
+        let span = Duration::from_micros(self.charged.wait);
         // The span is counted from the arrival of the answer, which is late; a clock that is fast must not make it early.
-        tokio::time::sleep(span + drift(span)).await;
-        turn.taken = true;
+        let due = self.answered.after(span + drift(span));
+        if !span.is_zero() {
+            tokio::select! {
+                () = queue.restarted(self.restarts) => return self.give_back().await,
+                () = tokio::time::sleep(due.since(self.limiter.now())) => {}
+            }
+            if self.limiter.now().since(due) > tolerance(&self.plan) {
+                return self.give_back().await;
+            }
+        }
+        self.taken = true;
+        let slept = u64::try_from(self.limiter.now().since(self.answered).as_micros()).unwrap_or(u64::MAX);
+        let charged = Charged { reset: self.charged.reset.saturating_sub(slept), ..self.charged };
+        Some(Decision::of(&self.name, charged, &self.plan, DecidedBy::Store))
+    }
+
+    /// Gives the turn back and waits until that is done, so that the caller's next request does not find it charged.
+    async fn give_back(mut self) -> Option<Decision> {
+        self.taken = true;
+        let given = self.limiter.give_back(&self.name, self.charged.stamp, self.charged.granted);
+        if let Ok(Err(error)) = tokio::time::timeout(self.limiter.timeout(), given).await {
+            tracing::debug!(%error, "a turn could not be given back and counts until its window has passed");
+        }
+        None
     }
 }
 
-/// A turn that was booked and is given back unless it is taken.
-struct Turn<'a> {
-    limiter: &'a RateLimiter,
-    name: &'a Name,
-    stamp: Stamp,
-    taken: bool,
-}
-
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         if !self.taken {
-            let plan = self.limiter.plan();
-            self.limiter.give_back_later(self.name, &plan, self.stamp, 1);
+            let Self { limiter, name, plan, charged, .. } = &*self;
+            limiter.give_back_later(name, plan, charged.stamp, charged.granted);
         }
     }
 }
 
-fn left(deadline: Tick, now: Tick) -> u64 {
-    u64::try_from(deadline.since(now).as_micros()).unwrap_or(u64::MAX).min(1 << 50)
+fn tolerance(plan: &Plan) -> Duration {
+    (plan.shortest / 60).min(LATEST).max(TIMER)
 }
+

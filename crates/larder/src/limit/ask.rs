@@ -134,6 +134,21 @@ impl RateLimiter {
         answer
     }
 
+    /// [`ask_store`](Self::ask_store) outside of a call, with the connection's timeout.
+    pub(super) async fn ask_in_time(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
+        let asked = (self.now(), self.changes());
+        let charge = Charge { terms: &plan.terms, take: Take::All, cost, ahead: 0, patience: 0 };
+        match self.send_in_time(name, charge).await {
+            Ok(charged) => Ok(self.decided(name, plan, Take::All, cost, charged, asked)),
+            Err(error) => self.without_store(name, plan, Take::All, cost, error),
+        }
+    }
+
+    /// To be taken before a request that may be refused.
+    pub(super) fn changes(&self) -> u64 {
+        self.inner.local.changes()
+    }
+
     /// [`send`](Self::send) outside of a call, with the connection's timeout.
     pub(super) async fn send_in_time(&self, name: &Name, charge: Charge<'_>) -> Result<Charged> {
         let timeout = self.timeout();

@@ -7,8 +7,9 @@
 //! once. Its `retry_after` is counted from the answer, so that a caller that waits for it is not refused again. The table
 //! is bounded; what it loses costs a round trip.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
@@ -18,6 +19,7 @@ use super::lease::Held;
 use super::meter::LimitMeter;
 use super::outage::Breaker;
 use super::quota::{Plan, Quota};
+use super::wait_queue::WaitQueue;
 use crate::clock::{Clock, RECENT, Tick};
 use crate::store::limit::Stamp;
 use crate::store::memory::Limits;
@@ -39,6 +41,8 @@ pub(super) struct Local {
     pub(super) share: Limits,
     /// By the key's text.
     keys: Cache<Vec<u8>, Arc<Known>>,
+    /// Of keys that callers wait for.
+    queues: Mutex<Queues>,
     /// Bytes of a record's name before its key.
     before: usize,
     /// The quotas that were used last, latest at the end, so that handles with the same ones share what is known.
@@ -49,12 +53,17 @@ pub(super) struct Local {
     resets: AtomicU64,
 }
 
+#[derive(Default)]
+struct Queues {
+    by_key: HashMap<Vec<u8>, Weak<WaitQueue>>,
+    /// At this size those that are no longer used are removed.
+    sweep_at: usize,
+}
+
 /// What is known about one key.
 #[derive(Default)]
 pub(super) struct Known {
     facts: Mutex<Facts>,
-    /// Whose turn it is to wait for one.
-    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     /// Who takes the next batch.
     pub(super) refill: tokio::sync::Mutex<()>,
 }
@@ -89,6 +98,7 @@ impl Local {
             share: Limits::default(),
             keys: Cache::new(KEYS),
             plans: Mutex::default(),
+            queues: Mutex::default(),
             changes: AtomicU64::new(0),
             resets: AtomicU64::new(0),
         }
@@ -231,6 +241,9 @@ impl Local {
         if let Some(known) = self.known(name) {
             known.facts().refusals.clear();
         }
+        if let Some(queue) = self.queue_if_any(name) {
+            queue.given_back();
+        }
     }
 
     /// Forgets all that is known of a key. Permits of a lease are not spent after this.
@@ -240,6 +253,39 @@ impl Local {
         if let Some(known) = self.known(name) {
             *known.facts() = Facts::default();
         }
+        if let Some(queue) = self.queue_if_any(name) {
+            queue.restart();
+        }
+    }
+
+    /// The quotas of a handle have changed: its callers that wait ask again.
+    pub(super) fn quotas_changed(&self) {
+        let queues: Vec<_> = self.queues().by_key.values().filter_map(Weak::upgrade).collect();
+        queues.iter().for_each(|queue| queue.restart());
+    }
+
+    /// The queue of a key's callers.
+    pub(super) fn queue(&self, name: &[u8]) -> Arc<WaitQueue> {
+        let key = self.key_of(name);
+        let mut queues = self.queues();
+        if let Some(queue) = queues.by_key.get(key).and_then(Weak::upgrade) {
+            return queue;
+        }
+        if queues.by_key.len() >= queues.sweep_at {
+            queues.by_key.retain(|_, queue| queue.strong_count() > 0);
+            queues.sweep_at = 2 * queues.by_key.len() + 16;
+        }
+        let queue = Arc::default();
+        queues.by_key.insert(key.to_owned(), Arc::downgrade(&queue));
+        queue
+    }
+
+    fn queue_if_any(&self, name: &[u8]) -> Option<Arc<WaitQueue>> {
+        self.queues().by_key.get(self.key_of(name)).and_then(Weak::upgrade)
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

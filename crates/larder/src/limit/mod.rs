@@ -24,6 +24,7 @@ mod reserve;
 mod simulation;
 #[cfg(all(test, feature = "redis"))]
 mod skewed;
+mod wait_queue;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -149,6 +150,8 @@ impl RateLimiter {
         let mut current = self.inner.plan.write().unwrap_or_else(PoisonError::into_inner);
         *current = self.inner.local.plan(plan);
         self.inner.plan_id.store(current.id, Ordering::Release);
+        drop(current);
+        self.inner.local.quotas_changed();
         Ok(())
     }
 
@@ -388,6 +391,10 @@ impl RateLimiter {
         };
         change(&mut inner);
         Self { inner: Arc::new(inner) }
+    }
+
+    fn plan_id(&self) -> u64 {
+        self.inner.plan_id.load(Ordering::Acquire)
     }
 
     fn plan(&self) -> Arc<Plan> {

@@ -78,6 +78,7 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
         5 => Just(Take::All),
         special => Just(Take::UpTo),
         special => (1..6u64).prop_map(|least| Take::Half { least }),
+        2 * special => (1..6u64).prop_map(|least| Take::Turns { least }),
         2 * special => Just(Take::Look)
     ];
     let ahead = prop_oneof![4 => Just(0u64), special => 0..61_000u64, special => 0..59_000_000u64];
@@ -108,6 +109,7 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
                 let cost = cost.min(plans()[plan].iter().map(|term| term.limit).min().unwrap_or(1));
                 let take = match take {
                     Take::Half { least } => Take::Half { least: least.min(cost) },
+                    Take::Turns { least } => Take::Turns { least: least.min(cost) },
                     take => take,
                 };
                 Step::Charge { plan, take, cost, ahead, patience }

@@ -79,9 +79,21 @@ pub(crate) enum Take {
     Half { least: u64 },
     /// Nothing: only what [`All`](Self::All) would answer. Writes nothing.
     Look,
+    /// As much as fits, but so much at least; where that does not fit now, as much as fits at the earliest time at which
+    /// so much does, within the charge's patience.
+    Turns { least: u64 },
 }
 
 impl Take {
+    /// How much is taken at least, where not nothing.
+    #[cfg(feature = "redis")]
+    pub(crate) fn least(self) -> u64 {
+        match self {
+            Self::Half { least } | Self::Turns { least } => least,
+            Self::All | Self::UpTo | Self::Look => 1,
+        }
+    }
+
     /// On the wire.
     #[cfg(feature = "redis")]
     pub(crate) fn number(self) -> u64 {
@@ -90,6 +102,7 @@ impl Take {
             Self::UpTo => 2,
             Self::Half { .. } => 3,
             Self::Look => 4,
+            Self::Turns { .. } => 5,
         }
     }
 }

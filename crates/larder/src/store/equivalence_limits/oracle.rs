@@ -26,8 +26,11 @@ enum Event {
         spent: Vec<u64>,
         limits: usize,
     },
+    /// For several who wait together, so many at least.
     Book {
         within: u64,
+        cost: u64,
+        least: u64,
         limits: usize,
     },
     /// Gives back part of the nth last charge, which then was not used.
@@ -59,7 +62,8 @@ fn events(window: u64) -> impl Strategy<Value = Vec<Event>> {
         6 => (take, 1..6u64, limits()).prop_map(|(take, cost, limits)| Event::Charge { take, cost, limits }),
         2 => (1..8u64, 1..1000u64, prop::collection::vec(0..1000u64, 8), limits())
             .prop_map(|(batch, span, spent, limits)| Event::Lease { batch, span, spent, limits }),
-        2 => (0..2 * window, limits()).prop_map(|(within, limits)| Event::Book { within, limits }),
+        2 => (0..2 * window, 1..12u64, 1..3u64, limits())
+            .prop_map(|(within, cost, least, limits)| Event::Book { within, cost, least, limits }),
         1 => (0..5usize, 1..4u64).prop_map(|(last, permits)| Event::Refund { last, permits }),
         7 => pass.prop_map(Event::Pass),
     ];
@@ -169,16 +173,22 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
                             },
                         )
                     }
-                    Event::Book { within, limits } => {
+                    Event::Book { within, cost, least, limits } => {
                         let set = &sets[*limits];
-                        (set, Charge { terms: set, take: Take::All, cost: 1, ahead: 0, patience: *within })
+                        let least = (*least).min(set.iter().map(|term| term.limit).min().unwrap_or(1));
+                        let (take, cost) = (Take::Turns { least }, (*cost).max(least));
+                        (set, Charge { terms: set, take, cost, ahead: 0, patience: *within })
                     }
                 };
                 let (expected, found) = both.charge(ask);
                 prop_assert_eq!(expected, found, "{:?}", event);
                 let now = both.clock;
                 if found.granted == 0 {
-                    let wanted = if ask.take == Take::All { ask.cost } else { 1 };
+                    let wanted = match ask.take {
+                        Take::All => ask.cost,
+                        Take::Turns { least } => least,
+                        _ => 1,
+                    };
                     let with_reason = set.iter().zip(&windows).any(|(term, window)| {
                         let late = if term.rule == Rule::Log { 0 } else { term.width };
                         let counted: u64 = uses

@@ -27,9 +27,8 @@ impl Request {
     fn more(charge: Charge<'_>) -> Option<Self> {
         let Charge { take, ahead, patience, .. } = charge;
         (take != Take::All || ahead > 0 || patience > 0).then(|| {
-            let least = if let Take::Half { least } = take { least } else { 1 };
             let mut more = Self(Vec::with_capacity(19));
-            more.number(1, take.number()).number(7, ahead).number(7, patience).number(4, least);
+            more.number(1, take.number()).number(7, ahead).number(7, patience).number(4, take.least());
             more
         })
     }

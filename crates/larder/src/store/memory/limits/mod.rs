@@ -104,7 +104,8 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
         Take::All | Take::Look => (if room >= i128::from(cost) { i128::from(cost) } else { 0 }, cost),
         Take::UpTo => (room, 1),
         Take::Half { least } if room >= i128::from(least) => ((room - room / 2).max(least.into()), least),
-        Take::Half { least } => (0, least),
+        Take::Turns { least } if room >= i128::from(least) => (room, least),
+        Take::Half { least } | Take::Turns { least } => (0, least),
     };
     let mut granted = u64::try_from(most.max(0)).unwrap_or(u64::MAX).min(cost);
     let (mut when, mut wait) = (now.saturating_add(ahead), 0);
@@ -126,9 +127,13 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
             Rule::Log => last <= now + term.width,
             Rule::Gcra => true,
         };
+        let books = matches!(take, Take::All | Take::Turns { .. });
         // Nor is a turn booked where that would make a record for good that has lost some of what was charged.
-        if take == Take::All && wait <= patience && !cut && terms.iter().all(reach) {
-            (granted, when) = (cost, turn);
+        if books && wait <= patience && !cut && terms.iter().all(reach) {
+            // Whatever is free at that time goes to those who wait together.
+            let free = terms.iter().zip(&record.tracks).map(|(term, track)| term.limit - track.total(last).min(term.limit));
+            let free = if take == Take::All { cost } else { free.min().unwrap_or(0).min(cost) };
+            (granted, when) = (free, turn);
         }
     }
     let wrote = take != Take::Look && granted > 0;

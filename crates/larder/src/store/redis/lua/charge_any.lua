@@ -1,5 +1,5 @@
 -- The whole rule, for records and requests of every kind: what charge.lua has not answered, after limit.lua.
-local ALL, HALF, LOOK = 1, 3, 4
+local ALL, HALF, LOOK, TURNS = 1, 3, 4, 5
 local take, ahead, patience, least = ALL, 0, 0, 1
 if ARGV[2] then
   take, ahead, patience, least = struct.unpack('>BI7I7I4', ARGV[2])
@@ -52,6 +52,23 @@ local function ready(track, limit, wanted)
   return math.max(track.arrival, now) + (wanted - limit) * width
 end
 
+-- what is free of a track at a time to come
+local function room_at(track, limit, when)
+  local width = track.width
+  if track.counts then
+    local oldest = math.floor(when / width) - BUCKETS
+    for place, count in ipairs(track.counts) do
+      if track.first + place - 1 >= oldest then
+        limit = limit - count
+      end
+    end
+    return limit
+  elseif track.log then
+    return limit - track.total + entries_until(track, when - width)
+  end
+  return limit - math.max(math.ceil((track.arrival - when) / width), 0)
+end
+
 -- when nothing counts any more
 local function ends(track)
   if track.total == 0 then
@@ -99,7 +116,7 @@ local granted, wanted = cost, cost
 if take == ALL or take == LOOK then
   granted = room >= cost and cost or 0
 else
-  wanted = take == HALF and least or 1
+  wanted = (take == HALF or take == TURNS) and least or 1
   granted = take == HALF and math.max(math.ceil(room / 2), least) or room
   granted = room >= wanted and math.min(cost, granted) or 0
 end
@@ -117,8 +134,12 @@ if granted == 0 then
   end
   wait = math.max(last - clock, 0)
   -- Nor is a turn booked where that would make a record for good that has lost some of what was charged.
-  if take == ALL and wait <= patience and not cut then
+  if (take == ALL or take == TURNS) and wait <= patience and not cut then
     granted, when = cost, math.max(last, now)
+    -- Whatever is free at that time goes to those who wait together.
+    for place, term in ipairs(take == TURNS and terms or {}) do
+      granted = math.min(granted, room_at(tracks[place], term.limit, last))
+    end
     -- Who waits counts the time by a clock that may be slow: the turn is used a thousandth later, and charged two later.
     when = when + math.floor((when - now) / 500)
     for _, term in ipairs(terms) do

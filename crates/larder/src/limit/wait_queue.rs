@@ -1,0 +1,328 @@
+//! The callers of one key in this process that wait for permits, and the task that books their turns.
+//!
+//! The task asks the store for the first caller and all that fit behind it in one request: as much as is free now, else as
+//! much as comes free at the earliest time at which the first caller's cost fits. Callers that join meanwhile share the
+//! next request. A turn that lies further ahead than a record can book (a window) is asked for again when it is nearer;
+//! until then the task sleeps. It wakes up when something is given back, the key is reset, the quotas change, the first
+//! caller leaves, or a caller joins that cannot wait so long.
+//!
+//! The task runs while callers wait. If its runtime ends, a caller on another runtime starts it again.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::RateLimiter;
+use super::acquire::Turn;
+use super::decision::{DecidedBy, Decision};
+use super::quota::Plan;
+use crate::clock::Tick;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::store::limit::{Charge, Charged, Take};
+
+/// A caller in the queue.
+pub(super) struct Waiting {
+    /// Its place. A caller that has to ask again keeps it.
+    pub(super) ticket: u64,
+    pub(super) cost: u64,
+    pub(super) deadline: Tick,
+    pub(super) limiter: RateLimiter,
+    pub(super) answer: oneshot::Sender<Result<Answer>>,
+}
+
+/// What a caller waits for.
+pub(super) enum Answer {
+    Turn(Turn),
+    /// A refusal, or what the policy for outages says.
+    Decided(Decision),
+}
+
+pub(super) struct WaitQueue {
+    state: Mutex<State>,
+    /// Wakes the task where it sleeps.
+    wake: Notify,
+    /// Wakes the callers when the task has ended before its time.
+    ended: Notify,
+    /// How often every turn was called off: the key was reset, or the quotas changed.
+    restarts: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By ticket.
+    waiting: VecDeque<Waiting>,
+    next_ticket: u64,
+    /// Whether the task runs.
+    booking: bool,
+    /// Something was given back since the task asked last.
+    changed: bool,
+}
+
+impl Default for WaitQueue {
+    fn default() -> Self {
+        let (state, wake, ended) = Default::default();
+        Self { state, wake, ended, restarts: watch::Sender::new(0) }
+    }
+}
+
+impl WaitQueue {
+    pub(super) fn ticket(&self) -> u64 {
+        let mut state = self.state();
+        state.next_ticket += 1;
+        state.next_ticket
+    }
+
+    pub(super) fn join(&self, one: Waiting) {
+        self.state().insert(one);
+        self.wake();
+    }
+
+    /// Lets the task look again.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Something was given back: the first caller's turn may have come nearer.
+    pub(super) fn given_back(&self) {
+        self.state().changed = true;
+        self.wake();
+    }
+
+    /// All turns are asked for again.
+    pub(super) fn restart(&self) {
+        self.restarts.send_modify(|restarts| *restarts += 1);
+        self.given_back();
+    }
+
+    /// Completes when the queue was restarted since `restarts` was read.
+    pub(super) async fn restarted(&self, restarts: u64) {
+        let mut seen = self.restarts.subscribe();
+        if seen.wait_for(|now| *now != restarts).await.is_err() {
+            // The sender lives as long as the queue.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits for the answer, and sees to it that the task runs. Nothing where the task was dropped with the request: the
+    /// caller asks again.
+    pub(super) async fn answer(
+        self: &Arc<Self>,
+        name: &Name,
+        mut answered: oneshot::Receiver<Result<Answer>>,
+        context: &Arc<Context>,
+    ) -> Result<Option<Answer>> {
+        loop {
+            let ended = self.ended.notified();
+            self.run(name, context)?;
+            tokio::select! {
+                answer = &mut answered => return match answer {
+                    Ok(answer) => answer.map(Some),
+                    Err(_) => context.coordination().map(|_| None),
+                },
+                () = ended => {}
+            }
+        }
+    }
+
+    fn run(self: &Arc<Self>, name: &Name, context: &Context) -> Result<()> {
+        let mut state = self.state();
+        if !state.booking && !state.waiting.is_empty() {
+            state.booking = true;
+            drop(state);
+            // Dropped where it cannot be started: then the next caller tries.
+            let task = Booking { queue: self.clone(), name: name.clone(), finished: false };
+            if !context.timers.spawn(async move { task.run().await }) {
+                return Err(Error::closed());
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn insert(&mut self, one: Waiting) {
+        let place = self.waiting.partition_point(|other| other.ticket < one.ticket);
+        self.waiting.insert(place, one);
+    }
+
+    /// The first caller and those behind it that have the same quotas and fit into the limit together with it.
+    fn batch(&mut self) -> Option<(Arc<Plan>, Vec<Waiting>)> {
+        self.waiting.retain(|one| !one.answer.is_closed());
+        let first = self.waiting.pop_front()?;
+        let (plan, mut cost) = (first.limiter.plan(), first.cost);
+        let mut batch = vec![first];
+        while let Some(next) = self.waiting.front() {
+            cost = cost.saturating_add(next.cost);
+            if cost > plan.most || next.limiter.plan_id() != plan.id {
+                break;
+            }
+            batch.extend(self.waiting.pop_front());
+        }
+        Some((plan, batch))
+    }
+}
+
+/// The task. Dropped at its end or with its runtime.
+struct Booking {
+    queue: Arc<WaitQueue>,
+    name: Name,
+    /// It has found the queue empty: another task may run by now.
+    finished: bool,
+}
+
+impl Drop for Booking {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        // Clear the flag before waking the callers: each of them looks at the flag after it was woken.
+        self.queue.state().booking = false;
+        self.queue.ended.notify_waiters();
+    }
+}
+
+impl Booking {
+    async fn run(mut self) {
+        loop {
+            let (plan, mut batch) = {
+                let mut state = self.queue.state();
+                state.changed = false;
+                let Some(taken) = state.batch() else {
+                    // Within the lock: a caller that joins after this finds the flag cleared, and starts the task.
+                    state.booking = false;
+                    self.finished = true;
+                    return;
+                };
+                taken
+            };
+            let first = batch.remove(0);
+            if let Err(error) = plan.check_cost(first.cost) {
+                // The quotas have changed meanwhile.
+                let _ = first.answer.send(Err(error));
+                self.put_back(batch);
+                continue;
+            }
+            self.ask(&plan, first, batch).await;
+        }
+    }
+
+    /// Asks for the first caller and all of a batch behind it.
+    async fn ask(&self, plan: &Arc<Plan>, first: Waiting, mut batch: Vec<Waiting>) {
+        let limiter = first.limiter.clone();
+        let (sent, restarts) = (limiter.now(), *self.queue.restarts.borrow());
+        let asked = (sent, limiter.changes());
+        let cost = first.cost + batch.iter().map(|one| one.cost).sum::<u64>();
+        let (take, patience) = (Take::Turns { least: first.cost }, micros(first.deadline.since(sent)));
+        let charge = Charge { terms: &plan.terms, take, cost, ahead: 0, patience };
+        let answer = limiter.send_in_time(&self.name, charge).await;
+        let answered = limiter.now();
+        batch.insert(0, first);
+        match answer {
+            Err(error) => batch.into_iter().for_each(|one| {
+                let decided = one.limiter.without_store(&self.name, plan, Take::All, one.cost, error.clone());
+                let _ = one.answer.send(decided.map(Answer::Decided));
+            }),
+            Ok(charged) if charged.granted > 0 => {
+                self.put_back(self.hand_out(&limiter, plan, charged, (answered, restarts), batch));
+            }
+            Ok(charged) => {
+                // Remembered here too, as by a plain check.
+                let least = batch.first().map_or(1, |one| one.cost);
+                drop(limiter.decided(&self.name, plan, Take::All, least, charged, asked));
+                self.put_back(batch);
+                self.refuse(plan, charged, least, answered).await;
+            }
+        }
+    }
+
+    /// Hands turns to the callers in their order, and returns those that have to ask again.
+    fn hand_out(
+        &self,
+        limiter: &RateLimiter,
+        plan: &Arc<Plan>,
+        charged: Charged,
+        (answered, restarts): (Tick, u64),
+        batch: Vec<Waiting>,
+    ) -> Vec<Waiting> {
+        let (mut left, mut full) = (charged.granted, false);
+        let mut again = Vec::new();
+        for (place, one) in batch.into_iter().enumerate() {
+            let patient = place == 0 || micros(one.deadline.since(answered)) >= charged.wait;
+            full |= one.cost > left;
+            if full || !patient {
+                again.push(one);
+                continue;
+            }
+            left -= one.cost;
+            let charged = Charged { granted: one.cost, ..charged };
+            let (limiter, name, plan) = (one.limiter, self.name.clone(), plan.clone());
+            let turn = Turn { limiter, name, plan, charged, answered, restarts, taken: false };
+            // Where the caller has left, the turn is dropped, and so given back.
+            let _ = one.answer.send(Ok(Answer::Turn(turn)));
+        }
+        if left > 0 {
+            limiter.give_back_later(&self.name, plan, charged.stamp, left);
+        }
+        again
+    }
+
+    /// `cost` is refused for longer than its caller waits, or than can be booked: answers the callers that cannot wait so
+    /// long, and sleeps if one can.
+    async fn refuse(&self, plan: &Arc<Plan>, charged: Charged, cost: u64, answered: Tick) {
+        let end = answered.after(Duration::from_micros(charged.wait));
+        let (refused, others) = {
+            let mut state = self.queue.state();
+            let (hasty, patient) = state.waiting.drain(..).partition(|one: &Waiting| one.deadline < end);
+            state.waiting = patient;
+            let same = |one: &Waiting| one.cost == cost && one.limiter.plan_id() == plan.id;
+            hasty.into_iter().partition::<Vec<_>, _>(same)
+        };
+        for one in refused {
+            let decision = Decision::of(&self.name, charged, plan, DecidedBy::Store);
+            let _ = one.answer.send(Ok(Answer::Decided(decision)));
+        }
+        // What the refusal says is not true of another cost: each of these asks for itself, once.
+        for one in others {
+            let plan = one.limiter.plan();
+            let decided = match plan.check_cost(one.cost) {
+                Ok(()) => one.limiter.ask_in_time(&self.name, &plan, one.cost).await,
+                Err(error) => Err(error),
+            };
+            let _ = one.answer.send(decided.map(Answer::Decided));
+        }
+        let first = self.queue.state().waiting.front().map(|one| one.ticket);
+        let Some(first) = first else { return };
+        let sleep = tokio::time::sleep(end.since(answered));
+        tokio::pin!(sleep);
+        loop {
+            tokio::select! {
+                () = &mut sleep => return,
+                () = self.queue.wake.notified() => {
+                    let state = self.queue.state();
+                    let here = state.waiting.front().is_some_and(|one| one.ticket == first && !one.answer.is_closed());
+                    let hasty = state.waiting.iter().any(|one| one.deadline < end && !one.answer.is_closed());
+                    if state.changed || !here || hasty {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn put_back(&self, batch: Vec<Waiting>) {
+        let mut state = self.queue.state();
+        batch.into_iter().rev().for_each(|one| state.insert(one));
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX).min(1 << 50)
+}
