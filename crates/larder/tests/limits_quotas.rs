@@ -57,7 +57,11 @@ async fn a_refusal_is_known_for_its_cost_and_says_nothing_of_another() {
         for decided_by in [DecidedBy::Store, DecidedBy::Refusal] {
             for cost in [5, 6, 50] {
                 let refused = limiter.check_n("a", cost).await.unwrap();
-                assert_eq!((refused.is_allowed(), refused.decided_by()), (false, decided_by), "{store} {cost}");
+                assert_eq!(
+                    (refused.is_allowed(), refused.decided_by()),
+                    (false, decided_by),
+                    "{store} {cost}"
+                );
             }
         }
         assert!(limiter.check_n("a", 2).await.unwrap().is_allowed(), "{store}");

@@ -13,7 +13,7 @@ use super::RateLimiter;
 use super::ask::drift;
 use super::decision::{DecidedBy, Decision};
 use super::quota::Plan;
-use super::wait_queue::{Answer, Waiting, WaitQueue};
+use super::wait_queue::{Answer, WaitQueue, Waiting};
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::key::CacheKey;
@@ -179,4 +179,3 @@ impl Drop for Turn {
 fn tolerance(plan: &Plan) -> Duration {
     (plan.shortest / 60).min(LATEST).max(TIMER)
 }
-

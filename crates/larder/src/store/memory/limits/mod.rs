@@ -13,15 +13,17 @@
 //! What is charged ahead of now, to the expiry of a lease or to a turn that was booked, counts from now on.
 //! docs/rate-limits.md has the proof. charge.lua is the same rule on the server.
 
+mod records;
 mod track;
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::store::limit::{BUCKETS, Charge, Charged, Rule, Stamp, Take, Term};
+use records::Records;
 use track::Track;
 
 /// What was charged to one key.
+#[derive(Default)]
 struct Record {
     /// When it was last charged. A clock that steps back must not open a window again, so this never does.
     latest: u64,
@@ -32,38 +34,34 @@ struct Record {
     kept_until: u64,
 }
 
+/// The records of all keys. Those that have ended are removed in the background.
 #[derive(Default)]
-struct State {
-    records: HashMap<String, Record>,
-    sweep_at: usize,
-}
-
-#[derive(Default)]
-pub(crate) struct Limits(Mutex<State>);
+pub(crate) struct Limits(Arc<Records>);
 
 impl Limits {
     pub(crate) fn charge(&self, name: &str, charge: Charge<'_>, clock: u64) -> Charged {
-        let mut state = self.state();
-        let mut record = state.records.remove(name);
-        let known = record.is_some();
+        let mut state = self.0.state();
+        if let Some(kept) = state.get_mut(name) {
+            let mut record = Some(std::mem::take(kept));
+            let (charged, _) = decide(&mut record, charge, clock);
+            *kept = record.unwrap_or_default();
+            state.remove_ended(2, clock, Some(name));
+            return charged;
+        }
+        let mut record = None;
         let (charged, wrote) = decide(&mut record, charge, clock);
-        if let Some(record) = record.filter(|_| known || wrote) {
-            if state.records.len() >= state.sweep_at {
-                state.records.retain(|_, record| record.expires(clock) > clock);
-                state.sweep_at = 2 * state.records.len() + 1000;
-            }
-            state.records.insert(name.to_owned(), record);
+        if let Some(record) = record.filter(|_| wrote) {
+            state.insert(name, record, clock);
+            drop(state);
+            Records::remove_in_background(&self.0);
         }
         charged
     }
 
     pub(crate) fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp, clock: u64) -> u64 {
-        let mut state = self.state();
-        let Some(record) =
-            state.records.get_mut(name).filter(|record| record.born == stamp.born && record.counts(terms))
-        else {
-            return 0;
-        };
+        let mut state = self.0.state();
+        let same = |record: &&mut Record| record.born == stamp.born && record.counts(terms);
+        let Some(record) = state.get_mut(name).filter(same) else { return 0 };
         let (latest, now) = (record.latest, record.latest.max(clock));
         record
             .tracks
@@ -74,12 +72,8 @@ impl Limits {
     }
 
     pub(crate) fn forget(&self, name: &str, clock: u64) -> bool {
-        let forgotten = self.state().records.remove(name);
+        let forgotten = self.0.state().remove(name);
         forgotten.is_some_and(|record| record.expires(clock) > clock)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,7 +125,10 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
         // Nor is a turn booked where that would make a record for good that has lost some of what was charged.
         if books && wait <= patience && !cut && terms.iter().all(reach) {
             // Whatever is free at that time goes to those who wait together.
-            let free = terms.iter().zip(&record.tracks).map(|(term, track)| term.limit - track.total(last).min(term.limit));
+            let free = terms
+                .iter()
+                .zip(&record.tracks)
+                .map(|(term, track)| term.limit - track.total(last).min(term.limit));
             let free = if take == Take::All { cost } else { free.min().unwrap_or(0).min(cost) };
             (granted, when) = (free, turn);
         }

@@ -1,0 +1,217 @@
+//! Where the records are kept, and how those that have ended are removed.
+//!
+//! A queue has one entry for each record, at a time at which the record may have ended. An entry that comes up while its
+//! record still counts goes back into the queue, at the record's end as it is then. So removing costs nothing while keys
+//! are in use, and a flood of keys is gone soon after its windows have passed: each charge removes a few records, and a
+//! task removes the rest in steps that each hold the lock for a short time.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::Record;
+
+/// Records that the task removes while it holds the lock.
+const STEP: usize = 1000;
+/// How long the task sleeps at least, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+
+#[derive(Default)]
+pub(super) struct Records(Mutex<State>);
+
+#[derive(Default)]
+pub(super) struct State {
+    records: HashMap<Arc<str>, Record>,
+    /// When which record may have ended, soonest first.
+    ends: BinaryHeap<Reverse<(u64, Arc<str>)>>,
+    /// The task that removes, where it runs.
+    removing: Option<AbortHandle>,
+    /// The caller's clock when a record was made last, and the time of that.
+    seen: Option<(u64, Instant)>,
+}
+
+impl Records {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that the task runs, where there is a runtime.
+    pub(super) fn remove_in_background(records: &Arc<Self>) {
+        let mut state = records.state();
+        if state.removing.is_none()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let task = Removing { records: Arc::downgrade(records), finished: false };
+            state.removing = Some(runtime.spawn(async move { task.run().await }).abort_handle());
+        }
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        if let Some(task) = self.state().removing.take() {
+            task.abort();
+        }
+    }
+}
+
+impl State {
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Record> {
+        self.records.get_mut(name)
+    }
+
+    pub(super) fn remove(&mut self, name: &str) -> Option<Record> {
+        self.records.remove(name)
+    }
+
+    pub(super) fn insert(&mut self, name: &str, record: Record, clock: u64) {
+        let name: Arc<str> = name.into();
+        self.ends.push(Reverse((record.expires(clock), name.clone())));
+        self.records.insert(name, record);
+        self.seen = Some((clock, Instant::now()));
+        self.remove_ended(2, clock, None);
+        // Keys that are reset and charged again and again leave entries behind.
+        if self.ends.len() > 2 * self.records.len() + STEP {
+            let all = self.records.iter();
+            self.ends = all.map(|(name, record)| Reverse((record.expires(clock), name.clone()))).collect();
+        }
+    }
+
+    /// Looks at so many of the records that may have ended, except this one. Whether there may be more.
+    pub(super) fn remove_ended(&mut self, most: usize, clock: u64, except: Option<&str>) -> bool {
+        for _ in 0..most {
+            if self.ends.peek().is_none_or(|Reverse((at, _))| *at > clock) {
+                return false;
+            }
+            let Some(Reverse((at, name))) = self.ends.pop() else { return false };
+            match self.records.get(&name).map(|record| record.expires(clock)) {
+                Some(end) if end > clock => self.ends.push(Reverse((end, name))),
+                Some(_) if except == Some(&*name) => {
+                    self.ends.push(Reverse((at, name)));
+                    return false;
+                }
+                Some(_) => drop(self.records.remove(&name)),
+                None => {}
+            }
+        }
+        true
+    }
+
+    /// One step of the task: how long to sleep after it; nothing where no record is left.
+    fn step(&mut self) -> Option<Duration> {
+        let (clock, since) = self.seen.unwrap_or((0, Instant::now()));
+        let now = clock.saturating_add(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
+        if self.remove_ended(STEP, now, None) {
+            return Some(Duration::ZERO);
+        }
+        // Memory that a flood of keys took is given back.
+        if self.records.capacity() > 4 * (self.records.len() + STEP) {
+            self.records.shrink_to(2 * self.records.len());
+            self.ends.shrink_to(2 * self.ends.len());
+        }
+        let Some(Reverse((next, _))) = self.ends.peek() else {
+            // Within the lock: a record that is made after this starts another task.
+            self.removing = None;
+            return None;
+        };
+        Some(Duration::from_micros(next.saturating_sub(now)).clamp(PAUSES.0, PAUSES.1))
+    }
+}
+
+/// The task. It keeps nothing alive, and runs while there are records.
+struct Removing {
+    records: Weak<Records>,
+    /// It has found no record: another task may run by now.
+    finished: bool,
+}
+
+impl Removing {
+    async fn run(mut self) {
+        loop {
+            let Some(records) = self.records.upgrade() else { return };
+            // Bind the result: the lock is released before the await.
+            let pause = records.state().step();
+            drop(records);
+            match pause {
+                None => {
+                    self.finished = true;
+                    return;
+                }
+                Some(Duration::ZERO) => tokio::task::yield_now().await,
+                Some(pause) => tokio::time::sleep(pause).await,
+            }
+        }
+    }
+}
+
+impl Drop for Removing {
+    fn drop(&mut self) {
+        // Its runtime may have ended before the records: the next record starts it again.
+        if let Some(records) = self.records.upgrade().filter(|_| !self.finished) {
+            records.state().removing = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Limits;
+    use super::*;
+    use crate::store::limit::{Charge, Rule, Take, Term};
+
+    const START: u64 = 1_780_000_000_000_000;
+
+    fn charge(limits: &Limits, name: &str, seconds: u64, clock: u64) {
+        let term = Term { rule: Rule::Buckets, limit: 100, width: seconds * 1_000_000 / 60 };
+        let charge = Charge { terms: &[term], take: Take::All, cost: 1, ahead: 0, patience: 0 };
+        assert_eq!(limits.charge(name, charge, clock).granted, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_keys_is_gone_after_its_windows_though_nobody_asks() {
+        let limits = Limits::default();
+        for key in 0..50_000 {
+            charge(&limits, &format!("flood{key}"), 5, START);
+        }
+        charge(&limits, "long", 3600, START);
+        assert_eq!(limits.0.state().records.len(), 50_001);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert_eq!(limits.0.state().records.len(), 50_001, "they still count");
+        // A key that is used meanwhile stays.
+        charge(&limits, "flood7", 5, START + 4_000_000);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (left, room, queued) = {
+            let state = limits.0.state();
+            (state.records.len(), state.records.capacity(), state.ends.capacity())
+        };
+        assert_eq!(left, 2);
+        assert!(room < 5_000 && queued < 5_000, "{room} and {queued} for {left} records");
+        tokio::time::sleep(Duration::from_secs(4000)).await;
+        assert_eq!(limits.0.state().records.len(), 0);
+        assert!(limits.0.state().removing.is_none(), "the task has ended");
+    }
+
+    #[test]
+    fn without_a_runtime_each_charge_removes_some_that_have_ended() {
+        let limits = Limits::default();
+        for key in 0..5_000u64 {
+            // Ten a second, each counts for five seconds.
+            charge(&limits, &format!("k{key}"), 5, START + key * 100_000);
+        }
+        assert!(limits.0.state().records.len() < 100, "{}", limits.0.state().records.len());
+    }
+
+    #[test]
+    fn a_key_that_is_reset_again_and_again_leaves_nothing_behind() {
+        let limits = Limits::default();
+        for _ in 0..10_000 {
+            charge(&limits, "a", 3600, START);
+            limits.forget("a", START);
+        }
+        assert!(limits.0.state().ends.len() < 3 * STEP);
+    }
+}
