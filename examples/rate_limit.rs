@@ -57,10 +57,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("  10000 decisions in {:.1?}", started.elapsed());
 
     println!("Two at once:");
-    let exports = larder.concurrency_limiter("exports", 2)?;
-    let (first, second) =
-        (exports.try_acquire((run, "ann")).await?, exports.try_acquire((run, "ann")).await?);
-    let third = exports.try_acquire((run, "ann")).await?;
+    let exports = larder.semaphore("exports", 2).key((run, "ann"));
+    let (first, second) = (exports.try_acquire().await?, exports.try_acquire().await?);
+    let third = exports.try_acquire().await?;
     println!("  {} {} {}", first.is_some(), second.is_some(), third.is_some());
 
     println!("When the server is away, a third of the limit each:");

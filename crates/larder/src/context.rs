@@ -353,29 +353,6 @@ impl Context {
         });
     }
 
-    /// Frees a permit of a concurrency limit without anybody waiting for it, unless its time is over before.
-    pub(crate) fn leave_in_background(self: &Arc<Self>, name: String, token: u64, ttl: Duration) {
-        let context = self.clone();
-        self.background.spawn(async move {
-            let end = context.clock.now().after(ttl);
-            let mut pause = Duration::from_millis(20);
-            loop {
-                let leave = context.background_coordination_even_closed().leave(&name, token);
-                match tokio::time::timeout(context.limits.response_timeout, leave).await {
-                    Ok(Err(error)) if error.is_retryable() => {}
-                    Ok(_) => return,
-                    Err(_) => {}
-                }
-                if context.clock.now().after(pause) >= end {
-                    tracing::debug!("a permit could not be freed and ends with its time");
-                    return;
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
-        });
-    }
-
     /// What all handles of this limiter share; made on first use.
     pub(crate) fn shared_of_limiter<T: Any + Send + Sync>(
         &self,

@@ -75,6 +75,8 @@ pub enum ErrorKind {
     Busy,
     /// Others held the lock all the time.
     LockHeld,
+    /// As many callers wait for the semaphore as [`max_waiting`](crate::Semaphore::max_waiting) lets.
+    QueueFull,
     /// The `Larder` was closed.
     Closed,
     /// Anything else that the server said.
@@ -148,7 +150,7 @@ impl Error {
         let away =
             matches!(self.kind(), Kind::Refused | Kind::Disconnected | Kind::TimedOut | Kind::ClusterDown);
         let not_now = matches!(self.kind(), Kind::Loading | Kind::ReadOnly | Kind::OutOfMemory | Kind::Busy);
-        away || not_now || self.kind() == Kind::LockHeld
+        away || not_now || matches!(self.kind(), Kind::LockHeld | Kind::QueueFull)
     }
 
     /// Whether the request may have taken effect all the same: it was sent, or may have been, and no answer came. A rate
@@ -189,6 +191,7 @@ impl ErrorKind {
             Self::Busy => "busy",
             Self::LockHeld => "lock_held",
             Self::LockLost => "lock_lost",
+            Self::QueueFull => "queue_full",
             Self::Closed => "closed",
             Self::Server => "server",
         }

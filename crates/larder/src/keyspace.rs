@@ -8,6 +8,7 @@
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
+use crate::store::permit::PREFIX;
 
 /// The longest namespace or cache name.
 const LONGEST_NAME: usize = 128;
@@ -71,8 +72,27 @@ impl Keyspace {
         whole
     }
 
-    pub(crate) fn semaphore(&self, name: &str) -> String {
-        format!("{}:permits", self.lock(name))
+    pub(crate) fn semaphore(&self, name: &str) -> Name {
+        self.semaphore_part(name, |_| {})
+    }
+
+    /// The semaphore of one key. Its name's colons are escaped, so that it is no other semaphore's without a key.
+    pub(crate) fn keyed_semaphore(&self, name: &str, key: impl CacheKey) -> Name {
+        self.semaphore_part(name, |whole| {
+            whole.push_str(":");
+            key.write(&mut KeyText::new(whole));
+        })
+    }
+
+    fn semaphore_part(&self, name: &str, key: impl FnOnce(&mut Name)) -> Name {
+        let mut whole = Name::new();
+        for part in [PREFIX, "{", self.namespace(), "/"] {
+            whole.push_str(part);
+        }
+        KeyText::new(&mut whole).parts(&[&name]);
+        key(&mut whole);
+        whole.push_str("}");
+        whole
     }
 
     pub(crate) fn lock(&self, name: &str) -> String {
@@ -83,18 +103,6 @@ impl Keyspace {
         check("a rate limiter's name", name)?;
         let mut whole = Name::new();
         for part in ["~limit.1:{", self.namespace(), "/", name, ":"] {
-            whole.push_str(part);
-        }
-        key.write(&mut KeyText::new(&mut whole));
-        whole.push_str("}");
-        Ok(whole.as_str().to_owned())
-    }
-
-    /// The permits of a concurrency limiter.
-    pub(crate) fn permits(&self, name: &str, key: impl CacheKey) -> Result<String> {
-        check("a concurrency limiter's name", name)?;
-        let mut whole = Name::new();
-        for part in ["~permits.1:{", self.namespace(), "/", name, ":"] {
             whole.push_str(part);
         }
         key.write(&mut KeyText::new(&mut whole));

@@ -11,7 +11,7 @@ use crate::cache::{CacheBuilder, Explanation, Tag, TagSnapshot};
 use crate::call::Call;
 use crate::context::Context;
 use crate::error::Result;
-use crate::limit::{ConcurrencyLimiter, Quotas, RateLimiter};
+use crate::limit::{Quotas, RateLimiter};
 use crate::lock::{Lock, Locks, Semaphore};
 use crate::stats::Stats;
 use crate::store::Store;
@@ -161,7 +161,8 @@ impl Larder {
         Lock::new(self.locks.clone(), name)
     }
 
-    /// A distributed semaphore under any name: at most `permits` are held at a time. All who use a name should agree on the number.
+    /// A distributed semaphore under any name: at most `permits` are held at a time, over all processes. The first use stores the
+    /// number, which decides from then on: see [`Semaphore`]. [`key`](Semaphore::key) gives each key permits of its own.
     ///
     /// ```
     /// # async fn run() -> larder::Result<()> {
@@ -191,17 +192,6 @@ impl Larder {
         self.context.note_coordination();
         self.context.check_coordination()?;
         RateLimiter::new(self.context.clone(), name, quotas.into())
-    }
-
-    /// A limit of how many may run at once, under a name of `A-Z a-z 0-9 _ . -`; from 1 to 100,000.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidSetting` for a name or a number that makes no sense.
-    pub fn concurrency_limiter(&self, name: &str, permits: u64) -> Result<ConcurrencyLimiter> {
-        self.context.note_coordination();
-        self.context.check_coordination()?;
-        ConcurrencyLimiter::new(self.context.clone(), name, permits)
     }
 
     /// What has been counted since the connection was made.

@@ -89,7 +89,6 @@ pub use value::Format;
 pub use lock::{Fence, Guard, Lock, LockLease, Release, Semaphore, SemaphorePermit};
 
 // Rate limits
-pub use limit::{ConcurrencyLimiter, Permit};
 pub use limit::{
     DecidedBy, Decision, Lease, Outage, Quota, Quotas, RateLimiter, Reservation, Reserve, Settled,
 };

@@ -287,62 +287,6 @@ async fn who_stands_in_line_outlives_a_restart_of_the_server() {
 }
 
 #[tokio::test]
-async fn never_more_permits_are_held_than_there_are_and_who_waits_is_served() {
-    for (store, here, there) in each_pair().await {
-        let (inside, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let mut tasks = Vec::new();
-        for number in 0..9 {
-            let larder = if number % 2 == 0 { &here } else { &there };
-            let semaphore = larder.semaphore("pool", 3).ttl(TTL);
-            let (inside, most) = (inside.clone(), most.clone());
-            tasks.push(tokio::spawn(async move {
-                for _ in 0..3 {
-                    let permit = semaphore.acquire().await.unwrap();
-                    most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                    inside.fetch_sub(1, Ordering::SeqCst);
-                    assert_eq!(permit.release().await.unwrap(), Release::Released);
-                }
-            }));
-        }
-        for task in tasks {
-            tokio::time::timeout(Duration::from_secs(20), task).await.expect(store).unwrap();
-        }
-        assert_eq!(most.load(Ordering::SeqCst), 3, "{store}");
-    }
-}
-
-#[tokio::test]
-async fn permits_are_renewed_given_back_when_dropped_and_by_their_lease_when_their_holder_died() {
-    for (store, larder) in each_store().await {
-        let semaphore = larder.semaphore("pool", 1).ttl(KEPT);
-        let permit = semaphore.acquire().await.unwrap();
-        assert!(tokio::time::timeout(2 * KEPT, permit.lost()).await.is_err(), "{store}: not renewed");
-        assert!(semaphore.try_acquire().await.unwrap().is_none());
-        let full = semaphore.acquire_within(Duration::from_millis(30)).await.unwrap_err();
-        assert_eq!(full.kind(), ErrorKind::LockHeld);
-        drop(permit);
-        let permit = semaphore.acquire_within(Duration::from_secs(5)).await.unwrap();
-        permit.release().await.unwrap();
-        // Held for as long as max_hold, and then the lease ends.
-        let hung = semaphore
-            .clone()
-            .ttl(SHORT)
-            .max_hold(SHORT)
-            .acquire_within(Duration::from_secs(5))
-            .await
-            .unwrap();
-        let next = semaphore.acquire_within(Duration::from_secs(5)).await.unwrap();
-        assert!(!hung.is_valid(), "{store}");
-        assert_eq!(hung.release().await.unwrap(), Release::AlreadyLost);
-        assert!(next.is_valid());
-    }
-    let error =
-        Larder::connect("memory:").await.unwrap().semaphore("none", 0).try_acquire().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidSetting);
-}
-
-#[tokio::test]
 async fn a_value_that_a_newer_holder_wrote_is_not_overwritten_by_an_older_one() {
     for (store, larder) in each_store().await {
         let totals: Cache<u64> = larder.cache("total").ttl(TTL).build().unwrap();

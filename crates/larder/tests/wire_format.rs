@@ -704,7 +704,32 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 until("it stands in line", async || names(&server).contains(name)).await;
                 std::mem::forget((guard, waiter));
             }
-            "semaphore" => std::mem::forget(larder.semaphore(called, 2).acquire().await.unwrap()),
+            "semaphore" | "number" => {
+                std::mem::forget(larder.semaphore(called, 2).acquire_many(2).await.unwrap());
+                let held = name.trim_end_matches(":number");
+                let mut expected = vec![held.to_owned(), format!("{held}:number")];
+                expected.sort();
+                assert_eq!(names(&server), expected);
+                let number = format!("{held}:number");
+                assert_eq!(server.query::<String>(&["HGET", &number, "permits"]), "2");
+                assert_eq!(server.query::<String>(&["HGET", &number, "extra"]), "1");
+                let tokens: Vec<String> = server.query(&["ZRANGE", held, "0", "-1"]);
+                assert!(
+                    tokens.len() == 1 && tokens[0].ends_with("0002") && is_version(&tokens[0]),
+                    "{tokens:?}"
+                );
+            }
+            "queue" | "seen permit" => {
+                let semaphore = larder.semaphore(called, 1);
+                let permit = semaphore.acquire().await.unwrap();
+                let waiter = tokio::spawn(async move { semaphore.acquire().await });
+                until("it waits", async || names(&server).contains(name)).await;
+                std::mem::forget((permit, waiter));
+            }
+            "keyed" => {
+                let (semaphore, key) = called.split_once(':').unwrap();
+                std::mem::forget(larder.semaphore(semaphore, 2).key(key).acquire().await.unwrap());
+            }
             "writer" => {
                 let fence = larder.lock("a").acquire().await.unwrap().fence();
                 let users = users(&larder);
@@ -717,11 +742,6 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 let limiter = larder.rate_limiter(limiter, Quota::per_hour(90)).unwrap();
                 assert!(limiter.allow(key).await.unwrap());
                 assert_eq!(stored(&mut raw(&server), name).len(), 29);
-            }
-            "permits" => {
-                let (limiter, key) = called.split_once(':').unwrap();
-                let limiter = larder.concurrency_limiter(limiter, 2).unwrap();
-                std::mem::forget(limiter.try_acquire(key).await.unwrap());
             }
             other => panic!("{other}"),
         }

@@ -49,17 +49,3 @@ impl LimitMeter {
     #[cfg(not(feature = "metrics"))]
     pub(super) fn decided(&self, _: bool, _: DecidedBy) {}
 }
-
-/// What one concurrency limiter counts.
-pub(super) struct PermitMeter {
-    pub(super) acquire: Instrument,
-    pub(super) release: Instrument,
-    pub(super) in_use: Instrument,
-}
-
-impl PermitMeter {
-    pub(super) fn new(name: &str) -> Self {
-        let instrument = |operation| Instrument::new("concurrency", name, operation);
-        Self { acquire: instrument("acquire"), release: instrument("release"), in_use: instrument("in_use") }
-    }
-}

@@ -1,4 +1,4 @@
-//! Rate limits that never admit more than their limit, and limits on how many run at once.
+//! Rate limits that never admit more than their limit.
 //!
 //! A limiter charges a record on the store, in the store's time, in one atomic step that decides all its quotas together;
 //! `store/memory/limits/mod.rs` explains the rules. What can be known here is decided here: a refusal that still holds
@@ -9,7 +9,6 @@
 
 mod acquire;
 mod ask;
-mod concurrency;
 mod decision;
 mod lease;
 mod local;
@@ -41,7 +40,6 @@ use decision::RecordId;
 use local::Local;
 use quota::Plan;
 
-pub use concurrency::{ConcurrencyLimiter, Permit};
 pub use decision::{DecidedBy, Decision};
 pub use lease::Lease;
 pub use outage::Outage;

@@ -1,4 +1,4 @@
-//! One attempt at a lock: it ends in a guard, or it leaves nothing behind.
+//! One attempt at a lock, or at permits of a semaphore: it ends in a guard, or it leaves nothing behind.
 //!
 //! The problem: an attempt may be dropped at any moment, and its request may be carried out all the same, now or later. The
 //! mechanism: a token names the attempt. Whatever becomes of it, its end is told to the store, which takes it out of the line
@@ -21,6 +21,7 @@ use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::near::Listening;
 use crate::store::lock::{Attempted, LockStore, Pace, Queue};
+use crate::store::permit::{PermitStore, Request, Taken, Wait, token_of};
 
 /// How long a waiter that is told nothing waits at the most before it looks for itself.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
@@ -36,11 +37,72 @@ enum Stage {
     Unanswered,
 }
 
+/// What an attempt asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Want {
+    Lock { ttl: Duration },
+    Permits { weight: u64, request: Request },
+}
+
+impl Want {
+    fn ttl(&self) -> Duration {
+        match self {
+            Self::Lock { ttl } => *ttl,
+            Self::Permits { request, .. } => request.ttl,
+        }
+    }
+
+    fn token(&self, nonce: u64) -> u64 {
+        match self {
+            Self::Lock { .. } => nonce,
+            Self::Permits { weight, .. } => token_of(nonce, *weight),
+        }
+    }
+}
+
+/// The store's answer, to an attempt at either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// With the fence, or the number of permits there are.
+    Granted(u64),
+    Held,
+    Waiting {
+        told: bool,
+    },
+    Gone,
+    QueueFull,
+    TooHeavy(u64),
+}
+
+impl From<Attempted> for Answer {
+    fn from(attempted: Attempted) -> Self {
+        match attempted {
+            Attempted::Granted { fence } => Self::Granted(fence),
+            Attempted::Held => Self::Held,
+            Attempted::Waiting { told } => Self::Waiting { told },
+            Attempted::Gone => Self::Gone,
+        }
+    }
+}
+
+impl From<Taken> for Answer {
+    fn from(taken: Taken) -> Self {
+        match taken {
+            Taken::Granted { permits } => Self::Granted(permits),
+            Taken::Full => Self::Held,
+            Taken::Waiting { told } => Self::Waiting { told },
+            Taken::Gone => Self::Gone,
+            Taken::QueueFull => Self::QueueFull,
+            Taken::TooHeavy { permits } => Self::TooHeavy(permits),
+        }
+    }
+}
+
 pub(super) struct Attempt {
     locks: Arc<Locks>,
     name: Arc<str>,
     token: u64,
-    ttl: Duration,
+    want: Want,
     stage: Stage,
     heard: Tick,
     /// From before it stands in line.
@@ -51,17 +113,22 @@ pub(super) struct Attempt {
 
 /// What came of an attempt.
 pub(super) enum Outcome {
-    Granted(Holding),
+    /// With the fence, or the number of permits there are.
+    Granted(Holding, u64),
     Held,
+    /// As many wait as may.
+    QueueFull,
+    /// It wants more permits than there are: so many.
+    TooHeavy(u64),
 }
 
 impl Attempt {
-    fn new(locks: &Arc<Locks>, name: &Arc<str>, ttl: Duration, heard: Tick) -> Self {
+    fn new(locks: &Arc<Locks>, name: &Arc<str>, want: Want, heard: Tick) -> Self {
         Self {
             locks: locks.clone(),
             name: name.clone(),
-            token: locks.context.random.nonce(),
-            ttl,
+            token: want.token(locks.context.random.nonce()),
+            want,
             stage: Stage::Settled,
             heard,
             listening: None,
@@ -70,11 +137,12 @@ impl Attempt {
     }
 
     /// Takes the lock if it is free at this moment.
-    pub(super) async fn once(locks: &Arc<Locks>, name: &Arc<str>, ttl: Duration) -> Result<Outcome> {
+    pub(super) async fn once(locks: &Arc<Locks>, name: &Arc<str>, want: Want) -> Result<Outcome> {
         let now = locks.context.clock.now();
-        let mut attempt = Self::new(locks, name, ttl, now);
+        let mut attempt = Self::new(locks, name, want, now);
         match attempt.begin(now, Queue::GoAway).await? {
-            Attempted::Granted { fence } => attempt.guard(fence),
+            Answer::Granted(number) => attempt.guard(number),
+            Answer::TooHeavy(permits) => Ok(Outcome::TooHeavy(permits)),
             _ => Ok(Outcome::Held),
         }
     }
@@ -83,39 +151,41 @@ impl Attempt {
     pub(super) async fn within(
         locks: &Arc<Locks>,
         name: &Arc<str>,
-        ttl: Duration,
+        want: Want,
         end: Option<Tick>,
     ) -> Result<Outcome> {
         let now = locks.context.clock.now();
-        let mut attempt = Self::new(locks, name, ttl, now);
+        let mut attempt = Self::new(locks, name, want, now);
         match attempt.begin(now, Queue::StandInLine).await? {
-            Attempted::Granted { fence } => attempt.guard(fence),
+            Answer::Granted(number) => attempt.guard(number),
             // Boxed: a future that may wait is large, and nearly all need not.
             other => Box::pin(attempt.in_line(other, now, end)).await,
         }
     }
 
     /// What follows where the lock was not granted at once; as another attempt, where this one's place is lost.
-    async fn in_line(mut self, mut answer: Attempted, began: Tick, end: Option<Tick>) -> Result<Outcome> {
+    async fn in_line(mut self, mut answer: Answer, began: Tick, end: Option<Tick>) -> Result<Outcome> {
         let mut waited = false;
         loop {
             match answer {
-                Attempted::Granted { fence } => {
+                Answer::Granted(number) => {
                     self.note_wait(waited, began);
-                    return self.guard(fence);
+                    return self.guard(number);
                 }
-                Attempted::Waiting { told } => {
+                Answer::QueueFull => return Ok(Outcome::QueueFull),
+                Answer::TooHeavy(permits) => return Ok(Outcome::TooHeavy(permits)),
+                Answer::Waiting { told } => {
                     waited = true;
                     if let Some(outcome) = self.wait(told, began, end).await? {
                         return Ok(outcome);
                     }
                 }
                 // A token that was never given up is not known as such; ask with another.
-                Attempted::Gone | Attempted::Held => {}
+                Answer::Gone | Answer::Held => {}
             }
             answer = loop {
                 // The old attempt ends here.
-                self = Self::new(&self.locks, &self.name, self.ttl, self.heard);
+                self = Self::new(&self.locks, &self.name, self.want, self.heard);
                 match self.begin(self.locks.context.clock.now(), Queue::StandInLine).await {
                     Ok(answer) => break answer,
                     // Whoever stood in line outlives a short outage. Whoever comes to one is told.
@@ -123,7 +193,7 @@ impl Attempt {
                         if end.is_some_and(|end| end <= self.locks.context.clock.now()) {
                             return Err(error);
                         }
-                        self = Self::new(&self.locks, &self.name, self.ttl, self.heard);
+                        self = Self::new(&self.locks, &self.name, self.want, self.heard);
                         tokio::time::sleep(PAUSE).await;
                     }
                     Err(error) => return Err(error),
@@ -159,12 +229,13 @@ impl Attempt {
             let woken = locks.context.clock.now();
             locks.meter.woken();
             match self.confirm(woken).await {
-                Ok(Attempted::Granted { fence }) => {
+                Ok(Answer::Granted(number)) => {
                     locks.meter.handed_over(locks.context.clock.now().since(woken));
                     self.note_wait(true, began);
-                    return self.guard(fence).map(Some);
+                    return self.guard(number).map(Some);
                 }
-                Ok(Attempted::Waiting { .. }) => {
+                Ok(Answer::TooHeavy(permits)) => return Ok(Some(Outcome::TooHeavy(permits))),
+                Ok(Answer::Waiting { .. }) => {
                     failed = None;
                     come = self.listen().await;
                 }
@@ -188,21 +259,33 @@ impl Attempt {
     }
 
     /// Asks for the lock, at `now`.
-    async fn begin(&mut self, now: Tick, queue: Queue) -> Result<Attempted> {
+    async fn begin(&mut self, now: Tick, queue: Queue) -> Result<Answer> {
         let store = self.locks.store()?;
         if queue == Queue::StandInLine {
             self.listening = Some(self.locks.changes().listen(self.token));
         }
         self.stage = Stage::Unanswered;
-        let answered =
-            timeout(self.locks.timeout(), store.acquire(&self.name, self.token, self.ttl, queue)).await;
+        let asked = async {
+            match self.want {
+                Want::Lock { ttl } => {
+                    store.acquire(&self.name, self.token, ttl, queue).await.map(Answer::from)
+                }
+                Want::Permits { mut request, .. } => {
+                    if queue == Queue::GoAway {
+                        request.wait = Wait::No;
+                    }
+                    store.take_permit(&self.name, self.token, request).await.map(Answer::from)
+                }
+            }
+        };
+        let answered = timeout(self.locks.timeout(), asked).await;
         let answer = answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.timeout())));
         match &answer {
             Ok(attempted) => {
                 self.heard = now;
                 self.stage = match attempted {
-                    Attempted::Held | Attempted::Gone => Stage::Settled,
-                    _ => Stage::InLine,
+                    Answer::Granted(_) | Answer::Waiting { .. } => Stage::InLine,
+                    _ => Stage::Settled,
                 };
             }
             Err(error) if never_sent(error) => self.stage = Stage::Settled,
@@ -212,12 +295,20 @@ impl Attempt {
     }
 
     /// Comes for the lock, at `now`.
-    async fn confirm(&mut self, now: Tick) -> Result<Attempted> {
+    async fn confirm(&mut self, now: Tick) -> Result<Answer> {
         let store = self.locks.store()?;
-        let answered = timeout(self.locks.timeout(), store.confirm(&self.name, self.token, self.ttl)).await;
+        let asked = async {
+            match self.want {
+                Want::Lock { ttl } => store.confirm(&self.name, self.token, ttl).await.map(Answer::from),
+                Want::Permits { request, .. } => {
+                    store.confirm_permit(&self.name, self.token, request).await.map(Answer::from)
+                }
+            }
+        };
+        let answered = timeout(self.locks.timeout(), asked).await;
         let answer = answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.timeout())))?;
         self.heard = now;
-        if answer == Attempted::Gone {
+        if matches!(answer, Answer::Gone | Answer::TooHeavy(_)) {
             self.stage = Stage::Settled;
         }
         Ok(answer)
@@ -251,16 +342,19 @@ impl Attempt {
         }
     }
 
-    fn guard(&mut self, fence: u64) -> Result<Outcome> {
-        let (sent, ttl) = (self.heard, self.ttl);
-        let holding =
-            Holding::new(self.locks.clone(), self.name.clone(), self.token, Fence::new(fence), sent, ttl);
+    /// `number` is the fence, or how many permits there are.
+    fn guard(&mut self, number: u64) -> Result<Outcome> {
+        let (locks, name, token, sent) = (self.locks.clone(), self.name.clone(), self.token, self.heard);
+        let holding = match self.want {
+            Want::Lock { ttl } => Holding::new(locks, name, token, Fence::new(number), sent, ttl),
+            Want::Permits { request, .. } => Holding::of_permit(locks, name, token, sent, request.ttl),
+        };
         if !holding.is_valid() {
             // Dropping this attempt frees it.
             return Err(holding::lost());
         }
         self.stage = Stage::Settled;
-        Ok(Outcome::Granted(holding))
+        Ok(Outcome::Granted(holding, number))
     }
 }
 
@@ -283,7 +377,11 @@ impl Drop for Attempt {
         };
         let name = self.name.clone();
         // Tried for as long as what may still arrive could take the lock.
-        let tried = self.ttl.max(Pace::REMEMBERED);
-        self.locks.end_in_background(name, self.token, tried, Ending::GiveUp(remembered));
+        let tried = self.want.ttl().max(Pace::REMEMBERED);
+        let ending = match self.want {
+            Want::Lock { .. } => Ending::GiveUp(remembered),
+            Want::Permits { .. } => Ending::GivePermit(Some(remembered)),
+        };
+        self.locks.end_in_background(name, self.token, tried, ending);
     }
 }

@@ -32,11 +32,6 @@ pub struct Guard {
 impl Guard {
     pub(super) fn new(holding: Holding, ttl: Duration, keep: Option<Keep>) -> Self {
         holding.locks.meter.granted();
-        Self::uncounted(holding, ttl, keep)
-    }
-
-    /// Of a lock that is a means to something else.
-    pub(super) fn uncounted(holding: Holding, ttl: Duration, keep: Option<Keep>) -> Self {
         let holding = Arc::new(holding);
         if let Some(keep) = keep {
             Keeping::keep(&holding, ttl, keep.max_hold);
@@ -44,6 +39,7 @@ impl Guard {
         Self { holding, kept: keep.is_some(), parting: None, ended: false }
     }
 
+    #[cfg(test)]
     pub(super) fn token(&self) -> u64 {
         self.holding.token
     }

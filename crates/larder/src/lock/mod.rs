@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
-use attempt::{Attempt, Outcome};
+use attempt::{Attempt, Outcome, Want};
 pub use fence::{Fence, Release};
 pub use guard::{Guard, LockLease};
 pub(crate) use locks::Locks;
@@ -148,11 +148,9 @@ impl Lock {
         Call::new(longest, &self.locks.meter.acquire, async move {
             self.check()?;
             let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
-            match Attempt::within(&self.locks, &self.name, self.ttl, end).await? {
-                Outcome::Granted(holding) => Ok(Guard::new(holding, self.ttl, self.keep)),
-                Outcome::Held => {
-                    Err(Error::new(ErrorKind::LockHeld, format!("the lock was held for {patience:?}")))
-                }
+            match Attempt::within(&self.locks, &self.name, Want::Lock { ttl: self.ttl }, end).await? {
+                Outcome::Granted(holding, _) => Ok(Guard::new(holding, self.ttl, self.keep)),
+                _ => Err(Error::new(ErrorKind::LockHeld, format!("the lock was held for {patience:?}"))),
             }
         })
     }
@@ -171,9 +169,9 @@ impl Lock {
     pub fn try_acquire(&self) -> Call<'_, impl Future<Output = Result<Option<Guard>>> + Send> {
         Call::new(self.locks.timeout(), &self.locks.meter.acquire, async move {
             self.check()?;
-            match Attempt::once(&self.locks, &self.name, self.ttl).await? {
-                Outcome::Granted(holding) => Ok(Some(Guard::new(holding, self.ttl, self.keep))),
-                Outcome::Held => Ok(None),
+            match Attempt::once(&self.locks, &self.name, Want::Lock { ttl: self.ttl }).await? {
+                Outcome::Granted(holding, _) => Ok(Some(Guard::new(holding, self.ttl, self.keep))),
+                _ => Ok(None),
             }
         })
     }

@@ -1,57 +1,93 @@
-//! Distributed semaphores: so many permits, leased and renewed, given first come, first served.
+//! Distributed semaphores: a number of permits, leased and renewed, granted first come, first served.
 //!
-//! A permit is a token with an end in the store. While its guard lives it is renewed with the locks that are kept alive; a
-//! holder that dies gives it back when its lease ends. Who finds all taken waits at the door, a lock with a line like any
-//! other: its holder alone is let in next, and is told when a permit comes back. So nobody who comes later overtakes, and a
-//! permit that comes back wakes one process.
+//! A permit is a token with an end in the store. While its guard lives it is renewed together with the locks that are kept
+//! alive; a holder that dies gives it back when its lease ends. A caller that finds too few permits waits in the
+//! semaphore's queue. Every release grants all that is free to the first live waiters, in one script: each grant is a
+//! claim, which its waiter confirms as an attempt at a lock does. So a caller never overtakes a live waiter, and the number
+//! of round trips of one waiter does not hold up the others.
 //!
-//! Invariants: never more permits than the number given, where all give the same; a permit that was lost stays lost.
+//! Invariants: never more permits than the stored number, unless it was lowered; a permit that was lost stays lost.
 //!
 //! Not guaranteed: a fence. Several hold at once, so no order of theirs could be checked.
 
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::time::timeout;
-
-use super::attempt::{Attempt, Outcome};
+use super::attempt::{Attempt, Outcome, Want};
 use super::fence::Release;
-use super::guard::Guard;
-use super::holding::{Holding, Parting, lost};
+use super::holding::{Holding, Parting};
 use super::keeping::Keeping;
 use super::locks::{Ending, Locks};
-use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, Keep, check_ttl};
+use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, check_ttl};
 use crate::call::Call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Store;
-use crate::store::lock::Pace;
-use crate::store::permit::{PermitStore, Taken, bell_name, door_name};
+use crate::key::CacheKey;
+use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, Request, Wait, weight};
 
-/// The door's, which is kept alive: how long others wait where its holder dies.
-const DOOR_TTL: Duration = Duration::from_secs(2);
-/// The longest wait for the bell before a look.
-const LONGEST_SILENCE: Duration = Duration::from_millis(500);
-/// Where nothing says when a look may help.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// A semaphore by its name. Made by [`Larder::semaphore`](crate::Larder::semaphore); taking a permit gives a [`SemaphorePermit`].
+/// A semaphore by its name, or by its name and a key. Made by [`Larder::semaphore`](crate::Larder::semaphore); taking permits gives a
+/// [`SemaphorePermit`].
+///
+/// **The stored number decides.** The first use of a name stores the handle's number of permits; it is kept for 30 days after
+/// the last use. A handle with another number uses the stored one, and logs that once.
+/// [`set_permits`](Self::set_permits) changes it while it is in use.
+///
+/// Waiters are served in the order in which they came, also when they want several permits: while a large
+/// request heads the queue, free permits may stay unused until there are enough for it.
+///
+/// ```
+/// # async fn run() -> larder::Result<()> {
+/// # let larder = larder::Larder::connect("memory:").await?;
+/// let exports = larder.semaphore("exports", 2);                      // for each tenant
+/// let first = exports.key("ann").acquire().await?;
+/// let second = exports.key("ann").acquire().await?;
+/// assert!(exports.key("ann").try_acquire().await?.is_none());
+/// assert!(exports.key("bob").try_acquire().await?.is_some());
+/// assert_eq!(exports.key("ann").in_use().await?, 2);
+/// first.release().await?;
+/// # drop(second);
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+/// ```
 #[derive(Clone)]
 #[must_use = "a permit is taken by acquire(), acquire_within() or try_acquire()"]
 pub struct Semaphore {
     locks: Arc<Locks>,
+    /// As the caller wrote it.
+    called: Arc<str>,
+    /// As the store knows it.
     name: Arc<str>,
     permits: u64,
     ttl: Duration,
     max_hold: Duration,
+    max_waiting: u64,
+    /// Whether it was logged that another number is stored.
+    warned: Arc<AtomicBool>,
 }
 
 impl Semaphore {
-    pub(crate) fn new(locks: Arc<Locks>, name: &str, permits: u64) -> Self {
-        let name = locks.context.keyspace.semaphore(name).into();
-        Self { name, locks, permits, ttl: DEFAULT_TTL, max_hold: DEFAULT_MAX_HOLD }
+    pub(crate) fn new(locks: Arc<Locks>, called: &str, permits: u64) -> Self {
+        let name = locks.context.keyspace.semaphore(called).as_str().into();
+        Self {
+            locks,
+            called: called.into(),
+            name,
+            permits,
+            ttl: DEFAULT_TTL,
+            max_hold: DEFAULT_MAX_HOLD,
+            max_waiting: u64::MAX,
+            warned: Arc::default(),
+        }
+    }
+
+    /// The semaphore of one key: it has permits, a queue and a stored number of its own.
+    pub fn key(&self, key: impl CacheKey) -> Self {
+        let name = self.locks.context.keyspace.keyed_semaphore(&self.called, key).as_str().into();
+        Self { name, ..self.clone() }
     }
 
     /// The lease of a permit, which is renewed while its guard lives: how long others wait for a holder that died. 10 ms to
@@ -67,27 +103,34 @@ impl Semaphore {
         self
     }
 
-    /// Takes a permit, waiting in line as long as it takes.
+    /// Refuses a caller at once, with `QueueFull`, if so many wait already. Default: any number may wait.
+    pub fn max_waiting(mut self, callers: u64) -> Self {
+        self.max_waiting = callers;
+        self
+    }
+
+    /// Takes a permit, waiting in the queue as long as it takes.
     ///
-    /// One round trip where one is free and nobody waits; else four and one for each look.
+    /// One round trip if one is free and nobody waits. A caller that waits makes two, and one more when it is granted a permit.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; `InvalidSetting` for no permits, a lease out of bounds, or
-    /// a `max_hold` below it.
+    /// - `QueueFull` if [`max_waiting`](Self::max_waiting) callers wait already: shed the work.
+    /// - `InvalidSetting` for no permits, a lease out of bounds, or a `max_hold` below it.
+    /// - Those of any request. A caller that waits rides out an outage of up to `response_timeout`; a new caller gets the error.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call leaves no permit and no place in line behind.
+    /// A dropped call leaves no permit and no place in the queue behind.
     pub fn acquire(&self) -> Call<'_, impl Future<Output = Result<SemaphorePermit>> + Send> {
-        self.acquire_within(Duration::MAX)
+        self.acquire_many_within(1, Duration::MAX)
     }
 
-    /// Takes a permit, waiting in line no longer than `patience`.
+    /// Takes a permit, waiting in the queue no longer than `patience`.
     ///
     /// # Errors
     ///
-    /// `LockHeld` where all were taken all the time; else as [`acquire`](Self::acquire).
+    /// `LockHeld` if none was free in time; else as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
@@ -96,14 +139,50 @@ impl Semaphore {
         &self,
         patience: Duration,
     ) -> Call<'_, impl Future<Output = Result<SemaphorePermit>> + Send> {
+        self.acquire_many_within(1, patience)
+    }
+
+    /// Takes `permits` permits at once, waiting in the queue as long as it takes. One guard holds them all.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for more than the stored number, also when the number is lowered while this call waits, and for 0 or more
+    /// than 65,535; else as [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_many(
+        &self,
+        permits: u64,
+    ) -> Call<'_, impl Future<Output = Result<SemaphorePermit>> + Send> {
+        self.acquire_many_within(permits, Duration::MAX)
+    }
+
+    /// Takes `permits` permits at once, waiting in the queue no longer than `patience`.
+    ///
+    /// # Errors
+    ///
+    /// `LockHeld` if too few were free in time; else as [`acquire_many`](Self::acquire_many).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_many_within(
+        &self,
+        permits: u64,
+        patience: Duration,
+    ) -> Call<'_, impl Future<Output = Result<SemaphorePermit>> + Send> {
+        // The call's own deadline is later, so that contention and an outage are told apart.
         let longest = patience.saturating_add(2 * self.locks.timeout());
         Call::new(longest, &self.locks.meter.acquire, async move {
-            if let Some(permit) = self.try_once().await? {
-                return Ok(permit);
-            }
             let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
-            let held = || Error::new(ErrorKind::LockHeld, format!("all permits were taken for {patience:?}"));
-            Box::pin(self.at_the_door(end)).await?.ok_or_else(held)
+            let held = || {
+                let called = &self.called;
+                let message = format!("the semaphore {called:?} had too few free permits for {patience:?}");
+                Error::new(ErrorKind::LockHeld, message)
+            };
+            self.take(permits, Some(end)).await?.ok_or_else(held)
         })
     }
 
@@ -119,128 +198,130 @@ impl Semaphore {
     ///
     /// As [`acquire`](Self::acquire).
     pub fn try_acquire(&self) -> Call<'_, impl Future<Output = Result<Option<SemaphorePermit>>> + Send> {
-        Call::new(self.locks.timeout(), &self.locks.meter.acquire, self.try_once())
+        self.try_acquire_many(1)
     }
 
-    async fn try_once(&self) -> Result<Option<SemaphorePermit>> {
-        check_ttl(self.ttl)?;
-        if self.permits == 0 {
-            return Err(Error::invalid("a semaphore has at least one permit"));
-        }
-        if self.max_hold < self.ttl {
-            return Err(Error::invalid("max_hold is at least the time to live"));
-        }
-        self.locks.context.limits.check_key(&self.name)?;
-        self.locks.context.check_coordination()?;
-        Ok(self.take(None).await?.ok())
+    /// Takes `permits` permits if so many are free at this moment and nobody waits.
+    ///
+    /// One round trip.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_many`](Self::acquire_many). That too few are free is no error, but `None`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub fn try_acquire_many(
+        &self,
+        permits: u64,
+    ) -> Call<'_, impl Future<Output = Result<Option<SemaphorePermit>>> + Send> {
+        Call::new(self.locks.timeout(), &self.locks.meter.acquire, self.take(permits, None))
     }
 
-    /// Waits until it is this call's turn, and then until a permit is free. `None` at `end`.
-    async fn at_the_door(&self, end: Option<Tick>) -> Result<Option<SemaphorePermit>> {
-        let began = self.locks.context.clock.now();
-        loop {
-            let door = match Attempt::within(&self.locks, &door_name(&self.name).into(), DOOR_TTL, end).await
-            {
-                Ok(Outcome::Granted(holding)) => {
-                    Guard::uncounted(holding, DOOR_TTL, Some(Keep { max_hold: Duration::MAX }))
-                }
-                Ok(Outcome::Held) => return Ok(None),
-                // It was not the door that was asked for: to the end of the line.
-                Err(error) if error.kind() == ErrorKind::LockLost => continue,
-                Err(error) => return Err(error),
-            };
-            match self.first_in_line(door, began, end).await? {
-                Looked::Permit(permit) => return Ok(Some(permit)),
-                Looked::TooLate => return Ok(None),
-                Looked::LostTheDoor => {}
-            }
-        }
-    }
-
-    /// Waits until a permit is free, as the one that holds the door.
-    async fn first_in_line(&self, door: Guard, began: Tick, end: Option<Tick>) -> Result<Looked> {
-        let clock = &self.locks.context.clock;
-        let bell_name = bell_name(&self.name);
-        let mut bell = self.locks.changes().watch(&bell_name);
-        loop {
-            // Listened to before the look, so that what comes back in between rings.
-            let store = self.locks.store()?;
-            let listening = store.get_tracked(&bell_name);
-            timeout(self.locks.timeout(), listening)
-                .await
-                .unwrap_or_else(|_| Err(Error::timed_out(self.locks.timeout())))?;
-            let first_ends = match self.take(Some(door.token())).await? {
-                Ok(permit) => {
-                    self.locks.meter.waited(clock.now().since(began));
-                    // Others come to the door now; nobody waits for that here.
-                    drop(door);
-                    return Ok(Looked::Permit(permit));
-                }
-                Err(first_ends) => first_ends,
-            };
-            if !door.is_valid() {
-                return Ok(Looked::LostTheDoor);
-            }
-            let left = end.map_or(LONGEST_SILENCE, |end| end.since(clock.now()));
-            if left.is_zero() {
-                return Ok(Looked::TooLate);
-            }
-            let soonest = if first_ends.is_zero() { PAUSE } else { first_ends.min(LONGEST_SILENCE) };
-            bell.changed(left.min(soonest)).await;
-        }
-    }
-
-    /// A permit, or how long until the first that is taken ends.
-    async fn take(&self, door: Option<u64>) -> Result<Result<SemaphorePermit, Duration>> {
-        let store = self.locks.store()?;
-        let mut attempt =
-            Taking { semaphore: self, token: self.locks.context.random.nonce(), settled: false };
-        let sent = self.locks.context.clock.now();
-        let asked = store.take_permit(&self.name, attempt.token, self.permits, self.ttl, door);
-        let answer = timeout(self.locks.timeout(), asked)
-            .await
-            .unwrap_or_else(|_| Err(Error::timed_out(self.locks.timeout())))?;
-        Ok(match answer {
-            Taken::Permit => {
-                let (locks, name) = (self.locks.clone(), self.name.clone());
-                let holding = Holding::of_permit(locks, name, attempt.token, sent, self.ttl);
-                if !holding.is_valid() {
-                    return Err(lost());
-                }
-                attempt.settled = true;
-                Ok(SemaphorePermit::new(holding, self))
-            }
-            Taken::Full { first_ends } => {
-                attempt.settled = true;
-                Err(first_ends)
-            }
-            Taken::Gone => Err(Duration::ZERO),
+    /// Returns how many permits are held, over all processes, those granted to waiters and not yet confirmed included.
+    ///
+    /// One round trip.
+    ///
+    /// # Errors
+    ///
+    /// Those of any request.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed.
+    pub fn in_use(&self) -> Call<'_, impl Future<Output = Result<u64>> + Send> {
+        Call::new(self.locks.timeout(), &self.locks.meter.in_use, async move {
+            self.check()?;
+            self.locks.store()?.permits_in_use(&self.name).await
         })
     }
-}
 
-/// What came of waiting with the door in hand.
-enum Looked {
-    Permit(SemaphorePermit),
-    TooLate,
-    LostTheDoor,
-}
+    /// Changes the stored number of permits. `version` is the caller's, and increases: a number whose version is not higher than
+    /// the stored one is ignored, so that of two deployments the later decides. Returns whether this number and version are now
+    /// the stored ones.
+    ///
+    /// Lowering the number revokes nothing: no permit is granted until enough are given back. A waiter that wants more permits
+    /// than there are then fails. This handle's own number stays as it is; it matters only while none is stored.
+    ///
+    /// One round trip.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for no permits or a number from 2⁵³; those of any request.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may have changed the number. It may be made again.
+    pub fn set_permits(
+        &self,
+        permits: u64,
+        version: u64,
+    ) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
+        Call::new(self.locks.timeout(), &self.locks.meter.set_permits, async move {
+            self.check()?;
+            check_number(permits)?;
+            if version > MOST_PERMITS {
+                return Err(Error::invalid(format!("a version is at most 2^53, not {version}")));
+            }
+            self.locks.store()?.set_permits(&self.name, permits, version).await
+        })
+    }
 
-/// An attempt at a permit, which leaves nothing behind.
-struct Taking<'a> {
-    semaphore: &'a Semaphore,
-    token: u64,
-    settled: bool,
-}
+    fn check(&self) -> Result<()> {
+        check_ttl(self.ttl)?;
+        check_number(self.permits)?;
+        if self.max_hold < self.ttl {
+            let Self { max_hold, ttl, .. } = self;
+            return Err(Error::invalid(format!(
+                "max_hold ({max_hold:?}) is shorter than the lease ({ttl:?})"
+            )));
+        }
+        self.locks.context.limits.check_key(&self.name)?;
+        self.locks.context.check_coordination()
+    }
 
-impl Drop for Taking<'_> {
-    fn drop(&mut self) {
-        if !self.settled {
-            let Semaphore { locks, name, ttl, .. } = self.semaphore;
-            let ending = Ending::GivePermit(Some(Pace::REMEMBERED));
-            locks.end_in_background(name.clone(), self.token, (*ttl).max(Pace::REMEMBERED), ending);
+    /// Takes permits at once, or waits for them until an end, if there is one.
+    async fn take(&self, permits: u64, wait: Option<Option<Tick>>) -> Result<Option<SemaphorePermit>> {
+        self.check()?;
+        if !(1..=HEAVIEST).contains(&permits) {
+            return Err(Error::invalid(format!("a caller takes 1 to {HEAVIEST} permits, not {permits}")));
+        }
+        let request =
+            Request { permits: self.permits, ttl: self.ttl, wait: Wait::Queue { most: self.max_waiting } };
+        let want = Want::Permits { weight: permits, request };
+        let outcome = match wait {
+            Some(end) => Attempt::within(&self.locks, &self.name, want, end).await?,
+            None => Attempt::once(&self.locks, &self.name, want).await?,
+        };
+        let called = &self.called;
+        match outcome {
+            Outcome::Granted(holding, stored) => {
+                if stored != self.permits && !self.warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "a semaphore has another number of permits than this handle: the stored one decides"
+                    );
+                }
+                Ok(Some(SemaphorePermit::new(holding, self)))
+            }
+            Outcome::Held => Ok(None),
+            Outcome::QueueFull => {
+                let most = self.max_waiting;
+                let message = format!("{most} callers or more wait for the semaphore {called:?} already");
+                Err(Error::new(ErrorKind::QueueFull, message))
+            }
+            Outcome::TooHeavy(stored) => Err(Error::invalid(format!(
+                "the semaphore {called:?} has {stored} permits: {permits} are never free"
+            ))),
         }
     }
+}
+
+fn check_number(permits: u64) -> Result<()> {
+    if !(1..MOST_PERMITS).contains(&permits) {
+        return Err(Error::invalid(format!("a semaphore has 1 to 2^53 permits, not {permits}")));
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Semaphore {
@@ -252,7 +333,7 @@ impl fmt::Debug for Semaphore {
     }
 }
 
-/// A permit of a semaphore: renewed until it is released or dropped. Made by [`Semaphore`].
+/// One or several permits of a semaphore: renewed until it is released or dropped. Made by [`Semaphore`].
 #[must_use = "a permit that is dropped at once is given back"]
 pub struct SemaphorePermit {
     holding: Arc<Holding>,
@@ -268,19 +349,25 @@ impl SemaphorePermit {
         Self { holding, parting: None, ended: false }
     }
 
-    /// As [`Guard::remaining`].
+    /// How many permits it holds.
+    #[must_use]
+    pub fn permits(&self) -> u64 {
+        weight(self.holding.token)
+    }
+
+    /// As [`Guard::remaining`](super::Guard::remaining).
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.holding.remaining()
     }
 
-    /// As [`Guard::is_valid`].
+    /// As [`Guard::is_valid`](super::Guard::is_valid).
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.holding.is_valid()
     }
 
-    /// As [`Guard::lost`].
+    /// As [`Guard::lost`](super::Guard::lost).
     ///
     /// # Cancel safety
     ///
@@ -295,7 +382,7 @@ impl SemaphorePermit {
     ///
     /// # Errors
     ///
-    /// As [`Guard::release`].
+    /// As [`Guard::release`](super::Guard::release).
     ///
     /// # Cancel safety
     ///
@@ -343,6 +430,9 @@ impl Drop for SemaphorePermit {
 
 impl fmt::Debug for SemaphorePermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SemaphorePermit").field("remaining", &self.remaining()).finish_non_exhaustive()
+        f.debug_struct("SemaphorePermit")
+            .field("permits", &self.permits())
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
     }
 }

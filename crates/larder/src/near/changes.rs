@@ -17,6 +17,7 @@ use super::calls::{Calls, Listening};
 use super::version::{AnyTier, Versions};
 use crate::store::Listener;
 use crate::store::lock::woken;
+use crate::store::permit::is_semaphore;
 
 #[derive(Default)]
 pub(crate) struct Changes {
@@ -70,7 +71,7 @@ impl Changes {
 
 impl Listener for Changes {
     fn changed(&self, name: &str) {
-        if name.starts_with("~lock")
+        if (name.starts_with("~lock") || is_semaphore(name))
             && let Some(token) = woken(name)
         {
             return self.calls.call(token);

@@ -2,7 +2,7 @@
 //! the same, hold each lock for as long, and give out fences that grow. Waiters live for hours here and claims last for some, so
 //! that a slow machine changes nothing; that a lock's time is over is a step of its own.
 //!
-//! The third lock is the door of a semaphore of two permits.
+//! A semaphore goes with them: its number changes, its callers want one to three permits.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use proptest::test_runner::{Config, TestRunner};
 use super::equivalence::real_store;
 use super::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn};
 use super::memory::{Bounds, MemoryStore};
-use super::permit::{PermitStore, Taken, door_name};
+use super::permit::{PREFIX, PermitStore, Request, Taken, Wait, token_of};
 use crate::clock::Clock;
 use crate::near::Changes;
 
 const HOUR: Duration = Duration::from_secs(3600);
-const LOCKS: u8 = 3;
-const DOOR: u8 = 2;
-/// Where the tokens of permits stand.
-const PERMITS: u8 = 3;
-const SEMAPHORE: u64 = 2;
+const LOCKS: u8 = 2;
+/// Where the tokens of permits stand, and which "lock" of a ticket is the semaphore.
+const PERMITS: u8 = 2;
+/// The number of permits that a handle brings.
+const SEMAPHORE: u64 = 3;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -40,11 +40,16 @@ enum Step {
     End(u8),
     /// An attempt that was given up before it arrives.
     Late(u8, u8, bool),
-    /// By whom, and with whose token for the door.
-    TakePermit(u8, Option<u8>),
-    LatePermit(u8, Option<u8>),
+    /// How many permits, and whether it waits with how many others at most.
+    TakePermit(u8, u64, Option<u64>),
+    LatePermit(u8, u64, Option<u64>),
+    ConfirmPermit(u8),
     RenewPermits(Vec<u8>),
     GivePermit(u8, bool),
+    SetPermits(u64, u64),
+    InUse,
+    /// The time of all permits and claims is over.
+    EndPermits,
 }
 
 #[derive(Debug, PartialEq)]
@@ -52,6 +57,7 @@ enum Answer {
     Granted,
     FenceFell,
     Taken(Taken),
+    Number(u64),
     Attempted(Attempted),
     Turns(Vec<Turn>),
     Flag(bool),
@@ -60,24 +66,30 @@ enum Answer {
 
 fn steps() -> impl Strategy<Value = Step> {
     let one = || (0..LOCKS, 0..4u8);
-    let many =
-        || prop::collection::btree_set((0..LOCKS, 0..4u8), 1..5).prop_map(|set| set.into_iter().collect());
-    let door = || prop::option::of(0..4u8);
+    let many = |kinds| {
+        let set = prop::collection::btree_set((0..kinds, 0..4u8), 1..5);
+        set.prop_map(|set| set.into_iter().collect::<Vec<_>>())
+    };
+    let wait = || prop::option::weighted(0.8, prop_oneof![1 => 0..3u64, 3 => Just(u64::MAX)]);
     prop_oneof![
         4 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Acquire(l, t, q)),
         4 => one().prop_map(|(l, t)| Step::Confirm(l, t)),
-        1 => one().prop_map(|(l, t)| Step::Listen(l, t)),
-        2 => many().prop_map(Step::StandBy),
+        1 => (0..LOCKS + 1, 0..4u8).prop_map(|(l, t)| Step::Listen(l, t)),
+        3 => many(LOCKS + 1).prop_map(Step::StandBy),
         2 => one().prop_map(|(l, t)| Step::GiveUp(l, t)),
-        1 => many().prop_map(Step::Extend),
+        1 => many(LOCKS).prop_map(Step::Extend),
         3 => one().prop_map(|(l, t)| Step::Release(l, t)),
         1 => one().prop_map(|(l, t)| Step::Brief(l, t)),
         2 => (0..LOCKS).prop_map(Step::End),
         1 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Late(l, t, q)),
-        4 => (0..4u8, door()).prop_map(|(t, d)| Step::TakePermit(t, d)),
-        1 => (0..4u8, door()).prop_map(|(t, d)| Step::LatePermit(t, d)),
+        8 => (0..4u8, 1..4u64, wait()).prop_map(|(t, n, w)| Step::TakePermit(t, n, w)),
+        1 => (0..4u8, 1..4u64, wait()).prop_map(|(t, n, w)| Step::LatePermit(t, n, w)),
+        5 => (0..4u8).prop_map(Step::ConfirmPermit),
         1 => prop::collection::vec(0..4u8, 1..4).prop_map(Step::RenewPermits),
-        2 => (0..4u8, any::<bool>()).prop_map(|(t, u)| Step::GivePermit(t, u)),
+        4 => (0..4u8, any::<bool>()).prop_map(|(t, u)| Step::GivePermit(t, u)),
+        1 => (1..5u64, 0..4u64).prop_map(|(n, v)| Step::SetPermits(n, v)),
+        1 => Just(Step::InUse),
+        2 => Just(Step::EndPermits),
     ]
 }
 
@@ -85,24 +97,25 @@ fn steps() -> impl Strategy<Value = Step> {
 struct Tokens {
     history: u64,
     used: Cell<[u64; 16]>,
+    weights: Cell<[u64; 4]>,
     fences: Cell<[u64; 3]>,
 }
 
 impl Tokens {
     fn lock(&self, lock: u8) -> String {
-        if lock == DOOR {
-            door_name(&self.semaphore())
-        } else {
-            format!("~lock.1:{{h{}:{lock}}}", self.history)
-        }
+        if lock == PERMITS { self.semaphore() } else { format!("~lock.1:{{h{}:{lock}}}", self.history) }
     }
 
     fn semaphore(&self) -> String {
-        format!("~lock.1:{{h{}:s}}:permits", self.history)
+        format!("{PREFIX}{{h{}:s}}", self.history)
     }
 
     fn current(&self, lock: u8, token: u8) -> u64 {
         let place = usize::from(lock * 4 + token);
+        if lock == PERMITS {
+            let nonce = (self.history * 1_000 + self.used.get()[place]) * 16 + u64::from(token) + 1;
+            return token_of(nonce << 16, self.weights.get()[usize::from(token)]);
+        }
         self.history * 1_000_000 + self.used.get()[place] * 16 + u64::from(lock * 4 + token) + 1
     }
 
@@ -111,6 +124,14 @@ impl Tokens {
         used[usize::from(lock * 4 + token)] += 1;
         self.used.set(used);
         self.current(lock, token)
+    }
+
+    /// The next token, of an attempt at so many permits.
+    fn next_permit(&self, token: u8, weight: u64) -> u64 {
+        let mut weights = self.weights.get();
+        weights[usize::from(token)] = weight;
+        self.weights.set(weights);
+        self.next(PERMITS, token)
     }
 
     fn ticket(&self, (lock, token): (u8, u8)) -> Ticket {
@@ -138,16 +159,20 @@ fn hours(span: Duration) -> Duration {
     Duration::from_secs((span.as_secs() + hour / 2) / hour * hour)
 }
 
+fn request(wait: Option<u64>, ttl: Duration) -> Request {
+    Request { permits: SEMAPHORE, ttl, wait: wait.map_or(Wait::No, |most| Wait::Queue { most }) }
+}
+
+/// Whether its wake-up name is listened to comes from each store's connections.
 fn taken(taken: Taken) -> Answer {
     Answer::Taken(match taken {
-        Taken::Full { first_ends } => Taken::Full { first_ends: hours(first_ends) },
+        Taken::Waiting { .. } => Taken::Waiting { told: true },
         other => other,
     })
 }
 
 async fn take(store: &(impl LockStore + PermitStore), tokens: &Tokens, step: &Step) -> crate::Result<Answer> {
     let queue = |stand: &bool| if *stand { Queue::StandInLine } else { Queue::GoAway };
-    let door = |door: &Option<u8>| door.map(|token| tokens.current(DOOR, token));
     let semaphore = tokens.semaphore();
     Ok(match step {
         Step::Acquire(lock, token, stand) => {
@@ -186,21 +211,29 @@ async fn take(store: &(impl LockStore + PermitStore), tokens: &Tokens, step: &St
             answer
         }
         // The stores are told by who compares them.
-        Step::End(_) => Answer::Flag(true),
+        Step::End(_) | Step::EndPermits => Answer::Flag(true),
         Step::Late(lock, token, stand) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
             store.give_up(&name, token, HOUR).await?;
             tokens.attempted(*lock, store.acquire(&name, token, HOUR, queue(stand)).await?)
         }
-        Step::TakePermit(token, by) => {
-            let token = tokens.next(PERMITS, *token);
-            taken(store.take_permit(&semaphore, token, SEMAPHORE, HOUR, door(by)).await?)
+        Step::TakePermit(token, weight, wait) => {
+            let token = tokens.next_permit(*token, *weight);
+            taken(store.take_permit(&semaphore, token, request(*wait, HOUR)).await?)
         }
-        Step::LatePermit(token, by) => {
-            let token = tokens.next(PERMITS, *token);
+        Step::LatePermit(token, weight, wait) => {
+            let token = tokens.next_permit(*token, *weight);
             store.give_permit(&semaphore, token, Some(HOUR)).await?;
-            taken(store.take_permit(&semaphore, token, SEMAPHORE, HOUR, door(by)).await?)
+            taken(store.take_permit(&semaphore, token, request(*wait, HOUR)).await?)
         }
+        Step::ConfirmPermit(token) => {
+            let token = tokens.current(PERMITS, *token);
+            taken(store.confirm_permit(&semaphore, token, request(None, 3 * HOUR)).await?)
+        }
+        Step::SetPermits(permits, version) => {
+            Answer::Flag(store.set_permits(&semaphore, *permits, *version).await?)
+        }
+        Step::InUse => Answer::Number(store.permits_in_use(&semaphore).await?),
         Step::RenewPermits(held) => {
             let ticket =
                 |token: &u8| Ticket { lock: semaphore.clone(), token: tokens.current(PERMITS, *token) };
@@ -229,7 +262,12 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
     runner
         .run(&prop::collection::vec(steps(), 1..32), |history| {
             let number = next.replace(next.get() + 1);
-            let tokens = || Tokens { history: number, used: Cell::default(), fences: Cell::default() };
+            let tokens = || Tokens {
+                history: number,
+                used: Cell::default(),
+                weights: Cell::new([1; 4]),
+                fences: Cell::default(),
+            };
             let (of_memory, of_server) = (tokens(), tokens());
             runtime.block_on(async {
                 for (at, step) in history.iter().enumerate() {
@@ -238,6 +276,11 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
                         memory.end(&name);
                         server.end(&name).await;
                     }
+                    if let Step::EndPermits = step {
+                        let name = of_memory.semaphore();
+                        memory.end_permits(&name);
+                        server.end_permits(&name).await;
+                    }
                     let expected = take(&memory, &of_memory, step).await.unwrap();
                     let found = take(&server, &of_server, step).await.unwrap();
                     prop_assert_ne!(&expected, &Answer::FenceFell);
@@ -245,6 +288,9 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
                     let name = tokens().lock(u8::try_from(at % usize::from(LOCKS)).unwrap());
                     let left = server.time_left(&name).await.map(hours);
                     prop_assert_eq!(memory.time_left(&name).map(hours), left, "of {} after {:?}", name, step);
+                    let in_use = server.permits_in_use(&of_server.semaphore()).await.unwrap();
+                    let expected = memory.permits_in_use(&of_memory.semaphore()).await.unwrap();
+                    prop_assert_eq!(expected, in_use, "in use, after {:?}", step);
                 }
                 Ok(())
             })

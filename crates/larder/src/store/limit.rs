@@ -1,11 +1,10 @@
-//! The part of the seam that limits stand on: charging quotas, and holding permits.
+//! The part of the seam that limits stand on: charging quotas.
 //!
 //! A key has one record, which counts for all its quotas together. What a quota means to the store is a [`Term`]; the
 //! record keeps what was charged and never a limit, so limits may change with every call. Times are whole microseconds
 //! of the store's own clock, below 2^53, and a record's own time never goes back.
 
 use std::future::Future;
-use std::time::Duration;
 
 use super::AnyStore;
 use crate::error::Result;
@@ -144,15 +143,6 @@ pub(crate) struct Stamp {
     pub(crate) born: u64,
 }
 
-/// The answer to [`LimitStore::enter`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Entered {
-    /// A permit was free; so many are left.
-    Granted { left: u64 },
-    /// All are held. The first of them ends in so long, unless it is renewed.
-    Full { first_ends: Duration },
-}
-
 /// What every store can do about limits. Each operation is atomic and one round trip, and safe to drop at any point: the
 /// store may then still carry it out.
 pub(crate) trait LimitStore: Send + Sync + 'static {
@@ -170,24 +160,6 @@ pub(crate) trait LimitStore: Send + Sync + 'static {
 
     /// Forgets all that was charged; whether anything was.
     fn forget(&self, name: &str) -> impl Future<Output = Result<bool>> + Send;
-
-    /// Takes one of `permits` for `token`, for `ttl` unless renewed.
-    fn enter(
-        &self,
-        name: &str,
-        permits: u64,
-        token: u64,
-        ttl: Duration,
-    ) -> impl Future<Output = Result<Entered>> + Send;
-
-    /// Gives the holder `ttl` from now; whether `token` still held a permit.
-    fn renew(&self, name: &str, token: u64, ttl: Duration) -> impl Future<Output = Result<bool>> + Send;
-
-    /// Frees the permit; whether `token` still held it.
-    fn leave(&self, name: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
-
-    /// How many permits are held.
-    fn inside(&self, name: &str) -> impl Future<Output = Result<u64>> + Send;
 
     /// Which of 16 domains of failure the name belongs to: names that share one live or fail together, as nearly as is
     /// known.
@@ -215,22 +187,6 @@ impl LimitStore for AnyStore {
 
     async fn forget(&self, name: &str) -> Result<bool> {
         on_either!(self.forget(name))
-    }
-
-    async fn enter(&self, name: &str, permits: u64, token: u64, ttl: Duration) -> Result<Entered> {
-        on_either!(self.enter(name, permits, token, ttl))
-    }
-
-    async fn renew(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
-        on_either!(self.renew(name, token, ttl))
-    }
-
-    async fn leave(&self, name: &str, token: u64) -> Result<bool> {
-        on_either!(self.leave(name, token))
-    }
-
-    async fn inside(&self, name: &str) -> Result<u64> {
-        on_either!(self.inside(name))
     }
 
     fn domain(&self, name: &str) -> usize {

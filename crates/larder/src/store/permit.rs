@@ -1,8 +1,12 @@
 //! The part of the seam that is about semaphores.
 //!
-//! Permits are tokens with an end each. Who finds none waits at the door, a lock of its own with a line: only the door's
-//! holder is let in next, so permits are given first come, first served. Who gives one back rings the bell, whose name the
-//! [`Listener`](super::Listener) is told of.
+//! A semaphore has a number of permits, the tokens that hold some of them until an end each, and one queue. An attempt is
+//! a token, as an attempt at a lock is; its lowest 16 bits are its weight, how many permits it wants. Every operation that
+//! may free permits grants all that are free to the first live waiters, at most [`MOST_GRANTS`] a time. Each such grant is
+//! a claim: it holds its permits for [`Pace::claim`](super::lock::Pace::claim) unless it is confirmed. A claim that ends puts its waiter back into its
+//! place, and is not given a second one before it has asked.
+//!
+//! The number that is stored decides. It is kept for [`NUMBER_KEPT`] after its last use.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,38 +15,86 @@ use super::AnyStore;
 use super::lock::Ticket;
 use crate::error::Result;
 
-/// The answer to [`PermitStore::take_permit`].
+/// The most grants of one operation; the next operation continues.
+pub(crate) const MOST_GRANTS: usize = 64;
+/// How long a semaphore's number is kept after its last use.
+pub(crate) const NUMBER_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The largest number of permits: exact in a script.
+pub(crate) const MOST_PERMITS: u64 = 1 << 53;
+/// The largest weight.
+pub(crate) const HEAVIEST: u64 = 0xFFFF;
+
+/// Whether a ticket's name is that of a semaphore, and not of a lock.
+pub(crate) fn is_semaphore(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
+/// What every semaphore's name begins with.
+pub(crate) const PREFIX: &str = "~semaphore.1:";
+
+/// A random token that wants `weight` permits.
+pub(crate) fn token_of(nonce: u64, weight: u64) -> u64 {
+    (nonce & !HEAVIEST) | (weight & HEAVIEST)
+}
+
+/// How many permits a token wants.
+pub(crate) fn weight(token: u64) -> u64 {
+    token & HEAVIEST
+}
+
+/// What an attempt asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// The number of permits, if none is stored.
+    pub(crate) permits: u64,
+    pub(crate) ttl: Duration,
+    pub(crate) wait: Wait,
+}
+
+/// Whether an attempt that finds too few permits waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    No,
+    /// Unless so many wait already.
+    Queue {
+        most: u64,
+    },
+}
+
+/// The answer to an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taken {
-    Permit,
-    /// All are taken, and the first ends after so long; zero where others wait at the door.
-    Full {
-        first_ends: Duration,
-    },
-    /// The attempt had been given up.
+    /// It holds its permits, for the whole time asked for, of `permits` in all.
+    Granted { permits: u64 },
+    /// Too few are free, or others wait.
+    Full,
+    /// It waits. `told` says whether its wake-up name is listened to.
+    Waiting { told: bool },
+    /// As many wait as may.
+    QueueFull,
+    /// It wants more than there are.
+    TooHeavy { permits: u64 },
+    /// It does not wait: it was given up before, or its place was lost.
     Gone,
 }
 
-/// The name of the lock that those hold who are let in next.
-pub(crate) fn door_name(semaphore: &str) -> String {
-    format!("{semaphore}:door")
-}
-
-/// The name that is told of when a permit is given back while somebody waits.
-pub(crate) fn bell_name(semaphore: &str) -> String {
-    format!("{semaphore}:bell")
-}
-
-/// What every store can do with semaphores. `Ticket::lock` is the semaphore's name.
+/// What every store can do with semaphores. `Ticket::lock` is the semaphore's name. Waiting attempts keep their places by
+/// [`LockStore::stand_by`](super::lock::LockStore::stand_by), together with those that wait for locks.
 pub(crate) trait PermitStore: Send + Sync + 'static {
-    /// Takes one of `permits`, for `door`, the token that holds the door, or where nobody waits. Once for each token.
+    /// Takes permits that are free and not waited for; else waits, if told to. Once for each token.
     fn take_permit(
         &self,
         semaphore: &str,
         token: u64,
-        permits: u64,
-        ttl: Duration,
-        door: Option<u64>,
+        request: Request,
+    ) -> impl Future<Output = Result<Taken>> + Send;
+
+    /// Confirms a grant, or takes what is free if it is this attempt's turn. May be sent again.
+    fn confirm_permit(
+        &self,
+        semaphore: &str,
+        token: u64,
+        request: Request,
     ) -> impl Future<Output = Result<Taken>> + Send;
 
     /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`. `None` where
@@ -53,25 +105,35 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
         patience: Duration,
     ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
-    /// Gives a permit back; whether it was still held. An attempt that was given up is remembered for so long.
+    /// Ends an attempt or gives its permits back; whether they were still held. An attempt that was given up is remembered
+    /// for so long.
     fn give_permit(
         &self,
         semaphore: &str,
         token: u64,
         remembered: Option<Duration>,
     ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Stores another number of permits, unless one with this version or a later one is stored; whether this number and
+    /// version are now the stored ones.
+    fn set_permits(
+        &self,
+        semaphore: &str,
+        permits: u64,
+        version: u64,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// How many permits are held or claimed.
+    fn permits_in_use(&self, semaphore: &str) -> impl Future<Output = Result<u64>> + Send;
 }
 
 impl PermitStore for AnyStore {
-    async fn take_permit(
-        &self,
-        semaphore: &str,
-        token: u64,
-        permits: u64,
-        ttl: Duration,
-        door: Option<u64>,
-    ) -> Result<Taken> {
-        on_either!(self.take_permit(semaphore, token, permits, ttl, door))
+    async fn take_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+        on_either!(self.take_permit(semaphore, token, request))
+    }
+
+    async fn confirm_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+        on_either!(self.confirm_permit(semaphore, token, request))
     }
 
     async fn renew_permits(
@@ -84,5 +146,13 @@ impl PermitStore for AnyStore {
 
     async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
         on_either!(self.give_permit(semaphore, token, remembered))
+    }
+
+    async fn set_permits(&self, semaphore: &str, permits: u64, version: u64) -> Result<bool> {
+        on_either!(self.set_permits(semaphore, permits, version))
+    }
+
+    async fn permits_in_use(&self, semaphore: &str) -> Result<u64> {
+        on_either!(self.permits_in_use(semaphore))
     }
 }

@@ -11,6 +11,7 @@ use super::MemoryStore;
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, wake_name};
+use crate::store::permit::is_semaphore;
 
 struct Held {
     token: u64,
@@ -105,12 +106,6 @@ impl Locks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether somebody works on the table at this moment.
-    #[cfg(test)]
-    pub(super) fn is_busy(&self) -> bool {
-        self.0.try_lock().is_err()
-    }
-
     /// How many locks, waiters and given-up attempts are kept.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
@@ -120,23 +115,6 @@ impl Locks {
 }
 
 impl MemoryStore {
-    /// Does what depends on whether others than `door` hold this lock or wait for it, while nobody can come to it or go.
-    pub(super) fn at_the_door<T>(
-        &self,
-        lock: &str,
-        door: Option<u64>,
-        now: Tick,
-        work: impl FnOnce(bool) -> T,
-    ) -> T {
-        let state = self.locks.state();
-        let line = state.lines.get(lock);
-        let holder = line.and_then(|line| line.holder(now));
-        work(match door {
-            Some(door) => holder != Some(door),
-            None => holder.is_some() || line.is_some_and(|line| !line.waiters.is_empty()),
-        })
-    }
-
     /// How long the lock is still held, if it is.
     #[cfg(test)]
     pub(in crate::store) fn time_left(&self, lock: &str) -> Option<Duration> {
@@ -152,6 +130,36 @@ impl MemoryStore {
         if let Some(line) = self.locks.state().lines.get_mut(lock) {
             line.held = None;
         }
+    }
+
+    /// The tickets are all of one lock.
+    fn stand_by_lock(&self, lock: &str, tickets: &[Ticket]) -> Vec<Turn> {
+        let now = self.clock.now();
+        let mut state = self.locks.state();
+        let Some(line) = state.lines.get_mut(lock) else { return vec![Turn::Gone; tickets.len()] };
+        let mut turns = Vec::with_capacity(tickets.len());
+        for ticket in tickets {
+            turns.push(match line.waiter(ticket.token) {
+                None => Turn::Gone,
+                Some(waiter) => {
+                    waiter.heard = now;
+                    if waiter.given { Turn::Come } else { Turn::Waits }
+                }
+            });
+        }
+        let (mut holder, mut woken) = (line.holder(now), None);
+        if holder.is_none() {
+            woken = line.hand_on(now, self.pace);
+            holder = woken;
+        }
+        drop(state);
+        for (turn, ticket) in turns.iter_mut().zip(tickets) {
+            if *turn == Turn::Waits && holder == Some(ticket.token) {
+                *turn = Turn::Come;
+            }
+        }
+        self.wake(lock, woken);
+        turns
     }
 
     fn wake(&self, lock: &str, token: Option<u64>) {
@@ -222,6 +230,9 @@ impl LockStore for MemoryStore {
     }
 
     async fn listen(&self, lock: &str, token: u64) -> Result<bool> {
+        if is_semaphore(lock) {
+            return Ok(self.semaphore_called(lock, token));
+        }
         let now = self.clock.now();
         let state = self.locks.state();
         let given_up = state.given_up.get(&token).is_some_and(|until| *until > now);
@@ -232,39 +243,14 @@ impl LockStore for MemoryStore {
     }
 
     async fn stand_by(&self, waiting: &[Ticket], _: Duration) -> Result<Vec<Option<Turn>>> {
-        let now = self.clock.now();
-        let mut state = self.locks.state();
-        let (mut turns, mut woken) = (Vec::with_capacity(waiting.len()), Vec::new());
+        let mut turns = Vec::with_capacity(waiting.len());
         for of_lock in waiting.chunk_by(|a, b| a.lock == b.lock) {
-            let Some(lock) = of_lock.first().map(|ticket| ticket.lock.as_str()) else { continue };
-            let Some(line) = state.lines.get_mut(lock) else {
-                turns.extend(of_lock.iter().map(|_| Turn::Gone));
-                continue;
-            };
-            let first = turns.len();
-            for ticket in of_lock {
-                turns.push(match line.waiter(ticket.token) {
-                    None => Turn::Gone,
-                    Some(waiter) => {
-                        waiter.heard = now;
-                        if waiter.given { Turn::Come } else { Turn::Waits }
-                    }
-                });
+            let Some(Ticket { lock, .. }) = of_lock.first() else { continue };
+            if is_semaphore(lock) {
+                turns.extend(self.stand_by_semaphore(lock, of_lock));
+            } else {
+                turns.extend(self.stand_by_lock(lock, of_lock));
             }
-            let mut holder = line.holder(now);
-            if holder.is_none() {
-                holder = line.hand_on(now, self.pace);
-                woken.extend(holder.map(|token| (lock, token)));
-            }
-            for (turn, ticket) in turns.iter_mut().skip(first).zip(of_lock) {
-                if *turn == Turn::Waits && holder == Some(ticket.token) {
-                    *turn = Turn::Come;
-                }
-            }
-        }
-        drop(state);
-        for (lock, token) in woken {
-            self.wake(lock, Some(token));
         }
         Ok(turns.into_iter().map(Some).collect())
     }

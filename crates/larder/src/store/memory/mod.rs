@@ -8,8 +8,8 @@ mod entries;
 mod limit;
 mod limits;
 mod locks;
-mod permits;
 mod semaphores;
+mod shards;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,7 +25,6 @@ use crate::name::Name;
 use entries::Entries;
 pub(crate) use limits::Limits;
 use locks::Locks;
-use permits::Permits;
 use semaphores::Semaphores;
 
 /// How much the embedded store keeps before it evicts.
@@ -54,7 +53,6 @@ pub(crate) struct MemoryStore {
     locks: Locks,
     semaphores: Semaphores,
     limits: Box<Limits>,
-    permits: Box<Permits>,
 }
 
 impl MemoryStore {
@@ -70,7 +68,6 @@ impl MemoryStore {
             locks: Locks::default(),
             semaphores: Semaphores::default(),
             limits: Box::default(),
-            permits: Box::default(),
             clock,
         }
     }

@@ -1,126 +1,395 @@
-//! Semaphores of the embedded store.
+//! Semaphores of the embedded store: the specification of the scripts of `lua/semaphore/`.
 //!
-//! Their table is the inner one: who needs both takes that of the locks first.
+//! Every step costs the logarithm of the queue's length; a grant also passes the dead waiters before the first live one. Wake-ups
+//! are sent after the table is unlocked.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::MemoryStore;
+use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::lock::Ticket;
-use crate::store::permit::{PermitStore, Taken, bell_name, door_name};
+use crate::store::lock::{Pace, Ticket, Turn, wake_name};
+use crate::store::permit::{MOST_GRANTS, NUMBER_KEPT, PermitStore, Request, Taken, Wait, weight};
 
-#[derive(Default)]
-struct State {
-    /// By semaphore: when each token's permit ends.
-    taken: HashMap<String, HashMap<u64, Tick>>,
-    given_up: HashMap<u64, Tick>,
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Queued {
+        heard: Tick,
+    },
+    /// A claim of it ended, and it has not asked since.
+    Lapsed {
+        heard: Tick,
+    },
+    /// It holds a claim, and is not in the queue.
+    Claimed,
+}
+
+struct Waiter {
+    ticket: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Number {
+    permits: u64,
+    version: Option<u64>,
+    used_at: Tick,
 }
 
 #[derive(Default)]
-pub(super) struct Semaphores(Mutex<State>);
+struct Semaphore {
+    number: Option<Number>,
+    /// How many permits are held or claimed: the weights of `held`.
+    used: u64,
+    held: HashMap<u64, Tick>,
+    /// The same by end.
+    ends: BTreeSet<(Tick, u64)>,
+    /// Tokens by ticket.
+    queue: BTreeMap<u64, u64>,
+    /// Those in the queue, and those that hold a claim.
+    waiters: HashMap<u64, Waiter>,
+    last_ticket: u64,
+}
 
-impl Semaphores {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Semaphore {
+    fn hold(&mut self, token: u64, end: Tick) {
+        if let Some(old) = self.held.insert(token, end) {
+            self.ends.remove(&(old, token));
+        } else {
+            self.used = self.used.saturating_add(weight(token));
+        }
+        self.ends.insert((end, token));
+    }
+
+    /// When it would have ended, if it was held.
+    fn drop_held(&mut self, token: u64) -> Option<Tick> {
+        let end = self.held.remove(&token)?;
+        self.ends.remove(&(end, token));
+        self.used = self.used.saturating_sub(weight(token));
+        Some(end)
+    }
+
+    /// Takes out what has ended. The waiter of a claim that ended is back in its place.
+    fn expire(&mut self, now: Tick) {
+        while let Some((_, token)) = self.ends.first().copied().filter(|(end, _)| *end <= now) {
+            self.drop_held(token);
+            if let Some(waiter) = self.waiters.get_mut(&token) {
+                waiter.state = State::Lapsed { heard: now };
+                self.queue.insert(waiter.ticket, token);
+            }
+        }
+    }
+
+    fn permits(&mut self, now: Tick) -> Option<u64> {
+        self.number = self.number.filter(|number| now.since(number.used_at) < NUMBER_KEPT);
+        self.number.map(|number| number.permits)
+    }
+
+    fn note_use(&mut self, now: Tick) {
+        if let Some(number) = &mut self.number {
+            number.used_at = now;
+        }
+    }
+
+    fn forget(&mut self, token: u64) -> bool {
+        let Some(waiter) = self.waiters.remove(&token) else { return false };
+        self.queue.remove(&waiter.ticket);
+        true
+    }
+
+    /// Grants what is free to the first live waiters, who are added to `woken`; whether no live waiter is left.
+    fn grant(&mut self, now: Tick, pace: Pace, woken: &mut Vec<u64>) -> bool {
+        let Some(permits) = self.permits(now) else { return false };
+        if self.used >= permits {
+            return false;
+        }
+        let (mut grants, mut from) = (0, 0);
+        while let Some((ticket, token)) = self.queue.range(from..).next().map(|(at, token)| (*at, *token)) {
+            from = ticket.saturating_add(1);
+            let state = self.waiters.get(&token).map(|waiter| waiter.state);
+            match state {
+                Some(State::Queued { heard }) if now.since(heard) <= pace.live => {
+                    if weight(token) > permits {
+                        // Woken, it learns that it can never be granted.
+                        self.forget(token);
+                        woken.push(token);
+                        continue;
+                    }
+                    if self.used.saturating_add(weight(token)) > permits || grants == MOST_GRANTS {
+                        return false;
+                    }
+                    self.queue.remove(&ticket);
+                    self.waiters.insert(token, Waiter { ticket, state: State::Claimed });
+                    self.hold(token, now.after(pace.claim));
+                    woken.push(token);
+                    grants += 1;
+                }
+                Some(State::Queued { heard } | State::Lapsed { heard })
+                    if now.since(heard) <= pace.live * Pace::KEPT => {}
+                _ => {
+                    self.queue.remove(&ticket);
+                    self.waiters.remove(&token);
+                }
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, now: Tick, token: u64, request: Request, pace: Pace, woken: &mut Vec<u64>) -> Taken {
+        self.expire(now);
+        let permits = self.permits(now).unwrap_or(request.permits);
+        let version = self.number.and_then(|number| number.version);
+        self.number = Some(Number { permits, version, used_at: now });
+        if weight(token) > permits {
+            return Taken::TooHeavy { permits };
+        }
+        let free = self.queue.is_empty() || self.grant(now, pace, woken);
+        if free && self.used.saturating_add(weight(token)) <= permits {
+            self.hold(token, now.after(request.ttl));
+            return Taken::Granted { permits };
+        }
+        match request.wait {
+            Wait::No => Taken::Full,
+            Wait::Queue { most } if u64::try_from(self.queue.len()).unwrap_or(u64::MAX) >= most => {
+                Taken::QueueFull
+            }
+            Wait::Queue { .. } => {
+                self.last_ticket = self.last_ticket.saturating_add(1);
+                let (ticket, state) = (self.last_ticket, State::Queued { heard: now });
+                self.queue.insert(ticket, token);
+                self.waiters.insert(token, Waiter { ticket, state });
+                Taken::Waiting { told: true }
+            }
+        }
+    }
+
+    fn confirm(&mut self, now: Tick, token: u64, ttl: Duration, pace: Pace, woken: &mut Vec<u64>) -> Taken {
+        self.expire(now);
+        let permits = self.permits(now);
+        let Some(waiter) = self.waiters.get_mut(&token) else {
+            return match (self.held.get(&token).copied(), permits) {
+                // Sent once more: what was renewed since is not shortened.
+                (Some(end), _) => {
+                    self.hold(token, end.max(now.after(ttl)));
+                    Taken::Granted { permits: permits.unwrap_or_default() }
+                }
+                (None, Some(permits)) if weight(token) > permits => Taken::TooHeavy { permits },
+                (None, _) => Taken::Gone,
+            };
+        };
+        let Some(permits) = permits else {
+            self.forget(token);
+            self.drop_held(token);
+            return Taken::Gone;
+        };
+        if !matches!(waiter.state, State::Claimed) {
+            waiter.state = State::Queued { heard: now };
+            self.grant(now, pace, woken);
+            woken.retain(|other| *other != token);
+            match self.waiters.get(&token).map(|waiter| waiter.state) {
+                None => return Taken::TooHeavy { permits },
+                Some(State::Claimed) => {}
+                Some(_) => return Taken::Waiting { told: true },
+            }
+        }
+        self.waiters.remove(&token);
+        self.hold(token, now.after(ttl));
+        self.note_use(now);
+        Taken::Granted { permits }
+    }
+
+    fn stand_by(&mut self, now: Tick, tokens: &[Ticket], pace: Pace, woken: &mut Vec<u64>) -> Vec<Turn> {
+        self.expire(now);
+        for Ticket { token, .. } in tokens {
+            if let Some(Waiter { state: State::Queued { heard } | State::Lapsed { heard }, .. }) =
+                self.waiters.get_mut(token)
+            {
+                *heard = now;
+            }
+        }
+        self.grant(now, pace, woken);
+        let turn = |ticket: &Ticket| match self.waiters.get(&ticket.token).map(|waiter| waiter.state) {
+            None => Turn::Gone,
+            Some(State::Queued { .. }) => Turn::Waits,
+            Some(State::Claimed | State::Lapsed { .. }) => Turn::Come,
+        };
+        tokens.iter().map(turn).collect()
+    }
+
+    fn set_permits(
+        &mut self,
+        now: Tick,
+        permits: u64,
+        version: u64,
+        pace: Pace,
+        woken: &mut Vec<u64>,
+    ) -> bool {
+        self.permits(now);
+        if let Some(Number { permits: stored, version: Some(old), .. }) = self.number
+            && old >= version
+        {
+            return old == version && stored == permits;
+        }
+        self.number = Some(Number { permits, version: Some(version), used_at: now });
+        self.expire(now);
+        let too_heavy: Vec<u64> =
+            self.queue.values().copied().filter(|token| weight(*token) > permits).collect();
+        for token in too_heavy {
+            self.forget(token);
+            woken.push(token);
+        }
+        self.grant(now, pace, woken);
+        true
+    }
+
+    /// Whether there is nothing to remember.
+    fn is_idle(&self, now: Tick) -> bool {
+        let ended = self.ends.last().is_none_or(|(end, _)| *end <= now);
+        let forgotten = self.number.is_none_or(|number| now.since(number.used_at) >= NUMBER_KEPT);
+        ended && forgotten && self.waiters.is_empty()
+    }
+}
+
+#[derive(Default)]
+struct Shard {
+    semaphores: HashMap<String, Semaphore>,
+    /// The wake-up names that exist, and until when: of claims, and of attempts that were given up.
+    wake: HashMap<u64, Tick>,
+    sweep_at: usize,
+}
+
+impl Shard {
+    fn of(&mut self, name: &str) -> &mut Semaphore {
+        self.semaphores.entry(name.to_owned()).or_default()
+    }
+
+    fn sweep(&mut self, now: Tick) {
+        if self.semaphores.len().saturating_add(self.wake.len()) >= self.sweep_at {
+            self.semaphores.retain(|_, semaphore| !semaphore.is_idle(now));
+            self.wake.retain(|_, until| *until > now);
+            let left = self.semaphores.len().saturating_add(self.wake.len());
+            self.sweep_at = left.saturating_mul(2).max(64);
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Semaphores(Shards<Shard>);
+
+impl MemoryStore {
+    fn on_semaphore<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&mut Semaphore, Tick, Pace, &mut Vec<u64>) -> T,
+    ) -> T {
+        self.on_shard(name, |shard, now, pace, woken| work(shard.of(name), now, pace, woken))
+    }
+
+    /// Works on the table that a semaphore belongs to, and then wakes those that the work granted something.
+    fn on_shard<T>(&self, name: &str, work: impl FnOnce(&mut Shard, Tick, Pace, &mut Vec<u64>) -> T) -> T {
+        let (now, pace, mut woken) = (self.clock.now(), self.pace, Vec::new());
+        let mut shard = self.semaphores.0.of(name);
+        let answer = work(&mut shard, now, pace, &mut woken);
+        shard.wake.extend(woken.iter().map(|token| (*token, now.after(pace.claim))));
+        drop(shard);
+        for token in woken {
+            self.listener.changed(&wake_name(name, token));
+        }
+        answer
+    }
+
+    pub(super) fn semaphore_called(&self, semaphore: &str, token: u64) -> bool {
+        let now = self.clock.now();
+        self.semaphores.0.of(semaphore).wake.get(&token).is_some_and(|until| *until > now)
+    }
+
+    /// The tickets are all of one semaphore.
+    pub(super) fn stand_by_semaphore(&self, semaphore: &str, tickets: &[Ticket]) -> Vec<Turn> {
+        self.on_semaphore(semaphore, |semaphore, now, pace, woken| {
+            semaphore.stand_by(now, tickets, pace, woken)
+        })
+    }
+
+    /// Ends the time of all that hold permits.
+    #[cfg(test)]
+    pub(in crate::store) fn end_permits(&self, name: &str) {
+        let started = self.started;
+        self.on_semaphore(name, |semaphore, _, _, _| {
+            for token in semaphore.held.keys().copied().collect::<Vec<_>>() {
+                semaphore.hold(token, started);
+            }
+        });
     }
 }
 
 impl PermitStore for MemoryStore {
-    async fn take_permit(
-        &self,
-        semaphore: &str,
-        token: u64,
-        permits: u64,
-        ttl: Duration,
-        door: Option<u64>,
-    ) -> Result<Taken> {
-        let now = self.clock.now();
-        // Looking at the door and taking are one step: nobody comes to the door in between.
-        let taken = self.at_the_door(&door_name(semaphore), door, now, |waits| {
-            let mut state = self.semaphores.state();
-            state.given_up.retain(|_, until| *until > now);
-            if state.given_up.contains_key(&token) {
+    async fn take_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+        Ok(self.on_shard(semaphore, |shard, now, pace, woken| {
+            shard.sweep(now);
+            if shard.wake.get(&token).is_some_and(|until| *until > now) {
+                shard.wake.insert(token, now.after(Pace::REMEMBERED));
                 return Taken::Gone;
             }
-            if waits {
-                return Taken::Full { first_ends: Duration::ZERO };
+            shard.of(semaphore).take(now, token, request, pace, woken)
+        }))
+    }
+
+    async fn confirm_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+        Ok(self.on_shard(semaphore, |shard, now, pace, woken| {
+            let taken = shard.of(semaphore).confirm(now, token, request.ttl, pace, woken);
+            if matches!(taken, Taken::Granted { .. }) {
+                shard.wake.remove(&token);
             }
-            let taken = state.taken.entry(semaphore.to_owned()).or_default();
-            taken.retain(|_, end| *end > now);
-            if u64::try_from(taken.len()).unwrap_or(u64::MAX) >= permits {
-                let first_ends = taken.values().min().map_or(Duration::ZERO, |end| end.since(now));
-                return Taken::Full { first_ends };
-            }
-            taken.insert(token, now.after(ttl));
-            Taken::Permit
-        });
-        Ok(taken)
+            taken
+        }))
     }
 
     async fn renew_permits(&self, held: &[(Ticket, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
         let now = self.clock.now();
-        let mut state = self.semaphores.state();
         let renew = |(Ticket { lock, token }, ttl): &(Ticket, Duration)| {
-            let end = state.taken.get_mut(lock).and_then(|taken| taken.get_mut(token));
-            Some(end.filter(|end| **end > now).map(|end| *end = (*end).max(now.after(*ttl))).is_some())
+            let mut shard = self.semaphores.0.of(lock);
+            let semaphore = shard.semaphores.get_mut(lock);
+            let renewed = semaphore.is_some_and(|semaphore| match semaphore.held.get(token).copied() {
+                Some(end) if end > now => {
+                    semaphore.hold(*token, end.max(now.after(*ttl)));
+                    true
+                }
+                _ => false,
+            });
+            Some(renewed)
         };
         Ok(held.iter().map(renew).collect())
     }
 
     async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
-        let now = self.clock.now();
-        let mut state = self.semaphores.state();
-        if let Some(remembered) = remembered {
-            state.given_up.insert(token, now.after(remembered));
-        }
-        let Some(taken) = state.taken.get_mut(semaphore) else { return Ok(false) };
-        let end = taken.remove(&token);
-        if taken.is_empty() {
-            state.taken.remove(semaphore);
-        }
-        drop(state);
-        if end.is_some() {
-            self.listener.changed(&bell_name(semaphore));
-        }
-        Ok(end.is_some_and(|end| end > now))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::thread;
-    use std::time::Instant;
-
-    use futures_util::FutureExt;
-
-    use super::super::Bounds;
-    use super::*;
-    use crate::clock::Clock;
-    use crate::near::Changes;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn nobody_comes_to_the_door_while_a_permit_is_being_taken() {
-        let changes = Arc::new(Changes::default());
-        let store = MemoryStore::new(Bounds::default(), Clock::default(), changes);
-        thread::scope(|scope| {
-            let inner = store.semaphores.state();
-            let taking = scope.spawn(|| store.take_permit("pool", 1, 1, SECOND, None).now_or_never());
-            // It has looked at the door, and cannot take its permit yet.
-            let limit = Instant::now() + 10 * SECOND;
-            let mut seen = 0;
-            while seen < 100 {
-                assert!(Instant::now() < limit, "others may come to the door in between");
-                seen = if store.locks.is_busy() { seen + 1 } else { 0 };
-                thread::yield_now();
+        Ok(self.on_shard(semaphore, |shard, now, pace, woken| {
+            if let Some(remembered) = remembered {
+                shard.wake.insert(token, now.after(remembered));
             }
-            drop(inner);
-            assert!(matches!(taking.join().unwrap(), Some(Ok(Taken::Permit))));
-        });
+            let semaphore = shard.of(semaphore);
+            let end = semaphore.drop_held(token);
+            semaphore.forget(token);
+            if !semaphore.queue.is_empty() {
+                semaphore.expire(now);
+                semaphore.grant(now, pace, woken);
+            }
+            end.is_some_and(|end| end > now)
+        }))
+    }
+
+    async fn set_permits(&self, semaphore: &str, permits: u64, version: u64) -> Result<bool> {
+        Ok(self.on_semaphore(semaphore, |semaphore, now, pace, woken| {
+            semaphore.set_permits(now, permits, version, pace, woken)
+        }))
+    }
+
+    async fn permits_in_use(&self, semaphore: &str) -> Result<u64> {
+        Ok(self.on_semaphore(semaphore, |semaphore, now, _, _| {
+            let ended = semaphore.ends.iter().take_while(|(end, _)| *end <= now);
+            let ended = ended.fold(0u64, |sum, (_, token)| sum.saturating_add(weight(*token)));
+            semaphore.used.saturating_sub(ended)
+        }))
     }
 }

@@ -1,15 +1,13 @@
 //! Limits on the server: each operation one script.
 
-use std::time::Duration;
-
 use redis::{Value, cmd};
 
 use super::network::Network;
 use super::node::Replay;
 use super::slots::slot;
-use super::{RedisStore, flag, millis, number, pair, script, unexpected, version_text};
+use super::{RedisStore, flag, number, script, unexpected};
 use crate::error::Result;
-use crate::store::limit::{BUCKETS, Charge, Charged, Entered, LimitStore, Rule, Stamp, Take, Term};
+use crate::store::limit::{BUCKETS, Charge, Charged, LimitStore, Rule, Stamp, Take, Term};
 
 /// A request in the scripts' own terms: numbers, big-endian, one after the other. One argument costs the server less than
 /// ten, and numbers less than their text.
@@ -113,35 +111,6 @@ impl LimitStore for RedisStore {
         let mut command = cmd("UNLINK");
         command.arg(name);
         flag(&self.network.run(name, &command, Replay::Never).await?)
-    }
-
-    async fn enter(&self, name: &str, permits: u64, token: u64, ttl: Duration) -> Result<Entered> {
-        let (permits, token, ttl) = (permits.to_string(), version_text(token), millis(ttl));
-        let arguments = [permits.as_bytes(), token.as_bytes(), ttl.as_bytes()];
-        match pair(self.network.run_script(name, &script::ENTER, &[name], &arguments, Replay::Never).await?)?
-        {
-            (Value::Int(1), left) => Ok(Entered::Granted { left: number(&left)? }),
-            (Value::Int(0), first) => {
-                Ok(Entered::Full { first_ends: Duration::from_micros(number(&first)?) })
-            }
-            (other, _) => Err(unexpected(&other)),
-        }
-    }
-
-    async fn renew(&self, name: &str, token: u64, ttl: Duration) -> Result<bool> {
-        let (token, ttl) = (version_text(token), millis(ttl));
-        let arguments = [token.as_bytes(), ttl.as_bytes()];
-        flag(&self.network.run_script(name, &script::RENEW, &[name], &arguments, Replay::Never).await?)
-    }
-
-    async fn leave(&self, name: &str, token: u64) -> Result<bool> {
-        let mut command = cmd("ZREM");
-        command.arg(name).arg(version_text(token));
-        flag(&self.network.run(name, &command, Replay::Never).await?)
-    }
-
-    async fn inside(&self, name: &str) -> Result<u64> {
-        number(&self.network.run_script(name, &script::INSIDE, &[name], &[], Replay::Safe).await?)
     }
 
     fn domain(&self, name: &str) -> usize {

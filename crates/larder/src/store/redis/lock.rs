@@ -15,11 +15,12 @@ use tokio::time::timeout;
 
 use super::node::Replay;
 use super::script::Script;
-use super::{RedisStore, bytes, flag, get_command, millis, number, script, unexpected, version_text};
+use super::{RedisStore, bytes, flag, get_command, millis, number, permit, script, unexpected, version_text};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::Expiry;
 use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, token_text, wake_name};
+use crate::store::permit::is_semaphore;
 
 /// Locks that one script renews or keeps places of: it must not keep the server for long.
 const MOST: usize = 512;
@@ -97,8 +98,62 @@ impl RedisStore {
     }
 }
 
+impl RedisStore {
+    /// Keeps the places of those of `waiting` that stand at `places`, by a script that takes for each lock the keys that
+    /// `keys_of` gives.
+    async fn stand_by_at(
+        &self,
+        waiting: &[Ticket],
+        places: &[usize],
+        script: &Script,
+        keys_of: impl Fn(&str) -> Vec<Name>,
+        patience: Duration,
+    ) -> Result<Vec<Option<Turn>>> {
+        let tickets: Vec<&Ticket> = places.iter().filter_map(|place| waiting.get(*place)).collect();
+        let [claim, live] = self.pace();
+        let names: Vec<&str> = tickets.iter().map(|ticket| ticket.lock.as_str()).collect();
+        let groups = self.network.groups(&names);
+        let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
+        let answers = join_all(parts.iter().map(async |places| {
+            within(patience, async {
+                let part: Vec<&Ticket> =
+                    places.iter().filter_map(|place| tickets.get(*place).copied()).collect();
+                let (mut keys, mut arguments) = (Vec::new(), vec![claim.clone(), live.clone()]);
+                for of_lock in part.chunk_by(|a, b| a.lock == b.lock) {
+                    if let Some(Ticket { lock, .. }) = of_lock.first() {
+                        keys.extend(keys_of(lock));
+                    }
+                    arguments.push(of_lock.len().to_string());
+                    arguments.extend(of_lock.iter().map(|ticket| version_text(ticket.token)));
+                }
+                let keys: Vec<&str> = keys.iter().map(Name::as_str).collect();
+                let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+                let name = keys.first().copied().unwrap_or_default();
+                let answer = self.network.run_script(name, script, &keys, &arguments, Replay::Safe).await?;
+                array(answer)?.iter().map(turn).collect::<Result<Vec<_>>>()
+            })
+            .await
+        }))
+        .await;
+        known(tickets.len(), &parts, answers)
+    }
+}
+
 #[cfg(test)]
 impl RedisStore {
+    /// Ends the time of all that hold permits.
+    pub(in crate::store) async fn end_permits(&self, semaphore: &str) {
+        let tokens = redis::cmd("ZRANGE").arg(semaphore).arg(0).arg(-1).take();
+        let Value::Array(tokens) = self.network.run(semaphore, &tokens, Replay::Safe).await.unwrap() else {
+            panic!("no array")
+        };
+        for token in tokens {
+            let end =
+                redis::cmd("ZADD").arg(semaphore).arg(1).arg(bytes(token).unwrap().unwrap().as_ref()).take();
+            self.network.run(semaphore, &end, Replay::Safe).await.unwrap();
+        }
+    }
+
     /// How long the lock is still held, if it is.
     pub(in crate::store) async fn time_left(&self, lock: &str) -> Option<Duration> {
         let asked = redis::cmd("PTTL").arg(lock).take();
@@ -147,6 +202,15 @@ fn attempted(answer: &Value, told: bool) -> Result<Attempted> {
     }
 }
 
+fn turn(answer: &Value) -> Result<Turn> {
+    match answer {
+        Value::Int(0) => Ok(Turn::Waits),
+        Value::Int(1) => Ok(Turn::Come),
+        Value::Int(2) => Ok(Turn::Gone),
+        other => Err(unexpected(other)),
+    }
+}
+
 fn array(answer: Value) -> Result<Vec<Value>> {
     match answer {
         Value::Array(values) => Ok(values),
@@ -184,40 +248,18 @@ impl LockStore for RedisStore {
     }
 
     async fn stand_by(&self, waiting: &[Ticket], patience: Duration) -> Result<Vec<Option<Turn>>> {
-        let [claim, live] = self.pace();
-        let names: Vec<&str> = waiting.iter().map(|ticket| ticket.lock.as_str()).collect();
-        let groups = self.network.groups(&names);
-        let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
-        let answers = join_all(parts.iter().map(async |places| {
-            within(patience, async {
-                let tickets: Vec<&Ticket> = places.iter().filter_map(|place| waiting.get(*place)).collect();
-                let (mut keys, mut arguments) = (Vec::new(), vec![claim.clone(), live.clone()]);
-                for of_lock in tickets.chunk_by(|a, b| a.lock == b.lock) {
-                    if let Some(Ticket { lock, .. }) = of_lock.first() {
-                        keys.extend([Name::from(lock.as_str()), line_name(lock), seen_name(lock)]);
-                    }
-                    arguments.push(of_lock.len().to_string());
-                    arguments.extend(of_lock.iter().map(|ticket| version_text(ticket.token)));
-                }
-                let keys: Vec<&str> = keys.iter().map(Name::as_str).collect();
-                let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-                let name = keys.first().copied().unwrap_or_default();
-                let answer =
-                    self.network.run_script(name, &script::STAND_BY, &keys, &arguments, Replay::Safe).await?;
-                array(answer)?
-                    .iter()
-                    .map(|turn| match turn {
-                        Value::Int(0) => Ok(Turn::Waits),
-                        Value::Int(1) => Ok(Turn::Come),
-                        Value::Int(2) => Ok(Turn::Gone),
-                        other => Err(unexpected(other)),
-                    })
-                    .collect::<Result<Vec<_>>>()
-            })
-            .await
-        }))
-        .await;
-        known(waiting.len(), &parts, answers)
+        let (locks, semaphores): (Vec<usize>, Vec<usize>) = (0..waiting.len())
+            .partition(|place| waiting.get(*place).is_some_and(|ticket| !is_semaphore(&ticket.lock)));
+        let keys_of_lock = |lock: &str| vec![Name::from(lock), line_name(lock), seen_name(lock)];
+        let keys_of_semaphore = |semaphore: &str| permit::names(semaphore).to_vec();
+        let (of_locks, of_semaphores) = tokio::join!(
+            self.stand_by_at(waiting, &locks, &script::STAND_BY, keys_of_lock, patience),
+            self.stand_by_at(waiting, &semaphores, &script::STAND_BY_PERMITS, keys_of_semaphore, patience),
+        );
+        let parts = [locks.as_slice(), &semaphores];
+        let asked = parts.into_iter().zip([of_locks, of_semaphores]).filter(|(part, _)| !part.is_empty());
+        let (parts, answers): (Vec<_>, Vec<_>) = asked.unzip();
+        known(waiting.len(), &parts, answers).map(|turns| turns.into_iter().map(Option::flatten).collect())
     }
 
     async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {

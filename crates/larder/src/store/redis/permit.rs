@@ -1,42 +1,87 @@
-//! Semaphores on Redis: each operation is one script; renewals of several permits are one for each slot.
+//! Semaphores on Redis: each operation is one script; heartbeats and renewals of several are one for each slot.
 
 use std::time::Duration;
 
 use redis::Value;
 
 use super::node::Replay;
+use super::script::Script;
 use super::{RedisStore, flag, millis, number, pair, script, unexpected, version_text};
 use crate::error::Result;
+use crate::name::Name;
 use crate::store::lock::{Pace, Ticket, wake_name};
-use crate::store::permit::{PermitStore, Taken, bell_name, door_name};
+use crate::store::permit::{PermitStore, Request, Taken, Wait};
 
-impl PermitStore for RedisStore {
-    async fn take_permit(
+/// What is held, the number, the queue, and when its waiters were seen.
+pub(super) fn names(semaphore: &str) -> [Name; 4] {
+    ["", ":number", ":queue", ":seen"].map(|part| {
+        let mut name = Name::from(semaphore);
+        name.push_str(part);
+        name
+    })
+}
+
+impl RedisStore {
+    /// Runs a script about one attempt.
+    async fn run_of_attempt(
         &self,
         semaphore: &str,
         token: u64,
-        permits: u64,
-        ttl: Duration,
-        door: Option<u64>,
-    ) -> Result<Taken> {
-        let door_lock = door_name(semaphore);
-        let (line, given_up) = (format!("{door_lock}:line"), wake_name(semaphore, token));
-        let door = door.map(version_text).unwrap_or_default();
-        let (token, permits, ttl) = (version_text(token), permits.to_string(), millis(ttl));
-        let remembered = millis(Pace::REMEMBERED);
-        let keys = [semaphore, &door_lock, &line, &given_up];
-        let arguments =
-            [token.as_bytes(), permits.as_bytes(), ttl.as_bytes(), door.as_bytes(), remembered.as_bytes()];
-        let answer = self
-            .network
-            .run_script(semaphore, &script::TAKE_PERMIT, &keys, &arguments, Replay::Never)
-            .await?;
-        match pair(answer)? {
-            (Value::Int(1), _) => Ok(Taken::Permit),
-            (Value::Int(0), left) => Ok(Taken::Full { first_ends: Duration::from_millis(number(&left)?) }),
-            (Value::Int(-1), _) => Ok(Taken::Gone),
-            (other, _) => Err(unexpected(&other)),
-        }
+        script: &Script,
+        arguments: &[String],
+        replay: Replay,
+    ) -> Result<Value> {
+        let ([held, number, queue, seen], wake) = (names(semaphore), wake_name(semaphore, token));
+        let keys = [&*held, &number, &queue, &seen, &wake];
+        let token = version_text(token);
+        let arguments: Vec<&[u8]> =
+            [&token].into_iter().chain(arguments).map(|text| text.as_bytes()).collect();
+        self.network.run_script(semaphore, script, &keys, &arguments, replay).await
+    }
+
+    /// Runs a script about a whole semaphore.
+    async fn run_of_semaphore(
+        &self,
+        semaphore: &str,
+        script: &Script,
+        arguments: &[String],
+    ) -> Result<Value> {
+        let [held, number, queue, seen] = names(semaphore);
+        let keys = [&*held, &number, &queue, &seen];
+        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        self.network.run_script(semaphore, script, &keys, &arguments, Replay::Safe).await
+    }
+}
+
+fn taken(answer: Value) -> Result<Taken> {
+    let (how, permits) = pair(answer)?;
+    let permits = number(&permits)?;
+    Ok(match how {
+        Value::Int(1) => Taken::Granted { permits },
+        Value::Int(0) => Taken::Full,
+        Value::Int(2) => Taken::Waiting { told: false },
+        Value::Int(-1) => Taken::Gone,
+        Value::Int(-2) => Taken::TooHeavy { permits },
+        Value::Int(-3) => Taken::QueueFull,
+        other => return Err(unexpected(&other)),
+    })
+}
+
+impl PermitStore for RedisStore {
+    async fn take_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+        let Pace { claim, live } = self.pace;
+        let most = match request.wait {
+            Wait::No => "-1".to_owned(),
+            Wait::Queue { most } => most.to_string(),
+        };
+        let arguments = [millis(request.ttl), request.permits.to_string(), millis(claim), millis(live), most];
+        taken(self.run_of_attempt(semaphore, token, &script::TAKE_PERMIT, &arguments, Replay::Never).await?)
+    }
+
+    async fn confirm_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+        let Pace { claim, live } = self.pace;
+        let arguments = [millis(request.ttl), millis(claim), millis(live)];
+        taken(self.run_of_attempt(semaphore, token, &script::CONFIRM_PERMIT, &arguments, Replay::Safe).await?)
     }
 
     async fn renew_permits(
@@ -48,16 +93,42 @@ impl PermitStore for RedisStore {
     }
 
     async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
-        let (door, bell, given_up) =
-            (door_name(semaphore), bell_name(semaphore), wake_name(semaphore, token));
-        let (token, remembered) = (version_text(token), remembered.map_or_else(|| "0".to_owned(), millis));
-        let keys = [semaphore, &door, &bell, &given_up];
-        let arguments = [token.as_bytes(), remembered.as_bytes()];
-        flag(
-            &self
-                .network
-                .run_script(semaphore, &script::GIVE_PERMIT, &keys, &arguments, Replay::Safe)
-                .await?,
-        )
+        let Pace { claim, live } = self.pace;
+        let remembered = remembered.map_or_else(|| "0".to_owned(), millis);
+        let arguments = [remembered, millis(claim), millis(live)];
+        flag(&self.run_of_attempt(semaphore, token, &script::GIVE_PERMIT, &arguments, Replay::Safe).await?)
+    }
+
+    async fn set_permits(&self, semaphore: &str, permits: u64, version: u64) -> Result<bool> {
+        let Pace { claim, live } = self.pace;
+        let arguments = [permits.to_string(), version.to_string(), millis(claim), millis(live)];
+        flag(&self.run_of_semaphore(semaphore, &script::SET_PERMITS, &arguments).await?)
+    }
+
+    async fn permits_in_use(&self, semaphore: &str) -> Result<u64> {
+        number(&self.run_of_semaphore(semaphore, &script::PERMITS_IN_USE, &[]).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::permit::{HEAVIEST, MOST_GRANTS, NUMBER_KEPT, token_of, weight};
+
+    #[test]
+    fn the_scripts_constants_are_those_of_the_seam() {
+        let source = script::TAKE_PERMIT.source();
+        for said in [
+            format!("local KEPT = {} ", Pace::KEPT),
+            format!("local MOST_GRANTS = {MOST_GRANTS}\n"),
+            format!("local DAYS_30 = {}\n", millis(NUMBER_KEPT)),
+            format!("redis.call('PEXPIRE', KEYS[5], '{}')", millis(Pace::REMEMBERED)),
+        ] {
+            assert!(source.contains(&said), "{said}");
+        }
+        assert!(script::RENEW_PERMITS.source().contains(&format!("held, {})", millis(NUMBER_KEPT))));
+        let token = token_of(u64::MAX, 7);
+        assert_eq!((weight(token), &version_text(token)[12..]), (7, "0007"));
+        assert_eq!(weight(token_of(0, HEAVIEST)), HEAVIEST);
     }
 }

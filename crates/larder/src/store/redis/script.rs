@@ -31,9 +31,6 @@ script!(RESTAMP, "restamp.lua");
 script!(VERSION, "version.lua");
 script!(CHARGE, "charge.lua", "limit.lua", "charge_any.lua");
 script!(REFUND, "refund.lua", "limit.lua", "refund_rest.lua");
-script!(ENTER, "enter.lua");
-script!(RENEW, "renew.lua");
-script!(INSIDE, "inside.lua");
 
 script!(ACQUIRE, "acquire.lua", "line.lua", "fence.lua", "acquire_waited_for.lua");
 script!(CONFIRM, "line.lua", "fence.lua", "confirm.lua");
@@ -41,9 +38,13 @@ script!(STAND_BY, "line.lua", "stand_by.lua");
 script!(GIVE_UP, "line.lua", "give_up.lua");
 script!(RELEASE, "release.lua", "line.lua", "release_waited_for.lua");
 script!(EXTEND, "extend.lua");
-script!(TAKE_PERMIT, "take_permit.lua");
-script!(RENEW_PERMITS, "renew_permits.lua");
-script!(GIVE_PERMIT, "give_permit.lua");
+script!(TAKE_PERMIT, "semaphore/queue.lua", "semaphore/take.lua");
+script!(CONFIRM_PERMIT, "semaphore/queue.lua", "semaphore/confirm.lua");
+script!(GIVE_PERMIT, "semaphore/queue.lua", "semaphore/give.lua");
+script!(STAND_BY_PERMITS, "semaphore/queue.lua", "semaphore/stand_by.lua");
+script!(RENEW_PERMITS, "semaphore/renew.lua");
+script!(SET_PERMITS, "semaphore/queue.lua", "semaphore/set_permits.lua");
+script!(PERMITS_IN_USE, "semaphore/queue.lua", "semaphore/in_use.lua");
 script!(SET_FENCED, "set_fenced.lua");
 
 impl Script {

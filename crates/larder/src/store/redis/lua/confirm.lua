@@ -11,8 +11,9 @@ if holder ~= ARGV[1] then
     return -1
   end
   local now, live = now_of(time), tonumber(ARGV[5])
-  redis.call('HSET', KEYS[4], ARGV[1], now)
+  -- A write that needs no memory comes first, so that a waiter outlives a server that is at its maxmemory.
   keep_line(KEYS[3], KEYS[4], live)
+  redis.call('HSET', KEYS[4], ARGV[1], now)
   if not holder then
     holder = hand_on(KEYS[1], KEYS[3], KEYS[4], now, ARGV[4], live)
   end

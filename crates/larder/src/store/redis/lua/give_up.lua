@@ -4,8 +4,9 @@
 -- ARGV: 1 the attempt's token, 2 and 3 milliseconds that a lock is handed over for and that a waiter counts as alive,
 --   4 milliseconds to remember that it was given up
 -- Reply: 1 if it had the lock, 0 if not
-redis.call('SET', KEYS[4], '0', 'PX', ARGV[4])
+-- A delete before the first write, so that it works on a server that is at its maxmemory.
 step_out(KEYS[2], KEYS[3], ARGV[1])
+redis.call('SET', KEYS[4], '0', 'PX', ARGV[4])
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

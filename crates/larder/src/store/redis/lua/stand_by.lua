@@ -11,6 +11,8 @@ for i = 1, #KEYS, 3 do
   local lock, line, seen = KEYS[i], KEYS[i + 1], KEYS[i + 2]
   local last = at + tonumber(ARGV[at])
   local answers = {}
+  -- A write that needs no memory comes first, so that the places are kept on a server that is at its maxmemory.
+  keep_line(line, seen, live)
   for place = at + 1, last do
     local token = ARGV[place]
     local heard = tonumber(redis.call('HGET', seen, token))
@@ -21,7 +23,6 @@ for i = 1, #KEYS, 3 do
       answers[token] = came and 0 or 1
     end
   end
-  keep_line(line, seen, live)
   local holder = redis.call('GET', lock) or hand_on(lock, line, seen, now, ARGV[1], live)
   if holder and answers[holder] == 0 then
     answers[holder] = 1

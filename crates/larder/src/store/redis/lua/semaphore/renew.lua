@@ -1,19 +1,17 @@
 -- Gives the holders of permits, any number in one slot, at least so much time, counted from now.
--- KEYS: for each the permits taken of its semaphore
+-- KEYS: for each the held tokens of its semaphore
 -- ARGV: for each its token, and milliseconds
 -- Reply: for each 1 if it was still held, 0 if not
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {}
-for i, permits in ipairs(KEYS) do
+for i, held in ipairs(KEYS) do
   reply[i] = 0
   local token, ttl = ARGV[2 * i - 1], tonumber(ARGV[2 * i])
-  local ends = tonumber(redis.call('ZSCORE', permits, token))
+  local ends = tonumber(redis.call('ZSCORE', held, token))
   if ends and ends > now then
-    redis.call('ZADD', permits, math.max(ends, now + ttl), token)
-    if redis.call('PTTL', permits) < ttl then
-      redis.call('PEXPIRE', permits, ttl)
-    end
+    redis.call('ZADD', held, math.max(ends, now + ttl), token)
+    redis.call('PEXPIRE', held, 2592000000)
     reply[i] = 1
   end
 end

@@ -1,0 +1,30 @@
+-- Keeps the places of waiting attempts of one process, at any number of semaphores in one slot, and grants what is free.
+-- KEYS: for each semaphore: held, number, queue, seen
+-- ARGV: 1 and 2 milliseconds that a claim holds and that a waiter counts as live; then for each semaphore how many of its
+--   tokens follow, and those
+-- Reply: for each token 0 if it waits, 1 if it was granted a claim, 2 if it does not wait
+local claim, live = ARGV[1], tonumber(ARGV[2])
+local now = milliseconds()
+local at, reply = 3, {}
+for i = 1, #KEYS, 4 do
+  held, number, queue, seen = KEYS[i], KEYS[i + 1], KEYS[i + 2], KEYS[i + 3]
+  local last = at + tonumber(ARGV[at])
+  keep_queue(live)
+  expire(now)
+  for place = at + 1, last do
+    local heard = tonumber(redis.call('HGET', seen, ARGV[place]) or 't')
+    if heard then
+      redis.call('HSET', seen, ARGV[place], heard > 0 and now or -now)
+    end
+  end
+  local permits, used = count()
+  if permits then
+    grant(permits, used, now, claim, live)
+  end
+  for place = at + 1, last do
+    local state = redis.call('HGET', seen, ARGV[place])
+    reply[#reply + 1] = not state and 2 or (tonumber(state) or -1) > 0 and 0 or 1
+  end
+  at = last + 1
+end
+return reply

@@ -1,0 +1,41 @@
+-- Takes permits that are free and not waited for; else waits, if told to. Sent once for each token.
+-- KEYS: 1 held, 2 number, 3 queue, 4 seen, 5 the attempt's wake-up key
+-- ARGV: 1 the token, 2 milliseconds to hold, 3 the number of permits if none is stored, 4 and 5 milliseconds that a claim
+--   holds and that a waiter counts as live, 6 the most that may wait, -1 to not wait at all
+-- Reply: {1, permits} granted, {0, permits} not, {2, permits} it waits, {-1, permits} the attempt was given up before,
+--   {-2, permits} it wants more than there are, {-3, permits} as many wait as may
+if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
+  return { -1, 0 }
+end
+local now, live = milliseconds(), tonumber(ARGV[5])
+expire(now)
+local permits, used = count()
+if not permits then
+  create(ARGV[3])
+  permits, used = count()
+end
+redis.call('PEXPIRE', number, DAYS_30)
+local weight = weight_of(ARGV[1])
+if weight > permits then
+  return { -2, permits }
+end
+local free = true
+if redis.call('EXISTS', queue) == 1 then
+  used, free = grant(permits, used, now, ARGV[4], live)
+end
+if free and used + weight <= permits then
+  redis.call('ZADD', held, now + tonumber(ARGV[2]), ARGV[1])
+  add_extra(weight)
+  redis.call('PEXPIRE', held, DAYS_30)
+  return { 1, permits }
+end
+local most = tonumber(ARGV[6])
+if most < 0 then
+  return { 0, permits }
+elseif redis.call('ZCARD', queue) >= most then
+  return { -3, permits }
+end
+redis.call('ZADD', queue, redis.call('HINCRBY', number, 'ticket', 1), ARGV[1])
+redis.call('HSET', seen, ARGV[1], now)
+keep_queue(live)
+return { 2, permits }

@@ -1,0 +1,380 @@
+//! Semaphores: how many run at once, in which order, and what becomes of those that die or wait in an outage.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use larder::{ErrorKind, Larder, Release, Semaphore, SemaphorePermit};
+use larder_testkit::{Direction, Proxy, Server};
+use support::{each_pair, each_store, namespace, until};
+use tokio::task::JoinHandle;
+
+const TTL: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(300);
+/// What is renewed outlives a stall of a busy machine.
+const KEPT: Duration = Duration::from_millis(1200);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Has a caller wait for so many permits, and returns once it does.
+async fn waits_for(semaphore: &Semaphore, permits: u64) -> JoinHandle<larder::Result<SemaphorePermit>> {
+    let semaphore = semaphore.clone();
+    let in_line = support::waiting::InLine::listen();
+    let waiter = tokio::spawn(async move { semaphore.acquire_many(permits).await });
+    in_line.until(1).await;
+    waiter
+}
+
+async fn granted(waiter: JoinHandle<larder::Result<SemaphorePermit>>) -> SemaphorePermit {
+    tokio::time::timeout(LONG, waiter).await.expect("granted in time").unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_run_at_once_than_there_are_permits_and_each_waiter_is_served() {
+    for (store, here, there) in each_pair().await {
+        let (inside, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let mut tasks = Vec::new();
+        for number in 0..24 {
+            let larder = if number % 2 == 0 { &here } else { &there };
+            let semaphore = larder.semaphore("pool", 5).ttl(TTL).key("ann");
+            let (inside, most) = (inside.clone(), most.clone());
+            tasks.push(tokio::spawn(async move {
+                for round in 0..4 {
+                    let permit = semaphore.acquire_many(1 + (number + round) % 3).await.unwrap();
+                    let now = inside.fetch_add(permit.permits(), Ordering::SeqCst) + permit.permits();
+                    most.fetch_max(now, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    inside.fetch_sub(permit.permits(), Ordering::SeqCst);
+                    assert_eq!(permit.release().await.unwrap(), Release::Released);
+                }
+            }));
+        }
+        for task in tasks {
+            tokio::time::timeout(LONG, task).await.expect(store).unwrap();
+        }
+        let most = most.load(Ordering::SeqCst);
+        assert!((2..=5).contains(&most), "{store}: {most}");
+        assert_eq!(here.semaphore("pool", 5).key("ann").in_use().await.unwrap(), 0, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn each_key_has_permits_and_a_queue_of_its_own() {
+    for (store, larder) in each_store().await {
+        let exports = larder.semaphore("exports", 1).ttl(TTL);
+        let (ann, bob) = (exports.key("ann"), exports.key(("bob", 7)));
+        let (held_a, held_b) = (ann.acquire().await.unwrap(), bob.acquire().await.unwrap());
+        assert!(ann.try_acquire().await.unwrap().is_none(), "{store}");
+        assert!(exports.try_acquire().await.unwrap().is_some(), "{store}: without a key it is another one");
+        // Nor is the semaphore of a name with a colon that of a key.
+        assert!(larder.semaphore("exports:ann", 1).try_acquire().await.unwrap().is_some(), "{store}");
+        let (for_a, for_b) = (waits_for(&ann, 1).await, waits_for(&bob, 1).await);
+        held_b.release().await.unwrap();
+        let got_b = granted(for_b).await;
+        assert_eq!((ann.in_use().await.unwrap(), bob.in_use().await.unwrap()), (1, 1), "{store}");
+        assert!(!for_a.is_finished());
+        held_a.release().await.unwrap();
+        granted(for_a).await.release().await.unwrap();
+        drop(got_b);
+        until("it is given back", async || bob.in_use().await.unwrap() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn permits_are_renewed_given_back_when_dropped_and_by_their_lease_when_their_holder_died() {
+    for (store, larder) in each_store().await {
+        let semaphore = larder.semaphore("pool", 1).ttl(KEPT);
+        let permit = semaphore.acquire().await.unwrap();
+        assert!(tokio::time::timeout(2 * KEPT, permit.lost()).await.is_err(), "{store}: not renewed");
+        assert!(semaphore.try_acquire().await.unwrap().is_none());
+        let full = semaphore.acquire_within(Duration::from_millis(30)).await.unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::LockHeld);
+        drop(permit);
+        let permit = semaphore.acquire_within(Duration::from_secs(5)).await.unwrap();
+        permit.release().await.unwrap();
+        // Held for as long as max_hold, and then the lease ends.
+        let hung = semaphore.clone().ttl(SHORT).max_hold(SHORT).acquire_within(LONG).await.unwrap();
+        let next = semaphore.acquire_within(LONG).await.unwrap();
+        assert!(!hung.is_valid(), "{store}");
+        assert_eq!(hung.release().await.unwrap(), Release::AlreadyLost);
+        assert!(next.is_valid());
+    }
+}
+
+#[tokio::test]
+async fn a_large_request_at_the_head_of_the_queue_is_not_overtaken_by_small_ones() {
+    for (store, larder) in each_store().await {
+        let pool = larder.semaphore("pool", 4).ttl(TTL);
+        let [first, second] = [pool.acquire_many(2).await.unwrap(), pool.acquire_many(2).await.unwrap()];
+        let large = waits_for(&pool, 3).await;
+        let small = waits_for(&pool, 1).await;
+        first.release().await.unwrap();
+        // Two are free, and idle.
+        assert!(pool.try_acquire().await.unwrap().is_none(), "{store}");
+        assert_eq!(pool.in_use().await.unwrap(), 2, "{store}");
+        assert!(!large.is_finished() && !small.is_finished());
+        second.release().await.unwrap();
+        let (large, small) = (granted(large).await, granted(small).await);
+        assert_eq!((large.permits(), small.permits(), pool.in_use().await.unwrap()), (3, 1, 4), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn who_wants_more_permits_than_there_are_fails_at_once_also_in_the_queue() {
+    for (store, larder) in each_store().await {
+        let pool = larder.semaphore("pool", 3).ttl(TTL);
+        for error in [pool.acquire_many(4).await.err(), pool.try_acquire_many(4).await.err()] {
+            let error = error.expect(store);
+            assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
+            assert!(error.to_string().contains("has 3 permits: 4 are never free"), "{error}");
+        }
+        let held = pool.acquire().await.unwrap();
+        let (large, small) = (waits_for(&pool, 3).await, waits_for(&pool, 1).await);
+        assert!(pool.set_permits(2, 1).await.unwrap());
+        let error = tokio::time::timeout(LONG, large).await.expect(store).unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
+        // It stood in the way of this one, and there are two permits.
+        granted(small).await.release().await.unwrap();
+        held.release().await.unwrap();
+        for permits in [0, 65_536] {
+            assert_eq!(pool.acquire_many(permits).await.unwrap_err().kind(), ErrorKind::InvalidSetting);
+        }
+        let none = larder.semaphore("none", 0);
+        assert_eq!(none.try_acquire().await.unwrap_err().kind(), ErrorKind::InvalidSetting);
+        let brief = pool.clone().max_hold(SHORT).try_acquire().await.unwrap_err();
+        assert!(brief.to_string().contains("max_hold (300ms) is shorter than the lease (20s)"), "{brief}");
+    }
+}
+
+#[tokio::test]
+async fn the_stored_number_decides_and_only_a_later_version_changes_it() {
+    for (store, larder) in each_store().await {
+        let (two, nine) = (larder.semaphore("pool", 2).ttl(TTL), larder.semaphore("pool", 9).ttl(TTL));
+        let permit = two.acquire().await.unwrap();
+        assert!(nine.try_acquire_many(2).await.unwrap().is_none(), "{store}: the first use stored 2");
+        assert!(two.set_permits(4, 7).await.unwrap());
+        assert!(two.set_permits(4, 7).await.unwrap(), "{store}: sent twice, it is still the stored one");
+        assert!(!two.set_permits(9, 7).await.unwrap(), "{store}");
+        assert!(!two.set_permits(9, 6).await.unwrap(), "{store}");
+        let three = two.acquire_many(3).await.unwrap();
+        // Lowering revokes nothing; more permits go to waiters at once.
+        assert!(two.set_permits(1, 8).await.unwrap());
+        assert!(permit.is_valid() && three.is_valid());
+        let waiter = waits_for(&nine, 1).await;
+        three.release().await.unwrap();
+        assert!(nine.try_acquire().await.unwrap().is_none());
+        assert!(!waiter.is_finished(), "{store}: one is held of one");
+        assert!(two.set_permits(2, 9).await.unwrap());
+        granted(waiter).await.release().await.unwrap();
+        permit.release().await.unwrap();
+        assert_eq!(two.set_permits(0, 10).await.unwrap_err().kind(), ErrorKind::InvalidSetting);
+    }
+    let server = Server::start();
+    let larder = support::connect_as(&server.url(), "s").await;
+    larder.semaphore("pool", 2).acquire().await.unwrap().release().await.unwrap();
+    let left: u64 = server.query(&["PTTL", "~semaphore.1:{s/pool}:number"]);
+    assert!(Duration::from_millis(left) > 29 * DAY && Duration::from_millis(left) <= 30 * DAY);
+    assert_eq!(server.query::<u64>(&["DBSIZE"]), 1, "nothing else is kept");
+}
+
+#[tokio::test]
+async fn beyond_the_most_that_may_wait_callers_are_refused_at_once() {
+    for (store, larder) in each_store().await {
+        let pool = larder.semaphore("pool", 1).ttl(TTL).max_waiting(2);
+        let held = pool.acquire().await.unwrap();
+        let waiters = [waits_for(&pool, 1).await, waits_for(&pool, 1).await];
+        let refused = pool.acquire().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::QueueFull, "{store}");
+        assert!(refused.is_retryable());
+        assert!(pool.try_acquire().await.unwrap().is_none(), "{store}: it does not wait");
+        held.release().await.unwrap();
+        for waiter in waiters {
+            granted(waiter).await.release().await.unwrap();
+        }
+        pool.acquire().await.unwrap().release().await.unwrap();
+        let shut = pool.clone().max_waiting(0);
+        let held = shut.acquire().await.unwrap();
+        assert_eq!(shut.acquire().await.unwrap_err().kind(), ErrorKind::QueueFull, "{store}");
+        held.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_that_does_not_come_for_its_permit_holds_it_for_a_quarter_of_a_second() {
+    for (store, larder) in each_store().await {
+        let pool = larder.semaphore("pool", 1).ttl(TTL);
+        let held = pool.acquire().await.unwrap();
+        let in_line = support::waiting::InLine::listen();
+        let stuck = pool.clone();
+        let mut stuck = Box::pin(async move { stuck.acquire().await });
+        tokio::select! {
+            _ = &mut stuck => panic!("{store}: it is held"),
+            () = in_line.until(1) => {}
+        }
+        let next = waits_for(&pool, 1).await;
+        held.release().await.unwrap();
+        // The first is not polled. Its claim ends, and the next heartbeat grants the second.
+        let permit = granted(next).await;
+        permit.release().await.unwrap();
+        // It kept its place, and gets the next.
+        let held = tokio::time::timeout(LONG, stuck).await.expect(store).unwrap();
+        held.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_that_goes_away_leaves_neither_permit_nor_place() {
+    for (store, larder) in each_store().await {
+        let pool = larder.semaphore("pool", 2).ttl(TTL);
+        let held = pool.acquire_many(2).await.unwrap();
+        let (gone, next) = (waits_for(&pool, 2).await, waits_for(&pool, 1).await);
+        let late = pool.acquire_within(Duration::from_millis(20)).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}");
+        gone.abort();
+        assert!(gone.await.unwrap_err().is_cancelled());
+        held.release().await.unwrap();
+        granted(next).await.release().await.unwrap();
+        until("all is free", async || pool.try_acquire_many(2).await.unwrap().is_some()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_rides_out_a_restart_of_the_server() {
+    let server = Server::start();
+    let larder = support::patient().url(server.url()).connect().await.unwrap();
+    let pool = larder.semaphore("pool", 1).ttl(TTL);
+    let held = pool.acquire().await.unwrap();
+    let waiter = waits_for(&pool, 1).await;
+    server.restart();
+    // The server forgot the permit and the queue; the waiter asks again, and the holder learns that it lost its permit.
+    granted(waiter).await.release().await.unwrap();
+    held.lost().await;
+}
+
+#[tokio::test]
+async fn a_waiter_is_served_after_an_outage_of_its_own_link() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let space = namespace();
+    let holder = support::connect_as(&server.url(), &space).await;
+    let larder = support::connect_as(&proxy.url(), &space).await;
+    let held = holder.semaphore("pool", 1).ttl(TTL).acquire().await.unwrap();
+    let waiter = waits_for(&larder.semaphore("pool", 1).ttl(TTL), 1).await;
+    proxy.cut();
+    until("the outage shows", async || larder.ping().await.is_err()).await;
+    held.release().await.unwrap();
+    proxy.restore();
+    granted(waiter).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn permits_and_locks_are_given_back_and_handed_over_at_maxmemory() {
+    let server = Server::start();
+    let larder = support::patient().url(server.url()).connect().await.unwrap();
+    let (pool, lock) = (larder.semaphore("pool", 2).ttl(TTL), larder.lock("gate").ttl(TTL));
+    let held = pool.acquire_many(2).await.unwrap();
+    let guard = lock.acquire().await.unwrap();
+    let (one, two) = (waits_for(&pool, 1).await, waits_for(&pool, 2).await);
+    let in_line = support::waiting::InLine::listen();
+    let next = tokio::spawn({
+        let lock = lock.clone();
+        async move { lock.acquire().await }
+    });
+    in_line.until(1).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let full = larder.cache::<u32>("n").ttl(TTL).format(larder::Format::Plain).build().unwrap();
+    assert_eq!(full.set("a", &1).await.unwrap_err().kind(), ErrorKind::OutOfMemory);
+    assert_eq!(held.release().await.unwrap(), Release::Released);
+    assert_eq!(granted(one).await.release().await.unwrap(), Release::Released);
+    assert_eq!(granted(two).await.release().await.unwrap(), Release::Released);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+    let guard = tokio::time::timeout(LONG, next).await.expect("handed over").unwrap().unwrap();
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+}
+
+/// What there is to do never ends; how much of the semaphore is held or claimed meanwhile, of 1.
+async fn use_of_a_busy_semaphore(server: &Server, url: &str) -> f64 {
+    const PERMITS: u64 = 16;
+    let space = namespace();
+    let larder = support::connect_as(url, &space).await;
+    let busy = larder.semaphore("busy", PERMITS).ttl(TTL);
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let workers: Vec<_> = (0..4 * PERMITS)
+        .map(|_| {
+            let (busy, stop, done) = (busy.clone(), stop.clone(), done.clone());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::SeqCst) {
+                    let permit = busy.acquire().await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    permit.release().await.unwrap();
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let looks = support::connect_as(&server.url(), &space).await.semaphore("busy", PERMITS);
+    until("the queue is there", async || done.load(Ordering::SeqCst) > 4 * PERMITS).await;
+    let (from, mut sum, mut count) = (done.load(Ordering::SeqCst), 0, 0u64);
+    while count < 100 || done.load(Ordering::SeqCst) < from + 20 * PERMITS {
+        sum += looks.in_use().await.unwrap();
+        count += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for worker in workers {
+        tokio::time::timeout(LONG, worker).await.expect("all end").unwrap();
+    }
+    assert_eq!(looks.in_use().await.unwrap(), 0);
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    let share = sum as f64 / (count * PERMITS) as f64;
+    share
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_semaphore_with_a_queue_has_its_permits_in_use_however_far_the_server_is() {
+    let server = Server::builder().tcp().start();
+    let near = use_of_a_busy_semaphore(&server, &server.url()).await;
+    assert!(near >= 0.95, "{near}");
+    for delay in [Duration::from_micros(500), Duration::from_micros(2500)] {
+        let proxy = Proxy::start(server.addr().unwrap()).await;
+        proxy.delay(Direction::Both, delay);
+        let share = use_of_a_busy_semaphore(&server, &proxy.url()).await;
+        assert!(share >= 0.95, "{share} at {:?} there and back", 2 * delay);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_burst_the_queue_empties_though_callers_go_on_coming() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    proxy.delay(Direction::Both, Duration::from_millis(2));
+    let larder = Larder::connect(&proxy.url()).await.unwrap();
+    let pool = larder.semaphore("pool", 10).ttl(TTL);
+    let one = |pool: &Semaphore| {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            let permit = pool.acquire().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(permit);
+        })
+    };
+    let queued = || server.query::<u64>(&["ZCARD", "~semaphore.1:{/pool}:queue"]);
+    // A tenth of the permits is in use, and then one burst.
+    let mut running: Vec<_> = (0..100).map(|_| one(&pool)).collect();
+    until("a queue is there", async || queued() > 0).await;
+    let began = Instant::now();
+    let mut clear = 0;
+    while clear < 10 {
+        assert!(began.elapsed() < LONG, "the queue of a burst never ends: {} wait", queued());
+        running.push(one(&pool));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        clear = if queued() == 0 { clear + 1 } else { 0 };
+    }
+    for task in running {
+        tokio::time::timeout(LONG, task).await.expect("all are served").unwrap();
+    }
+}
