@@ -18,6 +18,7 @@ mod limits;
 mod locks;
 mod mutant;
 mod near;
+mod semaphores;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ const USAGE: &str = "usage: cargo xtask mutants [AREA|WORD…]";
 
 const AREAS: &[(&str, &[Mutant])] = &[
     ("locks", locks::MUTANTS),
+    ("semaphores", semaphores::MUTANTS),
     ("cache", cache::MUTANTS),
     ("near", near::MUTANTS),
     ("invalidation", invalidation::MUTANTS),

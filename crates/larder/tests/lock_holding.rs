@@ -184,7 +184,7 @@ async fn a_deadline_counts_from_before_each_request_left() {
     let ttl = Duration::from_secs(3);
     let kept = lock.ttl(ttl).keep_alive().acquire().await.unwrap();
     let permit = larder.semaphore("pool", 1).ttl(ttl).acquire().await.unwrap();
-    let pool = format!("~lock.1:{{{space}/pool}}:permits");
+    let pool = format!("~semaphore.1:{{{space}/pool}}");
     let (mut renewals, mut last) = ([0, 0], [Duration::MAX; 2]);
     until("both were renewed twice", async || {
         believes_no_longer_than(&server, &key, &kept);

@@ -709,7 +709,9 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 let held = name.trim_end_matches(":number");
                 let mut expected = vec![held.to_owned(), format!("{held}:number")];
                 expected.sort();
-                assert_eq!(names(&server), expected);
+                let found =
+                    names(&server).into_iter().filter(|name| name.starts_with("~sem")).collect::<Vec<_>>();
+                assert_eq!(found, expected);
                 let number = format!("{held}:number");
                 assert_eq!(server.query::<String>(&["HGET", &number, "permits"]), "2");
                 assert_eq!(server.query::<String>(&["HGET", &number, "extra"]), "1");

@@ -1,4 +1,4 @@
-//! Mistakes in locks and semaphores.
+//! Mistakes in locks.
 
 use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit};
 
@@ -29,14 +29,12 @@ const ATTEMPT: &str = "crates/larder/src/lock/attempt.rs";
 const GUARD: &str = "crates/larder/src/lock/guard.rs";
 const HOLDING: &str = "crates/larder/src/lock/holding.rs";
 const KEEPING: &str = "crates/larder/src/lock/keeping.rs";
-const SEMAPHORE: &str = "crates/larder/src/lock/semaphore.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/locks.rs";
 const ACQUIRE: &str = "crates/larder/src/store/redis/lua/acquire.lua";
 const EXTEND: &str = "crates/larder/src/store/redis/lua/extend.lua";
 const FENCE: &str = "crates/larder/src/store/redis/lua/fence.lua";
 const LINE: &str = "crates/larder/src/store/redis/lua/line.lua";
 const RELEASE: &str = "crates/larder/src/store/redis/lua/release.lua";
-const TAKE_PERMIT: &str = "crates/larder/src/store/redis/lua/take_permit.lua";
 
 /// Where a fence must go on from the last one.
 const BEHIND: &str = "if last and tonumber(last) >= fence then";
@@ -109,8 +107,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the deadline of a lock that was handed over counts from the answer",
         &[rebuilt(
             ATTEMPT,
-            "        self.heard = now;\n        if answer == Attempted::Gone {",
-            "        self.heard = now.max(self.locks.context.clock.now());\n        if answer == Attempted::Gone {",
+            "        self.heard = now;\n        if matches!(answer",
+            "        self.heard = now.max(self.locks.context.clock.now());\n        if matches!(answer",
         )],
         &[DEADLINE, LATE_PUSH],
     ),
@@ -119,7 +117,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[rebuilt(
             ATTEMPT,
             "match self.confirm(woken).await {",
-            "self.heard = woken;\n            match std::future::ready(Ok::<_, Error>(Attempted::Granted { fence: 1 })).await {",
+            "self.heard = woken;\n            match std::future::ready(Ok::<_, Error>(Answer::Granted(1))).await {",
         )],
         &[ORDER, LATE_PUSH],
     ),
@@ -142,15 +140,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[DEADLINE],
     ),
     mutant(
-        "the deadline of a permit counts from the answer",
-        &[rebuilt(
-            SEMAPHORE,
-            "Holding::of_permit(locks, name, attempt.token, sent, self.ttl)",
-            "Holding::of_permit(locks, name, attempt.token, sent.max(self.locks.context.clock.now()), self.ttl)",
-        )],
-        &[DEADLINE],
-    ),
-    mutant(
         "an attempt that was given up is not remembered",
         &[rebuilt(
             ATTEMPT,
@@ -167,15 +156,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "if redis.call('PEXPIRE', KEYS[5], '30000') == 2 then",
         )],
         &[LATE, EQUIVALENCE],
-    ),
-    mutant(
-        "a permit that was given up is not remembered by the server",
-        &[rebuilt(
-            TAKE_PERMIT,
-            "if redis.call('PEXPIRE', KEYS[4], ARGV[5]) == 1 then",
-            "if redis.call('PEXPIRE', KEYS[4], ARGV[5]) == 2 then",
-        )],
-        &[EQUIVALENCE],
     ),
     mutant(
         "who comes takes the lock past the line",
@@ -236,18 +216,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "now_micros.max(self.last_fence.min(1))",
         )],
         &[unit("store::memory::locks::tests::fences_grow_though_the_clock_stands_still_or_is_set_back")],
-    ),
-    mutant(
-        "others come to the door while a permit of memory: is taken",
-        &[
-            rebuilt(MEMORY, "        work(match door {", "        let waits = match door {"),
-            rebuilt(
-                MEMORY,
-                "line.is_some_and(|line| !line.waiters.is_empty()),\n        })\n",
-                "line.is_some_and(|line| !line.waiters.is_empty()),\n        };\n        drop(state);\n        work(waits)\n",
-            ),
-        ],
-        &[unit("store::memory::semaphores::tests::nobody_comes_to_the_door_while_a_permit_is_being_taken")],
     ),
     mutant(
         "who waits gives up at the first request that fails",

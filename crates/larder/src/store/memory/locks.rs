@@ -1,13 +1,17 @@
 //! Locks of the embedded store: who holds what until when, who waits, and the next fence.
 //!
 //! The specification of the scripts of locks. An attempt's wake-up key is a name here, too: it says that the lock was
-//! handed over, or that the attempt was given up. Whatever the listener is to be told is told after the table is let go.
+//! handed over, or that the attempt was given up. Wake-ups are sent after the table is unlocked.
+//!
+//! Locks are spread over several tables, so that work on one rarely waits for another. Each step costs the logarithm of the
+//! queue's length; handing on also passes the dead waiters before the first live one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::MemoryStore;
+use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, wake_name};
@@ -19,7 +23,7 @@ struct Held {
 }
 
 struct Waiter {
-    token: u64,
+    ticket: u64,
     heard: Tick,
     /// It was given the lock, and has not come for it since.
     given: bool,
@@ -30,8 +34,10 @@ struct Waiter {
 #[derive(Default)]
 struct Line {
     held: Option<Held>,
-    /// By ticket.
-    waiters: BTreeMap<u64, Waiter>,
+    /// By token.
+    waiters: HashMap<u64, Waiter>,
+    /// Their tokens by ticket.
+    queue: BTreeMap<u64, u64>,
     last_ticket: u64,
 }
 
@@ -40,30 +46,35 @@ impl Line {
         self.held.as_ref().filter(|held| held.deadline > now).map(|held| held.token)
     }
 
-    fn waiter(&mut self, token: u64) -> Option<&mut Waiter> {
-        self.waiters.values_mut().find(|waiter| waiter.token == token)
+    fn enqueue(&mut self, token: u64, now: Tick) {
+        self.last_ticket = self.last_ticket.saturating_add(1);
+        self.queue.insert(self.last_ticket, token);
+        let waiter = Waiter { ticket: self.last_ticket, heard: now, given: false, called: None };
+        self.waiters.insert(token, waiter);
     }
 
     fn step_out(&mut self, token: u64) {
-        self.waiters.retain(|_, waiter| waiter.token != token);
+        if let Some(waiter) = self.waiters.remove(&token) {
+            self.queue.remove(&waiter.ticket);
+        }
     }
 
     /// Gives the lock to the first in line that lives; its token, or none if there is none.
     fn hand_on(&mut self, now: Tick, pace: Pace) -> Option<u64> {
-        let mut next = None;
-        self.waiters.retain(|_, waiter| {
-            let silent = now.since(waiter.heard);
-            if next.is_none() && !waiter.given && silent <= pace.live {
-                (waiter.given, waiter.heard, waiter.called) = (true, now, Some(now.after(pace.claim)));
-                next = Some(waiter.token);
-                return true;
+        let mut from = 0;
+        while let Some((ticket, token)) = self.queue.range(from..).next().map(|(at, token)| (*at, *token)) {
+            from = ticket.saturating_add(1);
+            match self.waiters.get_mut(&token) {
+                Some(waiter) if !waiter.given && now.since(waiter.heard) <= pace.live => {
+                    (waiter.given, waiter.heard, waiter.called) = (true, now, Some(now.after(pace.claim)));
+                    self.held = Some(Held { token, deadline: now.after(pace.claim) });
+                    return Some(token);
+                }
+                Some(waiter) if now.since(waiter.heard) <= pace.live * Pace::KEPT => {}
+                _ => self.step_out(token),
             }
-            // Who stands behind the next is not looked at.
-            next.is_some() || silent <= pace.live * Pace::KEPT
-        });
-        let token = next?;
-        self.held = Some(Held { token, deadline: now.after(pace.claim) });
-        Some(token)
+        }
+        None
     }
 
     /// Whether nobody holds it and nobody waits.
@@ -99,18 +110,18 @@ impl State {
 }
 
 #[derive(Default)]
-pub(super) struct Locks(Mutex<State>);
+pub(super) struct Locks(Shards<State>);
 
 impl Locks {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The table that a lock belongs to.
+    fn of(&self, lock: &str) -> MutexGuard<'_, State> {
+        self.0.of(lock)
     }
 
     /// How many locks, waiters and given-up attempts are kept.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        let state = self.state();
-        state.lines.len() + state.given_up.len()
+        self.0.all().map(|state| state.lines.len() + state.given_up.len()).sum()
     }
 }
 
@@ -119,7 +130,7 @@ impl MemoryStore {
     #[cfg(test)]
     pub(in crate::store) fn time_left(&self, lock: &str) -> Option<Duration> {
         let now = self.clock.now();
-        let state = self.locks.state();
+        let state = self.locks.of(lock);
         let held = state.lines.get(lock)?.held.as_ref()?;
         (held.deadline > now).then(|| held.deadline.since(now))
     }
@@ -127,7 +138,7 @@ impl MemoryStore {
     /// Ends the time of whoever holds the lock.
     #[cfg(test)]
     pub(in crate::store) fn end(&self, lock: &str) {
-        if let Some(line) = self.locks.state().lines.get_mut(lock) {
+        if let Some(line) = self.locks.of(lock).lines.get_mut(lock) {
             line.held = None;
         }
     }
@@ -135,11 +146,11 @@ impl MemoryStore {
     /// The tickets are all of one lock.
     fn stand_by_lock(&self, lock: &str, tickets: &[Ticket]) -> Vec<Turn> {
         let now = self.clock.now();
-        let mut state = self.locks.state();
+        let mut state = self.locks.of(lock);
         let Some(line) = state.lines.get_mut(lock) else { return vec![Turn::Gone; tickets.len()] };
         let mut turns = Vec::with_capacity(tickets.len());
         for ticket in tickets {
-            turns.push(match line.waiter(ticket.token) {
+            turns.push(match line.waiters.get_mut(&ticket.token) {
                 None => Turn::Gone,
                 Some(waiter) => {
                     waiter.heard = now;
@@ -172,7 +183,7 @@ impl MemoryStore {
 impl LockStore for MemoryStore {
     async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
         let now = self.clock.now();
-        let mut state = self.locks.state();
+        let mut state = self.locks.of(lock);
         if state.given_up.get(&token).is_some_and(|until| *until > now) {
             return Ok(Attempted::Gone);
         }
@@ -189,8 +200,7 @@ impl LockStore for MemoryStore {
         } else if queue == Queue::GoAway {
             Attempted::Held
         } else {
-            line.last_ticket = line.last_ticket.saturating_add(1);
-            line.waiters.insert(line.last_ticket, Waiter { token, heard: now, given: false, called: None });
+            line.enqueue(token, now);
             Attempted::Waiting { told: true }
         };
         drop(state);
@@ -200,12 +210,12 @@ impl LockStore for MemoryStore {
 
     async fn confirm(&self, lock: &str, token: u64, ttl: Duration) -> Result<Attempted> {
         let now = self.clock.now();
-        let mut state = self.locks.state();
+        let mut state = self.locks.of(lock);
         let Some(line) = state.lines.get_mut(lock) else { return Ok(Attempted::Gone) };
         let mut holder = line.holder(now);
         let mut handed = None;
         if holder != Some(token) {
-            let Some(waiter) = line.waiter(token) else { return Ok(Attempted::Gone) };
+            let Some(waiter) = line.waiters.get_mut(&token) else { return Ok(Attempted::Gone) };
             (waiter.heard, waiter.given) = (now, false);
             if holder.is_none() {
                 handed = line.hand_on(now, self.pace);
@@ -215,7 +225,7 @@ impl LockStore for MemoryStore {
         let answer = if holder == Some(token) {
             handed = None;
             // Sent once more, or late: what was extended since is not shortened.
-            let confirmed = line.waiter(token).is_none();
+            let confirmed = !line.waiters.contains_key(&token);
             let held = line.held.as_ref().filter(|_| confirmed);
             let deadline = held.map_or(now.after(ttl), |held| held.deadline.max(now.after(ttl)));
             line.held = Some(Held { token, deadline });
@@ -234,11 +244,10 @@ impl LockStore for MemoryStore {
             return Ok(self.semaphore_called(lock, token));
         }
         let now = self.clock.now();
-        let state = self.locks.state();
+        let state = self.locks.of(lock);
         let given_up = state.given_up.get(&token).is_some_and(|until| *until > now);
-        let called =
-            |waiter: &Waiter| waiter.token == token && waiter.called.is_some_and(|until| until > now);
-        let called = state.lines.get(lock).is_some_and(|line| line.waiters.values().any(called));
+        let waiter = state.lines.get(lock).and_then(|line| line.waiters.get(&token));
+        let called = waiter.and_then(|waiter| waiter.called).is_some_and(|until| until > now);
         Ok(given_up || called)
     }
 
@@ -257,7 +266,7 @@ impl LockStore for MemoryStore {
 
     async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
         let now = self.clock.now();
-        let mut state = self.locks.state();
+        let mut state = self.locks.of(lock);
         state.given_up.insert(token, now.after(remembered));
         let Some(line) = state.lines.get_mut(lock) else { return Ok(false) };
         line.step_out(token);
@@ -277,8 +286,8 @@ impl LockStore for MemoryStore {
 
     async fn extend(&self, held: &[(Ticket, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
         let now = self.clock.now();
-        let mut state = self.locks.state();
         let extend = |(Ticket { lock, token }, ttl): &(Ticket, Duration)| {
+            let mut state = self.locks.of(lock);
             let held = state.lines.get_mut(lock).and_then(|line| line.held.as_mut());
             let held = held.filter(|held| held.token == *token && held.deadline > now);
             Some(held.map(|held| held.deadline = held.deadline.max(now.after(*ttl))).is_some())
@@ -288,7 +297,7 @@ impl LockStore for MemoryStore {
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
         let now = self.clock.now();
-        let mut state = self.locks.state();
+        let mut state = self.locks.of(lock);
         let Some(line) = state.lines.get_mut(lock) else { return Ok(false) };
         if line.holder(now) != Some(token) {
             return Ok(false);
@@ -396,6 +405,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_handover_does_not_cost_more_the_more_wait() {
+        const WAITERS: u64 = 20_000;
+        let (store, micros) = store();
+        fence(stand(&store, 1).await);
+        for token in 2..=WAITERS {
+            stand(&store, token).await;
+        }
+        let began = std::time::Instant::now();
+        for token in 1..WAITERS {
+            if token % 1000 == 0 {
+                pass(&micros, Duration::from_millis(200));
+                turns(&store, &(token + 1..=WAITERS).collect::<Vec<_>>()).await;
+            }
+            assert!(store.release("job", token).await.unwrap());
+            fence(store.confirm("job", token + 1, 1000 * SECOND).await.unwrap());
+        }
+        // A look at all of them each time takes minutes.
+        assert!(began.elapsed() < 20 * SECOND, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
     async fn nobody_overtakes_the_line_while_the_lock_is_free() {
         let (store, micros) = store();
         fence(stand(&store, 1).await);
@@ -433,8 +463,10 @@ mod tests {
         store.release("job", 6).await.unwrap();
         assert_eq!(store.confirm("job", 7, SECOND).await.unwrap(), Attempted::Gone);
         pass(&micros, SECOND);
-        store.locks.state().sweep_at = 0;
-        store.locks.state().sweep(store.clock.now());
+        for mut state in store.locks.0.all() {
+            state.sweep_at = 0;
+            state.sweep(store.clock.now());
+        }
         assert_eq!(store.locks.kept(), 0);
     }
 }

@@ -1,0 +1,145 @@
+//! Mistakes in semaphores.
+
+use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit};
+
+const fn found(name: &'static str) -> Test {
+    test("semaphores", name)
+}
+
+const EQUIVALENCE: Test =
+    unit("store::equivalence_locks::both_stores_answer_the_same_to_every_history_of_locks");
+const LARGE: Test = found("a_large_request_at_the_head_of_the_queue_is_not_overtaken_by_small_ones");
+const TOO_HEAVY: Test = found("who_wants_more_permits_than_there_are_fails_at_once_also_in_the_queue");
+const VERSIONS: Test = found("the_stored_number_decides_and_only_a_later_version_changes_it");
+const BUSY: Test = found("a_semaphore_with_a_queue_has_its_permits_in_use_however_far_the_server_is");
+const STUCK: Test = found("a_waiter_that_does_not_come_for_its_permit_holds_it_for_a_quarter_of_a_second");
+const MAXMEMORY: Test = found("permits_and_locks_are_given_back_and_handed_over_at_maxmemory");
+const KEYS: Test = found("each_key_has_permits_and_a_queue_of_its_own");
+const BOUND: Test = found("beyond_the_most_that_may_wait_callers_are_refused_at_once");
+
+const ATTEMPT: &str = "crates/larder/src/lock/attempt.rs";
+const KEYSPACE: &str = "crates/larder/src/keyspace.rs";
+const MEMORY: &str = "crates/larder/src/store/memory/semaphores.rs";
+const GIVE: &str = "crates/larder/src/store/redis/lua/semaphore/give.lua";
+const QUEUE: &str = "crates/larder/src/store/redis/lua/semaphore/queue.lua";
+const SET: &str = "crates/larder/src/store/redis/lua/semaphore/set_permits.lua";
+const TAKE: &str = "crates/larder/src/store/redis/lua/semaphore/take.lua";
+const HANDED_OVER: &str = "crates/larder/src/store/redis/lua/release_waited_for.lua";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    mutant(
+        "the deadline of a permit counts from the answer",
+        &[switched(
+            ATTEMPT,
+            "Holding::of_permit(locks, name, token, sent, request.ttl)",
+            "{ let now = locks.context.clock.now(); Holding::of_permit(locks, name, token, now, request.ttl) }",
+        )],
+        &[test("lock_holding", "a_deadline_counts_from_before_each_request_left")],
+    ),
+    mutant(
+        "a permit that was given up is not remembered by the server",
+        &[rebuilt(
+            TAKE,
+            "if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then",
+            "if redis.call('PEXPIRE', KEYS[5], '30000') == 2 then",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a release grants one permit and not all that are free",
+        &[rebuilt(QUEUE, "local MOST_GRANTS = 64", "local MOST_GRANTS = 1")],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a release grants nothing, and heartbeats must",
+        &[rebuilt(
+            GIVE,
+            "if redis.call('EXISTS', queue) == 1 then",
+            "if redis.call('EXISTS', queue) == 2 then",
+        )],
+        &[EQUIVALENCE, BUSY],
+    ),
+    mutant(
+        "small requests overtake a large one",
+        &[rebuilt(
+            QUEUE,
+            "elseif used + weight > permits or grants == MOST_GRANTS then\n          return used, false",
+            "elseif used + weight > permits or grants == MOST_GRANTS then\n          at = at + 1",
+        )],
+        &[LARGE, EQUIVALENCE],
+    ),
+    mutant(
+        "a caller takes what is free past the queue",
+        &[rebuilt(TAKE, "if free and used + weight <= permits then", "if used + weight <= permits then")],
+        &[LARGE, EQUIVALENCE],
+    ),
+    mutant(
+        "weights are counted as one permit each",
+        &[rebuilt(QUEUE, "  elseif stored[2] then\n    used = used + stored[2]\n", "")],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a waiter that became too heavy is not removed when the number is lowered",
+        &[rebuilt(SET, "if weight_of(token) > permits then", "if weight_of(token) < 0 then")],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "an older version overwrites the number",
+        &[rebuilt(
+            SET,
+            "if version and version >= tonumber(ARGV[2]) then",
+            "if version and version == tonumber(ARGV[2]) then",
+        )],
+        &[VERSIONS, EQUIVALENCE],
+    ),
+    mutant(
+        "a claim that ended loses its place",
+        &[rebuilt(QUEUE, "redis.call('HSET', seen, token, -now)", "redis.call('HDEL', seen, token)")],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a waiter that does not come is granted again and again",
+        &[rebuilt(
+            QUEUE,
+            "if heard > 0 and now - heard <= live then",
+            "if now - math.abs(heard) <= live then",
+        )],
+        &[STUCK, EQUIVALENCE],
+    ),
+    mutant(
+        "a lock is handed over by a write that needs memory first",
+        &[rebuilt(
+            HANDED_OVER,
+            "redis.call('UNLINK', KEYS[1])\nhand_on(",
+            "redis.call('SET', KEYS[1], '', 'PX', 1)\nredis.call('UNLINK', KEYS[1])\nhand_on(",
+        )],
+        &[MAXMEMORY],
+    ),
+    mutant(
+        "a bounded queue takes one more",
+        &[rebuilt(
+            TAKE,
+            "elseif redis.call('ZCARD', queue) >= most then",
+            "elseif redis.call('ZCARD', queue) > most then",
+        )],
+        &[BOUND, EQUIVALENCE],
+    ),
+    mutant(
+        "the colon of a name is not escaped, and meets a key",
+        &[switched(
+            KEYSPACE,
+            "KeyText::new(&mut whole).parts(&[&name]);",
+            "name.write(&mut KeyText::new(&mut whole));",
+        )],
+        &[KEYS],
+    ),
+    mutant(
+        "in memory, a weight above the number waits",
+        &[switched(
+            MEMORY,
+            "if weight(token) > permits {\n            return Taken::TooHeavy { permits };\n        }",
+            "if weight(token) > u64::MAX - 1 {\n            return Taken::TooHeavy { permits };\n        }",
+        )],
+        &[TOO_HEAVY, EQUIVALENCE],
+    ),
+];
