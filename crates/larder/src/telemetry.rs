@@ -24,7 +24,7 @@ pub(crate) struct Instrument {
 }
 
 impl Instrument {
-    /// `kind` is `cache`, `lock`, `limiter`, `concurrency`, `tag` or `larder`; `name` is the cache's or limiter's.
+    /// `kind` is `cache`, `lock`, `limiter`, `tag` or `larder`; `name` is the cache's or limiter's.
     #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has labels"))]
     pub(crate) fn new(kind: &'static str, name: &str, operation: &'static str) -> Self {
         #[cfg(feature = "metrics")]
