@@ -13,10 +13,10 @@ use crate::background::Background;
 use crate::clock::Clock;
 use crate::envelope::TagVersion;
 use crate::error::{Error, ErrorKind, Result};
+use crate::invalidation::{self, Delivery, Kind, Queue, Started};
 use crate::keyspace::Keyspace;
 use crate::name::Name;
 use crate::near::Changes;
-use crate::outbox::{Added, Outbox};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
 use crate::store::limit::{LimitStore, Stamp, Term};
@@ -43,7 +43,7 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     pub(crate) random: Random,
     pub(crate) changes: Arc<Changes>,
-    pub(crate) outbox: Outbox,
+    pub(crate) invalidations: Queue,
     /// Loads under way.
     pub(crate) loads: Tasks,
     /// What waits for the end of a lease or renews a permit.
@@ -131,7 +131,7 @@ impl Context {
             clock,
             random,
             changes,
-            outbox: Outbox::default(),
+            invalidations: Queue::default(),
             loads: Tasks::default(),
             timers: Tasks::default(),
             ping_meter: Instrument::new("larder", "", "ping"),
@@ -261,67 +261,36 @@ impl Context {
         matches!(self.store, AnyStore::Memory(_))
     }
 
-    /// Sees to it that these entries are deleted when the server is back. `clear` is the version of their cache.
-    pub(crate) fn queue_deletes(self: &Arc<Self>, names: &[&str], clear: Option<&str>) {
-        for name in names {
-            self.send_queued(self.outbox.delete(name, clear));
-        }
+    /// Queues the deletion of entries. `clear` is the version of their cache.
+    pub(crate) fn queue_deletes<'a>(
+        self: &Arc<Self>,
+        names: impl IntoIterator<Item = &'a str>,
+        clear: Option<&str>,
+    ) {
+        self.send_queued(self.invalidations.delete(names, clear, || self.all_clears()));
     }
 
-    /// Sees to it that a version is replaced when the server is back.
-    pub(crate) fn queue_renewal(self: &Arc<Self>, version: &str) {
-        if self.outbox.is_full() {
-            // Which entries carry the tags that do not fit is not known: so every cache is cleared.
-            let clears: Vec<String> =
-                self.caches().values().map(|cache| cache.clear_version().to_owned()).collect();
-            tracing::warn!("the queue of invalidations is full: all caches will be cleared");
-            clears.iter().for_each(|clear| self.send_queued(self.outbox.renew(clear)));
-        } else {
-            self.send_queued(self.outbox.renew(version));
-        }
+    /// Queues the replacement of the version that clears a cache.
+    pub(crate) fn queue_clear(self: &Arc<Self>, version: &str) {
+        self.send_queued(self.invalidations.clear(version));
     }
 
-    fn send_queued(self: &Arc<Self>, added: Added) {
-        if added == Added::Send {
-            let context = self.clone();
-            if !self.loads.spawn(async move { context.send_outbox().await }) {
-                self.outbox.nobody_sends();
-            }
-        }
+    /// Queues the invalidation of the tag whose version has this name.
+    pub(crate) fn queue_tag(self: &Arc<Self>, version: &str) {
+        let epoch = self.keyspace.epoch();
+        self.send_queued(self.invalidations.tag(version, &epoch, || self.all_clears()));
     }
 
-    /// Sends what is queued, and tries again until all of it was sent.
-    async fn send_outbox(&self) {
-        let mut pause = Duration::from_millis(20);
-        while let Some(batch) = self.outbox.next() {
-            let send = async {
-                let names: Vec<Name> = batch.deletes.iter().map(|(name, _)| name.clone()).collect();
-                if !names.is_empty() {
-                    self.store.delete_many(&names).await?;
-                    // What was read meanwhile goes before near reads resume: the store may tell later.
-                    names.iter().for_each(|name| self.changes.changed(name));
-                }
-                for version in &batch.renewals {
-                    self.store.renew_version(version, self.random.nonce(), RENEWAL_SPAN).await?;
-                    self.changes.changed(version);
-                }
-                Ok::<_, Error>(())
-            };
-            match tokio::time::timeout(self.limits.response_timeout, send).await {
-                Ok(Ok(())) => {
-                    tracing::info!(
-                        names = batch.deletes.len(),
-                        versions = batch.renewals.len(),
-                        "queued invalidations sent"
-                    );
-                    pause = Duration::from_millis(20);
-                }
-                _ => {
-                    self.outbox.failed(batch);
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                }
-            }
+    /// The clear versions of all caches. Takes the table of caches while the queue is locked; nothing locks them in the
+    /// other order.
+    fn all_clears(&self) -> Vec<String> {
+        self.caches().values().map(|cache| cache.clear_version().to_owned()).collect()
+    }
+
+    fn send_queued(self: &Arc<Self>, started: Started) {
+        if started == Started::No && !self.loads.spawn(invalidation::send(self.clone())) {
+            // No runtime is left: the next to queue something tries again.
+            self.invalidations.sender_ended();
         }
     }
 
@@ -405,5 +374,33 @@ impl Context {
 
     fn caches(&self) -> MutexGuard<'_, HashMap<String, Arc<dyn AnyCache>>> {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Delivery for Context {
+    fn queue(&self) -> &Queue {
+        &self.invalidations
+    }
+
+    fn node(&self, name: &str) -> usize {
+        self.store.node(name)
+    }
+
+    async fn deliver(&self, name: &str, kind: &Kind) -> Result<()> {
+        let store = self.store()?;
+        let deliver = async {
+            match kind {
+                Kind::Delete(_) => store.delete(name).await.map(drop),
+                Kind::Clear | Kind::Epoch | Kind::Tag => {
+                    store.renew_version(name, self.random.nonce(), RENEWAL_SPAN).await
+                }
+            }
+        };
+        let patience = self.limits.response_timeout;
+        let answer = tokio::time::timeout(patience, deliver).await;
+        answer.unwrap_or_else(|_| Err(Error::timed_out(patience)))?;
+        // What was read meanwhile goes before near reads of the name resume: the store may tell later.
+        self.changes.changed(name);
+        Ok(())
     }
 }

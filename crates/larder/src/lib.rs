@@ -52,6 +52,7 @@ mod envelope;
 mod error;
 #[cfg(feature = "tower")]
 pub mod http;
+mod invalidation;
 mod key;
 mod keyspace;
 mod larder;
@@ -59,7 +60,6 @@ mod limit;
 mod lock;
 mod name;
 mod near;
-mod outbox;
 mod random;
 mod stats;
 mod store;

@@ -34,9 +34,9 @@ impl World {
     /// The row first, and the cache then.
     fn write(&self) {
         *lock(&self.row) = 1;
-        let writing = block_on(self.flights.writing(&[NAME]));
+        block_on(self.flights.begin_write(&[NAME]).stores_ended());
         *lock(&self.cached) = Some(1);
-        drop(writing);
+        self.flights.detach(&[NAME]);
     }
 }
 

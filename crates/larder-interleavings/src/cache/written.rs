@@ -45,16 +45,18 @@ impl World {
     }
 
     fn write(&self, detach: Detach) {
-        let mut writing = (detach != Detach::Never).then(|| block_on(self.flights.writing(&[NAME])));
+        block_on(self.flights.begin_write(&[NAME]).stores_ended());
         if detach == Detach::WhenBegun {
-            writing = None;
+            self.flights.detach(&[NAME]);
         }
         let row = {
             let mut row = lock(&self.row);
             *row += 1;
             *row
         };
-        drop(writing);
+        if detach == Detach::WhenEnded {
+            self.flights.detach(&[NAME]);
+        }
         let mut floor = lock(&self.floor);
         *floor = row.max(*floor);
     }

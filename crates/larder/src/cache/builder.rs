@@ -233,7 +233,12 @@ where
         if let Some(settings) = self.near {
             let near = shared.near.get_or_init(|| {
                 let (copies, max_age) = (Tier::new(settings.max_bytes()), settings.age());
-                Arc::new(NearTier { copies, settings, max_age })
+                let near = Arc::new(NearTier { copies, settings, max_age });
+                // Register before publishing. Another handle of this name reads the tier as soon as it is published, and a
+                // copy that is inserted before its invalidations are delivered would stay until it is too old.
+                self.context.changes.register(&prefix, near.clone());
+                self.context.changes.register(&clear, near.clone());
+                near
             });
             if near.settings != settings {
                 return Err(Error::invalid(format!(
@@ -241,8 +246,8 @@ where
                     self.name
                 )));
             }
+            // A handle of another schema has another prefix, and does not read before this returns.
             self.context.changes.register(&prefix, near.clone());
-            self.context.changes.register(&clear, near.clone());
         }
         let encoder = Encoder::new(self.format, self.compress_above, self.context.limits.max_value_bytes)
             .verifying(self.verify);

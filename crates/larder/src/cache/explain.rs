@@ -41,7 +41,8 @@ pub enum NearVerdict {
     Untrusted,
     /// A copy is there, and one of its tags was invalidated, or its version is to be asked for.
     TagsUnknown,
-    /// Invalidations wait to be sent to the server: no copy of anything is served.
+    /// An invalidation of the entry, of its cache or of one of its tags is queued: no copy of it is served until the server
+    /// has answered.
     InvalidationsQueued,
 }
 
@@ -77,7 +78,7 @@ impl Explanation {
     pub(crate) async fn of(context: &Context, entry: &str) -> Result<Self> {
         let name = context.keyspace.whole(entry);
         let store = context.store()?;
-        let near = near(context, &name);
+        let near = near(context, &name, &clear_of(context, entry));
         let bytes = store.get(&name).await?;
         let remaining = match store.remaining(&name).await? {
             Some((_, Expiry::After(left))) => Some(left),
@@ -97,11 +98,15 @@ fn clear_of(context: &Context, entry: &str) -> Name {
     context.keyspace.clear(entry.split([':', '@']).next().unwrap_or_default())
 }
 
-fn near(context: &Context, name: &str) -> NearVerdict {
-    if context.outbox.is_pending() {
+fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
+    let queue = &context.invalidations;
+    if queue.covers(name, clear) {
         return NearVerdict::InvalidationsQueued;
     }
     let Some(copy) = context.near_copy(name) else { return NearVerdict::Absent };
+    if copy.tags.iter().any(|tag| queue.replaces(&context.keyspace.tag(&tag.tag))) {
+        return NearVerdict::InvalidationsQueued;
+    }
     let Ok(store) = context.store() else { return NearVerdict::Untrusted };
     let now = context.clock.moment();
     let believed = store.lanes().believe(copy.seen, now) && store.lanes().believe(copy.clear_seen, now);
@@ -169,7 +174,7 @@ impl fmt::Display for Explanation {
                 "; a near copy is not served as a tag of it was invalidated, or is to be asked for",
             ),
             NearVerdict::InvalidationsQueued => {
-                f.write_str("; no near copy is served while invalidations are queued")
+                f.write_str("; no near copy is served while its invalidation is queued")
             }
         }
     }

@@ -181,22 +181,28 @@ impl<V> Flights<V> {
         (waiter, Leader { name: name.into(), flight, table: self.0.clone() })
     }
 
-    /// To be held by a write to these names until it has been answered, has failed, or was given up: then the flights
-    /// are detached. Not before, or a flight could start between that and the write.
-    pub(super) async fn writing<'a>(&'a self, names: &[&'a str]) -> Writing<'a, V> {
-        let under_way: Vec<_> = {
-            let table = lock(&self.0);
-            if table.is_empty() {
-                Vec::new()
-            } else {
-                names.iter().filter_map(|name| table.get(*name).cloned()).collect()
-            }
-        };
-        for flight in under_way {
-            flight.void.store(true, Ordering::Release);
-            drop(flight.storing.lock().await);
+    /// A write to these names begins: what their flights load must not be stored without a fence from now on. The write
+    /// waits with [`stores_ended`] for a store that is under way, and [detaches](Self::detach) the flights when it has been
+    /// answered, has failed, or was given up. Not before, or a flight could start between that and the write.
+    pub(super) fn begin_write(&self, names: &[&str]) -> Written<V> {
+        let table = lock(&self.0);
+        if table.is_empty() {
+            return Written(Vec::new());
         }
-        Writing { flights: self, names: names.to_vec() }
+        let under_way: Vec<_> = names.iter().filter_map(|name| table.get(*name).cloned()).collect();
+        under_way.iter().for_each(|flight| flight.void.store(true, Ordering::Release));
+        Written(under_way)
+    }
+
+    /// A write to these names has ended.
+    pub(super) fn detach(&self, names: &[&str]) {
+        let mut table = lock(&self.0);
+        if table.is_empty() {
+            return;
+        }
+        for name in names {
+            table.remove(*name);
+        }
     }
 
     pub(super) fn detach_tagged(&self, tag: &str) {
@@ -213,19 +219,15 @@ fn lock<V>(table: &Table<V>) -> MutexGuard<'_, HashMap<Box<str>, Arc<Flight<V>>>
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) struct Writing<'a, V> {
-    flights: &'a Flights<V>,
-    names: Vec<&'a str>,
-}
+/// The flights of names that are being written to.
+pub(super) struct Written<V>(Vec<Arc<Flight<V>>>);
 
-impl<V> Drop for Writing<'_, V> {
-    fn drop(&mut self) {
-        let mut table = lock(&self.flights.0);
-        if table.is_empty() {
-            return;
-        }
-        for name in &self.names {
-            table.remove(*name);
+impl<V> Written<V> {
+    /// Waits until none of them stores without a fence.
+    pub(super) async fn stores_ended(&mut self) {
+        while let Some(flight) = self.0.last() {
+            drop(flight.storing.lock().await);
+            self.0.pop();
         }
     }
 }
@@ -264,8 +266,10 @@ mod tests {
         let write = tokio::spawn({
             let (flights, order) = (flights.clone(), order.clone());
             async move {
-                let _writing = flights.writing(&["a"]).await;
-                order.fetch_add(1, Ordering::SeqCst)
+                flights.begin_write(&["a"]).stores_ended().await;
+                let place = order.fetch_add(1, Ordering::SeqCst);
+                flights.detach(&["a"]);
+                place
             }
         });
         tokio::task::yield_now().await;

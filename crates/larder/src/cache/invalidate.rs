@@ -43,7 +43,8 @@ where
         Call::queued(self.context.limits.response_timeout, &self.shared.meter.delete, async move {
             let entry = entry?;
             let store = self.context.store()?;
-            let writing = self.writing(vec![&entry]).await;
+            let mut writing = self.writing(vec![&entry]);
+            writing.ready().await;
             writing.answered(store.delete(&entry).await)
         })
     }
@@ -68,7 +69,8 @@ where
         Call::queued(self.context.limits.response_timeout, &self.shared.meter.expire, async move {
             let entry = entry?;
             let store = self.context.store()?;
-            let writing = self.writing(vec![&entry]).await;
+            let mut writing = self.writing(vec![&entry]);
+            writing.ready().await;
             writing.answered(self.mark_stale(store, &entry).await)
         })
     }
@@ -183,7 +185,7 @@ where
     fn drop(&mut self) {
         let Cache { context, shared, .. } = self.cache;
         if !self.answered && !context.is_embedded() {
-            context.queue_renewal(&shared.clear);
+            context.queue_clear(&shared.clear);
         }
         context.changes.versions.changed(&shared.clear);
         shared.forget_all_near();

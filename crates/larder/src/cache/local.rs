@@ -42,8 +42,9 @@ where
         let lanes = self.context.store()?.lanes();
         let Some(Copied { what: copy, .. }) = near.copies.find(entry) else { return Ok(None) };
         let now = self.context.clock.moment();
-        let valid =
-            now.mono() < copy.until && lanes.believe(copy.seen, now) && !self.context.outbox.is_pending();
+        let queue = &self.context.invalidations;
+        let covered = || queue.is_pending() && queue.covers(entry, &self.shared.clear);
+        let valid = now.mono() < copy.until && lanes.believe(copy.seen, now) && !covered();
         let valid = valid && copy.more.as_ref().is_none_or(|more| self.holds(more, now));
         Ok(valid.then(|| take(copy)))
     }

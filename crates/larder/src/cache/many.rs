@@ -101,8 +101,9 @@ where
         Call::queued(self.context.limits.response_timeout, &self.shared.meter.delete_many, async move {
             let entries = entries?;
             let store = self.context.store()?;
-            let writing = self.writing(entries.iter().map(Name::as_str).collect()).await;
-            writing.answered(store.delete_many(&entries).await)
+            let mut writing = self.writing(entries.iter().map(Name::as_str).collect());
+            writing.ready().await;
+            writing.answered_each(store.delete_many(&entries).await)
         })
     }
 }
@@ -160,7 +161,8 @@ where
             let tags = tag::checked(tags, cache.policy.encoder.format())?;
             let longest = expiry.or(cache.policy.expiry).unwrap_or(Expiry::Never);
             let store = cache.context.store()?;
-            let writing = cache.writing(entries.iter().map(|(entry, _)| entry.as_str()).collect()).await;
+            let mut writing = cache.writing(entries.iter().map(|(entry, _)| entry.as_str()).collect());
+            writing.ready().await;
             let set = async {
                 let versions = cache.versions(&tags, cache.version_span(longest)).await?;
                 let mut encoded = Vec::with_capacity(entries.len());
@@ -170,10 +172,13 @@ where
                     encoded.push((entry.clone(), bytes, cache.kept_for(expiry)));
                 }
                 let size = encoded.iter().map(|(_, bytes, _)| bytes.len()).sum();
-                store.set_many(encoded).await?;
-                Ok(size)
+                Ok((store.set_many(encoded).await, size))
             };
-            let size = writing.answered(set.await)?;
+            let (answers, size) = match set.await {
+                Ok(set) => set,
+                Err(error) => return writing.answered(Err(error)),
+            };
+            writing.answered_each(answers)?;
             cache.shared.meter.wrote(size);
             Ok(())
         };

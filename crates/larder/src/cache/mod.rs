@@ -267,11 +267,11 @@ where
         }
     }
 
-    /// A write to these names has begun; see [`Writing`].
-    async fn writing<'a>(&'a self, names: Vec<&'a str>) -> Writing<'a, V> {
-        self.context.outbox.clear_of(&names).await;
-        let flights = self.shared.flights.writing(&names).await;
-        Writing { cache: self, names, answered: false, _flights: flights }
+    /// Begins a write to these names; see [`Writing`]. To be called before the first await of the write.
+    fn writing<'a>(&'a self, names: Vec<&'a str>) -> Writing<'a, V> {
+        let began = self.context.invalidations.begin_write(&names);
+        let flights = self.shared.flights.begin_write(&names);
+        Writing { cache: self, names, answers: Answers::None, began, flights }
     }
 }
 
@@ -299,29 +299,103 @@ impl<V> Cache<V> {
 }
 
 /// A write under way. When it ends, however it ends, loads under way are detached and near copies dropped: not before, or
-/// either could begin between that and the write. If it was given up before it was answered, or the server is away, what it
-/// would have invalidated is queued.
+/// either could begin between that and the write. What it was given up for before it was answered, or what the server was
+/// away for, is queued as an invalidation: so the guard is made before the write's first await.
 struct Writing<'a, V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     cache: &'a Cache<V>,
     names: Vec<&'a str>,
-    answered: bool,
-    _flights: flight::Writing<'a, V>,
+    answers: Answers,
+    /// The queue's generation when this began, if anything was queued then.
+    began: Option<u64>,
+    flights: flight::Written<V>,
+}
+
+/// What became of each name of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// No answer, or one that leaves open whether it took effect.
+    None,
+    /// The server refused it.
+    Refused,
+    CarriedOut,
+}
+
+impl Answer {
+    fn of<T>(answer: &Result<T>) -> Self {
+        match answer {
+            Ok(_) => Self::CarriedOut,
+            Err(error) if error.is_outage() => Self::None,
+            Err(_) => Self::Refused,
+        }
+    }
+}
+
+/// The answers to a write, by the place of the name.
+enum Answers {
+    None,
+    Same(Answer),
+    Each(Vec<Answer>),
+}
+
+impl Answers {
+    fn of(&self, place: usize) -> Answer {
+        match self {
+            Self::None => Answer::None,
+            Self::Same(answer) => *answer,
+            Self::Each(answers) => answers.get(place).copied().unwrap_or(Answer::None),
+        }
+    }
 }
 
 impl<V> Writing<'_, V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Passes on what the server answered, having noted whether it did.
-    fn answered<T>(mut self, answer: Result<T>) -> Result<T> {
-        self.answered = !answer.as_ref().is_err_and(Error::is_outage);
-        if answer.is_ok() {
-            self.cache.context.outbox.settled(&self.names);
+    /// Waits until nothing that was sent before this write can take effect after it: queued invalidations of these names
+    /// that are on their way, and stores without a fence.
+    async fn ready(&mut self) {
+        if self.began.is_some() {
+            self.cache.context.invalidations.in_flight_ended(&self.names).await;
         }
-        if self.answered { answer } else { answer.map_err(Error::queued) }
+        self.flights.stores_ended().await;
+    }
+
+    /// Notes the answer to the write of one name, by its place among the names.
+    fn note<T>(&mut self, place: usize, answer: &Result<T>) {
+        if !matches!(self.answers, Answers::Each(_)) {
+            self.answers = Answers::Each(vec![Answer::None; self.names.len()]);
+        }
+        if let Answers::Each(answers) = &mut self.answers
+            && let Some(noted) = answers.get_mut(place)
+        {
+            *noted = Answer::of(answer);
+        }
+    }
+
+    /// Ends the write of all names with one answer, and passes that on. The error says so where the names are queued.
+    fn answered<T>(mut self, answer: Result<T>) -> Result<T> {
+        self.answers = Answers::Same(Answer::of(&answer));
+        answer.map_err(|error| if error.is_outage() { error.queued() } else { error })
+    }
+
+    /// The same with an answer for each name. The error is that of a name that was refused, if there is one: else all
+    /// that failed is queued.
+    fn answered_each<T>(mut self, answers: Vec<Result<T>>) -> Result<Vec<T>> {
+        for (place, answer) in answers.iter().enumerate() {
+            self.note(place, answer);
+        }
+        let (mut values, mut queued) = (Vec::with_capacity(answers.len()), None);
+        for answer in answers {
+            match answer {
+                Ok(value) => values.push(value),
+                Err(error) if error.is_outage() => queued = queued.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        queued.map_or(Ok(values), |error| Err(error.queued()))
     }
 }
 
@@ -330,12 +404,21 @@ where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        let Self { cache, names, .. } = self;
-        if !self.answered && !cache.context.is_embedded() {
+        let Self { cache, names, answers, began, .. } = self;
+        let context = &cache.context;
+        let each = || names.iter().enumerate().map(|(place, name)| (*name, answers.of(place)));
+        if let Some(began) = *began {
+            for (name, answer) in each() {
+                context.invalidations.end_write(name, began, answer == Answer::CarriedOut);
+            }
+        }
+        if !context.is_embedded() && each().any(|(_, answer)| answer == Answer::None) {
             let clear = cache.has_versions().then_some(&*cache.shared.clear);
-            cache.context.queue_deletes(names, clear);
+            let open = each().filter(|(_, answer)| *answer == Answer::None).map(|(name, _)| name);
+            context.queue_deletes(open, clear);
         }
         cache.shared.forget_near(names.iter().copied());
+        cache.shared.flights.detach(names);
     }
 }
 

@@ -172,17 +172,21 @@ where
             let entry = entry?;
             let store = self.context.store()?;
             let expiry = self.expiry(None)?;
-            let versions = self.versions(&[], self.version_span(expiry)).await?;
-            let bytes = self.encode(value, self.stamp(expiry, 0, versions)?)?;
-            let size = bytes.len();
-            let kept = self.kept_for(expiry);
-            let longest = match kept {
-                Expiry::After(span) => span.max(REMEMBERED),
-                Expiry::Never => 365 * REMEMBERED,
+            let mut writing = self.writing(vec![&entry]);
+            writing.ready().await;
+            let set = async {
+                let versions = self.versions(&[], self.version_span(expiry)).await?;
+                let bytes = self.encode(value, self.stamp(expiry, 0, versions)?)?;
+                let size = bytes.len();
+                let kept = self.kept_for(expiry);
+                let longest = match kept {
+                    Expiry::After(span) => span.max(REMEMBERED),
+                    Expiry::Never => 365 * REMEMBERED,
+                };
+                let fencing = Fencing { number: fence.get(), kept: longest };
+                Ok((store.set_fenced(&entry, bytes, kept, fencing).await?, size))
             };
-            let fencing = Fencing { number: fence.get(), kept: longest };
-            let writing = self.writing(vec![&entry]).await;
-            let stored = writing.answered(store.set_fenced(&entry, bytes, kept, fencing).await)?;
+            let (stored, size) = writing.answered(set.await)?;
             if stored {
                 self.shared.meter.wrote(size);
             }
@@ -416,7 +420,8 @@ where
             let all = tag::checked(all, cache.policy.encoder.format())?;
             let span = cache.version_span(expiry);
             // Before the versions are asked for: an outage that shows there leaves the old value, too.
-            let writing = cache.writing(vec![&entry]).await;
+            let mut writing = cache.writing(vec![&entry]);
+            writing.ready().await;
             let set = async {
                 let mut versions = match all.as_slice() {
                     [] => cache.versions(&[], span).await?,

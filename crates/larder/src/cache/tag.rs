@@ -89,8 +89,7 @@ impl Drop for Invalidating<'_> {
         let Tag { context, tag } = self.tag;
         let (epoch, name) = (context.keyspace.epoch(), context.keyspace.tag(tag));
         if !self.answered && !context.is_embedded() {
-            context.queue_renewal(&epoch);
-            context.queue_renewal(&name);
+            context.queue_tag(&name);
         }
         context.changes.versions.changed(&epoch);
         context.changes.versions.changed(&name);

@@ -74,7 +74,7 @@ pub(super) fn judge(
     if bytes.is_empty() {
         return just(Verdict::Nothing);
     }
-    if context.outbox.holds(entry, clear) {
+    if context.invalidations.covers(entry, clear) {
         return just(Verdict::Invalid(Cause::Queued));
     }
     match open(bytes) {
@@ -101,7 +101,7 @@ pub(super) fn judge_start(
         }
         Glance::Bare => Meta::default(),
     };
-    if context.outbox.holds(entry, clear) {
+    if context.invalidations.covers(entry, clear) {
         return just(Verdict::Invalid(Cause::Queued));
     }
     rule(context, clear, Opened { kind: Kind::Value, meta, payload: Payload::default() }, answers).map(Some)
@@ -159,7 +159,7 @@ fn compare(context: &Context, clear: &Name, meta: &Meta, answers: &Answers) -> R
     }
     for TagVersion { tag, version } in &meta.tags {
         let name = context.keyspace.tag(tag);
-        let queued = context.outbox.replaces(&name);
+        let queued = context.invalidations.replaces(&name);
         match current(&name) {
             _ if queued => return Ok(Held::No(Cause::Tag(tag.clone()))),
             Some(Some((current, _))) if current == *version => {}
@@ -177,7 +177,7 @@ pub(super) fn tags_hold(context: &Context, tags: &[TagVersion]) -> bool {
     tags.iter().all(|TagVersion { tag, version }| {
         let name = context.keyspace.tag(tag);
         let known = context.changes.versions.known(&name, lanes, now);
-        known.is_some_and(|known| known.version == *version) && !context.outbox.replaces(&name)
+        known.is_some_and(|known| known.version == *version) && !context.invalidations.replaces(&name)
     })
 }
 

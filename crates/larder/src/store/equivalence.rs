@@ -169,7 +169,7 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
                 .iter()
                 .map(|(n, v, expiry)| (Name::from(name(n).as_str()), value(*v), *expiry))
                 .collect();
-            store.set_many(entries).await?;
+            store.set_many(entries).await.into_iter().collect::<Result<(), _>>()?;
             Answer::Nothing
         }
         Step::SetFenced(n, v, expiry, fence) => {
@@ -177,7 +177,9 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
             Answer::Flag(store.set_fenced(&name(n), value(*v), *expiry, fence).await?)
         }
         Step::Delete(n) => Answer::Flag(store.delete(&name(n)).await?),
-        Step::DeleteMany(ns) => Answer::Flags(store.delete_many(&all(ns, &name)).await?),
+        Step::DeleteMany(ns) => {
+            Answer::Flags(store.delete_many(&all(ns, &name)).await.into_iter().collect::<Result<_, _>>()?)
+        }
         Step::Touch(n, expiry) => Answer::Flag(store.touch(&name(n), *expiry).await?),
         Step::Remaining(n) => {
             let kept = store.remaining(&name(n)).await?;

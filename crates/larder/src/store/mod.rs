@@ -163,7 +163,8 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     fn set(&self, name: &str, value: Bytes, expiry: Expiry) -> impl Future<Output = Result<()>> + Send;
 
-    fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> impl Future<Output = Result<()>> + Send;
+    /// Each is stored or fails alone: the answers are in the order of `entries`.
+    fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> impl Future<Output = Vec<Result<()>>> + Send;
 
     /// Reads, and from now on tells the [`Listener`] when the name changes, where the store can.
     fn get_tracked(&self, name: &str) -> impl Future<Output = Result<Tracked>> + Send;
@@ -174,11 +175,14 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// What of that may still be believed.
     fn lanes(&self) -> &Lanes;
 
+    /// Which node serves a name at the moment, by any number: requests to one node do not wait for another. Costs nothing.
+    fn node(&self, name: &str) -> usize;
+
     /// Whether anything was there. A fill or a refresh under way counts, and is voided.
     fn delete(&self, name: &str) -> impl Future<Output = Result<bool>> + Send;
 
-    /// In the order of `names`.
-    fn delete_many(&self, names: &[Name]) -> impl Future<Output = Result<Vec<bool>>> + Send;
+    /// Each is deleted or fails alone: the answers are in the order of `names`.
+    fn delete_many(&self, names: &[Name]) -> impl Future<Output = Vec<Result<bool>>> + Send;
 
     /// Gives what is there a new expiry; whether anything was.
     fn touch(&self, name: &str, expiry: Expiry) -> impl Future<Output = Result<bool>> + Send;
@@ -259,7 +263,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         span: Duration,
     ) -> impl Future<Output = Result<KeptVersion>> + Send;
 
-    /// Replaces a tag's version: whatever carries the old one is void.
+    /// Replaces a version: whatever carries the old one is invalid. A store that has no room for a new version removes the
+    /// old one, which invalidates just as well.
     fn renew_version(
         &self,
         name: &str,
@@ -354,6 +359,14 @@ impl Store for AnyStore {
         }
     }
 
+    fn node(&self, name: &str) -> usize {
+        match self {
+            Self::Memory(store) => store.node(name),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.node(name),
+        }
+    }
+
     async fn peek(&self, name: &str) -> Result<Bytes> {
         on_either!(self.peek(name))
     }
@@ -362,7 +375,7 @@ impl Store for AnyStore {
         on_either!(self.set(name, value, expiry))
     }
 
-    async fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> Result<()> {
+    async fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> Vec<Result<()>> {
         on_either!(self.set_many(entries))
     }
 
@@ -370,7 +383,7 @@ impl Store for AnyStore {
         on_either!(self.delete(name))
     }
 
-    async fn delete_many(&self, names: &[Name]) -> Result<Vec<bool>> {
+    async fn delete_many(&self, names: &[Name]) -> Vec<Result<bool>> {
         on_either!(self.delete_many(names))
     }
 

@@ -121,6 +121,10 @@ impl Store for MemoryStore {
         &self.lanes
     }
 
+    fn node(&self, _: &str) -> usize {
+        0
+    }
+
     async fn peek(&self, name: &str) -> Result<Bytes> {
         Ok(self.entries.get(name, self.clock.now()).map(entries::first_bytes).unwrap_or_default())
     }
@@ -129,21 +133,18 @@ impl Store for MemoryStore {
         self.entries.set(name, value, expiry, self.clock.now())
     }
 
-    async fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> Result<()> {
+    async fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> Vec<Result<()>> {
         let now = self.clock.now();
-        for (name, value, expiry) in entries {
-            self.entries.set(&name, value, expiry, now)?;
-        }
-        Ok(())
+        entries.into_iter().map(|(name, value, expiry)| self.entries.set(&name, value, expiry, now)).collect()
     }
 
     async fn delete(&self, name: &str) -> Result<bool> {
         Ok(self.entries.delete(name, self.clock.now()))
     }
 
-    async fn delete_many(&self, names: &[Name]) -> Result<Vec<bool>> {
+    async fn delete_many(&self, names: &[Name]) -> Vec<Result<bool>> {
         let now = self.clock.now();
-        Ok(names.iter().map(|name| self.entries.delete(name, now)).collect())
+        names.iter().map(|name| Ok(self.entries.delete(name, now))).collect()
     }
 
     async fn touch(&self, name: &str, expiry: Expiry) -> Result<bool> {

@@ -77,15 +77,19 @@ impl RedisStore {
 
     /// A command a name, sent group by group, all at once; the answers in the order of the names. What can be written is,
     /// also where a group fails: a node that is down must not keep the others from being invalidated.
-    async fn write_many(&self, names: &[&str], command: impl Fn(usize) -> Cmd) -> Result<Vec<Value>> {
+    async fn write_many(&self, names: &[&str], command: impl Fn(usize) -> Cmd) -> Vec<Result<Value>> {
         let groups = self.network.write_groups(names);
         let answers = join_all(groups.iter().map(|group| {
             let commands = group.places.iter().map(|place| command(*place)).collect();
-            self.network.run_all(group, commands, Replay::Never)
+            self.network.run_each(group, commands, Replay::Never)
         }))
         .await;
-        let answers = answers.into_iter().collect::<Result<Vec<_>>>()?;
-        in_order(names.len(), groups.iter().map(|group| group.places.as_slice()).zip(answers))
+        let answers = groups.iter().zip(answers).map(|(group, answers)| {
+            // A group that failed as a whole failed for each of its names.
+            let answers = answers.unwrap_or_else(|error| vec![Err(error); group.places.len()]);
+            (group.places.as_slice(), answers)
+        });
+        in_order(names.len(), answers).unwrap_or_else(|error| vec![Err(error); names.len()])
     }
 }
 
@@ -137,6 +141,10 @@ impl Store for RedisStore {
         &self.lanes
     }
 
+    fn node(&self, name: &str) -> usize {
+        self.network.node(name)
+    }
+
     async fn peek(&self, name: &str) -> Result<Bytes> {
         let mut command = Cmd::with_capacity(4, name.len() + 12);
         command.arg("GETRANGE").arg(name).arg(0).arg(HEADER - 1);
@@ -147,23 +155,24 @@ impl Store for RedisStore {
         self.network.run(name, &set_command(name, &value, expiry), Replay::Never).await.map(drop)
     }
 
-    async fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> Result<()> {
+    async fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> Vec<Result<()>> {
         let names: Vec<&str> = entries.iter().map(|(name, ..)| name.as_str()).collect();
         let command = |place: usize| match entries.get(place) {
             Some((name, value, expiry)) => set_command(name, value, *expiry),
             None => Cmd::new(),
         };
-        self.write_many(&names, command).await.map(drop)
+        self.write_many(&names, command).await.into_iter().map(|answer| answer.map(drop)).collect()
     }
 
     async fn delete(&self, name: &str) -> Result<bool> {
         flag(&self.network.run(name, &unlink_command(name), Replay::Never).await?)
     }
 
-    async fn delete_many(&self, names: &[Name]) -> Result<Vec<bool>> {
+    async fn delete_many(&self, names: &[Name]) -> Vec<Result<bool>> {
         let borrowed: Vec<&str> = names.iter().map(Name::as_str).collect();
         let command = |place: usize| borrowed.get(place).map_or_else(Cmd::new, |name| unlink_command(name));
-        self.write_many(&borrowed, command).await?.iter().map(flag).collect()
+        let answers = self.write_many(&borrowed, command).await;
+        answers.into_iter().map(|answer| answer.and_then(|value| flag(&value))).collect()
     }
 
     async fn touch(&self, name: &str, expiry: Expiry) -> Result<bool> {
@@ -314,7 +323,13 @@ impl Store for RedisStore {
 
     async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {
         let value = Bytes::from(version_text(version));
-        self.set(name, value, Expiry::After(span.saturating_mul(2))).await
+        match self.set(name, value, Expiry::After(span.saturating_mul(2))).await {
+            Err(error) if error.kind() == ErrorKind::OutOfMemory => {
+                let unlink = cmd("UNLINK").arg(name).take();
+                self.network.run(name, &unlink, Replay::Never).await.map(drop)
+            }
+            answer => answer,
+        }
     }
 
     async fn set_fenced(&self, name: &str, value: Bytes, expiry: Expiry, fence: Fencing) -> Result<bool> {

@@ -214,13 +214,13 @@ impl Network {
         }
     }
 
-    /// Sends the commands of a group in one write: one round trip.
-    pub(super) async fn run_all(
+    /// Sends the commands of a group in one write: one round trip. Each has its own answer.
+    pub(super) async fn run_each(
         &self,
         group: &Group,
         commands: Vec<Cmd>,
         replay: Replay,
-    ) -> Result<Vec<Value>> {
+    ) -> Result<Vec<Result<Value>>> {
         let answers = match self {
             Self::Single(node) => {
                 let mut pipeline = Pipeline::with_capacity(commands.len());
@@ -231,7 +231,7 @@ impl Network {
             }
             Self::Cluster(cluster) => cluster.send_all(group.lane, &commands, replay).await?,
         };
-        answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure))).collect()
+        Ok(answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure))).collect())
     }
 
     /// Reads all names of a group: one round trip, and one more while a cluster moves just their slot.
@@ -248,7 +248,7 @@ impl Network {
             Ok(_) => Err(Error::new(ErrorKind::Server, "MGET answered with something that is no array")),
             Err(Failure::TryAgain) => {
                 let commands = names.iter().map(|name| redis::cmd("GET").arg(name).take()).collect();
-                self.run_all(group, commands, Replay::Safe).await
+                self.run_each(group, commands, Replay::Safe).await?.into_iter().collect()
             }
             Err(failure) => Err(self.explain(failure)),
         }
@@ -264,6 +264,15 @@ impl Network {
             },
         }
         .map_err(|failure| self.explain(failure))
+    }
+
+    /// Which node serves a name, as far as is known here.
+    pub(super) fn node(&self, name: &str) -> usize {
+        match self {
+            Self::Single(_) => 0,
+            // The address in memory: a node keeps it for as long as the map names it.
+            Self::Cluster(cluster) => cluster.master(slot(name)).map_or(0, |node| Arc::as_ptr(&node).addr()),
+        }
     }
 
     pub(super) fn close(&self) {

@@ -1,0 +1,561 @@
+//! The table of queued invalidations: plain data behind one lock, no timers and no store.
+//!
+//! Its size is bounded in bytes. When it is full, the cache with the most queued names is cleared instead; when tags
+//! fill it, all caches are.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// How many bytes all items may take: some two hundred thousand names of the usual length.
+const MOST_BYTES: usize = 32 << 20;
+/// What an item takes beside its name, roughly.
+const OVERHEAD: usize = 128;
+
+/// What is to be done to a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Delete an entry. With the clear version of its cache; `None` for a cache without versions.
+    Delete(Option<Arc<str>>),
+    /// Replace the version that clears a cache.
+    Clear,
+    /// Replace the epoch.
+    Epoch,
+    /// Replace a tag's version, after the epoch.
+    Tag,
+}
+
+/// Whether a sender runs already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a queue without a sender is never sent"]
+pub(crate) enum Started {
+    Already,
+    /// The caller must start one.
+    No,
+}
+
+/// What the queue has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) waiting: u64,
+    pub(crate) sent: u64,
+    pub(crate) refused: u64,
+}
+
+struct Item {
+    kind: Kind,
+    generation: u64,
+    /// The request is on its way.
+    in_flight: bool,
+    /// The sender knows of it, or will when it next asks.
+    listed: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    items: HashMap<Arc<str>, Item>,
+    /// The last generation that was given out.
+    generation: u64,
+    /// Tags queued up to this generation may be sent.
+    epoch_replaced: u64,
+    /// What the deletions of each cache take, by its clear version, and what tags take.
+    deletes: HashMap<Option<Arc<str>>, usize>,
+    tags: usize,
+    /// What the other versions take. There are as many as caches, so that does not count.
+    versions: usize,
+    /// Names that are being written to just now, and by how many calls: their items wait for that.
+    writers: HashMap<Box<str>, usize>,
+    /// Names that the sender does not know of yet.
+    fresh: Vec<Arc<str>>,
+    sending: bool,
+}
+
+/// Invalidations that are queued.
+#[derive(Default)]
+pub(crate) struct Queue {
+    table: Mutex<Table>,
+    pending: AtomicBool,
+    /// Wakes the sender.
+    changed: Notify,
+    /// Notified when a request has ended.
+    ended: Notify,
+    sent: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// An item that is about to be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Work {
+    pub(super) name: Arc<str>,
+    pub(super) kind: Kind,
+    generation: u64,
+    /// The counter when it was taken: what was queued up to then was queued before this was sent.
+    taken_at: u64,
+}
+
+/// What the sender gets when it asks for an item.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Send(Work),
+    /// A tag: the epoch must be replaced before.
+    AfterEpoch,
+    /// It is gone, or is listed again when it can be sent.
+    Nothing,
+}
+
+impl Queue {
+    /// Whether anything is queued: nearly always not. One load.
+    #[inline]
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    /// Whether what the server holds of an entry is older than what this process wrote: the deletion of the entry is
+    /// queued, or the replacement of its cache's version `clear`.
+    ///
+    /// A reader asks twice: before its request is sent, and when the answer is there. An item may leave the queue in
+    /// between, and the answer may still be from before.
+    pub(crate) fn covers(&self, name: &str, clear: &str) -> bool {
+        if !self.is_pending() {
+            return false;
+        }
+        let table = self.table();
+        table.items.contains_key(name) || table.items.contains_key(clear)
+    }
+
+    /// Whether the replacement of a version is queued: what carries the version that the server has is invalid.
+    pub(crate) fn replaces(&self, version: &str) -> bool {
+        self.is_pending() && self.table().items.contains_key(version)
+    }
+
+    /// Begins a write to these names. Items of theirs that were queued before are not sent until [`end_write`] is called
+    /// with what this returns: the deletion must not come after the write.
+    ///
+    /// [`end_write`]: Self::end_write
+    pub(crate) fn begin_write(&self, names: &[&str]) -> Option<u64> {
+        if !self.is_pending() {
+            return None;
+        }
+        let mut table = self.table();
+        for name in names {
+            *table.writers.entry((*name).into()).or_default() += 1;
+        }
+        Some(table.generation)
+    }
+
+    /// Waits until no request about these names is on its way.
+    pub(crate) async fn in_flight_ended(&self, names: &[&str]) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            // Listen before looking: a request that ends in between is then noticed.
+            ended.as_mut().enable();
+            {
+                let table = self.table();
+                if !names.iter().any(|name| table.items.get(*name).is_some_and(|item| item.in_flight)) {
+                    return;
+                }
+            }
+            ended.await;
+        }
+    }
+
+    /// Ends the write to a name that began at `began`. If the server carried it out, the item that was queued before the
+    /// write is not needed any more. One that was queued since stays: which of the two came first is not known.
+    pub(crate) fn end_write(&self, name: &str, began: u64, carried_out: bool) {
+        let mut table = self.table();
+        if let Some(count) = table.writers.get_mut(name) {
+            *count -= 1;
+            if *count == 0 {
+                table.writers.remove(name);
+            }
+        }
+        let Some(item) = table.items.get(name) else { return };
+        if carried_out && item.generation <= began && !item.in_flight {
+            table.remove(name);
+            self.note_size(&table);
+        } else if !item.listed && !item.in_flight && !table.writers.contains_key(name) {
+            table.list(name);
+        } else {
+            return;
+        }
+        drop(table);
+        self.changed.notify_one();
+    }
+
+    /// Queues the deletion of entries of the cache whose clear version is `clear`; `None` for a cache without versions.
+    /// `all_clears` gives the clear versions of all caches, for a queue that is full of tags.
+    pub(crate) fn delete<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+        clear: Option<&str>,
+        all_clears: impl Fn() -> Vec<String>,
+    ) -> Started {
+        let clear: Option<Arc<str>> = clear.map(Arc::from);
+        self.add(|table| {
+            for name in names {
+                table.put(name, Kind::Delete(clear.clone()));
+                table.make_room(name, &all_clears);
+            }
+        })
+    }
+
+    /// Queues the replacement of the version that clears a cache.
+    pub(crate) fn clear(&self, version: &str) -> Started {
+        self.add(|table| table.put(version, Kind::Clear))
+    }
+
+    /// Queues the replacement of a tag's version, and before it that of the epoch.
+    pub(crate) fn tag(&self, tag: &str, epoch: &str, all_clears: impl Fn() -> Vec<String>) -> Started {
+        self.add(|table| {
+            table.put(tag, Kind::Tag);
+            table.put(epoch, Kind::Epoch);
+            table.make_room(tag, &all_clears);
+        })
+    }
+
+    /// What there is to count.
+    pub(crate) fn counts(&self) -> Counts {
+        let waiting = if self.is_pending() { self.table().items.len() } else { 0 };
+        Counts {
+            waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
+            sent: self.sent.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The sender has ended without emptying the queue: whoever queues next starts another.
+    pub(crate) fn sender_ended(&self) {
+        let mut table = self.table();
+        table.sending = false;
+        // Nothing is on its way any more, and the next sender is to know of everything.
+        let mut all = Vec::with_capacity(table.items.len());
+        for (name, item) in &mut table.items {
+            (item.in_flight, item.listed) = (false, true);
+            all.push(name.clone());
+        }
+        table.fresh = all;
+        drop(table);
+        self.ended.notify_waiters();
+    }
+
+    fn add(&self, add: impl FnOnce(&mut Table)) -> Started {
+        let mut table = self.table();
+        add(&mut table);
+        self.note_size(&table);
+        let started = std::mem::replace(&mut table.sending, true);
+        drop(table);
+        self.changed.notify_one();
+        if started { Started::Already } else { Started::No }
+    }
+
+    fn note_size(&self, table: &Table) {
+        self.pending.store(!table.items.is_empty(), Ordering::Release);
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For the sender.
+impl Queue {
+    /// Completes when there may be something new to send.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Names that the sender does not know of yet.
+    pub(super) fn take_fresh(&self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.table().fresh)
+    }
+
+    /// Removes names that are not queued any more, where most are not.
+    pub(super) fn prune(&self, names: &mut VecDeque<Arc<str>>) {
+        let table = self.table();
+        if names.len() > 2 * table.items.len() + 1024 {
+            names.retain(|name| table.items.contains_key(name));
+        }
+    }
+
+    /// Takes an item to send it.
+    pub(super) fn take(&self, name: &Arc<str>) -> Next {
+        let mut table = self.table();
+        let (epoch_replaced, taken_at) = (table.epoch_replaced, table.generation);
+        let written = table.writers.contains_key(&**name);
+        let Some(item) = table.items.get_mut(&**name) else { return Next::Nothing };
+        if item.in_flight {
+            return Next::Nothing;
+        }
+        if written {
+            // The end of the write lists it again.
+            item.listed = false;
+            return Next::Nothing;
+        }
+        if item.kind == Kind::Tag && item.generation > epoch_replaced {
+            return Next::AfterEpoch;
+        }
+        item.in_flight = true;
+        Next::Send(Work { name: name.clone(), kind: item.kind.clone(), generation: item.generation, taken_at })
+    }
+
+    /// An item was answered. It leaves, unless it was queued again since it was taken: then the sender is to send it again,
+    /// and this returns `true`.
+    pub(super) fn answered(&self, work: &Work) -> bool {
+        let mut table = self.table();
+        if work.kind == Kind::Epoch {
+            table.epoch_replaced = table.epoch_replaced.max(work.taken_at);
+        }
+        let again = match table.items.get_mut(&work.name) {
+            None => false,
+            Some(item) if item.generation == work.generation => {
+                table.remove(&work.name);
+                self.note_size(&table);
+                false
+            }
+            Some(item) => {
+                item.in_flight = false;
+                true
+            }
+        };
+        drop(table);
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.ended.notify_waiters();
+        again
+    }
+
+    /// An item was not carried out, or that is not known: it stays.
+    pub(super) fn failed(&self, work: &Work, refused: bool) {
+        if let Some(item) = self.table().items.get_mut(&work.name) {
+            item.in_flight = false;
+        }
+        if refused {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        self.ended.notify_waiters();
+    }
+
+    /// Whether all was sent: then the sender's work is done, and the next to be queued starts another.
+    pub(super) fn end_if_empty(&self) -> bool {
+        let mut table = self.table();
+        let empty = table.items.is_empty();
+        if empty {
+            table.sending = false;
+            table.fresh.clear();
+        }
+        empty
+    }
+}
+
+impl Table {
+    /// Queues an item, or gives the one that is queued a new generation.
+    fn put(&mut self, name: &str, kind: Kind) {
+        self.generation += 1;
+        let generation = self.generation;
+        if let Some(item) = self.items.get_mut(name) {
+            item.generation = generation;
+            return;
+        }
+        let name: Arc<str> = name.into();
+        *self.size_of(&kind) += name.len() + OVERHEAD;
+        self.fresh.push(name.clone());
+        self.items.insert(name, Item { kind, generation, in_flight: false, listed: true });
+    }
+
+    fn list(&mut self, name: &str) {
+        let Some(name) = self.items.get_key_value(name).map(|(name, _)| name.clone()) else { return };
+        if let Some(item) = self.items.get_mut(&name) {
+            item.listed = true;
+        }
+        self.fresh.push(name);
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(item) = self.items.remove(name) {
+            let size = self.size_of(&item.kind);
+            *size = size.saturating_sub(name.len() + OVERHEAD);
+            if let Kind::Delete(clear) = &item.kind
+                && *size == 0
+            {
+                self.deletes.remove(clear);
+            }
+        }
+    }
+
+    /// What the items of this kind take.
+    fn size_of(&mut self, kind: &Kind) -> &mut usize {
+        match kind {
+            Kind::Delete(clear) => self.deletes.entry(clear.clone()).or_default(),
+            Kind::Tag => &mut self.tags,
+            Kind::Clear | Kind::Epoch => &mut self.versions,
+        }
+    }
+
+    /// Where the items take too much room, clears the cache with the most of them instead, or all caches where tags take
+    /// the most. `newest` was queued last.
+    fn make_room(&mut self, newest: &str, all_clears: impl Fn() -> Vec<String>) {
+        let total = self.tags + self.deletes.values().sum::<usize>();
+        if total <= MOST_BYTES {
+            return;
+        }
+        let caches = self.deletes.iter().filter_map(|(clear, size)| Some((clear.clone()?, *size)));
+        let largest = caches.max_by_key(|(_, size)| *size);
+        match largest {
+            Some((clear, size)) if size >= self.tags => {
+                // Its name alone: the namespace stays out of the log.
+                let cache = clear.rsplit('/').next().unwrap_or_default().trim_end_matches('}');
+                tracing::warn!(%cache, "the queue of invalidations is full: a cache will be cleared");
+                self.drop_all(|kind| matches!(kind, Kind::Delete(Some(own)) if *own == clear));
+                self.deletes.remove(&Some(clear.clone()));
+                self.put(&clear, Kind::Clear);
+            }
+            _ if self.tags > 0 => {
+                // Which entries carry the tags is not known.
+                tracing::warn!("the queue of invalidations is full: all caches will be cleared");
+                self.drop_all(|kind| *kind == Kind::Tag);
+                self.tags = 0;
+                all_clears().iter().for_each(|clear| self.put(clear, Kind::Clear));
+            }
+            _ => {
+                // Bare JSON has no versions: one item is worth as much as another.
+                tracing::error!("the queue of invalidations is full: one of a Format::Plain cache is lost");
+                self.remove(newest);
+            }
+        }
+    }
+
+    fn drop_all(&mut self, which: impl Fn(&Kind) -> bool) {
+        self.items.retain(|_, item| !which(&item.kind));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(names: &[&str]) -> Queue {
+        let queue = Queue::default();
+        let _ = queue.delete(names.iter().copied(), Some("clear"), Vec::new);
+        queue
+    }
+
+    fn take(queue: &Queue, name: &str) -> Work {
+        match queue.take(&name.into()) {
+            Next::Send(work) => work,
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_item_leaves_when_its_own_answer_came() {
+        let queue = queue(&["a", "b"]);
+        let (a, b) = (take(&queue, "a"), take(&queue, "b"));
+        queue.failed(&a, false);
+        assert!(!queue.answered(&b));
+        assert!(queue.covers("a", "other") && !queue.covers("b", "other"));
+        assert!(!queue.answered(&take(&queue, "a")));
+        assert!(!queue.is_pending() && !queue.covers("a", "other"));
+    }
+
+    #[test]
+    fn a_late_answer_does_not_remove_a_newer_item() {
+        let queue = queue(&["a"]);
+        let first = take(&queue, "a");
+        let _ = queue.delete(["a"], Some("clear"), Vec::new);
+        assert!(queue.answered(&first), "it is to be sent again");
+        assert!(queue.covers("a", "other"));
+        assert!(!queue.answered(&take(&queue, "a")));
+        assert!(!queue.is_pending());
+    }
+
+    #[test]
+    fn a_tag_waits_for_an_epoch_that_was_sent_after_it_was_queued() {
+        let queue = Queue::default();
+        let _ = queue.tag("one", "epoch", Vec::new);
+        let early = take(&queue, "epoch");
+        let _ = queue.tag("two", "epoch", Vec::new);
+        assert!(queue.answered(&early), "the epoch was queued again");
+        let one = take(&queue, "one");
+        assert_eq!(queue.take(&"two".into()), Next::AfterEpoch);
+        assert!(queue.replaces("one") && queue.replaces("two"));
+        assert!(!queue.answered(&take(&queue, "epoch")));
+        assert!(!queue.answered(&one) && !queue.answered(&take(&queue, "two")));
+        assert!(!queue.is_pending());
+    }
+
+    #[test]
+    fn a_write_that_was_carried_out_removes_what_was_queued_before_it_and_nothing_newer() {
+        let queue = queue(&["a", "b", "c"]);
+        let began = queue.begin_write(&["a", "b", "c"]).unwrap();
+        assert_eq!(queue.take(&"a".into()), Next::Nothing, "a deletion was sent beside a write");
+        let _ = queue.delete(["b"], Some("clear"), Vec::new);
+        queue.take_fresh();
+        for (name, carried_out) in [("a", true), ("b", true), ("c", false)] {
+            queue.end_write(name, began, carried_out);
+        }
+        assert!(!queue.covers("a", "other"));
+        assert!(queue.covers("b", "other"), "which of the two came first is not known");
+        assert!(queue.covers("c", "other"));
+        take(&queue, "b");
+        take(&queue, "c");
+    }
+
+    #[test]
+    fn what_waited_for_a_write_is_listed_again() {
+        let queue = queue(&["a"]);
+        let began = queue.begin_write(&["a"]).unwrap();
+        for name in queue.take_fresh() {
+            assert_eq!(queue.take(&name), Next::Nothing);
+        }
+        assert!(queue.take_fresh().is_empty());
+        queue.end_write("a", began, false);
+        assert_eq!(queue.take_fresh(), [Arc::<str>::from("a")]);
+    }
+
+    #[test]
+    fn a_full_queue_clears_the_cache_that_fills_it_and_no_other() {
+        let queue = queue(&[]);
+        let _ = queue.delete(["post:1"], Some("clear-post"), Vec::new);
+        let mut number = 0;
+        while !queue.replaces("clear-user") {
+            number += 1;
+            assert!(number < 400_000, "the queue is not bounded");
+            let name = format!("user:{number:050}");
+            let _ = queue.delete([&*name], Some("clear-user"), Vec::new);
+        }
+        assert!(number > 100_000, "{number}");
+        assert!(queue.covers("post:1", "clear-post") && !queue.replaces("clear-post"));
+        assert!(queue.covers("user:1", "clear-user"));
+        assert_eq!(queue.counts().waiting, 2);
+        // And so on: the bound holds for what is queued later.
+        let _ = queue.delete(["user:again"], Some("clear-user"), Vec::new);
+        assert_eq!(queue.counts().waiting, 3);
+    }
+
+    #[test]
+    fn a_queue_full_of_tags_clears_all_caches() {
+        let queue = queue(&["user:1"]);
+        let all = || vec!["clear-user".to_owned(), "clear-post".to_owned()];
+        let mut number = 0;
+        while !queue.replaces("clear-post") {
+            number += 1;
+            assert!(number < 400_000, "the queue is not bounded");
+            let _ = queue.tag(&format!("tag:{number:050}"), "epoch", all);
+        }
+        assert!(queue.replaces("clear-user") && queue.covers("user:1", "other") && queue.replaces("epoch"));
+        assert_eq!(queue.counts().waiting, 4);
+    }
+
+    #[test]
+    fn after_a_sender_that_ended_early_another_knows_of_everything() {
+        let queue = queue(&["a", "b"]);
+        queue.take_fresh();
+        let _a = take(&queue, "a");
+        queue.sender_ended();
+        assert_eq!(queue.delete(["c"], None, Vec::new), Started::No);
+        assert_eq!(queue.take_fresh().len(), 3);
+        take(&queue, "a");
+    }
+}

@@ -1,0 +1,392 @@
+//! Sends what is queued, and tries again until all of it was answered.
+//!
+//! Items are kept apart by the node that serves them. Each node has up to [`WINDOW`] requests under way, so that a round
+//! trip of some milliseconds does not count a thousand times. When one fails because its node is away, that node alone
+//! pauses, longer each time, and is then tried with a single item. The node is looked up again whenever an item's turn
+//! comes: a replica may have been promoted.
+//!
+//! An item that the server refuses for another reason (the ACL, say) stays queued and is tried again now and then.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until};
+
+use super::queue::{Kind, Next, Queue, Work};
+use crate::error::{ErrorKind, Result};
+
+/// How many requests are under way at a node.
+const WINDOW: usize = 128;
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// When what was refused is tried again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a sender needs.
+pub(crate) trait Delivery: Send + Sync + 'static {
+    fn queue(&self) -> &Queue;
+
+    /// Which node serves a name at the moment, by any number.
+    fn node(&self, name: &str) -> usize;
+
+    /// Carries an item out, within the time that any request may take.
+    fn deliver(&self, name: &str, kind: &Kind) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// What waits for one node.
+#[derive(Default)]
+struct Lane {
+    names: VecDeque<Arc<str>>,
+    in_flight: usize,
+    /// Zero while the node answers.
+    pause: Duration,
+    resume: Option<Instant>,
+    /// What was sent since the lane was last empty.
+    deleted: usize,
+    replaced: usize,
+}
+
+impl Lane {
+    fn may_send(&self, now: Instant) -> bool {
+        let window = if self.pause.is_zero() { WINDOW } else { 1 };
+        self.in_flight < window && self.resume.is_none_or(|resume| resume <= now)
+    }
+
+    fn answered(&mut self, kind: &Kind) {
+        (self.pause, self.resume) = (Duration::ZERO, None);
+        match kind {
+            Kind::Delete(_) => self.deleted += 1,
+            Kind::Clear | Kind::Epoch | Kind::Tag => self.replaced += 1,
+        }
+    }
+
+    fn failed(&mut self, now: Instant) {
+        // Requests that were under way together fail together: that is one failure.
+        if self.resume.is_none_or(|resume| resume <= now) {
+            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            self.resume = now.checked_add(self.pause);
+        }
+    }
+
+    fn report_if_empty(&mut self) {
+        let sent = self.deleted + self.replaced;
+        if sent > 0 && self.in_flight == 0 && self.names.is_empty() {
+            tracing::info!(names = self.deleted, versions = self.replaced, "queued invalidations sent");
+            (self.deleted, self.replaced) = (0, 0);
+        }
+    }
+}
+
+/// How one request ended: at which node, for which item.
+type Ended = (usize, Work, Result<()>);
+
+struct Sender<D> {
+    delivery: Arc<D>,
+    lanes: HashMap<usize, Lane>,
+    in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>>,
+    /// Tags that wait for the epoch.
+    after_epoch: Vec<Arc<str>>,
+    /// What was refused, by when it is tried again.
+    refused: VecDeque<(Instant, Arc<str>)>,
+}
+
+/// Tells the queue that its sender was dropped before its end, with the runtime it ran in.
+struct Running<D: Delivery> {
+    delivery: Arc<D>,
+    finished: bool,
+}
+
+impl<D: Delivery> Drop for Running<D> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.delivery.queue().sender_ended();
+        }
+    }
+}
+
+/// Sends until the queue is empty, or the `Larder` closed. The queue has one sender at a time.
+pub(crate) async fn send<D: Delivery>(delivery: Arc<D>) {
+    let mut running = Running { delivery: delivery.clone(), finished: false };
+    let mut sender = Sender {
+        delivery: delivery.clone(),
+        lanes: HashMap::new(),
+        in_flight: FuturesUnordered::new(),
+        after_epoch: Vec::new(),
+        refused: VecDeque::new(),
+    };
+    loop {
+        sender.list(delivery.queue().take_fresh());
+        sender.start();
+        if sender.in_flight.is_empty() && delivery.queue().end_if_empty() {
+            // The queue knows already; it may even have another sender by now.
+            running.finished = true;
+            return;
+        }
+        let next_turn = sender.next_turn();
+        tokio::select! {
+            Some(ended) = sender.in_flight.next(), if !sender.in_flight.is_empty() => {
+                if !sender.ended(ended) {
+                    return;
+                }
+            }
+            () = delivery.queue().changed() => {}
+            () = wake_at(next_turn) => {}
+        }
+    }
+}
+
+async fn wake_at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl<D: Delivery> Sender<D> {
+    fn list(&mut self, names: Vec<Arc<str>>) {
+        for name in names {
+            self.lanes.entry(self.delivery.node(&name)).or_default().names.push_back(name);
+        }
+        // What was queued and answered otherwise must not pile up behind a node that is away.
+        for lane in self.lanes.values_mut() {
+            self.delivery.queue().prune(&mut lane.names);
+        }
+    }
+
+    /// Starts what may be sent now.
+    fn start(&mut self) {
+        let now = Instant::now();
+        while self.refused.front().is_some_and(|(due, _)| *due <= now) {
+            let due = self.refused.pop_front();
+            self.list(due.map(|(_, name)| name).into_iter().collect());
+        }
+        loop {
+            let mut moved = Vec::new();
+            for (node, lane) in &mut self.lanes {
+                while lane.may_send(now)
+                    && let Some(name) = lane.names.pop_front()
+                {
+                    if self.delivery.node(&name) != *node {
+                        moved.push(name);
+                        continue;
+                    }
+                    match self.delivery.queue().take(&name) {
+                        Next::Send(work) => {
+                            lane.in_flight += 1;
+                            self.in_flight.push(Box::pin(request(self.delivery.clone(), *node, work)));
+                        }
+                        Next::AfterEpoch => self.after_epoch.push(name),
+                        Next::Nothing => {}
+                    }
+                }
+            }
+            self.lanes.retain(|_, lane| lane.in_flight > 0 || !lane.names.is_empty());
+            if moved.is_empty() {
+                return;
+            }
+            self.list(moved);
+        }
+    }
+
+    /// Notes how a request ended; whether to go on.
+    fn ended(&mut self, (node, work, answer): Ended) -> bool {
+        let queue = self.delivery.queue();
+        let lane = self.lanes.entry(node).or_default();
+        lane.in_flight = lane.in_flight.saturating_sub(1);
+        match answer {
+            Ok(()) => {
+                lane.answered(&work.kind);
+                if queue.answered(&work) {
+                    lane.names.push_back(work.name);
+                }
+                lane.report_if_empty();
+                if work.kind == Kind::Epoch {
+                    let tags = std::mem::take(&mut self.after_epoch);
+                    self.list(tags);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Closed => {
+                queue.failed(&work, false);
+                return false;
+            }
+            Err(error) if error.is_outage() => {
+                queue.failed(&work, false);
+                lane.failed(Instant::now());
+                lane.names.push_front(work.name);
+            }
+            Err(error) => {
+                tracing::warn!(kind = %error.kind(), %error, "a queued invalidation was refused");
+                queue.failed(&work, true);
+                if let Some(due) = Instant::now().checked_add(REFUSED_PAUSE) {
+                    self.refused.push_back((due, work.name));
+                }
+            }
+        }
+        true
+    }
+
+    /// When there is something to do that nothing else will announce.
+    fn next_turn(&self) -> Option<Instant> {
+        let now = Instant::now();
+        // A pause that is over is either used already, or waits for a request under way.
+        let paused = self.lanes.values().filter_map(|lane| lane.resume.filter(|resume| *resume > now));
+        paused.chain(self.refused.front().map(|(due, _)| *due)).min()
+    }
+}
+
+async fn request<D: Delivery>(delivery: Arc<D>, node: usize, work: Work) -> Ended {
+    let answer = delivery.deliver(&work.name, &work.kind).await;
+    (node, work, answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::error::Error;
+
+    /// Nodes by the first letter of a name; a round trip takes 5 ms.
+    #[derive(Default)]
+    struct Nodes {
+        queue: Queue,
+        away: Mutex<HashSet<char>>,
+        refusing: Mutex<HashSet<String>>,
+        /// How often each name was asked for.
+        asked: Mutex<HashMap<String, usize>>,
+        order: Mutex<Vec<String>>,
+    }
+
+    impl Nodes {
+        fn asked(&self, name: &str) -> usize {
+            self.asked.lock().unwrap().get(name).copied().unwrap_or(0)
+        }
+
+        fn order(&self) -> Vec<String> {
+            self.order.lock().unwrap().clone()
+        }
+    }
+
+    impl Delivery for Nodes {
+        fn queue(&self) -> &Queue {
+            &self.queue
+        }
+
+        fn node(&self, name: &str) -> usize {
+            name.chars().next().map_or(0, |first| first as usize)
+        }
+
+        async fn deliver(&self, name: &str, _: &Kind) -> Result<()> {
+            *self.asked.lock().unwrap().entry(name.to_owned()).or_default() += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if self.away.lock().unwrap().contains(&name.chars().next().unwrap()) {
+                return Err(Error::new(ErrorKind::Refused, "away"));
+            }
+            if self.refusing.lock().unwrap().contains(name) {
+                return Err(Error::new(ErrorKind::Permission, "refused"));
+            }
+            self.order.lock().unwrap().push(name.to_owned());
+            Ok(())
+        }
+    }
+
+    fn delete(nodes: &Nodes, names: &[&str]) {
+        let _ = nodes.queue.delete(names.iter().copied(), Some("clear"), Vec::new);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hundreds_of_tags_take_a_few_round_trips_and_come_after_the_epoch() {
+        let nodes = Arc::new(Nodes::default());
+        for tag in 0..600 {
+            let _ = nodes.queue.tag(&format!("tag {tag}"), "the epoch", Vec::new);
+        }
+        let begun = Instant::now();
+        send(nodes.clone()).await;
+        assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+        let order = nodes.order();
+        assert_eq!((order.len(), &*order[0]), (601, "the epoch"));
+        assert!(!nodes.queue.is_pending());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_is_away_holds_up_no_other_and_is_asked_ever_less() {
+        let nodes = Arc::new(Nodes::default());
+        nodes.away.lock().unwrap().insert('d');
+        let dead: Vec<String> = (0..1000).map(|number| format!("d{number}")).collect();
+        delete(&nodes, &dead.iter().map(String::as_str).collect::<Vec<_>>());
+        delete(&nodes, &["a1", "a2"]);
+        let sending = tokio::spawn(send(nodes.clone()));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!nodes.queue.covers("a1", "") && !nodes.queue.covers("a2", ""));
+        assert_eq!((nodes.asked("a1"), nodes.asked("a2")), (1, 1));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let asked: usize = nodes.asked.lock().unwrap().values().sum();
+        assert!(asked < 2 + WINDOW + 80, "asked {asked} times in a minute");
+        delete(&nodes, &["a1"]);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!nodes.queue.covers("a1", ""));
+
+        nodes.away.lock().unwrap().clear();
+        let back = Instant::now();
+        sending.await.unwrap();
+        assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+        assert!(!nodes.queue.is_pending());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_server_refuses_stays_and_holds_up_nothing() {
+        let nodes = Arc::new(Nodes::default());
+        nodes.refusing.lock().unwrap().insert("a1".into());
+        delete(&nodes, &["a1", "a2"]);
+        let sending = tokio::spawn(send(nodes.clone()));
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        assert!(nodes.queue.covers("a1", "") && !nodes.queue.covers("a2", ""));
+        assert_eq!((nodes.asked("a1"), nodes.asked("a2")), (3, 1));
+        assert_eq!(nodes.queue.counts().refused, 3);
+        nodes.refusing.lock().unwrap().clear();
+        sending.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_queued_again_while_it_is_on_its_way_is_sent_again() {
+        let nodes = Arc::new(Nodes::default());
+        delete(&nodes, &["a1"]);
+        let sending = tokio::spawn(send(nodes.clone()));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        delete(&nodes, &["a1"]);
+        sending.await.unwrap();
+        assert_eq!(nodes.asked("a1"), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_write_is_sent_when_the_write_has_failed() {
+        let nodes = Arc::new(Nodes::default());
+        delete(&nodes, &["a1"]);
+        let began = nodes.queue.begin_write(&["a1"]).unwrap();
+        let sending = tokio::spawn(send(nodes.clone()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(nodes.asked("a1"), 0);
+        nodes.queue.end_write("a1", began, false);
+        sending.await.unwrap();
+        assert_eq!(nodes.asked("a1"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_that_is_dropped_lets_the_next_send_everything() {
+        let nodes = Arc::new(Nodes::default());
+        delete(&nodes, &["a1", "a2"]);
+        let sending = tokio::spawn(send(nodes.clone()));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        sending.abort();
+        assert!(sending.await.is_err());
+        assert_eq!(nodes.queue.clear("a3"), super::super::Started::No);
+        send(nodes.clone()).await;
+        assert!(!nodes.queue.is_pending());
+    }
+}
