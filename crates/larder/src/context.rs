@@ -337,7 +337,8 @@ impl Context {
 
     pub(crate) fn stats(&self) -> Stats {
         let on_evicting_server = self.on_evicting.load(Ordering::Acquire);
-        let mut stats = Stats { on_evicting_server, ..Stats::default() };
+        let invalidations = self.invalidations.counts();
+        let mut stats = Stats { on_evicting_server, invalidations, ..Stats::default() };
         for (name, cache) in self.caches().iter() {
             stats.caches.insert(name.clone(), cache.stats());
         }

@@ -73,7 +73,7 @@ pub use builder::LarderBuilder;
 pub use call::Call;
 pub use error::{Error, ErrorKind, Result};
 pub use larder::Larder;
-pub use stats::{CacheStats, LockStats, OperationStats, Stats};
+pub use stats::{CacheStats, InvalidationStats, LockStats, OperationStats, Stats};
 
 // The cache
 pub use cache::{

@@ -13,6 +13,20 @@ pub struct Stats {
     pub on_evicting_server: u64,
     /// All locks and semaphores together.
     pub locks: LockStats,
+    /// Invalidations that the server did not answer at once.
+    pub invalidations: InvalidationStats,
+}
+
+/// What the queue of invalidations has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InvalidationStats {
+    /// How many are queued at the moment.
+    pub waiting: u64,
+    /// How often one that was queued was sent and carried out.
+    pub sent: u64,
+    /// How often the server refused one for a reason that does not pass by itself: the ACL, say. It stays queued.
+    pub refused: u64,
 }
 
 /// What locks have counted.

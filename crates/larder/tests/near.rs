@@ -683,8 +683,8 @@ async fn while_an_invalidation_is_queued_near_is_passed_by_and_the_explanation_s
     for what in ["clear", "tag"] {
         users.set("a", &user("old")).tag("team:7").await.unwrap();
         warm(&users, "a").await;
-        // From now on it answers reads, and refuses what would store something.
-        server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+        // From now on it answers reads, and refuses writes.
+        server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
         let error = match what {
             "clear" => users.clear().await.unwrap_err(),
             _ => larder.tag("team:7").invalidate().await.unwrap_err(),
@@ -696,7 +696,7 @@ async fn while_an_invalidation_is_queued_near_is_passed_by_and_the_explanation_s
         }
         assert_eq!(near_hits(&larder), hits);
         assert_eq!(larder.explain("user:a").await.unwrap().near, NearVerdict::InvalidationsQueued, "{what}");
-        server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+        server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
         until("it was sent", async || {
             larder.explain("user:a").await.unwrap().near != NearVerdict::InvalidationsQueued
         })
@@ -704,6 +704,26 @@ async fn while_an_invalidation_is_queued_near_is_passed_by_and_the_explanation_s
         assert_eq!(users.get("a").await.unwrap(), None, "{what}");
         users.set("a", &user("new")).await.unwrap();
         warm(&users, "a").await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_memory_can_still_clear_and_invalidate() {
+    let server = Server::start();
+    let larder = support::connect(&server.url()).await;
+    let users = users(&larder);
+    for what in ["clear", "tag"] {
+        users.set("a", &user("old")).tag("team:7").await.unwrap();
+        warm(&users, "a").await;
+        server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+        match what {
+            "clear" => users.clear().await.unwrap(),
+            _ => larder.tag("team:7").invalidate().await.unwrap(),
+        }
+        assert_eq!(users.get("a").await.unwrap(), None, "{what}");
+        assert_eq!(users.fresh().get("a").await.unwrap(), None, "{what}");
+        assert_eq!(larder.stats().invalidations.waiting, 0, "{what}");
+        server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     }
 }
 

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::stats::InvalidationStats;
+
 /// How many bytes all items may take: some two hundred thousand names of the usual length.
 const MOST_BYTES: usize = 32 << 20;
 /// What an item takes beside its name, roughly.
@@ -34,14 +36,6 @@ pub(crate) enum Started {
     Already,
     /// The caller must start one.
     No,
-}
-
-/// What the queue has counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) waiting: u64,
-    pub(crate) sent: u64,
-    pub(crate) refused: u64,
 }
 
 struct Item {
@@ -217,9 +211,9 @@ impl Queue {
     }
 
     /// What there is to count.
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> InvalidationStats {
         let waiting = if self.is_pending() { self.table().items.len() } else { 0 };
-        Counts {
+        InvalidationStats {
             waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
             sent: self.sent.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
