@@ -288,8 +288,8 @@ impl Context {
     }
 
     fn send_queued(self: &Arc<Self>, started: Started) {
-        if started == Started::No && !self.loads.spawn(invalidation::send(self.clone())) {
-            // No runtime is left: the next to queue something tries again.
+        if started == Started::No && !self.background.spawn_until_close(invalidation::send(self.clone())) {
+            // Closed, or no runtime is left: the next to queue something tries again.
             self.invalidations.sender_ended();
         }
     }
@@ -384,11 +384,11 @@ impl Delivery for Context {
     }
 
     fn node(&self, name: &str) -> usize {
-        self.store.node(name)
+        self.background_store_even_closed().node(name)
     }
 
     async fn deliver(&self, name: &str, kind: &Kind) -> Result<()> {
-        let store = self.store()?;
+        let store = self.background_store()?;
         let deliver = async {
             match kind {
                 Kind::Delete(_) => store.delete(name).await.map(drop),
