@@ -292,7 +292,12 @@ impl Queue {
             return Next::AfterEpoch;
         }
         item.in_flight = true;
-        Next::Send(Work { name: name.clone(), kind: item.kind.clone(), generation: item.generation, taken_at })
+        Next::Send(Work {
+            name: name.clone(),
+            kind: item.kind.clone(),
+            generation: item.generation,
+            taken_at,
+        })
     }
 
     /// An item was answered. It leaves, unless it was queued again since it was taken: then the sender is to send it again,

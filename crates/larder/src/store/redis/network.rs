@@ -214,6 +214,16 @@ impl Network {
         }
     }
 
+    /// As [`run_each`](Self::run_each), where one answer that is an error is the answer to all.
+    pub(super) async fn run_all(
+        &self,
+        group: &Group,
+        commands: Vec<Cmd>,
+        replay: Replay,
+    ) -> Result<Vec<Value>> {
+        self.run_each(group, commands, replay).await?.into_iter().collect()
+    }
+
     /// Sends the commands of a group in one write: one round trip. Each has its own answer.
     pub(super) async fn run_each(
         &self,
@@ -248,7 +258,7 @@ impl Network {
             Ok(_) => Err(Error::new(ErrorKind::Server, "MGET answered with something that is no array")),
             Err(Failure::TryAgain) => {
                 let commands = names.iter().map(|name| redis::cmd("GET").arg(name).take()).collect();
-                self.run_each(group, commands, Replay::Safe).await?.into_iter().collect()
+                self.run_all(group, commands, Replay::Safe).await
             }
             Err(failure) => Err(self.explain(failure)),
         }
