@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::background::Background;
 use crate::clock::Clock;
 use crate::context::{Context, Limits};
-use crate::endpoint::{Address, Deployment, Secret};
+use crate::credentials::{CredentialSource, Credentials};
+use crate::endpoint::{Deployment, Secret};
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::larder::Larder;
@@ -39,7 +40,10 @@ pub struct LarderBuilder {
     namespace: Option<String>,
     username: Option<String>,
     password: Option<Secret>,
+    credentials: Option<Arc<CredentialSource>>,
+    sentinel_username: Option<String>,
     sentinel_password: Option<Secret>,
+    client_name: String,
     database: Option<u32>,
     tls_roots: Option<Vec<u8>>,
     connect_timeout: Duration,
@@ -61,7 +65,10 @@ impl Default for LarderBuilder {
             namespace: None,
             username: None,
             password: None,
+            credentials: None,
+            sentinel_username: None,
             sentinel_password: None,
+            client_name: "larder".into(),
             database: None,
             tls_roots: None,
             connect_timeout: Duration::from_secs(2),
@@ -111,6 +118,49 @@ impl LarderBuilder {
     /// The password, in place of the URL's. It is never shown. Default: none.
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(Secret(password.into()));
+        self
+    }
+
+    /// Where user and password come from, in place of fixed ones: short-lived tokens, a secret that is rotated. The provider is
+    /// asked at each dial, again before what it gave [expires](Credentials::valid_for), and by
+    /// [`Larder::renew_credentials`]; what it takes counts towards the `connect_timeout`. Open connections are authenticated
+    /// again without being interrupted. It is for the servers of the URL: sentinels and the server of
+    /// [`coordination`](Self::coordination) have their own. Default: none.
+    ///
+    /// ```no_run
+    /// # async fn token() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// # async fn run() -> larder::Result<()> {
+    /// use std::time::Duration;
+    /// use larder::{Credentials, Larder};
+    ///
+    /// let larder = Larder::builder()
+    ///     .url("rediss://cache.internal")
+    ///     .credentials(|| async {
+    ///         Ok(Credentials::password(token().await?).username("shop").valid_for(Duration::from_secs(900)))
+    ///     })
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn credentials<F, Fut>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Credentials, Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
+        self.credentials = Some(Arc::new(CredentialSource::new(provider, self.clock.clone())));
+        self
+    }
+
+    /// What the server's `CLIENT LIST` calls the connections: printable ASCII without spaces. Default: `larder`.
+    pub fn client_name(mut self, name: impl Into<String>) -> Self {
+        self.client_name = name.into();
+        self
+    }
+
+    /// The ACL user of the sentinels themselves. Default: their `default` user.
+    pub fn sentinel_username(mut self, username: impl Into<String>) -> Self {
+        self.sentinel_username = Some(username.into());
         self
     }
 
@@ -206,6 +256,22 @@ impl LarderBuilder {
     ///
     /// Dropping the future ends the attempt.
     pub async fn connect(self) -> Result<Larder> {
+        let context = self.start()?;
+        context.ready().await?;
+        Ok(Larder::new(context))
+    }
+
+    /// Returns at once, and opens the connections in the background: see [`Larder::connect_lazy`].
+    ///
+    /// # Errors
+    ///
+    /// `InvalidUrl` and `InvalidSetting` for what can be known to be wrong without the server.
+    pub fn connect_lazy(self) -> Result<Larder> {
+        self.start().map(Larder::new)
+    }
+
+    /// All that the handles share. Its connections are being opened.
+    fn start(self) -> Result<Arc<Context>> {
         self.check()?;
         let keyspace = Keyspace::new(self.namespace.as_deref())?;
         let limits = Limits {
@@ -226,27 +292,29 @@ impl LarderBuilder {
             }
             Some(Target::Server(server)) => {
                 let changes = Arc::new(Changes::default());
-                let stores = self.clone().server(server, changes.clone(), &background).await?;
+                let own = Self { credentials: None, ..self.clone() };
+                let stores = own.server(server, changes.clone(), &background)?;
                 (Some((stores.callers, changes)), Some(stores.background))
             }
             None => (None, None),
         };
         let (strict, clock, random) = (self.strict, self.clock.clone(), Random::default());
+        let credentials = self.credentials.clone();
         let (store, background_store) = match target {
             Target::Memory => {
                 let store = MemoryStore::new(self.bounds, Clock::default(), changes.clone());
                 (AnyStore::Memory(Arc::new(store)), None)
             }
             Target::Server(server) => {
-                let stores = self.server(server, changes.clone(), &background).await?;
+                let stores = self.server(server, changes.clone(), &background)?;
                 (stores.callers, Some(stores.background))
             }
         };
-        Ok(Larder::new(Arc::new(
-            Context::new(store, changes, keyspace, limits, clock, random)
-                .with_coordination(coordination, strict)
-                .with_background(background, background_store, background_coordination),
-        )))
+        let context = Context::new(store, changes, keyspace, limits, clock, random)
+            .with_credentials(credentials)
+            .with_coordination(coordination, strict)
+            .with_background(background, background_store, background_coordination);
+        Ok(Arc::new(context))
     }
 
     fn check(&self) -> Result<()> {
@@ -256,6 +324,10 @@ impl LarderBuilder {
             "a timeout of zero leaves no time for any answer"
         } else if !(1..=64).contains(&self.connections) {
             "connections is from 1 to 64"
+        } else if self.client_name.is_empty() || !self.client_name.bytes().all(|byte| byte.is_ascii_graphic()) {
+            "client_name is printable ASCII without spaces"
+        } else if self.credentials.is_some() && (self.username.is_some() || self.password.is_some()) {
+            "give credentials or a username and password, not both"
         } else if self.max_value_bytes == 0 || self.max_key_bytes == 0 {
             "max_value_bytes and max_key_bytes are at least 1"
         } else if self.bounds.max_entries == 0 || self.bounds.max_bytes == 0 {
@@ -272,7 +344,7 @@ impl LarderBuilder {
             (None, None) => Target::Memory,
             (None, Some(address)) => Target::Server(Server {
                 deployment: Deployment::Single(if address.starts_with('/') {
-                    Address::Unix(address.into())
+                    url::socket(address)?
                 } else {
                     url::address(address, DEFAULT_PORT)?
                 }),
@@ -284,14 +356,24 @@ impl LarderBuilder {
         };
         match &mut target {
             Target::Memory
-                if self.username.is_some() || self.password.is_some() || self.database.is_some() =>
+                if self.username.is_some()
+                    || self.password.is_some()
+                    || self.credentials.is_some()
+                    || self.database.is_some() =>
             {
                 Err(Error::invalid("memory: has no users, passwords or databases: give a url or an address"))
             }
             Target::Server(Server { deployment: Deployment::Single(_) | Deployment::Cluster(_), .. })
-                if self.sentinel_password.is_some() =>
+                if self.sentinel_password.is_some() || self.sentinel_username.is_some() =>
             {
-                Err(Error::invalid("sentinel_password is for redis-sentinel:// and would be ignored here"))
+                Err(Error::invalid(
+                    "sentinel_username and sentinel_password are for redis-sentinel:// and would be ignored here",
+                ))
+            }
+            Target::Server(Server { username, password, .. })
+                if self.credentials.is_some() && (username.is_some() || password.is_some()) =>
+            {
+                Err(Error::invalid("user and password come from credentials: take them out of the URL"))
             }
             Target::Server(_) if self.tls_roots.as_ref().is_some_and(|pem| !is_certificate(pem)) => {
                 Err(Error::invalid("tls_roots holds no certificate in PEM"))
@@ -320,7 +402,7 @@ impl LarderBuilder {
     }
 
     #[cfg(feature = "redis")]
-    async fn server(self, server: Server, changes: Arc<Changes>, background: &Background) -> Result<Stores> {
+    fn server(self, server: Server, changes: Arc<Changes>, background: &Background) -> Result<Stores> {
         use crate::store::redis::{Login, RedisStore};
 
         if server.tls && !cfg!(feature = "tls") {
@@ -329,29 +411,42 @@ impl LarderBuilder {
                 "rediss:// needs the feature tls, which this build of larder leaves out",
             ));
         }
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(Error::invalid("connecting needs a tokio runtime: call it inside one"));
+        }
         let login = Login {
             username: server.username,
             password: server.password,
+            credentials: self.credentials,
             database: server.database,
             tls: server.tls,
             tls_roots: self.tls_roots,
             connect_timeout: self.connect_timeout,
+            client_name: self.client_name,
             clock: self.clock,
+            learned: Arc::default(),
         };
-        let sentinel_login =
-            Login { username: None, password: self.sentinel_password, database: 0, ..login.clone() };
+        // The driver leaves out AUTH where there is no password.
+        let no_password = self.sentinel_username.as_ref().map(|_| Secret(String::new()));
+        let sentinel_login = Login {
+            username: self.sentinel_username,
+            password: self.sentinel_password.or(no_password),
+            credentials: None,
+            database: 0,
+            ..login.clone()
+        };
         let (deployment, of_callers, of_sentinel) =
             (server.deployment.clone(), login.clone(), sentinel_login.clone());
         let callers =
-            RedisStore::connect(server.deployment, login, sentinel_login, self.connections, Some(changes));
+            RedisStore::start(server.deployment, login, sentinel_login, self.connections, Some(changes));
         // On the thread, so that its connections are driven there.
-        let alone = background.run(RedisStore::connect(deployment, of_callers, of_sentinel, 1, None));
-        let (callers, alone) = futures_util::future::join(callers, alone).await;
-        Ok(Stores { callers: AnyStore::Redis(callers?), background: AnyStore::Redis(alone??) })
+        let _on_thread = background.runtime().map(tokio::runtime::Handle::enter);
+        let alone = RedisStore::start(deployment, of_callers, of_sentinel, 1, None);
+        Ok(Stores { callers: AnyStore::Redis(callers), background: AnyStore::Redis(alone) })
     }
 
     #[cfg(not(feature = "redis"))]
-    async fn server(self, _: Server, _: Arc<Changes>, _: &Background) -> Result<Stores> {
+    fn server(self, _: Server, _: Arc<Changes>, _: &Background) -> Result<Stores> {
         Err(Error::new(
             crate::ErrorKind::InvalidUrl,
             "servers need the feature redis, which this build of larder leaves out",
@@ -388,6 +483,7 @@ impl fmt::Debug for LarderBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::Address;
 
     #[test]
     fn the_defaults_are_those_of_the_documentation() {
@@ -401,6 +497,8 @@ mod tests {
         assert_eq!(builder.bounds, Bounds { max_entries: 1_000_000, max_bytes: 256 << 20 });
         assert!(builder.coordination.is_none() && !builder.strict);
         assert!(builder.namespace.is_none() && builder.tls_roots.is_none());
+        assert!(builder.credentials.is_none() && builder.sentinel_username.is_none());
+        assert_eq!(builder.client_name, "larder");
     }
 
     #[test]
@@ -426,6 +524,14 @@ mod tests {
         no(Larder::builder().url("rediss://h").tls_roots("not a certificate"));
         no(Larder::builder().url("redis://h").sentinel_password("pw"));
         no(Larder::builder().url("redis-cluster://h").database(1));
+        no(Larder::builder().url("redis://h").sentinel_username("ann"));
+        no(Larder::builder().url("redis://h").client_name("two words"));
+        no(Larder::builder().address(format!("/{}", "x".repeat(120))));
+        let provider = || async { Ok(Credentials::password("pw")) };
+        no(Larder::builder().credentials(provider));
+        no(Larder::builder().url("redis://h").password("pw").credentials(provider));
+        no(Larder::builder().url("redis://:pw@h").credentials(provider));
+        assert!(Larder::builder().url("redis://h").credentials(provider).target().is_ok());
     }
 
     #[test]

@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use crate::background::Background;
 use crate::clock::Clock;
+use crate::credentials::CredentialSource;
 use crate::envelope::TagVersion;
 use crate::error::{Error, ErrorKind, Result};
 use crate::invalidation::{self, Delivery, Kind, Queue, Started};
@@ -48,6 +51,9 @@ pub(crate) struct Context {
     pub(crate) loads: Tasks,
     /// What waits for the end of a lease or renews a permit.
     pub(crate) timers: Tasks,
+    /// Where connections get user and password from, if not from the settings.
+    pub(crate) credentials: Option<Arc<CredentialSource>>,
+    pub(crate) credentials_meter: Instrument,
     pub(crate) ping_meter: Instrument,
     pub(crate) explain_meter: Instrument,
     pub(crate) tag_meter: Instrument,
@@ -134,6 +140,8 @@ impl Context {
             invalidations: Queue::default(),
             loads: Tasks::default(),
             timers: Tasks::default(),
+            credentials: None,
+            credentials_meter: Instrument::new("larder", "", "renew_credentials"),
             ping_meter: Instrument::new("larder", "", "ping"),
             explain_meter: Instrument::new("larder", "", "explain"),
             tag_meter: Instrument::new("tag", "", "invalidate"),
@@ -147,6 +155,11 @@ impl Context {
     #[inline]
     pub(crate) fn store(&self) -> Result<&AnyStore> {
         if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(&self.store) }
+    }
+
+    /// With a provider of credentials.
+    pub(crate) fn with_credentials(self, credentials: Option<Arc<CredentialSource>>) -> Self {
+        Self { credentials, ..self }
     }
 
     /// With a second store, for locks and limits.
@@ -166,6 +179,14 @@ impl Context {
         background_coordination: Option<AnyStore>,
     ) -> Self {
         Self { background, background_store, background_coordination, ..self }
+    }
+
+    /// Waits for the first attempt to connect to each server, and gives the first failure.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        let coordination = self.coordination.as_ref().map(|(store, _)| store);
+        let backgrounds = [self.background_store.as_ref(), self.background_coordination.as_ref()];
+        let stores = [Some(&self.store), coordination].into_iter().chain(backgrounds).flatten();
+        join_all(stores.map(AnyStore::ready)).await.into_iter().collect()
     }
 
     /// The store for background work, unless the `Larder` was closed: no caller's runtime can block its connections.
@@ -195,7 +216,9 @@ impl Context {
 
     /// Where locks and limits stand, unless the `Larder` was closed.
     pub(crate) fn coordination(&self) -> Result<&AnyStore> {
-        self.store().map(|_| self.coordination_even_closed())
+        self.store()?;
+        self.check_coordination()?;
+        Ok(self.coordination_even_closed())
     }
 
     /// For what must still be given back.
@@ -224,7 +247,15 @@ impl Context {
         }
     }
 
-    /// Refuses such a server, where that was asked for.
+    /// Refuses such a server where the program asked for that, for a handle that is made before the server is reached, too.
+    pub(crate) fn check_coordination_handle(&self) -> Result<()> {
+        match self.check_coordination() {
+            Err(error) if error.kind() == ErrorKind::Refused => Ok(()),
+            checked => checked,
+        }
+    }
+
+    /// Refuses such a server, where the program asked for that.
     pub(crate) fn check_coordination(&self) -> Result<()> {
         if !self.strict {
             return Ok(());
@@ -234,6 +265,10 @@ impl Context {
             Eviction::Evicts(policy) => format!("the server evicts ({policy})"),
             Eviction::Unknown => {
                 "the server does not say whether it evicts (it needs the permission +info)".into()
+            }
+            Eviction::NotAsked => {
+                let message = "strict: no server was reached yet, so whether it evicts is not known";
+                return Err(Error::new(ErrorKind::Refused, message));
             }
         };
         Err(Error::invalid(format!(

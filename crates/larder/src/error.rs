@@ -47,7 +47,8 @@ pub enum ErrorKind {
     ValueTooLarge,
     /// The value could not be serialized. Nothing was written.
     Encode,
-    /// Nobody accepts connections at the address: refused, no such socket, no such host.
+    /// No server accepts connections at the address: refused, no such socket, no such host, or a socket that this process
+    /// may not open.
     Refused,
     /// The TLS handshake failed: an unknown authority, a name that does not match, no TLS on that port.
     Tls,
@@ -63,7 +64,7 @@ pub enum ErrorKind {
     WrongType,
     /// The server is at its `maxmemory` and its policy does not evict.
     OutOfMemory,
-    /// The server is a read-only replica.
+    /// The server is a read-only replica, or one that lost its master and does not answer.
     ReadOnly,
     /// The server is still loading its data after a start.
     Loading,
@@ -71,7 +72,7 @@ pub enum ErrorKind {
     ClusterDown,
     /// The lock's time is over: somebody else may hold it.
     LockLost,
-    /// The server takes no more for now: too many clients, a disk or replicas that it waits for, a script that runs.
+    /// The server takes no more for now: it is at its `maxclients`, a disk or replicas that it waits for, a script that runs.
     Busy,
     /// Others held the lock all the time.
     LockHeld,

@@ -10,7 +10,7 @@ use crate::builder::LarderBuilder;
 use crate::cache::{CacheBuilder, Explanation, Tag, TagSnapshot};
 use crate::call::Call;
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limit::{Quotas, RateLimiter};
 use crate::lock::{Lock, Locks, Semaphore};
 use crate::stats::Stats;
@@ -59,6 +59,31 @@ impl Larder {
         Self::builder().url(url).connect().await
     }
 
+    /// As [`connect`](Self::connect), without waiting: a service starts so while its server is away. Returns at once; the
+    /// connections are opened in the background, and again and again until the server is there.
+    ///
+    /// Until then the `Larder` is as in any outage: calls wait for the first attempt, and from then on fail at once; loaders
+    /// run; invalidations are queued. [`ping`](Self::ping) says whether the server answers. docs/operations.md has more.
+    ///
+    /// ```
+    /// # async fn run() -> larder::Result<()> {
+    /// let larder = larder::Larder::connect_lazy("redis://127.0.0.1:1")?;
+    /// let users = larder.cache::<String>("user").ttl(std::time::Duration::from_secs(60)).build()?;
+    /// let ann = users.get_or_load("1", || async { Ok::<_, std::io::Error>("Ann".to_owned()) }).await;
+    /// assert_eq!(ann.unwrap(), "Ann");
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `InvalidUrl` and `InvalidSetting` for what can be known to be wrong without the server. A wrong password is not: it is
+    /// the error of each call, and of `ping`.
+    pub fn connect_lazy(url: &str) -> Result<Self> {
+        Self::builder().url(url).connect_lazy()
+    }
+
     /// Settings beyond what a URL holds.
     pub fn builder() -> LarderBuilder {
         LarderBuilder::default()
@@ -76,6 +101,22 @@ impl Larder {
     pub fn ping(&self) -> Call<'_, impl Future<Output = Result<()>> + Send> {
         Call::new(self.context.limits.response_timeout, &self.context.ping_meter, async {
             self.context.store()?.ping().await
+        })
+    }
+
+    /// Asks the provider of [`credentials`](LarderBuilder::credentials) for new ones, as after a rotation. Open connections
+    /// authenticate with them within a second, and are not interrupted; new ones use them from now on.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` without a provider, `Authentication` where the provider fails. A server that refuses the new
+    /// credentials is an event and not an error here: its open connections go on with the old ones.
+    pub fn renew_credentials(&self) -> Call<'_, impl Future<Output = Result<()>> + Send> {
+        Call::new(self.context.limits.response_timeout, &self.context.credentials_meter, async {
+            match &self.context.credentials {
+                Some(source) => source.renew().await,
+                None => Err(Error::invalid("renew_credentials needs a provider: LarderBuilder::credentials")),
+            }
         })
     }
 
@@ -190,7 +231,7 @@ impl Larder {
     /// `InvalidSetting` for a name or a quota that makes no sense.
     pub fn rate_limiter(&self, name: &str, quotas: impl Into<Quotas>) -> Result<RateLimiter> {
         self.context.note_coordination();
-        self.context.check_coordination()?;
+        self.context.check_coordination_handle()?;
         RateLimiter::new(self.context.clone(), name, quotas.into())
     }
 

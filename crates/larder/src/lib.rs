@@ -47,6 +47,7 @@ mod cache;
 mod call;
 mod clock;
 mod context;
+mod credentials;
 mod endpoint;
 mod envelope;
 mod error;
@@ -71,6 +72,7 @@ mod value;
 // The connection
 pub use builder::LarderBuilder;
 pub use call::Call;
+pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};
 pub use larder::Larder;
 pub use stats::{CacheStats, InvalidationStats, LockStats, OperationStats, Stats};

@@ -1,5 +1,8 @@
 //! Where a `Larder` connects to: the URLs of the README, parsed, with the password kept out of sight.
+//!
+//! What can be known to be wrong without the network is an error here, at once: a dial would only retry it for ever.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
@@ -55,10 +58,33 @@ pub(crate) fn address(text: &str, default_port: u16) -> Result<Address> {
     if host.is_empty() {
         return Err(invalid("the host is missing"));
     }
+    check_v6(&host, text.starts_with('['))?;
     if host.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '@' | '/')) {
         return Err(invalid("a host has no spaces, no / and no @: a user and a password go elsewhere"));
     }
     Ok(Address::Tcp { host, port })
+}
+
+/// Refuses what stands in brackets and is no IPv6 address, and a link-local address that does not say on which link.
+fn check_v6(host: &str, in_brackets: bool) -> Result<()> {
+    let (number, zone) = host.split_once('%').map_or((host, None), |(number, zone)| (number, Some(zone)));
+    match number.parse::<Ipv6Addr>() {
+        Ok(v6) if v6.is_unicast_link_local() && zone.is_none_or(str::is_empty) => {
+            Err(invalid("a link-local address needs its zone, as in [fe80::1%25eth0]"))
+        }
+        Err(_) if in_brackets => Err(invalid("what stands in [ ] is no IPv6 address")),
+        _ => Ok(()),
+    }
+}
+
+/// A socket's file. Operating systems take about a hundred bytes: 107 on Linux, 103 on macOS.
+pub(crate) fn socket(path: impl Into<PathBuf>) -> Result<Address> {
+    let path = path.into();
+    #[cfg(unix)]
+    if std::os::unix::net::SocketAddr::from_pathname(&path).is_err() {
+        return Err(invalid("the path of a Unix socket is longer than this system allows, or holds a zero byte"));
+    }
+    Ok(Address::Unix(path))
 }
 
 enum Shape {
@@ -71,7 +97,7 @@ enum Shape {
 /// Parses any URL that larder knows. Messages name the part that is wrong and never repeat the URL, which may hold a
 /// password.
 pub(crate) fn parse(url: &str) -> Result<Target> {
-    if url == "memory:" || url == "memory://" {
+    if url.eq_ignore_ascii_case("memory:") || url.eq_ignore_ascii_case("memory://") {
         return Ok(Target::Memory);
     }
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -80,7 +106,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
              Larder::builder().address(…)",
         ));
     };
-    let (shape, tls) = match scheme.replacen("valkey", "redis", 1).as_str() {
+    let (shape, tls) = match scheme.to_ascii_lowercase().replacen("valkey", "redis", 1).as_str() {
         "redis" => (Shape::Single, false),
         "rediss" => (Shape::Single, true),
         "redis+unix" => (Shape::Unix, false),
@@ -108,6 +134,11 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
         Some((user_info, hosts)) => (Some(user_info), hosts),
         None => (None, authority),
     };
+    // In a password a # may stand as it is. After it, other clients take one for an option, as to skip the check of a
+    // certificate: that must not be ignored.
+    if [Some(hosts), path, query].into_iter().flatten().any(|part| part.contains('#')) {
+        return Err(invalid("there is nothing after a # here: certificates are always checked, and a # in a name is %23"));
+    }
     let (username, password) = credentials(user_info)?;
     let path = path.unwrap_or_default();
 
@@ -121,7 +152,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
                 Some(Some(("db", number))) => database(number)?,
                 Some(_) => return Err(invalid("the only parameter of a Unix socket's URL is ?db=N")),
             };
-            (Deployment::Single(Address::Unix(PathBuf::from(format!("/{}", decode(path)?)))), database)
+            (Deployment::Single(socket(format!("/{}", decode(path)?))?), database)
         }
         _ if query.is_some() => {
             return Err(invalid("parameters after ? are not known here: use Larder::builder()"));
@@ -247,6 +278,41 @@ mod tests {
             let shown = format!("{error} {error:?}");
             assert!(shown.contains(part) && !shown.contains("hunter2"), "{url}: {shown}");
         }
+    }
+
+    #[test]
+    fn a_scheme_is_read_in_any_case() {
+        assert_eq!(parse("MEMORY:").unwrap(), Target::Memory);
+        for url in ["REDIS://h", "Valkey://h", "REDIS-cluster://h", "Redis+Unix:///run/x"] {
+            assert!(!server(url).tls, "{url}");
+        }
+        assert!(server("REDISS://h").tls && server("ValkeyS-Sentinel://h/s").tls);
+    }
+
+    #[test]
+    fn what_can_never_connect_is_refused_at_once() {
+        let long = format!("redis+unix:///{}", "x".repeat(107));
+        for (url, part) in [
+            ("rediss://h#insecure", "#"),
+            ("rediss://:pw@h/0#insecure", "#"),
+            ("redis-sentinel://h/main#x", "#"),
+            ("redis+unix:///run/a#b", "#"),
+            (long.as_str(), "longer"),
+            ("redis+unix:///a%00b", "zero byte"),
+            ("redis://[fe80::1]", "zone"),
+            ("redis://[fe80::1%25]", "zone"),
+            ("redis://[somewhere]", "IPv6"),
+        ] {
+            let error = parse(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{url}");
+            assert!(error.to_string().contains(part), "{url}: {error}");
+        }
+        assert_eq!(
+            server("redis://[fe80::1%25eth0]").deployment,
+            Deployment::Single(tcp("fe80::1%eth0", 6379))
+        );
+        assert_eq!(server("redis://:a#b@h").password, Some(Secret("a#b".into())));
+        assert!(parse(&format!("redis+unix:///{}", "x".repeat(90))).is_ok());
     }
 
     #[test]

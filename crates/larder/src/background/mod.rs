@@ -89,19 +89,6 @@ impl Background {
         self.0.start(Group::Endless, Box::pin(task), Vec::new())
     }
 
-    /// Runs a future on the thread and waits for it here. An error if the thread has ended.
-    #[cfg(feature = "redis")]
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T> {
-        let Some(runtime) = self.runtime() else { return Ok(work.await) };
-        // Ends with the caller that waits for it.
-        let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn_on(work.with_current_subscriber(), runtime);
-        tasks.join_next().await.and_then(std::result::Result::ok).ok_or_else(crate::error::Error::closed)
-    }
-
     /// Ends what has no end.
     pub(crate) async fn abort_endless(&self, patience: Duration) {
         self.0.endless.abort(patience).await;

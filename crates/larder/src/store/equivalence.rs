@@ -253,15 +253,19 @@ pub(super) async fn real_store() -> RedisStore {
     let login = Login {
         username: None,
         password: None,
+        credentials: None,
         database: 0,
         tls: false,
         tls_roots: None,
         connect_timeout: Duration::from_secs(10),
+        client_name: "larder".into(),
         clock: Clock::default(),
+        learned: Arc::default(),
     };
-    RedisStore::connect(target.deployment, login.clone(), login, 1, Some(Arc::new(Changes::default())))
-        .await
-        .unwrap()
+    let listener: Arc<Changes> = Arc::default();
+    let store = RedisStore::start(target.deployment, login.clone(), login, 1, Some(listener));
+    store.ready().await.unwrap();
+    store
 }
 
 #[test]

@@ -283,8 +283,11 @@ pub(crate) trait Store: Send + Sync + 'static {
 }
 
 /// Whether a store may lose what it was given before its time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Eviction {
+    /// No server has been reached yet.
+    #[default]
+    NotAsked,
     Never,
     /// At its limit of memory, by this policy.
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store evicts no locks"))]
@@ -303,11 +306,20 @@ pub(crate) enum AnyStore {
 
 impl AnyStore {
     /// Whether locks and limits can be evicted, as far as the store said so when it was connected.
-    pub(crate) fn eviction(&self) -> &Eviction {
+    pub(crate) fn eviction(&self) -> Eviction {
         match self {
-            Self::Memory(_) => &Eviction::Never,
+            Self::Memory(_) => Eviction::Never,
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.eviction(),
+        }
+    }
+
+    /// Waits for the first attempt to connect, and gives its failure.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.ready().await,
         }
     }
 

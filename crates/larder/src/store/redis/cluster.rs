@@ -1,7 +1,7 @@
 //! Which node serves which slot, and following a cluster that changes.
 //!
-//! The map comes from CLUSTER SLOTS and is fetched anew when a node answers MOVED, when a node is down, and once in a
-//! while. MOVED, ASK and TRYAGAIN mean that the request was not carried out, so those are followed whatever the
+//! The map comes from CLUSTER SLOTS and is fetched again when a node answers MOVED, when a node is down, and once in a
+//! while: from the first node that answers. A node that is silent is not waited for, the next is asked beside it. MOVED, ASK and TRYAGAIN mean that the request was not carried out, so those are followed whatever the
 //! request; nothing else is ever sent twice. The driver has a cluster client of its own: it also sends again what
 //! broke midway, which could charge a limit twice, and it keeps its map to itself, without which keys cannot be
 //! grouped.
@@ -10,9 +10,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use redis::{Cmd, Pipeline, Value};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
@@ -28,6 +30,10 @@ use crate::error::{Error, ErrorKind, Result};
 const REVIEW: Duration = Duration::from_secs(30);
 /// The shortest time between two looks: a cluster in trouble must not be asked by every request.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The longest time between two looks while none succeeds.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a node may be silent before the next is asked for the map, too.
+const STAGGER: Duration = Duration::from_millis(100);
 /// A request is passed on at most this often before the cluster is said to be down.
 const MOST_REDIRECTS: usize = 8;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(10);
@@ -44,6 +50,8 @@ struct Shared {
     tracking: Option<Tracking>,
     map: RwLock<Arc<Map>>,
     stale: Notify,
+    /// How the last look ended; nothing before the first has.
+    looked: watch::Sender<Option<Result<()>>>,
 }
 
 #[derive(Default)]
@@ -54,23 +62,29 @@ struct Map {
 }
 
 impl Cluster {
-    pub(super) async fn connect(
+    /// Starts to look for the map. [`ready`](Self::ready) waits for it.
+    pub(super) fn start(
         seeds: Vec<Address>,
         login: Arc<Login>,
         connections: usize,
         tracking: Option<Tracking>,
-    ) -> Result<Self> {
-        let (map, stale) = (RwLock::default(), Notify::new());
-        let shared = Arc::new(Shared { seeds, login, connections, tracking, map, stale });
-        shared.refresh().await?;
-        shared.some_node_ready().await?;
+    ) -> Self {
+        let (map, stale, looked) = (RwLock::default(), Notify::new(), watch::Sender::default());
+        let shared = Arc::new(Shared { seeds, login, connections, tracking, map, stale, looked });
         let refresher = tokio::spawn(Shared::keep_fresh(shared.clone())).abort_handle();
-        Ok(Self { shared, refresher })
+        Self { shared, refresher }
+    }
+
+    /// Waits for the first map and the first attempt at each master. One that is down is waited for later; that all are is
+    /// an error.
+    pub(super) async fn ready(&self) -> Result<()> {
+        self.shared.first_look().await?;
+        self.shared.some_node_ready().await
     }
 
     /// Sends a command to the master of a slot, and on to where it is passed.
     pub(super) async fn send(&self, slot: u16, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
-        let mut node = self.shared.master(slot)?;
+        let mut node = self.shared.await_master(slot).await?;
         let (mut asking, mut apart) = (false, false);
         for _ in 0..MOST_REDIRECTS {
             let answer =
@@ -110,7 +124,7 @@ impl Cluster {
         commands: &[Cmd],
         replay: Replay,
     ) -> Result<Vec<Result<Value, Failure>>> {
-        let node = self.shared.master(slot)?;
+        let node = self.shared.await_master(slot).await?;
         let mut pipeline = Pipeline::with_capacity(commands.len());
         for command in commands {
             pipeline.add_command(command.clone());
@@ -134,10 +148,12 @@ impl Cluster {
         self.shared.master(slot).ok()
     }
 
-    /// Some node that is up.
-    pub(super) fn any(&self) -> Option<Arc<Node>> {
+    /// Some node, one that is up if there is any. Waits for the first map.
+    pub(super) async fn any(&self) -> Result<Arc<Node>> {
+        self.shared.first_look().await?;
         let map = self.shared.map();
-        map.nodes.values().find(|node| !node.is_down()).or_else(|| map.nodes.values().next()).cloned()
+        let node = map.nodes.values().find(|node| !node.is_down()).or_else(|| map.nodes.values().next());
+        node.cloned().ok_or_else(Error::closed)
     }
 
     pub(super) fn close(&self) {
@@ -182,6 +198,30 @@ impl Shared {
         })
     }
 
+    /// As [`master`](Self::master), and waits for the first map.
+    async fn await_master(&self, slot: u16) -> Result<Arc<Node>> {
+        match self.master(slot) {
+            Ok(node) => Ok(node),
+            Err(error) => match self.first_look().await {
+                Ok(()) => self.master(slot).map_err(|_| error),
+                Err(why) => Err(why),
+            },
+        }
+    }
+
+    /// Waits until there is a map, or the look for the first has failed: with what stood in its way.
+    async fn first_look(&self) -> Result<()> {
+        if !self.map().nodes.is_empty() {
+            return Ok(());
+        }
+        let mut looked = self.looked.subscribe();
+        match looked.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(Err(error))) if self.map().nodes.is_empty() => Err(error.clone()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::closed()),
+        }
+    }
+
     /// Waits for every master's first attempt. One that is down is waited for later; that all are is an error.
     async fn some_node_ready(&self) -> Result<()> {
         let map = self.map();
@@ -204,7 +244,8 @@ impl Shared {
 
     fn start(&self, address: &Address) -> Arc<Node> {
         let lane = self.tracking.clone().map(|tracking| Lane::take(tracking, true));
-        Arc::new(Node::start(&Destination::Fixed(address.clone()), &self.login, self.connections, lane))
+        let destination = Destination::Fixed(address.clone());
+        Arc::new(Node::start(&destination, &self.login, self.connections, true, lane))
     }
 
     fn distrust(&self, error: &Error) {
@@ -215,46 +256,78 @@ impl Shared {
     }
 
     async fn keep_fresh(self: Arc<Self>) {
+        let mut pause = PAUSE;
         loop {
-            let trouble = self.map().nodes.values().any(|node| node.is_down());
-            let patience = if trouble { PAUSE * 3 } else { REVIEW };
-            let _ = timeout(patience, self.stale.notified()).await;
-            if let Err(error) = self.refresh().await {
+            let looked = self.refresh().await;
+            pause = if looked.is_ok() { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+            if let Err(error) = &looked {
                 tracing::debug!(%error, "the cluster's map could not be fetched");
             }
-            sleep(PAUSE).await;
+            self.looked.send_replace(Some(looked));
+            sleep(pause).await;
+            let map = self.map();
+            let trouble = map.nodes.is_empty() || map.nodes.values().any(|node| node.is_down());
+            let patience = if trouble { PAUSE * 3 } else { REVIEW };
+            let _ = timeout(patience, self.stale.notified()).await;
         }
     }
 
-    /// Fetches the map from the first node that has one: those known to be up first, then the seeds.
+    /// Fetches the map from the first node that gives it: those known to be up are asked first, then the seeds. The next is
+    /// asked when one fails, and beside one that is silent.
     async fn refresh(&self) -> Result<()> {
         let map = self.map();
-        let up = map.nodes.iter().filter(|(_, node)| !node.is_down());
-        let mut last = Error::new(ErrorKind::ClusterDown, "no node of the cluster was named");
-        for (address, node) in up {
-            match self.fetch(address, node).await {
-                Ok(()) => return Ok(()),
-                Err(error) => last = error,
+        let mut candidates: Vec<(Address, Option<Arc<Node>>)> = Vec::new();
+        for (address, node) in &map.nodes {
+            if !node.is_down() {
+                candidates.push((address.clone(), Some(node.clone())));
             }
         }
-        for address in self.seeds.iter().filter(|seed| !map.nodes.contains_key(*seed)) {
-            let asked = Node::start(&Destination::Fixed(address.clone()), &self.login, 1, None);
-            match self.fetch(address, &asked).await {
-                Ok(()) => return Ok(()),
-                Err(error) => last = error,
+        for seed in &self.seeds {
+            if !map.nodes.contains_key(seed) {
+                candidates.push((seed.clone(), None));
             }
         }
-        Err(last)
+        let mut rest = candidates.into_iter().peekable();
+        let mut failed = Error::new(ErrorKind::ClusterDown, "no node of the cluster was named");
+        let mut asked = FuturesUnordered::new();
+        loop {
+            if asked.is_empty() {
+                let Some((address, node)) = rest.next() else { return Err(failed) };
+                asked.push(self.ask_masters(address, node));
+            }
+            tokio::select! {
+                Some(answer) = asked.next() => match answer {
+                    Ok(masters) => {
+                        self.adopt(masters);
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        failed = error;
+                        asked.extend(rest.next().map(|(address, node)| self.ask_masters(address, node)));
+                    }
+                },
+                () = sleep(STAGGER), if rest.peek().is_some() => {
+                    asked.extend(rest.next().map(|(address, node)| self.ask_masters(address, node)));
+                }
+            }
+        }
     }
 
-    async fn fetch(&self, address: &Address, node: &Node) -> Result<()> {
+    /// Asks a node for the master of each slot, over a connection of its own where it is a seed alone.
+    async fn ask_masters(&self, address: Address, node: Option<Arc<Node>>) -> Result<Vec<Option<Address>>> {
+        let node = node.unwrap_or_else(|| {
+            Arc::new(Node::start(&Destination::Fixed(address.clone()), &self.login, 1, true, None))
+        });
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
         let answer = timeout(self.login.connect_timeout, node.send(0, &command, Replay::Safe))
             .await
             .map_err(|_| Error::timed_out(self.login.connect_timeout))?
             .map_err(|failure| failure.into_error(node.name()))?;
-        let addresses = slots::parse(&answer, address)?;
+        slots::parse(&answer, &address)
+    }
+
+    fn adopt(&self, addresses: Vec<Option<Address>>) {
         let mut guard = self.map.write().unwrap_or_else(PoisonError::into_inner);
         let mut nodes: HashMap<Address, Arc<Node>> = HashMap::new();
         let mut masters = Vec::with_capacity(addresses.len());
@@ -274,6 +347,5 @@ impl Shared {
             // Who served a slot before need not tell of changes at who serves it now.
             tracking.listener.all_changed();
         }
-        Ok(())
     }
 }

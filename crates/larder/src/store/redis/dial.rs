@@ -1,9 +1,9 @@
 //! Opening one connection: to an address, or to whichever server Sentinel names as master.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures_util::future::select_ok;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -12,10 +12,16 @@ use redis::{
 };
 use tokio::time::timeout;
 
+use super::agreement::Agreement;
 use super::error::translate;
+use super::full;
+use super::identity::{Identity, Role, identify};
+use super::sentinel;
 use crate::clock::Clock;
+use crate::credentials::{CredentialSource, Kept};
 use crate::endpoint::{Address, Secret};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::Eviction;
 
 /// The driver's own queue of requests that wait for the socket. Its default of 50 makes callers wait for each other.
 const QUEUE: usize = 1024;
@@ -25,13 +31,40 @@ const QUEUE: usize = 1024;
 pub(crate) struct Login {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
+    /// In place of both, where the program has a provider.
+    pub(crate) credentials: Option<Arc<CredentialSource>>,
     pub(crate) database: u32,
     pub(crate) tls: bool,
     /// Certificates of the authorities to trust in place of the operating system's, in PEM.
     pub(crate) tls_roots: Option<Vec<u8>>,
     pub(crate) connect_timeout: Duration,
+    /// What `CLIENT LIST` calls the connections.
+    pub(crate) client_name: String,
     /// What the server's time is measured against.
     pub(crate) clock: Clock,
+    pub(crate) learned: Arc<Learned>,
+}
+
+/// What the servers of a store have said of themselves, and which of them the links talk to.
+#[derive(Debug, Default)]
+pub(crate) struct Learned {
+    eviction: RwLock<Eviction>,
+    /// Where there is one server at a time.
+    pub(super) agreement: Agreement,
+}
+
+impl Learned {
+    pub(super) fn eviction(&self) -> Eviction {
+        self.eviction.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Of several nodes, one that evicts counts.
+    fn note(&self, said: &Eviction) {
+        let mut known = self.eviction.write().unwrap_or_else(PoisonError::into_inner);
+        if !matches!((&*known, said), (Eviction::Evicts(_), Eviction::Never | Eviction::Unknown)) {
+            *known = said.clone();
+        }
+    }
 }
 
 /// Where the connections of a link go.
@@ -49,23 +82,28 @@ impl Destination {
     }
 }
 
+/// A connection that was opened.
+pub(super) struct Dialled {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) address: Address,
+    pub(super) identity: Identity,
+    /// What it was authenticated with, where that may change.
+    pub(super) credentials: Option<Kept>,
+}
+
 /// Opens a connection within the login's `connect_timeout`. `pushes` is called in the connection's own task, before any
 /// later reply is handed out.
 pub(super) async fn dial(
     destination: &Destination,
     login: &Login,
     pushes: impl Fn(PushInfo) + Send + Sync + 'static,
-) -> Result<(MultiplexedConnection, Address)> {
+) -> Result<Dialled> {
+    let pushes: Pushes = Arc::new(pushes);
     let open = async {
         match destination {
-            Destination::Fixed(address) => {
-                Ok((open(address, login, Some(Box::new(pushes))).await?, address.clone()))
-            }
+            Destination::Fixed(address) => open_and_identify(address, login, pushes).await,
             Destination::Sentinel { sentinels, service, sentinel_login } => {
-                let address = master(sentinels, service, sentinel_login).await?;
-                let connection = open(&address, login, Some(Box::new(pushes))).await?;
-                check_role(&connection, &address).await?;
-                Ok((connection, address))
+                sentinel::open_named((sentinels, service), sentinel_login, login, &pushes).await
             }
         }
     };
@@ -84,6 +122,11 @@ pub(super) async fn dial(
     }
 }
 
+/// Where a connection that is opened now would lead. It is closed at once.
+pub(super) async fn look_up(destination: &Destination, login: &Login) -> Result<Identity> {
+    dial(destination, login, |_| {}).await.map(|dialled| dialled.identity)
+}
+
 pub(super) fn describe(destination: &Destination) -> String {
     match destination {
         Destination::Fixed(address) => address.to_string(),
@@ -91,11 +134,64 @@ pub(super) fn describe(destination: &Destination) -> String {
     }
 }
 
-type Pushes = Box<dyn Fn(PushInfo) + Send + Sync>;
+async fn open_and_identify(address: &Address, login: &Login, pushes: Pushes) -> Result<Dialled> {
+    let opened = open(address, login, Some(pushes)).await?;
+    let identity = identify(&opened.connection, &login.client_name)
+        .await
+        .map_err(|error| translate(&error, &address.to_string()))?;
+    login.learned.note(&identity.eviction);
+    let Opened { connection, credentials } = opened;
+    Ok(Dialled { connection, address: address.clone(), identity, credentials })
+}
 
-async fn open(address: &Address, login: &Login, pushes: Option<Pushes>) -> Result<MultiplexedConnection> {
+/// Opens a connection to a server that Sentinel named, and fails where that is no master.
+pub(super) async fn open_master(address: &Address, login: &Login, pushes: Pushes) -> Result<Dialled> {
+    // The end of a connection that is passed over is not the end of the one that is used. Nothing is told before tracking
+    // is on, so nothing is missed.
+    let used = Arc::new(AtomicBool::new(false));
+    let gate = used.clone();
+    let gated = move |push| {
+        if gate.load(Ordering::Acquire) {
+            pushes(push);
+        }
+    };
+    let dialled = open_and_identify(address, login, Arc::new(gated)).await?;
+    check_master(&dialled)?;
+    used.store(true, Ordering::Release);
+    Ok(dialled)
+}
+
+/// During a failover a sentinel may still name the old master, or one that is not promoted yet.
+fn check_master(dialled: &Dialled) -> Result<()> {
+    let address = &dialled.address;
+    match dialled.identity.role {
+        Some(Role::Master) => Ok(()),
+        Some(Role::Replica) => Err(Error::new(
+            ErrorKind::ReadOnly,
+            format!("{address} was named master by Sentinel and is none yet"),
+        )),
+        None => Err(Error::new(
+            ErrorKind::Permission,
+            format!("{address} does not say whether it is the master: the user needs +role"),
+        )),
+    }
+}
+
+type Pushes = Arc<dyn Fn(PushInfo) + Send + Sync>;
+
+/// A connection, and what it was authenticated with where that may change.
+pub(super) struct Opened {
+    pub(super) connection: MultiplexedConnection,
+    credentials: Option<Kept>,
+}
+
+pub(super) async fn open(address: &Address, login: &Login, pushes: Option<Pushes>) -> Result<Opened> {
+    let credentials = match &login.credentials {
+        Some(source) => Some(source.current().await?),
+        None => None,
+    };
     let fail = |error| translate(&error, &address.to_string());
-    let client = client(address, login).map_err(fail)?;
+    let client = client(address, login, credentials.as_ref()).map_err(fail)?;
     // larder has timeouts of its own, around whole operations.
     let mut config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
@@ -107,10 +203,22 @@ async fn open(address: &Address, login: &Login, pushes: Option<Pushes>) -> Resul
             Ok::<(), ()>(())
         });
     }
-    client.get_multiplexed_async_connection_with_config(&config).await.map_err(fail)
+    let error = match client.get_multiplexed_async_connection_with_config(&config).await {
+        Ok(connection) => return Ok(Opened { connection, credentials }),
+        Err(error) => fail(error),
+    };
+    if let (ErrorKind::Authentication, Some(source), Some(kept)) =
+        (error.kind(), &login.credentials, &credentials)
+    {
+        source.refused(kept.number).await;
+    }
+    if error.kind() == ErrorKind::Disconnected && !login.tls && full::is_full(address).await {
+        return Err(full::error(address));
+    }
+    Err(error)
 }
 
-fn client(address: &Address, login: &Login) -> redis::RedisResult<Client> {
+fn client(address: &Address, login: &Login, credentials: Option<&Kept>) -> redis::RedisResult<Client> {
     let address = match address {
         Address::Unix(path) => ConnectionAddr::Unix(path.clone()),
         Address::Tcp { host, port } if login.tls => {
@@ -122,10 +230,14 @@ fn client(address: &Address, login: &Login) -> redis::RedisResult<Client> {
         .set_protocol(ProtocolVersion::RESP3)
         .set_db(login.database.into())
         .set_lib_name("larder", env!("CARGO_PKG_VERSION"));
-    if let Some(username) = &login.username {
+    let (username, password) = match credentials {
+        Some(Kept { credentials, .. }) => (&credentials.username, Some(&credentials.password)),
+        None => (&login.username, login.password.as_ref()),
+    };
+    if let Some(username) = username {
         settings = settings.set_username(username);
     }
-    if let Some(Secret(password)) = &login.password {
+    if let Some(Secret(password)) = password {
         settings = settings.set_password(password);
     }
     let info: ConnectionInfo = address
@@ -149,38 +261,4 @@ fn with_tls(info: ConnectionInfo, login: &Login) -> redis::RedisResult<Client> {
 #[cfg(not(feature = "tls"))]
 fn with_tls(info: ConnectionInfo, _: &Login) -> redis::RedisResult<Client> {
     Client::open(info)
-}
-
-/// Asks all sentinels at once which server is the master; the first that knows is believed. The protocol: redis.io,
-/// "Guidelines for Redis clients with support for Sentinel".
-async fn master(sentinels: &[Address], service: &str, login: &Login) -> Result<Address> {
-    let asked = sentinels.iter().map(|sentinel| Box::pin(ask(sentinel, service, login)));
-    select_ok(asked).await.map(|(address, _)| address)
-}
-
-async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<Address> {
-    let mut connection = open(sentinel, login, None).await?;
-    let answer: Option<(String, u16)> = redis::cmd("SENTINEL")
-        .arg("GET-MASTER-ADDR-BY-NAME")
-        .arg(service)
-        .query_async(&mut connection)
-        .await
-        .map_err(|error| translate(&error, &sentinel.to_string()))?;
-    match answer {
-        Some((host, port)) => Ok(Address::Tcp { host, port }),
-        None => Err(Error::invalid(format!("the sentinel {sentinel} knows no service {service}"))),
-    }
-}
-
-/// During a failover a sentinel may still name the old master, or one that is not promoted yet.
-async fn check_role(connection: &MultiplexedConnection, address: &Address) -> Result<()> {
-    let role: Vec<redis::Value> = redis::cmd("ROLE")
-        .query_async(&mut connection.clone())
-        .await
-        .map_err(|error| translate(&error, &address.to_string()))?;
-    let role = role.into_iter().next().and_then(|role| redis::from_redis_value::<String>(role).ok());
-    if role.as_deref() == Some("master") {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::ReadOnly, format!("{address} was named master by Sentinel and is none yet")))
 }

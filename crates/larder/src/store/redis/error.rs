@@ -83,10 +83,17 @@ pub(super) fn translate_request(error: &RedisError, address: &str) -> Error {
 }
 
 fn translate_as(kind: ErrorKind, error: &RedisError, address: &str) -> Error {
-    // What the source says is not said twice.
     let cause = io_cause(error);
-    let said = if cause.is_some() { String::new() } else { format!(": {}", said(error)) };
+    // In the message too, as many programs log that alone: "connection refused" and "no such host" are different errands.
+    let said = match cause {
+        Some(cause) => format!(": {cause}"),
+        None => format!(": {}", said(error)),
+    };
+    let forbidden = cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
     let message = match kind {
+        ErrorKind::Refused if forbidden => {
+            format!("the operating system does not let this process connect to {address}: the permissions of a socket's file or folder, or a firewall{said}")
+        }
         ErrorKind::Refused => format!("cannot connect to {address}{said}"),
         ErrorKind::Tls => format!("the TLS handshake with {address} failed{said}"),
         ErrorKind::Disconnected => format!("the connection to {address} broke{said}"),
@@ -95,6 +102,9 @@ fn translate_as(kind: ErrorKind, error: &RedisError, address: &str) -> Error {
         ErrorKind::Permission => format!("the user may not do this at {address}{said}"),
         ErrorKind::WrongType => format!("the key at {address} holds another type of data{said}"),
         ErrorKind::OutOfMemory => format!("{address} is at its maxmemory and may not evict{said}"),
+        ErrorKind::ReadOnly if error.kind() == redis::ErrorKind::Server(ServerErrorKind::MasterDown) => {
+            format!("{address} is a replica that lost its master and does not answer{said}")
+        }
         ErrorKind::ReadOnly => format!("{address} is a read-only replica{said}"),
         ErrorKind::Loading => format!("{address} is still loading its data{said}"),
         ErrorKind::ClusterDown => format!("the cluster at {address} cannot serve the key{said}"),
@@ -134,8 +144,7 @@ fn kind(error: &RedisError) -> ErrorKind {
             ServerErrorKind::ReadOnly => ErrorKind::ReadOnly,
             ServerErrorKind::NoPerm => ErrorKind::Permission,
             ServerErrorKind::ClusterDown | ServerErrorKind::TryAgain => ErrorKind::ClusterDown,
-            // A replica that lost its master and is told not to serve what it has.
-            ServerErrorKind::MasterDown => ErrorKind::Loading,
+            ServerErrorKind::MasterDown => ErrorKind::ReadOnly,
             _ => coded(error),
         },
         _ => coded(error),
@@ -162,7 +171,7 @@ fn coded(error: &RedisError) -> ErrorKind {
         ErrorKind::Authentication
     } else if has("NOPERM") || NO_PERMISSION.iter().any(|said| detail.contains(said)) {
         ErrorKind::Permission
-    } else if has("READONLY") {
+    } else if has("READONLY") || has("MASTERDOWN") {
         ErrorKind::ReadOnly
     } else if detail.contains("DB index is out of range")
         || detail.contains("invalid DB index")
@@ -186,9 +195,10 @@ fn io_kind(error: &RedisError) -> ErrorKind {
         | io::ErrorKind::NotFound
         | io::ErrorKind::AddrNotAvailable
         | io::ErrorKind::HostUnreachable
+        // A socket's file has its permissions only a moment after the server has made it.
+        | io::ErrorKind::PermissionDenied
         | io::ErrorKind::NetworkUnreachable => ErrorKind::Refused,
         io::ErrorKind::TimedOut => ErrorKind::TimedOut,
-        io::ErrorKind::PermissionDenied => ErrorKind::Permission,
         // What the resolver says when there is no such host has no kind of its own.
         _ if cause.to_string().contains("lookup address") => ErrorKind::Refused,
         _ => ErrorKind::Disconnected,

@@ -1,7 +1,8 @@
 //! One connection that is kept: dialled, watched, and dialled again when it breaks.
 //!
 //! A supervisor owns the connection. While it stands, callers share it. When it breaks (the driver says so, or two
-//! heartbeats in a row go unanswered, which is how a peer that hangs is noticed), the supervisor dials at once, and
+//! heartbeats in a row go unanswered, which is how a peer that hangs is noticed), or the links of the node have to
+//! [move](super::agreement) to another server, the supervisor dials at once, and
 //! callers wait for that one attempt. If it fails, the link is down: callers get the error without waiting, and the
 //! supervisor keeps dialling with backoff and jitter. So an outage costs each caller a bounded time once, and then
 //! none.
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures_util::future::OptionFuture;
 use redis::PushKind;
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
@@ -17,11 +19,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
-use super::dial::{Destination, Login, describe, dial};
+use super::agreement::Admission;
+use super::dial::{Destination, Dialled, Learned, Login, describe, dial, look_up};
 use super::error::translate;
+use super::identity::{AskRole, Identity, Role};
 use super::slots;
 use super::time::ServerTime;
 use super::tracking::{Lane, arm};
+use crate::credentials::{CredentialSource, Kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::trust::Seen;
 use crate::telemetry;
@@ -33,6 +38,13 @@ const TRACKED_HEARTBEAT: Duration = Duration::from_millis(500);
 const SLOTS_EVERY: u32 = 4;
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
+/// The shortest after the server said that it takes no more connections.
+const BUSY_DELAY: Duration = Duration::from_millis(500);
+/// How often a name that leads to a replica is looked up: less and less often, and soon after a request was refused.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
+/// How soon after credentials could not be renewed that is tried again.
+const RENEW_AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection, and which of the link's connections it is.
 #[derive(Clone)]
@@ -43,6 +55,10 @@ pub(super) struct Live {
     since: Instant,
     /// As what it is believed, where changes are told.
     pub(super) seen: Option<Seen>,
+    /// What the server said of itself. In a cluster the map of slots says who is a master.
+    pub(super) role: Option<Role>,
+    /// Of the links of the node; see [`Agreement`](super::agreement::Agreement).
+    pub(super) generation: u64,
     /// Whether a tracked connection may read several keys with one command, or by a script.
     pub(super) reads_many: bool,
 }
@@ -71,26 +87,38 @@ enum State {
 /// Drops its connection and stops dialling when dropped.
 pub(super) struct Link {
     state: watch::Sender<State>,
+    learned: Arc<Learned>,
     time: Arc<ServerTime>,
     supervisor: AbortHandle,
 }
 
 impl Link {
     /// Starts dialling. [`live`](Self::live) waits for the first attempt. With a lane it is a tracked connection.
-    pub(super) fn start(destination: Destination, login: Arc<Login>, lane: Option<Lane>) -> Self {
+    pub(super) fn start(
+        destination: Destination,
+        kind: Kind,
+        login: Arc<Login>,
+        lane: Option<Lane>,
+    ) -> Self {
         let (state, _) = watch::channel(State::Dialling);
         let time = Arc::new(ServerTime::new(login.clock.clone()));
-        let supervisor = Supervisor { destination, login, time: time.clone(), lane };
+        let learned = login.learned.clone();
+        let supervisor = Supervisor { destination, kind, login, time: time.clone(), lane };
         let supervisor = tokio::spawn(supervisor.run(state.clone())).abort_handle();
-        Self { state, time, supervisor }
+        Self { state, learned, time, supervisor }
     }
 
-    /// The connection, if it stands.
+    /// The connection, if it is open.
     pub(super) fn standing(&self) -> Option<Live> {
         match &*self.state.borrow() {
-            State::Up(live) => Some(live.clone()),
+            State::Up(live) if self.is_current(live) => Some(live.clone()),
             _ => None,
         }
+    }
+
+    /// Whether it leads to the server that the links of the node talk to.
+    fn is_current(&self, live: &Live) -> bool {
+        live.generation == OF_CLUSTER || live.generation == self.learned.agreement.generation()
     }
 
     /// The connection; waits while it is being dialled, fails at once while the server is away.
@@ -100,7 +128,9 @@ impl Link {
 
     /// As [`live`](Self::live), but not the connection `failed`, which its caller saw break.
     pub(super) async fn live_after(&self, failed: Option<&Live>) -> Result<Live> {
-        let usable = |live: &Live| failed.is_none_or(|failed| failed.number != live.number);
+        let usable = |live: &Live| {
+            self.is_current(live) && failed.is_none_or(|failed| failed.number != live.number)
+        };
         let mut state = self.state.subscribe();
         let settled = state.wait_for(|state| match state {
             State::Dialling => false,
@@ -135,8 +165,22 @@ impl Drop for Link {
     }
 }
 
+/// What a link is one of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The links to one server. The first looks the name up where they talk to a replica.
+    First,
+    Further,
+    /// The links to a node of a cluster, whose map says where to go.
+    OfCluster,
+}
+
+/// In place of a generation.
+const OF_CLUSTER: u64 = u64::MAX;
+
 struct Supervisor {
     destination: Destination,
+    kind: Kind,
     login: Arc<Login>,
     time: Arc<ServerTime>,
     lane: Option<Lane>,
@@ -148,17 +192,22 @@ impl Supervisor {
         let mut delays = delays();
         loop {
             number += 1;
-            let live = self.dial_until_up(&state, &mut delays, number).await;
+            let (live, about) = self.dial_until_up(&state, &mut delays, number).await;
             let connected = telemetry::connected(number > 1);
             put(&state, State::Up(live.clone()));
             let since = Instant::now();
-            let end = self.watch(live).await;
+            let seen = live.seen;
+            let end = self.watch(live, about).await;
             drop(connected);
+            if let (Some(lane), Some(seen)) = (&self.lane, seen) {
+                // A connection that is given up may be open still, and tell of nothing that matters.
+                lane.end(seen);
+            }
             tracing::warn!(server = %describe(&self.destination), "connection lost, dialling again");
             put(
                 &state,
                 match end {
-                    End::Broken => State::Dialling,
+                    End::Broken | End::Moved => State::Dialling,
                     // Who hangs will hardly answer a dial sooner: callers need not wait for that.
                     End::Silent => State::Down(Error::new(
                         ErrorKind::TimedOut,
@@ -166,7 +215,7 @@ impl Supervisor {
                     )),
                 },
             );
-            if since.elapsed() > HEARTBEAT {
+            if since.elapsed() > HEARTBEAT || end == End::Moved {
                 delays = self::delays();
             } else {
                 // A server that takes connections and drops them at once must not be dialled without a pause.
@@ -180,20 +229,28 @@ impl Supervisor {
         state: &watch::Sender<State>,
         delays: &mut ExponentialBackoff,
         number: u64,
-    ) -> Live {
+    ) -> (Live, About) {
         loop {
+            let mut least = Duration::ZERO;
             match self.dial_once(number).await {
-                Ok(live) => return live,
+                Ok(Some(opened)) => return opened,
+                Ok(None) => continue,
                 Err(error) => {
                     tracing::debug!(server = %describe(&self.destination), %error, "dialling failed");
+                    if error.kind() == ErrorKind::Busy {
+                        // Each attempt costs a server that has no room for it.
+                        least = BUSY_DELAY;
+                    }
                     put(state, State::Down(error));
                 }
             }
-            sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
+            sleep(delays.next().unwrap_or(LONGEST_DELAY).max(least)).await;
         }
     }
 
-    async fn dial_once(&self, number: u64) -> Result<Live> {
+    /// Opens a connection; none where the links moved on meanwhile.
+    async fn dial_once(&self, number: u64) -> Result<Option<(Live, About)>> {
+        let begun = self.login.learned.agreement.generation();
         let broken = Arc::new(Notify::new());
         let on_break = broken.clone();
         let seen = self.lane.as_ref().and_then(Lane::open);
@@ -206,43 +263,74 @@ impl Supervisor {
                 on_break.notify_one();
             }
         };
-        let (connection, address) = dial(&self.destination, &self.login, pushes).await?;
-        let mut live =
-            Live { connection, number, broken, since: Instant::now(), seen: None, reads_many: true };
+        let Dialled { connection, address, identity, credentials } =
+            dial(&self.destination, &self.login, pushes).await?;
+        let (generation, trusted) = if self.kind == Kind::OfCluster {
+            (OF_CLUSTER, true)
+        } else {
+            match self.login.learned.agreement.admit(&identity, begun, &describe(&self.destination)) {
+                Admission::Used { generation, trusted } => (generation, trusted),
+                Admission::Again => return Ok(None),
+                Admission::Refused(error) => return Err(error),
+            }
+        };
+        let mut live = Live {
+            connection,
+            number,
+            broken,
+            since: Instant::now(),
+            seen: None,
+            role: identity.role,
+            generation,
+            // Before Redis 7 a push may stand inside the array of a reply: only single keys are read there, and no scripts
+            // run.
+            reads_many: self.lane.is_none() || identity.major.is_some_and(|major| major >= 7),
+        };
         let handshake = async {
             if self.lane.is_some() {
-                let armed = arm(&live.connection, &address.to_string()).await?;
-                live.seen = seen.filter(|_| armed.tracked);
-                live.reads_many = armed.reads_many;
+                let tracked = arm(&live.connection, &address.to_string()).await?;
+                live.seen = seen.filter(|_| tracked && trusted);
             }
-            self.beat(&live).await
+            self.beat(&live, AskRole::No).await.map(drop)
         };
         // The first heartbeat belongs to the handshake: without it freshness could not be judged.
         match timeout(self.login.connect_timeout, handshake).await {
-            Ok(Ok(())) => Ok(live),
+            Ok(Ok(())) => {
+                let about = About { identity, credentials };
+                Ok(Some((live, about)))
+            }
             Ok(Err(error)) => Err(translate(&error, &address.to_string())),
             Err(_) => Err(Error::timed_out(self.login.connect_timeout)),
         }
     }
 
-    /// Asks for the server's time; what was read through a tracked connection is believed anew. An error is a lost
-    /// connection.
-    async fn beat(&self, live: &Live) -> RedisResult<()> {
+    /// Asks for the server's time, and for its role where that can be asked: one round trip. A master's answer keeps valid
+    /// what was read through a tracked connection. An error is a lost connection.
+    async fn beat(&self, live: &Live, ask_role: AskRole) -> RedisResult<Option<Role>> {
         let sent = self.lane.as_ref().map(Lane::moment);
-        match self.time.ask(&live.connection).await {
-            Ok(()) => {}
-            Err(error) if is_connection_lost(&error) => return Err(error),
-            // A server that answers otherwise is up: it may be loading, or the ACL may forbid TIME.
-            Err(error) => tracing::debug!(%error, "the server does not tell its time"),
-        }
-        if let (Some(lane), Some(sent), Some(seen)) = (&self.lane, sent, live.seen) {
+        let asks = self.kind != Kind::OfCluster && ask_role != AskRole::No;
+        let answer = self.time.ask(&live.connection, asks.then(|| ask_role.command())).await?;
+        let role = answer.and_then(|answer| ask_role.read(&answer));
+        if let (Some(lane), Some(sent), Some(seen)) = (&self.lane, sent, live.seen)
+            && role != Some(Role::Replica)
+        {
             lane.renew(seen, sent);
         }
-        Ok(())
+        Ok(role)
     }
 
     /// Returns when the connection is at its end.
-    async fn watch(&self, live: Live) -> End {
+    async fn watch(&self, live: Live, mut about: About) -> End {
+        let agreement = &self.login.learned.agreement;
+        let mut moves = agreement.moves();
+        let server = describe(&self.destination);
+        let of_cluster = self.kind == Kind::OfCluster;
+        // Where the name leads to a master by now, if this is a replica. It must not delay a heartbeat.
+        let looks = self.kind == Kind::First && self.destination.moves() && about.identity.is_replica();
+        let (mut look, mut look_pause) = (Instant::now() + FIRST_LOOK, FIRST_LOOK);
+        let mut looking = OptionFuture::default();
+        let mut renewing = OptionFuture::default();
+        let mut renew_after = Instant::now();
         let period = if self.lane.is_some() { TRACKED_HEARTBEAT } else { HEARTBEAT };
         let mut heartbeat = interval_at(Instant::now() + period, period);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -250,12 +338,58 @@ impl Supervisor {
         loop {
             tokio::select! {
                 () = live.broken.notified() => return End::Broken,
+                _ = moves.wait_for(|generation| *generation != live.generation), if !of_cluster => {
+                    return End::Moved;
+                }
+                Some(found) = &mut looking => {
+                    looking = OptionFuture::default();
+                    if matches!(found, Ok(Identity { role: Some(Role::Master), .. })) {
+                        agreement.move_from(live.generation, &server, "its name leads to a master now");
+                    }
+                    continue;
+                }
+                Some(renewed) = &mut renewing => {
+                    renewing = OptionFuture::default();
+                    match renewed {
+                        Ok(kept) => about.credentials = Some(kept),
+                        Err(error) => {
+                            tracing::warn!(%server, %error, "a connection could not authenticate with new credentials");
+                            renew_after = Instant::now() + RENEW_AGAIN;
+                        }
+                    }
+                    continue;
+                }
+                () = agreement.refused(), if looks => {
+                    look = look.min(Instant::now() + FIRST_LOOK);
+                    continue;
+                }
                 _ = heartbeat.tick() => {}
             }
-            match timeout(HEARTBEAT, self.beat(&live)).await {
+            match timeout(HEARTBEAT, self.beat(&live, about.identity.ask_role)).await {
                 Ok(Err(_)) => return End::Broken,
-                Ok(Ok(())) => missed = 0,
+                Ok(Ok(role)) => {
+                    missed = 0;
+                    if role.is_some() && role != live.role {
+                        agreement.move_from(live.generation, &server, "its role changed");
+                    }
+                }
                 Err(_) => missed += 1,
+            }
+            if !of_cluster && agreement.is_stray(&about.identity) {
+                return End::Broken;
+            }
+            if looks && Instant::now() >= look {
+                look_pause = (look_pause * 2).min(LONGEST_LOOK);
+                look = Instant::now() + look_pause;
+                looking = Some(Box::pin(look_up(&self.destination, &self.login))).into();
+            }
+            if let (Some(source), Some(kept)) = (&self.login.credentials, &about.credentials)
+                && source.is_due(kept)
+                && Instant::now() >= renew_after
+            {
+                // Not twice at the same time.
+                renew_after = Instant::now() + self.login.connect_timeout;
+                renewing = Some(Box::pin(authenticate(live.connection.clone(), source, &self.login, &server))).into();
             }
             if missed == 2 {
                 return End::Silent;
@@ -267,8 +401,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether the server is still the one to read from, as far as it says so itself. A master that was replaced, and a
-    /// node that gave slots away, may go on answering while nobody tells them of changes any more.
+    /// Whether the server is still the one to read from, as far as it says so itself: a node of a cluster that gave slots away
+    /// may go on answering, and is not told of changes any more.
     async fn still_serves(
         &self,
         live: &Live,
@@ -276,36 +410,63 @@ impl Supervisor {
         slots: &mut Option<Vec<Vec<redis::Value>>>,
     ) -> bool {
         let Some(lane) = self.lane.as_ref().filter(|_| live.seen.is_some()) else { return true };
-        let command = if lane.of_cluster() {
-            if !beats.is_multiple_of(SLOTS_EVERY) {
-                return true;
-            }
-            redis::cmd("CLUSTER").arg("SLOTS").take()
-        } else if matches!(self.destination, Destination::Sentinel { .. }) {
-            redis::cmd("ROLE")
-        } else {
+        if !lane.of_cluster() || !beats.is_multiple_of(SLOTS_EVERY) {
             return true;
-        };
+        }
+        let command = redis::cmd("CLUSTER").arg("SLOTS").take();
         let mut connection = live.connection.clone();
         let asked = command.query_async::<redis::Value>(&mut connection);
         // What cannot be asked is not held against the server: the heartbeat decides that.
         let Ok(Ok(answer)) = timeout(HEARTBEAT, asked).await else { return true };
-        match (lane.of_cluster(), &answer) {
-            (true, redis::Value::Array(_)) => {
-                let masters = slots::masters(&answer);
-                slots.replace(masters.clone()).is_none_or(|before| before == masters)
-            }
-            (false, redis::Value::Array(parts)) => {
-                !matches!(parts.first(), Some(redis::Value::BulkString(role)) if role != b"master")
-            }
-            _ => true,
+        if !matches!(answer, redis::Value::Array(_)) {
+            return true;
         }
+        let masters = slots::masters(&answer);
+        slots.replace(masters.clone()).is_none_or(|before| before == masters)
     }
 }
 
+/// What the supervisor alone knows of a connection.
+struct About {
+    identity: Identity,
+    /// What it was authenticated with, where that may change.
+    credentials: Option<Kept>,
+}
+
+/// Authenticates an open connection with current credentials.
+async fn authenticate(
+    mut connection: MultiplexedConnection,
+    source: &CredentialSource,
+    login: &Login,
+    server: &str,
+) -> Result<Kept> {
+    let renew = async {
+        let kept = source.current().await?;
+        let mut command = redis::cmd("AUTH");
+        if let Some(username) = &kept.credentials.username {
+            command.arg(username);
+        }
+        command.arg(&kept.credentials.password.0);
+        match command.query_async::<()>(&mut connection).await {
+            Ok(()) => Ok(kept),
+            Err(error) => {
+                let error = translate(&error, server);
+                if error.kind() == ErrorKind::Authentication {
+                    source.refused(kept.number).await;
+                }
+                Err(error)
+            }
+        }
+    };
+    timeout(login.connect_timeout, renew).await.unwrap_or_else(|_| Err(Error::timed_out(login.connect_timeout)))
+}
+
 /// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Broken,
+    /// The links talk to another server from now on.
+    Moved,
     /// Two heartbeats went unanswered.
     Silent,
 }

@@ -3,9 +3,12 @@
 //! Each operation is one command or one script, and so one round trip; those about several names are one for each
 //! group of names that the server can serve together, all groups at once.
 
+mod agreement;
 mod cluster;
 mod dial;
 mod error;
+mod full;
+mod identity;
 pub(crate) mod limit;
 mod link;
 mod lock;
@@ -13,6 +16,7 @@ mod network;
 mod node;
 mod permit;
 mod script;
+mod sentinel;
 mod slots;
 mod time;
 mod tracking;
@@ -35,6 +39,7 @@ use crate::envelope::HEADER;
 use crate::error::{Error, ErrorKind, Result};
 use crate::keyspace::Keyspace;
 use crate::name::Name;
+use dial::Learned;
 pub(crate) use dial::Login;
 use network::Network;
 use node::Replay;
@@ -44,30 +49,36 @@ pub(crate) struct RedisStore {
     network: Network,
     lanes: Arc<Lanes>,
     pub(super) pace: Pace,
-    eviction: Eviction,
+    learned: Arc<Learned>,
 }
 
 impl RedisStore {
-    /// Connects, and fails with what stands in the way. With a listener there is a tracked connection, too.
-    pub(crate) async fn connect(
+    /// Starts to connect, inside a runtime; with a listener there is a tracked connection, too. [`ready`](Self::ready) waits
+    /// for the first attempt.
+    pub(crate) fn start(
         deployment: Deployment,
         login: Login,
         sentinel_login: Login,
         connections: usize,
         listener: Option<Arc<dyn Listener>>,
-    ) -> Result<Self> {
+    ) -> Self {
         let lanes = Arc::new(Lanes::remote());
         let tracking = listener.map(|listener| {
             let (lanes, clock) = (lanes.clone(), login.clock.clone());
             Tracking { lanes, listener, clock }
         });
-        let network = Network::connect(deployment, login, sentinel_login, connections, tracking).await?;
-        let eviction = eviction(&network).await;
-        Ok(Self { network, lanes, pace: Pace::default(), eviction })
+        let learned = login.learned.clone();
+        let network = Network::start(deployment, login, sentinel_login, connections, tracking);
+        Self { network, lanes, pace: Pace::default(), learned }
     }
 
-    pub(crate) fn eviction(&self) -> &Eviction {
-        &self.eviction
+    /// Waits for the first attempt to connect, and gives its failure.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        self.network.ready().await
+    }
+
+    pub(crate) fn eviction(&self) -> Eviction {
+        self.learned.eviction()
     }
 
     /// Ends the connections, and the tasks that keep them.
@@ -338,24 +349,6 @@ impl Store for RedisStore {
         let keys = [name, &Keyspace::fence(name)];
         let arguments = [&*value, px.as_bytes(), number.as_bytes(), kept.as_bytes()];
         flag(&self.network.run_script(name, &script::SET_FENCED, &keys, &arguments, Replay::Never).await?)
-    }
-}
-
-/// What the server says of its memory. Who may not ask, or a server that says nothing, is no reason not to connect.
-async fn eviction(network: &Network) -> Eviction {
-    let info = cmd("INFO").arg("memory").take();
-    let asked = network.run_anywhere(&info);
-    let text = match tokio::time::timeout(Duration::from_secs(1), asked).await {
-        Ok(Ok(Value::BulkString(text))) => String::from_utf8_lossy(&text).into_owned(),
-        Ok(Ok(Value::VerbatimString { text, .. })) => text,
-        _ => return Eviction::Unknown,
-    };
-    let field =
-        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-    match (field("maxmemory"), field("maxmemory_policy")) {
-        (Some("0"), _) | (_, Some("noeviction")) => Eviction::Never,
-        (_, Some(policy)) => Eviction::Evicts(policy.to_owned()),
-        (_, None) => Eviction::Unknown,
     }
 }
 

@@ -51,17 +51,17 @@ pub(super) struct Group {
 }
 
 impl Network {
-    pub(super) async fn connect(
+    pub(super) fn start(
         deployment: Deployment,
         login: Login,
         sentinel_login: Login,
         connections: usize,
         tracking: Option<Tracking>,
-    ) -> Result<Self> {
+    ) -> Self {
         let login = Arc::new(login);
         let destination = match deployment {
             Deployment::Cluster(seeds) => {
-                return Ok(Self::Cluster(Cluster::connect(seeds, login, connections, tracking).await?));
+                return Self::Cluster(Cluster::start(seeds, login, connections, tracking));
             }
             Deployment::Single(address) => Destination::Fixed(address),
             Deployment::Sentinel { sentinels, service } => {
@@ -69,9 +69,13 @@ impl Network {
             }
         };
         let lane = tracking.map(|tracking| Lane::take(tracking, false));
-        let node = Node::start(&destination, &login, connections, lane);
-        node.ready().await?;
-        Ok(Self::Single(node))
+        Self::Single(Node::start(&destination, &login, connections, false, lane))
+    }
+
+    /// Waits for the first attempt to connect, and gives its failure.
+    pub(super) async fn ready(&self) -> Result<()> {
+        match self {
+            Self::Single(node) => node.ready().await,
     }
 
     /// Sends one command about `name`: one round trip.
@@ -268,9 +272,9 @@ impl Network {
     pub(super) async fn run_anywhere(&self, command: &Cmd) -> Result<Value> {
         match self {
             Self::Single(node) => node.send(0, command, Replay::Safe).await,
-            Self::Cluster(cluster) => match cluster.any() {
-                Some(node) => node.send(0, command, Replay::Safe).await,
-                None => Err(Error::closed().into()),
+            Self::Cluster(cluster) => match cluster.any().await {
+                Ok(node) => node.send(0, command, Replay::Safe).await,
+                Err(error) => Err(error.into()),
             },
         }
         .map_err(|failure| self.explain(failure))

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, RedisResult, Value};
 
-use super::dial::{Destination, Login, describe};
+use super::dial::{Destination, Learned, Login, describe};
 use super::error::{Failure, translate_request};
-use super::link::{Link, Live, is_connection_lost};
+use super::link::{Kind, Link, Live, is_connection_lost};
 use super::tracking::Lane;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::trust::Seen;
@@ -21,6 +21,8 @@ pub(super) enum Replay {
 }
 
 pub(super) struct Node {
+    /// What the links agree on; nothing in a cluster, whose map says where to go.
+    learned: Option<Arc<Learned>>,
     links: Vec<Link>,
     /// Tells what changed of all that was read through it.
     tracked: Option<Link>,
@@ -33,12 +35,21 @@ impl Node {
         destination: &Destination,
         login: &Arc<Login>,
         connections: usize,
+        of_cluster: bool,
         lane: Option<Lane>,
     ) -> Self {
-        let start = |lane| Link::start(destination.clone(), login.clone(), lane);
+        let start = |first, lane| {
+            let kind = match (of_cluster, first) {
+                (true, _) => Kind::OfCluster,
+                (false, true) => Kind::First,
+                (false, false) => Kind::Further,
+            };
+            Link::start(destination.clone(), kind, login.clone(), lane)
+        };
         Self {
-            links: (0..connections.max(1)).map(|_| start(None)).collect(),
-            tracked: lane.map(|lane| start(Some(lane))),
+            learned: (!of_cluster).then(|| login.learned.clone()),
+            links: (0..connections.max(1)).map(|number| start(number == 0, None)).collect(),
+            tracked: lane.map(|lane| start(false, Some(lane))),
             name: describe(destination),
             moves: destination.moves(),
         }
@@ -153,12 +164,16 @@ impl Node {
             Ok(value) => return Ok(value),
             Err(error) => Failure::of(&error, &self.name),
         };
+        // Also what a replica answers that lost its master. Another server may be the master by now.
         if let Failure::Error(error) = &failure
-            && self.moves
             && error.kind() == ErrorKind::ReadOnly
             && live.has_settled()
         {
-            live.give_up();
+            match &self.learned {
+                Some(learned) => learned.agreement.refused_by(live.role, live.generation, &self.name),
+                None if self.moves => live.give_up(),
+                None => {}
+            }
         }
         Err(failure)
     }

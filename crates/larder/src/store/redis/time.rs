@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, cmd};
+use redis::{Cmd, Pipeline, RedisResult, Value, from_redis_value};
 
 use crate::clock::{Clock, Tick};
 
@@ -25,12 +25,26 @@ impl ServerTime {
         Self { clock, known: Mutex::new(None) }
     }
 
-    /// Asks the server: one round trip.
-    pub(super) async fn ask(&self, connection: &MultiplexedConnection) -> RedisResult<()> {
+    /// Asks the server, and something else with it: one round trip. The other's refusal is among the answers.
+    pub(super) async fn ask(
+        &self,
+        connection: &MultiplexedConnection,
+        other: Option<Cmd>,
+    ) -> RedisResult<Option<Value>> {
         let sent = self.clock.now();
-        let told = cmd("TIME").query_async(&mut connection.clone()).await?;
-        self.learn(sent, told);
-        Ok(())
+        let mut questions = Pipeline::with_capacity(2);
+        questions.cmd("TIME");
+        if let Some(other) = other {
+            questions.add_command(other);
+        }
+        let count = questions.len();
+        let mut answers = connection.clone().send_packed_commands(&questions, 0, count).await?.into_iter();
+        match answers.next().unwrap_or(Value::Nil).extract_error().and_then(|time| Ok(from_redis_value(time)?)) {
+            Ok(told) => self.learn(sent, told),
+            // It may be loading, or the ACL may forbid it.
+            Err(error) => tracing::debug!(%error, "the server does not tell its time"),
+        }
+        Ok(answers.next())
     }
 
     /// Takes the answer, seconds and microseconds, that has just come to a request sent at that tick.

@@ -57,6 +57,10 @@ impl Lane {
         self.tracking.clock.moment()
     }
 
+    pub(super) fn end(&self, seen: Seen) {
+        self.tracking.lanes.end(seen);
+    }
+
     pub(super) fn renew(&self, seen: Seen, sent: Moment) {
         self.tracking.lanes.renew(seen, sent);
     }
@@ -97,41 +101,15 @@ impl Drop for Lane {
     }
 }
 
-/// What a server answered when tracking was to be armed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Armed {
-    pub(super) tracked: bool,
-    /// Before Redis 7 a push may stand inside the array of a reply: only single keys are read there, and no scripts run.
-    pub(super) reads_many: bool,
-}
-
-/// Turns tracking on. An error is a lost connection; a refusal is not.
-pub(super) async fn arm(connection: &MultiplexedConnection, server: &str) -> RedisResult<Armed> {
+/// Turns tracking on; whether the server does. An error is a lost connection; a refusal is not.
+pub(super) async fn arm(connection: &MultiplexedConnection, server: &str) -> RedisResult<bool> {
     let mut connection = connection.clone();
-    let tracked = match cmd("CLIENT").arg("TRACKING").arg("ON").query_async::<Value>(&mut connection).await {
-        Ok(_) => true,
-        Err(error) if is_connection_lost(&error) => return Err(error),
+    match cmd("CLIENT").arg("TRACKING").arg("ON").query_async::<Value>(&mut connection).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_connection_lost(&error) => Err(error),
         Err(error) => {
             tracing::warn!(%server, %error, "the server refuses CLIENT TRACKING: no near reads, and versions are asked for with every read");
-            false
+            Ok(false)
         }
-    };
-    let major = match cmd("HELLO").query_async::<Value>(&mut connection).await {
-        Ok(hello) => major_version(&hello),
-        Err(error) if is_connection_lost(&error) => return Err(error),
-        Err(_) => None,
-    };
-    Ok(Armed { tracked, reads_many: major.is_some_and(|major| major >= 7) })
-}
-
-fn major_version(hello: &Value) -> Option<u32> {
-    let Value::Map(fields) = hello else { return None };
-    let version = fields.iter().find_map(|(name, value)| match (name, value) {
-        (Value::BulkString(name), Value::BulkString(value)) if name == b"version" => {
-            str::from_utf8(value).ok()
-        }
-        (Value::SimpleString(name), Value::SimpleString(value)) if name == "version" => Some(value.as_str()),
-        _ => None,
-    })?;
-    version.split('.').next()?.parse().ok()
+    }
 }

@@ -1,0 +1,230 @@
+//! Credentials that change while the program runs: short-lived tokens, rotated passwords.
+//!
+//! The program gives a provider, and larder asks it: at each dial, before what it gave expires, and on demand. Links that dial
+//! at the same time share one question. Credentials that a server refused are not used again.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use crate::clock::{Clock, Tick};
+use crate::endpoint::Secret;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A user and a password, as a [provider](crate::LarderBuilder::credentials) gives them. `Debug` does not show the password.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Credentials {
+    pub(crate) username: Option<String>,
+    pub(crate) password: Secret,
+    valid_for: Option<Duration>,
+}
+
+impl Credentials {
+    /// The password of the `default` user, or of the user that [`username`](Self::username) names.
+    pub fn password(password: impl Into<String>) -> Self {
+        Self { username: None, password: Secret(password.into()), valid_for: None }
+    }
+
+    /// The ACL user. Default: the server's `default` user.
+    pub fn username(mut self, username: impl Into<String>) -> Self {
+        self.username = Some(username.into());
+        self
+    }
+
+    /// How long the password is valid, counted from the moment the provider was asked. After four fifths of it larder asks
+    /// again, and authenticates its open connections with the answer. Default: no limit; the provider is then asked at
+    /// each dial and on demand.
+    pub fn valid_for(mut self, span: Duration) -> Self {
+        self.valid_for = Some(span);
+        self
+    }
+}
+
+/// What a provider may fail with.
+pub(crate) type ProviderError = Box<dyn StdError + Send + Sync>;
+
+type Answer = Pin<Box<dyn Future<Output = Result<Credentials, ProviderError>> + Send>>;
+
+/// The provider, and its last answer.
+pub(crate) struct CredentialSource {
+    provider: Box<dyn Fn() -> Answer + Send + Sync>,
+    clock: Clock,
+    kept: Mutex<Option<Kept>>,
+    /// The number of the last answer. It moves on when the provider has answered a question on demand, too.
+    latest: AtomicU64,
+}
+
+/// One answer of the provider.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    pub(crate) credentials: Credentials,
+    /// Which answer it is, from 1.
+    pub(crate) number: u64,
+    asked: Tick,
+}
+
+impl Kept {
+    /// When to ask again.
+    pub(crate) fn renew_at(&self) -> Option<Tick> {
+        self.credentials.valid_for.map(|span| self.asked.after(span / 5 * 4))
+    }
+
+    fn has_expired(&self, now: Tick) -> bool {
+        self.credentials.valid_for.is_some_and(|span| now >= self.asked.after(span))
+    }
+}
+
+impl CredentialSource {
+    pub(crate) fn new<F, Fut>(provider: F, clock: Clock) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Credentials, ProviderError>> + Send + 'static,
+    {
+        Self {
+            provider: Box::new(move || Box::pin(provider())),
+            clock,
+            kept: Mutex::default(),
+            latest: AtomicU64::new(0),
+        }
+    }
+
+    /// The credentials for a dial, or to authenticate with again. Asks the provider, except where its last answer has a limit
+    /// of time that is not near, or was given while this call waited.
+    pub(crate) async fn current(&self) -> Result<Kept> {
+        let called = self.clock.now();
+        let mut slot = self.kept.lock().await;
+        if let Some(kept) = &*slot {
+            let now = self.clock.now();
+            let fresh = kept.renew_at().is_some_and(|at| now < at);
+            if fresh || kept.asked > called {
+                return Ok(kept.clone());
+            }
+        }
+        match self.ask().await {
+            Ok(kept) => Ok(slot.insert(kept).clone()),
+            // A provider that is away for a moment costs nothing while the last answer holds.
+            Err(error) => match slot.as_ref().filter(|kept| !kept.has_expired(self.clock.now())) {
+                Some(kept) if kept.credentials.valid_for.is_some() => {
+                    tracing::warn!(%error, "new credentials could not be had, the last ones are still valid");
+                    Ok(kept.clone())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Asks the provider now. The links take the answer with their next heartbeat.
+    pub(crate) async fn renew(&self) -> Result<()> {
+        let mut slot = self.kept.lock().await;
+        *slot = Some(self.ask().await?);
+        Ok(())
+    }
+
+    /// A server refused this answer: the next dial asks again.
+    pub(crate) async fn refused(&self, number: u64) {
+        let mut slot = self.kept.lock().await;
+        if slot.as_ref().is_some_and(|kept| kept.number == number) {
+            *slot = None;
+        }
+    }
+
+    /// Whether a connection that was authenticated with `kept` has to authenticate again.
+    pub(crate) fn is_due(&self, kept: &Kept) -> bool {
+        self.latest.load(Ordering::Acquire) != kept.number
+            || kept.renew_at().is_some_and(|at| self.clock.now() >= at)
+    }
+
+    async fn ask(&self) -> Result<Kept> {
+        let asked = self.clock.now();
+        let answer = (self.provider)().await;
+        let credentials = answer.map_err(|error| {
+            let message = format!("the credentials provider failed: {error}");
+            Error::with_source(ErrorKind::Authentication, message, error)
+        })?;
+        let number = self.latest.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        Ok(Kept { credentials, number, asked })
+    }
+}
+
+impl fmt::Debug for CredentialSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CredentialSource").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn source(valid_for: Option<Duration>) -> (Arc<AtomicU64>, Arc<AtomicU64>, CredentialSource) {
+        let (micros, asked) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(0)));
+        let (hand, count) = (micros.clone(), asked.clone());
+        let provider = move || {
+            let number = count.fetch_add(1, Ordering::AcqRel);
+            // Time passes while it answers.
+            hand.fetch_add(1000, Ordering::AcqRel);
+            async move {
+                tokio::task::yield_now().await;
+                let credentials = Credentials::password(format!("pw{number}"));
+                Ok(valid_for.into_iter().fold(credentials, Credentials::valid_for))
+            }
+        };
+        let source = CredentialSource::new(provider, Clock::Manual(micros.clone()));
+        (micros, asked, source)
+    }
+
+    #[tokio::test]
+    async fn credentials_are_kept_for_four_fifths_of_their_time() {
+        let (micros, asked, source) = source(Some(HOUR));
+        let first = source.current().await.unwrap();
+        micros.fetch_add(47 * 60 * 1_000_000, Ordering::AcqRel);
+        assert_eq!(source.current().await.unwrap().number, first.number);
+        assert!(!source.is_due(&first));
+        micros.fetch_add(60 * 1_000_000, Ordering::AcqRel);
+        assert!(source.is_due(&first));
+        assert_ne!(source.current().await.unwrap().number, first.number);
+        assert_eq!(asked.load(Ordering::Acquire), 2);
+    }
+
+    #[tokio::test]
+    async fn credentials_without_a_limit_are_asked_for_at_each_dial_and_links_that_dial_together_share_them() {
+        let (_, asked, source) = source(None);
+        let together = join_all((0..5).map(|_| source.current())).await;
+        assert_eq!(asked.load(Ordering::Acquire), 1, "{together:?}");
+        source.current().await.unwrap();
+        assert_eq!(asked.load(Ordering::Acquire), 2);
+    }
+
+    #[tokio::test]
+    async fn credentials_that_were_refused_are_not_given_again() {
+        let (_, asked, source) = source(Some(HOUR));
+        let first = source.current().await.unwrap();
+        source.refused(first.number).await;
+        assert_ne!(source.current().await.unwrap().number, first.number);
+        // What was refused before is another answer by now.
+        source.refused(first.number).await;
+        source.current().await.unwrap();
+        assert_eq!(asked.load(Ordering::Acquire), 2);
+        source.renew().await.unwrap();
+        assert!(source.is_due(&first));
+        assert_eq!(asked.load(Ordering::Acquire), 3);
+    }
+
+    #[test]
+    fn a_password_does_not_show() {
+        let shown = format!("{:?}", Credentials::password("hunter2").username("ann"));
+        assert!(shown.contains("ann") && !shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,266 @@
+//! Which server the links of a node talk to, so that all of them talk to the same, and to a master.
+//!
+//! A name or an address may lead to another server than before (a failover behind a virtual IP, a changed DNS record), while
+//! the old server goes on and keeps its connections. Links that redial one by one would be divided then: writes go to the new
+//! master, and the tracked link reads, and is told of changes, from the old one.
+//!
+//! The links share a *generation*. A link that finds its server to be the wrong one (the role changed, a request was refused as
+//! on a replica, the run id is another than that of the other links) moves the generation on. In that instant no
+//! connection of an older generation is used any more, and each link dials again.
+//!
+//! A program may connect to a read replica on purpose. So the first server that is reached decides: where it is a replica,
+//! replicas are accepted, nothing that was read is kept (a replica's delay has no bound), and the name is looked up again now and then.
+//! Where it is a master, or as soon as the name has led to one at another server, replicas are refused, and the links go on
+//! dialling until there is a master.
+//!
+//! Not guaranteed: that a server is noticed that was replaced while its connections stay and it goes on as a master. Nothing
+//! tells the clients of that, unless one of the links dials.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::identity::{Identity, Role};
+use crate::error::{Error, ErrorKind};
+
+/// After a move because of run ids, or of a role that the server does not tell, the next has to wait: behind one name there
+/// may be several masters, and then the links never agree.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+pub(crate) struct Agreement {
+    /// The value of `moved`, for those who only compare.
+    generation: AtomicU64,
+    moved: watch::Sender<u64>,
+    /// A request was refused by a replica that is accepted: the name is to be looked up.
+    refused: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The run id of the master that the links talk to.
+    master: Option<String>,
+    /// The replica that was the first server reached, as long as that is why replicas are accepted.
+    replica: Option<Accepted>,
+    reached: bool,
+    next_move: Option<Instant>,
+    pause: Duration,
+}
+
+#[derive(Debug)]
+struct Accepted {
+    run_id: Option<String>,
+}
+
+/// What becomes of a connection that was dialled.
+#[derive(Debug)]
+pub(super) enum Admission {
+    /// It is used. What was read through it may be kept where it is `trusted`.
+    Used { generation: u64, trusted: bool },
+    /// The links moved on meanwhile: dial again.
+    Again,
+    Refused(Error),
+}
+
+impl Agreement {
+    #[inline]
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(super) fn moves(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
+    }
+
+    /// Waits until a request was refused by a replica that is accepted.
+    pub(super) async fn refused(&self) {
+        self.refused.notified().await;
+    }
+
+    /// Judges a connection that was begun to be dialled in this generation.
+    pub(super) fn admit(&self, identity: &Identity, begun: u64, server: &str) -> Admission {
+        let mut state = self.state();
+        let generation = self.generation();
+        let known = identity.run_id.is_some() && identity.run_id == state.master;
+        if begun != generation && !known {
+            return Admission::Again;
+        }
+        if identity.is_replica() {
+            if state.reached && state.replica.is_none() {
+                return Admission::Refused(Error::new(
+                    ErrorKind::ReadOnly,
+                    format!("{server} is a read-only replica now, and no master is found in its place"),
+                ));
+            }
+            state.reached = true;
+            state.replica = Some(Accepted { run_id: identity.run_id.clone() });
+            return Admission::Used { generation, trusted: false };
+        }
+        state.reached = true;
+        let promoted = match &state.replica {
+            Some(replica) if replica.run_id.is_some() && replica.run_id == identity.run_id => true,
+            Some(_) => {
+                // The name leads to another server, which is a master.
+                state.replica = None;
+                true
+            }
+            None => false,
+        };
+        let other = matches!((&state.master, &identity.run_id), (Some(one), Some(other)) if one != other);
+        if other && !state.may_move() {
+            return Admission::Used { generation, trusted: false };
+        }
+        let first = state.master.is_none() && !promoted;
+        if identity.run_id.is_some() {
+            state.master.clone_from(&identity.run_id);
+        }
+        if first || !(other || promoted) {
+            return Admission::Used { generation, trusted: true };
+        }
+        // This connection is the newest, so it is where the name leads now.
+        let why = if other { "the name leads to another server now" } else { "there is a master now" };
+        Admission::Used { generation: self.advance(generation, server, why), trusted: true }
+    }
+
+    /// Makes all links dial again, unless they have since this generation.
+    pub(super) fn move_from(&self, generation: u64, server: &str, why: &'static str) {
+        let state = self.state();
+        if self.generation() == generation {
+            self.advance(generation, server, why);
+        }
+        drop(state);
+    }
+
+    /// A request was refused as by a replica, on a connection of this generation to a server of this role.
+    pub(super) fn refused_by(&self, role: Option<Role>, generation: u64, server: &str) {
+        match role {
+            Some(Role::Master) => self.move_from(generation, server, "it refuses requests as a replica does"),
+            Some(Role::Replica) => self.refused.notify_one(),
+            None => {
+                if self.state().may_move() {
+                    self.move_from(generation, server, "it refuses requests as a replica does");
+                }
+            }
+        }
+    }
+
+    /// Whether a connection to a server with this run id is to be given up for the one that the other links use.
+    pub(super) fn is_stray(&self, identity: &Identity) -> bool {
+        let mut state = self.state();
+        let other = matches!((&state.master, &identity.run_id), (Some(one), Some(other)) if one != other);
+        other && !identity.is_replica() && state.may_move()
+    }
+
+    /// Under the lock.
+    fn advance(&self, generation: u64, server: &str, why: &'static str) -> u64 {
+        let next = generation.wrapping_add(1);
+        self.generation.store(next, Ordering::Release);
+        self.moved.send_replace(next);
+        tracing::warn!(%server, why, "all connections to the server dial again");
+        next
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn may_move(&mut self) -> bool {
+        let now = Instant::now();
+        if self.next_move.is_some_and(|next| now < next) {
+            return false;
+        }
+        let calm = self.next_move.is_none_or(|next| now > next + LONGEST_PAUSE);
+        self.pause = if calm { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
+        self.next_move = Some(now + self.pause);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::identity::AskRole;
+    use super::*;
+    use crate::store::Eviction;
+
+    fn server(role: Role, run_id: &str) -> Identity {
+        Identity {
+            role: Some(role),
+            ask_role: AskRole::Hello,
+            run_id: Some(run_id.into()),
+            major: Some(7),
+            eviction: Eviction::Never,
+        }
+    }
+
+    fn used(agreement: &Agreement, identity: &Identity) -> (u64, bool) {
+        match agreement.admit(identity, agreement.generation(), "s") {
+            Admission::Used { generation, trusted } => (generation, trusted),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_reaches_another_master_makes_all_links_dial_again() {
+        let agreement = Agreement::default();
+        let (old, new) = (server(Role::Master, "old"), server(Role::Master, "new"));
+        assert_eq!(used(&agreement, &old), (0, true));
+        assert_eq!(used(&agreement, &old), (0, true));
+        assert_eq!(used(&agreement, &new), (1, true));
+        assert_eq!(used(&agreement, &new), (1, true));
+        assert!(matches!(agreement.admit(&old, 0, "s"), Admission::Again), "dialled before the move");
+        assert_eq!(used(&agreement, &new), (1, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_masters_behind_one_name_do_not_end_in_a_loop_of_dials() {
+        let agreement = Agreement::default();
+        let (one, other) = (server(Role::Master, "one"), server(Role::Master, "other"));
+        for _ in 0..600 {
+            used(&agreement, &one);
+            used(&agreement, &other);
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert!(agreement.generation() < 10, "{} moves within a minute", agreement.generation());
+        // Where they do not agree, nothing is kept.
+        let trusted = [used(&agreement, &one).1, used(&agreement, &other).1];
+        assert!(trusted.contains(&false), "{trusted:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_is_accepted_where_it_is_the_first_server_reached() {
+        let agreement = Agreement::default();
+        let replica = server(Role::Replica, "replica");
+        assert_eq!(used(&agreement, &replica), (0, false));
+        assert_eq!(used(&agreement, &server(Role::Replica, "another")), (0, false), "several behind one name");
+        agreement.refused_by(Some(Role::Replica), 0, "s");
+        assert_eq!(agreement.generation(), 0, "no reason to dial again");
+
+        // It is promoted where it is, and demoted again: replicas stay welcome.
+        let agreement = Agreement::default();
+        used(&agreement, &replica);
+        assert_eq!(used(&agreement, &server(Role::Master, "replica")), (1, true));
+        assert_eq!(used(&agreement, &replica).1, false);
+        // The name leads to a master elsewhere: from then on it is a master's name.
+        assert!(used(&agreement, &server(Role::Master, "master")).1);
+        assert!(matches!(agreement.admit(&replica, agreement.generation(), "s"), Admission::Refused(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_master_that_became_a_replica_is_refused() {
+        let agreement = Agreement::default();
+        assert_eq!(used(&agreement, &server(Role::Master, "a")), (0, true));
+        agreement.refused_by(Some(Role::Master), 0, "s");
+        agreement.refused_by(Some(Role::Master), 0, "s");
+        assert_eq!(agreement.generation(), 1, "the second link's report is of the same move");
+        let refused = agreement.admit(&server(Role::Replica, "a"), 1, "s");
+        assert!(matches!(refused, Admission::Refused(error) if error.kind() == ErrorKind::ReadOnly));
+        assert_eq!(used(&agreement, &server(Role::Master, "b")).1, true);
+    }
+}

@@ -1,0 +1,42 @@
+//! Whether a server that hung up did so because it is at its `maxclients`.
+//!
+//! Such a server says so and hangs up as soon as it has accepted a connection, and what it said is often lost: a client that
+//! writes to the closed connection gets the failure of its write. So after a dial that ended this way, one more connection
+//! is opened that writes nothing and only reads.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::endpoint::Address;
+use crate::error::{Error, ErrorKind};
+
+/// The server answers at once, or has nothing to say.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+pub(super) async fn is_full(address: &Address) -> bool {
+    let ask = async {
+        match address {
+            Address::Tcp { host, port } => first(TcpStream::connect((host.as_str(), *port)).await?).await,
+            #[cfg(unix)]
+            Address::Unix(path) => first(tokio::net::UnixStream::connect(path).await?).await,
+            #[cfg(not(unix))]
+            Address::Unix(_) => Ok(String::new()),
+        }
+    };
+    matches!(timeout(PATIENCE, ask).await, Ok(Ok(said)) if said.contains("max number of clients"))
+}
+
+pub(super) fn error(address: &Address) -> Error {
+    Error::new(ErrorKind::Busy, format!("{address} takes no more connections: it is at its maxclients"))
+}
+
+/// What comes first on a connection.
+async fn first(mut stream: impl AsyncRead + Unpin) -> io::Result<String> {
+    let mut buffer = [0; 128];
+    let count = stream.read(&mut buffer).await?;
+    Ok(String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).into_owned())
+}

@@ -1,0 +1,159 @@
+//! What a server says of itself when a connection is opened: its role, its run id, its version, whether it evicts.
+//!
+//! `HELLO` tells role and version, and needs no permission from Redis 6.2 on. Where it is refused, `ROLE` is asked, and
+//! where that is refused too, the role stays unknown and counts as a master's. The run id comes from `INFO`, and stays
+//! unknown where that is refused.
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
+
+use super::link::is_connection_lost;
+use crate::store::Eviction;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Master,
+    Replica,
+}
+
+/// How a connection can be asked for the role of its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AskRole {
+    Hello,
+    Role,
+    /// The server refuses either.
+    No,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) role: Option<Role>,
+    pub(super) ask_role: AskRole,
+    pub(super) run_id: Option<String>,
+    /// Of the version.
+    pub(super) major: Option<u32>,
+    pub(super) eviction: Eviction,
+}
+
+impl Identity {
+    pub(super) fn is_replica(&self) -> bool {
+        self.role == Some(Role::Replica)
+    }
+}
+
+/// Gives the connection its name and asks the server: one round trip, and one more where `HELLO` is refused. An error is a
+/// lost connection; a refusal is not.
+pub(super) async fn identify(connection: &MultiplexedConnection, name: &str) -> RedisResult<Identity> {
+    let mut connection = connection.clone();
+    let mut questions = Pipeline::with_capacity(4);
+    questions.cmd("CLIENT").arg("SETNAME").arg(name);
+    questions.add_command(AskRole::Hello.command());
+    questions.cmd("INFO").arg("server");
+    questions.cmd("INFO").arg("memory");
+    let mut answers = connection.send_packed_commands(&questions, 0, 4).await?.into_iter().skip(1);
+    let (hello, server, memory) =
+        (answers.next().unwrap_or(Value::Nil), answers.next().and_then(text), answers.next().and_then(text));
+    let mut identity = Identity {
+        role: AskRole::Hello.read(&hello),
+        ask_role: AskRole::Hello,
+        run_id: server.as_deref().and_then(|info| field(info, "run_id")).map(str::to_owned),
+        major: hello_field(&hello, "version").and_then(|version| version.split('.').next()?.parse().ok()),
+        eviction: eviction(memory.as_deref()),
+    };
+    if identity.role.is_none() {
+        identity.ask_role = AskRole::Role;
+        let answer = match connection.send_packed_command(&AskRole::Role.command()).await {
+            Err(error) if is_connection_lost(&error) => return Err(error),
+            answer => answer.unwrap_or(Value::Nil),
+        };
+        identity.role = AskRole::Role.read(&answer);
+        if identity.role.is_none() {
+            identity.ask_role = AskRole::No;
+        }
+    }
+    Ok(identity)
+}
+
+impl AskRole {
+    pub(super) fn command(self) -> Cmd {
+        match self {
+            // Redis 6.0 wants the number, and to say 3 again changes nothing.
+            Self::Hello => cmd("HELLO").arg(3).take(),
+            Self::Role | Self::No => cmd("ROLE"),
+        }
+    }
+
+    /// The role in the answer to that command, if it says one.
+    pub(super) fn read(self, answer: &Value) -> Option<Role> {
+        let role = match (self, answer) {
+            (Self::Hello, answer) => hello_field(answer, "role")?,
+            (_, Value::Array(parts)) => as_str(parts.first()?)?,
+            _ => return None,
+        };
+        Some(if matches!(role, "replica" | "slave") { Role::Replica } else { Role::Master })
+    }
+}
+
+fn hello_field<'a>(hello: &'a Value, name: &str) -> Option<&'a str> {
+    let Value::Map(fields) = hello else { return None };
+    fields.iter().find_map(|(key, value)| if as_str(key)? == name { as_str(value) } else { None })
+}
+
+fn as_str(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(text) => str::from_utf8(text).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+fn text(value: Value) -> Option<String> {
+    as_str(&value).map(str::to_owned)
+}
+
+/// A field of what INFO says.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// What the server says of its memory. A server that does not say it is no reason not to connect.
+fn eviction(memory: Option<&str>) -> Eviction {
+    let field = |name| memory.and_then(|info| field(info, name));
+    match (field("maxmemory"), field("maxmemory_policy")) {
+        (Some("0"), _) | (_, Some("noeviction")) => Eviction::Never,
+        (_, Some(policy)) => Eviction::Evicts(policy.to_owned()),
+        (_, None) => Eviction::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    #[test]
+    fn the_role_is_read_from_either_answer() {
+        let hello = |role: &str| Value::Map(vec![(bulk("version"), bulk("7.0.15")), (bulk("role"), bulk(role))]);
+        assert_eq!(AskRole::Hello.read(&hello("master")), Some(Role::Master));
+        assert_eq!(AskRole::Hello.read(&hello("replica")), Some(Role::Replica));
+        assert_eq!(AskRole::Hello.read(&Value::Map(Vec::new())), None, "a sentinel has no role");
+        assert_eq!(AskRole::Role.read(&Value::Array(vec![bulk("slave"), bulk("10.0.0.1")])), Some(Role::Replica));
+        assert_eq!(AskRole::Role.read(&Value::Array(vec![bulk("master"), Value::Int(0)])), Some(Role::Master));
+        assert_eq!(AskRole::Role.read(&Value::Nil), None);
+    }
+
+    #[test]
+    fn whether_a_server_evicts_is_read_from_its_memory() {
+        let said = |text: &str| eviction(Some(text));
+        assert_eq!(said("maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n"), Eviction::Never);
+        assert_eq!(said("maxmemory:9\r\nmaxmemory_policy:noeviction\r\n"), Eviction::Never);
+        assert_eq!(
+            said("maxmemory:9\r\nmaxmemory_policy:allkeys-lfu\r\n"),
+            Eviction::Evicts("allkeys-lfu".into())
+        );
+        assert_eq!(eviction(None), Eviction::Unknown);
+    }
+}

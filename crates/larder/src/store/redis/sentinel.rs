@@ -1,0 +1,195 @@
+//! Which server Sentinel calls the master.
+//!
+//! A Sentinel that was cut off, or left behind by a change of the deployment, goes on naming a server that has not been the
+//! master for long. It may well be the first to answer. So all are asked at once, and the answers are ordered: what a
+//! majority of the configured Sentinels says comes first, then the newest config epoch (a failover raises it), then the most
+//! votes. A server that refuses the connection or does not have the role of a master is passed over for the next. The
+//! protocol: redis.io, "Guidelines for Redis clients with support for Sentinel".
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use redis::{Pipeline, PushInfo, Value, from_redis_value};
+use tokio::time::{Instant, timeout};
+
+use super::dial::{Dialled, Login, open, open_master};
+use super::error::translate;
+use crate::endpoint::Address;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What one Sentinel said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    master: Address,
+    /// Zero where it did not say.
+    epoch: u64,
+}
+
+/// Opens a connection to the master of the service, within the login's `connect_timeout`.
+pub(super) async fn open_named(
+    (sentinels, service): (&[Address], &str),
+    sentinel_login: &Login,
+    login: &Login,
+    pushes: &Arc<dyn Fn(PushInfo) + Send + Sync>,
+) -> Result<Dialled> {
+    let deadline = Instant::now() + login.connect_timeout;
+    // The rest are waited for as long where no majority agrees.
+    let patience = login.connect_timeout / 4;
+    let mut asked: FuturesUnordered<_> =
+        sentinels.iter().map(|sentinel| Box::pin(ask(sentinel, service, sentinel_login))).collect();
+    let (mut told, mut tried, mut failed) = (Vec::new(), Vec::new(), None);
+    loop {
+        gather(&mut asked, &mut told, &mut failed, sentinels.len(), patience).await;
+        let Some(master) = next(&told, sentinels.len(), &tried) else {
+            if asked.is_empty() {
+                return Err(failed.unwrap_or_else(|| Error::invalid("no sentinel is named")));
+            }
+            // All that was named so far is no use. Others may know better.
+            match asked.next().await {
+                Some(Ok(answer)) => told.push(answer),
+                Some(Err(error)) => worse(&mut failed, error),
+                None => {}
+            }
+            continue;
+        };
+        tried.push(master.clone());
+        // A server that does not answer must not use up the time of the next.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let last = asked.is_empty() && next(&told, sentinels.len(), &tried).is_none();
+        match timeout(if last { left } else { left / 2 }, open_master(&master, login, pushes.clone())).await {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(error)) => {
+                tracing::debug!(server = %master, %error, "not the master that a sentinel called it");
+                failed = Some(error);
+            }
+            Err(_) => failed = Some(silent(&master)),
+        }
+    }
+}
+
+fn silent(master: &Address) -> Error {
+    Error::new(ErrorKind::TimedOut, format!("{master} was named master by Sentinel and does not answer"))
+}
+
+/// Takes answers until a majority agrees, all have answered, or `patience` is over since the first one answered.
+async fn gather<F: Future<Output = Result<Told>>>(
+    asked: &mut FuturesUnordered<F>,
+    told: &mut Vec<Told>,
+    failed: &mut Option<Error>,
+    sentinels: usize,
+    patience: Duration,
+) {
+    let mut until: Option<Instant> = None;
+    while !told.iter().any(|one| has_majority(told, &one.master, sentinels)) {
+        if !told.is_empty() && until.is_none() {
+            until = Some(Instant::now() + patience);
+        }
+        let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+        match timeout(left, asked.next()).await {
+            Ok(Some(Ok(answer))) => told.push(answer),
+            Ok(Some(Err(error))) => worse(failed, error),
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// Keeps the error that says most: one that does not go away by itself.
+fn worse(failed: &mut Option<Error>, error: Error) {
+    if failed.as_ref().is_none_or(Error::is_retryable) {
+        *failed = Some(error);
+    }
+}
+
+fn votes(told: &[Told], master: &Address) -> usize {
+    told.iter().filter(|one| one.master == *master).count()
+}
+
+fn has_majority(told: &[Told], master: &Address, sentinels: usize) -> bool {
+    votes(told, master) > sentinels / 2
+}
+
+/// The best of those that were not tried.
+fn next(told: &[Told], sentinels: usize, tried: &[Address]) -> Option<Address> {
+    let untried = told.iter().filter(|one| !tried.contains(&one.master));
+    let ranked = untried.map(|one| {
+        let (master, votes) = (&one.master, votes(told, &one.master));
+        // The address last, so that all links of a node choose the same of two that are equal.
+        (has_majority(told, master, sentinels), one.epoch, votes, Reverse(master))
+    });
+    ranked.max().map(|(.., Reverse(master))| master.clone())
+}
+
+async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<Told> {
+    let fail = |error: redis::RedisError| translate(&error, &sentinel.to_string());
+    let mut connection = open(sentinel, login, None).await?.connection;
+    let mut questions = Pipeline::with_capacity(2);
+    questions.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(service);
+    // It may not be allowed: then the epoch is not known.
+    questions.cmd("SENTINEL").arg("MASTER").arg(service);
+    let mut answers = connection.send_packed_commands(&questions, 0, 2).await.map_err(fail)?.into_iter();
+    let address = answers.next().unwrap_or(Value::Nil).extract_error().map_err(fail)?;
+    let address: Option<(String, u16)> = from_redis_value(address).map_err(|error| fail(error.into()))?;
+    match address {
+        Some((host, port)) => {
+            Ok(Told { master: Address::Tcp { host, port }, epoch: answers.next().map_or(0, epoch) })
+        }
+        None => Err(Error::invalid(format!("the sentinel {sentinel} knows no service {service}"))),
+    }
+}
+
+/// The `config-epoch` among what `SENTINEL MASTER` says.
+fn epoch(answer: Value) -> u64 {
+    let pairs: Vec<(Value, Value)> = match answer {
+        Value::Map(pairs) => pairs,
+        Value::Array(flat) => {
+            let mut parts = flat.into_iter();
+            std::iter::from_fn(|| Some((parts.next()?, parts.next()?))).collect()
+        }
+        _ => return 0,
+    };
+    let text = |value: Value| from_redis_value::<String>(value).unwrap_or_default();
+    let found = pairs.into_iter().find_map(|(name, value)| (text(name) == "config-epoch").then(|| text(value)));
+    found.and_then(|epoch| epoch.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(answers: &[(&str, u64)]) -> Vec<Told> {
+        answers.iter().map(|(host, epoch)| Told { master: at(host), epoch: *epoch }).collect()
+    }
+
+    fn at(host: &str) -> Address {
+        Address::Tcp { host: host.into(), port: 1 }
+    }
+
+    #[test]
+    fn a_majority_comes_first_then_the_newest_epoch_then_the_most_votes() {
+        let order = |answers: &[(&str, u64)], sentinels| {
+            let told = told(answers);
+            let mut tried = Vec::new();
+            while let Some(master) = next(&told, sentinels, &tried) {
+                tried.push(master);
+            }
+            tried
+        };
+        // Left behind by a change of the deployment, with a higher epoch than the new one's.
+        assert_eq!(order(&[("stale", 7), ("new", 0), ("new", 0)], 3), [at("new"), at("stale")]);
+        assert_eq!(order(&[("stale", 0), ("new", 1)], 3), [at("new"), at("stale")]);
+        assert_eq!(order(&[("a", 1), ("b", 1), ("b", 1), ("c", 0)], 7), [at("b"), at("a"), at("c")]);
+        assert_eq!(order(&[], 3), []);
+    }
+
+    #[test]
+    fn the_epoch_is_read_in_either_form() {
+        let text = |text: &str| Value::BulkString(text.into());
+        let map = Value::Map(vec![(text("name"), text("x")), (text("config-epoch"), text("5"))]);
+        assert_eq!(epoch(map), 5);
+        assert_eq!(epoch(Value::Array(vec![text("config-epoch"), text("6"), text("odd")])), 6);
+        assert_eq!(epoch(Value::Nil), 0);
+    }
+}
