@@ -60,6 +60,7 @@ use settings::{Mode, Scope, Settings};
 pub struct Proxy {
     address: SocketAddr,
     settings: watch::Sender<Settings>,
+    upstream: watch::Sender<Arc<str>>,
     gauges: Arc<Gauges>,
     stop: Option<oneshot::Sender<Infallible>>,
     thread: Option<JoinHandle<()>>,
@@ -81,7 +82,7 @@ impl Proxy {
     ///
     /// Where there is no port or no thread to be had.
     pub async fn start(upstream: impl Display) -> Self {
-        let upstream: Arc<str> = upstream.to_string().into();
+        let (upstream, leads_to) = watch::channel(Arc::from(upstream.to_string()));
         let (settings, watched) = watch::channel(Settings::default());
         let gauges = Arc::new(Gauges::default());
         let (stop, stopped) = oneshot::channel();
@@ -95,7 +96,7 @@ impl Proxy {
                 let _ = listens.send(listener.local_addr().expect("the address of a listener"));
                 tokio::select! {
                     _ = stopped => {}
-                    never = listen(listener, upstream, watched, counted) => match never {},
+                    never = listen(listener, leads_to, watched, counted) => match never {},
                 }
             });
             // Ends all connections. A look-up of a host name that still runs is not waited for.
@@ -104,7 +105,7 @@ impl Proxy {
         let thread = thread::Builder::new().name("larder-proxy".to_owned()).spawn(body);
         let thread = thread.expect("a thread for the proxy");
         let address = listening.await.expect("a proxy that listens");
-        Self { address, settings, gauges, stop: Some(stop), thread: Some(thread) }
+        Self { address, settings, upstream, gauges, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Where clients connect to: `127.0.0.1:port`. It stays the same as long as the proxy lives.
@@ -169,6 +170,13 @@ impl Proxy {
         self.change(|settings| settings.scope = Scope::All)
     }
 
+    /// Leads clients that come from now on to another server, as a virtual IP does that moves. The connections that are open
+    /// stay where they are.
+    pub fn redirect(&self, upstream: impl Display) -> &Self {
+        self.upstream.send_replace(upstream.to_string().into());
+        self
+    }
+
     /// How many clients' connections stand.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -221,7 +229,7 @@ impl fmt::Debug for Proxy {
 
 async fn listen(
     listener: TcpListener,
-    upstream: Arc<str>,
+    upstream: watch::Receiver<Arc<str>>,
     settings: watch::Receiver<Settings>,
     gauges: Arc<Gauges>,
 ) -> Infallible {
@@ -234,7 +242,8 @@ async fn listen(
         };
         let accepted = Connection::accept(client, settings.clone(), Arc::clone(&gauges));
         if let Some(connection) = accepted {
-            tokio::spawn(connection.run(Arc::clone(&upstream)));
+            let upstream = Arc::clone(&upstream.borrow());
+            tokio::spawn(connection.run(upstream));
         }
     }
 }

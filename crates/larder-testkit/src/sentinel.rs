@@ -1,5 +1,6 @@
 //! A master and a replica under three sentinels.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +98,14 @@ impl Sentinel {
     #[must_use]
     pub fn builder() -> SentinelBuilder {
         SentinelBuilder::default()
+    }
+
+    /// One sentinel more, which does not belong to these: it calls this server the master of the service, whatever the others
+    /// say, as a sentinel does that was left behind by a change of the deployment.
+    #[must_use]
+    pub fn stale(master: SocketAddr) -> Server {
+        let monitor = format!("monitor {SERVICE} {} {} 2", master.ip(), master.port());
+        Server::builder().sentinel().arg("sentinel", &monitor).start()
     }
 
     /// What a client connects to: `redis-sentinel://127.0.0.1:s1,127.0.0.1:s2,127.0.0.1:s3/larder`, with

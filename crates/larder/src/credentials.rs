@@ -67,6 +67,7 @@ pub(crate) struct Kept {
     /// Which answer it is, from 1.
     pub(crate) number: u64,
     asked: Tick,
+    answered: Tick,
 }
 
 impl Kept {
@@ -102,7 +103,7 @@ impl CredentialSource {
         if let Some(kept) = &*slot {
             let now = self.clock.now();
             let fresh = kept.renew_at().is_some_and(|at| now < at);
-            if fresh || kept.asked > called {
+            if fresh || kept.answered >= called {
                 return Ok(kept.clone());
             }
         }
@@ -148,7 +149,7 @@ impl CredentialSource {
             Error::with_source(ErrorKind::Authentication, message, error)
         })?;
         let number = self.latest.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
-        Ok(Kept { credentials, number, asked })
+        Ok(Kept { credentials, number, asked, answered: self.clock.now() })
     }
 }
 
@@ -200,9 +201,10 @@ mod tests {
 
     #[tokio::test]
     async fn credentials_without_a_limit_are_asked_for_at_each_dial_and_links_that_dial_together_share_them() {
-        let (_, asked, source) = source(None);
+        let (micros, asked, source) = source(None);
         let together = join_all((0..5).map(|_| source.current())).await;
         assert_eq!(asked.load(Ordering::Acquire), 1, "{together:?}");
+        micros.fetch_add(1, Ordering::AcqRel);
         source.current().await.unwrap();
         assert_eq!(asked.load(Ordering::Acquire), 2);
     }

@@ -75,6 +75,7 @@ async fn tls_trusts_the_given_authority_and_no_other() {
         let error = refused.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Tls, "{error:?}");
         assert!(!error.is_retryable());
+        assert!(error.to_string().contains("certificate"), "it says why: {error}");
     }
 
     let plain = Server::builder().tcp().start();

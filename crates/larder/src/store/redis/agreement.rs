@@ -48,6 +48,8 @@ struct State {
     /// The replica that was the first server reached, as long as that is why replicas are accepted.
     replica: Option<Accepted>,
     reached: bool,
+    /// Whether the last server reached was a replica.
+    on_replica: bool,
     next_move: Option<Instant>,
     pause: Duration,
 }
@@ -98,19 +100,16 @@ impl Agreement {
                 ));
             }
             state.reached = true;
+            state.on_replica = true;
             state.replica = Some(Accepted { run_id: identity.run_id.clone() });
             return Admission::Used { generation, trusted: false };
         }
         state.reached = true;
-        let promoted = match &state.replica {
-            Some(replica) if replica.run_id.is_some() && replica.run_id == identity.run_id => true,
-            Some(_) => {
-                // The name leads to another server, which is a master.
-                state.replica = None;
-                true
-            }
-            None => false,
-        };
+        let promoted = std::mem::take(&mut state.on_replica);
+        if state.replica.as_ref().is_some_and(|it| it.run_id.is_none() || it.run_id != identity.run_id) {
+            // The name leads to another server, which is a master.
+            state.replica = None;
+        }
         let other = matches!((&state.master, &identity.run_id), (Some(one), Some(other)) if one != other);
         if other && !state.may_move() {
             return Admission::Used { generation, trusted: false };
@@ -246,6 +245,7 @@ mod tests {
         let agreement = Agreement::default();
         used(&agreement, &replica);
         assert_eq!(used(&agreement, &server(Role::Master, "replica")), (1, true));
+        assert_eq!(used(&agreement, &server(Role::Master, "replica")), (1, true), "it has moved already");
         assert_eq!(used(&agreement, &replica).1, false);
         // The name leads to a master elsewhere: from then on it is a master's name.
         assert!(used(&agreement, &server(Role::Master, "master")).1);

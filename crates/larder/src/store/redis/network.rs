@@ -76,6 +76,8 @@ impl Network {
     pub(super) async fn ready(&self) -> Result<()> {
         match self {
             Self::Single(node) => node.ready().await,
+            Self::Cluster(cluster) => cluster.ready().await,
+        }
     }
 
     /// Sends one command about `name`: one round trip.
