@@ -103,4 +103,5 @@ pub use limit::{
 #[doc = include_str!("../../../docs/locks.md")]
 #[doc = include_str!("../../../docs/rate-limits.md")]
 #[doc = include_str!("../../../docs/transactions.md")]
+#[doc = include_str!("../../../docs/operations.md")]
 struct Pages;
