@@ -69,6 +69,20 @@ async fn stand(proxy: &Proxy, count: usize) {
 }
 
 #[tokio::test]
+async fn a_redirect_leads_new_clients_elsewhere_and_leaves_the_others() {
+    let (one, other) = (server(), server());
+    one.command(&["SET", "name", "1"]);
+    other.command(&["SET", "name", "2"]);
+    let proxy = in_front_of(&one).await;
+    let ask = |client: &mut Client| (client.ask("GET name"), client.line());
+    let mut before = Client::connect(&proxy);
+    assert_eq!(ask(&mut before).1, "1");
+    proxy.redirect(other.addr().unwrap());
+    assert_eq!(ask(&mut Client::connect(&proxy)).1, "2");
+    assert_eq!(ask(&mut before).1, "1");
+}
+
+#[tokio::test]
 async fn it_forwards_and_counts() {
     let server = server();
     let proxy = in_front_of(&server).await;

@@ -324,7 +324,8 @@ impl LarderBuilder {
             "a timeout of zero leaves no time for any answer"
         } else if !(1..=64).contains(&self.connections) {
             "connections is from 1 to 64"
-        } else if self.client_name.is_empty() || !self.client_name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        } else if self.client_name.is_empty() || !self.client_name.bytes().all(|byte| byte.is_ascii_graphic())
+        {
             "client_name is printable ASCII without spaces"
         } else if self.credentials.is_some() && (self.username.is_some() || self.password.is_some()) {
             "give credentials or a username and password, not both"

@@ -200,7 +200,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn credentials_without_a_limit_are_asked_for_at_each_dial_and_links_that_dial_together_share_them() {
+    async fn credentials_without_a_limit_are_asked_for_at_each_dial_and_links_that_dial_together_share_them()
+    {
         let (micros, asked, source) = source(None);
         let together = join_all((0..5).map(|_| source.current())).await;
         assert_eq!(asked.load(Ordering::Acquire), 1, "{together:?}");

@@ -82,7 +82,9 @@ pub(crate) fn socket(path: impl Into<PathBuf>) -> Result<Address> {
     let path = path.into();
     #[cfg(unix)]
     if std::os::unix::net::SocketAddr::from_pathname(&path).is_err() {
-        return Err(invalid("the path of a Unix socket is longer than this system allows, or holds a zero byte"));
+        return Err(invalid(
+            "the path of a Unix socket is longer than this system allows, or holds a zero byte",
+        ));
     }
     Ok(Address::Unix(path))
 }
@@ -137,7 +139,9 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
     // In a password a # may stand as it is. After it, other clients take one for an option, as to skip the check of a
     // certificate: that must not be ignored.
     if [Some(hosts), path, query].into_iter().flatten().any(|part| part.contains('#')) {
-        return Err(invalid("there is nothing after a # here: certificates are always checked, and a # in a name is %23"));
+        return Err(invalid(
+            "there is nothing after a # here: certificates are always checked, and a # in a name is %23",
+        ));
     }
     let (username, password) = credentials(user_info)?;
     let path = path.unwrap_or_default();

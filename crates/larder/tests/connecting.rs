@@ -96,7 +96,8 @@ async fn a_wrong_password_is_the_error_of_each_call_of_a_lazy_connection() {
 
 #[tokio::test]
 async fn strict_limits_and_locks_wait_until_it_is_known_whether_the_server_evicts() {
-    let evicting = |policy: &str| Server::builder().tcp().arg("maxmemory", "50mb").arg("maxmemory-policy", policy);
+    let evicting =
+        |policy: &str| Server::builder().tcp().arg("maxmemory", "50mb").arg("maxmemory-policy", policy);
     for (policy, welcome) in [("noeviction", true), ("allkeys-lru", false)] {
         let server = evicting(policy).start();
         server.kill();
@@ -139,8 +140,16 @@ async fn silent_seeds_of_a_cluster_do_not_use_up_the_time_of_the_next() {
     let url = cluster.url().replacen("://", &format!("://{},", seeds.join(",")), 1);
     let timeout = Duration::from_secs(5);
     let started = Instant::now();
-    works(&Larder::builder().url(url).connect_timeout(timeout).response_timeout(timeout).connect().await.unwrap())
-        .await;
+    works(
+        &Larder::builder()
+            .url(url)
+            .connect_timeout(timeout)
+            .response_timeout(timeout)
+            .connect()
+            .await
+            .unwrap(),
+    )
+    .await;
     // One after another they would have taken three times that.
     assert!(started.elapsed() < timeout * 2, "{:?}", started.elapsed());
 }
@@ -221,7 +230,13 @@ async fn sentinels_may_ask_for_a_user_of_their_own() {
     }
     for node in sentinel.sentinels() {
         node.command(&[
-            "ACL", "SETUSER", "ann", "on", ">ann's", "-@all", "+sentinel|get-master-addr-by-name",
+            "ACL",
+            "SETUSER",
+            "ann",
+            "on",
+            ">ann's",
+            "-@all",
+            "+sentinel|get-master-addr-by-name",
         ]);
         node.command(&["ACL", "SETUSER", "default", "nopass", "-@all", "+auth", "+hello"]);
     }
@@ -276,8 +291,10 @@ async fn a_server_that_is_full_says_so_and_is_not_dialled_all_the_time() {
 fn rotating(
     passwords: &'static [&'static str],
     valid_for: Option<Duration>,
-) -> (Arc<AtomicU64>, impl Fn() -> std::future::Ready<Result<Credentials, Box<dyn std::error::Error + Send + Sync>>>)
-{
+) -> (
+    Arc<AtomicU64>,
+    impl Fn() -> std::future::Ready<Result<Credentials, Box<dyn std::error::Error + Send + Sync>>>,
+) {
     let asked = Arc::new(AtomicU64::new(0));
     let count = asked.clone();
     let provider = move || {
@@ -342,7 +359,8 @@ async fn an_open_connection_authenticates_again_before_its_credentials_expire_an
     assert_eq!(asked.load(Ordering::Acquire), 1);
     larder_of_hours.renew_credentials().await.unwrap();
     let connections = connections_of_ann(&server).len() as u64;
-    until("every connection has authenticated again", async || server.calls("auth") >= connections.min(3)).await;
+    until("every connection has authenticated again", async || server.calls("auth") >= connections.min(3))
+        .await;
     assert_eq!(asked.load(Ordering::Acquire), 2);
     works(&larder_of_hours).await;
 }

@@ -526,13 +526,17 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     let strangers: Vec<&Event> = happened.difference(&listed).collect();
     assert!(strangers.is_empty(), "{strangers:?}");
     let missing: Vec<&str> = listed.difference(&happened).map(|event| event.1.as_str()).collect();
-    // Those of clusters, and of the layer for HTTP, which a recorder of one thread does not meet here.
+    // Those of clusters, failovers and providers of credentials, and of the layer for HTTP, which a recorder of one thread does not meet here.
     assert_eq!(
         missing,
         [
             "no decision on a request",
+            "not the master that a sentinel called it",
             "the cluster's map could not be fetched",
+            "a connection could not authenticate with new credentials",
             "a request says nothing of its peer's address, and shares one limit with all such: see ClientIp::peer",
+            "all connections to the server dial again",
+            "new credentials could not be had, the last ones are still valid",
             "too many nodes to track: reads of some are not kept",
         ]
     );

@@ -45,6 +45,8 @@ pub(crate) struct Agreement {
 struct State {
     /// The run id of the master that the links talk to.
     master: Option<String>,
+    /// How many links of this generation have a connection to it.
+    links: usize,
     /// The replica that was the first server reached, as long as that is why replicas are accepted.
     replica: Option<Accepted>,
     reached: bool,
@@ -63,7 +65,10 @@ struct Accepted {
 #[derive(Debug)]
 pub(super) enum Admission {
     /// It is used. What was read through it may be kept where it is `trusted`.
-    Used { generation: u64, trusted: bool },
+    Used {
+        generation: u64,
+        trusted: bool,
+    },
     /// The links moved on meanwhile: dial again.
     Again,
     Refused(Error),
@@ -110,29 +115,39 @@ impl Agreement {
             // The name leads to another server, which is a master.
             state.replica = None;
         }
-        let other = matches!((&state.master, &identity.run_id), (Some(one), Some(other)) if one != other);
-        if other && !state.may_move() {
+        // Where no link talks to the other any more, as after a restart, there is nothing to agree on.
+        let divided = state.is_other(identity) && state.links > 0;
+        if divided && !state.may_move() {
             return Admission::Used { generation, trusted: false };
         }
-        let first = state.master.is_none() && !promoted;
         if identity.run_id.is_some() {
             state.master.clone_from(&identity.run_id);
         }
-        if first || !(other || promoted) {
-            return Admission::Used { generation, trusted: true };
+        let generation = if divided || promoted {
+            // This connection is the newest, so it is where the name leads now.
+            let why = if divided { "its name leads to another server now" } else { "there is a master now" };
+            self.advance(&mut state, server, why)
+        } else {
+            generation
+        };
+        state.links += 1;
+        Admission::Used { generation, trusted: true }
+    }
+
+    /// A connection that was trusted in this generation has ended.
+    pub(super) fn leave(&self, generation: u64) {
+        let mut state = self.state();
+        if self.generation() == generation {
+            state.links = state.links.saturating_sub(1);
         }
-        // This connection is the newest, so it is where the name leads now.
-        let why = if other { "the name leads to another server now" } else { "there is a master now" };
-        Admission::Used { generation: self.advance(generation, server, why), trusted: true }
     }
 
     /// Makes all links dial again, unless they have since this generation.
     pub(super) fn move_from(&self, generation: u64, server: &str, why: &'static str) {
-        let state = self.state();
+        let mut state = self.state();
         if self.generation() == generation {
-            self.advance(generation, server, why);
+            self.advance(&mut state, server, why);
         }
-        drop(state);
     }
 
     /// A request was refused as by a replica, on a connection of this generation to a server of this role.
@@ -141,7 +156,8 @@ impl Agreement {
             Some(Role::Master) => self.move_from(generation, server, "it refuses requests as a replica does"),
             Some(Role::Replica) => self.refused.notify_one(),
             None => {
-                if self.state().may_move() {
+                let may_move = self.state().may_move();
+                if may_move {
                     self.move_from(generation, server, "it refuses requests as a replica does");
                 }
             }
@@ -150,14 +166,15 @@ impl Agreement {
 
     /// Whether a connection to a server with this run id is to be given up for the one that the other links use.
     pub(super) fn is_stray(&self, identity: &Identity) -> bool {
-        let mut state = self.state();
-        let other = matches!((&state.master, &identity.run_id), (Some(one), Some(other)) if one != other);
-        other && !identity.is_replica() && state.may_move()
+        let state = self.state();
+        let now = Instant::now();
+        let may_move = state.links == 0 || state.next_move.is_none_or(|next| now >= next);
+        state.is_other(identity) && !identity.is_replica() && may_move
     }
 
-    /// Under the lock.
-    fn advance(&self, generation: u64, server: &str, why: &'static str) -> u64 {
-        let next = generation.wrapping_add(1);
+    fn advance(&self, state: &mut State, server: &str, why: &'static str) -> u64 {
+        state.links = 0;
+        let next = self.generation().wrapping_add(1);
         self.generation.store(next, Ordering::Release);
         self.moved.send_replace(next);
         tracing::warn!(%server, why, "all connections to the server dial again");
@@ -170,6 +187,11 @@ impl Agreement {
 }
 
 impl State {
+    /// Whether this is another server than the master that the links talk to, as far as run ids say it.
+    fn is_other(&self, identity: &Identity) -> bool {
+        matches!((&self.master, &identity.run_id), (Some(master), Some(this)) if master != this)
+    }
+
     fn may_move(&mut self) -> bool {
         let now = Instant::now();
         if self.next_move.is_some_and(|next| now < next) {
@@ -218,6 +240,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_server_that_restarts_again_and_again_is_no_reason_to_wait() {
+        let agreement = Agreement::default();
+        for restart in 0..100 {
+            let server = server(Role::Master, &restart.to_string());
+            assert_eq!((used(&agreement, &server), used(&agreement, &server)), ((0, true), (0, true)));
+            agreement.leave(0);
+            agreement.leave(0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn links_that_had_to_wait_with_their_move_follow_the_master_afterwards() {
+        let agreement = Agreement::default();
+        used(&agreement, &server(Role::Master, "a"));
+        assert_eq!(used(&agreement, &server(Role::Master, "b")), (1, true));
+        let third = server(Role::Master, "c");
+        assert_eq!(used(&agreement, &third), (1, false), "too soon after the last move");
+        assert!(!agreement.is_stray(&third));
+        tokio::time::advance(FIRST_PAUSE).await;
+        assert!(agreement.is_stray(&third), "it dials again");
+        assert_eq!(used(&agreement, &third), (2, true));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn several_masters_behind_one_name_do_not_end_in_a_loop_of_dials() {
         let agreement = Agreement::default();
         let (one, other) = (server(Role::Master, "one"), server(Role::Master, "other"));
@@ -237,7 +283,11 @@ mod tests {
         let agreement = Agreement::default();
         let replica = server(Role::Replica, "replica");
         assert_eq!(used(&agreement, &replica), (0, false));
-        assert_eq!(used(&agreement, &server(Role::Replica, "another")), (0, false), "several behind one name");
+        assert_eq!(
+            used(&agreement, &server(Role::Replica, "another")),
+            (0, false),
+            "several behind one name"
+        );
         agreement.refused_by(Some(Role::Replica), 0, "s");
         assert_eq!(agreement.generation(), 0, "no reason to dial again");
 

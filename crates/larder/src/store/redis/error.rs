@@ -92,7 +92,9 @@ fn translate_as(kind: ErrorKind, error: &RedisError, address: &str) -> Error {
     let forbidden = cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
     let message = match kind {
         ErrorKind::Refused if forbidden => {
-            format!("the operating system does not let this process connect to {address}: the permissions of a socket's file or folder, or a firewall{said}")
+            format!(
+                "the operating system does not let this process connect to {address}: the permissions of a socket's file or folder, or a firewall{said}"
+            )
         }
         ErrorKind::Refused => format!("cannot connect to {address}{said}"),
         ErrorKind::Tls => format!("the TLS handshake with {address} failed{said}"),

@@ -136,12 +136,19 @@ mod tests {
 
     #[test]
     fn the_role_is_read_from_either_answer() {
-        let hello = |role: &str| Value::Map(vec![(bulk("version"), bulk("7.0.15")), (bulk("role"), bulk(role))]);
+        let hello =
+            |role: &str| Value::Map(vec![(bulk("version"), bulk("7.0.15")), (bulk("role"), bulk(role))]);
         assert_eq!(AskRole::Hello.read(&hello("master")), Some(Role::Master));
         assert_eq!(AskRole::Hello.read(&hello("replica")), Some(Role::Replica));
         assert_eq!(AskRole::Hello.read(&Value::Map(Vec::new())), None, "a sentinel has no role");
-        assert_eq!(AskRole::Role.read(&Value::Array(vec![bulk("slave"), bulk("10.0.0.1")])), Some(Role::Replica));
-        assert_eq!(AskRole::Role.read(&Value::Array(vec![bulk("master"), Value::Int(0)])), Some(Role::Master));
+        assert_eq!(
+            AskRole::Role.read(&Value::Array(vec![bulk("slave"), bulk("10.0.0.1")])),
+            Some(Role::Replica)
+        );
+        assert_eq!(
+            AskRole::Role.read(&Value::Array(vec![bulk("master"), Value::Int(0)])),
+            Some(Role::Master)
+        );
         assert_eq!(AskRole::Role.read(&Value::Nil), None);
     }
 

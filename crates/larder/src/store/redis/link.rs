@@ -94,12 +94,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Starts dialling. [`live`](Self::live) waits for the first attempt. With a lane it is a tracked connection.
-    pub(super) fn start(
-        destination: Destination,
-        kind: Kind,
-        login: Arc<Login>,
-        lane: Option<Lane>,
-    ) -> Self {
+    pub(super) fn start(destination: Destination, kind: Kind, login: Arc<Login>, lane: Option<Lane>) -> Self {
         let (state, _) = watch::channel(State::Dialling);
         let time = Arc::new(ServerTime::new(login.clock.clone()));
         let learned = login.learned.clone();
@@ -128,9 +123,8 @@ impl Link {
 
     /// As [`live`](Self::live), but not the connection `failed`, which its caller saw break.
     pub(super) async fn live_after(&self, failed: Option<&Live>) -> Result<Live> {
-        let usable = |live: &Live| {
-            self.is_current(live) && failed.is_none_or(|failed| failed.number != live.number)
-        };
+        let usable =
+            |live: &Live| self.is_current(live) && failed.is_none_or(|failed| failed.number != live.number);
         let mut state = self.state.subscribe();
         let settled = state.wait_for(|state| match state {
             State::Dialling => false,
@@ -274,6 +268,7 @@ impl Supervisor {
                 Admission::Refused(error) => return Err(error),
             }
         };
+        let member = trusted.then(|| Member { learned: self.login.learned.clone(), generation });
         let mut live = Live {
             connection,
             number,
@@ -296,7 +291,7 @@ impl Supervisor {
         // The first heartbeat belongs to the handshake: without it freshness could not be judged.
         match timeout(self.login.connect_timeout, handshake).await {
             Ok(Ok(())) => {
-                let about = About { identity, credentials };
+                let about = About { identity, credentials, _member: member };
                 Ok(Some((live, about)))
             }
             Ok(Err(error)) => Err(translate(&error, &address.to_string())),
@@ -389,7 +384,9 @@ impl Supervisor {
             {
                 // Not twice at the same time.
                 renew_after = Instant::now() + self.login.connect_timeout;
-                renewing = Some(Box::pin(authenticate(live.connection.clone(), source, &self.login, &server))).into();
+                renewing =
+                    Some(Box::pin(authenticate(live.connection.clone(), source, &self.login, &server)))
+                        .into();
             }
             if missed == 2 {
                 return End::Silent;
@@ -431,6 +428,19 @@ struct About {
     identity: Identity,
     /// What it was authenticated with, where that may change.
     credentials: Option<Kept>,
+    _member: Option<Member>,
+}
+
+/// One of the connections that the links of a node agree on, until it is dropped.
+struct Member {
+    learned: Arc<Learned>,
+    generation: u64,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.learned.agreement.leave(self.generation);
+    }
 }
 
 /// Authenticates an open connection with current credentials.
@@ -458,7 +468,9 @@ async fn authenticate(
             }
         }
     };
-    timeout(login.connect_timeout, renew).await.unwrap_or_else(|_| Err(Error::timed_out(login.connect_timeout)))
+    timeout(login.connect_timeout, renew)
+        .await
+        .unwrap_or_else(|_| Err(Error::timed_out(login.connect_timeout)))
 }
 
 /// How a connection ended.

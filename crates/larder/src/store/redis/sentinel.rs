@@ -151,7 +151,8 @@ fn epoch(answer: Value) -> u64 {
         _ => return 0,
     };
     let text = |value: Value| from_redis_value::<String>(value).unwrap_or_default();
-    let found = pairs.into_iter().find_map(|(name, value)| (text(name) == "config-epoch").then(|| text(value)));
+    let found =
+        pairs.into_iter().find_map(|(name, value)| (text(name) == "config-epoch").then(|| text(value)));
     found.and_then(|epoch| epoch.parse().ok()).unwrap_or(0)
 }
 

@@ -39,7 +39,12 @@ impl ServerTime {
         }
         let count = questions.len();
         let mut answers = connection.clone().send_packed_commands(&questions, 0, count).await?.into_iter();
-        match answers.next().unwrap_or(Value::Nil).extract_error().and_then(|time| Ok(from_redis_value(time)?)) {
+        match answers
+            .next()
+            .unwrap_or(Value::Nil)
+            .extract_error()
+            .and_then(|time| Ok(from_redis_value(time)?))
+        {
             Ok(told) => self.learn(sent, told),
             // It may be loading, or the ACL may forbid it.
             Err(error) => tracing::debug!(%error, "the server does not tell its time"),
