@@ -42,6 +42,28 @@ impl Keyspace {
         whole
     }
 
+    /// What follows the namespace of an entry's name that a person gives, with the namespace or without it, and with the quotes and
+    /// escapes in which `redis-cli` shows it.
+    pub(crate) fn entry_shown(&self, shown: &str) -> Result<String> {
+        let whole = match shown.strip_prefix('"').and_then(|shown| shown.strip_suffix('"')) {
+            Some(quoted) => unescaped(quoted)
+                .ok_or_else(|| Error::invalid(format!("{shown} is no name that redis-cli would show")))?,
+            None => shown.to_owned(),
+        };
+        // No namespace, cache or schema holds a slash or a colon.
+        let before_key = whole.split(':').next().unwrap_or_default();
+        match before_key.split_once('/') {
+            None => Ok(whole),
+            Some((namespace, _)) if namespace == self.namespace() => {
+                Ok(whole.get(namespace.len() + 1..).unwrap_or_default().to_owned())
+            }
+            Some((other, _)) => Err(Error::invalid(format!(
+                "the entry is of the namespace {other:?}, and this Larder is of {:?}",
+                self.namespace()
+            ))),
+        }
+    }
+
     pub(crate) fn tag(&self, tag: &str) -> Name {
         self.sibling("~tag.1:", tag)
     }
@@ -135,6 +157,30 @@ fn check(what: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The text that `redis-cli` shows between quotes.
+fn unescaped(shown: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(shown.len());
+    let mut rest = shown.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'\\' => match rest.next()? {
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                b'a' => 7,
+                b'b' => 8,
+                b'x' => {
+                    let digits = [rest.next()?, rest.next()?];
+                    u8::from_str_radix(str::from_utf8(&digits).ok()?, 16).ok()?
+                }
+                other => other,
+            },
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +190,19 @@ mod tests {
         let mut name = Name::from(&*Keyspace::new(namespace).unwrap().cache(cache, schema).unwrap());
         key.write(&mut KeyText::new(&mut name));
         name.as_str().to_owned()
+    }
+
+    #[test]
+    fn an_entry_is_named_as_a_person_sees_it() {
+        let shop = Keyspace::new(Some("shop")).unwrap();
+        for shown in ["user:a/b", "shop/user:a/b", "\"shop/user:a/b\"", "\"user:a\\x2fb\""] {
+            assert_eq!(shop.entry_shown(shown).unwrap(), "user:a/b", "{shown}");
+        }
+        assert_eq!(shop.entry_shown("\"user@2:gr\\xc3\\xb6\\\"e\"").unwrap(), "user@2:grö\"e");
+        assert!(shop.entry_shown("other/user:a").unwrap_err().to_string().contains("\"other\""));
+        assert!(shop.entry_shown("\"user:\\xZZ\"").is_err());
+        assert!(Keyspace::default().entry_shown("shop/user:a").is_err());
+        assert_eq!(Keyspace::default().entry_shown("user:a").unwrap(), "user:a");
     }
 
     #[test]

@@ -145,8 +145,8 @@ impl Larder {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     #[must_use]
-    pub fn tag(&self, tag: &str) -> Tag {
-        Tag::new(self.context.clone(), tag)
+    pub fn tag(&self, tag: impl Into<String>) -> Tag {
+        Tag::new(self.context.clone(), tag.into())
     }
 
     /// The versions that tags have now, for a [`set`](crate::Cache::set) of data that is yet to be read:
@@ -168,7 +168,8 @@ impl Larder {
     }
 
     /// Why an entry is served, or is not: which tier has it, whether it is being loaded and by whom, what voided it. `entry` is its
-    /// name as it stands on the server, without the namespace: `user:123`, or `user@2:123` of schema 2.
+    /// name on the server, with or without the namespace, and as `redis-cli` shows it, quotes included: `user:123`, `user@2:123` of
+    /// schema 2, `"shop/user:gr\xc3\xb6\xc3\x9fe"`.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -188,11 +189,11 @@ impl Larder {
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request.
+    /// What stands in the way of any request; `InvalidSetting` for a name of another namespace.
     pub fn explain(&self, entry: &str) -> Call<'_, impl Future<Output = Result<Explanation>> + Send> {
         let entry = entry.to_owned();
         Call::new(self.context.limits.response_timeout, &self.context.explain_meter, async move {
-            Explanation::of(&self.context, &entry).await
+            Explanation::of(&self.context, &self.context.keyspace.entry_shown(&entry)?).await
         })
     }
 

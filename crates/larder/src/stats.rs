@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// What a [`Larder`](crate::Larder) has counted since it was connected.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+///
+/// `Serialize`, for a status page: times are seconds and nanoseconds, as serde writes a [`Duration`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// By the cache's name.
@@ -30,7 +34,7 @@ pub struct InvalidationStats {
 }
 
 /// What locks have counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LockStats {
     /// Locks that were granted.
@@ -46,7 +50,7 @@ pub struct LockStats {
 }
 
 /// What one cache has counted, over all its handles.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CacheStats {
     /// Keys asked for and found, near hits included.
@@ -91,7 +95,7 @@ impl CacheStats {
 }
 
 /// How often an operation was used and how it went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct OperationStats {
     /// Calls that ended, with whatever result.

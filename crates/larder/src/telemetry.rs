@@ -2,53 +2,74 @@
 //!
 //! Counting is always on and costs a few atomic additions; [`Stats`](crate::Stats) reads it. With the feature `metrics` the same
 //! events reach the `metrics` facade under the names listed in docs/observability.md. A recorder must be installed
-//! before the caches are built, because the handles are made then. Labels are names that the program chose; keys and
+//! before the caches are built, because the handles of counters are made then; an operation's histogram is made when the operation
+//! is first used, so that what is never used is not among the metrics. Labels are names that the program chose; keys and
 //! lock names, of which there may be any number, never become labels.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+#[cfg(feature = "metrics")]
+use std::sync::OnceLock;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::stats::{CacheStats, OperationStats};
 
+/// The targets of events: by what they are about, and not by where in larder they are made.
+pub(crate) mod target {
+    /// Connections to servers.
+    #[cfg(feature = "redis")]
+    pub(crate) const CONNECTION: &str = "larder::connection";
+    /// Values of caches.
+    pub(crate) const CACHE: &str = "larder::cache";
+    /// Calls that failed.
+    pub(crate) const OPERATION: &str = "larder::operation";
+}
+
 /// One operation of one named thing: how often, how long, how many failed.
 pub(crate) struct Instrument {
+    kind: &'static str,
+    name: Box<str>,
+    operation: &'static str,
     count: AtomicU64,
     errors: AtomicU64,
     nanos: AtomicU64,
+    /// Made on first use.
     #[cfg(feature = "metrics")]
-    seconds: metrics::Histogram,
-    #[cfg(feature = "metrics")]
-    labels: [metrics::Label; 3],
+    seconds: OnceLock<metrics::Histogram>,
 }
 
 impl Instrument {
     /// `kind` is `cache`, `lock`, `limiter`, `tag` or `larder`; `name` is the cache's or limiter's.
-    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has labels"))]
     pub(crate) fn new(kind: &'static str, name: &str, operation: &'static str) -> Self {
-        #[cfg(feature = "metrics")]
-        let labels = [
-            metrics::Label::from_static_parts("kind", kind),
-            metrics::Label::new("name", name.to_owned()),
-            metrics::Label::from_static_parts("operation", operation),
-        ];
         Self {
+            kind,
+            name: name.into(),
+            operation,
             count: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             nanos: AtomicU64::new(0),
             #[cfg(feature = "metrics")]
-            seconds: metrics::histogram!("larder_operation_seconds", labels.iter()),
-            #[cfg(feature = "metrics")]
-            labels,
+            seconds: OnceLock::new(),
         }
+    }
+
+    #[cfg(feature = "metrics")]
+    fn labels(&self) -> Vec<metrics::Label> {
+        vec![
+            metrics::Label::from_static_parts("kind", self.kind),
+            metrics::Label::new("name", self.name.to_string()),
+            metrics::Label::from_static_parts("operation", self.operation),
+        ]
     }
 
     pub(crate) fn finished(&self, elapsed: Duration, error: Option<&Error>) {
         self.count.fetch_add(1, Relaxed);
         self.nanos.fetch_add(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         #[cfg(feature = "metrics")]
-        self.seconds.record(elapsed);
+        self.seconds
+            .get_or_init(|| metrics::histogram!("larder_operation_seconds", self.labels()))
+            .record(elapsed);
         if let Some(error) = error {
             self.failed(error);
         }
@@ -56,10 +77,18 @@ impl Instrument {
 
     fn failed(&self, error: &Error) {
         self.errors.fetch_add(1, Relaxed);
-        tracing::debug!(kind = %error.kind(), %error, "operation failed");
+        tracing::debug!(
+            target: target::OPERATION,
+            of = self.kind,
+            name = %self.name,
+            operation = self.operation,
+            kind = %error.kind(),
+            %error,
+            "operation failed"
+        );
         #[cfg(feature = "metrics")]
         {
-            let mut labels = self.labels.to_vec();
+            let mut labels = self.labels();
             labels.push(metrics::Label::from_static_parts("error", error.kind().as_str()));
             metrics::counter!("larder_errors_total", labels).increment(1);
         }
@@ -317,7 +346,7 @@ impl CacheMeter {
     pub(crate) fn bypassed(&self, error: &Error) {
         self.bypassed.add(1);
         if self.bypassed_warning.lets_through() {
-            tracing::warn!(cache = %self.name, kind = %error.kind(), %error, "loading without the store");
+            tracing::warn!(target: target::CACHE, cache = %self.name, kind = %error.kind(), %error, "loading without the store");
         }
     }
 
@@ -325,7 +354,7 @@ impl CacheMeter {
     pub(crate) fn unreadable(&self, reason: &'static str) {
         self.unreadable.add(1);
         if self.unreadable_warning.lets_through() {
-            tracing::warn!(cache = %self.name, reason, "a stored value cannot be read and counts as a miss");
+            tracing::warn!(target: target::CACHE, cache = %self.name, reason, "a stored value cannot be read and counts as a miss");
         }
     }
 
@@ -384,8 +413,8 @@ pub(crate) struct Connected {
 
 /// A connection came up; `again` if it is not the link's first.
 #[cfg(feature = "redis")]
-pub(crate) fn connected(again: bool) -> Connected {
-    tracing::info!(again, "connected");
+pub(crate) fn connected(server: &str, role: &'static str, again: bool) -> Connected {
+    tracing::info!(target: target::CONNECTION, server, role, again, "connected");
     #[cfg(feature = "metrics")]
     {
         if again {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderName, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use larder::http::{ClientIp, Grpc, HeaderKey, PathKey, RateLimitFields, RateLimitLayer, RequestHead};
 use larder::{Decision, Larder, Outage, Quota};
 use larder_testkit::Server;
@@ -196,7 +196,7 @@ async fn keys_come_from_addresses_fields_and_closures() {
     assert!(ask(by_address.clone(), &from("[2001:db8::1]:1")).await);
     assert!(!ask(by_address, &from("[2001:db8::ffff]:1")).await);
 
-    let by_field = RateLimitLayer::new(limit("field"), HeaderKey::new(HeaderName::from_static("x-api-key")));
+    let by_field = RateLimitLayer::new(limit("field"), HeaderKey::new("x-api-key").unwrap());
     let with = |key: &'static str| {
         move |request: &mut Request<()>| {
             request.headers_mut().insert("x-api-key", key.parse().unwrap());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderName, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -172,7 +172,7 @@ async fn a_key_longer_than_the_store_takes_is_limited_like_any_other() {
     for url in ["memory:".to_owned(), support::server().url(), support::cluster().url()] {
         let larder = support::connect_as(&url, "n").await;
         let limiter = larder.rate_limiter("long", Quota::per_hour(2)).unwrap();
-        let by_field = HeaderKey::new(HeaderName::from_static("x-api-key"));
+        let by_field = HeaderKey::new("x-api-key").unwrap();
         let field_address = serve(RateLimitLayer::new(limiter.clone(), by_field)).await;
         let path_address = serve(RateLimitLayer::new(limiter.clone(), PathKey::new())).await;
         let mut by_field = Connection::open(1, field_address).await;

@@ -29,8 +29,8 @@ pub struct Tag {
 }
 
 impl Tag {
-    pub(crate) fn new(context: Arc<Context>, tag: &str) -> Self {
-        Self { context, tag: tag.to_owned() }
+    pub(crate) fn new(context: Arc<Context>, tag: String) -> Self {
+        Self { context, tag }
     }
 
     /// Voids every entry that carries this tag, in every cache of this namespace, and every load under way whose value

@@ -75,9 +75,9 @@ impl ClientIp {
     /// # Errors
     ///
     /// `InvalidSetting` for what is neither.
-    pub fn trust<'a>(mut self, networks: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+    pub fn trust(mut self, networks: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self> {
         for network in networks {
-            self.trusted.push(Network::parse(network)?);
+            self.trusted.push(Network::parse(network.as_ref())?);
         }
         Ok(self)
     }
@@ -230,7 +230,7 @@ mod tests {
     fn a_client_cannot_choose_its_address() {
         let none = ClientIp::new();
         assert_eq!(key(&none, "203.0.113.9", &["1.1.1.1"]).unwrap(), "203.0.113.9");
-        let behind = ClientIp::new().trust(["10.0.0.0/8", "192.0.2.1"]).unwrap();
+        let behind = ClientIp::new().trust(["10.0.0.0/8".to_owned(), "192.0.2.1".to_owned()]).unwrap();
         // The client wrote 1.1.1.1; the proxies added what they saw.
         assert_eq!(key(&behind, "10.0.0.1", &["1.1.1.1, 203.0.113.9"]).unwrap(), "203.0.113.9");
         assert_eq!(

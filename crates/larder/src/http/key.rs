@@ -4,6 +4,8 @@ use std::fmt;
 
 use http::{Extensions, HeaderMap, HeaderName, Method, Request, Uri};
 
+use crate::error::{Error, Result};
+
 /// A request without its body.
 #[derive(Clone, Copy)]
 pub struct RequestHead<'a> {
@@ -85,14 +87,24 @@ pub(super) fn shortened(key: String, takes: impl FnOnce(&str) -> bool) -> String
 
 /// By the value of a header field, such as an API key. Whoever can choose the value can choose whose limit to use up: put
 /// the layer behind the one that checks it.
+///
+/// ```
+/// # fn key() -> larder::Result<larder::http::HeaderKey> {
+/// larder::http::HeaderKey::new("x-api-key")
+/// # }
+/// # key().unwrap();
+/// ```
 #[derive(Debug, Clone)]
 pub struct HeaderKey(HeaderName);
 
 impl HeaderKey {
-    /// By the first value of this field.
-    #[must_use]
-    pub fn new(name: HeaderName) -> Self {
-        Self(name)
+    /// By the first value of this field: a text, or an `http::HeaderName`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for what is no field's name.
+    pub fn new(name: impl TryInto<HeaderName>) -> Result<Self> {
+        name.try_into().map(Self).map_err(|_| Error::invalid("HeaderKey needs the name of a header field"))
     }
 }
 

@@ -25,6 +25,7 @@ use super::slots;
 use super::tracking::{Lane, Tracking};
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::target;
 
 /// How often the map is looked at though nothing seems wrong.
 const REVIEW: Duration = Duration::from_secs(30);
@@ -261,7 +262,7 @@ impl Shared {
             let looked = self.refresh().await;
             pause = if looked.is_ok() { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
             if let Err(error) = &looked {
-                tracing::debug!(%error, "the cluster's map could not be fetched");
+                tracing::debug!(target: target::CONNECTION, %error, "the cluster's map could not be fetched");
             }
             self.looked.send_replace(Some(looked));
             sleep(pause).await;

@@ -29,7 +29,7 @@ use super::tracking::{Lane, arm};
 use crate::credentials::{CredentialSource, Kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::trust::Seen;
-use crate::telemetry;
+use crate::telemetry::{self, target};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A tracked connection's, on whose answers near reads live.
@@ -187,7 +187,7 @@ impl Supervisor {
         loop {
             number += 1;
             let (live, about) = self.dial_until_up(&state, &mut delays, number).await;
-            let connected = telemetry::connected(number > 1);
+            let connected = telemetry::connected(&describe(&self.destination), self.role(), number > 1);
             put(&state, State::Up(live.clone()));
             let since = Instant::now();
             let seen = live.seen;
@@ -197,7 +197,12 @@ impl Supervisor {
                 // A connection that is given up may be open still, and tell of nothing that matters.
                 lane.end(seen);
             }
-            tracing::warn!(server = %describe(&self.destination), "connection lost, dialling again");
+            tracing::warn!(
+                target: target::CONNECTION,
+                server = %describe(&self.destination),
+                role = self.role(),
+                "connection lost, dialling again"
+            );
             put(
                 &state,
                 match end {
@@ -218,6 +223,11 @@ impl Supervisor {
         }
     }
 
+    /// What the connection is for, as events name it.
+    fn role(&self) -> &'static str {
+        if self.lane.is_some() { "tracking" } else { "commands" }
+    }
+
     async fn dial_until_up(
         &self,
         state: &watch::Sender<State>,
@@ -230,7 +240,13 @@ impl Supervisor {
                 Ok(Some(opened)) => return opened,
                 Ok(None) => continue,
                 Err(error) => {
-                    tracing::debug!(server = %describe(&self.destination), %error, "dialling failed");
+                    tracing::debug!(
+                        target: target::CONNECTION,
+                        server = %describe(&self.destination),
+                        role = self.role(),
+                        %error,
+                        "dialling failed"
+                    );
                     if error.kind() == ErrorKind::Busy {
                         // Each attempt costs a server that has no room for it.
                         least = BUSY_DELAY;

@@ -17,6 +17,7 @@ use super::link::is_connection_lost;
 use crate::clock::{Clock, Moment};
 use crate::store::Listener;
 use crate::store::trust::{Lanes, Seen};
+use crate::telemetry::target;
 
 /// What every tracked connection of a store shares.
 #[derive(Clone)]
@@ -37,7 +38,7 @@ impl Lane {
     pub(super) fn take(tracking: Tracking, of_cluster: bool) -> Self {
         let number = tracking.lanes.take();
         if number.is_none() {
-            tracing::warn!("too many nodes to track: reads of some are not kept");
+            tracing::warn!(target: target::CONNECTION, "too many nodes to track: reads of some are not kept");
         }
         Self { tracking, number, of_cluster }
     }
@@ -108,7 +109,12 @@ pub(super) async fn arm(connection: &MultiplexedConnection, server: &str) -> Red
         Ok(_) => Ok(true),
         Err(error) if is_connection_lost(&error) => Err(error),
         Err(error) => {
-            tracing::warn!(%server, %error, "the server refuses CLIENT TRACKING: no near reads, and versions are asked for with every read");
+            tracing::warn!(
+                target: target::CONNECTION,
+                %server,
+                %error,
+                "the server refuses CLIENT TRACKING: no near reads, and versions are asked for with every read"
+            );
             Ok(false)
         }
     }
