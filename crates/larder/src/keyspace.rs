@@ -42,8 +42,8 @@ impl Keyspace {
         whole
     }
 
-    /// What follows the namespace of an entry's name that a person gives, with the namespace or without it, and with the quotes and
-    /// escapes in which `redis-cli` shows it.
+    /// What follows the namespace of an entry's name that a person gives, with the namespace or without it, and with
+    /// the quotes and escapes in which `redis-cli` shows it.
     pub(crate) fn entry_shown(&self, shown: &str) -> Result<String> {
         let whole = match shown.strip_prefix('"').and_then(|shown| shown.strip_suffix('"')) {
             Some(quoted) => unescaped(quoted)
@@ -84,6 +84,22 @@ impl Keyspace {
         for part in ["~lease.1:{", entry, "}"] {
             whole.push_str(part);
         }
+        whole
+    }
+
+    /// The mark of a run whose result will be stored under an entry.
+    pub(crate) fn once(entry: &str) -> Name {
+        let mut whole = Name::new();
+        for part in ["~once.1:{", entry, "}"] {
+            whole.push_str(part);
+        }
+        whole
+    }
+
+    /// The sign of life of that run.
+    pub(crate) fn pulse(entry: &str) -> Name {
+        let mut whole = Self::once(entry);
+        whole.push_str(":pulse");
         whole
     }
 

@@ -168,8 +168,8 @@ impl Larder {
     }
 
     /// Why an entry is served, or is not: which tier has it, whether it is being loaded and by whom, what voided it. `entry` is its
-    /// name on the server, with or without the namespace, and as `redis-cli` shows it, quotes included: `user:123`, `user@2:123` of
-    /// schema 2, `"shop/user:gr\xc3\xb6\xc3\x9fe"`.
+    /// name on the server, with or without the namespace, and as `redis-cli` shows it, quotes included: `user:123`,
+    /// `user@2:123` of schema 2, `"shop/user:gr\xc3\xb6\xc3\x9fe"`.
     ///
     /// ```
     /// # use std::time::Duration;

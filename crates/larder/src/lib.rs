@@ -79,8 +79,9 @@ pub use stats::{CacheStats, InvalidationStats, LockStats, OperationStats, Stats}
 
 // The cache
 pub use cache::{
-    Cache, CacheBuilder, Entry, Explanation, Foreign, Load, LoadEntry, LoadError, LoadMany, Loading,
-    NearVerdict, Set, SetMany, Source, Stored, Tag, TagSnapshot, WhenAbandoned,
+    Cache, CacheBuilder, Entry, EntryVersion, Explanation, Foreign, Load, LoadEntry, LoadError, LoadMany,
+    Loading, NearVerdict, OnceError, ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored, Tag,
+    TagSnapshot, WhenAbandoned,
 };
 pub use key::{CacheKey, Displayed, KeyText};
 pub use near::Near;

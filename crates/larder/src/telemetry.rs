@@ -2,9 +2,9 @@
 //!
 //! Counting is always on and costs a few atomic additions; [`Stats`](crate::Stats) reads it. With the feature `metrics` the same
 //! events reach the `metrics` facade under the names listed in docs/observability.md. A recorder must be installed
-//! before the caches are built, because the handles of counters are made then; an operation's histogram is made when the operation
-//! is first used, so that what is never used is not among the metrics. Labels are names that the program chose; keys and
-//! lock names, of which there may be any number, never become labels.
+//! before the caches are built, because the handles of counters are made then; an operation's histogram is made when
+//! the operation is first used, so that what is never used is not among the metrics. Labels are names that the
+//! program chose; keys and lock names, of which there may be any number, never become labels.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[cfg(feature = "metrics")]
@@ -266,6 +266,7 @@ pub(crate) struct CacheMeter {
     pub(crate) ttl: Instrument,
     pub(crate) get_or_load: Instrument,
     pub(crate) get_or_load_many: Instrument,
+    pub(crate) run_once: Instrument,
     pub(crate) expire: Instrument,
     pub(crate) clear: Instrument,
 }
@@ -300,6 +301,7 @@ impl CacheMeter {
             ttl: instrument("ttl"),
             get_or_load: instrument("get_or_load"),
             get_or_load_many: instrument("get_or_load_many"),
+            run_once: instrument("run_once"),
             expire: instrument("expire"),
             clear: instrument("clear"),
         }
@@ -386,6 +388,7 @@ impl CacheMeter {
                 ("ttl", &self.ttl),
                 ("get_or_load", &self.get_or_load),
                 ("get_or_load_many", &self.get_or_load_many),
+                ("run_once", &self.run_once),
                 ("expire", &self.expire),
                 ("clear", &self.clear),
             ]

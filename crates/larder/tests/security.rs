@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use larder::{Cache, Error, ErrorKind, Larder, LarderBuilder, LoadError, Near, Quota};
+use larder::{Cache, Error, ErrorKind, Larder, LarderBuilder, LoadError, OnceError, Near, Quota};
 use larder_testkit::{Sentinel, Server};
 use support::{User, namespace, until, user};
 
@@ -107,6 +107,15 @@ async fn cache_operations(larder: &Larder) -> Outcome {
     let nobody =
         absent.get_or_load_optional(format!("{key}:absent"), |_| async { Ok::<_, Infallible>(None) }).await;
     note("load nothing", larder_error(nobody));
+    let once = users.run_once(format!("{key}:once"), || async { Ok::<_, Infallible>(user("Ann")) }).await;
+    note(
+        "run once",
+        match once {
+            Ok(_) => None,
+            Err(OnceError::Larder(error)) => Some(error),
+            Err(other) => panic!("{other:?}"),
+        },
+    );
     failed
 }
 

@@ -685,6 +685,17 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                     () = until("the lease is taken", async || names(&server).contains(name)) => {}
                 }
             }
+            "once" | "pulse" => {
+                let cache = larder.cache::<User>("user").ttl(HOUR).build().unwrap();
+                let work = || std::future::pending::<Result<User, Infallible>>();
+                tokio::select! {
+                    _ = cache.run_once("123", work) => panic!("the work never ends"),
+                    () = until("it is marked", async || names(&server).contains(name)) => {}
+                }
+                let mark = server.query::<String>(&["GET", name.trim_end_matches(":pulse")]);
+                assert_eq!(server.query::<String>(&["GET", name]), mark);
+                assert!(is_version(&mark), "{mark}");
+            }
             "lock" | "fence" => {
                 let guard = larder.lock(called).acquire().await.unwrap();
                 let lock = name.trim_end_matches(":fence");

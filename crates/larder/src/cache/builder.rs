@@ -87,7 +87,8 @@ where
         }
     }
 
-    /// How long a value is kept when its own call does not say. Default: none, and then every call must say.
+    /// How long a value is kept when its own call does not say. Default: none, and then every call that stores must
+    /// say, which each of them can; one that does not is an `InvalidSetting` error.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.expiry = Some(Expiry::After(ttl));
         self

@@ -163,6 +163,7 @@ where
                 written_at: now,
                 fresh_until: 0,
                 load_cost: cost,
+                clear_version: 0,
             })
         }));
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::conditional::EntryVersion;
 use crate::envelope::TagVersion;
 use crate::store::trust::Seen;
 use crate::value::Meta;
@@ -32,6 +33,7 @@ pub struct Entry<V> {
     pub(super) source: Source,
     pub(super) age: Option<Duration>,
     pub(super) remaining: Option<Duration>,
+    pub(super) version: Option<EntryVersion>,
 }
 
 impl<V> Entry<V> {
@@ -59,6 +61,13 @@ impl<V> Entry<V> {
     pub fn remaining(&self) -> Option<Duration> {
         self.remaining
     }
+
+    /// Which write the value comes from, for [`Set::if_version`](crate::Set::if_version). `None` for what was not
+    /// read from the server (a near copy, a value that was just loaded) and for bare JSON: where a cache has a near
+    /// tier, read through [`fresh()`](crate::Cache::fresh).
+    pub fn version(&self) -> Option<EntryVersion> {
+        self.version
+    }
 }
 
 /// A value that was found, with what its envelope said.
@@ -72,12 +81,19 @@ pub(super) struct Kept<V> {
     /// 0: until it expires.
     pub(super) fresh_until: u64,
     pub(super) load_cost: u32,
+    pub(super) clear_version: u64,
 }
 
 impl<V> Kept<V> {
     pub(super) fn new(value: V, source: Source, meta: &Meta) -> Self {
-        let Meta { nonce, written_at, fresh_until, load_cost, .. } = *meta;
-        Self { value, source, nonce, written_at, fresh_until, load_cost }
+        let Meta { nonce, written_at, fresh_until, load_cost, clear_version, .. } = *meta;
+        Self { value, source, nonce, written_at, fresh_until, load_cost, clear_version }
+    }
+
+    /// Which write it comes from, where that is known.
+    pub(super) fn version(&self) -> Option<EntryVersion> {
+        let read = matches!(self.source, Source::Server | Source::Stale) && self.nonce != 0;
+        read.then_some(EntryVersion { nonce: self.nonce, clear: self.clear_version })
     }
 
     /// How old it is at `now`, the server's milliseconds.
@@ -113,7 +129,7 @@ impl<V> NearCopy<V> {
         let (nonce, fresh_until, load_cost) =
             self.more.map_or((0, 0, 0), |more| (more.nonce, more.fresh_until, more.load_cost));
         let (value, written_at) = (self.value, self.written_at);
-        Kept { value, source: Source::Near, nonce, written_at, fresh_until, load_cost }
+        Kept { value, source: Source::Near, nonce, written_at, fresh_until, load_cost, clear_version: 0 }
     }
 }
 

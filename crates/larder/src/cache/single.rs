@@ -17,11 +17,11 @@ use super::verdict::{Answers, Judged, Verdict, ask, judge_start};
 use super::{Cache, Entry, Source, builder};
 use crate::call::Call;
 use crate::envelope::TagVersion;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::CacheKey;
-use crate::lock::Fence;
 use crate::name::Name;
-use crate::store::{Expiry, Fencing, Store};
+use crate::store::{Expiry, Store};
+use crate::value::Stamp;
 
 impl<V> Cache<V>
 where
@@ -100,7 +100,7 @@ where
             }
             None => None,
         };
-        Entry { age: kept.age(now), remaining, source: kept.source, value: kept.value }
+        Entry { age: kept.age(now), remaining, version: kept.version(), source: kept.source, value: kept.value }
     }
 
     /// Stores a value, in place of whatever was there.
@@ -127,72 +127,6 @@ where
             snapshot: Vec::new(),
             timeout: None,
         }
-    }
-
-    /// Stores a value under the fence of the lock that its writer holds, unless a writer with a higher fence has written this
-    /// key: `false` then, and nothing is changed. So a holder that was paused past its lock's time overwrites nothing.
-    ///
-    /// The highest fence is remembered for a day after the last such write, or for as long as the value where that is longer.
-    /// Writes without a fence are not checked, and do not change it. The cache's time to live applies.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
-    /// # let larder = larder::Larder::connect("memory:").await?;
-    /// let totals = larder.cache::<u64>("total").ttl(Duration::from_secs(60)).build()?;
-    /// let first = larder.lock("totals").acquire().await?;
-    /// let old = first.fence();
-    /// first.release().await?;
-    /// let second = larder.lock("totals").acquire().await?;
-    /// assert!(totals.set_fenced("today", &2, second.fence()).await?);
-    /// assert!(!totals.set_fenced("today", &1, old).await?, "the first holder is too late");
-    /// # Ok(())
-    /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
-    /// ```
-    ///
-    /// One round trip.
-    ///
-    /// # Errors
-    ///
-    /// As [`set`](Self::set).
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`set`](Self::set).
-    pub fn set_fenced<'a>(
-        &'a self,
-        key: impl CacheKey,
-        value: &'a V,
-        fence: Fence,
-    ) -> Call<'a, Pin<Box<dyn Future<Output = Result<bool>> + Send + 'a>>> {
-        const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-        let entry = self.entry(key);
-        let work: Pin<Box<dyn Future<Output = _> + Send + 'a>> = Box::pin(async move {
-            let entry = entry?;
-            let store = self.context.store()?;
-            let expiry = self.expiry(None)?;
-            let mut writing = self.writing(vec![&entry]);
-            writing.ready().await;
-            let set = async {
-                let versions = self.versions(&[], self.version_span(expiry)).await?;
-                let bytes = self.encode(value, self.stamp(expiry, 0, versions)?)?;
-                let size = bytes.len();
-                let kept = self.kept_for(expiry);
-                let longest = match kept {
-                    Expiry::After(span) => span.max(REMEMBERED),
-                    Expiry::Never => 365 * REMEMBERED,
-                };
-                let fencing = Fencing { number: fence.get(), kept: longest };
-                Ok((store.set_fenced(&entry, bytes, kept, fencing).await?, size))
-            };
-            let (stored, size) = writing.answered(set.await)?;
-            if stored {
-                self.shared.meter.wrote(size);
-            }
-            Ok(stored)
-        });
-        Call::queued(self.context.limits.response_timeout, &self.shared.meter.set, work)
     }
 
     /// Whether a key has a value. The value itself is not transferred, so it is not known whether it could be read.
@@ -339,13 +273,13 @@ where
 /// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
 #[must_use = "nothing is stored before this is awaited"]
 pub struct Set<'a, V> {
-    cache: &'a Cache<V>,
-    entry: Result<Name>,
-    value: &'a V,
+    pub(super) cache: &'a Cache<V>,
+    pub(super) entry: Result<Name>,
+    pub(super) value: &'a V,
     expiry: Option<Expiry>,
     tags: Vec<String>,
     snapshot: Vec<TagVersion>,
-    timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
 }
 
 impl<V> Set<'_, V> {
@@ -400,6 +334,32 @@ impl<V> Set<'_, V> {
     }
 }
 
+impl<V> Set<'_, V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// What the envelope is to say, with the versions of now or of the snapshot, and how long the value is fresh.
+    pub(super) async fn stamped(&self) -> Result<(Stamp, Expiry)> {
+        let cache = self.cache;
+        let expiry = cache.expiry(self.expiry)?;
+        let span = cache.version_span(expiry);
+        if self.tags.is_empty() && self.snapshot.is_empty() {
+            let versions = cache.versions(&[], span).await?;
+            return Ok((cache.stamp(expiry, 0, versions)?, expiry));
+        }
+        // Tags of a snapshot have versions of their own, and must outlive the entry all the same.
+        let all = self.tags.iter().chain(self.snapshot.iter().map(|tag| &tag.tag)).cloned().collect();
+        let all = tag::checked(all, cache.policy.encoder.format())?;
+        let mut versions = Box::pin(cache.versions(&all, span)).await?;
+        for tag in versions.1.iter_mut().filter(|tag| !self.tags.contains(&tag.tag)) {
+            if let Some(before) = self.snapshot.iter().find(|before| before.tag == tag.tag) {
+                tag.version = before.version;
+            }
+        }
+        Ok((cache.stamp(expiry, 0, versions)?, expiry))
+    }
+}
+
 impl<'a, V> IntoFuture for Set<'a, V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -408,33 +368,19 @@ where
     type IntoFuture = Call<'a, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { cache, entry, value, expiry, tags, snapshot, timeout } = self;
-        let timeout = timeout.unwrap_or(cache.context.limits.response_timeout);
+        let cache = self.cache;
+        let timeout = self.timeout.unwrap_or(cache.context.limits.response_timeout);
         let work = async move {
-            let entry = entry?;
+            let entry = self.entry.as_ref().map_err(Error::clone)?;
             let store = cache.context.store()?;
-            let expiry = cache.expiry(expiry)?;
-            // Tags of a snapshot have versions of their own, and must outlive the entry all the same.
-            let (own, all): (Vec<_>, Vec<_>) =
-                (tags.clone(), tags.into_iter().chain(snapshot.iter().map(|tag| tag.tag.clone())).collect());
-            let all = tag::checked(all, cache.policy.encoder.format())?;
-            let span = cache.version_span(expiry);
             // Before the versions are asked for: an outage that shows there leaves the old value, too.
-            let mut writing = cache.writing(vec![&entry]);
+            let mut writing = cache.writing(vec![entry]);
             writing.ready().await;
             let set = async {
-                let mut versions = match all.as_slice() {
-                    [] => cache.versions(&[], span).await?,
-                    all => Box::pin(cache.versions(all, span)).await?,
-                };
-                for tag in versions.1.iter_mut().filter(|tag| !own.contains(&tag.tag)) {
-                    if let Some(before) = snapshot.iter().find(|before| before.tag == tag.tag) {
-                        tag.version = before.version;
-                    }
-                }
-                let bytes = cache.encode(value, cache.stamp(expiry, 0, versions)?)?;
+                let (stamp, expiry) = self.stamped().await?;
+                let bytes = cache.encode(self.value, stamp)?;
                 let size = bytes.len();
-                store.set(&entry, bytes, cache.kept_for(expiry)).await?;
+                store.set(entry, bytes, cache.kept_for(expiry)).await?;
                 Ok(size)
             };
             let size = writing.answered(set.await)?;

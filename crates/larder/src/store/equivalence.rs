@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::memory::{Bounds, MemoryStore};
+use super::once::{OnceStart, OnceStore, Run};
 use super::redis::{Login, RedisStore};
 use super::{Claim, Expiry, Fencing, FillStart, Force, RefreshStart, Store};
 use crate::clock::Clock;
@@ -52,6 +53,13 @@ enum Step {
     Version(usize, u8),
     RenewVersion(usize, u8),
     SetFenced(usize, u8, Expiry, u8),
+    SetIfAbsent(usize, u8, Expiry, Option<u8>),
+    BeginOnce(usize, u8, Option<u8>, bool),
+    /// Begins a run, and waits until it counts as interrupted.
+    Interrupt(usize, u8),
+    RenewOnce(usize, u8),
+    CommitOnce(usize, u8, u8, Expiry),
+    AbandonOnce(usize, u8),
 }
 
 /// What a step answered, with spans of time made comparable.
@@ -66,6 +74,7 @@ enum Answer {
     ManyKept(Vec<Option<Rough>>),
     Begun(FillStart),
     RefreshBegun(RefreshStart),
+    Once(OnceStart),
     Version(u64, Rough),
     Failed(ErrorKind),
 }
@@ -118,7 +127,27 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (name(), some()).prop_map(|(n, c)| Step::Version(n, c)),
         1 => (name(), some()).prop_map(|(n, v)| Step::RenewVersion(n, v)),
         2 => (name(), some(), expiries(), some()).prop_map(|(n, v, e, f)| Step::SetFenced(n, v, e, f)),
+        2 => (name(), some(), expiries(), prop::option::of(some()))
+            .prop_map(|(n, v, e, u)| Step::SetIfAbsent(n, v, e, u)),
+        3 => (name(), some(), prop::option::of(some()), any::<bool>())
+            .prop_map(|(n, t, u, o)| Step::BeginOnce(n, t, u, o)),
+        1 => (name(), some()).prop_map(|(n, t)| Step::Interrupt(n, t)),
+        1 => (name(), some()).prop_map(|(n, t)| Step::RenewOnce(n, t)),
+        2 => (name(), some(), some(), expiries()).prop_map(|(n, t, v, e)| Step::CommitOnce(n, t, v, e)),
+        1 => (name(), some()).prop_map(|(n, t)| Step::AbandonOnce(n, t)),
     ]
+}
+
+/// A run of work, and its answer without the time that it has left.
+fn run(token: u8, liveness: Duration, takes_over: bool) -> Run {
+    Run { token: u64::from(token) + 1, liveness, kept: 60 * MINUTE, takes_over }
+}
+
+fn timeless(start: OnceStart) -> OnceStart {
+    match start {
+        OnceStart::Running(_) => OnceStart::Running(MINUTE),
+        other => other,
+    }
 }
 
 /// Something of each kind that a store may hold: text, a placeholder, a value whose nonce refreshes name, the empty string.
@@ -138,11 +167,11 @@ fn placeholder(token: u8) -> Bytes {
     Bytes::from(Envelope::placeholder(u64::from(token) + 1, 0, 0, Vec::new()))
 }
 
-async fn take(store: &impl Store, history: u64, step: &Step) -> Answer {
+async fn take(store: &(impl Store + OnceStore), history: u64, step: &Step) -> Answer {
     try_take(store, history, step).await.unwrap_or_else(|error| Answer::Failed(error.kind()))
 }
 
-async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Result<Answer> {
+async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -> crate::Result<Answer> {
     let name = |n: &usize| format!("h{history}:{n}");
     let tag = |n: &usize| format!("~tag.1:{{h{history}:{n}}}");
     let all = |ns: &[usize], f: &dyn Fn(&usize) -> String| {
@@ -175,6 +204,37 @@ async fn try_take(store: &impl Store, history: u64, step: &Step) -> crate::Resul
         Step::SetFenced(n, v, expiry, fence) => {
             let fence = Fencing { number: u64::from(*fence) + 1, kept: 60 * MINUTE };
             Answer::Flag(store.set_fenced(&name(n), value(*v), *expiry, fence).await?)
+        }
+        Step::SetIfAbsent(n, v, expiry, in_place_of) => {
+            let in_place_of = in_place_of.map(value);
+            Answer::Begun(store.set_if_absent(&name(n), value(*v), *expiry, in_place_of).await?)
+        }
+        Step::BeginOnce(n, token, in_place_of, takes_over) => {
+            let run = run(*token, MINUTE, *takes_over);
+            Answer::Once(timeless(store.begin_once(&name(n), run, in_place_of.map(value)).await?))
+        }
+        Step::Interrupt(n, token) => {
+            let run = run(*token, Duration::from_millis(1), false);
+            let limit = Instant::now() + Duration::from_secs(10);
+            let mut start = store.begin_once(&name(n), run, None).await?;
+            if start == OnceStart::Begun {
+                start = OnceStart::Running(MINUTE);
+                while matches!(start, OnceStart::Running(_)) {
+                    assert!(Instant::now() < limit, "a pulse of one millisecond beats after ten seconds");
+                    start = store.begin_once(&name(n), run, None).await?;
+                }
+            }
+            Answer::Once(timeless(start))
+        }
+        Step::RenewOnce(n, token) => {
+            Answer::Flag(store.renew_once(&name(n), u64::from(*token) + 1, MINUTE).await?)
+        }
+        Step::CommitOnce(n, token, v, expiry) => {
+            Answer::Flag(store.commit_once(&name(n), u64::from(*token) + 1, value(*v), *expiry).await?)
+        }
+        Step::AbandonOnce(n, token) => {
+            store.abandon_once(&name(n), u64::from(*token) + 1).await?;
+            Answer::Nothing
         }
         Step::Delete(n) => Answer::Flag(store.delete(&name(n)).await?),
         Step::DeleteMany(ns) => {

@@ -19,6 +19,7 @@ macro_rules! on_either {
 pub(crate) mod limit;
 pub(crate) mod lock;
 pub(crate) mod memory;
+pub(crate) mod once;
 pub(crate) mod permit;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;

@@ -167,14 +167,26 @@ impl Entries {
         unreadable: Option<Bytes>,
         now: Tick,
     ) -> Result<FillStart> {
+        self.set_if_absent(name, placeholder, Expiry::After(liveness), unreadable, now)
+    }
+
+    /// Under a name that is empty, or that still holds just these bytes.
+    pub(super) fn set_if_absent(
+        &self,
+        name: &str,
+        value: Bytes,
+        expiry: Expiry,
+        in_place_of: Option<Bytes>,
+        now: Tick,
+    ) -> Result<FillStart> {
         let _stripe = self.stripe(name);
         match self.live(name, now) {
             // An empty string is the same as a missing name.
-            Some(entry) if !entry.bytes.is_empty() && Some(&entry.bytes) != unreadable.as_ref() => {
+            Some(entry) if !entry.bytes.is_empty() && Some(&entry.bytes) != in_place_of.as_ref() => {
                 Ok(FillStart::Occupied(entry.bytes))
             }
             _ => {
-                self.put(name, placeholder, Expiry::After(liveness), now)?;
+                self.put(name, value, expiry, now)?;
                 Ok(FillStart::Begun)
             }
         }
@@ -310,7 +322,7 @@ impl Entries {
         self.set(name, write_version(version), Expiry::After(span.saturating_mul(2)), now)
     }
 
-    fn holds(&self, name: &str, bytes: &Bytes, now: Tick) -> bool {
+    pub(super) fn holds(&self, name: &str, bytes: &Bytes, now: Tick) -> bool {
         self.live(name, now).is_some_and(|entry| entry.bytes == *bytes)
     }
 
@@ -319,7 +331,7 @@ impl Entries {
     }
 
     /// Removes what is there; whether anything was.
-    fn take(&self, name: &str, now: Tick) -> bool {
+    pub(super) fn take(&self, name: &str, now: Tick) -> bool {
         let taken = self.cache.remove(name).is_some_and(|(_, entry)| entry.lives(now));
         if taken {
             self.listener.changed(name);
@@ -341,7 +353,7 @@ impl Entries {
         None
     }
 
-    fn put(&self, name: &str, bytes: Bytes, expiry: Expiry, now: Tick) -> Result<()> {
+    pub(super) fn put(&self, name: &str, bytes: Bytes, expiry: Expiry, now: Tick) -> Result<()> {
         let weight = self.weight.of(name, &bytes);
         if weight > self.largest {
             return Err(Error::new(
@@ -358,7 +370,7 @@ impl Entries {
         Ok(())
     }
 
-    fn stripe(&self, name: &str) -> Option<MutexGuard<'_, ()>> {
+    pub(super) fn stripe(&self, name: &str) -> Option<MutexGuard<'_, ()>> {
         let stripes = u64::try_from(self.stripes.len()).ok()?;
         let index = usize::try_from(self.hasher.hash_one(name).checked_rem(stripes)?).ok()?;
         Some(self.stripes.get(index)?.lock().unwrap_or_else(PoisonError::into_inner))
@@ -387,6 +399,6 @@ fn is_nothing(bytes: &[u8]) -> bool {
 }
 
 /// Sixteen hexadecimal digits, as on the server, where a person may read them.
-fn write_version(version: u64) -> Bytes {
+pub(super) fn write_version(version: u64) -> Bytes {
     Bytes::from(format!("{version:016x}"))
 }

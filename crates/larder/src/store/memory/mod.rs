@@ -8,6 +8,7 @@ mod entries;
 mod limit;
 mod limits;
 mod locks;
+mod once;
 mod semaphores;
 mod shards;
 

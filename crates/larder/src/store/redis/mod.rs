@@ -14,6 +14,7 @@ mod link;
 mod lock;
 mod network;
 mod node;
+mod once;
 mod permit;
 mod script;
 mod sentinel;
