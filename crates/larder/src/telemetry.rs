@@ -348,7 +348,13 @@ impl CacheMeter {
     pub(crate) fn bypassed(&self, error: &Error) {
         self.bypassed.add(1);
         if self.bypassed_warning.lets_through() {
-            tracing::warn!(target: target::CACHE, cache = %self.name, kind = %error.kind(), %error, "loading without the store");
+            tracing::warn!(
+                target: target::CACHE,
+                cache = %self.name,
+                kind = %error.kind(),
+                %error,
+                "loading without the store"
+            );
         }
     }
 
@@ -356,7 +362,12 @@ impl CacheMeter {
     pub(crate) fn unreadable(&self, reason: &'static str) {
         self.unreadable.add(1);
         if self.unreadable_warning.lets_through() {
-            tracing::warn!(target: target::CACHE, cache = %self.name, reason, "a stored value cannot be read and counts as a miss");
+            tracing::warn!(
+                target: target::CACHE,
+                cache = %self.name,
+                reason,
+                "a stored value cannot be read and counts as a miss"
+            );
         }
     }
 
