@@ -22,7 +22,7 @@ pub struct Stats {
 }
 
 /// What the queue of invalidations has counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct InvalidationStats {
     /// How many are queued at the moment.

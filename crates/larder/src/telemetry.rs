@@ -6,9 +6,9 @@
 //! the operation is first used, so that what is never used is not among the metrics. Labels are names that the
 //! program chose; keys and lock names, of which there may be any number, never become labels.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[cfg(feature = "metrics")]
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 

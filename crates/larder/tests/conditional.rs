@@ -49,7 +49,8 @@ async fn of_all_that_set_if_absent_one_is_first() {
 #[tokio::test]
 async fn what_get_takes_for_absent_is_replaced() {
     for (store, larder) in each_store().await {
-        let words: Cache<String> = larder.cache("word").ttl(HOUR).stale_for(HOUR).negative_ttl(HOUR).build().unwrap();
+        let words: Cache<String> =
+            larder.cache("word").ttl(HOUR).stale_for(HOUR).negative_ttl(HOUR).build().unwrap();
         let (old, new) = ("old".to_owned(), "new".to_owned());
 
         words.set("stale", &old).await.unwrap();
@@ -132,7 +133,10 @@ async fn compare_and_set_fails_where_anything_came_between() {
         words.set("k", &old).await.unwrap();
         let seen = version(&words, "k").await;
         words.set("k", &old).await.unwrap();
-        assert!(!words.set("k", &new).if_version(seen).await.unwrap(), "{store}: the same value, written again");
+        assert!(
+            !words.set("k", &new).if_version(seen).await.unwrap(),
+            "{store}: the same value, written again"
+        );
         let seen = version(&words, "k").await;
         words.delete("k").await.unwrap();
         assert!(!words.set("k", &new).if_version(seen).await.unwrap(), "{store}: deleted");
@@ -296,7 +300,11 @@ async fn a_run_that_panicked_is_not_run_again_unless_a_caller_says_so() {
         let next = words(&other).run_once("k", never).await;
         assert!(matches!(next, Err(OnceError::Interrupted)), "{store}: {next:?}");
         let again = || async { Ok::<_, Infallible>("second".to_owned()) };
-        assert_eq!(words(&other).run_once("k", again).retry_interrupted().await.unwrap(), "second", "{store}");
+        assert_eq!(
+            words(&other).run_once("k", again).retry_interrupted().await.unwrap(),
+            "second",
+            "{store}"
+        );
         assert_eq!(words(&one).run_once("k", cursed).await.unwrap(), "second", "{store}");
     }
 }
@@ -305,7 +313,8 @@ async fn a_run_that_panicked_is_not_run_again_unless_a_caller_says_so() {
 fn a_runner_that_died_leaves_word_and_its_waiters_are_told() {
     let url = server().url();
     let namespace = namespace();
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (dying, living) = (runtime(), runtime());
     let first = dying.block_on(connect_as(&url, &namespace));
     let (begun, begins) = oneshot::channel();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use larder::{Cache, Error, ErrorKind, Larder, LarderBuilder, LoadError, OnceError, Near, Quota};
+use larder::{Cache, Error, ErrorKind, Larder, LarderBuilder, LoadError, Near, OnceError, Quota};
 use larder_testkit::{Sentinel, Server};
 use support::{User, namespace, until, user};
 
@@ -315,7 +315,7 @@ async fn each_command_of_the_page_is_needed() {
 async fn each_key_pattern_of_the_page_is_needed() {
     let server = Server::builder().tcp().start();
     let patterns = permissions(&["cache", "coordination"], '~');
-    assert_eq!(patterns.len(), 8);
+    assert_eq!(patterns.len(), 9);
     for left_out in &patterns {
         apply(&server, &["cache", "coordination"]);
         let mut line = vec!["ACL", "SETUSER", USER, "resetkeys"];

@@ -371,7 +371,7 @@ where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        self.cache.shared.flights.detach(self.entry);
+        self.cache.shared.flights.detach(&[self.entry]);
         self.cache.shared.forget_near([self.entry]);
     }
 }

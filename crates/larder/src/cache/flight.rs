@@ -210,11 +210,6 @@ impl<V> Flights<V> {
             .retain(|_, flight| !flight.tags.open && !flight.tags.named.iter().any(|own| own == tag));
     }
 
-    /// Who comes from now on starts a load of this entry of its own.
-    pub(super) fn detach(&self, name: &str) {
-        lock(&self.0).remove(name);
-    }
-
     pub(super) fn detach_all(&self) {
         lock(&self.0).clear();
     }

@@ -184,7 +184,9 @@ impl<E: fmt::Display> fmt::Display for OnceError<E> {
             // In the alternate form, in which anyhow's errors show their whole chain.
             Self::Work(error) => write!(f, "the work failed: {error:#}"),
             Self::Panicked(message) => write!(f, "the work panicked: {message}"),
-            Self::Interrupted => f.write_str("a run of this work was interrupted, and what it has done is not known"),
+            Self::Interrupted => {
+                f.write_str("a run of this work was interrupted, and what it has done is not known")
+            }
             Self::Running => f.write_str("another caller runs this work just now"),
             Self::Unreadable => f.write_str("the stored result of this work cannot be read"),
             Self::Larder(error) => error.fmt(f),
@@ -265,7 +267,8 @@ where
         let run = Run { token: cache.context.random.nonce(), liveness: LIVENESS, kept, takes_over };
         let mut in_place_of = None;
         loop {
-            let mark = Mark { context: cache.context.clone(), entry: entry.clone(), token: run.token, armed: true };
+            let mark =
+                Mark { context: cache.context.clone(), entry: entry.clone(), token: run.token, armed: true };
             let begin = cache.context.store()?.begin_once(&entry, run, in_place_of.take());
             match cache.bounded(begin).await? {
                 OnceStart::Begun => {
@@ -305,12 +308,10 @@ where
     async fn standing(&self, entry: &str, bytes: &Bytes) -> Result<Standing<V>> {
         let judged = self.bounded(self.verdict(entry, bytes)).await?;
         Ok(match judged.verdict {
-            Verdict::Serve(payload) => {
-                match decode(bytes, payload, self.context.limits.max_value_bytes) {
-                    Ok(value) => Standing::Result(value),
-                    Err(_) => Standing::Unreadable,
-                }
-            }
+            Verdict::Serve(payload) => match decode(bytes, payload, self.context.limits.max_value_bytes) {
+                Ok(value) => Standing::Result(value),
+                Err(_) => Standing::Unreadable,
+            },
             Verdict::Unreadable(_) => Standing::Unreadable,
             _ => Standing::Nothing,
         })

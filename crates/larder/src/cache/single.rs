@@ -100,7 +100,13 @@ where
             }
             None => None,
         };
-        Entry { age: kept.age(now), remaining, version: kept.version(), source: kept.source, value: kept.value }
+        Entry {
+            age: kept.age(now),
+            remaining,
+            version: kept.version(),
+            source: kept.source,
+            value: kept.value,
+        }
     }
 
     /// Stores a value, in place of whatever was there.

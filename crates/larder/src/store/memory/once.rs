@@ -42,13 +42,7 @@ impl OnceStore for MemoryStore {
 }
 
 impl Entries {
-    fn begin_once(
-        &self,
-        name: &str,
-        run: Run,
-        in_place_of: Option<Bytes>,
-        now: Tick,
-    ) -> Result<OnceStart> {
+    fn begin_once(&self, name: &str, run: Run, in_place_of: Option<Bytes>, now: Tick) -> Result<OnceStart> {
         let (mark, pulse) = (Keyspace::once(name), Keyspace::pulse(name));
         let _stripe = self.stripe(name);
         if let Some(there) = self.get(name, now)

@@ -33,8 +33,7 @@ impl OnceStore for RedisStore {
         let in_place_of = in_place_of.unwrap_or_default();
         let takes_over: &[u8] = if run.takes_over { b"1" } else { b"0" };
         let keys = [name, &Keyspace::once(name), &Keyspace::pulse(name)];
-        let arguments =
-            [token.as_bytes(), liveness.as_bytes(), kept.as_bytes(), &*in_place_of, takes_over];
+        let arguments = [token.as_bytes(), liveness.as_bytes(), kept.as_bytes(), &*in_place_of, takes_over];
         let answer =
             self.network.run_script(name, &script::BEGIN_ONCE, &keys, &arguments, Replay::Never).await?;
         let Value::Array(parts) = answer else { return Err(unexpected(&answer)) };
@@ -68,9 +67,6 @@ impl OnceStore for RedisStore {
         let token = version_text(token);
         let keys = [&*Keyspace::once(name), &Keyspace::pulse(name)];
         let arguments = [token.as_bytes()];
-        self.network
-            .run_script(name, &script::ABANDON_ONCE, &keys, &arguments, Replay::Never)
-            .await
-            .map(drop)
+        self.network.run_script(name, &script::ABANDON_ONCE, &keys, &arguments, Replay::Never).await.map(drop)
     }
 }
