@@ -89,7 +89,7 @@ pub use store::Expiry;
 pub use value::Format;
 
 // Locks
-pub use lock::{Fence, Guard, Lock, LockLease, Release, Semaphore, SemaphorePermit};
+pub use lock::{Fence, Guard, Holder, Lock, LockLease, LockTicket, Release, Semaphore, SemaphorePermit};
 
 // Rate limits
 pub use limit::{

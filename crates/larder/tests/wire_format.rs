@@ -700,8 +700,10 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 let guard = larder.lock(called).acquire().await.unwrap();
                 let lock = name.trim_end_matches(":fence");
                 assert_eq!(names(&server), [lock.to_owned(), format!("{lock}:fence")]);
-                let fence = guard.fence().get().to_string();
-                assert_eq!(server.query::<String>(&["GET", &format!("{lock}:fence")]), fence);
+                let stored: String = server.query(&["GET", &format!("{lock}:fence")]);
+                let (number, process) = stored.split_once(' ').unwrap();
+                assert_eq!((number.len(), number), (16, &*guard.fence().get().to_string()));
+                assert!(process.ends_with(&format!(":{}", std::process::id())), "{process}");
                 let token: String = server.query(&["GET", lock]);
                 assert!(is_version(&token), "{token}");
                 std::mem::forget(guard);

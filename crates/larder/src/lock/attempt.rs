@@ -351,7 +351,7 @@ impl Attempt {
         };
         if !holding.is_valid() {
             // Dropping this attempt frees it.
-            return Err(holding::lost());
+            return Err(holding::lost(&self.name));
         }
         self.stage = Stage::Settled;
         Ok(Outcome::Granted(holding, number))

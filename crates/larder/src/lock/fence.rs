@@ -2,17 +2,22 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A number that grows with every grant of a lock: write it with what the lock protects, and refuse writes whose number
 /// is lower than the highest seen.
 ///
 /// It is the server's time in microseconds at the grant, or one more than the last where that is higher; so it goes on growing
 /// after an expiry, a restart, and lost data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Fence(u64);
 
 impl Fence {
-    pub(crate) fn new(fence: u64) -> Self {
-        Self(fence)
+    /// Makes a fence of a number that was stored, or that another process sent.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
     }
 
     /// The number, below 2⁵³: exact in a SQL `BIGINT`, in JSON, and in a double.

@@ -9,6 +9,7 @@ use super::fence::{Fence, Release};
 use super::holding::{Holding, Parting, lost};
 use super::keeping::Keeping;
 use super::locks::{Ending, Locks};
+use super::ticket::LockTicket;
 use super::{Keep, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
@@ -110,11 +111,11 @@ impl Guard {
         Call::new(locks.timeout(), &locks.meter.extend, async move {
             check_ttl(ttl)?;
             if !self.is_valid() {
-                return Err(lost());
+                return Err(lost(&self.holding.name));
             }
             let sent = locks.context.clock.now();
             if !self.holding.asks(sent, ttl) {
-                return Err(lost());
+                return Err(lost(&self.holding.name));
             }
             let ticket = Ticket { lock: self.holding.name.to_string(), token: self.holding.token };
             let answer = locks.store()?.extend(&[(ticket, ttl)], Duration::MAX).await?;
@@ -126,7 +127,7 @@ impl Guard {
             if !held {
                 self.note_lost(locks);
             }
-            Err(lost())
+            Err(lost(&self.holding.name))
         })
     }
 
@@ -177,6 +178,27 @@ impl Guard {
             }
             self.holding.part()
         })
+    }
+
+    /// Gives the lock up without freeing it, so that another guard can go on with it: see [`Lock::adopt`](super::Lock::adopt).
+    ///
+    /// No round trip. Renewals end, and this guard's leases are lost. The lock stays held until its time is over: adopt it before.
+    ///
+    /// # Errors
+    ///
+    /// `LockLost` if its time is over.
+    pub fn into_ticket(mut self) -> Result<LockTicket> {
+        if !self.is_valid() {
+            return Err(lost(&self.holding.name));
+        }
+        self.let_go();
+        self.ended = true;
+        let Holding { name, token, fence, .. } = &*self.holding;
+        Ok(LockTicket { lock: name.to_string(), token: *token, fence: *fence })
+    }
+
+    pub(super) fn lost_error(&self) -> Error {
+        lost(&self.holding.name)
     }
 
     fn note_lost(&self, locks: &Locks) {

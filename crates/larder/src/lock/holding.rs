@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::fence::Fence;
+use super::holder::shown;
 use super::locks::Locks;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind};
@@ -171,6 +172,8 @@ impl Holding {
     }
 }
 
-pub(super) fn lost() -> Error {
-    Error::new(ErrorKind::LockLost, "the lock's time is over: somebody else may hold it")
+/// The error of a lock or permit whose time is over.
+pub(super) fn lost(name: &str) -> Error {
+    let name = shown(name);
+    Error::new(ErrorKind::LockLost, format!("the time of {name:?} is over: another caller may hold it"))
 }

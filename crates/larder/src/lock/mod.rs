@@ -18,6 +18,7 @@
 mod attempt;
 mod fence;
 mod guard;
+mod holder;
 mod holding;
 mod keeping;
 mod locks;
@@ -25,6 +26,7 @@ mod meter;
 mod semaphore;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod waiting;
 
 use std::fmt;
@@ -33,16 +35,22 @@ use std::time::Duration;
 
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::lock::{LockStore, Ticket};
 use attempt::{Attempt, Outcome, Want};
 pub use fence::{Fence, Release};
 pub use guard::{Guard, LockLease};
+pub use holder::Holder;
+use holding::Holding;
 pub(crate) use locks::Locks;
 pub use semaphore::{Semaphore, SemaphorePermit};
+pub use ticket::LockTicket;
 
 const DEFAULT_TTL: Duration = Duration::from_secs(30);
 const SHORTEST_TTL: Duration = Duration::from_millis(10);
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(3600);
+/// The longest wait for a holder's name, for an error message.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How a lock is kept alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +158,7 @@ impl Lock {
             let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
             match Attempt::within(&self.locks, &self.name, Want::Lock { ttl: self.ttl }, end).await? {
                 Outcome::Granted(holding, _) => Ok(Guard::new(holding, self.ttl, self.keep)),
-                _ => Err(Error::new(ErrorKind::LockHeld, format!("the lock was held for {patience:?}"))),
+                _ => Err(self.held_error(patience).await),
             }
         })
     }
@@ -210,16 +218,57 @@ impl Lock {
     where
         F: Future<Output = T>,
     {
-        let guard = self.clone().keep_alive().acquire().await?;
+        Self::run_under(self.clone().keep_alive().acquire().await?, body).await
+    }
+
+    /// As [`run`](Self::run), waiting in line no longer than `patience`.
+    ///
+    /// # Errors
+    ///
+    /// `LockHeld` if others held it all the time; else as [`run`](Self::run).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    pub async fn run_within<T, F>(&self, patience: Duration, body: impl FnOnce(LockLease) -> F) -> Result<T>
+    where
+        F: Future<Output = T>,
+    {
+        Self::run_under(self.clone().keep_alive().acquire_within(patience).await?, body).await
+    }
+
+    /// As [`run`](Self::run), if the lock is free at this moment; `None` if not, with the body not begun.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    pub async fn try_run<T, F>(&self, body: impl FnOnce(LockLease) -> F) -> Result<Option<T>>
+    where
+        F: Future<Output = T>,
+    {
+        match self.clone().keep_alive().try_acquire().await? {
+            Some(guard) => Self::run_under(guard, body).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn run_under<T, F>(guard: Guard, body: impl FnOnce(LockLease) -> F) -> Result<T>
+    where
+        F: Future<Output = T>,
+    {
         let mut body = std::pin::pin!(body(guard.lease()));
         // The clock is asked each time: the timer of `lost` may be late where the machine was stopped.
         let held = std::future::poll_fn(|context| match guard.is_valid() {
             true => body.as_mut().poll(context).map(Ok),
-            false => std::task::Poll::Ready(Err(holding::lost())),
+            false => std::task::Poll::Ready(Err(guard.lost_error())),
         });
         let result = tokio::select! {
             biased;
-            () = guard.lost() => Err(holding::lost()),
+            () = guard.lost() => Err(guard.lost_error()),
             result = held => result,
         }?;
         // Where this fails it is freed in the background.
@@ -227,10 +276,97 @@ impl Lock {
         Ok(result)
     }
 
+    /// Returns who holds the lock, and how many wait. `None` if it is free, or just being handed over.
+    ///
+    /// One round trip.
+    ///
+    /// # Errors
+    ///
+    /// Those of any request.
+    pub fn holder(&self) -> Call<'_, impl Future<Output = Result<Option<Holder>>> + Send> {
+        Call::new(self.locks.timeout(), &self.locks.meter.holder, async move {
+            self.check()?;
+            Ok(self.locks.store()?.holder(&self.name).await?.map(Holder::of))
+        })
+    }
+
+    /// Frees the lock, or hands it to the next in line, if its holder has this fence; returns whether it had.
+    ///
+    /// **This overrides the guarantee of one holder (L1).** The broken guard does not know until its next renewal
+    /// or, if it is not renewed, until its deadline: [`Guard::lost`] completes then. Until then it and the next holder may both
+    /// work, and only the fence tells them apart. It is for an operator who knows that the holder hangs.
+    ///
+    /// One round trip.
+    ///
+    /// # Errors
+    ///
+    /// Those of any request. After `TimedOut` and `Disconnected` it may have been broken.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may have broken the lock.
+    pub fn break_if(&self, fence: Fence) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
+        Call::new(self.locks.timeout(), &self.locks.meter.break_if, async move {
+            self.check()?;
+            self.locks.store()?.break_if(&self.name, fence.get()).await
+        })
+    }
+
+    /// Goes on with a lock that another guard gave up by [`Guard::into_ticket`], in this process or another: holds it for this
+    /// lock's time to live from now, with the same fence.
+    ///
+    /// One round trip. [`keep_alive`](Self::keep_alive) applies, and `max_hold` counts from here.
+    ///
+    /// # Errors
+    ///
+    /// - `LockLost` if its time was over before.
+    /// - `InvalidSetting` if the ticket is that of another lock.
+    /// - Those of any request: the ticket is still good while the lock's time lasts.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call leaves the lock held until its time is over. The ticket can be adopted again.
+    pub fn adopt(&self, ticket: &LockTicket) -> Call<'_, impl Future<Output = Result<Guard>> + Send> {
+        let LockTicket { lock, token, fence } = ticket.clone();
+        Call::new(self.locks.timeout(), &self.locks.meter.acquire, async move {
+            self.check()?;
+            if *lock != *self.name {
+                let (is, wanted) = (holder::shown(&lock), holder::shown(&self.name));
+                return Err(Error::invalid(format!(
+                    "the ticket is that of the lock {is:?}, not of {wanted:?}"
+                )));
+            }
+            let sent = self.locks.context.clock.now();
+            let held = [(Ticket { lock, token }, self.ttl)];
+            let answer = self.locks.store()?.extend(&held, Duration::MAX).await?;
+            let (locks, name) = (self.locks.clone(), self.name.clone());
+            let holding = Holding::new(locks, name, token, fence, sent, self.ttl);
+            match answer.first() {
+                Some(Some(true)) if holding.is_valid() => Ok(Guard::new(holding, self.ttl, self.keep)),
+                _ => Err(holding::lost(&self.name)),
+            }
+        })
+    }
+
+    /// That others held the lock, and who holds it now, if the server says so in time.
+    async fn held_error(&self, patience: Duration) -> Error {
+        let name = holder::shown(&self.name);
+        let asked = async { self.locks.store()?.holder(&self.name).await };
+        let holder = tokio::time::timeout(self.locks.timeout().min(LOOK), asked).await;
+        let by = match holder {
+            Ok(Ok(Some(by))) => format!(" by {}", Holder::of(by)),
+            _ => String::new(),
+        };
+        Error::new(ErrorKind::LockHeld, format!("the lock {name:?} was held for {patience:?}{by}"))
+    }
+
     fn check(&self) -> Result<()> {
         check_ttl(self.ttl)?;
-        if self.keep.is_some_and(|keep| keep.max_hold < self.ttl) {
-            return Err(Error::invalid("max_hold is at least the time to live"));
+        if let Some(Keep { max_hold }) = self.keep.filter(|keep| keep.max_hold < self.ttl) {
+            let ttl = self.ttl;
+            return Err(Error::invalid(format!(
+                "max_hold ({max_hold:?}) is shorter than the time to live ({ttl:?})"
+            )));
         }
         self.locks.context.limits.check_key(&self.name)?;
         self.locks.context.check_coordination()

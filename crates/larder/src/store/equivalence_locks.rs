@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::equivalence::real_store;
-use super::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn};
+use super::lock::{Attempted, HeldBy, LockStore, Pace, Queue, Ticket, Turn};
 use super::memory::{Bounds, MemoryStore};
 use super::permit::{PREFIX, PermitStore, Request, Taken, Wait, token_of};
 use crate::clock::Clock;
@@ -34,6 +34,9 @@ enum Step {
     GiveUp(u8, u8),
     Extend(Vec<(u8, u8)>),
     Release(u8, u8),
+    Holder(u8),
+    /// By the last fence, or by another.
+    BreakIf(u8, bool),
     /// Takes the lock for a moment, and waits until that is over.
     Brief(u8, u8),
     /// The time of whoever holds it is over, also where others wait.
@@ -62,6 +65,8 @@ enum Answer {
     Turns(Vec<Turn>),
     Flag(bool),
     Flags(Vec<bool>),
+    /// Whether it has the last fence, how long it is held, how many wait.
+    Holder(Option<(bool, Duration, u64)>),
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -80,6 +85,8 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => many(LOCKS).prop_map(Step::Extend),
         3 => one().prop_map(|(l, t)| Step::Release(l, t)),
         1 => one().prop_map(|(l, t)| Step::Brief(l, t)),
+        1 => (0..LOCKS).prop_map(Step::Holder),
+        1 => (0..LOCKS, prop::bool::weighted(0.8)).prop_map(|(l, c)| Step::BreakIf(l, c)),
         2 => (0..LOCKS).prop_map(Step::End),
         1 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Late(l, t, q)),
         8 => (0..4u8, 1..4u64, wait()).prop_map(|(t, n, w)| Step::TakePermit(t, n, w)),
@@ -199,6 +206,17 @@ async fn take(store: &(impl LockStore + PermitStore), tokens: &Tokens, step: &St
         }
         Step::Release(lock, token) => {
             Answer::Flag(store.release(&tokens.lock(*lock), tokens.current(*lock, *token)).await?)
+        }
+        Step::Holder(lock) => {
+            let last = tokens.fences.get()[usize::from(*lock)];
+            let holder = store.holder(&tokens.lock(*lock)).await?;
+            let seen = |by: HeldBy| (by.fence == last, hours(by.remaining), by.waiting);
+            assert!(holder.as_ref().is_none_or(|by| by.process.ends_with(&std::process::id().to_string())));
+            Answer::Holder(holder.map(seen))
+        }
+        Step::BreakIf(lock, current) => {
+            let last = tokens.fences.get()[usize::from(*lock)];
+            Answer::Flag(store.break_if(&tokens.lock(*lock), last + u64::from(!current)).await?)
         }
         Step::Brief(lock, token) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));

@@ -7,6 +7,7 @@
 //! for runs out, and the next [`stand_by`](LockStore::stand_by) of anybody in line hands the lock on.
 
 use std::future::Future;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use arrayvec::ArrayString;
@@ -69,6 +70,32 @@ pub(crate) enum Turn {
     Come,
     /// It does not stand in line.
     Gone,
+}
+
+/// Who holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeldBy {
+    pub(crate) process: String,
+    pub(crate) fence: u64,
+    pub(crate) remaining: Duration,
+    pub(crate) waiting: u64,
+}
+
+/// The longest name of a process that is stored.
+const LONGEST_PROCESS: usize = 64;
+
+/// This process as others see it, `<host>:<pid>`, after a space, as it is stored behind a lock's fence.
+pub(crate) fn process_suffix() -> &'static str {
+    static NAME: LazyLock<String> = LazyLock::new(|| {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let host =
+            host.or_else(|| std::env::var("HOSTNAME").ok()).or_else(|| std::env::var("COMPUTERNAME").ok());
+        let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let host: String =
+            host.unwrap_or_default().chars().filter(plain).take(LONGEST_PROCESS - 11).collect();
+        format!(" {host}:{}", std::process::id())
+    });
+    &NAME
 }
 
 /// A lock and a token: of its holder, or of an attempt that waits.
@@ -153,6 +180,12 @@ pub(crate) trait LockStore: Send + Sync + 'static {
 
     /// Frees the lock, or hands it on; whether `token` still held it.
     fn release(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Who holds the lock. A lock that was handed over and not confirmed yet has no holder.
+    fn holder(&self, lock: &str) -> impl Future<Output = Result<Option<HeldBy>>> + Send;
+
+    /// Frees the lock, or hands it on, if its holder has this fence; whether it had.
+    fn break_if(&self, lock: &str, fence: u64) -> impl Future<Output = Result<bool>> + Send;
 }
 
 impl LockStore for AnyStore {
@@ -182,5 +215,13 @@ impl LockStore for AnyStore {
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
         on_either!(self.release(lock, token))
+    }
+
+    async fn holder(&self, lock: &str) -> Result<Option<HeldBy>> {
+        on_either!(self.holder(lock))
+    }
+
+    async fn break_if(&self, lock: &str, fence: u64) -> Result<bool> {
+        on_either!(self.break_if(lock, fence))
     }
 }

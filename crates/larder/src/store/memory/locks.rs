@@ -14,12 +14,16 @@ use super::MemoryStore;
 use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, wake_name};
+use crate::store::lock::{
+    Attempted, HeldBy, LockStore, Pace, Queue, Ticket, Turn, process_suffix, wake_name,
+};
 use crate::store::permit::is_semaphore;
 
 struct Held {
     token: u64,
     deadline: Tick,
+    /// None while it was handed over and is not confirmed.
+    fence: Option<u64>,
 }
 
 struct Waiter {
@@ -67,7 +71,7 @@ impl Line {
             match self.waiters.get_mut(&token) {
                 Some(waiter) if !waiter.given && now.since(waiter.heard) <= pace.live => {
                     (waiter.given, waiter.heard, waiter.called) = (true, now, Some(now.after(pace.claim)));
-                    self.held = Some(Held { token, deadline: now.after(pace.claim) });
+                    self.held = Some(Held { token, deadline: now.after(pace.claim), fence: None });
                     return Some(token);
                 }
                 Some(waiter) if now.since(waiter.heard) <= pace.live * Pace::KEPT => {}
@@ -97,6 +101,12 @@ impl State {
     fn next_fence(&mut self, now_micros: u64) -> u64 {
         self.last_fence = now_micros.max(self.last_fence.saturating_add(1));
         self.last_fence
+    }
+
+    fn hold(&mut self, lock: &str, held: Held) {
+        if let Some(line) = self.lines.get_mut(lock) {
+            line.held = Some(held);
+        }
     }
 
     fn sweep(&mut self, now: Tick) {
@@ -195,8 +205,9 @@ impl LockStore for MemoryStore {
             handed = line.hand_on(now, self.pace);
         }
         let answer = if free && handed.is_none() {
-            line.held = Some(Held { token, deadline: now.after(ttl) });
-            Attempted::Granted { fence: state.next_fence(self.now_micros()) }
+            let fence = state.next_fence(self.now_micros());
+            state.hold(lock, Held { token, deadline: now.after(ttl), fence: Some(fence) });
+            Attempted::Granted { fence }
         } else if queue == Queue::GoAway {
             Attempted::Held
         } else {
@@ -228,9 +239,10 @@ impl LockStore for MemoryStore {
             let confirmed = !line.waiters.contains_key(&token);
             let held = line.held.as_ref().filter(|_| confirmed);
             let deadline = held.map_or(now.after(ttl), |held| held.deadline.max(now.after(ttl)));
-            line.held = Some(Held { token, deadline });
             line.step_out(token);
-            Attempted::Granted { fence: state.next_fence(self.now_micros()) }
+            let fence = state.next_fence(self.now_micros());
+            state.hold(lock, Held { token, deadline, fence: Some(fence) });
+            Attempted::Granted { fence }
         } else {
             Attempted::Waiting { told: true }
         };
@@ -293,6 +305,31 @@ impl LockStore for MemoryStore {
             Some(held.map(|held| held.deadline = held.deadline.max(now.after(*ttl))).is_some())
         };
         Ok(held.iter().map(extend).collect())
+    }
+
+    async fn holder(&self, lock: &str) -> Result<Option<HeldBy>> {
+        let now = self.clock.now();
+        let state = self.locks.of(lock);
+        let Some(line) = state.lines.get(lock) else { return Ok(None) };
+        let held = line.held.as_ref().filter(|held| held.deadline > now);
+        Ok(held.and_then(|held| {
+            Some(HeldBy {
+                process: process_suffix().trim_start().to_owned(),
+                fence: held.fence?,
+                remaining: held.deadline.since(now),
+                waiting: u64::try_from(line.queue.len()).unwrap_or(u64::MAX),
+            })
+        }))
+    }
+
+    async fn break_if(&self, lock: &str, fence: u64) -> Result<bool> {
+        let held = |state: &State, now| {
+            let held = state.lines.get(lock)?.held.as_ref()?;
+            (held.deadline > now && held.fence == Some(fence)).then_some(held.token)
+        };
+        let Some(token) = held(&self.locks.of(lock), self.clock.now()) else { return Ok(false) };
+        // The holder may have released it in between, and then nothing is broken.
+        self.release(lock, token).await
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {

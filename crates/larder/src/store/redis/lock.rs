@@ -19,7 +19,9 @@ use super::{RedisStore, bytes, flag, get_command, millis, number, permit, script
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::Expiry;
-use crate::store::lock::{Attempted, LockStore, Pace, Queue, Ticket, Turn, token_text, wake_name};
+use crate::store::lock::{
+    Attempted, HeldBy, LockStore, Pace, Queue, Ticket, Turn, process_suffix, token_text, wake_name,
+};
 use crate::store::permit::is_semaphore;
 
 /// Locks that one script renews or keeps places of: it must not keep the server for long.
@@ -225,7 +227,8 @@ impl LockStore for RedisStore {
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let how = self.paced(if queue == Queue::StandInLine { "1 " } else { "0 " });
         let names = [lock, &fence, &line, &seen, &wake];
-        let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes()];
+        let process = process_suffix().as_bytes();
+        let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes(), process];
         let (answer, told) = self.network.run_script_told(lock, &script::ACQUIRE, &names, &arguments).await?;
         attempted(&answer, told)
     }
@@ -236,7 +239,7 @@ impl LockStore for RedisStore {
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(self.pace.claim), digits(self.pace.live));
         let names = [lock, &fence, &line, &seen, &wake];
-        let arguments = [&token[..], &ttl, &kept, &claim, &live].map(str::as_bytes);
+        let arguments = [&token[..], &ttl, &kept, &claim, &live, process_suffix()].map(str::as_bytes);
         let answer =
             self.network.run_script(lock, &script::CONFIRM, &names, &arguments, Replay::Safe).await?;
         attempted(&answer, false)
@@ -281,6 +284,31 @@ impl LockStore for RedisStore {
         let names = [lock, &line, &seen];
         let arguments = [token.as_bytes(), how.as_bytes()];
         flag(&self.network.run_script(lock, &script::RELEASE, &names, &arguments, Replay::Never).await?)
+    }
+
+    async fn holder(&self, lock: &str) -> Result<Option<HeldBy>> {
+        let (fence, line, seen) = (fence_name(lock), line_name(lock), seen_name(lock));
+        let names = [lock, &fence, &line, &seen];
+        let answer = self.network.run_script(lock, &script::HOLDER, &names, &[], Replay::Safe).await?;
+        let answer = array(answer)?;
+        let [last, left, waiting] = answer.as_slice() else { return Ok(None) };
+        let last = bytes(last.clone())?.unwrap_or_default();
+        let last = String::from_utf8_lossy(&last);
+        let (fence, process) = last.split_once(' ').unwrap_or((&last, ""));
+        Ok(Some(HeldBy {
+            process: process.to_owned(),
+            fence: fence.parse().unwrap_or_default(),
+            remaining: Duration::from_millis(number(left).unwrap_or_default()),
+            waiting: number(waiting)?,
+        }))
+    }
+
+    async fn break_if(&self, lock: &str, fence: u64) -> Result<bool> {
+        let (last, line, seen) = (fence_name(lock), line_name(lock), seen_name(lock));
+        let (fence, [claim, live]) = (fence.to_string(), self.pace());
+        let names = [lock, &last, &line, &seen];
+        let arguments = [fence.as_bytes(), claim.as_bytes(), live.as_bytes()];
+        flag(&self.network.run_script(lock, &script::BREAK_IF, &names, &arguments, Replay::Never).await?)
     }
 }
 

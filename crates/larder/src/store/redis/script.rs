@@ -42,6 +42,8 @@ script!(STAND_BY, "line.lua", "stand_by.lua");
 script!(GIVE_UP, "line.lua", "give_up.lua");
 script!(RELEASE, "release.lua", "line.lua", "release_waited_for.lua");
 script!(EXTEND, "extend.lua");
+script!(HOLDER, "holder.lua");
+script!(BREAK_IF, "line.lua", "break_if.lua");
 script!(TAKE_PERMIT, "semaphore/queue.lua", "semaphore/take.lua");
 script!(CONFIRM_PERMIT, "semaphore/queue.lua", "semaphore/confirm.lua");
 script!(GIVE_PERMIT, "semaphore/queue.lua", "semaphore/give.lua");

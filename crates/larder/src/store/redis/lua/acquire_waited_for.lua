@@ -2,7 +2,7 @@
 local stands, claim, live = string.match(ARGV[4], '(%d) (%d+) (%d+)')
 live = tonumber(live)
 if taken and not hand_on(KEYS[1], KEYS[3], KEYS[4], now_of(time), claim, live) then
-  return next_fence(KEYS[2], ARGV[3], time)
+  return next_fence(KEYS[2], ARGV[3], time, ARGV[5])
 end
 if stands ~= '1' then
   return 0

@@ -2,7 +2,7 @@
 -- neither given the lock nor in line gets nothing, so that a request which arrives late takes nothing for nobody.
 -- KEYS: 1 the lock, 2 its last fence, 3 its line, 4 when its waiters were heard of, 5 the attempt's wake-up key
 -- ARGV: 1 the attempt's token, 2 milliseconds to hold it, 3 milliseconds to remember its fence, 4 and 5 milliseconds that a lock is
---   handed over for and that a waiter counts as alive
+--   handed over for and that a waiter counts as alive, 6 a space and the holder's process
 -- Reply: its fence if taken, 1 if it still waits, -1 if it does not stand in line
 local time = redis.call('TIME')
 local holder = redis.call('GET', KEYS[1])
@@ -28,4 +28,4 @@ elseif redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 redis.call('UNLINK', KEYS[5])
-return next_fence(KEYS[2], ARGV[3], time)
+return next_fence(KEYS[2], ARGV[3], time, ARGV[6])

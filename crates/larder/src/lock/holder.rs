@@ -1,0 +1,55 @@
+//! Who holds a lock, for people and for errors.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Fence;
+use crate::store::lock::HeldBy;
+
+/// Who holds a lock, and how many wait for it. Made by [`Lock::holder`](super::Lock::holder).
+///
+/// It was true when the server answered, and may be over when it arrives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The holder's process, as `<host>:<process id>`. Of a lock that was handed over as a ticket, the process that took it.
+    pub process: String,
+    /// The number of its grant.
+    pub fence: Fence,
+    /// How long the lock is held unless it is renewed or released.
+    pub remaining: Duration,
+    /// How many callers wait in the queue, over all processes.
+    pub waiting: u64,
+}
+
+impl Holder {
+    pub(super) fn of(by: HeldBy) -> Self {
+        let HeldBy { process, fence, remaining, waiting } = by;
+        Self { process, fence: Fence::new(fence), remaining, waiting }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { process, fence, remaining, .. } = self;
+        write!(f, "{process} with fence {fence}, for {remaining:?} more")
+    }
+}
+
+/// The name of a lock for people: what the keyspace made of it, without its frame.
+pub(super) fn shown(name: &str) -> &str {
+    let inner = name.split_once('{').map_or(name, |(_, rest)| rest.strip_suffix('}').unwrap_or(rest));
+    inner.strip_prefix('/').unwrap_or(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn a_lock_is_shown_without_its_frame() {
+        assert_eq!(shown("~lock.1:{/reports}"), "reports");
+        assert_eq!(shown("~lock.1:{shop/reports}"), "shop/reports");
+        assert_eq!(shown("~semaphore.1:{shop/exports:ann}"), "shop/exports:ann");
+    }
+}

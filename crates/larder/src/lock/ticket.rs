@@ -1,0 +1,36 @@
+//! A lock on its way from one guard to another.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Fence;
+
+/// A lock that is held by no guard: made by [`Guard::into_ticket`](super::Guard::into_ticket), and turned into a guard, in this process or
+/// another, by [`Lock::adopt`](super::Lock::adopt).
+///
+/// It is a secret: who has it can hold and free the lock. Send it to one receiver.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[must_use = "a ticket that is not adopted leaves the lock held until its time is over"]
+pub struct LockTicket {
+    pub(super) lock: String,
+    pub(super) token: u64,
+    pub(super) fence: Fence,
+}
+
+impl LockTicket {
+    /// The number of the grant, which stays the same.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        self.fence
+    }
+}
+
+impl fmt::Debug for LockTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockTicket")
+            .field("lock", &self.lock)
+            .field("fence", &self.fence)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,147 @@
+//! What can be done with a lock beside holding it: ask who holds it, hand it over, break it, run under it if it is free.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use larder::{ErrorKind, Fence, Guard, LockTicket, Release};
+use support::waiting::InLine;
+use support::{each_pair, each_store, until};
+
+const TTL: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(20);
+
+fn this_process(name: &str) -> bool {
+    name.ends_with(&format!(":{}", std::process::id()))
+}
+
+#[tokio::test]
+async fn a_holder_is_named_with_its_fence_its_time_and_those_who_wait() {
+    for (store, larder) in each_store().await {
+        let lock = larder.lock("gate").ttl(TTL);
+        assert_eq!(lock.holder().await.unwrap(), None, "{store}");
+        let guard = lock.acquire().await.unwrap();
+        let holder = lock.holder().await.unwrap().expect(store);
+        assert!(this_process(&holder.process), "{store}: {holder:?}");
+        assert_eq!((holder.fence, holder.waiting), (guard.fence(), 0), "{store}");
+        assert!(holder.remaining > TTL / 2 && holder.remaining <= TTL, "{holder:?}");
+
+        let in_line = InLine::listen();
+        let waiter = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.acquire().await.unwrap() }
+        });
+        in_line.until(1).await;
+        assert_eq!(lock.holder().await.unwrap().unwrap().waiting, 1, "{store}");
+        guard.release().await.unwrap();
+        let guard = tokio::time::timeout(LONG, waiter).await.expect(store).unwrap();
+        let holder = lock.holder().await.unwrap().expect(store);
+        assert_eq!((holder.fence, holder.waiting), (guard.fence(), 0), "{store}");
+        assert!(this_process(&holder.process), "{store}: handed over to {holder:?}");
+        guard.release().await.unwrap();
+        assert_eq!(lock.holder().await.unwrap(), None, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn errors_of_locks_name_the_lock_and_its_holder() {
+    for (store, larder) in each_store().await {
+        let lock = larder.lock("gate").ttl(TTL);
+        let guard = lock.acquire().await.unwrap();
+        let held = lock.acquire_within(Duration::from_millis(20)).await.unwrap_err();
+        assert_eq!(held.kind(), ErrorKind::LockHeld, "{store}");
+        let message = held.to_string();
+        let fence = format!("with fence {}", guard.fence());
+        assert!(
+            message.contains("gate\"") && message.contains("20ms by ") && message.contains(&fence),
+            "{message}"
+        );
+        assert!(lock.break_if(guard.fence()).await.unwrap());
+        let lost = guard.extend(TTL).await.unwrap_err();
+        assert_eq!(lost.kind(), ErrorKind::LockLost, "{store}");
+        assert!(lost.to_string().contains("gate\" is over"), "{lost}");
+        let hold = lock.clone().max_hold(Duration::from_secs(1)).keep_alive().acquire().await.unwrap_err();
+        assert!(hold.to_string().contains("max_hold (1s) is shorter than the time to live (20s)"), "{hold}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_lock_goes_to_the_next_in_line_and_its_guard_learns_it_at_the_next_renewal() {
+    for (store, larder) in each_store().await {
+        // Renewed every 2 s, and lost after 6.
+        let lock = larder.lock("gate").ttl(Duration::from_secs(6));
+        let hung = lock.clone().keep_alive().acquire().await.unwrap();
+        let in_line = InLine::listen();
+        let waiter = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.acquire().await.unwrap() }
+        });
+        in_line.until(1).await;
+        let another = Fence::new(hung.fence().get() - 1);
+        assert!(!lock.break_if(another).await.unwrap(), "{store}");
+        assert!(lock.break_if(hung.fence()).await.unwrap(), "{store}");
+        let next = tokio::time::timeout(LONG, waiter).await.expect(store).unwrap();
+        assert!(next.fence() > hung.fence(), "{store}");
+        assert!(hung.is_valid(), "{store}: nothing told it so far");
+        let remaining = hung.remaining();
+        let began = tokio::time::Instant::now();
+        hung.lost().await;
+        assert!(began.elapsed() < remaining, "{store}: lost only at its deadline");
+        assert_eq!(hung.release().await.unwrap(), Release::AlreadyLost, "{store}");
+        assert!(!lock.break_if(another).await.unwrap(), "{store}: the holder is another");
+        assert_eq!(next.release().await.unwrap(), Release::Released, "{store}");
+        assert!(!lock.break_if(Fence::new(1)).await.unwrap(), "{store}: nobody holds it");
+    }
+}
+
+#[tokio::test]
+async fn a_lock_is_handed_over_as_a_ticket_with_its_fence() {
+    let hand_over = async |store: &str, guard: Guard, there: &larder::Larder| {
+        let fence = guard.fence();
+        let lease = guard.lease();
+        let ticket = guard.into_ticket().unwrap();
+        assert!(!lease.is_valid(), "{store}");
+        let sent = serde_json::to_string(&ticket).unwrap();
+        let ticket: LockTicket = serde_json::from_str(&sent).unwrap();
+        assert!(!format!("{ticket:?}").contains("token"), "{store}: it is a secret");
+        let lock = there.lock("gate").ttl(TTL).keep_alive();
+        assert!(lock.try_acquire().await.unwrap().is_none(), "{store}: it is held");
+        let wrong = there.lock("other").adopt(&ticket).await.unwrap_err();
+        assert_eq!(wrong.kind(), ErrorKind::InvalidSetting);
+        let guard = lock.adopt(&ticket).await.unwrap();
+        assert_eq!((guard.fence(), ticket.fence()), (fence, fence), "{store}");
+        assert!(guard.remaining() > TTL / 2);
+        assert_eq!(guard.release().await.unwrap(), Release::Released, "{store}");
+        assert_eq!(lock.adopt(&ticket).await.unwrap_err().kind(), ErrorKind::LockLost, "{store}: it is over");
+    };
+    for (store, here, there) in each_pair().await {
+        hand_over(store, here.lock("gate").ttl(TTL).keep_alive().acquire().await.unwrap(), &there).await;
+    }
+    let larder = support::connect("memory:").await;
+    let guard = larder.lock("gate").ttl(TTL).acquire().await.unwrap();
+    hand_over("memory", guard, &larder).await;
+}
+
+#[tokio::test]
+async fn a_body_runs_if_the_lock_is_free_or_comes_free_in_time() {
+    for (store, larder) in each_store().await {
+        let lock = larder.lock("gate").ttl(TTL);
+        assert_eq!(lock.try_run(async |lease| lease.is_valid()).await.unwrap(), Some(true), "{store}");
+        let guard = lock.acquire().await.unwrap();
+        let not_begun = async |_| panic!("the lock is held");
+        assert_eq!(lock.try_run(not_begun).await.unwrap(), None::<()>, "{store}");
+        let late = lock.run_within(Duration::from_millis(20), not_begun).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}");
+        guard.release().await.unwrap();
+        assert_eq!(lock.run_within(LONG, async |_| 7).await.unwrap(), 7, "{store}");
+        until("it is free again", async || lock.holder().await.unwrap().is_none()).await;
+    }
+}
+
+#[test]
+fn a_fence_is_a_plain_number_in_serde() {
+    let fence = Fence::new(1_700_000_000_000_000);
+    assert_eq!(serde_json::to_string(&fence).unwrap(), "1700000000000000");
+    assert_eq!(serde_json::from_str::<Fence>("1700000000000000").unwrap(), fence);
+}
