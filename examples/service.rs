@@ -27,7 +27,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, serve};
 use larder::http::{ClientIp, RateLimitLayer, RequestHead};
-use larder::{Cache, Larder, LoadError, Outage, Quota};
+use larder::{Cache, JobRun, Larder, LoadError, Outage, Quota};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -126,22 +126,20 @@ async fn stats(State(service): State<Service>) -> Response {
     }))
 }
 
-/// Runs on whichever instance gets the lock; the others leave it alone.
+/// Runs once in each period, on whichever instance comes first; the others learn that it is done.
 async fn nightly_job(larder: Larder, database: Database, every_ms: u64) {
-    let lock = larder.lock("nightly").ttl(Duration::from_secs(60));
-    let mut times = tokio::time::interval(Duration::from_millis(every_ms));
+    let every = Duration::from_millis(every_ms);
+    let nightly = larder.job("nightly").every(every).ttl(Duration::from_secs(60));
+    let mut times = tokio::time::interval(every);
     loop {
         times.tick().await;
-        match lock.try_acquire().await {
-            Ok(Some(guard)) => {
-                database.counted.jobs.fetch_add(1, Ordering::Relaxed);
-                // Held until the next turn, so that each turn runs once.
-                tokio::time::sleep(Duration::from_millis(every_ms / 2)).await;
-                if let Err(error) = guard.release().await {
-                    eprintln!("the lock of the nightly job: {error}");
-                }
-            }
-            Ok(None) => {}
+        let run = nightly.run(async |_| {
+            database.counted.jobs.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, String>(())
+        });
+        match run.await {
+            Ok(JobRun::Ran(Err(error))) => eprintln!("the nightly job: {error}"),
+            Ok(_) => {}
             Err(error) => eprintln!("the nightly job waits for the server: {error}"),
         }
     }

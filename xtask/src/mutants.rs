@@ -14,6 +14,7 @@ mod cache;
 mod connection;
 mod formats;
 mod invalidation;
+mod jobs;
 mod limits;
 mod locks;
 mod mutant;
@@ -40,6 +41,7 @@ const USAGE: &str = "usage: cargo xtask mutants [AREA|WORD…]";
 const AREAS: &[(&str, &[Mutant])] = &[
     ("locks", locks::MUTANTS),
     ("semaphores", semaphores::MUTANTS),
+    ("jobs", jobs::MUTANTS),
     ("cache", cache::MUTANTS),
     ("near", near::MUTANTS),
     ("invalidation", invalidation::MUTANTS),

@@ -25,7 +25,10 @@ pub struct Error(Arc<Inner>);
 
 struct Inner {
     kind: ErrorKind,
+    /// Without names, for events.
     message: String,
+    /// With them, for the caller.
+    named: Option<String>,
     queued: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -86,7 +89,7 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), queued: false, source: None }))
+        Self(Arc::new(Inner { kind, message: message.into(), named: None, queued: false, source: None }))
     }
 
     pub(crate) fn with_source(
@@ -94,7 +97,24 @@ impl Error {
         message: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), queued: false, source: Some(source.into()) }))
+        Self(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            named: None,
+            queued: false,
+            source: Some(source.into()),
+        }))
+    }
+
+    /// The same with a message for the caller that holds a name, which no event may hold.
+    pub(crate) fn named(kind: ErrorKind, message: impl Into<String>, named: String) -> Self {
+        let message = message.into();
+        Self(Arc::new(Inner { kind, message, named: Some(named), queued: false, source: None }))
+    }
+
+    /// The message without names of locks, for events.
+    pub(crate) fn unnamed(&self) -> &str {
+        &self.0.message
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -112,7 +132,7 @@ impl Error {
     /// The same, of an invalidation that will be made up for. What lies behind it stays in the message.
     pub(crate) fn queued(self) -> Self {
         let message = format!("{self}; the key's invalidation is queued until the server is back");
-        Self(Arc::new(Inner { kind: self.kind(), message, queued: true, source: None }))
+        Self(Arc::new(Inner { kind: self.kind(), message, named: None, queued: true, source: None }))
     }
 
     /// Whether a write that failed for want of the server is queued, to be made up for when the server is back: a
@@ -207,14 +227,14 @@ impl fmt::Display for ErrorKind {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
+        f.write_str(self.0.named.as_ref().unwrap_or(&self.0.message))
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Error");
-        out.field("kind", &self.0.kind).field("message", &self.0.message);
+        out.field("kind", &self.0.kind).field("message", self.0.named.as_ref().unwrap_or(&self.0.message));
         if let Some(source) = &self.0.source {
             out.field("source", &format_args!("{source}"));
         }

@@ -133,6 +133,17 @@ impl Keyspace {
         whole
     }
 
+    pub(crate) fn job(&self, name: &str) -> String {
+        self.sibling("~job.1:", name).as_str().to_owned()
+    }
+
+    /// A slot of a job, as its record's name ends.
+    pub(crate) fn slot(slot: &str) -> String {
+        let mut text = Name::new();
+        slot.write(&mut KeyText::new(&mut text));
+        text.as_str().to_owned()
+    }
+
     pub(crate) fn lock(&self, name: &str) -> String {
         self.sibling("~lock.1:", name).as_str().to_owned()
     }

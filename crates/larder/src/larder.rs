@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::limit::{Quotas, RateLimiter};
-use crate::lock::{Lock, Locks, Semaphore};
+use crate::lock::{Job, Lock, Locks, Semaphore, SeveralLocks};
 use crate::stats::Stats;
 use crate::store::Store;
 
@@ -201,6 +201,19 @@ impl Larder {
     pub fn lock(&self, name: &str) -> Lock {
         self.context.note_coordination();
         Lock::new(self.locks.clone(), name)
+    }
+
+    /// Several distributed locks, taken together and without deadlock: see [`SeveralLocks`]. Each is the lock that
+    /// [`lock`](Self::lock) of its name is.
+    pub fn locks(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> SeveralLocks {
+        self.context.note_coordination();
+        SeveralLocks::new(self.locks.clone(), names)
+    }
+
+    /// A job under any name: at most one run at a time, and one completed run for each period, over all processes. See [`Job`].
+    pub fn job(&self, name: &str) -> Job {
+        self.context.note_coordination();
+        Job::new(self.locks.clone(), name)
     }
 
     /// A distributed semaphore under any name: at most `permits` are held at a time, over all processes. The first use stores the

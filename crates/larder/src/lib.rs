@@ -89,7 +89,10 @@ pub use store::Expiry;
 pub use value::Format;
 
 // Locks
-pub use lock::{Fence, Guard, Holder, Lock, LockLease, LockTicket, Release, Semaphore, SemaphorePermit};
+pub use lock::{
+    Fence, Guard, Holder, Job, JobOutcome, JobRun, JobStatus, Lock, LockLease, LockTicket, LocksGuard,
+    Release, Semaphore, SemaphorePermit, SeveralLocks,
+};
 
 // Rate limits
 pub use limit::{
@@ -102,6 +105,7 @@ pub use limit::{
 #[doc = include_str!("../../../docs/cache.md")]
 #[doc = include_str!("../../../docs/near-cache.md")]
 #[doc = include_str!("../../../docs/locks.md")]
+#[doc = include_str!("../../../docs/jobs.md")]
 #[doc = include_str!("../../../docs/rate-limits.md")]
 #[doc = include_str!("../../../docs/transactions.md")]
 #[doc = include_str!("../../../docs/operations.md")]

@@ -83,7 +83,7 @@ impl Instrument {
             name = %self.name,
             operation = self.operation,
             kind = %error.kind(),
-            %error,
+            error = error.unnamed(),
             "operation failed"
         );
         #[cfg(feature = "metrics")]

@@ -12,6 +12,10 @@ use support::{each_pair, each_store, until};
 const TTL: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(20);
 
+fn begun() {
+    panic!("the lock is held")
+}
+
 fn this_process(name: &str) -> bool {
     name.ends_with(&format!(":{}", std::process::id()))
 }
@@ -129,7 +133,7 @@ async fn a_body_runs_if_the_lock_is_free_or_comes_free_in_time() {
         let lock = larder.lock("gate").ttl(TTL);
         assert_eq!(lock.try_run(async |lease| lease.is_valid()).await.unwrap(), Some(true), "{store}");
         let guard = lock.acquire().await.unwrap();
-        let not_begun = async |_| panic!("the lock is held");
+        let not_begun = async |_: larder::LockLease| begun();
         assert_eq!(lock.try_run(not_begun).await.unwrap(), None::<()>, "{store}");
         let late = lock.run_within(Duration::from_millis(20), not_begun).await.unwrap_err();
         assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}");

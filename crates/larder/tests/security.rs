@@ -134,6 +134,8 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
     let remaining = limiter.remaining("someone").await;
     failed.extend(allowed.err().map(|error| ("allow", error)));
     failed.extend(remaining.err().map(|error| ("remaining", error)));
+    let job = larder.job(&namespace()).run_slot("a", async |_| Ok::<_, String>(())).await;
+    failed.extend(job.err().map(|error| ("job", error)));
     let semaphore = larder.semaphore(&namespace(), 1);
     match semaphore.try_acquire().await {
         Err(error) => drop(failed.insert("permit", error)),

@@ -143,6 +143,9 @@ async fn history(server: &Server, larder: &Larder) -> u64 {
     guard.release().await.unwrap();
     assert!(larder.lock("lock-1").holder().await.unwrap().is_none());
     assert!(!larder.lock("lock-1").break_if(larder::Fence::new(1)).await.unwrap());
+    let job = larder.job("lock-1").every(HOUR);
+    drop(job.run(async |_| Ok::<_, String>(())).await.unwrap());
+    assert!(job.status().await.unwrap().is_some());
     let semaphore = larder.semaphore("lock-1", 1);
     assert!(semaphore.set_permits(1, 1).await.unwrap());
     assert_eq!(semaphore.in_use().await.unwrap(), 0);
@@ -209,7 +212,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     let (_, list) = PAGE.split_once("- `kind` and `operation`: ").unwrap();
     let listed = codes(list.split_once("\n- ").unwrap().0);
     let timed = |name: &&String| name.starts_with("larder_operation_seconds{");
-    assert_eq!(recorded.values.keys().filter(timed).count(), 13 + 7 + 9 + 2 + 2);
+    assert_eq!(recorded.values.keys().filter(timed).count(), 13 + 7 + 3 + 9 + 2 + 2);
     for operation in recorded.values.keys().filter(timed) {
         let name = operation.split('"').nth(5).unwrap();
         assert!(recorded.values[operation] > 0.0 && listed.contains(name), "{operation}");

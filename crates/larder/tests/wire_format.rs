@@ -734,6 +734,25 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                     "{tokens:?}"
                 );
             }
+            "job" | "job record" => {
+                let job = larder.job(called).every(HOUR);
+                let run = job.run(async |_| Ok::<_, String>(())).await.unwrap();
+                assert!(matches!(run, larder::JobRun::Ran(Ok(()))));
+            }
+            "slot" => {
+                let (job, slot) = called.split_once(':').unwrap();
+                let run = larder.job(job).run_slot(slot, async |_| Ok::<_, String>(())).await.unwrap();
+                assert!(matches!(run, larder::JobRun::Ran(Ok(()))));
+                assert_eq!(server.query::<String>(&["HGET", name, "done"]), "0");
+            }
+            "job lock" => {
+                let job = larder.job(called).every(HOUR);
+                let run = tokio::spawn(async move {
+                    job.run(async |_| std::future::pending::<Result<(), String>>().await).await.map(|_| ())
+                });
+                until("it runs", async || names(&server).contains(name)).await;
+                std::mem::forget(run);
+            }
             "queue" | "seen permit" => {
                 let semaphore = larder.semaphore(called, 1);
                 let permit = semaphore.acquire().await.unwrap();

@@ -37,8 +37,8 @@ const LINE: &str = "crates/larder/src/store/redis/lua/line.lua";
 const RELEASE: &str = "crates/larder/src/store/redis/lua/release.lua";
 
 /// Where a fence must go on from the last one.
-const BEHIND: &str = "if last and tonumber(last) >= fence then";
-const NEVER: &str = "if last and tonumber(last) < 0 then";
+const BEHIND: &str = "if last and last >= fence then";
+const NEVER: &str = "if last and last < 0 then";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant(

@@ -40,9 +40,14 @@ impl Guard {
         Self { holding, kept: keep.is_some(), parting: None, ended: false }
     }
 
-    #[cfg(test)]
     pub(super) fn token(&self) -> u64 {
         self.holding.token
+    }
+
+    /// Its lock was freed by another request than a release.
+    pub(super) fn ended_elsewhere(mut self) {
+        self.let_go();
+        self.ended = true;
     }
 
     /// The number of this grant.

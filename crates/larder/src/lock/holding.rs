@@ -175,5 +175,10 @@ impl Holding {
 /// The error of a lock or permit whose time is over.
 pub(super) fn lost(name: &str) -> Error {
     let name = shown(name);
-    Error::new(ErrorKind::LockLost, format!("the time of {name:?} is over: another caller may hold it"))
+    let message = "the time of the lock is over: another caller may hold it";
+    Error::named(
+        ErrorKind::LockLost,
+        message,
+        format!("the time of {name:?} is over: another caller may hold it"),
+    )
 }

@@ -12,6 +12,7 @@ pub(crate) struct LockMeter {
     pub(super) release: Instrument,
     pub(super) holder: Instrument,
     pub(super) break_if: Instrument,
+    pub(super) job: JobMeter,
     pub(super) in_use: Instrument,
     pub(super) set_permits: Instrument,
     granted: AtomicU64,
@@ -21,6 +22,20 @@ pub(crate) struct LockMeter {
     lost: AtomicU64,
     #[cfg(feature = "metrics")]
     facade: Facade,
+}
+
+/// What all jobs count together.
+pub(crate) struct JobMeter {
+    pub(super) begin: Instrument,
+    pub(super) end: Instrument,
+    pub(super) status: Instrument,
+}
+
+impl JobMeter {
+    fn new() -> Self {
+        let instrument = |operation| Instrument::new("job", "", operation);
+        Self { begin: instrument("begin"), end: instrument("end"), status: instrument("status") }
+    }
 }
 
 #[cfg(feature = "metrics")]
@@ -42,6 +57,7 @@ impl Default for LockMeter {
             release: instrument("release"),
             holder: instrument("holder"),
             break_if: instrument("break_if"),
+            job: JobMeter::new(),
             in_use: instrument("in_use"),
             set_permits: instrument("set_permits"),
             granted: AtomicU64::new(0),

@@ -20,10 +20,13 @@ mod fence;
 mod guard;
 mod holder;
 mod holding;
+mod job;
+mod job_run;
 mod keeping;
 mod locks;
 mod meter;
 mod semaphore;
+mod several;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -41,8 +44,11 @@ pub use fence::{Fence, Release};
 pub use guard::{Guard, LockLease};
 pub use holder::Holder;
 use holding::Holding;
+pub use job::Job;
+pub use job_run::{JobOutcome, JobRun, JobStatus};
 pub(crate) use locks::Locks;
 pub use semaphore::{Semaphore, SemaphorePermit};
+pub use several::{LocksGuard, SeveralLocks};
 pub use ticket::LockTicket;
 
 const DEFAULT_TTL: Duration = Duration::from_secs(30);
@@ -260,20 +266,28 @@ impl Lock {
     where
         F: Future<Output = T>,
     {
+        let result = Self::hold_for(&guard, body).await?;
+        // Where this fails it is freed in the background.
+        let _ = guard.release().await;
+        Ok(result)
+    }
+
+    /// Runs the body until it ends, or the guard is lost.
+    async fn hold_for<T, F>(guard: &Guard, body: impl FnOnce(LockLease) -> F) -> Result<T>
+    where
+        F: Future<Output = T>,
+    {
         let mut body = std::pin::pin!(body(guard.lease()));
         // The clock is asked each time: the timer of `lost` may be late where the machine was stopped.
         let held = std::future::poll_fn(|context| match guard.is_valid() {
             true => body.as_mut().poll(context).map(Ok),
             false => std::task::Poll::Ready(Err(guard.lost_error())),
         });
-        let result = tokio::select! {
+        tokio::select! {
             biased;
             () = guard.lost() => Err(guard.lost_error()),
             result = held => result,
-        }?;
-        // Where this fails it is freed in the background.
-        let _ = guard.release().await;
-        Ok(result)
+        }
     }
 
     /// Returns who holds the lock, and how many wait. `None` if it is free, or just being handed over.
@@ -332,9 +346,12 @@ impl Lock {
             self.check()?;
             if *lock != *self.name {
                 let (is, wanted) = (holder::shown(&lock), holder::shown(&self.name));
-                return Err(Error::invalid(format!(
-                    "the ticket is that of the lock {is:?}, not of {wanted:?}"
-                )));
+                let named = format!("the ticket is that of the lock {is:?}, not of {wanted:?}");
+                return Err(Error::named(
+                    ErrorKind::InvalidSetting,
+                    "the ticket is that of another lock",
+                    named,
+                ));
             }
             let sent = self.locks.context.clock.now();
             let held = [(Ticket { lock, token }, self.ttl)];
@@ -357,7 +374,8 @@ impl Lock {
             Ok(Ok(Some(by))) => format!(" by {}", Holder::of(by)),
             _ => String::new(),
         };
-        Error::new(ErrorKind::LockHeld, format!("the lock {name:?} was held for {patience:?}{by}"))
+        let message = format!("the lock was held for {patience:?}{by}");
+        Error::named(ErrorKind::LockHeld, message, format!("the lock {name:?} was held for {patience:?}{by}"))
     }
 
     fn check(&self) -> Result<()> {

@@ -179,8 +179,9 @@ impl Semaphore {
             let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
             let held = || {
                 let called = &self.called;
-                let message = format!("the semaphore {called:?} had too few free permits for {patience:?}");
-                Error::new(ErrorKind::LockHeld, message)
+                let message = format!("the semaphore had too few free permits for {patience:?}");
+                let named = format!("the semaphore {called:?} had too few free permits for {patience:?}");
+                Error::named(ErrorKind::LockHeld, message, named)
             };
             self.take(permits, Some(end)).await?.ok_or_else(held)
         })
@@ -307,12 +308,15 @@ impl Semaphore {
             Outcome::Held => Ok(None),
             Outcome::QueueFull => {
                 let most = self.max_waiting;
-                let message = format!("{most} callers or more wait for the semaphore {called:?} already");
-                Err(Error::new(ErrorKind::QueueFull, message))
+                let message = format!("{most} callers or more wait for the semaphore already");
+                let named = format!("{most} callers or more wait for the semaphore {called:?} already");
+                Err(Error::named(ErrorKind::QueueFull, message, named))
             }
-            Outcome::TooHeavy(stored) => Err(Error::invalid(format!(
-                "the semaphore {called:?} has {stored} permits: {permits} are never free"
-            ))),
+            Outcome::TooHeavy(stored) => {
+                let rest = format!("has {stored} permits: {permits} are never free");
+                let named = format!("the semaphore {called:?} {rest}");
+                Err(Error::named(ErrorKind::InvalidSetting, format!("the semaphore {rest}"), named))
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ macro_rules! on_either {
     };
 }
 
+pub(crate) mod job;
 pub(crate) mod limit;
 pub(crate) mod lock;
 pub(crate) mod memory;
@@ -28,6 +29,8 @@ pub(crate) mod trust;
 
 #[cfg(all(test, feature = "redis"))]
 mod equivalence;
+#[cfg(all(test, feature = "redis"))]
+mod equivalence_jobs;
 #[cfg(all(test, feature = "redis"))]
 mod equivalence_limits;
 #[cfg(all(test, feature = "redis"))]

@@ -183,19 +183,16 @@ impl MemoryStore {
         turns
     }
 
-    fn wake(&self, lock: &str, token: Option<u64>) {
-        if let Some(token) = token {
-            self.listener.changed(&wake_name(lock, token));
-        }
+    pub(super) fn lock_is_held(&self, lock: &str) -> bool {
+        let now = self.clock.now();
+        self.locks.of(lock).lines.get(lock).is_some_and(|line| line.holder(now).is_some())
     }
-}
 
-impl LockStore for MemoryStore {
-    async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
+    pub(super) fn take_lock(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Attempted {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
         if state.given_up.get(&token).is_some_and(|until| *until > now) {
-            return Ok(Attempted::Gone);
+            return Attempted::Gone;
         }
         state.sweep(now);
         let line = state.lines.entry(lock.to_owned()).or_default();
@@ -216,7 +213,36 @@ impl LockStore for MemoryStore {
         };
         drop(state);
         self.wake(lock, handed);
-        Ok(answer)
+        answer
+    }
+
+    pub(super) fn free_lock(&self, lock: &str, token: u64) -> bool {
+        let now = self.clock.now();
+        let mut state = self.locks.of(lock);
+        let Some(line) = state.lines.get_mut(lock) else { return false };
+        if line.holder(now) != Some(token) {
+            return false;
+        }
+        line.held = None;
+        let handed = line.hand_on(now, self.pace);
+        if line.is_idle(now) {
+            state.lines.remove(lock);
+        }
+        drop(state);
+        self.wake(lock, handed);
+        true
+    }
+
+    fn wake(&self, lock: &str, token: Option<u64>) {
+        if let Some(token) = token {
+            self.listener.changed(&wake_name(lock, token));
+        }
+    }
+}
+
+impl LockStore for MemoryStore {
+    async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
+        Ok(self.take_lock(lock, token, ttl, queue))
     }
 
     async fn confirm(&self, lock: &str, token: u64, ttl: Duration) -> Result<Attempted> {
@@ -333,20 +359,7 @@ impl LockStore for MemoryStore {
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
-        let now = self.clock.now();
-        let mut state = self.locks.of(lock);
-        let Some(line) = state.lines.get_mut(lock) else { return Ok(false) };
-        if line.holder(now) != Some(token) {
-            return Ok(false);
-        }
-        line.held = None;
-        let handed = line.hand_on(now, self.pace);
-        if line.is_idle(now) {
-            state.lines.remove(lock);
-        }
-        drop(state);
-        self.wake(lock, handed);
-        Ok(true)
+        Ok(self.free_lock(lock, token))
     }
 }
 

@@ -5,6 +5,7 @@
 //! evicted lock is two holders. Nothing survives the process.
 
 mod entries;
+mod jobs;
 mod limit;
 mod limits;
 mod locks;
@@ -24,6 +25,7 @@ use crate::clock::{Clock, Tick};
 use crate::error::Result;
 use crate::name::Name;
 use entries::Entries;
+use jobs::Jobs;
 pub(crate) use limits::Limits;
 use locks::Locks;
 use semaphores::Semaphores;
@@ -51,6 +53,7 @@ pub(crate) struct MemoryStore {
     listener: Arc<dyn Listener>,
     pub(super) pace: Pace,
     lanes: Lanes,
+    jobs: Jobs,
     locks: Locks,
     semaphores: Semaphores,
     limits: Box<Limits>,
@@ -66,6 +69,7 @@ impl MemoryStore {
             listener,
             pace: Pace::default(),
             lanes: Lanes::embedded(),
+            jobs: Jobs::default(),
             locks: Locks::default(),
             semaphores: Semaphores::default(),
             limits: Box::default(),

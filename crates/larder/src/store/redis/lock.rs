@@ -27,9 +27,9 @@ use crate::store::permit::is_semaphore;
 /// Locks that one script renews or keeps places of: it must not keep the server for long.
 const MOST: usize = 512;
 /// How long the last fence is remembered after a lock's time is over: a clock that steps back by less changes nothing.
-const FENCE_KEPT: Duration = Duration::from_secs(60);
+pub(super) const FENCE_KEPT: Duration = Duration::from_secs(60);
 
-fn fence_name(lock: &str) -> Name {
+pub(super) fn fence_name(lock: &str) -> Name {
     beside(lock, ":fence")
 }
 

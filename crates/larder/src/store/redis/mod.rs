@@ -9,6 +9,7 @@ mod dial;
 mod error;
 mod full;
 mod identity;
+mod job;
 pub(crate) mod limit;
 mod link;
 mod lock;

@@ -51,6 +51,9 @@ script!(STAND_BY_PERMITS, "semaphore/queue.lua", "semaphore/stand_by.lua");
 script!(RENEW_PERMITS, "semaphore/renew.lua");
 script!(SET_PERMITS, "semaphore/queue.lua", "semaphore/set_permits.lua");
 script!(PERMITS_IN_USE, "semaphore/queue.lua", "semaphore/in_use.lua");
+script!(BEGIN_JOB, "fence.lua", "job/begin.lua");
+script!(END_JOB, "job/end.lua");
+script!(LAST_RUN, "job/status.lua");
 script!(SET_FENCED, "set_fenced.lua");
 
 impl Script {

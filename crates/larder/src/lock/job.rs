@@ -1,0 +1,388 @@
+//! Jobs: work that runs once in the fleet for each period, or for each slot that a scheduler names.
+//!
+//! A lock that is held for half a period does not do: a run that ends early leaves the rest of the period open, and clocks of
+//! processes differ. So completion is recorded on the server, in the same step that checks that the run still holds its lock,
+//! and periods are those of the server's clock.
+//!
+//! Invariants: one run at a time while L1 holds; a period is completed at most once; a run that lost its lock completes nothing.
+//!
+//! Not guaranteed: that side effects happen once. A run that lost its lock may have done half of its work, and the next does it
+//! again: what it writes to checks the fence.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::fence::Fence;
+use super::guard::{Guard, LockLease};
+use super::holding::{Holding, lost};
+use super::job_run::{JobOutcome, JobRun, JobStatus};
+use super::locks::{Ending, Locks};
+use super::{DEFAULT_TTL, Keep, Lock, check_ttl};
+use crate::call::Call;
+use crate::error::{Error, Result};
+use crate::keyspace::Keyspace;
+use crate::store::job::{Began, BeginJob, JobStore, RunName, Schedule, lock_of_job};
+
+const SHORTEST_PERIOD: Duration = Duration::from_millis(10);
+const LONGEST_PERIOD: Duration = Duration::from_secs(366 * 24 * 3600);
+const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_TOLERANCE: Duration = Duration::from_secs(5);
+const DEFAULT_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+const LONGEST_SLOT: usize = 200;
+/// Between two attempts to record an end.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Work that runs once in the fleet for each period. Made by [`Larder::job`](crate::Larder::job).
+///
+/// Every process calls [`run`](Self::run) as often as it likes, from a timer or a scheduler. At most one run is under way at a time, and
+/// each period of the server's clock is completed at most once, wherever it runs. A run belongs to the period in which it
+/// begins. A run holds a lock that is renewed; one whose process dies is over when its lease ends.
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::JobRun;
+/// # async fn run() -> larder::Result<()> {
+/// # let larder = larder::Larder::connect("memory:").await?;
+/// // Each day at 03:00 UTC.
+/// let nightly = larder.job("nightly").every(Duration::from_secs(86_400)).offset(Duration::from_secs(3 * 3600));
+/// let run = nightly.run(|lease| async move {
+///     println!("reporting with fence {}", lease.fence());
+///     Ok::<_, std::io::Error>(())
+/// });
+/// match run.await? {
+///     JobRun::Ran(Ok(())) => println!("done for today"),
+///     JobRun::Ran(Err(error)) => println!("failed: {error}; the next call may try again"),
+///     JobRun::AlreadyDone { by, .. } | JobRun::Running { by, .. } => println!("{by} does it"),
+///     _ => println!("later"),
+/// }
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+/// ```
+#[derive(Clone)]
+#[must_use = "a job is run by run() or run_slot()"]
+pub struct Job {
+    locks: Arc<Locks>,
+    name: String,
+    every: Option<Duration>,
+    offset: Duration,
+    tolerance: Option<Duration>,
+    catch_up: u32,
+    attempts: u32,
+    backoff: Duration,
+    at_most_once: bool,
+    ttl: Duration,
+    max_hold: Duration,
+    keep: Duration,
+}
+
+impl Job {
+    pub(crate) fn new(locks: Arc<Locks>, name: &str) -> Self {
+        Self {
+            name: locks.context.keyspace.job(name),
+            locks,
+            every: None,
+            offset: Duration::ZERO,
+            tolerance: None,
+            catch_up: 0,
+            attempts: 3,
+            backoff: Duration::from_secs(1),
+            at_most_once: false,
+            ttl: DEFAULT_TTL,
+            max_hold: DEFAULT_MAX_HOLD,
+            keep: DEFAULT_KEEP,
+        }
+    }
+
+    /// The length of a period, 10 ms to 366 days. Periods are counted from 1970-01-01 00:00 UTC of the server's clock.
+    pub fn every(mut self, every: Duration) -> Self {
+        self.every = Some(every);
+        self
+    }
+
+    /// How long after that a period begins: 3 h with a period of a day is 03:00 UTC. Default: 0.
+    pub fn offset(mut self, offset: Duration) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// How long before a boundary a call counts for the next period, so that a scheduler that fires early does not skip one.
+    /// Default: 5 s, and at most a twentieth of the period.
+    pub fn tolerance(mut self, tolerance: Duration) -> Self {
+        self.tolerance = Some(tolerance);
+        self
+    }
+
+    /// Makes up for so many missed periods, the oldest first, one for each call. Default: 0, missed periods are skipped.
+    pub fn catch_up(mut self, periods: u32) -> Self {
+        self.catch_up = periods;
+        self
+    }
+
+    /// How often a run that failed or died is tried in its period. Default: 3.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// How long after a failed run, or after the start of one that died, the next may begin. Default: 1 s.
+    pub fn backoff(mut self, backoff: Duration) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Completes a period at the start of its run, whatever comes of it: nothing is tried again. For work that must rather not
+    /// happen than happen twice.
+    pub fn at_most_once(mut self) -> Self {
+        self.at_most_once = true;
+        self
+    }
+
+    /// The time to live of a run's lock, which is renewed: how long others wait for a run that died. Default: 30 s.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The longest that a run may take: then it loses its lock. Default: 24 hours.
+    pub fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.max_hold = max_hold;
+        self
+    }
+
+    /// How long the record of a slot is kept, and that of the schedule after its last run, but at least two periods. Default: 30 days.
+    pub fn keep(mut self, keep: Duration) -> Self {
+        self.keep = keep;
+        self
+    }
+
+    /// Runs the body if the job is due: nothing runs, this period is not completed, and it may be tried again.
+    ///
+    /// One round trip to begin and one to end; renewals as for every lock.
+    ///
+    /// # Errors
+    ///
+    /// - `LockLost` if the run lost its lock: the body was stopped at its next await, or had ended too late to be recorded.
+    /// - `InvalidSetting` without [`every`](Self::every), or for a setting out of bounds.
+    /// - Those of any request. After one from the start, the body did not begin; the attempt may count all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the body and frees the lock in the background; the attempt counts.
+    pub async fn run<T, E, F>(&self, body: impl FnOnce(LockLease) -> F) -> Result<JobRun<T, E>>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let Some(every) = self.every else {
+            return Err(Error::invalid("a job without a period runs by run_slot(): set every()"));
+        };
+        if !(SHORTEST_PERIOD..=LONGEST_PERIOD).contains(&every) {
+            return Err(Error::invalid(format!(
+                "a period lasts {SHORTEST_PERIOD:?} to 366 days, not {every:?}"
+            )));
+        }
+        let tolerance = self.tolerance.unwrap_or(DEFAULT_TOLERANCE.min(every / 20));
+        if tolerance >= every || self.offset >= LONGEST_PERIOD {
+            return Err(Error::invalid(format!(
+                "a tolerance of {tolerance:?} is not below the period of {every:?}"
+            )));
+        }
+        let schedule = Schedule { every, offset: self.offset, tolerance, catch_up: self.catch_up };
+        let keep = self.keep.max(every.saturating_mul(2 + self.catch_up));
+        self.run_one(RunName { job: self.name.clone(), slot: None }, Some(schedule), keep, body).await
+    }
+
+    /// Runs the body once for a slot: the scheduler's own name for a period, such as a cron tick or the month of an invoice.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for an empty slot or one of more than 200 bytes; else as [`run`](Self::run).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    pub async fn run_slot<T, E, F>(
+        &self,
+        slot: &str,
+        body: impl FnOnce(LockLease) -> F,
+    ) -> Result<JobRun<T, E>>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        if slot.is_empty() || slot.len() > LONGEST_SLOT {
+            return Err(Error::invalid(format!("a slot has 1 to {LONGEST_SLOT} bytes, not {}", slot.len())));
+        }
+        let run = RunName { job: self.name.clone(), slot: Some(Keyspace::slot(slot)) };
+        self.run_one(run, None, self.keep, body).await
+    }
+
+    /// Returns what is known of the last run: when it began and ended, where, and how. `None` if there was none, or its record has
+    /// ended.
+    ///
+    /// One round trip.
+    ///
+    /// # Errors
+    ///
+    /// Those of any request.
+    pub fn status(&self) -> Call<'_, impl Future<Output = Result<Option<JobStatus>>> + Send> {
+        Call::new(self.locks.timeout(), &self.locks.meter.job.status, async move {
+            self.check()?;
+            let last = self.locks.store()?.last_run(&self.name).await?;
+            Ok(last.map(|last| JobStatus {
+                started: at(last.started),
+                ended: last.ended.map(at),
+                by: last.by,
+                outcome: match (last.ended, last.completed) {
+                    (Some(_), true) => JobOutcome::Completed,
+                    (Some(_), false) => JobOutcome::Failed,
+                    (None, _) if last.held => JobOutcome::Running,
+                    (None, _) => JobOutcome::Died,
+                },
+            }))
+        })
+    }
+
+    async fn run_one<T, E, F>(
+        &self,
+        run: RunName,
+        schedule: Option<Schedule>,
+        keep: Duration,
+        body: impl FnOnce(LockLease) -> F,
+    ) -> Result<JobRun<T, E>>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        self.check()?;
+        let (guard, period) = match self.begin(&run, schedule, keep).await? {
+            Ok(begun) => begun,
+            Err(Began::Done { at: millis, by }) => return Ok(JobRun::AlreadyDone { at: at(millis), by }),
+            Err(Began::Running { since, by }) => return Ok(JobRun::Running { since: at(since), by }),
+            Err(Began::BackingOff { until }) => return Ok(JobRun::BackingOff { until: at(until) }),
+            Err(Began::GaveUp { attempts }) => return Ok(JobRun::GaveUp { attempts }),
+            Err(Began::Started { .. }) => return Err(lost(&run.lock())),
+        };
+        let result = Lock::hold_for(&guard, body).await?;
+        self.end(guard, &run, period, result.is_ok(), keep).await?;
+        Ok(JobRun::Ran(result))
+    }
+
+    /// Begins a run; or why not.
+    async fn begin(
+        &self,
+        run: &RunName,
+        schedule: Option<Schedule>,
+        keep: Duration,
+    ) -> Result<Result<(Guard, i64), Began>> {
+        let locks = &self.locks;
+        let token = locks.context.random.nonce();
+        let lock: Arc<str> = run.lock().into();
+        let begin = BeginJob {
+            token,
+            ttl: self.ttl,
+            schedule,
+            attempts: if self.at_most_once { 1 } else { self.attempts },
+            backoff: self.backoff,
+            at_most_once: self.at_most_once,
+            keep,
+        };
+        let sent = locks.context.clock.now();
+        // Whatever becomes of the request from here on, the lock that it may have taken is freed.
+        let mut undo = Undo { locks, lock: &lock, token, ttl: self.ttl, armed: true };
+        let call = Call::new(locks.timeout(), &locks.meter.job.begin, async {
+            locks.store()?.begin_job(run, begin).await
+        });
+        let began = match call.await {
+            Ok(began) => began,
+            Err(error) => {
+                undo.armed = error.is_indeterminate();
+                return Err(error);
+            }
+        };
+        let Began::Started { fence, period } = began else {
+            undo.armed = false;
+            return Ok(Err(began));
+        };
+        let holding = Holding::new(locks.clone(), lock.clone(), token, Fence::new(fence), sent, self.ttl);
+        if !holding.is_valid() {
+            return Err(lost(&lock));
+        }
+        undo.armed = false;
+        Ok(Ok((Guard::new(holding, self.ttl, Some(Keep { max_hold: self.max_hold })), period)))
+    }
+
+    /// Records the end, trying again while the lock is renewed.
+    async fn end(
+        &self,
+        guard: Guard,
+        run: &RunName,
+        period: i64,
+        completed: bool,
+        keep: Duration,
+    ) -> Result<()> {
+        let locks = &self.locks;
+        loop {
+            let call = Call::new(locks.timeout(), &locks.meter.job.end, async {
+                locks.store()?.end_job(run, guard.token(), period, completed, keep).await
+            });
+            match call.await {
+                Ok(true) => {
+                    guard.ended_elsewhere();
+                    return Ok(());
+                }
+                Ok(false) => return Err(guard.lost_error()),
+                Err(error) if error.is_retryable() && guard.is_valid() => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        check_ttl(self.ttl)?;
+        let Self { max_hold, ttl, .. } = self;
+        if max_hold < ttl {
+            return Err(Error::invalid(format!(
+                "max_hold ({max_hold:?}) is shorter than the time to live ({ttl:?})"
+            )));
+        }
+        if self.attempts == 0 {
+            return Err(Error::invalid("a job has at least one attempt"));
+        }
+        if self.keep < Duration::from_secs(1) {
+            return Err(Error::invalid(format!(
+                "a job's record is kept for at least 1 s, not {:?}",
+                self.keep
+            )));
+        }
+        self.locks.context.limits.check_key(&lock_of_job(&self.name))?;
+        self.locks.context.check_coordination()
+    }
+}
+
+fn at(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+/// A start that may have been carried out.
+struct Undo<'a> {
+    locks: &'a Arc<Locks>,
+    lock: &'a Arc<str>,
+    token: u64,
+    ttl: Duration,
+    armed: bool,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.locks.end_in_background(self.lock.clone(), self.token, self.ttl, Ending::Release);
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("name", &self.name).field("every", &self.every).finish_non_exhaustive()
+    }
+}

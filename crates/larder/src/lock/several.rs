@@ -1,0 +1,231 @@
+//! Several locks at once, without deadlock.
+//!
+//! The locks are taken one after the other, in the order of their names, so that two callers with overlapping sets never wait for
+//! each other in a circle. Those that are taken are renewed while the next is waited for. Losing one gives all back and begins
+//! again; an error gives all back.
+//!
+//! Not guaranteed: that the set is taken in one step. Between the first and the last, others see some of the locks held.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{join_all, select_all};
+
+use super::fence::{Fence, Release};
+use super::guard::Guard;
+use super::locks::Locks;
+use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, Lock};
+use crate::error::{Error, Result};
+
+/// Locks that are held together. Made by [`Larder::locks`](crate::Larder::locks).
+///
+/// ```
+/// # async fn run() -> larder::Result<()> {
+/// # let larder = larder::Larder::connect("memory:").await?;
+/// let both = larder.locks(["account:2", "account:1"]).acquire().await?;
+/// assert!(both.is_valid() && both.fence("account:1").is_some());
+/// both.release().await?;
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+/// ```
+#[derive(Clone)]
+#[must_use = "locks are taken by acquire(), acquire_within() or try_acquire()"]
+pub struct SeveralLocks {
+    locks: Arc<Locks>,
+    /// Sorted.
+    names: Vec<Arc<str>>,
+    distinct: bool,
+    ttl: Duration,
+    max_hold: Duration,
+}
+
+impl SeveralLocks {
+    pub(crate) fn new(locks: Arc<Locks>, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let mut names: Vec<Arc<str>> = names.into_iter().map(|name| Arc::from(name.as_ref())).collect();
+        names.sort();
+        let all = names.len();
+        names.dedup();
+        let distinct = names.len() == all;
+        Self { locks, names, distinct, ttl: DEFAULT_TTL, max_hold: DEFAULT_MAX_HOLD }
+    }
+
+    /// The time to live of each lock. They are renewed while the guard lives: it is how long others wait for a holder that died.
+    /// Default: 30 s.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The longest that each lock is renewed, counted from its grant. Default: 1 hour.
+    pub fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.max_hold = max_hold;
+        self
+    }
+
+    /// Takes all locks, waiting in the line of each as long as it takes.
+    ///
+    /// One round trip for each lock that is free.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for no name or one that is given twice; else as [`Lock::acquire`]. What was taken is given back.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call gives back what it took, and leaves no place in a line behind.
+    pub async fn acquire(&self) -> Result<LocksGuard> {
+        self.take(Duration::MAX).await
+    }
+
+    /// Takes all locks, waiting no longer than `patience` for all of them together.
+    ///
+    /// # Errors
+    ///
+    /// `LockHeld` if others held one of them; else as [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_within(&self, patience: Duration) -> Result<LocksGuard> {
+        self.take(patience).await
+    }
+
+    /// Takes all locks if they are free at this moment, and nobody waits for them.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire). That others hold one of them is no error, but `None`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn try_acquire(&self) -> Result<Option<LocksGuard>> {
+        self.check()?;
+        let mut guards = Vec::with_capacity(self.names.len());
+        for name in &self.names {
+            match self.lock(name).try_acquire().await? {
+                Some(guard) => guards.push((name.clone(), guard)),
+                None => return Ok(None),
+            }
+        }
+        let guard = LocksGuard { guards };
+        Ok(guard.is_valid().then_some(guard))
+    }
+
+    async fn take(&self, patience: Duration) -> Result<LocksGuard> {
+        self.check()?;
+        let clock = &self.locks.context.clock;
+        let end = clock.now().after(patience);
+        loop {
+            let mut guard = LocksGuard { guards: Vec::with_capacity(self.names.len()) };
+            for name in &self.names {
+                let left = if patience == Duration::MAX { patience } else { end.since(clock.now()) };
+                let lock = self.lock(name);
+                let next = tokio::select! {
+                    biased;
+                    next = lock.acquire_within(left) => next?,
+                    // One that was taken is lost: from the beginning.
+                    () = guard.lost() => break,
+                };
+                guard.guards.push((name.clone(), next));
+            }
+            if guard.guards.len() == self.names.len() && guard.is_valid() {
+                return Ok(guard);
+            }
+        }
+    }
+
+    fn lock(&self, name: &str) -> Lock {
+        Lock::new(self.locks.clone(), name).ttl(self.ttl).max_hold(self.max_hold).keep_alive()
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.names.is_empty() || !self.distinct {
+            return Err(Error::invalid("locks() takes one name or more, each once"));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SeveralLocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SeveralLocks")
+            .field("names", &self.names)
+            .field("ttl", &self.ttl)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Locks that are held until they are released or dropped, or one of them is lost. Made by [`SeveralLocks`].
+#[must_use = "a guard that is dropped at once frees its locks"]
+pub struct LocksGuard {
+    /// With the name of each.
+    guards: Vec<(Arc<str>, Guard)>,
+}
+
+impl LocksGuard {
+    /// The number of the grant of one of the locks, by its name.
+    #[must_use]
+    pub fn fence(&self, name: &str) -> Option<Fence> {
+        self.guards.iter().find(|(held, _)| **held == *name).map(|(_, guard)| guard.fence())
+    }
+
+    /// How long all locks are certainly still held: see [`Guard::remaining`].
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.guards.iter().map(|(_, guard)| guard.remaining()).min().unwrap_or_default()
+    }
+
+    /// Whether all locks are certainly still held.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.guards.iter().all(|(_, guard)| guard.is_valid())
+    }
+
+    /// Completes when the first of the locks is lost: see [`Guard::lost`].
+    ///
+    /// # Cancel safety
+    ///
+    /// It may be dropped and asked for again.
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
+        let lost: Vec<_> = self.guards.iter().map(|(_, guard)| Box::pin(guard.lost())).collect();
+        async move {
+            if lost.is_empty() {
+                return std::future::pending().await;
+            }
+            let _ = select_all(lost).await;
+        }
+    }
+
+    /// Frees all locks. `Released` if each was held until now; else the first other outcome, in the order of the names.
+    ///
+    /// One round trip: the requests go out together.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::release`]. Every lock is then freed, or tried again in the background.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future frees the locks in the background.
+    pub async fn release(self) -> Result<Release> {
+        let outcomes = join_all(self.guards.into_iter().map(|(_, guard)| guard.release())).await;
+        let mut first = Release::Released;
+        for outcome in outcomes {
+            let outcome = outcome?;
+            if first == Release::Released {
+                first = outcome;
+            }
+        }
+        Ok(first)
+    }
+}
+
+impl fmt::Debug for LocksGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.guards.iter().map(|(_, guard)| guard)).finish()
+    }
+}

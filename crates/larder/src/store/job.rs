@@ -1,0 +1,123 @@
+//! The part of the seam that is about jobs: at most one run at a time, and at most one completed run for each period or slot.
+//!
+//! A run holds the job's lock, which is renewed and ends as every lock does. [`begin_job`](JobStore::begin_job) decides in one step
+//! whether a run is due and takes the lock; [`end_job`](JobStore::end_job) records the run only while its token still holds the
+//! lock. So a run that lost its lock cannot complete a period.
+
+use std::future::Future;
+use std::time::Duration;
+
+use super::AnyStore;
+use crate::error::Result;
+
+/// When a job is due, by the store's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Schedule {
+    pub(crate) every: Duration,
+    pub(crate) offset: Duration,
+    /// How long before a boundary a call counts for the next period.
+    pub(crate) tolerance: Duration,
+    /// How many missed periods are made up for.
+    pub(crate) catch_up: u32,
+}
+
+/// Which run is to begin or end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RunName {
+    pub(crate) job: String,
+    /// Of one slot; else of the schedule.
+    pub(crate) slot: Option<String>,
+}
+
+impl RunName {
+    pub(crate) fn record(&self) -> String {
+        match &self.slot {
+            None => format!("{}:run", self.job),
+            Some(slot) => format!("{}:slot:{slot}", self.job),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> String {
+        lock_of_job(&self.job)
+    }
+}
+
+/// The lock that a job's run holds.
+pub(crate) fn lock_of_job(job: &str) -> String {
+    format!("{job}:lock")
+}
+
+/// What a run asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BeginJob {
+    pub(crate) token: u64,
+    pub(crate) ttl: Duration,
+    /// None for a slot.
+    pub(crate) schedule: Option<Schedule>,
+    pub(crate) attempts: u32,
+    pub(crate) backoff: Duration,
+    pub(crate) at_most_once: bool,
+    pub(crate) keep: Duration,
+}
+
+/// The answer to [`JobStore::begin_job`]. Times are milliseconds of the store's clock since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Began {
+    Started { fence: u64, period: i64 },
+    Done { at: u64, by: String },
+    Running { since: u64, by: String },
+    BackingOff { until: u64 },
+    GaveUp { attempts: u32 },
+}
+
+/// The last run of a job, in the same times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LastRun {
+    pub(crate) started: u64,
+    pub(crate) ended: Option<u64>,
+    pub(crate) by: String,
+    /// Of one that ended.
+    pub(crate) completed: bool,
+    /// Whether its lock is held.
+    pub(crate) held: bool,
+}
+
+/// What every store can do with jobs. Each operation is atomic and one round trip.
+pub(crate) trait JobStore: Send + Sync + 'static {
+    /// Begins a run, if one is due.
+    fn begin_job(&self, run: &RunName, begin: BeginJob) -> impl Future<Output = Result<Began>> + Send;
+
+    /// Records the end of a run and frees its lock; false if the token no longer holds it. May be sent again.
+    fn end_job(
+        &self,
+        run: &RunName,
+        token: u64,
+        period: i64,
+        completed: bool,
+        keep: Duration,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// The last run.
+    fn last_run(&self, job: &str) -> impl Future<Output = Result<Option<LastRun>>> + Send;
+}
+
+impl JobStore for AnyStore {
+    async fn begin_job(&self, run: &RunName, begin: BeginJob) -> Result<Began> {
+        on_either!(self.begin_job(run, begin))
+    }
+
+    async fn end_job(
+        &self,
+        run: &RunName,
+        token: u64,
+        period: i64,
+        completed: bool,
+        keep: Duration,
+    ) -> Result<bool> {
+        on_either!(self.end_job(run, token, period, completed, keep))
+    }
+
+    async fn last_run(&self, job: &str) -> Result<Option<LastRun>> {
+        on_either!(self.last_run(job))
+    }
+}

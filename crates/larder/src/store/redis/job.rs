@@ -1,0 +1,100 @@
+//! Jobs on Redis: each operation is one script.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::lock::{FENCE_KEPT, fence_name};
+use super::node::Replay;
+use super::{RedisStore, bytes, flag, millis, number, script, unexpected, version_text};
+use crate::error::Result;
+use crate::store::job::{Began, BeginJob, JobStore, LastRun, RunName, lock_of_job};
+use crate::store::lock::process_suffix;
+
+/// Milliseconds, 0 included.
+fn span(span: Duration) -> String {
+    if span.is_zero() { "0".to_owned() } else { millis(span) }
+}
+
+fn text(value: &Value) -> Result<String> {
+    let bytes = bytes(value.clone())?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn began(answer: Value) -> Result<Began> {
+    let Value::Array(parts) = answer else { return Err(unexpected(&answer)) };
+    Ok(match parts.as_slice() {
+        [Value::Int(1), fence, Value::Int(period)] => {
+            Began::Started { fence: number(fence)?, period: *period }
+        }
+        [Value::Int(2), at, by] => Began::Done { at: number(at)?, by: text(by)? },
+        [Value::Int(3), since, by] => Began::Running { since: number(since)?, by: text(by)? },
+        [Value::Int(4), until] => Began::BackingOff { until: number(until)? },
+        [Value::Int(5), attempts] => {
+            Began::GaveUp { attempts: u32::try_from(number(attempts)?).unwrap_or(u32::MAX) }
+        }
+        _ => return Err(unexpected(&Value::Array(parts.clone()))),
+    })
+}
+
+impl JobStore for RedisStore {
+    async fn begin_job(&self, run: &RunName, begin: BeginJob) -> Result<Began> {
+        let (record, lock) = (run.record(), run.lock());
+        let fence = fence_name(&lock);
+        let keys = [run.job.as_str(), &record, &lock, &fence];
+        let schedule = begin.schedule;
+        let arguments = [
+            version_text(begin.token),
+            millis(begin.ttl),
+            millis(begin.ttl + FENCE_KEPT),
+            process_suffix().to_owned(),
+            schedule.map_or_else(|| "0".to_owned(), |schedule| span(schedule.every)),
+            schedule.map_or_else(|| "0".to_owned(), |schedule| span(schedule.offset)),
+            schedule.map_or_else(|| "0".to_owned(), |schedule| span(schedule.tolerance)),
+            schedule.map_or(0, |schedule| schedule.catch_up).to_string(),
+            begin.attempts.to_string(),
+            span(begin.backoff),
+            u8::from(begin.at_most_once).to_string(),
+            millis(begin.keep),
+        ];
+        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        began(self.network.run_script(&run.job, &script::BEGIN_JOB, &keys, &arguments, Replay::Never).await?)
+    }
+
+    async fn end_job(
+        &self,
+        run: &RunName,
+        token: u64,
+        period: i64,
+        completed: bool,
+        keep: Duration,
+    ) -> Result<bool> {
+        let (record, lock) = (run.record(), run.lock());
+        let keys = [run.job.as_str(), &record, &lock];
+        let arguments = [
+            version_text(token),
+            process_suffix().to_owned(),
+            period.to_string(),
+            u8::from(completed).to_string(),
+            millis(keep),
+        ];
+        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        flag(&self.network.run_script(&run.job, &script::END_JOB, &keys, &arguments, Replay::Safe).await?)
+    }
+
+    async fn last_run(&self, job: &str) -> Result<Option<LastRun>> {
+        let lock = lock_of_job(job);
+        let keys = [job, &lock];
+        let answer = self.network.run_script(job, &script::LAST_RUN, &keys, &[], Replay::Safe).await?;
+        let Value::Array(parts) = answer else { return Err(unexpected(&answer)) };
+        let [started, ended, by, outcome, held] = parts.as_slice() else { return Ok(None) };
+        let ended = number(ended)?;
+        Ok(Some(LastRun {
+            started: number(started)?,
+            ended: (ended > 0).then_some(ended),
+            by: text(by)?,
+            completed: text(outcome)? == "completed",
+            held: flag(held)?,
+        }))
+    }
+}

@@ -1,0 +1,22 @@
+-- Ends a run of a job and frees its lock, if the run still holds it. May be sent again.
+-- KEYS: 1 the status, 2 the record, 3 the lock
+-- ARGV: 1 the token, 2 a space and the process, 3 the period, 4 '1' if it is completed, 5 milliseconds to keep the record and the
+--   status
+-- Reply: 1 if it still held the lock, and is recorded, 0 if not
+if redis.call('GET', KEYS[3]) ~= ARGV[1] then
+  return redis.call('HGET', KEYS[2], 'token') == ARGV[1] and 1 or 0
+end
+redis.call('UNLINK', KEYS[3])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSET', KEYS[2], 'last', now, 'token', ARGV[1])
+if ARGV[4] == '1' then
+  local done = tonumber(redis.call('HGET', KEYS[2], 'done'))
+  if not done or done < tonumber(ARGV[3]) then
+    redis.call('HSET', KEYS[2], 'done', ARGV[3], 'done_at', now, 'done_by', string.sub(ARGV[2], 2))
+  end
+end
+redis.call('HSET', KEYS[1], 'ended', now, 'outcome', ARGV[4] == '1' and 'completed' or 'failed')
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+redis.call('PEXPIRE', KEYS[2], ARGV[5])
+return 1

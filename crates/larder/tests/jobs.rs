@@ -1,0 +1,291 @@
+//! Jobs: once in the fleet for each period or slot, and what becomes of runs that fail, die or lose their lock.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use larder::{ErrorKind, Job, JobOutcome, JobRun, Larder};
+use larder_testkit::{Direction, Proxy, Server};
+use support::{each_pair, each_store, namespace, until};
+use tokio::sync::oneshot;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const TTL: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(300);
+const LONG: Duration = Duration::from_secs(20);
+
+type Ran = JobRun<u32, String>;
+
+async fn run(job: &Job) -> Ran {
+    job.run(async |_| Ok(7)).await.unwrap()
+}
+
+async fn fail(job: &Job) -> Ran {
+    job.run(async |_| Err("no".to_owned())).await.unwrap()
+}
+
+fn nightly(larder: &Larder) -> Job {
+    nightly_at(larder, Duration::ZERO)
+}
+
+/// As it was so many whole days ago.
+fn nightly_at(larder: &Larder, ago: Duration) -> Job {
+    // A boundary that a test meets by chance only once in years: half a period from now.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() % DAY.as_secs();
+    let boundary = (now + DAY.as_secs() / 2) % DAY.as_secs();
+    larder
+        .job("nightly")
+        .every(DAY)
+        .offset(Duration::from_secs(boundary) + ago)
+        .ttl(TTL)
+        .backoff(Duration::ZERO)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_calls_at_once_one_runs_and_the_others_say_where() {
+    for (store, here, there) in each_pair().await {
+        let bodies = Arc::new(AtomicU64::new(0));
+        let calls: Vec<_> = (0..16)
+            .map(|number| {
+                let job = nightly(if number % 2 == 0 { &here } else { &there });
+                let bodies = bodies.clone();
+                tokio::spawn(async move {
+                    job.run(async |lease| {
+                        assert!(lease.is_valid() && lease.fence().get() > 0);
+                        bodies.fetch_add(1, Ordering::SeqCst);
+                        tokio::task::yield_now().await;
+                        Ok::<_, String>(())
+                    })
+                    .await
+                    .unwrap()
+                })
+            })
+            .collect();
+        let mut ran = 0;
+        for call in calls {
+            match call.await.unwrap() {
+                JobRun::Ran(Ok(())) => ran += 1,
+                JobRun::AlreadyDone { by, .. } | JobRun::Running { by, .. } => {
+                    assert!(by.ends_with(&format!(":{}", std::process::id())), "{store}: {by}");
+                }
+                other => panic!("{store}: {other:?}"),
+            }
+        }
+        assert_eq!((ran, bodies.load(Ordering::SeqCst)), (1, 1), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_period_is_completed_once_and_the_next_is_another() {
+    for (store, larder) in each_store().await {
+        let job = nightly(&larder);
+        assert_eq!(job.status().await.unwrap(), None, "{store}");
+        assert_eq!(run(&job).await, Ran::Ran(Ok(7)), "{store}");
+        let Ran::AlreadyDone { at, .. } = run(&job).await else { panic!("{store}: run twice") };
+        let age = SystemTime::now().duration_since(at).unwrap_or_default();
+        assert!(age < LONG, "{store}: {age:?}");
+        let status = job.status().await.unwrap().expect(store);
+        assert_eq!(status.outcome, JobOutcome::Completed, "{store}");
+        assert!(status.took().unwrap() < LONG, "{status:?}");
+        // What counts for the next period, because its boundary is near, is another run.
+        let early = nightly(&larder).tolerance(DAY / 2 + Duration::from_secs(600));
+        assert_eq!(run(&early).await, Ran::Ran(Ok(7)), "{store}");
+        assert!(matches!(run(&early).await, Ran::AlreadyDone { .. }), "{store}");
+        // A clock that steps back completes nothing again.
+        assert!(matches!(run(&job).await, Ran::AlreadyDone { .. }), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_short_period_is_run_again_and_again() {
+    for (store, larder) in each_store().await {
+        let job = larder.job("tick").every(Duration::from_millis(50)).ttl(TTL);
+        let mut ran = 0;
+        until("it has run in three periods", async || {
+            ran += u32::from(matches!(run(&job).await, Ran::Ran(_)));
+            ran >= 3
+        })
+        .await;
+        assert!(ran >= 3, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_run_is_tried_again_later_and_given_up_after_its_attempts() {
+    for (store, larder) in each_store().await {
+        let job = nightly(&larder).attempts(2);
+        let patient = job.clone().backoff(DAY / 2);
+        assert_eq!(fail(&patient).await, Ran::Ran(Err("no".to_owned())), "{store}");
+        assert_eq!(job.status().await.unwrap().unwrap().outcome, JobOutcome::Failed, "{store}");
+        let Ran::BackingOff { until } = run(&patient).await else { panic!("{store}: at once") };
+        let left = until.duration_since(SystemTime::now()).unwrap();
+        assert!(left > DAY / 3 && left <= DAY / 2 + LONG, "{store}: {left:?}");
+        assert!(matches!(fail(&job).await, Ran::Ran(Err(_))), "{store}");
+        assert_eq!(run(&job).await, Ran::GaveUp { attempts: 2 }, "{store}");
+        // More attempts, and it is completed.
+        assert_eq!(run(&job.clone().attempts(3)).await, Ran::Ran(Ok(7)), "{store}");
+        assert!(matches!(run(&job).await, Ran::AlreadyDone { .. }), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_at_most_once_is_not_tried_again() {
+    for (store, larder) in each_store().await {
+        let job = nightly(&larder).at_most_once();
+        assert!(matches!(fail(&job).await, Ran::Ran(Err(_))), "{store}");
+        assert!(matches!(run(&job).await, Ran::AlreadyDone { .. }), "{store}");
+        assert!(matches!(run(&nightly(&larder).attempts(9)).await, Ran::AlreadyDone { .. }), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn each_slot_runs_once_whatever_its_order() {
+    for (store, larder) in each_store().await {
+        let job = larder.job("invoices").ttl(TTL).backoff(Duration::ZERO);
+        let slot = async |slot: &str| job.run_slot(slot, async |_| Ok::<_, String>(1)).await.unwrap();
+        for month in ["2026-11", "2026-09", "{odd}: slot/\n"] {
+            assert_eq!(slot(month).await, JobRun::Ran(Ok(1)), "{store}: {month}");
+            assert!(matches!(slot(month).await, JobRun::AlreadyDone { .. }), "{store}: {month}");
+        }
+        let failed = job.run_slot("2026-12", async |_| Err::<u32, _>("no".to_owned())).await.unwrap();
+        assert!(matches!(failed, JobRun::Ran(Err(_))), "{store}");
+        assert_eq!(slot("2026-12").await, JobRun::Ran(Ok(1)), "{store}: tried again");
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_under_way_holds_up_every_other_of_its_job() {
+    for (store, larder) in each_store().await {
+        let job = nightly(&larder);
+        let (begun, has_begun) = oneshot::channel();
+        let (go, waits) = oneshot::channel::<()>();
+        let running = tokio::spawn({
+            let job = job.clone();
+            async move {
+                let body = async |_| {
+                    begun.send(()).unwrap();
+                    waits.await.unwrap();
+                    Ok::<_, String>(())
+                };
+                job.run(body).await.unwrap()
+            }
+        });
+        has_begun.await.unwrap();
+        assert!(matches!(run(&job).await, Ran::Running { .. }), "{store}");
+        let other = job.run_slot("x", async |_| Ok::<_, String>(())).await.unwrap();
+        assert!(matches!(other, JobRun::Running { .. }), "{store}");
+        assert_eq!(job.status().await.unwrap().unwrap().outcome, JobOutcome::Running, "{store}");
+        go.send(()).unwrap();
+        assert!(matches!(running.await.unwrap(), JobRun::Ran(Ok(()))), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_body_is_dropped_has_died_and_another_takes_its_place() {
+    for (store, larder) in each_store().await {
+        let job = nightly(&larder);
+        {
+            let (begun, has_begun) = oneshot::channel();
+            let body = async |_| {
+                begun.send(()).unwrap();
+                std::future::pending::<Result<(), String>>().await
+            };
+            tokio::select! {
+                _ = job.run(body) => panic!("it never ends"),
+                _ = has_begun => {}
+            }
+        }
+        until("its lock is free", async || job.status().await.unwrap().unwrap().outcome == JobOutcome::Died)
+            .await;
+        assert_eq!(run(&job).await, Ran::Ran(Ok(7)), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn missed_periods_are_made_up_for_only_if_told_to_and_the_oldest_first() {
+    for (store, larder) in each_store().await {
+        // As the day that was `days` days ago.
+        let ago = |days: u32| nightly_at(&larder, days * DAY);
+        assert_eq!(run(&ago(5)).await, Ran::Ran(Ok(7)), "{store}");
+        let mut made_up = 0;
+        // The last two, and today.
+        while matches!(run(&ago(0).catch_up(2)).await, Ran::Ran(Ok(7))) {
+            made_up += 1;
+        }
+        assert_eq!(made_up, 3, "{store}");
+        let job = |days| ago(days).catch_up(2).attempts(1);
+        let tomorrow = |larder: &Larder| nightly(larder).tolerance(DAY * 99 / 100).catch_up(2).attempts(1);
+        assert!(matches!(run(&job(0)).await, Ran::AlreadyDone { .. }), "{store}");
+        assert!(matches!(fail(&tomorrow(&larder)).await, Ran::Ran(Err(_))), "{store}");
+        assert_eq!(run(&tomorrow(&larder)).await, Ran::GaveUp { attempts: 1 }, "{store}");
+    }
+    for (store, larder) in each_store().await {
+        // Without it, missed ones are skipped.
+        assert_eq!(run(&nightly_at(&larder, 5 * DAY)).await, Ran::Ran(Ok(7)), "{store}");
+        assert_eq!(run(&nightly(&larder)).await, Ran::Ran(Ok(7)), "{store}");
+        assert!(matches!(run(&nightly(&larder)).await, Ran::AlreadyDone { .. }), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_lost_its_lock_completes_nothing() {
+    let server = Server::start();
+    let space = namespace();
+    let larder = support::connect_as(&server.url(), &space).await;
+    let job = nightly(&larder);
+    let lost = job
+        .run(async |_| {
+            server.command(&["DEL", &format!("~job.1:{{{space}/nightly}}:lock")]);
+            Ok::<_, String>(())
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::LockLost);
+    assert_eq!(run(&job).await, Ran::Ran(Ok(7)), "it was not completed");
+}
+
+#[tokio::test]
+async fn a_run_whose_link_is_dead_is_stopped_and_its_period_is_run_elsewhere() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let space = namespace();
+    let (here, there) =
+        (support::connect_as(&proxy.url(), &space).await, support::connect_as(&server.url(), &space).await);
+    let job = nightly(&here).ttl(SHORT);
+    let stopped = job
+        .run(async |_| {
+            proxy.silence(Direction::Both);
+            std::future::pending::<Result<(), String>>().await
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(stopped.kind(), ErrorKind::LockLost);
+    let elsewhere = nightly(&there);
+    until("its lease is over", async || matches!(run(&elsewhere).await, Ran::Ran(Ok(7)))).await;
+    proxy.restore();
+}
+
+#[tokio::test]
+async fn settings_that_make_no_sense_are_refused() {
+    let larder = Larder::connect("memory:").await.unwrap();
+    let job = larder.job("a");
+    let refused = async |job: &Job| {
+        let error = job.run(async |_| Ok::<_, String>(())).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{error}");
+        error.to_string()
+    };
+    assert!(refused(&job).await.contains("run_slot"));
+    assert!(refused(&job.clone().every(Duration::ZERO)).await.contains("10ms"));
+    let every = job.clone().every(DAY);
+    assert!(refused(&every.clone().tolerance(DAY)).await.contains("not below the period"));
+    assert!(refused(&every.clone().attempts(0)).await.contains("attempt"));
+    assert!(refused(&every.clone().max_hold(SHORT)).await.contains("max_hold (300ms)"));
+    assert!(refused(&every.clone().keep(Duration::ZERO)).await.contains("1 s"));
+    for slot in ["", &"x".repeat(201)] {
+        let error = job.run_slot(slot, async |_| Ok::<_, String>(())).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSetting);
+    }
+}

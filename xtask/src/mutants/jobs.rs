@@ -1,0 +1,111 @@
+//! Mistakes in jobs, and in what can be done with a lock beside holding it.
+
+use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit};
+
+const EQUIVALENCE: Test =
+    unit("store::equivalence_jobs::both_stores_answer_the_same_to_every_history_of_a_job");
+const LOCKS: Test = unit("store::equivalence_locks::both_stores_answer_the_same_to_every_history_of_locks");
+const LOST: Test = test("jobs", "a_run_that_lost_its_lock_completes_nothing");
+const ONCE: Test = test("jobs", "a_period_is_completed_once_and_the_next_is_another");
+const HELD_UP: Test = test("jobs", "a_run_that_is_under_way_holds_up_every_other_of_its_job");
+const DROPPED: Test = test("jobs", "a_run_whose_body_is_dropped_has_died_and_another_takes_its_place");
+const BROKEN: Test = test(
+    "lock_handles",
+    "a_broken_lock_goes_to_the_next_in_line_and_its_guard_learns_it_at_the_next_renewal",
+);
+const TICKET: Test = test("lock_handles", "a_lock_is_handed_over_as_a_ticket_with_its_fence");
+
+const BEGIN: &str = "crates/larder/src/store/redis/lua/job/begin.lua";
+const BREAK: &str = "crates/larder/src/store/redis/lua/break_if.lua";
+const END: &str = "crates/larder/src/store/redis/lua/job/end.lua";
+const GUARD: &str = "crates/larder/src/lock/guard.rs";
+const HOLDER: &str = "crates/larder/src/store/redis/lua/holder.lua";
+const JOB: &str = "crates/larder/src/lock/job.rs";
+const MEMORY: &str = "crates/larder/src/store/memory/jobs.rs";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    mutant(
+        "a run that lost its lock completes its period",
+        &[rebuilt(
+            END,
+            "if redis.call('GET', KEYS[3]) ~= ARGV[1] then",
+            "if redis.call('GET', KEYS[3]) == 'x' then",
+        )],
+        &[LOST, EQUIVALENCE],
+    ),
+    mutant(
+        "a period that is completed is run again",
+        &[rebuilt(BEGIN, "if done and done >= period then", "if done and done > period then")],
+        &[ONCE, EQUIVALENCE],
+    ),
+    mutant(
+        "a clock that steps back completes a period again",
+        &[rebuilt(BEGIN, "if done and done >= period then", "if done and done == period then")],
+        &[ONCE, EQUIVALENCE],
+    ),
+    mutant(
+        "two runs are under way at once",
+        &[rebuilt(
+            BEGIN,
+            "if redis.call('EXISTS', KEYS[3]) == 1 then",
+            "if redis.call('EXISTS', KEYS[3]) == 2 then",
+        )],
+        &[HELD_UP, EQUIVALENCE],
+    ),
+    mutant(
+        "a run that died is no attempt",
+        &[rebuilt(
+            BEGIN,
+            "redis.call('HSET', KEYS[2], 'period', period, 'tries', tries + 1, 'last', now)",
+            "redis.call('HSET', KEYS[2], 'period', period, 'tries', tries, 'last', now)",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "an end that is sent again says that the lock was lost",
+        &[rebuilt(END, "return redis.call('HGET', KEYS[2], 'token') == ARGV[1] and 1 or 0", "return 0")],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a missed period that was given up holds up the next",
+        &[switched(MEMORY, "current.min(tried + 1)", "current.min(tried)")],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a failed body completes its period",
+        &[switched(JOB, "result.is_ok()", "result.is_ok() || result.is_err()")],
+        &[test("jobs", "a_failed_run_is_tried_again_later_and_given_up_after_its_attempts")],
+    ),
+    mutant(
+        "a run whose body was dropped keeps its lock",
+        &[rebuilt(
+            GUARD,
+            "if may_be_held && !self.ended {",
+            "if may_be_held && !self.ended && self.kept != self.kept {",
+        )],
+        &[DROPPED],
+    ),
+    mutant(
+        "a lock is broken whatever its fence",
+        &[rebuilt(
+            BREAK,
+            "tonumber(string.sub(last, 1, 16)) ~= tonumber(ARGV[1])",
+            "tonumber(string.sub(last, 1, 16)) == 0",
+        )],
+        &[BROKEN, LOCKS],
+    ),
+    mutant(
+        "a lock that is being handed over has the last holder",
+        &[rebuilt(HOLDER, "if not token or redis.call('HGET', KEYS[4], token) then", "if not token then")],
+        &[LOCKS],
+    ),
+    mutant(
+        "a guard that became a ticket frees its lock",
+        &[rebuilt(
+            GUARD,
+            "        self.let_go();\n        self.ended = true;\n        let Holding",
+            "        self.let_go();\n        let Holding",
+        )],
+        &[TICKET],
+    ),
+];
