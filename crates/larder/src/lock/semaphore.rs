@@ -17,16 +17,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::attempt::{Attempt, Outcome, Want};
-use super::fence::Release;
-use super::holding::{Holding, Parting};
-use super::keeping::Keeping;
-use super::locks::{Ending, Locks};
+use super::locks::Locks;
+use super::permit::SemaphorePermit;
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, check_ttl};
 use crate::call::Call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
-use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, Request, Wait, weight};
+use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, Request, Wait};
 
 /// A semaphore by its name, or by its name and a key. Made by [`Larder::semaphore`](crate::Larder::semaphore); taking permits gives a
 /// [`SemaphorePermit`].
@@ -303,7 +301,7 @@ impl Semaphore {
                         "a semaphore has another number of permits than this handle: the stored one decides"
                     );
                 }
-                Ok(Some(SemaphorePermit::new(holding, self)))
+                Ok(Some(SemaphorePermit::new(holding, self.ttl, self.max_hold)))
             }
             Outcome::Held => Ok(None),
             Outcome::QueueFull => {
@@ -333,110 +331,6 @@ impl fmt::Debug for Semaphore {
         f.debug_struct("Semaphore")
             .field("name", &self.name)
             .field("permits", &self.permits)
-            .finish_non_exhaustive()
-    }
-}
-
-/// One or several permits of a semaphore: renewed until it is released or dropped. Made by [`Semaphore`].
-#[must_use = "a permit that is dropped at once is given back"]
-pub struct SemaphorePermit {
-    holding: Arc<Holding>,
-    parting: Option<Parting>,
-    ended: bool,
-}
-
-impl SemaphorePermit {
-    fn new(holding: Holding, semaphore: &Semaphore) -> Self {
-        let holding = Arc::new(holding);
-        holding.locks.meter.granted();
-        Keeping::keep(&holding, semaphore.ttl, semaphore.max_hold);
-        Self { holding, parting: None, ended: false }
-    }
-
-    /// How many permits it holds.
-    #[must_use]
-    pub fn permits(&self) -> u64 {
-        weight(self.holding.token)
-    }
-
-    /// As [`Guard::remaining`](super::Guard::remaining).
-    #[must_use]
-    pub fn remaining(&self) -> Duration {
-        self.holding.remaining()
-    }
-
-    /// As [`Guard::is_valid`](super::Guard::is_valid).
-    #[must_use]
-    pub fn is_valid(&self) -> bool {
-        self.holding.is_valid()
-    }
-
-    /// As [`Guard::lost`](super::Guard::lost).
-    ///
-    /// # Cancel safety
-    ///
-    /// It may be dropped and asked for again.
-    pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.holding.lost()
-    }
-
-    /// Gives the permit back.
-    ///
-    /// One round trip.
-    ///
-    /// # Errors
-    ///
-    /// As [`Guard::release`](super::Guard::release).
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future gives the permit back in the background.
-    pub async fn release(mut self) -> Result<Release> {
-        let holding = self.holding.clone();
-        let locks = &holding.locks;
-        self.let_go();
-        let answer = Call::new(locks.timeout(), &locks.meter.release, async {
-            locks.store()?.give_permit(&holding.name, holding.token, None).await
-        })
-        .await;
-        match answer {
-            Ok(held) => {
-                self.ended = true;
-                Ok(if held { Release::Released } else { Release::AlreadyLost })
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Disconnected) => {
-                Ok(Release::Unknown)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Ends the renewals and what is believed, before the permit is given back.
-    fn let_go(&mut self) -> Parting {
-        *self.parting.get_or_insert_with(|| {
-            self.holding.locks.keeping.forget(self.holding.token);
-            self.holding.part()
-        })
-    }
-}
-
-impl Drop for SemaphorePermit {
-    fn drop(&mut self) {
-        let Parting { may_be_held, .. } = self.let_go();
-        let Holding { locks, name, token, granted, .. } = &*self.holding;
-        locks.meter.held(locks.context.clock.now().since(*granted));
-        if !self.ended && may_be_held {
-            let left = self.holding.may_last();
-            locks.end_in_background(name.clone(), *token, left, Ending::GivePermit(None));
-        }
-    }
-}
-
-impl fmt::Debug for SemaphorePermit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SemaphorePermit")
-            .field("permits", &self.permits())
-            .field("remaining", &self.remaining())
             .finish_non_exhaustive()
     }
 }
