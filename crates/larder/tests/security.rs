@@ -283,7 +283,10 @@ async fn a_cache_needs_no_locks_and_limits() {
     let larder = as_shop(&server.url()).connect().await.unwrap();
     assert!(cache_operations(&larder).await.is_empty());
     let failed = coordination_operations(&larder).await;
-    assert_eq!(failed.keys().copied().collect::<Vec<_>>(), ["acquire", "allow", "job", "permit", "remaining"]);
+    assert_eq!(
+        failed.keys().copied().collect::<Vec<_>>(),
+        ["acquire", "allow", "job", "permit", "remaining"]
+    );
     for (operation, error) in failed {
         assert_eq!(error.kind(), ErrorKind::Permission, "{operation}: {error:?}");
     }

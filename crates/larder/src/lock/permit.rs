@@ -1,0 +1,118 @@
+//! Permits that are held.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fence::Release;
+use super::holding::{Holding, Parting};
+use super::keeping::Keeping;
+use super::locks::Ending;
+use crate::call::Call;
+use crate::error::{ErrorKind, Result};
+use crate::store::permit::{PermitStore, weight};
+
+/// One or several permits of a semaphore: renewed until it is released or dropped. Made by [`Semaphore`](super::Semaphore).
+#[must_use = "a permit that is dropped at once is given back"]
+pub struct SemaphorePermit {
+    holding: Arc<Holding>,
+    parting: Option<Parting>,
+    ended: bool,
+}
+
+impl SemaphorePermit {
+    pub(super) fn new(holding: Holding, ttl: Duration, max_hold: Duration) -> Self {
+        let holding = Arc::new(holding);
+        holding.locks.meter.granted();
+        Keeping::keep(&holding, ttl, max_hold);
+        Self { holding, parting: None, ended: false }
+    }
+
+    /// How many permits it holds.
+    #[must_use]
+    pub fn permits(&self) -> u64 {
+        weight(self.holding.token)
+    }
+
+    /// As [`Guard::remaining`](super::Guard::remaining).
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.holding.remaining()
+    }
+
+    /// As [`Guard::is_valid`](super::Guard::is_valid).
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.holding.is_valid()
+    }
+
+    /// As [`Guard::lost`](super::Guard::lost).
+    ///
+    /// # Cancel safety
+    ///
+    /// It may be dropped and asked for again.
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.holding.lost()
+    }
+
+    /// Gives the permit back.
+    ///
+    /// One round trip.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::release`](super::Guard::release).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives the permit back in the background.
+    pub async fn release(mut self) -> Result<Release> {
+        let holding = self.holding.clone();
+        let locks = &holding.locks;
+        self.let_go();
+        let answer = Call::new(locks.timeout(), &locks.meter.release, async {
+            locks.store()?.give_permit(&holding.name, holding.token, None).await
+        })
+        .await;
+        match answer {
+            Ok(held) => {
+                self.ended = true;
+                Ok(if held { Release::Released } else { Release::AlreadyLost })
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Disconnected) => {
+                Ok(Release::Unknown)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends the renewals and what is believed, before the permit is given back.
+    fn let_go(&mut self) -> Parting {
+        *self.parting.get_or_insert_with(|| {
+            self.holding.locks.keeping.forget(self.holding.token);
+            self.holding.part()
+        })
+    }
+}
+
+impl Drop for SemaphorePermit {
+    fn drop(&mut self) {
+        let Parting { may_be_held, .. } = self.let_go();
+        let Holding { locks, name, token, granted, .. } = &*self.holding;
+        locks.meter.held(locks.context.clock.now().since(*granted));
+        if !self.ended && may_be_held {
+            let left = self.holding.may_last();
+            locks.end_in_background(name.clone(), *token, left, Ending::GivePermit(None));
+        }
+    }
+}
+
+impl fmt::Debug for SemaphorePermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SemaphorePermit")
+            .field("permits", &self.permits())
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
+    }
+}
