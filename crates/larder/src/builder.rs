@@ -1,5 +1,7 @@
 //! Settings of a connection, each with a default that a test holds to its documentation.
 
+mod target;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +10,7 @@ use crate::background::Background;
 use crate::clock::Clock;
 use crate::context::{Context, Limits};
 use crate::credentials::{CredentialSource, Credentials};
-use crate::endpoint::{Deployment, Secret};
+use crate::endpoint::Secret;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::larder::Larder;
@@ -16,7 +18,7 @@ use crate::near::Changes;
 use crate::random::Random;
 use crate::store::AnyStore;
 use crate::store::memory::{Bounds, MemoryStore};
-use crate::url::{self, DEFAULT_PORT, Server, Target};
+use crate::url::{self, Server, Target};
 
 /// Settings of a [`Larder`].
 ///
@@ -317,91 +319,6 @@ impl LarderBuilder {
         Ok(Arc::new(context))
     }
 
-    fn check(&self) -> Result<()> {
-        let nonsense = if self.url.is_some() && self.address.is_some() {
-            "give a url or an address, not both"
-        } else if self.connect_timeout.is_zero() || self.response_timeout.is_zero() {
-            "a timeout of zero leaves no time for any answer"
-        } else if !(1..=64).contains(&self.connections) {
-            "connections is from 1 to 64"
-        } else if self.client_name.is_empty() || !self.client_name.bytes().all(|byte| byte.is_ascii_graphic())
-        {
-            "client_name is printable ASCII without spaces"
-        } else if self.credentials.is_some() && (self.username.is_some() || self.password.is_some()) {
-            "give credentials or a username and password, not both"
-        } else if self.max_value_bytes == 0 || self.max_key_bytes == 0 {
-            "max_value_bytes and max_key_bytes are at least 1"
-        } else if self.bounds.max_entries == 0 || self.bounds.max_bytes == 0 {
-            "memory_max_entries and memory_max_bytes are at least 1"
-        } else {
-            return Ok(());
-        };
-        Err(Error::invalid(nonsense))
-    }
-
-    fn target(&self) -> Result<Target> {
-        let mut target = match (&self.url, &self.address) {
-            (Some(url), _) => url::parse(url)?,
-            (None, None) => Target::Memory,
-            (None, Some(address)) => Target::Server(Server {
-                deployment: Deployment::Single(if address.starts_with('/') {
-                    url::socket(address)?
-                } else {
-                    url::address(address, DEFAULT_PORT)?
-                }),
-                username: None,
-                password: None,
-                database: 0,
-                tls: false,
-            }),
-        };
-        match &mut target {
-            Target::Memory
-                if self.username.is_some()
-                    || self.password.is_some()
-                    || self.credentials.is_some()
-                    || self.database.is_some() =>
-            {
-                Err(Error::invalid("memory: has no users, passwords or databases: give a url or an address"))
-            }
-            Target::Server(Server { deployment: Deployment::Single(_) | Deployment::Cluster(_), .. })
-                if self.sentinel_password.is_some() || self.sentinel_username.is_some() =>
-            {
-                Err(Error::invalid(
-                    "sentinel_username and sentinel_password are for redis-sentinel:// and would be ignored here",
-                ))
-            }
-            Target::Server(Server { username, password, .. })
-                if self.credentials.is_some() && (username.is_some() || password.is_some()) =>
-            {
-                Err(Error::invalid("user and password come from credentials: take them out of the URL"))
-            }
-            Target::Server(_) if self.tls_roots.as_ref().is_some_and(|pem| !is_certificate(pem)) => {
-                Err(Error::invalid("tls_roots holds no certificate in PEM"))
-            }
-            Target::Server(Server { tls: false, .. }) if self.tls_roots.is_some() => {
-                Err(Error::invalid("tls_roots is for rediss:// and would be ignored here"))
-            }
-            Target::Server(server)
-                if matches!(server.deployment, Deployment::Cluster(_))
-                    && self.database.is_some_and(|database| database != 0) =>
-            {
-                Err(Error::invalid("a cluster has only database 0"))
-            }
-            Target::Memory => Ok(target),
-            Target::Server(server) => {
-                server.username = self.username.clone().or(server.username.take());
-                server.password = self.password.clone().or(server.password.take());
-                // The driver leaves out AUTH, user and all, where there is no password; a user without one has "".
-                if server.username.is_some() && server.password.is_none() {
-                    server.password = Some(Secret(String::new()));
-                }
-                server.database = self.database.unwrap_or(server.database);
-                Ok(target)
-            }
-        }
-    }
-
     #[cfg(feature = "redis")]
     fn server(self, server: Server, changes: Arc<Changes>, background: &Background) -> Result<Stores> {
         use crate::store::redis::{Login, RedisStore};
@@ -461,11 +378,6 @@ struct Stores {
     background: AnyStore,
 }
 
-/// Whether at least one certificate stands in it, so far as its frame tells.
-fn is_certificate(pem: &[u8]) -> bool {
-    String::from_utf8_lossy(pem).contains("-----BEGIN CERTIFICATE-----")
-}
-
 impl fmt::Debug for LarderBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the URL, and not what was given for an address: either may hold a password.
@@ -482,84 +394,4 @@ impl fmt::Debug for LarderBuilder {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::endpoint::Address;
-
-    #[test]
-    fn the_defaults_are_those_of_the_documentation() {
-        let builder = LarderBuilder::default();
-        assert_eq!(builder.target().unwrap(), Target::Memory);
-        assert_eq!(builder.connect_timeout, Duration::from_secs(2));
-        assert_eq!(builder.response_timeout, Duration::from_secs(1));
-        assert_eq!(builder.connections, 1);
-        assert_eq!(builder.max_value_bytes, 8 << 20);
-        assert_eq!(builder.max_key_bytes, 1024);
-        assert_eq!(builder.bounds, Bounds { max_entries: 1_000_000, max_bytes: 256 << 20 });
-        assert!(builder.coordination.is_none() && !builder.strict);
-        assert!(builder.namespace.is_none() && builder.tls_roots.is_none());
-        assert!(builder.credentials.is_none() && builder.sentinel_username.is_none());
-        assert_eq!(builder.client_name, "larder");
-    }
-
-    #[test]
-    fn what_the_builder_says_goes_before_what_the_url_says() {
-        let builder = Larder::builder().url("redis://ann:old@h/1").password("new").database(2);
-        let Target::Server(server) = builder.target().unwrap() else { panic!("no server") };
-        assert_eq!(server.username.as_deref(), Some("ann"));
-        assert_eq!((server.password, server.database), (Some(Secret("new".into())), 2));
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        let no = |builder: LarderBuilder| assert!(builder.check().and_then(|()| builder.target()).is_err());
-        no(Larder::builder().url("memory:").address("h"));
-        no(Larder::builder().connect_timeout(Duration::ZERO));
-        no(Larder::builder().response_timeout(Duration::ZERO));
-        no(Larder::builder().connections(0));
-        no(Larder::builder().connections(65));
-        no(Larder::builder().max_value_bytes(0));
-        no(Larder::builder().memory_max_entries(0));
-        no(Larder::builder().password("lonely"));
-        no(Larder::builder().address("h").tls_roots("-----BEGIN CERTIFICATE-----"));
-        no(Larder::builder().url("rediss://h").tls_roots("not a certificate"));
-        no(Larder::builder().url("redis://h").sentinel_password("pw"));
-        no(Larder::builder().url("redis-cluster://h").database(1));
-        no(Larder::builder().url("redis://h").sentinel_username("ann"));
-        no(Larder::builder().url("redis://h").client_name("two words"));
-        no(Larder::builder().address(format!("/{}", "x".repeat(120))));
-        let provider = || async { Ok(Credentials::password("pw")) };
-        no(Larder::builder().credentials(provider));
-        no(Larder::builder().url("redis://h").password("pw").credentials(provider));
-        no(Larder::builder().url("redis://:pw@h").credentials(provider));
-        assert!(Larder::builder().url("redis://h").credentials(provider).target().is_ok());
-    }
-
-    #[test]
-    fn a_url_for_an_address_is_refused_and_its_password_does_not_show() {
-        for address in ["redis://:hunter2@h:6379", "ann:hunter2@h:6379", "ann:hunter2@h", "h 1", "a/b", "::1"]
-        {
-            let builder = Larder::builder().address(address);
-            let shown = format!("{builder:?} {:?}", builder.target().unwrap_err());
-            assert!(!shown.contains("hunter2"), "{address}: {shown}");
-        }
-        let Target::Server(server) = Larder::builder().address("[::1]:7").target().unwrap() else { panic!() };
-        assert_eq!(server.deployment, Deployment::Single(Address::Tcp { host: "::1".into(), port: 7 }));
-    }
-
-    #[test]
-    fn a_user_without_a_password_is_still_that_user() {
-        let Target::Server(server) = Larder::builder().url("redis://ann@h").target().unwrap() else {
-            panic!()
-        };
-        assert_eq!((server.username.as_deref(), server.password), (Some("ann"), Some(Secret(String::new()))));
-    }
-
-    #[test]
-    fn no_password_shows() {
-        let builder =
-            Larder::builder().url("redis://:hunter2@h").password("hunter3").sentinel_password("hunter4");
-        let shown = format!("{builder:?}");
-        assert!(!shown.contains("hunter"), "{shown}");
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use larder::{Cache, ErrorKind, Larder, Near};
+use larder::{Cache, ErrorKind, Larder, Near, NearVerdict, Stored};
 use larder_testkit::{Proxy, Server, eventually};
 use support::{patient, until};
 
@@ -204,4 +204,43 @@ async fn a_replica_that_is_promoted_where_it_is_becomes_a_master_for_its_links()
         larder.stats().caches["n"].near_hits > 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_swapped_database_get_and_explain_say_the_same_and_new_connections_forget_the_old_one() {
+    let server = Server::builder().tcp().start();
+    let url = |database: u32| format!("redis://{}/{database}", server.addr().unwrap());
+    let (larder, other) =
+        (patient().url(url(0)).connect().await.unwrap(), patient().url(url(1)).connect().await.unwrap());
+    for (larder, number) in [(&larder, 1), (&other, 2)] {
+        near(larder).set("a", &number).tag("t").await.unwrap();
+        until("near reads work", async || {
+            assert_eq!(near(larder).get("a").await.unwrap(), Some(number));
+            larder.stats().caches["n"].near_hits > 0
+        })
+        .await;
+    }
+    // The server tells nobody.
+    server.command(&["SWAPDB", "0", "1"]);
+    let agree = async |larder: &Larder, number: u32| {
+        let explained = larder.explain("n:a").await.unwrap();
+        let (kept, fresh) =
+            (near(larder).get("a").await.unwrap(), near(larder).fresh().get("a").await.unwrap());
+        assert_eq!(explained.stored == Stored::Fresh, fresh.is_some(), "{explained}");
+        // A copy that is served all the same is the old one, and explain says that it is served.
+        if kept.is_some_and(|kept| kept != number) {
+            assert_eq!(explained.near, NearVerdict::Served, "{explained}");
+        }
+        fresh == Some(number) && kept == fresh
+    };
+    for (larder, number) in [(&larder, 2), (&other, 1)] {
+        agree(larder, number).await;
+    }
+    server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    for (larder, number) in [(&larder, 2), (&other, 1)] {
+        until("the other database is read", async || {
+            larder.ping().await.is_ok() && agree(larder, number).await
+        })
+        .await;
+    }
 }
