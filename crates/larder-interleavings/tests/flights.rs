@@ -40,7 +40,17 @@ fn flights_that_are_never_detached_are_caught() {
 
 #[test]
 fn no_old_row_comes_to_lie_over_a_write() {
-    holds("stores without a fence", stored::unless_void);
+    holds("stores without a fence", stored::unless_marked);
+}
+
+#[test]
+fn no_old_row_that_was_read_during_a_write_comes_to_lie_over_it() {
+    holds("stores without a fence, read during a write", stored::unless_a_write_runs);
+}
+
+#[test]
+fn a_write_that_marks_only_when_it_begins_is_caught() {
+    breaks("marked when begun", &[stored::KEPT], stored::marked_when_begun);
 }
 
 #[test]

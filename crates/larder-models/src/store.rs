@@ -1,7 +1,8 @@
 //! What the server keeps for one key, and the scripts that change it: each one atomic step.
 //!
 //! An entry is nothing, a value or a placeholder; beside it there may be a lease, which elects who refreshes a standing
-//! value. Each script names the check that makes it safe, and [`Checks`] can leave that check out, to show what it is
+//! value, and names that value: a lease for another value is free to take. Each script names the check that makes it
+//! safe, and [`Checks`] can leave that check out, to show what it is
 //! there for.
 
 use crate::token::Token;
@@ -97,13 +98,22 @@ impl Check {
     }
 }
 
+/// Who refreshes a value, and which one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// The refresh's own.
+    pub token: Token,
+    /// Of the value that is to be replaced.
+    pub nonce: Nonce,
+}
+
 /// One key on the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Store {
     /// Under the key itself.
     pub entry: Entry,
     /// Under its sibling.
-    pub lease: Option<Token>,
+    pub lease: Option<Lease>,
 }
 
 impl Store {
@@ -116,18 +126,19 @@ impl Store {
         Ok(Fence::Placeholder(token))
     }
 
-    /// `begin_refresh`: the lease, where it is free. It does not look at the entry: the commit does.
+    /// `begin_refresh`: the lease, where no other is held for this value. That the script looks at the entry first
+    /// saves a load that could not be stored; safe it is without, as the commit looks.
     pub fn begin_refresh(&mut self, token: Token, nonce: Nonce) -> Option<Fence> {
-        if self.lease.is_some() {
+        if self.lease.is_some_and(|lease| lease.nonce == nonce) {
             return None;
         }
-        self.lease = Some(token);
+        self.lease = Some(Lease { token, nonce });
         Some(Fence::Lease { token, nonce })
     }
 
     /// The lease, whoever has it.
     pub fn take_over_lease(&mut self, token: Token, nonce: Nonce) -> Fence {
-        self.lease = Some(token);
+        self.lease = Some(Lease { token, nonce });
         Fence::Lease { token, nonce }
     }
 
@@ -144,10 +155,7 @@ impl Store {
                 (checks.placeholder.passes(self.entry == Entry::Placeholder(token)), By::Fill)
             }
             Fence::Lease { token, nonce } => {
-                let own = self.lease == Some(token);
-                if own {
-                    self.lease = None;
-                }
+                let own = self.end_lease(token, nonce);
                 let stands = matches!(self.entry, Entry::Value { nonce: there, .. } if there == nonce);
                 (checks.nonce.passes(stands) && checks.lease.passes(own), By::Refresh)
             }
@@ -163,14 +171,38 @@ impl Store {
         if self.entry == Entry::Placeholder(token) {
             self.entry = Entry::Empty;
         }
-        if self.lease == Some(token) {
+        if self.lease.is_some_and(|lease| lease.token == token) {
             self.lease = None;
         }
     }
 
-    /// `delete`: one UNLINK of both.
+    /// `commit_refresh` of a loader that found the origin to have no such thing any more: the value goes, under the
+    /// checks of any other commit. A placeholder goes as well.
+    pub fn commit_gone(&mut self, fence: Fence) {
+        let holds = match fence {
+            Fence::Placeholder(token) => self.entry == Entry::Placeholder(token),
+            Fence::Lease { token, nonce } => {
+                self.end_lease(token, nonce)
+                    && matches!(self.entry, Entry::Value { nonce: there, .. } if there == nonce)
+            }
+        };
+        if holds {
+            self.entry = Entry::Empty;
+        }
+    }
+
+    /// Whether it was held.
+    fn end_lease(&mut self, token: Token, nonce: Nonce) -> bool {
+        let own = self.lease == Some(Lease { token, nonce });
+        if own {
+            self.lease = None;
+        }
+        own
+    }
+
+    /// `delete`: one UNLINK of the entry. A lease that is left behind names a value that is never there again.
     pub fn delete(&mut self) {
-        *self = Self { entry: Entry::Empty, lease: None };
+        self.entry = Entry::Empty;
     }
 
     /// Whether a commit with this fence would store now.
@@ -178,7 +210,7 @@ impl Store {
         match fence {
             Fence::Placeholder(token) => self.entry == Entry::Placeholder(token),
             Fence::Lease { token, nonce } => {
-                self.lease == Some(token)
+                self.lease == Some(Lease { token, nonce })
                     && matches!(self.entry, Entry::Value { nonce: there, .. } if there == nonce)
             }
         }

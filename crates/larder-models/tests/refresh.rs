@@ -32,6 +32,12 @@ fn three_processes_keep_the_promises() {
 }
 
 #[test]
+fn known_absences_keep_the_promises() {
+    let rules = Rules { gone: true, writers: 1, ..rules() };
+    holds("known absences", Load { rules });
+}
+
+#[test]
 fn left_alone_everybody_comes_to_an_end() {
     let rules = Rules { check_draining: true, ..rules() };
     holds("draining", Load { rules });

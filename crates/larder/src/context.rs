@@ -205,7 +205,8 @@ impl Context {
         self.store().map(|_| self.background_coordination_even_closed())
     }
 
-    /// As [`background_coordination`](Self::background_coordination), for what must still be sent while the `Larder` closes.
+    /// As [`background_coordination`](Self::background_coordination), for what must still be sent while the `Larder`
+    /// closes.
     pub(crate) fn background_coordination_even_closed(&self) -> &AnyStore {
         match (&self.coordination, &self.background_coordination) {
             (_, Some(background)) => background,
@@ -393,7 +394,7 @@ impl Context {
             let abandon = async {
                 match claim {
                     Claim::Placeholder(placeholder) => store.abandon_fill(&entry, placeholder).await,
-                    Claim::Lease(token) => store.abandon_refresh(&entry, token).await,
+                    Claim::Refresh(claim) => store.abandon_refresh(&entry, claim).await,
                 }
             };
             // Where this fails, the claim runs out by itself.

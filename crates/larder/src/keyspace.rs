@@ -78,10 +78,11 @@ impl Keyspace {
         self.sibling("~clear.1:", cache)
     }
 
-    /// Who refreshes an entry. The entry's whole name is the hash tag, so that both share a slot.
+    /// Who refreshes an entry, and which value of it. The entry's whole name is the hash tag, so that both share a
+    /// slot.
     pub(crate) fn lease(entry: &str) -> Name {
         let mut whole = Name::new();
-        for part in ["~lease.1:{", entry, "}"] {
+        for part in ["~lease.2:{", entry, "}"] {
             whole.push_str(part);
         }
         whole

@@ -240,8 +240,16 @@ async fn of_two_programs_one_loads_a_value_near_its_end() {
 }
 
 #[tokio::test]
-async fn early_refreshes_are_as_frequent_as_xfetch_says() {
-    let users = eager(&Larder::connect("memory:").await.unwrap(), false);
+async fn early_refreshes_are_as_frequent_as_xfetch_says_from_near_copies_too() {
+    for near in [false, true] {
+        let larder = Larder::connect("memory:").await.unwrap();
+        early_refreshes_of(&eager(&larder, near)).await;
+        let name = if near { "near" } else { "user" };
+        assert_eq!(larder.stats().caches[name].near_hits > 500, near, "{name}");
+    }
+}
+
+async fn early_refreshes_of(users: &Cache<User>) {
     let slow = users.get_or_load("a", || async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         Ok::<_, Infallible>(user("present"))
@@ -261,7 +269,7 @@ async fn early_refreshes_are_as_frequent_as_xfetch_says() {
         }
     }
     // 200 ms at the eagerness of 100 reach past 60 s once in e^3 = 20 times; less than half of that is an odd chance of
-    // one in a hundred thousand.
+    // one in a hundred thousand. Drawn twice, it would be once in 400 times.
     let loads = loads.load(Ordering::SeqCst);
     assert!(loads >= 25, "{loads} of 1000 calls loaded early, not 50");
 }

@@ -146,3 +146,34 @@ async fn an_empty_string_is_a_missing_key() {
         }
     }
 }
+
+/// Another program that changes the key faster than anybody can claim it.
+#[tokio::test]
+async fn a_load_whose_key_changes_at_each_attempt_ends_after_some() {
+    let server = Server::start();
+    let larder = patient().url(server.url()).connect().await.unwrap();
+    let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
+    users.set("warm", &user("Ann")).await.unwrap();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let url = server.url();
+    let changes = std::thread::spawn(move || {
+        let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+        let mut number = 0u64;
+        while stopped.try_recv().is_err() {
+            number += 1;
+            redis::cmd("SET").arg("user:a").arg(format!("no value {number}")).exec(&mut connection).unwrap();
+        }
+        number
+    });
+    support::until("it has begun", async || server.calls("set") > 100).await;
+    let before = server.calls("evalsha");
+    for _ in 0..5 {
+        let load = users.get_or_load("a", || async { Ok::<_, Infallible>(user("Ann")) });
+        assert_eq!(load.timeout(Duration::from_secs(20)).await.unwrap(), user("Ann"));
+    }
+    // A begin an attempt, and for a claim that was lost one request to take it away.
+    let asked = server.calls("evalsha") - before;
+    assert!(asked <= 5 * 20, "{asked} scripts for five loads");
+    drop(stop.send(()));
+    assert!(changes.join().unwrap() > 100);
+}

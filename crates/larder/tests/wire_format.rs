@@ -210,24 +210,27 @@ impl Entry {
 
     /// What this is to a reader of numbers while these are the versions.
     fn judge(bytes: &[u8], clear: u64, tags: &BTreeMap<&str, u64>) -> Judged {
-        let Some((carried, carried_tags, fresh_until, value)) = Self::parse_strictly(bytes) else {
+        let Some((carried, carried_tags, payload)) = Self::parse_strictly(bytes) else {
             return Judged::Unreadable;
         };
         // Of the times that are tried here one is long past and one far off.
-        let is_stale = fresh_until == 1;
+        let is_stale = bytes[2] >> 5 & 1 == 0 && number(&bytes[18..24]) == 1;
         let held = (carried == 0 || carried == clear)
             && carried_tags.iter().all(|(version, tag)| tags.get(tag.as_str()) == Some(version));
-        match value {
-            Some(value) if held && !is_stale => Judged::Value(value),
-            _ => Judged::Nothing,
+        if !held || bytes[2] >> 6 != 0 {
+            return Judged::Nothing;
+        }
+        match Self::value_of(bytes[2], payload) {
+            None => Judged::Unreadable,
+            Some(_) if is_stale => Judged::Nothing,
+            Some(value) => Judged::Value(value),
         }
     }
 
-    /// Version of clear, tags, fresh until, and the number of a value; nothing where it is unreadable.
+    /// Version of clear, tags, and the payload; nothing where it is unreadable.
     #[expect(clippy::type_complexity, reason = "of one use")]
-    fn parse_strictly(bytes: &[u8]) -> Option<(u64, Vec<(u64, String)>, u64, Option<u32>)> {
-        let (kind, expires, compression, codec) =
-            (bytes[2] >> 6, bytes[2] >> 5 & 1 == 1, bytes[2] >> 3 & 3, bytes[2] & 7);
+    fn parse_strictly(bytes: &[u8]) -> Option<(u64, Vec<(u64, String)>, &[u8])> {
+        let (kind, compression, codec) = (bytes[2] >> 6, bytes[2] >> 3 & 3, bytes[2] & 7);
         if kind > 2 || compression > 1 || codec > 2 {
             return None;
         }
@@ -239,23 +242,24 @@ impl Entry {
             tags.push((number(version), String::from_utf8(tag.to_vec()).ok()?));
             rest = after;
         }
-        let plain = match (kind, compression) {
-            (0, 1) => {
-                let (length, block) = rest.split_at_checked(4)?;
-                let length = usize::try_from(number(length)).ok().filter(|length| *length <= 8 << 20)?;
-                lz4_flex::block::decompress(block, length).ok()?
-            }
-            _ => rest.to_vec(),
+        Some((number(&bytes[28..36]), tags, rest))
+    }
+
+    /// The number of a value; nothing where it cannot be decoded.
+    fn value_of(packed: u8, payload: &[u8]) -> Option<u32> {
+        let plain = if packed >> 3 & 3 == 1 {
+            let (length, block) = payload.split_at_checked(4)?;
+            let length = usize::try_from(number(length)).ok().filter(|length| *length <= 8 << 20)?;
+            lz4_flex::block::decompress(block, length).ok()?
+        } else {
+            payload.to_vec()
         };
-        let value = match (kind, codec) {
-            (0, 0) => Some(serde_json::from_slice(&plain).ok()?),
+        match packed & 7 {
+            0 => serde_json::from_slice(&plain).ok(),
             // Bytes, and this is a number.
-            (0, 2) => return None,
-            (0, _) => Some(rmp_serde::from_slice(&plain).ok()?),
-            _ => None,
-        };
-        let fresh_until = if expires { 0 } else { number(&bytes[18..24]) };
-        Some((number(&bytes[28..36]), tags, fresh_until, value))
+            2 => None,
+            _ => rmp_serde::from_slice(&plain).ok(),
+        }
     }
 
     fn plain(&self) -> Vec<u8> {
@@ -495,7 +499,7 @@ async fn a_writer_of_another_language_is_right_with_clear_and_tags_by_reading_ve
 }
 
 #[tokio::test]
-async fn an_invalidation_replaces_the_epoch_before_the_tag_and_a_delete_takes_the_lease_along() {
+async fn an_invalidation_replaces_the_epoch_before_the_tag_and_a_delete_unlinks_the_entry_alone() {
     let server = Server::start();
     let larder = connect(&server, "shop").await;
     let sent = commands(&server, async { larder.tag("t").invalidate().await.unwrap() }).await;
@@ -512,7 +516,7 @@ async fn an_invalidation_replaces_the_epoch_before_the_tag_and_a_delete_takes_th
         ["SET", "~clear.1:{shop/user}", "PX", "172800000"]
     );
     let sent = commands(&server, async { assert!(!users(&larder).delete("a").await.unwrap()) }).await;
-    assert_eq!(sent, [["UNLINK", "shop/user:a", "~lease.1:{shop/user:a}"]]);
+    assert_eq!(sent, [["UNLINK", "shop/user:a"]]);
 
     // By somebody else, while a loader runs that will name a tag.
     let url = server.url();
@@ -549,13 +553,11 @@ async fn fresh_until_is_written_where_stale_values_are_kept_or_refreshed_early_a
         // Where nothing is kept beyond it, the same time says when the entry expires.
         assert_eq!((before.expires, before.fresh_until), (fresh_for == 0, before.written_at + 3_600_000));
 
-        server.command(&["SET", "~lease.1:{shop/user:a}", "00000000000000ab"]);
         assert!(cache.expire("a").await.unwrap());
         let after = Entry::read(&stored(&mut connection, "shop/user:a"));
         assert_ne!(after.nonce, before.nonce);
         assert_eq!(after, Entry { nonce: after.nonce, expires: false, fresh_until: 1, ..before });
         assert!(left() <= kept_for && left() > kept_for - 60_000, "{}", left());
-        assert_eq!(server.query::<u64>(&["EXISTS", "~lease.1:{shop/user:a}"]), 0);
         assert_eq!(cache.get("a").await.unwrap(), None);
 
         cache.set("a", &user("Ann")).no_expiry().await.unwrap();
@@ -782,8 +784,15 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
         assert!(names(&server).contains(name), "{row:?}: {:?}", names(&server));
         assert_eq!(&server.query::<String>(&["TYPE", name]), kind);
         assert!(server.query::<i64>(&["PTTL", name]) > 0, "{row:?} expires");
-        if ["clear", "tag", "epoch", "lease"].contains(&what.as_str()) {
+        if ["clear", "tag", "epoch"].contains(&what.as_str()) {
             standing(&mut raw(&server), name);
+        }
+        if what == "lease" {
+            let claim = String::from_utf8(stored(&mut raw(&server), name)).unwrap();
+            let (token, nonce) = claim.split_at(16);
+            assert!(is_version(token) && is_version(nonce), "{claim}");
+            let entry = Entry::read(&stored(&mut raw(&server), called));
+            assert_eq!(nonce, format!("{:016x}", entry.nonce), "it names the value that is refreshed");
         }
     }
 }
@@ -931,7 +940,8 @@ async fn a_value_cut_anywhere_or_with_any_byte_changed_is_a_miss() {
         for bytes in cuts.chain(flips).chain(longer) {
             put(&mut connection, &name, &bytes);
             assert_eq!(users.get("a").await.unwrap(), None, "{bytes:x?}");
-            unreadable += 1;
+            // The empty string is a missing key.
+            unreadable += u64::from(!bytes.is_empty());
             assert_eq!(larder.stats().caches[cache].unreadable, unreadable, "{bytes:x?}");
             // Whatever they answer, they must not fail.
             users.exists("a").await.unwrap();
@@ -1160,12 +1170,12 @@ async fn a_placeholder_and_a_lease_are_renewed_while_their_loader_runs() {
             Ok::<_, Infallible>(user("loaded"))
         }
     };
-    let (fill, lease) = (renewed("shop/user:a"), renewed("~lease.1:{shop/user:a}"));
+    let (fill, lease) = (renewed("shop/user:a"), renewed("~lease.2:{shop/user:a}"));
     users.get_or_load("a", move || fill).await.unwrap();
     users.refresh("a", move |_| lease).await.unwrap();
     assert_eq!(larder.stats().caches["user"].fills_voided, 0);
     assert_eq!(entries_and_others(&server).0, ["shop/user:a"]);
-    assert_eq!(server.query::<u64>(&["EXISTS", "~lease.1:{shop/user:a}"]), 0);
+    assert_eq!(server.query::<u64>(&["EXISTS", "~lease.2:{shop/user:a}"]), 0);
 }
 
 #[tokio::test]
@@ -1173,7 +1183,7 @@ async fn a_refresh_is_a_lease_beside_the_value_that_anybody_can_void() {
     let server = Server::start();
     let larder = connect(&server, "shop").await;
     let users = larder.cache::<User>("user").ttl(HOUR).stale_for(HOUR).build().unwrap();
-    let (name, lease, url) = ("shop/user:a", "~lease.1:{shop/user:a}", server.url());
+    let (name, lease, url) = ("shop/user:a", "~lease.2:{shop/user:a}", server.url());
     // Loads in place of a stale value, and gives what that was and what stands there afterwards.
     let load = async |interference: Option<redis::Cmd>| {
         users.set("a", &user("Ann")).await.unwrap();
@@ -1183,7 +1193,7 @@ async fn a_refresh_is_a_lease_beside_the_value_that_anybody_can_void() {
         let loader = move || async move {
             let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
             assert_eq!(stored(&mut connection, name), old, "it stays");
-            standing(&mut connection, lease);
+            assert_eq!(stored(&mut connection, lease).len(), 32);
             let left: i64 = redis::cmd("PTTL").arg(lease).query(&mut connection).unwrap();
             assert!(left > 0 && left <= 3000, "{left}");
             if let Some(interference) = interference {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use shuttle::sync::Mutex;
 
 use super::flight::{Outcome, Waiter};
+use super::nesting::Node;
 use super::sync::watch;
 use super::{Flights, Leader, NAME, Tags, lock};
 
@@ -64,13 +65,14 @@ impl Table for Mistaken {
     fn join(&self) -> (Waiter<u64>, Option<MistakenLeader>) {
         let mut table = lock(&self.table);
         if let Some(flight) = table.get(NAME) {
-            return (flight.subscribe(), None);
+            return (Waiter { outcome: flight.subscribe(), node: Node::new(NAME) }, None);
         }
         if self.mistake == Mistake::Unguarded {
             drop(table);
             table = lock(&self.table);
         }
-        let (sender, waiter) = watch::channel(None);
+        let (sender, outcome) = watch::channel(None);
+        let waiter = Waiter { outcome, node: Node::new(NAME) };
         let flight = Arc::new(sender);
         table.insert(NAME, flight.clone());
         (waiter, Some(MistakenLeader { mistake: self.mistake, flight, table: self.table.clone() }))

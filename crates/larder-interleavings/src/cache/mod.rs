@@ -12,6 +12,13 @@ pub mod written;
 #[path = "../../../larder/src/cache/flight.rs"]
 mod flight;
 
+#[allow(dead_code, reason = "no loader runs here")]
+#[path = "../../../larder/src/cache/nesting.rs"]
+mod nesting;
+#[allow(dead_code, reason = "the scenarios do not refresh through every door")]
+#[path = "../../../larder/src/cache/unfenced.rs"]
+mod unfenced;
+
 mod kept {
     /// A value.
     #[derive(Debug, Clone, Copy)]
@@ -25,6 +32,7 @@ use shuttle::sync::{Mutex, MutexGuard};
 
 use flight::{Flights, Leader, Outcome, Tags, Waiter};
 use kept::Kept;
+use unfenced::{Records, UnfencedLoad};
 
 const NAME: &str = "user:1";
 
@@ -33,7 +41,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// As `caller.rs` waits; nothing where nobody flies any more.
-fn wait(mut waiter: Waiter<u64>) -> Option<u64> {
+fn wait(waiter: Waiter<u64>) -> Option<u64> {
+    let Waiter { outcome: mut waiter, .. } = waiter;
     let waiting = async { waiter.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
     block_on(waiting).and_then(Result::ok).flatten().map(|Kept(value)| value)
 }

@@ -1,4 +1,4 @@
-//! A value that is stored without a fence, as bare JSON is, beside a write.
+//! A value that is stored without a fence, as bare JSON is, beside a write, while an invalidation detaches flights.
 
 use std::sync::Arc;
 
@@ -6,26 +6,28 @@ use shuttle::future::block_on;
 use shuttle::sync::Mutex;
 use shuttle::thread;
 
-use super::{Flights, Leader, NAME, Tags, lock, outcome, wait};
+use super::{Flights, NAME, Records, Tags, UnfencedLoad, lock, outcome, wait};
 
 /// What a writer is promised.
 pub const KEPT: &str = "an old row does not come to lie over a write";
 
-#[derive(Default)]
 struct World {
     flights: Flights<u64>,
+    records: Records,
     row: Mutex<u64>,
     cached: Mutex<Option<u64>>,
 }
 
-type Store = fn(&World, &Leader<u64>, u64);
+type Store = fn(&World, &UnfencedLoad, u64);
+type Write = fn(&World);
 
 impl World {
     fn call(&self, store: Store) {
         let (waiter, leader) = self.flights.join(NAME, &Tags::default());
         if let Some(leader) = leader {
+            let load = self.records.load(NAME);
             let row = *lock(&self.row);
-            store(self, &leader, row);
+            store(self, &load, row);
             leader.finish(outcome(row));
         }
         let _ = wait(waiter);
@@ -34,37 +36,80 @@ impl World {
     /// The row first, and the cache then.
     fn write(&self) {
         *lock(&self.row) = 1;
-        block_on(self.flights.begin_write(&[NAME]).stores_ended());
+        let writing = self.records.write(&[NAME]);
+        block_on(writing.settled());
         *lock(&self.cached) = Some(1);
+        drop(writing);
         self.flights.detach(&[NAME]);
+    }
+
+    /// The cache first, and the row before the write has ended.
+    fn write_through(&self) {
+        let writing = self.records.write(&[NAME]);
+        block_on(writing.settled());
+        *lock(&self.cached) = Some(1);
+        *lock(&self.row) = 1;
+        drop(writing);
     }
 }
 
-fn scenario(store: Store) {
-    let world = Arc::new(World::default());
+fn scenario(store: Store, write: Write) {
+    let world = Arc::new(World {
+        flights: Flights::default(),
+        records: Records::default(),
+        row: Mutex::new(0),
+        cached: Mutex::new(None),
+    });
+    world.records.need();
     let callers = [(); 2].map(|()| {
         let world = world.clone();
         thread::spawn(move || [(); 2].into_iter().for_each(|()| world.call(store)))
     });
-    world.write();
-    for caller in callers {
-        let _ = caller.join();
+    let tag = thread::spawn({
+        let world = world.clone();
+        move || world.flights.detach_all()
+    });
+    write(&world);
+    for thread in callers.into_iter().chain([tag]) {
+        let _ = thread.join();
     }
     assert!(*lock(&world.cached) == Some(1), "{KEPT}");
 }
 
+fn in_turn(world: &World, load: &UnfencedLoad, row: u64) {
+    let turn = block_on(load.turn());
+    if turn.may_store() {
+        *lock(&world.cached) = Some(row);
+    }
+}
+
 /// larder's way.
-pub fn unless_void() {
-    scenario(|world, leader, row| {
-        let _ = block_on(leader.store_unless_void(async { *lock(&world.cached) = Some(row) }));
-    });
+pub fn unless_marked() {
+    scenario(in_turn, World::write);
+}
+
+/// larder's way, where a load may begin during the write and read the old row.
+pub fn unless_a_write_runs() {
+    scenario(in_turn, World::write_through);
 }
 
 /// A write may begin between the look and the store.
 pub fn looked_before() {
-    scenario(|world, leader, row| {
-        if !leader.is_void() {
+    let store: Store = |world, load, row| {
+        let may_store = block_on(load.turn()).may_store();
+        if may_store {
             *lock(&world.cached) = Some(row);
         }
-    });
+    };
+    scenario(store, World::write);
+}
+
+/// A load may begin after the mark, and read before the write.
+pub fn marked_when_begun() {
+    let write: Write = |world| {
+        drop(world.records.write(&[NAME]));
+        *lock(&world.cached) = Some(1);
+        *lock(&world.row) = 1;
+    };
+    scenario(in_turn, write);
 }

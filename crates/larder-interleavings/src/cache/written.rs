@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use shuttle::future::block_on;
 use shuttle::sync::Mutex;
 use shuttle::thread;
 
@@ -45,7 +44,6 @@ impl World {
     }
 
     fn write(&self, detach: Detach) {
-        block_on(self.flights.begin_write(&[NAME]).stores_ended());
         if detach == Detach::WhenBegun {
             self.flights.detach(&[NAME]);
         }

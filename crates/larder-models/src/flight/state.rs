@@ -314,7 +314,12 @@ impl State {
             Entry::Value { nonce: Nonce::Random(token), .. } | Entry::Placeholder(token) => visit(token),
             Entry::Value { .. } | Entry::Empty => {}
         }
-        self.store.lease.iter_mut().for_each(&mut *visit);
+        if let Some(lease) = &mut self.store.lease {
+            visit(&mut lease.token);
+            if let Nonce::Random(nonce) = &mut lease.nonce {
+                visit(nonce);
+            }
+        }
         self.flights.iter_mut().flatten().flat_map(Flight::tokens).for_each(&mut *visit);
         for caller in &mut self.callers {
             if let Caller::Looked { old: Some((_, Nonce::Random(token))), .. } = caller {

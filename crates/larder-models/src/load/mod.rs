@@ -59,6 +59,8 @@ pub enum Action {
     ReadRow(usize),
     /// Its loader fails.
     Fail(usize),
+    /// Its loader finds the origin to have no such thing, and what was to be replaced goes.
+    Gone(usize),
     /// It stores what it read.
     Commit(usize, Reply),
     /// It gives back what it may hold.

@@ -81,7 +81,12 @@ impl Process {
                     actions.push(Action::Wake(p));
                 }
             }
-            Self::Loading { .. } => actions.extend([Action::ReadRow(p), Action::Fail(p)]),
+            Self::Loading { .. } => {
+                actions.extend([Action::ReadRow(p), Action::Fail(p)]);
+                if rules.gone {
+                    actions.push(Action::Gone(p));
+                }
+            }
             Self::Loaded { .. } => {
                 actions.extend(replies.map(|reply| Action::Commit(p, reply)));
                 actions.push(Action::Fail(p));
@@ -140,6 +145,10 @@ impl Process {
             }
             (Self::Loading { fence, .. } | Self::Loaded { fence, .. }, Action::Fail(_)) => {
                 Self::Leaving { token: fence.token() }
+            }
+            (Self::Loading { fence, .. }, Action::Gone(_)) => {
+                state.store.commit_gone(fence);
+                Self::Idle
             }
             (Self::Loaded { fence, read }, Action::Commit(_, reply)) => {
                 match state.send(rules, Request::Commit(fence, read), reply) {

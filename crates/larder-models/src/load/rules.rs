@@ -16,6 +16,8 @@ pub struct Rules {
     pub forced: bool,
     /// Processes may mark a value stale.
     pub soft_expire: bool,
+    /// Loaders may find the origin to have no such thing.
+    pub gone: bool,
     /// Another program sets bare JSON.
     pub foreign_set: bool,
     /// Requests may arrive after they were given up.
@@ -51,6 +53,7 @@ impl Rules {
             rows: 2,
             forced: false,
             soft_expire: false,
+            gone: false,
             foreign_set: false,
             late: false,
             sorted: true,

@@ -90,6 +90,7 @@ impl State {
     pub(super) fn apply(&mut self, rules: &Rules, action: Action) {
         match action {
             Action::Look(p)
+            | Action::Gone(p)
             | Action::Force(p)
             | Action::LookToExpire(p)
             | Action::Begin(p, _)
@@ -321,8 +322,9 @@ impl State {
             Entry::Placeholder(token) => visit(token),
             Entry::Empty => {}
         }
-        if let Some(token) = &mut self.store.lease {
-            visit(token);
+        if let Some(lease) = &mut self.store.lease {
+            visit(&mut lease.token);
+            nonce_token(&mut lease.nonce, visit);
         }
         for process in &mut self.processes {
             match process {

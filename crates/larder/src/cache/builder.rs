@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::flight::Flights;
+use super::unfenced::Records;
 use super::{Cache, NearTier, Policy, Shared, WhenAbandoned};
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -20,6 +21,9 @@ use crate::value::{Encoder, Format};
 
 /// The longest time to live. Redis counts milliseconds since 1970 in 63 bits; a hundred years is past all use.
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// How long a call waits for a load that another call leads.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// Settings of a [`Cache`].
 ///
@@ -55,6 +59,7 @@ pub struct CacheBuilder<V> {
     early: f64,
     soft_timeout: Option<Duration>,
     hard_timeout: Option<Duration>,
+    wait_timeout: Duration,
     when_abandoned: WhenAbandoned,
     outage_loads: usize,
     near: Option<Near>,
@@ -80,6 +85,7 @@ where
             early: 0.0,
             soft_timeout: None,
             hard_timeout: None,
+            wait_timeout: LONGEST_WAIT,
             when_abandoned: WhenAbandoned::default(),
             outage_loads: 64,
             near: None,
@@ -181,6 +187,17 @@ where
         self
     }
 
+    /// How long a call waits for a load that another call leads, in this process or in another. Then it gets the stale
+    /// value, or an error that [is a timeout](crate::LoadError::is_timeout). The call that leads a load waits for as
+    /// long as its loader takes. Default: 5 minutes.
+    ///
+    /// Loads that wait for each other end by this where they are not found out at once: see
+    /// [`Loading::scope`](crate::Loading::scope).
+    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.wait_timeout = timeout;
+        self
+    }
+
     /// What becomes of a load that nobody waits for any more. Default: [`WhenAbandoned::Finish`].
     pub fn when_abandoned(mut self, policy: WhenAbandoned) -> Self {
         self.when_abandoned = policy;
@@ -227,6 +244,7 @@ where
             name: self.name.clone(),
             meter: CacheMeter::new(&self.name),
             flights: Flights::default(),
+            unfenced: Records::default(),
             clear: clear.clone(),
             near: OnceLock::new(),
             outage: tokio::sync::Semaphore::new(self.outage_loads),
@@ -250,6 +268,9 @@ where
             // A handle of another schema has another prefix, and does not read before this returns.
             self.context.changes.register(&prefix, near.clone());
         }
+        if self.format == Format::Plain {
+            shared.unfenced.need();
+        }
         let encoder = Encoder::new(self.format, self.compress_above, self.context.limits.max_value_bytes)
             .verifying(self.verify);
         let policy = Policy {
@@ -261,6 +282,7 @@ where
             early: self.early,
             soft_timeout: self.soft_timeout,
             hard_timeout: self.hard_timeout,
+            wait_timeout: self.wait_timeout,
             when_abandoned: self.when_abandoned,
             asks_server: self.near.is_none(),
             encoder: Arc::new(encoder),
@@ -279,6 +301,8 @@ where
             "negative_ttl is more than zero and at most 100 years"
         } else if self.hard_timeout.is_some_and(|timeout| timeout.is_zero()) {
             "a hard_timeout of zero lets nothing load"
+        } else if self.wait_timeout.is_zero() {
+            "a wait_timeout of zero lets no call wait for another's load"
         } else if self.outage_loads == 0 || self.outage_loads > tokio::sync::Semaphore::MAX_PERMITS {
             "outage_loads is at least 1"
         } else if self.soft_timeout.is_some() && self.stale_for.is_zero() {

@@ -3,6 +3,8 @@
 //! A stale value that it found itself is what it falls back on. Not one that another call found: that may be older than a
 //! write which this call came after.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,10 +14,15 @@ use super::flight::{Failure, Leader, Outcome, Tags, Waiter};
 use super::kept::{Found, Kept};
 use super::load::Kind;
 use super::load_error::LoadError;
-use super::loader::{Loader, is_nested};
+use super::loader::Loader;
+use super::nesting::{is_nested, wait_for};
+use super::wait::pause;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::Expiry;
+
+/// How often a call joins another's load that comes to nothing, before it leads one of its own.
+pub(super) const MOST_JOINED: u32 = 16;
 
 /// One call that did not find what it wanted.
 pub(super) struct Caller<'a, V> {
@@ -43,14 +50,18 @@ where
         let mut found = self.usable(found);
         if self.kind.reason == Reason::Forced {
             let (waiter, leader) = flights.replace(&self.entry, &self.tags);
+            let _wait = wait_for(&waiter.node)?;
             self.start(Reason::Forced, leader, found, away, loader);
-            return self.outcome(wait(waiter).await, None);
+            return self.outcome(wait(waiter, None).await, None);
         }
         let mut loader = Some(loader);
         let mut stale = None;
         // A fresh value that comes here was drawn for an early refresh already.
         let mut early = matches!(found, Some(Found::Fresh(_)));
-        loop {
+        for attempts in 1.. {
+            if attempts > 2 {
+                tokio::time::sleep(pause(attempts, self.cache.context.random.fraction())).await;
+            }
             match found.take() {
                 Some(Found::Fresh(kept)) => {
                     if std::mem::take(&mut early)
@@ -68,21 +79,26 @@ where
                 }
                 other => found = other,
             }
-            let (waiter, leader) = board(self.cache, &self.entry, &self.tags);
+            let (waiter, leader) = board(self.cache, &self.entry, &self.tags, attempts);
+            let _wait = wait_for(&waiter.node)?;
+            // Its own loader is given all the time that it takes.
+            let longest = leader.is_none().then_some(self.cache.policy.wait_timeout);
             if let Some(leader) = leader {
                 // Who led a flight gets its outcome below, and does not come here again.
                 let Some(loader) = loader.take() else { return Err(Error::closed().into()) };
                 self.start(Reason::Missing, leader, found.take(), away, loader);
             }
             let outcome = match (&stale, self.cache.policy.soft_timeout) {
-                (Some(stale), Some(patience)) => match tokio::time::timeout(patience, wait(waiter)).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => {
-                        self.cache.shared.meter.served_stale();
-                        return Ok(Some(stale.clone()));
+                (Some(stale), Some(patience)) => {
+                    match tokio::time::timeout(patience, wait(waiter, longest)).await {
+                        Ok(outcome) => outcome,
+                        Err(_) => {
+                            self.cache.shared.meter.served_stale();
+                            return Ok(Some(stale.clone()));
+                        }
                     }
-                },
-                _ => wait(waiter).await,
+                }
+                _ => wait(waiter, longest).await,
             };
             match outcome {
                 // Another's: it led a flight of another kind.
@@ -94,6 +110,7 @@ where
             away = looked.as_ref().is_err_and(Error::is_outage);
             found = self.usable(looked);
         }
+        Err(Error::closed().into())
     }
 
     /// What was found, if the store said: an outage must not take the origin away too.
@@ -147,12 +164,30 @@ where
     }
 }
 
-/// Joins the flight for an entry, or starts one and leads it.
-pub(super) fn board<V>(cache: &Cache<V>, entry: &str, tags: &Tags) -> (Waiter<V>, Option<Leader<V>>) {
+/// Joins the flight for an entry, or starts one and leads it. A call that has joined too often leads, whatever flies.
+pub(super) fn board<V>(
+    cache: &Cache<V>,
+    entry: &str,
+    tags: &Tags,
+    attempts: u32,
+) -> (Waiter<V>, Option<Leader<V>>) {
     let flights = &cache.shared.flights;
+    if attempts > MOST_JOINED {
+        let (waiter, leader) = flights.replace(entry, tags);
+        return (waiter, Some(leader));
+    }
     if is_nested() { flights.join_from_loader(entry, tags) } else { flights.join(entry, tags) }
 }
 
-pub(super) async fn wait<V: Clone>(mut waiter: Waiter<V>) -> Option<Outcome<V>> {
-    waiter.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
+/// Waits for a flight's outcome, `longest` at most.
+pub(super) async fn wait<V: Clone>(waiter: Waiter<V>, longest: Option<Duration>) -> Option<Outcome<V>> {
+    let Waiter { mut outcome, .. } = waiter;
+    let ended = async { outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
+    match longest {
+        None => ended.await,
+        Some(longest) => match tokio::time::timeout(longest, ended).await {
+            Ok(ended) => ended,
+            Err(_) => Some(Err(Failure::Waited(longest))),
+        },
+    }
 }

@@ -43,17 +43,20 @@ impl ClaimGuard {
         }
     }
 
-    /// Stores a value where the claim stands; whether it did.
-    pub(super) async fn commit(mut self, old: Option<u64>, value: Bytes, expiry: Expiry) -> Result<bool> {
+    /// Stores a value if the claim still holds; whether it did. Without a value, what was to be replaced is deleted: of
+    /// a placeholder nothing is left either.
+    pub(super) async fn commit(mut self, value: Option<Bytes>, expiry: Expiry) -> Result<bool> {
         let store = self.context.store()?;
-        let stored = match (&self.claim, old) {
-            (Some(Claim::Placeholder(placeholder)), _) => {
+        let stored = match (&self.claim, value) {
+            (Some(Claim::Placeholder(placeholder)), Some(value)) => {
                 store.commit_fill(&self.entry, placeholder.clone(), value, expiry).await?
             }
-            (Some(Claim::Lease(token)), Some(old)) => {
-                store.commit_refresh(&self.entry, old, *token, value, expiry).await?
+            (Some(Claim::Refresh(claim)), value) => {
+                store.commit_refresh(&self.entry, *claim, value, expiry).await?
             }
-            _ => false,
+            // Dropped, the claim is taken away.
+            (Some(Claim::Placeholder(_)), None) => return Ok(true),
+            (None, _) => false,
         };
         self.claim = None;
         Ok(stored)

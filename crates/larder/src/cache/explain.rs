@@ -3,12 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::verdict::{self, Cause, Judged, Verdict};
+use super::verdict::{Answers, Cause, Judged, Verdict, judge, tags_hold};
 use crate::context::Context;
+use crate::envelope::nonce;
 use crate::error::Result;
 use crate::keyspace::Keyspace;
 use crate::name::Name;
-use crate::store::{Expiry, Store, read_version};
+use crate::store::{Expiry, RefreshClaim, Store, read_version};
 
 /// What there is under a name and why a read gets it or not. Made by [`Larder::explain`](crate::Larder::explain); shown in
 /// words by its `Display`.
@@ -84,10 +85,13 @@ impl Explanation {
             Some((_, Expiry::After(left))) => Some(left),
             _ => None,
         };
-        let refreshing = store.get(&Keyspace::lease(&name)).await?.as_deref().and_then(read_version);
+        let lease = store.get(&Keyspace::lease(&name)).await?.as_deref().and_then(RefreshClaim::read);
+        // One for another value was left behind.
+        let own = bytes.as_deref().and_then(nonce);
+        let refreshing = lease.filter(|claim| Some(claim.nonce) == own).map(|claim| claim.token);
         let stored = match bytes {
             None => Stored::Nothing,
-            Some(bytes) => stored(verdict::judged(context, &clear_of(context, entry), &name, &bytes).await?),
+            Some(bytes) => stored(judged(context, &clear_of(context, entry), &name, &bytes).await?),
         };
         Ok(Self { name: name.as_str().to_owned(), near, stored, remaining, refreshing })
     }
@@ -114,11 +118,24 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
         NearVerdict::TooOld
     } else if !believed {
         NearVerdict::Untrusted
-    } else if verdict::tags_hold(context, &copy.tags) {
+    } else if tags_hold(context, &copy.tags) {
         NearVerdict::Served
     } else {
         NearVerdict::TagsUnknown
     }
+}
+
+/// The verdict of any reader. Only what is not known here is asked for on another connection than the tracked one, which may
+/// be what there is to explain.
+async fn judged(context: &Context, clear: &Name, name: &str, bytes: &[u8]) -> Result<Judged> {
+    let mut judged = judge(context, clear, name, bytes, &Answers::new())?;
+    let unknown = judged.unknown();
+    if unknown.is_empty() {
+        return Ok(judged);
+    }
+    let read = context.store()?.get_many(&unknown).await?;
+    let versions = read.into_iter().map(|bytes| Some((read_version(&bytes?)?, None)));
+    judge(context, clear, name, bytes, &unknown.into_iter().zip(versions).collect())
 }
 
 /// What a reader makes of it, in the words of this page.

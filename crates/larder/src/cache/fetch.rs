@@ -1,7 +1,7 @@
 //! Reading entries from the store: what a read finds, and what becomes of it.
 //!
-//! Whether something may be served is decided in [`verdict`](super::verdict), and nowhere else. Here is read what it is decided
-//! on, the server is asked for what is not known, and what is served is decoded, once and last.
+//! Whether something may be served is decided in [`verdict`](super::verdict), and nowhere else. Here is read what it is
+//! decided on, the server is asked for what is not known, and what is served is decoded, once and last.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -39,8 +39,8 @@ where
         self.fetch_counted(Name::from(entry)).await
     }
 
-    /// Reads an entry from the store, and counts what it was. The future of a cache without a near tier is half as large,
-    /// and what allocating and filling it takes is a good part of what a read costs here.
+    /// Reads an entry from the store, and counts what it was. The future of a cache without a near tier is half as
+    /// large, and what allocating and filling it takes is a good part of what a read costs here.
     pub(super) fn fetch_counted(&self, entry: Name) -> Fetch<'_, V> {
         if self.shared.near.get().is_none() {
             return Box::pin(async move {
@@ -90,7 +90,7 @@ where
         Ok(self.found(&judged, bytes))
     }
 
-    /// The same of bytes that were read on the tracked connection, for those who decide by the verdict alone.
+    /// The same for those who decide by the verdict alone.
     pub(super) async fn verdict(&self, entry: &str, bytes: &[u8]) -> Result<Judged> {
         judged(&self.context, &self.shared.clear, entry, bytes).await
     }
@@ -132,7 +132,8 @@ where
         Ok(found)
     }
 
-    /// Reads entries, and counts what they were: in the order of `names`, one round trip for those that can be read together.
+    /// Reads entries, and counts what they were: in the order of `names`, one round trip for those that can be read
+    /// together.
     pub(super) async fn fetch_many(&self, names: &[Name]) -> Result<Vec<Found<V>>> {
         let mut found = Vec::with_capacity(names.len());
         let mut asked = Vec::new();
@@ -242,7 +243,8 @@ where
         Ok(())
     }
 
-    /// The current versions for what will be kept for `span`: the cache's clear, and those of `tags`. No round trip when warm.
+    /// The current versions for what will be kept for `span`: the cache's clear, and those of `tags`. No round trip
+    /// when warm.
     pub(super) async fn versions(&self, tags: &[String], span: Duration) -> Result<(u64, Vec<TagVersion>)> {
         if !self.has_versions() {
             return Ok((0, Vec::new()));

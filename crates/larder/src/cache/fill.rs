@@ -13,7 +13,7 @@
 //! Invariant: a fill that ends without storing, however it ends, takes its claim away.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,14 +26,23 @@ use tokio::sync::SemaphorePermit;
 use super::claim::{ClaimGuard, LIVENESS};
 use super::flight::{Failure, Leader};
 use super::kept::{Found, Kept, Source};
+use super::load_error::waited;
 use super::loader::{Loader, message};
 use super::loading::{Choices, Loading};
+use super::unfenced::UnfencedLoad;
+use super::wait::pause;
 use super::{Cache, WhenAbandoned, tag};
 use crate::envelope::{Envelope, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
-use crate::store::{Claim, Expiry, FillStart, Force, RefreshStart, Store};
+use crate::store::{Claim, Expiry, FillStart, Force, RefreshClaim, RefreshStart, Store};
 use crate::value::{Format, absence};
+
+/// How often a load tries to claim, each time because something else got in between, before it loads without storing.
+const MOST_ATTEMPTS: u32 = 16;
+/// How long a load that a loader asked for waits for another process's load: that one may wait, in its turn, for the
+/// first.
+const NESTED_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a load was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +78,7 @@ pub(super) enum Right<V> {
     /// The store is away: load, and do not store.
     None,
     /// Bare JSON has no room for a placeholder: its readers in other languages would stumble over it.
-    Plain,
+    Plain(UnfencedLoad),
 }
 
 pub(super) struct Fence<V> {
@@ -87,6 +96,8 @@ pub(super) enum Claimed<V> {
     Answered(Option<Kept<V>>),
     /// Somebody else loads, and this was not to wait.
     Elsewhere,
+    /// Somebody else loads, and has taken too long.
+    Failed(Failure),
 }
 
 /// What to do while somebody else loads.
@@ -109,6 +120,7 @@ where
             Claimed::Right(right) => right,
             Claimed::Answered(answer) => return leader.finish(Ok(answer)),
             Claimed::Elsewhere => return leader.finish(Err(Failure::Again)),
+            Claimed::Failed(failure) => return leader.finish(Err(failure)),
         };
         let leaders = [&leader];
         let _place = match &right {
@@ -122,7 +134,8 @@ where
         let started = Instant::now();
         let deadline = self.cache.policy.hard_timeout.and_then(|timeout| started.checked_add(timeout));
         let key = self.entry.get(self.cache.policy.prefix.len()..).unwrap_or_default();
-        let (loading, choices) = Loading::new(key.into(), stale, deadline);
+        let (loading, choices) =
+            Loading::new(key.into(), stale, deadline, Arc::from([leader.node().clone()]));
 
         let loaded = tokio::select! {
             biased;
@@ -146,7 +159,7 @@ where
         self.cache.shared.meter.loaded(loaded.is_ok());
         let cost = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         // A failure to store is the cache's, not the caller's.
-        let stored = self.end(right, &loaded, cost, choices, &leader).await;
+        let stored = self.end(right, &loaded, cost, choices).await;
         if let Err(error) = stored {
             self.cache.shared.meter.bypassed(&error);
         }
@@ -215,7 +228,11 @@ where
     async fn try_claim(&self, mut found: Option<Found<V>>, meanwhile: Meanwhile) -> Result<Claimed<V>> {
         let cache = &self.cache;
         if cache.policy.encoder.format() == Format::Plain {
-            return Ok(Claimed::Right(Right::Plain));
+            // Before the loader begins: what is written from now on keeps its value from being stored.
+            let records = &cache.shared.unfenced;
+            let forced = self.reason == Reason::Forced;
+            let load = if forced { records.refresh(&self.entry) } else { records.load(&self.entry) };
+            return Ok(Claimed::Right(Right::Plain(load)));
         }
         let span = cache.version_span(cache.expiry(self.expiry)?);
         let versions = cache.bounded(cache.versions(&self.tags, span)).await?;
@@ -228,7 +245,20 @@ where
             let versions = versions.clone();
             Ok(Claimed::Right(Right::Fenced(Box::new(Fence { claim, old, versions, epoch }))))
         };
+        let (started, patience) = (tokio::time::Instant::now(), self.patience());
+        let ends = started.checked_add(patience);
+        let mut attempts = 0;
         loop {
+            attempts += 1;
+            if attempts > MOST_ATTEMPTS {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    "the key changed each time a load tried to claim it",
+                ));
+            }
+            if attempts > 2 {
+                tokio::time::sleep(pause(attempts, cache.context.random.fraction())).await;
+            }
             let current = match found.take() {
                 Some(found) => found,
                 None => cache.bounded(cache.fetch(&self.entry)).await?,
@@ -243,8 +273,9 @@ where
                 Found::Fresh(kept) | Found::Stale(kept) if kept.nonce != 0 => {
                     let token = cache.context.random.nonce();
                     let force = if self.reason == Reason::Forced { Force::Yes } else { Force::No };
-                    let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Lease(token));
-                    let begun = store.begin_refresh(&self.entry, kept.nonce, token, LIVENESS, force);
+                    let refresh = RefreshClaim { token, nonce: kept.nonce };
+                    let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Refresh(refresh));
+                    let begun = store.begin_refresh(&self.entry, refresh, LIVENESS, force);
                     match cache.bounded(begun).await? {
                         RefreshStart::Begun => return fence(claim, Some(kept)),
                         RefreshStart::Busy => {
@@ -252,7 +283,9 @@ where
                             if meanwhile == Meanwhile::Return {
                                 return Ok(Claimed::Elsewhere);
                             }
-                            found = Some(cache.wait_for_refresh(&self.entry, kept.nonce).await?);
+                            let wait = cache.wait_for_refresh(&self.entry, kept.nonce);
+                            let Some(waited) = within(ends, wait).await else { return Ok(self.gave_up()) };
+                            (found, attempts) = (Some(waited?), 1);
                         }
                         RefreshStart::Changed => claim.disarm(),
                     }
@@ -264,7 +297,9 @@ where
                     if meanwhile == Meanwhile::Return {
                         return Ok(Claimed::Elsewhere);
                     }
-                    found = Some(cache.wait_for_fill(&self.entry).await?);
+                    let wait = cache.wait_for_fill(&self.entry);
+                    let Some(waited) = within(ends, wait).await else { return Ok(self.gave_up()) };
+                    (found, attempts) = (Some(waited?), 1);
                     continue;
                 }
                 Found::Placeholder(bytes) | Found::Absent(bytes) | Found::Unusable(bytes) => Some(bytes),
@@ -285,6 +320,25 @@ where
         }
     }
 
+    /// How long to wait for another process's load.
+    fn patience(&self) -> Duration {
+        let longest = self.cache.policy.wait_timeout;
+        if self.nested { longest.min(NESTED_WAIT) } else { longest }
+    }
+
+    /// Another process's load has taken too long. A load that a loader asked for goes on by itself then, and stores
+    /// nothing: the two may be waiting for each other.
+    fn gave_up(&self) -> Claimed<V> {
+        let patience = self.patience();
+        if !self.nested {
+            return Claimed::Failed(Failure::Waited(patience));
+        }
+        let cache = &self.cache.shared.name;
+        tracing::warn!(%cache, ?patience, "a loader waited for a load elsewhere, which may wait for it: it loads by itself");
+        self.cache.shared.meter.bypassed(&waited(patience));
+        Claimed::Right(Right::None)
+    }
+
     /// Stores what was loaded, if nothing voided the claim.
     async fn end(
         &self,
@@ -292,7 +346,6 @@ where
         loaded: &Result<Option<V>, Failure>,
         cost: u32,
         choices: Choices,
-        leader: &Leader<V>,
     ) -> Result<()> {
         let cache = &self.cache;
         let Ok(value) = loaded else { return Ok(()) };
@@ -302,17 +355,12 @@ where
         let ttl = cache.expiry(choices.expiry.or(self.expiry))?;
         match right {
             Right::None => Ok(()),
-            Right::Plain => {
+            Right::Plain(load) => {
                 let Some(value) = value else { return Ok(()) };
                 let bytes = encode(cache, value, ttl, cost, (0, Vec::new()))?;
-                let size = bytes.len();
-                let set = cache.bounded(cache.context.store()?.set(&self.entry, bytes, ttl));
-                match leader.store_unless_void(set).await {
-                    Some(stored) => stored.map(|()| cache.shared.meter.wrote(size))?,
-                    None => cache.shared.meter.fill_voided(),
-                }
+                let stored = self.store_unfenced(&load, bytes, ttl).await;
                 cache.shared.forget_near([&*self.entry]);
-                Ok(())
+                stored
             }
             Right::Fenced(fence) => {
                 let mut versions = fence.versions;
@@ -335,17 +383,20 @@ where
                     versions.1.dedup_by(|later, earlier| later.tag == earlier.tag);
                 }
                 let (bytes, expiry) = match (value, cache.policy.negative_ttl) {
-                    (Some(value), _) => (encode(cache, value, ttl, cost, versions)?, cache.kept_for(ttl)),
+                    (Some(value), _) => {
+                        (Some(encode(cache, value, ttl, cost, versions)?), cache.kept_for(ttl))
+                    }
                     (None, Some(ttl)) => {
                         let ttl = Expiry::After(ttl);
                         let mut stamp = cache.stamp(ttl, cost, versions)?;
                         (stamp.fresh_until, stamp.expires_at) = (0, 0);
-                        (Bytes::from(absence(stamp)), ttl)
+                        (Some(Bytes::from(absence(stamp))), ttl)
                     }
-                    (None, None) => return Ok(()),
+                    // The value that was to be replaced must not come back when a later load fails.
+                    (None, None) => (None, ttl),
                 };
-                let size = bytes.len();
-                let stored = cache.bounded(fence.claim.commit(fence.old.map(|old| old.nonce), bytes, expiry));
+                let size = bytes.as_ref().map_or(0, Bytes::len);
+                let stored = cache.bounded(fence.claim.commit(bytes, expiry));
                 if stored.await? {
                     cache.shared.meter.wrote(size);
                 } else {
@@ -359,6 +410,24 @@ where
                 Ok(())
             }
         }
+    }
+
+    /// Stores a value that no fence protects, unless this process has written to the key since before the loader began.
+    async fn store_unfenced(&self, load: &UnfencedLoad, bytes: Bytes, ttl: Expiry) -> Result<()> {
+        let cache = &self.cache;
+        let (store, size) = (cache.context.store()?, bytes.len());
+        let turn = load.turn().await;
+        if turn.may_store() {
+            cache.bounded(store.set(&self.entry, bytes, ttl)).await?;
+            cache.shared.meter.wrote(size);
+            return Ok(());
+        }
+        cache.shared.meter.fill_voided();
+        if self.reason == Reason::Forced {
+            // What kept this from being stored may be the very value that was to be replaced.
+            cache.bounded(store.delete(&self.entry)).await?;
+        }
+        Ok(())
     }
 
     /// The versions of tags that the loader named; `None` where any tag was invalidated since before it read.
@@ -390,11 +459,22 @@ impl<V> Right<V> {
 
 /// A place among those who may load while the store is away. A load that another loader waits for goes without: that one keeps
 /// its own place until this load has ended.
+///
+/// Nothing waits for ever: a loader that holds a place may wait for this one without our knowing.
 pub(super) async fn place<'a, V>(cache: &'a Cache<V>, leaders: &[&Leader<V>]) -> Option<SemaphorePermit<'a>> {
     let hurried = leaders.iter().map(|leader| Box::pin(leader.hurried()));
     tokio::select! {
         place = cache.shared.outage.acquire() => place.ok(),
+        () = tokio::time::sleep(cache.policy.wait_timeout) => None,
         _ = select_all(hurried) => None,
+    }
+}
+
+/// What comes of a future that ends in time.
+async fn within<T>(ends: Option<tokio::time::Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match ends {
+        Some(ends) => tokio::time::timeout_at(ends, work).await.ok(),
+        None => Some(work.await),
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::kept::Kept;
-use super::sync::{AsyncMutex, AtomicBool, Mutex, MutexGuard, Ordering, PoisonError, watch};
+use super::nesting::Node;
+use super::sync::{Mutex, MutexGuard, PoisonError, watch};
 
 /// Why a flight has no value.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub(super) enum Failure {
     Panicked(Arc<str>),
     /// The loader ran for as long as it may.
     TimedOut(Duration),
+    /// A load that another call leads took this long and has not ended.
+    Waited(Duration),
     /// Nobody loaded: look again.
     Again,
 }
@@ -29,7 +32,10 @@ pub(super) enum Failure {
 pub(super) type Outcome<V> = Result<Option<Kept<V>>, Failure>;
 
 /// Waits for a flight's outcome.
-pub(super) type Waiter<V> = watch::Receiver<Option<Outcome<V>>>;
+pub(super) struct Waiter<V> {
+    pub(super) outcome: watch::Receiver<Option<Outcome<V>>>,
+    pub(super) node: Arc<Node>,
+}
 
 /// Under which tags a load will be stored.
 #[derive(Debug, Clone, Default)]
@@ -42,10 +48,8 @@ pub(super) struct Tags {
 struct Flight<V> {
     outcome: watch::Sender<Option<Outcome<V>>>,
     tags: Tags,
-    /// A write to the entry has begun: what this flight loads must not be stored without a fence.
-    void: AtomicBool,
-    /// Held while a value is stored without a fence, so that writers can wait for that to be over.
-    storing: AsyncMutex<()>,
+    /// Which other flights wait for this one.
+    node: Arc<Node>,
     /// Told when a loader waits for this flight.
     hurried: tokio::sync::Notify,
 }
@@ -97,20 +101,14 @@ impl<V> Leader<V> {
         self.flight.hurried.notified().await;
     }
 
-    /// Whether nothing has been written to the entry through this `Larder` since the flight began.
-    pub(super) fn is_void(&self) -> bool {
-        self.flight.void.load(Ordering::Acquire)
+    /// What loads that wait for this one wait for.
+    pub(super) fn node(&self) -> &Arc<Node> {
+        &self.flight.node
     }
 
     /// Who comes from now on joins no flight that started beside this one.
     pub(super) fn detach_others(&self) {
         lock(&self.table).remove(&self.name);
-    }
-
-    /// Stores without a fence, unless a write to the entry has begun; a write that begins meanwhile waits.
-    pub(super) async fn store_unless_void<T>(&self, store: impl Future<Output = T>) -> Option<T> {
-        let _storing = self.flight.storing.lock().await;
-        if self.is_void() { None } else { Some(store.await) }
     }
 }
 
@@ -143,7 +141,7 @@ impl<V> Flights<V> {
         let mut table = lock(&self.0);
         if let Some(flight) = table.get(name) {
             and(flight);
-            return (flight.outcome.subscribe(), None);
+            return (Waiter { outcome: flight.outcome.subscribe(), node: flight.node.clone() }, None);
         }
         let (waiter, leader) = self.start(&mut table, name, tags);
         (waiter, Some(leader))
@@ -170,31 +168,18 @@ impl<V> Flights<V> {
         tags: &Tags,
     ) -> (Waiter<V>, Leader<V>) {
         let (outcome, waiter) = watch::channel(None);
+        let node = Node::new(name);
         let flight = Arc::new(Flight {
             outcome,
             tags: tags.clone(),
-            void: AtomicBool::new(false),
-            storing: AsyncMutex::default(),
+            node: node.clone(),
             hurried: tokio::sync::Notify::new(),
         });
         table.insert(name.into(), flight.clone());
-        (waiter, Leader { name: name.into(), flight, table: self.0.clone() })
+        (Waiter { outcome: waiter, node }, Leader { name: name.into(), flight, table: self.0.clone() })
     }
 
-    /// A write to these names begins: what their flights load must not be stored without a fence from now on. The write
-    /// waits with [`stores_ended`] for a store that is under way, and [detaches](Self::detach) the flights when it has been
-    /// answered, has failed, or was given up. Not before, or a flight could start between that and the write.
-    pub(super) fn begin_write(&self, names: &[&str]) -> Written<V> {
-        let table = lock(&self.0);
-        if table.is_empty() {
-            return Written(Vec::new());
-        }
-        let under_way: Vec<_> = names.iter().filter_map(|name| table.get(*name).cloned()).collect();
-        under_way.iter().for_each(|flight| flight.void.store(true, Ordering::Release));
-        Written(under_way)
-    }
-
-    /// A write to these names has ended.
+    /// A write to these names has ended. Not before: a flight could start between that and the write.
     pub(super) fn detach(&self, names: &[&str]) {
         let mut table = lock(&self.0);
         if table.is_empty() {
@@ -219,65 +204,22 @@ fn lock<V>(table: &Table<V>) -> MutexGuard<'_, HashMap<Box<str>, Arc<Flight<V>>>
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The flights of names that are being written to.
-pub(super) struct Written<V>(Vec<Arc<Flight<V>>>);
-
-impl<V> Written<V> {
-    /// Waits until none of them stores without a fence.
-    pub(super) async fn stores_ended(&mut self) {
-        while let Some(flight) = self.0.last() {
-            drop(flight.storing.lock().await);
-            self.0.pop();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
-
     use super::*;
-    use tokio::sync::oneshot;
 
     fn tags(named: &[&str], open: bool) -> Tags {
         Tags { named: named.iter().map(|&tag| tag.to_owned()).collect(), open }
     }
 
-    #[tokio::test]
-    async fn a_write_waits_for_a_store_under_way_and_voids_the_next() {
-        let flights: Arc<Flights<u32>> = Arc::default();
+    #[test]
+    fn a_write_detaches_the_flight_when_it_ends() {
+        let flights: Flights<u32> = Flights::default();
         let (_waiter, leader) = flights.join("a", &Tags::default());
-        let leader = Arc::new(leader.unwrap());
-        let (go, wait) = oneshot::channel::<()>();
-        let (tell_storing, storing) = oneshot::channel();
-        let order = Arc::new(AtomicU32::new(0));
-        let store = tokio::spawn({
-            let (leader, order) = (leader.clone(), order.clone());
-            async move {
-                let store = async {
-                    tell_storing.send(()).unwrap();
-                    wait.await.unwrap();
-                    order.fetch_add(1, Ordering::SeqCst)
-                };
-                leader.store_unless_void(store).await
-            }
-        });
-        storing.await.unwrap();
-        let write = tokio::spawn({
-            let (flights, order) = (flights.clone(), order.clone());
-            async move {
-                flights.begin_write(&["a"]).stores_ended().await;
-                let place = order.fetch_add(1, Ordering::SeqCst);
-                flights.detach(&["a"]);
-                place
-            }
-        });
-        tokio::task::yield_now().await;
-        go.send(()).unwrap();
-        assert_eq!(store.await.unwrap(), Some(0), "the store came first");
-        assert_eq!(write.await.unwrap(), 1, "the write came second");
-        assert_eq!(leader.store_unless_void(async {}).await, None, "stored after a write");
+        assert!(flights.join("a", &Tags::default()).1.is_none());
+        flights.detach(&["a"]);
         assert!(flights.join("a", &Tags::default()).1.is_some(), "joined a flight that a write has detached");
+        drop(leader);
     }
 
     #[test]
@@ -285,7 +227,7 @@ mod tests {
         let flights: Flights<u32> = Flights::default();
         let (waiter, leader) = flights.join("a", &Tags::default());
         drop(leader);
-        assert!(waiter.has_changed().is_err(), "who waits would wait for ever");
+        assert!(waiter.outcome.has_changed().is_err(), "who waits would wait for ever");
         assert!(flights.join("a", &Tags::default()).1.is_some());
     }
 

@@ -10,16 +10,18 @@ use serde::de::DeserializeOwned;
 
 use super::Cache;
 use super::verdict::Verdict;
+use super::wait::pause;
 use crate::call::Call;
 use crate::context::RENEWAL_SPAN;
 use crate::envelope::nonce;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
-use crate::store::Store;
-use crate::value::restamped;
+use crate::store::{Expiry, Store};
+use crate::value::{Ends, restamped};
 
-/// How often `expire` starts over because what it read was written to meanwhile: each time somebody else got through.
-const MOST_ATTEMPTS: usize = 8;
+/// How often `expire` and `touch` start over because what it read was written to meanwhile: each time somebody else got
+/// through.
+const MOST_ATTEMPTS: u32 = 8;
 
 impl<V> Cache<V>
 where
@@ -43,7 +45,7 @@ where
         Call::queued(self.context.limits.response_timeout, &self.shared.meter.delete, async move {
             let entry = entry?;
             let store = self.context.store()?;
-            let mut writing = self.writing(vec![&entry]);
+            let writing = self.writing(vec![&entry]);
             writing.ready().await;
             writing.answered(store.delete(&entry).await)
         })
@@ -69,7 +71,7 @@ where
         Call::queued(self.context.limits.response_timeout, &self.shared.meter.expire, async move {
             let entry = entry?;
             let store = self.context.store()?;
-            let mut writing = self.writing(vec![&entry]);
+            let writing = self.writing(vec![&entry]);
             writing.ready().await;
             writing.answered(self.mark_stale(store, &entry).await)
         })
@@ -80,7 +82,9 @@ where
             let Some(bytes) = store.get(entry).await? else { return Ok(false) };
             // One millisecond after 1970 is long ago, and not "until it expires".
             let stale = match self.verdict(entry, &bytes).await?.verdict {
-                Verdict::Serve(_) | Verdict::Stale(_) => restamped(&bytes, self.context.random.nonce(), 1),
+                Verdict::Serve(_) | Verdict::Stale(_) => {
+                    restamped(&bytes, self.context.random.nonce(), Ends::FreshUntil(1))
+                }
                 _ => None,
             };
             match (nonce(&bytes), stale) {
@@ -136,22 +140,35 @@ where
         })
     }
 
-    /// A new time to live for what carries freshness in its envelope: that moves, too.
-    pub(super) async fn touch_dated(&self, entry: &str, ttl: Duration) -> Result<bool> {
+    /// A new time to live for an entry that counts, counted from now; whether there was one.
+    ///
+    /// The envelope says when the entry ends, which near copies go by, so it is written again: under the same nonce, as
+    /// the value is the same, and loads that are under way may still replace it. The versions that it carries must
+    /// outlive it.
+    pub(super) async fn touch_entry(&self, entry: &str, ttl: Duration) -> Result<bool> {
         let store = self.context.store()?;
-        for _ in 0..MOST_ATTEMPTS {
+        let expiry = Expiry::After(ttl);
+        for attempts in 1..=MOST_ATTEMPTS {
+            if attempts > 2 {
+                tokio::time::sleep(pause(attempts, self.context.random.fraction())).await;
+            }
             let Some(bytes) = store.get(entry).await? else { return Ok(false) };
-            if !self.verdict(entry, &bytes).await?.is_served() {
+            let judged = self.verdict(entry, &bytes).await?;
+            if !judged.is_served() {
                 return Ok(false);
             }
-            let expiry = crate::store::Expiry::After(ttl);
-            let fresh_until = store.now().saturating_add(expiry.as_millis().unwrap_or(0));
-            let (Some(nonce), Some(bytes)) =
-                (nonce(&bytes), restamped(&bytes, self.context.random.nonce(), fresh_until))
-            else {
+            let meta = judged.meta;
+            let ends = store.now().saturating_add(expiry.as_millis().unwrap_or(0));
+            let ends = match self.is_dated() || meta.fresh_until != 0 {
+                true => Ends::FreshUntil(ends),
+                false => Ends::ExpiresAt(ends),
+            };
+            let Some(bytes) = restamped(&bytes, meta.nonce, ends) else {
                 return store.touch(entry, expiry).await;
             };
-            if store.restamp(entry, nonce, bytes.into(), Some(self.kept_for(expiry))).await? {
+            let tags: Vec<String> = meta.tags.into_iter().map(|tag| tag.tag).collect();
+            self.versions(&tags, self.version_span(expiry)).await?;
+            if store.restamp(entry, meta.nonce, bytes.into(), Some(self.kept_for(expiry))).await? {
                 return Ok(true);
             }
         }

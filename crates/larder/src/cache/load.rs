@@ -357,6 +357,8 @@ where
         let polled = if let Some(slow) = this.slow {
             slow.as_mut().poll(cx)
         } else {
+            // Whether the value was drawn for an early refresh already: a second draw would square the odds.
+            let mut drawn = false;
             let found = match (&mut *this.look_up, &*this.request) {
                 (Some(look_up), _) => look_up.as_mut().poll(cx),
                 (None, None) => Poll::Ready(Err(Error::closed())),
@@ -369,7 +371,10 @@ where
                             // Too quick to be timed.
                             return Poll::Ready(Ok(Some(value)));
                         }
-                        Ok(Some(Glimpse::Due(kept))) => Poll::Ready(Ok(Found::Fresh(kept))),
+                        Ok(Some(Glimpse::Due(kept))) => {
+                            drawn = true;
+                            Poll::Ready(Ok(Found::Fresh(kept)))
+                        }
                         Ok(None) => {
                             let look_up = cache.look_past(entry, kind.reason);
                             this.look_up.insert(look_up).as_mut().poll(cx)
@@ -384,7 +389,7 @@ where
                     Poll::Pending
                 }
                 (Poll::Ready(Ok(Found::Fresh(kept))), Some(Request { kind, .. }))
-                    if kind.is_settled_by(cache, kept.fresh_until, kept.load_cost) =>
+                    if !drawn && kind.is_settled_by(cache, kept.fresh_until, kept.load_cost) =>
                 {
                     Poll::Ready(Ok(Some(kept)))
                 }

@@ -4,8 +4,10 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::flight::Failure;
+use super::nesting::Cycle;
 use crate::error::{Error, ErrorKind};
 
 /// Why a load has no value.
@@ -20,6 +22,9 @@ pub enum LoadError<E> {
     Panicked(Arc<str>),
     /// The loader that this call waited for was another call's, and failed with this error of another type.
     Foreign(Foreign),
+    /// This load would wait for itself: its loader asks for a key whose load waits, directly or through others, for
+    /// this one. The text names the circle.
+    Cycle(Arc<str>),
     /// larder itself: the call timed out, the key is too long, the `Larder` was closed. An outage of the server is not
     /// among them: the loader runs all the same.
     Larder(Error),
@@ -59,6 +64,7 @@ impl<E> Clone for LoadError<E> {
             Self::Loader(error) => Self::Loader(error.clone()),
             Self::Panicked(message) => Self::Panicked(message.clone()),
             Self::Foreign(error) => Self::Foreign(error.clone()),
+            Self::Cycle(circle) => Self::Cycle(circle.clone()),
             Self::Larder(error) => Self::Larder(error.clone()),
         }
     }
@@ -82,8 +88,26 @@ impl<E: Send + Sync + 'static> From<Failure> for LoadError<E> {
                 ErrorKind::TimedOut,
                 format!("the loader was dropped after hard_timeout ({timeout:?})"),
             )),
+            Failure::Waited(patience) => Self::Larder(waited(patience)),
             Failure::Again => Self::Larder(Error::closed()),
         }
+    }
+}
+
+/// Says that a wait for another call's load was given up.
+pub(super) fn waited(patience: Duration) -> Error {
+    Error::new(
+        ErrorKind::TimedOut,
+        format!(
+            "waited {patience:?} (wait_timeout) for a load of this key that another call or process leads: it is \
+             slow, or waits in its turn for this one"
+        ),
+    )
+}
+
+impl<E> From<Cycle> for LoadError<E> {
+    fn from(Cycle(circle): Cycle) -> Self {
+        Self::Cycle(circle)
     }
 }
 
@@ -94,6 +118,7 @@ impl<E: fmt::Display> fmt::Display for LoadError<E> {
             Self::Loader(error) => write!(f, "the loader failed: {error:#}"),
             Self::Panicked(message) => write!(f, "the loader panicked: {message}"),
             Self::Foreign(_) => f.write_str("another caller's loader failed with an error of another type"),
+            Self::Cycle(circle) => write!(f, "a load would wait for itself: {circle}"),
             Self::Larder(error) => error.fmt(f),
         }
     }
@@ -106,7 +131,7 @@ impl<E: fmt::Debug + fmt::Display> StdError for LoadError<E> {
         match self {
             // This error shows the same text: what lies behind it comes next.
             Self::Larder(error) => error.source(),
-            Self::Loader(_) | Self::Panicked(_) | Self::Foreign(_) => None,
+            Self::Loader(_) | Self::Panicked(_) | Self::Foreign(_) | Self::Cycle(_) => None,
         }
     }
 }

@@ -21,8 +21,9 @@ use super::fill::{Claimed, Fill, Meanwhile, Reason, Right, place};
 use super::flight::{Failure, Leader, Outcome, Tags, Waiter};
 use super::kept::{Found, Kept};
 use super::load_error::LoadError;
-use super::loader::{is_nested, nested};
 use super::loading::Choices;
+use super::nesting::{Loads, Wait, is_nested, scope, wait_for};
+use super::wait::pause;
 use super::{Cache, tag};
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
@@ -155,6 +156,9 @@ where
 /// A key on its way to a value.
 struct Wanted<V> {
     waiter: Waiter<V>,
+    /// How long to wait at most; `None` for a load that this call leads.
+    longest: Option<Duration>,
+    _wait: Wait,
     stale: Option<Kept<V>>,
 }
 
@@ -206,7 +210,12 @@ where
                 found => missing.push((place, found)),
             }
         }
+        let mut attempts = 0;
         while !missing.is_empty() {
+            attempts += 1;
+            if attempts > 2 {
+                tokio::time::sleep(pause(attempts, cache.context.random.fraction())).await;
+            }
             let mut wanted = Vec::with_capacity(missing.len());
             let mut led = Vec::new();
             for (place, found) in missing.drain(..) {
@@ -215,7 +224,9 @@ where
                     Some(Found::Stale(kept)) => Some(kept.clone()),
                     _ => None,
                 };
-                let (waiter, leader) = board(cache, name, &tags);
+                let (waiter, leader) = board(cache, name, &tags, attempts);
+                let _wait = wait_for(&waiter.node)?;
+                let longest = leader.is_none().then_some(cache.policy.wait_timeout);
                 if let Some(leader) = leader {
                     let fill = Fill {
                         cache: cache.clone(),
@@ -230,7 +241,7 @@ where
                     };
                     led.push(Led { key: key.clone(), fill, leader, found });
                 }
-                wanted.push((place, Wanted { waiter, stale }));
+                wanted.push((place, Wanted { waiter, longest, _wait, stale }));
             }
             if !led.is_empty() {
                 cache.context.loads.spawn(load_led(led, loader.clone()));
@@ -264,16 +275,16 @@ async fn outcome<V>(cache: &Cache<V>, wanted: Wanted<V>) -> Outcome<V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    let Wanted { waiter, stale } = wanted;
+    let Wanted { waiter, longest, _wait, stale } = wanted;
     let outcome = match (&stale, cache.policy.soft_timeout) {
-        (Some(stale), Some(patience)) => match tokio::time::timeout(patience, wait(waiter)).await {
+        (Some(stale), Some(patience)) => match tokio::time::timeout(patience, wait(waiter, longest)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 cache.shared.meter.served_stale();
                 return Ok(Some(stale.clone()));
             }
         },
-        _ => wait(waiter).await,
+        _ => wait(waiter, longest).await,
     };
     match (outcome, stale) {
         (Some(Ok(kept)), _) => Ok(kept),
@@ -306,6 +317,7 @@ where
             Claimed::Right(right) => mine.push((key, fill, leader, right)),
             Claimed::Answered(answer) => leader.finish(Ok(answer)),
             Claimed::Elsewhere => elsewhere.push((key, fill, leader)),
+            Claimed::Failed(failure) => leader.finish(Err(failure)),
         }
     }
     let others = join_all(elsewhere.into_iter().map(|(key, fill, leader)| {
@@ -315,6 +327,7 @@ where
                 Claimed::Right(right) => load_together(vec![(key, fill, leader, right)], &*loader).await,
                 Claimed::Answered(answer) => leader.finish(Ok(answer)),
                 Claimed::Elsewhere => leader.finish(Err(Failure::Again)),
+                Claimed::Failed(failure) => leader.finish(Err(failure)),
             }
         }
     }));
@@ -340,7 +353,8 @@ where
     let _place = if outage { place(&cache, &leaders).await } else { None };
     let started = Instant::now();
     let keys: Vec<K> = claimed.iter().map(|(key, ..)| key.clone()).collect();
-    let run = nested(async {
+    let loads: Loads = leaders.iter().map(|leader| leader.node().clone()).collect();
+    let run = scope(loads, async {
         match loader(keys).await {
             Ok(values) => Ok(values.into_iter().collect::<HashMap<K, V>>()),
             Err(error) => Err(Failure::Loader(Arc::new(error))),

@@ -1,4 +1,4 @@
-//! A loader made one type of, whatever its own types; and the mark that one is running.
+//! A loader made one type of, whatever its own types.
 
 use std::any::Any;
 use std::fmt;
@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 
 use super::flight::Failure;
 use super::loading::Loading;
+use super::nesting::scope;
 
 type Run<V> = dyn FnOnce(Loading<V>) -> BoxFuture<'static, Result<Option<V>, Failure>> + Send;
 
@@ -16,9 +17,10 @@ type Run<V> = dyn FnOnce(Loading<V>) -> BoxFuture<'static, Result<Option<V>, Fai
 pub struct Loader<V>(Box<Run<V>>);
 
 impl<V> Loader<V> {
-    /// Runs it, marked as a loader.
+    /// Runs it, as part of the load that it is for.
     pub(super) async fn run(self, loading: Loading<V>) -> Result<Option<V>, Failure> {
-        nested((self.0)(loading)).await
+        let loads = loading.loads();
+        scope(loads, (self.0)(loading)).await
     }
 }
 
@@ -26,21 +28,6 @@ impl<V> fmt::Debug for Loader<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Loader")
     }
-}
-
-tokio::task_local! {
-    /// Set while a loader runs: what it loads itself must not wait for the places that its likes hold.
-    static NESTED: ();
-}
-
-/// Runs what a loader is made of, marked as one.
-pub(super) async fn nested<T>(run: impl Future<Output = T>) -> T {
-    NESTED.scope((), run).await
-}
-
-/// Whether this is called by a loader.
-pub(super) fn is_nested() -> bool {
-    NESTED.try_with(|()| ()).is_ok()
 }
 
 /// A loader of one error type, made into one of any.

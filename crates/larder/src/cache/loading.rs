@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::nesting::{Loads, scope};
 use crate::store::Expiry;
 
 /// What a loader is told, given to it by [`get_or_load_with`](crate::Cache::get_or_load_with) and its kin; and how it
@@ -36,6 +37,7 @@ pub struct Loading<V> {
     key: Arc<str>,
     stale: Option<V>,
     deadline: Option<Instant>,
+    loads: Loads,
     choices: Arc<Mutex<Choices>>,
 }
 
@@ -52,9 +54,14 @@ impl<V> Loading<V> {
         key: Arc<str>,
         stale: Option<V>,
         deadline: Option<Instant>,
+        loads: Loads,
     ) -> (Self, Arc<Mutex<Choices>>) {
         let choices = Arc::<Mutex<Choices>>::default();
-        (Self { key, stale, deadline, choices: choices.clone() }, choices)
+        (Self { key, stale, deadline, loads, choices: choices.clone() }, choices)
+    }
+
+    pub(super) fn loads(&self) -> Loads {
+        self.loads.clone()
     }
 
     /// The key's text, without the cache's name.
@@ -96,6 +103,41 @@ impl<V> Loading<V> {
     /// The value is returned to all who wait, and not stored.
     pub fn do_not_store(&self) {
         self.choose(|choices| choices.unstored = true);
+    }
+
+    /// Makes `future` part of this load, for a task that the loader spawns: loads that it asks for do not wait for this
+    /// one.
+    ///
+    /// A load that waits for itself, through whatever others, fails at once with
+    /// [`LoadError::Cycle`](crate::LoadError::Cycle). A task that was spawned without this is not known to belong to
+    /// the load: there only time ends such a wait, see [`wait_timeout`](crate::CacheBuilder::wait_timeout).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// # let users = larder.cache::<u32>("user").ttl(Duration::from_secs(60)).build()?;
+    /// let (parts, sum) = (users.clone(), users.clone());
+    /// let total = sum
+    ///     .get_or_load_with("total", |cx| async move {
+    ///         let part = tokio::spawn(cx.scope(async move {
+    ///             parts.get_or_load("part", || async { Ok::<_, std::io::Error>(7) }).await
+    ///         }));
+    ///         let part = part.await.expect("it does not panic").expect("it does not fail");
+    ///         Ok::<_, std::io::Error>(part + 1)
+    ///     })
+    ///     .await?;
+    /// assert_eq!(total, 8);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// As that of `future`.
+    pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<V, F> {
+        scope(self.loads.clone(), future)
     }
 
     fn choose(&self, choose: impl FnOnce(&mut Choices)) {

@@ -97,8 +97,8 @@ where
         Ok(())
     }
 
-    /// Whether a near copy would need to know when the entry ends, and its bytes do not say: bare JSON. A server notifies of an
-    /// expiry only when it comes across it.
+    /// Whether a near copy would need to know when the entry ends, and its bytes do not say: bare JSON. A server
+    /// notifies of an expiry only when it comes across it.
     pub(super) fn end_is_unknown(fetched: &Fetched<'_>, meta: &Meta) -> bool {
         fetched.seen.is_some() && fetched.left.is_none() && meta.nonce == 0
     }

@@ -101,7 +101,7 @@ where
         Call::queued(self.context.limits.response_timeout, &self.shared.meter.delete_many, async move {
             let entries = entries?;
             let store = self.context.store()?;
-            let mut writing = self.writing(entries.iter().map(Name::as_str).collect());
+            let writing = self.writing(entries.iter().map(Name::as_str).collect());
             writing.ready().await;
             writing.answered_each(store.delete_many(&entries).await)
         })
@@ -161,7 +161,7 @@ where
             let tags = tag::checked(tags, cache.policy.encoder.format())?;
             let longest = expiry.or(cache.policy.expiry).unwrap_or(Expiry::Never);
             let store = cache.context.store()?;
-            let mut writing = cache.writing(entries.iter().map(|(entry, _)| entry.as_str()).collect());
+            let writing = cache.writing(entries.iter().map(|(entry, _)| entry.as_str()).collect());
             writing.ready().await;
             let set = async {
                 let versions = cache.versions(&tags, cache.version_span(longest)).await?;

@@ -20,10 +20,12 @@ mod loader;
 mod loading;
 mod local;
 mod many;
+mod nesting;
 mod once;
 mod single;
 mod sync;
 mod tag;
+mod unfenced;
 mod verdict;
 mod wait;
 
@@ -59,6 +61,7 @@ pub use many::SetMany;
 pub use once::{OnceError, RunOnce};
 pub use single::Set;
 pub use tag::{Tag, TagSnapshot};
+use unfenced::{Records, UnfencedWrite};
 
 /// How long a version is kept at least: it must outlive every entry that carries it.
 const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
@@ -101,6 +104,7 @@ pub(crate) struct Shared<V> {
     name: String,
     meter: CacheMeter,
     flights: Flights<V>,
+    unfenced: Records,
     /// The name of the version that `clear` replaces.
     clear: Name,
     near: OnceLock<Arc<NearTier<V>>>,
@@ -179,6 +183,8 @@ struct Policy {
     early: f64,
     soft_timeout: Option<Duration>,
     hard_timeout: Option<Duration>,
+    /// How long a call waits for a load that another call leads.
+    wait_timeout: Duration,
     when_abandoned: WhenAbandoned,
     /// Whether reads pass the near tier by.
     asks_server: bool,
@@ -225,11 +231,15 @@ where
     fn stamp(&self, expiry: Expiry, load_cost: u32, versions: (u64, Vec<TagVersion>)) -> Result<Stamp> {
         let written_at = self.context.store()?.now();
         let ends = expiry.as_millis().map_or(0, |millis| written_at.saturating_add(millis));
-        let dated = !self.policy.stale_for.is_zero() || self.policy.early > 0.0;
-        let (fresh_until, expires_at) = if dated { (ends, 0) } else { (0, ends) };
+        let (fresh_until, expires_at) = if self.is_dated() { (ends, 0) } else { (0, ends) };
         let (clear_version, tags) = versions;
         let nonce = self.context.random.nonce();
         Ok(Stamp { nonce, written_at, fresh_until, expires_at, load_cost, clear_version, tags })
+    }
+
+    /// Whether values say until when they are fresh: they are kept for longer, or are refreshed before.
+    fn is_dated(&self) -> bool {
+        !self.policy.stale_for.is_zero() || self.policy.early > 0.0
     }
 
     /// A value's bytes, ready to be stored.
@@ -274,8 +284,8 @@ where
     /// Begins a write to these names; see [`Writing`]. To be called before the first await of the write.
     fn writing<'a>(&'a self, names: Vec<&'a str>) -> Writing<'a, V> {
         let began = self.context.invalidations.begin_write(&names);
-        let flights = self.shared.flights.begin_write(&names);
-        Writing { cache: self, names, answers: Answers::None, began, flights }
+        let unfenced = self.shared.unfenced.write(&names);
+        Writing { cache: self, names, answers: Answers::None, began, unfenced }
     }
 }
 
@@ -314,7 +324,7 @@ where
     answers: Answers,
     /// The queue's generation when this began, if anything was queued then.
     began: Option<u64>,
-    flights: flight::Written<V>,
+    unfenced: UnfencedWrite,
 }
 
 /// What became of each name of a write.
@@ -360,11 +370,11 @@ where
 {
     /// Waits until nothing that was sent before this write can take effect after it: queued invalidations of these names
     /// that are on their way, and stores without a fence.
-    async fn ready(&mut self) {
+    async fn ready(&self) {
         if self.began.is_some() {
             self.cache.context.invalidations.in_flight_ended(&self.names).await;
         }
-        self.flights.stores_ended().await;
+        self.unfenced.settled().await;
     }
 
     /// Notes the answer to the write of one name, by its place among the names.

@@ -156,10 +156,11 @@ where
         })
     }
 
-    /// Gives an entry a new time to live, counted from now; whether there was one. Tags are not looked at.
+    /// Gives an entry a new time to live, counted from now; whether there was one that counts.
     ///
-    /// One round trip; two in a cache with `stale_for` or `early_refresh`, whose values carry their end with them. Near copies of
-    /// other processes are dropped by it: a key that is read from near and touched often gains nothing from being near.
+    /// Two round trips: an entry carries its end with it, and the versions that it carries are kept for as long. Near
+    /// copies are dropped by it, everywhere: a key that is read from near and touched often gains nothing from being
+    /// near.
     ///
     /// # Errors
     ///
@@ -177,12 +178,9 @@ where
         Call::new(self.context.limits.response_timeout, &self.shared.meter.touch, async move {
             builder::check_ttl(ttl)?;
             let entry = entry?;
-            if !self.policy.stale_for.is_zero() || self.policy.early > 0.0 {
-                let touched = Box::pin(self.touch_dated(&entry, ttl)).await;
-                self.shared.forget_near([&*entry]);
-                return touched;
-            }
-            self.context.store()?.touch(&entry, Expiry::After(ttl)).await
+            let touched = Box::pin(self.touch_entry(&entry, ttl)).await;
+            self.shared.forget_near([&*entry]);
+            touched
         })
     }
 
@@ -209,8 +207,8 @@ where
         })
     }
 
-    /// Whether an entry is what is `wanted`, by its first bytes. Only where those do not tell, because of tags or of versions that
-    /// are not known, is the server asked for more.
+    /// Whether an entry is what is `wanted`, by its first bytes. Only where those do not tell, because of tags or of
+    /// versions that are not known, is the server asked for more.
     async fn counts(
         &self,
         entry: &str,
@@ -380,7 +378,7 @@ where
             let entry = self.entry.as_ref().map_err(Error::clone)?;
             let store = cache.context.store()?;
             // Before the versions are asked for: an outage that shows there leaves the old value, too.
-            let mut writing = cache.writing(vec![entry]);
+            let writing = cache.writing(vec![entry]);
             writing.ready().await;
             let set = async {
                 let (stamp, expiry) = self.stamped().await?;

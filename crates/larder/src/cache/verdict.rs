@@ -1,9 +1,10 @@
 //! Decides whether stored bytes may be served. Every reader asks here, so that all of them agree.
 //!
-//! [`judge`] reads the envelope, then compares the versions that the entry carries with the current ones, then looks at the
-//! kind and the freshness. It never waits, and it does not decode the value: the reader does that last, and only for a value
-//! that it serves. Versions are known through the tracked connection as a rule. Where they are not, the verdict is
-//! [`Verdict::Ask`]: the reader asks the server for all of them at once and judges again with the [`Answers`].
+//! [`judge`] reads the envelope, then compares the versions that the entry carries with the current ones, then looks at
+//! the kind and the freshness. It never waits, and it does not decode the value: the reader does that last, and only
+//! for a value that it serves. Versions are known through the tracked connection as a rule. Where they are not, the
+//! verdict is [`Verdict::Ask`]: the reader asks the server for all of them at once and judges again with the
+//! [`Answers`].
 //!
 //! Invariant: with the answers to what it asked for, `judge` never asks again.
 
@@ -83,8 +84,8 @@ pub(super) fn judge(
     }
 }
 
-/// Judges an entry by its first bytes, which say nothing of whether the rest is intact. `None` where an entry carries tags: then
-/// only the whole of it tells.
+/// Judges an entry by its first bytes, which say nothing of whether the rest is intact. `None` where an entry carries
+/// tags: then only the whole of it tells.
 pub(super) fn judge_start(
     context: &Context,
     clear: &Name,

@@ -14,7 +14,7 @@ use super::claim::LIVENESS;
 use super::kept::Found;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
-use crate::store::{Store, Tracked};
+use crate::store::{RefreshClaim, Store, Tracked};
 
 /// How often the server is asked where nothing tells of changes.
 const POLL: Duration = Duration::from_millis(100);
@@ -55,7 +55,8 @@ where
                 Some(bytes) => self.bounded(self.classify(entry, bytes)).await?,
             };
             let same = matches!(&found, Found::Fresh(kept) | Found::Stale(kept) if kept.nonce == nonce);
-            if !same || leased.bytes.is_none() {
+            let holder = leased.bytes.as_deref().and_then(RefreshClaim::read);
+            if !same || holder.is_none_or(|holder| holder.nonce != nonce) {
                 return Ok(found);
             }
             tokio::select! {
@@ -73,6 +74,11 @@ where
             (None, None) => POLL.mul_f64(0.5 + self.context.random.fraction()),
         }
     }
+}
+
+/// How long to pause before another attempt, where something else got in between: longer each time, and not in step.
+pub(super) fn pause(attempts: u32, fraction: f64) -> Duration {
+    Duration::from_millis(1 << attempts.min(6)).mul_f64(0.5 + fraction)
 }
 
 impl<V> Cache<V> {

@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, TestRunner};
 use super::memory::{Bounds, MemoryStore};
 use super::once::{OnceStart, OnceStore, Run};
 use super::redis::{Login, RedisStore};
-use super::{Claim, Expiry, Fencing, FillStart, Force, RefreshStart, Store};
+use super::{Claim, Expiry, Fencing, FillStart, Force, RefreshClaim, RefreshStart, Store};
 use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::error::ErrorKind;
@@ -46,9 +46,9 @@ enum Step {
     CommitFill(usize, u8, u8, Expiry),
     AbandonFill(usize, u8),
     BeginRefresh(usize, u8, u8, bool),
-    CommitRefresh(usize, u8, u8, u8, Expiry),
-    AbandonRefresh(usize, u8),
-    RenewLoad(usize, u8, bool),
+    CommitRefresh(usize, u8, u8, Option<u8>, Expiry),
+    AbandonRefresh(usize, u8, u8),
+    RenewLoad(usize, u8, u8, bool),
     Restamp(usize, u8, u8, Option<Expiry>),
     Version(usize, u8),
     RenewVersion(usize, u8),
@@ -120,9 +120,10 @@ fn steps() -> impl Strategy<Value = Step> {
         3 => (name(), some(), some(), expiries()).prop_map(|(n, t, v, e)| Step::CommitFill(n, t, v, e)),
         1 => (name(), some()).prop_map(|(n, t)| Step::AbandonFill(n, t)),
         2 => (name(), some(), some(), any::<bool>()).prop_map(|(n, o, t, f)| Step::BeginRefresh(n, o, t, f)),
-        2 => (name(), some(), some(), some(), expiries()).prop_map(|(n, o, t, v, e)| Step::CommitRefresh(n, o, t, v, e)),
-        1 => (name(), some()).prop_map(|(n, t)| Step::AbandonRefresh(n, t)),
-        1 => (name(), some(), any::<bool>()).prop_map(|(n, t, p)| Step::RenewLoad(n, t, p)),
+        2 => (name(), some(), some(), prop::option::of(some()), expiries())
+            .prop_map(|(n, o, t, v, e)| Step::CommitRefresh(n, o, t, v, e)),
+        1 => (name(), some(), some()).prop_map(|(n, o, t)| Step::AbandonRefresh(n, o, t)),
+        1 => (name(), some(), some(), any::<bool>()).prop_map(|(n, o, t, p)| Step::RenewLoad(n, o, t, p)),
         1 => (name(), some(), some(), prop::option::of(expiries())).prop_map(|(n, o, v, e)| Step::Restamp(n, o, v, e)),
         1 => (name(), some()).prop_map(|(n, c)| Step::Version(n, c)),
         1 => (name(), some()).prop_map(|(n, v)| Step::RenewVersion(n, v)),
@@ -150,7 +151,8 @@ fn timeless(start: OnceStart) -> OnceStart {
     }
 }
 
-/// Something of each kind that a store may hold: text, a placeholder, a value whose nonce refreshes name, the empty string.
+/// Something of each kind that a store may hold: text, a placeholder, a value whose nonce refreshes name, the empty
+/// string.
 fn value(which: u8) -> Bytes {
     match which {
         0 => Bytes::from_static(b"{\"plain\":\"json, longer than the forty bytes of a header\"}"),
@@ -165,6 +167,10 @@ fn value(which: u8) -> Bytes {
 
 fn placeholder(token: u8) -> Bytes {
     Bytes::from(Envelope::placeholder(u64::from(token) + 1, 0, 0, Vec::new()))
+}
+
+fn claim(old: u8, token: u8) -> RefreshClaim {
+    RefreshClaim { token: u64::from(token), nonce: u64::from(old) + 1 }
 }
 
 async fn take(store: &(impl Store + OnceStore), history: u64, step: &Step) -> Answer {
@@ -272,22 +278,21 @@ async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -
         }
         Step::BeginRefresh(n, old, token, force) => {
             let force = if *force { Force::Yes } else { Force::No };
-            let (name, old, token) = (name(n), u64::from(*old) + 1, u64::from(*token));
-            Answer::RefreshBegun(store.begin_refresh(&name, old, token, MINUTE, force).await?)
+            Answer::RefreshBegun(store.begin_refresh(&name(n), claim(*old, *token), MINUTE, force).await?)
         }
         Step::CommitRefresh(n, old, token, v, expiry) => {
-            let (name, old, token) = (name(n), u64::from(*old) + 1, u64::from(*token));
-            Answer::Flag(store.commit_refresh(&name, old, token, value(*v), *expiry).await?)
+            let value = v.map(value);
+            Answer::Flag(store.commit_refresh(&name(n), claim(*old, *token), value, *expiry).await?)
         }
-        Step::AbandonRefresh(n, token) => {
-            store.abandon_refresh(&name(n), u64::from(*token)).await?;
+        Step::AbandonRefresh(n, old, token) => {
+            store.abandon_refresh(&name(n), claim(*old, *token)).await?;
             Answer::Nothing
         }
-        Step::RenewLoad(n, token, placed) => {
+        Step::RenewLoad(n, old, token, placed) => {
             let claim = if *placed {
                 Claim::Placeholder(placeholder(*token))
             } else {
-                Claim::Lease(u64::from(*token))
+                Claim::Refresh(claim(*old, *token))
             };
             Answer::Flag(store.renew_load(&name(n), claim, MINUTE).await?)
         }

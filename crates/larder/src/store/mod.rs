@@ -97,8 +97,29 @@ pub(crate) enum Force {
 pub(crate) enum Claim {
     /// These bytes under the entry's own name.
     Placeholder(Bytes),
-    /// This token in the entry's lease.
-    Lease(u64),
+    /// This in the entry's lease.
+    Refresh(RefreshClaim),
+}
+
+/// A claim on refreshing a value that stays until it is replaced. It names the value: a lease that was left behind for
+/// another one is free to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RefreshClaim {
+    pub(crate) token: u64,
+    /// The nonce of the value that is to be replaced.
+    pub(crate) nonce: u64,
+}
+
+impl RefreshClaim {
+    /// As stored: two numbers of sixteen hexadecimal digits.
+    pub(crate) fn write(self) -> Bytes {
+        Bytes::from(format!("{:016x}{:016x}", self.token, self.nonce))
+    }
+
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let (token, nonce) = bytes.split_at_checked(16)?;
+        Some(Self { token: read_version(token)?, nonce: read_version(nonce)? })
+    }
 }
 
 /// The answer to [`Store::begin_refresh`].
@@ -106,9 +127,9 @@ pub(crate) enum Claim {
 pub(crate) enum RefreshStart {
     /// The lease is held: load, then commit.
     Begun,
-    /// Somebody else refreshes.
+    /// Another loader refreshes this value.
     Busy,
-    /// Another value stands there by now, or none.
+    /// Another value is there by now, or none.
     Changed,
 }
 
@@ -182,7 +203,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Which node serves a name at the moment, by any number: requests to one node do not wait for another. Costs nothing.
     fn node(&self, name: &str) -> usize;
 
-    /// Whether anything was there. A fill or a refresh under way counts, and is voided.
+    /// Whether anything was there; a fill under way counts. It voids a fill or a refresh under way.
     fn delete(&self, name: &str) -> impl Future<Output = Result<bool>> + Send;
 
     /// Each is deleted or fails alone: the answers are in the order of `names`.
@@ -219,28 +240,28 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Takes `placeholder` away, if it still stands.
     fn abandon_fill(&self, name: &str, placeholder: Bytes) -> impl Future<Output = Result<()>> + Send;
 
-    /// Takes the lease on refreshing an entry whose value still carries `nonce`. `force` takes it from whoever has it.
+    /// Takes the lease on refreshing an entry whose value still carries the claim's nonce. `force` takes it from any
+    /// holder.
     fn begin_refresh(
         &self,
         name: &str,
-        nonce: u64,
-        token: u64,
+        claim: RefreshClaim,
         liveness: Duration,
         force: Force,
     ) -> impl Future<Output = Result<RefreshStart>> + Send;
 
-    /// Replaces the value that carries `nonce` while `token` holds the lease, which ends; whether it did.
+    /// Replaces the value that carries the claim's nonce while the claim holds the lease, which ends; whether it did.
+    /// Without a new value the old one is deleted.
     fn commit_refresh(
         &self,
         name: &str,
-        nonce: u64,
-        token: u64,
-        value: Bytes,
+        claim: RefreshClaim,
+        value: Option<Bytes>,
         expiry: Expiry,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Gives the lease back, if `token` holds it.
-    fn abandon_refresh(&self, name: &str, token: u64) -> impl Future<Output = Result<()>> + Send;
+    /// Gives the lease back, if the claim holds it.
+    fn abandon_refresh(&self, name: &str, claim: RefreshClaim) -> impl Future<Output = Result<()>> + Send;
 
     /// The loader is alive: its placeholder, or its lease, stands for `liveness` from now.
     fn renew_load(
@@ -250,7 +271,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         liveness: Duration,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Replaces what carries `nonce`, keeping its expiry where none is given; whether it did. Refreshes under way are void.
+    /// Replaces what carries `nonce`, keeping its expiry where none is given; whether it did. It voids refreshes under
+    /// way.
     fn restamp(
         &self,
         name: &str,
@@ -442,27 +464,25 @@ impl Store for AnyStore {
     async fn begin_refresh(
         &self,
         name: &str,
-        nonce: u64,
-        token: u64,
+        claim: RefreshClaim,
         liveness: Duration,
         force: Force,
     ) -> Result<RefreshStart> {
-        on_either!(self.begin_refresh(name, nonce, token, liveness, force))
+        on_either!(self.begin_refresh(name, claim, liveness, force))
     }
 
     async fn commit_refresh(
         &self,
         name: &str,
-        nonce: u64,
-        token: u64,
-        value: Bytes,
+        claim: RefreshClaim,
+        value: Option<Bytes>,
         expiry: Expiry,
     ) -> Result<bool> {
-        on_either!(self.commit_refresh(name, nonce, token, value, expiry))
+        on_either!(self.commit_refresh(name, claim, value, expiry))
     }
 
-    async fn abandon_refresh(&self, name: &str, token: u64) -> Result<()> {
-        on_either!(self.abandon_refresh(name, token))
+    async fn abandon_refresh(&self, name: &str, claim: RefreshClaim) -> Result<()> {
+        on_either!(self.abandon_refresh(name, claim))
     }
 
     async fn renew_load(&self, name: &str, claim: Claim, liveness: Duration) -> Result<bool> {

@@ -73,10 +73,23 @@ pub(crate) fn absence(stamp: Stamp) -> Vec<u8> {
     out
 }
 
-/// The same value under another nonce, fresh until another time. `None` where there is no envelope.
-pub(crate) fn restamped(bytes: &[u8], nonce: u64, fresh_until: u64) -> Option<Vec<u8>> {
+/// When a value's time is over, as its envelope says it, in the server's milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// It is fresh until then, and kept for longer.
+    FreshUntil(u64),
+    /// It expires then.
+    ExpiresAt(u64),
+}
+
+/// The same value under a nonce, with another end. `None` where there is no envelope.
+pub(crate) fn restamped(bytes: &[u8], nonce: u64, ends: Ends) -> Option<Vec<u8>> {
     let (mut envelope, payload) = Envelope::parse(bytes).ok()?;
-    (envelope.nonce, envelope.fresh_until, envelope.expires_at) = (nonce, fresh_until, 0);
+    envelope.nonce = nonce;
+    (envelope.fresh_until, envelope.expires_at) = match ends {
+        Ends::FreshUntil(end) => (end, 0),
+        Ends::ExpiresAt(end) => (0, end),
+    };
     let mut out = Vec::with_capacity(bytes.len());
     envelope.begin(&mut out);
     out.extend_from_slice(payload);
@@ -226,8 +239,8 @@ pub(crate) fn open(bytes: &[u8]) -> std::result::Result<Opened, &'static str> {
     Ok(Opened { kind: envelope.kind, meta, payload })
 }
 
-/// Decodes the value of bytes that were [opened](open). `max_bytes` bounds what a compressed value may grow to. The error is a
-/// reason, as in the metrics' label.
+/// Decodes the value of bytes that were [opened](open). `max_bytes` bounds what a compressed value may grow to. The
+/// error is a reason, as in the metrics' label.
 pub(crate) fn decode<V: DeserializeOwned + 'static>(
     bytes: &Bytes,
     payload: Payload,

@@ -18,7 +18,9 @@ use crate::clock::Tick;
 use crate::envelope::{HEADER, nonce};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keyspace::Keyspace;
-use crate::store::{Claim, Expiry, Fencing, FillStart, Force, Listener, RefreshStart, read_version};
+use crate::store::{
+    Claim, Expiry, Fencing, FillStart, Force, Listener, RefreshClaim, RefreshStart, read_version,
+};
 
 const STRIPES: usize = 64;
 
@@ -135,8 +137,7 @@ impl Entries {
 
     pub(super) fn delete(&self, name: &str, now: Tick) -> bool {
         let _stripe = self.stripe(name);
-        let leased = self.take(&Keyspace::lease(name), now);
-        self.take(name, now) || leased
+        self.take(name, now)
     }
 
     pub(super) fn touch(&self, name: &str, expiry: Expiry, now: Tick) -> Result<bool> {
@@ -218,57 +219,61 @@ impl Entries {
     pub(super) fn begin_refresh(
         &self,
         name: &str,
-        old: u64,
-        token: u64,
+        claim: RefreshClaim,
         liveness: Duration,
         force: Force,
         now: Tick,
     ) -> Result<RefreshStart> {
         let lease = Keyspace::lease(name);
         let _stripe = self.stripe(name);
-        if !self.carries(name, old, now) {
+        if !self.carries(name, claim.nonce, now) {
             return Ok(RefreshStart::Changed);
         }
-        if force == Force::No && self.live(&lease, now).is_some() {
+        let holder = self.live(&lease, now).and_then(|entry| RefreshClaim::read(&entry.bytes));
+        // One that was left behind for another value is free to take.
+        if force == Force::No && holder.is_some_and(|holder| holder.nonce == claim.nonce) {
             return Ok(RefreshStart::Busy);
         }
-        self.put(&lease, write_version(token), Expiry::After(liveness), now)?;
+        self.put(&lease, claim.write(), Expiry::After(liveness), now)?;
         Ok(RefreshStart::Begun)
     }
 
     pub(super) fn commit_refresh(
         &self,
         name: &str,
-        old: u64,
-        token: u64,
-        value: Bytes,
+        claim: RefreshClaim,
+        value: Option<Bytes>,
         expiry: Expiry,
         now: Tick,
     ) -> Result<bool> {
         let _stripe = self.stripe(name);
-        let committed = self.end_lease(name, token, now) && self.carries(name, old, now);
-        if committed {
-            self.put(name, value, expiry, now)?;
+        let committed = self.end_lease(name, claim, now) && self.carries(name, claim.nonce, now);
+        match value {
+            Some(value) if committed => self.put(name, value, expiry, now)?,
+            None if committed => {
+                self.take(name, now);
+            }
+            _ => {}
         }
         Ok(committed)
     }
 
-    pub(super) fn abandon_refresh(&self, name: &str, token: u64, now: Tick) {
+    pub(super) fn abandon_refresh(&self, name: &str, claim: RefreshClaim, now: Tick) {
         let _stripe = self.stripe(name);
-        self.end_lease(name, token, now);
+        self.end_lease(name, claim, now);
     }
 
-    /// Whether the token held the lease. The stripe of `name` is the lease's, too.
-    fn end_lease(&self, name: &str, token: u64, now: Tick) -> bool {
+    /// Whether the claim held the lease. The stripe of `name` is the lease's, too.
+    fn end_lease(&self, name: &str, claim: RefreshClaim, now: Tick) -> bool {
         let lease = Keyspace::lease(name);
-        self.holds(&lease, &write_version(token), now) && self.take(&lease, now)
+        self.holds(&lease, &claim.write(), now) && self.take(&lease, now)
     }
 
     pub(super) fn renew_load(&self, name: &str, claim: Claim, liveness: Duration, now: Tick) -> Result<bool> {
         let _stripe = self.stripe(name);
         let (name, bytes) = match claim {
             Claim::Placeholder(bytes) => (name.into(), bytes),
-            Claim::Lease(token) => (Keyspace::lease(name), write_version(token)),
+            Claim::Refresh(claim) => (Keyspace::lease(name), claim.write()),
         };
         let stands = self.holds(&name, &bytes, now);
         if stands {
@@ -291,7 +296,6 @@ impl Entries {
         };
         let kept = || entry.deadline.map_or(Expiry::Never, |deadline| Expiry::After(deadline.since(now)));
         self.put(name, value, expiry.unwrap_or_else(kept), now)?;
-        self.take(&Keyspace::lease(name), now);
         Ok(true)
     }
 

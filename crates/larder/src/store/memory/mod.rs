@@ -20,7 +20,10 @@ use bytes::Bytes;
 
 use super::lock::Pace;
 use super::trust::{Lanes, Seen};
-use super::{Claim, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked};
+use super::{
+    Claim, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshClaim, RefreshStart, Store,
+    Tracked,
+};
 use crate::clock::{Clock, Tick};
 use crate::error::Result;
 use crate::name::Name;
@@ -194,27 +197,25 @@ impl Store for MemoryStore {
     async fn begin_refresh(
         &self,
         name: &str,
-        nonce: u64,
-        token: u64,
+        claim: RefreshClaim,
         liveness: Duration,
         force: Force,
     ) -> Result<RefreshStart> {
-        self.entries.begin_refresh(name, nonce, token, liveness, force, self.clock.now())
+        self.entries.begin_refresh(name, claim, liveness, force, self.clock.now())
     }
 
     async fn commit_refresh(
         &self,
         name: &str,
-        nonce: u64,
-        token: u64,
-        value: Bytes,
+        claim: RefreshClaim,
+        value: Option<Bytes>,
         expiry: Expiry,
     ) -> Result<bool> {
-        self.entries.commit_refresh(name, nonce, token, value, expiry, self.clock.now())
+        self.entries.commit_refresh(name, claim, value, expiry, self.clock.now())
     }
 
-    async fn abandon_refresh(&self, name: &str, token: u64) -> Result<()> {
-        self.entries.abandon_refresh(name, token, self.clock.now());
+    async fn abandon_refresh(&self, name: &str, claim: RefreshClaim) -> Result<()> {
+        self.entries.abandon_refresh(name, claim, self.clock.now());
         Ok(())
     }
 

@@ -33,8 +33,8 @@ use redis::{Cmd, Value, cmd};
 use super::lock::Pace;
 use super::trust::Lanes;
 use super::{
-    Claim, Eviction, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshStart, Store, Tracked,
-    read_version,
+    Claim, Eviction, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshClaim, RefreshStart,
+    Store, Tracked, read_version,
 };
 use crate::endpoint::Deployment;
 use crate::envelope::HEADER;
@@ -264,15 +264,14 @@ impl Store for RedisStore {
     async fn begin_refresh(
         &self,
         name: &str,
-        nonce: u64,
-        token: u64,
+        claim: RefreshClaim,
         liveness: Duration,
         force: Force,
     ) -> Result<RefreshStart> {
-        let (token, liveness) = (version_text(token), millis(liveness));
+        let liveness = millis(liveness);
         let force: &[u8] = if force == Force::Yes { b"1" } else { b"0" };
         let keys = [name, &Keyspace::lease(name)];
-        let arguments = [&nonce.to_be_bytes(), token.as_bytes(), liveness.as_bytes(), force];
+        let arguments = [&claim.nonce.to_be_bytes(), &*claim.write(), liveness.as_bytes(), force];
         match self.network.run_script(name, &script::BEGIN_REFRESH, &keys, &arguments, Replay::Never).await? {
             Value::Int(1) => Ok(RefreshStart::Begun),
             Value::Int(0) => Ok(RefreshStart::Busy),
@@ -284,22 +283,24 @@ impl Store for RedisStore {
     async fn commit_refresh(
         &self,
         name: &str,
-        nonce: u64,
-        token: u64,
-        value: Bytes,
+        claim: RefreshClaim,
+        value: Option<Bytes>,
         expiry: Expiry,
     ) -> Result<bool> {
-        let (token, millis) = (version_text(token), expiry.as_millis().unwrap_or(0).to_string());
         let keys = [name, &Keyspace::lease(name)];
-        let arguments = [&nonce.to_be_bytes(), token.as_bytes(), &*value, millis.as_bytes()];
+        let millis = match value {
+            Some(_) => expiry.as_millis().unwrap_or(0).to_string(),
+            None => "-1".to_owned(),
+        };
+        let value = value.unwrap_or_default();
+        let arguments = [&claim.nonce.to_be_bytes(), &*claim.write(), &*value, millis.as_bytes()];
         flag(&self.network.run_script(name, &script::COMMIT_REFRESH, &keys, &arguments, Replay::Never).await?)
     }
 
-    async fn abandon_refresh(&self, name: &str, token: u64) -> Result<()> {
-        let (lease, token) = (Keyspace::lease(name), version_text(token));
-        let arguments = [token.as_bytes()];
+    async fn abandon_refresh(&self, name: &str, claim: RefreshClaim) -> Result<()> {
+        let lease = Keyspace::lease(name);
         self.network
-            .run_script(name, &script::ABANDON_REFRESH, &[&lease], &arguments, Replay::Never)
+            .run_script(name, &script::ABANDON_REFRESH, &[&lease], &[&*claim.write()], Replay::Never)
             .await
             .map(drop)
     }
@@ -307,7 +308,7 @@ impl Store for RedisStore {
     async fn renew_load(&self, name: &str, claim: Claim, liveness: Duration) -> Result<bool> {
         let (key, bytes) = match claim {
             Claim::Placeholder(bytes) => (Name::from(name), bytes),
-            Claim::Lease(token) => (Keyspace::lease(name), version_text(token).into()),
+            Claim::Refresh(claim) => (Keyspace::lease(name), claim.write()),
         };
         let liveness = millis(liveness);
         let arguments = [&*bytes, liveness.as_bytes()];
@@ -316,9 +317,8 @@ impl Store for RedisStore {
 
     async fn restamp(&self, name: &str, nonce: u64, value: Bytes, expiry: Option<Expiry>) -> Result<bool> {
         let millis = expiry.map(|expiry| expiry.as_millis().unwrap_or(0).to_string()).unwrap_or_default();
-        let keys = [name, &Keyspace::lease(name)];
         let arguments = [&nonce.to_be_bytes(), &*value, millis.as_bytes()];
-        flag(&self.network.run_script(name, &script::RESTAMP, &keys, &arguments, Replay::Never).await?)
+        flag(&self.network.run_script(name, &script::RESTAMP, &[name], &arguments, Replay::Never).await?)
     }
 
     async fn version(&self, name: &str, candidate: u64, span: Duration) -> Result<KeptVersion> {
@@ -350,15 +350,21 @@ impl Store for RedisStore {
         let (number, kept) = (fence.number.to_string(), millis(fence.kept));
         let keys = [name, &Keyspace::fence(name)];
         let arguments = [&*value, px.as_bytes(), number.as_bytes(), kept.as_bytes()];
-        flag(&self.network.run_script(name, &script::SET_FENCED, &keys, &arguments, Replay::Never).await?)
+        // The two keys may be at two nodes for as long as a cluster moves their slot.
+        let run = self.network.run_script_through_moves(
+            name,
+            &script::SET_FENCED,
+            &keys,
+            &arguments,
+            Replay::Never,
+        );
+        flag(&run.await?)
     }
 }
 
-/// The value and, if one is under way, its refresh.
 fn unlink_command(name: &str) -> Cmd {
-    let lease = Keyspace::lease(name);
-    let mut command = Cmd::with_capacity(3, name.len() + lease.len() + 6);
-    command.arg("UNLINK").arg(name).arg(lease.as_str());
+    let mut command = Cmd::with_capacity(2, name.len() + 6);
+    command.arg("UNLINK").arg(name);
     command
 }
 

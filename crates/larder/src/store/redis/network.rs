@@ -24,6 +24,9 @@ use crate::store::trust::Seen;
 /// up only after some heartbeats.
 const TRACKED_PATIENCE: Duration = Duration::from_millis(250);
 
+/// How long to wait before keys are asked for again that a cluster is about to bring together.
+const MOVE_PAUSE: Duration = Duration::from_millis(50);
+
 pub(super) enum Network {
     Single(Node),
     Cluster(Cluster),
@@ -94,12 +97,40 @@ impl Network {
         arguments: &[&[u8]],
         replay: Replay,
     ) -> Result<Value> {
-        match self.try_run(name, &script.by_hash(keys, arguments), replay).await {
-            Err(Failure::NoScript) => {
-                let whole = script.by_source(keys, arguments);
-                self.try_run(name, &whole, replay).await.map_err(|failure| self.explain(failure))
+        let answer = self.try_script(name, script, keys, arguments, replay).await;
+        answer.map_err(|failure| self.explain(failure))
+    }
+
+    /// The same, again and again while a cluster moves the slot and the keys are at two nodes: until the caller gives
+    /// up.
+    pub(super) async fn run_script_through_moves(
+        &self,
+        name: &str,
+        script: &Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+        replay: Replay,
+    ) -> Result<Value> {
+        loop {
+            match self.try_script(name, script, keys, arguments, replay).await {
+                // Not carried out.
+                Err(Failure::TryAgain) => tokio::time::sleep(MOVE_PAUSE).await,
+                answer => return answer.map_err(|failure| self.explain(failure)),
             }
-            answer => answer.map_err(|failure| self.explain(failure)),
+        }
+    }
+
+    async fn try_script(
+        &self,
+        name: &str,
+        script: &Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+        replay: Replay,
+    ) -> Result<Value, Failure> {
+        match self.try_run(name, &script.by_hash(keys, arguments), replay).await {
+            Err(Failure::NoScript) => self.try_run(name, &script.by_source(keys, arguments), replay).await,
+            answer => answer,
         }
     }
 

@@ -1,5 +1,5 @@
--- Begins a fill: puts a placeholder under a name that is missing or holds the empty string, or that still holds bytes that
--- no reader can use.
+-- Begins a fill: puts a placeholder under a name that is missing or holds the empty string, or that still holds bytes
+-- that no reader can use.
 -- KEYS: 1 the entry
 -- ARGV: 1 the placeholder, or a value that is to be stored only here; 2 milliseconds to keep it, 0 for ever; 3 the
 -- unreadable bytes ('' for none) Reply: nil if the placeholder now stands, else what is there

@@ -1,8 +1,9 @@
--- Commits a refresh: replaces the very value that was read before the load, while the lease is held. The nonce keeps what
--- was written meanwhile; the lease keeps a later refresh, which read later. The lease ends.
+-- Commits a refresh: replaces the very value that was read before the load, while the lease is held; or deletes it,
+-- where the origin has no such thing any more. The nonce keeps what was written meanwhile; the lease keeps a later
+-- refresh, which read later. The lease ends.
 -- KEYS: 1 the entry, 2 its lease
--- ARGV: 1 the old value's nonce, 2 the token, 3 the new value, 4 milliseconds to keep it, 0 for ever
--- Reply: 1 if it was stored, 0 if the refresh was voided
+-- ARGV: 1 the old value's nonce, 2 the claim, 3 the new value, 4 milliseconds to keep it, 0 for ever, -1 to delete
+-- Reply: 1 if it was stored, or deleted, 0 if the refresh was voided
 if redis.call('GET', KEYS[2]) ~= ARGV[2] then
   return 0
 end
@@ -10,7 +11,9 @@ redis.call('UNLINK', KEYS[2])
 if redis.call('GETRANGE', KEYS[1], 4, 11) ~= ARGV[1] then
   return 0
 end
-if ARGV[4] == '0' then
+if ARGV[4] == '-1' then
+  redis.call('UNLINK', KEYS[1])
+elseif ARGV[4] == '0' then
   redis.call('SET', KEYS[1], ARGV[3])
 else
   redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])

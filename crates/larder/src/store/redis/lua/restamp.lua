@@ -1,9 +1,9 @@
--- Gives a value another envelope, if it is still the one that was read. The new nonce voids refreshes under way; their lease
--- ends, so that the next need not wait for them.
--- KEYS: 1 the entry, 2 its lease
+-- Gives a value another envelope, if it is still the one that was read. The new nonce voids refreshes under way: a
+-- lease names the old one, and is free to take.
+-- KEYS: 1 the entry
 -- ARGV: 1 the old value's nonce (its bytes 4 to 11), 2 the value in its new envelope, 3 milliseconds to keep it, 0 for ever,
 --       '' as long as before
--- Reply: 1 if it was replaced, 0 if another value stands there, or none
+-- Reply: 1 if it was replaced, 0 if another value is there, or none
 if redis.call('GETRANGE', KEYS[1], 4, 11) ~= ARGV[1] then
   return 0
 end
@@ -14,5 +14,4 @@ elseif ARGV[3] == '0' then
 else
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 end
-redis.call('UNLINK', KEYS[2])
 return 1
