@@ -21,6 +21,8 @@ use crate::telemetry::Instrument;
 enum Timed {
     Always,
     IfItWaits,
+    /// Each batch of the work has a deadline of its own, and all together only where one was given.
+    InBatches,
 }
 
 pin_project! {
@@ -86,6 +88,18 @@ impl<'a, F> Call<'a, F> {
         Self { late, ..Self::new(timeout, instrument, work) }
     }
 
+    /// For work on any number of keys, which is done in batches: each is [`within`] the `response_timeout`, counted
+    /// from when it is sent, so that none is late because it waits behind the others. A timeout that is given bounds
+    /// the whole call, and each batch.
+    pub(crate) fn in_batches(instrument: &'a Instrument, work: F) -> Self {
+        Self { timed: Timed::InBatches, ..Self::new(Duration::MAX, instrument, work) }
+    }
+
+    /// The same for invalidations, which are queued when they time out.
+    pub(crate) fn queued_in_batches(instrument: &'a Instrument, work: F) -> Self {
+        Self { timed: Timed::InBatches, ..Self::queued(Duration::MAX, instrument, work) }
+    }
+
     /// The longest that this call may take, in place of the connection's `response_timeout`. It covers everything:
     /// waiting for a connection, the round trips, and a retry after a broken connection. An answer that is there at once
     /// is never late.
@@ -103,10 +117,19 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let mut this = self.project();
-        if *this.timed == Timed::Always {
+        if *this.timed != Timed::IfItWaits {
             this.started.get_or_insert_with(Instant::now);
         }
-        let polled = this.work.as_mut().poll(cx);
+        let given = *this.timed == Timed::InBatches && *this.timeout != Duration::MAX;
+        let polled = match given {
+            false => this.work.as_mut().poll(cx),
+            true => {
+                let before = GIVEN.replace(Some(*this.timeout));
+                let polled = this.work.as_mut().poll(cx);
+                GIVEN.set(before);
+                polled
+            }
+        };
         if let (Poll::Ready(Ok(_)), None) = (&polled, &this.started) {
             return polled;
         }
@@ -139,6 +162,28 @@ pub(crate) fn timer(started: Instant, timeout: Duration) -> Option<Pin<Box<Sleep
 
 thread_local! {
     static LATE: Cell<bool> = const { Cell::new(false) };
+    /// The timeout that was given to the call in batches that is being polled.
+    static GIVEN: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// How long a batch of the call that is being polled may take.
+pub(crate) fn patience(response_timeout: Duration) -> Duration {
+    GIVEN.get().unwrap_or(response_timeout)
+}
+
+/// A part of a call, which may take this long from its first poll. No timer is made for what is there at once.
+pub(crate) async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut work = std::pin::pin!(work);
+    let started = Instant::now();
+    if let Poll::Ready(result) = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+        return result;
+    }
+    let Some(mut timer) = timer(started, timeout) else { return work.await };
+    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending => timer.as_mut().poll(cx).map(|()| Err(Error::timed_out(timeout))),
+    })
+    .await
 }
 
 /// Work whose time is over is polled once more: what can decide without an answer does so then.

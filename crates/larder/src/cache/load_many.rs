@@ -3,6 +3,11 @@
 //! Each missing key is a flight of its own, claimed and stored like any other; what this call leads is loaded together. Keys
 //! that somebody else is loading, here or in another process, are waited for and keep nobody waiting; where such a load comes
 //! to nothing, the loader is asked again for that key.
+//!
+//! Any number of keys may be given. What is missing is claimed, loaded and stored in turns of a bounded number of
+//! keys: a claim must be renewed every second while its loader runs, and a loader is mostly one query, which has its
+//! bounds, too. Within a turn, few requests are under way at a time, so that none is late because it waits behind the
+//! others.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,7 +17,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{join, join_all};
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -29,6 +35,11 @@ use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::Expiry;
+
+/// How many keys the loader is given at most.
+const MOST_LOADED: usize = 2_000;
+/// How many claims are asked for, or values stored, at a time.
+const AT_ONCE: usize = 128;
 
 impl<V> Cache<V>
 where
@@ -55,6 +66,9 @@ where
     /// # }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(Db)).unwrap();
     /// ```
+    ///
+    /// More than 2,000 missing keys are loaded in turns of so many, each by a call of the loader. The loader is an
+    /// `Fn`, not an `FnOnce`, for this and because of what follows: it clones what it needs.
     ///
     /// One load a key and process, and over all processes, as with [`get_or_load`](Self::get_or_load): a key that somebody else
     /// is loading is waited for and not given to the loader, unless that load comes to nothing; then the loader is called once
@@ -189,7 +203,7 @@ where
 
         let names: Vec<Name> = keys.iter().map(|(name, _)| name.clone()).collect();
         let mut away = false;
-        let found = match cache.bounded(cache.fetch_many(&names)).await {
+        let found = match cache.fetch_in_batches(&names, cache.context.limits.response_timeout).await {
             Ok(found) => found.into_iter().map(Some).collect(),
             Err(error) => {
                 cache.shared.meter.bypassed(&error);
@@ -244,7 +258,7 @@ where
                 wanted.push((place, Wanted { waiter, longest, _wait, stale }));
             }
             if !led.is_empty() {
-                cache.context.loads.spawn(load_led(led, loader.clone()));
+                cache.context.loads.spawn(load_in_turns(led, loader.clone()));
             }
             let outcomes = join_all(
                 wanted
@@ -297,7 +311,31 @@ where
     }
 }
 
-/// Claims all keys at once, loads together what could be claimed, and meanwhile waits for the others.
+/// Loads keys in turns.
+async fn load_in_turns<V, K, F, Fut, I, E>(mut led: Vec<Led<V, K>>, loader: Arc<F>)
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
+    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<I, E>> + Send + 'static,
+    I: IntoIterator<Item = (K, V)> + 'static,
+    E: Send + Sync + 'static,
+{
+    while !led.is_empty() {
+        let rest = led.split_off(led.len().min(MOST_LOADED));
+        load_led(std::mem::replace(&mut led, rest), loader.clone()).await;
+    }
+}
+
+/// All outcomes, in order, of futures of which few run at a time.
+async fn few_at_once<T: Future>(futures: Vec<T>) -> Vec<T::Output> {
+    if futures.len() <= AT_ONCE {
+        return join_all(futures).await;
+    }
+    stream::iter(futures).buffered(AT_ONCE).collect().await
+}
+
+/// Claims all keys, loads together what could be claimed, and has the others waited for meanwhile.
 async fn load_led<V, K, F, Fut, I, E>(led: Vec<Led<V, K>>, loader: Arc<F>)
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -307,10 +345,11 @@ where
     I: IntoIterator<Item = (K, V)> + 'static,
     E: Send + Sync + 'static,
 {
-    let claims = join_all(led.into_iter().map(|Led { key, fill, leader, found }| async move {
+    let claims = led.into_iter().map(|Led { key, fill, leader, found }| async move {
         let claimed = fill.claim(found, Meanwhile::Return).await;
         (key, fill, leader, claimed)
-    }));
+    });
+    let claims = few_at_once(claims.collect());
     let (mut mine, mut elsewhere) = (Vec::new(), Vec::new());
     for (key, fill, leader, claimed) in claims.await {
         match claimed {
@@ -320,6 +359,25 @@ where
             Claimed::Failed(failure) => leader.finish(Err(failure)),
         }
     }
+    // In a task of their own: they may take as long as other processes' loads, and the next turn need not wait for
+    // that.
+    if let Some((_, first, _)) = elsewhere.first() {
+        let context = first.cache.context.clone();
+        context.loads.spawn(wait_elsewhere(elsewhere, loader.clone()));
+    }
+    load_together(mine, &*loader).await;
+}
+
+/// Waits for the loads of other processes, and loads what comes to nothing there.
+async fn wait_elsewhere<V, K, F, Fut, I, E>(elsewhere: Vec<(K, Fill<V>, Leader<V>)>, loader: Arc<F>)
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
+    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<I, E>> + Send + 'static,
+    I: IntoIterator<Item = (K, V)> + 'static,
+    E: Send + Sync + 'static,
+{
     let others = join_all(elsewhere.into_iter().map(|(key, fill, leader)| {
         let loader = loader.clone();
         async move {
@@ -331,7 +389,7 @@ where
             }
         }
     }));
-    join(load_together(mine, &*loader), others).await;
+    others.await;
 }
 
 type Claimant<V, K> = (K, Fill<V>, Leader<V>, Right<V>);
@@ -378,7 +436,7 @@ where
             async move { fill.land(leader, right, value, took, Choices::default()).await }
         })
         .collect();
-    join_all(landings).await;
+    few_at_once(landings).await;
 }
 
 impl<V, K, F> fmt::Debug for LoadMany<'_, V, K, F> {

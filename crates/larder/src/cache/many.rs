@@ -1,21 +1,34 @@
 //! Operations on many entries at once: one round trip for each group of keys that the server can serve together, all
 //! groups at once. On one server that is one round trip; on a cluster, one for each slot.
+//!
+//! Any number of keys may be given. They are sent in batches, one after another, each bounded by the
+//! `response_timeout` from when it is sent: so a long list is not late because its end waits behind its beginning,
+//! and other calls on the connection get their turn in between. After a batch of which nothing was carried out the
+//! rest is not sent.
 
 use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::kept::Found;
-use super::{Cache, tag};
-use crate::call::Call;
+use super::{Cache, Writing, tag};
+use crate::call::{Call, patience, within};
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::{Expiry, Store};
+
+/// How many keys are read in a batch at most. On a cluster each batch is one command a slot.
+const MOST_READ: usize = 5_000;
+/// How many keys are written or deleted in a batch at most.
+const MOST_KEYS: usize = 1_000;
+/// How many bytes of values a batch has at most, unless one value alone has more.
+const MOST_BYTES: usize = 1 << 20;
 
 impl<V> Cache<V>
 where
@@ -23,7 +36,8 @@ where
 {
     /// The values of keys, in the order of the keys.
     ///
-    /// One `MGET` a group of what no near copy is there for. Versions that are not known cost one more round trip, together.
+    /// One `MGET` a group of what no near copy is there for, for each 5,000 keys. Versions that are not known cost
+    /// one more round trip, together.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -50,8 +64,9 @@ where
         keys: impl IntoIterator<Item = K>,
     ) -> Call<'_, impl Future<Output = Result<Vec<Option<V>>>> + Send> {
         let entries: Result<Vec<Name>> = keys.into_iter().map(|key| self.entry(key)).collect();
-        Call::new(self.context.limits.response_timeout, &self.shared.meter.get_many, async move {
-            let found = self.fetch_many(&entries?).await?;
+        Call::in_batches(&self.shared.meter.get_many, async move {
+            let found =
+                self.fetch_in_batches(&entries?, patience(self.context.limits.response_timeout)).await?;
             Ok(found
                 .into_iter()
                 .map(|found| match found {
@@ -62,10 +77,22 @@ where
         })
     }
 
+    /// Reads entries in batches, each within `patience`.
+    pub(super) async fn fetch_in_batches(&self, names: &[Name], patience: Duration) -> Result<Vec<Found<V>>> {
+        if names.len() <= MOST_READ {
+            return within(patience, self.fetch_many(names)).await;
+        }
+        let mut found = Vec::with_capacity(names.len());
+        for batch in names.chunks(MOST_READ) {
+            found.append(&mut within(patience, self.fetch_many(batch)).await?);
+        }
+        Ok(found)
+    }
+
     /// Stores values, each in place of whatever was there.
     ///
-    /// One write a group. Each entry is stored atomically; all together are not, and when one fails others may have
-    /// been stored.
+    /// One write a group, for each 1,000 values or mebibyte. Each entry is stored atomically; all together are not,
+    /// and when one fails others may have been stored.
     ///
     /// # Errors
     ///
@@ -84,7 +111,7 @@ where
 
     /// Removes keys; whether anything was there, in the order of the keys. See [`delete`](Self::delete).
     ///
-    /// One write a group.
+    /// One write a group, for each 1,000 keys.
     ///
     /// # Errors
     ///
@@ -98,14 +125,75 @@ where
         keys: impl IntoIterator<Item = K>,
     ) -> Call<'_, impl Future<Output = Result<Vec<bool>>> + Send> {
         let entries: Result<Vec<Name>> = keys.into_iter().map(|key| self.entry(key)).collect();
-        Call::queued(self.context.limits.response_timeout, &self.shared.meter.delete_many, async move {
+        Call::queued_in_batches(&self.shared.meter.delete_many, async move {
             let entries = entries?;
             let store = self.context.store()?;
-            let writing = self.writing(entries.iter().map(Name::as_str).collect());
+            let patience = patience(self.context.limits.response_timeout);
+            let mut writing = self.writing(entries.iter().map(Name::as_str).collect());
             writing.ready().await;
-            writing.answered_each(store.delete_many(&entries).await)
+            let mut answers = Vec::with_capacity(entries.len());
+            for batch in entries.chunks(MOST_KEYS) {
+                let sent = within(patience, async { Ok(store.delete_many(batch).await) }).await;
+                if !take_answers(&mut writing, &mut answers, sent, batch.len(), entries.len()) {
+                    break;
+                }
+            }
+            writing.answered_each(answers)
         })
     }
+}
+
+/// Adds the answers to a batch of `sent` names to those to the batches before, and notes them: if the call is given
+/// up, only what was not answered is queued. Whether to go on: after a batch of which nothing was carried out the
+/// rest fails, too.
+fn take_answers<V, T>(
+    writing: &mut Writing<'_, V>,
+    answers: &mut Vec<Result<T>>,
+    batch: Result<Vec<Result<T>>>,
+    sent: usize,
+    all: usize,
+) -> bool
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let first = answers.len();
+    match batch {
+        Ok(batch) => answers.extend(batch),
+        Err(error) => answers.extend(std::iter::repeat_with(|| Err(error.clone())).take(sent)),
+    }
+    let mut error = None;
+    let mut any = false;
+    for (place, answer) in answers.iter().enumerate().skip(first) {
+        writing.note(place, answer);
+        match answer {
+            Ok(_) => any = true,
+            Err(failed) => error = error.or(Some(failed.clone())),
+        }
+    }
+    match error {
+        Some(error) if !any => {
+            answers.extend(std::iter::repeat_with(|| Err(error.clone())).take(all - answers.len()));
+            false
+        }
+        _ => true,
+    }
+}
+
+/// Values in batches that are sent one after another.
+fn batches(values: Vec<(Name, Bytes, Expiry)>) -> Vec<Vec<(Name, Bytes, Expiry)>> {
+    let mut batches = Vec::with_capacity(1);
+    let (mut batch, mut size) = (Vec::new(), 0usize);
+    for value in values {
+        let bytes = value.1.len();
+        if !batch.is_empty() && (batch.len() == MOST_KEYS || size.saturating_add(bytes) > MOST_BYTES) {
+            batches.push(std::mem::take(&mut batch));
+            size = 0;
+        }
+        size = size.saturating_add(bytes);
+        batch.push(value);
+    }
+    batches.push(batch);
+    batches
 }
 
 /// Values to be stored; awaiting it stores them. Made by [`Cache::set_many`].
@@ -155,34 +243,45 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { cache, entries, expiry, tags, timeout } = self;
-        let timeout = timeout.unwrap_or(cache.context.limits.response_timeout);
+        let patience = timeout.unwrap_or(cache.context.limits.response_timeout);
         let work = async move {
             let entries = entries?;
             let tags = tag::checked(tags, cache.policy.encoder.format())?;
             let longest = expiry.or(cache.policy.expiry).unwrap_or(Expiry::Never);
             let store = cache.context.store()?;
-            let writing = cache.writing(entries.iter().map(|(entry, _)| entry.as_str()).collect());
+            let mut writing = cache.writing(entries.iter().map(|(entry, _)| entry.as_str()).collect());
             writing.ready().await;
-            let set = async {
-                let versions = cache.versions(&tags, cache.version_span(longest)).await?;
+            let encode = async {
+                let versions = within(patience, cache.versions(&tags, cache.version_span(longest))).await?;
                 let mut encoded = Vec::with_capacity(entries.len());
                 for (entry, value) in &entries {
                     let expiry = cache.expiry(expiry)?;
                     let bytes = cache.encode(value, cache.stamp(expiry, 0, versions.clone())?)?;
                     encoded.push((entry.clone(), bytes, cache.kept_for(expiry)));
                 }
-                let size = encoded.iter().map(|(_, bytes, _)| bytes.len()).sum();
-                Ok((store.set_many(encoded).await, size))
+                Ok(encoded)
             };
-            let (answers, size) = match set.await {
-                Ok(set) => set,
+            let encoded = match encode.await {
+                Ok(encoded) => encoded,
                 Err(error) => return writing.answered(Err(error)),
             };
+            let mut answers = Vec::with_capacity(entries.len());
+            for batch in batches(encoded) {
+                let (sent, size) = (batch.len(), batch.iter().map(|(_, bytes, _)| bytes.len()).sum());
+                let set = within(patience, async { Ok(store.set_many(batch).await) }).await;
+                if !take_answers(&mut writing, &mut answers, set, sent, entries.len()) {
+                    break;
+                }
+                cache.shared.meter.wrote(size);
+            }
             writing.answered_each(answers)?;
-            cache.shared.meter.wrote(size);
             Ok(())
         };
-        Call::queued(timeout, &cache.shared.meter.set_many, Box::pin(work))
+        let call = Call::queued_in_batches(&cache.shared.meter.set_many, Box::pin(work) as Pin<Box<_>>);
+        match timeout {
+            Some(timeout) => call.timeout(timeout),
+            None => call,
+        }
     }
 }
 
