@@ -321,7 +321,7 @@ impl LarderBuilder {
 
     #[cfg(feature = "redis")]
     fn server(self, server: Server, changes: Arc<Changes>, background: &Background) -> Result<Stores> {
-        use crate::store::redis::{Login, RedisStore};
+        use crate::store::redis::{Hosts, Login, RedisStore};
 
         if server.tls && !cfg!(feature = "tls") {
             return Err(Error::new(
@@ -332,6 +332,7 @@ impl LarderBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(Error::invalid("connecting needs a tokio runtime: call it inside one"));
         }
+        let Some(home) = background.runtime() else { return Err(Error::closed()) };
         let login = Login {
             username: server.username,
             password: server.password,
@@ -343,6 +344,7 @@ impl LarderBuilder {
             client_name: self.client_name,
             clock: self.clock,
             learned: Arc::default(),
+            hosts: Hosts::of_callers(home),
         };
         // The driver leaves out AUTH where there is no password.
         let no_password = self.sentinel_username.as_ref().map(|_| Secret(String::new()));
@@ -353,13 +355,11 @@ impl LarderBuilder {
             database: 0,
             ..login.clone()
         };
-        let (deployment, of_callers, of_sentinel) =
-            (server.deployment.clone(), login.clone(), sentinel_login.clone());
+        let (deployment, alone, alone_sentinel) =
+            (server.deployment.clone(), login.at_home(home), sentinel_login.at_home(home));
         let callers =
             RedisStore::start(server.deployment, login, sentinel_login, self.connections, Some(changes));
-        // On the thread, so that its connections are driven there.
-        let _on_thread = background.runtime().map(tokio::runtime::Handle::enter);
-        let alone = RedisStore::start(deployment, of_callers, of_sentinel, 1, None);
+        let alone = RedisStore::start(deployment, alone, alone_sentinel, 1, None);
         Ok(Stores { callers: AnyStore::Redis(callers), background: AnyStore::Redis(alone) })
     }
 

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::watch;
 
-use crate::background::Background;
+use crate::background::{Background, Claims};
 use crate::clock::Clock;
 use crate::credentials::CredentialSource;
 use crate::envelope::TagVersion;
@@ -19,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::invalidation::{self, Delivery, Kind, Queue, Started};
 use crate::keyspace::Keyspace;
 use crate::name::Name;
-use crate::near::Changes;
+use crate::near::{Asking, Changes};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
 use crate::store::limit::{LimitStore, Stamp, Term};
@@ -36,6 +37,8 @@ pub(crate) struct Context {
     background_store: Option<AnyStore>,
     background_coordination: Option<AnyStore>,
     pub(crate) background: Background,
+    /// Claims of loads under way.
+    pub(crate) claims: Claims,
     /// Whether locks and limits are refused on a server that evicts.
     strict: bool,
     warned: AtomicBool,
@@ -46,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     pub(crate) random: Random,
     pub(crate) changes: Arc<Changes>,
+    /// Versions that readers ask for just now.
+    pub(crate) asking: Asking,
     pub(crate) invalidations: Queue,
     /// Loads under way.
     pub(crate) loads: Tasks,
@@ -128,6 +133,7 @@ impl Context {
             background_store: None,
             background_coordination: None,
             background: Background::on_callers(),
+            claims: Claims::default(),
             strict: false,
             warned: AtomicBool::new(false),
             on_evicting: AtomicU64::new(0),
@@ -137,6 +143,7 @@ impl Context {
             clock,
             random,
             changes,
+            asking: Asking::default(),
             invalidations: Queue::default(),
             loads: Tasks::default(),
             timers: Tasks::default(),
@@ -213,6 +220,11 @@ impl Context {
             (Some((store, _)), None) => store,
             (None, None) => self.background_store_even_closed(),
         }
+    }
+
+    /// Changes whenever background work has got a connection to the locks' server back.
+    pub(crate) fn background_reconnects(&self) -> Option<watch::Receiver<u64>> {
+        self.background_coordination_even_closed().reconnects()
     }
 
     /// Where locks and limits stand, unless the `Larder` was closed.

@@ -21,6 +21,10 @@ use crate::store::Store;
 /// Cheap to clone and safe to share; every clone is the same connection. When the last clone and everything made from
 /// it are gone, the connection ends. [`close`](Self::close) ends it at once.
 ///
+/// With a server it has a thread of its own, `larder`, for what no caller waits for: renewals, heartbeats, releases, queued
+/// invalidations. So a program may block its threads, end a runtime, or use one `Larder` on several runtimes, one after the
+/// other.
+///
 /// ```
 /// use std::time::Duration;
 /// use larder::{Cache, Larder};
@@ -257,7 +261,7 @@ impl Larder {
 
     /// Makes every later request fail with `ErrorKind::Closed`, ends the loads under way, waits until the locks of dropped
     /// guards are freed and those who wait for locks have left their lines (for `response_timeout` at most), and ends the
-    /// connections.
+    /// connections and the thread.
     ///
     /// Requests that are under way end as they would have. Locks whose guards are alive stay held until their time is
     /// over: release them first.

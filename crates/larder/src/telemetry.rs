@@ -425,21 +425,48 @@ pub(crate) struct Connected {
     gauge: metrics::Gauge,
 }
 
-/// A connection came up; `again` if it is not the link's first.
+/// Counts the connections of a store. Made by the caller of `connect`, whose recorder it uses on every thread.
 #[cfg(feature = "redis")]
-pub(crate) fn connected(server: &str, role: &'static str, again: bool) -> Connected {
-    tracing::info!(target: target::CONNECTION, server, role, again, "connected");
+#[derive(Clone)]
+pub(crate) struct ConnectionMeter {
     #[cfg(feature = "metrics")]
-    {
-        if again {
-            metrics::counter!("larder_reconnects_total").increment(1);
+    reconnects: metrics::Counter,
+    #[cfg(feature = "metrics")]
+    gauge: metrics::Gauge,
+}
+
+#[cfg(feature = "redis")]
+impl ConnectionMeter {
+    pub(crate) fn new() -> Self {
+        Self {
+            #[cfg(feature = "metrics")]
+            reconnects: metrics::counter!("larder_reconnects_total"),
+            #[cfg(feature = "metrics")]
+            gauge: metrics::gauge!("larder_connections"),
         }
-        let gauge = metrics::gauge!("larder_connections");
-        gauge.increment(1.0);
-        Connected { gauge }
     }
-    #[cfg(not(feature = "metrics"))]
-    Connected {}
+
+    /// A connection came up; `again` if it is not the link's first.
+    pub(crate) fn connected(&self, server: &str, role: &'static str, again: bool) -> Connected {
+        tracing::info!(target: target::CONNECTION, server, role, again, "connected");
+        #[cfg(feature = "metrics")]
+        {
+            if again {
+                self.reconnects.increment(1);
+            }
+            self.gauge.increment(1.0);
+            Connected { gauge: self.gauge.clone() }
+        }
+        #[cfg(not(feature = "metrics"))]
+        Connected {}
+    }
+}
+
+#[cfg(feature = "redis")]
+impl std::fmt::Debug for ConnectionMeter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectionMeter").finish_non_exhaustive()
+    }
 }
 
 #[cfg(feature = "redis")]

@@ -209,3 +209,23 @@ async fn a_script_that_the_server_forgot_is_sent_again() {
     assert_eq!(warm.get("evalsha"), Some(&1));
     assert_eq!(warm.get("eval"), None);
 }
+
+#[tokio::test]
+async fn many_readers_that_know_no_version_ask_for_it_once() {
+    let server = Server::start();
+    let (writer, reader) = (
+        patient().url(server.url()).connect().await.unwrap(),
+        patient().url(server.url()).connect().await.unwrap(),
+    );
+    let cache = |larder: &larder::Larder| -> Cache<User> {
+        larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap()
+    };
+    let (ann, written, read) = (user("Ann"), cache(&writer), cache(&reader));
+    written.set_many((0..50).map(|key| (key, &ann))).await.unwrap();
+    // As after a reconnect.
+    let asked = commands(&server, async {
+        let found = futures_util::future::join_all((0..50).map(|key| read.get(key))).await;
+        assert!(found.into_iter().all(|found| found.unwrap().is_some()));
+    });
+    assert_eq!(asked.await, only("get", 51));
+}

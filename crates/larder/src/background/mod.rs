@@ -14,11 +14,14 @@
 //!
 //! [`Context::background_store`]: crate::context::Context::background_store
 
+mod claims;
 mod runtimes;
+mod schedule;
 mod thread;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -28,7 +31,9 @@ use tracing::instrument::WithSubscriber;
 
 use crate::error::Result;
 use crate::tasks::Tasks;
+pub(crate) use claims::{Claims, LIVENESS};
 pub(crate) use runtimes::Runtimes;
+pub(crate) use schedule::{Schedule, Visit};
 use thread::Thread;
 
 /// The home of background work. Dropping it ends all of it, without waiting.
@@ -50,6 +55,11 @@ enum Place {
 }
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Make = Arc<dyn Fn() -> Task + Send + Sync>;
+
+/// Whether a loop runs. The loop's own future clears this when it is dropped, polled or not.
+#[derive(Debug, Default)]
+pub(crate) struct Resident(Arc<AtomicBool>);
 
 impl Background {
     /// A thread of its own.
@@ -94,6 +104,24 @@ impl Background {
         self.0.endless.abort(patience).await;
     }
 
+    /// Sees to it that a loop runs, for as long as this home lives, whatever becomes of the caller's runtime. On the runtimes
+    /// of callers it begins again on another when its own ends. It must hold no reference to the `Larder` while it waits.
+    pub(crate) fn ensure<F, R>(&self, resident: &Resident, make: impl FnOnce() -> R)
+    where
+        R: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if let Place::Callers(runtimes) = &self.0.place {
+            runtimes.remember_current();
+        }
+        let running = &resident.0;
+        if !running.load(Ordering::Acquire) && !running.swap(true, Ordering::AcqRel) {
+            let run = make();
+            let make: Make = Arc::new(move || Box::pin(run()));
+            self.0.reside(running.clone(), make, Vec::new());
+        }
+    }
+
     /// Waits, within `patience`, until all that has an end has come to it.
     pub(crate) async fn settle(&self, patience: Duration) {
         self.0.finite.settle(patience).await;
@@ -135,6 +163,47 @@ impl Home {
                 tried.push(runtime.id());
                 let home = Arc::downgrade(self);
                 tasks.spawn_on(Unstarted { task: Some(task), started: false, home, group, tried }, &runtime)
+            }
+        }
+    }
+}
+
+impl Home {
+    fn reside(self: &Arc<Self>, running: Arc<AtomicBool>, make: Make, tried: Vec<Id>) {
+        let mut residence = Residence { home: Arc::downgrade(self), running, make, runtime: None };
+        let task = async move {
+            residence.at(Handle::try_current().ok().map(|runtime| runtime.id()));
+            (residence.make)().await;
+            residence.at(None);
+        };
+        self.start(Group::Endless, Box::pin(task), tried);
+    }
+}
+
+/// A loop where it runs now.
+struct Residence {
+    home: Weak<Home>,
+    running: Arc<AtomicBool>,
+    make: Make,
+    /// Set while the loop runs.
+    runtime: Option<Id>,
+}
+
+impl Residence {
+    fn at(&mut self, runtime: Option<Id>) {
+        self.runtime = runtime;
+    }
+}
+
+impl Drop for Residence {
+    fn drop(&mut self) {
+        self.running.store(false, Ordering::Release);
+        // Its runtime has ended, or the home is being closed, and then nothing begins again.
+        let (Some(ended), Some(home)) = (self.runtime, self.home.upgrade()) else { return };
+        if let Place::Callers(runtimes) = &home.place {
+            runtimes.forget(ended);
+            if !self.running.swap(true, Ordering::AcqRel) {
+                home.reside(self.running.clone(), self.make.clone(), vec![ended]);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::runtime::{Handle, Id};
 
 /// Programs have one runtime, or one a worker thread. Tests have one each, of which the oldest have ended.
-const MOST: usize = 16;
+const MOST: usize = 8;
 
 #[derive(Debug, Default)]
 pub(crate) struct Runtimes(Mutex<Vec<Handle>>);
@@ -31,6 +31,12 @@ impl Runtimes {
         let untried = |handle: &Handle| !tried.contains(&handle.id());
         let current = Handle::try_current().ok().filter(untried);
         current.or_else(|| self.seen().iter().find(|handle| untried(handle)).cloned())
+    }
+
+    /// All that were seen, newest first.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "for connections"))]
+    pub(crate) fn all(&self) -> Vec<Handle> {
+        self.seen().clone()
     }
 
     fn seen(&self) -> MutexGuard<'_, Vec<Handle>> {

@@ -17,7 +17,7 @@ use super::load_error::LoadError;
 use super::loader::Loader;
 use super::nesting::{is_nested, wait_for};
 use super::wait::pause;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::Expiry;
 
@@ -104,6 +104,8 @@ where
                 // Another's: it led a flight of another kind.
                 Some(Ok(None)) if !self.kind.optional && loader.is_some() => {}
                 Some(Err(Failure::Again)) if loader.is_some() => {}
+                // The load went down with the runtime of its leader: this call leads the next.
+                None if loader.is_some() => self.cache.context.store().map(drop)?,
                 outcome => return self.outcome(outcome, stale),
             }
             let looked = self.cache.bounded(self.cache.fetch(&self.entry)).await;
@@ -111,6 +113,14 @@ where
             found = self.usable(looked);
         }
         Err(Error::closed().into())
+    }
+
+    /// Why a load has ended without an outcome.
+    fn cut_short(&self) -> Error {
+        let ended = || {
+            Error::new(ErrorKind::Closed, "the runtime that ran the loader has ended before the loader did")
+        };
+        self.cache.context.store().err().unwrap_or_else(ended)
     }
 
     /// What was found, if the store said: an outage must not take the origin away too.
@@ -152,7 +162,7 @@ where
         let error = match outcome {
             Some(Ok(kept)) => return Ok(kept),
             Some(Err(failure)) => failure.into(),
-            None => LoadError::Larder(Error::closed()),
+            None => LoadError::Larder(self.cut_short()),
         };
         match stale {
             Some(stale) => {

@@ -23,7 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
 
-use super::claim::{ClaimGuard, LIVENESS};
+use super::claim::ClaimGuard;
 use super::flight::{Failure, Leader};
 use super::kept::{Found, Kept, Source};
 use super::load_error::waited;
@@ -32,6 +32,7 @@ use super::loading::{Choices, Loading};
 use super::unfenced::UnfencedLoad;
 use super::wait::pause;
 use super::{Cache, WhenAbandoned, tag};
+use crate::background::LIVENESS;
 use crate::envelope::{Envelope, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -140,7 +141,6 @@ where
         let loaded = tokio::select! {
             biased;
             loaded = self.bounded_load(loader.run(loading)) => loaded,
-            () = right.keep(&self.cache) => return,
             () = self.gone(&leaders) => return leader.finish(Err(Failure::Again)),
         };
         let choices = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -444,16 +444,6 @@ where
         let (_, versions) = cache.bounded(cache.versions(tags, cache.version_span(ttl))).await?;
         let now = cache.bounded(tag::current_epoch(&cache.context)).await?;
         Ok((epoch.is_some() && now == epoch).then_some(versions))
-    }
-}
-
-impl<V> Right<V> {
-    /// Renews the claim, for as long as this is polled. It never completes.
-    pub(super) async fn keep(&self, cache: &Cache<V>) {
-        if let Self::Fenced(fence) = self {
-            fence.claim.keep(cache.context.limits.response_timeout).await;
-        }
-        std::future::pending().await
     }
 }
 

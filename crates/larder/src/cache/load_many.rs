@@ -422,7 +422,6 @@ where
         biased;
         loaded = first.bounded_load(run) => loaded,
         () = first.gone(&leaders) => return,
-        _ = join_all(claimed.iter().map(|(_, _, _, right)| right.keep(&cache))) => return,
     };
     let took = started.elapsed();
     let mut loaded = loaded;

@@ -182,16 +182,34 @@ pub(super) fn tags_hold(context: &Context, tags: &[TagVersion]) -> bool {
     })
 }
 
-/// Asks the server for versions: one round trip for those that can be read together.
+/// Asks the server for versions: one round trip for those that can be read together. Readers that ask for the same version at
+/// the same time ask once.
 pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Answers> {
     names.sort_unstable();
     names.dedup();
     let (store, versions) = (context.store()?, &context.changes.versions);
+    let mut found = Answers::new();
+    if context.asking.others(&names).await {
+        // What others have asked for meanwhile is known by now.
+        let now = context.clock.moment();
+        names.retain(|name| match versions.known(name, store.lanes(), now) {
+            Some(known) => found.insert(name.clone(), Some((known.version, Some(known.seen)))).is_some(),
+            None => true,
+        });
+    }
+    if names.is_empty() {
+        return Ok(found);
+    }
+    let _asked = context.asking.begin(&names);
     let answers = match names.as_slice() {
         [name] => vec![versions.ask(store, name).await?],
         names => versions.ask_many(store, names).await?,
     };
-    Ok(names.into_iter().zip(answers).collect())
+    if let Some((_, seen)) = answers.iter().flatten().next() {
+        context.asking.note(seen.is_some());
+    }
+    found.extend(names.into_iter().zip(answers));
+    Ok(found)
 }
 
 /// As [`judge`], asking for what is not known: one round trip then, none as a rule.

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Cache;
-use super::claim::LIVENESS;
 use super::kept::Found;
+use crate::background::LIVENESS;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::store::{RefreshClaim, Store, Tracked};

@@ -17,9 +17,8 @@ use crate::store::lock::{LockStore, Ticket};
 
 /// A lock that is held until it is released, dropped, or its time is over. Made by [`Lock`](super::Lock).
 ///
-/// Dropping a guard frees the lock in the background, in a task that the `Larder` owns;
-/// [`close`](crate::Larder::close) waits for it. After that, and outside a runtime, nothing is sent and the lock ends with
-/// its time.
+/// Dropping a guard frees the lock in the background, wherever it is dropped: also on a thread without a runtime.
+/// [`close`](crate::Larder::close) waits for that. After `close` nothing is sent, and the lock ends with its time.
 #[must_use = "a guard that is dropped at once frees its lock"]
 pub struct Guard {
     holding: Arc<Holding>,

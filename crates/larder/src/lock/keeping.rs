@@ -1,38 +1,31 @@
-//! Renewing the locks whose guards asked for it.
+//! Renewing the locks and permits whose guards asked for it.
 //!
-//! One task renews all of a `Larder`'s locks that are kept alive, each when a third of its time is over; those that come due
-//! soon after go along, in one request for like times to live (one a slot on a cluster). It ends when there is nothing to renew, and with the `Larder`. A
-//! renewal that fails is tried again while the lock's time lasts.
+//! One loop of the background renews all that a `Larder` keeps alive, each when a third of its time is over; those that fall due
+//! soon after go along, in one request for like times to live (one a slot on a cluster). A renewal that fails is tried again
+//! while the lock's time lasts. When the background's connection has come up again, all are renewed at once: a server that lost
+//! its data says so then, and not a third of a time to live later.
+//!
+//! Nothing here depends on the runtime of a caller: a program that blocks its threads, or ends a runtime, keeps its locks.
 //!
 //! Invariants: nothing is renewed whose guard is gone, that was lost, or that was held for `max_hold`.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use super::holding::{Holding, Kind};
 use super::locks::Locks;
-use crate::clock::Tick;
+use crate::background::{Resident, Schedule, Visit};
+use crate::clock::{Clock, Tick};
 use crate::store::lock::{LockStore, Ticket};
 use crate::store::permit::PermitStore;
 
-/// The longest sleep: timers stand still while the machine sleeps.
-const SLICE: Duration = Duration::from_millis(250);
-
 #[derive(Default)]
 pub(super) struct Keeping {
-    table: Mutex<Table>,
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct Table {
-    kept: HashMap<u64, Kept>,
-    runs: bool,
+    schedule: Arc<Schedule<Kept>>,
+    renewer: Resident,
 }
 
 struct Kept {
@@ -41,118 +34,89 @@ struct Kept {
     end: Tick,
     /// When it was last asked for, in vain or not.
     asked: Tick,
-    due: Tick,
 }
 
-enum Due {
-    /// Each for so long.
-    Renew(Vec<(Arc<Holding>, Duration)>),
-    NothingFor(Duration),
+impl Kept {
+    /// What to ask for at `now`, if anything.
+    fn visit(&mut self, now: Tick) -> Visit<(Arc<Holding>, Duration)> {
+        let left = self.end.since(now);
+        match self.holding.upgrade().filter(|holding| left > self.ttl / 3 && holding.is_valid()) {
+            None => Visit::Remove,
+            Some(holding) => {
+                self.asked = now;
+                // Not again until the answer is given up: see `patience`.
+                Visit::Again(now.after(self.ttl / 3), (holding, self.ttl.min(left)))
+            }
+        }
+    }
 }
 
 impl Keeping {
     /// Renews it for `ttl` again and again, until it is dropped or lost, or `end` is near.
     pub(super) fn keep(holding: &Arc<Holding>, ttl: Duration, max_hold: Duration) {
-        let (locks, renewed) = (&holding.locks, holding.granted);
-        let kept = Kept {
-            holding: Arc::downgrade(holding),
-            ttl,
-            end: renewed.after(max_hold),
-            asked: renewed,
-            due: renewed.after(ttl / 3),
-        };
-        let mut table = locks.keeping.table();
-        table.kept.insert(holding.token, kept);
-        if !table.runs {
-            table.runs = true;
-            locks.context.background.spawn_until_close(run(locks.clone()));
-        }
-        drop(table);
-        locks.keeping.changed.notify_one();
+        let (locks, granted) = (&holding.locks, holding.granted);
+        let kept =
+            Kept { holding: Arc::downgrade(holding), ttl, end: granted.after(max_hold), asked: granted };
+        locks.keeping.schedule.insert(holding.token, granted.after(ttl / 3), kept);
+        locks.context.background.ensure(&locks.keeping.renewer, || {
+            let (weak, schedule) = (Arc::downgrade(locks), locks.keeping.schedule.clone());
+            let (clock, reconnects) = (locks.context.clock.clone(), locks.context.background_reconnects());
+            move || run(weak.clone(), schedule.clone(), clock.clone(), reconnects.clone())
+        });
     }
 
     pub(super) fn forget(&self, token: u64) {
-        if self.table().kept.remove(&token).is_some() {
-            self.changed.notify_one();
-        }
+        self.schedule.remove(token);
     }
 
-    /// What there is to do; none, if nothing is left to be renewed.
-    fn due(&self, now: Tick) -> Option<Due> {
-        let mut table = self.table();
-        table.kept.retain(|_, kept| {
-            let ends = kept.end.since(now) <= kept.ttl / 3;
-            !ends && kept.holding.upgrade().is_some_and(|holding| holding.is_valid())
-        });
-        let Some(next) = table.kept.values().map(|kept| kept.due).min() else {
-            table.runs = false;
-            return None;
-        };
-        if next > now {
-            return Some(Due::NothingFor(next.since(now)));
+    /// What there is to renew, each for so long.
+    fn due(&self, now: Tick) -> Vec<(Arc<Holding>, Duration)> {
+        let mut due = self.schedule.visit(now, |_, kept| kept.visit(now));
+        // Those that fall due within a twelfth of their time go along.
+        if let Some(longest) = due.iter().map(|(_, ttl)| *ttl).max() {
+            due.extend(self.schedule.visit(now.after(longest / 12), |_, kept| {
+                if now.since(kept.asked) < kept.ttl / 4 { Visit::Skip } else { kept.visit(now) }
+            }));
         }
-        let due =
-            table.kept.values_mut().filter(|kept| kept.due <= now || now.since(kept.asked) >= kept.ttl / 4);
-        let with_ttl = |kept: &mut Kept| {
-            // Not again until the answer is given up: see `patience`.
-            (kept.asked, kept.due) = (now, now.after(kept.ttl / 3));
-            Some((kept.holding.upgrade()?, kept.ttl.min(kept.end.since(now))))
-        };
-        Some(Due::Renew(due.filter_map(with_ttl).collect()))
+        due
     }
 
-    fn renewed(&self, token: u64, sent: Tick) {
-        if let Some(kept) = self.table().kept.get_mut(&token) {
-            (kept.asked, kept.due) = (sent, sent.after(kept.ttl / 3));
-        }
-    }
-
-    fn failed(&self, token: u64, now: Tick) {
-        if let Some(kept) = self.table().kept.get_mut(&token) {
-            kept.due = now.after((kept.ttl / 20).max(Duration::from_millis(5)));
-            self.changed.notify_one();
-        }
-    }
-
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failed(&self, token: u64, ttl: Duration, now: Tick) {
+        self.schedule.postpone(token, now.after((ttl / 20).max(Duration::from_millis(5))));
     }
 }
 
-/// Says that the renewals have ended, also where their runtime has, so that the next lock starts them anew.
-struct Running {
-    locks: Arc<Locks>,
-    /// They came to their own end, and others may run by now.
-    ended: bool,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.locks.keeping.table().runs = false;
-        }
-    }
-}
-
-async fn run(locks: Arc<Locks>) {
-    let mut running = Running { locks: locks.clone(), ended: false };
+/// Holds no reference to the locks while it waits.
+async fn run(
+    locks: Weak<Locks>,
+    schedule: Arc<Schedule<Kept>>,
+    clock: Clock,
+    mut reconnects: Option<watch::Receiver<u64>>,
+) {
     let mut under_way = JoinSet::new();
-    while let Some(due) = locks.keeping.due(locks.context.clock.now()) {
-        match due {
-            Due::NothingFor(span) => {
-                let _ = timeout(span.min(SLICE), locks.keeping.changed.notified()).await;
-            }
-            Due::Renew(mut due) => {
-                while under_way.try_join_next().is_some() {}
-                due.sort_by_key(|(holding, ttl)| class(holding.kind, *ttl));
-                for alike in due.chunk_by(|(a, x), (b, y)| class(a.kind, *x) == class(b.kind, *y)) {
-                    under_way.spawn(renew(locks.clone(), alike.to_vec()));
-                }
-            }
+    loop {
+        tokio::select! {
+            () = schedule.due(&clock) => {}
+            () = reconnected(&mut reconnects) => schedule.hurry(clock.now()),
+        }
+        let Some(locks) = locks.upgrade() else { return };
+        while under_way.try_join_next().is_some() {}
+        let mut due = locks.keeping.due(clock.now());
+        due.sort_by_key(|(holding, ttl)| class(holding.kind, *ttl));
+        for alike in due.chunk_by(|(a, x), (b, y)| class(a.kind, *x) == class(b.kind, *y)) {
+            under_way.spawn(renew(locks.clone(), alike.to_vec()));
         }
     }
-    running.ended = true;
-    while under_way.join_next().await.is_some() {}
+}
+
+/// Completes when a connection of the background has come up again.
+pub(super) async fn reconnected(reconnects: &mut Option<watch::Receiver<u64>>) {
+    if let Some(counted) = reconnects
+        && counted.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// What goes in one request: times to live that differ by less than half, so that who is in a hurry gives up for nobody else.
@@ -165,7 +129,7 @@ async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
     due.retain(|(holding, ttl)| holding.asks(sent, *ttl));
     let Some(kind) = due.first().map(|(holding, _)| holding.kind) else { return };
     let Ok(store) = locks.context.background_coordination() else {
-        // Closed: this task is about to be ended.
+        // Closed: this loop is about to be ended.
         return due.iter().for_each(|(holding, _)| locks.keeping.forget(holding.token));
     };
     // Over before any of them is due again.
@@ -182,7 +146,7 @@ async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
     let held = answer.unwrap_or_else(|_| vec![None; due.len()]);
     for ((holding, ttl), held) in due.into_iter().zip(held) {
         match held {
-            Some(held) if held && holding.renewed(sent, ttl) => locks.keeping.renewed(holding.token, sent),
+            Some(true) if holding.renewed(sent, ttl) => {}
             Some(held) => {
                 locks.keeping.forget(holding.token);
                 if !held && holding.end() {
@@ -190,7 +154,7 @@ async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
                 }
             }
             // What comes of it shows at the guards' deadlines.
-            None => locks.keeping.failed(holding.token, now),
+            None => locks.keeping.failed(holding.token, ttl, now),
         }
     }
 }

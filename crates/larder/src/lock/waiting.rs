@@ -1,40 +1,52 @@
-//! Who waits in line for locks in this process, and the heartbeat that keeps their places.
+//! The attempts of this process that wait for locks, and the heartbeat that keeps their places.
 //!
-//! The problem: the server cannot know whether who stands in line still lives, and a lock that is handed to the dead stands
-//! still. The mechanism: while anybody waits here, one task tells the store so, 4.5 times a second, all places of all
-//! locks in one request (one a slot on a cluster). That request also hands on what is free, and its answer says whose turn it is:
-//! so a wake-up that was lost costs one beat.
+//! The problem: the server cannot know whether a waiter still lives, and a lock that is handed to a dead one stands still. The
+//! mechanism: while anything waits here, one loop of the background says so to the store, 4.5 times a second, for all places of
+//! all locks in one request (one a slot on a cluster). That request also hands on what is free, and its answer says whose turn it
+//! is: so a wake-up that was lost costs one beat.
 //!
-//! Invariants: one task, none while nobody waits. A waiter that is told to come is told once more with each beat until it does.
+//! The heartbeat has a connection of its own, that of the background; where that does not answer soon it is sent once more, on
+//! the connection of callers. So one connection that breaks makes no waiter look dead.
 //!
-//! Not guaranteed: that a waiter whose future nobody polls comes. It is passed over, and keeps its place while its process
-//! lives.
+//! Invariants: one loop, which sends nothing while nothing waits. A waiter whose turn it is is notified again with each beat.
+//!
+//! Not guaranteed: that a waiter whose future nobody polls takes its turn. It is passed over, and keeps its place while its
+//! process lives.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval};
+use futures_util::future::join;
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::keeping::reconnected;
 use super::locks::Locks;
+use crate::background::Resident;
 use crate::clock::Tick;
+use crate::error::{Error, Result};
 use crate::store::lock::{LockStore, Pace, Ticket, Turn};
 
 /// How long a beat is waited for: if its answer is lost, the next is sent while the waiters still count as alive.
 const PATIENCE: Duration = Duration::from_millis(400);
+/// After that it is sent on the other connection, too.
+const HEDGE: Duration = Duration::from_millis(150);
 
 #[derive(Default)]
 pub(super) struct Waiting {
-    table: Mutex<Table>,
-    left: Notify,
+    queue: Arc<WaitQueue>,
+    heart: Resident,
 }
 
 #[derive(Default)]
-struct Table {
+struct WaitQueue {
     /// By lock, then by token, as the store wants them.
-    places: BTreeMap<(String, u64), Known>,
-    beats: bool,
+    places: Mutex<BTreeMap<(String, u64), Known>>,
+    /// Notified when the first has come.
+    begun: Notify,
+    left: Notify,
 }
 
 struct Known {
@@ -43,117 +55,152 @@ struct Known {
     answered: Option<Tick>,
 }
 
-/// A place in line: kept until it is dropped.
+/// A place in the queue of a lock: kept until it is dropped.
 pub(super) struct Place {
-    locks: Arc<Locks>,
+    queue: Arc<WaitQueue>,
     key: (String, u64),
     pub(super) told: Arc<Notify>,
 }
 
 impl Waiting {
-    /// Keeps the place of an attempt that stands in line.
+    /// Keeps the place of an attempt that waits.
     pub(super) fn join(locks: &Arc<Locks>, lock: &str, token: u64) -> Place {
         let (key, told) = ((lock.to_owned(), token), Arc::new(Notify::new()));
-        let mut table = locks.waiting.table();
-        table.places.insert(key.clone(), Known { told: told.clone(), answered: None });
-        if !table.beats {
-            table.beats = true;
-            locks.context.background.spawn_until_close(beat(locks.clone()));
+        let queue = &locks.waiting.queue;
+        let mut places = queue.places();
+        let first = places.is_empty();
+        places.insert(key.clone(), Known { told: told.clone(), answered: None });
+        drop(places);
+        if first {
+            queue.begun.notify_one();
         }
-        drop(table);
-        Place { locks: locks.clone(), key, told }
+        locks.context.background.ensure(&locks.waiting.heart, || {
+            let (weak, queue) = (Arc::downgrade(locks), queue.clone());
+            let reconnects = locks.context.background_reconnects();
+            move || run(weak.clone(), queue.clone(), reconnects.clone())
+        });
+        Place { queue: queue.clone(), key, told }
     }
 
     /// When a heartbeat for this place was last answered.
     pub(super) fn answered(&self, lock: &str, token: u64) -> Option<Tick> {
-        self.table().places.get(&(lock.to_owned(), token))?.answered
+        self.queue.places().get(&(lock.to_owned(), token))?.answered
     }
 
     pub(super) fn wake_all(&self) {
-        self.table().places.values().for_each(|known| known.told.notify_one());
+        self.queue.places().values().for_each(|known| known.told.notify_one());
     }
 
     #[cfg(test)]
     pub(super) fn anybody(&self) -> bool {
-        !self.table().places.is_empty()
+        !self.queue.places().is_empty()
     }
 
-    /// Completes when nobody waits.
+    /// Completes when nothing waits.
     pub(super) async fn emptied(&self) {
         loop {
-            let left = self.left.notified();
-            if self.table().places.is_empty() {
+            let mut left = pin!(self.queue.left.notified());
+            left.as_mut().enable();
+            if self.queue.places().is_empty() {
                 return;
             }
             left.await;
         }
     }
+}
 
+impl WaitQueue {
     fn tickets(&self) -> Vec<Ticket> {
-        let mut table = self.table();
-        table.beats = !table.places.is_empty();
-        table.places.keys().map(|(lock, token)| Ticket { lock: lock.clone(), token: *token }).collect()
+        self.places().keys().map(|(lock, token)| Ticket { lock: lock.clone(), token: *token }).collect()
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Tells the waiters what a beat that was sent at `sent` was answered.
+    fn tell(&self, sent: Tick, tickets: Vec<Ticket>, answer: Result<Vec<Option<Turn>>>) {
+        let mut places = self.places();
+        let Ok(turns) = answer else { return places.values().for_each(|known| known.told.notify_one()) };
+        for (ticket, turn) in tickets.into_iter().zip(turns) {
+            let Some(known) = places.get_mut(&(ticket.lock, ticket.token)) else { continue };
+            if turn.is_some() {
+                known.answered = Some(sent);
+            }
+            // Where nothing was answered it asks for itself, and learns what is the matter.
+            if turn != Some(Turn::Waits) {
+                known.told.notify_one();
+            }
+        }
+    }
+
+    fn places(&self) -> MutexGuard<'_, BTreeMap<(String, u64), Known>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.locks.waiting.table().places.remove(&self.key);
-        self.locks.waiting.left.notify_waiters();
+        self.queue.places().remove(&self.key);
+        self.queue.left.notify_waiters();
     }
 }
 
-/// Says that the heartbeat has ended, also where its runtime has, so that the next who waits starts another.
-struct Beating {
-    locks: Arc<Locks>,
-    /// It came to its own end, and another may beat by now.
-    ended: bool,
-}
-
-impl Drop for Beating {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.locks.waiting.table().beats = false;
-        }
-    }
-}
-
-async fn beat(locks: Arc<Locks>) {
-    let mut beating = Beating { locks: locks.clone(), ended: false };
-    let mut ticks = interval(Pace::BEAT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick is now, and whoever has just come to stand in line was heard of.
-    ticks.tick().await;
+/// Holds no reference to the locks while it waits.
+async fn run(locks: Weak<Locks>, queue: Arc<WaitQueue>, mut reconnects: Option<watch::Receiver<u64>>) {
     loop {
+        if queue.places().is_empty() {
+            queue.begun.notified().await;
+        }
+        let mut ticks = interval(Pace::BEAT);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick is now, and the server has just heard of an attempt that begins to wait.
         ticks.tick().await;
-        let tickets = locks.waiting.tickets();
-        if tickets.is_empty() {
-            beating.ended = true;
-            return;
-        }
-        let Ok(store) = locks.context.background_coordination() else { return locks.waiting.wake_all() };
-        let sent = locks.context.clock.now();
-        locks.meter.beat();
-        let answer = store.stand_by(&tickets, PATIENCE.min(locks.timeout())).await;
-        let mut table = locks.waiting.table();
-        match answer {
-            Ok(turns) => {
-                for (ticket, turn) in tickets.into_iter().zip(turns) {
-                    let Some(known) = table.places.get_mut(&(ticket.lock, ticket.token)) else { continue };
-                    if turn.is_some() {
-                        known.answered = Some(sent);
-                    }
-                    // Where nothing was answered it asks for itself, and learns what is the matter.
-                    if turn != Some(Turn::Waits) {
-                        known.told.notify_one();
-                    }
-                }
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                // The places were kept for as long as the server did not hear of them: at once, then.
+                () = reconnected(&mut reconnects) => ticks.reset(),
             }
-            Err(_) => table.places.values().for_each(|known| known.told.notify_one()),
+            let tickets = queue.tickets();
+            if tickets.is_empty() {
+                break;
+            }
+            let Some(locks) = locks.upgrade() else { return };
+            let sent = locks.context.clock.now();
+            locks.meter.beat();
+            let answer = beat(&locks, &tickets).await;
+            queue.tell(sent, tickets, answer);
         }
+    }
+}
+
+/// One heartbeat, on the background's connection, and on the callers' where that does not answer soon.
+async fn beat(locks: &Locks, tickets: &[Ticket]) -> Result<Vec<Option<Turn>>> {
+    let patience = PATIENCE.min(locks.timeout());
+    let (own, callers) = (locks.context.background_coordination()?, locks.context.coordination()?);
+    let mut first = pin!(own.stand_by(tickets, patience));
+    if std::ptr::eq(own, callers) {
+        return first.await;
+    }
+    let second = || callers.stand_by(tickets, patience.saturating_sub(HEDGE));
+    match timeout(HEDGE, &mut first).await {
+        Ok(Ok(turns)) if turns.iter().all(Option::is_some) => Ok(turns),
+        Ok(answer) => either(answer, second().await),
+        Err(_) => {
+            let (answer, other) = join(first, second()).await;
+            either(answer, other)
+        }
+    }
+}
+
+/// What was answered to either of two beats for the same places.
+fn either(
+    one: Result<Vec<Option<Turn>>>,
+    other: Result<Vec<Option<Turn>>>,
+) -> Result<Vec<Option<Turn>>, Error> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => {
+            // The later answer knows more: a turn that has come, or a place that is gone.
+            Ok(one.into_iter().zip(other).map(|(one, other)| other.or(one)).collect())
+        }
+        (Ok(turns), Err(_)) | (Err(_), Ok(turns)) => Ok(turns),
+        (Err(error), Err(_)) => Err(error),
     }
 }

@@ -8,6 +8,7 @@
 //! Not promised: that two processes see a change at the same instant. A near read is at most [`Near::STALENESS`] behind,
 //! and as a rule the time that one message takes.
 
+mod asking;
 mod calls;
 mod changes;
 mod sync;
@@ -16,6 +17,7 @@ mod version;
 
 use std::time::Duration;
 
+pub(crate) use asking::Asking;
 pub(crate) use calls::Listening;
 pub(crate) use changes::Changes;
 pub(crate) use tier::{Copied, Ticket, Tier};

@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::memory::{Bounds, MemoryStore};
 use super::once::{OnceStart, OnceStore, Run};
-use super::redis::{Login, RedisStore};
+use super::redis::{Hosts, Login, RedisStore};
 use super::{Claim, Expiry, Fencing, FillStart, Force, RefreshClaim, RefreshStart, Store};
 use crate::clock::Clock;
 use crate::envelope::Envelope;
@@ -326,6 +326,7 @@ pub(super) async fn real_store() -> RedisStore {
         client_name: "larder".into(),
         clock: Clock::default(),
         learned: Arc::default(),
+        hosts: Hosts::at_home(&tokio::runtime::Handle::current()),
     };
     let listener: Arc<Changes> = Arc::default();
     let store = RedisStore::start(target.deployment, login.clone(), login, 1, Some(listener));

@@ -41,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::error::Result;
 use crate::name::Name;
@@ -337,6 +338,15 @@ impl AnyStore {
             Self::Memory(_) => Eviction::Never,
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.eviction(),
+        }
+    }
+
+    /// Changes whenever a connection has come up again after it was lost; `None` for a store that has none.
+    pub(crate) fn reconnects(&self) -> Option<watch::Receiver<u64>> {
+        match self {
+            Self::Memory(_) => None,
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => Some(store.reconnects()),
         }
     }
 

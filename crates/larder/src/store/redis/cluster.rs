@@ -17,6 +17,7 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
+use tracing::instrument::WithSubscriber;
 
 use super::dial::{Destination, Login};
 use super::error::Failure;
@@ -72,7 +73,8 @@ impl Cluster {
     ) -> Self {
         let (map, stale, looked) = (RwLock::default(), Notify::new(), watch::Sender::default());
         let shared = Arc::new(Shared { seeds, login, connections, tracking, map, stale, looked });
-        let refresher = tokio::spawn(Shared::keep_fresh(shared.clone())).abort_handle();
+        let refresher = Shared::keep_fresh(shared.clone()).with_current_subscriber();
+        let refresher = shared.login.hosts.home().spawn(refresher).abort_handle();
         Self { shared, refresher }
     }
 

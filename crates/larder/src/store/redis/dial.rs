@@ -10,11 +10,13 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
     PushInfo, RedisConnectionInfo,
 };
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::agreement::Agreement;
 use super::error::translate;
 use super::full;
+use super::hosts::Hosts;
 use super::identity::{Identity, Role, identify};
 use super::sentinel;
 use crate::clock::Clock;
@@ -43,6 +45,15 @@ pub(crate) struct Login {
     /// What the server's time is measured against.
     pub(crate) clock: Clock,
     pub(crate) learned: Arc<Learned>,
+    /// Where connections are dialled and driven.
+    pub(crate) hosts: Hosts,
+}
+
+impl Login {
+    /// The same for connections of the background.
+    pub(crate) fn at_home(&self, home: &Handle) -> Self {
+        Self { hosts: Hosts::at_home(home), ..self.clone() }
+    }
 }
 
 /// What the servers of a store have said of themselves, and which of them the links talk to.

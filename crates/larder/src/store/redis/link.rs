@@ -5,9 +5,13 @@
 //! [move](super::agreement) to another server, the supervisor dials at once, and
 //! callers wait for that one attempt. If it fails, the link is down: callers get the error without waiting, and the
 //! supervisor keeps dialling with backoff and jitter. So an outage costs each caller a bounded time once, and then
-//! none.
+//! none. While it pauses for long the link is down, not dialling: a caller waits for an attempt, not for a pause.
+//!
+//! The supervisor runs at home, the connection on the runtime of a caller: see [`hosts`](super::hosts). Where that runtime has
+//! ended or does not run, the server is not at fault, and the next connection is dialled elsewhere at once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -15,13 +19,16 @@ use futures_util::future::OptionFuture;
 use redis::PushKind;
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tracing::instrument::WithSubscriber;
 
 use super::agreement::Admission;
 use super::dial::{Destination, Dialled, Learned, Login, describe, dial, look_up};
 use super::error::translate;
+use super::hosts::{Driver, run_on};
 use super::identity::{AskRole, Identity, Role};
 use super::slots;
 use super::time::ServerTime;
@@ -29,7 +36,7 @@ use super::tracking::{Lane, arm};
 use crate::credentials::{CredentialSource, Kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::trust::Seen;
-use crate::telemetry::{self, target};
+use crate::telemetry::target;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A tracked connection's, on whose answers near reads live.
@@ -38,6 +45,8 @@ const TRACKED_HEARTBEAT: Duration = Duration::from_millis(500);
 const SLOTS_EVERY: u32 = 4;
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
+/// The longest pause that callers wait for, as they do for a dial.
+const WAITED_FOR: Duration = Duration::from_millis(400);
 /// The shortest after the server said that it takes no more connections.
 const BUSY_DELAY: Duration = Duration::from_millis(500);
 /// How often a name that leads to a replica is looked up: less and less often, and soon after a request was refused.
@@ -52,6 +61,8 @@ pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     number: u64,
     broken: Arc<Notify>,
+    /// Whether the runtime that drove it has ended.
+    stranded: Arc<AtomicBool>,
     since: Instant,
     /// As what it is believed, where changes are told.
     pub(super) seen: Option<Seen>,
@@ -67,6 +78,10 @@ impl Live {
     /// Gives the connection up, so that the link dials again: the server is no longer the master.
     pub(super) fn give_up(&self) {
         self.broken.notify_one();
+    }
+
+    fn end(&self) -> End {
+        if self.stranded.load(Ordering::Acquire) { End::Stranded } else { End::Broken }
     }
 
     /// Whether it has stood for a while: what one connection was told need not be told to the next at once.
@@ -87,7 +102,7 @@ enum State {
 /// Drops its connection and stops dialling when dropped.
 pub(super) struct Link {
     state: watch::Sender<State>,
-    learned: Arc<Learned>,
+    login: Arc<Login>,
     time: Arc<ServerTime>,
     supervisor: AbortHandle,
 }
@@ -97,10 +112,10 @@ impl Link {
     pub(super) fn start(destination: Destination, kind: Kind, login: Arc<Login>, lane: Option<Lane>) -> Self {
         let (state, _) = watch::channel(State::Dialling);
         let time = Arc::new(ServerTime::new(login.clock.clone()));
-        let learned = login.learned.clone();
-        let supervisor = Supervisor { destination, kind, login, time: time.clone(), lane };
-        let supervisor = tokio::spawn(supervisor.run(state.clone())).abort_handle();
-        Self { state, learned, time, supervisor }
+        let supervisor = Supervisor { destination, kind, login: login.clone(), time: time.clone(), lane };
+        let supervisor = supervisor.run(state.clone()).with_current_subscriber();
+        let supervisor = login.hosts.home().spawn(supervisor).abort_handle();
+        Self { state, login, time, supervisor }
     }
 
     /// The connection, if it is open.
@@ -113,7 +128,7 @@ impl Link {
 
     /// Whether it leads to the server that the links of the node talk to.
     fn is_current(&self, live: &Live) -> bool {
-        live.generation == OF_CLUSTER || live.generation == self.learned.agreement.generation()
+        live.generation == OF_CLUSTER || live.generation == self.login.learned.agreement.generation()
     }
 
     /// The connection; waits while it is being dialled, fails at once while the server is away.
@@ -123,6 +138,7 @@ impl Link {
 
     /// As [`live`](Self::live), but not the connection `failed`, which its caller saw break.
     pub(super) async fn live_after(&self, failed: Option<&Live>) -> Result<Live> {
+        self.login.hosts.remember_caller();
         let usable =
             |live: &Live| self.is_current(live) && failed.is_none_or(|failed| failed.number != live.number);
         let mut state = self.state.subscribe();
@@ -186,39 +202,51 @@ impl Supervisor {
         let mut delays = delays();
         loop {
             number += 1;
-            let (live, about) = self.dial_until_up(&state, &mut delays, number).await;
-            let connected = telemetry::connected(&describe(&self.destination), self.role(), number > 1);
+            let Opened { live, about, runtime } = self.dial_until_up(&state, &mut delays, number).await;
+            let connected =
+                self.login.hosts.meter.connected(&describe(&self.destination), self.role(), number > 1);
+            let driver = drive(&state, &live, runtime);
             put(&state, State::Up(live.clone()));
+            if number > 1 {
+                self.login.hosts.note_reconnect();
+            }
             let since = Instant::now();
             let seen = live.seen;
-            let end = self.watch(live, about).await;
+            let end = self.watch(live, about, &driver).await;
             drop(connected);
             if let (Some(lane), Some(seen)) = (&self.lane, seen) {
                 // A connection that is given up may be open still, and tell of nothing that matters.
                 lane.end(seen);
             }
-            tracing::warn!(
-                target: target::CONNECTION,
-                server = %describe(&self.destination),
-                role = self.role(),
-                "connection lost, dialling again"
-            );
-            put(
-                &state,
-                match end {
-                    End::Broken | End::Moved => State::Dialling,
-                    // Who hangs will hardly answer a dial sooner: callers need not wait for that.
-                    End::Silent => State::Down(Error::new(
-                        ErrorKind::TimedOut,
-                        format!("{} has stopped answering", describe(&self.destination)),
-                    )),
-                },
-            );
-            if since.elapsed() > HEARTBEAT || end == End::Moved {
-                delays = self::delays();
-            } else {
-                // A server that takes connections and drops them at once must not be dialled without a pause.
-                sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
+            let server = describe(&self.destination);
+            let down = |kind, what: &str| State::Down(Error::new(kind, format!("{server} {what}")));
+            // A server that takes connections and drops them at once must not be dialled without a pause.
+            let brief = since.elapsed() <= HEARTBEAT && end != End::Moved;
+            let pause = brief.then(|| delays.next().unwrap_or(LONGEST_DELAY));
+            let next = match end {
+                End::Stranded => {
+                    tracing::info!(
+                        target: target::CONNECTION,
+                        %server,
+                        role = self.role(),
+                        "the runtime that drove a connection does not run: dialling on another"
+                    );
+                    self.login.hosts.forget(&driver.runtime);
+                    put(&state, State::Dialling);
+                    continue;
+                }
+                // A hanging server will hardly answer a dial sooner: callers need not wait for that.
+                End::Silent => down(ErrorKind::TimedOut, "has stopped answering"),
+                End::Broken if pause.is_some_and(|pause| pause > WAITED_FOR) => {
+                    down(ErrorKind::Disconnected, "drops new connections")
+                }
+                End::Broken | End::Moved => State::Dialling,
+            };
+            tracing::warn!(target: target::CONNECTION, %server, role = self.role(), "connection lost, dialling again");
+            put(&state, next);
+            match pause {
+                Some(pause) => sleep(pause).await,
+                None => delays = self::delays(),
             }
         }
     }
@@ -233,7 +261,7 @@ impl Supervisor {
         state: &watch::Sender<State>,
         delays: &mut ExponentialBackoff,
         number: u64,
-    ) -> (Live, About) {
+    ) -> Opened {
         loop {
             let mut least = Duration::ZERO;
             match self.dial_once(number).await {
@@ -258,8 +286,20 @@ impl Supervisor {
         }
     }
 
-    /// Opens a connection; none where the links moved on meanwhile.
-    async fn dial_once(&self, number: u64) -> Result<Option<(Live, About)>> {
+    /// Opens a connection on the first runtime that runs; none where the links moved on meanwhile.
+    async fn dial_once(&self, number: u64) -> Result<Option<Opened>> {
+        let hosts = &self.login.hosts;
+        for runtime in hosts.candidates() {
+            match self.dial_on(&runtime, number).await {
+                Some(opened) => return opened,
+                None => hosts.forget(&runtime),
+            }
+        }
+        Err(Error::closed())
+    }
+
+    /// As [`dial_once`](Self::dial_once); `None` where the runtime has ended or does not run.
+    async fn dial_on(&self, runtime: &Handle, number: u64) -> Option<Result<Option<Opened>>> {
         let begun = self.login.learned.agreement.generation();
         let broken = Arc::new(Notify::new());
         let on_break = broken.clone();
@@ -273,15 +313,20 @@ impl Supervisor {
                 on_break.notify_one();
             }
         };
+        let (destination, login) = (self.destination.clone(), self.login.clone());
+        let dialling = async move { dial(&destination, &login, pushes).await };
         let Dialled { connection, address, identity, credentials } =
-            dial(&self.destination, &self.login, pushes).await?;
+            match run_on(runtime, self.login.connect_timeout, dialling).await? {
+                Ok(dialled) => dialled,
+                Err(error) => return Some(Err(error)),
+            };
         let (generation, trusted) = if self.kind == Kind::OfCluster {
             (OF_CLUSTER, true)
         } else {
             match self.login.learned.agreement.admit(&identity, begun, &describe(&self.destination)) {
                 Admission::Used { generation, trusted } => (generation, trusted),
-                Admission::Again => return Ok(None),
-                Admission::Refused(error) => return Err(error),
+                Admission::Again => return Some(Ok(None)),
+                Admission::Refused(error) => return Some(Err(error)),
             }
         };
         let member = trusted.then(|| Member { learned: self.login.learned.clone(), generation });
@@ -289,6 +334,7 @@ impl Supervisor {
             connection,
             number,
             broken,
+            stranded: Arc::default(),
             since: Instant::now(),
             seen: None,
             role: identity.role,
@@ -305,14 +351,14 @@ impl Supervisor {
             self.beat(&live, AskRole::No).await.map(drop)
         };
         // The first heartbeat belongs to the handshake: without it freshness could not be judged.
-        match timeout(self.login.connect_timeout, handshake).await {
+        Some(match timeout(self.login.connect_timeout, handshake).await {
             Ok(Ok(())) => {
                 let about = About { identity, credentials, _member: member };
-                Ok(Some((live, about)))
+                Ok(Some(Opened { live, about, runtime: runtime.clone() }))
             }
             Ok(Err(error)) => Err(translate(&error, &address.to_string())),
             Err(_) => Err(Error::timed_out(self.login.connect_timeout)),
-        }
+        })
     }
 
     /// Asks for the server's time, and for its role where that can be asked: one round trip. A master's answer keeps valid
@@ -331,7 +377,7 @@ impl Supervisor {
     }
 
     /// Returns when the connection is at its end.
-    async fn watch(&self, live: Live, mut about: About) -> End {
+    async fn watch(&self, live: Live, mut about: About, driver: &Driver) -> End {
         let agreement = &self.login.learned.agreement;
         let mut moves = agreement.moves();
         let server = describe(&self.destination);
@@ -348,7 +394,7 @@ impl Supervisor {
         let (mut missed, mut beats, mut slots) = (0, 0, None);
         loop {
             tokio::select! {
-                () = live.broken.notified() => return End::Broken,
+                () = live.broken.notified() => return live.end(),
                 _ = moves.wait_for(|generation| *generation != live.generation), if !of_cluster => {
                     return End::Moved;
                 }
@@ -377,13 +423,14 @@ impl Supervisor {
                 _ = heartbeat.tick() => {}
             }
             match timeout(HEARTBEAT, self.beat(&live, about.identity.ask_role)).await {
-                Ok(Err(_)) => return End::Broken,
+                Ok(Err(_)) => return live.end(),
                 Ok(Ok(role)) => {
                     missed = 0;
                     if role.is_some() && role != live.role {
                         agreement.move_from(live.generation, &server, "its role changed");
                     }
                 }
+                Err(_) if !self.login.hosts.runs(&driver.runtime).await => return End::Stranded,
                 Err(_) => missed += 1,
             }
             if !of_cluster && agreement.is_stray(&about.identity) {
@@ -497,6 +544,33 @@ enum End {
     Moved,
     /// Two heartbeats went unanswered.
     Silent,
+    /// The runtime that drove it has ended or does not run: the server may be as well as ever.
+    Stranded,
+}
+
+/// A connection that is up, and the runtime that drives it.
+struct Opened {
+    live: Live,
+    about: About,
+    runtime: Handle,
+}
+
+/// Notes at once, for callers and the supervisor, when the runtime of a connection ends.
+fn drive(state: &watch::Sender<State>, live: &Live, runtime: Handle) -> Driver {
+    let (state, number) = (state.clone(), live.number);
+    let (stranded, broken) = (live.stranded.clone(), live.broken.clone());
+    Driver::new(runtime, move || {
+        stranded.store(true, Ordering::Release);
+        // A later connection is none of this driver's business.
+        state.send_if_modified(|state| {
+            let ours = matches!(state, State::Up(live) if live.number == number);
+            if ours {
+                *state = State::Dialling;
+            }
+            ours
+        });
+        broken.notify_one();
+    })
 }
 
 fn delays() -> ExponentialBackoff {

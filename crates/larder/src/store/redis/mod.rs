@@ -8,6 +8,7 @@ mod cluster;
 mod dial;
 mod error;
 mod full;
+mod hosts;
 mod identity;
 mod job;
 pub(crate) mod limit;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use redis::{Cmd, Value, cmd};
+use tokio::sync::watch;
 
 use super::lock::Pace;
 use super::trust::Lanes;
@@ -43,19 +45,21 @@ use crate::keyspace::Keyspace;
 use crate::name::Name;
 use dial::Learned;
 pub(crate) use dial::Login;
+pub(crate) use hosts::Hosts;
 use network::Network;
 use node::Replay;
 use tracking::Tracking;
 
 pub(crate) struct RedisStore {
     network: Network,
+    reconnects: watch::Receiver<u64>,
     lanes: Arc<Lanes>,
     pub(super) pace: Pace,
     learned: Arc<Learned>,
 }
 
 impl RedisStore {
-    /// Starts to connect, inside a runtime; with a listener there is a tracked connection, too. [`ready`](Self::ready) waits
+    /// Starts to connect; with a listener there is a tracked connection, too. [`ready`](Self::ready) waits
     /// for the first attempt.
     pub(crate) fn start(
         deployment: Deployment,
@@ -69,9 +73,9 @@ impl RedisStore {
             let (lanes, clock) = (lanes.clone(), login.clock.clone());
             Tracking { lanes, listener, clock }
         });
-        let learned = login.learned.clone();
+        let (learned, reconnects) = (login.learned.clone(), login.hosts.reconnects());
         let network = Network::start(deployment, login, sentinel_login, connections, tracking);
-        Self { network, lanes, pace: Pace::default(), learned }
+        Self { network, reconnects, lanes, pace: Pace::default(), learned }
     }
 
     /// Waits for the first attempt to connect, and gives its failure.
@@ -81,6 +85,11 @@ impl RedisStore {
 
     pub(crate) fn eviction(&self) -> Eviction {
         self.learned.eviction()
+    }
+
+    /// Changes whenever a connection has come up again after it was lost.
+    pub(crate) fn reconnects(&self) -> watch::Receiver<u64> {
+        self.reconnects.clone()
     }
 
     /// Ends the connections, and the tasks that keep them.

@@ -1,0 +1,72 @@
+//! Claims of loads under way, renewed while they run.
+//!
+//! A claim is what others see of a load: it must not run out while the loader runs, even if that blocks its thread. So it is
+//! not the load's task that renews it, but a loop of the background.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::{Resident, Schedule, Visit};
+use crate::context::Context;
+use crate::name::Name;
+use crate::store::{Claim, Store};
+
+/// How long a claim outlives its loader's process.
+pub(crate) const LIVENESS: Duration = Duration::from_secs(3);
+const PERIOD: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub(crate) struct Claims {
+    schedule: Arc<Schedule<Held>>,
+    renewer: Resident,
+    next: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Held {
+    entry: Name,
+    claim: Claim,
+}
+
+impl Claims {
+    /// Renews a claim until it is [let go](Self::let_go); its number.
+    pub(crate) fn keep(context: &Arc<Context>, entry: &Name, claim: &Claim) -> u64 {
+        let claims = &context.claims;
+        let number = claims.next.fetch_add(1, Ordering::Relaxed);
+        let held = Held { entry: entry.clone(), claim: claim.clone() };
+        claims.schedule.insert(number, context.clock.now().after(PERIOD), held);
+        context.background.ensure(&claims.renewer, || {
+            let (weak, schedule) = (Arc::downgrade(context), claims.schedule.clone());
+            move || renew_all(weak.clone(), schedule.clone())
+        });
+        number
+    }
+
+    pub(crate) fn let_go(&self, number: u64) {
+        self.schedule.remove(number);
+    }
+}
+
+async fn renew_all(context: Weak<Context>, schedule: Arc<Schedule<Held>>) {
+    let Some(clock) = context.upgrade().map(|context| context.clock.clone()) else { return };
+    let mut under_way = JoinSet::new();
+    loop {
+        schedule.due(&clock).await;
+        let Some(context) = context.upgrade() else { return };
+        while under_way.try_join_next().is_some() {}
+        let now = clock.now();
+        for held in schedule.visit(now, |_, held| Visit::Again(now.after(PERIOD), held.clone())) {
+            under_way.spawn(renew(context.clone(), held));
+        }
+    }
+}
+
+/// Lost or not, the load goes on: its callers want its value.
+async fn renew(context: Arc<Context>, Held { entry, claim }: Held) {
+    let Ok(store) = context.background_store() else { return };
+    let renewal = store.renew_load(&entry, claim, LIVENESS);
+    let _ = tokio::time::timeout(context.limits.response_timeout, renewal).await;
+}
