@@ -26,10 +26,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use super::claim::LIVENESS;
 use super::loader::message;
 use super::verdict::Verdict;
 use super::{Cache, UNBOUNDED_SPAN};
+use crate::background::LIVENESS;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
