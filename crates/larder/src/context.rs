@@ -59,6 +59,7 @@ pub(crate) struct Context {
     /// Where connections get user and password from, if not from the settings.
     pub(crate) credentials: Option<Arc<CredentialSource>>,
     pub(crate) credentials_meter: Instrument,
+    pub(crate) together_meter: Instrument,
     pub(crate) ping_meter: Instrument,
     pub(crate) explain_meter: Instrument,
     pub(crate) tag_meter: Instrument,
@@ -149,6 +150,7 @@ impl Context {
             timers: Tasks::default(),
             credentials: None,
             credentials_meter: Instrument::new("larder", "", "renew_credentials"),
+            together_meter: Instrument::new("limiter", "", "check_together"),
             ping_meter: Instrument::new("larder", "", "ping"),
             explain_meter: Instrument::new("larder", "", "explain"),
             tag_meter: Instrument::new("tag", "", "invalidate"),

@@ -160,6 +160,17 @@ impl Keyspace {
         Ok(whole.as_str().to_owned())
     }
 
+    /// What the names of a limiter's records begin with that are in a group: the group is the hash tag. They end in `}`.
+    pub(crate) fn limit_group(&self, name: &str, group: impl CacheKey) -> Result<String> {
+        check("a rate limiter's name", name)?;
+        let mut text = Name::new();
+        group.write(&mut KeyText::new(&mut text));
+        if text.len() > LONGEST_NAME {
+            return Err(Error::invalid(format!("the name of a group has at most {LONGEST_NAME} bytes")));
+        }
+        Ok(format!("~limit.1:{{{}/+{}}}{{{name}:", self.namespace(), text.as_str()))
+    }
+
     fn namespace(&self) -> &str {
         self.prefix.trim_end_matches('/')
     }

@@ -12,7 +12,12 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::limit::{Quotas, RateLimiter};
+<<<<<<< HEAD
 use crate::lock::{Job, Lock, Locks, Semaphore, SeveralLocks};
+=======
+use crate::limit::{LimitKey, Together, together};
+use crate::lock::{Lock, Locks, Semaphore};
+>>>>>>> c867df4 (wip)
 use crate::stats::Stats;
 use crate::store::Store;
 
@@ -251,6 +256,43 @@ impl Larder {
         self.context.note_coordination();
         self.context.check_coordination_handle()?;
         RateLimiter::new(self.context.clone(), name, quotas.into())
+    }
+
+    /// Decides several keys of rate limiters together, in one round trip: all of them are charged, or none. Say a user and an
+    /// address, or a tenant and all of its users.
+    ///
+    /// ```
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// use larder::Quota;
+    ///
+    /// let by_user = larder.rate_limiter("user", Quota::per_minute(2))?;
+    /// let by_address = larder.rate_limiter("address", Quota::per_minute(100))?;
+    /// let both = || [by_user.key("ann"), by_address.key("10.0.0.1")];
+    /// for allowed in [true, true, false] {
+    ///     assert_eq!(larder.check_together(both()).await?.is_allowed(), allowed);
+    /// }
+    /// assert_eq!(by_address.remaining("10.0.0.1").await?, 98); // the refusal charged neither
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// No key takes from a lease. While the store is away each key is decided by its limiter's policy.
+    ///
+    /// # Errors
+    ///
+    /// As [`RateLimiter::check_n`]; `InvalidSetting` also for a key that is there twice, for limiters of another `Larder`,
+    /// and on a cluster for keys in several slots: put the limiters into one [group](RateLimiter::in_group).
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may have charged all of them.
+    pub fn check_together(
+        &self,
+        keys: impl IntoIterator<Item = LimitKey>,
+    ) -> Call<'_, impl Future<Output = Result<Together>> + Send> {
+        together::check(&self.context, keys.into_iter().collect())
     }
 
     /// What has been counted since the connection was made.

@@ -96,7 +96,8 @@ pub use lock::{
 
 // Rate limits
 pub use limit::{
-    DecidedBy, Decision, Lease, Outage, Quota, Quotas, RateLimiter, Reservation, Reserve, Settled,
+    DecidedBy, Decision, Lease, LimitKey, Outage, Quota, Quotas, RateLimiter, Reservation, Reserve, Settled,
+    Together,
 };
 
 /// The programs of the README and of docs/, so that they compile.

@@ -11,8 +11,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use larder::http::{ClientIp, Grpc, HeaderKey, PathKey, RateLimitFields, RateLimitLayer, RequestHead};
-use larder::{Decision, Larder, Outage, Quota};
+use larder::http::{
+    ClientIp, Decisions, Grpc, HeaderKey, PathKey, RateLimitFields, RateLimitLayer, RequestHead,
+};
+use larder::{Larder, Outage, Quota};
 use larder_testkit::Server;
 use support::each_store;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -26,7 +28,8 @@ fn handler(
     let calls = calls.clone();
     service_fn(move |request: Request<()>| {
         calls.fetch_add(1, Ordering::SeqCst);
-        let left = request.extensions().get::<Arc<Decision>>().map(|decision| decision.remaining());
+        let decisions = request.extensions().get::<Decisions>().expect("there for every request");
+        let left = decisions.get("api").map(|decision| decision.remaining());
         async move { Ok::<_, Infallible>(Response::new(format!("left {left:?}"))) }
     })
 }
@@ -220,8 +223,9 @@ async fn a_handler_can_give_back_what_its_request_was_charged() {
         let service = service_fn(move |mut request: Request<()>| {
             let limiter = refunds.clone();
             async move {
-                let decision: Arc<Decision> = request.extensions_mut().remove().unwrap();
-                let decision = Arc::into_inner(decision).expect("nobody else holds it");
+                let decisions: Decisions = request.extensions_mut().remove().unwrap();
+                let decision = decisions.take("api").expect("nothing else holds it");
+                assert!(decisions.take("api").is_none());
                 assert_eq!(limiter.refund("GET /", decision, 1).await.unwrap(), 1);
                 Ok::<_, Infallible>(Response::new(String::new()))
             }

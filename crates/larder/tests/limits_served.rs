@@ -5,7 +5,6 @@ mod support;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -16,8 +15,8 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use larder::http::{ClientIp, Grpc, HeaderKey, PathKey, RateLimitLayer, Refuse};
-use larder::{Decision, ErrorKind, Larder, Outage, Quota, RateLimiter};
+use larder::http::{ClientIp, Decisions, Grpc, HeaderKey, PathKey, RateLimitLayer, Refuse};
+use larder::{ErrorKind, Larder, Outage, Quota, RateLimiter};
 use larder_testkit::Server;
 use support::each_store;
 use tokio::net::{TcpListener, TcpStream};
@@ -249,7 +248,8 @@ impl Service<Request<tonic::body::Body>> for Greeter {
 }
 
 async fn greet(request: tonic::Request<Greeting>) -> Result<tonic::Response<Greeting>, tonic::Status> {
-    let decision = request.extensions().get::<Arc<Decision>>().expect("the layer's decision");
+    let decisions = request.extensions().get::<Decisions>().expect("there for every request");
+    let decision = decisions.get("grpc").expect("the layer's decision");
     let text = format!("{}, {} left", request.get_ref().text, decision.remaining());
     Ok(tonic::Response::new(Greeting { text }))
 }

@@ -4,10 +4,8 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use larder::{DecidedBy, ErrorKind, Larder, Quota};
 use larder_testkit::Server;
 use support::{each_store, until};

@@ -1,9 +1,9 @@
-//! Who sent a request, where proxies stand between.
+//! The address that a request comes from, behind proxies.
 //!
 //! Each proxy adds to the right of `X-Forwarded-For` the address that it was called from. Only what a trusted proxy added
-//! can be believed, so the list is read from the right: the first address that is no trusted proxy is the client.
-//! Everything left of it the client may have made up. Taking the leftmost, as is often done, lets anybody choose an
-//! address.
+//! is known, so the list is read from the right, element by element: the first address that is no trusted proxy is the
+//! client. The client may have made up everything left of it. Taking the leftmost address, as is often done, lets clients
+//! choose one.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderName;
 
+use super::forwarded::{self, Hop};
 use super::key::{RequestHead, RequestKey};
 use crate::error::{Error, Result};
 
@@ -19,10 +20,10 @@ type Peer = Arc<dyn Fn(&RequestHead<'_>) -> Option<IpAddr> + Send + Sync>;
 
 /// Limits by the client's address; IPv6 by its /64, which is one customer.
 ///
-/// The peer's address is the `SocketAddr` or `IpAddr` among the request's extensions, or what [`peer`](Self::peer) finds.
-/// Requests where there is none share one key, which is warned of once. On plain hyper the program puts the address that
-/// it accepted there. axum and tonic have it in types of their own, so they need `peer`; for tonic it is
-/// `Some(request.extensions().get::<TcpConnectInfo>()?.remote_addr()?.ip())`, and for axum:
+/// The peer's address is the `SocketAddr` or `IpAddr` among the request's extensions, with the feature `axum` also axum's
+/// `ConnectInfo<SocketAddr>`, or what [`peer`](Self::peer) finds. Requests without one share one key, and the first of them
+/// is logged as a warning. On plain hyper the program puts the address that it accepted there. tonic has it in a type of its
+/// own: `Some(request.extensions().get::<TcpConnectInfo>()?.remote_addr()?.ip())`. A closure for axum without the feature:
 ///
 /// ```
 /// # use std::net::SocketAddr;
@@ -59,7 +60,7 @@ impl ClientIp {
     pub fn new() -> Self {
         let peer = |request: &RequestHead<'_>| {
             let socket = request.extensions().get::<SocketAddr>().map(SocketAddr::ip);
-            socket.or_else(|| request.extensions().get::<IpAddr>().copied())
+            socket.or_else(|| request.extensions().get::<IpAddr>().copied()).or_else(|| connected(request))
         };
         Self {
             trusted: Vec::new(),
@@ -89,7 +90,8 @@ impl ClientIp {
         self
     }
 
-    /// The field that trusted proxies add to. Default: `x-forwarded-for`.
+    /// The field that trusted proxies add to. Default: `x-forwarded-for`. `forwarded` is read as RFC 7239 has it, every
+    /// other field as a list of addresses.
     #[must_use]
     pub fn field(mut self, field: HeaderName) -> Self {
         self.field = field;
@@ -113,15 +115,11 @@ impl ClientIp {
             return None;
         };
         let mut client = plain(peer);
-        let lines: Vec<_> = request.headers().get_all(&self.field).iter().collect();
-        let hops = lines.iter().rev().flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));
-        for hop in hops {
-            if !self.is_trusted(client) {
-                break;
-            }
-            // What a trusted proxy could not read is not the client's to fill in: the proxy stands for it.
-            let Some(address) = parse(hop) else { break };
-            client = address;
+        for hop in forwarded::hops(request.headers(), &self.field) {
+            // Where a trusted proxy wrote something else than an address, the proxy itself is the client: what is left of
+            // it may be made up.
+            let (true, Hop::Address(address)) = (self.is_trusted(client), hop) else { break };
+            client = plain(address);
         }
         Some(client)
     }
@@ -191,7 +189,7 @@ fn mask(length: u8, width: u8) -> u128 {
     ones & !ones.checked_shr(length.into()).unwrap_or(0)
 }
 
-/// An IPv4 address that came in IPv6's clothes is itself.
+/// An IPv4 address that is written as an IPv6 address is that IPv4 address.
 fn plain(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
@@ -199,13 +197,16 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// An address as proxies write them: with or without a port, IPv6 with or without brackets.
-fn parse(hop: &str) -> Option<IpAddr> {
-    let hop = hop.trim();
-    let address =
-        hop.parse::<IpAddr>().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
-    let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok();
-    address.or_else(bracketed).map(plain)
+/// What axum's server knows of the peer.
+#[cfg(feature = "axum")]
+fn connected(request: &RequestHead<'_>) -> Option<IpAddr> {
+    use axum::extract::ConnectInfo;
+    request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
+}
+
+#[cfg(not(feature = "axum"))]
+fn connected(_: &RequestHead<'_>) -> Option<IpAddr> {
+    None
 }
 
 #[cfg(test)]
@@ -215,9 +216,13 @@ mod tests {
     use super::*;
 
     fn key(clients: &ClientIp, peer: &str, lines: &[&str]) -> Option<String> {
+        key_of(clients, peer, "x-forwarded-for", lines)
+    }
+
+    fn key_of(clients: &ClientIp, peer: &str, field: &str, lines: &[&str]) -> Option<String> {
         let mut request = Request::builder();
         for line in lines {
-            request = request.header("x-forwarded-for", *line);
+            request = request.header(field, http::HeaderValue::from_bytes(line.as_bytes()).unwrap());
         }
         let mut request = request.body(()).unwrap();
         if let Ok(peer) = peer.parse::<IpAddr>() {
@@ -254,6 +259,50 @@ mod tests {
         }
         let whole = behind.ipv6_prefix(128);
         assert_eq!(key(&whole, "2001:db8::5", &[]).unwrap(), "2001:db8::5/128");
+    }
+
+    #[test]
+    fn what_a_client_made_up_does_not_hide_what_the_proxy_wrote() {
+        let behind = ClientIp::new().trust(["10.0.0.0/8", "fe80::/10"]).unwrap();
+        for lines in [
+            &["é, 203.0.113.9"][..],
+            &["é", "203.0.113.9"],
+            &["1.1.1.1", "203.0.113.9,"],
+            &["203.0.113.9 , , "],
+            &["203.0.113.9", ""],
+            &["\"203.0.113.9\""],
+            &["203.0.113.9:99, fe80::1%eth0"],
+            &["203.0.113.9", "10.1.1.1, 10.2.2.2:80"],
+        ] {
+            assert_eq!(key(&behind, "10.0.0.1", lines).unwrap(), "203.0.113.9", "{lines:?}");
+        }
+        assert_eq!(key(&behind, "10.0.0.1", &["2001:db8::7%eth0"]).unwrap(), "2001:db8::/64");
+        // What the proxy itself wrote and is no address: the proxy is as far as is known.
+        for line in ["203.0.113.9, é", "203.0.113.9, unknown", "203.0.113.9, 1.2.3", "", ","] {
+            assert_eq!(key(&behind, "10.0.0.1", &[line]).unwrap(), "10.0.0.1", "{line}");
+        }
+    }
+
+    #[test]
+    fn forwarded_is_read_as_its_rfc_writes_it() {
+        let behind = ClientIp::new().trust(["10.0.0.0/8"]).unwrap().field(http::header::FORWARDED);
+        for lines in [
+            &["for=203.0.113.9"][..],
+            &["For=203.0.113.9;proto=https;by=10.0.0.1"],
+            &["proto=http ; for=\"203.0.113.9:4711\""],
+            &["for=1.1.1.1, for=203.0.113.9, for=10.1.1.1"],
+            &["for=1.1.1.1", "for=203.0.113.9,"],
+            &["for=\"a,b;c\", for=203.0.113.9;host=\"x,y;for=2.2.2.2\""],
+            &["for=\"\\\",for=1.1.1.1\" , for=203.0.113.9"],
+            &["for=é, for=203.0.113.9"],
+        ] {
+            assert_eq!(key_of(&behind, "10.0.0.1", "forwarded", lines).unwrap(), "203.0.113.9", "{lines:?}");
+        }
+        let six = key_of(&behind, "10.0.0.1", "forwarded", &["for=\"[2001:db8:cafe::17]:4711\""]);
+        assert_eq!(six.unwrap(), "2001:db8:cafe::/64");
+        for line in ["for=unknown", "for=_hidden", "proto=https", "203.0.113.9", "for=203.0.113.9, for=_x"] {
+            assert_eq!(key_of(&behind, "10.0.0.1", "forwarded", &[line]).unwrap(), "10.0.0.1", "{line}");
+        }
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //!
 //! The fields of draft-ietf-httpapi-ratelimit-headers-11 (May 2026): `RateLimit-Policy` names every quota, `RateLimit` what
 //! the one that bound has left and for how long. Seconds are whole there and rounded up; a window that is no whole number
-//! of seconds is left out. The older `X-RateLimit-*` are nobody's standard; their reset is in seconds from now.
+//! of seconds is left out. These fields are lists: each layer adds its own to what layers inside it and services behind
+//! have written. The older `X-RateLimit-*` follow no standard, and hold one limit: the one that binds most. Their reset is
+//! in seconds from now.
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::limit::{Decision, Quota};
 
@@ -33,20 +35,26 @@ pub(super) struct Policies {
     field: Option<HeaderValue>,
 }
 
-/// What is told of a decision. The decision itself has gone on with its request then.
+/// What a response says of a decision. The decision itself has gone on with its request by then.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Told {
     quota: Quota,
     remaining: u64,
     /// What Retry-After says must not be before the end of this span (section 6 of the draft).
     span: Duration,
+    refused: bool,
 }
 
 impl Told {
     pub(super) fn of(decision: &Decision) -> Self {
         let quota = decision.quota();
         let span = decision.retry_after().unwrap_or(decision.reset_after().min(quota.window()));
-        Self { quota, remaining: decision.remaining(), span }
+        Self { quota, remaining: decision.remaining(), span, refused: decision.retry_after().is_some_and(|wait| !wait.is_zero()) }
+    }
+
+    /// So many permits were given back.
+    pub(super) fn returned(self, permits: u64) -> Self {
+        Self { remaining: self.remaining.saturating_add(permits), ..self }
     }
 }
 
@@ -66,6 +74,10 @@ impl Policies {
         policies
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn quotas(&self) -> &[Quota] {
         &self.quotas
     }
@@ -75,27 +87,43 @@ impl Policies {
         if self.quotas.len() > 1 { format!("{}-{:?}", self.name, quota.window()) } else { self.name.clone() }
     }
 
-    pub(super) fn write(&self, fields: RateLimitFields, told: Told, headers: &mut HeaderMap) {
-        let Told { quota, remaining, span } = told;
-        let seconds = whole_seconds(span);
+    /// Adds what is told to a response.
+    pub(super) fn write<B>(&self, fields: RateLimitFields, told: Told, response: &mut Response<B>) {
+        let Told { quota, remaining, span, refused } = told;
+        let legacy = matches!(fields, RateLimitFields::Legacy | RateLimitFields::Both)
+            && (refused || binds_more(told, response));
+        let (seconds, headers) = (whole_seconds(span), response.headers_mut());
         if matches!(fields, RateLimitFields::Ietf | RateLimitFields::Both) {
             if let Some(policy) = &self.field {
-                headers.insert(HeaderName::from_static("ratelimit-policy"), policy.clone());
+                headers.append(HeaderName::from_static("ratelimit-policy"), policy.clone());
             }
             let item = format!("\"{}\";r={remaining};t={seconds}", self.of(quota));
             if let Ok(item) = HeaderValue::try_from(item) {
-                headers.insert(HeaderName::from_static("ratelimit"), item);
+                headers.append(HeaderName::from_static("ratelimit"), item);
             }
         }
-        if matches!(fields, RateLimitFields::Legacy | RateLimitFields::Both) {
+        if legacy {
             headers.insert(HeaderName::from_static("x-ratelimit-limit"), quota.limit().into());
-            headers.insert(HeaderName::from_static("x-ratelimit-remaining"), remaining.into());
+            headers.insert(LEGACY_REMAINING, remaining.into());
             headers.insert(HeaderName::from_static("x-ratelimit-reset"), seconds.into());
         }
     }
 }
 
-/// Rounded up: nobody may be told to come back too soon, and never after 0 seconds.
+const LEGACY_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+
+/// Whether a limit that let the request pass binds more than what the response says already. A refusal that comes from
+/// further inside, with or without such fields, binds most.
+fn binds_more<B>(told: Told, response: &Response<B>) -> bool {
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        return false;
+    }
+    let Some(inner) = response.headers().get(LEGACY_REMAINING) else { return true };
+    let inner = inner.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
+    inner.is_some_and(|inner| told.remaining < inner)
+}
+
+/// Rounded up: no client is to come back too soon.
 pub(super) fn whole_seconds(span: Duration) -> u64 {
     span.as_secs() + u64::from(span.subsec_nanos() > 0)
 }

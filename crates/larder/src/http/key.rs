@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use http::{Extensions, HeaderMap, HeaderName, Method, Request, Uri};
+use http::{Extensions, HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri};
 
 use crate::error::{Error, Result};
 
@@ -31,9 +31,20 @@ impl<'a> RequestHead<'a> {
         self.method
     }
 
-    /// The target.
+    /// The target, as the service that the layer is around sees it.
     #[must_use]
     pub fn uri(&self) -> &'a Uri {
+        self.uri
+    }
+
+    /// The target as the client sent it. A nested router removes the part of the path that it was found by; with the
+    /// feature `axum` this is what axum keeps of it (`OriginalUri`).
+    #[must_use]
+    pub fn original_uri(&self) -> &'a Uri {
+        #[cfg(feature = "axum")]
+        if let Some(original) = self.extensions.get::<axum::extract::OriginalUri>() {
+            return &original.0;
+        }
         self.uri
     }
 
@@ -76,8 +87,8 @@ where
     }
 }
 
-/// The key, or where it is longer than the store takes, its SHA-1: whoever sends it is limited like everybody else, and
-/// keys that differ do so still. docs/wire-format.md has it for other languages.
+/// The key, or where it is longer than the store takes, its SHA-1: a client that sends it is limited like every other, and
+/// keys that differ still differ. docs/wire-format.md has it for other languages.
 pub(super) fn shortened(key: String, takes: impl FnOnce(&str) -> bool) -> String {
     if takes(&key) {
         return key;
@@ -110,12 +121,15 @@ impl HeaderKey {
 
 impl RequestKey for HeaderKey {
     fn key(&self, request: &RequestHead<'_>) -> Option<String> {
-        request.headers.get(&self.0)?.to_str().ok().map(str::to_owned)
+        // Keys are text: bytes that are not are told apart by their code.
+        let value = request.headers.get(&self.0)?;
+        Some(value.to_str().map_or_else(|_| value.as_bytes().escape_ascii().to_string(), str::to_owned))
     }
 }
 
-/// By method and path, without the query: a limit for all clients of an endpoint together. Where a path holds numbers or
-/// names, every one of them has a limit of its own; a closure can do better.
+/// By method and path, without the query: a limit for all clients of an endpoint together. HEAD counts as GET. The path is
+/// whole, also in a nested router ([`RequestHead::original_uri`]). Where a path holds numbers or names, every one of them
+/// has a limit of its own; a closure can do better.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct PathKey;
@@ -130,6 +144,45 @@ impl PathKey {
 
 impl RequestKey for PathKey {
     fn key(&self, request: &RequestHead<'_>) -> Option<String> {
-        Some(format!("{} {}", request.method, request.uri.path()))
+        let method = if request.method == Method::HEAD { &Method::GET } else { request.method };
+        Some(format!("{method} {}", request.original_uri().path()))
+    }
+}
+
+/// A response without its body.
+#[derive(Clone, Copy)]
+pub struct ResponseHead<'a> {
+    status: StatusCode,
+    headers: &'a HeaderMap,
+    extensions: &'a Extensions,
+}
+
+impl<'a> ResponseHead<'a> {
+    pub(super) fn of<B>(response: &'a Response<B>) -> Self {
+        Self { status: response.status(), headers: response.headers(), extensions: response.extensions() }
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The fields.
+    #[must_use]
+    pub fn headers(&self) -> &'a HeaderMap {
+        self.headers
+    }
+
+    /// What the handler and other layers have left with the response.
+    #[must_use]
+    pub fn extensions(&self) -> &'a Extensions {
+        self.extensions
+    }
+}
+
+impl fmt::Debug for ResponseHead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseHead").field("status", &self.status).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What a refused request is answered with.
+//! What a refused request is answered with, and what a program learns about it.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -6,6 +6,43 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::fields::whole_seconds;
+use super::key::RequestHead;
+use crate::limit::Decision;
+
+/// A request that was refused, for [`RateLimitLayer::on_refusal`](super::RateLimitLayer::on_refusal).
+#[derive(Debug, Clone, Copy)]
+pub struct RefusedRequest<'a> {
+    pub(super) key: &'a str,
+    pub(super) request: RequestHead<'a>,
+    pub(super) decision: Option<&'a Decision>,
+    pub(super) shadow: bool,
+}
+
+impl<'a> RefusedRequest<'a> {
+    /// The key that it counts against. It may hold an address or a token: take care where it is logged.
+    #[must_use]
+    pub fn key(&self) -> &'a str {
+        self.key
+    }
+
+    /// The request without its body.
+    #[must_use]
+    pub fn request(&self) -> RequestHead<'a> {
+        self.request
+    }
+
+    /// The decision; nothing where the store is away and the limiter's policy is an error.
+    #[must_use]
+    pub fn decision(&self) -> Option<&'a Decision> {
+        self.decision
+    }
+
+    /// Whether the layer is in [`shadow`](super::RateLimitLayer::shadow) mode, so that the request went on.
+    #[must_use]
+    pub fn is_shadow(&self) -> bool {
+        self.shadow
+    }
+}
 
 /// A refusal that is to become a response.
 #[derive(Debug, Clone)]

@@ -36,16 +36,19 @@ impl RateLimiter {
     /// What is known here, without so much as a look at the quotas; the key is its text alone.
     #[inline]
     pub(super) fn at_once(&self, key: &[u8], cost: u64) -> Option<Decision> {
-        let Inner { local, context, plan_id, .. } = &*self.inner;
-        let decision =
-            local.decide_key(key, (cost, cost), plan_id.load(Ordering::Acquire), &context.clock)?;
+        let Inner { local, context, plan_id, by_key, .. } = &*self.inner;
+        let plan = match by_key {
+            None => plan_id.load(Ordering::Acquire),
+            Some(_) => self.plan_for_key(std::str::from_utf8(key).ok()?).ok()?.id,
+        };
+        let decision = local.decide_key(key, (cost, cost), plan, &context.clock)?;
         local.meter.decided(decision.granted > 0, decision.decided_by);
         Some(decision)
     }
 
     /// What is not known here.
     pub(super) async fn decide_there(&self, name: &Name, cost: u64) -> Result<Decision> {
-        let plan = self.plan();
+        let plan = self.plan_for(name)?;
         plan.check_cost(cost)?;
         let decision = if self.inner.lease.is_some() {
             self.lease(name, &plan, cost).await?
@@ -90,7 +93,8 @@ impl RateLimiter {
         asked: (Tick, u64),
     ) -> Decision {
         let decision = Decision::of(name, charged, plan, DecidedBy::Store);
-        if !decision.is_allowed() {
+        // One that waits for no time is refused because of others.
+        if !decision.is_allowed() && charged.wait > 0 {
             let cost = if take == Take::All { cost } else { 1 };
             let (sent, changes) = asked;
             let local = &self.inner.local;
@@ -101,7 +105,17 @@ impl RateLimiter {
 
     /// One request, unless the store is known to be away.
     pub(super) async fn send(&self, name: &Name, charge: Charge<'_>) -> Result<Charged> {
-        let (name, store) = (name.as_str(), self.inner.context.coordination()?);
+        let request = async { self.inner.context.coordination()?.charge(name.as_str(), charge).await };
+        self.send_request(name.as_str(), request).await
+    }
+
+    /// The same for any request about a record.
+    pub(super) async fn send_request<T>(
+        &self,
+        name: &str,
+        request: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let store = self.inner.context.coordination()?;
         let breaker = self.inner.local.breakers.get(store.domain(name) % 16);
         if let Some(error) = breaker.and_then(|breaker| breaker.refusal(self.now())) {
             return Err(error);
@@ -111,7 +125,7 @@ impl RateLimiter {
             return Err(Error::new(ErrorKind::Refused, "not sent: the call's time was over before"));
         }
         let sent = self.now();
-        let mut request = pin!(store.charge(name, charge));
+        let mut request = pin!(request);
         let mut hurried = false;
         let answer = poll_fn(|cx| match request.as_mut().poll(cx) {
             // The call's time is over: this is the last poll, in which to decide without the store.
@@ -193,7 +207,7 @@ impl RateLimiter {
             Outage::Error => Err(error),
             Outage::Deny => Ok(blunt(0)),
             // As much as there is, is never more than the limit.
-            Outage::Allow if take == Take::UpTo => Ok(blunt(cost.min(plan.most))),
+            Outage::Allow if take != Take::All => Ok(blunt(cost.min(plan.most))),
             Outage::Allow => Ok(blunt(cost)),
             Outage::LocalShare(instances) => {
                 let Some(terms) = plan.share(instances) else { return Ok(blunt(0)) };
@@ -299,7 +313,7 @@ impl RateLimiter {
             lease.left += permits;
             return Ok(permits);
         }
-        let plan = self.plan();
+        let plan = self.plan_for(name)?;
         let given =
             self.inner.context.coordination()?.refund(name.as_str(), &plan.terms, permits, stamp).await;
         self.inner.local.forget_refusal(name.as_bytes());

@@ -86,20 +86,25 @@ impl Decision {
         }
     }
 
-    /// A decision about nothing, for tests of what carries decisions.
-    #[cfg(test)]
-    pub(super) fn blank() -> Self {
+    /// Of a key that was not asked for, since one beside it is known to be refused.
+    pub(super) fn not_asked(binding: Quota) -> Self {
         Self {
             granted: 0,
-            binding: Quota::per_second(1),
+            binding,
             remaining: 0,
             retry_after: Duration::ZERO,
             reset_after: Duration::ZERO,
-            decided_by: DecidedBy::Store,
+            decided_by: DecidedBy::Refusal,
             stamp: Stamp::default(),
             record: RecordId::default(),
             counted_here: false,
         }
+    }
+
+    /// It would have passed, but not the others that it was decided with.
+    pub(super) fn refused_with_others(self) -> Self {
+        let retry_after = if self.is_allowed() { Duration::ZERO } else { self.retry_after };
+        Self { granted: 0, retry_after, stamp: Stamp::default(), record: RecordId::default(), ..self }
     }
 
     /// Whether it may pass; if so it was charged.
@@ -150,7 +155,13 @@ impl Decision {
         self.reset_after
     }
 
-    /// Whether it stands on a count, of the store or of this program's share, and not on a policy alone.
+    /// The same figures, with nothing to give back: where somebody else settles what was charged.
+    #[cfg(feature = "tower")]
+    pub(crate) fn without_charge(&self) -> Self {
+        Self { stamp: Stamp::default(), ..*self }
+    }
+
+    /// Whether the store or this program's share has counted, and not a policy alone has decided.
     #[cfg(feature = "tower")]
     pub(crate) fn was_counted(&self) -> bool {
         self.decided_by != DecidedBy::Outage || self.counted_here

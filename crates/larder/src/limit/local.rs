@@ -18,7 +18,7 @@ use super::decision::{DecidedBy, Decision, RecordId};
 use super::lease::Held;
 use super::meter::LimitMeter;
 use super::outage::Breaker;
-use super::quota::{Plan, Quota};
+use super::quota::{Plan, Quota, Quotas};
 use super::wait_queue::WaitQueue;
 use crate::clock::{Clock, RECENT, Tick};
 use crate::store::limit::Stamp;
@@ -75,6 +75,25 @@ pub(super) struct Facts {
     refusals: Vec<Refusal>,
 }
 
+impl Facts {
+    #[inline]
+    fn refusal(&self, cost: u64, plan: u64, now: Tick) -> Option<Decision> {
+        let asked = |refusal: &&Refusal| refusal.cost == cost && refusal.plan.id == plan;
+        let refusal = self.refusals.iter().find(asked).filter(|refusal| now < refusal.until)?;
+        Some(Decision {
+            granted: 0,
+            binding: refusal.binding,
+            remaining: refusal.remaining,
+            retry_after: refusal.retry_at.since(now),
+            reset_after: refusal.reset_at.since(now),
+            decided_by: DecidedBy::Refusal,
+            stamp: Stamp::default(),
+            record: RecordId::default(),
+            counted_here: false,
+        })
+    }
+}
+
 struct Refusal {
     /// The cost that was refused, and the only one that this says anything about.
     cost: u64,
@@ -118,6 +137,15 @@ impl Local {
         same
     }
 
+    /// The plan of these quotas, if handles share one. Makes it the one that was used last.
+    pub(super) fn known_plan(&self, quotas: &Quotas) -> Option<Arc<Plan>> {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = plans.iter().rposition(|known| known.quotas == quotas.0)?;
+        let known = plans.remove(place);
+        plans.push(known.clone());
+        Some(known)
+    }
+
     /// A key's text within the name of its record, which the names of all records of this limiter have around it.
     pub(super) fn key_of<'a>(&self, name: &'a [u8]) -> &'a [u8] {
         name.get(self.before..name.len().saturating_sub(1)).unwrap_or(name)
@@ -154,19 +182,12 @@ impl Local {
         {
             return Some(decision);
         }
-        let asked = |refusal: &&Refusal| refusal.cost == least && refusal.plan.id == plan;
-        let refusal = facts.refusals.iter().find(asked).filter(|refusal| now < refusal.until)?;
-        Some(Decision {
-            granted: 0,
-            binding: refusal.binding,
-            remaining: refusal.remaining,
-            retry_after: refusal.retry_at.since(now),
-            reset_after: refusal.reset_at.since(now),
-            decided_by: DecidedBy::Refusal,
-            stamp: Stamp::default(),
-            record: RecordId::default(),
-            counted_here: false,
-        })
+        facts.refusal(least, plan, now)
+    }
+
+    /// Whether a cost is known to be refused.
+    pub(super) fn refusal(&self, name: &[u8], cost: u64, plan: &Plan, clock: &Clock) -> Option<Decision> {
+        self.known(name)?.facts().refusal(cost, plan.id, clock.now())
     }
 
     pub(super) fn known(&self, name: &[u8]) -> Option<Arc<Known>> {

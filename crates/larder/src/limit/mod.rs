@@ -23,6 +23,8 @@ mod reserve;
 mod simulation;
 #[cfg(all(test, feature = "redis"))]
 mod skewed;
+mod tiers;
+pub(crate) mod together;
 mod wait_queue;
 
 use std::fmt;
@@ -45,6 +47,7 @@ pub use lease::Lease;
 pub use outage::Outage;
 pub use quota::{Quota, Quotas};
 pub use reserve::{Reservation, Reserve, Settled};
+pub use together::{LimitKey, Together};
 
 /// A rate limiter under a name. Made by [`Larder::rate_limiter`](crate::Larder::rate_limiter); cheap to clone.
 ///
@@ -86,6 +89,7 @@ struct Inner {
     plan_id: AtomicU64,
     outage: Outage,
     lease: Option<(Lease, Duration)>,
+    by_key: Option<tiers::ByKey>,
 }
 
 impl RateLimiter {
@@ -97,7 +101,8 @@ impl RateLimiter {
         let plan = local.plan(plan);
         let (plan_id, plan) = (AtomicU64::new(plan.id), RwLock::new(plan));
         let (outage, lease) = (Outage::Error, None);
-        let inner = Inner { context, local, name: name.to_owned(), prefix, plan, plan_id, outage, lease };
+        let name = name.to_owned();
+        let inner = Inner { context, local, name, prefix, plan, plan_id, outage, lease, by_key: None };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -250,7 +255,8 @@ impl RateLimiter {
     ) -> Call<'_, impl Future<Output = Result<Decision>> + Send> {
         let name = self.record(key);
         Call::new(self.timeout(), &self.inner.local.meter.take_up_to, async move {
-            let (name, plan) = (name?, self.plan());
+            let name = name?;
+            let plan = self.plan_for(&name)?;
             plan.check_cost(most.min(1))?;
             let local = &self.inner.local;
             let key = local.key_of(name.as_bytes());
@@ -298,7 +304,8 @@ impl RateLimiter {
     pub fn remaining(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<u64>> + Send> {
         let name = self.record(key);
         Call::new(self.timeout(), &self.inner.local.meter.remaining, async move {
-            let (name, plan) = (name?, self.plan());
+            let name = name?;
+            let plan = self.plan_for(&name)?;
             let charge = Charge { terms: &plan.terms, take: Take::Look, cost: 1, ahead: 0, patience: 0 };
             // What remains is that of the quota with least left, which a refusal does not name.
             let looked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
@@ -386,6 +393,7 @@ impl RateLimiter {
             plan: RwLock::new(plan),
             outage: self.inner.outage,
             lease: self.inner.lease,
+            by_key: self.inner.by_key.clone(),
         };
         change(&mut inner);
         Self { inner: Arc::new(inner) }
@@ -393,10 +401,6 @@ impl RateLimiter {
 
     fn plan_id(&self) -> u64 {
         self.inner.plan_id.load(Ordering::Acquire)
-    }
-
-    fn plan(&self) -> Arc<Plan> {
-        self.inner.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn decide_unknown(&self, key: &Name, cost: u64) -> Result<Decision> {

@@ -164,7 +164,7 @@ impl Quota {
 
 /// The quotas of one limiter, decided together: of one [`Quota`], or of an array or a `Vec` of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quotas(Vec<Quota>);
+pub struct Quotas(pub(super) Vec<Quota>);
 
 impl From<Quota> for Quotas {
     fn from(quota: Quota) -> Self {

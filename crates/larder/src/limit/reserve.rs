@@ -110,6 +110,11 @@ impl RateLimiter {
 }
 
 impl Reservation {
+    #[cfg(feature = "tower")]
+    pub(super) fn new(limiter: RateLimiter, name: Name, decision: Decision) -> Self {
+        Self { limiter, name, decision }
+    }
+
     /// How much was charged.
     #[must_use]
     pub fn estimate(&self) -> u64 {
@@ -123,7 +128,8 @@ impl Reservation {
     }
 
     /// Says what was used: the rest of the estimate is given back, and what was used beyond it is charged as far as it
-    /// fits. One round trip; none where the estimate was right.
+    /// fits. One round trip; none where the estimate was right. [`settle_with_debt`](Self::settle_with_debt) charges it also
+    /// where it does not fit.
     ///
     /// # Errors
     ///
@@ -133,15 +139,50 @@ impl Reservation {
     ///
     /// A dropped call may have settled.
     pub async fn settle(self, used: u64) -> Result<Settled> {
+        self.settle_by(used, Take::UpTo).await
+    }
+
+    /// [`settle`](Self::settle) that charges what was used beyond the estimate even where it does not fit: a key that used
+    /// more than its limit is refused until its use has left the window. At most twice the limit counts at any time; what
+    /// is beyond that is [uncovered](Settled::uncovered).
+    ///
+    /// ```
+    /// # async fn run() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let tokens = larder.rate_limiter("tokens", larder::Quota::per_minute(1_000))?;
+    /// let reservation = tokens.reserve("ann", 100).await?.granted().expect("nothing was used before");
+    /// let settled = reservation.settle_with_debt(1_500).await?;
+    /// assert_eq!((settled.charged, settled.uncovered), (1_400, 0));
+    /// assert!(!tokens.allow("ann").await?);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`settle`](Self::settle).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`settle`](Self::settle).
+    pub async fn settle_with_debt(self, used: u64) -> Result<Settled> {
+        self.settle_by(used, Take::Debt).await
+    }
+
+    async fn settle_by(self, used: u64, beyond: Take) -> Result<Settled> {
         let Self { limiter, name, decision } = self;
         let estimate = decision.granted;
         let work = async {
-            if used <= estimate {
+            if used == estimate {
+                return Ok(Settled { returned: 0, charged: 0, uncovered: 0 });
+            }
+            if used < estimate {
                 let returned = limiter.give_back(&name, decision.stamp, estimate - used).await?;
                 return Ok(Settled { returned, charged: 0, uncovered: 0 });
             }
             let more = used - estimate;
-            let decision = limiter.ask_store(&name, &limiter.plan(), Take::UpTo, more).await?;
+            let decision = limiter.ask_store(&name, &limiter.plan_for(&name)?, beyond, more).await?;
             // What the policy for an outage allows is not charged.
             let charged = if decision.stamp == Stamp::default() { 0 } else { decision.granted };
             Ok(Settled { returned: 0, charged, uncovered: more - charged })

@@ -34,6 +34,12 @@ pub(super) struct Waiting {
     pub(super) answer: oneshot::Sender<Result<Answer>>,
 }
 
+impl Waiting {
+    fn plan(&self, name: &Name) -> Arc<Plan> {
+        self.limiter.plan_for(name).unwrap_or_else(|_| self.limiter.plan())
+    }
+}
+
 /// What a caller waits for.
 pub(super) enum Answer {
     Turn(Turn),
@@ -135,7 +141,7 @@ impl WaitQueue {
             drop(state);
             // Dropped where it cannot be started: then the next caller tries.
             let task = Booking { queue: self.clone(), name: name.clone(), finished: false };
-            if !context.timers.spawn(async move { task.run().await }) {
+            if !context.background.spawn_until_close(async move { task.run().await }) {
                 return Err(Error::closed());
             }
         }
@@ -154,14 +160,14 @@ impl State {
     }
 
     /// The first caller and those behind it that have the same quotas and fit into the limit together with it.
-    fn batch(&mut self) -> Option<(Arc<Plan>, Vec<Waiting>)> {
+    fn batch(&mut self, name: &Name) -> Option<(Arc<Plan>, Vec<Waiting>)> {
         self.waiting.retain(|one| !one.answer.is_closed());
         let first = self.waiting.pop_front()?;
-        let (plan, mut cost) = (first.limiter.plan(), first.cost);
+        let (plan, mut cost) = (first.plan(name), first.cost);
         let mut batch = vec![first];
         while let Some(next) = self.waiting.front() {
             cost = cost.saturating_add(next.cost);
-            if cost > plan.most || next.limiter.plan_id() != plan.id {
+            if cost > plan.most || next.plan(name).id != plan.id {
                 break;
             }
             batch.extend(self.waiting.pop_front());
@@ -195,7 +201,7 @@ impl Booking {
             let (plan, mut batch) = {
                 let mut state = self.queue.state();
                 state.changed = false;
-                let Some(taken) = state.batch() else {
+                let Some(taken) = state.batch(&self.name) else {
                     // Within the lock: a caller that joins after this finds the flag cleared, and starts the task.
                     state.booking = false;
                     self.finished = true;
@@ -282,7 +288,7 @@ impl Booking {
             let mut state = self.queue.state();
             let (hasty, patient) = state.waiting.drain(..).partition(|one: &Waiting| one.deadline < end);
             state.waiting = patient;
-            let same = |one: &Waiting| one.cost == cost && one.limiter.plan_id() == plan.id;
+            let same = |one: &Waiting| one.cost == cost && one.plan(&self.name).id == plan.id;
             hasty.into_iter().partition::<Vec<_>, _>(same)
         };
         for one in refused {
@@ -291,7 +297,7 @@ impl Booking {
         }
         // What the refusal says is not true of another cost: each of these asks for itself, once.
         for one in others {
-            let plan = one.limiter.plan();
+            let plan = one.plan(&self.name);
             let decided = match plan.check_cost(one.cost) {
                 Ok(()) => one.limiter.ask_in_time(&self.name, &plan, one.cost).await,
                 Err(error) => Err(error),

@@ -8,6 +8,7 @@
 
 mod booked;
 mod oracle;
+mod together;
 
 use std::sync::OnceLock;
 
@@ -79,6 +80,7 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
         special => Just(Take::UpTo),
         special => (1..6u64).prop_map(|least| Take::Half { least }),
         2 * special => (1..6u64).prop_map(|least| Take::Turns { least }),
+        special => Just(Take::Debt),
         2 * special => Just(Take::Look)
     ];
     let ahead = prop_oneof![4 => Just(0u64), special => 0..61_000u64, special => 0..59_000_000u64];
@@ -164,7 +166,12 @@ fn connection() -> redis::Connection {
 
 /// The scripts, told the time by their last two arguments.
 fn told_the_time() -> (String, String) {
-    let tell = |script: &str| {
+    let (charge, refund) = raw::scripts();
+    (tell(charge), tell(refund))
+}
+
+fn tell(script: &str) -> String {
+    {
         let told =
             script.replacen("redis.call('TIME')", "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }", 1);
         assert_ne!(told, script);
@@ -177,9 +184,7 @@ fn told_the_time() -> (String, String) {
         };
         let told = end(told, "'PX', sub(ask, 6 + 10 * terms))", "sub(ask, 6 + 10 * terms)");
         end(told, "'PX', string.format('%d', lives))", "lives")
-    };
-    let (charge, refund) = raw::scripts();
-    (tell(charge), tell(refund))
+    }
 }
 
 fn histories(default: u32) -> Config {

@@ -81,6 +81,8 @@ pub(crate) enum Take {
     /// As much as fits, but so much at least; where that does not fit now, as much as fits at the earliest time at which
     /// so much does, within the charge's patience.
     Turns { least: u64 },
+    /// As much as makes up to twice the limit: what was used already, and is charged although it does not fit.
+    Debt,
 }
 
 impl Take {
@@ -89,7 +91,7 @@ impl Take {
     pub(crate) fn least(self) -> u64 {
         match self {
             Self::Half { least } | Self::Turns { least } => least,
-            Self::All | Self::UpTo | Self::Look => 1,
+            Self::All | Self::UpTo | Self::Look | Self::Debt => 1,
         }
     }
 
@@ -102,6 +104,7 @@ impl Take {
             Self::Half { .. } => 3,
             Self::Look => 4,
             Self::Turns { .. } => 5,
+            Self::Debt => 6,
         }
     }
 }
@@ -149,6 +152,12 @@ pub(crate) trait LimitStore: Send + Sync + 'static {
     /// Charges all terms or none. A refusal charges nothing; all that it may change is how long the record is kept.
     fn charge(&self, name: &str, charge: Charge<'_>) -> impl Future<Output = Result<Charged>> + Send;
 
+    /// Charges several records, all or none. Where one refuses, the answers are what each would have been by itself.
+    fn charge_together(
+        &self,
+        charges: &[(&str, Charge<'_>)],
+    ) -> impl Future<Output = Result<Vec<Charged>>> + Send;
+
     /// Gives permits back to the time that was charged for them; how many were.
     fn refund(
         &self,
@@ -179,6 +188,10 @@ macro_rules! on_either {
 impl LimitStore for AnyStore {
     async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged> {
         on_either!(self.charge(name, charge))
+    }
+
+    async fn charge_together(&self, charges: &[(&str, Charge<'_>)]) -> Result<Vec<Charged>> {
+        on_either!(self.charge_together(charges))
     }
 
     async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp) -> Result<u64> {

@@ -9,6 +9,10 @@ impl LimitStore for MemoryStore {
         Ok(self.limits.charge(name, charge, self.now_micros()))
     }
 
+    async fn charge_together(&self, charges: &[(&str, Charge<'_>)]) -> Result<Vec<Charged>> {
+        Ok(self.limits.charge_together(charges, self.now_micros()))
+    }
+
     async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp) -> Result<u64> {
         Ok(self.limits.refund(name, terms, permits, stamp, self.now_micros()))
     }

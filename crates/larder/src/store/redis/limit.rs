@@ -6,7 +6,7 @@ use super::network::Network;
 use super::node::Replay;
 use super::slots::slot;
 use super::{RedisStore, flag, number, script, unexpected};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::limit::{BUCKETS, Charge, Charged, LimitStore, Rule, Stamp, Take, Term};
 
 /// A request in the scripts' own terms: numbers, big-endian, one after the other. One argument costs the server less than
@@ -102,6 +102,33 @@ impl LimitStore for RedisStore {
         }
     }
 
+    async fn charge_together(&self, charges: &[(&str, Charge<'_>)]) -> Result<Vec<Charged>> {
+        let names: Vec<&str> = charges.iter().map(|(name, _)| *name).collect();
+        let Some(first) = names.first() else { return Ok(Vec::new()) };
+        let across = |name: &&str| slot(name) != slot(first);
+        if matches!(self.network, Network::Cluster(_)) && names.iter().any(across) {
+            return Err(Error::invalid(
+                "the keys are in several slots of the cluster, where nothing can be decided in one step: \
+                 put their limiters into one group by RateLimiter::in_group()",
+            ));
+        }
+        let requests: Vec<Vec<u8>> = charges.iter().map(|(_, charge)| Request::charge(*charge).0).collect();
+        let arguments: Vec<&[u8]> = requests.iter().map(Vec::as_slice).collect();
+        let script = &script::CHARGE_TOGETHER;
+        match self.network.run_script(first, script, &names, &arguments, Replay::Never).await? {
+            Value::Array(answers) => {
+                let read = |answer: &Value| match answer {
+                    Value::BulkString(answer) => charged(answer),
+                    _ => None,
+                };
+                let read: Option<Vec<Charged>> = answers.iter().map(read).collect();
+                let whole = read.filter(|read| read.len() == charges.len());
+                whole.ok_or_else(|| unexpected(&Value::Array(answers)))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
     async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp) -> Result<u64> {
         let request = Request::refund(terms, permits, stamp).0;
         number(&self.network.run_script(name, &script::REFUND, &[name], &[&request], Replay::Never).await?)
@@ -130,6 +157,10 @@ pub(crate) mod raw {
     /// charge.lua and refund.lua.
     pub(crate) fn scripts() -> (&'static str, &'static str) {
         (script::CHARGE.source(), script::REFUND.source())
+    }
+
+    pub(crate) fn together() -> &'static str {
+        script::CHARGE_TOGETHER.source()
     }
 
     pub(crate) fn charge(charge: Charge<'_>) -> (Vec<u8>, Option<Vec<u8>>) {

@@ -34,6 +34,14 @@ script!(RENEW_LOAD, "renew_load.lua");
 script!(RESTAMP, "restamp.lua");
 script!(VERSION, "version.lua");
 script!(CHARGE, "charge.lua", "limit.lua", "charge_any.lua");
+script!(
+    CHARGE_TOGETHER,
+    "together_begin.lua",
+    "charge.lua",
+    "limit.lua",
+    "charge_any.lua",
+    "together_end.lua"
+);
 script!(REFUND, "refund.lua", "limit.lua", "refund_rest.lua");
 
 script!(ACQUIRE, "acquire.lua", "line.lua", "fence.lua", "acquire_waited_for.lua");

@@ -19,7 +19,7 @@ mod track;
 use std::sync::Arc;
 
 use crate::store::limit::{BUCKETS, Charge, Charged, Rule, Stamp, Take, Term};
-use records::Records;
+use records::{Records, State};
 use track::Track;
 
 /// What was charged to one key.
@@ -40,21 +40,26 @@ pub(crate) struct Limits(Arc<Records>);
 
 impl Limits {
     pub(crate) fn charge(&self, name: &str, charge: Charge<'_>, clock: u64) -> Charged {
-        let mut state = self.0.state();
-        if let Some(kept) = state.get_mut(name) {
-            let mut record = Some(std::mem::take(kept));
-            let (charged, _) = decide(&mut record, charge, clock);
-            *kept = record.unwrap_or_default();
-            state.remove_ended(2, clock, Some(name));
-            return charged;
-        }
-        let mut record = None;
-        let (charged, wrote) = decide(&mut record, charge, clock);
-        if let Some(record) = record.filter(|_| wrote) {
-            state.insert(name, record, clock);
-            drop(state);
+        let (charged, made) = self.0.state().charge(name, charge, clock);
+        if made {
             Records::remove_in_background(&self.0);
         }
+        charged
+    }
+
+    /// All or none: looks at each first. Names are told apart by the caller.
+    pub(crate) fn charge_together(&self, charges: &[(&str, Charge<'_>)], clock: u64) -> Vec<Charged> {
+        let mut state = self.0.state();
+        let look = |(name, charge): &(&str, Charge<'_>)| {
+            state.charge(name, Charge { take: Take::Look, ..*charge }, clock).0
+        };
+        let looked: Vec<Charged> = charges.iter().map(look).collect();
+        if looked.iter().any(|one| one.granted == 0) {
+            return looked;
+        }
+        let charged = charges.iter().map(|(name, charge)| state.charge(name, *charge, clock).0).collect();
+        drop(state);
+        Records::remove_in_background(&self.0);
         charged
     }
 
@@ -74,6 +79,27 @@ impl Limits {
     pub(crate) fn forget(&self, name: &str, clock: u64) -> bool {
         let forgotten = self.0.state().remove(name);
         forgotten.is_some_and(|record| record.expires(clock) > clock)
+    }
+}
+
+impl State {
+    /// Also whether a record was made.
+    fn charge(&mut self, name: &str, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
+        if let Some(kept) = self.get_mut(name) {
+            let mut record = Some(std::mem::take(kept));
+            let (charged, _) = decide(&mut record, charge, clock);
+            *kept = record.unwrap_or_default();
+            self.remove_ended(2, clock, Some(name));
+            return (charged, false);
+        }
+        let mut record = None;
+        let (charged, wrote) = decide(&mut record, charge, clock);
+        let record = record.filter(|_| wrote);
+        let made = record.is_some();
+        if let Some(record) = record {
+            self.insert(name, record, clock);
+        }
+        (charged, made)
     }
 }
 
@@ -97,6 +123,11 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
     let (most, wanted) = match take {
         Take::All | Take::Look => (if room >= i128::from(cost) { i128::from(cost) } else { 0 }, cost),
         Take::UpTo => (room, 1),
+        Take::Debt => {
+            let rooms = terms.iter().zip(&record.tracks).zip(&before);
+            let rooms = rooms.map(|((term, track), total)| (2 * term.limit).saturating_sub(*total).min(track.room_for_count(now)));
+            (rooms.min().unwrap_or(0).into(), 1)
+        }
         Take::Half { least } if room >= i128::from(least) => ((room - room / 2).max(least.into()), least),
         Take::Turns { least } if room >= i128::from(least) => (room, least),
         Take::Half { least } | Take::Turns { least } => (0, least),

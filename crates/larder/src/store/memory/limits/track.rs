@@ -55,6 +55,14 @@ impl Track {
         }
     }
 
+    /// How much more the count of the current bucket can hold.
+    pub(super) fn room_for_count(&self, now: u64) -> u64 {
+        match self {
+            Self::Buckets { most, width, counts } => most - counts.get(&(now / width)).copied().unwrap_or(0),
+            Self::Log { .. } | Self::Gcra { .. } => u64::MAX,
+        }
+    }
+
     /// When `wanted` fit into the limit, which they do not now.
     pub(super) fn ready(&self, wanted: u64, limit: u64, now: u64) -> u64 {
         match self {

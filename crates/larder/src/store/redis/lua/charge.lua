@@ -3,7 +3,7 @@
 -- ARGV: 1 the request, all numbers big-endian: the cost (4), how many terms (1), of each its kind and width (6, as a track
 --   has them) and its limit (4), and in decimal digits for how many milliseconds the record is to live
 --   2, unless it is to charge all or nothing, now: what to take (1: ALL or nothing, 1; as much as fits up to the cost, 2;
---   at most HALF of what is left, 3; nothing, only LOOK, 4; TURNS, as much as fits now or at the earliest time, 5), how
+--   at most HALF of what is left, 3; nothing, only LOOK, 4; TURNS, as much as fits now or at the earliest time, 5; DEBT, up to twice the limit, 6), how
 --   many microseconds ahead to charge it (7), how many microseconds ahead a turn may be booked (7), and how much 3 and 5
 --   are to take at least (4)
 -- Reply: how much was granted (4), the term that bound, from 0 (1), what it has left (4), microseconds until all is back

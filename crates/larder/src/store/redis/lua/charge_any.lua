@@ -1,5 +1,5 @@
 -- The whole rule, for records and requests of every kind: what charge.lua has not answered, after limit.lua.
-local ALL, HALF, LOOK, TURNS = 1, 3, 4, 5
+local ALL, HALF, LOOK, TURNS, DEBT = 1, 3, 4, 5, 6
 local take, ahead, patience, least = ALL, 0, 0, 1
 if ARGV[2] then
   take, ahead, patience, least = struct.unpack('>BI7I7I4', ARGV[2])
@@ -115,6 +115,17 @@ end
 local granted, wanted = cost, cost
 if take == ALL or take == LOOK then
   granted = room >= cost and cost or 0
+elseif take == DEBT then
+  -- What was used already: up to twice the limit, and no more than a count can hold.
+  wanted = 1
+  for place, term in ipairs(terms) do
+    local track = tracks[place]
+    granted = math.min(granted, math.max(2 * term.limit - track.total, 0))
+    if track.counts then
+      local count = track.counts[math.floor(now / track.width) - track.first + 1] or 0
+      granted = math.min(granted, MOST[track.kind] - count)
+    end
+  end
 else
   wanted = (take == HALF or take == TURNS) and least or 1
   granted = take == HALF and math.max(math.ceil(room / 2), least) or room

@@ -1,0 +1,79 @@
+//! What handlers find of the decisions about their request.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::Extensions;
+
+use crate::limit::Decision;
+
+/// The decisions of all layers that a request has passed, by the name of their limiter. A layer puts it among the request's
+/// extensions, also in shadow mode and for requests that it skips, so a handler can always extract it.
+///
+/// ```
+/// use larder::http::Decisions;
+///
+/// // axum: async fn handler(Extension(decisions): Extension<Decisions>) -> String
+/// fn handler(decisions: Decisions) -> String {
+///     // Nothing where the request was skipped, or nobody could decide.
+///     match decisions.get("api") {
+///         Some(decision) => format!("{} left", decision.remaining()),
+///         None => "not limited".to_owned(),
+///     }
+/// }
+/// # handler(Decisions::default());
+/// ```
+///
+/// A handler that served from a cache, say, gives back what its request was charged:
+/// `limiter.refund(key, decisions.take("api")?, 1)`.
+#[derive(Clone, Default)]
+pub struct Decisions(Arc<Mutex<Vec<(String, Arc<Decision>)>>>);
+
+impl Decisions {
+    /// The decision by the limiter of this name; of two layers with one limiter that of the inner one.
+    #[must_use]
+    pub fn get(&self, limiter: &str) -> Option<Arc<Decision>> {
+        self.all().iter().rev().find(|(name, _)| name == limiter).map(|(_, decision)| decision.clone())
+    }
+
+    /// Takes the decision out, so that it can be given back by [`refund`](crate::RateLimiter::refund). Nothing while what
+    /// [`get`](Self::get) returned is still alive. In a layer that settles costs by the response
+    /// ([`count_if`](super::RateLimitLayer::count_if), [`settle`](super::RateLimitLayer::settle)) it holds nothing to give back.
+    #[must_use]
+    pub fn take(&self, limiter: &str) -> Option<Decision> {
+        let mut all = self.all();
+        let place = all.iter().rposition(|(name, _)| name == limiter)?;
+        let (name, decision) = all.remove(place);
+        Arc::try_unwrap(decision).map_err(|shared| all.insert(place, (name, shared))).ok()
+    }
+
+    /// The names of the limiters, the outermost first.
+    #[must_use]
+    pub fn limiters(&self) -> Vec<String> {
+        self.all().iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(super) fn add(&self, limiter: &str, decision: Decision) {
+        self.all().push((limiter.to_owned(), Arc::new(decision)));
+    }
+
+    /// Those of a request, made where there are none.
+    pub(super) fn of(extensions: &mut Extensions) -> Self {
+        if let Some(there) = extensions.get::<Self>() {
+            return there.clone();
+        }
+        let made = Self::default();
+        extensions.insert(made.clone());
+        made
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<(String, Arc<Decision>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Decisions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Decisions").field(&self.limiters()).finish()
+    }
+}

@@ -1,0 +1,246 @@
+//! How many requests of a key are served at a time, over all processes.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::key::{RequestHead, RequestKey};
+use super::refusal::{Problem, Refusal, Refuse, retry_after};
+use crate::error::ErrorKind;
+use crate::lock::{Semaphore, SemaphorePermit};
+
+type Skip = Arc<dyn Fn(&RequestHead<'_>) -> bool + Send + Sync>;
+
+/// Limits how many requests of a key are served at the same time, by a [`Semaphore`].
+///
+/// A request takes a permit of its key and holds it until the response's body has been sent, or the client has gone. One
+/// that gets no permit is answered with 429 and `Retry-After: 1`; where the store is away, with 503.
+///
+/// ```
+/// use larder::Larder;
+/// use larder::http::{HeaderKey, InFlightLayer};
+///
+/// # async fn run() -> larder::Result<()> {
+/// let larder = Larder::connect("memory:").await?;
+/// let exports = InFlightLayer::new(larder.semaphore("exports", 2), HeaderKey::new("x-user".parse().unwrap()));
+/// // axum: Router::new().route("/export", get(export)).layer(exports)
+/// # let _ = exports;
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+/// ```
+///
+/// A process that dies gives its permits back when their time is over ([`Semaphore::ttl`]). A body that is never read to
+/// its end nor dropped holds its permit: set a timeout for slow clients.
+pub struct InFlightLayer<R = Problem> {
+    semaphore: Semaphore,
+    key: Arc<dyn RequestKey>,
+    waits: Duration,
+    skip: Option<Skip>,
+    allow_in_outage: bool,
+    refuse: Arc<R>,
+}
+
+impl InFlightLayer {
+    /// Limits requests by what `key` says of each. Requests without a key share the empty one.
+    pub fn new(semaphore: Semaphore, key: impl RequestKey) -> Self {
+        let (key, refuse) = (Arc::new(key), Arc::new(Problem));
+        Self { semaphore, key, waits: Duration::ZERO, skip: None, allow_in_outage: false, refuse }
+    }
+}
+
+impl<R> InFlightLayer<R> {
+    /// How long a request waits for a permit, in the order of all that wait. Default: not at all.
+    #[must_use]
+    pub fn wait(self, longest: Duration) -> Self {
+        Self { waits: longest, ..self }
+    }
+
+    /// Requests that are not limited.
+    #[must_use]
+    pub fn skip(self, skip: impl Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static) -> Self {
+        Self { skip: Some(Arc::new(skip)), ..self }
+    }
+
+    /// Lets requests pass while the store is away. Default: they are answered with 503.
+    #[must_use]
+    pub fn allow_in_outage(self) -> Self {
+        Self { allow_in_outage: true, ..self }
+    }
+
+    /// What a refusal is answered with, as [`RateLimitLayer::refuse`](super::RateLimitLayer::refuse).
+    #[must_use]
+    pub fn refuse<N>(self, refuse: N) -> InFlightLayer<N> {
+        let Self { semaphore, key, waits, skip, allow_in_outage, .. } = self;
+        InFlightLayer { semaphore, key, waits, skip, allow_in_outage, refuse: Arc::new(refuse) }
+    }
+
+    /// The permit, or the refusal's status. Nothing where the request passes without one.
+    async fn enter(&self, key: String) -> Result<Option<SemaphorePermit>, StatusCode> {
+        let semaphore = self.semaphore.key(key);
+        let taken = if self.waits.is_zero() {
+            semaphore.try_acquire().await
+        } else {
+            semaphore.acquire_within(self.waits).await.map(Some)
+        };
+        match taken {
+            Ok(Some(permit)) => Ok(Some(permit)),
+            Ok(None) => Err(StatusCode::TOO_MANY_REQUESTS),
+            Err(error) if error.kind() == ErrorKind::LockHeld => Err(StatusCode::TOO_MANY_REQUESTS),
+            Err(error) => {
+                tracing::debug!(%error, "no decision on how many requests are in flight");
+                if self.allow_in_outage { Ok(None) } else { Err(StatusCode::SERVICE_UNAVAILABLE) }
+            }
+        }
+    }
+}
+
+impl<R> Clone for InFlightLayer<R> {
+    fn clone(&self) -> Self {
+        let Self { semaphore, key, waits, skip, allow_in_outage, refuse } = self;
+        Self {
+            semaphore: semaphore.clone(),
+            key: key.clone(),
+            waits: *waits,
+            skip: skip.clone(),
+            allow_in_outage: *allow_in_outage,
+            refuse: refuse.clone(),
+        }
+    }
+}
+
+impl<R> fmt::Debug for InFlightLayer<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InFlightLayer").field("wait", &self.waits).finish_non_exhaustive()
+    }
+}
+
+impl<S, R> Layer<S> for InFlightLayer<R> {
+    type Service = InFlightService<S, R>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        InFlightService { inner, layer: self.clone() }
+    }
+}
+
+/// A service of which a limited number of requests are served at a time. Made by [`InFlightLayer`].
+pub struct InFlightService<S, R = Problem> {
+    inner: S,
+    layer: InFlightLayer<R>,
+}
+
+impl<S: Clone, R> Clone for InFlightService<S, R> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), layer: self.layer.clone() }
+    }
+}
+
+impl<S, R> fmt::Debug for InFlightService<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InFlightService").field("layer", &self.layer).finish_non_exhaustive()
+    }
+}
+
+impl<S, R, A, B> Service<Request<A>> for InFlightService<S, R>
+where
+    S: Service<Request<A>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    R: Refuse<B>,
+    A: Send + 'static,
+    B: Send + 'static,
+{
+    type Response = Response<InFlightBody<B>>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<A>) -> Self::Future {
+        // The service that was found ready goes into the future; its clone need not be.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let layer = self.layer.clone();
+        let head = RequestHead::of(&request);
+        let skipped = layer.skip.as_ref().is_some_and(|skip| skip(&head));
+        let key = (!skipped).then(|| layer.key.key(&head).unwrap_or_default());
+        Box::pin(async move {
+            let entered = match key {
+                Some(key) => layer.enter(key).await,
+                None => Ok(None),
+            };
+            match entered {
+                Ok(permit) => {
+                    let response = inner.call(request).await?;
+                    Ok(response.map(|body| InFlightBody { body, permit }))
+                }
+                Err(status) => {
+                    let span = Duration::from_secs(1);
+                    let refusal = Refusal { status, retry_after: span, policies: Vec::new() };
+                    let mut response = layer.refuse.refuse(&refusal);
+                    response.headers_mut().insert(header::RETRY_AFTER, retry_after(span));
+                    Ok(response.map(|body| InFlightBody { body, permit: None }))
+                }
+            }
+        })
+    }
+}
+
+pin_project! {
+    /// A body that holds its request's permit until it has been sent or is dropped.
+    #[derive(Debug)]
+    pub struct InFlightBody<B> {
+        #[pin]
+        body: B,
+        permit: Option<SemaphorePermit>,
+    }
+}
+
+impl<B: Body> Body for InFlightBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let frame = this.body.poll_frame(cx);
+        if matches!(frame, Poll::Ready(None | Some(Err(_)))) {
+            // Freed in the background.
+            drop(this.permit.take());
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B: Default> Default for InFlightBody<B> {
+    fn default() -> Self {
+        Self { body: B::default(), permit: None }
+    }
+}
+
+impl<B: From<String>> From<String> for InFlightBody<B> {
+    fn from(text: String) -> Self {
+        Self { body: text.into(), permit: None }
+    }
+}

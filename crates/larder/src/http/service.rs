@@ -1,0 +1,281 @@
+//! What the layer does with a request: decide, hand on, settle, and tell.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, header};
+use tower_service::Service;
+
+use super::decisions::Decisions;
+use super::fields::{Policies, Told};
+use super::key::{RequestHead, ResponseHead, shortened};
+use super::layer::{Options, Shared};
+use super::refusal::{Problem, Refusal, Refuse, RefusedRequest, retry_after};
+use crate::error::{Error, Result};
+use crate::limit::{DecidedBy, Decision, RateLimiter, Reservation, Reserve};
+
+/// A service whose requests are limited. Made by [`RateLimitLayer`](super::RateLimitLayer).
+pub struct RateLimitService<S, R = Problem> {
+    inner: S,
+    shared: Arc<Shared<R>>,
+}
+
+impl<S, R> RateLimitService<S, R> {
+    pub(super) fn new(inner: S, shared: Arc<Shared<R>>) -> Self {
+        Self { inner, shared }
+    }
+}
+
+impl<S: Clone, R> Clone for RateLimitService<S, R> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), shared: self.shared.clone() }
+    }
+}
+
+impl<S, R> fmt::Debug for RateLimitService<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitService")
+            .field("limiter", &self.shared.options.limiter)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a request asks of the limiters: at least one key.
+struct Asked {
+    keys: Vec<(RateLimiter, String)>,
+    cost: u64,
+}
+
+/// What the limiters said: one decision a key.
+struct Decided {
+    decisions: Result<Vec<Decision>>,
+    /// What is settled by the response.
+    reservations: Vec<Reservation>,
+}
+
+/// No request is without a key.
+static NOTHING: LazyLock<Error> = LazyLock::new(|| Error::invalid("nothing was decided"));
+
+impl Decided {
+    /// The decision that counts for the request: that of the key which must be waited for longest.
+    fn binding(&self) -> Result<(usize, &Decision), &Error> {
+        let decisions = self.decisions.as_ref()?;
+        let mut binding = None;
+        for (place, one) in decisions.iter().enumerate() {
+            if binding.is_none_or(|(_, other): (usize, &Decision)| one.retry_after() > other.retry_after()) {
+                binding = Some((place, one));
+            }
+        }
+        binding.ok_or(&NOTHING)
+    }
+}
+
+impl Options {
+    /// Nothing where the request is not limited.
+    fn ask(&self, head: &RequestHead<'_>) -> Option<Result<Asked>> {
+        if self.skip.as_ref().is_some_and(|skip| skip(head)) {
+            return None;
+        }
+        let cost = self.cost.as_ref().map_or(1, |cost| cost(head));
+        if cost == 0 {
+            return None;
+        }
+        let limiter = match self.quotas.as_ref().and_then(|quotas| quotas(head)) {
+            Some(quotas) => self.limiter.with_quotas(quotas),
+            None => Ok(self.limiter.clone()),
+        };
+        Some(limiter.map(|limiter| {
+            let and = self.and.iter().map(|(limiter, key)| (limiter.clone(), key));
+            let all = std::iter::once((limiter, &self.key)).chain(and);
+            let keys = all.map(|(limiter, key)| {
+                let key = shortened(key.key(head).unwrap_or_default(), |key| limiter.takes(key));
+                (limiter, key)
+            });
+            Asked { keys: keys.collect(), cost }
+        }))
+    }
+
+    async fn decide(&self, asked: &Asked) -> Decided {
+        match self.decide_all(asked).await {
+            Ok((decisions, reservations)) => Decided { decisions: Ok(decisions), reservations },
+            Err(error) => {
+                tracing::debug!(%error, limiter = self.limiter.name(), "no decision on a request");
+                Decided { decisions: Err(error), reservations: Vec::new() }
+            }
+        }
+    }
+
+    async fn decide_all(&self, asked: &Asked) -> Result<(Vec<Decision>, Vec<Reservation>)> {
+        // A cost that could never pass is that of all there is.
+        let cost = |limiter: &RateLimiter, key: &str| match asked.cost {
+            1 => 1,
+            cost => cost.min(limiter.largest_cost(key)),
+        };
+        if let [(limiter, key)] = asked.keys.as_slice() {
+            let cost = cost(limiter, key);
+            if self.settle.is_none() {
+                return Ok((vec![limiter.check_n(key.as_str(), cost).await?], Vec::new()));
+            }
+            return Ok(match limiter.reserve(key.as_str(), cost).await? {
+                Reserve::Granted(reservation) => {
+                    (vec![reservation.decision().without_charge()], vec![reservation])
+                }
+                Reserve::Refused(decision) => (vec![decision], Vec::new()),
+            });
+        }
+        let keys = asked.keys.iter().map(|(limiter, key)| limiter.key(key.as_str()).cost(cost(limiter, key)));
+        if self.settle.is_none() {
+            return Ok((self.limiter.check_keys(keys.collect()).await?, Vec::new()));
+        }
+        self.limiter.reserve_keys(keys.collect()).await
+    }
+
+    /// What a request has cost, by its response.
+    fn used<B>(&self, reservation: &Reservation, response: &Response<B>) -> Option<u64> {
+        let settle = self.settle.as_ref()?;
+        Some(settle(&ResponseHead::of(response), reservation.estimate()))
+    }
+
+    /// Gives back or charges the difference. How many permits came back.
+    async fn settle(&self, reservation: Reservation, used: u64) -> u64 {
+        match reservation.settle_with_debt(used).await {
+            Ok(settled) => settled.returned,
+            Err(error) => {
+                tracing::debug!(%error, limiter = self.limiter.name(), "a request's cost was not corrected");
+                0
+            }
+        }
+    }
+
+    fn refused<B>(&self, asked: &Asked, request: &Request<B>, decided: &Decided) {
+        let Some(hook) = &self.on_refusal else { return };
+        let (place, decision) = match decided.binding() {
+            Ok((_, decision)) if decision.is_allowed() => return,
+            Ok((place, decision)) => (place, Some(decision)),
+            Err(_) => (0, None),
+        };
+        let key = asked.keys.get(place).map_or("", |(_, key)| key.as_str());
+        hook(&RefusedRequest { key, request: RequestHead::of(request), decision, shadow: self.shadow });
+    }
+}
+
+impl<R> Shared<R> {
+    fn refusal<B>(&self, decided: Result<&Decision, &Error>, names: Vec<String>) -> Response<B>
+    where
+        R: Refuse<B>,
+    {
+        let (status, span, names) = match decided {
+            Ok(decision) if decision.was_counted() => {
+                (StatusCode::TOO_MANY_REQUESTS, decision.retry_after().unwrap_or_default(), names)
+            }
+            _ => (StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(1), Vec::new()),
+        };
+        let span = span + self.options.limiter.jitter(self.options.jitter);
+        let refusal = Refusal { status, retry_after: span, policies: names };
+        let mut response = self.refuse.refuse(&refusal);
+        response.headers_mut().insert(header::RETRY_AFTER, retry_after(span));
+        response
+    }
+
+    /// The fields of a key's limiter, and what they say of its decision.
+    fn told(&self, asked: &Asked, decided: &Decided) -> Vec<(Arc<Policies>, Told)> {
+        let Ok(decisions) = &decided.decisions else { return Vec::new() };
+        let each = asked.keys.iter().zip(decisions);
+        let counted = each.filter(|(_, decision)| decision.decided_by() != DecidedBy::Outage);
+        counted
+            .map(|((limiter, key), decision)| {
+                let quotas = limiter.quotas_of(key, Some(decision.quota()));
+                (self.policies(limiter.name(), quotas), Told::of(decision))
+            })
+            .collect()
+    }
+
+    /// The response to a request that does not pass.
+    fn refuse_by<B>(&self, asked: &Asked, decided: &Decided) -> Response<B>
+    where
+        R: Refuse<B>,
+    {
+        match decided.binding() {
+            Ok((place, decision)) => {
+                let name = asked.keys.get(place).map(|(limiter, key)| {
+                    let quotas = limiter.quotas_of(key, Some(decision.quota()));
+                    self.policies(limiter.name(), quotas).of(decision.quota())
+                });
+                self.refusal(Ok(decision), name.into_iter().collect())
+            }
+            Err(error) => self.refusal(Err(error), Vec::new()),
+        }
+    }
+}
+
+impl<S, R, A, B> Service<Request<A>> for RateLimitService<S, R>
+where
+    S: Service<Request<A>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    R: Refuse<B>,
+    A: Send + 'static,
+    B: Send + 'static,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<A>) -> Self::Future {
+        // The service that was found ready goes into the future; its clone need not be.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let shared = self.shared.clone();
+        // There for every request, so that handlers can rely on it.
+        let decisions = Decisions::of(request.extensions_mut());
+        let asked = match shared.options.ask(&RequestHead::of(&request)) {
+            None => return Box::pin(inner.call(request)),
+            Some(asked) => asked,
+        };
+        Box::pin(async move {
+            let options = &shared.options;
+            let asked = match asked {
+                Ok(asked) => asked,
+                Err(error) => {
+                    tracing::warn!(%error, limiter = options.limiter.name(), "the quotas of a request make no sense");
+                    return if options.shadow { inner.call(request).await } else { Ok(shared.refusal(Err(&error), Vec::new())) };
+                }
+            };
+            let mut decided = options.decide(&asked).await;
+            options.refused(&asked, &request, &decided);
+            let told = if options.shadow { Vec::new() } else { shared.told(&asked, &decided) };
+            let passes = options.shadow || decided.binding().is_ok_and(|(_, decision)| decision.is_allowed());
+            let refusal = (!passes).then(|| shared.refuse_by(&asked, &decided));
+            let reservations = std::mem::take(&mut decided.reservations);
+            for ((limiter, _), decision) in asked.keys.iter().zip(decided.decisions.into_iter().flatten()) {
+                decisions.add(limiter.name(), decision);
+            }
+            let mut returned = Vec::new();
+            let mut response = match refusal {
+                Some(response) => response,
+                None => {
+                    let response = inner.call(request).await?;
+                    let used: Vec<_> = reservations.iter().map(|one| options.used(one, &response)).collect();
+                    for (reservation, used) in reservations.into_iter().zip(used) {
+                        let used = used.unwrap_or(reservation.estimate());
+                        returned.push(options.settle(reservation, used).await);
+                    }
+                    response
+                }
+            };
+            for (place, (policies, told)) in told.into_iter().enumerate() {
+                let told = told.returned(returned.get(place).copied().unwrap_or(0));
+                policies.write(options.fields, told, &mut response);
+            }
+            Ok(response)
+        })
+    }
+}

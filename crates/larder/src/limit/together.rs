@@ -1,0 +1,225 @@
+//! Several keys in one decision, all or nothing: a user and an address, a tenant and everybody.
+//!
+//! Two calls one after the other would charge the first key where the second refuses, or give it back and so charge a
+//! refusal for a while. So the store decides all keys in one step. On a cluster that step needs all records in one slot:
+//! [`RateLimiter::in_group`] puts them there.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::RateLimiter;
+use super::decision::Decision;
+use super::quota::{Plan, Quota};
+#[cfg(feature = "tower")]
+use super::reserve::Reservation;
+use crate::call::Call;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::key::CacheKey;
+use crate::name::Name;
+use crate::store::limit::{Charge, LimitStore, Take};
+
+/// A key of a limiter, and what it is charged. Made by [`RateLimiter::key`], for
+/// [`Larder::check_together`](crate::Larder::check_together).
+#[derive(Clone)]
+#[must_use = "nothing is decided until it is given to check_together"]
+pub struct LimitKey {
+    limiter: RateLimiter,
+    name: Result<Name>,
+    cost: u64,
+}
+
+impl LimitKey {
+    /// What it costs. Default: 1.
+    pub fn cost(self, cost: u64) -> Self {
+        Self { cost, ..self }
+    }
+}
+
+impl fmt::Debug for LimitKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitKey").field("limiter", &self.limiter.name()).field("cost", &self.cost).finish_non_exhaustive()
+    }
+}
+
+/// What was decided of several keys together: all of them were charged, or none.
+#[derive(Debug)]
+pub struct Together {
+    decisions: Vec<Decision>,
+}
+
+impl Together {
+    /// Whether all may pass.
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        self.decisions.iter().all(Decision::is_allowed)
+    }
+
+    /// When the same request would pass if no other asks: the longest wait of all keys. Nothing where it passed.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.decisions.iter().filter_map(Decision::retry_after).max()
+    }
+
+    /// Which key refused, by its place: the one that must be waited for longest. Nothing where all passed.
+    #[must_use]
+    pub fn refused_by(&self) -> Option<usize> {
+        if self.is_allowed() {
+            return None;
+        }
+        let waits = self.decisions.iter().map(Decision::retry_after).enumerate();
+        waits.max_by_key(|(_, wait)| *wait).map(|(place, _)| place)
+    }
+
+    /// The quota that bound, of the key that [refused](Self::refused_by) or else of the one that has least left.
+    #[must_use]
+    pub fn quota(&self) -> Option<Quota> {
+        let place = self.refused_by();
+        let least = || self.decisions.iter().min_by_key(|decision| decision.remaining());
+        place.map_or_else(least, |place| self.decisions.get(place)).map(Decision::quota)
+    }
+
+    /// One decision a key, in their order. Where the request was refused, the decision of a key that would have passed says
+    /// to retry after no time at all, and what it has left.
+    #[must_use]
+    pub fn decisions(&self) -> &[Decision] {
+        &self.decisions
+    }
+
+    /// The decisions, each of which can be given back by its limiter.
+    #[must_use]
+    pub fn into_decisions(self) -> Vec<Decision> {
+        self.decisions
+    }
+}
+
+impl RateLimiter {
+    /// A key of this limiter, to be decided together with others.
+    pub fn key(&self, key: impl CacheKey) -> LimitKey {
+        LimitKey { limiter: self.clone(), name: self.record(key), cost: 1 }
+    }
+
+    /// The same limits with all records of one group in one place, so that on a cluster they can be decided
+    /// [together](crate::Larder::check_together): say a tenant's name, for its limit and those of its users. A key counts
+    /// in each group, and outside of groups, by itself.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for a group's name that is longer than 128 bytes.
+    pub fn in_group(&self, group: impl CacheKey) -> Result<Self> {
+        let prefix = self.inner.context.keyspace.limit_group(&self.inner.name, group)?;
+        let local = self.inner.context.shared_of_limiter(&prefix, || super::Local::new(&self.inner.name, &prefix))?;
+        Ok(self.clone().with(|inner| {
+            (inner.prefix, inner.local) = (prefix, local);
+        }))
+    }
+}
+
+/// A key that is about to be decided.
+struct Asked {
+    limiter: RateLimiter,
+    name: Name,
+    plan: Arc<Plan>,
+    cost: u64,
+}
+
+/// All keys, or none.
+pub(crate) fn check<'a>(
+    context: &'a Arc<Context>,
+    keys: Vec<LimitKey>,
+) -> Call<'a, impl Future<Output = Result<Together>> + Send + use<'a>> {
+    let timeout = context.limits.response_timeout;
+    Call::new(timeout, &context.together_meter, async move {
+        Ok(Together { decisions: decide(context, keys).await? })
+    })
+}
+
+#[cfg(feature = "tower")]
+impl RateLimiter {
+    /// Decides keys of this and other limiters together.
+    pub(crate) async fn check_keys(&self, keys: Vec<LimitKey>) -> Result<Vec<Decision>> {
+        check(&self.inner.context, keys).await.map(Together::into_decisions)
+    }
+
+    /// The same, to be settled key by key. Without reservations where it was refused.
+    pub(crate) async fn reserve_keys(
+        &self,
+        keys: Vec<LimitKey>,
+    ) -> Result<(Vec<Decision>, Vec<Reservation>)> {
+        let decisions = self.check_keys(keys.clone()).await?;
+        if !decisions.iter().all(Decision::is_allowed) {
+            return Ok((decisions, Vec::new()));
+        }
+        let views = decisions.iter().map(Decision::without_charge).collect();
+        let reserved = keys.into_iter().zip(decisions);
+        let reserved = reserved.map(|(key, decision)| Ok(Reservation::new(key.limiter, key.name?, decision)));
+        Ok((views, reserved.collect::<Result<_>>()?))
+    }
+}
+
+async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decision>> {
+    let asked = keys.into_iter().map(|key| checked(context, key)).collect::<Result<Vec<_>>>()?;
+    let Some(first) = asked.first() else { return Ok(Vec::new()) };
+    for (place, one) in asked.iter().enumerate() {
+        if asked.iter().skip(place + 1).any(|other| other.name == one.name) {
+            return Err(Error::invalid("a key stands twice in one decision: give it the cost of both"));
+        }
+    }
+    // A key that is known to be refused decides for all of them.
+    if let Some(known) = known_refusal(context, &asked) {
+        return Ok(known.into_iter().zip(&asked).map(|(one, asked)| asked.limiter.counted(one)).collect());
+    }
+    let charges: Vec<(&str, Charge<'_>)> = asked
+        .iter()
+        .map(|one| {
+            let charge = Charge { terms: &one.plan.terms, take: Take::All, cost: one.cost, ahead: 0, patience: 0 };
+            (one.name.as_str(), charge)
+        })
+        .collect();
+    let sent: Vec<_> = asked.iter().map(|one| (one.limiter.now(), one.limiter.changes())).collect();
+    let request = async { context.coordination()?.charge_together(&charges).await };
+    let decisions = match first.limiter.send_request(first.name.as_str(), request).await {
+        Ok(answers) => {
+            let passes = answers.iter().all(|answer| answer.granted > 0);
+            let each = asked.iter().zip(answers).zip(sent).map(|((one, mut answer), sent)| {
+                if answer.granted > 0 && !passes {
+                    (answer.granted, answer.wait) = (0, 0);
+                }
+                one.limiter.decided(&one.name, &one.plan, Take::All, one.cost, answer, sent)
+            });
+            each.collect()
+        }
+        // Each by the policy of its limiter: one that refuses, refuses for all.
+        Err(error) => {
+            let each = asked.iter().map(|one| {
+                one.limiter.without_store(&one.name, &one.plan, Take::All, one.cost, error.clone())
+            });
+            let each = each.collect::<Result<Vec<Decision>>>()?;
+            let passes = each.iter().all(Decision::is_allowed);
+            each.into_iter().map(|one| if passes { one } else { one.refused_with_others() }).collect::<Vec<_>>()
+        }
+    };
+    Ok(decisions.into_iter().zip(&asked).map(|(one, asked)| asked.limiter.counted(one)).collect())
+}
+
+fn checked(context: &Arc<Context>, key: LimitKey) -> Result<Asked> {
+    let LimitKey { limiter, name, cost } = key;
+    let name = name?;
+    if !Arc::ptr_eq(&limiter.inner.context, context) {
+        return Err(Error::invalid("keys that are decided together are of limiters of one Larder"));
+    }
+    let plan = limiter.plan_for(&name)?;
+    plan.check_cost(cost)?;
+    Ok(Asked { limiter, name, plan, cost })
+}
+
+fn known_refusal(context: &Arc<Context>, asked: &[Asked]) -> Option<Vec<Decision>> {
+    let known = |one: &Asked| one.limiter.inner.local.refusal(one.name.as_bytes(), one.cost, &one.plan, &context.clock);
+    let known: Vec<_> = asked.iter().map(known).collect();
+    if known.iter().all(Option::is_none) {
+        return None;
+    }
+    let blank = |one: &Asked| Decision::not_asked(one.plan.quota(0));
+    Some(known.into_iter().zip(asked).map(|(known, one)| known.unwrap_or_else(|| blank(one))).collect())
+}

@@ -1,0 +1,76 @@
+//! Several records in one decision: both stores answer the same, and a refusal by one charges none.
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use super::{START, connection, histories, plans, raw, tell};
+use crate::store::limit::{Charge, Charged, Take};
+use crate::store::memory::Limits;
+
+/// Which of three records, by which quotas, and how much.
+type Asked = (usize, usize, u64);
+
+fn steps() -> impl Strategy<Value = Vec<(Vec<Asked>, u64)>> {
+    let pass = prop_oneof![3 => Just(0u64), 3 => 1..2_000_000u64, 1 => 1..70_000_000u64];
+    let asked = prop::collection::btree_map(0..3usize, (0..2usize, 1..4u64), 1..=3);
+    let asked = asked.prop_map(|all| all.into_iter().map(|(key, (plan, cost))| (key, plan, cost)).collect());
+    prop::collection::vec((asked, pass), 1..30)
+}
+
+#[test]
+fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
+    let (memory, server) = (Limits::default(), std::cell::RefCell::new(connection()));
+    let script = tell(raw::together());
+    let next = std::cell::Cell::new(0u64);
+    let mut runner = TestRunner::new(histories(600));
+    runner
+        .run(&(0..plans().len(), steps()), |(usual, steps)| {
+            let (history, plans) = (next.replace(next.get() + 1), plans());
+            let mut clock = START;
+            for (asked, pass) in steps {
+                clock += pass;
+                let names: Vec<String> =
+                    asked.iter().map(|(key, ..)| format!("~limit.1:{{/+{history}}}{{x:{key}}}")).collect();
+                let charges: Vec<(&str, Charge<'_>)> = asked
+                    .iter()
+                    .zip(&names)
+                    .map(|((key, plan, cost), name)| {
+                        // Each record keeps to two sets of quotas.
+                        let terms = &plans[(usual + key + plan) % plans.len()];
+                        let most = terms.iter().map(|term| term.limit).min().unwrap_or(1);
+                        let cost = (*cost).min(most);
+                        (name.as_str(), Charge { terms, take: Take::All, cost, ahead: 0, patience: 0 })
+                    })
+                    .collect();
+                let mut command = redis::cmd("EVAL");
+                command.arg(&script).arg(names.len()).arg(&names);
+                charges.iter().for_each(|(_, charge)| {
+                    command.arg(raw::charge(*charge).0);
+                });
+                command.arg(clock / 1_000_000).arg(clock % 1_000_000);
+                let answers: Vec<Vec<u8>> =
+                    command.query(&mut *server.borrow_mut()).unwrap_or_else(|error| panic!("{error}"));
+                let found: Vec<Charged> = answers.iter().map(|answer| raw::answer(answer)).collect();
+                let looks: Vec<Charged> = charges
+                    .iter()
+                    .map(|(name, charge)| memory.charge(name, Charge { take: Take::Look, ..*charge }, clock))
+                    .collect();
+                let expected = memory.charge_together(&charges, clock);
+                // A look has no stamp on the wire that a refund could name.
+                let plain = |all: &[Charged]| -> Vec<_> {
+                    all.iter().map(|one| (one.granted, one.binding, one.remaining, one.wait, one.reset)).collect()
+                };
+                prop_assert_eq!(plain(&expected), plain(&found));
+                let passes = looks.iter().all(|look| look.granted > 0);
+                prop_assert_eq!(passes, expected.iter().all(|one| one.granted > 0));
+                if !passes {
+                    for ((name, charge), look) in charges.iter().zip(&looks) {
+                        let after = memory.charge(name, Charge { take: Take::Look, ..*charge }, clock);
+                        prop_assert_eq!(&after, look, "a refusal has charged {}", name);
+                    }
+                }
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+}

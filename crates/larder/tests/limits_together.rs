@@ -1,0 +1,107 @@
+//! Several keys in one decision: all are charged, or none.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use larder::{DecidedBy, ErrorKind, Outage, Quota};
+use larder_testkit::Server;
+use support::each_store;
+
+#[tokio::test]
+async fn all_keys_are_charged_or_none_and_the_one_that_refuses_is_named() {
+    for (store, larder) in each_store().await {
+        let quotas = [Quota::per_hour(2), Quota::per_hour(100)];
+        let by_user = larder.rate_limiter("user", quotas[0]).unwrap().in_group("acme").unwrap();
+        let by_tenant = larder.rate_limiter("tenant", quotas[1]).unwrap().in_group("acme").unwrap();
+        let both = || [by_tenant.key("acme").cost(10), by_user.key("ann")];
+        for left in [1, 0] {
+            let passed = larder.check_together(both()).await.unwrap();
+            assert!(passed.is_allowed() && passed.retry_after().is_none() && passed.refused_by().is_none());
+            assert_eq!(passed.decisions()[1].remaining(), left, "{store}");
+            assert_eq!(passed.quota(), Some(quotas[0]));
+        }
+        for decided_by in [DecidedBy::Store, DecidedBy::Refusal] {
+            let refused = larder.check_together(both()).await.unwrap();
+            assert!(!refused.is_allowed() && refused.refused_by() == Some(1), "{store}: {refused:?}");
+            assert_eq!(refused.decisions()[1].decided_by(), decided_by, "{store}");
+            assert_eq!(refused.retry_after(), refused.decisions()[1].retry_after());
+            assert!(refused.retry_after().unwrap() > Duration::from_secs(3500));
+            assert_eq!(refused.quota(), Some(quotas[0]));
+        }
+        assert_eq!(by_tenant.remaining("acme").await.unwrap(), 80, "{store}: the refusal has charged nothing");
+        // A key that was refused only for another's sake is not known to be refused.
+        assert_eq!(by_tenant.check("acme").await.unwrap().remaining(), 79, "{store}");
+        // What was charged together is given back key by key.
+        by_user.reset("ann").await.unwrap();
+        let mut decisions = larder.check_together(both()).await.unwrap().into_decisions();
+        assert_eq!(by_user.refund("ann", decisions.pop().unwrap(), 1).await.unwrap(), 1);
+        assert_eq!(by_tenant.refund("acme", decisions.pop().unwrap(), 10).await.unwrap(), 10);
+        assert_eq!(by_tenant.remaining("acme").await.unwrap(), 79, "{store}");
+        // Groups are apart from each other and from no group.
+        let others = [by_user.in_group("umbrella").unwrap(), larder.rate_limiter("user", quotas[0]).unwrap()];
+        assert!(by_user.allow("ann").await.unwrap());
+        for other in others {
+            assert_eq!(other.remaining("ann").await.unwrap(), 2, "{store}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_keys_are_one_round_trip() {
+    let server = Server::start();
+    let larder = support::connect(&server.url()).await;
+    let limiter = |name: &str| larder.rate_limiter(name, Quota::per_hour(2)).unwrap();
+    let (a, b, c) = (limiter("a"), limiter("b"), limiter("c"));
+    let all = || [a.key("x"), b.key(7), c.key(("y", 3))];
+    assert!(larder.check_together(all()).await.unwrap().is_allowed());
+    server.reset_stats();
+    let calls = || server.calls("evalsha") + server.calls("eval");
+    assert!(larder.check_together(all()).await.unwrap().is_allowed());
+    assert_eq!(calls(), 1);
+    assert!(!larder.check_together(all()).await.unwrap().is_allowed());
+    assert_eq!(calls(), 2);
+    // A key that is known to be refused decides for all.
+    assert!(!larder.check_together(all()).await.unwrap().is_allowed());
+    assert_eq!(calls(), 2);
+    assert!(larder.check_together([]).await.unwrap().is_allowed());
+}
+
+#[tokio::test]
+async fn what_cannot_be_decided_in_one_step_is_refused_with_a_reason() {
+    let larder = support::connect(&support::cluster().url()).await;
+    let limiter = |name: &str| larder.rate_limiter(name, Quota::per_hour(20)).unwrap();
+    let (a, b) = (limiter("a"), limiter("b"));
+    let error = larder.check_together([a.key("x"), b.key("y")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSetting);
+    assert!(error.to_string().contains("in_group"), "{error}");
+    let grouped = [a.in_group("g").unwrap(), b.in_group("g").unwrap()];
+    assert!(larder.check_together(grouped.iter().map(|one| one.key("x"))).await.unwrap().is_allowed());
+    for (store, larder) in each_store().await {
+        let a = larder.rate_limiter("a", Quota::per_hour(20)).unwrap();
+        let twice = larder.check_together([a.key("x"), a.key("x")]).await.unwrap_err();
+        assert_eq!(twice.kind(), ErrorKind::InvalidSetting, "{store}");
+        let other = support::connect("memory:").await;
+        let strange = other.rate_limiter("b", Quota::per_hour(20)).unwrap();
+        assert!(larder.check_together([a.key("x"), strange.key("x")]).await.is_err(), "{store}");
+        assert!(larder.check_together([a.key("x").cost(21)]).await.is_err(), "{store}");
+        assert!(larder.check_together([a.key("x").cost(0)]).await.is_err(), "{store}");
+        assert_eq!(a.remaining("x").await.unwrap(), 20, "{store}");
+        assert!(a.in_group("x".repeat(129)).is_err());
+    }
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_each_key_is_decided_by_its_limiters_policy() {
+    let server = Server::start();
+    let larder = support::connect(&server.url()).await;
+    let limiter = |name: &str, outage| larder.rate_limiter(name, Quota::per_hour(2)).unwrap().outage(outage).unwrap();
+    let (allows, denies) = (limiter("a", Outage::Allow), limiter("b", Outage::Deny));
+    let errors = limiter("c", Outage::Error);
+    server.kill();
+    let check = async |other: &larder::RateLimiter| larder.check_together([allows.key("x"), other.key("y")]).await;
+    assert!(check(&allows).await.unwrap().is_allowed());
+    assert!(!check(&denies).await.unwrap().is_allowed());
+    assert!(check(&errors).await.is_err());
+}
