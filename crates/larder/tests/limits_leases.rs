@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use larder::{DecidedBy, Larder, Lease, Quota};
-use larder_testkit::Server;
+use larder_testkit::{Direction, Proxy, Server};
 use support::{each_store, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,5 +172,48 @@ async fn a_waiter_does_not_keep_others_from_a_batch() {
         }
         assert!(!limiter.check("a").await.unwrap().is_allowed(), "{store}");
         waiting.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_leases_time_counts_from_before_its_request_left() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let larder = support::connect(&proxy.url()).await;
+    let span = Duration::from_millis(500);
+    let lease = Lease::batch(1_000_000).span(span);
+    let limiter = larder.rate_limiter("api", Quota::per_hour(10_000_000)).unwrap().leased(lease).unwrap();
+    limiter.remaining("a").await.unwrap();
+    proxy.delay(Direction::ToClient, Duration::from_millis(300));
+    let sent = Instant::now();
+    assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::Store);
+    let mut last = sent;
+    loop {
+        let asked = Instant::now();
+        if limiter.check("a").await.unwrap().decided_by() != DecidedBy::Lease {
+            break;
+        }
+        last = asked;
+        tokio::task::yield_now().await;
+    }
+    assert!(last - sent < span + Duration::from_millis(30), "spent {:?} after its request", last - sent);
+}
+
+#[tokio::test]
+async fn a_batch_that_was_asked_for_before_a_reset_is_not_spent_after_it() {
+    for (store, larder) in [("server", support::server().url()), ("cluster", support::cluster().url())] {
+        let larder = support::connect(&larder).await;
+        let limiter = larder.rate_limiter("api", Quota::per_hour(20)).unwrap().leased(10).unwrap();
+        limiter.allow("warm").await.unwrap();
+        // Sent, and answered before the reset; but its caller is not polled before the reset has returned.
+        let mut asked = Box::pin(limiter.check("a").into_future());
+        assert!(futures_util::FutureExt::now_or_never(&mut asked).is_none());
+        limiter.reset("a").await.unwrap();
+        let mut allowed = u64::from(asked.await.unwrap().is_allowed());
+        // What the store has charged since the reset, and what is still in a batch, are all that may pass.
+        while limiter.allow("a").await.unwrap() {
+            allowed += 1;
+        }
+        assert!(allowed <= 20, "{store}: {allowed}");
     }
 }

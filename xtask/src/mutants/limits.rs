@@ -1,5 +1,253 @@
 //! Mistakes in rate limits and the HTTP layer.
 
-use super::mutant::Mutant;
+use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit};
 
-pub(super) const MUTANTS: &[Mutant] = &[];
+const fn waiting(name: &'static str) -> Test {
+    test("limits_waiting", name)
+}
+
+const fn axum(name: &'static str) -> Test {
+    test("limits_axum", name)
+}
+
+const EQUIVALENCE: Test = unit("store::equivalence_limits::both_stores_decide_the_same_at_every_time");
+const CONVERSION: Test = unit(
+    "store::equivalence_limits::oracle::after_a_change_to_shorter_windows_none_holds_more_than_its_limit",
+);
+const REFUSALS: Test = unit(
+    "limit::local::tests::a_refusal_that_is_repeated_is_for_its_cost_short_and_never_says_too_little",
+);
+const GIVEN_BACK: Test =
+    unit("limit::local::tests::what_is_given_back_while_a_refusal_is_on_its_way_ends_it");
+const PROGRAMS: Test =
+    unit("limit::programs::whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing");
+const TOGETHER: Test = test("limits_together", "all_keys_are_charged_or_none_and_the_one_that_refuses_is_named");
+const WOKEN: Test = waiting("a_caller_that_waits_for_long_is_woken_by_a_reset_a_refund_and_a_raised_limit");
+const BLOCKED: Test = waiting("turns_that_a_blocked_runtime_sleeps_through_are_asked_for_again");
+const LAYERS: Test =
+    axum("two_layers_both_say_what_is_left_and_the_older_fields_are_those_of_the_one_that_binds");
+const UPSTREAM: Test = axum("what_a_service_behind_says_of_its_own_limit_is_passed_on");
+const PATHS: Test = axum("a_path_is_whole_in_a_nested_router_and_head_counts_as_get");
+
+const ACQUIRE: &str = "crates/larder/src/limit/acquire.rs";
+const ASK: &str = "crates/larder/src/limit/ask.rs";
+const LIMITER: &str = "crates/larder/src/limit/mod.rs";
+const LOCAL: &str = "crates/larder/src/limit/local.rs";
+const MEMORY: &str = "crates/larder/src/store/memory/limits/mod.rs";
+const RECORDS: &str = "crates/larder/src/store/memory/limits/records.rs";
+const TRACK: &str = "crates/larder/src/store/memory/limits/track.rs";
+const CHARGE_ANY: &str = "crates/larder/src/store/redis/lua/charge_any.lua";
+const LIMIT_LUA: &str = "crates/larder/src/store/redis/lua/limit.lua";
+const REFUND: &str = "crates/larder/src/store/redis/lua/refund_rest.lua";
+const TOGETHER_LUA: &str = "crates/larder/src/store/redis/lua/together_end.lua";
+const FIELDS: &str = "crates/larder/src/http/fields.rs";
+const FORWARDED: &str = "crates/larder/src/http/forwarded.rs";
+const IN_FLIGHT: &str = "crates/larder/src/http/in_flight.rs";
+const KEY: &str = "crates/larder/src/http/key.rs";
+const LAYER: &str = "crates/larder/src/http/layer.rs";
+const SERVICE: &str = "crates/larder/src/http/service.rs";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    mutant(
+        "a lease's time counts from the answer",
+        &[switched(ASK, "asked.0.after(span - drift(span))", "self.now().after(span - drift(span))")],
+        &[test("limits_leases", "a_leases_time_counts_from_before_its_request_left")],
+    ),
+    mutant(
+        "a lease is charged when it is taken",
+        &[switched(ASK, "u64::try_from(span.as_micros()).unwrap_or(u64::MAX)", "0")],
+        &[PROGRAMS],
+    ),
+    mutant(
+        "a batch is spent after a reset",
+        &[switched(ASK, "self.inner.local.resets() != resets", "false")],
+        &[test("limits_leases", "a_batch_that_was_asked_for_before_a_reset_is_not_spent_after_it")],
+    ),
+    mutant(
+        "a refusal is repeated for a sixtieth of a day",
+        &[switched(
+            LOCAL,
+            "span.min(decision.binding.window() / 60).min(LONGEST_REFUSAL)",
+            "span.min(decision.binding.window() / 60)",
+        )],
+        &[REFUSALS],
+    ),
+    mutant(
+        "a refusal is repeated for longer than a sixtieth of its window",
+        &[switched(
+            LOCAL,
+            "span.min(decision.binding.window() / 60).min(LONGEST_REFUSAL)",
+            "span.min(LONGEST_REFUSAL)",
+        )],
+        &[REFUSALS],
+    ),
+    mutant(
+        "a refusal is kept across a refund",
+        &[switched(LOCAL, "self.changes() != changes", "false")],
+        &[GIVEN_BACK],
+    ),
+    mutant(
+        "a repeated refusal's wait counts from its request",
+        &[switched(LOCAL, "answered.after(drift(kept))", "sent.after(drift(kept))")],
+        &[REFUSALS],
+    ),
+    mutant(
+        "a refusal answers larger costs",
+        &[switched(
+            LOCAL,
+            "refusal.cost == cost && refusal.plan.id == plan",
+            "refusal.cost <= cost && refusal.plan.id == plan",
+        )],
+        &[REFUSALS, test("limits_quotas", "a_refusal_of_a_small_cost_does_not_answer_a_large_one")],
+    ),
+    mutant(
+        "a refusal answers for other quotas",
+        &[switched(LOCAL, "refusal.cost == cost && refusal.plan.id == plan", "refusal.cost == cost")],
+        &[test("limits_quotas", "limits_change_while_running_and_counts_go_on")],
+    ),
+    mutant(
+        "a turn is used however late",
+        &[switched(ACQUIRE, "self.limiter.now().since(due) > tolerance(&self.plan)", "false")],
+        &[BLOCKED],
+    ),
+    mutant(
+        "a caller that goes away keeps its turn",
+        &[switched(ACQUIRE, "!self.taken", "false")],
+        &[waiting("a_waiter_that_goes_away_gives_its_turn_back")],
+    ),
+    mutant(
+        "a reset leaves those asleep that have a turn",
+        &[switched(LOCAL, "queue.restart();", "queue.given_back();")],
+        &[WOKEN],
+    ),
+    mutant(
+        "changed quotas wake no caller",
+        &[switched(LIMITER, "self.inner.local.quotas_changed();", "();")],
+        &[WOKEN],
+    ),
+    mutant("a refund wakes no caller", &[switched(LOCAL, "queue.given_back();", "();")], &[WOKEN]),
+    mutant(
+        "a decision is given back to any key",
+        &[switched(LIMITER, "decision.is_allowed() && decision.record != RecordId::of(&name)", "false")],
+        &[test("limits_quotas", "a_decision_is_given_back_only_where_it_was_charged")],
+    ),
+    mutant(
+        "as much as there is, is more than the limit in an outage",
+        &[switched(ASK, "take != Take::All", "false")],
+        &[test("limits_outage", "each_policy_decides_as_it_says")],
+    ),
+    mutant(
+        "records that have ended stay",
+        &[switched(RECORDS, "self.remove_ended(STEP, now, None)", "false")],
+        &[unit(
+            "store::memory::limits::records::tests::a_flood_of_keys_is_gone_after_its_windows_though_nobody_asks",
+        )],
+    ),
+    mutant(
+        "a refused key is charged with those that pass",
+        &[switched(MEMORY, "looked.iter().any(|one| one.granted == 0)", "false")],
+        &[TOGETHER],
+    ),
+    mutant(
+        "a refused key is charged with those that pass, on the server",
+        &[rebuilt(
+            TOGETHER_LUA,
+            "passes = passes and struct.unpack('>I4', answers[place]) > 0",
+            "passes = true",
+        )],
+        &[TOGETHER],
+    ),
+    mutant(
+        "what is charged to a converted bucket counts from its beginning, in both stores",
+        &[
+            rebuilt(TRACK, "if index == current { latest } else { (index + 1) * width - 1 }", "index * width"),
+            rebuilt(
+                LIMIT_LUA,
+                "index == current and latest or (index + 1) * width - 1",
+                "index * width",
+            ),
+        ],
+        &[CONVERSION],
+    ),
+    mutant(
+        "the oldest bucket does not count",
+        &[rebuilt(
+            CHARGE_ANY,
+            "local oldest, counts = math.floor(now / track.width) - BUCKETS, {}",
+            "local oldest, counts = math.floor(now / track.width) - BUCKETS + 1, {}",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a turn is charged no later than it is used",
+        &[rebuilt(CHARGE_ANY, "when = when + math.floor((when - now) / 500)", "when = when + 0")],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "what a new record was charged is given back for the old one",
+        &[rebuilt(REFUND, "if not record or born ~= first then", "if not record then")],
+        &[test("limits_quotas", "a_refund_gives_back_what_was_charged_and_no_more")],
+    ),
+    mutant(
+        "an address is taken from the left",
+        &[switched(FORWARDED, "hops.reverse();", "();")],
+        &[unit("http::client_ip::tests::a_client_cannot_choose_its_address")],
+    ),
+    mutant(
+        "the outer layer's fields replace the inner ones",
+        &[switched(
+            FIELDS,
+            "headers.append(HeaderName::from_static(\"ratelimit\"), item);",
+            "headers.insert(HeaderName::from_static(\"ratelimit\"), item);",
+        )],
+        &[LAYERS, UPSTREAM],
+    ),
+    mutant(
+        "the older fields are those of the outer layer",
+        &[switched(FIELDS, "inner.is_some_and(|inner| told.remaining < inner)", "true")],
+        &[LAYERS],
+    ),
+    mutant(
+        "a refusal from behind carries the limit that passed",
+        &[switched(FIELDS, "response.status() == StatusCode::TOO_MANY_REQUESTS", "false")],
+        &[UPSTREAM],
+    ),
+    mutant(
+        "seconds are rounded down",
+        &[switched(
+            FIELDS,
+            "span.as_secs() + u64::from(span.subsec_nanos() > 0)",
+            "span.as_secs()",
+        )],
+        &[unit("http::fields::tests::seconds_are_rounded_up_and_never_to_nothing")],
+    ),
+    mutant("HEAD is a limit of its own", &[switched(KEY, "request.method == Method::HEAD", "false")], &[PATHS]),
+    mutant(
+        "a nested router's path is what it sees",
+        &[switched(KEY, "request.original_uri().path()", "request.uri.path()")],
+        &[PATHS],
+    ),
+    mutant(
+        "every outcome counts",
+        &[switched(LAYER, "if counts(response) { charged } else { 0 }", "if counts(response) { 1 } else { charged }")],
+        &[axum("only_requests_with_the_outcome_that_counts_are_counted")],
+    ),
+    mutant(
+        "shadow mode refuses",
+        &[switched(
+            SERVICE,
+            "options.shadow || decided.binding().is_ok_and(|(_, decision)| decision.is_allowed())",
+            "decided.binding().is_ok_and(|(_, decision)| decision.is_allowed())",
+        )],
+        &[axum("handlers_find_the_decision_in_shadow_mode_too_and_none_where_a_request_is_skipped")],
+    ),
+    mutant(
+        "a permit is free when the handler returns",
+        &[switched(
+            IN_FLIGHT,
+            "response.map(|body| InFlightBody { body, permit })",
+            "{ drop(permit); response.map(|body| InFlightBody { body, permit: None }) }",
+        )],
+        &[axum("a_request_in_flight_holds_its_permit_until_its_body_was_sent_or_the_client_went")],
+    ),
+];

@@ -88,7 +88,8 @@ impl World {
         let larder =
             Larder::new(Arc::new(Context::new(store, changes, keyspace, limits, clock, Random::default())));
         let plain = larder.rate_limiter("api", self.quota).unwrap();
-        let leased = plain.clone().leased(Lease::batch(5).span(self.span)).unwrap();
+        // What paces cannot be leased.
+        let leased = plain.clone().leased(Lease::batch(5).span(self.span)).unwrap_or(plain.clone());
         Program { rate, hand, larder, leased, plain }
     }
 
@@ -228,4 +229,57 @@ fn whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing() {
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
     assert!(here.get() > 1000, "only {} decisions were made without the store", here.get());
+}
+
+/// Waiting for `retry_after` and asking alone is always admitted, wherever the decision was made: by the store, by a refusal
+/// that was known, or out of nothing left of a lease.
+#[test]
+fn after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_was_made() {
+    let who = 0..3usize;
+    let act = prop_oneof![
+        6 => (1..150u64).prop_map(Act::Pass),
+        12 => (who.clone(), 1..4u64).prop_map(|(who, cost)| Act::Check(who, cost)),
+        2 => (who.clone(), 1..9u64).prop_map(|(who, most)| Act::UpTo(who, most)),
+        4 => who.clone().prop_map(Act::Plain),
+        2 => (0..4usize).prop_map(Act::Refund),
+        1 => (who.clone(), 1..4u64, 0..6u64).prop_map(|(who, estimate, used)| Act::Reserve(who, estimate, used)),
+    ];
+    // Long enough that refusals are repeated, by the time of each permit and in buckets.
+    let window = Duration::from_secs(90);
+    let quotas = [Quota::new(6, window), Quota::new(25, window), Quota::new(10, window).gcra(4)];
+    let schedules = (0..quotas.len(), prop::collection::vec(act, 1..60), (who, 1..5u64), 0..900u64);
+    let config = Config { cases: 600, failure_persistence: None, ..Config::default() };
+    let (here, there) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    TestRunner::new(config)
+        .run(&schedules, |(place, schedule, (who, cost), later)| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let mut world = World::new(quotas[place], window / 10);
+                world.programs[2] = world.program(1001);
+                for act in schedule {
+                    world.play(act).await;
+                }
+                let cost = cost.min(4);
+                let limiter = world.programs[who].plain.clone();
+                let mut decision = limiter.check_n("a", cost).await.unwrap();
+                if !decision.is_allowed() {
+                    // Again after a while, when it may be known here.
+                    world.pass(later * 1000).await;
+                    decision = limiter.check_n("a", cost).await.unwrap();
+                }
+                let Some(wait) = decision.retry_after() else { return Ok(()) };
+                let counted = if decision.decided_by() == super::DecidedBy::Store { &there } else { &here };
+                counted.set(counted.get() + 1);
+                world.pass(u64::try_from(wait.as_nanos().div_ceil(1000)).unwrap()).await;
+                let again = limiter.check_n("a", cost).await.unwrap();
+                prop_assert!(again.is_allowed(), "{:?} after {:?}: {:?}", decision, wait, again);
+                Ok(())
+            })
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(here.get() > 50 && there.get() > 50, "{} known here, {} by the store", here.get(), there.get());
 }

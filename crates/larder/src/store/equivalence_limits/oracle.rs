@@ -222,6 +222,63 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
+/// Changes to windows that the former ones look back at least as far as: everything that still counts is converted, each
+/// charge at the latest time at which it can have been. So whatever passes after the change passes with all uses of the
+/// window before it.
+#[test]
+fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
+    let (memory, mut server) = (Limits::default(), connection());
+    let (charge, refund) = told_the_time();
+    let next = std::cell::Cell::new(0u64);
+    let server = std::cell::RefCell::new(&mut server);
+    let buckets = |limit, width| Term { rule: Rule::Buckets, limit, width };
+    let log = |limit, width| Term { rule: Rule::Log, limit, width };
+    // From coarse to fine, in each chain.
+    let chains = [
+        vec![vec![buckets(30, 1_000_000)], vec![log(20, 7_000_000)], vec![buckets(30, 10_007)]],
+        vec![vec![buckets(100_000, 60_000_000)], vec![buckets(40, 1_000_003)], vec![log(9, 900_001)]],
+        vec![vec![log(20, 50_000_000), buckets(50, 1_000_000)], vec![buckets(25, 600_000)], vec![log(12, 3_000_000)]],
+    ];
+    let step = prop_oneof![
+        6 => (1..4u64).prop_map(|cost| (cost, 0, false)),
+        6 => prop_oneof![1..200_000u64, 1..3_000_000].prop_map(|pass| (0, pass, false)),
+        1 => Just((0, 0, true)),
+    ];
+    let histories_of = (0..chains.len(), prop::collection::vec(step, 1..80));
+    TestRunner::new(histories(800))
+        .run(&histories_of, |(chain, steps)| {
+            let name = format!("~limit.1:{{/conversion:{}}}", next.replace(next.get() + 1));
+            let mut server = server.borrow_mut();
+            let mut both = Both {
+                memory: &memory,
+                server: &mut server,
+                charge: &charge,
+                refund: &refund,
+                name,
+                clock: START,
+            };
+            let (mut place, mut uses) = (0, Vec::new());
+            for (cost, pass, change) in steps {
+                both.clock += pass;
+                place = (place + usize::from(change)).min(chains[chain].len() - 1);
+                let terms = &chains[chain][place];
+                if cost == 0 {
+                    continue;
+                }
+                let ask = Charge { terms, take: Take::All, cost, ahead: 0, patience: 0 };
+                let (expected, found) = both.charge(ask);
+                prop_assert_eq!(expected, found);
+                uses.extend((0..found.granted).map(|_| both.clock));
+                for term in terms.iter().filter(|_| found.granted > 0) {
+                    let within = uses.iter().filter(|time| **time + term.window() > both.clock).count() as u64;
+                    prop_assert!(within <= term.limit, "{} in a window of {:?}", within, term);
+                }
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+}
+
 #[test]
 fn after_retry_after_the_cost_fits_and_a_microsecond_before_it_does_not() {
     let shapes = [
