@@ -99,6 +99,8 @@ impl RateLimiter {
             let (sent, changes) = asked;
             let local = &self.inner.local;
             local.refused(name.as_bytes(), cost, plan, &decision, (sent, self.now()), changes);
+        } else if decision.is_allowed() {
+            self.inner.local.granted(name.as_bytes());
         }
         decision
     }

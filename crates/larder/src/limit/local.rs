@@ -256,6 +256,13 @@ impl Local {
         });
     }
 
+    /// More was charged: what is known to be refused has to be waited for longer.
+    pub(super) fn granted(&self, name: &[u8]) {
+        if let Some(known) = self.known(name) {
+            known.facts().refusals.clear();
+        }
+    }
+
     /// Something was given back: what was refused may pass.
     pub(super) fn forget_refusal(&self, name: &[u8]) {
         self.changes.fetch_add(1, Ordering::AcqRel);

@@ -240,9 +240,9 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
         vec![vec![log(20, 50_000_000), buckets(50, 1_000_000)], vec![buckets(25, 600_000)], vec![log(12, 3_000_000)]],
     ];
     let step = prop_oneof![
-        6 => (1..4u64).prop_map(|cost| (cost, 0, false)),
-        6 => prop_oneof![1..200_000u64, 1..3_000_000].prop_map(|pass| (0, pass, false)),
-        1 => Just((0, 0, true)),
+        6 => (1..4u64).prop_map(|cost| (cost, 0u64, false)),
+        6 => prop_oneof![1..200_000u64, 1..3_000_000u64].prop_map(|pass| (0, pass, false)),
+        1 => Just((0u64, 0u64, true)),
     ];
     let histories_of = (0..chains.len(), prop::collection::vec(step, 1..80));
     TestRunner::new(histories(800))
