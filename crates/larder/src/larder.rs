@@ -11,13 +11,8 @@ use crate::cache::{CacheBuilder, Explanation, Tag, TagSnapshot};
 use crate::call::Call;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::limit::{Quotas, RateLimiter};
-<<<<<<< HEAD
+use crate::limit::{LimitKey, Quotas, RateLimiter, Together, together};
 use crate::lock::{Job, Lock, Locks, Semaphore, SeveralLocks};
-=======
-use crate::limit::{LimitKey, Together, together};
-use crate::lock::{Lock, Locks, Semaphore};
->>>>>>> c867df4 (wip)
 use crate::stats::Stats;
 use crate::store::Store;
 

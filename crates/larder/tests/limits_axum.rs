@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use http::{HeaderName, Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -83,7 +83,7 @@ fn limiter(larder: &Larder, name: &str, quota: Quota) -> RateLimiter {
 }
 
 fn by_user() -> HeaderKey {
-    HeaderKey::new(HeaderName::from_static("x-user"))
+    HeaderKey::new("x-user").unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,14 +102,21 @@ async fn two_layers_both_say_what_is_left_and_the_older_fields_are_those_of_the_
             let address = serve(app).await;
             for passes in [Some(1), Some(0), None] {
                 let answer = ask(version, address, to("/export")).await;
-                let policies = [format!("\"{}\";q=2;w=60", names[1]), format!("\"{}\";q=1000;w=3600", names[0])];
+                let policies =
+                    [format!("\"{}\";q=2;w=60", names[1]), format!("\"{}\";q=1000;w=3600", names[0])];
                 assert_eq!(answer.all("ratelimit-policy"), policies, "{store} {version}");
                 let left = answer.all("ratelimit");
-                assert!(left[0].starts_with(&format!("\"{}\";r={};", names[1], passes.unwrap_or(0))), "{left:?}");
+                assert!(
+                    left[0].starts_with(&format!("\"{}\";r={};", names[1], passes.unwrap_or(0))),
+                    "{left:?}"
+                );
                 assert!(left[1].starts_with(&format!("\"{}\";r=99", names[0])), "{left:?}");
                 // One limit each: that of the route, which has less left, also where it refuses.
                 assert_eq!(answer.one("x-ratelimit-limit"), Some("2"), "{store} {version}");
-                assert_eq!(answer.one("x-ratelimit-remaining"), Some(passes.unwrap_or(0).to_string().as_str()));
+                assert_eq!(
+                    answer.one("x-ratelimit-remaining"),
+                    Some(passes.unwrap_or(0).to_string().as_str())
+                );
                 assert_eq!(answer.one("retry-after").is_some(), passes.is_none());
                 match passes {
                     Some(left) => assert_eq!(answer.body, format!("[Some({}), Some({left})]", 998 + left)),
@@ -167,7 +174,11 @@ async fn handlers_find_the_decision_in_shadow_mode_too_and_none_where_a_request_
             let address = serve(Router::new().route("/", get(handler)).layer(layer)).await;
             for expected in expected {
                 let answer = ask(2, address, to("/")).await;
-                let found = if answer.status == StatusCode::OK { answer.body } else { answer.status.as_u16().to_string() };
+                let found = if answer.status == StatusCode::OK {
+                    answer.body
+                } else {
+                    answer.status.as_u16().to_string()
+                };
                 assert_eq!(found, expected, "{store} {mode}");
             }
         }
@@ -261,8 +272,15 @@ async fn a_request_costs_what_it_says_and_then_what_its_response_says() {
         assert_eq!((left().await, ask(&[]).await), (0, StatusCode::TOO_MANY_REQUESTS), "{store}");
         assert_eq!(tokens.check("ann").await.unwrap().remaining(), 0);
         // Of 190 that count, 91 must leave the window before one more fits.
-        assert!(tokens.with_quotas(Quota::per_hour(190)).unwrap().remaining("ann").await.unwrap() == 0, "{store}");
-        assert_eq!(tokens.with_quotas(Quota::per_hour(191)).unwrap().remaining("ann").await.unwrap(), 1, "{store}");
+        assert!(
+            tokens.with_quotas(Quota::per_hour(190)).unwrap().remaining("ann").await.unwrap() == 0,
+            "{store}"
+        );
+        assert_eq!(
+            tokens.with_quotas(Quota::per_hour(191)).unwrap().remaining("ann").await.unwrap(),
+            1,
+            "{store}"
+        );
     }
 }
 
@@ -286,7 +304,10 @@ async fn quotas_follow_the_request_or_the_key() {
                     let answer = ask(1, address, request(Method::GET, path, &fields)).await;
                     assert_eq!(answer.status, StatusCode::OK, "{store} {path} {fields:?}");
                     assert!(answer.one("ratelimit").unwrap().contains(&format!(";r={left};")), "{store}");
-                    assert!(answer.one("ratelimit-policy").unwrap().contains(&format!(";q={limit};")), "{store}");
+                    assert!(
+                        answer.one("ratelimit-policy").unwrap().contains(&format!(";q={limit};")),
+                        "{store}"
+                    );
                 }
                 let refused = ask(1, address, request(Method::GET, path, &fields)).await;
                 assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{store} {path} {fields:?}");
@@ -294,7 +315,9 @@ async fn quotas_follow_the_request_or_the_key() {
         }
         // The other operations go by the key too.
         assert_eq!(by_key.remaining("paid2").await.unwrap(), 4);
-        assert!(by_key.check_n("paid2", 4).await.unwrap().is_allowed() && !by_key.allow("paid2").await.unwrap());
+        assert!(
+            by_key.check_n("paid2", 4).await.unwrap().is_allowed() && !by_key.allow("paid2").await.unwrap()
+        );
         assert_eq!(by_key.check("paid2").await.unwrap().decided_by(), DecidedBy::Refusal, "{store}");
         assert!(!by_key.acquire("paid2", Duration::ZERO).await.unwrap().is_allowed());
         assert!(by_key.check_n("free2", 3).await.is_err());
@@ -397,7 +420,8 @@ async fn a_request_in_flight_holds_its_permit_until_its_body_was_sent_or_the_cli
                     let connection = tokio::spawn(async move { drop(connection.await) });
                     (sender.send_request(request).await.unwrap(), connection)
                 } else {
-                    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+                    let (mut sender, connection) =
+                        http2::handshake(TokioExecutor::new(), stream).await.unwrap();
                     let connection = tokio::spawn(async move { drop(connection.await) });
                     (sender.send_request(request).await.unwrap(), connection)
                 }
@@ -407,7 +431,10 @@ async fn a_request_in_flight_holds_its_permit_until_its_body_was_sent_or_the_cli
             // The handlers have returned; their bodies have not been sent.
             assert_eq!(ann.in_use().await.unwrap(), 2, "{store} {version}");
             let refused = ask(version, address, request(Method::GET, "/", &[("x-user", "ann")])).await;
-            assert_eq!((refused.status, refused.one("retry-after")), (StatusCode::TOO_MANY_REQUESTS, Some("1")));
+            assert_eq!(
+                (refused.status, refused.one("retry-after")),
+                (StatusCode::TOO_MANY_REQUESTS, Some("1"))
+            );
             // The client of one goes away.
             drop(second);
             gone.abort();

@@ -30,7 +30,11 @@ async fn all_keys_are_charged_or_none_and_the_one_that_refuses_is_named() {
             assert!(refused.retry_after().unwrap() > Duration::from_secs(3500));
             assert_eq!(refused.quota(), Some(quotas[0]));
         }
-        assert_eq!(by_tenant.remaining("acme").await.unwrap(), 80, "{store}: the refusal has charged nothing");
+        assert_eq!(
+            by_tenant.remaining("acme").await.unwrap(),
+            80,
+            "{store}: the refusal has charged nothing"
+        );
         // A key that was refused only for another's sake is not known to be refused.
         assert_eq!(by_tenant.check("acme").await.unwrap().remaining(), 79, "{store}");
         // What was charged together is given back key by key.
@@ -96,11 +100,13 @@ async fn what_cannot_be_decided_in_one_step_is_refused_with_a_reason() {
 async fn while_the_store_is_away_each_key_is_decided_by_its_limiters_policy() {
     let server = Server::start();
     let larder = support::connect(&server.url()).await;
-    let limiter = |name: &str, outage| larder.rate_limiter(name, Quota::per_hour(2)).unwrap().outage(outage).unwrap();
+    let limiter =
+        |name: &str, outage| larder.rate_limiter(name, Quota::per_hour(2)).unwrap().outage(outage).unwrap();
     let (allows, denies) = (limiter("a", Outage::Allow), limiter("b", Outage::Deny));
     let errors = limiter("c", Outage::Error);
     server.kill();
-    let check = async |other: &larder::RateLimiter| larder.check_together([allows.key("x"), other.key("y")]).await;
+    let check =
+        async |other: &larder::RateLimiter| larder.check_together([allows.key("x"), other.key("y")]).await;
     assert!(check(&allows).await.unwrap().is_allowed());
     assert!(!check(&denies).await.unwrap().is_allowed());
     assert!(check(&errors).await.is_err());

@@ -14,14 +14,14 @@ const EQUIVALENCE: Test = unit("store::equivalence_limits::both_stores_decide_th
 const CONVERSION: Test = unit(
     "store::equivalence_limits::oracle::after_a_change_to_shorter_windows_none_holds_more_than_its_limit",
 );
-const REFUSALS: Test = unit(
-    "limit::local::tests::a_refusal_that_is_repeated_is_for_its_cost_short_and_never_says_too_little",
-);
+const REFUSALS: Test =
+    unit("limit::local::tests::a_refusal_that_is_repeated_is_for_its_cost_short_and_never_says_too_little");
 const GIVEN_BACK: Test =
     unit("limit::local::tests::what_is_given_back_while_a_refusal_is_on_its_way_ends_it");
 const PROGRAMS: Test =
     unit("limit::programs::whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing");
-const TOGETHER: Test = test("limits_together", "all_keys_are_charged_or_none_and_the_one_that_refuses_is_named");
+const TOGETHER: Test =
+    test("limits_together", "all_keys_are_charged_or_none_and_the_one_that_refuses_is_named");
 const WOKEN: Test = waiting("a_caller_that_waits_for_long_is_woken_by_a_reset_a_refund_and_a_raised_limit");
 const BLOCKED: Test = waiting("turns_that_a_blocked_runtime_sleeps_through_are_asked_for_again");
 const LAYERS: Test =
@@ -160,12 +160,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "what is charged to a converted bucket counts from its beginning, in both stores",
         &[
-            rebuilt(TRACK, "if index == current { latest } else { (index + 1) * width - 1 }", "index * width"),
             rebuilt(
-                LIMIT_LUA,
-                "index == current and latest or (index + 1) * width - 1",
+                TRACK,
+                "if index == current { latest } else { (index + 1) * width - 1 }",
                 "index * width",
             ),
+            rebuilt(LIMIT_LUA, "index == current and latest or (index + 1) * width - 1", "index * width"),
         ],
         &[CONVERSION],
     ),
@@ -214,14 +214,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "seconds are rounded down",
-        &[switched(
-            FIELDS,
-            "span.as_secs() + u64::from(span.subsec_nanos() > 0)",
-            "span.as_secs()",
-        )],
+        &[switched(FIELDS, "span.as_secs() + u64::from(span.subsec_nanos() > 0)", "span.as_secs()")],
         &[unit("http::fields::tests::seconds_are_rounded_up_and_never_to_nothing")],
     ),
-    mutant("HEAD is a limit of its own", &[switched(KEY, "request.method == Method::HEAD", "false")], &[PATHS]),
+    mutant(
+        "HEAD is a limit of its own",
+        &[switched(KEY, "request.method == Method::HEAD", "false")],
+        &[PATHS],
+    ),
     mutant(
         "a nested router's path is what it sees",
         &[switched(KEY, "request.original_uri().path()", "request.uri.path()")],
@@ -229,7 +229,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "every outcome counts",
-        &[switched(LAYER, "if counts(response) { charged } else { 0 }", "if counts(response) { 1 } else { charged }")],
+        &[switched(
+            LAYER,
+            "if counts(response) { charged } else { 0 }",
+            "if counts(response) { 1 } else { charged }",
+        )],
         &[axum("only_requests_with_the_outcome_that_counts_are_counted")],
     ),
     mutant(

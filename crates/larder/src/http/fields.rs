@@ -49,7 +49,12 @@ impl Told {
     pub(super) fn of(decision: &Decision) -> Self {
         let quota = decision.quota();
         let span = decision.retry_after().unwrap_or(decision.reset_after().min(quota.window()));
-        Self { quota, remaining: decision.remaining(), span, refused: decision.retry_after().is_some_and(|wait| !wait.is_zero()) }
+        Self {
+            quota,
+            remaining: decision.remaining(),
+            span,
+            refused: decision.retry_after().is_some_and(|wait| !wait.is_zero()),
+        }
     }
 
     /// So many permits were given back.

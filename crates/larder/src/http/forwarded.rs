@@ -53,9 +53,9 @@ fn address(element: &[u8]) -> Option<Hop> {
     }
     let text = std::str::from_utf8(unquoted).ok().map(|text| match text.split_once('%') {
         // A zone says by which interface, not who; a port may follow it.
-        Some((address, rest)) => rest.find(']').map_or(address.to_owned(), |end| {
-            format!("{address}{}", rest.get(end..).unwrap_or_default())
-        }),
+        Some((address, rest)) => rest
+            .find(']')
+            .map_or(address.to_owned(), |end| format!("{address}{}", rest.get(end..).unwrap_or_default())),
         None => text.to_owned(),
     });
     let parsed = text.and_then(|text| {

@@ -31,7 +31,7 @@ type Skip = Arc<dyn Fn(&RequestHead<'_>) -> bool + Send + Sync>;
 ///
 /// # async fn run() -> larder::Result<()> {
 /// let larder = Larder::connect("memory:").await?;
-/// let exports = InFlightLayer::new(larder.semaphore("exports", 2), HeaderKey::new("x-user".parse().unwrap()));
+/// let exports = InFlightLayer::new(larder.semaphore("exports", 2), HeaderKey::new("x-user")?);
 /// // axum: Router::new().route("/export", get(export)).layer(exports)
 /// # let _ = exports;
 /// # Ok(())

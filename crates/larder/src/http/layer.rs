@@ -128,10 +128,7 @@ impl<R> RateLimitLayer<R> {
     /// [`RateLimiter::quotas_by`] does the same by the key alone. Quotas that make no sense are answered with 503, and
     /// logged.
     #[must_use]
-    pub fn quotas(
-        self,
-        quotas: impl Fn(&RequestHead<'_>) -> Option<Quotas> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn quotas(self, quotas: impl Fn(&RequestHead<'_>) -> Option<Quotas> + Send + Sync + 'static) -> Self {
         self.with(|options| options.quotas = Some(Arc::new(quotas)))
     }
 
@@ -211,7 +208,9 @@ impl<R> Clone for RateLimitLayer<R> {
 
 impl<R> fmt::Debug for RateLimitLayer<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RateLimitLayer").field("limiter", &self.shared.options.limiter).finish_non_exhaustive()
+        f.debug_struct("RateLimitLayer")
+            .field("limiter", &self.shared.options.limiter)
+            .finish_non_exhaustive()
     }
 }
 

@@ -246,7 +246,11 @@ where
                 Ok(asked) => asked,
                 Err(error) => {
                     tracing::warn!(%error, limiter = options.limiter.name(), "the quotas of a request make no sense");
-                    return if options.shadow { inner.call(request).await } else { Ok(shared.refusal(Err(&error), Vec::new())) };
+                    return if options.shadow {
+                        inner.call(request).await
+                    } else {
+                        Ok(shared.refusal(Err(&error), Vec::new()))
+                    };
                 }
             };
             let mut decided = options.decide(&asked).await;

@@ -39,7 +39,10 @@ impl LimitKey {
 
 impl fmt::Debug for LimitKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LimitKey").field("limiter", &self.limiter.name()).field("cost", &self.cost).finish_non_exhaustive()
+        f.debug_struct("LimitKey")
+            .field("limiter", &self.limiter.name())
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,7 +112,8 @@ impl RateLimiter {
     /// `InvalidSetting` for a group's name that is longer than 128 bytes.
     pub fn in_group(&self, group: impl CacheKey) -> Result<Self> {
         let prefix = self.inner.context.keyspace.limit_group(&self.inner.name, group)?;
-        let local = self.inner.context.shared_of_limiter(&prefix, || super::Local::new(&self.inner.name, &prefix))?;
+        let local =
+            self.inner.context.shared_of_limiter(&prefix, || super::Local::new(&self.inner.name, &prefix))?;
         Ok(self.clone().with(|inner| {
             (inner.prefix, inner.local) = (prefix, local);
         }))
@@ -173,7 +177,8 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
     let charges: Vec<(&str, Charge<'_>)> = asked
         .iter()
         .map(|one| {
-            let charge = Charge { terms: &one.plan.terms, take: Take::All, cost: one.cost, ahead: 0, patience: 0 };
+            let charge =
+                Charge { terms: &one.plan.terms, take: Take::All, cost: one.cost, ahead: 0, patience: 0 };
             (one.name.as_str(), charge)
         })
         .collect();
@@ -197,7 +202,9 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
             });
             let each = each.collect::<Result<Vec<Decision>>>()?;
             let passes = each.iter().all(Decision::is_allowed);
-            each.into_iter().map(|one| if passes { one } else { one.refused_with_others() }).collect::<Vec<_>>()
+            each.into_iter()
+                .map(|one| if passes { one } else { one.refused_with_others() })
+                .collect::<Vec<_>>()
         }
     };
     Ok(decisions.into_iter().zip(&asked).map(|(one, asked)| asked.limiter.counted(one)).collect())
@@ -215,7 +222,9 @@ fn checked(context: &Arc<Context>, key: LimitKey) -> Result<Asked> {
 }
 
 fn known_refusal(context: &Arc<Context>, asked: &[Asked]) -> Option<Vec<Decision>> {
-    let known = |one: &Asked| one.limiter.inner.local.refusal(one.name.as_bytes(), one.cost, &one.plan, &context.clock);
+    let known = |one: &Asked| {
+        one.limiter.inner.local.refusal(one.name.as_bytes(), one.cost, &one.plan, &context.clock)
+    };
     let known: Vec<_> = asked.iter().map(known).collect();
     if known.iter().all(Option::is_none) {
         return None;

@@ -237,7 +237,11 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
     let chains = [
         vec![vec![buckets(30, 1_000_000)], vec![log(20, 7_000_000)], vec![buckets(30, 10_007)]],
         vec![vec![buckets(100_000, 60_000_000)], vec![buckets(40, 1_000_003)], vec![log(9, 900_001)]],
-        vec![vec![log(20, 50_000_000), buckets(50, 1_000_000)], vec![buckets(25, 600_000)], vec![log(12, 3_000_000)]],
+        vec![
+            vec![log(20, 50_000_000), buckets(50, 1_000_000)],
+            vec![buckets(25, 600_000)],
+            vec![log(12, 3_000_000)],
+        ],
     ];
     let step = prop_oneof![
         6 => (1..4u64).prop_map(|cost| (cost, 0u64, false)),
@@ -270,7 +274,8 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
                 prop_assert_eq!(expected, found);
                 uses.extend((0..found.granted).map(|_| both.clock));
                 for term in terms.iter().filter(|_| found.granted > 0) {
-                    let within = uses.iter().filter(|time| **time + term.window() > both.clock).count() as u64;
+                    let within =
+                        uses.iter().filter(|time| **time + term.window() > both.clock).count() as u64;
                     prop_assert!(within <= term.limit, "{} in a window of {:?}", within, term);
                 }
             }

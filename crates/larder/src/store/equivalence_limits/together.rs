@@ -58,7 +58,9 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                 let expected = memory.charge_together(&charges, clock);
                 // A look has no stamp on the wire that a refund could name.
                 let plain = |all: &[Charged]| -> Vec<_> {
-                    all.iter().map(|one| (one.granted, one.binding, one.remaining, one.wait, one.reset)).collect()
+                    all.iter()
+                        .map(|one| (one.granted, one.binding, one.remaining, one.wait, one.reset))
+                        .collect()
                 };
                 prop_assert_eq!(plain(&expected), plain(&found));
                 let passes = looks.iter().all(|look| look.granted > 0);

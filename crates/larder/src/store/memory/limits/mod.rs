@@ -125,7 +125,9 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
         Take::UpTo => (room, 1),
         Take::Debt => {
             let rooms = terms.iter().zip(&record.tracks).zip(&before);
-            let rooms = rooms.map(|((term, track), total)| (2 * term.limit).saturating_sub(*total).min(track.room_for_count(now)));
+            let rooms = rooms.map(|((term, track), total)| {
+                (2 * term.limit).saturating_sub(*total).min(track.room_for_count(now))
+            });
             (rooms.min().unwrap_or(0).into(), 1)
         }
         Take::Half { least } if room >= i128::from(least) => ((room - room / 2).max(least.into()), least),
