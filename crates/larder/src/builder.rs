@@ -316,7 +316,9 @@ impl LarderBuilder {
             .with_credentials(credentials)
             .with_coordination(coordination, strict)
             .with_background(background, background_store, background_coordination);
-        Ok(Arc::new(context))
+        let context = Arc::new(context);
+        crate::recency::start(&context);
+        Ok(context)
     }
 
     #[cfg(feature = "redis")]

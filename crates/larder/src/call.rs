@@ -49,8 +49,9 @@ pin_project! {
     /// the server may still carry it out.
     #[must_use = "a call is sent only when it is awaited"]
     pub struct Call<'a, F> {
+        // Dropped when its time is over, not when the caller drops the call: an error that says "queued" must be true.
         #[pin]
-        work: F,
+        work: Option<F>,
         timeout: Duration,
         instrument: &'a Instrument,
         started: Option<Instant>,
@@ -66,7 +67,7 @@ pin_project! {
 impl<'a, F> Call<'a, F> {
     pub(crate) fn new(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
         Self {
-            work,
+            work: Some(work),
             timeout,
             instrument,
             started: None,
@@ -120,12 +121,15 @@ where
         if *this.timed != Timed::IfItWaits {
             this.started.get_or_insert_with(Instant::now);
         }
+        let Some(work) = this.work.as_mut().as_pin_mut() else {
+            return Poll::Ready(Err((this.late)(*this.timeout)));
+        };
         let given = *this.timed == Timed::InBatches && *this.timeout != Duration::MAX;
         let polled = match given {
-            false => this.work.as_mut().poll(cx),
+            false => work.poll(cx),
             true => {
                 let before = GIVEN.replace(Some(*this.timeout));
-                let polled = this.work.as_mut().poll(cx);
+                let polled = work.poll(cx);
                 GIVEN.set(before);
                 polled
             }
@@ -144,9 +148,13 @@ where
                     Some(timer) => ready!(timer.as_mut().poll(cx)),
                     None => return Poll::Pending,
                 }
-                match last_poll(this.work, cx) {
-                    Poll::Ready(result) => result,
-                    Poll::Pending => Err((this.late)(*this.timeout)),
+                let last = this.work.as_mut().as_pin_mut().map(|work| last_poll(work, cx));
+                match last {
+                    Some(Poll::Ready(result)) => result,
+                    _ => {
+                        this.work.set(None);
+                        Err((this.late)(*this.timeout))
+                    }
                 }
             }
         };

@@ -306,6 +306,11 @@ impl Context {
         self.background.stop(patience).await;
     }
 
+    /// Whether the store of the caches evicts, as far as it said so when it was connected.
+    pub(crate) fn eviction(&self) -> Eviction {
+        self.store.eviction()
+    }
+
     /// Whether the store is in this process, and so never away.
     pub(crate) fn is_embedded(&self) -> bool {
         matches!(self.store, AnyStore::Memory(_))
@@ -333,7 +338,7 @@ impl Context {
 
     /// The clear versions of all caches. Takes the table of caches while the queue is locked; nothing locks them in the
     /// other order.
-    fn all_clears(&self) -> Vec<String> {
+    pub(crate) fn all_clears(&self) -> Vec<String> {
         self.caches().values().map(|cache| cache.clear_version().to_owned()).collect()
     }
 

@@ -129,6 +129,12 @@ impl Error {
         Self::new(ErrorKind::Closed, "this Larder was closed")
     }
 
+    /// The same, saying what it kept from being done.
+    pub(crate) fn in_context(self, what: &str) -> Self {
+        let (kind, queued) = (self.kind(), self.is_queued());
+        Self(Arc::new(Inner { kind, message: format!("{what}: {self}"), queued, source: None }))
+    }
+
     /// The same, of an invalidation that will be made up for. What lies behind it stays in the message.
     pub(crate) fn queued(self) -> Self {
         let message = format!("{self}; the key's invalidation is queued until the server is back");

@@ -62,12 +62,14 @@ mod lock;
 mod name;
 mod near;
 mod random;
+mod recency;
 mod stats;
 mod store;
 mod tasks;
 mod telemetry;
 mod url;
 mod value;
+mod write;
 
 // The connection
 pub use builder::LarderBuilder;
@@ -75,6 +77,7 @@ pub use call::Call;
 pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};
 pub use larder::Larder;
+pub use write::{OrQueue, WriteCall, WriteOutcome};
 pub use stats::{CacheStats, InvalidationStats, LockStats, OperationStats, Stats};
 
 // The cache

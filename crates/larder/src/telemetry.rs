@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::near::SAMPLED;
 use crate::stats::{CacheStats, OperationStats};
 
 /// The targets of events: by what they are about, and not by where in larder they are made.
@@ -162,13 +163,13 @@ impl NearCount {
         }
     }
 
+    /// Whether this one is to be sampled.
     #[inline]
-    fn add_one(&self) {
-        if let Some(part) = self.parts.get(PART.with(|part| *part)) {
-            part.0.fetch_add(1, Relaxed);
-        }
+    fn add_one(&self) -> bool {
+        let before = self.parts.get(PART.with(|part| *part)).map_or(1, |part| part.0.fetch_add(1, Relaxed));
         #[cfg(feature = "metrics")]
         self.counter.increment(1);
+        before % SAMPLED == 0
     }
 
     fn get(&self) -> u64 {
@@ -311,10 +312,10 @@ impl CacheMeter {
         self.hits.add(count);
     }
 
-    /// A hit of the near tier.
+    /// A hit of the near tier. Returns true once in a while: then the name is to be noted as used.
     #[inline]
-    pub(crate) fn near_hit(&self) {
-        self.near_hits.add_one();
+    pub(crate) fn near_hit(&self) -> bool {
+        self.near_hits.add_one()
     }
 
     pub(crate) fn served_stale(&self) {

@@ -708,6 +708,52 @@ async fn while_an_invalidation_is_queued_near_is_passed_by_and_the_explanation_s
 }
 
 #[tokio::test]
+async fn while_an_invalidation_is_queued_other_names_are_read_near() {
+    let server = Server::start();
+    let larder = support::connect(&server.url()).await;
+    let users = users(&larder);
+    for key in ["a", "b"] {
+        users.set(key, &user("old")).tag("team:7").await.unwrap();
+        warm(&users, key).await;
+    }
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    assert!(users.delete("a").await.unwrap_err().is_queued());
+    assert!(larder.tag("another").invalidate().await.unwrap_err().is_queued());
+    assert_eq!(source(&users, "b").await, Some(Source::Near));
+    assert_eq!(larder.explain("user:b").await.unwrap().near, NearVerdict::Served);
+    assert_eq!(source(&users, "a").await, None);
+    assert_eq!(larder.explain("user:a").await.unwrap().near, NearVerdict::InvalidationsQueued);
+}
+
+#[tokio::test]
+async fn on_a_server_that_evicts_what_is_used_from_this_process_does_not_look_unused() {
+    let server = Server::builder().arg("maxmemory", "100mb").arg("maxmemory-policy", "allkeys-lru").start();
+    let larder = connect_as(&server.url(), "n").await;
+    let users = users(&larder);
+    users.set("a", &user("Ann")).tag("team:7").await.unwrap();
+    server.command(&["SET", "unused", "1"]);
+    warm(&users, "a").await;
+    let idle = |name: &str| server.query::<u64>(&["OBJECT", "IDLETIME", name]);
+    let names = ["n/user:a", "~clear.1:{n/user}", "~tag.1:{n/team:7}"];
+    until("they are read though only this process's memory is asked", async || {
+        for _ in 0..1000 {
+            users.get("a").await.unwrap();
+        }
+        idle("unused") >= 4 && names.iter().all(|name| idle(name) <= 1)
+    })
+    .await;
+    // A version that was evicted is not written back: it may have been replaced meanwhile.
+    server.command(&["DEL", "~clear.1:{n/user}"]);
+    until("that is noticed", async || users.get("a").await.unwrap().is_none()).await;
+    until("the others are read again", async || {
+        users.fresh().get("a").await.unwrap();
+        idle("unused") >= 7
+    })
+    .await;
+    assert_eq!(server.query::<u32>(&["EXISTS", "~clear.1:{n/user}"]), 0);
+}
+
+#[tokio::test]
 async fn a_server_without_memory_can_still_clear_and_invalidate() {
     let server = Server::start();
     let larder = support::connect(&server.url()).await;

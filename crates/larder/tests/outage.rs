@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{Cache, Error, ErrorKind, Larder, LoadError, Near, NearVerdict, Source, Stored};
+use larder::{Cache, Error, ErrorKind, Larder, LoadError, Near, NearVerdict, Source, Stored, WriteOutcome};
 use larder_testkit::{Direction, Proxy, Server};
 use support::held::{Held, LIMIT, gate, load, within};
 use support::{User, each_pair, until, user};
@@ -423,6 +423,63 @@ async fn a_write_that_is_given_up_under_way_is_made_up_for() {
         tokio::time::timeout(short, users.clear()).await.unwrap_err();
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_write_whose_error_says_so_is_queued_by_then() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let larder = connect(&proxy.url()).await;
+    let users = users(&larder);
+    users.set("a", &user("old")).await.unwrap();
+    proxy.swallow(Direction::ToServer);
+    let mut call = std::pin::pin!(users.delete("a").timeout(Duration::from_millis(50)));
+    let error = call.as_mut().await.unwrap_err();
+    // The call is alive still: it is not its end that queues.
+    assert!(error.is_queued() && larder.stats().invalidations.waiting == 1, "{error}");
+}
+
+#[tokio::test]
+async fn an_invalidation_that_is_queued_can_count_as_success() {
+    let server = Server::builder().tcp().start();
+    let larder = connect(&server.url()).await;
+    let users = users(&larder);
+    let outcome = users.set("a", &user("Ann")).or_queue().await.unwrap();
+    assert_eq!(outcome, WriteOutcome::Done(()));
+    assert_eq!(users.delete("a").or_queue().await.unwrap().done(), Some(true));
+    server.command(&["SADD", "user:list", "1"]);
+    assert_eq!(users.expire("list").or_queue().await.unwrap_err().kind(), ErrorKind::WrongType);
+    take_away(&server, &larder).await;
+    let outcomes = [
+        users.delete("a").or_queue().await.unwrap().is_queued(),
+        users.delete_many(["a"]).or_queue().await.unwrap().is_queued(),
+        users.set("a", &user("Bob")).ttl(HOUR).or_queue().await.unwrap().is_queued(),
+        users.set_many([("a", &user("Bob"))]).or_queue().await.unwrap().is_queued(),
+        users.expire("a").or_queue().await.unwrap().is_queued(),
+        users.clear().or_queue().await.unwrap().is_queued(),
+        larder.tag(TAG).invalidate().timeout(RESPONSE).or_queue().await.unwrap().is_queued(),
+    ];
+    assert_eq!(outcomes, [true; 7]);
+}
+
+#[test]
+fn a_write_that_is_queued_in_a_runtime_that_ends_is_sent_and_later_ones_are_too() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (lasting, server) = (runtime(), Server::builder().tcp().start());
+    let larder = lasting.block_on(connect(&server.url()));
+    let users = users(&larder);
+    for key in ["a", "b"] {
+        lasting.block_on(async { users.set(key, &user("old")).await.unwrap() });
+        // As in a failover: it takes no writes.
+        server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+        let short = runtime();
+        let error = short.block_on(async { users.delete(key).await.unwrap_err() });
+        assert!(error.is_queued(), "{error}");
+        drop(short);
+        server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+        lasting.block_on(until("it is sent", async || larder.stats().invalidations.waiting == 0));
+        assert_eq!(server.query::<u32>(&["EXISTS", &format!("user:{key}")]), 0);
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,9 @@ mod calls;
 #[allow(dead_code, reason = "nobody waits for a change of a name")]
 #[path = "../../../larder/src/near/changes.rs"]
 mod changes;
+#[allow(dead_code, reason = "no server evicts here")]
+#[path = "../../../larder/src/near/recency.rs"]
+mod recency;
 #[allow(
     dead_code,
     clippy::type_complexity,

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use super::Cache;
 use super::kept::{Found, Kept, NearCopy, Source};
 use super::local::Fetched;
-use super::verdict::{Answers, Judged, Verdict, ask, judge, judged};
+use super::verdict::{Answers, Cause, Judged, Verdict, ask, judge, judged};
 use crate::envelope::TagVersion;
 use crate::error::Result;
 use crate::name::Name;
@@ -33,7 +33,7 @@ where
     /// Reads an entry, from the near tier where that has it, and counts what it was.
     pub(super) async fn lookup(&self, entry: &str) -> Result<Found<V>> {
         if let Some(kept) = self.get_local(entry, NearCopy::kept)? {
-            self.shared.meter.near_hit();
+            self.near_hit(&Name::from(entry));
             return Ok(Found::Fresh(kept));
         }
         self.fetch_counted(Name::from(entry)).await
@@ -45,8 +45,10 @@ where
         if self.shared.near.get().is_none() {
             return Box::pin(async move {
                 let store = self.context.store()?;
+                let covered = self.is_covered(&entry);
                 let found = match store.get(&entry).await? {
                     None => Found::Nothing,
+                    Some(bytes) if covered => Found::Unusable(bytes),
                     Some(bytes) => self.classify(&entry, bytes).await?,
                 };
                 Ok(self.counted(found))
@@ -66,15 +68,20 @@ where
     /// Reads an entry from the store, and keeps a near copy of what is fresh.
     pub(super) async fn fetch(&self, entry: &str) -> Result<Found<V>> {
         let store = self.context.store()?;
+        let covered = self.is_covered(entry);
         let Some(near) = self.shared.near.get() else {
             return match store.get(entry).await? {
                 None => Ok(Found::Nothing),
+                Some(bytes) if covered => Ok(Found::Unusable(bytes)),
                 Some(bytes) => self.classify(entry, bytes).await,
             };
         };
         let ticket = near.copies.ticket(entry);
         let read = store.get_tracked(entry).await?;
         let Tracked { bytes: Some(bytes), seen, left } = read else { return Ok(Found::Nothing) };
+        if covered {
+            return Ok(Found::Unusable(bytes));
+        }
         let judged = judged(&self.context, &self.shared.clear, entry, &bytes).await?;
         let mut fetched = Fetched { entry, ticket, seen, clear_seen: None, left, size: bytes.len() };
         if judged.is_served() && Self::end_is_unknown(&fetched, &judged.meta) {
@@ -82,6 +89,14 @@ where
             fetched.left = ends.first().copied().flatten();
         }
         self.found_tracked(fetched, judged, bytes)
+    }
+
+    /// Whether the entry's invalidation is queued. To be asked before the request is sent, too: the invalidation may be
+    /// answered while the request is under way, and what that finds may still be older.
+    #[inline]
+    pub(super) fn is_covered(&self, entry: &str) -> bool {
+        let queue = &self.context.invalidations;
+        queue.is_pending() && queue.covers(entry, &self.shared.clear)
     }
 
     /// What stored bytes are to a reader.
@@ -140,7 +155,7 @@ where
         for (place, name) in names.iter().enumerate() {
             found.push(match self.get_local(name, NearCopy::kept)? {
                 Some(kept) => {
-                    self.shared.meter.near_hit();
+                    self.near_hit(name);
                     Found::Fresh(kept)
                 }
                 None => {
@@ -167,9 +182,21 @@ where
 
     async fn fetch_from_store(&self, names: &[Name]) -> Result<Vec<Found<V>>> {
         let store = self.context.store()?;
+        let covered: Vec<bool> = match self.context.invalidations.is_pending() {
+            true => names.iter().map(|name| self.is_covered(name)).collect(),
+            false => Vec::new(),
+        };
+        let invalidate = |mut judged: Vec<Option<Judged>>| {
+            for (judged, _) in judged.iter_mut().zip(&covered).filter(|(_, covered)| **covered) {
+                if let Some(judged) = judged {
+                    judged.verdict = Verdict::Invalid(Cause::Queued);
+                }
+            }
+            judged
+        };
         let Some(near) = self.shared.near.get() else {
             let read = store.get_many(names).await?;
-            let judged = self.judge_many(names, read.iter().map(Option::as_ref)).await?;
+            let judged = invalidate(self.judge_many(names, read.iter().map(Option::as_ref)).await?);
             let found = judged.into_iter().zip(read).map(|(judged, bytes)| match (judged, bytes) {
                 (Some(judged), Some(bytes)) => self.found(&judged, bytes),
                 _ => Found::Nothing,
@@ -178,7 +205,7 @@ where
         };
         let tickets: Vec<Ticket> = names.iter().map(|name| near.copies.ticket(name)).collect();
         let read = store.get_many_tracked(names).await?;
-        let judged = self.judge_many(names, read.iter().map(|read| read.bytes.as_ref())).await?;
+        let judged = invalidate(self.judge_many(names, read.iter().map(|read| read.bytes.as_ref())).await?);
         let mut fetched: Vec<Fetched<'_>> = names
             .iter()
             .zip(tickets)

@@ -11,13 +11,13 @@ use serde::de::DeserializeOwned;
 use super::Cache;
 use super::verdict::Verdict;
 use super::wait::pause;
-use crate::call::Call;
 use crate::context::RENEWAL_SPAN;
 use crate::envelope::nonce;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::store::{Expiry, Store};
 use crate::value::{Ends, restamped};
+use crate::write::WriteCall;
 
 /// How often `expire` and `touch` start over because what it read was written to meanwhile: each time somebody else got
 /// through.
@@ -40,9 +40,9 @@ where
     /// # Cancel safety
     ///
     /// A dropped call may or may not have removed the key; its deletion is queued.
-    pub fn delete(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
+    pub fn delete(&self, key: impl CacheKey) -> WriteCall<'_, impl Future<Output = Result<bool>> + Send> {
         let entry = self.entry(key);
-        Call::queued(self.context.limits.response_timeout, &self.shared.meter.delete, async move {
+        WriteCall::new(self.context.limits.response_timeout, &self.shared.meter.delete, async move {
             let entry = entry?;
             let store = self.context.store()?;
             let writing = self.writing(vec![&entry]);
@@ -66,9 +66,9 @@ where
     /// # Cancel safety
     ///
     /// A dropped call may or may not have marked the value; its deletion is queued.
-    pub fn expire(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
+    pub fn expire(&self, key: impl CacheKey) -> WriteCall<'_, impl Future<Output = Result<bool>> + Send> {
         let entry = self.entry(key);
-        Call::queued(self.context.limits.response_timeout, &self.shared.meter.expire, async move {
+        WriteCall::new(self.context.limits.response_timeout, &self.shared.meter.expire, async move {
             let entry = entry?;
             let store = self.context.store()?;
             let writing = self.writing(vec![&entry]);
@@ -126,8 +126,8 @@ where
     /// # Cancel safety
     ///
     /// A dropped call may or may not have cleared the cache; it is queued to be cleared again.
-    pub fn clear(&self) -> Call<'_, impl Future<Output = Result<()>> + Send> {
-        Call::queued(self.context.limits.response_timeout, &self.shared.meter.clear, async move {
+    pub fn clear(&self) -> WriteCall<'_, impl Future<Output = Result<()>> + Send> {
+        WriteCall::new(self.context.limits.response_timeout, &self.shared.meter.clear, async move {
             if !self.has_versions() {
                 return Err(Error::invalid(
                     "entries of Format::Plain carry no version that clear() could replace",

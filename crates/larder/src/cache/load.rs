@@ -367,7 +367,7 @@ where
                     match cache.complete(&mut entry, key).and_then(|()| cache.glance(&entry, *kind, of_near))
                     {
                         Ok(Some(Glimpse::Settled(value))) => {
-                            cache.shared.meter.near_hit();
+                            cache.near_hit(&entry);
                             // Too quick to be timed.
                             return Poll::Ready(Ok(Some(value)));
                         }

@@ -42,9 +42,7 @@ where
         let lanes = self.context.store()?.lanes();
         let Some(Copied { what: copy, .. }) = near.copies.find(entry) else { return Ok(None) };
         let now = self.context.clock.moment();
-        let queue = &self.context.invalidations;
-        let covered = || queue.is_pending() && queue.covers(entry, &self.shared.clear);
-        let valid = now.mono() < copy.until && lanes.believe(copy.seen, now) && !covered();
+        let valid = now.mono() < copy.until && lanes.believe(copy.seen, now) && !self.is_covered(entry);
         let valid = valid && copy.more.as_ref().is_none_or(|more| self.holds(more, now));
         Ok(valid.then(|| take(copy)))
     }

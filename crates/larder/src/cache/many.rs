@@ -22,6 +22,7 @@ use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::{Expiry, Store};
+use crate::write::{OrQueue, WriteCall};
 
 /// How many keys are read in a batch at most. On a cluster each batch is one command a slot.
 const MOST_READ: usize = 5_000;
@@ -123,9 +124,9 @@ where
     pub fn delete_many<K: CacheKey>(
         &self,
         keys: impl IntoIterator<Item = K>,
-    ) -> Call<'_, impl Future<Output = Result<Vec<bool>>> + Send> {
+    ) -> WriteCall<'_, impl Future<Output = Result<Vec<bool>>> + Send> {
         let entries: Result<Vec<Name>> = keys.into_iter().map(|key| self.entry(key)).collect();
-        Call::queued_in_batches(&self.shared.meter.delete_many, async move {
+        WriteCall::in_batches(&self.shared.meter.delete_many, async move {
             let entries = entries?;
             let store = self.context.store()?;
             let patience = patience(self.context.limits.response_timeout);
@@ -234,12 +235,22 @@ impl<V> SetMany<'_, V> {
     }
 }
 
+impl<'a, V> SetMany<'a, V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Counts a queued invalidation as success: see [`WriteCall::or_queue`](crate::WriteCall::or_queue).
+    pub fn or_queue(self) -> OrQueue<<Self as IntoFuture>::IntoFuture> {
+        OrQueue::new(self.into_future())
+    }
+}
+
 impl<'a, V> IntoFuture for SetMany<'a, V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     type Output = Result<()>;
-    type IntoFuture = Call<'a, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;
+    type IntoFuture = WriteCall<'a, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { cache, entries, expiry, tags, timeout } = self;
@@ -277,7 +288,7 @@ where
             writing.answered_each(answers)?;
             Ok(())
         };
-        let call = Call::queued_in_batches(&cache.shared.meter.set_many, Box::pin(work) as Pin<Box<_>>);
+        let call = WriteCall::in_batches(&cache.shared.meter.set_many, Box::pin(work) as Pin<Box<_>>);
         match timeout {
             Some(timeout) => call.timeout(timeout),
             None => call,

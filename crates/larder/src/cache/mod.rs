@@ -290,6 +290,14 @@ where
 }
 
 impl<V> Cache<V> {
+    /// Counts a near hit.
+    #[inline]
+    fn near_hit(&self, entry: &Name) {
+        if self.shared.meter.near_hit() {
+            self.context.changes.versions.recency.used_copy(entry);
+        }
+    }
+
     /// The key's whole name in the store.
     fn entry(&self, key: impl CacheKey) -> Result<Name> {
         let mut name = self.prefix();

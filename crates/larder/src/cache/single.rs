@@ -22,6 +22,7 @@ use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::{Expiry, Store};
 use crate::value::Stamp;
+use crate::write::{OrQueue, WriteCall};
 
 impl<V> Cache<V>
 where
@@ -259,7 +260,7 @@ where
                 let mut entry = cache.prefix();
                 cache.complete(&mut entry, this.key)?;
                 if let Some(value) = cache.get_local(&entry, |copy| copy.value)? {
-                    cache.shared.meter.near_hit();
+                    cache.near_hit(&entry);
                     return Poll::Ready(Ok(Some(value)));
                 }
                 unasked.insert(cache.fetch_counted(entry)).as_mut().poll(cx)
@@ -364,12 +365,22 @@ where
     }
 }
 
+impl<'a, V> Set<'a, V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Counts a queued invalidation as success: see [`WriteCall::or_queue`](crate::WriteCall::or_queue).
+    pub fn or_queue(self) -> OrQueue<<Self as IntoFuture>::IntoFuture> {
+        OrQueue::new(self.into_future())
+    }
+}
+
 impl<'a, V> IntoFuture for Set<'a, V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     type Output = Result<()>;
-    type IntoFuture = Call<'a, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;
+    type IntoFuture = WriteCall<'a, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;
 
     fn into_future(self) -> Self::IntoFuture {
         let cache = self.cache;
@@ -391,7 +402,7 @@ where
             cache.shared.meter.wrote(size);
             Ok(())
         };
-        Call::queued(timeout, &cache.shared.meter.set, Box::pin(work))
+        WriteCall::new(timeout, &cache.shared.meter.set, Box::pin(work))
     }
 }
 

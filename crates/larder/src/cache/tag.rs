@@ -11,12 +11,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::call::Call;
 use crate::context::{Context, RENEWAL_SPAN};
 use crate::envelope::TagVersion;
 use crate::error::{Error, Result};
 use crate::store::{Store, read_version};
 use crate::value::Format;
+use crate::write::WriteCall;
 
 const LONGEST_TAG: usize = 200;
 const MOST_TAGS: usize = 64;
@@ -46,8 +46,8 @@ impl Tag {
     /// # Cancel safety
     ///
     /// A dropped call may or may not have invalidated the tag; it is queued to be invalidated again.
-    pub fn invalidate(&self) -> Call<'_, impl Future<Output = Result<()>> + Send> {
-        Call::queued(self.context.limits.response_timeout, &self.context.tag_meter, async move {
+    pub fn invalidate(&self) -> WriteCall<'_, impl Future<Output = Result<()>> + Send> {
+        WriteCall::new(self.context.limits.response_timeout, &self.context.tag_meter, async move {
             check(&self.tag)?;
             let invalidating = Invalidating { tag: self, answered: false };
             let store = self.context.store()?;

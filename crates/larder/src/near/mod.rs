@@ -11,6 +11,7 @@
 mod asking;
 mod calls;
 mod changes;
+mod recency;
 mod sync;
 mod tier;
 mod version;
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub(crate) use asking::Asking;
 pub(crate) use calls::Listening;
 pub(crate) use changes::Changes;
+pub(crate) use recency::SAMPLED;
 pub(crate) use tier::{Copied, Ticket, Tier};
 pub(crate) use version::AnyTier;
 

@@ -124,6 +124,11 @@ impl<T: Clone> Tier<T> {
         self.copies.clear();
     }
 
+    /// The names of all copies.
+    pub(crate) fn names(&self) -> impl Iterator<Item = Box<str>> {
+        self.copies.iter().map(|(name, _)| name)
+    }
+
     /// How many copies there are, and what they weigh.
     pub(crate) fn size(&self) -> (usize, u64) {
         (self.copies.len(), self.copies.weight())

@@ -6,12 +6,13 @@
 
 use std::time::Duration;
 
+use super::recency::Recency;
 use super::tier::{Copied, Ticket, Tier};
 use crate::clock::{Moment, Tick};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::trust::{Lanes, Seen};
-use crate::store::{KeptVersion, Store, read_version};
+use crate::store::{KeptVersion, Store, Tracked, read_version};
 
 /// What this table may take: some fifty thousand versions.
 const BYTES: u64 = 8 << 20;
@@ -41,24 +42,59 @@ pub(crate) struct Known {
     kept_until: Option<Tick>,
 }
 
-pub(crate) struct Versions(Tier<Known>);
+pub(crate) struct Versions {
+    known: Tier<Known>,
+    /// What is used here without asking the server.
+    pub(crate) recency: Recency,
+}
 
 impl Default for Versions {
     fn default() -> Self {
-        Self(Tier::new(BYTES))
+        Self { known: Tier::new(BYTES), recency: Recency::default() }
     }
 }
 
 impl Versions {
     /// What is known here and now, without asking.
     pub(crate) fn known(&self, name: &str, lanes: &Lanes, now: Moment) -> Option<Known> {
-        self.0.get(name).filter(|known| lanes.believe(known.seen, now))
+        let known = self.known.get(name).filter(|known| lanes.believe(known.seen, now))?;
+        self.recency.used_version(name);
+        Some(known)
+    }
+
+    /// Whether a version is kept here, valid or not.
+    pub(crate) fn is_kept(&self, name: &str) -> bool {
+        self.known.find(name).is_some()
+    }
+
+    /// The names of the tags that were used since this was last asked.
+    pub(crate) fn used_tags(&self) -> Vec<Name> {
+        let used = self.recency.take_tags();
+        if used.is_empty() {
+            return Vec::new();
+        }
+        let names = self.known.names().filter(|name| name.starts_with("~tag") && used.contains(name));
+        names.map(|name| Name::from(&*name)).collect()
+    }
+
+    /// Reads versions on the tracked connection; gives those that are kept here and are no longer what the server has. One
+    /// round trip for those that can be read together. What is kept is not touched.
+    pub(crate) async fn outdated<'a>(&self, store: &impl Store, names: &'a [Name]) -> Result<Vec<&'a Name>> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let read = store.get_many_tracked(names).await?;
+        let differs = |(name, read): (&'a Name, Tracked)| {
+            let version = read.bytes.as_deref().and_then(read_version);
+            self.known.get(name).is_some_and(|known| Some(known.version) != version).then_some(name)
+        };
+        Ok(names.iter().zip(read).filter_map(differs).collect())
     }
 
     /// The version as it is on the server: one round trip. None is made.
     pub(crate) async fn ask(&self, store: &impl Store, name: &str) -> Result<Option<(u64, Option<Seen>)>> {
-        let ticket = self.0.ticket(name);
-        let read = store.get_tracked(name).await?;
+        let ticket = self.known.ticket(name);
+        let read = store.get_tracked(name).await.map_err(unchecked)?;
         let version = read.bytes.as_deref().and_then(read_version);
         if let (Some(version), Some(seen)) = (version, read.seen) {
             self.keep(name, ticket, Known { version, seen, kept_until: None });
@@ -72,8 +108,8 @@ impl Versions {
         store: &impl Store,
         names: &[Name],
     ) -> Result<Vec<Option<(u64, Option<Seen>)>>> {
-        let tickets: Vec<Ticket> = names.iter().map(|name| self.0.ticket(name)).collect();
-        let read = store.get_many_tracked(names).await?;
+        let tickets: Vec<Ticket> = names.iter().map(|name| self.known.ticket(name)).collect();
+        let read = store.get_many_tracked(names).await.map_err(unchecked)?;
         Ok(names
             .iter()
             .zip(tickets)
@@ -104,8 +140,8 @@ impl Versions {
         {
             return Ok(known.version);
         }
-        let ticket = self.0.ticket(name);
-        let KeptVersion { version, left, seen } = store.version(name, candidate, span).await?;
+        let ticket = self.known.ticket(name);
+        let KeptVersion { version, left, seen } = store.version(name, candidate, span).await.map_err(unchecked)?;
         if let Some(seen) = seen {
             self.keep(name, ticket, Known { version, seen, kept_until: Some(tick.after(left)) });
         }
@@ -113,15 +149,21 @@ impl Versions {
     }
 
     fn keep(&self, name: &str, ticket: Ticket, known: Known) {
-        self.0.insert(name, ticket, Copied { what: known, bytes: 64 });
+        self.known.insert(name, ticket, Copied { what: known, bytes: 64 });
     }
 
     pub(crate) fn changed(&self, name: &str) {
-        self.0.invalidate(name);
+        self.known.invalidate(name);
     }
 
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the embedded store names each change"))]
     pub(crate) fn all_changed(&self) {
-        self.0.invalidate_all();
+        self.known.invalidate_all();
     }
+}
+
+/// On a cluster the version may live at another node than the entry. The error then names a node that the reader did not
+/// ask for, and must say why.
+fn unchecked(error: Error) -> Error {
+    error.in_context("whether the entry was invalidated cannot be checked")
 }

@@ -1,0 +1,115 @@
+//! Reads from the server, now and then, what this process uses without asking it: see [`near/recency.rs`] for why.
+//!
+//! Once a second: the versions that clear caches, and the epoch; the tags that were used since they were last read; a
+//! sample of the near copies that were hit. At most [`MOST_READS`] keys a second. Versions are read on the tracked
+//! connection and compared with what is known here. A version that is gone is never written back: another process may
+//! have replaced it in between, and the old one would make invalidated entries valid again.
+//!
+//! Only where the server said, when it was connected, that it evicts, or did not say.
+//!
+//! [`near/recency.rs`]: crate::near
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::name::Name;
+use crate::store::{Eviction, Listener, Store};
+
+/// How often.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How many keys are read in one period.
+const MOST_READS: usize = 500;
+/// How many of those are versions of caches.
+const MOST_CLEARS: usize = 200;
+/// How many requests for near copies are under way at once.
+const AT_ONCE: usize = 16;
+
+/// Starts the task, where there is a server. It ends with the `Larder`.
+pub(crate) fn start(context: &Arc<Context>) {
+    if context.is_embedded() {
+        return;
+    }
+    context.background.spawn_until_close(run(Arc::downgrade(context)));
+}
+
+async fn run(context: Weak<Context>) {
+    let mut turn = Turn::default();
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        let Some(context) = context.upgrade() else { return };
+        if context.store().is_err() {
+            return;
+        }
+        // A lazy connection learns of it later, and a failover may bring another policy.
+        let evicts = !matches!(context.eviction(), Eviction::Never);
+        context.changes.versions.recency.want(evicts);
+        if !evicts {
+            continue;
+        }
+        // An outage is noticed by those who need the server.
+        let _ = tokio::time::timeout(PERIOD, turn.take(&context)).await;
+    }
+}
+
+/// What one turn leaves for the next.
+#[derive(Default)]
+struct Turn {
+    /// Which cache comes next, where there are more than one turn reads.
+    next_clear: usize,
+    /// Tags that were used, and are yet to be read.
+    tags: VecDeque<Name>,
+}
+
+impl Turn {
+    async fn take(&mut self, context: &Context) -> Result<()> {
+        let versions = &context.changes.versions;
+        let copies = versions.recency.take_copies();
+        let mut names = self.clears(context);
+        if self.tags.is_empty() {
+            self.tags.extend(versions.used_tags());
+        }
+        let left = MOST_READS.saturating_sub(names.len() + copies.len()).min(self.tags.len());
+        names.extend(self.tags.drain(..left));
+        let read_versions = async {
+            for name in versions.outdated(context.store()?, &names).await? {
+                context.changes.changed(name);
+            }
+            Ok(())
+        };
+        let store = context.background_store()?;
+        let read_copies = async {
+            let mut under_way = FuturesUnordered::new();
+            for name in &copies {
+                // A few bytes: it is the reading that counts.
+                under_way.push(store.peek(name));
+                if under_way.len() >= AT_ONCE {
+                    let _ = under_way.next().await;
+                }
+            }
+            while under_way.next().await.is_some() {}
+        };
+        tokio::join!(read_versions, read_copies).0
+    }
+
+    /// The versions of caches that are in use here, and the epoch.
+    fn clears(&mut self, context: &Context) -> Vec<Name> {
+        let versions = &context.changes.versions;
+        let mut names: Vec<Name> = context.all_clears().iter().map(|clear| Name::from(&**clear)).collect();
+        names.push(context.keyspace.epoch());
+        names.retain(|name| versions.is_kept(name));
+        if names.len() > MOST_CLEARS {
+            names.sort_unstable();
+            self.next_clear %= names.len();
+            names.rotate_left(self.next_clear);
+            names.truncate(MOST_CLEARS);
+            self.next_clear += MOST_CLEARS;
+        }
+        names
+    }
+}
