@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use larder::{Cache, Larder, WriteOutcome};
+use larder::{Cache, ErrorKind, Larder, WriteOutcome};
 use larder_testkit::{Cluster, Server};
 use support::held::{LIMIT, gate, within};
 use support::{User, until, user};
@@ -150,9 +150,10 @@ async fn a_cluster_that_serves_nothing_with_one_node_down_queues_all_writes_and_
     until("the cluster is down", async || {
         let found = users.get(key).await;
         assert_ne!(found.as_ref().ok(), Some(&None), "an outage is no miss");
-        found.is_err() && users.delete(key).await.is_err_and(|error| error.is_queued())
+        found.is_err_and(|error| error.kind() == ErrorKind::ClusterDown)
     })
     .await;
+    assert!(users.delete(key).await.unwrap_err().is_queued());
     let load = || async { Ok::<_, Infallible>(user("loaded")) };
     assert_eq!(within("a load ends", LIMIT, users.get_or_load(key, load)).await.unwrap(), user("loaded"));
     assert_eq!(users.set(key, &user("new")).or_queue().await.unwrap(), WriteOutcome::Queued);
