@@ -129,10 +129,12 @@ impl Error {
         Self::new(ErrorKind::Closed, "this Larder was closed")
     }
 
-    /// The same, saying what it kept from being done.
+    /// The same, if it is an outage, saying what that kept from being done.
     pub(crate) fn in_context(self, what: &str) -> Self {
-        let (kind, queued) = (self.kind(), self.is_queued());
-        Self(Arc::new(Inner { kind, message: format!("{what}: {self}"), queued, source: None }))
+        if !self.is_outage() {
+            return self;
+        }
+        Self::new(self.kind(), format!("{what}: {}", self.unnamed()))
     }
 
     /// The same, of an invalidation that will be made up for. What lies behind it stays in the message.

@@ -77,8 +77,8 @@ pub use call::Call;
 pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};
 pub use larder::Larder;
-pub use write::{OrQueue, WriteCall, WriteOutcome};
 pub use stats::{CacheStats, InvalidationStats, LockStats, OperationStats, Stats};
+pub use write::{OrQueue, WriteCall, WriteOutcome};
 
 // The cache
 pub use cache::{

@@ -104,7 +104,8 @@ async fn with_the_node_of_a_caches_version_down_its_keys_at_other_nodes_fail_or_
     down.restart();
     cluster.wait_until_ok();
     until("it works again", async || users.set(read, &user("new")).await.is_ok()).await;
-    until("it is read again", async || users.get(read).await.is_ok_and(|found| found == Some(user("new")))).await;
+    until("it is read again", async || users.get(read).await.is_ok_and(|found| found == Some(user("new"))))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

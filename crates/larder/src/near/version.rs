@@ -141,7 +141,8 @@ impl Versions {
             return Ok(known.version);
         }
         let ticket = self.known.ticket(name);
-        let KeptVersion { version, left, seen } = store.version(name, candidate, span).await.map_err(unchecked)?;
+        let KeptVersion { version, left, seen } =
+            store.version(name, candidate, span).await.map_err(unchecked)?;
         if let Some(seen) = seen {
             self.keep(name, ticket, Known { version, seen, kept_until: Some(tick.after(left)) });
         }
