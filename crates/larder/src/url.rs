@@ -72,7 +72,7 @@ fn check_v6(host: &str, in_brackets: bool) -> Result<()> {
         Ok(v6) if v6.is_unicast_link_local() && zone.is_none_or(str::is_empty) => {
             Err(invalid("a link-local address needs its zone, as in [fe80::1%25eth0]"))
         }
-        Err(_) if in_brackets => Err(invalid("what stands in [ ] is no IPv6 address")),
+        Err(_) if in_brackets => Err(invalid("the text in [ ] is not an IPv6 address")),
         _ => Ok(()),
     }
 }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -287,21 +288,20 @@ async fn a_server_that_is_full_says_so_and_is_not_dialled_all_the_time() {
 
 // ---- Credentials that change ---------------------------------------------------------------------------------------
 
-/// A provider that gives the passwords in order, the last one again and again.
+type Answer = Result<Credentials, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A provider that gives the passwords in order, the last one again and again, and counts how often it was asked.
 fn rotating(
     passwords: &'static [&'static str],
     valid_for: Option<Duration>,
-) -> (
-    Arc<AtomicU64>,
-    impl Fn() -> std::future::Ready<Result<Credentials, Box<dyn std::error::Error + Send + Sync>>>,
-) {
+) -> (Arc<AtomicU64>, impl Fn() -> Ready<Answer>) {
     let asked = Arc::new(AtomicU64::new(0));
     let count = asked.clone();
     let provider = move || {
         let number = usize::try_from(count.fetch_add(1, Ordering::AcqRel)).unwrap();
         let password = passwords.get(number).or(passwords.last()).unwrap();
         let credentials = Credentials::password(*password).username("ann");
-        std::future::ready(Ok(valid_for.into_iter().fold(credentials, Credentials::valid_for)))
+        ready(Ok(valid_for.into_iter().fold(credentials, Credentials::valid_for)))
     };
     (asked, provider)
 }

@@ -80,7 +80,7 @@ async fn all_links_go_to_the_new_master_though_the_old_server_keeps_them() {
         assert_eq!(numbers(&larder).get("a").await.unwrap(), None, "cleared, and served");
     }
     until("no link is left behind", async || connections(&old) == 0).await;
-    // And the tracked link is told of what others write there.
+    // And the tracked link gets the invalidations of what others write there.
     let other = patient().url(new.url()).connect().await.unwrap();
     numbers(&larder).set("b", &1).await.unwrap();
     until("near reads work", async || {
@@ -220,7 +220,7 @@ async fn of_a_swapped_database_get_and_explain_say_the_same_and_new_connections_
         })
         .await;
     }
-    // The server tells nobody.
+    // The server notifies no client.
     server.command(&["SWAPDB", "0", "1"]);
     let agree = async |larder: &Larder, number: u32| {
         let explained = larder.explain("n:a").await.unwrap();

@@ -2,7 +2,7 @@
 //!
 //! A name or an address may lead to another server than before (a failover behind a virtual IP, a changed DNS record), while
 //! the old server goes on and keeps its connections. Links that redial one by one would be divided then: writes go to the new
-//! master, and the tracked link reads, and is told of changes, from the old one.
+//! master, and the tracked link reads and gets its invalidations from the old one.
 //!
 //! The links share a *generation*. A link that finds its server to be the wrong one (the role changed, a request was refused as
 //! on a replica, the run id is another than that of the other links) moves the generation on. In that instant no
@@ -296,7 +296,7 @@ mod tests {
         used(&agreement, &replica);
         assert_eq!(used(&agreement, &server(Role::Master, "replica")), (1, true));
         assert_eq!(used(&agreement, &server(Role::Master, "replica")), (1, true), "it has moved already");
-        assert_eq!(used(&agreement, &replica).1, false);
+        assert!(!used(&agreement, &replica).1);
         // The name leads to a master elsewhere: from then on it is a master's name.
         assert!(used(&agreement, &server(Role::Master, "master")).1);
         assert!(matches!(agreement.admit(&replica, agreement.generation(), "s"), Admission::Refused(_)));
@@ -311,6 +311,6 @@ mod tests {
         assert_eq!(agreement.generation(), 1, "the second link's report is of the same move");
         let refused = agreement.admit(&server(Role::Replica, "a"), 1, "s");
         assert!(matches!(refused, Admission::Refused(error) if error.kind() == ErrorKind::ReadOnly));
-        assert_eq!(used(&agreement, &server(Role::Master, "b")).1, true);
+        assert!(used(&agreement, &server(Role::Master, "b")).1);
     }
 }

@@ -157,8 +157,8 @@ async fn open_and_identify(address: &Address, login: &Login, pushes: Pushes) -> 
 
 /// Opens a connection to a server that Sentinel named, and fails where that is no master.
 pub(super) async fn open_master(address: &Address, login: &Login, pushes: Pushes) -> Result<Dialled> {
-    // The end of a connection that is passed over is not the end of the one that is used. Nothing is told before tracking
-    // is on, so nothing is missed.
+    // The end of a connection that is passed over is not the end of the one that is used. No push that matters comes before tracking
+    // is on, so none is missed.
     let used = Arc::new(AtomicBool::new(false));
     let gate = used.clone();
     let gated = move |push| {

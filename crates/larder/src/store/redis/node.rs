@@ -184,3 +184,24 @@ impl Node {
         place.and_then(|place| self.links.get(place)).ok_or_else(Error::closed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::network::Network;
+    use crate::store::equivalence::real_store;
+
+    #[tokio::test]
+    async fn from_the_moment_of_a_move_no_connection_from_before_it_is_used() {
+        let store = real_store().await;
+        let Network::Single(node) = &store.network else { panic!("a cluster") };
+        let link = node.link(0).unwrap();
+        let before = link.standing().unwrap();
+        assert!(node.tracked().is_some());
+        // On this thread nothing else runs until the next await: no supervisor has seen it yet.
+        node.learned.as_ref().unwrap().agreement.move_from(before.generation, "the test's server", "a test");
+        assert!(link.standing().is_none() && node.tracked().is_none());
+        node.ready().await.unwrap();
+        assert_ne!(link.standing().unwrap().generation, before.generation);
+        assert!(node.tracked().is_some());
+    }
+}

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// What one Sentinel said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Told {
+struct Named {
     master: Address,
     /// Zero where it did not say.
     epoch: u64,
@@ -40,16 +40,16 @@ pub(super) async fn open_named(
     let patience = login.connect_timeout / 4;
     let mut asked: FuturesUnordered<_> =
         sentinels.iter().map(|sentinel| Box::pin(ask(sentinel, service, sentinel_login))).collect();
-    let (mut told, mut tried, mut failed) = (Vec::new(), Vec::new(), None);
+    let (mut answers, mut tried, mut failed) = (Vec::new(), Vec::new(), None);
     loop {
-        gather(&mut asked, &mut told, &mut failed, sentinels.len(), patience).await;
-        let Some(master) = next(&told, sentinels.len(), &tried) else {
+        gather(&mut asked, &mut answers, &mut failed, sentinels.len(), patience).await;
+        let Some(master) = next(&answers, sentinels.len(), &tried) else {
             if asked.is_empty() {
                 return Err(failed.unwrap_or_else(|| Error::invalid("no sentinel is named")));
             }
             // All that was named so far is no use. Others may know better.
             match asked.next().await {
-                Some(Ok(answer)) => told.push(answer),
+                Some(Ok(answer)) => answers.push(answer),
                 Some(Err(error)) => worse(&mut failed, error),
                 None => {}
             }
@@ -58,7 +58,7 @@ pub(super) async fn open_named(
         tried.push(master.clone());
         // A server that does not answer must not use up the time of the next.
         let left = deadline.saturating_duration_since(Instant::now());
-        let last = asked.is_empty() && next(&told, sentinels.len(), &tried).is_none();
+        let last = asked.is_empty() && next(&answers, sentinels.len(), &tried).is_none();
         match timeout(if last { left } else { left / 2 }, open_master(&master, login, pushes.clone())).await {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(error)) => {
@@ -75,21 +75,21 @@ fn silent(master: &Address) -> Error {
 }
 
 /// Takes answers until a majority agrees, all have answered, or `patience` is over since the first one answered.
-async fn gather<F: Future<Output = Result<Told>>>(
+async fn gather<F: Future<Output = Result<Named>>>(
     asked: &mut FuturesUnordered<F>,
-    told: &mut Vec<Told>,
+    answers: &mut Vec<Named>,
     failed: &mut Option<Error>,
     sentinels: usize,
     patience: Duration,
 ) {
     let mut until: Option<Instant> = None;
-    while !told.iter().any(|one| has_majority(told, &one.master, sentinels)) {
-        if !told.is_empty() && until.is_none() {
+    while !answers.iter().any(|one| has_majority(answers, &one.master, sentinels)) {
+        if !answers.is_empty() && until.is_none() {
             until = Some(Instant::now() + patience);
         }
         let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
         match timeout(left, asked.next()).await {
-            Ok(Some(Ok(answer))) => told.push(answer),
+            Ok(Some(Ok(answer))) => answers.push(answer),
             Ok(Some(Err(error))) => worse(failed, error),
             Ok(None) | Err(_) => return,
         }
@@ -103,26 +103,26 @@ fn worse(failed: &mut Option<Error>, error: Error) {
     }
 }
 
-fn votes(told: &[Told], master: &Address) -> usize {
-    told.iter().filter(|one| one.master == *master).count()
+fn votes(answers: &[Named], master: &Address) -> usize {
+    answers.iter().filter(|one| one.master == *master).count()
 }
 
-fn has_majority(told: &[Told], master: &Address, sentinels: usize) -> bool {
-    votes(told, master) > sentinels / 2
+fn has_majority(answers: &[Named], master: &Address, sentinels: usize) -> bool {
+    votes(answers, master) > sentinels / 2
 }
 
 /// The best of those that were not tried.
-fn next(told: &[Told], sentinels: usize, tried: &[Address]) -> Option<Address> {
-    let untried = told.iter().filter(|one| !tried.contains(&one.master));
+fn next(answers: &[Named], sentinels: usize, tried: &[Address]) -> Option<Address> {
+    let untried = answers.iter().filter(|one| !tried.contains(&one.master));
     let ranked = untried.map(|one| {
-        let (master, votes) = (&one.master, votes(told, &one.master));
+        let (master, votes) = (&one.master, votes(answers, &one.master));
         // The address last, so that all links of a node choose the same of two that are equal.
-        (has_majority(told, master, sentinels), one.epoch, votes, Reverse(master))
+        (has_majority(answers, master, sentinels), one.epoch, votes, Reverse(master))
     });
     ranked.max().map(|(.., Reverse(master))| master.clone())
 }
 
-async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<Told> {
+async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<Named> {
     let fail = |error: redis::RedisError| translate(&error, &sentinel.to_string());
     let mut connection = open(sentinel, login, None).await?.connection;
     let mut questions = Pipeline::with_capacity(2);
@@ -134,7 +134,7 @@ async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<Told> {
     let address: Option<(String, u16)> = from_redis_value(address).map_err(|error| fail(error.into()))?;
     match address {
         Some((host, port)) => {
-            Ok(Told { master: Address::Tcp { host, port }, epoch: answers.next().map_or(0, epoch) })
+            Ok(Named { master: Address::Tcp { host, port }, epoch: answers.next().map_or(0, epoch) })
         }
         None => Err(Error::invalid(format!("the sentinel {sentinel} knows no service {service}"))),
     }
@@ -160,8 +160,8 @@ fn epoch(answer: Value) -> u64 {
 mod tests {
     use super::*;
 
-    fn told(answers: &[(&str, u64)]) -> Vec<Told> {
-        answers.iter().map(|(host, epoch)| Told { master: at(host), epoch: *epoch }).collect()
+    fn answers(named: &[(&str, u64)]) -> Vec<Named> {
+        named.iter().map(|(host, epoch)| Named { master: at(host), epoch: *epoch }).collect()
     }
 
     fn at(host: &str) -> Address {
@@ -170,17 +170,17 @@ mod tests {
 
     #[test]
     fn a_majority_comes_first_then_the_newest_epoch_then_the_most_votes() {
-        let order = |answers: &[(&str, u64)], sentinels| {
-            let told = told(answers);
+        let order = |named: &[(&str, u64)], sentinels| {
+            let answers = answers(named);
             let mut tried = Vec::new();
-            while let Some(master) = next(&told, sentinels, &tried) {
+            while let Some(master) = next(&answers, sentinels, &tried) {
                 tried.push(master);
             }
             tried
         };
         // Left behind by a change of the deployment, with a higher epoch than the new one's.
         assert_eq!(order(&[("stale", 7), ("new", 0), ("new", 0)], 3), [at("new"), at("stale")]);
-        assert_eq!(order(&[("stale", 0), ("new", 1)], 3), [at("new"), at("stale")]);
+        assert_eq!(order(&[("stale", 0), ("the new one", 1)], 3), [at("the new one"), at("stale")]);
         assert_eq!(order(&[("a", 1), ("b", 1), ("b", 1), ("c", 0)], 7), [at("b"), at("a"), at("c")]);
         assert_eq!(order(&[], 3), []);
     }
