@@ -10,6 +10,9 @@ use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
 use crate::store::permit::PREFIX;
 
+/// What the lock of every election begins with.
+pub(crate) const ELECTION: &str = "~election.1:";
+
 /// The longest namespace or cache name.
 const LONGEST_NAME: usize = 128;
 
@@ -132,6 +135,10 @@ impl Keyspace {
         key(&mut whole);
         whole.push_str("}");
         whole
+    }
+
+    pub(crate) fn election(&self, name: &str) -> String {
+        self.sibling(ELECTION, name).as_str().to_owned()
     }
 
     pub(crate) fn job(&self, name: &str) -> String {

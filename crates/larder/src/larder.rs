@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::limit::{LimitKey, Quotas, RateLimiter, Together, together};
-use crate::lock::{Job, Lock, Locks, Semaphore, SeveralLocks};
+use crate::lock::{Election, Job, Lock, Locks, Semaphore, SeveralLocks};
 use crate::stats::Stats;
 use crate::store::Store;
 
@@ -212,6 +212,12 @@ impl Larder {
     pub fn locks(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> SeveralLocks {
         self.context.note_coordination();
         SeveralLocks::new(self.locks.clone(), names)
+    }
+
+    /// An election under any name: one process leads, the others wait to take its place. See [`Election`].
+    pub fn election(&self, name: &str) -> Election {
+        self.context.note_coordination();
+        Election::new(self.locks.clone(), name)
     }
 
     /// A job under any name: at most one run at a time, and one completed run for each period, over all processes. See [`Job`].

@@ -93,8 +93,8 @@ pub use value::Format;
 
 // Locks
 pub use lock::{
-    Fence, Guard, Holder, Job, JobOutcome, JobRun, JobStatus, Lock, LockLease, LockTicket, LocksGuard,
-    Release, Semaphore, SemaphorePermit, SeveralLocks,
+    Election, Fence, Guard, Holder, Job, JobOutcome, JobRun, JobStatus, Leader, Leaders, Leadership, Lock,
+    LockLease, LockTicket, LocksGuard, Release, Semaphore, SemaphorePermit, SeveralLocks,
 };
 
 // Rate limits

@@ -736,6 +736,12 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                     "{tokens:?}"
                 );
             }
+            "election" => {
+                let leadership = larder.election(called).value("me").campaign().await.unwrap();
+                let stored: String = server.query(&["GET", &format!("{name}:fence")]);
+                assert_eq!(stored, format!("{} me", leadership.fence()));
+                std::mem::forget(leadership);
+            }
             "job" | "job record" => {
                 let job = larder.job(called).every(HOUR);
                 let run = job.run(async |_| Ok::<_, String>(())).await.unwrap();

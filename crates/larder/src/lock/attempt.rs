@@ -20,7 +20,7 @@ use super::{Fence, holding};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::near::Listening;
-use crate::store::lock::{Attempted, LockStore, Pace, Queue};
+use crate::store::lock::{Attempted, LockStore, Pace, Queue, process_suffix};
 use crate::store::permit::{PermitStore, Request, Taken, Wait, token_of};
 
 /// How long a waiter that is told nothing waits at the most before it looks for itself.
@@ -38,16 +38,23 @@ enum Stage {
 }
 
 /// What an attempt asks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Want {
-    Lock { ttl: Duration },
-    Permits { weight: u64, request: Request },
+    Lock {
+        ttl: Duration,
+        /// As others see the holder, behind a space, if not as this process.
+        by: Option<Arc<str>>,
+    },
+    Permits {
+        weight: u64,
+        request: Request,
+    },
 }
 
 impl Want {
     fn ttl(&self) -> Duration {
         match self {
-            Self::Lock { ttl } => *ttl,
+            Self::Lock { ttl, .. } => *ttl,
             Self::Permits { request, .. } => request.ttl,
         }
     }
@@ -185,7 +192,7 @@ impl Attempt {
             }
             answer = loop {
                 // The old attempt ends here.
-                self = Self::new(&self.locks, &self.name, self.want, self.heard);
+                self = Self::new(&self.locks, &self.name, self.want.clone(), self.heard);
                 match self.begin(self.locks.context.clock.now(), Queue::StandInLine).await {
                     Ok(answer) => break answer,
                     // Whoever stood in line outlives a short outage. Whoever comes to one is told.
@@ -193,7 +200,7 @@ impl Attempt {
                         if end.is_some_and(|end| end <= self.locks.context.clock.now()) {
                             return Err(error);
                         }
-                        self = Self::new(&self.locks, &self.name, self.want, self.heard);
+                        self = Self::new(&self.locks, &self.name, self.want.clone(), self.heard);
                         tokio::time::sleep(PAUSE).await;
                     }
                     Err(error) => return Err(error),
@@ -266,11 +273,13 @@ impl Attempt {
         }
         self.stage = Stage::Unanswered;
         let asked = async {
-            match self.want {
-                Want::Lock { ttl } => {
-                    store.acquire(&self.name, self.token, ttl, queue).await.map(Answer::from)
+            match &self.want {
+                Want::Lock { ttl, by } => {
+                    let by = by.as_deref().unwrap_or_else(|| process_suffix());
+                    store.acquire_as(&self.name, self.token, *ttl, queue, by).await.map(Answer::from)
                 }
-                Want::Permits { mut request, .. } => {
+                Want::Permits { request, .. } => {
+                    let mut request = *request;
                     if queue == Queue::GoAway {
                         request.wait = Wait::No;
                     }
@@ -298,10 +307,13 @@ impl Attempt {
     async fn confirm(&mut self, now: Tick) -> Result<Answer> {
         let store = self.locks.store()?;
         let asked = async {
-            match self.want {
-                Want::Lock { ttl } => store.confirm(&self.name, self.token, ttl).await.map(Answer::from),
+            match &self.want {
+                Want::Lock { ttl, by } => {
+                    let by = by.as_deref().unwrap_or_else(|| process_suffix());
+                    store.confirm_as(&self.name, self.token, *ttl, by).await.map(Answer::from)
+                }
                 Want::Permits { request, .. } => {
-                    store.confirm_permit(&self.name, self.token, request).await.map(Answer::from)
+                    store.confirm_permit(&self.name, self.token, *request).await.map(Answer::from)
                 }
             }
         };
@@ -346,7 +358,7 @@ impl Attempt {
     fn guard(&mut self, number: u64) -> Result<Outcome> {
         let (locks, name, token, sent) = (self.locks.clone(), self.name.clone(), self.token, self.heard);
         let holding = match self.want {
-            Want::Lock { ttl } => Holding::new(locks, name, token, Fence::new(number), sent, ttl),
+            Want::Lock { ttl, .. } => Holding::new(locks, name, token, Fence::new(number), sent, ttl),
             Want::Permits { request, .. } => Holding::of_permit(locks, name, token, sent, request.ttl),
         };
         if !holding.is_valid() {

@@ -16,6 +16,7 @@
 //! Not guaranteed: any of it through a failover that loses writes, or on a server that evicts. The fence is for that.
 
 mod attempt;
+mod election;
 mod fence;
 mod guard;
 mod holder;
@@ -42,6 +43,7 @@ use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::lock::{LockStore, Ticket};
 use attempt::{Attempt, Outcome, Want};
+pub use election::{Election, Leader, Leaders, Leadership};
 pub use fence::{Fence, Release};
 pub use guard::{Guard, LockLease};
 pub use holder::Holder;
@@ -96,12 +98,23 @@ pub struct Lock {
     ttl: Duration,
     keep: Option<Keep>,
     max_hold: Duration,
+    /// As others see the holder, behind a space, if not as this process.
+    by: Option<Arc<str>>,
 }
 
 impl Lock {
     pub(crate) fn new(locks: Arc<Locks>, name: &str) -> Self {
         let name = locks.context.keyspace.lock(name).into();
-        Self { name, locks, ttl: DEFAULT_TTL, keep: None, max_hold: DEFAULT_MAX_HOLD }
+        Self::named(locks, name)
+    }
+
+    /// By its name on the server.
+    fn named(locks: Arc<Locks>, name: Arc<str>) -> Self {
+        Self { name, locks, ttl: DEFAULT_TTL, keep: None, max_hold: DEFAULT_MAX_HOLD, by: None }
+    }
+
+    fn want(&self) -> Want {
+        Want::Lock { ttl: self.ttl, by: self.by.clone() }
     }
 
     /// How long the lock is held unless it is extended or released before: 10 ms to 24 hours. Default: 30 s.
@@ -165,7 +178,7 @@ impl Lock {
         Call::new(longest, &self.locks.meter.acquire, async move {
             self.check()?;
             let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
-            match Attempt::within(&self.locks, &self.name, Want::Lock { ttl: self.ttl }, end).await? {
+            match Attempt::within(&self.locks, &self.name, self.want(), end).await? {
                 Outcome::Granted(holding, _) => Ok(Guard::new(holding, self.ttl, self.keep)),
                 _ => Err(self.held_error(patience).await),
             }
@@ -186,7 +199,7 @@ impl Lock {
     pub fn try_acquire(&self) -> Call<'_, impl Future<Output = Result<Option<Guard>>> + Send> {
         Call::new(self.locks.timeout(), &self.locks.meter.acquire, async move {
             self.check()?;
-            match Attempt::once(&self.locks, &self.name, Want::Lock { ttl: self.ttl }).await? {
+            match Attempt::once(&self.locks, &self.name, self.want()).await? {
                 Outcome::Granted(holding, _) => Ok(Some(Guard::new(holding, self.ttl, self.keep))),
                 _ => Ok(None),
             }
@@ -203,8 +216,12 @@ impl Lock {
     pub fn holder(&self) -> Call<'_, impl Future<Output = Result<Option<Holder>>> + Send> {
         Call::new(self.locks.timeout(), &self.locks.meter.holder, async move {
             self.check()?;
-            Ok(self.locks.store()?.holder(&self.name).await?.map(Holder::of))
+            self.look().await
         })
+    }
+
+    async fn look(&self) -> Result<Option<Holder>> {
+        Ok(self.locks.store()?.holder(&self.name).await?.map(Holder::of))
     }
 
     /// Frees the lock, or hands it to the next in line, if its holder has this fence; returns whether it had.

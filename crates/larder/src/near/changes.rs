@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::calls::{Calls, Listening};
 use super::version::{AnyTier, Versions};
+use crate::keyspace::ELECTION;
 use crate::store::Listener;
 use crate::store::lock::woken;
 use crate::store::permit::is_semaphore;
@@ -71,7 +72,7 @@ impl Changes {
 
 impl Listener for Changes {
     fn changed(&self, name: &str) {
-        if (name.starts_with("~lock") || is_semaphore(name))
+        if (name.starts_with("~lock") || is_semaphore(name) || name.starts_with(ELECTION))
             && let Some(token) = woken(name)
         {
             return self.calls.call(token);

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub(crate) use asking::Asking;
 pub(crate) use calls::Listening;
-pub(crate) use changes::Changes;
+pub(crate) use changes::{Changes, Watch};
 pub(crate) use recency::SAMPLED;
 pub(crate) use tier::{Copied, Ticket, Tier};
 pub(crate) use version::AnyTier;

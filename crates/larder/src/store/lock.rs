@@ -134,22 +134,48 @@ pub(crate) fn token_text(token: u64) -> ArrayString<16> {
 /// What every store can do with locks. Each operation is atomic, and safe to drop at any point: the store may then still
 /// carry it out.
 pub(crate) trait LockStore: Send + Sync + 'static {
-    /// Takes a lock that nobody holds and nobody waits for; else stands in line, if told to. Once for each token.
+    /// Takes a lock that nobody holds and nobody waits for; else stands in line, if told to. Once for each token. `by` is the
+    /// holder as others see it, behind a space.
+    fn acquire_as(
+        &self,
+        lock: &str,
+        token: u64,
+        ttl: Duration,
+        queue: Queue,
+        by: &str,
+    ) -> impl Future<Output = Result<Attempted>> + Send;
+
+    /// The same as this process.
+    #[cfg(test)]
     fn acquire(
         &self,
         lock: &str,
         token: u64,
         ttl: Duration,
         queue: Queue,
-    ) -> impl Future<Output = Result<Attempted>> + Send;
+    ) -> impl Future<Output = Result<Attempted>> + Send {
+        self.acquire_as(lock, token, ttl, queue, process_suffix())
+    }
 
     /// Takes a lock that was handed over, or that is free and this attempt's turn. May be sent again.
+    fn confirm_as(
+        &self,
+        lock: &str,
+        token: u64,
+        ttl: Duration,
+        by: &str,
+    ) -> impl Future<Output = Result<Attempted>> + Send;
+
+    /// The same as this process.
+    #[cfg(test)]
     fn confirm(
         &self,
         lock: &str,
         token: u64,
         ttl: Duration,
-    ) -> impl Future<Output = Result<Attempted>> + Send;
+    ) -> impl Future<Output = Result<Attempted>> + Send {
+        self.confirm_as(lock, token, ttl, process_suffix())
+    }
 
     /// Listens to the wake-up name anew; whether the attempt was given the lock meanwhile.
     fn listen(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
@@ -189,12 +215,19 @@ pub(crate) trait LockStore: Send + Sync + 'static {
 }
 
 impl LockStore for AnyStore {
-    async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
-        on_either!(self.acquire(lock, token, ttl, queue))
+    async fn acquire_as(
+        &self,
+        lock: &str,
+        token: u64,
+        ttl: Duration,
+        queue: Queue,
+        by: &str,
+    ) -> Result<Attempted> {
+        on_either!(self.acquire_as(lock, token, ttl, queue, by))
     }
 
-    async fn confirm(&self, lock: &str, token: u64, ttl: Duration) -> Result<Attempted> {
-        on_either!(self.confirm(lock, token, ttl))
+    async fn confirm_as(&self, lock: &str, token: u64, ttl: Duration, by: &str) -> Result<Attempted> {
+        on_either!(self.confirm_as(lock, token, ttl, by))
     }
 
     async fn listen(&self, lock: &str, token: u64) -> Result<bool> {

@@ -94,7 +94,8 @@ impl MemoryStore {
             }
             _ => 0,
         };
-        let Attempted::Granted { fence } = self.take_lock(&run.lock(), begin.token, begin.ttl, Queue::GoAway)
+        let Attempted::Granted { fence } =
+            self.take_lock(&run.lock(), begin.token, begin.ttl, Queue::GoAway, process_suffix())
         else {
             return Began::Running { since: now, by: String::new() };
         };

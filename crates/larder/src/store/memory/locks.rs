@@ -14,6 +14,7 @@ use super::MemoryStore;
 use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
+use crate::keyspace::ELECTION;
 use crate::store::lock::{
     Attempted, HeldBy, LockStore, Pace, Queue, Ticket, Turn, process_suffix, wake_name,
 };
@@ -24,6 +25,13 @@ struct Held {
     deadline: Tick,
     /// None while it was handed over and is not confirmed.
     fence: Option<u64>,
+    /// As others see the holder, if not as this process.
+    by: Option<String>,
+}
+
+/// What is stored of a holder's name.
+fn stored(by: &str) -> Option<String> {
+    (by != process_suffix()).then(|| by.to_owned())
 }
 
 struct Waiter {
@@ -71,7 +79,7 @@ impl Line {
             match self.waiters.get_mut(&token) {
                 Some(waiter) if !waiter.given && now.since(waiter.heard) <= pace.live => {
                     (waiter.given, waiter.heard, waiter.called) = (true, now, Some(now.after(pace.claim)));
-                    self.held = Some(Held { token, deadline: now.after(pace.claim), fence: None });
+                    self.held = Some(Held { token, deadline: now.after(pace.claim), fence: None, by: None });
                     return Some(token);
                 }
                 Some(waiter) if now.since(waiter.heard) <= pace.live * Pace::KEPT => {}
@@ -188,7 +196,14 @@ impl MemoryStore {
         self.locks.of(lock).lines.get(lock).is_some_and(|line| line.holder(now).is_some())
     }
 
-    pub(super) fn take_lock(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Attempted {
+    pub(super) fn take_lock(
+        &self,
+        lock: &str,
+        token: u64,
+        ttl: Duration,
+        queue: Queue,
+        by: &str,
+    ) -> Attempted {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
         if state.given_up.get(&token).is_some_and(|until| *until > now) {
@@ -203,7 +218,7 @@ impl MemoryStore {
         }
         let answer = if free && handed.is_none() {
             let fence = state.next_fence(self.now_micros());
-            state.hold(lock, Held { token, deadline: now.after(ttl), fence: Some(fence) });
+            state.hold(lock, Held { token, deadline: now.after(ttl), fence: Some(fence), by: stored(by) });
             Attempted::Granted { fence }
         } else if queue == Queue::GoAway {
             Attempted::Held
@@ -234,6 +249,10 @@ impl MemoryStore {
     }
 
     fn wake(&self, lock: &str, token: Option<u64>) {
+        // The lock of an election is observed.
+        if lock.starts_with(ELECTION) {
+            self.listener.changed(lock);
+        }
         if let Some(token) = token {
             self.listener.changed(&wake_name(lock, token));
         }
@@ -241,11 +260,18 @@ impl MemoryStore {
 }
 
 impl LockStore for MemoryStore {
-    async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
-        Ok(self.take_lock(lock, token, ttl, queue))
+    async fn acquire_as(
+        &self,
+        lock: &str,
+        token: u64,
+        ttl: Duration,
+        queue: Queue,
+        by: &str,
+    ) -> Result<Attempted> {
+        Ok(self.take_lock(lock, token, ttl, queue, by))
     }
 
-    async fn confirm(&self, lock: &str, token: u64, ttl: Duration) -> Result<Attempted> {
+    async fn confirm_as(&self, lock: &str, token: u64, ttl: Duration, by: &str) -> Result<Attempted> {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
         let Some(line) = state.lines.get_mut(lock) else { return Ok(Attempted::Gone) };
@@ -267,7 +293,7 @@ impl LockStore for MemoryStore {
             let deadline = held.map_or(now.after(ttl), |held| held.deadline.max(now.after(ttl)));
             line.step_out(token);
             let fence = state.next_fence(self.now_micros());
-            state.hold(lock, Held { token, deadline, fence: Some(fence) });
+            state.hold(lock, Held { token, deadline, fence: Some(fence), by: stored(by) });
             Attempted::Granted { fence }
         } else {
             Attempted::Waiting { told: true }
@@ -340,7 +366,7 @@ impl LockStore for MemoryStore {
         let held = line.held.as_ref().filter(|held| held.deadline > now);
         Ok(held.and_then(|held| {
             Some(HeldBy {
-                process: process_suffix().trim_start().to_owned(),
+                process: held.by.as_deref().unwrap_or_else(|| process_suffix()).trim_start().to_owned(),
                 fence: held.fence?,
                 remaining: held.deadline.since(now),
                 waiting: u64::try_from(line.queue.len()).unwrap_or(u64::MAX),

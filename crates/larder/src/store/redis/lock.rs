@@ -19,9 +19,7 @@ use super::{RedisStore, bytes, flag, get_command, millis, number, permit, script
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::Expiry;
-use crate::store::lock::{
-    Attempted, HeldBy, LockStore, Pace, Queue, Ticket, Turn, process_suffix, token_text, wake_name,
-};
+use crate::store::lock::{Attempted, HeldBy, LockStore, Pace, Queue, Ticket, Turn, token_text, wake_name};
 use crate::store::permit::is_semaphore;
 
 /// Locks that one script renews or keeps places of: it must not keep the server for long.
@@ -221,25 +219,31 @@ fn array(answer: Value) -> Result<Vec<Value>> {
 }
 
 impl LockStore for RedisStore {
-    async fn acquire(&self, lock: &str, token: u64, ttl: Duration, queue: Queue) -> Result<Attempted> {
+    async fn acquire_as(
+        &self,
+        lock: &str,
+        token: u64,
+        ttl: Duration,
+        queue: Queue,
+        by: &str,
+    ) -> Result<Attempted> {
         let (fence, line, seen, wake) =
             (fence_name(lock), line_name(lock), seen_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let how = self.paced(if queue == Queue::StandInLine { "1 " } else { "0 " });
         let names = [lock, &fence, &line, &seen, &wake];
-        let process = process_suffix().as_bytes();
-        let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes(), process];
+        let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes(), by.as_bytes()];
         let (answer, told) = self.network.run_script_told(lock, &script::ACQUIRE, &names, &arguments).await?;
         attempted(&answer, told)
     }
 
-    async fn confirm(&self, lock: &str, token: u64, ttl: Duration) -> Result<Attempted> {
+    async fn confirm_as(&self, lock: &str, token: u64, ttl: Duration, by: &str) -> Result<Attempted> {
         let (fence, line, seen, wake) =
             (fence_name(lock), line_name(lock), seen_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(self.pace.claim), digits(self.pace.live));
         let names = [lock, &fence, &line, &seen, &wake];
-        let arguments = [&token[..], &ttl, &kept, &claim, &live, process_suffix()].map(str::as_bytes);
+        let arguments = [&token[..], &ttl, &kept, &claim, &live, by].map(str::as_bytes);
         let answer =
             self.network.run_script(lock, &script::CONFIRM, &names, &arguments, Replay::Safe).await?;
         attempted(&answer, false)
