@@ -8,7 +8,7 @@
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
-use crate::store::permit::PREFIX;
+use crate::store::permit::{PREFIX, RW_LOCK};
 
 /// What the lock of every election begins with.
 pub(crate) const ELECTION: &str = "~election.1:";
@@ -139,6 +139,10 @@ impl Keyspace {
 
     pub(crate) fn election(&self, name: &str) -> String {
         self.sibling(ELECTION, name).as_str().to_owned()
+    }
+
+    pub(crate) fn rw_lock(&self, name: &str) -> String {
+        self.sibling(RW_LOCK, name).as_str().to_owned()
     }
 
     pub(crate) fn job(&self, name: &str) -> String {

@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::limit::{LimitKey, Quotas, RateLimiter, Together, together};
-use crate::lock::{Election, Job, Lock, Locks, Semaphore, SeveralLocks};
+use crate::lock::{Election, Job, Lock, Locks, RwLock, Semaphore, SeveralLocks};
 use crate::stats::Stats;
 use crate::store::Store;
 
@@ -212,6 +212,12 @@ impl Larder {
     pub fn locks(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> SeveralLocks {
         self.context.note_coordination();
         SeveralLocks::new(self.locks.clone(), names)
+    }
+
+    /// A read-write lock under any name: any number of readers, or one writer, in the order in which they come. See [`RwLock`].
+    pub fn rw_lock(&self, name: &str) -> RwLock {
+        self.context.note_coordination();
+        RwLock::new(self.locks.clone(), name)
     }
 
     /// An election under any name: one process leads, the others wait to take its place. See [`Election`].

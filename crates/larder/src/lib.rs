@@ -94,7 +94,8 @@ pub use value::Format;
 // Locks
 pub use lock::{
     Election, Fence, Guard, Holder, Job, JobOutcome, JobRun, JobStatus, Leader, Leaders, Leadership, Lock,
-    LockLease, LockTicket, LocksGuard, Release, Semaphore, SemaphorePermit, SeveralLocks,
+    LockLease, LockTicket, LocksGuard, Release, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore,
+    SemaphorePermit, SeveralLocks,
 };
 
 // Rate limits

@@ -136,6 +136,8 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
     failed.extend(remaining.err().map(|error| ("remaining", error)));
     let leadership = larder.election(&namespace()).campaign().await;
     failed.extend(leadership.err().map(|error| ("campaign", error)));
+    let read = larder.rw_lock(&namespace()).read().await;
+    failed.extend(read.err().map(|error| ("read", error)));
     let job = larder.job(&namespace()).run_slot("a", async |_| Ok::<_, String>(())).await;
     failed.extend(job.err().map(|error| ("job", error)));
     let semaphore = larder.semaphore(&namespace(), 1);
@@ -287,7 +289,7 @@ async fn a_cache_needs_no_locks_and_limits() {
     let failed = coordination_operations(&larder).await;
     assert_eq!(
         failed.keys().copied().collect::<Vec<_>>(),
-        ["acquire", "allow", "campaign", "job", "permit", "remaining"]
+        ["acquire", "allow", "campaign", "job", "permit", "read", "remaining"]
     );
     for (operation, error) in failed {
         assert_eq!(error.kind(), ErrorKind::Permission, "{operation}: {error:?}");
@@ -322,7 +324,7 @@ async fn each_command_of_the_page_is_needed() {
 async fn each_key_pattern_of_the_page_is_needed() {
     let server = Server::builder().tcp().start();
     let patterns = permissions(&["cache", "coordination"], '~');
-    assert_eq!(patterns.len(), 10);
+    assert_eq!(patterns.len(), 12);
     for left_out in &patterns {
         apply(&server, &["cache", "coordination"]);
         let mut line = vec!["ACL", "SETUSER", USER, "resetkeys"];

@@ -761,6 +761,12 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 until("it runs", async || names(&server).contains(name)).await;
                 std::mem::forget(run);
             }
+            "rw lock" => {
+                let write = larder.rw_lock(called).write().await.unwrap();
+                let number = format!("{name}:number");
+                assert_eq!(server.query::<String>(&["HGET", &number, "fence"]), write.fence().to_string());
+                std::mem::forget(write);
+            }
             "queue" | "seen permit" => {
                 let semaphore = larder.semaphore(called, 1);
                 let permit = semaphore.acquire().await.unwrap();

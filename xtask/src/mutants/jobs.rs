@@ -53,6 +53,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[HELD_UP, EQUIVALENCE],
     ),
     mutant(
+        "a run that was given up begins when it arrives",
+        &[rebuilt(
+            BEGIN,
+            "if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then",
+            "if redis.call('PEXPIRE', KEYS[5], '30000') == 2 then",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
         "a run that died is no attempt",
         &[rebuilt(
             BEGIN,

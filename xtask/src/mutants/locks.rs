@@ -117,7 +117,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[rebuilt(
             ATTEMPT,
             "match self.confirm(woken).await {",
-            "self.heard = woken;\n            match std::future::ready(Ok::<_, Error>(Answer::Granted(1))).await {",
+            "self.heard = woken;\n            match std::future::ready(Ok::<_, Error>(Answer::Granted(Grant { fence: 1, permits: 0 }))).await {",
         )],
         &[ORDER, LATE_PUSH],
     ),

@@ -20,6 +20,7 @@ const BOUND: Test = found("beyond_the_most_that_may_wait_callers_are_refused_at_
 const ATTEMPT: &str = "crates/larder/src/lock/attempt.rs";
 const KEYSPACE: &str = "crates/larder/src/keyspace.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/semaphores.rs";
+const EXCHANGE: &str = "crates/larder/src/store/redis/lua/semaphore/exchange.lua";
 const GIVE: &str = "crates/larder/src/store/redis/lua/semaphore/give.lua";
 const QUEUE: &str = "crates/larder/src/store/redis/lua/semaphore/queue.lua";
 const SET: &str = "crates/larder/src/store/redis/lua/semaphore/set_permits.lua";
@@ -31,8 +32,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the deadline of a permit counts from the answer",
         &[switched(
             ATTEMPT,
-            "Holding::of_permit(locks, name, token, sent, request.ttl)",
-            "{ let now = locks.context.clock.now(); Holding::of_permit(locks, name, token, now, request.ttl) }",
+            "Holding::of_permit(locks, name, token, Fence::new(fence), sent, request.ttl)",
+            "{ let now = locks.context.clock.now(); Holding::of_permit(locks, name, token, Fence::new(fence), now, request.ttl) }",
         )],
         &[test("lock_holding", "a_deadline_counts_from_before_each_request_left")],
     ),
@@ -49,6 +50,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a release grants one permit and not all that are free",
         &[rebuilt(QUEUE, "local MOST_GRANTS = 64", "local MOST_GRANTS = 1")],
         &[EQUIVALENCE],
+    ),
+    mutant(
+        "a downgraded lock still holds all permits",
+        &[rebuilt(EXCHANGE, "drop_held(ARGV[1])\n", "")],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a write fence may repeat",
+        &[rebuilt(QUEUE, "(tonumber(redis.call('HGET', number, 'fence')) or 0) + 1)", "0)")],
+        &[test("rw_locks", "a_writers_fence_exceeds_all_before_though_the_servers_clock_is_behind")],
     ),
     mutant(
         "a release grants nothing, and heartbeats must",

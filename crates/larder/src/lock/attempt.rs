@@ -67,15 +67,20 @@ impl Want {
     }
 }
 
+/// Zero where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Grant {
+    fence: u64,
+    /// How many permits there are.
+    permits: u64,
+}
+
 /// The store's answer, to an attempt at either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
-    /// With the fence, or the number of permits there are.
-    Granted(u64),
+    Granted(Grant),
     Held,
-    Waiting {
-        told: bool,
-    },
+    Waiting { told: bool },
     Gone,
     QueueFull,
     TooHeavy(u64),
@@ -84,7 +89,7 @@ enum Answer {
 impl From<Attempted> for Answer {
     fn from(attempted: Attempted) -> Self {
         match attempted {
-            Attempted::Granted { fence } => Self::Granted(fence),
+            Attempted::Granted { fence } => Self::Granted(Grant { fence, permits: 0 }),
             Attempted::Held => Self::Held,
             Attempted::Waiting { told } => Self::Waiting { told },
             Attempted::Gone => Self::Gone,
@@ -95,7 +100,7 @@ impl From<Attempted> for Answer {
 impl From<Taken> for Answer {
     fn from(taken: Taken) -> Self {
         match taken {
-            Taken::Granted { permits } => Self::Granted(permits),
+            Taken::Granted { permits, fence } => Self::Granted(Grant { fence, permits }),
             Taken::Full => Self::Held,
             Taken::Waiting { told } => Self::Waiting { told },
             Taken::Gone => Self::Gone,
@@ -120,7 +125,7 @@ pub(super) struct Attempt {
 
 /// What came of an attempt.
 pub(super) enum Outcome {
-    /// With the fence, or the number of permits there are.
+    /// With the number of permits there are.
     Granted(Holding, u64),
     Held,
     /// As many wait as may.
@@ -148,7 +153,7 @@ impl Attempt {
         let now = locks.context.clock.now();
         let mut attempt = Self::new(locks, name, want, now);
         match attempt.begin(now, Queue::GoAway).await? {
-            Answer::Granted(number) => attempt.guard(number),
+            Answer::Granted(grant) => attempt.guard(grant),
             Answer::TooHeavy(permits) => Ok(Outcome::TooHeavy(permits)),
             _ => Ok(Outcome::Held),
         }
@@ -164,7 +169,7 @@ impl Attempt {
         let now = locks.context.clock.now();
         let mut attempt = Self::new(locks, name, want, now);
         match attempt.begin(now, Queue::StandInLine).await? {
-            Answer::Granted(number) => attempt.guard(number),
+            Answer::Granted(grant) => attempt.guard(grant),
             // Boxed: a future that may wait is large, and nearly all need not.
             other => Box::pin(attempt.in_line(other, now, end)).await,
         }
@@ -175,9 +180,9 @@ impl Attempt {
         let mut waited = false;
         loop {
             match answer {
-                Answer::Granted(number) => {
+                Answer::Granted(grant) => {
                     self.note_wait(waited, began);
-                    return self.guard(number);
+                    return self.guard(grant);
                 }
                 Answer::QueueFull => return Ok(Outcome::QueueFull),
                 Answer::TooHeavy(permits) => return Ok(Outcome::TooHeavy(permits)),
@@ -236,10 +241,10 @@ impl Attempt {
             let woken = locks.context.clock.now();
             locks.meter.woken();
             match self.confirm(woken).await {
-                Ok(Answer::Granted(number)) => {
+                Ok(Answer::Granted(grant)) => {
                     locks.meter.handed_over(locks.context.clock.now().since(woken));
                     self.note_wait(true, began);
-                    return self.guard(number).map(Some);
+                    return self.guard(grant).map(Some);
                 }
                 Ok(Answer::TooHeavy(permits)) => return Ok(Some(Outcome::TooHeavy(permits))),
                 Ok(Answer::Waiting { .. }) => {
@@ -354,19 +359,20 @@ impl Attempt {
         }
     }
 
-    /// `number` is the fence, or how many permits there are.
-    fn guard(&mut self, number: u64) -> Result<Outcome> {
+    fn guard(&mut self, Grant { fence, permits }: Grant) -> Result<Outcome> {
         let (locks, name, token, sent) = (self.locks.clone(), self.name.clone(), self.token, self.heard);
         let holding = match self.want {
-            Want::Lock { ttl, .. } => Holding::new(locks, name, token, Fence::new(number), sent, ttl),
-            Want::Permits { request, .. } => Holding::of_permit(locks, name, token, sent, request.ttl),
+            Want::Lock { ttl, .. } => Holding::new(locks, name, token, Fence::new(fence), sent, ttl),
+            Want::Permits { request, .. } => {
+                Holding::of_permit(locks, name, token, Fence::new(fence), sent, request.ttl)
+            }
         };
         if !holding.is_valid() {
             // Dropping this attempt frees it.
             return Err(holding::lost(&self.name));
         }
         self.stage = Stage::Settled;
-        Ok(Outcome::Granted(holding, number))
+        Ok(Outcome::Granted(holding, permits))
     }
 }
 

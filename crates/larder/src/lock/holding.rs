@@ -89,15 +89,16 @@ impl Holding {
         }
     }
 
-    /// The same of a permit, which has no fence.
+    /// The same of permits. The fence is 0 where they have none.
     pub(super) fn of_permit(
         locks: Arc<Locks>,
         name: Arc<str>,
         token: u64,
+        fence: Fence,
         sent: Tick,
         ttl: Duration,
     ) -> Self {
-        Self { kind: Kind::Permit, ..Self::new(locks, name, token, Fence::new(0), sent, ttl) }
+        Self { kind: Kind::Permit, ..Self::new(locks, name, token, fence, sent, ttl) }
     }
 
     pub(super) fn remaining(&self) -> Duration {

@@ -24,6 +24,7 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::store::job::{Began, BeginJob, JobStore, RunName, Schedule, lock_of_job};
+use crate::store::lock::Pace;
 
 const SHORTEST_PERIOD: Duration = Duration::from_millis(10);
 const LONGEST_PERIOD: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -261,7 +262,7 @@ impl Job {
             Err(Began::Running { since, by }) => return Ok(JobRun::Running { since: at(since), by }),
             Err(Began::BackingOff { until }) => return Ok(JobRun::BackingOff { until: at(until) }),
             Err(Began::GaveUp { attempts }) => return Ok(JobRun::GaveUp { attempts }),
-            Err(Began::Started { .. }) => return Err(lost(&run.lock())),
+            Err(Began::Started { .. } | Began::Gone) => return Err(lost(&run.lock())),
         };
         let result = Lock::hold_for(&guard, body).await?;
         self.end(guard, &run, period, result.is_ok(), keep).await?;
@@ -376,7 +377,9 @@ struct Undo<'a> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.locks.end_in_background(self.lock.clone(), self.token, self.ttl, Ending::Release);
+            // Remembered, so that a request that arrives after that begins nothing.
+            let (tried, ending) = (self.ttl.max(Pace::REMEMBERED), Ending::GiveUp(Pace::REMEMBERED));
+            self.locks.end_in_background(self.lock.clone(), self.token, tried, ending);
         }
     }
 }

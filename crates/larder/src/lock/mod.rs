@@ -28,6 +28,7 @@ mod locks;
 mod meter;
 mod permit;
 mod run;
+mod rw_lock;
 mod semaphore;
 mod several;
 #[cfg(test)]
@@ -52,6 +53,7 @@ pub use job::Job;
 pub use job_run::{JobOutcome, JobRun, JobStatus};
 pub(crate) use locks::Locks;
 pub use permit::SemaphorePermit;
+pub use rw_lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::Semaphore;
 pub use several::{LocksGuard, SeveralLocks};
 pub use ticket::LockTicket;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fence::Release;
+use super::fence::{Fence, Release};
 use super::holding::{Holding, Parting};
 use super::keeping::Keeping;
 use super::locks::Ending;
@@ -27,6 +27,23 @@ impl SemaphorePermit {
         holding.locks.meter.granted();
         Keeping::keep(&holding, ttl, max_hold);
         Self { holding, parting: None, ended: false }
+    }
+
+    pub(super) fn fence(&self) -> Fence {
+        self.holding.fence
+    }
+
+    pub(super) fn holding(&self) -> &Arc<Holding> {
+        &self.holding
+    }
+
+    pub(super) fn end_renewals(&mut self) {
+        self.let_go();
+    }
+
+    /// What it held is held by another token now.
+    pub(super) fn exchanged(mut self) {
+        self.ended = true;
     }
 
     /// How many permits it holds.

@@ -17,14 +17,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::attempt::{Attempt, Outcome, Want};
-use super::locks::Locks;
+use super::holding::Holding;
+use super::locks::{Ending, Locks};
 use super::permit::SemaphorePermit;
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, check_ttl};
 use crate::call::Call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
-use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, Request, Wait};
+use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, Request, Wait, token_of};
 
 /// A semaphore by its name, or by its name and a key. Made by [`Larder::semaphore`](crate::Larder::semaphore); taking permits gives a
 /// [`SemaphorePermit`].
@@ -55,6 +56,8 @@ use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, Request, Wait};
 #[must_use = "a permit is taken by acquire(), acquire_within() or try_acquire()"]
 pub struct Semaphore {
     locks: Arc<Locks>,
+    /// What it is, for errors.
+    what: &'static str,
     /// As the caller wrote it.
     called: Arc<str>,
     /// As the store knows it.
@@ -70,8 +73,20 @@ pub struct Semaphore {
 impl Semaphore {
     pub(crate) fn new(locks: Arc<Locks>, called: &str, permits: u64) -> Self {
         let name = locks.context.keyspace.semaphore(called).as_str().into();
+        Self::named(locks, "semaphore", called, name, permits)
+    }
+
+    /// By its name on the server.
+    pub(super) fn named(
+        locks: Arc<Locks>,
+        what: &'static str,
+        called: &str,
+        name: Arc<str>,
+        permits: u64,
+    ) -> Self {
         Self {
             locks,
+            what,
             called: called.into(),
             name,
             permits,
@@ -171,18 +186,7 @@ impl Semaphore {
         permits: u64,
         patience: Duration,
     ) -> Call<'_, impl Future<Output = Result<SemaphorePermit>> + Send> {
-        // The call's own deadline is later, so that contention and an outage are told apart.
-        let longest = patience.saturating_add(2 * self.locks.timeout());
-        Call::new(longest, &self.locks.meter.acquire, async move {
-            let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
-            let held = || {
-                let called = &self.called;
-                let message = format!("the semaphore had too few free permits for {patience:?}");
-                let named = format!("the semaphore {called:?} had too few free permits for {patience:?}");
-                Error::named(ErrorKind::LockHeld, message, named)
-            };
-            self.take(permits, Some(end)).await?.ok_or_else(held)
-        })
+        self.call_within(patience, self.take_within(permits, false, patience))
     }
 
     /// Takes a permit if one is free at this moment and nobody waits.
@@ -215,7 +219,7 @@ impl Semaphore {
         &self,
         permits: u64,
     ) -> Call<'_, impl Future<Output = Result<Option<SemaphorePermit>>> + Send> {
-        Call::new(self.locks.timeout(), &self.locks.meter.acquire, self.take(permits, None))
+        self.call_once(self.take(permits, false, None))
     }
 
     /// Returns how many permits are held, over all processes, those granted to waiters and not yet confirmed included.
@@ -280,14 +284,82 @@ impl Semaphore {
         self.locks.context.check_coordination()
     }
 
+    pub(super) fn call_once<T, F>(&self, work: F) -> Call<'_, F>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        Call::new(self.locks.timeout(), &self.locks.meter.acquire, work)
+    }
+
+    /// The call's own deadline is later than `patience`, so that contention and an outage are told apart.
+    pub(super) fn call_within<T, F>(&self, patience: Duration, work: F) -> Call<'_, F>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let longest = patience.saturating_add(2 * self.locks.timeout());
+        Call::new(longest, &self.locks.meter.acquire, work)
+    }
+
+    pub(super) async fn take_within(
+        &self,
+        permits: u64,
+        fenced: bool,
+        patience: Duration,
+    ) -> Result<SemaphorePermit> {
+        let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
+        self.take(permits, fenced, Some(end)).await?.ok_or_else(|| {
+            let Self { what, called, .. } = self;
+            let message = format!("the {what} had too few free permits for {patience:?}");
+            let named = format!("the {what} {called:?} had too few free permits for {patience:?}");
+            Error::named(ErrorKind::LockHeld, message, named)
+        })
+    }
+
+    /// Holds `permits` permits in place of those of `old`, in one step; `None` if they were lost.
+    pub(super) async fn exchange(
+        &self,
+        mut old: SemaphorePermit,
+        permits: u64,
+    ) -> Result<Option<SemaphorePermit>> {
+        let locks = &self.locks;
+        let (held, other) = (old.holding().clone(), token_of(locks.context.random.nonce(), permits));
+        let sent = locks.context.clock.now();
+        if !held.asks(sent, self.ttl) {
+            return Ok(None);
+        }
+        // A renewal that is sent after the exchange would find nothing.
+        old.end_renewals();
+        // Whatever becomes of the request from here on, what it may have taken is given back.
+        let mut undo = Exchange { semaphore: self, token: other, armed: true };
+        let call = Call::new(locks.timeout(), &locks.meter.acquire, async {
+            locks.store()?.exchange_permits(&self.name, held.token, other, self.ttl).await
+        });
+        if !call.await? {
+            undo.armed = false;
+            return Ok(None);
+        }
+        old.exchanged();
+        let holding = Holding::of_permit(locks.clone(), self.name.clone(), other, held.fence, sent, self.ttl);
+        if !holding.is_valid() {
+            return Ok(None);
+        }
+        undo.armed = false;
+        Ok(Some(SemaphorePermit::new(holding, self.ttl, self.max_hold)))
+    }
+
     /// Takes permits at once, or waits for them until an end, if there is one.
-    async fn take(&self, permits: u64, wait: Option<Option<Tick>>) -> Result<Option<SemaphorePermit>> {
+    pub(super) async fn take(
+        &self,
+        permits: u64,
+        fenced: bool,
+        wait: Option<Option<Tick>>,
+    ) -> Result<Option<SemaphorePermit>> {
         self.check()?;
         if !(1..=HEAVIEST).contains(&permits) {
             return Err(Error::invalid(format!("a caller takes 1 to {HEAVIEST} permits, not {permits}")));
         }
-        let request =
-            Request { permits: self.permits, ttl: self.ttl, wait: Wait::Queue { most: self.max_waiting } };
+        let wait_in_queue = Wait::Queue { most: self.max_waiting };
+        let request = Request { permits: self.permits, ttl: self.ttl, wait: wait_in_queue, fenced };
         let want = Want::Permits { weight: permits, request };
         let outcome = match wait {
             Some(end) => Attempt::within(&self.locks, &self.name, want, end).await?,
@@ -315,6 +387,22 @@ impl Semaphore {
                 let named = format!("the semaphore {called:?} {rest}");
                 Err(Error::named(ErrorKind::InvalidSetting, format!("the semaphore {rest}"), named))
             }
+        }
+    }
+}
+
+/// An exchange that may have been carried out.
+struct Exchange<'a> {
+    semaphore: &'a Semaphore,
+    token: u64,
+    armed: bool,
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let Semaphore { locks, name, ttl, .. } = self.semaphore;
+            locks.end_in_background(name.clone(), self.token, *ttl, Ending::GivePermit(None));
         }
     }
 }

@@ -9,6 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::equivalence::real_store;
 use super::job::{Began, BeginJob, JobStore, LastRun, RunName, Schedule};
+use super::lock::LockStore;
 use super::memory::{Bounds, MemoryStore};
 use crate::clock::Clock;
 use crate::near::Changes;
@@ -37,6 +38,8 @@ enum Step {
     /// The time of the run's lock is over.
     Die,
     Status,
+    /// A run that was given up before it arrives.
+    Late,
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -50,6 +53,7 @@ fn steps() -> impl Strategy<Value = Step> {
             .prop_map(|(behind, slot, completed)| Step::End { behind, slot, completed }),
         2 => Just(Step::Die),
         1 => Just(Step::Status),
+        1 => Just(Step::Late),
     ]
 }
 
@@ -65,6 +69,7 @@ enum Answer {
     Ended(bool),
     Status(Option<(bool, bool, bool)>),
     Nothing,
+    Gone,
 }
 
 struct Player {
@@ -81,7 +86,7 @@ impl Player {
         RunName { job: self.job.clone(), slot: slot.map(|slot| format!("s{slot}")) }
     }
 
-    async fn play(&self, store: &impl JobStore, step: &Step) -> Answer {
+    async fn play(&self, store: &(impl JobStore + LockStore), step: &Step) -> Answer {
         match step {
             Step::Begin { day, slot, catch_up, attempts, at_most_once, patient } => {
                 self.tokens.set(self.tokens.get() + 1);
@@ -114,12 +119,31 @@ impl Player {
                     }
                     Began::BackingOff { .. } => Answer::BackingOff,
                     Began::GaveUp { attempts } => Answer::GaveUp(attempts),
+                    Began::Gone => Answer::Gone,
                 }
             }
             Step::End { behind, slot, completed } => {
                 let token = self.tokens.get().saturating_sub(*behind);
                 let run = self.run(*slot);
                 Answer::Ended(store.end_job(&run, token, self.period.get(), *completed, DAY).await.unwrap())
+            }
+            Step::Late => {
+                self.tokens.set(self.tokens.get() + 1);
+                let (run, token) = (self.run(None), self.tokens.get());
+                store.give_up(&run.lock(), token, HOUR).await.unwrap();
+                let begin = BeginJob {
+                    token,
+                    ttl: HOUR,
+                    schedule: None,
+                    attempts: 1,
+                    backoff: Duration::ZERO,
+                    at_most_once: true,
+                    keep: DAY,
+                };
+                match store.begin_job(&run, begin).await.unwrap() {
+                    Began::Gone => Answer::Gone,
+                    other => panic!("{other:?}"),
+                }
             }
             Step::Die => Answer::Nothing,
             Step::Status => {

@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 use super::equivalence::real_store;
 use super::lock::{Attempted, HeldBy, LockStore, Pace, Queue, Ticket, Turn};
 use super::memory::{Bounds, MemoryStore};
-use super::permit::{PREFIX, PermitStore, Request, Taken, Wait, token_of};
+use super::permit::{PREFIX, PermitStore, Request, Taken, Wait, token_of, weight};
 use crate::clock::Clock;
 use crate::near::Changes;
 
@@ -50,6 +50,8 @@ enum Step {
     RenewPermits(Vec<u8>),
     GivePermit(u8, bool),
     SetPermits(u64, u64),
+    /// The permits of one for one of another.
+    Exchange(u8, u8),
     InUse,
     /// The time of all permits and claims is over.
     EndPermits,
@@ -95,6 +97,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => prop::collection::vec(0..4u8, 1..4).prop_map(Step::RenewPermits),
         4 => (0..4u8, any::<bool>()).prop_map(|(t, u)| Step::GivePermit(t, u)),
         1 => (1..5u64, 0..4u64).prop_map(|(n, v)| Step::SetPermits(n, v)),
+        1 => (0..4u8, 0..4u8).prop_map(|(a, b)| Step::Exchange(a, b)),
         1 => Just(Step::InUse),
         2 => Just(Step::EndPermits),
     ]
@@ -105,6 +108,7 @@ struct Tokens {
     history: u64,
     used: Cell<[u64; 16]>,
     weights: Cell<[u64; 4]>,
+    permit_fence: Cell<u64>,
     fences: Cell<[u64; 3]>,
 }
 
@@ -166,13 +170,20 @@ fn hours(span: Duration) -> Duration {
     Duration::from_secs((span.as_secs() + hour / 2) / hour * hour)
 }
 
-fn request(wait: Option<u64>, ttl: Duration) -> Request {
-    Request { permits: SEMAPHORE, ttl, wait: wait.map_or(Wait::No, |most| Wait::Queue { most }) }
+/// Those that want all permits have fences.
+fn request(wait: Option<u64>, ttl: Duration, token: u64) -> Request {
+    let wait = wait.map_or(Wait::No, |most| Wait::Queue { most });
+    Request { permits: SEMAPHORE, ttl, wait, fenced: weight(token) == SEMAPHORE }
 }
 
 /// Whether its wake-up name is listened to comes from each store's connections.
-fn taken(taken: Taken) -> Answer {
+fn taken(taken: Taken, tokens: &Tokens) -> Answer {
     Answer::Taken(match taken {
+        Taken::Granted { permits, fence } if fence > 0 => {
+            // Fences come from each store's own clock, and grow.
+            let last = tokens.permit_fence.replace(fence);
+            Taken::Granted { permits, fence: u64::from(fence > last) }
+        }
         Taken::Waiting { .. } => Taken::Waiting { told: true },
         other => other,
     })
@@ -237,19 +248,24 @@ async fn take(store: &(impl LockStore + PermitStore), tokens: &Tokens, step: &St
         }
         Step::TakePermit(token, weight, wait) => {
             let token = tokens.next_permit(*token, *weight);
-            taken(store.take_permit(&semaphore, token, request(*wait, HOUR)).await?)
+            taken(store.take_permit(&semaphore, token, request(*wait, HOUR, token)).await?, tokens)
         }
         Step::LatePermit(token, weight, wait) => {
             let token = tokens.next_permit(*token, *weight);
             store.give_permit(&semaphore, token, Some(HOUR)).await?;
-            taken(store.take_permit(&semaphore, token, request(*wait, HOUR)).await?)
+            taken(store.take_permit(&semaphore, token, request(*wait, HOUR, token)).await?, tokens)
         }
         Step::ConfirmPermit(token) => {
             let token = tokens.current(PERMITS, *token);
-            taken(store.confirm_permit(&semaphore, token, request(None, 3 * HOUR)).await?)
+            taken(store.confirm_permit(&semaphore, token, request(None, 3 * HOUR, token)).await?, tokens)
         }
         Step::SetPermits(permits, version) => {
             Answer::Flag(store.set_permits(&semaphore, *permits, *version).await?)
+        }
+        Step::Exchange(token, other) => {
+            let token = tokens.current(PERMITS, *token);
+            let other = tokens.next_permit(*other, 1);
+            Answer::Flag(store.exchange_permits(&semaphore, token, other, 2 * HOUR).await?)
         }
         Step::InUse => Answer::Number(store.permits_in_use(&semaphore).await?),
         Step::RenewPermits(held) => {
@@ -284,6 +300,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
                 history: number,
                 used: Cell::default(),
                 weights: Cell::new([1; 4]),
+                permit_fence: Cell::default(),
                 fences: Cell::default(),
             };
             let (of_memory, of_server) = (tokens(), tokens());

@@ -63,11 +63,26 @@ pub(crate) struct BeginJob {
 /// The answer to [`JobStore::begin_job`]. Times are milliseconds of the store's clock since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Began {
-    Started { fence: u64, period: i64 },
-    Done { at: u64, by: String },
-    Running { since: u64, by: String },
-    BackingOff { until: u64 },
-    GaveUp { attempts: u32 },
+    Started {
+        fence: u64,
+        period: i64,
+    },
+    Done {
+        at: u64,
+        by: String,
+    },
+    Running {
+        since: u64,
+        by: String,
+    },
+    BackingOff {
+        until: u64,
+    },
+    GaveUp {
+        attempts: u32,
+    },
+    /// The attempt was given up before it arrived.
+    Gone,
 }
 
 /// The last run of a job, in the same times.

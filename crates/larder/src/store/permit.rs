@@ -26,11 +26,13 @@ pub(crate) const HEAVIEST: u64 = 0xFFFF;
 
 /// Whether a ticket's name is that of a semaphore, and not of a lock.
 pub(crate) fn is_semaphore(name: &str) -> bool {
-    name.starts_with(PREFIX)
+    name.starts_with(PREFIX) || name.starts_with(RW_LOCK)
 }
 
 /// What every semaphore's name begins with.
 pub(crate) const PREFIX: &str = "~semaphore.1:";
+/// The same of read-write locks, which are semaphores: readers take one permit, writers all.
+pub(crate) const RW_LOCK: &str = "~rwlock.1:";
 
 /// A random token that wants `weight` permits.
 pub(crate) fn token_of(nonce: u64, weight: u64) -> u64 {
@@ -49,6 +51,8 @@ pub(crate) struct Request {
     pub(crate) permits: u64,
     pub(crate) ttl: Duration,
     pub(crate) wait: Wait,
+    /// Whether the grant has a fence.
+    pub(crate) fenced: bool,
 }
 
 /// Whether an attempt that finds too few permits waits.
@@ -64,8 +68,8 @@ pub(crate) enum Wait {
 /// The answer to an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// It holds its permits, for the whole time asked for, of `permits` in all.
-    Granted { permits: u64 },
+    /// It holds its permits, for the whole time asked for, of `permits` in all. The fence is 0 if none was asked for.
+    Granted { permits: u64, fence: u64 },
     /// Too few are free, or others wait.
     Full,
     /// It waits. `told` says whether its wake-up name is listened to.
@@ -114,6 +118,16 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
         remembered: Option<Duration>,
     ) -> impl Future<Output = Result<bool>> + Send;
 
+    /// Holds `other` in place of `token`, which it is not heavier than, and grants what is free then; whether `token` was still
+    /// held. May be sent again.
+    fn exchange_permits(
+        &self,
+        semaphore: &str,
+        token: u64,
+        other: u64,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
     /// Stores another number of permits, unless one with this version or a later one is stored; whether this number and
     /// version are now the stored ones.
     fn set_permits(
@@ -146,6 +160,10 @@ impl PermitStore for AnyStore {
 
     async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
         on_either!(self.give_permit(semaphore, token, remembered))
+    }
+
+    async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {
+        on_either!(self.exchange_permits(semaphore, token, other, ttl))
     }
 
     async fn set_permits(&self, semaphore: &str, permits: u64, version: u64) -> Result<bool> {

@@ -65,6 +65,9 @@ fn period_of(now: u64, schedule: Schedule, record: &Record, attempts: u32) -> i6
 impl MemoryStore {
     fn begin(&self, run: &RunName, begin: BeginJob) -> Began {
         let (now, tick) = (self.now_micros() / 1000, self.clock.now());
+        if self.was_given_up(&run.lock(), begin.token) {
+            return Began::Gone;
+        }
         let mut jobs = self.jobs.0.of(&run.job);
         let job = jobs.entry(run.job.clone()).or_default();
         job.records.retain(|_, (_, until)| *until > tick);
@@ -94,11 +97,8 @@ impl MemoryStore {
             }
             _ => 0,
         };
-        let Attempted::Granted { fence } =
-            self.take_lock(&run.lock(), begin.token, begin.ttl, Queue::GoAway, process_suffix())
-        else {
-            return Began::Running { since: now, by: String::new() };
-        };
+        let taken = self.take_lock(&run.lock(), begin.token, begin.ttl, Queue::GoAway, process_suffix());
+        let Attempted::Granted { fence } = taken else { return Began::Gone };
         let by = process_suffix().trim_start().to_owned();
         (record.tried, record.last) = (Some((period, tries.saturating_add(1))), now);
         if begin.at_most_once {

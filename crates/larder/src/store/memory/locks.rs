@@ -191,6 +191,11 @@ impl MemoryStore {
         turns
     }
 
+    pub(super) fn was_given_up(&self, lock: &str, token: u64) -> bool {
+        let now = self.clock.now();
+        self.locks.of(lock).given_up.get(&token).is_some_and(|until| *until > now)
+    }
+
     pub(super) fn lock_is_held(&self, lock: &str) -> bool {
         let now = self.clock.now();
         self.locks.of(lock).lines.get(lock).is_some_and(|line| line.holder(now).is_some())

@@ -51,9 +51,21 @@ struct Semaphore {
     /// Those in the queue, and those that hold a claim.
     waiters: HashMap<u64, Waiter>,
     last_ticket: u64,
+    last_fence: u64,
 }
 
 impl Semaphore {
+    /// With a fence, if it was granted and one was asked for.
+    fn fenced(&mut self, taken: Taken, request: Request, now_micros: u64) -> Taken {
+        match taken {
+            Taken::Granted { permits, .. } if request.fenced => {
+                self.last_fence = now_micros.max(self.last_fence.saturating_add(1));
+                Taken::Granted { permits, fence: self.last_fence }
+            }
+            other => other,
+        }
+    }
+
     fn hold(&mut self, token: u64, end: Tick) {
         if let Some(old) = self.held.insert(token, end) {
             self.ends.remove(&(old, token));
@@ -148,7 +160,7 @@ impl Semaphore {
         let free = self.queue.is_empty() || self.grant(now, pace, woken);
         if free && self.used.saturating_add(weight(token)) <= permits {
             self.hold(token, now.after(request.ttl));
-            return Taken::Granted { permits };
+            return Taken::Granted { permits, fence: 0 };
         }
         match request.wait {
             Wait::No => Taken::Full,
@@ -173,7 +185,7 @@ impl Semaphore {
                 // Sent once more: what was renewed since is not shortened.
                 (Some(end), _) => {
                     self.hold(token, end.max(now.after(ttl)));
-                    Taken::Granted { permits: permits.unwrap_or_default() }
+                    Taken::Granted { permits: permits.unwrap_or_default(), fence: 0 }
                 }
                 (None, Some(permits)) if weight(token) > permits => Taken::TooHeavy { permits },
                 (None, _) => Taken::Gone,
@@ -197,7 +209,7 @@ impl Semaphore {
         self.waiters.remove(&token);
         self.hold(token, now.after(ttl));
         self.note_use(now);
-        Taken::Granted { permits }
+        Taken::Granted { permits, fence: 0 }
     }
 
     fn stand_by(&mut self, now: Tick, tokens: &[Ticket], pace: Pace, woken: &mut Vec<u64>) -> Vec<Turn> {
@@ -326,19 +338,25 @@ impl MemoryStore {
 
 impl PermitStore for MemoryStore {
     async fn take_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+        let micros = self.now_micros();
         Ok(self.on_shard(semaphore, |shard, now, pace, woken| {
             shard.sweep(now);
             if shard.wake.get(&token).is_some_and(|until| *until > now) {
                 shard.wake.insert(token, now.after(Pace::REMEMBERED));
                 return Taken::Gone;
             }
-            shard.of(semaphore).take(now, token, request, pace, woken)
+            let semaphore = shard.of(semaphore);
+            let taken = semaphore.take(now, token, request, pace, woken);
+            semaphore.fenced(taken, request, micros)
         }))
     }
 
     async fn confirm_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+        let micros = self.now_micros();
         Ok(self.on_shard(semaphore, |shard, now, pace, woken| {
-            let taken = shard.of(semaphore).confirm(now, token, request.ttl, pace, woken);
+            let semaphore = shard.of(semaphore);
+            let taken = semaphore.confirm(now, token, request.ttl, pace, woken);
+            let taken = semaphore.fenced(taken, request, micros);
             if matches!(taken, Taken::Granted { .. }) {
                 shard.wake.remove(&token);
             }
@@ -376,6 +394,21 @@ impl PermitStore for MemoryStore {
                 semaphore.grant(now, pace, woken);
             }
             end.is_some_and(|end| end > now)
+        }))
+    }
+
+    async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {
+        Ok(self.on_semaphore(semaphore, |semaphore, now, pace, woken| {
+            let claimed = semaphore.waiters.contains_key(&token);
+            let end = semaphore.held.get(&token).copied().filter(|end| *end > now && !claimed);
+            let Some(end) = end else {
+                return semaphore.held.get(&other).is_some_and(|end| *end > now);
+            };
+            semaphore.drop_held(token);
+            semaphore.hold(other, end.max(now.after(ttl)));
+            semaphore.expire(now);
+            semaphore.grant(now, pace, woken);
+            true
         }))
     }
 

@@ -9,7 +9,7 @@ use super::node::Replay;
 use super::{RedisStore, bytes, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;
 use crate::store::job::{Began, BeginJob, JobStore, LastRun, RunName, lock_of_job};
-use crate::store::lock::process_suffix;
+use crate::store::lock::{process_suffix, wake_name};
 
 /// Milliseconds, 0 included.
 fn span(span: Duration) -> String {
@@ -27,6 +27,7 @@ fn began(answer: Value) -> Result<Began> {
         [Value::Int(1), fence, Value::Int(period)] => {
             Began::Started { fence: number(fence)?, period: *period }
         }
+        [Value::Int(0)] => Began::Gone,
         [Value::Int(2), at, by] => Began::Done { at: number(at)?, by: text(by)? },
         [Value::Int(3), since, by] => Began::Running { since: number(since)?, by: text(by)? },
         [Value::Int(4), until] => Began::BackingOff { until: number(until)? },
@@ -41,7 +42,8 @@ impl JobStore for RedisStore {
     async fn begin_job(&self, run: &RunName, begin: BeginJob) -> Result<Began> {
         let (record, lock) = (run.record(), run.lock());
         let fence = fence_name(&lock);
-        let keys = [run.job.as_str(), &record, &lock, &fence];
+        let given_up = wake_name(&lock, begin.token);
+        let keys = [run.job.as_str(), &record, &lock, &fence, &given_up];
         let schedule = begin.schedule;
         let arguments = [
             version_text(begin.token),

@@ -6,7 +6,7 @@ use redis::Value;
 
 use super::node::Replay;
 use super::script::Script;
-use super::{RedisStore, flag, millis, number, pair, script, unexpected, version_text};
+use super::{RedisStore, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;
 use crate::name::Name;
 use crate::store::lock::{Pace, Ticket, wake_name};
@@ -54,33 +54,40 @@ impl RedisStore {
 }
 
 fn taken(answer: Value) -> Result<Taken> {
-    let (how, permits) = pair(answer)?;
-    let permits = number(&permits)?;
+    let Value::Array(parts) = answer else { return Err(unexpected(&answer)) };
+    let [how, permits, rest @ ..] = parts.as_slice() else { return Err(unexpected(&Value::Array(parts))) };
+    let permits = number(permits)?;
     Ok(match how {
-        Value::Int(1) => Taken::Granted { permits },
+        Value::Int(1) => {
+            let fence = rest.first().map(number).transpose()?.unwrap_or_default();
+            Taken::Granted { permits, fence }
+        }
         Value::Int(0) => Taken::Full,
         Value::Int(2) => Taken::Waiting { told: false },
         Value::Int(-1) => Taken::Gone,
         Value::Int(-2) => Taken::TooHeavy { permits },
         Value::Int(-3) => Taken::QueueFull,
-        other => return Err(unexpected(&other)),
+        other => return Err(unexpected(other)),
     })
 }
 
 impl PermitStore for RedisStore {
     async fn take_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
         let Pace { claim, live } = self.pace;
+        let fenced = u8::from(request.fenced).to_string();
         let most = match request.wait {
             Wait::No => "-1".to_owned(),
             Wait::Queue { most } => most.to_string(),
         };
-        let arguments = [millis(request.ttl), request.permits.to_string(), millis(claim), millis(live), most];
+        let arguments =
+            [millis(request.ttl), request.permits.to_string(), millis(claim), millis(live), most, fenced];
         taken(self.run_of_attempt(semaphore, token, &script::TAKE_PERMIT, &arguments, Replay::Never).await?)
     }
 
     async fn confirm_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
         let Pace { claim, live } = self.pace;
-        let arguments = [millis(request.ttl), millis(claim), millis(live)];
+        let fenced = u8::from(request.fenced).to_string();
+        let arguments = [millis(request.ttl), millis(claim), millis(live), fenced];
         taken(self.run_of_attempt(semaphore, token, &script::CONFIRM_PERMIT, &arguments, Replay::Safe).await?)
     }
 
@@ -97,6 +104,12 @@ impl PermitStore for RedisStore {
         let remembered = remembered.map_or_else(|| "0".to_owned(), millis);
         let arguments = [remembered, millis(claim), millis(live)];
         flag(&self.run_of_attempt(semaphore, token, &script::GIVE_PERMIT, &arguments, Replay::Safe).await?)
+    }
+
+    async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {
+        let Pace { claim, live } = self.pace;
+        let arguments = [version_text(token), version_text(other), millis(ttl), millis(claim), millis(live)];
+        flag(&self.run_of_semaphore(semaphore, &script::EXCHANGE_PERMITS, &arguments).await?)
     }
 
     async fn set_permits(&self, semaphore: &str, permits: u64, version: u64) -> Result<bool> {

@@ -56,6 +56,7 @@ script!(TAKE_PERMIT, "semaphore/queue.lua", "semaphore/take.lua");
 script!(CONFIRM_PERMIT, "semaphore/queue.lua", "semaphore/confirm.lua");
 script!(GIVE_PERMIT, "semaphore/queue.lua", "semaphore/give.lua");
 script!(STAND_BY_PERMITS, "semaphore/queue.lua", "semaphore/stand_by.lua");
+script!(EXCHANGE_PERMITS, "semaphore/queue.lua", "semaphore/exchange.lua");
 script!(RENEW_PERMITS, "semaphore/renew.lua");
 script!(SET_PERMITS, "semaphore/queue.lua", "semaphore/set_permits.lua");
 script!(PERMITS_IN_USE, "semaphore/queue.lua", "semaphore/in_use.lua");

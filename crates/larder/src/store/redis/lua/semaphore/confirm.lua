@@ -1,8 +1,9 @@
 -- Confirms a claim, or takes what is free if it is this attempt's turn; else it still waits. A token that neither holds a
 -- claim nor waits gets nothing, so that a request that arrives late takes nothing.
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen, 5 the attempt's wake-up key
--- ARGV: 1 the token, 2 milliseconds to hold, 3 and 4 milliseconds that a claim holds and that a waiter counts as live
--- Reply: {1, permits} granted, {2, permits} it still waits, {-1, permits} it does not wait, {-2, permits} it wants more
+-- ARGV: 1 the token, 2 milliseconds to hold, 3 and 4 milliseconds that a claim holds and that a waiter counts as live,
+--   5 '1' for a fence
+-- Reply: {1, permits, fence} granted, {2, permits} it still waits, {-1, permits} it does not wait, {-2, permits} it wants more
 --   than there are
 keep_queue(tonumber(ARGV[4]))
 local now = milliseconds()
@@ -14,7 +15,7 @@ if not state then
   if ends then
     -- Sent once more: what was renewed since is not shortened.
     redis.call('ZADD', held, math.max(ends, now + tonumber(ARGV[2])), ARGV[1])
-    return { 1, permits or 0 }
+    return { 1, permits or 0, fence_if(ARGV[5]) }
   end
   return { permits and weight_of(ARGV[1]) > permits and -2 or -1, permits or 0 }
 end
@@ -39,4 +40,4 @@ redis.call('HDEL', seen, ARGV[1])
 redis.call('ZADD', held, now + tonumber(ARGV[2]), ARGV[1])
 redis.call('UNLINK', KEYS[5])
 keep()
-return { 1, permits }
+return { 1, permits, fence_if(ARGV[5]) }

@@ -2,7 +2,7 @@
 --
 -- held    a sorted set: the tokens that hold permits, by the server's time in milliseconds at which they end
 -- number  a hash: `permits`, how many there are; `version`, of the last set_permits; `ticket`, the last ticket of the queue;
---         `extra`, by how much the weights of the held tokens exceed their count (missing: 0)
+--         `extra`, by how much the weights of the held tokens exceed their count (missing: 0); `fence`, the last one
 -- queue   a sorted set: the waiting tokens by ticket
 -- seen    a hash by token. Of a waiter: when its process last sent a heartbeat, in milliseconds of the server's time; below
 --         zero if a claim of it ended and it has not asked since. Of a claim: `t` and the ticket, for its place if it ends
@@ -79,6 +79,17 @@ local function create(permits)
   for _, token in ipairs(redis.call('ZRANGE', held, 0, -1)) do
     add_extra(weight_of(token))
   end
+end
+
+-- The fence of a grant: higher than any before, and than the server's time in microseconds. 0 if none was asked for.
+local function fence_if(asked)
+  if asked ~= '1' then
+    return 0
+  end
+  local time = redis.call('TIME')
+  local fence = math.max(time[1] * 1000000 + time[2], (tonumber(redis.call('HGET', number, 'fence')) or 0) + 1)
+  redis.call('HSET', number, 'fence', string.format('%.0f', fence))
+  return fence
 end
 
 local function wake(token, claim)

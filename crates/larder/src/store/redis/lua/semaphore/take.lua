@@ -1,8 +1,9 @@
 -- Takes permits that are free and not waited for; else waits, if told to. Sent once for each token.
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen, 5 the attempt's wake-up key
 -- ARGV: 1 the token, 2 milliseconds to hold, 3 the number of permits if none is stored, 4 and 5 milliseconds that a claim
---   holds and that a waiter counts as live, 6 the most that may wait, -1 to not wait at all
--- Reply: {1, permits} granted, {0, permits} not, {2, permits} it waits, {-1, permits} the attempt was given up before,
+--   holds and that a waiter counts as live, 6 the most that may wait, -1 to not wait at all,
+--   7 '1' for a fence
+-- Reply: {1, permits, fence} granted, {0, permits} not, {2, permits} it waits, {-1, permits} the attempt was given up before,
 --   {-2, permits} it wants more than there are, {-3, permits} as many wait as may
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return { -1, 0 }
@@ -27,7 +28,7 @@ if free and used + weight <= permits then
   redis.call('ZADD', held, now + tonumber(ARGV[2]), ARGV[1])
   add_extra(weight)
   redis.call('PEXPIRE', held, DAYS_30)
-  return { 1, permits }
+  return { 1, permits, fence_if(ARGV[7]) }
 end
 local most = tonumber(ARGV[6])
 if most < 0 then

@@ -1,0 +1,134 @@
+//! Read-write locks: who is inside together, in which order, and with which fence.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use larder::{ErrorKind, Release};
+use larder_testkit::Server;
+use support::waiting::InLine;
+use support::{each_pair, each_store};
+
+const TTL: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn readers_enter_together_and_a_writer_is_alone() {
+    for (store, larder) in each_store().await {
+        let lock = larder.rw_lock("catalogue").ttl(TTL);
+        let (one, two) = (lock.read().await.unwrap(), lock.read().await.unwrap());
+        assert!(one.is_valid() && two.remaining() > TTL / 2, "{store}");
+        assert!(lock.try_write().await.unwrap().is_none(), "{store}");
+        let late = lock.write_within(Duration::from_millis(30)).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}");
+        assert!(late.to_string().contains("read-write lock \"catalogue\""), "{late}");
+        assert_eq!(one.release().await.unwrap(), Release::Released);
+        drop(two);
+        let write = tokio::time::timeout(LONG, lock.write()).await.expect(store).unwrap();
+        assert!(lock.try_read().await.unwrap().is_none(), "{store}");
+        assert!(lock.try_write().await.unwrap().is_none(), "{store}");
+        let first = write.fence();
+        write.release().await.unwrap();
+        let write = lock.write().await.unwrap();
+        assert!(write.fence() > first, "{store}");
+        write.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_after_a_waiting_writer_waits_for_it_and_readers_at_the_head_enter_together() {
+    for (store, larder) in each_store().await {
+        let lock = larder.rw_lock("catalogue").ttl(TTL);
+        let read = lock.read().await.unwrap();
+        let in_line = InLine::listen();
+        let writer = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.write().await.unwrap() }
+        });
+        in_line.until(1).await;
+        assert!(lock.try_read().await.unwrap().is_none(), "{store}: past a writer");
+        let mut readers = Vec::new();
+        for number in 2..4 {
+            let lock = lock.clone();
+            readers.push(tokio::spawn(async move { lock.read().await.unwrap() }));
+            in_line.until(number).await;
+        }
+        read.release().await.unwrap();
+        let write = tokio::time::timeout(LONG, writer).await.expect(store).unwrap();
+        assert!(readers.iter().all(|reader| !reader.is_finished()), "{store}");
+        // Downgraded, the readers at the head come in.
+        let own = write.downgrade().await.unwrap();
+        let mut inside = vec![own];
+        for reader in readers {
+            inside.push(tokio::time::timeout(LONG, reader).await.expect(store).unwrap());
+        }
+        assert!(inside.iter().all(larder::RwLockReadGuard::is_valid), "{store}");
+        assert!(lock.try_write().await.unwrap().is_none(), "{store}");
+        for read in inside {
+            assert_eq!(read.release().await.unwrap(), Release::Released, "{store}");
+        }
+        assert!(lock.try_write().await.unwrap().is_some(), "{store}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_readers_and_writers_never_meet_and_all_are_served() {
+    for (store, here, there) in each_pair().await {
+        let (inside, last) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicU64::new(0)));
+        let tasks: Vec<_> = (0..36)
+            .map(|number| {
+                let larder = if number % 2 == 0 { &here } else { &there };
+                let lock = larder.rw_lock("catalogue").ttl(TTL);
+                let (inside, last) = (inside.clone(), last.clone());
+                tokio::spawn(async move {
+                    if number % 9 == 0 {
+                        let write = lock.write().await.unwrap();
+                        assert_eq!(inside.swap(-1, Ordering::SeqCst), 0, "a writer is not alone");
+                        let fence = write.fence().get();
+                        assert!(last.swap(fence, Ordering::SeqCst) < fence);
+                        tokio::task::yield_now().await;
+                        assert_eq!(inside.swap(0, Ordering::SeqCst), -1, "somebody came in");
+                        write.release().await.unwrap();
+                    } else {
+                        let read = lock.read().await.unwrap();
+                        assert!(inside.fetch_add(1, Ordering::SeqCst) >= 0, "a writer is inside");
+                        tokio::task::yield_now().await;
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        read.release().await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            tokio::time::timeout(Duration::from_secs(60), task).await.expect(store).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_writers_fence_exceeds_all_before_though_the_servers_clock_is_behind() {
+    let server = Server::start();
+    let larder = support::connect_as(&server.url(), "s").await;
+    let lock = larder.rw_lock("catalogue").ttl(TTL);
+    let first = lock.write().await.unwrap();
+    let ahead = first.fence().get() + 3_600_000_000;
+    first.release().await.unwrap();
+    // As a clock that was an hour ahead left it.
+    server.command(&["HSET", "~rwlock.1:{s/catalogue}:number", "fence", &ahead.to_string()]);
+    let second = lock.write().await.unwrap();
+    assert_eq!(second.fence().get(), ahead + 1);
+    second.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guard_that_was_lost_cannot_be_downgraded() {
+    let server = Server::start();
+    let larder = support::connect_as(&server.url(), "s").await;
+    let write = larder.rw_lock("catalogue").ttl(TTL).write().await.unwrap();
+    server.command(&["DEL", "~rwlock.1:{s/catalogue}"]);
+    assert_eq!(write.downgrade().await.unwrap_err().kind(), ErrorKind::LockLost);
+    assert!(larder.rw_lock("catalogue").try_write().await.unwrap().is_some(), "nothing is left of it");
+}
