@@ -1,12 +1,14 @@
 //! Elections: one process of the fleet leads, the others wait to take its place, and all can see who leads.
 //!
-//! An election is a lock that is held for a role, so everything that is proved of locks is true of it: one leader, who knows
-//! when it is lost; candidates in the order in which they came; a handover when the leader resigns. What is new is the
-//! leader's value, which is stored behind the fence by the same step that grants the lock, so that both are read together.
+//! An election is a lock that is held for a role, so everything that is proved of locks is true of it: one leader, who
+//! knows when it is lost; candidates in the order in which they came; a handover when the leader resigns. What is new
+//! is the leader's value, which is stored behind the fence by the same step that grants the lock, so that both are read
+//! together.
 //!
 //! Observers read the lock's key on the tracked connection, and are notified when it changes.
 //!
-//! Not guaranteed: that no two processes act as leaders. A leader that was stopped acts late: what it writes to checks the fence.
+//! Not guaranteed: that no two processes act as leaders. A leader that was stopped acts late: what it writes to checks
+//! the fence.
 
 use std::fmt;
 use std::future::Future;
@@ -54,7 +56,8 @@ impl Election {
         Self { lock: Lock::named(locks, name).max_hold(Duration::MAX).keep_alive() }
     }
 
-    /// What others are told of this process while it leads, such as its address: 1 to 512 bytes. Default: `<host>:<process id>`.
+    /// What others are told of this process while it leads, such as its address: 1 to 512 bytes. Default:
+    /// `<host>:<process id>`.
     pub fn value(mut self, value: impl AsRef<str>) -> Self {
         self.lock.by = Some(format!(" {}", value.as_ref()).into());
         self
@@ -80,8 +83,8 @@ impl Election {
         Ok(Leadership { guard: self.lock.acquire().await? })
     }
 
-    /// Leads whenever it is this process's turn: campaigns, runs the body, drops it at its next await when the leadership is lost, and
-    /// campaigns again. Returns when a body ends, after resigning.
+    /// Leads whenever it is this process's turn: campaigns, runs the body, drops it at its next await when the
+    /// leadership is lost, and campaigns again. Returns when a body ends, after resigning.
     ///
     /// # Errors
     ///
@@ -111,7 +114,8 @@ impl Election {
         }
     }
 
-    /// Returns who leads: value and fence, read in one step. `None` while nobody does, or leadership is being handed over.
+    /// Returns who leads: value and fence, read in one step. `None` while nobody does, or leadership is being handed
+    /// over.
     ///
     /// One round trip.
     ///
@@ -228,8 +232,8 @@ pub struct Leaders {
 }
 
 impl Leaders {
-    /// Returns who leads: at once the first time, then when it is another, or nobody. Changes that follow each other quickly may
-    /// be seen as one. Where the server notifies nobody, it is asked once a second.
+    /// Returns who leads: at once the first time, then when it is another, or nobody. Changes that follow each other
+    /// quickly may be seen as one. Where the server notifies nobody, it is asked once a second.
     ///
     /// # Errors
     ///

@@ -12,7 +12,8 @@ use crate::store::lock::HeldBy;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// The holder's process, as `<host>:<process id>`. Of a lock that was handed over as a ticket, the process that took it.
+    /// The holder's process, as `<host>:<process id>`. Of a lock that was handed over as a ticket, the process that
+    /// took it.
     pub process: String,
     /// The number of its grant.
     pub fence: Fence,

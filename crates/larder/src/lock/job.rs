@@ -1,13 +1,14 @@
 //! Jobs: work that runs once in the fleet for each period, or for each slot that a scheduler names.
 //!
-//! A lock that is held for half a period does not do: a run that ends early leaves the rest of the period open, and clocks of
-//! processes differ. So completion is recorded on the server, in the same step that checks that the run still holds its lock,
-//! and periods are those of the server's clock.
+//! A lock that is held for half a period does not do: a run that ends early leaves the rest of the period open, and
+//! clocks of processes differ. So completion is recorded on the server, in the same step that checks that the run still
+//! holds its lock, and periods are those of the server's clock.
 //!
-//! Invariants: one run at a time while L1 holds; a period is completed at most once; a run that lost its lock completes nothing.
+//! Invariants: one run at a time while L1 holds; a period is completed at most once; a run that lost its lock completes
+//! nothing.
 //!
-//! Not guaranteed: that side effects happen once. A run that lost its lock may have done half of its work, and the next does it
-//! again: what it writes to checks the fence.
+//! Not guaranteed: that side effects happen once. A run that lost its lock may have done half of its work, and the next
+//! does it again: what it writes to checks the fence.
 
 use std::fmt;
 use std::future::Future;
@@ -37,9 +38,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Work that runs once in the fleet for each period. Made by [`Larder::job`](crate::Larder::job).
 ///
-/// Every process calls [`run`](Self::run) as often as it likes, from a timer or a scheduler. At most one run is under way at a time, and
-/// each period of the server's clock is completed at most once, wherever it runs. A run belongs to the period in which it
-/// begins. A run holds a lock that is renewed; one whose process dies is over when its lease ends.
+/// Every process calls [`run`](Self::run) as often as it likes, from a timer or a scheduler. At most one run is under
+/// way at a time, and each period of the server's clock is completed at most once, wherever it runs. A run belongs to
+/// the period in which it begins. A run holds a lock that is renewed; one whose process dies is over when its lease
+/// ends.
 ///
 /// ```
 /// use std::time::Duration;
@@ -109,14 +111,15 @@ impl Job {
         self
     }
 
-    /// How long before a boundary a call counts for the next period, so that a scheduler that fires early does not skip one.
-    /// Default: 5 s, and at most a twentieth of the period.
+    /// How long before a boundary a call counts for the next period, so that a scheduler that fires early does not skip
+    /// one. Default: 5 s, and at most a twentieth of the period.
     pub fn tolerance(mut self, tolerance: Duration) -> Self {
         self.tolerance = Some(tolerance);
         self
     }
 
-    /// Makes up for so many missed periods, the oldest first, one for each call. Default: 0, missed periods are skipped.
+    /// Makes up for so many missed periods, the oldest first, one for each call. Default: 0, missed periods are
+    /// skipped.
     pub fn catch_up(mut self, periods: u32) -> Self {
         self.catch_up = periods;
         self
@@ -134,8 +137,8 @@ impl Job {
         self
     }
 
-    /// Completes a period at the start of its run, whatever comes of it: nothing is tried again. For work that must rather not
-    /// happen than happen twice.
+    /// Completes a period at the start of its run, whatever comes of it: nothing is tried again. For work that must
+    /// rather not happen than happen twice.
     pub fn at_most_once(mut self) -> Self {
         self.at_most_once = true;
         self
@@ -153,7 +156,8 @@ impl Job {
         self
     }
 
-    /// How long the record of a slot is kept, and that of the schedule after its last run, but at least two periods. Default: 30 days.
+    /// How long the record of a slot is kept, and that of the schedule after its last run, but at least two periods.
+    /// Default: 30 days.
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = keep;
         self
@@ -165,7 +169,8 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// - `LockLost` if the run lost its lock: the body was stopped at its next await, or had ended too late to be recorded.
+    /// - `LockLost` if the run lost its lock: the body was stopped at its next await, or had ended too late to be
+    ///   recorded.
     /// - `InvalidSetting` without [`every`](Self::every), or for a setting out of bounds.
     /// - Those of any request. After one from the start, the body did not begin; the attempt may count all the same.
     ///
@@ -195,7 +200,8 @@ impl Job {
         self.run_one(RunName { job: self.name.clone(), slot: None }, Some(schedule), keep, body).await
     }
 
-    /// Runs the body once for a slot: the scheduler's own name for a period, such as a cron tick or the month of an invoice.
+    /// Runs the body once for a slot: the scheduler's own name for a period, such as a cron tick or the month of an
+    /// invoice.
     ///
     /// # Errors
     ///
@@ -219,8 +225,8 @@ impl Job {
         self.run_one(run, None, self.keep, body).await
     }
 
-    /// Returns what is known of the last run: when it began and ended, where, and how. `None` if there was none, or its record has
-    /// ended.
+    /// Returns what is known of the last run: when it began and ended, where, and how. `None` if there was none, or its
+    /// record has ended.
     ///
     /// One round trip.
     ///

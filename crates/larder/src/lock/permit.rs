@@ -13,7 +13,8 @@ use crate::call::Call;
 use crate::error::{ErrorKind, Result};
 use crate::store::permit::{PermitStore, weight};
 
-/// One or several permits of a semaphore: renewed until it is released or dropped. Made by [`Semaphore`](super::Semaphore).
+/// One or several permits of a semaphore: renewed until it is released or dropped. Made by
+/// [`Semaphore`](super::Semaphore).
 #[must_use = "a permit that is dropped at once is given back"]
 pub struct SemaphorePermit {
     holding: Arc<Holding>,

@@ -10,9 +10,10 @@ use crate::error::Result;
 impl Lock {
     /// Takes the lock, runs the body under it, and frees it: the body's result, or why it was stopped.
     ///
-    /// The lock is kept alive meanwhile, up to [`max_hold`](Self::max_hold). When it is lost the body is dropped where it stands,
-    /// at its next await; the lease tells its fence, and whether it is still held. `Ok` does not prove that the lock was held
-    /// until the body's end: it may be lost between two awaits. What must not come late is for the fence to refuse.
+    /// The lock is kept alive meanwhile, up to [`max_hold`](Self::max_hold). When it is lost the body is dropped where
+    /// it stands, at its next await; the lease tells its fence, and whether it is still held. `Ok` does not prove that
+    /// the lock was held until the body's end: it may be lost between two awaits. What must not come late is for the
+    /// fence to refuse.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -31,9 +32,9 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// Those of [`acquire`](Self::acquire), with the body not begun; `LockLost` where it was stopped. What the body itself
-    /// returns, an error or not, is returned as it is, also where freeing the lock fails afterwards: then it is freed in the
-    /// background.
+    /// Those of [`acquire`](Self::acquire), with the body not begun; `LockLost` where it was stopped. What the body
+    /// itself returns, an error or not, is returned as it is, also where freeing the lock fails afterwards: then it is
+    /// freed in the background.
     ///
     /// # Cancel safety
     ///

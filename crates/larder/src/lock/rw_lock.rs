@@ -1,8 +1,8 @@
 //! Read-write locks: any number of readers, or one writer.
 //!
-//! A read-write lock is a semaphore whose readers take one permit and whose writers take all: one queue, first come, first
-//! served. So readers at its head enter together, a writer waits for the readers before it, and no reader that comes later enters
-//! before that writer. Neither starves. Guards are leased and renewed as permits are.
+//! A read-write lock is a semaphore whose readers take one permit and whose writers take all: one queue, first come,
+//! first served. So readers at its head enter together, a writer waits for the readers before it, and no reader that
+//! comes later enters before that writer. Neither starves. Guards are leased and renewed as permits are.
 //!
 //! Not guaranteed: more than 65,535 readers at a time; the next one waits.
 
@@ -49,7 +49,8 @@ impl RwLock {
         Self { semaphore: Semaphore::named(locks, "read-write lock", called, name, HEAVIEST) }
     }
 
-    /// The lease of a guard, which is renewed while it lives: how long others wait for a holder that died. Default: 30 s.
+    /// The lease of a guard, which is renewed while it lives: how long others wait for a holder that died. Default: 30
+    /// s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.semaphore = self.semaphore.ttl(ttl);
         self
@@ -164,8 +165,8 @@ impl fmt::Debug for RwLock {
     }
 }
 
-/// A lock held for reading, among others perhaps. Made by [`RwLock::read`]. It cannot become one for writing: two readers that both
-/// wanted that would wait for each other.
+/// A lock held for reading, among others perhaps. Made by [`RwLock::read`]. It cannot become one for writing: two
+/// readers that both wanted that would wait for each other.
 #[must_use = "a guard that is dropped at once frees its lock"]
 #[derive(Debug)]
 pub struct RwLockReadGuard {
@@ -224,7 +225,8 @@ guard!(RwLockReadGuard);
 guard!(RwLockWriteGuard);
 
 impl RwLockWriteGuard {
-    /// The number of this grant: higher than that of every writer before. What is written under the lock refuses lower ones.
+    /// The number of this grant: higher than that of every writer before. What is written under the lock refuses lower
+    /// ones.
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.permit.fence()

@@ -1,10 +1,10 @@
 //! Distributed semaphores: a number of permits, leased and renewed, granted first come, first served.
 //!
-//! A permit is a token with an end in the store. While its guard lives it is renewed together with the locks that are kept
-//! alive; a holder that dies gives it back when its lease ends. A caller that finds too few permits waits in the
+//! A permit is a token with an end in the store. While its guard lives it is renewed together with the locks that are
+//! kept alive; a holder that dies gives it back when its lease ends. A caller that finds too few permits waits in the
 //! semaphore's queue. Every release grants all that is free to the first live waiters, in one script: each grant is a
-//! claim, which its waiter confirms as an attempt at a lock does. So a caller never overtakes a live waiter, and the number
-//! of round trips of one waiter does not hold up the others.
+//! claim, which its waiter confirms as an attempt at a lock does. So a caller never overtakes a live waiter, and the
+//! number of round trips of one waiter does not hold up the others.
 //!
 //! Invariants: never more permits than the stored number, unless it was lowered; a permit that was lost stays lost.
 //!
@@ -27,11 +27,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, Request, Wait, token_of};
 
-/// A semaphore by its name, or by its name and a key. Made by [`Larder::semaphore`](crate::Larder::semaphore); taking permits gives a
-/// [`SemaphorePermit`].
+/// A semaphore by its name, or by its name and a key. Made by [`Larder::semaphore`](crate::Larder::semaphore); taking
+/// permits gives a [`SemaphorePermit`].
 ///
-/// **The stored number decides.** The first use of a name stores the handle's number of permits; it is kept for 30 days after
-/// the last use. A handle with another number uses the stored one, and logs that once.
+/// **The stored number decides.** The first use of a name stores the handle's number of permits; it is kept for 30 days
+/// after the last use. A handle with another number uses the stored one, and logs that once.
 /// [`set_permits`](Self::set_permits) changes it while it is in use.
 ///
 /// Waiters are served in the order in which they came, also when they want several permits: while a large
@@ -103,8 +103,8 @@ impl Semaphore {
         Self { name, ..self.clone() }
     }
 
-    /// The lease of a permit, which is renewed while its guard lives: how long others wait for a holder that died. 10 ms to
-    /// 24 hours. Default: 30 s.
+    /// The lease of a permit, which is renewed while its guard lives: how long others wait for a holder that died. 10
+    /// ms to 24 hours. Default: 30 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -124,13 +124,15 @@ impl Semaphore {
 
     /// Takes a permit, waiting in the queue as long as it takes.
     ///
-    /// One round trip if one is free and nobody waits. A caller that waits makes two, and one more when it is granted a permit.
+    /// One round trip if one is free and nobody waits. A caller that waits makes two, and one more when it is granted a
+    /// permit.
     ///
     /// # Errors
     ///
     /// - `QueueFull` if [`max_waiting`](Self::max_waiting) callers wait already: shed the work.
     /// - `InvalidSetting` for no permits, a lease out of bounds, or a `max_hold` below it.
-    /// - Those of any request. A caller that waits rides out an outage of up to `response_timeout`; a new caller gets the error.
+    /// - Those of any request. A caller that waits rides out an outage of up to `response_timeout`; a new caller gets
+    ///   the error.
     ///
     /// # Cancel safety
     ///
@@ -159,8 +161,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for more than the stored number, also when the number is lowered while this call waits, and for 0 or more
-    /// than 65,535; else as [`acquire`](Self::acquire).
+    /// `InvalidSetting` for more than the stored number, also when the number is lowered while this call waits, and for
+    /// 0 or more than 65,535; else as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
@@ -240,12 +242,13 @@ impl Semaphore {
         })
     }
 
-    /// Changes the stored number of permits. `version` is the caller's, and increases: a number whose version is not higher than
-    /// the stored one is ignored, so that of two deployments the later decides. Returns whether this number and version are now
-    /// the stored ones.
+    /// Changes the stored number of permits. `version` is the caller's, and increases: a number whose version is not
+    /// higher than the stored one is ignored, so that of two deployments the later decides. Returns whether this number
+    /// and version are now the stored ones.
     ///
-    /// Lowering the number revokes nothing: no permit is granted until enough are given back. A waiter that wants more permits
-    /// than there are then fails. This handle's own number stays as it is; it matters only while none is stored.
+    /// Lowering the number revokes nothing: no permit is granted until enough are given back. A waiter that wants more
+    /// permits than there are then fails. This handle's own number stays as it is; it matters only while none is
+    /// stored.
     ///
     /// One round trip.
     ///

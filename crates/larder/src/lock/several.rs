@@ -1,10 +1,11 @@
 //! Several locks at once, without deadlock.
 //!
-//! The locks are taken one after the other, in the order of their names, so that two callers with overlapping sets never wait for
-//! each other in a circle. Those that are taken are renewed while the next is waited for. Losing one gives all back and begins
-//! again; an error gives all back.
+//! The locks are taken one after the other, in the order of their names, so that two callers with overlapping sets
+//! never wait for each other in a circle. Those that are taken are renewed while the next is waited for. Losing one
+//! gives all back and begins again; an error gives all back.
 //!
-//! Not guaranteed: that the set is taken in one step. Between the first and the last, others see some of the locks held.
+//! Not guaranteed: that the set is taken in one step. Between the first and the last, others see some of the locks
+//! held.
 
 use std::fmt;
 use std::future::Future;
@@ -52,8 +53,8 @@ impl SeveralLocks {
         Self { locks, names, distinct, ttl: DEFAULT_TTL, max_hold: DEFAULT_MAX_HOLD }
     }
 
-    /// The time to live of each lock. They are renewed while the guard lives: it is how long others wait for a holder that died.
-    /// Default: 30 s.
+    /// The time to live of each lock. They are renewed while the guard lives: it is how long others wait for a holder
+    /// that died. Default: 30 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -71,7 +72,8 @@ impl SeveralLocks {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for no name or one that is given twice; else as [`Lock::acquire`]. What was taken is given back.
+    /// `InvalidSetting` for no name or one that is given twice; else as [`Lock::acquire`]. What was taken is given
+    /// back.
     ///
     /// # Cancel safety
     ///

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Fence;
 
-/// A lock that is held by no guard: made by [`Guard::into_ticket`](super::Guard::into_ticket), and turned into a guard, in this process or
-/// another, by [`Lock::adopt`](super::Lock::adopt).
+/// A lock that is held by no guard: made by [`Guard::into_ticket`](super::Guard::into_ticket), and turned into a guard,
+/// in this process or another, by [`Lock::adopt`](super::Lock::adopt).
 ///
 /// It is a secret: who has it can hold and free the lock. Send it to one receiver.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,5 @@
-//! The memory store is the specification of jobs, too: a real server, driven through the same random history, must answer the
-//! same. Days pass by the offset of the schedule, so that both stores' clocks may stay as they are.
+//! The memory store is the specification of jobs, too: a real server, driven through the same random history, must
+//! answer the same. Days pass by the offset of the schedule, so that both stores' clocks may stay as they are.
 
 use std::cell::Cell;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! The memory store is the specification of locks, too: a real server, driven through the same random history, must answer
-//! the same, hold each lock for as long, and give out fences that grow. Waiters live for hours here and claims last for some, so
-//! that a slow machine changes nothing; that a lock's time is over is a step of its own.
+//! The memory store is the specification of locks, too: a real server, driven through the same random history, must
+//! answer the same, hold each lock for as long, and give out fences that grow. Waiters live for hours here and claims
+//! last for some, so that a slow machine changes nothing; that a lock's time is over is a step of its own.
 //!
 //! A semaphore goes with them: its number changes, its callers want one to three permits.
 

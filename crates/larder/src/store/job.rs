@@ -1,8 +1,9 @@
-//! The part of the seam that is about jobs: at most one run at a time, and at most one completed run for each period or slot.
+//! The part of the seam that is about jobs: at most one run at a time, and at most one completed run for each period or
+//! slot.
 //!
-//! A run holds the job's lock, which is renewed and ends as every lock does. [`begin_job`](JobStore::begin_job) decides in one step
-//! whether a run is due and takes the lock; [`end_job`](JobStore::end_job) records the run only while its token still holds the
-//! lock. So a run that lost its lock cannot complete a period.
+//! A run holds the job's lock, which is renewed and ends as every lock does. [`begin_job`](JobStore::begin_job) decides
+//! in one step whether a run is due and takes the lock; [`end_job`](JobStore::end_job) records the run only while its
+//! token still holds the lock. So a run that lost its lock cannot complete a period.
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! The part of the seam that is about semaphores.
 //!
-//! A semaphore has a number of permits, the tokens that hold some of them until an end each, and one queue. An attempt is
-//! a token, as an attempt at a lock is; its lowest 16 bits are its weight, how many permits it wants. Every operation that
-//! may free permits grants all that are free to the first live waiters, at most [`MOST_GRANTS`] a time. Each such grant is
-//! a claim: it holds its permits for [`Pace::claim`](super::lock::Pace::claim) unless it is confirmed. A claim that ends puts its waiter back into its
-//! place, and is not given a second one before it has asked.
+//! A semaphore has a number of permits, the tokens that hold some of them until an end each, and one queue. An attempt
+//! is a token, as an attempt at a lock is; its lowest 16 bits are its weight, how many permits it wants. Every
+//! operation that may free permits grants all that are free to the first live waiters, at most [`MOST_GRANTS`] a time.
+//! Each such grant is a claim: it holds its permits for [`Pace::claim`](super::lock::Pace::claim) unless it is
+//! confirmed. A claim that ends puts its waiter back into its place, and is not given a second one before it has asked.
 //!
 //! The number that is stored decides. It is kept for [`NUMBER_KEPT`] after its last use.
 
@@ -82,8 +82,8 @@ pub(crate) enum Taken {
     Gone,
 }
 
-/// What every store can do with semaphores. `Ticket::lock` is the semaphore's name. Waiting attempts keep their places by
-/// [`LockStore::stand_by`](super::lock::LockStore::stand_by), together with those that wait for locks.
+/// What every store can do with semaphores. `Ticket::lock` is the semaphore's name. Waiting attempts keep their places
+/// by [`LockStore::stand_by`](super::lock::LockStore::stand_by), together with those that wait for locks.
 pub(crate) trait PermitStore: Send + Sync + 'static {
     /// Takes permits that are free and not waited for; else waits, if told to. Once for each token.
     fn take_permit(
@@ -101,16 +101,16 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
         request: Request,
     ) -> impl Future<Output = Result<Taken>> + Send;
 
-    /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`. `None` where
-    /// its server did not answer within `patience`; an error where none did.
+    /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`. `None`
+    /// where its server did not answer within `patience`; an error where none did.
     fn renew_permits(
         &self,
         held: &[(Ticket, Duration)],
         patience: Duration,
     ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
-    /// Ends an attempt or gives its permits back; whether they were still held. An attempt that was given up is remembered
-    /// for so long.
+    /// Ends an attempt or gives its permits back; whether they were still held. An attempt that was given up is
+    /// remembered for so long.
     fn give_permit(
         &self,
         semaphore: &str,
@@ -118,8 +118,8 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
         remembered: Option<Duration>,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Holds `other` in place of `token`, which it is not heavier than, and grants what is free then; whether `token` was still
-    /// held. May be sent again.
+    /// Holds `other` in place of `token`, which it is not heavier than, and grants what is free then; whether `token`
+    /// was still held. May be sent again.
     fn exchange_permits(
         &self,
         semaphore: &str,

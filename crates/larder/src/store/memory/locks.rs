@@ -3,8 +3,8 @@
 //! The specification of the scripts of locks. An attempt's wake-up key is a name here, too: it says that the lock was
 //! handed over, or that the attempt was given up. Wake-ups are sent after the table is unlocked.
 //!
-//! Locks are spread over several tables, so that work on one rarely waits for another. Each step costs the logarithm of the
-//! queue's length; handing on also passes the dead waiters before the first live one.
+//! Locks are spread over several tables, so that work on one rarely waits for another. Each step costs the logarithm of
+//! the queue's length; handing on also passes the dead waiters before the first live one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::MutexGuard;

@@ -1,7 +1,7 @@
 //! Semaphores of the embedded store: the specification of the scripts of `lua/semaphore/`.
 //!
-//! Every step costs the logarithm of the queue's length; a grant also passes the dead waiters before the first live one. Wake-ups
-//! are sent after the table is unlocked.
+//! Every step costs the logarithm of the queue's length; a grant also passes the dead waiters before the first live
+//! one. Wake-ups are sent after the table is unlocked.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;

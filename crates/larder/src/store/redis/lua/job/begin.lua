@@ -1,15 +1,18 @@
 -- Begins a run of a job, if one is due: nothing runs, its period or slot is not completed, and it may be tried again.
--- KEYS: 1 the status, a hash, 2 the record of the schedule or of one slot, a hash, 3 the lock, 4 the lock's last fence, 5 a key that
+-- KEYS: 1 the status, a hash, 2 the record of the schedule or of one slot, a hash, 3 the lock, 4 the lock's last fence,
+--   5 a key that
 --   says that this attempt was given up
 -- ARGV: 1 the token, 2 milliseconds to hold the lock, 3 milliseconds to remember its fence, 4 a space and the process,
 --   5 the period in milliseconds, 0 for a slot, 6 its offset, 7 how many milliseconds before a boundary count for the next
 --   period, 8 how many missed periods are made up for, 9 how often a run is tried, 10 milliseconds between tries, 11 '1' if the
 --   start counts as completion, 12 milliseconds to keep the record and the status
--- Reply: {0} given up before, {1, fence, period} begun, {2, when, process} completed, {3, since when, process} running, {4, until when} to be tried
+-- Reply: {0} given up before, {1, fence, period} begun, {2, when, process} completed, {3, since when, process} running,
+--   {4, until when} to be tried
 --   later, {5, tries} given up. Times are milliseconds of the server's time
 --
--- The record: `period` of the last try, `tries` of it, `last` (when it began or ended), `token` of the last end; `done`, the last
--- completed period, with `done_at` and `done_by`; `burned`, the last period whose start counts as completion, in the same way.
+-- The record: `period` of the last try, `tries` of it, `last` (when it began or ended), `token` of the last end;
+-- `done`, the last completed period, with `done_at` and `done_by`; `burned`, the last period whose start counts as
+-- completion, in the same way.
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return { 0 }
 end

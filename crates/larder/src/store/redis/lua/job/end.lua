@@ -1,6 +1,7 @@
 -- Ends a run of a job and frees its lock, if the run still holds it. May be sent again.
 -- KEYS: 1 the status, 2 the record, 3 the lock
--- ARGV: 1 the token, 2 a space and the process, 3 the period, 4 '1' if it is completed, 5 milliseconds to keep the record and the
+-- ARGV: 1 the token, 2 a space and the process, 3 the period, 4 '1' if it is completed, 5 milliseconds to keep the
+--   record and the
 --   status
 -- Reply: 1 if it still held the lock, and is recorded, 0 if not
 if redis.call('GET', KEYS[3]) ~= ARGV[1] then

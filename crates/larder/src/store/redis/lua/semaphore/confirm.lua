@@ -1,9 +1,10 @@
--- Confirms a claim, or takes what is free if it is this attempt's turn; else it still waits. A token that neither holds a
--- claim nor waits gets nothing, so that a request that arrives late takes nothing.
+-- Confirms a claim, or takes what is free if it is this attempt's turn; else it still waits. A token that neither holds
+-- a claim nor waits gets nothing, so that a request that arrives late takes nothing.
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen, 5 the attempt's wake-up key
 -- ARGV: 1 the token, 2 milliseconds to hold, 3 and 4 milliseconds that a claim holds and that a waiter counts as live,
 --   5 '1' for a fence
--- Reply: {1, permits, fence} granted, {2, permits} it still waits, {-1, permits} it does not wait, {-2, permits} it wants more
+-- Reply: {1, permits, fence} granted, {2, permits} it still waits, {-1, permits} it does not wait, {-2, permits} it
+--   wants more
 --   than there are
 keep_queue(tonumber(ARGV[4]))
 local now = milliseconds()

@@ -1,6 +1,7 @@
 -- Holds other permits in place of those of one token, in one step, and grants what is free then. May be sent again.
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen
--- ARGV: 1 the token, 2 the one in its place, which is not heavier, 3 milliseconds to hold, 4 and 5 milliseconds that a claim holds
+-- ARGV: 1 the token, 2 the one in its place, which is not heavier, 3 milliseconds to hold, 4 and 5 milliseconds that a
+--   claim holds
 --   and that a waiter counts as live
 -- Reply: 1 if it was held, 0 if not; a claim that is not confirmed is not held
 local now = milliseconds()

@@ -1,10 +1,12 @@
 -- Part of each script of a semaphore: what is stored, and how free permits are granted. Not a script by itself.
 --
 -- held    a sorted set: the tokens that hold permits, by the server's time in milliseconds at which they end
--- number  a hash: `permits`, how many there are; `version`, of the last set_permits; `ticket`, the last ticket of the queue;
+-- number a hash: `permits`, how many there are; `version`, of the last set_permits; `ticket`, the last ticket of the
+--   queue;
 --         `extra`, by how much the weights of the held tokens exceed their count (missing: 0); `fence`, the last one
 -- queue   a sorted set: the waiting tokens by ticket
--- seen    a hash by token. Of a waiter: when its process last sent a heartbeat, in milliseconds of the server's time; below
+-- seen a hash by token. Of a waiter: when its process last sent a heartbeat, in milliseconds of the server's time;
+--   below
 --         zero if a claim of it ended and it has not asked since. Of a claim: `t` and the ticket, for its place if it ends
 --
 -- A token is 16 hexadecimal digits; the last four are its weight. The one key that no KEYS name is the wake-up key of a
@@ -96,7 +98,8 @@ local function wake(token, claim)
   redis.pcall('SET', held .. ':wake:' .. token, '1', 'PX', claim)
 end
 
--- Grants what is free to the first live waiters. Replies how many permits are used then, and whether no live waiter is left.
+-- Grants what is free to the first live waiters. Replies how many permits are used then, and whether no live waiter is
+-- left.
 local function grant(permits, used, now, claim, live)
   if used >= permits then
     return used, false

@@ -1,6 +1,8 @@
--- Keeps the places of waiting attempts of one process, at any number of semaphores in one slot, and grants what is free.
+-- Keeps the places of waiting attempts of one process, at any number of semaphores in one slot, and grants what is
+-- free.
 -- KEYS: for each semaphore: held, number, queue, seen
--- ARGV: 1 and 2 milliseconds that a claim holds and that a waiter counts as live; then for each semaphore how many of its
+-- ARGV: 1 and 2 milliseconds that a claim holds and that a waiter counts as live; then for each semaphore how many of
+--   its
 --   tokens follow, and those
 -- Reply: for each token 0 if it waits, 1 if it was granted a claim, 2 if it does not wait
 local claim, live = ARGV[1], tonumber(ARGV[2])

@@ -1,9 +1,11 @@
 -- Takes permits that are free and not waited for; else waits, if told to. Sent once for each token.
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen, 5 the attempt's wake-up key
--- ARGV: 1 the token, 2 milliseconds to hold, 3 the number of permits if none is stored, 4 and 5 milliseconds that a claim
+-- ARGV: 1 the token, 2 milliseconds to hold, 3 the number of permits if none is stored, 4 and 5 milliseconds that a
+--   claim
 --   holds and that a waiter counts as live, 6 the most that may wait, -1 to not wait at all,
 --   7 '1' for a fence
--- Reply: {1, permits, fence} granted, {0, permits} not, {2, permits} it waits, {-1, permits} the attempt was given up before,
+-- Reply: {1, permits, fence} granted, {0, permits} not, {2, permits} it waits, {-1, permits} the attempt was given up
+--   before,
 --   {-2, permits} it wants more than there are, {-3, permits} as many wait as may
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return { -1, 0 }
