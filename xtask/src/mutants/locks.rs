@@ -134,8 +134,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the deadline of a renewal counts from the answer",
         &[rebuilt(
             KEEPING,
-            "Some(held) if held && holding.renewed(sent, ttl) =>",
-            "Some(held) if held && holding.renewed(now, ttl) =>",
+            "Some(true) if holding.renewed(sent, ttl) => {}",
+            "Some(true) if holding.renewed(holding.locks.context.clock.now(), ttl) => {}",
         )],
         &[DEADLINE],
     ),
