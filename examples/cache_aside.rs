@@ -85,7 +85,7 @@ impl Library {
     async fn rename(&self, id: u32, name: &'static str) -> Result<(), Box<dyn Error>> {
         self.authors.rename(id, name).await?;
         // After the commit: a loader that read before it can no longer store what it read.
-        self.cache.delete(id).await?;
+        self.cache.delete(id).or_queue().await?;
         Ok(())
     }
 }

@@ -113,8 +113,9 @@ async fn reprice(
     Query(price): Query<Price>,
 ) -> Result<StatusCode, Failure> {
     service.database.clone().reprice(id, price.cents).await?;
-    // After the commit: a load that read the old price is not stored any more.
-    service.products.delete(id).await?;
+    // After the commit: a load that read the old price is not stored any more. A cache that is away gets the invalidation
+    // later, and is no reason to answer 503 for a price that is written.
+    service.products.delete(id).or_queue().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

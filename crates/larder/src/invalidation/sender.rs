@@ -220,7 +220,7 @@ impl<D: Delivery> Sender<D> {
                 lane.names.push_front(work.name);
             }
             Err(error) => {
-                tracing::warn!(kind = %error.kind(), %error, "a queued invalidation was refused");
+                tracing::warn!(kind = %error.kind(), error = error.unnamed(), "a queued invalidation was refused");
                 queue.failed(&work, true);
                 if let Some(due) = Instant::now().checked_add(REFUSED_PAUSE) {
                     self.refused.push_back((due, work.name));
