@@ -1,5 +1,209 @@
-//! Mistakes in reading, writing and loading.
+//! Mistakes in reading, writing and loading (C1, C3 to C6).
 
-use super::mutant::Mutant;
+use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within};
 
-pub(super) const MUTANTS: &[Mutant] = &[];
+const CLAIM: &str = "crates/larder/src/cache/claim.rs";
+const FETCH: &str = "crates/larder/src/cache/fetch.rs";
+const FILL: &str = "crates/larder/src/cache/fill.rs";
+const SHARED: &str = "crates/larder/src/cache/mod.rs";
+const TAG: &str = "crates/larder/src/cache/tag.rs";
+const VERDICT: &str = "crates/larder/src/cache/verdict.rs";
+const BEGIN_FILL: &str = "crates/larder/src/store/redis/lua/begin_fill.lua";
+const BEGIN_REFRESH: &str = "crates/larder/src/store/redis/lua/begin_refresh.lua";
+const COMMIT_FILL: &str = "crates/larder/src/store/redis/lua/commit_fill.lua";
+const COMMIT_REFRESH: &str = "crates/larder/src/store/redis/lua/commit_refresh.lua";
+const RESTAMP: &str = "crates/larder/src/store/redis/lua/restamp.lua";
+const VERSION: &str = "crates/larder/src/store/redis/lua/version.lua";
+
+const NONCE_DIFFERS: &str = "if redis.call('GETRANGE', KEYS[1], 4, 11) ~= ARGV[1] then";
+const IS_MISSING: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then";
+
+const EQUIVALENCE: Test = unit("store::equivalence::both_stores_answer_the_same_to_every_history");
+const EPOCH: Test = test(
+    "between",
+    "a_value_whose_loaders_tag_is_invalidated_between_the_reads_of_tag_and_epoch_is_not_stored",
+);
+const EXPIRE: Test = test(
+    "between",
+    "what_is_set_between_the_read_and_the_write_of_an_expire_is_not_replaced_by_the_old_value",
+);
+const CLAIMED: Test = test("between", "what_is_set_between_the_read_and_the_claim_of_a_load_is_its_answer");
+const LOADER_TAG: Test =
+    test("void", "what_was_read_before_its_loaders_tag_was_invalidated_is_never_stored_after_it");
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    mutant(
+        "the epoch is read before the versions of the loader's tags",
+        &[rebuilt(
+            FILL,
+            "        let (_, versions) = cache.bounded(cache.versions(tags, cache.version_span(ttl))).await?;
+        let now = cache.bounded(tag::current_epoch(&cache.context)).await?;
+",
+            "        let now = cache.bounded(tag::current_epoch(&cache.context)).await?;
+        let (_, versions) = cache.bounded(cache.versions(tags, cache.version_span(ttl))).await?;
+",
+        )],
+        &[EPOCH],
+    ),
+    mutant(
+        "the epoch is not compared",
+        &[switched(FILL, "epoch.is_some() && now == epoch", "epoch.is_some()")],
+        &[LOADER_TAG, EPOCH],
+    ),
+    mutant(
+        "a fill is stored over anything",
+        &[rebuilt(COMMIT_FILL, "if redis.call('GET', KEYS[1]) ~= ARGV[1] then", IS_MISSING)],
+        &[test("void", "what_was_read_before_a_set_is_never_stored_after_it"), EQUIVALENCE],
+    ),
+    mutant(
+        "a claim is put over anything",
+        &[rebuilt(
+            BEGIN_FILL,
+            "if there and there ~= '' and there ~= ARGV[3] then",
+            "if there == ARGV[1] then",
+        )],
+        &[CLAIMED, EQUIVALENCE],
+    ),
+    mutant(
+        "a refresh is claimed whatever the value is by now",
+        &[rebuilt(BEGIN_REFRESH, NONCE_DIFFERS, IS_MISSING)],
+        &[CLAIMED, EQUIVALENCE],
+    ),
+    mutant(
+        "a refresh is stored over another value",
+        &[rebuilt(COMMIT_REFRESH, NONCE_DIFFERS, IS_MISSING)],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a refresh is stored though its lease is another's",
+        &[rebuilt(
+            COMMIT_REFRESH,
+            "if redis.call('GET', KEYS[2]) ~= ARGV[2] then",
+            "if redis.call('EXISTS', KEYS[2]) == 0 then",
+        )],
+        &[
+            test("refresh", "a_refresh_is_not_overwritten_by_another_programs_load_that_began_before_it"),
+            EQUIVALENCE,
+        ],
+    ),
+    mutant(
+        "a value gets another envelope whatever it is by now",
+        &[rebuilt(RESTAMP, NONCE_DIFFERS, IS_MISSING)],
+        &[
+            EXPIRE,
+            test("between", "what_is_written_between_the_read_and_the_write_of_a_touch_stays_as_it_is"),
+        ],
+    ),
+    mutant(
+        "each question gives a version another number",
+        &[rebuilt(VERSION, "if not version then", "if true then")],
+        &[test("cache", "what_is_set_is_got_until_it_is_deleted"), EQUIVALENCE],
+    ),
+    mutant(
+        "a claim stays when its load has failed",
+        &[switched(CLAIM, "self.context.abandon_in_background(self.entry.clone(), claim);", "drop(claim);")],
+        &[test("loader", "a_key_whose_load_elsewhere_came_to_nothing_is_loaded_after_all")],
+    ),
+    mutant(
+        "a claim is not renewed",
+        &[switched(
+            CLAIM,
+            "let _ = tokio::time::timeout(patience, renewal).await;",
+            "drop((renewal, patience));",
+        )],
+        &[test("wire_format", "a_placeholder_and_a_lease_are_renewed_while_their_loader_runs")],
+    ),
+    mutant(
+        "a stale value is served as fresh",
+        &[within(
+            VERDICT,
+            "Kind::Value if ",
+            ["meta.fresh_until != 0 && meta.fresh_until <= now", "now == 0"],
+            " =>",
+        )],
+        &[test("refresh", "a_stale_value_is_nothing_to_get_and_get_or_load_loads")],
+    ),
+    mutant(
+        "the version of a clear is not compared",
+        &[within(
+            VERDICT,
+            "Some(Some((version, seen))) if ",
+            ["version == meta.clear_version", "version != 0"],
+            " =>",
+        )],
+        &[test("void", "what_was_read_before_a_clear_is_never_served_after_it")],
+    ),
+    mutant(
+        "the versions of tags are not compared",
+        &[within(VERDICT, "Some(Some((current, _))) if ", ["current == *version", "current != 0"], " =>")],
+        &[test("cache", "an_invalidated_tag_voids_all_that_carry_it_and_nothing_else")],
+    ),
+    mutant(
+        "an empty string is something",
+        &[switched(VERDICT, "bytes.is_empty()", "false")],
+        &[test("verdict", "an_empty_string_is_a_missing_key")],
+    ),
+    mutant(
+        "a known absence is loaded again",
+        &[within(
+            FILL,
+            "Found::Absent(_) if ",
+            ["self.reason == Reason::Missing && self.optional", "false"],
+            " =>",
+        )],
+        &[test("loader", "an_absence_that_one_program_found_is_known_to_the_other")],
+    ),
+    mutant(
+        "who needs a value is told that there is none",
+        &[within(
+            FILL,
+            "Found::Absent(_) if self.reason == Reason::Missing && ",
+            ["self.optional", "true"],
+            " =>",
+        )],
+        &[test("loader", "a_remembered_absence_is_nothing_to_all_who_do_not_ask_for_it")],
+    ),
+    mutant(
+        "jitter lengthens",
+        &[switched(
+            SHARED,
+            "1.0 - self.policy.jitter * self.context.random.fraction()",
+            "1.0 + self.policy.jitter * self.context.random.fraction()",
+        )],
+        &[test("cache", "jitter_shortens_times_to_live_within_its_share")],
+    ),
+    mutant(
+        "in an outage all loaders run at once",
+        &[switched(FILL, "place(&self.cache, &leaders).await", "None")],
+        &[test("outage", "while_the_server_is_away_only_so_many_loaders_run_at_once")],
+    ),
+    mutant(
+        "an outage is a miss",
+        &[switched(FETCH, "store.get(&entry).await?", "store.get(&entry).await.unwrap_or_default()")],
+        &[test("outage", "while_the_server_is_away_a_get_is_an_error_and_no_miss")],
+    ),
+    mutant(
+        "a version is kept no longer than what carries it",
+        &[switched(SHARED, "ttl.max(SHORTEST_SPAN)", "ttl / 4")],
+        &[test("wire_format", "a_version_outlives_what_carries_it")],
+    ),
+    mutant(
+        "a loader's panic is not caught",
+        &[switched(
+            FILL,
+            "ended.unwrap_or_else(|panic| Err(Failure::Panicked(message(&*panic))))",
+            "ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))",
+        )],
+        &[test("load", "a_panicking_loader_is_an_error_and_harms_nobody")],
+    ),
+    mutant(
+        "a value that is not to be stored is stored",
+        &[switched(FILL, "choices.unstored", "false")],
+        &[test("loader", "what_is_not_to_be_stored_is_returned_to_all_who_wait")],
+    ),
+    mutant(
+        "any number of tags is carried",
+        &[switched(TAG, "tags.len() > MOST_TAGS", "false")],
+        &[test("load", "tags_that_cannot_be_carried_are_refused_before_anything_is_loaded")],
+    ),
+];

@@ -1,5 +1,110 @@
-//! Mistakes in connections, pushes and outages.
+//! Mistakes in connections, what errors mean, and outages.
 
-use super::mutant::Mutant;
+use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within};
 
-pub(super) const MUTANTS: &[Mutant] = &[];
+const CLUSTER: &str = "crates/larder/src/store/redis/cluster.rs";
+const ERROR: &str = "crates/larder/src/store/redis/error.rs";
+const LINK: &str = "crates/larder/src/store/redis/link.rs";
+const NETWORK: &str = "crates/larder/src/store/redis/network.rs";
+const NODE: &str = "crates/larder/src/store/redis/node.rs";
+
+const HANGING: Test = test("connection", "a_hanging_server_costs_the_timeout_and_then_nothing");
+const RESTARTED: Test = test("connection", "after_a_restart_the_connection_comes_back_by_itself");
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    mutant(
+        "heartbeats that go unanswered are not counted",
+        &[within(LINK, "if ", ["missed == 2", "false"], " {")],
+        &[HANGING],
+    ),
+    mutant(
+        "callers wait while the server is down",
+        &[rebuilt(
+            LINK,
+            "State::Down(_) | State::Closed => true,",
+            "State::Down(_) => false,\n            State::Closed => true,",
+        )],
+        &[HANGING],
+    ),
+    mutant(
+        "a broken connection is not noticed",
+        &[switched(LINK, "on_break.notify_one();", "")],
+        &[RESTARTED],
+    ),
+    mutant(
+        "a dial that failed is repeated without a pause",
+        &[rebuilt(
+            LINK,
+            "const LONGEST_DELAY: Duration = Duration::from_secs(2);",
+            "const LONGEST_DELAY: Duration = Duration::from_millis(20);",
+        )],
+        &[unit(
+            "store::redis::link::tests::pauses_between_dials_grow_to_two_seconds_and_differ_from_link_to_link",
+        )],
+    ),
+    mutant(
+        "a read whose answer was lost is not sent again",
+        &[within(
+            NODE,
+            "            live.give_up();\n            if ",
+            ["replay == Replay::Safe", "false"],
+            " {\n                live = link.live_after(Some(&live)).await?;\n                answer =",
+        )],
+        &[test("connection", "a_dropped_connection_costs_a_reader_nothing")],
+    ),
+    mutant(
+        "a key that moves is asked for without ASKING",
+        &[switched(CLUSTER, "ask(&node, slot, command).await", "node.send(slot, command, replay).await")],
+        &[test("connection", "a_slot_that_moves_is_followed_while_it_moves")],
+    ),
+    mutant(
+        "a slot that moved leaves the near tiers",
+        &[switched(CLUSTER, "tracking.listener.all_changed();", "")],
+        &[test("coherence", "a_slot_that_moves_to_another_node_leaves_nothing_stale")],
+    ),
+    mutant(
+        "a script that the server forgot is an error",
+        &[within(
+            NETWORK,
+            "",
+            [
+                "self.try_run(name, &whole, replay).await",
+                "{ drop(whole); Err::<Value, Failure>(Failure::NoScript) }",
+            ],
+            ".map_err(",
+        )],
+        &[test("commands", "a_script_that_the_server_forgot_is_sent_again")],
+    ),
+    mutant(
+        "an error repeats what the server was sent",
+        &[switched(
+            ERROR,
+            "text.split(\", with args beginning\").next().unwrap_or_default().to_owned()",
+            "text",
+        )],
+        &[test("errors", "a_server_that_does_not_know_a_command_and_repeats_its_arguments")],
+    ),
+    mutant(
+        "a server out of memory is an unknown error",
+        &[switched(ERROR, "has(\"OOM\")", "false")],
+        &[test("errors", "a_server_out_of_memory")],
+    ),
+    mutant(
+        "a missing permission is an unknown error",
+        &[switched(
+            ERROR,
+            "has(\"NOPERM\") || NO_PERMISSION.iter().any(|said| detail.contains(said))",
+            "false",
+        )],
+        &[test("errors", "a_user_who_may_not")],
+    ),
+    mutant(
+        "a wrong password is an unknown error",
+        &[switched(
+            ERROR,
+            "has(\"NOAUTH\") || has(\"WRONGPASS\") || detail.contains(\"without any password configured\")",
+            "false",
+        )],
+        &[test("errors", "a_wrong_a_missing_and_a_needless_password")],
+    ),
+];

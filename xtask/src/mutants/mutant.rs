@@ -10,12 +10,15 @@ pub(super) struct Mutant {
     pub(super) found_by: &'static [Test],
 }
 
-/// A piece of text to replace. Made by [`switched`] or [`rebuilt`].
+/// A piece of text to replace. Made by [`switched`], [`within`] or [`rebuilt`].
 pub(super) struct Edit {
     pub(super) file: &'static str,
-    /// Is in the file exactly once.
-    pub(super) from: &'static str,
-    pub(super) to: &'static str,
+    /// What comes before it and stays.
+    before: &'static str,
+    from: &'static str,
+    to: &'static str,
+    /// What comes after it and stays. All three are in the file exactly once.
+    after: &'static str,
     pub(super) is_switched: bool,
 }
 
@@ -37,12 +40,22 @@ pub(super) const fn mutant(name: &'static str, edits: &'static [Edit], found_by:
 /// Both are compiled and the program chooses between them when it runs. All such mistakes share one build, so prefer this.
 /// Not for `const` items, patterns, attributes or Lua.
 pub(super) const fn switched(file: &'static str, from: &'static str, to: &'static str) -> Edit {
-    Edit { file, from, to, is_switched: true }
+    Edit { file, before: "", from, to, after: "", is_switched: true }
+}
+
+/// The same for an expression that is in the file several times: what comes before and after it tells which is meant.
+pub(super) const fn within(
+    file: &'static str,
+    before: &'static str,
+    [from, to]: [&'static str; 2],
+    after: &'static str,
+) -> Edit {
+    Edit { file, before, from, to, after, is_switched: true }
 }
 
 /// Replaces any text, at the price of a build of its own.
 pub(super) const fn rebuilt(file: &'static str, from: &'static str, to: &'static str) -> Edit {
-    Edit { file, from, to, is_switched: false }
+    Edit { file, before: "", from, to, after: "", is_switched: false }
 }
 
 /// A test beside the code: its path in the crate.
@@ -63,11 +76,25 @@ impl Mutant {
 }
 
 impl Edit {
-    /// What to write in place of `from`, so that the program makes the mistake when it is asked for this number.
+    /// What must be in the file.
+    pub(super) fn original(&self) -> String {
+        [self.before, self.from, self.after].concat()
+    }
+
+    /// What to write in its place.
+    pub(super) fn mistaken(&self) -> String {
+        [self.before, self.to, self.after].concat()
+    }
+
+    /// What to write in its place, so that the program makes the mistake when it is asked for this number.
     pub(super) fn switch(&self, number: usize) -> String {
-        let Self { from, to, .. } = self;
+        let Self { before, from, to, after, .. } = self;
         let chosen = format!("if crate::mutated({number}) {{ {to} }} else {{ {from} }}");
-        if from.ends_with([';', '}']) { chosen } else { format!("({chosen})") }
+        if from.ends_with([';', '}']) {
+            format!("{before}{chosen}{after}")
+        } else {
+            format!("{before}({chosen}){after}")
+        }
     }
 }
 

@@ -1,5 +1,157 @@
-//! Mistakes in the near cache.
+//! Mistakes in the near cache and in how long what was read may be trusted (C2).
 
-use super::mutant::Mutant;
+use super::mutant::{Mutant, Test, mutant, switched, test, unit, within};
 
-pub(super) const MUTANTS: &[Mutant] = &[];
+const CHANGES: &str = "crates/larder/src/near/changes.rs";
+const LINK: &str = "crates/larder/src/store/redis/link.rs";
+const LOCAL: &str = "crates/larder/src/cache/local.rs";
+const SHARED: &str = "crates/larder/src/cache/mod.rs";
+const TIER: &str = "crates/larder/src/near/tier.rs";
+const TRACKING: &str = "crates/larder/src/store/redis/tracking.rs";
+const TRUST: &str = "crates/larder/src/store/trust.rs";
+const VERSION: &str = "crates/larder/src/near/version.rs";
+
+const TICKET: Test = unit("near::tier::tests::what_changed_between_the_question_and_the_answer_is_not_kept");
+const PUSHED: Test = unit("near::changes::tests::a_change_reaches_the_tier_the_versions_and_who_waits");
+const OWN: Test = test("near", "what_this_larder_writes_is_seen_at_once");
+const SILENT: Test = test("coherence", "a_connection_that_falls_silent_is_believed_no_longer_than_the_bound");
+const SLOW_END: Test = test("near", "a_copy_ends_with_the_time_to_live_though_the_server_is_slow_to_tell");
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    mutant(
+        "a copy is kept though its name has changed since it was asked for",
+        &[switched(TIER, "*sequence == ticket.sequence", "true")],
+        &[TICKET],
+    ),
+    mutant(
+        "a change moves no ticket",
+        &[switched(TIER, "            *sequence += 1;", "")],
+        &[TICKET, test("near_race", "a_read_that_races_with_a_write_leaves_nothing_stale")],
+    ),
+    mutant("a change of everything moves no ticket", &[switched(TIER, "*lock(stripe) += 1;", "")], &[TICKET]),
+    mutant(
+        "a change of everything leaves the copies",
+        &[switched(TIER, "self.copies.clear();", "")],
+        &[PUSHED],
+    ),
+    mutant("a change leaves the copy", &[switched(TIER, "self.copies.remove(name);", "")], &[PUSHED, TICKET]),
+    mutant(
+        "a clear empties no near tier",
+        &[switched(
+            CHANGES,
+            "if key == Some(name) { tier.invalidate_all() } else { tier.invalidate(name) }",
+            "if key != Some(name) { tier.invalidate(name) }",
+        )],
+        &[PUSHED],
+    ),
+    mutant(
+        "a push that names nothing leaves the near tiers",
+        &[within(
+            CHANGES,
+            "unwrap_or_else(PoisonError::into_inner).values() {\n            ",
+            ["tier.invalidate_all();", ""],
+            "",
+        )],
+        &[PUSHED],
+    ),
+    mutant(
+        "what is read is trusted for three times the bound",
+        &[within(
+            TRUST,
+            "let span = u64::try_from(",
+            ["(Self::BOUND - Self::TICK)", "(Self::BOUND * 3)"],
+            ".as_nanos())",
+        )],
+        &[
+            unit(
+                "store::trust::tests::a_read_is_believed_from_the_first_heartbeat_until_the_bound_after_the_last",
+            ),
+            SILENT,
+        ],
+    ),
+    mutant(
+        "the clock that goes on while the machine sleeps is not looked at",
+        &[switched(TRUST, "now.awake() < lane.until_awake.load(Ordering::Acquire)", "true")],
+        &[unit("store::trust::tests::sleep_ends_belief_though_only_one_clock_went_on")],
+    ),
+    mutant(
+        "what was read on a connection that broke is trusted on",
+        &[switched(
+            TRUST,
+            "lane.generation.compare_exchange(seen.generation, next, Ordering::AcqRel, Ordering::Acquire)",
+            "Ok::<u32, u32>(next)",
+        )],
+        &[unit("store::trust::tests::a_broken_connection_ends_all_that_was_read_through_it")],
+    ),
+    mutant(
+        "trust counts from the answer to a heartbeat",
+        &[switched(LINK, "lane.renew(seen, sent);", "lane.renew(seen, lane.moment());")],
+        &[test("coherence", "pushes_that_come_late_are_not_waited_for_beyond_the_bound")],
+    ),
+    mutant(
+        "a connection without tracking is trusted",
+        &[switched(LINK, "seen.filter(|_| tracked && trusted)", "seen.filter(|_| trusted)")],
+        &[test("near", "where_tracking_is_refused_nothing_is_kept_near_and_all_works")],
+    ),
+    mutant(
+        "a connection that breaks ends no trust",
+        &[switched(
+            TRACKING,
+            "                if let Some(seen) = seen {\n                    tracking.lanes.end(seen);\n                }",
+            "",
+        )],
+        &[test("near_race", "nor_does_it_where_the_tracked_connection_is_lost_in_the_middle")],
+    ),
+    mutant(
+        "a version is trusted for ever",
+        &[switched(
+            VERSION,
+            "self.0.get(name).filter(|known| lanes.believe(known.seen, now))",
+            "self.0.get(name)",
+        )],
+        &[SILENT],
+    ),
+    mutant(
+        "a copy outlives its maximum age",
+        &[switched(LOCAL, "now.mono() < copy.until", "true")],
+        &[SLOW_END, test("near", "a_copy_is_used_for_its_maximum_age_and_then_asked_for_again")],
+    ),
+    mutant(
+        "a copy is served though its connection is silent",
+        &[switched(LOCAL, "lanes.believe(copy.seen, now)", "true")],
+        &[SILENT],
+    ),
+    mutant(
+        "a copy lives for its maximum age whatever the value's time to live",
+        &[switched(
+            LOCAL,
+            "age.min(Duration::from_millis(ends.saturating_sub(self.context.store()?.now())))",
+            "age",
+        )],
+        &[SLOW_END],
+    ),
+    mutant(
+        "a copy's tags are not compared",
+        &[switched(LOCAL, "tags_hold(&self.context, &more.tags)", "true")],
+        &[OWN],
+    ),
+    mutant(
+        "a copy is served though its cache's version is not told of",
+        &[switched(LOCAL, "store.lanes().believe(more.clear_seen, now)", "store.now() > 0")],
+        &[test("near", "a_clear_is_seen_though_the_node_that_keeps_its_version_tells_nothing")],
+    ),
+    mutant(
+        "what this process writes leaves its own copy",
+        &[switched(SHARED, "cache.shared.forget_near(names.iter().copied());", "")],
+        &[OWN],
+    ),
+    mutant(
+        "a fresh handle reads copies",
+        &[switched(
+            LOCAL,
+            "if self.policy.asks_server { None } else { self.shared.near.get() }",
+            "self.shared.near.get()",
+        )],
+        &[test("near", "a_fresh_handle_sees_what_a_delayed_push_has_not_told_yet")],
+    ),
+];

@@ -1,12 +1,13 @@
 //! The copy of the sources that mistakes are built into, and the test programs that are built from it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use super::mutant::{Mutant, Test};
+use super::mutant::{Edit, Mutant, Test};
 use crate::run::{Failure, cargo, describe, root};
 
 /// What the program asks to learn which mistake it makes.
@@ -23,6 +24,8 @@ const LIB: &str = "crates/larder/src/lib.rs";
 pub(super) type Programs = BTreeMap<&'static str, PathBuf>;
 
 pub(super) struct Tree {
+    /// The sources as they were when the run began.
+    pristine: PathBuf,
     folder: PathBuf,
     target: PathBuf,
     /// The files that differ from the sources.
@@ -33,9 +36,10 @@ impl Tree {
     /// Makes the copy, or brings it up to date. Only files that differ are written, so that cargo builds only what changed.
     pub(super) fn copy() -> io::Result<Self> {
         let target = root().join("target/mutants");
-        let folder = target.join("sources");
-        copy_folder(root(), &folder)?;
-        Ok(Self { folder, target, changed: Vec::new() })
+        let (pristine, folder) = (target.join("pristine"), target.join("sources"));
+        copy_folder(root(), &pristine)?;
+        copy_folder(&pristine, &folder)?;
+        Ok(Self { pristine, folder, target, changed: Vec::new() })
     }
 
     /// Where the test programs run.
@@ -47,9 +51,9 @@ impl Tree {
     pub(super) fn make(&mut self, mutant: &Mutant) -> Result<(), Failure> {
         let mut files = BTreeMap::new();
         for edit in mutant.edits {
-            let text = source(&mut files, edit.file)?;
-            check_applies(mutant, edit.file, text, edit.from)?;
-            *text = text.replace(edit.from, edit.to);
+            let text = self.source(&mut files, edit.file)?;
+            check_applies(mutant, edit, text)?;
+            *text = text.replace(&edit.original(), &edit.mistaken());
         }
         self.write(files)
     }
@@ -58,16 +62,17 @@ impl Tree {
     /// the numbers of those that must wait for another build, because their text overlaps that of an earlier one.
     pub(super) fn make_switched(&mut self, mutants: &[(usize, &Mutant)]) -> Result<Vec<usize>, Failure> {
         let mut files = BTreeMap::new();
-        source(&mut files, LIB)?.push_str(SWITCH);
+        self.source(&mut files, LIB)?.push_str(SWITCH);
         let mut deferred = Vec::new();
         for (number, mutant) in mutants {
             let mut edited = files.clone();
             let mut fits = true;
             for edit in mutant.edits {
-                check_applies(mutant, edit.file, source(&mut BTreeMap::new(), edit.file)?, edit.from)?;
-                let text = source(&mut edited, edit.file)?;
-                fits &= text.matches(edit.from).count() == 1;
-                *text = text.replace(edit.from, &edit.switch(*number));
+                check_applies(mutant, edit, self.source(&mut BTreeMap::new(), edit.file)?)?;
+                let text = self.source(&mut edited, edit.file)?;
+                let original = edit.original();
+                fits &= text.matches(&original).count() == 1;
+                *text = text.replace(&original, &edit.switch(*number));
             }
             if fits { files = edited } else { deferred.push(*number) }
         }
@@ -75,11 +80,26 @@ impl Tree {
         Ok(deferred)
     }
 
+    /// A file as it is in the pristine copy, or as an earlier edit of the same build has left it.
+    fn source<'a>(
+        &self,
+        files: &'a mut BTreeMap<String, String>,
+        file: &str,
+    ) -> Result<&'a mut String, Failure> {
+        match files.entry(file.to_owned()) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(vacant) => {
+                let text = fs::read_to_string(self.pristine.join(file));
+                Ok(vacant.insert(text.map_err(|error| Failure::new(format!("{file}: {error}")))?))
+            }
+        }
+    }
+
     fn write(&mut self, files: BTreeMap<String, String>) -> Result<(), Failure> {
         // What an earlier mistake changed and this one does not goes back to what it was.
         for file in std::mem::take(&mut self.changed) {
             if !files.contains_key(&file) {
-                let text = fs::read(root().join(&file)).map_err(Failure::new)?;
+                let text = fs::read(self.pristine.join(&file)).map_err(Failure::new)?;
                 fs::write(self.folder.join(&file), text).map_err(Failure::new)?;
             }
         }
@@ -125,19 +145,14 @@ impl Tree {
     }
 }
 
-fn source<'a>(files: &'a mut BTreeMap<String, String>, file: &str) -> Result<&'a mut String, Failure> {
-    if !files.contains_key(file) {
-        let text = fs::read_to_string(root().join(file))
-            .map_err(|error| Failure::new(format!("{file}: {error}")))?;
-        files.insert(file.to_owned(), text);
-    }
-    files.get_mut(file).ok_or_else(|| Failure::new(file))
-}
-
-fn check_applies(mutant: &Mutant, file: &str, text: &str, from: &str) -> Result<(), Failure> {
-    match text.matches(from).count() {
+fn check_applies(mutant: &Mutant, edit: &Edit, text: &str) -> Result<(), Failure> {
+    let original = edit.original();
+    match text.matches(&original).count() {
         1 => Ok(()),
-        found => Err(Failure::new(format!("{}: {file} has {found} times, not once: {from}", mutant.name))),
+        found => Err(Failure::new(format!(
+            "{}: {} has {found} times, not once: {original}",
+            mutant.name, edit.file
+        ))),
     }
 }
 

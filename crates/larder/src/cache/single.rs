@@ -151,9 +151,16 @@ where
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.exists, async move {
             let entry = entry?;
-            let store = self.context.store()?;
-            let start = store.peek(&entry).await?;
-            self.counts(&entry, &start, |verdict| matches!(verdict, Verdict::Serve(_))).await
+            let (store, queue) = (self.context.store()?, &self.context.invalidations);
+            loop {
+                let mark = queue.mark();
+                let start = store.peek(&entry).await?;
+                let exists =
+                    self.counts(&entry, &start, |verdict| matches!(verdict, Verdict::Serve(_))).await?;
+                if !queue.left_since(mark) {
+                    return Ok(exists);
+                }
+            }
         })
     }
 
@@ -200,11 +207,18 @@ where
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.ttl, async move {
             let entry = entry?;
-            let Some((start, expiry)) = self.context.store()?.remaining(&entry).await? else {
-                return Ok(None);
-            };
+            let queue = &self.context.invalidations;
             let kept = |verdict: &Verdict| matches!(verdict, Verdict::Serve(_) | Verdict::Stale(_));
-            Ok(self.counts(&entry, &start, kept).await?.then_some(expiry))
+            loop {
+                let mark = queue.mark();
+                let Some((start, expiry)) = self.context.store()?.remaining(&entry).await? else {
+                    return Ok(None);
+                };
+                let counts = self.counts(&entry, &start, kept).await?;
+                if !queue.left_since(mark) {
+                    return Ok(counts.then_some(expiry));
+                }
+            }
         })
     }
 

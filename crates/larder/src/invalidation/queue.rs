@@ -76,6 +76,8 @@ pub(crate) struct Queue {
     /// Notified when a request has ended.
     ended: Notify,
     sent: AtomicU64,
+    /// How many items have left the table. Counted before an item is removed, under the table's lock.
+    left: AtomicU64,
     refused: AtomicU64,
 }
 
@@ -109,14 +111,28 @@ impl Queue {
     /// Whether what the server holds of an entry is older than what this process wrote: the deletion of the entry is
     /// queued, or the replacement of its cache's version `clear`.
     ///
-    /// A reader asks twice: before its request is sent, and when the answer is there. An item may leave the queue in
-    /// between, and the answer may still be from before.
+    /// An item may leave the queue while a read is under way, and the answer may still be from before: a reader calls
+    /// [`mark`](Self::mark) before its request and [`left_since`](Self::left_since) after this.
     pub(crate) fn covers(&self, name: &str, clear: &str) -> bool {
         if !self.is_pending() {
             return false;
         }
         let table = self.table();
         table.items.contains_key(name) || table.items.contains_key(clear)
+    }
+
+    /// To be called by a reader before it sends its request. Nothing is queued as a rule, and this is one load.
+    #[inline]
+    pub(crate) fn mark(&self) -> Option<u64> {
+        self.is_pending().then(|| self.left.load(Ordering::Acquire))
+    }
+
+    /// Whether an item that was queued at `mark` may have left the queue. What was read since may be older than what that
+    /// item has done, so it must be read again. To be called after [`covers`](Self::covers) and
+    /// [`replaces`](Self::replaces): an item that they did not find any more was counted before.
+    #[inline]
+    pub(crate) fn left_since(&self, mark: Option<u64>) -> bool {
+        mark.is_some_and(|mark| self.left.load(Ordering::Acquire) != mark)
     }
 
     /// Whether the replacement of a version is queued: what carries the version that the server has is invalid.
@@ -168,6 +184,7 @@ impl Queue {
         }
         let Some(item) = table.items.get(name) else { return };
         if carried_out && item.generation <= began && !item.in_flight {
+            self.left.fetch_add(1, Ordering::AcqRel);
             table.remove(name);
             self.note_size(&table);
         } else if !item.listed && !item.in_flight && !table.writers.contains_key(name) {
@@ -310,6 +327,7 @@ impl Queue {
         let again = match table.items.get_mut(&work.name) {
             None => false,
             Some(item) if item.generation == work.generation => {
+                self.left.fetch_add(1, Ordering::AcqRel);
                 table.remove(&work.name);
                 self.note_size(&table);
                 false
