@@ -231,3 +231,31 @@ async fn an_invalidated_tag_is_seen_by_its_own_larder_though_no_push_tells_of_it
     assert_eq!(users.get("a").await.unwrap(), None);
     scene.proxy.restore();
 }
+
+/// The push names the version of the clear, which was known when the value was first judged, and comes while the version of the
+/// tag is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_forgotten_while_another_is_asked_for_does_not_make_a_value_a_miss() {
+    for way in ["get", "get_many", "exists"] {
+        let scene = Scene::new().await;
+        let (slow, quick) = (scene.users(&scene.slow), scene.users(&scene.quick));
+        quick.set("a", &user("Ann")).tag(TAG).await.unwrap();
+        quick.set("b", &user("Bob")).await.unwrap();
+        assert_eq!(slow.get("b").await.unwrap(), Some(user("Bob")));
+        scene.proxy.only_tracked().silence(Direction::ToClient);
+        assert_eq!(scene.server.query::<u64>(&["PEXPIRE", "~clear.1:{n/user}", "100000000"]), 1);
+        scene.server.reset_stats();
+        let read = tokio::spawn(async move {
+            match way {
+                "get" => Ok(slow.get("a").await?.is_some()),
+                "get_many" => Ok(slow.get_many(["a"]).await?[0].is_some()),
+                _ => slow.exists("a").await,
+            }
+        });
+        let asked = async || ["get", "mget"].iter().map(|name| scene.server.calls(name)).sum::<u64>() >= 2;
+        until("the version of the tag is asked for", asked).await;
+        scene.proxy.restore();
+        let found: larder::Result<bool> = within("the read ends", LIMIT, read).await.unwrap();
+        assert!(found.unwrap(), "{way}");
+    }
+}

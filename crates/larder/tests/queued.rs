@@ -74,7 +74,7 @@ async fn what_was_written_and_is_queued_is_not_read_in_any_way() {
             } else {
                 set.await.unwrap()
             }
-            assert_eq!(users.get(key).await.unwrap(), old);
+            assert_eq!(users.get(key).await.unwrap(), old, "{}: {key}", users.name());
         }
         if users.name().starts_with("near") {
             warm(users, "a").await;

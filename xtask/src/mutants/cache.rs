@@ -7,6 +7,7 @@ const FETCH: &str = "crates/larder/src/cache/fetch.rs";
 const FILL: &str = "crates/larder/src/cache/fill.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
 const TAG: &str = "crates/larder/src/cache/tag.rs";
+const UNFENCED: &str = "crates/larder/src/cache/unfenced.rs";
 const VERDICT: &str = "crates/larder/src/cache/verdict.rs";
 const BEGIN_FILL: &str = "crates/larder/src/store/redis/lua/begin_fill.lua";
 const BEGIN_REFRESH: &str = "crates/larder/src/store/redis/lua/begin_refresh.lua";
@@ -48,7 +49,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "the epoch is not compared",
         &[switched(FILL, "epoch.is_some() && now == epoch", "epoch.is_some()")],
-        &[LOADER_TAG, EPOCH],
+        &[LOADER_TAG],
     ),
     mutant(
         "a fill is stored over anything",
@@ -205,5 +206,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "any number of tags is carried",
         &[switched(TAG, "tags.len() > MOST_TAGS", "false")],
         &[test("load", "tags_that_cannot_be_carried_are_refused_before_anything_is_loaded")],
+    ),
+    mutant(
+        "bare JSON that was read before a write is stored after it",
+        &[switched(UNFENCED, "marks.writers == 0 && marks.count == self.seen", "true")],
+        &[unit("cache::unfenced::tests::a_write_that_begins_or_ends_during_a_load_keeps_it_from_storing")],
+    ),
+    mutant(
+        "a write does not wait for bare JSON that is being stored",
+        &[switched(UNFENCED, "drop(held.record.storing.lock().await);", "let _ = held;")],
+        &[unit("cache::unfenced::tests::a_write_waits_for_a_value_that_is_being_stored")],
     ),
 ];

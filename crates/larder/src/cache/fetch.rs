@@ -243,13 +243,15 @@ where
             })
             .collect::<Result<Vec<_>>>()
         };
-        let mut judged = judge_all(&Answers::new())?;
-        let unknown: Vec<Name> = judged.iter_mut().flatten().flat_map(Judged::unknown).collect();
-        if unknown.is_empty() {
-            return Ok(judged);
+        let mut answers = Answers::new();
+        loop {
+            let mut judged = judge_all(&answers)?;
+            let unknown: Vec<Name> = judged.iter_mut().flatten().flat_map(Judged::unknown).collect();
+            if unknown.is_empty() {
+                return Ok(judged);
+            }
+            answers.extend(Box::pin(ask(&self.context, unknown)).await?);
         }
-        let answers = Box::pin(ask(&self.context, unknown)).await?;
-        judge_all(&answers)
     }
 
     /// Asks at once how long bare JSON will be kept, where near copies are to be made of it.

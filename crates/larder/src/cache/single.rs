@@ -231,13 +231,13 @@ where
         wanted: impl Fn(&Verdict) -> bool + Send,
     ) -> Result<bool> {
         let (context, clear) = (&self.context, &self.shared.clear);
-        let mut judged = judge_start(context, clear, entry, start, &Answers::new())?;
-        if let Some(names) = judged.as_mut().map(Judged::unknown).filter(|names| !names.is_empty()) {
-            let answers = Box::pin(ask(context, names)).await?;
-            judged = judge_start(context, clear, entry, start, &answers)?;
-        }
-        if let Some(judged) = judged {
-            return Ok(wanted(&judged.verdict));
+        let mut answers = Answers::new();
+        while let Some(mut judged) = judge_start(context, clear, entry, start, &answers)? {
+            let names = judged.unknown();
+            if names.is_empty() {
+                return Ok(wanted(&judged.verdict));
+            }
+            answers.extend(Box::pin(ask(context, names)).await?);
         }
         let whole = async {
             let Some(bytes) = context.store()?.get(entry).await? else { return Ok(false) };

@@ -6,7 +6,8 @@
 //! verdict is [`Verdict::Ask`]: the reader asks the server for all of them at once and judges again with the
 //! [`Answers`].
 //!
-//! Invariant: with the answers to what it asked for, `judge` never asks again.
+//! Invariant: `judge` never asks again for what it has the answer to. It may ask for another version: one that was known
+//! when it first judged, and that a push has made unknown while the others were asked for.
 
 use std::collections::HashMap;
 
@@ -214,11 +215,13 @@ pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Answe
 
 /// As [`judge`], asking for what is not known: one round trip then, none as a rule.
 pub(super) async fn judged(context: &Context, clear: &Name, entry: &str, bytes: &[u8]) -> Result<Judged> {
-    let judged = judge(context, clear, entry, bytes, &Answers::new())?;
-    let Verdict::Ask(names) = judged.verdict else { return Ok(judged) };
-    // Rare, and large as a future: boxed, so that every other read need not carry it.
-    let answers = Box::pin(ask(context, names)).await?;
-    judge(context, clear, entry, bytes, &answers)
+    let mut answers = Answers::new();
+    loop {
+        let judged = judge(context, clear, entry, bytes, &answers)?;
+        let Verdict::Ask(names) = judged.verdict else { return Ok(judged) };
+        // Rare, and large as a future: boxed, so that every other read need not carry it.
+        answers.extend(Box::pin(ask(context, names)).await?);
+    }
 }
 
 impl Judged {
