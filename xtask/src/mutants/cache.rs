@@ -6,7 +6,6 @@ const CLAIM: &str = "crates/larder/src/cache/claim.rs";
 const FETCH: &str = "crates/larder/src/cache/fetch.rs";
 const FILL: &str = "crates/larder/src/cache/fill.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
-const TAG: &str = "crates/larder/src/cache/tag.rs";
 const UNFENCED: &str = "crates/larder/src/cache/unfenced.rs";
 const VERDICT: &str = "crates/larder/src/cache/verdict.rs";
 const BEGIN_FILL: &str = "crates/larder/src/store/redis/lua/begin_fill.lua";
@@ -140,11 +139,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[test("cache", "an_invalidated_tag_voids_all_that_carry_it_and_nothing_else")],
     ),
     mutant(
-        "an empty string is something",
-        &[switched(VERDICT, "bytes.is_empty()", "false")],
-        &[test("verdict", "an_empty_string_is_a_missing_key")],
-    ),
-    mutant(
         "a known absence is loaded again",
         &[within(
             FILL,
@@ -201,11 +195,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a value that is not to be stored is stored",
         &[switched(FILL, "choices.unstored", "false")],
         &[test("loader", "what_is_not_to_be_stored_is_returned_to_all_who_wait")],
-    ),
-    mutant(
-        "any number of tags is carried",
-        &[switched(TAG, "tags.len() > MOST_TAGS", "false")],
-        &[test("load", "tags_that_cannot_be_carried_are_refused_before_anything_is_loaded")],
     ),
     mutant(
         "bare JSON that was read before a write is stored after it",

@@ -9,9 +9,21 @@ const NETWORK: &str = "crates/larder/src/store/redis/network.rs";
 const NODE: &str = "crates/larder/src/store/redis/node.rs";
 
 const HANGING: Test = test("connection", "a_hanging_server_costs_the_timeout_and_then_nothing");
-const RESTARTED: Test = test("connection", "after_a_restart_the_connection_comes_back_by_itself");
 
 pub(super) const MUTANTS: &[Mutant] = &[
+    mutant(
+        "a script that the server forgot is an error",
+        &[within(
+            NETWORK,
+            "Err(Failure::NoScript) => ",
+            [
+                "self.try_run(name, &script.by_source(keys, arguments), replay).await",
+                "Err::<Value, Failure>(Failure::NoScript)",
+            ],
+            ",",
+        )],
+        &[test("commands", "a_script_that_the_server_forgot_is_sent_again")],
+    ),
     mutant(
         "heartbeats that go unanswered are not counted",
         &[within(LINK, "if ", ["missed == 2", "false"], " {")],
@@ -25,11 +37,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "State::Down(_) => false,\n            State::Closed => true,",
         )],
         &[HANGING],
-    ),
-    mutant(
-        "a broken connection is not noticed",
-        &[switched(LINK, "on_break.notify_one();", "")],
-        &[RESTARTED],
     ),
     mutant(
         "a dial that failed is repeated without a pause",
@@ -58,45 +65,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[test("connection", "a_slot_that_moves_is_followed_while_it_moves")],
     ),
     mutant(
-        "a slot that moved leaves the near tiers",
-        &[switched(CLUSTER, "tracking.listener.all_changed();", "")],
-        &[test("coherence", "a_slot_that_moves_to_another_node_leaves_nothing_stale")],
-    ),
-    mutant(
-        "a script that the server forgot is an error",
-        &[within(
-            NETWORK,
-            "",
-            [
-                "self.try_run(name, &whole, replay).await",
-                "{ drop(whole); Err::<Value, Failure>(Failure::NoScript) }",
-            ],
-            ".map_err(",
-        )],
-        &[test("commands", "a_script_that_the_server_forgot_is_sent_again")],
-    ),
-    mutant(
-        "an error repeats what the server was sent",
-        &[switched(
-            ERROR,
-            "text.split(\", with args beginning\").next().unwrap_or_default().to_owned()",
-            "text",
-        )],
-        &[test("errors", "a_server_that_does_not_know_a_command_and_repeats_its_arguments")],
-    ),
-    mutant(
         "a server out of memory is an unknown error",
         &[switched(ERROR, "has(\"OOM\")", "false")],
         &[test("errors", "a_server_out_of_memory")],
-    ),
-    mutant(
-        "a missing permission is an unknown error",
-        &[switched(
-            ERROR,
-            "has(\"NOPERM\") || NO_PERMISSION.iter().any(|said| detail.contains(said))",
-            "false",
-        )],
-        &[test("errors", "a_user_who_may_not")],
     ),
     mutant(
         "a wrong password is an unknown error",

@@ -69,8 +69,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the epoch is not replaced",
         &[within(
             TAG,
-            ".renew_version(",
-            ["&self.context.keyspace.epoch()", "&self.context.keyspace.tag(&self.tag)"],
+            ".renew_version(&",
+            ["self.context.keyspace.epoch()", "self.context.keyspace.tag(&self.tag)"],
             ", ",
         )],
         &[test("void", "what_was_read_before_its_loaders_tag_was_invalidated_is_never_stored_after_it")],

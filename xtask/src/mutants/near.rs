@@ -7,9 +7,7 @@ const LINK: &str = "crates/larder/src/store/redis/link.rs";
 const LOCAL: &str = "crates/larder/src/cache/local.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
 const TIER: &str = "crates/larder/src/near/tier.rs";
-const TRACKING: &str = "crates/larder/src/store/redis/tracking.rs";
 const TRUST: &str = "crates/larder/src/store/trust.rs";
-const VERSION: &str = "crates/larder/src/near/version.rs";
 
 const TICKET: Test = unit("near::tier::tests::what_changed_between_the_question_and_the_answer_is_not_kept");
 const PUSHED: Test = unit("near::changes::tests::a_change_reaches_the_tier_the_versions_and_who_waits");
@@ -84,32 +82,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[unit("store::trust::tests::a_broken_connection_ends_all_that_was_read_through_it")],
     ),
     mutant(
-        "trust counts from the answer to a heartbeat",
-        &[switched(LINK, "lane.renew(seen, sent);", "lane.renew(seen, lane.moment());")],
-        &[test("coherence", "pushes_that_come_late_are_not_waited_for_beyond_the_bound")],
-    ),
-    mutant(
         "a connection without tracking is trusted",
         &[switched(LINK, "seen.filter(|_| tracked && trusted)", "seen.filter(|_| trusted)")],
         &[test("near", "where_tracking_is_refused_nothing_is_kept_near_and_all_works")],
-    ),
-    mutant(
-        "a connection that breaks ends no trust",
-        &[switched(
-            TRACKING,
-            "                if let Some(seen) = seen {\n                    tracking.lanes.end(seen);\n                }",
-            "",
-        )],
-        &[test("near_race", "nor_does_it_where_the_tracked_connection_is_lost_in_the_middle")],
-    ),
-    mutant(
-        "a version is trusted for ever",
-        &[switched(
-            VERSION,
-            "self.0.get(name).filter(|known| lanes.believe(known.seen, now))",
-            "self.0.get(name)",
-        )],
-        &[SILENT],
     ),
     mutant(
         "a copy outlives its maximum age",
@@ -134,11 +109,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a copy's tags are not compared",
         &[switched(LOCAL, "tags_hold(&self.context, &more.tags)", "true")],
         &[OWN],
-    ),
-    mutant(
-        "a copy is served though its cache's version is not told of",
-        &[switched(LOCAL, "store.lanes().believe(more.clear_seen, now)", "store.now() > 0")],
-        &[test("near", "a_clear_is_seen_though_the_node_that_keeps_its_version_tells_nothing")],
     ),
     mutant(
         "what this process writes leaves its own copy",

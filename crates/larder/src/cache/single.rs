@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::fetch::Fetch;
 use super::kept::{Found, Kept};
 use super::tag::{self, TagSnapshot};
-use super::verdict::{Answers, Judged, Verdict, ask, judge_start};
+use super::verdict::{Answers, Verdict, ask, judge_start};
 use super::{Cache, Entry, Source, builder};
 use crate::call::Call;
 use crate::envelope::TagVersion;
