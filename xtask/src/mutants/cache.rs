@@ -2,6 +2,7 @@
 
 use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within};
 
+const CLAIMS: &str = "crates/larder/src/background/claims.rs";
 const CLAIM: &str = "crates/larder/src/cache/claim.rs";
 const FETCH: &str = "crates/larder/src/cache/fetch.rs";
 const FILL: &str = "crates/larder/src/cache/fill.rs";
@@ -107,9 +108,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a claim is not renewed",
         &[switched(
-            CLAIM,
-            "let _ = tokio::time::timeout(patience, renewal).await;",
-            "drop((renewal, patience));",
+            CLAIMS,
+            "let _ = tokio::time::timeout(context.limits.response_timeout, renewal).await;",
+            "drop(renewal);",
         )],
         &[test("wire_format", "a_placeholder_and_a_lease_are_renewed_while_their_loader_runs")],
     ),
