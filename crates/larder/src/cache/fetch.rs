@@ -3,8 +3,8 @@
 //! Whether something may be served is decided in [`verdict`](super::verdict), and nowhere else. Here is read what it is
 //! decided on, the server is asked for what is not known, and what is served is decoded, once and last.
 //!
-//! A read repeats itself where an invalidation has left the queue while it was under way: its answer may be from before
-//! that invalidation was carried out, and the queue no longer says so.
+//! A read looks at the queue of invalidations before it is sent, too: its answer may be from before an invalidation that
+//! has left the queue when the answer arrives.
 
 use std::borrow::Cow;
 use std::pin::Pin;
