@@ -1,6 +1,6 @@
 //! Mistakes in locks.
 
-use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within};
+use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit};
 
 const fn failover(name: &'static str) -> Test {
     test("lock_failover", name)
@@ -132,7 +132,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "the deadline of a renewal counts from the answer",
-        &[within(
+        &[rebuilt(
             KEEPING,
             "Some(true) if holding.renewed(sent, ttl) => {}",
             "Some(true) if holding.renewed(holding.locks.context.clock.now(), ttl) => {}",
