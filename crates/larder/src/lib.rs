@@ -82,9 +82,9 @@ pub use write::{OrQueue, WriteCall, WriteOutcome};
 
 // The cache
 pub use cache::{
-    Cache, CacheBuilder, Entry, EntryVersion, Explanation, Foreign, Load, LoadEntry, LoadError, LoadMany,
-    Loading, NearVerdict, OnceError, ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored, Tag,
-    TagSnapshot, WhenAbandoned,
+    Cache, CacheBuilder, Entry, EntryVersion, Explanation, Foreign, HoldsError, IsError, IsText, Load,
+    LoadEntry, LoadError, LoadMany, LoaderError, LoaderFailure, Loading, NearVerdict, OnceError,
+    ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored, Tag, TagSnapshot, WhenAbandoned,
 };
 pub use key::{CacheKey, Displayed, KeyText};
 pub use near::Near;

@@ -13,6 +13,14 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[derive(Debug, PartialEq)]
 struct Down;
 
+impl std::error::Error for Down {}
+
+impl std::fmt::Display for Down {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the origin is down")
+    }
+}
+
 fn caches(larder: &Larder) -> Vec<(&'static str, Cache<User>)> {
     let build = |name: &str| larder.cache::<User>(name).ttl(HOUR).stale_for(HOUR);
     vec![

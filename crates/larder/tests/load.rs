@@ -257,6 +257,14 @@ async fn a_value_whose_encoding_panics_is_returned_and_the_next_call_loads() {
 #[derive(Debug, PartialEq)]
 struct NoSuchRow(u32);
 
+impl std::error::Error for NoSuchRow {}
+
+impl std::fmt::Display for NoSuchRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "no row {}", self.0)
+    }
+}
+
 #[tokio::test]
 async fn a_failing_loader_fails_all_that_waited_and_the_next_call_loads() {
     for (store, larder) in each_store().await {

@@ -427,6 +427,14 @@ async fn a_load_that_nobody_waits_for_ends_and_is_stored_otherwise() {
 #[derive(Debug, PartialEq)]
 struct NoSuchRow(u32);
 
+impl std::error::Error for NoSuchRow {}
+
+impl std::fmt::Display for NoSuchRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "no row {}", self.0)
+    }
+}
+
 #[tokio::test]
 async fn who_joined_a_load_of_another_error_type_can_match_its_error() {
     for (store, larder) in each_store().await {
@@ -456,7 +464,56 @@ async fn who_joined_a_load_of_another_error_type_can_match_its_error() {
         let LoadError::Foreign(foreign) = error else { panic!("{store}: {error:?}") };
         assert_eq!(foreign.downcast_ref::<NoSuchRow>(), Some(&NoSuchRow(7)), "{store}");
         assert!(foreign.downcast_ref::<ParseIntError>().is_none(), "{store}");
+        assert!(foreign.to_string().contains(&NoSuchRow(7).to_string()), "{store}: {foreign}");
     }
+}
+
+/// An error with a cause that its own text does not show.
+#[derive(Debug)]
+struct Wrapped(ParseIntError);
+
+impl std::fmt::Display for Wrapped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no number")
+    }
+}
+
+impl std::error::Error for Wrapped {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+fn wrapped() -> Wrapped {
+    Wrapped("seven".parse::<u32>().unwrap_err())
+}
+
+#[tokio::test]
+async fn a_loaders_error_keeps_its_cause_whatever_its_type() {
+    use std::error::Error;
+    type Boxed = Box<dyn Error + Send + Sync>;
+    let larder = connect("memory:").await;
+    let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(60)).build().unwrap();
+    let cause = |error: &dyn Error| error.source().map(ToString::to_string);
+    let parse = wrapped().0.to_string();
+
+    let own = users.get_or_load("own", || async { Err(wrapped()) }).await.unwrap_err();
+    assert_eq!(
+        (own.to_string().as_str(), cause(&own)),
+        ("the loader failed: no number", Some(parse.clone()))
+    );
+    let boxed = users.get_or_load("boxed", || async { Err(Boxed::from(wrapped())) }).await.unwrap_err();
+    assert_eq!(
+        (boxed.to_string().as_str(), cause(&boxed)),
+        ("the loader failed: no number", Some(parse.clone()))
+    );
+    let shared: Arc<dyn Error + Send + Sync> = Arc::new(wrapped());
+    let shared = users.get_or_load("shared", || async { Err(shared) }).await.unwrap_err();
+    assert_eq!(cause(&shared), Some(parse.clone()));
+    let text = users.get_or_load("text", || async { Err("too bad") }).await.unwrap_err();
+    assert_eq!((text.to_string().as_str(), cause(&text)), ("the loader failed: too bad", None));
+    let many = users.get_or_load_many([1u32], |_| async { Err::<Vec<(u32, User)>, _>(wrapped()) }).await;
+    assert_eq!(cause(&many.unwrap_err()), Some(parse));
 }
 
 // ---- Many at once --------------------------------------------------------------------------------------------------

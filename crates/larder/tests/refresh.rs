@@ -19,6 +19,14 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[derive(Debug, PartialEq)]
 struct DatabaseIsDown;
 
+impl std::error::Error for DatabaseIsDown {}
+
+impl std::fmt::Display for DatabaseIsDown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the database is down")
+    }
+}
+
 fn users(larder: &Larder) -> Cache<User> {
     larder.cache("user").ttl(HOUR).stale_for(HOUR).build().unwrap()
 }

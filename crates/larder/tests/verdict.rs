@@ -174,6 +174,6 @@ async fn a_load_whose_key_changes_at_each_attempt_ends_after_some() {
     // A begin an attempt, and for a claim that was lost one request to take it away.
     let asked = server.calls("evalsha") - before;
     assert!(asked <= 5 * 20, "{asked} scripts for five loads");
-    drop(stop.send(()));
+    let _ = stop.send(());
     assert!(changes.join().unwrap() > 100);
 }

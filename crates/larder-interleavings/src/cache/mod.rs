@@ -15,6 +15,9 @@ mod flight;
 #[allow(dead_code, reason = "no loader runs here")]
 #[path = "../../../larder/src/cache/nesting.rs"]
 mod nesting;
+#[allow(dead_code, unreachable_pub, reason = "no loader fails here")]
+#[path = "../../../larder/src/cache/thrown.rs"]
+mod thrown;
 #[allow(dead_code, reason = "the scenarios do not refresh through every door")]
 #[path = "../../../larder/src/cache/unfenced.rs"]
 mod unfenced;

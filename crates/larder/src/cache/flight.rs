@@ -4,7 +4,6 @@
 //! or could carry, detaches it: those who wait already still get its value, those who come later start anew. That is what makes
 //! a load that starts after a `delete` returned see nothing older than the delete.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +11,13 @@ use std::time::Duration;
 use super::kept::Kept;
 use super::nesting::Node;
 use super::sync::{Mutex, MutexGuard, PoisonError, watch};
+use super::thrown::Thrown;
 
 /// Why a flight has no value.
 #[derive(Clone)]
 pub(super) enum Failure {
     /// The loader's own error, of whatever type.
-    Loader(Arc<dyn Any + Send + Sync>),
+    Loader(Thrown),
     /// The message of a panic, the loader's or that of the value's encoding.
     Panicked(Arc<str>),
     /// The loader ran for as long as it may.

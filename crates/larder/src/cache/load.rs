@@ -24,6 +24,7 @@ use super::kept::{Entry, Found, Kept, NearCopy};
 use super::load_error::LoadError;
 use super::loader::{Loader, erased};
 use super::loading::Loading;
+use super::thrown::LoaderError;
 use super::{Cache, tag};
 use crate::call::timer;
 use crate::error::{Error, Result};
@@ -69,7 +70,7 @@ where
     /// # Cancel safety
     ///
     /// A dropped call leaves the load running for others, and its value is stored.
-    pub fn get_or_load<K: CacheKey, F, Fut, E>(
+    pub fn get_or_load<K: CacheKey, F, Fut, E, Sort>(
         &self,
         key: K,
         loader: F,
@@ -77,7 +78,7 @@ where
     where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Send + Sync + 'static,
+        E: LoaderError<Sort>,
     {
         let start = move || erased(move |_| async move { loader().await.map(Some) });
         self.load(key, start, Kind { optional: false, open_tags: false, reason: Reason::Missing })
@@ -95,7 +96,7 @@ where
     /// # Cancel safety
     ///
     /// As [`get_or_load`](Self::get_or_load).
-    pub fn get_or_load_with<K: CacheKey, F, Fut, E>(
+    pub fn get_or_load_with<K: CacheKey, F, Fut, E, Sort>(
         &self,
         key: K,
         loader: F,
@@ -103,7 +104,7 @@ where
     where
         F: FnOnce(Loading<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Send + Sync + 'static,
+        E: LoaderError<Sort>,
     {
         let start = move || erased(move |loading| async move { loader(loading).await.map(Some) });
         self.load(key, start, Kind { optional: false, open_tags: true, reason: Reason::Missing })
@@ -137,7 +138,7 @@ where
     /// # Cancel safety
     ///
     /// As [`get_or_load`](Self::get_or_load).
-    pub fn get_or_load_optional<K: CacheKey, F, Fut, E>(
+    pub fn get_or_load_optional<K: CacheKey, F, Fut, E, Sort>(
         &self,
         key: K,
         loader: F,
@@ -145,7 +146,7 @@ where
     where
         F: FnOnce(Loading<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
-        E: Send + Sync + 'static,
+        E: LoaderError<Sort>,
     {
         let start = move || erased(loader);
         self.load(key, start, Kind { optional: true, open_tags: true, reason: Reason::Missing })
@@ -167,7 +168,7 @@ where
     /// # Cancel safety
     ///
     /// As [`get_or_load`](Self::get_or_load).
-    pub fn refresh<K: CacheKey, F, Fut, E>(
+    pub fn refresh<K: CacheKey, F, Fut, E, Sort>(
         &self,
         key: K,
         loader: F,
@@ -175,7 +176,7 @@ where
     where
         F: FnOnce(Loading<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Send + Sync + 'static,
+        E: LoaderError<Sort>,
     {
         let start = move || erased(move |loading| async move { loader(loading).await.map(Some) });
         self.load(key, start, Kind { optional: false, open_tags: true, reason: Reason::Forced })

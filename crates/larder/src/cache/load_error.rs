@@ -1,6 +1,5 @@
 //! Why a load has no value.
 
-use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +7,7 @@ use std::time::Duration;
 
 use super::flight::Failure;
 use super::nesting::Cycle;
+use super::thrown::{Foreign, LoaderFailure};
 use crate::error::{Error, ErrorKind};
 
 /// Why a load has no value.
@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind};
 #[non_exhaustive]
 pub enum LoadError<E> {
     /// The loader failed.
-    Loader(Arc<E>),
+    Loader(LoaderFailure<E>),
     /// The loader panicked, with this message. The panic went no further.
     Panicked(Arc<str>),
     /// The loader that this call waited for was another call's, and failed with this error of another type.
@@ -28,34 +28,6 @@ pub enum LoadError<E> {
     /// larder itself: the call timed out, the key is too long, the `Larder` was closed. An outage of the server is not
     /// among them: the loader runs all the same.
     Larder(Error),
-}
-
-/// The error of a loader whose callers use another type of error: matched by asking for that type.
-///
-/// ```
-/// # fn show(error: larder::LoadError<std::io::Error>) {
-/// if let larder::LoadError::Foreign(error) = error {
-///     if let Some(parse) = error.downcast_ref::<std::num::ParseIntError>() {
-///         println!("the other caller could not parse: {parse}");
-///     }
-/// }
-/// # }
-/// ```
-#[derive(Clone)]
-pub struct Foreign(pub(super) Arc<dyn Any + Send + Sync>);
-
-impl Foreign {
-    /// The error, if it is a `T`.
-    #[must_use]
-    pub fn downcast_ref<T: Any>(&self) -> Option<&T> {
-        self.0.downcast_ref()
-    }
-}
-
-impl fmt::Debug for Foreign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Foreign")
-    }
 }
 
 impl<E> Clone for LoadError<E> {
@@ -79,9 +51,9 @@ impl<E> From<Error> for LoadError<E> {
 impl<E: Send + Sync + 'static> From<Failure> for LoadError<E> {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Loader(error) => match error.downcast() {
+            Failure::Loader(error) => match error.of() {
                 Ok(error) => Self::Loader(error),
-                Err(error) => Self::Foreign(Foreign(error)),
+                Err(error) => Self::Foreign(error),
             },
             Failure::Panicked(message) => Self::Panicked(message),
             Failure::TimedOut(timeout) => Self::Larder(Error::new(
@@ -111,27 +83,27 @@ impl<E> From<Cycle> for LoadError<E> {
     }
 }
 
-impl<E: fmt::Display> fmt::Display for LoadError<E> {
+impl<E: Send + Sync + 'static> fmt::Display for LoadError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // In the alternate form, in which anyhow's errors show their whole chain.
-            Self::Loader(error) => write!(f, "the loader failed: {error:#}"),
+            Self::Loader(error) => write!(f, "the loader failed: {error}"),
             Self::Panicked(message) => write!(f, "the loader panicked: {message}"),
-            Self::Foreign(_) => f.write_str("another caller's loader failed with an error of another type"),
+            Self::Foreign(error) => write!(f, "another caller's loader failed: {error}"),
             Self::Cycle(circle) => write!(f, "a load would wait for itself: {circle}"),
             Self::Larder(error) => error.fmt(f),
         }
     }
 }
 
-/// For any error that can be shown, also those that are no `Error` themselves, as `anyhow::Error` and boxed errors. So the
-/// loader's error is no `source` here: [`loader`](Self::loader) gives it.
-impl<E: fmt::Debug + fmt::Display> StdError for LoadError<E> {
+/// This error shows the text of the loader's own, so the `source` is what lies behind that one. It is there for any
+/// error a loader may fail with, also those that are no `Error` themselves, as `anyhow::Error` and boxed errors.
+impl<E: fmt::Debug + Send + Sync + 'static> StdError for LoadError<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            // This error shows the same text: what lies behind it comes next.
             Self::Larder(error) => error.source(),
-            Self::Loader(_) | Self::Panicked(_) | Self::Foreign(_) | Self::Cycle(_) => None,
+            Self::Loader(error) => error.cause(),
+            Self::Foreign(error) => error.cause(),
+            Self::Panicked(_) | Self::Cycle(_) => None,
         }
     }
 }

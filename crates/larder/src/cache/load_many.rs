@@ -13,11 +13,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::IntoFuture;
 use std::hash::Hash;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,6 +30,7 @@ use super::kept::{Found, Kept};
 use super::load_error::LoadError;
 use super::loading::Choices;
 use super::nesting::{Loads, Wait, is_nested, scope, wait_for};
+use super::thrown::{LoaderError, Thrown};
 use super::wait::pause;
 use super::{Cache, tag};
 use crate::error::{Error, Result};
@@ -84,20 +86,37 @@ where
     /// # Cancel safety
     ///
     /// As [`get_or_load`](Self::get_or_load).
-    pub fn get_or_load_many<K, F, Fut, I, E>(
+    pub fn get_or_load_many<K, F, Fut, I, E, Kind>(
         &self,
         keys: impl IntoIterator<Item = K>,
         loader: F,
-    ) -> LoadMany<'_, V, K, F>
+    ) -> LoadMany<'_, V, K, E>
     where
         K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
         F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<I, E>> + Send + 'static,
         I: IntoIterator<Item = (K, V)> + 'static,
-        E: Send + Sync + 'static,
+        E: LoaderError<Kind>,
     {
         let keys = keys.into_iter().map(|key| Ok((self.entry(&key)?, key))).collect();
-        LoadMany { cache: self, keys, loader, expiry: None, tags: Vec::new(), timeout: None }
+        let loader = move |missing| -> BoxFuture<'static, _> {
+            let loading = loader(missing);
+            Box::pin(async move {
+                match loading.await {
+                    Ok(values) => Ok(values.into_iter().collect()),
+                    Err(error) => Err(Failure::Loader(Thrown::new(error))),
+                }
+            })
+        };
+        LoadMany {
+            cache: self,
+            keys,
+            loader: Arc::new(loader),
+            expiry: None,
+            tags: Vec::new(),
+            timeout: None,
+            error: PhantomData,
+        }
     }
 }
 
@@ -105,16 +124,21 @@ where
 ///
 /// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
 #[must_use = "nothing is loaded before this is awaited"]
-pub struct LoadMany<'a, V, K, F> {
+pub struct LoadMany<'a, V, K, E> {
     cache: &'a Cache<V>,
     keys: Result<Vec<(Name, K)>>,
-    loader: F,
+    loader: ManyLoader<V, K>,
     expiry: Option<Expiry>,
     tags: Vec<String>,
     timeout: Option<Duration>,
+    error: PhantomData<fn() -> E>,
 }
 
-impl<V, K, F> LoadMany<'_, V, K, F> {
+/// A loader of many, whatever its own types.
+type ManyLoader<V, K> =
+    Arc<dyn Fn(Vec<K>) -> BoxFuture<'static, Result<HashMap<K, V>, Failure>> + Send + Sync>;
+
+impl<V, K, E> LoadMany<'_, V, K, E> {
     /// How long the loaded values are kept, in place of the cache's time to live.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.expiry = Some(Expiry::After(ttl));
@@ -134,13 +158,10 @@ impl<V, K, F> LoadMany<'_, V, K, F> {
     }
 }
 
-impl<'a, V, K, F, Fut, I, E> IntoFuture for LoadMany<'a, V, K, F>
+impl<'a, V, K, E> IntoFuture for LoadMany<'a, V, K, E>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
-    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<I, E>> + Send + 'static,
-    I: IntoIterator<Item = (K, V)> + 'static,
     E: Send + Sync + 'static,
 {
     type Output = Result<Vec<Option<V>>, LoadError<E>>;
@@ -184,13 +205,10 @@ struct Led<V, K> {
     found: Option<Found<V>>,
 }
 
-impl<V, K, F, Fut, I, E> LoadMany<'_, V, K, F>
+impl<V, K, E> LoadMany<'_, V, K, E>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
-    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<I, E>> + Send + 'static,
-    I: IntoIterator<Item = (K, V)> + 'static,
     E: Send + Sync + 'static,
 {
     async fn run(self) -> Result<Vec<Option<V>>, LoadError<E>> {
@@ -199,7 +217,6 @@ where
         cache.context.store()?;
         cache.expiry(expiry)?;
         let tags = Tags { named: tag::checked(tags, cache.policy.encoder.format())?, open: false };
-        let loader = Arc::new(loader);
 
         let names: Vec<Name> = keys.iter().map(|(name, _)| name.clone()).collect();
         let mut away = false;
@@ -312,14 +329,10 @@ where
 }
 
 /// Loads keys in turns.
-async fn load_in_turns<V, K, F, Fut, I, E>(mut led: Vec<Led<V, K>>, loader: Arc<F>)
+async fn load_in_turns<V, K>(mut led: Vec<Led<V, K>>, loader: ManyLoader<V, K>)
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
-    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<I, E>> + Send + 'static,
-    I: IntoIterator<Item = (K, V)> + 'static,
-    E: Send + Sync + 'static,
 {
     while !led.is_empty() {
         let rest = led.split_off(led.len().min(MOST_LOADED));
@@ -336,14 +349,10 @@ async fn few_at_once<T: Future>(futures: Vec<T>) -> Vec<T::Output> {
 }
 
 /// Claims all keys, loads together what could be claimed, and has the others waited for meanwhile.
-async fn load_led<V, K, F, Fut, I, E>(led: Vec<Led<V, K>>, loader: Arc<F>)
+async fn load_led<V, K>(led: Vec<Led<V, K>>, loader: ManyLoader<V, K>)
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
-    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<I, E>> + Send + 'static,
-    I: IntoIterator<Item = (K, V)> + 'static,
-    E: Send + Sync + 'static,
 {
     let claims = led.into_iter().map(|Led { key, fill, leader, found }| async move {
         let claimed = fill.claim(found, Meanwhile::Return).await;
@@ -365,24 +374,20 @@ where
         let context = first.cache.context.clone();
         context.loads.spawn(wait_elsewhere(elsewhere, loader.clone()));
     }
-    load_together(mine, &*loader).await;
+    load_together(mine, &loader).await;
 }
 
 /// Waits for the loads of other processes, and loads what comes to nothing there.
-async fn wait_elsewhere<V, K, F, Fut, I, E>(elsewhere: Vec<(K, Fill<V>, Leader<V>)>, loader: Arc<F>)
+async fn wait_elsewhere<V, K>(elsewhere: Vec<(K, Fill<V>, Leader<V>)>, loader: ManyLoader<V, K>)
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
-    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<I, E>> + Send + 'static,
-    I: IntoIterator<Item = (K, V)> + 'static,
-    E: Send + Sync + 'static,
 {
     let others = join_all(elsewhere.into_iter().map(|(key, fill, leader)| {
         let loader = loader.clone();
         async move {
             match fill.claim(None, Meanwhile::Wait).await {
-                Claimed::Right(right) => load_together(vec![(key, fill, leader, right)], &*loader).await,
+                Claimed::Right(right) => load_together(vec![(key, fill, leader, right)], &loader).await,
                 Claimed::Answered(answer) => leader.finish(Ok(answer)),
                 Claimed::Elsewhere => leader.finish(Err(Failure::Again)),
                 Claimed::Failed(failure) => leader.finish(Err(failure)),
@@ -395,14 +400,10 @@ where
 type Claimant<V, K> = (K, Fill<V>, Leader<V>, Right<V>);
 
 /// One call of the loader for keys that are claimed.
-async fn load_together<V, K, F, Fut, I, E>(claimed: Vec<Claimant<V, K>>, loader: &F)
+async fn load_together<V, K>(claimed: Vec<Claimant<V, K>>, loader: &ManyLoader<V, K>)
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
-    F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<I, E>> + Send + 'static,
-    I: IntoIterator<Item = (K, V)> + 'static,
-    E: Send + Sync + 'static,
 {
     let Some((_, first, ..)) = claimed.first() else { return };
     let cache = first.cache.clone();
@@ -412,12 +413,7 @@ where
     let started = Instant::now();
     let keys: Vec<K> = claimed.iter().map(|(key, ..)| key.clone()).collect();
     let loads: Loads = leaders.iter().map(|leader| leader.node().clone()).collect();
-    let run = scope(loads, async {
-        match loader(keys).await {
-            Ok(values) => Ok(values.into_iter().collect::<HashMap<K, V>>()),
-            Err(error) => Err(Failure::Loader(Arc::new(error))),
-        }
-    });
+    let run = scope(loads, async { loader(keys).await });
     let loaded = tokio::select! {
         biased;
         loaded = first.bounded_load(run) => loaded,
@@ -438,7 +434,7 @@ where
     few_at_once(landings).await;
 }
 
-impl<V, K, F> fmt::Debug for LoadMany<'_, V, K, F> {
+impl<V, K, E> fmt::Debug for LoadMany<'_, V, K, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoadMany")
             .field("expiry", &self.expiry)

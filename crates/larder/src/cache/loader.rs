@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use super::flight::Failure;
 use super::loading::Loading;
 use super::nesting::scope;
+use super::thrown::{LoaderError, Thrown};
 
 type Run<V> = dyn FnOnce(Loading<V>) -> BoxFuture<'static, Result<Option<V>, Failure>> + Send;
 
@@ -31,17 +32,17 @@ impl<V> fmt::Debug for Loader<V> {
 }
 
 /// A loader of one error type, made into one of any.
-pub(super) fn erased<V, F, Fut, E>(loader: F) -> Loader<V>
+pub(super) fn erased<V, F, Fut, E, Kind>(loader: F) -> Loader<V>
 where
     V: Send + Sync + 'static,
     F: FnOnce(Loading<V>) -> Fut + Send + 'static,
     Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
-    E: Send + Sync + 'static,
+    E: LoaderError<Kind>,
 {
     Loader(Box::new(move |loading| {
         let run: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
             let loaded = loader(loading).await;
-            loaded.map_err(|error| Failure::Loader(Arc::new(error) as Arc<dyn Any + Send + Sync>))
+            loaded.map_err(|error| Failure::Loader(Thrown::new(error)))
         });
         run
     }))

@@ -25,6 +25,7 @@ mod once;
 mod single;
 mod sync;
 mod tag;
+mod thrown;
 mod unfenced;
 mod verdict;
 mod wait;
@@ -54,13 +55,14 @@ use flight::Flights;
 use kept::NearCopy;
 pub use kept::{Entry, Source};
 pub use load::{Load, LoadEntry};
-pub use load_error::{Foreign, LoadError};
+pub use load_error::LoadError;
 pub use load_many::LoadMany;
 pub use loading::Loading;
 pub use many::SetMany;
 pub use once::{OnceError, RunOnce};
 pub use single::Set;
 pub use tag::{Tag, TagSnapshot};
+pub use thrown::{Foreign, HoldsError, IsError, IsText, LoaderError, LoaderFailure};
 use unfenced::{Records, UnfencedWrite};
 
 /// How long a version is kept at least: it must outlive every entry that carries it.
