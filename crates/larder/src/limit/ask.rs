@@ -295,7 +295,7 @@ impl RateLimiter {
             self.give_back_later(name, &old.plan, old.stamp, old.left);
         }
         let end = LeaseEnd { limiter: self.clone(), known: known.clone(), name: name.clone(), stamp };
-        self.inner.context.timers.spawn(async move {
+        self.inner.context.background.spawn_until_close(async move {
             tokio::time::sleep(rest).await;
             drop(end);
         });

@@ -48,6 +48,11 @@ impl Hosts {
         Self { home, callers: None, meter: ConnectionMeter::new(), reconnects }
     }
 
+    /// Whether these are connections of the background.
+    pub(super) fn is_background(&self) -> bool {
+        self.callers.is_none()
+    }
+
     pub(super) fn home(&self) -> &Handle {
         &self.home
     }
@@ -79,7 +84,7 @@ impl Hosts {
         runtime.id() == self.home.id()
     }
 
-    /// Whether a runtime runs: one that is blocked, that nobody polls, or that has ended does not.
+    /// Whether a runtime runs: one that is blocked, never polled, or ended does not.
     pub(super) async fn runs(&self, runtime: &Handle) -> bool {
         if self.is_home(runtime) {
             return true;

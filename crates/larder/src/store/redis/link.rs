@@ -138,9 +138,11 @@ impl Link {
 
     /// As [`live`](Self::live), but not the connection `failed`, which its caller saw break.
     pub(super) async fn live_after(&self, failed: Option<&Live>) -> Result<Live> {
-        self.login.hosts.remember_caller();
         let usable =
             |live: &Live| self.is_current(live) && failed.is_none_or(|failed| failed.number != live.number);
+        if !matches!(&*self.state.borrow(), State::Up(live) if usable(live)) {
+            self.login.hosts.remember_caller();
+        }
         let mut state = self.state.subscribe();
         let settled = state.wait_for(|state| match state {
             State::Dialling => false,
@@ -253,7 +255,11 @@ impl Supervisor {
 
     /// What the connection is for, as events name it.
     fn role(&self) -> &'static str {
-        if self.lane.is_some() { "tracking" } else { "commands" }
+        match self.lane {
+            Some(_) => "tracking",
+            None if self.login.hosts.is_background() => "background",
+            None => "commands",
+        }
     }
 
     async fn dial_until_up(
