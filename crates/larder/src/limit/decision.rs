@@ -75,7 +75,7 @@ impl Decision {
         let granted = charged.granted > 0;
         Self {
             granted: charged.granted,
-            binding: plan.quota(charged.binding),
+            binding: charged.label.map_or_else(|| plan.quota(charged.binding), Quota::from_label),
             remaining: charged.remaining,
             retry_after: if granted { Duration::ZERO } else { Duration::from_micros(charged.wait) },
             reset_after: Duration::from_micros(charged.reset),

@@ -333,8 +333,15 @@ mod tests {
     use crate::store::limit::Charged;
 
     fn refusal(plan: &Plan, wait: u64) -> Decision {
-        let charged =
-            Charged { granted: 0, binding: 0, remaining: 3, wait, reset: 2 * wait, stamp: Stamp::default() };
+        let charged = Charged {
+            granted: 0,
+            binding: 0,
+            remaining: 3,
+            wait,
+            reset: 2 * wait,
+            stamp: Stamp::default(),
+            label: None,
+        };
         Decision::of(&"~limit.1:{/api:a}".into(), charged, plan, DecidedBy::Store)
     }
 

@@ -16,6 +16,7 @@ pub(super) struct LimitMeter {
     pub(super) refund: Instrument,
     pub(super) reserve: Instrument,
     pub(super) settle: Instrument,
+    pub(super) overrides: Instrument,
 }
 
 impl LimitMeter {
@@ -35,6 +36,7 @@ impl LimitMeter {
             refund: instrument("refund"),
             reserve: instrument("reserve"),
             settle: instrument("settle"),
+            overrides: instrument("override"),
         }
     }
 

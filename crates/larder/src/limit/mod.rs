@@ -15,6 +15,7 @@ mod local;
 mod many;
 mod meter;
 mod outage;
+mod overrides;
 #[cfg(test)]
 mod programs;
 mod quota;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::store::limit::{BUCKETS, Rule, Term};
+use crate::store::limit::{BUCKETS, Label, Rule, Term};
 
 /// Half of what a sum of the record can hold: as much again may be booked ahead.
 const LARGEST_LIMIT: u64 = i32::MAX as u64;
@@ -119,6 +119,34 @@ impl Quota {
     #[must_use]
     pub const fn window(self) -> Duration {
         self.window
+    }
+
+    /// What a store keeps of it beside a term: limit (4), window in microseconds (7), and how it counts (4).
+    pub(super) fn label(self) -> Label {
+        let method = match self.method {
+            Method::BySize => 0,
+            Method::Exact => u64::from(u32::MAX),
+            Method::Gcra { burst } => burst,
+        };
+        let window = u64::try_from(self.window.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        let parts = [(self.limit, 4), (window, 7), (method, 4)];
+        let bytes =
+            parts.into_iter().flat_map(|(number, bytes)| number.to_be_bytes().into_iter().skip(8 - bytes));
+        let mut label = Label::default();
+        label.iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
+        label
+    }
+
+    pub(super) fn from_label(label: Label) -> Self {
+        let number = |from: usize, bytes: usize| {
+            label.iter().skip(from).take(bytes).fold(0, |number, byte| number << 8 | u64::from(*byte))
+        };
+        let method = match number(11, 4) {
+            0 => Method::BySize,
+            burst if burst == u64::from(u32::MAX) => Method::Exact,
+            burst => Method::Gcra { burst },
+        };
+        Self { limit: number(0, 4), window: Duration::from_micros(number(4, 7)), method }
     }
 
     /// In the store's terms, or why it makes no sense.

@@ -5,6 +5,7 @@
 //! of the store's own clock, below 2^53, and a record's own time never goes back.
 
 use std::future::Future;
+use std::time::Duration;
 
 use super::AnyStore;
 use crate::error::Result;
@@ -136,6 +137,18 @@ pub(crate) struct Charged {
     pub(crate) reset: u64,
     /// What a refund names.
     pub(crate) stamp: Stamp,
+    /// What the program calls the term that bound, where an override decided.
+    pub(crate) label: Option<Label>,
+}
+
+/// What a program calls a term of an override. The store only keeps it.
+pub(crate) type Label = [u8; 15];
+
+/// Other terms for one key, for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Override {
+    pub(crate) terms: Vec<(Term, Label)>,
+    pub(crate) lasts: Duration,
 }
 
 /// Where something was charged: the store's time, and that of the first charge of the record that holds it. A record that
@@ -167,7 +180,13 @@ pub(crate) trait LimitStore: Send + Sync + 'static {
         stamp: Stamp,
     ) -> impl Future<Output = Result<u64>> + Send;
 
-    /// Forgets all that was charged; whether anything was.
+    /// Gives a key other terms for a while, in place of those of each request; without terms, ends that.
+    fn set_override(&self, name: &str, terms: &Override) -> impl Future<Output = Result<()>> + Send;
+
+    /// What a key's override is called, and how long it still lasts.
+    fn override_of(&self, name: &str) -> impl Future<Output = Result<Option<(Vec<Label>, Duration)>>> + Send;
+
+    /// Forgets all that was charged; whether anything was. An override stays.
     fn forget(&self, name: &str) -> impl Future<Output = Result<bool>> + Send;
 
     /// Which of 16 domains of failure the name belongs to: names that share one live or fail together, as nearly as is
@@ -196,6 +215,14 @@ impl LimitStore for AnyStore {
 
     async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp) -> Result<u64> {
         on_either!(self.refund(name, terms, permits, stamp))
+    }
+
+    async fn set_override(&self, name: &str, terms: &Override) -> Result<()> {
+        on_either!(self.set_override(name, terms))
+    }
+
+    async fn override_of(&self, name: &str) -> Result<Option<(Vec<Label>, Duration)>> {
+        on_either!(self.override_of(name))
     }
 
     async fn forget(&self, name: &str) -> Result<bool> {

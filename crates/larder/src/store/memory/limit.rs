@@ -1,8 +1,10 @@
 //! Limits on the embedded store.
 
+use std::time::Duration;
+
 use super::MemoryStore;
 use crate::error::Result;
-use crate::store::limit::{Charge, Charged, LimitStore, Stamp, Term};
+use crate::store::limit::{Charge, Charged, Label, LimitStore, Override, Stamp, Term};
 
 impl LimitStore for MemoryStore {
     async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged> {
@@ -15,6 +17,15 @@ impl LimitStore for MemoryStore {
 
     async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp) -> Result<u64> {
         Ok(self.limits.refund(name, terms, permits, stamp, self.now_micros()))
+    }
+
+    async fn set_override(&self, name: &str, terms: &Override) -> Result<()> {
+        self.limits.set_override(name, terms, self.now_micros());
+        Ok(())
+    }
+
+    async fn override_of(&self, name: &str) -> Result<Option<(Vec<Label>, Duration)>> {
+        Ok(self.limits.override_of(name, self.now_micros()))
     }
 
     async fn forget(&self, name: &str) -> Result<bool> {

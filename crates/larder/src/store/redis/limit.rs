@@ -1,13 +1,15 @@
 //! Limits on the server: each operation one script.
 
-use redis::{Value, cmd};
+use std::time::Duration;
+
+use redis::Value;
 
 use super::network::Network;
 use super::node::Replay;
 use super::slots::slot;
-use super::{RedisStore, flag, number, script, unexpected};
+use super::{RedisStore, flag, number, pair, script, unexpected};
 use crate::error::{Error, Result};
-use crate::store::limit::{BUCKETS, Charge, Charged, LimitStore, Rule, Stamp, Take, Term};
+use crate::store::limit::{BUCKETS, Charge, Charged, Label, LimitStore, Override, Rule, Stamp, Take, Term};
 
 /// A request in the scripts' own terms: numbers, big-endian, one after the other. One argument costs the server less than
 /// ten, and numbers less than their text.
@@ -34,6 +36,18 @@ impl Request {
     fn refund(terms: &[Term], permits: u64, stamp: Stamp) -> Self {
         let mut request = Self(Vec::with_capacity(19 + 10 * terms.len()));
         request.number(4, permits).number(7, stamp.when).number(7, stamp.born).terms(terms);
+        request
+    }
+
+    fn override_of(key: &Override) -> Self {
+        let terms: Vec<Term> = key.terms.iter().map(|(term, _)| *term).collect();
+        let mut request = Self(Vec::with_capacity(14 + 25 * terms.len()));
+        let span = u64::try_from(key.lasts.as_micros()).unwrap_or(u64::MAX);
+        request.number(7, span).number(7, lives(&terms));
+        for (term, label) in &key.terms {
+            request.number(6, term.unit()).number(4, term.limit);
+            request.0.extend_from_slice(label);
+        }
         request
     }
 
@@ -71,6 +85,12 @@ fn lives(terms: &[Term]) -> u64 {
 
 /// Reads charge.lua's answer.
 fn charged(answer: &[u8]) -> Option<Charged> {
+    // The lengths of a refusal, a grant and a turn, and a label behind.
+    let (answer, label) = match answer.len() {
+        38 | 45 | 52 => answer.split_at_checked(answer.len() - 15)?,
+        _ => (answer, &[][..]),
+    };
+    let label = Label::try_from(label).ok();
     let mut rest = answer;
     let mut number = |bytes: usize| {
         let (number, tail) = rest.split_at_checked(bytes)?;
@@ -85,7 +105,7 @@ fn charged(answer: &[u8]) -> Option<Charged> {
         // Only a turn that was booked has to be waited for.
         (Stamp { when: number(7)?, born: number(7)? }, number(7).unwrap_or(0))
     };
-    Some(Charged { granted, binding, remaining, wait, reset, stamp })
+    Some(Charged { granted, binding, remaining, wait, reset, stamp, label })
 }
 
 impl LimitStore for RedisStore {
@@ -134,10 +154,22 @@ impl LimitStore for RedisStore {
         number(&self.network.run_script(name, &script::REFUND, &[name], &[&request], Replay::Never).await?)
     }
 
+    async fn set_override(&self, name: &str, terms: &Override) -> Result<()> {
+        let request = Request::override_of(terms).0;
+        self.network.run_script(name, &script::OVERRIDE, &[name], &[&request], Replay::Safe).await.map(drop)
+    }
+
+    async fn override_of(&self, name: &str) -> Result<Option<(Vec<Label>, Duration)>> {
+        let answer = self.network.run_script(name, &script::OVERRIDE, &[name], &[], Replay::Safe).await?;
+        let (left, terms) = pair(answer)?;
+        let Value::BulkString(terms) = terms else { return Err(unexpected(&terms)) };
+        let labels = terms.chunks(25).filter_map(|term| Label::try_from(term.get(10..)?).ok()).collect();
+        let left = number(&left)?;
+        Ok((left > 0).then(|| (labels, Duration::from_micros(left))))
+    }
+
     async fn forget(&self, name: &str) -> Result<bool> {
-        let mut command = cmd("UNLINK");
-        command.arg(name);
-        flag(&self.network.run(name, &command, Replay::Never).await?)
+        flag(&self.network.run_script(name, &script::OVERRIDE, &[name], &[b"-"], Replay::Never).await?)
     }
 
     fn domain(&self, name: &str) -> usize {
@@ -157,6 +189,14 @@ pub(crate) mod raw {
     /// charge.lua and refund.lua.
     pub(crate) fn scripts() -> (&'static str, &'static str) {
         (script::CHARGE.source(), script::REFUND.source())
+    }
+
+    pub(crate) fn over() -> &'static str {
+        script::OVERRIDE.source()
+    }
+
+    pub(crate) fn over_request(key: &Override) -> Vec<u8> {
+        Request::override_of(key).0
     }
 
     pub(crate) fn together() -> &'static str {

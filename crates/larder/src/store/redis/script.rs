@@ -42,6 +42,7 @@ script!(
     "charge_any.lua",
     "together_end.lua"
 );
+script!(OVERRIDE, "override.lua", "limit.lua", "override_rest.lua");
 script!(REFUND, "refund.lua", "limit.lua", "refund_rest.lua");
 
 script!(ACQUIRE, "acquire.lua", "line.lua", "fence.lua", "acquire_waited_for.lua");

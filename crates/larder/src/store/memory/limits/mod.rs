@@ -17,8 +17,9 @@ mod records;
 mod track;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::store::limit::{BUCKETS, Charge, Charged, Rule, Stamp, Take, Term};
+use crate::store::limit::{BUCKETS, Charge, Charged, Label, Override, Rule, Stamp, Take, Term};
 use records::{Records, State};
 use track::Track;
 
@@ -65,6 +66,8 @@ impl Limits {
 
     pub(crate) fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp, clock: u64) -> u64 {
         let mut state = self.0.state();
+        let over = state.overridden(name, clock);
+        let terms = over.as_ref().map_or(terms, |over| &over.terms);
         let same = |record: &&mut Record| record.born == stamp.born && record.counts(terms);
         let Some(record) = state.get_mut(name).filter(same) else { return 0 };
         let (latest, now) = (record.latest, record.latest.max(clock));
@@ -76,24 +79,69 @@ impl Limits {
             .unwrap_or(0)
     }
 
+    pub(crate) fn set_override(&self, name: &str, key: &Override, clock: u64) {
+        let mut state = self.0.state();
+        state.overrides.retain(|_, over| over.until > clock);
+        let until = clock.saturating_add(u64::try_from(key.lasts.as_micros()).unwrap_or(u64::MAX));
+        let (terms, labels) = key.terms.iter().copied().unzip();
+        if key.terms.is_empty() {
+            state.overrides.remove(name);
+        } else {
+            state.overrides.insert(name.into(), Overridden { until, terms, labels });
+        }
+    }
+
+    pub(crate) fn override_of(&self, name: &str, clock: u64) -> Option<(Vec<Label>, Duration)> {
+        let over = self.0.state().overridden(name, clock)?;
+        Some((over.labels, Duration::from_micros(over.until - clock)))
+    }
+
     pub(crate) fn forget(&self, name: &str, clock: u64) -> bool {
         let forgotten = self.0.state().remove(name);
         forgotten.is_some_and(|record| record.expires(clock) > clock)
     }
 }
 
+/// Other terms of one key.
+#[derive(Debug, Clone)]
+struct Overridden {
+    until: u64,
+    terms: Vec<Term>,
+    labels: Vec<Label>,
+}
+
 impl State {
+    /// The override that holds now. One that has ended is removed.
+    fn overridden(&mut self, name: &str, clock: u64) -> Option<Overridden> {
+        if self.overrides.is_empty() {
+            return None;
+        }
+        let found = self.overrides.get(name)?;
+        if found.until > clock {
+            return Some(found.clone());
+        }
+        self.overrides.remove(name);
+        None
+    }
+
     /// Also whether a record was made.
     fn charge(&mut self, name: &str, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
+        let Some(over) = self.overridden(name, clock) else { return self.charge_by(name, charge, 0, clock) };
+        let charge = Charge { terms: &over.terms, ..charge };
+        let (charged, made) = self.charge_by(name, charge, over.until, clock);
+        (Charged { label: over.labels.get(charged.binding).copied(), ..charged }, made)
+    }
+
+    fn charge_by(&mut self, name: &str, charge: Charge<'_>, over: u64, clock: u64) -> (Charged, bool) {
         if let Some(kept) = self.get_mut(name) {
             let mut record = Some(std::mem::take(kept));
-            let (charged, _) = decide(&mut record, charge, clock);
+            let (charged, _) = decide(&mut record, charge, over, clock);
             *kept = record.unwrap_or_default();
             self.remove_ended(2, clock, Some(name));
             return (charged, false);
         }
         let mut record = None;
-        let (charged, wrote) = decide(&mut record, charge, clock);
+        let (charged, wrote) = decide(&mut record, charge, over, clock);
         let record = record.filter(|_| wrote);
         let made = record.is_some();
         if let Some(record) = record {
@@ -105,7 +153,9 @@ impl State {
 
 /// Decides on a copy where nothing may be written: quotas that changed are only converted for good by a charge. A refusal
 /// by other quotas keeps the record for as long as it says.
-fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
+///
+/// `over` is when the override ends that these terms are of: where its limit is below the cost, the cost has to wait for that.
+fn decide(kept: &mut Option<Record>, charge: Charge<'_>, over: u64, clock: u64) -> (Charged, bool) {
     let Charge { terms, take, cost, ahead, patience } = charge;
     let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
     let (mut record, cut) = match kept.as_ref() {
@@ -137,10 +187,11 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
     let mut granted = u64::try_from(most.max(0)).unwrap_or(u64::MAX).min(cost);
     let (mut when, mut wait) = (now.saturating_add(ahead), 0);
     if granted == 0 {
-        let mut last = 0;
+        let (mut last, mut never) = (0, false);
         for (place, ((term, track), total)) in terms.iter().zip(&record.tracks).zip(&before).enumerate() {
             if total.saturating_add(wanted) > term.limit {
-                let free = track.ready(wanted, term.limit, now);
+                never |= wanted > term.limit;
+                let free = if wanted > term.limit { over } else { track.ready(wanted, term.limit, now) };
                 if free > last {
                     (last, binding) = (free, place);
                 }
@@ -156,7 +207,7 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
         };
         let books = matches!(take, Take::All | Take::Turns { .. });
         // Nor is a turn booked where that would make a record for good that has lost some of what was charged.
-        if books && wait <= patience && !cut && terms.iter().all(reach) {
+        if books && wait <= patience && !cut && !never && terms.iter().all(reach) {
             // Whatever is free at that time goes to those who wait together.
             let free = terms
                 .iter()
@@ -186,7 +237,10 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, clock: u64) -> (Charged
         kept.kept_until = kept.kept_until.max(record.ends(now));
     }
     let stamp = if granted > 0 { Stamp { when, born } } else { Stamp::default() };
-    (Charged { granted, binding, remaining: limit.saturating_sub(total), wait, reset, stamp }, wrote)
+    (
+        Charged { granted, binding, remaining: limit.saturating_sub(total), wait, reset, stamp, label: None },
+        wrote,
+    )
 }
 
 impl Record {

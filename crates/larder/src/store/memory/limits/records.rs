@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::Record;
+use super::{Overridden, Record};
 
 /// Records that the task removes while it holds the lock.
 const STEP: usize = 1000;
@@ -28,6 +28,8 @@ pub(super) struct State {
     records: HashMap<Arc<str>, Record>,
     /// When which record may have ended, soonest first.
     ends: BinaryHeap<Reverse<(u64, Arc<str>)>>,
+    /// Keys with other terms, and until when.
+    pub(super) overrides: HashMap<Arc<str>, Overridden>,
     /// The task that removes, where it runs.
     removing: Option<AbortHandle>,
     /// The caller's clock when a record was made last, and the time of that.

@@ -8,7 +8,8 @@
 --   are to take at least (4)
 -- Reply: how much was granted (4), the term that bound, from 0 (1), what it has left (4), microseconds until all is back
 --   (7); then of a refusal the microseconds to wait (7), else the time that was charged (7), that of the record's first
---   charge (7), and where that is a turn the microseconds until it comes (7)
+--   charge (7), and where that is a turn the microseconds until it comes (7); and where an override decided, what the
+--   program calls the term that bound (15)
 -- What costs most here is calling the server, making functions, and making strings. So what nearly every request meets
 -- comes first, and alone: buckets and logs as they were left, all or nothing, now. charge_any.lua has the same rule for
 -- everything; tests hold both to it.

@@ -4,7 +4,7 @@ local take, ahead, patience, least = ALL, 0, 0, 1
 if ARGV[2] then
   take, ahead, patience, least = struct.unpack('>BI7I7I4', ARGV[2])
 end
-local terms = terms_from(5)
+local terms = terms_at(5)
 local tracks, same = tracks_for(terms)
 local translated = record and not same
 
@@ -132,12 +132,18 @@ else
   granted = room >= wanted and math.min(cost, granted) or 0
 end
 
-local when, wait = now + ahead, 0
+-- `never`: an override has a limit below the cost.
+local when, wait, never = now + ahead, 0, false
 if granted == 0 then
   local last = 0
   for place, term in ipairs(terms) do
     if tracks[place].total + wanted > term.limit then
-      local free = ready(tracks[place], term.limit, wanted)
+      local free = over
+      if wanted > term.limit then
+        never = true
+      else
+        free = ready(tracks[place], term.limit, wanted)
+      end
       if free > last then
         last, binding = free, place
       end
@@ -145,7 +151,7 @@ if granted == 0 then
   end
   wait = math.max(last - clock, 0)
   -- Nor is a turn booked where that would make a record for good that has lost some of what was charged.
-  if (take == ALL or take == TURNS) and wait <= patience and not cut then
+  if (take == ALL or take == TURNS) and wait <= patience and not cut and not never then
     granted, when = cost, math.max(last, now)
     -- Whatever is free at that time goes to those who wait together.
     for place, term in ipairs(take == TURNS and terms or {}) do
@@ -180,9 +186,10 @@ local remains = math.max(terms[binding].limit - tracks[binding].total, 0)
 if granted > 0 and take ~= LOOK then
   -- For as long as charge.lua counts on, from the record's own time; and a millisecond more where something lies ahead:
   -- what is left of this one is lost, and the time to live counts from before the script.
-  local lives = string.sub(ask, 6 + 10 * #terms) + math.ceil((now - clock) / 1000)
-  lives = math.max(lives, math.ceil((all_back - clock) / 1000) + 1)
-  redis.call('SET', KEYS[1], written(tracks), 'PX', string.format('%d', lives))
+  local lives = over > 0 and over_lives or string.sub(ask, 6 + 10 * #terms)
+  lives = lives + math.ceil((now - clock) / 1000)
+  lives = math.max(lives, math.ceil((math.max(all_back, over) - clock) / 1000) + 1)
+  redis.call('SET', KEYS[1], before_record() .. written(tracks), 'PX', string.format('%d', lives))
 elseif translated and take ~= LOOK then
   -- It was told how long this is refused. By the quotas that charged the record it may end sooner.
   local rest = math.ceil((all_back - clock) / 1000) + 1
@@ -190,9 +197,12 @@ elseif translated and take ~= LOOK then
     redis.call('PEXPIRE', KEYS[1], rest)
   end
 end
+local answer
 if granted == 0 then
-  return struct.pack('>I4BI4I7I7', 0, binding - 1, remains, all_back - clock, wait)
+  answer = struct.pack('>I4BI4I7I7', 0, binding - 1, remains, all_back - clock, wait)
 elseif wait == 0 then
-  return struct.pack('>I4BI4I7I7I7', granted, binding - 1, remains, all_back - clock, when, born)
+  answer = struct.pack('>I4BI4I7I7I7', granted, binding - 1, remains, all_back - clock, when, born)
+else
+  answer = struct.pack('>I4BI4I7I7I7I7', granted, binding - 1, remains, all_back - clock, when, born, wait)
 end
-return struct.pack('>I4BI4I7I7I7I7', granted, binding - 1, remains, all_back - clock, when, born, wait)
+return answer .. (terms[binding].label or '')

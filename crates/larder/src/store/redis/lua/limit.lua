@@ -14,6 +14,30 @@
 --     but the longest where a permit lies ahead
 -- All numbers are big-endian.
 local KIND, BUCKETS, MOST = 35184372088832, 60, { [0] = 65535, 4294967295 }
+-- What is before a record whose key has an override: 255 (1), the length of all this (2), until when (7), for how many
+-- milliseconds a record lives under it (7), how many terms (1), 12 zeros; and of each term its kind and width (6), its limit
+-- (4) and what the program calls it (15).
+local over, over_lives, over_terms = 0, 0, ''
+if record and string.byte(record, 1) == 255 then
+  local length
+  length, over, over_lives = struct.unpack('>I2I7I7', record, 2)
+  if over > clock then
+    over_terms = string.sub(record, 31, length)
+  else
+    over = 0
+  end
+  record = string.sub(record, length + 1)
+  if record == '' then
+    record = nil
+  end
+end
+local function before_record()
+  if over == 0 then
+    return ''
+  end
+  local head = struct.pack('>BI2I7I7B', 255, 30 + #over_terms, over, over_lives, #over_terms / 25)
+  return head .. string.rep('\0', 12) .. over_terms
+end
 local latest = record and struct.unpack('>I7', record, 2) or clock
 local born = record and struct.unpack('>I7', record, 9) or clock
 local now = clock > latest and clock or latest
@@ -26,6 +50,20 @@ local function terms_from(place)
     local unit, limit = struct.unpack('>I6I4', ask, place + 10 * term - 9)
     local width = unit % KIND
     terms[term] = { kind = math.min(math.floor(unit / KIND), 4), width = width, limit = limit }
+  end
+  return terms
+end
+
+-- The terms that hold for the key: those of its override, else the request's.
+local function terms_at(place)
+  if over == 0 then
+    return terms_from(place)
+  end
+  local terms = {}
+  for from = 1, #over_terms, 25 do
+    local unit, limit = struct.unpack('>I6I4', over_terms, from)
+    local kind, label = math.min(math.floor(unit / KIND), 4), string.sub(over_terms, from + 10, from + 24)
+    terms[#terms + 1] = { kind = kind, width = unit % KIND, limit = limit, label = label }
   end
   return terms
 end

@@ -4,7 +4,7 @@ local permits, when, first = struct.unpack('>I4I7I7', ask)
 if not record or born ~= first then
   return 0
 end
-local tracks, same = tracks_for(terms_from(19))
+local tracks, same = tracks_for(terms_at(19))
 if not same then
   return 0
 end
@@ -35,6 +35,6 @@ for _, track in ipairs(tracks) do
   most = math.max(most, back)
 end
 if most > 0 then
-  redis.call('SET', KEYS[1], written(tracks), 'KEEPTTL')
+  redis.call('SET', KEYS[1], before_record() .. written(tracks), 'KEEPTTL')
 end
 return most

@@ -1,0 +1,94 @@
+//! Limits of single keys, changed while programs run and stored on the server.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use larder::{ErrorKind, Quota};
+use larder_testkit::Server;
+use support::{each_pair, each_store, until};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[tokio::test]
+async fn a_key_with_an_override_has_its_limits_and_the_others_keep_theirs() {
+    for (store, larder) in each_store().await {
+        for own in [Quota::per_hour(10), Quota::per_hour(100)] {
+            let limiter = larder.rate_limiter(&format!("api{}", own.limit()), own).unwrap();
+            assert_eq!(limiter.check_n("ann", 4).await.unwrap().remaining(), own.limit() - 4);
+            for over in [
+                Quota::per_hour(50),
+                Quota::per_hour(6).exact(),
+                Quota::per_day(70_000),
+                Quota::per_hour(60).gcra(9),
+            ] {
+                limiter.override_key("ann", over, DAY).await.unwrap();
+                // What was charged counts on.
+                let most = if over == Quota::per_hour(60).gcra(9) { 9 } else { over.limit() };
+                assert_eq!(limiter.remaining("ann").await.unwrap(), most - 4, "{store} {over:?}");
+                let (quotas, left) = limiter.override_of("ann").await.unwrap().unwrap();
+                assert!(quotas == [over] && left > DAY - Duration::from_secs(60) && left <= DAY, "{store}");
+                assert_eq!(limiter.remaining("bob").await.unwrap(), own.limit(), "{store}");
+            }
+            limiter.override_key("ann", Quota::per_hour(6), DAY).await.unwrap();
+            let decision = limiter.check("ann").await.unwrap();
+            assert_eq!((decision.remaining(), decision.quota()), (1, Quota::per_hour(6)), "{store}");
+            assert_eq!(limiter.refund("ann", decision, 1).await.unwrap(), 1, "{store}");
+            assert!(limiter.check_n("ann", 2).await.unwrap().is_allowed());
+            let refused = limiter.check("ann").await.unwrap();
+            assert_eq!((refused.is_allowed(), refused.limit()), (false, 6), "{store}");
+            // More than the override's limit waits for its end.
+            let never = limiter.check_n("ann", 7).await.unwrap();
+            assert!(never.retry_after().unwrap() > DAY - Duration::from_secs(60), "{store}: {never:?}");
+            // A reset forgets what was charged, and not the override.
+            assert!(limiter.reset("ann").await.unwrap() && !limiter.reset("ann").await.unwrap(), "{store}");
+            assert_eq!(limiter.remaining("ann").await.unwrap(), 6, "{store}");
+            assert_eq!(limiter.check("ann").await.unwrap().remaining(), 5, "{store}");
+            limiter.end_override("ann").await.unwrap();
+            assert_eq!(limiter.override_of("ann").await.unwrap(), None, "{store}");
+            assert_eq!(limiter.remaining("ann").await.unwrap(), own.limit() - 1, "{store}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_override_ends_by_itself_and_other_programs_see_it() {
+    for (store, larder, other) in each_pair().await {
+        let limiter = |larder: &larder::Larder| larder.rate_limiter("api", Quota::per_hour(2)).unwrap();
+        let (here, there) = (limiter(&larder), limiter(&other));
+        here.check_n("ann", 2).await.unwrap();
+        assert!(!there.allow("ann").await.unwrap());
+        here.override_key("ann", Quota::per_hour(30), Duration::from_secs(4)).await.unwrap();
+        until("the other program sees it", async || there.allow("ann").await.unwrap()).await;
+        until("it has ended", async || here.override_of("ann").await.unwrap().is_none()).await;
+        assert_eq!(there.remaining("ann").await.unwrap(), 0, "{store}");
+        // What was charged is still there.
+        assert_eq!(
+            here.with_quotas(Quota::per_hour(30)).unwrap().remaining("ann").await.unwrap(),
+            27,
+            "{store}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_override_costs_a_decision_no_round_trip_and_its_record_expires() {
+    let server = Server::start();
+    let larder = support::connect(&server.url()).await;
+    let limiter = larder.rate_limiter("api", Quota::per_hour(30)).unwrap();
+    limiter.override_key("ann", Quota::per_hour(50), DAY).await.unwrap();
+    limiter.check("warm").await.unwrap();
+    server.reset_stats();
+    assert_eq!(limiter.check("ann").await.unwrap().remaining(), 49);
+    assert_eq!(server.calls("evalsha") + server.calls("eval"), 1);
+    let keys: Vec<String> = server.query(&["KEYS", "*api:ann*"]);
+    let left: i64 = server.query(&["PTTL", &keys[0]]);
+    assert!(left > 86_000_000 && left < 86_500_000, "{left}");
+    for (quotas, lasts) in
+        [(vec![], DAY), (vec![Quota::per_hour(1)], Duration::ZERO), (vec![Quota::per_hour(1)], Duration::MAX)]
+    {
+        let error = limiter.override_key("ann", quotas, lasts).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSetting);
+    }
+}
