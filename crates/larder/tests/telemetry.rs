@@ -183,9 +183,10 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     assert_eq!(recorded.get(&cache("near_hits")), 0.0);
     assert_eq!(recorded.get(&cache("fills_voided")), 1.0);
     assert_eq!(recorded.get(&cache("unreadable")), 1.0);
-    // key-1 four times with its tag, and "garbage"; key-4 by get_or_load_many, and key-12 by expire, as stale and as void.
+    // key-1 four times with its tag, and "garbage"; key-2 by touch, key-4 by get_or_load_many, and key-12 by expire, as
+    // stale and as void.
     let untagged = size - 9.0 - "tag-1".len() as f64;
-    assert_eq!(recorded.get(&cache("read_bytes")), 4.0 * size + 7.0 + 4.0 * untagged);
+    assert_eq!(recorded.get(&cache("read_bytes")), 4.0 * size + 7.0 + 5.0 * untagged);
     // key-1 with a tag of nine bytes and its name; two by set_many, three by loads and key-12 without.
     assert_eq!(recorded.get(&cache("written_bytes")), size + 6.0 * untagged);
     for (name, calls) in [

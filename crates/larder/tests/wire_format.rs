@@ -1027,7 +1027,7 @@ fn whatever_stands_behind_a_right_checksum_is_never_a_wrong_value() {
     let numbers: Cache<u32> = larder.cache("number").ttl(HOUR).build().unwrap();
     let connection = std::cell::RefCell::new(connection);
     let seen = std::cell::RefCell::new([0; 3]);
-    let mut runner = TestRunner::new(Config { cases: 2000, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 4000, failure_persistence: None, ..Config::default() });
     let held = runner.run(&sealed(), |bytes| {
         put(&mut connection.borrow_mut(), "shop/number:a", &bytes);
         let unreadable = larder.stats().caches["number"].unreadable;

@@ -110,6 +110,7 @@ where
 
     /// The same for those who decide by the verdict alone.
     pub(super) async fn verdict(&self, entry: &str, bytes: &[u8]) -> Result<Judged> {
+        self.shared.meter.read(bytes.len());
         judged(&self.context, &self.shared.clear, entry, bytes).await
     }
 
