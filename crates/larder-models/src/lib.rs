@@ -13,6 +13,7 @@ pub mod flight;
 pub mod lease;
 pub mod load;
 pub mod lock;
+pub mod queue;
 mod store;
 pub mod tags;
 mod token;
