@@ -5,6 +5,8 @@
 //! to stands whole in one hash tag, so that siblings share a slot. In it `/` follows the namespace even where there is none:
 //! the names of locks and tags may hold a `/`, and `shop/x` without a namespace is not `x` of `shop`.
 
+use std::fmt::Write as _;
+
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
@@ -104,6 +106,14 @@ impl Keyspace {
     pub(crate) fn pulse(entry: &str) -> Name {
         let mut whole = Self::once(entry);
         whole.push_str(":pulse");
+        whole
+    }
+
+    /// What says that the run with this token was given up.
+    pub(crate) fn given_up(entry: &str, token: u64) -> Name {
+        let mut whole = Self::once(entry);
+        // A name takes any text.
+        let _ = write!(whole, ":{token:016x}");
         whole
     }
 

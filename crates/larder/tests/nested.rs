@@ -182,3 +182,89 @@ async fn two_processes_whose_loaders_need_each_others_keys_do_not_wait_for_ever(
         assert!((p == 2 && q == 2) || p + q == 5, "{store}: {p} and {q}");
     }
 }
+
+// ---- Work that runs once -------------------------------------------------------------------------------------------
+
+/// Runs work of its own for a key, from wherever it is called.
+async fn run(cache: Cache<u32>, key: &'static str) -> Result<u32, String> {
+    cache.run_once(key, || async { Ok::<_, String>(1) }).await.map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn work_that_asks_for_its_own_result_fails_at_once_and_the_error_names_it() {
+    for (store, larder) in each_store().await {
+        let cache = cache(&larder, "c");
+        let inner = cache.clone();
+        let work = cache.run_once("k", move || run(inner, "k"));
+        let said = within("work that waits for itself", LIMIT, work).await.unwrap_err().to_string();
+        assert!(said.contains("would wait for itself") && said.matches(":k").count() == 2, "{store}: {said}");
+        assert_eq!(within("the next run", LIMIT, run(cache, "k")).await, Ok(1), "{store}: the key is free");
+    }
+}
+
+#[tokio::test]
+async fn of_two_runs_whose_work_needs_each_others_results_one_fails_and_the_other_does_not_wait() {
+    for (store, larder) in each_store().await {
+        let cache = cache(&larder, "c");
+        let both = Arc::new(Barrier::new(2));
+        let call = |own: &'static str, other: &'static str| {
+            let (cache, both, inner) = (cache.clone(), both.clone(), cache.clone());
+            async move {
+                let work = move || async move {
+                    both.wait().await;
+                    run(inner, other).await
+                };
+                cache.run_once(own, work).await.map_err(|error| error.to_string())
+            }
+        };
+        let (p, q) = within("two runs", LIMIT, async { tokio::join!(call("p", "q"), call("q", "p")) }).await;
+        let said = p.err().or(q.err()).expect("one of them fails");
+        assert!(said.contains("would wait for itself"), "{store}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_circle_of_a_load_and_work_is_named_and_a_chain_of_them_is_none() {
+    for (store, larder) in each_store().await {
+        let (rows, jobs) = (cache(&larder, "rows"), cache(&larder, "jobs"));
+        for (asked, circle) in [("k", true), ("other", false)] {
+            let (inner, jobs) = (rows.clone(), jobs.clone());
+            let load = rows.get_or_load("k", move || async move {
+                let work = move || async move { one(inner, asked).await.map_err(|error| error.to_string()) };
+                jobs.run_once(asked, work).await.map_err(|error| Failed::from(error.to_string()))
+            });
+            let ended = within("a load that waits for work", LIMIT, load).await.map_err(text);
+            match ended {
+                Err(said) if circle => {
+                    let named = said.contains("rows:k") && said.contains("jobs:k");
+                    assert!(said.contains("would wait for itself") && named, "{store}: {said}");
+                }
+                ended => assert_eq!((ended, circle), (Ok(1), false), "{store}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_processes_whose_work_needs_each_others_results_do_not_wait_for_ever() {
+    for (store, here, there) in each_pair().await {
+        let [here, there] = [here, there].map(|larder| -> Cache<u32> {
+            larder.cache("c").ttl(HOUR).wait_timeout(Duration::from_millis(200)).build().unwrap()
+        });
+        let both = Arc::new(Barrier::new(2));
+        let call = |cache: Cache<u32>, own: &'static str, other: &'static str| {
+            let (both, inner) = (both.clone(), cache.clone());
+            async move {
+                let work = move || async move {
+                    both.wait().await;
+                    run(inner, other).await
+                };
+                cache.run_once(own, work).await.map_err(|error| error.to_string())
+            }
+        };
+        let calls = async { tokio::join!(call(here, "p", "q"), call(there, "q", "p")) };
+        let (p, q) = within("two processes", LIMIT, calls).await;
+        let said = p.err().or(q.err()).expect("the first to give up fails");
+        assert!(said.contains("wait_timeout"), "{store}: {said}");
+    }
+}

@@ -10,6 +10,7 @@ const SHARED: &str = "crates/larder/src/cache/mod.rs";
 const UNFENCED: &str = "crates/larder/src/cache/unfenced.rs";
 const VERDICT: &str = "crates/larder/src/cache/verdict.rs";
 const BEGIN_FILL: &str = "crates/larder/src/store/redis/lua/begin_fill.lua";
+const BEGIN_ONCE: &str = "crates/larder/src/store/redis/lua/begin_once.lua";
 const BEGIN_REFRESH: &str = "crates/larder/src/store/redis/lua/begin_refresh.lua";
 const COMMIT_FILL: &str = "crates/larder/src/store/redis/lua/commit_fill.lua";
 const COMMIT_REFRESH: &str = "crates/larder/src/store/redis/lua/commit_refresh.lua";
@@ -29,6 +30,9 @@ const EXPIRE: Test = test(
     "what_is_set_between_the_read_and_the_write_of_an_expire_is_not_replaced_by_the_old_value",
 );
 const CLAIMED: Test = test("between", "what_is_set_between_the_read_and_the_claim_of_a_load_is_its_answer");
+const LATE_BEGIN: Test = unit(
+    "store::equivalence::a_run_that_is_abandoned_before_its_begin_arrives_does_not_begin_and_leaves_the_next_alone",
+);
 const LOADER_TAG: Test =
     test("void", "what_was_read_before_its_loaders_tag_was_invalidated_is_never_stored_after_it");
 
@@ -206,5 +210,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a write does not wait for bare JSON that is being stored",
         &[switched(UNFENCED, "drop(held.record.storing.lock().await);", "let _ = held;")],
         &[unit("cache::unfenced::tests::a_write_waits_for_a_value_that_is_being_stored")],
+    ),
+    mutant(
+        "a run that was given up begins when its request arrives",
+        &[rebuilt(BEGIN_ONCE, "if redis.call('EXISTS', KEYS[4]) == 1 then", "if false then")],
+        &[LATE_BEGIN],
     ),
 ];

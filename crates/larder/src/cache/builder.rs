@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::flight::Flights;
+use super::runs::Runs;
 use super::unfenced::Records;
 use super::{Cache, NearTier, Policy, Shared, WhenAbandoned};
 use crate::context::Context;
@@ -245,6 +246,7 @@ where
             meter: CacheMeter::new(&self.name),
             flights: Flights::default(),
             unfenced: Records::default(),
+            runs: Runs::default(),
             clear: clear.clone(),
             near: OnceLock::new(),
             outage: tokio::sync::Semaphore::new(self.outage_loads),

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::kept::Found;
 use super::single::Set;
+use super::wait::pause;
 use super::{Cache, TagSnapshot};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,7 +30,7 @@ use crate::store::{Expiry, Fencing, FillStart, Store};
 /// How long the highest fence is remembered at least.
 const FENCE_REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 /// How often a write that met something invalid tries to take its place.
-const MOST_ATTEMPTS: usize = 16;
+const MOST_ATTEMPTS: u32 = 16;
 
 /// Which write of an entry a value comes from. Given by [`Entry::version`](crate::Entry::version), for
 /// [`Set::if_version`](crate::Set::if_version).
@@ -179,7 +180,10 @@ where
     async fn put_if_absent(&self, entry: &Name, bytes: Bytes, expiry: Expiry) -> Result<bool> {
         let store = self.context.store()?;
         let mut in_place_of = None;
-        for _ in 0..MOST_ATTEMPTS {
+        for attempt in 1..=MOST_ATTEMPTS {
+            if attempt > 2 {
+                tokio::time::sleep(pause(attempt, self.context.random.fraction())).await;
+            }
             match store.set_if_absent(entry, bytes.clone(), expiry, in_place_of).await? {
                 FillStart::Begun => return Ok(true),
                 FillStart::Occupied(there) => {

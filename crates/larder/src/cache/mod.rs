@@ -22,6 +22,7 @@ mod local;
 mod many;
 mod nesting;
 mod once;
+mod runs;
 mod single;
 mod sync;
 mod tag;
@@ -60,6 +61,7 @@ pub use load_many::LoadMany;
 pub use loading::Loading;
 pub use many::SetMany;
 pub use once::{OnceError, RunOnce};
+use runs::Runs;
 pub use single::Set;
 pub use tag::{Tag, TagSnapshot};
 pub use thrown::{Foreign, HoldsError, IsError, IsText, LoaderError, LoaderFailure};
@@ -107,6 +109,7 @@ pub(crate) struct Shared<V> {
     meter: CacheMeter,
     flights: Flights<V>,
     unfenced: Records,
+    runs: Runs,
     /// The name of the version that `clear` replaces.
     clear: Name,
     near: OnceLock<Arc<NearTier<V>>>,

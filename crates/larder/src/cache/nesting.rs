@@ -1,4 +1,5 @@
-//! Loads that wait for other loads, and would wait for ever.
+//! Loads, and runs of `run_once`, that wait for each other, and would wait for ever. What is said here of loads is true
+//! of runs.
 //!
 //! The problem: a loader asks for a key whose load is under way further up. Each of the two waits for the other. The
 //! mechanism: while a loader runs, its task knows which load it belongs to; a call of it notes that this load waits for

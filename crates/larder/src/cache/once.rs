@@ -27,20 +27,25 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::loader::message;
+use super::nesting::{Cycle, is_nested, scope, wait_for};
+use super::runs::Listed;
 use super::verdict::Verdict;
+use super::wait::pause;
 use super::{Cache, UNBOUNDED_SPAN};
 use crate::background::LIVENESS;
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::keyspace::Keyspace;
 use crate::name::Name;
-use crate::store::once::{OnceStart, OnceStore, Run};
+use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, Run};
 use crate::store::{Expiry, Store};
 use crate::value::{Stamp, decode};
 
 /// How often a run is asked for where the server notifies of nothing.
 const POLL: Duration = Duration::from_millis(100);
+/// How often a call tries to begin, each time because something else got in between.
+const MOST_ATTEMPTS: u32 = 16;
 
 impl<V> Cache<V>
 where
@@ -74,6 +79,11 @@ where
     /// an ordinary entry: `get` reads it,
     /// `delete`, `clear` and eviction forget it, and the work runs again. So keep such entries on a server that does
     /// not evict.
+    ///
+    /// Work that asks, directly or through other work and loads of this process, for its own result fails at once with
+    /// [`OnceError::Cycle`]. Where other processes are part of the circle, a call that work makes waits for
+    /// [`wait_timeout`](crate::CacheBuilder::wait_timeout), or as long as its own [`timeout`](RunOnce::timeout) says.
+    /// A task that the work spawns is not known to belong to it.
     ///
     /// Two round trips and the work; one where the result is there.
     ///
@@ -163,6 +173,9 @@ pub enum OnceError<E> {
     /// A run of the work began and shows no sign of life: its process died or hangs. It may have done all of the
     /// work, a part, or nothing.
     Interrupted,
+    /// This work would wait for itself: it asks for a result that waits, directly or through others, for its own. The
+    /// text names the circle.
+    Cycle(Arc<str>),
     /// Another caller runs the work just now, and this call was [not to wait](RunOnce::without_waiting).
     Running,
     /// Something is stored that this program cannot read: damaged, or of another type. The work may have been done.
@@ -178,6 +191,12 @@ impl<E> From<Error> for OnceError<E> {
     }
 }
 
+impl<E> From<Cycle> for OnceError<E> {
+    fn from(Cycle(circle): Cycle) -> Self {
+        Self::Cycle(circle)
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for OnceError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -187,6 +206,7 @@ impl<E: fmt::Display> fmt::Display for OnceError<E> {
             Self::Interrupted => {
                 f.write_str("a run of this work was interrupted, and what it has done is not known")
             }
+            Self::Cycle(circle) => write!(f, "this work would wait for itself: {circle}"),
             Self::Running => f.write_str("another caller runs this work just now"),
             Self::Unreadable => f.write_str("the stored result of this work cannot be read"),
             Self::Larder(error) => error.fmt(f),
@@ -250,7 +270,7 @@ where
     E: Send + 'static,
 {
     async fn run(self) -> Result<V, OnceError<E>> {
-        let Self { cache, entry, work, expiry, waits, takes_over, .. } = self;
+        let Self { cache, entry, work, expiry, timeout, waits, takes_over } = self;
         let entry = entry?;
         let expiry = cache.expiry(expiry)?;
         cache.check_decidable(&entry)?;
@@ -265,14 +285,24 @@ where
             Expiry::Never => UNBOUNDED_SPAN,
         };
         let run = Run { token: cache.context.random.nonce(), liveness: LIVENESS, kept, takes_over };
-        let mut in_place_of = None;
+        let (mut in_place_of, mut attempts, mut nested_until) = (None, 0, None);
         loop {
+            attempts += 1;
+            if attempts > MOST_ATTEMPTS {
+                return Err(Error::new(ErrorKind::Busy, "others write to this key all the time").into());
+            }
+            if attempts > 2 {
+                tokio::time::sleep(pause(attempts, cache.context.random.fraction())).await;
+            }
             let mark =
                 Mark { context: cache.context.clone(), entry: entry.clone(), token: run.token, armed: true };
             let begin = cache.context.store()?.begin_once(&entry, run, in_place_of.take());
             match cache.bounded(begin).await? {
                 OnceStart::Begun => {
-                    let running = Running { cache: cache.clone(), mark, run, expiry, versions };
+                    let listed = cache.shared.runs.list(&entry);
+                    // For those who find later that they would wait for this call.
+                    let _wait = wait_for(listed.node())?;
+                    let running = Running { cache: cache.clone(), mark, listed, run, expiry, versions };
                     let (give, given) = oneshot::channel();
                     cache.context.loads.spawn(running.run(work, give));
                     return given.await.unwrap_or_else(|_| Err(Error::closed().into()));
@@ -290,7 +320,27 @@ where
                     if !waits {
                         return Err(OnceError::Running);
                     }
-                    cache.wait_for_run(&entry, left).await?;
+                    let here = cache.shared.runs.get(&entry);
+                    let _wait = here.as_ref().map(wait_for).transpose()?;
+                    let mut longest = left;
+                    if here.is_none() && is_nested() {
+                        // Another process runs it, which may wait for this one. Or it begins here just now, and is
+                        // listed when this looks again.
+                        longest = longest.min(POLL);
+                        let now = tokio::time::Instant::now();
+                        let patience = cache.policy.wait_timeout;
+                        let until = *nested_until.get_or_insert(now.checked_add(patience));
+                        if timeout.is_none() && until.is_some_and(|until| until <= now) {
+                            return Err(waited_for_run(patience).into());
+                        }
+                    }
+                    if cache.wait_for_run(&entry, longest).await? {
+                        attempts = 0;
+                    }
+                }
+                OnceStart::GivenUp => {
+                    mark.disarm();
+                    return Err(Error::new(ErrorKind::Busy, "this run was given up before it began").into());
                 }
                 OnceStart::Interrupted => {
                     mark.disarm();
@@ -317,17 +367,27 @@ where
         })
     }
 
-    /// Waits until the mark of a run has changed, or the run may count as interrupted.
-    async fn wait_for_run(&self, entry: &str, left: Duration) -> Result<()> {
+    /// Waits until the mark of a run has changed, or the run may count as interrupted. Returns false if there was no mark
+    /// to wait for any more.
+    async fn wait_for_run(&self, entry: &str, left: Duration) -> Result<bool> {
         let mark = Keyspace::once(entry);
         let mut watch = self.context.changes.watch(&mark);
         let read = self.bounded(self.context.store()?.get_tracked(&mark)).await?;
-        if read.bytes.is_some() {
+        let marked = read.bytes.is_some();
+        if marked {
             let longest = left.max(Duration::from_millis(1));
             watch.changed(if read.seen.is_some() { longest } else { longest.min(POLL) }).await;
         }
-        Ok(())
+        Ok(marked)
     }
+}
+
+fn waited_for_run(patience: Duration) -> Error {
+    let message = format!(
+        "waited {patience:?} (wait_timeout) for a run of this work in another process: it is slow, or waits in its \
+         turn for the work that asks"
+    );
+    Error::new(ErrorKind::TimedOut, message)
 }
 
 /// The mark of a run that may be in the store. Dropped while armed, it is removed in the background: the work was not
@@ -352,9 +412,22 @@ impl Drop for Mark {
         }
         let (context, entry, token) = (self.context.clone(), self.entry.clone(), self.token);
         self.context.background.spawn(async move {
-            let abandon = context.background_store_even_closed().abandon_once(&entry, token);
-            // Where this fails, the run counts as interrupted.
-            let _ = tokio::time::timeout(context.limits.response_timeout, abandon).await;
+            let ends = tokio::time::Instant::now().checked_add(GIVEN_UP);
+            let mut pause = Duration::from_millis(20);
+            loop {
+                let abandon = context.background_store_even_closed().abandon_once(&entry, token);
+                match tokio::time::timeout(context.limits.response_timeout, abandon).await {
+                    Ok(Err(error)) if error.is_retryable() => {}
+                    Err(_) => {}
+                    Ok(_) => return,
+                }
+                // Where the server stays away, the run counts as interrupted.
+                if ends.is_none_or(|ends| ends <= tokio::time::Instant::now()) {
+                    return;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
         });
     }
 }
@@ -363,6 +436,7 @@ impl Drop for Mark {
 struct Running<V> {
     cache: Cache<V>,
     mark: Mark,
+    listed: Listed,
     run: Run,
     expiry: Expiry,
     versions: (u64, Vec<crate::envelope::TagVersion>),
@@ -381,7 +455,8 @@ where
         self.mark.armed = false;
         let _pulse = self.pulse();
         let started = Instant::now();
-        let done = AssertUnwindSafe(async { work().await }).catch_unwind().await;
+        let work = scope(Arc::from([self.listed.node().clone()]), async { work().await });
+        let done = AssertUnwindSafe(work).catch_unwind().await;
         // Nobody waits for it any more: the result is stored all the same.
         let _ = match done {
             Ok(Ok(value)) => return self.store(value, started.elapsed(), give).await,
@@ -423,7 +498,7 @@ where
         let encoded = stamp.and_then(|stamp| {
             let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(&value, stamp)));
             encoded.unwrap_or_else(|_| {
-                Err(Error::new(crate::error::ErrorKind::Encode, "the value's Serialize panicked"))
+                Err(Error::new(ErrorKind::Encode, "the value's Serialize panicked"))
             })
         });
         let bytes = match encoded {

@@ -362,3 +362,25 @@ fn both_stores_answer_the_same_to_every_history() {
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
+
+/// What a process sends by two connections may arrive in either order.
+#[tokio::test]
+async fn a_run_that_is_abandoned_before_its_begin_arrives_does_not_begin_and_leaves_the_next_alone() {
+    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Changes::default()));
+    no_late_begin(&memory).await;
+    no_late_begin(&real_store().await).await;
+}
+
+async fn no_late_begin(store: &impl OnceStore) {
+    let [late, next, last] = [0, 1, 2].map(|token| run(token, MINUTE, false));
+    store.abandon_once("late", late.token).await.unwrap();
+    assert_eq!(store.begin_once("late", late, None).await.unwrap(), OnceStart::GivenUp);
+    assert_eq!(store.begin_once("late", next, None).await.unwrap(), OnceStart::Begun);
+    // An abandon that finds its own mark removes it.
+    store.abandon_once("late", next.token).await.unwrap();
+    assert_eq!(store.begin_once("late", last, None).await.unwrap(), OnceStart::Begun);
+    // One that does not leaves the mark of another run alone.
+    store.abandon_once("late", next.token).await.unwrap();
+    assert_eq!(timeless(store.begin_once("late", late, None).await.unwrap()), OnceStart::GivenUp);
+    assert!(store.renew_once("late", last.token, MINUTE).await.unwrap());
+}

@@ -13,6 +13,10 @@ use bytes::Bytes;
 use super::{AnyStore, Expiry, FillStart};
 use crate::error::Result;
 
+/// How long a store remembers that a run was given up: its begin may arrive as late as that. And how long a caller
+/// tries to say so.
+pub(crate) const GIVEN_UP: Duration = Duration::from_secs(30);
+
 /// A run that is to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
@@ -36,6 +40,8 @@ pub(crate) enum OnceStart {
     Running(Duration),
     /// Another run has begun and shows no sign of life.
     Interrupted,
+    /// This run was abandoned before its begin arrived. Its caller waits for no answer any more.
+    GivenUp,
 }
 
 /// What every store can do for who comes first.
@@ -74,7 +80,8 @@ pub(crate) trait OnceStore: Send + Sync + 'static {
         expiry: Expiry,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Removes the run's mark, if that is still there: it had no result.
+    /// Removes the run's mark, if that is still there: it had no result. If it is not, a begin of this run that arrives
+    /// within [`GIVEN_UP`] is refused.
     fn abandon_once(&self, name: &str, token: u64) -> impl Future<Output = Result<()>> + Send;
 }
 

@@ -9,7 +9,7 @@ use super::entries::{Entries, write_version};
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::keyspace::Keyspace;
-use crate::store::once::{OnceStart, OnceStore, Run};
+use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, Run};
 use crate::store::{Expiry, FillStart};
 
 impl OnceStore for MemoryStore {
@@ -36,8 +36,7 @@ impl OnceStore for MemoryStore {
     }
 
     async fn abandon_once(&self, name: &str, token: u64) -> Result<()> {
-        self.entries.abandon_once(name, token, self.clock.now());
-        Ok(())
+        self.entries.abandon_once(name, token, self.clock.now())
     }
 }
 
@@ -45,6 +44,9 @@ impl Entries {
     fn begin_once(&self, name: &str, run: Run, in_place_of: Option<Bytes>, now: Tick) -> Result<OnceStart> {
         let (mark, pulse) = (Keyspace::once(name), Keyspace::pulse(name));
         let _stripe = self.stripe(name);
+        if self.get(&Keyspace::given_up(name, run.token), now).is_some() {
+            return Ok(OnceStart::GivenUp);
+        }
         if let Some(there) = self.get(name, now)
             && !there.is_empty()
             && Some(&there) != in_place_of.as_ref()
@@ -85,11 +87,15 @@ impl Entries {
         Ok(marked)
     }
 
-    fn abandon_once(&self, name: &str, token: u64, now: Tick) {
+    fn abandon_once(&self, name: &str, token: u64, now: Tick) -> Result<()> {
         let _stripe = self.stripe(name);
-        if self.holds(&Keyspace::once(name), &write_version(token), now) {
+        let given_up = Keyspace::given_up(name, token);
+        let token = write_version(token);
+        if self.holds(&Keyspace::once(name), &token, now) {
             self.end_once(name, now);
+            return Ok(());
         }
+        self.put(&given_up, token, Expiry::After(GIVEN_UP), now)
     }
 
     fn end_once(&self, name: &str, now: Tick) {

@@ -9,7 +9,7 @@ use super::node::Replay;
 use super::{RedisStore, bytes, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;
 use crate::keyspace::Keyspace;
-use crate::store::once::{OnceStart, OnceStore, Run};
+use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, Run};
 use crate::store::{Expiry, FillStart};
 
 impl OnceStore for RedisStore {
@@ -32,7 +32,8 @@ impl OnceStore for RedisStore {
         let (token, liveness, kept) = (version_text(run.token), millis(run.liveness), millis(run.kept));
         let in_place_of = in_place_of.unwrap_or_default();
         let takes_over: &[u8] = if run.takes_over { b"1" } else { b"0" };
-        let keys = [name, &Keyspace::once(name), &Keyspace::pulse(name)];
+        let given_up = Keyspace::given_up(name, run.token);
+        let keys = [name, &Keyspace::once(name), &Keyspace::pulse(name), &given_up];
         let arguments = [token.as_bytes(), liveness.as_bytes(), kept.as_bytes(), &*in_place_of, takes_over];
         let answer =
             self.network.run_script(name, &script::BEGIN_ONCE, &keys, &arguments, Replay::Never).await?;
@@ -45,6 +46,7 @@ impl OnceStore for RedisStore {
                 Ok(OnceStart::Running(Duration::from_millis(number(&left)?)))
             }
             (Some(Value::Int(3)), None) => Ok(OnceStart::Interrupted),
+            (Some(Value::Int(4)), None) => Ok(OnceStart::GivenUp),
             (first, _) => Err(unexpected(&first.unwrap_or(Value::Nil))),
         }
     }
@@ -64,9 +66,10 @@ impl OnceStore for RedisStore {
     }
 
     async fn abandon_once(&self, name: &str, token: u64) -> Result<()> {
-        let token = version_text(token);
-        let keys = [&*Keyspace::once(name), &Keyspace::pulse(name)];
-        let arguments = [token.as_bytes()];
+        let given_up = Keyspace::given_up(name, token);
+        let (token, remembered) = (version_text(token), millis(GIVEN_UP));
+        let keys = [&*Keyspace::once(name), &Keyspace::pulse(name), &given_up];
+        let arguments = [token.as_bytes(), remembered.as_bytes()];
         self.network.run_script(name, &script::ABANDON_ONCE, &keys, &arguments, Replay::Never).await.map(drop)
     }
 }
