@@ -401,3 +401,36 @@ async fn closing_ends_the_loads_under_way() {
     let error = held.load.await.unwrap().unwrap_err();
     assert!(matches!(error, LoadError::Larder(error) if error.kind() == ErrorKind::Closed));
 }
+
+/// The load that the call joins says that the origin has no such thing, which removes the stale value. The call's own load
+/// then fails, and has nothing to fall back on.
+#[tokio::test]
+async fn a_stale_value_that_was_removed_while_a_call_waited_is_not_what_the_call_falls_back_on() {
+    let larder = Larder::connect("memory:").await.unwrap();
+    let users: Cache<User> = larder.cache("user").ttl(HOUR).stale_for(HOUR).build().unwrap();
+    users.set("a", &user("old")).await.unwrap();
+    users.expire("a").await.unwrap();
+    let ((tell, loads), (go, wait)) = (oneshot::channel(), oneshot::channel::<()>());
+    let optional = tokio::spawn({
+        let users = users.clone();
+        async move {
+            let load = users.get_or_load_optional("a", move |_| async move {
+                tell.send(()).unwrap();
+                wait.await.unwrap();
+                Ok::<Option<User>, String>(None)
+            });
+            load.await
+        }
+    });
+    loads.await.unwrap();
+    let joins = tokio::spawn({
+        let users = users.clone();
+        async move { users.get_or_load("a", || async { Err::<User, _>("the origin fails".to_owned()) }).await }
+    });
+    // One thread and no server: it has joined as soon as it has run.
+    tokio::task::yield_now().await;
+    go.send(()).unwrap();
+    assert_eq!(optional.await.unwrap().unwrap(), None);
+    let failed = joins.await.unwrap();
+    assert!(matches!(failed, Err(LoadError::Loader(_))), "{failed:?}");
+}

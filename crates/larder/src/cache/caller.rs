@@ -77,7 +77,13 @@ where
                     stale = Some(kept.clone());
                     found = Some(Found::Stale(kept));
                 }
-                other => found = other,
+                // The store did not answer: a stale value that this call found before is still the best there is.
+                None => {}
+                // It did: the stale value is gone.
+                other => {
+                    stale = None;
+                    found = other;
+                }
             }
             let (waiter, leader) = board(self.cache, &self.entry, &self.tags, attempts);
             let _wait = wait_for(&waiter.node)?;
