@@ -31,6 +31,9 @@ pub struct InvalidationStats {
     pub sent: u64,
     /// How often the server refused one for a reason that does not pass by itself: the ACL, say. It stays queued.
     pub refused: u64,
+    /// How many deletions of `Format::Plain` caches were dropped because the queue was full. The time to live of those
+    /// entries bounds how long an older value may be served.
+    pub lost: u64,
 }
 
 /// What locks have counted.

@@ -182,3 +182,28 @@ async fn a_tag_whose_invalidation_is_queued_is_invalid_though_its_old_version_is
     until("it was sent", async || larder.stats().invalidations.waiting == 0).await;
     assert_eq!(users.get_many([a, b]).await.unwrap(), [None, None]);
 }
+
+/// The queue takes hundreds of round trips to drain, and something leaves it all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_long_queue_drains_a_read_of_another_key_costs_one_command_and_is_answered() {
+    let scene = Scene::new().await;
+    let users: Cache<User> = scene.larder.cache("user").ttl(HOUR).build().unwrap();
+    users.set("other", &user("Ann")).await.unwrap();
+    scene.proxy.silence(Direction::ToServer);
+    let error = users.delete_many(0..50_000).timeout(SHORT).await.unwrap_err();
+    assert!(error.is_queued(), "{error}");
+    scene.proxy.restore().delay(Direction::ToClient, Duration::from_millis(20));
+    until("reads are answered", async || users.get("other").await.is_ok()).await;
+    until("it drains", async || scene.larder.stats().invalidations.waiting < 50_000).await;
+    scene.server.reset_stats();
+    for _ in 0..3 {
+        assert_eq!(users.get("other").await.unwrap(), Some(user("Ann")));
+        assert!(users.exists("other").await.unwrap());
+        assert!(users.ttl("other").await.unwrap().is_some());
+    }
+    let calls = ["get", "getrange"].map(|command| scene.server.calls(command));
+    assert!(scene.larder.stats().invalidations.waiting > 0, "it has drained before it could be read beside");
+    // `ttl` reads the first bytes, too.
+    assert_eq!(calls, [3, 6]);
+    until("all was sent", async || scene.larder.stats().invalidations.waiting == 0).await;
+}

@@ -182,7 +182,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "the queue has no bound",
-        &[switched(QUEUE, "total <= MOST_BYTES", "true")],
+        &[switched(QUEUE, "self.taken() > MOST_BYTES", "false")],
         &[unit("invalidation::queue::tests::a_full_queue_clears_the_cache_that_fills_it_and_no_other")],
     ),
 ];

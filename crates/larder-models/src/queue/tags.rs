@@ -239,9 +239,7 @@ impl Model for Tags {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(OWN, |_, state: &TagsState| {
-                state.served().is_none_or(|row| row >= state.floor)
-            }),
+            Property::always(OWN, |_, state: &TagsState| state.served().is_none_or(|row| row >= state.floor)),
             Property::sometimes(STORED, |model: &Self, state: &TagsState| state.served() == Some(model.rows)),
         ]
     }

@@ -309,12 +309,16 @@ where
             let token = cache.context.random.nonce();
             let placeholder = Bytes::from(Envelope::placeholder(token, store.now(), clear, tags));
             let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Placeholder(placeholder.clone()));
+            let covered = cache.is_covered(&self.entry);
             let begun = store.begin_fill(&self.entry, placeholder, LIVENESS, in_place_of);
             match cache.bounded(begun).await? {
                 FillStart::Begun => return fence(claim, None),
                 FillStart::Occupied(bytes) => {
                     claim.disarm();
-                    found = Some(cache.bounded(cache.classify(&self.entry, bytes)).await?);
+                    found = Some(match covered {
+                        true => Found::Unusable(bytes),
+                        false => cache.bounded(cache.classify(&self.entry, bytes)).await?,
+                    });
                 }
             }
         }

@@ -497,9 +497,7 @@ where
         let stamp: Result<Stamp> = cache.stamp(self.expiry, cost, self.versions.clone());
         let encoded = stamp.and_then(|stamp| {
             let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(&value, stamp)));
-            encoded.unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::Encode, "the value's Serialize panicked"))
-            })
+            encoded.unwrap_or_else(|_| Err(Error::new(ErrorKind::Encode, "the value's Serialize panicked")))
         });
         let bytes = match encoded {
             Ok(bytes) => bytes,

@@ -151,16 +151,13 @@ where
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.exists, async move {
             let entry = entry?;
-            let (store, queue) = (self.context.store()?, &self.context.invalidations);
-            loop {
-                let mark = queue.mark();
-                let start = store.peek(&entry).await?;
-                let exists =
-                    self.counts(&entry, &start, |verdict| matches!(verdict, Verdict::Serve(_))).await?;
-                if !queue.left_since(mark) {
-                    return Ok(exists);
-                }
+            let store = self.context.store()?;
+            let covered = self.is_covered(&entry);
+            let start = store.peek(&entry).await?;
+            if covered {
+                return Ok(false);
             }
+            self.counts(&entry, &start, |verdict| matches!(verdict, Verdict::Serve(_))).await
         })
     }
 
@@ -207,17 +204,13 @@ where
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.ttl, async move {
             let entry = entry?;
-            let queue = &self.context.invalidations;
+            let covered = self.is_covered(&entry);
             let kept = |verdict: &Verdict| matches!(verdict, Verdict::Serve(_) | Verdict::Stale(_));
-            loop {
-                let mark = queue.mark();
-                let Some((start, expiry)) = self.context.store()?.remaining(&entry).await? else {
-                    return Ok(None);
-                };
-                let counts = self.counts(&entry, &start, kept).await?;
-                if !queue.left_since(mark) {
-                    return Ok(counts.then_some(expiry));
+            match self.context.store()?.remaining(&entry).await? {
+                Some((start, expiry)) if !covered => {
+                    Ok(self.counts(&entry, &start, kept).await?.then_some(expiry))
                 }
+                _ => Ok(None),
             }
         })
     }

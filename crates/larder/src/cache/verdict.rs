@@ -190,6 +190,18 @@ pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Answe
     names.dedup();
     let (store, versions) = (context.store()?, &context.changes.versions);
     let mut found = Answers::new();
+    // A version whose replacement is queued is invalid, and not asked for: the answer may be from before the replacement,
+    // and arrive when that has left the queue.
+    names.retain(|name| {
+        let queued = context.invalidations.replaces(name);
+        if queued {
+            found.insert(name.clone(), None);
+        }
+        !queued
+    });
+    if names.is_empty() {
+        return Ok(found);
+    }
     if context.asking.others(&names).await {
         // What others have asked for meanwhile is known by now.
         let now = context.clock.moment();

@@ -27,16 +27,14 @@ where
     pub(super) async fn wait_for_fill(&self, entry: &str) -> Result<Found<V>> {
         let mut watch = self.context.changes.watch(entry);
         loop {
-            let mark = self.context.invalidations.mark();
+            let covered = self.is_covered(entry);
             let read = self.bounded(self.context.store()?.get_tracked(entry)).await?;
             let patience = self.patience(&read);
             let found = match read.bytes {
                 None => Found::Nothing,
+                Some(bytes) if covered => Found::Unusable(bytes),
                 Some(bytes) => self.bounded(self.classify(entry, bytes)).await?,
             };
-            if self.context.invalidations.left_since(mark) {
-                continue;
-            }
             if !matches!(found, Found::Placeholder(_)) {
                 return Ok(found);
             }
@@ -50,17 +48,15 @@ where
         let mut value_watch = self.context.changes.watch(entry);
         let mut lease_watch = self.context.changes.watch(&lease);
         loop {
-            let (store, mark) = (self.context.store()?, self.context.invalidations.mark());
+            let (store, covered) = (self.context.store()?, self.is_covered(entry));
             let leased = self.bounded(store.get_tracked(&lease)).await?;
             let read = self.bounded(store.get_tracked(entry)).await?;
             let patience = self.patience(&leased);
             let found = match read.bytes {
                 None => Found::Nothing,
+                Some(bytes) if covered => Found::Unusable(bytes),
                 Some(bytes) => self.bounded(self.classify(entry, bytes)).await?,
             };
-            if self.context.invalidations.left_since(mark) {
-                continue;
-            }
             let same = matches!(&found, Found::Fresh(kept) | Found::Stale(kept) if kept.nonce == nonce);
             let holder = leased.bytes.as_deref().and_then(RefreshClaim::read);
             if !same || holder.is_none_or(|holder| holder.nonce != nonce) {

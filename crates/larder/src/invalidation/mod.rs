@@ -15,6 +15,7 @@
 
 mod queue;
 mod sender;
+mod throttle;
 
 pub(crate) use queue::{Kind, Queue, Started};
 pub(crate) use sender::{Delivery, send};

@@ -1,14 +1,17 @@
 //! The table of queued invalidations: plain data behind one lock, no timers and no store.
 //!
-//! Its size is bounded in bytes. When it is full, the cache with the most queued names is cleared instead; when tags
-//! fill it, all caches are.
+//! Its size is bounded in bytes. When it is full, what fills it most gives way: a cache is cleared instead, tags give
+//! way to a clear of all caches. Caches of `Format::Plain` have no version that could clear them, and count as one: where
+//! they fill it most, names of theirs are lost, counted and logged.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::throttle::Throttle;
 use crate::stats::InvalidationStats;
 
 /// How many bytes all items may take: some two hundred thousand names of the usual length.
@@ -64,6 +67,9 @@ struct Table {
     /// Names that the sender does not know of yet.
     fresh: Vec<Arc<str>>,
     sending: bool,
+    /// How many items were dropped for want of room, with nothing in their place.
+    lost: u64,
+    losses: Throttle,
 }
 
 /// Invalidations that are queued.
@@ -76,8 +82,6 @@ pub(crate) struct Queue {
     /// Notified when a request has ended.
     ended: Notify,
     sent: AtomicU64,
-    /// How many items have left the table. Counted before an item is removed, under the table's lock.
-    left: AtomicU64,
     refused: AtomicU64,
 }
 
@@ -111,28 +115,14 @@ impl Queue {
     /// Whether what the server holds of an entry is older than what this process wrote: the deletion of the entry is
     /// queued, or the replacement of its cache's version `clear`.
     ///
-    /// An item may leave the queue while a read is under way, and the answer may still be from before: a reader calls
-    /// [`mark`](Self::mark) before its request and [`left_since`](Self::left_since) after this.
+    /// A reader asks twice: before its request is sent, and when the answer is there. An item may leave the queue in
+    /// between, and the answer may still be from before. What was covered at either time is not served.
     pub(crate) fn covers(&self, name: &str, clear: &str) -> bool {
         if !self.is_pending() {
             return false;
         }
         let table = self.table();
         table.items.contains_key(name) || table.items.contains_key(clear)
-    }
-
-    /// To be called by a reader before it sends its request. Nothing is queued as a rule, and this is one load.
-    #[inline]
-    pub(crate) fn mark(&self) -> Option<u64> {
-        self.is_pending().then(|| self.left.load(Ordering::Acquire))
-    }
-
-    /// Whether an item that was queued at `mark` may have left the queue. What was read since may be older than what that
-    /// item has done, so it must be read again. To be called after [`covers`](Self::covers) and
-    /// [`replaces`](Self::replaces): an item that they did not find any more was counted before.
-    #[inline]
-    pub(crate) fn left_since(&self, mark: Option<u64>) -> bool {
-        mark.is_some_and(|mark| self.left.load(Ordering::Acquire) != mark)
     }
 
     /// Whether the replacement of a version is queued: what carries the version that the server has is invalid.
@@ -184,7 +174,6 @@ impl Queue {
         }
         let Some(item) = table.items.get(name) else { return };
         if carried_out && item.generation <= began && !item.in_flight {
-            self.left.fetch_add(1, Ordering::AcqRel);
             table.remove(name);
             self.note_size(&table);
         } else if !item.listed && !item.in_flight && !table.writers.contains_key(name) {
@@ -229,9 +218,10 @@ impl Queue {
 
     /// What there is to count.
     pub(crate) fn counts(&self) -> InvalidationStats {
-        let waiting = if self.is_pending() { self.table().items.len() } else { 0 };
+        let table = self.table();
         InvalidationStats {
-            waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
+            waiting: u64::try_from(table.items.len()).unwrap_or(u64::MAX),
+            lost: table.lost,
             sent: self.sent.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
         }
@@ -327,7 +317,6 @@ impl Queue {
         let again = match table.items.get_mut(&work.name) {
             None => false,
             Some(item) if item.generation == work.generation => {
-                self.left.fetch_add(1, Ordering::AcqRel);
                 table.remove(&work.name);
                 self.note_size(&table);
                 false
@@ -410,37 +399,57 @@ impl Table {
         }
     }
 
-    /// Where the items take too much room, clears the cache with the most of them instead, or all caches where tags take
-    /// the most. `newest` was queued last.
+    /// Where the items take too much room, makes what takes the most give way. `newest` was queued last.
     fn make_room(&mut self, newest: &str, all_clears: impl Fn() -> Vec<String>) {
-        let total = self.tags + self.deletes.values().sum::<usize>();
-        if total <= MOST_BYTES {
-            return;
-        }
-        let caches = self.deletes.iter().filter_map(|(clear, size)| Some((clear.clone()?, *size)));
-        let largest = caches.max_by_key(|(_, size)| *size);
-        match largest {
-            Some((clear, size)) if size >= self.tags => {
-                // Its name alone: the namespace stays out of the log.
-                let cache = clear.rsplit('/').next().unwrap_or_default().trim_end_matches('}');
-                tracing::warn!(%cache, "the queue of invalidations is full: a cache will be cleared");
-                self.drop_all(|kind| matches!(kind, Kind::Delete(Some(own)) if *own == clear));
-                self.deletes.remove(&Some(clear.clone()));
-                self.put(&clear, Kind::Clear);
-            }
-            _ if self.tags > 0 => {
-                // Which entries carry the tags is not known.
-                tracing::warn!("the queue of invalidations is full: all caches will be cleared");
-                self.drop_all(|kind| *kind == Kind::Tag);
-                self.tags = 0;
-                all_clears().iter().for_each(|clear| self.put(clear, Kind::Clear));
-            }
-            _ => {
-                // Bare JSON has no versions: one item is worth as much as another.
-                tracing::error!("the queue of invalidations is full: one of a Format::Plain cache is lost");
-                self.remove(newest);
+        while self.taken() > MOST_BYTES {
+            let largest = self.deletes.iter().max_by_key(|(_, size)| **size);
+            match largest.map(|(clear, size)| (clear.clone(), *size)) {
+                Some((Some(clear), size)) if size >= self.tags => {
+                    // Its name alone: the namespace stays out of the log.
+                    let cache = clear.rsplit('/').next().unwrap_or_default().trim_end_matches('}');
+                    tracing::warn!(%cache, "the queue of invalidations is full: a cache will be cleared");
+                    self.drop_all(|kind| matches!(kind, Kind::Delete(Some(own)) if *own == clear));
+                    self.deletes.remove(&Some(clear.clone()));
+                    self.put(&clear, Kind::Clear);
+                }
+                Some((None, size)) if size >= self.tags => {
+                    if !self.lose_plain(newest) {
+                        return;
+                    }
+                }
+                _ => {
+                    // Which entries carry the tags is not known.
+                    tracing::warn!("the queue of invalidations is full: all caches will be cleared");
+                    self.drop_all(|kind| *kind == Kind::Tag);
+                    self.tags = 0;
+                    all_clears().iter().for_each(|clear| self.put(clear, Kind::Clear));
+                }
             }
         }
+    }
+
+    /// What all items take that are counted.
+    fn taken(&self) -> usize {
+        self.tags + self.deletes.values().sum::<usize>()
+    }
+
+    /// Drops a name of a cache without versions: `newest` if it is one, else any. One is worth as much as another.
+    fn lose_plain(&mut self, newest: &str) -> bool {
+        let is_plain = |item: &Item| item.kind == Kind::Delete(None);
+        let name = match self.items.get_key_value(newest) {
+            Some((name, item)) if is_plain(item) => Some(name),
+            _ => self.items.iter().find(|(_, item)| is_plain(item)).map(|(name, _)| name),
+        };
+        let Some(name) = name.cloned() else { return false };
+        self.remove(&name);
+        self.lost += 1;
+        if let Some(times) = self.losses.note(Instant::now()) {
+            tracing::error!(
+                times,
+                "the queue of invalidations is full: deletions of Format::Plain caches are lost"
+            );
+        }
+        true
     }
 
     fn drop_all(&mut self, which: impl Fn(&Kind) -> bool) {
@@ -549,6 +558,28 @@ mod tests {
         // And so on: the bound holds for what is queued later.
         let _ = queue.delete(["user:again"], Some("clear-user"), Vec::new);
         assert_eq!(queue.counts().waiting, 3);
+    }
+
+    #[test]
+    fn a_flood_of_plain_names_costs_names_of_its_own_and_clears_no_cache() {
+        let queue = queue(&["user:1"]);
+        let all = || vec!["clear".to_owned()];
+        let _ = queue.tag("tag", "epoch", all);
+        let mut number = 0;
+        while queue.counts().lost == 0 {
+            number += 1;
+            assert!(number < 400_000, "the queue is not bounded");
+            assert!(!queue.replaces("clear"), "another cache is cleared for it");
+            let _ = queue.delete([&*format!("plain:{number:050}")], None, all);
+        }
+        assert!(number > 100_000, "{number}");
+        // A name of another cache that finds no room is kept, and plain names give way to it.
+        let _ = queue.delete([&*format!("user:{number:0300}")], Some("clear"), all);
+        assert!(queue.covers("user:1", "other") && queue.replaces("tag") && !queue.replaces("clear"));
+        let counts = queue.counts();
+        assert!(counts.lost > 1, "{counts:?}");
+        // The other cache's two names, the tag and the epoch, and the plain names that are not lost.
+        assert_eq!(counts.waiting + counts.lost, number + 4);
     }
 
     #[test]

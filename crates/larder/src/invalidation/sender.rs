@@ -18,6 +18,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
 use super::queue::{Kind, Next, Queue, Work};
+use super::throttle::Throttle;
 use crate::error::{ErrorKind, Result};
 
 /// How many requests are under way at a node.
@@ -93,6 +94,7 @@ struct Sender<D> {
     after_epoch: Vec<Arc<str>>,
     /// What was refused, by when it is tried again.
     refused: VecDeque<(Instant, Arc<str>)>,
+    refusals: Throttle,
 }
 
 /// Tells the queue that its sender was dropped before its end, with the runtime it ran in.
@@ -118,6 +120,7 @@ pub(crate) async fn send<D: Delivery>(delivery: Arc<D>) {
         in_flight: FuturesUnordered::new(),
         after_epoch: Vec::new(),
         refused: VecDeque::new(),
+        refusals: Throttle::default(),
     };
     loop {
         sender.list(delivery.queue().take_fresh());
@@ -220,9 +223,13 @@ impl<D: Delivery> Sender<D> {
                 lane.names.push_front(work.name);
             }
             Err(error) => {
-                tracing::warn!(kind = %error.kind(), error = error.unnamed(), "a queued invalidation was refused");
+                let now = Instant::now();
+                if let Some(times) = self.refusals.note(now) {
+                    let (kind, error) = (error.kind(), error.unnamed());
+                    tracing::warn!(times, %kind, error, "queued invalidations were refused");
+                }
                 queue.failed(&work, true);
-                if let Some(due) = Instant::now().checked_add(REFUSED_PAUSE) {
+                if let Some(due) = now.checked_add(REFUSED_PAUSE) {
                     self.refused.push_back((due, work.name));
                 }
             }
@@ -248,6 +255,7 @@ async fn request<D: Delivery>(delivery: Arc<D>, node: usize, work: Work) -> Ende
 mod tests {
     use std::collections::{HashMap, HashSet};
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
     use crate::error::Error;
@@ -349,6 +357,47 @@ mod tests {
         assert!(nodes.queue.covers("a1", "") && !nodes.queue.covers("a2", ""));
         assert_eq!((nodes.asked("a1"), nodes.asked("a2")), (3, 1));
         assert_eq!(nodes.queue.counts().refused, 3);
+        nodes.refusing.lock().unwrap().clear();
+        sending.await.unwrap();
+    }
+
+    /// Counts warnings.
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Warnings {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() == tracing::Level::WARN
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_names_that_the_server_refuses_are_a_line_of_the_log_in_ten_seconds() {
+        let lines = Arc::<AtomicUsize>::default();
+        let _logging = tracing::subscriber::set_default(Warnings(lines.clone()));
+        let nodes = Arc::new(Nodes::default());
+        let names: Vec<String> = (0..1000).map(|number| format!("a{number}")).collect();
+        nodes.refusing.lock().unwrap().extend(names.iter().cloned());
+        delete(&nodes, &names.iter().map(String::as_str).collect::<Vec<_>>());
+        let sending = tokio::spawn(send(nodes.clone()));
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        assert!(nodes.queue.counts().refused >= 5000, "{:?}", nodes.queue.counts());
+        assert_eq!(lines.load(Ordering::Relaxed), 3);
         nodes.refusing.lock().unwrap().clear();
         sending.await.unwrap();
     }
