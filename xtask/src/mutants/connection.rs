@@ -40,11 +40,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a dial that failed is repeated without a pause",
-        &[rebuilt(
-            LINK,
-            "const LONGEST_DELAY: Duration = Duration::from_secs(2);",
-            "const LONGEST_DELAY: Duration = Duration::from_millis(20);",
-        )],
+        &[within(LINK, ".with_max_delay(", ["LONGEST_DELAY", "FIRST_DELAY"], ")")],
         &[unit(
             "store::redis::link::tests::pauses_between_dials_grow_to_two_seconds_and_differ_from_link_to_link",
         )],
