@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::background::{Background, Claims};
+use crate::background::{Background, Claims, HEDGE, begun};
 use crate::clock::Clock;
 use crate::credentials::CredentialSource;
 use crate::envelope::TagVersion;
@@ -51,7 +52,7 @@ pub(crate) struct Context {
     pub(crate) changes: Arc<Changes>,
     /// Versions that readers ask for just now.
     pub(crate) asking: Asking,
-    pub(crate) invalidations: Queue,
+    pub(crate) invalidations: Arc<Queue>,
     /// Loads under way.
     pub(crate) loads: Tasks,
     /// What waits for the end of a lease or renews a permit.
@@ -145,7 +146,7 @@ impl Context {
             random,
             changes,
             asking: Asking::default(),
-            invalidations: Queue::default(),
+            invalidations: Arc::default(),
             loads: Tasks::default(),
             timers: Tasks::default(),
             credentials: None,
@@ -343,9 +344,13 @@ impl Context {
     }
 
     fn send_queued(self: &Arc<Self>, started: Started) {
-        if started == Started::No && !self.background.spawn_until_close(invalidation::send(self.clone())) {
-            // Closed, or no runtime is left: the next to queue something tries again.
-            self.invalidations.sender_ended();
+        if started == Started::No {
+            // What waits holds no reference to this: the last handle must end the connections and the thread.
+            let sender = invalidation::send(Arc::downgrade(self), self.invalidations.clone());
+            if !self.background.spawn_until_close(sender) {
+                // Closed, or no runtime is left: the next to queue something tries again.
+                self.invalidations.sender_ended();
+            }
         }
     }
 
@@ -405,19 +410,23 @@ impl Context {
         self.caches().values().find_map(|cache| cache.near_copy(entry))
     }
 
-    /// Takes a load's claim away without anybody waiting for it. What is handed over before `close` is still sent.
+    /// Takes a load's claim away without waiting for it. What is handed over before `close` is still sent.
+    ///
+    /// The request is sent before this returns, on the connection of the request that made the claim. So it never
+    /// overtakes that one, and a load that begins afterwards does not find the claim. Where that connection does not
+    /// answer, and for a claim that is dropped outside a runtime, it is sent on the connection of the background.
     pub(crate) fn abandon_in_background(self: &Arc<Self>, entry: Name, claim: Claim) {
-        let context = self.clone();
-        self.background.spawn(async move {
-            let store = context.background_store_even_closed();
-            let abandon = async {
-                match claim {
-                    Claim::Placeholder(placeholder) => store.abandon_fill(&entry, placeholder).await,
-                    Claim::Refresh(claim) => store.abandon_refresh(&entry, claim).await,
+        let (context, in_order) = (self.clone(), Handle::try_current().is_ok());
+        self.background.spawn_begun(async move {
+            if in_order {
+                let sent = begun(HEDGE, abandon(&context.store, &entry, &claim)).await;
+                if matches!(sent, Some(Ok(()))) {
+                    return;
                 }
-            };
-            // Where this fails, the claim runs out by itself.
-            let _ = tokio::time::timeout(context.limits.response_timeout, abandon).await;
+            }
+            // Where this fails too, the claim runs out by itself.
+            let again = abandon(context.background_store_even_closed(), &entry, &claim);
+            let _ = tokio::time::timeout(context.limits.response_timeout, again).await;
         });
     }
 
@@ -433,11 +442,14 @@ impl Context {
     }
 }
 
-impl Delivery for Context {
-    fn queue(&self) -> &Queue {
-        &self.invalidations
+async fn abandon(store: &AnyStore, entry: &Name, claim: &Claim) -> Result<()> {
+    match claim {
+        Claim::Placeholder(placeholder) => store.abandon_fill(entry, placeholder.clone()).await,
+        Claim::Refresh(claim) => store.abandon_refresh(entry, *claim).await,
     }
+}
 
+impl Delivery for Context {
     fn node(&self, name: &str) -> usize {
         self.background_store_even_closed().node(name)
     }

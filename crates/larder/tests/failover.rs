@@ -127,6 +127,43 @@ async fn a_replica_that_lost_its_master_is_given_up_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn writes_are_read_back_while_the_links_talk_to_different_masters() {
+    let servers = [(); 3].map(|()| Server::builder().tcp().start());
+    let vip = Proxy::start(servers[0].addr().unwrap()).await;
+    let larder = patient().url(vip.url()).connect().await.unwrap();
+    numbers(&larder).set("a", &1).await.unwrap();
+    // A first move, after which the next has to wait.
+    vip.redirect(servers[1].addr().unwrap());
+    let list: String = servers[0].query(&["CLIENT", "LIST"]);
+    let one = list.lines().find(|line| line.contains(" name=larder ")).unwrap();
+    let id = one.split_whitespace().find_map(|field| field.strip_prefix("id=")).unwrap();
+    servers[0].command(&["CLIENT", "KILL", "ID", id]);
+    until("all links have moved", async || connections(&servers[0]) == 0 && connections(&servers[1]) == 3).await;
+    numbers(&larder).set("a", &1).await.unwrap();
+    assert_eq!(near(&larder).get("a").await.unwrap(), Some(1));
+    // Only the tracked link stays.
+    vip.redirect(servers[2].addr().unwrap());
+    vip.only_untracked().drop_connections();
+    until("writes go to the third", async || {
+        let written = numbers(&larder).set("a", &2).await.is_ok();
+        written && servers[2].query::<u64>(&["DBSIZE"]) > 0
+    })
+    .await;
+    for number in 3..100 {
+        numbers(&larder).set("a", &number).await.unwrap();
+        assert_eq!(numbers(&larder).get("a").await.unwrap(), Some(number));
+        assert_eq!(near(&larder).get("a").await.unwrap(), Some(number));
+    }
+    until("the links agree again", async || connections(&servers[1]) == 0).await;
+    until("near reads work", async || {
+        let hits = larder.stats().caches["n"].near_hits;
+        assert_eq!(near(&larder).get("a").await.unwrap(), Some(99));
+        larder.stats().caches["n"].near_hits > hits
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn links_that_reach_different_masters_move_together() {
     // The old server is cut off and does not know that it was replaced: it stays a master, and only its run id tells.
     let (old, new) = (Server::builder().tcp().start(), Server::builder().tcp().start());

@@ -40,6 +40,21 @@ async fn stored(larder: &Larder, key: &str) -> Stored {
     larder.explain(&format!("user:{key}")).await.unwrap().stored
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_load_has_left_nothing_behind_when_its_caller_is_answered() {
+    // Its first request of each kind is of scripts that no server knows yet.
+    let server = Server::start();
+    for larder in [connect("memory:").await, connect(&server.url()).await] {
+        let users = users(&larder);
+        for round in 0..200 {
+            let failing = || async { "no number".parse::<u32>().map(|_| user("Ann")) };
+            users.get_or_load(round, failing).await.unwrap_err();
+            // A placeholder would count.
+            assert!(!users.delete(round).await.unwrap(), "round {round}");
+        }
+    }
+}
+
 // ---- What a loader is told, and says -------------------------------------------------------------------------------
 
 #[tokio::test]

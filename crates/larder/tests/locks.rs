@@ -98,6 +98,19 @@ async fn a_dropped_guard_frees_its_lock() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_can_take_again_what_it_has_just_dropped() {
+    for (store, larder) in each_store().await {
+        let (lock, semaphore) = (larder.lock("again").ttl(TTL), larder.semaphore("again", 1));
+        for round in 0..200 {
+            let guard = lock.try_acquire().await.unwrap();
+            drop(guard.unwrap_or_else(|| panic!("{store}: the lock was refused, round {round}")));
+            let permit = semaphore.try_acquire().await.unwrap();
+            drop(permit.unwrap_or_else(|| panic!("{store}: the permit was refused, round {round}")));
+        }
+    }
+}
+
 #[tokio::test]
 async fn closing_waits_until_the_locks_of_dropped_guards_are_free() {
     let url = support::server().url();

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::{Guard, Larder, SemaphorePermit};
+use larder_testkit::Server;
 use support::{connect_as, namespace, patient, server};
 use tokio::runtime::{Builder, Runtime};
 
@@ -302,18 +303,55 @@ fn threads() -> usize {
     names.filter(|name| name.trim() == "larder").count()
 }
 
-/// In a process of its own, as other tests have threads too.
+/// Whether this is a process for the named test alone, as other tests have threads too. Elsewhere it runs one.
+#[cfg(target_os = "linux")]
+fn alone(test: &str) -> bool {
+    const ALONE: &str = "LARDER_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let alone = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(ALONE, "1")
+        .status();
+    assert!(alone.unwrap().success());
+    false
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_thread_ends_with_the_last_handle_though_an_invalidation_cannot_be_sent() {
+    if !alone("the_thread_ends_with_the_last_handle_though_an_invalidation_cannot_be_sent") {
+        return;
+    }
+    multi(2).block_on(async {
+        for hangs in [true, false] {
+            let server = Server::start();
+            let builder = patient().url(server.url()).response_timeout(Duration::from_secs(1));
+            let larder = builder.connect().await.unwrap();
+            let cache = larder.cache::<u32>("n").ttl(LONG).build().unwrap();
+            cache.set("a", &1).await.unwrap();
+            if hangs {
+                server.pause();
+            } else {
+                server.kill();
+            }
+            cache.delete("a").await.unwrap_err();
+            assert_eq!((larder.stats().invalidations.waiting, threads()), (1, 1));
+            drop((larder, cache));
+            support::until("the thread has ended", async || threads() == 0).await;
+            if hangs {
+                server.resume();
+                support::until("no connection is left", async || connections(&server).is_empty()).await;
+            }
+        }
+    });
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_larder_has_one_thread_that_ends_with_its_last_handle_or_with_close() {
-    const ALONE: &str = "LARDER_TEST_ALONE";
-    if std::env::var_os(ALONE).is_none() {
-        let name = "a_larder_has_one_thread_that_ends_with_its_last_handle_or_with_close";
-        let alone = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture"])
-            .env(ALONE, "1")
-            .status();
-        assert!(alone.unwrap().success());
+    if !alone("a_larder_has_one_thread_that_ends_with_its_last_handle_or_with_close") {
         return;
     }
     let runtime = multi(2);
@@ -403,6 +441,50 @@ fn when_the_runtime_of_a_load_ends_a_caller_that_waits_for_it_loads() {
         let loaded = lives.block_on(async { tokio::time::timeout(Duration::from_secs(20), waiter).await });
         assert_eq!(loaded.expect(store).unwrap().unwrap(), 7, "{store}");
     }
+}
+
+// ---- The connection of background work that is gone alone --------------------------------------------------------------
+
+/// The connections of larder at a server, as `CLIENT LIST` shows them.
+fn connections(server: &Server) -> Vec<String> {
+    let list: String = server.query(&["CLIENT", "LIST"]);
+    list.lines().filter(|line| line.contains(" name=larder ")).map(str::to_owned).collect()
+}
+
+/// Ends the connection of background work; the server has no room for another.
+async fn end_background(server: &Server, larder: &Larder) {
+    loop {
+        larder.ping().await.unwrap();
+        let untracked = connections(server).into_iter().filter(|line| !line.contains(" flags=t"));
+        // The connection of callers has just sent a ping, and not a heartbeat since.
+        let (callers, background): (Vec<_>, Vec<_>) = untracked.partition(|line| line.contains(" cmd=ping "));
+        if let ([_], [background]) = (&callers[..], &background[..]) {
+            // Those of callers, and the one that this test asks through.
+            server.command(&["CONFIG", "SET", "maxclients", "3"]);
+            let id = background.split_whitespace().find_map(|field| field.strip_prefix("id=")).unwrap();
+            server.command(&["CLIENT", "KILL", "ID", id]);
+            return;
+        }
+    }
+}
+
+#[test]
+fn without_the_connection_of_background_work_locks_are_kept_and_those_of_dropped_guards_are_freed() {
+    multi(2).block_on(async {
+        let server = Server::start();
+        let larder = connect_as(&server.url(), &namespace()).await;
+        let guard = kept(&larder, "kept").await;
+        let permit = larder.semaphore("kept", 1).ttl(TTL).acquire().await.unwrap();
+        let dropped = larder.lock("dropped").ttl(LONG).acquire().await.unwrap();
+        end_background(&server, &larder).await;
+
+        thread::spawn(move || drop(dropped)).join().unwrap();
+        let next = larder.lock("dropped").acquire_within(Duration::from_secs(10)).await;
+        drop(next.expect("the lock of a dropped guard is freed"));
+        outlives_its_time("server", &guard).await;
+        assert!(permit.is_valid(), "a kept permit was lost");
+        assert_eq!(connections(&server).len(), 2, "the background is connected, so this shows nothing");
+    });
 }
 
 // ---- Connections that come back -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::{Resident, Schedule, Visit};
+use super::{HEDGE, Resident, Schedule, Visit};
 use crate::context::Context;
 use crate::name::Name;
 use crate::store::{Claim, Store};
@@ -66,7 +66,11 @@ async fn renew_all(context: Weak<Context>, schedule: Arc<Schedule<Held>>) {
 
 /// Lost or not, the load goes on: its callers want its value.
 async fn renew(context: Arc<Context>, Held { entry, claim }: Held) {
-    let Ok(store) = context.background_store() else { return };
-    let renewal = store.renew_load(&entry, claim, LIVENESS);
-    let _ = tokio::time::timeout(context.limits.response_timeout, renewal).await;
+    let (Ok(own), Ok(callers)) = (context.background_store(), context.store()) else { return };
+    let renewal = own.renew_load(&entry, claim.clone(), LIVENESS);
+    if !matches!(tokio::time::timeout(HEDGE, renewal).await, Ok(Ok(_))) {
+        // Only the connection of the background may be gone.
+        let renewal = callers.renew_load(&entry, claim, LIVENESS);
+        let _ = tokio::time::timeout(context.limits.response_timeout, renewal).await;
+    }
 }

@@ -19,14 +19,18 @@ mod runtimes;
 mod schedule;
 mod thread;
 
+/// How long a request waits on one connection before it is sent on the other as well.
+pub(crate) const HEDGE: Duration = Duration::from_millis(150);
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
+use tokio::task::unconstrained;
 use tracing::instrument::WithSubscriber;
 
 use crate::error::Result;
@@ -94,6 +98,22 @@ impl Background {
         self.0.start(Group::Finite, Box::pin(task), Vec::new())
     }
 
+    /// As [`spawn`](Self::spawn), but polls the task once before it returns. So a request that the task begins with is
+    /// ahead, on its connection, of every request that the caller sends afterwards. Outside a runtime the task is not
+    /// polled here. The first poll must make no timer: begin with [`begun`].
+    pub(crate) fn spawn_begun(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        let mut task: Task = Box::pin(task);
+        if Handle::try_current().is_ok() {
+            let mut context = Context::from_waker(Waker::noop());
+            // The caller's budget may be spent, and would keep the request from being sent.
+            let first = Pin::new(&mut unconstrained(task.as_mut())).poll(&mut context);
+            if first.is_ready() {
+                return true;
+            }
+        }
+        self.0.start(Group::Finite, task, Vec::new())
+    }
+
     /// As [`spawn`](Self::spawn), for what may take long or for ever: `close` ends it.
     pub(crate) fn spawn_until_close(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
         self.0.start(Group::Endless, Box::pin(task), Vec::new())
@@ -140,6 +160,19 @@ impl Background {
             thread.close(patience).await;
         }
     }
+}
+
+/// Begins a task of [`Background::spawn_begun`]: `work` is polled where the task was spawned, and what is left of it at
+/// home, for `patience` at most.
+pub(crate) async fn begun<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    let first = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
+    if let Poll::Ready(answer) = first {
+        return Some(answer);
+    }
+    // The first poll ends here: a timer belongs to the runtime that it is made in, and that must be the home's.
+    tokio::task::yield_now().await;
+    tokio::time::timeout(patience, work).await.ok()
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,8 @@
 //! A tag is replaced only after the epoch, and that epoch replacement must have been sent after the tag was queued. A
 //! fill that read before the invalidation then finds either the epoch or the tag changed; see cache/tag.rs.
 //!
-//! Not promised: anything that is still queued when the process ends. The time to live bounds that.
+//! Not promised: anything that is still queued when the process ends, or the last handle is dropped. The time to live
+//! bounds that.
 
 mod queue;
 mod sender;

@@ -6,11 +6,14 @@
 //! comes: a replica may have been promoted.
 //!
 //! An item that the server refuses for another reason (the ACL, say) stays queued and is tried again now and then.
+//!
+//! The sender keeps the `Larder` alive only while a request is under way. What is still queued when the last handle is
+//! dropped is not sent.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -30,8 +33,6 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a sender needs.
 pub(crate) trait Delivery: Send + Sync + 'static {
-    fn queue(&self) -> &Queue;
-
     /// Which node serves a name at the moment, by any number.
     fn node(&self, name: &str) -> usize;
 
@@ -86,8 +87,8 @@ impl Lane {
 /// How one request ended: at which node, for which item.
 type Ended = (usize, Work, Result<()>);
 
-struct Sender<D> {
-    delivery: Arc<D>,
+struct Sender {
+    queue: Arc<Queue>,
     lanes: HashMap<usize, Lane>,
     in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>>,
     /// Tags that wait for the epoch.
@@ -98,46 +99,55 @@ struct Sender<D> {
 }
 
 /// Tells the queue that its sender was dropped before its end, with the runtime it ran in.
-struct Running<D: Delivery> {
-    delivery: Arc<D>,
+struct Running {
+    queue: Arc<Queue>,
     finished: bool,
 }
 
-impl<D: Delivery> Drop for Running<D> {
+impl Drop for Running {
     fn drop(&mut self) {
         if !self.finished {
-            self.delivery.queue().sender_ended();
+            self.queue.sender_ended();
         }
     }
 }
 
-/// Sends until the queue is empty, or the `Larder` closed. The queue has one sender at a time.
-pub(crate) async fn send<D: Delivery>(delivery: Arc<D>) {
-    let mut running = Running { delivery: delivery.clone(), finished: false };
+/// Sends until the queue is empty, the `Larder` is closed, or its last handle is gone. The queue has one sender at a
+/// time.
+pub(crate) async fn send<D: Delivery>(delivery: Weak<D>, queue: Arc<Queue>) {
+    let mut running = Running { queue: queue.clone(), finished: false };
     let mut sender = Sender {
-        delivery: delivery.clone(),
+        queue: queue.clone(),
         lanes: HashMap::new(),
         in_flight: FuturesUnordered::new(),
         after_epoch: Vec::new(),
         refused: VecDeque::new(),
         refusals: Throttle::default(),
     };
+    let mut ended = None;
     loop {
-        sender.list(delivery.queue().take_fresh());
-        sender.start();
-        if sender.in_flight.is_empty() && delivery.queue().end_if_empty() {
+        {
+            // Held only here and by requests, never while the sender waits.
+            let Some(delivery) = delivery.upgrade() else { return };
+            if let Some(ended) = ended.take()
+                && !sender.ended(&delivery, ended)
+            {
+                return;
+            }
+            sender.list(&*delivery, queue.take_fresh());
+            sender.start(&delivery);
+        }
+        if sender.in_flight.is_empty() && queue.end_if_empty() {
             // The queue knows already; it may even have another sender by now.
             running.finished = true;
             return;
         }
         let next_turn = sender.next_turn();
         tokio::select! {
-            Some(ended) = sender.in_flight.next(), if !sender.in_flight.is_empty() => {
-                if !sender.ended(ended) {
-                    return;
-                }
+            Some(answered) = sender.in_flight.next(), if !sender.in_flight.is_empty() => {
+                ended = Some(answered);
             }
-            () = delivery.queue().changed() => {}
+            () = queue.changed() => {}
             () = wake_at(next_turn) => {}
         }
     }
@@ -150,23 +160,23 @@ async fn wake_at(time: Option<Instant>) {
     }
 }
 
-impl<D: Delivery> Sender<D> {
-    fn list(&mut self, names: Vec<Arc<str>>) {
+impl Sender {
+    fn list(&mut self, delivery: &impl Delivery, names: Vec<Arc<str>>) {
         for name in names {
-            self.lanes.entry(self.delivery.node(&name)).or_default().names.push_back(name);
+            self.lanes.entry(delivery.node(&name)).or_default().names.push_back(name);
         }
         // What was queued and answered otherwise must not pile up behind a node that is away.
         for lane in self.lanes.values_mut() {
-            self.delivery.queue().prune(&mut lane.names);
+            self.queue.prune(&mut lane.names);
         }
     }
 
     /// Starts what may be sent now.
-    fn start(&mut self) {
+    fn start<D: Delivery>(&mut self, delivery: &Arc<D>) {
         let now = Instant::now();
         while self.refused.front().is_some_and(|(due, _)| *due <= now) {
             let due = self.refused.pop_front();
-            self.list(due.map(|(_, name)| name).into_iter().collect());
+            self.list(&**delivery, due.map(|(_, name)| name).into_iter().collect());
         }
         loop {
             let mut moved = Vec::new();
@@ -174,14 +184,14 @@ impl<D: Delivery> Sender<D> {
                 while lane.may_send(now)
                     && let Some(name) = lane.names.pop_front()
                 {
-                    if self.delivery.node(&name) != *node {
+                    if delivery.node(&name) != *node {
                         moved.push(name);
                         continue;
                     }
-                    match self.delivery.queue().take(&name) {
+                    match self.queue.take(&name) {
                         Next::Send(work) => {
                             lane.in_flight += 1;
-                            self.in_flight.push(Box::pin(request(self.delivery.clone(), *node, work)));
+                            self.in_flight.push(Box::pin(request(delivery.clone(), *node, work)));
                         }
                         Next::AfterEpoch => self.after_epoch.push(name),
                         Next::Nothing => {}
@@ -192,13 +202,13 @@ impl<D: Delivery> Sender<D> {
             if moved.is_empty() {
                 return;
             }
-            self.list(moved);
+            self.list(&**delivery, moved);
         }
     }
 
     /// Notes how a request ended; whether to go on.
-    fn ended(&mut self, (node, work, answer): Ended) -> bool {
-        let queue = self.delivery.queue();
+    fn ended(&mut self, delivery: &Arc<impl Delivery>, (node, work, answer): Ended) -> bool {
+        let queue = self.queue.clone();
         let lane = self.lanes.entry(node).or_default();
         lane.in_flight = lane.in_flight.saturating_sub(1);
         match answer {
@@ -210,7 +220,7 @@ impl<D: Delivery> Sender<D> {
                 lane.report_if_empty();
                 if work.kind == Kind::Epoch {
                     let tags = std::mem::take(&mut self.after_epoch);
-                    self.list(tags);
+                    self.list(&**delivery, tags);
                 }
             }
             Err(error) if error.kind() == ErrorKind::Closed => {
@@ -263,7 +273,7 @@ mod tests {
     /// Nodes by the first letter of a name; a round trip takes 5 ms.
     #[derive(Default)]
     struct Nodes {
-        queue: Queue,
+        queue: Arc<Queue>,
         away: Mutex<HashSet<char>>,
         refusing: Mutex<HashSet<String>>,
         /// How often each name was asked for.
@@ -282,10 +292,6 @@ mod tests {
     }
 
     impl Delivery for Nodes {
-        fn queue(&self) -> &Queue {
-            &self.queue
-        }
-
         fn node(&self, name: &str) -> usize {
             name.chars().next().map_or(0, |first| first as usize)
         }
@@ -302,6 +308,25 @@ mod tests {
             self.order.lock().unwrap().push(name.to_owned());
             Ok(())
         }
+    }
+
+    fn send(nodes: Arc<Nodes>) -> impl Future<Output = ()> + Send {
+        async move { super::send(Arc::downgrade(&nodes), nodes.queue.clone()).await }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sender_ends_with_the_last_handle_though_something_is_queued() {
+        let nodes = Arc::new(Nodes::default());
+        nodes.away.lock().unwrap().insert('d');
+        nodes.refusing.lock().unwrap().insert("a1".into());
+        delete(&nodes, &["d1", "a1"]);
+        let sending = tokio::spawn(super::send(Arc::downgrade(&nodes), nodes.queue.clone()));
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert!(nodes.queue.is_pending() && !sending.is_finished());
+        let gone = Arc::downgrade(&nodes);
+        drop(nodes);
+        tokio::time::timeout(Duration::from_secs(6), sending).await.expect("it goes on").unwrap();
+        assert_eq!(gone.strong_count(), 0);
     }
 
     fn delete(nodes: &Nodes, names: &[&str]) {

@@ -2,7 +2,7 @@
 //!
 //! One loop of the background renews all that a `Larder` keeps alive, each when a third of its time is over; those that fall due
 //! soon after go along, in one request for like times to live (one a slot on a cluster). A renewal that fails is tried again
-//! while the lock's time lasts. When the background's connection has come up again, all are renewed at once: a server that lost
+//! while the lock's time lasts; one that is not answered soon goes out on the connection of callers, too. When the background's connection has come up again, all are renewed at once: a server that lost
 //! its data says so then, and not a third of a time to live later.
 //!
 //! Nothing here depends on the runtime of a caller: a program that blocks its threads, or ends a runtime, keeps its locks.
@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::hedge::hedged;
 use super::holding::{Holding, Kind};
 use super::locks::Locks;
 use crate::background::{Resident, Schedule, Visit};
@@ -128,19 +129,23 @@ async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
     let sent = locks.context.clock.now();
     due.retain(|(holding, ttl)| holding.asks(sent, *ttl));
     let Some(kind) = due.first().map(|(holding, _)| holding.kind) else { return };
-    let Ok(store) = locks.context.background_coordination() else {
+    if locks.context.store().is_err() {
         // Closed: this loop is about to be ended.
         return due.iter().for_each(|(holding, _)| locks.keeping.forget(holding.token));
-    };
+    }
     // Over before any of them is due again.
     let patience = due.iter().map(|(_, ttl)| *ttl / 4).min().unwrap_or_default().min(locks.timeout());
     let tickets: Vec<_> = due
         .iter()
         .map(|(holding, ttl)| (Ticket { lock: holding.name.to_string(), token: holding.token }, *ttl))
         .collect();
+    // Lost by either answer is lost.
+    let both = |one, other| one && other;
     let answer = match kind {
-        Kind::Lock => store.extend(&tickets, patience).await,
-        Kind::Permit => store.renew_permits(&tickets, patience).await,
+        Kind::Lock => hedged(&locks, patience, |store, patience| store.extend(&tickets, patience), both).await,
+        Kind::Permit => {
+            hedged(&locks, patience, |store, patience| store.renew_permits(&tickets, patience), both).await
+        }
     };
     let now = locks.context.clock.now();
     let held = answer.unwrap_or_else(|_| vec![None; due.len()]);

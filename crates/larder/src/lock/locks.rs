@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use super::keeping::Keeping;
 use super::meter::LockMeter;
 use super::waiting::Waiting;
+use crate::background::{HEDGE, begun};
 use crate::context::Context;
 use crate::error::Result;
 use crate::near::Changes;
@@ -31,6 +34,16 @@ pub(super) enum Ending {
     GivePermit(Option<Duration>),
 }
 
+impl Ending {
+    async fn send(self, store: &AnyStore, name: &str, token: u64) -> Result<bool> {
+        match self {
+            Self::Release => store.release(name, token).await,
+            Self::GiveUp(remembered) => store.give_up(name, token, remembered).await,
+            Self::GivePermit(remembered) => store.give_permit(name, token, remembered).await,
+        }
+    }
+}
+
 impl Locks {
     pub(crate) fn new(context: Arc<Context>) -> Self {
         Self { context, meter: LockMeter::new(), waiting: Waiting::default(), keeping: Keeping::default() }
@@ -52,8 +65,13 @@ impl Locks {
         self.meter.stats()
     }
 
-    /// Frees a lock, or ends an attempt, without anybody waiting for it, and tries again until the lock's time is over anyway. What
+    /// Frees a lock, or ends an attempt, without waiting for it, and tries again until the lock's time is over anyway. What
     /// is handed over before `close` is still sent.
+    ///
+    /// The first request is sent before this returns, on the connection of attempts that do not wait. So a task that drops
+    /// a guard and then tries to take its lock finds it free. Later requests alternate between the connection of the
+    /// background and that of callers: either may be gone alone. Outside a runtime the background's is the first. It is
+    /// safe to send this twice: a token is good for one attempt.
     pub(super) fn end_in_background(
         self: &Arc<Self>,
         name: Arc<str>,
@@ -61,28 +79,30 @@ impl Locks {
         ttl: Duration,
         how: Ending,
     ) {
-        let locks = self.clone();
-        self.context.background.spawn(async move {
-            let end = locks.context.clock.now().after(ttl);
+        let (locks, in_order) = (self.clone(), Handle::try_current().is_ok());
+        self.context.background.spawn_begun(async move {
+            let context = &locks.context;
+            let end = context.clock.now().after(ttl);
+            let own = context.background_coordination_even_closed();
+            let callers = context.coordination_even_closed();
+            if in_order && matches!(begun(HEDGE, how.send(callers, &name, token)).await, Some(Ok(_))) {
+                return;
+            }
             let mut pause = Duration::from_millis(20);
             loop {
-                let store = locks.context.background_coordination_even_closed();
-                let work = async {
-                    match how {
-                        Ending::Release => store.release(&name, token).await,
-                        Ending::GiveUp(remembered) => store.give_up(&name, token, remembered).await,
-                        Ending::GivePermit(remembered) => store.give_permit(&name, token, remembered).await,
-                    }
-                };
-                match tokio::time::timeout(locks.timeout(), work).await {
+                let first = tokio::time::timeout(locks.timeout(), how.send(own, &name, token)).await;
+                let answer = match first {
                     Ok(Ok(_)) => return,
-                    Ok(Err(error))
-                        if !error.is_retryable() || locks.context.clock.now().after(pause) >= end =>
-                    {
+                    _ if std::ptr::eq(own, callers) => first,
+                    _ => tokio::time::timeout(locks.timeout(), how.send(callers, &name, token)).await,
+                };
+                match answer {
+                    Ok(Ok(_)) => return,
+                    Ok(Err(error)) if !error.is_retryable() || context.clock.now().after(pause) >= end => {
                         tracing::debug!(%error, "a lock could not be freed and ends with its time");
                         return;
                     }
-                    Err(_) if locks.context.clock.now() >= end => return,
+                    Err(_) if context.clock.now() >= end => return,
                     _ => {}
                 }
                 tokio::time::sleep(pause).await;

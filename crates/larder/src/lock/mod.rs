@@ -19,6 +19,7 @@ mod attempt;
 mod election;
 mod fence;
 mod guard;
+mod hedge;
 mod holder;
 mod holding;
 mod job;

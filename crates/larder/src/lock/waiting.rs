@@ -18,21 +18,19 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use futures_util::future::join;
 use tokio::sync::{Notify, watch};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
+use super::hedge::hedged;
 use super::keeping::reconnected;
 use super::locks::Locks;
 use crate::background::Resident;
 use crate::clock::Tick;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::lock::{LockStore, Pace, Ticket, Turn};
 
 /// How long a beat is waited for: if its answer is lost, the next is sent while the waiters still count as alive.
 const PATIENCE: Duration = Duration::from_millis(400);
-/// After that it is sent on the other connection, too.
-const HEDGE: Duration = Duration::from_millis(150);
 
 #[derive(Default)]
 pub(super) struct Waiting {
@@ -171,36 +169,8 @@ async fn run(locks: Weak<Locks>, queue: Arc<WaitQueue>, mut reconnects: Option<w
     }
 }
 
-/// One heartbeat, on the background's connection, and on the callers' where that does not answer soon.
+/// One heartbeat. The later answer knows more: a turn that has come, or a place that is gone.
 async fn beat(locks: &Locks, tickets: &[Ticket]) -> Result<Vec<Option<Turn>>> {
     let patience = PATIENCE.min(locks.timeout());
-    let (own, callers) = (locks.context.background_coordination()?, locks.context.coordination()?);
-    let mut first = pin!(own.stand_by(tickets, patience));
-    if std::ptr::eq(own, callers) {
-        return first.await;
-    }
-    let second = || callers.stand_by(tickets, patience.saturating_sub(HEDGE));
-    match timeout(HEDGE, &mut first).await {
-        Ok(Ok(turns)) if turns.iter().all(Option::is_some) => Ok(turns),
-        Ok(answer) => either(answer, second().await),
-        Err(_) => {
-            let (answer, other) = join(first, second()).await;
-            either(answer, other)
-        }
-    }
-}
-
-/// What was answered to either of two beats for the same places.
-fn either(
-    one: Result<Vec<Option<Turn>>>,
-    other: Result<Vec<Option<Turn>>>,
-) -> Result<Vec<Option<Turn>>, Error> {
-    match (one, other) {
-        (Ok(one), Ok(other)) => {
-            // The later answer knows more: a turn that has come, or a place that is gone.
-            Ok(one.into_iter().zip(other).map(|(one, other)| other.or(one)).collect())
-        }
-        (Ok(turns), Err(_)) | (Err(_), Ok(turns)) => Ok(turns),
-        (Err(error), Err(_)) => Err(error),
-    }
+    hedged(locks, patience, |store, patience| store.stand_by(tickets, patience), |_, later| later).await
 }

@@ -118,6 +118,12 @@ impl Lanes {
         }
     }
 
+    /// Whether the generation has not ended.
+    pub(crate) fn is_current(&self, seen: Seen) -> bool {
+        let lane = self.lanes.get(usize::from(seen.lane));
+        lane.is_some_and(|lane| lane.generation.load(Ordering::Acquire) == seen.generation)
+    }
+
     fn close(&self, lane: u16) -> u32 {
         let Some(lane) = self.lanes.get(usize::from(lane)) else { return 0 };
         // The number first: whoever renews the old generation and finds its number unmoved has stored its times before this.

@@ -13,11 +13,16 @@
 //! Where it is a master, or as soon as the name has led to one at another server, replicas are refused, and the links go on
 //! dialling until there is a master.
 //!
+//! A move may have to wait, because the last one was a moment ago. A link that reached another master uses it meanwhile, and
+//! the links are *divided*: nothing that was read through any of them is kept, and no request goes to the tracked link,
+//! which may talk to the other master.
+//!
 //! Not guaranteed: that a server is noticed that was replaced while its connections stay and it goes on as a master. Nothing
 //! tells the clients of that, unless one of the links dials.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -25,28 +30,35 @@ use tokio::time::Instant;
 
 use super::identity::{Identity, Role};
 use crate::error::{Error, ErrorKind};
+use crate::store::trust::{Lanes, Seen};
 
 /// After a move because of run ids, or of a role that the server does not tell, the next has to wait: behind one name there
 /// may be several masters, and then the links never agree.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Agreement {
     /// The value of `moved`, for those who only compare.
     generation: AtomicU64,
     moved: watch::Sender<u64>,
+    /// Whether `strays` is not zero, for those who only look.
+    divided: AtomicBool,
     /// A request was refused by a replica that is accepted: the name is to be looked up.
     refused: Notify,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     /// The run id of the master that the links talk to.
     master: Option<String>,
     /// How many links of this generation have a connection to it.
     links: usize,
+    /// How many links of this generation have a connection to another master.
+    strays: usize,
+    /// What was read through these may be kept.
+    kept: Vec<(Arc<Lanes>, Seen)>,
     /// The replica that was the first server reached, as long as that is why replicas are accepted.
     replica: Option<Accepted>,
     reached: bool,
@@ -64,14 +76,27 @@ struct Accepted {
 /// What becomes of a connection that was dialled.
 #[derive(Debug)]
 pub(super) enum Admission {
-    /// It is used. What was read through it may be kept where it is `trusted`.
-    Used {
-        generation: u64,
-        trusted: bool,
-    },
+    Used { generation: u64, by: Use },
     /// The links moved on meanwhile: dial again.
     Again,
     Refused(Error),
+}
+
+/// How a connection is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// What was read through it may be kept.
+    Trusted,
+    /// To a replica, which is accepted.
+    Replica,
+    /// To another master than that of the other links.
+    Stray,
+}
+
+impl fmt::Debug for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agreement").field("generation", &self.generation()).finish_non_exhaustive()
+    }
 }
 
 impl Agreement {
@@ -107,7 +132,7 @@ impl Agreement {
             state.reached = true;
             state.on_replica = true;
             state.replica = Some(Accepted { run_id: identity.run_id.clone() });
-            return Admission::Used { generation, trusted: false };
+            return Admission::Used { generation, by: Use::Replica };
         }
         state.reached = true;
         let promoted = std::mem::take(&mut state.on_replica);
@@ -118,7 +143,11 @@ impl Agreement {
         // Where no link talks to the other any more, as after a restart, there is nothing to agree on.
         let divided = state.is_other(identity) && state.links > 0;
         if divided && !state.may_move() {
-            return Admission::Used { generation, trusted: false };
+            // Before this connection is used: its writes would not be told on the tracked link.
+            state.strays += 1;
+            self.divided.store(true, Ordering::Release);
+            state.kept.drain(..).for_each(|(lanes, seen)| lanes.end(seen));
+            return Admission::Used { generation, by: Use::Stray };
         }
         if identity.run_id.is_some() {
             state.master.clone_from(&identity.run_id);
@@ -131,14 +160,39 @@ impl Agreement {
             generation
         };
         state.links += 1;
-        Admission::Used { generation, trusted: true }
+        Admission::Used { generation, by: Use::Trusted }
     }
 
-    /// A connection that was trusted in this generation has ended.
-    pub(super) fn leave(&self, generation: u64) {
+    /// Whether links talk to different masters, until their move.
+    #[inline]
+    pub(super) fn is_divided(&self) -> bool {
+        self.divided.load(Ordering::Acquire)
+    }
+
+    /// What is read through a connection of this generation is kept from now on. While the links are divided it is not:
+    /// the lane's generation ends at once.
+    pub(super) fn keep(&self, generation: u64, lanes: &Arc<Lanes>, seen: Seen) {
+        let mut state = self.state();
+        state.kept.retain(|(other, _)| !Arc::ptr_eq(other, lanes));
+        if state.strays > 0 || self.generation() != generation {
+            lanes.end(seen);
+        } else {
+            state.kept.push((lanes.clone(), seen));
+        }
+    }
+
+    /// A connection that was admitted in this generation has ended.
+    pub(super) fn leave(&self, generation: u64, by: Use) {
         let mut state = self.state();
         if self.generation() == generation {
-            state.links = state.links.saturating_sub(1);
+            match by {
+                Use::Trusted => state.links = state.links.saturating_sub(1),
+                Use::Stray => {
+                    state.strays = state.strays.saturating_sub(1);
+                    self.divided.store(state.strays > 0, Ordering::Release);
+                }
+                Use::Replica => {}
+            }
         }
     }
 
@@ -173,9 +227,12 @@ impl Agreement {
     }
 
     fn advance(&self, state: &mut State, server: &str, why: &'static str) -> u64 {
-        state.links = 0;
+        (state.links, state.strays) = (0, 0);
+        state.kept.clear();
         let next = self.generation().wrapping_add(1);
         self.generation.store(next, Ordering::Release);
+        // After the generation: no link is standing when this says that none is divided.
+        self.divided.store(false, Ordering::Release);
         self.moved.send_replace(next);
         tracing::warn!(%server, why, "all connections to the server dial again");
         next
@@ -208,6 +265,7 @@ impl State {
 mod tests {
     use super::super::identity::AskRole;
     use super::*;
+    use crate::clock::Clock;
     use crate::store::Eviction;
 
     fn server(role: Role, run_id: &str) -> Identity {
@@ -222,7 +280,7 @@ mod tests {
 
     fn used(agreement: &Agreement, identity: &Identity) -> (u64, bool) {
         match agreement.admit(identity, agreement.generation(), "s") {
-            Admission::Used { generation, trusted } => (generation, trusted),
+            Admission::Used { generation, by } => (generation, by == Use::Trusted),
             other => panic!("{other:?}"),
         }
     }
@@ -245,8 +303,8 @@ mod tests {
         for restart in 0..100 {
             let server = server(Role::Master, &restart.to_string());
             assert_eq!((used(&agreement, &server), used(&agreement, &server)), ((0, true), (0, true)));
-            agreement.leave(0);
-            agreement.leave(0);
+            agreement.leave(0, Use::Trusted);
+            agreement.leave(0, Use::Trusted);
         }
     }
 
@@ -261,6 +319,41 @@ mod tests {
         tokio::time::advance(FIRST_PAUSE).await;
         assert!(agreement.is_stray(&third), "it dials again");
         assert_eq!(used(&agreement, &third), (2, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_move_has_to_wait_nothing_that_was_read_through_any_link_is_believed() {
+        let (agreement, lanes) = (Agreement::default(), Arc::new(Lanes::remote()));
+        let (a, b, c) =
+            (server(Role::Master, "a"), server(Role::Master, "b"), server(Role::Master, "c"));
+        let (lane, now) = (lanes.take().unwrap(), Clock::default().moment());
+        let read = |generation| {
+            let seen = lanes.open(lane);
+            agreement.keep(generation, &lanes, seen);
+            lanes.renew(seen, now);
+            seen
+        };
+        used(&agreement, &a);
+        let (generation, _) = used(&agreement, &b);
+        let before = read(generation);
+        assert!(lanes.believe(before, now) && !agreement.is_divided());
+
+        let Admission::Used { by, .. } = agreement.admit(&c, generation, "s") else { panic!("refused") };
+        assert_eq!(by, Use::Stray, "too soon after the last move");
+        assert!(agreement.is_divided());
+        assert!(!lanes.believe(before, now), "read from b, while writes go to c");
+        assert!(!lanes.believe(read(generation), now), "as long as they are divided");
+
+        // It dials again, and reaches the others' server.
+        agreement.leave(generation, by);
+        assert!(!agreement.is_divided());
+        let after = read(generation);
+        assert!(lanes.believe(after, now) && !lanes.believe(before, now));
+        // A move ends it for good, and what an older generation leaves behind changes nothing.
+        let Admission::Used { by, .. } = agreement.admit(&c, generation, "s") else { panic!("refused") };
+        agreement.move_from(generation, "s", "a test");
+        agreement.leave(generation, by);
+        assert!(!agreement.is_divided());
     }
 
     #[tokio::test(start_paused = true)]

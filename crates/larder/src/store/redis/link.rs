@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::instrument::WithSubscriber;
 
-use super::agreement::Admission;
+use super::agreement::{Admission, Use};
 use super::dial::{Destination, Dialled, Learned, Login, describe, dial, look_up};
 use super::error::translate;
 use super::hosts::{Driver, run_on};
@@ -326,16 +326,16 @@ impl Supervisor {
                 Ok(dialled) => dialled,
                 Err(error) => return Some(Err(error)),
             };
-        let (generation, trusted) = if self.kind == Kind::OfCluster {
-            (OF_CLUSTER, true)
+        let (generation, by) = if self.kind == Kind::OfCluster {
+            (OF_CLUSTER, Use::Trusted)
         } else {
             match self.login.learned.agreement.admit(&identity, begun, &describe(&self.destination)) {
-                Admission::Used { generation, trusted } => (generation, trusted),
+                Admission::Used { generation, by } => (generation, by),
                 Admission::Again => return Some(Ok(None)),
                 Admission::Refused(error) => return Some(Err(error)),
             }
         };
-        let member = trusted.then(|| Member { learned: self.login.learned.clone(), generation });
+        let member = Member { learned: self.login.learned.clone(), generation, by };
         let mut live = Live {
             connection,
             number,
@@ -350,9 +350,12 @@ impl Supervisor {
             reads_many: self.lane.is_none() || identity.major.is_some_and(|major| major >= 7),
         };
         let handshake = async {
-            if self.lane.is_some() {
+            if let Some(lane) = &self.lane {
                 let tracked = arm(&live.connection, &address.to_string()).await?;
-                live.seen = seen.filter(|_| tracked && trusted);
+                live.seen = seen.filter(|_| tracked && by == Use::Trusted);
+                if let Some(seen) = live.seen.filter(|_| generation != OF_CLUSTER) {
+                    self.login.learned.agreement.keep(generation, lane.lanes(), seen);
+                }
             }
             self.beat(&live, AskRole::No).await.map(drop)
         };
@@ -442,6 +445,9 @@ impl Supervisor {
             if !of_cluster && agreement.is_stray(&about.identity) {
                 return End::Broken;
             }
+            if !of_cluster && !agreement.is_divided() && self.was_divided(&live) {
+                return End::Moved;
+            }
             if looks && Instant::now() >= look {
                 look_pause = (look_pause * 2).min(LONGEST_LOOK);
                 look = Instant::now() + look_pause;
@@ -465,6 +471,11 @@ impl Supervisor {
             }
             beats += 1;
         }
+    }
+
+    /// Whether nothing is kept of what is read through this connection because the links were divided.
+    fn was_divided(&self, live: &Live) -> bool {
+        self.lane.as_ref().zip(live.seen).is_some_and(|(lane, seen)| !lane.lanes().is_current(seen))
     }
 
     /// Whether the server is still the one to read from, as far as it says so itself: a node of a cluster that gave slots away
@@ -497,18 +508,19 @@ struct About {
     identity: Identity,
     /// What it was authenticated with, where that may change.
     credentials: Option<Kept>,
-    _member: Option<Member>,
+    _member: Member,
 }
 
-/// One of the connections that the links of a node agree on, until it is dropped.
+/// A connection as the links of its node count it, until it is dropped.
 struct Member {
     learned: Arc<Learned>,
     generation: u64,
+    by: Use,
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.learned.agreement.leave(self.generation);
+        self.learned.agreement.leave(self.generation, self.by);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Locks on Redis: each operation is one script, and so one round trip; those about several locks are one for each slot.
 //!
-//! An attempt runs on the tracked connection, where the server notes which wake-up key it has read: so standing in line
+//! An attempt that may wait runs on the tracked connection, where the server notes which wake-up key it has read: so standing in line
 //! and listening are one command. Before 7.2 Redis notes all keys of a script that reads one, and tells the waiting process of the
 //! next change of each: four messages that wake nobody, for a round trip less. On Redis 6, where pushes and replies may be
 //! mingled, and where tracking is refused, the attempt runs beside it and listens by a read of its own.
@@ -233,6 +233,11 @@ impl LockStore for RedisStore {
         let how = self.paced(if queue == Queue::StandInLine { "1 " } else { "0 " });
         let names = [lock, &fence, &line, &seen, &wake];
         let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes(), by.as_bytes()];
+        if queue == Queue::GoAway {
+            // On the connection of releases, and so behind the release of a guard that was dropped before.
+            let answer = self.network.run_script(lock, &script::ACQUIRE, &names, &arguments, Replay::Never);
+            return attempted(&answer.await?, false);
+        }
         let (answer, told) = self.network.run_script_told(lock, &script::ACQUIRE, &names, &arguments).await?;
         attempted(&answer, told)
     }
@@ -275,7 +280,8 @@ impl LockStore for RedisStore {
         let (token, remembered) = (version_text(token), millis(remembered));
         let names = [lock, &line, &seen, &wake];
         let arguments = [token.as_bytes(), claim.as_bytes(), live.as_bytes(), remembered.as_bytes()];
-        flag(&self.network.run_script(lock, &script::GIVE_UP, &names, &arguments, Replay::Safe).await?)
+        let known = &self.known.give_up;
+        flag(&self.run_in_order(lock, &script::GIVE_UP, known, &names, &arguments, Replay::Safe).await?)
     }
 
     async fn extend(&self, held: &[(Ticket, Duration)], patience: Duration) -> Result<Vec<Option<bool>>> {
@@ -287,7 +293,8 @@ impl LockStore for RedisStore {
         let (token, how) = (token_text(token), self.paced(""));
         let names = [lock, &line, &seen];
         let arguments = [token.as_bytes(), how.as_bytes()];
-        flag(&self.network.run_script(lock, &script::RELEASE, &names, &arguments, Replay::Never).await?)
+        let known = &self.known.release;
+        flag(&self.run_in_order(lock, &script::RELEASE, known, &names, &arguments, Replay::Never).await?)
     }
 
     async fn holder(&self, lock: &str) -> Result<Option<HeldBy>> {

@@ -25,6 +25,7 @@ mod time;
 mod tracking;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,7 +57,25 @@ pub(crate) struct RedisStore {
     lanes: Arc<Lanes>,
     pub(super) pace: Pace,
     learned: Arc<Learned>,
+    known: KnownScripts,
 }
+
+/// Scripts that must be carried out in the order in which they are sent, with what the same task sends after them. One
+/// that the server has forgotten would be sent a second time, and be overtaken: so it is sent whole until it has run.
+#[derive(Debug, Default)]
+struct KnownScripts {
+    release: Known,
+    give_up: Known,
+    give_permit: Known,
+    abandon_fill: Known,
+    abandon_refresh: Known,
+}
+
+/// Since which reconnect the server has run a script, plus one. A server that restarts breaks the connection.
+///
+/// Not guaranteed: that each node of a cluster knows it, nor that it does after `SCRIPT FLUSH`. Then it is sent again.
+#[derive(Debug, Default)]
+struct Known(AtomicU64);
 
 impl RedisStore {
     /// Starts to connect; with a listener there is a tracked connection, too. [`ready`](Self::ready) waits
@@ -75,7 +94,7 @@ impl RedisStore {
         });
         let (learned, reconnects) = (login.learned.clone(), login.hosts.reconnects());
         let network = Network::start(deployment, login, sentinel_login, connections, tracking);
-        Self { network, reconnects, lanes, pace: Pace::default(), learned }
+        Self { network, reconnects, lanes, pace: Pace::default(), learned, known: KnownScripts::default() }
     }
 
     /// Waits for the first attempt to connect, and gives its failure.
@@ -95,6 +114,27 @@ impl RedisStore {
     /// Ends the connections, and the tasks that keep them.
     pub(crate) fn close(&self) {
         self.network.close();
+    }
+
+    /// Runs a script about `name` so that no later request about that name from the same task overtakes it: one round trip.
+    async fn run_in_order(
+        &self,
+        name: &str,
+        script: &script::Script,
+        known: &Known,
+        keys: &[&str],
+        arguments: &[&[u8]],
+        replay: Replay,
+    ) -> Result<Value> {
+        let since = self.reconnects.borrow().wrapping_add(1);
+        if known.0.load(Ordering::Acquire) == since {
+            return self.network.run_script(name, script, keys, arguments, replay).await;
+        }
+        let answer = self.network.run(name, &script.by_source(keys, arguments), replay).await;
+        if answer.is_ok() {
+            known.0.store(since, Ordering::Release);
+        }
+        answer
     }
 
     /// A command a name, sent group by group, all at once; the answers in the order of the names. What can be written is,
@@ -264,8 +304,8 @@ impl Store for RedisStore {
     }
 
     async fn abandon_fill(&self, name: &str, placeholder: Bytes) -> Result<()> {
-        self.network
-            .run_script(name, &script::ABANDON_FILL, &[name], &[&*placeholder], Replay::Never)
+        let (known, arguments) = (&self.known.abandon_fill, [&*placeholder]);
+        self.run_in_order(name, &script::ABANDON_FILL, known, &[name], &arguments, Replay::Never)
             .await
             .map(drop)
     }
@@ -308,8 +348,8 @@ impl Store for RedisStore {
 
     async fn abandon_refresh(&self, name: &str, claim: RefreshClaim) -> Result<()> {
         let lease = Keyspace::lease(name);
-        self.network
-            .run_script(name, &script::ABANDON_REFRESH, &[&lease], &[&*claim.write()], Replay::Never)
+        let (known, arguments) = (&self.known.abandon_refresh, [&*claim.write()]);
+        self.run_in_order(name, &script::ABANDON_REFRESH, known, &[&lease], &arguments, Replay::Never)
             .await
             .map(drop)
     }

@@ -98,8 +98,12 @@ impl Node {
         }
     }
 
-    /// The connection that tells of changes, if it stands and does; it is not waited for.
+    /// The connection that tells of changes, if it stands and does; it is not waited for. None while the links are divided:
+    /// it may lead to another server than the one that takes the writes.
     pub(super) fn tracked(&self) -> Option<(Live, Seen)> {
+        if self.learned.as_ref().is_some_and(|learned| learned.agreement.is_divided()) {
+            return None;
+        }
         let live = self.tracked.as_ref()?.standing()?;
         let seen = live.seen?;
         Some((live, seen))

@@ -102,8 +102,13 @@ impl PermitStore for RedisStore {
     async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
         let Pace { claim, live } = self.pace;
         let remembered = remembered.map_or_else(|| "0".to_owned(), millis);
-        let arguments = [remembered, millis(claim), millis(live)];
-        flag(&self.run_of_attempt(semaphore, token, &script::GIVE_PERMIT, &arguments, Replay::Safe).await?)
+        let (claim, live) = (millis(claim), millis(live));
+        let ([held, number, queue, seen], wake) = (names(semaphore), wake_name(semaphore, token));
+        let keys = [&*held, &number, &queue, &seen, &wake];
+        let token = version_text(token);
+        let arguments = [&token, &remembered, &claim, &live].map(|text| text.as_bytes());
+        let known = &self.known.give_permit;
+        flag(&self.run_in_order(semaphore, &script::GIVE_PERMIT, known, &keys, &arguments, Replay::Safe).await?)
     }
 
     async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {

@@ -54,6 +54,10 @@ impl Lane {
         self.of_cluster
     }
 
+    pub(super) fn lanes(&self) -> &Arc<Lanes> {
+        &self.tracking.lanes
+    }
+
     pub(super) fn moment(&self) -> Moment {
         self.tracking.clock.moment()
     }

@@ -1,0 +1,64 @@
+//! One request, about several locks, on two connections.
+//!
+//! The problem: heartbeats and renewals have the connection of the background, which no caller can block. It may be gone
+//! alone: a server at its `maxclients` takes no new one. The mechanism: where it does not answer soon, or not for all, the
+//! request is sent on the connection of callers, too.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::future::join;
+use tokio::time::timeout;
+
+use super::locks::Locks;
+use crate::background::HEDGE;
+use crate::error::Result;
+use crate::store::AnyStore;
+
+/// The answers, by place. `both` decides where both connections answered, the callers' second.
+///
+/// An error where the `Larder` is closed, and where neither connection answered anything.
+pub(super) async fn hedged<'a, T, F>(
+    locks: &'a Locks,
+    patience: Duration,
+    ask: impl Fn(&'a AnyStore, Duration) -> F,
+    both: impl Fn(T, T) -> T,
+) -> Result<Vec<Option<T>>>
+where
+    F: Future<Output = Result<Vec<Option<T>>>>,
+{
+    let (own, callers) = (locks.context.background_coordination()?, locks.context.coordination()?);
+    let mut first = pin!(ask(own, patience));
+    if std::ptr::eq(own, callers) {
+        return first.await;
+    }
+    let hedge = HEDGE.min(patience / 2);
+    let second = || ask(callers, patience.saturating_sub(hedge));
+    match timeout(hedge, &mut first).await {
+        Ok(Ok(answers)) if answers.iter().all(Option::is_some) => Ok(answers),
+        Ok(answer) => either(answer, second().await, both),
+        Err(_) => {
+            let (answer, other) = join(first, second()).await;
+            either(answer, other, both)
+        }
+    }
+}
+
+fn either<T>(
+    one: Result<Vec<Option<T>>>,
+    other: Result<Vec<Option<T>>>,
+    both: impl Fn(T, T) -> T,
+) -> Result<Vec<Option<T>>> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok(one
+            .into_iter()
+            .zip(other)
+            .map(|(one, other)| match (one, other) {
+                (Some(one), Some(other)) => Some(both(one, other)),
+                (one, other) => other.or(one),
+            })
+            .collect()),
+        (Ok(answers), Err(_)) | (Err(_), Ok(answers)) => Ok(answers),
+        (Err(error), Err(_)) => Err(error),
+    }
+}
