@@ -138,7 +138,8 @@ async fn writes_are_read_back_while_the_links_talk_to_different_masters() {
     let one = list.lines().find(|line| line.contains(" name=larder ")).unwrap();
     let id = one.split_whitespace().find_map(|field| field.strip_prefix("id=")).unwrap();
     servers[0].command(&["CLIENT", "KILL", "ID", id]);
-    until("all links have moved", async || connections(&servers[0]) == 0 && connections(&servers[1]) == 3).await;
+    until("all links have moved", async || connections(&servers[0]) == 0 && connections(&servers[1]) == 3)
+        .await;
     numbers(&larder).set("a", &1).await.unwrap();
     assert_eq!(near(&larder).get("a").await.unwrap(), Some(1));
     // Only the tracked link stays.

@@ -83,7 +83,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a connection without tracking is trusted",
-        &[switched(LINK, "seen.filter(|_| tracked && trusted)", "seen.filter(|_| trusted)")],
+        &[switched(
+            LINK,
+            "seen.filter(|_| tracked && by == Use::Trusted)",
+            "seen.filter(|_| by == Use::Trusted)",
+        )],
         &[test("near", "where_tracking_is_refused_nothing_is_kept_near_and_all_works")],
     ),
     mutant(

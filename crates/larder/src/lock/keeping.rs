@@ -142,7 +142,9 @@ async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
     // Lost by either answer is lost.
     let both = |one, other| one && other;
     let answer = match kind {
-        Kind::Lock => hedged(&locks, patience, |store, patience| store.extend(&tickets, patience), both).await,
+        Kind::Lock => {
+            hedged(&locks, patience, |store, patience| store.extend(&tickets, patience), both).await
+        }
         Kind::Permit => {
             hedged(&locks, patience, |store, patience| store.renew_permits(&tickets, patience), both).await
         }

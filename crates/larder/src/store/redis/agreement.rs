@@ -76,7 +76,10 @@ struct Accepted {
 /// What becomes of a connection that was dialled.
 #[derive(Debug)]
 pub(super) enum Admission {
-    Used { generation: u64, by: Use },
+    Used {
+        generation: u64,
+        by: Use,
+    },
     /// The links moved on meanwhile: dial again.
     Again,
     Refused(Error),
@@ -324,8 +327,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn while_a_move_has_to_wait_nothing_that_was_read_through_any_link_is_believed() {
         let (agreement, lanes) = (Agreement::default(), Arc::new(Lanes::remote()));
-        let (a, b, c) =
-            (server(Role::Master, "a"), server(Role::Master, "b"), server(Role::Master, "c"));
+        let (a, b, c) = (server(Role::Master, "a"), server(Role::Master, "b"), server(Role::Master, "c"));
         let (lane, now) = (lanes.take().unwrap(), Clock::default().moment());
         let read = |generation| {
             let seen = lanes.open(lane);

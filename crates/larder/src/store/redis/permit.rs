@@ -108,7 +108,11 @@ impl PermitStore for RedisStore {
         let token = version_text(token);
         let arguments = [&token, &remembered, &claim, &live].map(|text| text.as_bytes());
         let known = &self.known.give_permit;
-        flag(&self.run_in_order(semaphore, &script::GIVE_PERMIT, known, &keys, &arguments, Replay::Safe).await?)
+        flag(
+            &self
+                .run_in_order(semaphore, &script::GIVE_PERMIT, known, &keys, &arguments, Replay::Safe)
+                .await?,
+        )
     }
 
     async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {
