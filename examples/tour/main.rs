@@ -8,6 +8,7 @@
 mod catalogue;
 mod loading;
 mod near;
+mod once;
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ async fn main() -> Outcome {
     loading::many(&products, &catalogue).await?;
     loading::forgetting(&larder, &catalogue).await?;
     handover(&larder).await?;
+    once::once(&larder).await?;
     limit(&larder).await?;
     counted(&larder);
 

@@ -33,7 +33,7 @@ impl Scene {
     async fn new() -> Self {
         let server = Server::builder().tcp().start();
         let proxy = Proxy::start(server.addr().unwrap()).await;
-        let larder = Larder::builder().url(&proxy.url()).namespace("n").response_timeout(LIMIT).connect();
+        let larder = Larder::builder().url(proxy.url()).namespace("n").response_timeout(LIMIT).connect();
         let larder = larder.await.unwrap();
         Self { server, proxy, larder }
     }

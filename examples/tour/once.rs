@@ -1,0 +1,41 @@
+//! Work that must not happen twice: idempotency keys, writes that expect a version, jobs.
+
+use std::io;
+use std::time::Duration;
+
+use larder::{JobRun, Larder};
+
+use crate::{Outcome, heading, yes_no};
+
+pub(crate) async fn once(larder: &Larder) -> Outcome {
+    heading("Once, whoever asks");
+    // A key of its own for each run of the tour, so that a second run on a server starts afresh.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos();
+    let receipts = larder.cache::<u128>("receipt").ttl(Duration::from_secs(60)).build()?;
+    let pay = |receipt| {
+        let receipts = receipts.clone();
+        async move { receipts.run_once(now, move || async move { Ok::<_, io::Error>(receipt) }).await }
+    };
+    let (first, second) = (pay(1).await?, pay(2).await?);
+    println!("one payment, sent twice   → receipts {first} and {second}");
+
+    let carts = larder.cache::<u32>("cart").ttl(Duration::from_secs(60)).build()?;
+    carts.set(now, &1).await?;
+    let entry = carts.get_entry(now).await?.ok_or("the cart is gone")?;
+    let read = entry.version().ok_or("a value of the server has a version")?;
+    let mine = carts.set(now, &2).if_version(read).await?;
+    let late = carts.set(now, &3).if_version(read).await?;
+    println!("two edits of one version  → stored: {}, {}", yes_no(mine), yes_no(late));
+
+    let job = larder.job("tour").every(Duration::from_secs(3600));
+    let slot = format!("tour {now}");
+    for process in ["A", "B"] {
+        let run = job.run_slot(&slot, |_| async { Ok::<_, io::Error>(()) }).await?;
+        let ran = matches!(run, JobRun::Ran(Ok(())));
+        println!(
+            "process {process} runs the job    → {}",
+            if ran { "it runs" } else { "it was done already" }
+        );
+    }
+    Ok(())
+}
