@@ -563,6 +563,9 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     // Those of loads over several processes, clusters, failovers, providers of credentials and runtimes that end, and of the layer for HTTP, which a recorder of one thread does not meet here.
     let rare = [
         "no decision on a request",
+        "no decision on how many requests are in flight",
+        "a request's cost was not corrected",
+        "the quotas of a request make no sense",
         "a loader waited for a load elsewhere, which may wait for it: it loads by itself",
         "not the master that a sentinel called it",
         "the cluster's map could not be fetched",

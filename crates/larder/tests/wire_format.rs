@@ -791,6 +791,12 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 assert!(limiter.allow(key).await.unwrap());
                 assert_eq!(stored(&mut raw(&server), name).len(), 29);
             }
+            "limit in a group" => {
+                let (group, called) = called.split_once("`, `").unwrap();
+                let (limiter, key) = called.split_once(':').unwrap();
+                let limiter = larder.rate_limiter(limiter, Quota::per_hour(90)).unwrap();
+                assert!(limiter.in_group(group).unwrap().allow(key).await.unwrap());
+            }
             other => panic!("{other}"),
         }
         assert!(names(&server).contains(name), "{row:?}: {:?}", names(&server));
