@@ -181,6 +181,12 @@ async fn turns_that_a_blocked_runtime_sleeps_through_are_asked_for_again() {
                 waiting.iter().filter(|one| one.is_finished()).count() as u64 >= limit
             })
             .await;
+            // All turns are booked, and their answers here: this is behind them, and would have to wait for longer.
+            until("all turns are booked", async || {
+                let behind = limiter.acquire("a", Duration::ZERO).await.unwrap();
+                behind.retry_after().is_some_and(|wait| wait > window)
+            })
+            .await;
             // As a handler that computes, or SIGSTOP: the turns of two windows pass meanwhile.
             std::thread::sleep(2 * window + window / 2);
             let mut uses = Vec::new();

@@ -53,8 +53,20 @@ fn unsigned(value: u128) -> u64 {
     }
 }
 
+/// By a mixer (the finalizer of SplitMix64) and not by the hasher: a sequence may have millions of them, and in builds
+/// without optimisation that took seconds.
 fn signed(value: i128) -> u64 {
-    hash(("integer", value))
+    let bytes = value.to_le_bytes();
+    let (low, high) = bytes.split_at(8);
+    let half = |half: &[u8]| half.iter().rev().fold(0u64, |all, byte| all << 8 | u64::from(*byte));
+    mix(half(low) ^ mix(half(high) ^ 0x696E_7465_6765_7200))
+}
+
+fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
 }
 
 /// The same in whatever order the parts come.
@@ -73,9 +85,14 @@ impl Parts {
     }
 
     fn add(&mut self, part: u64) {
-        // Hashed again: the parts of parts must not simply add up.
-        self.sum = self.sum.wrapping_add(hash(("part", part)));
-        self.count += 1;
+        self.add_many(part, 1);
+    }
+
+    /// The same as adding a part so often.
+    fn add_many(&mut self, part: u64, times: u64) {
+        // Mixed again: the parts of parts must not simply add up.
+        self.sum = self.sum.wrapping_add(mix(part ^ 0x7061_7274).wrapping_mul(times));
+        self.count = self.count.wrapping_add(times);
     }
 
     fn finish(self) -> u64 {
@@ -133,8 +150,16 @@ impl Serializer for Fingerprint {
 
     /// As the sequence that they are to formats without bytes.
     fn serialize_bytes(self, value: &[u8]) -> Result<u64, Unhashed> {
+        let mut counts = [0u64; 256];
+        for byte in value {
+            if let Some(count) = counts.get_mut(usize::from(*byte)) {
+                *count += 1;
+            }
+        }
         let mut parts = Parts::new("sequence", None);
-        value.iter().for_each(|byte| parts.add(unsigned((*byte).into())));
+        for (byte, times) in (0u8..=255).zip(counts) {
+            parts.add_many(unsigned(byte.into()), times);
+        }
         Ok(parts.finish())
     }
 
