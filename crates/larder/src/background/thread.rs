@@ -1,6 +1,7 @@
 //! The thread of a `Larder` that has a server: a current-thread runtime that no caller can block or end.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
@@ -16,6 +17,7 @@ pub(super) struct Thread {
     stop: Mutex<Option<oneshot::Sender<()>>>,
     /// Closed when the thread's runtime is gone.
     gone: watch::Receiver<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Thread {
@@ -32,8 +34,8 @@ impl Thread {
             runtime.shutdown_background();
             drop(alive);
         };
-        std::thread::Builder::new().name("larder".into()).spawn(run).map_err(fail)?;
-        Ok(Self { runtime: handle, stop: Mutex::new(Some(stop)), gone })
+        let thread = std::thread::Builder::new().name("larder".into()).spawn(run).map_err(fail)?;
+        Ok(Self { runtime: handle, stop: Mutex::new(Some(stop)), gone, thread: Mutex::new(Some(thread)) })
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -42,9 +44,14 @@ impl Thread {
 
     /// Stops the thread, and waits for its end within `patience`.
     pub(super) async fn close(&self, patience: Duration) {
-        self.stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut gone = self.gone.clone();
         let ended = async { while gone.changed().await.is_ok() {} };
-        let _ = tokio::time::timeout(patience, ended).await;
+        if tokio::time::timeout(patience, ended).await.is_ok()
+            && let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            // The thread has nothing left to do: this takes microseconds. A panic of it was reported when it happened.
+            let _ = thread.join();
+        }
     }
 }

@@ -146,9 +146,10 @@ impl Turn {
                 () = queue.restarted(self.restarts) => return self.give_back().await,
                 () = tokio::time::sleep(due.since(self.limiter.now())) => {}
             }
-            if self.limiter.now().since(due) > tolerance(&self.plan) {
-                return self.give_back().await;
-            }
+        }
+        // A turn that was free at once may be late, too: the task that books goes on while the caller's runtime is blocked.
+        if self.limiter.now().since(due) > tolerance(&self.plan) {
+            return self.give_back().await;
         }
         self.taken = true;
         let slept = u64::try_from(self.limiter.now().since(self.answered).as_micros()).unwrap_or(u64::MAX);

@@ -28,6 +28,9 @@ use crate::store::memory::Limits;
 const KEYS: usize = 10_000;
 /// How long a refusal is repeated without asking: what other processes give back is seen after so long.
 const LONGEST_REFUSAL: Duration = Duration::from_secs(1);
+/// So close to its end a refusal is not repeated, but the store asked: clocks count in microseconds, and a caller that
+/// has waited for `retry_after` must not be refused because of one.
+const LAST_MOMENT: Duration = Duration::from_millis(1);
 /// Refusals of one key: each is for one cost and one set of quotas.
 const REFUSALS: usize = 4;
 /// Sets of quotas that are shared by handles with the same ones.
@@ -227,7 +230,7 @@ impl Local {
         let drift = |span: Duration| span / 1000;
         let span = decision.retry_after - drift(decision.retry_after);
         let kept = span.min(decision.binding.window() / 60).min(LONGEST_REFUSAL);
-        let until = sent.after(kept);
+        let until = sent.after(kept.saturating_sub(LAST_MOMENT));
         if until <= answered {
             return;
         }
