@@ -17,6 +17,7 @@ pub mod queue;
 mod store;
 pub mod tags;
 mod token;
+pub mod turns;
 pub mod versions;
 
 pub use explore::{breaks, holds};

@@ -19,7 +19,7 @@ use larder::http::{
     ClientIp, Decisions, HeaderKey, InFlightLayer, PathKey, RateLimitFields, RateLimitLayer, RequestHead,
     ResponseHead,
 };
-use larder::{DecidedBy, Larder, Quota, RateLimiter};
+use larder::{Block, DecidedBy, Larder, Quota, RateLimiter};
 use support::each_store;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -231,6 +231,119 @@ async fn only_requests_with_the_outcome_that_counts_are_counted() {
             assert!(answer.one("ratelimit").unwrap().starts_with(&format!("\"login\";r={left};")), "{store}");
         }
         assert_eq!(ask("right").await.status, StatusCode::TOO_MANY_REQUESTS, "{store}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_fails_too_often_is_blocked_longer_than_its_window_and_told_so() {
+    for (store, larder) in each_store().await {
+        for version in [1, 2] {
+            let minute = Duration::from_secs(60);
+            let logins = limiter(&larder, &format!("block{version}"), Quota::new(2, Duration::from_secs(1)));
+            let logins = logins.block_for(Block::lasting(minute).escalating(2, 4 * minute)).unwrap();
+            let layer = RateLimitLayer::new(logins.clone(), by_user())
+                .count_if(|response: &ResponseHead<'_>| response.status() == StatusCode::UNAUTHORIZED)
+                .fields(RateLimitFields::Both);
+            let app = Router::new().route("/login", post(|| async { StatusCode::UNAUTHORIZED })).layer(layer);
+            let address = serve(app).await;
+            let ask = async |user: &str| {
+                ask(version, address, request(Method::POST, "/login", &[("x-user", user)])).await
+            };
+            let blocked = loop {
+                let answer = ask("ann").await;
+                if answer.status != StatusCode::UNAUTHORIZED {
+                    break answer;
+                }
+            };
+            assert_eq!(blocked.status, StatusCode::TOO_MANY_REQUESTS, "{store}");
+            let wait = |answer: &Answer| answer.one("retry-after").unwrap().parse::<u64>().unwrap();
+            assert!((59..=61).contains(&wait(&blocked)), "{store}: {}", wait(&blocked));
+            assert_eq!(blocked.one("x-ratelimit-remaining"), Some("0"), "{store}");
+            // The window is over, the block is not; others are served.
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+            let still = ask("ann").await;
+            assert_eq!(still.status, StatusCode::TOO_MANY_REQUESTS, "{store}");
+            assert!((40..=60).contains(&wait(&still)), "{store}: {}", wait(&still));
+            assert_eq!(ask("bob").await.status, StatusCode::UNAUTHORIZED, "{store}");
+            // Somebody lifts it.
+            logins.reset("ann").await.unwrap();
+            assert_eq!(ask("ann").await.status, StatusCode::UNAUTHORIZED, "{store}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_proxy_clients_are_told_apart_by_the_address_that_it_added() {
+    for (store, larder) in each_store().await {
+        for version in [1, 2] {
+            let limiter = limiter(&larder, &format!("clients{version}"), Quota::per_hour(1));
+            let served = |layer| Router::new().route("/", get(|| async { "served" })).layer(layer);
+            let serve_by =
+                async |clients: ClientIp| serve(served(RateLimitLayer::new(limiter.clone(), clients))).await;
+            let plain = serve_by(ClientIp::new().trust(["127.0.0.1"]).unwrap()).await;
+            let lines: &[(&[&[u8]], bool)] = &[
+                (&[b"203.0.113.7"], true),
+                // The same client, whatever it claims to be.
+                (&[b"198.51.100.1, 203.0.113.7"], false),
+                (&["b\u{fc}cher, 203.0.113.7".as_bytes()], false),
+                (&[b"\xff\xfe, 203.0.113.7,"], false),
+                (&[b"192.0.2.200", b"203.0.113.7"], false),
+                // Another, and IPv6 counts by /64.
+                (&[b"203.0.113.8"], true),
+                (&[b"2001:db8:1:2::1"], true),
+                (&[b"2001:db8:1:2:ffff::9"], false),
+                // Without a client's address the proxy is the client, once.
+                (&[], true),
+                (&[], false),
+            ];
+            for (values, passes) in lines {
+                let mut request = to("/");
+                for value in *values {
+                    let value = http::HeaderValue::from_bytes(value).unwrap();
+                    request.headers_mut().append("x-forwarded-for", value);
+                }
+                let status = ask(version, plain, request).await.status;
+                assert_eq!(status == StatusCode::OK, *passes, "{store} {version} {values:?}: {status}");
+            }
+            // The standard field, where it is the one that the proxy writes.
+            let clients = ClientIp::new().trust(["127.0.0.1"]).unwrap().field(header::FORWARDED);
+            let standard = serve_by(clients).await;
+            for (value, passes) in [
+                ("for=203.0.113.20;proto=https", true),
+                ("for=198.51.100.2, for=\"203.0.113.20:4711\"", false),
+                ("for=\"[2001:db8:9:9::1]\"", true),
+            ] {
+                let fields = [("forwarded", value), ("x-forwarded-for", "198.51.100.77")];
+                let status = ask(version, standard, request(Method::GET, "/", &fields)).await.status;
+                assert_eq!(status == StatusCode::OK, passes, "{store} {version} {value}: {status}");
+            }
+            // A client that no proxy stands before cannot choose its address.
+            let direct = serve_by(ClientIp::new()).await;
+            for address in ["203.0.113.30", "203.0.113.31"] {
+                let fields = [("x-forwarded-for", address)];
+                let status = ask(version, direct, request(Method::GET, "/", &fields)).await.status;
+                assert_eq!(
+                    status,
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "{store}: it is 127.0.0.1, as the proxy was"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cost_that_an_override_allows_is_charged_whole_and_else_it_is_that_of_all_there_is() {
+    for (store, larder) in each_store().await {
+        let tokens = limiter(&larder, "costly", Quota::per_hour(10));
+        let layer = RateLimitLayer::new(tokens.clone(), by_user()).cost(|_: &RequestHead<'_>| 25);
+        let address = serve(Router::new().route("/", get(|| async { "served" })).layer(layer)).await;
+        let ask = async |user: &str| ask(1, address, request(Method::GET, "/", &[("x-user", user)])).await;
+        tokens.override_key("ann", Quota::per_hour(60), Duration::from_secs(3600)).await.unwrap();
+        for (user, status, left) in [("ann", 200, 35), ("ann", 200, 10), ("ann", 429, 10), ("bob", 200, 0)] {
+            assert_eq!(ask(user).await.status, status, "{store} {user}");
+            assert_eq!(tokens.remaining(user).await.unwrap(), left, "{store} {user}");
+        }
     }
 }
 

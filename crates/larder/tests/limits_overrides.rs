@@ -53,6 +53,31 @@ async fn a_key_with_an_override_has_its_limits_and_the_others_keep_theirs() {
 }
 
 #[tokio::test]
+async fn a_cost_above_the_limiters_own_limit_passes_where_an_override_allows_it() {
+    for (store, larder) in each_store().await {
+        for own in [Quota::per_hour(10), Quota::per_hour(100), Quota::per_hour(60).gcra(5)] {
+            let limiter = larder.rate_limiter(&format!("own{}", own.limit()), own).unwrap();
+            let error = limiter.check_n("ann", 101).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store} {own:?}");
+            let error = limiter.acquire_n("ann", 101, DAY).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store} {own:?}");
+            assert!(limiter.reserve("ann", 101).await.is_err(), "{store}");
+            limiter.override_key("ann", Quota::per_hour(450), DAY).await.unwrap();
+            assert_eq!(limiter.check_n("ann", 101).await.unwrap().remaining(), 349, "{store} {own:?}");
+            assert!(limiter.acquire_n("ann", 101, Duration::ZERO).await.unwrap().is_allowed(), "{store}");
+            assert!(limiter.reserve("ann", 101).await.unwrap().granted().is_some(), "{store}");
+            let together = larder.check_together([limiter.key("ann").cost(101)]).await.unwrap();
+            assert!(together.is_allowed(), "{store}");
+            let refused = limiter.check_n("ann", 101).await.unwrap();
+            assert!(refused.retry_after().is_some() && refused.limit() == 450, "{store}");
+            // Another key's cost is as before.
+            let error = larder.check_together([limiter.key("bob").cost(101)]).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_override_ends_by_itself_and_other_programs_see_it() {
     for (store, larder, other) in each_pair().await {
         let limiter = |larder: &larder::Larder| larder.rate_limiter("api", Quota::per_hour(2)).unwrap();

@@ -134,6 +134,15 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
     let remaining = limiter.remaining("someone").await;
     failed.extend(allowed.err().map(|error| ("allow", error)));
     failed.extend(remaining.err().map(|error| ("remaining", error)));
+    let limiter = larder.rate_limiter("blocking", Quota::per_hour(1)).unwrap().block_for(HOUR).unwrap();
+    let overridden = limiter.override_key("someone", Quota::per_hour(2), HOUR).await;
+    failed.extend(overridden.err().map(|error| ("override", error)));
+    for blocked in [limiter.allow("someone").await, limiter.check_n("someone", 2).await.map(|_| true)] {
+        failed.extend(blocked.err().map(|error| ("block", error)));
+    }
+    let ended = limiter.end_override("someone").await;
+    failed.extend(ended.err().map(|error| ("end override", error)));
+    failed.extend(limiter.reset("someone").await.err().map(|error| ("reset", error)));
     let leadership = larder.election(&namespace()).campaign().await;
     failed.extend(leadership.err().map(|error| ("campaign", error)));
     let read = larder.rw_lock(&namespace()).read().await;
@@ -289,7 +298,19 @@ async fn a_cache_needs_no_locks_and_limits() {
     let failed = coordination_operations(&larder).await;
     assert_eq!(
         failed.keys().copied().collect::<Vec<_>>(),
-        ["acquire", "allow", "campaign", "job", "permit", "read", "remaining"]
+        [
+            "acquire",
+            "allow",
+            "block",
+            "campaign",
+            "end override",
+            "job",
+            "override",
+            "permit",
+            "read",
+            "remaining",
+            "reset"
+        ]
     );
     for (operation, error) in failed {
         assert_eq!(error.kind(), ErrorKind::Permission, "{operation}: {error:?}");

@@ -14,7 +14,7 @@
 //! Invariant: R1, [`BOUND`]. And, so that the model is not safe by idleness alone, all of the limit can be used out of leases,
 //! and all processes can hold permits at one time.
 //!
-//! Not modelled: the exact log (the same with ticks without length), several quotas, turns that are booked, `reset`, changes
+//! Not modelled: the exact log (the same with ticks without length), several quotas, turns that are booked (a model of their own), `reset`, changes
 //! of quotas, a record that is lost, a server whose clock steps.
 
 mod state;

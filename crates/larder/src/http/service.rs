@@ -15,7 +15,7 @@ use super::fields::{Policies, Told};
 use super::key::{RequestHead, ResponseHead, shortened};
 use super::layer::{Options, Shared};
 use super::refusal::{Problem, Refusal, Refuse, RefusedRequest, retry_after};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{DecidedBy, Decision, RateLimiter, Reservation, Reserve};
 
 /// A service whose requests are limited. Made by [`RateLimitLayer`](super::RateLimitLayer).
@@ -110,11 +110,24 @@ impl Options {
     }
 
     async fn decide_all(&self, asked: &Asked) -> Result<(Vec<Decision>, Vec<Reservation>)> {
-        // A cost that could never pass is that of all there is.
-        let cost = |limiter: &RateLimiter, key: &str| match asked.cost {
-            1 => 1,
-            cost => cost.min(limiter.largest_cost(key)),
-        };
+        let exceeds = |(limiter, key): &(RateLimiter, String)| asked.cost > limiter.largest_cost(key);
+        if asked.cost == 1 || !asked.keys.iter().any(exceeds) {
+            return self.decide_by(asked, |_, _| asked.cost).await;
+        }
+        // An override may allow it. Else a cost that could never pass is that of all there is.
+        match self.decide_by(asked, |_, _| asked.cost).await {
+            Err(error) if error.kind() == ErrorKind::InvalidSetting => {
+                self.decide_by(asked, |limiter, key| asked.cost.min(limiter.largest_cost(key))).await
+            }
+            decided => decided,
+        }
+    }
+
+    async fn decide_by(
+        &self,
+        asked: &Asked,
+        cost: impl Fn(&RateLimiter, &str) -> u64,
+    ) -> Result<(Vec<Decision>, Vec<Reservation>)> {
         if let [(limiter, key)] = asked.keys.as_slice() {
             let cost = cost(limiter, key);
             if self.settle.is_none() {

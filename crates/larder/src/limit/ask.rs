@@ -49,7 +49,7 @@ impl RateLimiter {
     /// What is not known here.
     pub(super) async fn decide_there(&self, name: &Name, cost: u64) -> Result<Decision> {
         let plan = self.plan_for(name)?;
-        plan.check_cost(cost)?;
+        plan.check_some(cost)?;
         let decision = if self.inner.lease.is_some() {
             self.lease(name, &plan, cost).await?
         } else {
@@ -76,8 +76,13 @@ impl RateLimiter {
         cost: u64,
     ) -> Result<Decision> {
         let asked = (self.now(), self.inner.local.changes());
-        let charge = Charge { terms: &plan.terms, take, cost, ahead: 0, patience: 0 };
+        let penalty = self.inner.penalty;
+        let charge = Charge { terms: &plan.terms, take, cost, ahead: 0, patience: 0, penalty };
         match self.send(name, charge).await {
+            Ok(charged) if take == Take::All => {
+                plan.check_answer(cost, &charged)?;
+                Ok(self.decided(name, plan, take, cost, charged, asked))
+            }
             Ok(charged) => Ok(self.decided(name, plan, take, cost, charged, asked)),
             Err(error) => self.without_store(name, plan, take, cost, error),
         }
@@ -153,9 +158,13 @@ impl RateLimiter {
     /// [`ask_store`](Self::ask_store) outside of a call, with the connection's timeout.
     pub(super) async fn ask_in_time(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
         let asked = (self.now(), self.changes());
-        let charge = Charge { terms: &plan.terms, take: Take::All, cost, ahead: 0, patience: 0 };
+        let charge =
+            Charge { terms: &plan.terms, take: Take::All, cost, ahead: 0, patience: 0, penalty: None };
         match self.send_in_time(name, charge).await {
-            Ok(charged) => Ok(self.decided(name, plan, Take::All, cost, charged, asked)),
+            Ok(charged) => {
+                plan.check_answer(cost, &charged)?;
+                Ok(self.decided(name, plan, Take::All, cost, charged, asked))
+            }
             Err(error) => self.without_store(name, plan, Take::All, cost, error),
         }
     }
@@ -190,6 +199,9 @@ impl RateLimiter {
         cost: u64,
         error: Error,
     ) -> Result<Decision> {
+        if take == Take::All {
+            plan.check_cost(cost)?;
+        }
         if !is_outage(&error) {
             return Err(error);
         }
@@ -213,7 +225,8 @@ impl RateLimiter {
             Outage::Allow => Ok(blunt(cost)),
             Outage::LocalShare(instances) => {
                 let Some(terms) = plan.share(instances) else { return Ok(blunt(0)) };
-                let charge = Charge { terms: &terms, take, cost, ahead: 0, patience: 0 };
+                let penalty = self.inner.penalty;
+                let charge = Charge { terms: &terms, take, cost, ahead: 0, patience: 0, penalty };
                 let clock = self.now().as_micros();
                 let charged = self.inner.local.share.charge(name.as_str(), charge, clock);
                 let decision = Decision::of(name, charged, plan, DecidedBy::Outage);
@@ -244,9 +257,11 @@ impl RateLimiter {
         let ahead = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         let batch = lease.batch.max(cost);
         let take = Take::Half { least: cost };
-        let charge = Charge { terms: &plan.terms, take, cost: batch, ahead, patience: 0 };
+        let penalty = self.inner.penalty;
+        let charge = Charge { terms: &plan.terms, take, cost: batch, ahead, patience: 0, penalty };
         let charged = match self.send(name, charge).await {
             Ok(charged) if charged.granted == 0 => {
+                plan.check_answer(cost, &charged)?;
                 return Ok(self.decided(name, plan, Take::All, cost, charged, asked));
             }
             Ok(charged) => charged,

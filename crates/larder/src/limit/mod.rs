@@ -9,6 +9,7 @@
 
 mod acquire;
 mod ask;
+mod block;
 mod decision;
 mod lease;
 mod local;
@@ -38,11 +39,12 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
-use crate::store::limit::{Charge, LimitStore, Take};
+use crate::store::limit::{Charge, LimitStore, Penalty, Take};
 use decision::RecordId;
 use local::Local;
 use quota::Plan;
 
+pub use block::Block;
 pub use decision::{DecidedBy, Decision};
 pub use lease::Lease;
 pub use outage::Outage;
@@ -91,6 +93,7 @@ struct Inner {
     outage: Outage,
     lease: Option<(Lease, Duration)>,
     by_key: Option<tiers::ByKey>,
+    penalty: Option<Penalty>,
 }
 
 impl RateLimiter {
@@ -101,9 +104,9 @@ impl RateLimiter {
         let local = context.shared_of_limiter(&prefix, || Local::new(name, &prefix))?;
         let plan = local.plan(plan);
         let (plan_id, plan) = (AtomicU64::new(plan.id), RwLock::new(plan));
-        let (outage, lease) = (Outage::Error, None);
+        let (outage, lease, by_key, penalty) = (Outage::Error, None, None, None);
         let name = name.to_owned();
-        let inner = Inner { context, local, name, prefix, plan, plan_id, outage, lease, by_key: None };
+        let inner = Inner { context, local, name, prefix, plan, plan_id, outage, lease, by_key, penalty };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -211,6 +214,7 @@ impl RateLimiter {
     /// # Errors
     ///
     /// As [`check`](Self::check); `InvalidSetting` for a cost of zero and for one above the limit, which could never pass.
+    /// The store says whether it is: an [override](Self::override_key) may allow more.
     ///
     /// # Cancel safety
     ///
@@ -307,7 +311,14 @@ impl RateLimiter {
         Call::new(self.timeout(), &self.inner.local.meter.remaining, async move {
             let name = name?;
             let plan = self.plan_for(&name)?;
-            let charge = Charge { terms: &plan.terms, take: Take::Look, cost: 1, ahead: 0, patience: 0 };
+            let charge = Charge {
+                terms: &plan.terms,
+                take: Take::Look,
+                cost: 1,
+                ahead: 0,
+                patience: 0,
+                penalty: None,
+            };
             // What remains is that of the quota with least left, which a refusal does not name.
             let looked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
             Ok(if looked.granted == 0 { 0 } else { looked.remaining })
@@ -395,6 +406,7 @@ impl RateLimiter {
             outage: self.inner.outage,
             lease: self.inner.lease,
             by_key: self.inner.by_key.clone(),
+            penalty: self.inner.penalty,
         };
         change(&mut inner);
         Self { inner: Arc::new(inner) }
@@ -447,6 +459,7 @@ impl fmt::Debug for RateLimiter {
             .field("quotas", &self.plan())
             .field("outage", &self.inner.outage)
             .field("lease", &self.inner.lease)
+            .field("penalty", &self.inner.penalty)
             .finish_non_exhaustive()
     }
 }

@@ -145,6 +145,30 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn a_flood_of_keys_in_an_outage_is_gone_from_the_share_after_its_windows() {
+        let server = larder_testkit::Server::start();
+        let builder = crate::Larder::builder().url(server.url());
+        let larder = builder.response_timeout(Duration::from_millis(200)).connect().await.unwrap();
+        let quota = crate::Quota::new(30, Duration::from_secs(3));
+        let limiter = larder.rate_limiter("api", quota).unwrap().outage(Outage::LocalShare(1)).unwrap();
+        server.pause();
+        for key in 0..20_000 {
+            assert!(limiter.allow(key).await.unwrap(), "{key}");
+        }
+        let share = &limiter.inner.local.share;
+        let (flood, room) = share.size();
+        assert!(flood > 1000 && room >= flood, "{flood}");
+        server.resume();
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        while share.size().0 > 0 {
+            assert!(std::time::Instant::now() < end, "{} of {flood} are left", share.size().0);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(share.size().1 < 5_000, "room for {} of {room} is left", share.size().1);
+    }
+
     #[test]
     fn what_the_store_says_about_a_request_does_not_open_it() {
         let (clock, breaker) = (Clock::default(), Breaker::default());

@@ -34,8 +34,8 @@ impl RateLimiter {
     /// ```
     ///
     /// Decisions name the override's quotas. Other processes see it with their next request, at most a second later where
-    /// they know a refusal; their leases are spent to their end. A cost above the limiter's own limit is still an error, and
-    /// one above the override's is refused until it ends. While the store is away, overrides do not count.
+    /// they know a refusal; their leases are spent to their end. A cost above the override's limits is refused until it ends,
+    /// and so longer than a cost above the limiter's own, which is an error. While the store is away, overrides do not count.
     ///
     /// # Errors
     ///

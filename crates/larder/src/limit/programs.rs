@@ -12,7 +12,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Decision, Lease, Quota, RateLimiter, Reserve};
+use super::{Block, Decision, Lease, Quota, RateLimiter, Reserve};
 use crate::Larder;
 use crate::clock::Clock;
 use crate::context::{Context, Limits};
@@ -62,6 +62,8 @@ struct World {
     hand: Arc<AtomicU64>,
     quota: Quota,
     span: Duration,
+    /// What a key is blocked for that exceeds its limit.
+    block: Option<Block>,
     programs: Vec<Program>,
     used: Vec<Used>,
     /// What was decided without the store.
@@ -73,7 +75,9 @@ impl World {
         let (hand, changes) = (Arc::new(AtomicU64::new(0)), Arc::new(Changes::default()));
         let store = MemoryStore::new(Bounds::default(), Clock::Manual(hand.clone()), changes.clone());
         let (store, programs) = (Arc::new(store), Vec::new());
-        let mut world = Self { store, changes, hand, quota, span, programs, used: Vec::new(), here: 0 };
+        let block = None;
+        let mut world =
+            Self { store, changes, hand, quota, span, block, programs, used: Vec::new(), here: 0 };
         // The slow one sees its leases end late.
         world.programs = [999, 1000, 1200].map(|rate| world.program(rate)).into();
         world
@@ -88,6 +92,7 @@ impl World {
         let larder =
             Larder::new(Arc::new(Context::new(store, changes, keyspace, limits, clock, Random::default())));
         let plain = larder.rate_limiter("api", self.quota).unwrap();
+        let plain = self.block.map_or(plain.clone(), |block| plain.block_for(block).unwrap());
         // What paces cannot be leased.
         let leased = plain.clone().leased(Lease::batch(5).span(self.span)).unwrap_or(plain.clone());
         Program { rate, hand, larder, leased, plain }
@@ -259,7 +264,10 @@ fn after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_
                 .unwrap();
             runtime.block_on(async {
                 let mut world = World::new(quotas[place], window / 10);
-                world.programs[2] = world.program(1001);
+                // A third of them with blocks.
+                let block = Block::lasting(window / 20).escalating(2, window / 3);
+                world.block = (later % 3 == 0).then_some(block);
+                world.programs = [999, 1000, 1001].map(|rate| world.program(rate)).into();
                 for act in schedule {
                     world.play(act).await;
                 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::store::limit::{BUCKETS, Label, Rule, Term};
+use crate::store::limit::{BUCKETS, Charged, Label, Rule, Term};
 
 /// Half of what a sum of the record can hold: as much again may be booked ahead.
 const LARGEST_LIMIT: u64 = i32::MAX as u64;
@@ -262,11 +262,22 @@ impl Plan {
         self.quotas.get(place).copied().unwrap_or(Quota::new(0, Duration::ZERO))
     }
 
-    /// Refuses a cost that could never be paid.
-    pub(super) fn check_cost(&self, cost: u64) -> Result<()> {
+    /// Refuses a cost of nothing.
+    pub(super) fn check_some(&self, cost: u64) -> Result<()> {
         if cost == 0 {
             return Err(Error::invalid("a cost is at least 1; remaining() asks without charging"));
         }
+        Ok(())
+    }
+
+    /// Refuses a cost that could never be paid, unless the store has decided it by other quotas.
+    pub(super) fn check_answer(&self, cost: u64, charged: &Charged) -> Result<()> {
+        if charged.label.is_some() { Ok(()) } else { self.check_cost(cost) }
+    }
+
+    /// Refuses a cost that could never be paid.
+    pub(super) fn check_cost(&self, cost: u64) -> Result<()> {
+        self.check_some(cost)?;
         if cost > self.most {
             return Err(Error::invalid(format!(
                 "a cost of {cost} is more than the limit of {} and would never be allowed",

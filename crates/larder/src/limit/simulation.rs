@@ -95,6 +95,7 @@ impl World {
                     cost: 4,
                     ahead: self.span,
                     patience: 0,
+                    penalty: None,
                 };
                 let charged = self.store.charge("a", charge, self.now);
                 self.pass(delay);
@@ -125,7 +126,14 @@ impl World {
                 }
             }
             Act::Check => {
-                let charge = Charge { terms: &plan.terms, take: Take::All, cost: 1, ahead: 0, patience: 0 };
+                let charge = Charge {
+                    terms: &plan.terms,
+                    take: Take::All,
+                    cost: 1,
+                    ahead: 0,
+                    patience: 0,
+                    penalty: None,
+                };
                 if self.store.charge("a", charge, self.now).granted > 0 {
                     self.admitted.push(self.now);
                 }
@@ -224,7 +232,7 @@ fn charged_when_it_is_taken_a_lease_would_pass_the_limit() {
     let (quota, span) = quotas()[1];
     let mut world = World::new(quota, span);
     let terms = world.plan.terms.clone();
-    let lease = Charge { terms: &terms, take: Take::All, cost: 25, ahead: 0, patience: 0 };
+    let lease = Charge { terms: &terms, take: Take::All, cost: 25, ahead: 0, patience: 0, penalty: None };
     assert_eq!(world.store.charge("a", lease, world.now).granted, 25);
     // Spent just before its end, while the bucket that was charged leaves the window.
     world.pass(58_999);

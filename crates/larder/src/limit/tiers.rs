@@ -101,7 +101,7 @@ impl RateLimiter {
         }
     }
 
-    /// The most that one request about a key can cost.
+    /// The most that one request about a key can cost, unless an override on the store allows more.
     #[cfg(feature = "tower")]
     pub(crate) fn largest_cost(&self, key: &str) -> u64 {
         self.plan_for_key(super::text_of(key).as_str()).map_or(u64::MAX, |plan| plan.most)

@@ -177,8 +177,8 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
     let charges: Vec<(&str, Charge<'_>)> = asked
         .iter()
         .map(|one| {
-            let charge =
-                Charge { terms: &one.plan.terms, take: Take::All, cost: one.cost, ahead: 0, patience: 0 };
+            let (terms, cost, penalty) = (&one.plan.terms, one.cost, one.limiter.inner.penalty);
+            let charge = Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty };
             (one.name.as_str(), charge)
         })
         .collect();
@@ -186,6 +186,9 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
     let request = async { context.coordination()?.charge_together(&charges).await };
     let decisions = match first.limiter.send_request(first.name.as_str(), request).await {
         Ok(answers) => {
+            for (one, answer) in asked.iter().zip(&answers) {
+                one.plan.check_answer(one.cost, answer)?;
+            }
             let passes = answers.iter().all(|answer| answer.granted > 0);
             let each = asked.iter().zip(answers).zip(sent).map(|((one, mut answer), sent)| {
                 if answer.granted > 0 && !passes {
@@ -217,7 +220,7 @@ fn checked(context: &Arc<Context>, key: LimitKey) -> Result<Asked> {
         return Err(Error::invalid("keys that are decided together are of limiters of one Larder"));
     }
     let plan = limiter.plan_for(&name)?;
-    plan.check_cost(cost)?;
+    plan.check_some(cost)?;
     Ok(Asked { limiter, name, plan, cost })
 }
 

@@ -210,12 +210,6 @@ impl Booking {
                 taken
             };
             let first = batch.remove(0);
-            if let Err(error) = plan.check_cost(first.cost) {
-                // The quotas have changed meanwhile.
-                let _ = first.answer.send(Err(error));
-                self.put_back(batch);
-                continue;
-            }
             self.ask(&plan, first, batch).await;
         }
     }
@@ -227,7 +221,7 @@ impl Booking {
         let asked = (sent, limiter.changes());
         let cost = first.cost + batch.iter().map(|one| one.cost).sum::<u64>();
         let (take, patience) = (Take::Turns { least: first.cost }, micros(first.deadline.since(sent)));
-        let charge = Charge { terms: &plan.terms, take, cost, ahead: 0, patience };
+        let charge = Charge { terms: &plan.terms, take, cost, ahead: 0, patience, penalty: None };
         let answer = limiter.send_in_time(&self.name, charge).await;
         let answered = limiter.now();
         batch.insert(0, first);
@@ -242,6 +236,10 @@ impl Booking {
             Ok(charged) => {
                 // Remembered here too, as by a plain check.
                 let least = batch.first().map_or(1, |one| one.cost);
+                if let Err(error) = plan.check_answer(least, &charged) {
+                    let _ = batch.remove(0).answer.send(Err(error));
+                    return self.put_back(batch);
+                }
                 drop(limiter.decided(&self.name, plan, Take::All, least, charged, asked));
                 self.put_back(batch);
                 self.refuse(plan, charged, least, answered).await;
@@ -298,10 +296,7 @@ impl Booking {
         // What the refusal says is not true of another cost: each of these asks for itself, once.
         for one in others {
             let plan = one.plan(&self.name);
-            let decided = match plan.check_cost(one.cost) {
-                Ok(()) => one.limiter.ask_in_time(&self.name, &plan, one.cost).await,
-                Err(error) => Err(error),
-            };
+            let decided = one.limiter.ask_in_time(&self.name, &plan, one.cost).await;
             let _ = one.answer.send(decided.map(Answer::Decided));
         }
         let first = self.queue.state().waiting.front().map(|one| one.ticket);

@@ -16,7 +16,7 @@ use larder_testkit::Server;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::limit::{Charge, Charged, Rule, Stamp, Take, Term};
+use super::limit::{Charge, Charged, Label, Override, Penalty, Rule, Stamp, Take, Term};
 use super::memory::Limits;
 use super::redis::limit::raw;
 
@@ -31,6 +31,12 @@ enum Step {
         cost: u64,
         ahead: u64,
         patience: u64,
+        penalty: Option<Penalty>,
+    },
+    /// Gives the key these terms for so many seconds, or ends that.
+    Override {
+        plan: Option<usize>,
+        seconds: u64,
     },
     /// Gives back part of what the nth last charge took.
     Refund {
@@ -85,6 +91,13 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
     ];
     let ahead = prop_oneof![4 => Just(0u64), special => 0..61_000u64, special => 0..59_000_000u64];
     let patience = prop_oneof![4 => Just(0u64), special => Just(70_000_000u64)];
+    // A second, two, four, five; or from 40 seconds to a quarter of an hour.
+    let penalty = prop_oneof![
+        2 => Just(None),
+        2 => Just(Some(Penalty { first: 1_000_000, factor: 2, most: 5_000_000 })),
+        1 => Just(Some(Penalty { first: 40_000_000, factor: 3, most: 900_000_000 })),
+        1 => Just(Some(Penalty { first: 3_000_001, factor: 1, most: 3_000_001 }))
+    ];
     let windows: Vec<u64> = plans()[usual].iter().map(|term| term.window()).collect();
     let window = move || prop::sample::select(windows.clone());
     let any = prop_oneof![
@@ -101,27 +114,33 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
         .prop_flat_map(|(window, part)| 1..=window / part + 2);
     let pass = prop_oneof![within, any];
     prop_oneof![
-        8 => (plan(), take, prop_oneof![Just(1u64), 1..6u64], ahead, patience).prop_map(
-            |(plan, take, cost, ahead, patience)| {
+        8 => (plan(), take, prop_oneof![Just(1u64), 1..6u64], ahead, patience, penalty).prop_map(
+            |(plan, take, cost, ahead, patience, penalty)| {
                 // A lease lies within the shortest window; a booking is made for now.
                 let within = plans()[plan].iter().map(|term| term.window()).min().unwrap_or(0);
                 let ahead = if patience > 0 { 0 } else { ahead % within };
                 let ahead = if plans()[plan].iter().any(|term| term.rule == Rule::Gcra) { 0 } else { ahead };
-                // A limiter refuses a cost above the limit before it asks.
-                let cost = cost.min(plans()[plan].iter().map(|term| term.limit).min().unwrap_or(1));
                 let take = match take {
                     Take::Half { least } => Take::Half { least: least.min(cost) },
                     Take::Turns { least } => Take::Turns { least: least.min(cost) },
                     take => take,
                 };
-                Step::Charge { plan, take, cost, ahead, patience }
+                Step::Charge { plan, take, cost, ahead, patience, penalty }
             }
         ),
         2 => (plan(), 0..4usize, 1..4u64).prop_map(|(plan, last, permits)| Step::Refund { plan, last, permits }),
         special => Just(Step::Forget),
+        // Longer than the test takes: the server's own time goes on, and must not end it.
+        special => (prop::option::weighted(0.8, 0..plans().len()), prop_oneof![60..90u64, 60..4000u64])
+            .prop_map(|(plan, seconds)| Step::Override { plan, seconds }),
         6 => pass.prop_map(Step::Pass),
         special => prop_oneof![1..100u64, 1..50_000_000u64].prop_map(Step::Back),
     ]
+}
+
+/// The terms of an override, each with a label of its own.
+fn labelled(terms: &[Term]) -> Vec<(Term, Label)> {
+    terms.iter().enumerate().map(|(place, term)| (*term, [place as u8 + 1; 15])).collect()
 }
 
 /// One history of each store, at times that the test gives.
@@ -196,6 +215,7 @@ fn histories(default: u32) -> Config {
 fn both_stores_decide_the_same_at_every_time() {
     let (memory, mut server) = (Limits::default(), connection());
     let (charge, refund) = told_the_time();
+    let over = tell(raw::over());
     let next = std::cell::Cell::new(0u64);
     let server = std::cell::RefCell::new(&mut server);
     let mut runner = TestRunner::new(histories(3000));
@@ -215,9 +235,10 @@ fn both_stores_decide_the_same_at_every_time() {
             let mut charges: Vec<Stamp> = Vec::new();
             for (at, step) in history.iter().enumerate() {
                 match step {
-                    Step::Charge { plan, take, cost, ahead, patience } => {
-                        let (terms, take) = (plans[*plan].as_slice(), *take);
-                        let ask = Charge { terms, take, cost: *cost, ahead: *ahead, patience: *patience };
+                    Step::Charge { plan, take, cost, ahead, patience, penalty } => {
+                        let (terms, take, penalty) = (plans[*plan].as_slice(), *take, *penalty);
+                        let ask =
+                            Charge { terms, take, cost: *cost, ahead: *ahead, patience: *patience, penalty };
                         let (expected, found) = both.charge(ask);
                         prop_assert_eq!(
                             expected,
@@ -248,8 +269,22 @@ fn both_stores_decide_the_same_at_every_time() {
                         );
                     }
                     Step::Forget => {
-                        memory.forget(&both.name, both.clock);
-                        redis::cmd("DEL").arg(&both.name).exec(both.server).unwrap();
+                        // The server does not end records here, and so forgets some that memory no longer counts.
+                        let forgotten = memory.forget(&both.name, both.clock);
+                        let found: u64 = both.run(&over, b"-", None);
+                        prop_assert!(u64::from(forgotten) <= found, "at step {}", at);
+                    }
+                    Step::Override { plan, seconds } => {
+                        let terms = plan.map(|plan| labelled(&plans[plan])).unwrap_or_default();
+                        let key = Override { terms, lasts: std::time::Duration::from_secs(*seconds) };
+                        memory.set_override(&both.name, &key, both.clock);
+                        let _: redis::Value = both.run(&over, &raw::over_request(&key), None);
+                        let (left, terms): (u64, Vec<u8>) = both.run(&over, b"", None);
+                        let labels =
+                            terms.chunks(25).map(|term| Label::try_from(&term[10..]).unwrap()).collect();
+                        let found = (left > 0).then(|| (labels, std::time::Duration::from_micros(left)));
+                        let expected = memory.override_of(&both.name, both.clock);
+                        prop_assert_eq!(expected, found, "memory left, server right, at step {}", at);
                     }
                     Step::Pass(micros) => both.clock += micros,
                     Step::Back(micros) => both.clock -= micros,

@@ -120,6 +120,57 @@ pub(crate) struct Charge<'a> {
     pub(crate) ahead: u64,
     /// How many microseconds ahead a turn may be booked where nothing is free now.
     pub(crate) patience: u64,
+    /// What a refusal for the cost brings: see [`Block`].
+    pub(crate) penalty: Option<Penalty>,
+}
+
+impl Charge<'_> {
+    /// The penalty of a request for all of its cost now, or of one for a batch. Waiting for a turn, taking what there is, and
+    /// what was used already do not exceed a limit.
+    pub(crate) fn penalty_if_refused(&self) -> Option<Penalty> {
+        let now = matches!(self.take, Take::All | Take::Half { .. }) && self.patience == 0;
+        self.penalty.filter(|_| now)
+    }
+}
+
+/// How long a key is blocked that has exceeded its limit, in microseconds: `first`, and each further block `factor` times as
+/// long as the one before, up to `most`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Penalty {
+    pub(crate) first: u64,
+    pub(crate) factor: u64,
+    pub(crate) most: u64,
+}
+
+/// What a record knows of the blocks of its key. All zero where there was none, or a while ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Block {
+    /// Until when every request is refused.
+    pub(crate) until: u64,
+    /// How many blocks there were, up to 255.
+    pub(crate) level: u64,
+    /// For how many seconds after its end the next block is a further one.
+    pub(crate) quiet: u64,
+}
+
+impl Block {
+    /// Until when it makes a difference.
+    pub(crate) fn remembered(self) -> u64 {
+        self.until.saturating_add(self.quiet.saturating_mul(1_000_000))
+    }
+
+    /// What is left of it at a time.
+    pub(crate) fn at(self, clock: u64) -> Self {
+        if clock < self.remembered() { self } else { Self::default() }
+    }
+
+    /// The block that begins now.
+    pub(crate) fn next(self, penalty: Penalty, now: u64) -> Self {
+        let longer = |span: u64, _| span.saturating_mul(penalty.factor).min(penalty.most);
+        let span = (0..self.level).fold(penalty.first.min(penalty.most), longer);
+        let level = (self.level + 1).min(255);
+        Self { until: now.saturating_add(span), level, quiet: penalty.most.div_ceil(1_000_000) }
+    }
 }
 
 /// The answer to [`LimitStore::charge`]. Spans in microseconds.

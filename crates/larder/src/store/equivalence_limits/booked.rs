@@ -18,7 +18,7 @@ fn play(name: &str, play: impl FnOnce(&mut Both<'_>)) {
 }
 
 fn ask(both: &mut Both<'_>, terms: &[Term], take: Take, cost: u64, patience: u64) -> Charged {
-    let (expected, found) = both.charge(Charge { terms, take, cost, ahead: 0, patience });
+    let (expected, found) = both.charge(Charge { terms, take, cost, ahead: 0, patience, penalty: None });
     assert_eq!(expected, found, "memory left, server right");
     found
 }

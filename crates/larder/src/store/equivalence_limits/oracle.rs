@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::{Both, START, connection, histories, told_the_time};
-use crate::store::limit::{BUCKETS, Charge, Rule, Stamp, Take, Term};
+use crate::store::limit::{BUCKETS, Charge, Penalty, Rule, Stamp, Take, Term};
 use crate::store::memory::Limits;
 
 #[derive(Debug, Clone)]
@@ -157,7 +157,7 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
                     Event::Charge { take, cost, limits } => {
                         let set = &sets[*limits];
                         let cost = (*cost).min(set.iter().map(|term| term.limit).min().unwrap_or(1));
-                        (set, Charge { terms: set, take: *take, cost, ahead: 0, patience: 0 })
+                        (set, Charge { terms: set, take: *take, cost, ahead: 0, patience: 0, penalty: None })
                     }
                     Event::Lease { batch, span, limits, .. } => {
                         let set = &sets[*limits];
@@ -170,6 +170,7 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
                                 cost: *batch,
                                 ahead,
                                 patience: 0,
+                                penalty: None,
                             },
                         )
                     }
@@ -177,7 +178,7 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
                         let set = &sets[*limits];
                         let least = (*least).min(set.iter().map(|term| term.limit).min().unwrap_or(1));
                         let (take, cost) = (Take::Turns { least }, (*cost).max(least));
-                        (set, Charge { terms: set, take, cost, ahead: 0, patience: *within })
+                        (set, Charge { terms: set, take, cost, ahead: 0, patience: *within, penalty: None })
                     }
                 };
                 let (expected, found) = both.charge(ask);
@@ -269,7 +270,7 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
                 if cost == 0 {
                     continue;
                 }
-                let ask = Charge { terms, take: Take::All, cost, ahead: 0, patience: 0 };
+                let ask = Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty: None };
                 let (expected, found) = both.charge(ask);
                 prop_assert_eq!(expected, found);
                 uses.extend((0..found.granted).map(|_| both.clock));
@@ -309,7 +310,11 @@ fn after_retry_after_the_cost_fits_and_a_microsecond_before_it_does_not() {
         };
         for round in 0..200u64 {
             both.clock += round * round * 37 % 5_003;
-            let ask = Charge { terms, take: Take::All, cost: 1 + round % 3, ahead: 0, patience: 0 };
+            // Every other refusal blocks the key, longer each time.
+            let penalty = Penalty { first: 700 + 90_000 * (round % 5), factor: 3, most: 600_000 };
+            let penalty = (round % 2 == 0).then_some(penalty);
+            let cost = 1 + round % 3;
+            let ask = Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty };
             let (_, found) = both.charge(ask);
             if found.granted > 0 {
                 continue;
@@ -336,8 +341,14 @@ fn gcra_admits_its_pace_and_its_burst_and_no_more() {
     let mut times = Vec::new();
     for step in 0..4_000u64 {
         both.clock += if step % 1000 == 999 { 200_000 } else { step * 31 % 3_001 };
-        let (expected, found) =
-            both.charge(Charge { terms: &terms, take: Take::All, cost: 1, ahead: 0, patience: 0 });
+        let (expected, found) = both.charge(Charge {
+            terms: &terms,
+            take: Take::All,
+            cost: 1,
+            ahead: 0,
+            patience: 0,
+            penalty: None,
+        });
         assert_eq!(expected, found);
         times.extend((found.granted > 0).then_some(both.clock));
     }
@@ -371,7 +382,7 @@ fn a_server_clock_that_steps_back_opens_nothing_and_says_how_long() {
             name,
             clock: START,
         };
-        let all = Charge { terms, take: Take::All, cost: 30, ahead: 0, patience: 0 };
+        let all = Charge { terms, take: Take::All, cost: 30, ahead: 0, patience: 0, penalty: None };
         assert_eq!(both.charge(all).1.granted, 30);
         for back in [1, 1_000, 3_600_000_000] {
             both.clock = START - back;

@@ -26,11 +26,28 @@ impl Request {
     /// What a charge asks for beyond all or nothing, now.
     fn more(charge: Charge<'_>) -> Option<Self> {
         let Charge { take, ahead, patience, .. } = charge;
-        (take != Take::All || ahead > 0 || patience > 0).then(|| {
-            let mut more = Self(Vec::with_capacity(19));
-            more.number(1, take.number()).number(7, ahead).number(7, patience).number(4, take.least());
+        let (special, penalty) =
+            (take != Take::All || ahead > 0 || patience > 0, charge.penalty_if_refused());
+        (special || penalty.is_some()).then(|| {
+            let mut more = Self(Vec::with_capacity(34));
+            if special {
+                more.number(1, take.number()).number(7, ahead).number(7, patience).number(4, take.least());
+            }
+            if let Some(penalty) = penalty {
+                more.number(7, penalty.first).number(1, penalty.factor).number(7, penalty.most);
+            }
             more
         })
+    }
+
+    /// What several keys are charged, and behind it the penalty of each, if there is any.
+    fn together(charges: &[(&str, Charge<'_>)]) -> Vec<Vec<u8>> {
+        let mut all: Vec<_> = charges.iter().map(|(_, charge)| Self::charge(*charge).0).collect();
+        if charges.iter().any(|(_, charge)| charge.penalty.is_some()) {
+            let penalty = |charge: &Charge<'_>| Self::more(*charge).map(|more| more.0).unwrap_or_default();
+            all.extend(charges.iter().map(|(_, charge)| penalty(charge)));
+        }
+        all
     }
 
     fn refund(terms: &[Term], permits: u64, stamp: Stamp) -> Self {
@@ -132,7 +149,7 @@ impl LimitStore for RedisStore {
                  put their limiters into one group by RateLimiter::in_group()",
             ));
         }
-        let requests: Vec<Vec<u8>> = charges.iter().map(|(_, charge)| Request::charge(*charge).0).collect();
+        let requests = Request::together(charges);
         let arguments: Vec<&[u8]> = requests.iter().map(Vec::as_slice).collect();
         let script = &script::CHARGE_TOGETHER;
         match self.network.run_script(first, script, &names, &arguments, Replay::Never).await? {
@@ -201,6 +218,10 @@ pub(crate) mod raw {
 
     pub(crate) fn together() -> &'static str {
         script::CHARGE_TOGETHER.source()
+    }
+
+    pub(crate) fn charge_together(charges: &[(&str, Charge<'_>)]) -> Vec<Vec<u8>> {
+        Request::together(charges)
     }
 
     pub(crate) fn charge(charge: Charge<'_>) -> (Vec<u8>, Option<Vec<u8>>) {

@@ -19,7 +19,7 @@ mod track;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::limit::{BUCKETS, Charge, Charged, Label, Override, Rule, Stamp, Take, Term};
+use crate::store::limit::{BUCKETS, Block, Charge, Charged, Label, Override, Rule, Stamp, Take, Term};
 use records::{Records, State};
 use track::Track;
 
@@ -33,6 +33,8 @@ struct Record {
     tracks: Vec<Track>,
     /// Until when other quotas than those that charged it have refused by it: it is kept so long.
     kept_until: u64,
+    /// Of a key that has exceeded its limit.
+    block: Block,
 }
 
 /// The records of all keys. Those that have ended are removed in the background.
@@ -48,7 +50,7 @@ impl Limits {
         charged
     }
 
-    /// All or none: looks at each first. Names are told apart by the caller.
+    /// All or none: looks at each first. A key that refuses by itself may be blocked for it. Names are told apart by the caller.
     pub(crate) fn charge_together(&self, charges: &[(&str, Charge<'_>)], clock: u64) -> Vec<Charged> {
         let mut state = self.0.state();
         let look = |(name, charge): &(&str, Charge<'_>)| {
@@ -56,7 +58,11 @@ impl Limits {
         };
         let looked: Vec<Charged> = charges.iter().map(look).collect();
         if looked.iter().any(|one| one.granted == 0) {
-            return looked;
+            let refused = charges.iter().zip(looked).map(|((name, charge), looked)| {
+                let blocks = looked.granted == 0 && charge.penalty.is_some();
+                if blocks { state.charge(name, *charge, clock).0 } else { looked }
+            });
+            return refused.collect();
         }
         let charged = charges.iter().map(|(name, charge)| state.charge(name, *charge, clock).0).collect();
         drop(state);
@@ -156,8 +162,9 @@ impl State {
 ///
 /// `over` is when the override ends that these terms are of: where its limit is below the cost, the cost has to wait for that.
 fn decide(kept: &mut Option<Record>, charge: Charge<'_>, over: u64, clock: u64) -> (Charged, bool) {
-    let Charge { terms, take, cost, ahead, patience } = charge;
+    let Charge { terms, take, cost, ahead, patience, penalty: _ } = charge;
     let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
+    let mut block = kept.as_ref().map(|record| record.block.at(clock)).unwrap_or_default();
     let (mut record, cut) = match kept.as_ref() {
         Some(record) if record.counts(terms) => (Record { tracks: record.tracks.clone(), ..*record }, false),
         other => Record::converted(other, terms, now),
@@ -185,6 +192,12 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, over: u64, clock: u64) 
         Take::Half { least } | Take::Turns { least } => (0, least),
     };
     let mut granted = u64::try_from(most.max(0)).unwrap_or(u64::MAX).min(cost);
+    // What was used already is charged all the same.
+    let blocked = block.until > clock && take != Take::Debt;
+    if blocked {
+        granted = 0;
+    }
+    let mut began = false;
     let (mut when, mut wait) = (now.saturating_add(ahead), 0);
     if granted == 0 {
         let (mut last, mut never) = (0, false);
@@ -196,6 +209,12 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, over: u64, clock: u64) 
                     (last, binding) = (free, place);
                 }
             }
+        }
+        if let Some(penalty) = charge.penalty_if_refused().filter(|_| last > 0 && !blocked && !never) {
+            (block, began) = (block.next(penalty, now), true);
+        }
+        if take != Take::Debt {
+            last = last.max(block.until);
         }
         wait = last.saturating_sub(clock);
         // Who waits counts the time by a clock that may be slow: the turn is used a thousandth later, and charged two later.
@@ -222,25 +241,28 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, over: u64, clock: u64) 
         for track in &mut record.tracks {
             track.charge(granted, when, now);
         }
-        record.latest = now;
+        (record.latest, record.block) = (now, block);
         if wait == 0 {
             binding = least(&totals(&record)).0;
         }
     }
     let limit = terms.get(binding).map_or(0, |term| term.limit);
     let total = record.tracks.get(binding).map_or(0, |track| track.total(now));
+    let remaining = if block.until > clock { 0 } else { limit.saturating_sub(total) };
     let born = record.born;
-    let reset = record.ends(now).saturating_sub(clock);
+    let reset = record.ends(now).max(block.until).saturating_sub(clock);
     if wrote {
         *kept = Some(record);
-    } else if let Some(kept) = kept.as_mut().filter(|kept| take != Take::Look && !kept.counts(terms)) {
-        kept.kept_until = kept.kept_until.max(record.ends(now));
+    } else if let Some(kept) = kept.as_mut().filter(|_| take != Take::Look) {
+        if !kept.counts(terms) {
+            kept.kept_until = kept.kept_until.max(record.ends(now));
+        }
+        if began {
+            kept.block = block;
+        }
     }
     let stamp = if granted > 0 { Stamp { when, born } } else { Stamp::default() };
-    (
-        Charged { granted, binding, remaining: limit.saturating_sub(total), wait, reset, stamp, label: None },
-        wrote,
-    )
+    (Charged { granted, binding, remaining, wait, reset, stamp, label: None }, wrote)
 }
 
 impl Record {
@@ -272,13 +294,13 @@ impl Record {
             }
         };
         let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
-        let born = old.map_or(now, |old| old.born);
-        (Self { latest: now, born, tracks, kept_until: 0 }, cut.contains(&true))
+        let (born, block) = old.map_or((now, Block::default()), |old| (old.born, old.block));
+        (Self { latest: now, born, tracks, kept_until: 0, block }, cut.contains(&true))
     }
 
     /// Until when it is kept.
     fn expires(&self, clock: u64) -> u64 {
-        self.ends(self.latest.max(clock)).max(self.kept_until)
+        self.ends(self.latest.max(clock)).max(self.kept_until).max(self.block.remembered())
     }
 
     /// When nothing counts any more.

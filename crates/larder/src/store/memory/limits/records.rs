@@ -36,6 +36,15 @@ pub(super) struct State {
     seen: Option<(u64, Instant)>,
 }
 
+#[cfg(test)]
+impl super::Limits {
+    /// How many records there are, and room for how many.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let state = self.0.state();
+        (state.records.len(), state.records.capacity())
+    }
+}
+
 impl Records {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -169,7 +178,8 @@ mod tests {
 
     fn charge(limits: &Limits, name: &str, seconds: u64, clock: u64) {
         let term = Term { rule: Rule::Buckets, limit: 100, width: seconds * 1_000_000 / 60 };
-        let charge = Charge { terms: &[term], take: Take::All, cost: 1, ahead: 0, patience: 0 };
+        let charge =
+            Charge { terms: &[term], take: Take::All, cost: 1, ahead: 0, patience: 0, penalty: None };
         assert_eq!(limits.charge(name, charge, clock).granted, 1);
     }
 

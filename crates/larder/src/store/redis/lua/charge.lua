@@ -5,7 +5,8 @@
 --   2, unless it is to charge all or nothing, now: what to take (1: ALL or nothing, 1; as much as fits up to the cost, 2;
 --   at most HALF of what is left, 3; nothing, only LOOK, 4; TURNS, as much as fits now or at the earliest time, 5; DEBT, up to twice the limit, 6), how
 --   many microseconds ahead to charge it (7), how many microseconds ahead a turn may be booked (7), and how much 3 and 5
---   are to take at least (4)
+--   are to take at least (4). And where a refusal blocks the key, behind that or alone: for how many microseconds (7), how
+--   many times as long each further block is (1), and how long a block is at most (7)
 -- Reply: how much was granted (4), the term that bound, from 0 (1), what it has left (4), microseconds until all is back
 --   (7); then of a refusal the microseconds to wait (7), else the time that was charged (7), that of the record's first
 --   charge (7), and where that is a turn the microseconds until it comes (7); and where an override decided, what the
@@ -25,7 +26,7 @@ if record then
   tracks, latest, born, found, total, rest = read('>BI7I7I6I4I4', record)
 end
 -- A clock that steps back must not open a window again: charge_any.lua goes on by the record's own time.
-local usual = tracks == terms and latest <= clock and not ARGV[2]
+local usual = tracks == terms and latest <= clock and (not ARGV[2] or #ARGV[2] == 15)
 -- where the term's body stands, from where on bodies are as they were, and what comes before
 local term, at = 0, 16 + 14 * terms
 local kept, bodies = at, nil
@@ -197,9 +198,9 @@ while usual do
     found, total, rest = unit, 0, 0
   end
 end
-if usual and refused then
+if usual and refused and not ARGV[2] then
   return pack('>I4BI4I7I7', 0, binding, remains, stands - clock, ready - clock)
-elseif usual then
+elseif usual and not refused then
   local written
   if terms == 1 then
     written = pack('>BI7I7I6I4I4', 1, clock, born, unit, total, rest)

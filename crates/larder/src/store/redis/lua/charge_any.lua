@@ -1,8 +1,9 @@
 -- The whole rule, for records and requests of every kind: what charge.lua has not answered, after limit.lua.
 local ALL, HALF, LOOK, TURNS, DEBT = 1, 3, 4, 5, 6
 local take, ahead, patience, least = ALL, 0, 0, 1
-if ARGV[2] then
-  take, ahead, patience, least = struct.unpack('>BI7I7I4', ARGV[2])
+local more = ARGV[2] or ''
+if #more ~= 15 and more ~= '' then
+  take, ahead, patience, least = struct.unpack('>BI7I7I4', more)
 end
 local terms = terms_at(5)
 local tracks, same = tracks_for(terms)
@@ -132,8 +133,14 @@ else
   granted = room >= wanted and math.min(cost, granted) or 0
 end
 
--- `never`: an override has a limit below the cost.
-local when, wait, never = now + ahead, 0, false
+-- What was used already is charged all the same.
+local held = blocked > clock and take ~= DEBT
+if held then
+  granted = 0
+end
+
+-- `never`: an override has a limit below the cost. `began`: a block begins now.
+local when, wait, never, began = now + ahead, 0, false, false
 if granted == 0 then
   local last = 0
   for place, term in ipairs(terms) do
@@ -148,6 +155,14 @@ if granted == 0 then
         last, binding = free, place
       end
     end
+  end
+  if #more % 19 == 15 and last > 0 and not held and not never then
+    local first, factor, longest = struct.unpack('>I7BI7', more, #more - 14)
+    blocked = now + math.min(first * factor ^ level, longest)
+    level, quiet, began = math.min(level + 1, 255), math.ceil(longest / 1000000), true
+  end
+  if take ~= DEBT then
+    last = math.max(last, blocked)
   end
   wait = math.max(last - clock, 0)
   -- Nor is a turn booked where that would make a record for good that has lost some of what was charged.
@@ -178,21 +193,25 @@ if granted > 0 and take ~= LOOK then
     end
   end
 end
-local all_back = clock
+local all_back = math.max(clock, blocked)
 for _, track in ipairs(tracks) do
   all_back = math.max(all_back, ends(track))
 end
-local remains = math.max(terms[binding].limit - tracks[binding].total, 0)
+local remains = blocked > clock and 0 or math.max(terms[binding].limit - tracks[binding].total, 0)
+local remembered = blocked + quiet * 1000000
 if granted > 0 and take ~= LOOK then
   -- For as long as charge.lua counts on, from the record's own time; and a millisecond more where something lies ahead:
   -- what is left of this one is lost, and the time to live counts from before the script.
   local lives = over > 0 and over_lives or string.sub(ask, 6 + 10 * #terms)
   lives = lives + math.ceil((now - clock) / 1000)
-  lives = math.max(lives, math.ceil((math.max(all_back, over) - clock) / 1000) + 1)
+  lives = math.max(lives, math.ceil((math.max(all_back, over, remembered) - clock) / 1000) + 1)
   redis.call('SET', KEYS[1], before_record() .. written(tracks), 'PX', string.format('%d', lives))
-elseif translated and take ~= LOOK then
+elseif (translated or began) and take ~= LOOK then
+  if began then
+    redis.call('SET', KEYS[1], before_record() .. (record or ''), 'KEEPTTL')
+  end
   -- It was told how long this is refused. By the quotas that charged the record it may end sooner.
-  local rest = math.ceil((all_back - clock) / 1000) + 1
+  local rest = math.ceil((math.max(all_back, remembered) - clock) / 1000) + 1
   if redis.call('PTTL', KEYS[1]) < rest then
     redis.call('PEXPIRE', KEYS[1], rest)
   end

@@ -14,17 +14,22 @@
 --     but the longest where a permit lies ahead
 -- All numbers are big-endian.
 local KIND, BUCKETS, MOST = 35184372088832, 60, { [0] = 65535, 4294967295 }
--- What is before a record whose key has an override: 255 (1), the length of all this (2), until when (7), for how many
--- milliseconds a record lives under it (7), how many terms (1), 12 zeros; and of each term its kind and width (6), its limit
--- (4) and what the program calls it (15).
+-- What is before a record whose key has an override or was blocked: 255 (1), the length of all this (2), until when the
+-- override lasts (7), for how many milliseconds a record lives under it (7), how many terms it has (1); until when the key is
+-- blocked (7), how many blocks there were (1), for how many seconds after its end the next is a further one (4); and of each
+-- term its kind and width (6), its limit (4) and what the program calls it (15).
 local over, over_lives, over_terms = 0, 0, ''
+local blocked, level, quiet = 0, 0, 0
 if record and string.byte(record, 1) == 255 then
-  local length
-  length, over, over_lives = struct.unpack('>I2I7I7', record, 2)
+  local length, _
+  length, over, over_lives, _, blocked, level, quiet = struct.unpack('>I2I7I7BI7BI4', record, 2)
   if over > clock then
     over_terms = string.sub(record, 31, length)
   else
-    over = 0
+    over, over_lives = 0, 0
+  end
+  if clock >= blocked + quiet * 1000000 then
+    blocked, level, quiet = 0, 0, 0
   end
   record = string.sub(record, length + 1)
   if record == '' then
@@ -32,11 +37,12 @@ if record and string.byte(record, 1) == 255 then
   end
 end
 local function before_record()
-  if over == 0 then
+  if over == 0 and level == 0 then
     return ''
   end
-  local head = struct.pack('>BI2I7I7B', 255, 30 + #over_terms, over, over_lives, #over_terms / 25)
-  return head .. string.rep('\0', 12) .. over_terms
+  local many = #over_terms / 25
+  local head = struct.pack('>BI2I7I7BI7BI4', 255, 30 + #over_terms, over, over_lives, many, blocked, level, quiet)
+  return head .. over_terms
 end
 local latest = record and struct.unpack('>I7', record, 2) or clock
 local born = record and struct.unpack('>I7', record, 9) or clock

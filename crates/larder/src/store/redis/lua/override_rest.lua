@@ -16,6 +16,7 @@ if #ask > 1 then
   end
 elseif ask == '-' then
   answer = record and 1 or 0
+  blocked, level, quiet = 0, 0, 0
   if over > 0 then
     redis.call('SET', KEYS[1], before_record(), 'KEEPTTL')
   else
