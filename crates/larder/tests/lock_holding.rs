@@ -12,7 +12,7 @@ use larder::{Cache, ErrorKind, Larder, Quota, Release};
 use larder_testkit::Server;
 use larder_testkit::{Direction, Proxy};
 use support::waiting::{Lateness, believes_no_longer_than, permit_believes_no_longer_than};
-use support::{each_pair, each_store, namespace, until};
+use support::{each_store, namespace, until};
 
 const TTL: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(300);

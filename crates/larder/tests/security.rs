@@ -134,10 +134,14 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
     let remaining = limiter.remaining("someone").await;
     failed.extend(allowed.err().map(|error| ("allow", error)));
     failed.extend(remaining.err().map(|error| ("remaining", error)));
-    let limiter = larder.rate_limiter("blocking", Quota::per_hour(1)).unwrap().block_for(HOUR).unwrap();
-    let overridden = limiter.override_key("someone", Quota::per_hour(2), HOUR).await;
+    let limiter = larder.rate_limiter("blocking", Quota::per_hour(2)).unwrap().block_for(HOUR).unwrap();
+    let overridden = limiter.override_key("someone", Quota::per_hour(3), HOUR).await;
     failed.extend(overridden.err().map(|error| ("override", error)));
-    for blocked in [limiter.allow("someone").await, limiter.check_n("someone", 2).await.map(|_| true)] {
+    for blocked in [
+        limiter.allow("someone").await,
+        limiter.check_n("someone", 2).await.map(|decision| decision.is_allowed()),
+        limiter.allow("someone").await,
+    ] {
         failed.extend(blocked.err().map(|error| ("block", error)));
     }
     let ended = limiter.end_override("someone").await;

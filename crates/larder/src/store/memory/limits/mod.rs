@@ -162,7 +162,15 @@ impl State {
 ///
 /// `over` is when the override ends that these terms are of: where its limit is below the cost, the cost has to wait for that.
 fn decide(kept: &mut Option<Record>, charge: Charge<'_>, over: u64, clock: u64) -> (Charged, bool) {
-    let Charge { terms, take, cost, ahead, patience, penalty: _ } = charge;
+    let Charge { terms, take, mut cost, mut ahead, patience, penalty: _ } = charge;
+    // An override may have windows that are shorter than a lease, or pace: then only what is used at once is taken, now.
+    let longest = |term: &Term| if term.rule == Rule::Gcra { 0 } else { term.window() };
+    if terms.iter().any(|term| ahead > longest(term)) {
+        ahead = 0;
+        if let Take::Half { least } = take {
+            cost = least;
+        }
+    }
     let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
     let mut block = kept.as_ref().map(|record| record.block.at(clock)).unwrap_or_default();
     let (mut record, cut) = match kept.as_ref() {

@@ -6,6 +6,12 @@ if #more ~= 15 and more ~= '' then
   take, ahead, patience, least = struct.unpack('>BI7I7I4', more)
 end
 local terms = terms_at(5)
+-- An override may have windows that are shorter than a lease, or pace: then only what is used at once is taken, now.
+for _, term in ipairs(ahead > 0 and terms or {}) do
+  if ahead > (term.kind <= 1 and term.width * BUCKETS or term.kind == 4 and term.width or 0) then
+    ahead, cost = 0, take == HALF and least or cost
+  end
+end
 local tracks, same = tracks_for(terms)
 local translated = record and not same
 
