@@ -109,7 +109,8 @@ impl World {
     async fn pass(&mut self, micros: u64) {
         self.hand.fetch_add(micros, Ordering::AcqRel);
         for program in &self.programs {
-            program.hand.fetch_add(micros * program.rate / 1000, Ordering::AcqRel);
+            // Rounded up: a clock is no slower than the thousandth that is allowed for.
+            program.hand.fetch_add((micros * program.rate).div_ceil(1000), Ordering::AcqRel);
         }
         tokio::time::advance(Duration::from_micros(micros)).await;
         settle().await;
