@@ -169,7 +169,7 @@ impl NearCount {
         let before = self.parts.get(PART.with(|part| *part)).map_or(1, |part| part.0.fetch_add(1, Relaxed));
         #[cfg(feature = "metrics")]
         self.counter.increment(1);
-        before % SAMPLED == 0
+        before.is_multiple_of(SAMPLED)
     }
 
     fn get(&self) -> u64 {

@@ -101,6 +101,13 @@ async fn a_waiter_gets_its_turn_after_the_block_and_overrides_and_refunds_leave_
         let turn = limiter.acquire("ann", MINUTE).await.unwrap();
         assert!(turn.is_allowed() && started.elapsed() >= blocked.retry_after().unwrap() / 2, "{store}");
         limiter.end_override("ann").await.unwrap();
+        // A reset ends the block of a key with an override, and leaves the override.
+        limiter.override_key("bob", Quota::per_minute(2), MINUTE).await.unwrap();
+        limiter.check_n("bob", 2).await.unwrap();
+        assert!(!limiter.allow("bob").await.unwrap(), "{store}");
+        limiter.reset("bob").await.unwrap();
+        assert_eq!(limiter.check("bob").await.unwrap().limit(), 2, "{store}");
+        assert!(limiter.allow("bob").await.unwrap() && !limiter.allow("bob").await.unwrap(), "{store}");
     }
 }
 

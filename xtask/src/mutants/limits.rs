@@ -39,6 +39,9 @@ const TRACK: &str = "crates/larder/src/store/memory/limits/track.rs";
 const CHARGE_ANY: &str = "crates/larder/src/store/redis/lua/charge_any.lua";
 const LIMIT_LUA: &str = "crates/larder/src/store/redis/lua/limit.lua";
 const REFUND: &str = "crates/larder/src/store/redis/lua/refund_rest.lua";
+const OVERRIDE: &str = "crates/larder/src/store/redis/lua/override_rest.lua";
+const QUOTA: &str = "crates/larder/src/limit/quota.rs";
+const STORE: &str = "crates/larder/src/store/limit.rs";
 const TOGETHER_LUA: &str = "crates/larder/src/store/redis/lua/together_end.lua";
 const FIELDS: &str = "crates/larder/src/http/fields.rs";
 const FORWARDED: &str = "crates/larder/src/http/forwarded.rs";
@@ -187,6 +190,29 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "what a new record was charged is given back for the old one",
         &[rebuilt(REFUND, "if not record or born ~= first then", "if not record then")],
         &[test("limits_quotas", "a_refund_gives_back_what_was_charged_and_no_more")],
+    ),
+    mutant(
+        "a block does not grow",
+        &[switched(STORE, "span.saturating_mul(penalty.factor).min(penalty.most)", "span")],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a reset leaves the block",
+        &[rebuilt(OVERRIDE, "blocked, level, quiet = 0, 0, 0", "blocked = blocked")],
+        &[test("limits_blocks", "a_waiter_gets_its_turn_after_the_block_and_overrides_and_refunds_leave_it")],
+    ),
+    mutant(
+        "a block begins and is not told of",
+        &[rebuilt(CHARGE_ANY, "last = math.max(last, blocked)", "last = last")],
+        &[test(
+            "limits_blocks",
+            "a_key_that_exceeds_its_limit_is_blocked_in_all_programs_though_permits_are_free",
+        )],
+    ),
+    mutant(
+        "a cost that only an override allows is refused",
+        &[switched(QUOTA, "charged.label.is_some()", "false")],
+        &[test("limits_overrides", "a_cost_above_the_limiters_own_limit_passes_where_an_override_allows_it")],
     ),
     mutant(
         "an address is taken from the left",

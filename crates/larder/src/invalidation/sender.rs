@@ -310,8 +310,8 @@ mod tests {
         }
     }
 
-    fn send(nodes: Arc<Nodes>) -> impl Future<Output = ()> + Send {
-        async move { super::send(Arc::downgrade(&nodes), nodes.queue.clone()).await }
+    async fn send(nodes: Arc<Nodes>) {
+        super::send(Arc::downgrade(&nodes), nodes.queue.clone()).await;
     }
 
     #[tokio::test(start_paused = true)]

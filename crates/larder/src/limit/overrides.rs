@@ -95,6 +95,7 @@ impl RateLimiter {
     /// # Cancel safety
     ///
     /// Nothing is changed.
+    #[allow(clippy::type_complexity, reason = "the quotas, and for how long they hold")]
     pub fn override_of(
         &self,
         key: impl CacheKey,

@@ -240,7 +240,7 @@ impl Booking {
                     let _ = batch.remove(0).answer.send(Err(error));
                     return self.put_back(batch);
                 }
-                drop(limiter.decided(&self.name, plan, Take::All, least, charged, asked));
+                let _ = limiter.decided(&self.name, plan, Take::All, least, charged, asked);
                 self.put_back(batch);
                 self.refuse(plan, charged, least, answered).await;
             }

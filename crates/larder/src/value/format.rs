@@ -81,7 +81,7 @@ pub(crate) fn check<V: DeserializeOwned>(format: Format) -> Result<()> {
 }
 
 #[cold]
-fn unwritable(format: &str, error: impl Display + std::error::Error + Send + Sync + 'static) -> Error {
+fn unwritable(format: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::with_source(ErrorKind::Encode, format!("the value cannot be written as {format}: {error}"), error)
 }
 
