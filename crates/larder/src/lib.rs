@@ -47,6 +47,7 @@ mod cache;
 mod call;
 mod clock;
 mod context;
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "no store without it asks for them"))]
 mod credentials;
 mod endpoint;
 mod envelope;

@@ -15,7 +15,6 @@ use crate::telemetry::Instrument;
 
 /// How a write ended that may be queued. Made by [`WriteCall::or_queue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "the write may be queued instead of done"]
 #[non_exhaustive]
 pub enum WriteOutcome<T> {
     /// The server has carried it out.

@@ -529,7 +529,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
         assert!(cache.delete_many(keys).await.unwrap_err().is_queued());
     }
     for i in 0..10 {
-        assert!(larder.tag(&format!("tag-{i}")).invalidate().await.unwrap_err().is_queued());
+        assert!(larder.tag(format!("tag-{i}")).invalidate().await.unwrap_err().is_queued());
     }
     let seen = |message: &str| events.0.lock().unwrap().iter().any(|(event, _)| event.1 == message);
     until("the lock was given up", async || seen("a lock could not be freed and ends with its time")).await;

@@ -31,6 +31,10 @@ pub(crate) struct RunName {
 }
 
 impl RunName {
+    #[cfg_attr(
+        not(feature = "redis"),
+        allow(dead_code, reason = "the embedded store has a record for each job")
+    )]
     pub(crate) fn record(&self) -> String {
         match &self.slot {
             None => format!("{}:run", self.job),
