@@ -210,7 +210,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a run that was given up begins when its request arrives",
-        &[rebuilt(BEGIN_ONCE, "if redis.call('EXISTS', KEYS[4]) == 1 then", "if false then")],
+        &[rebuilt(BEGIN_ONCE, "if redis.call('GET', KEYS[4]) then", "if false then")],
         &[LATE_BEGIN],
     ),
 ];

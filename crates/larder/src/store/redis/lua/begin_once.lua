@@ -5,7 +5,7 @@
 -- the mark, 4 bytes of the entry that are no result ('' for none), 5 '1' to take the place of an interrupted run
 -- Reply: {0} begun, {1, the entry}, {2, milliseconds until the run under way counts as interrupted}, {3} interrupted,
 -- {4} its caller gave it up before this arrived
-if redis.call('EXISTS', KEYS[4]) == 1 then
+if redis.call('GET', KEYS[4]) then
   return {4}
 end
 local there = redis.call('GET', KEYS[1])
