@@ -40,6 +40,10 @@ mod error {
     pub(crate) type Result<T> = std::result::Result<T, Error>;
 }
 
+mod keyspace {
+    pub(crate) const ELECTION: &str = "~election.1:";
+}
+
 mod name {
     pub(crate) type Name = String;
 }

@@ -211,19 +211,13 @@ async fn a_request_that_arrives_after_it_was_given_up_takes_nothing() {
     larder.lock("warm").acquire().await.unwrap().release().await.unwrap();
     let given_up =
         async |lock: &str| server.query::<Vec<String>>(&["KEYS", &format!("~lock.1:{{{space}/{lock}}}*")]);
-    // What takes a lock goes over the one connection, what ends an attempt over the other.
+    // What waits for a lock goes over the one connection, what ends an attempt over the other.
     proxy.only_tracked().delay(Direction::ToServer, Duration::from_millis(400));
     // Each begins by asking whether it was given up.
     let before = server.calls("pexpire");
-    for stand_in_line in [false, true] {
-        let name = if stand_in_line { "two" } else { "one" };
+    for name in ["one", "two"] {
         let lock = larder.lock(name).ttl(TTL);
-        let wait = Duration::from_millis(50);
-        let error = if stand_in_line {
-            lock.acquire().timeout(wait).await.unwrap_err()
-        } else {
-            lock.try_acquire().timeout(wait).await.unwrap_err()
-        };
+        let error = lock.acquire().timeout(Duration::from_millis(50)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         until("it was given up", async || given_up(name).await.iter().any(|key| key.contains(":wake:")))
             .await;
