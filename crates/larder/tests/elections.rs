@@ -119,6 +119,8 @@ async fn a_leader_that_is_cut_off_is_stopped_before_another_leads_and_leads_agai
     let mut leaders = well.election("scheduler").observe();
     let (value, first) = next_leader(&mut leaders).await;
     assert_eq!(value, "cut");
+    // The grant is seen before its answer has passed the proxy.
+    until("it leads", async || terms.load(Ordering::SeqCst) == 1).await;
     proxy.silence(Direction::Both);
     let began = Instant::now();
     let other = well.election("scheduler").ttl(TTL).value("well").campaign().await.unwrap();

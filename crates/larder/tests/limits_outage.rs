@@ -42,7 +42,8 @@ async fn a_server_that_hangs_costs_its_timeout_once_and_then_nothing() {
         decided += 1;
         quick += u64::from(before.elapsed() < Duration::from_millis(50));
     }
-    assert!(decided > 100 && decided - quick <= 5, "{quick} of {decided}");
+    // A machine that is busy elsewhere delays some of the others, too.
+    assert!(decided > 100 && decided - quick <= 5 + decided / 20, "{quick} of {decided}");
     server.resume();
     until("the store decides again", async || {
         limiter.check("c").await.unwrap().decided_by() == DecidedBy::Store

@@ -92,6 +92,10 @@ async fn a_refresh_that_a_write_has_outrun_removes_what_it_could_not_replace() {
 #[tokio::test]
 async fn an_old_row_whose_load_began_during_a_write_is_not_stored_after_the_next() {
     let server = Server::start();
+    if !server.version().at_least(6, 2) {
+        // It can only hold up reads and writes together, and then the load does not begin during the write.
+        return;
+    }
     let larder = patient().url(server.url()).connect().await.unwrap();
     let cache = cache(&larder);
     let _: String = server.query(&["CLIENT", "PAUSE", "600", "WRITE"]);

@@ -162,7 +162,9 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
             // An expired lease is one that a script takes out.
             let brief =
                 larder.semaphore(&namespace(), 1).ttl(Duration::from_millis(10)).acquire_many(1).await;
-            failed.extend(brief.err().map(|error| ("permit", error)));
+            // On a slow machine its 10 ms are over before its answer is there.
+            let error = brief.err().filter(|error| error.kind() != ErrorKind::LockLost);
+            failed.extend(error.map(|error| ("permit", error)));
             let waiter = tokio::spawn({
                 let semaphore = semaphore.clone();
                 async move { semaphore.acquire_within(Duration::from_millis(100)).await }

@@ -285,12 +285,14 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     .await;
     assert!(recorded.get(&error("cache", "user", "get", ErrorKind::Refused)) >= 1.0);
     server.restart();
+    // That of the background may be dialled for the first time now, or again.
     until("both connections are back", async || {
         recorded.take(&snapshotter);
-        recorded.get("larder_connections{}") == 2.0
+        recorded.get("larder_connections{}") >= 2.0
     })
     .await;
-    assert_eq!(recorded.get("larder_reconnects_total{}"), 2.0);
+    let reconnects = recorded.get("larder_reconnects_total{}");
+    assert!((2.0..=3.0).contains(&reconnects), "{reconnects}");
     assert_eq!(recorded.get(&cache("hits")), 4.0, "an error is no miss and no hit");
     assert_eq!(recorded.get(&cache("misses")), 12.0);
 

@@ -77,12 +77,17 @@ impl Limits {
         let same = |record: &&mut Record| record.born == stamp.born && record.counts(terms);
         let Some(record) = state.get_mut(name).filter(same) else { return 0 };
         let (latest, now) = (record.latest, record.latest.max(clock));
-        record
+        let back = record
             .tracks
             .iter_mut()
             .map(|track| track.refund(permits, stamp.when, latest, now))
             .max()
-            .unwrap_or(0)
+            .unwrap_or(0);
+        if back > 0 {
+            // What is written forgets a block that is over, also where the clock steps back behind its end later.
+            record.block = record.block.at(clock);
+        }
+        back
     }
 
     pub(crate) fn set_override(&self, name: &str, key: &Override, clock: u64) {
@@ -314,5 +319,28 @@ impl Record {
     /// When nothing counts any more.
     fn ends(&self, now: u64) -> u64 {
         self.tracks.iter().map(|track| track.ends(now)).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::limit::Penalty;
+
+    const START: u64 = 1_780_000_000_000_000;
+
+    #[test]
+    fn a_block_that_ended_before_a_refund_does_not_come_back_with_a_clock_that_steps_back() {
+        let (limits, second) = (Limits::default(), 1_000_000);
+        let term = Term { rule: Rule::Log, limit: 2, width: 600 * second };
+        let charge =
+            Charge { terms: &[term], take: Take::All, cost: 2, ahead: 0, patience: 0, penalty: None };
+        let stamp = limits.charge("a", charge, START).stamp;
+        let penalty = Some(Penalty { first: 3 * second, factor: 1, most: 3 * second });
+        let refused = limits.charge("a", Charge { penalty, ..charge }, START);
+        assert_eq!((refused.granted, refused.wait), (0, 600 * second));
+        assert_eq!(limits.refund("a", &[term], 1, stamp, START + 60 * second), 1);
+        let granted = limits.charge("a", Charge { cost: 1, ..charge }, START + second).granted;
+        assert_eq!(granted, 1, "the block was forgotten");
     }
 }
