@@ -40,8 +40,9 @@ cargo xtask faults [--minutes N] [--seed N]
     100,000 attempts at a lock that are dropped at any moment.
 
 cargo xtask mutants [AREA|WORD…]
-    Builds mistakes into a copy of larder and checks that the tests find each of them: those of an area (locks, cache, near,
-    invalidation, connection, formats, limits), or those whose names have a WORD in them, or all.
+    Builds mistakes into a copy of larder and checks that the tests find each of them: those of an area
+    (locks, semaphores, jobs, elections, rw_locks, several, cache, near, invalidation, connection, formats, limits),
+    or those whose names have a WORD in them, or all.
 
 cargo xtask bench [ARGS…]
     Runs larder-bench beside its rivals, in release mode.

@@ -5,13 +5,15 @@
 //! find it run, and must fail. Before that the same tests pass on the copy without a mistake.
 //!
 //! A build takes longer than a test. So where a mistake replaces one expression by another, both are built into the copy and
-//! the program chooses when it runs: all those mistakes share a build. The others are built one by one.
+//! the program chooses when it runs: all those mistakes share a build, and so do all mistakes in scripts. The others
+//! are built one by one.
 //!
 //! The code itself contains none of this. The copy has a target folder of its own, because cargo would take its programs for
 //! ours.
 
 mod cache;
 mod connection;
+mod elections;
 mod formats;
 mod invalidation;
 mod jobs;
@@ -19,7 +21,9 @@ mod limits;
 mod locks;
 mod mutant;
 mod near;
+mod rw_locks;
 mod semaphores;
+mod several;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -42,6 +46,9 @@ const AREAS: &[(&str, &[Mutant])] = &[
     ("locks", locks::MUTANTS),
     ("semaphores", semaphores::MUTANTS),
     ("jobs", jobs::MUTANTS),
+    ("elections", elections::MUTANTS),
+    ("rw_locks", rw_locks::MUTANTS),
+    ("several", several::MUTANTS),
     ("cache", cache::MUTANTS),
     ("near", near::MUTANTS),
     ("invalidation", invalidation::MUTANTS),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use stateright::{Checker, HasDiscoveries, Model};
 
 /// The longest history that is searched for a fault.
-const MOST_STEPS: usize = 20;
+const MOST_STEPS: usize = 24;
 
 /// Visits every state that can be reached, and panics where a property does not hold, or where something that should be
 /// possible is not.

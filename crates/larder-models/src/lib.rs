@@ -10,9 +10,12 @@
 
 mod explore;
 pub mod flight;
+pub mod job;
 pub mod lease;
 pub mod load;
 pub mod lock;
+pub mod permits;
+pub mod quarantine;
 pub mod queue;
 mod store;
 pub mod tags;

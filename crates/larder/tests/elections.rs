@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use larder::{ErrorKind, Fence, Leaders, Release};
+use larder_testkit::worker::{self, Worker};
 use larder_testkit::{Direction, Proxy, Server};
-use support::waiting::InLine;
+use support::waiting::{InLine, Lateness};
 use support::{each_pair, each_store, namespace, until};
 
 const TTL: Duration = Duration::from_secs(20);
@@ -133,4 +134,151 @@ async fn a_leader_that_is_cut_off_is_stopped_before_another_leads_and_leads_agai
     assert!(again > first);
     assert_eq!(terms.load(Ordering::SeqCst), 2);
     until("nobody leads", async || well.election("scheduler").leader().await.unwrap().is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_leader_is_killed_another_leads_within_its_lease_and_seven_tenths_of_a_second() {
+    const LEASE: Duration = Duration::from_secs(1);
+    if worker::role().is_some() {
+        let larder = support::connect_as(&std::env::var("ELECTION_URL").unwrap(), "killed").await;
+        let _leadership = larder.election("scheduler").ttl(LEASE).campaign().await.unwrap();
+        worker::send_line("leads");
+        return std::future::pending().await;
+    }
+    let server = Server::builder().tcp().start();
+    let larder = support::connect_as(&server.url(), "killed").await;
+    let mut slowest = Duration::ZERO;
+    for _ in 0..3 {
+        let test = "after_a_leader_is_killed_another_leads_within_its_lease_and_seven_tenths_of_a_second";
+        let leader = Worker::spawn(test, "leader", &[("ELECTION_URL", &server.url())]);
+        assert_eq!(leader.read_line(LONG).unwrap(), "leads");
+        let late = Lateness::watch();
+        let queue = "~election.1:{killed/scheduler}:line";
+        let candidate = tokio::spawn({
+            let election = larder.election("scheduler").ttl(TTL);
+            async move { election.campaign().await.unwrap() }
+        });
+        until("it waits", async || server.query::<u64>(&["ZCARD", queue]) == 1).await;
+        leader.kill();
+        let killed = Instant::now();
+        let leads = tokio::time::timeout(LONG, candidate).await.expect("a new leader").unwrap();
+        let took = killed.elapsed();
+        // The heartbeat, the wake-up, the confirmation: each may be late on this machine.
+        let bar = LEASE + Duration::from_millis(700) + late.of(3);
+        assert!(took <= bar, "{took:?} without a leader, of {bar:?}");
+        slowest = slowest.max(took);
+        leads.resign().await.unwrap();
+    }
+    println!("without a leader for {slowest:?} at most, after a kill, with leases of {LEASE:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_resigns_is_followed_within_two_and_a_half_round_trips() {
+    let server = Server::builder().tcp().start();
+    let space = namespace();
+    let (mut proxies, mut candidates) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let proxy = Proxy::start(server.addr().unwrap()).await;
+        // So long that what this machine is late by does not matter.
+        proxy.delay(Direction::Both, Duration::from_millis(30));
+        candidates.push(support::connect_as(&proxy.url(), &space).await);
+        proxies.push(proxy);
+    }
+    let queue = format!("~election.1:{{{space}/scheduler}}:line");
+    let (mut took, mut round_trips) = (Vec::new(), Vec::new());
+    let mut leads = candidates[0].election("scheduler").ttl(TTL).campaign().await.unwrap();
+    for round in 1..=11 {
+        let larder = &candidates[round % 2];
+        let next = tokio::spawn({
+            let election = larder.election("scheduler").ttl(TTL);
+            async move {
+                let leads = election.campaign().await.unwrap();
+                (leads, Instant::now())
+            }
+        });
+        until("the next waits", async || server.query::<u64>(&["ZCARD", &queue]) == 1).await;
+        // Its wake-up name is tracked once a round trip has come back on its connection.
+        let pinged = Instant::now();
+        larder.ping().await.unwrap();
+        round_trips.push(pinged.elapsed());
+        let resigned = Instant::now();
+        assert_eq!(leads.resign().await.unwrap(), Release::Released);
+        let (next, at) = tokio::time::timeout(LONG, next).await.expect("the next leads").unwrap();
+        took.push(at.duration_since(resigned));
+        leads = next;
+    }
+    took.sort();
+    round_trips.sort();
+    let (median, round_trip) = (took[took.len() / 2], round_trips[round_trips.len() / 2]);
+    println!("{median:?} from resigning to the next leader, at {round_trip:?} there and back");
+    assert!(median <= round_trip * 5 / 2, "{median:?} at {round_trip:?} there and back");
+    drop(leads);
+}
+
+#[tokio::test]
+async fn a_leadership_is_renewed_beyond_its_lease() {
+    // What is renewed outlives a stall of a busy machine.
+    const LEASE: Duration = Duration::from_millis(1200);
+    for (store, larder) in each_store().await {
+        let leadership = larder.election("scheduler").ttl(LEASE).campaign().await.unwrap();
+        assert!(tokio::time::timeout(2 * LEASE, leadership.lost()).await.is_err(), "{store}: not renewed");
+        assert!(leadership.is_valid(), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_candidate_that_finds_no_server_campaigns_until_there_is_one() {
+    let server = Server::start();
+    let larder = support::patient().response_timeout(Duration::from_millis(200)).url(server.url());
+    let larder = larder.connect().await.unwrap();
+    server.kill();
+    until("the outage shows", async || larder.ping().await.is_err()).await;
+    let campaign = larder.election("scheduler").ttl(TTL).campaign().await.unwrap_err();
+    assert!(campaign.is_retryable(), "{campaign}");
+    let running = tokio::spawn({
+        let election = larder.election("scheduler").ttl(TTL);
+        async move { election.run(async |lease| lease.fence()).await }
+    });
+    // It has been refused, and not ended, by the time that another request is.
+    for _ in 0..3 {
+        assert!(larder.ping().await.is_err());
+        tokio::task::yield_now().await;
+    }
+    server.restart();
+    let fence = tokio::time::timeout(LONG, running).await.expect("it leads").unwrap().unwrap();
+    assert!(fence.get() > 0);
+}
+
+#[tokio::test]
+async fn observers_are_notified_and_outlive_a_restart_of_the_server() {
+    let server = Server::start();
+    let space = namespace();
+    let here = support::connect_as(&server.url(), &space).await;
+    let there = support::connect_as(&server.url(), &space).await;
+    let late = Lateness::watch();
+    let mut leaders = there.election("scheduler").observe();
+    assert_eq!(next(&mut leaders).await, None);
+    let mut took = Vec::new();
+    for round in 0..7 {
+        let election = here.election("scheduler").ttl(TTL).value(round.to_string());
+        let ((leadership, led), (seen, at)) = tokio::join!(
+            async { (election.campaign().await.unwrap(), Instant::now()) },
+            async { (next_leader(&mut leaders).await, Instant::now()) }
+        );
+        assert_eq!(seen, (round.to_string(), leadership.fence()));
+        took.push(at.saturating_duration_since(led));
+        leadership.resign().await.unwrap();
+        while next(&mut leaders).await.is_some() {}
+    }
+    took.sort();
+    // It looks once a second by itself, which is half a second after a change as a rule.
+    assert!(took[3] < Duration::from_millis(150) + late.of(3), "{took:?}");
+    server.restart();
+    let leadership = loop {
+        match here.election("scheduler").ttl(TTL).value("after").campaign().await {
+            Ok(leadership) => break leadership,
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+    };
+    assert_eq!(next_leader(&mut leaders).await, ("after".to_owned(), leadership.fence()));
 }

@@ -268,6 +268,39 @@ async fn a_run_whose_link_is_dead_is_stopped_and_its_period_is_run_elsewhere() {
     proxy.restore();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_end_is_recorded_hears_so_also_after_the_run_of_a_later_period() {
+    let server = Server::builder().tcp().start();
+    let proxy = Arc::new(Proxy::start(server.addr().unwrap()).await);
+    let space = namespace();
+    let here = support::patient().response_timeout(Duration::from_millis(300)).namespace(&space);
+    let here = here.url(proxy.url()).connect().await.unwrap();
+    let there = support::connect_as(&server.url(), &space).await;
+    // The server knows the scripts.
+    assert_eq!(run(&nightly(&here)).await, Ran::Ran(Ok(7)));
+    let tick = |larder: &Larder| larder.job("tick").every(Duration::from_millis(500)).ttl(TTL);
+    let running = tokio::spawn({
+        let (job, proxy) = (tick(&here), proxy.clone());
+        async move {
+            let body = async |_| {
+                // Its end is carried out, and the answer is lost.
+                proxy.swallow(Direction::ToClient);
+                Ok::<_, String>(7)
+            };
+            job.run(body).await
+        }
+    });
+    let later = tick(&there);
+    until("a later period is completed there", async || {
+        let ended = later.status().await.unwrap().is_some_and(|last| last.ended.is_some());
+        ended && matches!(run(&later).await, Ran::Ran(Ok(7)))
+    })
+    .await;
+    proxy.restore().drop_connections();
+    let heard = tokio::time::timeout(LONG, running).await.expect("an answer").unwrap();
+    assert_eq!(heard.unwrap(), JobRun::Ran(Ok(7)));
+}
+
 #[tokio::test]
 async fn settings_that_make_no_sense_are_refused() {
     let larder = Larder::connect("memory:").await.unwrap();

@@ -73,6 +73,7 @@ async fn blocks_escalate_and_a_reset_or_a_quiet_time_forgets_them() {
         }
         limiter.reset("ann").await.unwrap();
         assert!(lasts(exceed().await, 100), "{store}: a reset forgets");
+        // The block's own span, which must pass.
         tokio::time::sleep(ms(100)).await;
         assert!(lasts(exceed().await, 300), "{store}: and then it escalates again");
         // The quiet time is the longest block, in whole seconds.

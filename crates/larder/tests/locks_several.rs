@@ -5,10 +5,10 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder::{ErrorKind, Release};
-use support::waiting::InLine;
+use support::waiting::{InLine, Lateness};
 use support::{each_pair, each_store, until};
 
 const TTL: Duration = Duration::from_secs(20);
@@ -109,6 +109,39 @@ async fn overlapping_sets_in_any_order_never_wait_in_a_circle_and_never_overlap(
             .collect();
         for task in tasks {
             tokio::time::timeout(Duration::from_secs(60), task).await.expect(store).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_patience_is_that_of_all_locks_together() {
+    const PATIENCE: Duration = Duration::from_millis(1500);
+    for (store, larder) in each_store().await {
+        let late = Lateness::watch();
+        let _b = larder.lock("b").ttl(TTL).acquire().await.unwrap();
+        let a = larder.lock("a").ttl(TTL).acquire().await.unwrap();
+        let both = larder.locks(["a", "b"]).ttl(TTL);
+        let in_line = InLine::listen();
+        let began = Instant::now();
+        let waiting = tokio::spawn(async move { both.acquire_within(PATIENCE).await });
+        in_line.until(1).await;
+        // Most of the patience is over when the second lock is waited for.
+        tokio::time::sleep((PATIENCE * 2 / 3).saturating_sub(began.elapsed())).await;
+        a.release().await.unwrap();
+        let error = tokio::time::timeout(LONG, waiting).await.expect(store).unwrap().unwrap_err();
+        let took = began.elapsed();
+        assert_eq!(error.kind(), ErrorKind::LockHeld, "{store}");
+        assert!(took < PATIENCE * 3 / 2 + late.of(3), "{store}: {took:?} of {PATIENCE:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_release_tells_of_any_lock_that_was_lost() {
+    for (store, larder) in each_store().await {
+        for broken in ["a", "b"] {
+            let both = larder.locks(["a", "b"]).ttl(TTL).acquire().await.unwrap();
+            assert!(larder.lock(broken).break_if(both.fence(broken).unwrap()).await.unwrap(), "{store}");
+            assert_eq!(both.release().await.unwrap(), Release::AlreadyLost, "{store}: {broken}");
         }
     }
 }

@@ -116,6 +116,7 @@ async fn a_cold_load_is_waited_for_beyond_the_soft_timeout() {
         let builder = larder.cache::<User>("user").ttl(HOUR).stale_for(HOUR);
         let users = builder.soft_timeout(Duration::from_millis(1)).build().unwrap();
         let loader = || async {
+            // A span that must pass: the soft timeout is over long before.
             tokio::time::sleep(Duration::from_millis(50)).await;
             Ok::<_, Infallible>(user("new"))
         };
@@ -258,6 +259,7 @@ async fn early_refreshes_are_as_frequent_as_xfetch_says_from_near_copies_too() {
 }
 
 async fn early_refreshes_of(users: &Cache<User>) {
+    // What the load costs decides how early the next is: a span that must pass.
     let slow = users.get_or_load("a", || async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         Ok::<_, Infallible>(user("present"))

@@ -113,6 +113,13 @@ fn waiters_keep_their_places_though_a_runtime_that_waited_ended_before_any_heart
     }
 }
 
+/// What was spawned on this current-thread runtime has been polled, and what that spawned.
+async fn all_begins() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[test]
 fn locks_are_kept_when_the_runtime_that_took_the_first_ends() {
     let runtime = multi(2);
@@ -125,8 +132,7 @@ fn locks_are_kept_when_the_runtime_that_took_the_first_ends() {
                 let job = current();
                 let guard = job.block_on(async {
                     let guard = kept(&larder, "job").await;
-                    // What is spawned here has begun.
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    all_begins().await;
                     guard
                 });
                 taken.send(()).unwrap();
@@ -173,7 +179,7 @@ fn where_nobody_polls_the_runtime_that_connected_calls_of_others_are_answered_ag
     let larder = idle.block_on(builder.response_timeout(Duration::from_millis(300)).connect()).unwrap();
     other.block_on(async {
         support::until("it is answered", async || larder.ping().await.is_ok()).await;
-        // For good.
+        // And stay so, for longer than a heartbeat of the link is waited for: a span that must pass.
         for _ in 0..20 {
             larder.ping().await.unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -194,7 +200,7 @@ fn locks_are_kept_while_the_runtime_that_took_the_first_computes() {
         move || {
             current().block_on(async {
                 let _guard = kept(&larder, "job").await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                all_begins().await;
                 taken.send(()).unwrap();
                 thread::sleep(RENEWED + TTL);
             });

@@ -3,14 +3,16 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, Release};
+use larder::{ErrorKind, Larder, Release};
 use larder_testkit::Server;
-use support::waiting::InLine;
-use support::{each_pair, each_store};
+use support::waiting::{InLine, Lateness};
+use support::{each_pair, each_store, namespace};
+use tokio::task::JoinHandle;
 
 const TTL: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(20);
@@ -74,6 +76,26 @@ async fn a_reader_that_comes_after_a_waiting_writer_waits_for_it_and_readers_at_
     }
 }
 
+#[tokio::test]
+async fn a_writer_that_becomes_a_reader_lets_no_waiting_writer_in_between() {
+    for (store, larder) in each_store().await {
+        let lock = larder.rw_lock("catalogue").ttl(TTL);
+        let write = lock.write().await.unwrap();
+        let in_line = InLine::listen();
+        let next = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.write().await.unwrap() }
+        });
+        in_line.until(1).await;
+        let read = tokio::time::timeout(LONG, write.downgrade()).await.expect(store).unwrap();
+        assert!(read.is_valid() && !next.is_finished(), "{store}");
+        assert!(lock.try_read().await.unwrap().is_none(), "{store}: past the waiting writer");
+        read.release().await.unwrap();
+        let next = tokio::time::timeout(LONG, next).await.expect(store).unwrap();
+        assert_eq!(next.release().await.unwrap(), Release::Released, "{store}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_readers_and_writers_never_meet_and_all_are_served() {
     for (store, here, there) in each_pair().await {
@@ -131,4 +153,98 @@ async fn a_guard_that_was_lost_cannot_be_downgraded() {
     server.command(&["DEL", "~rwlock.1:{s/catalogue}"]);
     assert_eq!(write.downgrade().await.unwrap_err().kind(), ErrorKind::LockLost);
     assert!(larder.rw_lock("catalogue").try_write().await.unwrap().is_some(), "nothing is left of it");
+}
+
+/// 64 readers that come again and again, and 8 writers, each of which is seen in the queue before the next comes: how
+/// often a reader that came after a writer was seen there was granted before it, and how many writers waited.
+async fn overtaken(server: &Server, here: &Larder, there: &Larder, space: &str) -> (usize, usize) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let lock = |number: usize| {
+        let larder = if number.is_multiple_of(2) { here } else { there };
+        larder.rw_lock("catalogue").ttl(TTL)
+    };
+    let readers: Vec<_> = (0..64)
+        .map(|number| {
+            let (lock, stop) = (lock(number), stop.clone());
+            tokio::spawn(async move {
+                let mut reads = Vec::new();
+                while !stop.load(Ordering::SeqCst) {
+                    let came = Instant::now();
+                    let read = lock.read().await.unwrap();
+                    reads.push((came, Instant::now()));
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                    read.release().await.unwrap();
+                }
+                reads
+            })
+        })
+        .collect();
+    // The tokens of writers in the queue: their weight is their end.
+    let queue = format!("~rwlock.1:{{{space}/catalogue}}:queue");
+    let queued = || -> BTreeSet<String> {
+        let tokens: Vec<String> = server.query(&["ZRANGE", &queue, "0", "-1"]);
+        tokens.into_iter().filter(|token| token.ends_with("ffff")).collect()
+    };
+    let (mut writers, mut known) = (Vec::new(), BTreeSet::new());
+    for number in 0..4 * 8 {
+        let lock = lock(number);
+        let writer = tokio::spawn(async move {
+            let write = lock.write().await.unwrap();
+            let granted = Instant::now();
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            write.release().await.unwrap();
+            granted
+        });
+        // 8 at a time.
+        let waits = |(_, writer): &&(Option<Instant>, JoinHandle<Instant>)| !writer.is_finished();
+        while writers.iter().filter(waits).count() >= 7 {
+            tokio::task::yield_now().await;
+        }
+        let seen = loop {
+            let tokens = queued();
+            if !tokens.is_subset(&known) {
+                known.extend(tokens);
+                break Some(Instant::now());
+            }
+            if writer.is_finished() {
+                break None;
+            }
+            tokio::task::yield_now().await;
+        };
+        writers.push((seen, writer));
+    }
+    let mut waited = Vec::new();
+    for (seen, writer) in writers {
+        let granted = tokio::time::timeout(Duration::from_secs(60), writer).await.expect("granted").unwrap();
+        waited.extend(seen.map(|seen| (seen, granted)));
+    }
+    stop.store(true, Ordering::SeqCst);
+    let mut reads = Vec::new();
+    for reader in readers {
+        reads.extend(tokio::time::timeout(Duration::from_secs(60), reader).await.expect("granted").unwrap());
+    }
+    let before = |(seen, granted): &(Instant, Instant)| {
+        reads.iter().filter(|(came, entered)| came > seen && entered < granted).count()
+    };
+    (waited.iter().map(before).sum(), waited.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_writer_of_eight_is_overtaken_by_later_ones_of_sixty_four_readers() {
+    let server = Server::start();
+    for _ in 0..3 {
+        let space = namespace();
+        let here = support::connect_as(&server.url(), &space).await;
+        let there = support::connect_as(&server.url(), &space).await;
+        let late = Lateness::watch();
+        let (overtaken, waited) = overtaken(&server, &here, &there, &space).await;
+        println!("{overtaken} writers overtaken, of {waited} that waited");
+        assert!(waited >= 8, "{waited} writers waited");
+        if overtaken == 0 {
+            return;
+        }
+        // A process that stands still for as long as a claim is passed over.
+        assert!(late.of(1) >= Duration::from_millis(200), "{overtaken} overtaken, late by {:?}", late.of(1));
+    }
+    panic!("this machine stands still too often for any statement");
 }

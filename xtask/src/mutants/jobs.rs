@@ -1,6 +1,6 @@
 //! Mistakes in jobs, and in what can be done with a lock beside holding it.
 
-use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit};
+use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within};
 
 const EQUIVALENCE: Test =
     unit("store::equivalence_jobs::both_stores_answer_the_same_to_every_history_of_a_job");
@@ -9,6 +9,7 @@ const LOST: Test = test("jobs", "a_run_that_lost_its_lock_completes_nothing");
 const ONCE: Test = test("jobs", "a_period_is_completed_once_and_the_next_is_another");
 const HELD_UP: Test = test("jobs", "a_run_that_is_under_way_holds_up_every_other_of_its_job");
 const DROPPED: Test = test("jobs", "a_run_whose_body_is_dropped_has_died_and_another_takes_its_place");
+const RETRIED: Test = test("jobs", "a_failed_run_is_tried_again_later_and_given_up_after_its_attempts");
 const BROKEN: Test = test(
     "lock_handles",
     "a_broken_lock_goes_to_the_next_in_line_and_its_guard_learns_it_at_the_next_renewal",
@@ -72,8 +73,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "an end that is sent again says that the lock was lost",
-        &[rebuilt(END, "return redis.call('HGET', KEYS[2], 'token') == ARGV[1] and 1 or 0", "return 0")],
+        &[rebuilt(END, "return string.find(ends, ARGV[1], 1, true) and 1 or 0", "return 0")],
         &[EQUIVALENCE],
+    ),
+    mutant(
+        "only the last end is recognised when it is sent again",
+        &[rebuilt(END, "string.sub(ends, 1, 255)", "string.sub(ends, 1, 0)")],
+        &[test("jobs", "a_run_whose_end_is_recorded_hears_so_also_after_the_run_of_a_later_period"), EQUIVALENCE],
     ),
     mutant(
         "a missed period that was given up holds up the next",
@@ -81,9 +87,42 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[EQUIVALENCE],
     ),
     mutant(
+        "a run completes the period after its own",
+        &[within(JOB, "self.end(guard, &run, ", ["period", "period + 1"], ", result.")],
+        &[ONCE],
+    ),
+    mutant(
+        "a failed run is tried again at once",
+        &[rebuilt(
+            BEGIN,
+            "elseif tonumber(record.last) + tonumber(ARGV[10]) > now then",
+            "elseif tonumber(record.last) > now then",
+        )],
+        &[RETRIED, EQUIVALENCE],
+    ),
+    mutant(
+        "a run is tried without end",
+        &[rebuilt(BEGIN, "elseif tries >= most then", "elseif tries < 0 then")],
+        &[RETRIED, EQUIVALENCE],
+    ),
+    mutant(
+        "a period at most once is not marked at its start",
+        &[rebuilt(BEGIN, "if ARGV[11] == '1' then", "if ARGV[11] == '2' then")],
+        &[test("jobs", "a_run_at_most_once_is_not_tried_again"), EQUIVALENCE],
+    ),
+    mutant(
+        "a call before the boundary counts for the period that ends",
+        &[rebuilt(
+            BEGIN,
+            "(now + tonumber(ARGV[7]) - tonumber(ARGV[6]))",
+            "(now - tonumber(ARGV[6]))",
+        )],
+        &[ONCE, EQUIVALENCE],
+    ),
+    mutant(
         "a failed body completes its period",
         &[switched(JOB, "result.is_ok()", "result.is_ok() || result.is_err()")],
-        &[test("jobs", "a_failed_run_is_tried_again_later_and_given_up_after_its_attempts")],
+        &[RETRIED],
     ),
     mutant(
         "a run whose body was dropped keeps its lock",

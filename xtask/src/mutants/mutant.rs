@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Where the scripts are.
+const SCRIPTS: &str = "crates/larder/src/store/redis/lua/";
+
 /// A mistake in the code.
 pub(super) struct Mutant {
     pub(super) name: &'static str,
@@ -38,7 +41,7 @@ pub(super) const fn mutant(name: &'static str, edits: &'static [Edit], found_by:
 /// Replaces one complete Rust expression (or statements, ending in `;` or `}`) by another of the same type.
 ///
 /// Both are compiled and the program chooses between them when it runs. All such mistakes share one build, so prefer this.
-/// Not for `const` items, patterns, attributes or Lua.
+/// Not for `const` items, patterns or attributes.
 pub(super) const fn switched(file: &'static str, from: &'static str, to: &'static str) -> Edit {
     Edit { file, before: "", from, to, after: "", is_switched: true }
 }
@@ -53,7 +56,7 @@ pub(super) const fn within(
     Edit { file, before, from, to, after, is_switched: true }
 }
 
-/// Replaces any text, at the price of a build of its own.
+/// Replaces any text, at the price of a build of its own. A script is the exception: both texts of it are built in.
 pub(super) const fn rebuilt(file: &'static str, from: &'static str, to: &'static str) -> Edit {
     Edit { file, before: "", from, to, after: "", is_switched: false }
 }
@@ -71,11 +74,16 @@ pub(super) const fn test(target: &'static str, name: &'static str) -> Test {
 impl Mutant {
     /// Whether the program can choose at run time to make the mistake.
     pub(super) fn is_switched(&self) -> bool {
-        self.edits.iter().all(|edit| edit.is_switched)
+        self.edits.iter().all(|edit| edit.is_switched || edit.script().is_some())
     }
 }
 
 impl Edit {
+    /// The script that it changes, as `script.rs` names its file, if it changes one.
+    pub(super) fn script(&self) -> Option<&'static str> {
+        self.file.strip_prefix(SCRIPTS).filter(|file| file.ends_with(".lua"))
+    }
+
     /// What must be in the file.
     pub(super) fn original(&self) -> String {
         [self.before, self.from, self.after].concat()

@@ -53,7 +53,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a downgraded lock still holds all permits",
-        &[rebuilt(EXCHANGE, "drop_held(ARGV[1])\n", "")],
+        &[rebuilt(EXCHANGE, "drop_held(ARGV[2])\n", "")],
         &[EQUIVALENCE],
     ),
     mutant(
@@ -102,6 +102,24 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "if version and version == tonumber(ARGV[2]) then",
         )],
         &[VERSIONS, EQUIVALENCE],
+    ),
+    mutant(
+        "permits are granted past the number",
+        &[rebuilt(
+            QUEUE,
+            "elseif used + weight > permits or grants == MOST_GRANTS then",
+            "elseif used >= permits or grants == MOST_GRANTS then",
+        )],
+        &[LARGE, EQUIVALENCE],
+    ),
+    mutant(
+        "a claim that is not confirmed ends with a lease's time",
+        &[rebuilt(
+            QUEUE,
+            "redis.call('ZADD', held, now + claim, token)",
+            "redis.call('ZADD', held, now + 30000, token)",
+        )],
+        &[STUCK],
     ),
     mutant(
         "a claim that ended loses its place",

@@ -18,7 +18,29 @@ pub(crate) fn mutated(number: u32) -> bool {
     *ASKED.get_or_init(|| std::env::var(\"LARDER_MUTANT\").ok()?.parse().ok()) == Some(number)
 }
 ";
+/// The text of a script's file, with the mistake that the program makes, if that is in this file.
+const SCRIPT_SWITCH: &str = "
+pub(crate) fn mutated_script(file: &str, text: &str) -> String {
+    let found = MUTATED_SCRIPTS.iter().filter(|(number, changed, ..)| *changed == file && mutated(*number));
+    found.fold(text.to_owned(), |text, (_, _, from, to)| text.replace(from, to))
+}
+";
 const LIB: &str = "crates/larder/src/lib.rs";
+const SCRIPT: &str = "crates/larder/src/store/redis/script.rs";
+/// What of the file that makes the scripts is otherwise where their text is chosen when the program runs.
+const CHOSEN: [(&str, &str); 5] = [
+    ("    source: &'static str,\n", "    source: LazyLock<&'static str>,\n"),
+    (
+        "source: concat!($(include_str!(concat!(\"lua/\", $file))),+),",
+        "source: LazyLock::new(|| {
+            let files = [$(crate::mutated_script($file, include_str!(concat!(\"lua/\", $file)))),+];
+            files.concat().leak()
+        }),",
+    ),
+    ("redis::Script::new($name.source)", "redis::Script::new(*$name.source)"),
+    ("        self.source\n", "        *self.source\n"),
+    ("call(\"EVAL\", self.source,", "call(\"EVAL\", *self.source,"),
+];
 
 /// Test programs by target.
 pub(super) type Programs = BTreeMap<&'static str, PathBuf>;
@@ -63,12 +85,24 @@ impl Tree {
     pub(super) fn make_switched(&mut self, mutants: &[(usize, &Mutant)]) -> Result<Vec<usize>, Failure> {
         let mut files = BTreeMap::new();
         self.source(&mut files, LIB)?.push_str(SWITCH);
-        let mut deferred = Vec::new();
+        let script = self.source(&mut files, SCRIPT)?;
+        for (from, to) in CHOSEN {
+            if script.matches(from).count() != 1 {
+                return Err(Failure::new(format!("{SCRIPT} has not once: {from}")));
+            }
+            *script = script.replace(from, to);
+        }
+        let (mut scripts, mut deferred) = (String::new(), Vec::new());
         for (number, mutant) in mutants {
             let mut edited = files.clone();
             let mut fits = true;
             for edit in mutant.edits {
                 check_applies(mutant, edit, self.source(&mut BTreeMap::new(), edit.file)?)?;
+                if let Some(script) = edit.script() {
+                    let (from, to) = (edit.original(), edit.mistaken());
+                    scripts += &format!("    ({number}, {script:?}, {from:?}, {to:?}),\n");
+                    continue;
+                }
                 let text = self.source(&mut edited, edit.file)?;
                 let original = edit.original();
                 fits &= text.matches(&original).count() == 1;
@@ -76,6 +110,9 @@ impl Tree {
             }
             if fits { files = edited } else { deferred.push(*number) }
         }
+        let lib = self.source(&mut files, LIB)?;
+        lib.push_str(SCRIPT_SWITCH);
+        *lib += &format!("\nconst MUTATED_SCRIPTS: &[(u32, &str, &str, &str)] = &[\n{scripts}];\n");
         self.write(files)?;
         Ok(deferred)
     }

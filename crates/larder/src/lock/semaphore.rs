@@ -25,6 +25,7 @@ use crate::call::Call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
+use crate::store::lock::Pace;
 use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, Request, Wait, token_of};
 
 /// A semaphore by its name, or by its name and a key. Made by [`Larder::semaphore`](crate::Larder::semaphore); taking
@@ -405,7 +406,10 @@ impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         if self.armed {
             let Semaphore { locks, name, ttl, .. } = self.semaphore;
-            locks.end_in_background(name.clone(), self.token, *ttl, Ending::GivePermit(None));
+            // Remembered, so that an exchange that arrives after that takes nothing, although the old token is held
+            // still.
+            let ending = Ending::GivePermit(Some(Pace::REMEMBERED));
+            locks.end_in_background(name.clone(), self.token, (*ttl).max(Pace::REMEMBERED), ending);
         }
     }
 }

@@ -49,7 +49,7 @@ fn steps() -> impl Strategy<Value = Step> {
             .prop_map(|(day, slot, catch_up, attempts, at_most_once, patient)| Step::Begin {
                 day, slot, catch_up, attempts, at_most_once, patient
             }),
-        4 => (prop_oneof![5 => Just(0), 1 => Just(1u64)], slot(), any::<bool>())
+        4 => (prop_oneof![5 => Just(0), 2 => 1..24u64], slot(), any::<bool>())
             .prop_map(|(behind, slot, completed)| Step::End { behind, slot, completed }),
         2 => Just(Step::Die),
         1 => Just(Step::Status),

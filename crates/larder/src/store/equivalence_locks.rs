@@ -50,8 +50,8 @@ enum Step {
     RenewPermits(Vec<u8>),
     GivePermit(u8, bool),
     SetPermits(u64, u64),
-    /// The permits of one for one of another.
-    Exchange(u8, u8),
+    /// The permits of one for one of another, and whether that was given up before.
+    Exchange(u8, u8, bool),
     InUse,
     /// The time of all permits and claims is over.
     EndPermits,
@@ -97,7 +97,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => prop::collection::vec(0..4u8, 1..4).prop_map(Step::RenewPermits),
         4 => (0..4u8, any::<bool>()).prop_map(|(t, u)| Step::GivePermit(t, u)),
         1 => (1..5u64, 0..4u64).prop_map(|(n, v)| Step::SetPermits(n, v)),
-        1 => (0..4u8, 0..4u8).prop_map(|(a, b)| Step::Exchange(a, b)),
+        1 => (0..4u8, 0..4u8, prop::bool::weighted(0.2)).prop_map(|(a, b, late)| Step::Exchange(a, b, late)),
         1 => Just(Step::InUse),
         2 => Just(Step::EndPermits),
     ]
@@ -262,9 +262,12 @@ async fn take(store: &(impl LockStore + PermitStore), tokens: &Tokens, step: &St
         Step::SetPermits(permits, version) => {
             Answer::Flag(store.set_permits(&semaphore, *permits, *version).await?)
         }
-        Step::Exchange(token, other) => {
+        Step::Exchange(token, other, late) => {
             let token = tokens.current(PERMITS, *token);
             let other = tokens.next_permit(*other, 1);
+            if *late {
+                store.give_permit(&semaphore, other, Some(HOUR)).await?;
+            }
             Answer::Flag(store.exchange_permits(&semaphore, token, other, 2 * HOUR).await?)
         }
         Step::InUse => Answer::Number(store.permits_in_use(&semaphore).await?),

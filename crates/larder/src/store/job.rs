@@ -11,6 +11,9 @@ use std::time::Duration;
 use super::AnyStore;
 use crate::error::Result;
 
+/// How many ends are recognised when they are sent again.
+pub(crate) const ENDS_KEPT: usize = 16;
+
 /// When a job is due, by the store's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Schedule {
@@ -107,7 +110,8 @@ pub(crate) trait JobStore: Send + Sync + 'static {
     /// Begins a run, if one is due.
     fn begin_job(&self, run: &RunName, begin: BeginJob) -> impl Future<Output = Result<Began>> + Send;
 
-    /// Records the end of a run and frees its lock; false if the token no longer holds it. May be sent again.
+    /// Records the end of a run and frees its lock; false if the token no longer holds it. May be sent again, also
+    /// after the ends of a few later runs: [`ENDS_KEPT`] are recognised.
     fn end_job(
         &self,
         run: &RunName,

@@ -119,7 +119,7 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool>> + Send;
 
     /// Holds `other` in place of `token`, which it is not heavier than, and grants what is free then; whether `token`
-    /// was still held. May be sent again.
+    /// was still held, and `other` was not given up. May be sent again.
     fn exchange_permits(
         &self,
         semaphore: &str,

@@ -2,14 +2,14 @@
 //!
 //! A job's table is locked before that of its lock, never the other way round.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::MemoryStore;
 use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::job::{Began, BeginJob, JobStore, LastRun, RunName, Schedule, lock_of_job};
+use crate::store::job::{Began, BeginJob, ENDS_KEPT, JobStore, LastRun, RunName, Schedule, lock_of_job};
 use crate::store::lock::{Attempted, Queue, process_suffix};
 
 #[derive(Debug, Clone)]
@@ -25,8 +25,8 @@ struct Record {
     tried: Option<(i64, u32)>,
     /// When that began or ended.
     last: u64,
-    /// Of the last end.
-    token: Option<u64>,
+    /// Of the last ends, the newest first.
+    ends: VecDeque<u64>,
     done: Option<Mark>,
     /// Whose start counts as completion.
     burned: Option<Mark>,
@@ -129,10 +129,12 @@ impl JobStore for MemoryStore {
         let job = jobs.entry(run.job.clone()).or_default();
         let known = job.records.get_mut(&run.slot).filter(|(_, until)| *until > tick);
         if !self.free_lock(&run.lock(), token) {
-            return Ok(known.is_some_and(|(record, _)| record.token == Some(token)));
+            return Ok(known.is_some_and(|(record, _)| record.ends.contains(&token)));
         }
         let (record, kept) = job.records.entry(run.slot.clone()).or_insert_with(|| (Record::default(), tick));
-        (record.last, record.token) = (now, Some(token));
+        record.last = now;
+        record.ends.push_front(token);
+        record.ends.truncate(ENDS_KEPT);
         if completed && record.done.as_ref().is_none_or(|done| done.period < period) {
             let by = process_suffix().trim_start().to_owned();
             record.done = Some(Mark { period, at: now, by });

@@ -398,7 +398,12 @@ impl PermitStore for MemoryStore {
     }
 
     async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {
-        Ok(self.on_semaphore(semaphore, |semaphore, now, pace, woken| {
+        Ok(self.on_shard(semaphore, |shard, now, pace, woken| {
+            if shard.wake.get(&other).is_some_and(|until| *until > now) {
+                shard.wake.insert(other, now.after(Pace::REMEMBERED));
+                return false;
+            }
+            let semaphore = shard.of(semaphore);
             let claimed = semaphore.waiters.contains_key(&token);
             let end = semaphore.held.get(&token).copied().filter(|end| *end > now && !claimed);
             let Some(end) = end else {

@@ -10,7 +10,8 @@
 --   {4, until when} to be tried
 --   later, {5, tries} given up. Times are milliseconds of the server's time
 --
--- The record: `period` of the last try, `tries` of it, `last` (when it began or ended), `token` of the last end;
+-- The record: `period` of the last try, `tries` of it, `last` (when it began or ended);
+-- `ends`, the tokens of the last 16 ends;
 -- `done`, the last completed period, with `done_at` and `done_by`; `burned`, the last period whose start counts as
 -- completion, in the same way.
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then

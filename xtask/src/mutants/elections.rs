@@ -1,0 +1,102 @@
+//! Mistakes in elections.
+
+use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, within};
+
+const fn found(name: &'static str) -> Test {
+    test("elections", name)
+}
+
+const SEEN: Test = found("a_leader_is_seen_with_its_value_and_fence_and_resigning_hands_over");
+const CUT_OFF: Test =
+    found("a_leader_that_is_cut_off_is_stopped_before_another_leads_and_leads_again_later");
+const RESIGNS: Test = found("a_leader_that_resigns_is_followed_within_two_and_a_half_round_trips");
+const KILLED: Test =
+    found("after_a_leader_is_killed_another_leads_within_its_lease_and_seven_tenths_of_a_second");
+const NOTIFIED: Test = found("observers_are_notified_and_outlive_a_restart_of_the_server");
+const RENEWED: Test = found("a_leadership_is_renewed_beyond_its_lease");
+const OUTAGE: Test = found("a_candidate_that_finds_no_server_campaigns_until_there_is_one");
+
+const ELECTION: &str = "crates/larder/src/lock/election.rs";
+const RUN: &str = "crates/larder/src/lock/run.rs";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    mutant(
+        "a leader that resigns hands nothing over",
+        &[rebuilt(
+            "crates/larder/src/store/redis/lua/release_waited_for.lua",
+            "hand_on(KEYS[1], KEYS[2], KEYS[3], now_of(redis.call('TIME')), claim, tonumber(live))\n",
+            "",
+        )],
+        &[RESIGNS],
+    ),
+    mutant(
+        "a body goes on when its leadership is lost",
+        &[rebuilt(RUN, "() = guard.lost() => Err", "() = std::future::pending::<()>() => Err")],
+        &[CUT_OFF],
+    ),
+    mutant(
+        "a heartbeat does not hand on a lock whose holder died",
+        &[rebuilt(
+            "crates/larder/src/store/redis/lua/stand_by.lua",
+            "redis.call('GET', lock) or hand_on(lock, line, seen, now, ARGV[1], live)",
+            "redis.call('GET', lock)",
+        )],
+        &[KILLED],
+    ),
+    mutant(
+        "a leader's value is that of every process",
+        &[switched(
+            ELECTION,
+            "self.lock.by = Some(format!(\" {}\", value.as_ref()).into());",
+            "let _ = value;",
+        )],
+        &[SEEN],
+    ),
+    mutant(
+        "a value's space counts as one of its bytes",
+        &[switched(ELECTION, "value.len() - 1", "value.len()")],
+        &[SEEN],
+    ),
+    mutant(
+        "an election is the lock of its name",
+        &[rebuilt(
+            "crates/larder/src/keyspace.rs",
+            "pub(crate) const ELECTION: &str = \"~election.1:\";",
+            "pub(crate) const ELECTION: &str = \"~lock.1:\";",
+        )],
+        &[SEEN],
+    ),
+    mutant(
+        "a leadership is not renewed",
+        &[rebuilt(ELECTION, ".max_hold(Duration::MAX).keep_alive()", ".max_hold(Duration::MAX)")],
+        &[RENEWED],
+    ),
+    mutant(
+        "a candidate that finds no server gives up",
+        &[switched(
+            ELECTION,
+            "error.is_retryable() || error.kind() == crate::ErrorKind::LockLost",
+            "error.kind() == crate::ErrorKind::LockLost",
+        )],
+        &[OUTAGE],
+    ),
+    mutant(
+        "an observer asks and is not notified",
+        &[switched(
+            ELECTION,
+            "self.watch.changed(LONGEST_SILENCE).await;",
+            "tokio::time::sleep(LONGEST_SILENCE).await;",
+        )],
+        &[NOTIFIED],
+    ),
+    mutant(
+        "an observer ends with the first look that fails",
+        &[within(
+            ELECTION,
+            "Err(error) if ",
+            ["error.is_retryable()", "error.is_retryable() && error.is_timeout()"],
+            " => tokio::time::sleep(PAUSE).await,",
+        )],
+        &[NOTIFIED],
+    ),
+];
