@@ -8,11 +8,7 @@ const BACK_AND_FORTH: Failover =
     Failover { longest: &[2, 2], lease: 2, stops_within: 0, failovers: 2, attempts: 2, mistake: None };
 
 fn mistaken(mistake: Mistake) {
-    breaks(
-        &format!("{mistake:?}"),
-        ONE_HOLDER,
-        Failover { mistake: Some(mistake), ..BACK_AND_FORTH },
-    );
+    breaks(&format!("{mistake:?}"), ONE_HOLDER, Failover { mistake: Some(mistake), ..BACK_AND_FORTH });
 }
 
 #[test]
@@ -23,7 +19,10 @@ fn no_two_holders_are_valid_through_failovers_that_lose_the_lock() {
 #[test]
 #[ignore = "minutes; by hand"]
 fn nor_do_three_callers_through_three_failovers() {
-    holds("quarantine, three times", Failover { longest: &[3, 3, 3], failovers: 3, lease: 3, ..BACK_AND_FORTH });
+    holds(
+        "quarantine, three times",
+        Failover { longest: &[3, 3, 3], failovers: 3, lease: 3, ..BACK_AND_FORTH },
+    );
 }
 
 #[test]

@@ -68,7 +68,11 @@ fn a_deadline_that_counts_from_the_answer_is_caught() {
 
 #[test]
 fn a_claim_that_ended_and_is_confirmed_is_caught() {
-    mistaken(permits::GRANTED, Mistake::ConfirmsEndedClaim, Pool { weights: &[1, 1, 1], under_way: 1, ..ONE });
+    mistaken(
+        permits::GRANTED,
+        Mistake::ConfirmsEndedClaim,
+        Pool { weights: &[1, 1, 1], under_way: 1, ..ONE },
+    );
 }
 
 #[test]

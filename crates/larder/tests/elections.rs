@@ -261,10 +261,10 @@ async fn observers_are_notified_and_outlive_a_restart_of_the_server() {
     let mut took = Vec::new();
     for round in 0..7 {
         let election = here.election("scheduler").ttl(TTL).value(round.to_string());
-        let ((leadership, led), (seen, at)) = tokio::join!(
-            async { (election.campaign().await.unwrap(), Instant::now()) },
-            async { (next_leader(&mut leaders).await, Instant::now()) }
-        );
+        let ((leadership, led), (seen, at)) =
+            tokio::join!(async { (election.campaign().await.unwrap(), Instant::now()) }, async {
+                (next_leader(&mut leaders).await, Instant::now())
+            });
         assert_eq!(seen, (round.to_string(), leadership.fence()));
         took.push(at.saturating_duration_since(led));
         leadership.resign().await.unwrap();

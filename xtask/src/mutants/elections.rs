@@ -7,8 +7,7 @@ const fn found(name: &'static str) -> Test {
 }
 
 const SEEN: Test = found("a_leader_is_seen_with_its_value_and_fence_and_resigning_hands_over");
-const CUT_OFF: Test =
-    found("a_leader_that_is_cut_off_is_stopped_before_another_leads_and_leads_again_later");
+const CUT_OFF: Test = found("a_leader_that_is_cut_off_is_stopped_before_another_leads_and_leads_again_later");
 const RESIGNS: Test = found("a_leader_that_resigns_is_followed_within_two_and_a_half_round_trips");
 const KILLED: Test =
     found("after_a_leader_is_killed_another_leads_within_its_lease_and_seven_tenths_of_a_second");

@@ -79,7 +79,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "only the last end is recognised when it is sent again",
         &[rebuilt(END, "string.sub(ends, 1, 255)", "string.sub(ends, 1, 0)")],
-        &[test("jobs", "a_run_whose_end_is_recorded_hears_so_also_after_the_run_of_a_later_period"), EQUIVALENCE],
+        &[
+            test("jobs", "a_run_whose_end_is_recorded_hears_so_also_after_the_run_of_a_later_period"),
+            EQUIVALENCE,
+        ],
     ),
     mutant(
         "a missed period that was given up holds up the next",
@@ -112,11 +115,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a call before the boundary counts for the period that ends",
-        &[rebuilt(
-            BEGIN,
-            "(now + tonumber(ARGV[7]) - tonumber(ARGV[6]))",
-            "(now - tonumber(ARGV[6]))",
-        )],
+        &[rebuilt(BEGIN, "(now + tonumber(ARGV[7]) - tonumber(ARGV[6]))", "(now - tonumber(ARGV[6]))")],
         &[ONCE, EQUIVALENCE],
     ),
     mutant(

@@ -133,7 +133,9 @@ impl State {
         };
         let asks = |token: &Token| {
             self.requests.iter().any(|request| match request {
-                Request::Take(asked) | Request::Confirm(asked) | Request::Exchange(_, asked) => asked == token,
+                Request::Take(asked) | Request::Confirm(asked) | Request::Exchange(_, asked) => {
+                    asked == token
+                }
                 Request::Renew(_) | Request::Give(..) => false,
             })
         };

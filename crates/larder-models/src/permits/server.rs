@@ -222,7 +222,8 @@ impl Server {
             self.next_fence(fenced, mistake);
             return Answer::Granted;
         }
-        let last = self.queue.iter().map(|waiter| waiter.ticket).chain(self.held.iter().filter_map(|it| it.claim));
+        let last =
+            self.queue.iter().map(|waiter| waiter.ticket).chain(self.held.iter().filter_map(|it| it.claim));
         let ticket = last.max().map_or(0, |last| last + 1);
         self.place(Waiter { ticket, token, seen: Seen::Live });
         Answer::Waits
