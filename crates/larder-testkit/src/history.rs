@@ -36,17 +36,27 @@
 //! println!("{}", violations[0]);
 //! ```
 
+mod calm;
 mod check;
 mod event;
 mod files;
+mod holders;
 mod line;
-mod locks;
+mod loads;
+mod notes;
+mod periods;
 #[cfg(test)]
 mod tests;
+mod windows;
 mod writes;
 
+pub use calm::{Calm, Fault, Losses};
 pub use check::{Summary, Violation, bounded_staleness, read_your_writes};
 pub use event::{Event, Kind, now};
 pub use files::{Recorder, read_files};
-pub use line::{Attempt, Ending, Fault, LineRecorder, Overtaken, first_come_first_served, read_line_notes};
-pub use locks::{Held, LockRecorder, LockViolation, one_holder, read_locks};
+pub use holders::{Held, TooMany, fences_increase, within_capacity};
+pub use line::{Attempt, Ending, Overtaken, first_come_first_served, served_in_order};
+pub use loads::{Loaded, one_load};
+pub use notes::{Note, Notebook, Notes};
+pub use periods::{Called, PeriodViolation, Run, once_a_period};
+pub use windows::{Admitted, Exceeded, within_limit};

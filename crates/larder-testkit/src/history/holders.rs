@@ -1,0 +1,135 @@
+//! Who held what, and whether that was allowed: locks, semaphores, read-write locks, elections and runs of jobs.
+//!
+//! A hold is surely there from the first note of its process that its guard is valid to the last; each note has a time
+//! that was read *before* the guard was asked. At no time may the holds of a thing weigh more than it has: a lock 1, a
+//! semaphore its permits, a read-write lock all for a writer and 1 for a reader. Sorting them is all that it takes.
+//!
+//! Invariants: what two clocks, or a process stopped between two looks, could explain is not called a violation. Where
+//! the server lost data, what was asked for after that is not held against what was granted before.
+//!
+//! Not guaranteed: that a holder that looked too seldom is caught; the notes are as dense as the test makes them.
+
+use super::Losses;
+
+/// A grant, as its holder saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Whose it is.
+    pub process: u32,
+    /// How much of the thing it takes.
+    pub weight: u64,
+    /// The grant's number, where there is one.
+    pub fence: Option<u64>,
+    /// Before the grant was asked for.
+    pub asked: u64,
+    /// The first time that it was surely valid.
+    pub from: u64,
+    /// The last.
+    pub until: u64,
+}
+
+/// A hold that was one too many, with those that were there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooMany {
+    /// The last one.
+    pub held: Held,
+    /// All that were valid at that time, except it.
+    pub with: Vec<Held>,
+}
+
+/// Whether the holds of one thing never weighed more than `capacity`: how many were judged, and all violations.
+#[must_use]
+pub fn within_capacity(holds: &[Held], capacity: u64, losses: &Losses) -> (usize, Vec<TooMany>) {
+    let mut holds = holds.to_vec();
+    holds.sort_by_key(|held| (held.from, held.until));
+    let (mut violations, mut open) = (Vec::new(), Vec::<Held>::new());
+    for held in &holds {
+        // What ends when another begins does not overlap it.
+        open.retain(|other| other.until > held.from);
+        let with: Vec<Held> =
+            open.iter().filter(|other| !losses.touch(other.asked.min(held.asked), held.from)).copied().collect();
+        let weight = with.iter().map(|other| other.weight).sum::<u64>();
+        if weight.saturating_add(held.weight) > capacity {
+            violations.push(TooMany { held: *held, with });
+        }
+        open.push(*held);
+    }
+    (holds.len(), violations)
+}
+
+/// Whether the fences of one thing, which is held by one at a time, strictly increase: how many were judged, and all pairs
+/// that do not.
+#[must_use]
+pub fn fences_increase(holds: &[Held], losses: &Losses) -> (usize, Vec<(Held, Held)>) {
+    let mut fenced: Vec<Held> = holds.iter().filter(|held| held.fence.is_some()).copied().collect();
+    fenced.sort_by_key(|held| (held.from, held.until));
+    let (mut violations, mut highest) = (Vec::new(), None::<Held>);
+    for held in &fenced {
+        if let Some(before) = highest.filter(|before| before.fence >= held.fence) {
+            // Over a loss both may be held at once, and only what was asked for later was granted later.
+            if before.from < held.asked || !losses.touch(before.asked.min(held.asked), held.from) {
+                violations.push((before, *held));
+            }
+        }
+        highest = highest.filter(|before| before.fence >= held.fence).or(Some(*held));
+    }
+    (fenced.len(), violations)
+}
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test says so by panicking")]
+mod tests {
+    use super::*;
+
+    fn held(process: u32, fence: u64, from: u64, until: u64) -> Held {
+        Held { process, weight: 1, fence: Some(fence), asked: from, from, until }
+    }
+
+    fn none() -> Losses {
+        Losses::default()
+    }
+
+    #[test]
+    fn holders_in_turn_with_growing_fences_are_right() {
+        let holds = [held(2, 8, 20, 30), held(1, 7, 10, 20), held(1, 9, 30, 30)];
+        assert_eq!(within_capacity(&holds, 1, &none()), (3, vec![]));
+        assert_eq!(fences_increase(&holds, &none()), (3, vec![]));
+    }
+
+    #[test]
+    fn an_overlap_is_found_also_behind_a_short_holder() {
+        let holds = [held(1, 1, 0, 100), held(2, 2, 10, 20), held(3, 3, 50, 60)];
+        let (_, found) = within_capacity(&holds, 1, &none());
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[1].held.process, found[1].with[0].process), (3, 1));
+    }
+
+    #[test]
+    fn weights_count_against_the_capacity() {
+        let holds =
+            [Held { weight: 3, ..held(1, 0, 0, 50) }, Held { weight: 2, ..held(2, 0, 10, 60) }, held(3, 0, 40, 45)];
+        assert_eq!(within_capacity(&holds, 5, &none()).1.len(), 1);
+        assert_eq!(within_capacity(&holds, 6, &none()).1, []);
+        // A writer takes all, and so meets no reader.
+        let writer = Held { weight: 65_535, ..held(4, 0, 60, 70) };
+        assert_eq!(within_capacity(&[holds[1], writer], 65_535, &none()).1, []);
+        assert_eq!(within_capacity(&[Held { until: 61, ..holds[1] }, writer], 65_535, &none()).1.len(), 1);
+    }
+
+    #[test]
+    fn a_loss_of_data_frees_from_what_was_granted_before_it_and_from_nothing_else() {
+        let (before, after) = (held(1, 5, 0, 100), held(2, 6, 50, 60));
+        assert_eq!(within_capacity(&[before, after], 1, &Losses::of([(20, 30)])).1, []);
+        assert_eq!(within_capacity(&[before, after], 1, &Losses::of([(70, 80)])).1.len(), 1);
+        assert_eq!(within_capacity(&[held(1, 5, 35, 100), after], 1, &Losses::of([(20, 30)])).1.len(), 1);
+    }
+
+    #[test]
+    fn a_fence_that_falls_or_stays_is_found_also_over_a_loss() {
+        assert_eq!(fences_increase(&[held(1, 5, 0, 1), held(2, 4, 2, 3)], &none()).1.len(), 1);
+        assert_eq!(fences_increase(&[held(1, 5, 0, 1), held(2, 5, 2, 3)], &none()).1.len(), 1);
+        assert_eq!(fences_increase(&[held(1, 5, 0, 1), held(2, 4, 4, 5)], &Losses::of([(2, 3)])).1.len(), 1);
+        let at_once = Held { asked: 0, ..held(2, 4, 2, 3) };
+        assert_eq!(fences_increase(&[held(1, 5, 1, 3), at_once], &Losses::of([(1, 1)])).1, []);
+    }
+}

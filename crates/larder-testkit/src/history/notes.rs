@@ -1,0 +1,147 @@
+//! Notes of several processes: a word, the process, and up to six numbers, a line each.
+//!
+//! Each note is one write to a file of its process, without a buffer, so what was noted is there although the process
+//! was killed a moment later. A line that a killed process did not finish is left out. Notes are made on the machine's
+//! monotonic clock; a process whose clocks are set wrong subtracts that ([`Notebook::now`]).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+use super::now;
+
+/// How many numbers a note has at most.
+const MOST: usize = 6;
+
+/// Makes the notes of one process, from any number of tasks.
+#[derive(Debug)]
+pub struct Notebook {
+    process: u32,
+    ahead: u64,
+    file: File,
+}
+
+impl Notebook {
+    /// A new file in `folder`, named after the process, whose clocks are so many seconds ahead of the machine's.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be made, also because there is one.
+    pub fn create(folder: &Path, process: u32, ahead: u64) -> io::Result<Self> {
+        let file = File::options().append(true).create_new(true).open(folder.join(process.to_string()))?;
+        Ok(Self { process, ahead: ahead.saturating_mul(1_000_000_000), file })
+    }
+
+    /// The machine's monotonic clock, in nanoseconds.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        now().saturating_sub(self.ahead)
+    }
+
+    /// Makes a note of this process.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be written.
+    pub fn note(&self, word: &str, numbers: &[u64]) -> io::Result<()> {
+        self.note_of(word, self.process, numbers)
+    }
+
+    /// Makes a note of another process; 0 stands for all.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be written.
+    pub fn note_of(&self, word: &str, process: u32, numbers: &[u64]) -> io::Result<()> {
+        let mut line = format!("{word} {process}");
+        for number in numbers.iter().take(MOST) {
+            line.push(' ');
+            line.push_str(&number.to_string());
+        }
+        line.push('\n');
+        (&self.file).write_all(line.as_bytes())
+    }
+}
+
+/// A note: what it means is the word's business.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Note {
+    /// Whose it is.
+    pub process: u32,
+    /// Its numbers; those that were not given are 0.
+    pub numbers: [u64; MOST],
+}
+
+/// All notes of a folder, by word, each process's in its order.
+#[derive(Debug, Default)]
+pub struct Notes(BTreeMap<String, Vec<Note>>);
+
+impl Notes {
+    /// Reads all files of the folder.
+    ///
+    /// # Errors
+    ///
+    /// Where a file cannot be read, and `InvalidData` where a line is no note.
+    pub fn read(folder: &Path) -> io::Result<Self> {
+        let mut notes = Self::default();
+        for entry in fs::read_dir(folder)? {
+            let text = fs::read_to_string(entry?.path())?;
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            for line in whole.lines() {
+                let (word, note) = parse(line).ok_or_else(|| {
+                    io::Error::new(ErrorKind::InvalidData, format!("it is no note: {line:?}"))
+                })?;
+                match notes.0.get_mut(word) {
+                    Some(all) => all.push(note),
+                    None => drop(notes.0.insert(word.to_owned(), vec![note])),
+                }
+            }
+        }
+        Ok(notes)
+    }
+
+    /// Those with this word.
+    #[must_use]
+    pub fn of(&self, word: &str) -> &[Note] {
+        self.0.get(word).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn parse(line: &str) -> Option<(&str, Note)> {
+    let mut words = line.split(' ');
+    let (word, process) = (words.next()?, words.next()?.parse().ok()?);
+    let mut note = Note { process, numbers: [0; MOST] };
+    for (place, word) in words.enumerate() {
+        *note.numbers.get_mut(place)? = word.parse().ok()?;
+    }
+    Some((word, note))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test says so by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_noted_is_read_back_without_the_line_that_was_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let book = Notebook::create(folder.path(), 3, 600).unwrap();
+        assert!(Notebook::create(folder.path(), 3, 0).is_err());
+        assert!(now() - book.now() >= 599_000_000_000);
+        book.note("read", &[1, u64::MAX]).unwrap();
+        book.note_of("fault", 7, &[1, 2, 3, 4, 5, 6]).unwrap();
+        (&book.file).write_all(b"read 3 9 9").unwrap();
+        let notes = Notes::read(folder.path()).unwrap();
+        assert_eq!(notes.of("read"), [Note { process: 3, numbers: [1, u64::MAX, 0, 0, 0, 0] }]);
+        assert_eq!(notes.of("fault"), [Note { process: 7, numbers: [1, 2, 3, 4, 5, 6] }]);
+        assert_eq!(notes.of("write"), []);
+    }
+
+    #[test]
+    fn a_line_that_is_no_note_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("1"), "read 1 x\n").unwrap();
+        assert_eq!(Notes::read(folder.path()).unwrap_err().kind(), ErrorKind::InvalidData);
+    }
+}
