@@ -221,11 +221,11 @@ impl Server {
     ///
     /// # Panics
     ///
-    /// Where it does not answer within ten seconds; with its log.
+    /// Where it does not answer within a minute, which reading its data may take on a busy machine; with its log.
     pub fn restart(&self) {
         self.kill();
         self.spawn();
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             match self.poll_ready(deadline) {
                 Ok(()) => return,
@@ -311,7 +311,7 @@ impl Server {
             Failed::Died if self.certificates.is_some() && log.contains("'tls-") => "was built without TLS",
             Failed::Died => "died",
             Failed::PortTaken => "did not get its port",
-            Failed::Silent => "did not answer within ten seconds",
+            Failed::Silent => "did not answer in time",
         };
         panic!("{} ({}) {why}; its log:\n{log}", self.program.display(), self.version);
     }

@@ -112,8 +112,12 @@ mod tests {
 
     #[test]
     fn calm_lies_between_the_faults_of_a_process_and_of_everybody() {
-        let calm =
-            Calm::of(&[fault(Some(1), 10, 20), fault(None, 15, 30), fault(Some(2), 50, 60), fault(None, 80, 90)]);
+        let calm = Calm::of(&[
+            fault(Some(1), 10, 20),
+            fault(None, 15, 30),
+            fault(Some(2), 50, 60),
+            fault(None, 80, 90),
+        ]);
         assert_eq!((calm.until(1, 0), calm.until(1, 30), calm.until(1, 31)), (10, 10, 80));
         assert_eq!((calm.until(2, 31), calm.until(3, 31), calm.until(3, 91)), (50, 80, u64::MAX));
         assert!(calm.holds(1, 31, 79) && !calm.holds(1, 31, 80) && !calm.holds(2, 40, 50));

@@ -46,8 +46,11 @@ pub fn within_capacity(holds: &[Held], capacity: u64, losses: &Losses) -> (usize
     for held in &holds {
         // What ends when another begins does not overlap it.
         open.retain(|other| other.until > held.from);
-        let with: Vec<Held> =
-            open.iter().filter(|other| !losses.touch(other.asked.min(held.asked), held.from)).copied().collect();
+        let with: Vec<Held> = open
+            .iter()
+            .filter(|other| !losses.touch(other.asked.min(held.asked), held.from))
+            .copied()
+            .collect();
         let weight = with.iter().map(|other| other.weight).sum::<u64>();
         if weight.saturating_add(held.weight) > capacity {
             violations.push(TooMany { held: *held, with });
@@ -106,8 +109,11 @@ mod tests {
 
     #[test]
     fn weights_count_against_the_capacity() {
-        let holds =
-            [Held { weight: 3, ..held(1, 0, 0, 50) }, Held { weight: 2, ..held(2, 0, 10, 60) }, held(3, 0, 40, 45)];
+        let holds = [
+            Held { weight: 3, ..held(1, 0, 0, 50) },
+            Held { weight: 2, ..held(2, 0, 10, 60) },
+            held(3, 0, 40, 45),
+        ];
         assert_eq!(within_capacity(&holds, 5, &none()).1.len(), 1);
         assert_eq!(within_capacity(&holds, 6, &none()).1, []);
         // A writer takes all, and so meets no reader.

@@ -189,7 +189,11 @@ mod tests {
     fn a_waiter_that_is_never_served_is_overtaken_by_who_is_served_while_it_waits() {
         let by = granted(2, 11, 20, 1, 50);
         assert!(first_come_first_served(&[gave_up(1, 0, 10, 55), by], &Calm::of(&[])).is_err());
-        assert_eq!(first_come_first_served(&[gave_up(1, 0, 10, 49), by], &Calm::of(&[])), Ok(0), "it may have gone");
+        assert_eq!(
+            first_come_first_served(&[gave_up(1, 0, 10, 49), by], &Calm::of(&[])),
+            Ok(0),
+            "it may have gone"
+        );
         let unknown = Attempt { end: Ending::Unknown, ..gave_up(1, 0, 10, 0) };
         assert_eq!(first_come_first_served(&[unknown, by], &Calm::of(&[])), Ok(0), "it was killed");
     }
@@ -231,7 +235,11 @@ mod tests {
         assert_eq!(served_in_order(&[gave_up(1, 0, 10, 49)], &[by], &calm, 0), (1, vec![]));
         let struck = Calm::of(&[fault(Some(1), 40, 45)]);
         assert_eq!(served_in_order(&[waiter], &[by], &struck, 9), (1, vec![]));
-        assert_eq!(served_in_order(&[waiter], &[granted(2, 9, 20, 0, 50)], &calm, 9), (0, vec![]), "both at once");
+        assert_eq!(
+            served_in_order(&[waiter], &[granted(2, 9, 20, 0, 50)], &calm, 9),
+            (0, vec![]),
+            "both at once"
+        );
     }
 
     /// As the module's head says it.

@@ -22,7 +22,12 @@ pub struct Loaded {
 /// Whether one load ran at a time: how many were judged, and all pairs that overlap. `lease` is how long a claim lives
 /// that nobody renews.
 #[must_use]
-pub fn one_load(loads: &[Loaded], calm: &Calm, losses: &Losses, lease: u64) -> (usize, Vec<(Loaded, Loaded)>) {
+pub fn one_load(
+    loads: &[Loaded],
+    calm: &Calm,
+    losses: &Losses,
+    lease: u64,
+) -> (usize, Vec<(Loaded, Loaded)>) {
     let mut loads = loads.to_vec();
     loads.sort_by_key(|load| (load.key, load.from));
     let mut violations = Vec::new();

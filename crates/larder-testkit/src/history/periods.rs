@@ -1,8 +1,8 @@
 //! Runs of a job, and whether a period was completed twice or skipped.
 //!
 //! A run belongs to the period of its grant, whose time its fence tells. A period must be completed where some process
-//! was calm for half of it at a stretch, in which no other run was under way that failed, died or is not known to have
-//! ended: one that called it all the while had its chance.
+//! was calm for half of it at a stretch, in which no other run was under way, or died a lease before: one that called it all the
+//! while had its chance.
 
 use std::collections::BTreeMap;
 
@@ -70,12 +70,15 @@ pub fn once_a_period(
             }
         }
     }
-    let begin = |period: u64| u64::try_from(called.zero + i128::from(period) * i128::from(called.every)).unwrap_or(0);
-    let spans = |pick: fn(u64, u64) -> u64, of: fn(&(u32, u64, u64)) -> u64| present.iter().map(of).reduce(pick);
+    let begin =
+        |period: u64| u64::try_from(called.zero + i128::from(period) * i128::from(called.every)).unwrap_or(0);
+    let spans =
+        |pick: fn(u64, u64) -> u64, of: fn(&(u32, u64, u64)) -> u64| present.iter().map(of).reduce(pick);
     let (Some(first), Some(last)) = (spans(u64::min, |it| it.1), spans(u64::max, |it| it.2)) else {
         return (0, violations);
     };
-    let number = |at: u64| u64::try_from((i128::from(at) - called.zero) / i128::from(called.every)).unwrap_or(0);
+    let number =
+        |at: u64| u64::try_from((i128::from(at) - called.zero) / i128::from(called.every)).unwrap_or(0);
     let mut judged = 0;
     for period in number(first) + 1..number(last) {
         if completed.contains_key(&period) {
@@ -108,7 +111,7 @@ fn could_have_run(
         for (since, till) in calm.stretches(*process, begin.max(*from), end.min(*until)) {
             // What other runs leave of it.
             let mut free = vec![(since, till)];
-            for run in runs.iter().filter(|run| !run.completed) {
+            for run in runs {
                 let gone = run.ended.unwrap_or_else(|| calm.until(run.process, run.asked).max(run.asked));
                 let gone = gone.saturating_add(called.lease);
                 free = free

@@ -1,0 +1,119 @@
+//! What the notes of a round say of each promise.
+
+mod cache;
+mod holds;
+mod jobs;
+mod limits;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use larder_testkit::history::{Calm, Fault, Losses, Note, Notes};
+
+use crate::work::{elections, locks, rw, semaphores};
+
+/// How much was judged of a promise, and what broke it.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    pub(crate) judged: u64,
+    pub(crate) violations: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    pub(crate) promises: BTreeMap<&'static str, Judged>,
+    pub(crate) operations: BTreeMap<&'static str, u64>,
+}
+
+impl Verdict {
+    fn judge<V: Debug>(
+        &mut self,
+        promise: &'static str,
+        judged: usize,
+        violations: impl IntoIterator<Item = V>,
+    ) {
+        let all = self.promises.entry(promise).or_default();
+        all.judged += judged as u64;
+        all.violations.extend(violations.into_iter().map(|violation| format!("{violation:?}")));
+    }
+
+    fn count(&mut self, operation: &'static str, count: usize) {
+        if count > 0 {
+            *self.operations.entry(operation).or_default() += count as u64;
+        }
+    }
+}
+
+/// A round's notes, and when what is promised binds.
+struct Case<'a> {
+    notes: &'a Notes,
+    /// Free of all faults.
+    calm: Calm,
+    /// Free of times in which a process itself stood still.
+    awake: Calm,
+    losses: Losses,
+    /// The monotonic clock and the wall clock at one moment, in nanoseconds.
+    clock: (u64, u64),
+    end: u64,
+}
+
+impl<'a> Case<'a> {
+    fn of(&self, word: &str) -> &'a [Note] {
+        self.notes.of(word)
+    }
+}
+
+pub(crate) fn judge(notes: &Notes) -> Verdict {
+    let fault = |note: &Note| {
+        let process = (note.process != 0).then_some(note.process);
+        Fault { process, from: note.numbers[0], until: note.numbers[1] }
+    };
+    let stalls: Vec<Fault> = notes.of("stall").iter().map(fault).collect();
+    let faults: Vec<Fault> = notes.of("fault").iter().map(fault).chain(stalls.iter().copied()).collect();
+    let clock = notes.of("clock")[0].numbers;
+    let case = Case {
+        notes,
+        calm: Calm::of(&faults),
+        awake: Calm::of(&stalls),
+        losses: Losses::of(notes.of("loss").iter().map(|note| (note.numbers[0], note.numbers[1]))),
+        clock: (clock[0], clock[1]),
+        end: notes.of("end")[0].numbers[0],
+    };
+    let mut verdict = Verdict::default();
+    cache::judge(&case, &mut verdict);
+    holds::judge(&case, &mut verdict);
+    jobs::judge(&case, &mut verdict);
+    limits::judge(&case, &mut verdict);
+    count(&case, &mut verdict);
+    verdict
+}
+
+/// The operations by kind.
+fn count(case: &Case<'_>, verdict: &mut Verdict) {
+    let of = |words: &[&str]| words.iter().map(|word| case.of(word).len()).sum::<usize>();
+    let things = |word: &str, holds: &dyn Fn(u64) -> bool| {
+        case.of(word).iter().filter(|note| holds(note.numbers[0])).count()
+    };
+    let by_load = |note: &&Note| note.numbers[4] == 1;
+    let loads =
+        [case.of("read"), case.of("failed_read")].iter().flat_map(|all| all.iter()).filter(by_load).count();
+    verdict.count("cache: reads", of(&["read", "failed_read", "kept"]) - loads);
+    verdict.count("cache: loads", of(&["loading", "fallback"]) + loads);
+    verdict.count("cache: loaders run", of(&["load"]));
+    verdict.count("cache: writes and invalidations", of(&["write"]));
+    let lock = |it: u64| locks::THINGS.contains(&it);
+    let election = |it: u64| elections::THINGS.contains(&it);
+    verdict.count("locks: attempts", things("asked", &lock));
+    verdict.count("locks: extensions", of(&["extended"]));
+    verdict.count("locks: releases", things("parted", &lock));
+    verdict.count("semaphores: attempts", things("asked", &|it| it == semaphores::THING));
+    verdict.count("semaphores: releases", things("parted", &|it| it == semaphores::THING));
+    verdict.count("read-write locks: attempts", things("asked", &|it| it == rw::THING));
+    verdict.count("read-write locks: releases", things("parted", &|it| it == rw::THING));
+    verdict.count("elections: campaigns", things("asked", &election));
+    verdict.count("elections: resignations", things("parted", &election));
+    verdict.count("elections: observations", of(&["leader"]));
+    verdict.count("jobs: calls", of(&["ran", "unknown", "refused"]));
+    // A trial of refusals makes three decisions, one of a caller that comes again at least five.
+    verdict.count("limits: decisions", of(&["decided"]) + 3 * of(&["refusal"]) + 5 * of(&["again"]));
+}
