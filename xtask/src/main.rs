@@ -34,10 +34,15 @@ cargo xtask server [--tls | --cluster | --sentinel]
 cargo xtask servers DIR
     Puts Redis 6.0, Redis 8.0 and Valkey 8.1 into DIR/bin, for `cargo xtask test --server`: on Debian, as root.
 
-cargo xtask faults [--minutes N] [--seed N]
-    Locks of five processes under faults drawn from a seed, 10 minutes by default: stopped and killed processes and servers, cut,
-    half-open and slow links, lost and late answers. Prints the seed, the faults, the acquisitions, the violations. After that,
-    100,000 attempts at a lock that are dropped at any moment.
+cargo xtask faults [--minutes N] [--seed N] [--what WHAT] [--release]
+    Everything that larder promises, in five processes under faults drawn from a seed, 10 minutes by default: stopped and
+    killed processes and servers (which keep their data, or lose it), cut, half-open and slow links, lost and late answers
+    and pushes, flushed scripts and data, clocks that are wrong. WHAT is cache, locks, limits, semaphores, jobs, elections,
+    rw, or all (the default). Prints the seed, then after each round of 45 s what was done so far, and at the end tables of
+    the operations, the faults, and what was judged and violated of each promise. With `locks` and `all`, and alone with
+    `lock-run`, 100,000 attempts at a lock are dropped at any moment after that.
+        cargo xtask faults --minutes 20 --what all --release
+        cargo xtask faults --minutes 4 --seed 6739601423967792150 --what locks
 
 cargo xtask mutants [AREA|WORD…]
     Builds mistakes into a copy of larder and checks that the tests find each of them: those of an area

@@ -18,7 +18,7 @@ const ORDER: Test = test("lock_line", "sixty_four_waiters_are_served_in_the_orde
 const LATE_PUSH: Test = test("lock_line", "a_wake_up_that_comes_late_does_not_lengthen_what_is_believed");
 const DEAD_HEADS: Test = test("lock_line", "dead_heads_cost_the_line_at_most_half_a_second_each");
 const GONE: Test = test("lock_line", "who_goes_away_leaves_its_place_at_once");
-const HISTORY: Test = test("lock_history", "held_intervals_never_overlap_whatever_fails");
+const FAULTS: Test = test("faults", "nothing_that_is_promised_is_broken_whatever_fails");
 
 const MOVED: Test = failover("a_lock_that_is_held_and_waited_for_moves_with_its_slot");
 const NEW_MASTER: Test = failover("a_lock_outlives_the_master_of_its_slot_where_the_replica_had_it");
@@ -169,7 +169,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "redis.call('ZRANGE', line, at, at + more)",
             "redis.call('ZREVRANGE', line, at, at + more)",
         )],
-        &[ORDER, HISTORY],
+        &[ORDER, FAULTS],
     ),
     mutant(
         "a head that is dead is waited for three times as long",

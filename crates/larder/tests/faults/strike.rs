@@ -44,7 +44,12 @@ impl Fleet {
         if !matches!(kind, "worker killed" | "scripts flushed" | "data flushed") {
             self.pause(50, 600);
         }
-        self.members[slot].proxy.restore();
+        let proxy = &self.members[slot].proxy;
+        if kind.ends_with("lost") {
+            // A stream that lacks bytes never goes on: the next reply would be taken for the one that was lost.
+            proxy.all().cut().drop_connections();
+        }
+        proxy.restore();
         let (process, after) = match concerned {
             Concerned::Process(after) => (process, after),
             Concerned::All(after) => (0, after),

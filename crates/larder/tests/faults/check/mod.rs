@@ -32,6 +32,10 @@ impl Verdict {
         judged: usize,
         violations: impl IntoIterator<Item = V>,
     ) {
+        let violations: Vec<V> = violations.into_iter().collect();
+        if judged == 0 && violations.is_empty() {
+            return;
+        }
         let all = self.promises.entry(promise).or_default();
         all.judged += judged as u64;
         all.violations.extend(violations.into_iter().map(|violation| format!("{violation:?}")));

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
 use super::Scene;
-use super::holding::{Thing, attempt, hold, part, patience};
+use super::holding::{Thing, attempt, hold, part, patience, rest};
 
 const TTL: Duration = Duration::from_millis(500);
 pub(crate) const THINGS: std::ops::Range<u64> = 30..32;
@@ -27,6 +27,7 @@ async fn campaign(scene: Arc<Scene>, number: u64, mut rng: StdRng) {
         let (patience, limit) = patience(&mut rng);
         let limit = limit.min(2 * patience);
         let Some((number, lead)) = attempt(&scene, thing, limit, limit, election.campaign()).await else {
+            rest(&mut rng).await;
             continue;
         };
         let span = Duration::from_millis(if rng.random_bool(0.02) { 900 } else { rng.random_range(0..60) });

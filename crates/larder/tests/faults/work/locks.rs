@@ -29,6 +29,7 @@ async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
         let (patience, limit) = patience(&mut rng);
         let call = lock.acquire_within(patience);
         let Some((number, guard)) = attempt(&scene, thing, patience, limit, call.into_future()).await else {
+            rest(&mut rng).await;
             continue;
         };
         hold(&scene, thing, number, &guard, span(&mut rng)).await;

@@ -31,6 +31,7 @@ async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
             let call = lock.write_within(patience);
             let Some((number, guard)) = attempt(&scene, thing, patience, limit, call.into_future()).await
             else {
+                rest(&mut rng).await;
                 continue;
             };
             hold(&scene, thing, number, &guard, span(&mut rng)).await;
@@ -40,6 +41,7 @@ async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
             let call = lock.read_within(patience);
             let Some((number, guard)) = attempt(&scene, thing, patience, limit, call.into_future()).await
             else {
+                rest(&mut rng).await;
                 continue;
             };
             hold(&scene, thing, number, &guard, 2 * span(&mut rng)).await;

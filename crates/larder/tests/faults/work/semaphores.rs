@@ -29,6 +29,7 @@ async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
         let (patience, limit) = patience(&mut rng);
         let call = semaphore.acquire_many_within(weight, patience);
         let Some((number, permit)) = attempt(&scene, thing, patience, limit, call.into_future()).await else {
+            rest(&mut rng).await;
             continue;
         };
         hold(&scene, thing, number, &permit, 4 * span(&mut rng)).await;
