@@ -1,8 +1,8 @@
 //! Loaders that ran for one key, and whether two ran at a time.
 //!
 //! Within a process two never do, whatever fails, where nobody writes the key. Over processes two do not while nothing
-//! fails: a fault of either process or of the server, from a lease's life before the first load began until the second
-//! did, excuses both.
+//! fails: a fault of either process or of the server, from a little before the first load began until the second did,
+//! excuses both.
 
 use super::{Calm, Losses};
 
@@ -19,8 +19,8 @@ pub struct Loaded {
     pub until: u64,
 }
 
-/// Whether one load ran at a time: how many were judged, and all pairs that overlap. `lease` is how long a claim lives
-/// that nobody renews.
+/// Whether one load ran at a time: how many were judged, and all pairs that overlap. `margin` is
+/// how long before a load a fault may have begun it.
 #[must_use]
 pub fn one_load(
     loads: &[Loaded],
@@ -35,7 +35,7 @@ pub fn one_load(
     for load in &loads {
         open.retain(|other| other.key == load.key && other.until > load.from);
         for other in &open {
-            let since = other.from.saturating_sub(lease);
+            let since = other.from.saturating_sub(margin);
             let calm = || {
                 calm.holds(other.process, since, load.from)
                     && calm.holds(load.process, since, load.from)

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Which of larder's parts the workers use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct What(Option<&'static str>);
 
 pub(crate) const PARTS: [&str; 7] = ["cache", "locks", "limits", "semaphores", "jobs", "elections", "rw"];
@@ -13,12 +13,6 @@ pub(crate) const PARTS: [&str; 7] = ["cache", "locks", "limits", "semaphores", "
 impl What {
     pub(crate) fn has(self, part: &str) -> bool {
         self.0.is_none_or(|only| only == part)
-    }
-}
-
-impl Default for What {
-    fn default() -> Self {
-        Self(None)
     }
 }
 

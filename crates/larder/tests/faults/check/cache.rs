@@ -13,8 +13,8 @@ use crate::fleet::nanos;
 use crate::work::RESPONSE_TIMEOUT;
 use crate::work::cache::{FAILED, Kind, LOADED, STORED};
 
-/// How long a claim lives that nobody renews.
-const CLAIM: Duration = Duration::from_secs(3);
+/// What began in a fault is over by then, after the time that each fault is given for its effects.
+const UNDER_WAY: Duration = Duration::from_millis(500);
 /// What a call without a loader takes at most, beside its timeout.
 const SLACK: Duration = Duration::from_millis(200);
 /// How a write ended.
@@ -113,7 +113,7 @@ fn loads(case: &Case<'_>, verdict: &mut Verdict) {
             Loaded { process: note.process, key, from, until }
         })
         .collect();
-    let (judged, found) = one_load(&loads, &case.calm, &case.losses, nanos(CLAIM));
+    let (judged, found) = one_load(&loads, &case.calm, &case.losses, nanos(UNDER_WAY));
     verdict.judge("C4: one load a key", judged, found);
 }
 
@@ -128,7 +128,7 @@ fn fallbacks(case: &Case<'_>, verdict: &mut Verdict) {
         let [key, start, end, outcome, fails, _] = note.numbers;
         let Some(since) = stored.get(&key).filter(|since| **since < start) else { continue };
         let binds = fails == 1 && !case.losses.touch(*since, end);
-        if binds && case.calm.holds(note.process, start.saturating_sub(nanos(CLAIM)), end) {
+        if binds && case.calm.holds(note.process, start.saturating_sub(nanos(UNDER_WAY)), end) {
             let wrong = (outcome == FAILED).then_some(note);
             verdict.judge("C5: a stale value is better than none", 1, wrong);
         }
