@@ -26,7 +26,7 @@ pub fn one_load(
     loads: &[Loaded],
     calm: &Calm,
     losses: &Losses,
-    lease: u64,
+    margin: u64,
 ) -> (usize, Vec<(Loaded, Loaded)>) {
     let mut loads = loads.to_vec();
     loads.sort_by_key(|load| (load.key, load.from));
