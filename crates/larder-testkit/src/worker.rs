@@ -126,6 +126,25 @@ impl Worker {
         Some(spawned.unwrap_or_else(|error| panic!("no worker {role} for {test}: {error}")))
     }
 
+    /// The same as another user, without any privileges: what this one may do, that one may not. Only root may make one:
+    /// nothing where that is refused, or where `setpriv` is missing. Its program must be readable for everybody.
+    ///
+    /// # Panics
+    ///
+    /// As [`Worker::spawn`].
+    #[must_use]
+    pub fn spawn_as(test: &str, role: &str, envs: &[(&str, &str)], user: u32) -> Option<Self> {
+        let id = user.to_string();
+        let setpriv = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "--"];
+        let mut attempt = Command::new("setpriv");
+        attempt.args(&setpriv[1..]).arg("true").stdout(Stdio::null()).stderr(Stdio::null());
+        if !attempt.status().is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let spawned = Self::run(&setpriv, test, role, envs);
+        Some(spawned.unwrap_or_else(|error| panic!("no worker {role} for {test}: {error}")))
+    }
+
     fn try_spawn(test: &str, role: &str, envs: &[(&str, &str)]) -> io::Result<Self> {
         Self::run(&[], test, role, envs)
     }

@@ -196,6 +196,34 @@ const LONG_ENOUGH: Duration = Near::STALENESS.saturating_add(Duration::from_mill
 /// How long a fault lasts: longer than the bound, and than it takes to give a silent connection up.
 const FAULT: Duration = Duration::from_secs(4);
 
+/// Heartbeats of the connection that tells of changes go out on that one, whatever becomes of the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn near_reads_go_on_while_the_connections_for_requests_are_slow_and_while_they_are_silent() {
+    let (_server, proxy, mut scene) = behind_a_proxy("requests are slow, then silent").await;
+    let slow = Duration::from_millis(1500);
+    for silent in [false, true] {
+        let copied = scene.all_near().await;
+        proxy.only_untracked();
+        if silent {
+            proxy.silence(Direction::ToClient)
+        } else {
+            proxy.delay(Direction::ToClient, slow)
+        };
+        drop(copied);
+        // By now nothing is near that lives on what came before.
+        sleep(LONG_ENOUGH).await;
+        for _ in 0..10 {
+            let (begun, hits) = (Instant::now(), near_hits(&scene.reader));
+            until("near reads go on", async || near_hits(&scene.reader) > hits).await;
+            assert!(begun.elapsed() < Near::STALENESS, "silent: {silent}: {:?}", begun.elapsed());
+            sleep(Duration::from_millis(200)).await;
+        }
+        proxy.restore();
+        scene.resumes().await;
+    }
+    scene.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_off_from_the_server_nothing_stale_is_read() {
     let (_server, proxy, mut scene) = behind_a_proxy("cut").await;

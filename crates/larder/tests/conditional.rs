@@ -1,17 +1,14 @@
-//! Writes that are made only where something holds, and work that is run once: on each store.
+//! Writes that are made only where something holds: on each store.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use larder::{Cache, EntryVersion, ErrorKind, Format, Larder, Near, OnceError};
-use larder_testkit::Server;
-use support::{connect, connect_as, each_pair, each_store, namespace, patient, server, until};
+use larder::{Cache, EntryVersion, ErrorKind, Format, Larder, Near};
+use support::{connect, each_pair, each_store, until};
 use tokio::sync::oneshot;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -212,148 +209,4 @@ async fn a_conditional_write_takes_its_own_time_to_live_and_needs_an_envelope() 
         let refused = plain.set_if_absent("k", &value).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidSetting, "{store}");
     }
-}
-
-#[tokio::test]
-async fn work_runs_once_for_all_callers_of_all_programs() {
-    for (store, one, other) in pairs().await {
-        let runs = Arc::new(AtomicU32::new(0));
-        let caches = [words(&one), words(&other)];
-        let call = |caller: usize| {
-            let (cache, runs) = (&caches[caller % 2], runs.clone());
-            async move {
-                let work = move || async move {
-                    let run = runs.fetch_add(1, SeqCst);
-                    for _ in 0..50 {
-                        tokio::task::yield_now().await;
-                    }
-                    Ok::<_, Infallible>(format!("run {run}"))
-                };
-                cache.run_once("k", work).await.unwrap()
-            }
-        };
-        let results = join_all((0..20).map(call)).await;
-        assert_eq!(call(0).await, "run 0", "{store}");
-        assert_eq!(runs.load(SeqCst), 1, "{store}");
-        assert!(results.iter().all(|result| result == "run 0"), "{store}: {results:?}");
-        assert_eq!(caches[1].get("k").await.unwrap().as_deref(), Some("run 0"), "{store}");
-        // Forgotten, it runs again.
-        caches[0].delete("k").await.unwrap();
-        assert_eq!(call(1).await, "run 1", "{store}");
-    }
-}
-
-#[tokio::test]
-async fn work_that_failed_is_run_by_the_next_caller() {
-    for (store, one, other) in pairs().await {
-        let failed = words(&one).run_once("k", || async { Err::<String, _>("no money") }).await;
-        assert!(matches!(failed, Err(OnceError::Work("no money"))), "{store}: {failed:?}");
-        let done = words(&other).run_once("k", || async { Ok::<_, Infallible>("paid".to_owned()) }).await;
-        assert_eq!(done.unwrap(), "paid", "{store}");
-    }
-}
-
-#[tokio::test]
-async fn a_caller_that_does_not_wait_is_told_that_it_runs() {
-    for (store, one, other) in pairs().await {
-        let (begun, begins) = oneshot::channel();
-        let (go, wait) = oneshot::channel::<()>();
-        let first = tokio::spawn({
-            let words = words(&one);
-            async move {
-                let work = || async {
-                    begun.send(()).unwrap();
-                    wait.await.unwrap();
-                    Ok::<_, Infallible>("done".to_owned())
-                };
-                words.run_once("k", work).await
-            }
-        });
-        begins.await.unwrap();
-        let never = || async { Err::<String, _>("it ran") };
-        let told = words(&other).run_once("k", never).without_waiting().await;
-        assert!(matches!(told, Err(OnceError::Running)), "{store}: {told:?}");
-        let late = words(&other).run_once("k", never).timeout(Duration::from_millis(50)).await;
-        assert!(matches!(&late, Err(OnceError::Larder(error)) if error.is_timeout()), "{store}: {late:?}");
-        let waiter = tokio::spawn({
-            let words = words(&other);
-            async move { words.run_once("k", never).await }
-        });
-        go.send(()).unwrap();
-        assert_eq!(first.await.unwrap().unwrap(), "done", "{store}");
-        assert_eq!(waiter.await.unwrap().unwrap(), "done", "{store}");
-    }
-}
-
-#[tokio::test]
-async fn a_run_that_panicked_is_not_run_again_unless_a_caller_says_so() {
-    for (store, one, other) in pairs().await {
-        async fn cursed() -> Result<String, Infallible> {
-            panic!("cursed")
-        }
-        let panicked = words(&one).run_once("k", cursed).await;
-        assert!(
-            matches!(&panicked, Err(OnceError::Panicked(message)) if message.contains("cursed")),
-            "{store}: {panicked:?}"
-        );
-        let never = || async { Err::<String, _>("it ran") };
-        let next = words(&other).run_once("k", never).await;
-        assert!(matches!(next, Err(OnceError::Interrupted)), "{store}: {next:?}");
-        let again = || async { Ok::<_, Infallible>("second".to_owned()) };
-        assert_eq!(
-            words(&other).run_once("k", again).retry_interrupted().await.unwrap(),
-            "second",
-            "{store}"
-        );
-        assert_eq!(words(&one).run_once("k", cursed).await.unwrap(), "second", "{store}");
-    }
-}
-
-#[test]
-fn a_runner_that_died_leaves_word_and_its_waiters_are_told() {
-    let url = server().url();
-    let namespace = namespace();
-    let runtime =
-        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (dying, living) = (runtime(), runtime());
-    let first = dying.block_on(connect_as(&url, &namespace));
-    let (begun, begins) = oneshot::channel();
-    dying.spawn(async move {
-        let work = || async {
-            begun.send(()).unwrap();
-            std::future::pending::<Result<String, Infallible>>().await
-        };
-        words(&first).run_once("k", work).await
-    });
-    living.block_on(async {
-        begins.await.unwrap();
-        let other = connect_as(&url, &namespace).await;
-        let never = || async { Err::<String, _>("it ran") };
-        let waiter = tokio::spawn({
-            let words = words(&other);
-            async move { words.run_once("k", never).await }
-        });
-        tokio::task::spawn_blocking(move || dying.shutdown_timeout(Duration::from_secs(1))).await.unwrap();
-        let told = waiter.await.unwrap();
-        assert!(matches!(told, Err(OnceError::Interrupted)), "{told:?}");
-    });
-}
-
-#[tokio::test]
-async fn work_is_not_run_while_the_server_is_away() {
-    let server = Server::start();
-    let larder = patient().url(server.url()).connect().await.unwrap();
-    let words = words(&larder);
-    words.set("warm", &"a".to_owned()).await.unwrap();
-    server.kill();
-    let runs = Arc::new(AtomicU32::new(0));
-    let counted = runs.clone();
-    let away = words
-        .run_once("k", move || async move {
-            counted.fetch_add(1, SeqCst);
-            Ok::<_, Infallible>("ran".to_owned())
-        })
-        .await;
-    assert!(matches!(&away, Err(OnceError::Larder(error)) if error.is_retryable()), "{away:?}");
-    assert_eq!(runs.load(SeqCst), 0);
 }

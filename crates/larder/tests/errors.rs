@@ -4,11 +4,14 @@
 mod support;
 
 use std::error::Error as _;
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use larder::{Cache, Error, ErrorKind, Larder};
 use larder_testkit::Server;
+use larder_testkit::worker::{self, Worker};
 use support::{User, until, user};
 
 const SECRET: &str = "hunter2";
@@ -269,4 +272,32 @@ async fn a_value_that_cannot_be_encoded() {
     assert_eq!(error.kind(), ErrorKind::Encode);
     assert!(error.source().is_some());
     assert!(!odd.exists("a").await.unwrap());
+}
+
+/// Another user of the machine, whom the permissions of the socket's file or folder keep out. The tests' own user may be
+/// root, who is let in everywhere.
+#[test]
+fn a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl() {
+    let test = "a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl";
+    if worker::role().is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let error = runtime.block_on(Larder::connect(&std::env::var("SOCKET_URL").unwrap())).unwrap_err();
+        return worker::send_line(&format!("{} {error} {}", error.kind(), error.is_retryable()));
+    }
+    let server = Server::start();
+    let socket = server.socket().unwrap();
+    for (kept_out_by, folder, file) in [("the file", 0o755, 0o700), ("the folder", 0o700, 0o777)] {
+        set_permissions(server.folder(), Permissions::from_mode(folder)).unwrap();
+        set_permissions(socket, Permissions::from_mode(file)).unwrap();
+        let Some(worker) = Worker::spawn_as(test, "nobody", &[("SOCKET_URL", &server.url())], 65534) else {
+            return eprintln!("not root: no other user can be had");
+        };
+        let told = worker.read_line(Duration::from_secs(30)).unwrap();
+        assert!(told.starts_with(&ErrorKind::Refused.to_string()), "{kept_out_by}: {told}");
+        assert!(told.contains("the permissions of a socket's file or folder"), "{kept_out_by}: {told}");
+        assert!(told.contains("Permission denied") && !told.contains("ACL"), "{kept_out_by}: {told}");
+        assert!(!told.contains("the user may not do this"), "{kept_out_by}: {told}");
+        // A server that has just made its file gives it its permissions a moment later.
+        assert!(told.ends_with("true"), "{kept_out_by}: {told}");
+    }
 }

@@ -4,10 +4,11 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder::{Cache, Larder, Near, Source};
 use larder_testkit::{Cluster, Direction, Proxy, Server};
+use support::events::Events;
 use support::held::{LIMIT, within};
 use support::{User, connect_as, until, user};
 
@@ -206,4 +207,71 @@ async fn while_a_long_queue_drains_a_read_of_another_key_costs_one_command_and_i
     // `ttl` reads the first bytes, too.
     assert_eq!(calls, [3, 6]);
     until("all was sent", async || scene.larder.stats().invalidations.waiting == 0).await;
+}
+
+/// The server may refuse one name and no other: its user may only read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_refuses_stays_queued_is_read_around_and_told_and_heals_with_the_permission() {
+    let server = Server::builder().tcp().start();
+    if !server.version().at_least(7, 0) {
+        return eprintln!("{} has no permissions to read alone", server.version());
+    }
+    let events = Events::default();
+    let _second = tracing::Dispatch::new(Events::default());
+    let _subscribed = tracing::subscriber::set_default(events.clone());
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let larder = Larder::builder().url(proxy.url()).namespace("n").response_timeout(LIMIT).connect();
+    let larder = larder.await.unwrap();
+    let users: Cache<User> = larder.cache("user").ttl(HOUR).near(Near::bytes(1 << 20)).build().unwrap();
+    for key in ["refused", "sent", "other"] {
+        users.set(key, &user("old")).await.unwrap();
+        warm(&users, key).await;
+    }
+    // Requests are lost while both are deleted, and then the one name may be written by nobody.
+    proxy.swallow(Direction::ToServer);
+    for key in ["refused", "sent"] {
+        assert!(users.delete(key).timeout(SHORT).await.unwrap_err().is_queued());
+    }
+    let writable = ["~n/user:sent", "~n/user:other", "~~*", "%R~*"];
+    let mut line = vec!["ACL", "SETUSER", "default", "resetkeys"];
+    line.extend(writable);
+    server.command(&line);
+    proxy.restore();
+
+    let counts = || larder.stats().invalidations;
+    until("the one was sent and the other refused", async || counts().waiting == 1 && counts().refused > 0)
+        .await;
+    let (first, refused) = (Instant::now(), counts().refused);
+    assert_eq!(server.query::<u64>(&["EXISTS", "n/user:sent"]), 0);
+    until("near reads of other names are as ever", async || {
+        users.get("other").await.unwrap();
+        users.get_entry("other").await.unwrap().map(|entry| entry.source()) == Some(Source::Near)
+    })
+    .await;
+    assert_eq!(users.get("sent").await.unwrap(), None);
+    for users in [&users, &users.fresh()] {
+        assert_eq!(users.get("refused").await.unwrap(), None, "the server has the old value still");
+        assert!(!users.exists("refused").await.unwrap());
+        assert_eq!(users.ttl("refused").await.unwrap(), None);
+        assert_eq!(users.get_many(["refused", "other"]).await.unwrap(), [None, Some(user("old"))]);
+    }
+    assert_eq!(server.query::<u64>(&["EXISTS", "n/user:refused"]), 1);
+    // It is tried again, seldom.
+    until("it is tried again", async || counts().refused > refused).await;
+    let most = first.elapsed().as_secs() / 5 + 1;
+    assert!(
+        counts().refused - refused <= most,
+        "{} times in {:?}",
+        counts().refused - refused,
+        first.elapsed()
+    );
+    assert_eq!(counts().waiting, 1);
+    assert_eq!(events.count("queued invalidations were refused"), 1, "one line in ten seconds");
+
+    server.command(&["ACL", "SETUSER", "default", "allkeys"]);
+    until("it heals", async || counts().waiting == 0).await;
+    assert_eq!(server.query::<u64>(&["EXISTS", "n/user:refused"]), 0);
+    users.set("refused", &user("new")).await.unwrap();
+    warm(&users, "refused").await;
+    assert_eq!(users.get("refused").await.unwrap(), Some(user("new")));
 }

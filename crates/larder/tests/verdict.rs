@@ -4,10 +4,12 @@
 mod support;
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use larder::{Cache, Larder, Near, Stored};
-use larder_testkit::Server;
+use larder_testkit::{Direction, Proxy, Server};
+use support::held::{LIMIT, within};
 use support::{User, connect_as, each_pair, namespace, patient, server, user};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -178,4 +180,75 @@ async fn a_load_whose_key_changes_at_each_attempt_ends_after_some() {
     assert!(asked <= 5 * 20, "{asked} scripts for five loads");
     let _ = stop.send(());
     assert!(changes.join().unwrap() > 100);
+}
+
+/// One read of many that race with an invalidation: when it began and ended, and whether it found the value.
+struct Read {
+    how: &'static str,
+    began: Instant,
+    ended: Instant,
+    found: bool,
+}
+
+async fn read(users: &Cache<User>, how: &'static str) -> Read {
+    let began = Instant::now();
+    let found = match how {
+        "get" => users.get("a").await.unwrap().is_some(),
+        "get_many" => users.get_many(["a"]).await.unwrap()[0].is_some(),
+        "exists" => users.exists("a").await.unwrap(),
+        _ => users.ttl("a").await.unwrap().is_some(),
+    };
+    Read { how, began, ended: Instant::now(), found }
+}
+
+/// Answers and notifications are late, by different times on each connection. Whatever a read has found invalidated, no
+/// read that begins afterwards finds valid, however it reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_read_of_any_kind_finds_what_another_has_found_invalidated_before_it_began() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let (reader, writer) = (connect_as(&proxy.url(), "n").await, connect_as(&server.url(), "n").await);
+    let cache = |larder: &Larder| -> Cache<User> { larder.cache("user").ttl(HOUR).build().unwrap() };
+    let (users, writes) = (cache(&reader), cache(&writer));
+    for (round, (what, untracked, tracked)) in ["delete", "clear", "tag"]
+        .iter()
+        .flat_map(|what| [(what, 2, 9), (what, 9, 2), (what, 0, 3)])
+        .enumerate()
+    {
+        proxy.restore();
+        writes.set("a", &user("Ann")).tag("t").await.unwrap();
+        support::until("it is found", async || users.exists("a").await.unwrap()).await;
+        proxy.only_untracked().delay(Direction::ToClient, Duration::from_millis(untracked));
+        proxy.only_tracked().delay(Direction::ToClient, Duration::from_millis(tracked));
+        let reading = ["get", "get_many", "exists", "ttl"].into_iter().cycle().take(8).map(|how| {
+            let users = users.clone();
+            tokio::spawn(async move {
+                let mut reads = Vec::new();
+                // Until it is gone, and for a while afterwards.
+                while reads.iter().filter(|read: &&Read| !read.found).count() < 10 {
+                    reads.push(read(&users, how).await);
+                }
+                reads
+            })
+        });
+        let reading: Vec<_> = reading.collect();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        match *what {
+            "delete" => assert!(writes.delete("a").await.unwrap()),
+            "clear" => writes.clear().await.unwrap(),
+            _ => writer.tag("t").invalidate().await.unwrap(),
+        }
+        let reads = within("it is found no more", LIMIT, join_all(reading)).await;
+        let reads: Vec<Read> = reads.into_iter().flat_map(Result::unwrap).collect();
+        let first = reads.iter().filter(|read| !read.found).min_by_key(|read| read.ended).unwrap();
+        let late: Vec<&Read> = reads.iter().filter(|read| read.found && read.began > first.ended).collect();
+        assert!(
+            late.is_empty(),
+            "{what}, round {round}: {} found it {:?} after {} had not",
+            late[0].how,
+            late[0].began - first.ended,
+            first.how
+        );
+        assert!(reads.iter().any(|read| read.found), "{what}, round {round}: no read raced with it");
+    }
 }

@@ -252,14 +252,11 @@ where
             outage: tokio::sync::Semaphore::new(self.outage_loads),
         })?;
         if let Some(settings) = self.near {
-            let near = shared.near.get_or_init(|| {
-                let (copies, max_age) = (Tier::new(settings.max_bytes()), settings.age());
-                let near = Arc::new(NearTier { copies, settings, max_age });
-                // Register before publishing. Another handle of this name reads the tier as soon as it is published, and a
-                // copy that is inserted before its invalidations are delivered would stay until it is too old.
+            let make =
+                || NearTier { copies: Tier::new(settings.max_bytes()), settings, max_age: settings.age() };
+            let near = publish(&shared.near, make, |near| {
                 self.context.changes.register(&prefix, near.clone());
                 self.context.changes.register(&clear, near.clone());
-                near
             });
             if near.settings != settings {
                 return Err(Error::invalid(format!(
@@ -320,6 +317,17 @@ where
     }
 }
 
+/// Makes a near tier, registers it for invalidations, and only then publishes it in `slot`. Another handle of the name
+/// reads the tier as soon as it is published, and a copy that is inserted before its invalidations are delivered would
+/// stay until it is too old.
+fn publish<T>(slot: &OnceLock<Arc<T>>, make: impl FnOnce() -> T, register: impl FnOnce(&Arc<T>)) -> &Arc<T> {
+    slot.get_or_init(|| {
+        let near = Arc::new(make());
+        register(&near);
+        near
+    })
+}
+
 pub(super) fn check_ttl(ttl: Duration) -> Result<()> {
     if ttl.is_zero() {
         return Err(Error::invalid("a time to live of zero keeps nothing: use delete()"));
@@ -342,5 +350,27 @@ impl<V> fmt::Debug for CacheBuilder<V> {
             .field("stale_for", &self.stale_for)
             .field("near", &self.near)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_near_tier_is_registered_for_invalidations_before_it_is_published_and_once() {
+        let slot = OnceLock::new();
+        let mut registered = 0;
+        let tier = publish(
+            &slot,
+            || 7,
+            |_| {
+                assert_eq!(slot.get(), None, "published before its invalidations are delivered");
+                registered += 1;
+            },
+        );
+        assert_eq!(**tier, 7);
+        publish(&slot, || 8, |_| panic!("registered twice"));
+        assert_eq!((registered, slot.get().map(|tier| **tier)), (1, Some(7)));
     }
 }
