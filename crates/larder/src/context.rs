@@ -258,7 +258,7 @@ impl Context {
             self.on_evicting.fetch_add(1, Ordering::AcqRel);
             telemetry::on_evicting_server();
             if !self.warned.swap(true, Ordering::AcqRel) {
-                tracing::warn!(%policy, "locks or limits stand on a server that evicts, and can be lost: give them one of their own by coordination()");
+                tracing::warn!(target: telemetry::target::LOCK, %policy, "locks or limits stand on a server that evicts, and can be lost: give them one of their own by coordination()");
             }
         }
     }
@@ -376,7 +376,7 @@ impl Context {
         self.background.spawn(async move {
             let refund = context.background_coordination_even_closed().refund(&name, &terms, permits, stamp);
             if let Ok(Err(error)) = tokio::time::timeout(context.limits.response_timeout, refund).await {
-                tracing::debug!(%error, "unused permits could not be given back and count until their window has passed");
+                tracing::debug!(target: telemetry::target::LIMIT, %error, "unused permits could not be given back and count until their window has passed");
             }
             done();
         });

@@ -112,7 +112,7 @@ impl CredentialSource {
             // A provider that is away for a moment costs nothing while the last answer holds.
             Err(error) => match slot.as_ref().filter(|kept| !kept.has_expired(self.clock.now())) {
                 Some(kept) if kept.credentials.valid_for.is_some() => {
-                    tracing::warn!(%error, "new credentials could not be had, the last ones are still valid");
+                    tracing::warn!(target: crate::telemetry::target::CONNECTION, %error, "new credentials could not be had, the last ones are still valid");
                     Ok(kept.clone())
                 }
                 _ => Err(error),

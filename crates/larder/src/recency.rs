@@ -10,11 +10,12 @@
 //! [`near/recency.rs`]: crate::near
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 
 use crate::context::Context;
 use crate::error::Result;
@@ -53,8 +54,16 @@ async fn run(context: Weak<Context>) {
             continue;
         }
         // An outage is noticed by those who need the server.
-        let _ = tokio::time::timeout(PERIOD, turn.take(&context)).await;
+        if survives(tokio::time::timeout(PERIOD, turn.take(&context))).await.is_none() {
+            turn = Turn::default();
+        }
     }
+}
+
+/// What `turn` gives; none where it panics. A panic, as of a subscriber to events, must not end this for as long as the
+/// `Larder` lives: a server that evicts would evict what is used here, and nothing else would show it.
+async fn survives<T>(turn: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(turn).catch_unwind().await.ok()
 }
 
 /// What one turn leaves for the next.
@@ -111,5 +120,16 @@ impl Turn {
             self.next_clear += MOST_CLEARS;
         }
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_turn_that_panics_is_not_the_last() {
+        assert_eq!(survives(async { panic!("of a subscriber, say") }).await, None::<()>);
+        assert_eq!(survives(async { 7 }).await, Some(7));
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Counting is always on and costs a few atomic additions; [`Stats`](crate::Stats) reads it. With the feature `metrics` the same
 //! events reach the `metrics` facade under the names listed in docs/observability.md. A recorder must be installed
-//! before the caches are built, because the handles of counters are made then; an operation's histogram is made when
-//! the operation is first used, so that what is never used is not among the metrics. Labels are names that the
-//! program chose; keys and lock names, of which there may be any number, never become labels.
+//! before anything is counted: the handle of a counter or a histogram is made when it is first used, so that what never
+//! happens is not among the metrics. Labels are names that the program chose; keys and lock names, of which there may be
+//! any number, never become labels.
 
 #[cfg(feature = "metrics")]
 use std::sync::OnceLock;
@@ -21,6 +21,15 @@ pub(crate) mod target {
     /// Connections to servers.
     #[cfg(feature = "redis")]
     pub(crate) const CONNECTION: &str = "larder::connection";
+    /// Queued invalidations.
+    pub(crate) const INVALIDATION: &str = "larder::invalidation";
+    /// Locks, semaphores and elections.
+    pub(crate) const LOCK: &str = "larder::lock";
+    /// Rate limits.
+    pub(crate) const LIMIT: &str = "larder::limit";
+    /// The layers for HTTP.
+    #[cfg(feature = "tower")]
+    pub(crate) const HTTP: &str = "larder::http";
     /// Values of caches.
     pub(crate) const CACHE: &str = "larder::cache";
     /// Calls that failed.
@@ -104,27 +113,107 @@ impl Instrument {
     }
 }
 
+/// A counter of the facade, made when it is first added to.
+pub(crate) struct Counter {
+    #[cfg(feature = "metrics")]
+    name: &'static str,
+    #[cfg(feature = "metrics")]
+    label: Option<(&'static str, Box<str>)>,
+    #[cfg(feature = "metrics")]
+    counter: OnceLock<metrics::Counter>,
+}
+
+impl Counter {
+    /// Without labels.
+    pub(crate) const fn new(name: &'static str) -> Self {
+        #[cfg(not(feature = "metrics"))]
+        let _ = name;
+        Self {
+            #[cfg(feature = "metrics")]
+            name,
+            #[cfg(feature = "metrics")]
+            label: None,
+            #[cfg(feature = "metrics")]
+            counter: OnceLock::new(),
+        }
+    }
+
+    /// Of a cache.
+    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has names"))]
+    fn of_cache(name: &'static str, cache: &str) -> Self {
+        Self {
+            #[cfg(feature = "metrics")]
+            label: Some(("cache", cache.into())),
+            ..Self::new(name)
+        }
+    }
+
+    #[inline]
+    pub(crate) fn increment(&self, amount: u64) {
+        #[cfg(feature = "metrics")]
+        self.counter.get_or_init(|| self.make()).increment(amount);
+        #[cfg(not(feature = "metrics"))]
+        let _ = amount;
+    }
+
+    #[cfg(feature = "metrics")]
+    #[cold]
+    fn make(&self) -> metrics::Counter {
+        match &self.label {
+            Some((label, value)) => metrics::counter!(self.name, *label => value.to_string()),
+            None => metrics::counter!(self.name),
+        }
+    }
+}
+
+/// A histogram of the facade without labels, made when something is first recorded.
+pub(crate) struct Histogram {
+    #[cfg(feature = "metrics")]
+    name: &'static str,
+    #[cfg(feature = "metrics")]
+    histogram: OnceLock<metrics::Histogram>,
+}
+
+impl Histogram {
+    pub(crate) const fn new(name: &'static str) -> Self {
+        #[cfg(not(feature = "metrics"))]
+        let _ = name;
+        Self {
+            #[cfg(feature = "metrics")]
+            name,
+            #[cfg(feature = "metrics")]
+            histogram: OnceLock::new(),
+        }
+    }
+
+    /// Makes it before anything is recorded.
+    pub(crate) fn register(&self) {
+        #[cfg(feature = "metrics")]
+        self.histogram.get_or_init(|| metrics::histogram!(self.name));
+    }
+
+    pub(crate) fn record(&self, span: Duration) {
+        #[cfg(feature = "metrics")]
+        self.histogram.get_or_init(|| metrics::histogram!(self.name)).record(span);
+        #[cfg(not(feature = "metrics"))]
+        let _ = span;
+    }
+}
+
 /// A count that the facade hears of too.
 struct Count {
     value: AtomicU64,
-    #[cfg(feature = "metrics")]
-    counter: metrics::Counter,
+    counter: Counter,
 }
 
 impl Count {
-    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has names"))]
     fn new(metric: &'static str, cache: &str) -> Self {
-        Self {
-            value: AtomicU64::new(0),
-            #[cfg(feature = "metrics")]
-            counter: metrics::counter!(metric, "cache" => cache.to_owned()),
-        }
+        Self { value: AtomicU64::new(0), counter: Counter::of_cache(metric, cache) }
     }
 
     fn add(&self, amount: usize) {
         let amount = u64::try_from(amount).unwrap_or(u64::MAX);
         self.value.fetch_add(amount, Relaxed);
-        #[cfg(feature = "metrics")]
         self.counter.increment(amount);
     }
 
@@ -137,8 +226,7 @@ impl Count {
 /// the processors need not pass it around.
 struct NearCount {
     parts: [Part; 16],
-    #[cfg(feature = "metrics")]
-    counter: metrics::Counter,
+    counter: Counter,
 }
 
 /// A cache line of its own.
@@ -154,20 +242,15 @@ thread_local! {
 }
 
 impl NearCount {
-    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has names"))]
     fn new(cache: &str) -> Self {
-        Self {
-            parts: Default::default(),
-            #[cfg(feature = "metrics")]
-            counter: metrics::counter!("larder_cache_near_hits_total", "cache" => cache.to_owned()),
-        }
+        let counter = Counter::of_cache("larder_cache_near_hits_total", cache);
+        Self { parts: Default::default(), counter }
     }
 
     /// Whether this one is to be sampled.
     #[inline]
     fn add_one(&self) -> bool {
         let before = self.parts.get(PART.with(|part| *part)).map_or(1, |part| part.0.fetch_add(1, Relaxed));
-        #[cfg(feature = "metrics")]
         self.counter.increment(1);
         before.is_multiple_of(SAMPLED)
     }
@@ -213,7 +296,6 @@ pub(crate) fn describe() {
             "Locks and limiters made on a server that evicts"
         );
         counter!("larder_reconnects_total", Unit::Count, "Connections that came up again");
-        metrics::counter!("larder_on_evicting_server_total").increment(0);
         metrics::describe_gauge!("larder_connections", Unit::Count, "Connections that stand");
         metrics::describe_histogram!(
             "larder_operation_seconds",

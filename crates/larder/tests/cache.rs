@@ -339,3 +339,52 @@ async fn a_closed_larder_says_so() {
         larder.close().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn an_entry_carries_64_tags_and_no_more() {
+    for (store, larder) in each_store().await {
+        let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
+        let tags = |count: usize| (0..count).map(|tag| format!("tag {tag}")).collect::<Vec<_>>();
+        let ann = user("Ann");
+        for (count, fits) in [(64, true), (65, false)] {
+            // One that is said twice is one.
+            let set =
+                tags(count).into_iter().fold(users.set("set", &ann).tag("tag 0"), |set, tag| set.tag(tag));
+            let load = users.get_or_load("call", || async { Ok::<_, String>(user("Ann")) });
+            let load = tags(count).into_iter().fold(load, |load, tag| load.tag(tag));
+            let named = users.get_or_load_with("loader", move |cx| async move {
+                tags(count).into_iter().for_each(|tag| cx.tag(tag));
+                Ok::<_, String>(user("Ann"))
+            });
+            // What cannot be stored is returned all the same.
+            assert_eq!(named.await.unwrap(), ann, "{store}");
+            let kinds = [
+                ("set", set.await.err().map(|error| error.kind())),
+                ("call", load.await.err().and_then(|error| error.larder().map(|error| error.kind()))),
+                ("snapshot", larder.tag_snapshot(tags(count)).await.err().map(|error| error.kind())),
+            ];
+            for (what, kind) in kinds {
+                assert_eq!(
+                    kind,
+                    (!fits).then_some(ErrorKind::InvalidSetting),
+                    "{store}: {count} tags by {what}"
+                );
+            }
+            for key in ["set", "call", "loader"] {
+                assert_eq!(users.exists(key).await.unwrap(), fits, "{store}: {count} tags by {key}");
+                users.delete(key).await.unwrap();
+            }
+        }
+        // Those of the call and those that its loader names are counted together.
+        for (count, fits) in [(32, true), (33, false)] {
+            let both = users.get_or_load_with("both", move |cx| async move {
+                tags(count).into_iter().for_each(|tag| cx.tag(format!("loader's {tag}")));
+                Ok::<_, String>(user("Ann"))
+            });
+            let both = tags(32).into_iter().fold(both, |load, tag| load.tag(tag));
+            assert_eq!(both.await.unwrap(), ann, "{store}");
+            assert_eq!(users.exists("both").await.unwrap(), fits, "{store}: 32 and {count} tags");
+            users.delete("both").await.unwrap();
+        }
+    }
+}

@@ -274,6 +274,38 @@ async fn a_connection_that_falls_silent_is_believed_no_longer_than_the_bound() {
     );
 }
 
+/// The answer to a heartbeat says how things were when it was sent, or later. Where answers take long, trust ends sooner
+/// after the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn trust_counts_from_the_sending_of_a_heartbeat_and_not_from_its_answer() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let larder = connect(&proxy.url()).await;
+    let cache = versions(&larder);
+    cache.set(1, &7).await.unwrap();
+    let is_near = async || {
+        // What is not near waits for an answer.
+        let entry = cache.get_entry(1).timeout(Duration::from_millis(400)).await;
+        matches!(entry, Ok(Some(entry)) if entry.source() == Source::Near)
+    };
+    until("it is near", is_near).await;
+    let late = Duration::from_millis(700);
+    proxy.only_tracked().delay(Direction::ToClient, late);
+    // By now it lives on answers that came late.
+    sleep(LONG_ENOUGH).await;
+    until("it is near though answers are late", is_near).await;
+    proxy.silence(Direction::ToClient);
+    // Each answer that has passed was on its way for that long, and its heartbeat was sent before.
+    let (silent, mut last) = (Instant::now(), Duration::ZERO);
+    while silent.elapsed() < Near::STALENESS {
+        let began = silent.elapsed();
+        if is_near().await {
+            last = began;
+        }
+    }
+    assert!(last <= Near::STALENESS - late, "near {last:?} after the last answer, which came {late:?} late");
+}
+
 async fn pushes_come_late(what: &'static str, fault: Duration, delays: &[u64]) -> Summary {
     let (_server, proxy, mut scene) = behind_a_proxy(what).await;
     for millis in delays {
@@ -534,6 +566,24 @@ async fn a_slot_that_moves_to_another_node_leaves_nothing_stale() {
         scene.resumes().await;
     }
     scene.finish().await;
+}
+
+/// No key moves, so no push tells of anything; and nobody reads what another node would have to be asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_moves_empties_the_near_tier_though_no_key_is_in_it_and_nobody_asks() {
+    let cluster = Arc::new(spawn_blocking(Cluster::start).await.unwrap());
+    let larder = connect(&cluster.url()).await;
+    let cache = versions(&larder);
+    cache.set(1, &7).await.unwrap();
+    until("it is near", async || {
+        cache.get_entry(1).await.unwrap().map(|entry| entry.source()) == Some(Source::Near)
+    })
+    .await;
+    assert_eq!(larder.stats().caches["v"].near_entries, 1);
+    let nodes = cluster.clone();
+    spawn_blocking(move || move_slot(&nodes, "a key that is not there")).await.unwrap();
+    until("nothing is near", async || larder.stats().caches["v"].near_entries == 0).await;
+    assert_eq!(cache.get(1).await.unwrap(), Some(7));
 }
 
 #[tokio::test(flavor = "multi_thread")]

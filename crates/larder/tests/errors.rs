@@ -93,13 +93,34 @@ async fn a_server_that_does_not_know_hello_and_repeats_what_it_was_sent() {
     assert!(!shown(&error).contains(SECRET), "{}", shown(&error));
 }
 
+/// It answers `unknown command 'SET', with args beginning with: …` and then the key and the value.
 #[tokio::test]
 async fn a_server_that_does_not_know_a_command_and_repeats_its_arguments() {
-    let server = Server::builder().tcp().arg("rename-command", "SET \"\"").start();
-    let names: Cache<String> =
-        Larder::connect(&server.url()).await.unwrap().cache("name").no_expiry().build().unwrap();
-    let error = names.set(SECRET, &SECRET.to_owned()).await.unwrap_err();
-    assert!(!shown(&error).contains(SECRET), "{}", shown(&error));
+    let mut server = Server::builder().tcp();
+    for command in ["GET", "MGET", "SET", "UNLINK", "PTTL", "GETRANGE", "EVAL", "EVALSHA"] {
+        server = server.arg("rename-command", &format!("{command} \"\""));
+    }
+    let server = server.start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    // Without versions, which would have to be asked for first.
+    let plain = larder.cache::<String>("name").format(larder::Format::Plain).no_expiry().build().unwrap();
+    let names = larder.cache::<String>("other").no_expiry().build().unwrap();
+    let secret = SECRET.to_owned();
+    for (what, error) in [
+        ("set", plain.set(SECRET, &secret).await.unwrap_err()),
+        ("set_many", plain.set_many([(SECRET, &secret)]).await.unwrap_err()),
+        ("get", plain.get(SECRET).await.unwrap_err()),
+        ("get_many", plain.get_many([SECRET, "a"]).await.unwrap_err()),
+        ("exists", plain.exists(SECRET).await.unwrap_err()),
+        ("delete", plain.delete(SECRET).await.unwrap_err()),
+        ("set with versions", names.set(SECRET, &secret).tag(SECRET).await.unwrap_err()),
+        ("set_if_absent", names.set_if_absent(SECRET, &secret).await.unwrap_err()),
+        ("lock", larder.lock(SECRET).try_acquire().await.unwrap_err()),
+        ("invalidate", larder.tag(SECRET).invalidate().await.unwrap_err()),
+    ] {
+        assert!(error.to_string().contains("unknown command"), "{what}: {error}");
+        assert!(!shown(&error).contains(SECRET), "{what}: {}", shown(&error));
+    }
 }
 
 #[tokio::test]

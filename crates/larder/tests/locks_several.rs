@@ -56,12 +56,12 @@ async fn what_is_taken_is_renewed_while_the_next_is_waited_for_and_a_loss_begins
         let b = larder.lock("b").ttl(TTL).acquire().await.unwrap();
         let in_line = InLine::listen();
         let waiting = tokio::spawn({
-            let both = larder.locks(["a", "b"]).ttl(Duration::from_millis(1200));
+            let both = larder.locks(["a", "b"]).ttl(Duration::from_secs(3));
             async move { both.acquire().await.unwrap() }
         });
         in_line.until(1).await;
         let first = larder.lock("a").holder().await.unwrap().expect(store);
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        tokio::time::sleep(Duration::from_millis(3500)).await;
         let renewed = larder.lock("a").holder().await.unwrap().expect(store);
         assert_eq!(renewed.fence, first.fence, "{store}: taken again, not renewed");
         // An operator breaks what it has: it begins again, and still takes both.

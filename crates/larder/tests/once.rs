@@ -68,10 +68,43 @@ async fn work_runs_once_for_all_callers_of_all_programs() {
 async fn work_that_failed_is_run_by_the_next_caller() {
     for (store, one, other) in pairs().await {
         let failed = words(&one).run_once("k", || async { Err::<String, _>("no money") }).await;
-        assert!(matches!(failed, Err(OnceError::Work("no money"))), "{store}: {failed:?}");
+        assert!(failed.as_ref().is_err_and(|error| error.work() == Some(&"no money")), "{store}: {failed:?}");
         let done = words(&other).run_once("k", || async { Ok::<_, Infallible>("paid".to_owned()) }).await;
         assert_eq!(done.unwrap(), "paid", "{store}");
     }
+}
+
+#[tokio::test]
+async fn the_works_error_is_shown_and_its_cause_is_the_source_whatever_its_type() {
+    #[derive(Debug)]
+    struct Declined(std::num::ParseIntError);
+    impl std::fmt::Display for Declined {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("declined")
+        }
+    }
+    impl std::error::Error for Declined {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+    let declined = || Declined("x".parse::<u32>().unwrap_err());
+    let chain = |error: &dyn std::error::Error| {
+        let source = error.source().map(ToString::to_string);
+        (error.to_string(), source.unwrap_or_default())
+    };
+    let larder = connect("memory:").await;
+    let words = words(&larder);
+    let shown = "the work failed: declined".to_owned();
+    let cause = "invalid digit found in string".to_owned();
+    let error = words.run_once("k", move || async move { Err(declined()) }).await.unwrap_err();
+    assert_eq!(error.work().unwrap().0, declined().0);
+    assert_eq!(chain(&error), (shown.clone(), cause.clone()));
+    let boxed: Box<dyn std::error::Error + Send + Sync> = Box::new(declined());
+    let error = words.run_once("k", move || async move { Err(boxed) }).await.unwrap_err();
+    assert_eq!(chain(&error), (shown, cause));
+    let error = words.run_once("k", || async { Err("no money") }).await.unwrap_err();
+    assert_eq!(chain(&error.clone()), ("the work failed: no money".to_owned(), String::new()));
 }
 
 #[tokio::test]
@@ -174,6 +207,32 @@ async fn work_is_not_run_while_the_server_is_away() {
         .await;
     assert!(matches!(&away, Err(OnceError::Larder(error)) if error.is_retryable()), "{away:?}");
     assert_eq!(runs.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn work_that_takes_longer_than_its_result_is_kept_runs_once_all_the_same() {
+    const BRIEF: Duration = Duration::from_millis(50);
+    for (store, one, other) in pairs().await {
+        let (gate, mut keeper) = gate();
+        let call = tokio::spawn({
+            let words = words(&one);
+            async move {
+                let work = || async {
+                    gate.pass().await;
+                    Ok::<_, Infallible>("done".to_owned())
+                };
+                words.run_once("k", work).ttl(BRIEF).await
+            }
+        });
+        keeper.reached().await;
+        tokio::time::sleep(4 * BRIEF).await;
+        let told = words(&other).run_once("k", never).ttl(BRIEF).without_waiting().await;
+        assert!(matches!(told, Err(OnceError::Running)), "{store}: {told:?}");
+        keeper.open();
+        assert_eq!(within("it ends", LIMIT, call).await.unwrap().unwrap(), "done", "{store}");
+        let done = async || words(&other).get("k").await.unwrap().is_none();
+        until("its result is forgotten in time", done).await;
+    }
 }
 
 // ---- Several processes ---------------------------------------------------------------------------------------------
@@ -368,7 +427,8 @@ async fn while_the_server_is_away_from_the_runner_its_waiters_go_on_waiting() {
 async fn a_call_that_is_given_up_before_its_begin_was_answered_runs_nothing_and_leaves_the_key_free() {
     let scene = Scene::new().await;
     let ran = Arc::new(AtomicBool::new(false));
-    scene.proxy.silence(Direction::ToClient);
+    // Versions are asked for on the other connection.
+    scene.proxy.only_untracked().silence(Direction::ToClient);
     let call = tokio::spawn({
         let (words, ran) = (words(&scene.slow), ran.clone());
         async move {
@@ -393,14 +453,11 @@ async fn a_call_that_is_given_up_before_its_begin_was_answered_runs_nothing_and_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_begin_that_arrives_when_its_caller_has_timed_out_runs_nothing_and_leaves_the_key_free() {
     let scene = Scene::new().await;
-    scene.proxy.silence(Direction::ToServer);
+    scene.proxy.only_untracked().silence(Direction::ToServer);
     let late = words(&scene.slow).run_once("k", never).timeout(Duration::from_millis(100)).await;
     assert!(matches!(&late, Err(OnceError::Larder(error)) if error.is_timeout()), "{late:?}");
     assert!(
-        words(&scene.quick)
-            .run_once("k", never)
-            .await
-            .is_err_and(|error| matches!(error, OnceError::Work("it ran")))
+        words(&scene.quick).run_once("k", never).await.is_err_and(|error| error.work() == Some(&"it ran"))
     );
     scene.proxy.restore();
     // Whichever comes first, the begin or what gives it up.
@@ -420,7 +477,7 @@ async fn what_is_replaced_all_the_time_by_what_does_not_count_ends_a_call_after_
     let stale: Cache<String> = scene.quick.cache("word").ttl(HOUR).stale_for(HOUR).build().unwrap();
     let mut connection = redis::Client::open(scene.server.url()).unwrap().get_connection().unwrap();
     let mut copies: Vec<Vec<u8>> = Vec::new();
-    for key in 0..8 {
+    for key in 0..200 {
         stale.set(key, &"old".to_owned()).await.unwrap();
         assert!(stale.expire(key).await.unwrap());
         copies.push(redis::cmd("GET").arg(format!("n/word:{key}")).query(&mut connection).unwrap());
@@ -443,18 +500,27 @@ async fn what_is_replaced_all_the_time_by_what_does_not_count_ends_a_call_after_
     told.await.unwrap();
     scene.proxy.delay(Direction::ToClient, Duration::from_millis(5));
     for what in ["run_once", "set_if_absent"] {
-        scene.server.reset_stats();
-        let started = Instant::now();
-        let error = match what {
-            "run_once" => match within(what, LIMIT, words(&scene.slow).run_once("k", never)).await {
-                Err(OnceError::Larder(error)) => error,
-                other => panic!("{other:?}"),
-            },
-            _ => words(&scene.slow).set_if_absent("k", &"new".to_owned()).await.unwrap_err(),
-        };
+        // A busy machine may let two requests through with nothing in between.
+        let mut busy = None;
+        for _ in 0..20 {
+            scene.server.reset_stats();
+            let started = Instant::now();
+            let error = match what {
+                "run_once" => match within(what, LIMIT, words(&scene.slow).run_once("k", never)).await {
+                    Err(OnceError::Larder(error)) => Some(error),
+                    _ => None,
+                },
+                _ => words(&scene.slow).set_if_absent("k", &"new".to_owned()).await.err(),
+            };
+            if let Some(error) = error {
+                busy = Some((error, started.elapsed()));
+                break;
+            }
+        }
+        let (error, took) = busy.expect("somebody came in between each time");
         assert_eq!(error.kind(), ErrorKind::Busy, "{what}: {error}");
         // The second request comes at once; those that follow have pauses that grow to 64 ms, half of it at random.
-        assert!(started.elapsed() > Duration::from_millis(380), "{what}: {:?}", started.elapsed());
+        assert!(took > Duration::from_millis(380), "{what}: {took:?}");
         // Scripts of the background are counted, too.
         let asked = scene.server.calls("evalsha");
         assert!((16..30).contains(&asked), "{what}: asked {asked} times");

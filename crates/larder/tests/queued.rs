@@ -228,7 +228,7 @@ async fn what_the_server_refuses_stays_queued_is_read_around_and_told_and_heals_
         warm(&users, key).await;
     }
     // Requests are lost while both are deleted, and then the one name may be written by nobody.
-    proxy.swallow(Direction::ToServer);
+    proxy.silence(Direction::ToServer);
     for key in ["refused", "sent"] {
         assert!(users.delete(key).timeout(SHORT).await.unwrap_err().is_queued());
     }
@@ -236,7 +236,7 @@ async fn what_the_server_refuses_stays_queued_is_read_around_and_told_and_heals_
     let mut line = vec!["ACL", "SETUSER", "default", "resetkeys"];
     line.extend(writable);
     server.command(&line);
-    proxy.restore();
+    proxy.drop_connections().restore();
 
     let counts = || larder.stats().invalidations;
     until("the one was sent and the other refused", async || counts().waiting == 1 && counts().refused > 0)
@@ -252,7 +252,8 @@ async fn what_the_server_refuses_stays_queued_is_read_around_and_told_and_heals_
     for users in [&users, &users.fresh()] {
         assert_eq!(users.get("refused").await.unwrap(), None, "the server has the old value still");
         assert!(!users.exists("refused").await.unwrap());
-        assert_eq!(users.ttl("refused").await.unwrap(), None);
+        // It is asked for by a script, which this user may not run on the name.
+        assert!(!matches!(users.ttl("refused").await, Ok(Some(_))));
         assert_eq!(users.get_many(["refused", "other"]).await.unwrap(), [None, Some(user("old"))]);
     }
     assert_eq!(server.query::<u64>(&["EXISTS", "n/user:refused"]), 1);

@@ -16,9 +16,9 @@ use support::{connect_as, namespace, patient, server};
 use tokio::runtime::{Builder, Runtime};
 
 /// Long enough that a renewal on a busy machine comes in time, and short enough to wait for several of them.
-const TTL: Duration = Duration::from_millis(1200);
+const TTL: Duration = Duration::from_millis(2500);
 /// Anything that is held this long after it was granted was renewed.
-const RENEWED: Duration = Duration::from_millis(2600);
+const RENEWED: Duration = Duration::from_millis(5400);
 const LONG: Duration = Duration::from_secs(60);
 
 fn current() -> Runtime {

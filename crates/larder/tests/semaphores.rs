@@ -16,7 +16,7 @@ const TTL: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(300);
 /// What is renewed outlives a stall of a busy machine.
-const KEPT: Duration = Duration::from_millis(1200);
+const KEPT: Duration = Duration::from_secs(3);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Has a caller wait for so many permits, and returns once it does.

@@ -4,9 +4,12 @@ use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within}
 
 const CLAIMS: &str = "crates/larder/src/background/claims.rs";
 const CLAIM: &str = "crates/larder/src/cache/claim.rs";
+const CONDITIONAL: &str = "crates/larder/src/cache/conditional.rs";
 const FETCH: &str = "crates/larder/src/cache/fetch.rs";
 const FILL: &str = "crates/larder/src/cache/fill.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
+const ONCE: &str = "crates/larder/src/cache/once.rs";
+const TAG: &str = "crates/larder/src/cache/tag.rs";
 const UNFENCED: &str = "crates/larder/src/cache/unfenced.rs";
 const VERDICT: &str = "crates/larder/src/cache/verdict.rs";
 const BEGIN_FILL: &str = "crates/larder/src/store/redis/lua/begin_fill.lua";
@@ -14,6 +17,7 @@ const BEGIN_ONCE: &str = "crates/larder/src/store/redis/lua/begin_once.lua";
 const BEGIN_REFRESH: &str = "crates/larder/src/store/redis/lua/begin_refresh.lua";
 const COMMIT_FILL: &str = "crates/larder/src/store/redis/lua/commit_fill.lua";
 const COMMIT_REFRESH: &str = "crates/larder/src/store/redis/lua/commit_refresh.lua";
+const RENEW_ONCE: &str = "crates/larder/src/store/redis/lua/renew_once.lua";
 const RESTAMP: &str = "crates/larder/src/store/redis/lua/restamp.lua";
 const VERSION: &str = "crates/larder/src/store/redis/lua/version.lua";
 
@@ -32,6 +36,10 @@ const EXPIRE: Test = test(
 const CLAIMED: Test = test("between", "what_is_set_between_the_read_and_the_claim_of_a_load_is_its_answer");
 const LATE_BEGIN: Test = unit(
     "store::equivalence::a_run_that_is_abandoned_before_its_begin_arrives_does_not_begin_and_leaves_the_next_alone",
+);
+const REPLACED: Test = test(
+    "once",
+    "what_is_replaced_all_the_time_by_what_does_not_count_ends_a_call_after_a_few_attempts_with_pauses",
 );
 const LOADER_TAG: Test =
     test("void", "what_was_read_before_its_loaders_tag_was_invalidated_is_never_stored_after_it");
@@ -75,9 +83,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[CLAIMED, EQUIVALENCE],
     ),
     mutant(
-        "a refresh is stored over another value",
+        "a refresh is stored over anything that is there",
         &[rebuilt(COMMIT_REFRESH, NONCE_DIFFERS, IS_MISSING)],
-        &[test("void", "what_was_read_before_a_set_is_never_stored_after_it")],
+        &[test("void", "what_was_read_before_a_set_is_never_stored_after_it"), EQUIVALENCE],
+    ),
+    mutant(
+        "a refresh is stored over a value of another nonce",
+        &[rebuilt(
+            COMMIT_REFRESH,
+            NONCE_DIFFERS,
+            "if redis.call('GETRANGE', KEYS[1], 0, 1) ~= string.char(154, 1) then",
+        )],
+        &[test("void", "what_was_read_before_a_set_is_never_stored_after_it"), EQUIVALENCE],
     ),
     mutant(
         "a refresh is stored though its lease is another's",
@@ -108,11 +125,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a claim is not renewed",
-        &[switched(
-            CLAIMS,
-            "let _ = tokio::time::timeout(context.limits.response_timeout, renewal).await;",
-            "drop(renewal);",
-        )],
+        &[switched(CLAIMS, "under_way.spawn(renew(context.clone(), held));", "drop(held);")],
         &[test("wire_format", "a_placeholder_and_a_lease_are_renewed_while_their_loader_runs")],
     ),
     mutant(
@@ -207,6 +220,52 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a write does not wait for bare JSON that is being stored",
         &[switched(UNFENCED, "drop(held.record.storing.lock().await);", "let _ = held;")],
         &[unit("cache::unfenced::tests::a_write_waits_for_a_value_that_is_being_stored")],
+    ),
+    mutant(
+        "an entry carries any number of tags",
+        &[switched(TAG, "count > MOST_TAGS", "false")],
+        &[test("cache", "an_entry_carries_64_tags_and_no_more")],
+    ),
+    mutant(
+        "a call that tries again and again makes no pause",
+        &[switched(CONDITIONAL, "attempt > 2", "false"), switched(ONCE, "attempts > 2", "false")],
+        &[REPLACED],
+    ),
+    mutant(
+        "a call tries again and again for ever",
+        &[switched(ONCE, "attempts > MOST_ATTEMPTS", "false")],
+        &[REPLACED],
+    ),
+    mutant(
+        "a result that could not be stored is forgotten",
+        &[within(ONCE, "while ", ["end.is_none_or(|end| Instant::now() < end)", "false"], " {")],
+        &[test("once", "a_result_that_is_there_while_the_server_is_away_is_given_and_stored_later")],
+    ),
+    mutant(
+        "the mark of a call that was given up stays",
+        &[within(ONCE, "if ", ["!self.armed", "true"], " {")],
+        &[
+            test(
+                "once",
+                "a_call_that_is_given_up_before_its_begin_was_answered_runs_nothing_and_leaves_the_key_free",
+            ),
+            test("once", "work_that_failed_is_run_by_the_next_caller"),
+        ],
+    ),
+    mutant(
+        "the mark of a run ends with the time to live of its result",
+        &[switched(ONCE, "kept.max(SHORTEST_MARK)", "kept")],
+        &[test("once", "work_that_takes_longer_than_its_result_is_kept_runs_once_all_the_same")],
+    ),
+    mutant(
+        "a sign of life does not keep the mark of a run",
+        &[rebuilt(RENEW_ONCE, "if redis.call('PTTL', KEYS[1]) < ARGV[3] / 2 then", "if false then")],
+        &[unit("store::equivalence::a_run_that_shows_signs_of_life_keeps_its_mark")],
+    ),
+    mutant(
+        "a run does not keep others from running",
+        &[rebuilt(BEGIN_ONCE, "if redis.call('GET', KEYS[2]) then", "if false then")],
+        &[test("once", "of_two_processes_that_race_for_a_key_one_runs_its_work_and_both_get_that_result")],
     ),
     mutant(
         "a run that was given up begins when its request arrives",

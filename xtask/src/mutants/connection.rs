@@ -8,6 +8,7 @@ const LINK: &str = "crates/larder/src/store/redis/link.rs";
 const NETWORK: &str = "crates/larder/src/store/redis/network.rs";
 const NODE: &str = "crates/larder/src/store/redis/node.rs";
 
+const SOCKET: Test = test("errors", "a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl");
 const HANGING: Test = test("connection", "a_hanging_server_costs_the_timeout_and_then_nothing");
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -59,6 +60,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a key that moves is asked for without ASKING",
         &[switched(CLUSTER, "ask(&node, slot, command).await", "node.send(slot, command, replay).await")],
         &[test("connection", "a_slot_that_moves_is_followed_while_it_moves")],
+    ),
+    mutant(
+        "an error repeats what the server was sent",
+        &[switched(
+            ERROR,
+            "text.split(\", with args beginning\").next().unwrap_or_default().to_owned()",
+            "text",
+        )],
+        &[test("errors", "a_server_that_does_not_know_a_command_and_repeats_its_arguments")],
+    ),
+    mutant(
+        "a socket's permissions are told as a refusal of the server's",
+        &[within(ERROR, "ErrorKind::Refused if ", ["forbidden", "forbidden && address.is_empty()"], " =>")],
+        &[SOCKET],
     ),
     mutant(
         "a server out of memory is an unknown error",

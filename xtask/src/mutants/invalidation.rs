@@ -3,6 +3,7 @@
 use super::mutant::{Mutant, Test, mutant, switched, test, unit, within};
 
 const INVALIDATE: &str = "crates/larder/src/cache/invalidate.rs";
+const LOCAL: &str = "crates/larder/src/cache/local.rs";
 const QUEUE: &str = "crates/larder/src/invalidation/queue.rs";
 const SENDER: &str = "crates/larder/src/invalidation/sender.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
@@ -14,6 +15,10 @@ const BETWEEN: Test =
 const KNOWN_AGAIN: Test =
     test("queued", "a_tag_whose_invalidation_is_queued_is_invalid_though_its_old_version_is_known_again");
 const NOT_READ: Test = test("queued", "what_was_written_and_is_queued_is_not_read_in_any_way");
+const NOPERM: Test = test(
+    "queued",
+    "what_the_server_refuses_stays_queued_is_read_around_and_told_and_heals_with_the_permission",
+);
 const LATE_ANSWER: Test = unit("invalidation::queue::tests::a_late_answer_does_not_remove_a_newer_item");
 const AFTER_EPOCH: Test =
     unit("invalidation::queue::tests::a_tag_waits_for_an_epoch_that_was_sent_after_it_was_queued");
@@ -110,6 +115,24 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[NOT_READ],
     ),
     mutant(
+        "a near copy is served though its deletion is queued",
+        &[
+            switched(LOCAL, "!self.is_covered(entry)", "true"),
+            switched(SHARED, "cache.shared.forget_near(names.iter().copied());", ""),
+        ],
+        &[NOT_READ],
+    ),
+    mutant(
+        "near reads of all names are bypassed while one is queued",
+        &[switched(LOCAL, "!self.is_covered(entry)", "!self.context.invalidations.is_pending()")],
+        &[NOPERM],
+    ),
+    mutant(
+        "what was refused is not counted",
+        &[within(QUEUE, "if ", ["refused", "false"], " {\n            self.refused")],
+        &[NOPERM, REFUSED],
+    ),
+    mutant(
         "a queued tag counts as valid",
         &[within(VERDICT, "let queued = ", ["context.invalidations.replaces(&name)", "false"], ";")],
         &[KNOWN_AGAIN],
@@ -178,7 +201,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "what was refused is forgotten",
         &[switched(SENDER, "self.refused.push_back((due, work.name));", "drop((due, work.name));")],
-        &[REFUSED],
+        &[REFUSED, NOPERM],
     ),
     mutant(
         "the queue has no bound",

@@ -2,12 +2,15 @@
 
 use super::mutant::{Mutant, Test, mutant, switched, test, unit, within};
 
+const BUILDER: &str = "crates/larder/src/cache/builder.rs";
 const CHANGES: &str = "crates/larder/src/near/changes.rs";
+const CLUSTER: &str = "crates/larder/src/store/redis/cluster.rs";
 const LINK: &str = "crates/larder/src/store/redis/link.rs";
 const LOCAL: &str = "crates/larder/src/cache/local.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
 const TIER: &str = "crates/larder/src/near/tier.rs";
 const TRUST: &str = "crates/larder/src/store/trust.rs";
+const VERSION: &str = "crates/larder/src/near/version.rs";
 
 const TICKET: Test = unit("near::tier::tests::what_changed_between_the_question_and_the_answer_is_not_kept");
 const PUSHED: Test = unit("near::changes::tests::a_change_reaches_the_tier_the_versions_and_who_waits");
@@ -80,6 +83,46 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "Ok::<u32, u32>(next)",
         )],
         &[unit("store::trust::tests::a_broken_connection_ends_all_that_was_read_through_it")],
+    ),
+    mutant(
+        "trust counts from the answer to a heartbeat",
+        &[switched(LINK, "lane.renew(seen, sent);", "let _ = sent; lane.renew(seen, lane.moment());")],
+        &[test("coherence", "trust_counts_from_the_sending_of_a_heartbeat_and_not_from_its_answer")],
+    ),
+    mutant(
+        "a version is valid though its connection is silent",
+        &[switched(VERSION, "lanes.believe(known.seen, now)", "lanes.is_current(known.seen)")],
+        &[unit("near::version::tests::a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life")],
+    ),
+    mutant(
+        "a slot that moves leaves the near tiers",
+        &[
+            switched(CLUSTER, "tracking.listener.all_changed();", "let _ = tracking;"),
+            switched(
+                LINK,
+                "slots.replace(masters.clone()).is_none_or(|before| before == masters)",
+                "slots.replace(masters).is_none() || true",
+            ),
+        ],
+        &[test(
+            "coherence",
+            "a_slot_that_moves_empties_the_near_tier_though_no_key_is_in_it_and_nobody_asks",
+        )],
+    ),
+    mutant(
+        "a near tier is published before it is registered for invalidations",
+        &[switched(
+            BUILDER,
+            "slot.get_or_init(|| {
+        let near = Arc::new(make());
+        register(&near);
+        near
+    })",
+            "let near = slot.get_or_init(|| Arc::new(make())); register(near); near",
+        )],
+        &[unit(
+            "cache::builder::tests::a_near_tier_is_registered_for_invalidations_before_it_is_published_and_once",
+        )],
     ),
     mutant(
         "a connection without tracking is trusted",

@@ -26,6 +26,7 @@ use crate::lock::Fence;
 use crate::name::Name;
 use crate::store::once::OnceStore;
 use crate::store::{Expiry, Fencing, FillStart, Store};
+use crate::write::OrQueue;
 
 /// How long the highest fence is remembered at least.
 const FENCE_REMEMBERED: Duration = Duration::from_secs(24 * 3600);
@@ -280,6 +281,20 @@ impl<V> SetIf<'_, V> {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.set = self.set.timeout(timeout);
         self
+    }
+}
+
+impl<'a, V> SetIf<'a, V>
+where
+    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Counts a queued invalidation as success: see [`WriteCall::or_queue`](crate::WriteCall::or_queue).
+    ///
+    /// Only [`set_fenced`](Cache::set_fenced) queues one. [`set_if_absent`](Cache::set_if_absent) and
+    /// [`if_version`](Set::if_version) queue nothing, and an outage is an error of theirs here, too: whether the condition
+    /// held is what their caller asks, and a queue cannot answer that.
+    pub fn or_queue(self) -> OrQueue<<Self as IntoFuture>::IntoFuture> {
+        OrQueue::new(self.into_future())
     }
 }
 

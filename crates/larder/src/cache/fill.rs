@@ -37,6 +37,7 @@ use crate::envelope::{Envelope, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::{Claim, Expiry, FillStart, Force, RefreshClaim, RefreshStart, Store};
+use crate::telemetry::target;
 use crate::value::{Format, absence};
 
 /// How often a load tries to claim, each time because something else got in between, before it loads without storing.
@@ -338,7 +339,7 @@ where
             return Claimed::Failed(Failure::Waited(patience));
         }
         let cache = &self.cache.shared.name;
-        tracing::warn!(%cache, ?patience, "a loader waited for a load elsewhere, which may wait for it: it loads by itself");
+        tracing::warn!(target: target::CACHE, %cache, ?patience, "a loader waited for a load elsewhere, which may wait for it: it loads by itself");
         self.cache.shared.meter.bypassed(&waited(patience));
         Claimed::Right(Right::None)
     }
@@ -385,6 +386,7 @@ where
                     versions.1.sort_by(|a, b| a.tag.cmp(&b.tag));
                     // What was named before the load has the older version, which counts.
                     versions.1.dedup_by(|later, earlier| later.tag == earlier.tag);
+                    tag::check_count(versions.1.len())?;
                 }
                 let (bytes, expiry) = match (value, cache.policy.negative_ttl) {
                     (Some(value), _) => {

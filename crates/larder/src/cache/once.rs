@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 use super::loader::message;
 use super::nesting::{Cycle, is_nested, scope, wait_for};
 use super::runs::Listed;
+use super::thrown::{LoaderError, LoaderFailure};
 use super::verdict::Verdict;
 use super::wait::pause;
 use super::{Cache, UNBOUNDED_SPAN};
@@ -44,6 +45,8 @@ use crate::value::{Stamp, decode};
 
 /// How often a run is asked for where the server notifies of nothing.
 const POLL: Duration = Duration::from_millis(100);
+/// How long the mark of a run is kept at least: some signs of life may fail to arrive.
+const SHORTEST_MARK: Duration = LIVENESS.saturating_mul(10);
 /// How often a call tries to begin, each time because something else got in between.
 const MOST_ATTEMPTS: u32 = 16;
 
@@ -94,16 +97,17 @@ where
     /// # Cancel safety
     ///
     /// The work runs in a task of its own, hence `'static`: a dropped call leaves it running, and its result is stored.
-    pub fn run_once<F, Fut, E>(&self, key: impl CacheKey, work: F) -> RunOnce<'_, V, F>
+    pub fn run_once<F, Fut, E, Kind>(&self, key: impl CacheKey, work: F) -> RunOnce<'_, V, F, E>
     where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Send + 'static,
+        E: LoaderError<Kind>,
     {
         RunOnce {
             cache: self,
             entry: self.entry(key),
             work,
+            failure: LoaderFailure::new,
             expiry: None,
             timeout: None,
             waits: true,
@@ -116,17 +120,19 @@ where
 ///
 /// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
 #[must_use = "nothing is run before this is awaited"]
-pub struct RunOnce<'a, V, F> {
+pub struct RunOnce<'a, V, F, E> {
     cache: &'a Cache<V>,
     entry: Result<Name>,
     work: F,
+    /// What an error of the work becomes, so that it can be shown and asked for its cause.
+    failure: fn(E) -> LoaderFailure<E>,
     expiry: Option<Expiry>,
     timeout: Option<Duration>,
     waits: bool,
     takes_over: bool,
 }
 
-impl<V, F> RunOnce<'_, V, F> {
+impl<V, F, E> RunOnce<'_, V, F, E> {
     /// How long the result is kept, and the work not run again, in place of the cache's time to live.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.expiry = Some(Expiry::After(ttl));
@@ -163,11 +169,12 @@ impl<V, F> RunOnce<'_, V, F> {
 }
 
 /// Why there is no result of work that runs once.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum OnceError<E> {
-    /// The work failed, in this call. Nothing is stored, and the next caller runs it.
-    Work(E),
+    /// The work failed, in this call. Nothing is stored, and the next caller runs it. It [derefs](std::ops::Deref) to
+    /// the work's own error.
+    Work(LoaderFailure<E>),
     /// The work panicked, in this call, with this message. What it has done is not known: it counts as interrupted.
     Panicked(Arc<str>),
     /// A run of the work began and shows no sign of life: its process died or hangs. It may have done all of the
@@ -185,6 +192,31 @@ pub enum OnceError<E> {
     Larder(Error),
 }
 
+impl<E> Clone for OnceError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Work(error) => Self::Work(error.clone()),
+            Self::Panicked(message) => Self::Panicked(message.clone()),
+            Self::Interrupted => Self::Interrupted,
+            Self::Cycle(circle) => Self::Cycle(circle.clone()),
+            Self::Running => Self::Running,
+            Self::Unreadable => Self::Unreadable,
+            Self::Larder(error) => Self::Larder(error.clone()),
+        }
+    }
+}
+
+impl<E> OnceError<E> {
+    /// The work's own error, if it was the work that failed.
+    #[must_use]
+    pub fn work(&self) -> Option<&E> {
+        match self {
+            Self::Work(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
 impl<E> From<Error> for OnceError<E> {
     fn from(error: Error) -> Self {
         Self::Larder(error)
@@ -197,11 +229,10 @@ impl<E> From<Cycle> for OnceError<E> {
     }
 }
 
-impl<E: fmt::Display> fmt::Display for OnceError<E> {
+impl<E: Send + Sync + 'static> fmt::Display for OnceError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // In the alternate form, in which anyhow's errors show their whole chain.
-            Self::Work(error) => write!(f, "the work failed: {error:#}"),
+            Self::Work(error) => write!(f, "the work failed: {error}"),
             Self::Panicked(message) => write!(f, "the work panicked: {message}"),
             Self::Interrupted => {
                 f.write_str("a run of this work was interrupted, and what it has done is not known")
@@ -214,22 +245,23 @@ impl<E: fmt::Display> fmt::Display for OnceError<E> {
     }
 }
 
-impl<E: fmt::Debug + fmt::Display> StdError for OnceError<E> {
+/// This error shows the text of the work's own, so the `source` is what lies behind that one.
+impl<E: fmt::Debug + Send + Sync + 'static> StdError for OnceError<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            // This error shows the same text: what lies behind it comes next.
+            Self::Work(error) => error.cause(),
             Self::Larder(error) => error.source(),
-            _ => None,
+            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::Running | Self::Unreadable => None,
         }
     }
 }
 
-impl<'a, V, F, Fut, E> IntoFuture for RunOnce<'a, V, F>
+impl<'a, V, F, Fut, E> IntoFuture for RunOnce<'a, V, F, E>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result<V, E>> + Send + 'static,
-    E: Send + 'static,
+    E: Send + Sync + 'static,
 {
     type Output = Result<V, OnceError<E>>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
@@ -262,15 +294,15 @@ enum Standing<V> {
     Unreadable,
 }
 
-impl<'a, V, F, Fut, E> RunOnce<'a, V, F>
+impl<'a, V, F, Fut, E> RunOnce<'a, V, F, E>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result<V, E>> + Send + 'static,
-    E: Send + 'static,
+    E: Send + Sync + 'static,
 {
     async fn run(self) -> Result<V, OnceError<E>> {
-        let Self { cache, entry, work, expiry, timeout, waits, takes_over } = self;
+        let Self { cache, entry, work, failure, expiry, timeout, waits, takes_over } = self;
         let entry = entry?;
         let expiry = cache.expiry(expiry)?;
         cache.check_decidable(&entry)?;
@@ -280,8 +312,9 @@ where
         }
         // From before the work: a clear that comes while it runs forgets its result.
         let versions = cache.bounded(cache.versions(&[], cache.version_span(expiry))).await?;
+        // Long enough for the first signs of life, each of which keeps the mark for longer.
         let kept = match cache.kept_for(expiry) {
-            Expiry::After(kept) => kept,
+            Expiry::After(kept) => kept.max(SHORTEST_MARK),
             Expiry::Never => UNBOUNDED_SPAN,
         };
         let run = Run { token: cache.context.random.nonce(), liveness: LIVENESS, kept, takes_over };
@@ -304,7 +337,7 @@ where
                     let _wait = wait_for(listed.node())?;
                     let running = Running { cache: cache.clone(), mark, listed, run, expiry, versions };
                     let (give, given) = oneshot::channel();
-                    cache.context.loads.spawn(running.run(work, give));
+                    cache.context.loads.spawn(running.run(work, failure, give));
                     return given.await.unwrap_or_else(|_| Err(Error::closed().into()));
                 }
                 OnceStart::Done(bytes) => {
@@ -446,8 +479,12 @@ impl<V> Running<V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    async fn run<F, Fut, E>(mut self, work: F, give: oneshot::Sender<Result<V, OnceError<E>>>)
-    where
+    async fn run<F, Fut, E>(
+        mut self,
+        work: F,
+        failure: fn(E) -> LoaderFailure<E>,
+        give: oneshot::Sender<Result<V, OnceError<E>>>,
+    ) where
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<V, E>>,
     {
@@ -462,7 +499,7 @@ where
             Ok(Ok(value)) => return self.store(value, started.elapsed(), give).await,
             Ok(Err(error)) => {
                 self.mark.armed = true;
-                give.send(Err(OnceError::Work(error)))
+                give.send(Err(OnceError::Work(failure(error))))
             }
             Err(panic) => give.send(Err(OnceError::Panicked(message(&*panic as &(dyn Any + Send))))),
         };
@@ -477,7 +514,7 @@ where
                 loop {
                     tokio::time::sleep(LIVENESS / 3).await;
                     let Ok(store) = context.background_store() else { return };
-                    let renewal = store.renew_once(&entry, run.token, run.liveness);
+                    let renewal = store.renew_once(&entry, run);
                     let _ = tokio::time::timeout(context.limits.response_timeout, renewal).await;
                 }
             };
@@ -548,7 +585,7 @@ where
     }
 }
 
-impl<V, F> fmt::Debug for RunOnce<'_, V, F> {
+impl<V, F, E> fmt::Debug for RunOnce<'_, V, F, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunOnce")
             .field("entry", &self.entry)

@@ -169,7 +169,9 @@ where
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; `InvalidSetting` for a time to live of zero or above 100 years.
+    /// What stands in the way of any request; `InvalidSetting` for a time to live of zero or above 100 years. Nothing is
+    /// queued where the server is away, and there is no `or_queue`: the entry is as valid as before, and only its end is
+    /// the old one.
     ///
     /// # Cancel safety
     ///

@@ -125,11 +125,17 @@ pub(super) fn checked(mut tags: Vec<String>, format: Format) -> Result<Vec<Strin
     }
     tags.sort_unstable();
     tags.dedup();
-    if tags.len() > MOST_TAGS {
-        return Err(Error::invalid(format!("an entry carries at most {MOST_TAGS} tags, not {}", tags.len())));
-    }
+    check_count(tags.len())?;
     tags.iter().try_for_each(|tag| check(tag))?;
     Ok(tags)
+}
+
+/// Refuses more tags than an entry carries.
+pub(super) fn check_count(count: usize) -> Result<()> {
+    if count > MOST_TAGS {
+        return Err(Error::invalid(format!("an entry carries at most {MOST_TAGS} tags, not {count}")));
+    }
+    Ok(())
 }
 
 /// The epoch for a load that is about to begin. It may be an older one than the server's: then the fill is not stored.

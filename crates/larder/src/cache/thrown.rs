@@ -140,6 +140,14 @@ pub struct LoaderFailure<E> {
 }
 
 impl<E: Send + Sync + 'static> LoaderFailure<E> {
+    pub(super) fn new<Kind>(error: E) -> Self
+    where
+        E: LoaderError<Kind>,
+    {
+        let methods = Methods { show: show::<E, Kind>, cause: cause::<E, Kind> };
+        Self { error: Arc::new(error), methods, loader: PhantomData }
+    }
+
     /// The error itself, shared.
     #[must_use]
     pub fn shared(&self) -> Arc<E> {

@@ -15,6 +15,7 @@ use http::HeaderName;
 use super::forwarded::{self, Hop};
 use super::key::{RequestHead, RequestKey};
 use crate::error::{Error, Result};
+use crate::telemetry::target;
 
 type Peer = Arc<dyn Fn(&RequestHead<'_>) -> Option<IpAddr> + Send + Sync>;
 
@@ -109,6 +110,7 @@ impl ClientIp {
         let Some(peer) = (self.peer)(request) else {
             if !self.warned.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
+                    target: target::HTTP,
                     "a request says nothing of its peer's address, and shares one limit with all such: see ClientIp::peer"
                 );
             }

@@ -17,6 +17,7 @@ use super::key::{RequestHead, RequestKey};
 use super::refusal::{Problem, Refusal, Refuse, retry_after};
 use crate::error::ErrorKind;
 use crate::lock::{Semaphore, SemaphorePermit};
+use crate::telemetry::target;
 
 type Skip = Arc<dyn Fn(&RequestHead<'_>) -> bool + Send + Sync>;
 
@@ -97,7 +98,7 @@ impl<R> InFlightLayer<R> {
             Ok(None) => Err(StatusCode::TOO_MANY_REQUESTS),
             Err(error) if error.kind() == ErrorKind::LockHeld => Err(StatusCode::TOO_MANY_REQUESTS),
             Err(error) => {
-                tracing::debug!(%error, "no decision on how many requests are in flight");
+                tracing::debug!(target: target::HTTP, %error, "no decision on how many requests are in flight");
                 if self.allow_in_outage { Ok(None) } else { Err(StatusCode::SERVICE_UNAVAILABLE) }
             }
         }

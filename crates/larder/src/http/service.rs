@@ -17,6 +17,7 @@ use super::layer::{Options, Shared};
 use super::refusal::{Problem, Refusal, Refuse, RefusedRequest, retry_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{DecidedBy, Decision, RateLimiter, Reservation, Reserve};
+use crate::telemetry::target;
 
 /// A service whose requests are limited. Made by [`RateLimitLayer`](super::RateLimitLayer).
 pub struct RateLimitService<S, R = Problem> {
@@ -103,7 +104,7 @@ impl Options {
         match self.decide_all(asked).await {
             Ok((decisions, reservations)) => Decided { decisions: Ok(decisions), reservations },
             Err(error) => {
-                tracing::debug!(%error, limiter = self.limiter.name(), "no decision on a request");
+                tracing::debug!(target: target::HTTP, %error, limiter = self.limiter.name(), "no decision on a request");
                 Decided { decisions: Err(error), reservations: Vec::new() }
             }
         }
@@ -158,7 +159,7 @@ impl Options {
         match reservation.settle_with_debt(used).await {
             Ok(settled) => settled.returned,
             Err(error) => {
-                tracing::debug!(%error, limiter = self.limiter.name(), "a request's cost was not corrected");
+                tracing::debug!(target: target::HTTP, %error, limiter = self.limiter.name(), "a request's cost was not corrected");
                 0
             }
         }
@@ -258,7 +259,7 @@ where
             let asked = match asked {
                 Ok(asked) => asked,
                 Err(error) => {
-                    tracing::warn!(%error, limiter = options.limiter.name(), "the quotas of a request make no sense");
+                    tracing::warn!(target: target::HTTP, %error, limiter = options.limiter.name(), "the quotas of a request make no sense");
                     return if options.shadow {
                         inner.call(request).await
                     } else {

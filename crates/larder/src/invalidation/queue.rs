@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::throttle::Throttle;
 use crate::stats::InvalidationStats;
+use crate::telemetry::target;
 
 /// How many bytes all items may take: some two hundred thousand names of the usual length.
 const MOST_BYTES: usize = 32 << 20;
@@ -407,7 +408,7 @@ impl Table {
                 Some((Some(clear), size)) if size >= self.tags => {
                     // Its name alone: the namespace stays out of the log.
                     let cache = clear.rsplit('/').next().unwrap_or_default().trim_end_matches('}');
-                    tracing::warn!(%cache, "the queue of invalidations is full: a cache will be cleared");
+                    tracing::warn!(target: target::INVALIDATION, %cache, "the queue of invalidations is full: a cache will be cleared");
                     self.drop_all(|kind| matches!(kind, Kind::Delete(Some(own)) if *own == clear));
                     self.deletes.remove(&Some(clear.clone()));
                     self.put(&clear, Kind::Clear);
@@ -419,7 +420,7 @@ impl Table {
                 }
                 _ => {
                     // Which entries carry the tags is not known.
-                    tracing::warn!("the queue of invalidations is full: all caches will be cleared");
+                    tracing::warn!(target: target::INVALIDATION, "the queue of invalidations is full: all caches will be cleared");
                     self.drop_all(|kind| *kind == Kind::Tag);
                     self.tags = 0;
                     all_clears().iter().for_each(|clear| self.put(clear, Kind::Clear));
@@ -445,6 +446,7 @@ impl Table {
         self.lost += 1;
         if let Some(times) = self.losses.note(Instant::now()) {
             tracing::error!(
+                target: target::INVALIDATION,
                 times,
                 "the queue of invalidations is full: deletions of Format::Plain caches are lost"
             );

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use super::queue::{Kind, Next, Queue, Work};
 use super::throttle::Throttle;
 use crate::error::{ErrorKind, Result};
+use crate::telemetry::target;
 
 /// How many requests are under way at a node.
 const WINDOW: usize = 128;
@@ -78,7 +79,7 @@ impl Lane {
     fn report_if_empty(&mut self) {
         let sent = self.deleted + self.replaced;
         if sent > 0 && self.in_flight == 0 && self.names.is_empty() {
-            tracing::info!(names = self.deleted, versions = self.replaced, "queued invalidations sent");
+            tracing::info!(target: target::INVALIDATION, names = self.deleted, versions = self.replaced, "queued invalidations sent");
             (self.deleted, self.replaced) = (0, 0);
         }
     }
@@ -236,7 +237,7 @@ impl Sender {
                 let now = Instant::now();
                 if let Some(times) = self.refusals.note(now) {
                     let (kind, error) = (error.kind(), error.unnamed());
-                    tracing::warn!(times, %kind, error, "queued invalidations were refused");
+                    tracing::warn!(target: target::INVALIDATION, times, %kind, error, "queued invalidations were refused");
                 }
                 queue.failed(&work, true);
                 if let Some(due) = now.checked_add(REFUSED_PAUSE) {

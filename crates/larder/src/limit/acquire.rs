@@ -162,7 +162,7 @@ impl Turn {
         self.taken = true;
         let given = self.limiter.give_back(&self.name, self.charged.stamp, self.charged.granted);
         if let Ok(Err(error)) = tokio::time::timeout(self.limiter.timeout(), given).await {
-            tracing::debug!(%error, "a turn could not be given back and counts until its window has passed");
+            tracing::debug!(target: crate::telemetry::target::LIMIT, %error, "a turn could not be given back and counts until its window has passed");
         }
         None
     }

@@ -1,12 +1,18 @@
 //! What one limiter counts.
 
+#[cfg(feature = "metrics")]
+use std::sync::OnceLock;
+
 use super::decision::DecidedBy;
 use crate::telemetry::Instrument;
 
 pub(super) struct LimitMeter {
     /// By where it was decided: allowed, refused.
     #[cfg(feature = "metrics")]
-    decisions: [(metrics::Counter, metrics::Counter); 4],
+    name: Box<str>,
+    /// Made on first use.
+    #[cfg(feature = "metrics")]
+    decisions: [(OnceLock<metrics::Counter>, OnceLock<metrics::Counter>); 4],
     pub(super) check: Instrument,
     pub(super) check_many: Instrument,
     pub(super) take_up_to: Instrument,
@@ -21,12 +27,12 @@ pub(super) struct LimitMeter {
 
 impl LimitMeter {
     pub(super) fn new(name: &str) -> Self {
-        #[cfg(feature = "metrics")]
-        let counter = |decision: &'static str, by: DecidedBy| metrics::counter!("larder_limiter_decisions_total", "limiter" => name.to_owned(), "decision" => decision, "by" => by.as_str());
         let instrument = |operation| Instrument::new("limiter", name, operation);
         Self {
             #[cfg(feature = "metrics")]
-            decisions: DecidedBy::ALL.map(|by| (counter("allowed", by), counter("refused", by))),
+            name: name.into(),
+            #[cfg(feature = "metrics")]
+            decisions: Default::default(),
             check: instrument("check"),
             check_many: instrument("check_many"),
             take_up_to: instrument("take_up_to"),
@@ -44,7 +50,15 @@ impl LimitMeter {
     pub(super) fn decided(&self, allowed: bool, by: DecidedBy) {
         let place = DecidedBy::ALL.iter().position(|other| *other == by);
         if let Some((yes, no)) = place.and_then(|place| self.decisions.get(place)) {
-            if allowed { yes.increment(1) } else { no.increment(1) }
+            let (counter, decision) = if allowed { (yes, "allowed") } else { (no, "refused") };
+            counter
+                .get_or_init(|| {
+                    metrics::counter!(
+                        "larder_limiter_decisions_total",
+                        "limiter" => self.name.to_string(), "decision" => decision, "by" => by.as_str()
+                    )
+                })
+                .increment(1);
         }
     }
 

@@ -22,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::near::Listening;
 use crate::store::lock::{Attempted, LockStore, Pace, Queue, process_suffix};
 use crate::store::permit::{PermitStore, Request, Taken, Wait, token_of};
+use crate::telemetry::target;
 
 /// How long a waiter that is told nothing waits at the most before it looks for itself.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
@@ -219,7 +220,7 @@ impl Attempt {
         let locks = self.locks.clone();
         // A request that failed, and when it was sent.
         let mut failed: Option<(Tick, Error)> = None;
-        tracing::trace!("in line for a lock");
+        tracing::trace!(target: target::LOCK, "in line for a lock");
         let place = Waiting::join(&locks, &self.name, self.token);
         let hinted = place.told.clone();
         self.place = Some(place);

@@ -16,6 +16,7 @@ use crate::stats::LockStats;
 use crate::store::AnyStore;
 use crate::store::lock::LockStore;
 use crate::store::permit::PermitStore;
+use crate::telemetry::target;
 
 pub(crate) struct Locks {
     pub(super) context: Arc<Context>,
@@ -99,7 +100,7 @@ impl Locks {
                 match answer {
                     Ok(Ok(_)) => return,
                     Ok(Err(error)) if !error.is_retryable() || context.clock.now().after(pause) >= end => {
-                        tracing::debug!(%error, "a lock could not be freed and ends with its time");
+                        tracing::debug!(target: target::LOCK, %error, "a lock could not be freed and ends with its time");
                         return;
                     }
                     Err(_) if context.clock.now() >= end => return,

@@ -1,10 +1,11 @@
 //! What locks count together. Their names, of which there may be any number, are no labels.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::stats::LockStats;
-use crate::telemetry::Instrument;
+use crate::telemetry::{Counter, Histogram, Instrument};
 
 pub(crate) struct LockMeter {
     pub(super) acquire: Instrument,
@@ -20,8 +21,8 @@ pub(crate) struct LockMeter {
     woken: AtomicU64,
     beats: AtomicU64,
     lost: AtomicU64,
-    #[cfg(feature = "metrics")]
-    facade: Facade,
+    /// Made when the first lock is granted, on the thread of the caller.
+    facade: OnceLock<Facade>,
 }
 
 /// What all jobs count together.
@@ -38,14 +39,30 @@ impl JobMeter {
     }
 }
 
-#[cfg(feature = "metrics")]
 struct Facade {
-    wait: metrics::Histogram,
-    hold: metrics::Histogram,
-    handover: metrics::Histogram,
-    woken: metrics::Counter,
-    beats: metrics::Counter,
-    lost: metrics::Counter,
+    wait: Histogram,
+    hold: Histogram,
+    handover: Histogram,
+    woken: Counter,
+    beats: Counter,
+    lost: Counter,
+}
+
+impl Default for Facade {
+    fn default() -> Self {
+        let facade = Self {
+            wait: Histogram::new("larder_lock_wait_seconds"),
+            hold: Histogram::new("larder_lock_hold_seconds"),
+            handover: Histogram::new("larder_lock_handover_seconds"),
+            woken: Counter::new("larder_lock_wakeups_total"),
+            beats: Counter::new("larder_lock_heartbeats_total"),
+            lost: Counter::new("larder_lock_lost_total"),
+        };
+        // Now, as what is counted later may be counted on the thread of the background.
+        [&facade.wait, &facade.hold, &facade.handover].into_iter().for_each(Histogram::register);
+        [&facade.woken, &facade.beats, &facade.lost].into_iter().for_each(|counter| counter.increment(0));
+        facade
+    }
 }
 
 impl Default for LockMeter {
@@ -65,15 +82,7 @@ impl Default for LockMeter {
             woken: AtomicU64::new(0),
             beats: AtomicU64::new(0),
             lost: AtomicU64::new(0),
-            #[cfg(feature = "metrics")]
-            facade: Facade {
-                wait: metrics::histogram!("larder_lock_wait_seconds"),
-                hold: metrics::histogram!("larder_lock_hold_seconds"),
-                handover: metrics::histogram!("larder_lock_handover_seconds"),
-                woken: metrics::counter!("larder_lock_wakeups_total"),
-                beats: metrics::counter!("larder_lock_heartbeats_total"),
-                lost: metrics::counter!("larder_lock_lost_total"),
-            },
+            facade: OnceLock::new(),
         }
     }
 }
@@ -97,48 +106,41 @@ impl LockMeter {
         Self::default()
     }
 
+    fn facade(&self) -> &Facade {
+        self.facade.get_or_init(Facade::default)
+    }
+
     pub(super) fn granted(&self) {
         self.granted.fetch_add(1, Relaxed);
+        let _ = self.facade();
     }
 
     pub(super) fn waited(&self, span: Duration) {
         self.waited.fetch_add(1, Relaxed);
-        #[cfg(feature = "metrics")]
-        self.facade.wait.record(span);
-        #[cfg(not(feature = "metrics"))]
-        let _ = span;
+        self.facade().wait.record(span);
     }
 
     pub(super) fn handed_over(&self, span: Duration) {
-        #[cfg(feature = "metrics")]
-        self.facade.handover.record(span);
-        #[cfg(not(feature = "metrics"))]
-        let _ = span;
+        self.facade().handover.record(span);
     }
 
     pub(super) fn held(&self, span: Duration) {
-        #[cfg(feature = "metrics")]
-        self.facade.hold.record(span);
-        #[cfg(not(feature = "metrics"))]
-        let _ = span;
+        self.facade().hold.record(span);
     }
 
     pub(super) fn woken(&self) {
         self.woken.fetch_add(1, Relaxed);
-        #[cfg(feature = "metrics")]
-        self.facade.woken.increment(1);
+        self.facade().woken.increment(1);
     }
 
     pub(super) fn beat(&self) {
         self.beats.fetch_add(1, Relaxed);
-        #[cfg(feature = "metrics")]
-        self.facade.beats.increment(1);
+        self.facade().beats.increment(1);
     }
 
     pub(super) fn lost(&self) {
         self.lost.fetch_add(1, Relaxed);
-        #[cfg(feature = "metrics")]
-        self.facade.lost.increment(1);
+        self.facade().lost.increment(1);
     }
 
     pub(super) fn stats(&self) -> LockStats {

@@ -27,6 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::store::lock::Pace;
 use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, Request, Wait, token_of};
+use crate::telemetry::target;
 
 /// A semaphore by its name, or by its name and a key. Made by [`Larder::semaphore`](crate::Larder::semaphore); taking
 /// permits gives a [`SemaphorePermit`].
@@ -374,6 +375,7 @@ impl Semaphore {
             Outcome::Granted(holding, stored) => {
                 if stored != self.permits && !self.warned.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
+                        target: target::LOCK,
                         "a semaphore has another number of permits than this handle: the stored one decides"
                     );
                 }

@@ -168,3 +168,27 @@ impl Versions {
 fn unchecked(error: Error) -> Error {
     error.in_context("whether the entry was invalidated cannot be checked")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::new(millis * 1_000_000, millis * 1_000_000)
+    }
+
+    #[test]
+    fn a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life() {
+        let (versions, lanes) = (Versions::default(), Lanes::remote());
+        let seen = lanes.open(lanes.take().unwrap());
+        versions.keep("~tag", versions.known.ticket("~tag"), Known { version: 7, seen, kept_until: None });
+        assert_eq!(versions.known("~tag", &lanes, at(0)), None, "no heartbeat was answered yet");
+        lanes.renew(seen, at(0));
+        assert_eq!(versions.known("~tag", &lanes, at(1900)).map(|known| known.version), Some(7));
+        assert_eq!(versions.known("~tag", &lanes, at(2000)), None, "the connection is silent");
+        lanes.renew(seen, at(2000));
+        assert!(versions.known("~tag", &lanes, at(2000)).is_some());
+        lanes.end(seen);
+        assert_eq!(versions.known("~tag", &lanes, at(2000)), None, "the connection has broken");
+    }
+}

@@ -103,38 +103,39 @@ fn steps() -> impl Strategy<Value = Step> {
     let name = || 0..NAMES;
     let names = || prop::collection::vec(0..NAMES, 0..5);
     let some = || 0..4u8;
+    let what = || 0..KINDS;
     prop_oneof![
         2 => name().prop_map(Step::Get),
         1 => name().prop_map(Step::GetTracked),
         1 => names().prop_map(Step::GetMany),
         1 => name().prop_map(Step::Peek),
-        4 => (name(), some(), expiries()).prop_map(|(n, v, e)| Step::Set(n, v, e)),
-        1 => prop::collection::vec((name(), some(), expiries()), 0..4).prop_map(Step::SetMany),
+        4 => (name(), what(), expiries()).prop_map(|(n, v, e)| Step::Set(n, v, e)),
+        1 => prop::collection::vec((name(), what(), expiries()), 0..4).prop_map(Step::SetMany),
         2 => name().prop_map(Step::Delete),
         1 => names().prop_map(Step::DeleteMany),
         2 => (name(), expiries()).prop_map(|(n, e)| Step::Touch(n, e)),
         2 => name().prop_map(Step::Remaining),
         1 => names().prop_map(Step::RemainingMany),
         1 => name().prop_map(Step::Lapse),
-        3 => (name(), some(), prop::option::of(some())).prop_map(|(n, t, u)| Step::BeginFill(n, t, u)),
-        3 => (name(), some(), some(), expiries()).prop_map(|(n, t, v, e)| Step::CommitFill(n, t, v, e)),
+        3 => (name(), some(), prop::option::of(what())).prop_map(|(n, t, u)| Step::BeginFill(n, t, u)),
+        3 => (name(), some(), what(), expiries()).prop_map(|(n, t, v, e)| Step::CommitFill(n, t, v, e)),
         1 => (name(), some()).prop_map(|(n, t)| Step::AbandonFill(n, t)),
         2 => (name(), some(), some(), any::<bool>()).prop_map(|(n, o, t, f)| Step::BeginRefresh(n, o, t, f)),
-        2 => (name(), some(), some(), prop::option::of(some()), expiries())
+        2 => (name(), some(), some(), prop::option::of(what()), expiries())
             .prop_map(|(n, o, t, v, e)| Step::CommitRefresh(n, o, t, v, e)),
         1 => (name(), some(), some()).prop_map(|(n, o, t)| Step::AbandonRefresh(n, o, t)),
         1 => (name(), some(), some(), any::<bool>()).prop_map(|(n, o, t, p)| Step::RenewLoad(n, o, t, p)),
-        1 => (name(), some(), some(), prop::option::of(expiries())).prop_map(|(n, o, v, e)| Step::Restamp(n, o, v, e)),
+        1 => (name(), some(), what(), prop::option::of(expiries())).prop_map(|(n, o, v, e)| Step::Restamp(n, o, v, e)),
         1 => (name(), some()).prop_map(|(n, c)| Step::Version(n, c)),
         1 => (name(), some()).prop_map(|(n, v)| Step::RenewVersion(n, v)),
-        2 => (name(), some(), expiries(), some()).prop_map(|(n, v, e, f)| Step::SetFenced(n, v, e, f)),
-        2 => (name(), some(), expiries(), prop::option::of(some()))
+        2 => (name(), what(), expiries(), some()).prop_map(|(n, v, e, f)| Step::SetFenced(n, v, e, f)),
+        2 => (name(), what(), expiries(), prop::option::of(what()))
             .prop_map(|(n, v, e, u)| Step::SetIfAbsent(n, v, e, u)),
-        3 => (name(), some(), prop::option::of(some()), any::<bool>())
+        3 => (name(), some(), prop::option::of(what()), any::<bool>())
             .prop_map(|(n, t, u, o)| Step::BeginOnce(n, t, u, o)),
         1 => (name(), some()).prop_map(|(n, t)| Step::Interrupt(n, t)),
         1 => (name(), some()).prop_map(|(n, t)| Step::RenewOnce(n, t)),
-        2 => (name(), some(), some(), expiries()).prop_map(|(n, t, v, e)| Step::CommitOnce(n, t, v, e)),
+        2 => (name(), some(), what(), expiries()).prop_map(|(n, t, v, e)| Step::CommitOnce(n, t, v, e)),
         1 => (name(), some()).prop_map(|(n, t)| Step::AbandonOnce(n, t)),
     ]
 }
@@ -151,17 +152,19 @@ fn timeless(start: OnceStart) -> OnceStart {
     }
 }
 
-/// Something of each kind that a store may hold: text, a placeholder, a value whose nonce refreshes name, the empty
+const KINDS: u8 = 5;
+
+/// Something of each kind that a store may hold: text, a placeholder, two values whose nonces refreshes name, the empty
 /// string.
 fn value(which: u8) -> Bytes {
     match which {
         0 => Bytes::from_static(b"{\"plain\":\"json, longer than the forty bytes of a header\"}"),
         1 => placeholder(2),
-        3 => Bytes::new(),
-        _ => {
-            let stamp = Stamp { nonce: 2, ..Stamp::default() };
+        2 | 4 => {
+            let stamp = Stamp { nonce: if which == 2 { 2 } else { 3 }, ..Stamp::default() };
             Bytes::from(Encoder::new(Format::Json, None, 100).encode(&"x".to_owned(), stamp).unwrap())
         }
+        _ => Bytes::new(),
     }
 }
 
@@ -233,7 +236,7 @@ async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -
             Answer::Once(timeless(start))
         }
         Step::RenewOnce(n, token) => {
-            Answer::Flag(store.renew_once(&name(n), u64::from(*token) + 1, MINUTE).await?)
+            Answer::Flag(store.renew_once(&name(n), run(*token, MINUTE, false)).await?)
         }
         Step::CommitOnce(n, token, v, expiry) => {
             Answer::Flag(store.commit_once(&name(n), u64::from(*token) + 1, value(*v), *expiry).await?)
@@ -382,5 +385,29 @@ async fn no_late_begin(store: &impl OnceStore) {
     // One that does not leaves the mark of another run alone.
     store.abandon_once("late", next.token).await.unwrap();
     assert_eq!(timeless(store.begin_once("late", late, None).await.unwrap()), OnceStart::GivenUp);
-    assert!(store.renew_once("late", last.token, MINUTE).await.unwrap());
+    assert!(store.renew_once("late", last).await.unwrap());
+}
+
+/// Work may take longer than its mark was kept for at first.
+#[tokio::test]
+async fn a_run_that_shows_signs_of_life_keeps_its_mark() {
+    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Changes::default()));
+    lasting_mark(&memory).await;
+    lasting_mark(&real_store().await).await;
+}
+
+async fn lasting_mark(store: &(impl Store + OnceStore)) {
+    let [first, other] = [0, 1].map(|token| run(token, MINUTE, false));
+    let brief = Run { kept: Duration::from_secs(20), ..first };
+    assert_eq!(store.begin_once("lasting", brief, None).await.unwrap(), OnceStart::Begun);
+    assert!(!store.renew_once("lasting", other).await.unwrap());
+    assert!(store.renew_once("lasting", first).await.unwrap());
+    let mark = crate::keyspace::Keyspace::once("lasting");
+    let (_, left) = store.remaining(&mark).await.unwrap().unwrap();
+    assert_eq!(rough(left), Rough::Longer);
+    // Where enough is left it stays as it is, and nobody who watches it is woken.
+    let enough = Run { kept: 90 * MINUTE, ..first };
+    assert!(store.renew_once("lasting", enough).await.unwrap());
+    let (_, left) = store.remaining(&mark).await.unwrap().unwrap();
+    assert!(matches!(left, Expiry::After(left) if left <= 60 * MINUTE), "{left:?}");
 }

@@ -23,7 +23,7 @@ pub(crate) struct Run {
     pub(crate) token: u64,
     /// How long it counts as running after each sign of life.
     pub(crate) liveness: Duration,
-    /// How long its mark is kept.
+    /// How long its mark is kept after it began, and after the signs of life that find half of that gone.
     pub(crate) kept: Duration,
     /// Whether it takes the place of a run that was interrupted.
     pub(crate) takes_over: bool,
@@ -63,13 +63,9 @@ pub(crate) trait OnceStore: Send + Sync + 'static {
         in_place_of: Option<Bytes>,
     ) -> impl Future<Output = Result<OnceStart>> + Send;
 
-    /// The run goes on; whether its mark is still there.
-    fn renew_once(
-        &self,
-        name: &str,
-        token: u64,
-        liveness: Duration,
-    ) -> impl Future<Output = Result<bool>> + Send;
+    /// The run goes on; whether its mark is still there. Where less than half of `run.kept` is left of the mark, it is
+    /// kept for that long again: work may take longer than its result is kept.
+    fn renew_once(&self, name: &str, run: Run) -> impl Future<Output = Result<bool>> + Send;
 
     /// Stores the run's result and removes its mark, if that is still there; whether it was.
     fn commit_once(
@@ -100,8 +96,8 @@ impl OnceStore for AnyStore {
         on_either!(self.begin_once(name, run, in_place_of))
     }
 
-    async fn renew_once(&self, name: &str, token: u64, liveness: Duration) -> Result<bool> {
-        on_either!(self.renew_once(name, token, liveness))
+    async fn renew_once(&self, name: &str, run: Run) -> Result<bool> {
+        on_either!(self.renew_once(name, run))
     }
 
     async fn commit_once(&self, name: &str, token: u64, value: Bytes, expiry: Expiry) -> Result<bool> {

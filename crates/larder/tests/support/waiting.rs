@@ -22,7 +22,7 @@ struct Ear(Arc<AtomicU64>);
 
 impl tracing::Subscriber for Ear {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::TRACE && metadata.target() == "larder::lock::attempt"
+        *metadata.level() == tracing::Level::TRACE && metadata.target() == "larder::lock"
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {

@@ -1,7 +1,5 @@
 //! Who comes first, in the embedded store. The stripe of an entry's name covers its run's mark and pulse.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 
 use super::MemoryStore;
@@ -27,8 +25,8 @@ impl OnceStore for MemoryStore {
         self.entries.begin_once(name, run, in_place_of, self.clock.now())
     }
 
-    async fn renew_once(&self, name: &str, token: u64, liveness: Duration) -> Result<bool> {
-        self.entries.renew_once(name, token, liveness, self.clock.now())
+    async fn renew_once(&self, name: &str, run: Run) -> Result<bool> {
+        self.entries.renew_once(name, run, self.clock.now())
     }
 
     async fn commit_once(&self, name: &str, token: u64, value: Bytes, expiry: Expiry) -> Result<bool> {
@@ -67,14 +65,18 @@ impl Entries {
         Ok(OnceStart::Begun)
     }
 
-    fn renew_once(&self, name: &str, token: u64, liveness: Duration, now: Tick) -> Result<bool> {
+    fn renew_once(&self, name: &str, run: Run, now: Tick) -> Result<bool> {
         let _stripe = self.stripe(name);
-        let token = write_version(token);
-        let marked = self.holds(&Keyspace::once(name), &token, now);
-        if marked {
-            self.put(&Keyspace::pulse(name), token, Expiry::After(liveness), now)?;
+        let (mark, token) = (Keyspace::once(name), write_version(run.token));
+        let Some((there, left)) = self.get_with_left(&mark, now) else { return Ok(false) };
+        if there != token {
+            return Ok(false);
         }
-        Ok(marked)
+        self.put(&Keyspace::pulse(name), token.clone(), Expiry::After(run.liveness), now)?;
+        if left.is_some_and(|left| left < run.kept / 2) {
+            self.put(&mark, token, Expiry::After(run.kept), now)?;
+        }
+        Ok(true)
     }
 
     fn commit_once(&self, name: &str, token: u64, value: Bytes, expiry: Expiry, now: Tick) -> Result<bool> {

@@ -237,7 +237,7 @@ impl Agreement {
         // After the generation: no link is standing when this says that none is divided.
         self.divided.store(false, Ordering::Release);
         self.moved.send_replace(next);
-        tracing::warn!(%server, why, "all connections to the server dial again");
+        tracing::warn!(target: crate::telemetry::target::CONNECTION, %server, why, "all connections to the server dial again");
         next
     }
 

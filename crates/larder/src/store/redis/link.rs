@@ -253,6 +253,11 @@ impl Supervisor {
         }
     }
 
+    /// The server and the role, as events name them.
+    fn whose(&self) -> (String, &'static str) {
+        (describe(&self.destination), self.role())
+    }
+
     /// What the connection is for, as events name it.
     fn role(&self) -> &'static str {
         match self.lane {
@@ -349,20 +354,25 @@ impl Supervisor {
             // run.
             reads_many: self.lane.is_none() || identity.major.is_some_and(|major| major >= 7),
         };
+        let mut slots = None;
         let handshake = async {
             if let Some(lane) = &self.lane {
-                let tracked = arm(&live.connection, &address.to_string()).await?;
+                let tracked = arm(&live.connection, &address.to_string(), self.role()).await?;
                 live.seen = seen.filter(|_| tracked && by == Use::Trusted);
                 if let Some(seen) = live.seen.filter(|_| generation != OF_CLUSTER) {
                     self.login.learned.agreement.keep(generation, lane.lanes(), seen);
                 }
+            }
+            if self.lane.as_ref().is_some_and(Lane::of_cluster) && live.seen.is_some() {
+                // Before anything is read: a slot that is given away from now on is noticed.
+                slots = masters(&live).await;
             }
             self.beat(&live, AskRole::No).await.map(drop)
         };
         // The first heartbeat belongs to the handshake: without it freshness could not be judged.
         Some(match timeout(self.login.connect_timeout, handshake).await {
             Ok(Ok(())) => {
-                let about = About { identity, credentials, _member: member };
+                let about = About { identity, credentials, slots, _member: member };
                 Ok(Some(Opened { live, about, runtime: runtime.clone() }))
             }
             Ok(Err(error)) => Err(translate(&error, &address.to_string())),
@@ -375,7 +385,8 @@ impl Supervisor {
     async fn beat(&self, live: &Live, ask_role: AskRole) -> RedisResult<Option<Role>> {
         let sent = self.lane.as_ref().map(Lane::moment);
         let asks = self.kind != Kind::OfCluster && ask_role != AskRole::No;
-        let answer = self.time.ask(&live.connection, asks.then(|| ask_role.command())).await?;
+        let answer =
+            self.time.ask(&live.connection, asks.then(|| ask_role.command()), || self.whose()).await?;
         let role = answer.and_then(|answer| ask_role.read(&answer));
         if let (Some(lane), Some(sent), Some(seen)) = (&self.lane, sent, live.seen)
             && role != Some(Role::Replica)
@@ -400,7 +411,7 @@ impl Supervisor {
         let period = if self.lane.is_some() { TRACKED_HEARTBEAT } else { HEARTBEAT };
         let mut heartbeat = interval_at(Instant::now() + period, period);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut missed, mut beats, mut slots) = (0, 0, None);
+        let (mut missed, mut beats) = (0, 0);
         loop {
             tokio::select! {
                 () = live.broken.notified() => return live.end(),
@@ -419,7 +430,7 @@ impl Supervisor {
                     match renewed {
                         Ok(kept) => about.credentials = Some(kept),
                         Err(error) => {
-                            tracing::warn!(%server, %error, "a connection could not authenticate with new credentials");
+                            tracing::warn!(target: target::CONNECTION, %server, role = self.role(), %error, "a connection could not authenticate with new credentials");
                             renew_after = Instant::now() + RENEW_AGAIN;
                         }
                     }
@@ -466,10 +477,10 @@ impl Supervisor {
             if missed == 2 {
                 return End::Silent;
             }
-            if missed == 0 && !self.still_serves(&live, beats, &mut slots).await {
+            beats += 1;
+            if missed == 0 && !self.still_serves(&live, beats, &mut about.slots).await {
                 return End::Broken;
             }
-            beats += 1;
         }
     }
 
@@ -490,17 +501,19 @@ impl Supervisor {
         if !lane.of_cluster() || !beats.is_multiple_of(SLOTS_EVERY) {
             return true;
         }
-        let command = redis::cmd("CLUSTER").arg("SLOTS").take();
-        let mut connection = live.connection.clone();
-        let asked = command.query_async::<redis::Value>(&mut connection);
         // What cannot be asked is not held against the server: the heartbeat decides that.
-        let Ok(Ok(answer)) = timeout(HEARTBEAT, asked).await else { return true };
-        if !matches!(answer, redis::Value::Array(_)) {
-            return true;
-        }
-        let masters = slots::masters(&answer);
+        let Some(masters) = masters(live).await else { return true };
         slots.replace(masters.clone()).is_none_or(|before| before == masters)
     }
+}
+
+/// Who serves which slot, as far as the server says.
+async fn masters(live: &Live) -> Option<Vec<Vec<redis::Value>>> {
+    let command = redis::cmd("CLUSTER").arg("SLOTS").take();
+    let mut connection = live.connection.clone();
+    let asked = command.query_async::<redis::Value>(&mut connection);
+    let answer = timeout(HEARTBEAT, asked).await.ok()?.ok()?;
+    matches!(answer, redis::Value::Array(_)).then(|| slots::masters(&answer))
 }
 
 /// What the supervisor alone knows of a connection.
@@ -508,6 +521,8 @@ struct About {
     identity: Identity,
     /// What it was authenticated with, where that may change.
     credentials: Option<Kept>,
+    /// Who served which slot when it was last asked, where it tells of changes to a node of a cluster.
+    slots: Option<Vec<Vec<redis::Value>>>,
     _member: Member,
 }
 

@@ -51,10 +51,10 @@ impl OnceStore for RedisStore {
         }
     }
 
-    async fn renew_once(&self, name: &str, token: u64, liveness: Duration) -> Result<bool> {
-        let (token, liveness) = (version_text(token), millis(liveness));
+    async fn renew_once(&self, name: &str, run: Run) -> Result<bool> {
+        let (token, liveness, kept) = (version_text(run.token), millis(run.liveness), millis(run.kept));
         let keys = [&*Keyspace::once(name), &Keyspace::pulse(name)];
-        let arguments = [token.as_bytes(), liveness.as_bytes()];
+        let arguments = [token.as_bytes(), liveness.as_bytes(), kept.as_bytes()];
         flag(&self.network.run_script(name, &script::RENEW_ONCE, &keys, &arguments, Replay::Never).await?)
     }
 

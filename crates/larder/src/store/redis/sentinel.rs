@@ -62,7 +62,7 @@ pub(super) async fn open_named(
         match timeout(if last { left } else { left / 2 }, open_master(&master, login, pushes.clone())).await {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(error)) => {
-                tracing::debug!(server = %master, %error, "not the master that a sentinel called it");
+                tracing::debug!(target: crate::telemetry::target::CONNECTION, server = %master, %error, "not the master that a sentinel called it");
                 failed = Some(error);
             }
             Err(_) => failed = Some(silent(&master)),

@@ -12,6 +12,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisResult, Value, from_redis_value};
 
 use crate::clock::{Clock, Tick};
+use crate::telemetry::target;
 
 #[derive(Debug)]
 pub(super) struct ServerTime {
@@ -30,6 +31,7 @@ impl ServerTime {
         &self,
         connection: &MultiplexedConnection,
         other: Option<Cmd>,
+        whose: impl Fn() -> (String, &'static str),
     ) -> RedisResult<Option<Value>> {
         let sent = self.clock.now();
         let mut questions = Pipeline::with_capacity(2);
@@ -47,7 +49,10 @@ impl ServerTime {
         {
             Ok(told) => self.learn(sent, told),
             // It may be loading, or the ACL may forbid it.
-            Err(error) => tracing::debug!(%error, "the server does not tell its time"),
+            Err(error) => {
+                let (server, role) = whose();
+                tracing::debug!(target: target::CONNECTION, %server, role, %error, "the server does not tell its time");
+            }
         }
         Ok(answers.next())
     }

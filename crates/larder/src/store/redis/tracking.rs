@@ -107,7 +107,11 @@ impl Drop for Lane {
 }
 
 /// Turns tracking on; whether the server does. An error is a lost connection; a refusal is not.
-pub(super) async fn arm(connection: &MultiplexedConnection, server: &str) -> RedisResult<bool> {
+pub(super) async fn arm(
+    connection: &MultiplexedConnection,
+    server: &str,
+    role: &'static str,
+) -> RedisResult<bool> {
     let mut connection = connection.clone();
     match cmd("CLIENT").arg("TRACKING").arg("ON").query_async::<Value>(&mut connection).await {
         Ok(_) => Ok(true),
@@ -116,6 +120,7 @@ pub(super) async fn arm(connection: &MultiplexedConnection, server: &str) -> Red
             tracing::warn!(
                 target: target::CONNECTION,
                 %server,
+                role,
                 %error,
                 "the server refuses CLIENT TRACKING: no near reads, and versions are asked for with every read"
             );
