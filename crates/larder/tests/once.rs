@@ -440,7 +440,8 @@ async fn a_call_that_is_given_up_before_its_begin_was_answered_runs_nothing_and_
         }
     });
     // The server has begun it, and its caller does not know.
-    scene.runs().await;
+    let mark = ["EXISTS", "~once.1:{n/word:k}"];
+    until("it has begun", async || scene.server.query::<u64>(&mark) == 1).await;
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
     scene.proxy.restore();

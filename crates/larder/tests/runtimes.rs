@@ -475,13 +475,26 @@ async fn end_background(server: &Server, larder: &Larder) {
 }
 
 #[test]
-fn without_the_connection_of_background_work_locks_are_kept_and_those_of_dropped_guards_are_freed() {
+fn without_the_connection_of_background_work_locks_and_runs_are_kept_and_those_of_dropped_guards_are_freed() {
     multi(2).block_on(async {
         let server = Server::start();
         let larder = connect_as(&server.url(), &namespace()).await;
         let guard = kept(&larder, "kept").await;
         let permit = larder.semaphore("kept", 1).ttl(TTL).acquire().await.unwrap();
         let dropped = larder.lock("dropped").ttl(LONG).acquire().await.unwrap();
+        let words = larder.cache::<String>("word").ttl(LONG).build().unwrap();
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let run = tokio::spawn({
+            let words = words.clone();
+            async move {
+                let work = || async {
+                    begun.send(()).unwrap();
+                    std::future::pending::<Result<String, Infallible>>().await
+                };
+                words.run_once("runs", work).await
+            }
+        });
+        begins.await.unwrap();
         end_background(&server, &larder).await;
 
         thread::spawn(move || drop(dropped)).join().unwrap();
@@ -489,6 +502,17 @@ fn without_the_connection_of_background_work_locks_are_kept_and_those_of_dropped
         drop(next.expect("the lock of a dropped guard is freed"));
         outlives_its_time("server", &guard).await;
         assert!(permit.is_valid(), "a kept permit was lost");
+        let never = || async { Err::<String, _>("it ran") };
+        let told = words.run_once("runs", never).without_waiting().await;
+        assert!(matches!(told, Err(larder::OnceError::Running)), "{told:?}");
+        run.abort();
+        // Work that has failed is free for the next caller at once.
+        assert!(words.run_once("fails", never).await.is_err());
+        let again = tokio::time::timeout(
+            LONG,
+            words.run_once("fails", || async { Ok::<_, Infallible>("done".into()) }),
+        );
+        assert_eq!(again.await.unwrap().unwrap(), "done");
         assert_eq!(connections(&server).len(), 2, "the background is connected, so this shows nothing");
     });
 }

@@ -258,6 +258,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[test("once", "work_that_takes_longer_than_its_result_is_kept_runs_once_all_the_same")],
     ),
     mutant(
+        "signs of life of a run have the connection of the background alone",
+        &[switched(ONCE, "ask(context.store().unwrap_or(own))", "ask(own)")],
+        &[test(
+            "runtimes",
+            "without_the_connection_of_background_work_locks_and_runs_are_kept_and_those_of_dropped_guards_are_freed",
+        )],
+    ),
+    mutant(
         "a sign of life does not keep the mark of a run",
         &[rebuilt(RENEW_ONCE, "if redis.call('PTTL', KEYS[1]) < ARGV[3] / 2 then", "if false then")],
         &[unit("store::equivalence::a_run_that_shows_signs_of_life_keeps_its_mark")],

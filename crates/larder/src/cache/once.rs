@@ -33,14 +33,14 @@ use super::thrown::{LoaderError, LoaderFailure};
 use super::verdict::Verdict;
 use super::wait::pause;
 use super::{Cache, UNBOUNDED_SPAN};
-use crate::background::LIVENESS;
+use crate::background::{HEDGE, LIVENESS};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::keyspace::Keyspace;
 use crate::name::Name;
 use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, Run};
-use crate::store::{Expiry, Store};
+use crate::store::{AnyStore, Expiry, Store};
 use crate::value::{Stamp, decode};
 
 /// How often a run is asked for where the server notifies of nothing.
@@ -423,6 +423,21 @@ fn waited_for_run(patience: Duration) -> Error {
     Error::new(ErrorKind::TimedOut, message)
 }
 
+/// Sends a request on the connection of the background, and on that of callers where it is not answered soon. Either may
+/// be gone alone; what is sent here may arrive twice.
+async fn on_either<'a, T, F>(context: &'a Context, ask: impl Fn(&'a AnyStore) -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let own = context.background_store_even_closed();
+    if let Ok(Ok(answer)) = tokio::time::timeout(HEDGE, ask(own)).await {
+        return Ok(answer);
+    }
+    let patience = context.limits.response_timeout;
+    let again = tokio::time::timeout(patience, ask(context.store().unwrap_or(own)));
+    again.await.unwrap_or_else(|_| Err(Error::timed_out(patience)))
+}
+
 /// The mark of a run that may be in the store. Dropped while armed, it is removed in the background: the work was not
 /// begun, or has said that it failed.
 struct Mark {
@@ -448,11 +463,9 @@ impl Drop for Mark {
             let ends = tokio::time::Instant::now().checked_add(GIVEN_UP);
             let mut pause = Duration::from_millis(20);
             loop {
-                let abandon = context.background_store_even_closed().abandon_once(&entry, token);
-                match tokio::time::timeout(context.limits.response_timeout, abandon).await {
-                    Ok(Err(error)) if error.is_retryable() => {}
-                    Err(_) => {}
-                    Ok(_) => return,
+                match on_either(&context, |store| store.abandon_once(&entry, token)).await {
+                    Err(error) if error.is_retryable() => {}
+                    _ => return,
                 }
                 // Where the server stays away, the run counts as interrupted.
                 if ends.is_none_or(|ends| ends <= tokio::time::Instant::now()) {
@@ -513,9 +526,7 @@ where
             let beat = async {
                 loop {
                     tokio::time::sleep(LIVENESS / 3).await;
-                    let Ok(store) = context.background_store() else { return };
-                    let renewal = store.renew_once(&entry, run);
-                    let _ = tokio::time::timeout(context.limits.response_timeout, renewal).await;
+                    let _ = on_either(&context, |store| store.renew_once(&entry, run)).await;
                 }
             };
             tokio::select! {

@@ -100,6 +100,10 @@ impl Limits {
         } else {
             state.overrides.insert(name.into(), Overridden { until, terms, labels });
         }
+        if let Some(record) = state.get_mut(name) {
+            // What is written forgets a block that is over: see `refund`.
+            record.block = record.block.at(clock);
+        }
     }
 
     pub(crate) fn override_of(&self, name: &str, clock: u64) -> Option<(Vec<Label>, Duration)> {
@@ -342,5 +346,19 @@ mod tests {
         assert_eq!(limits.refund("a", &[term], 1, stamp, START + 60 * second), 1);
         let granted = limits.charge("a", Charge { cost: 1, ..charge }, START + second).granted;
         assert_eq!(granted, 1, "the block was forgotten");
+    }
+
+    #[test]
+    fn nor_does_one_that_ended_before_an_override_was_set_or_ended() {
+        let (limits, second) = (Limits::default(), 1_000_000);
+        let term = Term { rule: Rule::Log, limit: 2, width: 600 * second };
+        let charge =
+            Charge { terms: &[term], take: Take::All, cost: 1, ahead: 0, patience: 0, penalty: None };
+        limits.charge("a", charge, START);
+        let penalty = Some(Penalty { first: 3 * second, factor: 1, most: 3 * second });
+        assert_eq!(limits.charge("a", Charge { penalty, cost: 2, ..charge }, START).granted, 0);
+        let none = Override { terms: Vec::new(), lasts: Duration::ZERO };
+        limits.set_override("a", &none, START + 60 * second);
+        assert_eq!(limits.charge("a", charge, START + second).granted, 1, "the block was forgotten");
     }
 }
