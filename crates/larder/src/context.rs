@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -416,6 +417,11 @@ impl Context {
     /// overtakes that one, and a load that begins afterwards does not find the claim. Where that connection does not
     /// answer, and for a claim that is dropped outside a runtime, it is sent on the connection of the background.
     pub(crate) fn abandon_in_background(self: &Arc<Self>, entry: Name, claim: Claim) {
+        if self.is_embedded() {
+            // Done at once, also where a runtime ends with its loads and nothing would poll a task.
+            let _ = abandon(&self.store, &entry, &claim).now_or_never();
+            return;
+        }
         let (context, in_order) = (self.clone(), Handle::try_current().is_ok());
         self.background.spawn_begun(async move {
             if in_order {

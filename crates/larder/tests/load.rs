@@ -317,6 +317,30 @@ async fn a_call_that_starts_after_another_failed_runs_its_own_loader() {
 }
 
 #[tokio::test]
+async fn a_loader_that_panics_when_its_time_is_over_is_an_error_that_says_so() {
+    struct Cursed;
+    impl Drop for Cursed {
+        fn drop(&mut self) {
+            panic!("cursed to the end");
+        }
+    }
+    for (store, larder) in each_store().await {
+        let users: Cache<User> =
+            larder.cache("user").ttl(HOUR).hard_timeout(Duration::from_millis(20)).build().unwrap();
+        let load = users.get_or_load("a", || async {
+            let _cursed = Cursed;
+            std::future::pending::<Result<User, Infallible>>().await
+        });
+        let error = load.await.unwrap_err();
+        assert!(error.to_string().contains("cursed to the end"), "{store}: {error}");
+        assert_eq!(
+            users.get_or_load("a", async || Ok::<_, Infallible>(user("Ann"))).await.unwrap(),
+            user("Ann")
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_panicking_loader_is_an_error_and_harms_nobody() {
     for (store, larder) in each_store().await {
         let users = users(&larder);

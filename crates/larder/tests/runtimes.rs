@@ -423,6 +423,52 @@ fn a_loader_that_blocks_its_thread_keeps_its_claim_and_its_value_is_stored() {
 }
 
 #[test]
+fn in_the_embedded_store_a_loader_that_blocks_the_only_thread_keeps_its_claim() {
+    current().block_on(async {
+        let larder = connect_as("memory:", &namespace()).await;
+        let cache = larder.cache::<u32>("n").ttl(LONG).build().unwrap();
+        let blocks = || async {
+            // Longer than a claim on a server lives that is not renewed.
+            thread::sleep(Duration::from_millis(3500));
+            Ok::<_, Infallible>(7)
+        };
+        assert_eq!(cache.get_or_load("a", blocks).await.unwrap(), 7);
+        assert_eq!(cache.get("a").await.unwrap(), Some(7), "what was loaded was not stored");
+    });
+}
+
+#[test]
+fn in_the_embedded_store_a_load_whose_runtime_ends_leaves_no_claim() {
+    let lives = current();
+    let larder = lives.block_on(connect_as("memory:", &namespace()));
+    let cache = larder.cache::<u32>("n").ttl(LONG).build().unwrap();
+    let ends = current();
+    let (begin, begun) = mpsc::channel();
+    let load = {
+        let cache = cache.clone();
+        async move {
+            let never = move || async move {
+                begin.send(()).unwrap();
+                std::future::pending::<Result<u32, Infallible>>().await
+            };
+            cache.get_or_load("a", never).await
+        }
+    };
+    ends.spawn(load);
+    ends.block_on(async {
+        while begun.try_recv().is_err() {
+            tokio::task::yield_now().await
+        }
+    });
+    drop(ends);
+    lives.block_on(async {
+        let began = Instant::now();
+        assert_eq!(cache.get_or_load("a", async || Ok::<_, Infallible>(8)).await.unwrap(), 8);
+        assert!(began.elapsed() < Duration::from_secs(2), "it waited for a claim: {:?}", began.elapsed());
+    });
+}
+
+#[test]
 fn when_the_runtime_of_a_load_ends_a_caller_that_waits_for_it_loads() {
     let lives = multi(1);
     for (store, larder) in each_on(&lives) {

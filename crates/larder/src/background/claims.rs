@@ -16,6 +16,9 @@ use crate::store::{Claim, Store};
 
 /// How long a claim outlives its loader's process.
 pub(crate) const LIVENESS: Duration = Duration::from_secs(3);
+/// How long a claim in the embedded store lasts without a renewal. A process that dies takes that store with it, and a load
+/// that is dropped ends its claim at once. So only a loader that blocks the one thread that could renew it needs this time.
+const EMBEDDED_LIVENESS: Duration = Duration::from_secs(600);
 const PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
@@ -29,6 +32,11 @@ pub(crate) struct Claims {
 struct Held {
     entry: Name,
     claim: Claim,
+}
+
+/// How long a claim lasts in the store of this context without a renewal.
+pub(crate) fn liveness(context: &Context) -> Duration {
+    if context.is_embedded() { EMBEDDED_LIVENESS } else { LIVENESS }
 }
 
 impl Claims {
@@ -67,10 +75,11 @@ async fn renew_all(context: Weak<Context>, schedule: Arc<Schedule<Held>>) {
 /// Lost or not, the load goes on: its callers want its value.
 async fn renew(context: Arc<Context>, Held { entry, claim }: Held) {
     let (Ok(own), Ok(callers)) = (context.background_store(), context.store()) else { return };
-    let renewal = own.renew_load(&entry, claim.clone(), LIVENESS);
+    let liveness = liveness(&context);
+    let renewal = own.renew_load(&entry, claim.clone(), liveness);
     if !matches!(tokio::time::timeout(HEDGE, renewal).await, Ok(Ok(_))) {
         // Only the connection of the background may be gone.
-        let renewal = callers.renew_load(&entry, claim, LIVENESS);
+        let renewal = callers.renew_load(&entry, claim, liveness);
         let _ = tokio::time::timeout(context.limits.response_timeout, renewal).await;
     }
 }

@@ -35,7 +35,7 @@ use tracing::instrument::WithSubscriber;
 
 use crate::error::Result;
 use crate::tasks::Tasks;
-pub(crate) use claims::{Claims, LIVENESS};
+pub(crate) use claims::{Claims, LIVENESS, liveness};
 pub(crate) use runtimes::Runtimes;
 pub(crate) use schedule::{Schedule, Visit};
 use thread::Thread;

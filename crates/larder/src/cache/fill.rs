@@ -32,7 +32,7 @@ use super::loading::{Choices, Loading};
 use super::unfenced::UnfencedLoad;
 use super::wait::pause;
 use super::{Cache, WhenAbandoned, tag};
-use crate::background::LIVENESS;
+use crate::background::liveness;
 use crate::envelope::{Envelope, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -187,14 +187,18 @@ where
         &self,
         run: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let run = AssertUnwindSafe(run).catch_unwind();
-        let ended = match self.cache.policy.hard_timeout {
-            None => run.await,
-            Some(timeout) => match tokio::time::timeout(timeout, run).await {
-                Ok(ended) => ended,
-                Err(_) => return Err(Failure::TimedOut(timeout)),
-            },
+        let hard_timeout = self.cache.policy.hard_timeout;
+        // The loader is dropped in here when its time is over, and what it drops may panic.
+        let bounded = async move {
+            match hard_timeout {
+                None => run.await,
+                Some(timeout) => {
+                    let ended = tokio::time::timeout(timeout, run).await;
+                    ended.unwrap_or(Err(Failure::TimedOut(timeout)))
+                }
+            }
         };
+        let ended = AssertUnwindSafe(bounded).catch_unwind().await;
         ended.unwrap_or_else(|panic| Err(Failure::Panicked(message(&*panic))))
     }
 
@@ -276,7 +280,7 @@ where
                     let force = if self.reason == Reason::Forced { Force::Yes } else { Force::No };
                     let refresh = RefreshClaim { token, nonce: kept.nonce };
                     let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Refresh(refresh));
-                    let begun = store.begin_refresh(&self.entry, refresh, LIVENESS, force);
+                    let begun = store.begin_refresh(&self.entry, refresh, liveness(&cache.context), force);
                     match cache.bounded(begun).await? {
                         RefreshStart::Begun => return fence(claim, Some(kept)),
                         RefreshStart::Busy => {
@@ -311,7 +315,7 @@ where
             let placeholder = Bytes::from(Envelope::placeholder(token, store.now(), clear, tags));
             let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Placeholder(placeholder.clone()));
             let covered = cache.is_covered(&self.entry);
-            let begun = store.begin_fill(&self.entry, placeholder, LIVENESS, in_place_of);
+            let begun = store.begin_fill(&self.entry, placeholder, liveness(&cache.context), in_place_of);
             match cache.bounded(begun).await? {
                 FillStart::Begun => return fence(claim, None),
                 FillStart::Occupied(bytes) => {

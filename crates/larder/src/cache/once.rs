@@ -459,6 +459,11 @@ impl Drop for Mark {
             return;
         }
         let (context, entry, token) = (self.context.clone(), self.entry.clone(), self.token);
+        if context.is_embedded() {
+            // Done at once, also where a runtime ends with the call and nothing would poll a task.
+            let _ = context.background_store_even_closed().abandon_once(&entry, token).now_or_never();
+            return;
+        }
         self.context.background.spawn(async move {
             let ends = tokio::time::Instant::now().checked_add(GIVEN_UP);
             let mut pause = Duration::from_millis(20);

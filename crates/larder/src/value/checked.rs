@@ -46,7 +46,8 @@ impl Carries for MessagePack {
     const NAME: &'static str = "MessagePack";
     const ANY_FLOAT: bool = true;
     const UNIT_STRUCT_IS_NULL: bool = false;
-    const LEVELS: u16 = 1023;
+    // Its decoder could be let read more, but a deep value overflows the stack of a thread where it is read or dropped.
+    const LEVELS: u16 = 255;
     const COUNTS_VARIANTS: bool = false;
 }
 

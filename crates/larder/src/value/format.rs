@@ -142,6 +142,7 @@ pub(super) fn read<V: DeserializeOwned + 'static>(
         #[cfg(feature = "msgpack")]
         Codec::MessagePack => {
             let mut deserializer = rmp_serde::Deserializer::from_read_ref(payload).with_human_readable();
+            deserializer.set_max_depth(usize::from(<checked::MessagePack as checked::Carries>::LEVELS) + 1);
             V::deserialize(&mut deserializer).map_err(Unread::MessagePack)
         }
         #[cfg(not(feature = "msgpack"))]
