@@ -19,7 +19,6 @@ use crate::stats::{CacheStats, OperationStats};
 /// The targets of events: by what they are about, and not by where in larder they are made.
 pub(crate) mod target {
     /// Connections to servers.
-    #[cfg(feature = "redis")]
     pub(crate) const CONNECTION: &str = "larder::connection";
     /// Queued invalidations.
     pub(crate) const INVALIDATION: &str = "larder::invalidation";
