@@ -101,8 +101,8 @@ pub use lock::{
 
 // Rate limits
 pub use limit::{
-    Block, DecidedBy, Decision, Lease, LimitKey, Outage, Quota, Quotas, RateLimiter, Reservation, Reserve,
-    Settled, Together,
+    Block, DecidedBy, Decision, Lease, LimitKey, Outage, Quota, QuotaOverride, Quotas, RateLimiter,
+    Reservation, Reserve, Settled, Together,
 };
 
 /// The programs of the README and of docs/, so that they compile.

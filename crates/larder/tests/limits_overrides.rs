@@ -27,8 +27,9 @@ async fn a_key_with_an_override_has_its_limits_and_the_others_keep_theirs() {
                 // What was charged counts on.
                 let most = if over == Quota::per_hour(60).gcra(9) { 9 } else { over.limit() };
                 assert_eq!(limiter.remaining("ann").await.unwrap(), most - 4, "{store} {over:?}");
-                let (quotas, left) = limiter.override_of("ann").await.unwrap().unwrap();
-                assert!(quotas == [over] && left > DAY - Duration::from_secs(60) && left <= DAY, "{store}");
+                let told = limiter.override_of("ann").await.unwrap().unwrap();
+                assert_eq!(told.quotas, [over], "{store}");
+                assert!(told.expires_in > DAY - Duration::from_secs(60) && told.expires_in <= DAY, "{store}");
                 assert_eq!(limiter.remaining("bob").await.unwrap(), own.limit(), "{store}");
             }
             limiter.override_key("ann", Quota::per_hour(6), DAY).await.unwrap();

@@ -247,10 +247,19 @@ async fn a_caller_that_waits_for_long_is_woken_by_a_reset_a_refund_and_a_raised_
                 for _ in 0..2 {
                     decisions.push(limiter.check("a").await.unwrap());
                 }
+                // What a refund gives back is one permit.
+                let cost = if what == "refund" { 1 } else { 2 };
                 let waiting = tokio::spawn({
                     let limiter = limiter.clone();
-                    async move { limiter.acquire("a", 10 * hour).await.unwrap() }
+                    async move { limiter.acquire_n("a", cost, 10 * hour).await.unwrap() }
                 });
+                if booked {
+                    until("its turn is booked", async || {
+                        let behind = limiter.acquire("a", Duration::ZERO).await.unwrap();
+                        behind.retry_after().is_some_and(|wait| wait > hour)
+                    })
+                    .await;
+                }
                 // A caller that cannot wait is answered meanwhile, behind the one that can.
                 let refused = limiter.acquire("a", Duration::from_millis(1)).await.unwrap();
                 assert!(!refused.is_allowed() && !waiting.is_finished(), "{store} {what}");

@@ -1,6 +1,6 @@
 //! Mistakes in rate limits and the HTTP layer.
 
-use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit};
+use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within};
 
 const fn waiting(name: &'static str) -> Test {
     test("limits_waiting", name)
@@ -12,12 +12,12 @@ const fn axum(name: &'static str) -> Test {
 
 const EQUIVALENCE: Test = unit("store::equivalence_limits::both_stores_decide_the_same_at_every_time");
 const CONVERSION: Test = unit(
-    "store::equivalence_limits::oracle::after_a_change_to_shorter_windows_none_holds_more_than_its_limit",
+    "store::equivalence_limits::oracle::conversion::after_a_change_to_shorter_windows_none_holds_more_than_its_limit",
 );
 const REFUSALS: Test =
-    unit("limit::local::tests::a_refusal_that_is_repeated_is_for_its_cost_short_and_never_says_too_little");
+    unit("limit::local::known::tests::a_refusal_that_is_repeated_is_for_its_cost_short_and_never_says_too_little");
 const GIVEN_BACK: Test =
-    unit("limit::local::tests::what_is_given_back_while_a_refusal_is_on_its_way_ends_it");
+    unit("limit::local::known::tests::what_is_given_back_while_a_refusal_is_on_its_way_ends_it");
 const PROGRAMS: Test =
     unit("limit::programs::whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing");
 const TOGETHER: Test =
@@ -31,14 +31,19 @@ const PATHS: Test = axum("a_path_is_whole_in_a_nested_router_and_head_counts_as_
 
 const ACQUIRE: &str = "crates/larder/src/limit/acquire.rs";
 const ASK: &str = "crates/larder/src/limit/ask.rs";
-const LIMITER: &str = "crates/larder/src/limit/mod.rs";
-const LOCAL: &str = "crates/larder/src/limit/local.rs";
+const KNOWN: &str = "crates/larder/src/limit/local/known.rs";
+const LEASE: &str = "crates/larder/src/limit/lease.rs";
+const LOCAL: &str = "crates/larder/src/limit/local/mod.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/limits/mod.rs";
+const REFUNDS: &str = "crates/larder/src/limit/refund.rs";
+const TIERS: &str = "crates/larder/src/limit/tiers.rs";
+const TOGETHER_RS: &str = "crates/larder/src/limit/together.rs";
 const RECORDS: &str = "crates/larder/src/store/memory/limits/records.rs";
 const TRACK: &str = "crates/larder/src/store/memory/limits/track.rs";
 const CHARGE_ANY: &str = "crates/larder/src/store/redis/lua/charge_any.lua";
 const LIMIT_LUA: &str = "crates/larder/src/store/redis/lua/limit.lua";
 const REFUND: &str = "crates/larder/src/store/redis/lua/refund_rest.lua";
+const OUTAGE: &str = "crates/larder/src/limit/outage.rs";
 const OVERRIDE: &str = "crates/larder/src/store/redis/lua/override_rest.lua";
 const QUOTA: &str = "crates/larder/src/limit/quota.rs";
 const STORE: &str = "crates/larder/src/store/limit.rs";
@@ -53,23 +58,23 @@ const SERVICE: &str = "crates/larder/src/http/service.rs";
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a lease's time counts from the answer",
-        &[switched(ASK, "asked.0.after(span - drift(span))", "self.now().after(span - drift(span))")],
+        &[switched(LEASE, "asked.0.after(span - drift(span))", "self.now().after(span - drift(span))")],
         &[test("limits_leases", "a_leases_time_counts_from_before_its_request_left")],
     ),
     mutant(
         "a lease is charged when it is taken",
-        &[switched(ASK, "u64::try_from(span.as_micros()).unwrap_or(u64::MAX)", "0")],
+        &[switched(LEASE, "u64::try_from(span.as_micros()).unwrap_or(u64::MAX)", "0")],
         &[PROGRAMS],
     ),
     mutant(
         "a batch is spent after a reset",
-        &[switched(ASK, "self.inner.local.resets() != resets", "false")],
+        &[switched(LEASE, "self.inner.local.resets() != resets", "false")],
         &[test("limits_leases", "a_batch_that_was_asked_for_before_a_reset_is_not_spent_after_it")],
     ),
     mutant(
         "a refusal is repeated for a sixtieth of a day",
         &[switched(
-            LOCAL,
+            KNOWN,
             "span.min(decision.binding.window() / 60).min(LONGEST_REFUSAL)",
             "span.min(decision.binding.window() / 60)",
         )],
@@ -78,7 +83,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a refusal is repeated for longer than a sixtieth of its window",
         &[switched(
-            LOCAL,
+            KNOWN,
             "span.min(decision.binding.window() / 60).min(LONGEST_REFUSAL)",
             "span.min(LONGEST_REFUSAL)",
         )],
@@ -86,18 +91,23 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a refusal is kept across a refund",
-        &[switched(LOCAL, "self.changes() != changes", "false")],
+        &[within(LOCAL, "// or it removes what is stored here.\n        if ", ["self.changes() == changes", "true"], "")],
         &[GIVEN_BACK],
     ),
     mutant(
         "a repeated refusal's wait counts from its request",
-        &[switched(LOCAL, "answered.after(drift(kept))", "sent.after(drift(kept))")],
+        &[within(
+            KNOWN,
+            "until, told: ",
+            ["Told::of(decision, kept, answered)", "Told::of(decision, kept, sent)"],
+            " }",
+        )],
         &[REFUSALS],
     ),
     mutant(
         "a refusal answers larger costs",
         &[switched(
-            LOCAL,
+            KNOWN,
             "refusal.cost == cost && refusal.plan.id == plan",
             "refusal.cost <= cost && refusal.plan.id == plan",
         )],
@@ -105,7 +115,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a refusal answers for other quotas",
-        &[switched(LOCAL, "refusal.cost == cost && refusal.plan.id == plan", "refusal.cost == cost")],
+        &[switched(KNOWN, "refusal.cost == cost && refusal.plan.id == plan", "refusal.cost == cost")],
         &[test("limits_quotas", "limits_change_while_running_and_counts_go_on")],
     ),
     mutant(
@@ -125,18 +135,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "changed quotas wake no caller",
-        &[switched(LIMITER, "self.inner.local.quotas_changed();", "();")],
+        &[switched(TIERS, "self.inner.local.quotas_changed();", "();")],
         &[WOKEN],
     ),
     mutant("a refund wakes no caller", &[switched(LOCAL, "queue.given_back();", "();")], &[WOKEN]),
     mutant(
         "a decision is given back to any key",
-        &[switched(LIMITER, "decision.is_allowed() && decision.record != RecordId::of(&name)", "false")],
+        &[switched(REFUNDS, "decision.is_allowed() && decision.record != RecordId::of(&name)", "false")],
         &[test("limits_quotas", "a_decision_is_given_back_only_where_it_was_charged")],
     ),
     mutant(
         "as much as there is, is more than the limit in an outage",
-        &[switched(ASK, "take != Take::All", "false")],
+        &[within(OUTAGE, "Outage::Allow if ", ["whole", "true"], " => cost,")],
         &[test("limits_outage", "each_policy_decides_as_it_says")],
     ),
     mutant(
@@ -260,7 +270,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "if counts(response) { charged } else { 0 }",
             "if counts(response) { 1 } else { charged }",
         )],
-        &[axum("only_requests_with_the_outcome_that_counts_are_counted")],
+        &[test("limits_axum_costs", "only_requests_with_the_outcome_that_counts_are_counted")],
     ),
     mutant(
         "shadow mode refuses",

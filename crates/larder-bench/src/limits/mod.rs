@@ -27,6 +27,14 @@ pub(crate) mod wire {
         include_str!("../../../larder/src/store/redis/lua/charge_any.lua"),
     );
 
+    pub(crate) const CHARGE_TOGETHER: &str = concat!(
+        include_str!("../../../larder/src/store/redis/lua/together_begin.lua"),
+        include_str!("../../../larder/src/store/redis/lua/charge.lua"),
+        include_str!("../../../larder/src/store/redis/lua/limit.lua"),
+        include_str!("../../../larder/src/store/redis/lua/charge_any.lua"),
+        include_str!("../../../larder/src/store/redis/lua/together_end.lua"),
+    );
+
     /// One quota: its kind, what is allowed, and its width in microseconds.
     pub(crate) type Term = (u64, u32, u64);
 
@@ -45,6 +53,28 @@ pub(crate) mod wire {
         }
         request.extend((lives.div_ceil(1000) + 1).to_string().into_bytes());
         request
+    }
+
+    /// What is before the record of a key whose limits are overridden by these until a time, or that was blocked until one.
+    pub(crate) fn before(terms: &[Term], overridden_until: u64, blocked_until: u64) -> Vec<u8> {
+        let mut bytes = vec![255];
+        let length = u16::try_from(30 + 25 * terms.len()).unwrap_or_default();
+        bytes.extend(length.to_be_bytes());
+        for number in [overridden_until, 86_400_000] {
+            bytes.extend(number.to_be_bytes().into_iter().skip(1));
+        }
+        bytes.push(u8::try_from(terms.len()).unwrap_or_default());
+        bytes.extend(blocked_until.to_be_bytes().into_iter().skip(1));
+        // One block, which makes the next a further one for a day.
+        let (level, quiet): (u8, u32) = if blocked_until > 0 { (1, 86_400) } else { (0, 0) };
+        bytes.push(level);
+        bytes.extend(quiet.to_be_bytes());
+        for (kind, limit, width) in terms {
+            bytes.extend(unit(*kind, *width));
+            bytes.extend(limit.to_be_bytes());
+            bytes.extend([0; 15]);
+        }
+        bytes
     }
 
     /// A record of buckets of two bytes that have one permit each, all 61 of every quota.

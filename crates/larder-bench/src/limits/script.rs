@@ -10,7 +10,7 @@ use larder_testkit::Server;
 use rand::seq::SliceRandom;
 use redis::{Connection, cmd, pipe};
 
-use super::wire::{CHARGE, Term, full, request};
+use super::wire::{CHARGE, CHARGE_TOGETHER, Term, before, full, request};
 use crate::figures::Findings;
 use crate::lane::Outcome;
 use crate::statistics::{Spread, bootstrap, quartiles};
@@ -37,6 +37,8 @@ struct Script {
     name: &'static str,
     source: &'static str,
     arguments: Vec<Vec<u8>>,
+    /// How many keys a request is about.
+    keys: u64,
     /// What the keys hold before anything is asked.
     record: Option<Vec<u8>>,
     /// Requests a key before it is measured.
@@ -45,15 +47,29 @@ struct Script {
 
 fn scripts(now: u64) -> Vec<Script> {
     let text = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
-    let script = |name, source, arguments, before| Script { name, source, arguments, record: None, before };
+    let script = |name, source, arguments, before| Script { name, source, arguments, keys: 1, record: None, before };
     let get_set = |name, bytes| script(name, GET_SET, vec![vec![b'x'; bytes], b"600000".to_vec()], 1);
     let ours = |name, terms: &[Term], before| script(name, CHARGE, vec![request(1, terms)], before);
     let used = |name, terms: &[Term]| Script { record: Some(full(terms, now)), ..ours(name, terms, 0) };
     let second = 1_000_000;
-    // Sixty a window: windows of a second, a minute, an hour and a day, and where nothing may end meanwhile of days alone.
-    let short = [second / 60, second, 60 * second, 1440 * second].map(|width| (0, 60_000, width));
-    let long = [(0, 60_000, 1440), (0, 60_000, 1441), (0, 60_000, 1442), (0, 61, 1443)]
-        .map(|(kind, limit, width)| (kind, limit, width * second));
+    let day = now + 86_400 * second;
+    let after = |name, own: &[Term], over: &[Term], until: (u64, u64)| {
+        let record = [before(over, until.0, until.1), full(if over.is_empty() { own } else { over }, now)];
+        Script { record: Some(record.concat()), ..ours(name, own, 0) }
+    };
+    let plain = [(0, 60_000, second)];
+    let together = Script {
+        source: CHARGE_TOGETHER,
+        arguments: vec![request(1, &plain); 2],
+        keys: 2,
+        ..used("larder, two keys together, allowed", &plain)
+    };
+    let one_refuses = Script {
+        source: CHARGE_TOGETHER,
+        arguments: [60_000, 61].map(|limit| request(1, &[(0, limit, 1440 * second)])).into(),
+        keys: 2,
+        ..used("larder, two keys together, refused by one", &[(0, 61, 1440 * second)])
+    };
     vec![
         get_set("GET and SET of 149 bytes", 149),
         get_set("GET and SET of 29 bytes", 29),
@@ -66,6 +82,12 @@ fn scripts(now: u64) -> Vec<Script> {
         ours("larder, exact for 20, refused", &[(4, 20, 3600 * second)], 20),
         used("larder, four quotas, allowed", &short),
         used("larder, four quotas, refused", &long),
+        after("larder, overridden, allowed", &[(0, 61, second)], &plain, (day, 0)),
+        after("larder, overridden, refused", &plain, &[(0, 61, 1440 * second)], (day, 0)),
+        after("larder, blocked once, allowed", &plain, &[], (0, now - 1)),
+        after("larder, blocked, refused", &plain, &[], (0, day)),
+        together,
+        one_refuses,
         script("hash of 60 buckets, refused", HASH, text(&["60"]), 0),
         script("sorted-set log of 100, refused", ZSET, text(&["100"]), 100),
     ]
@@ -143,11 +165,12 @@ fn send(
         let mut batch = pipe();
         for _ in 0..BATCH {
             id = (id + 7) % KEYS;
+            let keys = (0..script.keys).map(|more| key(place, (id + more * 3) % KEYS));
             batch
                 .cmd("EVALSHA")
                 .arg(hashes.get(place))
-                .arg(1)
-                .arg(key(place, id))
+                .arg(script.keys)
+                .arg(keys.collect::<Vec<_>>())
                 .arg(&script.arguments)
                 .ignore();
         }

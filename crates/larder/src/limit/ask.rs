@@ -7,17 +7,14 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::decision::{DecidedBy, Decision, RecordId};
-use super::lease::Held;
-use super::local::Known;
-use super::outage::{Outage, is_outage};
+use super::decision::{DecidedBy, Decision};
 use super::quota::Plan;
 use super::{Inner, RateLimiter};
 use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
-use crate::store::limit::{Charge, Charged, LimitStore, Stamp, Take};
+use crate::store::limit::{Charge, Charged, LimitStore, Take};
 
 /// A share of a pause or a lease that clocks of different rates may cost.
 pub(super) fn drift(span: Duration) -> Duration {
@@ -187,180 +184,6 @@ impl RateLimiter {
                 }
                 Err(error)
             }
-        }
-    }
-
-    /// What the program wants while the store is away.
-    pub(super) fn without_store(
-        &self,
-        name: &Name,
-        plan: &Arc<Plan>,
-        take: Take,
-        cost: u64,
-        error: Error,
-    ) -> Result<Decision> {
-        if take == Take::All {
-            plan.check_cost(cost)?;
-        }
-        if !is_outage(&error) {
-            return Err(error);
-        }
-        let blunt = |granted| Decision {
-            granted,
-            binding: plan.quota(0),
-            remaining: 0,
-            // Nobody knows; not to come back at once is the point.
-            retry_after: Duration::from_secs(1),
-            reset_after: Duration::from_secs(1),
-            decided_by: DecidedBy::Outage,
-            stamp: Stamp::default(),
-            record: RecordId::of(name),
-            counted_here: false,
-        };
-        match self.inner.outage {
-            Outage::Error => Err(error),
-            Outage::Deny => Ok(blunt(0)),
-            // As much as there is, is never more than the limit.
-            Outage::Allow if take != Take::All => Ok(blunt(cost.min(plan.most))),
-            Outage::Allow => Ok(blunt(cost)),
-            Outage::LocalShare(instances) => {
-                let Some(terms) = plan.share(instances) else { return Ok(blunt(0)) };
-                let penalty = self.inner.penalty;
-                let charge = Charge { terms: &terms, take, cost, ahead: 0, patience: 0, penalty };
-                let clock = self.now().as_micros();
-                let charged = self.inner.local.share.charge(name.as_str(), charge, clock);
-                let decision = Decision::of(name, charged, plan, DecidedBy::Outage);
-                Ok(Decision { stamp: Stamp::default(), counted_here: true, ..decision })
-            }
-        }
-    }
-
-    /// A permit out of a new batch; one caller a key takes it, and those who wait meanwhile spend of it.
-    async fn lease(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
-        let Some((lease, span)) = self.inner.lease else {
-            return self.ask_store(name, plan, Take::All, cost).await;
-        };
-        let local = &self.inner.local;
-        let known = local.key(name.as_bytes());
-        let mut turn = pin!(known.refill.lock());
-        let turn = poll_fn(|cx| match turn.as_mut().poll(cx) {
-            Poll::Pending if call::is_late() => Poll::Ready(None),
-            turn => turn.map(Some),
-        });
-        let Some(_turn) = turn.await else {
-            return self.without_store(name, plan, Take::All, cost, Error::timed_out(self.timeout()));
-        };
-        if let Some(decision) = local.decide(name.as_bytes(), cost, plan, &self.inner.context.clock) {
-            return Ok(decision);
-        }
-        let (asked, resets) = ((self.now(), local.changes()), local.resets());
-        let ahead = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-        let batch = lease.batch.max(cost);
-        let take = Take::Half { least: cost };
-        let penalty = self.inner.penalty;
-        let charge = Charge { terms: &plan.terms, take, cost: batch, ahead, patience: 0, penalty };
-        let charged = match self.send(name, charge).await {
-            Ok(charged) if charged.granted == 0 => {
-                plan.check_answer(cost, &charged)?;
-                return Ok(self.decided(name, plan, Take::All, cost, charged, asked));
-            }
-            Ok(charged) => charged,
-            Err(error) => return self.without_store(name, plan, Take::All, cost, error),
-        };
-        let held = Held {
-            left: charged.granted,
-            deadline: asked.0.after(span - drift(span)),
-            stamp: charged.stamp,
-            record: RecordId::of(name),
-            plan: plan.clone(),
-            binding: plan.quota(charged.binding),
-            remaining: charged.remaining,
-            reset_at: asked.0.after(Duration::from_micros(charged.reset)),
-        };
-        let decision = self.keep(name, &known, held, cost, resets);
-        match decision {
-            Some(decision) => Ok(Decision { decided_by: DecidedBy::Store, ..decision }),
-            // Its time was over before it came, or the key was reset meanwhile.
-            None => self.ask_store(name, plan, Take::All, cost).await,
-        }
-    }
-
-    /// Puts a batch where it can be spent, spends of it, and sees to it that what is left is given back.
-    fn keep(
-        &self,
-        name: &Name,
-        known: &Arc<Known>,
-        mut held: Held,
-        cost: u64,
-        resets: u64,
-    ) -> Option<Decision> {
-        let (now, plan, stamp) = (self.now(), held.plan.clone(), held.stamp);
-        let rest = held.deadline.since(now);
-        let mut facts = known.facts();
-        // Whoever resets counts first and takes the lock to forget afterwards.
-        if self.inner.local.resets() != resets {
-            drop(facts);
-            self.give_back_later(name, &plan, stamp, held.left);
-            return None;
-        }
-        let decision = held.spend(cost, plan.id, now);
-        let replaced = facts.lease.replace(held);
-        drop(facts);
-        if let Some(old) = replaced.filter(|old| old.left > 0) {
-            self.give_back_later(name, &old.plan, old.stamp, old.left);
-        }
-        let end = LeaseEnd { limiter: self.clone(), known: known.clone(), name: name.clone(), stamp };
-        self.inner.context.background.spawn_until_close(async move {
-            tokio::time::sleep(rest).await;
-            drop(end);
-        });
-        decision
-    }
-
-    /// Gives permits back to the lease or to the store that they came from.
-    pub(super) async fn give_back(&self, name: &Name, stamp: Stamp, permits: u64) -> Result<u64> {
-        if stamp == Stamp::default() || permits == 0 {
-            return Ok(0);
-        }
-        if let Some(known) = self.inner.local.known(name.as_bytes())
-            && let Some(lease) = known.facts().lease.as_mut()
-            && lease.stamp == stamp
-            && self.now() < lease.deadline
-        {
-            lease.left += permits;
-            return Ok(permits);
-        }
-        let plan = self.plan_for(name)?;
-        let given =
-            self.inner.context.coordination()?.refund(name.as_str(), &plan.terms, permits, stamp).await;
-        self.inner.local.forget_refusal(name.as_bytes());
-        given
-    }
-
-    /// The same without waiting for it.
-    pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: Stamp, permits: u64) {
-        let (local, key) = (self.inner.local.clone(), name.clone());
-        // Not before: until then the store refuses what it has just refused.
-        let done = move || local.forget_refusal(key.as_bytes());
-        let name = name.as_str().to_owned();
-        self.inner.context.refund_in_background(name, plan.terms.clone(), permits, stamp, done);
-    }
-}
-
-/// Gives back what a lease did not spend, when its time is over or the larder is closed.
-struct LeaseEnd {
-    limiter: RateLimiter,
-    /// Kept here too: the table of what is known may lose it before.
-    known: Arc<Known>,
-    name: Name,
-    stamp: Stamp,
-}
-
-impl Drop for LeaseEnd {
-    fn drop(&mut self) {
-        let ended = self.known.facts().lease.take_if(|lease| lease.stamp == self.stamp);
-        if let Some(ended) = ended.filter(|ended| ended.left > 0) {
-            self.limiter.give_back_later(&self.name, &ended.plan, ended.stamp, ended.left);
         }
     }
 }

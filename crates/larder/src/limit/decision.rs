@@ -86,8 +86,9 @@ impl Decision {
         }
     }
 
-    /// Of a key that was not asked for, since one beside it is known to be refused.
-    pub(super) fn not_asked(binding: Quota) -> Self {
+    /// Some refusal.
+    #[cfg(test)]
+    pub(super) fn refused(binding: Quota) -> Self {
         Self {
             granted: 0,
             binding,

@@ -6,14 +6,22 @@
 //! for clocks that differ in rate. What is not spent by then is given back; what a dead process held counts until its
 //! window has passed.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use super::RateLimiter;
+use super::ask::drift;
 use super::decision::{DecidedBy, Decision, RecordId};
+use super::local::Known;
 use super::quota::{Plan, Quota};
+use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, Result};
-use crate::store::limit::{Rule, Stamp};
+use crate::name::Name;
+use crate::store::limit::{Charge, Rule, Stamp, Take};
 
 /// How permits are taken in advance: how many at once, and for how long.
 ///
@@ -104,5 +112,122 @@ impl Held {
             record: self.record,
             counted_here: false,
         })
+    }
+}
+
+impl RateLimiter {
+    /// Takes permits in batches and spends them here, for keys that are very hot: no round trip for most decisions.
+    ///
+    /// A number is a [`Lease::batch`] of so many. What is leased counts as admitted until its window has passed, counted
+    /// from the end of the lease; what is not spent is given back then. So no window holds more than the limit, and
+    /// somewhat less than the limit may be used.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for an empty batch, a span that is no part of the shortest window, and with [`Quota::gcra`].
+    pub fn leased(self, lease: impl Into<Lease>) -> Result<Self> {
+        let lease = lease.into();
+        let span = lease.checked(&self.plan())?;
+        Ok(self.with(|inner| inner.lease = Some((lease, span))))
+    }
+
+    /// A permit out of a new batch; one caller a key takes it, and those who wait meanwhile spend of it.
+    pub(super) async fn lease(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
+        let Some((lease, span)) = self.inner.lease else {
+            return self.ask_store(name, plan, Take::All, cost).await;
+        };
+        let local = &self.inner.local;
+        let known = local.key(name.as_bytes());
+        let mut turn = pin!(known.refill.lock());
+        let turn = poll_fn(|cx| match turn.as_mut().poll(cx) {
+            Poll::Pending if call::is_late() => Poll::Ready(None),
+            turn => turn.map(Some),
+        });
+        let Some(_turn) = turn.await else {
+            return self.without_store(name, plan, Take::All, cost, Error::timed_out(self.timeout()));
+        };
+        if let Some(decision) = local.decide(name.as_bytes(), cost, plan, &self.inner.context.clock) {
+            return Ok(decision);
+        }
+        let (asked, resets) = ((self.now(), local.changes()), local.resets());
+        let ahead = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let batch = lease.batch.max(cost);
+        let take = Take::Half { least: cost };
+        let penalty = self.inner.penalty;
+        let charge = Charge { terms: &plan.terms, take, cost: batch, ahead, patience: 0, penalty };
+        let charged = match self.send(name, charge).await {
+            Ok(charged) if charged.granted == 0 => {
+                plan.check_answer(cost, &charged)?;
+                return Ok(self.decided(name, plan, Take::All, cost, charged, asked));
+            }
+            Ok(charged) => charged,
+            Err(error) => return self.without_store(name, plan, Take::All, cost, error),
+        };
+        let held = Held {
+            left: charged.granted,
+            deadline: asked.0.after(span - drift(span)),
+            stamp: charged.stamp,
+            record: RecordId::of(name),
+            plan: plan.clone(),
+            binding: plan.quota(charged.binding),
+            remaining: charged.remaining,
+            reset_at: asked.0.after(Duration::from_micros(charged.reset)),
+        };
+        let decision = self.keep(name, &known, held, cost, resets);
+        match decision {
+            Some(decision) => Ok(Decision { decided_by: DecidedBy::Store, ..decision }),
+            // Its time was over before it came, or the key was reset meanwhile.
+            None => self.ask_store(name, plan, Take::All, cost).await,
+        }
+    }
+
+    /// Puts a batch where it can be spent, spends of it, and sees to it that what is left is given back.
+    fn keep(
+        &self,
+        name: &Name,
+        known: &Arc<Known>,
+        mut held: Held,
+        cost: u64,
+        resets: u64,
+    ) -> Option<Decision> {
+        let (now, plan, stamp) = (self.now(), held.plan.clone(), held.stamp);
+        let rest = held.deadline.since(now);
+        let mut facts = known.facts();
+        // Whoever resets counts first and takes the lock to forget afterwards.
+        if self.inner.local.resets() != resets {
+            drop(facts);
+            self.give_back_later(name, &plan, stamp, held.left);
+            return None;
+        }
+        let decision = held.spend(cost, plan.id, now);
+        let replaced = facts.lease.replace(held);
+        drop(facts);
+        if let Some(old) = replaced.filter(|old| old.left > 0) {
+            self.give_back_later(name, &old.plan, old.stamp, old.left);
+        }
+        let end = LeaseEnd { limiter: self.clone(), known: known.clone(), name: name.clone(), stamp };
+        self.inner.context.background.spawn_until_close(async move {
+            tokio::time::sleep(rest).await;
+            drop(end);
+        });
+        decision
+    }
+}
+
+/// Gives back what a lease did not spend, when its time is over or the larder is closed.
+struct LeaseEnd {
+    limiter: RateLimiter,
+    /// Kept here too: the table of what is known may lose it before.
+    known: Arc<Known>,
+    name: Name,
+    stamp: Stamp,
+}
+
+impl Drop for LeaseEnd {
+    fn drop(&mut self) {
+        let ended = self.known.facts().lease.take_if(|lease| lease.stamp == self.stamp);
+        if let Some(ended) = ended.filter(|ended| ended.left > 0) {
+            self.limiter.give_back_later(&self.name, &ended.plan, ended.stamp, ended.left);
+        }
     }
 }

@@ -88,7 +88,7 @@ mod tests {
             Box::pin(poll_fn(move |cx| {
                 polls.set(polls.get() + 1);
                 if place < answered.get() {
-                    return Poll::Ready(Ok(Decision::not_asked(crate::Quota::per_second(1))));
+                    return Poll::Ready(Ok(Decision::refused(crate::Quota::per_second(1))));
                 }
                 wakers.borrow_mut().push(cx.waker().clone());
                 Poll::Pending

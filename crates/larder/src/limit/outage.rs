@@ -4,11 +4,16 @@
 //! cluster's slots). While it is open, decisions are made here at once; after a pause one request tries again, and the
 //! pause doubles while those fail.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::RateLimiter;
+use super::decision::{DecidedBy, Decision, RecordId};
+use super::quota::Plan;
 use crate::clock::Tick;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
+use crate::store::limit::{Charge, Stamp, Take};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -105,9 +110,118 @@ pub(super) fn is_outage(error: &Error) -> bool {
     error.is_retryable()
 }
 
+impl RateLimiter {
+    /// What the program wants while the store is away.
+    pub(super) fn without_store(
+        &self,
+        name: &Name,
+        plan: &Arc<Plan>,
+        take: Take,
+        cost: u64,
+        error: Error,
+    ) -> Result<Decision> {
+        self.decide_without_store(name, plan, take, cost, error).map(|(decision, _)| decision)
+    }
+
+    /// The same, and where the share of this program has counted it.
+    fn decide_without_store(
+        &self,
+        name: &Name,
+        plan: &Arc<Plan>,
+        take: Take,
+        cost: u64,
+        error: Error,
+    ) -> Result<(Decision, Stamp)> {
+        let whole = matches!(take, Take::All | Take::Look);
+        if whole {
+            plan.check_cost(cost)?;
+        }
+        if !is_outage(&error) {
+            return Err(error);
+        }
+        let blunt = |granted| Decision {
+            granted,
+            binding: plan.quota(0),
+            remaining: 0,
+            // Nobody knows; not to come back at once is the point.
+            retry_after: Duration::from_secs(1),
+            reset_after: Duration::from_secs(1),
+            decided_by: DecidedBy::Outage,
+            stamp: Stamp::default(),
+            record: RecordId::of(name),
+            counted_here: false,
+        };
+        let granted = match self.inner.outage {
+            Outage::Error => return Err(error),
+            Outage::Deny => 0,
+            // As much as there is, is never more than the limit.
+            Outage::Allow if whole => cost,
+            Outage::Allow => cost.min(plan.most),
+            Outage::LocalShare(instances) => {
+                // A cost above the share never fits into it: it has to wait for the store.
+                let payable = |limit: u64| !whole || cost <= limit;
+                let share = plan.share(instances);
+                match share.filter(|share| share.iter().all(|term| payable(term.limit))) {
+                    None => 0,
+                    Some(terms) => {
+                        let penalty = self.inner.penalty;
+                        let charge = Charge { terms: &terms, take, cost, ahead: 0, patience: 0, penalty };
+                        let charged = self.inner.local.share.charge(name.as_str(), charge, self.now());
+                        let decision = Decision::of(name, charged, plan, DecidedBy::Outage);
+                        let decision = Decision { stamp: Stamp::default(), counted_here: true, ..decision };
+                        return Ok((decision, charged.stamp));
+                    }
+                }
+            }
+        };
+        Ok((blunt(granted), Stamp::default()))
+    }
+
+    /// Gives back what the share of this program has counted.
+    fn give_back_to_share(&self, name: &Name, plan: &Plan, permits: u64, stamp: Stamp) {
+        if let Outage::LocalShare(instances) = self.inner.outage
+            && let Some(terms) = plan.share(instances).filter(|_| stamp != Stamp::default())
+        {
+            self.inner.local.share.refund(name.as_str(), &terms, permits, stamp, self.now());
+        }
+    }
+}
+
+/// A key that is decided together with others.
+pub(super) struct Away<'a> {
+    pub(super) limiter: &'a RateLimiter,
+    pub(super) name: &'a Name,
+    pub(super) plan: &'a Arc<Plan>,
+    pub(super) cost: u64,
+}
+
+/// Each key by the policy of its limiter: one that refuses, refuses for all, and then no share counts anything.
+pub(super) fn together_without_store(keys: &[Away<'_>], error: &Error) -> Result<Vec<Decision>> {
+    let decide = |key: &Away<'_>, take| {
+        key.limiter.decide_without_store(key.name, key.plan, take, key.cost, error.clone())
+    };
+    let looked = keys.iter().map(|key| decide(key, Take::Look)).collect::<Result<Vec<_>>>()?;
+    if !looked.iter().all(|(looked, _)| looked.is_allowed()) {
+        // One that refuses by itself is asked again, since that may begin a block.
+        let each = keys.iter().zip(looked).map(|(key, (looked, _))| {
+            if looked.is_allowed() { Ok(looked.refused_with_others()) } else { Ok(decide(key, Take::All)?.0) }
+        });
+        return each.collect();
+    }
+    let decided = keys.iter().map(|key| decide(key, Take::All)).collect::<Result<Vec<_>>>()?;
+    if decided.iter().all(|(decision, _)| decision.is_allowed()) {
+        return Ok(decided.into_iter().map(|(decision, _)| decision).collect());
+    }
+    // Another thread has taken what was free a moment ago.
+    let each = keys.iter().zip(decided).map(|(key, (decision, stamp))| {
+        key.limiter.give_back_to_share(key.name, key.plan, decision.granted, stamp);
+        decision.refused_with_others()
+    });
+    Ok(each.collect())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;

@@ -14,6 +14,16 @@ use crate::store::limit::{LimitStore, Override};
 
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
+/// The quotas that one key has for a while, in place of its limiter's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QuotaOverride {
+    /// The quotas, in the order in which they were given.
+    pub quotas: Vec<Quota>,
+    /// How long they still hold.
+    pub expires_in: Duration,
+}
+
 impl RateLimiter {
     /// Gives one key other quotas, for all programs and for so long, or until [`end_override`](Self::end_override).
     /// One round trip. It replaces an earlier override.
@@ -86,7 +96,7 @@ impl RateLimiter {
         })
     }
 
-    /// A key's override, and how long it still lasts. One round trip.
+    /// A key's override, if it has one. One round trip.
     ///
     /// # Errors
     ///
@@ -95,15 +105,17 @@ impl RateLimiter {
     /// # Cancel safety
     ///
     /// Nothing is changed.
-    #[allow(clippy::type_complexity, reason = "the quotas, and for how long they hold")]
     pub fn override_of(
         &self,
         key: impl CacheKey,
-    ) -> Call<'_, impl Future<Output = Result<Option<(Vec<Quota>, Duration)>>> + Send> {
+    ) -> Call<'_, impl Future<Output = Result<Option<QuotaOverride>>> + Send> {
         let name = self.record(key);
         Call::new(self.timeout(), &self.inner.local.meter.overrides, async move {
             let found = self.inner.context.coordination()?.override_of(name?.as_str()).await?;
-            Ok(found.map(|(labels, left)| (labels.into_iter().map(Quota::from_label).collect(), left)))
+            Ok(found.map(|(labels, expires_in)| {
+                let quotas = labels.into_iter().map(Quota::from_label).collect();
+                QuotaOverride { quotas, expires_in }
+            }))
         })
     }
 }

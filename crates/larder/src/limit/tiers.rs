@@ -1,11 +1,11 @@
 //! Other quotas for some keys: by a closure in the limiter, or by a handle.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use super::RateLimiter;
-use super::quota::{Plan, Quotas};
+use super::quota::{Plan, Quota, Quotas};
 use crate::error::Result;
 use crate::name::Name;
 
@@ -13,6 +13,34 @@ use crate::name::Name;
 pub(super) type ByKey = Arc<dyn Fn(&str) -> Option<Quotas> + Send + Sync>;
 
 impl RateLimiter {
+    /// Changes the quotas of this handle and its clones from now on. What was charged counts on, also where a window is
+    /// changed: each charge at the latest time at which it can have been, and of GCRA what its pace has not made good yet.
+    ///
+    /// Programs that use one name at the same time may differ in their limits. If they differ in their windows, each
+    /// charge translates the record, and what the shorter windows do not reach back to is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidSetting` for quotas that make no sense, alone or with the limiter's lease.
+    pub fn set_quotas(&self, quotas: impl Into<Quotas>) -> Result<()> {
+        let plan = Plan::new(quotas.into())?;
+        if let Some((lease, span)) = self.inner.lease {
+            lease.span(span).checked(&plan)?;
+        }
+        let mut current = self.inner.plan.write().unwrap_or_else(PoisonError::into_inner);
+        *current = self.inner.local.plans.share(plan);
+        self.inner.plan_id.store(current.id, Ordering::Release);
+        drop(current);
+        self.inner.local.quotas_changed();
+        Ok(())
+    }
+
+    /// The quotas, in the order in which they were given.
+    #[must_use]
+    pub fn quotas(&self) -> Vec<Quota> {
+        self.plan().quotas.clone()
+    }
+
     /// Quotas by key: those that `quotas` returns, or the limiter's own for `None`. Called for every decision, so it looks
     /// something up in memory and does not block.
     ///
@@ -60,9 +88,9 @@ impl RateLimiter {
     /// The plan for these quotas, if the limiter can use them.
     pub(super) fn plan_of(&self, quotas: Quotas) -> Result<Arc<Plan>> {
         let local = &self.inner.local;
-        let plan = match local.known_plan(&quotas) {
+        let plan = match local.plans.known(&quotas) {
             Some(known) => known,
-            None => local.plan(Plan::new(quotas)?),
+            None => local.plans.share(Plan::new(quotas)?),
         };
         if let Some((lease, span)) = self.inner.lease {
             lease.span(span).checked(&plan)?;
@@ -93,7 +121,7 @@ impl RateLimiter {
 
     /// What responses say: the key's quotas, among which is the one that bound. An override on the store may have another.
     #[cfg(feature = "tower")]
-    pub(crate) fn quotas_of(&self, key: &str, bound: Option<super::Quota>) -> Vec<super::Quota> {
+    pub(crate) fn quotas_of(&self, key: &str, bound: Option<Quota>) -> Vec<Quota> {
         let plan = self.plan_for_key(super::text_of(key).as_str()).unwrap_or_else(|_| self.plan());
         match bound.filter(|bound| !plan.quotas.contains(bound)) {
             Some(bound) => vec![bound],

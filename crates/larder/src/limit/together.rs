@@ -5,15 +5,18 @@
 //! [`RateLimiter::in_group`] puts them there.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::RateLimiter;
 use super::decision::Decision;
+use super::outage::{self, Away};
 use super::quota::{Plan, Quota};
 #[cfg(feature = "tower")]
 use super::reserve::Reservation;
 use crate::call::Call;
+use crate::clock::Tick;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
@@ -170,8 +173,11 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
             return Err(Error::invalid("a key stands twice in one decision: give it the cost of both"));
         }
     }
-    // A key that is known to be refused decides for all of them.
-    if let Some(known) = known_refusal(context, &asked) {
+    let keys = identity(&asked);
+    let known = asked
+        .iter()
+        .find_map(|one| one.limiter.inner.local.refusal_together(one.name.as_bytes(), keys, &context.clock));
+    if let Some(known) = known {
         return Ok(known.into_iter().zip(&asked).map(|(one, asked)| asked.limiter.counted(one)).collect());
     }
     let charges: Vec<(&str, Charge<'_>)> = asked
@@ -190,24 +196,21 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
                 one.plan.check_answer(one.cost, answer)?;
             }
             let passes = answers.iter().all(|answer| answer.granted > 0);
-            let each = asked.iter().zip(answers).zip(sent).map(|((one, mut answer), sent)| {
+            let each = asked.iter().zip(answers).zip(&sent).map(|((one, mut answer), sent)| {
                 if answer.granted > 0 && !passes {
                     (answer.granted, answer.wait) = (0, 0);
                 }
-                one.limiter.decided(&one.name, &one.plan, Take::All, one.cost, answer, sent)
+                one.limiter.decided(&one.name, &one.plan, Take::All, one.cost, answer, *sent)
             });
-            each.collect()
+            let decisions: Vec<Decision> = each.collect();
+            if !passes {
+                remember(&asked, keys, &decisions, &sent);
+            }
+            decisions
         }
-        // Each by the policy of its limiter: one that refuses, refuses for all.
         Err(error) => {
-            let each = asked.iter().map(|one| {
-                one.limiter.without_store(&one.name, &one.plan, Take::All, one.cost, error.clone())
-            });
-            let each = each.collect::<Result<Vec<Decision>>>()?;
-            let passes = each.iter().all(Decision::is_allowed);
-            each.into_iter()
-                .map(|one| if passes { one } else { one.refused_with_others() })
-                .collect::<Vec<_>>()
+            let keys = asked.iter().map(|Asked { limiter, name, plan, cost }| Away { limiter, name, plan, cost: *cost });
+            outage::together_without_store(&keys.collect::<Vec<_>>(), &error)?
         }
     };
     Ok(decisions.into_iter().zip(&asked).map(|(one, asked)| asked.limiter.counted(one)).collect())
@@ -224,14 +227,24 @@ fn checked(context: &Arc<Context>, key: LimitKey) -> Result<Asked> {
     Ok(Asked { limiter, name, plan, cost })
 }
 
-fn known_refusal(context: &Arc<Context>, asked: &[Asked]) -> Option<Vec<Decision>> {
-    let known = |one: &Asked| {
-        one.limiter.inner.local.refusal(one.name.as_bytes(), one.cost, &one.plan, &context.clock)
-    };
-    let known: Vec<_> = asked.iter().map(known).collect();
-    if known.iter().all(Option::is_none) {
-        return None;
+/// Which keys these are, at which costs and by which quotas.
+fn identity(asked: &[Asked]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for Asked { name, plan, cost, .. } in asked {
+        (name, plan.id, cost).hash(&mut hasher);
     }
-    let blank = |one: &Asked| Decision::not_asked(one.plan.quota(0));
-    Some(known.into_iter().zip(asked).map(|(known, one)| known.unwrap_or_else(|| blank(one))).collect())
+    hasher.finish()
+}
+
+/// Keeps a refusal with the key that must be waited for longest.
+fn remember(asked: &[Asked], keys: u64, decisions: &[Decision], sent: &[(Tick, u64)]) {
+    let waits = decisions.iter().map(Decision::retry_after).enumerate();
+    let Some((longest, _)) = waits.max_by_key(|(_, wait)| *wait) else { return };
+    if let (Some(one), Some(decision), Some((sent, changes))) =
+        (asked.get(longest), decisions.get(longest), sent.get(longest))
+    {
+        let times = (*sent, one.limiter.now());
+        let name = one.name.as_bytes();
+        one.limiter.inner.local.refused_together(name, (keys, decision), decisions.iter(), times, *changes);
+    }
 }

@@ -7,18 +7,18 @@
 //! LARDER_TEST_HISTORIES sets how many are tried.
 
 mod booked;
+mod both;
 mod oracle;
+mod retry;
 mod together;
 
-use std::sync::OnceLock;
+use std::time::Duration;
 
-use larder_testkit::Server;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::limit::{Charge, Charged, Label, Override, Penalty, Rule, Stamp, Take, Term};
-use super::memory::Limits;
-use super::redis::limit::raw;
+use super::limit::{Charge, Label, Penalty, Rule, Stamp, Take, Term};
+use both::{Both, Stores};
 
 /// 2026, in microseconds.
 const START: u64 = 1_780_000_000_000_000;
@@ -33,10 +33,10 @@ enum Step {
         patience: u64,
         penalty: Option<Penalty>,
     },
-    /// Gives the key these terms for so many seconds, or ends that.
+    /// Gives the key these terms for so many microseconds, or ends that.
     Override {
         plan: Option<usize>,
-        seconds: u64,
+        lasts: u64,
     },
     /// Gives back part of what the nth last charge took.
     Refund {
@@ -130,9 +130,8 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
         ),
         2 => (plan(), 0..4usize, 1..4u64).prop_map(|(plan, last, permits)| Step::Refund { plan, last, permits }),
         special => Just(Step::Forget),
-        // Longer than the test takes: the server's own time goes on, and must not end it.
-        special => (prop::option::weighted(0.8, 0..plans().len()), prop_oneof![60..90u64, 60..4000u64])
-            .prop_map(|(plan, seconds)| Step::Override { plan, seconds }),
+        special => (prop::option::weighted(0.8, 0..plans().len()), prop_oneof![1..90_000_000u64, 1..4_000_000_000u64])
+            .prop_map(|(plan, lasts)| Step::Override { plan, lasts }),
         6 => pass.prop_map(Step::Pass),
         special => prop_oneof![1..100u64, 1..50_000_000u64].prop_map(Step::Back),
     ]
@@ -143,71 +142,6 @@ fn labelled(terms: &[Term]) -> Vec<(Term, Label)> {
     terms.iter().enumerate().map(|(place, term)| (*term, [place as u8 + 1; 15])).collect()
 }
 
-/// One history of each store, at times that the test gives.
-struct Both<'a> {
-    memory: &'a Limits,
-    server: &'a mut redis::Connection,
-    charge: &'a str,
-    refund: &'a str,
-    name: String,
-    clock: u64,
-}
-
-impl Both<'_> {
-    fn run<T: redis::FromRedisValue>(&mut self, script: &str, request: &[u8], more: Option<&[u8]>) -> T {
-        let mut command = redis::cmd("EVAL");
-        command.arg(script).arg(1).arg(&self.name).arg(request).arg(more);
-        command.arg(self.clock / 1_000_000).arg(self.clock % 1_000_000);
-        command.query(self.server).unwrap_or_else(|error| panic!("{request:?} {error}"))
-    }
-
-    fn charge(&mut self, charge: Charge<'_>) -> (Charged, Charged) {
-        let (request, more) = raw::charge(charge);
-        let answer: Vec<u8> = self.run(self.charge, &request, more.as_deref());
-        (self.memory.charge(&self.name, charge, self.clock), raw::answer(&answer))
-    }
-
-    /// When the record would be gone, by the clock that the script was told.
-    fn lives_until(&mut self) -> u64 {
-        redis::cmd("GET").arg(format!("{}:until", self.name)).query(self.server).unwrap()
-    }
-
-    fn refund(&mut self, terms: &[Term], permits: u64, stamp: Stamp) -> (u64, u64) {
-        let server = self.run(self.refund, &raw::refund(terms, permits, stamp), None);
-        (self.memory.refund(&self.name, terms, permits, stamp, self.clock), server)
-    }
-}
-
-fn connection() -> redis::Connection {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    redis::Client::open(SERVER.get_or_init(Server::start).url()).unwrap().get_connection().unwrap()
-}
-
-/// The scripts, told the time by their last two arguments.
-fn told_the_time() -> (String, String) {
-    let (charge, refund) = raw::scripts();
-    (tell(charge), tell(refund))
-}
-
-fn tell(script: &str) -> String {
-    {
-        let told =
-            script.replacen("redis.call('TIME')", "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }", 1);
-        assert_ne!(told, script);
-        // Records must not end by the server's real time: when they would is put down beside them.
-        let end = |script: String, whole: &str, milliseconds: &str| {
-            let beside = format!(
-                "'PX', '36000000') redis.call('SET', KEYS[1] .. ':until', clock + 1000 * {milliseconds})"
-            );
-            script.replace(whole, &beside)
-        };
-        let told = end(told, "'PX', sub(ask, 6 + 10 * terms))", "sub(ask, 6 + 10 * terms)");
-        let told = end(told, "'PX', string.format('%d', lives))", "lives");
-        // A block of half a second is over before a busy machine has taken the next step.
-        told.replace("redis.call('PEXPIRE', KEYS[1], rest)", "redis.call('PEXPIRE', KEYS[1], '36000000')")
-    }
-}
-
 fn histories(default: u32) -> Config {
     let cases = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     Config { cases, failure_persistence: None, ..Config::default() }
@@ -215,78 +149,41 @@ fn histories(default: u32) -> Config {
 
 #[test]
 fn both_stores_decide_the_same_at_every_time() {
-    let (memory, mut server) = (Limits::default(), connection());
-    let (charge, refund) = told_the_time();
-    let over = tell(raw::over());
-    let next = std::cell::Cell::new(0u64);
-    let server = std::cell::RefCell::new(&mut server);
+    let stores = Stores::default();
     let mut runner = TestRunner::new(histories(3000));
     runner
         .run(&history(), |history| {
-            let name = format!("~limit.1:{{/history:{}}}", next.replace(next.get() + 1));
-            let mut server = server.borrow_mut();
-            let mut both = Both {
-                memory: &memory,
-                server: &mut server,
-                charge: &charge,
-                refund: &refund,
-                name,
-                clock: START,
-            };
-            let plans = plans();
+            let (mut both, plans) = (stores.history(), plans());
             let mut charges: Vec<Stamp> = Vec::new();
             for (at, step) in history.iter().enumerate() {
+                let told = || format!("memory left, server right, at step {at}: {step:?}");
                 match step {
                     Step::Charge { plan, take, cost, ahead, patience, penalty } => {
                         let (terms, take, penalty) = (plans[*plan].as_slice(), *take, *penalty);
                         let ask =
                             Charge { terms, take, cost: *cost, ahead: *ahead, patience: *patience, penalty };
                         let (expected, found) = both.charge(ask);
-                        prop_assert_eq!(
-                            expected,
-                            found,
-                            "memory left, server right, at step {}: {:?}",
-                            at,
-                            step
-                        );
+                        prop_assert_eq!(expected, found, "{}", told());
                         if found.granted > 0 && take != Take::Look {
-                            prop_assert!(
-                                both.lives_until() >= both.clock + found.reset,
-                                "at step {}: {:?}",
-                                at,
-                                step
-                            );
+                            prop_assert!(both.lives_until() >= both.clock + found.reset, "{}", told());
                             charges.push(found.stamp);
                         }
                     }
                     Step::Refund { plan, last, permits } => {
                         let Some(stamp) = charges.iter().rev().nth(*last) else { continue };
                         let (expected, found) = both.refund(&plans[*plan], *permits, *stamp);
-                        prop_assert_eq!(
-                            expected,
-                            found,
-                            "memory left, server right, at step {}: {:?}",
-                            at,
-                            step
-                        );
+                        prop_assert_eq!(expected, found, "{}", told());
                     }
                     Step::Forget => {
                         // The server does not end records here, and so forgets some that memory no longer counts.
-                        let forgotten = memory.forget(&both.name, both.clock);
-                        let found: u64 = both.run(&over, b"-", None);
-                        prop_assert!(u64::from(forgotten) <= found, "at step {}", at);
+                        let (forgotten, found) = both.forget();
+                        prop_assert!(!forgotten || found, "{}", told());
                     }
-                    Step::Override { plan, seconds } => {
-                        let terms = plan.map(|plan| labelled(&plans[plan])).unwrap_or_default();
-                        let key = Override { terms, lasts: std::time::Duration::from_secs(*seconds) };
-                        memory.set_override(&both.name, &key, both.clock);
-                        let _: redis::Value = both.run(&over, &raw::over_request(&key), None);
-                        let (left, terms): (u64, Vec<u8>) = both.run(&over, b"", None);
-                        let labels =
-                            terms.chunks(25).map(|term| Label::try_from(&term[10..]).unwrap()).collect();
-                        let found = (left > 0).then(|| (labels, std::time::Duration::from_micros(left)));
-                        let expected = memory.override_of(&both.name, both.clock);
-                        prop_assert_eq!(expected, found, "memory left, server right, at step {}", at);
+                    Step::Override { plan, lasts } => {
+                        let terms = plan.map(|plan| plans[plan].as_slice()).unwrap_or_default();
+                        both.set_override(terms, Duration::from_micros(*lasts));
+                        let (expected, found) = both.override_of();
+                        prop_assert_eq!(expected, found, "{}", told());
                     }
                     Step::Pass(micros) => both.clock += micros,
                     Step::Back(micros) => both.clock -= micros,

@@ -24,6 +24,7 @@ pub(crate) mod once;
 pub(crate) mod permit;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+pub(crate) mod share;
 mod sync;
 pub(crate) mod trust;
 

@@ -3,18 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::oracle::most_in_a_window;
-use super::{Both, START, connection, told_the_time};
+use super::{Both, Stores};
 use crate::store::limit::{Charge, Charged, Rule, Take, Term};
-use crate::store::memory::Limits;
 
 const SECOND: u64 = 1_000_000;
 
-fn play(name: &str, play: impl FnOnce(&mut Both<'_>)) {
-    let (memory, mut server) = (Limits::default(), connection());
-    let (charge, refund) = told_the_time();
-    let name = format!("~limit.1:{{/{name}}}");
-    let (charge, refund) = (&*charge, &*refund);
-    play(&mut Both { memory: &memory, server: &mut server, charge, refund, name, clock: START });
+fn play(play: impl FnOnce(&mut Both<'_>)) {
+    play(&mut Stores::default().history());
 }
 
 fn ask(both: &mut Both<'_>, terms: &[Term], take: Take, cost: u64, patience: u64) -> Charged {
@@ -33,7 +28,7 @@ fn log(limit: u64, width: u64) -> Term {
 
 #[test]
 fn what_the_pace_has_made_good_is_not_given_back() {
-    play("made-good", |both| {
+    play(|both| {
         let terms = [gcra(3, SECOND)];
         let first = ask(both, &terms, Take::All, 3, 0);
         both.clock += SECOND;
@@ -49,7 +44,7 @@ fn what_the_pace_has_made_good_is_not_given_back() {
 
 #[test]
 fn a_booked_turn_is_paced_from_its_time() {
-    play("paced", |both| {
+    play(|both| {
         let terms = [gcra(3, SECOND), log(1, 60 * SECOND)];
         assert_eq!(ask(both, &terms, Take::All, 1, 0).granted, 1);
         let turn = ask(both, &terms, Take::All, 1, 70 * SECOND);
@@ -61,7 +56,7 @@ fn a_booked_turn_is_paced_from_its_time() {
 
 #[test]
 fn turns_in_a_log_are_booked_a_window_ahead_and_charged_no_sooner_than_used() {
-    play("a-window", |both| {
+    play(|both| {
         let terms = [log(2, 60 * SECOND)];
         let mut granted = 0;
         for _ in 0..10 {
@@ -76,7 +71,7 @@ fn turns_in_a_log_are_booked_a_window_ahead_and_charged_no_sooner_than_used() {
 
 #[test]
 fn no_turn_is_booked_on_what_a_lower_limit_has_forgotten() {
-    play("forgotten", |both| {
+    play(|both| {
         let many = [Term { rule: Rule::Buckets, limit: 100, width: SECOND }];
         let few = [log(4, 60 * SECOND)];
         assert_eq!(ask(both, &many, Take::All, 50, 0).granted, 50);
@@ -94,7 +89,7 @@ fn no_turn_is_booked_on_what_a_lower_limit_has_forgotten() {
 
 #[test]
 fn buckets_that_end_leave_those_of_the_next_quota_alone() {
-    play("neighbours", |both| {
+    play(|both| {
         let terms = [(9, 1_000), (70_000, 1_000_000_000), (30, 3_000)].map(|(limit, width)| Term {
             rule: Rule::Buckets,
             limit,
@@ -113,7 +108,7 @@ fn buckets_that_end_leave_those_of_the_next_quota_alone() {
 
 #[test]
 fn buckets_become_a_large_log_in_no_time() {
-    play("large", |both| {
+    play(|both| {
         let buckets = [Term { rule: Rule::Buckets, limit: 10_000, width: SECOND }];
         assert_eq!(ask(both, &buckets, Take::All, 10_000, 0).granted, 10_000);
         let started = Instant::now();
@@ -127,7 +122,7 @@ fn gcra_keeps_its_bound_with_refunds_and_booked_turns() {
     let (burst, interval) = (5, 10_000u64);
     let terms = [gcra(burst, interval)];
     for seed in 0..40u64 {
-        play(&format!("gcra-{seed}"), |both| {
+        play(|both| {
             let mut state = seed;
             let mut random = |below: u64| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

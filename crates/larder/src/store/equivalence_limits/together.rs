@@ -1,40 +1,68 @@
 //! Several records in one decision: both stores answer the same, and a refusal by one charges none.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use super::{START, connection, histories, plans, raw, tell};
-use crate::store::limit::{Charge, Charged, Penalty, Take};
-use crate::store::memory::Limits;
+use super::{Stores, histories, plans};
+use crate::store::limit::{Charge, Charged, Penalty, Take, Term};
 
 /// Which of three records, and how much.
 type Asked = (usize, u64);
 
-fn steps() -> impl Strategy<Value = Vec<(Vec<Asked>, u64)>> {
-    let pass = prop_oneof![3 => Just(0u64), 3 => 1..2_000_000u64, 1 => 1..70_000_000u64];
+#[derive(Debug, Clone)]
+enum Step {
+    Ask(Vec<Asked>),
+    /// Raises or lowers the limits of a record by so much, for so many microseconds.
+    Override(usize, i64, u64),
+    Pass(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
     let asked = prop::collection::btree_map(0..3usize, 1..4u64, 1..=3);
-    let asked = asked.prop_map(|all| all.into_iter().collect());
-    prop::collection::vec((asked, pass), 1..30)
+    let pass = prop_oneof![3 => 1..2_000_000u64, 1 => 1..70_000_000u64];
+    let step = prop_oneof![
+        8 => asked.prop_map(|all| Step::Ask(all.into_iter().collect())),
+        1 => (0..3usize, -3..6i64, 1..90_000_000u64)
+            .prop_map(|(key, more, lasts)| Step::Override(key, more, lasts)),
+        4 => pass.prop_map(Step::Pass),
+    ];
+    prop::collection::vec(step, 1..50)
+}
+
+/// A look has no stamp on the wire that a refund could name.
+fn plain(all: &[Charged]) -> Vec<Charged> {
+    all.iter().map(|one| Charged { stamp: Default::default(), ..*one }).collect()
 }
 
 #[test]
 fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
-    let (memory, server) = (Limits::default(), std::cell::RefCell::new(connection()));
-    let script = tell(raw::together());
-    let next = std::cell::Cell::new(0u64);
-    let mut runner = TestRunner::new(histories(600));
+    let stores = Stores::default();
+    let mut runner = TestRunner::new(histories(800));
     runner
         .run(&(0..plans().len(), steps()), |(usual, steps)| {
-            let (history, plans) = (next.replace(next.get() + 1), plans());
-            let mut clock = START;
-            for (asked, pass) in steps {
-                clock += pass;
-                let names: Vec<String> =
-                    asked.iter().map(|(key, ..)| format!("~limit.1:{{/+{history}}}{{x:{key}}}")).collect();
+            let (mut both, plans) = (stores.history(), plans());
+            let names: Vec<String> = (0..3).map(|key| format!("{}{key}", both.name)).collect();
+            for step in steps {
+                let asked = match step {
+                    Step::Ask(asked) => asked,
+                    Step::Override(key, more, lasts) => {
+                        let own = plans[(usual + key) % plans.len()].iter();
+                        let limit = |term: &Term| term.limit.saturating_add_signed(more).max(1);
+                        let terms: Vec<Term> = own.map(|term| Term { limit: limit(term), ..*term }).collect();
+                        both.name.clone_from(&names[key]);
+                        both.set_override(&terms, Duration::from_micros(lasts));
+                        continue;
+                    }
+                    Step::Pass(pass) => {
+                        both.clock += pass;
+                        continue;
+                    }
+                };
                 let charges: Vec<(&str, Charge<'_>)> = asked
                     .iter()
-                    .zip(&names)
-                    .map(|((key, cost), name)| {
+                    .map(|(key, cost)| {
                         // Each record keeps to its quotas: memory forgets one that has ended, before other quotas could ask for it.
                         let terms = &plans[(usual + key) % plans.len()];
                         let most = terms.iter().map(|term| term.limit).min().unwrap_or(1);
@@ -43,35 +71,21 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                         let penalty = Penalty { first: 500_000, factor: 2, most: 3_000_000 };
                         let penalty = (*key == 1).then_some(penalty);
                         let charge = Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty };
-                        (name.as_str(), charge)
+                        (names[*key].as_str(), charge)
                     })
                     .collect();
-                let mut command = redis::cmd("EVAL");
-                command.arg(&script).arg(names.len()).arg(&names);
-                raw::charge_together(&charges).iter().for_each(|request| {
-                    command.arg(request);
-                });
-                command.arg(clock / 1_000_000).arg(clock % 1_000_000);
-                let answers: Vec<Vec<u8>> =
-                    command.query(&mut *server.borrow_mut()).unwrap_or_else(|error| panic!("{error}"));
-                let found: Vec<Charged> = answers.iter().map(|answer| raw::answer(answer)).collect();
-                let looks: Vec<Charged> = charges
-                    .iter()
-                    .map(|(name, charge)| memory.charge(name, Charge { take: Take::Look, ..*charge }, clock))
-                    .collect();
-                let expected = memory.charge_together(&charges, clock);
-                // A look has no stamp on the wire that a refund could name.
-                let plain = |all: &[Charged]| -> Vec<_> {
-                    all.iter()
-                        .map(|one| (one.granted, one.binding, one.remaining, one.wait, one.reset))
-                        .collect()
+                let look = |name, charge| {
+                    stores.memory.charge(name, Charge { take: Take::Look, ..charge }, both.clock)
                 };
-                prop_assert_eq!(plain(&expected), plain(&found));
+                let looks: Vec<Charged> = charges.iter().map(|(name, charge)| look(name, *charge)).collect();
+                let (expected, found) = both.charge_together(&charges);
+                prop_assert_eq!(plain(&expected), plain(&found), "memory left, server right");
                 let passes = looks.iter().all(|look| look.granted > 0);
                 prop_assert_eq!(passes, expected.iter().all(|one| one.granted > 0));
                 if !passes {
                     for ((name, charge), look) in charges.iter().zip(&looks) {
-                        let after = memory.charge(name, Charge { take: Take::Look, ..*charge }, clock);
+                        let again = Charge { take: Take::Look, ..*charge };
+                        let after = stores.memory.charge(name, again, both.clock);
                         if charge.penalty.is_some() && look.granted == 0 {
                             prop_assert!(after.granted == 0 && after.wait >= look.wait);
                             continue;

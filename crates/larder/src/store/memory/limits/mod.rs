@@ -77,22 +77,19 @@ impl Limits {
         let same = |record: &&mut Record| record.born == stamp.born && record.counts(terms);
         let Some(record) = state.get_mut(name).filter(same) else { return 0 };
         let (latest, now) = (record.latest, record.latest.max(clock));
-        let back = record
-            .tracks
-            .iter_mut()
-            .map(|track| track.refund(permits, stamp.when, latest, now))
-            .max()
-            .unwrap_or(0);
-        if back > 0 {
+        let each = record.tracks.iter_mut().map(|track| track.refund(permits, stamp.when, latest, now));
+        let given = each.max().unwrap_or(0);
+        if given > 0 {
             // What is written forgets a block that is over, also where the clock steps back behind its end later.
             record.block = record.block.at(clock);
+            state.end_override(name, clock);
         }
-        back
+        given
     }
 
     pub(crate) fn set_override(&self, name: &str, key: &Override, clock: u64) {
         let mut state = self.0.state();
-        state.overrides.retain(|_, over| over.until > clock);
+        state.sweep_overrides(clock);
         let until = clock.saturating_add(u64::try_from(key.lasts.as_micros()).unwrap_or(u64::MAX));
         let (terms, labels) = key.terms.iter().copied().unzip();
         if key.terms.is_empty() {
@@ -112,10 +109,15 @@ impl Limits {
     }
 
     pub(crate) fn forget(&self, name: &str, clock: u64) -> bool {
-        let forgotten = self.0.state().remove(name);
+        let mut state = self.0.state();
+        state.end_override(name, clock);
+        let forgotten = state.remove(name);
         forgotten.is_some_and(|record| record.expires(clock) > clock)
     }
 }
+
+/// For how many microseconds after its end an override is kept that nothing was charged under.
+const KEPT: u64 = 3_600_000_000;
 
 /// Other terms of one key.
 #[derive(Debug, Clone)]
@@ -126,51 +128,122 @@ struct Overridden {
 }
 
 impl State {
-    /// The override that holds now. One that has ended is removed.
-    fn overridden(&mut self, name: &str, clock: u64) -> Option<Overridden> {
+    /// Removes overrides that ended a while ago, each time as many have been added as were left.
+    fn sweep_overrides(&mut self, clock: u64) {
+        if self.overrides.len() >= self.sweep_overrides_at {
+            self.overrides.retain(|_, over| over.until.saturating_add(KEPT) > clock);
+            self.sweep_overrides_at = 2 * self.overrides.len() + 16;
+        }
+    }
+
+    /// The override that holds now. One that has ended is kept until its record is written.
+    fn overridden(&self, name: &str, clock: u64) -> Option<Overridden> {
         if self.overrides.is_empty() {
             return None;
         }
-        let found = self.overrides.get(name)?;
-        if found.until > clock {
-            return Some(found.clone());
+        self.overrides.get(name).filter(|over| over.until > clock).cloned()
+    }
+
+    /// The record was written: a clock that steps back does not find the override again that had ended by then.
+    fn end_override(&mut self, name: &str, clock: u64) {
+        if !self.overrides.is_empty() && self.overrides.get(name).is_some_and(|over| over.until <= clock) {
+            self.overrides.remove(name);
         }
-        self.overrides.remove(name);
-        None
     }
 
     /// Also whether a record was made.
     fn charge(&mut self, name: &str, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
-        let Some(over) = self.overridden(name, clock) else { return self.charge_by(name, charge, 0, clock) };
+        let Some(over) = self.overridden(name, clock) else {
+            return self.charge_by(name, charge, None, clock);
+        };
+        let after = After { end: over.until, terms: charge.terms };
         let charge = Charge { terms: &over.terms, ..charge };
-        let (charged, made) = self.charge_by(name, charge, over.until, clock);
+        let (charged, made) = self.charge_by(name, charge, Some(after), clock);
         (Charged { label: over.labels.get(charged.binding).copied(), ..charged }, made)
     }
 
-    fn charge_by(&mut self, name: &str, charge: Charge<'_>, over: u64, clock: u64) -> (Charged, bool) {
+    fn charge_by(
+        &mut self,
+        name: &str,
+        charge: Charge<'_>,
+        after: Option<After<'_>>,
+        clock: u64,
+    ) -> (Charged, bool) {
         if let Some(kept) = self.get_mut(name) {
             let mut record = Some(std::mem::take(kept));
-            let (charged, _) = decide(&mut record, charge, over, clock);
+            let blocks = record.as_ref().map(|record| record.block);
+            let (charged, wrote) = decide(&mut record, charge, after, clock);
+            let wrote = wrote || record.as_ref().map(|record| record.block) != blocks;
             *kept = record.unwrap_or_default();
+            if wrote {
+                self.end_override(name, clock);
+            }
             self.remove_ended(2, clock, Some(name));
             return (charged, false);
         }
         let mut record = None;
-        let (charged, wrote) = decide(&mut record, charge, over, clock);
+        let (charged, wrote) = decide(&mut record, charge, after, clock);
         let record = record.filter(|_| wrote);
         let made = record.is_some();
         if let Some(record) = record {
+            self.end_override(name, clock);
             self.insert(name, record, clock);
         }
         (charged, made)
     }
 }
 
+/// What holds after an override: the terms of the request.
+#[derive(Clone, Copy)]
+struct After<'a> {
+    end: u64,
+    terms: &'a [Term],
+}
+
+/// When `wanted` fit into those limits that are not below it, if nothing is charged until then. A record of other quotas is
+/// converted at that time and not now: what was paced is less by then, and what will be is not paced yet.
+fn fits_at(kept: Option<&Record>, terms: &[Term], wanted: u64, now: u64) -> u64 {
+    let (record, _) = match kept {
+        Some(record) if record.counts(terms) => (Record { tracks: record.tracks.clone(), ..*record }, false),
+        other => Record::converted(other, terms, now),
+    };
+    let each = terms.iter().zip(&record.tracks).map(|(term, track)| {
+        if wanted > term.limit || track.total(now).saturating_add(wanted) <= term.limit {
+            return 0;
+        }
+        let other = kept.and_then(|kept| Some((kept, kept.source(*term)?)));
+        match other.filter(|(_, source)| !source.counts(*term)) {
+            Some((_, Track::Gcra { interval, arrival })) => {
+                arrival.saturating_sub((term.limit - wanted) * interval)
+            }
+            Some((kept, source)) if term.rule == Rule::Gcra => {
+                let ends = source.events(kept.latest, now).into_iter();
+                let ends = ends.map(|(time, count)| (time + term.window(), count));
+                let live: Vec<(u64, u64)> = ends.filter(|(end, _)| *end > now).collect();
+                let mut left: u64 = live.iter().map(|(_, count)| count).sum();
+                let leaves = live.into_iter().find(|(_, count)| {
+                    left -= count;
+                    left + wanted <= term.limit
+                });
+                leaves.map_or(now, |(end, _)| end)
+            }
+            _ => track.ready(wanted, term.limit, now),
+        }
+    });
+    each.max().unwrap_or(0)
+}
+
 /// Decides on a copy where nothing may be written: quotas that changed are only converted for good by a charge. A refusal
 /// by other quotas keeps the record for as long as it says.
 ///
-/// `over` is when the override ends that these terms are of: where its limit is below the cost, the cost has to wait for that.
-fn decide(kept: &mut Option<Record>, charge: Charge<'_>, over: u64, clock: u64) -> (Charged, bool) {
+/// `after` is what comes after the override that these terms are of: where its limit is below the cost, the cost has to wait
+/// for its end.
+fn decide(
+    kept: &mut Option<Record>,
+    charge: Charge<'_>,
+    after: Option<After<'_>>,
+    clock: u64,
+) -> (Charged, bool) {
     let Charge { terms, take, mut cost, mut ahead, patience, penalty: _ } = charge;
     // An override may have windows that are shorter than a lease, or pace: then only what is used at once is taken, now.
     let longest = |term: &Term| if term.rule == Rule::Gcra { 0 } else { term.window() };
@@ -217,11 +290,11 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, over: u64, clock: u64) 
     let mut began = false;
     let (mut when, mut wait) = (now.saturating_add(ahead), 0);
     if granted == 0 {
-        let (mut last, mut never) = (0, false);
+        let (mut last, mut never, end) = (0, false, after.map_or(0, |after| after.end));
         for (place, ((term, track), total)) in terms.iter().zip(&record.tracks).zip(&before).enumerate() {
             if total.saturating_add(wanted) > term.limit {
                 never |= wanted > term.limit;
-                let free = if wanted > term.limit { over } else { track.ready(wanted, term.limit, now) };
+                let free = if wanted > term.limit { end } else { track.ready(wanted, term.limit, now) };
                 if free > last {
                     (last, binding) = (free, place);
                 }
@@ -251,6 +324,15 @@ fn decide(kept: &mut Option<Record>, charge: Charge<'_>, over: u64, clock: u64) 
                 .map(|(term, track)| term.limit - track.total(last).min(term.limit));
             let free = if take == Take::All { cost } else { free.min().unwrap_or(0).min(cost) };
             (granted, when) = (free, turn);
+        }
+        let converted = kept.as_ref().is_some_and(|kept| !kept.counts(terms));
+        if granted == 0 && (converted || after.is_some()) {
+            let held = if take == Take::Debt { 0 } else { block.until };
+            last = fits_at(kept.as_ref(), terms, wanted, now).max(if never { end } else { 0 }).max(held);
+            if let Some(after) = after.filter(|after| last >= after.end) {
+                last = fits_at(kept.as_ref(), after.terms, wanted, now).max(after.end).max(held);
+            }
+            wait = last.saturating_sub(clock);
         }
     }
     let wrote = take != Take::Look && granted > 0;
@@ -289,18 +371,21 @@ impl Record {
             && self.tracks.iter().zip(terms).all(|(track, term)| track.counts(*term))
     }
 
-    /// A record for these terms that counts what the old one does. A track of the same kind and width is taken as it
-    /// is; else the shortest of those that look back at least as far, else the one that looks back furthest.
+    /// The track by which other terms are counted: one of the same kind and width; else the shortest of those that look
+    /// back at least as far, else the one that looks back furthest.
+    fn source(&self, term: Term) -> Option<&Track> {
+        let far = |track: &&Track| track.window() >= term.window();
+        let same = self.tracks.iter().find(|track| track.counts(term));
+        same.or_else(|| self.tracks.iter().filter(far).min_by_key(|track| track.window()))
+            .or_else(|| self.tracks.iter().rev().max_by_key(|track| track.window()))
+    }
+
+    /// A record for these terms that counts what the old one does.
     /// Also whether some of what still counts had to be left out.
     fn converted(old: Option<&Self>, terms: &[Term], now: u64) -> (Self, bool) {
-        let (latest, tracks) = old.map_or((now, &[][..]), |old| (old.latest, &old.tracks));
+        let latest = old.map_or(now, |old| old.latest);
         let convert = |term: &Term| {
-            let same = tracks.iter().find(|track| track.counts(*term));
-            let far = |track: &&Track| track.window() >= term.window();
-            let source = same
-                .or_else(|| tracks.iter().filter(far).min_by_key(|track| track.window()))
-                .or_else(|| tracks.iter().rev().max_by_key(|track| track.window()));
-            match source {
+            match old.and_then(|old| old.source(*term)) {
                 Some(track @ (Track::Gcra { .. } | Track::Log { .. })) if track.counts(*term) => {
                     (track.clone(), false)
                 }

@@ -22,13 +22,30 @@ local record = call('GET', KEYS[1])
 
 local cost, terms, unit, limit = read('>I4BI6I4', ask)
 local latest, born, tracks, found, total, rest = clock, clock, terms, unit, 0, 0
+-- Of a key that has an override or was blocked: the length of what is before its record, and until when they last. The
+-- terms are in the request, or those of the override.
+local base, over, blocked = 0, 0, 0
+local given, from, step = ask, 6, 10
 if record then
   tracks, latest, born, found, total, rest = read('>BI7I7I6I4I4', record)
+  if tracks == 255 then
+    local _, many, level, quiet
+    base, over, _, many, blocked, level, quiet = read('>I2I7I7BI7BI4', record, 2)
+    -- charge_any.lua leaves out what has ended, and says how long a record lives that begins.
+    if #record > base and (over == 0 or over > clock) and (level == 0 or clock < blocked + quiet * 1000000) then
+      tracks, latest, born, found, total, rest = read('>BI7I7I6I4I4', record, base + 1)
+      if over > 0 then
+        given, from, step, terms = record, 31, 25, many
+        unit, limit = read('>I6I4', record, 31)
+      end
+    end
+  end
 end
+local looks = ARGV[2] and sub(ARGV[2], 1, 8) == '\4\0\0\0\0\0\0\0'
 -- A clock that steps back must not open a window again: charge_any.lua goes on by the record's own time.
-local usual = tracks == terms and latest <= clock and (not ARGV[2] or #ARGV[2] == 15)
+local usual = tracks == terms and latest <= clock and (not ARGV[2] or looks or #ARGV[2] == 15)
 -- where the term's body stands, from where on bodies are as they were, and what comes before
-local term, at = 0, 16 + 14 * terms
+local term, at = 0, base + 16 + 14 * terms
 local kept, bodies = at, nil
 -- One term needs no table.
 local heads = terms > 1 and { terms, clock, born, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
@@ -82,7 +99,7 @@ while usual do
         if place > stop then
           place = stop
         end
-        counts = sub(record, place, stop - 1) .. sub(record, 26 + 14 * term, 25 + 14 * term + size)
+        counts = sub(record, place, stop - 1) .. sub(record, base + 26 + 14 * term, base + 25 + 14 * term + size)
         if moved > 1 then
           counts = counts .. string.rep('\0', (moved - 1) * size)
         end
@@ -191,16 +208,26 @@ while usual do
     break
   end
   at = stop
-  unit, limit = read('>I6I4', ask, 6 + 10 * term)
+  unit, limit = read('>I6I4', given, from + step * term)
   if record then
-    found, total, rest = read('>I6I4I4', record, 16 + 14 * term)
+    found, total, rest = read('>I6I4I4', record, base + 16 + 14 * term)
   else
     found, total, rest = unit, 0, 0
   end
 end
-if usual and refused and not ARGV[2] then
-  return pack('>I4BI4I7I7', 0, binding, remains, stands - clock, ready - clock)
-elseif usual and not refused then
+local held = blocked > clock
+local label = over > 0 and sub(record, 41 + 25 * binding, 55 + 25 * binding) or ''
+if usual and (held or refused and (looks or not ARGV[2])) then
+  if held then
+    ready, stands, remains = math.max(ready, blocked), math.max(stands, blocked), 0
+  end
+  -- An override that ends before that: charge_any.lua knows what holds from then on.
+  if over == 0 or ready < over then
+    return pack('>I4BI4I7I7', 0, binding, remains, stands - clock, ready - clock) .. label
+  end
+elseif usual and looks then
+  return pack('>I4BI4I7I7I7', cost, binding, remains + cost, stands - clock, clock, born) .. label
+elseif usual and not refused and not (anew and base > 0) then
   local written
   if terms == 1 then
     written = pack('>BI7I7I6I4I4', 1, clock, born, unit, total, rest)
@@ -210,16 +237,16 @@ elseif usual and not refused then
     written = pack('>BI7I7' .. string.rep('I6I4I4', terms), unpack(heads))
   end
   bodies = bodies or ''
-  if record and not anew and #written + #bodies == kept - 1 then
+  if record and not anew and #written + #bodies == kept - 1 - base then
     -- What comes after is as it was, where it was.
-    call('SETRANGE', KEYS[1], '0', written .. bodies)
+    call('SETRANGE', KEYS[1], base > 0 and base or '0', written .. bodies)
   else
     written = written .. bodies .. (record and kept <= #record and sub(record, kept) or '')
     if anew then
       call('SET', KEYS[1], written, 'PX', sub(ask, 6 + 10 * terms))
     else
-      call('SET', KEYS[1], written, 'KEEPTTL')
+      call('SET', KEYS[1], base > 0 and sub(record, 1, base) .. written or written, 'KEEPTTL')
     end
   end
-  return pack('>I4BI4I7I7I7', cost, binding, remains, charged - clock, clock, born)
+  return pack('>I4BI4I7I7I7', cost, binding, remains, charged - clock, clock, born) .. label
 end

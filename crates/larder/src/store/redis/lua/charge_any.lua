@@ -112,6 +112,36 @@ local function charge(track, when, many)
   end
 end
 
+-- When `wanted` fit if nothing is charged until then. A record of other quotas is converted at that time and not now: what
+-- was paced is less by then, and what will be is not paced yet.
+local function fits_at(terms, tracks, wanted)
+  local last = 0
+  for place, term in ipairs(terms) do
+    local track = tracks[place]
+    local source, span = track.source, term.limit * term.width
+    if total_of(track) + wanted > term.limit and wanted <= term.limit then
+      local free = now
+      if source and source.arrival then
+        free = source.arrival - (term.limit - wanted) * source.width
+      elseif source and term.kind == 3 then
+        local left, events = 0, events_of(source)
+        for _, event in ipairs(events) do
+          left = left + (event[1] + span > now and event[2] or 0)
+        end
+        for _, event in ipairs(events) do
+          if event[1] + span > now and left + wanted > term.limit then
+            left, free = left - event[2], event[1] + span
+          end
+        end
+      else
+        free = ready(track, term.limit, wanted)
+      end
+      last = math.max(last, free)
+    end
+  end
+  return last
+end
+
 local room, binding = math.huge, 1
 for place, term in ipairs(terms) do
   local left = term.limit - total_of(tracks[place])
@@ -187,6 +217,16 @@ if granted == 0 then
         granted = 0
       end
     end
+  end
+  if granted == 0 and (translated or over > 0) then
+    local held_until = take == DEBT and 0 or blocked
+    last = math.max(fits_at(terms, tracks, wanted), never and over or 0, held_until)
+    -- From the end of an override on the request's own terms hold.
+    if over > 0 and last >= over then
+      local own = terms_from(5)
+      last = math.max(fits_at(own, (tracks_for(own)), wanted), over, held_until)
+    end
+    wait = math.max(last - clock, 0)
   end
 end
 

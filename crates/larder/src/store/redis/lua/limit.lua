@@ -270,6 +270,10 @@ local function tracks_for(terms)
       cut = cut or count > term.limit
       tracks[place] = { kind = 3, width = width, arrival = now + math.min(count, term.limit) * width }
     end
+    -- Until the record is written, it is converted again with every request: see fits_at.
+    if source and not counts_by(source, term) then
+      tracks[place].source = source
+    end
   end
   return tracks, false
 end

@@ -6,7 +6,6 @@
 -- charge.lua and its second half are the body of a function here, with keys and arguments of their own. All of them decide
 -- at one time: a clock that steps back between two of them must not charge half of them.
 local server, now_time = redis, redis.call('TIME')
-local function charge_one(KEYS, ARGV)
 local redis = {
   call = function(command, ...)
     if command == 'TIME' then
@@ -15,3 +14,4 @@ local redis = {
     return server.call(command, ...)
   end,
 }
+local function charge_one(KEYS, ARGV)

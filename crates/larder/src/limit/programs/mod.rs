@@ -5,6 +5,8 @@
 //! set by hand, each program one of another rate, and tokio's timers go with the store's. Requests take no time here, and
 //! nobody dies: there they do.
 
+mod retry;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Block, Decision, Lease, Quota, RateLimiter, Reserve};
+use super::{Block, Decision, Lease, Outage, Quota, RateLimiter, Reserve};
 use crate::Larder;
 use crate::clock::Clock;
 use crate::context::{Context, Limits};
@@ -38,6 +40,10 @@ enum Act {
     Reserve(usize, u64, u64),
     /// The program ends as it should, and starts again.
     Restart(usize),
+    /// Of the key, and of another limiter's beside it.
+    Together(usize, u64, u64),
+    /// The nth other set of quotas for the key, for so many thousandths of a window.
+    Override(usize, u64),
 }
 
 struct Program {
@@ -47,6 +53,8 @@ struct Program {
     larder: Larder,
     leased: RateLimiter,
     plain: RateLimiter,
+    /// Another limiter, whose keys are decided together with those of the first.
+    beside: RateLimiter,
 }
 
 struct Used {
@@ -71,15 +79,14 @@ struct World {
 }
 
 impl World {
-    fn new(quota: Quota, span: Duration) -> Self {
+    /// Programs whose clocks are of these rates.
+    fn new(quota: Quota, span: Duration, block: Option<Block>, rates: [u64; 3]) -> Self {
         let (hand, changes) = (Arc::new(AtomicU64::new(0)), Arc::new(Changes::default()));
         let store = MemoryStore::new(Bounds::default(), Clock::Manual(hand.clone()), changes.clone());
         let (store, programs) = (Arc::new(store), Vec::new());
-        let block = None;
         let mut world =
             Self { store, changes, hand, quota, span, block, programs, used: Vec::new(), here: 0 };
-        // The slow one sees its leases end late.
-        world.programs = [999, 1000, 1200].map(|rate| world.program(rate)).into();
+        world.programs = rates.map(|rate| world.program(rate)).into();
         world
     }
 
@@ -91,11 +98,24 @@ impl World {
         let (changes, keyspace) = (self.changes.clone(), Keyspace::default());
         let larder =
             Larder::new(Arc::new(Context::new(store, changes, keyspace, limits, clock, Random::default())));
-        let plain = larder.rate_limiter("api", self.quota).unwrap();
+        let plain = larder.rate_limiter("api", self.quota).unwrap().outage(Outage::LocalShare(2)).unwrap();
         let plain = self.block.map_or(plain.clone(), |block| plain.block_for(block).unwrap());
         // What paces cannot be leased.
         let leased = plain.clone().leased(Lease::batch(5).span(self.span)).unwrap_or(plain.clone());
-        Program { rate, hand, larder, leased, plain }
+        let beside = larder.rate_limiter("beside", Quota::new(2 * self.quota.limit(), self.quota.window() / 2));
+        let beside = beside.unwrap().outage(Outage::LocalShare(2)).unwrap();
+        Program { rate, hand, larder, leased, plain, beside }
+    }
+
+    /// What the key has for a while: more, less, in a shorter window, by a pace.
+    fn others(&self) -> [Quota; 4] {
+        let (limit, window) = (self.quota.limit(), self.quota.window());
+        [
+            Quota::new(3 * limit, window),
+            Quota::new(4, window),
+            Quota::new(30, window / 7),
+            Quota::new(limit, window).gcra(5),
+        ]
     }
 
     fn window(&self) -> u64 {
@@ -157,6 +177,17 @@ impl World {
                     self.used.push(Used { when: self.now(), permits, by: None });
                 }
             }
+            Act::Together(who, cost, beside) => {
+                let Program { larder, plain, beside: other, .. } = &self.programs[who];
+                let keys = [plain.key("a").cost(cost), other.key("b").cost(beside)];
+                let mut decisions = larder.check_together(keys).await.unwrap().into_decisions();
+                self.note(who, decisions.swap_remove(0));
+            }
+            Act::Override(which, share) => {
+                let quota = self.others()[which % 4];
+                let lasts = self.quota.window() * u32::try_from(share).unwrap() / 1000;
+                self.programs[0].plain.override_key("a", quota, lasts).await.unwrap();
+            }
             Act::Restart(who) => {
                 self.programs[who].larder.close().await.unwrap();
                 settle().await;
@@ -198,6 +229,7 @@ fn whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing() {
         3 => who.clone().prop_map(Act::Plain),
         3 => (0..4usize).prop_map(Act::Refund),
         2 => (who.clone(), 1..4u64, 0..6u64).prop_map(|(who, estimate, used)| Act::Reserve(who, estimate, used)),
+        2 => (who.clone(), 1..4u64, 1..9u64).prop_map(|(who, cost, beside)| Act::Together(who, cost, beside)),
         1 => who.prop_map(Act::Restart),
     ];
     let window = Duration::from_millis(600);
@@ -219,7 +251,8 @@ fn whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing() {
                 .unwrap();
             runtime.block_on(async {
                 let (quota, span) = quotas[place];
-                let mut world = World::new(quota, span);
+                // The slow one sees its leases end late.
+                let mut world = World::new(quota, span, None, [999, 1000, 1200]);
                 for act in schedule {
                     world.play(act).await;
                 }
@@ -235,62 +268,4 @@ fn whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing() {
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
     assert!(here.get() > 1000, "only {} decisions were made without the store", here.get());
-}
-
-/// Waiting for `retry_after` and asking alone is always admitted, wherever the decision was made: by the store, by a refusal
-/// that was known, or out of nothing left of a lease.
-#[test]
-fn after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_was_made() {
-    let who = 0..3usize;
-    let act = prop_oneof![
-        6 => (1..150u64).prop_map(Act::Pass),
-        12 => (who.clone(), 1..4u64).prop_map(|(who, cost)| Act::Check(who, cost)),
-        2 => (who.clone(), 1..9u64).prop_map(|(who, most)| Act::UpTo(who, most)),
-        4 => who.clone().prop_map(Act::Plain),
-        2 => (0..4usize).prop_map(Act::Refund),
-        1 => (who.clone(), 1..4u64, 0..6u64).prop_map(|(who, estimate, used)| Act::Reserve(who, estimate, used)),
-    ];
-    // Long enough that refusals are repeated, by the time of each permit and in buckets.
-    let window = Duration::from_secs(90);
-    let quotas = [Quota::new(6, window), Quota::new(25, window), Quota::new(10, window).gcra(4)];
-    let schedules = (0..quotas.len(), prop::collection::vec(act, 1..60), (who, 1..5u64), 0..900u64);
-    let config = Config { cases: 600, failure_persistence: None, ..Config::default() };
-    let (here, there) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
-    TestRunner::new(config)
-        .run(&schedules, |(place, schedule, (who, cost), later)| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .start_paused(true)
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                let mut world = World::new(quotas[place], window / 10);
-                // A third of them with blocks.
-                let block = Block::lasting(window / 20).escalating(2, window / 3);
-                world.block = (later % 3 == 0).then_some(block);
-                world.programs = [999, 1000, 1001].map(|rate| world.program(rate)).into();
-                for act in schedule {
-                    world.play(act).await;
-                }
-                let cost = cost.min(4);
-                let limiter = world.programs[who].plain.clone();
-                // What others have charged since a refusal, it does not know: so from here on nobody else asks.
-                world.pass(1_200_000).await;
-                let mut decision = limiter.check_n("a", cost).await.unwrap();
-                if !decision.is_allowed() && later % 2 == 0 {
-                    // Again after a while, when it may be known here.
-                    world.pass(later * 1000).await;
-                    decision = limiter.check_n("a", cost).await.unwrap();
-                }
-                let Some(wait) = decision.retry_after() else { return Ok(()) };
-                let counted = if decision.decided_by() == super::DecidedBy::Store { &there } else { &here };
-                counted.set(counted.get() + 1);
-                world.pass(u64::try_from(wait.as_nanos().div_ceil(1000)).unwrap()).await;
-                let again = limiter.check_n("a", cost).await.unwrap();
-                prop_assert!(again.is_allowed(), "{:?} after {:?}: {:?}", decision, wait, again);
-                Ok(())
-            })
-        })
-        .unwrap_or_else(|failure| panic!("{failure}"));
-    assert!(here.get() > 50 && there.get() > 50, "{} known here, {} by the store", here.get(), there.get());
 }

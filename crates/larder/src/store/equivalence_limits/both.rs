@@ -1,0 +1,145 @@
+//! One history of each store, at times that the test gives.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use larder_testkit::Server;
+
+use super::{START, labelled};
+use crate::store::limit::{Charge, Charged, Label, Override, Stamp, Term};
+use crate::store::memory::Limits;
+use crate::store::redis::limit::raw;
+
+/// Longer than any test takes: the server's own time goes on meanwhile, and must not end records.
+const FOREVER: &str = "36000000";
+
+/// Both stores, for as many histories as there are.
+pub(super) struct Stores {
+    pub(super) memory: Limits,
+    server: RefCell<redis::Connection>,
+    scripts: Scripts,
+    next: Cell<u64>,
+}
+
+/// The scripts, told the time by their last two arguments.
+struct Scripts {
+    charge: String,
+    refund: String,
+    over: String,
+    together: String,
+}
+
+pub(super) struct Both<'a> {
+    memory: &'a Limits,
+    server: RefMut<'a, redis::Connection>,
+    scripts: &'a Scripts,
+    /// The record that is asked for.
+    pub(super) name: String,
+    pub(super) clock: u64,
+}
+
+impl Default for Stores {
+    fn default() -> Self {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        let server = redis::Client::open(SERVER.get_or_init(Server::start).url()).unwrap();
+        let (charge, refund) = raw::scripts();
+        let scripts = Scripts {
+            charge: tell(charge),
+            refund: tell(refund),
+            over: tell(raw::over()),
+            together: tell(raw::together()),
+        };
+        let server = RefCell::new(server.get_connection().unwrap());
+        Self { memory: Limits::keeping_ended(), server, scripts, next: Cell::new(0) }
+    }
+}
+
+impl Stores {
+    /// A record that no other history has.
+    pub(super) fn history(&self) -> Both<'_> {
+        static TESTS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        if self.next.get() == 0 {
+            self.next.set((1 + TESTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) << 32);
+        }
+        let number = self.next.replace(self.next.get() + 1);
+        let name = format!("~limit.1:{{/history:{number}}}");
+        let (server, scripts) = (self.server.borrow_mut(), &self.scripts);
+        Both { memory: &self.memory, server, scripts, name, clock: START }
+    }
+}
+
+impl Both<'_> {
+    fn run<T: redis::FromRedisValue>(&mut self, script: &str, request: &[u8], more: Option<&[u8]>) -> T {
+        let mut command = redis::cmd("EVAL");
+        command.arg(script).arg(1).arg(&self.name).arg(request).arg(more);
+        command.arg(self.clock / 1_000_000).arg(self.clock % 1_000_000);
+        command.query(&mut *self.server).unwrap_or_else(|error| panic!("{request:?} {error}"))
+    }
+
+    /// What memory answers, and what the server answers.
+    pub(super) fn charge(&mut self, charge: Charge<'_>) -> (Charged, Charged) {
+        let (request, more) = raw::charge(charge);
+        let answer: Vec<u8> = self.run(&self.scripts.charge, &request, more.as_deref());
+        (self.memory.charge(&self.name, charge, self.clock), raw::answer(&answer))
+    }
+
+    pub(super) fn charge_together(&mut self, charges: &[(&str, Charge<'_>)]) -> (Vec<Charged>, Vec<Charged>) {
+        let mut command = redis::cmd("EVAL");
+        command.arg(&self.scripts.together).arg(charges.len());
+        charges.iter().for_each(|(name, _)| {
+            command.arg(*name);
+        });
+        raw::charge_together(charges).iter().for_each(|request| {
+            command.arg(request);
+        });
+        command.arg(self.clock / 1_000_000).arg(self.clock % 1_000_000);
+        let answers: Vec<Vec<u8>> =
+            command.query(&mut *self.server).unwrap_or_else(|error| panic!("{error}"));
+        let found = answers.iter().map(|answer| raw::answer(answer)).collect();
+        (self.memory.charge_together(charges, self.clock), found)
+    }
+
+    /// When the record would be gone, by the clock that the script was told.
+    pub(super) fn lives_until(&mut self) -> u64 {
+        redis::cmd("GET").arg(format!("{}:until", self.name)).query(&mut *self.server).unwrap()
+    }
+
+    pub(super) fn refund(&mut self, terms: &[Term], permits: u64, stamp: Stamp) -> (u64, u64) {
+        let server = self.run(&self.scripts.refund, &raw::refund(terms, permits, stamp), None);
+        (self.memory.refund(&self.name, terms, permits, stamp, self.clock), server)
+    }
+
+    pub(super) fn forget(&mut self) -> (bool, bool) {
+        let found: u64 = self.run(&self.scripts.over, b"-", None);
+        (self.memory.forget(&self.name, self.clock), found > 0)
+    }
+
+    /// Without terms, ends an override.
+    pub(super) fn set_override(&mut self, terms: &[Term], lasts: Duration) {
+        let key = Override { terms: labelled(terms), lasts };
+        self.memory.set_override(&self.name, &key, self.clock);
+        let _: redis::Value = self.run(&self.scripts.over, &raw::over_request(&key), None);
+    }
+
+    pub(super) fn override_of(&mut self) -> (Option<(Vec<Label>, Duration)>, Option<(Vec<Label>, Duration)>) {
+        let (left, terms): (u64, Vec<u8>) = self.run(&self.scripts.over, b"", None);
+        let labels = terms.chunks(25).map(|term| Label::try_from(&term[10..]).unwrap()).collect();
+        let found = (left > 0).then(|| (labels, Duration::from_micros(left)));
+        (self.memory.override_of(&self.name, self.clock), found)
+    }
+}
+
+fn tell(script: &str) -> String {
+    let told = script.replacen("redis.call('TIME')", "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }", 1);
+    assert_ne!(told, script);
+    // When a record would end is put down beside it.
+    let end = |script: String, whole: &str, milliseconds: &str| {
+        let beside =
+            format!("'PX', '{FOREVER}') redis.call('SET', KEYS[1] .. ':until', clock + 1000 * {milliseconds})");
+        script.replace(whole, &beside)
+    };
+    let told = end(told, "'PX', sub(ask, 6 + 10 * terms))", "sub(ask, 6 + 10 * terms)");
+    let told = end(told, "'PX', string.format('%d', lives))", "lives");
+    told.replace("redis.call('PEXPIRE', KEYS[1], rest)", &format!("redis.call('PEXPIRE', KEYS[1], {FOREVER})"))
+}

@@ -1,0 +1,62 @@
+//! Windows that change: what was charged by the former ones counts on.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use super::super::{Stores, histories};
+use crate::store::limit::{Charge, Rule, Take, Term};
+
+/// Changes to windows that the former ones look back at least as far as: everything that still counts is converted, each
+/// charge at the latest time at which it can have been. So whatever passes after the change passes with all uses of the
+/// window before it. The requests bring the other windows, or an override does.
+#[test]
+fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
+    let stores = Stores::default();
+    let buckets = |limit, width| Term { rule: Rule::Buckets, limit, width };
+    let log = |limit, width| Term { rule: Rule::Log, limit, width };
+    // From coarse to fine, in each chain.
+    let chains = [
+        vec![vec![buckets(30, 1_000_000)], vec![log(20, 7_000_000)], vec![buckets(30, 10_007)]],
+        vec![vec![buckets(100_000, 60_000_000)], vec![buckets(40, 1_000_003)], vec![log(9, 900_001)]],
+        vec![
+            vec![log(20, 50_000_000), buckets(50, 1_000_000)],
+            vec![buckets(25, 600_000)],
+            vec![log(12, 3_000_000)],
+        ],
+    ];
+    let step = prop_oneof![
+        6 => (1..4u64).prop_map(|cost| (cost, 0u64, false)),
+        6 => prop_oneof![1..200_000u64, 1..3_000_000u64].prop_map(|pass| (0, pass, false)),
+        1 => Just((0u64, 0u64, true)),
+    ];
+    let histories_of = (0..chains.len(), prop::collection::vec(step, 1..80), any::<bool>());
+    TestRunner::new(histories(1000))
+        .run(&histories_of, |(chain, steps, by_override)| {
+            let (mut both, chain) = (stores.history(), &chains[chain]);
+            let (mut place, mut uses) = (0, Vec::new());
+            for (cost, pass, change) in steps {
+                both.clock += pass;
+                place = (place + usize::from(change)).min(chain.len() - 1);
+                if change && by_override {
+                    both.set_override(&chain[place], Duration::from_secs(3600));
+                }
+                if cost == 0 {
+                    continue;
+                }
+                let terms = &chain[if by_override { 0 } else { place }];
+                let ask = Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty: None };
+                let (expected, found) = both.charge(ask);
+                prop_assert_eq!(expected, found);
+                uses.extend((0..found.granted).map(|_| both.clock));
+                for term in chain[place].iter().filter(|_| found.granted > 0) {
+                    let within =
+                        uses.iter().filter(|time| **time + term.window() > both.clock).count() as u64;
+                    prop_assert!(within <= term.limit, "{} in a window of {:?}", within, term);
+                }
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+}

@@ -1,0 +1,113 @@
+//! What one key was charged, as a plain list, and what holds for it.
+
+use crate::store::limit::{Charge, Charged, Penalty, Rule, Stamp, Take, Term};
+
+/// Something that was charged, and what of it was used when.
+#[derive(Debug)]
+pub(super) struct Use {
+    pub(super) charged: Stamp,
+    pub(super) granted: u64,
+    pub(super) used: Vec<u64>,
+}
+
+/// When the last block ends, how many there were, and how long after it the next is a further one.
+#[derive(Debug, Default)]
+struct Blocked {
+    until: u64,
+    times: i32,
+    quiet: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct List {
+    pub(super) uses: Vec<Use>,
+    /// Other limits, and until when.
+    pub(super) over: Option<(Vec<Term>, u64)>,
+    blocked: Blocked,
+    /// Something was charged beyond the limit.
+    pub(super) in_debt: bool,
+}
+
+impl List {
+    /// The terms that hold, of a request by these.
+    pub(super) fn terms<'a>(&'a self, asked: &'a [Term], now: u64) -> &'a [Term] {
+        self.over.as_ref().filter(|(_, end)| now < *end).map_or(asked, |(terms, _)| terms)
+    }
+
+    /// What was charged after a time.
+    fn after(&self, time: u64) -> u64 {
+        self.uses.iter().filter(|one| one.charged.when > time).map(|one| one.granted).sum()
+    }
+
+    /// Holds an answer to a request at `now` against the list. Begins the block that a refusal brings.
+    pub(super) fn judge(
+        &mut self,
+        asked: Charge<'_>,
+        windows: &[u64],
+        found: Charged,
+        now: u64,
+    ) -> Result<(), String> {
+        let terms = self.terms(asked.terms, now).to_vec();
+        let blocked = now < self.blocked.until && asked.take != Take::Debt;
+        let each = || terms.iter().zip(windows);
+        if found.granted > 0 {
+            let at = now + found.wait;
+            // A turn is booked for a time after the block.
+            if blocked && at < self.blocked.until {
+                return Err(format!("granted during a block until {}", self.blocked.until));
+            }
+            for (term, window) in each() {
+                // Debt is charged up to twice the limit.
+                let most = if asked.take == Take::Debt { 2 * term.limit } else { term.limit };
+                let counted = self.after(at - window);
+                if counted + found.granted > most {
+                    return Err(format!("{counted} and {} of {most} in {window}", found.granted));
+                }
+            }
+            return Ok(());
+        }
+        let wanted = match asked.take {
+            Take::All => asked.cost,
+            Take::Turns { least } | Take::Half { least } => least,
+            _ => 1,
+        };
+        let reasonable = each().any(|(term, window)| {
+            let late = if term.rule == Rule::Log { 0 } else { term.width };
+            let counted = self.after(now.saturating_sub(window.max(&term.window()) + late));
+            let most = if asked.take == Take::Debt { 2 * term.limit } else { term.limit };
+            counted + wanted > most
+        });
+        if blocked {
+            if found.wait < self.blocked.until - now || found.remaining > 0 {
+                return Err(format!("blocked until {}", self.blocked.until));
+            }
+        } else if !reasonable {
+            return Err("refused without reason".into());
+        }
+        let payable = terms.iter().all(|term| wanted <= term.limit);
+        if let Some(penalty) = asked.penalty
+            && matches!(asked.take, Take::All | Take::Half { .. })
+            && payable
+            && !blocked
+        {
+            let span = self.block(penalty, now);
+            if found.wait < span {
+                return Err(format!("blocked for {span}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the block is that begins.
+    fn block(&mut self, penalty: Penalty, now: u64) -> u64 {
+        let Penalty { first, factor, most } = penalty;
+        if now >= self.blocked.until + self.blocked.quiet {
+            self.blocked.times = 0;
+        }
+        let longer = (factor as f64).powi(self.blocked.times) * first as f64;
+        let span = if longer > most as f64 { most } else { longer as u64 };
+        let quiet = most.div_ceil(1_000_000) * 1_000_000;
+        self.blocked = Blocked { until: now + span, times: self.blocked.times + 1, quiet };
+        span
+    }
+}
