@@ -16,9 +16,7 @@ use http_body_util::BodyExt;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use larder::Quota;
-use larder::http::{
-    ClientIp, Decisions, InFlightLayer, PathKey, RateLimitFields, RateLimitLayer,
-};
+use larder::http::{ClientIp, Decisions, InFlightLayer, PathKey, RateLimitFields, RateLimitLayer};
 use support::each_store;
 use tokio::net::TcpStream;
 use web::{ask, by_user, limiter, request, serve, to};
@@ -76,7 +74,10 @@ async fn what_a_service_behind_says_of_its_own_limit_is_passed_on() {
         ];
         (StatusCode::TOO_MANY_REQUESTS, fields)
     };
-    for (version, fields) in [1, 2].into_iter().flat_map(|version| [RateLimitFields::Both, RateLimitFields::Legacy].map(|fields| (version, fields))) {
+    for (version, fields) in [1, 2]
+        .into_iter()
+        .flat_map(|version| [RateLimitFields::Both, RateLimitFields::Legacy].map(|fields| (version, fields)))
+    {
         let edge = limiter(&larder, &format!("edge{version}{fields:?}"), Quota::per_hour(1000));
         let layer = RateLimitLayer::new(edge, ClientIp::new()).fields(fields);
         let bare = || async { StatusCode::TOO_MANY_REQUESTS };
@@ -100,14 +101,20 @@ async fn handlers_find_the_decision_in_shadow_mode_too_and_none_where_a_request_
                 ("shadow", ["Some(true)", "Some(false)"]),
                 ("skip", ["None", "None"]),
             ] {
-                let layer = RateLimitLayer::new(limiter(&larder, &format!("{mode}{version}"), Quota::per_hour(1)), ClientIp::new());
+                let layer = RateLimitLayer::new(
+                    limiter(&larder, &format!("{mode}{version}"), Quota::per_hour(1)),
+                    ClientIp::new(),
+                );
                 let layer = match mode {
                     "shadow" => layer.shadow(),
                     "skip" => layer.skip(|_| true),
                     _ => layer,
                 };
                 let handler = move |Extension(decisions): Extension<Decisions>| async move {
-                    format!("{:?}", decisions.get(&format!("{mode}{version}")).map(|decision| decision.is_allowed()))
+                    format!(
+                        "{:?}",
+                        decisions.get(&format!("{mode}{version}")).map(|decision| decision.is_allowed())
+                    )
                 };
                 let address = serve(Router::new().route("/", get(handler)).layer(layer)).await;
                 for expected in expected {
@@ -211,12 +218,17 @@ async fn a_refusal_calls_the_hook_and_spreads_when_clients_come_back() {
     for version in [1, 2] {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = heard.clone();
-        let layer = RateLimitLayer::new(limiter(&larder, &format!("hook{version}"), Quota::per_minute(1)), by_user())
-            .retry_jitter(Duration::from_secs(1000))
-            .on_refusal(move |refused| {
-                let (path, decision) = (refused.request().uri().path().to_owned(), refused.decision());
-                hears.lock().unwrap().push((refused.key().to_owned(), path, decision.map(|one| one.limit())));
-            });
+        let layer =
+            RateLimitLayer::new(limiter(&larder, &format!("hook{version}"), Quota::per_minute(1)), by_user())
+                .retry_jitter(Duration::from_secs(1000))
+                .on_refusal(move |refused| {
+                    let (path, decision) = (refused.request().uri().path().to_owned(), refused.decision());
+                    hears.lock().unwrap().push((
+                        refused.key().to_owned(),
+                        path,
+                        decision.map(|one| one.limit()),
+                    ));
+                });
         let address = serve(Router::new().route("/a", get(|| async { "ok" })).layer(layer)).await;
         let ask = async || ask(version, address, request(Method::GET, "/a", &[("x-user", "ann")])).await;
         assert_eq!(ask().await.status, StatusCode::OK);

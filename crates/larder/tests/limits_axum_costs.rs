@@ -31,7 +31,8 @@ async fn a_client_that_waits_as_long_as_it_is_told_and_asks_alone_is_served() {
             async move {
                 let layer = RateLimitLayer::new(limiter.clone(), by_user()).fields(RateLimitFields::Both);
                 let address = serve(Router::new().route("/", get(|| async { "served" })).layer(layer)).await;
-                let ask = async || ask(version, address, request(Method::GET, "/", &[("x-user", "ann")])).await;
+                let ask =
+                    async || ask(version, address, request(Method::GET, "/", &[("x-user", "ann")])).await;
                 let refused = loop {
                     limiter.take_up_to("ann", 100).await.unwrap();
                     let answer = ask().await;
@@ -69,12 +70,18 @@ async fn only_requests_with_the_outcome_that_counts_are_counted() {
             for _ in 0..5 {
                 let answer = ask("right").await;
                 assert_eq!(answer.status, StatusCode::OK, "{store}");
-                assert!(answer.one("ratelimit").unwrap().starts_with(&format!("\"login{version}\";r=3;")), "{store}");
+                assert!(
+                    answer.one("ratelimit").unwrap().starts_with(&format!("\"login{version}\";r=3;")),
+                    "{store}"
+                );
             }
             for left in [2, 1, 0] {
                 let answer = ask("wrong").await;
                 assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{store}");
-                assert!(answer.one("ratelimit").unwrap().starts_with(&format!("\"login{version}\";r={left};")), "{store}");
+                assert!(
+                    answer.one("ratelimit").unwrap().starts_with(&format!("\"login{version}\";r={left};")),
+                    "{store}"
+                );
             }
             assert_eq!(ask("right").await.status, StatusCode::TOO_MANY_REQUESTS, "{store}");
         }
@@ -126,9 +133,13 @@ async fn a_cost_that_an_override_allows_is_charged_whole_and_else_it_is_that_of_
             let tokens = limiter(&larder, &format!("costly{version}"), Quota::per_hour(10));
             let layer = RateLimitLayer::new(tokens.clone(), by_user()).cost(|_: &RequestHead<'_>| 25);
             let address = serve(Router::new().route("/", get(|| async { "served" })).layer(layer)).await;
-            let ask = async |user: &str| ask(version, address, request(Method::GET, "/", &[("x-user", user)])).await;
+            let ask = async |user: &str| {
+                ask(version, address, request(Method::GET, "/", &[("x-user", user)])).await
+            };
             tokens.override_key("ann", Quota::per_hour(60), Duration::from_secs(3600)).await.unwrap();
-            for (user, status, left) in [("ann", 200, 35), ("ann", 200, 10), ("ann", 429, 10), ("bob", 200, 0)] {
+            for (user, status, left) in
+                [("ann", 200, 35), ("ann", 200, 10), ("ann", 429, 10), ("bob", 200, 0)]
+            {
                 assert_eq!(ask(user).await.status, status, "{store} {user}");
                 assert_eq!(tokens.remaining(user).await.unwrap(), left, "{store} {user}");
             }
@@ -150,9 +161,12 @@ async fn a_request_costs_what_it_says_and_then_what_its_response_says() {
                     let cost = request.headers().get("x-cost").and_then(|cost| cost.to_str().ok());
                     cost.and_then(|cost| cost.parse().ok()).unwrap_or(1)
                 })
-                .settle(|response, charged| response.extensions().get::<Cost>().map_or(charged, |cost| cost.0));
+                .settle(|response, charged| {
+                    response.extensions().get::<Cost>().map_or(charged, |cost| cost.0)
+                });
             let handler = |request: axum::extract::Request| async move {
-                let used = request.headers().get("x-used").map(|used| used.to_str().unwrap().parse().unwrap());
+                let used =
+                    request.headers().get("x-used").map(|used| used.to_str().unwrap().parse().unwrap());
                 let mut response: Response = StatusCode::OK.into_response();
                 used.map(|used| response.extensions_mut().insert(Cost(used)));
                 response
@@ -192,8 +206,11 @@ async fn a_request_costs_what_it_says_and_then_what_its_response_says() {
 async fn quotas_follow_the_request_or_the_key() {
     for (store, larder) in each_store().await {
         for version in [1, 2] {
-            let by_request = RateLimitLayer::new(limiter(&larder, &format!("tiers{version}"), Quota::per_hour(2)), by_user())
-                .quotas(|request| request.headers().contains_key("x-paid").then(|| Quota::per_hour(4).into()));
+            let by_request = RateLimitLayer::new(
+                limiter(&larder, &format!("tiers{version}"), Quota::per_hour(2)),
+                by_user(),
+            )
+            .quotas(|request| request.headers().contains_key("x-paid").then(|| Quota::per_hour(4).into()));
             let by_key = limiter(&larder, &format!("keys{version}"), Quota::per_hour(2))
                 .quotas_by(|key| key.starts_with("paid").then(|| Quota::per_hour(4).into()));
             let app = Router::new()
@@ -221,7 +238,8 @@ async fn quotas_follow_the_request_or_the_key() {
             // The other operations go by the key too.
             assert_eq!(by_key.remaining("paid2").await.unwrap(), 4);
             assert!(
-                by_key.check_n("paid2", 4).await.unwrap().is_allowed() && !by_key.allow("paid2").await.unwrap()
+                by_key.check_n("paid2", 4).await.unwrap().is_allowed()
+                    && !by_key.allow("paid2").await.unwrap()
             );
             assert_eq!(by_key.check("paid2").await.unwrap().decided_by(), DecidedBy::Refusal, "{store}");
             assert!(!by_key.acquire("paid2", Duration::ZERO).await.unwrap().is_allowed());
@@ -243,7 +261,9 @@ async fn two_limits_of_one_layer_are_charged_together() {
                 .fields(RateLimitFields::Both)
                 .count_if(|response| response.status() != StatusCode::NOT_FOUND);
             let address = serve(Router::new().route("/", get(|| async { "ok" })).layer(layer)).await;
-            let ask = async |path: &str| ask(version, address, request(Method::GET, path, &[("x-user", "ann")])).await;
+            let ask = async |path: &str| {
+                ask(version, address, request(Method::GET, path, &[("x-user", "ann")])).await
+            };
             for left in [1, 0] {
                 let answer = ask("/").await;
                 assert_eq!(answer.status, StatusCode::OK, "{store}");
@@ -260,7 +280,11 @@ async fn two_limits_of_one_layer_are_charged_together() {
                 assert_eq!(problem["violated-policies"], serde_json::json!(["user"]), "{store}");
                 assert_eq!(refused.one("x-ratelimit-limit"), Some("2"));
             }
-            assert_eq!(by_address.remaining("127.0.0.1").await.unwrap(), 8, "{store}: refusals charge nothing");
+            assert_eq!(
+                by_address.remaining("127.0.0.1").await.unwrap(),
+                8,
+                "{store}: refusals charge nothing"
+            );
             // What does not count is given back to both.
             by_user_limiter.reset("ann").await.unwrap();
             assert_eq!(ask("/missing").await.status, StatusCode::NOT_FOUND);
@@ -274,7 +298,8 @@ async fn two_limits_of_one_layer_are_charged_together() {
 async fn two_limits_in_several_slots_of_a_cluster_are_answered_with_503_and_charge_nothing() {
     let larder = support::connect(&support::cluster().url()).await;
     for version in [1, 2] {
-        let (users, all) = (limiter(&larder, "users", Quota::per_hour(2)), limiter(&larder, "all", Quota::per_hour(9)));
+        let (users, all) =
+            (limiter(&larder, "users", Quota::per_hour(2)), limiter(&larder, "all", Quota::per_hour(9)));
         let layer = |users: &RateLimiter, all: &RateLimiter| {
             RateLimitLayer::new(users.clone(), by_user()).and(all.clone(), PathKey::new())
         };
@@ -284,7 +309,8 @@ async fn two_limits_in_several_slots_of_a_cluster_are_answered_with_503_and_char
             .route("/grouped", get(|| async { "ok" }).layer(layer(&grouped.0, &grouped.1)));
         let address = serve(app).await;
         let user = format!("ann{version}");
-        let ask = async |path: &str| ask(version, address, request(Method::GET, path, &[("x-user", &user)])).await;
+        let ask =
+            async |path: &str| ask(version, address, request(Method::GET, path, &[("x-user", &user)])).await;
         assert_eq!(ask("/apart").await.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(users.remaining(&user).await.unwrap(), 2);
         assert_eq!(ask("/grouped").await.status, StatusCode::OK);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use larder::{DecidedBy, ErrorKind, Outage, Quota};
 use larder_testkit::Server;
-use support::each_store;
+use support::{each_pair, each_store};
 
 #[tokio::test]
 async fn all_keys_are_charged_or_none_and_the_one_that_refuses_is_named() {
@@ -48,6 +48,42 @@ async fn all_keys_are_charged_or_none_and_the_one_that_refuses_is_named() {
         assert!(by_user.allow("ann").await.unwrap());
         for other in others {
             assert_eq!(other.remaining("ann").await.unwrap(), 2, "{store}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_one_key_or_of_other_costs_does_not_say_how_long_several_keys_wait() {
+    for (store, larder, other) in each_pair().await {
+        let limiters = |larder: &larder::Larder| {
+            let quotas = [("user", Quota::per_minute(2)), ("tenant", Quota::per_hour(9))];
+            quotas.map(|(name, quota)| larder.rate_limiter(name, quota).unwrap().in_group("acme").unwrap())
+        };
+        let [user, tenant] = limiters(&larder);
+        let ask = async |cost: u64| {
+            larder.check_together([user.key("ann"), tenant.key("acme").cost(cost)]).await.unwrap()
+        };
+        // Another program uses up all that the tenant has; here only the user's refusal is known.
+        let [_, there] = limiters(&other);
+        there.check_n("acme", 8).await.unwrap();
+        user.check_n("ann", 2).await.unwrap();
+        assert!(!user.allow("ann").await.unwrap());
+        let [minute, hour] = [60, 3600].map(Duration::from_secs);
+        for decided_by in [DecidedBy::Store, DecidedBy::Refusal] {
+            let refused = ask(5).await;
+            assert_eq!(refused.decisions()[1].decided_by(), decided_by, "{store}");
+            assert!(refused.retry_after().unwrap() > hour - minute, "{store}: {refused:?}");
+            assert_eq!(refused.refused_by(), Some(1), "{store}");
+            // One of them fits, and the other is what must be waited for.
+            let refused = ask(1).await;
+            assert_eq!(refused.decisions()[1].decided_by(), decided_by, "{store}");
+            assert!(
+                refused.retry_after().unwrap() <= minute + Duration::from_secs(1),
+                "{store}: {refused:?}"
+            );
+            let [first, second] = refused.decisions() else { panic!("{refused:?}") };
+            assert_eq!((first.remaining(), second.remaining()), (0, 1), "{store}");
+            assert_eq!(second.retry_after(), Some(Duration::ZERO), "{store}");
         }
     }
 }
@@ -110,4 +146,17 @@ async fn while_the_store_is_away_each_key_is_decided_by_its_limiters_policy() {
     assert!(check(&allows).await.unwrap().is_allowed());
     assert!(!check(&denies).await.unwrap().is_allowed());
     assert!(check(&errors).await.is_err());
+    // What one refuses, the share of another does not count.
+    let (few, many) = (limiter("d", Outage::LocalShare(2)), limiter("e", Outage::LocalShare(1)));
+    let both = async || larder.check_together([many.key("x"), few.key("y")]).await.unwrap();
+    assert!(both().await.is_allowed());
+    for _ in 0..3 {
+        let refused = both().await;
+        assert_eq!(refused.refused_by(), Some(1), "{refused:?}");
+        assert_eq!(refused.decisions()[0].remaining(), 1, "{refused:?}");
+    }
+    assert!(many.allow("x").await.unwrap() && !many.allow("x").await.unwrap());
+    // A cost above the share never fits into it, so nobody knows when it passes.
+    let never = few.check_n("z", 2).await.unwrap();
+    assert_eq!(never.retry_after(), Some(Duration::from_secs(1)));
 }

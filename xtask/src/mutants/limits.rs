@@ -14,8 +14,18 @@ const EQUIVALENCE: Test = unit("store::equivalence_limits::both_stores_decide_th
 const CONVERSION: Test = unit(
     "store::equivalence_limits::oracle::conversion::after_a_change_to_shorter_windows_none_holds_more_than_its_limit",
 );
-const REFUSALS: Test =
-    unit("limit::local::known::tests::a_refusal_that_is_repeated_is_for_its_cost_short_and_never_says_too_little");
+const ORACLE: Test = unit(
+    "store::equivalence_limits::oracle::no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_without_reason",
+);
+const OVERRIDE_ENDS: Test = unit(
+    "store::equivalence_limits::retry::after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_meanwhile",
+);
+const RETRY: Test = unit(
+    "limit::programs::retry::after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_was_made",
+);
+const REFUSALS: Test = unit(
+    "limit::local::known::tests::a_refusal_that_is_repeated_is_for_its_cost_short_and_never_says_too_little",
+);
 const GIVEN_BACK: Test =
     unit("limit::local::known::tests::what_is_given_back_while_a_refusal_is_on_its_way_ends_it");
 const PROGRAMS: Test =
@@ -40,6 +50,7 @@ const TIERS: &str = "crates/larder/src/limit/tiers.rs";
 const TOGETHER_RS: &str = "crates/larder/src/limit/together.rs";
 const RECORDS: &str = "crates/larder/src/store/memory/limits/records.rs";
 const TRACK: &str = "crates/larder/src/store/memory/limits/track.rs";
+const CHARGE: &str = "crates/larder/src/store/redis/lua/charge.lua";
 const CHARGE_ANY: &str = "crates/larder/src/store/redis/lua/charge_any.lua";
 const LIMIT_LUA: &str = "crates/larder/src/store/redis/lua/limit.lua";
 const REFUND: &str = "crates/larder/src/store/redis/lua/refund_rest.lua";
@@ -91,7 +102,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a refusal is kept across a refund",
-        &[within(LOCAL, "// or it removes what is stored here.\n        if ", ["self.changes() == changes", "true"], "")],
+        &[within(
+            LOCAL,
+            "// or it removes what is stored here.\n        if ",
+            ["self.changes() == changes", "true"],
+            "",
+        )],
         &[GIVEN_BACK],
     ),
     mutant(
@@ -217,6 +233,76 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[test(
             "limits_blocks",
             "a_key_that_exceeds_its_limit_is_blocked_in_all_programs_though_permits_are_free",
+        )],
+    ),
+    mutant(
+        "a block is half as long, in both stores",
+        &[
+            rebuilt(STORE, "until: now.saturating_add(span)", "until: now.saturating_add(span / 2)"),
+            rebuilt(
+                CHARGE_ANY,
+                "math.min(first * factor ^ level, longest)",
+                "math.floor(math.min(first * factor ^ level, longest) / 2)",
+            ),
+        ],
+        &[ORACLE],
+    ),
+    mutant(
+        "an override has no end, in both stores",
+        &[
+            rebuilt(MEMORY, ".filter(|over| over.until > clock)", ".filter(|over| over.until > 0)"),
+            rebuilt(LIMIT_LUA, "if over > clock then", "if over > 0 then"),
+            rebuilt(CHARGE, "(over == 0 or over > clock)", "(over >= 0)"),
+        ],
+        &[ORACLE],
+    ),
+    mutant(
+        "three times the limit is owed, in both stores",
+        &[
+            rebuilt(MEMORY, "(2 * term.limit)", "(3 * term.limit)"),
+            rebuilt(CHARGE_ANY, "2 * term.limit - track.total", "3 * term.limit - track.total"),
+        ],
+        &[ORACLE],
+    ),
+    mutant(
+        "keys are charged though one of them refuses, in both stores",
+        &[
+            rebuilt(MEMORY, "looked.iter().any(|one| one.granted == 0)", "false"),
+            rebuilt(
+                TOGETHER_LUA,
+                "passes = passes and struct.unpack('>I4', answers[place]) > 0",
+                "passes = true",
+            ),
+        ],
+        &[ORACLE],
+    ),
+    mutant(
+        "a refusal does not know that its override ends, in both stores",
+        &[
+            rebuilt(MEMORY, "after.filter(|after| last >= after.end)", "after.filter(|_| false)"),
+            rebuilt(CHARGE_ANY, "if over > 0 and last >= over then", "if over > 0 and last < 0 then"),
+            rebuilt(CHARGE, "if over == 0 or ready < over then", "if true then"),
+        ],
+        &[OVERRIDE_ENDS],
+    ),
+    mutant(
+        "a cost above a share is refused for no time",
+        &[switched(OUTAGE, "!whole || cost <= limit", "limit > 0")],
+        &[
+            RETRY,
+            test("limits_together", "while_the_store_is_away_each_key_is_decided_by_its_limiters_policy"),
+        ],
+    ),
+    mutant(
+        "a refusal of several keys answers for other costs",
+        &[switched(
+            TOGETHER_RS,
+            "(name, plan.id, cost).hash(&mut hasher);",
+            "(name, plan.id).hash(&mut hasher);",
+        )],
+        &[test(
+            "limits_together",
+            "a_refusal_of_one_key_or_of_other_costs_does_not_say_how_long_several_keys_wait",
         )],
     ),
     mutant(

@@ -47,7 +47,8 @@ struct Script {
 
 fn scripts(now: u64) -> Vec<Script> {
     let text = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
-    let script = |name, source, arguments, before| Script { name, source, arguments, keys: 1, record: None, before };
+    let script =
+        |name, source, arguments, before| Script { name, source, arguments, keys: 1, record: None, before };
     let get_set = |name, bytes| script(name, GET_SET, vec![vec![b'x'; bytes], b"600000".to_vec()], 1);
     let ours = |name, terms: &[Term], before| script(name, CHARGE, vec![request(1, terms)], before);
     let used = |name, terms: &[Term]| Script { record: Some(full(terms, now)), ..ours(name, terms, 0) };

@@ -209,7 +209,12 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
             decisions
         }
         Err(error) => {
-            let keys = asked.iter().map(|Asked { limiter, name, plan, cost }| Away { limiter, name, plan, cost: *cost });
+            let keys = asked.iter().map(|Asked { limiter, name, plan, cost }| Away {
+                limiter,
+                name,
+                plan,
+                cost: *cost,
+            });
             outage::together_without_store(&keys.collect::<Vec<_>>(), &error)?
         }
     };

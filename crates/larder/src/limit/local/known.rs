@@ -76,7 +76,11 @@ impl Told {
     fn of(decision: &Decision, kept: Duration, answered: Tick) -> Self {
         let late = answered.after(drift(kept));
         Self {
-            retry_at: if decision.retry_after.is_zero() { answered } else { late.after(decision.retry_after) },
+            retry_at: if decision.retry_after.is_zero() {
+                answered
+            } else {
+                late.after(decision.retry_after)
+            },
             reset_at: late.after(decision.reset_after),
             binding: decision.binding,
             remaining: decision.remaining,

@@ -102,7 +102,8 @@ impl World {
         let plain = self.block.map_or(plain.clone(), |block| plain.block_for(block).unwrap());
         // What paces cannot be leased.
         let leased = plain.clone().leased(Lease::batch(5).span(self.span)).unwrap_or(plain.clone());
-        let beside = larder.rate_limiter("beside", Quota::new(2 * self.quota.limit(), self.quota.window() / 2));
+        let beside =
+            larder.rate_limiter("beside", Quota::new(2 * self.quota.limit(), self.quota.window() / 2));
         let beside = beside.unwrap().outage(Outage::LocalShare(2)).unwrap();
         Program { rate, hand, larder, leased, plain, beside }
     }

@@ -131,15 +131,20 @@ impl Both<'_> {
 }
 
 fn tell(script: &str) -> String {
-    let told = script.replacen("redis.call('TIME')", "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }", 1);
+    let told =
+        script.replacen("redis.call('TIME')", "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }", 1);
     assert_ne!(told, script);
     // When a record would end is put down beside it.
     let end = |script: String, whole: &str, milliseconds: &str| {
-        let beside =
-            format!("'PX', '{FOREVER}') redis.call('SET', KEYS[1] .. ':until', clock + 1000 * {milliseconds})");
+        let beside = format!(
+            "'PX', '{FOREVER}') redis.call('SET', KEYS[1] .. ':until', clock + 1000 * {milliseconds})"
+        );
         script.replace(whole, &beside)
     };
     let told = end(told, "'PX', sub(ask, 6 + 10 * terms))", "sub(ask, 6 + 10 * terms)");
     let told = end(told, "'PX', string.format('%d', lives))", "lives");
-    told.replace("redis.call('PEXPIRE', KEYS[1], rest)", &format!("redis.call('PEXPIRE', KEYS[1], {FOREVER})"))
+    told.replace(
+        "redis.call('PEXPIRE', KEYS[1], rest)",
+        &format!("redis.call('PEXPIRE', KEYS[1], {FOREVER})"),
+    )
 }

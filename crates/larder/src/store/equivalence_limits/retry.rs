@@ -106,7 +106,8 @@ fn a_server_clock_that_steps_back_opens_nothing_and_says_how_long() {
 /// it is over.
 #[test]
 fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_meanwhile() {
-    let charges = || prop::collection::vec((0..3u64, prop_oneof![Just(0u64), 1..900_000u64, 1..9_000_000u64]), 0..12);
+    let charges =
+        || prop::collection::vec((0..3u64, prop_oneof![Just(0u64), 1..900_000u64, 1..9_000_000u64]), 0..12);
     let which = || 0..plans().len();
     let over = prop::option::weighted(0.7, (which(), prop_oneof![1..3_000_000u64, 1..90_000_000u64]));
     let cases = (which(), which(), charges(), over, charges(), 1..4u64);
@@ -115,7 +116,8 @@ fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_
     TestRunner::new(histories(2000))
         .run(&cases, |(first, second, before, over, after, cost)| {
             let (mut both, plans) = (stores.history(), plans());
-            let charge = |terms, cost| Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty: None };
+            let charge =
+                |terms, cost| Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty: None };
             for (cost, pass) in before {
                 both.charge(charge(&plans[first], cost + 1));
                 both.clock += pass;

@@ -157,7 +157,13 @@ impl Play<'_> {
         self.lists[key].uses.push(Use { charged: found.stamp, granted: found.granted, used });
     }
 
-    fn judge(&mut self, key: usize, charge: Charge<'_>, found: Charged, now: u64) -> Result<(), TestCaseError> {
+    fn judge(
+        &mut self,
+        key: usize,
+        charge: Charge<'_>,
+        found: Charged,
+        now: u64,
+    ) -> Result<(), TestCaseError> {
         let judged = self.lists[key].judge(charge, &self.shape.windows, found, now);
         judged.map_err(|why| TestCaseError::fail(format!("{why}: {found:?} of {charge:?}")))
     }

@@ -384,15 +384,13 @@ impl Record {
     /// Also whether some of what still counts had to be left out.
     fn converted(old: Option<&Self>, terms: &[Term], now: u64) -> (Self, bool) {
         let latest = old.map_or(now, |old| old.latest);
-        let convert = |term: &Term| {
-            match old.and_then(|old| old.source(*term)) {
-                Some(track @ (Track::Gcra { .. } | Track::Log { .. })) if track.counts(*term) => {
-                    (track.clone(), false)
-                }
-                source => {
-                    let events = source.map(|track| track.events(latest, now)).unwrap_or_default();
-                    Track::from_events(*term, &events, now)
-                }
+        let convert = |term: &Term| match old.and_then(|old| old.source(*term)) {
+            Some(track @ (Track::Gcra { .. } | Track::Log { .. })) if track.counts(*term) => {
+                (track.clone(), false)
+            }
+            source => {
+                let events = source.map(|track| track.events(latest, now)).unwrap_or_default();
+                Track::from_events(*term, &events, now)
             }
         };
         let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
