@@ -40,7 +40,6 @@ const UPSTREAM: Test = axum("what_a_service_behind_says_of_its_own_limit_is_pass
 const PATHS: Test = axum("a_path_is_whole_in_a_nested_router_and_head_counts_as_get");
 
 const ACQUIRE: &str = "crates/larder/src/limit/acquire.rs";
-const ASK: &str = "crates/larder/src/limit/ask.rs";
 const KNOWN: &str = "crates/larder/src/limit/local/known.rs";
 const LEASE: &str = "crates/larder/src/limit/lease.rs";
 const LOCAL: &str = "crates/larder/src/limit/local/mod.rs";
