@@ -226,6 +226,35 @@ async fn a_waiter_that_does_not_come_for_its_permit_holds_it_for_a_quarter_of_a_
 }
 
 #[tokio::test]
+async fn a_waiter_that_is_never_heard_of_again_leaves_no_key_without_an_end() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let space = namespace();
+    let pool = async |url: &str| support::connect_as(url, &space).await.semaphore("pool", 1).ttl(TTL);
+    let (cut, well) = (pool(&proxy.url()).await, pool(&server.url()).await);
+    let each_has_an_end = |when: &str| {
+        for name in server.query::<Vec<String>>(&["KEYS", "~semaphore*"]) {
+            assert_ne!(server.query::<i64>(&["PTTL", &name]), -1, "{when}: {name}");
+        }
+    };
+    let held = well.acquire().await.unwrap();
+    let waiter = waits_for(&cut, 1).await;
+    proxy.silence(Direction::Both);
+    held.release().await.unwrap();
+    each_has_an_end("its claim is the first of a semaphore that nobody held");
+    let mut permit = None;
+    until("its claim has ended", async || {
+        permit = well.try_acquire().await.unwrap();
+        permit.is_some()
+    })
+    .await;
+    each_has_an_end("it is back in a queue that was empty");
+    permit.unwrap().release().await.unwrap();
+    each_has_an_end("nobody holds it");
+    waiter.abort();
+}
+
+#[tokio::test]
 async fn a_waiter_that_goes_away_leaves_neither_permit_nor_place() {
     for (store, larder) in each_store().await {
         let pool = larder.semaphore("pool", 2).ttl(TTL);

@@ -142,7 +142,8 @@ impl Fleet {
     }
 
     /// Locks are free and queues empty in a moment, and what is left has an end: L5 and R5.
-    pub(crate) fn leaves_nothing(&self) -> bool {
+    /// The names of those that have not.
+    pub(crate) fn left_for_ever(&self) -> Vec<String> {
         let lasting = |name: &String| {
             let of_lock = ["~lock", "~election"].iter().any(|kind| name.starts_with(kind));
             of_lock && !name.ends_with(":fence") && !name.contains(":wake:")
@@ -151,8 +152,9 @@ impl Fleet {
             let names: Vec<String> = self.server.query(&["KEYS", "~*"]);
             (!names.iter().any(lasting)).then_some(())
         });
-        let names: Vec<String> = self.server.query(&["KEYS", "~*"]);
-        names.iter().all(|name| self.server.query::<i64>(&["PTTL", name]) != -1)
+        let mut names: Vec<String> = self.server.query(&["KEYS", "~*"]);
+        names.retain(|name| self.server.query::<i64>(&["PTTL", name]) == -1);
+        names
     }
 }
 

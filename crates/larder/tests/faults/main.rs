@@ -66,7 +66,7 @@ fn nothing_that_is_promised_is_broken_whatever_fails() {
         report.add(number, lossy, &faults, check::judge(&notes));
         if rng.random_bool(0.5) {
             // What is left on a server takes up to its time to end; half of the rounds wait for that.
-            report.ends(fleet.leaves_nothing());
+            report.ends(fleet.left_for_ever());
         }
     }
     report.finish();

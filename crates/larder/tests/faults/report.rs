@@ -69,11 +69,15 @@ impl Report {
         ));
     }
 
-    /// Whether nothing was left on the server.
-    pub(crate) fn ends(&mut self, nothing_stays: bool) {
-        let all = self.total.promises.entry("L5, R5: what is left behind has an end").or_default();
+    /// What was left on a server for ever.
+    pub(crate) fn ends(&mut self, for_ever: Vec<String>) {
+        let promise = "L5, R5: what is left behind has an end";
+        for name in &for_ever {
+            say(&format!("VIOLATED {promise}: {name} has none"));
+        }
+        let all = self.total.promises.entry(promise).or_default();
         all.judged += 1;
-        all.violations.extend((!nothing_stays).then(|| "a key without an end".to_owned()));
+        all.violations.extend(for_ever);
     }
 
     pub(crate) fn skewed(&mut self, skewed: bool) {
