@@ -8,7 +8,7 @@
 --   than there are
 keep_queue(tonumber(ARGV[4]))
 local now = milliseconds()
-expire(now)
+expire(now, tonumber(ARGV[4]))
 local permits, used = count()
 local state = redis.call('HGET', seen, ARGV[1])
 if not state then

@@ -17,7 +17,7 @@ drop_held(ARGV[2])
 redis.call('ZADD', held, math.max(ends, now + tonumber(ARGV[3])), ARGV[1])
 add_extra(weight_of(ARGV[1]))
 keep()
-expire(now)
+expire(now, tonumber(ARGV[5]))
 local permits, used = count()
 if permits then
   grant(permits, used, now, ARGV[4], tonumber(ARGV[5]))

@@ -15,7 +15,7 @@ if ARGV[2] ~= '0' then
 end
 local now = milliseconds()
 if redis.call('EXISTS', queue) == 1 then
-  expire(now)
+  expire(now, tonumber(ARGV[4]))
   local permits, used = count()
   if permits then
     grant(permits, used, now, ARGV[3], tonumber(ARGV[4]))

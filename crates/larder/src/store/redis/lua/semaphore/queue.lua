@@ -50,15 +50,21 @@ local function drop_held(token)
   end
 end
 
--- Takes out what has ended, at most 512 at a time. The waiter of a claim that ended is back in its place.
-local function expire(now)
+-- Takes out what has ended, at most 512 at a time. The waiter of a claim that ended is back in its place, perhaps in a
+-- queue that was empty.
+local function expire(now, live)
+  local back = false
   for _, token in ipairs(redis.call('ZRANGEBYSCORE', held, '-inf', now, 'LIMIT', 0, 512)) do
     drop_held(token)
     local ticket = redis.call('HGET', seen, token)
     if ticket and string.sub(ticket, 1, 1) == 't' then
       redis.call('ZADD', queue, string.sub(ticket, 2), token)
       redis.call('HSET', seen, token, -now)
+      back = true
     end
+  end
+  if back then
+    keep_queue(live)
   end
 end
 
@@ -126,6 +132,10 @@ local function grant(permits, used, now, claim, live)
         else
           redis.call('ZREM', queue, token)
           redis.call('ZADD', held, now + claim, token)
+          if grants == 0 then
+            -- Nobody may have held any, and nobody may come for this one.
+            redis.call('PEXPIRE', held, DAYS_30)
+          end
           add_extra(weight)
           redis.call('HSET', seen, token, 't' .. batch[i + 1])
           wake(token, claim)

@@ -14,7 +14,7 @@ if not stored[1] then
 end
 redis.call('HSET', number, 'permits', ARGV[1], 'version', ARGV[2])
 keep()
-expire(now)
+expire(now, tonumber(ARGV[4]))
 for _, token in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
   if weight_of(token) > permits then
     redis.call('ZREM', queue, token)

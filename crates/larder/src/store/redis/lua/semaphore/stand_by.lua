@@ -12,7 +12,7 @@ for i = 1, #KEYS, 4 do
   held, number, queue, seen = KEYS[i], KEYS[i + 1], KEYS[i + 2], KEYS[i + 3]
   local last = at + tonumber(ARGV[at])
   keep_queue(live)
-  expire(now)
+  expire(now, live)
   for place = at + 1, last do
     local heard = tonumber(redis.call('HGET', seen, ARGV[place]) or 't')
     if heard then

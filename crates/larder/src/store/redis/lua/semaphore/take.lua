@@ -11,7 +11,7 @@ if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return { -1, 0 }
 end
 local now, live = milliseconds(), tonumber(ARGV[5])
-expire(now)
+expire(now, live)
 local permits, used = count()
 if not permits then
   create(ARGV[3])
