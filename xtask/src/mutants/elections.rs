@@ -58,16 +58,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "an election is the lock of its name",
-        &[rebuilt(
+        &[switched(
             "crates/larder/src/keyspace.rs",
-            "pub(crate) const ELECTION: &str = \"~election.1:\";",
-            "pub(crate) const ELECTION: &str = \"~lock.1:\";",
+            "self.sibling(ELECTION, name)",
+            "self.sibling(\"~lock.1:\", name)",
         )],
         &[SEEN],
     ),
     mutant(
         "a leadership is not renewed",
-        &[rebuilt(ELECTION, ".max_hold(Duration::MAX).keep_alive()", ".max_hold(Duration::MAX)")],
+        &[switched(
+            ELECTION,
+            "Lock::named(locks, name).max_hold(Duration::MAX).keep_alive()",
+            "Lock::named(locks, name).max_hold(Duration::MAX)",
+        )],
         &[RENEWED],
     ),
     mutant(

@@ -125,11 +125,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a run whose body was dropped keeps its lock",
-        &[rebuilt(
-            GUARD,
-            "if may_be_held && !self.ended {",
-            "if may_be_held && !self.ended && self.kept != self.kept {",
-        )],
+        &[switched(GUARD, "may_be_held && !self.ended", "may_be_held && !self.ended && !self.kept")],
         &[DROPPED],
     ),
     mutant(
@@ -148,10 +144,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a guard that became a ticket frees its lock",
-        &[rebuilt(
+        &[within(
             GUARD,
-            "        self.let_go();\n        self.ended = true;\n        let Holding",
-            "        self.let_go();\n        let Holding",
+            "        self.let_go();\n        ",
+            ["self.ended = true;", "self.ended = false;"],
+            "\n        let Holding",
         )],
         &[TICKET],
     ),

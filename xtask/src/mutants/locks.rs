@@ -1,6 +1,6 @@
 //! Mistakes in locks.
 
-use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit};
+use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within};
 
 const fn failover(name: &'static str) -> Test {
     test("lock_failover", name)
@@ -61,27 +61,28 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a release in memory frees the lock whoever holds it",
-        &[rebuilt(MEMORY, "if line.holder(now) != Some(token) {", "if line.holder(now).is_none() {")],
+        &[switched(MEMORY, "line.holder(now) != Some(token)", "line.holder(now).is_none()")],
         &[LOST, EQUIVALENCE],
     ),
     mutant(
         "no drift margin",
-        &[rebuilt(HOLDING, "    ttl / 100 + Duration::from_millis(2)", "    ttl * 0")],
+        &[switched(HOLDING, "ttl / 100 + Duration::from_millis(2)", "ttl * 0")],
         &[unit(
             "lock::tests::a_guard_is_lost_before_another_holds_the_lock_though_its_clock_is_a_hundredth_slow",
         )],
     ),
     mutant(
         "an answer that comes after the deadline revives the guard",
-        &[rebuilt(HOLDING, "Some(old) if *old > now => {", "Some(old) if *old > now || now >= *old => {")],
+        &[within(HOLDING, "Some(old) if ", ["*old > now", "*old > now || now >= *old"], " => {")],
         &[unit("lock::tests::an_answer_that_comes_after_the_deadline_does_not_revive_it")],
     ),
     mutant(
         "a guard whose time is over asks for more",
-        &[rebuilt(
+        &[within(
             GUARD,
-            "            check_ttl(ttl)?;\n            if !self.is_valid() {",
-            "            check_ttl(ttl)?;\n            if !self.is_valid() && ttl.is_zero() {",
+            "            check_ttl(ttl)?;\n            if ",
+            ["!self.is_valid()", "!self.is_valid() && ttl.is_zero()"],
+            " {",
         )],
         &[unit("lock::tests::a_guard_whose_time_is_over_here_is_not_revived_by_a_store_that_still_holds_it")],
     ),
@@ -96,56 +97,56 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "the deadline of a free lock counts from the answer",
-        &[rebuilt(
+        &[within(
             ATTEMPT,
-            "Ok(attempted) => {\n                self.heard = now;",
-            "Ok(attempted) => {\n                self.heard = now.max(self.locks.context.clock.now());",
+            "Ok(attempted) => {\n                self.heard = ",
+            ["now", "now.max(self.locks.context.clock.now())"],
+            ";",
         )],
         &[DEADLINE],
     ),
     mutant(
         "the deadline of a lock that was handed over counts from the answer",
-        &[rebuilt(
+        &[within(
             ATTEMPT,
-            "        self.heard = now;\n        if matches!(answer",
-            "        self.heard = now.max(self.locks.context.clock.now());\n        if matches!(answer",
+            "        self.heard = ",
+            ["now", "now.max(self.locks.context.clock.now())"],
+            ";\n        if matches!(answer",
         )],
         &[DEADLINE, LATE_PUSH],
     ),
     mutant(
         "a push makes a holder, whose deadline counts from it",
-        &[rebuilt(
+        &[switched(
             ATTEMPT,
-            "match self.confirm(woken).await {",
-            "self.heard = woken;\n            match std::future::ready(Ok::<_, Error>(Answer::Granted(Grant { fence: 1, permits: 0 }))).await {",
+            "self.confirm(woken).await",
+            "{ self.heard = woken; Ok::<_, Error>(Answer::Granted(Grant { fence: 1, permits: 0 })) }",
         )],
         &[ORDER, LATE_PUSH],
     ),
     mutant(
         "the deadline of an extension counts from the answer",
-        &[rebuilt(
+        &[within(
             GUARD,
-            "if held && self.holding.renewed(sent, ttl) {",
-            "if held && self.holding.renewed(locks.context.clock.now(), ttl) {",
+            "if held && ",
+            ["self.holding.renewed(sent, ttl)", "self.holding.renewed(locks.context.clock.now(), ttl)"],
+            " {",
         )],
         &[DEADLINE],
     ),
     mutant(
         "the deadline of a renewal counts from the answer",
-        &[rebuilt(
+        &[within(
             KEEPING,
-            "Some(true) if holding.renewed(sent, ttl) => {}",
-            "Some(true) if holding.renewed(holding.locks.context.clock.now(), ttl) => {}",
+            "Some(true) if ",
+            ["holding.renewed(sent, ttl)", "holding.renewed(holding.locks.context.clock.now(), ttl)"],
+            " => {}",
         )],
         &[DEADLINE],
     ),
     mutant(
         "an attempt that was given up is not remembered",
-        &[rebuilt(
-            ATTEMPT,
-            "Stage::Unanswered => Pace::REMEMBERED,",
-            "Stage::Unanswered => Duration::from_millis(1),",
-        )],
+        &[within(ATTEMPT, "Stage::Unanswered => ", ["Pace::REMEMBERED", "Duration::from_millis(1)"], ",")],
         &[LATE],
     ),
     mutant(
@@ -182,19 +183,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "who goes away stays in line",
-        &[rebuilt(
-            ATTEMPT,
-            "            Stage::Settled => return,\n",
-            "            Stage::Settled | Stage::InLine => return,\n",
-        )],
+        &[within(ATTEMPT, "Stage::InLine => ", ["Duration::from_millis(1)", "return"], ",")],
         &[GONE],
     ),
     mutant(
         "an outage is taken for a lock that is held",
-        &[rebuilt(
+        &[switched(
             ATTEMPT,
-            "if heard.is_some_and(|heard| heard >= sent) {",
-            "if heard.is_none_or(|_| error.is_retryable() || sent <= self.heard) {",
+            "heard.is_some_and(|heard| heard >= sent)",
+            "heard.is_none_or(|_| error.is_retryable() || sent <= self.heard)",
         )],
         &[OUTAGE],
     ),

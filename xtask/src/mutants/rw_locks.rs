@@ -65,11 +65,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a downgrade frees the writer, and then enters",
-        &[rebuilt(
+        &[switched(
             RW_LOCK,
-            "match self.semaphore.exchange(self.permit, 1).await? {",
-            "let _ = self.permit.release().await?;
-        match Some(self.semaphore.take_within(1, false, Duration::MAX).await?) {",
+            "self.semaphore.exchange(self.permit, 1).await?",
+            "{
+            let _ = self.permit.release().await?;
+            Some(self.semaphore.take_within(1, false, Duration::MAX).await?)
+        }",
         )],
         &[BETWEEN],
     ),

@@ -41,12 +41,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "locks that are taken are not renewed",
-        &[rebuilt(SEVERAL, ".max_hold(self.max_hold).keep_alive()", ".max_hold(self.max_hold)")],
+        &[switched(
+            SEVERAL,
+            "Lock::new(self.locks.clone(), name).ttl(self.ttl).max_hold(self.max_hold).keep_alive()",
+            "Lock::new(self.locks.clone(), name).ttl(self.ttl).max_hold(self.max_hold)",
+        )],
         &[RENEWED],
     ),
     mutant(
         "all count as held while one is",
-        &[rebuilt(
+        &[switched(
             SEVERAL,
             "self.guards.iter().all(|(_, guard)| guard.is_valid())",
             "self.guards.iter().any(|(_, guard)| guard.is_valid())",
