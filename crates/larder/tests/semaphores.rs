@@ -325,6 +325,35 @@ async fn permits_and_locks_are_given_back_and_handed_over_at_maxmemory() {
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_further_away_than_a_claim_lasts_is_served_all_the_same() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    // From a grant to its confirmation it takes 400 ms, and a claim lasts 250.
+    proxy.delay(Direction::Both, Duration::from_millis(200));
+    let larder = support::connect_as(&proxy.url(), &namespace()).await;
+    let pool = larder.semaphore("pool", 2).ttl(TTL);
+    let done = Arc::new(AtomicU64::new(0));
+    let workers: Vec<_> = (0..24)
+        .map(|_| {
+            let (pool, done) = (pool.clone(), done.clone());
+            tokio::spawn(async move {
+                loop {
+                    let permit = pool.acquire().await.unwrap();
+                    done.fetch_add(1, Ordering::SeqCst);
+                    permit.release().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    // Two permits, each of which is confirmed and given back in two round trips, give 20 in 8 s: a span that must pass.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    workers.iter().for_each(JoinHandle::abort);
+    let done = done.load(Ordering::SeqCst);
+    println!("{done} of 20 that there is time for were served");
+    assert!(done >= 10, "{done} were served");
+}
+
 /// What there is to do never ends; how much of the semaphore is held or claimed meanwhile, of 1.
 async fn use_of_a_busy_semaphore(server: &Server, url: &str) -> f64 {
     const PERMITS: u64 = 16;

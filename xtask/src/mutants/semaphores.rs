@@ -122,6 +122,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[STUCK],
     ),
     mutant(
+        "a waiter that comes late does not take over the claim of a later one",
+        &[rebuilt(
+            "crates/larder/src/store/redis/lua/semaphore/confirm.lua",
+            "  elseif string.sub(state, 1, 1) ~= 't' and not take_over(ARGV[1], now, ARGV[3]) then",
+            "  elseif string.sub(state, 1, 1) ~= 't' then",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
         "a claim that ended loses its place",
         &[rebuilt(QUEUE, "redis.call('HSET', seen, token, -now)", "redis.call('HDEL', seen, token)")],
         &[EQUIVALENCE],

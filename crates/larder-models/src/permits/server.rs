@@ -243,7 +243,7 @@ impl Server {
                 self.grant(mistake);
                 self.leave();
             }
-            if self.waiter(token).is_some() {
+            if self.waiter(token).is_some() && !self.take_over(token) {
                 return Answer::Waits;
             }
         }
@@ -253,6 +253,23 @@ impl Server {
         }
         self.next_fence(fenced, mistake);
         Answer::Granted
+    }
+
+    /// `confirm.lua`, `take_over`: of the last of the later waiters that have a claim of the same weight.
+    fn take_over(&mut self, token: Token) -> bool {
+        let Some(ticket) = self.waiter(token).map(|waiter| waiter.ticket) else { return false };
+        let alike =
+            |held: &&Held| held.left > 0 && held.token.weight == token.weight && held.claim > Some(ticket);
+        let Some(Held { token: other, claim: Some(later), .. }) =
+            self.held.iter().filter(alike).max_by_key(|held| held.claim).copied()
+        else {
+            return false;
+        };
+        self.held.retain(|held| held.token != other);
+        self.queue.retain(|waiter| waiter.token != token);
+        self.place(Waiter { ticket: later, token: other, seen: Seen::Lapsed });
+        self.hold(token, CLAIM, Some(ticket));
+        true
     }
 
     /// `stand_by.lua`, of one waiter.

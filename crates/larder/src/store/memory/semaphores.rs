@@ -203,6 +203,7 @@ impl Semaphore {
             match self.waiters.get(&token).map(|waiter| waiter.state) {
                 None => return Taken::TooHeavy { permits },
                 Some(State::Claimed) => {}
+                Some(_) if self.take_over(now, token, pace) => {}
                 Some(_) => return Taken::Waiting { told: true },
             }
         }
@@ -210,6 +211,23 @@ impl Semaphore {
         self.hold(token, now.after(ttl));
         self.note_use(now);
         Taken::Granted { permits, fence: 0 }
+    }
+
+    /// Takes over the claim of the last of those later waiters that have one of the same weight and have not come yet.
+    /// That waiter is back in its place.
+    fn take_over(&mut self, now: Tick, token: u64, pace: Pace) -> bool {
+        let Some(ticket) = self.waiters.get(&token).map(|waiter| waiter.ticket) else { return false };
+        let soon = self.ends.iter().take_while(|(end, _)| *end <= now.after(pace.claim)).take(MOST_GRANTS);
+        let later = soon.filter_map(|(_, other)| {
+            let waiter = self.waiters.get(other).filter(|waiter| matches!(waiter.state, State::Claimed))?;
+            (waiter.ticket > ticket && weight(*other) == weight(token)).then_some((waiter.ticket, *other))
+        });
+        let Some((later, other)) = later.max() else { return false };
+        self.drop_held(other);
+        self.waiters.insert(other, Waiter { ticket: later, state: State::Lapsed { heard: now } });
+        self.queue.insert(later, other);
+        self.queue.remove(&ticket);
+        true
     }
 
     fn stand_by(&mut self, now: Tick, tokens: &[Ticket], pace: Pace, woken: &mut Vec<u64>) -> Vec<Turn> {

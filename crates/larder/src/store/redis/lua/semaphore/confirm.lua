@@ -1,4 +1,5 @@
--- Confirms a claim, or takes what is free if it is this attempt's turn; else it still waits. A token that neither holds
+-- Confirms a claim, or takes what is free, or claimed for a later waiter that has not come yet, if it is this
+-- attempt's turn; else it still waits. A token that neither holds
 -- a claim nor waits gets nothing, so that a request that arrives late takes nothing.
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen, 5 the attempt's wake-up key
 -- ARGV: 1 the token, 2 milliseconds to hold, 3 and 4 milliseconds that a claim holds and that a waiter counts as live,
@@ -6,6 +7,29 @@
 -- Reply: {1, permits, fence} granted, {2, permits} it still waits, {-1, permits} it does not wait, {-2, permits} it
 --   wants more
 --   than there are
+
+-- Takes over the claim of the last of those later waiters that have one of the same weight and have not come yet. That
+-- waiter is back in its place. Without this, a process that comes for its claims later than they last is never served:
+-- whenever a waiter of it asks, another one has a claim that will end in vain.
+local function take_over(token, now, claim)
+  local last, other = tonumber(redis.call('ZSCORE', queue, token)), nil
+  for _, holder in ipairs(redis.call('ZRANGEBYSCORE', held, '(' .. now, now + claim, 'LIMIT', 0, MOST_GRANTS)) do
+    local ticket = string.match(redis.call('HGET', seen, holder) or '', '^t(%d+)$')
+    if ticket and tonumber(ticket) > last and weight_of(holder) == weight_of(token) then
+      last, other = tonumber(ticket), holder
+    end
+  end
+  if other then
+    drop_held(other)
+    redis.call('ZADD', queue, last, other)
+    redis.call('HSET', seen, other, -now)
+    redis.call('ZREM', queue, token)
+    redis.call('ZADD', held, now + claim, token)
+    add_extra(weight_of(token))
+  end
+  return other
+end
+
 keep_queue(tonumber(ARGV[4]))
 local now = milliseconds()
 expire(now, tonumber(ARGV[4]))
@@ -33,7 +57,7 @@ if string.sub(state, 1, 1) ~= 't' then
   state = redis.call('HGET', seen, ARGV[1])
   if not state then
     return { -2, permits }
-  elseif string.sub(state, 1, 1) ~= 't' then
+  elseif string.sub(state, 1, 1) ~= 't' and not take_over(ARGV[1], now, ARGV[3]) then
     return { 2, permits }
   end
 end
