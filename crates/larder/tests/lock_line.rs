@@ -305,8 +305,11 @@ async fn who_goes_away_leaves_its_place_at_once() {
     let server = Server::start();
     let larder = own(&server, "s").await;
     let guard = larder.lock("gate").ttl(TTL).acquire().await.unwrap();
+    let in_line = InLine::listen();
     let gone = stand(&server, &larder, "gate", "s").await;
     let next = stand(&server, &larder, "gate", "s").await;
+    // The answers have come, too: what is not answered is given up in another way.
+    in_line.until(2).await;
     gone.abort();
     // While the lock is held nobody else looks who is dead.
     until("one waits", async || waiting(&server, "s/gate") == 1).await;

@@ -221,7 +221,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "error.is_retryable() && silence <= self.locks.timeout()",
             "error.is_retryable() && silence > 10 * self.locks.timeout()",
         )],
-        &[MOVED, NEW_MASTER, SENTINEL],
+        &[NEW_MASTER, SENTINEL],
     ),
     mutant(
         "keys that are apart while their slot moves are taken for a wrong setting",

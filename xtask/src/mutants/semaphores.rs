@@ -128,7 +128,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "  elseif string.sub(state, 1, 1) ~= 't' and not take_over(ARGV[1], now, ARGV[3]) then",
             "  elseif string.sub(state, 1, 1) ~= 't' then",
         )],
-        &[EQUIVALENCE],
+        &[EQUIVALENCE, found("a_process_that_is_further_away_than_a_claim_lasts_is_served_all_the_same")],
     ),
     mutant(
         "a claim that ended loses its place",
