@@ -11,7 +11,7 @@ const CUT_OFF: Test = found("a_leader_that_is_cut_off_is_stopped_before_another_
 const RESIGNS: Test = found("a_leader_that_resigns_is_followed_within_two_and_a_half_round_trips");
 const KILLED: Test =
     found("after_a_leader_is_killed_another_leads_within_its_lease_and_seven_tenths_of_a_second");
-const NOTIFIED: Test = found("observers_are_notified_and_outlive_a_restart_of_the_server");
+const NOTIFIED: Test = found("observers_are_notified_and_outlive_an_outage_of_the_server");
 const RENEWED: Test = found("a_leadership_is_renewed_beyond_its_lease");
 const OUTAGE: Test = found("a_candidate_that_finds_no_server_campaigns_until_there_is_one");
 

@@ -28,6 +28,8 @@ enum Step {
         attempts: u32,
         at_most_once: bool,
         patient: bool,
+        /// Counts for the next day.
+        early: bool,
     },
     /// By the last token or one before; of the last run's period or another.
     End {
@@ -44,10 +46,11 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Step> {
     let slot = || prop::option::weighted(0.3, 0..2u8);
+    let rarely = || prop::bool::weighted(0.1);
     prop_oneof![
-        6 => (0..DAYS, slot(), prop_oneof![2 => Just(0), 1 => 1..4u32], 1..4u32, prop::bool::weighted(0.2), prop::bool::weighted(0.1))
-            .prop_map(|(day, slot, catch_up, attempts, at_most_once, patient)| Step::Begin {
-                day, slot, catch_up, attempts, at_most_once, patient
+        6 => (0..DAYS, slot(), prop_oneof![2 => Just(0), 1 => 1..4u32], 1..4u32, prop::bool::weighted(0.2), rarely(), rarely())
+            .prop_map(|(day, slot, catch_up, attempts, at_most_once, patient, early)| Step::Begin {
+                day, slot, catch_up, attempts, at_most_once, patient, early
             }),
         4 => (prop_oneof![5 => Just(0), 2 => 1..24u64], slot(), any::<bool>())
             .prop_map(|(behind, slot, completed)| Step::End { behind, slot, completed }),
@@ -88,11 +91,12 @@ impl Player {
 
     async fn play(&self, store: &(impl JobStore + LockStore), step: &Step) -> Answer {
         match step {
-            Step::Begin { day, slot, catch_up, attempts, at_most_once, patient } => {
+            Step::Begin { day, slot, catch_up, attempts, at_most_once, patient, early } => {
                 self.tokens.set(self.tokens.get() + 1);
                 let offset = self.boundary + (DAYS - 1 - day) * DAY;
-                let schedule =
-                    Schedule { every: DAY, offset, tolerance: Duration::ZERO, catch_up: *catch_up };
+                // The boundary is half a day away.
+                let tolerance = if *early { 13 * HOUR } else { Duration::ZERO };
+                let schedule = Schedule { every: DAY, offset, tolerance, catch_up: *catch_up };
                 let begin = BeginJob {
                     token: self.tokens.get(),
                     ttl: HOUR,
