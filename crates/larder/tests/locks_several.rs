@@ -115,7 +115,7 @@ async fn overlapping_sets_in_any_order_never_wait_in_a_circle_and_never_overlap(
 
 #[tokio::test]
 async fn one_patience_is_that_of_all_locks_together() {
-    const PATIENCE: Duration = Duration::from_millis(1500);
+    const PATIENCE: Duration = Duration::from_secs(2);
     for (store, larder) in each_store().await {
         let late = Lateness::watch();
         let _b = larder.lock("b").ttl(TTL).acquire().await.unwrap();
@@ -126,12 +126,12 @@ async fn one_patience_is_that_of_all_locks_together() {
         let waiting = tokio::spawn(async move { both.acquire_within(PATIENCE).await });
         in_line.until(1).await;
         // Most of the patience is over when the second lock is waited for.
-        tokio::time::sleep((PATIENCE * 2 / 3).saturating_sub(began.elapsed())).await;
+        tokio::time::sleep((PATIENCE * 9 / 10).saturating_sub(began.elapsed())).await;
         a.release().await.unwrap();
         let error = tokio::time::timeout(LONG, waiting).await.expect(store).unwrap().unwrap_err();
         let took = began.elapsed();
         assert_eq!(error.kind(), ErrorKind::LockHeld, "{store}");
-        assert!(took < PATIENCE * 3 / 2 + late.of(3), "{store}: {took:?} of {PATIENCE:?}");
+        assert!(took < PATIENCE * 3 / 2 + late.of(1), "{store}: {took:?} of {PATIENCE:?}");
     }
 }
 
