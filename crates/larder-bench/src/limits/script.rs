@@ -71,6 +71,10 @@ fn scripts(now: u64) -> Vec<Script> {
         keys: 2,
         ..used("larder, two keys together, refused by one", &[(0, 61, 1440 * second)])
     };
+    // Sixty a window: windows of a second, a minute, an hour and a day, and where nothing may end meanwhile of days alone.
+    let short = [second / 60, second, 60 * second, 1440 * second].map(|width| (0, 60_000, width));
+    let long = [(0, 60_000, 1440), (0, 60_000, 1441), (0, 60_000, 1442), (0, 61, 1443)]
+        .map(|(kind, limit, width)| (kind, limit, width * second));
     vec![
         get_set("GET and SET of 149 bytes", 149),
         get_set("GET and SET of 29 bytes", 29),

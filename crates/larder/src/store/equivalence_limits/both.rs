@@ -14,6 +14,9 @@ use crate::store::redis::limit::raw;
 /// Longer than any test takes: the server's own time goes on meanwhile, and must not end records.
 const FOREVER: &str = "36000000";
 
+/// What an override's terms are called, and how long it lasts.
+type Overridden = Option<(Vec<Label>, Duration)>;
+
 /// Both stores, for as many histories as there are.
 pub(super) struct Stores {
     pub(super) memory: Limits,
@@ -122,7 +125,7 @@ impl Both<'_> {
         let _: redis::Value = self.run(&self.scripts.over, &raw::over_request(&key), None);
     }
 
-    pub(super) fn override_of(&mut self) -> (Option<(Vec<Label>, Duration)>, Option<(Vec<Label>, Duration)>) {
+    pub(super) fn override_of(&mut self) -> (Overridden, Overridden) {
         let (left, terms): (u64, Vec<u8>) = self.run(&self.scripts.over, b"", None);
         let labels = terms.chunks(25).map(|term| Label::try_from(&term[10..]).unwrap()).collect();
         let found = (left > 0).then(|| (labels, Duration::from_micros(left)));
