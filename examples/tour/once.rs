@@ -1,9 +1,10 @@
-//! Work that must not happen twice: idempotency keys, writes that expect a version, jobs.
+//! Work that must not happen twice: idempotency keys, writes that expect a version, jobs, and who may work: elections, readers and
+//! writers, lock groups.
 
 use std::io;
 use std::time::Duration;
 
-use larder::{JobRun, Larder};
+use larder::{JobRun, Larder, Leader};
 
 use crate::{Outcome, heading, yes_no};
 
@@ -37,5 +38,33 @@ pub(crate) async fn once(larder: &Larder) -> Outcome {
             if ran { "it runs" } else { "it was done already" }
         );
     }
+
+    heading("Who may work");
+    let election = larder.election(&format!("tour {now}")).value("process A");
+    let mut leaders = election.observe().await?;
+    println!("before the campaign       → {}", leads(leaders.next().await.flatten()));
+    let leadership = election.campaign().await?;
+    println!("after it, pushed          → {}", leads(leaders.next().await.flatten()));
+    leadership.resign().await?;
+
+    let catalogue = larder.rw_lock(&format!("tour {now}"));
+    let (one, two) = (catalogue.read().await?, catalogue.read().await?);
+    let writer = catalogue.try_write().await?;
+    println!("two readers, one writer   → the writer enters: {}", yes_no(writer.is_some()));
+    one.release().await?;
+    two.release().await?;
+    let write = catalogue.write().await?;
+    println!("the readers have left     → the writer enters with fence {}", write.fence());
+    write.release().await?;
+
+    let order = larder.lock_group(&format!("tour {now}"));
+    let both = order.locks(["invoice", "parcel"]).acquire().await?;
+    let other = order.locks(["parcel", "stock"]).try_acquire().await?;
+    println!("two locks in one command  → another set with one of them: {}", yes_no(other.is_some()));
+    both.release().await?;
     Ok(())
+}
+
+fn leads(leader: Option<Leader>) -> String {
+    leader.map_or_else(|| "nobody leads".to_owned(), |leader| format!("{} leads", leader.value))
 }

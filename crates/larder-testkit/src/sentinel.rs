@@ -1,5 +1,6 @@
 //! A master and a replica under three sentinels.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,6 +172,72 @@ impl Sentinel {
         })
     }
 
+    /// Cuts the replica off: what the master acknowledges from now on is lost by [`Sentinel::fail_over`].
+    ///
+    /// # Panics
+    ///
+    /// Where there is no replica that runs.
+    pub fn cut_replica(&self) {
+        let master = self.master();
+        self.replica_of(master).pause();
+        // A paused replica would still read what waits in its socket.
+        master.command(&["CLIENT", "KILL", "TYPE", "replica"]);
+    }
+
+    /// SIGKILL for the master; the replica goes on, also one that was [cut off](Sentinel::cut_replica). Returns when the sentinels
+    /// have made it master. [`Sentinel::heal`] brings the other back.
+    ///
+    /// # Panics
+    ///
+    /// Where that takes more than 30 seconds.
+    pub fn fail_over(&self) {
+        let master = self.master();
+        let replica = self.replica_of(master);
+        master.kill();
+        replica.resume();
+        eventually("the replica is the new master", LIMIT, || {
+            (self.agreed()?.addr() == replica.addr()).then_some(())
+        });
+        self.wait_for_new_master();
+    }
+
+    /// Starts the server again that is down, as a replica of the master, without what it had; returns when it has all that
+    /// the master has, and the sentinels could make it master.
+    ///
+    /// # Panics
+    ///
+    /// Where that takes more than 30 seconds.
+    pub fn heal(&self) {
+        let master = self.master();
+        let replica = self.replica_of(master);
+        replica.restart();
+        replica.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+        self.wait_until_in_step();
+        eventually("the sentinels could make the replica master", LIMIT, || {
+            self.sentinels.iter().all(|sentinel| knows_replica(sentinel, replica)).then_some(())
+        });
+    }
+
+    /// Waits until the replica has all that the master has.
+    ///
+    /// # Panics
+    ///
+    /// Where that takes more than 30 seconds.
+    pub fn wait_until_in_step(&self) {
+        let master = self.master();
+        let replica = self.replica_of(master);
+        eventually("the replica is in step", LIMIT, || {
+            let (of_master, of_replica) = (master.info("replication"), replica.info("replication"));
+            let up = of_replica.get("master_link_status")? == "up";
+            (up && of_master.get("master_repl_offset")? == of_replica.get("slave_repl_offset")?).then_some(())
+        });
+    }
+
+    fn replica_of(&self, master: &Server) -> &Server {
+        let other = self.servers.iter().find(|server| server.port() != master.port());
+        other.expect("two servers")
+    }
+
     fn agreed(&self) -> Option<&Server> {
         let port = |sentinel: &Server| {
             let address: Vec<String> =
@@ -182,6 +249,25 @@ impl Sentinel {
         let agreed = ports.all(|port| port == Some(first));
         self.servers.iter().find(|server| agreed && server.port() == first)
     }
+}
+
+/// Whether a sentinel believes the replica to be up, and to be one.
+fn knows_replica(sentinel: &Server, replica: &Server) -> bool {
+    let Ok(replicas) =
+        sentinel.try_query::<Vec<BTreeMap<String, String>>>(&["SENTINEL", "REPLICAS", SERVICE])
+    else {
+        return false;
+    };
+    let port = replica.port().to_string();
+    let field = |replica: &BTreeMap<String, String>, name: &str, value: &str| {
+        replica.get(name).is_some_and(|found| found == value)
+    };
+    replicas.iter().any(|known| {
+        field(known, "port", &port)
+            && field(known, "flags", "slave")
+            && field(known, "role-reported", "slave")
+            && field(known, "master-link-status", "ok")
+    })
 }
 
 fn is_complete(sentinel: &Server) -> bool {

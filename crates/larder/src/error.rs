@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// What went wrong in larder or on its server.
 ///
@@ -81,6 +81,15 @@ pub enum ErrorKind {
     LockHeld,
     /// As many callers wait for the semaphore as [`max_waiting`](crate::Semaphore::max_waiting) lets.
     QueueFull,
+    /// The server may have lost locks that are still held: after a failover, a restart, or before the first use of a lock with
+    /// [`quarantine`](crate::Lock::quarantine). It grants nothing until this time of its clock.
+    Quarantined {
+        /// When it grants again.
+        until: SystemTime,
+    },
+    /// Fewer replicas than [`replicated`](crate::Lock::replicated) demands have acknowledged the lock in time. It was
+    /// released.
+    NotReplicated,
     /// The `Larder` was closed.
     Closed,
     /// Anything else that the server said.
@@ -179,7 +188,8 @@ impl Error {
         let away =
             matches!(self.kind(), Kind::Refused | Kind::Disconnected | Kind::TimedOut | Kind::ClusterDown);
         let not_now = matches!(self.kind(), Kind::Loading | Kind::ReadOnly | Kind::OutOfMemory | Kind::Busy);
-        away || not_now || matches!(self.kind(), Kind::LockHeld | Kind::QueueFull)
+        let busy = matches!(self.kind(), Kind::LockHeld | Kind::QueueFull);
+        away || not_now || busy || matches!(self.kind(), Kind::Quarantined { .. } | Kind::NotReplicated)
     }
 
     /// Whether the request may have taken effect all the same: it was sent, or may have been, and no answer came. A rate
@@ -221,6 +231,8 @@ impl ErrorKind {
             Self::LockHeld => "lock_held",
             Self::LockLost => "lock_lost",
             Self::QueueFull => "queue_full",
+            Self::Quarantined { .. } => "quarantined",
+            Self::NotReplicated => "not_replicated",
             Self::Closed => "closed",
             Self::Server => "server",
         }

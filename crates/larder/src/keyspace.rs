@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
+use crate::store::group::PREFIX as GROUP;
 use crate::store::permit::{PREFIX, RW_LOCK};
 
 /// What the lock of every election begins with.
@@ -163,6 +164,17 @@ impl Keyspace {
     pub(crate) fn slot(slot: &str) -> String {
         let mut text = Name::new();
         slot.write(&mut KeyText::new(&mut text));
+        text.as_str().to_owned()
+    }
+
+    pub(crate) fn lock_group(&self, name: &str) -> String {
+        self.sibling(GROUP, name).as_str().to_owned()
+    }
+
+    /// A lock of a group, as the group's table has it.
+    pub(crate) fn lock_in_group(name: &str) -> String {
+        let mut text = Name::new();
+        name.write(&mut KeyText::new(&mut text));
         text.as_str().to_owned()
     }
 

@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::limit::{LimitKey, Quotas, RateLimiter, Together, together};
-use crate::lock::{Election, Job, Lock, Locks, RwLock, Semaphore, SeveralLocks};
+use crate::lock::{Election, Job, Lock, LockGroup, Locks, RwLock, Semaphore, SeveralLocks};
 use crate::stats::Stats;
 use crate::store::Store;
 
@@ -212,6 +212,13 @@ impl Larder {
     pub fn locks(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> SeveralLocks {
         self.context.note_coordination();
         SeveralLocks::new(self.locks.clone(), names)
+    }
+
+    /// A group of locks under any name, of which any can be taken together in one command: see [`LockGroup`]. Its locks are
+    /// other locks than those of [`lock`](Self::lock) and of other groups.
+    pub fn lock_group(&self, name: &str) -> LockGroup {
+        self.context.note_coordination();
+        LockGroup::new(self.locks.clone(), name)
     }
 
     /// A read-write lock under any name: any number of readers, or one writer, in the order in which they come. See [`RwLock`].

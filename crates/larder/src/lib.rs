@@ -94,9 +94,9 @@ pub use value::Format;
 
 // Locks
 pub use lock::{
-    Election, Fence, Guard, Holder, Job, JobOutcome, JobRun, JobStatus, Leader, Leaders, Leadership, Lock,
-    LockLease, LockTicket, LocksGuard, Release, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore,
-    SemaphorePermit, SeveralLocks,
+    Election, Fence, GroupGuard, GroupLocks, Guard, Holder, Job, JobOutcome, JobRun, JobStatus, Leader,
+    Leaders, Leadership, Lock, LockGroup, LockLease, LockTicket, LocksGuard, Release, RwLock,
+    RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphorePermit, SeveralLocks,
 };
 
 // Rate limits

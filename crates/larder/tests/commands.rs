@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use larder::{Cache, Quota};
 use larder_testkit::{Cluster, Server};
-use support::{User, patient, user};
+use support::{User, patient, until, user};
 
 /// The commands that larder sent while `work` ran: not the heartbeats, and not what this test asks itself.
 async fn commands(server: &Server, work: impl Future<Output = ()>) -> BTreeMap<String, u64> {
@@ -228,4 +228,45 @@ async fn many_readers_that_know_no_version_ask_for_it_once() {
         assert!(found.into_iter().all(|found| found.unwrap().is_some()));
     });
     assert_eq!(asked.await, only("get", 51));
+}
+
+#[tokio::test]
+async fn a_group_of_four_locks_is_one_command_to_take_one_to_renew_and_one_to_free() {
+    let server = Server::start();
+    let larder = patient().url(server.url()).connect().await.unwrap();
+    let ttl = Duration::from_secs(3);
+    let four = larder.lock_group("order:7").locks(["a", "b", "c", "d"]).ttl(ttl);
+    warm(&larder.cache::<User>("user").ttl(ttl).build().unwrap()).await;
+    // Once, so that the server knows the scripts, and the background its connection.
+    four.acquire().await.unwrap().release().await.unwrap();
+    let scripts = |commands: &BTreeMap<String, u64>| {
+        ["evalsha", "eval"].map(|name| commands.get(name).copied().unwrap_or_default()).iter().sum::<u64>()
+    };
+    let mut taken = None;
+    let commands_of = commands(&server, async { taken = Some(four.acquire().await.unwrap()) }).await;
+    assert_eq!(scripts(&commands_of), 1, "{commands_of:?}");
+    let guard = taken.unwrap();
+    let renewed = commands(&server, async {
+        let before = guard.remaining();
+        until("it is renewed", async || guard.remaining() > before).await;
+    });
+    // One, and one more on the callers' connection where this machine is slow.
+    let renewed = scripts(&renewed.await);
+    assert!((1..=2).contains(&renewed), "{renewed}");
+    let freed = commands(&server, async { drop(guard.release().await.unwrap()) }).await;
+    assert_eq!(scripts(&freed), 1, "{freed:?}");
+}
+
+#[tokio::test]
+async fn a_lock_with_quarantine_is_no_command_more() {
+    let server = Server::start();
+    let larder = patient().url(server.url()).connect().await.unwrap();
+    let ttl = Duration::from_secs(1);
+    warm(&larder.cache::<User>("user").ttl(ttl).build().unwrap()).await;
+    let lock = larder.lock("a").ttl(ttl).quarantine(ttl);
+    support::lossy::take(&lock).await.release().await.unwrap();
+    let pair =
+        commands(&server, async { drop(lock.acquire().await.unwrap().release().await.unwrap()) }).await;
+    let sent = |name: &str| pair.get(name).copied().unwrap_or_default();
+    assert_eq!((sent("evalsha"), sent("eval")), (2, 0), "{pair:?}");
 }

@@ -18,7 +18,7 @@ const TTL: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(20);
 
 async fn next(leaders: &mut Leaders) -> Option<(String, Fence)> {
-    let leader = tokio::time::timeout(LONG, leaders.next()).await.expect("a change").unwrap();
+    let leader = tokio::time::timeout(LONG, leaders.next()).await.expect("a change").expect("no end");
     leader.map(|leader| (leader.value, leader.fence))
 }
 
@@ -36,7 +36,7 @@ async fn a_leader_is_seen_with_its_value_and_fence_and_resigning_hands_over() {
     for (store, larder) in each_store().await {
         let election = larder.election("scheduler").ttl(TTL);
         let (one, two) = (election.clone().value("one: a b"), election.clone().value("two"));
-        let mut leaders = election.observe();
+        let mut leaders = election.observe().await.unwrap();
         assert_eq!(next(&mut leaders).await, None, "{store}");
         let first = one.campaign().await.unwrap();
         assert_eq!(next_leader(&mut leaders).await, ("one: a b".to_owned(), first.fence()), "{store}");
@@ -118,7 +118,7 @@ async fn a_leader_that_is_cut_off_is_stopped_before_another_leads_and_leads_agai
             election.run(body).await.unwrap()
         }
     });
-    let mut leaders = well.election("scheduler").observe();
+    let mut leaders = well.election("scheduler").observe().await.unwrap();
     let (value, first) = next_leader(&mut leaders).await;
     assert_eq!(value, "cut");
     // The grant is seen before its answer has passed the proxy.

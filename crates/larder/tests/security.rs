@@ -153,6 +153,8 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
     failed.extend(leadership.err().map(|error| ("campaign", error)));
     let read = larder.rw_lock(&namespace()).read().await;
     failed.extend(read.err().map(|error| ("read", error)));
+    let group = larder.lock_group(&namespace()).locks(["a", "b"]).acquire().await;
+    failed.extend(group.err().map(|error| ("group", error)));
     let job = larder.job(&namespace()).run_slot("a", async |_| Ok::<_, String>(())).await;
     failed.extend(job.err().map(|error| ("job", error)));
     let semaphore = larder.semaphore(&namespace(), 1);
@@ -313,6 +315,7 @@ async fn a_cache_needs_no_locks_and_limits() {
             "block",
             "campaign",
             "end override",
+            "group",
             "job",
             "override",
             "permit",
@@ -352,10 +355,32 @@ async fn each_command_of_the_page_is_needed() {
 }
 
 #[tokio::test]
+async fn quarantine_needs_info_and_replicas_need_wait() {
+    let server = Server::builder().tcp().start();
+    let port = server.addr().unwrap().port();
+    let _replica = Server::builder().tcp().arg("replicaof", &format!("127.0.0.1 {port}")).start();
+    let lease = Duration::from_secs(20);
+    for block in [None, Some("eviction"), Some("replicas")] {
+        let blocks: Vec<&str> = ["cache", "coordination"].into_iter().chain(block).collect();
+        apply(&server, &blocks);
+        let larder = as_shop(&server.url()).connect().await.unwrap();
+        let quarantined = larder.lock(&namespace()).ttl(lease).quarantine(lease).try_acquire().await;
+        let expected = matches!(quarantined.unwrap_err().kind(), ErrorKind::Quarantined { .. });
+        assert_eq!(expected, block == Some("eviction"), "{block:?}");
+        let replicated = async || larder.lock(&namespace()).ttl(lease).replicated(1).try_acquire().await;
+        if block == Some("replicas") {
+            until("the replica is up", async || replicated().await.is_ok()).await;
+        } else {
+            assert_eq!(replicated().await.unwrap_err().kind(), ErrorKind::Permission, "{block:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn each_key_pattern_of_the_page_is_needed() {
     let server = Server::builder().tcp().start();
     let patterns = permissions(&["cache", "coordination"], '~');
-    assert_eq!(patterns.len(), 12);
+    assert_eq!(patterns.len(), 13);
     for left_out in &patterns {
         apply(&server, &["cache", "coordination"]);
         let mut line = vec!["ACL", "SETUSER", USER, "resetkeys"];

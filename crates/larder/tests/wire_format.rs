@@ -719,6 +719,37 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 until("it stands in line", async || names(&server).contains(name)).await;
                 std::mem::forget((guard, waiter));
             }
+            "origin" => {
+                let lease = Duration::from_secs(1);
+                let lock = larder.lock(called).ttl(lease).quarantine(lease);
+                let refused = lock.try_acquire().await.unwrap_err().kind();
+                let larder::ErrorKind::Quarantined { until } = refused else { panic!("{refused:?}") };
+                let until = until.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+                let id = server.info("replication")["master_replid"].clone();
+                assert_eq!(server.query::<String>(&["GET", name]), format!("{id} 1000 {until}"));
+                support::lossy::take(&lock).await.release().await.unwrap();
+                assert_eq!(server.query::<String>(&["GET", name]), format!("{id} 1000"));
+            }
+            "group" | "group state" => {
+                let guard = larder.lock_group(called).locks(["a", "b:c"]).acquire().await.unwrap();
+                let group = name.trim_end_matches(":state");
+                let tokens: Vec<String> = server.query(&["ZRANGE", group, "0", "-1"]);
+                assert!(tokens.len() == 1 && is_version(&tokens[0]), "{tokens:?}");
+                let field = |field: &str| server.query::<String>(&["HGET", &format!("{group}:state"), field]);
+                assert_eq!([field("na"), field("nb:c")], [tokens[0].clone(), tokens[0].clone()]);
+                assert_eq!(field(&format!("s{}", tokens[0])), "a\nb:c");
+                let (fence, process) = (guard.fence("a").unwrap(), std::process::id().to_string());
+                let held = field(&format!("f{}", tokens[0]));
+                assert!(held.starts_with(&format!("{fence} ")) && held.ends_with(&process), "{held}");
+                std::mem::forget(guard);
+            }
+            "group line" => {
+                let locks = larder.lock_group(called).locks(["a"]);
+                let guard = locks.acquire().await.unwrap();
+                let waiter = tokio::spawn(async move { locks.acquire().await });
+                until("it waits", async || names(&server).contains(name)).await;
+                std::mem::forget((guard, waiter));
+            }
             "semaphore" | "number" => {
                 std::mem::forget(larder.semaphore(called, 2).acquire_many(2).await.unwrap());
                 let held = name.trim_end_matches(":number");

@@ -13,14 +13,16 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::holding::Holding;
+use super::failover::Failover;
+use super::holding::{Holding, Kind};
 use super::locks::{Ending, Locks};
 use super::waiting::{Place, Waiting};
 use super::{Fence, holding};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::near::Listening;
-use crate::store::lock::{Attempted, LockStore, Pace, Queue, process_suffix};
+use crate::store::group::GroupStore;
+use crate::store::lock::{Attempted, LockRequest, LockStore, Pace, Queue, process_suffix};
 use crate::store::permit::{PermitStore, Request, Taken, Wait, token_of};
 use crate::telemetry::target;
 
@@ -45,24 +47,31 @@ pub(super) enum Want {
         ttl: Duration,
         /// As others see the holder, behind a space, if not as this process.
         by: Option<Arc<str>>,
+        failover: Failover,
     },
     Permits {
         weight: u64,
         request: Request,
+    },
+    Group {
+        /// Escaped, with line feeds between.
+        names: Arc<str>,
+        ttl: Duration,
+        failover: Failover,
     },
 }
 
 impl Want {
     fn ttl(&self) -> Duration {
         match self {
-            Self::Lock { ttl, .. } => *ttl,
+            Self::Lock { ttl, .. } | Self::Group { ttl, .. } => *ttl,
             Self::Permits { request, .. } => request.ttl,
         }
     }
 
     fn token(&self, nonce: u64) -> u64 {
         match self {
-            Self::Lock { .. } => nonce,
+            Self::Lock { .. } | Self::Group { .. } => nonce,
             Self::Permits { weight, .. } => token_of(nonce, *weight),
         }
     }
@@ -85,6 +94,7 @@ enum Answer {
     Gone,
     QueueFull,
     TooHeavy(u64),
+    Quarantined(u64),
 }
 
 impl From<Attempted> for Answer {
@@ -94,6 +104,7 @@ impl From<Attempted> for Answer {
             Attempted::Held => Self::Held,
             Attempted::Waiting { told } => Self::Waiting { told },
             Attempted::Gone => Self::Gone,
+            Attempted::Quarantined { until } => Self::Quarantined(until),
         }
     }
 }
@@ -107,6 +118,7 @@ impl From<Taken> for Answer {
             Taken::Gone => Self::Gone,
             Taken::QueueFull => Self::QueueFull,
             Taken::TooHeavy { permits } => Self::TooHeavy(permits),
+            Taken::Quarantined { until } => Self::Quarantined(until),
         }
     }
 }
@@ -133,6 +145,8 @@ pub(super) enum Outcome {
     QueueFull,
     /// It wants more permits than there are: so many.
     TooHeavy(u64),
+    /// Nothing is granted until then, in milliseconds of the server's time.
+    Quarantined(u64),
 }
 
 impl Attempt {
@@ -156,6 +170,7 @@ impl Attempt {
         match attempt.begin(now, Queue::GoAway).await? {
             Answer::Granted(grant) => attempt.guard(grant),
             Answer::TooHeavy(permits) => Ok(Outcome::TooHeavy(permits)),
+            Answer::Quarantined(until) => Ok(Outcome::Quarantined(until)),
             _ => Ok(Outcome::Held),
         }
     }
@@ -187,6 +202,7 @@ impl Attempt {
                 }
                 Answer::QueueFull => return Ok(Outcome::QueueFull),
                 Answer::TooHeavy(permits) => return Ok(Outcome::TooHeavy(permits)),
+                Answer::Quarantined(until) => return Ok(Outcome::Quarantined(until)),
                 Answer::Waiting { told } => {
                     waited = true;
                     if let Some(outcome) = self.wait(told, began, end).await? {
@@ -248,6 +264,8 @@ impl Attempt {
                     return self.guard(grant).map(Some);
                 }
                 Ok(Answer::TooHeavy(permits)) => return Ok(Some(Outcome::TooHeavy(permits))),
+                // Dropping this attempt gives up its place.
+                Ok(Answer::Quarantined(until)) => return Ok(Some(Outcome::Quarantined(until))),
                 Ok(Answer::Waiting { .. }) => {
                     failed = None;
                     come = self.listen().await;
@@ -280,9 +298,13 @@ impl Attempt {
         self.stage = Stage::Unanswered;
         let asked = async {
             match &self.want {
-                Want::Lock { ttl, by } => {
-                    let by = by.as_deref().unwrap_or_else(|| process_suffix());
-                    store.acquire_as(&self.name, self.token, *ttl, queue, by).await.map(Answer::from)
+                Want::Lock { ttl, by, failover } => {
+                    let request = request(*ttl, by.as_deref(), *failover);
+                    store.acquire_as(&self.name, self.token, request, queue).await.map(Answer::from)
+                }
+                Want::Group { names, ttl, failover } => {
+                    let request = request(*ttl, None, *failover);
+                    store.take_group(&self.name, self.token, names, request, queue).await.map(Answer::from)
                 }
                 Want::Permits { request, .. } => {
                     let mut request = *request;
@@ -314,9 +336,13 @@ impl Attempt {
         let store = self.locks.store()?;
         let asked = async {
             match &self.want {
-                Want::Lock { ttl, by } => {
-                    let by = by.as_deref().unwrap_or_else(|| process_suffix());
-                    store.confirm_as(&self.name, self.token, *ttl, by).await.map(Answer::from)
+                Want::Lock { ttl, by, failover } => {
+                    let request = request(*ttl, by.as_deref(), *failover);
+                    store.confirm_as(&self.name, self.token, request).await.map(Answer::from)
+                }
+                Want::Group { ttl, failover, .. } => {
+                    let request = request(*ttl, None, *failover);
+                    store.confirm_group(&self.name, self.token, request).await.map(Answer::from)
                 }
                 Want::Permits { request, .. } => {
                     store.confirm_permit(&self.name, self.token, *request).await.map(Answer::from)
@@ -363,7 +389,14 @@ impl Attempt {
     fn guard(&mut self, Grant { fence, permits }: Grant) -> Result<Outcome> {
         let (locks, name, token, sent) = (self.locks.clone(), self.name.clone(), self.token, self.heard);
         let holding = match self.want {
-            Want::Lock { ttl, .. } => Holding::new(locks, name, token, Fence::new(fence), sent, ttl),
+            Want::Lock { ttl, failover, .. } | Want::Group { ttl, failover, .. } => {
+                let mut holding = Holding::new(locks, name, token, Fence::new(fence), sent, ttl);
+                holding.failover = failover;
+                if matches!(self.want, Want::Group { .. }) {
+                    holding.kind = Kind::Group;
+                }
+                holding
+            }
             Want::Permits { request, .. } => {
                 Holding::of_permit(locks, name, token, Fence::new(fence), sent, request.ttl)
             }
@@ -375,6 +408,10 @@ impl Attempt {
         self.stage = Stage::Settled;
         Ok(Outcome::Granted(holding, permits))
     }
+}
+
+fn request(ttl: Duration, by: Option<&str>, failover: Failover) -> LockRequest<'_> {
+    LockRequest { ttl, by: by.unwrap_or_else(|| process_suffix()), quarantine: failover.quarantine }
 }
 
 /// Whether a request that failed so cannot have changed anything: a script that is refused a command midway may have.
@@ -400,6 +437,7 @@ impl Drop for Attempt {
         let ending = match self.want {
             Want::Lock { .. } => Ending::GiveUp(remembered),
             Want::Permits { .. } => Ending::GivePermit(Some(remembered)),
+            Want::Group { .. } => Ending::GiveGroup(Some(remembered)),
         };
         self.locks.end_in_background(name, self.token, tried, ending);
     }

@@ -12,8 +12,12 @@
 
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
 use super::fence::{Fence, Release};
 use super::guard::{Guard, LockLease};
@@ -66,6 +70,19 @@ impl Election {
     /// The lease of a leader, which is renewed: how long the fleet is without a leader after one died. Default: 30 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.lock = self.lock.ttl(ttl);
+        self
+    }
+
+    /// Has no leader after a failover until every lease of the old master is over: see [`Lock::quarantine`]. [`run`](Self::run)
+    /// waits for that.
+    pub fn quarantine(mut self, max_lease: Duration) -> Self {
+        self.lock = self.lock.quarantine(max_lease);
+        self
+    }
+
+    /// Leads only when so many replicas have acknowledged it: see [`Lock::replicated`].
+    pub fn replicated(mut self, replicas: u32) -> Self {
+        self.lock = self.lock.replicated(replicas);
         self
     }
 
@@ -127,10 +144,32 @@ impl Election {
         Call::new(locks.timeout(), &locks.meter.holder, self.look())
     }
 
-    /// Follows who leads, by notifications of the server.
-    pub fn observe(&self) -> Leaders {
+    /// Follows who leads, by notifications of the server: a stream of the leader, or none, which begins with the present one.
+    ///
+    /// Two round trips, and two after each change. Changes that follow each other quickly may be seen as one. Where the
+    /// server notifies nobody, it is asked once a second.
+    ///
+    /// # Errors
+    ///
+    /// Those of any request. Later the stream waits through outages; it ends with an error that another try does not cure,
+    /// which is logged, or when the `Larder` is closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed.
+    pub async fn observe(&self) -> Result<Leaders> {
         let watch = self.lock.locks.changes().watch(&self.lock.name);
-        Leaders { election: self.clone(), watch, last: None }
+        let mut follow = Follow { election: self.clone(), watch, last: None };
+        let first = follow.look().await?;
+        follow.last = first.clone();
+        let later = stream::unfold(follow, async |mut follow| match follow.next().await {
+            Ok(leader) => Some((leader, follow)),
+            Err(error) => {
+                tracing::warn!(error = error.unnamed(), "an election cannot be observed any longer");
+                None
+            }
+        });
+        Ok(Leaders { changes: stream::iter([first]).chain(later).boxed() })
     }
 
     async fn look(&self) -> Result<Option<Leader>> {
@@ -223,33 +262,52 @@ impl Leadership {
     }
 }
 
-/// Follows who leads. Made by [`Election::observe`].
+/// Who leads, now and whenever that changes: a [`Stream`] of a [`Leader`], or of none. Made by [`Election::observe`].
+#[must_use = "a stream does nothing unless it is polled"]
 pub struct Leaders {
-    election: Election,
-    watch: Watch,
-    /// None before the first look.
-    last: Option<Option<Leader>>,
+    changes: BoxStream<'static, Option<Leader>>,
 }
 
 impl Leaders {
-    /// Returns who leads: at once the first time, then when it is another, or nobody. Changes that follow each other
-    /// quickly may be seen as one. Where the server notifies nobody, it is asked once a second.
-    ///
-    /// # Errors
-    ///
-    /// Those that another try does not cure. It waits through an outage.
+    /// Returns who leads, or none, at once the first time and then when that changes; `None` at the end of the stream. The
+    /// same as `StreamExt::next`.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call misses nothing: the next one looks again.
-    pub async fn next(&mut self) -> Result<Option<Leader>> {
+    /// A dropped call misses nothing.
+    pub async fn next(&mut self) -> Option<Option<Leader>> {
+        self.changes.next().await
+    }
+}
+
+impl Stream for Leaders {
+    type Item = Option<Leader>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.changes.poll_next_unpin(cx)
+    }
+}
+
+impl fmt::Debug for Leaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leaders").finish_non_exhaustive()
+    }
+}
+
+struct Follow {
+    election: Election,
+    watch: Watch,
+    last: Option<Leader>,
+}
+
+impl Follow {
+    /// The next change. It waits through an outage.
+    async fn next(&mut self) -> Result<Option<Leader>> {
         loop {
             match self.look().await {
-                Ok(leader) if self.last.as_ref() == Some(&leader) => {
-                    self.watch.changed(LONGEST_SILENCE).await;
-                }
+                Ok(leader) if self.last == leader => self.watch.changed(LONGEST_SILENCE).await,
                 Ok(leader) => {
-                    self.last = Some(leader.clone());
+                    self.last = leader.clone();
                     return Ok(leader);
                 }
                 Err(error) if error.is_retryable() => tokio::time::sleep(PAUSE).await,
@@ -268,11 +326,5 @@ impl Leaders {
         tokio::time::timeout(locks.timeout(), asked)
             .await
             .unwrap_or_else(|_| Err(Error::timed_out(locks.timeout())))
-    }
-}
-
-impl fmt::Debug for Leaders {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Leaders").field("last", &self.last).finish_non_exhaustive()
     }
 }

@@ -5,10 +5,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::failover;
 use super::fence::{Fence, Release};
 use super::holding::{Holding, Parting, lost};
 use super::keeping::Keeping;
-use super::locks::{Ending, Locks};
+use super::locks::Locks;
 use super::ticket::LockTicket;
 use super::{Keep, check_ttl};
 use crate::call::Call;
@@ -41,6 +42,11 @@ impl Guard {
 
     pub(super) fn token(&self) -> u64 {
         self.holding.token
+    }
+
+    /// Waits until enough replicas have it.
+    pub(super) async fn acknowledged(&self, ttl: Duration) -> Result<()> {
+        failover::acknowledged(&self.holding, ttl).await
     }
 
     /// Its lock was freed by another request than a release.
@@ -100,7 +106,7 @@ impl Guard {
 
     /// Holds the lock for at least `ttl` from now; a lock that is held longer stays so.
     ///
-    /// One round trip. A guard whose time is over is never revived, even if nobody took the lock since.
+    /// One round trip, and one more with [`replicated`](super::Lock::replicated). A guard whose time is over is never revived, even if nobody took the lock since.
     ///
     /// # Errors
     ///
@@ -114,6 +120,7 @@ impl Guard {
         let Holding { locks, .. } = &*self.holding;
         Call::new(locks.timeout(), &locks.meter.extend, async move {
             check_ttl(ttl)?;
+            self.holding.failover.check(ttl)?;
             if !self.is_valid() {
                 return Err(lost(&self.holding.name));
             }
@@ -125,6 +132,10 @@ impl Guard {
             let answer = locks.store()?.extend(&[(ticket, ttl)], Duration::MAX).await?;
             let unanswered = || Error::new(ErrorKind::Server, "the server did not say whether it is held");
             let held = answer.first().copied().flatten().ok_or_else(unanswered)?;
+            if held && self.holding.failover.replicas > 0 {
+                // Boxed: it would swell the future of every extension.
+                Box::pin(self.extended_in_replicas(ttl)).await?;
+            }
             if held && self.holding.renewed(sent, ttl) {
                 return Ok(());
             }
@@ -133,6 +144,15 @@ impl Guard {
             }
             Err(lost(&self.holding.name))
         })
+    }
+
+    /// Where too few replicas have the extension, the lock is released.
+    async fn extended_in_replicas(&self, ttl: Duration) -> Result<()> {
+        let answer = failover::acknowledged(&self.holding, ttl).await;
+        if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotReplicated) {
+            failover::release(&self.holding);
+        }
+        answer
     }
 
     /// Frees the lock, or hands it to the next in line. The guard's leases are lost before that is sent.
@@ -152,7 +172,7 @@ impl Guard {
         let locks = &holding.locks;
         let parting = self.let_go();
         let answer = Call::new(locks.timeout(), &locks.meter.release, async {
-            locks.store()?.release(&holding.name, holding.token).await
+            holding.kind.ending().send(locks.store()?, &holding.name, holding.token).await
         })
         .await;
         match answer {
@@ -215,13 +235,13 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let Parting { may_be_held, was_valid } = self.let_go();
-        let Holding { locks, name, token, granted, .. } = &*self.holding;
+        let Holding { locks, name, token, granted, kind, .. } = &*self.holding;
         locks.meter.held(locks.context.clock.now().since(*granted));
         if may_be_held && !self.ended {
             if !was_valid {
                 locks.meter.lost();
             }
-            locks.end_in_background(name.clone(), *token, self.holding.may_last(), Ending::Release);
+            locks.end_in_background(name.clone(), *token, self.holding.may_last(), kind.ending());
         }
     }
 }

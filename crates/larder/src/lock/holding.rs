@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::failover::Failover;
 use super::fence::Fence;
 use super::holder::shown;
-use super::locks::Locks;
+use super::locks::{Ending, Locks};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind};
 
@@ -32,10 +33,22 @@ pub(super) fn drift(ttl: Duration) -> Duration {
 }
 
 /// What is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Lock,
     Permit,
+    Group,
+}
+
+impl Kind {
+    /// How it is given back.
+    pub(super) fn ending(self) -> Ending {
+        match self {
+            Self::Lock => Ending::Release,
+            Self::Permit => Ending::GivePermit(None),
+            Self::Group => Ending::GiveGroup(None),
+        }
+    }
 }
 
 /// Shared by a guard, its leases, and whoever renews it.
@@ -46,6 +59,7 @@ pub(super) struct Holding {
     pub(super) token: u64,
     pub(super) fence: Fence,
     pub(super) granted: Tick,
+    pub(super) failover: Failover,
     ends: Mutex<Ends>,
     /// Tells who waits for the loss.
     ended: Notify,
@@ -84,6 +98,7 @@ impl Holding {
             token,
             fence,
             granted: sent,
+            failover: Failover::default(),
             ends: Mutex::new(Ends { deadline: Some(deadline), latest: sent.after(ttl) }),
             ended: Notify::new(),
         }

@@ -15,6 +15,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::failover::{Failover, quarantined};
 use super::fence::Fence;
 use super::guard::{Guard, LockLease};
 use super::holding::{Holding, lost};
@@ -79,6 +80,7 @@ pub struct Job {
     ttl: Duration,
     max_hold: Duration,
     keep: Duration,
+    failover: Failover,
 }
 
 impl Job {
@@ -96,6 +98,7 @@ impl Job {
             ttl: DEFAULT_TTL,
             max_hold: DEFAULT_MAX_HOLD,
             keep: DEFAULT_KEEP,
+            failover: Failover::default(),
         }
     }
 
@@ -160,6 +163,13 @@ impl Job {
     /// Default: 30 days.
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = keep;
+        self
+    }
+
+    /// Begins nothing after a failover until every lease of the old master is over: see [`Lock::quarantine`]. It does not
+    /// bring back a completion that the failover lost.
+    pub fn quarantine(mut self, max_lease: Duration) -> Self {
+        self.failover.quarantine = Some(max_lease);
         self
     }
 
@@ -268,6 +278,7 @@ impl Job {
             Err(Began::Running { since, by }) => return Ok(JobRun::Running { since: at(since), by }),
             Err(Began::BackingOff { until }) => return Ok(JobRun::BackingOff { until: at(until) }),
             Err(Began::GaveUp { attempts }) => return Ok(JobRun::GaveUp { attempts }),
+            Err(Began::Quarantined { until }) => return Err(quarantined(&run.lock(), until)),
             Err(Began::Started { .. } | Began::Gone) => return Err(lost(&run.lock())),
         };
         let result = Lock::hold_for(&guard, body).await?;
@@ -293,6 +304,7 @@ impl Job {
             backoff: self.backoff,
             at_most_once: self.at_most_once,
             keep,
+            quarantine: self.failover.quarantine,
         };
         let sent = locks.context.clock.now();
         // Whatever becomes of the request from here on, the lock that it may have taken is freed.
@@ -311,7 +323,8 @@ impl Job {
             undo.armed = false;
             return Ok(Err(began));
         };
-        let holding = Holding::new(locks.clone(), lock.clone(), token, Fence::new(fence), sent, self.ttl);
+        let mut holding = Holding::new(locks.clone(), lock.clone(), token, Fence::new(fence), sent, self.ttl);
+        holding.failover = self.failover;
         if !holding.is_valid() {
             return Err(lost(&lock));
         }
@@ -347,6 +360,7 @@ impl Job {
 
     fn check(&self) -> Result<()> {
         check_ttl(self.ttl)?;
+        self.failover.check(self.ttl)?;
         let Self { max_hold, ttl, .. } = self;
         if max_hold < ttl {
             return Err(Error::invalid(format!(

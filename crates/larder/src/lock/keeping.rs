@@ -15,11 +15,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::failover;
 use super::hedge::hedged;
 use super::holding::{Holding, Kind};
 use super::locks::Locks;
 use crate::background::{Resident, Schedule, Visit};
 use crate::clock::{Clock, Tick};
+use crate::store::group::GroupStore;
 use crate::store::lock::{LockStore, Ticket};
 use crate::store::permit::PermitStore;
 
@@ -103,8 +105,8 @@ async fn run(
         let Some(locks) = locks.upgrade() else { return };
         while under_way.try_join_next().is_some() {}
         let mut due = locks.keeping.due(clock.now());
-        due.sort_by_key(|(holding, ttl)| class(holding.kind, *ttl));
-        for alike in due.chunk_by(|(a, x), (b, y)| class(a.kind, *x) == class(b.kind, *y)) {
+        due.sort_by_key(|(holding, ttl)| class(holding, *ttl));
+        for alike in due.chunk_by(|(a, x), (b, y)| class(a, *x) == class(b, *y)) {
             under_way.spawn(renew(locks.clone(), alike.to_vec()));
         }
     }
@@ -121,8 +123,8 @@ pub(super) async fn reconnected(reconnects: &mut Option<watch::Receiver<u64>>) {
 }
 
 /// What goes in one request: times to live that differ by less than half, so that who is in a hurry gives up for nobody else.
-fn class(kind: Kind, ttl: Duration) -> (bool, u32) {
-    (kind == Kind::Lock, ttl.as_millis().max(1).ilog2())
+fn class(holding: &Holding, ttl: Duration) -> (Kind, u32, u32) {
+    (holding.kind, holding.failover.replicas, ttl.as_millis().max(1).ilog2())
 }
 
 async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
@@ -145,12 +147,18 @@ async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
         Kind::Lock => {
             hedged(&locks, patience, |store, patience| store.extend(&tickets, patience), both).await
         }
+        Kind::Group => {
+            hedged(&locks, patience, |store, patience| store.renew_groups(&tickets, patience), both).await
+        }
         Kind::Permit => {
             hedged(&locks, patience, |store, patience| store.renew_permits(&tickets, patience), both).await
         }
     };
+    let mut held = answer.unwrap_or_else(|_| vec![None; due.len()]);
+    if due.iter().any(|(holding, _)| holding.failover.replicas > 0) {
+        in_replicas(&locks, &due, &mut held, patience).await;
+    }
     let now = locks.context.clock.now();
-    let held = answer.unwrap_or_else(|_| vec![None; due.len()]);
     for ((holding, ttl), held) in due.into_iter().zip(held) {
         match held {
             Some(true) if holding.renewed(sent, ttl) => {}
@@ -162,6 +170,39 @@ async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
             }
             // What comes of it shows at the guards' deadlines.
             None => locks.keeping.failed(holding.token, ttl, now),
+        }
+    }
+}
+
+/// Asks the replicas for what was renewed and needs them: a renewal counts when enough have it. What too few have is
+/// given back; where nothing was answered, it is tried again.
+async fn in_replicas(
+    locks: &Locks,
+    due: &[(Arc<Holding>, Duration)],
+    held: &mut [Option<bool>],
+    patience: Duration,
+) {
+    let needs = |holding: &Holding, held: Option<bool>| held == Some(true) && holding.failover.replicas > 0;
+    let places: Vec<usize> = (0..due.len())
+        .filter(|at| {
+            due.get(*at).is_some_and(|(holding, _)| needs(holding, held.get(*at).copied().flatten()))
+        })
+        .collect();
+    let asked = places.iter().filter_map(|at| due.get(*at)).map(|(holding, _)| holding);
+    let replicas = asked.clone().map(|holding| holding.failover.replicas).max().unwrap_or_default();
+    let tickets: Vec<_> =
+        asked.map(|holding| Ticket { lock: holding.name.to_string(), token: holding.token }).collect();
+    let answer = match locks.store() {
+        Ok(store) => store.acknowledged(&tickets, replicas, patience).await,
+        Err(error) => Err(error),
+    };
+    let answer = answer.unwrap_or_else(|_| vec![None; places.len()]);
+    for (at, enough) in places.into_iter().zip(answer) {
+        if let (Some((holding, _)), Some(held)) = (due.get(at), held.get_mut(at)) {
+            *held = enough;
+            if enough == Some(false) {
+                failover::release(holding);
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::near::Changes;
 use crate::stats::LockStats;
 use crate::store::AnyStore;
+use crate::store::group::GroupStore;
 use crate::store::lock::LockStore;
 use crate::store::permit::PermitStore;
 use crate::telemetry::target;
@@ -33,14 +34,17 @@ pub(super) enum Ending {
     GiveUp(Duration),
     /// A permit; where its attempt was given up, that is remembered for so long.
     GivePermit(Option<Duration>),
+    /// The same of locks of a group.
+    GiveGroup(Option<Duration>),
 }
 
 impl Ending {
-    async fn send(self, store: &AnyStore, name: &str, token: u64) -> Result<bool> {
+    pub(super) async fn send(self, store: &AnyStore, name: &str, token: u64) -> Result<bool> {
         match self {
             Self::Release => store.release(name, token).await,
             Self::GiveUp(remembered) => store.give_up(name, token, remembered).await,
             Self::GivePermit(remembered) => store.give_permit(name, token, remembered).await,
+            Self::GiveGroup(remembered) => store.give_group(name, token, remembered).await,
         }
     }
 }
@@ -100,7 +104,11 @@ impl Locks {
                 match answer {
                     Ok(Ok(_)) => return,
                     Ok(Err(error)) if !error.is_retryable() || context.clock.now().after(pause) >= end => {
-                        tracing::debug!(target: target::LOCK, %error, "a lock could not be freed and ends with its time");
+                        tracing::debug!(
+                            target: target::LOCK,
+                            error = error.unnamed(),
+                            "a lock could not be freed and ends with its time"
+                        );
                         return;
                     }
                     Err(_) if context.clock.now() >= end => return,

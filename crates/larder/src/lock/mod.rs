@@ -17,7 +17,9 @@
 
 mod attempt;
 mod election;
+mod failover;
 mod fence;
+mod group;
 mod guard;
 mod hedge;
 mod holder;
@@ -46,7 +48,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::lock::{LockStore, Ticket};
 use attempt::{Attempt, Outcome, Want};
 pub use election::{Election, Leader, Leaders, Leadership};
+use failover::Failover;
 pub use fence::{Fence, Release};
+pub use group::{GroupGuard, GroupLocks, LockGroup};
 pub use guard::{Guard, LockLease};
 pub use holder::Holder;
 use holding::Holding;
@@ -103,6 +107,7 @@ pub struct Lock {
     max_hold: Duration,
     /// As others see the holder, behind a space, if not as this process.
     by: Option<Arc<str>>,
+    failover: Failover,
 }
 
 impl Lock {
@@ -113,11 +118,19 @@ impl Lock {
 
     /// By its name on the server.
     fn named(locks: Arc<Locks>, name: Arc<str>) -> Self {
-        Self { name, locks, ttl: DEFAULT_TTL, keep: None, max_hold: DEFAULT_MAX_HOLD, by: None }
+        Self {
+            name,
+            locks,
+            ttl: DEFAULT_TTL,
+            keep: None,
+            max_hold: DEFAULT_MAX_HOLD,
+            by: None,
+            failover: Failover::default(),
+        }
     }
 
     fn want(&self) -> Want {
-        Want::Lock { ttl: self.ttl, by: self.by.clone() }
+        Want::Lock { ttl: self.ttl, by: self.by.clone(), failover: self.failover }
     }
 
     /// How long the lock is held unless it is extended or released before: 10 ms to 24 hours. Default: 30 s.
@@ -142,6 +155,31 @@ impl Lock {
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.max_hold = max_hold;
         self.keep = self.keep.map(|_| Keep { max_hold });
+        self
+    }
+
+    /// Grants nothing after a failover until every lease of the old master is over: a server that was promoted may lack locks
+    /// that are held. `max_lease` is the longest time to live that anybody uses for this lock; a longer one is refused.
+    ///
+    /// Each grant compares the server's replication id with a marker beside the lock, which is kept for 30 days after the last
+    /// grant. Where it is another one, or where there is none (a failover, a restart, a server that got its first replica, the
+    /// first use of the lock), grants fail with [`Quarantined`](ErrorKind::Quarantined) for `max_lease`; renewals and releases
+    /// of locks that the server knows go on. No round trip more. All programs that use the lock must ask for it, and
+    /// the old master must stop: the conditions are in docs/guarantees.md. On `memory:` it has no effect.
+    pub fn quarantine(mut self, max_lease: Duration) -> Self {
+        self.failover.quarantine = Some(max_lease);
+        self
+    }
+
+    /// Counts the lock as granted or renewed only when so many replicas have acknowledged it (`WAIT`): one round trip more, on
+    /// a connection of its own. Where too few do within a quarter of the time to live, or half of `response_timeout`, the
+    /// lock is released: the call fails with [`NotReplicated`](ErrorKind::NotReplicated), a guard that is renewed is
+    /// [lost](Guard::lost).
+    ///
+    /// It makes it unlikely that a failover loses the lock, and rules nothing out: the replica that acknowledged need not be
+    /// the one that is promoted. [`quarantine`](Self::quarantine) rules it out. On `memory:` it has no effect.
+    pub fn replicated(mut self, replicas: u32) -> Self {
+        self.failover.replicas = replicas;
         self
     }
 
@@ -182,7 +220,8 @@ impl Lock {
             self.check()?;
             let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
             match Attempt::within(&self.locks, &self.name, self.want(), end).await? {
-                Outcome::Granted(holding, _) => Ok(Guard::new(holding, self.ttl, self.keep)),
+                Outcome::Granted(holding, _) => self.guard(holding).await,
+                Outcome::Quarantined(until) => Err(failover::quarantined(&self.name, until)),
                 _ => Err(self.held_error(patience).await),
             }
         })
@@ -203,10 +242,21 @@ impl Lock {
         Call::new(self.locks.timeout(), &self.locks.meter.acquire, async move {
             self.check()?;
             match Attempt::once(&self.locks, &self.name, self.want()).await? {
-                Outcome::Granted(holding, _) => Ok(Some(Guard::new(holding, self.ttl, self.keep))),
+                Outcome::Granted(holding, _) => self.guard(holding).await.map(Some),
+                Outcome::Quarantined(until) => Err(failover::quarantined(&self.name, until)),
                 _ => Ok(None),
             }
         })
+    }
+
+    /// The guard of a grant, once enough replicas have it. One that too few have is dropped, which frees the lock.
+    async fn guard(&self, holding: Holding) -> Result<Guard> {
+        let guard = Guard::new(holding, self.ttl, self.keep);
+        if self.failover.replicas > 0 {
+            // Boxed: it would swell the future of every lock.
+            Box::pin(guard.acknowledged(self.ttl)).await?;
+        }
+        Ok(guard)
     }
 
     /// Returns who holds the lock, and how many wait. `None` if it is free, or just being handed over.
@@ -280,9 +330,10 @@ impl Lock {
             let held = [(Ticket { lock, token }, self.ttl)];
             let answer = self.locks.store()?.extend(&held, Duration::MAX).await?;
             let (locks, name) = (self.locks.clone(), self.name.clone());
-            let holding = Holding::new(locks, name, token, fence, sent, self.ttl);
+            let mut holding = Holding::new(locks, name, token, fence, sent, self.ttl);
+            holding.failover = self.failover;
             match answer.first() {
-                Some(Some(true)) if holding.is_valid() => Ok(Guard::new(holding, self.ttl, self.keep)),
+                Some(Some(true)) if holding.is_valid() => self.guard(holding).await,
                 _ => Err(holding::lost(&self.name)),
             }
         })
@@ -303,6 +354,7 @@ impl Lock {
 
     fn check(&self) -> Result<()> {
         check_ttl(self.ttl)?;
+        self.failover.check(self.ttl)?;
         if let Some(Keep { max_hold }) = self.keep.filter(|keep| keep.max_hold < self.ttl) {
             let ttl = self.ttl;
             return Err(Error::invalid(format!(

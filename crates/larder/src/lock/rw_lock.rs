@@ -62,6 +62,13 @@ impl RwLock {
         self
     }
 
+    /// Grants nothing after a failover until every lease of the old master is over: see
+    /// [`Lock::quarantine`](super::Lock::quarantine).
+    pub fn quarantine(mut self, max_lease: Duration) -> Self {
+        self.semaphore = self.semaphore.quarantine(max_lease);
+        self
+    }
+
     /// Takes the lock for reading, waiting in the queue as long as it takes.
     ///
     /// One round trip if no writer holds it or waits; else two, and one when it is granted.

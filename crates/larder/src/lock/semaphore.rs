@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::attempt::{Attempt, Outcome, Want};
+use super::failover::{Failover, quarantined};
 use super::holding::Holding;
 use super::locks::{Ending, Locks};
 use super::permit::SemaphorePermit;
@@ -68,6 +69,7 @@ pub struct Semaphore {
     ttl: Duration,
     max_hold: Duration,
     max_waiting: u64,
+    failover: Failover,
     /// Whether it was logged that another number is stored.
     warned: Arc<AtomicBool>,
 }
@@ -95,6 +97,7 @@ impl Semaphore {
             ttl: DEFAULT_TTL,
             max_hold: DEFAULT_MAX_HOLD,
             max_waiting: u64::MAX,
+            failover: Failover::default(),
             warned: Arc::default(),
         }
     }
@@ -121,6 +124,13 @@ impl Semaphore {
     /// Refuses a caller at once, with `QueueFull`, if so many wait already. Default: any number may wait.
     pub fn max_waiting(mut self, callers: u64) -> Self {
         self.max_waiting = callers;
+        self
+    }
+
+    /// Grants nothing after a failover until every lease of the old master is over: see
+    /// [`Lock::quarantine`](super::Lock::quarantine).
+    pub fn quarantine(mut self, max_lease: Duration) -> Self {
+        self.failover.quarantine = Some(max_lease);
         self
     }
 
@@ -278,6 +288,7 @@ impl Semaphore {
 
     fn check(&self) -> Result<()> {
         check_ttl(self.ttl)?;
+        self.failover.check(self.ttl)?;
         check_number(self.permits)?;
         if self.max_hold < self.ttl {
             let Self { max_hold, ttl, .. } = self;
@@ -364,7 +375,9 @@ impl Semaphore {
             return Err(Error::invalid(format!("a caller takes 1 to {HEAVIEST} permits, not {permits}")));
         }
         let wait_in_queue = Wait::Queue { most: self.max_waiting };
-        let request = Request { permits: self.permits, ttl: self.ttl, wait: wait_in_queue, fenced };
+        let quarantine = self.failover.quarantine;
+        let request =
+            Request { permits: self.permits, ttl: self.ttl, wait: wait_in_queue, fenced, quarantine };
         let want = Want::Permits { weight: permits, request };
         let outcome = match wait {
             Some(end) => Attempt::within(&self.locks, &self.name, want, end).await?,
@@ -382,6 +395,7 @@ impl Semaphore {
                 Ok(Some(SemaphorePermit::new(holding, self.ttl, self.max_hold)))
             }
             Outcome::Held => Ok(None),
+            Outcome::Quarantined(until) => Err(quarantined(&self.name, until)),
             Outcome::QueueFull => {
                 let most = self.max_waiting;
                 let message = format!("{most} callers or more wait for the semaphore already");

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, select_all};
 
+use super::failover::Failover;
 use super::fence::{Fence, Release};
 use super::guard::Guard;
 use super::locks::Locks;
@@ -41,6 +42,7 @@ pub struct SeveralLocks {
     distinct: bool,
     ttl: Duration,
     max_hold: Duration,
+    failover: Failover,
 }
 
 impl SeveralLocks {
@@ -50,7 +52,14 @@ impl SeveralLocks {
         let all = names.len();
         names.dedup();
         let distinct = names.len() == all;
-        Self { locks, names, distinct, ttl: DEFAULT_TTL, max_hold: DEFAULT_MAX_HOLD }
+        Self {
+            locks,
+            names,
+            distinct,
+            ttl: DEFAULT_TTL,
+            max_hold: DEFAULT_MAX_HOLD,
+            failover: Failover::default(),
+        }
     }
 
     /// The time to live of each lock. They are renewed while the guard lives: it is how long others wait for a holder
@@ -63,6 +72,18 @@ impl SeveralLocks {
     /// The longest that each lock is renewed, counted from its grant. Default: 1 hour.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.max_hold = max_hold;
+        self
+    }
+
+    /// Grants nothing after a failover until every lease of the old master is over: see [`Lock::quarantine`].
+    pub fn quarantine(mut self, max_lease: Duration) -> Self {
+        self.failover.quarantine = Some(max_lease);
+        self
+    }
+
+    /// Counts each lock as granted only when so many replicas have acknowledged it: see [`Lock::replicated`].
+    pub fn replicated(mut self, replicas: u32) -> Self {
+        self.failover.replicas = replicas;
         self
     }
 
@@ -141,7 +162,9 @@ impl SeveralLocks {
     }
 
     fn lock(&self, name: &str) -> Lock {
-        Lock::new(self.locks.clone(), name).ttl(self.ttl).max_hold(self.max_hold).keep_alive()
+        let mut lock = Lock::new(self.locks.clone(), name).ttl(self.ttl).max_hold(self.max_hold).keep_alive();
+        lock.failover = self.failover;
+        lock
     }
 
     fn check(&self) -> Result<()> {

@@ -105,6 +105,7 @@ impl Player {
                     backoff: if *patient { HOUR } else { Duration::ZERO },
                     at_most_once: *at_most_once,
                     keep: DAY,
+                    quarantine: None,
                 };
                 match store.begin_job(&self.run(*slot), begin).await.unwrap() {
                     Began::Started { fence, .. } if fence <= self.fence.get() => Answer::FenceFell,
@@ -123,7 +124,7 @@ impl Player {
                     }
                     Began::BackingOff { .. } => Answer::BackingOff,
                     Began::GaveUp { attempts } => Answer::GaveUp(attempts),
-                    Began::Gone => Answer::Gone,
+                    Began::Gone | Began::Quarantined { .. } => Answer::Gone,
                 }
             }
             Step::End { behind, slot, completed } => {
@@ -143,6 +144,7 @@ impl Player {
                     backoff: Duration::ZERO,
                     at_most_once: true,
                     keep: DAY,
+                    quarantine: None,
                 };
                 match store.begin_job(&run, begin).await.unwrap() {
                     Began::Gone => Answer::Gone,

@@ -2,7 +2,8 @@
 //! answer the same, hold each lock for as long, and give out fences that grow. Waiters live for hours here and claims
 //! last for some, so that a slow machine changes nothing; that a lock's time is over is a step of its own.
 //!
-//! A semaphore goes with them: its number changes, its callers want one to three permits.
+//! A semaphore goes with them: its number changes, its callers want one to three permits. And a group of three locks, of which
+//! callers want some.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::equivalence::real_store;
-use super::lock::{Attempted, HeldBy, LockStore, Pace, Queue, Ticket, Turn};
+use super::group::{GroupStore, PREFIX as GROUPS};
+use super::lock::{Attempted, HeldBy, LockRequest, LockStore, Pace, Queue, Ticket, Turn};
 use super::memory::{Bounds, MemoryStore};
 use super::permit::{PREFIX, PermitStore, Request, Taken, Wait, token_of, weight};
 use crate::clock::Clock;
@@ -22,6 +24,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const LOCKS: u8 = 2;
 /// Where the tokens of permits stand, and which "lock" of a ticket is the semaphore.
 const PERMITS: u8 = 2;
+/// Where the tokens of a group stand, and which "lock" of a ticket is the group.
+const GROUP: u8 = 3;
 /// The number of permits that a handle brings.
 const SEMAPHORE: u64 = 3;
 
@@ -55,6 +59,16 @@ enum Step {
     InUse,
     /// The time of all permits and claims is over.
     EndPermits,
+    /// Which of the three locks of the group, as bits, and whether it waits.
+    TakeGroup(u8, u8, bool),
+    LateGroup(u8, u8, bool),
+    ConfirmGroup(u8),
+    RenewGroups(Vec<u8>),
+    GiveGroup(u8, bool),
+    GroupHolder(u8),
+    EndGroup,
+    /// Whether these are held, as replicas would be asked.
+    Acknowledged(Vec<(u8, u8)>),
 }
 
 #[derive(Debug, PartialEq)]
@@ -81,8 +95,8 @@ fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Acquire(l, t, q)),
         4 => one().prop_map(|(l, t)| Step::Confirm(l, t)),
-        1 => (0..LOCKS + 1, 0..4u8).prop_map(|(l, t)| Step::Listen(l, t)),
-        3 => many(LOCKS + 1).prop_map(Step::StandBy),
+        1 => (0..LOCKS + 2, 0..4u8).prop_map(|(l, t)| Step::Listen(l, t)),
+        3 => many(LOCKS + 2).prop_map(Step::StandBy),
         2 => one().prop_map(|(l, t)| Step::GiveUp(l, t)),
         1 => many(LOCKS).prop_map(Step::Extend),
         3 => one().prop_map(|(l, t)| Step::Release(l, t)),
@@ -100,6 +114,14 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (0..4u8, 0..4u8, prop::bool::weighted(0.2)).prop_map(|(a, b, late)| Step::Exchange(a, b, late)),
         1 => Just(Step::InUse),
         2 => Just(Step::EndPermits),
+        8 => (0..4u8, 1..8u8, prop::bool::weighted(0.8)).prop_map(|(t, n, q)| Step::TakeGroup(t, n, q)),
+        1 => (0..4u8, 1..8u8, any::<bool>()).prop_map(|(t, n, q)| Step::LateGroup(t, n, q)),
+        5 => (0..4u8).prop_map(Step::ConfirmGroup),
+        1 => prop::collection::vec(0..4u8, 1..4).prop_map(Step::RenewGroups),
+        4 => (0..4u8, any::<bool>()).prop_map(|(t, u)| Step::GiveGroup(t, u)),
+        2 => (0..3u8).prop_map(Step::GroupHolder),
+        2 => Just(Step::EndGroup),
+        1 => many(LOCKS + 2).prop_map(Step::Acknowledged),
     ]
 }
 
@@ -109,16 +131,26 @@ struct Tokens {
     used: Cell<[u64; 16]>,
     weights: Cell<[u64; 4]>,
     permit_fence: Cell<u64>,
-    fences: Cell<[u64; 3]>,
+    fences: Cell<[u64; 4]>,
 }
 
 impl Tokens {
     fn lock(&self, lock: u8) -> String {
-        if lock == PERMITS { self.semaphore() } else { format!("~lock.1:{{h{}:{lock}}}", self.history) }
+        if lock == GROUP {
+            self.group()
+        } else if lock == PERMITS {
+            self.semaphore()
+        } else {
+            format!("~lock.1:{{h{}:{lock}}}", self.history)
+        }
     }
 
     fn semaphore(&self) -> String {
         format!("{PREFIX}{{h{}:s}}", self.history)
+    }
+
+    fn group(&self) -> String {
+        format!("{GROUPS}{{h{}:g}}", self.history)
     }
 
     fn current(&self, lock: u8, token: u8) -> u64 {
@@ -173,7 +205,7 @@ fn hours(span: Duration) -> Duration {
 /// Those that want all permits have fences.
 fn request(wait: Option<u64>, ttl: Duration, token: u64) -> Request {
     let wait = wait.map_or(Wait::No, |most| Wait::Queue { most });
-    Request { permits: SEMAPHORE, ttl, wait, fenced: weight(token) == SEMAPHORE }
+    Request { permits: SEMAPHORE, ttl, wait, fenced: weight(token) == SEMAPHORE, quarantine: None }
 }
 
 /// Whether its wake-up name is listened to comes from each store's connections.
@@ -189,9 +221,20 @@ fn taken(taken: Taken, tokens: &Tokens) -> Answer {
     })
 }
 
-async fn take(store: &(impl LockStore + PermitStore), tokens: &Tokens, step: &Step) -> crate::Result<Answer> {
+/// Some of three names.
+fn names(bits: u8) -> String {
+    let names: Vec<&str> =
+        (0..3).filter(|bit| bits & (1 << bit) != 0).map(|bit| ["a", "b", "c"][bit]).collect();
+    names.join("\n")
+}
+
+async fn take(
+    store: &(impl LockStore + PermitStore + GroupStore),
+    tokens: &Tokens,
+    step: &Step,
+) -> crate::Result<Answer> {
     let queue = |stand: &bool| if *stand { Queue::StandInLine } else { Queue::GoAway };
-    let semaphore = tokens.semaphore();
+    let (semaphore, group) = (tokens.semaphore(), tokens.group());
     Ok(match step {
         Step::Acquire(lock, token, stand) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
@@ -240,7 +283,7 @@ async fn take(store: &(impl LockStore + PermitStore), tokens: &Tokens, step: &St
             answer
         }
         // The stores are told by who compares them.
-        Step::End(_) | Step::EndPermits => Answer::Flag(true),
+        Step::End(_) | Step::EndPermits | Step::EndGroup => Answer::Flag(true),
         Step::Late(lock, token, stand) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
             store.give_up(&name, token, HOUR).await?;
@@ -276,6 +319,43 @@ async fn take(store: &(impl LockStore + PermitStore), tokens: &Tokens, step: &St
                 |token: &u8| Ticket { lock: semaphore.clone(), token: tokens.current(PERMITS, *token) };
             let held: Vec<_> = held.iter().map(|token| (ticket(token), 2 * HOUR)).collect();
             Answer::Flags(store.renew_permits(&held, HOUR).await?.into_iter().flatten().collect())
+        }
+        Step::TakeGroup(token, wanted, wait) => {
+            let token = tokens.next(GROUP, *token);
+            let request = LockRequest::of(HOUR);
+            let taken = store.take_group(&group, token, &names(*wanted), request, queue(wait)).await?;
+            tokens.attempted(GROUP, taken)
+        }
+        Step::LateGroup(token, wanted, wait) => {
+            let token = tokens.next(GROUP, *token);
+            store.give_group(&group, token, Some(HOUR)).await?;
+            let request = LockRequest::of(HOUR);
+            let taken = store.take_group(&group, token, &names(*wanted), request, queue(wait)).await?;
+            tokens.attempted(GROUP, taken)
+        }
+        Step::ConfirmGroup(token) => {
+            let token = tokens.current(GROUP, *token);
+            let confirmed = store.confirm_group(&group, token, LockRequest::of(3 * HOUR)).await?;
+            tokens.attempted(GROUP, confirmed)
+        }
+        Step::RenewGroups(held) => {
+            let held: Vec<_> = held.iter().map(|token| (tokens.ticket((GROUP, *token)), 2 * HOUR)).collect();
+            Answer::Flags(store.renew_groups(&held, HOUR).await?.into_iter().flatten().collect())
+        }
+        Step::GiveGroup(token, up) => {
+            let token = tokens.current(GROUP, *token);
+            Answer::Flag(store.give_group(&group, token, up.then_some(HOUR)).await?)
+        }
+        Step::GroupHolder(name) => {
+            let holder = store.group_holder(&group, &names(1 << name)).await?;
+            assert!(holder.as_ref().is_none_or(|by| by.process.ends_with(&std::process::id().to_string())));
+            let last = tokens.fences.get()[usize::from(GROUP)];
+            Answer::Holder(holder.map(|by| (by.fence == last, hours(by.remaining), by.waiting)))
+        }
+        Step::Acknowledged(held) => {
+            let held: Vec<Ticket> = held.iter().map(|ticket| tokens.ticket(*ticket)).collect();
+            // No replica is asked for: that there are some is a test of its own.
+            Answer::Flags(store.acknowledged(&held, 0, HOUR).await?.into_iter().flatten().collect())
         }
         Step::GivePermit(token, up) => {
             let token = tokens.current(PERMITS, *token);
@@ -337,6 +417,11 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
                         let name = of_memory.semaphore();
                         memory.end_permits(&name);
                         server.end_permits(&name).await;
+                    }
+                    if let Step::EndGroup = step {
+                        let name = of_memory.group();
+                        memory.end_group(&name);
+                        server.end_group(&name).await;
                     }
                     let expected = take(&memory, &of_memory, step).await.unwrap();
                     let found = take(&server, &of_server, step).await.unwrap();

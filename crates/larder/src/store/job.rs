@@ -66,6 +66,8 @@ pub(crate) struct BeginJob {
     pub(crate) backoff: Duration,
     pub(crate) at_most_once: bool,
     pub(crate) keep: Duration,
+    /// As of a [`LockRequest`](super::lock::LockRequest).
+    pub(crate) quarantine: Option<Duration>,
 }
 
 /// The answer to [`JobStore::begin_job`]. Times are milliseconds of the store's clock since 1970.
@@ -91,6 +93,11 @@ pub(crate) enum Began {
     },
     /// The attempt was given up before it arrived.
     Gone,
+    /// As [`Attempted::Quarantined`](super::lock::Attempted::Quarantined).
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the embedded store loses nothing"))]
+    Quarantined {
+        until: u64,
+    },
 }
 
 /// The last run of a job, in the same times.

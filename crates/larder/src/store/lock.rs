@@ -49,6 +49,25 @@ pub(crate) enum Queue {
     GoAway,
 }
 
+/// What an attempt at a lock asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LockRequest<'a> {
+    pub(crate) ttl: Duration,
+    /// The holder as others see it, behind a space.
+    pub(crate) by: &'a str,
+    /// The longest lease of this lock, where a server that may have lost some grants nothing for so long. The embedded
+    /// store has no failover, and ignores it.
+    pub(crate) quarantine: Option<Duration>,
+}
+
+#[cfg(test)]
+impl LockRequest<'_> {
+    /// Of this process.
+    pub(crate) fn of(ttl: Duration) -> Self {
+        Self { ttl, by: process_suffix(), quarantine: None }
+    }
+}
+
 /// The answer to an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempted {
@@ -60,6 +79,9 @@ pub(crate) enum Attempted {
     Waiting { told: bool },
     /// It does not stand in line: it was given up before, or its place was lost.
     Gone,
+    /// Nothing is granted until then, in milliseconds of the server's time: locks that are held may have been lost.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the embedded store loses nothing"))]
+    Quarantined { until: u64 },
 }
 
 /// What a waiting attempt is told when it is heard of.
@@ -134,15 +156,13 @@ pub(crate) fn token_text(token: u64) -> ArrayString<16> {
 /// What every store can do with locks. Each operation is atomic, and safe to drop at any point: the store may then still
 /// carry it out.
 pub(crate) trait LockStore: Send + Sync + 'static {
-    /// Takes a lock that nobody holds and nobody waits for; else stands in line, if told to. Once for each token. `by` is the
-    /// holder as others see it, behind a space.
+    /// Takes a lock that nobody holds and nobody waits for; else stands in line, if told to. Once for each token.
     fn acquire_as(
         &self,
         lock: &str,
         token: u64,
-        ttl: Duration,
+        request: LockRequest<'_>,
         queue: Queue,
-        by: &str,
     ) -> impl Future<Output = Result<Attempted>> + Send;
 
     /// The same as this process.
@@ -154,7 +174,7 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         ttl: Duration,
         queue: Queue,
     ) -> impl Future<Output = Result<Attempted>> + Send {
-        self.acquire_as(lock, token, ttl, queue, process_suffix())
+        self.acquire_as(lock, token, LockRequest::of(ttl), queue)
     }
 
     /// Takes a lock that was handed over, or that is free and this attempt's turn. May be sent again.
@@ -162,8 +182,7 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         &self,
         lock: &str,
         token: u64,
-        ttl: Duration,
-        by: &str,
+        request: LockRequest<'_>,
     ) -> impl Future<Output = Result<Attempted>> + Send;
 
     /// The same as this process.
@@ -174,7 +193,7 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         token: u64,
         ttl: Duration,
     ) -> impl Future<Output = Result<Attempted>> + Send {
-        self.confirm_as(lock, token, ttl, process_suffix())
+        self.confirm_as(lock, token, LockRequest::of(ttl))
     }
 
     /// Listens to the wake-up name anew; whether the attempt was given the lock meanwhile.
@@ -204,6 +223,16 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         patience: Duration,
     ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
+    /// Whether tokens still hold their locks or permits and so many replicas have all that was written to their servers
+    /// before. In the order of `held`; `None` where its server did not answer within `patience` and some more. The embedded
+    /// store has no replicas, and needs none.
+    fn acknowledged(
+        &self,
+        held: &[Ticket],
+        replicas: u32,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
+
     /// Frees the lock, or hands it on; whether `token` still held it.
     fn release(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
 
@@ -219,15 +248,14 @@ impl LockStore for AnyStore {
         &self,
         lock: &str,
         token: u64,
-        ttl: Duration,
+        request: LockRequest<'_>,
         queue: Queue,
-        by: &str,
     ) -> Result<Attempted> {
-        on_either!(self.acquire_as(lock, token, ttl, queue, by))
+        on_either!(self.acquire_as(lock, token, request, queue))
     }
 
-    async fn confirm_as(&self, lock: &str, token: u64, ttl: Duration, by: &str) -> Result<Attempted> {
-        on_either!(self.confirm_as(lock, token, ttl, by))
+    async fn confirm_as(&self, lock: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
+        on_either!(self.confirm_as(lock, token, request))
     }
 
     async fn listen(&self, lock: &str, token: u64) -> Result<bool> {
@@ -244,6 +272,15 @@ impl LockStore for AnyStore {
 
     async fn extend(&self, held: &[(Ticket, Duration)], patience: Duration) -> Result<Vec<Option<bool>>> {
         on_either!(self.extend(held, patience))
+    }
+
+    async fn acknowledged(
+        &self,
+        held: &[Ticket],
+        replicas: u32,
+        patience: Duration,
+    ) -> Result<Vec<Option<bool>>> {
+        on_either!(self.acknowledged(held, replicas, patience))
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {

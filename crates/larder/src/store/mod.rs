@@ -16,6 +16,7 @@ macro_rules! on_either {
     };
 }
 
+pub(crate) mod group;
 pub(crate) mod job;
 pub(crate) mod limit;
 pub(crate) mod lock;

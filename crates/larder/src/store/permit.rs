@@ -53,6 +53,8 @@ pub(crate) struct Request {
     pub(crate) wait: Wait,
     /// Whether the grant has a fence.
     pub(crate) fenced: bool,
+    /// As of a [`LockRequest`](super::lock::LockRequest).
+    pub(crate) quarantine: Option<Duration>,
 }
 
 /// Whether an attempt that finds too few permits waits.
@@ -78,6 +80,9 @@ pub(crate) enum Taken {
     QueueFull,
     /// It wants more than there are.
     TooHeavy { permits: u64 },
+    /// As [`Attempted::Quarantined`](super::lock::Attempted::Quarantined).
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the embedded store loses nothing"))]
+    Quarantined { until: u64 },
     /// It does not wait: it was given up before, or its place was lost.
     Gone,
 }

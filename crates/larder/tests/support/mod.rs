@@ -11,6 +11,7 @@
 
 pub mod events;
 pub mod held;
+pub mod lossy;
 pub mod waiting;
 
 use std::sync::OnceLock;

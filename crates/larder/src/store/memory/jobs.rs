@@ -40,8 +40,40 @@ struct Job {
     kept_until: Option<Tick>,
 }
 
+impl Job {
+    fn is_forgotten(&self, now: Tick) -> bool {
+        let kept = self.records.values().map(|(_, until)| *until).chain(self.kept_until);
+        kept.max().is_none_or(|until| until <= now)
+    }
+}
+
 #[derive(Default)]
-pub(super) struct Jobs(Shards<HashMap<String, Job>>);
+struct Table {
+    jobs: HashMap<String, Job>,
+    /// What is over is forgotten when the table has doubled since that was last done.
+    sweep_at: usize,
+}
+
+impl Table {
+    fn job(&mut self, name: &str, now: Tick) -> &mut Job {
+        if self.jobs.len() >= self.sweep_at {
+            self.jobs.retain(|_, job| !job.is_forgotten(now));
+            self.sweep_at = self.jobs.len().saturating_mul(2).max(64);
+        }
+        self.jobs.entry(name.to_owned()).or_default()
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Jobs(Shards<Table>);
+
+#[cfg(test)]
+impl Jobs {
+    /// How many names are known.
+    fn known(&self) -> usize {
+        self.0.all().map(|table| table.jobs.len()).sum()
+    }
+}
 
 fn signed(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
@@ -69,7 +101,7 @@ impl MemoryStore {
             return Began::Gone;
         }
         let mut jobs = self.jobs.0.of(&run.job);
-        let job = jobs.entry(run.job.clone()).or_default();
+        let job = jobs.job(&run.job, tick);
         job.records.retain(|_, (_, until)| *until > tick);
         let (record, kept) = job.records.entry(run.slot.clone()).or_insert_with(|| (Record::default(), tick));
         let period = begin.schedule.map_or(0, |schedule| period_of(now, schedule, record, begin.attempts));
@@ -126,7 +158,7 @@ impl JobStore for MemoryStore {
     ) -> Result<bool> {
         let (now, tick) = (self.now_micros() / 1000, self.clock.now());
         let mut jobs = self.jobs.0.of(&run.job);
-        let job = jobs.entry(run.job.clone()).or_default();
+        let job = jobs.job(&run.job, tick);
         let known = job.records.get_mut(&run.slot).filter(|(_, until)| *until > tick);
         if !self.free_lock(&run.lock(), token) {
             return Ok(known.is_some_and(|(record, _)| record.ends.contains(&token)));
@@ -150,8 +182,47 @@ impl JobStore for MemoryStore {
     async fn last_run(&self, job: &str) -> Result<Option<LastRun>> {
         let tick = self.clock.now();
         let jobs = self.jobs.0.of(job);
-        let known = jobs.get(job).filter(|job| job.kept_until.is_some_and(|until| until > tick));
+        let known = jobs.jobs.get(job).filter(|job| job.kept_until.is_some_and(|until| until > tick));
         let held = self.lock_is_held(&lock_of_job(job));
         Ok(known.and_then(|job| job.last.clone()).map(|last| LastRun { held, ..last }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::Bounds;
+    use super::*;
+    use crate::clock::Clock;
+    use crate::near::Changes;
+
+    #[tokio::test]
+    async fn the_names_of_jobs_are_forgotten_with_their_records() {
+        let micros = Arc::new(AtomicU64::new(0));
+        let clock = Clock::Manual(micros.clone());
+        let store = MemoryStore::new(Bounds::default(), clock, Arc::new(Changes::default()));
+        let (ttl, keep) = (Duration::from_secs(1), Duration::from_secs(10));
+        for number in 0..100_000u64 {
+            let run = RunName { job: format!("job-{number}"), slot: Some("s".into()) };
+            let begin = BeginJob {
+                token: number + 1,
+                ttl,
+                schedule: None,
+                attempts: 1,
+                backoff: Duration::ZERO,
+                at_most_once: false,
+                keep,
+                quarantine: None,
+            };
+            let Began::Started { period, .. } = store.begin_job(&run, begin).await.unwrap() else {
+                panic!("{run:?}")
+            };
+            assert!(store.end_job(&run, number + 1, period, true, keep).await.unwrap());
+            micros.fetch_add(1_000_000, Ordering::AcqRel);
+        }
+        // Ten are kept at a time; each of the 32 tables is swept when it holds 64.
+        assert!(store.jobs.known() <= 32 * 64, "{} names are kept", store.jobs.known());
     }
 }

@@ -15,8 +15,9 @@ use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::keyspace::ELECTION;
+use crate::store::group::is_group;
 use crate::store::lock::{
-    Attempted, HeldBy, LockStore, Pace, Queue, Ticket, Turn, process_suffix, wake_name,
+    Attempted, HeldBy, LockRequest, LockStore, Pace, Queue, Ticket, Turn, process_suffix, wake_name,
 };
 use crate::store::permit::is_semaphore;
 
@@ -269,14 +270,14 @@ impl LockStore for MemoryStore {
         &self,
         lock: &str,
         token: u64,
-        ttl: Duration,
+        LockRequest { ttl, by, .. }: LockRequest<'_>,
         queue: Queue,
-        by: &str,
     ) -> Result<Attempted> {
         Ok(self.take_lock(lock, token, ttl, queue, by))
     }
 
-    async fn confirm_as(&self, lock: &str, token: u64, ttl: Duration, by: &str) -> Result<Attempted> {
+    async fn confirm_as(&self, lock: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
+        let LockRequest { ttl, by, .. } = request;
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
         let Some(line) = state.lines.get_mut(lock) else { return Ok(Attempted::Gone) };
@@ -312,6 +313,9 @@ impl LockStore for MemoryStore {
         if is_semaphore(lock) {
             return Ok(self.semaphore_called(lock, token));
         }
+        if is_group(lock) {
+            return Ok(self.group_called(lock, token));
+        }
         let now = self.clock.now();
         let state = self.locks.of(lock);
         let given_up = state.given_up.get(&token).is_some_and(|until| *until > now);
@@ -326,6 +330,8 @@ impl LockStore for MemoryStore {
             let Some(Ticket { lock, .. }) = of_lock.first() else { continue };
             if is_semaphore(lock) {
                 turns.extend(self.stand_by_semaphore(lock, of_lock));
+            } else if is_group(lock) {
+                turns.extend(self.stand_by_group(lock, of_lock));
             } else {
                 turns.extend(self.stand_by_lock(lock, of_lock));
             }
@@ -387,6 +393,21 @@ impl LockStore for MemoryStore {
         let Some(token) = held(&self.locks.of(lock), self.clock.now()) else { return Ok(false) };
         // The holder may have released it in between, and then nothing is broken.
         self.release(lock, token).await
+    }
+
+    async fn acknowledged(&self, held: &[Ticket], _: u32, _: Duration) -> Result<Vec<Option<bool>>> {
+        let now = self.clock.now();
+        let holds = |Ticket { lock, token }: &Ticket| {
+            if is_semaphore(lock) {
+                return Some(self.semaphore_holds(lock, *token));
+            }
+            if is_group(lock) {
+                return Some(self.group_holds(lock, *token));
+            }
+            let state = self.locks.of(lock);
+            Some(state.lines.get(lock).is_some_and(|line| line.holder(now) == Some(*token)))
+        };
+        Ok(held.iter().map(holds).collect())
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {

@@ -5,6 +5,7 @@
 //! evicted lock is two holders. Nothing survives the process.
 
 mod entries;
+mod groups;
 mod jobs;
 mod limit;
 mod limits;
@@ -28,6 +29,7 @@ use crate::clock::{Clock, Tick};
 use crate::error::Result;
 use crate::name::Name;
 use entries::Entries;
+use groups::Groups;
 use jobs::Jobs;
 pub(crate) use limits::Limits;
 use locks::Locks;
@@ -58,6 +60,7 @@ pub(crate) struct MemoryStore {
     lanes: Lanes,
     jobs: Jobs,
     locks: Locks,
+    groups: Groups,
     semaphores: Semaphores,
     limits: Box<Limits>,
 }
@@ -74,6 +77,7 @@ impl MemoryStore {
             lanes: Lanes::embedded(),
             jobs: Jobs::default(),
             locks: Locks::default(),
+            groups: Groups::default(),
             semaphores: Semaphores::default(),
             limits: Box::default(),
             clock,

@@ -335,6 +335,13 @@ impl MemoryStore {
         self.semaphores.0.of(semaphore).wake.get(&token).is_some_and(|until| *until > now)
     }
 
+    pub(super) fn semaphore_holds(&self, semaphore: &str, token: u64) -> bool {
+        let now = self.clock.now();
+        let state = self.semaphores.0.of(semaphore);
+        let known = state.semaphores.get(semaphore);
+        known.and_then(|known| known.held.get(&token)).is_some_and(|end| *end > now)
+    }
+
     /// The tickets are all of one semaphore.
     pub(super) fn stand_by_semaphore(&self, semaphore: &str, tickets: &[Ticket]) -> Vec<Turn> {
         self.on_semaphore(semaphore, |semaphore, now, pace, woken| {
@@ -390,6 +397,7 @@ impl PermitStore for MemoryStore {
             let renewed = semaphore.is_some_and(|semaphore| match semaphore.held.get(token).copied() {
                 Some(end) if end > now => {
                     semaphore.hold(*token, end.max(now.after(*ttl)));
+                    semaphore.note_use(now);
                     true
                 }
                 _ => false,

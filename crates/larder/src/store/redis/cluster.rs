@@ -146,6 +146,21 @@ impl Cluster {
         Ok(settled)
     }
 
+    /// Sends commands of one slot in one write, to one node: where the cluster has changed they fail.
+    pub(super) async fn send_together(
+        &self,
+        slot: u16,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Result<Value, Failure>>> {
+        let node = self.shared.await_master(slot).await?;
+        let answers = node.send_all(slot, pipeline, Replay::Never).await;
+        let answers = answers.inspect_err(|error| self.shared.distrust(error))?;
+        if answers.iter().any(|answer| matches!(answer, Err(Failure::Moved(_)))) {
+            self.shared.stale.notify_one();
+        }
+        Ok(answers)
+    }
+
     /// The master of a slot, as far as it is known here.
     pub(super) fn master(&self, slot: u16) -> Option<Arc<Node>> {
         self.shared.master(slot).ok()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::lock::{FENCE_KEPT, fence_name};
+use super::lock::{FENCE_KEPT, digits, fence_name, origin_name, with_last};
 use super::node::Replay;
 use super::{RedisStore, bytes, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;
@@ -22,7 +22,11 @@ fn text(value: &Value) -> Result<String> {
 }
 
 fn began(answer: Value) -> Result<Began> {
-    let Value::Array(parts) = answer else { return Err(unexpected(&answer)) };
+    let parts = match answer {
+        Value::Array(parts) => parts,
+        Value::Int(until) if until < 0 => return Ok(Began::Quarantined { until: until.unsigned_abs() }),
+        other => return Err(unexpected(&other)),
+    };
     Ok(match parts.as_slice() {
         [Value::Int(1), fence, Value::Int(period)] => {
             Began::Started { fence: number(fence)?, period: *period }
@@ -60,7 +64,14 @@ impl JobStore for RedisStore {
             millis(begin.keep),
         ];
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-        began(self.network.run_script(&run.job, &script::BEGIN_JOB, &keys, &arguments, Replay::Never).await?)
+        let Some(longest) = begin.quarantine else {
+            let script = &script::BEGIN_JOB;
+            return began(self.network.run_script(&run.job, script, &keys, &arguments, Replay::Never).await?);
+        };
+        let (origin, longest) = (origin_name(&lock), digits(longest));
+        let (keys, arguments) = (with_last(&keys, &*origin), with_last(&arguments, longest.as_bytes()));
+        let script = &script::BEGIN_JOB_QUARANTINED;
+        began(self.network.run_script(&run.job, script, &keys, &arguments, Replay::Never).await?)
     }
 
     async fn end_job(

@@ -15,11 +15,16 @@ use tokio::time::timeout;
 
 use super::node::Replay;
 use super::script::Script;
-use super::{RedisStore, bytes, flag, get_command, millis, number, permit, script, unexpected, version_text};
+use super::{
+    RedisStore, bytes, flag, get_command, group, millis, number, permit, script, unexpected, version_text,
+};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::Expiry;
-use crate::store::lock::{Attempted, HeldBy, LockStore, Pace, Queue, Ticket, Turn, token_text, wake_name};
+use crate::store::group::is_group;
+use crate::store::lock::{
+    Attempted, HeldBy, LockRequest, LockStore, Pace, Queue, Ticket, Turn, token_text, wake_name,
+};
 use crate::store::permit::is_semaphore;
 
 /// Locks that one script renews or keeps places of: it must not keep the server for long.
@@ -39,6 +44,16 @@ fn seen_name(lock: &str) -> Name {
     beside(lock, ":seen")
 }
 
+/// The marker of a lock with quarantine: the replication id of the server that granted it last.
+pub(super) fn origin_name(lock: &str) -> Name {
+    beside(lock, ":origin")
+}
+
+/// The keys or arguments of a script with quarantine: those of the script, and one more at their end.
+pub(super) fn with_last<'a, T: ?Sized>(all: &[&'a T], last: &'a T) -> Vec<&'a T> {
+    all.iter().copied().chain([last]).collect()
+}
+
 fn beside(lock: &str, what: &str) -> Name {
     let mut name = Name::from(lock);
     name.push_str(what);
@@ -46,13 +61,31 @@ fn beside(lock: &str, what: &str) -> Name {
 }
 
 /// Whole milliseconds, in decimal.
-fn digits(span: Duration) -> ArrayString<20> {
+pub(super) fn digits(span: Duration) -> ArrayString<20> {
     let mut buffer = itoa::Buffer::new();
     let text = buffer.format(Expiry::After(span).as_millis().unwrap_or(1));
     ArrayString::from(text).unwrap_or_default()
 }
 
 impl RedisStore {
+    /// Sends an attempt, once: on the connection that tells of its turn where it may wait.
+    pub(super) async fn attempt(
+        &self,
+        lock: &str,
+        script: &Script,
+        names: &[&str],
+        arguments: &[&[u8]],
+        queue: Queue,
+    ) -> Result<Attempted> {
+        if queue == Queue::GoAway {
+            // On the connection of releases, and so behind the release of a guard that was dropped before.
+            let answer = self.network.run_script(lock, script, names, arguments, Replay::Never);
+            return attempted(&answer.await?, false);
+        }
+        let (answer, told) = self.network.run_script_told(lock, script, names, arguments).await?;
+        attempted(&answer, told)
+    }
+
     /// What each script of a line is told of its spans of time.
     fn pace(&self) -> [String; 2] {
         let Pace { claim, live } = self.pace;
@@ -68,10 +101,11 @@ impl RedisStore {
         paced
     }
 
-    /// Renews what was granted by a script that takes a key, a token and milliseconds for each.
+    /// Renews what was granted by a script that takes for each the keys that `keys_of` gives, a token and milliseconds.
     pub(super) async fn renew_by(
         &self,
         script: &Script,
+        keys_of: impl Fn(&str) -> Vec<Name>,
         held: &[(Ticket, Duration)],
         patience: Duration,
     ) -> Result<Vec<Option<bool>>> {
@@ -81,7 +115,8 @@ impl RedisStore {
         let answers = join_all(parts.iter().map(async |places| {
             within(patience, async {
                 let held: Vec<_> = places.iter().filter_map(|place| held.get(*place)).collect();
-                let keys: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
+                let keys: Vec<Name> = held.iter().flat_map(|(ticket, _)| keys_of(&ticket.lock)).collect();
+                let keys: Vec<&str> = keys.iter().map(Name::as_str).collect();
                 let arguments: Vec<String> = held
                     .iter()
                     .flat_map(|(ticket, ttl)| [version_text(ticket.token), millis(*ttl)])
@@ -174,7 +209,11 @@ async fn within<T>(patience: Duration, asked: impl Future<Output = Result<T>>) -
 }
 
 /// What was answered to each of `count`, by place; an error only where nothing was.
-fn known<T>(count: usize, parts: &[&[usize]], answers: Vec<Result<Vec<T>>>) -> Result<Vec<Option<T>>> {
+pub(super) fn known<T>(
+    count: usize,
+    parts: &[&[usize]],
+    answers: Vec<Result<Vec<T>>>,
+) -> Result<Vec<Option<T>>> {
     let mut ordered: Vec<Option<T>> = std::iter::repeat_with(|| None).take(count).collect();
     let (mut any, mut failure) = (false, None);
     for (places, answers) in parts.iter().zip(answers) {
@@ -193,11 +232,12 @@ fn known<T>(count: usize, parts: &[&[usize]], answers: Vec<Result<Vec<T>>>) -> R
     failure.filter(|_| !any).map_or(Ok(ordered), Err)
 }
 
-fn attempted(answer: &Value, told: bool) -> Result<Attempted> {
+pub(super) fn attempted(answer: &Value, told: bool) -> Result<Attempted> {
     match answer {
         Value::Int(0) => Ok(Attempted::Held),
         Value::Int(1) => Ok(Attempted::Waiting { told }),
         Value::Int(-1) => Ok(Attempted::Gone),
+        Value::Int(until) if *until < 0 => Ok(Attempted::Quarantined { until: until.unsigned_abs() }),
         fence => Ok(Attempted::Granted { fence: number(fence)? }),
     }
 }
@@ -211,11 +251,25 @@ fn turn(answer: &Value) -> Result<Turn> {
     }
 }
 
-fn array(answer: Value) -> Result<Vec<Value>> {
+pub(super) fn array(answer: Value) -> Result<Vec<Value>> {
     match answer {
         Value::Array(values) => Ok(values),
         other => Err(unexpected(&other)),
     }
+}
+
+/// Who holds a lock: fence and process, milliseconds, how many wait; or nothing.
+pub(super) fn held_by(answer: &[Value]) -> Result<Option<HeldBy>> {
+    let [last, left, waiting] = answer else { return Ok(None) };
+    let last = bytes(last.clone())?.unwrap_or_default();
+    let last = String::from_utf8_lossy(&last);
+    let (fence, process) = last.split_once(' ').unwrap_or((&last, ""));
+    Ok(Some(HeldBy {
+        process: process.to_owned(),
+        fence: fence.parse().unwrap_or_default(),
+        remaining: Duration::from_millis(number(left).unwrap_or_default()),
+        waiting: number(waiting)?,
+    }))
 }
 
 impl LockStore for RedisStore {
@@ -223,9 +277,8 @@ impl LockStore for RedisStore {
         &self,
         lock: &str,
         token: u64,
-        ttl: Duration,
+        LockRequest { ttl, by, quarantine }: LockRequest<'_>,
         queue: Queue,
-        by: &str,
     ) -> Result<Attempted> {
         let (fence, line, seen, wake) =
             (fence_name(lock), line_name(lock), seen_name(lock), wake_name(lock, token));
@@ -233,24 +286,33 @@ impl LockStore for RedisStore {
         let how = self.paced(if queue == Queue::StandInLine { "1 " } else { "0 " });
         let names = [lock, &fence, &line, &seen, &wake];
         let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes(), by.as_bytes()];
-        if queue == Queue::GoAway {
-            // On the connection of releases, and so behind the release of a guard that was dropped before.
-            let answer = self.network.run_script(lock, &script::ACQUIRE, &names, &arguments, Replay::Never);
-            return attempted(&answer.await?, false);
+        if let Some(longest) = quarantine {
+            let (origin, longest) = (origin_name(lock), digits(longest));
+            let names = with_last(&names, &origin);
+            let arguments = with_last(&arguments, longest.as_bytes());
+            return self.attempt(lock, &script::ACQUIRE_QUARANTINED, &names, &arguments, queue).await;
         }
-        let (answer, told) = self.network.run_script_told(lock, &script::ACQUIRE, &names, &arguments).await?;
-        attempted(&answer, told)
+        self.attempt(lock, &script::ACQUIRE, &names, &arguments, queue).await
     }
 
-    async fn confirm_as(&self, lock: &str, token: u64, ttl: Duration, by: &str) -> Result<Attempted> {
+    async fn confirm_as(&self, lock: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
+        let LockRequest { ttl, by, quarantine } = request;
         let (fence, line, seen, wake) =
             (fence_name(lock), line_name(lock), seen_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(self.pace.claim), digits(self.pace.live));
         let names = [lock, &fence, &line, &seen, &wake];
         let arguments = [&token[..], &ttl, &kept, &claim, &live, by].map(str::as_bytes);
-        let answer =
-            self.network.run_script(lock, &script::CONFIRM, &names, &arguments, Replay::Safe).await?;
+        let answer = match quarantine {
+            None => self.network.run_script(lock, &script::CONFIRM, &names, &arguments, Replay::Safe).await?,
+            Some(longest) => {
+                let (origin, longest) = (origin_name(lock), digits(longest));
+                let names = with_last(&names, &origin);
+                let arguments = with_last(&arguments, longest.as_bytes());
+                let script = &script::CONFIRM_QUARANTINED;
+                self.network.run_script(lock, script, &names, &arguments, Replay::Safe).await?
+            }
+        };
         attempted(&answer, false)
     }
 
@@ -260,16 +322,23 @@ impl LockStore for RedisStore {
     }
 
     async fn stand_by(&self, waiting: &[Ticket], patience: Duration) -> Result<Vec<Option<Turn>>> {
-        let (locks, semaphores): (Vec<usize>, Vec<usize>) = (0..waiting.len())
-            .partition(|place| waiting.get(*place).is_some_and(|ticket| !is_semaphore(&ticket.lock)));
+        let of = |is: fn(&str) -> bool| {
+            let is = |place: &usize| waiting.get(*place).is_some_and(|ticket| is(&ticket.lock));
+            (0..waiting.len()).filter(is).collect::<Vec<usize>>()
+        };
+        let (semaphores, groups) = (of(is_semaphore), of(is_group));
+        let locks = of(|name| !is_semaphore(name) && !is_group(name));
+        let keys_of_group = |group: &str| group::names(group).to_vec();
         let keys_of_lock = |lock: &str| vec![Name::from(lock), line_name(lock), seen_name(lock)];
         let keys_of_semaphore = |semaphore: &str| permit::names(semaphore).to_vec();
-        let (of_locks, of_semaphores) = tokio::join!(
+        let (of_locks, of_semaphores, of_groups) = tokio::join!(
             self.stand_by_at(waiting, &locks, &script::STAND_BY, keys_of_lock, patience),
             self.stand_by_at(waiting, &semaphores, &script::STAND_BY_PERMITS, keys_of_semaphore, patience),
+            self.stand_by_at(waiting, &groups, &script::STAND_BY_GROUPS, keys_of_group, patience),
         );
-        let parts = [locks.as_slice(), &semaphores];
-        let asked = parts.into_iter().zip([of_locks, of_semaphores]).filter(|(part, _)| !part.is_empty());
+        let parts = [locks.as_slice(), &semaphores, &groups];
+        let asked =
+            parts.into_iter().zip([of_locks, of_semaphores, of_groups]).filter(|(part, _)| !part.is_empty());
         let (parts, answers): (Vec<_>, Vec<_>) = asked.unzip();
         known(waiting.len(), &parts, answers).map(|turns| turns.into_iter().map(Option::flatten).collect())
     }
@@ -285,7 +354,16 @@ impl LockStore for RedisStore {
     }
 
     async fn extend(&self, held: &[(Ticket, Duration)], patience: Duration) -> Result<Vec<Option<bool>>> {
-        self.renew_by(&script::EXTEND, held, patience).await
+        self.renew_by(&script::EXTEND, |lock| vec![Name::from(lock)], held, patience).await
+    }
+
+    async fn acknowledged(
+        &self,
+        held: &[Ticket],
+        replicas: u32,
+        patience: Duration,
+    ) -> Result<Vec<Option<bool>>> {
+        self.acknowledged_by(held, replicas, patience).await
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
@@ -301,17 +379,7 @@ impl LockStore for RedisStore {
         let (fence, line, seen) = (fence_name(lock), line_name(lock), seen_name(lock));
         let names = [lock, &fence, &line, &seen];
         let answer = self.network.run_script(lock, &script::HOLDER, &names, &[], Replay::Safe).await?;
-        let answer = array(answer)?;
-        let [last, left, waiting] = answer.as_slice() else { return Ok(None) };
-        let last = bytes(last.clone())?.unwrap_or_default();
-        let last = String::from_utf8_lossy(&last);
-        let (fence, process) = last.split_once(' ').unwrap_or((&last, ""));
-        Ok(Some(HeldBy {
-            process: process.to_owned(),
-            fence: fence.parse().unwrap_or_default(),
-            remaining: Duration::from_millis(number(left).unwrap_or_default()),
-            waiting: number(waiting)?,
-        }))
+        held_by(&array(answer)?)
     }
 
     async fn break_if(&self, lock: &str, fence: u64) -> Result<bool> {

@@ -8,6 +8,7 @@ mod cluster;
 mod dial;
 mod error;
 mod full;
+mod group;
 mod hosts;
 mod identity;
 mod job;
@@ -18,6 +19,7 @@ mod network;
 mod node;
 mod once;
 mod permit;
+mod replicas;
 mod script;
 mod sentinel;
 mod slots;
@@ -49,6 +51,7 @@ pub(crate) use dial::Login;
 pub(crate) use hosts::Hosts;
 use network::Network;
 use node::Replay;
+use replicas::Replicas;
 use tracking::Tracking;
 
 pub(crate) struct RedisStore {
@@ -58,6 +61,7 @@ pub(crate) struct RedisStore {
     pub(super) pace: Pace,
     learned: Arc<Learned>,
     known: KnownScripts,
+    replicas: Replicas,
 }
 
 /// Scripts that must be carried out in the order in which they are sent, with what the same task sends after them. One
@@ -67,6 +71,7 @@ struct KnownScripts {
     release: Known,
     give_up: Known,
     give_permit: Known,
+    give_group: Known,
     abandon_fill: Known,
     abandon_refresh: Known,
 }
@@ -93,8 +98,10 @@ impl RedisStore {
             Tracking { lanes, listener, clock }
         });
         let (learned, reconnects) = (login.learned.clone(), login.hosts.reconnects());
+        let replicas = Replicas::new(deployment.clone(), login.clone(), sentinel_login.clone());
         let network = Network::start(deployment, login, sentinel_login, connections, tracking);
-        Self { network, reconnects, lanes, pace: Pace::default(), learned, known: KnownScripts::default() }
+        let known = KnownScripts::default();
+        Self { network, reconnects, lanes, pace: Pace::default(), learned, known, replicas }
     }
 
     /// Waits for the first attempt to connect, and gives its failure.
@@ -114,6 +121,7 @@ impl RedisStore {
     /// Ends the connections, and the tasks that keep them.
     pub(crate) fn close(&self) {
         self.network.close();
+        self.replicas.close();
     }
 
     /// Runs a script about `name` so that no later request about that name from the same task overtakes it: one round trip.

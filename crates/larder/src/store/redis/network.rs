@@ -281,6 +281,21 @@ impl Network {
         Ok(answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure))).collect())
     }
 
+    /// Sends two commands in one write to the server of `name`, the second about what the first did: one round trip.
+    pub(super) async fn run_both(&self, name: &str, first: Cmd, second: Cmd) -> Result<(Value, Value)> {
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.add_command(first).add_command(second);
+        let answers = match self {
+            Self::Single(node) => node.send_all(self.lane(name), &pipeline, Replay::Never).await?,
+            Self::Cluster(cluster) => cluster.send_together(slot(name), &pipeline).await?,
+        };
+        let mut answers = answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure)));
+        match (answers.next(), answers.next()) {
+            (Some(first), Some(second)) => Ok((first?, second?)),
+            _ => Err(Error::new(ErrorKind::Server, "fewer answers than commands")),
+        }
+    }
+
     /// Reads all names of a group: one round trip, and one more while a cluster moves just their slot.
     pub(super) async fn read_group(&self, group: &Group, names: &[&str]) -> Result<Vec<Value>> {
         let size: usize = names.iter().map(|name| name.len()).sum();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::lock::{digits, origin_name, with_last};
 use super::node::Replay;
 use super::script::Script;
 use super::{RedisStore, flag, millis, number, script, unexpected, version_text};
@@ -22,21 +23,26 @@ pub(super) fn names(semaphore: &str) -> [Name; 4] {
 }
 
 impl RedisStore {
-    /// Runs a script about one attempt.
+    /// Runs a script about one attempt: the second where there is quarantine.
     async fn run_of_attempt(
         &self,
         semaphore: &str,
         token: u64,
-        script: &Script,
+        [script, quarantined]: [&Script; 2],
         arguments: &[String],
-        replay: Replay,
+        (replay, quarantine): (Replay, Option<Duration>),
     ) -> Result<Value> {
         let ([held, number, queue, seen], wake) = (names(semaphore), wake_name(semaphore, token));
         let keys = [&*held, &number, &queue, &seen, &wake];
         let token = version_text(token);
         let arguments: Vec<&[u8]> =
             [&token].into_iter().chain(arguments).map(|text| text.as_bytes()).collect();
-        self.network.run_script(semaphore, script, &keys, &arguments, replay).await
+        let Some(longest) = quarantine else {
+            return self.network.run_script(semaphore, script, &keys, &arguments, replay).await;
+        };
+        let (origin, longest) = (origin_name(semaphore), digits(longest));
+        let (keys, arguments) = (with_last(&keys, &*origin), with_last(&arguments, longest.as_bytes()));
+        self.network.run_script(semaphore, quarantined, &keys, &arguments, replay).await
     }
 
     /// Runs a script about a whole semaphore.
@@ -54,6 +60,11 @@ impl RedisStore {
 }
 
 fn taken(answer: Value) -> Result<Taken> {
+    if let Value::Int(until) = answer
+        && until < 0
+    {
+        return Ok(Taken::Quarantined { until: until.unsigned_abs() });
+    }
     let Value::Array(parts) = answer else { return Err(unexpected(&answer)) };
     let [how, permits, rest @ ..] = parts.as_slice() else { return Err(unexpected(&Value::Array(parts))) };
     let permits = number(permits)?;
@@ -81,14 +92,18 @@ impl PermitStore for RedisStore {
         };
         let arguments =
             [millis(request.ttl), request.permits.to_string(), millis(claim), millis(live), most, fenced];
-        taken(self.run_of_attempt(semaphore, token, &script::TAKE_PERMIT, &arguments, Replay::Never).await?)
+        let scripts = [&script::TAKE_PERMIT, &script::TAKE_PERMIT_QUARANTINED];
+        let how = (Replay::Never, request.quarantine);
+        taken(self.run_of_attempt(semaphore, token, scripts, &arguments, how).await?)
     }
 
     async fn confirm_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
         let Pace { claim, live } = self.pace;
         let fenced = u8::from(request.fenced).to_string();
         let arguments = [millis(request.ttl), millis(claim), millis(live), fenced];
-        taken(self.run_of_attempt(semaphore, token, &script::CONFIRM_PERMIT, &arguments, Replay::Safe).await?)
+        let scripts = [&script::CONFIRM_PERMIT, &script::CONFIRM_PERMIT_QUARANTINED];
+        let how = (Replay::Safe, request.quarantine);
+        taken(self.run_of_attempt(semaphore, token, scripts, &arguments, how).await?)
     }
 
     async fn renew_permits(
@@ -96,7 +111,11 @@ impl PermitStore for RedisStore {
         held: &[(Ticket, Duration)],
         patience: Duration,
     ) -> Result<Vec<Option<bool>>> {
-        self.renew_by(&script::RENEW_PERMITS, held, patience).await
+        let keys_of = |semaphore: &str| {
+            let [held, number, ..] = names(semaphore);
+            vec![held, number]
+        };
+        self.renew_by(&script::RENEW_PERMITS, keys_of, held, patience).await
     }
 
     async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
@@ -149,7 +168,8 @@ mod tests {
         ] {
             assert!(source.contains(&said), "{said}");
         }
-        assert!(script::RENEW_PERMITS.source().contains(&format!("held, {})", millis(NUMBER_KEPT))));
+        let kept = format!("local DAYS_30 = {}\n", millis(NUMBER_KEPT));
+        assert!(script::RENEW_PERMITS.source().contains(&kept));
         let token = token_of(u64::MAX, 7);
         assert_eq!((weight(token), &version_text(token)[12..]), (7, "0007"));
         assert_eq!(weight(token_of(0, HEAVIEST)), HEAVIEST);

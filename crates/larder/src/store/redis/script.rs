@@ -46,6 +46,15 @@ script!(OVERRIDE, "override.lua", "limit.lua", "override_rest.lua");
 script!(REFUND, "refund.lua", "limit.lua", "refund_rest.lua");
 
 script!(ACQUIRE, "acquire.lua", "line.lua", "fence.lua", "acquire_waited_for.lua");
+script!(
+    ACQUIRE_QUARANTINED,
+    "quarantine.lua",
+    "acquire.lua",
+    "line.lua",
+    "fence.lua",
+    "acquire_waited_for.lua"
+);
+script!(CONFIRM_QUARANTINED, "quarantine.lua", "line.lua", "fence.lua", "confirm.lua");
 script!(CONFIRM, "line.lua", "fence.lua", "confirm.lua");
 script!(STAND_BY, "line.lua", "stand_by.lua");
 script!(GIVE_UP, "line.lua", "give_up.lua");
@@ -54,6 +63,8 @@ script!(EXTEND, "extend.lua");
 script!(HOLDER, "holder.lua");
 script!(BREAK_IF, "line.lua", "break_if.lua");
 script!(TAKE_PERMIT, "semaphore/queue.lua", "semaphore/take.lua");
+script!(TAKE_PERMIT_QUARANTINED, "quarantine.lua", "semaphore/queue.lua", "semaphore/take.lua");
+script!(CONFIRM_PERMIT_QUARANTINED, "quarantine.lua", "semaphore/queue.lua", "semaphore/confirm.lua");
 script!(CONFIRM_PERMIT, "semaphore/queue.lua", "semaphore/confirm.lua");
 script!(GIVE_PERMIT, "semaphore/queue.lua", "semaphore/give.lua");
 script!(STAND_BY_PERMITS, "semaphore/queue.lua", "semaphore/stand_by.lua");
@@ -61,9 +72,19 @@ script!(EXCHANGE_PERMITS, "semaphore/queue.lua", "semaphore/exchange.lua");
 script!(RENEW_PERMITS, "semaphore/renew.lua");
 script!(SET_PERMITS, "semaphore/queue.lua", "semaphore/set_permits.lua");
 script!(PERMITS_IN_USE, "semaphore/queue.lua", "semaphore/in_use.lua");
+script!(TAKE_GROUP, "group/queue.lua", "fence.lua", "group/acquire.lua");
+script!(TAKE_GROUP_QUARANTINED, "quarantine.lua", "group/queue.lua", "fence.lua", "group/acquire.lua");
+script!(CONFIRM_GROUP, "group/queue.lua", "fence.lua", "group/confirm.lua");
+script!(CONFIRM_GROUP_QUARANTINED, "quarantine.lua", "group/queue.lua", "fence.lua", "group/confirm.lua");
+script!(GIVE_GROUP, "group/queue.lua", "group/give.lua");
+script!(STAND_BY_GROUPS, "group/queue.lua", "group/stand_by.lua");
+script!(RENEW_GROUPS, "group/renew.lua");
+script!(GROUP_HOLDER, "group/queue.lua", "group/holder.lua");
 script!(BEGIN_JOB, "fence.lua", "job/begin.lua");
+script!(BEGIN_JOB_QUARANTINED, "quarantine.lua", "fence.lua", "job/begin.lua");
 script!(END_JOB, "job/end.lua");
 script!(LAST_RUN, "job/status.lua");
+script!(ACKNOWLEDGE, "acknowledge.lua");
 script!(SET_FENCED, "set_fenced.lua");
 
 impl Script {

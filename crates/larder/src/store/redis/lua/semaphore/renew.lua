@@ -1,17 +1,19 @@
 -- Gives the holders of permits, any number in one slot, at least so much time, counted from now.
--- KEYS: for each the held tokens of its semaphore
+-- KEYS: for each the held tokens of its semaphore, and its number
 -- ARGV: for each its token, and milliseconds
 -- Reply: for each 1 if it was still held, 0 if not
+local DAYS_30 = 2592000000
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {}
-for i, held in ipairs(KEYS) do
+for i = 1, #KEYS / 2 do
   reply[i] = 0
-  local token, ttl = ARGV[2 * i - 1], tonumber(ARGV[2 * i])
+  local held, token, ttl = KEYS[2 * i - 1], ARGV[2 * i - 1], tonumber(ARGV[2 * i])
   local ends = tonumber(redis.call('ZSCORE', held, token))
   if ends and ends > now then
     redis.call('ZADD', held, math.max(ends, now + ttl), token)
-    redis.call('PEXPIRE', held, 2592000000)
+    redis.call('PEXPIRE', held, DAYS_30)
+    redis.call('PEXPIRE', KEYS[2 * i], DAYS_30)
     reply[i] = 1
   end
 end

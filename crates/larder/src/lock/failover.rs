@@ -1,0 +1,76 @@
+//! What a lock does about failovers: quarantine, and the acknowledgement of replicas.
+//!
+//! The problem: replication is asynchronous, so a server that is promoted may lack locks that its predecessor granted, and
+//! grant them once more while they are held. The mechanism: with quarantine a server that may lack some grants nothing
+//! until the longest of them is over; with acknowledgements a lock counts as granted only when so many replicas have it.
+//!
+//! Not guaranteed: that a replica that acknowledged is the one that is promoted. Only quarantine closes that gap, where
+//! the old master stops: see docs/guarantees.md.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::holder::shown;
+use super::holding::Holding;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::lock::{LockStore, Ticket};
+
+/// What is asked for against failovers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Failover {
+    /// The longest lease.
+    pub(super) quarantine: Option<Duration>,
+    /// How many replicas acknowledge a grant and a renewal.
+    pub(super) replicas: u32,
+}
+
+impl Failover {
+    /// A lease may not be longer than the quarantine, which waits for its end.
+    pub(super) fn check(self, ttl: Duration) -> Result<()> {
+        match self.quarantine {
+            Some(longest) if ttl > longest => Err(Error::invalid(format!(
+                "a lease of {ttl:?} is longer than the quarantine of {longest:?}, which waits for its end"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The error of a server that may have lost locks; `until` is in milliseconds of its time.
+pub(super) fn quarantined(name: &str, until: u64) -> Error {
+    let until: SystemTime = UNIX_EPOCH + Duration::from_millis(until);
+    let message = "the server may have lost locks that are held, and grants nothing until they are over";
+    let named = format!("{:?}: {message}", shown(name));
+    Error::named(ErrorKind::Quarantined { until }, message, named)
+}
+
+/// Waits until enough replicas have what was just granted. One round trip, on a connection of its own.
+pub(super) async fn acknowledged(holding: &Arc<Holding>, ttl: Duration) -> Result<()> {
+    let Holding { locks, name, token, failover, .. } = &**holding;
+    let ticket = Ticket { lock: name.to_string(), token: *token };
+    let patience = (ttl / 4).min(locks.timeout() / 2);
+    let answer = locks.store()?.acknowledged(&[ticket], failover.replicas, patience).await?;
+    match answer.first().copied().flatten() {
+        Some(true) => Ok(()),
+        Some(false) => Err(not_replicated(name, failover.replicas)),
+        None => Err(Error::timed_out(patience)),
+    }
+}
+
+fn not_replicated(name: &str, replicas: u32) -> Error {
+    let message =
+        format!("fewer than {replicas} replicas have acknowledged the lock in time: it was released");
+    let named = format!("{:?}: {message}", shown(name));
+    Error::named(ErrorKind::NotReplicated, message, named)
+}
+
+/// Gives up what is held: too few replicas have it. The guard is lost at once.
+pub(super) fn release(holding: &Arc<Holding>) {
+    let Holding { locks, name, token, kind, .. } = &**holding;
+    let left = holding.may_last();
+    locks.keeping.forget(*token);
+    if holding.end() {
+        locks.meter.lost();
+        locks.end_in_background(name.clone(), *token, left, kind.ending());
+    }
+}

@@ -1,0 +1,377 @@
+//! Lock groups of the embedded store: the specification of the scripts of `lua/group/`.
+//!
+//! A step looks at the waiters before the first it cannot decide on, 256 at most. Wake-ups are sent after the table is
+//! unlocked.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::MemoryStore;
+use super::shards::Shards;
+use crate::clock::Tick;
+use crate::error::Result;
+use crate::store::group::{GroupStore, MOST_LOOKED_AT};
+use crate::store::lock::{Attempted, HeldBy, LockRequest, Pace, Queue, Ticket, Turn, wake_name};
+
+struct Held {
+    end: Tick,
+    names: Arc<str>,
+    /// None while it is a claim.
+    by: Option<(u64, String)>,
+}
+
+struct Waiter {
+    ticket: u64,
+    names: Arc<str>,
+    heard: Tick,
+    /// It had a claim, and has not asked since.
+    given: bool,
+    /// Until when its wake-up key says so.
+    called: Option<Tick>,
+}
+
+#[derive(Default)]
+struct Group {
+    held: HashMap<u64, Held>,
+    /// The same by name.
+    taken: HashMap<String, u64>,
+    waiters: HashMap<u64, Waiter>,
+    /// Their tokens by ticket.
+    queue: BTreeMap<u64, u64>,
+    last_ticket: u64,
+}
+
+impl Group {
+    fn is_free(&self, names: &str, wanted: &HashSet<String>) -> bool {
+        names.split('\n').all(|name| !wanted.contains(name) && !self.taken.contains_key(name))
+    }
+
+    fn hold(&mut self, token: u64, held: Held) {
+        self.taken.extend(held.names.split('\n').map(|name| (name.to_owned(), token)));
+        self.held.insert(token, held);
+    }
+
+    fn drop_held(&mut self, token: u64) -> Option<Held> {
+        let held = self.held.remove(&token)?;
+        for name in held.names.split('\n') {
+            self.taken.remove(name);
+        }
+        Some(held)
+    }
+
+    fn step_out(&mut self, token: u64) -> bool {
+        let waiter = self.waiters.remove(&token);
+        waiter.map(|waiter| self.queue.remove(&waiter.ticket)).is_some()
+    }
+
+    fn expire(&mut self, now: Tick) {
+        let ended: Vec<u64> =
+            self.held.iter().filter(|(_, held)| held.end <= now).map(|(token, _)| *token).collect();
+        for token in ended {
+            self.drop_held(token);
+        }
+    }
+
+    /// Gives claims to live waiters whose locks are all free and wanted by no live waiter before them, who are added to
+    /// `woken`. What live waiters want, and whether all were looked at.
+    fn grant(&mut self, now: Tick, pace: Pace, woken: &mut Vec<u64>) -> (HashSet<String>, bool) {
+        let (mut wanted, mut looked) = (HashSet::new(), 0);
+        let tokens: Vec<u64> = self.queue.values().copied().collect();
+        for token in tokens {
+            if looked >= MOST_LOOKED_AT {
+                return (wanted, false);
+            }
+            looked += 1;
+            let Some(waiter) = self.waiters.get(&token) else { continue };
+            let silence = now.since(waiter.heard);
+            if !waiter.given && silence <= pace.live {
+                let names = waiter.names.clone();
+                if self.is_free(&names, &wanted) {
+                    let end = now.after(pace.claim);
+                    self.hold(token, Held { end, names, by: None });
+                    if let Some(waiter) = self.waiters.get_mut(&token) {
+                        (waiter.given, waiter.heard, waiter.called) = (true, now, Some(end));
+                    }
+                    woken.push(token);
+                } else {
+                    wanted.extend(names.split('\n').map(str::to_owned));
+                }
+            } else if silence > pace.live * Pace::KEPT {
+                self.step_out(token);
+            }
+        }
+        (wanted, true)
+    }
+
+    fn stand_by(&mut self, now: Tick, tickets: &[Ticket], pace: Pace, woken: &mut Vec<u64>) -> Vec<Turn> {
+        self.expire(now);
+        for ticket in tickets {
+            if let Some(waiter) = self.waiters.get_mut(&ticket.token) {
+                waiter.heard = now;
+            }
+        }
+        self.grant(now, pace, woken);
+        let turn = |ticket: &Ticket| match self.waiters.get(&ticket.token) {
+            None => Turn::Gone,
+            Some(waiter) if waiter.given => Turn::Come,
+            Some(_) => Turn::Waits,
+        };
+        tickets.iter().map(turn).collect()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    groups: HashMap<String, Group>,
+    /// Attempts that were given up, and until when that is remembered.
+    given_up: HashMap<u64, Tick>,
+    last_fence: u64,
+    /// What expired unnoticed is swept when the tables have doubled since the last sweep.
+    sweep_at: usize,
+}
+
+impl State {
+    fn next_fence(&mut self, now_micros: u64) -> u64 {
+        self.last_fence = now_micros.max(self.last_fence.saturating_add(1));
+        self.last_fence
+    }
+
+    fn sweep(&mut self, now: Tick) {
+        if self.groups.len().saturating_add(self.given_up.len()) >= self.sweep_at {
+            let in_use = |group: &Group| group.held.values().any(|held| held.end > now);
+            self.groups.retain(|_, group| !group.waiters.is_empty() || in_use(group));
+            self.given_up.retain(|_, until| *until > now);
+            let left = self.groups.len().saturating_add(self.given_up.len());
+            self.sweep_at = left.saturating_mul(2).max(64);
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Groups(Shards<State>);
+
+impl MemoryStore {
+    fn wake_in_group(&self, group: &str, woken: Vec<u64>) {
+        for token in woken {
+            self.listener.changed(&wake_name(group, token));
+        }
+    }
+
+    pub(super) fn group_called(&self, group: &str, token: u64) -> bool {
+        let now = self.clock.now();
+        let state = self.groups.0.of(group);
+        let given_up = state.given_up.get(&token).is_some_and(|until| *until > now);
+        let waiter = state.groups.get(group).and_then(|group| group.waiters.get(&token));
+        given_up || waiter.and_then(|waiter| waiter.called).is_some_and(|until| until > now)
+    }
+
+    pub(super) fn group_holds(&self, group: &str, token: u64) -> bool {
+        let now = self.clock.now();
+        let state = self.groups.0.of(group);
+        let held = state.groups.get(group).and_then(|group| group.held.get(&token));
+        held.is_some_and(|held| held.end > now)
+    }
+
+    /// The tickets are all of one group.
+    pub(super) fn stand_by_group(&self, group: &str, tickets: &[Ticket]) -> Vec<Turn> {
+        let (now, mut woken) = (self.clock.now(), Vec::new());
+        let mut state = self.groups.0.of(group);
+        let Some(known) = state.groups.get_mut(group) else { return vec![Turn::Gone; tickets.len()] };
+        let turns = known.stand_by(now, tickets, self.pace, &mut woken);
+        drop(state);
+        self.wake_in_group(group, woken);
+        turns
+    }
+
+    /// Ends the time of all that is held or claimed.
+    #[cfg(test)]
+    pub(in crate::store) fn end_group(&self, group: &str) {
+        let now = self.clock.now();
+        if let Some(known) = self.groups.0.of(group).groups.get_mut(group) {
+            known.held.values_mut().for_each(|held| held.end = now);
+        }
+    }
+
+    /// How many groups and given-up attempts are kept.
+    #[cfg(test)]
+    pub(in crate::store) fn groups_kept(&self) -> usize {
+        self.groups.0.all().map(|state| state.groups.len() + state.given_up.len()).sum()
+    }
+}
+
+impl GroupStore for MemoryStore {
+    async fn take_group(
+        &self,
+        group: &str,
+        token: u64,
+        names: &str,
+        LockRequest { ttl, by, .. }: LockRequest<'_>,
+        queue: Queue,
+    ) -> Result<Attempted> {
+        let (now, mut woken) = (self.clock.now(), Vec::new());
+        let mut state = self.groups.0.of(group);
+        if state.given_up.get(&token).is_some_and(|until| *until > now) {
+            return Ok(Attempted::Gone);
+        }
+        state.sweep(now);
+        let fence = state.next_fence(self.now_micros());
+        let known = state.groups.entry(group.to_owned()).or_default();
+        known.expire(now);
+        let (wanted, all) = known.grant(now, self.pace, &mut woken);
+        let names: Arc<str> = names.into();
+        let answer = if all && known.is_free(&names, &wanted) {
+            known.hold(token, Held { end: now.after(ttl), names, by: Some((fence, by.to_owned())) });
+            Attempted::Granted { fence }
+        } else if queue == Queue::GoAway {
+            Attempted::Held
+        } else {
+            known.last_ticket = known.last_ticket.saturating_add(1);
+            let ticket = known.last_ticket;
+            known.queue.insert(ticket, token);
+            known.waiters.insert(token, Waiter { ticket, names, heard: now, given: false, called: None });
+            Attempted::Waiting { told: true }
+        };
+        drop(state);
+        self.wake_in_group(group, woken);
+        Ok(answer)
+    }
+
+    async fn confirm_group(&self, group: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
+        let (now, mut woken) = (self.clock.now(), Vec::new());
+        let mut state = self.groups.0.of(group);
+        let fence = state.next_fence(self.now_micros());
+        let Some(known) = state.groups.get_mut(group) else { return Ok(Attempted::Gone) };
+        known.expire(now);
+        if !known.held.contains_key(&token) {
+            let Some(waiter) = known.waiters.get_mut(&token) else { return Ok(Attempted::Gone) };
+            (waiter.heard, waiter.given) = (now, false);
+            known.grant(now, self.pace, &mut woken);
+        }
+        let waited = known.held.contains_key(&token) && known.step_out(token);
+        let answer = match known.held.get_mut(&token) {
+            Some(held) => {
+                let end = now.after(request.ttl);
+                // Sent once more, or late: what was renewed since is not shortened.
+                held.end = if waited { end } else { end.max(held.end) };
+                held.by = Some((fence, request.by.to_owned()));
+                Attempted::Granted { fence }
+            }
+            None => Attempted::Waiting { told: true },
+        };
+        drop(state);
+        woken.retain(|woken| *woken != token);
+        self.wake_in_group(group, woken);
+        Ok(answer)
+    }
+
+    async fn renew_groups(&self, held: &[(Ticket, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
+        let now = self.clock.now();
+        let renew = |(Ticket { lock, token }, ttl): &(Ticket, Duration)| {
+            let mut state = self.groups.0.of(lock);
+            let held = state.groups.get_mut(lock).and_then(|group| group.held.get_mut(token));
+            let held = held.filter(|held| held.end > now);
+            Some(held.map(|held| held.end = held.end.max(now.after(*ttl))).is_some())
+        };
+        Ok(held.iter().map(renew).collect())
+    }
+
+    async fn give_group(&self, group: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
+        let (now, mut woken) = (self.clock.now(), Vec::new());
+        let mut state = self.groups.0.of(group);
+        if let Some(remembered) = remembered {
+            state.given_up.insert(token, now.after(remembered));
+        }
+        let Some(known) = state.groups.get_mut(group) else { return Ok(false) };
+        let held = known.drop_held(token).is_some_and(|held| held.end > now);
+        known.step_out(token);
+        known.expire(now);
+        known.grant(now, self.pace, &mut woken);
+        if known.held.is_empty() && known.waiters.is_empty() {
+            state.groups.remove(group);
+        }
+        drop(state);
+        self.wake_in_group(group, woken);
+        Ok(held)
+    }
+
+    async fn group_holder(&self, group: &str, name: &str) -> Result<Option<HeldBy>> {
+        let now = self.clock.now();
+        let state = self.groups.0.of(group);
+        let Some(known) = state.groups.get(group) else { return Ok(None) };
+        let held = known.taken.get(name).and_then(|token| known.held.get(token));
+        let Some(held) = held.filter(|held| held.end > now) else { return Ok(None) };
+        let wants = |waiter: &&Waiter| waiter.names.split('\n').any(|wanted| wanted == name);
+        let waiting = known.waiters.values().filter(wants).count();
+        Ok(held.by.as_ref().map(|(fence, by)| HeldBy {
+            process: by.trim_start().to_owned(),
+            fence: *fence,
+            remaining: held.end.since(now),
+            waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::Bounds;
+    use super::*;
+    use crate::clock::Clock;
+    use crate::near::Changes;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn store() -> (MemoryStore, Arc<AtomicU64>) {
+        let micros = Arc::new(AtomicU64::new(0));
+        let clock = Clock::Manual(micros.clone());
+        (MemoryStore::new(Bounds::default(), clock, Arc::new(Changes::default())), micros)
+    }
+
+    async fn take(store: &MemoryStore, token: u64, names: &str) -> Attempted {
+        let request = LockRequest::of(SECOND);
+        store.take_group("g", token, names, request, Queue::StandInLine).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_attempt_waits_for_an_earlier_one_only_where_they_have_a_lock_in_common() {
+        let (store, _) = store();
+        let waits = Attempted::Waiting { told: true };
+        assert!(matches!(take(&store, 1, "a").await, Attempted::Granted { .. }));
+        assert_eq!(take(&store, 2, "a\nb").await, waits);
+        assert_eq!(
+            take(&store, 3, "b\nc").await,
+            waits,
+            "the lock is free, and wanted by an earlier attempt"
+        );
+        assert!(matches!(take(&store, 4, "d").await, Attempted::Granted { .. }));
+        assert_eq!(take(&store, 5, "c").await, waits);
+        store.give_group("g", 1, None).await.unwrap();
+        let request = LockRequest::of(SECOND);
+        assert_eq!(store.confirm_group("g", 3, request).await.unwrap(), waits);
+        assert!(matches!(store.confirm_group("g", 2, request).await.unwrap(), Attempted::Granted { .. }));
+        assert_eq!(store.confirm_group("g", 3, request).await.unwrap(), waits);
+        assert_eq!(store.confirm_group("g", 5, request).await.unwrap(), waits);
+        store.give_group("g", 2, None).await.unwrap();
+        assert!(matches!(store.confirm_group("g", 3, request).await.unwrap(), Attempted::Granted { .. }));
+    }
+
+    #[tokio::test]
+    async fn groups_that_are_free_leave_nothing() {
+        let (store, micros) = store();
+        for number in 0..20_000u64 {
+            let (name, request) = (format!("g{number}"), LockRequest::of(SECOND));
+            let taken = store.take_group(&name, number + 1, "a\nb", request, Queue::GoAway).await.unwrap();
+            assert!(matches!(taken, Attempted::Granted { .. }));
+            match number % 3 {
+                0 => assert!(store.give_group(&name, number + 1, None).await.unwrap()),
+                1 => assert!(store.give_group(&name, number + 1, Some(SECOND)).await.unwrap()),
+                // Its time is over, unnoticed.
+                _ => {}
+            }
+            micros.fetch_add(100_000, Ordering::AcqRel);
+        }
+        assert!(store.groups_kept() <= 32 * 128, "{} are kept", store.groups_kept());
+    }
+}

@@ -1,0 +1,144 @@
+//! Lock groups on Redis: each operation is one script; renewals and heartbeats of several are one for each slot.
+
+use std::time::Duration;
+
+use super::lock::{FENCE_KEPT, array, attempted, digits, fence_name, held_by, origin_name, with_last};
+use super::node::Replay;
+use super::{RedisStore, flag, millis, script, version_text};
+use crate::error::Result;
+use crate::name::Name;
+use crate::store::group::GroupStore;
+use crate::store::lock::{Attempted, HeldBy, LockRequest, Pace, Queue, Ticket, token_text, wake_name};
+
+/// What is held, the table, and the line.
+pub(super) fn names(group: &str) -> [Name; 3] {
+    ["", ":state", ":line"].map(|part| {
+        let mut name = Name::from(group);
+        name.push_str(part);
+        name
+    })
+}
+
+impl GroupStore for RedisStore {
+    async fn take_group(
+        &self,
+        group: &str,
+        token: u64,
+        locks: &str,
+        LockRequest { ttl, by, quarantine }: LockRequest<'_>,
+        queue: Queue,
+    ) -> Result<Attempted> {
+        let ([held, state, line], fence, wake) = (names(group), fence_name(group), wake_name(group, token));
+        let Pace { claim, live } = self.pace;
+        let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
+        let (claim, live) = (digits(claim), digits(live));
+        let how = if queue == Queue::StandInLine { "1" } else { "0" };
+        let keys = [&*held, &state, &line, &fence, &wake];
+        let arguments = [&token[..], &ttl, &kept, how, &claim, &live, by, locks].map(str::as_bytes);
+        let answer = match quarantine {
+            None => {
+                self.network.run_script(group, &script::TAKE_GROUP, &keys, &arguments, Replay::Never).await?
+            }
+            Some(longest) => {
+                let (origin, longest) = (origin_name(group), digits(longest));
+                let (keys, arguments) =
+                    (with_last(&keys, &*origin), with_last(&arguments, longest.as_bytes()));
+                let script = &script::TAKE_GROUP_QUARANTINED;
+                self.network.run_script(group, script, &keys, &arguments, Replay::Never).await?
+            }
+        };
+        attempted(&answer, false)
+    }
+
+    async fn confirm_group(&self, group: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
+        let LockRequest { ttl, by, quarantine } = request;
+        let ([held, state, line], fence, wake) = (names(group), fence_name(group), wake_name(group, token));
+        let Pace { claim, live } = self.pace;
+        let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
+        let (claim, live) = (digits(claim), digits(live));
+        let keys = [&*held, &state, &line, &fence, &wake];
+        let arguments = [&token[..], &ttl, &kept, &claim, &live, by].map(str::as_bytes);
+        let answer = match quarantine {
+            None => {
+                self.network
+                    .run_script(group, &script::CONFIRM_GROUP, &keys, &arguments, Replay::Safe)
+                    .await?
+            }
+            Some(longest) => {
+                let (origin, longest) = (origin_name(group), digits(longest));
+                let (keys, arguments) =
+                    (with_last(&keys, &*origin), with_last(&arguments, longest.as_bytes()));
+                let script = &script::CONFIRM_GROUP_QUARANTINED;
+                self.network.run_script(group, script, &keys, &arguments, Replay::Safe).await?
+            }
+        };
+        attempted(&answer, false)
+    }
+
+    async fn renew_groups(
+        &self,
+        held: &[(Ticket, Duration)],
+        patience: Duration,
+    ) -> Result<Vec<Option<bool>>> {
+        let keys_of = |group: &str| {
+            let [held, state, _] = names(group);
+            vec![held, state]
+        };
+        self.renew_by(&script::RENEW_GROUPS, keys_of, held, patience).await
+    }
+
+    async fn give_group(&self, group: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
+        let ([held, state, line], wake) = (names(group), wake_name(group, token));
+        let Pace { claim, live } = self.pace;
+        let remembered = remembered.map_or_else(|| "0".to_owned(), millis);
+        let keys = [&*held, &state, &line, &wake];
+        let (token, claim, live) = (version_text(token), millis(claim), millis(live));
+        let arguments = [&token, &remembered, &claim, &live].map(|text| text.as_bytes());
+        let known = &self.known.give_group;
+        let script = &script::GIVE_GROUP;
+        flag(&self.run_in_order(group, script, known, &keys, &arguments, Replay::Safe).await?)
+    }
+
+    async fn group_holder(&self, group: &str, name: &str) -> Result<Option<HeldBy>> {
+        let [held, state, line] = names(group);
+        let (keys, arguments) = ([&*held, &state, &line], [name.as_bytes()]);
+        let script = &script::GROUP_HOLDER;
+        held_by(&array(self.network.run_script(group, script, &keys, &arguments, Replay::Safe).await?)?)
+    }
+}
+
+#[cfg(test)]
+impl RedisStore {
+    /// Ends the time of all that is held or claimed.
+    pub(in crate::store) async fn end_group(&self, group: &str) {
+        use redis::Value;
+        let tokens = redis::cmd("ZRANGE").arg(group).arg(0).arg(-1).take();
+        let Value::Array(tokens) = self.network.run(group, &tokens, Replay::Safe).await.unwrap() else {
+            panic!("no array")
+        };
+        for token in tokens {
+            let token = super::bytes(token).unwrap().unwrap();
+            let end = redis::cmd("ZADD").arg(group).arg(1).arg(token.as_ref()).take();
+            self.network.run(group, &end, Replay::Safe).await.unwrap();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::group::MOST_LOOKED_AT;
+
+    #[test]
+    fn the_scripts_constants_are_those_of_the_seam() {
+        let source = script::TAKE_GROUP.source();
+        for said in [
+            format!("local KEPT = {} ", Pace::KEPT),
+            format!("local MOST = {MOST_LOOKED_AT} "),
+            format!("local FENCE_KEPT = {}\n", millis(FENCE_KEPT)),
+            format!("redis.call('PEXPIRE', KEYS[5], '{}')", millis(Pace::REMEMBERED)),
+        ] {
+            assert!(source.contains(&said), "{said}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+-- Looks whether tokens still hold their locks or permits, and writes something, whose acknowledgement by replicas WAIT waits
+-- for on the same connection.
+-- KEYS: the locks or the held tokens of semaphores and groups; the last one is written
+-- ARGV: for each but the last 's' and the token of a lock, or 'z' and one of a sorted set by its end
+-- Reply: for each 1 if it is held, 0 if not
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local reply = {}
+for i = 1, #KEYS - 1 do
+  local kind, token = string.sub(ARGV[i], 1, 1), string.sub(ARGV[i], 2)
+  local held
+  if kind == 's' then
+    held = redis.call('GET', KEYS[i]) == token
+  else
+    held = (tonumber(redis.call('ZSCORE', KEYS[i], token)) or 0) > now
+  end
+  reply[i] = held and 1 or 0
+end
+redis.call('SET', KEYS[#KEYS], '1', 'PX', '1000')
+return reply

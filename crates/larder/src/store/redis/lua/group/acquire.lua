@@ -1,0 +1,37 @@
+-- Takes locks of a group, all or none: those that are free and that no live waiter wants; else waits in line, if told to. Sent once
+-- for each token.
+-- KEYS: 1 group, 2 state, 3 line, 4 the group's last fence, 5 the attempt's wake-up key
+-- ARGV: 1 the token, 2 milliseconds to hold, 3 milliseconds to remember the fence, 4 '1' to wait in line, 5 and 6 milliseconds that
+--   a claim holds and that a waiter counts as live, 7 a space and the holder's process, 8 the names, with line feeds between
+-- Reply: the fence if taken, 0 if not, 1 if now in line, -1 if the attempt had been given up before
+if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
+  return -1
+end
+local time = redis.call('TIME')
+local now, live = now_of(time), tonumber(ARGV[6])
+expire(now)
+local wanted, free = {}, true
+if redis.call('EXISTS', line) == 1 then
+  keep_line(live)
+  wanted, free = grant(now, ARGV[5], live)
+end
+for name in string.gmatch(ARGV[8], '[^\n]+') do
+  free = free and not wanted[name] and not redis.call('HGET', state, 'n' .. name)
+end
+if free then
+  local fence = next_fence(KEYS[4], ARGV[3], time, '')
+  redis.call('ZADD', group, now + tonumber(ARGV[2]), ARGV[1])
+  redis.call('HSET', state, 's' .. ARGV[1], ARGV[8], 'f' .. ARGV[1], string.format('%.0f', fence) .. ARGV[7])
+  for name in string.gmatch(ARGV[8], '[^\n]+') do
+    redis.call('HSET', state, 'n' .. name, ARGV[1])
+  end
+  keep(tonumber(ARGV[2]) + FENCE_KEPT)
+  return fence
+end
+if ARGV[4] ~= '1' then
+  return 0
+end
+redis.call('ZADD', line, redis.call('HINCRBY', state, '#', 1), ARGV[1])
+redis.call('HSET', state, 's' .. ARGV[1], ARGV[8], 'h' .. ARGV[1], now)
+keep_line(live)
+return 1

@@ -1,0 +1,113 @@
+-- Part of each script of a lock group: what is stored, and how free locks are granted. Not a script by itself.
+--
+-- group a sorted set: the tokens that hold locks, or have a claim on them, by the server's time in milliseconds at which they end
+-- state a hash. `n<name>`: the token that holds the lock, or has a claim on it; `s<token>`: the names that the token wants
+--       or holds, with line feeds between; `f<token>`: fence and process of a holder; `h<token>`: when a waiter's process
+--       last sent a heartbeat, in milliseconds of the server's time, below zero if it had a claim and has not asked since;
+--       `#`: the last ticket
+-- line  a sorted set: the waiting tokens by ticket
+--
+-- The one key that no KEYS name is the wake-up key of a waiter that gets a claim, `<group>:wake:<token>`: no caller can know
+-- it, and it shares the hash tag.
+local group, state, line = KEYS[1], KEYS[2], KEYS[3]
+local KEPT = 8 -- waiters without a heartbeat for KEPT * live lose their place
+local MOST = 256 -- waiters that one step looks at
+local FENCE_KEPT = 60000
+
+local function now_of(time)
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function names_of(token)
+  return string.gmatch(redis.call('HGET', state, 's' .. token) or '', '[^\n]+')
+end
+
+local function keep(span)
+  for _, key in ipairs({ group, state, line }) do
+    if redis.call('PTTL', key) < span then
+      redis.call('PEXPIRE', key, span)
+    end
+  end
+end
+
+local function keep_line(live)
+  redis.call('PEXPIRE', line, 2 * KEPT * live)
+  keep(2 * KEPT * live)
+end
+
+-- Frees what a token holds, or has a claim on. Its names are still known.
+local function drop_held(token)
+  if redis.call('ZREM', group, token) == 1 then
+    for name in names_of(token) do
+      redis.call('HDEL', state, 'n' .. name)
+    end
+    redis.call('HDEL', state, 'f' .. token)
+  end
+end
+
+-- Takes a token out of the line; whether it was in it.
+local function step_out(token)
+  redis.call('HDEL', state, 'h' .. token)
+  return redis.call('ZREM', line, token) == 1
+end
+
+-- Frees what has ended. The waiter of a claim that ended keeps its place.
+local function expire(now)
+  for _, token in ipairs(redis.call('ZRANGEBYSCORE', group, '-inf', now)) do
+    drop_held(token)
+    if not redis.call('ZSCORE', line, token) then
+      redis.call('HDEL', state, 's' .. token)
+    end
+  end
+end
+
+local function clean_up()
+  if redis.call('EXISTS', group) == 0 and redis.call('EXISTS', line) == 0 then
+    redis.call('UNLINK', state)
+  end
+end
+
+-- Gives claims to live waiters whose locks are all free and wanted by no live waiter before them. Replies which names live
+-- waiters want, and whether it has looked at all of them.
+local function grant(now, claim, live)
+  local wanted, at, looked = {}, 0, 0
+  while looked < MOST do
+    local batch = redis.call('ZRANGE', line, at, at + 15)
+    if #batch == 0 then
+      return wanted, true
+    end
+    for _, token in ipairs(batch) do
+      looked = looked + 1
+      local heard = tonumber(redis.call('HGET', state, 'h' .. token)) or 0
+      if heard > 0 and now - heard <= live then
+        local names, free = {}, true
+        for name in names_of(token) do
+          names[#names + 1] = name
+          free = free and not wanted[name] and not redis.call('HGET', state, 'n' .. name)
+        end
+        if free then
+          redis.call('ZADD', group, now + claim, token)
+          for _, name in ipairs(names) do
+            redis.call('HSET', state, 'n' .. name, token)
+          end
+          redis.call('HSET', state, 'h' .. token, -now)
+          redis.pcall('SET', group .. ':wake:' .. token, '1', 'PX', claim)
+        else
+          for _, name in ipairs(names) do
+            wanted[name] = true
+          end
+        end
+        at = at + 1
+      elseif now - math.abs(heard) > KEPT * live then
+        step_out(token)
+        if not redis.call('ZSCORE', group, token) then
+          redis.call('HDEL', state, 's' .. token)
+        end
+      else
+        at = at + 1
+      end
+    end
+  end
+  return wanted, false
+end
+

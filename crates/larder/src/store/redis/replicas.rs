@@ -1,0 +1,98 @@
+//! The acknowledgement of replicas.
+//!
+//! `WAIT` blocks all that is sent behind it, and waits for what its own connection has written. So it has a connection of
+//! its own, which is opened when it is first needed, and follows a write on it: after that write, whatever was written
+//! before it by anybody has been acknowledged, too. The write also looks whether the server that acknowledges still
+//! knows the lock: it may be another one than granted it.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::{Value, cmd};
+use tokio::time::timeout;
+
+use super::dial::Login;
+use super::lock::{array, known};
+use super::network::Network;
+use super::{RedisStore, flag, millis, number, script, version_text};
+use crate::endpoint::Deployment;
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::store::group::is_group;
+use crate::store::lock::Ticket;
+use crate::store::permit::is_semaphore;
+
+/// How long an answer may take that comes in time.
+const LATE: Duration = Duration::from_millis(500);
+
+/// Where the connection goes.
+pub(super) struct Replicas {
+    deployment: Deployment,
+    login: Login,
+    sentinel_login: Login,
+    network: OnceLock<Network>,
+}
+
+impl Replicas {
+    pub(super) fn new(deployment: Deployment, login: Login, sentinel_login: Login) -> Self {
+        Self { deployment, login, sentinel_login, network: OnceLock::new() }
+    }
+
+    fn network(&self) -> &Network {
+        self.network.get_or_init(|| {
+            let (login, sentinel_login) = (self.login.clone(), self.sentinel_login.clone());
+            Network::start(self.deployment.clone(), login, sentinel_login, 1, None)
+        })
+    }
+
+    pub(super) fn close(&self) {
+        if let Some(network) = self.network.get() {
+            network.close();
+        }
+    }
+}
+
+impl RedisStore {
+    pub(super) async fn acknowledged_by(
+        &self,
+        held: &[Ticket],
+        replicas: u32,
+        patience: Duration,
+    ) -> Result<Vec<Option<bool>>> {
+        let network = self.replicas.network();
+        let names: Vec<&str> = held.iter().map(|ticket| ticket.lock.as_str()).collect();
+        let groups = network.groups(&names);
+        let parts: Vec<&[usize]> = groups.iter().map(|group| group.places.as_slice()).collect();
+        let answers = join_all(parts.iter().map(async |places| {
+            let part: Vec<&Ticket> = places.iter().filter_map(|place| held.get(*place)).collect();
+            let within = patience + LATE;
+            let asked = acknowledged_at(network, &part, replicas, patience);
+            timeout(within, asked).await.unwrap_or_else(|_| Err(Error::timed_out(within)))
+        }))
+        .await;
+        known(held.len(), &parts, answers)
+    }
+}
+
+/// The tickets share a slot.
+async fn acknowledged_at(
+    network: &Network,
+    held: &[&Ticket],
+    replicas: u32,
+    patience: Duration,
+) -> Result<Vec<bool>> {
+    let Some(first) = held.first() else { return Ok(Vec::new()) };
+    let mut written = Name::from(first.lock.as_str());
+    written.push_str(":ack");
+    let keys: Vec<&str> = held.iter().map(|ticket| ticket.lock.as_str()).chain([&*written]).collect();
+    let kind = |ticket: &Ticket| if is_semaphore(&ticket.lock) || is_group(&ticket.lock) { "z" } else { "s" };
+    let arguments: Vec<String> =
+        held.iter().map(|ticket| format!("{}{}", kind(ticket), version_text(ticket.token))).collect();
+    let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+    let write = script::ACKNOWLEDGE.by_source(&keys, &arguments);
+    let wait = cmd("WAIT").arg(replicas).arg(millis(patience)).take();
+    let (holds, count): (Value, Value) = network.run_both(&first.lock, write, wait).await?;
+    let enough = number(&count)? >= u64::from(replicas);
+    array(holds)?.iter().map(|holds| Ok(flag(holds)? && enough)).collect()
+}

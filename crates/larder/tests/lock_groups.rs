@@ -1,0 +1,187 @@
+//! Lock groups: several locks in one command, all or none.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use larder::{ErrorKind, GroupGuard, GroupLocks, Larder, Release};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use support::waiting::InLine;
+use support::{connect_as, each_pair, each_store, until};
+use tokio::task::JoinHandle;
+
+const TTL: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(30);
+
+fn waits(locks: GroupLocks) -> JoinHandle<GroupGuard> {
+    tokio::spawn(async move { locks.acquire().await.unwrap() })
+}
+
+async fn served(waiter: JoinHandle<GroupGuard>) -> GroupGuard {
+    tokio::time::timeout(LONG, waiter).await.expect("a stall").unwrap()
+}
+
+#[tokio::test]
+async fn all_are_held_or_none() {
+    for (store, larder) in each_store().await {
+        let order = larder.lock_group("order:7");
+        let both = order.locks(["b", "a"]).ttl(TTL);
+        let guard = both.acquire().await.unwrap();
+        assert!(guard.is_valid() && guard.remaining() > TTL / 2, "{store}");
+        assert!(guard.fence("a").is_some() && guard.fence("b").is_some() && guard.fence("c").is_none());
+        for name in ["a", "b"] {
+            assert!(order.locks([name]).try_acquire().await.unwrap().is_none(), "{store}: {name}");
+            let holder = order.holder(name).await.unwrap().expect(store);
+            assert_eq!(Some(holder.fence), guard.fence(name), "{store}");
+            assert!(holder.process.ends_with(&std::process::id().to_string()), "{store}: {holder}");
+            assert!(holder.remaining > TTL / 2 && holder.remaining <= TTL, "{store}: {holder}");
+        }
+        // Other locks: of the group, of another group, and of none.
+        drop(order.locks(["c"]).try_acquire().await.unwrap().expect(store));
+        drop(larder.lock_group("order:8").locks(["a"]).try_acquire().await.unwrap().expect(store));
+        drop(larder.lock("a").try_acquire().await.unwrap().expect(store));
+        assert!(order.locks(["b", "c"]).try_acquire().await.unwrap().is_none(), "{store}");
+        until("a set that is not free takes nothing", async || order.holder("c").await.unwrap().is_none())
+            .await;
+        let late = order.locks(["c", "b"]).acquire_within(Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}: {late:?}");
+        let first = guard.fence("a").unwrap();
+        assert_eq!(guard.release().await.unwrap(), Release::Released, "{store}");
+        let guard = order.locks(["a", "b", "c"]).acquire().await.unwrap();
+        assert!(guard.fence("a").unwrap() > first, "{store}");
+        drop(guard);
+        until("a dropped guard frees all", async || both.try_acquire().await.unwrap().is_some()).await;
+    }
+    let larder = support::connect("memory:").await;
+    for names in [vec![], vec!["a", "a"], vec![""]] {
+        let refused = larder.lock_group("g").locks(names).acquire().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidSetting);
+    }
+}
+
+#[tokio::test]
+async fn of_two_attempts_with_a_lock_in_common_the_first_is_served_first() {
+    for (store, larder) in each_store().await {
+        let group = larder.lock_group("g");
+        let locks = |names: &[&str]| group.locks(names.iter().copied()).ttl(TTL);
+        let in_line = InLine::listen();
+        let a = locks(&["a"]).acquire().await.unwrap();
+        let ab = waits(locks(&["a", "b"]));
+        in_line.until(1).await;
+        let bc = waits(locks(&["b", "c"]));
+        in_line.until(2).await;
+        // The lock is free, and the first of the two waiters wants it.
+        assert!(locks(&["b"]).try_acquire().await.unwrap().is_none(), "{store}");
+        // Who has nothing in common with them does not wait.
+        drop(locks(&["d", "e"]).try_acquire().await.unwrap().expect(store));
+        assert_eq!(group.holder("a").await.unwrap().expect(store).waiting, 1, "{store}");
+        assert!(!bc.is_finished(), "{store}");
+        a.release().await.unwrap();
+        let ab = served(ab).await;
+        assert!(!bc.is_finished(), "{store}");
+        let fence = ab.fence("b").unwrap();
+        ab.release().await.unwrap();
+        let bc = served(bc).await;
+        assert!(bc.fence("b").unwrap() > fence, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn the_locks_are_renewed_together_and_lost_together() {
+    for (store, larder) in each_store().await {
+        let ttl = Duration::from_millis(900);
+        let group = larder.lock_group("g");
+        let guard = group.locks(["a", "b"]).ttl(ttl).acquire().await.unwrap();
+        let began = Instant::now();
+        while began.elapsed() < 2 * ttl {
+            assert!(guard.is_valid(), "{store}: not renewed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(group.holder("b").await.unwrap().is_some(), "{store}");
+        drop(guard);
+        let bounded = group.locks(["a", "b"]).ttl(ttl).max_hold(ttl).acquire().await.unwrap();
+        tokio::time::timeout(LONG, bounded.lost()).await.expect(store);
+        until("both are free", async || group.locks(["a", "b"]).try_acquire().await.unwrap().is_some()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_attempt_leaves_its_place() {
+    for (store, here, there) in each_pair().await {
+        let (here, there) = (here.lock_group("g"), there.lock_group("g"));
+        let in_line = InLine::listen();
+        let a = here.locks(["a"]).ttl(TTL).acquire().await.unwrap();
+        let dropped = waits(here.locks(["a", "b"]));
+        in_line.until(1).await;
+        assert!(there.locks(["b"]).try_acquire().await.unwrap().is_none(), "{store}");
+        dropped.abort();
+        until("its place is free", async || there.locks(["b"]).try_acquire().await.unwrap().is_some()).await;
+        drop(a);
+    }
+}
+
+/// Who holds each of the locks: no two at once.
+struct Table(Vec<AtomicU64>);
+
+impl Table {
+    fn enter(&self, names: &[usize], who: u64) {
+        for name in names {
+            let before = self.0[*name].swap(who, Ordering::SeqCst);
+            assert_eq!(before, 0, "{before} and {who} hold lock {name}");
+        }
+    }
+
+    fn leave(&self, names: &[usize], who: u64) {
+        for name in names {
+            assert_eq!(self.0[*name].swap(0, Ordering::SeqCst), who);
+        }
+    }
+}
+
+/// Takes random sets of five locks, `count` times; each is held for a moment.
+async fn contend(larder: Larder, table: Arc<Table>, who: u64, seed: u64, count: u32) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let group = larder.lock_group("g");
+    for _ in 0..count {
+        let names: Vec<usize> = (0..5).filter(|_| random.random_bool(0.4)).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let guard = group.locks(names.iter().map(|name| format!("lock-{name}"))).ttl(TTL).acquire().await;
+        let guard = guard.unwrap();
+        table.enter(&names, who);
+        if random.random_bool(0.3) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        table.leave(&names, who);
+        guard.release().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_overlapping_sets_come_to_no_deadlock_and_no_two_holders() {
+    let rounds = std::env::var("LARDER_TEST_GROUPS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
+    for (store, url) in [("memory", "memory:".to_owned()), ("server", support::server().url())] {
+        let table = Arc::new(Table((0..5).map(|_| AtomicU64::new(0)).collect()));
+        let namespace = support::namespace();
+        let mut tasks = Vec::new();
+        let shared = connect_as(&url, &namespace).await;
+        for process in 0..5 {
+            // As processes do, each has connections of its own.
+            let larder = if store == "memory" { shared.clone() } else { connect_as(&url, &namespace).await };
+            for task in 0..4 {
+                let who = process * 4 + task + 1;
+                tasks.push(tokio::spawn(contend(larder.clone(), table.clone(), who, who, rounds)));
+            }
+        }
+        let all = futures_util::future::join_all(tasks);
+        let limit = LONG + Duration::from_millis(20) * 20 * rounds;
+        for ended in tokio::time::timeout(limit, all).await.expect("a deadlock") {
+            ended.expect(store);
+        }
+    }
+}

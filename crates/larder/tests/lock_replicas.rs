@@ -1,0 +1,139 @@
+//! Locks that count as held only when replicas have them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use larder::{ErrorKind, Guard, Larder};
+use larder_testkit::{Cluster, Server, eventually};
+use support::{connect_as, until};
+
+const TTL: Duration = Duration::from_secs(2);
+const LONG: Duration = Duration::from_secs(20);
+
+/// A master and a replica that is up.
+fn pair() -> (Server, Server) {
+    let master = Server::builder().tcp().start();
+    let port = master.addr().unwrap().port();
+    let replica = Server::builder().tcp().arg("replicaof", &format!("127.0.0.1 {port}")).start();
+    eventually("the replica follows its master", LONG, || {
+        let info = master.info("replication");
+        info.get("slave0").is_some_and(|slave| slave.contains("state=online")).then_some(())
+    });
+    (master, replica)
+}
+
+/// Each kind that knows it, one after the other.
+async fn acquire(larder: &Larder, kind: &str, replicas: u32) -> larder::Result<()> {
+    match kind {
+        "lock" => larder.lock("a").ttl(TTL).replicated(replicas).acquire().await.map(drop),
+        "try" => larder.lock("b").ttl(TTL).replicated(replicas).try_acquire().await.map(drop),
+        "locks" => larder.locks(["c", "d"]).ttl(TTL).replicated(replicas).acquire().await.map(drop),
+        "group" => {
+            larder.lock_group("g").locks(["a", "b"]).ttl(TTL).replicated(replicas).acquire().await.map(drop)
+        }
+        _ => larder.election("e").ttl(TTL).replicated(replicas).campaign().await.map(drop),
+    }
+}
+
+const KINDS: [&str; 5] = ["lock", "try", "locks", "group", "election"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_too_few_replicas_acknowledge_is_released_and_one_that_enough_do_is_held() {
+    let (master, replica) = pair();
+    let (here, there) = (connect_as(&master.url(), "w").await, connect_as(&master.url(), "w").await);
+    for kind in KINDS {
+        acquire(&here, kind, 1).await.expect(kind);
+        let error = acquire(&here, kind, 2).await.expect_err(kind);
+        assert_eq!(error.kind(), ErrorKind::NotReplicated, "{kind}: {error:?}");
+    }
+    replica.pause();
+    for kind in KINDS {
+        let error = acquire(&here, kind, 1).await.expect_err(kind);
+        assert_eq!(error.kind(), ErrorKind::NotReplicated, "{kind}: {error:?}");
+        // Not held until its time is over.
+        let free = tokio::time::timeout(TTL / 2, acquire(&there, kind, 0)).await;
+        free.unwrap_or_else(|_| panic!("{kind}: it was not released")).expect(kind);
+    }
+    replica.resume();
+    for kind in KINDS {
+        until("the replica has caught up", async || acquire(&here, kind, 1).await.is_ok()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_too_few_replicas_acknowledge_ends_the_lock() {
+    let (master, replica) = pair();
+    let (here, there) = (connect_as(&master.url(), "w").await, connect_as(&master.url(), "w").await);
+    let take = async |name: &str| -> Guard {
+        here.lock(name).ttl(TTL).replicated(1).keep_alive().acquire().await.unwrap()
+    };
+    let (kept, extended) = (take("kept").await, here.lock("extended").ttl(TTL).replicated(1));
+    // Renewed while the replica runs.
+    tokio::time::sleep(2 * TTL).await;
+    assert!(kept.is_valid(), "it was not renewed");
+    let guard = extended.acquire().await.unwrap();
+    guard.extend(TTL).await.unwrap();
+    // A lock that needs no replica is renewed as ever.
+    let alone = here.lock("alone").ttl(TTL).keep_alive().acquire().await.unwrap();
+    replica.pause();
+    assert_eq!(guard.extend(TTL).await.unwrap_err().kind(), ErrorKind::NotReplicated);
+    assert!(!guard.is_valid());
+    tokio::time::timeout(TTL, kept.lost()).await.expect("it outlived its replicas");
+    until("both are free", async || {
+        let free = async |name: &str| there.lock(name).holder().await.unwrap().is_none();
+        free("kept").await && free("extended").await
+    })
+    .await;
+    tokio::time::sleep(2 * TTL).await;
+    assert!(alone.is_valid());
+    replica.resume();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_cluster_the_replica_of_the_locks_node_is_asked() {
+    let cluster = Cluster::start();
+    let larder = connect_as(&cluster.url(), "w").await;
+    for number in 0..6 {
+        let lock = larder.lock(&format!("lock-{number}")).ttl(LONG).replicated(1);
+        until("the node's replica has it", async || lock.try_acquire().await.is_ok()).await;
+    }
+    let lock = larder.lock("a").ttl(LONG).replicated(2);
+    assert_eq!(lock.acquire().await.unwrap_err().kind(), ErrorKind::NotReplicated);
+}
+
+#[tokio::test]
+async fn the_embedded_store_has_no_replicas_and_needs_none() {
+    let larder = support::connect("memory:").await;
+    for kind in KINDS {
+        acquire(&larder, kind, 5).await.expect(kind);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_lock_that_waits_for_replicas_holds_up_no_other_request() {
+    let (master, replica) = pair();
+    let larder = connect_as(&master.url(), "w").await;
+    larder.lock("a").replicated(1).acquire().await.unwrap().release().await.unwrap();
+    replica.pause();
+    let waiting = tokio::spawn({
+        // Waits for half of the response timeout, which is long in these tests.
+        let lock = larder.lock("a").ttl(LONG).replicated(1);
+        async move { lock.acquire().await.map(drop) }
+    });
+    until("the server waits", async || {
+        let clients: String = master.query(&["CLIENT", "LIST"]);
+        clients.contains("cmd=wait ")
+    })
+    .await;
+    for number in 0..50 {
+        let guard = larder.lock(&format!("other-{number}")).acquire().await.unwrap();
+        guard.release().await.unwrap();
+    }
+    assert!(!waiting.is_finished(), "the others were slower");
+    replica.resume();
+    waiting.await.unwrap().unwrap();
+    // One more command for the grant, and what replicas are waited for by.
+    assert_eq!((master.calls("wait"), master.calls("eval") >= 2), (2, true));
+}
