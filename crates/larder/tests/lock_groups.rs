@@ -178,10 +178,12 @@ async fn random_overlapping_sets_come_to_no_deadlock_and_no_two_holders() {
                 tasks.push(tokio::spawn(contend(larder.clone(), table.clone(), who, who, rounds)));
             }
         }
+        let began = Instant::now();
         let all = futures_util::future::join_all(tasks);
         let limit = LONG + Duration::from_millis(20) * 20 * rounds;
         for ended in tokio::time::timeout(limit, all).await.expect("a deadlock") {
             ended.expect(store);
         }
+        println!("{store}: {:?}", began.elapsed());
     }
 }

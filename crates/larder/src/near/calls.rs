@@ -95,6 +95,25 @@ mod tests {
     use crate::store::lock::wake_name;
 
     #[tokio::test]
+    async fn whatever_can_be_waited_for_calls_who_waits() {
+        let keyspace = crate::keyspace::Keyspace::new(Some("shop")).unwrap();
+        let changes = Arc::new(Changes::default());
+        let waiter = changes.listen(1);
+        for name in [
+            keyspace.lock("a"),
+            keyspace.lock_group("a"),
+            keyspace.election("a"),
+            keyspace.rw_lock("a"),
+            keyspace.semaphore("a").as_str().to_owned(),
+            keyspace.keyed_semaphore("a", "b").as_str().to_owned(),
+        ] {
+            changes.changed(&wake_name(&name, 1));
+            let called = timeout(Duration::ZERO, waiter.called(Duration::MAX)).await;
+            assert!(called.is_ok(), "a waiter for {name} is not called");
+        }
+    }
+
+    #[tokio::test]
     async fn a_call_is_heard_whether_it_comes_before_or_after_it_is_waited_for() {
         let changes = Arc::new(Changes::default());
         let (one, other) = (changes.listen(1), changes.listen(2));

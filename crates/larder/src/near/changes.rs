@@ -17,6 +17,7 @@ use super::calls::{Calls, Listening};
 use super::version::{AnyTier, Versions};
 use crate::keyspace::ELECTION;
 use crate::store::Listener;
+use crate::store::group::is_group;
 use crate::store::lock::woken;
 use crate::store::permit::is_semaphore;
 
@@ -72,7 +73,7 @@ impl Changes {
 
 impl Listener for Changes {
     fn changed(&self, name: &str) {
-        if (name.starts_with("~lock") || is_semaphore(name) || name.starts_with(ELECTION))
+        if (name.starts_with("~lock") || is_semaphore(name) || is_group(name) || name.starts_with(ELECTION))
             && let Some(token) = woken(name)
         {
             return self.calls.call(token);
