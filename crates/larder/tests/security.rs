@@ -571,6 +571,7 @@ async fn every_permission_of_the_lines_is_in_the_pages_table_and_the_other_way_r
         "tracking",
         "coordination",
         "eviction",
+        "replicas",
         "cluster",
         "sentinel",
         "database",

@@ -27,6 +27,7 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::near::Watch;
 use crate::store::Store;
+use crate::telemetry::target;
 
 const LONGEST_VALUE: usize = 512;
 /// The longest an observer waits for a notification before it looks for itself.
@@ -165,7 +166,7 @@ impl Election {
         let later = stream::unfold(follow, async |mut follow| match follow.next().await {
             Ok(leader) => Some((leader, follow)),
             Err(error) => {
-                tracing::warn!(error = error.unnamed(), "an election cannot be observed any longer");
+                tracing::warn!(target: target::LOCK, error = error.unnamed(), "an election cannot be observed any longer");
                 None
             }
         });
