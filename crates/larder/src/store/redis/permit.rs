@@ -137,8 +137,9 @@ impl PermitStore for RedisStore {
     async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {
         let Pace { claim, live } = self.pace;
         let arguments = [version_text(token), millis(ttl), millis(claim), millis(live)];
-        let script = &script::EXCHANGE_PERMITS;
-        flag(&self.run_of_attempt(semaphore, other, script, &arguments, Replay::Safe).await?)
+        // What is exchanged is known here: quarantine is about new grants.
+        let (scripts, how) = ([&script::EXCHANGE_PERMITS; 2], (Replay::Safe, None));
+        flag(&self.run_of_attempt(semaphore, other, scripts, &arguments, how).await?)
     }
 
     async fn set_permits(&self, semaphore: &str, permits: u64, version: u64) -> Result<bool> {
