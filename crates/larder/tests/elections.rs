@@ -258,7 +258,7 @@ async fn observers_are_notified_and_outlive_an_outage_of_the_server() {
     let there = support::connect_as(&server.url(), &space).await;
     let late = Lateness::watch();
     let (tell, mut seen) = mpsc::unbounded_channel();
-    let mut leaders = there.election("scheduler").observe();
+    let mut leaders = there.election("scheduler").observe().await.unwrap();
     let observer = tokio::spawn(async move {
         loop {
             let leader = leaders.next().await.unwrap();
