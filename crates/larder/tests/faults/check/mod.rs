@@ -23,6 +23,8 @@ pub(crate) struct Judged {
 pub(crate) struct Verdict {
     pub(crate) promises: BTreeMap<&'static str, Judged>,
     pub(crate) operations: BTreeMap<&'static str, u64>,
+    /// How many attempts were told that they are queued: without them no order can be judged.
+    pub(crate) queued: usize,
 }
 
 impl Verdict {
@@ -83,7 +85,7 @@ pub(crate) fn judge(notes: &Notes) -> Verdict {
         clock: (clock[0], clock[1]),
         end: notes.of("end")[0].numbers[0],
     };
-    let mut verdict = Verdict::default();
+    let mut verdict = Verdict { queued: notes.of("in_line").len(), ..Verdict::default() };
     cache::judge(&case, &mut verdict);
     holds::judge(&case, &mut verdict);
     jobs::judge(&case, &mut verdict);

@@ -66,7 +66,7 @@ pub(crate) struct Ear(pub(crate) Arc<Notebook>);
 
 impl tracing::Subscriber for Ear {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::TRACE && metadata.target() == "larder::lock::attempt"
+        *metadata.level() == tracing::Level::TRACE && metadata.target() == "larder::lock"
     }
 
     fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
