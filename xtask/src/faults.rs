@@ -3,7 +3,7 @@
 use crate::run::{Failure, cargo, finish};
 
 const USAGE: &str = "usage: cargo xtask faults [--minutes N] [--seed N] [--release]
-           [--what cache|locks|limits|semaphores|jobs|elections|rw|lock-run|all]";
+           [--what cache|locks|limits|semaphores|jobs|elections|rw|lock-run|failover|all]";
 const PARTS: [&str; 8] = ["cache", "locks", "limits", "semaphores", "jobs", "elections", "rw", "all"];
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
         match word {
             "--minutes" => minutes = number()?,
             "--seed" => seed = Some(number()?),
-            "--what" if PARTS.contains(&value) || value == "lock-run" => what = value,
+            "--what" if PARTS.contains(&value) || ["lock-run", "failover"].contains(&value) => what = value,
             _ => return Err(Failure::usage(USAGE)),
         }
     }
@@ -28,6 +28,12 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
         command.args(release.then_some("--release"));
         command
     };
+    if what == "failover" {
+        let mut command = test("lock_quarantine");
+        let name = "a_failover_that_loses_a_lock_makes_two_holders_without_quarantine_and_none_with_it";
+        command.args(["--", "--exact", "--nocapture", name]);
+        return finish(command.env("LARDER_TEST_FAILOVERS", "200"));
+    }
     if what != "lock-run" {
         let mut command = test("faults");
         command.args(["--", "--exact", "--nocapture", "nothing_that_is_promised_is_broken_whatever_fails"]);

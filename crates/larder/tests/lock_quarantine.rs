@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use larder::{ErrorKind, Larder, Release, Result};
 use larder_testkit::{Sentinel, Server};
-use support::lossy::{self, Seen};
+use support::lossy;
 use support::{connect, patient, until};
 use tokio::task::spawn_blocking;
 
@@ -147,17 +147,73 @@ async fn the_longest_quarantine_that_was_asked_for_counts_and_the_marker_is_kept
     assert!(wait > Duration::from_secs(20), "a lease of 30 s may be out, and it waits {wait:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failover_that_loses_a_lock_makes_two_holders_without_quarantine_and_none_with_it() {
+/// What a number of lossy failovers came to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Failovers {
+    /// Without quarantine, and how many of them made two valid guards.
+    controls: u32,
+    overlapping_controls: u32,
+    /// With quarantine, and how many of them did.
+    quarantined: u32,
+    overlapping: u32,
+    /// Attempts that quarantine refused.
+    refused: u32,
+}
+
+/// So many failovers with quarantine, one after another, on sentinels of their own; before the first of each four one
+/// without.
+async fn fail_over_again_and_again(count: u32) -> Failovers {
     let sentinel = Arc::new(spawn_blocking(Sentinel::start).await.unwrap());
     let connect = async || patient().url(sentinel.url()).namespace("q").connect().await.unwrap();
     let (here, there) = (connect().await, connect().await);
-    let seen = lossy::fail_over(&sentinel, &here, &there, "control", LOSSY, false).await;
-    assert_eq!(seen, Seen { overlap: true, refused: 0 }, "the failover lost nothing: it proves nothing");
-    let set = sentinel.clone();
-    spawn_blocking(move || set.heal()).await.unwrap();
-    let seen = lossy::fail_over(&sentinel, &here, &there, "a", LOSSY, true).await;
-    assert!(!seen.overlap && seen.refused > 0, "{seen:?}");
+    let heal = async || {
+        let set = sentinel.clone();
+        spawn_blocking(move || set.heal()).await.unwrap();
+    };
+    let mut all = Failovers::default();
+    for number in 0..count {
+        if number > 0 {
+            heal().await;
+        }
+        if number.is_multiple_of(4) {
+            let seen = lossy::fail_over(&sentinel, &here, &there, "control", LOSSY, false).await;
+            assert_eq!(seen.refused, 0);
+            all.controls += 1;
+            all.overlapping_controls += u32::from(seen.overlap);
+            heal().await;
+        }
+        let seen = lossy::fail_over(&sentinel, &here, &there, "a", LOSSY, true).await;
+        all.quarantined += 1;
+        all.overlapping += u32::from(seen.overlap);
+        all.refused += seen.refused;
+        assert!(seen.refused > 0, "{seen:?}");
+    }
     let lock = lossy::lock(&there, "a", LOSSY, true);
     drop(tokio::time::timeout(2 * LOSSY, lossy::take(&lock)).await.expect("quarantine without an end"));
+    all
+}
+
+/// LARDER_TEST_FAILOVERS says how many: `cargo xtask faults --what failover`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_loses_a_lock_makes_two_holders_without_quarantine_and_none_with_it() {
+    let count: u32 = std::env::var("LARDER_TEST_FAILOVERS").map_or(1, |count| count.parse().unwrap());
+    let sets = count.min(8);
+    let shares = (0..sets).map(|set| tokio::spawn(fail_over_again_and_again((count + set) / sets)));
+    let mut all = Failovers::default();
+    for share in shares.collect::<Vec<_>>() {
+        let share = share.await.unwrap();
+        all.controls += share.controls;
+        all.overlapping_controls += share.overlapping_controls;
+        all.quarantined += share.quarantined;
+        all.overlapping += share.overlapping;
+        all.refused += share.refused;
+    }
+    let Failovers { controls, overlapping_controls, quarantined, overlapping, refused } = all;
+    println!(
+        "| lossy failovers | number | two valid guards |\n|---|---|---|\n\
+         | with quarantine ({refused} attempts refused) | {quarantined} | {overlapping} |\n\
+         | without, as a control | {controls} | {overlapping_controls} |"
+    );
+    assert_eq!(overlapping, 0);
+    assert!(overlapping_controls > 0, "the failovers lost nothing: they prove nothing");
 }
