@@ -6,7 +6,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use larder::{Cache, Larder, Near, Source};
+use larder::{Cache, ErrorKind, Larder, Near, Source};
 use larder_testkit::{Cluster, Direction, Proxy, Server};
 use support::events::Events;
 use support::held::{LIMIT, within};
@@ -98,6 +98,9 @@ async fn what_was_written_and_is_queued_is_not_read_in_any_way() {
     until("reads are answered", async || larder.ping().await.is_ok()).await;
     for (what, users) in &caches {
         let says = users.name();
+        // It asks for the version that clears the cache, which is known here again then, and is refused.
+        let refused = users.set("refused", &user("new")).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Permission, "{says}: {refused}");
         for users in [users, &users.fresh()] {
             until("it is answered", async || users.get("never set").await.is_ok()).await;
             assert_eq!(users.get("a").await.unwrap(), None, "{says}: get");

@@ -120,7 +120,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             switched(LOCAL, "!self.is_covered(entry)", "true"),
             switched(SHARED, "cache.shared.forget_near(names.iter().copied());", ""),
         ],
-        &[NOT_READ],
+        &[test("queued", "a_read_that_began_before_its_queued_delete_was_carried_out_gives_nothing_older")],
     ),
     mutant(
         "near reads of all names are bypassed while one is queued",

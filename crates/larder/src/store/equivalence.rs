@@ -104,6 +104,8 @@ fn steps() -> impl Strategy<Value = Step> {
     let names = || prop::collection::vec(0..NAMES, 0..5);
     let some = || 0..4u8;
     let what = || 0..KINDS;
+    // Of refreshes: mostly of a nonce that values have, and of few tokens, so that a begin and its commit meet.
+    let (old, few) = (|| prop_oneof![6 => 1..3u8, 1 => 0..4u8], || 0..2u8);
     prop_oneof![
         2 => name().prop_map(Step::Get),
         1 => name().prop_map(Step::GetTracked),
@@ -120,10 +122,10 @@ fn steps() -> impl Strategy<Value = Step> {
         3 => (name(), some(), prop::option::of(what())).prop_map(|(n, t, u)| Step::BeginFill(n, t, u)),
         3 => (name(), some(), what(), expiries()).prop_map(|(n, t, v, e)| Step::CommitFill(n, t, v, e)),
         1 => (name(), some()).prop_map(|(n, t)| Step::AbandonFill(n, t)),
-        2 => (name(), some(), some(), any::<bool>()).prop_map(|(n, o, t, f)| Step::BeginRefresh(n, o, t, f)),
-        2 => (name(), some(), some(), prop::option::of(what()), expiries())
+        4 => (name(), old(), few(), any::<bool>()).prop_map(|(n, o, t, f)| Step::BeginRefresh(n, o, t, f)),
+        4 => (name(), old(), few(), prop::option::of(what()), expiries())
             .prop_map(|(n, o, t, v, e)| Step::CommitRefresh(n, o, t, v, e)),
-        1 => (name(), some(), some()).prop_map(|(n, o, t)| Step::AbandonRefresh(n, o, t)),
+        1 => (name(), old(), few()).prop_map(|(n, o, t)| Step::AbandonRefresh(n, o, t)),
         1 => (name(), some(), some(), any::<bool>()).prop_map(|(n, o, t, p)| Step::RenewLoad(n, o, t, p)),
         1 => (name(), some(), what(), prop::option::of(expiries())).prop_map(|(n, o, v, e)| Step::Restamp(n, o, v, e)),
         1 => (name(), some()).prop_map(|(n, c)| Step::Version(n, c)),
