@@ -256,7 +256,6 @@ async fn observers_are_notified_and_outlive_an_outage_of_the_server() {
     let space = namespace();
     let here = support::connect_as(&server.url(), &space).await;
     let there = support::connect_as(&server.url(), &space).await;
-    let late = Lateness::watch();
     let (tell, mut seen) = mpsc::unbounded_channel();
     let mut leaders = there.election("scheduler").observe().await.unwrap();
     let observer = tokio::spawn(async move {
@@ -284,7 +283,7 @@ async fn observers_are_notified_and_outlive_an_outage_of_the_server() {
     }
     took.sort();
     // By itself it looks a second after the last look.
-    assert!(took[3] < Duration::from_millis(300) + late.of(3), "{took:?}");
+    assert!(took[3] < Duration::from_millis(500), "{took:?}");
     server.kill();
     until("the outage shows", async || there.ping().await.is_err()).await;
     // A span that must pass: so long that the observer looks meanwhile.
