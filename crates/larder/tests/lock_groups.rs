@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use larder::{ErrorKind, GroupGuard, GroupLocks, Larder, Release};
+use larder_testkit::{Direction, Proxy, Server};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use support::waiting::InLine;
-use support::{connect_as, each_pair, each_store, until};
+use support::{connect_as, each_pair, each_store, namespace, until};
 use tokio::task::JoinHandle;
 
 const TTL: Duration = Duration::from_secs(20);
@@ -23,6 +24,28 @@ fn waits(locks: GroupLocks) -> JoinHandle<GroupGuard> {
 
 async fn served(waiter: JoinHandle<GroupGuard>) -> GroupGuard {
     tokio::time::timeout(LONG, waiter).await.expect("a stall").unwrap()
+}
+
+#[tokio::test]
+async fn a_waiter_that_is_never_heard_of_again_leaves_no_key_without_an_end() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let space = namespace();
+    let (cut, well) = (connect_as(&proxy.url(), &space).await, connect_as(&server.url(), &space).await);
+    let held = well.lock_group("g").locks(["a"]).ttl(TTL).acquire().await.unwrap();
+    let waiter = waits(cut.lock_group("g").locks(["a", "b"]).ttl(TTL));
+    until("it waits", async || {
+        well.lock_group("g").holder("a").await.unwrap().is_some_and(|holder| holder.waiting == 1)
+    })
+    .await;
+    proxy.silence(Direction::Both);
+    assert_eq!(held.release().await.unwrap(), Release::Released);
+    let names: Vec<String> = server.query(&["KEYS", "*"]);
+    assert!(names.len() >= 3, "the waiter has a claim: {names:?}");
+    for name in names {
+        assert_ne!(server.query::<i64>(&["PTTL", &name]), -1, "{name}");
+    }
+    waiter.abort();
 }
 
 #[tokio::test]

@@ -91,6 +91,8 @@ local function grant(now, claim, live)
             redis.call('HSET', state, 'n' .. name, token)
           end
           redis.call('HSET', state, 'h' .. token, -now)
+          -- The group may have had no holder, and this waiter may never come.
+          keep_line(live)
           redis.pcall('SET', group .. ':wake:' .. token, '1', 'PX', claim)
         else
           for _, name in ipairs(names) do
