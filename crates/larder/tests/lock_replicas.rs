@@ -9,7 +9,7 @@ use larder::{ErrorKind, Guard, Larder};
 use larder_testkit::{Cluster, Server, eventually};
 use support::{connect_as, until};
 
-const TTL: Duration = Duration::from_secs(2);
+const TTL: Duration = Duration::from_secs(3);
 const LONG: Duration = Duration::from_secs(20);
 
 /// A master and a replica that is up.
@@ -19,7 +19,10 @@ fn pair() -> (Server, Server) {
     let replica = Server::builder().tcp().arg("replicaof", &format!("127.0.0.1 {port}")).start();
     eventually("the replica follows its master", LONG, || {
         let info = master.info("replication");
-        info.get("slave0").is_some_and(|slave| slave.contains("state=online")).then_some(())
+        // What it has acknowledged, too: until then nothing that is granted is.
+        let acknowledged = format!("offset={},", info.get("master_repl_offset")?);
+        let replica = info.get("slave0")?;
+        (replica.contains("state=online") && replica.contains(&acknowledged)).then_some(())
     });
     (master, replica)
 }

@@ -27,7 +27,6 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::near::Watch;
 use crate::store::Store;
-use crate::telemetry::target;
 
 const LONGEST_VALUE: usize = 512;
 /// The longest an observer waits for a notification before it looks for itself.
@@ -152,8 +151,8 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// Those of any request. Later the stream waits through outages; it ends with an error that another try does not cure,
-    /// which is logged, or when the `Larder` is closed.
+    /// Those of any request. Later the stream waits through outages; it ends where another try would not help, such as when
+    /// the server refuses the request, or the `Larder` is closed.
     ///
     /// # Cancel safety
     ///
@@ -163,12 +162,9 @@ impl Election {
         let mut follow = Follow { election: self.clone(), watch, last: None };
         let first = follow.look().await?;
         follow.last = first.clone();
-        let later = stream::unfold(follow, async |mut follow| match follow.next().await {
-            Ok(leader) => Some((leader, follow)),
-            Err(error) => {
-                tracing::warn!(target: target::LOCK, error = error.unnamed(), "an election cannot be observed any longer");
-                None
-            }
+        let later = stream::unfold(follow, async |mut follow| {
+            let leader = follow.next().await.ok()?;
+            Some((leader, follow))
         });
         Ok(Leaders { changes: stream::iter([first]).chain(later).boxed() })
     }
