@@ -63,6 +63,9 @@ impl Together {
     }
 
     /// When the same request would pass if no other asks: the longest wait of all keys. Nothing where it passed.
+    ///
+    /// Where one of the keys passes only under an [override](RateLimiter::override_key) that ends before that, it may have to
+    /// be waited for again.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.decisions.iter().filter_map(Decision::retry_after).max()
