@@ -60,8 +60,9 @@ pub(crate) struct RedisStore {
     lanes: Arc<Lanes>,
     pub(super) pace: Pace,
     learned: Arc<Learned>,
-    known: KnownScripts,
-    replicas: Replicas,
+    known: Box<KnownScripts>,
+    /// Boxed: it is large, and seldom used.
+    replicas: Box<Replicas>,
 }
 
 /// Scripts that must be carried out in the order in which they are sent, with what the same task sends after them. One
@@ -98,9 +99,9 @@ impl RedisStore {
             Tracking { lanes, listener, clock }
         });
         let (learned, reconnects) = (login.learned.clone(), login.hosts.reconnects());
-        let replicas = Replicas::new(deployment.clone(), login.clone(), sentinel_login.clone());
+        let replicas = Box::new(Replicas::new(deployment.clone(), login.clone(), sentinel_login.clone()));
         let network = Network::start(deployment, login, sentinel_login, connections, tracking);
-        let known = KnownScripts::default();
+        let known = Box::default();
         Self { network, reconnects, lanes, pace: Pace::default(), learned, known, replicas }
     }
 
