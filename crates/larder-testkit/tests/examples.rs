@@ -70,6 +70,9 @@ fn the_tour_shows_what_it_promises() {
                 "request  6: refused",
                 "request 10: refused",
                 "refused here, without asking the store: ",
+                "after it, pushed          → process A leads",
+                "the writer enters: no",
+                "another set with one of them: no",
                 "12 turns at 5 in 200 ms",
             ],
         );
