@@ -138,13 +138,15 @@ impl Counter {
     }
 
     /// Of a cache.
-    #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "only the facade has names"))]
+    #[cfg(feature = "metrics")]
     fn of_cache(name: &'static str, cache: &str) -> Self {
-        Self {
-            #[cfg(feature = "metrics")]
-            label: Some(("cache", cache.into())),
-            ..Self::new(name)
-        }
+        Self { label: Some(("cache", cache.into())), ..Self::new(name) }
+    }
+
+    /// Of a cache, which only the facade names.
+    #[cfg(not(feature = "metrics"))]
+    const fn of_cache(name: &'static str, _: &str) -> Self {
+        Self::new(name)
     }
 
     #[inline]
