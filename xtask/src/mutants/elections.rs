@@ -87,8 +87,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "an observer asks and is not notified",
         &[switched(
             ELECTION,
-            "self.watch.changed(LONGEST_SILENCE).await;",
-            "tokio::time::sleep(LONGEST_SILENCE).await;",
+            "self.watch.changed(LONGEST_SILENCE).await",
+            "tokio::time::sleep(LONGEST_SILENCE).await",
         )],
         &[NOTIFIED],
     ),

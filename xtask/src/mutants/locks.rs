@@ -80,7 +80,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a guard whose time is over asks for more",
         &[within(
             GUARD,
-            "            check_ttl(ttl)?;\n            if ",
+            "            self.holding.failover.check(ttl)?;\n            if ",
             ["!self.is_valid()", "!self.is_valid() && ttl.is_zero()"],
             " {",
         )],

@@ -53,6 +53,13 @@ pub(crate) mod lock {
     }
 }
 
+/// Nor does a lock group.
+pub(crate) mod group {
+    pub(crate) fn is_group(_: &str) -> bool {
+        false
+    }
+}
+
 /// Nor does a semaphore.
 pub(crate) mod permit {
     pub(crate) fn is_semaphore(_: &str) -> bool {
