@@ -9,7 +9,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use larder::{Cache, Larder, Loading};
+use larder::{Cache, Larder, LoadContext};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +71,7 @@ struct Library {
 impl Library {
     async fn author(&self, id: u32) -> Result<Option<Author>, Box<dyn Error>> {
         let authors = self.authors.clone();
-        let load = move |cx: Loading<Author>| async move {
+        let load = move |cx: LoadContext<Author>| async move {
             let author = authors.find(id).await?;
             if let Some(author) = &author {
                 // Known only from the row: whoever changes a genre invalidates its tag.

@@ -27,7 +27,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, serve};
 use larder::http::{ClientIp, RateLimitLayer, RequestHead};
-use larder::{Cache, JobRun, Larder, LoadError, Outage, Quota};
+use larder::{Cache, JobRun, Larder, LoadError, OutagePolicy, Quota};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let limiter = larder
         .rate_limiter("api", [Quota::per_second(10), Quota::per_minute(per_minute)])?
         // A server that is away must not take the service with it: half the limit each, for two instances.
-        .outage(Outage::LocalShare(2))?;
+        .outage(OutagePolicy::LocalShare(2))?;
     let proxies = setting("TRUSTED_PROXIES", "");
     let clients = ClientIp::new().peer(peer).trust(proxies.split(',').filter(|proxy| !proxy.is_empty()))?;
     let limit = RateLimitLayer::new(limiter, clients).skip(|request| request.uri().path() == "/stats");

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::prose;
 use crate::run::{Failure, cargo, finish, is_installed, root, step};
 use crate::test;
 
@@ -24,6 +25,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     step("clippy, no features", || clippy(&["-p", "larder", "--no-default-features"]))?;
     step("oldest Rust", oldest_rust)?;
     step("documentation", documentation)?;
+    step("prose", prose::run)?;
     step("scripts", scripts)?;
     step("dependencies", dependencies)?;
     if tests { step("tests", || test::run(&[])) } else { Ok(()) }

@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod faults;
 mod mutants;
+mod prose;
 mod run;
 mod server;
 mod test;
@@ -27,6 +28,9 @@ cargo xtask test [--server PATH] [ARGS…]
 cargo xtask ci [--checks]
     Formatting, clippy, the oldest Rust, documentation, scripts, dependencies, and then the tests; --checks leaves the
     tests out. The oldest Rust and the dependencies (cargo-deny) are checked where they are installed.
+
+cargo xtask prose
+    Looks for words that the project does not use, and for comments and pages wider than 120 columns.
 
 cargo xtask server [--tls | --cluster | --sentinel]
     Starts a server, prints its URL, and ends it on Ctrl-C.
@@ -73,11 +77,12 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
     let asks_help = rest.iter().take_while(|word| *word != "--").any(|word| word == "--help" || word == "-h");
     match command.as_str() {
         "--help" | "-h" | "help" => print_help(),
-        "test" | "ci" | "faults" | "mutants" | "server" | "servers" if asks_help => print_help(),
+        "test" | "ci" | "faults" | "mutants" | "prose" | "server" | "servers" if asks_help => print_help(),
         "test" => test::run(rest),
         "ci" => ci::run(rest),
         "faults" => faults::run(rest),
         "mutants" => mutants::run(rest),
+        "prose" => prose::run(),
         "server" => server::run(rest),
         "servers" => server::build(rest),
         "bench" => bench::run(rest),

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use crate::background::Background;
 use crate::clock::Clock;
-use crate::context::{Context, Limits};
+use crate::context::{Context, CallLimits};
 use crate::credentials::{CredentialSource, Credentials};
 use crate::endpoint::Secret;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::larder::Larder;
-use crate::near::Changes;
+use crate::near::Invalidations;
 use crate::random::Random;
 use crate::store::AnyStore;
 use crate::store::memory::{Bounds, MemoryStore};
@@ -276,12 +276,12 @@ impl LarderBuilder {
     fn start(self) -> Result<Arc<Context>> {
         self.check()?;
         let keyspace = Keyspace::new(self.namespace.as_deref())?;
-        let limits = Limits {
+        let limits = CallLimits {
             response_timeout: self.response_timeout,
             max_value_bytes: self.max_value_bytes,
             max_key_bytes: self.max_key_bytes,
         };
-        let changes = Arc::new(Changes::default());
+        let changes = Arc::new(Invalidations::default());
         let (target, coordination) =
             (self.target()?, self.coordination.as_deref().map(url::parse).transpose()?);
         let background = match (&target, &coordination) {
@@ -293,7 +293,7 @@ impl LarderBuilder {
                 return Err(Error::invalid("coordination is a server: memory: needs no second one"));
             }
             Some(Target::Server(server)) => {
-                let changes = Arc::new(Changes::default());
+                let changes = Arc::new(Invalidations::default());
                 let own = Self { credentials: None, ..self.clone() };
                 let stores = own.server(server, changes.clone(), &background)?;
                 (Some((stores.callers, changes)), Some(stores.background))
@@ -322,7 +322,7 @@ impl LarderBuilder {
     }
 
     #[cfg(feature = "redis")]
-    fn server(self, server: Server, changes: Arc<Changes>, background: &Background) -> Result<Stores> {
+    fn server(self, server: Server, changes: Arc<Invalidations>, background: &Background) -> Result<Stores> {
         use crate::store::redis::{Hosts, Login, RedisStore};
 
         if server.tls && !cfg!(feature = "tls") {
@@ -366,7 +366,7 @@ impl LarderBuilder {
     }
 
     #[cfg(not(feature = "redis"))]
-    fn server(self, _: Server, _: Arc<Changes>, _: &Background) -> Result<Stores> {
+    fn server(self, _: Server, _: Arc<Invalidations>, _: &Background) -> Result<Stores> {
         Err(Error::new(
             crate::ErrorKind::InvalidUrl,
             "servers need the feature redis, which this build of larder leaves out",

@@ -19,22 +19,22 @@ use crate::clock::Clock;
 use crate::credentials::CredentialSource;
 use crate::envelope::TagVersion;
 use crate::error::{Error, ErrorKind, Result};
-use crate::invalidation::{self, Delivery, Kind, Queue, Started};
+use crate::invalidation::{self, Delivery, Invalidation, InvalidationQueue, Started};
 use crate::keyspace::Keyspace;
 use crate::name::Name;
-use crate::near::{Asking, Changes};
+use crate::near::{Asking, Invalidations};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
-use crate::store::limit::{LimitStore, Stamp, Term};
-use crate::store::trust::Seen;
-use crate::store::{AnyStore, Claim, Eviction, Listener, Store};
+use crate::store::limit::{LimitStore, WriteStamp, QuotaSpec};
+use crate::store::trust::ReadStamp;
+use crate::store::{AnyStore, Claim, Eviction, InvalidationSink, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Instrument};
 
 pub(crate) struct Context {
     store: AnyStore,
     /// Where locks and limits stand, if not there, and who hears what changes there.
-    coordination: Option<(AnyStore, Arc<Changes>)>,
+    coordination: Option<(AnyStore, Arc<Invalidations>)>,
     /// The same two for background work, by connections of their own; none where the store is in this process.
     background_store: Option<AnyStore>,
     background_coordination: Option<AnyStore>,
@@ -47,13 +47,13 @@ pub(crate) struct Context {
     on_evicting: AtomicU64,
     closed: AtomicBool,
     pub(crate) keyspace: Keyspace,
-    pub(crate) limits: Limits,
+    pub(crate) limits: CallLimits,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
-    pub(crate) changes: Arc<Changes>,
+    pub(crate) changes: Arc<Invalidations>,
     /// Versions that readers ask for just now.
     pub(crate) asking: Asking,
-    pub(crate) invalidations: Arc<Queue>,
+    pub(crate) invalidations: Arc<InvalidationQueue>,
     /// Loads under way.
     pub(crate) loads: Tasks,
     /// What waits for the end of a lease or renews a permit.
@@ -75,13 +75,13 @@ pub(crate) const RENEWAL_SPAN: Duration = Duration::from_secs(24 * 3600);
 
 /// What any one call may take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct CallLimits {
     pub(crate) response_timeout: Duration,
     pub(crate) max_value_bytes: usize,
     pub(crate) max_key_bytes: usize,
 }
 
-impl Limits {
+impl CallLimits {
     /// Refuses a name that is longer than names may be.
     #[inline]
     pub(crate) fn check_key(&self, name: &str) -> Result<()> {
@@ -115,17 +115,17 @@ pub(crate) trait AnyCache: Any + Send + Sync {
 pub(crate) struct NearState {
     /// Nanoseconds of the clock that nobody can set.
     pub(crate) until: u64,
-    pub(crate) seen: Seen,
-    pub(crate) clear_seen: Seen,
+    pub(crate) seen: ReadStamp,
+    pub(crate) clear_seen: ReadStamp,
     pub(crate) tags: Vec<TagVersion>,
 }
 
 impl Context {
     pub(crate) fn new(
         store: AnyStore,
-        changes: Arc<Changes>,
+        changes: Arc<Invalidations>,
         keyspace: Keyspace,
-        limits: Limits,
+        limits: CallLimits,
         clock: Clock,
         random: Random,
     ) -> Self {
@@ -176,7 +176,7 @@ impl Context {
     /// With a second store, for locks and limits.
     pub(crate) fn with_coordination(
         self,
-        coordination: Option<(AnyStore, Arc<Changes>)>,
+        coordination: Option<(AnyStore, Arc<Invalidations>)>,
         strict: bool,
     ) -> Self {
         Self { coordination, strict, ..self }
@@ -244,7 +244,7 @@ impl Context {
     }
 
     /// Who hears what changes there.
-    pub(crate) fn coordination_changes(&self) -> &Arc<Changes> {
+    pub(crate) fn coordination_changes(&self) -> &Arc<Invalidations> {
         self.coordination.as_ref().map_or(&self.changes, |(_, changes)| changes)
     }
 
@@ -368,9 +368,9 @@ impl Context {
     pub(crate) fn refund_in_background(
         self: &Arc<Self>,
         name: String,
-        terms: Vec<Term>,
+        terms: Vec<QuotaSpec>,
         permits: u64,
-        stamp: Stamp,
+        stamp: WriteStamp,
         done: impl FnOnce() + Send + 'static,
     ) {
         let context = self.clone();
@@ -460,12 +460,12 @@ impl Delivery for Context {
         self.background_store_even_closed().node(name)
     }
 
-    async fn deliver(&self, name: &str, kind: &Kind) -> Result<()> {
+    async fn deliver(&self, name: &str, kind: &Invalidation) -> Result<()> {
         let store = self.background_store()?;
         let deliver = async {
             match kind {
-                Kind::Delete(_) => store.delete(name).await.map(drop),
-                Kind::Clear | Kind::Epoch | Kind::Tag => {
+                Invalidation::Delete(_) => store.delete(name).await.map(drop),
+                Invalidation::Clear | Invalidation::Epoch | Invalidation::Tag => {
                     store.renew_version(name, self.random.nonce(), RENEWAL_SPAN).await
                 }
             }

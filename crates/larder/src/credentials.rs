@@ -49,20 +49,20 @@ impl Credentials {
 /// What a provider may fail with.
 pub(crate) type ProviderError = Box<dyn StdError + Send + Sync>;
 
-type Answer = Pin<Box<dyn Future<Output = Result<Credentials, ProviderError>> + Send>>;
+type ProviderFuture = Pin<Box<dyn Future<Output = Result<Credentials, ProviderError>> + Send>>;
 
 /// The provider, and its last answer.
 pub(crate) struct CredentialSource {
-    provider: Box<dyn Fn() -> Answer + Send + Sync>,
+    provider: Box<dyn Fn() -> ProviderFuture + Send + Sync>,
     clock: Clock,
-    kept: Mutex<Option<Kept>>,
+    kept: Mutex<Option<CurrentCredentials>>,
     /// The number of the last answer. It moves on when the provider has answered a question on demand, too.
     latest: AtomicU64,
 }
 
 /// One answer of the provider.
 #[derive(Debug, Clone)]
-pub(crate) struct Kept {
+pub(crate) struct CurrentCredentials {
     pub(crate) credentials: Credentials,
     /// Which answer it is, from 1.
     pub(crate) number: u64,
@@ -70,7 +70,7 @@ pub(crate) struct Kept {
     answered: Tick,
 }
 
-impl Kept {
+impl CurrentCredentials {
     /// When to ask again.
     pub(crate) fn renew_at(&self) -> Option<Tick> {
         self.credentials.valid_for.map(|span| self.asked.after(span / 5 * 4))
@@ -97,7 +97,7 @@ impl CredentialSource {
 
     /// The credentials for a dial, or to authenticate with again. Asks the provider, except where its last answer has a limit
     /// of time that is not near, or was given while this call waited.
-    pub(crate) async fn current(&self) -> Result<Kept> {
+    pub(crate) async fn current(&self) -> Result<CurrentCredentials> {
         let called = self.clock.now();
         let mut slot = self.kept.lock().await;
         if let Some(kept) = &*slot {
@@ -136,12 +136,12 @@ impl CredentialSource {
     }
 
     /// Whether a connection that was authenticated with `kept` has to authenticate again.
-    pub(crate) fn is_due(&self, kept: &Kept) -> bool {
+    pub(crate) fn is_due(&self, kept: &CurrentCredentials) -> bool {
         self.latest.load(Ordering::Acquire) != kept.number
             || kept.renew_at().is_some_and(|at| self.clock.now() >= at)
     }
 
-    async fn ask(&self) -> Result<Kept> {
+    async fn ask(&self) -> Result<CurrentCredentials> {
         let asked = self.clock.now();
         let answer = (self.provider)().await;
         let credentials = answer.map_err(|error| {
@@ -149,7 +149,7 @@ impl CredentialSource {
             Error::with_source(ErrorKind::Authentication, message, error)
         })?;
         let number = self.latest.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
-        Ok(Kept { credentials, number, asked, answered: self.clock.now() })
+        Ok(CurrentCredentials { credentials, number, asked, answered: self.clock.now() })
     }
 }
 

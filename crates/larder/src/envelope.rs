@@ -28,7 +28,7 @@ const CHECKSUM: std::ops::Range<usize> = 36..40;
 
 /// What stands under a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum EntryKind {
     Value,
     /// The origin is known to have no such thing.
     Absence,
@@ -60,7 +60,7 @@ pub(crate) struct TagVersion {
 /// Everything before the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Envelope {
-    pub(crate) kind: Kind,
+    pub(crate) kind: EntryKind,
     pub(crate) codec: Codec,
     pub(crate) compression: Compression,
     pub(crate) nonce: u64,
@@ -106,7 +106,7 @@ impl Envelope {
         tags: Vec<TagVersion>,
     ) -> Vec<u8> {
         let envelope = Self {
-            kind: Kind::Placeholder,
+            kind: EntryKind::Placeholder,
             codec: Codec::Json,
             compression: Compression::None,
             nonce: token,
@@ -126,9 +126,9 @@ impl Envelope {
     /// Writes the header and the tags. The payload is then appended, and [`seal`] called.
     pub(crate) fn begin(&self, out: &mut Vec<u8>) {
         let kind = match self.kind {
-            Kind::Value => 0,
-            Kind::Absence => 1,
-            Kind::Placeholder => 2,
+            EntryKind::Value => 0,
+            EntryKind::Absence => 1,
+            EntryKind::Placeholder => 2,
         };
         let compression = match self.compression {
             Compression::None => 0,
@@ -162,7 +162,7 @@ impl Envelope {
 
     /// Splits stored bytes into the envelope and the payload.
     pub(crate) fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), Damage> {
-        let mut reader = Reader(bytes);
+        let mut reader = EnvelopeReader(bytes);
         let [magic, layout, packed, tag_count] = reader.array()?;
         if magic != MAGIC || layout != LAYOUT {
             return Err(Damage::Unknown);
@@ -179,9 +179,9 @@ impl Envelope {
             return Err(Damage::Checksum);
         }
         let kind = match packed >> 6 {
-            0 => Kind::Value,
-            1 => Kind::Absence,
-            2 => Kind::Placeholder,
+            0 => EntryKind::Value,
+            1 => EntryKind::Absence,
+            2 => EntryKind::Placeholder,
             _ => return Err(Damage::Unknown),
         };
         let compression = match packed >> 3 & 3 {
@@ -253,7 +253,7 @@ pub(crate) fn glance(start: &[u8]) -> Glance {
     match start {
         [MAGIC, LAYOUT, packed, _, ..] if packed >> 6 != 0 => Glance::Nothing,
         [MAGIC, LAYOUT, packed, tags, rest @ ..] => {
-            let mut reader = Reader(rest);
+            let mut reader = EnvelopeReader(rest);
             let mut read = || -> Result<_, Damage> {
                 reader.take(14)?;
                 let ends = from_six_bytes(reader.array()?);
@@ -290,9 +290,9 @@ fn from_six_bytes([a, b, c, d, e, f]: [u8; 6]) -> u64 {
     u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
-struct Reader<'a>(&'a [u8]);
+struct EnvelopeReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> EnvelopeReader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], Damage> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(Damage::Truncated)?;
         self.0 = rest;
@@ -312,7 +312,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn envelopes() -> impl Strategy<Value = Envelope> {
-        let kinds = prop_oneof![Just(Kind::Value), Just(Kind::Absence), Just(Kind::Placeholder)];
+        let kinds = prop_oneof![Just(EntryKind::Value), Just(EntryKind::Absence), Just(EntryKind::Placeholder)];
         let codecs = prop_oneof![Just(Codec::Json), Just(Codec::MessagePack)];
         let compressions = prop_oneof![Just(Compression::None), Just(Compression::Lz4)];
         let tag = ("\\PC{0,40}", any::<u64>()).prop_map(|(tag, version)| TagVersion { tag, version });

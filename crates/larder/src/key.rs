@@ -32,7 +32,7 @@ const fn is_plain(byte: u8) -> bool {
 /// Something that names an entry of a cache.
 ///
 /// It is implemented for strings, integers, `bool`, `char`, IP addresses, UUIDs (feature `uuid`), tuples of up to four parts, and
-/// references to them. [`Displayed`] makes a key of anything that displays, and the trait is open:
+/// references to them. [`DisplayKey`] makes a key of anything that displays, and the trait is open:
 ///
 /// ```
 /// use larder::{CacheKey, KeyText};
@@ -144,9 +144,9 @@ impl Write for KeyText<'_> {
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Displayed<T>(pub T);
+pub struct DisplayKey<T>(pub T);
 
-impl<T: fmt::Display> CacheKey for Displayed<T> {
+impl<T: fmt::Display> CacheKey for DisplayKey<T> {
     fn write(&self, text: &mut KeyText<'_>) {
         // KeyText's own writes cannot fail; a Display that fails wrote what it could.
         let _ = write!(text, "{}", self.0);
@@ -177,7 +177,7 @@ macro_rules! displayed_keys {
     ($($type:ty),*) => {$(
         impl CacheKey for $type {
             fn write(&self, text: &mut KeyText<'_>) {
-                Displayed(self).write(text);
+                DisplayKey(self).write(text);
             }
         }
     )*};
@@ -259,6 +259,6 @@ mod tests {
     fn the_parts_of_a_tuple_cannot_leak_into_each_other() {
         assert_eq!(text(("a", "b:c")), "a:b%3Ac");
         assert_eq!(text(("a:b", "c")), "a%3Ab:c");
-        assert_eq!(text((1, Displayed("x:y"), "z")), "1:x%3Ay:z");
+        assert_eq!(text((1, DisplayKey("x:y"), "z")), "1:x%3Ay:z");
     }
 }

@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::limit::{LimitKey, Quotas, RateLimiter, Together, together};
-use crate::lock::{Election, Job, Lock, LockGroup, Locks, RwLock, Semaphore, SeveralLocks};
+use crate::lock::{Election, Job, Lock, LockGroup, Coordinator, RwLock, Semaphore, SeveralLocks};
 use crate::stats::Stats;
 use crate::store::Store;
 
@@ -42,7 +42,7 @@ use crate::store::Store;
 #[derive(Clone)]
 pub struct Larder {
     context: Arc<Context>,
-    locks: Arc<Locks>,
+    locks: Arc<Coordinator>,
 }
 
 impl Larder {
@@ -94,7 +94,7 @@ impl Larder {
     }
 
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { locks: Arc::new(Locks::new(context.clone())), context }
+        Self { locks: Arc::new(Coordinator::new(context.clone())), context }
     }
 
     /// Asks the server for a sign of life: one round trip.

@@ -84,10 +84,10 @@ pub use write::{OrQueue, WriteCall, WriteOutcome};
 // The cache
 pub use cache::{
     Cache, CacheBuilder, Entry, EntryVersion, Explanation, Foreign, HoldsError, IsError, IsText, Load,
-    LoadEntry, LoadError, LoadMany, LoaderError, LoaderFailure, Loading, NearVerdict, OnceError,
+    LoadEntry, LoadError, LoadMany, LoaderError, LoaderFailure, LoadContext, NearVerdict, OnceError,
     ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored, Tag, TagSnapshot, WhenAbandoned,
 };
-pub use key::{CacheKey, Displayed, KeyText};
+pub use key::{CacheKey, DisplayKey, KeyText};
 pub use near::Near;
 pub use store::Expiry;
 pub use value::Format;
@@ -95,13 +95,13 @@ pub use value::Format;
 // Locks
 pub use lock::{
     Election, Fence, GroupGuard, GroupLocks, Guard, Holder, Job, JobOutcome, JobRun, JobStatus, Leader,
-    Leaders, Leadership, Lock, LockGroup, LockLease, LockTicket, LocksGuard, Release, RwLock,
+    Leaders, Leadership, Lock, LockGroup, LockHandle, LockTicket, LocksGuard, ReleaseOutcome, RwLock,
     RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphorePermit, SeveralLocks,
 };
 
 // Rate limits
 pub use limit::{
-    Block, DecidedBy, Decision, Lease, LimitKey, Outage, Quota, QuotaOverride, Quotas, RateLimiter,
+    Block, DecidedBy, Decision, PermitBatch, LimitKey, OutagePolicy, Quota, QuotaOverride, Quotas, RateLimiter,
     Reservation, Reserve, Settled, Together,
 };
 

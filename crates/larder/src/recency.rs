@@ -40,7 +40,7 @@ pub(crate) fn start(context: &Arc<Context>) {
 }
 
 async fn run(context: Weak<Context>) {
-    let mut turn = Turn::default();
+    let mut turn = LoopState::default();
     loop {
         tokio::time::sleep(PERIOD).await;
         let Some(context) = context.upgrade() else { return };
@@ -55,7 +55,7 @@ async fn run(context: Weak<Context>) {
         }
         // An outage is noticed by those who need the server.
         if survives(tokio::time::timeout(PERIOD, turn.take(&context))).await.is_none() {
-            turn = Turn::default();
+            turn = LoopState::default();
         }
     }
 }
@@ -68,14 +68,14 @@ async fn survives<T>(turn: impl Future<Output = T>) -> Option<T> {
 
 /// What one turn leaves for the next.
 #[derive(Default)]
-struct Turn {
+struct LoopState {
     /// Which cache comes next, where there are more than one turn reads.
     next_clear: usize,
     /// Tags that were used, and are yet to be read.
     tags: VecDeque<Name>,
 }
 
-impl Turn {
+impl LoopState {
     async fn take(&mut self, context: &Context) -> Result<()> {
         let versions = &context.changes.versions;
         let copies = versions.recency.take_copies();

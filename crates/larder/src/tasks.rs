@@ -14,36 +14,36 @@ use tokio::task::AbortHandle;
 
 /// Owner of background tasks: dropping or closing it ends them all.
 #[derive(Debug, Default)]
-pub(crate) struct Tasks(Arc<Shared>);
+pub(crate) struct Tasks(Arc<TaskList>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    table: Mutex<Table>,
+struct TaskList {
+    table: Mutex<TaskTable>,
     /// Notified when a task has ended.
     ended: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct TaskTable {
     closed: bool,
     next: u64,
     /// `None` while the task is being spawned.
     running: HashMap<u64, Option<AbortHandle>>,
 }
 
-impl Shared {
-    fn table(&self) -> MutexGuard<'_, Table> {
+impl TaskList {
+    fn table(&self) -> MutexGuard<'_, TaskTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Takes its task off the list when the task ends, is aborted, or goes down with its runtime.
-struct Entry {
-    shared: Arc<Shared>,
+struct TaskEntry {
+    shared: Arc<TaskList>,
     number: u64,
 }
 
-impl Drop for Entry {
+impl Drop for TaskEntry {
     fn drop(&mut self) {
         let ended = self.shared.table().running.remove(&self.number);
         drop(ended);
@@ -71,7 +71,7 @@ impl Tasks {
             table.running.insert(number, None);
             number
         };
-        let entry = Entry { shared: self.0.clone(), number };
+        let entry = TaskEntry { shared: self.0.clone(), number };
         let spawned = runtime.spawn(async move {
             let _entry = entry;
             task.await;

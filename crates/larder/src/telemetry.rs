@@ -226,14 +226,14 @@ impl Count {
 /// A count that is added to millions of times a second from all threads: in parts, each thread to its own, so that
 /// the processors need not pass it around.
 struct NearCount {
-    parts: [Part; 16],
+    parts: [CounterShard; 16],
     counter: Counter,
 }
 
 /// A cache line of its own.
 #[repr(align(128))]
 #[derive(Default)]
-struct Part(AtomicU64);
+struct CounterShard(AtomicU64);
 
 thread_local! {
     static PART: usize = {
@@ -309,9 +309,9 @@ pub(crate) fn describe() {
 /// Lets a warning through once a second: what goes wrong for every request must not fill the disk with words. One for each
 /// warning, or one that comes all the time would hide another.
 #[derive(Default)]
-struct Throttle(Mutex<Option<Instant>>);
+struct WarningThrottle(Mutex<Option<Instant>>);
 
-impl Throttle {
+impl WarningThrottle {
     fn lets_through(&self) -> bool {
         let now = Instant::now();
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -335,8 +335,8 @@ pub(crate) struct CacheMeter {
     fills_voided: Count,
     bypassed: Count,
     unreadable: Count,
-    bypassed_warning: Throttle,
-    unreadable_warning: Throttle,
+    bypassed_warning: WarningThrottle,
+    unreadable_warning: WarningThrottle,
     bytes_read: Count,
     bytes_written: Count,
     pub(crate) get: Instrument,
@@ -370,8 +370,8 @@ impl CacheMeter {
             fills_voided: count("larder_cache_fills_voided_total"),
             bypassed: count("larder_cache_bypassed_total"),
             unreadable: count("larder_cache_unreadable_total"),
-            bypassed_warning: Throttle::default(),
-            unreadable_warning: Throttle::default(),
+            bypassed_warning: WarningThrottle::default(),
+            unreadable_warning: WarningThrottle::default(),
             bytes_read: count("larder_cache_read_bytes_total"),
             bytes_written: count("larder_cache_written_bytes_total"),
             get: instrument("get"),

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::{Cache, Displayed, ErrorKind, Expiry, Format, Larder};
+use larder::{Cache, DisplayKey, ErrorKind, Expiry, Format, Larder};
 use support::{User, each_store, patient, until, user};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -141,7 +141,7 @@ async fn keys_of_every_kind_name_their_own_entry() {
             ("a:1", "b"),
             ("a", "1:b"),
             (1, 2, 3, 4),
-            Displayed(std::net::Ipv6Addr::LOCALHOST),
+            DisplayKey(std::net::Ipv6Addr::LOCALHOST),
             "{tag}",
             "per%cent",
             "line\nbreak",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use larder::{ErrorKind, Fence, Leaders, Release};
+use larder::{ErrorKind, Fence, Leaders, ReleaseOutcome};
 use larder_testkit::worker::{self, Worker};
 use larder_testkit::{Direction, Proxy, Server};
 use support::waiting::{InLine, Lateness};
@@ -46,7 +46,7 @@ async fn a_leader_is_seen_with_its_value_and_fence_and_resigning_hands_over() {
         let in_line = InLine::listen();
         let candidate = tokio::spawn(async move { two.campaign().await.unwrap() });
         in_line.until(1).await;
-        assert_eq!(first.resign().await.unwrap(), Release::Released, "{store}");
+        assert_eq!(first.resign().await.unwrap(), ReleaseOutcome::Released, "{store}");
         let second = tokio::time::timeout(LONG, candidate).await.expect(store).unwrap();
         assert!(second.is_valid() && second.remaining() > TTL / 2);
         assert_eq!(next_leader(&mut leaders).await, ("two".to_owned(), second.fence()), "{store}");
@@ -76,7 +76,7 @@ async fn one_leads_at_a_time_and_each_candidate_leads_in_its_turn() {
                 let election = larder.election("scheduler").ttl(TTL).value(format!("candidate {number}"));
                 let (leading, led) = (leading.clone(), led.clone());
                 tokio::spawn(async move {
-                    let body = async |lease: larder::LockLease| {
+                    let body = async |lease: larder::LockHandle| {
                         assert_eq!(leading.fetch_add(1, Ordering::SeqCst), 0, "two lead");
                         tokio::task::yield_now().await;
                         led.fetch_add(1, Ordering::SeqCst);
@@ -109,7 +109,7 @@ async fn a_leader_that_is_cut_off_is_stopped_before_another_leads_and_leads_agai
     let running = tokio::spawn({
         let (election, terms) = (cut.election("scheduler").ttl(ttl).value("cut"), terms.clone());
         async move {
-            let body = async |lease: larder::LockLease| {
+            let body = async |lease: larder::LockHandle| {
                 if terms.fetch_add(1, Ordering::SeqCst) == 0 {
                     std::future::pending::<()>().await;
                 }
@@ -203,7 +203,7 @@ async fn a_leader_that_resigns_is_followed_within_two_and_a_half_round_trips() {
         larder.ping().await.unwrap();
         round_trips.push(pinged.elapsed());
         let resigned = Instant::now();
-        assert_eq!(leads.resign().await.unwrap(), Release::Released);
+        assert_eq!(leads.resign().await.unwrap(), ReleaseOutcome::Released);
         let (next, at) = tokio::time::timeout(LONG, next).await.expect("the next leads").unwrap();
         took.push(at.duration_since(resigned));
         leads = next;

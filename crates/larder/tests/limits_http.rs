@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode};
 use larder::http::{
     ClientIp, Decisions, Grpc, HeaderKey, PathKey, RateLimitFields, RateLimitLayer, RequestHead,
 };
-use larder::{Larder, Outage, Quota};
+use larder::{Larder, OutagePolicy, Quota};
 use larder_testkit::Server;
 use support::each_store;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -257,9 +257,9 @@ async fn when_nobody_can_decide_the_answer_is_503_unless_the_program_allows() {
     let larder = Larder::connect(&server.url()).await.unwrap();
     server.kill();
     for (outage, status) in [
-        (Outage::Error, StatusCode::SERVICE_UNAVAILABLE),
-        (Outage::Deny, StatusCode::SERVICE_UNAVAILABLE),
-        (Outage::Allow, StatusCode::OK),
+        (OutagePolicy::Error, StatusCode::SERVICE_UNAVAILABLE),
+        (OutagePolicy::Deny, StatusCode::SERVICE_UNAVAILABLE),
+        (OutagePolicy::Allow, StatusCode::OK),
     ] {
         let limiter = larder.rate_limiter("api", Quota::per_hour(1)).unwrap().outage(outage).unwrap();
         let service = RateLimitLayer::new(limiter, PathKey::new()).layer(handler(&Arc::default()));
@@ -271,7 +271,7 @@ async fn when_nobody_can_decide_the_answer_is_503_unless_the_program_allows() {
     }
     // What this program's own share refuses is decided, and when to come back is known.
     let limiter = larder.rate_limiter("api", Quota::per_hour(2)).unwrap();
-    let limiter = limiter.outage(Outage::LocalShare(2)).unwrap();
+    let limiter = limiter.outage(OutagePolicy::LocalShare(2)).unwrap();
     let service = RateLimitLayer::new(limiter, PathKey::new()).layer(handler(&Arc::default()));
     assert!(service.clone().oneshot(get("/")).await.unwrap().status().is_success());
     let refused = service.oneshot(get("/")).await.unwrap();

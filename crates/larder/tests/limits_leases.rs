@@ -6,7 +6,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use larder::{DecidedBy, Larder, Lease, Quota};
+use larder::{DecidedBy, Larder, PermitBatch, Quota};
 use larder_testkit::{Direction, Proxy, Server};
 use support::{each_store, until};
 
@@ -34,7 +34,7 @@ async fn a_hot_key_costs_one_round_trip_a_batch() {
     let (asked, decided) = (server.calls("evalsha"), each * tasks);
     // A lease may end before it is spent where the machine is slow.
     assert!(asked <= decided / 50 + 40, "{asked} round trips for {decided} decisions");
-    assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::Lease);
+    assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::PermitBatch);
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn leases_never_admit_more_than_the_limit_and_shrink_as_it_is_neared() {
                     break;
                 }
                 allowed += 1;
-                leased += u64::from(decision.decided_by() == DecidedBy::Lease);
+                leased += u64::from(decision.decided_by() == DecidedBy::PermitBatch);
             }
             assert_eq!(allowed, quotas[0].limit(), "{store}");
             assert!(leased * 10 >= allowed * 6, "{store}: {leased} of {allowed}");
@@ -76,7 +76,7 @@ async fn what_a_lease_has_left_comes_back_when_the_larder_is_closed() {
     let server = Server::start();
     let (larder, other) =
         (Larder::connect(&server.url()).await.unwrap(), Larder::connect(&server.url()).await.unwrap());
-    let lease = Lease::batch(40).span(Duration::from_secs(600));
+    let lease = PermitBatch::batch(40).span(Duration::from_secs(600));
     let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().leased(lease).unwrap();
     assert!(limiter.allow("a").await.unwrap());
     larder.close().await.unwrap();
@@ -87,7 +87,7 @@ async fn what_a_lease_has_left_comes_back_when_the_larder_is_closed() {
 #[tokio::test]
 async fn what_a_lease_does_not_spend_comes_back() {
     for (store, larder) in each_store().await {
-        let lease = Lease::batch(40).span(Duration::from_millis(100));
+        let lease = PermitBatch::batch(40).span(Duration::from_millis(100));
         let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().leased(lease).unwrap();
         assert!(limiter.allow("a").await.unwrap());
         assert!(limiter.remaining("a").await.unwrap() <= 99);
@@ -99,13 +99,13 @@ async fn what_a_lease_does_not_spend_comes_back() {
 #[tokio::test]
 async fn a_lease_is_not_spent_after_its_end() {
     for (store, larder) in each_store().await {
-        let lease = Lease::batch(40).span(Duration::from_millis(50));
+        let lease = PermitBatch::batch(40).span(Duration::from_millis(50));
         let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().leased(lease).unwrap();
         for _ in 0..3 {
             let first = limiter.check("a").await.unwrap();
             assert_eq!(first.decided_by(), DecidedBy::Store, "{store}");
             let started = Instant::now();
-            let mut last = DecidedBy::Lease;
+            let mut last = DecidedBy::PermitBatch;
             while started.elapsed() < Duration::from_millis(60) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 last = limiter.check("a").await.unwrap().decided_by();
@@ -125,9 +125,9 @@ async fn a_refund_of_a_leased_permit_goes_back_to_the_lease() {
         let limiter = larder.rate_limiter("api", Quota::per_hour(1000)).unwrap().leased(10).unwrap();
         limiter.check("a").await.unwrap();
         let spent = limiter.check_n("a", 9).await.unwrap();
-        assert_eq!(spent.decided_by(), DecidedBy::Lease, "{store}");
+        assert_eq!(spent.decided_by(), DecidedBy::PermitBatch, "{store}");
         assert_eq!(limiter.refund("a", spent, 4).await.unwrap(), 4);
-        assert_eq!(limiter.check_n("a", 4).await.unwrap().decided_by(), DecidedBy::Lease, "{store}");
+        assert_eq!(limiter.check_n("a", 4).await.unwrap().decided_by(), DecidedBy::PermitBatch, "{store}");
     }
 }
 
@@ -136,13 +136,13 @@ async fn lease_nonsense_is_refused() {
     let larder = support::connect("memory:").await;
     let limiter = || larder.rate_limiter("api", [Quota::per_second(50), Quota::per_hour(500)]).unwrap();
     for lease in [
-        Lease::batch(0),
-        Lease::batch(5).span(Duration::ZERO),
-        Lease::batch(5).span(Duration::from_millis(1001)),
+        PermitBatch::batch(0),
+        PermitBatch::batch(5).span(Duration::ZERO),
+        PermitBatch::batch(5).span(Duration::from_millis(1001)),
     ] {
         assert!(limiter().leased(lease).is_err(), "{lease:?}");
     }
-    let leased = limiter().leased(Lease::batch(5).span(Duration::from_secs(1))).unwrap();
+    let leased = limiter().leased(PermitBatch::batch(5).span(Duration::from_secs(1))).unwrap();
     assert!(leased.set_quotas(Quota::new(50, Duration::from_millis(500))).is_err());
 }
 
@@ -152,7 +152,7 @@ async fn as_many_as_there_are_come_out_of_a_lease_too() {
         let limiter = larder.rate_limiter("api", Quota::per_hour(1000)).unwrap().leased(10).unwrap();
         limiter.check("a").await.unwrap();
         let some = limiter.take_up_to("a", 100).await.unwrap();
-        assert_eq!((some.granted(), some.decided_by()), (9, DecidedBy::Lease), "{store}");
+        assert_eq!((some.granted(), some.decided_by()), (9, DecidedBy::PermitBatch), "{store}");
     }
 }
 
@@ -181,7 +181,7 @@ async fn a_leases_time_counts_from_before_its_request_left() {
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let larder = support::connect(&proxy.url()).await;
     let span = Duration::from_millis(500);
-    let lease = Lease::batch(1_000_000).span(span);
+    let lease = PermitBatch::batch(1_000_000).span(span);
     let limiter = larder.rate_limiter("api", Quota::per_hour(10_000_000)).unwrap().leased(lease).unwrap();
     limiter.remaining("a").await.unwrap();
     proxy.delay(Direction::ToClient, Duration::from_millis(300));
@@ -190,7 +190,7 @@ async fn a_leases_time_counts_from_before_its_request_left() {
     let mut last = sent;
     loop {
         let asked = Instant::now();
-        if limiter.check("a").await.unwrap().decided_by() != DecidedBy::Lease {
+        if limiter.check("a").await.unwrap().decided_by() != DecidedBy::PermitBatch {
             break;
         }
         last = asked;

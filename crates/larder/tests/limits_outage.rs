@@ -5,13 +5,13 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use larder::{DecidedBy, ErrorKind, Larder, Outage, Quota, RateLimiter};
+use larder::{DecidedBy, ErrorKind, Larder, OutagePolicy, Quota, RateLimiter};
 use larder_testkit::Server;
 use support::until;
 
 const WINDOW: Duration = Duration::from_millis(500);
 
-async fn limiter(server: &Server, outage: Outage) -> (Larder, RateLimiter) {
+async fn limiter(server: &Server, outage: OutagePolicy) -> (Larder, RateLimiter) {
     let larder = Larder::builder()
         .url(server.url())
         .response_timeout(Duration::from_millis(100))
@@ -26,11 +26,11 @@ async fn limiter(server: &Server, outage: Outage) -> (Larder, RateLimiter) {
 #[tokio::test]
 async fn a_server_that_hangs_costs_its_timeout_once_and_then_nothing() {
     let server = Server::start();
-    let (_larder, limiter) = limiter(&server, Outage::Allow).await;
+    let (_larder, limiter) = limiter(&server, OutagePolicy::Allow).await;
     server.pause();
     let started = Instant::now();
     let first = limiter.check("a").await.unwrap();
-    assert!(first.is_allowed() && first.decided_by() == DecidedBy::Outage);
+    assert!(first.is_allowed() && first.decided_by() == DecidedBy::OutagePolicy);
     let first_took = started.elapsed();
     assert!(first_took >= Duration::from_millis(99) && first_took < Duration::from_secs(5), "{first_took:?}");
     // Many at once and one after the other: only those that try anew wait, one after each pause.
@@ -38,7 +38,7 @@ async fn a_server_that_hangs_costs_its_timeout_once_and_then_nothing() {
     let mut quick = 0;
     while started.elapsed() < Duration::from_millis(600) {
         let before = Instant::now();
-        assert_eq!(limiter.check("b").await.unwrap().decided_by(), DecidedBy::Outage);
+        assert_eq!(limiter.check("b").await.unwrap().decided_by(), DecidedBy::OutagePolicy);
         decided += 1;
         quick += u64::from(before.elapsed() < Duration::from_millis(50));
     }
@@ -54,11 +54,11 @@ async fn a_server_that_hangs_costs_its_timeout_once_and_then_nothing() {
 #[tokio::test]
 async fn a_calls_own_timeout_is_kept_and_decided_by_the_policy() {
     let server = Server::start();
-    let (_larder, limiter) = limiter(&server, Outage::Deny).await;
+    let (_larder, limiter) = limiter(&server, OutagePolicy::Deny).await;
     server.pause();
     let started = Instant::now();
     let denied = limiter.check("a").timeout(Duration::from_millis(20)).await.unwrap();
-    assert!(!denied.is_allowed() && denied.decided_by() == DecidedBy::Outage);
+    assert!(!denied.is_allowed() && denied.decided_by() == DecidedBy::OutagePolicy);
     assert!(denied.retry_after().is_some() && started.elapsed() < Duration::from_millis(90));
     // One caller's hurry does not decide for the others.
     server.resume();
@@ -68,7 +68,7 @@ async fn a_calls_own_timeout_is_kept_and_decided_by_the_policy() {
 #[tokio::test]
 async fn a_call_that_was_not_sent_is_not_in_doubt() {
     let server = Server::start();
-    let (_larder, limiter) = limiter(&server, Outage::Error).await;
+    let (_larder, limiter) = limiter(&server, OutagePolicy::Error).await;
     server.pause();
     assert!(limiter.check("a").await.unwrap_err().is_indeterminate());
     let error = limiter.check("a").await.unwrap_err();
@@ -78,17 +78,17 @@ async fn a_call_that_was_not_sent_is_not_in_doubt() {
 #[tokio::test]
 async fn many_keys_at_once_are_decided_by_the_policy_however_many() {
     let server = Server::start();
-    let (_larder, limiter) = limiter(&server, Outage::Allow).await;
+    let (_larder, limiter) = limiter(&server, OutagePolicy::Allow).await;
     server.pause();
     let decisions = limiter.check_many(0..100).await.unwrap();
-    assert!(decisions.len() == 100 && decisions.iter().all(|one| one.decided_by() == DecidedBy::Outage));
+    assert!(decisions.len() == 100 && decisions.iter().all(|one| one.decided_by() == DecidedBy::OutagePolicy));
 }
 
 #[tokio::test]
 async fn tens_of_thousands_of_keys_at_once_are_all_decided_and_the_store_is_not_taken_for_away() {
     let server = Server::start();
     let larder = support::connect(&server.url()).await;
-    let limiter = larder.rate_limiter("many", Quota::per_hour(30)).unwrap().outage(Outage::Deny).unwrap();
+    let limiter = larder.rate_limiter("many", Quota::per_hour(30)).unwrap().outage(OutagePolicy::Deny).unwrap();
     let decisions = limiter.check_many(0..30_000).await.unwrap();
     assert_eq!(decisions.len(), 30_000);
     assert!(decisions.iter().all(|one| one.is_allowed() && one.decided_by() == DecidedBy::Store));
@@ -98,9 +98,9 @@ async fn tens_of_thousands_of_keys_at_once_are_all_decided_and_the_store_is_not_
 #[tokio::test]
 async fn each_policy_decides_as_it_says() {
     let server = Server::start();
-    let (larder, errors) = limiter(&server, Outage::Error).await;
+    let (larder, errors) = limiter(&server, OutagePolicy::Error).await;
     let with = |outage| errors.clone().outage(outage).unwrap();
-    let (denies, allows, shares) = (with(Outage::Deny), with(Outage::Allow), with(Outage::LocalShare(3)));
+    let (denies, allows, shares) = (with(OutagePolicy::Deny), with(OutagePolicy::Allow), with(OutagePolicy::LocalShare(3)));
     server.kill();
     let error = errors.check("a").await.unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
@@ -116,7 +116,7 @@ async fn each_policy_decides_as_it_says() {
         let mut allowed = 0;
         for _ in 0..50 {
             let decision = shares.check(key).await.unwrap();
-            assert_eq!(decision.decided_by(), DecidedBy::Outage);
+            assert_eq!(decision.decided_by(), DecidedBy::OutagePolicy);
             allowed += u64::from(decision.is_allowed());
         }
         assert_eq!(allowed, 10, "{key}");
@@ -145,13 +145,13 @@ async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
     let server = Server::start();
     let mut programs = Vec::new();
     for _ in 0..PROGRAMS {
-        let (larder, _) = limiter(&server, Outage::Error).await;
+        let (larder, _) = limiter(&server, OutagePolicy::Error).await;
         programs.push(larder);
     }
     server.kill();
     let limiters = |larder: &Larder| -> Vec<RateLimiter> {
         let limiter = |quota: &Quota| larder.rate_limiter(&format!("of{}", quota.limit()), *quota).unwrap();
-        quotas.iter().map(|quota| limiter(quota).outage(Outage::LocalShare(PROGRAMS)).unwrap()).collect()
+        quotas.iter().map(|quota| limiter(quota).outage(OutagePolicy::LocalShare(PROGRAMS)).unwrap()).collect()
     };
     let end = Instant::now() + 4 * WINDOW;
     let mut asking = Vec::new();
@@ -163,7 +163,7 @@ async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
                 while Instant::now() < end {
                     let asked = Instant::now();
                     let decision = limiter.check("a").await.unwrap();
-                    assert_eq!(decision.decided_by(), DecidedBy::Outage);
+                    assert_eq!(decision.decided_by(), DecidedBy::OutagePolicy);
                     assert!(decision.remaining() < decision.limit().div_ceil(3) && decision.limit() > 1);
                     if decision.is_allowed() {
                         admitted.push((asked, Instant::now()));
@@ -199,7 +199,7 @@ async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
 #[tokio::test]
 async fn what_the_store_says_about_a_key_is_an_error_whatever_the_policy() {
     let server = Server::start();
-    let (_larder, limiter) = limiter(&server, Outage::Allow).await;
+    let (_larder, limiter) = limiter(&server, OutagePolicy::Allow).await;
     server.command(&["LPUSH", "~limit.1:{/api:list}", "x"]);
     assert_eq!(limiter.check("list").await.unwrap_err().kind(), ErrorKind::WrongType);
     assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::Store);
@@ -214,7 +214,7 @@ async fn an_outage_of_one_node_of_a_cluster_does_not_open_the_others() {
         .connect()
         .await
         .unwrap();
-    let limiter = larder.rate_limiter("api", Quota::per_hour(30)).unwrap().outage(Outage::Deny).unwrap();
+    let limiter = larder.rate_limiter("api", Quota::per_hour(30)).unwrap().outage(OutagePolicy::Deny).unwrap();
     for key in 0..50 {
         assert!(limiter.allow(key).await.unwrap());
     }
@@ -237,7 +237,7 @@ async fn an_outage_of_one_node_of_a_cluster_does_not_open_the_others() {
     stopped.pause();
     for _ in 0..2 {
         for key in &away {
-            assert_eq!(limiter.check(*key).await.unwrap().decided_by(), DecidedBy::Outage);
+            assert_eq!(limiter.check(*key).await.unwrap().decided_by(), DecidedBy::OutagePolicy);
         }
         for key in &there {
             assert_eq!(limiter.check(*key).await.unwrap().decided_by(), DecidedBy::Store);

@@ -215,7 +215,7 @@ async fn nonsense_is_an_error_and_never_an_endless_wait() {
         assert!(limiter.set_quotas([Quota::per_hour(1), Quota::per_hour(2)]).is_err());
         assert_eq!(limiter.quotas(), [Quota::per_hour(30), Quota::per_minute(5)]);
         assert!(limiter.clone().leased(0).is_err());
-        assert!(limiter.clone().outage(larder::Outage::LocalShare(0)).is_err());
+        assert!(limiter.clone().outage(larder::OutagePolicy::LocalShare(0)).is_err());
         let paced = larder.rate_limiter("paced", Quota::per_second(10).gcra(2)).unwrap();
         assert!(paced.leased(5).is_err());
     }
@@ -264,7 +264,7 @@ async fn a_decision_is_given_back_only_where_it_was_charged() {
             wrong(&limiter, key, limiter.acquire("a", HOUR).await.unwrap()).await;
             assert_eq!(limiter.remaining(key).await.unwrap(), 90, "{store}");
             // Of a lease, whether it took the batch or spent of it.
-            for decided_by in [DecidedBy::Store, DecidedBy::Lease] {
+            for decided_by in [DecidedBy::Store, DecidedBy::PermitBatch] {
                 let decision = leased.check(format!("hot{key}")).await.unwrap();
                 assert_eq!(decision.decided_by(), decided_by, "{store}");
                 wrong(&leased, key, decision).await;

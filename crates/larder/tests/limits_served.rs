@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use larder::http::{ClientIp, Decisions, Grpc, HeaderKey, PathKey, RateLimitLayer, Refuse};
-use larder::{ErrorKind, Larder, Outage, Quota, RateLimiter};
+use larder::{ErrorKind, Larder, OutagePolicy, Quota, RateLimiter};
 use larder_testkit::Server;
 use support::each_store;
 use tokio::net::{TcpListener, TcpStream};
@@ -333,8 +333,8 @@ async fn behind_tonic_what_nobody_can_decide_is_unavailable() {
     let larder = Larder::connect(&server.url()).await.unwrap();
     let limiter = larder.rate_limiter("grpc", Quota::per_hour(2)).unwrap();
     let (mut errors, mut denies) =
-        (greeter(limiter.clone()).await, greeter(limiter.clone().outage(Outage::Deny).unwrap()).await);
-    let mut allows = greeter(limiter.outage(Outage::Allow).unwrap()).await;
+        (greeter(limiter.clone()).await, greeter(limiter.clone().outage(OutagePolicy::Deny).unwrap()).await);
+    let mut allows = greeter(limiter.outage(OutagePolicy::Allow).unwrap()).await;
     server.kill();
     for client in [&mut errors, &mut denies] {
         let failed = call(client, "hello").await.unwrap_err();

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use larder::{DecidedBy, ErrorKind, Outage, Quota};
+use larder::{DecidedBy, ErrorKind, OutagePolicy, Quota};
 use larder_testkit::Server;
 use support::{each_pair, each_store};
 
@@ -138,8 +138,8 @@ async fn while_the_store_is_away_each_key_is_decided_by_its_limiters_policy() {
     let larder = support::connect(&server.url()).await;
     let limiter =
         |name: &str, outage| larder.rate_limiter(name, Quota::per_hour(2)).unwrap().outage(outage).unwrap();
-    let (allows, denies) = (limiter("a", Outage::Allow), limiter("b", Outage::Deny));
-    let errors = limiter("c", Outage::Error);
+    let (allows, denies) = (limiter("a", OutagePolicy::Allow), limiter("b", OutagePolicy::Deny));
+    let errors = limiter("c", OutagePolicy::Error);
     server.kill();
     let check =
         async |other: &larder::RateLimiter| larder.check_together([allows.key("x"), other.key("y")]).await;
@@ -147,7 +147,7 @@ async fn while_the_store_is_away_each_key_is_decided_by_its_limiters_policy() {
     assert!(!check(&denies).await.unwrap().is_allowed());
     assert!(check(&errors).await.is_err());
     // What one refuses, the share of another does not count.
-    let (few, many) = (limiter("d", Outage::LocalShare(2)), limiter("e", Outage::LocalShare(1)));
+    let (few, many) = (limiter("d", OutagePolicy::LocalShare(2)), limiter("e", OutagePolicy::LocalShare(1)));
     let both = async || larder.check_together([many.key("x"), few.key("y")]).await.unwrap();
     assert!(both().await.is_allowed());
     for _ in 0..3 {

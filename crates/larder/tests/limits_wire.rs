@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use larder::{Larder, Lease, Quota};
+use larder::{Larder, PermitBatch, Quota};
 use larder_testkit::Server;
 
 /// A track as the page has it: kind, width, and what it counted with its place or time.
@@ -94,7 +94,7 @@ async fn records_hold_what_the_page_says() {
 async fn what_lies_ahead_comes_after_what_was() {
     let server = Server::start();
     let larder = Larder::builder().url(server.url()).namespace("shop").connect().await.unwrap();
-    let lease = Lease::batch(40).span(Duration::from_secs(1800));
+    let lease = PermitBatch::batch(40).span(Duration::from_secs(1800));
     let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().leased(lease).unwrap();
     assert!(limiter.allow("ann").await.unwrap());
     let (latest, tracks) = stored(&server, "~limit.1:{shop/api:ann}");

@@ -103,7 +103,7 @@ async fn a_loader_is_told_its_deadline_where_there_is_one() {
     for (_, larder) in each_store().await {
         let builder = larder.cache::<User>("user").ttl(HOUR);
         let bounded = builder.hard_timeout(Duration::from_secs(60)).build().unwrap();
-        let told = |cx: larder::Loading<User>| async move {
+        let told = |cx: larder::LoadContext<User>| async move {
             let left = cx.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
             Ok::<_, Infallible>(User { name: "s".into(), age: left.map_or(0, |left| left.as_secs() as u32) })
         };
@@ -155,7 +155,7 @@ async fn where_a_tag_is_invalidated_during_the_load_a_value_with_loader_tags_is_
 async fn what_is_not_to_be_stored_is_returned_to_all_who_wait() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
-        let held = Held::with(&users, "a", user("secret"), larder::Loading::do_not_store).await;
+        let held = Held::with(&users, "a", user("secret"), larder::LoadContext::do_not_store).await;
         let before = misses(&larder);
         let waits = tokio::spawn({
             let users = users.clone();
@@ -655,7 +655,7 @@ async fn a_key_that_another_program_loads_is_waited_for_and_not_loaded() {
 #[tokio::test]
 async fn a_key_whose_load_elsewhere_came_to_nothing_is_loaded_after_all() {
     for (store, here, there) in each_pair().await {
-        let held = Held::with(&users(&here), "2", user("not stored"), larder::Loading::do_not_store).await;
+        let held = Held::with(&users(&here), "2", user("not stored"), larder::LoadContext::do_not_store).await;
         let asked = Asked::default();
         let many = tokio::spawn({
             let (users, asked) = (users(&there), asked.clone());

@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder::{Guard, Larder, Lock, Release};
+use larder::{Guard, Larder, Lock, ReleaseOutcome};
 use larder_testkit::{Cluster, Sentinel, Server, eventually};
 use support::until;
 use support::waiting::believes_no_longer_than;
@@ -93,11 +93,11 @@ async fn a_lock_that_is_held_and_waited_for_moves_with_its_slot() {
     }
     assert!(!waiter.is_finished(), "two holders");
     let fence = kept.fence();
-    assert_eq!(kept.release().await.unwrap(), Release::Released);
+    assert_eq!(kept.release().await.unwrap(), ReleaseOutcome::Released);
     let next = served(waiter).await;
     assert!(next.fence() > fence);
     believes_no_longer_than(node, &key("gate"), &next);
-    assert_eq!(next.release().await.unwrap(), Release::Released);
+    assert_eq!(next.release().await.unwrap(), ReleaseOutcome::Released);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,10 +120,10 @@ async fn a_lock_outlives_the_master_of_its_slot_where_the_replica_had_it() {
     believes_no_longer_than(node, &key("gate"), &held);
     until("the new master is found", async || held.extend(TTL).await.is_ok()).await;
     let fence = held.fence();
-    assert_eq!(held.release().await.unwrap(), Release::Released);
+    assert_eq!(held.release().await.unwrap(), ReleaseOutcome::Released);
     let next = served(waiter).await;
     assert!(next.fence() > fence);
-    assert_eq!(next.release().await.unwrap(), Release::Released);
+    assert_eq!(next.release().await.unwrap(), ReleaseOutcome::Released);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,15 +182,15 @@ async fn a_sentinel_failover_is_followed_by_who_holds_and_by_who_waits() {
     let next = served(after_brief).await;
     assert!(!brief.is_valid() && next.fence() > brief.fence());
     until("the new master is found", async || here.ping().await.is_ok()).await;
-    assert_eq!(brief.release().await.unwrap(), Release::AlreadyLost);
+    assert_eq!(brief.release().await.unwrap(), ReleaseOutcome::AlreadyLost);
 
     // What lasts longer is still held at the new one, and freed there.
     assert!(held.is_valid() && !waiter.is_finished());
     until("the new master is found", async || held.extend(TTL).await.is_ok()).await;
     believes_no_longer_than(sentinel.master(), &key("gate"), &held);
     let fence = held.fence();
-    assert_eq!(held.release().await.unwrap(), Release::Released);
+    assert_eq!(held.release().await.unwrap(), ReleaseOutcome::Released);
     let next = served(waiter).await;
     assert!(next.fence() > fence);
-    assert_eq!(next.release().await.unwrap(), Release::Released);
+    assert_eq!(next.release().await.unwrap(), ReleaseOutcome::Released);
 }

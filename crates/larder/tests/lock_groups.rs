@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, GroupGuard, GroupLocks, Larder, Release};
+use larder::{ErrorKind, GroupGuard, GroupLocks, Larder, ReleaseOutcome};
 use larder_testkit::{Direction, Proxy, Server};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -39,7 +39,7 @@ async fn a_waiter_that_is_never_heard_of_again_leaves_no_key_without_an_end() {
     })
     .await;
     proxy.silence(Direction::Both);
-    assert_eq!(held.release().await.unwrap(), Release::Released);
+    assert_eq!(held.release().await.unwrap(), ReleaseOutcome::Released);
     let names: Vec<String> = server.query(&["KEYS", "*"]);
     assert!(names.len() >= 3, "the waiter has a claim: {names:?}");
     for name in names {
@@ -73,7 +73,7 @@ async fn all_are_held_or_none() {
         let late = order.locks(["c", "b"]).acquire_within(Duration::from_millis(50)).await.unwrap_err();
         assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}: {late:?}");
         let first = guard.fence("a").unwrap();
-        assert_eq!(guard.release().await.unwrap(), Release::Released, "{store}");
+        assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Released, "{store}");
         let guard = order.locks(["a", "b", "c"]).acquire().await.unwrap();
         assert!(guard.fence("a").unwrap() > first, "{store}");
         drop(guard);

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use larder::{ErrorKind, Fence, Guard, LockTicket, Release};
+use larder::{ErrorKind, Fence, Guard, LockTicket, ReleaseOutcome};
 use support::waiting::InLine;
 use support::{each_pair, each_store, until};
 
@@ -92,9 +92,9 @@ async fn a_broken_lock_goes_to_the_next_in_line_and_its_guard_learns_it_at_the_n
         let began = tokio::time::Instant::now();
         hung.lost().await;
         assert!(began.elapsed() < remaining, "{store}: lost only at its deadline");
-        assert_eq!(hung.release().await.unwrap(), Release::AlreadyLost, "{store}");
+        assert_eq!(hung.release().await.unwrap(), ReleaseOutcome::AlreadyLost, "{store}");
         assert!(!lock.break_if(another).await.unwrap(), "{store}: the holder is another");
-        assert_eq!(next.release().await.unwrap(), Release::Released, "{store}");
+        assert_eq!(next.release().await.unwrap(), ReleaseOutcome::Released, "{store}");
         assert!(!lock.break_if(Fence::new(1)).await.unwrap(), "{store}: nobody holds it");
     }
 }
@@ -116,7 +116,7 @@ async fn a_lock_is_handed_over_as_a_ticket_with_its_fence() {
         let guard = lock.adopt(&ticket).await.unwrap();
         assert_eq!((guard.fence(), ticket.fence()), (fence, fence), "{store}");
         assert!(guard.remaining() > TTL / 2);
-        assert_eq!(guard.release().await.unwrap(), Release::Released, "{store}");
+        assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Released, "{store}");
         assert_eq!(lock.adopt(&ticket).await.unwrap_err().kind(), ErrorKind::LockLost, "{store}: it is over");
     };
     for (store, here, there) in each_pair().await {
@@ -133,7 +133,7 @@ async fn a_body_runs_if_the_lock_is_free_or_comes_free_in_time() {
         let lock = larder.lock("gate").ttl(TTL);
         assert_eq!(lock.try_run(async |lease| lease.is_valid()).await.unwrap(), Some(true), "{store}");
         let guard = lock.acquire().await.unwrap();
-        let not_begun = async |_: larder::LockLease| begun();
+        let not_begun = async |_: larder::LockHandle| begun();
         assert_eq!(lock.try_run(not_begun).await.unwrap(), None::<()>, "{store}");
         let late = lock.run_within(Duration::from_millis(20), not_begun).await.unwrap_err();
         assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}");

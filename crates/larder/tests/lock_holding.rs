@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{Cache, ErrorKind, Larder, Quota, Release};
+use larder::{Cache, ErrorKind, Larder, Quota, ReleaseOutcome};
 use larder_testkit::Server;
 use larder_testkit::{Direction, Proxy};
 use support::waiting::{Lateness, believes_no_longer_than, permit_believes_no_longer_than};
@@ -135,7 +135,7 @@ async fn busy_unreachable_timed_out_lost_and_unknown_are_told_apart() {
     assert_eq!(kind(lock.acquire_within(Duration::from_millis(20)).await.unwrap_err()), ErrorKind::LockHeld);
     proxy.swallow(Direction::ToClient);
     assert_eq!(kind(larder.lock("other").try_acquire().await.unwrap_err()), ErrorKind::TimedOut);
-    assert_eq!(guard.release().await.unwrap(), Release::Unknown);
+    assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Unknown);
     // A stream that has lost bytes does not live on: its replies would be taken for those of other requests.
     proxy.drop_connections().restore();
     // The release took effect, and the attempt whose answer was lost leaves nothing.

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, Larder, Release};
+use larder::{ErrorKind, Larder, ReleaseOutcome};
 use larder_testkit::Server;
 use larder_testkit::{Direction, Proxy};
 use support::waiting::{InLine, Lateness};
@@ -50,7 +50,7 @@ async fn sixty_four_waiters_are_served_in_the_order_in_which_they_came() {
         waiters.push(tokio::spawn(async move {
             let guard = waiter.await.unwrap();
             tell.send((number, guard.fence())).unwrap();
-            assert_eq!(guard.release().await.unwrap(), Release::Released);
+            assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Released);
         }));
     }
     first.release().await.unwrap();
@@ -358,6 +358,6 @@ async fn a_server_that_forgot_everything_has_its_waiters_stand_in_line_anew() {
     server.command(&["SCRIPT", "FLUSH"]);
     let second = tokio::time::timeout(Duration::from_secs(5), waiter).await.expect("a stall").unwrap();
     assert!(second.fence() > guard.fence());
-    assert_eq!(guard.release().await.unwrap(), Release::AlreadyLost);
+    assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::AlreadyLost);
     second.release().await.unwrap();
 }

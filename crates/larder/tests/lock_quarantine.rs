@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use larder::{ErrorKind, Larder, Release, Result};
+use larder::{ErrorKind, Larder, ReleaseOutcome, Result};
 use larder_testkit::{Sentinel, Server};
 use support::lossy;
 use support::{connect, patient, until};
@@ -101,7 +101,7 @@ async fn a_server_with_another_replication_id_renews_and_frees_what_it_knows_and
     ));
     until("quarantine is over", async || free.try_acquire().await.is_ok()).await;
     assert!(kept.is_valid(), "it was not renewed");
-    assert_eq!(kept.release().await.unwrap(), Release::Released);
+    assert_eq!(kept.release().await.unwrap(), ReleaseOutcome::Released);
     // Once more: another id each time, also where it was this one before.
     server.command(&["DEBUG", "CHANGE-REPL-ID"]);
     assert!(free.try_acquire().await.is_err());

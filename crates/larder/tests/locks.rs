@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use larder::{ErrorKind, Release};
+use larder::{ErrorKind, ReleaseOutcome};
 use support::{each_store, until};
 
 const TTL: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ async fn one_holder_at_a_time_and_fences_grow() {
         assert!(larder.lock("other").try_acquire().await.unwrap().is_some());
 
         let fence = first.fence();
-        assert_eq!(first.release().await.unwrap(), Release::Released);
+        assert_eq!(first.release().await.unwrap(), ReleaseOutcome::Released);
         let second = lock.acquire().await.unwrap();
         assert!(second.fence() > fence, "{store}");
         second.release().await.unwrap();
@@ -83,7 +83,7 @@ async fn the_time_of_a_lock_ends_and_a_lost_guard_never_revives() {
         let error = lost.extend(TTL).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LockLost, "{store}");
         let next = short.acquire().await.unwrap();
-        assert_eq!(lost.release().await.unwrap(), Release::AlreadyLost, "{store}");
+        assert_eq!(lost.release().await.unwrap(), ReleaseOutcome::AlreadyLost, "{store}");
         assert!(next.extend(TTL).await.is_ok(), "{store}: somebody else's release freed it");
         assert!(next.remaining() > TTL / 2);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, Release};
+use larder::{ErrorKind, ReleaseOutcome};
 use support::waiting::{InLine, Lateness};
 use support::{each_pair, each_store, until};
 
@@ -25,7 +25,7 @@ async fn all_are_held_or_none() {
         for name in ["a", "b"] {
             assert!(larder.lock(name).try_acquire().await.unwrap().is_none(), "{store}: {name}");
         }
-        assert_eq!(guard.release().await.unwrap(), Release::Released, "{store}");
+        assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Released, "{store}");
 
         let b = larder.lock("b").ttl(TTL).acquire().await.unwrap();
         assert!(both.try_acquire().await.unwrap().is_none(), "{store}");
@@ -77,7 +77,7 @@ async fn what_is_taken_is_renewed_while_the_next_is_waited_for_and_a_loss_begins
         assert!(larder.lock("b").break_if(guard.fence("b").unwrap()).await.unwrap());
         tokio::time::timeout(LONG, lost).await.expect("the loss of one is that of all");
         assert!(!guard.is_valid(), "{store}");
-        assert_eq!(guard.release().await.unwrap(), Release::AlreadyLost, "{store}");
+        assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::AlreadyLost, "{store}");
     }
 }
 
@@ -102,7 +102,7 @@ async fn overlapping_sets_in_any_order_never_wait_in_a_circle_and_never_overlap(
                         for lock in set {
                             held[lock].store(false, Ordering::SeqCst);
                         }
-                        assert_eq!(guard.release().await.unwrap(), Release::Released);
+                        assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Released);
                     }
                 })
             })
@@ -141,7 +141,7 @@ async fn a_release_tells_of_any_lock_that_was_lost() {
         for broken in ["a", "b"] {
             let both = larder.locks(["a", "b"]).ttl(TTL).acquire().await.unwrap();
             assert!(larder.lock(broken).break_if(both.fence(broken).unwrap()).await.unwrap(), "{store}");
-            assert_eq!(both.release().await.unwrap(), Release::AlreadyLost, "{store}: {broken}");
+            assert_eq!(both.release().await.unwrap(), ReleaseOutcome::AlreadyLost, "{store}: {broken}");
         }
     }
 }

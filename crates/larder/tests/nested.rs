@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::{Cache, Format, Larder, LoadError, Loading};
+use larder::{Cache, Format, Larder, LoadError, LoadContext};
 use support::held::{LIMIT, within};
 use support::{each_pair, each_store};
 use tokio::sync::Barrier;
@@ -93,7 +93,7 @@ async fn a_task_that_a_loader_spawns_in_its_scope_belongs_to_the_load() {
     for (store, larder) in each_store().await {
         let cache = cache(&larder, "c");
         let inner = cache.clone();
-        let load = cache.get_or_load_with("k", |cx: Loading<u32>| async move {
+        let load = cache.get_or_load_with("k", |cx: LoadContext<u32>| async move {
             tokio::spawn(cx.scope(async move { one(inner, "k").await })).await.unwrap()
         });
         let said = text(within("a spawned circle", LIMIT, load).await.unwrap_err());

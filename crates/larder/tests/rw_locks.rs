@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, Larder, Release};
+use larder::{ErrorKind, Larder, ReleaseOutcome};
 use larder_testkit::Server;
 use support::waiting::{InLine, Lateness};
 use support::{each_pair, each_store, namespace};
@@ -27,7 +27,7 @@ async fn readers_enter_together_and_a_writer_is_alone() {
         let late = lock.write_within(Duration::from_millis(30)).await.unwrap_err();
         assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}");
         assert!(late.to_string().contains("read-write lock \"catalogue\""), "{late}");
-        assert_eq!(one.release().await.unwrap(), Release::Released);
+        assert_eq!(one.release().await.unwrap(), ReleaseOutcome::Released);
         drop(two);
         let write = tokio::time::timeout(LONG, lock.write()).await.expect(store).unwrap();
         assert!(lock.try_read().await.unwrap().is_none(), "{store}");
@@ -70,7 +70,7 @@ async fn a_reader_that_comes_after_a_waiting_writer_waits_for_it_and_readers_at_
         assert!(inside.iter().all(larder::RwLockReadGuard::is_valid), "{store}");
         assert!(lock.try_write().await.unwrap().is_none(), "{store}");
         for read in inside {
-            assert_eq!(read.release().await.unwrap(), Release::Released, "{store}");
+            assert_eq!(read.release().await.unwrap(), ReleaseOutcome::Released, "{store}");
         }
         assert!(lock.try_write().await.unwrap().is_some(), "{store}");
     }
@@ -92,7 +92,7 @@ async fn a_writer_that_becomes_a_reader_lets_no_waiting_writer_in_between() {
         assert!(lock.try_read().await.unwrap().is_none(), "{store}: past the waiting writer");
         read.release().await.unwrap();
         let next = tokio::time::timeout(LONG, next).await.expect(store).unwrap();
-        assert_eq!(next.release().await.unwrap(), Release::Released, "{store}");
+        assert_eq!(next.release().await.unwrap(), ReleaseOutcome::Released, "{store}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, Larder, Release, Semaphore, SemaphorePermit};
+use larder::{ErrorKind, Larder, ReleaseOutcome, Semaphore, SemaphorePermit};
 use larder_testkit::{Direction, Proxy, Server};
 use support::{each_pair, each_store, namespace, until};
 use tokio::task::JoinHandle;
@@ -48,7 +48,7 @@ async fn no_more_run_at_once_than_there_are_permits_and_each_waiter_is_served() 
                     most.fetch_max(now, Ordering::SeqCst);
                     tokio::task::yield_now().await;
                     inside.fetch_sub(permit.permits(), Ordering::SeqCst);
-                    assert_eq!(permit.release().await.unwrap(), Release::Released);
+                    assert_eq!(permit.release().await.unwrap(), ReleaseOutcome::Released);
                 }
             }));
         }
@@ -99,7 +99,7 @@ async fn permits_are_renewed_given_back_when_dropped_and_by_their_lease_when_the
         let hung = semaphore.clone().ttl(SHORT).max_hold(SHORT).acquire_within(LONG).await.unwrap();
         let next = semaphore.acquire_within(LONG).await.unwrap();
         assert!(!hung.is_valid(), "{store}");
-        assert_eq!(hung.release().await.unwrap(), Release::AlreadyLost);
+        assert_eq!(hung.release().await.unwrap(), ReleaseOutcome::AlreadyLost);
         assert!(next.is_valid());
     }
 }
@@ -316,12 +316,12 @@ async fn permits_and_locks_are_given_back_and_handed_over_at_maxmemory() {
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     let full = larder.cache::<u32>("n").ttl(TTL).format(larder::Format::Plain).build().unwrap();
     assert_eq!(full.set("a", &1).await.unwrap_err().kind(), ErrorKind::OutOfMemory);
-    assert_eq!(held.release().await.unwrap(), Release::Released);
-    assert_eq!(granted(one).await.release().await.unwrap(), Release::Released);
-    assert_eq!(granted(two).await.release().await.unwrap(), Release::Released);
-    assert_eq!(guard.release().await.unwrap(), Release::Released);
+    assert_eq!(held.release().await.unwrap(), ReleaseOutcome::Released);
+    assert_eq!(granted(one).await.release().await.unwrap(), ReleaseOutcome::Released);
+    assert_eq!(granted(two).await.release().await.unwrap(), ReleaseOutcome::Released);
+    assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Released);
     let guard = tokio::time::timeout(LONG, next).await.expect("handed over").unwrap().unwrap();
-    assert_eq!(guard.release().await.unwrap(), Release::Released);
+    assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Released);
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
 }
 

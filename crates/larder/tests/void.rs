@@ -101,7 +101,7 @@ impl Case {
             // A near handle has it near from now on.
             users.get(key).await.unwrap();
         }
-        let tag_of_loader = move |cx: &larder::Loading<User>| {
+        let tag_of_loader = move |cx: &larder::LoadContext<User>| {
             if write == Write::LoaderTag {
                 cx.tag(TAG);
             }

@@ -520,7 +520,7 @@ async fn an_invalidation_replaces_the_epoch_before_the_tag_and_a_delete_unlinks_
 
     // By somebody else, while a loader runs that will name a tag.
     let url = server.url();
-    let loader = |loading: larder::Loading<User>| async move {
+    let loader = |loading: larder::LoadContext<User>| async move {
         let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
         standing(&mut connection, "~epoch.1:{shop/}");
         put(&mut connection, "~epoch.1:{shop/}", b"00000000000000cd");

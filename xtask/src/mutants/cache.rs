@@ -132,7 +132,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a stale value is served as fresh",
         &[within(
             VERDICT,
-            "Kind::Value if ",
+            "EntryKind::Value if ",
             ["meta.fresh_until != 0 && meta.fresh_until <= now", "now == 0"],
             " =>",
         )],
@@ -157,7 +157,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a known absence is loaded again",
         &[within(
             FILL,
-            "Found::Absent(_) if ",
+            "Lookup::Absent(_) if ",
             ["self.reason == Reason::Missing && self.optional", "false"],
             " =>",
         )],
@@ -167,7 +167,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "who needs a value is told that there is none",
         &[within(
             FILL,
-            "Found::Absent(_) if self.reason == Reason::Missing && ",
+            "Lookup::Absent(_) if self.reason == Reason::Missing && ",
             ["self.optional", "true"],
             " =>",
         )],
@@ -201,7 +201,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a loader's panic is not caught",
         &[switched(
             FILL,
-            "ended.unwrap_or_else(|panic| Err(Failure::Panicked(message(&*panic))))",
+            "ended.unwrap_or_else(|panic| Err(LoadFailure::Panicked(message(&*panic))))",
             "ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))",
         )],
         &[test("load", "a_panicking_loader_is_an_error_and_harms_nobody")],

@@ -34,8 +34,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "callers wait while the server is down",
         &[rebuilt(
             LINK,
-            "State::Down(_) | State::Closed => true,",
-            "State::Down(_) => false,\n            State::Closed => true,",
+            "LinkState::Down(_) | LinkState::Closed => true,",
+            "LinkState::Down(_) => false,\n            LinkState::Closed => true,",
         )],
         &[HANGING],
     ),

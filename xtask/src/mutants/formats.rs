@@ -43,7 +43,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "nothing within something is written",
-        &[switched(CHECKED, "Place { within_some: true, ..self.place }", "self.place")],
+        &[switched(CHECKED, "Position { within_some: true, ..self.place }", "self.place")],
         &[REFUSED],
     ),
     mutant(

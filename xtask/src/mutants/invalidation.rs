@@ -84,7 +84,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a write that was not answered is not queued",
         &[switched(
             SHARED,
-            "!context.is_embedded() && each().any(|(_, answer)| answer == Answer::None)",
+            "!context.is_embedded() && each().any(|(_, answer)| answer == WriteReply::None)",
             "false",
         )],
         &[test("outage", "a_write_that_times_out_is_queued_and_made_up_for"), NOT_READ],
@@ -157,7 +157,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a tag does not wait for the epoch",
-        &[switched(QUEUE, "item.kind == Kind::Tag && item.generation > epoch_replaced", "false")],
+        &[switched(QUEUE, "item.kind == Invalidation::Tag && item.generation > epoch_replaced", "false")],
         &[
             AFTER_EPOCH,
             unit(

@@ -148,7 +148,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             GUARD,
             "        self.let_go();\n        ",
             ["self.ended = true;", "self.ended = false;"],
-            "\n        let Holding",
+            "\n        let Lease",
         )],
         &[TICKET],
     ),

@@ -114,7 +114,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within(
             KNOWN,
             "until, told: ",
-            ["Told::of(decision, kept, answered)", "Told::of(decision, kept, sent)"],
+            ["RefusalFigures::of(decision, kept, answered)", "RefusalFigures::of(decision, kept, sent)"],
             " }",
         )],
         &[REFUSALS],
@@ -161,7 +161,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "as much as there is, is more than the limit in an outage",
-        &[within(OUTAGE, "Outage::Allow if ", ["whole", "true"], " => cost,")],
+        &[within(OUTAGE, "OutagePolicy::Allow if ", ["whole", "true"], " => cost,")],
         &[test("limits_outage", "each_policy_decides_as_it_says")],
     ),
     mutant(
@@ -213,7 +213,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "what a new record was charged is given back for the old one",
-        &[rebuilt(REFUND, "if not record or born ~= first then", "if not record then")],
+        &[rebuilt(REFUND, "if not record or created_at ~= first then", "if not record then")],
         &[test("limits_quotas", "a_refund_gives_back_what_was_charged_and_no_more")],
     ),
     mutant(

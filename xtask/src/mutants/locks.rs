@@ -120,7 +120,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[switched(
             ATTEMPT,
             "self.confirm(woken).await",
-            "{ self.heard = woken; Ok::<_, Error>(Answer::Granted(Grant { fence: 1, permits: 0 })) }",
+            "{ self.heard = woken; Ok::<_, Error>(AttemptReply::Granted(Grant { fence: 1, permits: 0 })) }",
         )],
         &[ORDER, LATE_PUSH],
     ),
@@ -146,7 +146,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "an attempt that was given up is not remembered",
-        &[within(ATTEMPT, "Stage::Unanswered => ", ["Pace::REMEMBERED", "Duration::from_millis(1)"], ",")],
+        &[within(ATTEMPT, "Stage::Unanswered => ", ["QueueTiming::REMEMBERED", "Duration::from_millis(1)"], ",")],
         &[LATE],
     ),
     mutant(

@@ -91,7 +91,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a version is valid though its connection is silent",
-        &[switched(VERSION, "lanes.believe(known.seen, now)", "lanes.is_current(known.seen)")],
+        &[switched(VERSION, "lanes.is_valid(known.seen, now)", "lanes.is_current(known.seen)")],
         &[unit("near::version::tests::a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life")],
     ),
     mutant(
@@ -128,8 +128,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a connection without tracking is trusted",
         &[switched(
             LINK,
-            "seen.filter(|_| tracked && by == Use::Trusted)",
-            "seen.filter(|_| by == Use::Trusted)",
+            "seen.filter(|_| tracked && by == ConnectionUse::Trusted)",
+            "seen.filter(|_| by == ConnectionUse::Trusted)",
         )],
         &[test("near", "where_tracking_is_refused_nothing_is_kept_near_and_all_works")],
     ),
@@ -140,7 +140,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a copy is served though its connection is silent",
-        &[switched(LOCAL, "lanes.believe(copy.seen, now)", "true")],
+        &[switched(LOCAL, "lanes.is_valid(copy.seen, now)", "true")],
         &[SILENT],
     ),
     mutant(

@@ -64,7 +64,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "the outcome of the last release is told",
-        &[switched(SEVERAL, "first == Release::Released", "first == first")],
+        &[switched(SEVERAL, "first == ReleaseOutcome::Released", "first == first")],
         &[FIRST],
     ),
 ];

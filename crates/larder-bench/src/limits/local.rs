@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use larder::{DecidedBy, Larder, Lease, Quota, RateLimiter};
+use larder::{DecidedBy, Larder, PermitBatch, Quota, RateLimiter};
 use larder_testkit::Server;
 
 use crate::allocations;
@@ -27,7 +27,7 @@ pub(crate) fn run() -> Outcome<Findings> {
     runtime.block_on(async { refusing.check_n("10.0.0.7", 30).await })?;
     measure(&runtime, &server, &mut table, "a known refusal", &refusing, false)?;
 
-    let lease = Lease::batch(50);
+    let lease = PermitBatch::batch(50);
     let leased = larder.rate_limiter("leased", Quota::per_minute(2_000_000_000))?.leased(lease)?;
     measure(&runtime, &server, &mut table, "leased, 50 a batch", &leased, true)?;
     let large = larder.rate_limiter("large", Quota::per_minute(2_000_000_000))?.leased(1_000_000)?;

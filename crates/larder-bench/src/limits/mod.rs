@@ -36,13 +36,13 @@ pub(crate) mod wire {
     );
 
     /// One quota: its kind, what is allowed, and its width in microseconds.
-    pub(crate) type Term = (u64, u32, u64);
+    pub(crate) type QuotaSpec = (u64, u32, u64);
 
     fn unit(kind: u64, width: u64) -> impl Iterator<Item = u8> {
         (kind << 45 | width).to_be_bytes().into_iter().skip(2)
     }
 
-    pub(crate) fn request(cost: u32, terms: &[Term]) -> Vec<u8> {
+    pub(crate) fn request(cost: u32, terms: &[QuotaSpec]) -> Vec<u8> {
         let mut request = cost.to_be_bytes().to_vec();
         request.push(u8::try_from(terms.len()).unwrap_or_default());
         let mut lives = 0;
@@ -56,7 +56,7 @@ pub(crate) mod wire {
     }
 
     /// What is before the record of a key whose limits are overridden by these until a time, or that was blocked until one.
-    pub(crate) fn before(terms: &[Term], overridden_until: u64, blocked_until: u64) -> Vec<u8> {
+    pub(crate) fn before(terms: &[QuotaSpec], overridden_until: u64, blocked_until: u64) -> Vec<u8> {
         let mut bytes = vec![255];
         let length = u16::try_from(30 + 25 * terms.len()).unwrap_or_default();
         bytes.extend(length.to_be_bytes());
@@ -78,7 +78,7 @@ pub(crate) mod wire {
     }
 
     /// A record of buckets of two bytes that have one permit each, all 61 of every quota.
-    pub(crate) fn full(terms: &[Term], now: u64) -> Vec<u8> {
+    pub(crate) fn full(terms: &[QuotaSpec], now: u64) -> Vec<u8> {
         let mut record = vec![u8::try_from(terms.len()).unwrap_or_default()];
         for _ in 0..2 {
             record.extend(now.to_be_bytes().into_iter().skip(1));

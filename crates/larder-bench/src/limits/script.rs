@@ -10,7 +10,7 @@ use larder_testkit::Server;
 use rand::seq::SliceRandom;
 use redis::{Connection, cmd, pipe};
 
-use super::wire::{CHARGE, CHARGE_TOGETHER, Term, before, full, request};
+use super::wire::{CHARGE, CHARGE_TOGETHER, QuotaSpec, before, full, request};
 use crate::figures::Findings;
 use crate::lane::Outcome;
 use crate::statistics::{Spread, bootstrap, quartiles};
@@ -50,11 +50,11 @@ fn scripts(now: u64) -> Vec<Script> {
     let script =
         |name, source, arguments, before| Script { name, source, arguments, keys: 1, record: None, before };
     let get_set = |name, bytes| script(name, GET_SET, vec![vec![b'x'; bytes], b"600000".to_vec()], 1);
-    let ours = |name, terms: &[Term], before| script(name, CHARGE, vec![request(1, terms)], before);
-    let used = |name, terms: &[Term]| Script { record: Some(full(terms, now)), ..ours(name, terms, 0) };
+    let ours = |name, terms: &[QuotaSpec], before| script(name, CHARGE, vec![request(1, terms)], before);
+    let used = |name, terms: &[QuotaSpec]| Script { record: Some(full(terms, now)), ..ours(name, terms, 0) };
     let second = 1_000_000;
     let day = now + 86_400 * second;
-    let after = |name, own: &[Term], over: &[Term], until: (u64, u64)| {
+    let after = |name, own: &[QuotaSpec], over: &[QuotaSpec], until: (u64, u64)| {
         let record = [before(over, until.0, until.1), full(if over.is_empty() { own } else { over }, now)];
         Script { record: Some(record.concat()), ..ours(name, own, 0) }
     };

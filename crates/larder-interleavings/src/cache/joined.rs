@@ -17,14 +17,14 @@ pub const ONCE: &str = "who comes after a waiter was told is not told the same";
 pub const ANSWERED: &str = "who joins a flight that is brought to its end is told its outcome";
 
 #[derive(Default)]
-struct Seen {
+struct ReadStamp {
     /// The number of the last flight.
     flights: u64,
     in_the_air: u32,
     told: HashSet<u64>,
 }
 
-fn call<T: Table>(table: &T, seen: &Mutex<Seen>) {
+fn call<T: Table>(table: &T, seen: &Mutex<ReadStamp>) {
     let told = lock(seen).told.clone();
     let (waiter, leader) = table.join();
     let leading = leader.map(|leader| {
@@ -50,7 +50,7 @@ fn call<T: Table>(table: &T, seen: &Mutex<Seen>) {
 }
 
 fn scenario<T: Table>(table: T) {
-    let (table, seen) = (Arc::new(table), Arc::new(Mutex::new(Seen::default())));
+    let (table, seen) = (Arc::new(table), Arc::new(Mutex::new(ReadStamp::default())));
     let callers = [(); 3].map(|()| {
         let (table, seen) = (table.clone(), seen.clone());
         thread::spawn(move || [(); 2].into_iter().for_each(|()| call(&*table, &seen)))

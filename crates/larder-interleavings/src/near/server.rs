@@ -10,7 +10,7 @@ use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use super::mistaken::lock;
 use crate::error::Result;
 use crate::name::Name;
-use crate::store::trust::{Lanes, Seen};
+use crate::store::trust::{Sessions, ReadStamp};
 use crate::store::{KeptVersion, Store, Tracked};
 
 /// How versions are made.
@@ -38,14 +38,14 @@ pub(super) struct Server {
     /// The name of the version.
     name: &'static str,
     pushes: Sender<String>,
-    lanes: Lanes,
+    lanes: Sessions,
 }
 
 impl Server {
     pub(super) fn new(name: &'static str, versions: Versions) -> (Arc<Self>, Receiver<String>) {
         let (pushes, pushed) = channel();
         let state = State { version: Some(1), made: 1, entry: 1, floor: 0, tracked: HashSet::new() };
-        let lanes = Lanes::embedded();
+        let lanes = Sessions::embedded();
         (Arc::new(Self { state: Mutex::new(state), versions, name, pushes, lanes }), pushed)
     }
 
@@ -110,7 +110,7 @@ impl Store for Server {
             state.version
         });
         let bytes = version.map(|version| version.to_le_bytes().to_vec());
-        Ok(Tracked { bytes, seen: Some(Seen::ALWAYS) })
+        Ok(Tracked { bytes, seen: Some(ReadStamp::ALWAYS) })
     }
 
     async fn get_many_tracked(&self, names: &[Name]) -> Result<Vec<Tracked>> {
@@ -121,7 +121,7 @@ impl Store for Server {
         Ok(all)
     }
 
-    fn lanes(&self) -> &Lanes {
+    fn lanes(&self) -> &Sessions {
         &self.lanes
     }
 
@@ -132,6 +132,6 @@ impl Store for Server {
             state.version = state.version.or(made);
             state.version.unwrap_or_default()
         });
-        Ok(KeptVersion { version, left: span, seen: Some(Seen::ALWAYS) })
+        Ok(KeptVersion { version, left: span, seen: Some(ReadStamp::ALWAYS) })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use shuttle::thread;
 
-use super::trust::{Lanes, Seen};
+use super::trust::{Sessions, ReadStamp};
 use crate::clock::Moment;
 
 const LANE: u16 = 0;
@@ -19,8 +19,8 @@ pub const OLD: &str = "what was read through a connection that broke is not beli
 pub const NEW: &str = "a connection that has answered is believed";
 
 /// A lane that is open and believed.
-pub(crate) fn opened() -> (Arc<Lanes>, Seen) {
-    let lanes = Lanes::embedded();
+pub(crate) fn opened() -> (Arc<Sessions>, ReadStamp) {
+    let lanes = Sessions::embedded();
     let seen = lanes.open(LANE);
     lanes.renew(seen, Moment::START);
     assert!(lanes.believe(seen, Moment::START), "nothing is believed");
@@ -28,7 +28,7 @@ pub(crate) fn opened() -> (Arc<Lanes>, Seen) {
 }
 
 /// The next connection of the same lane.
-pub(crate) fn dialled(lanes: &Lanes) -> Seen {
+pub(crate) fn dialled(lanes: &Sessions) -> ReadStamp {
     lanes.open(LANE)
 }
 

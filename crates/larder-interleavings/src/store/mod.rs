@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::name::Name;
-use trust::{Lanes, Seen};
+use trust::{Sessions, ReadStamp};
 
 pub(crate) struct Tracked {
     pub(crate) bytes: Option<Vec<u8>>,
-    pub(crate) seen: Option<Seen>,
+    pub(crate) seen: Option<ReadStamp>,
 }
 
 pub(crate) struct KeptVersion {
     pub(crate) version: u64,
     pub(crate) left: Duration,
-    pub(crate) seen: Option<Seen>,
+    pub(crate) seen: Option<ReadStamp>,
 }
 
 pub(crate) fn read_version(bytes: &[u8]) -> Option<u64> {
@@ -37,7 +37,7 @@ pub(crate) trait Listener: Send + Sync + 'static {
 pub(crate) trait Store: Send + Sync + 'static {
     fn get_tracked(&self, name: &str) -> impl Future<Output = Result<Tracked>> + Send;
     fn get_many_tracked(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Tracked>>> + Send;
-    fn lanes(&self) -> &Lanes;
+    fn lanes(&self) -> &Sessions;
     fn version(
         &self,
         name: &str,

@@ -1,7 +1,7 @@
 //! The callers, and what is under way between them and the server.
 
 use super::model::Action;
-use super::server::{Answer, Seen, Server, Token};
+use super::server::{Answer, ReadStamp, Server, Token};
 use super::{Mistake, Pool, TTL};
 
 /// Ticks that a permit is still valid, and whether the clock has missed one of them.
@@ -170,10 +170,10 @@ impl State {
             }
             Action::Silence(c) => {
                 let waiter = self.server.queue.iter_mut().find(|waiter| waiter.token.caller == c)?;
-                if waiter.seen != Seen::Live {
+                if waiter.seen != ReadStamp::Live {
                     return None;
                 }
-                waiter.seen = Seen::Silent;
+                waiter.seen = ReadStamp::Silent;
             }
             Action::Set(permits) => {
                 self.most = self.most.max(self.server.used());

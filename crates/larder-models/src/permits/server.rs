@@ -28,7 +28,7 @@ pub struct Held {
 
 /// What the hash `seen` says of a waiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Seen {
+pub enum ReadStamp {
     /// Its process has sent a heartbeat lately.
     Live,
     /// It has not.
@@ -45,7 +45,7 @@ pub struct Waiter {
     /// Whose it is.
     pub token: Token,
     /// Whether it can be granted something.
-    pub seen: Seen,
+    pub seen: ReadStamp,
 }
 
 /// What the server replies.
@@ -139,7 +139,7 @@ impl Server {
         let before = |waiter: &Waiter| ticket.is_none_or(|ticket| waiter.ticket < ticket);
         let fits = |waiter: &Waiter| waiter.token.weight <= self.permits;
         self.faults.overtaken |=
-            self.queue.iter().any(|waiter| waiter.seen == Seen::Live && before(waiter) && fits(waiter));
+            self.queue.iter().any(|waiter| waiter.seen == ReadStamp::Live && before(waiter) && fits(waiter));
         self.held.push(Held { token, left, claim: ticket });
         self.faults.over |= self.used() > self.permits;
     }
@@ -150,7 +150,7 @@ impl Server {
         self.held = held;
         for Held { token, claim, .. } in ended {
             if let Some(ticket) = claim {
-                self.place(Waiter { ticket, token, seen: Seen::Lapsed });
+                self.place(Waiter { ticket, token, seen: ReadStamp::Lapsed });
             }
         }
     }
@@ -163,8 +163,8 @@ impl Server {
         }
         let mut at = 0;
         while let Some(Waiter { ticket, token, seen }) = self.queue.get(at).copied() {
-            let again = seen == Seen::Lapsed && mistake == Some(Mistake::LapsedIsLive);
-            if seen != Seen::Live && !again {
+            let again = seen == ReadStamp::Lapsed && mistake == Some(Mistake::LapsedIsLive);
+            if seen != ReadStamp::Live && !again {
                 at += 1;
             } else if token.weight > self.permits {
                 self.queue.remove(at);
@@ -190,7 +190,7 @@ impl Server {
 
     /// What every script that grants leaves: nothing is free that suffices for the first live waiter.
     fn leave(&mut self) {
-        let first = self.queue.iter().find(|waiter| waiter.seen == Seen::Live);
+        let first = self.queue.iter().find(|waiter| waiter.seen == ReadStamp::Live);
         let fits = first.is_some_and(|first| self.used() + first.token.weight <= self.permits);
         self.faults.idle |= fits && self.batch < MOST_GRANTS;
     }
@@ -225,7 +225,7 @@ impl Server {
         let last =
             self.queue.iter().map(|waiter| waiter.ticket).chain(self.held.iter().filter_map(|it| it.claim));
         let ticket = last.max().map_or(0, |last| last + 1);
-        self.place(Waiter { ticket, token, seen: Seen::Live });
+        self.place(Waiter { ticket, token, seen: ReadStamp::Live });
         Answer::Waits
     }
 
@@ -233,8 +233,8 @@ impl Server {
     pub(super) fn confirm(&mut self, token: Token, fenced: bool, mistake: Option<Mistake>) -> Answer {
         self.expire();
         if let Some(waiter) = self.waiter(token) {
-            let lapsed = waiter.seen == Seen::Lapsed;
-            waiter.seen = Seen::Live;
+            let lapsed = waiter.seen == ReadStamp::Lapsed;
+            waiter.seen = ReadStamp::Live;
             if lapsed && mistake == Some(Mistake::ConfirmsEndedClaim) {
                 let ticket = waiter.ticket;
                 self.queue.retain(|waiter| waiter.token != token);
@@ -267,7 +267,7 @@ impl Server {
         };
         self.held.retain(|held| held.token != other);
         self.queue.retain(|waiter| waiter.token != token);
-        self.place(Waiter { ticket: later, token: other, seen: Seen::Lapsed });
+        self.place(Waiter { ticket: later, token: other, seen: ReadStamp::Lapsed });
         self.hold(token, CLAIM, Some(ticket));
         true
     }
@@ -275,8 +275,8 @@ impl Server {
     /// `stand_by.lua`, of one waiter.
     pub(super) fn stand_by(&mut self, token: Token, mistake: Option<Mistake>) {
         self.expire();
-        if let Some(waiter) = self.waiter(token).filter(|waiter| waiter.seen == Seen::Silent) {
-            waiter.seen = Seen::Live;
+        if let Some(waiter) = self.waiter(token).filter(|waiter| waiter.seen == ReadStamp::Silent) {
+            waiter.seen = ReadStamp::Live;
         }
         self.grant(mistake);
         self.leave();

@@ -23,13 +23,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(crate) struct Claims {
-    schedule: Arc<Schedule<Held>>,
+    schedule: Arc<Schedule<ClaimInForce>>,
     renewer: Resident,
     next: AtomicU64,
 }
 
 #[derive(Clone)]
-struct Held {
+struct ClaimInForce {
     entry: Name,
     claim: Claim,
 }
@@ -44,7 +44,7 @@ impl Claims {
     pub(crate) fn keep(context: &Arc<Context>, entry: &Name, claim: &Claim) -> u64 {
         let claims = &context.claims;
         let number = claims.next.fetch_add(1, Ordering::Relaxed);
-        let held = Held { entry: entry.clone(), claim: claim.clone() };
+        let held = ClaimInForce { entry: entry.clone(), claim: claim.clone() };
         claims.schedule.insert(number, context.clock.now().after(PERIOD), held);
         context.background.ensure(&claims.renewer, || {
             let (weak, schedule) = (Arc::downgrade(context), claims.schedule.clone());
@@ -58,7 +58,7 @@ impl Claims {
     }
 }
 
-async fn renew_all(context: Weak<Context>, schedule: Arc<Schedule<Held>>) {
+async fn renew_all(context: Weak<Context>, schedule: Arc<Schedule<ClaimInForce>>) {
     let Some(clock) = context.upgrade().map(|context| context.clock.clone()) else { return };
     let mut under_way = JoinSet::new();
     loop {
@@ -73,7 +73,7 @@ async fn renew_all(context: Weak<Context>, schedule: Arc<Schedule<Held>>) {
 }
 
 /// Lost or not, the load goes on: its callers want its value.
-async fn renew(context: Arc<Context>, Held { entry, claim }: Held) {
+async fn renew(context: Arc<Context>, ClaimInForce { entry, claim }: ClaimInForce) {
     let (Ok(own), Ok(callers)) = (context.background_store(), context.store()) else { return };
     let liveness = liveness(&context);
     let renewal = own.renew_load(&entry, claim.clone(), liveness);

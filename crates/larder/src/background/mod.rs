@@ -44,14 +44,14 @@ use thread::Thread;
 pub(crate) struct Background(Arc<Home>);
 
 struct Home {
-    place: Place,
+    place: HomeThread,
     /// What has an end: waited for by `close`.
     finite: Tasks,
     /// What has none, or may wait long for it: ended by `close`.
     endless: Tasks,
 }
 
-enum Place {
+enum HomeThread {
     /// Without the feature `redis` there is no server to have a thread for.
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only servers need the thread"))]
     Thread(Thread),
@@ -69,17 +69,17 @@ impl Background {
     /// A thread of its own.
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only servers need the thread"))]
     pub(crate) fn on_thread() -> Result<Self> {
-        Ok(Self::at(Place::Thread(Thread::start()?)))
+        Ok(Self::at(HomeThread::Thread(Thread::start()?)))
     }
 
     /// The runtimes of those who call.
     pub(crate) fn on_callers() -> Self {
         let runtimes = Runtimes::default();
         runtimes.remember_current();
-        Self::at(Place::Callers(Arc::new(runtimes)))
+        Self::at(HomeThread::Callers(Arc::new(runtimes)))
     }
 
-    fn at(place: Place) -> Self {
+    fn at(place: HomeThread) -> Self {
         Self(Arc::new(Home { place, finite: Tasks::default(), endless: Tasks::default() }))
     }
 
@@ -87,8 +87,8 @@ impl Background {
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only servers need the thread"))]
     pub(crate) fn runtime(&self) -> Option<&Handle> {
         match &self.0.place {
-            Place::Thread(thread) => Some(thread.runtime()),
-            Place::Callers(_) => None,
+            HomeThread::Thread(thread) => Some(thread.runtime()),
+            HomeThread::Callers(_) => None,
         }
     }
 
@@ -131,7 +131,7 @@ impl Background {
         R: Fn() -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        if let Place::Callers(runtimes) = &self.0.place {
+        if let HomeThread::Callers(runtimes) = &self.0.place {
             runtimes.remember_current();
         }
         let running = &resident.0;
@@ -156,7 +156,7 @@ impl Background {
 
     /// Ends the thread, and waits for that within `patience`.
     pub(crate) async fn stop(&self, patience: Duration) {
-        if let Place::Thread(thread) = &self.0.place {
+        if let HomeThread::Thread(thread) = &self.0.place {
             thread.close(patience).await;
         }
     }
@@ -189,8 +189,8 @@ impl Home {
         };
         match &self.place {
             // Events go where those of the caller go.
-            Place::Thread(thread) => tasks.spawn_on(task.with_current_subscriber(), thread.runtime()),
-            Place::Callers(runtimes) => {
+            HomeThread::Thread(thread) => tasks.spawn_on(task.with_current_subscriber(), thread.runtime()),
+            HomeThread::Callers(runtimes) => {
                 runtimes.remember_current();
                 let Some(runtime) = runtimes.pick(&tried) else { return false };
                 tried.push(runtime.id());
@@ -233,7 +233,7 @@ impl Drop for Residence {
         self.running.store(false, Ordering::Release);
         // Its runtime has ended, or the home is being closed, and then nothing begins again.
         let (Some(ended), Some(home)) = (self.runtime, self.home.upgrade()) else { return };
-        if let Place::Callers(runtimes) = &home.place {
+        if let HomeThread::Callers(runtimes) = &home.place {
             runtimes.forget(ended);
             if !self.running.swap(true, Ordering::AcqRel) {
                 home.reside(self.running.clone(), self.make.clone(), vec![ended]);
@@ -266,7 +266,7 @@ impl Future for Unstarted {
 impl Drop for Unstarted {
     fn drop(&mut self) {
         let Some(home) = self.home.upgrade().filter(|_| !self.started) else { return };
-        if let (Some(task), Place::Callers(runtimes)) = (self.task.take(), &home.place) {
+        if let (Some(task), HomeThread::Callers(runtimes)) = (self.task.take(), &home.place) {
             let tried = std::mem::take(&mut self.tried);
             tried.iter().for_each(|id| runtimes.forget(*id));
             home.start(self.group, task, tried);

@@ -17,11 +17,11 @@ use crate::clock::{Clock, Tick};
 const SLICE: Duration = Duration::from_millis(250);
 
 pub(crate) struct Schedule<T> {
-    table: Mutex<Table<T>>,
+    table: Mutex<DueTable<T>>,
     earlier: Notify,
 }
 
-struct Table<T> {
+struct DueTable<T> {
     items: HashMap<u64, (Tick, T)>,
     order: BTreeSet<(Tick, u64)>,
     /// When the loop looks next without being woken; `None` if never.
@@ -39,7 +39,7 @@ pub(crate) enum Visit<R> {
 
 impl<T> Default for Schedule<T> {
     fn default() -> Self {
-        let table = Table { items: HashMap::new(), order: BTreeSet::new(), looks_at: None };
+        let table = DueTable { items: HashMap::new(), order: BTreeSet::new(), looks_at: None };
         Self { table: Mutex::new(table), earlier: Notify::new() }
     }
 }
@@ -131,13 +131,13 @@ impl<T> Schedule<T> {
         }
     }
 
-    fn wake_if_earlier(&self, table: &Table<T>, due: Tick) {
+    fn wake_if_earlier(&self, table: &DueTable<T>, due: Tick) {
         if table.looks_at.is_none_or(|at| due < at) {
             self.earlier.notify_one();
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table<T>> {
+    fn table(&self) -> MutexGuard<'_, DueTable<T>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 
 use super::flight::Flights;
 use super::runs::Runs;
-use super::unfenced::Records;
-use super::{Cache, NearTier, Policy, Shared, WhenAbandoned};
+use super::unfenced::WriteRecords;
+use super::{Cache, NearTier, Policy, CacheShared, WhenAbandoned};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -193,7 +193,7 @@ where
     /// long as its loader takes. Default: 5 minutes.
     ///
     /// Loads that wait for each other end by this where they are not found out at once: see
-    /// [`Loading::scope`](crate::Loading::scope).
+    /// [`LoadContext::scope`](crate::LoadContext::scope).
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.wait_timeout = timeout;
         self
@@ -241,11 +241,11 @@ where
         self.check_loading()?;
         let prefix = self.context.keyspace.cache(&self.name, self.schema)?;
         let clear = self.context.keyspace.clear(&self.name);
-        let shared = self.context.cache(&self.name, || Shared::<V> {
+        let shared = self.context.cache(&self.name, || CacheShared::<V> {
             name: self.name.clone(),
             meter: CacheMeter::new(&self.name),
             flights: Flights::default(),
-            unfenced: Records::default(),
+            unfenced: WriteRecords::default(),
             runs: Runs::default(),
             clear: clear.clone(),
             near: OnceLock::new(),

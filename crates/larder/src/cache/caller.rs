@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::Cache;
 use super::fill::{Fill, Reason};
-use super::flight::{Failure, Leader, Outcome, Tags, Waiter};
-use super::kept::{Found, Kept};
-use super::load::Kind;
+use super::flight::{LoadFailure, FlightLeader, FlightOutcome, Tags, Waiter};
+use super::kept::{Lookup, CachedValue};
+use super::load::LoadKind;
 use super::load_error::LoadError;
 use super::loader::Loader;
 use super::nesting::{is_nested, wait_for};
@@ -25,23 +25,23 @@ use crate::store::Expiry;
 pub(super) const MOST_JOINED: u32 = 16;
 
 /// One call that did not find what it wanted.
-pub(super) struct Caller<'a, V> {
+pub(super) struct LoadRequest<'a, V> {
     pub(super) cache: &'a Cache<V>,
     pub(super) entry: Name,
-    pub(super) kind: Kind,
+    pub(super) kind: LoadKind,
     pub(super) expiry: Option<Expiry>,
     pub(super) tags: Tags,
 }
 
-impl<V> Caller<'_, V>
+impl<V> LoadRequest<'_, V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     pub(super) async fn load<E>(
         self,
-        found: Result<Found<V>>,
+        found: Result<Lookup<V>>,
         loader: Loader<V>,
-    ) -> Result<Option<Kept<V>>, LoadError<E>>
+    ) -> Result<Option<CachedValue<V>>, LoadError<E>>
     where
         E: Send + Sync + 'static,
     {
@@ -57,25 +57,25 @@ where
         let mut loader = Some(loader);
         let mut stale = None;
         // A fresh value that comes here was drawn for an early refresh already.
-        let mut early = matches!(found, Some(Found::Fresh(_)));
+        let mut early = matches!(found, Some(Lookup::Fresh(_)));
         for attempts in 1.. {
             if attempts > 2 {
                 tokio::time::sleep(pause(attempts, self.cache.context.random.fraction())).await;
             }
             match found.take() {
-                Some(Found::Fresh(kept)) => {
+                Some(Lookup::Fresh(kept)) => {
                     if std::mem::take(&mut early)
                         && let Some(leader) = flights.lead(&self.entry, &self.tags)
                         && let Some(loader) = loader.take()
                     {
-                        self.start(Reason::Early, leader, Some(Found::Fresh(kept.clone())), false, loader);
+                        self.start(Reason::Early, leader, Some(Lookup::Fresh(kept.clone())), false, loader);
                     }
                     return Ok(Some(kept));
                 }
-                Some(Found::Absent(_)) if self.kind.optional => return Ok(None),
-                Some(Found::Stale(kept)) => {
+                Some(Lookup::Absent(_)) if self.kind.optional => return Ok(None),
+                Some(Lookup::Stale(kept)) => {
                     stale = Some(kept.clone());
-                    found = Some(Found::Stale(kept));
+                    found = Some(Lookup::Stale(kept));
                 }
                 // The store did not answer: a stale value that this call found before is still the best there is.
                 None => {}
@@ -85,7 +85,7 @@ where
                     found = other;
                 }
             }
-            let (waiter, leader) = board(self.cache, &self.entry, &self.tags, attempts);
+            let (waiter, leader) = join(self.cache, &self.entry, &self.tags, attempts);
             let _wait = wait_for(&waiter.node)?;
             // Its own loader is given all the time that it takes.
             let longest = leader.is_none().then_some(self.cache.policy.wait_timeout);
@@ -109,7 +109,7 @@ where
             match outcome {
                 // Another's: it led a flight of another kind.
                 Some(Ok(None)) if !self.kind.optional && loader.is_some() => {}
-                Some(Err(Failure::Again)) if loader.is_some() => {}
+                Some(Err(LoadFailure::Again)) if loader.is_some() => {}
                 // The load went down with the runtime of its leader: this call leads the next.
                 None if loader.is_some() => self.cache.context.store().map(drop)?,
                 outcome => return self.outcome(outcome, stale),
@@ -130,15 +130,15 @@ where
     }
 
     /// What was found, if the store said: an outage must not take the origin away too.
-    fn usable(&self, found: Result<Found<V>>) -> Option<Found<V>> {
+    fn usable(&self, found: Result<Lookup<V>>) -> Option<Lookup<V>> {
         found.inspect_err(|error| self.cache.shared.meter.bypassed(error)).ok()
     }
 
     fn start(
         &self,
         reason: Reason,
-        leader: Leader<V>,
-        found: Option<Found<V>>,
+        leader: FlightLeader<V>,
+        found: Option<Lookup<V>>,
         away: bool,
         loader: Loader<V>,
     ) {
@@ -159,9 +159,9 @@ where
     /// What a flight's outcome is to this call: a stale value is better than none.
     fn outcome<E>(
         &self,
-        outcome: Option<Outcome<V>>,
-        stale: Option<Kept<V>>,
-    ) -> Result<Option<Kept<V>>, LoadError<E>>
+        outcome: Option<FlightOutcome<V>>,
+        stale: Option<CachedValue<V>>,
+    ) -> Result<Option<CachedValue<V>>, LoadError<E>>
     where
         E: Send + Sync + 'static,
     {
@@ -181,12 +181,12 @@ where
 }
 
 /// Joins the flight for an entry, or starts one and leads it. A call that has joined too often leads, whatever flies.
-pub(super) fn board<V>(
+pub(super) fn join<V>(
     cache: &Cache<V>,
     entry: &str,
     tags: &Tags,
     attempts: u32,
-) -> (Waiter<V>, Option<Leader<V>>) {
+) -> (Waiter<V>, Option<FlightLeader<V>>) {
     let flights = &cache.shared.flights;
     if attempts > MOST_JOINED {
         let (waiter, leader) = flights.replace(entry, tags);
@@ -196,14 +196,14 @@ pub(super) fn board<V>(
 }
 
 /// Waits for a flight's outcome, `longest` at most.
-pub(super) async fn wait<V: Clone>(waiter: Waiter<V>, longest: Option<Duration>) -> Option<Outcome<V>> {
+pub(super) async fn wait<V: Clone>(waiter: Waiter<V>, longest: Option<Duration>) -> Option<FlightOutcome<V>> {
     let Waiter { mut outcome, .. } = waiter;
     let ended = async { outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
     match longest {
         None => ended.await,
         Some(longest) => match tokio::time::timeout(longest, ended).await {
             Ok(ended) => ended,
-            Err(_) => Some(Err(Failure::Waited(longest))),
+            Err(_) => Some(Err(LoadFailure::Waited(longest))),
         },
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::kept::Found;
+use super::kept::Lookup;
 use super::single::Set;
 use super::wait::pause;
 use super::{Cache, TagSnapshot};
@@ -188,7 +188,7 @@ where
             match store.set_if_absent(entry, bytes.clone(), expiry, in_place_of).await? {
                 FillStart::Begun => return Ok(true),
                 FillStart::Occupied(there) => {
-                    if let Found::Fresh(_) = Box::pin(self.classify(entry, there.clone())).await? {
+                    if let Lookup::Fresh(_) = Box::pin(self.classify(entry, there.clone())).await? {
                         return Ok(false);
                     }
                     in_place_of = Some(there);

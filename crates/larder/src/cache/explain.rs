@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::verdict::{Answers, Cause, Judged, Verdict, judge, tags_hold};
+use super::verdict::{Answers, Cause, Judged, Verdict, classify, tags_hold};
 use crate::context::Context;
 use crate::envelope::nonce;
 use crate::error::Result;
@@ -60,7 +60,7 @@ pub enum Stored {
     /// The origin is known to have no such thing.
     Absent,
     /// A loader is at work, with this token.
-    Loading(u64),
+    LoadContext(u64),
     /// A value that was voided because this has another version by now: `clear` or a tag.
     Void {
         /// `clear`, or the tag's name.
@@ -91,7 +91,7 @@ impl Explanation {
         let refreshing = lease.filter(|claim| Some(claim.nonce) == own).map(|claim| claim.token);
         let stored = match bytes {
             None => Stored::Nothing,
-            Some(bytes) => stored(judged(context, &clear_of(context, entry), &name, &bytes).await?),
+            Some(bytes) => stored(classified(context, &clear_of(context, entry), &name, &bytes).await?),
         };
         Ok(Self { name: name.as_str().to_owned(), near, stored, remaining, refreshing })
     }
@@ -113,7 +113,7 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
     }
     let Ok(store) = context.store() else { return NearVerdict::Untrusted };
     let now = context.clock.moment();
-    let believed = store.lanes().believe(copy.seen, now) && store.lanes().believe(copy.clear_seen, now);
+    let believed = store.lanes().is_valid(copy.seen, now) && store.lanes().is_valid(copy.clear_seen, now);
     if now.mono() >= copy.until {
         NearVerdict::TooOld
     } else if !believed {
@@ -127,25 +127,25 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
 
 /// The verdict of any reader. Only what is not known here is asked for on another connection than the tracked one, which may
 /// be what there is to explain.
-async fn judged(context: &Context, clear: &Name, name: &str, bytes: &[u8]) -> Result<Judged> {
-    let mut judged = judge(context, clear, name, bytes, &Answers::new())?;
-    let unknown = judged.unknown();
+async fn classified(context: &Context, clear: &Name, name: &str, bytes: &[u8]) -> Result<Judged> {
+    let mut classified = classify(context, clear, name, bytes, &Answers::new())?;
+    let unknown = classified.unknown();
     if unknown.is_empty() {
-        return Ok(judged);
+        return Ok(classified);
     }
     let read = context.store()?.get_many(&unknown).await?;
     let versions = read.into_iter().map(|bytes| Some((read_version(&bytes?)?, None)));
-    judge(context, clear, name, bytes, &unknown.into_iter().zip(versions).collect())
+    classify(context, clear, name, bytes, &unknown.into_iter().zip(versions).collect())
 }
 
 /// What a reader makes of it, in the words of this page.
-fn stored(judged: Judged) -> Stored {
-    match judged.verdict {
+fn stored(classified: Judged) -> Stored {
+    match classified.verdict {
         Verdict::Serve(payload) if payload.is_bare() => Stored::Bare,
         Verdict::Serve(_) => Stored::Fresh,
         Verdict::Stale(_) => Stored::Stale,
         Verdict::Absent => Stored::Absent,
-        Verdict::Placeholder => Stored::Loading(judged.meta.nonce),
+        Verdict::Placeholder => Stored::Loading(classified.meta.nonce),
         // All versions were asked for.
         Verdict::Nothing | Verdict::Ask(_) => Stored::Nothing,
         Verdict::Invalid(Cause::Queued) => Stored::Overdue,

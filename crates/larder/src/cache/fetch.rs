@@ -16,28 +16,28 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Cache;
-use super::kept::{Found, Kept, NearCopy, Source};
+use super::kept::{Lookup, CachedValue, NearCopy, Source};
 use super::local::Fetched;
-use super::verdict::{Answers, Cause, Judged, Verdict, ask, judge, judged};
+use super::verdict::{VersionReplies, Cause, Judged, Verdict, ask, classify, classified};
 use crate::envelope::TagVersion;
 use crate::error::Result;
 use crate::name::Name;
-use crate::near::Ticket;
+use crate::near::InsertTicket;
 use crate::store::{Store, Tracked};
 use crate::value::decode;
 
 /// A read from the store, under way. Boxed, because what asks the store moves about until it does.
-pub(super) type Fetch<'a, V> = Pin<Box<dyn Future<Output = Result<Found<V>>> + Send + 'a>>;
+pub(super) type Fetch<'a, V> = Pin<Box<dyn Future<Output = Result<Lookup<V>>> + Send + 'a>>;
 
 impl<V> Cache<V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     /// Reads an entry, from the near tier where that has it, and counts what it was.
-    pub(super) async fn lookup(&self, entry: &str) -> Result<Found<V>> {
+    pub(super) async fn lookup(&self, entry: &str) -> Result<Lookup<V>> {
         if let Some(kept) = self.get_local(entry, NearCopy::kept)? {
             self.near_hit(&Name::from(entry));
-            return Ok(Found::Fresh(kept));
+            return Ok(Lookup::Fresh(kept));
         }
         self.fetch_counted(Name::from(entry)).await
     }
@@ -50,8 +50,8 @@ where
                 let store = self.context.store()?;
                 let covered = self.is_covered(&entry);
                 let found = match store.get(&entry).await? {
-                    None => Found::Nothing,
-                    Some(bytes) if covered => Found::Unusable(bytes),
+                    None => Lookup::Nothing,
+                    Some(bytes) if covered => Lookup::Unusable(bytes),
                     Some(bytes) => self.classify(&entry, bytes).await?,
                 };
                 Ok(self.counted(found))
@@ -60,38 +60,38 @@ where
         Box::pin(async move { Ok(self.counted(self.fetch(&entry).await?)) })
     }
 
-    fn counted(&self, found: Found<V>) -> Found<V> {
+    fn counted(&self, found: Lookup<V>) -> Lookup<V> {
         match found {
-            Found::Fresh(_) => self.shared.meter.hits(1),
+            Lookup::Fresh(_) => self.shared.meter.hits(1),
             _ => self.shared.meter.misses(1),
         }
         found
     }
 
     /// Reads an entry from the store, and keeps a near copy of what is fresh.
-    pub(super) async fn fetch(&self, entry: &str) -> Result<Found<V>> {
+    pub(super) async fn fetch(&self, entry: &str) -> Result<Lookup<V>> {
         let store = self.context.store()?;
         let covered = self.is_covered(entry);
         let Some(near) = self.shared.near.get() else {
             return match store.get(entry).await? {
-                None => Ok(Found::Nothing),
-                Some(bytes) if covered => Ok(Found::Unusable(bytes)),
+                None => Ok(Lookup::Nothing),
+                Some(bytes) if covered => Ok(Lookup::Unusable(bytes)),
                 Some(bytes) => self.classify(entry, bytes).await,
             };
         };
         let ticket = near.copies.ticket(entry);
         let read = store.get_tracked(entry).await?;
-        let Tracked { bytes: Some(bytes), seen, left } = read else { return Ok(Found::Nothing) };
+        let Tracked { bytes: Some(bytes), seen, left } = read else { return Ok(Lookup::Nothing) };
         if covered {
-            return Ok(Found::Unusable(bytes));
+            return Ok(Lookup::Unusable(bytes));
         }
-        let judged = judged(&self.context, &self.shared.clear, entry, &bytes).await?;
+        let classified = classified(&self.context, &self.shared.clear, entry, &bytes).await?;
         let mut fetched = Fetched { entry, ticket, seen, clear_seen: None, left, size: bytes.len() };
-        if judged.is_served() && Self::end_is_unknown(&fetched, &judged.meta) {
+        if classified.is_served() && Self::end_is_unknown(&fetched, &classified.meta) {
             let ends = Box::pin(store.remaining_many(&[Name::from(entry)])).await?;
             fetched.left = ends.first().copied().flatten();
         }
-        self.found_tracked(fetched, judged, bytes)
+        self.found_tracked(fetched, classified, bytes)
     }
 
     /// Whether the entry's invalidation is queued. To be asked before the request is sent, too: the invalidation may be
@@ -103,68 +103,68 @@ where
     }
 
     /// What stored bytes are to a reader.
-    pub(super) async fn classify(&self, entry: &str, bytes: Bytes) -> Result<Found<V>> {
-        let judged = judged(&self.context, &self.shared.clear, entry, &bytes).await?;
-        Ok(self.found(&judged, bytes))
+    pub(super) async fn classify(&self, entry: &str, bytes: Bytes) -> Result<Lookup<V>> {
+        let classified = classified(&self.context, &self.shared.clear, entry, &bytes).await?;
+        Ok(self.found(&classified, bytes))
     }
 
     /// The same for those who decide by the verdict alone.
     pub(super) async fn verdict(&self, entry: &str, bytes: &[u8]) -> Result<Judged> {
         self.shared.meter.read(bytes.len());
-        judged(&self.context, &self.shared.clear, entry, bytes).await
+        classified(&self.context, &self.shared.clear, entry, bytes).await
     }
 
     /// Decodes what is to be decoded.
-    fn found(&self, judged: &Judged, bytes: Bytes) -> Found<V> {
+    fn found(&self, classified: &Judged, bytes: Bytes) -> Lookup<V> {
         self.shared.meter.read(bytes.len());
-        let (payload, source) = match &judged.verdict {
+        let (payload, source) = match &classified.verdict {
             Verdict::Serve(payload) => (*payload, Source::Server),
             Verdict::Stale(payload) => (*payload, Source::Stale),
-            Verdict::Absent => return Found::Absent(bytes),
-            Verdict::Placeholder => return Found::Placeholder(bytes),
-            Verdict::Nothing => return Found::Nothing,
-            Verdict::Invalid(_) | Verdict::Ask(_) => return Found::Unusable(bytes),
+            Verdict::Absent => return Lookup::Absent(bytes),
+            Verdict::Placeholder => return Lookup::Placeholder(bytes),
+            Verdict::Nothing => return Lookup::Nothing,
+            Verdict::Invalid(_) | Verdict::Ask(_) => return Lookup::Unusable(bytes),
             Verdict::Unreadable(reason) => {
                 self.shared.meter.unreadable(reason);
-                return Found::Unusable(bytes);
+                return Lookup::Unusable(bytes);
             }
         };
         match decode(&bytes, payload, self.context.limits.max_value_bytes) {
-            Ok(value) if source == Source::Stale => Found::Stale(Kept::new(value, source, &judged.meta)),
-            Ok(value) => Found::Fresh(Kept::new(value, source, &judged.meta)),
+            Ok(value) if source == Source::Stale => Lookup::Stale(CachedValue::new(value, source, &classified.meta)),
+            Ok(value) => Lookup::Fresh(CachedValue::new(value, source, &classified.meta)),
             Err(reason) => {
                 self.shared.meter.unreadable(reason);
-                Found::Unusable(bytes)
+                Lookup::Unusable(bytes)
             }
         }
     }
 
     /// The same, and keeps a near copy of what is fresh.
-    fn found_tracked(&self, fetched: Fetched<'_>, judged: Judged, bytes: Bytes) -> Result<Found<V>> {
-        let found = self.found(&judged, bytes);
-        if let (Found::Fresh(kept), Some(near)) = (&found, self.shared.near.get()) {
+    fn found_tracked(&self, fetched: Fetched<'_>, classified: Judged, bytes: Bytes) -> Result<Lookup<V>> {
+        let found = self.found(&classified, bytes);
+        if let (Lookup::Fresh(kept), Some(near)) = (&found, self.shared.near.get()) {
             // What carries no clear version can only be invalidated by its own name.
-            let clear_seen = if judged.meta.clear_version == 0 { fetched.seen } else { judged.clear_seen };
+            let clear_seen = if classified.meta.clear_version == 0 { fetched.seen } else { classified.clear_seen };
             let fetched = Fetched { clear_seen, ..fetched };
-            self.keep_copy(near, &fetched, kept, judged.meta.expires_at, judged.meta.tags)?;
+            self.keep_copy(near, &fetched, kept, classified.meta.expires_at, classified.meta.tags)?;
         }
         Ok(found)
     }
 
     /// Reads entries, and counts what they were: in the order of `names`, one round trip for those that can be read
     /// together.
-    pub(super) async fn fetch_many(&self, names: &[Name]) -> Result<Vec<Found<V>>> {
+    pub(super) async fn fetch_many(&self, names: &[Name]) -> Result<Vec<Lookup<V>>> {
         let mut found = Vec::with_capacity(names.len());
         let mut asked = Vec::new();
         for (place, name) in names.iter().enumerate() {
             found.push(match self.get_local(name, NearCopy::kept)? {
                 Some(kept) => {
                     self.near_hit(name);
-                    Found::Fresh(kept)
+                    Lookup::Fresh(kept)
                 }
                 None => {
                     asked.push(place);
-                    Found::Nothing
+                    Lookup::Nothing
                 }
             });
         }
@@ -184,32 +184,32 @@ where
         Ok(found)
     }
 
-    async fn fetch_from_store(&self, names: &[Name]) -> Result<Vec<Found<V>>> {
+    async fn fetch_from_store(&self, names: &[Name]) -> Result<Vec<Lookup<V>>> {
         let store = self.context.store()?;
         let covered: Vec<bool> = match self.context.invalidations.is_pending() {
             true => names.iter().map(|name| self.is_covered(name)).collect(),
             false => Vec::new(),
         };
-        let invalidate = |mut judged: Vec<Option<Judged>>| {
-            for (judged, _) in judged.iter_mut().zip(&covered).filter(|(_, covered)| **covered) {
-                if let Some(judged) = judged {
-                    judged.verdict = Verdict::Invalid(Cause::Queued);
+        let invalidate = |mut classified: Vec<Option<Judged>>| {
+            for (classified, _) in classified.iter_mut().zip(&covered).filter(|(_, covered)| **covered) {
+                if let Some(classified) = classified {
+                    classified.verdict = Verdict::Invalid(Cause::Queued);
                 }
             }
-            judged
+            classified
         };
         let Some(near) = self.shared.near.get() else {
             let read = store.get_many(names).await?;
-            let judged = invalidate(self.judge_many(names, read.iter().map(Option::as_ref)).await?);
-            let found = judged.into_iter().zip(read).map(|(judged, bytes)| match (judged, bytes) {
-                (Some(judged), Some(bytes)) => self.found(&judged, bytes),
-                _ => Found::Nothing,
+            let classified = invalidate(self.classify_many(names, read.iter().map(Option::as_ref)).await?);
+            let found = classified.into_iter().zip(read).map(|(classified, bytes)| match (classified, bytes) {
+                (Some(classified), Some(bytes)) => self.found(&classified, bytes),
+                _ => Lookup::Nothing,
             });
             return Ok(found.collect());
         };
-        let tickets: Vec<Ticket> = names.iter().map(|name| near.copies.ticket(name)).collect();
+        let tickets: Vec<InsertTicket> = names.iter().map(|name| near.copies.ticket(name)).collect();
         let read = store.get_many_tracked(names).await?;
-        let judged = invalidate(self.judge_many(names, read.iter().map(|read| read.bytes.as_ref())).await?);
+        let classified = invalidate(self.classify_many(names, read.iter().map(|read| read.bytes.as_ref())).await?);
         let mut fetched: Vec<Fetched<'_>> = names
             .iter()
             .zip(tickets)
@@ -219,50 +219,50 @@ where
                 Fetched { entry, ticket, seen: read.seen, clear_seen: None, left: read.left, size }
             })
             .collect();
-        self.ask_ends(&mut fetched, &judged).await?;
+        self.ask_ends(&mut fetched, &classified).await?;
         fetched
             .into_iter()
-            .zip(judged)
+            .zip(classified)
             .zip(read)
-            .map(|((fetched, judged), read)| match (judged, read.bytes) {
-                (Some(judged), Some(bytes)) => self.found_tracked(fetched, judged, bytes),
-                _ => Ok(Found::Nothing),
+            .map(|((fetched, classified), read)| match (classified, read.bytes) {
+                (Some(classified), Some(bytes)) => self.found_tracked(fetched, classified, bytes),
+                _ => Ok(Lookup::Nothing),
             })
             .collect()
     }
 
     /// Judges what was read, asking at once for all versions that are not known. Nothing, as a rule.
-    async fn judge_many<'a>(
+    async fn classify_many<'a>(
         &self,
         names: &[Name],
         read: impl Iterator<Item = Option<&'a Bytes>> + Clone,
     ) -> Result<Vec<Option<Judged>>> {
-        let judge_all = |answers: &Answers| {
+        let judge_all = |answers: &VersionReplies| {
             let read = names.iter().zip(read.clone());
             read.map(|(name, bytes)| {
-                bytes.map(|bytes| judge(&self.context, &self.shared.clear, name, bytes, answers)).transpose()
+                bytes.map(|bytes| classify(&self.context, &self.shared.clear, name, bytes, answers)).transpose()
             })
             .collect::<Result<Vec<_>>>()
         };
-        let mut answers = Answers::new();
+        let mut answers = VersionReplies::new();
         loop {
-            let mut judged = judge_all(&answers)?;
-            let unknown: Vec<Name> = judged.iter_mut().flatten().flat_map(Judged::unknown).collect();
+            let mut classified = judge_all(&answers)?;
+            let unknown: Vec<Name> = classified.iter_mut().flatten().flat_map(Judged::unknown).collect();
             if unknown.is_empty() {
-                return Ok(judged);
+                return Ok(classified);
             }
             answers.extend(Box::pin(ask(&self.context, unknown)).await?);
         }
     }
 
     /// Asks at once how long bare JSON will be kept, where near copies are to be made of it.
-    async fn ask_ends(&self, fetched: &mut [Fetched<'_>], judged: &[Option<Judged>]) -> Result<()> {
+    async fn ask_ends(&self, fetched: &mut [Fetched<'_>], classified: &[Option<Judged>]) -> Result<()> {
         let mut unknown: Vec<&mut Fetched<'_>> = fetched
             .iter_mut()
-            .zip(judged)
-            .filter_map(|(fetched, judged)| {
-                let judged = judged.as_ref().filter(|judged| judged.is_served())?;
-                Self::end_is_unknown(fetched, &judged.meta).then_some(fetched)
+            .zip(classified)
+            .filter_map(|(fetched, classified)| {
+                let classified = classified.as_ref().filter(|classified| classified.is_served())?;
+                Self::end_is_unknown(fetched, &classified.meta).then_some(fetched)
             })
             .collect();
         if unknown.is_empty() {

@@ -24,11 +24,11 @@ use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
 
 use super::claim::ClaimGuard;
-use super::flight::{Failure, Leader};
-use super::kept::{Found, Kept, Source};
+use super::flight::{LoadFailure, FlightLeader};
+use super::kept::{Lookup, CachedValue, Source};
 use super::load_error::waited;
 use super::loader::{Loader, message};
-use super::loading::{Choices, Loading};
+use super::loading::{Choices, LoadContext};
 use super::unfenced::UnfencedLoad;
 use super::wait::pause;
 use super::{Cache, WhenAbandoned, tag};
@@ -75,37 +75,37 @@ pub(super) struct Fill<V> {
 }
 
 /// The right to store.
-pub(super) enum Right<V> {
-    Fenced(Box<Fence<V>>),
+pub(super) enum CommitMode<V> {
+    Fenced(Box<FillFence<V>>),
     /// The store is away: load, and do not store.
     None,
     /// Bare JSON has no room for a placeholder: its readers in other languages would stumble over it.
     Plain(UnfencedLoad),
 }
 
-pub(super) struct Fence<V> {
+pub(super) struct FillFence<V> {
     claim: ClaimGuard,
     /// What the refresh replaces.
-    old: Option<Kept<V>>,
+    old: Option<CachedValue<V>>,
     versions: (u64, Vec<TagVersion>),
     epoch: Option<u64>,
 }
 
 /// What claiming came to.
 pub(super) enum Claimed<V> {
-    Right(Right<V>),
+    CommitMode(CommitMode<V>),
     /// There is something by now, or the origin is known to have nothing.
-    Answered(Option<Kept<V>>),
+    Answered(Option<CachedValue<V>>),
     /// Somebody else loads, and this was not to wait.
     Elsewhere,
     /// Somebody else loads, and has taken too long.
-    Failed(Failure),
+    Failed(LoadFailure),
 }
 
 /// What to do while somebody else loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meanwhile {
-    Wait,
+pub(super) enum IfBusy {
+    LoadWait,
     Return,
 }
 
@@ -113,47 +113,47 @@ impl<V> Fill<V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub(super) async fn run(self, leader: Leader<V>, found: Option<Found<V>>, loader: Loader<V>) {
-        let meanwhile = if self.reason == Reason::Early { Meanwhile::Return } else { Meanwhile::Wait };
+    pub(super) async fn run(self, leader: FlightLeader<V>, found: Option<Lookup<V>>, loader: Loader<V>) {
+        let meanwhile = if self.reason == Reason::Early { IfBusy::Return } else { IfBusy::LoadWait };
         let right = match self.claim(found, meanwhile).await {
-            Claimed::Right(Right::None) | Claimed::Elsewhere if self.reason == Reason::Early => {
-                return leader.finish(Err(Failure::Again));
+            Claimed::CommitMode(CommitMode::None) | Claimed::Elsewhere if self.reason == Reason::Early => {
+                return leader.finish(Err(LoadFailure::Again));
             }
-            Claimed::Right(right) => right,
+            Claimed::CommitMode(right) => right,
             Claimed::Answered(answer) => return leader.finish(Ok(answer)),
-            Claimed::Elsewhere => return leader.finish(Err(Failure::Again)),
+            Claimed::Elsewhere => return leader.finish(Err(LoadFailure::Again)),
             Claimed::Failed(failure) => return leader.finish(Err(failure)),
         };
         let leaders = [&leader];
         let _place = match &right {
-            Right::None if !self.nested => place(&self.cache, &leaders).await,
+            CommitMode::None if !self.nested => place(&self.cache, &leaders).await,
             _ => None,
         };
         let stale = match &right {
-            Right::Fenced(fence) => fence.old.as_ref().map(|old| old.value.clone()),
+            CommitMode::Fenced(fence) => fence.old.as_ref().map(|old| old.value.clone()),
             _ => None,
         };
         let started = Instant::now();
         let deadline = self.cache.policy.hard_timeout.and_then(|timeout| started.checked_add(timeout));
         let key = self.entry.get(self.cache.policy.prefix.len()..).unwrap_or_default();
         let (loading, choices) =
-            Loading::new(key.into(), stale, deadline, Arc::from([leader.node().clone()]));
+            LoadContext::new(key.into(), stale, deadline, Arc::from([leader.node().clone()]));
 
         let loaded = tokio::select! {
             biased;
             loaded = self.bounded_load(loader.run(loading)) => loaded,
-            () = self.gone(&leaders) => return leader.finish(Err(Failure::Again)),
+            () = self.gone(&leaders) => return leader.finish(Err(LoadFailure::Again)),
         };
         let choices = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.land(leader, right, loaded, started.elapsed(), choices).await;
+        self.finish(leader, right, loaded, started.elapsed(), choices).await;
     }
 
     /// Stores what was loaded where that is right, and hands it to all who wait.
-    pub(super) async fn land(
+    pub(super) async fn finish(
         &self,
-        leader: Leader<V>,
-        right: Right<V>,
-        loaded: Result<Option<V>, Failure>,
+        leader: FlightLeader<V>,
+        right: CommitMode<V>,
+        loaded: Result<Option<V>, LoadFailure>,
         took: Duration,
         choices: Choices,
     ) {
@@ -170,7 +170,7 @@ where
         }
         let now = self.cache.context.store().map_or(0, Store::now);
         leader.finish(loaded.map(|value| {
-            value.map(|value| Kept {
+            value.map(|value| CachedValue {
                 value,
                 source: Source::Loaded,
                 nonce: 0,
@@ -185,8 +185,8 @@ where
     /// Runs a loader to its end, whatever that is.
     pub(super) async fn bounded_load<T>(
         &self,
-        run: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
+        run: impl Future<Output = Result<T, LoadFailure>>,
+    ) -> Result<T, LoadFailure> {
         let hard_timeout = self.cache.policy.hard_timeout;
         // The loader is dropped in here when its time is over, and what it drops may panic.
         let bounded = async move {
@@ -194,16 +194,16 @@ where
                 None => run.await,
                 Some(timeout) => {
                     let ended = tokio::time::timeout(timeout, run).await;
-                    ended.unwrap_or(Err(Failure::TimedOut(timeout)))
+                    ended.unwrap_or(Err(LoadFailure::TimedOut(timeout)))
                 }
             }
         };
         let ended = AssertUnwindSafe(bounded).catch_unwind().await;
-        ended.unwrap_or_else(|panic| Err(Failure::Panicked(message(&*panic))))
+        ended.unwrap_or_else(|panic| Err(LoadFailure::Panicked(message(&*panic))))
     }
 
     /// Completes when nobody waits for any of these flights and the cache would then rather not load.
-    pub(super) async fn gone(&self, leaders: &[&Leader<V>]) {
+    pub(super) async fn gone(&self, leaders: &[&FlightLeader<V>]) {
         if self.cache.policy.when_abandoned == WhenAbandoned::Finish || self.reason == Reason::Early {
             std::future::pending::<()>().await;
         }
@@ -220,24 +220,24 @@ where
     }
 
     /// Claims the right to store. Where the store is away, that is none.
-    pub(super) async fn claim(&self, found: Option<Found<V>>, meanwhile: Meanwhile) -> Claimed<V> {
+    pub(super) async fn claim(&self, found: Option<Lookup<V>>, meanwhile: IfBusy) -> Claimed<V> {
         if self.away {
-            return Claimed::Right(Right::None);
+            return Claimed::CommitMode(CommitMode::None);
         }
         self.try_claim(found, meanwhile).await.unwrap_or_else(|error| {
             self.cache.shared.meter.bypassed(&error);
-            Claimed::Right(Right::None)
+            Claimed::CommitMode(CommitMode::None)
         })
     }
 
-    async fn try_claim(&self, mut found: Option<Found<V>>, meanwhile: Meanwhile) -> Result<Claimed<V>> {
+    async fn try_claim(&self, mut found: Option<Lookup<V>>, meanwhile: IfBusy) -> Result<Claimed<V>> {
         let cache = &self.cache;
         if cache.policy.encoder.format() == Format::Plain {
             // Before the loader begins: what is written from now on keeps its value from being stored.
             let records = &cache.shared.unfenced;
             let forced = self.reason == Reason::Forced;
             let load = if forced { records.refresh(&self.entry) } else { records.load(&self.entry) };
-            return Ok(Claimed::Right(Right::Plain(load)));
+            return Ok(Claimed::CommitMode(CommitMode::Plain(load)));
         }
         let span = cache.version_span(cache.expiry(self.expiry)?);
         let versions = cache.bounded(cache.versions(&self.tags, span)).await?;
@@ -248,7 +248,7 @@ where
         let store = cache.context.store()?;
         let fence = |claim, old| {
             let versions = versions.clone();
-            Ok(Claimed::Right(Right::Fenced(Box::new(Fence { claim, old, versions, epoch }))))
+            Ok(Claimed::CommitMode(CommitMode::Fenced(Box::new(FillFence { claim, old, versions, epoch }))))
         };
         let (started, patience) = (tokio::time::Instant::now(), self.patience());
         let ends = started.checked_add(patience);
@@ -269,13 +269,13 @@ where
                 None => cache.bounded(cache.fetch(&self.entry)).await?,
             };
             let in_place_of = match current {
-                Found::Fresh(kept) if self.reason == Reason::Missing => {
+                Lookup::Fresh(kept) if self.reason == Reason::Missing => {
                     return Ok(Claimed::Answered(Some(kept)));
                 }
-                Found::Absent(_) if self.reason == Reason::Missing && self.optional => {
+                Lookup::Absent(_) if self.reason == Reason::Missing && self.optional => {
                     return Ok(Claimed::Answered(None));
                 }
-                Found::Fresh(kept) | Found::Stale(kept) if kept.nonce != 0 => {
+                Lookup::Fresh(kept) | Lookup::Stale(kept) if kept.nonce != 0 => {
                     let token = cache.context.random.nonce();
                     let force = if self.reason == Reason::Forced { Force::Yes } else { Force::No };
                     let refresh = RefreshClaim { token, nonce: kept.nonce };
@@ -285,7 +285,7 @@ where
                         RefreshStart::Begun => return fence(claim, Some(kept)),
                         RefreshStart::Busy => {
                             claim.disarm();
-                            if meanwhile == Meanwhile::Return {
+                            if meanwhile == IfBusy::Return {
                                 return Ok(Claimed::Elsewhere);
                             }
                             let wait = cache.wait_for_refresh(&self.entry, kept.nonce);
@@ -297,9 +297,9 @@ where
                     continue;
                 }
                 // Bare JSON of somebody else.
-                Found::Fresh(_) | Found::Stale(_) => cache.bounded(store.get(&self.entry)).await?,
-                Found::Placeholder(_) if self.reason != Reason::Forced => {
-                    if meanwhile == Meanwhile::Return {
+                Lookup::Fresh(_) | Lookup::Stale(_) => cache.bounded(store.get(&self.entry)).await?,
+                Lookup::Placeholder(_) if self.reason != Reason::Forced => {
+                    if meanwhile == IfBusy::Return {
                         return Ok(Claimed::Elsewhere);
                     }
                     let wait = cache.wait_for_fill(&self.entry);
@@ -307,8 +307,8 @@ where
                     (found, attempts) = (Some(waited?), 1);
                     continue;
                 }
-                Found::Placeholder(bytes) | Found::Absent(bytes) | Found::Unusable(bytes) => Some(bytes),
-                Found::Nothing => None,
+                Lookup::Placeholder(bytes) | Lookup::Absent(bytes) | Lookup::Unusable(bytes) => Some(bytes),
+                Lookup::Nothing => None,
             };
             let (clear, tags) = versions.clone();
             let token = cache.context.random.nonce();
@@ -321,7 +321,7 @@ where
                 FillStart::Occupied(bytes) => {
                     claim.disarm();
                     found = Some(match covered {
-                        true => Found::Unusable(bytes),
+                        true => Lookup::Unusable(bytes),
                         false => cache.bounded(cache.classify(&self.entry, bytes)).await?,
                     });
                 }
@@ -340,19 +340,19 @@ where
     fn gave_up(&self) -> Claimed<V> {
         let patience = self.patience();
         if !self.nested {
-            return Claimed::Failed(Failure::Waited(patience));
+            return Claimed::Failed(LoadFailure::Waited(patience));
         }
         let cache = &self.cache.shared.name;
         tracing::warn!(target: target::CACHE, %cache, ?patience, "a loader waited for a load elsewhere, which may wait for it: it loads by itself");
         self.cache.shared.meter.bypassed(&waited(patience));
-        Claimed::Right(Right::None)
+        Claimed::CommitMode(CommitMode::None)
     }
 
     /// Stores what was loaded, if nothing voided the claim.
     async fn end(
         &self,
-        right: Right<V>,
-        loaded: &Result<Option<V>, Failure>,
+        right: CommitMode<V>,
+        loaded: &Result<Option<V>, LoadFailure>,
         cost: u32,
         choices: Choices,
     ) -> Result<()> {
@@ -363,15 +363,15 @@ where
         }
         let ttl = cache.expiry(choices.expiry.or(self.expiry))?;
         match right {
-            Right::None => Ok(()),
-            Right::Plain(load) => {
+            CommitMode::None => Ok(()),
+            CommitMode::Plain(load) => {
                 let Some(value) = value else { return Ok(()) };
                 let bytes = encode(cache, value, ttl, cost, (0, Vec::new()))?;
                 let stored = self.store_unfenced(&load, bytes, ttl).await;
                 cache.shared.forget_near([&*self.entry]);
                 stored
             }
-            Right::Fenced(fence) => {
+            CommitMode::Fenced(fence) => {
                 let mut versions = fence.versions;
                 let kept_for =
                     value.as_ref().map_or(cache.policy.negative_ttl.map_or(ttl, Expiry::After), |_| ttl);
@@ -461,12 +461,12 @@ where
 /// its own place until this load has ended.
 ///
 /// Nothing waits for ever: a loader that holds a place may wait for this one without our knowing.
-pub(super) async fn place<'a, V>(cache: &'a Cache<V>, leaders: &[&Leader<V>]) -> Option<SemaphorePermit<'a>> {
-    let hurried = leaders.iter().map(|leader| Box::pin(leader.hurried()));
+pub(super) async fn place<'a, V>(cache: &'a Cache<V>, leaders: &[&FlightLeader<V>]) -> Option<SemaphorePermit<'a>> {
+    let nested = leaders.iter().map(|leader| Box::pin(leader.nested()));
     tokio::select! {
         place = cache.shared.outage.acquire() => place.ok(),
         () = tokio::time::sleep(cache.policy.wait_timeout) => None,
-        _ = select_all(hurried) => None,
+        _ = select_all(nested) => None,
     }
 }
 

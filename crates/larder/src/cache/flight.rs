@@ -8,14 +8,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::kept::Kept;
-use super::nesting::Node;
+use super::kept::CachedValue;
+use super::nesting::LoadNode;
 use super::sync::{Mutex, MutexGuard, PoisonError, watch};
 use super::thrown::Thrown;
 
 /// Why a flight has no value.
 #[derive(Clone)]
-pub(super) enum Failure {
+pub(super) enum LoadFailure {
     /// The loader's own error, of whatever type.
     Loader(Thrown),
     /// The message of a panic, the loader's or that of the value's encoding.
@@ -29,12 +29,12 @@ pub(super) enum Failure {
 }
 
 /// What a flight brings: `None` where the origin has no such thing.
-pub(super) type Outcome<V> = Result<Option<Kept<V>>, Failure>;
+pub(super) type FlightOutcome<V> = Result<Option<CachedValue<V>>, LoadFailure>;
 
 /// Waits for a flight's outcome.
 pub(super) struct Waiter<V> {
-    pub(super) outcome: watch::Receiver<Option<Outcome<V>>>,
-    pub(super) node: Arc<Node>,
+    pub(super) outcome: watch::Receiver<Option<FlightOutcome<V>>>,
+    pub(super) node: Arc<LoadNode>,
 }
 
 /// Under which tags a load will be stored.
@@ -46,17 +46,17 @@ pub(super) struct Tags {
 }
 
 struct Flight<V> {
-    outcome: watch::Sender<Option<Outcome<V>>>,
+    outcome: watch::Sender<Option<FlightOutcome<V>>>,
     tags: Tags,
     /// Which other flights wait for this one.
-    node: Arc<Node>,
+    node: Arc<LoadNode>,
     /// Told when a loader waits for this flight.
-    hurried: tokio::sync::Notify,
+    nested: tokio::sync::Notify,
 }
 
-type Table<V> = Arc<Mutex<HashMap<Box<str>, Arc<Flight<V>>>>>;
+type FlightTable<V> = Arc<Mutex<HashMap<Box<str>, Arc<Flight<V>>>>>;
 
-pub(crate) struct Flights<V>(Table<V>);
+pub(crate) struct Flights<V>(FlightTable<V>);
 
 impl<V> Default for Flights<V> {
     fn default() -> Self {
@@ -66,15 +66,15 @@ impl<V> Default for Flights<V> {
 
 /// The right and the duty to bring a flight to its end. When it is dropped before that, those who wait learn that nobody
 /// flies.
-pub(super) struct Leader<V> {
+pub(super) struct FlightLeader<V> {
     name: Box<str>,
     flight: Arc<Flight<V>>,
-    table: Table<V>,
+    table: FlightTable<V>,
 }
 
-impl<V> Leader<V> {
+impl<V> FlightLeader<V> {
     /// Ends the flight, and hands the outcome to all who wait.
-    pub(super) fn finish(self, outcome: Outcome<V>) {
+    pub(super) fn finish(self, outcome: FlightOutcome<V>) {
         let flight = self.flight.clone();
         // Out of the table first: who comes after a waiter was told must not be told the same.
         drop(self);
@@ -97,12 +97,12 @@ impl<V> Leader<V> {
     }
 
     /// Completes when a loader has joined, which holds up whoever waits for it.
-    pub(super) async fn hurried(&self) {
-        self.flight.hurried.notified().await;
+    pub(super) async fn nested(&self) {
+        self.flight.nested.notified().await;
     }
 
     /// What loads that wait for this one wait for.
-    pub(super) fn node(&self) -> &Arc<Node> {
+    pub(super) fn node(&self) -> &Arc<LoadNode> {
         &self.flight.node
     }
 
@@ -112,7 +112,7 @@ impl<V> Leader<V> {
     }
 }
 
-impl<V> Drop for Leader<V> {
+impl<V> Drop for FlightLeader<V> {
     fn drop(&mut self) {
         let mut table = lock(&self.table);
         if table.get(&self.name).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
@@ -123,13 +123,13 @@ impl<V> Drop for Leader<V> {
 
 impl<V> Flights<V> {
     /// Joins the flight for `name`, or starts one and leads it.
-    pub(super) fn join(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<Leader<V>>) {
+    pub(super) fn join(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<FlightLeader<V>>) {
         self.join_and(name, tags, |_| {})
     }
 
     /// The same for a loader, which the flight that it joins must not keep waiting for a place.
-    pub(super) fn join_from_loader(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<Leader<V>>) {
-        self.join_and(name, tags, |flight| flight.hurried.notify_one())
+    pub(super) fn join_from_loader(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<FlightLeader<V>>) {
+        self.join_and(name, tags, |flight| flight.nested.notify_one())
     }
 
     fn join_and(
@@ -137,7 +137,7 @@ impl<V> Flights<V> {
         name: &str,
         tags: &Tags,
         and: impl FnOnce(&Flight<V>),
-    ) -> (Waiter<V>, Option<Leader<V>>) {
+    ) -> (Waiter<V>, Option<FlightLeader<V>>) {
         let mut table = lock(&self.0);
         if let Some(flight) = table.get(name) {
             and(flight);
@@ -148,7 +148,7 @@ impl<V> Flights<V> {
     }
 
     /// Starts a flight and leads it, unless there is one.
-    pub(super) fn lead(&self, name: &str, tags: &Tags) -> Option<Leader<V>> {
+    pub(super) fn lead(&self, name: &str, tags: &Tags) -> Option<FlightLeader<V>> {
         let mut table = lock(&self.0);
         if table.contains_key(name) {
             return None;
@@ -157,7 +157,7 @@ impl<V> Flights<V> {
     }
 
     /// Starts a flight and leads it, in place of the one that there may be.
-    pub(super) fn replace(&self, name: &str, tags: &Tags) -> (Waiter<V>, Leader<V>) {
+    pub(super) fn replace(&self, name: &str, tags: &Tags) -> (Waiter<V>, FlightLeader<V>) {
         self.start(&mut lock(&self.0), name, tags)
     }
 
@@ -166,17 +166,17 @@ impl<V> Flights<V> {
         table: &mut HashMap<Box<str>, Arc<Flight<V>>>,
         name: &str,
         tags: &Tags,
-    ) -> (Waiter<V>, Leader<V>) {
+    ) -> (Waiter<V>, FlightLeader<V>) {
         let (outcome, waiter) = watch::channel(None);
-        let node = Node::new(name);
+        let node = LoadNode::new(name);
         let flight = Arc::new(Flight {
             outcome,
             tags: tags.clone(),
             node: node.clone(),
-            hurried: tokio::sync::Notify::new(),
+            nested: tokio::sync::Notify::new(),
         });
         table.insert(name.into(), flight.clone());
-        (Waiter { outcome: waiter, node }, Leader { name: name.into(), flight, table: self.0.clone() })
+        (Waiter { outcome: waiter, node }, FlightLeader { name: name.into(), flight, table: self.0.clone() })
     }
 
     /// A write to these names has ended. Not before: a flight could start between that and the write.
@@ -200,7 +200,7 @@ impl<V> Flights<V> {
     }
 }
 
-fn lock<V>(table: &Table<V>) -> MutexGuard<'_, HashMap<Box<str>, Arc<Flight<V>>>> {
+fn lock<V>(table: &FlightTable<V>) -> MutexGuard<'_, HashMap<Box<str>, Arc<Flight<V>>>> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -16,7 +16,7 @@ use crate::envelope::nonce;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::store::{Expiry, Store};
-use crate::value::{Ends, restamped};
+use crate::value::{EntryTimes, restamped};
 use crate::write::WriteCall;
 
 /// How often `expire` and `touch` start over because what it read was written to meanwhile: each time somebody else got
@@ -83,7 +83,7 @@ where
             // One millisecond after 1970 is long ago, and not "until it expires".
             let stale = match self.verdict(entry, &bytes).await?.verdict {
                 Verdict::Serve(_) | Verdict::Stale(_) => {
-                    restamped(&bytes, self.context.random.nonce(), Ends::FreshUntil(1))
+                    restamped(&bytes, self.context.random.nonce(), EntryTimes::FreshUntil(1))
                 }
                 _ => None,
             };
@@ -153,15 +153,15 @@ where
                 tokio::time::sleep(pause(attempts, self.context.random.fraction())).await;
             }
             let Some(bytes) = store.get(entry).await? else { return Ok(false) };
-            let judged = self.verdict(entry, &bytes).await?;
-            if !judged.is_served() {
+            let classified = self.verdict(entry, &bytes).await?;
+            if !classified.is_served() {
                 return Ok(false);
             }
-            let meta = judged.meta;
+            let meta = classified.meta;
             let ends = store.now().saturating_add(expiry.as_millis().unwrap_or(0));
             let ends = match self.is_dated() || meta.fresh_until != 0 {
-                true => Ends::FreshUntil(ends),
-                false => Ends::ExpiresAt(ends),
+                true => EntryTimes::FreshUntil(ends),
+                false => EntryTimes::ExpiresAt(ends),
             };
             let Some(bytes) = restamped(&bytes, meta.nonce, ends) else {
                 return store.touch(entry, expiry).await;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::conditional::EntryVersion;
 use crate::envelope::TagVersion;
-use crate::store::trust::Seen;
+use crate::store::trust::ReadStamp;
 use crate::value::Meta;
 
 /// Where a value came from.
@@ -72,7 +72,7 @@ impl<V> Entry<V> {
 
 /// A value that was found, with what its envelope said.
 #[derive(Clone)]
-pub(super) struct Kept<V> {
+pub(super) struct CachedValue<V> {
     pub(super) value: V,
     pub(super) source: Source,
     /// 0 for bare JSON.
@@ -84,7 +84,7 @@ pub(super) struct Kept<V> {
     pub(super) clear_version: u64,
 }
 
-impl<V> Kept<V> {
+impl<V> CachedValue<V> {
     pub(super) fn new(value: V, source: Source, meta: &Meta) -> Self {
         let Meta { nonce, written_at, fresh_until, load_cost, clear_version, .. } = *meta;
         Self { value, source, nonce, written_at, fresh_until, load_cost, clear_version }
@@ -106,7 +106,7 @@ impl<V> Kept<V> {
 #[derive(Clone)]
 pub(super) struct NearCopy<V> {
     pub(super) value: V,
-    pub(super) seen: Seen,
+    pub(super) seen: ReadStamp,
     /// Nanoseconds of the clock that nobody can set.
     pub(super) until: u64,
     pub(super) written_at: u64,
@@ -117,7 +117,7 @@ pub(super) struct NearCopy<V> {
 /// What there is to a near copy that has tags, an end to its freshness, or a cache that is cleared on another connection.
 pub(super) struct More {
     /// As what the cache's clear version was believed when this was read.
-    pub(super) clear_seen: Seen,
+    pub(super) clear_seen: ReadStamp,
     pub(super) tags: Vec<TagVersion>,
     pub(super) nonce: u64,
     pub(super) fresh_until: u64,
@@ -125,20 +125,20 @@ pub(super) struct More {
 }
 
 impl<V> NearCopy<V> {
-    pub(super) fn kept(self) -> Kept<V> {
+    pub(super) fn kept(self) -> CachedValue<V> {
         let (nonce, fresh_until, load_cost) =
             self.more.map_or((0, 0, 0), |more| (more.nonce, more.fresh_until, more.load_cost));
         let (value, written_at) = (self.value, self.written_at);
-        Kept { value, source: Source::Near, nonce, written_at, fresh_until, load_cost, clear_version: 0 }
+        CachedValue { value, source: Source::Near, nonce, written_at, fresh_until, load_cost, clear_version: 0 }
     }
 }
 
 /// What a look at the store found.
-pub(super) enum Found<V> {
+pub(super) enum Lookup<V> {
     /// A value that counts.
-    Fresh(Kept<V>),
+    Fresh(CachedValue<V>),
     /// Past its time, and still there.
-    Stale(Kept<V>),
+    Stale(CachedValue<V>),
     /// The origin is known to have no such thing: these bytes say so.
     Absent(Bytes),
     /// Somebody is loading.
@@ -149,13 +149,13 @@ pub(super) enum Found<V> {
     Unusable(Bytes),
 }
 
-impl<V> fmt::Debug for Kept<V> {
+impl<V> fmt::Debug for CachedValue<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kept").field("source", &self.source).finish_non_exhaustive()
     }
 }
 
-impl<V> fmt::Debug for Found<V> {
+impl<V> fmt::Debug for Lookup<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Fresh(_) => "Fresh",

@@ -16,14 +16,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep};
 
-use super::caller::Caller;
+use super::caller::LoadRequest;
 use super::fetch::Fetch;
 use super::fill::Reason;
 use super::flight::Tags;
-use super::kept::{Entry, Found, Kept, NearCopy};
+use super::kept::{Entry, Lookup, CachedValue, NearCopy};
 use super::load_error::LoadError;
 use super::loader::{Loader, erased};
-use super::loading::Loading;
+use super::loading::LoadContext;
 use super::thrown::LoaderError;
 use super::{Cache, tag};
 use crate::call::timer;
@@ -81,11 +81,11 @@ where
         E: LoaderError<Sort>,
     {
         let start = move || erased(move |_| async move { loader().await.map(Some) });
-        self.load(key, start, Kind { optional: false, open_tags: false, reason: Reason::Missing })
+        self.load(key, start, LoadKind { optional: false, open_tags: false, reason: Reason::Missing })
     }
 
     /// As [`get_or_load`](Self::get_or_load), with a loader that is told what there is to know, and may say how its value is
-    /// kept: see [`Loading`].
+    /// kept: see [`LoadContext`].
     ///
     /// Tags that the loader names cost two round trips more after the load.
     ///
@@ -102,12 +102,12 @@ where
         loader: F,
     ) -> Load<'_, V, V, E, K, impl FnOnce() -> Loader<V> + Send>
     where
-        F: FnOnce(Loading<V>) -> Fut + Send + 'static,
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: LoaderError<Sort>,
     {
         let start = move || erased(move |loading| async move { loader(loading).await.map(Some) });
-        self.load(key, start, Kind { optional: false, open_tags: true, reason: Reason::Missing })
+        self.load(key, start, LoadKind { optional: false, open_tags: true, reason: Reason::Missing })
     }
 
     /// As [`get_or_load_with`](Self::get_or_load_with), for what may not exist: the loader answers `None`, and that is
@@ -144,12 +144,12 @@ where
         loader: F,
     ) -> Load<'_, V, Option<V>, E, K, impl FnOnce() -> Loader<V> + Send>
     where
-        F: FnOnce(Loading<V>) -> Fut + Send + 'static,
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
         E: LoaderError<Sort>,
     {
         let start = move || erased(loader);
-        self.load(key, start, Kind { optional: true, open_tags: true, reason: Reason::Missing })
+        self.load(key, start, LoadKind { optional: true, open_tags: true, reason: Reason::Missing })
     }
 
     /// Loads a key anew, whatever is there, and gives the new value. What is there is still served meanwhile, and stays if the
@@ -174,18 +174,18 @@ where
         loader: F,
     ) -> Load<'_, V, V, E, K, impl FnOnce() -> Loader<V> + Send>
     where
-        F: FnOnce(Loading<V>) -> Fut + Send + 'static,
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: LoaderError<Sort>,
     {
         let start = move || erased(move |loading| async move { loader(loading).await.map(Some) });
-        self.load(key, start, Kind { optional: false, open_tags: true, reason: Reason::Forced })
+        self.load(key, start, LoadKind { optional: false, open_tags: true, reason: Reason::Forced })
     }
 
-    fn load<T, E, K, S>(&self, key: K, start: S, kind: Kind) -> Load<'_, V, T, E, K, S> {
+    fn load<T, E, K, S>(&self, key: K, start: S, kind: LoadKind) -> Load<'_, V, T, E, K, S> {
         Load {
             cache: self,
-            request: Some(Request { key, start, kind, expiry: None, tags: Vec::new() }),
+            request: Some(LoadOptions { key, start, kind, expiry: None, tags: Vec::new() }),
             timeout: None,
             look_up: None,
             slow: None,
@@ -196,7 +196,7 @@ where
     }
 
     /// What the store has, for a load that no near copy answers.
-    fn look_past(&self, entry: Name, reason: Reason) -> Fetch<'_, V> {
+    fn skip_local(&self, entry: Name, reason: Reason) -> Fetch<'_, V> {
         match reason {
             Reason::Forced => Box::pin(async move { self.bounded(self.fetch(&entry)).await }),
             Reason::Missing | Reason::Early => Box::pin(self.bounded(self.fetch_counted(entry))),
@@ -223,7 +223,7 @@ where
     fn glance<R>(
         &self,
         entry: &str,
-        kind: Kind,
+        kind: LoadKind,
         of_near: impl FnOnce(NearCopy<V>) -> R,
     ) -> Result<Option<Glimpse<V, R>>> {
         if kind.reason == Reason::Forced {
@@ -246,19 +246,19 @@ enum Glimpse<V, R> {
     /// All that is wanted.
     Settled(R),
     /// To be loaded anew, though it is there.
-    Due(Kept<V>),
+    Due(CachedValue<V>),
 }
 
 /// What kind of load a method asks for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Kind {
+pub(super) struct LoadKind {
     pub(super) optional: bool,
     /// Whether the loader may name tags.
     pub(super) open_tags: bool,
     pub(super) reason: Reason,
 }
 
-impl Kind {
+impl LoadKind {
     /// Whether a fresh value, loaded at such a cost, is all that is wanted.
     #[inline]
     fn is_settled_by<V>(self, cache: &Cache<V>, fresh_until: u64, load_cost: u32) -> bool
@@ -269,15 +269,15 @@ impl Kind {
     }
 }
 
-struct Request<K, S> {
+struct LoadOptions<K, S> {
     key: K,
     start: S,
-    kind: Kind,
+    kind: LoadKind,
     expiry: Option<Expiry>,
     tags: Vec<String>,
 }
 
-type Slow<'a, V, E> = Pin<Box<dyn Future<Output = Result<Option<Kept<V>>, LoadError<E>>> + Send + 'a>>;
+type Slow<'a, V, E> = Pin<Box<dyn Future<Output = Result<Option<CachedValue<V>>, LoadError<E>>> + Send + 'a>>;
 
 pin_project! {
     /// A value to be got or loaded; awaiting it does so. Made by [`Cache::get_or_load`] and its kin.
@@ -286,7 +286,7 @@ pin_project! {
     #[must_use = "nothing is loaded before this is awaited"]
     pub struct Load<'a, V, T, E, K, S> {
         cache: &'a Cache<V>,
-        request: Option<Request<K, S>>,
+        request: Option<LoadOptions<K, S>>,
         timeout: Option<Duration>,
         look_up: Option<Fetch<'a, V>>,
         // Whatever is not a hit: waiting and loading.
@@ -299,7 +299,7 @@ pin_project! {
 }
 
 impl<'a, V, T, E, K, S> Load<'a, V, T, E, K, S> {
-    fn with(mut self, set: impl FnOnce(&mut Request<K, S>)) -> Self {
+    fn with(mut self, set: impl FnOnce(&mut LoadOptions<K, S>)) -> Self {
         if let Some(request) = &mut self.request {
             set(request);
         }
@@ -351,7 +351,7 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         of_near: impl FnOnce(NearCopy<V>) -> R,
-        of_kept: impl FnOnce(Kept<V>) -> R,
+        of_kept: impl FnOnce(CachedValue<V>) -> R,
     ) -> Poll<Result<Option<R>, LoadError<E>>> {
         let this = self.project();
         let cache = *this.cache;
@@ -363,7 +363,7 @@ where
             let found = match (&mut *this.look_up, &*this.request) {
                 (Some(look_up), _) => look_up.as_mut().poll(cx),
                 (None, None) => Poll::Ready(Err(Error::closed())),
-                (None, Some(Request { key, kind, .. })) => {
+                (None, Some(LoadOptions { key, kind, .. })) => {
                     let mut entry = cache.prefix();
                     match cache.complete(&mut entry, key).and_then(|()| cache.glance(&entry, *kind, of_near))
                     {
@@ -374,10 +374,10 @@ where
                         }
                         Ok(Some(Glimpse::Due(kept))) => {
                             drawn = true;
-                            Poll::Ready(Ok(Found::Fresh(kept)))
+                            Poll::Ready(Ok(Lookup::Fresh(kept)))
                         }
                         Ok(None) => {
-                            let look_up = cache.look_past(entry, kind.reason);
+                            let look_up = cache.skip_local(entry, kind.reason);
                             this.look_up.insert(look_up).as_mut().poll(cx)
                         }
                         Err(error) => Poll::Ready(Err(error)),
@@ -389,7 +389,7 @@ where
                     *this.request = request;
                     Poll::Pending
                 }
-                (Poll::Ready(Ok(Found::Fresh(kept))), Some(Request { kind, .. }))
+                (Poll::Ready(Ok(Lookup::Fresh(kept))), Some(LoadOptions { kind, .. }))
                     if !drawn && kind.is_settled_by(cache, kept.fresh_until, kept.load_cost) =>
                 {
                     Poll::Ready(Ok(Some(kept)))
@@ -425,14 +425,14 @@ where
 }
 
 /// All that is not a plain hit.
-fn run<'a, V, E, K, S>(cache: &'a Cache<V>, request: Request<K, S>, found: Result<Found<V>>) -> Slow<'a, V, E>
+fn run<'a, V, E, K, S>(cache: &'a Cache<V>, request: LoadOptions<K, S>, found: Result<Lookup<V>>) -> Slow<'a, V, E>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     E: Send + Sync + 'static,
     K: CacheKey,
     S: FnOnce() -> Loader<V>,
 {
-    let Request { key, start, kind, expiry, tags } = request;
+    let LoadOptions { key, start, kind, expiry, tags } = request;
     let (entry, loader) = (cache.entry(key), start());
     Box::pin(async move {
         let entry = entry?;
@@ -440,7 +440,7 @@ where
         cache.expiry(expiry)?;
         let named = tag::checked(tags, cache.policy.encoder.format())?;
         let tags = Tags { named, open: kind.open_tags };
-        let caller = Caller { cache, entry, kind, expiry, tags };
+        let caller = LoadRequest { cache, entry, kind, expiry, tags };
         caller.load(found, loader).await
     })
 }

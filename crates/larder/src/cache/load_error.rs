@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flight::Failure;
+use super::flight::LoadFailure;
 use super::nesting::Cycle;
 use super::thrown::{Foreign, LoaderFailure};
 use crate::error::{Error, ErrorKind};
@@ -48,20 +48,20 @@ impl<E> From<Error> for LoadError<E> {
     }
 }
 
-impl<E: Send + Sync + 'static> From<Failure> for LoadError<E> {
-    fn from(failure: Failure) -> Self {
+impl<E: Send + Sync + 'static> From<LoadFailure> for LoadError<E> {
+    fn from(failure: LoadFailure) -> Self {
         match failure {
-            Failure::Loader(error) => match error.of() {
+            LoadFailure::Loader(error) => match error.of() {
                 Ok(error) => Self::Loader(error),
                 Err(error) => Self::Foreign(error),
             },
-            Failure::Panicked(message) => Self::Panicked(message),
-            Failure::TimedOut(timeout) => Self::Larder(Error::new(
+            LoadFailure::Panicked(message) => Self::Panicked(message),
+            LoadFailure::TimedOut(timeout) => Self::Larder(Error::new(
                 ErrorKind::TimedOut,
                 format!("the loader was dropped after hard_timeout ({timeout:?})"),
             )),
-            Failure::Waited(patience) => Self::Larder(waited(patience)),
-            Failure::Again => Self::Larder(Error::closed()),
+            LoadFailure::Waited(patience) => Self::Larder(waited(patience)),
+            LoadFailure::Again => Self::Larder(Error::closed()),
         }
     }
 }

@@ -23,13 +23,13 @@ use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::caller::{board, wait};
-use super::fill::{Claimed, Fill, Meanwhile, Reason, Right, place};
-use super::flight::{Failure, Leader, Outcome, Tags, Waiter};
-use super::kept::{Found, Kept};
+use super::caller::{join, wait};
+use super::fill::{Claimed, Fill, IfBusy, Reason, CommitMode, place};
+use super::flight::{LoadFailure, FlightLeader, FlightOutcome, Tags, Waiter};
+use super::kept::{Lookup, CachedValue};
 use super::load_error::LoadError;
 use super::loading::Choices;
-use super::nesting::{Loads, Wait, is_nested, scope, wait_for};
+use super::nesting::{Loads, LoadWait, is_nested, scope, wait_for};
 use super::thrown::{LoaderError, Thrown};
 use super::wait::pause;
 use super::{Cache, tag};
@@ -104,7 +104,7 @@ where
             Box::pin(async move {
                 match loading.await {
                     Ok(values) => Ok(values.into_iter().collect()),
-                    Err(error) => Err(Failure::Loader(Thrown::new(error))),
+                    Err(error) => Err(LoadFailure::Loader(Thrown::new(error))),
                 }
             })
         };
@@ -136,7 +136,7 @@ pub struct LoadMany<'a, V, K, E> {
 
 /// A loader of many, whatever its own types.
 type ManyLoader<V, K> =
-    Arc<dyn Fn(Vec<K>) -> BoxFuture<'static, Result<HashMap<K, V>, Failure>> + Send + Sync>;
+    Arc<dyn Fn(Vec<K>) -> BoxFuture<'static, Result<HashMap<K, V>, LoadFailure>> + Send + Sync>;
 
 impl<V, K, E> LoadMany<'_, V, K, E> {
     /// How long the loaded values are kept, in place of the cache's time to live.
@@ -193,16 +193,16 @@ struct Wanted<V> {
     waiter: Waiter<V>,
     /// How long to wait at most; `None` for a load that this call leads.
     longest: Option<Duration>,
-    _wait: Wait,
-    stale: Option<Kept<V>>,
+    _wait: LoadWait,
+    stale: Option<CachedValue<V>>,
 }
 
 /// A key that this call leads.
 struct Led<V, K> {
     key: K,
     fill: Fill<V>,
-    leader: Leader<V>,
-    found: Option<Found<V>>,
+    leader: FlightLeader<V>,
+    found: Option<Lookup<V>>,
 }
 
 impl<V, K, E> LoadMany<'_, V, K, E>
@@ -229,15 +229,15 @@ where
             }
         };
         let mut values: Vec<Option<V>> = keys.iter().map(|_| None).collect();
-        let mut missing: Vec<(usize, Option<Found<V>>)> = Vec::new();
+        let mut missing: Vec<(usize, Option<Lookup<V>>)> = Vec::new();
         for (place, found) in found.into_iter().enumerate() {
             match found {
-                Some(Found::Fresh(kept)) => {
+                Some(Lookup::Fresh(kept)) => {
                     if let Some(value) = values.get_mut(place) {
                         *value = Some(kept.value);
                     }
                 }
-                Some(Found::Absent(_)) => {}
+                Some(Lookup::Absent(_)) => {}
                 found => missing.push((place, found)),
             }
         }
@@ -252,10 +252,10 @@ where
             for (place, found) in missing.drain(..) {
                 let Some((name, key)) = keys.get(place) else { continue };
                 let stale = match &found {
-                    Some(Found::Stale(kept)) => Some(kept.clone()),
+                    Some(Lookup::Stale(kept)) => Some(kept.clone()),
                     _ => None,
                 };
-                let (waiter, leader) = board(cache, name, &tags, attempts);
+                let (waiter, leader) = join(cache, name, &tags, attempts);
                 let _wait = wait_for(&waiter.node)?;
                 let longest = leader.is_none().then_some(cache.policy.wait_timeout);
                 if let Some(leader) = leader {
@@ -290,7 +290,7 @@ where
                         }
                     }
                     // An early refresh, which ended without a value.
-                    Err(Failure::Again) => missing.push((place, None)),
+                    Err(LoadFailure::Again) => missing.push((place, None)),
                     Err(failure) => return Err(failure.into()),
                 }
             }
@@ -302,7 +302,7 @@ where
 }
 
 /// What a flight brings to this call: a stale value is better than none.
-async fn outcome<V>(cache: &Cache<V>, wanted: Wanted<V>) -> Outcome<V>
+async fn outcome<V>(cache: &Cache<V>, wanted: Wanted<V>) -> FlightOutcome<V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
@@ -319,7 +319,7 @@ where
     };
     match (outcome, stale) {
         (Some(Ok(kept)), _) => Ok(kept),
-        (Some(Err(Failure::Again)) | None, _) => Err(Failure::Again),
+        (Some(Err(LoadFailure::Again)) | None, _) => Err(LoadFailure::Again),
         (_, Some(stale)) => {
             cache.shared.meter.served_stale();
             Ok(Some(stale))
@@ -355,14 +355,14 @@ where
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
 {
     let claims = led.into_iter().map(|Led { key, fill, leader, found }| async move {
-        let claimed = fill.claim(found, Meanwhile::Return).await;
+        let claimed = fill.claim(found, IfBusy::Return).await;
         (key, fill, leader, claimed)
     });
     let claims = few_at_once(claims.collect());
     let (mut mine, mut elsewhere) = (Vec::new(), Vec::new());
     for (key, fill, leader, claimed) in claims.await {
         match claimed {
-            Claimed::Right(right) => mine.push((key, fill, leader, right)),
+            Claimed::CommitMode(right) => mine.push((key, fill, leader, right)),
             Claimed::Answered(answer) => leader.finish(Ok(answer)),
             Claimed::Elsewhere => elsewhere.push((key, fill, leader)),
             Claimed::Failed(failure) => leader.finish(Err(failure)),
@@ -378,7 +378,7 @@ where
 }
 
 /// Waits for the loads of other processes, and loads what comes to nothing there.
-async fn wait_elsewhere<V, K>(elsewhere: Vec<(K, Fill<V>, Leader<V>)>, loader: ManyLoader<V, K>)
+async fn wait_elsewhere<V, K>(elsewhere: Vec<(K, Fill<V>, FlightLeader<V>)>, loader: ManyLoader<V, K>)
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
@@ -386,10 +386,10 @@ where
     let others = join_all(elsewhere.into_iter().map(|(key, fill, leader)| {
         let loader = loader.clone();
         async move {
-            match fill.claim(None, Meanwhile::Wait).await {
-                Claimed::Right(right) => load_together(vec![(key, fill, leader, right)], &loader).await,
+            match fill.claim(None, IfBusy::LoadWait).await {
+                Claimed::CommitMode(right) => load_together(vec![(key, fill, leader, right)], &loader).await,
                 Claimed::Answered(answer) => leader.finish(Ok(answer)),
-                Claimed::Elsewhere => leader.finish(Err(Failure::Again)),
+                Claimed::Elsewhere => leader.finish(Err(LoadFailure::Again)),
                 Claimed::Failed(failure) => leader.finish(Err(failure)),
             }
         }
@@ -397,7 +397,7 @@ where
     others.await;
 }
 
-type Claimant<V, K> = (K, Fill<V>, Leader<V>, Right<V>);
+type Claimant<V, K> = (K, Fill<V>, FlightLeader<V>, CommitMode<V>);
 
 /// One call of the loader for keys that are claimed.
 async fn load_together<V, K>(claimed: Vec<Claimant<V, K>>, loader: &ManyLoader<V, K>)
@@ -407,8 +407,8 @@ where
 {
     let Some((_, first, ..)) = claimed.first() else { return };
     let cache = first.cache.clone();
-    let outage = claimed.iter().any(|(_, fill, _, right)| matches!(right, Right::None) && !fill.nested);
-    let leaders: Vec<&Leader<V>> = claimed.iter().map(|(_, _, leader, _)| leader).collect();
+    let outage = claimed.iter().any(|(_, fill, _, right)| matches!(right, CommitMode::None) && !fill.nested);
+    let leaders: Vec<&FlightLeader<V>> = claimed.iter().map(|(_, _, leader, _)| leader).collect();
     let _place = if outage { place(&cache, &leaders).await } else { None };
     let started = Instant::now();
     let keys: Vec<K> = claimed.iter().map(|(key, ..)| key.clone()).collect();
@@ -428,7 +428,7 @@ where
                 Ok(values) => Ok(values.remove(&key)),
                 Err(failure) => Err(failure.clone()),
             };
-            async move { fill.land(leader, right, value, took, Choices::default()).await }
+            async move { fill.finish(leader, right, value, took, Choices::default()).await }
         })
         .collect();
     few_at_once(landings).await;

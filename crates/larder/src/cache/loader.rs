@@ -7,19 +7,19 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::flight::Failure;
-use super::loading::Loading;
+use super::flight::LoadFailure;
+use super::loading::LoadContext;
 use super::nesting::scope;
 use super::thrown::{LoaderError, Thrown};
 
-type Run<V> = dyn FnOnce(Loading<V>) -> BoxFuture<'static, Result<Option<V>, Failure>> + Send;
+type LoadFn<V> = dyn FnOnce(LoadContext<V>) -> BoxFuture<'static, Result<Option<V>, LoadFailure>> + Send;
 
 /// A loader, whatever its own types.
-pub struct Loader<V>(Box<Run<V>>);
+pub struct Loader<V>(Box<LoadFn<V>>);
 
 impl<V> Loader<V> {
     /// Runs it, as part of the load that it is for.
-    pub(super) async fn run(self, loading: Loading<V>) -> Result<Option<V>, Failure> {
+    pub(super) async fn run(self, loading: LoadContext<V>) -> Result<Option<V>, LoadFailure> {
         let loads = loading.loads();
         scope(loads, (self.0)(loading)).await
     }
@@ -35,14 +35,14 @@ impl<V> fmt::Debug for Loader<V> {
 pub(super) fn erased<V, F, Fut, E, Kind>(loader: F) -> Loader<V>
 where
     V: Send + Sync + 'static,
-    F: FnOnce(Loading<V>) -> Fut + Send + 'static,
+    F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
     Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
     E: LoaderError<Kind>,
 {
     Loader(Box::new(move |loading| {
         let run: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
             let loaded = loader(loading).await;
-            loaded.map_err(|error| Failure::Loader(Thrown::new(error)))
+            loaded.map_err(|error| LoadFailure::Loader(Thrown::new(error)))
         });
         run
     }))

@@ -33,7 +33,7 @@ use crate::store::Expiry;
 /// # }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(Db)).unwrap();
 /// ```
-pub struct Loading<V> {
+pub struct LoadContext<V> {
     key: Arc<str>,
     stale: Option<V>,
     deadline: Option<Instant>,
@@ -49,7 +49,7 @@ pub(super) struct Choices {
     pub(super) unstored: bool,
 }
 
-impl<V> Loading<V> {
+impl<V> LoadContext<V> {
     pub(super) fn new(
         key: Arc<str>,
         stale: Option<V>,
@@ -145,7 +145,7 @@ impl<V> Loading<V> {
     }
 }
 
-impl<V> fmt::Debug for Loading<V> {
+impl<V> fmt::Debug for LoadContext<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loading").field("stale", &self.stale.is_some()).finish_non_exhaustive()
     }

@@ -6,25 +6,25 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::kept::{Kept, More, NearCopy};
+use super::kept::{CachedValue, More, NearCopy};
 use super::verdict::tags_hold;
 use super::{Cache, NearTier};
 use crate::clock::Moment;
 use crate::envelope::TagVersion;
 use crate::error::Result;
-use crate::near::{Copied, Ticket};
+use crate::near::{Copied, InsertTicket};
 use crate::store::Store;
-use crate::store::trust::Seen;
+use crate::store::trust::ReadStamp;
 use crate::value::Meta;
 
 /// A value that was read on the tracked connection, with what a near copy of it needs.
 pub(super) struct Fetched<'a> {
     pub(super) entry: &'a str,
     /// Taken before the read was sent.
-    pub(super) ticket: Ticket,
-    pub(super) seen: Option<Seen>,
+    pub(super) ticket: InsertTicket,
+    pub(super) seen: Option<ReadStamp>,
     /// When and through what the clear version was read.
-    pub(super) clear_seen: Option<Seen>,
+    pub(super) clear_seen: Option<ReadStamp>,
     /// How long the server keeps it, where that was asked.
     pub(super) left: Option<Duration>,
     /// How large it is as stored.
@@ -42,14 +42,14 @@ where
         let lanes = self.context.store()?.lanes();
         let Some(Copied { what: copy, .. }) = near.copies.find(entry) else { return Ok(None) };
         let now = self.context.clock.moment();
-        let valid = now.mono() < copy.until && lanes.believe(copy.seen, now) && !self.is_covered(entry);
+        let valid = now.mono() < copy.until && lanes.is_valid(copy.seen, now) && !self.is_covered(entry);
         let valid = valid && copy.more.as_ref().is_none_or(|more| self.holds(more, now));
         Ok(valid.then(|| take(copy)))
     }
 
     /// Whether what else a near copy depends on is still valid.
     fn holds(&self, more: &More, now: Moment) -> bool {
-        let cleared = self.context.store().is_ok_and(|store| store.lanes().believe(more.clear_seen, now));
+        let cleared = self.context.store().is_ok_and(|store| store.lanes().is_valid(more.clear_seen, now));
         cleared && (more.tags.is_empty() || tags_hold(&self.context, &more.tags))
     }
 
@@ -58,7 +58,7 @@ where
         &self,
         near: &NearTier<V>,
         fetched: &Fetched<'_>,
-        kept: &Kept<V>,
+        kept: &CachedValue<V>,
         expires_at: u64,
         tags: Vec<TagVersion>,
     ) -> Result<()> {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::kept::Found;
-use super::{Cache, Writing, tag};
+use super::kept::Lookup;
+use super::{Cache, WriteGuard, tag};
 use crate::call::{Call, patience, within};
 use crate::error::Result;
 use crate::key::CacheKey;
@@ -71,7 +71,7 @@ where
             Ok(found
                 .into_iter()
                 .map(|found| match found {
-                    Found::Fresh(kept) => Some(kept.value),
+                    Lookup::Fresh(kept) => Some(kept.value),
                     _ => None,
                 })
                 .collect())
@@ -79,7 +79,7 @@ where
     }
 
     /// Reads entries in batches, each within `patience`.
-    pub(super) async fn fetch_in_batches(&self, names: &[Name], patience: Duration) -> Result<Vec<Found<V>>> {
+    pub(super) async fn fetch_in_batches(&self, names: &[Name], patience: Duration) -> Result<Vec<Lookup<V>>> {
         if names.len() <= MOST_READ {
             return within(patience, self.fetch_many(names)).await;
         }
@@ -148,7 +148,7 @@ where
 /// up, only what was not answered is queued. Whether to go on: after a batch of which nothing was carried out the
 /// rest fails, too.
 fn take_answers<V, T>(
-    writing: &mut Writing<'_, V>,
+    writing: &mut WriteGuard<'_, V>,
     answers: &mut Vec<Result<T>>,
     batch: Result<Vec<Result<T>>>,
     sent: usize,

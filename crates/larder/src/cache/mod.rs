@@ -48,7 +48,7 @@ use crate::near::{AnyTier, Tier};
 use crate::stats::CacheStats;
 use crate::store::{Expiry, Store};
 use crate::telemetry::CacheMeter;
-use crate::value::{Encoder, Format, Stamp};
+use crate::value::{Encoder, Format, WriteStamp};
 pub use builder::CacheBuilder;
 pub use conditional::{EntryVersion, ParseVersionError, SetIf};
 pub use explain::{Explanation, NearVerdict, Stored};
@@ -58,14 +58,14 @@ pub use kept::{Entry, Source};
 pub use load::{Load, LoadEntry};
 pub use load_error::LoadError;
 pub use load_many::LoadMany;
-pub use loading::Loading;
+pub use loading::LoadContext;
 pub use many::SetMany;
 pub use once::{OnceError, RunOnce};
 use runs::Runs;
 pub use single::Set;
 pub use tag::{Tag, TagSnapshot};
 pub use thrown::{Foreign, HoldsError, IsError, IsText, LoaderError, LoaderFailure};
-use unfenced::{Records, UnfencedWrite};
+use unfenced::{WriteRecords, UnfencedWrite};
 
 /// How long a version is kept at least: it must outlive every entry that carries it.
 const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
@@ -99,16 +99,16 @@ const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
 /// ```
 pub struct Cache<V> {
     context: Arc<Context>,
-    shared: Arc<Shared<V>>,
+    shared: Arc<CacheShared<V>>,
     policy: Arc<Policy>,
 }
 
 /// What all handles of one name share.
-pub(crate) struct Shared<V> {
+pub(crate) struct CacheShared<V> {
     name: String,
     meter: CacheMeter,
     flights: Flights<V>,
-    unfenced: Records,
+    unfenced: WriteRecords,
     runs: Runs,
     /// The name of the version that `clear` replaces.
     clear: Name,
@@ -133,7 +133,7 @@ impl<V: Clone + Send + Sync> AnyTier for NearTier<V> {
     }
 }
 
-impl<V> Shared<V>
+impl<V> CacheShared<V>
 where
     V: Clone + Send + Sync,
 {
@@ -151,7 +151,7 @@ where
     }
 }
 
-impl<V: Clone + Send + Sync + 'static> AnyCache for Shared<V> {
+impl<V: Clone + Send + Sync + 'static> AnyCache for CacheShared<V> {
     fn stats(&self) -> CacheStats {
         let (entries, bytes) = self.near.get().map(|near| near.copies.size()).unwrap_or_default();
         self.meter.stats(entries, bytes)
@@ -233,13 +233,13 @@ where
     }
 
     /// What the envelope of a write says that is kept for `expiry`, which the stale time is no part of.
-    fn stamp(&self, expiry: Expiry, load_cost: u32, versions: (u64, Vec<TagVersion>)) -> Result<Stamp> {
+    fn stamp(&self, expiry: Expiry, load_cost: u32, versions: (u64, Vec<TagVersion>)) -> Result<WriteStamp> {
         let written_at = self.context.store()?.now();
         let ends = expiry.as_millis().map_or(0, |millis| written_at.saturating_add(millis));
         let (fresh_until, expires_at) = if self.is_dated() { (ends, 0) } else { (0, ends) };
         let (clear_version, tags) = versions;
         let nonce = self.context.random.nonce();
-        Ok(Stamp { nonce, written_at, fresh_until, expires_at, load_cost, clear_version, tags })
+        Ok(WriteStamp { nonce, written_at, fresh_until, expires_at, load_cost, clear_version, tags })
     }
 
     /// Whether values say until when they are fresh: they are kept for longer, or are refreshed before.
@@ -248,7 +248,7 @@ where
     }
 
     /// A value's bytes, ready to be stored.
-    fn encode(&self, value: &V, stamp: Stamp) -> Result<Bytes> {
+    fn encode(&self, value: &V, stamp: WriteStamp) -> Result<Bytes> {
         self.policy.encoder.encode(value, stamp).map(Bytes::from)
     }
 
@@ -286,11 +286,11 @@ where
         }
     }
 
-    /// Begins a write to these names; see [`Writing`]. To be called before the first await of the write.
-    fn writing<'a>(&'a self, names: Vec<&'a str>) -> Writing<'a, V> {
+    /// Begins a write to these names; see [`WriteGuard`]. To be called before the first await of the write.
+    fn writing<'a>(&'a self, names: Vec<&'a str>) -> WriteGuard<'a, V> {
         let began = self.context.invalidations.begin_write(&names);
         let unfenced = self.shared.unfenced.write(&names);
-        Writing { cache: self, names, answers: Answers::None, began, unfenced }
+        WriteGuard { cache: self, names, answers: WriteReplies::None, began, unfenced }
     }
 }
 
@@ -328,13 +328,13 @@ impl<V> Cache<V> {
 /// A write under way. When it ends, however it ends, loads under way are detached and near copies dropped: not before, or
 /// either could begin between that and the write. What it was given up for before it was answered, or what the server was
 /// away for, is queued as an invalidation: so the guard is made before the write's first await.
-struct Writing<'a, V>
+struct WriteGuard<'a, V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     cache: &'a Cache<V>,
     names: Vec<&'a str>,
-    answers: Answers,
+    answers: WriteReplies,
     /// The queue's generation when this began, if anything was queued then.
     began: Option<u64>,
     unfenced: UnfencedWrite,
@@ -342,7 +342,7 @@ where
 
 /// What became of each name of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum WriteReply {
     /// No answer, or one that leaves open whether it took effect.
     None,
     /// The server refused it.
@@ -350,7 +350,7 @@ enum Answer {
     CarriedOut,
 }
 
-impl Answer {
+impl WriteReply {
     fn of<T>(answer: &Result<T>) -> Self {
         match answer {
             Ok(_) => Self::CarriedOut,
@@ -361,23 +361,23 @@ impl Answer {
 }
 
 /// The answers to a write, by the place of the name.
-enum Answers {
+enum WriteReplies {
     None,
-    Same(Answer),
-    Each(Vec<Answer>),
+    Same(WriteReply),
+    Each(Vec<WriteReply>),
 }
 
-impl Answers {
-    fn of(&self, place: usize) -> Answer {
+impl WriteReplies {
+    fn of(&self, place: usize) -> WriteReply {
         match self {
-            Self::None => Answer::None,
+            Self::None => WriteReply::None,
             Self::Same(answer) => *answer,
-            Self::Each(answers) => answers.get(place).copied().unwrap_or(Answer::None),
+            Self::Each(answers) => answers.get(place).copied().unwrap_or(WriteReply::None),
         }
     }
 }
 
-impl<V> Writing<'_, V>
+impl<V> WriteGuard<'_, V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
@@ -392,19 +392,19 @@ where
 
     /// Notes the answer to the write of one name, by its place among the names.
     fn note<T>(&mut self, place: usize, answer: &Result<T>) {
-        if !matches!(self.answers, Answers::Each(_)) {
-            self.answers = Answers::Each(vec![Answer::None; self.names.len()]);
+        if !matches!(self.answers, WriteReplies::Each(_)) {
+            self.answers = WriteReplies::Each(vec![WriteReply::None; self.names.len()]);
         }
-        if let Answers::Each(answers) = &mut self.answers
+        if let WriteReplies::Each(answers) = &mut self.answers
             && let Some(noted) = answers.get_mut(place)
         {
-            *noted = Answer::of(answer);
+            *noted = WriteReply::of(answer);
         }
     }
 
     /// Ends the write of all names with one answer, and passes that on. The error says so where the names are queued.
     fn answered<T>(mut self, answer: Result<T>) -> Result<T> {
-        self.answers = Answers::Same(Answer::of(&answer));
+        self.answers = WriteReplies::Same(WriteReply::of(&answer));
         answer.map_err(|error| if error.is_outage() { error.queued() } else { error })
     }
 
@@ -426,7 +426,7 @@ where
     }
 }
 
-impl<V> Drop for Writing<'_, V>
+impl<V> Drop for WriteGuard<'_, V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
@@ -436,12 +436,12 @@ where
         let each = || names.iter().enumerate().map(|(place, name)| (*name, answers.of(place)));
         if let Some(began) = *began {
             for (name, answer) in each() {
-                context.invalidations.end_write(name, began, answer == Answer::CarriedOut);
+                context.invalidations.end_write(name, began, answer == WriteReply::CarriedOut);
             }
         }
-        if !context.is_embedded() && each().any(|(_, answer)| answer == Answer::None) {
+        if !context.is_embedded() && each().any(|(_, answer)| answer == WriteReply::None) {
             let clear = cache.has_versions().then_some(&*cache.shared.clear);
-            let open = each().filter(|(_, answer)| *answer == Answer::None).map(|(name, _)| name);
+            let open = each().filter(|(_, answer)| *answer == WriteReply::None).map(|(name, _)| name);
             context.queue_deletes(open, clear);
         }
         cache.shared.forget_near(names.iter().copied());

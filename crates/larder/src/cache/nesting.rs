@@ -6,31 +6,31 @@
 //! another before it waits. If that other load already waits, directly or through others, for the first, the call fails
 //! at once, and its error names the circle.
 //!
-//! Not seen: a wait of a task that a loader spawns without [`Loading::scope`](super::Loading::scope), and the loads of
+//! Not seen: a wait of a task that a loader spawns without [`LoadContext::scope`](super::LoadContext::scope), and the loads of
 //! other processes. Those waits are bounded by time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A load under way, as far as others wait for it.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub(crate) struct LoadNode {
     name: Box<str>,
     /// Changed only under [`GRAPH`].
-    waits_for: Mutex<Vec<Arc<Node>>>,
+    waits_for: Mutex<Vec<Arc<LoadNode>>>,
 }
 
-impl Node {
+impl LoadNode {
     pub(super) fn new(name: &str) -> Arc<Self> {
         Arc::new(Self { name: name.into(), waits_for: Mutex::default() })
     }
 
-    fn next(&self) -> Vec<Arc<Node>> {
+    fn next(&self) -> Vec<Arc<LoadNode>> {
         self.waits_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 /// The loads that one call of a loader is for: one, but for `get_or_load_many`.
-pub(super) type Loads = Arc<[Arc<Node>]>;
+pub(super) type Loads = Arc<[Arc<LoadNode>]>;
 
 /// Makes "look for a circle, then wait" one step: of two loads that begin to wait for each other, the second sees the
 /// first.
@@ -51,9 +51,9 @@ pub(super) fn is_nested() -> bool {
 }
 
 /// The current loads wait for another, until this is dropped.
-pub(super) struct Wait {
+pub(super) struct LoadWait {
     from: Option<Loads>,
-    target: Arc<Node>,
+    target: Arc<LoadNode>,
 }
 
 /// A circle of waiting loads, by their names.
@@ -61,7 +61,7 @@ pub(super) struct Wait {
 pub(super) struct Cycle(pub(super) Arc<str>);
 
 /// Notes that the loads that this is called by, if any, wait for `target`.
-pub(super) fn wait_for(target: &Arc<Node>) -> Result<Wait, Cycle> {
+pub(super) fn wait_for(target: &Arc<LoadNode>) -> Result<LoadWait, Cycle> {
     let from = CURRENT.try_with(Clone::clone).ok();
     if let Some(from) = &from {
         let _graph = GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,12 +74,12 @@ pub(super) fn wait_for(target: &Arc<Node>) -> Result<Wait, Cycle> {
             node.waits_for.lock().unwrap_or_else(PoisonError::into_inner).push(target.clone());
         }
     }
-    Ok(Wait { from, target: target.clone() })
+    Ok(LoadWait { from, target: target.clone() })
 }
 
 /// The way from a load to one of `ends` along what each waits for.
-fn path(start: &Arc<Node>, ends: &[Arc<Node>]) -> Option<Vec<Arc<Node>>> {
-    let mut seen: Vec<*const Node> = Vec::new();
+fn path(start: &Arc<LoadNode>, ends: &[Arc<LoadNode>]) -> Option<Vec<Arc<LoadNode>>> {
+    let mut seen: Vec<*const LoadNode> = Vec::new();
     let mut open = vec![vec![start.clone()]];
     while let Some(way) = open.pop() {
         let Some(last) = way.last() else { continue };
@@ -99,7 +99,7 @@ fn path(start: &Arc<Node>, ends: &[Arc<Node>]) -> Option<Vec<Arc<Node>>> {
     None
 }
 
-impl Drop for Wait {
+impl Drop for LoadWait {
     fn drop(&mut self) {
         let Some(from) = &self.from else { return };
         let _graph = GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,17 +117,17 @@ impl Drop for Wait {
 mod tests {
     use super::*;
 
-    fn one(node: &Arc<Node>) -> Loads {
+    fn one(node: &Arc<LoadNode>) -> Loads {
         Arc::from([node.clone()])
     }
 
-    async fn waits(from: &Loads, target: &Arc<Node>) -> Result<Wait, Cycle> {
+    async fn waits(from: &Loads, target: &Arc<LoadNode>) -> Result<LoadWait, Cycle> {
         scope(from.clone(), async { wait_for(target) }).await
     }
 
     #[tokio::test]
     async fn a_circle_is_refused_and_named_and_a_chain_is_not() {
-        let [a, b, c] = ["a", "b", "c"].map(Node::new);
+        let [a, b, c] = ["a", "b", "c"].map(LoadNode::new);
         assert!(waits(&one(&a), &a).await.is_err());
         let first = waits(&one(&a), &b).await.ok();
         let second = waits(&one(&b), &c).await.ok();
@@ -140,7 +140,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_for_many_keys_waits_with_all_of_them() {
-        let [a, b, c] = ["a", "b", "c"].map(Node::new);
+        let [a, b, c] = ["a", "b", "c"].map(LoadNode::new);
         let many: Loads = Arc::from([a.clone(), b.clone()]);
         let _wait = waits(&many, &c).await.ok();
         assert!(waits(&one(&c), &b).await.is_err() && waits(&one(&c), &a).await.is_err());
@@ -148,7 +148,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_no_loader_calls_waits_for_anything() {
-        let a = Node::new("a");
+        let a = LoadNode::new("a");
         assert!(!is_nested() && wait_for(&a).is_ok());
     }
 }

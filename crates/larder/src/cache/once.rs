@@ -39,9 +39,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::keyspace::Keyspace;
 use crate::name::Name;
-use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, Run};
+use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, OnceRun};
 use crate::store::{AnyStore, Expiry, Store};
-use crate::value::{Stamp, decode};
+use crate::value::{WriteStamp, decode};
 
 /// How often a run is asked for where the server notifies of nothing.
 const POLL: Duration = Duration::from_millis(100);
@@ -152,7 +152,7 @@ impl<V, F, E> RunOnce<'_, V, F, E> {
         self
     }
 
-    /// Answers [`OnceError::Running`] at once where another caller runs the work just now: what an HTTP service
+    /// Answers [`OnceError::ActiveRun`] at once where another caller runs the work just now: what an HTTP service
     /// answers with `409`.
     pub fn without_waiting(mut self) -> Self {
         self.waits = false;
@@ -184,7 +184,7 @@ pub enum OnceError<E> {
     /// text names the circle.
     Cycle(Arc<str>),
     /// Another caller runs the work just now, and this call was [not to wait](RunOnce::without_waiting).
-    Running,
+    ActiveRun,
     /// Something is stored that this program cannot read: damaged, or of another type. The work may have been done.
     Unreadable,
     /// larder itself: the server is away, the call timed out, the `Larder` was closed, the result cannot be encoded.
@@ -199,7 +199,7 @@ impl<E> Clone for OnceError<E> {
             Self::Panicked(message) => Self::Panicked(message.clone()),
             Self::Interrupted => Self::Interrupted,
             Self::Cycle(circle) => Self::Cycle(circle.clone()),
-            Self::Running => Self::Running,
+            Self::ActiveRun => Self::ActiveRun,
             Self::Unreadable => Self::Unreadable,
             Self::Larder(error) => Self::Larder(error.clone()),
         }
@@ -238,7 +238,7 @@ impl<E: Send + Sync + 'static> fmt::Display for OnceError<E> {
                 f.write_str("a run of this work was interrupted, and what it has done is not known")
             }
             Self::Cycle(circle) => write!(f, "this work would wait for itself: {circle}"),
-            Self::Running => f.write_str("another caller runs this work just now"),
+            Self::ActiveRun => f.write_str("another caller runs this work just now"),
             Self::Unreadable => f.write_str("the stored result of this work cannot be read"),
             Self::Larder(error) => error.fmt(f),
         }
@@ -251,7 +251,7 @@ impl<E: fmt::Debug + Send + Sync + 'static> StdError for OnceError<E> {
         match self {
             Self::Work(error) => error.cause(),
             Self::Larder(error) => error.source(),
-            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::Running | Self::Unreadable => None,
+            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::ActiveRun | Self::Unreadable => None,
         }
     }
 }
@@ -317,7 +317,7 @@ where
             Expiry::After(kept) => kept.max(SHORTEST_MARK),
             Expiry::Never => UNBOUNDED_SPAN,
         };
-        let run = Run { token: cache.context.random.nonce(), liveness: LIVENESS, kept, takes_over };
+        let run = OnceRun { token: cache.context.random.nonce(), liveness: LIVENESS, kept, takes_over };
         let (mut in_place_of, mut attempts, mut nested_until) = (None, 0, None);
         loop {
             attempts += 1;
@@ -328,14 +328,14 @@ where
                 tokio::time::sleep(pause(attempts, cache.context.random.fraction())).await;
             }
             let mark =
-                Mark { context: cache.context.clone(), entry: entry.clone(), token: run.token, armed: true };
+                OnceMark { context: cache.context.clone(), entry: entry.clone(), token: run.token, armed: true };
             let begin = cache.context.store()?.begin_once(&entry, run, in_place_of.take());
             match cache.bounded(begin).await? {
                 OnceStart::Begun => {
                     let listed = cache.shared.runs.list(&entry);
                     // For those who find later that they would wait for this call.
                     let _wait = wait_for(listed.node())?;
-                    let running = Running { cache: cache.clone(), mark, listed, run, expiry, versions };
+                    let running = ActiveRun { cache: cache.clone(), mark, listed, run, expiry, versions };
                     let (give, given) = oneshot::channel();
                     cache.context.loads.spawn(running.run(work, failure, give));
                     return given.await.unwrap_or_else(|_| Err(Error::closed().into()));
@@ -348,10 +348,10 @@ where
                         Standing::Unreadable => return Err(OnceError::Unreadable),
                     }
                 }
-                OnceStart::Running(left) => {
+                OnceStart::ActiveRun(left) => {
                     mark.disarm();
                     if !waits {
-                        return Err(OnceError::Running);
+                        return Err(OnceError::ActiveRun);
                     }
                     let here = cache.shared.runs.get(&entry);
                     let _wait = here.as_ref().map(wait_for).transpose()?;
@@ -389,8 +389,8 @@ where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     async fn standing(&self, entry: &str, bytes: &Bytes) -> Result<Standing<V>> {
-        let judged = self.bounded(self.verdict(entry, bytes)).await?;
-        Ok(match judged.verdict {
+        let classified = self.bounded(self.verdict(entry, bytes)).await?;
+        Ok(match classified.verdict {
             Verdict::Serve(payload) => match decode(bytes, payload, self.context.limits.max_value_bytes) {
                 Ok(value) => Standing::Result(value),
                 Err(_) => Standing::Unreadable,
@@ -440,20 +440,20 @@ where
 
 /// The mark of a run that may be in the store. Dropped while armed, it is removed in the background: the work was not
 /// begun, or has said that it failed.
-struct Mark {
+struct OnceMark {
     context: Arc<Context>,
     entry: Name,
     token: u64,
     armed: bool,
 }
 
-impl Mark {
+impl OnceMark {
     fn disarm(mut self) {
         self.armed = false;
     }
 }
 
-impl Drop for Mark {
+impl Drop for OnceMark {
     fn drop(&mut self) {
         if !self.armed {
             return;
@@ -484,16 +484,16 @@ impl Drop for Mark {
 }
 
 /// A run under way.
-struct Running<V> {
+struct ActiveRun<V> {
     cache: Cache<V>,
-    mark: Mark,
+    mark: OnceMark,
     listed: Listed,
-    run: Run,
+    run: OnceRun,
     expiry: Expiry,
     versions: (u64, Vec<crate::envelope::TagVersion>),
 }
 
-impl<V> Running<V>
+impl<V> ActiveRun<V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
@@ -547,7 +547,7 @@ where
         let cache = &self.cache;
         let entry = &self.mark.entry;
         let cost = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        let stamp: Result<Stamp> = cache.stamp(self.expiry, cost, self.versions.clone());
+        let stamp: Result<WriteStamp> = cache.stamp(self.expiry, cost, self.versions.clone());
         let encoded = stamp.and_then(|stamp| {
             let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(&value, stamp)));
             encoded.unwrap_or_else(|_| Err(Error::new(ErrorKind::Encode, "the value's Serialize panicked")))

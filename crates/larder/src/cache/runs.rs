@@ -7,36 +7,36 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::nesting::Node;
+use super::nesting::LoadNode;
 use crate::name::Name;
 
-type Table = Arc<Mutex<HashMap<Name, Arc<Node>>>>;
+type RunTable = Arc<Mutex<HashMap<Name, Arc<LoadNode>>>>;
 
 #[derive(Default)]
-pub(super) struct Runs(Table);
+pub(super) struct Runs(RunTable);
 
 /// A run under way, until this is dropped.
 pub(super) struct Listed {
     entry: Name,
-    node: Arc<Node>,
-    table: Table,
+    node: Arc<LoadNode>,
+    table: RunTable,
 }
 
 impl Runs {
     /// Lists a run. One of the same entry that is still listed was interrupted, and gives way.
     pub(super) fn list(&self, entry: &Name) -> Listed {
-        let node = Node::new(entry);
+        let node = LoadNode::new(entry);
         lock(&self.0).insert(entry.clone(), node.clone());
         Listed { entry: entry.clone(), node, table: self.0.clone() }
     }
 
-    pub(super) fn get(&self, entry: &Name) -> Option<Arc<Node>> {
+    pub(super) fn get(&self, entry: &Name) -> Option<Arc<LoadNode>> {
         lock(&self.0).get(entry).cloned()
     }
 }
 
 impl Listed {
-    pub(super) fn node(&self) -> &Arc<Node> {
+    pub(super) fn node(&self) -> &Arc<LoadNode> {
         &self.node
     }
 }
@@ -50,6 +50,6 @@ impl Drop for Listed {
     }
 }
 
-fn lock(table: &Table) -> MutexGuard<'_, HashMap<Name, Arc<Node>>> {
+fn lock(table: &RunTable) -> MutexGuard<'_, HashMap<Name, Arc<LoadNode>>> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }

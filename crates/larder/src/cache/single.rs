@@ -11,9 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::fetch::Fetch;
-use super::kept::{Found, Kept};
+use super::kept::{Lookup, CachedValue};
 use super::tag::{self, TagSnapshot};
-use super::verdict::{Answers, Verdict, ask, judge_start};
+use super::verdict::{Answers, Verdict, ask, classify_start};
 use super::{Cache, Entry, Source, builder};
 use crate::call::Call;
 use crate::envelope::TagVersion;
@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::{Expiry, Store};
-use crate::value::Stamp;
+use crate::value::WriteStamp;
 use crate::write::{OrQueue, WriteCall};
 
 impl<V> Cache<V>
@@ -78,7 +78,7 @@ where
         Call::new(self.context.limits.response_timeout, &self.shared.meter.get, async move {
             let entry = entry?;
             Ok(match self.lookup(&entry).await? {
-                Found::Fresh(kept) | Found::Stale(kept) => {
+                Lookup::Fresh(kept) | Lookup::Stale(kept) => {
                     let left = match kept.source {
                         Source::Near => None,
                         _ => self.context.store()?.remaining(&entry).await?.map(|(_, expiry)| expiry),
@@ -91,7 +91,7 @@ where
     }
 
     /// `left` is how long the server keeps it, where that was asked.
-    pub(super) fn as_entry(&self, kept: Kept<V>, left: Option<Expiry>) -> Entry<V> {
+    pub(super) fn as_entry(&self, kept: CachedValue<V>, left: Option<Expiry>) -> Entry<V> {
         let now = self.context.store().map_or(0, Store::now);
         let remaining = match left {
             Some(Expiry::After(left)) => Some(left),
@@ -227,10 +227,10 @@ where
     ) -> Result<bool> {
         let (context, clear) = (&self.context, &self.shared.clear);
         let mut answers = Answers::new();
-        while let Some(mut judged) = judge_start(context, clear, entry, start, &answers)? {
-            let names = judged.unknown();
+        while let Some(mut classified) = classify_start(context, clear, entry, start, &answers)? {
+            let names = classified.unknown();
             if names.is_empty() {
-                return Ok(wanted(&judged.verdict));
+                return Ok(wanted(&classified.verdict));
             }
             answers.extend(Box::pin(ask(context, names)).await?);
         }
@@ -276,7 +276,7 @@ where
             }
         };
         Poll::Ready(Ok(match ready!(found)? {
-            Found::Fresh(kept) => Some(kept.value),
+            Lookup::Fresh(kept) => Some(kept.value),
             _ => None,
         }))
     }
@@ -353,7 +353,7 @@ where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     /// What the envelope is to say, with the versions of now or of the snapshot, and how long the value is fresh.
-    pub(super) async fn stamped(&self) -> Result<(Stamp, Expiry)> {
+    pub(super) async fn stamped(&self) -> Result<(WriteStamp, Expiry)> {
         let cache = self.cache;
         let expiry = cache.expiry(self.expiry)?;
         let span = cache.version_span(expiry);

@@ -20,16 +20,16 @@ use super::sync::{AsyncMutex, AtomicBool, Mutex, MutexGuard, Ordering, PoisonErr
 
 /// The records of one cache.
 #[derive(Default)]
-pub(crate) struct Records {
-    table: Arc<Mutex<Table>>,
+pub(crate) struct WriteRecords {
+    table: Arc<Mutex<RecordTable>>,
     /// Whether any handle of this cache stores without a fence.
     needed: AtomicBool,
 }
 
-type Table = HashMap<Box<str>, (Arc<Record>, usize)>;
+type RecordTable = HashMap<Box<str>, (Arc<WriteRecord>, usize)>;
 
 #[derive(Default)]
-struct Record {
+struct WriteRecord {
     marks: Mutex<Marks>,
     /// Held while a value is stored.
     storing: AsyncMutex<()>,
@@ -41,7 +41,7 @@ struct Marks {
     writers: usize,
 }
 
-impl Records {
+impl WriteRecords {
     /// To be called before the first unfenced load: until then writes keep no records.
     pub(super) fn need(&self) {
         self.needed.store(true, Ordering::Release);
@@ -66,7 +66,7 @@ impl Records {
         if !self.needed.load(Ordering::Acquire) {
             return UnfencedWrite(Vec::new());
         }
-        let held: Vec<Held> = names.iter().map(|name| self.hold(name)).collect();
+        let held: Vec<RecordRef> = names.iter().map(|name| self.hold(name)).collect();
         for held in &held {
             let mut marks = held.marks();
             marks.count += 1;
@@ -75,22 +75,22 @@ impl Records {
         UnfencedWrite(held)
     }
 
-    fn hold(&self, name: &str) -> Held {
+    fn hold(&self, name: &str) -> RecordRef {
         let mut table = lock(&self.table);
         let (record, holders) = table.entry(name.into()).or_default();
         *holders += 1;
-        Held { table: self.table.clone(), name: name.into(), record: record.clone() }
+        RecordRef { table: self.table.clone(), name: name.into(), record: record.clone() }
     }
 }
 
 /// A record that is kept while this lives.
-struct Held {
-    table: Arc<Mutex<Table>>,
+struct RecordRef {
+    table: Arc<Mutex<RecordTable>>,
     name: Box<str>,
-    record: Arc<Record>,
+    record: Arc<WriteRecord>,
 }
 
-impl Held {
+impl RecordRef {
     fn marks(&self) -> MutexGuard<'_, Marks> {
         self.record.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,7 +103,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for RecordRef {
     fn drop(&mut self) {
         let mut table = lock(&self.table);
         if let Some((_, holders)) = table.get_mut(&self.name) {
@@ -117,19 +117,19 @@ impl Drop for Held {
 
 /// A load that will be stored without a fence.
 pub(super) struct UnfencedLoad {
-    held: Held,
+    held: RecordRef,
     seen: u64,
     forced: bool,
 }
 
 impl UnfencedLoad {
     /// Waits until nothing else is being stored under the name. Until the turn is dropped a write that begins waits.
-    pub(super) async fn turn(&self) -> Turn<'_> {
+    pub(super) async fn turn(&self) -> WriteTurn<'_> {
         let storing = self.held.record.storing.lock().await;
         let marks = self.held.marks();
         let may_store = marks.writers == 0 && marks.count == self.seen;
         drop(marks);
-        Turn { may_store, _storing: storing }
+        WriteTurn { may_store, _storing: storing }
     }
 }
 
@@ -143,12 +143,12 @@ impl Drop for UnfencedLoad {
 }
 
 /// The right to send something about a name, alone in this process.
-pub(super) struct Turn<'a> {
+pub(super) struct WriteTurn<'a> {
     may_store: bool,
     _storing: tokio::sync::MutexGuard<'a, ()>,
 }
 
-impl Turn<'_> {
+impl WriteTurn<'_> {
     /// Whether no write has begun since before the loader did.
     pub(super) fn may_store(&self) -> bool {
         self.may_store
@@ -156,7 +156,7 @@ impl Turn<'_> {
 }
 
 /// A write under way.
-pub(super) struct UnfencedWrite(Vec<Held>);
+pub(super) struct UnfencedWrite(Vec<RecordRef>);
 
 impl UnfencedWrite {
     /// Waits for the values that are being stored under these names: they were read before this write.
@@ -177,7 +177,7 @@ impl Drop for UnfencedWrite {
     }
 }
 
-fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+fn lock(table: &Mutex<RecordTable>) -> MutexGuard<'_, RecordTable> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -187,8 +187,8 @@ mod tests {
 
     use super::*;
 
-    fn records() -> Records {
-        let records = Records::default();
+    fn records() -> WriteRecords {
+        let records = WriteRecords::default();
         records.need();
         records
     }

@@ -1,23 +1,23 @@
 //! Decides whether stored bytes may be served. Every reader asks here, so that all of them agree.
 //!
-//! [`judge`] reads the envelope, then compares the versions that the entry carries with the current ones, then looks at
+//! [`classify`] reads the envelope, then compares the versions that the entry carries with the current ones, then looks at
 //! the kind and the freshness. It never waits, and it does not decode the value: the reader does that last, and only
 //! for a value that it serves. Versions are known through the tracked connection as a rule. Where they are not, the
 //! verdict is [`Verdict::Ask`]: the reader asks the server for all of them at once and judges again with the
-//! [`Answers`].
+//! [`VersionReplies`].
 //!
-//! Invariant: `judge` never asks again for what it has the answer to. It may ask for another version: one that was known
+//! Invariant: `classify` never asks again for what it has the answer to. It may ask for another version: one that was known
 //! when it first judged, and that a push has made unknown while the others were asked for.
 
 use std::collections::HashMap;
 
 use crate::context::Context;
-use crate::envelope::{Glance, Kind, TagVersion, glance};
+use crate::envelope::{Glance, EntryKind, TagVersion, glance};
 use crate::error::Result;
 use crate::name::Name;
 use crate::store::Store;
-use crate::store::trust::Seen;
-use crate::value::{Meta, Opened, Payload, open};
+use crate::store::trust::ReadStamp;
+use crate::value::{Meta, OpenedEntry, Payload, open};
 
 /// What stored bytes are to a reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,19 +58,19 @@ pub(super) struct Judged {
     /// All zero where there is no envelope.
     pub(super) meta: Meta,
     /// When and through what the clear version was read that was compared.
-    pub(super) clear_seen: Option<Seen>,
+    pub(super) clear_seen: Option<ReadStamp>,
 }
 
 /// Versions that were asked for, as the server has them; `None` for one that it does not have.
-pub(super) type Answers = HashMap<Name, Option<(u64, Option<Seen>)>>;
+pub(super) type VersionReplies = HashMap<Name, Option<(u64, Option<ReadStamp>)>>;
 
 /// Judges what is stored under the name `entry` of the cache whose clear version is called `clear`.
-pub(super) fn judge(
+pub(super) fn classify(
     context: &Context,
     clear: &Name,
     entry: &str,
     bytes: &[u8],
-    answers: &Answers,
+    answers: &VersionReplies,
 ) -> Result<Judged> {
     let just = |verdict| Ok(Judged { verdict, meta: Meta::default(), clear_seen: None });
     if bytes.is_empty() {
@@ -87,12 +87,12 @@ pub(super) fn judge(
 
 /// Judges an entry by its first bytes, which say nothing of whether the rest is intact. `None` where an entry carries
 /// tags: then only the whole of it tells.
-pub(super) fn judge_start(
+pub(super) fn classify_start(
     context: &Context,
     clear: &Name,
     entry: &str,
     start: &[u8],
-    answers: &Answers,
+    answers: &VersionReplies,
 ) -> Result<Option<Judged>> {
     let just = |verdict| Ok(Some(Judged { verdict, meta: Meta::default(), clear_seen: None }));
     let meta = match glance(start) {
@@ -106,24 +106,24 @@ pub(super) fn judge_start(
     if context.invalidations.covers(entry, clear) {
         return just(Verdict::Invalid(Cause::Queued));
     }
-    rule(context, clear, Opened { kind: Kind::Value, meta, payload: Payload::default() }, answers).map(Some)
+    rule(context, clear, OpenedEntry { kind: EntryKind::Value, meta, payload: Payload::default() }, answers).map(Some)
 }
 
 /// The order matters: nothing else counts of what was invalidated.
-fn rule(context: &Context, clear: &Name, opened: Opened, answers: &Answers) -> Result<Judged> {
-    let Opened { kind, meta, payload } = opened;
+fn rule(context: &Context, clear: &Name, opened: OpenedEntry, answers: &VersionReplies) -> Result<Judged> {
+    let OpenedEntry { kind, meta, payload } = opened;
     let mut clear_seen = None;
     let verdict = match compare(context, clear, &meta, answers)? {
-        Held::No(cause) => Verdict::Invalid(cause),
-        Held::Unknown(names) => Verdict::Ask(names),
-        Held::Yes(seen) => {
+        VersionCheck::No(cause) => Verdict::Invalid(cause),
+        VersionCheck::Unknown(names) => Verdict::Ask(names),
+        VersionCheck::Yes(seen) => {
             clear_seen = seen;
             let now = context.store()?.now();
             match kind {
-                Kind::Absence => Verdict::Absent,
-                Kind::Placeholder => Verdict::Placeholder,
-                Kind::Value if meta.fresh_until != 0 && meta.fresh_until <= now => Verdict::Stale(payload),
-                Kind::Value => Verdict::Serve(payload),
+                EntryKind::Absence => Verdict::Absent,
+                EntryKind::Placeholder => Verdict::Placeholder,
+                EntryKind::Value if meta.fresh_until != 0 && meta.fresh_until <= now => Verdict::Stale(payload),
+                EntryKind::Value => Verdict::Serve(payload),
             }
         }
     };
@@ -131,18 +131,18 @@ fn rule(context: &Context, clear: &Name, opened: Opened, answers: &Answers) -> R
 }
 
 /// Whether the versions that an entry carries are the current ones.
-enum Held {
+enum VersionCheck {
     /// With when and through what the clear version was read.
-    Yes(Option<Seen>),
+    Yes(Option<ReadStamp>),
     No(Cause),
     /// These are not known here.
     Unknown(Vec<Name>),
 }
 
 /// Compares the versions that an entry carries with the current ones. One that differs decides, whatever is not known.
-fn compare(context: &Context, clear: &Name, meta: &Meta, answers: &Answers) -> Result<Held> {
+fn compare(context: &Context, clear: &Name, meta: &Meta, answers: &VersionReplies) -> Result<VersionCheck> {
     if meta.clear_version == 0 && meta.tags.is_empty() {
-        return Ok(Held::Yes(None));
+        return Ok(VersionCheck::Yes(None));
     }
     let (lanes, now) = (context.store()?.lanes(), context.clock.moment());
     let current = |name: &Name| {
@@ -155,7 +155,7 @@ fn compare(context: &Context, clear: &Name, meta: &Meta, answers: &Answers) -> R
     if meta.clear_version != 0 {
         match current(clear) {
             Some(Some((version, seen))) if version == meta.clear_version => clear_seen = seen,
-            Some(_) => return Ok(Held::No(Cause::Clear)),
+            Some(_) => return Ok(VersionCheck::No(Cause::Clear)),
             None => unknown.push(clear.clone()),
         }
     }
@@ -163,13 +163,13 @@ fn compare(context: &Context, clear: &Name, meta: &Meta, answers: &Answers) -> R
         let name = context.keyspace.tag(tag);
         let queued = context.invalidations.replaces(&name);
         match current(&name) {
-            _ if queued => return Ok(Held::No(Cause::Tag(tag.clone()))),
+            _ if queued => return Ok(VersionCheck::No(Cause::Tag(tag.clone()))),
             Some(Some((current, _))) if current == *version => {}
-            Some(_) => return Ok(Held::No(Cause::Tag(tag.clone()))),
+            Some(_) => return Ok(VersionCheck::No(Cause::Tag(tag.clone()))),
             None => unknown.push(name),
         }
     }
-    Ok(if unknown.is_empty() { Held::Yes(clear_seen) } else { Held::Unknown(unknown) })
+    Ok(if unknown.is_empty() { VersionCheck::Yes(clear_seen) } else { VersionCheck::Unknown(unknown) })
 }
 
 /// Whether these tags are known here to have these versions still. For near copies, which are not worth a round trip.
@@ -185,11 +185,11 @@ pub(super) fn tags_hold(context: &Context, tags: &[TagVersion]) -> bool {
 
 /// Asks the server for versions: one round trip for those that can be read together. Readers that ask for the same version at
 /// the same time ask once.
-pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Answers> {
+pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<VersionReplies> {
     names.sort_unstable();
     names.dedup();
     let (store, versions) = (context.store()?, &context.changes.versions);
-    let mut found = Answers::new();
+    let mut found = VersionReplies::new();
     // A version whose replacement is queued is invalid, and not asked for: the answer may be from before the replacement,
     // and arrive when that has left the queue.
     names.retain(|name| {
@@ -225,12 +225,12 @@ pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Answe
     Ok(found)
 }
 
-/// As [`judge`], asking for what is not known: one round trip then, none as a rule.
-pub(super) async fn judged(context: &Context, clear: &Name, entry: &str, bytes: &[u8]) -> Result<Judged> {
-    let mut answers = Answers::new();
+/// As [`classify`], asking for what is not known: one round trip then, none as a rule.
+pub(super) async fn classified(context: &Context, clear: &Name, entry: &str, bytes: &[u8]) -> Result<Judged> {
+    let mut answers = VersionReplies::new();
     loop {
-        let judged = judge(context, clear, entry, bytes, &answers)?;
-        let Verdict::Ask(names) = judged.verdict else { return Ok(judged) };
+        let classified = classify(context, clear, entry, bytes, &answers)?;
+        let Verdict::Ask(names) = classified.verdict else { return Ok(classified) };
         // Rare, and large as a future: boxed, so that every other read need not carry it.
         answers.extend(Box::pin(ask(context, names)).await?);
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Cache;
-use super::kept::Found;
+use super::kept::Lookup;
 use crate::background::LIVENESS;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
@@ -24,18 +24,18 @@ where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     /// Waits until no other process's placeholder stands under a name, and gives what does.
-    pub(super) async fn wait_for_fill(&self, entry: &str) -> Result<Found<V>> {
+    pub(super) async fn wait_for_fill(&self, entry: &str) -> Result<Lookup<V>> {
         let mut watch = self.context.changes.watch(entry);
         loop {
             let covered = self.is_covered(entry);
             let read = self.bounded(self.context.store()?.get_tracked(entry)).await?;
             let patience = self.patience(&read);
             let found = match read.bytes {
-                None => Found::Nothing,
-                Some(bytes) if covered => Found::Unusable(bytes),
+                None => Lookup::Nothing,
+                Some(bytes) if covered => Lookup::Unusable(bytes),
                 Some(bytes) => self.bounded(self.classify(entry, bytes)).await?,
             };
-            if !matches!(found, Found::Placeholder(_)) {
+            if !matches!(found, Lookup::Placeholder(_)) {
                 return Ok(found);
             }
             watch.changed(patience).await;
@@ -43,7 +43,7 @@ where
     }
 
     /// Waits until another process's refresh of the value that carries `nonce` has ended, and gives what stands there.
-    pub(super) async fn wait_for_refresh(&self, entry: &str, nonce: u64) -> Result<Found<V>> {
+    pub(super) async fn wait_for_refresh(&self, entry: &str, nonce: u64) -> Result<Lookup<V>> {
         let lease = Keyspace::lease(entry);
         let mut value_watch = self.context.changes.watch(entry);
         let mut lease_watch = self.context.changes.watch(&lease);
@@ -53,11 +53,11 @@ where
             let read = self.bounded(store.get_tracked(entry)).await?;
             let patience = self.patience(&leased);
             let found = match read.bytes {
-                None => Found::Nothing,
-                Some(bytes) if covered => Found::Unusable(bytes),
+                None => Lookup::Nothing,
+                Some(bytes) if covered => Lookup::Unusable(bytes),
                 Some(bytes) => self.bounded(self.classify(entry, bytes)).await?,
             };
-            let same = matches!(&found, Found::Fresh(kept) | Found::Stale(kept) if kept.nonce == nonce);
+            let same = matches!(&found, Lookup::Fresh(kept) | Lookup::Stale(kept) if kept.nonce == nonce);
             let holder = leased.bytes.as_deref().and_then(RefreshClaim::read);
             if !same || holder.is_none_or(|holder| holder.nonce != nonce) {
                 return Ok(found);

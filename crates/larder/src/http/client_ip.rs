@@ -41,7 +41,7 @@ type Peer = Arc<dyn Fn(&RequestHead<'_>) -> Option<IpAddr> + Send + Sync>;
 /// ```
 #[derive(Clone)]
 pub struct ClientIp {
-    trusted: Vec<Network>,
+    trusted: Vec<IpNetwork>,
     field: HeaderName,
     peer: Peer,
     ipv6_prefix: u8,
@@ -79,7 +79,7 @@ impl ClientIp {
     /// `InvalidSetting` for what is neither.
     pub fn trust(mut self, networks: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self> {
         for network in networks {
-            self.trusted.push(Network::parse(network.as_ref())?);
+            self.trusted.push(IpNetwork::parse(network.as_ref())?);
         }
         Ok(self)
     }
@@ -150,13 +150,13 @@ impl fmt::Debug for ClientIp {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Network {
+struct IpNetwork {
     bits: u128,
     length: u8,
     width: u8,
 }
 
-impl Network {
+impl IpNetwork {
     fn parse(text: &str) -> Result<Self> {
         let nonsense =
             || Error::invalid(format!("{text:?} is neither an address nor a network like 10.0.0.0/8"));
@@ -316,12 +316,12 @@ mod tests {
             ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::"),
             ("::/0", "::1", "1.2.3.4"),
         ] {
-            let network = Network::parse(network).unwrap();
+            let network = IpNetwork::parse(network).unwrap();
             assert!(network.contains(inside.parse().unwrap()), "{network:?}");
             assert!(!network.contains(outside.parse().unwrap()), "{network:?}");
         }
         for nonsense in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "a/8", "10.0.0.0/-1"] {
-            assert!(Network::parse(nonsense).is_err(), "{nonsense}");
+            assert!(IpNetwork::parse(nonsense).is_err(), "{nonsense}");
         }
     }
 }

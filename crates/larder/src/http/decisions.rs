@@ -27,10 +27,10 @@ use crate::limit::Decision;
 /// A handler that served from a cache, say, gives back what its request was charged:
 /// `limiter.refund(key, decisions.take("api")?, 1)`.
 #[derive(Clone, Default)]
-pub struct Decisions(Arc<Mutex<Vec<Named>>>);
+pub struct Decisions(Arc<Mutex<Vec<NamedDecision>>>);
 
 /// A decision, with the name of its limiter.
-type Named = (String, Arc<Decision>);
+type NamedDecision = (String, Arc<Decision>);
 
 impl Decisions {
     /// The decision by the limiter of this name; of two layers with one limiter that of the inner one.

@@ -37,7 +37,7 @@ pub(super) struct Policies {
 
 /// What a response says of a decision. The decision itself has gone on with its request by then.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Told {
+pub(super) struct LimitFields {
     quota: Quota,
     remaining: u64,
     /// What Retry-After says must not be before the end of this span (section 6 of the draft).
@@ -45,7 +45,7 @@ pub(super) struct Told {
     refused: bool,
 }
 
-impl Told {
+impl LimitFields {
     pub(super) fn of(decision: &Decision) -> Self {
         let quota = decision.quota();
         let span = decision.retry_after().unwrap_or(decision.reset_after().min(quota.window()));
@@ -93,8 +93,8 @@ impl Policies {
     }
 
     /// Adds what is told to a response.
-    pub(super) fn write<B>(&self, fields: RateLimitFields, told: Told, response: &mut Response<B>) {
-        let Told { quota, remaining, span, refused } = told;
+    pub(super) fn write<B>(&self, fields: RateLimitFields, told: LimitFields, response: &mut Response<B>) {
+        let LimitFields { quota, remaining, span, refused } = told;
         let legacy = matches!(fields, RateLimitFields::Legacy | RateLimitFields::Both)
             && (refused || binds_more(told, response));
         let (seconds, headers) = (whole_seconds(span), response.headers_mut());
@@ -119,7 +119,7 @@ const LEGACY_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remain
 
 /// Whether a limit that let the request pass binds more than what the response says already. A refusal that comes from
 /// further inside, with or without such fields, binds most.
-fn binds_more<B>(told: Told, response: &Response<B>) -> bool {
+fn binds_more<B>(told: LimitFields, response: &Response<B>) -> bool {
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
         return false;
     }

@@ -13,7 +13,7 @@ use super::service::RateLimitService;
 use crate::limit::{Quota, Quotas, RateLimiter};
 
 /// Answers about a request, or about a response and what its request was charged.
-type Ask<T> = Arc<dyn Fn(&RequestHead<'_>) -> T + Send + Sync>;
+type RequestFn<T> = Arc<dyn Fn(&RequestHead<'_>) -> T + Send + Sync>;
 type Settle = Arc<dyn Fn(&ResponseHead<'_>, u64) -> u64 + Send + Sync>;
 type Hook = Arc<dyn Fn(&RefusedRequest<'_>) + Send + Sync>;
 
@@ -25,7 +25,7 @@ const POLICIES: usize = 16;
 /// A request that is refused is answered with 429, `Retry-After` in whole seconds rounded up, and a problem document. One
 /// that passes goes on with its decision in the [`Decisions`](super::Decisions) among the request's extensions. Responses
 /// say what is left, as [`fields`](Self::fields) chooses. Where no decision can be made (the store is away and the
-/// limiter's [`Outage`](crate::Outage) neither allows nor counts in this process), the answer is 503. A key longer than the
+/// limiter's [`OutagePolicy`](crate::OutagePolicy) neither allows nor counts in this process), the answer is 503. A key longer than the
 /// store takes (`max_key_bytes`, 1,024 by default) is counted under its SHA-1, so no client can cause an error by a long one.
 ///
 /// Layers compose: each adds its `RateLimit` fields to those of layers inside it and of services behind it.
@@ -49,10 +49,10 @@ const POLICIES: usize = 16;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 pub struct RateLimitLayer<R = Problem> {
-    shared: Arc<Shared<R>>,
+    shared: Arc<LayerShared<R>>,
 }
 
-pub(super) struct Shared<R> {
+pub(super) struct LayerShared<R> {
     pub(super) options: Options,
     pub(super) refuse: Arc<R>,
     policies: Arc<RwLock<Vec<Arc<Policies>>>>,
@@ -66,9 +66,9 @@ pub(super) struct Options {
     pub(super) and: Vec<(RateLimiter, Arc<dyn RequestKey>)>,
     pub(super) fields: RateLimitFields,
     pub(super) shadow: bool,
-    pub(super) skip: Option<Ask<bool>>,
-    pub(super) quotas: Option<Ask<Option<Quotas>>>,
-    pub(super) cost: Option<Ask<u64>>,
+    pub(super) skip: Option<RequestFn<bool>>,
+    pub(super) quotas: Option<RequestFn<Option<Quotas>>>,
+    pub(super) cost: Option<RequestFn<u64>>,
     pub(super) settle: Option<Settle>,
     pub(super) on_refusal: Option<Hook>,
     pub(super) jitter: Duration,
@@ -90,7 +90,7 @@ impl RateLimitLayer {
             on_refusal: None,
             jitter: Duration::ZERO,
         };
-        Self { shared: Arc::new(Shared { options, refuse: Arc::new(Problem), policies: Arc::default() }) }
+        Self { shared: Arc::new(LayerShared { options, refuse: Arc::new(Problem), policies: Arc::default() }) }
     }
 }
 
@@ -170,20 +170,20 @@ impl<R> RateLimitLayer<R> {
     /// [`Refusal`](super::Refusal) to a response.
     #[must_use]
     pub fn refuse<N>(self, refuse: N) -> RateLimitLayer<N> {
-        let Shared { options, policies, .. } = &*self.shared;
+        let LayerShared { options, policies, .. } = &*self.shared;
         let (options, policies) = (options.clone(), policies.clone());
-        RateLimitLayer { shared: Arc::new(Shared { options, refuse: Arc::new(refuse), policies }) }
+        RateLimitLayer { shared: Arc::new(LayerShared { options, refuse: Arc::new(refuse), policies }) }
     }
 
     fn with(self, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = self.shared.options.clone();
         change(&mut options);
         let (refuse, policies) = (self.shared.refuse.clone(), self.shared.policies.clone());
-        Self { shared: Arc::new(Shared { options, refuse, policies }) }
+        Self { shared: Arc::new(LayerShared { options, refuse, policies }) }
     }
 }
 
-impl<R> Shared<R> {
+impl<R> LayerShared<R> {
     /// The fields about these quotas of a limiter.
     pub(super) fn policies(&self, name: &str, quotas: Vec<Quota>) -> Arc<Policies> {
         let same = |known: &&Arc<Policies>| known.name() == name && known.quotas() == quotas;

@@ -11,9 +11,9 @@ use http::{Request, Response, StatusCode, header};
 use tower_service::Service;
 
 use super::decisions::Decisions;
-use super::fields::{Policies, Told};
+use super::fields::{Policies, LimitFields};
 use super::key::{RequestHead, ResponseHead, shortened};
-use super::layer::{Options, Shared};
+use super::layer::{Options, LayerShared};
 use super::refusal::{Problem, Refusal, Refuse, RefusedRequest, retry_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{DecidedBy, Decision, RateLimiter, Reservation, Reserve};
@@ -22,11 +22,11 @@ use crate::telemetry::target;
 /// A service whose requests are limited. Made by [`RateLimitLayer`](super::RateLimitLayer).
 pub struct RateLimitService<S, R = Problem> {
     inner: S,
-    shared: Arc<Shared<R>>,
+    shared: Arc<LayerShared<R>>,
 }
 
 impl<S, R> RateLimitService<S, R> {
-    pub(super) fn new(inner: S, shared: Arc<Shared<R>>) -> Self {
+    pub(super) fn new(inner: S, shared: Arc<LayerShared<R>>) -> Self {
         Self { inner, shared }
     }
 }
@@ -46,7 +46,7 @@ impl<S, R> fmt::Debug for RateLimitService<S, R> {
 }
 
 /// What a request asks of the limiters: at least one key.
-struct Asked {
+struct RequestKeys {
     keys: Vec<(RateLimiter, String)>,
     cost: u64,
 }
@@ -77,7 +77,7 @@ impl Decided {
 
 impl Options {
     /// Nothing where the request is not limited.
-    fn ask(&self, head: &RequestHead<'_>) -> Option<Result<Asked>> {
+    fn ask(&self, head: &RequestHead<'_>) -> Option<Result<RequestKeys>> {
         if self.skip.as_ref().is_some_and(|skip| skip(head)) {
             return None;
         }
@@ -96,11 +96,11 @@ impl Options {
                 let key = shortened(key.key(head).unwrap_or_default(), |key| limiter.takes(key));
                 (limiter, key)
             });
-            Asked { keys: keys.collect(), cost }
+            RequestKeys { keys: keys.collect(), cost }
         }))
     }
 
-    async fn decide(&self, asked: &Asked) -> Decided {
+    async fn decide(&self, asked: &RequestKeys) -> Decided {
         match self.decide_all(asked).await {
             Ok((decisions, reservations)) => Decided { decisions: Ok(decisions), reservations },
             Err(error) => {
@@ -110,7 +110,7 @@ impl Options {
         }
     }
 
-    async fn decide_all(&self, asked: &Asked) -> Result<(Vec<Decision>, Vec<Reservation>)> {
+    async fn decide_all(&self, asked: &RequestKeys) -> Result<(Vec<Decision>, Vec<Reservation>)> {
         let exceeds = |(limiter, key): &(RateLimiter, String)| asked.cost > limiter.largest_cost(key);
         if asked.cost == 1 || !asked.keys.iter().any(exceeds) {
             return self.decide_by(asked, |_, _| asked.cost).await;
@@ -126,7 +126,7 @@ impl Options {
 
     async fn decide_by(
         &self,
-        asked: &Asked,
+        asked: &RequestKeys,
         cost: impl Fn(&RateLimiter, &str) -> u64,
     ) -> Result<(Vec<Decision>, Vec<Reservation>)> {
         if let [(limiter, key)] = asked.keys.as_slice() {
@@ -165,7 +165,7 @@ impl Options {
         }
     }
 
-    fn refused<B>(&self, asked: &Asked, request: &Request<B>, decided: &Decided) {
+    fn refused<B>(&self, asked: &RequestKeys, request: &Request<B>, decided: &Decided) {
         let Some(hook) = &self.on_refusal else { return };
         let (place, decision) = match decided.binding() {
             Ok((_, decision)) if decision.is_allowed() => return,
@@ -177,7 +177,7 @@ impl Options {
     }
 }
 
-impl<R> Shared<R> {
+impl<R> LayerShared<R> {
     fn refusal<B>(&self, decided: Result<&Decision, &Error>, names: Vec<String>) -> Response<B>
     where
         R: Refuse<B>,
@@ -196,20 +196,20 @@ impl<R> Shared<R> {
     }
 
     /// The fields of a key's limiter, and what they say of its decision.
-    fn told(&self, asked: &Asked, decided: &Decided) -> Vec<(Arc<Policies>, Told)> {
+    fn told(&self, asked: &RequestKeys, decided: &Decided) -> Vec<(Arc<Policies>, LimitFields)> {
         let Ok(decisions) = &decided.decisions else { return Vec::new() };
         let each = asked.keys.iter().zip(decisions);
-        let counted = each.filter(|(_, decision)| decision.decided_by() != DecidedBy::Outage);
+        let counted = each.filter(|(_, decision)| decision.decided_by() != DecidedBy::OutagePolicy);
         counted
             .map(|((limiter, key), decision)| {
                 let quotas = limiter.quotas_of(key, Some(decision.quota()));
-                (self.policies(limiter.name(), quotas), Told::of(decision))
+                (self.policies(limiter.name(), quotas), LimitFields::of(decision))
             })
             .collect()
     }
 
     /// The response to a request that does not pass.
-    fn refuse_by<B>(&self, asked: &Asked, decided: &Decided) -> Response<B>
+    fn refuse_by<B>(&self, asked: &RequestKeys, decided: &Decided) -> Response<B>
     where
         R: Refuse<B>,
     {

@@ -18,5 +18,5 @@ mod queue;
 mod sender;
 mod throttle;
 
-pub(crate) use queue::{Kind, Queue, Started};
+pub(crate) use queue::{Invalidation, InvalidationQueue, Started};
 pub(crate) use sender::{Delivery, send};

@@ -22,7 +22,7 @@ const OVERHEAD: usize = 128;
 
 /// What is to be done to a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum Invalidation {
     /// Delete an entry. With the clear version of its cache; `None` for a cache without versions.
     Delete(Option<Arc<str>>),
     /// Replace the version that clears a cache.
@@ -42,8 +42,8 @@ pub(crate) enum Started {
     No,
 }
 
-struct Item {
-    kind: Kind,
+struct QueuedItem {
+    kind: Invalidation,
     generation: u64,
     /// The request is on its way.
     in_flight: bool,
@@ -52,8 +52,8 @@ struct Item {
 }
 
 #[derive(Default)]
-struct Table {
-    items: HashMap<Arc<str>, Item>,
+struct QueueTable {
+    items: HashMap<Arc<str>, QueuedItem>,
     /// The last generation that was given out.
     generation: u64,
     /// Tags queued up to this generation may be sent.
@@ -75,8 +75,8 @@ struct Table {
 
 /// Invalidations that are queued.
 #[derive(Default)]
-pub(crate) struct Queue {
-    table: Mutex<Table>,
+pub(crate) struct InvalidationQueue {
+    table: Mutex<QueueTable>,
     pending: AtomicBool,
     /// Wakes the sender.
     changed: Notify,
@@ -90,7 +90,7 @@ pub(crate) struct Queue {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Work {
     pub(super) name: Arc<str>,
-    pub(super) kind: Kind,
+    pub(super) kind: Invalidation,
     generation: u64,
     /// The counter when it was taken: what was queued up to then was queued before this was sent.
     taken_at: u64,
@@ -106,7 +106,7 @@ pub(super) enum Next {
     Nothing,
 }
 
-impl Queue {
+impl InvalidationQueue {
     /// Whether anything is queued: nearly always not. One load.
     #[inline]
     pub(crate) fn is_pending(&self) -> bool {
@@ -190,14 +190,14 @@ impl Queue {
     /// `all_clears` gives the clear versions of all caches, for a queue that is full of tags.
     pub(crate) fn delete<'a>(
         &self,
-        names: impl IntoIterator<Item = &'a str>,
+        names: impl IntoIterator<QueuedItem = &'a str>,
         clear: Option<&str>,
         all_clears: impl Fn() -> Vec<String>,
     ) -> Started {
         let clear: Option<Arc<str>> = clear.map(Arc::from);
         self.add(|table| {
             for name in names {
-                table.put(name, Kind::Delete(clear.clone()));
+                table.put(name, Invalidation::Delete(clear.clone()));
                 table.make_room(name, &all_clears);
             }
         })
@@ -205,14 +205,14 @@ impl Queue {
 
     /// Queues the replacement of the version that clears a cache.
     pub(crate) fn clear(&self, version: &str) -> Started {
-        self.add(|table| table.put(version, Kind::Clear))
+        self.add(|table| table.put(version, Invalidation::Clear))
     }
 
     /// Queues the replacement of a tag's version, and before it that of the epoch.
     pub(crate) fn tag(&self, tag: &str, epoch: &str, all_clears: impl Fn() -> Vec<String>) -> Started {
         self.add(|table| {
-            table.put(tag, Kind::Tag);
-            table.put(epoch, Kind::Epoch);
+            table.put(tag, Invalidation::Tag);
+            table.put(epoch, Invalidation::Epoch);
             table.make_room(tag, &all_clears);
         })
     }
@@ -243,7 +243,7 @@ impl Queue {
         self.ended.notify_waiters();
     }
 
-    fn add(&self, add: impl FnOnce(&mut Table)) -> Started {
+    fn add(&self, add: impl FnOnce(&mut QueueTable)) -> Started {
         let mut table = self.table();
         add(&mut table);
         self.note_size(&table);
@@ -253,17 +253,17 @@ impl Queue {
         if started { Started::Already } else { Started::No }
     }
 
-    fn note_size(&self, table: &Table) {
+    fn note_size(&self, table: &QueueTable) {
         self.pending.store(!table.items.is_empty(), Ordering::Release);
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, QueueTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// For the sender.
-impl Queue {
+impl InvalidationQueue {
     /// Completes when there may be something new to send.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
@@ -296,7 +296,7 @@ impl Queue {
             item.listed = false;
             return Next::Nothing;
         }
-        if item.kind == Kind::Tag && item.generation > epoch_replaced {
+        if item.kind == Invalidation::Tag && item.generation > epoch_replaced {
             return Next::AfterEpoch;
         }
         item.in_flight = true;
@@ -312,7 +312,7 @@ impl Queue {
     /// and this returns `true`.
     pub(super) fn answered(&self, work: &Work) -> bool {
         let mut table = self.table();
-        if work.kind == Kind::Epoch {
+        if work.kind == Invalidation::Epoch {
             table.epoch_replaced = table.epoch_replaced.max(work.taken_at);
         }
         let again = match table.items.get_mut(&work.name) {
@@ -356,9 +356,9 @@ impl Queue {
     }
 }
 
-impl Table {
+impl QueueTable {
     /// Queues an item, or gives the one that is queued a new generation.
-    fn put(&mut self, name: &str, kind: Kind) {
+    fn put(&mut self, name: &str, kind: Invalidation) {
         self.generation += 1;
         let generation = self.generation;
         if let Some(item) = self.items.get_mut(name) {
@@ -368,7 +368,7 @@ impl Table {
         let name: Arc<str> = name.into();
         *self.size_of(&kind) += name.len() + OVERHEAD;
         self.fresh.push(name.clone());
-        self.items.insert(name, Item { kind, generation, in_flight: false, listed: true });
+        self.items.insert(name, QueuedItem { kind, generation, in_flight: false, listed: true });
     }
 
     fn list(&mut self, name: &str) {
@@ -383,7 +383,7 @@ impl Table {
         if let Some(item) = self.items.remove(name) {
             let size = self.size_of(&item.kind);
             *size = size.saturating_sub(name.len() + OVERHEAD);
-            if let Kind::Delete(clear) = &item.kind
+            if let Invalidation::Delete(clear) = &item.kind
                 && *size == 0
             {
                 self.deletes.remove(clear);
@@ -392,11 +392,11 @@ impl Table {
     }
 
     /// What the items of this kind take.
-    fn size_of(&mut self, kind: &Kind) -> &mut usize {
+    fn size_of(&mut self, kind: &Invalidation) -> &mut usize {
         match kind {
-            Kind::Delete(clear) => self.deletes.entry(clear.clone()).or_default(),
-            Kind::Tag => &mut self.tags,
-            Kind::Clear | Kind::Epoch => &mut self.versions,
+            Invalidation::Delete(clear) => self.deletes.entry(clear.clone()).or_default(),
+            Invalidation::Tag => &mut self.tags,
+            Invalidation::Clear | Invalidation::Epoch => &mut self.versions,
         }
     }
 
@@ -409,9 +409,9 @@ impl Table {
                     // Its name alone: the namespace stays out of the log.
                     let cache = clear.rsplit('/').next().unwrap_or_default().trim_end_matches('}');
                     tracing::warn!(target: target::INVALIDATION, %cache, "the queue of invalidations is full: a cache will be cleared");
-                    self.drop_all(|kind| matches!(kind, Kind::Delete(Some(own)) if *own == clear));
+                    self.drop_all(|kind| matches!(kind, Invalidation::Delete(Some(own)) if *own == clear));
                     self.deletes.remove(&Some(clear.clone()));
-                    self.put(&clear, Kind::Clear);
+                    self.put(&clear, Invalidation::Clear);
                 }
                 Some((None, size)) if size >= self.tags => {
                     if !self.lose_plain(newest) {
@@ -421,9 +421,9 @@ impl Table {
                 _ => {
                     // Which entries carry the tags is not known.
                     tracing::warn!(target: target::INVALIDATION, "the queue of invalidations is full: all caches will be cleared");
-                    self.drop_all(|kind| *kind == Kind::Tag);
+                    self.drop_all(|kind| *kind == Invalidation::Tag);
                     self.tags = 0;
-                    all_clears().iter().for_each(|clear| self.put(clear, Kind::Clear));
+                    all_clears().iter().for_each(|clear| self.put(clear, Invalidation::Clear));
                 }
             }
         }
@@ -436,7 +436,7 @@ impl Table {
 
     /// Drops a name of a cache without versions: `newest` if it is one, else any. One is worth as much as another.
     fn lose_plain(&mut self, newest: &str) -> bool {
-        let is_plain = |item: &Item| item.kind == Kind::Delete(None);
+        let is_plain = |item: &QueuedItem| item.kind == Invalidation::Delete(None);
         let name = match self.items.get_key_value(newest) {
             Some((name, item)) if is_plain(item) => Some(name),
             _ => self.items.iter().find(|(_, item)| is_plain(item)).map(|(name, _)| name),
@@ -454,7 +454,7 @@ impl Table {
         true
     }
 
-    fn drop_all(&mut self, which: impl Fn(&Kind) -> bool) {
+    fn drop_all(&mut self, which: impl Fn(&Invalidation) -> bool) {
         self.items.retain(|_, item| !which(&item.kind));
     }
 }
@@ -463,13 +463,13 @@ impl Table {
 mod tests {
     use super::*;
 
-    fn queue(names: &[&str]) -> Queue {
-        let queue = Queue::default();
+    fn queue(names: &[&str]) -> InvalidationQueue {
+        let queue = InvalidationQueue::default();
         let _ = queue.delete(names.iter().copied(), Some("clear"), Vec::new);
         queue
     }
 
-    fn take(queue: &Queue, name: &str) -> Work {
+    fn take(queue: &InvalidationQueue, name: &str) -> Work {
         match queue.take(&name.into()) {
             Next::Send(work) => work,
             other => panic!("{name}: {other:?}"),
@@ -500,7 +500,7 @@ mod tests {
 
     #[test]
     fn a_tag_waits_for_an_epoch_that_was_sent_after_it_was_queued() {
-        let queue = Queue::default();
+        let queue = InvalidationQueue::default();
         let _ = queue.tag("one", "epoch", Vec::new);
         let early = take(&queue, "epoch");
         let _ = queue.tag("two", "epoch", Vec::new);

@@ -20,7 +20,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
-use super::queue::{Kind, Next, Queue, Work};
+use super::queue::{Invalidation, Next, InvalidationQueue, Work};
 use super::throttle::Throttle;
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::target;
@@ -38,12 +38,12 @@ pub(crate) trait Delivery: Send + Sync + 'static {
     fn node(&self, name: &str) -> usize;
 
     /// Carries an item out, within the time that any request may take.
-    fn deliver(&self, name: &str, kind: &Kind) -> impl Future<Output = Result<()>> + Send;
+    fn deliver(&self, name: &str, kind: &Invalidation) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// What waits for one node.
 #[derive(Default)]
-struct Lane {
+struct NodeQueue {
     names: VecDeque<Arc<str>>,
     in_flight: usize,
     /// Zero while the node answers.
@@ -54,17 +54,17 @@ struct Lane {
     replaced: usize,
 }
 
-impl Lane {
+impl NodeQueue {
     fn may_send(&self, now: Instant) -> bool {
         let window = if self.pause.is_zero() { WINDOW } else { 1 };
         self.in_flight < window && self.resume.is_none_or(|resume| resume <= now)
     }
 
-    fn answered(&mut self, kind: &Kind) {
+    fn answered(&mut self, kind: &Invalidation) {
         (self.pause, self.resume) = (Duration::ZERO, None);
         match kind {
-            Kind::Delete(_) => self.deleted += 1,
-            Kind::Clear | Kind::Epoch | Kind::Tag => self.replaced += 1,
+            Invalidation::Delete(_) => self.deleted += 1,
+            Invalidation::Clear | Invalidation::Epoch | Invalidation::Tag => self.replaced += 1,
         }
     }
 
@@ -89,8 +89,8 @@ impl Lane {
 type Ended = (usize, Work, Result<()>);
 
 struct Sender {
-    queue: Arc<Queue>,
-    lanes: HashMap<usize, Lane>,
+    queue: Arc<InvalidationQueue>,
+    lanes: HashMap<usize, NodeQueue>,
     in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>>,
     /// Tags that wait for the epoch.
     after_epoch: Vec<Arc<str>>,
@@ -100,12 +100,12 @@ struct Sender {
 }
 
 /// Tells the queue that its sender was dropped before its end, with the runtime it ran in.
-struct Running {
-    queue: Arc<Queue>,
+struct RunningSender {
+    queue: Arc<InvalidationQueue>,
     finished: bool,
 }
 
-impl Drop for Running {
+impl Drop for RunningSender {
     fn drop(&mut self) {
         if !self.finished {
             self.queue.sender_ended();
@@ -115,8 +115,8 @@ impl Drop for Running {
 
 /// Sends until the queue is empty, the `Larder` is closed, or its last handle is gone. The queue has one sender at a
 /// time.
-pub(crate) async fn send<D: Delivery>(delivery: Weak<D>, queue: Arc<Queue>) {
-    let mut running = Running { queue: queue.clone(), finished: false };
+pub(crate) async fn send<D: Delivery>(delivery: Weak<D>, queue: Arc<InvalidationQueue>) {
+    let mut running = RunningSender { queue: queue.clone(), finished: false };
     let mut sender = Sender {
         queue: queue.clone(),
         lanes: HashMap::new(),
@@ -219,7 +219,7 @@ impl Sender {
                     lane.names.push_back(work.name);
                 }
                 lane.report_if_empty();
-                if work.kind == Kind::Epoch {
+                if work.kind == Invalidation::Epoch {
                     let tags = std::mem::take(&mut self.after_epoch);
                     self.list(&**delivery, tags);
                 }
@@ -274,7 +274,7 @@ mod tests {
     /// Nodes by the first letter of a name; a round trip takes 5 ms.
     #[derive(Default)]
     struct Nodes {
-        queue: Arc<Queue>,
+        queue: Arc<InvalidationQueue>,
         away: Mutex<HashSet<char>>,
         refusing: Mutex<HashSet<String>>,
         /// How often each name was asked for.
@@ -297,7 +297,7 @@ mod tests {
             name.chars().next().map_or(0, |first| first as usize)
         }
 
-        async fn deliver(&self, name: &str, _: &Kind) -> Result<()> {
+        async fn deliver(&self, name: &str, _: &Invalidation) -> Result<()> {
             *self.asked.lock().unwrap().entry(name.to_owned()).or_default() += 1;
             tokio::time::sleep(Duration::from_millis(5)).await;
             if self.away.lock().unwrap().contains(&name.chars().next().unwrap()) {

@@ -13,7 +13,7 @@ use super::RateLimiter;
 use super::ask::drift;
 use super::decision::{DecidedBy, Decision};
 use super::quota::Plan;
-use super::wait_queue::{Answer, WaitQueue, Waiting};
+use super::wait_queue::{WaitOutcome, WaitQueue, QueuedCaller};
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::key::CacheKey;
@@ -96,13 +96,13 @@ impl RateLimiter {
         let ticket = queue.ticket();
         loop {
             let (answer, answered) = oneshot::channel();
-            queue.join(Waiting { ticket, cost, deadline, limiter: self.clone(), answer });
+            queue.join(QueuedCaller { ticket, cost, deadline, limiter: self.clone(), answer });
             // Its turn has come, or what is known instead. A caller that is dropped here leaves the queue.
             let _leave = Leave(&queue);
             match queue.answer(name, answered, &self.inner.context).await? {
                 None => {}
-                Some(Answer::Decided(decision)) => return Ok(decision),
-                Some(Answer::Turn(turn)) => {
+                Some(WaitOutcome::Decided(decision)) => return Ok(decision),
+                Some(WaitOutcome::BookedTurn(turn)) => {
                     if let Some(decision) = turn.take(&queue).await {
                         return Ok(decision);
                     }
@@ -122,7 +122,7 @@ impl Drop for Leave<'_> {
 }
 
 /// Permits that a caller may use from a time on. Given back unless they are taken.
-pub(super) struct Turn {
+pub(super) struct BookedTurn {
     pub(super) limiter: RateLimiter,
     pub(super) name: Name,
     pub(super) plan: std::sync::Arc<Plan>,
@@ -134,7 +134,7 @@ pub(super) struct Turn {
     pub(super) taken: bool,
 }
 
-impl Turn {
+impl BookedTurn {
     /// Sleeps until the turn has come. Returns nothing, and has given the turn back, where the caller must ask again: it
     /// woke up too late, the key was reset or the quotas changed.
     async fn take(mut self, queue: &WaitQueue) -> Option<Decision> {
@@ -168,7 +168,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for BookedTurn {
     fn drop(&mut self) {
         if !self.taken {
             let Self { limiter, name, plan, charged, .. } = &*self;

@@ -14,7 +14,7 @@ use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
-use crate::store::limit::{Charge, Charged, LimitStore, Take};
+use crate::store::limit::{Charge, Charged, LimitStore, ChargeMode};
 
 /// A share of a pause or a lease that clocks of different rates may cost.
 pub(super) fn drift(span: Duration) -> Duration {
@@ -50,7 +50,7 @@ impl RateLimiter {
         let decision = if self.inner.lease.is_some() {
             self.lease(name, &plan, cost).await?
         } else {
-            self.ask_store(name, &plan, Take::All, cost).await?
+            self.ask_store(name, &plan, ChargeMode::All, cost).await?
         };
         Ok(self.counted(decision))
     }
@@ -69,14 +69,14 @@ impl RateLimiter {
         &self,
         name: &Name,
         plan: &Arc<Plan>,
-        take: Take,
+        take: ChargeMode,
         cost: u64,
     ) -> Result<Decision> {
         let asked = (self.now(), self.inner.local.changes());
         let penalty = self.inner.penalty;
-        let charge = Charge { terms: &plan.terms, take, cost, ahead: 0, patience: 0, penalty };
+        let charge = Charge { terms: &plan.terms, take, cost, charge_at: 0, max_wait: 0, penalty };
         match self.send(name, charge).await {
-            Ok(charged) if take == Take::All => {
+            Ok(charged) if take == ChargeMode::All => {
                 plan.check_answer(cost, &charged)?;
                 Ok(self.decided(name, plan, take, cost, charged, asked))
             }
@@ -89,7 +89,7 @@ impl RateLimiter {
         &self,
         name: &Name,
         plan: &Arc<Plan>,
-        take: Take,
+        take: ChargeMode,
         cost: u64,
         charged: Charged,
         asked: (Tick, u64),
@@ -97,7 +97,7 @@ impl RateLimiter {
         let decision = Decision::of(name, charged, plan, DecidedBy::Store);
         // One that waits for no time is refused because of others.
         if !decision.is_allowed() && charged.wait > 0 {
-            let cost = if take == Take::All { cost } else { 1 };
+            let cost = if take == ChargeMode::All { cost } else { 1 };
             let (sent, changes) = asked;
             let local = &self.inner.local;
             local.refused(name.as_bytes(), cost, plan, &decision, (sent, self.now()), changes);
@@ -156,13 +156,13 @@ impl RateLimiter {
     pub(super) async fn ask_in_time(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
         let asked = (self.now(), self.changes());
         let charge =
-            Charge { terms: &plan.terms, take: Take::All, cost, ahead: 0, patience: 0, penalty: None };
+            Charge { terms: &plan.terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
         match self.send_in_time(name, charge).await {
             Ok(charged) => {
                 plan.check_answer(cost, &charged)?;
-                Ok(self.decided(name, plan, Take::All, cost, charged, asked))
+                Ok(self.decided(name, plan, ChargeMode::All, cost, charged, asked))
             }
-            Err(error) => self.without_store(name, plan, Take::All, cost, error),
+            Err(error) => self.without_store(name, plan, ChargeMode::All, cost, error),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::call::Call;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{Charge, LimitStore, Take};
+use crate::store::limit::{Charge, LimitStore, ChargeMode};
 
 impl RateLimiter {
     /// Whether one more may pass, and if so charges it: [`check`](Self::check) without the figures.
@@ -103,7 +103,7 @@ impl RateLimiter {
             if let Some(decision) = local.decide_key(key, (1, most), plan.id, &self.inner.context.clock) {
                 return Ok(self.counted(decision));
             }
-            self.ask_store(&name, &plan, Take::UpTo, most).await.map(|decision| self.counted(decision))
+            self.ask_store(&name, &plan, ChargeMode::UpTo, most).await.map(|decision| self.counted(decision))
         })
     }
 
@@ -148,10 +148,10 @@ impl RateLimiter {
             let plan = self.plan_for(&name)?;
             let charge = Charge {
                 terms: &plan.terms,
-                take: Take::Look,
+                take: ChargeMode::Look,
                 cost: 1,
-                ahead: 0,
-                patience: 0,
+                charge_at: 0,
+                max_wait: 0,
                 penalty: None,
             };
             // What remains is that of the quota with least left, which a refusal does not name.

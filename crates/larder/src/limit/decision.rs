@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::quota::{Plan, Quota};
 use crate::name::Name;
-use crate::store::limit::{Charged, Stamp};
+use crate::store::limit::{Charged, ChargeStamp};
 
 /// What a limiter decided, and what is left.
 ///
@@ -20,7 +20,7 @@ pub struct Decision {
     pub(super) reset_after: Duration,
     pub(super) decided_by: DecidedBy,
     /// Where it was charged.
-    pub(super) stamp: Stamp,
+    pub(super) stamp: ChargeStamp,
     /// Of which record: a refund of another is refused. Zero where nothing was granted.
     pub(super) record: RecordId,
     /// Whether it was counted by this program's own share.
@@ -36,9 +36,9 @@ pub enum DecidedBy {
     /// Here, without a round trip: the store has just refused this key as much or less.
     Refusal,
     /// Here, without a round trip, out of a batch that was taken before ([`leased`](super::RateLimiter::leased)).
-    Lease,
-    /// Here, by the limiter's [`Outage`](super::Outage): the store did not answer.
-    Outage,
+    PermitBatch,
+    /// Here, by the limiter's [`OutagePolicy`](super::OutagePolicy): the store did not answer.
+    OutagePolicy,
 }
 
 /// Which record a decision is about: a hash of its name, in which the namespace, the limiter and the key stand. It is made
@@ -56,7 +56,7 @@ impl RecordId {
 
 impl DecidedBy {
     #[cfg(feature = "metrics")]
-    pub(super) const ALL: [Self; 4] = [Self::Store, Self::Refusal, Self::Lease, Self::Outage];
+    pub(super) const ALL: [Self; 4] = [Self::Store, Self::Refusal, Self::PermitBatch, Self::OutagePolicy];
 
     /// The name used in metrics' labels.
     #[must_use]
@@ -64,8 +64,8 @@ impl DecidedBy {
         match self {
             Self::Store => "store",
             Self::Refusal => "refusal",
-            Self::Lease => "lease",
-            Self::Outage => "outage",
+            Self::PermitBatch => "lease",
+            Self::OutagePolicy => "outage",
         }
     }
 }
@@ -80,7 +80,7 @@ impl Decision {
             retry_after: if granted { Duration::ZERO } else { Duration::from_micros(charged.wait) },
             reset_after: Duration::from_micros(charged.reset),
             decided_by,
-            stamp: if granted { charged.stamp } else { Stamp::default() },
+            stamp: if granted { charged.stamp } else { ChargeStamp::default() },
             record: if granted { RecordId::of(name) } else { RecordId::default() },
             counted_here: false,
         }
@@ -96,7 +96,7 @@ impl Decision {
             retry_after: Duration::ZERO,
             reset_after: Duration::ZERO,
             decided_by: DecidedBy::Refusal,
-            stamp: Stamp::default(),
+            stamp: ChargeStamp::default(),
             record: RecordId::default(),
             counted_here: false,
         }
@@ -105,7 +105,7 @@ impl Decision {
     /// It would have passed, but not the others that it was decided with.
     pub(super) fn refused_with_others(self) -> Self {
         let retry_after = if self.is_allowed() { Duration::ZERO } else { self.retry_after };
-        Self { granted: 0, retry_after, stamp: Stamp::default(), record: RecordId::default(), ..self }
+        Self { granted: 0, retry_after, stamp: ChargeStamp::default(), record: RecordId::default(), ..self }
     }
 
     /// Whether it may pass; if so it was charged.
@@ -159,13 +159,13 @@ impl Decision {
     /// The same figures, with nothing to give back: where somebody else settles what was charged.
     #[cfg(feature = "tower")]
     pub(crate) fn without_charge(&self) -> Self {
-        Self { stamp: Stamp::default(), ..*self }
+        Self { stamp: ChargeStamp::default(), ..*self }
     }
 
     /// Whether the store or this program's share has counted, and not a policy alone has decided.
     #[cfg(feature = "tower")]
     pub(crate) fn was_counted(&self) -> bool {
-        self.decided_by != DecidedBy::Outage || self.counted_here
+        self.decided_by != DecidedBy::OutagePolicy || self.counted_here
     }
 
     /// Where it was decided.

@@ -15,13 +15,13 @@ use std::time::Duration;
 use super::RateLimiter;
 use super::ask::drift;
 use super::decision::{DecidedBy, Decision, RecordId};
-use super::local::Known;
+use super::local::KeyState;
 use super::quota::{Plan, Quota};
 use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::limit::{Charge, Rule, Stamp, Take};
+use crate::store::limit::{Charge, Rule, ChargeStamp, ChargeMode};
 
 /// How permits are taken in advance: how many at once, and for how long.
 ///
@@ -34,12 +34,12 @@ use crate::store::limit::{Charge, Rule, Stamp, Take};
 /// # let _ = (fifty, short);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
+pub struct PermitBatch {
     pub(super) batch: u64,
     span: Option<Duration>,
 }
 
-impl Lease {
+impl PermitBatch {
     /// At most so many permits at once.
     #[must_use]
     pub const fn batch(permits: u64) -> Self {
@@ -73,18 +73,18 @@ impl Lease {
     }
 }
 
-impl From<u64> for Lease {
+impl From<u64> for PermitBatch {
     fn from(permits: u64) -> Self {
         Self::batch(permits)
     }
 }
 
 /// Permits of one key that may be spent here.
-pub(super) struct Held {
+pub(super) struct LocalBatch {
     pub(super) left: u64,
     pub(super) deadline: Tick,
     /// What was charged for them.
-    pub(super) stamp: Stamp,
+    pub(super) stamp: ChargeStamp,
     pub(super) record: RecordId,
     pub(super) plan: Arc<Plan>,
     /// What the store said when they were taken.
@@ -93,7 +93,7 @@ pub(super) struct Held {
     pub(super) reset_at: Tick,
 }
 
-impl Held {
+impl LocalBatch {
     /// Takes `cost` of them, if they are enough and may still be spent.
     #[inline]
     pub(super) fn spend(&mut self, cost: u64, plan: u64, now: Tick) -> Option<Decision> {
@@ -107,7 +107,7 @@ impl Held {
             remaining: self.remaining.saturating_add(self.left),
             retry_after: Duration::ZERO,
             reset_after: self.reset_at.since(now),
-            decided_by: DecidedBy::Lease,
+            decided_by: DecidedBy::PermitBatch,
             stamp: self.stamp,
             record: self.record,
             counted_here: false,
@@ -118,14 +118,14 @@ impl Held {
 impl RateLimiter {
     /// Takes permits in batches and spends them here, for keys that are very hot: no round trip for most decisions.
     ///
-    /// A number is a [`Lease::batch`] of so many. What is leased counts as admitted until its window has passed, counted
+    /// A number is a [`PermitBatch::batch`] of so many. What is leased counts as admitted until its window has passed, counted
     /// from the end of the lease; what is not spent is given back then. So no window holds more than the limit, and
     /// somewhat less than the limit may be used.
     ///
     /// # Errors
     ///
     /// `InvalidSetting` for an empty batch, a span that is no part of the shortest window, and with [`Quota::gcra`].
-    pub fn leased(self, lease: impl Into<Lease>) -> Result<Self> {
+    pub fn leased(self, lease: impl Into<PermitBatch>) -> Result<Self> {
         let lease = lease.into();
         let span = lease.checked(&self.plan())?;
         Ok(self.with(|inner| inner.lease = Some((lease, span))))
@@ -134,7 +134,7 @@ impl RateLimiter {
     /// A permit out of a new batch; one caller a key takes it, and those who wait meanwhile spend of it.
     pub(super) async fn lease(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
         let Some((lease, span)) = self.inner.lease else {
-            return self.ask_store(name, plan, Take::All, cost).await;
+            return self.ask_store(name, plan, ChargeMode::All, cost).await;
         };
         let local = &self.inner.local;
         let known = local.key(name.as_bytes());
@@ -144,26 +144,26 @@ impl RateLimiter {
             turn => turn.map(Some),
         });
         let Some(_turn) = turn.await else {
-            return self.without_store(name, plan, Take::All, cost, Error::timed_out(self.timeout()));
+            return self.without_store(name, plan, ChargeMode::All, cost, Error::timed_out(self.timeout()));
         };
         if let Some(decision) = local.decide(name.as_bytes(), cost, plan, &self.inner.context.clock) {
             return Ok(decision);
         }
         let (asked, resets) = ((self.now(), local.changes()), local.resets());
-        let ahead = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let charge_at = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         let batch = lease.batch.max(cost);
-        let take = Take::Half { least: cost };
+        let take = ChargeMode::Half { least: cost };
         let penalty = self.inner.penalty;
-        let charge = Charge { terms: &plan.terms, take, cost: batch, ahead, patience: 0, penalty };
+        let charge = Charge { terms: &plan.terms, take, cost: batch, charge_at, max_wait: 0, penalty };
         let charged = match self.send(name, charge).await {
             Ok(charged) if charged.granted == 0 => {
                 plan.check_answer(cost, &charged)?;
-                return Ok(self.decided(name, plan, Take::All, cost, charged, asked));
+                return Ok(self.decided(name, plan, ChargeMode::All, cost, charged, asked));
             }
             Ok(charged) => charged,
-            Err(error) => return self.without_store(name, plan, Take::All, cost, error),
+            Err(error) => return self.without_store(name, plan, ChargeMode::All, cost, error),
         };
-        let held = Held {
+        let held = LocalBatch {
             left: charged.granted,
             deadline: asked.0.after(span - drift(span)),
             stamp: charged.stamp,
@@ -177,7 +177,7 @@ impl RateLimiter {
         match decision {
             Some(decision) => Ok(Decision { decided_by: DecidedBy::Store, ..decision }),
             // Its time was over before it came, or the key was reset meanwhile.
-            None => self.ask_store(name, plan, Take::All, cost).await,
+            None => self.ask_store(name, plan, ChargeMode::All, cost).await,
         }
     }
 
@@ -185,8 +185,8 @@ impl RateLimiter {
     fn keep(
         &self,
         name: &Name,
-        known: &Arc<Known>,
-        mut held: Held,
+        known: &Arc<KeyState>,
+        mut held: LocalBatch,
         cost: u64,
         resets: u64,
     ) -> Option<Decision> {
@@ -218,9 +218,9 @@ impl RateLimiter {
 struct LeaseEnd {
     limiter: RateLimiter,
     /// Kept here too: the table of what is known may lose it before.
-    known: Arc<Known>,
+    known: Arc<KeyState>,
     name: Name,
-    stamp: Stamp,
+    stamp: ChargeStamp,
 }
 
 impl Drop for LeaseEnd {

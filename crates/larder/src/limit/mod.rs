@@ -46,8 +46,8 @@ use quota::Plan;
 
 pub use block::Block;
 pub use decision::{DecidedBy, Decision};
-pub use lease::Lease;
-pub use outage::Outage;
+pub use lease::PermitBatch;
+pub use outage::OutagePolicy;
 pub use overrides::QuotaOverride;
 pub use quota::{Quota, Quotas};
 pub use reserve::{Reservation, Reserve, Settled};
@@ -79,10 +79,10 @@ pub use together::{LimitKey, Together};
 /// ```
 #[derive(Clone)]
 pub struct RateLimiter {
-    inner: Arc<Inner>,
+    inner: Arc<LimiterShared>,
 }
 
-struct Inner {
+struct LimiterShared {
     context: Arc<Context>,
     local: Arc<Local>,
     name: String,
@@ -91,9 +91,9 @@ struct Inner {
     plan: RwLock<Arc<Plan>>,
     /// Which plan that is: all that a decision made here asks of it.
     plan_id: AtomicU64,
-    outage: Outage,
-    lease: Option<(Lease, Duration)>,
-    by_key: Option<tiers::ByKey>,
+    outage: OutagePolicy,
+    lease: Option<(PermitBatch, Duration)>,
+    by_key: Option<tiers::QuotaByKey>,
     penalty: Option<Penalty>,
 }
 
@@ -105,13 +105,13 @@ impl RateLimiter {
         let local = context.shared_of_limiter(&prefix, || Local::new(name, &prefix))?;
         let plan = local.plans.share(plan);
         let (plan_id, plan) = (AtomicU64::new(plan.id), RwLock::new(plan));
-        let (outage, lease, by_key, penalty) = (Outage::Error, None, None, None);
+        let (outage, lease, by_key, penalty) = (OutagePolicy::Error, None, None, None);
         let name = name.to_owned();
-        let inner = Inner { context, local, name, prefix, plan, plan_id, outage, lease, by_key, penalty };
+        let inner = LimiterShared { context, local, name, prefix, plan, plan_id, outage, lease, by_key, penalty };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// What to decide while the store does not answer. Default: [`Outage::Error`].
+    /// What to decide while the store does not answer. Default: [`OutagePolicy::Error`].
     ///
     /// A call is decided by it as soon as its timeout is over or its request has failed; the ones after that at once,
     /// until the store answers again.
@@ -119,8 +119,8 @@ impl RateLimiter {
     /// # Errors
     ///
     /// `InvalidSetting` for a share among no programs.
-    pub fn outage(self, outage: Outage) -> Result<Self> {
-        if outage == Outage::LocalShare(0) {
+    pub fn outage(self, outage: OutagePolicy) -> Result<Self> {
+        if outage == OutagePolicy::LocalShare(0) {
             return Err(Error::invalid("a share is that of at least one program"));
         }
         Ok(self.with(|inner| inner.outage = outage))
@@ -132,9 +132,9 @@ impl RateLimiter {
         &self.inner.name
     }
 
-    fn with(self, change: impl FnOnce(&mut Inner)) -> Self {
+    fn with(self, change: impl FnOnce(&mut LimiterShared)) -> Self {
         let plan = self.plan();
-        let mut inner = Inner {
+        let mut inner = LimiterShared {
             context: self.inner.context.clone(),
             local: self.inner.local.clone(),
             name: self.inner.name.clone(),

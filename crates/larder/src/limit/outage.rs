@@ -13,7 +13,7 @@ use super::quota::Plan;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
-use crate::store::limit::{Charge, Stamp, Take};
+use crate::store::limit::{Charge, ChargeStamp, ChargeMode};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// What a limiter decides while the store does not answer. [`Decision::decided_by`](super::Decision::decided_by) says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Outage {
+pub enum OutagePolicy {
     /// Nothing: the call is an error. The default.
     #[default]
     Error,
@@ -41,7 +41,7 @@ pub enum Outage {
     /// most the limit; a window in which the outage begins or ends can hold what the store admitted as well, and leases
     /// that are still out, so twice the limit. What is admitted here is not charged to the store afterwards.
     ///
-    /// Its decisions are [`DecidedBy::Outage`](super::DecidedBy::Outage), and `remaining`, `retry_after` and `reset_after`
+    /// Its decisions are [`DecidedBy::OutagePolicy`](super::DecidedBy::OutagePolicy), and `remaining`, `retry_after` and `reset_after`
     /// are those of the share; `limit` is the quota's own.
     LocalShare(u32),
 }
@@ -116,7 +116,7 @@ impl RateLimiter {
         &self,
         name: &Name,
         plan: &Arc<Plan>,
-        take: Take,
+        take: ChargeMode,
         cost: u64,
         error: Error,
     ) -> Result<Decision> {
@@ -128,11 +128,11 @@ impl RateLimiter {
         &self,
         name: &Name,
         plan: &Arc<Plan>,
-        take: Take,
+        take: ChargeMode,
         cost: u64,
         error: Error,
-    ) -> Result<(Decision, Stamp)> {
-        let whole = matches!(take, Take::All | Take::Look);
+    ) -> Result<(Decision, ChargeStamp)> {
+        let whole = matches!(take, ChargeMode::All | ChargeMode::Look);
         if whole {
             plan.check_cost(cost)?;
         }
@@ -146,18 +146,18 @@ impl RateLimiter {
             // Nobody knows; not to come back at once is the point.
             retry_after: Duration::from_secs(1),
             reset_after: Duration::from_secs(1),
-            decided_by: DecidedBy::Outage,
-            stamp: Stamp::default(),
+            decided_by: DecidedBy::OutagePolicy,
+            stamp: ChargeStamp::default(),
             record: RecordId::of(name),
             counted_here: false,
         };
         let granted = match self.inner.outage {
-            Outage::Error => return Err(error),
-            Outage::Deny => 0,
+            OutagePolicy::Error => return Err(error),
+            OutagePolicy::Deny => 0,
             // As much as there is, is never more than the limit.
-            Outage::Allow if whole => cost,
-            Outage::Allow => cost.min(plan.most),
-            Outage::LocalShare(instances) => {
+            OutagePolicy::Allow if whole => cost,
+            OutagePolicy::Allow => cost.min(plan.most),
+            OutagePolicy::LocalShare(instances) => {
                 // A cost above the share never fits into it: it has to wait for the store.
                 let payable = |limit: u64| !whole || cost <= limit;
                 let share = plan.share(instances);
@@ -165,22 +165,22 @@ impl RateLimiter {
                     None => 0,
                     Some(terms) => {
                         let penalty = self.inner.penalty;
-                        let charge = Charge { terms: &terms, take, cost, ahead: 0, patience: 0, penalty };
+                        let charge = Charge { terms: &terms, take, cost, charge_at: 0, max_wait: 0, penalty };
                         let charged = self.inner.local.share.charge(name.as_str(), charge, self.now());
-                        let decision = Decision::of(name, charged, plan, DecidedBy::Outage);
-                        let decision = Decision { stamp: Stamp::default(), counted_here: true, ..decision };
+                        let decision = Decision::of(name, charged, plan, DecidedBy::OutagePolicy);
+                        let decision = Decision { stamp: ChargeStamp::default(), counted_here: true, ..decision };
                         return Ok((decision, charged.stamp));
                     }
                 }
             }
         };
-        Ok((blunt(granted), Stamp::default()))
+        Ok((blunt(granted), ChargeStamp::default()))
     }
 
     /// Gives back what the share of this program has counted.
-    fn give_back_to_share(&self, name: &Name, plan: &Plan, permits: u64, stamp: Stamp) {
-        if let Outage::LocalShare(instances) = self.inner.outage
-            && let Some(terms) = plan.share(instances).filter(|_| stamp != Stamp::default())
+    fn give_back_to_share(&self, name: &Name, plan: &Plan, permits: u64, stamp: ChargeStamp) {
+        if let OutagePolicy::LocalShare(instances) = self.inner.outage
+            && let Some(terms) = plan.share(instances).filter(|_| stamp != ChargeStamp::default())
         {
             self.inner.local.share.refund(name.as_str(), &terms, permits, stamp, self.now());
         }
@@ -200,15 +200,15 @@ pub(super) fn together_without_store(keys: &[Away<'_>], error: &Error) -> Result
     let decide = |key: &Away<'_>, take| {
         key.limiter.decide_without_store(key.name, key.plan, take, key.cost, error.clone())
     };
-    let looked = keys.iter().map(|key| decide(key, Take::Look)).collect::<Result<Vec<_>>>()?;
+    let looked = keys.iter().map(|key| decide(key, ChargeMode::Look)).collect::<Result<Vec<_>>>()?;
     if !looked.iter().all(|(looked, _)| looked.is_allowed()) {
         // One that refuses by itself is asked again, since that may begin a block.
         let each = keys.iter().zip(looked).map(|(key, (looked, _))| {
-            if looked.is_allowed() { Ok(looked.refused_with_others()) } else { Ok(decide(key, Take::All)?.0) }
+            if looked.is_allowed() { Ok(looked.refused_with_others()) } else { Ok(decide(key, ChargeMode::All)?.0) }
         });
         return each.collect();
     }
-    let decided = keys.iter().map(|key| decide(key, Take::All)).collect::<Result<Vec<_>>>()?;
+    let decided = keys.iter().map(|key| decide(key, ChargeMode::All)).collect::<Result<Vec<_>>>()?;
     if decided.iter().all(|(decision, _)| decision.is_allowed()) {
         return Ok(decided.into_iter().map(|(decision, _)| decision).collect());
     }
@@ -266,7 +266,7 @@ mod tests {
         let builder = crate::Larder::builder().url(server.url());
         let larder = builder.response_timeout(Duration::from_millis(200)).connect().await.unwrap();
         let quota = crate::Quota::new(30, Duration::from_secs(3));
-        let limiter = larder.rate_limiter("api", quota).unwrap().outage(Outage::LocalShare(1)).unwrap();
+        let limiter = larder.rate_limiter("api", quota).unwrap().outage(OutagePolicy::LocalShare(1)).unwrap();
         server.pause();
         for key in 0..20_000 {
             assert!(limiter.allow(key).await.unwrap(), "{key}");

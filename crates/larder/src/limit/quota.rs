@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::store::limit::{BUCKETS, Charged, Label, Rule, Term};
+use crate::store::limit::{BUCKETS, Charged, Label, Rule, QuotaSpec};
 
 /// Half of what a sum of the record can hold: as much again may be booked ahead.
 const LARGEST_LIMIT: u64 = i32::MAX as u64;
@@ -150,7 +150,7 @@ impl Quota {
     }
 
     /// In the store's terms, or why it makes no sense.
-    pub(super) fn term(self) -> Result<Term> {
+    pub(super) fn term(self) -> Result<QuotaSpec> {
         if !(1..=LARGEST_LIMIT).contains(&self.limit) {
             return Err(Error::invalid(format!("a limit is from 1 to {LARGEST_LIMIT}, not {}", self.limit)));
         }
@@ -165,12 +165,12 @@ impl Quota {
         let limit = self.limit;
         match self.method {
             Method::BySize if limit > EXACT_BY_ITSELF => {
-                Ok(Term { rule: Rule::Buckets, limit, width: window.div_ceil(BUCKETS) })
+                Ok(QuotaSpec { rule: Rule::Buckets, limit, width: window.div_ceil(BUCKETS) })
             }
             Method::Exact if limit > LARGEST_EXACT => Err(Error::invalid(format!(
                 "an exact quota keeps the time of each permit: up to {LARGEST_EXACT}, not {limit}"
             ))),
-            Method::BySize | Method::Exact => Ok(Term { rule: Rule::Log, limit, width: window }),
+            Method::BySize | Method::Exact => Ok(QuotaSpec { rule: Rule::Log, limit, width: window }),
             Method::Gcra { burst } => {
                 let interval = window.div_ceil(limit);
                 if !(1..=limit).contains(&burst) {
@@ -184,7 +184,7 @@ impl Quota {
                         self.window
                     )));
                 }
-                Ok(Term { rule: Rule::Gcra, limit: burst, width: interval })
+                Ok(QuotaSpec { rule: Rule::Gcra, limit: burst, width: interval })
             }
         }
     }
@@ -223,7 +223,7 @@ pub(super) struct Plan {
     /// No two have the same: what is known here was learnt under one of them.
     pub(super) id: u64,
     pub(super) quotas: Vec<Quota>,
-    pub(super) terms: Vec<Term>,
+    pub(super) terms: Vec<QuotaSpec>,
     /// What no cost may exceed.
     pub(super) most: u64,
     /// The shortest window.
@@ -247,7 +247,7 @@ impl Plan {
                 )));
             }
         }
-        let terms: Vec<Term> = quotas.iter().map(|quota| quota.term()).collect::<Result<_>>()?;
+        let terms: Vec<QuotaSpec> = quotas.iter().map(|quota| quota.term()).collect::<Result<_>>()?;
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -288,15 +288,15 @@ impl Plan {
     }
 
     /// What one of so many programs may use by itself; `None` where that is less than one.
-    pub(super) fn share(&self, instances: u32) -> Option<Vec<Term>> {
-        let share = |term: &Term| {
+    pub(super) fn share(&self, instances: u32) -> Option<Vec<QuotaSpec>> {
+        let share = |term: &QuotaSpec| {
             let limit = term.limit / u64::from(instances.max(1));
             let width = match term.rule {
                 // The burst is shared by the limit, the pace by the interval.
                 Rule::Gcra => term.width.saturating_mul(u64::from(instances.max(1))),
                 Rule::Buckets | Rule::Log => term.width,
             };
-            (limit > 0).then_some(Term { limit, width, ..*term })
+            (limit > 0).then_some(QuotaSpec { limit, width, ..*term })
         };
         self.terms.iter().map(share).collect()
     }

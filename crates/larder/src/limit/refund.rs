@@ -7,7 +7,7 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{LimitStore, Stamp};
+use crate::store::limit::{LimitStore, ChargeStamp};
 
 impl RateLimiter {
     /// Forgets what was charged to a key; whether anything was. One round trip.
@@ -80,8 +80,8 @@ impl RateLimiter {
     }
 
     /// Gives permits back to the lease or to the store that they came from.
-    pub(super) async fn give_back(&self, name: &Name, stamp: Stamp, permits: u64) -> Result<u64> {
-        if stamp == Stamp::default() || permits == 0 {
+    pub(super) async fn give_back(&self, name: &Name, stamp: ChargeStamp, permits: u64) -> Result<u64> {
+        if stamp == ChargeStamp::default() || permits == 0 {
             return Ok(0);
         }
         if let Some(known) = self.inner.local.known(name.as_bytes())
@@ -100,7 +100,7 @@ impl RateLimiter {
     }
 
     /// The same without waiting for it.
-    pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: Stamp, permits: u64) {
+    pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: ChargeStamp, permits: u64) {
         let (local, key) = (self.inner.local.clone(), name.clone());
         // Not before: until then the store refuses what it has just refused.
         let done = move || local.forget_refusal(key.as_bytes());

@@ -8,7 +8,7 @@ use crate::call::Call;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{Stamp, Take};
+use crate::store::limit::{ChargeStamp, ChargeMode};
 
 /// The answer to [`RateLimiter::reserve`].
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Reservation {
     ///
     /// A dropped call may have settled.
     pub async fn settle(self, used: u64) -> Result<Settled> {
-        self.settle_by(used, Take::UpTo).await
+        self.settle_by(used, ChargeMode::UpTo).await
     }
 
     /// [`settle`](Self::settle) that charges what was used beyond the estimate even where it does not fit: a key that used
@@ -167,10 +167,10 @@ impl Reservation {
     ///
     /// As [`settle`](Self::settle).
     pub async fn settle_with_debt(self, used: u64) -> Result<Settled> {
-        self.settle_by(used, Take::Debt).await
+        self.settle_by(used, ChargeMode::Debt).await
     }
 
-    async fn settle_by(self, used: u64, beyond: Take) -> Result<Settled> {
+    async fn settle_by(self, used: u64, beyond: ChargeMode) -> Result<Settled> {
         let Self { limiter, name, decision } = self;
         let estimate = decision.granted;
         let work = async {
@@ -184,7 +184,7 @@ impl Reservation {
             let more = used - estimate;
             let decision = limiter.ask_store(&name, &limiter.plan_for(&name)?, beyond, more).await?;
             // What the policy for an outage allows is not charged.
-            let charged = if decision.stamp == Stamp::default() { 0 } else { decision.granted };
+            let charged = if decision.stamp == ChargeStamp::default() { 0 } else { decision.granted };
             Ok(Settled { returned: 0, charged, uncovered: more - charged })
         };
         Call::new(limiter.timeout(), &limiter.inner.local.meter.settle, work).await

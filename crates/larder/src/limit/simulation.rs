@@ -18,7 +18,7 @@ use super::decision::RecordId;
 use super::lease::Held;
 use super::quota::{Plan, Quota};
 use crate::clock::Clock;
-use crate::store::limit::{Charge, Take};
+use crate::store::limit::{Charge, ChargeMode};
 use crate::store::memory::Limits;
 
 const START: u64 = 1_780_000_000_000_000;
@@ -29,7 +29,7 @@ enum Act {
     Pass(u64),
     /// A request for a batch leaves, is carried out after so many thousandths of a window, and is answered after as
     /// many more.
-    Lease(usize, u64),
+    PermitBatch(usize, u64),
     Spend(usize),
     /// A plain check, without a lease.
     Check,
@@ -85,16 +85,16 @@ impl World {
         let plan = self.plan.clone();
         match act {
             Act::Pass(share) => self.pass(self.window() * share / 1000),
-            Act::Lease(who, delay) => {
+            Act::PermitBatch(who, delay) => {
                 let delay = self.window() * delay / 1000;
                 let sent = Clock::Manual(self.processes[who].clock.clone()).now();
                 self.pass(delay);
                 let charge = Charge {
                     terms: &plan.terms,
-                    take: Take::Half { least: 1 },
+                    take: ChargeMode::Half { least: 1 },
                     cost: 4,
-                    ahead: self.span,
-                    patience: 0,
+                    charge_at: self.span,
+                    max_wait: 0,
                     penalty: None,
                 };
                 let charged = self.store.charge("a", charge, self.now);
@@ -128,10 +128,10 @@ impl World {
             Act::Check => {
                 let charge = Charge {
                     terms: &plan.terms,
-                    take: Take::All,
+                    take: ChargeMode::All,
                     cost: 1,
-                    ahead: 0,
-                    patience: 0,
+                    charge_at: 0,
+                    max_wait: 0,
                     penalty: None,
                 };
                 if self.store.charge("a", charge, self.now).granted > 0 {
@@ -174,8 +174,8 @@ fn every_short_schedule_keeps_the_limit() {
     let acts = [
         Act::Pass(330),
         Act::Pass(980),
-        Act::Lease(0, 0),
-        Act::Lease(2, 150),
+        Act::PermitBatch(0, 0),
+        Act::PermitBatch(2, 150),
         Act::Spend(0),
         Act::Spend(2),
         Act::Check,
@@ -204,7 +204,7 @@ fn long_schedules_keep_the_limit() {
     let act = prop_oneof![
         4 => (1..400u64).prop_map(Act::Pass),
         1 => (950..1050u64).prop_map(Act::Pass),
-        4 => (who.clone(), 0..200u64).prop_map(|(who, delay)| Act::Lease(who, delay)),
+        4 => (who.clone(), 0..200u64).prop_map(|(who, delay)| Act::PermitBatch(who, delay)),
         12 => who.clone().prop_map(Act::Spend),
         3 => Just(Act::Check),
         1 => who.clone().prop_map(Act::Return),
@@ -232,7 +232,7 @@ fn charged_when_it_is_taken_a_lease_would_pass_the_limit() {
     let (quota, span) = quotas()[1];
     let mut world = World::new(quota, span);
     let terms = world.plan.terms.clone();
-    let lease = Charge { terms: &terms, take: Take::All, cost: 25, ahead: 0, patience: 0, penalty: None };
+    let lease = Charge { terms: &terms, take: ChargeMode::All, cost: 25, charge_at: 0, max_wait: 0, penalty: None };
     assert_eq!(world.store.charge("a", lease, world.now).granted, 25);
     // Spent just before its end, while the bucket that was charged leaves the window.
     world.pass(58_999);

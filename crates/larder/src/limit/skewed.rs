@@ -10,10 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use larder_testkit::Server;
 
-use super::{DecidedBy, Decision, Lease, Quota, RateLimiter};
+use super::{DecidedBy, Decision, PermitBatch, Quota, RateLimiter};
 use crate::Larder;
 use crate::clock::Clock;
-use crate::store::limit::Stamp;
+use crate::store::limit::ChargeStamp;
 
 const WINDOW: Duration = Duration::from_millis(400);
 const SPAN: Duration = Duration::from_millis(100);
@@ -43,7 +43,7 @@ fn server_time() -> u64 {
 
 /// Where the server decided, its own time is known; where a lease was spent, that it was meanwhile.
 fn used(decision: &Decision, from: u64, leased: bool) -> Use {
-    assert_ne!(decision.stamp, Stamp::default());
+    assert_ne!(decision.stamp, ChargeStamp::default());
     let charged = decision.stamp.when;
     if leased { Use { from, to: server_time() } } else { Use { from: charged, to: charged } }
 }
@@ -57,7 +57,7 @@ enum Asks {
 
 async fn ask(limiter: RateLimiter, asks: Asks, end: Instant) -> (Vec<Use>, u64) {
     let limiter = match asks {
-        Asks::InLeases => limiter.leased(Lease::batch(20).span(SPAN)).unwrap(),
+        Asks::InLeases => limiter.leased(PermitBatch::batch(20).span(SPAN)).unwrap(),
         Asks::Plainly | Asks::InTurns => limiter,
     };
     let (mut uses, mut refused_here) = (Vec::new(), 0);
@@ -93,9 +93,9 @@ fn most(uses: &mut [Use]) -> usize {
 async fn whatever_the_clocks_of_programs_say_no_window_holds_more_than_the_limit() {
     let server = Server::start();
     let mut programs = Vec::new();
-    for (ahead, parts) in CLOCKS {
+    for (charge_at, parts) in CLOCKS {
         let builder = Larder::builder().url(server.url()).response_timeout(Duration::from_secs(10));
-        programs.push(builder.clock(Clock::skewed(ahead, parts)).connect().await.unwrap());
+        programs.push(builder.clock(Clock::skewed(charge_at, parts)).connect().await.unwrap());
     }
     // By the time of each permit, and in buckets.
     let quotas = [Quota::new(8, WINDOW), Quota::new(100, WINDOW)];

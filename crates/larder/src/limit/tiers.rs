@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::name::Name;
 
 /// The quotas of a key; nothing for the limiter's own.
-pub(super) type ByKey = Arc<dyn Fn(&str) -> Option<Quotas> + Send + Sync>;
+pub(super) type QuotaByKey = Arc<dyn Fn(&str) -> Option<Quotas> + Send + Sync>;
 
 impl RateLimiter {
     /// Changes the quotas of this handle and its clones from now on. What was charged counts on, also where a window is

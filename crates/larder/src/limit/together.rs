@@ -21,7 +21,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{Charge, LimitStore, Take};
+use crate::store::limit::{Charge, LimitStore, ChargeMode};
 
 /// A key of a limiter, and what it is charged. Made by [`RateLimiter::key`], for
 /// [`Larder::check_together`](crate::Larder::check_together).
@@ -127,7 +127,7 @@ impl RateLimiter {
 }
 
 /// A key that is about to be decided.
-struct Asked {
+struct KeyRequest {
     limiter: RateLimiter,
     name: Name,
     plan: Arc<Plan>,
@@ -187,7 +187,7 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
         .iter()
         .map(|one| {
             let (terms, cost, penalty) = (&one.plan.terms, one.cost, one.limiter.inner.penalty);
-            let charge = Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty };
+            let charge = Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty };
             (one.name.as_str(), charge)
         })
         .collect();
@@ -203,7 +203,7 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
                 if answer.granted > 0 && !passes {
                     (answer.granted, answer.wait) = (0, 0);
                 }
-                one.limiter.decided(&one.name, &one.plan, Take::All, one.cost, answer, *sent)
+                one.limiter.decided(&one.name, &one.plan, ChargeMode::All, one.cost, answer, *sent)
             });
             let decisions: Vec<Decision> = each.collect();
             if !passes {
@@ -212,7 +212,7 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
             decisions
         }
         Err(error) => {
-            let keys = asked.iter().map(|Asked { limiter, name, plan, cost }| Away {
+            let keys = asked.iter().map(|KeyRequest { limiter, name, plan, cost }| Away {
                 limiter,
                 name,
                 plan,
@@ -224,7 +224,7 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
     Ok(decisions.into_iter().zip(&asked).map(|(one, asked)| asked.limiter.counted(one)).collect())
 }
 
-fn checked(context: &Arc<Context>, key: LimitKey) -> Result<Asked> {
+fn checked(context: &Arc<Context>, key: LimitKey) -> Result<KeyRequest> {
     let LimitKey { limiter, name, cost } = key;
     let name = name?;
     if !Arc::ptr_eq(&limiter.inner.context, context) {
@@ -232,20 +232,20 @@ fn checked(context: &Arc<Context>, key: LimitKey) -> Result<Asked> {
     }
     let plan = limiter.plan_for(&name)?;
     plan.check_some(cost)?;
-    Ok(Asked { limiter, name, plan, cost })
+    Ok(KeyRequest { limiter, name, plan, cost })
 }
 
 /// Which keys these are, at which costs and by which quotas.
-fn identity(asked: &[Asked]) -> u64 {
+fn identity(asked: &[KeyRequest]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for Asked { name, plan, cost, .. } in asked {
+    for KeyRequest { name, plan, cost, .. } in asked {
         (name, plan.id, cost).hash(&mut hasher);
     }
     hasher.finish()
 }
 
 /// Keeps a refusal with the key that must be waited for longest.
-fn remember(asked: &[Asked], keys: u64, decisions: &[Decision], sent: &[(Tick, u64)]) {
+fn remember(asked: &[KeyRequest], keys: u64, decisions: &[Decision], sent: &[(Tick, u64)]) {
     let waits = decisions.iter().map(Decision::retry_after).enumerate();
     let Some((longest, _)) = waits.max_by_key(|(_, wait)| *wait) else { return };
     if let (Some(one), Some(decision), Some((sent, changes))) =

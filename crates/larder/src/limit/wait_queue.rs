@@ -15,40 +15,40 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::RateLimiter;
-use super::acquire::Turn;
+use super::acquire::BookedTurn;
 use super::decision::{DecidedBy, Decision};
 use super::quota::Plan;
 use crate::clock::Tick;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::limit::{Charge, Charged, Take};
+use crate::store::limit::{Charge, Charged, ChargeMode};
 
 /// A caller in the queue.
-pub(super) struct Waiting {
+pub(super) struct QueuedCaller {
     /// Its place. A caller that has to ask again keeps it.
     pub(super) ticket: u64,
     pub(super) cost: u64,
     pub(super) deadline: Tick,
     pub(super) limiter: RateLimiter,
-    pub(super) answer: oneshot::Sender<Result<Answer>>,
+    pub(super) answer: oneshot::Sender<Result<WaitOutcome>>,
 }
 
-impl Waiting {
+impl QueuedCaller {
     fn plan(&self, name: &Name) -> Arc<Plan> {
         self.limiter.plan_for(name).unwrap_or_else(|_| self.limiter.plan())
     }
 }
 
 /// What a caller waits for.
-pub(super) enum Answer {
-    Turn(Turn),
+pub(super) enum WaitOutcome {
+    BookedTurn(BookedTurn),
     /// A refusal, or what the policy for outages says.
     Decided(Decision),
 }
 
 pub(super) struct WaitQueue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// Wakes the task where it sleeps.
     wake: Notify,
     /// Wakes the callers when the task has ended before its time.
@@ -58,9 +58,9 @@ pub(super) struct WaitQueue {
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     /// By ticket.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<QueuedCaller>,
     next_ticket: u64,
     /// Whether the task runs.
     booking: bool,
@@ -82,7 +82,7 @@ impl WaitQueue {
         state.next_ticket
     }
 
-    pub(super) fn join(&self, one: Waiting) {
+    pub(super) fn join(&self, one: QueuedCaller) {
         self.state().insert(one);
         self.wake();
     }
@@ -118,9 +118,9 @@ impl WaitQueue {
     pub(super) async fn answer(
         self: &Arc<Self>,
         name: &Name,
-        mut answered: oneshot::Receiver<Result<Answer>>,
+        mut answered: oneshot::Receiver<Result<WaitOutcome>>,
         context: &Arc<Context>,
-    ) -> Result<Option<Answer>> {
+    ) -> Result<Option<WaitOutcome>> {
         loop {
             let ended = self.ended.notified();
             self.run(name, context)?;
@@ -148,19 +148,19 @@ impl WaitQueue {
         Ok(())
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn insert(&mut self, one: Waiting) {
+impl QueueState {
+    fn insert(&mut self, one: QueuedCaller) {
         let place = self.waiting.partition_point(|other| other.ticket < one.ticket);
         self.waiting.insert(place, one);
     }
 
     /// The first caller and those behind it that have the same quotas and fit into the limit together with it.
-    fn batch(&mut self, name: &Name) -> Option<(Arc<Plan>, Vec<Waiting>)> {
+    fn batch(&mut self, name: &Name) -> Option<(Arc<Plan>, Vec<QueuedCaller>)> {
         self.waiting.retain(|one| !one.answer.is_closed());
         let first = self.waiting.pop_front()?;
         let (plan, mut cost) = (first.plan(name), first.cost);
@@ -215,20 +215,20 @@ impl Booking {
     }
 
     /// Asks for the first caller and all of a batch behind it.
-    async fn ask(&self, plan: &Arc<Plan>, first: Waiting, mut batch: Vec<Waiting>) {
+    async fn ask(&self, plan: &Arc<Plan>, first: QueuedCaller, mut batch: Vec<QueuedCaller>) {
         let limiter = first.limiter.clone();
         let (sent, restarts) = (limiter.now(), *self.queue.restarts.borrow());
         let asked = (sent, limiter.changes());
         let cost = first.cost + batch.iter().map(|one| one.cost).sum::<u64>();
-        let (take, patience) = (Take::Turns { least: first.cost }, micros(first.deadline.since(sent)));
-        let charge = Charge { terms: &plan.terms, take, cost, ahead: 0, patience, penalty: None };
+        let (take, max_wait) = (ChargeMode::Turns { least: first.cost }, micros(first.deadline.since(sent)));
+        let charge = Charge { terms: &plan.terms, take, cost, charge_at: 0, max_wait, penalty: None };
         let answer = limiter.send_in_time(&self.name, charge).await;
         let answered = limiter.now();
         batch.insert(0, first);
         match answer {
             Err(error) => batch.into_iter().for_each(|one| {
-                let decided = one.limiter.without_store(&self.name, plan, Take::All, one.cost, error.clone());
-                let _ = one.answer.send(decided.map(Answer::Decided));
+                let decided = one.limiter.without_store(&self.name, plan, ChargeMode::All, one.cost, error.clone());
+                let _ = one.answer.send(decided.map(WaitOutcome::Decided));
             }),
             Ok(charged) if charged.granted > 0 => {
                 self.put_back(self.hand_out(&limiter, plan, charged, (answered, restarts), batch));
@@ -240,7 +240,7 @@ impl Booking {
                     let _ = batch.remove(0).answer.send(Err(error));
                     return self.put_back(batch);
                 }
-                let _ = limiter.decided(&self.name, plan, Take::All, least, charged, asked);
+                let _ = limiter.decided(&self.name, plan, ChargeMode::All, least, charged, asked);
                 self.put_back(batch);
                 self.refuse(plan, charged, least, answered).await;
             }
@@ -254,8 +254,8 @@ impl Booking {
         plan: &Arc<Plan>,
         charged: Charged,
         (answered, restarts): (Tick, u64),
-        batch: Vec<Waiting>,
-    ) -> Vec<Waiting> {
+        batch: Vec<QueuedCaller>,
+    ) -> Vec<QueuedCaller> {
         let (mut left, mut full) = (charged.granted, false);
         let mut again = Vec::new();
         for (place, one) in batch.into_iter().enumerate() {
@@ -268,9 +268,9 @@ impl Booking {
             left -= one.cost;
             let charged = Charged { granted: one.cost, ..charged };
             let (limiter, name, plan) = (one.limiter, self.name.clone(), plan.clone());
-            let turn = Turn { limiter, name, plan, charged, answered, restarts, taken: false };
+            let turn = BookedTurn { limiter, name, plan, charged, answered, restarts, taken: false };
             // Where the caller has left, the turn is dropped, and so given back.
-            let _ = one.answer.send(Ok(Answer::Turn(turn)));
+            let _ = one.answer.send(Ok(WaitOutcome::BookedTurn(turn)));
         }
         if left > 0 {
             limiter.give_back_later(&self.name, plan, charged.stamp, left);
@@ -284,20 +284,20 @@ impl Booking {
         let end = answered.after(Duration::from_micros(charged.wait));
         let (refused, others) = {
             let mut state = self.queue.state();
-            let (hasty, patient) = state.waiting.drain(..).partition(|one: &Waiting| one.deadline < end);
+            let (hasty, patient) = state.waiting.drain(..).partition(|one: &QueuedCaller| one.deadline < end);
             state.waiting = patient;
-            let same = |one: &Waiting| one.cost == cost && one.plan(&self.name).id == plan.id;
+            let same = |one: &QueuedCaller| one.cost == cost && one.plan(&self.name).id == plan.id;
             hasty.into_iter().partition::<Vec<_>, _>(same)
         };
         for one in refused {
             let decision = Decision::of(&self.name, charged, plan, DecidedBy::Store);
-            let _ = one.answer.send(Ok(Answer::Decided(decision)));
+            let _ = one.answer.send(Ok(WaitOutcome::Decided(decision)));
         }
         // What the refusal says is not true of another cost: each of these asks for itself, once.
         for one in others {
             let plan = one.plan(&self.name);
             let decided = one.limiter.ask_in_time(&self.name, &plan, one.cost).await;
-            let _ = one.answer.send(decided.map(Answer::Decided));
+            let _ = one.answer.send(decided.map(WaitOutcome::Decided));
         }
         let first = self.queue.state().waiting.front().map(|one| one.ticket);
         let Some(first) = first else { return };
@@ -318,7 +318,7 @@ impl Booking {
         }
     }
 
-    fn put_back(&self, batch: Vec<Waiting>) {
+    fn put_back(&self, batch: Vec<QueuedCaller>) {
         let mut state = self.queue.state();
         batch.into_iter().rev().for_each(|one| state.insert(one));
     }

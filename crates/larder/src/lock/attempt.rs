@@ -14,16 +14,16 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::failover::Failover;
-use super::holding::{Holding, Kind};
-use super::locks::{Ending, Locks};
-use super::waiting::{Place, Waiting};
+use super::holding::{Lease, Kind};
+use super::locks::{Ending, Coordinator};
+use super::waiting::{QueuePlace, Queues};
 use super::{Fence, holding};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
-use crate::near::Listening;
+use crate::near::Subscription;
 use crate::store::group::GroupStore;
-use crate::store::lock::{Attempted, LockRequest, LockStore, Pace, Queue, process_suffix};
-use crate::store::permit::{PermitStore, Request, Taken, Wait, token_of};
+use crate::store::lock::{Attempted, LockRequest, LockStore, QueueTiming, WhenHeld, process_suffix};
+use crate::store::permit::{PermitStore, PermitRequest, Taken, WhenTaken, token_of};
 use crate::telemetry::target;
 
 /// How long a waiter that is told nothing waits at the most before it looks for itself.
@@ -51,7 +51,7 @@ pub(super) enum Want {
     },
     Permits {
         weight: u64,
-        request: Request,
+        request: PermitRequest,
     },
     Group {
         /// Escaped, with line feeds between.
@@ -87,34 +87,34 @@ struct Grant {
 
 /// The store's answer, to an attempt at either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum AttemptReply {
     Granted(Grant),
     Held,
-    Waiting { told: bool },
+    Queues { told: bool },
     Gone,
     QueueFull,
     TooHeavy(u64),
     Quarantined(u64),
 }
 
-impl From<Attempted> for Answer {
+impl From<Attempted> for AttemptReply {
     fn from(attempted: Attempted) -> Self {
         match attempted {
             Attempted::Granted { fence } => Self::Granted(Grant { fence, permits: 0 }),
             Attempted::Held => Self::Held,
-            Attempted::Waiting { told } => Self::Waiting { told },
+            Attempted::Queues { told } => Self::Queues { told },
             Attempted::Gone => Self::Gone,
             Attempted::Quarantined { until } => Self::Quarantined(until),
         }
     }
 }
 
-impl From<Taken> for Answer {
+impl From<Taken> for AttemptReply {
     fn from(taken: Taken) -> Self {
         match taken {
             Taken::Granted { permits, fence } => Self::Granted(Grant { fence, permits }),
             Taken::Full => Self::Held,
-            Taken::Waiting { told } => Self::Waiting { told },
+            Taken::Queues { told } => Self::Queues { told },
             Taken::Gone => Self::Gone,
             Taken::QueueFull => Self::QueueFull,
             Taken::TooHeavy { permits } => Self::TooHeavy(permits),
@@ -124,22 +124,22 @@ impl From<Taken> for Answer {
 }
 
 pub(super) struct Attempt {
-    locks: Arc<Locks>,
+    locks: Arc<Coordinator>,
     name: Arc<str>,
     token: u64,
     want: Want,
     stage: Stage,
     heard: Tick,
     /// From before it stands in line.
-    listening: Option<Listening>,
+    listening: Option<Subscription>,
     /// Left only when its end was handed over.
-    place: Option<Place>,
+    place: Option<QueuePlace>,
 }
 
 /// What came of an attempt.
-pub(super) enum Outcome {
+pub(super) enum AttemptOutcome {
     /// With the number of permits there are.
-    Granted(Holding, u64),
+    Granted(Lease, u64),
     Held,
     /// As many wait as may.
     QueueFull,
@@ -150,7 +150,7 @@ pub(super) enum Outcome {
 }
 
 impl Attempt {
-    fn new(locks: &Arc<Locks>, name: &Arc<str>, want: Want, heard: Tick) -> Self {
+    fn new(locks: &Arc<Coordinator>, name: &Arc<str>, want: Want, heard: Tick) -> Self {
         Self {
             locks: locks.clone(),
             name: name.clone(),
@@ -164,58 +164,58 @@ impl Attempt {
     }
 
     /// Takes the lock if it is free at this moment.
-    pub(super) async fn once(locks: &Arc<Locks>, name: &Arc<str>, want: Want) -> Result<Outcome> {
+    pub(super) async fn once(locks: &Arc<Coordinator>, name: &Arc<str>, want: Want) -> Result<AttemptOutcome> {
         let now = locks.context.clock.now();
         let mut attempt = Self::new(locks, name, want, now);
-        match attempt.begin(now, Queue::GoAway).await? {
-            Answer::Granted(grant) => attempt.guard(grant),
-            Answer::TooHeavy(permits) => Ok(Outcome::TooHeavy(permits)),
-            Answer::Quarantined(until) => Ok(Outcome::Quarantined(until)),
-            _ => Ok(Outcome::Held),
+        match attempt.begin(now, WhenHeld::GoAway).await? {
+            AttemptReply::Granted(grant) => attempt.guard(grant),
+            AttemptReply::TooHeavy(permits) => Ok(AttemptOutcome::TooHeavy(permits)),
+            AttemptReply::Quarantined(until) => Ok(AttemptOutcome::Quarantined(until)),
+            _ => Ok(AttemptOutcome::Held),
         }
     }
 
     /// Takes the lock, waiting in line until it is this attempt's turn, or `end`.
     pub(super) async fn within(
-        locks: &Arc<Locks>,
+        locks: &Arc<Coordinator>,
         name: &Arc<str>,
         want: Want,
         end: Option<Tick>,
-    ) -> Result<Outcome> {
+    ) -> Result<AttemptOutcome> {
         let now = locks.context.clock.now();
         let mut attempt = Self::new(locks, name, want, now);
-        match attempt.begin(now, Queue::StandInLine).await? {
-            Answer::Granted(grant) => attempt.guard(grant),
+        match attempt.begin(now, WhenHeld::StandInLine).await? {
+            AttemptReply::Granted(grant) => attempt.guard(grant),
             // Boxed: a future that may wait is large, and nearly all need not.
             other => Box::pin(attempt.in_line(other, now, end)).await,
         }
     }
 
     /// What follows where the lock was not granted at once; as another attempt, where this one's place is lost.
-    async fn in_line(mut self, mut answer: Answer, began: Tick, end: Option<Tick>) -> Result<Outcome> {
+    async fn in_line(mut self, mut answer: AttemptReply, began: Tick, end: Option<Tick>) -> Result<AttemptOutcome> {
         let mut waited = false;
         loop {
             match answer {
-                Answer::Granted(grant) => {
+                AttemptReply::Granted(grant) => {
                     self.note_wait(waited, began);
                     return self.guard(grant);
                 }
-                Answer::QueueFull => return Ok(Outcome::QueueFull),
-                Answer::TooHeavy(permits) => return Ok(Outcome::TooHeavy(permits)),
-                Answer::Quarantined(until) => return Ok(Outcome::Quarantined(until)),
-                Answer::Waiting { told } => {
+                AttemptReply::QueueFull => return Ok(AttemptOutcome::QueueFull),
+                AttemptReply::TooHeavy(permits) => return Ok(AttemptOutcome::TooHeavy(permits)),
+                AttemptReply::Quarantined(until) => return Ok(AttemptOutcome::Quarantined(until)),
+                AttemptReply::Queues { told } => {
                     waited = true;
                     if let Some(outcome) = self.wait(told, began, end).await? {
                         return Ok(outcome);
                     }
                 }
                 // A token that was never given up is not known as such; ask with another.
-                Answer::Gone | Answer::Held => {}
+                AttemptReply::Gone | AttemptReply::Held => {}
             }
             answer = loop {
                 // The old attempt ends here.
                 self = Self::new(&self.locks, &self.name, self.want.clone(), self.heard);
-                match self.begin(self.locks.context.clock.now(), Queue::StandInLine).await {
+                match self.begin(self.locks.context.clock.now(), WhenHeld::StandInLine).await {
                     Ok(answer) => break answer,
                     // Whoever stood in line outlives a short outage. Whoever comes to one is told.
                     Err(error) if waited && self.may_go_on(&error) => {
@@ -232,12 +232,12 @@ impl Attempt {
     }
 
     /// Waits until it is this attempt's turn; `None` where its place is lost.
-    async fn wait(&mut self, told: bool, began: Tick, end: Option<Tick>) -> Result<Option<Outcome>> {
+    async fn wait(&mut self, told: bool, began: Tick, end: Option<Tick>) -> Result<Option<AttemptOutcome>> {
         let locks = self.locks.clone();
         // A request that failed, and when it was sent.
         let mut failed: Option<(Tick, Error)> = None;
         tracing::trace!(target: target::LOCK, "in line for a lock");
-        let place = Waiting::join(&locks, &self.name, self.token);
+        let place = Queues::join(&locks, &self.name, self.token);
         let hinted = place.told.clone();
         self.place = Some(place);
         let mut come = !told && self.listen().await;
@@ -258,15 +258,15 @@ impl Attempt {
             let woken = locks.context.clock.now();
             locks.meter.woken();
             match self.confirm(woken).await {
-                Ok(Answer::Granted(grant)) => {
+                Ok(AttemptReply::Granted(grant)) => {
                     locks.meter.handed_over(locks.context.clock.now().since(woken));
                     self.note_wait(true, began);
                     return self.guard(grant).map(Some);
                 }
-                Ok(Answer::TooHeavy(permits)) => return Ok(Some(Outcome::TooHeavy(permits))),
+                Ok(AttemptReply::TooHeavy(permits)) => return Ok(Some(AttemptOutcome::TooHeavy(permits))),
                 // Dropping this attempt gives up its place.
-                Ok(Answer::Quarantined(until)) => return Ok(Some(Outcome::Quarantined(until))),
-                Ok(Answer::Waiting { .. }) => {
+                Ok(AttemptReply::Quarantined(until)) => return Ok(Some(AttemptOutcome::Quarantined(until))),
+                Ok(AttemptReply::Queues { .. }) => {
                     failed = None;
                     come = self.listen().await;
                 }
@@ -290,9 +290,9 @@ impl Attempt {
     }
 
     /// Asks for the lock, at `now`.
-    async fn begin(&mut self, now: Tick, queue: Queue) -> Result<Answer> {
+    async fn begin(&mut self, now: Tick, queue: WhenHeld) -> Result<AttemptReply> {
         let store = self.locks.store()?;
-        if queue == Queue::StandInLine {
+        if queue == WhenHeld::StandInLine {
             self.listening = Some(self.locks.changes().listen(self.token));
         }
         self.stage = Stage::Unanswered;
@@ -300,18 +300,18 @@ impl Attempt {
             match &self.want {
                 Want::Lock { ttl, by, failover } => {
                     let request = request(*ttl, by.as_deref(), *failover);
-                    store.acquire_as(&self.name, self.token, request, queue).await.map(Answer::from)
+                    store.acquire_as(&self.name, self.token, request, queue).await.map(AttemptReply::from)
                 }
                 Want::Group { names, ttl, failover } => {
                     let request = request(*ttl, None, *failover);
-                    store.take_group(&self.name, self.token, names, request, queue).await.map(Answer::from)
+                    store.take_group(&self.name, self.token, names, request, queue).await.map(AttemptReply::from)
                 }
                 Want::Permits { request, .. } => {
                     let mut request = *request;
-                    if queue == Queue::GoAway {
-                        request.wait = Wait::No;
+                    if queue == WhenHeld::GoAway {
+                        request.wait = WhenTaken::No;
                     }
-                    store.take_permit(&self.name, self.token, request).await.map(Answer::from)
+                    store.take_permit(&self.name, self.token, request).await.map(AttemptReply::from)
                 }
             }
         };
@@ -321,7 +321,7 @@ impl Attempt {
             Ok(attempted) => {
                 self.heard = now;
                 self.stage = match attempted {
-                    Answer::Granted(_) | Answer::Waiting { .. } => Stage::InLine,
+                    AttemptReply::Granted(_) | AttemptReply::Queues { .. } => Stage::InLine,
                     _ => Stage::Settled,
                 };
             }
@@ -332,27 +332,27 @@ impl Attempt {
     }
 
     /// Comes for the lock, at `now`.
-    async fn confirm(&mut self, now: Tick) -> Result<Answer> {
+    async fn confirm(&mut self, now: Tick) -> Result<AttemptReply> {
         let store = self.locks.store()?;
         let asked = async {
             match &self.want {
                 Want::Lock { ttl, by, failover } => {
                     let request = request(*ttl, by.as_deref(), *failover);
-                    store.confirm_as(&self.name, self.token, request).await.map(Answer::from)
+                    store.confirm_as(&self.name, self.token, request).await.map(AttemptReply::from)
                 }
                 Want::Group { ttl, failover, .. } => {
                     let request = request(*ttl, None, *failover);
-                    store.confirm_group(&self.name, self.token, request).await.map(Answer::from)
+                    store.confirm_group(&self.name, self.token, request).await.map(AttemptReply::from)
                 }
                 Want::Permits { request, .. } => {
-                    store.confirm_permit(&self.name, self.token, *request).await.map(Answer::from)
+                    store.confirm_permit(&self.name, self.token, *request).await.map(AttemptReply::from)
                 }
             }
         };
         let answered = timeout(self.locks.timeout(), asked).await;
         let answer = answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.timeout())))?;
         self.heard = now;
-        if matches!(answer, Answer::Gone | Answer::TooHeavy(_)) {
+        if matches!(answer, AttemptReply::Gone | AttemptReply::TooHeavy(_)) {
             self.stage = Stage::Settled;
         }
         Ok(answer)
@@ -374,10 +374,10 @@ impl Attempt {
     }
 
     /// What to say when there is no time left: that others hold it, if the server was heard of since a request failed.
-    fn in_vain(&self, failed: Option<(Tick, Error)>) -> Result<Outcome> {
-        let Some((sent, error)) = failed else { return Ok(Outcome::Held) };
+    fn in_vain(&self, failed: Option<(Tick, Error)>) -> Result<AttemptOutcome> {
+        let Some((sent, error)) = failed else { return Ok(AttemptOutcome::Held) };
         let heard = self.locks.waiting.answered(&self.name, self.token);
-        if heard.is_some_and(|heard| heard >= sent) { Ok(Outcome::Held) } else { Err(error) }
+        if heard.is_some_and(|heard| heard >= sent) { Ok(AttemptOutcome::Held) } else { Err(error) }
     }
 
     fn note_wait(&self, waited: bool, began: Tick) {
@@ -386,11 +386,11 @@ impl Attempt {
         }
     }
 
-    fn guard(&mut self, Grant { fence, permits }: Grant) -> Result<Outcome> {
+    fn guard(&mut self, Grant { fence, permits }: Grant) -> Result<AttemptOutcome> {
         let (locks, name, token, sent) = (self.locks.clone(), self.name.clone(), self.token, self.heard);
         let holding = match self.want {
             Want::Lock { ttl, failover, .. } | Want::Group { ttl, failover, .. } => {
-                let mut holding = Holding::new(locks, name, token, Fence::new(fence), sent, ttl);
+                let mut holding = Lease::new(locks, name, token, Fence::new(fence), sent, ttl);
                 holding.failover = failover;
                 if matches!(self.want, Want::Group { .. }) {
                     holding.kind = Kind::Group;
@@ -398,7 +398,7 @@ impl Attempt {
                 holding
             }
             Want::Permits { request, .. } => {
-                Holding::of_permit(locks, name, token, Fence::new(fence), sent, request.ttl)
+                Lease::of_permit(locks, name, token, Fence::new(fence), sent, request.ttl)
             }
         };
         if !holding.is_valid() {
@@ -406,7 +406,7 @@ impl Attempt {
             return Err(holding::lost(&self.name));
         }
         self.stage = Stage::Settled;
-        Ok(Outcome::Granted(holding, permits))
+        Ok(AttemptOutcome::Granted(holding, permits))
     }
 }
 
@@ -429,11 +429,11 @@ impl Drop for Attempt {
             Stage::Settled => return,
             // All that may still arrive takes nothing for a token that is not in line.
             Stage::InLine => Duration::from_millis(1),
-            Stage::Unanswered => Pace::REMEMBERED,
+            Stage::Unanswered => QueueTiming::REMEMBERED,
         };
         let name = self.name.clone();
         // Tried for as long as what may still arrive could take the lock.
-        let tried = self.want.ttl().max(Pace::REMEMBERED);
+        let tried = self.want.ttl().max(QueueTiming::REMEMBERED);
         let ending = match self.want {
             Want::Lock { .. } => Ending::GiveUp(remembered),
             Want::Permits { .. } => Ending::GivePermit(Some(remembered)),

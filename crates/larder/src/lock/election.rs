@@ -19,9 +19,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
-use super::fence::{Fence, Release};
-use super::guard::{Guard, LockLease};
-use super::locks::Locks;
+use super::fence::{Fence, ReleaseOutcome};
+use super::guard::{Guard, LockHandle};
+use super::locks::Coordinator;
 use super::{Lock, holder::Holder};
 use crate::call::Call;
 use crate::error::{Error, Result};
@@ -55,7 +55,7 @@ pub struct Election {
 }
 
 impl Election {
-    pub(crate) fn new(locks: Arc<Locks>, name: &str) -> Self {
+    pub(crate) fn new(locks: Arc<Coordinator>, name: &str) -> Self {
         let name = locks.context.keyspace.election(name).into();
         Self { lock: Lock::named(locks, name).max_hold(Duration::MAX).keep_alive() }
     }
@@ -110,7 +110,7 @@ impl Election {
     /// # Cancel safety
     ///
     /// Dropping the future drops the body, and resigns in the background.
-    pub async fn run<T, F>(&self, mut body: impl FnMut(LockLease) -> F) -> Result<T>
+    pub async fn run<T, F>(&self, mut body: impl FnMut(LockHandle) -> F) -> Result<T>
     where
         F: Future<Output = T>,
     {
@@ -254,7 +254,7 @@ impl Leadership {
     /// # Cancel safety
     ///
     /// Dropping the future resigns in the background.
-    pub async fn resign(self) -> Result<Release> {
+    pub async fn resign(self) -> Result<ReleaseOutcome> {
         self.guard.release().await
     }
 }

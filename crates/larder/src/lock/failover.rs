@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::holder::shown;
-use super::holding::Holding;
+use super::holding::Lease;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::lock::{LockStore, Ticket};
+use crate::store::lock::{LockStore, LockToken};
 
 /// What is asked for against failovers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,9 +45,9 @@ pub(super) fn quarantined(name: &str, until: u64) -> Error {
 }
 
 /// Waits until enough replicas have what was just granted. One round trip, on a connection of its own.
-pub(super) async fn acknowledged(holding: &Arc<Holding>, ttl: Duration) -> Result<()> {
-    let Holding { locks, name, token, failover, .. } = &**holding;
-    let ticket = Ticket { lock: name.to_string(), token: *token };
+pub(super) async fn acknowledged(holding: &Arc<Lease>, ttl: Duration) -> Result<()> {
+    let Lease { locks, name, token, failover, .. } = &**holding;
+    let ticket = LockToken { lock: name.to_string(), token: *token };
     let patience = (ttl / 4).min(locks.timeout() / 2);
     let answer = locks.store()?.acknowledged(&[ticket], failover.replicas, patience).await?;
     match answer.first().copied().flatten() {
@@ -65,8 +65,8 @@ fn not_replicated(name: &str, replicas: u32) -> Error {
 }
 
 /// Gives up what is held: too few replicas have it. The guard is lost at once.
-pub(super) fn release(holding: &Arc<Holding>) {
-    let Holding { locks, name, token, kind, .. } = &**holding;
+pub(super) fn release(holding: &Arc<Lease>) {
+    let Lease { locks, name, token, kind, .. } = &**holding;
     let left = holding.may_last();
     locks.keeping.forget(*token);
     if holding.end() {

@@ -36,7 +36,7 @@ impl fmt::Display for Fence {
 /// How a release went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Release {
+pub enum ReleaseOutcome {
     /// The lock was held until now, and is free or somebody else's.
     Released,
     /// The lock's time was over before: somebody else may have held it since.

@@ -14,13 +14,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::attempt::{Attempt, Outcome, Want};
+use super::attempt::{Attempt, AttemptOutcome, Want};
 use super::failover::{Failover, quarantined};
-use super::fence::{Fence, Release};
+use super::fence::{Fence, ReleaseOutcome};
 use super::guard::Guard;
 use super::holder::Holder;
-use super::holding::Holding;
-use super::locks::Locks;
+use super::holding::Lease;
+use super::locks::Coordinator;
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, Keep, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
@@ -51,12 +51,12 @@ const MOST_LOCKS: usize = 128;
 #[derive(Clone)]
 #[must_use = "the locks of a group are named by locks()"]
 pub struct LockGroup {
-    locks: Arc<Locks>,
+    locks: Arc<Coordinator>,
     name: Arc<str>,
 }
 
 impl LockGroup {
-    pub(crate) fn new(locks: Arc<Locks>, name: &str) -> Self {
+    pub(crate) fn new(locks: Arc<Coordinator>, name: &str) -> Self {
         let name = locks.context.keyspace.lock_group(name).into();
         Self { locks, name }
     }
@@ -224,16 +224,16 @@ impl GroupLocks {
         })
     }
 
-    async fn guard(&self, outcome: Outcome) -> Result<Option<GroupGuard>> {
+    async fn guard(&self, outcome: AttemptOutcome) -> Result<Option<GroupGuard>> {
         match outcome {
-            Outcome::Granted(holding, _) => self.granted(holding).await.map(Some),
-            Outcome::Quarantined(until) => Err(quarantined(&self.group.name, until)),
+            AttemptOutcome::Granted(holding, _) => self.granted(holding).await.map(Some),
+            AttemptOutcome::Quarantined(until) => Err(quarantined(&self.group.name, until)),
             _ => Ok(None),
         }
     }
 
     /// The guard of a grant, once enough replicas have it. One that too few have is dropped, which frees the locks.
-    async fn granted(&self, holding: Holding) -> Result<GroupGuard> {
+    async fn granted(&self, holding: Lease) -> Result<GroupGuard> {
         let guard = Guard::new(holding, self.ttl, Some(Keep { max_hold: self.max_hold }));
         if self.failover.replicas > 0 {
             Box::pin(guard.acknowledged(self.ttl)).await?;
@@ -322,7 +322,7 @@ impl GroupGuard {
     /// # Cancel safety
     ///
     /// Dropping the future frees the locks in the background.
-    pub async fn release(self) -> Result<Release> {
+    pub async fn release(self) -> Result<ReleaseOutcome> {
         self.guard.release().await
     }
 }

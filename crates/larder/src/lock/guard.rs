@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::failover;
-use super::fence::{Fence, Release};
-use super::holding::{Holding, Parting, lost};
-use super::keeping::Keeping;
-use super::locks::Locks;
+use super::fence::{Fence, ReleaseOutcome};
+use super::holding::{Lease, ReleaseState, lost};
+use super::keeping::Renewer;
+use super::locks::Coordinator;
 use super::ticket::LockTicket;
 use super::{Keep, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::lock::{LockStore, Ticket};
+use crate::store::lock::{LockStore, LockToken};
 
 /// A lock that is held until it is released, dropped, or its time is over. Made by [`Lock`](super::Lock).
 ///
@@ -22,20 +22,20 @@ use crate::store::lock::{LockStore, Ticket};
 /// [`close`](crate::Larder::close) waits for that. After `close` nothing is sent, and the lock ends with its time.
 #[must_use = "a guard that is dropped at once frees its lock"]
 pub struct Guard {
-    holding: Arc<Holding>,
+    holding: Arc<Lease>,
     kept: bool,
     /// Once its leases believe no more.
-    parting: Option<Parting>,
+    parting: Option<ReleaseState>,
     /// Whether the server has answered to its release.
     ended: bool,
 }
 
 impl Guard {
-    pub(super) fn new(holding: Holding, ttl: Duration, keep: Option<Keep>) -> Self {
+    pub(super) fn new(holding: Lease, ttl: Duration, keep: Option<Keep>) -> Self {
         holding.locks.meter.granted();
         let holding = Arc::new(holding);
         if let Some(keep) = keep {
-            Keeping::keep(&holding, ttl, keep.max_hold);
+            Renewer::keep(&holding, ttl, keep.max_hold);
         }
         Self { holding, kept: keep.is_some(), parting: None, ended: false }
     }
@@ -100,8 +100,8 @@ impl Guard {
     }
 
     /// A look at this lock that can be given to others: it does not hold it.
-    pub fn lease(&self) -> LockLease {
-        LockLease { holding: self.holding.clone() }
+    pub fn lease(&self) -> LockHandle {
+        LockHandle { holding: self.holding.clone() }
     }
 
     /// Holds the lock for at least `ttl` from now; a lock that is held longer stays so.
@@ -117,7 +117,7 @@ impl Guard {
     ///
     /// A dropped call leaves the old deadline, which is then the earlier one.
     pub fn extend(&self, ttl: Duration) -> Call<'_, impl Future<Output = Result<()>> + Send> {
-        let Holding { locks, .. } = &*self.holding;
+        let Lease { locks, .. } = &*self.holding;
         Call::new(locks.timeout(), &locks.meter.extend, async move {
             check_ttl(ttl)?;
             self.holding.failover.check(ttl)?;
@@ -128,7 +128,7 @@ impl Guard {
             if !self.holding.asks(sent, ttl) {
                 return Err(lost(&self.holding.name));
             }
-            let ticket = Ticket { lock: self.holding.name.to_string(), token: self.holding.token };
+            let ticket = LockToken { lock: self.holding.name.to_string(), token: self.holding.token };
             let answer = locks.store()?.extend(&[(ticket, ttl)], Duration::MAX).await?;
             let unanswered = || Error::new(ErrorKind::Server, "the server did not say whether it is held");
             let held = answer.first().copied().flatten().ok_or_else(unanswered)?;
@@ -162,12 +162,12 @@ impl Guard {
     /// # Errors
     ///
     /// What stands in the way of any request, where that was surely not carried out; where it may have been, the answer is
-    /// [`Release::Unknown`]. In either case it is tried again in the background while the lock's time lasts.
+    /// [`ReleaseOutcome::Unknown`]. In either case it is tried again in the background while the lock's time lasts.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future frees the lock in the background.
-    pub async fn release(mut self) -> Result<Release> {
+    pub async fn release(mut self) -> Result<ReleaseOutcome> {
         let holding = self.holding.clone();
         let locks = &holding.locks;
         let parting = self.let_go();
@@ -178,29 +178,29 @@ impl Guard {
         match answer {
             Ok(true) => {
                 self.ended = true;
-                Ok(Release::Released)
+                Ok(ReleaseOutcome::Released)
             }
             Ok(false) => {
                 self.ended = true;
                 if parting.may_be_held {
                     locks.meter.lost();
                 }
-                Ok(Release::AlreadyLost)
+                Ok(ReleaseOutcome::AlreadyLost)
             }
             Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Disconnected) => {
-                Ok(Release::Unknown)
+                Ok(ReleaseOutcome::Unknown)
             }
             Err(error) => Err(error),
         }
     }
 
     /// Ends the renewals and what is believed, before the lock is freed.
-    fn let_go(&mut self) -> Parting {
+    fn let_go(&mut self) -> ReleaseState {
         *self.parting.get_or_insert_with(|| {
             if self.kept {
                 self.holding.locks.keeping.forget(self.holding.token);
             }
-            self.holding.part()
+            self.holding.begin_release()
         })
     }
 
@@ -217,7 +217,7 @@ impl Guard {
         }
         self.let_go();
         self.ended = true;
-        let Holding { name, token, fence, .. } = &*self.holding;
+        let Lease { name, token, fence, .. } = &*self.holding;
         Ok(LockTicket { lock: name.to_string(), token: *token, fence: *fence })
     }
 
@@ -225,7 +225,7 @@ impl Guard {
         lost(&self.holding.name)
     }
 
-    fn note_lost(&self, locks: &Locks) {
+    fn note_lost(&self, locks: &Coordinator) {
         if self.holding.end() {
             locks.meter.lost();
         }
@@ -234,8 +234,8 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let Parting { may_be_held, was_valid } = self.let_go();
-        let Holding { locks, name, token, granted, kind, .. } = &*self.holding;
+        let ReleaseState { may_be_held, was_valid } = self.let_go();
+        let Lease { locks, name, token, granted, kind, .. } = &*self.holding;
         locks.meter.held(locks.context.clock.now().since(*granted));
         if may_be_held && !self.ended {
             if !was_valid {
@@ -259,11 +259,11 @@ impl fmt::Debug for Guard {
 /// What a body that runs under a lock may know of it: [`Lock::run`](super::Lock::run) gives it one. It does not hold the lock, and
 /// is lost when the guard is gone.
 #[derive(Clone)]
-pub struct LockLease {
-    holding: Arc<Holding>,
+pub struct LockHandle {
+    holding: Arc<Lease>,
 }
 
-impl LockLease {
+impl LockHandle {
     /// As [`Guard::fence`].
     #[must_use]
     pub fn fence(&self) -> Fence {
@@ -288,7 +288,7 @@ impl LockLease {
     }
 }
 
-impl fmt::Debug for LockLease {
+impl fmt::Debug for LockHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LockLease")
             .field("fence", &self.fence())

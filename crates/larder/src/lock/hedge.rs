@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::join;
 use tokio::time::timeout;
 
-use super::locks::Locks;
+use super::locks::Coordinator;
 use crate::background::HEDGE;
 use crate::error::Result;
 use crate::store::AnyStore;
@@ -19,7 +19,7 @@ use crate::store::AnyStore;
 ///
 /// An error where the `Larder` is closed, and where neither connection answered anything.
 pub(super) async fn hedged<'a, T, F>(
-    locks: &'a Locks,
+    locks: &'a Coordinator,
     patience: Duration,
     ask: impl Fn(&'a AnyStore, Duration) -> F,
     both: impl Fn(T, T) -> T,

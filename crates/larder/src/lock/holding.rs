@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use super::failover::Failover;
 use super::fence::Fence;
 use super::holder::shown;
-use super::locks::{Ending, Locks};
+use super::locks::{Ending, Coordinator};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind};
 
@@ -34,13 +34,13 @@ pub(super) fn drift(ttl: Duration) -> Duration {
 
 /// What is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum LeaseKind {
     Lock,
     Permit,
     Group,
 }
 
-impl Kind {
+impl LeaseKind {
     /// How it is given back.
     pub(super) fn ending(self) -> Ending {
         match self {
@@ -52,20 +52,20 @@ impl Kind {
 }
 
 /// Shared by a guard, its leases, and whoever renews it.
-pub(super) struct Holding {
-    pub(super) locks: Arc<Locks>,
-    pub(super) kind: Kind,
+pub(super) struct Lease {
+    pub(super) locks: Arc<Coordinator>,
+    pub(super) kind: LeaseKind,
     pub(super) name: Arc<str>,
     pub(super) token: u64,
     pub(super) fence: Fence,
     pub(super) granted: Tick,
     pub(super) failover: Failover,
-    ends: Mutex<Ends>,
+    ends: Mutex<LeaseTimes>,
     /// Tells who waits for the loss.
     ended: Notify,
 }
 
-struct Ends {
+struct LeaseTimes {
     /// `None` once it is lost or given back.
     deadline: Option<Tick>,
     /// The latest end that the server was ever asked for, whether it answered or not.
@@ -74,16 +74,16 @@ struct Ends {
 
 /// What was believed of a lock when its guard let go of it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Parting {
+pub(super) struct ReleaseState {
     /// The server was not heard to say that it is lost.
     pub(super) may_be_held: bool,
     pub(super) was_valid: bool,
 }
 
-impl Holding {
+impl Lease {
     /// Of a grant for `ttl`, asked for at `sent`.
     pub(super) fn new(
-        locks: Arc<Locks>,
+        locks: Arc<Coordinator>,
         name: Arc<str>,
         token: u64,
         fence: Fence,
@@ -93,27 +93,27 @@ impl Holding {
         let deadline = sent.after(ttl.saturating_sub(drift(ttl)));
         Self {
             locks,
-            kind: Kind::Lock,
+            kind: LeaseKind::Lock,
             name,
             token,
             fence,
             granted: sent,
             failover: Failover::default(),
-            ends: Mutex::new(Ends { deadline: Some(deadline), latest: sent.after(ttl) }),
+            ends: Mutex::new(LeaseTimes { deadline: Some(deadline), latest: sent.after(ttl) }),
             ended: Notify::new(),
         }
     }
 
     /// The same of permits. The fence is 0 where they have none.
     pub(super) fn of_permit(
-        locks: Arc<Locks>,
+        locks: Arc<Coordinator>,
         name: Arc<str>,
         token: u64,
         fence: Fence,
         sent: Tick,
         ttl: Duration,
     ) -> Self {
-        Self { kind: Kind::Permit, ..Self::new(locks, name, token, fence, sent, ttl) }
+        Self { kind: LeaseKind::Permit, ..Self::new(locks, name, token, fence, sent, ttl) }
     }
 
     pub(super) fn remaining(&self) -> Duration {
@@ -140,9 +140,9 @@ impl Holding {
     }
 
     /// Believes in it no more, which comes before the server is told.
-    pub(super) fn part(&self) -> Parting {
+    pub(super) fn begin_release(&self) -> ReleaseState {
         let was_valid = self.is_valid();
-        Parting { was_valid, may_be_held: self.end() }
+        ReleaseState { was_valid, may_be_held: self.end() }
     }
 
     /// The server has said, to a request sent at `sent`, that it is held for `ttl`. What was lost meanwhile stays lost.
@@ -183,7 +183,7 @@ impl Holding {
         }
     }
 
-    fn ends(&self) -> MutexGuard<'_, Ends> {
+    fn ends(&self) -> MutexGuard<'_, LeaseTimes> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

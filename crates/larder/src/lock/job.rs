@@ -17,16 +17,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::failover::{Failover, quarantined};
 use super::fence::Fence;
-use super::guard::{Guard, LockLease};
-use super::holding::{Holding, lost};
+use super::guard::{Guard, LockHandle};
+use super::holding::{Lease, lost};
 use super::job_run::{JobOutcome, JobRun, JobStatus};
-use super::locks::{Ending, Locks};
+use super::locks::{Ending, Coordinator};
 use super::{DEFAULT_TTL, Keep, Lock, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
-use crate::store::job::{Began, BeginJob, JobStore, RunName, Schedule, lock_of_job};
-use crate::store::lock::Pace;
+use crate::store::job::{Began, BeginJob, JobStore, RunName, JobSchedule, lock_of_job};
+use crate::store::lock::QueueTiming;
 
 const SHORTEST_PERIOD: Duration = Duration::from_millis(10);
 const LONGEST_PERIOD: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -68,7 +68,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 #[must_use = "a job is run by run() or run_slot()"]
 pub struct Job {
-    locks: Arc<Locks>,
+    locks: Arc<Coordinator>,
     name: String,
     every: Option<Duration>,
     offset: Duration,
@@ -84,7 +84,7 @@ pub struct Job {
 }
 
 impl Job {
-    pub(crate) fn new(locks: Arc<Locks>, name: &str) -> Self {
+    pub(crate) fn new(locks: Arc<Coordinator>, name: &str) -> Self {
         Self {
             name: locks.context.keyspace.job(name),
             locks,
@@ -187,7 +187,7 @@ impl Job {
     /// # Cancel safety
     ///
     /// Dropping the future drops the body and frees the lock in the background; the attempt counts.
-    pub async fn run<T, E, F>(&self, body: impl FnOnce(LockLease) -> F) -> Result<JobRun<T, E>>
+    pub async fn run<T, E, F>(&self, body: impl FnOnce(LockHandle) -> F) -> Result<JobRun<T, E>>
     where
         F: Future<Output = Result<T, E>>,
     {
@@ -205,7 +205,7 @@ impl Job {
                 "a tolerance of {tolerance:?} is not below the period of {every:?}"
             )));
         }
-        let schedule = Schedule { every, offset: self.offset, tolerance, catch_up: self.catch_up };
+        let schedule = JobSchedule { every, offset: self.offset, tolerance, catch_up: self.catch_up };
         let keep = self.keep.max(every.saturating_mul(2 + self.catch_up));
         self.run_one(RunName { job: self.name.clone(), slot: None }, Some(schedule), keep, body).await
     }
@@ -223,7 +223,7 @@ impl Job {
     pub async fn run_slot<T, E, F>(
         &self,
         slot: &str,
-        body: impl FnOnce(LockLease) -> F,
+        body: impl FnOnce(LockHandle) -> F,
     ) -> Result<JobRun<T, E>>
     where
         F: Future<Output = Result<T, E>>,
@@ -264,9 +264,9 @@ impl Job {
     async fn run_one<T, E, F>(
         &self,
         run: RunName,
-        schedule: Option<Schedule>,
+        schedule: Option<JobSchedule>,
         keep: Duration,
-        body: impl FnOnce(LockLease) -> F,
+        body: impl FnOnce(LockHandle) -> F,
     ) -> Result<JobRun<T, E>>
     where
         F: Future<Output = Result<T, E>>,
@@ -290,7 +290,7 @@ impl Job {
     async fn begin(
         &self,
         run: &RunName,
-        schedule: Option<Schedule>,
+        schedule: Option<JobSchedule>,
         keep: Duration,
     ) -> Result<Result<(Guard, i64), Began>> {
         let locks = &self.locks;
@@ -323,7 +323,7 @@ impl Job {
             undo.armed = false;
             return Ok(Err(began));
         };
-        let mut holding = Holding::new(locks.clone(), lock.clone(), token, Fence::new(fence), sent, self.ttl);
+        let mut holding = Lease::new(locks.clone(), lock.clone(), token, Fence::new(fence), sent, self.ttl);
         holding.failover = self.failover;
         if !holding.is_valid() {
             return Err(lost(&lock));
@@ -387,7 +387,7 @@ fn at(millis: u64) -> SystemTime {
 
 /// A start that may have been carried out.
 struct Undo<'a> {
-    locks: &'a Arc<Locks>,
+    locks: &'a Arc<Coordinator>,
     lock: &'a Arc<str>,
     token: u64,
     ttl: Duration,
@@ -398,7 +398,7 @@ impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if self.armed {
             // Remembered, so that a request that arrives after that begins nothing.
-            let (tried, ending) = (self.ttl.max(Pace::REMEMBERED), Ending::GiveUp(Pace::REMEMBERED));
+            let (tried, ending) = (self.ttl.max(QueueTiming::REMEMBERED), Ending::GiveUp(QueueTiming::REMEMBERED));
             self.locks.end_in_background(self.lock.clone(), self.token, tried, ending);
         }
     }

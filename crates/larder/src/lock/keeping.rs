@@ -17,31 +17,31 @@ use tokio::task::JoinSet;
 
 use super::failover;
 use super::hedge::hedged;
-use super::holding::{Holding, Kind};
-use super::locks::Locks;
+use super::holding::{Lease, LeaseKind};
+use super::locks::Coordinator;
 use crate::background::{Resident, Schedule, Visit};
 use crate::clock::{Clock, Tick};
 use crate::store::group::GroupStore;
-use crate::store::lock::{LockStore, Ticket};
+use crate::store::lock::{LockStore, LockToken};
 use crate::store::permit::PermitStore;
 
 #[derive(Default)]
-pub(super) struct Keeping {
-    schedule: Arc<Schedule<Kept>>,
+pub(super) struct Renewer {
+    schedule: Arc<Schedule<RenewedLease>>,
     renewer: Resident,
 }
 
-struct Kept {
-    holding: Weak<Holding>,
+struct RenewedLease {
+    holding: Weak<Lease>,
     ttl: Duration,
     end: Tick,
     /// When it was last asked for, in vain or not.
     asked: Tick,
 }
 
-impl Kept {
+impl RenewedLease {
     /// What to ask for at `now`, if anything.
-    fn visit(&mut self, now: Tick) -> Visit<(Arc<Holding>, Duration)> {
+    fn visit(&mut self, now: Tick) -> Visit<(Arc<Lease>, Duration)> {
         let left = self.end.since(now);
         match self.holding.upgrade().filter(|holding| left > self.ttl / 3 && holding.is_valid()) {
             None => Visit::Remove,
@@ -54,12 +54,12 @@ impl Kept {
     }
 }
 
-impl Keeping {
+impl Renewer {
     /// Renews it for `ttl` again and again, until it is dropped or lost, or `end` is near.
-    pub(super) fn keep(holding: &Arc<Holding>, ttl: Duration, max_hold: Duration) {
+    pub(super) fn keep(holding: &Arc<Lease>, ttl: Duration, max_hold: Duration) {
         let (locks, granted) = (&holding.locks, holding.granted);
         let kept =
-            Kept { holding: Arc::downgrade(holding), ttl, end: granted.after(max_hold), asked: granted };
+            RenewedLease { holding: Arc::downgrade(holding), ttl, end: granted.after(max_hold), asked: granted };
         locks.keeping.schedule.insert(holding.token, granted.after(ttl / 3), kept);
         locks.context.background.ensure(&locks.keeping.renewer, || {
             let (weak, schedule) = (Arc::downgrade(locks), locks.keeping.schedule.clone());
@@ -73,7 +73,7 @@ impl Keeping {
     }
 
     /// What there is to renew, each for so long.
-    fn due(&self, now: Tick) -> Vec<(Arc<Holding>, Duration)> {
+    fn due(&self, now: Tick) -> Vec<(Arc<Lease>, Duration)> {
         let mut due = self.schedule.visit(now, |_, kept| kept.visit(now));
         // Those that fall due within a twelfth of their time go along.
         if let Some(longest) = due.iter().map(|(_, ttl)| *ttl).max() {
@@ -91,8 +91,8 @@ impl Keeping {
 
 /// Holds no reference to the locks while it waits.
 async fn run(
-    locks: Weak<Locks>,
-    schedule: Arc<Schedule<Kept>>,
+    locks: Weak<Coordinator>,
+    schedule: Arc<Schedule<RenewedLease>>,
     clock: Clock,
     mut reconnects: Option<watch::Receiver<u64>>,
 ) {
@@ -123,11 +123,11 @@ pub(super) async fn reconnected(reconnects: &mut Option<watch::Receiver<u64>>) {
 }
 
 /// What goes in one request: times to live that differ by less than half, so that who is in a hurry gives up for nobody else.
-fn class(holding: &Holding, ttl: Duration) -> (Kind, u32, u32) {
+fn class(holding: &Lease, ttl: Duration) -> (LeaseKind, u32, u32) {
     (holding.kind, holding.failover.replicas, ttl.as_millis().max(1).ilog2())
 }
 
-async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
+async fn renew(locks: Arc<Coordinator>, mut due: Vec<(Arc<Lease>, Duration)>) {
     let sent = locks.context.clock.now();
     due.retain(|(holding, ttl)| holding.asks(sent, *ttl));
     let Some(kind) = due.first().map(|(holding, _)| holding.kind) else { return };
@@ -139,18 +139,18 @@ async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
     let patience = due.iter().map(|(_, ttl)| *ttl / 4).min().unwrap_or_default().min(locks.timeout());
     let tickets: Vec<_> = due
         .iter()
-        .map(|(holding, ttl)| (Ticket { lock: holding.name.to_string(), token: holding.token }, *ttl))
+        .map(|(holding, ttl)| (LockToken { lock: holding.name.to_string(), token: holding.token }, *ttl))
         .collect();
     // Lost by either answer is lost.
     let both = |one, other| one && other;
     let answer = match kind {
-        Kind::Lock => {
+        LeaseKind::Lock => {
             hedged(&locks, patience, |store, patience| store.extend(&tickets, patience), both).await
         }
-        Kind::Group => {
+        LeaseKind::Group => {
             hedged(&locks, patience, |store, patience| store.renew_groups(&tickets, patience), both).await
         }
-        Kind::Permit => {
+        LeaseKind::Permit => {
             hedged(&locks, patience, |store, patience| store.renew_permits(&tickets, patience), both).await
         }
     };
@@ -177,12 +177,12 @@ async fn renew(locks: Arc<Locks>, mut due: Vec<(Arc<Holding>, Duration)>) {
 /// Asks the replicas for what was renewed and needs them: a renewal counts when enough have it. What too few have is
 /// given back; where nothing was answered, it is tried again.
 async fn in_replicas(
-    locks: &Locks,
-    due: &[(Arc<Holding>, Duration)],
+    locks: &Coordinator,
+    due: &[(Arc<Lease>, Duration)],
     held: &mut [Option<bool>],
     patience: Duration,
 ) {
-    let needs = |holding: &Holding, held: Option<bool>| held == Some(true) && holding.failover.replicas > 0;
+    let needs = |holding: &Lease, held: Option<bool>| held == Some(true) && holding.failover.replicas > 0;
     let places: Vec<usize> = (0..due.len())
         .filter(|at| {
             due.get(*at).is_some_and(|(holding, _)| needs(holding, held.get(*at).copied().flatten()))
@@ -191,7 +191,7 @@ async fn in_replicas(
     let asked = places.iter().filter_map(|at| due.get(*at)).map(|(holding, _)| holding);
     let replicas = asked.clone().map(|holding| holding.failover.replicas).max().unwrap_or_default();
     let tickets: Vec<_> =
-        asked.map(|holding| Ticket { lock: holding.name.to_string(), token: holding.token }).collect();
+        asked.map(|holding| LockToken { lock: holding.name.to_string(), token: holding.token }).collect();
     let answer = match locks.store() {
         Ok(store) => store.acknowledged(&tickets, replicas, patience).await,
         Err(error) => Err(error),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::keeping::Keeping;
+use super::keeping::Renewer;
 use super::meter::LockMeter;
-use super::waiting::Waiting;
+use super::waiting::Queues;
 use crate::background::{HEDGE, begun};
 use crate::context::Context;
 use crate::error::Result;
-use crate::near::Changes;
+use crate::near::Invalidations;
 use crate::stats::LockStats;
 use crate::store::AnyStore;
 use crate::store::group::GroupStore;
@@ -19,17 +19,17 @@ use crate::store::lock::LockStore;
 use crate::store::permit::PermitStore;
 use crate::telemetry::target;
 
-pub(crate) struct Locks {
+pub(crate) struct Coordinator {
     pub(super) context: Arc<Context>,
     pub(super) meter: LockMeter,
-    pub(super) waiting: Waiting,
-    pub(super) keeping: Keeping,
+    pub(super) waiting: Queues,
+    pub(super) keeping: Renewer,
 }
 
 /// What is to be ended in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
-    Release,
+    ReleaseOutcome,
     /// An attempt, remembered for so long.
     GiveUp(Duration),
     /// A permit; where its attempt was given up, that is remembered for so long.
@@ -49,16 +49,16 @@ impl Ending {
     }
 }
 
-impl Locks {
+impl Coordinator {
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { context, meter: LockMeter::new(), waiting: Waiting::default(), keeping: Keeping::default() }
+        Self { context, meter: LockMeter::new(), waiting: Queues::default(), keeping: Renewer::default() }
     }
 
     pub(super) fn store(&self) -> Result<&AnyStore> {
         self.context.coordination()
     }
 
-    pub(super) fn changes(&self) -> &Arc<Changes> {
+    pub(super) fn changes(&self) -> &Arc<Invalidations> {
         self.context.coordination_changes()
     }
 

@@ -45,18 +45,18 @@ use std::time::Duration;
 
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::lock::{LockStore, Ticket};
-use attempt::{Attempt, Outcome, Want};
+use crate::store::lock::{LockStore, LockToken};
+use attempt::{Attempt, AttemptOutcome, Want};
 pub use election::{Election, Leader, Leaders, Leadership};
 use failover::Failover;
-pub use fence::{Fence, Release};
+pub use fence::{Fence, ReleaseOutcome};
 pub use group::{GroupGuard, GroupLocks, LockGroup};
-pub use guard::{Guard, LockLease};
+pub use guard::{Guard, LockHandle};
 pub use holder::Holder;
-use holding::Holding;
+use holding::Lease;
 pub use job::Job;
 pub use job_run::{JobOutcome, JobRun, JobStatus};
-pub(crate) use locks::Locks;
+pub(crate) use locks::Coordinator;
 pub use permit::SemaphorePermit;
 pub use rw_lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::Semaphore;
@@ -100,7 +100,7 @@ struct Keep {
 #[derive(Clone)]
 #[must_use = "a lock is taken by acquire(), acquire_within() or try_acquire()"]
 pub struct Lock {
-    locks: Arc<Locks>,
+    locks: Arc<Coordinator>,
     name: Arc<str>,
     ttl: Duration,
     keep: Option<Keep>,
@@ -111,13 +111,13 @@ pub struct Lock {
 }
 
 impl Lock {
-    pub(crate) fn new(locks: Arc<Locks>, name: &str) -> Self {
+    pub(crate) fn new(locks: Arc<Coordinator>, name: &str) -> Self {
         let name = locks.context.keyspace.lock(name).into();
         Self::named(locks, name)
     }
 
     /// By its name on the server.
-    fn named(locks: Arc<Locks>, name: Arc<str>) -> Self {
+    fn named(locks: Arc<Coordinator>, name: Arc<str>) -> Self {
         Self {
             name,
             locks,
@@ -220,8 +220,8 @@ impl Lock {
             self.check()?;
             let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
             match Attempt::within(&self.locks, &self.name, self.want(), end).await? {
-                Outcome::Granted(holding, _) => self.guard(holding).await,
-                Outcome::Quarantined(until) => Err(failover::quarantined(&self.name, until)),
+                AttemptOutcome::Granted(holding, _) => self.guard(holding).await,
+                AttemptOutcome::Quarantined(until) => Err(failover::quarantined(&self.name, until)),
                 _ => Err(self.held_error(patience).await),
             }
         })
@@ -242,15 +242,15 @@ impl Lock {
         Call::new(self.locks.timeout(), &self.locks.meter.acquire, async move {
             self.check()?;
             match Attempt::once(&self.locks, &self.name, self.want()).await? {
-                Outcome::Granted(holding, _) => self.guard(holding).await.map(Some),
-                Outcome::Quarantined(until) => Err(failover::quarantined(&self.name, until)),
+                AttemptOutcome::Granted(holding, _) => self.guard(holding).await.map(Some),
+                AttemptOutcome::Quarantined(until) => Err(failover::quarantined(&self.name, until)),
                 _ => Ok(None),
             }
         })
     }
 
     /// The guard of a grant, once enough replicas have it. One that too few have is dropped, which frees the lock.
-    async fn guard(&self, holding: Holding) -> Result<Guard> {
+    async fn guard(&self, holding: Lease) -> Result<Guard> {
         let guard = Guard::new(holding, self.ttl, self.keep);
         if self.failover.replicas > 0 {
             // Boxed: it would swell the future of every lock.
@@ -327,10 +327,10 @@ impl Lock {
                 ));
             }
             let sent = self.locks.context.clock.now();
-            let held = [(Ticket { lock, token }, self.ttl)];
+            let held = [(LockToken { lock, token }, self.ttl)];
             let answer = self.locks.store()?.extend(&held, Duration::MAX).await?;
             let (locks, name) = (self.locks.clone(), self.name.clone());
-            let mut holding = Holding::new(locks, name, token, fence, sent, self.ttl);
+            let mut holding = Lease::new(locks, name, token, fence, sent, self.ttl);
             holding.failover = self.failover;
             match answer.first() {
                 Some(Some(true)) if holding.is_valid() => self.guard(holding).await,

@@ -5,9 +5,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fence::{Fence, Release};
-use super::holding::{Holding, Parting};
-use super::keeping::Keeping;
+use super::fence::{Fence, ReleaseOutcome};
+use super::holding::{Lease, ReleaseState};
+use super::keeping::Renewer;
 use super::locks::Ending;
 use crate::call::Call;
 use crate::error::{ErrorKind, Result};
@@ -17,16 +17,16 @@ use crate::store::permit::{PermitStore, weight};
 /// [`Semaphore`](super::Semaphore).
 #[must_use = "a permit that is dropped at once is given back"]
 pub struct SemaphorePermit {
-    holding: Arc<Holding>,
-    parting: Option<Parting>,
+    holding: Arc<Lease>,
+    parting: Option<ReleaseState>,
     ended: bool,
 }
 
 impl SemaphorePermit {
-    pub(super) fn new(holding: Holding, ttl: Duration, max_hold: Duration) -> Self {
+    pub(super) fn new(holding: Lease, ttl: Duration, max_hold: Duration) -> Self {
         let holding = Arc::new(holding);
         holding.locks.meter.granted();
-        Keeping::keep(&holding, ttl, max_hold);
+        Renewer::keep(&holding, ttl, max_hold);
         Self { holding, parting: None, ended: false }
     }
 
@@ -34,7 +34,7 @@ impl SemaphorePermit {
         self.holding.fence
     }
 
-    pub(super) fn holding(&self) -> &Arc<Holding> {
+    pub(super) fn holding(&self) -> &Arc<Lease> {
         &self.holding
     }
 
@@ -85,7 +85,7 @@ impl SemaphorePermit {
     /// # Cancel safety
     ///
     /// Dropping the future gives the permit back in the background.
-    pub async fn release(mut self) -> Result<Release> {
+    pub async fn release(mut self) -> Result<ReleaseOutcome> {
         let holding = self.holding.clone();
         let locks = &holding.locks;
         self.let_go();
@@ -96,28 +96,28 @@ impl SemaphorePermit {
         match answer {
             Ok(held) => {
                 self.ended = true;
-                Ok(if held { Release::Released } else { Release::AlreadyLost })
+                Ok(if held { ReleaseOutcome::Released } else { ReleaseOutcome::AlreadyLost })
             }
             Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Disconnected) => {
-                Ok(Release::Unknown)
+                Ok(ReleaseOutcome::Unknown)
             }
             Err(error) => Err(error),
         }
     }
 
     /// Ends the renewals and what is believed, before the permit is given back.
-    fn let_go(&mut self) -> Parting {
+    fn let_go(&mut self) -> ReleaseState {
         *self.parting.get_or_insert_with(|| {
             self.holding.locks.keeping.forget(self.holding.token);
-            self.holding.part()
+            self.holding.begin_release()
         })
     }
 }
 
 impl Drop for SemaphorePermit {
     fn drop(&mut self) {
-        let Parting { may_be_held, .. } = self.let_go();
-        let Holding { locks, name, token, granted, .. } = &*self.holding;
+        let ReleaseState { may_be_held, .. } = self.let_go();
+        let Lease { locks, name, token, granted, .. } = &*self.holding;
         locks.meter.held(locks.context.clock.now().since(*granted));
         if !self.ended && may_be_held {
             let left = self.holding.may_last();

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::Lock;
-use super::guard::{Guard, LockLease};
+use super::guard::{Guard, LockHandle};
 use crate::error::Result;
 
 impl Lock {
@@ -39,7 +39,7 @@ impl Lock {
     /// # Cancel safety
     ///
     /// Dropping the future drops the body, and frees the lock in the background.
-    pub async fn run<T, F>(&self, body: impl FnOnce(LockLease) -> F) -> Result<T>
+    pub async fn run<T, F>(&self, body: impl FnOnce(LockHandle) -> F) -> Result<T>
     where
         F: Future<Output = T>,
     {
@@ -55,7 +55,7 @@ impl Lock {
     /// # Cancel safety
     ///
     /// As [`run`](Self::run).
-    pub async fn run_within<T, F>(&self, patience: Duration, body: impl FnOnce(LockLease) -> F) -> Result<T>
+    pub async fn run_within<T, F>(&self, patience: Duration, body: impl FnOnce(LockHandle) -> F) -> Result<T>
     where
         F: Future<Output = T>,
     {
@@ -71,7 +71,7 @@ impl Lock {
     /// # Cancel safety
     ///
     /// As [`run`](Self::run).
-    pub async fn try_run<T, F>(&self, body: impl FnOnce(LockLease) -> F) -> Result<Option<T>>
+    pub async fn try_run<T, F>(&self, body: impl FnOnce(LockHandle) -> F) -> Result<Option<T>>
     where
         F: Future<Output = T>,
     {
@@ -81,7 +81,7 @@ impl Lock {
         }
     }
 
-    async fn run_under<T, F>(guard: Guard, body: impl FnOnce(LockLease) -> F) -> Result<T>
+    async fn run_under<T, F>(guard: Guard, body: impl FnOnce(LockHandle) -> F) -> Result<T>
     where
         F: Future<Output = T>,
     {
@@ -92,7 +92,7 @@ impl Lock {
     }
 
     /// Runs the body until it ends, or the guard is lost.
-    pub(super) async fn hold_for<T, F>(guard: &Guard, body: impl FnOnce(LockLease) -> F) -> Result<T>
+    pub(super) async fn hold_for<T, F>(guard: &Guard, body: impl FnOnce(LockHandle) -> F) -> Result<T>
     where
         F: Future<Output = T>,
     {

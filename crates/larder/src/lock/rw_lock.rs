@@ -11,8 +11,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fence::{Fence, Release};
-use super::locks::Locks;
+use super::fence::{Fence, ReleaseOutcome};
+use super::locks::Coordinator;
 use super::permit::SemaphorePermit;
 use super::semaphore::Semaphore;
 use crate::call::Call;
@@ -44,7 +44,7 @@ pub struct RwLock {
 }
 
 impl RwLock {
-    pub(crate) fn new(locks: Arc<Locks>, called: &str) -> Self {
+    pub(crate) fn new(locks: Arc<Coordinator>, called: &str) -> Self {
         let name = locks.context.keyspace.rw_lock(called).into();
         Self { semaphore: Semaphore::named(locks, "read-write lock", called, name, HEAVIEST) }
     }
@@ -221,7 +221,7 @@ macro_rules! guard {
             /// # Cancel safety
             ///
             /// Dropping the future frees it in the background.
-            pub async fn release(self) -> Result<Release> {
+            pub async fn release(self) -> Result<ReleaseOutcome> {
                 self.permit.release().await
             }
         }

@@ -16,18 +16,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::attempt::{Attempt, Outcome, Want};
+use super::attempt::{Attempt, AttemptOutcome, Want};
 use super::failover::{Failover, quarantined};
-use super::holding::Holding;
-use super::locks::{Ending, Locks};
+use super::holding::Lease;
+use super::locks::{Ending, Coordinator};
 use super::permit::SemaphorePermit;
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, check_ttl};
 use crate::call::Call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
-use crate::store::lock::Pace;
-use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, Request, Wait, token_of};
+use crate::store::lock::QueueTiming;
+use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, PermitRequest, WhenTaken, token_of};
 use crate::telemetry::target;
 
 /// A semaphore by its name, or by its name and a key. Made by [`Larder::semaphore`](crate::Larder::semaphore); taking
@@ -58,7 +58,7 @@ use crate::telemetry::target;
 #[derive(Clone)]
 #[must_use = "a permit is taken by acquire(), acquire_within() or try_acquire()"]
 pub struct Semaphore {
-    locks: Arc<Locks>,
+    locks: Arc<Coordinator>,
     /// What it is, for errors.
     what: &'static str,
     /// As the caller wrote it.
@@ -75,14 +75,14 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    pub(crate) fn new(locks: Arc<Locks>, called: &str, permits: u64) -> Self {
+    pub(crate) fn new(locks: Arc<Coordinator>, called: &str, permits: u64) -> Self {
         let name = locks.context.keyspace.semaphore(called).as_str().into();
         Self::named(locks, "semaphore", called, name, permits)
     }
 
     /// By its name on the server.
     pub(super) fn named(
-        locks: Arc<Locks>,
+        locks: Arc<Coordinator>,
         what: &'static str,
         called: &str,
         name: Arc<str>,
@@ -355,7 +355,7 @@ impl Semaphore {
             return Ok(None);
         }
         old.exchanged();
-        let holding = Holding::of_permit(locks.clone(), self.name.clone(), other, held.fence, sent, self.ttl);
+        let holding = Lease::of_permit(locks.clone(), self.name.clone(), other, held.fence, sent, self.ttl);
         if !holding.is_valid() {
             return Ok(None);
         }
@@ -374,10 +374,10 @@ impl Semaphore {
         if !(1..=HEAVIEST).contains(&permits) {
             return Err(Error::invalid(format!("a caller takes 1 to {HEAVIEST} permits, not {permits}")));
         }
-        let wait_in_queue = Wait::Queue { most: self.max_waiting };
+        let wait_in_queue = WhenTaken::WhenHeld { most: self.max_waiting };
         let quarantine = self.failover.quarantine;
         let request =
-            Request { permits: self.permits, ttl: self.ttl, wait: wait_in_queue, fenced, quarantine };
+            PermitRequest { permits: self.permits, ttl: self.ttl, wait: wait_in_queue, fenced, quarantine };
         let want = Want::Permits { weight: permits, request };
         let outcome = match wait {
             Some(end) => Attempt::within(&self.locks, &self.name, want, end).await?,
@@ -385,7 +385,7 @@ impl Semaphore {
         };
         let called = &self.called;
         match outcome {
-            Outcome::Granted(holding, stored) => {
+            AttemptOutcome::Granted(holding, stored) => {
                 if stored != self.permits && !self.warned.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         target: target::LOCK,
@@ -394,15 +394,15 @@ impl Semaphore {
                 }
                 Ok(Some(SemaphorePermit::new(holding, self.ttl, self.max_hold)))
             }
-            Outcome::Held => Ok(None),
-            Outcome::Quarantined(until) => Err(quarantined(&self.name, until)),
-            Outcome::QueueFull => {
+            AttemptOutcome::Held => Ok(None),
+            AttemptOutcome::Quarantined(until) => Err(quarantined(&self.name, until)),
+            AttemptOutcome::QueueFull => {
                 let most = self.max_waiting;
                 let message = format!("{most} callers or more wait for the semaphore already");
                 let named = format!("{most} callers or more wait for the semaphore {called:?} already");
                 Err(Error::named(ErrorKind::QueueFull, message, named))
             }
-            Outcome::TooHeavy(stored) => {
+            AttemptOutcome::TooHeavy(stored) => {
                 let rest = format!("has {stored} permits: {permits} are never free");
                 let named = format!("the semaphore {called:?} {rest}");
                 Err(Error::named(ErrorKind::InvalidSetting, format!("the semaphore {rest}"), named))
@@ -424,8 +424,8 @@ impl Drop for Exchange<'_> {
             let Semaphore { locks, name, ttl, .. } = self.semaphore;
             // Remembered, so that an exchange that arrives after that takes nothing, although the old token is held
             // still.
-            let ending = Ending::GivePermit(Some(Pace::REMEMBERED));
-            locks.end_in_background(name.clone(), self.token, (*ttl).max(Pace::REMEMBERED), ending);
+            let ending = Ending::GivePermit(Some(QueueTiming::REMEMBERED));
+            locks.end_in_background(name.clone(), self.token, (*ttl).max(QueueTiming::REMEMBERED), ending);
         }
     }
 }

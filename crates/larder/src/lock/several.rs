@@ -15,9 +15,9 @@ use std::time::Duration;
 use futures_util::future::{join_all, select_all};
 
 use super::failover::Failover;
-use super::fence::{Fence, Release};
+use super::fence::{Fence, ReleaseOutcome};
 use super::guard::Guard;
-use super::locks::Locks;
+use super::locks::Coordinator;
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, Lock};
 use crate::error::{Error, Result};
 
@@ -36,7 +36,7 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 #[must_use = "locks are taken by acquire(), acquire_within() or try_acquire()"]
 pub struct SeveralLocks {
-    locks: Arc<Locks>,
+    locks: Arc<Coordinator>,
     /// Sorted.
     names: Vec<Arc<str>>,
     distinct: bool,
@@ -46,7 +46,7 @@ pub struct SeveralLocks {
 }
 
 impl SeveralLocks {
-    pub(crate) fn new(locks: Arc<Locks>, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+    pub(crate) fn new(locks: Arc<Coordinator>, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let mut names: Vec<Arc<str>> = names.into_iter().map(|name| Arc::from(name.as_ref())).collect();
         names.sort();
         let all = names.len();
@@ -236,12 +236,12 @@ impl LocksGuard {
     /// # Cancel safety
     ///
     /// Dropping the future frees the locks in the background.
-    pub async fn release(self) -> Result<Release> {
+    pub async fn release(self) -> Result<ReleaseOutcome> {
         let outcomes = join_all(self.guards.into_iter().map(|(_, guard)| guard.release())).await;
-        let mut first = Release::Released;
+        let mut first = ReleaseOutcome::Released;
         for outcome in outcomes {
             let outcome = outcome?;
-            if first == Release::Released {
+            if first == ReleaseOutcome::Released {
                 first = outcome;
             }
         }

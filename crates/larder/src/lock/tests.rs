@@ -5,37 +5,37 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::guard::Guard;
-use super::holding::{Holding, drift};
-use super::{Fence, Lock, Locks};
+use super::holding::{Lease, drift};
+use super::{Fence, Lock, Coordinator};
 use crate::clock::Clock;
 use crate::context::{Context, Limits};
 use crate::error::ErrorKind;
 use crate::keyspace::Keyspace;
-use crate::near::Changes;
+use crate::near::Invalidations;
 use crate::random::Random;
 use crate::store::AnyStore;
-use crate::store::lock::{Attempted, LockStore, Queue};
+use crate::store::lock::{Attempted, LockStore, WhenHeld};
 use crate::store::memory::{Bounds, MemoryStore};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Locks of a process whose clock is one hand, on a store whose clock is the other.
-fn locks() -> (Arc<Locks>, Arc<AtomicU64>, Arc<AtomicU64>) {
+fn locks() -> (Arc<Coordinator>, Arc<AtomicU64>, Arc<AtomicU64>) {
     let (here, there) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let changes = Arc::new(Changes::default());
+    let changes = Arc::new(Invalidations::default());
     let store = MemoryStore::new(Bounds::default(), Clock::Manual(there.clone()), changes.clone());
     let limits = Limits { response_timeout: SECOND, max_value_bytes: 1000, max_key_bytes: 1000 };
     let clock = Clock::Manual(here.clone());
     let store = AnyStore::Memory(Arc::new(store));
     let context = Context::new(store, changes, Keyspace::default(), limits, clock, Random::default());
-    (Arc::new(Locks::new(Arc::new(context))), here, there)
+    (Arc::new(Coordinator::new(Arc::new(context))), here, there)
 }
 
 fn pass(hand: &AtomicU64, span: Duration) {
     hand.fetch_add(u64::try_from(span.as_micros()).unwrap(), Ordering::AcqRel);
 }
 
-fn lock(locks: &Arc<Locks>) -> Lock {
+fn lock(locks: &Arc<Coordinator>) -> Lock {
     Lock::new(locks.clone(), "a").ttl(SECOND)
 }
 
@@ -72,7 +72,7 @@ async fn a_guard_whose_time_is_over_here_is_not_revived_by_a_store_that_still_ho
 async fn an_answer_that_comes_after_the_deadline_does_not_revive_it() {
     let (locks, here, _) = locks();
     let sent = locks.context.clock.now();
-    let holding = Holding::new(locks.clone(), "a".into(), 7, Fence::new(1), sent, SECOND);
+    let holding = Lease::new(locks.clone(), "a".into(), 7, Fence::new(1), sent, SECOND);
     pass(&here, SECOND);
     assert!(!holding.renewed(locks.context.clock.now(), SECOND), "a lost lock came back");
     assert!(!holding.is_valid());
@@ -83,7 +83,7 @@ async fn a_deadline_counts_from_before_the_request_and_not_from_its_answer() {
     let (locks, here, _) = locks();
     let sent = locks.context.clock.now();
     pass(&here, SECOND / 2);
-    let holding = Holding::new(locks.clone(), "a".into(), 7, Fence::new(1), sent, SECOND);
+    let holding = Lease::new(locks.clone(), "a".into(), 7, Fence::new(1), sent, SECOND);
     assert_eq!(holding.remaining(), SECOND / 2 - drift(SECOND));
     let renewed = locks.context.clock.now();
     pass(&here, SECOND / 4);
@@ -108,7 +108,7 @@ async fn a_lock_that_the_store_lost_is_lost_here_and_tells_who_waits_for_that() 
 async fn a_dropped_guard_gives_its_lock_back() {
     let (locks, ..) = locks();
     let name = locks.context.keyspace.lock("a");
-    let holding = Holding::new(
+    let holding = Lease::new(
         locks.clone(),
         name.as_str().into(),
         7,
@@ -117,7 +117,7 @@ async fn a_dropped_guard_gives_its_lock_back() {
         SECOND,
     );
     let store = locks.store().unwrap();
-    let granted = store.acquire(&name, 7, SECOND, Queue::GoAway).await.unwrap();
+    let granted = store.acquire(&name, 7, SECOND, WhenHeld::GoAway).await.unwrap();
     assert!(matches!(granted, Attempted::Granted { .. }));
     drop(Guard::new(holding, SECOND, None));
     // The release runs in a task of its own: this one must be let go for it.
@@ -152,13 +152,13 @@ async fn a_lease_believes_no_more_once_its_guard_begins_to_release() {
 async fn the_server_may_hold_a_lock_until_the_latest_end_that_it_was_asked_for() {
     let (locks, here, _) = locks();
     let sent = locks.context.clock.now();
-    let holding = Holding::new(locks.clone(), "a".into(), 7, Fence::new(1), sent, SECOND);
+    let holding = Lease::new(locks.clone(), "a".into(), 7, Fence::new(1), sent, SECOND);
     // No answer comes.
     assert!(holding.asks(sent, 60 * SECOND));
     pass(&here, SECOND);
     assert!(!holding.is_valid());
     assert_eq!(holding.may_last(), 59 * SECOND);
-    assert!(holding.part().may_be_held);
+    assert!(holding.begin_release().may_be_held);
     assert!(!holding.asks(sent, 90 * SECOND), "a lock that was let go of is extended");
 }
 
@@ -179,6 +179,6 @@ async fn who_waits_has_left_the_line_when_the_locks_are_closed() {
     let name = locks.context.keyspace.lock("a");
     let store = locks.context.coordination_even_closed();
     assert!(store.release(&name, guard.token()).await.unwrap());
-    let next = store.acquire(&name, 9, SECOND, Queue::GoAway).await.unwrap();
+    let next = store.acquire(&name, 9, SECOND, WhenHeld::GoAway).await.unwrap();
     assert!(matches!(next, Attempted::Granted { .. }), "a place was left behind: {next:?}");
 }

@@ -23,17 +23,17 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::hedge::hedged;
 use super::keeping::reconnected;
-use super::locks::Locks;
+use super::locks::Coordinator;
 use crate::background::Resident;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::lock::{LockStore, Pace, Ticket, Turn};
+use crate::store::lock::{LockStore, QueueTiming, LockToken, QueueStatus};
 
 /// How long a beat is waited for: if its answer is lost, the next is sent while the waiters still count as alive.
 const PATIENCE: Duration = Duration::from_millis(400);
 
 #[derive(Default)]
-pub(super) struct Waiting {
+pub(super) struct Queues {
     queue: Arc<WaitQueue>,
     heart: Resident,
 }
@@ -41,33 +41,33 @@ pub(super) struct Waiting {
 #[derive(Default)]
 struct WaitQueue {
     /// By lock, then by token, as the store wants them.
-    places: Mutex<BTreeMap<(String, u64), Known>>,
+    places: Mutex<BTreeMap<(String, u64), QueuedLock>>,
     /// Notified when the first has come.
     begun: Notify,
     left: Notify,
 }
 
-struct Known {
+struct QueuedLock {
     told: Arc<Notify>,
     /// When the last heartbeat for it was sent that was answered.
     answered: Option<Tick>,
 }
 
 /// A place in the queue of a lock: kept until it is dropped.
-pub(super) struct Place {
+pub(super) struct QueuePlace {
     queue: Arc<WaitQueue>,
     key: (String, u64),
     pub(super) told: Arc<Notify>,
 }
 
-impl Waiting {
+impl Queues {
     /// Keeps the place of an attempt that waits.
-    pub(super) fn join(locks: &Arc<Locks>, lock: &str, token: u64) -> Place {
+    pub(super) fn join(locks: &Arc<Coordinator>, lock: &str, token: u64) -> QueuePlace {
         let (key, told) = ((lock.to_owned(), token), Arc::new(Notify::new()));
         let queue = &locks.waiting.queue;
         let mut places = queue.places();
         let first = places.is_empty();
-        places.insert(key.clone(), Known { told: told.clone(), answered: None });
+        places.insert(key.clone(), QueuedLock { told: told.clone(), answered: None });
         drop(places);
         if first {
             queue.begun.notify_one();
@@ -77,7 +77,7 @@ impl Waiting {
             let reconnects = locks.context.background_reconnects();
             move || run(weak.clone(), queue.clone(), reconnects.clone())
         });
-        Place { queue: queue.clone(), key, told }
+        QueuePlace { queue: queue.clone(), key, told }
     }
 
     /// When a heartbeat for this place was last answered.
@@ -108,12 +108,12 @@ impl Waiting {
 }
 
 impl WaitQueue {
-    fn tickets(&self) -> Vec<Ticket> {
-        self.places().keys().map(|(lock, token)| Ticket { lock: lock.clone(), token: *token }).collect()
+    fn tickets(&self) -> Vec<LockToken> {
+        self.places().keys().map(|(lock, token)| LockToken { lock: lock.clone(), token: *token }).collect()
     }
 
     /// Tells the waiters what a beat that was sent at `sent` was answered.
-    fn tell(&self, sent: Tick, tickets: Vec<Ticket>, answer: Result<Vec<Option<Turn>>>) {
+    fn tell(&self, sent: Tick, tickets: Vec<LockToken>, answer: Result<Vec<Option<QueueStatus>>>) {
         let mut places = self.places();
         let Ok(turns) = answer else { return places.values().for_each(|known| known.told.notify_one()) };
         for (ticket, turn) in tickets.into_iter().zip(turns) {
@@ -122,18 +122,18 @@ impl WaitQueue {
                 known.answered = Some(sent);
             }
             // Where nothing was answered it asks for itself, and learns what is the matter.
-            if turn != Some(Turn::Waits) {
+            if turn != Some(QueueStatus::Waits) {
                 known.told.notify_one();
             }
         }
     }
 
-    fn places(&self) -> MutexGuard<'_, BTreeMap<(String, u64), Known>> {
+    fn places(&self) -> MutexGuard<'_, BTreeMap<(String, u64), QueuedLock>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
         self.queue.places().remove(&self.key);
         self.queue.left.notify_waiters();
@@ -141,12 +141,12 @@ impl Drop for Place {
 }
 
 /// Holds no reference to the locks while it waits.
-async fn run(locks: Weak<Locks>, queue: Arc<WaitQueue>, mut reconnects: Option<watch::Receiver<u64>>) {
+async fn run(locks: Weak<Coordinator>, queue: Arc<WaitQueue>, mut reconnects: Option<watch::Receiver<u64>>) {
     loop {
         if queue.places().is_empty() {
             queue.begun.notified().await;
         }
-        let mut ticks = interval(Pace::BEAT);
+        let mut ticks = interval(QueueTiming::BEAT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick is now, and the server has just heard of an attempt that begins to wait.
         ticks.tick().await;
@@ -170,7 +170,7 @@ async fn run(locks: Weak<Locks>, queue: Arc<WaitQueue>, mut reconnects: Option<w
 }
 
 /// One heartbeat. The later answer knows more: a turn that has come, or a place that is gone.
-async fn beat(locks: &Locks, tickets: &[Ticket]) -> Result<Vec<Option<Turn>>> {
+async fn beat(locks: &Coordinator, tickets: &[LockToken]) -> Result<Vec<Option<QueueStatus>>> {
     let patience = PATIENCE.min(locks.timeout());
-    hedged(locks, patience, |store, patience| store.stand_by(tickets, patience), |_, later| later).await
+    hedged(locks, patience, |store, patience| store.heartbeat(tickets, patience), |_, later| later).await
 }

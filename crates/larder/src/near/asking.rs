@@ -22,7 +22,7 @@ pub(crate) struct Asking {
 }
 
 /// Requests for some versions; ended when it is dropped.
-pub(crate) struct Asked<'a> {
+pub(crate) struct VersionRequests<'a> {
     asking: &'a Asking,
     names: Vec<Name>,
     _ended: watch::Sender<()>,
@@ -49,12 +49,12 @@ impl Asking {
     }
 
     /// From now on until it is dropped, others wait for what this reader asks for.
-    pub(crate) fn begin(&self, names: &[Name]) -> Asked<'_> {
+    pub(crate) fn begin(&self, names: &[Name]) -> VersionRequests<'_> {
         let (ended, request) = watch::channel(());
         let mut under_way = self.under_way();
         let vacant: Vec<Name> = names.iter().filter(|name| !under_way.contains_key(*name)).cloned().collect();
         under_way.extend(vacant.iter().map(|name| (name.clone(), request.clone())));
-        Asked { asking: self, names: vacant, _ended: ended }
+        VersionRequests { asking: self, names: vacant, _ended: ended }
     }
 
     /// Whether an answer can be kept.
@@ -67,7 +67,7 @@ impl Asking {
     }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for VersionRequests<'_> {
     fn drop(&mut self) {
         let mut under_way = self.asking.under_way();
         for name in &self.names {

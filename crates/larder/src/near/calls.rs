@@ -10,18 +10,18 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::Changes;
+use super::Invalidations;
 
 #[derive(Default)]
-pub(super) struct Calls(Mutex<HashMap<u64, Call>>);
+pub(super) struct Wakeups(Mutex<HashMap<u64, Wakeup>>);
 
-enum Call {
+enum Wakeup {
     NotYet,
     Came,
     WaitedFor(Arc<Notify>),
 }
 
-impl Call {
+impl Wakeup {
     fn come(&mut self) {
         match self {
             Self::WaitedFor(waiter) => waiter.notify_one(),
@@ -30,7 +30,7 @@ impl Call {
     }
 }
 
-impl Calls {
+impl Wakeups {
     pub(super) fn call(&self, token: u64) {
         if let Some(call) = self.table().get_mut(&token) {
             call.come();
@@ -38,7 +38,7 @@ impl Calls {
     }
 
     pub(super) fn call_all(&self) {
-        self.table().values_mut().for_each(Call::come);
+        self.table().values_mut().for_each(Wakeup::come);
     }
 
     #[cfg(test)]
@@ -46,20 +46,20 @@ impl Calls {
         self.table().is_empty()
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<u64, Call>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<u64, Wakeup>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Hears when one attempt is called, from when it was made until it is dropped.
-pub(crate) struct Listening {
-    changes: Arc<Changes>,
+pub(crate) struct Subscription {
+    changes: Arc<Invalidations>,
     token: u64,
 }
 
-impl Listening {
-    pub(super) fn new(changes: Arc<Changes>, token: u64) -> Self {
-        changes.calls.table().insert(token, Call::NotYet);
+impl Subscription {
+    pub(super) fn new(changes: Arc<Invalidations>, token: u64) -> Self {
+        changes.calls.table().insert(token, Wakeup::NotYet);
         Self { changes, token }
     }
 
@@ -67,11 +67,11 @@ impl Listening {
     pub(crate) async fn called(&self, patience: Duration) {
         let waiter = match self.changes.calls.table().get_mut(&self.token) {
             None => return,
-            Some(Call::WaitedFor(waiter)) => waiter.clone(),
+            Some(Wakeup::WaitedFor(waiter)) => waiter.clone(),
             Some(call) => {
-                let came = matches!(call, Call::Came);
+                let came = matches!(call, Wakeup::Came);
                 let waiter = Arc::new(Notify::new());
-                *call = Call::WaitedFor(waiter.clone());
+                *call = Wakeup::WaitedFor(waiter.clone());
                 if came {
                     return;
                 }
@@ -82,7 +82,7 @@ impl Listening {
     }
 }
 
-impl Drop for Listening {
+impl Drop for Subscription {
     fn drop(&mut self) {
         self.changes.calls.table().remove(&self.token);
     }
@@ -91,13 +91,13 @@ impl Drop for Listening {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Listener;
+    use crate::store::InvalidationSink;
     use crate::store::lock::wake_name;
 
     #[tokio::test]
     async fn whatever_can_be_waited_for_calls_who_waits() {
         let keyspace = crate::keyspace::Keyspace::new(Some("shop")).unwrap();
-        let changes = Arc::new(Changes::default());
+        let changes = Arc::new(Invalidations::default());
         let waiter = changes.listen(1);
         for name in [
             keyspace.lock("a"),
@@ -115,9 +115,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_heard_whether_it_comes_before_or_after_it_is_waited_for() {
-        let changes = Arc::new(Changes::default());
+        let changes = Arc::new(Invalidations::default());
         let (one, other) = (changes.listen(1), changes.listen(2));
-        let silent = async |listening: &Listening| {
+        let silent = async |listening: &Subscription| {
             timeout(Duration::ZERO, listening.called(Duration::MAX)).await.is_err()
         };
         changes.changed(&wake_name("~lock.1:{/a}", 1));

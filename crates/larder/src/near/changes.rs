@@ -13,26 +13,26 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::calls::{Calls, Listening};
+use super::calls::{Wakeups, Subscription};
 use super::version::{AnyTier, Versions};
 use crate::keyspace::ELECTION;
-use crate::store::Listener;
+use crate::store::InvalidationSink;
 use crate::store::group::is_group;
 use crate::store::lock::woken;
 use crate::store::permit::is_semaphore;
 
 #[derive(Default)]
-pub(crate) struct Changes {
+pub(crate) struct Invalidations {
     /// Near tiers, by what their entries' names begin with and by the name of their clear version.
     tiers: RwLock<HashMap<String, Arc<dyn AnyTier>>>,
     pub(crate) versions: Versions,
-    pub(super) calls: Calls,
+    pub(super) calls: Wakeups,
     watches: Mutex<HashMap<String, (watch::Sender<()>, usize)>>,
     /// How many watches there are: nearly always none, and then no change need look.
     watched: AtomicUsize,
 }
 
-impl Changes {
+impl Invalidations {
     pub(crate) fn register(&self, key: &str, tier: Arc<dyn AnyTier>) {
         let mut tiers = self.tiers.write().unwrap_or_else(PoisonError::into_inner);
         tiers.entry(key.to_owned()).or_insert(tier);
@@ -49,8 +49,8 @@ impl Changes {
     }
 
     /// From now on until it is dropped, hears when the attempt at a lock with this token is called.
-    pub(crate) fn listen(self: &Arc<Self>, token: u64) -> Listening {
-        Listening::new(self.clone(), token)
+    pub(crate) fn listen(self: &Arc<Self>, token: u64) -> Subscription {
+        Subscription::new(self.clone(), token)
     }
 
     fn wake(&self, name: Option<&str>) {
@@ -71,7 +71,7 @@ impl Changes {
     }
 }
 
-impl Listener for Changes {
+impl InvalidationSink for Invalidations {
     fn changed(&self, name: &str) {
         if (name.starts_with("~lock") || is_semaphore(name) || is_group(name) || name.starts_with(ELECTION))
             && let Some(token) = woken(name)
@@ -104,7 +104,7 @@ impl Listener for Changes {
 
 /// Notices changes of one name.
 pub(crate) struct Watch {
-    changes: Arc<Changes>,
+    changes: Arc<Invalidations>,
     name: String,
     changed: watch::Receiver<()>,
 }
@@ -136,7 +136,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_reaches_the_tier_the_versions_and_who_waits() {
-        let changes = Arc::new(Changes::default());
+        let changes = Arc::new(Invalidations::default());
         let users = Arc::new(Tier::<u32>::new(1 << 20));
         let posts = Arc::new(Tier::<u32>::new(1 << 20));
         changes.register("shop/user:", users.clone());

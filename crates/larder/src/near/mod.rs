@@ -19,14 +19,14 @@ mod version;
 use std::time::Duration;
 
 pub(crate) use asking::Asking;
-pub(crate) use calls::Listening;
-pub(crate) use changes::{Changes, Watch};
+pub(crate) use calls::Subscription;
+pub(crate) use changes::{Invalidations, Watch};
 pub(crate) use recency::SAMPLED;
-pub(crate) use tier::{Copied, Ticket, Tier};
+pub(crate) use tier::{Copied, InsertTicket, Tier};
 pub(crate) use version::AnyTier;
 
 use crate::error::{Error, Result};
-use crate::store::trust::Lanes;
+use crate::store::trust::Sessions;
 
 /// How much a cache keeps in this process, and for how long. Given to [`CacheBuilder::near`](crate::CacheBuilder::near).
 ///
@@ -53,7 +53,7 @@ pub struct Near {
 impl Near {
     /// How far a near read may lag behind the server at worst: when the connection that tells of changes has fallen silent
     /// without breaking. From then on reads ask the server until it is heard again.
-    pub const STALENESS: Duration = Lanes::BOUND;
+    pub const STALENESS: Duration = Sessions::BOUND;
 
     /// Keeps values whose stored sizes add up to this many bytes, names included. Decoded values take more or less than their
     /// stored form, which is what is counted.

@@ -1,7 +1,7 @@
 //! Copies by name, and the one race that matters: a copy is inserted after its name has changed.
 //!
 //! Between a read's request and the moment its caller inserts the answer, the change may be told and find nothing to drop.
-//! So a reader takes a [`Ticket`] before it asks, and inserts with it: every change moves the sequence number of the
+//! So a reader takes a [`InsertTicket`] before it asks, and inserts with it: every change moves the sequence number of the
 //! name's stripe, and a ticket of another number is refused. Checking the number and inserting, and moving it and
 //! removing, each happen under the stripe's lock. Names that share a stripe now and then refuse each other's inserts,
 //! which costs one more read and nothing else; so a stripe needs no list of readers.
@@ -29,9 +29,9 @@ pub(crate) struct Copied<T> {
 }
 
 #[derive(Clone)]
-struct Weight;
+struct CopyWeight;
 
-impl<T> Weighter<Box<str>, Copied<T>> for Weight {
+impl<T> Weighter<Box<str>, Copied<T>> for CopyWeight {
     fn weight(&self, name: &Box<str>, copy: &Copied<T>) -> u64 {
         let name = u64::try_from(name.len()).unwrap_or(u64::MAX);
         u64::from(copy.bytes).saturating_add(name).saturating_add(OVERHEAD)
@@ -40,13 +40,13 @@ impl<T> Weighter<Box<str>, Copied<T>> for Weight {
 
 /// The right to insert what is about to be read, unless it changes meanwhile.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ticket {
+pub(crate) struct InsertTicket {
     stripe: usize,
     sequence: u64,
 }
 
 type Copies<T> =
-    Cache<Box<str>, Copied<T>, Weight, DefaultHashBuilder, DefaultLifecycle<Box<str>, Copied<T>>>;
+    Cache<Box<str>, Copied<T>, CopyWeight, DefaultHashBuilder, DefaultLifecycle<Box<str>, Copied<T>>>;
 
 pub(crate) struct Tier<T> {
     copies: Copies<T>,
@@ -70,10 +70,10 @@ impl<T: Clone> Tier<T> {
             .build();
         let copies = match options {
             Ok(options) => {
-                Cache::with_options(options, Weight, DefaultHashBuilder::default(), Default::default())
+                Cache::with_options(options, CopyWeight, DefaultHashBuilder::default(), Default::default())
             }
             // Only reached if an option above were left out.
-            Err(_) => Cache::with_weighter(estimate, max_bytes, Weight),
+            Err(_) => Cache::with_weighter(estimate, max_bytes, CopyWeight),
         };
         let stripes = (0..stripes).map(|_| Mutex::new(0)).collect();
         Self { copies, stripes, hasher: DefaultHashBuilder::default() }
@@ -89,14 +89,14 @@ impl<T: Clone> Tier<T> {
     }
 
     /// To be taken before the read that is to be inserted is sent.
-    pub(crate) fn ticket(&self, name: &str) -> Ticket {
+    pub(crate) fn ticket(&self, name: &str) -> InsertTicket {
         let stripe = self.stripe(name);
         let sequence = self.stripes.get(stripe).map(|stripe| *lock(stripe)).unwrap_or_default();
-        Ticket { stripe, sequence }
+        InsertTicket { stripe, sequence }
     }
 
     /// Keeps a copy, unless its name changed since the ticket was taken; whether it does.
-    pub(crate) fn insert(&self, name: &str, ticket: Ticket, copy: Copied<T>) -> bool {
+    pub(crate) fn insert(&self, name: &str, ticket: InsertTicket, copy: Copied<T>) -> bool {
         let Some(stripe) = self.stripes.get(ticket.stripe) else { return false };
         let sequence = lock(stripe);
         let unchanged = *sequence == ticket.sequence;

@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 use super::recency::Recency;
-use super::tier::{Copied, Ticket, Tier};
+use super::tier::{Copied, InsertTicket, Tier};
 use crate::clock::{Moment, Tick};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::trust::{Lanes, Seen};
+use crate::store::trust::{Sessions, ReadStamp};
 use crate::store::{KeptVersion, Store, Tracked, read_version};
 
 /// What this table may take: some fifty thousand versions.
@@ -35,15 +35,15 @@ impl<T: Clone + Send + Sync> AnyTier for Tier<T> {
 
 /// A version, and as what it is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct KnownVersion {
     pub(crate) version: u64,
-    pub(crate) seen: Seen,
+    pub(crate) seen: ReadStamp,
     /// Until when the server keeps it at least, where it said so.
     kept_until: Option<Tick>,
 }
 
 pub(crate) struct Versions {
-    known: Tier<Known>,
+    known: Tier<KnownVersion>,
     /// What is used here without asking the server.
     pub(crate) recency: Recency,
 }
@@ -56,8 +56,8 @@ impl Default for Versions {
 
 impl Versions {
     /// What is known here and now, without asking.
-    pub(crate) fn known(&self, name: &str, lanes: &Lanes, now: Moment) -> Option<Known> {
-        let known = self.known.get(name).filter(|known| lanes.believe(known.seen, now))?;
+    pub(crate) fn known(&self, name: &str, lanes: &Sessions, now: Moment) -> Option<KnownVersion> {
+        let known = self.known.get(name).filter(|known| lanes.is_valid(known.seen, now))?;
         self.recency.used_version(name);
         Some(known)
     }
@@ -92,12 +92,12 @@ impl Versions {
     }
 
     /// The version as it is on the server: one round trip. None is made.
-    pub(crate) async fn ask(&self, store: &impl Store, name: &str) -> Result<Option<(u64, Option<Seen>)>> {
+    pub(crate) async fn ask(&self, store: &impl Store, name: &str) -> Result<Option<(u64, Option<ReadStamp>)>> {
         let ticket = self.known.ticket(name);
         let read = store.get_tracked(name).await.map_err(unchecked)?;
         let version = read.bytes.as_deref().and_then(read_version);
         if let (Some(version), Some(seen)) = (version, read.seen) {
-            self.keep(name, ticket, Known { version, seen, kept_until: None });
+            self.keep(name, ticket, KnownVersion { version, seen, kept_until: None });
         }
         Ok(version.map(|version| (version, read.seen)))
     }
@@ -107,8 +107,8 @@ impl Versions {
         &self,
         store: &impl Store,
         names: &[Name],
-    ) -> Result<Vec<Option<(u64, Option<Seen>)>>> {
-        let tickets: Vec<Ticket> = names.iter().map(|name| self.known.ticket(name)).collect();
+    ) -> Result<Vec<Option<(u64, Option<ReadStamp>)>>> {
+        let tickets: Vec<InsertTicket> = names.iter().map(|name| self.known.ticket(name)).collect();
         let read = store.get_many_tracked(names).await.map_err(unchecked)?;
         Ok(names
             .iter()
@@ -117,7 +117,7 @@ impl Versions {
             .map(|((name, ticket), read)| {
                 let version = read.bytes.as_deref().and_then(read_version)?;
                 if let Some(seen) = read.seen {
-                    self.keep(name, ticket, Known { version, seen, kept_until: None });
+                    self.keep(name, ticket, KnownVersion { version, seen, kept_until: None });
                 }
                 Some((version, read.seen))
             })
@@ -144,12 +144,12 @@ impl Versions {
         let KeptVersion { version, left, seen } =
             store.version(name, candidate, span).await.map_err(unchecked)?;
         if let Some(seen) = seen {
-            self.keep(name, ticket, Known { version, seen, kept_until: Some(tick.after(left)) });
+            self.keep(name, ticket, KnownVersion { version, seen, kept_until: Some(tick.after(left)) });
         }
         Ok(version)
     }
 
-    fn keep(&self, name: &str, ticket: Ticket, known: Known) {
+    fn keep(&self, name: &str, ticket: InsertTicket, known: KnownVersion) {
         self.known.insert(name, ticket, Copied { what: known, bytes: 64 });
     }
 
@@ -179,9 +179,9 @@ mod tests {
 
     #[test]
     fn a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life() {
-        let (versions, lanes) = (Versions::default(), Lanes::remote());
+        let (versions, lanes) = (Versions::default(), Sessions::remote());
         let seen = lanes.open(lanes.take().unwrap());
-        versions.keep("~tag", versions.known.ticket("~tag"), Known { version: 7, seen, kept_until: None });
+        versions.keep("~tag", versions.known.ticket("~tag"), KnownVersion { version: 7, seen, kept_until: None });
         assert_eq!(versions.known("~tag", &lanes, at(0)), None, "no heartbeat was answered yet");
         lanes.renew(seen, at(0));
         assert_eq!(versions.known("~tag", &lanes, at(1900)).map(|known| known.version), Some(7));

@@ -13,16 +13,16 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::memory::{Bounds, MemoryStore};
-use super::once::{OnceStart, OnceStore, Run};
+use super::once::{OnceStart, OnceStore, OnceRun};
 use super::redis::{Hosts, Login, RedisStore};
 use super::{Claim, Expiry, Fencing, FillStart, Force, RefreshClaim, RefreshStart, Store};
 use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::error::ErrorKind;
 use crate::name::Name;
-use crate::near::Changes;
+use crate::near::Invalidations;
 use crate::url::{self, Target};
-use crate::value::{Encoder, Format, Stamp};
+use crate::value::{Encoder, Format, ChargeStamp};
 
 const NAMES: usize = 3;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -143,8 +143,8 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 /// A run of work, and its answer without the time that it has left.
-fn run(token: u8, liveness: Duration, takes_over: bool) -> Run {
-    Run { token: u64::from(token) + 1, liveness, kept: 60 * MINUTE, takes_over }
+fn run(token: u8, liveness: Duration, takes_over: bool) -> OnceRun {
+    OnceRun { token: u64::from(token) + 1, liveness, kept: 60 * MINUTE, takes_over }
 }
 
 fn timeless(start: OnceStart) -> OnceStart {
@@ -163,7 +163,7 @@ fn value(which: u8) -> Bytes {
         0 => Bytes::from_static(b"{\"plain\":\"json, longer than the forty bytes of a header\"}"),
         1 => placeholder(2),
         2 | 4 => {
-            let stamp = Stamp { nonce: if which == 2 { 2 } else { 3 }, ..Stamp::default() };
+            let stamp = ChargeStamp { nonce: if which == 2 { 2 } else { 3 }, ..ChargeStamp::default() };
             Bytes::from(Encoder::new(Format::Json, None, 100).encode(&"x".to_owned(), stamp).unwrap())
         }
         _ => Bytes::new(),
@@ -333,7 +333,7 @@ pub(super) async fn real_store() -> RedisStore {
         learned: Arc::default(),
         hosts: Hosts::at_home(&tokio::runtime::Handle::current()),
     };
-    let listener: Arc<Changes> = Arc::default();
+    let listener: Arc<Invalidations> = Arc::default();
     let store = RedisStore::start(target.deployment, login.clone(), login, 1, Some(listener));
     store.ready().await.unwrap();
     store
@@ -348,7 +348,7 @@ fn both_stores_answer_the_same_to_every_history() {
     let memory = MemoryStore::new(
         Bounds { max_bytes: 1 << 30, ..Bounds::default() },
         Clock::default(),
-        Arc::new(Changes::default()),
+        Arc::new(Invalidations::default()),
     );
     let next = std::cell::Cell::new(0u64);
     let mut runner =
@@ -371,7 +371,7 @@ fn both_stores_answer_the_same_to_every_history() {
 /// What a process sends by two connections may arrive in either order.
 #[tokio::test]
 async fn a_run_that_is_abandoned_before_its_begin_arrives_does_not_begin_and_leaves_the_next_alone() {
-    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Changes::default()));
+    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
     no_late_begin(&memory).await;
     no_late_begin(&real_store().await).await;
 }
@@ -393,14 +393,14 @@ async fn no_late_begin(store: &impl OnceStore) {
 /// Work may take longer than its mark was kept for at first.
 #[tokio::test]
 async fn a_run_that_shows_signs_of_life_keeps_its_mark() {
-    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Changes::default()));
+    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
     lasting_mark(&memory).await;
     lasting_mark(&real_store().await).await;
 }
 
 async fn lasting_mark(store: &(impl Store + OnceStore)) {
     let [first, other] = [0, 1].map(|token| run(token, MINUTE, false));
-    let brief = Run { kept: Duration::from_secs(20), ..first };
+    let brief = OnceRun { kept: Duration::from_secs(20), ..first };
     assert_eq!(store.begin_once("lasting", brief, None).await.unwrap(), OnceStart::Begun);
     assert!(!store.renew_once("lasting", other).await.unwrap());
     assert!(store.renew_once("lasting", first).await.unwrap());
@@ -408,7 +408,7 @@ async fn lasting_mark(store: &(impl Store + OnceStore)) {
     let (_, left) = store.remaining(&mark).await.unwrap().unwrap();
     assert_eq!(rough(left), Rough::Longer);
     // Where enough is left it stays as it is, and nobody who watches it is woken.
-    let enough = Run { kept: 90 * MINUTE, ..first };
+    let enough = OnceRun { kept: 90 * MINUTE, ..first };
     assert!(store.renew_once("lasting", enough).await.unwrap());
     let (_, left) = store.remaining(&mark).await.unwrap().unwrap();
     assert!(matches!(left, Expiry::After(left) if left <= 60 * MINUTE), "{left:?}");

@@ -8,11 +8,11 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::equivalence::real_store;
-use super::job::{Began, BeginJob, JobStore, LastRun, RunName, Schedule};
+use super::job::{Began, BeginJob, JobStore, LastRun, RunName, JobSchedule};
 use super::lock::LockStore;
 use super::memory::{Bounds, MemoryStore};
 use crate::clock::Clock;
-use crate::near::Changes;
+use crate::near::Invalidations;
 use std::sync::Arc;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -96,7 +96,7 @@ impl Player {
                 let offset = self.boundary + (DAYS - 1 - day) * DAY;
                 // The boundary is half a day away.
                 let tolerance = if *early { 13 * HOUR } else { Duration::ZERO };
-                let schedule = Schedule { every: DAY, offset, tolerance, catch_up: *catch_up };
+                let schedule = JobSchedule { every: DAY, offset, tolerance, catch_up: *catch_up };
                 let begin = BeginJob {
                     token: self.tokens.get(),
                     ttl: HOUR,
@@ -165,7 +165,7 @@ fn both_stores_answer_the_same_to_every_history_of_a_job() {
     let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = runtime.block_on(real_store());
-    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Changes::default()));
+    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
     // No boundary is near.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let boundary = Duration::from_secs((now.as_secs() + DAY.as_secs() / 2) % DAY.as_secs());

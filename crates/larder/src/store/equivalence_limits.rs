@@ -17,7 +17,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::limit::{Charge, Label, Penalty, Rule, Stamp, Take, Term};
+use super::limit::{Charge, Label, Penalty, Rule, ChargeStamp, ChargeMode, QuotaSpec};
 use both::{Both, Stores};
 
 /// 2026, in microseconds.
@@ -27,10 +27,10 @@ const START: u64 = 1_780_000_000_000_000;
 enum Step {
     Charge {
         plan: usize,
-        take: Take,
+        take: ChargeMode,
         cost: u64,
-        ahead: u64,
-        patience: u64,
+        charge_at: u64,
+        max_wait: u64,
         penalty: Option<Penalty>,
     },
     /// Gives the key these terms for so many microseconds, or ends that.
@@ -50,10 +50,10 @@ enum Step {
 }
 
 /// Windows from hours down to what sixty does not divide; the same windows with other limits; one and several.
-fn plans() -> Vec<Vec<Term>> {
-    let buckets = |limit, width| Term { rule: Rule::Buckets, limit, width };
-    let log = |limit, window| Term { rule: Rule::Log, limit, width: window };
-    let gcra = |limit, interval| Term { rule: Rule::Gcra, limit, width: interval };
+fn plans() -> Vec<Vec<QuotaSpec>> {
+    let buckets = |limit, width| QuotaSpec { rule: Rule::Buckets, limit, width };
+    let log = |limit, window| QuotaSpec { rule: Rule::Log, limit, width: window };
+    let gcra = |limit, interval| QuotaSpec { rule: Rule::Gcra, limit, width: interval };
     vec![
         vec![buckets(5, 1_000_000)],
         vec![buckets(9, 1_000_000)],
@@ -82,15 +82,15 @@ fn history() -> impl Strategy<Value = Vec<Step>> {
 fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
     let plan = move || prop_oneof![3 => Just(usual), special => 0..plans().len()];
     let take = prop_oneof![
-        5 => Just(Take::All),
-        special => Just(Take::UpTo),
-        special => (1..6u64).prop_map(|least| Take::Half { least }),
-        2 * special => (1..6u64).prop_map(|least| Take::Turns { least }),
-        special => Just(Take::Debt),
-        2 * special => Just(Take::Look)
+        5 => Just(ChargeMode::All),
+        special => Just(ChargeMode::UpTo),
+        special => (1..6u64).prop_map(|least| ChargeMode::Half { least }),
+        2 * special => (1..6u64).prop_map(|least| ChargeMode::Turns { least }),
+        special => Just(ChargeMode::Debt),
+        2 * special => Just(ChargeMode::Look)
     ];
-    let ahead = prop_oneof![4 => Just(0u64), special => 0..61_000u64, special => 0..59_000_000u64];
-    let patience = prop_oneof![4 => Just(0u64), special => Just(70_000_000u64)];
+    let charge_at = prop_oneof![4 => Just(0u64), special => 0..61_000u64, special => 0..59_000_000u64];
+    let max_wait = prop_oneof![4 => Just(0u64), special => Just(70_000_000u64)];
     // A second, two, four, five; or from 40 seconds to a quarter of an hour.
     let penalty = prop_oneof![
         2 => Just(None),
@@ -114,18 +114,18 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
         .prop_flat_map(|(window, part)| 1..=window / part + 2);
     let pass = prop_oneof![within, any];
     prop_oneof![
-        8 => (plan(), take, prop_oneof![Just(1u64), 1..6u64], ahead, patience, penalty).prop_map(
-            |(plan, take, cost, ahead, patience, penalty)| {
+        8 => (plan(), take, prop_oneof![Just(1u64), 1..6u64], charge_at, max_wait, penalty).prop_map(
+            |(plan, take, cost, charge_at, max_wait, penalty)| {
                 // A lease lies within the shortest window; a booking is made for now.
                 let within = plans()[plan].iter().map(|term| term.window()).min().unwrap_or(0);
-                let ahead = if patience > 0 { 0 } else { ahead % within };
-                let ahead = if plans()[plan].iter().any(|term| term.rule == Rule::Gcra) { 0 } else { ahead };
+                let charge_at = if max_wait > 0 { 0 } else { charge_at % within };
+                let charge_at = if plans()[plan].iter().any(|term| term.rule == Rule::Gcra) { 0 } else { charge_at };
                 let take = match take {
-                    Take::Half { least } => Take::Half { least: least.min(cost) },
-                    Take::Turns { least } => Take::Turns { least: least.min(cost) },
+                    ChargeMode::Half { least } => ChargeMode::Half { least: least.min(cost) },
+                    ChargeMode::Turns { least } => ChargeMode::Turns { least: least.min(cost) },
                     take => take,
                 };
-                Step::Charge { plan, take, cost, ahead, patience, penalty }
+                Step::Charge { plan, take, cost, charge_at, max_wait, penalty }
             }
         ),
         2 => (plan(), 0..4usize, 1..4u64).prop_map(|(plan, last, permits)| Step::Refund { plan, last, permits }),
@@ -138,7 +138,7 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
 }
 
 /// The terms of an override, each with a label of its own.
-fn labelled(terms: &[Term]) -> Vec<(Term, Label)> {
+fn labelled(terms: &[QuotaSpec]) -> Vec<(QuotaSpec, Label)> {
     terms.iter().enumerate().map(|(place, term)| (*term, [place as u8 + 1; 15])).collect()
 }
 
@@ -154,17 +154,17 @@ fn both_stores_decide_the_same_at_every_time() {
     runner
         .run(&history(), |history| {
             let (mut both, plans) = (stores.history(), plans());
-            let mut charges: Vec<Stamp> = Vec::new();
+            let mut charges: Vec<ChargeStamp> = Vec::new();
             for (at, step) in history.iter().enumerate() {
                 let told = || format!("memory left, server right, at step {at}: {step:?}");
                 match step {
-                    Step::Charge { plan, take, cost, ahead, patience, penalty } => {
+                    Step::Charge { plan, take, cost, charge_at, max_wait, penalty } => {
                         let (terms, take, penalty) = (plans[*plan].as_slice(), *take, *penalty);
                         let ask =
-                            Charge { terms, take, cost: *cost, ahead: *ahead, patience: *patience, penalty };
+                            Charge { terms, take, cost: *cost, charge_at: *charge_at, max_wait: *max_wait, penalty };
                         let (expected, found) = both.charge(ask);
                         prop_assert_eq!(expected, found, "{}", told());
-                        if found.granted > 0 && take != Take::Look {
+                        if found.granted > 0 && take != ChargeMode::Look {
                             prop_assert!(both.lives_until() >= both.clock + found.reset, "{}", told());
                             charges.push(found.stamp);
                         }

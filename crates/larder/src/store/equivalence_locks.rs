@@ -14,11 +14,11 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::equivalence::real_store;
 use super::group::{GroupStore, PREFIX as GROUPS};
-use super::lock::{Attempted, HeldBy, LockRequest, LockStore, Pace, Queue, Ticket, Turn};
+use super::lock::{Attempted, HeldBy, LockRequest, LockStore, QueueTiming, WhenHeld, LockToken, QueueStatus};
 use super::memory::{Bounds, MemoryStore};
-use super::permit::{PREFIX, PermitStore, Request, Taken, Wait, token_of, weight};
+use super::permit::{PREFIX, PermitStore, PermitRequest, Taken, WhenTaken, token_of, weight};
 use crate::clock::Clock;
-use crate::near::Changes;
+use crate::near::Invalidations;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const LOCKS: u8 = 2;
@@ -37,7 +37,7 @@ enum Step {
     StandBy(Vec<(u8, u8)>),
     GiveUp(u8, u8),
     Extend(Vec<(u8, u8)>),
-    Release(u8, u8),
+    ReleaseOutcome(u8, u8),
     Holder(u8),
     /// By the last fence, or by another.
     BreakIf(u8, bool),
@@ -78,7 +78,7 @@ enum Answer {
     Taken(Taken),
     Number(u64),
     Attempted(Attempted),
-    Turns(Vec<Turn>),
+    Turns(Vec<QueueStatus>),
     Flag(bool),
     Flags(Vec<bool>),
     /// Whether it has the last fence, how long it is held, how many wait.
@@ -177,8 +177,8 @@ impl Tokens {
         self.next(PERMITS, token)
     }
 
-    fn ticket(&self, (lock, token): (u8, u8)) -> Ticket {
-        Ticket { lock: self.lock(lock), token: self.current(lock, token) }
+    fn ticket(&self, (lock, token): (u8, u8)) -> LockToken {
+        LockToken { lock: self.lock(lock), token: self.current(lock, token) }
     }
 
     fn attempted(&self, lock: u8, attempted: Attempted) -> Answer {
@@ -203,9 +203,9 @@ fn hours(span: Duration) -> Duration {
 }
 
 /// Those that want all permits have fences.
-fn request(wait: Option<u64>, ttl: Duration, token: u64) -> Request {
-    let wait = wait.map_or(Wait::No, |most| Wait::Queue { most });
-    Request { permits: SEMAPHORE, ttl, wait, fenced: weight(token) == SEMAPHORE, quarantine: None }
+fn request(wait: Option<u64>, ttl: Duration, token: u64) -> PermitRequest {
+    let wait = wait.map_or(WhenTaken::No, |most| WhenTaken::WhenHeld { most });
+    PermitRequest { permits: SEMAPHORE, ttl, wait, fenced: weight(token) == SEMAPHORE, quarantine: None }
 }
 
 /// Whether its wake-up name is listened to comes from each store's connections.
@@ -233,7 +233,7 @@ async fn take(
     tokens: &Tokens,
     step: &Step,
 ) -> crate::Result<Answer> {
-    let queue = |stand: &bool| if *stand { Queue::StandInLine } else { Queue::GoAway };
+    let queue = |stand: &bool| if *stand { WhenHeld::StandInLine } else { WhenHeld::GoAway };
     let (semaphore, group) = (tokens.semaphore(), tokens.group());
     Ok(match step {
         Step::Acquire(lock, token, stand) => {
@@ -248,8 +248,8 @@ async fn take(
             Answer::Flag(store.listen(&tokens.lock(*lock), tokens.current(*lock, *token)).await?)
         }
         Step::StandBy(waiting) => {
-            let waiting: Vec<Ticket> = waiting.iter().map(|ticket| tokens.ticket(*ticket)).collect();
-            Answer::Turns(store.stand_by(&waiting, HOUR).await?.into_iter().flatten().collect())
+            let waiting: Vec<LockToken> = waiting.iter().map(|ticket| tokens.ticket(*ticket)).collect();
+            Answer::Turns(store.heartbeat(&waiting, HOUR).await?.into_iter().flatten().collect())
         }
         Step::GiveUp(lock, token) => {
             Answer::Flag(store.give_up(&tokens.lock(*lock), tokens.current(*lock, *token), HOUR).await?)
@@ -275,7 +275,7 @@ async fn take(
         Step::Brief(lock, token) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
             let moment = Duration::from_millis(1);
-            let attempted = store.acquire(&name, token, moment, Queue::GoAway).await?;
+            let attempted = store.acquire(&name, token, moment, WhenHeld::GoAway).await?;
             let answer = tokens.attempted(*lock, attempted);
             if answer == Answer::Granted {
                 tokio::time::sleep(3 * moment).await;
@@ -316,7 +316,7 @@ async fn take(
         Step::InUse => Answer::Number(store.permits_in_use(&semaphore).await?),
         Step::RenewPermits(held) => {
             let ticket =
-                |token: &u8| Ticket { lock: semaphore.clone(), token: tokens.current(PERMITS, *token) };
+                |token: &u8| LockToken { lock: semaphore.clone(), token: tokens.current(PERMITS, *token) };
             let held: Vec<_> = held.iter().map(|token| (ticket(token), 2 * HOUR)).collect();
             Answer::Flags(store.renew_permits(&held, HOUR).await?.into_iter().flatten().collect())
         }
@@ -353,7 +353,7 @@ async fn take(
             Answer::Holder(holder.map(|by| (by.fence == last, hours(by.remaining), by.waiting)))
         }
         Step::Acknowledged(held) => {
-            let held: Vec<Ticket> = held.iter().map(|ticket| tokens.ticket(*ticket)).collect();
+            let held: Vec<LockToken> = held.iter().map(|ticket| tokens.ticket(*ticket)).collect();
             // No replica is asked for: that there are some is a test of its own.
             Answer::Flags(store.acknowledged(&held, 0, HOUR).await?.into_iter().flatten().collect())
         }
@@ -386,11 +386,11 @@ fn late_waiter() -> Vec<Step> {
 fn both_stores_answer_the_same_to_every_history_of_locks() {
     let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let pace = Pace { claim: 5 * HOUR, live: 5 * HOUR };
+    let timing = QueueTiming { claim: 5 * HOUR, live: 5 * HOUR };
     let mut server = runtime.block_on(real_store());
-    server.pace = pace;
-    let mut memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Changes::default()));
-    memory.pace = pace;
+    server.timing = timing;
+    let mut memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
+    memory.timing = timing;
     let next = Cell::new(1u64);
     let mut runner =
         TestRunner::new(Config { cases: histories, failure_persistence: None, ..Config::default() });

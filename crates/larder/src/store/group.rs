@@ -12,7 +12,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::AnyStore;
-use super::lock::{Attempted, HeldBy, LockRequest, Queue, Ticket};
+use super::lock::{Attempted, HeldBy, LockRequest, WhenHeld, LockToken};
 use crate::error::Result;
 
 /// What every group's name begins with.
@@ -36,7 +36,7 @@ pub(crate) trait GroupStore: Send + Sync + 'static {
         token: u64,
         names: &str,
         request: LockRequest<'_>,
-        queue: Queue,
+        queue: WhenHeld,
     ) -> impl Future<Output = Result<Attempted>> + Send;
 
     /// Takes what the attempt has a claim on, or what is free if it is its turn. May be sent again.
@@ -50,8 +50,8 @@ pub(crate) trait GroupStore: Send + Sync + 'static {
     /// As [`LockStore::extend`](super::lock::LockStore::extend).
     fn renew_groups(
         &self,
-        held: &[(Ticket, Duration)],
-        patience: Duration,
+        held: &[(LockToken, Duration)],
+        max_wait: Duration,
     ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
     /// Frees what a token holds, or ends an attempt, which may be remembered; whether it held anything, or had a claim.
@@ -73,7 +73,7 @@ impl GroupStore for AnyStore {
         token: u64,
         names: &str,
         request: LockRequest<'_>,
-        queue: Queue,
+        queue: WhenHeld,
     ) -> Result<Attempted> {
         on_either!(self.take_group(group, token, names, request, queue))
     }
@@ -84,10 +84,10 @@ impl GroupStore for AnyStore {
 
     async fn renew_groups(
         &self,
-        held: &[(Ticket, Duration)],
-        patience: Duration,
+        held: &[(LockToken, Duration)],
+        max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
-        on_either!(self.renew_groups(held, patience))
+        on_either!(self.renew_groups(held, max_wait))
     }
 
     async fn give_group(&self, group: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {

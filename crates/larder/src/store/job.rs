@@ -16,7 +16,7 @@ pub(crate) const ENDS_KEPT: usize = 16;
 
 /// When a job is due, by the store's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Schedule {
+pub(crate) struct JobSchedule {
     pub(crate) every: Duration,
     pub(crate) offset: Duration,
     /// How long before a boundary a call counts for the next period.
@@ -61,7 +61,7 @@ pub(crate) struct BeginJob {
     pub(crate) token: u64,
     pub(crate) ttl: Duration,
     /// None for a slot.
-    pub(crate) schedule: Option<Schedule>,
+    pub(crate) schedule: Option<JobSchedule>,
     pub(crate) attempts: u32,
     pub(crate) backoff: Duration,
     pub(crate) at_most_once: bool,

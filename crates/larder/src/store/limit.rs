@@ -1,6 +1,6 @@
 //! The part of the seam that limits stand on: charging quotas.
 //!
-//! A key has one record, which counts for all its quotas together. What a quota means to the store is a [`Term`]; the
+//! A key has one record, which counts for all its quotas together. What a quota means to the store is a [`QuotaSpec`]; the
 //! record keeps what was charged and never a limit, so limits may change with every call. Times are whole microseconds
 //! of the store's own clock, below 2^53, and a record's own time never goes back.
 
@@ -23,7 +23,7 @@ pub(crate) enum Rule {
 
 /// One quota in the store's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Term {
+pub(crate) struct QuotaSpec {
     pub(crate) rule: Rule,
     pub(crate) limit: u64,
     pub(crate) width: u64,
@@ -37,7 +37,7 @@ pub(crate) const BUCKETS: u64 = 60;
 #[cfg(feature = "redis")]
 const KIND: u64 = 1 << 45;
 
-impl Term {
+impl QuotaSpec {
     /// The most that one count of buckets can hold: two bytes on the wire, or four where the limit is larger.
     pub(crate) fn most(self) -> u64 {
         if self.limit <= u64::from(u16::MAX) { u64::from(u16::MAX) } else { u64::from(u32::MAX) }
@@ -70,7 +70,7 @@ impl Term {
 
 /// How much of a cost is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Take {
+pub(crate) enum ChargeMode {
     /// All or nothing.
     All,
     /// As much as fits.
@@ -86,7 +86,7 @@ pub(crate) enum Take {
     Debt,
 }
 
-impl Take {
+impl ChargeMode {
     /// How much is taken at least, where not nothing.
     #[cfg(feature = "redis")]
     pub(crate) fn least(self) -> u64 {
@@ -113,14 +113,14 @@ impl Take {
 /// What is asked of a key's quotas.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Charge<'a> {
-    pub(crate) terms: &'a [Term],
-    pub(crate) take: Take,
+    pub(crate) terms: &'a [QuotaSpec],
+    pub(crate) take: ChargeMode,
     pub(crate) cost: u64,
     /// How many microseconds ahead of now it is charged: at the expiry of a lease.
-    pub(crate) ahead: u64,
+    pub(crate) charge_at: u64,
     /// How many microseconds ahead a turn may be booked where nothing is free now.
-    pub(crate) patience: u64,
-    /// What a refusal for the cost brings: see [`Block`].
+    pub(crate) max_wait: u64,
+    /// What a refusal for the cost brings: see [`BlockState`].
     pub(crate) penalty: Option<Penalty>,
 }
 
@@ -128,7 +128,7 @@ impl Charge<'_> {
     /// The penalty of a request for all of its cost now, or of one for a batch. Waiting for a turn, taking what there is, and
     /// what was used already do not exceed a limit.
     pub(crate) fn penalty_if_refused(&self) -> Option<Penalty> {
-        let now = matches!(self.take, Take::All | Take::Half { .. }) && self.patience == 0;
+        let now = matches!(self.take, ChargeMode::All | ChargeMode::Half { .. }) && self.max_wait == 0;
         self.penalty.filter(|_| now)
     }
 }
@@ -144,7 +144,7 @@ pub(crate) struct Penalty {
 
 /// What a record knows of the blocks of its key. All zero where there was none, or a while ago.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Block {
+pub(crate) struct BlockState {
     /// Until when every request is refused.
     pub(crate) until: u64,
     /// How many blocks there were, up to 255.
@@ -153,7 +153,7 @@ pub(crate) struct Block {
     pub(crate) quiet: u64,
 }
 
-impl Block {
+impl BlockState {
     /// Until when it makes a difference.
     pub(crate) fn remembered(self) -> u64 {
         self.until.saturating_add(self.quiet.saturating_mul(1_000_000))
@@ -176,7 +176,7 @@ impl Block {
 /// The answer to [`LimitStore::charge`]. Spans in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Charged {
-    /// How much was taken, or with [`Take::Look`] would be.
+    /// How much was taken, or with [`ChargeMode::Look`] would be.
     pub(crate) granted: u64,
     /// The term that refused, or that has least left.
     pub(crate) binding: usize,
@@ -187,7 +187,7 @@ pub(crate) struct Charged {
     /// Until the whole limit is there again.
     pub(crate) reset: u64,
     /// What a refund names.
-    pub(crate) stamp: Stamp,
+    pub(crate) stamp: ChargeStamp,
     /// What the program calls the term that bound, where an override decided.
     pub(crate) label: Option<Label>,
 }
@@ -198,16 +198,16 @@ pub(crate) type Label = [u8; 15];
 /// Other terms for one key, for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Override {
-    pub(crate) terms: Vec<(Term, Label)>,
+    pub(crate) terms: Vec<(QuotaSpec, Label)>,
     pub(crate) lasts: Duration,
 }
 
 /// Where something was charged: the store's time, and that of the first charge of the record that holds it. A record that
 /// came later, after a reset say, holds none of it. All zero where nothing was charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Stamp {
+pub(crate) struct ChargeStamp {
     pub(crate) when: u64,
-    pub(crate) born: u64,
+    pub(crate) created_at: u64,
 }
 
 /// What every store can do about limits. Each operation is atomic and one round trip, and safe to drop at any point: the
@@ -226,9 +226,9 @@ pub(crate) trait LimitStore: Send + Sync + 'static {
     fn refund(
         &self,
         name: &str,
-        terms: &[Term],
+        terms: &[QuotaSpec],
         permits: u64,
-        stamp: Stamp,
+        stamp: ChargeStamp,
     ) -> impl Future<Output = Result<u64>> + Send;
 
     /// Gives a key other terms for a while, in place of those of each request; without terms, ends that.
@@ -264,7 +264,7 @@ impl LimitStore for AnyStore {
         on_either!(self.charge_together(charges))
     }
 
-    async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp) -> Result<u64> {
+    async fn refund(&self, name: &str, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> Result<u64> {
         on_either!(self.refund(name, terms, permits, stamp))
     }
 

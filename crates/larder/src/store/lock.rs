@@ -2,9 +2,9 @@
 //!
 //! A lock has a holder, a line of attempts that wait, and a last fence. An attempt is a random token, good for one
 //! [`acquire`](LockStore::acquire): it takes the lock or stands in line. Who frees the lock hands it to the first in line that
-//! was heard of lately, under a short claim, and the store tells the [`Listener`](super::Listener) of that one
+//! was heard of lately, under a short claim, and the store tells the [`InvalidationSink`](super::InvalidationSink) of that one
 //! attempt's wake-up name. Being told is a hint: only [`confirm`](LockStore::confirm) makes a holder. A claim that nobody comes
-//! for runs out, and the next [`stand_by`](LockStore::stand_by) of anybody in line hands the lock on.
+//! for runs out, and the next [`heartbeat`](LockStore::heartbeat) of anybody in line hands the lock on.
 
 use std::future::Future;
 use std::sync::LazyLock;
@@ -18,14 +18,14 @@ use crate::name::Name;
 
 /// The spans of time of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pace {
+pub(crate) struct QueueTiming {
     /// How long a lock that was handed over waits to be come for.
     pub(crate) claim: Duration,
     /// How long a waiting attempt counts as alive after it was heard of. It keeps its place for [`KEPT`](Self::KEPT) times that.
     pub(crate) live: Duration,
 }
 
-impl Pace {
+impl QueueTiming {
     /// How often a process is heard of: fewer than five times a second.
     pub(crate) const BEAT: Duration = Duration::from_millis(220);
     /// Here and in line.lua.
@@ -35,7 +35,7 @@ impl Pace {
     pub(crate) const REMEMBERED: Duration = Duration::from_secs(30);
 }
 
-impl Default for Pace {
+impl Default for QueueTiming {
     /// A dead waiter at the head costs a claim and a beat: less than half a second.
     fn default() -> Self {
         Self { claim: Duration::from_millis(250), live: Duration::from_millis(660) }
@@ -44,7 +44,7 @@ impl Default for Pace {
 
 /// Whether an attempt that does not get the lock waits for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Queue {
+pub(crate) enum WhenHeld {
     StandInLine,
     GoAway,
 }
@@ -86,7 +86,7 @@ pub(crate) enum Attempted {
 
 /// What a waiting attempt is told when it is heard of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum QueueStatus {
     Waits,
     /// It was given the lock, if only for a while: it should confirm.
     Come,
@@ -122,7 +122,7 @@ pub(crate) fn process_suffix() -> &'static str {
 
 /// A lock and a token: of its holder, or of an attempt that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub(crate) struct LockToken {
     pub(crate) lock: String,
     pub(crate) token: u64,
 }
@@ -162,7 +162,7 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         lock: &str,
         token: u64,
         request: LockRequest<'_>,
-        queue: Queue,
+        queue: WhenHeld,
     ) -> impl Future<Output = Result<Attempted>> + Send;
 
     /// The same as this process.
@@ -172,7 +172,7 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         lock: &str,
         token: u64,
         ttl: Duration,
-        queue: Queue,
+        queue: WhenHeld,
     ) -> impl Future<Output = Result<Attempted>> + Send {
         self.acquire_as(lock, token, LockRequest::of(ttl), queue)
     }
@@ -200,12 +200,12 @@ pub(crate) trait LockStore: Send + Sync + 'static {
     fn listen(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
 
     /// Keeps the places of waiting attempts, and hands on what is free; the answers in the order of `waiting`, which is
-    /// ordered by lock. `None` where its server did not answer within `patience`; an error where none did.
-    fn stand_by(
+    /// ordered by lock. `None` where its server did not answer within `max_wait`; an error where none did.
+    fn heartbeat(
         &self,
-        waiting: &[Ticket],
-        patience: Duration,
-    ) -> impl Future<Output = Result<Vec<Option<Turn>>>> + Send;
+        waiting: &[LockToken],
+        max_wait: Duration,
+    ) -> impl Future<Output = Result<Vec<Option<QueueStatus>>>> + Send;
 
     /// Ends an attempt, whatever has become of it, and remembers for `remembered` that it was given up.
     fn give_up(
@@ -216,21 +216,21 @@ pub(crate) trait LockStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool>> + Send;
 
     /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`. `None` where
-    /// its server did not answer within `patience`; an error where none did.
+    /// its server did not answer within `max_wait`; an error where none did.
     fn extend(
         &self,
-        held: &[(Ticket, Duration)],
-        patience: Duration,
+        held: &[(LockToken, Duration)],
+        max_wait: Duration,
     ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
     /// Whether tokens still hold their locks or permits and so many replicas have all that was written to their servers
-    /// before. In the order of `held`; `None` where its server did not answer within `patience` and some more. The embedded
+    /// before. In the order of `held`; `None` where its server did not answer within `max_wait` and some more. The embedded
     /// store has no replicas, and needs none.
     fn acknowledged(
         &self,
-        held: &[Ticket],
+        held: &[LockToken],
         replicas: u32,
-        patience: Duration,
+        max_wait: Duration,
     ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
     /// Frees the lock, or hands it on; whether `token` still held it.
@@ -249,7 +249,7 @@ impl LockStore for AnyStore {
         lock: &str,
         token: u64,
         request: LockRequest<'_>,
-        queue: Queue,
+        queue: WhenHeld,
     ) -> Result<Attempted> {
         on_either!(self.acquire_as(lock, token, request, queue))
     }
@@ -262,25 +262,25 @@ impl LockStore for AnyStore {
         on_either!(self.listen(lock, token))
     }
 
-    async fn stand_by(&self, waiting: &[Ticket], patience: Duration) -> Result<Vec<Option<Turn>>> {
-        on_either!(self.stand_by(waiting, patience))
+    async fn heartbeat(&self, waiting: &[LockToken], max_wait: Duration) -> Result<Vec<Option<QueueStatus>>> {
+        on_either!(self.heartbeat(waiting, max_wait))
     }
 
     async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
         on_either!(self.give_up(lock, token, remembered))
     }
 
-    async fn extend(&self, held: &[(Ticket, Duration)], patience: Duration) -> Result<Vec<Option<bool>>> {
-        on_either!(self.extend(held, patience))
+    async fn extend(&self, held: &[(LockToken, Duration)], max_wait: Duration) -> Result<Vec<Option<bool>>> {
+        on_either!(self.extend(held, max_wait))
     }
 
     async fn acknowledged(
         &self,
-        held: &[Ticket],
+        held: &[LockToken],
         replicas: u32,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
-        on_either!(self.acknowledged(held, replicas, patience))
+        on_either!(self.acknowledged(held, replicas, max_wait))
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {

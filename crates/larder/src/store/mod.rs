@@ -50,7 +50,7 @@ use crate::name::Name;
 use memory::MemoryStore;
 #[cfg(feature = "redis")]
 use redis::RedisStore;
-use trust::{Lanes, Seen};
+use trust::{Sessions, ReadStamp};
 
 /// How long something is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -141,7 +141,7 @@ pub(crate) enum RefreshStart {
 pub(crate) struct Tracked {
     pub(crate) bytes: Option<Bytes>,
     /// Proof that a change will be told; `None` where nothing tells.
-    pub(crate) seen: Option<Seen>,
+    pub(crate) seen: Option<ReadStamp>,
     /// How long it will be kept, where that is known without asking.
     pub(crate) left: Option<Duration>,
 }
@@ -151,11 +151,11 @@ pub(crate) struct Tracked {
 pub(crate) struct KeptVersion {
     pub(crate) version: u64,
     pub(crate) left: Duration,
-    pub(crate) seen: Option<Seen>,
+    pub(crate) seen: Option<ReadStamp>,
 }
 
 /// Who is told what changed: in the order in which the store says it, before any later answer. It must not block.
-pub(crate) trait Listener: Send + Sync + 'static {
+pub(crate) trait InvalidationSink: Send + Sync + 'static {
     /// What was read of this name may have changed.
     fn changed(&self, name: &str);
 
@@ -194,14 +194,14 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Each is stored or fails alone: the answers are in the order of `entries`.
     fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> impl Future<Output = Vec<Result<()>>> + Send;
 
-    /// Reads, and from now on tells the [`Listener`] when the name changes, where the store can.
+    /// Reads, and from now on tells the [`InvalidationSink`] when the name changes, where the store can.
     fn get_tracked(&self, name: &str) -> impl Future<Output = Result<Tracked>> + Send;
 
     /// In the order of `names`.
     fn get_many_tracked(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Tracked>>> + Send;
 
     /// What of that may still be believed.
-    fn lanes(&self) -> &Lanes;
+    fn lanes(&self) -> &Sessions;
 
     /// Which node serves a name at the moment, by any number: requests to one node do not wait for another. Costs nothing.
     fn node(&self, name: &str) -> usize;
@@ -401,7 +401,7 @@ impl Store for AnyStore {
     }
 
     #[inline]
-    fn lanes(&self) -> &Lanes {
+    fn lanes(&self) -> &Sessions {
         match self {
             Self::Memory(store) => store.lanes(),
             #[cfg(feature = "redis")]

@@ -19,7 +19,7 @@ pub(crate) const GIVEN_UP: Duration = Duration::from_secs(30);
 
 /// A run that is to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct OnceRun {
     pub(crate) token: u64,
     /// How long it counts as running after each sign of life.
     pub(crate) liveness: Duration,
@@ -59,13 +59,13 @@ pub(crate) trait OnceStore: Send + Sync + 'static {
     fn begin_once(
         &self,
         name: &str,
-        run: Run,
+        run: OnceRun,
         in_place_of: Option<Bytes>,
     ) -> impl Future<Output = Result<OnceStart>> + Send;
 
     /// The run goes on; whether its mark is still there. Where less than half of `run.kept` is left of the mark, it is
     /// kept for that long again: work may take longer than its result is kept.
-    fn renew_once(&self, name: &str, run: Run) -> impl Future<Output = Result<bool>> + Send;
+    fn renew_once(&self, name: &str, run: OnceRun) -> impl Future<Output = Result<bool>> + Send;
 
     /// Stores the run's result and removes its mark, if that is still there; whether it was.
     fn commit_once(
@@ -92,11 +92,11 @@ impl OnceStore for AnyStore {
         on_either!(self.set_if_absent(name, value, expiry, in_place_of))
     }
 
-    async fn begin_once(&self, name: &str, run: Run, in_place_of: Option<Bytes>) -> Result<OnceStart> {
+    async fn begin_once(&self, name: &str, run: OnceRun, in_place_of: Option<Bytes>) -> Result<OnceStart> {
         on_either!(self.begin_once(name, run, in_place_of))
     }
 
-    async fn renew_once(&self, name: &str, run: Run) -> Result<bool> {
+    async fn renew_once(&self, name: &str, run: OnceRun) -> Result<bool> {
         on_either!(self.renew_once(name, run))
     }
 

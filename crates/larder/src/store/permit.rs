@@ -3,7 +3,7 @@
 //! A semaphore has a number of permits, the tokens that hold some of them until an end each, and one queue. An attempt
 //! is a token, as an attempt at a lock is; its lowest 16 bits are its weight, how many permits it wants. Every
 //! operation that may free permits grants all that are free to the first live waiters, at most [`MOST_GRANTS`] a time.
-//! Each such grant is a claim: it holds its permits for [`Pace::claim`](super::lock::Pace::claim) unless it is
+//! Each such grant is a claim: it holds its permits for [`QueueTiming::claim`](super::lock::QueueTiming::claim) unless it is
 //! confirmed. A claim that ends puts its waiter back into its place, and is not given a second one before it has asked.
 //!
 //! The number that is stored decides. It is kept for [`NUMBER_KEPT`] after its last use.
@@ -12,7 +12,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::AnyStore;
-use super::lock::Ticket;
+use super::lock::LockToken;
 use crate::error::Result;
 
 /// The most grants of one operation; the next operation continues.
@@ -46,11 +46,11 @@ pub(crate) fn weight(token: u64) -> u64 {
 
 /// What an attempt asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Request {
+pub(crate) struct PermitRequest {
     /// The number of permits, if none is stored.
     pub(crate) permits: u64,
     pub(crate) ttl: Duration,
-    pub(crate) wait: Wait,
+    pub(crate) wait: WhenTaken,
     /// Whether the grant has a fence.
     pub(crate) fenced: bool,
     /// As of a [`LockRequest`](super::lock::LockRequest).
@@ -59,10 +59,10 @@ pub(crate) struct Request {
 
 /// Whether an attempt that finds too few permits waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub(crate) enum WhenTaken {
     No,
     /// Unless so many wait already.
-    Queue {
+    WhenHeld {
         most: u64,
     },
 }
@@ -87,15 +87,15 @@ pub(crate) enum Taken {
     Gone,
 }
 
-/// What every store can do with semaphores. `Ticket::lock` is the semaphore's name. Waiting attempts keep their places
-/// by [`LockStore::stand_by`](super::lock::LockStore::stand_by), together with those that wait for locks.
+/// What every store can do with semaphores. `LockToken::lock` is the semaphore's name. Waiting attempts keep their places
+/// by [`LockStore::heartbeat`](super::lock::LockStore::heartbeat), together with those that wait for locks.
 pub(crate) trait PermitStore: Send + Sync + 'static {
     /// Takes permits that are free and not waited for; else waits, if told to. Once for each token.
     fn take_permit(
         &self,
         semaphore: &str,
         token: u64,
-        request: Request,
+        request: PermitRequest,
     ) -> impl Future<Output = Result<Taken>> + Send;
 
     /// Confirms a grant, or takes what is free if it is this attempt's turn. May be sent again.
@@ -103,15 +103,15 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
         &self,
         semaphore: &str,
         token: u64,
-        request: Request,
+        request: PermitRequest,
     ) -> impl Future<Output = Result<Taken>> + Send;
 
     /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`. `None`
-    /// where its server did not answer within `patience`; an error where none did.
+    /// where its server did not answer within `max_wait`; an error where none did.
     fn renew_permits(
         &self,
-        held: &[(Ticket, Duration)],
-        patience: Duration,
+        held: &[(LockToken, Duration)],
+        max_wait: Duration,
     ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
     /// Ends an attempt or gives its permits back; whether they were still held. An attempt that was given up is
@@ -147,20 +147,20 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
 }
 
 impl PermitStore for AnyStore {
-    async fn take_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+    async fn take_permit(&self, semaphore: &str, token: u64, request: PermitRequest) -> Result<Taken> {
         on_either!(self.take_permit(semaphore, token, request))
     }
 
-    async fn confirm_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+    async fn confirm_permit(&self, semaphore: &str, token: u64, request: PermitRequest) -> Result<Taken> {
         on_either!(self.confirm_permit(semaphore, token, request))
     }
 
     async fn renew_permits(
         &self,
-        held: &[(Ticket, Duration)],
-        patience: Duration,
+        held: &[(LockToken, Duration)],
+        max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
-        on_either!(self.renew_permits(held, patience))
+        on_either!(self.renew_permits(held, max_wait))
     }
 
     async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {

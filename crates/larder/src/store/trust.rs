@@ -1,7 +1,7 @@
 //! How long what was read once may be believed without asking again.
 //!
 //! A tracked connection tells of every change to what was read through it, in order with its replies. So while the server has
-//! answered a heartbeat that was sent at most [`Lanes::BOUND`] ago, nothing read through that connection can have been
+//! answered a heartbeat that was sent at most [`Sessions::BOUND`] ago, nothing read through that connection can have been
 //! stale for longer than that: every change before the heartbeat was told before its answer. A connection is a *lane*;
 //! its present life is a *generation*. When it breaks, its generation ends, and with it everything that was read
 //! through it, in one store to memory and without a visit to any entry.
@@ -21,18 +21,18 @@ const MOST: usize = 1024;
 
 /// When and through what something was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct ReadStamp {
     lane: u16,
     generation: u32,
 }
 
-impl Seen {
+impl ReadStamp {
     /// For a store that is never away: what it tells is believed until it tells otherwise.
     pub(crate) const ALWAYS: Self = Self { lane: 0, generation: 0 };
 }
 
 #[derive(Default)]
-struct Lane {
+struct Session {
     generation: AtomicU32,
     /// Nanoseconds of each clock.
     until: AtomicU64,
@@ -40,19 +40,19 @@ struct Lane {
 }
 
 /// The lanes of a store.
-pub(crate) struct Lanes {
-    lanes: Vec<Lane>,
+pub(crate) struct Sessions {
+    lanes: Vec<Session>,
     free: Mutex<Vec<u16>>,
 }
 
-impl Lanes {
+impl Sessions {
     /// The longest that a read may go on being believed after a change that was not told.
     pub(crate) const BOUND: Duration = Duration::from_secs(2);
     const TICK: Duration = Duration::from_millis(10);
 
     /// One lane that is always believed: the store is in this process.
     pub(crate) fn embedded() -> Self {
-        let lane = Lane::default();
+        let lane = Session::default();
         lane.until.store(u64::MAX, Ordering::Release);
         lane.until_awake.store(u64::MAX, Ordering::Release);
         Self { lanes: vec![lane], free: Mutex::default() }
@@ -62,12 +62,12 @@ impl Lanes {
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store has one lane"))]
     pub(crate) fn remote() -> Self {
         let free = (0..MOST).rev().filter_map(|lane| u16::try_from(lane).ok()).collect();
-        Self { lanes: (0..MOST).map(|_| Lane::default()).collect(), free: Mutex::new(free) }
+        Self { lanes: (0..MOST).map(|_| Session::default()).collect(), free: Mutex::new(free) }
     }
 
     /// Whether what was read as `seen` may still be believed.
     #[inline]
-    pub(crate) fn believe(&self, seen: Seen, now: Moment) -> bool {
+    pub(crate) fn is_valid(&self, seen: ReadStamp, now: Moment) -> bool {
         self.lanes.get(usize::from(seen.lane)).is_some_and(|lane| {
             // The generation last: else the next one's times could stand behind the number of this one.
             now.mono() < lane.until.load(Ordering::Acquire)
@@ -78,7 +78,7 @@ impl Lanes {
 }
 
 #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store has one lane"))]
-impl Lanes {
+impl Sessions {
     /// Takes a free lane, if there is one.
     pub(crate) fn take(&self) -> Option<u16> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()
@@ -91,13 +91,13 @@ impl Lanes {
 
     /// Ends what was read through the lane, and begins a generation that is believed as soon as it is
     /// [renewed](Self::renew).
-    pub(crate) fn open(&self, lane: u16) -> Seen {
+    pub(crate) fn open(&self, lane: u16) -> ReadStamp {
         let generation = self.close(lane);
-        Seen { lane, generation }
+        ReadStamp { lane, generation }
     }
 
     /// A heartbeat that was sent at `sent` has been answered.
-    pub(crate) fn renew(&self, seen: Seen, sent: Moment) {
+    pub(crate) fn renew(&self, seen: ReadStamp, sent: Moment) {
         let Some(lane) = self.lanes.get(usize::from(seen.lane)) else { return };
         let span = u64::try_from((Self::BOUND - Self::TICK).as_nanos()).unwrap_or(0);
         lane.until.store(sent.mono().saturating_add(span), Ordering::Release);
@@ -109,7 +109,7 @@ impl Lanes {
     }
 
     /// Ends the generation, if it is still the one of `seen`.
-    pub(crate) fn end(&self, seen: Seen) {
+    pub(crate) fn end(&self, seen: ReadStamp) {
         if let Some(lane) = self.lanes.get(usize::from(seen.lane)) {
             // In one step: the next generation may be opened just now, and is not to be ended. Opening resets the times.
             let next = seen.generation.wrapping_add(1);
@@ -119,7 +119,7 @@ impl Lanes {
     }
 
     /// Whether the generation has not ended.
-    pub(crate) fn is_current(&self, seen: Seen) -> bool {
+    pub(crate) fn is_current(&self, seen: ReadStamp) -> bool {
         let lane = self.lanes.get(usize::from(seen.lane));
         lane.is_some_and(|lane| lane.generation.load(Ordering::Acquire) == seen.generation)
     }
@@ -145,45 +145,45 @@ mod tests {
 
     #[test]
     fn a_read_is_believed_from_the_first_heartbeat_until_the_bound_after_the_last() {
-        let lanes = Lanes::remote();
+        let lanes = Sessions::remote();
         let lane = lanes.take().unwrap();
         let seen = lanes.open(lane);
-        assert!(!lanes.believe(seen, at(0)), "believed before a heartbeat was answered");
+        assert!(!lanes.is_valid(seen, at(0)), "believed before a heartbeat was answered");
         lanes.renew(seen, at(10));
-        assert!(lanes.believe(seen, at(11)));
-        assert!(!lanes.believe(seen, at(12)));
+        assert!(lanes.is_valid(seen, at(11)));
+        assert!(!lanes.is_valid(seen, at(12)));
         lanes.renew(seen, at(12));
-        assert!(lanes.believe(seen, at(13)));
+        assert!(lanes.is_valid(seen, at(13)));
     }
 
     #[test]
     fn a_broken_connection_ends_all_that_was_read_through_it() {
-        let lanes = Lanes::remote();
+        let lanes = Sessions::remote();
         let lane = lanes.take().unwrap();
         let before = lanes.open(lane);
         lanes.renew(before, at(10));
         lanes.end(before);
-        assert!(!lanes.believe(before, at(10)));
+        assert!(!lanes.is_valid(before, at(10)));
         let after = lanes.open(lane);
         lanes.renew(after, at(10));
-        assert!(lanes.believe(after, at(10)) && !lanes.believe(before, at(10)));
+        assert!(lanes.is_valid(after, at(10)) && !lanes.is_valid(before, at(10)));
         // The end of the old connection, told late, is none of the new one's business.
         lanes.end(before);
-        assert!(lanes.believe(after, at(10)));
+        assert!(lanes.is_valid(after, at(10)));
     }
 
     #[test]
     fn sleep_ends_belief_though_only_one_clock_went_on() {
-        let lanes = Lanes::remote();
+        let lanes = Sessions::remote();
         let lane = lanes.take().unwrap();
         let seen = lanes.open(lane);
         lanes.renew(seen, at(10));
-        assert!(!lanes.believe(seen, Moment::new(10 * SECOND, 3600 * SECOND)));
-        assert!(!lanes.believe(seen, Moment::new(3600 * SECOND, 10 * SECOND)), "somebody set the clock back");
+        assert!(!lanes.is_valid(seen, Moment::new(10 * SECOND, 3600 * SECOND)));
+        assert!(!lanes.is_valid(seen, Moment::new(3600 * SECOND, 10 * SECOND)), "somebody set the clock back");
     }
 
     #[test]
     fn the_embedded_store_is_always_believed() {
-        assert!(Lanes::embedded().believe(Seen::ALWAYS, at(1 << 33)));
+        assert!(Sessions::embedded().is_valid(ReadStamp::ALWAYS, at(1 << 33)));
     }
 }

@@ -53,7 +53,7 @@ impl Carries for MessagePack {
 
 /// Where in a value the serializer is.
 #[derive(Clone, Copy)]
-struct Place {
+struct Position {
     /// How many more containers may be opened.
     levels: u16,
     /// Whether this is what a `Some` holds, however many newtypes lie between.
@@ -65,14 +65,14 @@ pub(super) fn serialize<F: Carries, S: Serializer>(
     value: &(impl Serialize + ?Sized),
     inner: S,
 ) -> Result<S::Ok, S::Error> {
-    let place = Place { levels: F::LEVELS, within_some: false };
+    let place = Position { levels: F::LEVELS, within_some: false };
     Part::<_, F> { value, place, format: PhantomData }.serialize(inner)
 }
 
 /// A part of the value, to be written by whatever serializer the format has for its place.
 struct Part<'a, T: ?Sized, F> {
     value: &'a T,
-    place: Place,
+    place: Position,
     format: PhantomData<F>,
 }
 
@@ -85,22 +85,22 @@ impl<T: Serialize + ?Sized, F: Carries> Serialize for Part<'_, T, F> {
 
 struct Checked<S, F> {
     inner: S,
-    place: Place,
+    place: Position,
     format: PhantomData<F>,
 }
 
 impl<S: Serializer, F: Carries> Checked<S, F> {
     /// The place of what a container in this place holds.
     #[inline]
-    fn inside(&self, containers: u16) -> Result<Place, S::Error> {
+    fn inside(&self, containers: u16) -> Result<Position, S::Error> {
         match self.place.levels.checked_sub(containers) {
-            Some(levels) => Ok(Place { levels, within_some: false }),
+            Some(levels) => Ok(Position { levels, within_some: false }),
             None => Err(too_deep::<F, _>()),
         }
     }
 
     #[inline]
-    fn inside_variant(&self, containers: u16) -> Result<Place, S::Error> {
+    fn inside_variant(&self, containers: u16) -> Result<Position, S::Error> {
         self.inside(containers + u16::from(F::COUNTS_VARIANTS))
     }
 
@@ -110,7 +110,7 @@ impl<S: Serializer, F: Carries> Checked<S, F> {
     }
 
     #[inline]
-    fn part<'a, T: ?Sized>(value: &'a T, place: Place) -> Part<'a, T, F> {
+    fn part<'a, T: ?Sized>(value: &'a T, place: Position) -> Part<'a, T, F> {
         Part { value, place, format: PhantomData }
     }
 }
@@ -199,7 +199,7 @@ impl<S: Serializer, F: Carries> Serializer for Checked<S, F> {
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        let place = Place { within_some: true, ..self.place };
+        let place = Position { within_some: true, ..self.place };
         self.inner.serialize_some(&Self::part(value, place))
     }
 
@@ -321,13 +321,13 @@ impl<S: Serializer, F: Carries> Serializer for Checked<S, F> {
 struct Parts<C, F> {
     inner: C,
     /// Of what it holds.
-    place: Place,
+    place: Position,
     format: PhantomData<F>,
 }
 
 impl<C, F> Parts<C, F> {
     #[inline]
-    fn new(inner: C, place: Place) -> Self {
+    fn new(inner: C, place: Position) -> Self {
         Self { inner, place, format: PhantomData }
     }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::envelope::{self, Codec, Compression, Envelope, Kind, TagVersion};
+use crate::envelope::{self, Codec, Compression, Envelope, EntryKind, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use format::Format;
@@ -36,7 +36,7 @@ pub(crate) struct Encoder {
 
 /// What the envelope says of one write.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Stamp {
+pub(crate) struct WriteStamp {
     pub(crate) nonce: u64,
     pub(crate) written_at: u64,
     /// 0: until it expires.
@@ -48,8 +48,8 @@ pub(crate) struct Stamp {
     pub(crate) tags: Vec<TagVersion>,
 }
 
-impl Stamp {
-    fn envelope(self, kind: Kind, codec: Codec) -> Envelope {
+impl WriteStamp {
+    fn envelope(self, kind: EntryKind, codec: Codec) -> Envelope {
         Envelope {
             kind,
             codec,
@@ -66,16 +66,16 @@ impl Stamp {
 }
 
 /// The bytes of a known absence.
-pub(crate) fn absence(stamp: Stamp) -> Vec<u8> {
+pub(crate) fn absence(stamp: WriteStamp) -> Vec<u8> {
     let mut out = Vec::with_capacity(envelope::HEADER);
-    stamp.envelope(Kind::Absence, Codec::Json).begin(&mut out);
+    stamp.envelope(EntryKind::Absence, Codec::Json).begin(&mut out);
     envelope::seal(&mut out);
     out
 }
 
 /// When a value's time is over, as its envelope says it, in the server's milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ends {
+pub(crate) enum EntryTimes {
     /// It is fresh until then, and kept for longer.
     FreshUntil(u64),
     /// It expires then.
@@ -83,12 +83,12 @@ pub(crate) enum Ends {
 }
 
 /// The same value under a nonce, with another end. `None` where there is no envelope.
-pub(crate) fn restamped(bytes: &[u8], nonce: u64, ends: Ends) -> Option<Vec<u8>> {
+pub(crate) fn restamped(bytes: &[u8], nonce: u64, ends: EntryTimes) -> Option<Vec<u8>> {
     let (mut envelope, payload) = Envelope::parse(bytes).ok()?;
     envelope.nonce = nonce;
     (envelope.fresh_until, envelope.expires_at) = match ends {
-        Ends::FreshUntil(end) => (end, 0),
-        Ends::ExpiresAt(end) => (0, end),
+        EntryTimes::FreshUntil(end) => (end, 0),
+        EntryTimes::ExpiresAt(end) => (0, end),
     };
     let mut out = Vec::with_capacity(bytes.len());
     envelope.begin(&mut out);
@@ -111,7 +111,7 @@ impl Encoder {
         self.format
     }
 
-    pub(crate) fn encode<V>(&self, value: &V, stamp: Stamp) -> Result<Vec<u8>>
+    pub(crate) fn encode<V>(&self, value: &V, stamp: WriteStamp) -> Result<Vec<u8>>
     where
         V: Serialize + DeserializeOwned + 'static,
     {
@@ -123,7 +123,7 @@ impl Encoder {
             self.verify(value, &out)?;
             return Ok(out);
         };
-        let mut envelope = stamp.envelope(Kind::Value, codec);
+        let mut envelope = stamp.envelope(EntryKind::Value, codec);
         envelope.begin(&mut out);
         let payload_start = out.len();
         format::write(codec, value, &mut out)?;
@@ -213,16 +213,16 @@ impl Payload {
 
 /// What stored bytes say of themselves before a value is decoded.
 #[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) kind: Kind,
+pub(crate) struct OpenedEntry {
+    pub(crate) kind: EntryKind,
     pub(crate) meta: Meta,
     pub(crate) payload: Payload,
 }
 
 /// Reads the envelope, checksum included. The error is a reason, as in the metrics' label.
-pub(crate) fn open(bytes: &[u8]) -> std::result::Result<Opened, &'static str> {
+pub(crate) fn open(bytes: &[u8]) -> std::result::Result<OpenedEntry, &'static str> {
     if bytes.first() != Some(&envelope::MAGIC) {
-        return Ok(Opened { kind: Kind::Value, meta: Meta::default(), payload: Payload::default() });
+        return Ok(OpenedEntry { kind: EntryKind::Value, meta: Meta::default(), payload: Payload::default() });
     }
     let (envelope, payload) = Envelope::parse(bytes).map_err(envelope::Damage::as_str)?;
     let payload =
@@ -236,7 +236,7 @@ pub(crate) fn open(bytes: &[u8]) -> std::result::Result<Opened, &'static str> {
         clear_version: envelope.clear_version,
         tags: envelope.tags,
     };
-    Ok(Opened { kind: envelope.kind, meta, payload })
+    Ok(OpenedEntry { kind: envelope.kind, meta, payload })
 }
 
 /// Decodes the value of bytes that were [opened](open). `max_bytes` bounds what a compressed value may grow to. The
@@ -299,14 +299,14 @@ mod tests {
         fn every_format_gives_back_what_it_was_given(item in items(), threshold in proptest::option::of(0usize..400)) {
             for format in Format::ALL {
                 let encoder = Encoder::new(*format, threshold, 1 << 20);
-                let bytes = encoder.encode(&item, Stamp::default()).unwrap();
+                let bytes = encoder.encode(&item, WriteStamp::default()).unwrap();
                 prop_assert_eq!(value(&bytes), Some(item.clone()));
             }
         }
 
         #[test]
         fn damaged_values_are_unreadable(item in items(), cut: prop::sample::Index, at: prop::sample::Index, bit in 0u8..8) {
-            let mut bytes = encoder(Format::Json).encode(&item, Stamp::default()).unwrap();
+            let mut bytes = encoder(Format::Json).encode(&item, WriteStamp::default()).unwrap();
             prop_assert_eq!(value(&bytes[..cut.index(bytes.len())]), None);
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
@@ -322,7 +322,7 @@ mod tests {
         #[cfg(feature = "compress")]
         fn foreign_compressed_payloads_never_panic(payload: Vec<u8>) {
             let envelope = Envelope {
-                kind: Kind::Value,
+                kind: EntryKind::Value,
                 codec: Codec::Json,
                 compression: Compression::Lz4,
                 nonce: 1,
@@ -350,14 +350,14 @@ mod tests {
     #[test]
     fn plain_writes_bare_json() {
         let item = Item { name: "x".into(), numbers: vec![], more: Some(true) };
-        let bytes = encoder(Format::Plain).encode(&item, Stamp::default()).unwrap();
+        let bytes = encoder(Format::Plain).encode(&item, WriteStamp::default()).unwrap();
         assert_eq!(bytes, br#"{"name":"x","numbers":[],"more":true}"#);
     }
 
     #[test]
     fn a_value_above_the_limit_is_refused_and_says_both_sizes() {
         let encoder = Encoder::new(Format::Json, None, 10);
-        let error = encoder.encode(&"x".repeat(9), Stamp::default()).unwrap_err();
+        let error = encoder.encode(&"x".repeat(9), WriteStamp::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ValueTooLarge);
         assert!(error.to_string().contains("11 bytes") && error.to_string().contains("10"), "{error}");
     }
@@ -367,12 +367,12 @@ mod tests {
     fn a_long_value_shrinks_and_one_that_would_not_is_left_alone() {
         let encoder = Encoder::new(Format::Json, Some(100), 1 << 20);
         let long = "larder ".repeat(1000);
-        let bytes = encoder.encode(&long, Stamp::default()).unwrap();
+        let bytes = encoder.encode(&long, WriteStamp::default()).unwrap();
         assert!(bytes.len() < long.len() / 10, "{}", bytes.len());
         assert_eq!(read::<String>(&bytes, 1 << 20), Ok(long));
 
         let noise: Vec<u64> = (0..100u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
-        let bytes = encoder.encode(&noise, Stamp::default()).unwrap();
+        let bytes = encoder.encode(&noise, WriteStamp::default()).unwrap();
         assert_eq!(read::<Vec<u64>>(&bytes, 1 << 20), Ok(noise));
     }
 
@@ -380,7 +380,7 @@ mod tests {
     #[cfg(feature = "compress")]
     fn decompression_stops_at_the_maximum() {
         let encoder = Encoder::new(Format::Json, Some(0), 1 << 20);
-        let bytes = encoder.encode(&"0".repeat(100_000), Stamp::default()).unwrap();
+        let bytes = encoder.encode(&"0".repeat(100_000), WriteStamp::default()).unwrap();
         assert_eq!(read::<String>(&bytes, 99_999), Err("too_large"));
     }
 }

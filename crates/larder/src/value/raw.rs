@@ -47,7 +47,7 @@ pub(super) fn read<V: DeserializeOwned + 'static>(
     }
     match found {
         Some(value) => Ok(value),
-        None => V::deserialize(Reader(payload)),
+        None => V::deserialize(MessagePackReader(payload)),
     }
 }
 
@@ -281,9 +281,9 @@ impl Serializer for Byte<'_> {
     }
 }
 
-struct Reader<'de>(&'de [u8]);
+struct MessagePackReader<'de>(&'de [u8]);
 
-impl<'de> Deserializer<'de> for Reader<'de> {
+impl<'de> Deserializer<'de> for MessagePackReader<'de> {
     type Error = NotBytes;
 
     fn deserialize_any<T: Visitor<'de>>(self, _: T) -> Result<T::Value, NotBytes> {

@@ -9,11 +9,11 @@ use tracing::{Event, Metadata, Subscriber, span};
 /// Keeps the level, the target and the message of each event of larder's. While there is one subscriber alone, whichever
 /// thread meets an event first decides whether anybody wants it: a test that counts makes a second one.
 #[derive(Clone, Default)]
-pub struct Events(Arc<Mutex<Vec<Seen>>>);
+pub struct Events(Arc<Mutex<Vec<ReadStamp>>>);
 
 /// An event.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ReadStamp {
     pub target: String,
     pub message: String,
     pub fields: String,
@@ -25,12 +25,12 @@ impl Events {
         self.all().iter().filter(|seen| seen.message == message).count()
     }
 
-    pub fn all(&self) -> Vec<Seen> {
+    pub fn all(&self) -> Vec<ReadStamp> {
         self.0.lock().unwrap().clone()
     }
 }
 
-impl Visit for Seen {
+impl Visit for ReadStamp {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             self.message = format!("{value:?}");
@@ -56,7 +56,7 @@ impl Subscriber for Events {
 
     fn event(&self, event: &Event<'_>) {
         let target = event.metadata().target().to_owned();
-        let mut seen = Seen { target, message: String::new(), fields: String::new() };
+        let mut seen = ReadStamp { target, message: String::new(), fields: String::new() };
         event.record(&mut seen);
         self.0.lock().unwrap().push(seen);
     }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use larder::{Cache, LoadError, Loading};
+use larder::{Cache, LoadError, LoadContext};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -96,7 +96,7 @@ impl Held {
         users: &Cache<User>,
         key: &str,
         row: User,
-        say: impl FnOnce(&Loading<User>) + Send + 'static,
+        say: impl FnOnce(&LoadContext<User>) + Send + 'static,
     ) -> Self {
         let (users, key) = (users.clone(), key.to_owned());
         Self::started(|gate| async move {
@@ -116,7 +116,7 @@ impl Held {
         users: &Cache<User>,
         key: &str,
         row: User,
-        say: impl FnOnce(&Loading<User>) + Send + 'static,
+        say: impl FnOnce(&LoadContext<User>) + Send + 'static,
     ) -> Self {
         let (users, key) = (users.clone(), key.to_owned());
         Self::started(|gate| async move {

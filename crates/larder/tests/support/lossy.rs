@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 /// What was seen of one lock over one lossy failover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct ReadStamp {
     /// Two guards were valid at the same moment.
     pub overlap: bool,
     /// How many attempts at the new master were refused by quarantine.
@@ -48,7 +48,7 @@ pub async fn fail_over(
     name: &str,
     lease: Duration,
     quarantine: bool,
-) -> Seen {
+) -> ReadStamp {
     let (here, there) = (lock(here, name, lease, quarantine), lock(there, name, lease, quarantine));
     // From here on the marker is that of this master, also at the replica, and quarantine is over.
     take(&here).await.release().await.unwrap();
@@ -62,7 +62,7 @@ pub async fn fail_over(
     let held = take(&here).await;
     let set = sentinel.clone();
     spawn_blocking(move || set.fail_over()).await.unwrap();
-    let mut seen = Seen { overlap: false, refused: 0 };
+    let mut seen = ReadStamp { overlap: false, refused: 0 };
     while held.is_valid() {
         match there.try_acquire().await {
             Ok(Some(guard)) => {

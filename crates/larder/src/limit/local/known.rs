@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::super::decision::{DecidedBy, Decision, RecordId};
-use super::super::lease::Held;
+use super::super::lease::LocalBatch;
 use super::super::quota::{Plan, Quota};
 use crate::clock::{RECENT, Tick};
-use crate::store::limit::Stamp;
+use crate::store::limit::ChargeStamp;
 
 /// How long a refusal is repeated without asking: what other processes give back is seen after so long.
 const LONGEST_REFUSAL: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ const LAST_MOMENT: Duration = Duration::from_millis(1);
 const REFUSALS: usize = 4;
 
 #[derive(Default)]
-pub(in super::super) struct Known {
+pub(in super::super) struct KeyState {
     facts: Mutex<Facts>,
     /// Who takes the next batch.
     pub(in super::super) refill: tokio::sync::Mutex<()>,
@@ -34,34 +34,34 @@ pub(in super::super) struct Known {
 
 #[derive(Default)]
 pub(in super::super) struct Facts {
-    pub(in super::super) lease: Option<Held>,
+    pub(in super::super) lease: Option<LocalBatch>,
     /// At most [`REFUSALS`].
-    refusals: Vec<Refusal>,
+    refusals: Vec<KnownRefusal>,
     /// Of keys that were decided together with this one: at most [`REFUSALS`].
-    together: Vec<Together>,
+    together: Vec<JointRefusal>,
 }
 
 /// What was refused, and what may be said of it later.
-struct Refusal {
+struct KnownRefusal {
     /// The cost that was refused, and the only one that this says anything about.
     cost: u64,
     /// The quotas that it was refused by.
     plan: Arc<Plan>,
     /// Until when it is repeated here.
     until: Tick,
-    told: Told,
+    told: RefusalFigures,
 }
 
-struct Together {
+struct JointRefusal {
     /// Which keys, at which costs and quotas.
     keys: u64,
     until: Tick,
     /// One a key, in their order.
-    told: Vec<Told>,
+    told: Vec<RefusalFigures>,
 }
 
 /// The figures of a refusal, at any later time. Of a key that would have passed by itself, nothing has to be waited for.
-struct Told {
+struct RefusalFigures {
     retry_at: Tick,
     reset_at: Tick,
     binding: Quota,
@@ -71,7 +71,7 @@ struct Told {
 /// When a request left, and when it was answered.
 pub(in super::super) type SentAndAnswered = (Tick, Tick);
 
-impl Told {
+impl RefusalFigures {
     /// The server counted its spans from some time before the answer, so from the answer on they are over by then.
     fn of(decision: &Decision, kept: Duration, answered: Tick) -> Self {
         let late = answered.after(drift(kept));
@@ -95,8 +95,8 @@ impl Told {
             remaining: self.remaining,
             retry_after: self.retry_at.since(now),
             reset_after: self.reset_at.since(now),
-            decided_by: DecidedBy::Refusal,
-            stamp: Stamp::default(),
+            decided_by: DecidedBy::KnownRefusal,
+            stamp: ChargeStamp::default(),
             record: RecordId::default(),
             counted_here: false,
         }
@@ -106,7 +106,7 @@ impl Told {
 impl Facts {
     #[inline]
     pub(super) fn refusal(&self, cost: u64, plan: u64, now: Tick) -> Option<Decision> {
-        let asked = |refusal: &&Refusal| refusal.cost == cost && refusal.plan.id == plan;
+        let asked = |refusal: &&KnownRefusal| refusal.cost == cost && refusal.plan.id == plan;
         let refusal = self.refusals.iter().find(asked).filter(|refusal| now < refusal.until)?;
         Some(refusal.told.at(now))
     }
@@ -139,7 +139,7 @@ impl Facts {
         if refusals.len() >= REFUSALS {
             refusals.remove(0);
         }
-        refusals.push(Refusal { cost, plan: plan.clone(), until, told: Told::of(decision, kept, answered) });
+        refusals.push(KnownRefusal { cost, plan: plan.clone(), until, told: RefusalFigures::of(decision, kept, answered) });
     }
 
     /// Remembers that these keys were refused together: this one for longest, by `longest`.
@@ -155,8 +155,8 @@ impl Facts {
         if self.together.len() >= REFUSALS {
             self.together.remove(0);
         }
-        let told = all.map(|decision| Told::of(decision, kept, answered)).collect();
-        self.together.push(Together { keys, until, told });
+        let told = all.map(|decision| RefusalFigures::of(decision, kept, answered)).collect();
+        self.together.push(JointRefusal { keys, until, told });
     }
 
     pub(super) fn forget_refusals(&mut self) {
@@ -165,7 +165,7 @@ impl Facts {
     }
 }
 
-impl Known {
+impl KeyState {
     pub(in super::super) fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,7 +206,7 @@ mod tests {
             remaining: 3,
             wait,
             reset: 2 * wait,
-            stamp: Stamp::default(),
+            stamp: ChargeStamp::default(),
             label: None,
         };
         Decision::of(&"~limit.1:{/api:a}".into(), charged, plan, DecidedBy::Store)

@@ -18,7 +18,7 @@ use super::wait_queue::WaitQueue;
 use crate::clock::Clock;
 use crate::store::share::Share;
 
-pub(super) use known::{Known, SentAndAnswered};
+pub(super) use known::{KeyState, SentAndAnswered};
 use plans::Plans;
 use queues::Queues;
 
@@ -33,7 +33,7 @@ pub(super) struct Local {
     pub(super) share: Share,
     pub(super) plans: Plans,
     /// By the key's text.
-    keys: Cache<Vec<u8>, Arc<Known>>,
+    keys: Cache<Vec<u8>, Arc<KeyState>>,
     queues: Queues,
     /// Bytes of a record's name before its key.
     before: usize,
@@ -94,11 +94,11 @@ impl Local {
         facts.refusal(least, plan, now)
     }
 
-    pub(super) fn known(&self, name: &[u8]) -> Option<Arc<Known>> {
+    pub(super) fn known(&self, name: &[u8]) -> Option<Arc<KeyState>> {
         self.keys.get(self.key_of(name))
     }
 
-    pub(super) fn key(&self, name: &[u8]) -> Arc<Known> {
+    pub(super) fn key(&self, name: &[u8]) -> Arc<KeyState> {
         let key = self.key_of(name);
         if let Some(known) = self.keys.get(key) {
             return known;

@@ -7,10 +7,10 @@ use super::super::wait_queue::WaitQueue;
 
 /// A queue lives as long as callers hold it.
 #[derive(Default)]
-pub(super) struct Queues(Mutex<ByKey>);
+pub(super) struct Queues(Mutex<KeyQueues>);
 
 #[derive(Default)]
-struct ByKey {
+struct KeyQueues {
     queues: HashMap<Vec<u8>, Weak<WaitQueue>>,
     /// At this size those that are no longer used are removed.
     sweep_at: usize,
@@ -42,7 +42,7 @@ impl Queues {
         self.all().queues.values().filter_map(Weak::upgrade).collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, ByKey> {
+    fn all(&self) -> MutexGuard<'_, KeyQueues> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,12 +14,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Block, Decision, Lease, Outage, Quota, RateLimiter, Reserve};
+use super::{Block, Decision, PermitBatch, OutagePolicy, Quota, RateLimiter, Reserve};
 use crate::Larder;
 use crate::clock::Clock;
 use crate::context::{Context, Limits};
 use crate::keyspace::Keyspace;
-use crate::near::Changes;
+use crate::near::Invalidations;
 use crate::random::Random;
 use crate::store::AnyStore;
 use crate::store::memory::{Bounds, MemoryStore};
@@ -66,7 +66,7 @@ struct Used {
 
 struct World {
     store: Arc<MemoryStore>,
-    changes: Arc<Changes>,
+    changes: Arc<Invalidations>,
     hand: Arc<AtomicU64>,
     quota: Quota,
     span: Duration,
@@ -81,7 +81,7 @@ struct World {
 impl World {
     /// Programs whose clocks are of these rates.
     fn new(quota: Quota, span: Duration, block: Option<Block>, rates: [u64; 3]) -> Self {
-        let (hand, changes) = (Arc::new(AtomicU64::new(0)), Arc::new(Changes::default()));
+        let (hand, changes) = (Arc::new(AtomicU64::new(0)), Arc::new(Invalidations::default()));
         let store = MemoryStore::new(Bounds::default(), Clock::Manual(hand.clone()), changes.clone());
         let (store, programs) = (Arc::new(store), Vec::new());
         let mut world =
@@ -98,13 +98,13 @@ impl World {
         let (changes, keyspace) = (self.changes.clone(), Keyspace::default());
         let larder =
             Larder::new(Arc::new(Context::new(store, changes, keyspace, limits, clock, Random::default())));
-        let plain = larder.rate_limiter("api", self.quota).unwrap().outage(Outage::LocalShare(2)).unwrap();
+        let plain = larder.rate_limiter("api", self.quota).unwrap().outage(OutagePolicy::LocalShare(2)).unwrap();
         let plain = self.block.map_or(plain.clone(), |block| plain.block_for(block).unwrap());
         // What paces cannot be leased.
-        let leased = plain.clone().leased(Lease::batch(5).span(self.span)).unwrap_or(plain.clone());
+        let leased = plain.clone().leased(PermitBatch::batch(5).span(self.span)).unwrap_or(plain.clone());
         let beside =
             larder.rate_limiter("beside", Quota::new(2 * self.quota.limit(), self.quota.window() / 2));
-        let beside = beside.unwrap().outage(Outage::LocalShare(2)).unwrap();
+        let beside = beside.unwrap().outage(OutagePolicy::LocalShare(2)).unwrap();
         Program { rate, hand, larder, leased, plain, beside }
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::oracle::most_in_a_window;
 use super::{Both, Stores};
-use crate::store::limit::{Charge, Charged, Rule, Take, Term};
+use crate::store::limit::{Charge, Charged, Rule, ChargeMode, QuotaSpec};
 
 const SECOND: u64 = 1_000_000;
 
@@ -12,33 +12,33 @@ fn play(play: impl FnOnce(&mut Both<'_>)) {
     play(&mut Stores::default().history());
 }
 
-fn ask(both: &mut Both<'_>, terms: &[Term], take: Take, cost: u64, patience: u64) -> Charged {
-    let (expected, found) = both.charge(Charge { terms, take, cost, ahead: 0, patience, penalty: None });
+fn ask(both: &mut Both<'_>, terms: &[QuotaSpec], take: ChargeMode, cost: u64, max_wait: u64) -> Charged {
+    let (expected, found) = both.charge(Charge { terms, take, cost, charge_at: 0, max_wait, penalty: None });
     assert_eq!(expected, found, "memory left, server right");
     found
 }
 
-fn gcra(limit: u64, width: u64) -> Term {
-    Term { rule: Rule::Gcra, limit, width }
+fn gcra(limit: u64, width: u64) -> QuotaSpec {
+    QuotaSpec { rule: Rule::Gcra, limit, width }
 }
 
-fn log(limit: u64, width: u64) -> Term {
-    Term { rule: Rule::Log, limit, width }
+fn log(limit: u64, width: u64) -> QuotaSpec {
+    QuotaSpec { rule: Rule::Log, limit, width }
 }
 
 #[test]
 fn what_the_pace_has_made_good_is_not_given_back() {
     play(|both| {
         let terms = [gcra(3, SECOND)];
-        let first = ask(both, &terms, Take::All, 3, 0);
+        let first = ask(both, &terms, ChargeMode::All, 3, 0);
         both.clock += SECOND;
         assert_eq!(both.refund(&terms, 3, first.stamp), (2, 2));
-        assert_eq!(ask(both, &terms, Take::UpTo, 5, 0).granted, 3);
+        assert_eq!(ask(both, &terms, ChargeMode::UpTo, 5, 0).granted, 3);
         // Of the first nothing is left.
         both.clock += 3 * SECOND;
-        assert_eq!(ask(both, &terms, Take::All, 3, 0).granted, 3);
+        assert_eq!(ask(both, &terms, ChargeMode::All, 3, 0).granted, 3);
         assert_eq!(both.refund(&terms, 3, first.stamp), (0, 0));
-        assert_eq!(ask(both, &terms, Take::Look, 1, 0).granted, 0);
+        assert_eq!(ask(both, &terms, ChargeMode::Look, 1, 0).granted, 0);
     });
 }
 
@@ -46,11 +46,11 @@ fn what_the_pace_has_made_good_is_not_given_back() {
 fn a_booked_turn_is_paced_from_its_time() {
     play(|both| {
         let terms = [gcra(3, SECOND), log(1, 60 * SECOND)];
-        assert_eq!(ask(both, &terms, Take::All, 1, 0).granted, 1);
-        let turn = ask(both, &terms, Take::All, 1, 70 * SECOND);
+        assert_eq!(ask(both, &terms, ChargeMode::All, 1, 0).granted, 1);
+        let turn = ask(both, &terms, ChargeMode::All, 1, 70 * SECOND);
         assert_eq!((turn.granted, turn.wait), (1, 60 * SECOND));
         both.clock = turn.stamp.when;
-        assert_eq!(ask(both, &terms[..1], Take::UpTo, 3, 0).granted, 2);
+        assert_eq!(ask(both, &terms[..1], ChargeMode::UpTo, 3, 0).granted, 2);
     });
 }
 
@@ -60,7 +60,7 @@ fn turns_in_a_log_are_booked_a_window_ahead_and_charged_no_sooner_than_used() {
         let terms = [log(2, 60 * SECOND)];
         let mut granted = 0;
         for _ in 0..10 {
-            let turn = ask(both, &terms, Take::All, 1, 1 << 50);
+            let turn = ask(both, &terms, ChargeMode::All, 1, 1 << 50);
             assert!(turn.granted == 0 || turn.stamp.when >= both.clock + turn.wait + turn.wait / 1000);
             granted += turn.granted;
             both.clock += 1;
@@ -72,35 +72,35 @@ fn turns_in_a_log_are_booked_a_window_ahead_and_charged_no_sooner_than_used() {
 #[test]
 fn no_turn_is_booked_on_what_a_lower_limit_has_forgotten() {
     play(|both| {
-        let many = [Term { rule: Rule::Buckets, limit: 100, width: SECOND }];
+        let many = [QuotaSpec { rule: Rule::Buckets, limit: 100, width: SECOND }];
         let few = [log(4, 60 * SECOND)];
-        assert_eq!(ask(both, &many, Take::All, 50, 0).granted, 50);
-        assert_eq!(ask(both, &few, Take::All, 1, 70 * SECOND).granted, 0);
-        assert_eq!(ask(both, &many, Take::Look, 51, 0).granted, 0);
+        assert_eq!(ask(both, &many, ChargeMode::All, 50, 0).granted, 50);
+        assert_eq!(ask(both, &few, ChargeMode::All, 1, 70 * SECOND).granted, 0);
+        assert_eq!(ask(both, &many, ChargeMode::Look, 51, 0).granted, 0);
         // Nor does another quota beside it shorten a log.
         both.name.push('b');
         let whole = [log(9, 60 * SECOND)];
-        assert_eq!(ask(both, &whole, Take::All, 8, 0).granted, 8);
+        assert_eq!(ask(both, &whole, ChargeMode::All, 8, 0).granted, 8);
         let beside = [log(4, 60 * SECOND), many[0]];
-        assert_eq!(ask(both, &beside, Take::All, 1, 70 * SECOND).granted, 1);
-        assert_eq!(ask(both, &whole, Take::Look, 1, 0).granted, 0);
+        assert_eq!(ask(both, &beside, ChargeMode::All, 1, 70 * SECOND).granted, 1);
+        assert_eq!(ask(both, &whole, ChargeMode::Look, 1, 0).granted, 0);
     });
 }
 
 #[test]
 fn buckets_that_end_leave_those_of_the_next_quota_alone() {
     play(|both| {
-        let terms = [(9, 1_000), (70_000, 1_000_000_000), (30, 3_000)].map(|(limit, width)| Term {
+        let terms = [(9, 1_000), (70_000, 1_000_000_000), (30, 3_000)].map(|(limit, width)| QuotaSpec {
             rule: Rule::Buckets,
             limit,
             width,
         });
         for pass in [0, 20_000, 45_000, 3_000, 20_000, 45_000] {
             both.clock += pass;
-            assert_eq!(ask(both, &terms, Take::All, 1, 0).granted, 1);
-            let wait = ask(both, &terms, Take::Look, 9, 0).wait;
+            assert_eq!(ask(both, &terms, ChargeMode::All, 1, 0).granted, 1);
+            let wait = ask(both, &terms, ChargeMode::Look, 9, 0).wait;
             for cost in [8, 7] {
-                assert!(ask(both, &terms, Take::Look, cost, 0).wait <= wait);
+                assert!(ask(both, &terms, ChargeMode::Look, cost, 0).wait <= wait);
             }
         }
     });
@@ -109,10 +109,10 @@ fn buckets_that_end_leave_those_of_the_next_quota_alone() {
 #[test]
 fn buckets_become_a_large_log_in_no_time() {
     play(|both| {
-        let buckets = [Term { rule: Rule::Buckets, limit: 10_000, width: SECOND }];
-        assert_eq!(ask(both, &buckets, Take::All, 10_000, 0).granted, 10_000);
+        let buckets = [QuotaSpec { rule: Rule::Buckets, limit: 10_000, width: SECOND }];
+        assert_eq!(ask(both, &buckets, ChargeMode::All, 10_000, 0).granted, 10_000);
         let started = Instant::now();
-        assert_eq!(ask(both, &[log(10_000, 60 * SECOND)], Take::Look, 1, 0).granted, 0);
+        assert_eq!(ask(both, &[log(10_000, 60 * SECOND)], ChargeMode::Look, 1, 0).granted, 0);
         assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
     });
 }
@@ -133,7 +133,7 @@ fn gcra_keeps_its_bound_with_refunds_and_booked_turns() {
                 both.clock += [0, random(interval), random(6 * interval)][random(3) as usize];
                 match random(5) {
                     0 => {
-                        let turn = ask(both, &terms, Take::All, 1, 3 * interval);
+                        let turn = ask(both, &terms, ChargeMode::All, 1, 3 * interval);
                         used.extend((turn.granted > 0).then_some(both.clock + turn.wait + turn.wait / 1000));
                     }
                     1 | 2 if !unused.is_empty() => {
@@ -142,7 +142,7 @@ fn gcra_keeps_its_bound_with_refunds_and_booked_turns() {
                         assert_eq!(expected, found);
                     }
                     _ => {
-                        let charged = ask(both, &terms, Take::UpTo, 1 + random(burst), 0);
+                        let charged = ask(both, &terms, ChargeMode::UpTo, 1 + random(burst), 0);
                         if charged.granted > 0 {
                             let kept = random(charged.granted + 1);
                             used.extend((kept..charged.granted).map(|_| both.clock));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use larder_testkit::Server;
 
 use super::{START, labelled};
-use crate::store::limit::{Charge, Charged, Label, Override, Stamp, Term};
+use crate::store::limit::{Charge, Charged, Label, Override, ChargeStamp, QuotaSpec};
 use crate::store::memory::Limits;
 use crate::store::redis::limit::raw;
 
@@ -108,7 +108,7 @@ impl Both<'_> {
         redis::cmd("GET").arg(format!("{}:until", self.name)).query(&mut *self.server).unwrap()
     }
 
-    pub(super) fn refund(&mut self, terms: &[Term], permits: u64, stamp: Stamp) -> (u64, u64) {
+    pub(super) fn refund(&mut self, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> (u64, u64) {
         let server = self.run(&self.scripts.refund, &raw::refund(terms, permits, stamp), None);
         (self.memory.refund(&self.name, terms, permits, stamp, self.clock), server)
     }
@@ -119,7 +119,7 @@ impl Both<'_> {
     }
 
     /// Without terms, ends an override.
-    pub(super) fn set_override(&mut self, terms: &[Term], lasts: Duration) {
+    pub(super) fn set_override(&mut self, terms: &[QuotaSpec], lasts: Duration) {
         let key = Override { terms: labelled(terms), lasts };
         self.memory.set_override(&self.name, &key, self.clock);
         let _: redis::Value = self.run(&self.scripts.over, &raw::over_request(&key), None);

@@ -8,17 +8,17 @@ use proptest::test_runner::TestRunner;
 
 use super::oracle::most_in_a_window;
 use super::{START, Stores, histories, plans};
-use crate::store::limit::{Charge, Penalty, Rule, Take, Term};
+use crate::store::limit::{Charge, Penalty, Rule, ChargeMode, QuotaSpec};
 
 #[test]
 fn after_retry_after_the_cost_fits_and_a_microsecond_before_it_does_not() {
     let shapes = [
-        vec![Term { rule: Rule::Buckets, limit: 10, width: 17 }],
-        vec![Term { rule: Rule::Log, limit: 4, width: 999_999 }],
-        vec![Term { rule: Rule::Gcra, limit: 3, width: 1_001 }],
+        vec![QuotaSpec { rule: Rule::Buckets, limit: 10, width: 17 }],
+        vec![QuotaSpec { rule: Rule::Log, limit: 4, width: 999_999 }],
+        vec![QuotaSpec { rule: Rule::Gcra, limit: 3, width: 1_001 }],
         vec![
-            Term { rule: Rule::Log, limit: 4, width: 50_000 },
-            Term { rule: Rule::Buckets, limit: 9, width: 10_007 },
+            QuotaSpec { rule: Rule::Log, limit: 4, width: 50_000 },
+            QuotaSpec { rule: Rule::Buckets, limit: 9, width: 10_007 },
         ],
     ];
     let stores = Stores::default();
@@ -30,12 +30,12 @@ fn after_retry_after_the_cost_fits_and_a_microsecond_before_it_does_not() {
             let penalty = Penalty { first: 700 + 90_000 * (round % 5), factor: 3, most: 600_000 };
             let penalty = (round % 2 == 0).then_some(penalty);
             let cost = 1 + round % 3;
-            let ask = Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty };
+            let ask = Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty };
             let (_, found) = both.charge(ask);
             if found.granted > 0 {
                 continue;
             }
-            let (clock, look) = (both.clock, Charge { take: Take::Look, ..ask });
+            let (clock, look) = (both.clock, Charge { take: ChargeMode::Look, ..ask });
             both.clock = clock + found.wait - 1;
             assert_eq!(both.charge(look).1.granted, 0, "{terms:?}");
             both.clock = clock + found.wait;
@@ -49,17 +49,17 @@ fn after_retry_after_the_cost_fits_and_a_microsecond_before_it_does_not() {
 fn gcra_admits_its_pace_and_its_burst_and_no_more() {
     let stores = Stores::default();
     let (burst, interval) = (5, 10_000);
-    let terms = [Term { rule: Rule::Gcra, limit: burst, width: interval }];
+    let terms = [QuotaSpec { rule: Rule::Gcra, limit: burst, width: interval }];
     let mut both = stores.history();
     let mut times = Vec::new();
     for step in 0..4_000u64 {
         both.clock += if step % 1000 == 999 { 200_000 } else { step * 31 % 3_001 };
         let (expected, found) = both.charge(Charge {
             terms: &terms,
-            take: Take::All,
+            take: ChargeMode::All,
             cost: 1,
-            ahead: 0,
-            patience: 0,
+            charge_at: 0,
+            max_wait: 0,
             penalty: None,
         });
         assert_eq!(expected, found);
@@ -77,27 +77,27 @@ fn gcra_admits_its_pace_and_its_burst_and_no_more() {
 fn a_server_clock_that_steps_back_opens_nothing_and_says_how_long() {
     let stores = Stores::default();
     let shapes = [
-        vec![Term { rule: Rule::Buckets, limit: 30, width: 1_000 }],
-        vec![Term { rule: Rule::Log, limit: 30, width: 60_000 }],
+        vec![QuotaSpec { rule: Rule::Buckets, limit: 30, width: 1_000 }],
+        vec![QuotaSpec { rule: Rule::Log, limit: 30, width: 60_000 }],
         vec![
-            Term { rule: Rule::Buckets, limit: 30, width: 1_000 },
-            Term { rule: Rule::Gcra, limit: 30, width: 1_000_000 },
+            QuotaSpec { rule: Rule::Buckets, limit: 30, width: 1_000 },
+            QuotaSpec { rule: Rule::Gcra, limit: 30, width: 1_000_000 },
         ],
     ];
     for terms in &shapes {
         let mut both = stores.history();
-        let all = Charge { terms, take: Take::All, cost: 30, ahead: 0, patience: 0, penalty: None };
+        let all = Charge { terms, take: ChargeMode::All, cost: 30, charge_at: 0, max_wait: 0, penalty: None };
         assert_eq!(both.charge(all).1.granted, 30);
         for back in [1, 1_000, 3_600_000_000] {
             both.clock = START - back;
-            for take in [Take::All, Take::UpTo, Take::Half { least: 1 }] {
+            for take in [ChargeMode::All, ChargeMode::UpTo, ChargeMode::Half { least: 1 }] {
                 let (expected, found) = both.charge(Charge { take, cost: 1, ..all });
                 assert_eq!((expected, found.granted), (found, 0), "{terms:?}, {back} back");
                 assert!(found.wait > back && found.reset > back, "{found:?}");
             }
             let (_, found) = both.charge(Charge { cost: 1, ..all });
             both.clock += found.wait;
-            assert_eq!(both.charge(Charge { take: Take::Look, cost: 1, ..all }).1.granted, 1);
+            assert_eq!(both.charge(Charge { take: ChargeMode::Look, cost: 1, ..all }).1.granted, 1);
         }
     }
 }
@@ -117,7 +117,7 @@ fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_
         .run(&cases, |(first, second, before, over, after, cost)| {
             let (mut both, plans) = (stores.history(), plans());
             let charge =
-                |terms, cost| Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty: None };
+                |terms, cost| Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
             for (cost, pass) in before {
                 both.charge(charge(&plans[first], cost + 1));
                 both.clock += pass;
@@ -137,7 +137,7 @@ fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_
             }
             let (of_override, own) = asked.get();
             asked.set(if found.label.is_some() { (of_override + 1, own) } else { (of_override, own + 1) });
-            let (clock, look) = (both.clock, Charge { take: Take::Look, ..ask });
+            let (clock, look) = (both.clock, Charge { take: ChargeMode::Look, ..ask });
             both.clock = clock + found.wait - 1;
             prop_assert_eq!(both.charge(look).1.granted, 0, "too long: {:?}", found);
             both.clock = clock + found.wait;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::{Stores, histories, plans};
-use crate::store::limit::{Charge, Charged, Penalty, Take, Term};
+use crate::store::limit::{Charge, Charged, Penalty, ChargeMode, QuotaSpec};
 
 /// Which of three records, and how much.
 type Asked = (usize, u64);
@@ -49,8 +49,8 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                     Step::Ask(asked) => asked,
                     Step::Override(key, more, lasts) => {
                         let own = plans[(usual + key) % plans.len()].iter();
-                        let limit = |term: &Term| term.limit.saturating_add_signed(more).max(1);
-                        let terms: Vec<Term> = own.map(|term| Term { limit: limit(term), ..*term }).collect();
+                        let limit = |term: &QuotaSpec| term.limit.saturating_add_signed(more).max(1);
+                        let terms: Vec<QuotaSpec> = own.map(|term| QuotaSpec { limit: limit(term), ..*term }).collect();
                         both.name.clone_from(&names[key]);
                         both.set_override(&terms, Duration::from_micros(lasts));
                         continue;
@@ -70,12 +70,12 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                         // One of the three is blocked where it refuses by itself.
                         let penalty = Penalty { first: 500_000, factor: 2, most: 3_000_000 };
                         let penalty = (*key == 1).then_some(penalty);
-                        let charge = Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty };
+                        let charge = Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty };
                         (names[*key].as_str(), charge)
                     })
                     .collect();
                 let look = |name, charge| {
-                    stores.memory.charge(name, Charge { take: Take::Look, ..charge }, both.clock)
+                    stores.memory.charge(name, Charge { take: ChargeMode::Look, ..charge }, both.clock)
                 };
                 let looks: Vec<Charged> = charges.iter().map(|(name, charge)| look(name, *charge)).collect();
                 let (expected, found) = both.charge_together(&charges);
@@ -84,7 +84,7 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                 prop_assert_eq!(passes, expected.iter().all(|one| one.granted > 0));
                 if !passes {
                     for ((name, charge), look) in charges.iter().zip(&looks) {
-                        let again = Charge { take: Take::Look, ..*charge };
+                        let again = Charge { take: ChargeMode::Look, ..*charge };
                         let after = stores.memory.charge(name, again, both.clock);
                         if charge.penalty.is_some() && look.granted == 0 {
                             prop_assert!(after.granted == 0 && after.wait >= look.wait);

@@ -19,7 +19,7 @@ use crate::envelope::{HEADER, nonce};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keyspace::Keyspace;
 use crate::store::{
-    Claim, Expiry, Fencing, FillStart, Force, Listener, RefreshClaim, RefreshStart, read_version,
+    Claim, Expiry, Fencing, FillStart, Force, InvalidationSink, RefreshClaim, RefreshStart, read_version,
 };
 
 const STRIPES: usize = 64;
@@ -31,49 +31,49 @@ const OVERHEAD: u64 = 96;
 const SMALLEST_SHARD: u64 = 16 * 1024 * 1024;
 
 #[derive(Clone)]
-struct Entry {
+struct StoredEntry {
     bytes: Bytes,
     deadline: Option<Tick>,
 }
 
-impl Entry {
+impl StoredEntry {
     fn lives(&self, now: Tick) -> bool {
         self.deadline.is_none_or(|deadline| deadline > now)
     }
 }
 
 #[derive(Clone)]
-struct Weight {
+struct EntryWeight {
     least: u64,
 }
 
-impl Weight {
+impl EntryWeight {
     fn of(&self, name: &str, value: &Bytes) -> u64 {
         let bytes = u64::try_from(name.len().saturating_add(value.len())).unwrap_or(u64::MAX);
         bytes.saturating_add(OVERHEAD).max(self.least)
     }
 }
 
-impl Weighter<String, Entry> for Weight {
-    fn weight(&self, name: &String, entry: &Entry) -> u64 {
+impl Weighter<String, StoredEntry> for EntryWeight {
+    fn weight(&self, name: &String, entry: &StoredEntry) -> u64 {
         self.of(name, &entry.bytes)
     }
 }
 
 pub(super) struct Entries {
-    cache: Cache<String, Entry, Weight, DefaultHashBuilder, DefaultLifecycle<String, Entry>>,
-    weight: Weight,
+    cache: Cache<String, StoredEntry, EntryWeight, DefaultHashBuilder, DefaultLifecycle<String, StoredEntry>>,
+    weight: EntryWeight,
     largest: u64,
     hasher: std::hash::RandomState,
     stripes: Vec<Mutex<()>>,
-    listener: Arc<dyn Listener>,
+    listener: Arc<dyn InvalidationSink>,
 }
 
 impl Entries {
-    pub(super) fn new(bounds: Bounds, listener: Arc<dyn Listener>) -> Self {
+    pub(super) fn new(bounds: Bounds, listener: Arc<dyn InvalidationSink>) -> Self {
         // A bound of one entry must still leave room for that one.
         let least = bounds.max_bytes.div_ceil(bounds.max_entries.max(1)).min(hot(bounds.max_bytes));
-        let weight = Weight { least };
+        let weight = EntryWeight { least };
         let shards = (bounds.max_bytes / SMALLEST_SHARD).clamp(1, 16);
         // Power of two, rounded down: more shards would be smaller than wanted.
         let shards = 1usize << shards.ilog2();
@@ -348,7 +348,7 @@ impl Entries {
         (self.cache.len(), self.cache.weight())
     }
 
-    fn live(&self, name: &str, now: Tick) -> Option<Entry> {
+    fn live(&self, name: &str, now: Tick) -> Option<StoredEntry> {
         let entry = self.cache.get(name)?;
         if entry.lives(now) {
             return Some(entry);
@@ -369,7 +369,7 @@ impl Entries {
             ));
         }
         let deadline = expiry.as_millis().map(|millis| now.after(Duration::from_millis(millis)));
-        self.cache.insert(name.to_owned(), Entry { bytes, deadline });
+        self.cache.insert(name.to_owned(), StoredEntry { bytes, deadline });
         self.listener.changed(name);
         Ok(())
     }

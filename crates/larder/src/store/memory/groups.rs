@@ -12,9 +12,9 @@ use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::store::group::{GroupStore, MOST_LOOKED_AT};
-use crate::store::lock::{Attempted, HeldBy, LockRequest, Pace, Queue, Ticket, Turn, wake_name};
+use crate::store::lock::{Attempted, HeldBy, LockRequest, QueueTiming, WhenHeld, LockToken, QueueStatus, wake_name};
 
-struct Held {
+struct GroupHolder {
     end: Tick,
     names: Arc<str>,
     /// None while it is a claim.
@@ -32,8 +32,8 @@ struct Waiter {
 }
 
 #[derive(Default)]
-struct Group {
-    held: HashMap<u64, Held>,
+struct MemoryGroup {
+    held: HashMap<u64, GroupHolder>,
     /// The same by name.
     taken: HashMap<String, u64>,
     waiters: HashMap<u64, Waiter>,
@@ -42,17 +42,17 @@ struct Group {
     last_ticket: u64,
 }
 
-impl Group {
+impl MemoryGroup {
     fn is_free(&self, names: &str, wanted: &HashSet<String>) -> bool {
         names.split('\n').all(|name| !wanted.contains(name) && !self.taken.contains_key(name))
     }
 
-    fn hold(&mut self, token: u64, held: Held) {
+    fn hold(&mut self, token: u64, held: GroupHolder) {
         self.taken.extend(held.names.split('\n').map(|name| (name.to_owned(), token)));
         self.held.insert(token, held);
     }
 
-    fn drop_held(&mut self, token: u64) -> Option<Held> {
+    fn drop_held(&mut self, token: u64) -> Option<GroupHolder> {
         let held = self.held.remove(&token)?;
         for name in held.names.split('\n') {
             self.taken.remove(name);
@@ -75,7 +75,7 @@ impl Group {
 
     /// Gives claims to live waiters whose locks are all free and wanted by no live waiter before them, who are added to
     /// `woken`. What live waiters want, and whether all were looked at.
-    fn grant(&mut self, now: Tick, pace: Pace, woken: &mut Vec<u64>) -> (HashSet<String>, bool) {
+    fn grant(&mut self, now: Tick, timing: QueueTiming, woken: &mut Vec<u64>) -> (HashSet<String>, bool) {
         let (mut wanted, mut looked) = (HashSet::new(), 0);
         let tokens: Vec<u64> = self.queue.values().copied().collect();
         for token in tokens {
@@ -85,11 +85,11 @@ impl Group {
             looked += 1;
             let Some(waiter) = self.waiters.get(&token) else { continue };
             let silence = now.since(waiter.heard);
-            if !waiter.given && silence <= pace.live {
+            if !waiter.given && silence <= timing.live {
                 let names = waiter.names.clone();
                 if self.is_free(&names, &wanted) {
-                    let end = now.after(pace.claim);
-                    self.hold(token, Held { end, names, by: None });
+                    let end = now.after(timing.claim);
+                    self.hold(token, GroupHolder { end, names, by: None });
                     if let Some(waiter) = self.waiters.get_mut(&token) {
                         (waiter.given, waiter.heard, waiter.called) = (true, now, Some(end));
                     }
@@ -97,33 +97,33 @@ impl Group {
                 } else {
                     wanted.extend(names.split('\n').map(str::to_owned));
                 }
-            } else if silence > pace.live * Pace::KEPT {
+            } else if silence > timing.live * QueueTiming::KEPT {
                 self.step_out(token);
             }
         }
         (wanted, true)
     }
 
-    fn stand_by(&mut self, now: Tick, tickets: &[Ticket], pace: Pace, woken: &mut Vec<u64>) -> Vec<Turn> {
+    fn heartbeat(&mut self, now: Tick, tickets: &[LockToken], timing: QueueTiming, woken: &mut Vec<u64>) -> Vec<QueueStatus> {
         self.expire(now);
         for ticket in tickets {
             if let Some(waiter) = self.waiters.get_mut(&ticket.token) {
                 waiter.heard = now;
             }
         }
-        self.grant(now, pace, woken);
-        let turn = |ticket: &Ticket| match self.waiters.get(&ticket.token) {
-            None => Turn::Gone,
-            Some(waiter) if waiter.given => Turn::Come,
-            Some(_) => Turn::Waits,
+        self.grant(now, timing, woken);
+        let turn = |ticket: &LockToken| match self.waiters.get(&ticket.token) {
+            None => QueueStatus::Gone,
+            Some(waiter) if waiter.given => QueueStatus::Come,
+            Some(_) => QueueStatus::Waits,
         };
         tickets.iter().map(turn).collect()
     }
 }
 
 #[derive(Default)]
-struct State {
-    groups: HashMap<String, Group>,
+struct GroupState {
+    groups: HashMap<String, MemoryGroup>,
     /// Attempts that were given up, and until when that is remembered.
     given_up: HashMap<u64, Tick>,
     last_fence: u64,
@@ -131,7 +131,7 @@ struct State {
     sweep_at: usize,
 }
 
-impl State {
+impl GroupState {
     fn next_fence(&mut self, now_micros: u64) -> u64 {
         self.last_fence = now_micros.max(self.last_fence.saturating_add(1));
         self.last_fence
@@ -139,7 +139,7 @@ impl State {
 
     fn sweep(&mut self, now: Tick) {
         if self.groups.len().saturating_add(self.given_up.len()) >= self.sweep_at {
-            let in_use = |group: &Group| group.held.values().any(|held| held.end > now);
+            let in_use = |group: &MemoryGroup| group.held.values().any(|held| held.end > now);
             self.groups.retain(|_, group| !group.waiters.is_empty() || in_use(group));
             self.given_up.retain(|_, until| *until > now);
             let left = self.groups.len().saturating_add(self.given_up.len());
@@ -149,7 +149,7 @@ impl State {
 }
 
 #[derive(Default)]
-pub(super) struct Groups(Shards<State>);
+pub(super) struct Groups(Shards<GroupState>);
 
 impl MemoryStore {
     fn wake_in_group(&self, group: &str, woken: Vec<u64>) {
@@ -174,11 +174,11 @@ impl MemoryStore {
     }
 
     /// The tickets are all of one group.
-    pub(super) fn stand_by_group(&self, group: &str, tickets: &[Ticket]) -> Vec<Turn> {
+    pub(super) fn heartbeat_group(&self, group: &str, tickets: &[LockToken]) -> Vec<QueueStatus> {
         let (now, mut woken) = (self.clock.now(), Vec::new());
         let mut state = self.groups.0.of(group);
-        let Some(known) = state.groups.get_mut(group) else { return vec![Turn::Gone; tickets.len()] };
-        let turns = known.stand_by(now, tickets, self.pace, &mut woken);
+        let Some(known) = state.groups.get_mut(group) else { return vec![QueueStatus::Gone; tickets.len()] };
+        let turns = known.heartbeat(now, tickets, self.timing, &mut woken);
         drop(state);
         self.wake_in_group(group, woken);
         turns
@@ -207,7 +207,7 @@ impl GroupStore for MemoryStore {
         token: u64,
         names: &str,
         LockRequest { ttl, by, .. }: LockRequest<'_>,
-        queue: Queue,
+        queue: WhenHeld,
     ) -> Result<Attempted> {
         let (now, mut woken) = (self.clock.now(), Vec::new());
         let mut state = self.groups.0.of(group);
@@ -218,13 +218,13 @@ impl GroupStore for MemoryStore {
         let fence = state.next_fence(self.now_micros());
         let known = state.groups.entry(group.to_owned()).or_default();
         known.expire(now);
-        let (wanted, all) = known.grant(now, self.pace, &mut woken);
+        let (wanted, all) = known.grant(now, self.timing, &mut woken);
         let names: Arc<str> = names.into();
         let answer = if all && known.is_free(&names, &wanted) {
-            known.hold(token, Held { end: now.after(ttl), names, by: Some((fence, by.to_owned())) });
+            known.hold(token, GroupHolder { end: now.after(ttl), names, by: Some((fence, by.to_owned())) });
             Attempted::Granted { fence }
-        } else if queue == Queue::GoAway {
-            Attempted::Held
+        } else if queue == WhenHeld::GoAway {
+            Attempted::GroupHolder
         } else {
             known.last_ticket = known.last_ticket.saturating_add(1);
             let ticket = known.last_ticket;
@@ -246,7 +246,7 @@ impl GroupStore for MemoryStore {
         if !known.held.contains_key(&token) {
             let Some(waiter) = known.waiters.get_mut(&token) else { return Ok(Attempted::Gone) };
             (waiter.heard, waiter.given) = (now, false);
-            known.grant(now, self.pace, &mut woken);
+            known.grant(now, self.timing, &mut woken);
         }
         let waited = known.held.contains_key(&token) && known.step_out(token);
         let answer = match known.held.get_mut(&token) {
@@ -265,9 +265,9 @@ impl GroupStore for MemoryStore {
         Ok(answer)
     }
 
-    async fn renew_groups(&self, held: &[(Ticket, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
+    async fn renew_groups(&self, held: &[(LockToken, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
         let now = self.clock.now();
-        let renew = |(Ticket { lock, token }, ttl): &(Ticket, Duration)| {
+        let renew = |(LockToken { lock, token }, ttl): &(LockToken, Duration)| {
             let mut state = self.groups.0.of(lock);
             let held = state.groups.get_mut(lock).and_then(|group| group.held.get_mut(token));
             let held = held.filter(|held| held.end > now);
@@ -286,7 +286,7 @@ impl GroupStore for MemoryStore {
         let held = known.drop_held(token).is_some_and(|held| held.end > now);
         known.step_out(token);
         known.expire(now);
-        known.grant(now, self.pace, &mut woken);
+        known.grant(now, self.timing, &mut woken);
         if known.held.is_empty() && known.waiters.is_empty() {
             state.groups.remove(group);
         }
@@ -319,19 +319,19 @@ mod tests {
     use super::super::Bounds;
     use super::*;
     use crate::clock::Clock;
-    use crate::near::Changes;
+    use crate::near::Invalidations;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn store() -> (MemoryStore, Arc<AtomicU64>) {
         let micros = Arc::new(AtomicU64::new(0));
         let clock = Clock::Manual(micros.clone());
-        (MemoryStore::new(Bounds::default(), clock, Arc::new(Changes::default())), micros)
+        (MemoryStore::new(Bounds::default(), clock, Arc::new(Invalidations::default())), micros)
     }
 
     async fn take(store: &MemoryStore, token: u64, names: &str) -> Attempted {
         let request = LockRequest::of(SECOND);
-        store.take_group("g", token, names, request, Queue::StandInLine).await.unwrap()
+        store.take_group("g", token, names, request, WhenHeld::StandInLine).await.unwrap()
     }
 
     #[tokio::test]
@@ -362,7 +362,7 @@ mod tests {
         let (store, micros) = store();
         for number in 0..20_000u64 {
             let (name, request) = (format!("g{number}"), LockRequest::of(SECOND));
-            let taken = store.take_group(&name, number + 1, "a\nb", request, Queue::GoAway).await.unwrap();
+            let taken = store.take_group(&name, number + 1, "a\nb", request, WhenHeld::GoAway).await.unwrap();
             assert!(matches!(taken, Attempted::Granted { .. }));
             match number % 3 {
                 0 => assert!(store.give_group(&name, number + 1, None).await.unwrap()),

@@ -9,38 +9,38 @@ use super::MemoryStore;
 use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::job::{Began, BeginJob, ENDS_KEPT, JobStore, LastRun, RunName, Schedule, lock_of_job};
-use crate::store::lock::{Attempted, Queue, process_suffix};
+use crate::store::job::{Began, BeginJob, ENDS_KEPT, JobStore, LastRun, RunName, JobSchedule, lock_of_job};
+use crate::store::lock::{Attempted, WhenHeld, process_suffix};
 
 #[derive(Debug, Clone)]
-struct Mark {
+struct JobMark {
     period: i64,
     at: u64,
     by: String,
 }
 
 #[derive(Default)]
-struct Record {
+struct JobRecord {
     /// The period of the last try, and how many tries it has had.
     tried: Option<(i64, u32)>,
     /// When that began or ended.
     last: u64,
     /// Of the last ends, the newest first.
     ends: VecDeque<u64>,
-    done: Option<Mark>,
+    done: Option<JobMark>,
     /// Whose start counts as completion.
-    burned: Option<Mark>,
+    burned: Option<JobMark>,
 }
 
 #[derive(Default)]
-struct Job {
+struct MemoryJob {
     last: Option<LastRun>,
     /// By slot; the schedule's under none. Each with when it is forgotten.
-    records: HashMap<Option<String>, (Record, Tick)>,
+    records: HashMap<Option<String>, (JobRecord, Tick)>,
     kept_until: Option<Tick>,
 }
 
-impl Job {
+impl MemoryJob {
     fn is_forgotten(&self, now: Tick) -> bool {
         let kept = self.records.values().map(|(_, until)| *until).chain(self.kept_until);
         kept.max().is_none_or(|until| until <= now)
@@ -48,14 +48,14 @@ impl Job {
 }
 
 #[derive(Default)]
-struct Table {
-    jobs: HashMap<String, Job>,
+struct JobTable {
+    jobs: HashMap<String, MemoryJob>,
     /// What is over is forgotten when the table has doubled since that was last done.
     sweep_at: usize,
 }
 
-impl Table {
-    fn job(&mut self, name: &str, now: Tick) -> &mut Job {
+impl JobTable {
+    fn job(&mut self, name: &str, now: Tick) -> &mut MemoryJob {
         if self.jobs.len() >= self.sweep_at {
             self.jobs.retain(|_, job| !job.is_forgotten(now));
             self.sweep_at = self.jobs.len().saturating_mul(2).max(64);
@@ -65,7 +65,7 @@ impl Table {
 }
 
 #[derive(Default)]
-pub(super) struct Jobs(Shards<Table>);
+pub(super) struct Jobs(Shards<JobTable>);
 
 #[cfg(test)]
 impl Jobs {
@@ -80,7 +80,7 @@ fn signed(span: Duration) -> i64 {
 }
 
 /// The period that a call at `now` is for.
-fn period_of(now: u64, schedule: Schedule, record: &Record, attempts: u32) -> i64 {
+fn period_of(now: u64, schedule: JobSchedule, record: &JobRecord, attempts: u32) -> i64 {
     let shifted =
         i64::try_from(now).unwrap_or(i64::MAX) + signed(schedule.tolerance) - signed(schedule.offset);
     let current = shifted.div_euclid(signed(schedule.every).max(1));
@@ -103,9 +103,9 @@ impl MemoryStore {
         let mut jobs = self.jobs.0.of(&run.job);
         let job = jobs.job(&run.job, tick);
         job.records.retain(|_, (_, until)| *until > tick);
-        let (record, kept) = job.records.entry(run.slot.clone()).or_insert_with(|| (Record::default(), tick));
+        let (record, kept) = job.records.entry(run.slot.clone()).or_insert_with(|| (JobRecord::default(), tick));
         let period = begin.schedule.map_or(0, |schedule| period_of(now, schedule, record, begin.attempts));
-        if let Some(Mark { at, by, .. }) = record.done.clone().filter(|mark| mark.period >= period) {
+        if let Some(JobMark { at, by, .. }) = record.done.clone().filter(|mark| mark.period >= period) {
             return Began::Done { at, by };
         }
         if self.lock_is_held(&run.lock()) {
@@ -113,7 +113,7 @@ impl MemoryStore {
                 job.last.as_ref().map_or((now, String::new()), |last| (last.started, last.by.clone()));
             return Began::Running { since, by };
         }
-        if let Some(Mark { at, by, .. }) = record.burned.clone().filter(|mark| mark.period >= period) {
+        if let Some(JobMark { at, by, .. }) = record.burned.clone().filter(|mark| mark.period >= period) {
             return Began::Done { at, by };
         }
         let tries = match record.tried {
@@ -129,12 +129,12 @@ impl MemoryStore {
             }
             _ => 0,
         };
-        let taken = self.take_lock(&run.lock(), begin.token, begin.ttl, Queue::GoAway, process_suffix());
+        let taken = self.take_lock(&run.lock(), begin.token, begin.ttl, WhenHeld::GoAway, process_suffix());
         let Attempted::Granted { fence } = taken else { return Began::Gone };
         let by = process_suffix().trim_start().to_owned();
         (record.tried, record.last) = (Some((period, tries.saturating_add(1))), now);
         if begin.at_most_once {
-            record.burned = Some(Mark { period, at: now, by: by.clone() });
+            record.burned = Some(JobMark { period, at: now, by: by.clone() });
         }
         *kept = tick.after(begin.keep);
         job.kept_until = Some(tick.after(begin.keep));
@@ -163,13 +163,13 @@ impl JobStore for MemoryStore {
         if !self.free_lock(&run.lock(), token) {
             return Ok(known.is_some_and(|(record, _)| record.ends.contains(&token)));
         }
-        let (record, kept) = job.records.entry(run.slot.clone()).or_insert_with(|| (Record::default(), tick));
+        let (record, kept) = job.records.entry(run.slot.clone()).or_insert_with(|| (JobRecord::default(), tick));
         record.last = now;
         record.ends.push_front(token);
         record.ends.truncate(ENDS_KEPT);
         if completed && record.done.as_ref().is_none_or(|done| done.period < period) {
             let by = process_suffix().trim_start().to_owned();
-            record.done = Some(Mark { period, at: now, by });
+            record.done = Some(JobMark { period, at: now, by });
         }
         *kept = tick.after(keep);
         job.kept_until = Some(tick.after(keep));
@@ -196,13 +196,13 @@ mod tests {
     use super::super::Bounds;
     use super::*;
     use crate::clock::Clock;
-    use crate::near::Changes;
+    use crate::near::Invalidations;
 
     #[tokio::test]
     async fn the_names_of_jobs_are_forgotten_with_their_records() {
         let micros = Arc::new(AtomicU64::new(0));
         let clock = Clock::Manual(micros.clone());
-        let store = MemoryStore::new(Bounds::default(), clock, Arc::new(Changes::default()));
+        let store = MemoryStore::new(Bounds::default(), clock, Arc::new(Invalidations::default()));
         let (ttl, keep) = (Duration::from_secs(1), Duration::from_secs(10));
         for number in 0..100_000u64 {
             let run = RunName { job: format!("job-{number}"), slot: Some("s".into()) };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::MemoryStore;
 use crate::error::Result;
-use crate::store::limit::{Charge, Charged, Label, LimitStore, Override, Stamp, Term};
+use crate::store::limit::{Charge, Charged, Label, LimitStore, Override, ChargeStamp, QuotaSpec};
 
 impl LimitStore for MemoryStore {
     async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged> {
@@ -15,7 +15,7 @@ impl LimitStore for MemoryStore {
         Ok(self.limits.charge_together(charges, self.now_micros()))
     }
 
-    async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp) -> Result<u64> {
+    async fn refund(&self, name: &str, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> Result<u64> {
         Ok(self.limits.refund(name, terms, permits, stamp, self.now_micros()))
     }
 

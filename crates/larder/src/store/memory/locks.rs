@@ -17,11 +17,11 @@ use crate::error::Result;
 use crate::keyspace::ELECTION;
 use crate::store::group::is_group;
 use crate::store::lock::{
-    Attempted, HeldBy, LockRequest, LockStore, Pace, Queue, Ticket, Turn, process_suffix, wake_name,
+    Attempted, HeldBy, LockRequest, LockStore, QueueTiming, WhenHeld, LockToken, QueueStatus, process_suffix, wake_name,
 };
 use crate::store::permit::is_semaphore;
 
-struct Held {
+struct LockHolder {
     token: u64,
     deadline: Tick,
     /// None while it was handed over and is not confirmed.
@@ -46,7 +46,7 @@ struct Waiter {
 
 #[derive(Default)]
 struct Line {
-    held: Option<Held>,
+    held: Option<LockHolder>,
     /// By token.
     waiters: HashMap<u64, Waiter>,
     /// Their tokens by ticket.
@@ -73,17 +73,17 @@ impl Line {
     }
 
     /// Gives the lock to the first in line that lives; its token, or none if there is none.
-    fn hand_on(&mut self, now: Tick, pace: Pace) -> Option<u64> {
+    fn hand_on(&mut self, now: Tick, timing: QueueTiming) -> Option<u64> {
         let mut from = 0;
         while let Some((ticket, token)) = self.queue.range(from..).next().map(|(at, token)| (*at, *token)) {
             from = ticket.saturating_add(1);
             match self.waiters.get_mut(&token) {
-                Some(waiter) if !waiter.given && now.since(waiter.heard) <= pace.live => {
-                    (waiter.given, waiter.heard, waiter.called) = (true, now, Some(now.after(pace.claim)));
-                    self.held = Some(Held { token, deadline: now.after(pace.claim), fence: None, by: None });
+                Some(waiter) if !waiter.given && now.since(waiter.heard) <= timing.live => {
+                    (waiter.given, waiter.heard, waiter.called) = (true, now, Some(now.after(timing.claim)));
+                    self.held = Some(LockHolder { token, deadline: now.after(timing.claim), fence: None, by: None });
                     return Some(token);
                 }
-                Some(waiter) if now.since(waiter.heard) <= pace.live * Pace::KEPT => {}
+                Some(waiter) if now.since(waiter.heard) <= timing.live * QueueTiming::KEPT => {}
                 _ => self.step_out(token),
             }
         }
@@ -97,7 +97,7 @@ impl Line {
 }
 
 #[derive(Default)]
-struct State {
+struct LockShard {
     lines: HashMap<String, Line>,
     /// Attempts that were given up, and until when that is remembered.
     given_up: HashMap<u64, Tick>,
@@ -106,13 +106,13 @@ struct State {
     sweep_at: usize,
 }
 
-impl State {
+impl LockShard {
     fn next_fence(&mut self, now_micros: u64) -> u64 {
         self.last_fence = now_micros.max(self.last_fence.saturating_add(1));
         self.last_fence
     }
 
-    fn hold(&mut self, lock: &str, held: Held) {
+    fn hold(&mut self, lock: &str, held: LockHolder) {
         if let Some(line) = self.lines.get_mut(lock) {
             line.held = Some(held);
         }
@@ -129,11 +129,11 @@ impl State {
 }
 
 #[derive(Default)]
-pub(super) struct Locks(Shards<State>);
+pub(super) struct MemoryLocks(Shards<LockShard>);
 
-impl Locks {
+impl MemoryLocks {
     /// The table that a lock belongs to.
-    fn of(&self, lock: &str) -> MutexGuard<'_, State> {
+    fn of(&self, lock: &str) -> MutexGuard<'_, LockShard> {
         self.0.of(lock)
     }
 
@@ -163,29 +163,29 @@ impl MemoryStore {
     }
 
     /// The tickets are all of one lock.
-    fn stand_by_lock(&self, lock: &str, tickets: &[Ticket]) -> Vec<Turn> {
+    fn heartbeat_lock(&self, lock: &str, tickets: &[LockToken]) -> Vec<QueueStatus> {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
-        let Some(line) = state.lines.get_mut(lock) else { return vec![Turn::Gone; tickets.len()] };
+        let Some(line) = state.lines.get_mut(lock) else { return vec![QueueStatus::Gone; tickets.len()] };
         let mut turns = Vec::with_capacity(tickets.len());
         for ticket in tickets {
             turns.push(match line.waiters.get_mut(&ticket.token) {
-                None => Turn::Gone,
+                None => QueueStatus::Gone,
                 Some(waiter) => {
                     waiter.heard = now;
-                    if waiter.given { Turn::Come } else { Turn::Waits }
+                    if waiter.given { QueueStatus::Come } else { QueueStatus::Waits }
                 }
             });
         }
         let (mut holder, mut woken) = (line.holder(now), None);
         if holder.is_none() {
-            woken = line.hand_on(now, self.pace);
+            woken = line.hand_on(now, self.timing);
             holder = woken;
         }
         drop(state);
         for (turn, ticket) in turns.iter_mut().zip(tickets) {
-            if *turn == Turn::Waits && holder == Some(ticket.token) {
-                *turn = Turn::Come;
+            if *turn == QueueStatus::Waits && holder == Some(ticket.token) {
+                *turn = QueueStatus::Come;
             }
         }
         self.wake(lock, woken);
@@ -207,7 +207,7 @@ impl MemoryStore {
         lock: &str,
         token: u64,
         ttl: Duration,
-        queue: Queue,
+        queue: WhenHeld,
         by: &str,
     ) -> Attempted {
         let now = self.clock.now();
@@ -220,14 +220,14 @@ impl MemoryStore {
         let mut handed = None;
         let free = line.holder(now).is_none();
         if free {
-            handed = line.hand_on(now, self.pace);
+            handed = line.hand_on(now, self.timing);
         }
         let answer = if free && handed.is_none() {
             let fence = state.next_fence(self.now_micros());
-            state.hold(lock, Held { token, deadline: now.after(ttl), fence: Some(fence), by: stored(by) });
+            state.hold(lock, LockHolder { token, deadline: now.after(ttl), fence: Some(fence), by: stored(by) });
             Attempted::Granted { fence }
-        } else if queue == Queue::GoAway {
-            Attempted::Held
+        } else if queue == WhenHeld::GoAway {
+            Attempted::LockHolder
         } else {
             line.enqueue(token, now);
             Attempted::Waiting { told: true }
@@ -245,7 +245,7 @@ impl MemoryStore {
             return false;
         }
         line.held = None;
-        let handed = line.hand_on(now, self.pace);
+        let handed = line.hand_on(now, self.timing);
         if line.is_idle(now) {
             state.lines.remove(lock);
         }
@@ -271,7 +271,7 @@ impl LockStore for MemoryStore {
         lock: &str,
         token: u64,
         LockRequest { ttl, by, .. }: LockRequest<'_>,
-        queue: Queue,
+        queue: WhenHeld,
     ) -> Result<Attempted> {
         Ok(self.take_lock(lock, token, ttl, queue, by))
     }
@@ -287,7 +287,7 @@ impl LockStore for MemoryStore {
             let Some(waiter) = line.waiters.get_mut(&token) else { return Ok(Attempted::Gone) };
             (waiter.heard, waiter.given) = (now, false);
             if holder.is_none() {
-                handed = line.hand_on(now, self.pace);
+                handed = line.hand_on(now, self.timing);
                 holder = handed;
             }
         }
@@ -299,7 +299,7 @@ impl LockStore for MemoryStore {
             let deadline = held.map_or(now.after(ttl), |held| held.deadline.max(now.after(ttl)));
             line.step_out(token);
             let fence = state.next_fence(self.now_micros());
-            state.hold(lock, Held { token, deadline, fence: Some(fence), by: stored(by) });
+            state.hold(lock, LockHolder { token, deadline, fence: Some(fence), by: stored(by) });
             Attempted::Granted { fence }
         } else {
             Attempted::Waiting { told: true }
@@ -324,16 +324,16 @@ impl LockStore for MemoryStore {
         Ok(given_up || called)
     }
 
-    async fn stand_by(&self, waiting: &[Ticket], _: Duration) -> Result<Vec<Option<Turn>>> {
+    async fn heartbeat(&self, waiting: &[LockToken], _: Duration) -> Result<Vec<Option<QueueStatus>>> {
         let mut turns = Vec::with_capacity(waiting.len());
         for of_lock in waiting.chunk_by(|a, b| a.lock == b.lock) {
-            let Some(Ticket { lock, .. }) = of_lock.first() else { continue };
+            let Some(LockToken { lock, .. }) = of_lock.first() else { continue };
             if is_semaphore(lock) {
-                turns.extend(self.stand_by_semaphore(lock, of_lock));
+                turns.extend(self.heartbeat_semaphore(lock, of_lock));
             } else if is_group(lock) {
-                turns.extend(self.stand_by_group(lock, of_lock));
+                turns.extend(self.heartbeat_group(lock, of_lock));
             } else {
-                turns.extend(self.stand_by_lock(lock, of_lock));
+                turns.extend(self.heartbeat_lock(lock, of_lock));
             }
         }
         Ok(turns.into_iter().map(Some).collect())
@@ -349,7 +349,7 @@ impl LockStore for MemoryStore {
         let mut handed = None;
         if held {
             line.held = None;
-            handed = line.hand_on(now, self.pace);
+            handed = line.hand_on(now, self.timing);
         }
         if line.is_idle(now) {
             state.lines.remove(lock);
@@ -359,9 +359,9 @@ impl LockStore for MemoryStore {
         Ok(held)
     }
 
-    async fn extend(&self, held: &[(Ticket, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
+    async fn extend(&self, held: &[(LockToken, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
         let now = self.clock.now();
-        let extend = |(Ticket { lock, token }, ttl): &(Ticket, Duration)| {
+        let extend = |(LockToken { lock, token }, ttl): &(LockToken, Duration)| {
             let mut state = self.locks.of(lock);
             let held = state.lines.get_mut(lock).and_then(|line| line.held.as_mut());
             let held = held.filter(|held| held.token == *token && held.deadline > now);
@@ -386,7 +386,7 @@ impl LockStore for MemoryStore {
     }
 
     async fn break_if(&self, lock: &str, fence: u64) -> Result<bool> {
-        let held = |state: &State, now| {
+        let held = |state: &LockShard, now| {
             let held = state.lines.get(lock)?.held.as_ref()?;
             (held.deadline > now && held.fence == Some(fence)).then_some(held.token)
         };
@@ -395,9 +395,9 @@ impl LockStore for MemoryStore {
         self.release(lock, token).await
     }
 
-    async fn acknowledged(&self, held: &[Ticket], _: u32, _: Duration) -> Result<Vec<Option<bool>>> {
+    async fn acknowledged(&self, held: &[LockToken], _: u32, _: Duration) -> Result<Vec<Option<bool>>> {
         let now = self.clock.now();
-        let holds = |Ticket { lock, token }: &Ticket| {
+        let holds = |LockToken { lock, token }: &LockToken| {
             if is_semaphore(lock) {
                 return Some(self.semaphore_holds(lock, *token));
             }
@@ -423,14 +423,14 @@ mod tests {
     use super::super::Bounds;
     use super::*;
     use crate::clock::Clock;
-    use crate::near::Changes;
+    use crate::near::Invalidations;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn store() -> (MemoryStore, Arc<AtomicU64>) {
         let micros = Arc::new(AtomicU64::new(0));
         let clock = Clock::Manual(micros.clone());
-        (MemoryStore::new(Bounds::default(), clock, Arc::new(Changes::default())), micros)
+        (MemoryStore::new(Bounds::default(), clock, Arc::new(Invalidations::default())), micros)
     }
 
     fn pass(micros: &AtomicU64, span: Duration) {
@@ -438,7 +438,7 @@ mod tests {
     }
 
     async fn stand(store: &MemoryStore, token: u64) -> Attempted {
-        store.acquire("job", token, SECOND, Queue::StandInLine).await.unwrap()
+        store.acquire("job", token, SECOND, WhenHeld::StandInLine).await.unwrap()
     }
 
     fn fence(attempted: Attempted) -> u64 {
@@ -448,12 +448,12 @@ mod tests {
         }
     }
 
-    fn tickets(tokens: &[u64]) -> Vec<Ticket> {
-        tokens.iter().map(|token| Ticket { lock: "job".into(), token: *token }).collect()
+    fn tickets(tokens: &[u64]) -> Vec<LockToken> {
+        tokens.iter().map(|token| LockToken { lock: "job".into(), token: *token }).collect()
     }
 
-    async fn turns(store: &MemoryStore, tokens: &[u64]) -> Vec<Turn> {
-        let turns = store.stand_by(&tickets(tokens), SECOND).await.unwrap();
+    async fn turns(store: &MemoryStore, tokens: &[u64]) -> Vec<QueueStatus> {
+        let turns = store.heartbeat(&tickets(tokens), SECOND).await.unwrap();
         turns.into_iter().flatten().collect()
     }
 
@@ -495,14 +495,14 @@ mod tests {
         }
         assert!(store.release("job", 1).await.unwrap());
         // 2 does not come: when its claim is over, 3 is given the lock.
-        assert_eq!(turns(&store, &[3, 4]).await, [Turn::Waits, Turn::Waits]);
-        pass(&micros, store.pace.claim);
-        assert_eq!(turns(&store, &[3, 4]).await, [Turn::Come, Turn::Waits]);
+        assert_eq!(turns(&store, &[3, 4]).await, [QueueStatus::Waits, QueueStatus::Waits]);
+        pass(&micros, store.timing.claim);
+        assert_eq!(turns(&store, &[3, 4]).await, [QueueStatus::Come, QueueStatus::Waits]);
         fence(store.confirm("job", 3, SECOND).await.unwrap());
         // 2 was only slow.
         assert_eq!(store.confirm("job", 2, SECOND).await.unwrap(), Attempted::Waiting { told: true });
         assert!(store.release("job", 3).await.unwrap());
-        assert_eq!(turns(&store, &[2, 4]).await, [Turn::Come, Turn::Waits]);
+        assert_eq!(turns(&store, &[2, 4]).await, [QueueStatus::Come, QueueStatus::Waits]);
         fence(store.confirm("job", 2, SECOND).await.unwrap());
     }
 
@@ -534,10 +534,10 @@ mod tests {
         stand(&store, 2).await;
         pass(&micros, SECOND);
         turns(&store, &[2]).await;
-        pass(&micros, store.pace.claim);
+        pass(&micros, store.timing.claim);
         // Given to 2 in vain: while that lives it is first.
         fence(store.confirm("job", 2, SECOND).await.unwrap());
-        assert_eq!(store.acquire("job", 9, SECOND, Queue::GoAway).await.unwrap(), Attempted::Held);
+        assert_eq!(store.acquire("job", 9, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::LockHolder);
     }
 
     #[tokio::test]
@@ -551,7 +551,7 @@ mod tests {
         assert_eq!(store.extend(&[(ticket, 10 * SECOND)], SECOND).await.unwrap(), [Some(true)]);
         fence(store.confirm("job", 2, SECOND).await.unwrap());
         pass(&micros, 9 * SECOND);
-        assert_eq!(store.acquire("job", 3, SECOND, Queue::GoAway).await.unwrap(), Attempted::Held);
+        assert_eq!(store.acquire("job", 3, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::LockHolder);
     }
 
     #[tokio::test]

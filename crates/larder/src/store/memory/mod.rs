@@ -19,10 +19,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::lock::Pace;
-use super::trust::{Lanes, Seen};
+use super::lock::QueueTiming;
+use super::trust::{Sessions, ReadStamp};
 use super::{
-    Claim, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshClaim, RefreshStart, Store,
+    Claim, Expiry, Fencing, FillStart, Force, KeptVersion, InvalidationSink, RefreshClaim, RefreshStart, Store,
     Tracked,
 };
 use crate::clock::{Clock, Tick};
@@ -31,8 +31,8 @@ use crate::name::Name;
 use entries::Entries;
 use groups::Groups;
 use jobs::Jobs;
-pub(crate) use limits::Limits;
-use locks::Locks;
+pub(crate) use limits::MemoryLimits;
+use locks::MemoryLocks;
 use semaphores::Semaphores;
 
 /// How much the embedded store keeps before it evicts.
@@ -55,28 +55,28 @@ pub(crate) struct MemoryStore {
     /// the wall clock moves this store's time.
     started_at: u64,
     entries: Entries,
-    listener: Arc<dyn Listener>,
-    pub(super) pace: Pace,
-    lanes: Lanes,
+    listener: Arc<dyn InvalidationSink>,
+    pub(super) timing: QueueTiming,
+    lanes: Sessions,
     jobs: Jobs,
-    locks: Locks,
+    locks: MemoryLocks,
     groups: Groups,
     semaphores: Semaphores,
-    limits: Box<Limits>,
+    limits: Box<MemoryLimits>,
 }
 
 impl MemoryStore {
-    pub(crate) fn new(bounds: Bounds, clock: Clock, listener: Arc<dyn Listener>) -> Self {
+    pub(crate) fn new(bounds: Bounds, clock: Clock, listener: Arc<dyn InvalidationSink>) -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             started: clock.now(),
             started_at: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
             entries: Entries::new(bounds, listener.clone()),
             listener,
-            pace: Pace::default(),
-            lanes: Lanes::embedded(),
+            timing: QueueTiming::default(),
+            lanes: Sessions::embedded(),
             jobs: Jobs::default(),
-            locks: Locks::default(),
+            locks: MemoryLocks::default(),
             groups: Groups::default(),
             semaphores: Semaphores::default(),
             limits: Box::default(),
@@ -91,7 +91,7 @@ impl MemoryStore {
 
     fn tracked(&self, name: &str, now: Tick) -> Tracked {
         let (bytes, left) = self.entries.get_with_left(name, now).unzip();
-        Tracked { bytes, seen: Some(Seen::ALWAYS), left: left.flatten() }
+        Tracked { bytes, seen: Some(ReadStamp::ALWAYS), left: left.flatten() }
     }
 
     /// How many entries are kept, expired ones included until they are met, and how many bytes they weigh.
@@ -129,7 +129,7 @@ impl Store for MemoryStore {
     }
 
     #[inline]
-    fn lanes(&self) -> &Lanes {
+    fn lanes(&self) -> &Sessions {
         &self.lanes
     }
 
@@ -233,7 +233,7 @@ impl Store for MemoryStore {
 
     async fn version(&self, name: &str, candidate: u64, span: Duration) -> Result<KeptVersion> {
         let (version, left) = self.entries.version(name, candidate, span, self.clock.now())?;
-        Ok(KeptVersion { version, left, seen: Some(Seen::ALWAYS) })
+        Ok(KeptVersion { version, left, seen: Some(ReadStamp::ALWAYS) })
     }
 
     async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {
@@ -257,7 +257,7 @@ mod tests {
 
     struct Deaf;
 
-    impl Listener for Deaf {
+    impl InvalidationSink for Deaf {
         fn changed(&self, _: &str) {}
         fn all_changed(&self) {}
     }

@@ -7,7 +7,7 @@ use super::entries::{Entries, write_version};
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::keyspace::Keyspace;
-use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, Run};
+use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, OnceRun};
 use crate::store::{Expiry, FillStart};
 
 impl OnceStore for MemoryStore {
@@ -21,11 +21,11 @@ impl OnceStore for MemoryStore {
         self.entries.set_if_absent(name, value, expiry, in_place_of, self.clock.now())
     }
 
-    async fn begin_once(&self, name: &str, run: Run, in_place_of: Option<Bytes>) -> Result<OnceStart> {
+    async fn begin_once(&self, name: &str, run: OnceRun, in_place_of: Option<Bytes>) -> Result<OnceStart> {
         self.entries.begin_once(name, run, in_place_of, self.clock.now())
     }
 
-    async fn renew_once(&self, name: &str, run: Run) -> Result<bool> {
+    async fn renew_once(&self, name: &str, run: OnceRun) -> Result<bool> {
         self.entries.renew_once(name, run, self.clock.now())
     }
 
@@ -39,7 +39,7 @@ impl OnceStore for MemoryStore {
 }
 
 impl Entries {
-    fn begin_once(&self, name: &str, run: Run, in_place_of: Option<Bytes>, now: Tick) -> Result<OnceStart> {
+    fn begin_once(&self, name: &str, run: OnceRun, in_place_of: Option<Bytes>, now: Tick) -> Result<OnceStart> {
         let (mark, pulse) = (Keyspace::once(name), Keyspace::pulse(name));
         let _stripe = self.stripe(name);
         if self.get(&Keyspace::given_up(name, run.token), now).is_some() {
@@ -65,7 +65,7 @@ impl Entries {
         Ok(OnceStart::Begun)
     }
 
-    fn renew_once(&self, name: &str, run: Run, now: Tick) -> Result<bool> {
+    fn renew_once(&self, name: &str, run: OnceRun, now: Tick) -> Result<bool> {
         let _stripe = self.stripe(name);
         let (mark, token) = (Keyspace::once(name), write_version(run.token));
         let Some((there, left)) = self.get_with_left(&mark, now) else { return Ok(false) };

@@ -10,8 +10,8 @@ use super::MemoryStore;
 use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::lock::{Pace, Ticket, Turn, wake_name};
-use crate::store::permit::{MOST_GRANTS, NUMBER_KEPT, PermitStore, Request, Taken, Wait, weight};
+use crate::store::lock::{QueueTiming, LockToken, QueueStatus, wake_name};
+use crate::store::permit::{MOST_GRANTS, NUMBER_KEPT, PermitStore, PermitRequest, Taken, WhenTaken, weight};
 
 #[derive(Debug, Clone, Copy)]
 enum State {
@@ -39,7 +39,7 @@ struct Number {
 }
 
 #[derive(Default)]
-struct Semaphore {
+struct MemorySemaphore {
     number: Option<Number>,
     /// How many permits are held or claimed: the weights of `held`.
     used: u64,
@@ -54,9 +54,9 @@ struct Semaphore {
     last_fence: u64,
 }
 
-impl Semaphore {
+impl MemorySemaphore {
     /// With a fence, if it was granted and one was asked for.
-    fn fenced(&mut self, taken: Taken, request: Request, now_micros: u64) -> Taken {
+    fn fenced(&mut self, taken: Taken, request: PermitRequest, now_micros: u64) -> Taken {
         match taken {
             Taken::Granted { permits, .. } if request.fenced => {
                 self.last_fence = now_micros.max(self.last_fence.saturating_add(1));
@@ -112,7 +112,7 @@ impl Semaphore {
     }
 
     /// Grants what is free to the first live waiters, who are added to `woken`; whether no live waiter is left.
-    fn grant(&mut self, now: Tick, pace: Pace, woken: &mut Vec<u64>) -> bool {
+    fn grant(&mut self, now: Tick, timing: QueueTiming, woken: &mut Vec<u64>) -> bool {
         let Some(permits) = self.permits(now) else { return false };
         if self.used >= permits {
             return false;
@@ -122,7 +122,7 @@ impl Semaphore {
             from = ticket.saturating_add(1);
             let state = self.waiters.get(&token).map(|waiter| waiter.state);
             match state {
-                Some(State::Queued { heard }) if now.since(heard) <= pace.live => {
+                Some(State::Queued { heard }) if now.since(heard) <= timing.live => {
                     if weight(token) > permits {
                         // Woken, it learns that it can never be granted.
                         self.forget(token);
@@ -134,12 +134,12 @@ impl Semaphore {
                     }
                     self.queue.remove(&ticket);
                     self.waiters.insert(token, Waiter { ticket, state: State::Claimed });
-                    self.hold(token, now.after(pace.claim));
+                    self.hold(token, now.after(timing.claim));
                     woken.push(token);
                     grants += 1;
                 }
                 Some(State::Queued { heard } | State::Lapsed { heard })
-                    if now.since(heard) <= pace.live * Pace::KEPT => {}
+                    if now.since(heard) <= timing.live * QueueTiming::KEPT => {}
                 _ => {
                     self.queue.remove(&ticket);
                     self.waiters.remove(&token);
@@ -149,7 +149,7 @@ impl Semaphore {
         true
     }
 
-    fn take(&mut self, now: Tick, token: u64, request: Request, pace: Pace, woken: &mut Vec<u64>) -> Taken {
+    fn take(&mut self, now: Tick, token: u64, request: PermitRequest, timing: QueueTiming, woken: &mut Vec<u64>) -> Taken {
         self.expire(now);
         let permits = self.permits(now).unwrap_or(request.permits);
         let version = self.number.and_then(|number| number.version);
@@ -157,17 +157,17 @@ impl Semaphore {
         if weight(token) > permits {
             return Taken::TooHeavy { permits };
         }
-        let free = self.queue.is_empty() || self.grant(now, pace, woken);
+        let free = self.queue.is_empty() || self.grant(now, timing, woken);
         if free && self.used.saturating_add(weight(token)) <= permits {
             self.hold(token, now.after(request.ttl));
             return Taken::Granted { permits, fence: 0 };
         }
         match request.wait {
-            Wait::No => Taken::Full,
-            Wait::Queue { most } if u64::try_from(self.queue.len()).unwrap_or(u64::MAX) >= most => {
+            WhenTaken::No => Taken::Full,
+            WhenTaken::WhenHeld { most } if u64::try_from(self.queue.len()).unwrap_or(u64::MAX) >= most => {
                 Taken::QueueFull
             }
-            Wait::Queue { .. } => {
+            WhenTaken::WhenHeld { .. } => {
                 self.last_ticket = self.last_ticket.saturating_add(1);
                 let (ticket, state) = (self.last_ticket, State::Queued { heard: now });
                 self.queue.insert(ticket, token);
@@ -177,7 +177,7 @@ impl Semaphore {
         }
     }
 
-    fn confirm(&mut self, now: Tick, token: u64, ttl: Duration, pace: Pace, woken: &mut Vec<u64>) -> Taken {
+    fn confirm(&mut self, now: Tick, token: u64, ttl: Duration, timing: QueueTiming, woken: &mut Vec<u64>) -> Taken {
         self.expire(now);
         let permits = self.permits(now);
         let Some(waiter) = self.waiters.get_mut(&token) else {
@@ -198,12 +198,12 @@ impl Semaphore {
         };
         if !matches!(waiter.state, State::Claimed) {
             waiter.state = State::Queued { heard: now };
-            self.grant(now, pace, woken);
+            self.grant(now, timing, woken);
             woken.retain(|other| *other != token);
             match self.waiters.get(&token).map(|waiter| waiter.state) {
                 None => return Taken::TooHeavy { permits },
                 Some(State::Claimed) => {}
-                Some(_) if self.take_over(now, token, pace) => {}
+                Some(_) if self.take_over(now, token, timing) => {}
                 Some(_) => return Taken::Waiting { told: true },
             }
         }
@@ -215,9 +215,9 @@ impl Semaphore {
 
     /// Takes over the claim of the last of those later waiters that have one of the same weight and have not come yet.
     /// That waiter is back in its place.
-    fn take_over(&mut self, now: Tick, token: u64, pace: Pace) -> bool {
+    fn take_over(&mut self, now: Tick, token: u64, timing: QueueTiming) -> bool {
         let Some(ticket) = self.waiters.get(&token).map(|waiter| waiter.ticket) else { return false };
-        let soon = self.ends.iter().take_while(|(end, _)| *end <= now.after(pace.claim)).take(MOST_GRANTS);
+        let soon = self.ends.iter().take_while(|(end, _)| *end <= now.after(timing.claim)).take(MOST_GRANTS);
         let later = soon.filter_map(|(_, other)| {
             let waiter = self.waiters.get(other).filter(|waiter| matches!(waiter.state, State::Claimed))?;
             (waiter.ticket > ticket && weight(*other) == weight(token)).then_some((waiter.ticket, *other))
@@ -230,20 +230,20 @@ impl Semaphore {
         true
     }
 
-    fn stand_by(&mut self, now: Tick, tokens: &[Ticket], pace: Pace, woken: &mut Vec<u64>) -> Vec<Turn> {
+    fn heartbeat(&mut self, now: Tick, tokens: &[LockToken], timing: QueueTiming, woken: &mut Vec<u64>) -> Vec<QueueStatus> {
         self.expire(now);
-        for Ticket { token, .. } in tokens {
+        for LockToken { token, .. } in tokens {
             if let Some(Waiter { state: State::Queued { heard } | State::Lapsed { heard }, .. }) =
                 self.waiters.get_mut(token)
             {
                 *heard = now;
             }
         }
-        self.grant(now, pace, woken);
-        let turn = |ticket: &Ticket| match self.waiters.get(&ticket.token).map(|waiter| waiter.state) {
-            None => Turn::Gone,
-            Some(State::Queued { .. }) => Turn::Waits,
-            Some(State::Claimed | State::Lapsed { .. }) => Turn::Come,
+        self.grant(now, timing, woken);
+        let turn = |ticket: &LockToken| match self.waiters.get(&ticket.token).map(|waiter| waiter.state) {
+            None => QueueStatus::Gone,
+            Some(State::Queued { .. }) => QueueStatus::Waits,
+            Some(State::Claimed | State::Lapsed { .. }) => QueueStatus::Come,
         };
         tokens.iter().map(turn).collect()
     }
@@ -253,7 +253,7 @@ impl Semaphore {
         now: Tick,
         permits: u64,
         version: u64,
-        pace: Pace,
+        timing: QueueTiming,
         woken: &mut Vec<u64>,
     ) -> bool {
         self.permits(now);
@@ -270,7 +270,7 @@ impl Semaphore {
             self.forget(token);
             woken.push(token);
         }
-        self.grant(now, pace, woken);
+        self.grant(now, timing, woken);
         true
     }
 
@@ -284,14 +284,14 @@ impl Semaphore {
 
 #[derive(Default)]
 struct Shard {
-    semaphores: HashMap<String, Semaphore>,
+    semaphores: HashMap<String, MemorySemaphore>,
     /// The wake-up names that exist, and until when: of claims, and of attempts that were given up.
     wake: HashMap<u64, Tick>,
     sweep_at: usize,
 }
 
 impl Shard {
-    fn of(&mut self, name: &str) -> &mut Semaphore {
+    fn of(&mut self, name: &str) -> &mut MemorySemaphore {
         self.semaphores.entry(name.to_owned()).or_default()
     }
 
@@ -312,17 +312,17 @@ impl MemoryStore {
     fn on_semaphore<T>(
         &self,
         name: &str,
-        work: impl FnOnce(&mut Semaphore, Tick, Pace, &mut Vec<u64>) -> T,
+        work: impl FnOnce(&mut MemorySemaphore, Tick, QueueTiming, &mut Vec<u64>) -> T,
     ) -> T {
-        self.on_shard(name, |shard, now, pace, woken| work(shard.of(name), now, pace, woken))
+        self.on_shard(name, |shard, now, timing, woken| work(shard.of(name), now, timing, woken))
     }
 
     /// Works on the table that a semaphore belongs to, and then wakes those that the work granted something.
-    fn on_shard<T>(&self, name: &str, work: impl FnOnce(&mut Shard, Tick, Pace, &mut Vec<u64>) -> T) -> T {
-        let (now, pace, mut woken) = (self.clock.now(), self.pace, Vec::new());
+    fn on_shard<T>(&self, name: &str, work: impl FnOnce(&mut Shard, Tick, QueueTiming, &mut Vec<u64>) -> T) -> T {
+        let (now, timing, mut woken) = (self.clock.now(), self.timing, Vec::new());
         let mut shard = self.semaphores.0.of(name);
-        let answer = work(&mut shard, now, pace, &mut woken);
-        shard.wake.extend(woken.iter().map(|token| (*token, now.after(pace.claim))));
+        let answer = work(&mut shard, now, timing, &mut woken);
+        shard.wake.extend(woken.iter().map(|token| (*token, now.after(timing.claim))));
         drop(shard);
         for token in woken {
             self.listener.changed(&wake_name(name, token));
@@ -343,9 +343,9 @@ impl MemoryStore {
     }
 
     /// The tickets are all of one semaphore.
-    pub(super) fn stand_by_semaphore(&self, semaphore: &str, tickets: &[Ticket]) -> Vec<Turn> {
-        self.on_semaphore(semaphore, |semaphore, now, pace, woken| {
-            semaphore.stand_by(now, tickets, pace, woken)
+    pub(super) fn heartbeat_semaphore(&self, semaphore: &str, tickets: &[LockToken]) -> Vec<QueueStatus> {
+        self.on_semaphore(semaphore, |semaphore, now, timing, woken| {
+            semaphore.heartbeat(now, tickets, timing, woken)
         })
     }
 
@@ -362,25 +362,25 @@ impl MemoryStore {
 }
 
 impl PermitStore for MemoryStore {
-    async fn take_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+    async fn take_permit(&self, semaphore: &str, token: u64, request: PermitRequest) -> Result<Taken> {
         let micros = self.now_micros();
-        Ok(self.on_shard(semaphore, |shard, now, pace, woken| {
+        Ok(self.on_shard(semaphore, |shard, now, timing, woken| {
             shard.sweep(now);
             if shard.wake.get(&token).is_some_and(|until| *until > now) {
-                shard.wake.insert(token, now.after(Pace::REMEMBERED));
+                shard.wake.insert(token, now.after(QueueTiming::REMEMBERED));
                 return Taken::Gone;
             }
             let semaphore = shard.of(semaphore);
-            let taken = semaphore.take(now, token, request, pace, woken);
+            let taken = semaphore.take(now, token, request, timing, woken);
             semaphore.fenced(taken, request, micros)
         }))
     }
 
-    async fn confirm_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
+    async fn confirm_permit(&self, semaphore: &str, token: u64, request: PermitRequest) -> Result<Taken> {
         let micros = self.now_micros();
-        Ok(self.on_shard(semaphore, |shard, now, pace, woken| {
+        Ok(self.on_shard(semaphore, |shard, now, timing, woken| {
             let semaphore = shard.of(semaphore);
-            let taken = semaphore.confirm(now, token, request.ttl, pace, woken);
+            let taken = semaphore.confirm(now, token, request.ttl, timing, woken);
             let taken = semaphore.fenced(taken, request, micros);
             if matches!(taken, Taken::Granted { .. }) {
                 shard.wake.remove(&token);
@@ -389,9 +389,9 @@ impl PermitStore for MemoryStore {
         }))
     }
 
-    async fn renew_permits(&self, held: &[(Ticket, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
+    async fn renew_permits(&self, held: &[(LockToken, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
         let now = self.clock.now();
-        let renew = |(Ticket { lock, token }, ttl): &(Ticket, Duration)| {
+        let renew = |(LockToken { lock, token }, ttl): &(LockToken, Duration)| {
             let mut shard = self.semaphores.0.of(lock);
             let semaphore = shard.semaphores.get_mut(lock);
             let renewed = semaphore.is_some_and(|semaphore| match semaphore.held.get(token).copied() {
@@ -408,7 +408,7 @@ impl PermitStore for MemoryStore {
     }
 
     async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
-        Ok(self.on_shard(semaphore, |shard, now, pace, woken| {
+        Ok(self.on_shard(semaphore, |shard, now, timing, woken| {
             if let Some(remembered) = remembered {
                 shard.wake.insert(token, now.after(remembered));
             }
@@ -417,16 +417,16 @@ impl PermitStore for MemoryStore {
             semaphore.forget(token);
             if !semaphore.queue.is_empty() {
                 semaphore.expire(now);
-                semaphore.grant(now, pace, woken);
+                semaphore.grant(now, timing, woken);
             }
             end.is_some_and(|end| end > now)
         }))
     }
 
     async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {
-        Ok(self.on_shard(semaphore, |shard, now, pace, woken| {
+        Ok(self.on_shard(semaphore, |shard, now, timing, woken| {
             if shard.wake.get(&other).is_some_and(|until| *until > now) {
-                shard.wake.insert(other, now.after(Pace::REMEMBERED));
+                shard.wake.insert(other, now.after(QueueTiming::REMEMBERED));
                 return false;
             }
             let semaphore = shard.of(semaphore);
@@ -438,14 +438,14 @@ impl PermitStore for MemoryStore {
             semaphore.drop_held(token);
             semaphore.hold(other, end.max(now.after(ttl)));
             semaphore.expire(now);
-            semaphore.grant(now, pace, woken);
+            semaphore.grant(now, timing, woken);
             true
         }))
     }
 
     async fn set_permits(&self, semaphore: &str, permits: u64, version: u64) -> Result<bool> {
-        Ok(self.on_semaphore(semaphore, |semaphore, now, pace, woken| {
-            semaphore.set_permits(now, permits, version, pace, woken)
+        Ok(self.on_semaphore(semaphore, |semaphore, now, timing, woken| {
+            semaphore.set_permits(now, permits, version, timing, woken)
         }))
     }
 

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 use super::identity::{Identity, Role};
 use crate::error::{Error, ErrorKind};
-use crate::store::trust::{Lanes, Seen};
+use crate::store::trust::{Sessions, ReadStamp};
 
 /// After a move because of run ids, or of a role that the server does not tell, the next has to wait: behind one name there
 /// may be several masters, and then the links never agree.
@@ -46,11 +46,11 @@ pub(crate) struct Agreement {
     divided: AtomicBool,
     /// A request was refused by a replica that is accepted: the name is to be looked up.
     refused: Notify,
-    state: Mutex<State>,
+    state: Mutex<AgreementState>,
 }
 
 #[derive(Default)]
-struct State {
+struct AgreementState {
     /// The run id of the master that the links talk to.
     master: Option<String>,
     /// How many links of this generation have a connection to it.
@@ -58,7 +58,7 @@ struct State {
     /// How many links of this generation have a connection to another master.
     strays: usize,
     /// What was read through these may be kept.
-    kept: Vec<(Arc<Lanes>, Seen)>,
+    kept: Vec<(Arc<Sessions>, ReadStamp)>,
     /// The replica that was the first server reached, as long as that is why replicas are accepted.
     replica: Option<Accepted>,
     reached: bool,
@@ -78,7 +78,7 @@ struct Accepted {
 pub(super) enum Admission {
     Used {
         generation: u64,
-        by: Use,
+        by: ConnectionUse,
     },
     /// The links moved on meanwhile: dial again.
     Again,
@@ -87,7 +87,7 @@ pub(super) enum Admission {
 
 /// How a connection is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
+pub(super) enum ConnectionUse {
     /// What was read through it may be kept.
     Trusted,
     /// To a replica, which is accepted.
@@ -135,7 +135,7 @@ impl Agreement {
             state.reached = true;
             state.on_replica = true;
             state.replica = Some(Accepted { run_id: identity.run_id.clone() });
-            return Admission::Used { generation, by: Use::Replica };
+            return Admission::Used { generation, by: ConnectionUse::Replica };
         }
         state.reached = true;
         let promoted = std::mem::take(&mut state.on_replica);
@@ -150,7 +150,7 @@ impl Agreement {
             state.strays += 1;
             self.divided.store(true, Ordering::Release);
             state.kept.drain(..).for_each(|(lanes, seen)| lanes.end(seen));
-            return Admission::Used { generation, by: Use::Stray };
+            return Admission::Used { generation, by: ConnectionUse::Stray };
         }
         if identity.run_id.is_some() {
             state.master.clone_from(&identity.run_id);
@@ -163,7 +163,7 @@ impl Agreement {
             generation
         };
         state.links += 1;
-        Admission::Used { generation, by: Use::Trusted }
+        Admission::Used { generation, by: ConnectionUse::Trusted }
     }
 
     /// Whether links talk to different masters, until their move.
@@ -174,7 +174,7 @@ impl Agreement {
 
     /// What is read through a connection of this generation is kept from now on. While the links are divided it is not:
     /// the lane's generation ends at once.
-    pub(super) fn keep(&self, generation: u64, lanes: &Arc<Lanes>, seen: Seen) {
+    pub(super) fn keep(&self, generation: u64, lanes: &Arc<Sessions>, seen: ReadStamp) {
         let mut state = self.state();
         state.kept.retain(|(other, _)| !Arc::ptr_eq(other, lanes));
         if state.strays > 0 || self.generation() != generation {
@@ -185,16 +185,16 @@ impl Agreement {
     }
 
     /// A connection that was admitted in this generation has ended.
-    pub(super) fn leave(&self, generation: u64, by: Use) {
+    pub(super) fn leave(&self, generation: u64, by: ConnectionUse) {
         let mut state = self.state();
         if self.generation() == generation {
             match by {
-                Use::Trusted => state.links = state.links.saturating_sub(1),
-                Use::Stray => {
+                ConnectionUse::Trusted => state.links = state.links.saturating_sub(1),
+                ConnectionUse::Stray => {
                     state.strays = state.strays.saturating_sub(1);
                     self.divided.store(state.strays > 0, Ordering::Release);
                 }
-                Use::Replica => {}
+                ConnectionUse::Replica => {}
             }
         }
     }
@@ -229,7 +229,7 @@ impl Agreement {
         state.is_other(identity) && !identity.is_replica() && may_move
     }
 
-    fn advance(&self, state: &mut State, server: &str, why: &'static str) -> u64 {
+    fn advance(&self, state: &mut AgreementState, server: &str, why: &'static str) -> u64 {
         (state.links, state.strays) = (0, 0);
         state.kept.clear();
         let next = self.generation().wrapping_add(1);
@@ -241,12 +241,12 @@ impl Agreement {
         next
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, AgreementState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl AgreementState {
     /// Whether this is another server than the master that the links talk to, as far as run ids say it.
     fn is_other(&self, identity: &Identity) -> bool {
         matches!((&self.master, &identity.run_id), (Some(master), Some(this)) if master != this)
@@ -283,7 +283,7 @@ mod tests {
 
     fn used(agreement: &Agreement, identity: &Identity) -> (u64, bool) {
         match agreement.admit(identity, agreement.generation(), "s") {
-            Admission::Used { generation, by } => (generation, by == Use::Trusted),
+            Admission::Used { generation, by } => (generation, by == ConnectionUse::Trusted),
             other => panic!("{other:?}"),
         }
     }
@@ -306,8 +306,8 @@ mod tests {
         for restart in 0..100 {
             let server = server(Role::Master, &restart.to_string());
             assert_eq!((used(&agreement, &server), used(&agreement, &server)), ((0, true), (0, true)));
-            agreement.leave(0, Use::Trusted);
-            agreement.leave(0, Use::Trusted);
+            agreement.leave(0, ConnectionUse::Trusted);
+            agreement.leave(0, ConnectionUse::Trusted);
         }
     }
 
@@ -326,7 +326,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn while_a_move_has_to_wait_nothing_that_was_read_through_any_link_is_believed() {
-        let (agreement, lanes) = (Agreement::default(), Arc::new(Lanes::remote()));
+        let (agreement, lanes) = (Agreement::default(), Arc::new(Sessions::remote()));
         let (a, b, c) = (server(Role::Master, "a"), server(Role::Master, "b"), server(Role::Master, "c"));
         let (lane, now) = (lanes.take().unwrap(), Clock::default().moment());
         let read = |generation| {
@@ -338,19 +338,19 @@ mod tests {
         used(&agreement, &a);
         let (generation, _) = used(&agreement, &b);
         let before = read(generation);
-        assert!(lanes.believe(before, now) && !agreement.is_divided());
+        assert!(lanes.is_valid(before, now) && !agreement.is_divided());
 
         let Admission::Used { by, .. } = agreement.admit(&c, generation, "s") else { panic!("refused") };
-        assert_eq!(by, Use::Stray, "too soon after the last move");
+        assert_eq!(by, ConnectionUse::Stray, "too soon after the last move");
         assert!(agreement.is_divided());
-        assert!(!lanes.believe(before, now), "read from b, while writes go to c");
-        assert!(!lanes.believe(read(generation), now), "as long as they are divided");
+        assert!(!lanes.is_valid(before, now), "read from b, while writes go to c");
+        assert!(!lanes.is_valid(read(generation), now), "as long as they are divided");
 
         // It dials again, and reaches the others' server.
         agreement.leave(generation, by);
         assert!(!agreement.is_divided());
         let after = read(generation);
-        assert!(lanes.believe(after, now) && !lanes.believe(before, now));
+        assert!(lanes.is_valid(after, now) && !lanes.is_valid(before, now));
         // A move ends it for good, and what an older generation leaves behind changes nothing.
         let Admission::Used { by, .. } = agreement.admit(&c, generation, "s") else { panic!("refused") };
         agreement.move_from(generation, "s", "a test");

@@ -23,7 +23,7 @@ use super::dial::{Destination, Login};
 use super::error::Failure;
 use super::node::{Node, Replay};
 use super::slots;
-use super::tracking::{Lane, Tracking};
+use super::tracking::{SessionHandle, Tracking};
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::target;
@@ -41,11 +41,11 @@ const MOST_REDIRECTS: usize = 8;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 pub(super) struct Cluster {
-    shared: Arc<Shared>,
+    shared: Arc<ClusterShared>,
     refresher: AbortHandle,
 }
 
-struct Shared {
+struct ClusterShared {
     seeds: Vec<Address>,
     login: Arc<Login>,
     connections: usize,
@@ -72,8 +72,8 @@ impl Cluster {
         tracking: Option<Tracking>,
     ) -> Self {
         let (map, stale, looked) = (RwLock::default(), Notify::new(), watch::Sender::default());
-        let shared = Arc::new(Shared { seeds, login, connections, tracking, map, stale, looked });
-        let refresher = Shared::keep_fresh(shared.clone()).with_current_subscriber();
+        let shared = Arc::new(ClusterShared { seeds, login, connections, tracking, map, stale, looked });
+        let refresher = ClusterShared::keep_fresh(shared.clone()).with_current_subscriber();
         let refresher = shared.login.hosts.home().spawn(refresher).abort_handle();
         Self { shared, refresher }
     }
@@ -203,7 +203,7 @@ async fn ask(node: &Node, slot: u16, command: &Cmd) -> Result<Value, Failure> {
     answers.next().unwrap_or_else(|| Err(Error::new(ErrorKind::Server, "no answer after ASKING").into()))
 }
 
-impl Shared {
+impl ClusterShared {
     fn map(&self) -> Arc<Map> {
         self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -261,7 +261,7 @@ impl Shared {
     }
 
     fn start(&self, address: &Address) -> Arc<Node> {
-        let lane = self.tracking.clone().map(|tracking| Lane::take(tracking, true));
+        let lane = self.tracking.clone().map(|tracking| SessionHandle::take(tracking, true));
         let destination = Destination::Fixed(address.clone());
         Arc::new(Node::start(&destination, &self.login, self.connections, true, lane))
     }
@@ -285,8 +285,8 @@ impl Shared {
             sleep(pause).await;
             let map = self.map();
             let trouble = map.nodes.is_empty() || map.nodes.values().any(|node| node.is_down());
-            let patience = if trouble { PAUSE * 3 } else { REVIEW };
-            let _ = timeout(patience, self.stale.notified()).await;
+            let max_wait = if trouble { PAUSE * 3 } else { REVIEW };
+            let _ = timeout(max_wait, self.stale.notified()).await;
         }
     }
 

@@ -20,7 +20,7 @@ use super::hosts::Hosts;
 use super::identity::{Identity, Role, identify};
 use super::sentinel;
 use crate::clock::Clock;
-use crate::credentials::{CredentialSource, Kept};
+use crate::credentials::{CredentialSource, CurrentCredentials};
 use crate::endpoint::{Address, Secret};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Eviction;
@@ -99,7 +99,7 @@ pub(super) struct Dialled {
     pub(super) address: Address,
     pub(super) identity: Identity,
     /// What it was authenticated with, where that may change.
-    pub(super) credentials: Option<Kept>,
+    pub(super) credentials: Option<CurrentCredentials>,
 }
 
 /// Opens a connection within the login's `connect_timeout`. `pushes` is called in the connection's own task, before any
@@ -151,7 +151,7 @@ async fn open_and_identify(address: &Address, login: &Login, pushes: Pushes) -> 
         .await
         .map_err(|error| translate(&error, &address.to_string()))?;
     login.learned.note(&identity.eviction);
-    let Opened { connection, credentials } = opened;
+    let OpenedConnection { connection, credentials } = opened;
     Ok(Dialled { connection, address: address.clone(), identity, credentials })
 }
 
@@ -191,12 +191,12 @@ fn check_master(dialled: &Dialled) -> Result<()> {
 type Pushes = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
 /// A connection, and what it was authenticated with where that may change.
-pub(super) struct Opened {
+pub(super) struct OpenedConnection {
     pub(super) connection: MultiplexedConnection,
-    credentials: Option<Kept>,
+    credentials: Option<CurrentCredentials>,
 }
 
-pub(super) async fn open(address: &Address, login: &Login, pushes: Option<Pushes>) -> Result<Opened> {
+pub(super) async fn open(address: &Address, login: &Login, pushes: Option<Pushes>) -> Result<OpenedConnection> {
     let credentials = match &login.credentials {
         Some(source) => Some(source.current().await?),
         None => None,
@@ -215,7 +215,7 @@ pub(super) async fn open(address: &Address, login: &Login, pushes: Option<Pushes
         });
     }
     let error = match client.get_multiplexed_async_connection_with_config(&config).await {
-        Ok(connection) => return Ok(Opened { connection, credentials }),
+        Ok(connection) => return Ok(OpenedConnection { connection, credentials }),
         Err(error) => fail(error),
     };
     if let (ErrorKind::Authentication, Some(source), Some(kept)) =
@@ -229,7 +229,7 @@ pub(super) async fn open(address: &Address, login: &Login, pushes: Option<Pushes
     Err(error)
 }
 
-fn client(address: &Address, login: &Login, credentials: Option<&Kept>) -> redis::RedisResult<Client> {
+fn client(address: &Address, login: &Login, credentials: Option<&CurrentCredentials>) -> redis::RedisResult<Client> {
     let address = match address {
         Address::Unix(path) => ConnectionAddr::Unix(path.clone()),
         Address::Tcp { host, port } if login.tls => {
@@ -242,7 +242,7 @@ fn client(address: &Address, login: &Login, credentials: Option<&Kept>) -> redis
         .set_db(login.database.into())
         .set_lib_name("larder", env!("CARGO_PKG_VERSION"));
     let (username, password) = match credentials {
-        Some(Kept { credentials, .. }) => (&credentials.username, Some(&credentials.password)),
+        Some(CurrentCredentials { credentials, .. }) => (&credentials.username, Some(&credentials.password)),
         None => (&login.username, login.password.as_ref()),
     };
     if let Some(username) = username {

@@ -8,7 +8,7 @@ use super::{RedisStore, flag, millis, script, version_text};
 use crate::error::Result;
 use crate::name::Name;
 use crate::store::group::GroupStore;
-use crate::store::lock::{Attempted, HeldBy, LockRequest, Pace, Queue, Ticket, token_text, wake_name};
+use crate::store::lock::{Attempted, HeldBy, LockRequest, QueueTiming, WhenHeld, LockToken, token_text, wake_name};
 
 /// What is held, the table, and the line.
 pub(super) fn names(group: &str) -> [Name; 3] {
@@ -26,13 +26,13 @@ impl GroupStore for RedisStore {
         token: u64,
         locks: &str,
         LockRequest { ttl, by, quarantine }: LockRequest<'_>,
-        queue: Queue,
+        queue: WhenHeld,
     ) -> Result<Attempted> {
         let ([held, state, line], fence, wake) = (names(group), fence_name(group), wake_name(group, token));
-        let Pace { claim, live } = self.pace;
+        let QueueTiming { claim, live } = self.timing;
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(claim), digits(live));
-        let how = if queue == Queue::StandInLine { "1" } else { "0" };
+        let how = if queue == WhenHeld::StandInLine { "1" } else { "0" };
         let keys = [&*held, &state, &line, &fence, &wake];
         let arguments = [&token[..], &ttl, &kept, how, &claim, &live, by, locks].map(str::as_bytes);
         let answer = match quarantine {
@@ -53,7 +53,7 @@ impl GroupStore for RedisStore {
     async fn confirm_group(&self, group: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
         let LockRequest { ttl, by, quarantine } = request;
         let ([held, state, line], fence, wake) = (names(group), fence_name(group), wake_name(group, token));
-        let Pace { claim, live } = self.pace;
+        let QueueTiming { claim, live } = self.timing;
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(claim), digits(live));
         let keys = [&*held, &state, &line, &fence, &wake];
@@ -77,19 +77,19 @@ impl GroupStore for RedisStore {
 
     async fn renew_groups(
         &self,
-        held: &[(Ticket, Duration)],
-        patience: Duration,
+        held: &[(LockToken, Duration)],
+        max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
         let keys_of = |group: &str| {
             let [held, state, _] = names(group);
             vec![held, state]
         };
-        self.renew_by(&script::RENEW_GROUPS, keys_of, held, patience).await
+        self.renew_by(&script::RENEW_GROUPS, keys_of, held, max_wait).await
     }
 
     async fn give_group(&self, group: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
         let ([held, state, line], wake) = (names(group), wake_name(group, token));
-        let Pace { claim, live } = self.pace;
+        let QueueTiming { claim, live } = self.timing;
         let remembered = remembered.map_or_else(|| "0".to_owned(), millis);
         let keys = [&*held, &state, &line, &wake];
         let (token, claim, live) = (version_text(token), millis(claim), millis(live));
@@ -133,10 +133,10 @@ mod tests {
     fn the_scripts_constants_are_those_of_the_seam() {
         let source = script::TAKE_GROUP.source();
         for said in [
-            format!("local KEPT = {} ", Pace::KEPT),
+            format!("local KEPT = {} ", QueueTiming::KEPT),
             format!("local MOST = {MOST_LOOKED_AT} "),
             format!("local FENCE_KEPT = {}\n", millis(FENCE_KEPT)),
-            format!("redis.call('PEXPIRE', KEYS[5], '{}')", millis(Pace::REMEMBERED)),
+            format!("redis.call('PEXPIRE', KEYS[5], '{}')", millis(QueueTiming::REMEMBERED)),
         ] {
             assert!(source.contains(&said), "{said}");
         }

@@ -9,13 +9,13 @@ use super::node::Replay;
 use super::slots::slot;
 use super::{RedisStore, flag, number, pair, script, unexpected};
 use crate::error::{Error, Result};
-use crate::store::limit::{BUCKETS, Charge, Charged, Label, LimitStore, Override, Rule, Stamp, Take, Term};
+use crate::store::limit::{BUCKETS, Charge, Charged, Label, LimitStore, Override, Rule, ChargeStamp, ChargeMode, QuotaSpec};
 
 /// A request in the scripts' own terms: numbers, big-endian, one after the other. One argument costs the server less than
 /// ten, and numbers less than their text.
-struct Request(Vec<u8>);
+struct ChargeArguments(Vec<u8>);
 
-impl Request {
+impl ChargeArguments {
     fn charge(charge: Charge<'_>) -> Self {
         let mut request = Self(Vec::with_capacity(16 + 10 * charge.terms.len()));
         request.number(4, charge.cost).terms(charge.terms);
@@ -25,13 +25,13 @@ impl Request {
 
     /// What a charge asks for beyond all or nothing, now.
     fn more(charge: Charge<'_>) -> Option<Self> {
-        let Charge { take, ahead, patience, .. } = charge;
+        let Charge { take, charge_at, max_wait, .. } = charge;
         let (special, penalty) =
-            (take != Take::All || ahead > 0 || patience > 0, charge.penalty_if_refused());
+            (take != ChargeMode::All || charge_at > 0 || max_wait > 0, charge.penalty_if_refused());
         (special || penalty.is_some()).then(|| {
             let mut more = Self(Vec::with_capacity(34));
             if special {
-                more.number(1, take.number()).number(7, ahead).number(7, patience).number(4, take.least());
+                more.number(1, take.number()).number(7, charge_at).number(7, max_wait).number(4, take.least());
             }
             if let Some(penalty) = penalty {
                 more.number(7, penalty.first).number(1, penalty.factor).number(7, penalty.most);
@@ -50,14 +50,14 @@ impl Request {
         all
     }
 
-    fn refund(terms: &[Term], permits: u64, stamp: Stamp) -> Self {
+    fn refund(terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> Self {
         let mut request = Self(Vec::with_capacity(19 + 10 * terms.len()));
-        request.number(4, permits).number(7, stamp.when).number(7, stamp.born).terms(terms);
+        request.number(4, permits).number(7, stamp.when).number(7, stamp.created_at).terms(terms);
         request
     }
 
     fn override_of(key: &Override) -> Self {
-        let terms: Vec<Term> = key.terms.iter().map(|(term, _)| *term).collect();
+        let terms: Vec<QuotaSpec> = key.terms.iter().map(|(term, _)| *term).collect();
         let mut request = Self(Vec::with_capacity(14 + 25 * terms.len()));
         let span = u64::try_from(key.lasts.as_micros()).unwrap_or(u64::MAX);
         request.number(7, span).number(7, lives(&terms));
@@ -80,7 +80,7 @@ impl Request {
         self
     }
 
-    fn terms(&mut self, terms: &[Term]) {
+    fn terms(&mut self, terms: &[QuotaSpec]) {
         self.number(1, u64::try_from(terms.len()).unwrap_or(u64::MAX));
         for term in terms {
             self.number(6, term.unit()).number(4, term.limit);
@@ -90,8 +90,8 @@ impl Request {
 
 /// For how many milliseconds a record lives: all windows, and a sixth of the longest, so that charge.lua need not say so
 /// anew with every charge. GCRA has its own end.
-fn lives(terms: &[Term]) -> u64 {
-    let whole = |term: &Term| match term.rule {
+fn lives(terms: &[QuotaSpec]) -> u64 {
+    let whole = |term: &QuotaSpec| match term.rule {
         Rule::Buckets => term.width.saturating_mul(BUCKETS + 1 + BUCKETS / 6),
         Rule::Log => term.width.saturating_add(term.width.div_ceil(6)),
         Rule::Gcra => 0,
@@ -117,20 +117,20 @@ fn charged(answer: &[u8]) -> Option<Charged> {
     let granted = number(4)?;
     let (binding, remaining, reset) = (usize::try_from(number(1)?).ok()?, number(4)?, number(7)?);
     let (stamp, wait) = if granted == 0 {
-        (Stamp::default(), number(7)?)
+        (ChargeStamp::default(), number(7)?)
     } else {
         // Only a turn that was booked has to be waited for.
-        (Stamp { when: number(7)?, born: number(7)? }, number(7).unwrap_or(0))
+        (ChargeStamp { when: number(7)?, created_at: number(7)? }, number(7).unwrap_or(0))
     };
     Some(Charged { granted, binding, remaining, wait, reset, stamp, label })
 }
 
 impl LimitStore for RedisStore {
     async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged> {
-        let (request, more) = (Request::charge(charge).0, Request::more(charge));
+        let (request, more) = (ChargeArguments::charge(charge).0, ChargeArguments::more(charge));
         let both = [&*request, more.as_ref().map_or(&[], |more| &*more.0)];
         let arguments = if more.is_some() { &both[..] } else { &both[..1] };
-        let replay = if charge.take == Take::Look { Replay::Safe } else { Replay::Never };
+        let replay = if charge.take == ChargeMode::Look { Replay::Safe } else { Replay::Never };
         match self.network.run_script(name, &script::CHARGE, &[name], arguments, replay).await? {
             Value::BulkString(answer) => {
                 charged(&answer).ok_or_else(|| unexpected(&Value::BulkString(answer)))
@@ -149,7 +149,7 @@ impl LimitStore for RedisStore {
                  put their limiters into one group by RateLimiter::in_group()",
             ));
         }
-        let requests = Request::together(charges);
+        let requests = ChargeArguments::together(charges);
         let arguments: Vec<&[u8]> = requests.iter().map(Vec::as_slice).collect();
         let script = &script::CHARGE_TOGETHER;
         match self.network.run_script(first, script, &names, &arguments, Replay::Never).await? {
@@ -166,13 +166,13 @@ impl LimitStore for RedisStore {
         }
     }
 
-    async fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp) -> Result<u64> {
-        let request = Request::refund(terms, permits, stamp).0;
+    async fn refund(&self, name: &str, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> Result<u64> {
+        let request = ChargeArguments::refund(terms, permits, stamp).0;
         number(&self.network.run_script(name, &script::REFUND, &[name], &[&request], Replay::Never).await?)
     }
 
     async fn set_override(&self, name: &str, terms: &Override) -> Result<()> {
-        let request = Request::override_of(terms).0;
+        let request = ChargeArguments::override_of(terms).0;
         self.network.run_script(name, &script::OVERRIDE, &[name], &[&request], Replay::Safe).await.map(drop)
     }
 
@@ -213,7 +213,7 @@ pub(crate) mod raw {
     }
 
     pub(crate) fn over_request(key: &Override) -> Vec<u8> {
-        Request::override_of(key).0
+        ChargeArguments::override_of(key).0
     }
 
     pub(crate) fn together() -> &'static str {
@@ -221,15 +221,15 @@ pub(crate) mod raw {
     }
 
     pub(crate) fn charge_together(charges: &[(&str, Charge<'_>)]) -> Vec<Vec<u8>> {
-        Request::together(charges)
+        ChargeArguments::together(charges)
     }
 
     pub(crate) fn charge(charge: Charge<'_>) -> (Vec<u8>, Option<Vec<u8>>) {
-        (Request::charge(charge).0, Request::more(charge).map(|more| more.0))
+        (ChargeArguments::charge(charge).0, ChargeArguments::more(charge).map(|more| more.0))
     }
 
-    pub(crate) fn refund(terms: &[Term], permits: u64, stamp: Stamp) -> Vec<u8> {
-        Request::refund(terms, permits, stamp).0
+    pub(crate) fn refund(terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> Vec<u8> {
+        ChargeArguments::refund(terms, permits, stamp).0
     }
 
     pub(crate) fn answer(answer: &[u8]) -> Charged {
@@ -238,7 +238,7 @@ pub(crate) mod raw {
 
     #[test]
     fn numbers_take_their_lowest_bytes_and_never_wrap() {
-        let mut request = Request(Vec::new());
+        let mut request = ChargeArguments(Vec::new());
         request.number(1, 7).number(4, 0x0102_0304).number(2, 70_000);
         assert_eq!(request.0, [7, 1, 2, 3, 4, 255, 255]);
     }

@@ -25,17 +25,17 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::instrument::WithSubscriber;
 
-use super::agreement::{Admission, Use};
+use super::agreement::{Admission, ConnectionUse};
 use super::dial::{Destination, Dialled, Learned, Login, describe, dial, look_up};
 use super::error::translate;
 use super::hosts::{Driver, run_on};
 use super::identity::{AskRole, Identity, Role};
 use super::slots;
 use super::time::ServerTime;
-use super::tracking::{Lane, arm};
-use crate::credentials::{CredentialSource, Kept};
+use super::tracking::{SessionHandle, arm};
+use crate::credentials::{CredentialSource, CurrentCredentials};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::trust::Seen;
+use crate::store::trust::ReadStamp;
 use crate::telemetry::target;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ pub(super) struct Live {
     stranded: Arc<AtomicBool>,
     since: Instant,
     /// As what it is believed, where changes are told.
-    pub(super) seen: Option<Seen>,
+    pub(super) seen: Option<ReadStamp>,
     /// What the server said of itself. In a cluster the map of slots says who is a master.
     pub(super) role: Option<Role>,
     /// Of the links of the node; see [`Agreement`](super::agreement::Agreement).
@@ -91,7 +91,7 @@ impl Live {
 }
 
 #[derive(Clone)]
-enum State {
+enum LinkState {
     Dialling,
     Up(Live),
     Down(Error),
@@ -101,7 +101,7 @@ enum State {
 
 /// Drops its connection and stops dialling when dropped.
 pub(super) struct Link {
-    state: watch::Sender<State>,
+    state: watch::Sender<LinkState>,
     login: Arc<Login>,
     time: Arc<ServerTime>,
     supervisor: AbortHandle,
@@ -109,8 +109,8 @@ pub(super) struct Link {
 
 impl Link {
     /// Starts dialling. [`live`](Self::live) waits for the first attempt. With a lane it is a tracked connection.
-    pub(super) fn start(destination: Destination, kind: Kind, login: Arc<Login>, lane: Option<Lane>) -> Self {
-        let (state, _) = watch::channel(State::Dialling);
+    pub(super) fn start(destination: Destination, kind: LinkKind, login: Arc<Login>, lane: Option<SessionHandle>) -> Self {
+        let (state, _) = watch::channel(LinkState::Dialling);
         let time = Arc::new(ServerTime::new(login.clock.clone()));
         let supervisor = Supervisor { destination, kind, login: login.clone(), time: time.clone(), lane };
         let supervisor = supervisor.run(state.clone()).with_current_subscriber();
@@ -121,7 +121,7 @@ impl Link {
     /// The connection, if it is open.
     pub(super) fn standing(&self) -> Option<Live> {
         match &*self.state.borrow() {
-            State::Up(live) if self.is_current(live) => Some(live.clone()),
+            LinkState::Up(live) if self.is_current(live) => Some(live.clone()),
             _ => None,
         }
     }
@@ -140,30 +140,30 @@ impl Link {
     pub(super) async fn live_after(&self, failed: Option<&Live>) -> Result<Live> {
         let usable =
             |live: &Live| self.is_current(live) && failed.is_none_or(|failed| failed.number != live.number);
-        if !matches!(&*self.state.borrow(), State::Up(live) if usable(live)) {
+        if !matches!(&*self.state.borrow(), LinkState::Up(live) if usable(live)) {
             self.login.hosts.remember_caller();
         }
         let mut state = self.state.subscribe();
         let settled = state.wait_for(|state| match state {
-            State::Dialling => false,
-            State::Up(live) => usable(live),
-            State::Down(_) | State::Closed => true,
+            LinkState::Dialling => false,
+            LinkState::Up(live) => usable(live),
+            LinkState::Down(_) | LinkState::Closed => true,
         });
         match settled.await.as_deref() {
-            Ok(State::Up(live)) => Ok(live.clone()),
-            Ok(State::Down(error)) => Err(error.clone()),
-            Ok(State::Dialling | State::Closed) | Err(_) => Err(Error::closed()),
+            Ok(LinkState::Up(live)) => Ok(live.clone()),
+            Ok(LinkState::Down(error)) => Err(error.clone()),
+            Ok(LinkState::Dialling | LinkState::Closed) | Err(_) => Err(Error::closed()),
         }
     }
 
     pub(super) fn is_down(&self) -> bool {
-        matches!(&*self.state.borrow(), State::Down(_))
+        matches!(&*self.state.borrow(), LinkState::Down(_))
     }
 
     /// Gives the connection up for good. Requests under way hold it until they are answered.
     pub(super) fn close(&self) {
         self.supervisor.abort();
-        self.state.send_replace(State::Closed);
+        self.state.send_replace(LinkState::Closed);
     }
 
     pub(super) fn time(&self) -> &ServerTime {
@@ -179,7 +179,7 @@ impl Drop for Link {
 
 /// What a link is one of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LinkKind {
     /// The links to one server. The first looks the name up where they talk to a replica.
     First,
     Further,
@@ -192,14 +192,14 @@ const OF_CLUSTER: u64 = u64::MAX;
 
 struct Supervisor {
     destination: Destination,
-    kind: Kind,
+    kind: LinkKind,
     login: Arc<Login>,
     time: Arc<ServerTime>,
-    lane: Option<Lane>,
+    lane: Option<SessionHandle>,
 }
 
 impl Supervisor {
-    async fn run(self, state: watch::Sender<State>) {
+    async fn run(self, state: watch::Sender<LinkState>) {
         let mut number = 0;
         let mut delays = delays();
         loop {
@@ -208,7 +208,7 @@ impl Supervisor {
             let connected =
                 self.login.hosts.meter.connected(&describe(&self.destination), self.role(), number > 1);
             let driver = drive(&state, &live, runtime);
-            put(&state, State::Up(live.clone()));
+            put(&state, LinkState::Up(live.clone()));
             if number > 1 {
                 self.login.hosts.note_reconnect();
             }
@@ -221,7 +221,7 @@ impl Supervisor {
                 lane.end(seen);
             }
             let server = describe(&self.destination);
-            let down = |kind, what: &str| State::Down(Error::new(kind, format!("{server} {what}")));
+            let down = |kind, what: &str| LinkState::Down(Error::new(kind, format!("{server} {what}")));
             // A server that takes connections and drops them at once must not be dialled without a pause.
             let brief = since.elapsed() <= HEARTBEAT && end != End::Moved;
             let pause = brief.then(|| delays.next().unwrap_or(LONGEST_DELAY));
@@ -234,7 +234,7 @@ impl Supervisor {
                         "the runtime that drove a connection does not run: dialling on another"
                     );
                     self.login.hosts.forget(&driver.runtime);
-                    put(&state, State::Dialling);
+                    put(&state, LinkState::Dialling);
                     continue;
                 }
                 // A hanging server will hardly answer a dial sooner: callers need not wait for that.
@@ -242,7 +242,7 @@ impl Supervisor {
                 End::Broken if pause.is_some_and(|pause| pause > WAITED_FOR) => {
                     down(ErrorKind::Disconnected, "drops new connections")
                 }
-                End::Broken | End::Moved => State::Dialling,
+                End::Broken | End::Moved => LinkState::Dialling,
             };
             tracing::warn!(target: target::CONNECTION, %server, role = self.role(), "connection lost, dialling again");
             put(&state, next);
@@ -269,7 +269,7 @@ impl Supervisor {
 
     async fn dial_until_up(
         &self,
-        state: &watch::Sender<State>,
+        state: &watch::Sender<LinkState>,
         delays: &mut ExponentialBackoff,
         number: u64,
     ) -> Opened {
@@ -290,7 +290,7 @@ impl Supervisor {
                         // Each attempt costs a server that has no room for it.
                         least = BUSY_DELAY;
                     }
-                    put(state, State::Down(error));
+                    put(state, LinkState::Down(error));
                 }
             }
             sleep(delays.next().unwrap_or(LONGEST_DELAY).max(least)).await;
@@ -314,7 +314,7 @@ impl Supervisor {
         let begun = self.login.learned.agreement.generation();
         let broken = Arc::new(Notify::new());
         let on_break = broken.clone();
-        let seen = self.lane.as_ref().and_then(Lane::open);
+        let seen = self.lane.as_ref().and_then(SessionHandle::open);
         let tell = self.lane.as_ref().map(|lane| lane.pushes(seen));
         let pushes = move |push: redis::PushInfo| {
             if let Some(tell) = &tell {
@@ -331,8 +331,8 @@ impl Supervisor {
                 Ok(dialled) => dialled,
                 Err(error) => return Some(Err(error)),
             };
-        let (generation, by) = if self.kind == Kind::OfCluster {
-            (OF_CLUSTER, Use::Trusted)
+        let (generation, by) = if self.kind == LinkKind::OfCluster {
+            (OF_CLUSTER, ConnectionUse::Trusted)
         } else {
             match self.login.learned.agreement.admit(&identity, begun, &describe(&self.destination)) {
                 Admission::Used { generation, by } => (generation, by),
@@ -358,12 +358,12 @@ impl Supervisor {
         let handshake = async {
             if let Some(lane) = &self.lane {
                 let tracked = arm(&live.connection, &address.to_string(), self.role()).await?;
-                live.seen = seen.filter(|_| tracked && by == Use::Trusted);
+                live.seen = seen.filter(|_| tracked && by == ConnectionUse::Trusted);
                 if let Some(seen) = live.seen.filter(|_| generation != OF_CLUSTER) {
                     self.login.learned.agreement.keep(generation, lane.lanes(), seen);
                 }
             }
-            if self.lane.as_ref().is_some_and(Lane::of_cluster) && live.seen.is_some() {
+            if self.lane.as_ref().is_some_and(SessionHandle::of_cluster) && live.seen.is_some() {
                 // Before anything is read: a slot that is given away from now on is noticed.
                 slots = masters(&live).await;
             }
@@ -383,8 +383,8 @@ impl Supervisor {
     /// Asks for the server's time, and for its role where that can be asked: one round trip. A master's answer keeps valid
     /// what was read through a tracked connection. An error is a lost connection.
     async fn beat(&self, live: &Live, ask_role: AskRole) -> RedisResult<Option<Role>> {
-        let sent = self.lane.as_ref().map(Lane::moment);
-        let asks = self.kind != Kind::OfCluster && ask_role != AskRole::No;
+        let sent = self.lane.as_ref().map(SessionHandle::moment);
+        let asks = self.kind != LinkKind::OfCluster && ask_role != AskRole::No;
         let answer =
             self.time.ask(&live.connection, asks.then(|| ask_role.command()), || self.whose()).await?;
         let role = answer.and_then(|answer| ask_role.read(&answer));
@@ -401,9 +401,9 @@ impl Supervisor {
         let agreement = &self.login.learned.agreement;
         let mut moves = agreement.moves();
         let server = describe(&self.destination);
-        let of_cluster = self.kind == Kind::OfCluster;
+        let of_cluster = self.kind == LinkKind::OfCluster;
         // Where the name leads to a master by now, if this is a replica. It must not delay a heartbeat.
-        let looks = self.kind == Kind::First && self.destination.moves() && about.identity.is_replica();
+        let looks = self.kind == LinkKind::First && self.destination.moves() && about.identity.is_replica();
         let (mut look, mut look_pause) = (Instant::now() + FIRST_LOOK, FIRST_LOOK);
         let mut looking = OptionFuture::default();
         let mut renewing = OptionFuture::default();
@@ -520,7 +520,7 @@ async fn masters(live: &Live) -> Option<Vec<Vec<redis::Value>>> {
 struct About {
     identity: Identity,
     /// What it was authenticated with, where that may change.
-    credentials: Option<Kept>,
+    credentials: Option<CurrentCredentials>,
     /// Who served which slot when it was last asked, where it tells of changes to a node of a cluster.
     slots: Option<Vec<Vec<redis::Value>>>,
     _member: Member,
@@ -530,7 +530,7 @@ struct About {
 struct Member {
     learned: Arc<Learned>,
     generation: u64,
-    by: Use,
+    by: ConnectionUse,
 }
 
 impl Drop for Member {
@@ -545,7 +545,7 @@ async fn authenticate(
     source: &CredentialSource,
     login: &Login,
     server: &str,
-) -> Result<Kept> {
+) -> Result<CurrentCredentials> {
     let renew = async {
         let kept = source.current().await?;
         let mut command = redis::cmd("AUTH");
@@ -589,16 +589,16 @@ struct Opened {
 }
 
 /// Notes at once, for callers and the supervisor, when the runtime of a connection ends.
-fn drive(state: &watch::Sender<State>, live: &Live, runtime: Handle) -> Driver {
+fn drive(state: &watch::Sender<LinkState>, live: &Live, runtime: Handle) -> Driver {
     let (state, number) = (state.clone(), live.number);
     let (stranded, broken) = (live.stranded.clone(), live.broken.clone());
     Driver::new(runtime, move || {
         stranded.store(true, Ordering::Release);
         // A later connection is none of this driver's business.
         state.send_if_modified(|state| {
-            let ours = matches!(state, State::Up(live) if live.number == number);
+            let ours = matches!(state, LinkState::Up(live) if live.number == number);
             if ours {
-                *state = State::Dialling;
+                *state = LinkState::Dialling;
             }
             ours
         });
@@ -616,9 +616,9 @@ fn delays() -> ExponentialBackoff {
 }
 
 /// Replaces the state, unless the link was closed: a supervisor that is being aborted may still be running.
-fn put(state: &watch::Sender<State>, next: State) {
+fn put(state: &watch::Sender<LinkState>, next: LinkState) {
     state.send_if_modified(|state| {
-        let open = !matches!(state, State::Closed);
+        let open = !matches!(state, LinkState::Closed);
         if open {
             *state = next;
         }

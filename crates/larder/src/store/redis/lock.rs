@@ -23,7 +23,7 @@ use crate::name::Name;
 use crate::store::Expiry;
 use crate::store::group::is_group;
 use crate::store::lock::{
-    Attempted, HeldBy, LockRequest, LockStore, Pace, Queue, Ticket, Turn, token_text, wake_name,
+    Attempted, HeldBy, LockRequest, LockStore, QueueTiming, WhenHeld, LockToken, QueueStatus, token_text, wake_name,
 };
 use crate::store::permit::is_semaphore;
 
@@ -75,9 +75,9 @@ impl RedisStore {
         script: &Script,
         names: &[&str],
         arguments: &[&[u8]],
-        queue: Queue,
+        queue: WhenHeld,
     ) -> Result<Attempted> {
-        if queue == Queue::GoAway {
+        if queue == WhenHeld::GoAway {
             // On the connection of releases, and so behind the release of a guard that was dropped before.
             let answer = self.network.run_script(lock, script, names, arguments, Replay::Never);
             return attempted(&answer.await?, false);
@@ -87,17 +87,17 @@ impl RedisStore {
     }
 
     /// What each script of a line is told of its spans of time.
-    fn pace(&self) -> [String; 2] {
-        let Pace { claim, live } = self.pace;
+    fn timing(&self) -> [String; 2] {
+        let QueueTiming { claim, live } = self.timing;
         [millis(claim), millis(live)]
     }
 
     /// The same behind something else, as one argument.
     fn paced(&self, before: &str) -> Name {
         let mut paced = Name::from(before);
-        paced.push_str(&digits(self.pace.claim));
+        paced.push_str(&digits(self.timing.claim));
         paced.push_str(" ");
-        paced.push_str(&digits(self.pace.live));
+        paced.push_str(&digits(self.timing.live));
         paced
     }
 
@@ -106,14 +106,14 @@ impl RedisStore {
         &self,
         script: &Script,
         keys_of: impl Fn(&str) -> Vec<Name>,
-        held: &[(Ticket, Duration)],
-        patience: Duration,
+        held: &[(LockToken, Duration)],
+        max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
         let names: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
         let groups = self.network.groups(&names);
         let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
         let answers = join_all(parts.iter().map(async |places| {
-            within(patience, async {
+            within(max_wait, async {
                 let held: Vec<_> = places.iter().filter_map(|place| held.get(*place)).collect();
                 let keys: Vec<Name> = held.iter().flat_map(|(ticket, _)| keys_of(&ticket.lock)).collect();
                 let keys: Vec<&str> = keys.iter().map(Name::as_str).collect();
@@ -136,26 +136,26 @@ impl RedisStore {
 impl RedisStore {
     /// Keeps the places of those of `waiting` that stand at `places`, by a script that takes for each lock the keys that
     /// `keys_of` gives.
-    async fn stand_by_at(
+    async fn heartbeat_at(
         &self,
-        waiting: &[Ticket],
+        waiting: &[LockToken],
         places: &[usize],
         script: &Script,
         keys_of: impl Fn(&str) -> Vec<Name>,
-        patience: Duration,
-    ) -> Result<Vec<Option<Turn>>> {
-        let tickets: Vec<&Ticket> = places.iter().filter_map(|place| waiting.get(*place)).collect();
-        let [claim, live] = self.pace();
+        max_wait: Duration,
+    ) -> Result<Vec<Option<QueueStatus>>> {
+        let tickets: Vec<&LockToken> = places.iter().filter_map(|place| waiting.get(*place)).collect();
+        let [claim, live] = self.timing();
         let names: Vec<&str> = tickets.iter().map(|ticket| ticket.lock.as_str()).collect();
         let groups = self.network.groups(&names);
         let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
         let answers = join_all(parts.iter().map(async |places| {
-            within(patience, async {
-                let part: Vec<&Ticket> =
+            within(max_wait, async {
+                let part: Vec<&LockToken> =
                     places.iter().filter_map(|place| tickets.get(*place).copied()).collect();
                 let (mut keys, mut arguments) = (Vec::new(), vec![claim.clone(), live.clone()]);
                 for of_lock in part.chunk_by(|a, b| a.lock == b.lock) {
-                    if let Some(Ticket { lock, .. }) = of_lock.first() {
+                    if let Some(LockToken { lock, .. }) = of_lock.first() {
                         keys.extend(keys_of(lock));
                     }
                     arguments.push(of_lock.len().to_string());
@@ -203,9 +203,9 @@ impl RedisStore {
     }
 }
 
-/// What one part answers within `patience`: one that fails or hangs leaves the others their answers.
-async fn within<T>(patience: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(patience, asked).await.unwrap_or_else(|_| Err(Error::timed_out(patience)))
+/// What one part answers within `max_wait`: one that fails or hangs leaves the others their answers.
+async fn within<T>(max_wait: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(max_wait, asked).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
 }
 
 /// What was answered to each of `count`, by place; an error only where nothing was.
@@ -242,11 +242,11 @@ pub(super) fn attempted(answer: &Value, told: bool) -> Result<Attempted> {
     }
 }
 
-fn turn(answer: &Value) -> Result<Turn> {
+fn turn(answer: &Value) -> Result<QueueStatus> {
     match answer {
-        Value::Int(0) => Ok(Turn::Waits),
-        Value::Int(1) => Ok(Turn::Come),
-        Value::Int(2) => Ok(Turn::Gone),
+        Value::Int(0) => Ok(QueueStatus::Waits),
+        Value::Int(1) => Ok(QueueStatus::Come),
+        Value::Int(2) => Ok(QueueStatus::Gone),
         other => Err(unexpected(other)),
     }
 }
@@ -278,12 +278,12 @@ impl LockStore for RedisStore {
         lock: &str,
         token: u64,
         LockRequest { ttl, by, quarantine }: LockRequest<'_>,
-        queue: Queue,
+        queue: WhenHeld,
     ) -> Result<Attempted> {
         let (fence, line, seen, wake) =
             (fence_name(lock), line_name(lock), seen_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
-        let how = self.paced(if queue == Queue::StandInLine { "1 " } else { "0 " });
+        let how = self.paced(if queue == WhenHeld::StandInLine { "1 " } else { "0 " });
         let names = [lock, &fence, &line, &seen, &wake];
         let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes(), by.as_bytes()];
         if let Some(longest) = quarantine {
@@ -300,7 +300,7 @@ impl LockStore for RedisStore {
         let (fence, line, seen, wake) =
             (fence_name(lock), line_name(lock), seen_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
-        let (claim, live) = (digits(self.pace.claim), digits(self.pace.live));
+        let (claim, live) = (digits(self.timing.claim), digits(self.timing.live));
         let names = [lock, &fence, &line, &seen, &wake];
         let arguments = [&token[..], &ttl, &kept, &claim, &live, by].map(str::as_bytes);
         let answer = match quarantine {
@@ -321,7 +321,7 @@ impl LockStore for RedisStore {
         Ok(bytes(answer)?.is_some())
     }
 
-    async fn stand_by(&self, waiting: &[Ticket], patience: Duration) -> Result<Vec<Option<Turn>>> {
+    async fn heartbeat(&self, waiting: &[LockToken], max_wait: Duration) -> Result<Vec<Option<QueueStatus>>> {
         let of = |is: fn(&str) -> bool| {
             let is = |place: &usize| waiting.get(*place).is_some_and(|ticket| is(&ticket.lock));
             (0..waiting.len()).filter(is).collect::<Vec<usize>>()
@@ -332,9 +332,9 @@ impl LockStore for RedisStore {
         let keys_of_lock = |lock: &str| vec![Name::from(lock), line_name(lock), seen_name(lock)];
         let keys_of_semaphore = |semaphore: &str| permit::names(semaphore).to_vec();
         let (of_locks, of_semaphores, of_groups) = tokio::join!(
-            self.stand_by_at(waiting, &locks, &script::STAND_BY, keys_of_lock, patience),
-            self.stand_by_at(waiting, &semaphores, &script::STAND_BY_PERMITS, keys_of_semaphore, patience),
-            self.stand_by_at(waiting, &groups, &script::STAND_BY_GROUPS, keys_of_group, patience),
+            self.heartbeat_at(waiting, &locks, &script::STAND_BY, keys_of_lock, max_wait),
+            self.heartbeat_at(waiting, &semaphores, &script::STAND_BY_PERMITS, keys_of_semaphore, max_wait),
+            self.heartbeat_at(waiting, &groups, &script::STAND_BY_GROUPS, keys_of_group, max_wait),
         );
         let parts = [locks.as_slice(), &semaphores, &groups];
         let asked =
@@ -345,7 +345,7 @@ impl LockStore for RedisStore {
 
     async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
         let (line, seen, wake) = (line_name(lock), seen_name(lock), wake_name(lock, token));
-        let [claim, live] = self.pace();
+        let [claim, live] = self.timing();
         let (token, remembered) = (version_text(token), millis(remembered));
         let names = [lock, &line, &seen, &wake];
         let arguments = [token.as_bytes(), claim.as_bytes(), live.as_bytes(), remembered.as_bytes()];
@@ -353,17 +353,17 @@ impl LockStore for RedisStore {
         flag(&self.run_in_order(lock, &script::GIVE_UP, known, &names, &arguments, Replay::Safe).await?)
     }
 
-    async fn extend(&self, held: &[(Ticket, Duration)], patience: Duration) -> Result<Vec<Option<bool>>> {
-        self.renew_by(&script::EXTEND, |lock| vec![Name::from(lock)], held, patience).await
+    async fn extend(&self, held: &[(LockToken, Duration)], max_wait: Duration) -> Result<Vec<Option<bool>>> {
+        self.renew_by(&script::EXTEND, |lock| vec![Name::from(lock)], held, max_wait).await
     }
 
     async fn acknowledged(
         &self,
-        held: &[Ticket],
+        held: &[LockToken],
         replicas: u32,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
-        self.acknowledged_by(held, replicas, patience).await
+        self.acknowledged_by(held, replicas, max_wait).await
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
@@ -384,7 +384,7 @@ impl LockStore for RedisStore {
 
     async fn break_if(&self, lock: &str, fence: u64) -> Result<bool> {
         let (last, line, seen) = (fence_name(lock), line_name(lock), seen_name(lock));
-        let (fence, [claim, live]) = (fence.to_string(), self.pace());
+        let (fence, [claim, live]) = (fence.to_string(), self.timing());
         let names = [lock, &last, &line, &seen];
         let arguments = [fence.as_bytes(), claim.as_bytes(), live.as_bytes()];
         flag(&self.network.run_script(lock, &script::BREAK_IF, &names, &arguments, Replay::Never).await?)
@@ -398,8 +398,8 @@ mod tests {
 
     #[test]
     fn the_scripts_spans_are_those_of_the_pace() {
-        let kept = 2 * Pace::KEPT * Pace::default().live;
-        for (key, span) in [("KEYS[5]", Pace::REMEMBERED), ("KEYS[3]", kept)] {
+        let kept = 2 * QueueTiming::KEPT * QueueTiming::default().live;
+        for (key, span) in [("KEYS[5]", QueueTiming::REMEMBERED), ("KEYS[3]", kept)] {
             let said = format!("redis.call('PEXPIRE', {key}, '{}')", millis(span));
             assert!(script::ACQUIRE.source().contains(&said), "{said}");
         }

@@ -35,10 +35,10 @@ use futures_util::future::{join_all, try_join_all};
 use redis::{Cmd, Value, cmd};
 use tokio::sync::watch;
 
-use super::lock::Pace;
-use super::trust::Lanes;
+use super::lock::QueueTiming;
+use super::trust::Sessions;
 use super::{
-    Claim, Eviction, Expiry, Fencing, FillStart, Force, KeptVersion, Listener, RefreshClaim, RefreshStart,
+    Claim, Eviction, Expiry, Fencing, FillStart, Force, KeptVersion, InvalidationSink, RefreshClaim, RefreshStart,
     Store, Tracked, read_version,
 };
 use crate::endpoint::Deployment;
@@ -57,8 +57,8 @@ use tracking::Tracking;
 pub(crate) struct RedisStore {
     network: Network,
     reconnects: watch::Receiver<u64>,
-    lanes: Arc<Lanes>,
-    pub(super) pace: Pace,
+    lanes: Arc<Sessions>,
+    pub(super) timing: QueueTiming,
     learned: Arc<Learned>,
     known: Box<KnownScripts>,
     /// Boxed: it is large, and seldom used.
@@ -69,19 +69,19 @@ pub(crate) struct RedisStore {
 /// that the server has forgotten would be sent a second time, and be overtaken: so it is sent whole until it has run.
 #[derive(Debug, Default)]
 struct KnownScripts {
-    release: Known,
-    give_up: Known,
-    give_permit: Known,
-    give_group: Known,
-    abandon_fill: Known,
-    abandon_refresh: Known,
+    release: KnownScript,
+    give_up: KnownScript,
+    give_permit: KnownScript,
+    give_group: KnownScript,
+    abandon_fill: KnownScript,
+    abandon_refresh: KnownScript,
 }
 
 /// Since which reconnect the server has run a script, plus one. A server that restarts breaks the connection.
 ///
 /// Not guaranteed: that each node of a cluster knows it, nor that it does after `SCRIPT FLUSH`. Then it is sent again.
 #[derive(Debug, Default)]
-struct Known(AtomicU64);
+struct KnownScript(AtomicU64);
 
 impl RedisStore {
     /// Starts to connect; with a listener there is a tracked connection, too. [`ready`](Self::ready) waits
@@ -91,9 +91,9 @@ impl RedisStore {
         login: Login,
         sentinel_login: Login,
         connections: usize,
-        listener: Option<Arc<dyn Listener>>,
+        listener: Option<Arc<dyn InvalidationSink>>,
     ) -> Self {
-        let lanes = Arc::new(Lanes::remote());
+        let lanes = Arc::new(Sessions::remote());
         let tracking = listener.map(|listener| {
             let (lanes, clock) = (lanes.clone(), login.clock.clone());
             Tracking { lanes, listener, clock }
@@ -102,7 +102,7 @@ impl RedisStore {
         let replicas = Box::new(Replicas::new(deployment.clone(), login.clone(), sentinel_login.clone()));
         let network = Network::start(deployment, login, sentinel_login, connections, tracking);
         let known = Box::default();
-        Self { network, reconnects, lanes, pace: Pace::default(), learned, known, replicas }
+        Self { network, reconnects, lanes, timing: QueueTiming::default(), learned, known, replicas }
     }
 
     /// Waits for the first attempt to connect, and gives its failure.
@@ -130,7 +130,7 @@ impl RedisStore {
         &self,
         name: &str,
         script: &script::Script,
-        known: &Known,
+        known: &KnownScript,
         keys: &[&str],
         arguments: &[&[u8]],
         replay: Replay,
@@ -208,7 +208,7 @@ impl Store for RedisStore {
     }
 
     #[inline]
-    fn lanes(&self) -> &Lanes {
+    fn lanes(&self) -> &Sessions {
         &self.lanes
     }
 

@@ -15,10 +15,10 @@ use super::node::{Node, Replay};
 use super::script::Script;
 use super::slots::slot;
 use super::time::wall_clock;
-use super::tracking::{Lane, Tracking};
+use super::tracking::{SessionHandle, Tracking};
 use crate::endpoint::Deployment;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::trust::Seen;
+use crate::store::trust::ReadStamp;
 
 /// How long a tracked connection may take for an answer before the other is asked: it may have fallen silent, and is given
 /// up only after some heartbeats.
@@ -48,7 +48,7 @@ impl Server<'_> {
 }
 
 /// Names that one command can hold, by their place in the caller's list.
-pub(super) struct Group {
+pub(super) struct KeyGroup {
     lane: u16,
     pub(super) places: Vec<usize>,
 }
@@ -71,7 +71,7 @@ impl Network {
                 Destination::Sentinel { sentinels, service, sentinel_login: Arc::new(sentinel_login) }
             }
         };
-        let lane = tracking.map(|tracking| Lane::take(tracking, false));
+        let lane = tracking.map(|tracking| SessionHandle::take(tracking, false));
         Self::Single(Node::start(&destination, &login, connections, false, lane))
     }
 
@@ -136,7 +136,7 @@ impl Network {
 
     /// Sends a command that may be sent twice, on the connection that tells of changes where that stands: one round trip.
     /// The proof that changes will be told comes with the answer.
-    pub(super) async fn run_tracked(&self, name: &str, command: &Cmd) -> Result<(Value, Option<Seen>)> {
+    pub(super) async fn run_tracked(&self, name: &str, command: &Cmd) -> Result<(Value, Option<ReadStamp>)> {
         if let Some((node, live, seen)) = self.tracked(name)
             && let Ok(Ok(value)) = timeout(TRACKED_PATIENCE, node.as_node().send_tracked(live, command)).await
         {
@@ -152,7 +152,7 @@ impl Network {
         script: &Script,
         keys: &[&str],
         arguments: &[&[u8]],
-    ) -> Result<(Value, Option<Seen>)> {
+    ) -> Result<(Value, Option<ReadStamp>)> {
         if let Some((node, live, seen)) = self.tracked(name) {
             let node = node.as_node();
             let run = async {
@@ -197,9 +197,9 @@ impl Network {
     /// Reads all names of a group, tracked where that can be: one round trip.
     pub(super) async fn read_group_tracked(
         &self,
-        group: &Group,
+        group: &KeyGroup,
         names: &[&str],
-    ) -> Result<(Vec<Value>, Option<Seen>)> {
+    ) -> Result<(Vec<Value>, Option<ReadStamp>)> {
         if let Some((node, live, seen)) = names.first().and_then(|name| self.tracked(name)) {
             let read = async {
                 if live.reads_many {
@@ -223,7 +223,7 @@ impl Network {
         Ok((self.read_group(group, names).await?, None))
     }
 
-    fn tracked(&self, name: &str) -> Option<(Server<'_>, Live, Seen)> {
+    fn tracked(&self, name: &str) -> Option<(Server<'_>, Live, ReadStamp)> {
         let server = match self {
             Self::Single(node) => Server::Single(node),
             Self::Cluster(cluster) => Server::Of(cluster.master(slot(name))?),
@@ -233,7 +233,7 @@ impl Network {
     }
 
     /// Splits a list of names into what one command can hold: all of them, or those of one slot. No group is empty.
-    pub(super) fn groups(&self, names: &[impl AsRef<str>]) -> Vec<Group> {
+    pub(super) fn groups(&self, names: &[impl AsRef<str>]) -> Vec<KeyGroup> {
         match self {
             Self::Single(_) => group(names, |_| 0),
             Self::Cluster(_) => group(names, slot),
@@ -242,7 +242,7 @@ impl Network {
 
     /// The same for writes, which must also keep their order with other writes to the same name, and so go to its
     /// connection.
-    pub(super) fn write_groups(&self, names: &[impl AsRef<str>]) -> Vec<Group> {
+    pub(super) fn write_groups(&self, names: &[impl AsRef<str>]) -> Vec<KeyGroup> {
         match self {
             Self::Single(node) => {
                 group(names, |name| self.lane(name).checked_rem(node.lanes()).unwrap_or_default())
@@ -254,7 +254,7 @@ impl Network {
     /// As [`run_each`](Self::run_each), where one answer that is an error is the answer to all.
     pub(super) async fn run_all(
         &self,
-        group: &Group,
+        group: &KeyGroup,
         commands: Vec<Cmd>,
         replay: Replay,
     ) -> Result<Vec<Value>> {
@@ -264,7 +264,7 @@ impl Network {
     /// Sends the commands of a group in one write: one round trip. Each has its own answer.
     pub(super) async fn run_each(
         &self,
-        group: &Group,
+        group: &KeyGroup,
         commands: Vec<Cmd>,
         replay: Replay,
     ) -> Result<Vec<Result<Value>>> {
@@ -297,7 +297,7 @@ impl Network {
     }
 
     /// Reads all names of a group: one round trip, and one more while a cluster moves just their slot.
-    pub(super) async fn read_group(&self, group: &Group, names: &[&str]) -> Result<Vec<Value>> {
+    pub(super) async fn read_group(&self, group: &KeyGroup, names: &[&str]) -> Result<Vec<Value>> {
         let size: usize = names.iter().map(|name| name.len()).sum();
         let mut command = Cmd::with_capacity(names.len() + 1, size + 4);
         command.arg("MGET").arg(names);
@@ -383,10 +383,10 @@ impl Network {
     }
 }
 
-fn group(names: &[impl AsRef<str>], lane: impl Fn(&str) -> u16) -> Vec<Group> {
+fn group(names: &[impl AsRef<str>], lane: impl Fn(&str) -> u16) -> Vec<KeyGroup> {
     let mut by_lane: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
     for (place, name) in names.iter().enumerate() {
         by_lane.entry(lane(name.as_ref())).or_default().push(place);
     }
-    by_lane.into_iter().map(|(lane, places)| Group { lane, places }).collect()
+    by_lane.into_iter().map(|(lane, places)| KeyGroup { lane, places }).collect()
 }

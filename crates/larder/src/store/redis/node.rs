@@ -6,10 +6,10 @@ use redis::{Cmd, Pipeline, RedisResult, Value};
 
 use super::dial::{Destination, Learned, Login, describe};
 use super::error::{Failure, translate_request};
-use super::link::{Kind, Link, Live, is_connection_lost};
-use super::tracking::Lane;
+use super::link::{LinkKind, Link, Live, is_connection_lost};
+use super::tracking::SessionHandle;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::trust::Seen;
+use crate::store::trust::ReadStamp;
 
 /// Whether a request may be sent again when the connection broke before its answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +36,13 @@ impl Node {
         login: &Arc<Login>,
         connections: usize,
         of_cluster: bool,
-        lane: Option<Lane>,
+        lane: Option<SessionHandle>,
     ) -> Self {
         let start = |first, lane| {
             let kind = match (of_cluster, first) {
-                (true, _) => Kind::OfCluster,
-                (false, true) => Kind::First,
-                (false, false) => Kind::Further,
+                (true, _) => LinkKind::OfCluster,
+                (false, true) => LinkKind::First,
+                (false, false) => LinkKind::Further,
             };
             Link::start(destination.clone(), kind, login.clone(), lane)
         };
@@ -100,7 +100,7 @@ impl Node {
 
     /// The connection that tells of changes, if it stands and does; it is not waited for. None while the links are divided:
     /// it may lead to another server than the one that takes the writes.
-    pub(super) fn tracked(&self) -> Option<(Live, Seen)> {
+    pub(super) fn tracked(&self) -> Option<(Live, ReadStamp)> {
         if self.learned.as_ref().is_some_and(|learned| learned.agreement.is_divided()) {
             return None;
         }

@@ -9,7 +9,7 @@ use super::node::Replay;
 use super::{RedisStore, bytes, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;
 use crate::keyspace::Keyspace;
-use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, Run};
+use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, OnceRun};
 use crate::store::{Expiry, FillStart};
 
 impl OnceStore for RedisStore {
@@ -28,7 +28,7 @@ impl OnceStore for RedisStore {
         Ok(bytes(answer)?.map_or(FillStart::Begun, FillStart::Occupied))
     }
 
-    async fn begin_once(&self, name: &str, run: Run, in_place_of: Option<Bytes>) -> Result<OnceStart> {
+    async fn begin_once(&self, name: &str, run: OnceRun, in_place_of: Option<Bytes>) -> Result<OnceStart> {
         let (token, liveness, kept) = (version_text(run.token), millis(run.liveness), millis(run.kept));
         let in_place_of = in_place_of.unwrap_or_default();
         let takes_over: &[u8] = if run.takes_over { b"1" } else { b"0" };
@@ -51,7 +51,7 @@ impl OnceStore for RedisStore {
         }
     }
 
-    async fn renew_once(&self, name: &str, run: Run) -> Result<bool> {
+    async fn renew_once(&self, name: &str, run: OnceRun) -> Result<bool> {
         let (token, liveness, kept) = (version_text(run.token), millis(run.liveness), millis(run.kept));
         let keys = [&*Keyspace::once(name), &Keyspace::pulse(name)];
         let arguments = [token.as_bytes(), liveness.as_bytes(), kept.as_bytes()];

@@ -10,8 +10,8 @@ use super::script::Script;
 use super::{RedisStore, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;
 use crate::name::Name;
-use crate::store::lock::{Pace, Ticket, wake_name};
-use crate::store::permit::{PermitStore, Request, Taken, Wait};
+use crate::store::lock::{QueueTiming, LockToken, wake_name};
+use crate::store::permit::{PermitStore, PermitRequest, Taken, WhenTaken};
 
 /// What is held, the number, the queue, and when its waiters were seen.
 pub(super) fn names(semaphore: &str) -> [Name; 4] {
@@ -83,12 +83,12 @@ fn taken(answer: Value) -> Result<Taken> {
 }
 
 impl PermitStore for RedisStore {
-    async fn take_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
-        let Pace { claim, live } = self.pace;
+    async fn take_permit(&self, semaphore: &str, token: u64, request: PermitRequest) -> Result<Taken> {
+        let QueueTiming { claim, live } = self.timing;
         let fenced = u8::from(request.fenced).to_string();
         let most = match request.wait {
-            Wait::No => "-1".to_owned(),
-            Wait::Queue { most } => most.to_string(),
+            WhenTaken::No => "-1".to_owned(),
+            WhenTaken::WhenHeld { most } => most.to_string(),
         };
         let arguments =
             [millis(request.ttl), request.permits.to_string(), millis(claim), millis(live), most, fenced];
@@ -97,8 +97,8 @@ impl PermitStore for RedisStore {
         taken(self.run_of_attempt(semaphore, token, scripts, &arguments, how).await?)
     }
 
-    async fn confirm_permit(&self, semaphore: &str, token: u64, request: Request) -> Result<Taken> {
-        let Pace { claim, live } = self.pace;
+    async fn confirm_permit(&self, semaphore: &str, token: u64, request: PermitRequest) -> Result<Taken> {
+        let QueueTiming { claim, live } = self.timing;
         let fenced = u8::from(request.fenced).to_string();
         let arguments = [millis(request.ttl), millis(claim), millis(live), fenced];
         let scripts = [&script::CONFIRM_PERMIT, &script::CONFIRM_PERMIT_QUARANTINED];
@@ -108,18 +108,18 @@ impl PermitStore for RedisStore {
 
     async fn renew_permits(
         &self,
-        held: &[(Ticket, Duration)],
-        patience: Duration,
+        held: &[(LockToken, Duration)],
+        max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
         let keys_of = |semaphore: &str| {
             let [held, number, ..] = names(semaphore);
             vec![held, number]
         };
-        self.renew_by(&script::RENEW_PERMITS, keys_of, held, patience).await
+        self.renew_by(&script::RENEW_PERMITS, keys_of, held, max_wait).await
     }
 
     async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
-        let Pace { claim, live } = self.pace;
+        let QueueTiming { claim, live } = self.timing;
         let remembered = remembered.map_or_else(|| "0".to_owned(), millis);
         let (claim, live) = (millis(claim), millis(live));
         let ([held, number, queue, seen], wake) = (names(semaphore), wake_name(semaphore, token));
@@ -135,7 +135,7 @@ impl PermitStore for RedisStore {
     }
 
     async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {
-        let Pace { claim, live } = self.pace;
+        let QueueTiming { claim, live } = self.timing;
         let arguments = [version_text(token), millis(ttl), millis(claim), millis(live)];
         // What is exchanged is known here: quarantine is about new grants.
         let (scripts, how) = ([&script::EXCHANGE_PERMITS; 2], (Replay::Safe, None));
@@ -143,7 +143,7 @@ impl PermitStore for RedisStore {
     }
 
     async fn set_permits(&self, semaphore: &str, permits: u64, version: u64) -> Result<bool> {
-        let Pace { claim, live } = self.pace;
+        let QueueTiming { claim, live } = self.timing;
         let arguments = [permits.to_string(), version.to_string(), millis(claim), millis(live)];
         flag(&self.run_of_semaphore(semaphore, &script::SET_PERMITS, &arguments).await?)
     }
@@ -162,10 +162,10 @@ mod tests {
     fn the_scripts_constants_are_those_of_the_seam() {
         let source = script::TAKE_PERMIT.source();
         for said in [
-            format!("local KEPT = {} ", Pace::KEPT),
+            format!("local KEPT = {} ", QueueTiming::KEPT),
             format!("local MOST_GRANTS = {MOST_GRANTS}\n"),
             format!("local DAYS_30 = {}\n", millis(NUMBER_KEPT)),
-            format!("redis.call('PEXPIRE', KEYS[5], '{}')", millis(Pace::REMEMBERED)),
+            format!("redis.call('PEXPIRE', KEYS[5], '{}')", millis(QueueTiming::REMEMBERED)),
         ] {
             assert!(source.contains(&said), "{said}");
         }

@@ -20,7 +20,7 @@ use crate::endpoint::Deployment;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::group::is_group;
-use crate::store::lock::Ticket;
+use crate::store::lock::LockToken;
 use crate::store::permit::is_semaphore;
 
 /// How long an answer may take that comes in time.
@@ -56,18 +56,18 @@ impl Replicas {
 impl RedisStore {
     pub(super) async fn acknowledged_by(
         &self,
-        held: &[Ticket],
+        held: &[LockToken],
         replicas: u32,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
         let network = self.replicas.network();
         let names: Vec<&str> = held.iter().map(|ticket| ticket.lock.as_str()).collect();
         let groups = network.groups(&names);
         let parts: Vec<&[usize]> = groups.iter().map(|group| group.places.as_slice()).collect();
         let answers = join_all(parts.iter().map(async |places| {
-            let part: Vec<&Ticket> = places.iter().filter_map(|place| held.get(*place)).collect();
-            let within = patience + LATE;
-            let asked = acknowledged_at(network, &part, replicas, patience);
+            let part: Vec<&LockToken> = places.iter().filter_map(|place| held.get(*place)).collect();
+            let within = max_wait + LATE;
+            let asked = acknowledged_at(network, &part, replicas, max_wait);
             timeout(within, asked).await.unwrap_or_else(|_| Err(Error::timed_out(within)))
         }))
         .await;
@@ -78,20 +78,20 @@ impl RedisStore {
 /// The tickets share a slot.
 async fn acknowledged_at(
     network: &Network,
-    held: &[&Ticket],
+    held: &[&LockToken],
     replicas: u32,
-    patience: Duration,
+    max_wait: Duration,
 ) -> Result<Vec<bool>> {
     let Some(first) = held.first() else { return Ok(Vec::new()) };
     let mut written = Name::from(first.lock.as_str());
     written.push_str(":ack");
     let keys: Vec<&str> = held.iter().map(|ticket| ticket.lock.as_str()).chain([&*written]).collect();
-    let kind = |ticket: &Ticket| if is_semaphore(&ticket.lock) || is_group(&ticket.lock) { "z" } else { "s" };
+    let kind = |ticket: &LockToken| if is_semaphore(&ticket.lock) || is_group(&ticket.lock) { "z" } else { "s" };
     let arguments: Vec<String> =
         held.iter().map(|ticket| format!("{}{}", kind(ticket), version_text(ticket.token))).collect();
     let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
     let write = script::ACKNOWLEDGE.by_source(&keys, &arguments);
-    let wait = cmd("WAIT").arg(replicas).arg(millis(patience)).take();
+    let wait = cmd("WAIT").arg(replicas).arg(millis(max_wait)).take();
     let (holds, count): (Value, Value) = network.run_both(&first.lock, write, wait).await?;
     let enough = number(&count)? >= u64::from(replicas);
     array(holds)?.iter().map(|holds| Ok(flag(holds)? && enough)).collect()

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// What one Sentinel said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Named {
+struct NamedMaster {
     master: Address,
     /// Zero where it did not say.
     epoch: u64,
@@ -37,12 +37,12 @@ pub(super) async fn open_named(
 ) -> Result<Dialled> {
     let deadline = Instant::now() + login.connect_timeout;
     // The rest are waited for as long where no majority agrees.
-    let patience = login.connect_timeout / 4;
+    let max_wait = login.connect_timeout / 4;
     let mut asked: FuturesUnordered<_> =
         sentinels.iter().map(|sentinel| Box::pin(ask(sentinel, service, sentinel_login))).collect();
     let (mut answers, mut tried, mut failed) = (Vec::new(), Vec::new(), None);
     loop {
-        gather(&mut asked, &mut answers, &mut failed, sentinels.len(), patience).await;
+        gather(&mut asked, &mut answers, &mut failed, sentinels.len(), max_wait).await;
         let Some(master) = next(&answers, sentinels.len(), &tried) else {
             if asked.is_empty() {
                 return Err(failed.unwrap_or_else(|| Error::invalid("no sentinel is named")));
@@ -74,18 +74,18 @@ fn silent(master: &Address) -> Error {
     Error::new(ErrorKind::TimedOut, format!("{master} was named master by Sentinel and does not answer"))
 }
 
-/// Takes answers until a majority agrees, all have answered, or `patience` is over since the first one answered.
-async fn gather<F: Future<Output = Result<Named>>>(
+/// Takes answers until a majority agrees, all have answered, or `max_wait` is over since the first one answered.
+async fn gather<F: Future<Output = Result<NamedMaster>>>(
     asked: &mut FuturesUnordered<F>,
-    answers: &mut Vec<Named>,
+    answers: &mut Vec<NamedMaster>,
     failed: &mut Option<Error>,
     sentinels: usize,
-    patience: Duration,
+    max_wait: Duration,
 ) {
     let mut until: Option<Instant> = None;
     while !answers.iter().any(|one| has_majority(answers, &one.master, sentinels)) {
         if !answers.is_empty() && until.is_none() {
-            until = Some(Instant::now() + patience);
+            until = Some(Instant::now() + max_wait);
         }
         let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
         match timeout(left, asked.next()).await {
@@ -103,16 +103,16 @@ fn worse(failed: &mut Option<Error>, error: Error) {
     }
 }
 
-fn votes(answers: &[Named], master: &Address) -> usize {
+fn votes(answers: &[NamedMaster], master: &Address) -> usize {
     answers.iter().filter(|one| one.master == *master).count()
 }
 
-fn has_majority(answers: &[Named], master: &Address, sentinels: usize) -> bool {
+fn has_majority(answers: &[NamedMaster], master: &Address, sentinels: usize) -> bool {
     votes(answers, master) > sentinels / 2
 }
 
 /// The best of those that were not tried.
-fn next(answers: &[Named], sentinels: usize, tried: &[Address]) -> Option<Address> {
+fn next(answers: &[NamedMaster], sentinels: usize, tried: &[Address]) -> Option<Address> {
     let untried = answers.iter().filter(|one| !tried.contains(&one.master));
     let ranked = untried.map(|one| {
         let (master, votes) = (&one.master, votes(answers, &one.master));
@@ -122,7 +122,7 @@ fn next(answers: &[Named], sentinels: usize, tried: &[Address]) -> Option<Addres
     ranked.max().map(|(.., Reverse(master))| master.clone())
 }
 
-async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<Named> {
+async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<NamedMaster> {
     let fail = |error: redis::RedisError| translate(&error, &sentinel.to_string());
     let mut connection = open(sentinel, login, None).await?.connection;
     let mut questions = Pipeline::with_capacity(2);
@@ -134,7 +134,7 @@ async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<Named> 
     let address: Option<(String, u16)> = from_redis_value(address).map_err(|error| fail(error.into()))?;
     match address {
         Some((host, port)) => {
-            Ok(Named { master: Address::Tcp { host, port }, epoch: answers.next().map_or(0, epoch) })
+            Ok(NamedMaster { master: Address::Tcp { host, port }, epoch: answers.next().map_or(0, epoch) })
         }
         None => Err(Error::invalid(format!("the sentinel {sentinel} knows no service {service}"))),
     }
@@ -160,8 +160,8 @@ fn epoch(answer: Value) -> u64 {
 mod tests {
     use super::*;
 
-    fn answers(named: &[(&str, u64)]) -> Vec<Named> {
-        named.iter().map(|(host, epoch)| Named { master: at(host), epoch: *epoch }).collect()
+    fn answers(named: &[(&str, u64)]) -> Vec<NamedMaster> {
+        named.iter().map(|(host, epoch)| NamedMaster { master: at(host), epoch: *epoch }).collect()
     }
 
     fn at(host: &str) -> Address {

@@ -15,26 +15,26 @@ use redis::{PushInfo, PushKind, RedisResult, Value, cmd};
 
 use super::link::is_connection_lost;
 use crate::clock::{Clock, Moment};
-use crate::store::Listener;
-use crate::store::trust::{Lanes, Seen};
+use crate::store::InvalidationSink;
+use crate::store::trust::{Sessions, ReadStamp};
 use crate::telemetry::target;
 
 /// What every tracked connection of a store shares.
 #[derive(Clone)]
 pub(super) struct Tracking {
-    pub(super) lanes: Arc<Lanes>,
-    pub(super) listener: Arc<dyn Listener>,
+    pub(super) lanes: Arc<Sessions>,
+    pub(super) listener: Arc<dyn InvalidationSink>,
     pub(super) clock: Clock,
 }
 
 /// A lane, given back when its connection is given up.
-pub(super) struct Lane {
+pub(super) struct SessionHandle {
     tracking: Tracking,
     number: Option<u16>,
     of_cluster: bool,
 }
 
-impl Lane {
+impl SessionHandle {
     pub(super) fn take(tracking: Tracking, of_cluster: bool) -> Self {
         let number = tracking.lanes.take();
         if number.is_none() {
@@ -44,7 +44,7 @@ impl Lane {
     }
 
     /// A new connection is about to be dialled: nothing that was read through the last one counts.
-    pub(super) fn open(&self) -> Option<Seen> {
+    pub(super) fn open(&self) -> Option<ReadStamp> {
         let seen = self.number.map(|lane| self.tracking.lanes.open(lane));
         self.tracking.listener.all_changed();
         seen
@@ -54,7 +54,7 @@ impl Lane {
         self.of_cluster
     }
 
-    pub(super) fn lanes(&self) -> &Arc<Lanes> {
+    pub(super) fn lanes(&self) -> &Arc<Sessions> {
         &self.tracking.lanes
     }
 
@@ -62,16 +62,16 @@ impl Lane {
         self.tracking.clock.moment()
     }
 
-    pub(super) fn end(&self, seen: Seen) {
+    pub(super) fn end(&self, seen: ReadStamp) {
         self.tracking.lanes.end(seen);
     }
 
-    pub(super) fn renew(&self, seen: Seen, sent: Moment) {
+    pub(super) fn renew(&self, seen: ReadStamp, sent: Moment) {
         self.tracking.lanes.renew(seen, sent);
     }
 
     /// What the connection's reading task does with a push.
-    pub(super) fn pushes(&self, seen: Option<Seen>) -> impl Fn(&PushInfo) + Send + Sync + use<> {
+    pub(super) fn pushes(&self, seen: Option<ReadStamp>) -> impl Fn(&PushInfo) + Send + Sync + use<> {
         let tracking = self.tracking.clone();
         move |push: &PushInfo| match push.kind {
             PushKind::Invalidate => match push.data.as_slice() {
@@ -98,7 +98,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl Drop for SessionHandle {
     fn drop(&mut self) {
         if let Some(lane) = self.number {
             self.tracking.lanes.give_back(lane);

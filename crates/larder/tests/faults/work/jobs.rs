@@ -31,7 +31,7 @@ async fn call(scene: Arc<Scene>, number: u64, mut rng: StdRng) {
         let (asked, attempt) = (scene.now(), scene.next_attempt());
         let fence = AtomicU64::new(0);
         let (span, fails) = (rng.random_range(0..80), rng.random_bool(0.1));
-        let body = async |lease: larder::LockLease| {
+        let body = async |lease: larder::LockHandle| {
             fence.store(lease.fence().get(), Ordering::Relaxed);
             scene.note("run", &[number, attempt, lease.fence().get(), asked]);
             let end = scene.now() + span * 1_000_000;

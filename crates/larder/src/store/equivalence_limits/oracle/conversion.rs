@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::super::{Stores, histories};
-use crate::store::limit::{Charge, Rule, Take, Term};
+use crate::store::limit::{Charge, Rule, ChargeMode, QuotaSpec};
 
 /// Changes to windows that the former ones look back at least as far as: everything that still counts is converted, each
 /// charge at the latest time at which it can have been. So whatever passes after the change passes with all uses of the
@@ -14,8 +14,8 @@ use crate::store::limit::{Charge, Rule, Take, Term};
 #[test]
 fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
     let stores = Stores::default();
-    let buckets = |limit, width| Term { rule: Rule::Buckets, limit, width };
-    let log = |limit, width| Term { rule: Rule::Log, limit, width };
+    let buckets = |limit, width| QuotaSpec { rule: Rule::Buckets, limit, width };
+    let log = |limit, width| QuotaSpec { rule: Rule::Log, limit, width };
     // From coarse to fine, in each chain.
     let chains = [
         vec![vec![buckets(30, 1_000_000)], vec![log(20, 7_000_000)], vec![buckets(30, 10_007)]],
@@ -46,7 +46,7 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
                     continue;
                 }
                 let terms = &chain[if by_override { 0 } else { place }];
-                let ask = Charge { terms, take: Take::All, cost, ahead: 0, patience: 0, penalty: None };
+                let ask = Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
                 let (expected, found) = both.charge(ask);
                 prop_assert_eq!(expected, found);
                 uses.extend((0..found.granted).map(|_| both.clock));

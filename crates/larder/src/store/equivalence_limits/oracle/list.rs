@@ -1,11 +1,11 @@
 //! What one key was charged, as a plain list, and what holds for it.
 
-use crate::store::limit::{Charge, Charged, Penalty, Rule, Stamp, Take, Term};
+use crate::store::limit::{Charge, Charged, Penalty, Rule, ChargeStamp, ChargeMode, QuotaSpec};
 
 /// Something that was charged, and what of it was used when.
 #[derive(Debug)]
 pub(super) struct Use {
-    pub(super) charged: Stamp,
+    pub(super) charged: ChargeStamp,
     pub(super) granted: u64,
     pub(super) used: Vec<u64>,
 }
@@ -22,7 +22,7 @@ struct Blocked {
 pub(super) struct List {
     pub(super) uses: Vec<Use>,
     /// Other limits, and until when.
-    pub(super) over: Option<(Vec<Term>, u64)>,
+    pub(super) over: Option<(Vec<QuotaSpec>, u64)>,
     blocked: Blocked,
     /// Something was charged beyond the limit.
     pub(super) in_debt: bool,
@@ -30,7 +30,7 @@ pub(super) struct List {
 
 impl List {
     /// The terms that hold, of a request by these.
-    pub(super) fn terms<'a>(&'a self, asked: &'a [Term], now: u64) -> &'a [Term] {
+    pub(super) fn terms<'a>(&'a self, asked: &'a [QuotaSpec], now: u64) -> &'a [QuotaSpec] {
         self.over.as_ref().filter(|(_, end)| now < *end).map_or(asked, |(terms, _)| terms)
     }
 
@@ -48,7 +48,7 @@ impl List {
         now: u64,
     ) -> Result<(), String> {
         let terms = self.terms(asked.terms, now).to_vec();
-        let blocked = now < self.blocked.until && asked.take != Take::Debt;
+        let blocked = now < self.blocked.until && asked.take != ChargeMode::Debt;
         let each = || terms.iter().zip(windows);
         if found.granted > 0 {
             let at = now + found.wait;
@@ -58,7 +58,7 @@ impl List {
             }
             for (term, window) in each() {
                 // Debt is charged up to twice the limit.
-                let most = if asked.take == Take::Debt { 2 * term.limit } else { term.limit };
+                let most = if asked.take == ChargeMode::Debt { 2 * term.limit } else { term.limit };
                 let counted = self.after(at - window);
                 if counted + found.granted > most {
                     return Err(format!("{counted} and {} of {most} in {window}", found.granted));
@@ -67,14 +67,14 @@ impl List {
             return Ok(());
         }
         let wanted = match asked.take {
-            Take::All => asked.cost,
-            Take::Turns { least } | Take::Half { least } => least,
+            ChargeMode::All => asked.cost,
+            ChargeMode::Turns { least } | ChargeMode::Half { least } => least,
             _ => 1,
         };
         let reasonable = each().any(|(term, window)| {
             let late = if term.rule == Rule::Log { 0 } else { term.width };
             let counted = self.after(now.saturating_sub(window.max(&term.window()) + late));
-            let most = if asked.take == Take::Debt { 2 * term.limit } else { term.limit };
+            let most = if asked.take == ChargeMode::Debt { 2 * term.limit } else { term.limit };
             counted + wanted > most
         });
         if blocked {
@@ -86,7 +86,7 @@ impl List {
         }
         let payable = terms.iter().all(|term| wanted <= term.limit);
         if let Some(penalty) = asked.penalty
-            && matches!(asked.take, Take::All | Take::Half { .. })
+            && matches!(asked.take, ChargeMode::All | ChargeMode::Half { .. })
             && payable
             && !blocked
         {

@@ -16,13 +16,13 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::{Stores, histories};
-use crate::store::limit::{BUCKETS, Charge, Charged, Penalty, Rule, Take, Term};
+use crate::store::limit::{BUCKETS, Charge, Charged, Penalty, Rule, ChargeMode, QuotaSpec};
 use list::{List, Use};
 
 #[derive(Debug, Clone)]
 enum Event {
     Charge {
-        take: Take,
+        take: ChargeMode,
         cost: u64,
         limits: usize,
         penalty: Option<usize>,
@@ -66,10 +66,10 @@ type Step = (usize, Event);
 
 fn events(window: u64) -> impl Strategy<Value = Vec<Step>> {
     let take = prop_oneof![
-        4 => Just(Take::All),
-        1 => Just(Take::UpTo),
-        1 => Just(Take::Half { least: 1 }),
-        1 => Just(Take::Debt)
+        4 => Just(ChargeMode::All),
+        1 => Just(ChargeMode::UpTo),
+        1 => Just(ChargeMode::Half { least: 1 }),
+        1 => Just(ChargeMode::Debt)
     ];
     let limits = || prop_oneof![4 => Just(0usize), 1 => 0..3usize];
     let penalty = || prop::option::weighted(0.15, 0..3usize);
@@ -110,9 +110,9 @@ pub(super) fn most_in_a_window(times: &mut [u64], window: u64) -> u64 {
 }
 
 /// Three sets of limits over the same windows; with leases and bookings no GCRA, whose bound is another.
-fn limits_of(windows: &[u64], rules: &[Rule], base: u64) -> [Vec<Term>; 3] {
+fn limits_of(windows: &[u64], rules: &[Rule], base: u64) -> [Vec<QuotaSpec>; 3] {
     [base, base + 3, base * 2].map(|limit| {
-        let term = |(place, (window, rule)): (usize, (&u64, &Rule))| Term {
+        let term = |(place, (window, rule)): (usize, (&u64, &Rule))| QuotaSpec {
             rule: *rule,
             limit: limit * (place as u64 * 2 + 1),
             width: if *rule == Rule::Log { *window } else { window.div_ceil(BUCKETS) },
@@ -144,7 +144,7 @@ impl Shape {
 struct Play<'a> {
     stores: &'a Stores,
     shape: Shape,
-    sets: [Vec<Term>; 3],
+    sets: [Vec<QuotaSpec>; 3],
     lists: [List; 2],
 }
 
@@ -153,7 +153,7 @@ impl Play<'_> {
     fn note(&mut self, key: usize, charge: Charge<'_>, found: Charged, now: u64, used: Option<Vec<u64>>) {
         let at_once = || vec![now + found.wait + found.wait / 1000; found.granted as usize];
         let used = used.unwrap_or_else(at_once);
-        self.lists[key].in_debt |= charge.take == Take::Debt;
+        self.lists[key].in_debt |= charge.take == ChargeMode::Debt;
         self.lists[key].uses.push(Use { charged: found.stamp, granted: found.granted, used });
     }
 
@@ -183,7 +183,7 @@ impl Play<'_> {
             let now = both.clock;
             let ask = |limits: &usize, take, cost| {
                 let terms = sets[*limits].as_slice();
-                Charge { terms, take, cost, ahead: 0, patience: 0, penalty: None }
+                Charge { terms, take, cost, charge_at: 0, max_wait: 0, penalty: None }
             };
             let charge = match event {
                 Event::Pass(micros) => {
@@ -231,7 +231,7 @@ impl Play<'_> {
                 Event::Together { costs, limits, penalty } => {
                     let penalty = penalty.map(|which| self.shape.penalty(which));
                     let charge = |cost: u64| {
-                        let charge = ask(limits, Take::All, self.payable(cost, *limits));
+                        let charge = ask(limits, ChargeMode::All, self.payable(cost, *limits));
                         Charge { penalty, ..charge }
                     };
                     let charges = costs.map(charge);
@@ -254,13 +254,13 @@ impl Play<'_> {
                     Charge { penalty, ..ask(limits, *take, self.payable(*cost, *limits)) }
                 }
                 Event::Lease { batch, span, limits, .. } => {
-                    let ahead = (self.shape.shortest() * span / 1000).max(1);
-                    Charge { ahead, ..ask(limits, Take::Half { least: 1 }, *batch) }
+                    let charge_at = (self.shape.shortest() * span / 1000).max(1);
+                    Charge { charge_at, ..ask(limits, ChargeMode::Half { least: 1 }, *batch) }
                 }
                 Event::Book { within, cost, least, limits } => {
                     let least = self.payable(*least, *limits);
-                    let charge = ask(limits, Take::Turns { least }, (*cost).max(least));
-                    Charge { patience: *within, ..charge }
+                    let charge = ask(limits, ChargeMode::Turns { least }, (*cost).max(least));
+                    Charge { max_wait: *within, ..charge }
                 }
             };
             let (expected, found) = both.charge(charge);

@@ -19,33 +19,33 @@ mod track;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::limit::{BUCKETS, Block, Charge, Charged, Label, Override, Rule, Stamp, Take, Term};
-use records::{Records, State};
+use crate::store::limit::{BUCKETS, BlockState, Charge, Charged, Label, Override, Rule, ChargeStamp, ChargeMode, QuotaSpec};
+use records::{LimitRecords, State};
 use track::Track;
 
 /// What was charged to one key.
 #[derive(Default)]
-struct Record {
+struct LimitRecord {
     /// When it was last charged. A clock that steps back must not open a window again, so this never does.
     latest: u64,
     /// When it was first charged: by this a refund knows that it is still the record that was charged.
-    born: u64,
+    created_at: u64,
     tracks: Vec<Track>,
     /// Until when other quotas than those that charged it have refused by it: it is kept so long.
     kept_until: u64,
     /// Of a key that has exceeded its limit.
-    block: Block,
+    block: BlockState,
 }
 
 /// The records of all keys. Those that have ended are removed in the background.
 #[derive(Default)]
-pub(crate) struct Limits(Arc<Records>);
+pub(crate) struct MemoryLimits(Arc<LimitRecords>);
 
-impl Limits {
+impl MemoryLimits {
     pub(crate) fn charge(&self, name: &str, charge: Charge<'_>, clock: u64) -> Charged {
         let (charged, made) = self.0.state().charge(name, charge, clock);
         if made {
-            Records::remove_in_background(&self.0);
+            LimitRecords::remove_in_background(&self.0);
         }
         charged
     }
@@ -54,7 +54,7 @@ impl Limits {
     pub(crate) fn charge_together(&self, charges: &[(&str, Charge<'_>)], clock: u64) -> Vec<Charged> {
         let mut state = self.0.state();
         let look = |(name, charge): &(&str, Charge<'_>)| {
-            state.charge(name, Charge { take: Take::Look, ..*charge }, clock).0
+            state.charge(name, Charge { take: ChargeMode::Look, ..*charge }, clock).0
         };
         let looked: Vec<Charged> = charges.iter().map(look).collect();
         if looked.iter().any(|one| one.granted == 0) {
@@ -66,15 +66,15 @@ impl Limits {
         }
         let charged = charges.iter().map(|(name, charge)| state.charge(name, *charge, clock).0).collect();
         drop(state);
-        Records::remove_in_background(&self.0);
+        LimitRecords::remove_in_background(&self.0);
         charged
     }
 
-    pub(crate) fn refund(&self, name: &str, terms: &[Term], permits: u64, stamp: Stamp, clock: u64) -> u64 {
+    pub(crate) fn refund(&self, name: &str, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp, clock: u64) -> u64 {
         let mut state = self.0.state();
         let over = state.overridden(name, clock);
         let terms = over.as_ref().map_or(terms, |over| &over.terms);
-        let same = |record: &&mut Record| record.born == stamp.born && record.counts(terms);
+        let same = |record: &&mut LimitRecord| record.created_at == stamp.created_at && record.counts(terms);
         let Some(record) = state.get_mut(name).filter(same) else { return 0 };
         let (latest, now) = (record.latest, record.latest.max(clock));
         let each = record.tracks.iter_mut().map(|track| track.refund(permits, stamp.when, latest, now));
@@ -123,7 +123,7 @@ const KEPT: u64 = 3_600_000_000;
 #[derive(Debug, Clone)]
 struct Overridden {
     until: u64,
-    terms: Vec<Term>,
+    terms: Vec<QuotaSpec>,
     labels: Vec<Label>,
 }
 
@@ -197,15 +197,15 @@ impl State {
 #[derive(Clone, Copy)]
 struct After<'a> {
     end: u64,
-    terms: &'a [Term],
+    terms: &'a [QuotaSpec],
 }
 
 /// When `wanted` fit into those limits that are not below it, if nothing is charged until then. A record of other quotas is
 /// converted at that time and not now: what was paced is less by then, and what will be is not paced yet.
-fn fits_at(kept: Option<&Record>, terms: &[Term], wanted: u64, now: u64) -> u64 {
+fn fits_at(kept: Option<&LimitRecord>, terms: &[QuotaSpec], wanted: u64, now: u64) -> u64 {
     let (record, _) = match kept {
-        Some(record) if record.counts(terms) => (Record { tracks: record.tracks.clone(), ..*record }, false),
-        other => Record::converted(other, terms, now),
+        Some(record) if record.counts(terms) => (LimitRecord { tracks: record.tracks.clone(), ..*record }, false),
+        other => LimitRecord::converted(other, terms, now),
     };
     let each = terms.iter().zip(&record.tracks).map(|(term, track)| {
         if wanted > term.limit || track.total(now).saturating_add(wanted) <= term.limit {
@@ -239,28 +239,28 @@ fn fits_at(kept: Option<&Record>, terms: &[Term], wanted: u64, now: u64) -> u64 
 /// `after` is what comes after the override that these terms are of: where its limit is below the cost, the cost has to wait
 /// for its end.
 fn decide(
-    kept: &mut Option<Record>,
+    kept: &mut Option<LimitRecord>,
     charge: Charge<'_>,
     after: Option<After<'_>>,
     clock: u64,
 ) -> (Charged, bool) {
-    let Charge { terms, take, mut cost, mut ahead, patience, penalty: _ } = charge;
+    let Charge { terms, take, mut cost, mut charge_at, max_wait, penalty: _ } = charge;
     // An override may have windows that are shorter than a lease, or pace: then only what is used at once is taken, now.
-    let longest = |term: &Term| if term.rule == Rule::Gcra { 0 } else { term.window() };
-    if terms.iter().any(|term| ahead > longest(term)) {
-        ahead = 0;
-        if let Take::Half { least } = take {
+    let longest = |term: &QuotaSpec| if term.rule == Rule::Gcra { 0 } else { term.window() };
+    if terms.iter().any(|term| charge_at > longest(term)) {
+        charge_at = 0;
+        if let ChargeMode::Half { least } = take {
             cost = least;
         }
     }
     let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
     let mut block = kept.as_ref().map(|record| record.block.at(clock)).unwrap_or_default();
     let (mut record, cut) = match kept.as_ref() {
-        Some(record) if record.counts(terms) => (Record { tracks: record.tracks.clone(), ..*record }, false),
-        other => Record::converted(other, terms, now),
+        Some(record) if record.counts(terms) => (LimitRecord { tracks: record.tracks.clone(), ..*record }, false),
+        other => LimitRecord::converted(other, terms, now),
     };
     let totals =
-        |record: &Record| -> Vec<u64> { record.tracks.iter().map(|track| track.total(now)).collect() };
+        |record: &LimitRecord| -> Vec<u64> { record.tracks.iter().map(|track| track.total(now)).collect() };
     let least = |totals: &[u64]| {
         let rooms = terms.iter().zip(totals).map(|(term, total)| i128::from(term.limit) - i128::from(*total));
         rooms.enumerate().min_by_key(|(_, room)| *room).unwrap_or((0, i128::MAX))
@@ -268,27 +268,27 @@ fn decide(
     let before = totals(&record);
     let (mut binding, room) = least(&before);
     let (most, wanted) = match take {
-        Take::All | Take::Look => (if room >= i128::from(cost) { i128::from(cost) } else { 0 }, cost),
-        Take::UpTo => (room, 1),
-        Take::Debt => {
+        ChargeMode::All | ChargeMode::Look => (if room >= i128::from(cost) { i128::from(cost) } else { 0 }, cost),
+        ChargeMode::UpTo => (room, 1),
+        ChargeMode::Debt => {
             let rooms = terms.iter().zip(&record.tracks).zip(&before);
             let rooms = rooms.map(|((term, track), total)| {
                 (2 * term.limit).saturating_sub(*total).min(track.room_for_count(now))
             });
             (rooms.min().unwrap_or(0).into(), 1)
         }
-        Take::Half { least } if room >= i128::from(least) => ((room - room / 2).max(least.into()), least),
-        Take::Turns { least } if room >= i128::from(least) => (room, least),
-        Take::Half { least } | Take::Turns { least } => (0, least),
+        ChargeMode::Half { least } if room >= i128::from(least) => ((room - room / 2).max(least.into()), least),
+        ChargeMode::Turns { least } if room >= i128::from(least) => (room, least),
+        ChargeMode::Half { least } | ChargeMode::Turns { least } => (0, least),
     };
     let mut granted = u64::try_from(most.max(0)).unwrap_or(u64::MAX).min(cost);
     // What was used already is charged all the same.
-    let blocked = block.until > clock && take != Take::Debt;
+    let blocked = block.until > clock && take != ChargeMode::Debt;
     if blocked {
         granted = 0;
     }
     let mut began = false;
-    let (mut when, mut wait) = (now.saturating_add(ahead), 0);
+    let (mut when, mut wait) = (now.saturating_add(charge_at), 0);
     if granted == 0 {
         let (mut last, mut never, end) = (0, false, after.map_or(0, |after| after.end));
         for (place, ((term, track), total)) in terms.iter().zip(&record.tracks).zip(&before).enumerate() {
@@ -303,31 +303,31 @@ fn decide(
         if let Some(penalty) = charge.penalty_if_refused().filter(|_| last > 0 && !blocked && !never) {
             (block, began) = (block.next(penalty, now), true);
         }
-        if take != Take::Debt {
+        if take != ChargeMode::Debt {
             last = last.max(block.until);
         }
         wait = last.saturating_sub(clock);
         // Who waits counts the time by a clock that may be slow: the turn is used a thousandth later, and charged two later.
         let turn = last.max(now) + (last.max(now) - now) / 500;
-        let reach = |term: &Term| match term.rule {
+        let reach = |term: &QuotaSpec| match term.rule {
             Rule::Buckets => turn / term.width <= now / term.width + BUCKETS + 1,
             Rule::Log => last <= now + term.width,
             Rule::Gcra => true,
         };
-        let books = matches!(take, Take::All | Take::Turns { .. });
+        let books = matches!(take, ChargeMode::All | ChargeMode::Turns { .. });
         // Nor is a turn booked where that would make a record for good that has lost some of what was charged.
-        if books && wait <= patience && !cut && !never && terms.iter().all(reach) {
+        if books && wait <= max_wait && !cut && !never && terms.iter().all(reach) {
             // Whatever is free at that time goes to those who wait together.
             let free = terms
                 .iter()
                 .zip(&record.tracks)
                 .map(|(term, track)| term.limit - track.total(last).min(term.limit));
-            let free = if take == Take::All { cost } else { free.min().unwrap_or(0).min(cost) };
+            let free = if take == ChargeMode::All { cost } else { free.min().unwrap_or(0).min(cost) };
             (granted, when) = (free, turn);
         }
         let converted = kept.as_ref().is_some_and(|kept| !kept.counts(terms));
         if granted == 0 && (converted || after.is_some()) {
-            let held = if take == Take::Debt { 0 } else { block.until };
+            let held = if take == ChargeMode::Debt { 0 } else { block.until };
             last = fits_at(kept.as_ref(), terms, wanted, now).max(if never { end } else { 0 }).max(held);
             if let Some(after) = after.filter(|after| last >= after.end) {
                 last = fits_at(kept.as_ref(), after.terms, wanted, now).max(after.end).max(held);
@@ -335,7 +335,7 @@ fn decide(
             wait = last.saturating_sub(clock);
         }
     }
-    let wrote = take != Take::Look && granted > 0;
+    let wrote = take != ChargeMode::Look && granted > 0;
     if wrote {
         for track in &mut record.tracks {
             track.charge(granted, when, now);
@@ -348,11 +348,11 @@ fn decide(
     let limit = terms.get(binding).map_or(0, |term| term.limit);
     let total = record.tracks.get(binding).map_or(0, |track| track.total(now));
     let remaining = if block.until > clock { 0 } else { limit.saturating_sub(total) };
-    let born = record.born;
+    let created_at = record.created_at;
     let reset = record.ends(now).max(block.until).saturating_sub(clock);
     if wrote {
         *kept = Some(record);
-    } else if let Some(kept) = kept.as_mut().filter(|_| take != Take::Look) {
+    } else if let Some(kept) = kept.as_mut().filter(|_| take != ChargeMode::Look) {
         if !kept.counts(terms) {
             kept.kept_until = kept.kept_until.max(record.ends(now));
         }
@@ -360,20 +360,20 @@ fn decide(
             kept.block = block;
         }
     }
-    let stamp = if granted > 0 { Stamp { when, born } } else { Stamp::default() };
+    let stamp = if granted > 0 { ChargeStamp { when, created_at } } else { ChargeStamp::default() };
     (Charged { granted, binding, remaining, wait, reset, stamp, label: None }, wrote)
 }
 
-impl Record {
+impl LimitRecord {
     /// Whether it counts by just these terms.
-    fn counts(&self, terms: &[Term]) -> bool {
+    fn counts(&self, terms: &[QuotaSpec]) -> bool {
         self.tracks.len() == terms.len()
             && self.tracks.iter().zip(terms).all(|(track, term)| track.counts(*term))
     }
 
     /// The track by which other terms are counted: one of the same kind and width; else the shortest of those that look
     /// back at least as far, else the one that looks back furthest.
-    fn source(&self, term: Term) -> Option<&Track> {
+    fn source(&self, term: QuotaSpec) -> Option<&Track> {
         let far = |track: &&Track| track.window() >= term.window();
         let same = self.tracks.iter().find(|track| track.counts(term));
         same.or_else(|| self.tracks.iter().filter(far).min_by_key(|track| track.window()))
@@ -382,9 +382,9 @@ impl Record {
 
     /// A record for these terms that counts what the old one does.
     /// Also whether some of what still counts had to be left out.
-    fn converted(old: Option<&Self>, terms: &[Term], now: u64) -> (Self, bool) {
+    fn converted(old: Option<&Self>, terms: &[QuotaSpec], now: u64) -> (Self, bool) {
         let latest = old.map_or(now, |old| old.latest);
-        let convert = |term: &Term| match old.and_then(|old| old.source(*term)) {
+        let convert = |term: &QuotaSpec| match old.and_then(|old| old.source(*term)) {
             Some(track @ (Track::Gcra { .. } | Track::Log { .. })) if track.counts(*term) => {
                 (track.clone(), false)
             }
@@ -394,8 +394,8 @@ impl Record {
             }
         };
         let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
-        let (born, block) = old.map_or((now, Block::default()), |old| (old.born, old.block));
-        (Self { latest: now, born, tracks, kept_until: 0, block }, cut.contains(&true))
+        let (created_at, block) = old.map_or((now, BlockState::default()), |old| (old.created_at, old.block));
+        (Self { latest: now, created_at, tracks, kept_until: 0, block }, cut.contains(&true))
     }
 
     /// Until when it is kept.
@@ -418,10 +418,10 @@ mod tests {
 
     #[test]
     fn a_block_that_ended_before_a_refund_does_not_come_back_with_a_clock_that_steps_back() {
-        let (limits, second) = (Limits::default(), 1_000_000);
-        let term = Term { rule: Rule::Log, limit: 2, width: 600 * second };
+        let (limits, second) = (MemoryLimits::default(), 1_000_000);
+        let term = QuotaSpec { rule: Rule::Log, limit: 2, width: 600 * second };
         let charge =
-            Charge { terms: &[term], take: Take::All, cost: 2, ahead: 0, patience: 0, penalty: None };
+            Charge { terms: &[term], take: ChargeMode::All, cost: 2, charge_at: 0, max_wait: 0, penalty: None };
         let stamp = limits.charge("a", charge, START).stamp;
         let penalty = Some(Penalty { first: 3 * second, factor: 1, most: 3 * second });
         let refused = limits.charge("a", Charge { penalty, ..charge }, START);
@@ -433,10 +433,10 @@ mod tests {
 
     #[test]
     fn nor_does_one_that_ended_before_an_override_was_set_or_ended() {
-        let (limits, second) = (Limits::default(), 1_000_000);
-        let term = Term { rule: Rule::Log, limit: 2, width: 600 * second };
+        let (limits, second) = (MemoryLimits::default(), 1_000_000);
+        let term = QuotaSpec { rule: Rule::Log, limit: 2, width: 600 * second };
         let charge =
-            Charge { terms: &[term], take: Take::All, cost: 1, ahead: 0, patience: 0, penalty: None };
+            Charge { terms: &[term], take: ChargeMode::All, cost: 1, charge_at: 0, max_wait: 0, penalty: None };
         limits.charge("a", charge, START);
         let penalty = Some(Penalty { first: 3 * second, factor: 1, most: 3 * second });
         assert_eq!(limits.charge("a", Charge { penalty, cost: 2, ..charge }, START).granted, 0);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::{Overridden, Record};
+use super::{Overridden, LimitRecord};
 
 /// Records that the task removes while it holds the lock.
 const STEP: usize = 1000;
@@ -21,11 +21,11 @@ const STEP: usize = 1000;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
 #[derive(Default)]
-pub(super) struct Records(Mutex<State>);
+pub(super) struct LimitRecords(Mutex<RecordTable>);
 
 #[derive(Default)]
-pub(super) struct State {
-    records: HashMap<Arc<str>, Record>,
+pub(super) struct RecordTable {
+    records: HashMap<Arc<str>, LimitRecord>,
     /// When which record may have ended, soonest first.
     ends: BinaryHeap<Reverse<(u64, Arc<str>)>>,
     /// Keys with other terms, and until when.
@@ -42,7 +42,7 @@ pub(super) struct State {
 }
 
 #[cfg(test)]
-impl super::Limits {
+impl super::MemoryLimits {
     /// For histories whose clock the test sets: it may go on for one record, and back for the next.
     pub(crate) fn keeping_ended() -> Self {
         let limits = Self::default();
@@ -57,8 +57,8 @@ impl super::Limits {
     }
 }
 
-impl Records {
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+impl LimitRecords {
+    pub(super) fn state(&self) -> MutexGuard<'_, RecordTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -74,7 +74,7 @@ impl Records {
     }
 }
 
-impl Drop for Records {
+impl Drop for LimitRecords {
     fn drop(&mut self) {
         if let Some(task) = self.state().removing.take() {
             task.abort();
@@ -82,16 +82,16 @@ impl Drop for Records {
     }
 }
 
-impl State {
-    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Record> {
+impl RecordTable {
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut LimitRecord> {
         self.records.get_mut(name)
     }
 
-    pub(super) fn remove(&mut self, name: &str) -> Option<Record> {
+    pub(super) fn remove(&mut self, name: &str) -> Option<LimitRecord> {
         self.records.remove(name)
     }
 
-    pub(super) fn insert(&mut self, name: &str, record: Record, clock: u64) {
+    pub(super) fn insert(&mut self, name: &str, record: LimitRecord, clock: u64) {
         let name: Arc<str> = name.into();
         self.ends.push(Reverse((record.expires(clock), name.clone())));
         self.records.insert(name, record);
@@ -151,7 +151,7 @@ impl State {
 
 /// The task. It keeps nothing alive, and runs while there are records.
 struct Removing {
-    records: Weak<Records>,
+    records: Weak<LimitRecords>,
     /// It has found no record: another task may run by now.
     finished: bool,
 }
@@ -186,22 +186,22 @@ impl Drop for Removing {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Limits;
+    use super::super::MemoryLimits;
     use super::*;
-    use crate::store::limit::{Charge, Rule, Take, Term};
+    use crate::store::limit::{Charge, Rule, ChargeMode, QuotaSpec};
 
     const START: u64 = 1_780_000_000_000_000;
 
-    fn charge(limits: &Limits, name: &str, seconds: u64, clock: u64) {
-        let term = Term { rule: Rule::Buckets, limit: 100, width: seconds * 1_000_000 / 60 };
+    fn charge(limits: &MemoryLimits, name: &str, seconds: u64, clock: u64) {
+        let term = QuotaSpec { rule: Rule::Buckets, limit: 100, width: seconds * 1_000_000 / 60 };
         let charge =
-            Charge { terms: &[term], take: Take::All, cost: 1, ahead: 0, patience: 0, penalty: None };
+            Charge { terms: &[term], take: ChargeMode::All, cost: 1, charge_at: 0, max_wait: 0, penalty: None };
         assert_eq!(limits.charge(name, charge, clock).granted, 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_keys_is_gone_after_its_windows_though_nobody_asks() {
-        let limits = Limits::default();
+        let limits = MemoryLimits::default();
         for key in 0..50_000 {
             charge(&limits, &format!("flood{key}"), 5, START);
         }
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn without_a_runtime_each_charge_removes_some_that_have_ended() {
-        let limits = Limits::default();
+        let limits = MemoryLimits::default();
         for key in 0..5_000u64 {
             // Ten a second, each counts for five seconds.
             charge(&limits, &format!("k{key}"), 5, START + key * 100_000);
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_key_that_is_reset_again_and_again_leaves_nothing_behind() {
-        let limits = Limits::default();
+        let limits = MemoryLimits::default();
         for _ in 0..10_000 {
             charge(&limits, "a", 3600, START);
             limits.forget("a", START);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::store::limit::{BUCKETS, Rule, Term};
+use crate::store::limit::{BUCKETS, Rule, QuotaSpec};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Track {
@@ -25,7 +25,7 @@ pub(super) enum Track {
 }
 
 impl Track {
-    pub(super) fn counts(&self, term: Term) -> bool {
+    pub(super) fn counts(&self, term: QuotaSpec) -> bool {
         match self {
             Self::Buckets { most, width, .. } => {
                 term.rule == Rule::Buckets && *most == term.most() && *width == term.width
@@ -175,7 +175,7 @@ impl Track {
     }
 
     /// A track that counts these, and whether it had to leave out some of what still counts.
-    pub(super) fn from_events(term: Term, events: &[(u64, u64)], now: u64) -> (Self, bool) {
+    pub(super) fn from_events(term: QuotaSpec, events: &[(u64, u64)], now: u64) -> (Self, bool) {
         let (width, mut cut) = (term.width, false);
         let track = match term.rule {
             Rule::Buckets => {
