@@ -6,7 +6,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use larder::{DecidedBy, Larder, PermitBatch, Quota};
+use larder::{Larder, Quota};
+
+use larder::limit::{DecidedBy, PermitBatch};
 use larder_testkit::{Direction, Proxy, Server};
 use support::{each_store, until};
 

@@ -5,7 +5,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use larder::{DecidedBy, ErrorKind, Larder, OutagePolicy, Quota, RateLimiter};
+use larder::{ErrorKind, Larder, Quota};
+
+use larder::limit::{DecidedBy, OutagePolicy, RateLimiter};
 use larder_testkit::Server;
 use support::until;
 

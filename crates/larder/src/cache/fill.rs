@@ -19,8 +19,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::select_all;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
 
 use super::claim::ClaimGuard;
@@ -38,7 +36,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::{Claim, Expiry, FillStart, Force, RefreshClaim, RefreshStart, Store};
 use crate::telemetry::target;
-use crate::value::{Format, absence};
+use crate::value::{Format, Value, absence};
 
 /// How often a load tries to claim, each time because something else got in between, before it loads without storing.
 const MOST_ATTEMPTS: u32 = 16;
@@ -111,7 +109,7 @@ pub(super) enum IfBusy {
 
 impl<V> Fill<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     pub(super) async fn run(self, leader: FlightLeader<V>, found: Option<Lookup<V>>, loader: Loader<V>) {
         let meanwhile = if self.reason == Reason::Early { IfBusy::Return } else { IfBusy::Wait };
@@ -490,7 +488,7 @@ fn encode<V>(
     versions: (u64, Vec<TagVersion>),
 ) -> Result<Bytes>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     let stamp = cache.stamp(ttl, cost, versions)?;
     let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(value, stamp)));

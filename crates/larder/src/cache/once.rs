@@ -22,8 +22,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::loader::message;
@@ -41,7 +39,7 @@ use crate::keyspace::Keyspace;
 use crate::name::Name;
 use crate::store::once::{GIVEN_UP, OnceRun, OnceStart, OnceStore};
 use crate::store::{AnyStore, Expiry, Store};
-use crate::value::{WriteStamp, decode};
+use crate::value::{Value, WriteStamp, decode};
 
 /// How often a run is asked for where the server notifies of nothing.
 const POLL: Duration = Duration::from_millis(100);
@@ -52,7 +50,7 @@ const MOST_ATTEMPTS: u32 = 16;
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// Runs `work` once for a key, and gives its result to this and every later caller, in any process, for the time
     /// to live. For requests that may arrive twice: a payment, an e-mail, a job that a queue delivers again.
@@ -251,16 +249,14 @@ impl<E: fmt::Debug + Send + Sync + 'static> StdError for OnceError<E> {
         match self {
             Self::Work(error) => error.cause(),
             Self::Larder(error) => error.source(),
-            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::Running | Self::Unreadable => {
-                None
-            }
+            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::Running | Self::Unreadable => None,
         }
     }
 }
 
 impl<'a, V, F, Fut, E> IntoFuture for RunOnce<'a, V, F, E>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result<V, E>> + Send + 'static,
     E: Send + Sync + 'static,
@@ -298,7 +294,7 @@ enum Standing<V> {
 
 impl<'a, V, F, Fut, E> RunOnce<'a, V, F, E>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result<V, E>> + Send + 'static,
     E: Send + Sync + 'static,
@@ -392,7 +388,7 @@ where
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     async fn standing(&self, entry: &str, bytes: &Bytes) -> Result<Standing<V>> {
         let classified = self.bounded(self.verdict(entry, bytes)).await?;
@@ -501,7 +497,7 @@ struct ActiveRun<V> {
 
 impl<V> ActiveRun<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     async fn run<F, Fut, E>(
         mut self,

@@ -39,7 +39,7 @@ impl Decisions {
         self.all().iter().rev().find(|(name, _)| name == limiter).map(|(_, decision)| decision.clone())
     }
 
-    /// Takes the decision out, so that it can be given back by [`refund`](crate::RateLimiter::refund). Nothing while what
+    /// Takes the decision out, so that it can be given back by [`refund`](crate::limit::RateLimiter::refund). Nothing while what
     /// [`get`](Self::get) returned is still alive. In a layer that settles costs by the response
     /// ([`count_if`](super::RateLimitLayer::count_if), [`settle`](super::RateLimitLayer::settle)) it holds nothing to give back.
     #[must_use]

@@ -25,7 +25,7 @@ const POLICIES: usize = 16;
 /// A request that is refused is answered with 429, `Retry-After` in whole seconds rounded up, and a problem document. One
 /// that passes goes on with its decision in the [`Decisions`](super::Decisions) among the request's extensions. Responses
 /// say what is left, as [`fields`](Self::fields) chooses. Where no decision can be made (the store is away and the
-/// limiter's [`OutagePolicy`](crate::OutagePolicy) neither allows nor counts in this process), the answer is 503. A key longer than the
+/// limiter's [`OutagePolicy`](crate::limit::OutagePolicy) neither allows nor counts in this process), the answer is 503. A key longer than the
 /// store takes (`max_key_bytes`, 1,024 by default) is counted under its SHA-1, so no client can cause an error by a long one.
 ///
 /// Layers compose: each adds its `RateLimit` fields to those of layers inside it and of services behind it.
@@ -141,7 +141,7 @@ impl<R> RateLimitLayer<R> {
     }
 
     /// What a request has cost, by its response and what was charged: the difference is given back, or charged as
-    /// [debt](crate::Reservation::settle_with_debt). One more round trip where it differs, before the response goes out.
+    /// [debt](crate::limit::Reservation::settle_with_debt). One more round trip where it differs, before the response goes out.
     /// What a request that is dropped or fails with an error of its service was charged stays charged.
     #[must_use]
     pub fn settle(self, cost: impl Fn(&ResponseHead<'_>, u64) -> u64 + Send + Sync + 'static) -> Self {

@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 ///
 /// ```
 /// use std::time::Duration;
-/// use larder::Block;
+/// use larder::limit::Block;
 ///
 /// let minute = Duration::from_secs(60);
 /// let always_a_minute = Block::lasting(minute);
@@ -84,7 +84,8 @@ impl RateLimiter {
     /// # use std::time::Duration;
     /// # async fn run() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
-    /// use larder::{Block, Quota};
+    /// use larder::Quota;
+    /// use larder::limit::Block;
     ///
     /// let minute = Duration::from_secs(60);
     /// let logins = larder

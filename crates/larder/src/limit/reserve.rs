@@ -62,7 +62,8 @@ impl RateLimiter {
     /// ```
     /// # async fn run() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
-    /// use larder::{Quota, Reserve};
+    /// use larder::Quota;
+    /// use larder::limit::Reserve;
     ///
     /// let tokens = larder.rate_limiter("tokens", Quota::per_minute(10_000))?;
     /// match tokens.reserve("ann", 4_000).await? {

@@ -2,7 +2,7 @@
 //!
 //! Processes lease, spend, check without a lease, give back, and die. A request takes time to arrive and its answer to
 //! come back. Each process has a clock of its own rate, off by less than the thousandth that a lease allows for. The
-//! store is the real one, the spending is the real one ([`Held::spend`]); only time is played. What was admitted is
+//! store is the real one, the spending is the real one ([`LocalBatch::spend`]); only time is played. What was admitted is
 //! listed with the store's time, and no window may hold more than the limit. Short schedules are played all, long ones
 //! at random.
 
@@ -15,11 +15,11 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::ask::drift;
 use super::decision::RecordId;
-use super::lease::Held;
+use super::lease::LocalBatch;
 use super::quota::{Plan, Quota};
 use crate::clock::Clock;
 use crate::store::limit::{Charge, ChargeMode};
-use crate::store::memory::Limits;
+use crate::store::memory::MemoryLimits;
 
 const START: u64 = 1_780_000_000_000_000;
 
@@ -29,7 +29,7 @@ enum Act {
     Pass(u64),
     /// A request for a batch leaves, is carried out after so many thousandths of a window, and is answered after as
     /// many more.
-    PermitBatch(usize, u64),
+    Lease(usize, u64),
     Spend(usize),
     /// A plain check, without a lease.
     Check,
@@ -43,11 +43,11 @@ struct Process {
     /// Local microseconds for a thousand of the store's.
     rate: u64,
     clock: Arc<AtomicU64>,
-    held: Option<Held>,
+    held: Option<LocalBatch>,
 }
 
 struct World {
-    store: Limits,
+    store: MemoryLimits,
     plan: Arc<Plan>,
     /// How long a lease is, in microseconds.
     span: u64,
@@ -60,7 +60,7 @@ impl World {
     fn new(quota: Quota, span: u64) -> Self {
         let process = |rate| Process { rate, clock: Arc::new(AtomicU64::new(7_000_000)), held: None };
         Self {
-            store: Limits::default(),
+            store: MemoryLimits::default(),
             plan: Arc::new(Plan::new(quota.into()).unwrap()),
             span,
             now: START,
@@ -103,7 +103,7 @@ impl World {
                     return;
                 }
                 let span = Duration::from_micros(self.span);
-                let held = Held {
+                let held = LocalBatch {
                     left: charged.granted,
                     deadline: sent.after(span - drift(span)),
                     stamp: charged.stamp,

@@ -47,7 +47,8 @@ impl RateLimiter {
     /// ```
     /// # async fn run() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
-    /// use larder::{Quota, Quotas};
+    /// use larder::Quota;
+    /// use larder::limit::Quotas;
     ///
     /// let limiter = larder
     ///     .rate_limiter("api", Quota::per_minute(10))?

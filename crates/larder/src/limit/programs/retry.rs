@@ -25,7 +25,7 @@ enum Ask {
     Leased,
     UpTo,
     /// For a turn that must come at once.
-    BookedTurn,
+    Turn,
     Together,
     /// While the store is away.
     Away,
