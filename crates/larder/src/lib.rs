@@ -1,8 +1,8 @@
 //! A distributed cache toolkit on Redis and Valkey, with an embedded store for a laptop.
 //!
-//! One connection, a [`Larder`], hands out typed [`Cache`]s that load through without stampedes, [`Lock`]s with fences
-//! and [`RateLimiter`]s that never admit more than their limit. The same program runs on `memory:`, on one server, on a
-//! cluster and under Sentinel; only the URL changes.
+//! One connection, a [`Larder`], hands out typed [`Cache`]s that load through without stampedes,
+//! [locks](lock::Lock) with fences, and [rate limiters](limit::RateLimiter) that never admit more than their limit. The
+//! same program runs on `memory:`, on one server, on a cluster and under Sentinel; only the URL changes.
 //!
 //! ```
 //! use std::time::Duration;
