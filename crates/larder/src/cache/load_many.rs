@@ -386,7 +386,7 @@ where
     let others = join_all(elsewhere.into_iter().map(|(key, fill, leader)| {
         let loader = loader.clone();
         async move {
-            match fill.claim(None, IfBusy::LoadWait).await {
+            match fill.claim(None, IfBusy::Wait).await {
                 Claimed::CommitMode(right) => load_together(vec![(key, fill, leader, right)], &loader).await,
                 Claimed::Answered(answer) => leader.finish(Ok(answer)),
                 Claimed::Elsewhere => leader.finish(Err(LoadFailure::Again)),
