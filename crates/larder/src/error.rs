@@ -44,10 +44,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// | `Refused`, `ClusterDown` | the server cannot be reached | may succeed later |
 /// | `Disconnected`, `TimedOut` | no reply; the request may have taken effect | may succeed later |
 /// | `Loading`, `ReadOnly`, `Busy`, `OutOfMemory` | the server cannot serve the request now | may succeed later |
-/// | `LockHeld`, `QueueFull`, `Quarantined`, `NotReplicated` | the lock or the permit was not granted | may succeed later |
+/// | `LockHeld`, `QueueFull`, `Quarantined`, `NotReplicated` | the lock or permit was not granted | may succeed later |
 /// | `LockLost` | the lock or the permit is no longer held | no: stop the work, then acquire again |
 /// | `InvalidUrl`, `InvalidSetting`, `KeyTooLong`, `ValueTooLarge`, `Encode` | the call | no: correct it |
-/// | `Tls`, `Authentication`, `Permission`, `WrongType`, `Server` | the server's setup or data | no: correct the setup |
+/// | `Tls`, `Authentication`, `Permission`, `WrongType`, `Server` | the server's setup or data | no: correct it |
 /// | `Closed` | the `Larder` was closed | no |
 ///
 /// [`Error::is_retryable`] tells the kinds that may succeed later, [`Error::is_indeterminate`] those of which the
