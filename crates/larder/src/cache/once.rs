@@ -427,7 +427,7 @@ fn waited_for_run(patience: Duration) -> Error {
     Error::new(ErrorKind::TimedOut, message)
 }
 
-/// Sends a request on the background's connection and, if no answer arrives soon, on the callers' connection as well.
+/// Sends a request on the background's connection and, if that fails or is slow, on the callers' connection as well.
 /// Either connection may be down alone. The request may arrive twice.
 async fn on_either<'a, T, F>(context: &'a Context, ask: impl Fn(&'a AnyStore) -> F) -> Result<T>
 where
