@@ -26,7 +26,7 @@ use crate::name::Name;
 use crate::near::{Asking, Invalidations};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
-use crate::store::limit::{LimitStore, ChargeStamp, QuotaSpec};
+use crate::store::limit::{ChargeStamp, LimitStore, QuotaSpec};
 use crate::store::trust::ReadStamp;
 use crate::store::{AnyStore, Claim, Eviction, InvalidationSink, Store};
 use crate::tasks::Tasks;

@@ -51,7 +51,9 @@ pub(crate) fn address(text: &str, default_port: u16) -> Result<Address> {
             Ok(port) if port > 0 => port,
             // The message leaves the digits out: if a whole URL was given for an address, they are the password.
             _ => {
-                return Err(invalid("a port is a number from 1 to 65535, and an IPv6 address is written in [ ]"));
+                return Err(invalid(
+                    "a port is a number from 1 to 65535, and an IPv6 address is written in [ ]",
+                ));
             }
         },
     };
