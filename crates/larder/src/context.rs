@@ -268,8 +268,8 @@ impl Context {
         }
     }
 
-    /// Like [`check_coordination`](Self::check_coordination), for a handle that is made before the server is reached: then
-    /// it refuses nothing.
+    /// Like [`check_coordination`](Self::check_coordination), for a handle that may be made before the server is
+    /// reached; then it refuses nothing.
     pub(crate) fn check_coordination_handle(&self) -> Result<()> {
         match self.check_coordination() {
             Err(error) if error.kind() == ErrorKind::Refused => Ok(()),

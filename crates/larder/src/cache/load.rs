@@ -48,7 +48,8 @@ where
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # #[derive(Clone)] struct Db; impl Db { async fn user(&self, _: u64) -> Result<String, std::io::Error> { Ok("Ann".into()) } }
+    /// # #[derive(Clone)] struct Db;
+    /// # impl Db { async fn user(&self, _: u64) -> Result<String, std::io::Error> { Ok("Ann".into()) } }
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let db = Db;

@@ -53,7 +53,11 @@ where
     /// ```
     /// # use std::time::Duration;
     /// # #[derive(Clone)] struct Db;
-    /// # impl Db { async fn users(&self, ids: &[u64]) -> Result<Vec<(u64, String)>, std::io::Error> { Ok(ids.iter().map(|id| (*id, "Ann".into())).collect()) } }
+    /// # impl Db {
+    /// #     async fn users(&self, ids: &[u64]) -> Result<Vec<(u64, String)>, std::io::Error> {
+    /// #         Ok(ids.iter().map(|id| (*id, "Ann".into())).collect())
+    /// #     }
+    /// # }
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let db = Db;

@@ -15,7 +15,11 @@ use crate::store::Expiry;
 /// # use std::time::Duration;
 /// # #[derive(Clone)] struct Db;
 /// # #[derive(Clone, serde::Serialize, serde::Deserialize)] struct User { team: u32, etag: u64 }
-/// # impl Db { async fn user_unless(&self, _: u64, _: Option<u64>) -> Result<Option<User>, std::io::Error> { Ok(Some(User { team: 7, etag: 1 })) } }
+/// # impl Db {
+/// #     async fn user_unless(&self, _: u64, _: Option<u64>) -> Result<Option<User>, std::io::Error> {
+/// #         Ok(Some(User { team: 7, etag: 1 }))
+/// #     }
+/// # }
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let db = Db;
