@@ -347,6 +347,7 @@ impl LarderBuilder {
             return Err(Error::invalid("connecting needs a tokio runtime: call it inside one"));
         }
         let Some(home) = background.runtime() else { return Err(Error::closed()) };
+        // How connections log in: to the servers, and to the sentinels.
         let login = Login {
             username: server.username,
             password: server.password,
@@ -369,6 +370,7 @@ impl LarderBuilder {
             database: 0,
             ..login.clone()
         };
+        // Two stores: the callers' runtimes drive the first, the background's thread the second.
         let (deployment, alone, alone_sentinel) =
             (server.deployment.clone(), login.at_home(home), sentinel_login.at_home(home));
         let callers =

@@ -178,6 +178,7 @@ impl Envelope {
         if checksum != crc(bytes) {
             return Err(Damage::Checksum);
         }
+        // Unpack the third byte, then read the tags.
         let kind = match packed >> 6 {
             0 => EntryKind::Value,
             1 => EntryKind::Absence,

@@ -126,6 +126,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
             ));
         }
     };
+    // Split the rest: [user[:password]@]hosts[/path][?query].
     let (rest, query) = match rest.split_once('?') {
         Some((rest, query)) => (rest, Some(query)),
         None => (rest, None),
@@ -149,6 +150,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
     let (username, password) = credentials(user_info)?;
     let path = path.unwrap_or_default();
 
+    // Read the hosts and the path as the scheme defines them.
     let (deployment, database) = match shape {
         Shape::Unix => {
             if !hosts.is_empty() || path.is_empty() {

@@ -46,6 +46,7 @@ impl LarderBuilder {
                 tls: false,
             }),
         };
+        // Refuse settings that do not fit the target; then apply the others.
         match &mut target {
             Target::Memory
                 if self.username.is_some()

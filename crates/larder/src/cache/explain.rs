@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::verdict::{Answers, Cause, Judged, Verdict, classify, tags_hold};
+use super::verdict::{Cause, Judged, Verdict, VersionReplies, classify, tags_hold};
 use crate::context::Context;
 use crate::envelope::nonce;
 use crate::error::Result;
@@ -129,7 +129,7 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
 /// Returns the verdict that any reader gets. Versions that are not known here are read on a connection other than the
 /// tracked one, because that one may be what the caller wants to have explained.
 async fn classified(context: &Context, clear: &Name, name: &str, bytes: &[u8]) -> Result<Judged> {
-    let mut classified = classify(context, clear, name, bytes, &Answers::new())?;
+    let mut classified = classify(context, clear, name, bytes, &VersionReplies::new())?;
     let unknown = classified.unknown();
     if unknown.is_empty() {
         return Ok(classified);

@@ -153,7 +153,7 @@ impl<V, F, E> RunOnce<'_, V, F, E> {
         self
     }
 
-    /// Returns [`OnceError::ActiveRun`] at once if another caller is running the work. An HTTP service answers that
+    /// Returns [`OnceError::Running`] at once if another caller is running the work. An HTTP service answers that
     /// with `409`.
     pub fn without_waiting(mut self) -> Self {
         self.waits = false;
@@ -185,7 +185,7 @@ pub enum OnceError<E> {
     /// text names the cycle. Correct the work.
     Cycle(Arc<str>),
     /// Another caller is running the work, and this call was [not to wait](RunOnce::without_waiting). Retry later.
-    ActiveRun,
+    Running,
     /// The stored entry cannot be read by this program: it is damaged or of another type. The work may have been
     /// done.
     Unreadable,
@@ -201,7 +201,7 @@ impl<E> Clone for OnceError<E> {
             Self::Panicked(message) => Self::Panicked(message.clone()),
             Self::Interrupted => Self::Interrupted,
             Self::Cycle(circle) => Self::Cycle(circle.clone()),
-            Self::ActiveRun => Self::ActiveRun,
+            Self::Running => Self::Running,
             Self::Unreadable => Self::Unreadable,
             Self::Larder(error) => Self::Larder(error.clone()),
         }
@@ -240,7 +240,7 @@ impl<E: Send + Sync + 'static> fmt::Display for OnceError<E> {
                 f.write_str("a run of this work was interrupted, and what it has done is not known")
             }
             Self::Cycle(circle) => write!(f, "this work would wait for itself: {circle}"),
-            Self::ActiveRun => f.write_str("another caller is running this work"),
+            Self::Running => f.write_str("another caller is running this work"),
             Self::Unreadable => f.write_str("the stored result of this work cannot be read"),
             Self::Larder(error) => error.fmt(f),
         }
@@ -253,7 +253,7 @@ impl<E: fmt::Debug + Send + Sync + 'static> StdError for OnceError<E> {
         match self {
             Self::Work(error) => error.cause(),
             Self::Larder(error) => error.source(),
-            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::ActiveRun | Self::Unreadable => {
+            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::Running | Self::Unreadable => {
                 None
             }
         }
@@ -291,8 +291,8 @@ where
 }
 
 /// What a stored entry means for work that runs once.
-enum Standing<V> {
-    Result(V),
+enum StoredResult<V> {
+    Value(V),
     /// Stale, invalidated, a remembered absence or a load's placeholder: the work may run.
     Nothing,
     Unreadable,
@@ -332,6 +332,7 @@ where
             if attempts > 2 {
                 tokio::time::sleep(pause(attempts, cache.context.random.fraction())).await;
             }
+            // Try to leave a mark. The store's reply says what is known of this work.
             let mark = OnceMark {
                 context: cache.context.clone(),
                 entry: entry.clone(),
@@ -352,17 +353,19 @@ where
                 }
                 OnceStart::Done(bytes) => {
                     mark.disarm();
-                    match cache.standing(&entry, &bytes).await? {
-                        Standing::Result(value) => return Ok(value),
-                        Standing::Nothing => in_place_of = Some(bytes),
-                        Standing::Unreadable => return Err(OnceError::Unreadable),
+                    match cache.stored_result(&entry, &bytes).await? {
+                        StoredResult::Value(value) => return Ok(value),
+                        StoredResult::Nothing => in_place_of = Some(bytes),
+                        StoredResult::Unreadable => return Err(OnceError::Unreadable),
                     }
                 }
-                OnceStart::ActiveRun(left) => {
+                OnceStart::Running(left) => {
                     mark.disarm();
                     if !waits {
-                        return Err(OnceError::ActiveRun);
+                        return Err(OnceError::Running);
                     }
+                    // Wait until the run's mark changes. A run of this process is waited for through the graph of
+                    // waiting loads, so that work which would wait for its own result fails here.
                     let here = cache.shared.runs.get(&entry);
                     let _wait = here.as_ref().map(wait_for).transpose()?;
                     let mut longest = left;
@@ -398,15 +401,15 @@ impl<V> Cache<V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    async fn standing(&self, entry: &str, bytes: &Bytes) -> Result<Standing<V>> {
+    async fn stored_result(&self, entry: &str, bytes: &Bytes) -> Result<StoredResult<V>> {
         let classified = self.bounded(self.verdict(entry, bytes)).await?;
         Ok(match classified.verdict {
             Verdict::Serve(payload) => match decode(bytes, payload, self.context.limits.max_value_bytes) {
-                Ok(value) => Standing::Result(value),
-                Err(_) => Standing::Unreadable,
+                Ok(value) => StoredResult::Value(value),
+                Err(_) => StoredResult::Unreadable,
             },
-            Verdict::Unreadable(_) => Standing::Unreadable,
-            _ => Standing::Nothing,
+            Verdict::Unreadable(_) => StoredResult::Unreadable,
+            _ => StoredResult::Nothing,
         })
     }
 
@@ -558,6 +561,7 @@ where
         let entry = &self.mark.entry;
         let cost = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         let stamp: Result<WriteStamp> = cache.stamp(self.expiry, cost, self.versions.clone());
+        // Encode the result. It cannot be stored if that fails, and the run then counts as interrupted.
         let encoded = stamp.and_then(|stamp| {
             let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(&value, stamp)));
             encoded.unwrap_or_else(|_| Err(Error::new(ErrorKind::Encode, "the value's Serialize panicked")))
@@ -567,6 +571,7 @@ where
             Err(error) => return drop(give.send(Err(error.into()))),
         };
         let kept = cache.kept_for(self.expiry);
+        // Store the result in the step that removes the mark.
         let commit = async || {
             let store = cache.context.store()?;
             cache.bounded(store.commit_once(entry, self.run.token, bytes.clone(), kept)).await
@@ -584,12 +589,12 @@ where
                     Ok(store) => cache.bounded(store.get(entry)).await.ok().flatten(),
                     Err(_) => None,
                 };
-                let standing = match stored {
-                    Some(stored) => cache.standing(entry, &stored).await.ok(),
+                let result = match stored {
+                    Some(stored) => cache.stored_result(entry, &stored).await.ok(),
                     None => None,
                 };
-                let _ = give.send(Ok(match standing {
-                    Some(Standing::Result(first)) => first,
+                let _ = give.send(Ok(match result {
+                    Some(StoredResult::Value(first)) => first,
                     _ => value,
                 }));
             }
