@@ -1,4 +1,4 @@
-//! Settings of a connection, each with a default that a test holds to its documentation.
+//! The settings of a connection. A test compares each default with its documentation.
 
 mod target;
 
@@ -20,20 +20,26 @@ use crate::store::AnyStore;
 use crate::store::memory::{Bounds, MemoryStore};
 use crate::url::{self, Server, Target};
 
-/// Settings of a [`Larder`].
+/// The settings of a [`Larder`]. Made by [`Larder::builder`].
 ///
 /// ```
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// use std::time::Duration;
 /// use larder::Larder;
 ///
-/// let larder = Larder::builder().url("memory:").namespace("shop").response_timeout(Duration::from_millis(200)).connect().await?;
+/// let larder = Larder::builder()
+///     .url("memory:")
+///     .namespace("shop")
+///     .response_timeout(Duration::from_millis(200))
+///     .connect()
+///     .await?;
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 ///
-/// Address, password and database in one line: `Larder::builder().address("10.0.0.1:6379").password("…").database(2)`.
+/// Sets address, password and database in one line:
+/// `Larder::builder().address("10.0.0.1:6379").password("…").database(2)`.
 #[derive(Clone)]
 #[must_use = "nothing is connected before connect()"]
 pub struct LarderBuilder {
@@ -87,47 +93,47 @@ impl Default for LarderBuilder {
 }
 
 impl LarderBuilder {
-    /// The clock of this program, which in tests may be another machine's.
+    /// Sets this program's clock. A test may give one that behaves like another machine's.
     #[cfg(test)]
     pub(crate) fn clock(self, clock: Clock) -> Self {
         Self { clock, ..self }
     }
 
-    /// Where to connect, in the forms that [`Larder::connect`] lists. Default: `memory:`.
+    /// Sets the URL to connect to, in a form that [`Larder::connect`] lists. Default: `memory:`.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = Some(url.into());
         self
     }
 
-    /// A server's `host`, `host:port` or absolute socket path, in place of a URL.
+    /// Sets a server's `host`, `host:port` or absolute socket path, in place of a URL.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = Some(address.into());
         self
     }
 
-    /// Sets this program's names apart from those of others on the same server. Default: none.
+    /// Sets a prefix that separates this program's names from others on the same server. Default: none.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// The ACL user, in place of the URL's. Default: the server's `default` user.
+    /// Sets the ACL user, in place of the URL's. Default: the server's `default` user.
     pub fn username(mut self, username: impl Into<String>) -> Self {
         self.username = Some(username.into());
         self
     }
 
-    /// The password, in place of the URL's. It is never shown. Default: none.
+    /// Sets the password, in place of the URL's. It never appears in messages or `Debug`. Default: none.
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(Secret(password.into()));
         self
     }
 
-    /// Where user and password come from, in place of fixed ones: short-lived tokens, a secret that is rotated. The provider is
-    /// asked at each dial, again before what it gave [expires](Credentials::valid_for), and by
-    /// [`Larder::renew_credentials`]; what it takes counts towards the `connect_timeout`. Open connections are authenticated
-    /// again without being interrupted. It is for the servers of the URL: sentinels and the server of
-    /// [`coordination`](Self::coordination) have their own. Default: none.
+    /// Sets a provider of user and password, in place of fixed ones: for short-lived tokens, or a secret that is
+    /// rotated. The provider is asked at each dial, again before its answer [expires](Credentials::valid_for), and by
+    /// [`Larder::renew_credentials`]. Its time counts towards the `connect_timeout`. Open connections authenticate
+    /// again without interruption. It serves the servers of the URL; sentinels and the server of
+    /// [`coordination`](Self::coordination) have their own settings. Default: none.
     ///
     /// ```no_run
     /// # async fn token() -> Result<String, std::io::Error> { Ok(String::new()) }
@@ -154,95 +160,97 @@ impl LarderBuilder {
         self
     }
 
-    /// What the server's `CLIENT LIST` calls the connections: printable ASCII without spaces. Default: `larder`.
+    /// Sets the name of the connections in the server's `CLIENT LIST`: printable ASCII without spaces. Default:
+    /// `larder`.
     pub fn client_name(mut self, name: impl Into<String>) -> Self {
         self.client_name = name.into();
         self
     }
 
-    /// The ACL user of the sentinels themselves. Default: their `default` user.
+    /// Sets the ACL user of the sentinels themselves. Default: their `default` user.
     pub fn sentinel_username(mut self, username: impl Into<String>) -> Self {
         self.sentinel_username = Some(username.into());
         self
     }
 
-    /// The password of the sentinels themselves. Default: none.
+    /// Sets the password of the sentinels themselves. Default: none.
     pub fn sentinel_password(mut self, password: impl Into<String>) -> Self {
         self.sentinel_password = Some(Secret(password.into()));
         self
     }
 
-    /// The database's number, in place of the URL's. Default: 0. A cluster has no other.
+    /// Sets the database's number, in place of the URL's. Default: 0. A cluster has no other.
     pub fn database(mut self, database: u32) -> Self {
         self.database = Some(database);
         self
     }
 
-    /// The authorities to trust for `rediss://`, in PEM, in place of the operating system's. Default: the system's.
+    /// Sets the authorities to trust for `rediss://`, in PEM. Default: the operating system's.
     ///
-    /// TLS is rustls with *ring*. With the first connection over TLS, with or without this setting, larder makes *ring* the
-    /// process-wide default provider of rustls' cryptography; a program that has installed one of its own by then keeps
-    /// that. One that installs its own later is told by `install_default` that there is one: do it before `connect`.
+    /// TLS is rustls with *ring*. On the first connection over TLS, with or without this setting, larder installs
+    /// *ring* as the process-wide default provider of rustls, unless the program has installed one before. If your
+    /// program installs its own, do so before `connect`; afterwards `install_default` fails.
     pub fn tls_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls_roots = Some(pem.into());
         self
     }
 
-    /// The longest that opening a connection may take, name lookup, TLS and login included. Default: 2 s.
+    /// Limits how long opening a connection may take, including name lookup, TLS and login. Default: 2 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// The longest that a call may take; its own [`timeout`](crate::Call::timeout) overrides it. Waiting for a lock and
-    /// loading a value take as long as they take; this bounds each of their requests. Default: 1 s.
+    /// Limits how long a call may take; the call's own [`timeout`](crate::Call::timeout) overrides it. Waiting for a
+    /// lock and loading a value may take longer: there it bounds each request. Default: 1 s.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.response_timeout = timeout;
         self
     }
 
-    /// How many connections carry requests, to each node of a cluster. One carries many requests at once, so more help
-    /// only where a single core is busy with one. Default: 1; at most 64.
+    /// Sets how many connections carry requests to each node. One connection carries many requests at once, so more
+    /// help only if one of them keeps a core busy. Default: 1; at most 64.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
     }
 
-    /// The largest value, in bytes after encoding and before compression. It bounds what decompression may take, too.
-    /// Default: 8 MiB.
+    /// Sets the largest size of a value, in bytes after encoding and before compression. It also bounds
+    /// decompression. Default: 8 MiB.
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
         self.max_value_bytes = bytes;
         self
     }
 
-    /// The longest key, in bytes of its whole name on the server. Default: 1024.
+    /// Sets the longest key, in bytes of its full name on the server. Default: 1024.
     pub fn max_key_bytes(mut self, bytes: usize) -> Self {
         self.max_key_bytes = bytes;
         self
     }
 
-    /// How many entries `memory:` keeps before it evicts. Default: 1,000,000.
+    /// Sets how many entries `memory:` keeps before it evicts. Default: 1,000,000.
     pub fn memory_max_entries(mut self, entries: u64) -> Self {
         self.bounds.max_entries = entries;
         self
     }
 
-    /// How many bytes `memory:` keeps before it evicts. Default: 256 MiB.
+    /// Sets how many bytes `memory:` keeps before it evicts. Default: 256 MiB.
     pub fn memory_max_bytes(mut self, bytes: u64) -> Self {
         self.bounds.max_bytes = bytes;
         self
     }
 
-    /// A second server, for locks, semaphores and rate limits: one that does not evict, beside a cache that does. In the forms of
-    /// [`url`](Self::url), user, password and database included; TLS roots and timeouts are those of the first. Default:
-    /// none, so that they stand beside the cache.
+    /// Sets a second server for locks, semaphores and rate limits: one that does not evict, while the cache's server
+    /// may. Takes a URL in a form of [`url`](Self::url), with its own user, password and database; TLS roots and
+    /// timeouts are those of the first server. Default: none, so they share the cache's server.
     pub fn coordination(mut self, url: impl Into<String>) -> Self {
         self.coordination = Some(url.into());
         self
     }
 
-    /// Refuses locks, semaphores and rate limits on a server that evicts, or that does not say whether it does: taking one is then
-    /// an `InvalidSetting` error. Default: larder warns, and counts them in [`Stats`](crate::Stats).
+    /// Refuses locks, semaphores and rate limits on a server that evicts, or that does not say whether it does: their
+    /// calls then fail with [`InvalidSetting`](crate::ErrorKind::InvalidSetting). Default: larder warns, and counts
+    /// them in [`Stats`](crate::Stats).
     pub fn strict(mut self) -> Self {
         self.strict = true;
         self
@@ -252,7 +260,7 @@ impl LarderBuilder {
     ///
     /// # Errors
     ///
-    /// Those of [`Larder::connect`], and `InvalidSetting` for settings that make no sense, alone or together.
+    /// The same as [`Larder::connect`].
     ///
     /// # Cancel safety
     ///
@@ -267,12 +275,13 @@ impl LarderBuilder {
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` and `InvalidSetting` for what can be known to be wrong without the server.
+    /// - [`InvalidUrl`](crate::ErrorKind::InvalidUrl), [`InvalidSetting`](crate::ErrorKind::InvalidSetting): correct
+    ///   the URL or the setting.
     pub fn connect_lazy(self) -> Result<Larder> {
         self.start().map(Larder::new)
     }
 
-    /// All that the handles share. Its connections are being opened.
+    /// Makes the state that all handles share, and begins to open its connections.
     fn start(self) -> Result<Arc<Context>> {
         self.check()?;
         let keyspace = Keyspace::new(self.namespace.as_deref())?;
@@ -284,10 +293,12 @@ impl LarderBuilder {
         let changes = Arc::new(Invalidations::default());
         let (target, coordination) =
             (self.target()?, self.coordination.as_deref().map(url::parse).transpose()?);
+        // Background work gets a thread of its own, unless everything is in this process.
         let background = match (&target, &coordination) {
             (Target::Memory, None) => Background::on_callers(),
             _ => Background::on_thread()?,
         };
+        // The second server, for locks and limits.
         let (coordination, background_coordination) = match coordination {
             Some(Target::Memory) => {
                 return Err(Error::invalid("coordination is a server: memory: needs no second one"));
@@ -300,6 +311,7 @@ impl LarderBuilder {
             }
             None => (None, None),
         };
+        // The first store, for callers and, if it is a server, another for the background.
         let (strict, clock, random) = (self.strict, self.clock.clone(), Random::default());
         let credentials = self.credentials.clone();
         let (store, background_store) = match target {
@@ -335,6 +347,7 @@ impl LarderBuilder {
             return Err(Error::invalid("connecting needs a tokio runtime: call it inside one"));
         }
         let Some(home) = background.runtime() else { return Err(Error::closed()) };
+        // How connections log in: to the servers, and to the sentinels.
         let login = Login {
             username: server.username,
             password: server.password,
@@ -348,7 +361,7 @@ impl LarderBuilder {
             learned: Arc::default(),
             hosts: Hosts::of_callers(home),
         };
-        // The driver leaves out AUTH where there is no password.
+        // The driver sends no AUTH if there is no password, so a user without one gets an empty password.
         let no_password = self.sentinel_username.as_ref().map(|_| Secret(String::new()));
         let sentinel_login = Login {
             username: self.sentinel_username,
@@ -357,6 +370,7 @@ impl LarderBuilder {
             database: 0,
             ..login.clone()
         };
+        // Two stores: the callers' runtimes drive the first, the background's thread the second.
         let (deployment, alone, alone_sentinel) =
             (server.deployment.clone(), login.at_home(home), sentinel_login.at_home(home));
         let callers =
@@ -374,7 +388,7 @@ impl LarderBuilder {
     }
 }
 
-/// A server's store for callers, and the one for background work.
+/// A server's store for callers, and another for background work.
 struct Stores {
     callers: AnyStore,
     background: AnyStore,
@@ -382,7 +396,7 @@ struct Stores {
 
 impl fmt::Debug for LarderBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the URL, and not what was given for an address: either may hold a password.
+        // The URL and the address are left out: either may hold a password.
         f.debug_struct("LarderBuilder")
             .field("namespace", &self.namespace)
             .field("username", &self.username)

@@ -1,7 +1,7 @@
-//! A request that can still be given a timeout, and is sent when awaited.
+//! A request that can still be given a timeout, and is sent when it is awaited.
 //!
-//! Every operation answers with a [`Call`] around the future of its work, without an allocation. Its deadline starts at
-//! the first poll and the timer is only made when the answer is not there at once, so an operation on the embedded
+//! Every operation returns a [`Call`] around the future of its work, without an allocation. The deadline begins at
+//! the first poll, and the timer is made only if the answer is not there at once. So an operation on the embedded
 //! store never touches the timer wheel.
 
 use std::cell::Cell;
@@ -21,45 +21,46 @@ use crate::telemetry::Instrument;
 enum Timed {
     Always,
     IfItWaits,
-    /// Each batch of the work has a deadline of its own, and all together only where one was given.
+    /// Each batch of the work has its own deadline. All batches together have one only if the caller gave it.
     InBatches,
 }
 
 pin_project! {
-    /// A request to a store, sent when it is awaited: a future of `F`'s result.
+    /// A request to a store, sent when it is awaited. Resolves to the result of `F`.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
     /// let user = users.get("123").timeout(Duration::from_millis(50)).await?;
     /// # assert_eq!(user, None); Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
-    /// A call borrows what it was made from, the key included where that was given by reference; to spawn one, move
-    /// all of it into the task: `tokio::spawn(async move { cache.get(key).await })`. Its type cannot be named: a struct
-    /// keeps it as `Pin<Box<dyn Future<Output = _> + Send + '_>>`.
+    /// A call borrows from the handle that made it, and from the key if that is a reference. To spawn a call, move
+    /// everything into the task: `tokio::spawn(async move { cache.get(key).await })`. Its type cannot be named; a
+    /// struct stores it as `Pin<Box<dyn Future<Output = _> + Send + '_>>`.
     ///
     /// # Cancel safety
     ///
-    /// Dropping a call that was never polled does nothing. Dropping one that was may leave its request on the way:
-    /// the server may still carry it out.
+    /// Dropping a call that was never polled does nothing. If it was polled, its request may be on its way, and the
+    /// server may still carry it out.
     #[must_use = "a call is sent only when it is awaited"]
     pub struct Call<'a, F> {
-        // Dropped when its time is over, not when the caller drops the call: an error that says "queued" must be true.
+        // Dropped on a timeout, before the error is returned: the drop queues the invalidation that the error speaks
+        // of.
         #[pin]
         work: Option<F>,
         timeout: Duration,
         instrument: &'a Instrument,
         started: Option<Instant>,
-        // Whether an answer that is there at once is timed.
+        // Whether to time an answer that is there at once.
         timed: Timed,
-        // What a timeout is reported as.
+        // Makes the error of a timeout.
         late: fn(Duration) -> Error,
-        // Boxed, so that what is answered at once need not carry it about.
+        // Boxed, so that calls that are answered at once do not carry it.
         timer: Option<Pin<Box<Sleep>>>,
     }
 }
@@ -77,33 +78,33 @@ impl<'a, F> Call<'a, F> {
         }
     }
 
-    /// For work that may be answered from memory in less time than the clock takes to read: an answer that is there at
-    /// once is not timed and, unless it is an error, not counted here either.
+    /// Makes a call for work that memory may answer in less time than it takes to read the clock. An answer that is
+    /// there at once is not timed and, unless it is an error, not counted here.
     pub(crate) fn unless_at_once(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
         Self { timed: Timed::IfItWaits, ..Self::new(timeout, instrument, work) }
     }
 
-    /// For invalidations, which are queued when they time out.
+    /// Makes a call for an invalidation, which is queued when it times out.
     pub(crate) fn queued(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
         let late = |timeout| Error::timed_out(timeout).queued();
         Self { late, ..Self::new(timeout, instrument, work) }
     }
 
-    /// For work on any number of keys, which is done in batches: each is [`within`] the `response_timeout`, counted
-    /// from when it is sent, so that none is late because it waits behind the others. A timeout that is given bounds
-    /// the whole call, and each batch.
+    /// Makes a call for work on any number of keys, done in batches. Each batch is [`within`] the `response_timeout`,
+    /// counted from when it is sent, so that no batch times out behind the others. A timeout that the caller gives
+    /// bounds the whole call and each batch.
     pub(crate) fn in_batches(instrument: &'a Instrument, work: F) -> Self {
         Self { timed: Timed::InBatches, ..Self::new(Duration::MAX, instrument, work) }
     }
 
-    /// The same for invalidations, which are queued when they time out.
+    /// Does the same for invalidations, which are queued when they time out.
     pub(crate) fn queued_in_batches(instrument: &'a Instrument, work: F) -> Self {
         Self { timed: Timed::InBatches, ..Self::queued(Duration::MAX, instrument, work) }
     }
 
-    /// The longest that this call may take, in place of the connection's `response_timeout`. It covers everything:
-    /// waiting for a connection, the round trips, and a retry after a broken connection. An answer that is there at once
-    /// is never late.
+    /// Limits how long this call may take, in place of the connection's `response_timeout`. The limit covers
+    /// everything: waiting for a connection, the round trips, and a retry after a broken connection. An answer that
+    /// is there at once is never late.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -124,6 +125,7 @@ where
         let Some(work) = this.work.as_mut().as_pin_mut() else {
             return Poll::Ready(Err((this.late)(*this.timeout)));
         };
+        // Poll the work. The batches of a call learn its timeout through a thread-local while they are polled.
         let given = *this.timed == Timed::InBatches && *this.timeout != Duration::MAX;
         let polled = match given {
             false => work.poll(cx),
@@ -137,6 +139,7 @@ where
         if let (Poll::Ready(Ok(_)), None) = (&polled, &this.started) {
             return polled;
         }
+        // Not answered at once: check the deadline. Work that is late is polled once more, then dropped.
         let started = *this.started.get_or_insert_with(Instant::now);
         let result = match polled {
             Poll::Ready(result) => result,
@@ -163,23 +166,23 @@ where
     }
 }
 
-/// Completes when `timeout` is over since `started`; nothing where that is never.
+/// Makes a timer that ends `timeout` after `started`; `None` if that is beyond the clock's range.
 pub(crate) fn timer(started: Instant, timeout: Duration) -> Option<Pin<Box<Sleep>>> {
     started.checked_add(timeout).map(|deadline| Box::pin(tokio::time::sleep_until(deadline)))
 }
 
 thread_local! {
     static LATE: Cell<bool> = const { Cell::new(false) };
-    /// The timeout that was given to the call in batches that is being polled.
+    /// The timeout given to the call in batches that is being polled.
     static GIVEN: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
-/// How long a batch of the call that is being polled may take.
+/// Returns how long a batch of the call that is being polled may take.
 pub(crate) fn patience(response_timeout: Duration) -> Duration {
     GIVEN.get().unwrap_or(response_timeout)
 }
 
-/// A part of a call, which may take this long from its first poll. No timer is made for what is there at once.
+/// Runs a part of a call for `timeout` at most, from its first poll. Makes no timer if the answer is there at once.
 pub(crate) async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = std::pin::pin!(work);
     let started = Instant::now();
@@ -194,7 +197,7 @@ pub(crate) async fn within<T>(timeout: Duration, work: impl Future<Output = Resu
     .await
 }
 
-/// Work whose time is over is polled once more: what can decide without an answer does so then.
+/// Polls late work once more. Work that can decide without the server's answer does so in this poll; see [`is_late`].
 fn last_poll<F: Future>(work: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
     struct Late(bool);
     impl Drop for Late {

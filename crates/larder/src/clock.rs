@@ -1,13 +1,13 @@
-//! Local time that goes on while the machine sleeps, and can be set by hand in tests.
+//! Local time that goes on during suspend, and that tests can set.
 //!
-//! `std::time::Instant` stops during suspend on Linux: a deadline measured with it would still look far away when
-//! the laptop wakes. CLOCK_BOOTTIME does not stop. Neither is affected by somebody setting the wall clock.
+//! `std::time::Instant` stops during suspend on Linux: a deadline measured with it would still seem far away when the
+//! laptop wakes up. CLOCK_BOOTTIME does not stop. Setting the wall clock affects neither.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A point of local time. Only differences mean anything.
+/// A point of local time. Only differences have a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Tick(Duration);
 
@@ -16,19 +16,19 @@ impl Tick {
         Self(self.0.saturating_add(span))
     }
 
-    /// For what counts in microseconds and only compares ticks.
+    /// Returns microseconds, for code that only compares ticks.
     pub(crate) fn as_micros(self) -> u64 {
         u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Zero where `earlier` is the later one.
+    /// Returns the time since `earlier`, or zero if `earlier` is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// A point of local time on two coarse clocks, in nanoseconds: one that nobody can set, and one that goes on while the
-/// machine sleeps. Reading both takes half the time of the exact clock; they lag by a timer tick, 10 ms at most.
+/// A point of local time on two coarse clocks, in nanoseconds: a monotonic one, and one that goes on during suspend.
+/// Reading both takes half the time of the exact clock. They lag by a timer tick, 10 ms at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment {
     mono: u64,
@@ -49,33 +49,33 @@ impl Moment {
         self.awake
     }
 
-    /// Nanoseconds of the clock that nobody can set, `span` from now.
+    /// Returns nanoseconds of the monotonic clock, `span` from now.
     pub(crate) fn mono_after(self, span: Duration) -> u64 {
         self.mono.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
     }
 }
 
-/// Where local time comes from.
+/// The source of local time.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Clock {
-    /// The machine's own, suspend included.
+    /// The machine's clock, which goes on during suspend.
     #[default]
     Machine,
-    /// Microseconds that a test moves by hand.
+    /// Microseconds that a test sets.
     #[cfg_attr(not(test), expect(dead_code, reason = "the hermetic tests set the time by hand"))]
     Manual(Arc<AtomicU64>),
-    /// The machine's as another machine's would be: set to another time, and fast by so many parts in a million.
+    /// Another machine's clock, for tests: `ahead` of this machine's, and fast by `parts` in a million.
     #[cfg(test)]
     Skewed { since: Duration, ahead: Duration, parts: i32 },
 }
 
-/// How old [`Clock::recent`] may be: the kernel's timer ticks at least a hundred times a second, and catches up late where
-/// a host has taken the processor away for several ticks.
+/// How old [`Clock::recent`] may be. The kernel's timer ticks at least a hundred times a second, and is late if a
+/// host has taken the processor away for several ticks.
 pub(crate) const RECENT: Duration = Duration::from_millis(100);
 
 impl Clock {
-    /// One that is `ahead` of the machine's, and from now on fast by so many parts in a million, or slow by as many below
-    /// zero.
+    /// Makes a clock that is `ahead` of the machine's, and from now on fast by `parts` in a million (slow if below
+    /// zero).
     #[cfg(test)]
     pub(crate) fn skewed(ahead: Duration, parts: i32) -> Self {
         Self::Skewed { since: machine(), ahead, parts }
@@ -93,7 +93,7 @@ impl Clock {
         }
     }
 
-    /// For what is read so often that the exact clock would be most of its cost.
+    /// Returns the coarse time, for reads so frequent that the exact clock would be most of their cost.
     #[inline]
     pub(crate) fn moment(&self) -> Moment {
         match self {
@@ -110,8 +110,8 @@ impl Clock {
         }
     }
 
-    /// A look at the clock that this thread has taken within the last [`RECENT`]: for decisions within nanoseconds, of
-    /// which a precise look takes most, and which can look again where it matters.
+    /// Returns a time that this thread has read within the last [`RECENT`]. For decisions that take nanoseconds, most
+    /// of which an exact read would cost, and that can read again when it matters.
     pub(crate) fn recent(&self) -> Tick {
         match self {
             Self::Machine => Tick(recent()),
@@ -120,7 +120,8 @@ impl Clock {
     }
 }
 
-/// The kernel's last tick is read without asking the processor's counter; while it is the same, so is the time, nearly.
+/// Reads the kernel's last tick, which is cheaper than the processor's counter. While the tick is the same, the
+/// cached time is close enough.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn recent() -> Duration {
     use std::cell::Cell;
@@ -148,14 +149,15 @@ fn recent() -> Duration {
 fn machine() -> Duration {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
-    // Apple's goes on during sleep; elsewhere there is no better.
+    // Apple's monotonic clock goes on during sleep; on other systems there is nothing better.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
     let time = rustix::time::clock_gettime(CLOCK);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Wall time stands in for the clock that sleeps through nothing: setting it back is what the other clock is for.
+/// Wall time is used as the clock that goes on during suspend, because Linux has no coarse form of CLOCK_BOOTTIME. If
+/// the wall clock is set back, the monotonic clock still counts.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline]
 fn coarse() -> Moment {
@@ -203,7 +205,7 @@ mod tests {
             let recent = clock.recent();
             let after = clock.now();
             assert!(recent <= after && recent >= last);
-            // A thread that was not running for long says nothing about the clock.
+            // A thread that was not scheduled for long says nothing about the clock.
             if after.since(before) < Duration::from_millis(1) {
                 assert!(after.since(recent) < RECENT, "{:?}", after.since(recent));
             }

@@ -1,7 +1,8 @@
-//! What a `Larder` and everything made from it share: the store, the names, and the means to work with them.
+//! The state that a `Larder` and everything made from it share: the stores, the names, and the means to work with
+//! them.
 //!
-//! It stands below the rooms of the cache, the locks and the limits, and knows of caches only what it must do with all
-//! of them, whatever they hold.
+//! It is below the cache, the locks and the limits. Of caches it knows only what it must do with all of them,
+//! whatever the type of their values.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -33,13 +34,13 @@ use crate::telemetry::{self, Instrument};
 
 pub(crate) struct Context {
     store: AnyStore,
-    /// Where locks and limits stand, if not there, and who hears what changes there.
+    /// A separate store for locks and limits, with the dispatcher of its invalidations; `None` if they share `store`.
     coordination: Option<(AnyStore, Arc<Invalidations>)>,
-    /// The same two for background work, by connections of their own; none where the store is in this process.
+    /// The same two stores for background work, on connections of their own; `None` if the store is in this process.
     background_store: Option<AnyStore>,
     background_coordination: Option<AnyStore>,
     pub(crate) background: Background,
-    /// Claims of loads under way.
+    /// The claims of loads under way.
     pub(crate) claims: Claims,
     /// Whether locks and limits are refused on a server that evicts.
     strict: bool,
@@ -51,14 +52,14 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     pub(crate) random: Random,
     pub(crate) changes: Arc<Invalidations>,
-    /// Versions that readers ask for just now.
+    /// The versions that readers are asking for.
     pub(crate) asking: Asking,
     pub(crate) invalidations: Arc<InvalidationQueue>,
-    /// Loads under way.
+    /// The loads under way.
     pub(crate) loads: Tasks,
-    /// What waits for the end of a lease or renews a permit.
+    /// The tasks that wait for the end of a lease or renew a permit.
     pub(crate) timers: Tasks,
-    /// Where connections get user and password from, if not from the settings.
+    /// The provider of user and password, if they are not in the settings.
     pub(crate) credentials: Option<Arc<CredentialSource>>,
     pub(crate) credentials_meter: Instrument,
     pub(crate) together_meter: Instrument,
@@ -70,10 +71,11 @@ pub(crate) struct Context {
     limiters: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
 }
 
-/// How long a replaced version is kept: longer than what carries the old one, which is a miss without it, too.
+/// How long a version that replaces another is kept. If it expires, entries with the old version are still misses,
+/// because a missing version differs from theirs.
 pub(crate) const RENEWAL_SPAN: Duration = Duration::from_secs(24 * 3600);
 
-/// What any one call may take.
+/// The limits of any one call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallLimits {
     pub(crate) response_timeout: Duration,
@@ -82,7 +84,7 @@ pub(crate) struct CallLimits {
 }
 
 impl CallLimits {
-    /// Refuses a name that is longer than names may be.
+    /// Refuses a name that is too long.
     #[inline]
     pub(crate) fn check_key(&self, name: &str) -> Result<()> {
         if name.len() > self.max_key_bytes { Err(self.key_too_long(name.len())) } else { Ok(()) }
@@ -96,24 +98,24 @@ impl CallLimits {
     }
 }
 
-/// What the handles of one cache name share, as far as the type of its values does not matter.
+/// The state that all handles of one cache name share, without the type of its values.
 pub(crate) trait AnyCache: Any + Send + Sync {
     fn stats(&self) -> CacheStats;
 
-    /// The name of the version that clears it.
+    /// Returns the name of the version that clears it.
     fn clear_version(&self) -> &str;
 
-    /// The near copy of an entry, if there is one.
+    /// Returns the near copy of an entry, if there is one.
     fn near_copy(&self, entry: &str) -> Option<NearState>;
 
-    /// Whoever loads from now on starts anew, where the load under way would carry the tag.
+    /// Detaches the loads whose value would carry the tag, so that later callers start new ones.
     fn detach_tagged(&self, tag: &str);
 }
 
-/// What there is to know of a near copy, whatever it holds.
+/// The facts about a near copy, without its value.
 #[derive(Debug, Clone)]
 pub(crate) struct NearState {
-    /// Nanoseconds of the clock that nobody can set.
+    /// Nanoseconds of the monotonic clock.
     pub(crate) until: u64,
     pub(crate) seen: ReadStamp,
     pub(crate) clear_seen: ReadStamp,
@@ -162,18 +164,18 @@ impl Context {
         }
     }
 
-    /// The store, unless the `Larder` was closed.
+    /// Returns the store, unless the `Larder` was closed.
     #[inline]
     pub(crate) fn store(&self) -> Result<&AnyStore> {
         if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(&self.store) }
     }
 
-    /// With a provider of credentials.
+    /// Adds a provider of credentials.
     pub(crate) fn with_credentials(self, credentials: Option<Arc<CredentialSource>>) -> Self {
         Self { credentials, ..self }
     }
 
-    /// With a second store, for locks and limits.
+    /// Adds a second store, for locks and limits.
     pub(crate) fn with_coordination(
         self,
         coordination: Option<(AnyStore, Arc<Invalidations>)>,
@@ -182,7 +184,7 @@ impl Context {
         Self { coordination, strict, ..self }
     }
 
-    /// With a home for background work, and what it needs to reach the servers.
+    /// Adds a home for background work, and the stores that it uses.
     pub(crate) fn with_background(
         self,
         background: Background,
@@ -192,7 +194,7 @@ impl Context {
         Self { background, background_store, background_coordination, ..self }
     }
 
-    /// Waits for the first attempt to connect to each server, and gives the first failure.
+    /// Waits for the first attempt to connect to each server, and returns the first failure.
     pub(crate) async fn ready(&self) -> Result<()> {
         let coordination = self.coordination.as_ref().map(|(store, _)| store);
         let backgrounds = [self.background_store.as_ref(), self.background_coordination.as_ref()];
@@ -200,24 +202,26 @@ impl Context {
         join_all(stores.map(AnyStore::ready)).await.into_iter().collect()
     }
 
-    /// The store for background work, unless the `Larder` was closed: no caller's runtime can block its connections.
+    /// Returns the store for background work, unless the `Larder` was closed. No caller's runtime can block its
+    /// connections.
     #[allow(dead_code, reason = "a seam that rooms move to one by one")]
     pub(crate) fn background_store(&self) -> Result<&AnyStore> {
         self.store().map(|_| self.background_store_even_closed())
     }
 
-    /// As [`background_store`](Self::background_store), for what must still be sent while the `Larder` closes.
+    /// Like [`background_store`](Self::background_store), for requests that must still be sent while the `Larder`
+    /// closes.
     pub(crate) fn background_store_even_closed(&self) -> &AnyStore {
         self.background_store.as_ref().unwrap_or(&self.store)
     }
 
-    /// The store of locks and limits for background work, unless the `Larder` was closed.
+    /// Returns the locks' and limits' store for background work, unless the `Larder` was closed.
     pub(crate) fn background_coordination(&self) -> Result<&AnyStore> {
         self.store().map(|_| self.background_coordination_even_closed())
     }
 
-    /// As [`background_coordination`](Self::background_coordination), for what must still be sent while the `Larder`
-    /// closes.
+    /// Like [`background_coordination`](Self::background_coordination), for requests that must still be sent while
+    /// the `Larder` closes.
     pub(crate) fn background_coordination_even_closed(&self) -> &AnyStore {
         match (&self.coordination, &self.background_coordination) {
             (_, Some(background)) => background,
@@ -226,45 +230,46 @@ impl Context {
         }
     }
 
-    /// Changes whenever background work has got a connection to the locks' server back.
+    /// Returns a receiver that changes whenever background work has reconnected to the locks' server.
     pub(crate) fn background_reconnects(&self) -> Option<watch::Receiver<u64>> {
         self.background_coordination_even_closed().reconnects()
     }
 
-    /// Where locks and limits stand, unless the `Larder` was closed.
+    /// Returns the store of locks and limits, unless the `Larder` was closed.
     pub(crate) fn coordination(&self) -> Result<&AnyStore> {
         self.store()?;
         self.check_coordination()?;
         Ok(self.coordination_even_closed())
     }
 
-    /// For what must still be given back.
+    /// Like [`coordination`](Self::coordination), for releases and refunds that must still be sent.
     pub(crate) fn coordination_even_closed(&self) -> &AnyStore {
         self.coordination.as_ref().map_or(&self.store, |(store, _)| store)
     }
 
-    /// Who hears what changes there.
+    /// Returns the dispatcher of that store's invalidations.
     pub(crate) fn coordination_changes(&self) -> &Arc<Invalidations> {
         self.coordination.as_ref().map_or(&self.changes, |(_, changes)| changes)
     }
 
-    /// No request begins after this.
+    /// Closes the `Larder` for new requests.
     pub(crate) fn begin_closing(&self) {
         self.closed.store(true, Ordering::Release);
     }
 
-    /// Notes that something is made that an evicting server can lose.
+    /// Counts a lock or limit that is made on a server that evicts, and warns once.
     pub(crate) fn note_coordination(&self) {
         if let Eviction::Evicts(policy) = self.coordination_even_closed().eviction() {
             self.on_evicting.fetch_add(1, Ordering::AcqRel);
             telemetry::on_evicting_server();
             if !self.warned.swap(true, Ordering::AcqRel) {
-                tracing::warn!(target: telemetry::target::LOCK, %policy, "locks or limits stand on a server that evicts, and can be lost: give them one of their own by coordination()");
+                tracing::warn!(target: telemetry::target::LOCK, %policy, "locks or limits are on a server that evicts and can be lost: set coordination() to one that does not");
             }
         }
     }
 
-    /// Refuses such a server where the program asked for that, for a handle that is made before the server is reached, too.
+    /// Like [`check_coordination`](Self::check_coordination), for a handle that may be made before the server is
+    /// reached; then it refuses nothing.
     pub(crate) fn check_coordination_handle(&self) -> Result<()> {
         match self.check_coordination() {
             Err(error) if error.kind() == ErrorKind::Refused => Ok(()),
@@ -272,7 +277,7 @@ impl Context {
         }
     }
 
-    /// Refuses such a server, where the program asked for that.
+    /// Refuses locks and limits on a server that evicts, if the program asked for that.
     pub(crate) fn check_coordination(&self) -> Result<()> {
         if !self.strict {
             return Ok(());
@@ -284,12 +289,12 @@ impl Context {
                 "the server does not say whether it evicts (it needs the permission +info)".into()
             }
             Eviction::NotAsked => {
-                let message = "strict: no server was reached yet, so whether it evicts is not known";
+                let message = "strict: no server was reached yet, so it is not known whether it evicts";
                 return Err(Error::new(ErrorKind::Refused, message));
             }
         };
         Err(Error::invalid(format!(
-            "strict: {why}: locks and limits need one with maxmemory-policy noeviction"
+            "strict: {why}; locks and limits need a server with maxmemory-policy noeviction"
         )))
     }
 
@@ -308,17 +313,17 @@ impl Context {
         self.background.stop(patience).await;
     }
 
-    /// Whether the store of the caches evicts, as far as it said so when it was connected.
+    /// Returns whether the caches' store evicts, as far as it said so when it was connected.
     pub(crate) fn eviction(&self) -> Eviction {
         self.store.eviction()
     }
 
-    /// Whether the store is in this process, and so never away.
+    /// Whether the store is in this process, and so is never away.
     pub(crate) fn is_embedded(&self) -> bool {
         matches!(self.store, AnyStore::Memory(_))
     }
 
-    /// Queues the deletion of entries. `clear` is the version of their cache.
+    /// Queues the deletion of entries. `clear` is the clear version of their cache.
     pub(crate) fn queue_deletes<'a>(
         self: &Arc<Self>,
         names: impl IntoIterator<Item = &'a str>,
@@ -327,7 +332,7 @@ impl Context {
         self.send_queued(self.invalidations.delete(names, clear, || self.all_clears()));
     }
 
-    /// Queues the replacement of the version that clears a cache.
+    /// Queues the replacement of a cache's clear version.
     pub(crate) fn queue_clear(self: &Arc<Self>, version: &str) {
         self.send_queued(self.invalidations.clear(version));
     }
@@ -338,24 +343,26 @@ impl Context {
         self.send_queued(self.invalidations.tag(version, &epoch, || self.all_clears()));
     }
 
-    /// The clear versions of all caches. Takes the table of caches while the queue is locked; nothing locks them in the
-    /// other order.
+    /// Returns the names of the clear versions of all caches. Called while the queue is locked, and locks the table
+    /// of caches; no code locks the two in the opposite order.
     pub(crate) fn all_clears(&self) -> Vec<String> {
         self.caches().values().map(|cache| cache.clear_version().to_owned()).collect()
     }
 
     fn send_queued(self: &Arc<Self>, started: Started) {
         if started == Started::No {
-            // What waits holds no reference to this: the last handle must end the connections and the thread.
+            // The sender holds only a weak reference while it waits, so that the last handle can end the connections
+            // and the thread.
             let sender = invalidation::send(Arc::downgrade(self), self.invalidations.clone());
             if !self.background.spawn_until_close(sender) {
-                // Closed, or no runtime is left: the next to queue something tries again.
+                // Closed, or no runtime is left: the next call that queues something tries again.
                 self.invalidations.sender_ended();
             }
         }
     }
 
-    /// What all handles of this cache share; made on first use. An error if it was made for another type of value.
+    /// Returns the state that all handles of this cache share, and makes it on first use. Fails if it was made for
+    /// another type of value.
     pub(crate) fn cache<T: AnyCache>(&self, name: &str, make: impl FnOnce() -> T) -> Result<Arc<T>> {
         let shared = self.caches().entry(name.to_owned()).or_insert_with(|| Arc::new(make())).clone();
         let any: Arc<dyn Any + Send + Sync> = shared;
@@ -364,7 +371,7 @@ impl Context {
         })
     }
 
-    /// Gives unused permits of a rate limit back without anybody waiting for it; once, as they come back by themselves.
+    /// Returns unused permits of a rate limit in the background. Tries once, because they expire by themselves.
     pub(crate) fn refund_in_background(
         self: &Arc<Self>,
         name: String,
@@ -383,7 +390,7 @@ impl Context {
         });
     }
 
-    /// What all handles of this limiter share; made on first use.
+    /// Returns the state that all handles of this limiter share, and makes it on first use.
     pub(crate) fn shared_of_limiter<T: Any + Send + Sync>(
         &self,
         name: &str,
@@ -406,19 +413,21 @@ impl Context {
         stats
     }
 
-    /// The near copy of an entry, of whatever cache.
+    /// Returns the near copy of an entry of any cache.
     pub(crate) fn near_copy(&self, entry: &str) -> Option<NearState> {
         self.caches().values().find_map(|cache| cache.near_copy(entry))
     }
 
-    /// Takes a load's claim away without waiting for it. What is handed over before `close` is still sent.
+    /// Removes a load's claim without waiting for the reply. Claims that are handed over before `close` are still
+    /// removed.
     ///
-    /// The request is sent before this returns, on the connection of the request that made the claim. So it never
-    /// overtakes that one, and a load that begins afterwards does not find the claim. Where that connection does not
-    /// answer, and for a claim that is dropped outside a runtime, it is sent on the connection of the background.
+    /// The request is sent before this function returns, on the connection that the claim was made on. So it cannot
+    /// arrive before the request that made the claim, and a load that begins afterwards does not find the claim. If
+    /// that connection does not answer, or if the claim is dropped outside a runtime, the request is sent on the
+    /// background's connection.
     pub(crate) fn abandon_in_background(self: &Arc<Self>, entry: Name, claim: Claim) {
         if self.is_embedded() {
-            // Done at once, also where a runtime ends with its loads and nothing would poll a task.
+            // Done here and not in a task: the runtime may end with its loads.
             let _ = abandon(&self.store, &entry, &claim).now_or_never();
             return;
         }
@@ -430,13 +439,13 @@ impl Context {
                     return;
                 }
             }
-            // Where this fails too, the claim runs out by itself.
+            // If this fails too, the claim expires by itself.
             let again = abandon(context.background_store_even_closed(), &entry, &claim);
             let _ = tokio::time::timeout(context.limits.response_timeout, again).await;
         });
     }
 
-    /// A tag was invalidated: what the loads that would carry it have read is void.
+    /// Detaches the loads that would carry a tag which was invalidated: what they have read may be older.
     pub(crate) fn detach_tagged(&self, tag: &str) {
         for cache in self.caches().values() {
             cache.detach_tagged(tag);
@@ -473,7 +482,8 @@ impl Delivery for Context {
         let patience = self.limits.response_timeout;
         let answer = tokio::time::timeout(patience, deliver).await;
         answer.unwrap_or_else(|_| Err(Error::timed_out(patience)))?;
-        // What was read meanwhile goes before near reads of the name resume: the store may tell later.
+        // Drop what was read in the meantime before near reads of the name resume. The server's own notification may
+        // arrive only after that.
         self.changes.changed(name);
         Ok(())
     }

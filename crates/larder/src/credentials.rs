@@ -1,7 +1,7 @@
 //! Credentials that change while the program runs: short-lived tokens, rotated passwords.
 //!
-//! The program gives a provider, and larder asks it: at each dial, before what it gave expires, and on demand. Links that dial
-//! at the same time share one question. Credentials that a server refused are not used again.
+//! The program gives a provider. larder asks it at each dial, before its last answer expires, and on demand. Links
+//! that dial at the same time share one question. Credentials that a server refused are not used again.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -16,7 +16,8 @@ use crate::clock::{Clock, Tick};
 use crate::endpoint::Secret;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A user and a password, as a [provider](crate::LarderBuilder::credentials) gives them. `Debug` does not show the password.
+/// A user and a password, returned by a [provider](crate::LarderBuilder::credentials). `Debug` does not show the
+/// password.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Credentials {
@@ -26,37 +27,38 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// The password of the `default` user, or of the user that [`username`](Self::username) names.
+    /// Makes credentials with this password, for the `default` user or the user set with
+    /// [`username`](Self::username).
     pub fn password(password: impl Into<String>) -> Self {
         Self { username: None, password: Secret(password.into()), valid_for: None }
     }
 
-    /// The ACL user. Default: the server's `default` user.
+    /// Sets the ACL user. Default: the server's `default` user.
     pub fn username(mut self, username: impl Into<String>) -> Self {
         self.username = Some(username.into());
         self
     }
 
-    /// How long the password is valid, counted from the moment the provider was asked. After four fifths of it larder asks
-    /// again, and authenticates its open connections with the answer. Default: no limit; the provider is then asked at
-    /// each dial and on demand.
+    /// Sets how long the password is valid, counted from the moment the provider was asked. After four fifths of that
+    /// time larder asks again, and authenticates its open connections with the answer. Default: no limit; then the
+    /// provider is asked at each dial and on demand.
     pub fn valid_for(mut self, span: Duration) -> Self {
         self.valid_for = Some(span);
         self
     }
 }
 
-/// What a provider may fail with.
+/// The error of a provider.
 pub(crate) type ProviderError = Box<dyn StdError + Send + Sync>;
 
 type ProviderFuture = Pin<Box<dyn Future<Output = Result<Credentials, ProviderError>> + Send>>;
 
-/// The provider, and its last answer.
+/// The provider and its last answer.
 pub(crate) struct CredentialSource {
     provider: Box<dyn Fn() -> ProviderFuture + Send + Sync>,
     clock: Clock,
     kept: Mutex<Option<CurrentCredentials>>,
-    /// The number of the last answer. It moves on when the provider has answered a question on demand, too.
+    /// The number of the last answer. It also increases when the provider has answered on demand.
     latest: AtomicU64,
 }
 
@@ -64,14 +66,14 @@ pub(crate) struct CredentialSource {
 #[derive(Debug, Clone)]
 pub(crate) struct CurrentCredentials {
     pub(crate) credentials: Credentials,
-    /// Which answer it is, from 1.
+    /// The number of this answer, from 1.
     pub(crate) number: u64,
     asked: Tick,
     answered: Tick,
 }
 
 impl CurrentCredentials {
-    /// When to ask again.
+    /// Returns when to ask again.
     pub(crate) fn renew_at(&self) -> Option<Tick> {
         self.credentials.valid_for.map(|span| self.asked.after(span / 5 * 4))
     }
@@ -95,8 +97,8 @@ impl CredentialSource {
         }
     }
 
-    /// The credentials for a dial, or to authenticate with again. Asks the provider, except where its last answer has a limit
-    /// of time that is not near, or was given while this call waited.
+    /// Returns the credentials for a dial or a new authentication. Asks the provider, unless its last answer has a
+    /// time limit that is not near, or arrived while this call waited.
     pub(crate) async fn current(&self) -> Result<CurrentCredentials> {
         let called = self.clock.now();
         let mut slot = self.kept.lock().await;
@@ -109,10 +111,10 @@ impl CredentialSource {
         }
         match self.ask().await {
             Ok(kept) => Ok(slot.insert(kept).clone()),
-            // A provider that is away for a moment costs nothing while the last answer holds.
+            // If the provider fails for a moment, the last answer is used as long as it is valid.
             Err(error) => match slot.as_ref().filter(|kept| !kept.has_expired(self.clock.now())) {
                 Some(kept) if kept.credentials.valid_for.is_some() => {
-                    tracing::warn!(target: crate::telemetry::target::CONNECTION, %error, "new credentials could not be had, the last ones are still valid");
+                    tracing::warn!(target: crate::telemetry::target::CONNECTION, %error, "the credentials provider failed, the last credentials are still valid");
                     Ok(kept.clone())
                 }
                 _ => Err(error),
@@ -120,14 +122,14 @@ impl CredentialSource {
         }
     }
 
-    /// Asks the provider now. The links take the answer with their next heartbeat.
+    /// Asks the provider now. The links use the answer from their next heartbeat on.
     pub(crate) async fn renew(&self) -> Result<()> {
         let mut slot = self.kept.lock().await;
         *slot = Some(self.ask().await?);
         Ok(())
     }
 
-    /// A server refused this answer: the next dial asks again.
+    /// Drops an answer that a server refused, so that the next dial asks again.
     pub(crate) async fn refused(&self, number: u64) {
         let mut slot = self.kept.lock().await;
         if slot.as_ref().is_some_and(|kept| kept.number == number) {
@@ -135,7 +137,7 @@ impl CredentialSource {
         }
     }
 
-    /// Whether a connection that was authenticated with `kept` has to authenticate again.
+    /// Whether a connection that was authenticated with `kept` must authenticate again.
     pub(crate) fn is_due(&self, kept: &CurrentCredentials) -> bool {
         self.latest.load(Ordering::Acquire) != kept.number
             || kept.renew_at().is_some_and(|at| self.clock.now() >= at)
@@ -174,7 +176,7 @@ mod tests {
         let (hand, count) = (micros.clone(), asked.clone());
         let provider = move || {
             let number = count.fetch_add(1, Ordering::AcqRel);
-            // Time passes while it answers.
+            // The clock moves on while the provider answers.
             hand.fetch_add(1000, Ordering::AcqRel);
             async move {
                 tokio::task::yield_now().await;
@@ -216,7 +218,7 @@ mod tests {
         let first = source.current().await.unwrap();
         source.refused(first.number).await;
         assert_ne!(source.current().await.unwrap().number, first.number);
-        // What was refused before is another answer by now.
+        // The refused answer has been replaced by now.
         source.refused(first.number).await;
         source.current().await.unwrap();
         assert_eq!(asked.load(Ordering::Acquire), 2);

@@ -1,4 +1,4 @@
-//! Servers by their addresses, and the password for them, which never shows.
+//! The addresses of servers, and a type for passwords that never displays them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ pub(crate) enum Address {
     Unix(PathBuf),
 }
 
-/// A password, which never shows.
+/// A password. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(pub(crate) String);
 
@@ -38,15 +38,15 @@ impl fmt::Display for Address {
 
 #[cfg(feature = "redis")]
 impl Address {
-    /// `host:port` as a node of a cluster names another. One that does not know its own name leaves the host empty or
-    /// says `?`, and means: where you asked.
+    /// Makes an address of the host and port by which a cluster's node names another node. A node that does not know
+    /// its own name sends an empty host or `?`, which means the host that was asked.
     pub(crate) fn named(host: &str, port: u16, asked: &str) -> Self {
         let host = host.trim_matches(['[', ']']);
         let host = if matches!(host, "" | "?") { asked } else { host };
         Self::Tcp { host: host.to_owned(), port }
     }
 
-    /// The host, where there is one.
+    /// Returns the host, or "" for a Unix socket.
     pub(crate) fn host(&self) -> &str {
         match self {
             Self::Tcp { host, .. } => host,

@@ -1,22 +1,22 @@
-//! The bytes before a value: what a reader must know before it believes what follows.
+//! The envelope: the bytes before a value, which a reader checks before it uses the rest.
 //!
 //! A stored value is a header of 40 bytes, the versions of its tags, and the payload. The header says how to decode
-//! the payload, when it was written in the server's time, and which write it was; a CRC-32 covers all of it, so
-//! that a truncated or damaged value is a miss and never a wrong value. The first byte can begin neither JSON nor any
-//! UTF-8 text, which is how bare JSON written by somebody else is told apart. All numbers are big-endian.
-//! docs/wire-format.md has the same table for readers of another language.
+//! the payload, when it was written in the server's time, and which write it was. A CRC-32 covers everything, so a
+//! truncated or damaged value is a miss and never a wrong value. The first byte cannot begin JSON or any other UTF-8
+//! text, which distinguishes bare JSON of other programs. All numbers are big-endian. docs/wire-format.md has the
+//! same table for readers in other languages.
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 0 | 0x9A |
 //! | 1 | layout version, 1 |
 //! | 2 | kind (2 bits), whether 18–23 is an expiry (1), compression (2), codec (3), from the top |
 //! | 3 | number of tags |
-//! | 4–11 | nonce, random, never 0: a token where the kind is a placeholder |
+//! | 4–11 | nonce, random, never 0; for a placeholder its token |
 //! | 12–17 | written at, ms since 1970 |
-//! | 18–23 | fresh until, ms since 1970, 0: as long as it is there; or when it expires, as it was written |
-//! | 24–27 | what loading it took, µs, at most 2³²−1 |
-//! | 28–35 | version of the cache's clear, 0: none |
+//! | 18–23 | fresh until, ms since 1970 (0: until it expires); or, by the bit in byte 2, when it expires |
+//! | 24–27 | duration of its load, µs, at most 2³²−1 |
+//! | 28–35 | the cache's clear version, 0: none |
 //! | 36–39 | CRC-32 (IEEE) of all the other bytes |
 
 use crc32fast::Hasher;
@@ -26,13 +26,13 @@ const LAYOUT: u8 = 1;
 pub(crate) const HEADER: usize = 40;
 const CHECKSUM: std::ops::Range<usize> = 36..40;
 
-/// What stands under a key.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EntryKind {
     Value,
-    /// The origin is known to have no such thing.
+    /// The origin is known to have no such value.
     Absence,
-    /// Somebody is loading: for readers nothing is here yet.
+    /// A load is under way. For readers nothing is stored yet.
     Placeholder,
 }
 
@@ -50,14 +50,14 @@ pub(crate) enum Compression {
     Lz4,
 }
 
-/// A tag and the version it had when the data was read.
+/// A tag, with the version that it had when the data was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TagVersion {
     pub(crate) tag: String,
     pub(crate) version: u64,
 }
 
-/// Everything before the payload.
+/// The fields before the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Envelope {
     pub(crate) kind: EntryKind,
@@ -66,10 +66,10 @@ pub(crate) struct Envelope {
     pub(crate) nonce: u64,
     /// Milliseconds since 1970, in the server's time.
     pub(crate) written_at: u64,
-    /// Milliseconds since 1970, in the server's time; 0: until it expires.
+    /// Milliseconds since 1970, in the server's time; 0 means until it expires.
     pub(crate) fresh_until: u64,
-    /// Milliseconds since 1970, in the server's time: when it expires unless it is touched, where `fresh_until` is 0; 0: not said.
-    /// Who keeps a copy ends it then.
+    /// Milliseconds since 1970, in the server's time: when the entry expires unless it is touched. Only if
+    /// `fresh_until` is 0; 0 means not known. A copy in a process ends then.
     pub(crate) expires_at: u64,
     /// Microseconds.
     pub(crate) load_cost: u32,
@@ -77,7 +77,7 @@ pub(crate) struct Envelope {
     pub(crate) tags: Vec<TagVersion>,
 }
 
-/// Why bytes that claim to be an envelope cannot be believed.
+/// Why the bytes of an envelope cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Damage {
     Truncated,
@@ -97,8 +97,8 @@ impl Damage {
 }
 
 impl Envelope {
-    /// The placeholder of a fill: these very bytes stand under the key until the fill commits. It carries the versions that
-    /// were read before the load: what is voided meanwhile need not be waited for.
+    /// Makes the placeholder of a fill. These exact bytes are stored under the key until the fill commits. They carry
+    /// the versions that were read before the load, so a placeholder that was invalidated since is not waited for.
     pub(crate) fn placeholder(
         token: u64,
         written_at: u64,
@@ -123,7 +123,7 @@ impl Envelope {
         out
     }
 
-    /// Writes the header and the tags. The payload is then appended, and [`seal`] called.
+    /// Writes the header and the tags. Then append the payload and call [`seal`].
     pub(crate) fn begin(&self, out: &mut Vec<u8>) {
         let kind = match self.kind {
             EntryKind::Value => 0,
@@ -174,10 +174,11 @@ impl Envelope {
         let load_cost = u32::from_be_bytes(reader.array()?);
         let clear_version = u64::from_be_bytes(reader.array()?);
         let checksum = u32::from_be_bytes(reader.array()?);
-        // Before anything of variable length is believed.
+        // Check this before any field of variable length is used.
         if checksum != crc(bytes) {
             return Err(Damage::Checksum);
         }
+        // Unpack the third byte, then read the tags.
         let kind = match packed >> 6 {
             0 => EntryKind::Value,
             1 => EntryKind::Absence,
@@ -218,7 +219,7 @@ impl Envelope {
     }
 }
 
-/// Completes a value begun by [`Envelope::begin`]: the checksum is known only when the payload is.
+/// Completes a value begun by [`Envelope::begin`]. The checksum is known only now, with the payload.
 pub(crate) fn seal(bytes: &mut [u8]) {
     let checksum = crc(bytes).to_be_bytes();
     if let Some(place) = bytes.get_mut(CHECKSUM) {
@@ -226,7 +227,7 @@ pub(crate) fn seal(bytes: &mut [u8]) {
     }
 }
 
-/// Which write this was, of what has an envelope. docs/wire-format.md: bytes 4 to 11.
+/// Returns the nonce of bytes that have an envelope: bytes 4 to 11 in docs/wire-format.md.
 pub(crate) fn nonce(bytes: &[u8]) -> Option<u64> {
     match bytes {
         [MAGIC, LAYOUT, _, _, rest @ ..] => rest.first_chunk().map(|nonce| u64::from_be_bytes(*nonce)),
@@ -234,15 +235,15 @@ pub(crate) fn nonce(bytes: &[u8]) -> Option<u64> {
     }
 }
 
-/// What the first bytes of an entry tell without its payload: nothing else can be believed without the checksum.
+/// What the first bytes of an entry say. Without the payload the checksum cannot be checked, so no more may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Glance {
-    /// A placeholder, a known absence, an empty string or an unknown layout: for a reader nothing is here.
+    /// A placeholder, a known absence, an empty string or an unknown layout: nothing for a reader.
     Nothing,
-    /// No envelope.
+    /// There is no envelope.
     Bare,
     Value {
-        /// Whether there are tags to be compared before it counts.
+        /// Whether the entry has tags, which must be compared before it is valid.
         tagged: bool,
         fresh_until: u64,
         clear_version: u64,
@@ -268,7 +269,7 @@ pub(crate) fn glance(start: &[u8]) -> Glance {
                 Err(_) => Glance::Nothing,
             }
         }
-        // Of a layout that this build cannot read.
+        // An empty string, or a layout that this build cannot read.
         [] | [MAGIC, ..] => Glance::Nothing,
         _ => Glance::Bare,
     }

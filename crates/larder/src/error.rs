@@ -1,98 +1,119 @@
-//! The one error of the library: opaque, cheap to clone, with a kind to act on.
+//! The library's one error type: opaque, cheap to clone, with a kind to act on.
 //!
-//! Messages say what to do where that is known, and never hold a password: nothing here is built from a URL, and
-//! what the server says is passed on only where it cannot repeat a secret.
+//! Messages say what to do if that is known, and never contain a password: no message is built from a URL, and a
+//! server's message is passed on only if it cannot repeat a secret.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// What went wrong in larder or on its server.
+/// An error of larder or of its server. Act on its [`kind`](Self::kind).
 ///
-/// Absence and refusal are not errors: `get` gives an `Option`, a lock that is taken gives `None`.
+/// Absence and refusal are not errors: `get` returns an `Option`, and `try_acquire` of a lock that is held returns
+/// `None`.
 ///
 /// ```
-/// # async fn run() {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
 /// let error = larder::Larder::connect("redis://127.0.0.1:1").await.unwrap_err();
 /// assert_eq!(error.kind(), larder::ErrorKind::Refused);
 /// assert!(error.is_retryable());
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run());
 /// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
 struct Inner {
     kind: ErrorKind,
-    /// Without names, for events.
+    /// The message without names, for events.
     message: String,
-    /// With them, for the caller.
+    /// The message with names, for the caller.
     named: Option<String>,
     queued: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// A result whose error is larder's.
+/// A result with larder's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The kinds of [`Error`], each with its own remedy.
+/// The kinds of [`Error`], and what to do about each.
+///
+/// | kinds | what failed | the same call again |
+/// |---|---|---|
+/// | `Refused`, `ClusterDown` | the server cannot be reached | may succeed later |
+/// | `Disconnected`, `TimedOut` | no reply; the request may have taken effect | may succeed later |
+/// | `Loading`, `ReadOnly`, `Busy`, `OutOfMemory` | the server cannot serve the request now | may succeed later |
+/// | `LockHeld`, `QueueFull`, `Quarantined`, `NotReplicated` | the lock or permit was not granted | may succeed later |
+/// | `LockLost` | the lock or the permit is no longer held | no: stop the work, then acquire again |
+/// | `InvalidUrl`, `InvalidSetting`, `KeyTooLong`, `ValueTooLarge`, `Encode` | the call | no: correct it |
+/// | `Tls`, `Authentication`, `Permission`, `WrongType`, `Server` | the server's setup or data | no: correct it |
+/// | `Closed` | the `Larder` was closed | no |
+///
+/// [`Error::is_retryable`] tells the kinds that may succeed later, [`Error::is_indeterminate`] those of which the
+/// request may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The URL cannot be parsed, or names something that this build does not support.
+    /// The URL cannot be parsed, or names a feature that this build does not support. Correct the URL or the
+    /// features.
     InvalidUrl,
-    /// A setting, a name or an argument makes no sense: the message says which and why.
+    /// A setting, a name or an argument is invalid. The message says which and why.
     InvalidSetting,
-    /// The key is longer than `max_key_bytes`.
+    /// The key is longer than `max_key_bytes`. Shorten it, or raise the limit.
     KeyTooLong,
-    /// The encoded value is larger than `max_value_bytes`, or than the whole of an embedded store.
+    /// The encoded value is larger than `max_value_bytes`, or than a whole embedded store. Store less, or raise the
+    /// limit.
     ValueTooLarge,
-    /// The value could not be serialized. Nothing was written.
+    /// The value could not be serialized, and nothing was written. Correct the value's type, or choose another
+    /// format.
     Encode,
-    /// No server accepts connections at the address: refused, no such socket, no such host, or a socket that this process
-    /// may not open.
+    /// No server accepts connections at the address: connection refused, no such socket, no such host, or a socket
+    /// that this process may not open. Start the server or correct the address; retry later.
     Refused,
-    /// The TLS handshake failed: an unknown authority, a name that does not match, no TLS on that port.
+    /// The TLS handshake failed: an unknown authority, a name that does not match, or no TLS on that port. Correct
+    /// the certificates or the URL.
     Tls,
-    /// The connection broke while a request was under way. Whether the request took effect is unknown.
+    /// The connection broke during a request. The request may have taken effect. Retry if that does no harm.
     Disconnected,
-    /// No answer in time. Whether the request took effect is unknown.
+    /// No reply arrived in time. The request may have taken effect. Retry if that does no harm, or allow more time.
     TimedOut,
-    /// The server wants a password, or refuses the one given.
+    /// The server requires a password, or refuses the one given. Correct the credentials.
     Authentication,
-    /// The user is known but may not run this command or touch this key (ACL).
+    /// The user may not run this command or use this key (ACL). Extend the user's permissions.
     Permission,
-    /// The key holds another data type: something else writes to this name.
+    /// The key holds another data type, because another program writes to this name. Use another namespace.
     WrongType,
-    /// The server is at its `maxmemory` and its policy does not evict.
+    /// The server has reached its `maxmemory`, and its policy does not evict. Give it more memory; retry later.
     OutOfMemory,
-    /// The server is a read-only replica, or one that lost its master and does not answer.
+    /// The server is a read-only replica, or one that lost its master and does not answer. Retry after the failover.
     ReadOnly,
-    /// The server is still loading its data after a start.
+    /// The server is still loading its data after a start. Retry.
     Loading,
-    /// The cluster cannot serve the key's slot at the moment.
+    /// The cluster cannot serve the key's slot at the moment. Retry.
     ClusterDown,
-    /// The lock's time is over: somebody else may hold it.
+    /// The lock or the permit has ended, and another caller may hold it. Stop the work that it protects.
     LockLost,
-    /// The server takes no more for now: it is at its `maxclients`, a disk or replicas that it waits for, a script that runs.
+    /// The server or the key is too busy: the server has reached its `maxclients`, waits for a disk or for replicas,
+    /// or runs a long script; or other writers changed the key at each attempt. Retry with a pause.
     Busy,
-    /// Others held the lock all the time.
+    /// Other callers held the lock for the whole wait. Retry, or wait longer.
     LockHeld,
-    /// As many callers wait for the semaphore as [`max_waiting`](crate::lock::Semaphore::max_waiting) lets.
+    /// The semaphore has as many waiters as [`max_waiting`](crate::Semaphore::max_waiting) allows. Retry later.
     QueueFull,
-    /// The server may have lost locks that are still held: after a failover, a restart, or before the first use of a lock with
-    /// [`quarantine`](crate::lock::Lock::quarantine). It grants nothing until this time of its clock.
+    /// The server may have lost locks that are still held: after a failover, after a restart, or before the first use
+    /// of a lock with [`quarantine`](crate::Lock::quarantine). It grants none until this time of its clock. Retry
+    /// then.
     Quarantined {
-        /// When it grants again.
+        /// When the server grants locks again.
         until: SystemTime,
     },
-    /// Fewer replicas than [`replicated`](crate::lock::Lock::replicated) demands have acknowledged the lock in time. It was
-    /// released.
+    /// Too few replicas acknowledged the lock in time: fewer than [`replicated`](crate::Lock::replicated) demands.
+    /// The lock was released. Retry.
     NotReplicated,
-    /// The `Larder` was closed.
+    /// The `Larder` was closed. Make a new one.
     Closed,
-    /// Anything else that the server said.
+    /// Any other error that the server reported. The message is the server's.
     Server,
 }
 
@@ -115,13 +136,13 @@ impl Error {
         }))
     }
 
-    /// The same with a message for the caller that holds a name, which no event may hold.
+    /// Makes an error whose message for the caller, `named`, holds a name. Events use `message`, which holds none.
     pub(crate) fn named(kind: ErrorKind, message: impl Into<String>, named: String) -> Self {
         let message = message.into();
         Self(Arc::new(Inner { kind, message, named: Some(named), queued: false, source: None }))
     }
 
-    /// The message without names of locks, for events.
+    /// Returns the message without names of locks, for events.
     pub(crate) fn unnamed(&self) -> &str {
         &self.0.message
     }
@@ -138,7 +159,7 @@ impl Error {
         Self::new(ErrorKind::Closed, "this Larder was closed")
     }
 
-    /// The same, if it is an outage, saying what that kept from being done.
+    /// If this is an outage, adds to the message what could not be done because of it.
     pub(crate) fn in_context(self, what: &str) -> Self {
         if !self.is_outage() {
             return self;
@@ -146,14 +167,14 @@ impl Error {
         Self::new(self.kind(), format!("{what}: {}", self.unnamed()))
     }
 
-    /// The same, of an invalidation that will be made up for. What lies behind it stays in the message.
+    /// Adds that the invalidation is queued. The original text stays in the message; the source is dropped.
     pub(crate) fn queued(self) -> Self {
         let message = format!("{self}; the key's invalidation is queued until the server is back");
         Self(Arc::new(Inner { kind: self.kind(), message, named: None, queued: true, source: None }))
     }
 
-    /// Whether a write that failed for want of the server is queued, to be made up for when the server is back: a
-    /// `delete` as itself, a `set` as a `delete`, for its value may be old by then.
+    /// Whether the write that failed because the server is away is queued. It is sent when the server is back: a
+    /// `delete` as itself, and a `set` as a `delete`, because its value may be old by then.
     #[must_use]
     pub fn is_queued(&self) -> bool {
         self.0.queued
@@ -175,7 +196,7 @@ impl Error {
         )
     }
 
-    /// What kind of failure this is.
+    /// Returns the kind of this error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -192,14 +213,14 @@ impl Error {
         away || not_now || busy || matches!(self.kind(), Kind::Quarantined { .. } | Kind::NotReplicated)
     }
 
-    /// Whether the request may have taken effect all the same: it was sent, or may have been, and no answer came. A rate
-    /// limit may have been charged then.
+    /// Whether the request may have taken effect: it was sent, or may have been, and no reply arrived. A rate limit
+    /// may have been charged.
     #[must_use]
     pub fn is_indeterminate(&self) -> bool {
         matches!(self.kind(), ErrorKind::TimedOut | ErrorKind::Disconnected)
     }
 
-    /// Whether no answer came in time.
+    /// Whether no reply arrived in time.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.kind() == ErrorKind::TimedOut
@@ -207,7 +228,7 @@ impl Error {
 }
 
 impl ErrorKind {
-    /// The name used in metrics' labels and logs.
+    /// Returns the name that is used in metrics' labels and in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

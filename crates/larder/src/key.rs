@@ -1,9 +1,9 @@
-//! Keys: how a program's values become the text of a key, without two of them ever meeting.
+//! Keys: how a program's values become the text of a key, so that different keys never get the same text.
 //!
-//! A key is text. `%`, `{`, `}` and control characters are percent-escaped, so that nothing in a key can open a
-//! Redis Cluster hash tag or break a log line. A tuple is its parts joined by `:`; inside a part `:` is escaped too,
-//! so `("a", "b:c")` and `("a:b", "c")` stay apart. Within one type of key the text is injective; across types it
-//! is meant to be the same where the text is (`"7"` and `7u64` name the same entry).
+//! A key is text. `%`, `{`, `}` and control characters are percent-escaped, so nothing in a key can open a Redis
+//! Cluster hash tag or break a log line. A tuple is its parts joined by `:`. Inside a part `:` is escaped too, so
+//! `("a", "b:c")` and `("a:b", "c")` differ. Within one type of key the text is injective. Across types, keys with
+//! the same text name the same entry on purpose: `"7"` and `7u64`.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::name::Name;
 
-/// Whether a byte is one of those that nearly all keys are made of, and never need escaping.
+/// Whether a byte never needs escaping and is one of those that nearly all keys consist of.
 #[inline]
 const fn is_plain(byte: u8) -> bool {
     const PLAIN: [u64; 2] = {
@@ -29,10 +29,11 @@ const fn is_plain(byte: u8) -> bool {
     byte < 128 && half >> (byte & 63) & 1 == 1
 }
 
-/// Something that names an entry of a cache.
+/// Names an entry of a cache.
 ///
-/// It is implemented for strings, integers, `bool`, `char`, IP addresses, UUIDs (feature `uuid`), tuples of up to four parts, and
-/// references to them. [`DisplayKey`] makes a key of anything that displays, and the trait is open:
+/// Implemented for strings, integers, `bool`, `char`, IP addresses, UUIDs (feature `uuid`), tuples of up to four
+/// parts, and references to them. [`DisplayKey`] makes a key of any type that implements `Display`. You can implement
+/// the trait for your own types:
 ///
 /// ```
 /// use larder::{CacheKey, KeyText};
@@ -46,15 +47,15 @@ const fn is_plain(byte: u8) -> bool {
 /// }
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no cache key",
-    note = "wrap it in `larder::Displayed(…)` if it displays, or implement `CacheKey` for it: three lines, see there"
+    message = "`{Self}` is not a cache key",
+    note = "wrap it in `larder::DisplayKey(…)` if it implements `Display`, or implement `CacheKey` for it (three lines)"
 )]
 pub trait CacheKey {
     /// Writes the key's text. Two keys that differ must write different text.
     fn write(&self, text: &mut KeyText<'_>);
 }
 
-/// Where a [`CacheKey`] writes its text. What is written is escaped on the way.
+/// The text of a [`CacheKey`] as it is written. Escapes what it is given.
 #[derive(Debug)]
 pub struct KeyText<'a> {
     out: &'a mut Name,
@@ -66,10 +67,10 @@ impl KeyText<'_> {
         KeyText { out, within_tuple: false }
     }
 
-    /// Adds text.
+    /// Appends text.
     #[inline]
     pub fn push(&mut self, text: &str) {
-        // Most keys are digits and letters: a look at the bytes is quicker than one at the characters.
+        // Most keys consist of digits and letters, and checking bytes is faster than checking characters.
         if text.bytes().all(is_plain) {
             self.out.push_str(text);
         } else {
@@ -86,7 +87,7 @@ impl KeyText<'_> {
             if let Some(special) = tail_chars.next() {
                 let mut utf8 = [0; 4];
                 for byte in special.encode_utf8(&mut utf8).bytes() {
-                    // Writing to a name cannot fail.
+                    // Writing to a `Name` cannot fail.
                     let _ = write!(self.out, "%{byte:02X}");
                 }
             }
@@ -95,7 +96,7 @@ impl KeyText<'_> {
         self.out.push_str(rest);
     }
 
-    /// Adds parts joined by `:`, as tuples do: for keys of your own that have several fields.
+    /// Appends parts joined by `:`, as tuples do. For your own keys that have several fields.
     ///
     /// ```
     /// use larder::{CacheKey, KeyText};
@@ -129,26 +130,26 @@ impl Write for KeyText<'_> {
     }
 }
 
-/// Makes a key of anything that displays.
+/// Makes a key of any type that implements `Display`.
 ///
 /// ```
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// use std::net::SocketAddr;
-/// use larder::Displayed;
+/// use larder::DisplayKey;
 ///
 /// let hosts = larder.cache::<String>("host").no_expiry().build()?;
-/// hosts.set(Displayed(SocketAddr::from(([127, 0, 0, 1], 80))), &"home".to_owned()).await?;
+/// hosts.set(DisplayKey(SocketAddr::from(([127, 0, 0, 1], 80))), &"home".to_owned()).await?;
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DisplayKey<T>(pub T);
 
 impl<T: fmt::Display> CacheKey for DisplayKey<T> {
     fn write(&self, text: &mut KeyText<'_>) {
-        // KeyText's own writes cannot fail; a Display that fails wrote what it could.
+        // `KeyText` itself never fails. If the `Display` fails, the text written so far is the key.
         let _ = write!(text, "{}", self.0);
     }
 }
@@ -186,7 +187,7 @@ macro_rules! displayed_keys {
 displayed_keys!(std::net::IpAddr, std::net::Ipv4Addr, std::net::Ipv6Addr);
 displayed_keys!(bool, char);
 
-/// Digits need no escaping, and the formatter would be a good part of a near hit's time.
+/// Integers need no escaping, and the formatter would be a good part of a near hit's cost.
 macro_rules! integer_keys {
     ($($type:ty),*) => {$(
         impl CacheKey for $type {

@@ -1,9 +1,9 @@
-//! Which names larder uses on the server. docs/wire-format.md is the same for readers of another language.
+//! The names that larder uses on the server. docs/wire-format.md has the same for readers in other languages.
 //!
 //! An entry is `[<namespace>/]<cache>[@<schema>]:<key>`. Everything else that larder stores begins with `~`, which no
-//! namespace or cache name may hold, followed by its kind and that kind's layout version; the name that it belongs
-//! to stands whole in one hash tag, so that siblings share a slot. In it `/` follows the namespace even where there is none:
-//! the names of locks and tags may hold a `/`, and `shop/x` without a namespace is not `x` of `shop`.
+//! namespace or cache name may contain, followed by its kind and that kind's layout version. The name that it belongs
+//! to is one hash tag, so that related keys share a slot. In the hash tag `/` follows the namespace even if there is
+//! none: names of locks and tags may contain a `/`, and `shop/x` without a namespace must differ from `x` of `shop`.
 
 use std::fmt::Write as _;
 
@@ -13,16 +13,16 @@ use crate::name::Name;
 use crate::store::group::PREFIX as GROUP;
 use crate::store::permit::{PREFIX, RW_LOCK};
 
-/// What the lock of every election begins with.
+/// The start of the lock's name of every election.
 pub(crate) const ELECTION: &str = "~election.1:";
 
-/// The longest namespace or cache name.
+/// The longest namespace or cache name, in bytes.
 const LONGEST_NAME: usize = 128;
 
-/// A namespace, or none, and the names that it makes.
+/// A namespace, or none, and the names within it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Keyspace {
-    /// Empty, or ending in `/`.
+    /// Empty, or ends in `/`.
     prefix: String,
 }
 
@@ -33,14 +33,14 @@ impl Keyspace {
         Ok(Self { prefix: format!("{namespace}/") })
     }
 
-    /// What every entry of a cache begins with.
+    /// Returns the start of every entry's name of a cache.
     pub(crate) fn cache(&self, name: &str, schema: u32) -> Result<String> {
         check("a cache's name", name)?;
         let prefix = &self.prefix;
         Ok(if schema == 0 { format!("{prefix}{name}:") } else { format!("{prefix}{name}@{schema}:") })
     }
 
-    /// An entry's whole name, from what follows the namespace.
+    /// Returns an entry's full name, from the part after the namespace.
     pub(crate) fn whole(&self, entry: &str) -> Name {
         let mut whole = Name::new();
         whole.push_str(&self.prefix);
@@ -48,15 +48,15 @@ impl Keyspace {
         whole
     }
 
-    /// What follows the namespace of an entry's name that a person gives, with the namespace or without it, and with
-    /// the quotes and escapes in which `redis-cli` shows it.
+    /// Returns the part after the namespace of an entry's name that a person typed: with or without the namespace,
+    /// and also with the quotes and escapes of `redis-cli`.
     pub(crate) fn entry_shown(&self, shown: &str) -> Result<String> {
         let whole = match shown.strip_prefix('"').and_then(|shown| shown.strip_suffix('"')) {
             Some(quoted) => unescaped(quoted)
-                .ok_or_else(|| Error::invalid(format!("{shown} is no name that redis-cli would show")))?,
+                .ok_or_else(|| Error::invalid(format!("{shown} is not a name as redis-cli shows it")))?,
             None => shown.to_owned(),
         };
-        // No namespace, cache or schema holds a slash or a colon.
+        // No namespace, cache name or schema contains a slash or a colon.
         let before_key = whole.split(':').next().unwrap_or_default();
         match before_key.split_once('/') {
             None => Ok(whole),
@@ -64,7 +64,7 @@ impl Keyspace {
                 Ok(whole.get(namespace.len() + 1..).unwrap_or_default().to_owned())
             }
             Some((other, _)) => Err(Error::invalid(format!(
-                "the entry is of the namespace {other:?}, and this Larder is of {:?}",
+                "the entry belongs to the namespace {other:?}, but this Larder uses {:?}",
                 self.namespace()
             ))),
         }
@@ -74,17 +74,17 @@ impl Keyspace {
         self.sibling("~tag.1:", tag)
     }
 
-    /// What stands for "no loader-named tag was invalidated meanwhile".
+    /// Returns the name of the epoch, which is replaced by every invalidation of a tag.
     pub(crate) fn epoch(&self) -> Name {
         self.sibling("~epoch.1:", "")
     }
 
-    /// The version that a cache's `clear` replaces, whatever the schema.
+    /// Returns the name of the version that a cache's `clear` replaces, for every schema.
     pub(crate) fn clear(&self, cache: &str) -> Name {
         self.sibling("~clear.1:", cache)
     }
 
-    /// Who refreshes an entry, and which value of it. The entry's whole name is the hash tag, so that both share a
+    /// Returns the name of the claim of an entry's refresh. The entry's full name is the hash tag, so both share a
     /// slot.
     pub(crate) fn lease(entry: &str) -> Name {
         let mut whole = Name::new();
@@ -94,7 +94,7 @@ impl Keyspace {
         whole
     }
 
-    /// The mark of a run whose result will be stored under an entry.
+    /// Returns the name of the mark of a run whose result will be stored under an entry.
     pub(crate) fn once(entry: &str) -> Name {
         let mut whole = Name::new();
         for part in ["~once.1:{", entry, "}"] {
@@ -103,22 +103,22 @@ impl Keyspace {
         whole
     }
 
-    /// The sign of life of that run.
+    /// Returns the name of the key that shows that the run is alive.
     pub(crate) fn pulse(entry: &str) -> Name {
         let mut whole = Self::once(entry);
         whole.push_str(":pulse");
         whole
     }
 
-    /// What says that the run with this token was given up.
+    /// Returns the name of the key which says that the run with this token was given up.
     pub(crate) fn given_up(entry: &str, token: u64) -> Name {
         let mut whole = Self::once(entry);
-        // A name takes any text.
+        // Writing to a `Name` cannot fail.
         let _ = write!(whole, ":{token:016x}");
         whole
     }
 
-    /// The highest fence that has written an entry: beside its lease.
+    /// Returns the name of the highest fence that has written an entry.
     pub(crate) fn fence(entry: &str) -> Name {
         let mut whole = Self::lease(entry);
         whole.push_str(":fence");
@@ -129,7 +129,8 @@ impl Keyspace {
         self.semaphore_part(name, |_| {})
     }
 
-    /// The semaphore of one key. Its name's colons are escaped, so that it is no other semaphore's without a key.
+    /// Returns the name of the semaphore of one key. The colons in `name` are escaped, so it differs from that of
+    /// every semaphore without a key.
     pub(crate) fn keyed_semaphore(&self, name: &str, key: impl CacheKey) -> Name {
         self.semaphore_part(name, |whole| {
             whole.push_str(":");
@@ -160,7 +161,7 @@ impl Keyspace {
         self.sibling("~job.1:", name).as_str().to_owned()
     }
 
-    /// A slot of a job, as its record's name ends.
+    /// Returns a slot of a job as its record's name ends.
     pub(crate) fn slot(slot: &str) -> String {
         let mut text = Name::new();
         slot.write(&mut KeyText::new(&mut text));
@@ -171,7 +172,7 @@ impl Keyspace {
         self.sibling(GROUP, name).as_str().to_owned()
     }
 
-    /// A lock of a group, as the group's table has it.
+    /// Returns a lock of a group as the group's table names it.
     pub(crate) fn lock_in_group(name: &str) -> String {
         let mut text = Name::new();
         name.write(&mut KeyText::new(&mut text));
@@ -193,7 +194,8 @@ impl Keyspace {
         Ok(whole.as_str().to_owned())
     }
 
-    /// What the names of a limiter's records begin with that are in a group: the group is the hash tag. They end in `}`.
+    /// Returns the start of the names of a limiter's records in a group. The group is the hash tag. Each name ends in
+    /// `}`.
     pub(crate) fn limit_group(&self, name: &str, group: impl CacheKey) -> Result<String> {
         check("a rate limiter's name", name)?;
         let mut text = Name::new();
@@ -223,13 +225,13 @@ fn check(what: &str, name: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(allowed) {
         return Err(Error::invalid(format!(
-            "{what} has 1 to {LONGEST_NAME} of A-Z a-z 0-9 _ . -, which {name:?} does not"
+            "{what} has 1 to {LONGEST_NAME} characters of A-Z a-z 0-9 _ . -; {name:?} does not"
         )));
     }
     Ok(())
 }
 
-/// The text that `redis-cli` shows between quotes.
+/// Reads the text that `redis-cli` shows between quotes.
 fn unescaped(shown: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(shown.len());
     let mut rest = shown.bytes();

@@ -14,20 +14,21 @@ use crate::stats::Stats;
 use crate::store::Store;
 use crate::value::Value;
 
-/// A connection to a store, and all that stands on it.
+/// A connection to a store, from which caches, locks and limiters are made.
 ///
-/// Cheap to clone and safe to share; every clone is the same connection. When the last clone and everything made from
-/// it are gone, the connection ends. [`close`](Self::close) ends it at once.
+/// Cheap to clone and to share; every clone uses the same connection. The connection ends when the last clone and
+/// everything made from it are dropped, or at once with [`close`](Self::close).
 ///
-/// With a server it has a thread of its own, `larder`, for what no caller waits for: renewals, heartbeats, releases, queued
-/// invalidations. So a program may block its threads, end a runtime, or use one `Larder` on several runtimes, one after the
-/// other.
+/// With a server it has a thread of its own, `larder`, for the work that no caller waits for: renewals, heartbeats,
+/// releases, queued invalidations. So a program may block its own threads, end a runtime, or use one `Larder` on
+/// several runtimes, one after the other.
 ///
 /// ```
 /// use std::time::Duration;
 /// use larder::{Cache, Larder};
 ///
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// let larder = Larder::connect("memory:").await?;
 /// let users: Cache<String> = larder.cache("user").ttl(Duration::from_secs(3600)).build()?;
 /// users.set("123", &"Ann".to_owned()).await?;
@@ -35,7 +36,6 @@ use crate::value::Value;
 /// larder.close().await?;
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Clone)]
 pub struct Larder {
@@ -46,13 +46,27 @@ pub struct Larder {
 impl Larder {
     /// Connects to a store and waits until it answers.
     ///
-    /// `memory:` · `redis://[user[:password]@]host[:port][/db]` · `rediss://…` (TLS) · `redis+unix:///path` ·
-    /// `redis-cluster://h1,h2,h3` · `redis-sentinel://h1,h2/service[/db]`; `valkey` may stand for `redis` everywhere.
+    /// | URL | store |
+    /// |---|---|
+    /// | `memory:` | embedded in this process |
+    /// | `redis://[user[:password]@]host[:port][/db]` | a server |
+    /// | `rediss://…` | a server, with TLS |
+    /// | `redis+unix:///path` | a server, by a Unix socket |
+    /// | `redis-cluster://h1,h2,h3` | a cluster |
+    /// | `redis-sentinel://h1,h2/service[/db]` | the master that Sentinel names |
+    ///
+    /// `valkey` may replace `redis` in each.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind`](crate::ErrorKind) `InvalidUrl`, `Refused`, `TimedOut`, `Tls`, `Authentication`, and what else the
-    /// server may say to a newcomer. Later outages are not errors here: the connection comes back by itself.
+    /// - [`InvalidUrl`](crate::ErrorKind::InvalidUrl), [`InvalidSetting`](crate::ErrorKind::InvalidSetting): correct
+    ///   the URL or the setting.
+    /// - [`Refused`](crate::ErrorKind::Refused), [`TimedOut`](crate::ErrorKind::TimedOut): the server is away. Retry,
+    ///   or use [`connect_lazy`](Self::connect_lazy).
+    /// - [`Tls`](crate::ErrorKind::Tls), [`Authentication`](crate::ErrorKind::Authentication), or any other kind that
+    ///   the server reports on connect: correct the setup.
+    ///
+    /// Later outages are not reported here: the client reconnects by itself.
     ///
     /// # Cancel safety
     ///
@@ -61,32 +75,35 @@ impl Larder {
         Self::builder().url(url).connect().await
     }
 
-    /// As [`connect`](Self::connect), without waiting: a service starts so while its server is away. Returns at once; the
-    /// connections are opened in the background, and again and again until the server is there.
+    /// Connects without waiting, so that a service can start while its server is away. Returns at once; the
+    /// connections are opened in the background, with retries until the server is there.
     ///
-    /// Until then the `Larder` is as in any outage: calls wait for the first attempt, and from then on fail at once; loaders
-    /// run; invalidations are queued. [`ping`](Self::ping) says whether the server answers. docs/operations.md has more.
+    /// Until then the `Larder` behaves as in any outage: calls wait for the first attempt and fail at once after it,
+    /// loaders run, and invalidations are queued. [`ping`](Self::ping) says whether the server answers. See
+    /// docs/operations.md.
     ///
     /// ```
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// let larder = larder::Larder::connect_lazy("redis://127.0.0.1:1")?;
     /// let users = larder.cache::<String>("user").ttl(std::time::Duration::from_secs(60)).build()?;
     /// let ann = users.get_or_load("1", || async { Ok::<_, std::io::Error>("Ann".to_owned()) }).await;
     /// assert_eq!(ann.unwrap(), "Ann");
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` and `InvalidSetting` for what can be known to be wrong without the server. A wrong password is not: it is
-    /// the error of each call, and of `ping`.
+    /// - [`InvalidUrl`](crate::ErrorKind::InvalidUrl), [`InvalidSetting`](crate::ErrorKind::InvalidSetting): correct
+    ///   the URL or the setting.
+    ///
+    /// A wrong password cannot be known without the server. It is an error of each call, and of `ping`.
     pub fn connect_lazy(url: &str) -> Result<Self> {
         Self::builder().url(url).connect_lazy()
     }
 
-    /// Settings beyond what a URL holds.
+    /// Makes a builder, for settings that a URL cannot hold.
     pub fn builder() -> LarderBuilder {
         LarderBuilder::default()
     }
@@ -95,24 +112,28 @@ impl Larder {
         Self { locks: Arc::new(Coordinator::new(context.clone())), context }
     }
 
-    /// Asks the server for a sign of life: one round trip.
+    /// Checks that the server answers. Costs one round trip.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request, `Refused` and `TimedOut` among them.
+    #[doc = include_str!("doc/request_errors.md")]
     pub fn ping(&self) -> Call<'_, impl Future<Output = Result<()>> + Send> {
         Call::new(self.context.limits.response_timeout, &self.context.ping_meter, async {
             self.context.store()?.ping().await
         })
     }
 
-    /// Asks the provider of [`credentials`](LarderBuilder::credentials) for new ones, as after a rotation. Open connections
-    /// authenticate with them within a second, and are not interrupted; new ones use them from now on.
+    /// Asks the provider of [`credentials`](LarderBuilder::credentials) for new ones, for example after a rotation.
+    /// Open connections authenticate with them within a second, without interruption; new connections use them from
+    /// now on.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` without a provider, `Authentication` where the provider fails. A server that refuses the new
-    /// credentials is an event and not an error here: its open connections go on with the old ones.
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the `Larder` has no provider.
+    /// - [`Authentication`](crate::ErrorKind::Authentication): the provider failed. Correct it, or retry.
+    ///
+    /// If the server refuses the new credentials, that is reported as an event and not here: its open connections go
+    /// on with the old ones.
     pub fn renew_credentials(&self) -> Call<'_, impl Future<Output = Result<()>> + Send> {
         Call::new(self.context.limits.response_timeout, &self.context.credentials_meter, async {
             match &self.context.credentials {
@@ -122,9 +143,10 @@ impl Larder {
         })
     }
 
-    /// A typed cache under a name of `A-Z a-z 0-9 _ . -`.
+    /// Makes a builder for a typed cache. The name consists of `A-Z a-z 0-9 _ . -`.
     ///
-    /// Handles built twice for one name share their loads; building a name with another `V` is an error.
+    /// Handles that are built for the same name share their loads. Building a name again with another `V` is an
+    /// error.
     pub fn cache<V>(&self, name: &str) -> CacheBuilder<V>
     where
         V: Value,
@@ -132,11 +154,12 @@ impl Larder {
         CacheBuilder::new(self.context.clone(), name)
     }
 
-    /// A tag that entries of any cache of this namespace may carry.
+    /// Names a tag that entries of any cache of this namespace may carry.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// # let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
     /// users.set("123", &"Ann".to_owned()).tag("team:7").await?;
@@ -144,21 +167,21 @@ impl Larder {
     /// assert_eq!(users.get("123").await?, None);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     #[must_use]
     pub fn tag(&self, tag: impl Into<String>) -> Tag {
         Tag::new(self.context.clone(), tag.into())
     }
 
-    /// The versions that tags have now, for a [`set`](crate::Cache::set) of data that is yet to be read:
+    /// Reads the versions that tags have now, for a [`set`](crate::Cache::set) of data that is read afterwards;
     /// [`Set::snapshot`](crate::Set::snapshot) shows why.
     ///
-    /// No round trip for tags that were used lately, else one each.
+    /// Costs no round trip for tags that were used lately, and one for each other tag.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; `InvalidSetting` for tags that no entry can carry.
+    #[doc = include_str!("doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): an entry cannot carry these tags.
     pub fn tag_snapshot<T: Into<String>>(
         &self,
         tags: impl IntoIterator<Item = T>,
@@ -169,29 +192,30 @@ impl Larder {
         })
     }
 
-    /// Why an entry is served, or is not: which tier has it, whether it is being loaded and by whom, what voided it. `entry` is its
-    /// name on the server, with or without the namespace, and as `redis-cli` shows it, quotes included: `user:123`,
-    /// `user@2:123` of schema 2, `"shop/user:gr\xc3\xb6\xc3\x9fe"`.
+    /// Explains why an entry is served or not: which tier has it, whether a load is under way and with which token,
+    /// what invalidated it. `entry` is its name on the server, with or without the namespace, also as `redis-cli`
+    /// shows it, quotes included: `user:123`, `user@2:123` for schema 2, `"shop/user:gr\xc3\xb6\xc3\x9fe"`.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
     /// users.set("123", &"Ann".to_owned()).tag("team:7").await?;
     /// larder.tag("team:7").invalidate().await?;
     /// println!("{}", larder.explain("user:123").await?);
-    /// // user:123: void: the tag "team:7" was invalidated since it was read, kept for 59.9s; no near copy
+    /// // user:123: invalid: the tag "team:7" was invalidated since it was read, kept for 59.9s; no near copy
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
-    /// Four round trips, for people and tools; not for the path of a request.
+    /// Costs four round trips. For people and tools, not for the path of a request.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; `InvalidSetting` for a name of another namespace.
+    #[doc = include_str!("doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name belongs to another namespace.
     pub fn explain(&self, entry: &str) -> Call<'_, impl Future<Output = Result<Explanation>> + Send> {
         let entry = entry.to_owned();
         Call::new(self.context.limits.response_timeout, &self.context.explain_meter, async move {
@@ -199,49 +223,53 @@ impl Larder {
         })
     }
 
-    /// A distributed lock under any name, held for 30 s unless [`ttl`](Lock::ttl) says otherwise.
+    /// Makes a distributed lock of any name. It is held for 30 s unless [`ttl`](Lock::ttl) says otherwise.
     pub fn lock(&self, name: &str) -> Lock {
         self.context.note_coordination();
         Lock::new(self.locks.clone(), name)
     }
 
-    /// Several distributed locks, taken together and without deadlock: see [`SeveralLocks`]. Each is the lock that
-    /// [`lock`](Self::lock) of its name is.
+    /// Makes several distributed locks that are taken together and without deadlock: see [`SeveralLocks`]. Each is
+    /// the same lock as [`lock`](Self::lock) of its name.
     pub fn locks(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> SeveralLocks {
         self.context.note_coordination();
         SeveralLocks::new(self.locks.clone(), names)
     }
 
-    /// A group of locks under any name, of which any can be taken together in one command: see [`LockGroup`]. Its locks are
-    /// other locks than those of [`lock`](Self::lock) and of other groups.
+    /// Makes a group of locks of any name. Any of its locks can be taken together in one command: see [`LockGroup`].
+    /// They are distinct from the locks of [`lock`](Self::lock) and of other groups.
     pub fn lock_group(&self, name: &str) -> LockGroup {
         self.context.note_coordination();
         LockGroup::new(self.locks.clone(), name)
     }
 
-    /// A read-write lock under any name: any number of readers, or one writer, in the order in which they come. See [`RwLock`].
+    /// Makes a read-write lock of any name: any number of readers or one writer, first come, first served. See
+    /// [`RwLock`].
     pub fn rw_lock(&self, name: &str) -> RwLock {
         self.context.note_coordination();
         RwLock::new(self.locks.clone(), name)
     }
 
-    /// An election under any name: one process leads, the others wait to take its place. See [`Election`].
+    /// Makes an election of any name: one process leads, and the others wait to take its place. See [`Election`].
     pub fn election(&self, name: &str) -> Election {
         self.context.note_coordination();
         Election::new(self.locks.clone(), name)
     }
 
-    /// A job under any name: at most one run at a time, and one completed run for each period, over all processes. See [`Job`].
+    /// Makes a job of any name: over all processes, at most one run at a time and one completed run for each period.
+    /// See [`Job`].
     pub fn job(&self, name: &str) -> Job {
         self.context.note_coordination();
         Job::new(self.locks.clone(), name)
     }
 
-    /// A distributed semaphore under any name: at most `permits` are held at a time, over all processes. The first use stores the
-    /// number, which decides from then on: see [`Semaphore`]. [`key`](Semaphore::key) gives each key permits of its own.
+    /// Makes a distributed semaphore of any name: over all processes, at most `permits` are held at a time. The first
+    /// use stores that number, and the stored number decides from then on: see [`Semaphore`]. [`key`](Semaphore::key)
+    /// gives each key permits of its own.
     ///
     /// ```
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let printers = larder.semaphore("printers", 2);
     /// let first = printers.acquire().await?;
@@ -251,30 +279,30 @@ impl Larder {
     /// assert!(printers.try_acquire().await?.is_some());
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     pub fn semaphore(&self, name: &str, permits: u64) -> Semaphore {
         self.context.note_coordination();
         Semaphore::new(self.locks.clone(), name, permits)
     }
 
-    /// A rate limiter under a name of `A-Z a-z 0-9 _ . -`: with one [`Quota`](crate::Quota), or with an array or a `Vec`
-    /// of several that are decided together.
+    /// Makes a rate limiter with one [`Quota`](crate::Quota), or with an array or a `Vec` of several that are decided
+    /// together. The name consists of `A-Z a-z 0-9 _ . -`. Costs no round trip.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for a name or a quota that makes no sense.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name or a quota is invalid. Correct it.
     pub fn rate_limiter(&self, name: &str, quotas: impl Into<Quotas>) -> Result<RateLimiter> {
         self.context.note_coordination();
         self.context.check_coordination_handle()?;
         RateLimiter::new(self.context.clone(), name, quotas.into())
     }
 
-    /// Decides several keys of rate limiters together, in one round trip: all of them are charged, or none. Say a user and an
-    /// address, or a tenant and all of its users.
+    /// Decides several keys of rate limiters together, in one round trip: all of them are charged, or none. For
+    /// example a user and an address, or one user and the whole tenant.
     ///
     /// ```
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// use larder::Quota;
     ///
@@ -287,19 +315,21 @@ impl Larder {
     /// assert_eq!(by_address.remaining("10.0.0.1").await?, 98); // the refusal charged neither
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
-    /// No key takes from a lease. While the store is away each key is decided by its limiter's policy.
+    /// No key uses permits of a local batch. While the store is away, each key is decided by its limiter's policy.
     ///
     /// # Errors
     ///
-    /// As [`RateLimiter::check_n`]; `InvalidSetting` also for a key that is there twice, for limiters of another `Larder`,
-    /// and on a cluster for keys in several slots: put the limiters into one [group](RateLimiter::in_group).
+    /// Those of [`RateLimiter::check_n`]; and
+    ///
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): a key is given twice, a limiter belongs to another
+    ///   `Larder`, or the keys are in several slots of a cluster. For the last, put the limiters into one
+    ///   [group](RateLimiter::in_group).
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may have charged all of them.
+    /// A dropped call may have charged all keys.
     pub fn check_together(
         &self,
         keys: impl IntoIterator<Item = LimitKey>,
@@ -307,26 +337,26 @@ impl Larder {
         together::check(&self.context, keys.into_iter().collect())
     }
 
-    /// What has been counted since the connection was made.
+    /// Returns the counts since this `Larder` was made.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats { locks: self.locks.stats(), ..self.context.stats() }
     }
 
-    /// Makes every later request fail with `ErrorKind::Closed`, ends the loads under way, waits until the locks of dropped
-    /// guards are freed and those who wait for locks have left their lines (for `response_timeout` at most), and ends the
-    /// connections and the thread.
+    /// Closes the `Larder`: every later request fails with [`Closed`](crate::ErrorKind::Closed), and the loads under
+    /// way end. Then waits until the locks of dropped guards are released and the waiters for locks have left their
+    /// queues, for `response_timeout` at most, and ends the connections and the thread.
     ///
-    /// Requests that are under way end as they would have. Locks whose guards are alive stay held until their time is
-    /// over: release them first.
+    /// Requests that are under way end as they would have. A lock whose guard is alive stays held until its lease
+    /// expires: release it first.
     ///
     /// # Errors
     ///
-    /// None so far; the result leaves room for stores that must be told.
+    /// None so far. The result leaves room for future kinds of store.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the `Larder` closed, with background work ending by itself.
+    /// Dropping the future leaves the `Larder` closed, and the background work ends by itself.
     pub async fn close(&self) -> Result<()> {
         self.context.begin_closing();
         self.locks.close().await;

@@ -9,7 +9,8 @@
 //! use larder::{Cache, Larder, Quota};
 //!
 //! # async fn load() -> Result<String, std::io::Error> { Ok("Ann".into()) }
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let larder = Larder::connect("memory:").await?; // or "redis://127.0.0.1:6379"
 //!
 //! let users: Cache<String> = larder.cache("user").ttl(Duration::from_secs(3600)).build()?;
@@ -22,12 +23,11 @@
 //! assert!(limiter.allow("endpoint1").await?);
 //! # Ok(())
 //! # }
-//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 //! ```
 //!
 //! # Features
 //!
-//! | feature | what it brings |
+//! | feature | adds |
 //! |---|---|
 //! | `redis` (default) | Redis, Valkey, Redis Cluster, Sentinel |
 //! | `tls` (default) | `rediss://` |
@@ -37,7 +37,7 @@
 //! | `tower` | [`http`]: `RateLimitLayer` for axum, hyper and tonic |
 //! | `uuid` | `CacheKey` for `uuid::Uuid` |
 //!
-//! larder needs a tokio runtime with time and, for servers, I/O enabled.
+//! larder needs a tokio runtime with time enabled and, for servers, I/O.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 

@@ -1,6 +1,6 @@
-//! A name in the store, built without touching the heap where it is short, which nearly all are.
+//! A name in the store. Short names, which nearly all are, need no allocation.
 //!
-//! Every operation makes one, a near hit among them, which takes less time than an allocation would.
+//! Every operation makes one, also a near hit, which costs less than an allocation would.
 
 use std::cmp::Ordering;
 use std::fmt::{self, Write};
@@ -11,7 +11,7 @@ use arrayvec::ArrayString;
 
 const SHORT: usize = 71;
 
-/// Text that grows by being written to.
+/// Text that can be appended to.
 #[derive(Clone)]
 pub(crate) enum Name {
     Short(ArrayString<SHORT>),

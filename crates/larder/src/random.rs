@@ -1,14 +1,14 @@
-//! Randomness for nonces, tokens and jitter: the operating system's by default, a seed in tests.
+//! Random numbers for nonces, tokens and jitter: from the operating system, or from a seed in tests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
 
-/// Where random numbers come from.
+/// The source of random numbers.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Random {
-    /// A generator of each thread's own, seeded by the operating system.
+    /// A generator in each thread, seeded by the operating system.
     #[default]
     System,
     #[cfg_attr(not(test), expect(dead_code, reason = "the hermetic tests choose the seed"))]
@@ -16,7 +16,7 @@ pub(crate) enum Random {
 }
 
 impl Random {
-    /// A number that no other write, lease or version will have drawn: never zero, which means "none" on the wire.
+    /// Returns a number that no other write, claim or version has. Never zero, which means "none" on the wire.
     pub(crate) fn nonce(&self) -> u64 {
         self.with(|rng| {
             loop {
@@ -28,7 +28,7 @@ impl Random {
         })
     }
 
-    /// Uniform in `[0, 1)`.
+    /// Returns a number from `[0, 1)`, uniformly distributed.
     pub(crate) fn fraction(&self) -> f64 {
         self.with(|rng| rng.random::<f64>())
     }

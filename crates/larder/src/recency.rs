@@ -1,11 +1,12 @@
-//! Reads from the server, now and then, what this process uses without asking it: see [`near/recency.rs`] for why.
+//! Reads from the server, from time to time, what this process uses without asking it: see [`near/recency.rs`] for
+//! the reason.
 //!
-//! Once a second: the versions that clear caches, and the epoch; the tags that were used since they were last read; a
-//! sample of the near copies that were hit. At most [`MOST_READS`] keys a second. Versions are read on the tracked
-//! connection and compared with what is known here. A version that is gone is never written back: another process may
+//! Each second it reads the versions that clear caches and the epoch, the tags that were used since they were last
+//! read, and a sample of the near copies that were hit: at most [`MOST_READS`] keys. Versions are read on the tracked
+//! connection and compared with those known here. A version that is gone is never written back: another process may
 //! have replaced it in between, and the old one would make invalidated entries valid again.
 //!
-//! Only where the server said, when it was connected, that it evicts, or did not say.
+//! It runs only if the server evicts, or does not say whether it does.
 //!
 //! [`near/recency.rs`]: crate::near
 
@@ -22,16 +23,16 @@ use crate::error::Result;
 use crate::name::Name;
 use crate::store::{Eviction, InvalidationSink, Store};
 
-/// How often.
+/// The time between two turns.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How many keys are read in one period.
+/// The most keys that are read in one turn.
 const MOST_READS: usize = 500;
-/// How many of those are versions of caches.
+/// The most of those that are versions of caches.
 const MOST_CLEARS: usize = 200;
-/// How many requests for near copies are under way at once.
+/// The most requests for near copies under way at once.
 const AT_ONCE: usize = 16;
 
-/// Starts the task, where there is a server. It ends with the `Larder`.
+/// Starts the task if there is a server. It ends with the `Larder`.
 pub(crate) fn start(context: &Arc<Context>) {
     if context.is_embedded() {
         return;
@@ -47,31 +48,31 @@ async fn run(context: Weak<Context>) {
         if context.store().is_err() {
             return;
         }
-        // A lazy connection learns of it later, and a failover may bring another policy.
+        // Asked in each turn: a lazy connection learns the policy later, and a failover may change it.
         let evicts = !matches!(context.eviction(), Eviction::Never);
         context.changes.versions.recency.want(evicts);
         if !evicts {
             continue;
         }
-        // An outage is noticed by those who need the server.
+        // An outage is not reported here; the calls that need the server report it.
         if survives(tokio::time::timeout(PERIOD, turn.take(&context))).await.is_none() {
             turn = LoopState::default();
         }
     }
 }
 
-/// What `turn` gives; none where it panics. A panic, as of a subscriber to events, must not end this for as long as the
-/// `Larder` lives: a server that evicts would evict what is used here, and nothing else would show it.
+/// Runs a turn; `None` if it panics. A panic, for example in a subscriber to events, must not end this task for the
+/// rest of the `Larder`'s life: the server would evict keys that are in use, and nothing would show it.
 async fn survives<T>(turn: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(turn).catch_unwind().await.ok()
 }
 
-/// What one turn leaves for the next.
+/// What a turn leaves for the next one.
 #[derive(Default)]
 struct LoopState {
-    /// Which cache comes next, where there are more than one turn reads.
+    /// The cache that comes next, if there are more than a turn reads.
     next_clear: usize,
-    /// Tags that were used, and are yet to be read.
+    /// Tags that were used and are still to be read.
     tags: VecDeque<Name>,
 }
 
@@ -95,7 +96,7 @@ impl LoopState {
         let read_copies = async {
             let mut under_way = FuturesUnordered::new();
             for name in &copies {
-                // A few bytes: it is the reading that counts.
+                // Reads only a few bytes: any read counts as a use.
                 under_way.push(store.peek(name));
                 if under_way.len() >= AT_ONCE {
                     let _ = under_way.next().await;
@@ -106,7 +107,7 @@ impl LoopState {
         tokio::join!(read_versions, read_copies).0
     }
 
-    /// The versions of caches that are in use here, and the epoch.
+    /// Returns the versions of the caches that are in use here, and the epoch.
     fn clears(&mut self, context: &Context) -> Vec<Name> {
         let versions = &context.changes.versions;
         let mut names: Vec<Name> = context.all_clears().iter().map(|clear| Name::from(&**clear)).collect();

@@ -1,7 +1,7 @@
-//! The tasks that a `Larder` spawned, so that closing it ends them.
+//! The tasks that a `Larder` has spawned, so that closing it ends them.
 //!
-//! Tasks of one owner may run on several runtimes, any of which may end at any time. A runtime that ends drops its tasks,
-//! also inside `spawn`; so no lock is held while a task is spawned or dropped.
+//! Tasks of one owner may run on several runtimes, and each runtime may end at any time. A runtime that ends drops
+//! its tasks, even inside `spawn`. So no lock is held while a task is spawned or dropped.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// Owner of background tasks: dropping or closing it ends them all.
+/// The owner of background tasks. Dropping or closing it ends them all.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks(Arc<TaskList>);
 
@@ -37,7 +37,7 @@ impl TaskList {
     }
 }
 
-/// Takes its task off the list when the task ends, is aborted, or goes down with its runtime.
+/// Removes its task from the list when the task ends, is aborted, or is dropped with its runtime.
 struct TaskEntry {
     shared: Arc<TaskList>,
     number: u64,
@@ -52,14 +52,14 @@ impl Drop for TaskEntry {
 }
 
 impl Tasks {
-    /// Starts a task on the runtime of the caller. Returns false, and drops the task, if the owner is closed or the caller
+    /// Starts a task on the caller's runtime. Returns false and drops the task if the owner is closed or the caller
     /// has no runtime.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
         Handle::try_current().is_ok_and(|runtime| self.spawn_on(task, &runtime))
     }
 
-    /// Starts a task on `runtime`. Returns false, and drops the task, if the owner is closed. A runtime that has ended drops
-    /// the task, too.
+    /// Starts a task on `runtime`. Returns false and drops the task if the owner is closed. A runtime that has ended
+    /// drops the task as well.
     pub(crate) fn spawn_on(&self, task: impl Future<Output = ()> + Send + 'static, runtime: &Handle) -> bool {
         let number = {
             let mut table = self.0.table();
@@ -76,18 +76,20 @@ impl Tasks {
             let _entry = entry;
             task.await;
         });
+        // The owner may have been closed since the table was unlocked. It found no handle of this task then, so abort
+        // the task here.
         let mut table = self.0.table();
         if table.closed {
             spawned.abort();
         }
-        // Where the task has ended already, its entry is gone, and stays so.
+        // If the task has ended already, its entry is gone and must not come back.
         if let Some(running) = table.running.get_mut(&number) {
             *running = Some(spawned.abort_handle());
         }
         true
     }
 
-    /// Ends every task. Waits until each is gone, for `patience` at most: a task on a runtime that does not run goes later.
+    /// Ends every task. Waits until all are gone, for `patience` at most: a task on a blocked runtime ends later.
     pub(crate) async fn abort(&self, patience: Duration) {
         self.close_and_abort();
         self.settle(patience).await;
@@ -116,6 +118,7 @@ impl Tasks {
 
     async fn emptied(&self) {
         loop {
+            // Register for the notification before looking, so that a task that ends in between is not missed.
             let mut ended = std::pin::pin!(self.0.ended.notified());
             ended.as_mut().enable();
             if self.0.table().running.is_empty() {

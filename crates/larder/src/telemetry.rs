@@ -1,10 +1,10 @@
-//! What larder counts, and under which names: the one room for it.
+//! The names and counters of everything that larder counts.
 //!
-//! Counting is always on and costs a few atomic additions; [`Stats`](crate::Stats) reads it. With the feature `metrics` the same
-//! events reach the `metrics` facade under the names listed in docs/observability.md. A recorder must be installed
-//! before anything is counted: the handle of a counter or a histogram is made when it is first used, so that what never
-//! happens is not among the metrics. Labels are names that the program chose; keys and lock names, of which there may be
-//! any number, never become labels.
+//! Counting is always on and costs a few atomic additions; [`Stats`](crate::Stats) reads the counts. With the feature
+//! `metrics` they also reach the `metrics` facade, under the names in docs/observability.md. Install a recorder
+//! before anything is counted: the handle of a counter or histogram is made on first use, so that events that never
+//! happen do not appear among the metrics. Labels are names that the program chose. Keys and lock names never become
+//! labels, because their number is not bounded.
 
 #[cfg(feature = "metrics")]
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::near::SAMPLED;
 use crate::stats::{CacheStats, OperationStats};
 
-/// The targets of events: by what they are about, and not by where in larder they are made.
+/// The targets of events. They say what an event is about, not which module made it.
 pub(crate) mod target {
     /// Connections to servers.
     pub(crate) const CONNECTION: &str = "larder::connection";
@@ -35,7 +35,7 @@ pub(crate) mod target {
     pub(crate) const OPERATION: &str = "larder::operation";
 }
 
-/// One operation of one named thing: how often, how long, how many failed.
+/// Counts one operation of one named thing: calls, errors and time.
 pub(crate) struct Instrument {
     kind: &'static str,
     name: Box<str>,
@@ -49,7 +49,7 @@ pub(crate) struct Instrument {
 }
 
 impl Instrument {
-    /// `kind` is `cache`, `lock`, `limiter`, `tag` or `larder`; `name` is the cache's or limiter's.
+    /// `kind` is `cache`, `lock`, `limiter`, `tag` or `larder`; `name` is the cache's or the limiter's.
     pub(crate) fn new(kind: &'static str, name: &str, operation: &'static str) -> Self {
         Self {
             kind,
@@ -112,7 +112,7 @@ impl Instrument {
     }
 }
 
-/// A counter of the facade, made when it is first added to.
+/// A counter of the facade, made when something is first added.
 pub(crate) struct Counter {
     #[cfg(feature = "metrics")]
     name: &'static str,
@@ -123,7 +123,7 @@ pub(crate) struct Counter {
 }
 
 impl Counter {
-    /// Without labels.
+    /// Makes a counter without labels.
     pub(crate) const fn new(name: &'static str) -> Self {
         #[cfg(not(feature = "metrics"))]
         let _ = name;
@@ -137,13 +137,13 @@ impl Counter {
         }
     }
 
-    /// Of a cache.
+    /// Makes a counter with the cache's label.
     #[cfg(feature = "metrics")]
     fn of_cache(name: &'static str, cache: &str) -> Self {
         Self { label: Some(("cache", cache.into())), ..Self::new(name) }
     }
 
-    /// Of a cache, which only the facade names.
+    /// Makes a counter of a cache, whose label only the facade needs.
     #[cfg(not(feature = "metrics"))]
     const fn of_cache(name: &'static str, _: &str) -> Self {
         Self::new(name)
@@ -187,7 +187,7 @@ impl Histogram {
         }
     }
 
-    /// Makes it before anything is recorded.
+    /// Makes the histogram before anything is recorded.
     pub(crate) fn register(&self) {
         #[cfg(feature = "metrics")]
         self.histogram.get_or_init(|| metrics::histogram!(self.name));
@@ -201,7 +201,7 @@ impl Histogram {
     }
 }
 
-/// A count that the facade hears of too.
+/// A count that is also reported to the facade.
 struct Count {
     value: AtomicU64,
     counter: Counter,
@@ -223,14 +223,14 @@ impl Count {
     }
 }
 
-/// A count that is added to millions of times a second from all threads: in parts, each thread to its own, so that
-/// the processors need not pass it around.
+/// A count that all threads add to, millions of times a second. Each thread adds to its own part, so the processors
+/// do not pass one cache line around.
 struct NearCount {
     parts: [CounterShard; 16],
     counter: Counter,
 }
 
-/// A cache line of its own.
+/// A part in its own cache line.
 #[repr(align(128))]
 #[derive(Default)]
 struct CounterShard(AtomicU64);
@@ -248,7 +248,7 @@ impl NearCount {
         Self { parts: Default::default(), counter }
     }
 
-    /// Whether this one is to be sampled.
+    /// Adds one, and returns whether this hit is one of the sample.
     #[inline]
     fn add_one(&self) -> bool {
         let before = self.parts.get(PART.with(|part| *part)).map_or(1, |part| part.0.fetch_add(1, Relaxed));
@@ -261,7 +261,7 @@ impl NearCount {
     }
 }
 
-/// Tells the recorder the units and the meanings, as docs/observability.md lists them.
+/// Gives the recorder the units and descriptions, as docs/observability.md lists them.
 pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     {
@@ -271,7 +271,7 @@ pub(crate) fn describe() {
         counter!(
             "larder_cache_stale_served_total",
             Unit::Count,
-            "Stale values given because a load failed or was slow"
+            "Stale values returned because a load failed or was slow"
         );
         counter!("larder_cache_misses_total", Unit::Count, "Keys asked for and not found");
         counter!("larder_cache_loads_total", Unit::Count, "Loaders that ran to their end");
@@ -281,11 +281,11 @@ pub(crate) fn describe() {
             Unit::Count,
             "Loaded values that a write or an invalidation kept from being stored"
         );
-        counter!("larder_cache_bypassed_total", Unit::Count, "Requests of loads that the store failed");
+        counter!("larder_cache_bypassed_total", Unit::Count, "Requests of loads that failed in the store");
         counter!(
             "larder_cache_unreadable_total",
             Unit::Count,
-            "Stored bytes that were no value of the cache"
+            "Stored bytes that were not a value of the cache"
         );
         counter!("larder_cache_read_bytes_total", Unit::Bytes, "Stored values read, envelopes included");
         counter!("larder_cache_written_bytes_total", Unit::Bytes, "Values stored, envelopes included");
@@ -296,8 +296,8 @@ pub(crate) fn describe() {
             Unit::Count,
             "Locks and limiters made on a server that evicts"
         );
-        counter!("larder_reconnects_total", Unit::Count, "Connections that came up again");
-        metrics::describe_gauge!("larder_connections", Unit::Count, "Connections that stand");
+        counter!("larder_reconnects_total", Unit::Count, "Connections that were opened again");
+        metrics::describe_gauge!("larder_connections", Unit::Count, "Open connections");
         metrics::describe_histogram!(
             "larder_operation_seconds",
             Unit::Seconds,
@@ -306,8 +306,8 @@ pub(crate) fn describe() {
     }
 }
 
-/// Lets a warning through once a second: what goes wrong for every request must not fill the disk with words. One for each
-/// warning, or one that comes all the time would hide another.
+/// Lets a warning through once a second, so that a failure of every request does not fill the log. Each warning has
+/// its own throttle, so that a frequent one does not hide another.
 #[derive(Default)]
 struct WarningThrottle(Mutex<Option<Instant>>);
 
@@ -323,7 +323,7 @@ impl WarningThrottle {
     }
 }
 
-/// What one cache counts.
+/// The counters of one cache.
 pub(crate) struct CacheMeter {
     name: String,
     hits: Count,
@@ -395,7 +395,7 @@ impl CacheMeter {
         self.hits.add(count);
     }
 
-    /// A hit of the near tier. Returns true once in a while: then the name is to be noted as used.
+    /// Counts a near hit. Returns true for one hit in a while, whose name should be recorded as used.
     #[inline]
     pub(crate) fn near_hit(&self) -> bool {
         self.near_hits.add_one()
@@ -428,7 +428,7 @@ impl CacheMeter {
         self.fills_voided.add(1);
     }
 
-    /// A load could not use the store, to look, to fence or to keep: it goes on without.
+    /// Counts a load that could not use the store to read, to claim or to store, and goes on without it.
     pub(crate) fn bypassed(&self, error: &Error) {
         self.bypassed.add(1);
         if self.bypassed_warning.lets_through() {
@@ -442,7 +442,7 @@ impl CacheMeter {
         }
     }
 
-    /// Something under one of the cache's names is no value of it. The key stays out of the log: it may be personal.
+    /// Counts stored bytes that are not a value of the cache. The key is not logged, because it may be personal data.
     pub(crate) fn unreadable(&self, reason: &'static str) {
         self.unreadable.add(1);
         if self.unreadable_warning.lets_through() {
@@ -495,13 +495,13 @@ impl CacheMeter {
     }
 }
 
-/// A lock or a limiter was made on a server that evicts.
+/// Counts a lock or a limiter that was made on a server that evicts.
 pub(crate) fn on_evicting_server() {
     #[cfg(feature = "metrics")]
     metrics::counter!("larder_on_evicting_server_total").increment(1);
 }
 
-/// A connection that stands: on the gauge until this is dropped, however its supervisor ends.
+/// An open connection. The gauge counts it until this is dropped, however its supervisor ends.
 #[cfg(feature = "redis")]
 #[must_use]
 pub(crate) struct Connected {
@@ -509,7 +509,7 @@ pub(crate) struct Connected {
     gauge: metrics::Gauge,
 }
 
-/// Counts the connections of a store. Made by the caller of `connect`, whose recorder it uses on every thread.
+/// Counts the connections of a store. The caller of `connect` makes it, and its recorder is used on every thread.
 #[cfg(feature = "redis")]
 #[derive(Clone)]
 pub(crate) struct ConnectionMeter {
@@ -530,7 +530,7 @@ impl ConnectionMeter {
         }
     }
 
-    /// A connection came up; `again` if it is not the link's first.
+    /// Counts a new connection; `again` if it is not the link's first.
     pub(crate) fn connected(&self, server: &str, role: &'static str, again: bool) -> Connected {
         tracing::info!(target: target::CONNECTION, server, role, again, "connected");
         #[cfg(feature = "metrics")]

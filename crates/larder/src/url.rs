@@ -1,6 +1,7 @@
-//! Where a `Larder` connects to: the URLs of the README, parsed, with the password kept out of sight.
+//! Parses the URLs that a `Larder` connects to, and keeps the password out of sight.
 //!
-//! What can be known to be wrong without the network is an error here, at once: a dial would only retry it for ever.
+//! Mistakes that can be found without the network are errors here, at once. Otherwise the connection would retry
+//! forever.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ pub(crate) struct Server {
     pub(crate) tls: bool,
 }
 
-/// `host`, `host:port`, `[v6]`, `[v6]:port`, as a person types it.
+/// Parses `host`, `host:port`, `[v6]` or `[v6]:port`.
 pub(crate) fn address(text: &str, default_port: u16) -> Result<Address> {
     let (host, port) = match text.strip_prefix('[') {
         Some(v6) => {
@@ -36,7 +37,7 @@ pub(crate) fn address(text: &str, default_port: u16) -> Result<Address> {
             match rest.strip_prefix(':') {
                 Some(port) => (host, Some(port)),
                 None if rest.is_empty() => (host, None),
-                None => return Err(invalid("after an IPv6 address comes : and the port")),
+                None => return Err(invalid("after the ] of an IPv6 address only : and the port may follow")),
             }
         }
         None => match text.split_once(':') {
@@ -48,9 +49,11 @@ pub(crate) fn address(text: &str, default_port: u16) -> Result<Address> {
         None => default_port,
         Some(digits) => match digits.parse() {
             Ok(port) if port > 0 => port,
-            // Not the digits themselves: where a whole URL was given for an address, this is the password.
+            // The message leaves the digits out: if a whole URL was given for an address, they are the password.
             _ => {
-                return Err(invalid("a port is a number from 1 to 65535, and an IPv6 address stands in [ ]"));
+                return Err(invalid(
+                    "a port is a number from 1 to 65535, and an IPv6 address is written in [ ]",
+                ));
             }
         },
     };
@@ -60,12 +63,12 @@ pub(crate) fn address(text: &str, default_port: u16) -> Result<Address> {
     }
     check_v6(&host, text.starts_with('['))?;
     if host.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '@' | '/')) {
-        return Err(invalid("a host has no spaces, no / and no @: a user and a password go elsewhere"));
+        return Err(invalid("a host has no spaces, no / and no @: give user and password separately"));
     }
     Ok(Address::Tcp { host, port })
 }
 
-/// Refuses what stands in brackets and is no IPv6 address, and a link-local address that does not say on which link.
+/// Refuses text in brackets that is not an IPv6 address, and a link-local address without its zone.
 fn check_v6(host: &str, in_brackets: bool) -> Result<()> {
     let (number, zone) = host.split_once('%').map_or((host, None), |(number, zone)| (number, Some(zone)));
     match number.parse::<Ipv6Addr>() {
@@ -77,7 +80,7 @@ fn check_v6(host: &str, in_brackets: bool) -> Result<()> {
     }
 }
 
-/// A socket's file. Operating systems take about a hundred bytes: 107 on Linux, 103 on macOS.
+/// Checks the path of a Unix socket. Operating systems allow about a hundred bytes: 107 on Linux, 103 on macOS.
 pub(crate) fn socket(path: impl Into<PathBuf>) -> Result<Address> {
     let path = path.into();
     #[cfg(unix)]
@@ -96,7 +99,7 @@ enum Shape {
     Sentinel,
 }
 
-/// Parses any URL that larder knows. Messages name the part that is wrong and never repeat the URL, which may hold a
+/// Parses any URL that larder knows. Error messages name the wrong part and never repeat the URL, which may hold a
 /// password.
 pub(crate) fn parse(url: &str) -> Result<Target> {
     if url.eq_ignore_ascii_case("memory:") || url.eq_ignore_ascii_case("memory://") {
@@ -123,6 +126,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
             ));
         }
     };
+    // Split the rest: [user[:password]@]hosts[/path][?query].
     let (rest, query) = match rest.split_once('?') {
         Some((rest, query)) => (rest, Some(query)),
         None => (rest, None),
@@ -131,21 +135,22 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
         Some((authority, path)) => (authority, Some(path)),
         None => (rest, None),
     };
-    // The last @, so that an @ in a password that was not escaped still ends up in the password.
+    // Split at the last @, so that an unescaped @ in a password stays in the password.
     let (user_info, hosts) = match authority.rsplit_once('@') {
         Some((user_info, hosts)) => (Some(user_info), hosts),
         None => (None, authority),
     };
-    // In a password a # may stand as it is. After it, other clients take one for an option, as to skip the check of a
-    // certificate: that must not be ignored.
+    // A # is allowed in a password. Elsewhere, other clients read an option after it, such as one that skips the
+    // check of certificates. Ignoring such an option would be a trap, so it is an error.
     if [Some(hosts), path, query].into_iter().flatten().any(|part| part.contains('#')) {
         return Err(invalid(
-            "there is nothing after a # here: certificates are always checked, and a # in a name is %23",
+            "a URL has nothing after a #: certificates are always checked, and a # in a name is written %23",
         ));
     }
     let (username, password) = credentials(user_info)?;
     let path = path.unwrap_or_default();
 
+    // Read the hosts and the path as the scheme defines them.
     let (deployment, database) = match shape {
         Shape::Unix => {
             if !hosts.is_empty() || path.is_empty() {
@@ -159,7 +164,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
             (Deployment::Single(socket(format!("/{}", decode(path)?))?), database)
         }
         _ if query.is_some() => {
-            return Err(invalid("parameters after ? are not known here: use Larder::builder()"));
+            return Err(invalid("parameters after ? are not supported: use Larder::builder()"));
         }
         Shape::Single => {
             if hosts.contains(',') {
@@ -211,7 +216,7 @@ fn decode(text: &str) -> Result<String> {
 }
 
 fn invalid(message: &str) -> Error {
-    Error::new(ErrorKind::InvalidUrl, format!("the URL is not one that larder knows: {message}"))
+    Error::new(ErrorKind::InvalidUrl, format!("larder cannot use this URL: {message}"))
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! A call that writes: an invalidation that the server could not be asked for is queued, and the caller may count that as
-//! success.
+//! A call that writes. If the server is away, the invalidation is queued, and the caller may count that as success.
 
 use std::fmt;
 use std::future::Future;
@@ -13,15 +12,15 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::telemetry::Instrument;
 
-/// How a write ended that may be queued. Made by [`WriteCall::or_queue`].
+/// The outcome of a write that may have been queued. Made by [`WriteCall::or_queue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteOutcome<T> {
-    /// The server has carried it out.
+    /// The server has carried out the write.
     Done(T),
-    /// The server is away. The key's invalidation is queued in this process and sent when the server is back; until then
-    /// this process does not serve the old value. Other processes may, and the queue ends with this process: the time to
-    /// live bounds both.
+    /// The server is away. The key's invalidation is queued in this process and sent when the server is back. Until
+    /// then this process does not serve the old value. Other processes may, and the queue is lost if this process
+    /// ends; the time to live bounds both.
     Queued,
 }
 
@@ -32,7 +31,7 @@ impl<T> WriteOutcome<T> {
         matches!(self, Self::Queued)
     }
 
-    /// What the server answered; `None` if the write is queued.
+    /// Returns the server's answer; `None` if the write is queued.
     #[must_use]
     pub fn done(self) -> Option<T> {
         match self {
@@ -43,8 +42,8 @@ impl<T> WriteOutcome<T> {
 }
 
 pin_project! {
-    /// A write to a cache, sent when it is awaited. A [`Call`] that can also be told to count a queued invalidation as
-    /// success: see [`or_queue`](Self::or_queue).
+    /// A write to a cache, sent when it is awaited. A [`Call`] that can also count a queued invalidation as success:
+    /// see [`or_queue`](Self::or_queue).
     #[must_use = "a call is sent only when it is awaited"]
     pub struct WriteCall<'a, F> {
         #[pin]
@@ -57,31 +56,31 @@ impl<'a, F> WriteCall<'a, F> {
         Self { call: Call::queued(timeout, instrument, work) }
     }
 
-    /// For work in batches, each of which has the timeout for itself.
+    /// Makes a call for work in batches; each batch has the timeout for itself.
     pub(crate) fn in_batches(instrument: &'a Instrument, work: F) -> Self {
         Self { call: Call::queued_in_batches(instrument, work) }
     }
 
-    /// The longest that this call may take: see [`Call::timeout`].
+    /// Limits how long this call may take: see [`Call::timeout`].
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { call: self.call.timeout(timeout) }
     }
 
-    /// Counts a queued invalidation as success. For invalidations after a commit: the database has the new row, and the
-    /// caller must not be told that its request has failed.
+    /// Counts a queued invalidation as success. Use it for invalidations after a commit: the database has the new
+    /// row, so the caller's request must not fail because the cache is away.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// # let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
     /// // db.rename(7, "Ann").await?;
     /// if users.delete(7).or_queue().await?.is_queued() {
-    ///     eprintln!("the cache is away: user 7 is invalidated when it is back");
+    ///     eprintln!("the cache is away: user 7 will be invalidated when it is back");
     /// }
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Errors
@@ -110,8 +109,7 @@ impl<F> fmt::Debug for WriteCall<'_, F> {
 }
 
 pin_project! {
-    /// A write that counts as a success when it is queued: a future of a [`WriteOutcome`]. Made by
-    /// [`WriteCall::or_queue`].
+    /// A write that succeeds if it is queued; resolves to a [`WriteOutcome`]. Made by [`WriteCall::or_queue`].
     #[derive(Debug)]
     #[must_use = "a call is sent only when it is awaited"]
     pub struct OrQueue<W> {

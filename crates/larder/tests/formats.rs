@@ -125,7 +125,7 @@ async fn what_json_would_change_is_refused_on_each_store() {
             "discount: JSON has no form",
         )
         .await;
-        refused(&larder, Format::Json, Some(None::<u8>), "is None when JSON is read back").await;
+        refused(&larder, Format::Json, Some(None::<u8>), "would be None when JSON is read back").await;
         refused(&larder, Format::Json, Some(()), "None").await;
         refused(&larder, Format::Json, Some(Unit), "None").await;
         refused(&larder, Format::Json, Patch { nick: Some(None), id: 1 }, "nick: ").await;
@@ -139,7 +139,7 @@ fn message_pack_carries_all_floats_and_units_and_refuses_none_in_some() {
         assert!(round_trip(&larder, Format::MessagePack, &f64::NAN).await.unwrap().is_nan());
         same(&larder, &[Format::MessagePack], vec![f32::INFINITY, f32::NEG_INFINITY]).await;
         same(&larder, &[Format::MessagePack], Some(Unit)).await;
-        refused(&larder, Format::MessagePack, Some(None::<u8>), "is None when MessagePack is read back")
+        refused(&larder, Format::MessagePack, Some(None::<u8>), "would be None when MessagePack is read back")
             .await;
         refused(&larder, Format::MessagePack, Some(()), "None").await;
         refused(&larder, Format::MessagePack, Patch { nick: Some(None), id: 1 }, "nick: ").await;
@@ -262,7 +262,7 @@ fn what_only_the_type_knows_is_refused_by_the_verified_round_trip() {
         let verified: Cache<Flat> = larder.cache("flat").ttl(HOUR).verify_encoding(true).build().unwrap();
         let error = verified.set("k", &flat).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Encode);
-        assert!(error.to_string().contains("cannot be read again from Json: invalid type"), "{error}");
+        assert!(error.to_string().contains("cannot be read back from Json: invalid type"), "{error}");
         // The same handle name, unverified: it is stored, and counts as unreadable.
         let trusting: Cache<Flat> = larder.cache("flat").ttl(HOUR).verify_encoding(false).build().unwrap();
         trusting.set("k", &flat).await.unwrap();
@@ -299,7 +299,7 @@ fn a_value_that_comes_back_different_is_refused_by_the_verified_round_trip() {
                 .build()
                 .unwrap();
             let error = cache.set("k", &Halved { n: 8 }).await.unwrap_err();
-            assert!(error.to_string().contains("another one when it is read again"), "{error}");
+            assert!(error.to_string().contains("differs when it is read back"), "{error}");
             cache.set("k", &Halved { n: 0 }).await.unwrap();
         }
     });
@@ -348,13 +348,13 @@ fn a_cache_of_what_is_no_bytes_cannot_be_built_raw() {
         error.to_string()
     }
     memory(async |larder| {
-        assert!(error::<Unit>(&larder).contains("Unit is none: it is read from a unit"));
+        assert!(error::<Unit>(&larder).contains("Unit is not: it is read from a unit"));
         assert!(error::<Patch>(&larder).contains("a struct"));
         assert!(error::<Vec<u64>>(&larder).contains("a number"));
         assert!(error::<Option<Vec<u8>>>(&larder).contains("an Option"));
         assert!(error::<Vec<String>>(&larder).contains("a sequence of texts"));
         assert!(error::<HashMap<u8, u8>>(&larder).contains("a map"));
-        assert!(error::<serde_json::Value>(&larder).contains("whatever is there"));
+        assert!(error::<serde_json::Value>(&larder).contains("a self-describing format"));
         assert!(error::<u64>(&larder).contains("a number"));
     });
 }

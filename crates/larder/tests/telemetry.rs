@@ -549,7 +549,7 @@ fn events_of(folder: &Path, found: &mut BTreeSet<Event>) {
                 "all connections to the server dial again",
                 "not the master that a sentinel called it",
                 "the cluster's map could not be fetched",
-                "new credentials could not be had, the last ones are still valid",
+                "the credentials provider failed, the last credentials are still valid",
                 "too many nodes to track: reads of some are not kept",
             ];
             if target.ends_with("CONNECTION") && !of_all.contains(&message) {
@@ -649,7 +649,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
         "a connection could not authenticate with new credentials",
         "a request says nothing of its peer's address, and shares one limit with all such: see ClientIp::peer",
         "all connections to the server dial again",
-        "new credentials could not be had, the last ones are still valid",
+        "the credentials provider failed, the last credentials are still valid",
         "a turn could not be given back and counts until its window has passed",
         "the queue of invalidations is full: deletions of Format::Plain caches are lost",
         "queued invalidations were refused",

@@ -1,4 +1,4 @@
-//! Settings put together and checked, before anything is connected.
+//! Combines the settings and checks them before anything is connected.
 
 use super::LarderBuilder;
 use crate::endpoint::{Deployment, Secret};
@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::url::{self, DEFAULT_PORT, Server, Target};
 
 impl LarderBuilder {
-    /// Refuses settings that make no sense on their own.
+    /// Refuses settings that are invalid on their own.
     pub(super) fn check(&self) -> Result<()> {
         let nonsense = if self.url.is_some() && self.address.is_some() {
             "give a url or an address, not both"
@@ -29,7 +29,7 @@ impl LarderBuilder {
         Err(Error::invalid(nonsense))
     }
 
-    /// Where to connect, with what the builder says before what the URL says.
+    /// Returns where to connect. The builder's values override the URL's.
     pub(super) fn target(&self) -> Result<Target> {
         let mut target = match (&self.url, &self.address) {
             (Some(url), _) => url::parse(url)?,
@@ -46,6 +46,7 @@ impl LarderBuilder {
                 tls: false,
             }),
         };
+        // Refuse settings that do not fit the target; then apply the others.
         match &mut target {
             Target::Memory
                 if self.username.is_some()
@@ -83,7 +84,7 @@ impl LarderBuilder {
             Target::Server(server) => {
                 server.username = self.username.clone().or(server.username.take());
                 server.password = self.password.clone().or(server.password.take());
-                // The driver leaves out AUTH, user and all, where there is no password; a user without one has "".
+                // The driver sends no AUTH if there is no password, so a user without one gets "".
                 if server.username.is_some() && server.password.is_none() {
                     server.password = Some(Secret(String::new()));
                 }
@@ -94,7 +95,7 @@ impl LarderBuilder {
     }
 }
 
-/// Whether at least one certificate stands in it, so far as its frame tells.
+/// Whether the text contains a certificate, judged by its frame only.
 fn is_certificate(pem: &[u8]) -> bool {
     String::from_utf8_lossy(pem).contains("-----BEGIN CERTIFICATE-----")
 }

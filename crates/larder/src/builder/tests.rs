@@ -1,4 +1,4 @@
-//! Defaults, and what is refused.
+//! Tests of the defaults, and of the settings that are refused.
 
 use super::*;
 use crate::endpoint::{Address, Deployment};

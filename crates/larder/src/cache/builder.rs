@@ -1,4 +1,4 @@
-//! How a cache keeps its values: settings, defaults, and which of them make no sense.
+//! The settings of a cache, their defaults, and the checks that reject invalid ones.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -17,16 +17,18 @@ use crate::store::Expiry;
 use crate::telemetry::CacheMeter;
 use crate::value::{Encoder, Format, Value};
 
-/// The longest time to live. Redis counts milliseconds since 1970 in 63 bits; a hundred years is past all use.
+/// The longest time to live. Redis counts milliseconds since 1970 in 63 bits; a hundred years is more than any use
+/// needs.
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// How long a call waits for a load that another call leads.
+/// The default of `wait_timeout`: how long a call waits for a load that another call leads.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// Settings of a [`Cache`].
+/// The settings of a [`Cache`]. Made by [`Larder::cache`](crate::Larder::cache).
 ///
 /// ```
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// use std::time::Duration;
 /// use larder::Format;
@@ -40,7 +42,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 ///     .build()?;
 /// # let _ = pages; Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[must_use = "a cache is made by build()"]
 pub struct CacheBuilder<V> {
@@ -91,78 +92,80 @@ where
         }
     }
 
-    /// How long a value is kept when its own call does not say. Default: none, and then every call that stores must
-    /// say, which each of them can; one that does not is an `InvalidSetting` error.
+    /// Sets how long a value is kept if its own call does not say. Default: none. Then each call that stores a value
+    /// must set a time to live, and one that does not is an [`InvalidSetting`](crate::ErrorKind::InvalidSetting)
+    /// error.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.expiry = Some(Expiry::After(ttl));
         self
     }
 
-    /// Values stay until they are deleted or evicted, unless their own call says otherwise.
+    /// Keeps values until they are deleted or evicted, unless their own call says otherwise.
     pub fn no_expiry(mut self) -> Self {
         self.expiry = Some(Expiry::Never);
         self
     }
 
-    /// Shortens each time to live at random by up to this share of it, from 0 to 1, so that values written together do
+    /// Shortens each time to live by a random share of up to `share`, from 0 to 1, so that values written together do
     /// not expire together. Default: 0.
     pub fn ttl_jitter(mut self, share: f64) -> Self {
         self.jitter = share;
         self
     }
 
-    /// The version of `V`'s layout. It is part of every key, so that the old and the new program of a rolling
+    /// Sets the version of `V`'s layout. It is part of every key, so the old and the new program of a rolling
     /// deployment never read or overwrite each other's values. Default: 0, which leaves the key as it is.
     pub fn schema(mut self, schema: u32) -> Self {
         self.schema = schema;
         self
     }
 
-    /// How values are written. Default: [`Format::Json`].
+    /// Sets how values are encoded. Default: [`Format::Json`].
     pub fn format(mut self, format: Format) -> Self {
         self.format = format;
         self
     }
 
-    /// Compresses values whose encoding takes more bytes than this, with LZ4, where that makes them smaller.
-    /// Default: never. A kilobyte of JSON shrinks by about a quarter, ten by half.
+    /// Compresses values whose encoding is longer than `bytes` with LZ4, if that makes them smaller. Default: never.
+    /// 1 kB of JSON shrinks by about a quarter, 10 kB by half.
     #[cfg(feature = "compress")]
     pub fn compress_above(mut self, bytes: usize) -> Self {
         self.compress_above = Some(bytes);
         self
     }
 
-    /// Reads each value again when it is written, and compares: what would be lost or would come back different is an
-    /// [`Encode`](crate::ErrorKind::Encode) error that says why, and is not stored. Default: in builds with debug
-    /// assertions, so that a type that a format cannot carry is found by the program's own tests.
+    /// Decodes each value again when it is written, and compares. A value that would be lost or would come back
+    /// different is not stored: the call fails with an [`Encode`](crate::ErrorKind::Encode) error that says why.
+    /// Default: on in builds with debug assertions, so that a program's own tests find a type that the format cannot
+    /// carry.
     ///
-    /// What JSON and MessagePack lack for any type (NaN, `Some(None)`, great depth) is always refused. This finds
-    /// what depends on how a type reads itself, as number keys inside a flattened field. It costs a decoding and two
-    /// walks through the value for each write. Turn it off for a type whose `Serialize` says something else each
-    /// time.
+    /// Values that JSON or MessagePack cannot hold in any type (NaN, `Some(None)`, great depth) are always refused.
+    /// This setting finds mistakes that depend on how a type deserializes itself, for example number keys inside a
+    /// flattened field. It costs one decoding and two walks through the value for each write. Turn it off for a type
+    /// whose `Serialize` gives a different result each time.
     pub fn verify_encoding(mut self, verify: bool) -> Self {
         self.verify = verify;
         self
     }
 
-    /// Keeps values for this long beyond their time to live. In that time they are *stale*: [`get`](Cache::get) takes them
-    /// for absent, and [`get_or_load`](Cache::get_or_load) loads, but gives the stale value where the load fails or takes
-    /// longer than [`soft_timeout`](Self::soft_timeout). Default: none.
+    /// Keeps values for `span` beyond their time to live. In that time they are *stale*: [`get`](Cache::get) treats
+    /// them as absent, and [`get_or_load`](Cache::get_or_load) loads, but returns the stale value if the load fails
+    /// or takes longer than [`soft_timeout`](Self::soft_timeout). Default: none.
     pub fn stale_for(mut self, span: Duration) -> Self {
         self.stale_for = span;
         self
     }
 
-    /// How long [`get_or_load_optional`](Cache::get_or_load_optional) remembers that there is no such thing. Default: it does
-    /// not.
+    /// Sets how long [`get_or_load_optional`](Cache::get_or_load_optional) remembers that the origin has no such
+    /// value. Default: it does not remember.
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
         self.negative_ttl = Some(ttl);
         self
     }
 
-    /// Loads a value anew before its time is over, in the background, while it is still served: the sooner the longer its
-    /// last load took, at random, by one caller at a time. `beta` is the eagerness; 1 is what the algorithm recommends,
-    /// 0 turns it off. Default: 0.
+    /// Loads a value again before it expires, in the background, while the old value is still served. The load begins
+    /// at random, earlier if the last load took longer, and in one caller at a time. `beta` is the eagerness; the
+    /// algorithm recommends 1, and 0 turns it off. Default: 0.
     ///
     /// The algorithm is XFetch: Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention",
     /// VLDB 2015.
@@ -171,57 +174,57 @@ where
         self
     }
 
-    /// How long a caller that has a stale value waits for its load. Then it gets the stale value, and the load goes on in the
-    /// background. Default: as long as the load takes.
+    /// Sets how long a caller that has a stale value waits for the load. After that it gets the stale value, and the
+    /// load goes on in the background. Default: as long as the load takes.
     pub fn soft_timeout(mut self, timeout: Duration) -> Self {
         self.soft_timeout = Some(timeout);
         self
     }
 
-    /// How long a loader may run. Then it is dropped, and those who waited get the stale value, or an error that
-    /// [is a timeout](crate::Error::is_timeout). Default: as long as it takes.
+    /// Sets how long a loader may run. After that the loader is dropped, and its waiters get the stale value or an
+    /// error that [is a timeout](crate::Error::is_timeout). Default: as long as it takes.
     pub fn hard_timeout(mut self, timeout: Duration) -> Self {
         self.hard_timeout = Some(timeout);
         self
     }
 
-    /// How long a call waits for a load that another call leads, in this process or in another. Then it gets the stale
-    /// value, or an error that [is a timeout](crate::LoadError::is_timeout). The call that leads a load waits for as
-    /// long as its loader takes. Default: 5 minutes.
+    /// Sets how long a call waits for a load that another call leads, in this process or in another. After that it
+    /// gets the stale value or an error that [is a timeout](crate::LoadError::is_timeout). The call that leads a load
+    /// waits as long as its loader takes. Default: 5 minutes.
     ///
-    /// Loads that wait for each other end by this where they are not found out at once: see
+    /// This timeout also ends loads that wait for each other and are not detected: see
     /// [`LoadContext::scope`](crate::LoadContext::scope).
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.wait_timeout = timeout;
         self
     }
 
-    /// What becomes of a load that nobody waits for any more. Default: [`WhenAbandoned::Finish`].
+    /// Sets what happens to a load when no caller waits for it any more. Default: [`WhenAbandoned::Finish`].
     pub fn when_abandoned(mut self, policy: WhenAbandoned) -> Self {
         self.when_abandoned = policy;
         self
     }
 
-    /// How many loaders of this cache may run at once in this process while the server is away, when nothing else keeps the
-    /// fleet from asking the origin for everything at once. Loaders that themselves load from this cache are not counted.
-    /// Default: 64.
+    /// Sets how many loaders of this cache may run at once in this process while the server is away. Nothing else
+    /// then keeps the fleet from sending all its loads to the origin at once. Loaders that themselves load from this
+    /// cache are not counted. Default: 64.
     pub fn outage_loads(mut self, loads: usize) -> Self {
         self.outage_loads = loads;
         self
     }
 
-    /// Keeps decoded values in this process, too, in step with the server: see [`Near`]. Default: none.
+    /// Keeps decoded values in this process too, coherent with the server: see [`Near`]. Default: none.
     pub fn near(mut self, near: Near) -> Self {
         self.near = Some(near);
         self
     }
 
-    /// Makes the cache, or another handle of it.
+    /// Makes the cache, or another handle of it. Costs no round trip.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for a name or a setting that makes no sense, and where a cache of this name was built with
-    /// another type of value.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): a name or a setting is invalid, or the `Larder` already
+    /// has a cache of this name with another type of value. Correct the call.
     pub fn build(self) -> Result<Cache<V>> {
         if let Some(Expiry::After(ttl)) = self.expiry {
             check_ttl(ttl)?;
@@ -234,8 +237,10 @@ where
                 "Format::Plain is bare JSON for others to read, which cannot be compressed",
             ));
         }
+        // Reject settings that contradict each other.
         crate::value::check::<V>(self.format)?;
         self.check_loading()?;
+        // Get the state that all handles of the name share, or make it.
         let prefix = self.context.keyspace.cache(&self.name, self.schema)?;
         let clear = self.context.keyspace.clear(&self.name);
         let shared = self.context.cache(&self.name, || CacheShared::<V> {
@@ -261,7 +266,8 @@ where
                     self.name
                 )));
             }
-            // A handle of another schema has another prefix, and does not read before this returns.
+            // A handle of another schema has another prefix. It cannot read before this function returns, so this is
+            // in time.
             self.context.changes.register(&prefix, near.clone());
         }
         if self.format == Format::Plain {
@@ -286,7 +292,7 @@ where
         Ok(Cache { context: self.context, shared, policy: Arc::new(policy) })
     }
 
-    /// Refuses what makes no sense about loading.
+    /// Refuses settings of loading that are invalid or contradict each other.
     fn check_loading(&self) -> Result<()> {
         let stale_too_long = self.stale_for > LONGEST_TTL;
         let nonsense = if self.early.is_nan() || !(0.0..=100.0).contains(&self.early) {
@@ -314,9 +320,9 @@ where
     }
 }
 
-/// Makes a near tier, registers it for invalidations, and only then publishes it in `slot`. Another handle of the name
-/// reads the tier as soon as it is published, and a copy that is inserted before its invalidations are delivered would
-/// stay until it is too old.
+/// Makes a near tier, registers it for invalidations, and publishes it in `slot` last. Another handle of the name
+/// uses the tier as soon as it is published. A copy that it inserted before the registration would miss its
+/// invalidations, and would be served until it is too old.
 fn publish<T>(slot: &OnceLock<Arc<T>>, make: impl FnOnce() -> T, register: impl FnOnce(&Arc<T>)) -> &Arc<T> {
     slot.get_or_init(|| {
         let near = Arc::new(make());

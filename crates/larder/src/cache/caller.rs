@@ -1,7 +1,7 @@
-//! A call that did not find what it wanted: which flight it joins or leads, and what the flight's outcome is to it.
+//! A call that did not find a value it can use: it joins or leads a flight, and acts on the flight's outcome.
 //!
-//! A stale value that it found itself is what it falls back on. Not one that another call found: that may be older than a
-//! write which this call came after.
+//! The call falls back only on a stale value that it found itself. One that another call found may be older than a
+//! write that happened before this call.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::name::Name;
 use crate::store::Expiry;
 use crate::value::Value;
 
-/// How often a call joins another's load that comes to nothing, before it leads one of its own.
+/// How many flights of other calls without a result a call joins before it leads its own.
 pub(super) const MOST_JOINED: u32 = 16;
 
-/// One call that did not find what it wanted.
+/// One call that did not find a value it can use.
 pub(super) struct LoadRequest<'a, V> {
     pub(super) cache: &'a Cache<V>,
     pub(super) entry: Name,
@@ -46,6 +46,7 @@ where
         let flights = &self.cache.shared.flights;
         let mut away = found.as_ref().is_err_and(Error::is_outage);
         let mut found = self.usable(found);
+        // A refresh does not join a flight: that loader may have read before this call.
         if self.kind.reason == Reason::Forced {
             let (waiter, leader) = flights.replace(&self.entry, &self.tags);
             let _wait = wait_for(&waiter.node)?;
@@ -54,12 +55,13 @@ where
         }
         let mut loader = Some(loader);
         let mut stale = None;
-        // A fresh value that comes here was drawn for an early refresh already.
+        // A fresh value at this point was already drawn for an early refresh.
         let mut early = matches!(found, Some(Lookup::Fresh(_)));
         for attempts in 1.. {
             if attempts > 2 {
                 tokio::time::sleep(pause(attempts, self.cache.context.random.fraction())).await;
             }
+            // Decide on what was found: return it, or remember it in case the load fails.
             match found.take() {
                 Some(Lookup::Fresh(kept)) => {
                     if std::mem::take(&mut early)
@@ -75,23 +77,25 @@ where
                     stale = Some(kept.clone());
                     found = Some(Lookup::Stale(kept));
                 }
-                // The store did not answer: a stale value that this call found before is still the best there is.
+                // The store did not answer: keep the stale value that this call found before.
                 None => {}
-                // It did: the stale value is gone.
+                // The store answered: the stale value is gone.
                 other => {
                     stale = None;
                     found = other;
                 }
             }
+            // Join the flight for this entry, or start one with this call's loader.
             let (waiter, leader) = join(self.cache, &self.entry, &self.tags, attempts);
             let _wait = wait_for(&waiter.node)?;
-            // Its own loader is given all the time that it takes.
+            // The call's own loader may take as long as it needs; `wait_timeout` bounds the wait for another's.
             let longest = leader.is_none().then_some(self.cache.policy.wait_timeout);
             if let Some(leader) = leader {
-                // Who led a flight gets its outcome below, and does not come here again.
+                // A call that led a flight returns its outcome below and does not loop, so its loader is still here.
                 let Some(loader) = loader.take() else { return Err(Error::closed().into()) };
                 self.start(Reason::Missing, leader, found.take(), away, loader);
             }
+            // Wait for the outcome. With a stale value to fall back on, wait for `soft_timeout` at most.
             let outcome = match (&stale, self.cache.policy.soft_timeout) {
                 (Some(stale), Some(patience)) => {
                     match tokio::time::timeout(patience, wait(waiter, longest)).await {
@@ -105,10 +109,10 @@ where
                 _ => wait(waiter, longest).await,
             };
             match outcome {
-                // Another's: it led a flight of another kind.
+                // This call joined an optional load that found nothing, but needs a value: try again.
                 Some(Ok(None)) if !self.kind.optional && loader.is_some() => {}
                 Some(Err(LoadFailure::Again)) if loader.is_some() => {}
-                // The load went down with the runtime of its leader: this call leads the next.
+                // The runtime of the flight's leader ended, and the load with it: this call leads the next one.
                 None if loader.is_some() => self.cache.context.store().map(drop)?,
                 outcome => return self.outcome(outcome, stale),
             }
@@ -119,7 +123,7 @@ where
         Err(Error::closed().into())
     }
 
-    /// Why a load has ended without an outcome.
+    /// Says why a load ended without an outcome.
     fn cut_short(&self) -> Error {
         let ended = || {
             Error::new(ErrorKind::Closed, "the runtime that ran the loader has ended before the loader did")
@@ -127,7 +131,7 @@ where
         self.cache.context.store().err().unwrap_or_else(ended)
     }
 
-    /// What was found, if the store said: an outage must not take the origin away too.
+    /// Returns what was found if the store answered. An outage of the store must not keep the caller from loading.
     fn usable(&self, found: Result<Lookup<V>>) -> Option<Lookup<V>> {
         found.inspect_err(|error| self.cache.shared.meter.bypassed(error)).ok()
     }
@@ -154,7 +158,7 @@ where
         self.cache.context.loads.spawn(fill.run(leader, found, loader));
     }
 
-    /// What a flight's outcome is to this call: a stale value is better than none.
+    /// Turns a flight's outcome into this call's result. A stale value is better than an error.
     fn outcome<E>(
         &self,
         outcome: Option<FlightOutcome<V>>,
@@ -178,7 +182,8 @@ where
     }
 }
 
-/// Joins the flight for an entry, or starts one and leads it. A call that has joined too often leads, whatever flies.
+/// Joins the flight for an entry, or starts one and leads it. A call that has joined [`MOST_JOINED`] flights leads a
+/// new one.
 pub(super) fn join<V>(
     cache: &Cache<V>,
     entry: &str,
@@ -193,7 +198,7 @@ pub(super) fn join<V>(
     if is_nested() { flights.join_from_loader(entry, tags) } else { flights.join(entry, tags) }
 }
 
-/// Waits for a flight's outcome, `longest` at most.
+/// Waits for a flight's outcome, for `longest` at most.
 pub(super) async fn wait<V: Clone>(waiter: Waiter<V>, longest: Option<Duration>) -> Option<FlightOutcome<V>> {
     let Waiter { mut outcome, .. } = waiter;
     let ended = async { outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };

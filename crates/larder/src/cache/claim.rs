@@ -1,4 +1,4 @@
-//! A claim in the store: the sign that a load is under way, which is renewed while it runs and taken away when it ends.
+//! A claim in the store: it shows that a load is under way, is renewed while the load runs, and removed when it ends.
 //!
 //! The renewals are background work ([`Claims`]), so a loader that blocks its thread keeps its claim.
 
@@ -12,12 +12,13 @@ use crate::error::Result;
 use crate::name::Name;
 use crate::store::{Claim, Expiry, Store};
 
-/// A claim in the store. Dropped, it is taken away in the background: also where the store never answered whether it stands.
+/// A claim in the store. Dropping it removes the claim in the background, also if the store never said whether it was
+/// made.
 pub(super) struct ClaimGuard {
     context: Arc<Context>,
     entry: Name,
     claim: Option<Claim>,
-    /// Its number among those that are renewed.
+    /// Its number in the list of claims that are renewed.
     number: u64,
 }
 
@@ -27,13 +28,13 @@ impl ClaimGuard {
         Self { context: context.clone(), entry: entry.clone(), claim: Some(claim), number }
     }
 
-    /// The store has said that the claim does not stand.
+    /// Forgets the claim, because the store has said that it was not made.
     pub(super) fn disarm(mut self) {
         self.claim = None;
     }
 
-    /// Stores a value if the claim still holds; whether it did. Without a value, what was to be replaced is deleted: of
-    /// a placeholder nothing is left either.
+    /// Stores a value if the claim still holds, and returns whether it did. Without a value, the value to be replaced
+    /// is deleted; a placeholder is removed.
     pub(super) async fn commit(mut self, value: Option<Bytes>, expiry: Expiry) -> Result<bool> {
         let store = self.context.store()?;
         let stored = match (&self.claim, value) {
@@ -43,7 +44,7 @@ impl ClaimGuard {
             (Some(Claim::Refresh(claim)), value) => {
                 store.commit_refresh(&self.entry, *claim, value, expiry).await?
             }
-            // Dropped, the claim is taken away.
+            // Dropping `self` removes the placeholder.
             (Some(Claim::Placeholder(_)), None) => return Ok(true),
             (None, _) => false,
         };

@@ -1,9 +1,9 @@
-//! Writes that are made only where something holds: nothing is there, the entry is still the one that was read, no
-//! newer fence has written. Each is decided and made in one atomic step of the store.
+//! Conditional writes: only if the key is absent, if the entry is still the one that was read, or if no newer fence
+//! has written. The store decides and writes in one atomic step.
 //!
-//! A conditional write that was given up midway, or whose answer was lost, leaves nothing stale: either it was made,
-//! or what it would have replaced still counts. So, unlike a `set`, it queues no deletion, which could remove what
-//! another caller was first to write.
+//! A conditional write that was dropped midway, or whose reply was lost, leaves nothing stale: either it was made, or
+//! the entry that it would have replaced is still valid. So, unlike `set`, it queues no deletion. A queued deletion
+//! could remove the value of a caller that was first.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -27,18 +27,19 @@ use crate::store::{Expiry, Fencing, FillStart, Store};
 use crate::value::Value;
 use crate::write::OrQueue;
 
-/// How long the highest fence is remembered at least.
+/// The shortest time that the highest fence is remembered.
 const FENCE_REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-/// How often a write that met something invalid tries to take its place.
+/// How many times a write that found an invalid entry tries to replace it.
 const MOST_ATTEMPTS: u32 = 16;
 
-/// Which write of an entry a value comes from. Given by [`Entry::version`](crate::Entry::version), for
+/// Identifies the write that a value comes from. Returned by [`Entry::version`](crate::Entry::version), for
 /// [`Set::if_version`](crate::Set::if_version).
 ///
-/// It can be shown and parsed, as for the `ETag` of a page.
+/// Displays and parses as text, for example as the `ETag` of a page.
 ///
 /// ```
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// # let carts = larder.cache::<u32>("cart").no_expiry().build()?;
 /// carts.set("ann", &1).await?;
@@ -47,13 +48,11 @@ const MOST_ATTEMPTS: u32 = 16;
 /// assert_eq!(etag.trim_matches('"').parse(), Ok(version));
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EntryVersion {
     pub(super) nonce: u64,
-    /// The version of the cache's clear that the entry carried: what replaces it must not outlive a clear that came
-    /// between.
+    /// The clear version that the entry carried. The entry that replaces it must not survive a `clear` in between.
     pub(super) clear: u64,
 }
 
@@ -76,7 +75,7 @@ impl FromStr for EntryVersion {
     }
 }
 
-/// A text that is no [`EntryVersion`].
+/// The error of parsing a text that is not an [`EntryVersion`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParseVersionError;
 
@@ -92,14 +91,15 @@ impl<V> Cache<V>
 where
     V: Value,
 {
-    /// Stores a value unless the key has one; whether it did. Of all callers, in all processes, one is first.
+    /// Stores a value if the key has none, and returns whether it did. Of all callers in all processes one is first.
     ///
-    /// What [`get`](Self::get) takes for absent (stale, invalidated, a load under way, a remembered absence) is
-    /// replaced, and a load under way stores nothing over it.
+    /// An entry that [`get`](Self::get) treats as absent (stale, invalidated, a load under way, a remembered absence)
+    /// is replaced, and a load under way does not store over the new value.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let owners = larder.cache::<String>("owner").ttl(Duration::from_secs(60)).build()?;
     /// assert!(owners.set_if_absent("room-7", &"Ann".to_owned()).await?);
@@ -107,16 +107,18 @@ where
     /// assert_eq!(owners.get("room-7").await?.as_deref(), Some("Ann"));
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
-    /// One round trip; one more for each thing of the kind above that it replaces. For a value that others work
-    /// under, use a [lock](crate::Larder::lock): an entry can be evicted.
+    /// Costs one round trip, and one more for each such entry that it replaces. To protect work that others must not
+    /// do at the same time, use a [lock](crate::Larder::lock): an entry can be evicted.
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), but nothing is queued. `InvalidSetting` for a cache of `Format::Plain`; `Busy` while an
-    /// invalidation of the key is queued, and where other writers were quicker again and again: try again.
+    /// Those of [`set`](Self::set), but nothing is queued; and
+    ///
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the cache is of `Format::Plain`.
+    /// - [`Busy`](crate::ErrorKind::Busy): an invalidation of the key is queued, or other writers changed the key
+    ///   each time. Retry.
     ///
     /// # Cancel safety
     ///
@@ -125,16 +127,17 @@ where
         SetIf { set: self.set(key, value), condition: Condition::Absent }
     }
 
-    /// Stores a value under the fence of the lock that its writer holds, unless a writer with a higher fence has
-    /// written this key: `false` then, and nothing is changed. So a holder that was paused past its lock's time
+    /// Stores a value under the fence of the lock that its writer holds. If a writer with a higher fence has written
+    /// the key, returns `false` and changes nothing. So a holder that was paused until after its lock expired
     /// overwrites nothing.
     ///
-    /// The highest fence is remembered for a day after the last such write, or for as long as the value where that is
-    /// longer. Writes without a fence are not checked, and do not change it.
+    /// The highest fence is remembered for a day after the last such write, or for as long as the value if that is
+    /// longer. Writes without a fence are not checked and do not change it.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let totals = larder.cache::<u64>("total").ttl(Duration::from_secs(60)).build()?;
     /// let first = larder.lock("totals").acquire().await?;
@@ -145,33 +148,32 @@ where
     /// assert!(!totals.set_fenced("today", &1, old).await?, "the first holder is too late");
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
-    /// One round trip.
+    /// Costs one round trip.
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set).
+    /// The same as [`set`](Self::set).
     ///
     /// # Cancel safety
     ///
-    /// As [`set`](Self::set).
+    /// The same as [`set`](Self::set).
     pub fn set_fenced<'a>(&'a self, key: impl CacheKey, value: &'a V, fence: Fence) -> SetIf<'a, V> {
         SetIf { set: self.set(key, value), condition: Condition::Fence(fence) }
     }
 
-    /// Refuses what needs an envelope, or must not be followed by a deletion that is queued.
+    /// Refuses a cache without envelopes, and a key whose deletion is queued.
     pub(super) fn check_decidable(&self, entry: &str) -> Result<()> {
         if !self.has_versions() {
             return Err(Error::invalid(
-                "entries of Format::Plain have no envelope, by which conditional writes know one from another",
+                "entries of Format::Plain have no envelope, which conditional writes need to tell entries apart",
             ));
         }
         if self.context.invalidations.covers(entry, &self.shared.clear) {
             return Err(Error::new(
                 ErrorKind::Busy,
-                "an invalidation of this key waits to be sent, and would remove what is written now",
+                "an invalidation of this key is queued and would remove what is written now; retry later",
             ));
         }
         Ok(())
@@ -194,11 +196,11 @@ where
                 }
             }
         }
-        Err(Error::new(ErrorKind::Busy, "others write to this key all the time"))
+        Err(Error::new(ErrorKind::Busy, "the key changed each time this write tried to replace it; retry"))
     }
 }
 
-/// What must hold for a value to be stored.
+/// The condition under which a value is stored.
 #[derive(Debug, Clone, Copy)]
 enum Condition {
     Absent,
@@ -206,10 +208,10 @@ enum Condition {
     Fence(Fence),
 }
 
-/// A value to be stored where something holds; awaiting it does so, and answers whether it did. Made by
+/// A value to store under a condition; awaiting it tries, and returns whether it was stored. Made by
 /// [`Cache::set_if_absent`], [`Cache::set_fenced`] and [`Set::if_version`].
 ///
-/// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
+/// This type is not a future itself: pass `into_future()` to `join_all` or `Box::pin`.
 #[must_use = "nothing is stored before this is awaited"]
 pub struct SetIf<'a, V> {
     set: Set<'a, V>,
@@ -217,13 +219,14 @@ pub struct SetIf<'a, V> {
 }
 
 impl<'a, V> Set<'a, V> {
-    /// Stores the value only if the entry is still the one that was read with this version: compare-and-set. Answers
-    /// whether it was;
-    /// `false` where the key was written, deleted, expired, evicted or cleared meanwhile.
+    /// Stores the value only if the entry is still the one that was read with this version (compare-and-set), and
+    /// returns whether it was. It returns `false` if the key was written, deleted, expired, evicted or cleared in
+    /// between.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let carts = larder.cache::<Vec<String>>("cart").ttl(Duration::from_secs(3600)).build()?;
     /// carts.set("ann", &vec![]).await?;
@@ -238,45 +241,44 @@ impl<'a, V> Set<'a, V> {
     /// }
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
-    /// Tags are those of this call, as in any `set`. The value's time to live begins again. One round trip.
+    /// The tags are those of this call, as in any `set`, and the time to live begins again. Costs one round trip.
     ///
     /// # Errors
     ///
-    /// Those of [`Cache::set_if_absent`].
+    /// The same as [`Cache::set_if_absent`].
     pub fn if_version(self, version: EntryVersion) -> SetIf<'a, V> {
         SetIf { set: self, condition: Condition::Version(version) }
     }
 }
 
 impl<V> SetIf<'_, V> {
-    /// How long this value is kept, in place of the cache's time to live.
+    /// Keeps this value for `ttl`, in place of the cache's time to live.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.set = self.set.ttl(ttl);
         self
     }
 
-    /// This value stays until it is deleted or evicted.
+    /// Keeps this value until it is deleted or evicted.
     pub fn no_expiry(mut self) -> Self {
         self.set = self.set.no_expiry();
         self
     }
 
-    /// A tag of this value, as [`Set::tag`].
+    /// Adds a tag to this value, like [`Set::tag`].
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.set = self.set.tag(tag);
         self
     }
 
-    /// Tags with the versions that they had before the data was read, as [`Set::snapshot`].
+    /// Adds tags with the versions that they had before the data was read, like [`Set::snapshot`].
     pub fn snapshot(mut self, snapshot: &TagSnapshot) -> Self {
         self.set = self.set.snapshot(snapshot);
         self
     }
 
-    /// The longest that this call may take, in place of the connection's `response_timeout`.
+    /// Limits how long this call may take, in place of the connection's `response_timeout`.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.set = self.set.timeout(timeout);
         self
@@ -290,8 +292,8 @@ where
     /// Counts a queued invalidation as success: see [`WriteCall::or_queue`](crate::WriteCall::or_queue).
     ///
     /// Only [`set_fenced`](Cache::set_fenced) queues one. [`set_if_absent`](Cache::set_if_absent) and
-    /// [`if_version`](Set::if_version) queue nothing, and an outage is an error of theirs here, too: whether the condition
-    /// held is what their caller asks, and a queue cannot answer that.
+    /// [`if_version`](Set::if_version) queue nothing, and return an outage as an error here too: their caller asks
+    /// whether the condition held, and a queue cannot answer that.
     pub fn or_queue(self) -> OrQueue<<Self as IntoFuture>::IntoFuture> {
         OrQueue::new(self.into_future())
     }
@@ -328,7 +330,7 @@ where
         let (mut stamp, expiry) = self.stamped().await?;
         if let Condition::Version(version) = condition {
             if stamp.clear_version != version.clear {
-                // Cleared since it was read.
+                // The cache was cleared since the entry was read.
                 return Ok(false);
             }
             stamp.clear_version = version.clear;
@@ -374,8 +376,8 @@ where
     }
 }
 
-/// A conditional write under way. When it ends, however it ends, near copies are dropped and loads under way
-/// detached: it may have been made.
+/// A conditional write under way. However it ends, `Drop` drops near copies and detaches loads, because the write may
+/// have been made.
 struct Deciding<'a, V>
 where
     V: Value,

@@ -1,4 +1,4 @@
-//! Why a key is served, or is not.
+//! Explains why a key is served or not.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use crate::keyspace::Keyspace;
 use crate::name::Name;
 use crate::store::{Expiry, RefreshClaim, Store, read_version};
 
-/// What there is under a name and why a read gets it or not. Made by [`Larder::explain`](crate::Larder::explain); shown in
-/// words by its `Display`.
+/// What is stored under a name, and why a read returns it or not. Made by
+/// [`Larder::explain`](crate::Larder::explain); its `Display` says it in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Explanation {
-    /// The whole name on the server.
+    /// The full name on the server.
     pub name: String,
     /// Whether a `get` that may use the near tier is served from it.
     pub near: NearVerdict,
-    /// What stands in the store.
+    /// What the store holds.
     pub stored: Stored,
-    /// How long that will be kept; `None` where nothing stands or it does not expire.
+    /// How long the entry will be kept; `None` if there is none or it does not expire.
     pub remaining: Option<Duration>,
-    /// The token of the process that refreshes the value at the moment.
+    /// The token of the refresh of the value that is under way, if there is one.
     pub refreshing: Option<u64>,
 }
 
@@ -32,50 +32,51 @@ pub struct Explanation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NearVerdict {
-    /// No copy is there, or the cache has no near tier.
+    /// There is no copy, or the cache has no near tier.
     Absent,
-    /// A copy is there and is served.
+    /// There is a copy, and it is served.
     Served,
-    /// A copy is there and is older than the near tier keeps copies.
+    /// There is a copy, but it is older than the near tier keeps copies.
     TooOld,
-    /// A copy is there, and the connection that would tell of changes is broken or silent.
+    /// There is a copy, but the connection that would report changes is broken or silent.
     Untrusted,
-    /// A copy is there, and one of its tags was invalidated, or its version is to be asked for.
+    /// There is a copy, but one of its tags was invalidated, or the tag's version must be read first.
     TagsUnknown,
-    /// An invalidation of the entry, of its cache or of one of its tags is queued: no copy of it is served until the server
-    /// has answered.
+    /// An invalidation of the entry, of its cache or of one of its tags is queued. No copy is served until the server
+    /// has answered it.
     InvalidationsQueued,
 }
 
-/// What stands under a name, and whether a reader takes it.
+/// What is stored under a name, and whether a reader gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stored {
-    /// Nothing.
+    /// Nothing is stored.
     Nothing,
     /// A value that is served.
     Fresh,
-    /// A value past its time, which only a load that fails or is slow gives.
+    /// A value past its time to live, which only a failed or slow load returns.
     Stale,
-    /// The origin is known to have no such thing.
+    /// The origin is known to have no such value.
     Absent,
-    /// A loader is at work, with this token.
+    /// A load is under way, with this token.
     Loading(u64),
-    /// A value that was voided because this has another version by now: `clear` or a tag.
+    /// A value that is invalid, because its cache was cleared or a tag was invalidated since.
     Void {
         /// `clear`, or the tag's name.
         by: String,
     },
-    /// Something that this process wrote to since: its invalidation waits to be sent, and until then it is taken for absent.
+    /// A value that this process has written over or deleted since. The invalidation is queued, and until it is sent
+    /// the value counts as absent.
     Overdue,
-    /// Bytes without an envelope: bare JSON, or nobody's.
+    /// Bytes without an envelope: bare JSON, or another program's bytes.
     Bare,
-    /// Damaged: the reason.
+    /// A damaged entry, with the reason.
     Unreadable(&'static str),
 }
 
 impl Explanation {
-    /// `entry` is the name without the namespace, as `user:123` or `user@2:123`.
+    /// Explains an entry. `entry` is the name without the namespace, for example `user:123` or `user@2:123`.
     pub(crate) async fn of(context: &Context, entry: &str) -> Result<Self> {
         let name = context.keyspace.whole(entry);
         let store = context.store()?;
@@ -86,7 +87,7 @@ impl Explanation {
             _ => None,
         };
         let lease = store.get(&Keyspace::lease(&name)).await?.as_deref().and_then(RefreshClaim::read);
-        // One for another value was left behind.
+        // A claim for another value was left behind by an earlier refresh.
         let own = bytes.as_deref().and_then(nonce);
         let refreshing = lease.filter(|claim| Some(claim.nonce) == own).map(|claim| claim.token);
         let stored = match bytes {
@@ -97,7 +98,7 @@ impl Explanation {
     }
 }
 
-/// The clear version of an entry's cache, by the entry's name.
+/// Returns the clear version's name of an entry's cache, by the entry's name.
 fn clear_of(context: &Context, entry: &str) -> Name {
     context.keyspace.clear(entry.split([':', '@']).next().unwrap_or_default())
 }
@@ -113,10 +114,10 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
     }
     let Ok(store) = context.store() else { return NearVerdict::Untrusted };
     let now = context.clock.moment();
-    let believed = store.lanes().is_valid(copy.seen, now) && store.lanes().is_valid(copy.clear_seen, now);
+    let valid = store.lanes().is_valid(copy.seen, now) && store.lanes().is_valid(copy.clear_seen, now);
     if now.mono() >= copy.until {
         NearVerdict::TooOld
-    } else if !believed {
+    } else if !valid {
         NearVerdict::Untrusted
     } else if tags_hold(context, &copy.tags) {
         NearVerdict::Served
@@ -125,8 +126,8 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
     }
 }
 
-/// The verdict of any reader. Only what is not known here is asked for on another connection than the tracked one, which may
-/// be what there is to explain.
+/// Returns the verdict that any reader gets. Versions that are not known here are read on a connection other than the
+/// tracked one, because that one may be what the caller wants to have explained.
 async fn classified(context: &Context, clear: &Name, name: &str, bytes: &[u8]) -> Result<Judged> {
     let mut classified = classify(context, clear, name, bytes, &VersionReplies::new())?;
     let unknown = classified.unknown();
@@ -138,7 +139,7 @@ async fn classified(context: &Context, clear: &Name, name: &str, bytes: &[u8]) -
     classify(context, clear, name, bytes, &unknown.into_iter().zip(versions).collect())
 }
 
-/// What a reader makes of it, in the words of this page.
+/// Translates a verdict into the public words.
 fn stored(classified: Judged) -> Stored {
     match classified.verdict {
         Verdict::Serve(payload) if payload.is_bare() => Stored::Bare,
@@ -146,7 +147,7 @@ fn stored(classified: Judged) -> Stored {
         Verdict::Stale(_) => Stored::Stale,
         Verdict::Absent => Stored::Absent,
         Verdict::Placeholder => Stored::Loading(classified.meta.nonce),
-        // All versions were asked for.
+        // Cannot be `Ask`: all versions were read above.
         Verdict::Nothing | Verdict::Ask(_) => Stored::Nothing,
         Verdict::Invalid(Cause::Queued) => Stored::Overdue,
         Verdict::Invalid(Cause::Clear) => Stored::Void { by: "clear".to_owned() },
@@ -161,13 +162,13 @@ impl fmt::Display for Explanation {
         match &self.stored {
             Stored::Nothing => f.write_str("nothing is stored")?,
             Stored::Fresh => f.write_str("a fresh value")?,
-            Stored::Stale => f.write_str("a stale value: get() takes it for absent, get_or_load() loads")?,
+            Stored::Stale => f.write_str("a stale value: a miss for get(), and get_or_load() loads")?,
             Stored::Absent => f.write_str("known to be absent")?,
             Stored::Loading(token) => write!(f, "being loaded, by the holder of token {token:016x}")?,
             Stored::Void { by } if by == "clear" => {
-                f.write_str("void: the cache was cleared since it was read")?
+                f.write_str("invalid: the cache was cleared since it was read")?
             }
-            Stored::Void { by } => write!(f, "void: the tag {by:?} was invalidated since it was read")?,
+            Stored::Void { by } => write!(f, "invalid: the tag {by:?} was invalidated since it was read")?,
             Stored::Overdue => f.write_str("older than what was written here: its invalidation is queued")?,
             Stored::Bare => {
                 f.write_str("bytes without an envelope, served if they are JSON of the value's shape")?
@@ -185,10 +186,10 @@ impl fmt::Display for Explanation {
             NearVerdict::Served => f.write_str("; a near copy is served"),
             NearVerdict::TooOld => f.write_str("; a near copy is too old to be served"),
             NearVerdict::Untrusted => {
-                f.write_str("; a near copy is not served while its connection is not heard")
+                f.write_str("; a near copy is not served while its connection is silent")
             }
             NearVerdict::TagsUnknown => f.write_str(
-                "; a near copy is not served as a tag of it was invalidated, or is to be asked for",
+                "; a near copy is not served: one of its tags was invalidated, or has an unknown version",
             ),
             NearVerdict::InvalidationsQueued => {
                 f.write_str("; no near copy is served while its invalidation is queued")

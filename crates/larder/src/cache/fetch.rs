@@ -1,10 +1,10 @@
-//! Reading entries from the store: what a read finds, and what becomes of it.
+//! Reading entries from the store: what a read finds, and what it means for the caller.
 //!
-//! Whether something may be served is decided in [`verdict`](super::verdict), and nowhere else. Here is read what it is
-//! decided on, the server is asked for what is not known, and what is served is decoded, once and last.
+//! Only [`verdict`](super::verdict) decides whether an entry may be served. This module reads the entry, asks the
+//! server for versions that are not known here, and decodes the value last, and only if it is served.
 //!
-//! A read looks at the queue of invalidations before it is sent, too: its answer may be from before an invalidation that
-//! has left the queue when the answer arrives.
+//! A read checks the queue of invalidations before it is sent. Its reply may be from before an invalidation that has
+//! left the queue by the time the reply arrives.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -24,14 +24,14 @@ use crate::near::InsertTicket;
 use crate::store::{Store, Tracked};
 use crate::value::{Value, decode};
 
-/// A read from the store, under way. Boxed, because what asks the store moves about until it does.
+/// A read from the store. Boxed, because the future is moved before it is first polled.
 pub(super) type Fetch<'a, V> = Pin<Box<dyn Future<Output = Result<Lookup<V>>> + Send + 'a>>;
 
 impl<V> Cache<V>
 where
     V: Value,
 {
-    /// Reads an entry, from the near tier where that has it, and counts what it was.
+    /// Reads an entry, from the near tier if it has a copy, and counts a hit or a miss.
     pub(super) async fn lookup(&self, entry: &str) -> Result<Lookup<V>> {
         if let Some(kept) = self.get_local(entry, NearCopy::kept)? {
             self.near_hit(&Name::from(entry));
@@ -40,8 +40,8 @@ where
         self.fetch_counted(Name::from(entry)).await
     }
 
-    /// Reads an entry from the store, and counts what it was. The future of a cache without a near tier is half as
-    /// large, and what allocating and filling it takes is a good part of what a read costs here.
+    /// Reads an entry from the store, and counts a hit or a miss. Without a near tier the future is half as large,
+    /// which matters: allocating and filling it is a good part of the cost of a read.
     pub(super) fn fetch_counted(&self, entry: Name) -> Fetch<'_, V> {
         if self.shared.near.get().is_none() {
             return Box::pin(async move {
@@ -66,7 +66,7 @@ where
         found
     }
 
-    /// Reads an entry from the store, and keeps a near copy of what is fresh.
+    /// Reads an entry from the store, and keeps a near copy if it is fresh.
     pub(super) async fn fetch(&self, entry: &str) -> Result<Lookup<V>> {
         let store = self.context.store()?;
         let covered = self.is_covered(entry);
@@ -92,27 +92,27 @@ where
         self.found_tracked(fetched, classified, bytes)
     }
 
-    /// Whether the entry's invalidation is queued. To be asked before the request is sent, too: the invalidation may be
-    /// answered while the request is under way, and what that finds may still be older.
+    /// Whether an invalidation of the entry is queued. Call it before the request is sent: the invalidation may be
+    /// answered during the request, whose own reply may still be older.
     #[inline]
     pub(super) fn is_covered(&self, entry: &str) -> bool {
         let queue = &self.context.invalidations;
         queue.is_pending() && queue.covers(entry, &self.shared.clear)
     }
 
-    /// What stored bytes are to a reader.
+    /// Decides what stored bytes mean for a reader, and decodes them.
     pub(super) async fn classify(&self, entry: &str, bytes: Bytes) -> Result<Lookup<V>> {
         let classified = classified(&self.context, &self.shared.clear, entry, &bytes).await?;
         Ok(self.found(&classified, bytes))
     }
 
-    /// The same for those who decide by the verdict alone.
+    /// Decides the same without decoding, for callers that need only the verdict.
     pub(super) async fn verdict(&self, entry: &str, bytes: &[u8]) -> Result<Judged> {
         self.shared.meter.read(bytes.len());
         classified(&self.context, &self.shared.clear, entry, bytes).await
     }
 
-    /// Decodes what is to be decoded.
+    /// Decodes the value if the verdict allows to serve it.
     fn found(&self, classified: &Judged, bytes: Bytes) -> Lookup<V> {
         self.shared.meter.read(bytes.len());
         let (payload, source) = match &classified.verdict {
@@ -139,11 +139,11 @@ where
         }
     }
 
-    /// The same, and keeps a near copy of what is fresh.
+    /// Does the same, and keeps a near copy if the value is fresh.
     fn found_tracked(&self, fetched: Fetched<'_>, classified: Judged, bytes: Bytes) -> Result<Lookup<V>> {
         let found = self.found(&classified, bytes);
         if let (Lookup::Fresh(kept), Some(near)) = (&found, self.shared.near.get()) {
-            // What carries no clear version can only be invalidated by its own name.
+            // An entry without a clear version can only be invalidated by its own name.
             let clear_seen =
                 if classified.meta.clear_version == 0 { fetched.seen } else { classified.clear_seen };
             let fetched = Fetched { clear_seen, ..fetched };
@@ -152,8 +152,8 @@ where
         Ok(found)
     }
 
-    /// Reads entries, and counts what they were: in the order of `names`, one round trip for those that can be read
-    /// together.
+    /// Reads entries in the order of `names`, and counts hits and misses. Names that can be read together share a
+    /// round trip.
     pub(super) async fn fetch_many(&self, names: &[Name]) -> Result<Vec<Lookup<V>>> {
         let mut found = Vec::with_capacity(names.len());
         let mut asked = Vec::new();
@@ -187,6 +187,7 @@ where
 
     async fn fetch_from_store(&self, names: &[Name]) -> Result<Vec<Lookup<V>>> {
         let store = self.context.store()?;
+        // Check the queue before the read: an entry whose invalidation is queued is not served.
         let covered: Vec<bool> = match self.context.invalidations.is_pending() {
             true => names.iter().map(|name| self.is_covered(name)).collect(),
             false => Vec::new(),
@@ -199,6 +200,7 @@ where
             }
             classified
         };
+        // Without a near tier: read, classify, decode.
         let Some(near) = self.shared.near.get() else {
             let read = store.get_many(names).await?;
             let classified = invalidate(self.classify_many(names, read.iter().map(Option::as_ref)).await?);
@@ -209,6 +211,7 @@ where
                 });
             return Ok(found.collect());
         };
+        // With one: take the tickets before the read, so that an invalidation during it keeps the copy from being made.
         let tickets: Vec<InsertTicket> = names.iter().map(|name| near.copies.ticket(name)).collect();
         let read = store.get_many_tracked(names).await?;
         let classified =
@@ -234,7 +237,7 @@ where
             .collect()
     }
 
-    /// Judges what was read, asking at once for all versions that are not known. Nothing, as a rule.
+    /// Classifies what was read. Asks for all versions that are not known here in one request; usually all are known.
     async fn classify_many<'a>(
         &self,
         names: &[Name],
@@ -260,7 +263,7 @@ where
         }
     }
 
-    /// Asks at once how long bare JSON will be kept, where near copies are to be made of it.
+    /// Asks in one request how long bare JSON will be kept, if near copies of it are to be made.
     async fn ask_ends(&self, fetched: &mut [Fetched<'_>], classified: &[Option<Judged>]) -> Result<()> {
         let mut unknown: Vec<&mut Fetched<'_>> = fetched
             .iter_mut()
@@ -281,8 +284,8 @@ where
         Ok(())
     }
 
-    /// The current versions for what will be kept for `span`: the cache's clear, and those of `tags`. No round trip
-    /// when warm.
+    /// Returns the current versions for an entry that is kept for `span`: the cache's clear version and those of
+    /// `tags`. Costs no round trip if they are known here.
     pub(super) async fn versions(&self, tags: &[String], span: Duration) -> Result<(u64, Vec<TagVersion>)> {
         if !self.has_versions() {
             return Ok((0, Vec::new()));

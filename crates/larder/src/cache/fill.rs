@@ -1,16 +1,17 @@
-//! One load under way: how it claims the right to store, and where its value goes.
+//! One load: how it claims the right to store its value, and where the value goes.
 //!
-//! Before a loader runs, its fill puts a claim where any write will void it. Where nothing stands, that is a placeholder under
-//! the entry's own name; the value is stored only over that placeholder. Where a value stands, it is a lease beside it;
-//! the new value replaces the old one only if that still carries the nonce that was read, and the lease is still held.
-//! Whatever happens to the name in between, by anybody, the loaded value is returned and not stored: an old row that a
-//! loader read before a write never comes to lie over it. Leases of this kind are from Nishtala et al., "Scaling Memcache
-//! at Facebook", NSDI 2013, section 3.2.1.
+//! Before a loader runs, its fill puts a claim where any write to the entry breaks it. If no value is stored, the
+//! claim is a placeholder under the entry's own name, and the loaded value is stored only over that placeholder. If a
+//! value is stored, the claim is a refresh claim beside it, and the new value replaces the old one only if the old
+//! one still carries the nonce that was read and the claim is still held. If anything else happens to the name in
+//! between, whichever client did it, the loaded value is returned and not stored. So an old row that a loader read
+//! before a write never replaces that write. Such claims are the leases of Nishtala et al., "Scaling Memcache at
+//! Facebook", NSDI 2013, section 3.2.1.
 //!
-//! A claim says that its loader lives: it is renewed while the loader runs, and runs out soon after the loader's process
-//! died. Where another process has one, this one waits to be told that it has ended.
+//! A claim shows that its loader lives: it is renewed while the loader runs, and expires soon after the loader's
+//! process dies. If another process holds the claim, this one waits for the notification that it has ended.
 //!
-//! Invariant: a fill that ends without storing, however it ends, takes its claim away.
+//! Invariant: a fill that ends without storing removes its claim, however it ends.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError};
@@ -38,69 +39,70 @@ use crate::store::{Claim, Expiry, FillStart, Force, RefreshClaim, RefreshStart, 
 use crate::telemetry::target;
 use crate::value::{Format, Value, absence};
 
-/// How often a load tries to claim, each time because something else got in between, before it loads without storing.
+/// How many times a load tries to claim before it loads without storing. Each failed attempt means that another write
+/// changed the key.
 const MOST_ATTEMPTS: u32 = 16;
-/// How long a load that a loader asked for waits for another process's load: that one may wait, in its turn, for the
-/// first.
+/// How long a load that a loader asked for waits for another process's load. The two may be waiting for each other.
 const NESTED_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a load was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// Nothing fresh is there.
+    /// No fresh value is stored.
     Missing,
-    /// What is there is near its end.
+    /// The stored value is near its end.
     Early,
-    /// Somebody wants it anew.
+    /// The caller wants a new value, whatever is stored.
     Forced,
 }
 
-/// What a fill is to do.
+/// The task of one fill.
 pub(super) struct Fill<V> {
     pub(super) cache: Cache<V>,
     pub(super) entry: Name,
     pub(super) expiry: Option<Expiry>,
     pub(super) tags: Vec<String>,
-    /// Whether the loader may name tags.
+    /// Whether the loader may name more tags.
     pub(super) open_tags: bool,
-    /// Whether the callers can do with "there is no such thing".
+    /// Whether the callers accept that the value does not exist.
     pub(super) optional: bool,
     pub(super) reason: Reason,
     /// Whether a loader asked for this load.
     pub(super) nested: bool,
-    /// Whether the store was away a moment ago: then it is not asked again, which could cost another timeout.
+    /// Whether the store was away a moment ago. The fill does not ask it again then, because that could cost a second
+    /// timeout.
     pub(super) away: bool,
 }
 
-/// The right to store.
+/// How a loaded value may be stored.
 pub(super) enum CommitMode<V> {
     Fenced(Box<FillFence<V>>),
-    /// The store is away: load, and do not store.
+    /// The store is away: the value is not stored.
     None,
-    /// Bare JSON has no room for a placeholder: its readers in other languages would stumble over it.
+    /// Bare JSON has no room for a placeholder: readers in other languages would not understand it.
     Plain(UnfencedLoad),
 }
 
 pub(super) struct FillFence<V> {
     claim: ClaimGuard,
-    /// What the refresh replaces.
+    /// The value that the refresh replaces.
     old: Option<CachedValue<V>>,
     versions: (u64, Vec<TagVersion>),
     epoch: Option<u64>,
 }
 
-/// What claiming came to.
+/// The outcome of claiming.
 pub(super) enum Claimed<V> {
-    Commit(CommitMode<V>),
-    /// There is something by now, or the origin is known to have nothing.
+    CommitMode(CommitMode<V>),
+    /// A value has been stored by now, or the origin is known to have none.
     Answered(Option<CachedValue<V>>),
-    /// Somebody else loads, and this was not to wait.
+    /// Another process loads, and this fill was not to wait.
     Elsewhere,
-    /// Somebody else loads, and has taken too long.
+    /// Another process loads, and has taken too long.
     Failed(LoadFailure),
 }
 
-/// What to do while somebody else loads.
+/// What to do while another process loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IfBusy {
     Wait,
@@ -112,22 +114,22 @@ where
     V: Value,
 {
     pub(super) async fn run(self, leader: FlightLeader<V>, found: Option<Lookup<V>>, loader: Loader<V>) {
-        let meanwhile = if self.reason == Reason::Early { IfBusy::Return } else { IfBusy::Wait };
-        let right = match self.claim(found, meanwhile).await {
-            Claimed::Commit(CommitMode::None) | Claimed::Elsewhere if self.reason == Reason::Early => {
+        let if_busy = if self.reason == Reason::Early { IfBusy::Return } else { IfBusy::Wait };
+        let mode = match self.claim(found, if_busy).await {
+            Claimed::CommitMode(CommitMode::None) | Claimed::Elsewhere if self.reason == Reason::Early => {
                 return leader.finish(Err(LoadFailure::Again));
             }
-            Claimed::Commit(right) => right,
+            Claimed::CommitMode(mode) => mode,
             Claimed::Answered(answer) => return leader.finish(Ok(answer)),
             Claimed::Elsewhere => return leader.finish(Err(LoadFailure::Again)),
             Claimed::Failed(failure) => return leader.finish(Err(failure)),
         };
         let leaders = [&leader];
-        let _place = match &right {
+        let _place = match &mode {
             CommitMode::None if !self.nested => place(&self.cache, &leaders).await,
             _ => None,
         };
-        let stale = match &right {
+        let stale = match &mode {
             CommitMode::Fenced(fence) => fence.old.as_ref().map(|old| old.value.clone()),
             _ => None,
         };
@@ -143,27 +145,27 @@ where
             () = self.gone(&leaders) => return leader.finish(Err(LoadFailure::Again)),
         };
         let choices = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.finish(leader, right, loaded, started.elapsed(), choices).await;
+        self.finish(leader, mode, loaded, started.elapsed(), choices).await;
     }
 
-    /// Stores what was loaded where that is right, and hands it to all who wait.
+    /// Stores the loaded value if it may be stored, and hands it to all waiters.
     pub(super) async fn finish(
         &self,
         leader: FlightLeader<V>,
-        right: CommitMode<V>,
+        mode: CommitMode<V>,
         loaded: Result<Option<V>, LoadFailure>,
         took: Duration,
         choices: Choices,
     ) {
         self.cache.shared.meter.loaded(loaded.is_ok());
         let cost = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        // A failure to store is the cache's, not the caller's.
-        let stored = self.end(right, &loaded, cost, choices).await;
+        // The caller has its value: a failure to store it is counted and not returned.
+        let stored = self.end(mode, &loaded, cost, choices).await;
         if let Err(error) = stored {
             self.cache.shared.meter.bypassed(&error);
         }
         if self.reason == Reason::Forced {
-            // A flight that started beside this one may have found what it replaced.
+            // A flight that started beside this one may have found the value that this one replaced.
             leader.detach_others();
         }
         let now = self.cache.context.store().map_or(0, Store::now);
@@ -180,13 +182,13 @@ where
         }));
     }
 
-    /// Runs a loader to its end, whatever that is.
+    /// Runs a loader to its end, and turns a timeout or a panic into a failure.
     pub(super) async fn bounded_load<T>(
         &self,
         run: impl Future<Output = Result<T, LoadFailure>>,
     ) -> Result<T, LoadFailure> {
         let hard_timeout = self.cache.policy.hard_timeout;
-        // The loader is dropped in here when its time is over, and what it drops may panic.
+        // The loader is dropped inside this block when its time is over, because that drop may panic.
         let bounded = async move {
             match hard_timeout {
                 None => run.await,
@@ -200,7 +202,8 @@ where
         ended.unwrap_or_else(|panic| Err(LoadFailure::Panicked(message(&*panic))))
     }
 
-    /// Completes when nobody waits for any of these flights and the cache would then rather not load.
+    /// Completes when no caller waits for any of these flights and the cache cancels abandoned loads. Otherwise
+    /// never.
     pub(super) async fn gone(&self, leaders: &[&FlightLeader<V>]) {
         if self.cache.policy.when_abandoned == WhenAbandoned::Finish || self.reason == Reason::Early {
             std::future::pending::<()>().await;
@@ -209,7 +212,8 @@ where
             for leader in leaders {
                 leader.abandoned().await;
             }
-            // One that ends here while another is joined again goes on, and its value is stored.
+            // If one flight is abandoned while another of the batch was joined again, the batch runs on and stores
+            // both values.
             if leaders.iter().all(|leader| leader.end_if_abandoned()) {
                 return;
             }
@@ -217,26 +221,27 @@ where
         }
     }
 
-    /// Claims the right to store. Where the store is away, that is none.
-    pub(super) async fn claim(&self, found: Option<Lookup<V>>, meanwhile: IfBusy) -> Claimed<V> {
+    /// Claims the right to store. If the store is away, the load goes on without it.
+    pub(super) async fn claim(&self, found: Option<Lookup<V>>, if_busy: IfBusy) -> Claimed<V> {
         if self.away {
             return Claimed::Commit(CommitMode::None);
         }
-        self.try_claim(found, meanwhile).await.unwrap_or_else(|error| {
+        self.try_claim(found, if_busy).await.unwrap_or_else(|error| {
             self.cache.shared.meter.bypassed(&error);
             Claimed::Commit(CommitMode::None)
         })
     }
 
-    async fn try_claim(&self, mut found: Option<Lookup<V>>, meanwhile: IfBusy) -> Result<Claimed<V>> {
+    async fn try_claim(&self, mut found: Option<Lookup<V>>, if_busy: IfBusy) -> Result<Claimed<V>> {
         let cache = &self.cache;
         if cache.policy.encoder.format() == Format::Plain {
-            // Before the loader begins: what is written from now on keeps its value from being stored.
+            // Recorded before the loader begins: a write from now on keeps the loaded value from being stored.
             let records = &cache.shared.unfenced;
             let forced = self.reason == Reason::Forced;
             let load = if forced { records.refresh(&self.entry) } else { records.load(&self.entry) };
             return Ok(Claimed::Commit(CommitMode::Plain(load)));
         }
+        // Read the versions before the loader runs. An invalidation during the load then makes the value invalid.
         let span = cache.version_span(cache.expiry(self.expiry)?);
         let versions = cache.bounded(cache.versions(&self.tags, span)).await?;
         let epoch = match self.open_tags {
@@ -262,6 +267,7 @@ where
             if attempts > 2 {
                 tokio::time::sleep(pause(attempts, cache.context.random.fraction())).await;
             }
+            // See what is stored now. `in_place_of` is what a placeholder may replace.
             let current = match found.take() {
                 Some(found) => found,
                 None => cache.bounded(cache.fetch(&self.entry)).await?,
@@ -273,6 +279,7 @@ where
                 Lookup::Absent(_) if self.reason == Reason::Missing && self.optional => {
                     return Ok(Claimed::Answered(None));
                 }
+                // A value with an envelope: claim its refresh beside it.
                 Lookup::Fresh(kept) | Lookup::Stale(kept) if kept.nonce != 0 => {
                     let token = cache.context.random.nonce();
                     let force = if self.reason == Reason::Forced { Force::Yes } else { Force::No };
@@ -283,7 +290,7 @@ where
                         RefreshStart::Begun => return fence(claim, Some(kept)),
                         RefreshStart::Busy => {
                             claim.disarm();
-                            if meanwhile == IfBusy::Return {
+                            if if_busy == IfBusy::Return {
                                 return Ok(Claimed::Elsewhere);
                             }
                             let wait = cache.wait_for_refresh(&self.entry, kept.nonce);
@@ -294,10 +301,10 @@ where
                     }
                     continue;
                 }
-                // Bare JSON of somebody else.
+                // Bare JSON that another program wrote.
                 Lookup::Fresh(_) | Lookup::Stale(_) => cache.bounded(store.get(&self.entry)).await?,
                 Lookup::Placeholder(_) if self.reason != Reason::Forced => {
-                    if meanwhile == IfBusy::Return {
+                    if if_busy == IfBusy::Return {
                         return Ok(Claimed::Elsewhere);
                     }
                     let wait = cache.wait_for_fill(&self.entry);
@@ -308,6 +315,7 @@ where
                 Lookup::Placeholder(bytes) | Lookup::Absent(bytes) | Lookup::Unusable(bytes) => Some(bytes),
                 Lookup::Nothing => None,
             };
+            // Nothing usable: put a placeholder under the entry's own name.
             let (clear, tags) = versions.clone();
             let token = cache.context.random.nonce();
             let placeholder = Bytes::from(Envelope::placeholder(token, store.now(), clear, tags));
@@ -327,14 +335,14 @@ where
         }
     }
 
-    /// How long to wait for another process's load.
+    /// Returns how long to wait for another process's load.
     fn patience(&self) -> Duration {
         let longest = self.cache.policy.wait_timeout;
         if self.nested { longest.min(NESTED_WAIT) } else { longest }
     }
 
-    /// Another process's load has taken too long. A load that a loader asked for goes on by itself then, and stores
-    /// nothing: the two may be waiting for each other.
+    /// Another process's load has taken too long. A load that a loader asked for then loads by itself without
+    /// storing, because the two may be waiting for each other. Any other load fails.
     fn gave_up(&self) -> Claimed<V> {
         let patience = self.patience();
         if !self.nested {
@@ -346,10 +354,10 @@ where
         Claimed::Commit(CommitMode::None)
     }
 
-    /// Stores what was loaded, if nothing voided the claim.
+    /// Stores the loaded value, if the claim still holds.
     async fn end(
         &self,
-        right: CommitMode<V>,
+        mode: CommitMode<V>,
         loaded: &Result<Option<V>, LoadFailure>,
         cost: u32,
         choices: Choices,
@@ -360,7 +368,7 @@ where
             return Ok(());
         }
         let ttl = cache.expiry(choices.expiry.or(self.expiry))?;
-        match right {
+        match mode {
             CommitMode::None => Ok(()),
             CommitMode::Plain(load) => {
                 let Some(value) = value else { return Ok(()) };
@@ -375,9 +383,10 @@ where
                     value.as_ref().map_or(cache.policy.negative_ttl.map_or(ttl, Expiry::After), |_| ttl);
                 let span = cache.version_span(kept_for);
                 if span > cache.version_span(cache.expiry(self.expiry)?) {
-                    // The loader asked for more time than was foreseen: the versions must outlive that.
+                    // The loader chose a longer time to live than the versions were read for: they must outlive it.
                     cache.bounded(cache.versions(&self.tags, span)).await?;
                 }
+                // Add the versions of tags that only the loader could name.
                 if !choices.tags.is_empty() {
                     let named = tag::checked(choices.tags, cache.policy.encoder.format())?;
                     let Some(more) = self.loader_tags(&named, ttl, fence.epoch).await? else {
@@ -386,10 +395,12 @@ where
                     };
                     versions.1.extend(more);
                     versions.1.sort_by(|a, b| a.tag.cmp(&b.tag));
-                    // What was named before the load has the older version, which counts.
+                    // A tag that was also named before the load keeps the older version, which is the one that
+                    // counts.
                     versions.1.dedup_by(|later, earlier| later.tag == earlier.tag);
                     tag::check_count(versions.1.len())?;
                 }
+                // Encode the value, or the absence if that is to be remembered.
                 let (bytes, expiry) = match (value, cache.policy.negative_ttl) {
                     (Some(value), _) => {
                         (Some(encode(cache, value, ttl, cost, versions)?), cache.kept_for(ttl))
@@ -400,9 +411,11 @@ where
                         (stamp.fresh_until, stamp.expires_at) = (0, 0);
                         (Some(Bytes::from(absence(stamp))), ttl)
                     }
-                    // The value that was to be replaced must not come back when a later load fails.
+                    // Without an absence to store, the value to be replaced is deleted. It must not be served when a
+                    // later load fails.
                     (None, None) => (None, ttl),
                 };
+                // Store over the claim. A write in between has broken it, and then nothing is stored.
                 let size = bytes.as_ref().map_or(0, Bytes::len);
                 let stored = cache.bounded(fence.claim.commit(bytes, expiry));
                 if stored.await? {
@@ -410,7 +423,7 @@ where
                 } else {
                     cache.shared.meter.fill_voided();
                     if self.reason == Reason::Forced {
-                        // What kept this from being stored may be the very value that was to be replaced.
+                        // The write that broke the claim may have been the very value that was to be replaced.
                         cache.bounded(cache.context.store()?.delete(&self.entry)).await?;
                     }
                 }
@@ -420,7 +433,8 @@ where
         }
     }
 
-    /// Stores a value that no fence protects, unless this process has written to the key since before the loader began.
+    /// Stores a value that no fence protects, unless this process has written to the key since before the loader
+    /// began.
     async fn store_unfenced(&self, load: &UnfencedLoad, bytes: Bytes, ttl: Expiry) -> Result<()> {
         let cache = &self.cache;
         let (store, size) = (cache.context.store()?, bytes.len());
@@ -432,16 +446,18 @@ where
         }
         cache.shared.meter.fill_voided();
         if self.reason == Reason::Forced {
-            // What kept this from being stored may be the very value that was to be replaced.
+            // The write that came in between may have been the very value that was to be replaced.
             cache.bounded(store.delete(&self.entry)).await?;
         }
         Ok(())
     }
 
-    /// The versions of tags that the loader named; `None` where any tag was invalidated since before it read.
+    /// Returns the versions of the tags that the loader named, or `None` if any tag was invalidated since the load
+    /// began.
     ///
-    /// An invalidation replaces the epoch first and the tag then. So a version that is read before the epoch is found
-    /// unmoved was either read before its tag's invalidation, and is void by comparison, or there was none.
+    /// An invalidation replaces the epoch first and the tag's version second; this function reads the versions first
+    /// and the epoch second. So if the epoch is unchanged, an invalidation that is still to come replaces the tag's
+    /// version after it was read here, and the stored value's version no longer matches.
     async fn loader_tags(
         &self,
         tags: &[String],
@@ -455,10 +471,10 @@ where
     }
 }
 
-/// A place among those who may load while the store is away. A load that another loader waits for goes without: that one keeps
-/// its own place until this load has ended.
+/// Waits for one of the places for loads while the store is away. A load that another loader waits for needs none:
+/// that loader keeps its own place until this load has ended.
 ///
-/// Nothing waits for ever: a loader that holds a place may wait for this one without our knowing.
+/// The wait is bounded, because a loader that holds a place may wait for this load without larder's knowledge.
 pub(super) async fn place<'a, V>(
     cache: &'a Cache<V>,
     leaders: &[&FlightLeader<V>],
@@ -471,7 +487,7 @@ pub(super) async fn place<'a, V>(
     }
 }
 
-/// What comes of a future that ends in time.
+/// Runs a future until `ends`; `None` if it takes longer.
 async fn within<T>(ends: Option<tokio::time::Instant>, work: impl Future<Output = T>) -> Option<T> {
     match ends {
         Some(ends) => tokio::time::timeout_at(ends, work).await.ok(),
@@ -479,7 +495,7 @@ async fn within<T>(ends: Option<tokio::time::Instant>, work: impl Future<Output 
     }
 }
 
-/// A value's bytes; a `Serialize` that panics is an error.
+/// Encodes a value. A `Serialize` that panics gives an error.
 fn encode<V>(
     cache: &Cache<V>,
     value: &V,

@@ -1,8 +1,8 @@
-//! Loads under way in this process: one a key, which all who want the key wait for together ("single flight").
+//! Loads under way in this process ("single flight"): one for each key, shared by all callers that want the key.
 //!
-//! A flight is found by its entry's name. Whoever writes or deletes the entry, or invalidates a tag that the load would
-//! or could carry, detaches it: those who wait already still get its value, those who come later start anew. That is what makes
-//! a load that starts after a `delete` returned see nothing older than the delete.
+//! A flight is found by its entry's name. A write or a delete of the entry detaches it, and so does an invalidation
+//! of a tag that the load carries or may still name. Callers that already wait still get its value; later callers
+//! start a new flight. That is how a load that starts after a `delete` returned never sees a value from before it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,31 +13,31 @@ use super::nesting::LoadNode;
 use super::sync::{Mutex, MutexGuard, PoisonError, watch};
 use super::thrown::Thrown;
 
-/// Why a flight has no value.
+/// Why a flight ended without a value.
 #[derive(Clone)]
 pub(super) enum LoadFailure {
-    /// The loader's own error, of whatever type.
+    /// The loader's own error, of any type.
     Loader(Thrown),
-    /// The message of a panic, the loader's or that of the value's encoding.
+    /// The message of a panic in the loader or in the value's encoding.
     Panicked(Arc<str>),
-    /// The loader ran for as long as it may.
+    /// The loader ran longer than it is allowed to.
     TimedOut(Duration),
-    /// A load that another call leads took this long and has not ended.
+    /// The load of another call or process has not ended after this time.
     Waited(Duration),
-    /// Nobody loaded: look again.
+    /// No loader ran: the caller must read the entry again.
     Again,
 }
 
-/// What a flight brings: `None` where the origin has no such thing.
+/// A flight's outcome. `None` means that the value does not exist in the origin.
 pub(super) type FlightOutcome<V> = Result<Option<CachedValue<V>>, LoadFailure>;
 
-/// Waits for a flight's outcome.
+/// Receives a flight's outcome.
 pub(super) struct Waiter<V> {
     pub(super) outcome: watch::Receiver<Option<FlightOutcome<V>>>,
     pub(super) node: Arc<LoadNode>,
 }
 
-/// Under which tags a load will be stored.
+/// The tags that a load's value will carry.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tags {
     pub(super) named: Vec<String>,
@@ -48,9 +48,9 @@ pub(super) struct Tags {
 struct Flight<V> {
     outcome: watch::Sender<Option<FlightOutcome<V>>>,
     tags: Tags,
-    /// Which other flights wait for this one.
+    /// The flights that wait for this one find it by this node.
     node: Arc<LoadNode>,
-    /// Told when a loader waits for this flight.
+    /// Notified when a loader joins this flight.
     nested: tokio::sync::Notify,
 }
 
@@ -64,8 +64,8 @@ impl<V> Default for Flights<V> {
     }
 }
 
-/// The right and the duty to bring a flight to its end. When it is dropped before that, those who wait learn that nobody
-/// flies.
+/// The leader of a flight: its one owner, who must finish it. If it is dropped before that, the waiters see the
+/// channel close without an outcome.
 pub(super) struct FlightLeader<V> {
     name: Box<str>,
     flight: Arc<Flight<V>>,
@@ -73,20 +73,22 @@ pub(super) struct FlightLeader<V> {
 }
 
 impl<V> FlightLeader<V> {
-    /// Ends the flight, and hands the outcome to all who wait.
+    /// Ends the flight and hands the outcome to all waiters.
     pub(super) fn finish(self, outcome: FlightOutcome<V>) {
         let flight = self.flight.clone();
-        // Out of the table first: who comes after a waiter was told must not be told the same.
+        // Leave the table before publishing the outcome. Otherwise a caller that arrives after a waiter has returned
+        // could still join, and would get an outcome from before its own start.
         drop(self);
         flight.outcome.send_replace(Some(outcome));
     }
 
-    /// Completes when nobody waits any more. Somebody may join again later.
+    /// Completes when no caller waits. Another may join afterwards.
     pub(super) async fn abandoned(&self) {
         self.flight.outcome.closed().await;
     }
 
-    /// Ends the flight if nobody waits; whether it has. Nobody can join in between.
+    /// Ends the flight if no caller waits, and returns whether that is so. The table's lock keeps callers from
+    /// joining in between.
     pub(super) fn end_if_abandoned(&self) -> bool {
         let mut table = lock(&self.table);
         let abandoned = self.flight.outcome.is_closed();
@@ -96,17 +98,18 @@ impl<V> FlightLeader<V> {
         abandoned
     }
 
-    /// Completes when a loader has joined, which holds up whoever waits for it.
+    /// Completes when a loader has joined this flight: that loader makes its own callers wait for this one.
     pub(super) async fn nested(&self) {
         self.flight.nested.notified().await;
     }
 
-    /// What loads that wait for this one wait for.
+    /// The node of this load in the graph of waiting loads.
     pub(super) fn node(&self) -> &Arc<LoadNode> {
         &self.flight.node
     }
 
-    /// Who comes from now on joins no flight that started beside this one.
+    /// Removes whatever flight the table holds for this name. It started beside this one, and later callers must not
+    /// join it.
     pub(super) fn detach_others(&self) {
         lock(&self.table).remove(&self.name);
     }
@@ -127,7 +130,7 @@ impl<V> Flights<V> {
         self.join_and(name, tags, |_| {})
     }
 
-    /// The same for a loader, which the flight that it joins must not keep waiting for a place.
+    /// Like `join`, for a caller that is itself a loader: the flight that it joins stops waiting for a place.
     pub(super) fn join_from_loader(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<FlightLeader<V>>) {
         self.join_and(name, tags, |flight| flight.nested.notify_one())
     }
@@ -147,7 +150,7 @@ impl<V> Flights<V> {
         (waiter, Some(leader))
     }
 
-    /// Starts a flight and leads it, unless there is one.
+    /// Starts a flight and leads it, unless one is under way.
     pub(super) fn lead(&self, name: &str, tags: &Tags) -> Option<FlightLeader<V>> {
         let mut table = lock(&self.0);
         if table.contains_key(name) {
@@ -156,7 +159,7 @@ impl<V> Flights<V> {
         Some(self.start(&mut table, name, tags).1)
     }
 
-    /// Starts a flight and leads it, in place of the one that there may be.
+    /// Starts a flight and leads it, replacing any flight under way.
     pub(super) fn replace(&self, name: &str, tags: &Tags) -> (Waiter<V>, FlightLeader<V>) {
         self.start(&mut lock(&self.0), name, tags)
     }
@@ -179,7 +182,8 @@ impl<V> Flights<V> {
         (Waiter { outcome: waiter, node }, FlightLeader { name: name.into(), flight, table: self.0.clone() })
     }
 
-    /// A write to these names has ended. Not before: a flight could start between that and the write.
+    /// Detaches the flights of these names. Called after a write has ended and not before: a flight could start
+    /// between an early call and the write.
     pub(super) fn detach(&self, names: &[&str]) {
         let mut table = lock(&self.0);
         if table.is_empty() {

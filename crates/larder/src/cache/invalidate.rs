@@ -1,7 +1,8 @@
-//! Making the cache forget: one key, one key softly, or all of them.
+//! Invalidation: delete a key, mark a key as stale, or clear the whole cache.
 //!
-//! `delete` removes an entry and whatever load of it is under way. `expire` leaves it to be served as stale while it is
-//! loaded anew. `clear` replaces the version that every entry of the cache carries, and so voids them all with one write.
+//! `delete` removes an entry and breaks the claim of any load of it. `expire` keeps the entry, to be served as stale
+//! while it is loaded again. `clear` replaces the version that every entry of the cache carries, and so invalidates
+//! all of them with one write.
 
 use std::time::Duration;
 
@@ -16,27 +17,29 @@ use crate::store::{Expiry, Store};
 use crate::value::{EntryTimes, Value, restamped};
 use crate::write::WriteCall;
 
-/// How often `expire` and `touch` start over because what it read was written to meanwhile: each time somebody else got
-/// through.
+/// How many times `expire` and `touch` start over because the entry was written between their read and their write.
 const MOST_ATTEMPTS: u32 = 8;
 
 impl<V> Cache<V>
 where
     V: Value,
 {
-    /// Removes a key, and voids a load of it that is under way; whether anything was there. `true` may also mean that
-    /// only such a load was voided, or an entry that an invalidated tag had voided before.
+    /// Deletes a key, and returns whether anything was there. The value of a load under way is not stored. `true` may
+    /// also mean that only such a load was there, or an entry that was already invalid.
     ///
-    /// One round trip and one command, `UNLINK`.
+    /// Costs one round trip and one command, `UNLINK`.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request. Where the server is away, or does not answer in time, the key may still be
-    /// there: its deletion is queued, and the error [says so](Error::is_queued).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
+    ///
+    /// If the server is away or does not answer in time, the key may still be there. Its deletion is queued, and the
+    /// error's [`is_queued`](Error::is_queued) is true.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may or may not have removed the key; its deletion is queued.
+    /// A dropped call may or may not have deleted the key; its deletion is queued.
     pub fn delete(&self, key: impl CacheKey) -> WriteCall<'_, impl Future<Output = Result<bool>> + Send> {
         let entry = self.entry(key);
         WriteCall::new(self.context.limits.response_timeout, &self.shared.meter.delete, async move {
@@ -48,17 +51,18 @@ where
         })
     }
 
-    /// Marks a key's value as stale; whether there was one. `get` does not give it any more, `get_or_load` loads, and where that
-    /// fails, or takes longer than `soft_timeout`, gives the stale value. A load that is under way is voided.
+    /// Marks a key's value as stale, and returns whether there was one. From then on `get` treats it as absent.
+    /// `get_or_load` loads, and returns the stale value if the load fails or takes longer than `soft_timeout`. The
+    /// value of a load under way is not stored.
     ///
-    /// A value without an envelope (bare JSON) cannot be marked and is removed. A value of a cache without
-    /// [`stale_for`](super::CacheBuilder::stale_for) is kept, as stale, for the rest of its time to live.
+    /// A value without an envelope (bare JSON) cannot be marked and is deleted. If the cache has no
+    /// [`stale_for`](super::CacheBuilder::stale_for), the value is kept as stale for the rest of its time to live.
     ///
-    /// Two round trips.
+    /// Costs two round trips.
     ///
     /// # Errors
     ///
-    /// As [`delete`](Self::delete); what is queued is a deletion.
+    /// The same as [`delete`](Self::delete). What is queued is a deletion.
     ///
     /// # Cancel safety
     ///
@@ -77,7 +81,7 @@ where
     async fn mark_stale(&self, store: &impl Store, entry: &str) -> Result<bool> {
         for _ in 0..MOST_ATTEMPTS {
             let Some(bytes) = store.get(entry).await? else { return Ok(false) };
-            // One millisecond after 1970 is long ago, and not "until it expires".
+            // One millisecond after 1970 is in the past; 0 would mean "until it expires".
             let stale = match self.verdict(entry, &bytes).await?.verdict {
                 Verdict::Serve(_) | Verdict::Stale(_) => {
                     restamped(&bytes, self.context.random.nonce(), EntryTimes::FreshUntil(1))
@@ -90,21 +94,22 @@ where
                         return Ok(true);
                     }
                 }
-                // A load under way, or nothing that could be served.
+                // A load under way, or bytes that could not be served.
                 _ => return store.delete(entry).await,
             }
         }
         store.delete(entry).await
     }
 
-    /// Voids every entry of this cache, of whatever schema, and every load under way.
+    /// Invalidates every entry of this cache, of any schema, and keeps every load under way from storing its value.
     ///
-    /// One round trip, whatever the number of entries: they are not visited, and leave memory as their time comes. Bare JSON that
-    /// another program wrote carries no version, and stays.
+    /// Costs one round trip, whatever the number of entries: they are not visited, and expire in their own time. Bare
+    /// JSON that another program wrote carries no version, and stays valid.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// # let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
     /// users.set("123", &"Ann".to_owned()).await?;
@@ -112,17 +117,19 @@ where
     /// assert_eq!(users.get("123").await?, None);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request. Where the server is away the invalidation is queued, and the error
-    /// [says so](Error::is_queued). `InvalidSetting` for a cache of `Format::Plain`, whose entries carry no version.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the cache is of `Format::Plain`, whose entries carry
+    ///   no version.
+    ///
+    /// If the server is away, the invalidation is queued, and the error's [`is_queued`](Error::is_queued) is true.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may or may not have cleared the cache; it is queued to be cleared again.
+    /// A dropped call may or may not have cleared the cache; the clear is queued.
     pub fn clear(&self) -> WriteCall<'_, impl Future<Output = Result<()>> + Send> {
         WriteCall::new(self.context.limits.response_timeout, &self.shared.meter.clear, async move {
             if !self.has_versions() {
@@ -137,11 +144,10 @@ where
         })
     }
 
-    /// A new time to live for an entry that counts, counted from now; whether there was one.
+    /// Gives a valid entry a new time to live, counted from now, and returns whether there was one.
     ///
-    /// The envelope says when the entry ends, which near copies go by, so it is written again: under the same nonce, as
-    /// the value is the same, and loads that are under way may still replace it. The versions that it carries must
-    /// outlive it.
+    /// The envelope says when the entry ends, and near copies rely on it, so the entry is written again. It keeps its
+    /// nonce, because the value is the same and loads under way may still replace it. Its versions must outlive it.
     pub(super) async fn touch_entry(&self, entry: &str, ttl: Duration) -> Result<bool> {
         let store = self.context.store()?;
         let expiry = Expiry::After(ttl);
@@ -173,7 +179,7 @@ where
     }
 }
 
-/// A clear under way. When it ends, however it ends, nothing older is read through this `Larder`.
+/// A clear under way. However it ends, `Drop` makes sure that no older value is read through this `Larder`.
 struct Clearing<'a, V>
 where
     V: Value,

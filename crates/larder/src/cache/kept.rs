@@ -1,4 +1,4 @@
-//! An entry as a reader meets it: the value, where it came from, and how old it is.
+//! An entry as a reader sees it: the value, its source and its age.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ pub enum Source {
     Server,
     /// A loader that has just run.
     Loaded,
-    /// Past its time to live, within `stale_for`: the load that would replace it failed, is slow, or is not yet done.
+    /// Past its time to live but within `stale_for`: the load that replaces it failed, is slow, or has not finished.
     Stale,
 }
 
-/// A value and what is known of it. Made by [`Cache::get_entry`](crate::Cache::get_entry) and
+/// A value with its source, age and version. Made by [`Cache::get_entry`](crate::Cache::get_entry) and
 /// [`Load::entry`](crate::Load::entry).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<V> {
@@ -37,40 +37,40 @@ pub struct Entry<V> {
 }
 
 impl<V> Entry<V> {
-    /// The value.
+    /// Returns the value.
     pub fn value(&self) -> &V {
         &self.value
     }
 
-    /// The value, and nothing else.
+    /// Returns the value and drops the rest.
     pub fn into_value(self) -> V {
         self.value
     }
 
-    /// Where the value came from.
+    /// Returns where the value came from.
     pub fn source(&self) -> Source {
         self.source
     }
 
-    /// How long ago it was written, in the server's time; `None` for bare JSON, which does not say.
+    /// Returns how long ago the value was written, in the server's time; `None` for bare JSON, which does not say.
     pub fn age(&self) -> Option<Duration> {
         self.age
     }
 
-    /// How long it will still be kept; `None` where it does not expire or that is not known.
+    /// Returns how long the value will still be kept; `None` if it does not expire or the time is not known.
     pub fn remaining(&self) -> Option<Duration> {
         self.remaining
     }
 
-    /// Which write the value comes from, for [`Set::if_version`](crate::Set::if_version). `None` for what was not
-    /// read from the server (a near copy, a value that was just loaded) and for bare JSON: where a cache has a near
-    /// tier, read through [`fresh()`](crate::Cache::fresh).
+    /// Returns the version that identifies the write of this value, for [`Set::if_version`](crate::Set::if_version).
+    /// `None` for bare JSON and for a value that was not read from the server: a near copy, or one that was just
+    /// loaded. If the cache has a near tier, read through [`fresh()`](crate::Cache::fresh).
     pub fn version(&self) -> Option<EntryVersion> {
         self.version
     }
 }
 
-/// A value that was found, with what its envelope said.
+/// A value that was found, with the fields of its envelope.
 #[derive(Clone)]
 pub(super) struct CachedValue<V> {
     pub(super) value: V,
@@ -78,7 +78,7 @@ pub(super) struct CachedValue<V> {
     /// 0 for bare JSON.
     pub(super) nonce: u64,
     pub(super) written_at: u64,
-    /// 0: until it expires.
+    /// 0 means fresh until it expires.
     pub(super) fresh_until: u64,
     pub(super) load_cost: u32,
     pub(super) clear_version: u64,
@@ -90,33 +90,34 @@ impl<V> CachedValue<V> {
         Self { value, source, nonce, written_at, fresh_until, load_cost, clear_version }
     }
 
-    /// Which write it comes from, where that is known.
+    /// Identifies the write that the value comes from, if that is known.
     pub(super) fn version(&self) -> Option<EntryVersion> {
         let read = matches!(self.source, Source::Server | Source::Stale) && self.nonce != 0;
         read.then_some(EntryVersion { nonce: self.nonce, clear: self.clear_version })
     }
 
-    /// How old it is at `now`, the server's milliseconds.
+    /// Returns its age at `now`, in the server's milliseconds.
     pub(super) fn age(&self, now: u64) -> Option<Duration> {
         (self.written_at != 0).then(|| Duration::from_millis(now.saturating_sub(self.written_at)))
     }
 }
 
-/// A value in the near tier. It is small, because the time of a near hit is the time that memory takes.
+/// A value in the near tier. It is small, because memory access dominates the cost of a near hit.
 #[derive(Clone)]
 pub(super) struct NearCopy<V> {
     pub(super) value: V,
     pub(super) seen: ReadStamp,
-    /// Nanoseconds of the clock that nobody can set.
+    /// Nanoseconds of the monotonic clock.
     pub(super) until: u64,
     pub(super) written_at: u64,
-    /// What few copies have.
+    /// What only few copies need.
     pub(super) more: Option<Arc<More>>,
 }
 
-/// What there is to a near copy that has tags, an end to its freshness, or a cache that is cleared on another connection.
+/// The part of a near copy that only some need: those with tags, with an end of their freshness, or whose clear
+/// version was read on another connection.
 pub(super) struct More {
-    /// As what the cache's clear version was believed when this was read.
+    /// The stamp of the cache's clear version when this copy was read.
     pub(super) clear_seen: ReadStamp,
     pub(super) tags: Vec<TagVersion>,
     pub(super) nonce: u64,
@@ -141,25 +142,25 @@ impl<V> NearCopy<V> {
     }
 }
 
-/// What a look at the store found.
+/// What a read of the store found.
 pub(super) enum Lookup<V> {
-    /// A value that counts.
+    /// A valid and fresh value.
     Fresh(CachedValue<V>),
-    /// Past its time, and still there.
+    /// A valid value that is past its time to live and still stored.
     Stale(CachedValue<V>),
-    /// The origin is known to have no such thing: these bytes say so.
+    /// The origin is known to have no such value. These bytes say so.
     Absent(Bytes),
-    /// Somebody is loading.
+    /// Another load is under way.
     Placeholder(Bytes),
-    /// No such name.
+    /// Nothing is stored under this name.
     Nothing,
-    /// Something that no reader can use, and what it was: damaged, foreign, or void since a tag was invalidated.
+    /// Bytes that no reader may use: damaged, foreign, or invalidated.
     Unusable(Bytes),
 }
 
 impl<V> fmt::Debug for CachedValue<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("CachedValue").field("source", &self.source).finish_non_exhaustive()
     }
 }
 

@@ -1,9 +1,9 @@
-//! Cache-aside: get what is there, or load it, once for all who want it.
+//! Cache-aside: returns the stored value, or loads it once for all callers that want it.
 //!
-//! A hit costs what [`get`](Cache::get) costs. A miss joins a flight: one loader a key in this process, in a task of its own, so
-//! that a caller who goes away takes nothing from the others; and by the claim that its fill puts in the store, one in all
-//! processes (see [`fill`](super::fill)). What each caller does with the outcome is decided here: one that holds a stale value
-//! falls back on it, one that was told to look again does.
+//! A hit costs what [`get`](Cache::get) costs. A miss joins a flight. In this process one loader runs for each key,
+//! in a task of its own, so a dropped caller does not stop it for the others. Across processes the claim that its
+//! fill puts into the store keeps it to one (see [`fill`](super::fill)). What a caller does with the flight's outcome
+//! is decided by [`LoadRequest`]: it may fall back on a stale value, or try again.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -36,40 +36,55 @@ impl<V> Cache<V>
 where
     V: Value,
 {
-    /// The value of a key; where there is none, what `loader` gives, stored for those who come later.
+    /// Returns the value of a key. If there is none, runs `loader` and stores its value for later callers.
     ///
-    /// However many callers miss a key at once, one loader runs, in one process, and all get its value. It runs in a
-    /// task of its own, hence `'static`: a caller that is dropped or times out does not stop it. When it fails or
-    /// panics, all in this process that waited get that error, nothing is stored, and the next call loads; callers in other
-    /// processes load for themselves, one after another.
+    /// However many callers miss a key at once, one loader runs, in one process, and all callers get its value. The
+    /// loader runs in a task of its own, hence `'static`: a caller that is dropped or times out does not stop it. If
+    /// the loader fails or panics, every caller in this process that waited gets that error, nothing is stored, and
+    /// the next call loads again. Callers in other processes then load for themselves, one process after another.
     ///
-    /// When the server is away the loader still runs, once a process, and its value is returned without being stored.
+    /// While the server is away the loader still runs, once in each process, and its value is returned without being
+    /// stored.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # #[derive(Clone)] struct Db; impl Db { async fn user(&self, _: u64) -> Result<String, std::io::Error> { Ok("Ann".into()) } }
-    /// # async fn run(db: Db) -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[derive(Clone)] struct Db;
+    /// # impl Db { async fn user(&self, _: u64) -> Result<String, std::io::Error> { Ok("Ann".into()) } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let db = Db;
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// # let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
     /// let user = users.get_or_load(123, move || async move { db.user(123).await }).await?;
     /// # assert_eq!(user, "Ann"); Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(Db)).unwrap();
     /// ```
     ///
-    /// A hit is one round trip, as [`get`](Self::get), or none. A load is two before the loader and one after.
+    /// A hit costs one round trip, like [`get`](Self::get), or none with a near copy. A load costs two before the
+    /// loader and one after it.
     ///
-    /// A loader that never ends keeps its key's other callers waiting, unless they give a `timeout` or the cache a
-    /// `hard_timeout`, and the connection open until [`close`](crate::Larder::close).
+    /// A loader that never ends blocks the other callers of its key, unless they set a `timeout` or the cache has a
+    /// `hard_timeout`. It also keeps the connection open until [`close`](crate::Larder::close).
     ///
     /// # Errors
     ///
-    /// A [`LoadError`] around the loader's own error type, which `?` in the loader may leave open: then it ends in
-    /// `Ok::<_, MyError>(value)`.
+    /// A [`LoadError`] around the loader's own error type:
+    ///
+    /// - `Loader`, `Panicked`, `Foreign`: the loader failed, or the loader of another caller that this call waited
+    ///   for.
+    /// - `Cycle`: the loader waits for its own result. Correct the loader.
+    /// - `Larder` with [`TimedOut`](crate::ErrorKind::TimedOut): the loader took longer than `timeout`,
+    ///   `hard_timeout` or `wait_timeout`. Retry later, or allow more time.
+    /// - `Larder` with [`InvalidSetting`](crate::ErrorKind::InvalidSetting) or
+    ///   [`KeyTooLong`](crate::ErrorKind::KeyTooLong): correct the call. [`Closed`](crate::ErrorKind::Closed): the
+    ///   `Larder` was closed.
+    ///
+    /// An outage of the server is not an error here. If `?` in the loader leaves the error type open, end the loader
+    /// with `Ok::<_, MyError>(value)`.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call leaves the load running for others, and its value is stored.
+    /// A dropped call leaves the load running, and its value is stored.
     pub fn get_or_load<K: CacheKey, F, Fut, E, Sort>(
         &self,
         key: K,
@@ -84,18 +99,18 @@ where
         self.load(key, start, LoadKind { optional: false, open_tags: false, reason: Reason::Missing })
     }
 
-    /// As [`get_or_load`](Self::get_or_load), with a loader that is told what there is to know, and may say how its value is
-    /// kept: see [`LoadContext`].
+    /// Like [`get_or_load`](Self::get_or_load), with a loader that gets a [`LoadContext`]: it knows the key, the
+    /// deadline and the old value, and can choose how its own value is kept.
     ///
-    /// Tags that the loader names cost two round trips more after the load.
+    /// If the loader names tags, the load costs two more round trips after the loader.
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load).
+    /// The same as [`get_or_load`](Self::get_or_load).
     ///
     /// # Cancel safety
     ///
-    /// As [`get_or_load`](Self::get_or_load).
+    /// The same as [`get_or_load`](Self::get_or_load).
     pub fn get_or_load_with<K: CacheKey, F, Fut, E, Sort>(
         &self,
         key: K,
@@ -110,34 +125,35 @@ where
         self.load(key, start, LoadKind { optional: false, open_tags: true, reason: Reason::Missing })
     }
 
-    /// As [`get_or_load_with`](Self::get_or_load_with), for what may not exist: the loader answers `None`, and that is
-    /// remembered for the cache's [`negative_ttl`](super::CacheBuilder::negative_ttl), if it has one.
+    /// Like [`get_or_load_with`](Self::get_or_load_with), for values that may not exist in the origin. The loader
+    /// returns `None` then, and the absence is remembered for the cache's
+    /// [`negative_ttl`](super::CacheBuilder::negative_ttl), if it has one.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let users = larder
     ///     .cache::<String>("user")
     ///     .ttl(Duration::from_secs(60))
     ///     .negative_ttl(Duration::from_secs(5))
     ///     .build()?;
-    /// let nobody = users.get_or_load_optional(404, |_| async { Ok::<_, std::io::Error>(None) }).await?;
-    /// assert_eq!(nobody, None);
+    /// let absent = users.get_or_load_optional(404, |_| async { Ok::<_, std::io::Error>(None) }).await?;
+    /// assert_eq!(absent, None);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
-    /// To [`get`](Self::get), `exists` and `get_or_load` a remembered absence is nothing.
+    /// To [`get`](Self::get), `exists` and `get_or_load` a remembered absence is a miss.
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load).
+    /// The same as [`get_or_load`](Self::get_or_load).
     ///
     /// # Cancel safety
     ///
-    /// As [`get_or_load`](Self::get_or_load).
+    /// The same as [`get_or_load`](Self::get_or_load).
     pub fn get_or_load_optional<K: CacheKey, F, Fut, E, Sort>(
         &self,
         key: K,
@@ -152,22 +168,23 @@ where
         self.load(key, start, LoadKind { optional: true, open_tags: true, reason: Reason::Missing })
     }
 
-    /// Loads a key anew, whatever is there, and gives the new value. What is there is still served meanwhile, and stays if the
-    /// load fails. A load that is under way, here or elsewhere, is not joined: it may have read too early; its value is not
-    /// stored over this one's.
+    /// Loads a key even if a value is stored, and returns the new value. The stored value is still served during the
+    /// load, and stays if the load fails. The call does not join a load that is already under way, here or in another
+    /// process, because that loader may have read too early; its value is not stored over this one.
     ///
-    /// Where the new value cannot be stored because somebody wrote meanwhile, what they wrote is removed, too: which of the two is
-    /// newer is not known. Bare JSON that another program wrote cannot be fenced while it stands, and makes way at once.
+    /// If another write to the key happens during the load, the new value cannot be stored, and the other write's
+    /// value is deleted as well: larder cannot know which of the two is newer. Bare JSON that another program wrote
+    /// cannot be fenced, so it is deleted when the load begins.
     ///
-    /// Two round trips before the loader and one after.
+    /// Costs two round trips before the loader and one after it.
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load).
+    /// The same as [`get_or_load`](Self::get_or_load).
     ///
     /// # Cancel safety
     ///
-    /// As [`get_or_load`](Self::get_or_load).
+    /// The same as [`get_or_load`](Self::get_or_load).
     pub fn refresh<K: CacheKey, F, Fut, E, Sort>(
         &self,
         key: K,
@@ -201,7 +218,7 @@ where
         }
     }
 
-    /// What the store has, for a load that no near copy answers.
+    /// Reads the store, for a load that no near copy can answer.
     fn skip_local(&self, entry: Name, reason: Reason) -> Fetch<'_, V> {
         match reason {
             Reason::Forced => Box::pin(async move { self.bounded(self.fetch(&entry)).await }),
@@ -209,8 +226,8 @@ where
         }
     }
 
-    /// Whether a value is to be loaded anew before its time is over. XFetch: a load that took `cost` is begun when
-    /// `cost · beta · −ln(random)` reaches past the end.
+    /// Whether a value should be loaded again before it expires. XFetch: a load that took `cost` begins when `cost ·
+    /// beta · −ln(random)` is longer than the time left.
     #[inline]
     pub(super) fn is_due_early(&self, fresh_until: u64, load_cost: u32) -> bool {
         if self.policy.early == 0.0 || fresh_until == 0 {
@@ -219,12 +236,12 @@ where
         let now = self.context.store().map_or(0, Store::now);
         let left = Duration::from_millis(fresh_until.saturating_sub(now)).as_secs_f64();
         let cost = f64::from(load_cost) / 1e6;
-        // The logarithm is above 40 once in 10^17 times: what is far from its end need not draw.
+        // The logarithm exceeds 40 once in 10^17 draws, so a value far from its end needs no draw.
         left < cost * self.policy.early * 40.0
             && left < cost * self.policy.early * -(1.0 - self.context.random.fraction()).ln()
     }
 
-    /// The near copy, where that may answer.
+    /// Returns the near copy, if it may answer this load.
     #[inline]
     fn glance<R>(
         &self,
@@ -247,15 +264,15 @@ where
     }
 }
 
-/// What a near copy is to a load.
+/// A near copy, as a load sees it.
 enum Glimpse<V, R> {
-    /// All that is wanted.
+    /// It answers the load.
     Settled(R),
-    /// To be loaded anew, though it is there.
+    /// It is valid but due for an early refresh.
     Due(CachedValue<V>),
 }
 
-/// What kind of load a method asks for.
+/// The kind of load that a method asks for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LoadKind {
     pub(super) optional: bool,
@@ -265,7 +282,7 @@ pub(super) struct LoadKind {
 }
 
 impl LoadKind {
-    /// Whether a fresh value, loaded at such a cost, is all that is wanted.
+    /// Whether a fresh value with this end and this load cost answers the load.
     #[inline]
     fn is_settled_by<V>(self, cache: &Cache<V>, fresh_until: u64, load_cost: u32) -> bool
     where
@@ -285,19 +302,20 @@ struct LoadOptions<S> {
 type Slow<'a, V, E> = Pin<Box<dyn Future<Output = Result<Option<CachedValue<V>>, LoadError<E>>> + Send + 'a>>;
 
 pin_project! {
-    /// A value to be got or loaded; awaiting it does so. Made by [`Cache::get_or_load`] and its kin.
+    /// A value to get or load; awaiting it does the work. Made by [`Cache::get_or_load`] and its relatives.
     ///
-    /// It borrows the cache. Its type cannot be named: a struct keeps it as `Pin<Box<dyn Future<Output = _> + Send + '_>>`.
+    /// It borrows the cache. Its type cannot be named; a struct stores it as `Pin<Box<dyn Future<Output = _> + Send +
+    /// '_>>`.
     #[must_use = "nothing is loaded before this is awaited"]
     pub struct Load<'a, V, T, E, S> {
         cache: &'a Cache<V>,
         request: Option<LoadOptions<S>>,
         timeout: Option<Duration>,
         look_up: Option<Fetch<'a, V>>,
-        // Whatever is not a hit: waiting and loading.
+        // Everything but a hit: waiting and loading.
         slow: Option<Slow<'a, V, E>>,
         started: Option<Instant>,
-        // Boxed, for few calls have one.
+        // Boxed, because few calls have one.
         timer: Option<Pin<Box<Sleep>>>,
         shape: PhantomData<fn() -> T>,
     }
@@ -311,35 +329,35 @@ impl<'a, V, T, E, S> Load<'a, V, T, E, S> {
         self
     }
 
-    /// How long the loaded value is kept, in place of the cache's time to live. Where this call waits for another's load,
-    /// that call's time to live and tags count.
+    /// Keeps the loaded value for `ttl`, in place of the cache's time to live. If this call waits for another call's
+    /// load, the other call's time to live and tags apply.
     pub fn ttl(self, ttl: Duration) -> Self {
         self.with(|request| request.expiry = Some(Expiry::After(ttl)))
     }
 
-    /// The loaded value stays until it is deleted or evicted.
+    /// Keeps the loaded value until it is deleted or evicted.
     pub fn no_expiry(self) -> Self {
         self.with(|request| request.expiry = Some(Expiry::Never))
     }
 
-    /// A tag of the loaded value. Its version is taken before the loader runs, so that an invalidation during the load
-    /// voids the value.
+    /// Adds a tag to the loaded value. The tag's version is read before the loader runs, so an invalidation during
+    /// the load makes the value invalid.
     pub fn tag(self, tag: impl Into<String>) -> Self {
         let tag = tag.into();
         self.with(|request| request.tags.push(tag))
     }
 
-    /// The longest that this call waits, loader included. Default: as long as the loader takes; each request to the
-    /// server by itself is bounded by the connection's `response_timeout`. The loader is not stopped.
+    /// Limits how long this call waits, loader included. Without it the call waits as long as the loader takes; the
+    /// connection's `response_timeout` bounds each request to the server. The timeout does not stop the loader.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 }
 
-impl<'a, V, E, S> Load<'a, V, V, E, S> {
-    /// The value with what is known of it: where it came from, how old it is.
-    pub fn entry(self) -> LoadEntry<'a, V, E, S> {
+impl<'a, V, E, K, S> Load<'a, V, V, E, K, S> {
+    /// Returns the value together with its source and age.
+    pub fn entry(self) -> LoadEntry<'a, V, E, K, S> {
         LoadEntry { load: self }
     }
 }
@@ -350,7 +368,7 @@ where
     E: Send + Sync + 'static,
     S: LoadSource<V>,
 {
-    /// Polls for what `of_near` makes of a near copy, or `of_kept` of any other value.
+    /// Polls for the value: `of_near` converts a near copy, `of_kept` any other value.
     fn poll_as<R>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -359,10 +377,11 @@ where
     ) -> Poll<Result<Option<R>, LoadError<E>>> {
         let this = self.project();
         let cache = *this.cache;
+        // Find out what is there: the near tier first, then the store.
         let polled = if let Some(slow) = this.slow {
             slow.as_mut().poll(cx)
         } else {
-            // Whether the value was drawn for an early refresh already: a second draw would square the odds.
+            // Set when the near copy was already drawn for an early refresh: a second draw would square the odds.
             let mut drawn = false;
             let found = match (&mut *this.look_up, &*this.request) {
                 (Some(look_up), _) => look_up.as_mut().poll(cx),
@@ -375,7 +394,7 @@ where
                     {
                         Ok(Some(Glimpse::Settled(value))) => {
                             cache.near_hit(&entry);
-                            // Too quick to be timed.
+                            // Too fast to be worth timing.
                             return Poll::Ready(Ok(Some(value)));
                         }
                         Ok(Some(Glimpse::Due(kept))) => {
@@ -390,6 +409,7 @@ where
                     }
                 }
             };
+            // A fresh value that is not due for a refresh ends the call. Everything else is the slow path.
             match (found, this.request.take()) {
                 (Poll::Pending, request) => {
                     *this.request = request;
@@ -406,6 +426,7 @@ where
                 (Poll::Ready(_), None) => Poll::Ready(Err(Error::closed().into())),
             }
         };
+        // Only a call that has to wait pays for a timer.
         let started = *this.started.get_or_insert_with(Instant::now);
         let result = match (polled, *this.timeout) {
             (Poll::Ready(result), _) => result,
@@ -430,8 +451,12 @@ where
     }
 }
 
-/// All that is not a plain hit.
-fn run<'a, V, E, S>(cache: &'a Cache<V>, request: LoadOptions<S>, found: Result<Lookup<V>>) -> Slow<'a, V, E>
+/// Handles everything that is not a plain hit.
+fn run<'a, V, E, K, S>(
+    cache: &'a Cache<V>,
+    request: LoadOptions<K, S>,
+    found: Result<Lookup<V>>,
+) -> Slow<'a, V, E>
 where
     V: Value,
     E: Send + Sync + 'static,
@@ -480,7 +505,7 @@ where
 }
 
 pin_project! {
-    /// A value to be got or loaded, with what is known of it. Made by [`Load::entry`].
+    /// A value to get or load, together with its source and age. Made by [`Load::entry`].
     #[must_use = "nothing is loaded before this is awaited"]
     pub struct LoadEntry<'a, V, E, S> {
         #[pin]

@@ -1,4 +1,4 @@
-//! Why a load has no value.
+//! The error of a load.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,23 +10,23 @@ use super::nesting::Cycle;
 use super::thrown::{Foreign, LoaderFailure};
 use crate::error::{Error, ErrorKind};
 
-/// Why a load has no value.
+/// The reason why a load gave no value.
 ///
-/// The loader's own error is shared by all who waited for it.
+/// All callers that waited for the loader share its error.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LoadError<E> {
-    /// The loader failed.
+    /// The loader failed with this error.
     Loader(LoaderFailure<E>),
-    /// The loader panicked, with this message. The panic went no further.
+    /// The loader panicked, with this message. The panic was caught.
     Panicked(Arc<str>),
-    /// The loader that this call waited for was another call's, and failed with this error of another type.
+    /// This call waited for another call's loader, which failed with an error of another type.
     Foreign(Foreign),
-    /// This load would wait for itself: its loader asks for a key whose load waits, directly or through others, for
-    /// this one. The text names the circle.
+    /// The load would wait for itself: its loader asks for a key whose load waits, directly or through others, for
+    /// this one. The text names the cycle.
     Cycle(Arc<str>),
-    /// larder itself: the call timed out, the key is too long, the `Larder` was closed. An outage of the server is not
-    /// among them: the loader runs all the same.
+    /// An error of larder: the call timed out, the key is too long, the `Larder` was closed. An outage of the server
+    /// is not among them, because the loader runs in spite of it.
     Larder(Error),
 }
 
@@ -66,13 +66,13 @@ impl<E: Send + Sync + 'static> From<LoadFailure> for LoadError<E> {
     }
 }
 
-/// Says that a wait for another call's load was given up.
+/// The error of a call that has waited `wait_timeout` for another call's load.
 pub(super) fn waited(patience: Duration) -> Error {
     Error::new(
         ErrorKind::TimedOut,
         format!(
-            "waited {patience:?} (wait_timeout) for a load of this key that another call or process leads: it is \
-             slow, or waits in its turn for this one"
+            "waited {patience:?} (wait_timeout) for a load of this key that another call or process leads: that load \
+             is slow, or waits for this one"
         ),
     )
 }
@@ -95,8 +95,9 @@ impl<E: Send + Sync + 'static> fmt::Display for LoadError<E> {
     }
 }
 
-/// This error shows the text of the loader's own, so the `source` is what lies behind that one. It is there for any
-/// error a loader may fail with, also those that are no `Error` themselves, as `anyhow::Error` and boxed errors.
+/// Shows the text of the loader's own error, so `source` is that error's own cause. This works for every error that a
+/// loader may return, including types that do not implement `Error` themselves, such as `anyhow::Error` and boxed
+/// errors.
 impl<E: fmt::Debug + Send + Sync + 'static> StdError for LoadError<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
@@ -109,7 +110,7 @@ impl<E: fmt::Debug + Send + Sync + 'static> StdError for LoadError<E> {
 }
 
 impl<E> LoadError<E> {
-    /// The loader's own error, if it was the loader that failed.
+    /// Returns the loader's own error, if the loader failed.
     #[must_use]
     pub fn loader(&self) -> Option<&E> {
         match self {
@@ -118,7 +119,7 @@ impl<E> LoadError<E> {
         }
     }
 
-    /// larder's own error, if it was larder that failed.
+    /// Returns larder's error, if larder failed.
     #[must_use]
     pub fn larder(&self) -> Option<&Error> {
         match self {

@@ -1,13 +1,12 @@
-//! Getting or loading many keys with one loader, which is given just the keys that nobody has.
+//! Getting or loading many keys: one loader gets the keys that are missing and that no other call is loading.
 //!
-//! Each missing key is a flight of its own, claimed and stored like any other; what this call leads is loaded together. Keys
-//! that somebody else is loading, here or in another process, are waited for and keep nobody waiting; where such a load comes
-//! to nothing, the loader is asked again for that key.
+//! Each missing key is a flight of its own, claimed and stored like any other, and the flights that this call leads
+//! are loaded together. Keys that another call or process is loading are waited for, and the other keys do not wait
+//! for them. If such a load ends without a value, the loader is called again for that key.
 //!
-//! Any number of keys may be given. What is missing is claimed, loaded and stored in turns of a bounded number of
-//! keys: a claim must be renewed every second while its loader runs, and a loader is mostly one query, which has its
-//! bounds, too. Within a turn, few requests are under way at a time, so that none is late because it waits behind the
-//! others.
+//! Any number of keys may be given. The missing keys are claimed, loaded and stored in turns of a bounded size: a
+//! claim must be renewed every second while its loader runs, and a loader is usually one query, which has bounds of
+//! its own. Within a turn few requests are under way at a time, so that no request times out in a queue behind the
 
 use std::collections::HashMap;
 use std::fmt;
@@ -37,24 +36,30 @@ use crate::name::Name;
 use crate::store::Expiry;
 use crate::value::Value;
 
-/// How many keys the loader is given at most.
+/// The most keys that one call of the loader gets.
 const MOST_LOADED: usize = 2_000;
-/// How many claims are asked for, or values stored, at a time.
+/// The most claims, or stores of values, under way at a time.
 const AT_ONCE: usize = 128;
 
 impl<V> Cache<V>
 where
     V: Value,
 {
-    /// The values of keys, in the order of the keys; what is missing is loaded by one call of `loader`, which is given the
-    /// missing keys and answers with pairs of key and value. A key that it leaves out is `None`, and is remembered as absent for
-    /// the cache's `negative_ttl`, if it has one.
+    /// Returns the values of keys, in the order of the keys. Loads what is missing with one call of `loader`, which
+    /// gets the missing keys and returns pairs of key and value. A key that the loader leaves out is `None`; that
+    /// absence is remembered for the cache's `negative_ttl`, if it has one.
     ///
     /// ```
     /// # use std::time::Duration;
     /// # #[derive(Clone)] struct Db;
-    /// # impl Db { async fn users(&self, ids: &[u64]) -> Result<Vec<(u64, String)>, std::io::Error> { Ok(ids.iter().map(|id| (*id, "Ann".into())).collect()) } }
-    /// # async fn run(db: Db) -> Result<(), Box<dyn std::error::Error>> {
+    /// # impl Db {
+    /// #     async fn users(&self, ids: &[u64]) -> Result<Vec<(u64, String)>, std::io::Error> {
+    /// #         Ok(ids.iter().map(|id| (*id, "Ann".into())).collect())
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let db = Db;
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// # let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
     /// let found = users
@@ -65,26 +70,25 @@ where
     ///     .await?;
     /// # assert_eq!(found.len(), 3); Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(Db)).unwrap();
     /// ```
     ///
-    /// More than 2,000 missing keys are loaded in turns of so many, each by a call of the loader. The loader is an
-    /// `Fn`, not an `FnOnce`, for this and because of what follows: it clones what it needs.
+    /// More than 2,000 missing keys are loaded in turns, each with one call of the loader. That is why the loader is
+    /// an `Fn` and not an `FnOnce`: it clones what it needs.
     ///
-    /// One load a key and process, and over all processes, as with [`get_or_load`](Self::get_or_load): a key that somebody else
-    /// is loading is waited for and not given to the loader, unless that load comes to nothing; then the loader is called once
-    /// more, for that key.
+    /// Each key is loaded once in this process and in all processes, as with [`get_or_load`](Self::get_or_load). A
+    /// key that another call is loading is waited for and not given to the loader. If that load ends without a value,
+    /// the loader is called once more for that key.
     ///
-    /// Round trips: one for what is there; where something is missing, two before the loader and one after, each for all keys
-    /// together.
+    /// Costs one round trip to read; if something is missing, two more before the loader and one after it, each for
+    /// all keys together.
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load); one key that fails fails the call.
+    /// The same as [`get_or_load`](Self::get_or_load). An error for one key fails the call.
     ///
     /// # Cancel safety
     ///
-    /// As [`get_or_load`](Self::get_or_load).
+    /// The same as [`get_or_load`](Self::get_or_load).
     pub fn get_or_load_many<K, F, Fut, I, E, Kind>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -119,9 +123,9 @@ where
     }
 }
 
-/// Values to be got or loaded; awaiting it does so. Made by [`Cache::get_or_load_many`].
+/// Values to get or load; awaiting it does the work. Made by [`Cache::get_or_load_many`].
 ///
-/// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
+/// This type is not a future itself: pass `into_future()` to `join_all` or `Box::pin`.
 #[must_use = "nothing is loaded before this is awaited"]
 pub struct LoadMany<'a, V, K, E> {
     cache: &'a Cache<V>,
@@ -133,24 +137,24 @@ pub struct LoadMany<'a, V, K, E> {
     error: PhantomData<fn() -> E>,
 }
 
-/// A loader of many, whatever its own types.
+/// A loader of many keys, with its own types erased.
 type ManyLoader<V, K> =
     Arc<dyn Fn(Vec<K>) -> BoxFuture<'static, Result<HashMap<K, V>, LoadFailure>> + Send + Sync>;
 
 impl<V, K, E> LoadMany<'_, V, K, E> {
-    /// How long the loaded values are kept, in place of the cache's time to live.
+    /// Keeps the loaded values for `ttl`, in place of the cache's time to live.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.expiry = Some(Expiry::After(ttl));
         self
     }
 
-    /// A tag of all the loaded values. May be given several times.
+    /// Adds a tag to all loaded values. May be called several times.
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.tags.push(tag.into());
         self
     }
 
-    /// The longest that this call waits, loader included. The loader is not stopped.
+    /// Limits how long this call waits, loader included. It does not stop the loader.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -187,16 +191,16 @@ where
     }
 }
 
-/// A key on its way to a value.
+/// A key whose value this call waits for.
 struct Wanted<V> {
     waiter: Waiter<V>,
-    /// How long to wait at most; `None` for a load that this call leads.
+    /// The longest wait; `None` for a load that this call leads.
     longest: Option<Duration>,
     _wait: LoadWait,
     stale: Option<CachedValue<V>>,
 }
 
-/// A key that this call leads.
+/// A key whose load this call leads.
 struct Led<V, K> {
     key: K,
     fill: Fill<V>,
@@ -217,6 +221,7 @@ where
         cache.expiry(expiry)?;
         let tags = Tags { named: tag::checked(tags, cache.policy.encoder.format())?, open: false };
 
+        // Read all keys. If the store is away, all of them are missing.
         let names: Vec<Name> = keys.iter().map(|(name, _)| name.clone()).collect();
         let mut away = false;
         let found = match cache.fetch_in_batches(&names, cache.context.limits.response_timeout).await {
@@ -248,6 +253,7 @@ where
             }
             let mut wanted = Vec::with_capacity(missing.len());
             let mut led = Vec::new();
+            // Join or start a flight for each missing key.
             for (place, found) in missing.drain(..) {
                 let Some((name, key)) = keys.get(place) else { continue };
                 let stale = match &found {
@@ -276,6 +282,7 @@ where
             if !led.is_empty() {
                 cache.context.loads.spawn(load_in_turns(led, loader.clone()));
             }
+            // Wait for all flights. A key whose flight brought nothing is tried again.
             let outcomes = join_all(
                 wanted
                     .into_iter()
@@ -288,19 +295,19 @@ where
                             *value = kept.map(|kept| kept.value);
                         }
                     }
-                    // An early refresh, which ended without a value.
+                    // An early refresh that ended without a value.
                     Err(LoadFailure::Again) => missing.push((place, None)),
                     Err(failure) => return Err(failure.into()),
                 }
             }
-            // What happened to those is looked up by their fills.
+            // The fills read the keys to retry again; this only stops a call whose `Larder` was closed.
             cache.context.store()?;
         }
         Ok(values)
     }
 }
 
-/// What a flight brings to this call: a stale value is better than none.
+/// Waits for a flight's outcome. A stale value is better than an error.
 async fn outcome<V>(cache: &Cache<V>, wanted: Wanted<V>) -> FlightOutcome<V>
 where
     V: Value,
@@ -327,7 +334,7 @@ where
     }
 }
 
-/// Loads keys in turns.
+/// Loads keys in turns of [`MOST_LOADED`].
 async fn load_in_turns<V, K>(mut led: Vec<Led<V, K>>, loader: ManyLoader<V, K>)
 where
     V: Value,
@@ -339,7 +346,7 @@ where
     }
 }
 
-/// All outcomes, in order, of futures of which few run at a time.
+/// Returns the outputs of all futures in order. At most [`AT_ONCE`] of them run at a time.
 async fn few_at_once<T: Future>(futures: Vec<T>) -> Vec<T::Output> {
     if futures.len() <= AT_ONCE {
         return join_all(futures).await;
@@ -347,7 +354,7 @@ async fn few_at_once<T: Future>(futures: Vec<T>) -> Vec<T::Output> {
     stream::iter(futures).buffered(AT_ONCE).collect().await
 }
 
-/// Claims all keys, loads together what could be claimed, and has the others waited for meanwhile.
+/// Claims all keys, and loads together those that it could claim. The others are waited for in another task.
 async fn load_led<V, K>(led: Vec<Led<V, K>>, loader: ManyLoader<V, K>)
 where
     V: Value,
@@ -361,14 +368,14 @@ where
     let (mut mine, mut elsewhere) = (Vec::new(), Vec::new());
     for (key, fill, leader, claimed) in claims.await {
         match claimed {
-            Claimed::Commit(right) => mine.push((key, fill, leader, right)),
+            Claimed::CommitMode(mode) => mine.push((key, fill, leader, mode)),
             Claimed::Answered(answer) => leader.finish(Ok(answer)),
             Claimed::Elsewhere => elsewhere.push((key, fill, leader)),
             Claimed::Failed(failure) => leader.finish(Err(failure)),
         }
     }
-    // In a task of their own: they may take as long as other processes' loads, and the next turn need not wait for
-    // that.
+    // In a task of their own, because they may take as long as other processes' loads, and the next turn should not
+    // wait for that.
     if let Some((_, first, _)) = elsewhere.first() {
         let context = first.cache.context.clone();
         context.loads.spawn(wait_elsewhere(elsewhere, loader.clone()));
@@ -376,7 +383,7 @@ where
     load_together(mine, &loader).await;
 }
 
-/// Waits for the loads of other processes, and loads what comes to nothing there.
+/// Waits for the loads of other processes, and loads the keys for which those bring no value.
 async fn wait_elsewhere<V, K>(elsewhere: Vec<(K, Fill<V>, FlightLeader<V>)>, loader: ManyLoader<V, K>)
 where
     V: Value,
@@ -386,7 +393,7 @@ where
         let loader = loader.clone();
         async move {
             match fill.claim(None, IfBusy::Wait).await {
-                Claimed::Commit(right) => load_together(vec![(key, fill, leader, right)], &loader).await,
+                Claimed::CommitMode(mode) => load_together(vec![(key, fill, leader, mode)], &loader).await,
                 Claimed::Answered(answer) => leader.finish(Ok(answer)),
                 Claimed::Elsewhere => leader.finish(Err(LoadFailure::Again)),
                 Claimed::Failed(failure) => leader.finish(Err(failure)),
@@ -398,7 +405,7 @@ where
 
 type Claimant<V, K> = (K, Fill<V>, FlightLeader<V>, CommitMode<V>);
 
-/// One call of the loader for keys that are claimed.
+/// Calls the loader once for the keys that are claimed.
 async fn load_together<V, K>(claimed: Vec<Claimant<V, K>>, loader: &ManyLoader<V, K>)
 where
     V: Value,
@@ -406,7 +413,7 @@ where
 {
     let Some((_, first, ..)) = claimed.first() else { return };
     let cache = first.cache.clone();
-    let outage = claimed.iter().any(|(_, fill, _, right)| matches!(right, CommitMode::None) && !fill.nested);
+    let outage = claimed.iter().any(|(_, fill, _, mode)| matches!(mode, CommitMode::None) && !fill.nested);
     let leaders: Vec<&FlightLeader<V>> = claimed.iter().map(|(_, _, leader, _)| leader).collect();
     let _place = if outage { place(&cache, &leaders).await } else { None };
     let started = Instant::now();
@@ -420,17 +427,17 @@ where
     };
     let took = started.elapsed();
     let mut loaded = loaded;
-    let landings: Vec<_> = claimed
+    let stores: Vec<_> = claimed
         .into_iter()
-        .map(|(key, fill, leader, right)| {
+        .map(|(key, fill, leader, mode)| {
             let value = match &mut loaded {
                 Ok(values) => Ok(values.remove(&key)),
                 Err(failure) => Err(failure.clone()),
             };
-            async move { fill.finish(leader, right, value, took, Choices::default()).await }
+            async move { fill.finish(leader, mode, value, took, Choices::default()).await }
         })
         .collect();
-    few_at_once(landings).await;
+    few_at_once(stores).await;
 }
 
 impl<V, K, E> fmt::Debug for LoadMany<'_, V, K, E> {

@@ -1,4 +1,4 @@
-//! A loader made one type of, whatever its own types.
+//! A loader with its own types erased.
 
 use std::any::Any;
 use std::fmt;
@@ -14,11 +14,11 @@ use super::thrown::{LoaderError, Thrown};
 
 type LoadFn<V> = dyn FnOnce(LoadContext<V>) -> BoxFuture<'static, Result<Option<V>, LoadFailure>> + Send;
 
-/// A loader, whatever its own types.
+/// A loader with its own types erased.
 pub struct Loader<V>(Box<LoadFn<V>>);
 
 impl<V> Loader<V> {
-    /// Runs it, as part of the load that it is for.
+    /// Runs the loader as part of its load.
     pub(super) async fn run(self, loading: LoadContext<V>) -> Result<Option<V>, LoadFailure> {
         let loads = loading.loads();
         scope(loads, (self.0)(loading)).await
@@ -31,7 +31,7 @@ impl<V> fmt::Debug for Loader<V> {
     }
 }
 
-/// A loader of one error type, made into one of any.
+/// Erases the types of a loader, its error's type included.
 pub(super) fn erased<V, F, Fut, E, Kind>(loader: F) -> Loader<V>
 where
     V: Send + Sync + 'static,
@@ -48,7 +48,7 @@ where
     }))
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 pub(super) fn message(panic: &(dyn Any + Send)) -> Arc<str> {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").into()

@@ -1,4 +1,4 @@
-//! What a loader is told, and what it may say of the value that it gives.
+//! The context of a load: what a loader knows, and what it may choose for its value.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,20 +7,27 @@ use std::time::{Duration, Instant};
 use super::nesting::{Loads, scope};
 use crate::store::Expiry;
 
-/// What a loader is told, given to it by [`get_or_load_with`](crate::Cache::get_or_load_with) and its kin; and how it
-/// says for how long its value is kept, under which tags, or that it is not.
+/// The context that a loader gets from [`get_or_load_with`](crate::Cache::get_or_load_with) and its relatives. It
+/// tells the loader about the load, and the loader uses it to choose its value's time to live and tags, or that the
+/// value is not stored.
 ///
 /// ```
 /// # use std::time::Duration;
 /// # #[derive(Clone)] struct Db;
 /// # #[derive(Clone, serde::Serialize, serde::Deserialize)] struct User { team: u32, etag: u64 }
-/// # impl Db { async fn user_unless(&self, _: u64, _: Option<u64>) -> Result<Option<User>, std::io::Error> { Ok(Some(User { team: 7, etag: 1 })) } }
-/// # async fn run(db: Db) -> Result<(), Box<dyn std::error::Error>> {
+/// # impl Db {
+/// #     async fn user_unless(&self, _: u64, _: Option<u64>) -> Result<Option<User>, std::io::Error> {
+/// #         Ok(Some(User { team: 7, etag: 1 }))
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let db = Db;
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// # let users = larder.cache::<User>("user").ttl(Duration::from_secs(60)).build()?;
 /// let user = users
 ///     .get_or_load_with(123, |cx| async move {
-///         // Ask the origin only for what changed; nothing came back: the stale value is as good as new.
+///         // Ask the origin only for a changed row. If it has none, the stale value is still valid.
 ///         let user = match db.user_unless(123, cx.stale().map(|user| user.etag)).await? {
 ///             Some(user) => user,
 ///             None => cx.stale().cloned().ok_or(std::io::ErrorKind::NotFound)?,
@@ -31,7 +38,6 @@ use crate::store::Expiry;
 ///     .await?;
 /// # let _ = user; Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(Db)).unwrap();
 /// ```
 pub struct LoadContext<V> {
     key: Arc<str>,
@@ -41,7 +47,7 @@ pub struct LoadContext<V> {
     choices: Arc<Mutex<Choices>>,
 }
 
-/// What a loader said of its value.
+/// A loader's choices for its value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Choices {
     pub(super) expiry: Option<Expiry>,
@@ -64,57 +70,58 @@ impl<V> LoadContext<V> {
         self.loads.clone()
     }
 
-    /// The key's text, without the cache's name.
+    /// Returns the key's text, without the cache's name.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// The value that is to be replaced: one past its time, or the present one where it is refreshed early or by
-    /// [`refresh`](crate::Cache::refresh). A loader that finds it still right returns a clone, which is then kept anew.
+    /// Returns the value that is to be replaced: an expired one, or the current one if this load is an early refresh
+    /// or a [`refresh`](crate::Cache::refresh). A loader that finds it still valid returns a clone, which is stored
+    /// with a new time to live.
     #[must_use]
     pub fn stale(&self) -> Option<&V> {
         self.stale.as_ref()
     }
 
-    /// When this loader will be dropped, where the cache has a `hard_timeout`.
+    /// Returns when this loader will be dropped, if the cache has a `hard_timeout`.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// How long the value is kept, in place of the call's and the cache's time to live.
+    /// Keeps the value for `ttl`, in place of the call's and the cache's time to live.
     pub fn ttl(&self, ttl: Duration) {
         self.choose(|choices| choices.expiry = Some(Expiry::After(ttl)));
     }
 
-    /// The value stays until it is deleted or evicted.
+    /// Keeps the value until it is deleted or evicted.
     pub fn no_expiry(&self) {
         self.choose(|choices| choices.expiry = Some(Expiry::Never));
     }
 
-    /// A tag that only the loader knows, from what it loaded. If any tag was invalidated while it loaded, the value is returned
-    /// and not stored.
+    /// Adds a tag that only the loader knows, from the data that it loaded. If any tag was invalidated during the
+    /// load, the value is returned and not stored.
     pub fn tag(&self, tag: impl Into<String>) {
         let tag = tag.into();
         self.choose(|choices| choices.tags.push(tag));
     }
 
-    /// The value is returned to all who wait, and not stored.
+    /// Returns the value to all waiters without storing it.
     pub fn do_not_store(&self) {
         self.choose(|choices| choices.unstored = true);
     }
 
-    /// Makes `future` part of this load, for a task that the loader spawns: loads that it asks for do not wait for this
-    /// one.
+    /// Makes `future` part of this load. Use it for a task that the loader spawns: if that task asks for a load that
+    /// waits for this one, the call fails at once with [`LoadError::Cycle`](crate::LoadError::Cycle).
     ///
-    /// A load that waits for itself, through whatever others, fails at once with
-    /// [`LoadError::Cycle`](crate::LoadError::Cycle). A task that was spawned without this is not known to belong to
-    /// the load: there only time ends such a wait, see [`wait_timeout`](crate::CacheBuilder::wait_timeout).
+    /// A task that is spawned without it is not known to belong to the load. Then only the
+    /// [`wait_timeout`](crate::CacheBuilder::wait_timeout) ends such a wait.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// # let users = larder.cache::<u32>("user").ttl(Duration::from_secs(60)).build()?;
     /// let (parts, sum) = (users.clone(), users.clone());
@@ -130,12 +137,11 @@ impl<V> LoadContext<V> {
     /// assert_eq!(total, 8);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Cancel safety
     ///
-    /// As that of `future`.
+    /// The same as `future`'s.
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<V, F> {
         scope(self.loads.clone(), future)
     }
@@ -147,6 +153,6 @@ impl<V> LoadContext<V> {
 
 impl<V> fmt::Debug for LoadContext<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loading").field("stale", &self.stale.is_some()).finish_non_exhaustive()
+        f.debug_struct("LoadContext").field("stale", &self.stale.is_some()).finish_non_exhaustive()
     }
 }

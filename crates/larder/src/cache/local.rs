@@ -1,4 +1,4 @@
-//! Near copies: which of them may be served, and which of what was read is kept as one.
+//! Near copies: which may be served, and which values that were read become one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use crate::store::Store;
 use crate::store::trust::ReadStamp;
 use crate::value::{Meta, Value};
 
-/// A value that was read on the tracked connection, with what a near copy of it needs.
+/// A value that was read on the tracked connection, with the facts that a near copy needs.
 pub(super) struct Fetched<'a> {
     pub(super) entry: &'a str,
     /// Taken before the read was sent.
     pub(super) ticket: InsertTicket,
     pub(super) seen: Option<ReadStamp>,
-    /// When and through what the clear version was read.
+    /// The stamp of the read of the cache's clear version.
     pub(super) clear_seen: Option<ReadStamp>,
-    /// How long the server keeps it, where that was asked.
+    /// How long the server keeps it, if that was asked.
     pub(super) left: Option<Duration>,
-    /// How large it is as stored.
+    /// Its size as stored.
     pub(super) size: usize,
 }
 
@@ -32,7 +32,7 @@ impl<V> Cache<V>
 where
     V: Value,
 {
-    /// What `take` makes of the near copy, if there is one that may be served.
+    /// Converts the near copy with `take`, if there is one that may be served.
     #[inline]
     pub(super) fn get_local<T>(&self, entry: &str, take: impl FnOnce(NearCopy<V>) -> T) -> Result<Option<T>> {
         let Some(near) = self.near_tier() else { return Ok(None) };
@@ -44,13 +44,13 @@ where
         Ok(valid.then(|| take(copy)))
     }
 
-    /// Whether what else a near copy depends on is still valid.
+    /// Whether the clear version and the tags that a near copy depends on are still valid.
     fn holds(&self, more: &More, now: Moment) -> bool {
         let cleared = self.context.store().is_ok_and(|store| store.lanes().is_valid(more.clear_seen, now));
         cleared && (more.tags.is_empty() || tags_hold(&self.context, &more.tags))
     }
 
-    /// Keeps a near copy of a fresh value that was just read, where the server will notify of its changes.
+    /// Keeps a near copy of a fresh value that was just read, if the server will report its changes.
     pub(super) fn keep_copy(
         &self,
         near: &NearTier<V>,
@@ -60,11 +60,12 @@ where
         tags: Vec<TagVersion>,
     ) -> Result<()> {
         let Some(seen) = fetched.seen else {
-            // No notification of a change came before this answer: an older copy must not be served after it.
+            // The reply carries no promise that a change would be reported. An older copy must not be served after
+            // it.
             near.copies.invalidate(fetched.entry);
             return Ok(());
         };
-        // Where no notification of a `clear` would come, no copy is kept that only a `clear` could invalidate.
+        // If a `clear` would not be reported, do not keep a copy that only a `clear` can invalidate.
         let Some(clear_seen) = fetched.clear_seen else { return Ok(()) };
         let mut age = near.max_age;
         let ends = if kept.fresh_until != 0 { kept.fresh_until } else { expires_at };
@@ -92,13 +93,13 @@ where
         Ok(())
     }
 
-    /// Whether a near copy would need to know when the entry ends, and its bytes do not say: bare JSON. A server
-    /// notifies of an expiry only when it comes across it.
+    /// Whether a near copy needs to know when the entry expires and its bytes do not say so: bare JSON. The server
+    /// reports an expiry only when it removes the entry, which may be late.
     pub(super) fn end_is_unknown(fetched: &Fetched<'_>, meta: &Meta) -> bool {
         fetched.seen.is_some() && fetched.left.is_none() && meta.nonce == 0
     }
 
-    /// The cache's near tier, where this handle reads it.
+    /// Returns the cache's near tier, if this handle reads it.
     fn near_tier(&self) -> Option<&Arc<NearTier<V>>> {
         if self.policy.asks_server { None } else { self.shared.near.get() }
     }

@@ -1,10 +1,9 @@
-//! Operations on many entries at once: one round trip for each group of keys that the server can serve together, all
-//! groups at once. On one server that is one round trip; on a cluster, one for each slot.
+//! Operations on many entries: one round trip for each group of keys that the server can serve together, with all
+//! groups under way at once. A single server has one group; a cluster has one for each slot.
 //!
-//! Any number of keys may be given. They are sent in batches, one after another, each bounded by the
-//! `response_timeout` from when it is sent: so a long list is not late because its end waits behind its beginning,
-//! and other calls on the connection get their turn in between. After a batch of which nothing was carried out the
-//! rest is not sent.
+//! Any number of keys may be given. They are sent in batches, one after another, and the `response_timeout` of each
+//! batch begins when it is sent. So the end of a long list does not time out behind its beginning, and other calls on
+//! the connection get their turn in between. If no key of a batch succeeds, the remaining batches are not sent.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -23,25 +22,26 @@ use crate::store::{Expiry, Store};
 use crate::value::Value;
 use crate::write::{OrQueue, WriteCall};
 
-/// How many keys are read in a batch at most. On a cluster each batch is one command a slot.
+/// The most keys that are read in a batch. On a cluster each batch is one command for each slot.
 const MOST_READ: usize = 5_000;
-/// How many keys are written or deleted in a batch at most.
+/// The most keys that are written or deleted in a batch.
 const MOST_KEYS: usize = 1_000;
-/// How many bytes of values a batch has at most, unless one value alone has more.
+/// The most bytes of values in a batch, unless a single value is larger.
 const MOST_BYTES: usize = 1 << 20;
 
 impl<V> Cache<V>
 where
     V: Value,
 {
-    /// The values of keys, in the order of the keys.
+    /// Returns the values of keys, in the order of the keys.
     ///
-    /// One `MGET` a group of what no near copy is there for, for each 5,000 keys. Versions that are not known cost
-    /// one more round trip, together.
+    /// Costs one `MGET` for each group of keys without a near copy, for each 5,000 keys. If versions are not known
+    /// here, one more round trip reads them all.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// # let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
     /// users.set_many([(1, &"Ann".to_owned()), (2, &"Bob".to_owned())]).await?;
@@ -49,16 +49,18 @@ where
     /// assert_eq!(found, [Some("Bob".to_owned()), None, Some("Ann".to_owned())]);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; one key that fails fails the call.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
+    ///
+    /// An error for one key fails the call.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// Changes nothing, so it can be dropped at any time.
     pub fn get_many<K: CacheKey>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -93,18 +95,18 @@ where
         Ok(found)
     }
 
-    /// Stores values, each in place of whatever was there.
+    /// Stores values, replacing any existing ones.
     ///
-    /// One write a group, for each 1,000 values or mebibyte. Each entry is stored atomically; all together are not,
-    /// and when one fails others may have been stored.
+    /// Costs one write for each group, for each 1,000 values or 1 MiB. Each entry is stored atomically, but not all
+    /// of them together: if one fails, others may have been stored.
     ///
     /// # Errors
     ///
-    /// Those of [`set`](Self::set). A value that cannot be encoded fails the call before anything is written.
+    /// The same as [`set`](Self::set). A value that cannot be encoded fails the call before anything is written.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may have stored any of the values.
+    /// A dropped call may have stored any of the values; the deletion of those without an answer is queued.
     pub fn set_many<'a, K: CacheKey>(
         &'a self,
         entries: impl IntoIterator<Item = (K, &'a V)>,
@@ -113,17 +115,21 @@ where
         SetMany { cache: self, entries, expiry: None, tags: Vec::new(), timeout: None }
     }
 
-    /// Removes keys; whether anything was there, in the order of the keys. See [`delete`](Self::delete).
+    /// Deletes keys, and returns for each, in the order of the keys, whether it existed. See
+    /// [`delete`](Self::delete).
     ///
-    /// One write a group, for each 1,000 keys.
+    /// Costs one write for each group, for each 1,000 keys.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request. When one fails others may have been removed.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
+    ///
+    /// If one key fails, others may have been deleted.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may have removed any of the keys.
+    /// A dropped call may have deleted any of the keys; the deletion of those without an answer is queued.
     pub fn delete_many<K: CacheKey>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -147,9 +153,9 @@ where
     }
 }
 
-/// Adds the answers to a batch of `sent` names to those to the batches before, and notes them: if the call is given
-/// up, only what was not answered is queued. Whether to go on: after a batch of which nothing was carried out the
-/// rest fails, too.
+/// Adds the replies to a batch of `sent` names to those of earlier batches, and records them, so that a dropped call
+/// queues only the names without a reply. Returns whether to go on: if no name of a batch succeeded, the remaining
+/// names get its error.
 fn take_answers<V, T>(
     writing: &mut WriteGuard<'_, V>,
     answers: &mut Vec<Result<T>>,
@@ -183,7 +189,7 @@ where
     }
 }
 
-/// Values in batches that are sent one after another.
+/// Splits values into batches that are sent one after another.
 fn batches(values: Vec<(Name, Bytes, Expiry)>) -> Vec<Vec<(Name, Bytes, Expiry)>> {
     let mut batches = Vec::with_capacity(1);
     let (mut batch, mut size) = (Vec::new(), 0usize);
@@ -200,9 +206,9 @@ fn batches(values: Vec<(Name, Bytes, Expiry)>) -> Vec<Vec<(Name, Bytes, Expiry)>
     batches
 }
 
-/// Values to be stored; awaiting it stores them. Made by [`Cache::set_many`].
+/// Values to store; awaiting it stores them. Made by [`Cache::set_many`].
 ///
-/// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
+/// This type is not a future itself: pass `into_future()` to `join_all` or `Box::pin`.
 #[must_use = "nothing is stored before this is awaited"]
 pub struct SetMany<'a, V> {
     cache: &'a Cache<V>,
@@ -213,25 +219,25 @@ pub struct SetMany<'a, V> {
 }
 
 impl<V> SetMany<'_, V> {
-    /// How long these values are kept, in place of the cache's time to live.
+    /// Keeps these values for `ttl`, in place of the cache's time to live.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.expiry = Some(Expiry::After(ttl));
         self
     }
 
-    /// These values stay until they are deleted or evicted.
+    /// Keeps these values until they are deleted or evicted.
     pub fn no_expiry(mut self) -> Self {
         self.expiry = Some(Expiry::Never);
         self
     }
 
-    /// A tag of all these values, as [`Set::tag`](super::Set::tag). May be given several times.
+    /// Adds a tag to all these values, like [`Set::tag`](super::Set::tag). May be called several times.
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.tags.push(tag.into());
         self
     }
 
-    /// The longest that this call may take, in place of the connection's `response_timeout`.
+    /// Limits how long this call may take, in place of the connection's `response_timeout`.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -263,8 +269,10 @@ where
             let tags = tag::checked(tags, cache.policy.encoder.format())?;
             let longest = expiry.or(cache.policy.expiry).unwrap_or(Expiry::Never);
             let store = cache.context.store()?;
+            // Before the versions are read: an outage at that point leaves the old values in place, too.
             let mut writing = cache.writing(entries.iter().map(|(entry, _)| entry.as_str()).collect());
             writing.ready().await;
+            // Encode all values before the first is sent.
             let encode = async {
                 let versions = within(patience, cache.versions(&tags, cache.version_span(longest))).await?;
                 let mut encoded = Vec::with_capacity(entries.len());

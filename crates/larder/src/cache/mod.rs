@@ -1,7 +1,7 @@
-//! A typed cache under a name: what a key means, how a value is kept, and who loads it.
+//! The typed cache: what a key means, how a value is kept, and how it is loaded.
 //!
-//! A [`Cache`] is a handle. What all handles of one name share (the loads under way, the counts) is one object of the
-//! `Larder`; how values are written (time to live, format, sizes) belongs to the handle.
+//! A [`Cache`] is a handle. The state that all handles of one name share (the loads under way, the counts) is one
+//! object of the `Larder`. How values are written (time to live, format, sizes) belongs to the handle.
 
 mod builder;
 mod caller;
@@ -67,14 +67,16 @@ pub use tag::{Tag, TagSnapshot};
 pub use thrown::{Foreign, HoldsError, IsError, IsText, LoaderError, LoaderFailure};
 use unfenced::{UnfencedWrite, WriteRecords};
 
-/// How long a version is kept at least: it must outlive every entry that carries it.
+/// The shortest time that a version key is kept. A version must outlive every entry that carries it.
 const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
-/// For entries without an expiry. What no entry was given for so long is forgotten, and the entries with it.
+/// The time that versions are kept for entries without an expiry. If no entry is written for that long, the version
+/// expires and the entries are invalid with it.
 const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A typed cache. Made by [`Larder::cache`](crate::Larder::cache); cheap to clone, for any number of tasks.
+/// A typed cache, made by [`Larder::cache`](crate::Larder::cache). Cheap to clone, and usable from any number of
+/// tasks.
 ///
-/// A value that is dear to clone is best cached as `Arc<T>`.
+/// Wrap values that are expensive to clone in `Arc<T>`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -84,7 +86,8 @@ const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
 /// #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 /// struct User { name: String }
 ///
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = Larder::connect("memory:").await?;
 /// let users: Cache<User> = larder.cache("user").ttl(Duration::from_secs(3600)).build()?;
 /// let ann = User { name: "Ann".into() };
@@ -95,7 +98,6 @@ const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
 /// assert!(users.delete("123").await?);
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 pub struct Cache<V> {
     context: Arc<Context>,
@@ -103,17 +105,17 @@ pub struct Cache<V> {
     policy: Arc<Policy>,
 }
 
-/// What all handles of one name share.
+/// The state that all handles of one name share.
 pub(crate) struct CacheShared<V> {
     name: String,
     meter: CacheMeter,
     flights: Flights<V>,
     unfenced: WriteRecords,
     runs: Runs,
-    /// The name of the version that `clear` replaces.
+    /// The name of the version key that `clear` replaces.
     clear: Name,
     near: OnceLock<Arc<NearTier<V>>>,
-    /// Who may load at once while the store is away.
+    /// Bounds the loads that run at once while the store is away.
     outage: tokio::sync::Semaphore,
 }
 
@@ -137,7 +139,8 @@ impl<V> CacheShared<V>
 where
     V: Clone + Send + Sync,
 {
-    /// A write to these names has ended, however: nothing older may be read through this `Larder` from now on.
+    /// Drops the near copies of these names. Called when a write to them has ended, with whatever outcome: from then
+    /// on no read through this `Larder` may return an older value.
     fn forget_near<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
         if let Some(near) = self.near.get() {
             names.into_iter().for_each(|name| near.copies.invalidate(name));
@@ -173,38 +176,38 @@ impl<V: Clone + Send + Sync + 'static> AnyCache for CacheShared<V> {
     }
 }
 
-/// How one handle keeps its values.
+/// The settings of one handle.
 #[derive(Debug, Clone)]
 struct Policy {
-    /// What every name begins with.
+    /// The start of every entry's name.
     prefix: Name,
     expiry: Option<Expiry>,
-    /// By how much of itself a time to live is shortened at most, from 0 to 1.
+    /// The largest part of a time to live, from 0 to 1, by which it may be shortened.
     jitter: f64,
-    /// How long a value is kept beyond its time to live.
+    /// How long a value is kept after its time to live has ended.
     stale_for: Duration,
     negative_ttl: Option<Duration>,
-    /// XFetch's beta; 0 turns it off.
+    /// The beta of XFetch; 0 turns early refreshes off.
     early: f64,
     soft_timeout: Option<Duration>,
     hard_timeout: Option<Duration>,
     /// How long a call waits for a load that another call leads.
     wait_timeout: Duration,
     when_abandoned: WhenAbandoned,
-    /// Whether reads pass the near tier by.
+    /// Whether reads skip the near tier.
     asks_server: bool,
     encoder: Arc<Encoder>,
 }
 
-/// What becomes of a load that nobody waits for any more. Given to
+/// What happens to a load when no caller waits for it any more. Given to
 /// [`CacheBuilder::when_abandoned`](crate::CacheBuilder::when_abandoned).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum WhenAbandoned {
-    /// It goes on, and its value is stored: whoever asks next will want it. The default.
+    /// The load runs to its end, and its value is stored for later callers. The default.
     #[default]
     Finish,
-    /// It is dropped at its next await, and nothing is stored.
+    /// The load is dropped at its next await, and nothing is stored.
     Cancel,
 }
 
@@ -212,27 +215,28 @@ impl<V> Cache<V>
 where
     V: Value,
 {
-    /// The name that the cache was built with.
+    /// Returns the name that the cache was built with.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// A handle whose reads ask the server, whatever the near tier holds, and refresh its copies.
+    /// Makes a handle whose reads ask the server even if a near copy exists, and refresh the near copies.
     ///
-    /// `users.fresh().get("123")` sees every write that was answered before it was sent. Without a near tier nothing
-    /// changes. A clone of some words: make one for as many reads as you like.
+    /// `users.fresh().get("123")` sees every write that was answered before the read was sent. Without a near tier
+    /// the handle behaves like this one. Making it copies a few words, so keep one for as many reads as you like.
     pub fn fresh(&self) -> Self {
         let policy = Policy { asks_server: true, ..(*self.policy).clone() };
         Self { policy: Arc::new(policy), ..self.clone() }
     }
 
-    /// Whether entries carry versions: bare JSON has no room for any.
+    /// Whether entries carry versions. Bare JSON has no room for them.
     fn has_versions(&self) -> bool {
         self.policy.encoder.format() != Format::Plain
     }
 
-    /// What the envelope of a write says that is kept for `expiry`, which the stale time is no part of.
+    /// Makes the envelope's fields for a value that is fresh for `expiry`. The time in `stale_for` is not part of
+    /// `expiry`.
     fn stamp(&self, expiry: Expiry, load_cost: u32, versions: (u64, Vec<TagVersion>)) -> Result<WriteStamp> {
         let written_at = self.context.store()?.now();
         let ends = expiry.as_millis().map_or(0, |millis| written_at.saturating_add(millis));
@@ -242,17 +246,18 @@ where
         Ok(WriteStamp { nonce, written_at, fresh_until, expires_at, load_cost, clear_version, tags })
     }
 
-    /// Whether values say until when they are fresh: they are kept for longer, or are refreshed before.
+    /// Whether entries carry the time until which they are fresh: because they are kept for longer, or refreshed
+    /// earlier.
     fn is_dated(&self) -> bool {
         !self.policy.stale_for.is_zero() || self.policy.early > 0.0
     }
 
-    /// A value's bytes, ready to be stored.
+    /// Encodes a value for the store.
     fn encode(&self, value: &V, stamp: WriteStamp) -> Result<Bytes> {
         self.policy.encoder.encode(value, stamp).map(Bytes::from)
     }
 
-    /// The call's own time to live, else the cache's, shortened by the jitter.
+    /// Returns the call's own time to live, or else the cache's, shortened by the jitter.
     fn expiry(&self, own: Option<Expiry>) -> Result<Expiry> {
         match own.or(self.policy.expiry) {
             None => Err(Error::invalid(format!(
@@ -270,7 +275,7 @@ where
         }
     }
 
-    /// How long the server keeps what is fresh for `expiry`.
+    /// Returns how long the server keeps a value that is fresh for `expiry`.
     fn kept_for(&self, expiry: Expiry) -> Expiry {
         match expiry {
             Expiry::Never => Expiry::Never,
@@ -278,7 +283,7 @@ where
         }
     }
 
-    /// How long the versions of what is kept for `expiry` must be kept.
+    /// Returns how long the versions of such a value must be kept.
     fn version_span(&self, expiry: Expiry) -> Duration {
         match self.kept_for(expiry) {
             Expiry::Never => UNBOUNDED_SPAN,
@@ -286,7 +291,7 @@ where
         }
     }
 
-    /// Begins a write to these names; see [`WriteGuard`]. To be called before the first await of the write.
+    /// Begins a write to these names; see [`WriteGuard`]. Call it before the first await of the write.
     fn writing<'a>(&'a self, names: Vec<&'a str>) -> WriteGuard<'a, V> {
         let began = self.context.invalidations.begin_write(&names);
         let unfenced = self.shared.unfenced.write(&names);
@@ -303,21 +308,21 @@ impl<V> Cache<V> {
         }
     }
 
-    /// The key's whole name in the store.
+    /// Returns the key's full name in the store.
     fn entry(&self, key: impl CacheKey) -> Result<Name> {
         let mut name = self.prefix();
         self.complete(&mut name, &key)?;
         Ok(name)
     }
 
-    /// What every name begins with.
+    /// Returns the start of every name of this cache.
     #[inline]
     fn prefix(&self) -> Name {
         self.policy.prefix.clone()
     }
 
-    /// Makes the key's whole name of the prefix. Where the name lies it stays: a name that was just written cannot be moved
-    /// as quickly as the rest of a near hit takes, because the processor waits for its pieces to leave the store buffer.
+    /// Appends the key to `prefix` in place. Moving a name that was just written would stall on the store buffer and
+    /// cost as much as the rest of a near hit.
     #[inline]
     fn complete(&self, prefix: &mut Name, key: &impl CacheKey) -> Result<()> {
         key.write(&mut KeyText::new(prefix));
@@ -325,9 +330,12 @@ impl<V> Cache<V> {
     }
 }
 
-/// A write under way. When it ends, however it ends, loads under way are detached and near copies dropped: not before, or
-/// either could begin between that and the write. What it was given up for before it was answered, or what the server was
-/// away for, is queued as an invalidation: so the guard is made before the write's first await.
+/// A write under way. However the write ends, `Drop` detaches the loads under way and drops the near copies of its
+/// names. This happens after the write, not before: a load or a near copy that began between an early detach and the
+/// write would bring the old value back.
+///
+/// If the write was dropped before its answer arrived, or the server was away, `Drop` queues an invalidation of the
+/// names. So make the guard before the write's first await.
 struct WriteGuard<'a, V>
 where
     V: Value,
@@ -335,15 +343,15 @@ where
     cache: &'a Cache<V>,
     names: Vec<&'a str>,
     answers: WriteReplies,
-    /// The queue's generation when this began, if anything was queued then.
+    /// The generation of the invalidation queue when this write began, if anything was queued then.
     began: Option<u64>,
     unfenced: UnfencedWrite,
 }
 
-/// What became of each name of a write.
+/// The server's reply for one name of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WriteReply {
-    /// No answer, or one that leaves open whether it took effect.
+    /// No reply, or one that leaves open whether the write took effect.
     None,
     /// The server refused it.
     Refused,
@@ -360,7 +368,7 @@ impl WriteReply {
     }
 }
 
-/// The answers to a write, by the place of the name.
+/// The replies to a write, by the position of the name.
 enum WriteReplies {
     None,
     Same(WriteReply),
@@ -381,8 +389,8 @@ impl<V> WriteGuard<'_, V>
 where
     V: Value,
 {
-    /// Waits until nothing that was sent before this write can take effect after it: queued invalidations of these names
-    /// that are on their way, and stores without a fence.
+    /// Waits until no earlier request can take effect after this write: queued invalidations of these names that are
+    /// on their way, and stores of loads without a fence.
     async fn ready(&self) {
         if self.began.is_some() {
             self.cache.context.invalidations.in_flight_ended(&self.names).await;
@@ -390,7 +398,7 @@ where
         self.unfenced.settled().await;
     }
 
-    /// Notes the answer to the write of one name, by its place among the names.
+    /// Records the reply for one name, by its position among the names.
     fn note<T>(&mut self, place: usize, answer: &Result<T>) {
         if !matches!(self.answers, WriteReplies::Each(_)) {
             self.answers = WriteReplies::Each(vec![WriteReply::None; self.names.len()]);
@@ -402,14 +410,15 @@ where
         }
     }
 
-    /// Ends the write of all names with one answer, and passes that on. The error says so where the names are queued.
+    /// Ends a write that has one reply for all names, and returns that reply. An outage's error says that the names
+    /// are queued.
     fn answered<T>(mut self, answer: Result<T>) -> Result<T> {
         self.answers = WriteReplies::Same(WriteReply::of(&answer));
         answer.map_err(|error| if error.is_outage() { error.queued() } else { error })
     }
 
-    /// The same with an answer for each name. The error is that of a name that was refused, if there is one: else all
-    /// that failed is queued.
+    /// Ends a write that has a reply for each name. Returns the error of a name that the server refused, if there is
+    /// one; any other failure was an outage, and its names are queued.
     fn answered_each<T>(mut self, answers: Vec<Result<T>>) -> Result<Vec<T>> {
         for (place, answer) in answers.iter().enumerate() {
             self.note(place, answer);

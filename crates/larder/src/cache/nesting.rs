@@ -1,21 +1,20 @@
-//! Loads, and runs of `run_once`, that wait for each other, and would wait for ever. What is said here of loads is true
-//! of runs.
+//! Finds loads that wait for each other and would never end. The same holds for runs of `run_once`.
 //!
-//! The problem: a loader asks for a key whose load is under way further up. Each of the two waits for the other. The
-//! mechanism: while a loader runs, its task knows which load it belongs to; a call of it notes that this load waits for
-//! another before it waits. If that other load already waits, directly or through others, for the first, the call fails
-//! at once, and its error names the circle.
+//! The problem: a loader asks for a key whose own load waits for this loader, so neither ends. The mechanism: while a
+//! loader runs, its task knows which load it belongs to. Before a call of that loader waits for another load, it
+//! records the wait in a graph. If the other load already waits for the first one, directly or through others, the
+//! call fails at once, and its error names the cycle.
 //!
-//! Not seen: a wait of a task that a loader spawns without [`LoadContext::scope`](super::LoadContext::scope), and the loads of
-//! other processes. Those waits are bounded by time.
+//! Not detected: waits in tasks that a loader spawns without [`LoadContext::scope`](super::LoadContext::scope), and
+//! loads of other processes. Timeouts bound those waits.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A load under way, as far as others wait for it.
+/// A load under way, as a node in the graph of waiting loads.
 #[derive(Debug)]
 pub(crate) struct LoadNode {
     name: Box<str>,
-    /// Changed only under [`GRAPH`].
+    /// Changed only while [`GRAPH`] is locked.
     waits_for: Mutex<Vec<Arc<LoadNode>>>,
 }
 
@@ -29,38 +28,38 @@ impl LoadNode {
     }
 }
 
-/// The loads that one call of a loader is for: one, but for `get_or_load_many`.
+/// The loads that one call of a loader is for: one, except in `get_or_load_many`.
 pub(super) type Loads = Arc<[Arc<LoadNode>]>;
 
-/// Makes "look for a circle, then wait" one step: of two loads that begin to wait for each other, the second sees the
-/// first.
+/// Makes "look for a cycle, then record the wait" one step. If two loads begin to wait for each other at the same
+/// time, one of them takes this lock second and sees the wait of the other.
 static GRAPH: Mutex<()> = Mutex::new(());
 
 tokio::task_local! {
     static CURRENT: Loads;
 }
 
-/// Runs what a loader is made of, or has spawned, as part of these loads.
+/// Runs a loader's future, or a task that it spawned, as part of these loads.
 pub(super) async fn scope<T>(loads: Loads, run: impl Future<Output = T>) -> T {
     CURRENT.scope(loads, run).await
 }
 
-/// Whether this is called by a loader.
+/// Whether the caller is a loader.
 pub(super) fn is_nested() -> bool {
     CURRENT.try_with(|_| ()).is_ok()
 }
 
-/// The current loads wait for another, until this is dropped.
+/// Records that the current loads wait for another one, until it is dropped.
 pub(super) struct LoadWait {
     from: Option<Loads>,
     target: Arc<LoadNode>,
 }
 
-/// A circle of waiting loads, by their names.
+/// A cycle of waiting loads, by their names.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cycle(pub(super) Arc<str>);
 
-/// Notes that the loads that this is called by, if any, wait for `target`.
+/// Records that the loads of the calling loader, if there is one, wait for `target`.
 pub(super) fn wait_for(target: &Arc<LoadNode>) -> Result<LoadWait, Cycle> {
     let from = CURRENT.try_with(Clone::clone).ok();
     if let Some(from) = &from {
@@ -77,7 +76,7 @@ pub(super) fn wait_for(target: &Arc<LoadNode>) -> Result<LoadWait, Cycle> {
     Ok(LoadWait { from, target: target.clone() })
 }
 
-/// The way from a load to one of `ends` along what each waits for.
+/// Finds a path from a load to one of `ends`, along the recorded waits.
 fn path(start: &Arc<LoadNode>, ends: &[Arc<LoadNode>]) -> Option<Vec<Arc<LoadNode>>> {
     let mut seen: Vec<*const LoadNode> = Vec::new();
     let mut open = vec![vec![start.clone()]];
@@ -105,7 +104,7 @@ impl Drop for LoadWait {
         let _graph = GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
         for node in from.iter() {
             let mut waits_for = node.waits_for.lock().unwrap_or_else(PoisonError::into_inner);
-            // One of them: the same loader may wait for the same load twice.
+            // Remove only one: the same loader may wait for the same load twice.
             if let Some(place) = waits_for.iter().position(|target| Arc::ptr_eq(target, &self.target)) {
                 waits_for.swap_remove(place);
             }

@@ -1,15 +1,15 @@
-//! Work that is run once, whoever asks for it: idempotency keys.
+//! Idempotency keys: work that runs once, however many callers ask for it.
 //!
-//! A run puts a mark beside its entry before it begins, renews the mark's pulse while it runs, and stores its result
-//! in the step that removes the mark. Whoever comes meanwhile waits for that; whoever comes later gets the stored
-//! result. Three things may go wrong:
+//! A run puts a mark beside its entry before it begins and renews that mark while it works. One step then stores its
+//! result and removes the mark. A caller that arrives during the run waits for that step; a later caller gets the
+//! stored result. Three things may go wrong:
 //!
-//! - *The work fails.* It says that it has not been done: the mark is removed, and the next caller runs it again.
-//! - *The runner dies, hangs or panics.* What it has done is not known, so nobody runs it again by itself: callers
-//!   are told [`OnceError::Interrupted`], for as long as the result would be kept, and decide. A run that only hung
-//!   and goes on still stores its result.
-//! - *The server is away.* Work that could not be marked is not run. A result that could not be stored is given to its
-//!   caller and stored when the server is back; until then others see a run under way.
+//! - *The work fails.* The error says that it was not done, so the mark is removed and the next caller runs it again.
+//! - *The runner dies, hangs or panics.* What it has done is not known, so the work is not run again by itself.
+//!   Callers get [`OnceError::Interrupted`] for as long as the result would be kept, and decide. A run that hung and
+//!   goes on still stores its result.
+//! - *The server is away.* Work that cannot be marked is not run. A result that cannot be stored is given to its
+//!   caller and stored when the server is back; until then other callers see a run under way.
 
 use std::any::Any;
 use std::error::Error as StdError;
@@ -41,60 +41,61 @@ use crate::store::once::{GIVEN_UP, OnceRun, OnceStart, OnceStore};
 use crate::store::{AnyStore, Expiry, Store};
 use crate::value::{Value, WriteStamp, decode};
 
-/// How often a run is asked for where the server notifies of nothing.
+/// How often a run's mark is read if the server does not report its changes.
 const POLL: Duration = Duration::from_millis(100);
-/// How long the mark of a run is kept at least: some signs of life may fail to arrive.
+/// The shortest time that a run's mark is kept, because some renewals may be lost.
 const SHORTEST_MARK: Duration = LIVENESS.saturating_mul(10);
-/// How often a call tries to begin, each time because something else got in between.
+/// How many times a call tries to begin. Each failed attempt means that another write changed the key.
 const MOST_ATTEMPTS: u32 = 16;
 
 impl<V> Cache<V>
 where
     V: Value,
 {
-    /// Runs `work` once for a key, and gives its result to this and every later caller, in any process, for the time
-    /// to live. For requests that may arrive twice: a payment, an e-mail, a job that a queue delivers again.
+    /// Runs `work` once for a key, and returns its result to this call and to every later one, in any process, for
+    /// the time to live. Use it for requests that may arrive twice: a payment, an e-mail, a job that a queue delivers
+    /// again.
     ///
-    /// Callers that come while it runs wait for its result, or are [told](RunOnce::without_waiting). Work that
-    /// answers with an error counts as not done, and the next caller runs it. Where a runner died in the middle, what
-    /// it has done is not known, and callers get [`OnceError::Interrupted`] until one says
+    /// Callers that arrive during the run wait for its result, or get an error [at once](RunOnce::without_waiting).
+    /// Work that returns an error counts as not done, and the next caller runs it. If a runner dies in the middle,
+    /// what it has done is not known; callers get [`OnceError::Interrupted`] until one sets
     /// [`retry_interrupted`](RunOnce::retry_interrupted).
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let payments = larder.cache::<String>("payment").ttl(Duration::from_secs(24 * 3600)).build()?;
     /// # async fn charge() -> Result<String, std::io::Error> { Ok("receipt-1".into()) }
     /// let receipt = payments.run_once("order-7", || async { charge().await }).await?;
-    /// // The same request once more, here or elsewhere: nothing is charged.
+    /// // The same request again, here or in another process: nothing is charged.
     /// let again = payments.run_once("order-7", || async { charge().await }).await?;
     /// assert_eq!(receipt, again);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
-    /// How this differs from [`get_or_load`](Self::get_or_load): that one would rather load twice than not at all (in
-    /// an outage, after a write, when a loader dies); this one would rather not run at all than twice. The result is
-    /// an ordinary entry: `get` reads it,
-    /// `delete`, `clear` and eviction forget it, and the work runs again. So keep such entries on a server that does
-    /// not evict.
+    /// [`get_or_load`](Self::get_or_load) differs in what it does when in doubt (in an outage, after a write, when a
+    /// loader dies): it loads twice rather than not at all, whereas this call does not run the work rather than run
+    /// it twice. The result is an ordinary entry: `get` reads it, and after a `delete`, a `clear` or an eviction the
+    /// work runs again. So keep such entries on a server that does not evict.
     ///
-    /// Work that asks, directly or through other work and loads of this process, for its own result fails at once with
-    /// [`OnceError::Cycle`]. Where other processes are part of the circle, a call that work makes waits for
-    /// [`wait_timeout`](crate::CacheBuilder::wait_timeout), or as long as its own [`timeout`](RunOnce::timeout) says.
-    /// A task that the work spawns is not known to belong to it.
+    /// Work that asks for its own result, directly or through other work and loads of this process, fails at once
+    /// with [`OnceError::Cycle`]. If the cycle leads through other processes, the inner call waits for the
+    /// [`wait_timeout`](crate::CacheBuilder::wait_timeout) or its own [`timeout`](RunOnce::timeout). A task that the
+    /// work spawns is not known to belong to it.
     ///
-    /// Two round trips and the work; one where the result is there.
+    /// Costs two round trips and the work, or one if the result is stored.
     ///
     /// # Errors
     ///
-    /// An [`OnceError`].
+    /// An [`OnceError`]: see its variants for what to do about each.
     ///
     /// # Cancel safety
     ///
-    /// The work runs in a task of its own, hence `'static`: a dropped call leaves it running, and its result is stored.
+    /// The work runs in a task of its own, hence `'static`. A dropped call leaves it running, and its result is
+    /// stored.
     pub fn run_once<F, Fut, E, Kind>(&self, key: impl CacheKey, work: F) -> RunOnce<'_, V, F, E>
     where
         F: FnOnce() -> Fut + Send + 'static,
@@ -114,15 +115,15 @@ where
     }
 }
 
-/// Work that is to run once; awaiting it runs it, or waits for its result. Made by [`Cache::run_once`].
+/// Work to run once; awaiting it runs the work or waits for its result. Made by [`Cache::run_once`].
 ///
-/// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
+/// This type is not a future itself: pass `into_future()` to `join_all` or `Box::pin`.
 #[must_use = "nothing is run before this is awaited"]
 pub struct RunOnce<'a, V, F, E> {
     cache: &'a Cache<V>,
     entry: Result<Name>,
     work: F,
-    /// What an error of the work becomes, so that it can be shown and asked for its cause.
+    /// Wraps an error of the work, so that it can be displayed and its cause found.
     failure: fn(E) -> LoaderFailure<E>,
     expiry: Option<Expiry>,
     timeout: Option<Duration>,
@@ -131,62 +132,63 @@ pub struct RunOnce<'a, V, F, E> {
 }
 
 impl<V, F, E> RunOnce<'_, V, F, E> {
-    /// How long the result is kept, and the work not run again, in place of the cache's time to live.
+    /// Keeps the result for `ttl`, in place of the cache's time to live. The work does not run again in that time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.expiry = Some(Expiry::After(ttl));
         self
     }
 
-    /// The result stays until it is deleted or evicted.
+    /// Keeps the result until it is deleted or evicted.
     pub fn no_expiry(mut self) -> Self {
         self.expiry = Some(Expiry::Never);
         self
     }
 
-    /// The longest that this call takes, the work included, which is not stopped. Default: as long as the work takes,
-    /// by whoever runs it.
+    /// Limits how long this call waits, the work included. It does not stop the work. Without it the call waits as
+    /// long as the work takes, in whichever process it runs.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Answers [`OnceError::Running`] at once where another caller runs the work just now: what an HTTP service
-    /// answers with `409`.
+    /// Returns [`OnceError::Running`] at once if another caller is running the work. An HTTP service answers that
+    /// with `409`.
     pub fn without_waiting(mut self) -> Self {
         self.waits = false;
         self
     }
 
-    /// Runs the work where a run of it was interrupted. Say this where it can do no harm to run twice, or after
-    /// finding out what the first run has done. If that run was only slow, the result that is stored first counts,
-    /// and both callers get it.
+    /// Runs the work even if an earlier run was interrupted. Set it if running twice is harmless, or after you have
+    /// found out what the first run did. If the first run was only slow, the result that is stored first counts, and
+    /// both callers get it.
     pub fn retry_interrupted(mut self) -> Self {
         self.takes_over = true;
         self
     }
 }
 
-/// Why there is no result of work that runs once.
+/// The reason why work that runs once gave no result.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OnceError<E> {
-    /// The work failed, in this call. Nothing is stored, and the next caller runs it. It [derefs](std::ops::Deref) to
-    /// the work's own error.
+    /// The work failed in this call. Nothing is stored, and the next caller runs it. [Derefs](std::ops::Deref) to the
+    /// work's own error.
     Work(LoaderFailure<E>),
-    /// The work panicked, in this call, with this message. What it has done is not known: it counts as interrupted.
+    /// The work panicked in this call, with this message. What it has done is not known, so it counts as interrupted.
     Panicked(Arc<str>),
-    /// A run of the work began and shows no sign of life: its process died or hangs. It may have done all of the
-    /// work, a part, or nothing.
+    /// A run began and its mark is no longer renewed: its process died or hangs. It may have done all of the work, a
+    /// part, or nothing. Find out, then call with [`retry_interrupted`](RunOnce::retry_interrupted).
     Interrupted,
-    /// This work would wait for itself: it asks for a result that waits, directly or through others, for its own. The
-    /// text names the circle.
+    /// The work would wait for itself: it asks for a result that waits, directly or through others, for its own. The
+    /// text names the cycle. Correct the work.
     Cycle(Arc<str>),
-    /// Another caller runs the work just now, and this call was [not to wait](RunOnce::without_waiting).
+    /// Another caller is running the work, and this call was [not to wait](RunOnce::without_waiting). Retry later.
     Running,
-    /// Something is stored that this program cannot read: damaged, or of another type. The work may have been done.
+    /// The stored entry cannot be read by this program: it is damaged or of another type. The work may have been
+    /// done.
     Unreadable,
-    /// larder itself: the server is away, the call timed out, the `Larder` was closed, the result cannot be encoded.
-    /// Where the server is away the work was not run.
+    /// An error of larder: the server is away, the call timed out, the `Larder` was closed, the result cannot be
+    /// encoded. If the server was away when the call began, the work was not run.
     Larder(Error),
 }
 
@@ -205,7 +207,7 @@ impl<E> Clone for OnceError<E> {
 }
 
 impl<E> OnceError<E> {
-    /// The work's own error, if it was the work that failed.
+    /// Returns the work's own error, if the work failed.
     #[must_use]
     pub fn work(&self) -> Option<&E> {
         match self {
@@ -236,14 +238,14 @@ impl<E: Send + Sync + 'static> fmt::Display for OnceError<E> {
                 f.write_str("a run of this work was interrupted, and what it has done is not known")
             }
             Self::Cycle(circle) => write!(f, "this work would wait for itself: {circle}"),
-            Self::Running => f.write_str("another caller runs this work just now"),
+            Self::Running => f.write_str("another caller is running this work"),
             Self::Unreadable => f.write_str("the stored result of this work cannot be read"),
             Self::Larder(error) => error.fmt(f),
         }
     }
 }
 
-/// This error shows the text of the work's own, so the `source` is what lies behind that one.
+/// Shows the text of the work's own error, so `source` is that error's own cause.
 impl<E: fmt::Debug + Send + Sync + 'static> StdError for OnceError<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
@@ -284,9 +286,9 @@ where
     }
 }
 
-/// What a stored entry is to work that runs once.
-enum Standing<V> {
-    Result(V),
+/// What a stored entry means for work that runs once.
+enum StoredResult<V> {
+    Value(V),
     /// Stale, invalidated, a remembered absence or a load's placeholder: the work may run.
     Nothing,
     Unreadable,
@@ -308,9 +310,9 @@ where
             cache.shared.meter.near_hit();
             return Ok(value);
         }
-        // From before the work: a clear that comes while it runs forgets its result.
+        // Read before the work runs, so that a `clear` during the work invalidates its result.
         let versions = cache.bounded(cache.versions(&[], cache.version_span(expiry))).await?;
-        // Long enough for the first signs of life, each of which keeps the mark for longer.
+        // Long enough for the first renewals; each of them keeps the mark for longer.
         let kept = match cache.kept_for(expiry) {
             Expiry::After(kept) => kept.max(SHORTEST_MARK),
             Expiry::Never => UNBOUNDED_SPAN,
@@ -320,22 +322,25 @@ where
         loop {
             attempts += 1;
             if attempts > MOST_ATTEMPTS {
-                return Err(Error::new(ErrorKind::Busy, "others write to this key all the time").into());
+                let message = "the key changed each time this run tried to begin; retry later";
+                return Err(Error::new(ErrorKind::Busy, message).into());
             }
             if attempts > 2 {
                 tokio::time::sleep(pause(attempts, cache.context.random.fraction())).await;
             }
+            // Try to leave a mark. The store's reply says what is known of this work.
             let mark = OnceMark {
                 context: cache.context.clone(),
                 entry: entry.clone(),
                 token: run.token,
                 armed: true,
             };
+            // Armed before the request: if this call is dropped, the mark that the request may leave is removed.
             let begin = cache.context.store()?.begin_once(&entry, run, in_place_of.take());
             match cache.bounded(begin).await? {
                 OnceStart::Begun => {
                     let listed = cache.shared.runs.list(&entry);
-                    // For those who find later that they would wait for this call.
+                    // Recorded so that a later call can find that it would wait for this one.
                     let _wait = wait_for(listed.node())?;
                     let running = ActiveRun { cache: cache.clone(), mark, listed, run, expiry, versions };
                     let (give, given) = oneshot::channel();
@@ -344,10 +349,10 @@ where
                 }
                 OnceStart::Done(bytes) => {
                     mark.disarm();
-                    match cache.standing(&entry, &bytes).await? {
-                        Standing::Result(value) => return Ok(value),
-                        Standing::Nothing => in_place_of = Some(bytes),
-                        Standing::Unreadable => return Err(OnceError::Unreadable),
+                    match cache.stored_result(&entry, &bytes).await? {
+                        StoredResult::Value(value) => return Ok(value),
+                        StoredResult::Nothing => in_place_of = Some(bytes),
+                        StoredResult::Unreadable => return Err(OnceError::Unreadable),
                     }
                 }
                 OnceStart::Running(left) => {
@@ -355,12 +360,14 @@ where
                     if !waits {
                         return Err(OnceError::Running);
                     }
+                    // Wait until the run's mark changes. A run of this process is waited for through the graph of
+                    // waiting loads, so that work which would wait for its own result fails here.
                     let here = cache.shared.runs.get(&entry);
                     let _wait = here.as_ref().map(wait_for).transpose()?;
                     let mut longest = left;
                     if here.is_none() && is_nested() {
-                        // Another process runs it, which may wait for this one. Or it begins here just now, and is
-                        // listed when this looks again.
+                        // Another process runs the work, and may be waiting for this one. Or the run is beginning in
+                        // this process, and will be listed when this loop looks again.
                         longest = longest.min(POLL);
                         let now = tokio::time::Instant::now();
                         let patience = cache.policy.wait_timeout;
@@ -390,20 +397,20 @@ impl<V> Cache<V>
 where
     V: Value,
 {
-    async fn standing(&self, entry: &str, bytes: &Bytes) -> Result<Standing<V>> {
+    async fn stored_result(&self, entry: &str, bytes: &Bytes) -> Result<StoredResult<V>> {
         let classified = self.bounded(self.verdict(entry, bytes)).await?;
         Ok(match classified.verdict {
             Verdict::Serve(payload) => match decode(bytes, payload, self.context.limits.max_value_bytes) {
-                Ok(value) => Standing::Result(value),
-                Err(_) => Standing::Unreadable,
+                Ok(value) => StoredResult::Value(value),
+                Err(_) => StoredResult::Unreadable,
             },
-            Verdict::Unreadable(_) => Standing::Unreadable,
-            _ => Standing::Nothing,
+            Verdict::Unreadable(_) => StoredResult::Unreadable,
+            _ => StoredResult::Nothing,
         })
     }
 
-    /// Waits until the mark of a run has changed, or the run may count as interrupted. Returns false if there was no mark
-    /// to wait for any more.
+    /// Waits until the mark of a run has changed, or until the run may count as interrupted. Returns false if there
+    /// was no mark.
     async fn wait_for_run(&self, entry: &str, left: Duration) -> Result<bool> {
         let mark = Keyspace::once(entry);
         let mut watch = self.context.changes.watch(&mark);
@@ -419,14 +426,14 @@ where
 
 fn waited_for_run(patience: Duration) -> Error {
     let message = format!(
-        "waited {patience:?} (wait_timeout) for a run of this work in another process: it is slow, or waits in its \
-         turn for the work that asks"
+        "waited {patience:?} (wait_timeout) for a run of this work in another process: that run is slow, or waits for \
+         the work that asked"
     );
     Error::new(ErrorKind::TimedOut, message)
 }
 
-/// Sends a request on the connection of the background, and on that of callers where it is not answered soon. Either may
-/// be gone alone; what is sent here may arrive twice.
+/// Sends a request on the background's connection and, if that fails or is slow, on the callers' connection as well.
+/// Either connection may be down alone. The request may arrive twice.
 async fn on_either<'a, T, F>(context: &'a Context, ask: impl Fn(&'a AnyStore) -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
@@ -440,8 +447,8 @@ where
     again.await.unwrap_or_else(|_| Err(Error::timed_out(patience)))
 }
 
-/// The mark of a run that may be in the store. Dropped while armed, it is removed in the background: the work was not
-/// begun, or has said that it failed.
+/// The mark of a run, which may be in the store. Dropped while armed, it removes the mark in the background: the work
+/// did not begin, or has said that it failed.
 struct OnceMark {
     context: Arc<Context>,
     entry: Name,
@@ -462,7 +469,7 @@ impl Drop for OnceMark {
         }
         let (context, entry, token) = (self.context.clone(), self.entry.clone(), self.token);
         if context.is_embedded() {
-            // Done at once, also where a runtime ends with the call and nothing would poll a task.
+            // Done here and not in a task: the runtime may end with this call.
             let _ = context.background_store_even_closed().abandon_once(&entry, token).now_or_never();
             return;
         }
@@ -474,7 +481,7 @@ impl Drop for OnceMark {
                     Err(error) if error.is_retryable() => {}
                     _ => return,
                 }
-                // Where the server stays away, the run counts as interrupted.
+                // If the server stays away, the run counts as interrupted.
                 if ends.is_none_or(|ends| ends <= tokio::time::Instant::now()) {
                     return;
                 }
@@ -508,13 +515,13 @@ where
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<V, E>>,
     {
-        // From here on, a run that ends without an answer of the work is one that was interrupted.
+        // From here on, a run that ends without an answer of the work was interrupted.
         self.mark.armed = false;
         let _pulse = self.pulse();
         let started = Instant::now();
         let work = scope(Arc::from([self.listed.node().clone()]), async { work().await });
         let done = AssertUnwindSafe(work).catch_unwind().await;
-        // Nobody waits for it any more: the result is stored all the same.
+        // The caller may be gone, so a failed send is not an error. A result is stored in any case.
         let _ = match done {
             Ok(Ok(value)) => return self.store(value, started.elapsed(), give).await,
             Ok(Err(error)) => {
@@ -525,7 +532,7 @@ where
         };
     }
 
-    /// Renews the run's pulse until what this returns is dropped.
+    /// Renews the run's mark until the returned sender is dropped.
     fn pulse(&self) -> oneshot::Sender<()> {
         let (stop, stopped) = oneshot::channel::<()>();
         let (context, entry, run) = (self.cache.context.clone(), self.mark.entry.clone(), self.run);
@@ -544,12 +551,13 @@ where
         stop
     }
 
-    /// Stores the result, and gives it to the caller.
+    /// Stores the result and gives it to the caller.
     async fn store<E>(self, value: V, took: Duration, give: oneshot::Sender<Result<V, OnceError<E>>>) {
         let cache = &self.cache;
         let entry = &self.mark.entry;
         let cost = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         let stamp: Result<WriteStamp> = cache.stamp(self.expiry, cost, self.versions.clone());
+        // Encode the result. It cannot be stored if that fails, and the run then counts as interrupted.
         let encoded = stamp.and_then(|stamp| {
             let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(&value, stamp)));
             encoded.unwrap_or_else(|_| Err(Error::new(ErrorKind::Encode, "the value's Serialize panicked")))
@@ -559,6 +567,7 @@ where
             Err(error) => return drop(give.send(Err(error.into()))),
         };
         let kept = cache.kept_for(self.expiry);
+        // Store the result in the step that removes the mark.
         let commit = async || {
             let store = cache.context.store()?;
             cache.bounded(store.commit_once(entry, self.run.token, bytes.clone(), kept)).await
@@ -570,21 +579,22 @@ where
                 cache.shared.meter.wrote(bytes.len());
                 let _ = give.send(Ok(value));
             }
-            // Another run took this one's place, or the mark was evicted: a result that was stored first counts.
+            // Another run has taken over, or the mark was evicted. The result that was stored first counts.
             Ok(false) => {
                 let stored = match cache.context.store() {
                     Ok(store) => cache.bounded(store.get(entry)).await.ok().flatten(),
                     Err(_) => None,
                 };
-                let standing = match stored {
-                    Some(stored) => cache.standing(entry, &stored).await.ok(),
+                let result = match stored {
+                    Some(stored) => cache.stored_result(entry, &stored).await.ok(),
                     None => None,
                 };
-                let _ = give.send(Ok(match standing {
-                    Some(Standing::Result(first)) => first,
+                let _ = give.send(Ok(match result {
+                    Some(StoredResult::Value(first)) => first,
                     _ => value,
                 }));
             }
+            // The caller gets the result now. Store it when the server is back, for as long as the mark is kept.
             Err(error) => {
                 cache.shared.meter.bypassed(&error);
                 let _ = give.send(Ok(value));

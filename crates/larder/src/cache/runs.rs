@@ -1,8 +1,8 @@
 //! Runs of work under way in this process, by their entries.
 //!
-//! A call that waits for one of them says so in the graph of [`nesting`](super::nesting), as loads do. So work that
-//! would wait for its own result fails at once. A run is listed once the store has said that it begins, and before its
-//! work starts: work that is not listed waits for nothing yet.
+//! A call that waits for a run records that in the graph of [`nesting`](super::nesting), as loads do, so work that
+//! would wait for its own result fails at once. A run is listed after the store has let it begin and before its work
+//! starts; work that is not listed yet waits for nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ type RunTable = Arc<Mutex<HashMap<Name, Arc<LoadNode>>>>;
 #[derive(Default)]
 pub(super) struct Runs(RunTable);
 
-/// A run under way, until this is dropped.
+/// Keeps a run in the list until it is dropped.
 pub(super) struct Listed {
     entry: Name,
     node: Arc<LoadNode>,
@@ -23,7 +23,7 @@ pub(super) struct Listed {
 }
 
 impl Runs {
-    /// Lists a run. One of the same entry that is still listed was interrupted, and gives way.
+    /// Lists a run. An older run of the same entry that is still listed was interrupted and is replaced.
     pub(super) fn list(&self, entry: &Name) -> Listed {
         let node = LoadNode::new(entry);
         lock(&self.0).insert(entry.clone(), node.clone());

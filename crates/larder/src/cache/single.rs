@@ -26,22 +26,22 @@ impl<V> Cache<V>
 where
     V: Value,
 {
-    /// The value of a key, if there is one.
+    /// Returns the value of a key, if there is one.
     ///
-    /// One round trip and one command, `GET`; none where a [near tier](super::CacheBuilder::near) has it. The versions that a value
-    /// carries are known from the last time, as a rule; where they are not, they cost one round trip more.
+    /// Costs one round trip and one command, `GET`; none if a [near tier](super::CacheBuilder::near) has a copy. The
+    /// versions that a value carries are usually known from earlier reads; if not, they cost one more round trip.
     ///
-    /// Bytes that are no value of this cache (damaged, foreign, of a newer layout) count as absent, and as
+    /// Bytes that are not a value of this cache (damaged, foreign, or of a newer layout) count as absent, and as
     /// `unreadable` in [`stats`](crate::Larder::stats).
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; `WrongType` where something else keeps another type under this name;
-    /// `KeyTooLong`.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed. The call is `Send` where the key is.
+    /// Changes nothing, so it can be dropped at any time. The call is `Send` if the key is.
     pub fn get<K: CacheKey>(
         &self,
         key: K,
@@ -55,19 +55,19 @@ where
         }
     }
 
-    /// The value of a key with what is known of it: where it came from, how old it is, how long it will be kept. Unlike
-    /// [`get`](Self::get) it gives a stale value, too, and says so.
+    /// Returns the value of a key together with its source, its age and the time that it will still be kept. Unlike
+    /// [`get`](Self::get) it also returns a stale value, and says so.
     ///
-    /// Two round trips, the second for the time that it will be kept; none for a near copy, which does not know that unless the cache
-    /// has `stale_for` or `early_refresh`.
+    /// Costs two round trips, the second for the remaining time; none for a near copy, which does not know that time
+    /// unless the cache has `stale_for` or `early_refresh`.
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get).
+    /// The same as [`get`](Self::get).
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// Changes nothing, so it can be dropped at any time.
     pub fn get_entry(
         &self,
         key: impl CacheKey,
@@ -88,7 +88,7 @@ where
         })
     }
 
-    /// `left` is how long the server keeps it, where that was asked.
+    /// Makes an [`Entry`]. `left` is how long the server keeps it, if that was asked.
     pub(super) fn as_entry(&self, kept: CachedValue<V>, left: Option<Expiry>) -> Entry<V> {
         let now = self.context.store().map_or(0, Store::now);
         let remaining = match left {
@@ -108,16 +108,23 @@ where
         }
     }
 
-    /// Stores a value, in place of whatever was there.
+    /// Stores a value, replacing any existing one.
     ///
-    /// One round trip and one command, `SET`. Tags that were not used for a day cost one more round trip, as does a cache's first use.
+    /// Costs one round trip and one command, `SET`. A cache's first use costs one more, and so do tags that were not
+    /// used for a day.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; `Encode` and `ValueTooLarge`, with nothing written; `OutOfMemory`;
-    /// `InvalidSetting` where neither the cache nor the call has a time to live. Where the server is away, or does not
-    /// answer in time, the key's deletion is queued, and the error [says so](crate::Error::is_queued): what is there may be
-    /// older than the value that could not be stored.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`Encode`](crate::ErrorKind::Encode), [`ValueTooLarge`](crate::ErrorKind::ValueTooLarge): the value cannot
+    ///   be stored, and nothing was written. Correct the value or the limit.
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): neither the cache nor the call has a time to live, or
+    ///   a tag is invalid.
+    ///
+    /// If the server is away or does not answer in time, the key's deletion is queued, because the stored value may
+    /// be older than the one that could not be stored. The error's [`is_queued`](crate::Error::is_queued) is true
+    /// then.
     ///
     /// # Cancel safety
     ///
@@ -134,17 +141,18 @@ where
         }
     }
 
-    /// Whether a key has a value. The value itself is not transferred, so it is not known whether it could be read.
+    /// Whether a key has a value. The value is not transferred, so this does not say whether it can be decoded.
     ///
-    /// One round trip and one command, `GETRANGE`. A value that carries tags is read whole.
+    /// Costs one round trip and one command, `GETRANGE`. A value with tags is read whole in a second one.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// Changes nothing, so it can be dropped at any time.
     pub fn exists(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.exists, async move {
@@ -159,17 +167,19 @@ where
         })
     }
 
-    /// Gives an entry a new time to live, counted from now; whether there was one that counts.
+    /// Gives an entry a new time to live, counted from now. Returns whether there was a valid entry.
     ///
-    /// Two round trips: an entry carries its end with it, and the versions that it carries are kept for as long. Near
-    /// copies are dropped by it, everywhere: a key that is read from near and touched often gains nothing from being
-    /// near.
+    /// Costs two round trips: an entry carries its own end, and its versions must be kept for as long. A touch drops
+    /// the near copies of the entry in all processes, so a key that is touched often gains nothing from a near tier.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; `InvalidSetting` for a time to live of zero or above 100 years. Nothing is
-    /// queued where the server is away, and there is no `or_queue`: the entry is as valid as before, and only its end is
-    /// the old one.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the time to live is zero or above 100 years.
+    ///
+    /// Nothing is queued if the server is away, and there is no `or_queue`: the entry is as valid as before and keeps
+    /// its old end.
     ///
     /// # Cancel safety
     ///
@@ -189,17 +199,18 @@ where
         })
     }
 
-    /// How long an entry will still be kept, if there is one that counts: fresh, or stale.
+    /// Returns how long an entry will still be kept, if there is a valid one: fresh or stale.
     ///
-    /// One round trip. A value that carries tags is read whole, which is one more.
+    /// Costs one round trip. A value with tags is read whole in a second one.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// Changes nothing, so it can be dropped at any time.
     pub fn ttl(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<Option<Expiry>>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.ttl, async move {
@@ -215,8 +226,8 @@ where
         })
     }
 
-    /// Whether an entry is what is `wanted`, by its first bytes. Only where those do not tell, because of tags or of
-    /// versions that are not known, is the server asked for more.
+    /// Whether an entry's verdict is `wanted`, decided by its first bytes. If those do not suffice, because of tags
+    /// or of unknown versions, the server is asked for more.
     async fn counts(
         &self,
         entry: &str,
@@ -241,8 +252,8 @@ where
 }
 
 pin_project! {
-    /// What [`Cache::get`] does. By hand, because a near hit takes less time than an `async` block takes to move about: here
-    /// only the key stands in it until the store must be asked.
+    /// The future of [`Cache::get`], written by hand: a near hit takes less time than moving an `async` block. It
+    /// holds only the key until the store must be asked.
     struct Get<'a, V, K> {
         cache: &'a Cache<V>,
         key: K,
@@ -280,9 +291,9 @@ where
     }
 }
 
-/// A value to be stored; awaiting it stores it. Made by [`Cache::set`].
+/// A value to store; awaiting it stores the value. Made by [`Cache::set`].
 ///
-/// It is no future itself: `join_all` and `Box::pin` take what `into_future()` gives.
+/// This type is not a future itself: pass `into_future()` to `join_all` or `Box::pin`.
 #[must_use = "nothing is stored before this is awaited"]
 pub struct Set<'a, V> {
     pub(super) cache: &'a Cache<V>,
@@ -295,51 +306,53 @@ pub struct Set<'a, V> {
 }
 
 impl<V> Set<'_, V> {
-    /// How long this value is kept, in place of the cache's time to live.
+    /// Keeps this value for `ttl`, in place of the cache's time to live.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.expiry = Some(Expiry::After(ttl));
         self
     }
 
-    /// This value stays until it is deleted or evicted. If it carries tags, it ends with the first of them that no entry
-    /// was given for 30 to 60 days.
+    /// Keeps this value until it is deleted or evicted. If it carries tags, it also ends when one of them has not
+    /// been used by any write for 30 to 60 days.
     pub fn no_expiry(mut self) -> Self {
         self.expiry = Some(Expiry::Never);
         self
     }
 
-    /// A tag that voids this value when it is [invalidated](super::Tag::invalidate). May be given several times.
+    /// Adds a tag: [invalidating](super::Tag::invalidate) it makes this value invalid. May be called several times.
     ///
-    /// The tag's version is taken when the call is sent. Data that was read before another program invalidated the tag,
-    /// and is set after it, is therefore kept: load such data with [`get_or_load`](Cache::get_or_load), which takes the
-    /// version before the load begins, or take a [`snapshot`](Self::snapshot) before it is read.
+    /// The tag's version is read when the call is sent. So a value whose data was read before another program
+    /// invalidated the tag, and which is set after that, stays valid. Load such data with
+    /// [`get_or_load`](Cache::get_or_load), which reads the version before the load begins, or take a
+    /// [`snapshot`](Self::snapshot) before you read the data.
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.tags.push(tag.into());
         self
     }
 
-    /// Tags with the versions that they had before the data was read: if one was invalidated since, the value is void.
+    /// Adds tags with the versions that they had before the data was read. If one was invalidated since, the value is
+    /// invalid.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// # let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).build()?;
     /// let snapshot = larder.tag_snapshot(["team:7"]).await?;
     /// let ann = "Ann".to_owned(); // read from the database
-    /// larder.tag("team:7").invalidate().await?; // by somebody who has just changed it
+    /// larder.tag("team:7").invalidate().await?; // by the program that changed the database
     /// users.set("123", &ann).snapshot(&snapshot).await?;
     /// assert_eq!(users.get("123").await?, None);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     pub fn snapshot(mut self, snapshot: &TagSnapshot) -> Self {
         self.snapshot.extend_from_slice(&snapshot.0);
         self
     }
 
-    /// The longest that this call may take, in place of the connection's `response_timeout`.
+    /// Limits how long this call may take, in place of the connection's `response_timeout`.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -350,7 +363,8 @@ impl<V> Set<'_, V>
 where
     V: Value,
 {
-    /// What the envelope is to say, with the versions of now or of the snapshot, and how long the value is fresh.
+    /// Makes the envelope's fields, with current versions or those of the snapshot, and returns how long the value is
+    /// fresh.
     pub(super) async fn stamped(&self) -> Result<(WriteStamp, Expiry)> {
         let cache = self.cache;
         let expiry = cache.expiry(self.expiry)?;
@@ -359,7 +373,8 @@ where
             let versions = cache.versions(&[], span).await?;
             return Ok((cache.stamp(expiry, 0, versions)?, expiry));
         }
-        // Tags of a snapshot have versions of their own, and must outlive the entry all the same.
+        // The tags of a snapshot keep their own versions, but their version keys must outlive the entry like any
+        // other.
         let all = self.tags.iter().chain(self.snapshot.iter().map(|tag| &tag.tag)).cloned().collect();
         let all = tag::checked(all, cache.policy.encoder.format())?;
         let mut versions = Box::pin(cache.versions(&all, span)).await?;
@@ -395,7 +410,7 @@ where
         let work = async move {
             let entry = self.entry.as_ref().map_err(Error::clone)?;
             let store = cache.context.store()?;
-            // Before the versions are asked for: an outage that shows there leaves the old value, too.
+            // Before the versions are read: an outage at that point leaves the old value in place, too.
             let writing = cache.writing(vec![entry]);
             writing.ready().await;
             let set = async {

@@ -1,5 +1,5 @@
-//! The locks of the flights and of unfenced loads, named here so that the exploration of interleavings can put its own
-//! in their place.
+//! The locks of the flights and of unfenced loads. They are named here so that the interleaving tests can replace
+//! them.
 
 pub(super) use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};

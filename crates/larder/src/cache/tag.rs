@@ -1,12 +1,13 @@
-//! Tags: one word that voids any number of entries, whatever their keys, without visiting them.
+//! Tags: one word that invalidates any number of entries, whatever their keys, without visiting them.
 //!
-//! A tag has a version, a random number. An entry carries the versions that its tags had before its data was read, and
-//! counts only while they are the tags' versions still. Invalidating a tag gives it another number: one write,
-//! whatever the number of entries, and no clock is compared. A version that is lost is another number too, and so a
-//! miss.
+//! A tag has a version, which is a random number. An entry carries the versions that its tags had before its data was
+//! read, and is valid only while those are still the tags' versions. Invalidating a tag replaces its version: one
+//! write, whatever the number of entries, and no clock is compared. A version that is lost differs too, so its
+//! entries are misses.
 //!
-//! A tag that only the loader can name has no version from before the load. For those there is the *epoch*, a version of the
-//! whole namespace that every invalidation replaces before the tag's: a fill whose epoch has moved is not stored.
+//! A tag that only the loader can name has no version from before the load. For those tags there is the *epoch*, a
+//! version of the whole namespace that every invalidation replaces before it replaces the tag's version. A fill whose
+//! epoch has changed is not stored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::write::WriteCall;
 const LONGEST_TAG: usize = 200;
 const MOST_TAGS: usize = 64;
 
-/// A tag by its name. Made by [`Larder::tag`](crate::Larder::tag).
+/// A tag, by its name. Made by [`Larder::tag`](crate::Larder::tag).
 #[derive(Clone)]
 pub struct Tag {
     context: Arc<Context>,
@@ -33,26 +34,28 @@ impl Tag {
         Self { context, tag }
     }
 
-    /// Voids every entry that carries this tag, in every cache of this namespace, and every load under way whose value
-    /// would carry it.
+    /// Invalidates every entry that carries this tag, in every cache of this namespace, and keeps every load under
+    /// way whose value would carry it from storing.
     ///
-    /// Two round trips, whatever the number of entries.
+    /// Costs two round trips, whatever the number of entries.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request. Where the server is away the invalidation is queued, and the error
-    /// [says so](Error::is_queued).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the tag is empty or too long.
+    ///
+    /// If the server is away, the invalidation is queued, and the error's [`is_queued`](Error::is_queued) is true.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may or may not have invalidated the tag; it is queued to be invalidated again.
+    /// A dropped call may or may not have invalidated the tag; the invalidation is queued.
     pub fn invalidate(&self) -> WriteCall<'_, impl Future<Output = Result<()>> + Send> {
         WriteCall::new(self.context.limits.response_timeout, &self.context.tag_meter, async move {
             check(&self.tag)?;
             let invalidating = Invalidating { tag: self, answered: false };
             let store = self.context.store()?;
             let renew = async {
-                // The epoch first: see the module.
+                // Replace the epoch before the tag's version: see the module's documentation.
                 store
                     .renew_version(&self.context.keyspace.epoch(), self.context.random.nonce(), RENEWAL_SPAN)
                     .await?;
@@ -70,8 +73,8 @@ impl std::fmt::Debug for Tag {
     }
 }
 
-/// An invalidation under way. When it ends, however it ends, what is known of the tag here is forgotten and the loads that
-/// would carry it are detached; if it is not known to have taken effect, it is queued.
+/// An invalidation under way. However it ends, `Drop` forgets the versions known here and detaches the loads that
+/// would carry the tag. If the invalidation may not have taken effect, `Drop` queues it.
 struct Invalidating<'a> {
     tag: &'a Tag,
     answered: bool,
@@ -97,8 +100,9 @@ impl Drop for Invalidating<'_> {
     }
 }
 
-/// The versions that tags had at one moment. Made by [`Larder::tag_snapshot`](crate::Larder::tag_snapshot) before data is read
-/// that is to be [`set`](crate::Cache::set) under those tags: if a tag is invalidated in between, the value is void.
+/// The versions that tags had at one moment. Take it with [`Larder::tag_snapshot`](crate::Larder::tag_snapshot)
+/// before you read data that you will [`set`](crate::Cache::set) under those tags. If a tag is invalidated in
+/// between, the value is invalid.
 #[derive(Debug, Clone)]
 pub struct TagSnapshot(pub(super) Vec<TagVersion>);
 
@@ -115,7 +119,7 @@ impl TagSnapshot {
     }
 }
 
-/// Refuses tags that cannot be carried, and brings the others into order.
+/// Refuses tags that an entry cannot carry; sorts the others and removes duplicates.
 pub(super) fn checked(mut tags: Vec<String>, format: Format) -> Result<Vec<String>> {
     if tags.is_empty() {
         return Ok(tags);
@@ -130,7 +134,7 @@ pub(super) fn checked(mut tags: Vec<String>, format: Format) -> Result<Vec<Strin
     Ok(tags)
 }
 
-/// Refuses more tags than an entry carries.
+/// Refuses more tags than an entry can carry.
 pub(super) fn check_count(count: usize) -> Result<()> {
     if count > MOST_TAGS {
         return Err(Error::invalid(format!("an entry carries at most {MOST_TAGS} tags, not {count}")));
@@ -138,12 +142,13 @@ pub(super) fn check_count(count: usize) -> Result<()> {
     Ok(())
 }
 
-/// The epoch for a load that is about to begin. It may be an older one than the server's: then the fill is not stored.
+/// Returns the epoch for a load that is about to begin. It may be older than the server's; then the fill is not
+/// stored.
 pub(super) async fn epoch(context: &Context) -> Result<u64> {
     ensure(context, &context.keyspace.epoch(), RENEWAL_SPAN).await
 }
 
-/// The epoch as it is on the server now.
+/// Reads the current epoch from the server (one round trip).
 pub(super) async fn current_epoch(context: &Context) -> Result<Option<u64>> {
     let read = context.store()?.get_tracked(&context.keyspace.epoch()).await?;
     Ok(read.bytes.as_deref().and_then(read_version))

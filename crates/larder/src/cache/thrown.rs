@@ -1,10 +1,10 @@
-//! An error that a loader failed with, whatever its type: shared by all who waited, shown and asked for its cause by
-//! those who do not know its type.
+//! A loader's error of any type. All callers that waited share it; those that do not know its type can display it and
+//! ask for its cause.
 //!
-//! A loader may fail with an ordinary error, with one that holds any (`anyhow::Error`, `Box<dyn Error + Send +
-//! Sync>`), or with a text. Only the first is a [`std::error::Error`], and no impl can cover them all: to the
-//! compiler `anyhow::Error` could become one any day. So [`LoaderError`] has a parameter that says which of the three
-//! a type is; the compiler finds it.
+//! A loader may fail with an ordinary error, with a type that holds any error (`anyhow::Error`, `Box<dyn Error + Send
+//! + Sync>`), or with a text. Only the first implements [`std::error::Error`], and one impl cannot cover all three,
+//! because the compiler must allow for `anyhow::Error` becoming an `Error` one day. So [`LoaderError`] has a
+//! parameter that says which of the three a type is, and the compiler infers it.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -14,31 +14,31 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// What a loader may fail with: any [`std::error::Error`], `Box<dyn Error + Send + Sync>`, `anyhow::Error` and its
-/// like, or a text. `Kind` says which; it is found by the compiler and need not be named.
+/// A type that a loader may fail with: any [`std::error::Error`], `Box<dyn Error + Send + Sync>`, `anyhow::Error` and
+/// similar types, or a text. `Kind` says which; the compiler infers it, so you need not name it.
 #[diagnostic::on_unimplemented(
-    message = "a loader cannot fail with `{Self}`, which is no error",
+    message = "a loader cannot fail with `{Self}`, which is not an error",
     note = "implement `std::error::Error` for it, or use a text, `Box<dyn Error + Send + Sync>` or `anyhow::Error`"
 )]
 pub trait LoaderError<Kind>: Send + Sync + 'static {
-    /// Shows the error, with its causes where it does so itself.
+    /// Displays the error, with its causes if the type's own `Display` does so.
     #[doc(hidden)]
     fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 
-    /// The cause that [`show`](Self::show) leaves out.
+    /// Returns the cause that [`show`](Self::show) leaves out.
     #[doc(hidden)]
     fn cause(&self) -> Option<&(dyn StdError + 'static)>;
 }
 
-/// A [`LoaderError`] that is a [`std::error::Error`].
+/// Marks a [`LoaderError`] that is a [`std::error::Error`].
 #[derive(Debug)]
 pub enum IsError {}
 
-/// A [`LoaderError`] that holds any error.
+/// Marks a [`LoaderError`] that holds any error.
 #[derive(Debug)]
 pub enum HoldsError {}
 
-/// A [`LoaderError`] that is a text, or nothing.
+/// Marks a [`LoaderError`] that is a text, or `()`.
 #[derive(Debug)]
 pub enum IsText {}
 
@@ -52,13 +52,13 @@ impl<E: StdError + Send + Sync + 'static> LoaderError<IsError> for E {
     }
 }
 
-/// `From<fmt::Error>` tells those that are made of any error from an `Arc<dyn Error>`, which is an error itself.
+/// The bound `From<fmt::Error>` separates types that hold any error from `Arc<dyn Error>`, which is an error itself.
 impl<E> LoaderError<HoldsError> for E
 where
     E: Deref<Target = dyn StdError + Send + Sync> + From<fmt::Error> + Display + Send + Sync + 'static,
 {
     fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // In the alternate form, in which anyhow's errors show their whole chain.
+        // The alternate form shows the whole chain of an anyhow error.
         write!(f, "{self:#}")
     }
 
@@ -122,7 +122,7 @@ impl Thrown {
         Self { error: Arc::new(error), methods: Methods { show: show::<E, Kind>, cause: cause::<E, Kind> } }
     }
 
-    /// The error, if it is an `E`.
+    /// Returns the error as an `E`, if it is one.
     pub(super) fn of<E: Send + Sync + 'static>(self) -> Result<LoaderFailure<E>, Foreign> {
         let Self { error, methods } = self;
         match error.downcast() {
@@ -132,7 +132,7 @@ impl Thrown {
     }
 }
 
-/// The error that a loader failed with, which all who waited for it share. It [derefs](Deref) to the error.
+/// The error that a loader failed with, shared by all callers that waited for it. [Derefs](Deref) to the error.
 pub struct LoaderFailure<E> {
     error: Arc<E>,
     methods: Methods,
@@ -148,13 +148,13 @@ impl<E: Send + Sync + 'static> LoaderFailure<E> {
         Self { error: Arc::new(error), methods, loader: PhantomData }
     }
 
-    /// The error itself, shared.
+    /// Returns the error itself, shared.
     #[must_use]
     pub fn shared(&self) -> Arc<E> {
         self.error.clone()
     }
 
-    /// What lies behind the error: its `source`, unless its text shows that already.
+    /// Returns the error's `source`, unless the error's own text already shows it.
     #[must_use]
     pub fn cause(&self) -> Option<&(dyn StdError + 'static)> {
         (self.methods.cause)(&*self.error)
@@ -187,8 +187,7 @@ impl<E: Send + Sync + 'static> Display for LoaderFailure<E> {
     }
 }
 
-/// The error of a loader whose callers use another type of error: shown like any error, and matched by asking for its
-/// type.
+/// The error of another caller's loader, whose type differs from this caller's. Display it, or downcast it to a type.
 ///
 /// ```
 /// # fn show(error: larder::LoadError<std::io::Error>) {
@@ -204,13 +203,13 @@ impl<E: Send + Sync + 'static> Display for LoaderFailure<E> {
 pub struct Foreign(Thrown);
 
 impl Foreign {
-    /// The error, if it is a `T`.
+    /// Returns the error as a `T`, if it is one.
     #[must_use]
     pub fn downcast_ref<T: Any>(&self) -> Option<&T> {
         self.0.error.downcast_ref()
     }
 
-    /// What lies behind the error: its `source`, unless its text shows that already.
+    /// Returns the error's `source`, unless the error's own text already shows it.
     #[must_use]
     pub fn cause(&self) -> Option<&(dyn StdError + 'static)> {
         (self.0.methods.cause)(&*self.0.error)

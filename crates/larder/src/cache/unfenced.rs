@@ -1,17 +1,17 @@
-//! Loads whose value is stored without a fence, beside the writes of this process.
+//! Keeps loads whose value is stored without a fence apart from the writes of this process.
 //!
-//! The problem: bare JSON (`Format::Plain`) has no room for a placeholder, so the server cannot refuse a value that was
-//! read before a write. The mechanism: one record per name, which lives while an unfenced load or a write of that name
-//! runs in this process, whatever becomes of the flights. A write marks it when it begins and when it ends. A load
-//! stores only if no write runs and the record is unmarked since before its loader began. Storing takes turns: a write
-//! that begins while a value is being stored waits for that before it is sent.
+//! The problem: bare JSON (`Format::Plain`) has no room for a placeholder, so the server cannot refuse a value that
+//! was read before a write. The mechanism: each name has a record while an unfenced load or a write of that name runs
+//! in this process, independent of the flights. A write marks the record when it begins and when it ends. A load
+//! stores only if no write is running and the record was not marked since before its loader began. Storing takes
+//! turns: a write that begins while a value is being stored waits for that store before it is sent.
 //!
-//! A forced refresh is both: it marks the record like a write, so that nothing is stored over its value that was read
-//! before it, and stores like a load.
+//! A forced refresh does both. It marks the record like a write, so that no value that was read before it is stored
+//! over its own, and it stores like a load.
 //!
-//! Invariant: while a load holds a record, every write of the name in this process marks that very record.
+//! Invariant: while a load holds a record, every write of the name in this process marks that same record.
 //!
-//! Not promised: anything about writes of other processes.
+//! Not covered: writes of other processes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ type RecordTable = HashMap<Box<str>, (Arc<WriteRecord>, usize)>;
 #[derive(Default)]
 struct WriteRecord {
     marks: Mutex<Marks>,
-    /// Held while a value is stored.
+    /// Locked while a value is being stored.
     storing: AsyncMutex<()>,
 }
 
@@ -42,26 +42,26 @@ struct Marks {
 }
 
 impl WriteRecords {
-    /// To be called before the first unfenced load: until then writes keep no records.
+    /// Turns the records on. Call it before the first unfenced load; until then writes keep no records.
     pub(super) fn need(&self) {
         self.needed.store(true, Ordering::Release);
     }
 
-    /// To be held by a load from before its loader begins.
+    /// Begins a load. Call it before the loader begins, and keep the result until its value is stored.
     pub(super) fn load(&self, name: &str) -> UnfencedLoad {
         let held = self.hold(name);
         let seen = held.marks().count;
         UnfencedLoad { held, seen, forced: false }
     }
 
-    /// The same for a forced refresh: loads that began before it will not be stored.
+    /// Begins a forced refresh: like `load`, and loads that began earlier will not be stored.
     pub(super) fn refresh(&self, name: &str) -> UnfencedLoad {
         let held = self.hold(name);
         let seen = held.mark();
         UnfencedLoad { held, seen, forced: true }
     }
 
-    /// To be held by a write of these names until it has been answered, has failed, or was given up.
+    /// Begins a write of these names. Keep the result until the write was answered, has failed, or was dropped.
     pub(super) fn write(&self, names: &[&str]) -> UnfencedWrite {
         if !self.needed.load(Ordering::Acquire) {
             return UnfencedWrite(Vec::new());
@@ -83,7 +83,7 @@ impl WriteRecords {
     }
 }
 
-/// A record that is kept while this lives.
+/// Keeps a record in the table while it lives.
 struct RecordRef {
     table: Arc<Mutex<RecordTable>>,
     name: Box<str>,
@@ -95,7 +95,7 @@ impl RecordRef {
         self.record.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The count after it.
+    /// Marks the record, and returns the new count.
     fn mark(&self) -> u64 {
         let mut marks = self.marks();
         marks.count += 1;
@@ -115,7 +115,7 @@ impl Drop for RecordRef {
     }
 }
 
-/// A load that will be stored without a fence.
+/// A load whose value will be stored without a fence.
 pub(super) struct UnfencedLoad {
     held: RecordRef,
     seen: u64,
@@ -123,7 +123,8 @@ pub(super) struct UnfencedLoad {
 }
 
 impl UnfencedLoad {
-    /// Waits until nothing else is being stored under the name. Until the turn is dropped a write that begins waits.
+    /// Waits until no other value is being stored under the name. While the returned turn lives, a write that begins
+    /// waits.
     pub(super) async fn turn(&self) -> WriteTurn<'_> {
         let storing = self.held.record.storing.lock().await;
         let marks = self.held.marks();
@@ -136,20 +137,21 @@ impl UnfencedLoad {
 impl Drop for UnfencedLoad {
     fn drop(&mut self) {
         if self.forced {
-            // A load that began during the refresh may have read before its loader did.
+            // A load that began during the refresh may have read before the refresh's loader did: this mark keeps it
+            // from storing.
             self.held.mark();
         }
     }
 }
 
-/// The right to send something about a name, alone in this process.
+/// The exclusive right, in this process, to store under a name.
 pub(super) struct WriteTurn<'a> {
     may_store: bool,
     _storing: tokio::sync::MutexGuard<'a, ()>,
 }
 
 impl WriteTurn<'_> {
-    /// Whether no write has begun since before the loader did.
+    /// Whether no write has run since before the loader began.
     pub(super) fn may_store(&self) -> bool {
         self.may_store
     }
@@ -159,7 +161,7 @@ impl WriteTurn<'_> {
 pub(super) struct UnfencedWrite(Vec<RecordRef>);
 
 impl UnfencedWrite {
-    /// Waits for the values that are being stored under these names: they were read before this write.
+    /// Waits for the values that are being stored under these names, because they were read before this write.
     pub(super) async fn settled(&self) {
         for held in &self.0 {
             drop(held.record.storing.lock().await);

@@ -1,13 +1,13 @@
-//! Decides whether stored bytes may be served. Every reader asks here, so that all of them agree.
+//! Decides whether stored bytes may be served. Every reader asks here, so that all readers agree.
 //!
-//! [`classify`] reads the envelope, then compares the versions that the entry carries with the current ones, then looks at
-//! the kind and the freshness. It never waits, and it does not decode the value: the reader does that last, and only
-//! for a value that it serves. Versions are known through the tracked connection as a rule. Where they are not, the
-//! verdict is [`Verdict::Ask`]: the reader asks the server for all of them at once and judges again with the
+//! [`classify`] reads the envelope, compares the versions that the entry carries with the current ones, and then
+//! looks at the kind and the freshness. It never waits and does not decode the value; the reader does that last, and
+//! only for a value that it serves. Versions are usually known through the tracked connection. If some are not, the
+//! verdict is [`Verdict::Ask`]: the reader asks the server for all of them at once and classifies again with the
 //! [`VersionReplies`].
 //!
-//! Invariant: `classify` never asks again for what it has the answer to. It may ask for another version: one that was known
-//! when it first judged, and that a push has made unknown while the others were asked for.
+//! Invariant: `classify` never asks again for a version that it has a reply for. It may ask for another one: a
+//! version that was known at first and that an invalidation has made unknown since.
 
 use std::collections::HashMap;
 
@@ -19,52 +19,52 @@ use crate::store::Store;
 use crate::store::trust::ReadStamp;
 use crate::value::{Meta, OpenedEntry, Payload, open};
 
-/// What stored bytes are to a reader.
+/// What stored bytes mean for a reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// A fresh value, which lies here.
+    /// A fresh value, with the place of its payload.
     Serve(Payload),
-    /// A value past its time, which lies here: a load that fails or is slow falls back on it.
+    /// A value past its time to live, with the place of its payload. A load that fails or is slow falls back on it.
     Stale(Payload),
-    /// The origin is known to have no such thing.
+    /// The origin is known to have no such value.
     Absent,
-    /// A loader is at work.
+    /// A load is under way.
     Placeholder,
-    /// An empty string, which is the same as a missing name.
+    /// An empty string, which means the same as a missing name.
     Nothing,
     /// A value, an absence or a placeholder that was invalidated since it was written.
     Invalid(Cause),
-    /// Damaged, or of a layout that this build cannot read: the reason.
+    /// Damaged, or of a layout that this build cannot read, with the reason.
     Unreadable(&'static str),
-    /// It depends on these versions, which are not known here.
+    /// The verdict depends on these versions, which are not known here.
     Ask(Vec<Name>),
 }
 
 /// What invalidated an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// Its cache was cleared.
+    /// The cache was cleared.
     Clear,
     /// This tag was invalidated.
     Tag(String),
-    /// This process wrote to it, and the invalidation waits to be sent.
+    /// This process wrote to the entry, and the invalidation is queued.
     Queued,
 }
 
-/// A verdict, and what else the bytes said.
+/// A verdict with the entry's other fields.
 #[derive(Debug)]
 pub(super) struct Judged {
     pub(super) verdict: Verdict,
-    /// All zero where there is no envelope.
+    /// All zero if there is no envelope.
     pub(super) meta: Meta,
-    /// When and through what the clear version was read that was compared.
+    /// The stamp of the clear version that was compared.
     pub(super) clear_seen: Option<ReadStamp>,
 }
 
-/// Versions that were asked for, as the server has them; `None` for one that it does not have.
+/// The server's replies to requests for versions; `None` for a version that does not exist.
 pub(super) type VersionReplies = HashMap<Name, Option<(u64, Option<ReadStamp>)>>;
 
-/// Judges what is stored under the name `entry` of the cache whose clear version is called `clear`.
+/// Classifies the bytes stored under the name `entry`, in the cache whose clear version is named `clear`.
 pub(super) fn classify(
     context: &Context,
     clear: &Name,
@@ -85,8 +85,8 @@ pub(super) fn classify(
     }
 }
 
-/// Judges an entry by its first bytes, which say nothing of whether the rest is intact. `None` where an entry carries
-/// tags: then only the whole of it tells.
+/// Classifies an entry by its first bytes, which do not say whether the rest is intact. `None` if the entry carries
+/// tags; then the whole entry is needed.
 pub(super) fn classify_start(
     context: &Context,
     clear: &Name,
@@ -110,7 +110,7 @@ pub(super) fn classify_start(
         .map(Some)
 }
 
-/// The order matters: nothing else counts of what was invalidated.
+/// Applies the rules in order: an invalid entry is invalid whatever its kind and its freshness.
 fn rule(context: &Context, clear: &Name, opened: OpenedEntry, answers: &VersionReplies) -> Result<Judged> {
     let OpenedEntry { kind, meta, payload } = opened;
     let mut clear_seen = None;
@@ -133,16 +133,16 @@ fn rule(context: &Context, clear: &Name, opened: OpenedEntry, answers: &VersionR
     Ok(Judged { verdict, meta, clear_seen })
 }
 
-/// Whether the versions that an entry carries are the current ones.
+/// Whether an entry's versions are the current ones.
 enum VersionCheck {
-    /// With when and through what the clear version was read.
+    /// They are, with the stamp of the clear version.
     Yes(Option<ReadStamp>),
     No(Cause),
-    /// These are not known here.
+    /// These versions are not known here.
     Unknown(Vec<Name>),
 }
 
-/// Compares the versions that an entry carries with the current ones. One that differs decides, whatever is not known.
+/// Compares an entry's versions with the current ones. One version that differs decides, even if others are unknown.
 fn compare(context: &Context, clear: &Name, meta: &Meta, answers: &VersionReplies) -> Result<VersionCheck> {
     if meta.clear_version == 0 && meta.tags.is_empty() {
         return Ok(VersionCheck::Yes(None));
@@ -175,7 +175,7 @@ fn compare(context: &Context, clear: &Name, meta: &Meta, answers: &VersionReplie
     Ok(if unknown.is_empty() { VersionCheck::Yes(clear_seen) } else { VersionCheck::Unknown(unknown) })
 }
 
-/// Whether these tags are known here to have these versions still. For near copies, which are not worth a round trip.
+/// Whether these tags are known here to still have these versions. For near copies, which are not worth a round trip.
 pub(super) fn tags_hold(context: &Context, tags: &[TagVersion]) -> bool {
     let Ok(store) = context.store() else { return false };
     let (lanes, now) = (store.lanes(), context.clock.moment());
@@ -186,15 +186,15 @@ pub(super) fn tags_hold(context: &Context, tags: &[TagVersion]) -> bool {
     })
 }
 
-/// Asks the server for versions: one round trip for those that can be read together. Readers that ask for the same version at
-/// the same time ask once.
+/// Asks the server for versions: one round trip for those that can be read together. Readers that need the same
+/// version at the same time share one request.
 pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<VersionReplies> {
     names.sort_unstable();
     names.dedup();
     let (store, versions) = (context.store()?, &context.changes.versions);
     let mut found = VersionReplies::new();
-    // A version whose replacement is queued is invalid, and not asked for: the answer may be from before the replacement,
-    // and arrive when that has left the queue.
+    // A version whose replacement is queued is invalid, and the server is not asked for it. The server's reply could
+    // be from before the replacement and arrive after the replacement has left the queue.
     names.retain(|name| {
         let queued = context.invalidations.replaces(name);
         if queued {
@@ -206,7 +206,7 @@ pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Versi
         return Ok(found);
     }
     if context.asking.others(&names).await {
-        // What others have asked for meanwhile is known by now.
+        // Versions that other readers have asked for are known by now.
         let now = context.clock.moment();
         names.retain(|name| match versions.known(name, store.lanes(), now) {
             Some(known) => found.insert(name.clone(), Some((known.version, Some(known.seen)))).is_some(),
@@ -228,24 +228,24 @@ pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Versi
     Ok(found)
 }
 
-/// As [`classify`], asking for what is not known: one round trip then, none as a rule.
+/// Like [`classify`], and asks for unknown versions: one round trip then, usually none.
 pub(super) async fn classified(context: &Context, clear: &Name, entry: &str, bytes: &[u8]) -> Result<Judged> {
     let mut answers = VersionReplies::new();
     loop {
         let classified = classify(context, clear, entry, bytes, &answers)?;
         let Verdict::Ask(names) = classified.verdict else { return Ok(classified) };
-        // Rare, and large as a future: boxed, so that every other read need not carry it.
+        // Rare, and a large future. Boxed, so that other reads need not carry it.
         answers.extend(Box::pin(ask(context, names)).await?);
     }
 }
 
 impl Judged {
-    /// Whether this is a value that a reader gets.
+    /// Whether a reader gets this value.
     pub(super) fn is_served(&self) -> bool {
         matches!(self.verdict, Verdict::Serve(_))
     }
 
-    /// Takes out the versions that are to be asked for.
+    /// Takes out the names of the versions to ask for.
     pub(super) fn unknown(&mut self) -> Vec<Name> {
         match &mut self.verdict {
             Verdict::Ask(names) => std::mem::take(names),

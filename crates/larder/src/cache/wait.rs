@@ -1,8 +1,8 @@
-//! Waiting for a load of another process: told by the server that its claim has ended, not by asking again and again.
+//! Waiting for another process's load: the server notifies this process when the claim ends, so it does not poll.
 //!
-//! The name is read on the tracked connection, which makes the server tell its next change: the value stored, the claim
-//! renewed, taken away, or run out because its loader died. A timer stands behind that for what is never told: pushes that
-//! a broken connection lost, or a server that refuses to track.
+//! The name is read on the tracked connection, which makes the server report its next change: the value was stored,
+//! the claim was renewed or removed, or it expired because its loader died. A timer covers the notifications that
+//! never arrive: those lost with a broken connection, and those of a server that refuses to track.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::keyspace::Keyspace;
 use crate::store::{RefreshClaim, Store, Tracked};
 use crate::value::Value;
 
-/// How often the server is asked where nothing tells of changes.
+/// How often the server is asked if it does not track.
 const POLL: Duration = Duration::from_millis(100);
 
 impl<V> Cache<V>
 where
     V: Value,
 {
-    /// Waits until no other process's placeholder stands under a name, and gives what does.
+    /// Waits until no other process's placeholder is stored under a name, and returns what is.
     pub(super) async fn wait_for_fill(&self, entry: &str) -> Result<Lookup<V>> {
         let mut watch = self.context.changes.watch(entry);
         loop {
@@ -40,7 +40,8 @@ where
         }
     }
 
-    /// Waits until another process's refresh of the value that carries `nonce` has ended, and gives what stands there.
+    /// Waits until another process's refresh of the value that carries `nonce` has ended, and returns what is stored
+    /// then.
     pub(super) async fn wait_for_refresh(&self, entry: &str, nonce: u64) -> Result<Lookup<V>> {
         let lease = Keyspace::lease(entry);
         let mut value_watch = self.context.changes.watch(entry);
@@ -67,7 +68,7 @@ where
         }
     }
 
-    /// How long to wait to be told.
+    /// Returns how long to wait for a notification before reading again.
     fn patience(&self, read: &Tracked) -> Duration {
         match (read.left, read.seen) {
             (Some(left), _) => left.clamp(Duration::from_millis(1), LIVENESS),
@@ -77,13 +78,14 @@ where
     }
 }
 
-/// How long to pause before another attempt, where something else got in between: longer each time, and not in step.
+/// Returns the pause before another attempt after a conflict. It grows with each attempt and is random, so that
+/// callers do not retry in step.
 pub(super) fn pause(attempts: u32, fraction: f64) -> Duration {
     Duration::from_millis(1 << attempts.min(6)).mul_f64(0.5 + fraction)
 }
 
 impl<V> Cache<V> {
-    /// A request of a load, within the time that any request may take.
+    /// Runs one request of a load within the `response_timeout`.
     pub(super) async fn bounded<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
         let patience = self.context.limits.response_timeout;
         tokio::time::timeout(patience, request).await.unwrap_or_else(|_| Err(Error::timed_out(patience)))

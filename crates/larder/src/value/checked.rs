@@ -1,13 +1,12 @@
-//! Refuses, while a value is written, what its format cannot give back.
+//! Refuses, during encoding, values that the format could not give back.
 //!
-//! JSON has one `null` for `None`, for `()` and for what is not a number, and MessagePack has one `nil`. So
-//! `Some(None)` would be read back as `None`, and `Some(f64::NAN)` too: a value that changed on its way. Both
-//! decoders stop at a depth. A [`Checked`] serializer stands before the format's own, passes everything on, and turns
-//! each of these into an error that names the field. It costs a comparison for each `Option`, float and container,
-//! and no allocation.
+//! JSON has one `null` for `None`, for `()` and for a float that is not a number; MessagePack has one `nil`. So
+//! `Some(None)` would be read back as `None`, and in JSON `Some(f64::NAN)` too. Both decoders stop at a certain
+//! depth. A [`Checked`] serializer wraps the format's own, passes everything on, and turns each of these cases into
+//! an error that names the field. It costs one comparison for each `Option`, float and container, and no allocation.
 //!
-//! Not found here: what depends on how the type reads itself, as map keys that are numbers inside a flattened field.
-//! That is for the [verified round trip](super::verify).
+//! Not detected here: mistakes that depend on how the type deserializes itself, for example maps with number keys
+//! inside a flattened field. The [verified round trip](super::verify) finds those.
 
 use std::fmt::Display;
 use std::marker::PhantomData;
@@ -15,14 +14,14 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::ser::{self, Serializer};
 
-/// What a format cannot carry.
+/// What a format can carry.
 pub(super) trait Carries {
     const NAME: &'static str;
-    /// Whether NaN and the infinities have a form of their own.
+    /// Whether NaN and the infinities can be written.
     const ANY_FLOAT: bool;
-    /// Whether a unit struct is written as `()` is.
+    /// Whether a unit struct is written like `()`.
     const UNIT_STRUCT_IS_NULL: bool;
-    /// How many containers inside each other its decoder reads.
+    /// How many nested containers the decoder reads.
     const LEVELS: u16;
     /// Whether the decoder counts the container that names an enum's variant.
     const COUNTS_VARIANTS: bool;
@@ -46,21 +45,21 @@ impl Carries for MessagePack {
     const NAME: &'static str = "MessagePack";
     const ANY_FLOAT: bool = true;
     const UNIT_STRUCT_IS_NULL: bool = false;
-    // Its decoder could be let read more, but a deep value overflows the stack of a thread where it is read or dropped.
+    // The decoder could read deeper values, but these overflow a thread's stack when they are read or dropped.
     const LEVELS: u16 = 255;
     const COUNTS_VARIANTS: bool = false;
 }
 
-/// Where in a value the serializer is.
+/// The serializer's place in the value.
 #[derive(Clone, Copy)]
 struct Position {
-    /// How many more containers may be opened.
+    /// How many more containers may be opened inside.
     levels: u16,
-    /// Whether this is what a `Some` holds, however many newtypes lie between.
+    /// Whether this is the content of a `Some`, directly or inside newtypes.
     within_some: bool,
 }
 
-/// Writes `value` with `inner`, unless the format would give back another value, or none.
+/// Writes `value` with `inner`. Fails if decoding would give another value, or none.
 pub(super) fn serialize<F: Carries, S: Serializer>(
     value: &(impl Serialize + ?Sized),
     inner: S,
@@ -69,7 +68,7 @@ pub(super) fn serialize<F: Carries, S: Serializer>(
     Part::<_, F> { value, place, format: PhantomData }.serialize(inner)
 }
 
-/// A part of the value, to be written by whatever serializer the format has for its place.
+/// A part of the value, written by the serializer that the format has for its place.
 struct Part<'a, T: ?Sized, F> {
     value: &'a T,
     place: Position,
@@ -90,7 +89,7 @@ struct Checked<S, F> {
 }
 
 impl<S: Serializer, F: Carries> Checked<S, F> {
-    /// The place of what a container in this place holds.
+    /// Returns the place of the content of `containers` opened here.
     #[inline]
     fn inside(&self, containers: u16) -> Result<Position, S::Error> {
         match self.place.levels.checked_sub(containers) {
@@ -117,20 +116,20 @@ impl<S: Serializer, F: Carries> Checked<S, F> {
 
 #[cold]
 fn too_deep<F: Carries, E: ser::Error>() -> E {
-    E::custom(format_args!("{} is read to a depth of {}, and this is deeper", F::NAME, F::LEVELS))
+    E::custom(format_args!("the value is deeper than {}, the limit of reading {}", F::LEVELS, F::NAME))
 }
 
 #[cold]
 fn none_in_some<F: Carries, E: ser::Error>() -> E {
     E::custom(format_args!(
-        "a Some that holds nothing (None, () or a unit) is None when {} is read back",
+        "a Some that holds nothing (None, () or a unit) would be None when {} is read back",
         F::NAME
     ))
 }
 
 #[cold]
 fn no_number<F: Carries, E: ser::Error>(value: impl Display) -> E {
-    E::custom(format_args!("{} has no form for {value}", F::NAME))
+    E::custom(format_args!("{} cannot hold {value}", F::NAME))
 }
 
 #[cold]
@@ -317,10 +316,10 @@ impl<S: Serializer, F: Carries> Serializer for Checked<S, F> {
     }
 }
 
-/// A container under way.
+/// A container that is being written.
 struct Parts<C, F> {
     inner: C,
-    /// Of what it holds.
+    /// The place of its content.
     place: Position,
     format: PhantomData<F>,
 }

@@ -10,26 +10,26 @@ use super::{checked, raw};
 use crate::envelope::Codec;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How a cache writes its values. Whatever is chosen, a cache reads them all.
+/// The format in which a cache writes its values. Every cache reads all formats, whatever it writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Format {
-    /// JSON behind larder's envelope. The default: a field added to a struct does not hurt readers of either age, and
-    /// a person can read it.
+    /// JSON behind larder's envelope. The default: older and newer programs can read each other's values if a field
+    /// is added to a struct, and a person can read it.
     #[default]
     Json,
-    /// MessagePack with named fields behind the envelope: as tolerant as JSON, and a struct of 1 KiB that is mostly text takes
-    /// a third of the time to encode, two thirds to decode, and nine tenths of the bytes. It also carries NaN,
-    /// infinities, and maps whose keys are not text. Types that have a form for people (IP addresses, UUIDs) are
-    /// written in it.
+    /// MessagePack with named fields, behind the envelope. It tolerates new fields like JSON. A struct of 1 KiB that
+    /// is mostly text takes a third of the time to encode, two thirds to decode, and nine tenths of the bytes. It
+    /// also carries NaN, infinities, and maps whose keys are not text. Types with a human-readable form (IP
+    /// addresses, UUIDs) are written in that form.
     #[cfg(feature = "msgpack")]
     MessagePack,
     /// Bare JSON without an envelope, for programs in other languages that read the same keys. Such a value carries no
     /// checksum and no versions, so tags cannot invalidate it.
     Plain,
-    /// Bytes as they are, behind the envelope, without a codec: for caches of `Vec<u8>`, [`bytes::Bytes`], `String`,
-    /// or anything else that is bytes to serde. Reading [`Bytes`](bytes::Bytes) copies nothing. A cache of another
-    /// type cannot be built with it.
+    /// Bytes as they are, behind the envelope and without a codec: for caches of `Vec<u8>`, [`bytes::Bytes`],
+    /// `String`, or any other type that serde treats as bytes. Reading [`Bytes`](bytes::Bytes) copies nothing. A
+    /// cache of another type cannot be built with it.
     Raw,
 }
 
@@ -42,12 +42,12 @@ impl Format {
         Self::MessagePack,
     ];
 
-    /// What a value's payload is in, whether an envelope stands before it or not.
+    /// Returns the payload's codec, with or without an envelope.
     pub(super) fn payload_codec(self) -> Codec {
         self.codec().unwrap_or(Codec::Json)
     }
 
-    /// The codec behind an envelope, or none where there is no envelope.
+    /// Returns the codec that the envelope names, or `None` for a format without an envelope.
     pub(super) fn codec(self) -> Option<Codec> {
         match self {
             Self::Json => Some(Codec::Json),
@@ -59,7 +59,7 @@ impl Format {
     }
 }
 
-/// Appends a value's bytes, unless reading them would give another value.
+/// Appends a value's bytes. Fails if decoding them would give another value.
 pub(super) fn write<V: Serialize + 'static>(codec: Codec, value: &V, out: &mut Vec<u8>) -> Result<()> {
     match codec {
         Codec::Json => checked::serialize::<checked::Json, _>(value, &mut serde_json::Serializer::new(out))
@@ -69,12 +69,12 @@ pub(super) fn write<V: Serialize + 'static>(codec: Codec, value: &V, out: &mut V
     }
 }
 
-/// Refuses a type that the format cannot carry, whatever its value.
+/// Refuses a type that the format cannot carry in any of its values.
 pub(crate) fn check<V: DeserializeOwned>(format: Format) -> Result<()> {
     match format {
         Format::Raw => raw::check::<V>().map_err(|error| {
             let name = std::any::type_name::<V>();
-            Error::invalid(format!("Format::Raw is for bytes, and {name} is none: {error}"))
+            Error::invalid(format!("Format::Raw is for bytes, and {name} is not: {error}"))
         }),
         _ => Ok(()),
     }
@@ -87,8 +87,8 @@ fn unwritable(format: &str, error: impl std::error::Error + Send + Sync + 'stati
 
 #[cfg(feature = "msgpack")]
 fn message_pack<V: Serialize>(value: &V, out: &mut Vec<u8>) -> Result<()> {
-    // Human-readable, because what lies in a flattened field or an untagged enum is read so in any format: serde
-    // keeps such a part in a buffer, which forgets what format it came from (serde-rs/serde#2172).
+    // Human-readable, because serde reads the content of a flattened field or an untagged enum that way in any
+    // format: it buffers such parts, and the buffer forgets the format they came from (serde-rs/serde#2172).
     let mut serializer = rmp_serde::Serializer::new(out).with_struct_map().with_human_readable();
     checked::serialize::<checked::MessagePack, _>(value, &mut serializer)
         .map_err(|error| unwritable("MessagePack", error))
@@ -99,7 +99,7 @@ fn message_pack<V: Serialize>(_: &V, _: &mut Vec<u8>) -> Result<()> {
     Err(Error::new(ErrorKind::Encode, "this build of larder has no MessagePack: turn on the feature msgpack"))
 }
 
-/// Why a payload is not a value of the wanted type. Its text is made only where it is asked for.
+/// Why a payload cannot be decoded as the wanted type. The text is made only when it is asked for.
 pub(super) enum Unread {
     Json(serde_json::Error),
     #[cfg(feature = "msgpack")]
@@ -110,7 +110,7 @@ pub(super) enum Unread {
 }
 
 impl Unread {
-    /// As in the metrics' label.
+    /// Returns the reason, as in the metrics' label.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             #[cfg(not(feature = "msgpack"))]
@@ -131,7 +131,7 @@ impl Unread {
     }
 }
 
-/// `payload` is a part of `whole` where that may be shared.
+/// Decodes a payload. If `whole` is given, `payload` is a part of it and may be shared.
 pub(super) fn read<V: DeserializeOwned + 'static>(
     codec: Codec,
     payload: &[u8],
@@ -151,7 +151,7 @@ pub(super) fn read<V: DeserializeOwned + 'static>(
     }
 }
 
-/// A length of four bytes and the LZ4 block, or `None` where that would not be smaller.
+/// Compresses to a length of four bytes and an LZ4 block; `None` if that would not be smaller.
 #[cfg(feature = "compress")]
 pub(super) fn compress(payload: &[u8]) -> Option<Vec<u8>> {
     let length = u32::try_from(payload.len()).ok()?;
@@ -169,7 +169,7 @@ pub(super) fn compress(_: &[u8]) -> Option<Vec<u8>> {
 pub(super) fn decompress(payload: &[u8], max_bytes: usize) -> std::result::Result<Vec<u8>, &'static str> {
     let (length, block) = payload.split_first_chunk::<4>().ok_or("truncated")?;
     let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| "too_large")?;
-    // The length is a stranger's word: it must not decide how much memory is taken.
+    // The length comes from the stored bytes and may be wrong, so it must not decide how much memory is allocated.
     if length > max_bytes {
         return Err("too_large");
     }

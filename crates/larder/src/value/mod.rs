@@ -1,7 +1,7 @@
-//! From a program's value to stored bytes and back.
+//! Encodes a program's values to stored bytes, and decodes them.
 //!
-//! Writing follows the cache's [`Format`]; reading follows the bytes, so a cache reads whatever any larder wrote
-//! under its names, whatever the format was then. Bytes that cannot be believed are a miss with a reason, never a
+//! Writing follows the cache's [`Format`]; reading follows the bytes. So a cache reads every value that larder has
+//! written under its names, whatever the format was then. Bytes that fail a check are a miss with a reason, never a
 //! panic and never a wrong value.
 
 mod checked;
@@ -22,33 +22,26 @@ use crate::error::{Error, ErrorKind, Result};
 pub use format::Format;
 pub(crate) use format::check;
 
-/// What a cache can hold. Every type with these bounds is one; there is nothing to implement.
-///
-/// Wrap values that are expensive to clone in [`Arc`](std::sync::Arc).
-pub trait Value: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {}
-
-impl<T: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> Value for T {}
-
-/// How a cache writes its values.
+/// Encodes a cache's values.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     format: Format,
     compress_above: Option<usize>,
     max_bytes: usize,
-    /// Whether what was written is read again before it counts as written.
+    /// Whether each value is decoded again before it is stored.
     verify: bool,
-    /// What the last value took: reserving it at once saves the growing of a buffer from nothing.
+    /// The size of the last value. Reserving it at once saves growing the buffer from nothing.
     room: AtomicUsize,
 }
 
-/// What the envelope says of one write.
+/// The envelope's fields of one write.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WriteStamp {
     pub(crate) nonce: u64,
     pub(crate) written_at: u64,
-    /// 0: until it expires.
+    /// 0 means fresh until it expires.
     pub(crate) fresh_until: u64,
-    /// 0: not said.
+    /// 0 means that the envelope does not say.
     pub(crate) expires_at: u64,
     pub(crate) load_cost: u32,
     pub(crate) clear_version: u64,
@@ -72,7 +65,7 @@ impl WriteStamp {
     }
 }
 
-/// The bytes of a known absence.
+/// Encodes a known absence.
 pub(crate) fn absence(stamp: WriteStamp) -> Vec<u8> {
     let mut out = Vec::with_capacity(envelope::HEADER);
     stamp.envelope(EntryKind::Absence, Codec::Json).begin(&mut out);
@@ -80,16 +73,16 @@ pub(crate) fn absence(stamp: WriteStamp) -> Vec<u8> {
     out
 }
 
-/// When a value's time is over, as its envelope says it, in the server's milliseconds.
+/// The end of a value, as its envelope says it, in the server's milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EntryTimes {
-    /// It is fresh until then, and kept for longer.
+    /// Fresh until then, and kept for longer.
     FreshUntil(u64),
-    /// It expires then.
+    /// Expires then.
     ExpiresAt(u64),
 }
 
-/// The same value under a nonce, with another end. `None` where there is no envelope.
+/// Copies a value under this nonce and with another end. `None` if the bytes have no envelope.
 pub(crate) fn restamped(bytes: &[u8], nonce: u64, ends: EntryTimes) -> Option<Vec<u8>> {
     let (mut envelope, payload) = Envelope::parse(bytes).ok()?;
     envelope.nonce = nonce;
@@ -109,7 +102,7 @@ impl Encoder {
         Self { format, compress_above, max_bytes, verify: false, room: AtomicUsize::new(128) }
     }
 
-    /// Whether to read again what was written, and compare.
+    /// Sets whether each value is decoded again and compared before it is stored.
     pub(crate) fn verifying(self, verify: bool) -> Self {
         Self { verify, ..self }
     }
@@ -122,7 +115,7 @@ impl Encoder {
     where
         V: Serialize + DeserializeOwned + 'static,
     {
-        // A little more than the last: values of one kind differ by a few digits.
+        // A little more than the last value: values of one kind differ by a few digits.
         let mut out = Vec::with_capacity(self.room.load(Relaxed) + 32);
         let Some(codec) = self.format.codec() else {
             format::write(Codec::Json, value, &mut out)?;
@@ -137,7 +130,7 @@ impl Encoder {
         let payload = out.get(payload_start..).unwrap_or_default();
         self.check_size(payload.len())?;
         self.verify(value, payload)?;
-        // Not the room of an unusually large value: every later one would take as much.
+        // Capped: after one unusually large value every later one would reserve as much.
         self.room.store(out.len().min(64 * 1024), Relaxed);
 
         if self.compress_above.is_some_and(|threshold| payload.len() > threshold)
@@ -152,7 +145,7 @@ impl Encoder {
         Ok(out)
     }
 
-    /// Whether `payload` gives the value back.
+    /// Checks that `payload` decodes to the same value.
     fn verify<V>(&self, value: &V, payload: &[u8]) -> Result<()>
     where
         V: Serialize + DeserializeOwned + 'static,
@@ -165,7 +158,7 @@ impl Encoder {
             Ok(read) => read,
             Err(error) => {
                 return differs(format!(
-                    "the value cannot be read again from {:?}: {}",
+                    "the value cannot be read back from {:?}: {}",
                     self.format,
                     error.as_dyn()
                 ));
@@ -174,9 +167,9 @@ impl Encoder {
         match (verify::fingerprint(value), verify::fingerprint(&read)) {
             (Ok(before), Ok(after)) if before == after => Ok(()),
             (Err(error), _) | (_, Err(error)) => {
-                differs(format!("the value cannot be compared with what was written of it: {error}"))
+                differs(format!("the value cannot be compared with its written form: {error}"))
             }
-            _ => differs(format!("the value is another one when it is read again from {:?}", self.format)),
+            _ => differs(format!("the value differs when it is read back from {:?}", self.format)),
         }
     }
 
@@ -191,7 +184,7 @@ impl Encoder {
     }
 }
 
-/// What the envelope of stored bytes says; all zero where there was none.
+/// The envelope's fields of a stored value; all zero if there is no envelope.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) nonce: u64,
@@ -203,7 +196,7 @@ pub(crate) struct Meta {
     pub(crate) tags: Vec<TagVersion>,
 }
 
-/// Where a value lies in stored bytes, and how it is written there.
+/// The place of a value within its stored bytes, and its encoding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Payload {
     start: usize,
@@ -212,13 +205,13 @@ pub(crate) struct Payload {
 }
 
 impl Payload {
-    /// Whether there is no envelope: such a value says nothing of itself.
+    /// Whether there is no envelope.
     pub(crate) fn is_bare(self) -> bool {
         self.coding.is_none()
     }
 }
 
-/// What stored bytes say of themselves before a value is decoded.
+/// The parts of stored bytes that are known before a value is decoded.
 #[derive(Debug)]
 pub(crate) struct OpenedEntry {
     pub(crate) kind: EntryKind,
@@ -226,7 +219,7 @@ pub(crate) struct OpenedEntry {
     pub(crate) payload: Payload,
 }
 
-/// Reads the envelope, checksum included. The error is a reason, as in the metrics' label.
+/// Parses the envelope and checks its checksum. The error is a reason, as in the metrics' label.
 pub(crate) fn open(bytes: &[u8]) -> std::result::Result<OpenedEntry, &'static str> {
     if bytes.first() != Some(&envelope::MAGIC) {
         return Ok(OpenedEntry {
@@ -250,7 +243,7 @@ pub(crate) fn open(bytes: &[u8]) -> std::result::Result<OpenedEntry, &'static st
     Ok(OpenedEntry { kind: envelope.kind, meta, payload })
 }
 
-/// Decodes the value of bytes that were [opened](open). `max_bytes` bounds what a compressed value may grow to. The
+/// Decodes the value of bytes that were [opened](open). `max_bytes` bounds the size of a decompressed value. The
 /// error is a reason, as in the metrics' label.
 pub(crate) fn decode<V: DeserializeOwned + 'static>(
     bytes: &Bytes,

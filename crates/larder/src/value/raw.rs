@@ -1,12 +1,11 @@
-//! Bytes as they are, behind the envelope: `Format::Raw`.
+//! `Format::Raw`: bytes as they are, behind the envelope.
 //!
-//! A cache is generic over its values, and stable Rust has no specialisation that could treat bytes apart. Two things
-//! stand in for it. `Vec<u8>`, `Bytes` and `String` are recognised by [`Any`], which the compiler decides for each
-//! type while it builds: their bytes are copied, and `Bytes` that are read share what the server sent. Any other type
-//! (a newtype around those, `serde_bytes`, `[u8; 16]`,
-//! `Arc<[u8]>`) says to serde what it is, and a serializer and a deserializer that know nothing but bytes take it, or
-//! name what it is instead. [`check`] asks a type before any value exists how it wants to be read, so that a cache of
-//! structs is refused when it is built.
+//! A cache is generic over its values, and stable Rust has no specialisation that could treat bytes differently. This
+//! module uses two means instead. `Vec<u8>`, `Bytes` and `String` are recognised by [`Any`], which the compiler
+//! resolves for each type: their bytes are copied, and `Bytes` that are read share the server's reply. Any other type
+//! (a newtype around those, `serde_bytes`, `[u8; 16]`, `Arc<[u8]>`) goes through a serializer and a deserializer that
+//! accept bytes only and otherwise say what the type is. [`check`] asks a type, before any value exists, what it
+//! deserializes from, so that a cache of structs is refused when it is built.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -32,7 +31,7 @@ pub(super) fn write<V: Serialize + 'static>(value: &V, out: &mut Vec<u8>) -> Res
     }
 }
 
-/// The value that `payload` is. It is a part of `whole` where that may be shared.
+/// Reads a value. If `whole` is given, `payload` is a part of it and may be shared.
 pub(super) fn read<V: DeserializeOwned + 'static>(
     payload: &[u8],
     whole: Option<&Bytes>,
@@ -47,14 +46,14 @@ pub(super) fn read<V: DeserializeOwned + 'static>(
     }
     match found {
         Some(value) => Ok(value),
-        None => V::deserialize(MessagePackReader(payload)),
+        None => V::deserialize(BytesReader(payload)),
     }
 }
 
-/// Refuses a type that is not read from bytes.
+/// Refuses a type that does not deserialize from bytes.
 pub(super) fn check<V: DeserializeOwned>() -> Result<(), NotBytes> {
     let wants = Cell::new(None);
-    // The answer lies in what the type asked for: there is no value to give it.
+    // Only the type's request matters: the probe has no value to give.
     let _ = V::deserialize(Probe { wants: &wants, within: false });
     match wants.get() {
         Some(Wants::Bytes) => Ok(()),
@@ -63,7 +62,7 @@ pub(super) fn check<V: DeserializeOwned>() -> Result<(), NotBytes> {
     }
 }
 
-/// What a value is instead of bytes.
+/// What a value is, if it is not bytes.
 #[derive(Debug)]
 pub(super) struct NotBytes(String);
 
@@ -101,7 +100,7 @@ macro_rules! refuse {
     )*};
 }
 
-/// What no bytes are, to [`Writer`] and to [`Byte`].
+/// The types that are not bytes, for [`Writer`] and [`Byte`].
 macro_rules! refuse_structures {
     () => {
         type SerializeTupleStruct = Impossible<(), NotBytes>;
@@ -281,9 +280,9 @@ impl Serializer for Byte<'_> {
     }
 }
 
-struct MessagePackReader<'de>(&'de [u8]);
+struct BytesReader<'de>(&'de [u8]);
 
-impl<'de> Deserializer<'de> for MessagePackReader<'de> {
+impl<'de> Deserializer<'de> for BytesReader<'de> {
     type Error = NotBytes;
 
     fn deserialize_any<T: Visitor<'de>>(self, _: T) -> Result<T::Value, NotBytes> {
@@ -334,18 +333,18 @@ impl<'de> Deserializer<'de> for MessagePackReader<'de> {
     }
 }
 
-/// How a type wants to be read.
+/// What a type asks to be deserialized from.
 #[derive(Debug, Clone, Copy)]
 enum Wants {
     Bytes,
     Else(&'static str),
 }
 
-/// Notes what a type asks for, and gives it nothing.
+/// Records what a type asks for, and gives it no value.
 #[derive(Clone, Copy)]
 struct Probe<'a> {
     wants: &'a Cell<Option<Wants>>,
-    /// Whether this is an element of a sequence.
+    /// Whether this probes an element of a sequence.
     within: bool,
 }
 
@@ -372,7 +371,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     type Error = NotBytes;
 
     probe!(
-        deserialize_any: "whatever is there", deserialize_bool: "a bool", deserialize_i8: "a number",
+        deserialize_any: "a self-describing format", deserialize_bool: "a bool", deserialize_i8: "a number",
         deserialize_i16: "a number", deserialize_i32: "a number", deserialize_i64: "a number",
         deserialize_i128: "a number", deserialize_u16: "a number", deserialize_u32: "a number",
         deserialize_u64: "a number", deserialize_u128: "a number", deserialize_f32: "a number",

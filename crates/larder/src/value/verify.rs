@@ -1,9 +1,9 @@
-//! The verified round trip: what was written is read again and compared, before it is stored.
+//! The verified round trip: an encoded value is decoded again and compared before it is stored.
 //!
-//! `V` need not be `PartialEq`, and is compared by its *fingerprint*: a hash of what it says of itself to serde. That
-//! keeps apart what formats run together (`None` and `Some(None)`, NaN and nothing), and takes together what may
-//! differ from one reading to the next: the order of sequences and maps, because a `HashSet` has none, and the width
-//! of integers.
+//! `V` need not implement `PartialEq`. It is compared by its *fingerprint*, a hash of what it serializes. The
+//! fingerprint distinguishes values that formats confuse (`None` and `Some(None)`, NaN and nothing). It ignores what
+//! may change from one reading to the next: the order of sequences and maps, because a `HashSet` has none, and the
+//! width of integers.
 
 use std::fmt::{self, Display};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,12 +11,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde::Serialize;
 use serde::ser::{self, Serializer};
 
-/// What a value says of itself.
+/// Hashes what a value serializes.
 pub(super) fn fingerprint(value: &(impl Serialize + ?Sized)) -> Result<u64, Unhashed> {
     value.serialize(Fingerprint)
 }
 
-/// The value's own `Serialize` failed.
+/// The error of a value whose own `Serialize` fails.
 #[derive(Debug)]
 pub(super) struct Unhashed(String);
 
@@ -53,8 +53,8 @@ fn unsigned(value: u128) -> u64 {
     }
 }
 
-/// By a mixer (the finalizer of SplitMix64) and not by the hasher: a sequence may have millions of them, and in builds
-/// without optimisation that took seconds.
+/// Uses a mixer (the finalizer of SplitMix64) and not the hasher: a sequence may have millions of integers, and
+/// hashing them took seconds in builds without optimisation.
 fn signed(value: i128) -> u64 {
     let bytes = value.to_le_bytes();
     let (low, high) = bytes.split_at(8);
@@ -69,7 +69,7 @@ fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// The same in whatever order the parts come.
+/// A hash of parts that does not depend on their order.
 #[derive(Default)]
 struct Parts {
     variant: Option<&'static str>,
@@ -88,9 +88,9 @@ impl Parts {
         self.add_many(part, 1);
     }
 
-    /// The same as adding a part so often.
+    /// Adds a part `times` times.
     fn add_many(&mut self, part: u64, times: u64) {
-        // Mixed again: the parts of parts must not simply add up.
+        // Mixed again, because sums of sums would not depend on the nesting.
         self.sum = self.sum.wrapping_add(mix(part ^ 0x7061_7274).wrapping_mul(times));
         self.count = self.count.wrapping_add(times);
     }
@@ -136,7 +136,7 @@ impl Serializer for Fingerprint {
     }
 
     fn serialize_f64(self, value: f64) -> Result<u64, Unhashed> {
-        // All that is not a number is one.
+        // All NaNs count as equal.
         Ok(hash(("float", if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() })))
     }
 
@@ -148,7 +148,7 @@ impl Serializer for Fingerprint {
         Ok(text(value))
     }
 
-    /// As the sequence that they are to formats without bytes.
+    /// Hashes bytes as the sequence that formats without bytes write.
     fn serialize_bytes(self, value: &[u8]) -> Result<u64, Unhashed> {
         let mut counts = [0u64; 256];
         for byte in value {
@@ -242,7 +242,7 @@ impl Serializer for Fingerprint {
     }
 
     fn is_human_readable(&self) -> bool {
-        // As all formats here.
+        // Like all formats here.
         true
     }
 }
