@@ -176,7 +176,7 @@ impl GroupLocks {
         self.acquire_within(Duration::MAX)
     }
 
-    /// Takes all locks, waiting no longer than `patience`.
+    /// Takes all locks, waiting no longer than `max_wait`.
     ///
     /// # Errors
     ///
@@ -187,18 +187,18 @@ impl GroupLocks {
     /// As [`acquire`](Self::acquire).
     pub fn acquire_within(
         &self,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Call<'_, impl Future<Output = Result<GroupGuard>> + Send> {
         let locks = &self.group.locks;
         // The call's own deadline lies behind, so that contention and an outage are told apart.
-        let longest = patience.saturating_add(2 * locks.timeout());
+        let longest = max_wait.saturating_add(2 * locks.timeout());
         Call::new(longest, &locks.meter.acquire, async move {
             let want = self.want()?;
-            let end = (patience != Duration::MAX).then(|| locks.context.clock.now().after(patience));
+            let end = (max_wait != Duration::MAX).then(|| locks.context.clock.now().after(max_wait));
             let outcome = Attempt::within(locks, &self.group.name, want, end).await?;
             self.guard(outcome).await?.ok_or_else(|| {
-                let message = format!("others held one of the locks for {patience:?}");
-                let named = format!("others held one of the locks {:?} for {patience:?}", self.names);
+                let message = format!("others held one of the locks for {max_wait:?}");
+                let named = format!("others held one of the locks {:?} for {max_wait:?}", self.names);
                 Error::named(ErrorKind::LockHeld, message, named)
             })
         })

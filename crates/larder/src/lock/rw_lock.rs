@@ -84,7 +84,7 @@ impl RwLock {
         self.read_within(Duration::MAX)
     }
 
-    /// Takes the lock for reading, waiting no longer than `patience`.
+    /// Takes the lock for reading, waiting no longer than `max_wait`.
     ///
     /// # Errors
     ///
@@ -95,10 +95,10 @@ impl RwLock {
     /// As [`read`](Self::read).
     pub fn read_within(
         &self,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Call<'_, impl Future<Output = Result<RwLockReadGuard>> + Send> {
-        self.semaphore.call_within(patience, async move {
-            self.semaphore.take_within(1, false, patience).await.map(|permit| RwLockReadGuard { permit })
+        self.semaphore.call_within(max_wait, async move {
+            self.semaphore.take_within(1, false, max_wait).await.map(|permit| RwLockReadGuard { permit })
         })
     }
 
@@ -130,7 +130,7 @@ impl RwLock {
         self.write_within(Duration::MAX)
     }
 
-    /// Takes the lock for writing, waiting no longer than `patience`.
+    /// Takes the lock for writing, waiting no longer than `max_wait`.
     ///
     /// # Errors
     ///
@@ -141,10 +141,10 @@ impl RwLock {
     /// As [`read`](Self::read).
     pub fn write_within(
         &self,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Call<'_, impl Future<Output = Result<RwLockWriteGuard>> + Send> {
-        self.semaphore.call_within(patience, async move {
-            let permit = self.semaphore.take_within(HEAVIEST, true, patience).await?;
+        self.semaphore.call_within(max_wait, async move {
+            let permit = self.semaphore.take_within(HEAVIEST, true, max_wait).await?;
             Ok(RwLockWriteGuard { permit, semaphore: self.semaphore.clone() })
         })
     }

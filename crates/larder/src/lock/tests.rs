@@ -47,7 +47,7 @@ async fn a_guard_is_lost_before_another_holds_the_lock_though_its_clock_is_a_hun
         pass(&there, Duration::from_micros(1010));
         pass(&here, Duration::from_micros(1000));
         if let Some(other) = lock(&locks).try_acquire().await.unwrap() {
-            assert!(!guard.is_valid(), "two believe to hold it");
+            assert!(!guard.is_valid(), "two guards are valid at once");
             return drop(other);
         }
     }
@@ -69,7 +69,7 @@ async fn a_guard_whose_time_is_over_here_is_not_revived_by_a_store_that_still_ho
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_after_the_deadline_does_not_revive_it() {
+async fn an_answer_that_arrives_after_the_deadline_does_not_revive_it() {
     let (locks, here, _) = locks();
     let sent = locks.context.clock.now();
     let holding = Lease::new(locks.clone(), "a".into(), 7, Fence::new(1), sent, SECOND);
@@ -92,7 +92,7 @@ async fn a_deadline_counts_from_before_the_request_and_not_from_its_answer() {
 }
 
 #[tokio::test]
-async fn a_lock_that_the_store_lost_is_lost_here_and_tells_who_waits_for_that() {
+async fn a_lock_that_the_store_lost_is_lost_here_and_its_waiters_are_notified() {
     let (locks, ..) = locks();
     let guard = lock(&locks).acquire().await.unwrap();
     let lost = tokio::spawn(guard.lost());
@@ -136,14 +136,14 @@ fn the_margin_is_a_hundredth_and_two_milliseconds() {
 }
 
 #[tokio::test]
-async fn a_lease_believes_no_more_once_its_guard_begins_to_release() {
+async fn a_handle_is_lost_once_its_guard_begins_to_release() {
     let (locks, ..) = locks();
     let guard = lock(&locks).keep_alive().acquire().await.unwrap();
     let lease = guard.lease();
     let renewed = guard.lease();
     // The answer of the release is not waited for.
     drop(tokio::time::timeout(Duration::ZERO, guard.release()).await);
-    assert!(!lease.is_valid(), "a lease outlived its guard");
+    assert!(!lease.is_valid(), "a handle outlived its guard");
     renewed.lost().await;
     assert_eq!(locks.stats().lost, 0);
 }
@@ -159,11 +159,11 @@ async fn the_server_may_hold_a_lock_until_the_latest_end_that_it_was_asked_for()
     assert!(!holding.is_valid());
     assert_eq!(holding.may_last(), 59 * SECOND);
     assert!(holding.begin_release().may_be_held);
-    assert!(!holding.asks(sent, 90 * SECOND), "a lock that was let go of is extended");
+    assert!(!holding.asks(sent, 90 * SECOND), "a lock that was released is extended");
 }
 
 #[tokio::test]
-async fn who_waits_has_left_the_line_when_the_locks_are_closed() {
+async fn a_waiter_has_left_the_queue_when_the_locks_are_closed() {
     let (locks, ..) = locks();
     let guard = lock(&locks).acquire().await.unwrap();
     let waiter = tokio::spawn({
