@@ -1,4 +1,4 @@
-//! Permits that are held.
+//! The guard of permits that are held.
 
 use std::fmt;
 use std::future::Future;
@@ -13,7 +13,7 @@ use crate::call::Call;
 use crate::error::{ErrorKind, Result};
 use crate::store::permit::{PermitStore, weight};
 
-/// One or several permits of a semaphore: renewed until it is released or dropped. Made by
+/// One or several permits of a semaphore, renewed until the guard is released or dropped. Made by
 /// [`Semaphore`](super::Semaphore).
 #[must_use = "a permit that is dropped at once is given back"]
 pub struct SemaphorePermit {
@@ -42,12 +42,12 @@ impl SemaphorePermit {
         self.let_go();
     }
 
-    /// What it held is held by another token now.
+    /// Ends a guard whose permits are held by another token now.
     pub(super) fn exchanged(mut self) {
         self.ended = true;
     }
 
-    /// How many permits it holds.
+    /// Returns the number of permits that this guard holds.
     #[must_use]
     pub fn permits(&self) -> u64 {
         weight(self.holding.token)
@@ -69,12 +69,12 @@ impl SemaphorePermit {
     ///
     /// # Cancel safety
     ///
-    /// It may be dropped and asked for again.
+    /// The future can be dropped and requested again.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
         self.holding.lost()
     }
 
-    /// Gives the permit back.
+    /// Releases the permits.
     ///
     /// One round trip.
     ///
@@ -84,7 +84,7 @@ impl SemaphorePermit {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives the permit back in the background.
+    /// Dropping the future releases the permits in the background.
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
         let holding = self.holding.clone();
         let locks = &holding.locks;
@@ -105,7 +105,7 @@ impl SemaphorePermit {
         }
     }
 
-    /// Ends the renewals and what is believed, before the permit is given back.
+    /// Ends the renewals and the local lease, before the permits are released.
     fn let_go(&mut self) -> ReleaseState {
         *self.parting.get_or_insert_with(|| {
             self.holding.locks.keeping.forget(self.holding.token);

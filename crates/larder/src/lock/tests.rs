@@ -1,4 +1,4 @@
-//! Guards on a clock that is set by hand: what a slow clock, a late answer and a lost lock make of them.
+//! Guards on a clock that is set by hand: what happens with a slow clock, a late reply and a lost lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use crate::store::memory::{Bounds, MemoryStore};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Locks of a process whose clock is one hand, on a store whose clock is the other.
+/// The locks of a process, its clock, and the clock of the store.
 fn locks() -> (Arc<Coordinator>, Arc<AtomicU64>, Arc<AtomicU64>) {
     let (here, there) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let changes = Arc::new(Invalidations::default());
@@ -63,7 +63,7 @@ async fn a_guard_whose_time_is_over_here_is_not_revived_by_a_store_that_still_ho
     assert_eq!(guard.extend(60 * SECOND).await.unwrap_err().kind(), ErrorKind::LockLost);
     assert!(!guard.is_valid());
     guard.lost().await;
-    // Nor was the store asked to.
+    // The store was not asked to extend it either.
     pass(&there, SECOND);
     assert!(lock(&locks).try_acquire().await.unwrap().is_some());
 }
@@ -120,7 +120,7 @@ async fn a_dropped_guard_gives_its_lock_back() {
     let granted = store.acquire(&name, 7, SECOND, WhenHeld::GoAway).await.unwrap();
     assert!(matches!(granted, Attempted::Granted { .. }));
     drop(Guard::new(holding, SECOND, None));
-    // The release runs in a task of its own: this one must be let go for it.
+    // The release runs in its own task: yield to it.
     for _ in 0..1000 {
         tokio::task::yield_now().await;
         if lock(&locks).try_acquire().await.unwrap().is_some() {
@@ -141,7 +141,7 @@ async fn a_handle_is_lost_once_its_guard_begins_to_release() {
     let guard = lock(&locks).keep_alive().acquire().await.unwrap();
     let lease = guard.lease();
     let renewed = guard.lease();
-    // The answer of the release is not waited for.
+    // Drop the release before its reply.
     drop(tokio::time::timeout(Duration::ZERO, guard.release()).await);
     assert!(!lease.is_valid(), "a handle outlived its guard");
     renewed.lost().await;
@@ -153,7 +153,7 @@ async fn the_server_may_hold_a_lock_until_the_latest_end_that_it_was_asked_for()
     let (locks, here, _) = locks();
     let sent = locks.context.clock.now();
     let holding = Lease::new(locks.clone(), "a".into(), 7, Fence::new(1), sent, SECOND);
-    // No answer comes.
+    // No reply arrives.
     assert!(holding.asks(sent, 60 * SECOND));
     pass(&here, SECOND);
     assert!(!holding.is_valid());
