@@ -243,19 +243,19 @@ impl Attempt {
         let place = Queues::join(&locks, &self.name, self.token);
         let hinted = place.told.clone();
         self.place = Some(place);
-        let mut come = !told && self.listen().await;
+        let mut your_turn = !told && self.listen().await;
         loop {
             let patience = end.map_or(LONGEST_SILENCE, |end| end.since(locks.context.clock.now()));
             if patience.is_zero() {
-                return self.in_vain(failed).map(Some);
+                return self.out_of_time(failed).map(Some);
             }
-            if !come {
+            if !your_turn {
                 tokio::select! {
-                    () = self.called(patience.min(LONGEST_SILENCE)) => {}
+                    () = self.wait_for_wakeup(patience.min(LONGEST_SILENCE)) => {}
                     () = hinted.notified() => {}
                 }
                 if end.is_some_and(|end| end <= locks.context.clock.now()) {
-                    return self.in_vain(failed).map(Some);
+                    return self.out_of_time(failed).map(Some);
                 }
             }
             let woken = locks.context.clock.now();
@@ -271,7 +271,7 @@ impl Attempt {
                 Ok(AttemptReply::Quarantined(until)) => return Ok(Some(AttemptOutcome::Quarantined(until))),
                 Ok(AttemptReply::Queues { .. }) => {
                     failed = None;
-                    come = self.listen().await;
+                    your_turn = self.listen().await;
                 }
                 // The server has lost its data, or took this process for dead: join the end of the queue.
                 Ok(_) => return Ok(None),
@@ -285,7 +285,7 @@ impl Attempt {
     }
 
     /// Waits for a wake-up from the server, for at most `patience`.
-    async fn called(&self, patience: Duration) {
+    async fn wait_for_wakeup(&self, patience: Duration) {
         match &self.listening {
             Some(listening) => listening.called(patience).await,
             None => tokio::time::sleep(patience).await,
@@ -380,7 +380,7 @@ impl Attempt {
 
     /// The result when the time is over: `Held` if the server has answered since the last failed request, else its
     /// error.
-    fn in_vain(&self, failed: Option<(Tick, Error)>) -> Result<AttemptOutcome> {
+    fn out_of_time(&self, failed: Option<(Tick, Error)>) -> Result<AttemptOutcome> {
         let Some((sent, error)) = failed else { return Ok(AttemptOutcome::Held) };
         let heard = self.locks.waiting.answered(&self.name, self.token);
         if heard.is_some_and(|heard| heard >= sent) { Ok(AttemptOutcome::Held) } else { Err(error) }

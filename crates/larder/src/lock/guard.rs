@@ -26,7 +26,7 @@ pub struct Guard {
     holding: Arc<Lease>,
     kept: bool,
     /// Set once the guard has ended its lease.
-    parting: Option<ReleaseState>,
+    release_state: Option<ReleaseState>,
     /// Whether the server has answered the release.
     ended: bool,
 }
@@ -38,7 +38,7 @@ impl Guard {
         if let Some(keep) = keep {
             Renewer::keep(&holding, ttl, keep.max_hold);
         }
-        Self { holding, kept: keep.is_some(), parting: None, ended: false }
+        Self { holding, kept: keep.is_some(), release_state: None, ended: false }
     }
 
     pub(super) fn token(&self) -> u64 {
@@ -52,7 +52,7 @@ impl Guard {
 
     /// Ends a guard whose lock was released by a request for several locks.
     pub(super) fn ended_elsewhere(mut self) {
-        self.let_go();
+        self.end_lease();
         self.ended = true;
     }
 
@@ -181,7 +181,7 @@ impl Guard {
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
         let holding = self.holding.clone();
         let locks = &holding.locks;
-        let parting = self.let_go();
+        let release_state = self.end_lease();
         let answer = Call::new(locks.timeout(), &locks.meter.release, async {
             holding.kind.ending().send(locks.store()?, &holding.name, holding.token).await
         })
@@ -193,7 +193,7 @@ impl Guard {
             }
             Ok(false) => {
                 self.ended = true;
-                if parting.may_be_held {
+                if release_state.may_be_held {
                     locks.meter.lost();
                 }
                 Ok(ReleaseOutcome::AlreadyLost)
@@ -206,8 +206,8 @@ impl Guard {
     }
 
     /// Ends the renewals and the local lease, before the lock is released.
-    fn let_go(&mut self) -> ReleaseState {
-        *self.parting.get_or_insert_with(|| {
+    fn end_lease(&mut self) -> ReleaseState {
+        *self.release_state.get_or_insert_with(|| {
             if self.kept {
                 self.holding.locks.keeping.forget(self.holding.token);
             }
@@ -228,7 +228,7 @@ impl Guard {
         if !self.is_valid() {
             return Err(lost(&self.holding.name));
         }
-        self.let_go();
+        self.end_lease();
         self.ended = true;
         let Lease { name, token, fence, .. } = &*self.holding;
         Ok(LockTicket { lock: name.to_string(), token: *token, fence: *fence })
@@ -247,7 +247,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let ReleaseState { may_be_held, was_valid } = self.let_go();
+        let ReleaseState { may_be_held, was_valid } = self.end_lease();
         let Lease { locks, name, token, granted, kind, .. } = &*self.holding;
         locks.meter.held(locks.context.clock.now().since(*granted));
         if may_be_held && !self.ended {

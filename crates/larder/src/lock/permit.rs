@@ -18,7 +18,7 @@ use crate::store::permit::{PermitStore, weight};
 #[must_use = "a permit that is dropped at once is given back"]
 pub struct SemaphorePermit {
     holding: Arc<Lease>,
-    parting: Option<ReleaseState>,
+    release_state: Option<ReleaseState>,
     ended: bool,
 }
 
@@ -27,7 +27,7 @@ impl SemaphorePermit {
         let holding = Arc::new(holding);
         holding.locks.meter.granted();
         Renewer::keep(&holding, ttl, max_hold);
-        Self { holding, parting: None, ended: false }
+        Self { holding, release_state: None, ended: false }
     }
 
     pub(super) fn fence(&self) -> Fence {
@@ -39,7 +39,7 @@ impl SemaphorePermit {
     }
 
     pub(super) fn end_renewals(&mut self) {
-        self.let_go();
+        self.end_lease();
     }
 
     /// Ends a guard whose permits are held by another token now.
@@ -88,7 +88,7 @@ impl SemaphorePermit {
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
         let holding = self.holding.clone();
         let locks = &holding.locks;
-        self.let_go();
+        self.end_lease();
         let answer = Call::new(locks.timeout(), &locks.meter.release, async {
             locks.store()?.give_permit(&holding.name, holding.token, None).await
         })
@@ -106,8 +106,8 @@ impl SemaphorePermit {
     }
 
     /// Ends the renewals and the local lease, before the permits are released.
-    fn let_go(&mut self) -> ReleaseState {
-        *self.parting.get_or_insert_with(|| {
+    fn end_lease(&mut self) -> ReleaseState {
+        *self.release_state.get_or_insert_with(|| {
             self.holding.locks.keeping.forget(self.holding.token);
             self.holding.begin_release()
         })
@@ -116,7 +116,7 @@ impl SemaphorePermit {
 
 impl Drop for SemaphorePermit {
     fn drop(&mut self) {
-        let ReleaseState { may_be_held, .. } = self.let_go();
+        let ReleaseState { may_be_held, .. } = self.end_lease();
         let Lease { locks, name, token, granted, .. } = &*self.holding;
         locks.meter.held(locks.context.clock.now().since(*granted));
         if !self.ended && may_be_held {
