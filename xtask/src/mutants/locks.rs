@@ -74,7 +74,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "an answer that comes after the deadline revives the guard",
         &[within(HOLDING, "Some(old) if ", ["*old > now", "*old > now || now >= *old"], " => {")],
-        &[unit("lock::tests::an_answer_that_comes_after_the_deadline_does_not_revive_it")],
+        &[unit("lock::tests::an_answer_that_arrives_after_the_deadline_does_not_revive_it")],
     ),
     mutant(
         "a guard whose time is over asks for more",

@@ -239,7 +239,7 @@ impl Attempt {
         let locks = self.locks.clone();
         // The last request that failed, and when it was sent.
         let mut failed: Option<(Tick, Error)> = None;
-        tracing::trace!(target: target::LOCK, "in line for a lock");
+        tracing::trace!(target: target::LOCK, "queued for a lock");
         let place = Queues::join(&locks, &self.name, self.token);
         let hinted = place.told.clone();
         self.place = Some(place);

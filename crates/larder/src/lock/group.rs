@@ -121,7 +121,7 @@ impl fmt::Debug for LockGroup {
 /// lock. Attempts without a lock in common never wait for each other, with one exception: once 256 attempts wait in
 /// the group, those behind them wait until the queue is shorter.
 #[derive(Clone)]
-#[must_use = "locks are taken by acquire(), acquire_within() or try_acquire()"]
+#[must_use = "locks are acquired by acquire(), acquire_within() or try_acquire()"]
 pub struct GroupLocks {
     group: LockGroup,
     /// Sorted.

@@ -102,7 +102,7 @@ struct Keep {
 /// # }
 /// ```
 #[derive(Clone)]
-#[must_use = "a lock is taken by acquire(), acquire_within() or try_acquire()"]
+#[must_use = "a lock is acquired by acquire(), acquire_within() or try_acquire()"]
 pub struct Lock {
     locks: Arc<Coordinator>,
     name: Arc<str>,

@@ -39,7 +39,7 @@ use crate::store::permit::HEAVIEST;
 /// # }
 /// ```
 #[derive(Clone)]
-#[must_use = "a read-write lock is taken by read() or write()"]
+#[must_use = "a read-write lock is acquired by read() or write()"]
 pub struct RwLock {
     semaphore: Semaphore,
 }

@@ -56,7 +56,7 @@ use crate::telemetry::target;
 /// # }
 /// ```
 #[derive(Clone)]
-#[must_use = "a permit is taken by acquire(), acquire_within() or try_acquire()"]
+#[must_use = "a permit is acquired by acquire(), acquire_within() or try_acquire()"]
 pub struct Semaphore {
     locks: Arc<Coordinator>,
     /// The kind of thing it is, for error messages.

@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 /// # }
 /// ```
 #[derive(Clone)]
-#[must_use = "locks are taken by acquire(), acquire_within() or try_acquire()"]
+#[must_use = "locks are acquired by acquire(), acquire_within() or try_acquire()"]
 pub struct SeveralLocks {
     locks: Arc<Coordinator>,
     /// Sorted.
