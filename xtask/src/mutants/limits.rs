@@ -113,9 +113,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a repeated refusal's wait counts from its request",
         &[within(
             KNOWN,
-            "until, figures: ",
+            "figures: ",
             ["RefusalFigures::of(decision, kept, answered)", "RefusalFigures::of(decision, kept, sent)"],
-            " }",
+            ",",
         )],
         &[REFUSALS],
     ),

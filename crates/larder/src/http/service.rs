@@ -271,7 +271,8 @@ where
             // Decide, and prepare the fields and the refusal while the decisions are here.
             let mut decided = options.decide(&asked).await;
             options.refused(&asked, &request, &decided);
-            let limit_fields = if options.shadow { Vec::new() } else { shared.limit_fields(&asked, &decided) };
+            let limit_fields =
+                if options.shadow { Vec::new() } else { shared.limit_fields(&asked, &decided) };
             let passes = options.shadow || decided.binding().is_ok_and(|(_, decision)| decision.is_allowed());
             let refusal = (!passes).then(|| shared.refuse_by(&asked, &decided));
             // The decisions go on with the request, where handlers can take them.

@@ -53,10 +53,7 @@ impl Block {
             )));
         }
         if !(1..=255).contains(&self.factor) {
-            return Err(Error::invalid(format!(
-                "the factor of a block is 1 to 255, not {}",
-                self.factor
-            )));
+            return Err(Error::invalid(format!("the factor of a block is 1 to 255, not {}", self.factor)));
         }
         let micros = |span: Duration| u64::try_from(span.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         Ok(Penalty { first: micros(self.first), factor: self.factor.into(), most: micros(self.longest) })

@@ -61,7 +61,9 @@ impl PermitBatch {
             return Err(Error::invalid("a permit batch has at least 1 permit, not 0"));
         }
         if plan.terms.iter().any(|term| term.rule == Rule::Gcra) {
-            return Err(Error::invalid("a GCRA quota spaces single permits: it cannot be combined with leased()"));
+            return Err(Error::invalid(
+                "a GCRA quota spaces single permits: it cannot be combined with leased()",
+            ));
         }
         if span < LEAST || span > plan.shortest {
             return Err(Error::invalid(format!(

@@ -176,7 +176,9 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
     let Some(first) = asked.first() else { return Ok(Vec::new()) };
     for (place, one) in asked.iter().enumerate() {
         if asked.iter().skip(place + 1).any(|other| other.name == one.name) {
-            return Err(Error::invalid("a key is given twice in one decision: use it once, with the sum of the costs"));
+            return Err(Error::invalid(
+                "a key is given twice in one decision: use it once, with the sum of the costs",
+            ));
         }
     }
     // A refusal of exactly these keys may still hold: then no request is needed.

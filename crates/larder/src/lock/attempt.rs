@@ -361,8 +361,8 @@ impl Attempt {
         Ok(answer)
     }
 
-    /// Subscribes on the server; true if the lock was handed over already. If the request fails, the heartbeat
-    /// tells.
+    /// Subscribes on the server. True if the lock was handed over already, or the `Larder` is closed. If the request
+    /// fails, the heartbeat wakes the attempt.
     async fn listen(&self) -> bool {
         let Ok(store) = self.locks.store() else { return true };
         let asked = timeout(self.locks.timeout(), store.listen(&self.name, self.token)).await;

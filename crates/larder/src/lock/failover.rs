@@ -59,8 +59,7 @@ pub(super) async fn acknowledged(holding: &Arc<Lease>, ttl: Duration) -> Result<
 }
 
 fn not_replicated(name: &str, replicas: u32) -> Error {
-    let message =
-        format!("fewer than {replicas} replicas acknowledged the lock in time: it was released");
+    let message = format!("fewer than {replicas} replicas acknowledged the lock in time: it was released");
     let named = format!("{:?}: {message}", shown(name));
     Error::named(ErrorKind::NotReplicated, message, named)
 }

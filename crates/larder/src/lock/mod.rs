@@ -350,11 +350,7 @@ impl Lock {
             if *lock != *self.name {
                 let (is, wanted) = (holder::shown(&lock), holder::shown(&self.name));
                 let named = format!("the ticket is for the lock {is:?}, not for {wanted:?}");
-                return Err(Error::named(
-                    ErrorKind::InvalidSetting,
-                    "the ticket is for another lock",
-                    named,
-                ));
+                return Err(Error::named(ErrorKind::InvalidSetting, "the ticket is for another lock", named));
             }
             let sent = self.locks.context.clock.now();
             let held = [(LockToken { lock, token }, self.ttl)];

@@ -143,7 +143,12 @@ impl Facts {
         if refusals.len() >= REFUSALS {
             refusals.remove(0);
         }
-        refusals.push(KnownRefusal { cost, plan: plan.clone(), until, figures: RefusalFigures::of(decision, kept, answered) });
+        refusals.push(KnownRefusal {
+            cost,
+            plan: plan.clone(),
+            until,
+            figures: RefusalFigures::of(decision, kept, answered),
+        });
     }
 
     /// Remembers that these keys were refused together, and that `longest` is the decision with the longest wait.
