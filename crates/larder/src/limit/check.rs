@@ -6,7 +6,7 @@ use crate::call::Call;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{Charge, LimitStore, ChargeMode};
+use crate::store::limit::{Charge, ChargeMode, LimitStore};
 
 impl RateLimiter {
     /// Charges one permit if the limit allows it, and returns whether it did. As [`check`](Self::check), without

@@ -7,7 +7,7 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{LimitStore, ChargeStamp};
+use crate::store::limit::{ChargeStamp, LimitStore};
 
 impl RateLimiter {
     /// Forgets everything that was charged to a key. Returns whether anything was. One round trip.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::failover::Failover;
-use super::holding::{Lease, Kind};
-use super::locks::{Ending, Coordinator};
+use super::holding::{Kind, Lease};
+use super::locks::{Coordinator, Ending};
 use super::waiting::{QueuePlace, Queues};
 use super::{Fence, holding};
 use crate::clock::Tick;
@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::near::Subscription;
 use crate::store::group::GroupStore;
 use crate::store::lock::{Attempted, LockRequest, LockStore, QueueTiming, WhenHeld, process_suffix};
-use crate::store::permit::{PermitStore, PermitRequest, Taken, WhenTaken, token_of};
+use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken, token_of};
 use crate::telemetry::target;
 
 /// The longest time that a waiter waits for a wake-up before it asks by itself.
@@ -166,7 +166,11 @@ impl Attempt {
     }
 
     /// Acquires the lock if it is free now.
-    pub(super) async fn once(locks: &Arc<Coordinator>, name: &Arc<str>, want: Want) -> Result<AttemptOutcome> {
+    pub(super) async fn once(
+        locks: &Arc<Coordinator>,
+        name: &Arc<str>,
+        want: Want,
+    ) -> Result<AttemptOutcome> {
         let now = locks.context.clock.now();
         let mut attempt = Self::new(locks, name, want, now);
         match attempt.begin(now, WhenHeld::GoAway).await? {
@@ -195,7 +199,12 @@ impl Attempt {
 
     /// Continues an attempt that was not granted at once. Starts a new attempt whenever the place in the queue is
     /// lost.
-    async fn in_line(mut self, mut answer: AttemptReply, began: Tick, end: Option<Tick>) -> Result<AttemptOutcome> {
+    async fn in_line(
+        mut self,
+        mut answer: AttemptReply,
+        began: Tick,
+        end: Option<Tick>,
+    ) -> Result<AttemptOutcome> {
         let mut waited = false;
         loop {
             match answer {
@@ -307,7 +316,10 @@ impl Attempt {
                 }
                 Want::Group { names, ttl, failover } => {
                     let request = request(*ttl, None, *failover);
-                    store.take_group(&self.name, self.token, names, request, queue).await.map(AttemptReply::from)
+                    store
+                        .take_group(&self.name, self.token, names, request, queue)
+                        .await
+                        .map(AttemptReply::from)
                 }
                 Want::Permits { request, .. } => {
                     let mut request = *request;

@@ -28,7 +28,7 @@ use super::locks::Coordinator;
 use crate::background::Resident;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::lock::{LockStore, QueueTiming, LockToken, QueueStatus};
+use crate::store::lock::{LockStore, LockToken, QueueStatus, QueueTiming};
 
 /// The time limit of a beat: after a lost reply, the next beat is sent while the waiters still count as alive.
 const PATIENCE: Duration = Duration::from_millis(400);

@@ -1,6 +1,6 @@
 //! Counting in this process alone, by the rules of every store: what is left to a program while its store is away.
 
-use super::limit::{Charge, Charged, ChargeStamp, QuotaSpec};
+use super::limit::{Charge, ChargeStamp, Charged, QuotaSpec};
 use super::memory::Limits;
 use crate::clock::Tick;
 
@@ -15,7 +15,14 @@ impl Share {
     }
 
     /// As [`LimitStore::refund`](super::limit::LimitStore::refund).
-    pub(crate) fn refund(&self, name: &str, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp, now: Tick) -> u64 {
+    pub(crate) fn refund(
+        &self,
+        name: &str,
+        terms: &[QuotaSpec],
+        permits: u64,
+        stamp: ChargeStamp,
+        now: Tick,
+    ) -> u64 {
         self.0.refund(name, terms, permits, stamp, now.as_micros())
     }
 

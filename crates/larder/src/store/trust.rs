@@ -179,7 +179,10 @@ mod tests {
         let seen = lanes.open(lane);
         lanes.renew(seen, at(10));
         assert!(!lanes.is_valid(seen, Moment::new(10 * SECOND, 3600 * SECOND)));
-        assert!(!lanes.is_valid(seen, Moment::new(3600 * SECOND, 10 * SECOND)), "somebody set the clock back");
+        assert!(
+            !lanes.is_valid(seen, Moment::new(3600 * SECOND, 10 * SECOND)),
+            "somebody set the clock back"
+        );
     }
 
     #[test]
