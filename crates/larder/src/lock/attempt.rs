@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 enum Stage {
     /// Known to have left nothing on the server, or owned by a guard.
     Settled,
-    InLine,
+    Queued,
     /// A request to acquire is outstanding.
     Unanswered,
 }
@@ -193,13 +193,13 @@ impl Attempt {
         match attempt.begin(now, WhenHeld::StandInLine).await? {
             AttemptReply::Granted(grant) => attempt.guard(grant),
             // Boxed: the future of a wait is large, and most attempts do not wait.
-            other => Box::pin(attempt.in_line(other, now, end)).await,
+            other => Box::pin(attempt.continue_queued(other, now, end)).await,
         }
     }
 
     /// Continues an attempt that was not granted at once. Starts a new attempt whenever the place in the queue is
     /// lost.
-    async fn in_line(
+    async fn continue_queued(
         mut self,
         mut answer: AttemptReply,
         began: Tick,
@@ -336,7 +336,7 @@ impl Attempt {
             Ok(attempted) => {
                 self.heard = now;
                 self.stage = match attempted {
-                    AttemptReply::Granted(_) | AttemptReply::Queues { .. } => Stage::InLine,
+                    AttemptReply::Granted(_) | AttemptReply::Queues { .. } => Stage::Queued,
                     _ => Stage::Settled,
                 };
             }
@@ -446,7 +446,7 @@ impl Drop for Attempt {
         let remembered = match self.stage {
             Stage::Settled => return,
             // A late request cannot acquire for a token that is no longer queued, so a short tombstone is enough.
-            Stage::InLine => Duration::from_millis(1),
+            Stage::Queued => Duration::from_millis(1),
             Stage::Unanswered => QueueTiming::REMEMBERED,
         };
         let name = self.name.clone();
