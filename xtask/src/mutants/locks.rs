@@ -188,7 +188,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "who goes away stays in line",
-        &[within(ATTEMPT, "Stage::InLine => ", ["Duration::from_millis(1)", "return"], ",")],
+        &[within(ATTEMPT, "Stage::Queued => ", ["Duration::from_millis(1)", "return"], ",")],
         &[GONE],
     ),
     mutant(
