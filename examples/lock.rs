@@ -8,7 +8,9 @@
 use std::error::Error;
 use std::time::Duration;
 
-use larder::{ErrorKind, Fence, Larder};
+use larder::{ErrorKind, Larder};
+
+use larder::lock::Fence;
 use rusqlite::{Connection, params};
 
 /// What the lock protects. Beside the value stands the highest fence that has written it.

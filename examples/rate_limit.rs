@@ -7,7 +7,9 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use larder::{Larder, OutagePolicy, Quota, Reserve};
+use larder::{Larder, Quota};
+
+use larder::limit::{OutagePolicy, Reserve};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

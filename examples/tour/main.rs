@@ -14,7 +14,8 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use catalogue::{Catalogue, PRODUCTS, Product};
-use larder::{Cache, DecidedBy, Larder, Quota};
+use larder::limit::DecidedBy;
+use larder::{Cache, Larder, Quota};
 
 type Outcome = Result<(), Box<dyn Error>>;
 

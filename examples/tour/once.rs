@@ -4,7 +4,9 @@
 use std::io;
 use std::time::Duration;
 
-use larder::{JobRun, Larder, Leader};
+use larder::Larder;
+
+use larder::lock::{JobRun, Leader};
 
 use crate::{Outcome, heading, yes_no};
 

@@ -79,15 +79,15 @@ pub enum ErrorKind {
     Busy,
     /// Others held the lock all the time.
     LockHeld,
-    /// As many callers wait for the semaphore as [`max_waiting`](crate::Semaphore::max_waiting) lets.
+    /// As many callers wait for the semaphore as [`max_waiting`](crate::lock::Semaphore::max_waiting) lets.
     QueueFull,
     /// The server may have lost locks that are still held: after a failover, a restart, or before the first use of a lock with
-    /// [`quarantine`](crate::Lock::quarantine). It grants nothing until this time of its clock.
+    /// [`quarantine`](crate::lock::Lock::quarantine). It grants nothing until this time of its clock.
     Quarantined {
         /// When it grants again.
         until: SystemTime,
     },
-    /// Fewer replicas than [`replicated`](crate::Lock::replicated) demands have acknowledged the lock in time. It was
+    /// Fewer replicas than [`replicated`](crate::lock::Lock::replicated) demands have acknowledged the lock in time. It was
     /// released.
     NotReplicated,
     /// The `Larder` was closed.

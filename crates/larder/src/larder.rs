@@ -3,9 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use crate::builder::LarderBuilder;
 use crate::cache::{CacheBuilder, Explanation, Tag, TagSnapshot};
 use crate::call::Call;
@@ -15,6 +12,7 @@ use crate::limit::{LimitKey, Quotas, RateLimiter, Together, together};
 use crate::lock::{Coordinator, Election, Job, Lock, LockGroup, RwLock, Semaphore, SeveralLocks};
 use crate::stats::Stats;
 use crate::store::Store;
+use crate::value::Value;
 
 /// A connection to a store, and all that stands on it.
 ///
@@ -129,7 +127,7 @@ impl Larder {
     /// Handles built twice for one name share their loads; building a name with another `V` is an error.
     pub fn cache<V>(&self, name: &str) -> CacheBuilder<V>
     where
-        V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+        V: Value,
     {
         CacheBuilder::new(self.context.clone(), name)
     }

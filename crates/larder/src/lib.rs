@@ -58,8 +58,8 @@ mod invalidation;
 mod key;
 mod keyspace;
 mod larder;
-mod limit;
-mod lock;
+pub mod limit;
+pub mod lock;
 mod name;
 mod near;
 mod random;
@@ -84,26 +84,17 @@ pub use write::{OrQueue, WriteCall, WriteOutcome};
 // The cache
 pub use cache::{
     Cache, CacheBuilder, Entry, EntryVersion, Explanation, Foreign, HoldsError, IsError, IsText, Load,
-    LoadContext, LoadEntry, LoadError, LoadMany, LoaderError, LoaderFailure, NearVerdict, OnceError,
-    ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored, Tag, TagSnapshot, WhenAbandoned,
+    LoadContext, LoadEntry, LoadError, LoadMany, LoadSource, LoaderError, LoaderFailure, NearVerdict,
+    OnceError, ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored, Tag, TagSnapshot,
+    WhenAbandoned,
 };
 pub use key::{CacheKey, DisplayKey, KeyText};
 pub use near::Near;
 pub use store::Expiry;
-pub use value::Format;
-
-// Locks
-pub use lock::{
-    Election, Fence, GroupGuard, GroupLocks, Guard, Holder, Job, JobOutcome, JobRun, JobStatus, Leader,
-    Leaders, Leadership, Lock, LockGroup, LockHandle, LockTicket, LocksGuard, ReleaseOutcome, RwLock,
-    RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphorePermit, SeveralLocks,
-};
+pub use value::{Format, Value};
 
 // Rate limits
-pub use limit::{
-    Block, DecidedBy, Decision, LimitKey, OutagePolicy, PermitBatch, Quota, QuotaOverride, Quotas,
-    RateLimiter, Reservation, Reserve, Settled, Together,
-};
+pub use limit::Quota;
 
 /// The programs of the README and of docs/, so that they compile.
 #[cfg(doctest)]

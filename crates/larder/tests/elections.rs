@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use larder::{ErrorKind, Fence, Leaders, ReleaseOutcome};
+use larder::ErrorKind;
+
+use larder::lock::{Fence, Leaders, ReleaseOutcome};
 use larder_testkit::worker::{self, Worker};
 use larder_testkit::{Direction, Proxy, Server};
 use support::waiting::{InLine, Lateness};
@@ -76,7 +78,7 @@ async fn one_leads_at_a_time_and_each_candidate_leads_in_its_turn() {
                 let election = larder.election("scheduler").ttl(TTL).value(format!("candidate {number}"));
                 let (leading, led) = (leading.clone(), led.clone());
                 tokio::spawn(async move {
-                    let body = async |lease: larder::LockHandle| {
+                    let body = async |lease: larder::lock::LockHandle| {
                         assert_eq!(leading.fetch_add(1, Ordering::SeqCst), 0, "two lead");
                         tokio::task::yield_now().await;
                         led.fetch_add(1, Ordering::SeqCst);
@@ -109,7 +111,7 @@ async fn a_leader_that_is_cut_off_is_stopped_before_another_leads_and_leads_agai
     let running = tokio::spawn({
         let (election, terms) = (cut.election("scheduler").ttl(ttl).value("cut"), terms.clone());
         async move {
-            let body = async |lease: larder::LockHandle| {
+            let body = async |lease: larder::lock::LockHandle| {
                 if terms.fetch_add(1, Ordering::SeqCst) == 0 {
                     std::future::pending::<()>().await;
                 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use larder::{ErrorKind, Job, JobOutcome, JobRun, Larder};
+use larder::{ErrorKind, Larder};
+
+use larder::lock::{Job, JobOutcome, JobRun};
 use larder_testkit::{Direction, Proxy, Server};
 use support::{each_pair, each_store, namespace, until};
 use tokio::sync::oneshot;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use larder::JobRun;
+use larder::lock::JobRun;
 use larder_testkit::Server;
 use larder_testkit::worker::{self, Worker};
 

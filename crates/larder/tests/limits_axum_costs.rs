@@ -11,8 +11,9 @@ use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{Method, StatusCode};
+use larder::Quota;
 use larder::http::{ClientIp, PathKey, RateLimitFields, RateLimitLayer, RequestHead, ResponseHead};
-use larder::{Block, DecidedBy, Quota, RateLimiter};
+use larder::limit::{Block, DecidedBy, RateLimiter};
 use support::each_store;
 use web::{Answer, ask, by_user, limiter, request, serve};
 

@@ -5,7 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use larder::{Block, ErrorKind, Quota};
+use larder::{ErrorKind, Quota};
+
+use larder::limit::Block;
 use support::{each_pair, each_store, until};
 
 const SECOND: Duration = Duration::from_secs(1);

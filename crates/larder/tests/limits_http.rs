@@ -14,7 +14,8 @@ use http::{Request, Response, StatusCode};
 use larder::http::{
     ClientIp, Decisions, Grpc, HeaderKey, PathKey, RateLimitFields, RateLimitLayer, RequestHead,
 };
-use larder::{Larder, OutagePolicy, Quota};
+use larder::limit::OutagePolicy;
+use larder::{Larder, Quota};
 use larder_testkit::Server;
 use support::each_store;
 use tower::{Layer, Service, ServiceExt, service_fn};

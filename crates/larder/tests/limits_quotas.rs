@@ -5,7 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use larder::{DecidedBy, Decision, ErrorKind, Quota, RateLimiter, Reserve};
+use larder::{ErrorKind, Quota};
+
+use larder::limit::{DecidedBy, Decision, RateLimiter, Reserve};
 use support::{each_store, until};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -215,7 +217,7 @@ async fn nonsense_is_an_error_and_never_an_endless_wait() {
         assert!(limiter.set_quotas([Quota::per_hour(1), Quota::per_hour(2)]).is_err());
         assert_eq!(limiter.quotas(), [Quota::per_hour(30), Quota::per_minute(5)]);
         assert!(limiter.clone().leased(0).is_err());
-        assert!(limiter.clone().outage(larder::OutagePolicy::LocalShare(0)).is_err());
+        assert!(limiter.clone().outage(larder::limit::OutagePolicy::LocalShare(0)).is_err());
         let paced = larder.rate_limiter("paced", Quota::per_second(10).gcra(2)).unwrap();
         assert!(paced.leased(5).is_err());
     }
@@ -264,7 +266,7 @@ async fn a_decision_is_given_back_only_where_it_was_charged() {
             wrong(&limiter, key, limiter.acquire("a", HOUR).await.unwrap()).await;
             assert_eq!(limiter.remaining(key).await.unwrap(), 90, "{store}");
             // Of a lease, whether it took the batch or spent of it.
-            for decided_by in [DecidedBy::Store, DecidedBy::PermitBatch] {
+            for decided_by in [DecidedBy::Store, DecidedBy::Lease] {
                 let decision = leased.check(format!("hot{key}")).await.unwrap();
                 assert_eq!(decision.decided_by(), decided_by, "{store}");
                 wrong(&leased, key, decision).await;
@@ -296,7 +298,7 @@ fn a_decision_and_a_reservation_cannot_be_cloned() {
     impl<T> OnlyWithoutClone<()> for T {}
     impl<T: Clone> OnlyWithoutClone<u8> for T {}
     <Decision as OnlyWithoutClone<_>>::holds();
-    <larder::Reservation as OnlyWithoutClone<_>>::holds();
+    <larder::limit::Reservation as OnlyWithoutClone<_>>::holds();
 }
 
 #[tokio::test]

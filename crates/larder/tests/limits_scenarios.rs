@@ -5,7 +5,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use larder::{DecidedBy, ErrorKind, Larder, Quota};
+use larder::{ErrorKind, Larder, Quota};
+
+use larder::limit::DecidedBy;
 use larder_testkit::Server;
 use support::{each_store, until};
 

@@ -5,7 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use larder::{DecidedBy, ErrorKind, OutagePolicy, Quota};
+use larder::{ErrorKind, Quota};
+
+use larder::limit::{DecidedBy, OutagePolicy};
 use larder_testkit::Server;
 use support::{each_pair, each_store};
 
@@ -141,8 +143,9 @@ async fn while_the_store_is_away_each_key_is_decided_by_its_limiters_policy() {
     let (allows, denies) = (limiter("a", OutagePolicy::Allow), limiter("b", OutagePolicy::Deny));
     let errors = limiter("c", OutagePolicy::Error);
     server.kill();
-    let check =
-        async |other: &larder::RateLimiter| larder.check_together([allows.key("x"), other.key("y")]).await;
+    let check = async |other: &larder::limit::RateLimiter| {
+        larder.check_together([allows.key("x"), other.key("y")]).await
+    };
     assert!(check(&allows).await.unwrap().is_allowed());
     assert!(!check(&denies).await.unwrap().is_allowed());
     assert!(check(&errors).await.is_err());

@@ -6,7 +6,9 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder::{DecidedBy, ErrorKind, Larder, Quota};
+use larder::{ErrorKind, Larder, Quota};
+
+use larder::limit::DecidedBy;
 use larder_testkit::Server;
 use support::{each_store, until};
 
@@ -108,7 +110,7 @@ async fn a_waiter_that_goes_away_gives_its_turn_back() {
         let window = Duration::from_secs(3600);
         let limiter = larder.rate_limiter("api", Quota::new(1, window)).unwrap();
         assert!(limiter.allow("a").await.unwrap());
-        let ready = |limit: Duration, limiter: larder::RateLimiter| async move {
+        let ready = |limit: Duration, limiter: larder::limit::RateLimiter| async move {
             // Asks the store, whatever is known here.
             let refused = limiter.acquire("a", Duration::ZERO).await.unwrap();
             refused.retry_after().is_some_and(|wait| wait > limit)
@@ -211,7 +213,8 @@ async fn callers_that_wait_at_the_same_time_share_a_request() {
     server.reset_stats();
     let calls = || server.calls("evalsha") + server.calls("eval");
     let many = |key: &'static str| -> Vec<_> {
-        let acquire = |limiter: larder::RateLimiter| async move { limiter.acquire(key, LONG).await.unwrap() };
+        let acquire =
+            |limiter: larder::limit::RateLimiter| async move { limiter.acquire(key, LONG).await.unwrap() };
         (0..1000).map(|_| tokio::spawn(acquire(limiter.clone()))).collect()
     };
     server.pause();

@@ -5,7 +5,9 @@ mod support;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use larder::{Larder, PermitBatch, Quota};
+use larder::{Larder, Quota};
+
+use larder::limit::PermitBatch;
 use larder_testkit::Server;
 
 /// A track as the page has it: kind, width, and what it counted with its place or time.

@@ -7,7 +7,9 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder::{Guard, Larder, Lock, ReleaseOutcome};
+use larder::Larder;
+
+use larder::lock::{Guard, Lock, ReleaseOutcome};
 use larder_testkit::{Cluster, Sentinel, Server, eventually};
 use support::until;
 use support::waiting::believes_no_longer_than;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, GroupGuard, GroupLocks, Larder, ReleaseOutcome};
+use larder::{ErrorKind, Larder};
+
+use larder::lock::{GroupGuard, GroupLocks, ReleaseOutcome};
 use larder_testkit::{Direction, Proxy, Server};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

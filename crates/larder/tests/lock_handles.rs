@@ -5,7 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use larder::{ErrorKind, Fence, Guard, LockTicket, ReleaseOutcome};
+use larder::ErrorKind;
+
+use larder::lock::{Fence, Guard, LockTicket, ReleaseOutcome};
 use support::waiting::InLine;
 use support::{each_pair, each_store, until};
 
@@ -133,7 +135,7 @@ async fn a_body_runs_if_the_lock_is_free_or_comes_free_in_time() {
         let lock = larder.lock("gate").ttl(TTL);
         assert_eq!(lock.try_run(async |lease| lease.is_valid()).await.unwrap(), Some(true), "{store}");
         let guard = lock.acquire().await.unwrap();
-        let not_begun = async |_: larder::LockHandle| begun();
+        let not_begun = async |_: larder::lock::LockHandle| begun();
         assert_eq!(lock.try_run(not_begun).await.unwrap(), None::<()>, "{store}");
         let late = lock.run_within(Duration::from_millis(20), not_begun).await.unwrap_err();
         assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}");

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{Cache, ErrorKind, Larder, Quota, ReleaseOutcome};
+use larder::{Cache, ErrorKind, Larder, Quota};
+
+use larder::lock::ReleaseOutcome;
 use larder_testkit::Server;
 use larder_testkit::{Direction, Proxy};
 use support::waiting::{Lateness, believes_no_longer_than, permit_believes_no_longer_than};
@@ -74,7 +76,7 @@ async fn renewals_of_many_locks_share_round_trips() {
     until("all were renewed", async || server.calls("pexpire") >= 200).await;
     let scripts = server.calls("evalsha") + server.calls("eval");
     assert!(scripts <= 20, "{scripts} requests for 200 renewals");
-    assert!(guards.iter().all(larder::Guard::is_valid));
+    assert!(guards.iter().all(larder::lock::Guard::is_valid));
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, Larder, ReleaseOutcome};
+use larder::{ErrorKind, Larder};
+
+use larder::lock::ReleaseOutcome;
 use larder_testkit::Server;
 use larder_testkit::{Direction, Proxy};
 use support::waiting::{InLine, Lateness};
@@ -26,7 +28,12 @@ async fn own(server: &Server, namespace: &str) -> Larder {
 }
 
 /// Starts to wait, and returns once it stands in line.
-async fn stand(server: &Server, larder: &Larder, lock: &str, namespace: &str) -> JoinHandle<larder::Guard> {
+async fn stand(
+    server: &Server,
+    larder: &Larder,
+    lock: &str,
+    namespace: &str,
+) -> JoinHandle<larder::lock::Guard> {
     let name = format!("{namespace}/{lock}");
     let before = waiting(server, &name);
     let waiter = larder.lock(lock).ttl(TTL);

@@ -6,7 +6,9 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use larder::{ErrorKind, Larder, ReleaseOutcome, Result};
+use larder::{ErrorKind, Larder, Result};
+
+use larder::lock::ReleaseOutcome;
 use larder_testkit::{Sentinel, Server};
 use support::lossy;
 use support::{connect, patient, until};

@@ -5,7 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use larder::{ErrorKind, Guard, Larder};
+use larder::{ErrorKind, Larder};
+
+use larder::lock::Guard;
 use larder_testkit::{Cluster, Server, eventually};
 use support::{connect_as, until};
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use larder::{ErrorKind, ReleaseOutcome};
+use larder::ErrorKind;
+
+use larder::lock::ReleaseOutcome;
 use support::{each_store, until};
 
 const TTL: Duration = Duration::from_secs(10);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, ReleaseOutcome};
+use larder::ErrorKind;
+
+use larder::lock::ReleaseOutcome;
 use support::waiting::{InLine, Lateness};
 use support::{each_pair, each_store, until};
 

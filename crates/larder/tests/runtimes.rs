@@ -10,7 +10,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::{Guard, Larder, SemaphorePermit};
+use larder::Larder;
+
+use larder::lock::{Guard, SemaphorePermit};
 use larder_testkit::Server;
 use support::{connect_as, namespace, patient, server};
 use tokio::runtime::{Builder, Runtime};

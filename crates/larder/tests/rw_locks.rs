@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, Larder, ReleaseOutcome};
+use larder::{ErrorKind, Larder};
+
+use larder::lock::ReleaseOutcome;
 use larder_testkit::Server;
 use support::waiting::{InLine, Lateness};
 use support::{each_pair, each_store, namespace};
@@ -67,7 +69,7 @@ async fn a_reader_that_comes_after_a_waiting_writer_waits_for_it_and_readers_at_
         for reader in readers {
             inside.push(tokio::time::timeout(LONG, reader).await.expect(store).unwrap());
         }
-        assert!(inside.iter().all(larder::RwLockReadGuard::is_valid), "{store}");
+        assert!(inside.iter().all(larder::lock::RwLockReadGuard::is_valid), "{store}");
         assert!(lock.try_write().await.unwrap().is_none(), "{store}");
         for read in inside {
             assert_eq!(read.release().await.unwrap(), ReleaseOutcome::Released, "{store}");

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{ErrorKind, Larder, ReleaseOutcome, Semaphore, SemaphorePermit};
+use larder::{ErrorKind, Larder};
+
+use larder::lock::{ReleaseOutcome, Semaphore, SemaphorePermit};
 use larder_testkit::{Direction, Proxy, Server};
 use support::{each_pair, each_store, namespace, until};
 use tokio::task::JoinHandle;

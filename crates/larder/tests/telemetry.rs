@@ -152,7 +152,7 @@ async fn history(server: &Server, larder: &Larder) -> u64 {
     guard.extend(HOUR).await.unwrap();
     guard.release().await.unwrap();
     assert!(larder.lock("lock-1").holder().await.unwrap().is_none());
-    assert!(!larder.lock("lock-1").break_if(larder::Fence::new(1)).await.unwrap());
+    assert!(!larder.lock("lock-1").break_if(larder::lock::Fence::new(1)).await.unwrap());
     let job = larder.job("lock-1").every(HOUR);
     drop(job.run(async |_| Ok::<_, String>(())).await.unwrap());
     assert!(job.status().await.unwrap().is_some());
@@ -590,7 +590,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     let permit = exports.try_acquire().await.unwrap();
     larder.semaphore("exports", 2).key("key-10").set_permits(2, 1).await.unwrap();
     drop(exports.clone().try_acquire().await.unwrap());
-    let lease = larder::Lease::batch(9).span(Duration::from_millis(500));
+    let lease = larder::limit::PermitBatch::batch(9).span(Duration::from_millis(500));
     let leased = larder.rate_limiter("leased", Quota::per_hour(90)).unwrap().leased(lease).unwrap();
     assert!(leased.allow("key-11").await.unwrap());
     server.kill();

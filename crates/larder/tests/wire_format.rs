@@ -776,12 +776,12 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
             "job" | "job record" => {
                 let job = larder.job(called).every(HOUR);
                 let run = job.run(async |_| Ok::<_, String>(())).await.unwrap();
-                assert!(matches!(run, larder::JobRun::Ran(Ok(()))));
+                assert!(matches!(run, larder::lock::JobRun::Ran(Ok(()))));
             }
             "slot" => {
                 let (job, slot) = called.split_once(':').unwrap();
                 let run = larder.job(job).run_slot(slot, async |_| Ok::<_, String>(())).await.unwrap();
-                assert!(matches!(run, larder::JobRun::Ran(Ok(()))));
+                assert!(matches!(run, larder::lock::JobRun::Ran(Ok(()))));
                 assert_eq!(server.query::<String>(&["HGET", name, "done"]), "0");
             }
             "job lock" => {

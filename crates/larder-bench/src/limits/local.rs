@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use larder::{DecidedBy, Larder, PermitBatch, Quota, RateLimiter};
+use larder::{Larder, Quota};
+
+use larder::limit::{DecidedBy, PermitBatch, RateLimiter};
 use larder_testkit::Server;
 
 use crate::allocations;

@@ -32,7 +32,7 @@ async fn contenders(url: &str, limit: u32, seconds: u32) -> Outcome<Vec<(&'stati
     let larder = Larder::connect(url).await?;
     let plain = larder.rate_limiter("plain", Quota::new(limit.into(), window))?;
     let leased = larder.rate_limiter("leased", Quota::new(limit.into(), window))?.leased(50)?;
-    let of = |limiter: larder::RateLimiter| -> Decide {
+    let of = |limiter: larder::limit::RateLimiter| -> Decide {
         Arc::new(move |id| {
             let limiter = limiter.clone();
             Box::pin(async move { limiter.allow(id).await.map_err(Into::into) })

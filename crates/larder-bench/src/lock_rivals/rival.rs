@@ -36,13 +36,13 @@ impl<R: Rival> Setting<R> {
 }
 
 #[derive(Clone)]
-pub(crate) struct Larder(larder::Lock);
+pub(crate) struct Larder(larder::lock::Lock);
 
 impl Rival for Larder {
     const NAME: &'static str = "larder";
     const SENDS: &'static [&'static str] = &["evalsha", "eval"];
     type Process = larder::Larder;
-    type Held = larder::Guard;
+    type Held = larder::lock::Guard;
 
     async fn connect(url: &str) -> Outcome<Setting<Self>> {
         Ok(Setting(larder::Larder::connect(url).await?))
@@ -52,11 +52,11 @@ impl Rival for Larder {
         Ok(Self(process.lock(lock).ttl(TTL)))
     }
 
-    async fn acquire(&mut self) -> Outcome<larder::Guard> {
+    async fn acquire(&mut self) -> Outcome<larder::lock::Guard> {
         Ok(self.0.acquire().await?)
     }
 
-    async fn release(&mut self, held: larder::Guard) -> Outcome<()> {
+    async fn release(&mut self, held: larder::lock::Guard) -> Outcome<()> {
         Ok(held.release().await.map(drop)?)
     }
 }

@@ -5,9 +5,6 @@ use std::marker::PhantomData;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::flight::Flights;
 use super::runs::Runs;
 use super::unfenced::WriteRecords;
@@ -18,7 +15,7 @@ use crate::name::Name;
 use crate::near::{Near, Tier};
 use crate::store::Expiry;
 use crate::telemetry::CacheMeter;
-use crate::value::{Encoder, Format};
+use crate::value::{Encoder, Format, Value};
 
 /// The longest time to live. Redis counts milliseconds since 1970 in 63 bits; a hundred years is past all use.
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -69,7 +66,7 @@ pub struct CacheBuilder<V> {
 
 impl<V> CacheBuilder<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     pub(crate) fn new(context: Arc<Context>, name: &str) -> Self {
         Self {

@@ -5,9 +5,6 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::Cache;
 use super::fill::{Fill, Reason};
 use super::flight::{FlightLeader, FlightOutcome, LoadFailure, Tags, Waiter};
@@ -20,6 +17,7 @@ use super::wait::pause;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::Expiry;
+use crate::value::Value;
 
 /// How often a call joins another's load that comes to nothing, before it leads one of its own.
 pub(super) const MOST_JOINED: u32 = 16;
@@ -35,7 +33,7 @@ pub(super) struct LoadRequest<'a, V> {
 
 impl<V> LoadRequest<'_, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     pub(super) async fn load<E>(
         self,

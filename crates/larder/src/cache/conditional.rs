@@ -12,8 +12,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::kept::Lookup;
 use super::single::Set;
@@ -26,6 +24,7 @@ use crate::lock::Fence;
 use crate::name::Name;
 use crate::store::once::OnceStore;
 use crate::store::{Expiry, Fencing, FillStart, Store};
+use crate::value::Value;
 use crate::write::OrQueue;
 
 /// How long the highest fence is remembered at least.
@@ -91,7 +90,7 @@ impl std::error::Error for ParseVersionError {}
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// Stores a value unless the key has one; whether it did. Of all callers, in all processes, one is first.
     ///
@@ -286,7 +285,7 @@ impl<V> SetIf<'_, V> {
 
 impl<'a, V> SetIf<'a, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// Counts a queued invalidation as success: see [`WriteCall::or_queue`](crate::WriteCall::or_queue).
     ///
@@ -300,7 +299,7 @@ where
 
 impl<'a, V> IntoFuture for SetIf<'a, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     type Output = Result<bool>;
     type IntoFuture = Call<'a, Pin<Box<dyn Future<Output = Result<bool>> + Send + 'a>>>;
@@ -320,7 +319,7 @@ where
 
 impl<V> Set<'_, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     async fn store_if(self, condition: Condition) -> Result<bool> {
         let cache = self.cache;
@@ -379,7 +378,7 @@ where
 /// detached: it may have been made.
 struct Deciding<'a, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     cache: &'a Cache<V>,
     entry: &'a str,
@@ -387,7 +386,7 @@ where
 
 impl<V> Drop for Deciding<'_, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     fn drop(&mut self) {
         self.cache.shared.flights.detach(&[self.entry]);

@@ -12,8 +12,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::Cache;
 use super::kept::{CachedValue, Lookup, NearCopy, Source};
@@ -24,14 +22,14 @@ use crate::error::Result;
 use crate::name::Name;
 use crate::near::InsertTicket;
 use crate::store::{Store, Tracked};
-use crate::value::decode;
+use crate::value::{Value, decode};
 
 /// A read from the store, under way. Boxed, because what asks the store moves about until it does.
 pub(super) type Fetch<'a, V> = Pin<Box<dyn Future<Output = Result<Lookup<V>>> + Send + 'a>>;
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// Reads an entry, from the near tier where that has it, and counts what it was.
     pub(super) async fn lookup(&self, entry: &str) -> Result<Lookup<V>> {

@@ -19,8 +19,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::select_all;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
 
 use super::claim::ClaimGuard;
@@ -38,7 +36,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::{Claim, Expiry, FillStart, Force, RefreshClaim, RefreshStart, Store};
 use crate::telemetry::target;
-use crate::value::{Format, absence};
+use crate::value::{Format, Value, absence};
 
 /// How often a load tries to claim, each time because something else got in between, before it loads without storing.
 const MOST_ATTEMPTS: u32 = 16;
@@ -93,7 +91,7 @@ pub(super) struct FillFence<V> {
 
 /// What claiming came to.
 pub(super) enum Claimed<V> {
-    CommitMode(CommitMode<V>),
+    Commit(CommitMode<V>),
     /// There is something by now, or the origin is known to have nothing.
     Answered(Option<CachedValue<V>>),
     /// Somebody else loads, and this was not to wait.
@@ -105,21 +103,21 @@ pub(super) enum Claimed<V> {
 /// What to do while somebody else loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IfBusy {
-    LoadWait,
+    Wait,
     Return,
 }
 
 impl<V> Fill<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     pub(super) async fn run(self, leader: FlightLeader<V>, found: Option<Lookup<V>>, loader: Loader<V>) {
-        let meanwhile = if self.reason == Reason::Early { IfBusy::Return } else { IfBusy::LoadWait };
+        let meanwhile = if self.reason == Reason::Early { IfBusy::Return } else { IfBusy::Wait };
         let right = match self.claim(found, meanwhile).await {
-            Claimed::CommitMode(CommitMode::None) | Claimed::Elsewhere if self.reason == Reason::Early => {
+            Claimed::Commit(CommitMode::None) | Claimed::Elsewhere if self.reason == Reason::Early => {
                 return leader.finish(Err(LoadFailure::Again));
             }
-            Claimed::CommitMode(right) => right,
+            Claimed::Commit(right) => right,
             Claimed::Answered(answer) => return leader.finish(Ok(answer)),
             Claimed::Elsewhere => return leader.finish(Err(LoadFailure::Again)),
             Claimed::Failed(failure) => return leader.finish(Err(failure)),
@@ -222,11 +220,11 @@ where
     /// Claims the right to store. Where the store is away, that is none.
     pub(super) async fn claim(&self, found: Option<Lookup<V>>, meanwhile: IfBusy) -> Claimed<V> {
         if self.away {
-            return Claimed::CommitMode(CommitMode::None);
+            return Claimed::Commit(CommitMode::None);
         }
         self.try_claim(found, meanwhile).await.unwrap_or_else(|error| {
             self.cache.shared.meter.bypassed(&error);
-            Claimed::CommitMode(CommitMode::None)
+            Claimed::Commit(CommitMode::None)
         })
     }
 
@@ -237,7 +235,7 @@ where
             let records = &cache.shared.unfenced;
             let forced = self.reason == Reason::Forced;
             let load = if forced { records.refresh(&self.entry) } else { records.load(&self.entry) };
-            return Ok(Claimed::CommitMode(CommitMode::Plain(load)));
+            return Ok(Claimed::Commit(CommitMode::Plain(load)));
         }
         let span = cache.version_span(cache.expiry(self.expiry)?);
         let versions = cache.bounded(cache.versions(&self.tags, span)).await?;
@@ -248,7 +246,7 @@ where
         let store = cache.context.store()?;
         let fence = |claim, old| {
             let versions = versions.clone();
-            Ok(Claimed::CommitMode(CommitMode::Fenced(Box::new(FillFence { claim, old, versions, epoch }))))
+            Ok(Claimed::Commit(CommitMode::Fenced(Box::new(FillFence { claim, old, versions, epoch }))))
         };
         let (started, patience) = (tokio::time::Instant::now(), self.patience());
         let ends = started.checked_add(patience);
@@ -345,7 +343,7 @@ where
         let cache = &self.cache.shared.name;
         tracing::warn!(target: target::CACHE, %cache, ?patience, "a loader waited for a load elsewhere, which may wait for it: it loads by itself");
         self.cache.shared.meter.bypassed(&waited(patience));
-        Claimed::CommitMode(CommitMode::None)
+        Claimed::Commit(CommitMode::None)
     }
 
     /// Stores what was loaded, if nothing voided the claim.
@@ -490,7 +488,7 @@ fn encode<V>(
     versions: (u64, Vec<TagVersion>),
 ) -> Result<Bytes>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     let stamp = cache.stamp(ttl, cost, versions)?;
     let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(value, stamp)));

@@ -5,9 +5,6 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::Cache;
 use super::verdict::Verdict;
 use super::wait::pause;
@@ -16,7 +13,7 @@ use crate::envelope::nonce;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::store::{Expiry, Store};
-use crate::value::{EntryTimes, restamped};
+use crate::value::{EntryTimes, Value, restamped};
 use crate::write::WriteCall;
 
 /// How often `expire` and `touch` start over because what it read was written to meanwhile: each time somebody else got
@@ -25,7 +22,7 @@ const MOST_ATTEMPTS: u32 = 8;
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// Removes a key, and voids a load of it that is under way; whether anything was there. `true` may also mean that
     /// only such a load was voided, or an entry that an invalidated tag had voided before.
@@ -179,7 +176,7 @@ where
 /// A clear under way. When it ends, however it ends, nothing older is read through this `Larder`.
 struct Clearing<'a, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     cache: &'a Cache<V>,
     answered: bool,
@@ -187,7 +184,7 @@ where
 
 impl<V> Clearing<'_, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     fn answered(mut self, answer: Result<()>) -> Result<()> {
         self.answered = !answer.as_ref().is_err_and(Error::is_outage);
@@ -197,7 +194,7 @@ where
 
 impl<V> Drop for Clearing<'_, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     fn drop(&mut self) {
         let Cache { context, shared, .. } = self.cache;

@@ -12,8 +12,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep};
 
 use super::caller::LoadRequest;
@@ -22,6 +20,7 @@ use super::fill::Reason;
 use super::flight::Tags;
 use super::kept::{CachedValue, Entry, Lookup, NearCopy};
 use super::load_error::LoadError;
+use super::load_source::{KeyAndLoader, LoadSource};
 use super::loader::{Loader, erased};
 use super::loading::LoadContext;
 use super::thrown::LoaderError;
@@ -31,10 +30,11 @@ use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::{Expiry, Store};
+use crate::value::Value;
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// The value of a key; where there is none, what `loader` gives, stored for those who come later.
     ///
@@ -74,7 +74,7 @@ where
         &self,
         key: K,
         loader: F,
-    ) -> Load<'_, V, V, E, K, impl FnOnce() -> Loader<V> + Send>
+    ) -> Load<'_, V, V, E, impl LoadSource<V>>
     where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -100,7 +100,7 @@ where
         &self,
         key: K,
         loader: F,
-    ) -> Load<'_, V, V, E, K, impl FnOnce() -> Loader<V> + Send>
+    ) -> Load<'_, V, V, E, impl LoadSource<V>>
     where
         F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -142,7 +142,7 @@ where
         &self,
         key: K,
         loader: F,
-    ) -> Load<'_, V, Option<V>, E, K, impl FnOnce() -> Loader<V> + Send>
+    ) -> Load<'_, V, Option<V>, E, impl LoadSource<V>>
     where
         F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
@@ -172,7 +172,7 @@ where
         &self,
         key: K,
         loader: F,
-    ) -> Load<'_, V, V, E, K, impl FnOnce() -> Loader<V> + Send>
+    ) -> Load<'_, V, V, E, impl LoadSource<V>>
     where
         F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -182,10 +182,16 @@ where
         self.load(key, start, LoadKind { optional: false, open_tags: true, reason: Reason::Forced })
     }
 
-    fn load<T, E, K, S>(&self, key: K, start: S, kind: LoadKind) -> Load<'_, V, T, E, K, S> {
+    fn load<T, E, K: CacheKey, S: FnOnce() -> Loader<V> + Send>(
+        &self,
+        key: K,
+        start: S,
+        kind: LoadKind,
+    ) -> Load<'_, V, T, E, KeyAndLoader<K, S>> {
+        let source = KeyAndLoader { key, start };
         Load {
             cache: self,
-            request: Some(LoadOptions { key, start, kind, expiry: None, tags: Vec::new() }),
+            request: Some(LoadOptions { source, kind, expiry: None, tags: Vec::new() }),
             timeout: None,
             look_up: None,
             slow: None,
@@ -263,15 +269,14 @@ impl LoadKind {
     #[inline]
     fn is_settled_by<V>(self, cache: &Cache<V>, fresh_until: u64, load_cost: u32) -> bool
     where
-        V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+        V: Value,
     {
         self.reason == Reason::Missing && !cache.is_due_early(fresh_until, load_cost)
     }
 }
 
-struct LoadOptions<K, S> {
-    key: K,
-    start: S,
+struct LoadOptions<S> {
+    source: S,
     kind: LoadKind,
     expiry: Option<Expiry>,
     tags: Vec<String>,
@@ -284,9 +289,9 @@ pin_project! {
     ///
     /// It borrows the cache. Its type cannot be named: a struct keeps it as `Pin<Box<dyn Future<Output = _> + Send + '_>>`.
     #[must_use = "nothing is loaded before this is awaited"]
-    pub struct Load<'a, V, T, E, K, S> {
+    pub struct Load<'a, V, T, E, S> {
         cache: &'a Cache<V>,
-        request: Option<LoadOptions<K, S>>,
+        request: Option<LoadOptions<S>>,
         timeout: Option<Duration>,
         look_up: Option<Fetch<'a, V>>,
         // Whatever is not a hit: waiting and loading.
@@ -298,8 +303,8 @@ pin_project! {
     }
 }
 
-impl<'a, V, T, E, K, S> Load<'a, V, T, E, K, S> {
-    fn with(mut self, set: impl FnOnce(&mut LoadOptions<K, S>)) -> Self {
+impl<'a, V, T, E, S> Load<'a, V, T, E, S> {
+    fn with(mut self, set: impl FnOnce(&mut LoadOptions<S>)) -> Self {
         if let Some(request) = &mut self.request {
             set(request);
         }
@@ -332,19 +337,18 @@ impl<'a, V, T, E, K, S> Load<'a, V, T, E, K, S> {
     }
 }
 
-impl<'a, V, E, K, S> Load<'a, V, V, E, K, S> {
+impl<'a, V, E, S> Load<'a, V, V, E, S> {
     /// The value with what is known of it: where it came from, how old it is.
-    pub fn entry(self) -> LoadEntry<'a, V, E, K, S> {
+    pub fn entry(self) -> LoadEntry<'a, V, E, S> {
         LoadEntry { load: self }
     }
 }
 
-impl<'a, V, T, E, K, S> Load<'a, V, T, E, K, S>
+impl<'a, V, T, E, S> Load<'a, V, T, E, S>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     E: Send + Sync + 'static,
-    K: CacheKey,
-    S: FnOnce() -> Loader<V> + Send,
+    S: LoadSource<V>,
 {
     /// Polls for what `of_near` makes of a near copy, or `of_kept` of any other value.
     fn poll_as<R>(
@@ -363,9 +367,11 @@ where
             let found = match (&mut *this.look_up, &*this.request) {
                 (Some(look_up), _) => look_up.as_mut().poll(cx),
                 (None, None) => Poll::Ready(Err(Error::closed())),
-                (None, Some(LoadOptions { key, kind, .. })) => {
+                (None, Some(LoadOptions { source, kind, .. })) => {
                     let mut entry = cache.prefix();
-                    match cache.complete(&mut entry, key).and_then(|()| cache.glance(&entry, *kind, of_near))
+                    match cache
+                        .complete(&mut entry, source.key())
+                        .and_then(|()| cache.glance(&entry, *kind, of_near))
                     {
                         Ok(Some(Glimpse::Settled(value))) => {
                             cache.near_hit(&entry);
@@ -425,19 +431,14 @@ where
 }
 
 /// All that is not a plain hit.
-fn run<'a, V, E, K, S>(
-    cache: &'a Cache<V>,
-    request: LoadOptions<K, S>,
-    found: Result<Lookup<V>>,
-) -> Slow<'a, V, E>
+fn run<'a, V, E, S>(cache: &'a Cache<V>, request: LoadOptions<S>, found: Result<Lookup<V>>) -> Slow<'a, V, E>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     E: Send + Sync + 'static,
-    K: CacheKey,
-    S: FnOnce() -> Loader<V>,
+    S: LoadSource<V>,
 {
-    let LoadOptions { key, start, kind, expiry, tags } = request;
-    let (entry, loader) = (cache.entry(key), start());
+    let LoadOptions { source, kind, expiry, tags } = request;
+    let (entry, loader) = (cache.entry(source.key()), source.into_loader());
     Box::pin(async move {
         let entry = entry?;
         cache.context.store()?;
@@ -449,12 +450,11 @@ where
     })
 }
 
-impl<V, E, K, S> Future for Load<'_, V, V, E, K, S>
+impl<V, E, S> Future for Load<'_, V, V, E, S>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     E: Send + Sync + 'static,
-    K: CacheKey,
-    S: FnOnce() -> Loader<V> + Send,
+    S: LoadSource<V>,
 {
     type Output = Result<V, LoadError<E>>;
 
@@ -466,12 +466,11 @@ where
     }
 }
 
-impl<V, E, K, S> Future for Load<'_, V, Option<V>, E, K, S>
+impl<V, E, S> Future for Load<'_, V, Option<V>, E, S>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     E: Send + Sync + 'static,
-    K: CacheKey,
-    S: FnOnce() -> Loader<V> + Send,
+    S: LoadSource<V>,
 {
     type Output = Result<Option<V>, LoadError<E>>;
 
@@ -483,18 +482,17 @@ where
 pin_project! {
     /// A value to be got or loaded, with what is known of it. Made by [`Load::entry`].
     #[must_use = "nothing is loaded before this is awaited"]
-    pub struct LoadEntry<'a, V, E, K, S> {
+    pub struct LoadEntry<'a, V, E, S> {
         #[pin]
-        load: Load<'a, V, V, E, K, S>,
+        load: Load<'a, V, V, E, S>,
     }
 }
 
-impl<V, E, K, S> Future for LoadEntry<'_, V, E, K, S>
+impl<V, E, S> Future for LoadEntry<'_, V, E, S>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     E: Send + Sync + 'static,
-    K: CacheKey,
-    S: FnOnce() -> Loader<V> + Send,
+    S: LoadSource<V>,
 {
     type Output = Result<Entry<V>, LoadError<E>>;
 
@@ -509,11 +507,11 @@ where
     }
 }
 
-impl<V, T, E, K: CacheKey, S> fmt::Debug for Load<'_, V, T, E, K, S> {
+impl<V, T, E, S: LoadSource<V>> fmt::Debug for Load<'_, V, T, E, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Load");
         if let Some(request) = &self.request {
-            out.field("entry", &self.cache.entry(&request.key))
+            out.field("entry", &self.cache.entry(request.source.key()))
                 .field("expiry", &request.expiry)
                 .field("tags", &request.tags);
         }
@@ -521,7 +519,7 @@ impl<V, T, E, K: CacheKey, S> fmt::Debug for Load<'_, V, T, E, K, S> {
     }
 }
 
-impl<V, E, K: CacheKey, S> fmt::Debug for LoadEntry<'_, V, E, K, S> {
+impl<V, E, S: LoadSource<V>> fmt::Debug for LoadEntry<'_, V, E, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.load.fmt(f)
     }

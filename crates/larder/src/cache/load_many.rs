@@ -20,8 +20,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, StreamExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::caller::{join, wait};
 use super::fill::{Claimed, CommitMode, Fill, IfBusy, Reason, place};
@@ -37,6 +35,7 @@ use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::Expiry;
+use crate::value::Value;
 
 /// How many keys the loader is given at most.
 const MOST_LOADED: usize = 2_000;
@@ -45,7 +44,7 @@ const AT_ONCE: usize = 128;
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// The values of keys, in the order of the keys; what is missing is loaded by one call of `loader`, which is given the
     /// missing keys and answers with pairs of key and value. A key that it leaves out is `None`, and is remembered as absent for
@@ -160,7 +159,7 @@ impl<V, K, E> LoadMany<'_, V, K, E> {
 
 impl<'a, V, K, E> IntoFuture for LoadMany<'a, V, K, E>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
     E: Send + Sync + 'static,
 {
@@ -207,7 +206,7 @@ struct Led<V, K> {
 
 impl<V, K, E> LoadMany<'_, V, K, E>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
     E: Send + Sync + 'static,
 {
@@ -304,7 +303,7 @@ where
 /// What a flight brings to this call: a stale value is better than none.
 async fn outcome<V>(cache: &Cache<V>, wanted: Wanted<V>) -> FlightOutcome<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     let Wanted { waiter, longest, _wait, stale } = wanted;
     let outcome = match (&stale, cache.policy.soft_timeout) {
@@ -331,7 +330,7 @@ where
 /// Loads keys in turns.
 async fn load_in_turns<V, K>(mut led: Vec<Led<V, K>>, loader: ManyLoader<V, K>)
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
 {
     while !led.is_empty() {
@@ -351,7 +350,7 @@ async fn few_at_once<T: Future>(futures: Vec<T>) -> Vec<T::Output> {
 /// Claims all keys, loads together what could be claimed, and has the others waited for meanwhile.
 async fn load_led<V, K>(led: Vec<Led<V, K>>, loader: ManyLoader<V, K>)
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
 {
     let claims = led.into_iter().map(|Led { key, fill, leader, found }| async move {
@@ -362,7 +361,7 @@ where
     let (mut mine, mut elsewhere) = (Vec::new(), Vec::new());
     for (key, fill, leader, claimed) in claims.await {
         match claimed {
-            Claimed::CommitMode(right) => mine.push((key, fill, leader, right)),
+            Claimed::Commit(right) => mine.push((key, fill, leader, right)),
             Claimed::Answered(answer) => leader.finish(Ok(answer)),
             Claimed::Elsewhere => elsewhere.push((key, fill, leader)),
             Claimed::Failed(failure) => leader.finish(Err(failure)),
@@ -380,14 +379,14 @@ where
 /// Waits for the loads of other processes, and loads what comes to nothing there.
 async fn wait_elsewhere<V, K>(elsewhere: Vec<(K, Fill<V>, FlightLeader<V>)>, loader: ManyLoader<V, K>)
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
 {
     let others = join_all(elsewhere.into_iter().map(|(key, fill, leader)| {
         let loader = loader.clone();
         async move {
-            match fill.claim(None, IfBusy::LoadWait).await {
-                Claimed::CommitMode(right) => load_together(vec![(key, fill, leader, right)], &loader).await,
+            match fill.claim(None, IfBusy::Wait).await {
+                Claimed::Commit(right) => load_together(vec![(key, fill, leader, right)], &loader).await,
                 Claimed::Answered(answer) => leader.finish(Ok(answer)),
                 Claimed::Elsewhere => leader.finish(Err(LoadFailure::Again)),
                 Claimed::Failed(failure) => leader.finish(Err(failure)),
@@ -402,7 +401,7 @@ type Claimant<V, K> = (K, Fill<V>, FlightLeader<V>, CommitMode<V>);
 /// One call of the loader for keys that are claimed.
 async fn load_together<V, K>(claimed: Vec<Claimant<V, K>>, loader: &ManyLoader<V, K>)
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     K: CacheKey + Clone + Eq + Hash + Send + Sync + 'static,
 {
     let Some((_, first, ..)) = claimed.first() else { return };

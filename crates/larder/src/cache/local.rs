@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::kept::{CachedValue, More, NearCopy};
 use super::verdict::tags_hold;
 use super::{Cache, NearTier};
@@ -15,7 +12,7 @@ use crate::error::Result;
 use crate::near::{Copied, InsertTicket};
 use crate::store::Store;
 use crate::store::trust::ReadStamp;
-use crate::value::Meta;
+use crate::value::{Meta, Value};
 
 /// A value that was read on the tracked connection, with what a near copy of it needs.
 pub(super) struct Fetched<'a> {
@@ -33,7 +30,7 @@ pub(super) struct Fetched<'a> {
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// What `take` makes of the near copy, if there is one that may be served.
     #[inline]

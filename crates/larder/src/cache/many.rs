@@ -12,8 +12,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::kept::Lookup;
 use super::{Cache, WriteGuard, tag};
@@ -22,6 +20,7 @@ use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::{Expiry, Store};
+use crate::value::Value;
 use crate::write::{OrQueue, WriteCall};
 
 /// How many keys are read in a batch at most. On a cluster each batch is one command a slot.
@@ -33,7 +32,7 @@ const MOST_BYTES: usize = 1 << 20;
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// The values of keys, in the order of the keys.
     ///
@@ -159,7 +158,7 @@ fn take_answers<V, T>(
     all: usize,
 ) -> bool
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     let first = answers.len();
     match batch {
@@ -241,7 +240,7 @@ impl<V> SetMany<'_, V> {
 
 impl<'a, V> SetMany<'a, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// Counts a queued invalidation as success: see [`WriteCall::or_queue`](crate::WriteCall::or_queue).
     pub fn or_queue(self) -> OrQueue<<Self as IntoFuture>::IntoFuture> {
@@ -251,7 +250,7 @@ where
 
 impl<'a, V> IntoFuture for SetMany<'a, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     type Output = Result<()>;
     type IntoFuture = WriteCall<'a, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;

@@ -16,6 +16,7 @@ mod kept;
 mod load;
 mod load_error;
 mod load_many;
+mod load_source;
 mod loader;
 mod loading;
 mod local;
@@ -36,8 +37,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::context::{AnyCache, Context};
 use crate::envelope::TagVersion;
@@ -48,7 +47,7 @@ use crate::near::{AnyTier, Tier};
 use crate::stats::CacheStats;
 use crate::store::{Expiry, Store};
 use crate::telemetry::CacheMeter;
-use crate::value::{Encoder, Format, WriteStamp};
+use crate::value::{Encoder, Format, Value, WriteStamp};
 pub use builder::CacheBuilder;
 pub use conditional::{EntryVersion, ParseVersionError, SetIf};
 pub use explain::{Explanation, NearVerdict, Stored};
@@ -58,6 +57,7 @@ pub use kept::{Entry, Source};
 pub use load::{Load, LoadEntry};
 pub use load_error::LoadError;
 pub use load_many::LoadMany;
+pub use load_source::LoadSource;
 pub use loading::LoadContext;
 pub use many::SetMany;
 pub use once::{OnceError, RunOnce};
@@ -210,7 +210,7 @@ pub enum WhenAbandoned {
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// The name that the cache was built with.
     #[must_use]
@@ -330,7 +330,7 @@ impl<V> Cache<V> {
 /// away for, is queued as an invalidation: so the guard is made before the write's first await.
 struct WriteGuard<'a, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     cache: &'a Cache<V>,
     names: Vec<&'a str>,
@@ -379,7 +379,7 @@ impl WriteReplies {
 
 impl<V> WriteGuard<'_, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// Waits until nothing that was sent before this write can take effect after it: queued invalidations of these names
     /// that are on their way, and stores without a fence.
@@ -428,7 +428,7 @@ where
 
 impl<V> Drop for WriteGuard<'_, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     fn drop(&mut self) {
         let Self { cache, names, answers, began, .. } = self;

@@ -22,8 +22,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::loader::message;
@@ -41,7 +39,7 @@ use crate::keyspace::Keyspace;
 use crate::name::Name;
 use crate::store::once::{GIVEN_UP, OnceRun, OnceStart, OnceStore};
 use crate::store::{AnyStore, Expiry, Store};
-use crate::value::{WriteStamp, decode};
+use crate::value::{Value, WriteStamp, decode};
 
 /// How often a run is asked for where the server notifies of nothing.
 const POLL: Duration = Duration::from_millis(100);
@@ -52,7 +50,7 @@ const MOST_ATTEMPTS: u32 = 16;
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// Runs `work` once for a key, and gives its result to this and every later caller, in any process, for the time
     /// to live. For requests that may arrive twice: a payment, an e-mail, a job that a queue delivers again.
@@ -152,7 +150,7 @@ impl<V, F, E> RunOnce<'_, V, F, E> {
         self
     }
 
-    /// Answers [`OnceError::ActiveRun`] at once where another caller runs the work just now: what an HTTP service
+    /// Answers [`OnceError::Running`] at once where another caller runs the work just now: what an HTTP service
     /// answers with `409`.
     pub fn without_waiting(mut self) -> Self {
         self.waits = false;
@@ -184,7 +182,7 @@ pub enum OnceError<E> {
     /// text names the circle.
     Cycle(Arc<str>),
     /// Another caller runs the work just now, and this call was [not to wait](RunOnce::without_waiting).
-    ActiveRun,
+    Running,
     /// Something is stored that this program cannot read: damaged, or of another type. The work may have been done.
     Unreadable,
     /// larder itself: the server is away, the call timed out, the `Larder` was closed, the result cannot be encoded.
@@ -199,7 +197,7 @@ impl<E> Clone for OnceError<E> {
             Self::Panicked(message) => Self::Panicked(message.clone()),
             Self::Interrupted => Self::Interrupted,
             Self::Cycle(circle) => Self::Cycle(circle.clone()),
-            Self::ActiveRun => Self::ActiveRun,
+            Self::Running => Self::Running,
             Self::Unreadable => Self::Unreadable,
             Self::Larder(error) => Self::Larder(error.clone()),
         }
@@ -238,7 +236,7 @@ impl<E: Send + Sync + 'static> fmt::Display for OnceError<E> {
                 f.write_str("a run of this work was interrupted, and what it has done is not known")
             }
             Self::Cycle(circle) => write!(f, "this work would wait for itself: {circle}"),
-            Self::ActiveRun => f.write_str("another caller runs this work just now"),
+            Self::Running => f.write_str("another caller runs this work just now"),
             Self::Unreadable => f.write_str("the stored result of this work cannot be read"),
             Self::Larder(error) => error.fmt(f),
         }
@@ -251,16 +249,14 @@ impl<E: fmt::Debug + Send + Sync + 'static> StdError for OnceError<E> {
         match self {
             Self::Work(error) => error.cause(),
             Self::Larder(error) => error.source(),
-            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::ActiveRun | Self::Unreadable => {
-                None
-            }
+            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::Running | Self::Unreadable => None,
         }
     }
 }
 
 impl<'a, V, F, Fut, E> IntoFuture for RunOnce<'a, V, F, E>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result<V, E>> + Send + 'static,
     E: Send + Sync + 'static,
@@ -298,7 +294,7 @@ enum Standing<V> {
 
 impl<'a, V, F, Fut, E> RunOnce<'a, V, F, E>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result<V, E>> + Send + 'static,
     E: Send + Sync + 'static,
@@ -354,10 +350,10 @@ where
                         Standing::Unreadable => return Err(OnceError::Unreadable),
                     }
                 }
-                OnceStart::ActiveRun(left) => {
+                OnceStart::Running(left) => {
                     mark.disarm();
                     if !waits {
-                        return Err(OnceError::ActiveRun);
+                        return Err(OnceError::Running);
                     }
                     let here = cache.shared.runs.get(&entry);
                     let _wait = here.as_ref().map(wait_for).transpose()?;
@@ -392,7 +388,7 @@ where
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     async fn standing(&self, entry: &str, bytes: &Bytes) -> Result<Standing<V>> {
         let classified = self.bounded(self.verdict(entry, bytes)).await?;
@@ -501,7 +497,7 @@ struct ActiveRun<V> {
 
 impl<V> ActiveRun<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     async fn run<F, Fut, E>(
         mut self,

@@ -7,13 +7,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::fetch::Fetch;
 use super::kept::{CachedValue, Lookup};
 use super::tag::{self, TagSnapshot};
-use super::verdict::{Answers, Verdict, ask, classify_start};
+use super::verdict::{Verdict, VersionReplies, ask, classify_start};
 use super::{Cache, Entry, Source, builder};
 use crate::call::Call;
 use crate::envelope::TagVersion;
@@ -21,12 +19,12 @@ use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::{Expiry, Store};
-use crate::value::WriteStamp;
+use crate::value::{Value, WriteStamp};
 use crate::write::{OrQueue, WriteCall};
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// The value of a key, if there is one.
     ///
@@ -226,7 +224,7 @@ where
         wanted: impl Fn(&Verdict) -> bool + Send,
     ) -> Result<bool> {
         let (context, clear) = (&self.context, &self.shared.clear);
-        let mut answers = Answers::new();
+        let mut answers = VersionReplies::new();
         while let Some(mut classified) = classify_start(context, clear, entry, start, &answers)? {
             let names = classified.unknown();
             if names.is_empty() {
@@ -254,7 +252,7 @@ pin_project! {
 
 impl<V, K> Future for Get<'_, V, K>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
     K: CacheKey,
 {
     type Output = Result<Option<V>>;
@@ -350,7 +348,7 @@ impl<V> Set<'_, V> {
 
 impl<V> Set<'_, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// What the envelope is to say, with the versions of now or of the snapshot, and how long the value is fresh.
     pub(super) async fn stamped(&self) -> Result<(WriteStamp, Expiry)> {
@@ -376,7 +374,7 @@ where
 
 impl<'a, V> Set<'a, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// Counts a queued invalidation as success: see [`WriteCall::or_queue`](crate::WriteCall::or_queue).
     pub fn or_queue(self) -> OrQueue<<Self as IntoFuture>::IntoFuture> {
@@ -386,7 +384,7 @@ where
 
 impl<'a, V> IntoFuture for Set<'a, V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     type Output = Result<()>;
     type IntoFuture = WriteCall<'a, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;

@@ -6,22 +6,20 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::Cache;
 use super::kept::Lookup;
 use crate::background::LIVENESS;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::store::{RefreshClaim, Store, Tracked};
+use crate::value::Value;
 
 /// How often the server is asked where nothing tells of changes.
 const POLL: Duration = Duration::from_millis(100);
 
 impl<V> Cache<V>
 where
-    V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Value,
 {
     /// Waits until no other process's placeholder stands under a name, and gives what does.
     pub(super) async fn wait_for_fill(&self, entry: &str) -> Result<Lookup<V>> {

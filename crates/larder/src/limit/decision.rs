@@ -36,9 +36,9 @@ pub enum DecidedBy {
     /// Without a round trip: the store has just refused the same request.
     Refusal,
     /// Without a round trip, from a permit batch that was taken before ([`leased`](super::RateLimiter::leased)).
-    PermitBatch,
+    Lease,
     /// By the limiter's [`OutagePolicy`](super::OutagePolicy), because the store did not answer.
-    OutagePolicy,
+    Outage,
 }
 
 /// The record of a decision, as a hash of its name (which contains the namespace, the limiter and the key). It is
@@ -56,7 +56,7 @@ impl RecordId {
 
 impl DecidedBy {
     #[cfg(feature = "metrics")]
-    pub(super) const ALL: [Self; 4] = [Self::Store, Self::Refusal, Self::PermitBatch, Self::OutagePolicy];
+    pub(super) const ALL: [Self; 4] = [Self::Store, Self::Refusal, Self::Lease, Self::Outage];
 
     /// Returns the name used in metrics' labels.
     #[must_use]
@@ -64,8 +64,8 @@ impl DecidedBy {
         match self {
             Self::Store => "store",
             Self::Refusal => "refusal",
-            Self::PermitBatch => "lease",
-            Self::OutagePolicy => "outage",
+            Self::Lease => "lease",
+            Self::Outage => "outage",
         }
     }
 }
@@ -168,7 +168,7 @@ impl Decision {
     /// Returns whether the store or this program's share counted the request, rather than the policy alone.
     #[cfg(feature = "tower")]
     pub(crate) fn was_counted(&self) -> bool {
-        self.decided_by != DecidedBy::OutagePolicy || self.counted_here
+        self.decided_by != DecidedBy::Outage || self.counted_here
     }
 
     /// Returns where the decision was made.

@@ -43,7 +43,7 @@ pub enum OutagePolicy {
     /// admitted and permit batches that are not spent yet, so up to twice the limit. Local admissions are not
     /// charged to the store afterwards.
     ///
-    /// Its decisions are [`DecidedBy::OutagePolicy`](super::DecidedBy::OutagePolicy). `remaining`, `retry_after`
+    /// Its decisions are [`DecidedBy::Outage`](super::DecidedBy::Outage). `remaining`, `retry_after`
     /// and `reset_after` are those of the share; `limit` is the quota's own.
     LocalShare(u32),
 }
@@ -150,7 +150,7 @@ impl RateLimiter {
             // The real time is unknown; the client should not retry at once.
             retry_after: Duration::from_secs(1),
             reset_after: Duration::from_secs(1),
-            decided_by: DecidedBy::OutagePolicy,
+            decided_by: DecidedBy::Outage,
             stamp: ChargeStamp::default(),
             record: RecordId::of(name),
             counted_here: false,
@@ -171,7 +171,7 @@ impl RateLimiter {
                         let penalty = self.inner.penalty;
                         let charge = Charge { terms: &terms, take, cost, charge_at: 0, max_wait: 0, penalty };
                         let charged = self.inner.local.share.charge(name.as_str(), charge, self.now());
-                        let decision = Decision::of(name, charged, plan, DecidedBy::OutagePolicy);
+                        let decision = Decision::of(name, charged, plan, DecidedBy::Outage);
                         let decision =
                             Decision { stamp: ChargeStamp::default(), counted_here: true, ..decision };
                         return Ok((decision, charged.stamp));

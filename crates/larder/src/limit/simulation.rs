@@ -15,11 +15,11 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::ask::drift;
 use super::decision::RecordId;
-use super::lease::Held;
+use super::lease::LocalBatch;
 use super::quota::{Plan, Quota};
 use crate::clock::Clock;
 use crate::store::limit::{Charge, ChargeMode};
-use crate::store::memory::Limits;
+use crate::store::memory::MemoryLimits;
 
 const START: u64 = 1_780_000_000_000_000;
 
@@ -29,7 +29,7 @@ enum Act {
     Pass(u64),
     /// A request for a batch is sent, is executed after this many thousandths of a window, and is answered after as
     /// many more.
-    PermitBatch(usize, u64),
+    Lease(usize, u64),
     Spend(usize),
     /// A plain check, without a batch.
     Check,
@@ -43,11 +43,11 @@ struct Process {
     /// Local microseconds for a thousand of the store's.
     rate: u64,
     clock: Arc<AtomicU64>,
-    held: Option<Held>,
+    held: Option<LocalBatch>,
 }
 
 struct World {
-    store: Limits,
+    store: MemoryLimits,
     plan: Arc<Plan>,
     /// How long a batch may be spent, in microseconds.
     span: u64,
@@ -60,7 +60,7 @@ impl World {
     fn new(quota: Quota, span: u64) -> Self {
         let process = |rate| Process { rate, clock: Arc::new(AtomicU64::new(7_000_000)), held: None };
         Self {
-            store: Limits::default(),
+            store: MemoryLimits::default(),
             plan: Arc::new(Plan::new(quota.into()).unwrap()),
             span,
             now: START,
@@ -85,7 +85,7 @@ impl World {
         let plan = self.plan.clone();
         match act {
             Act::Pass(share) => self.pass(self.window() * share / 1000),
-            Act::PermitBatch(who, delay) => {
+            Act::Lease(who, delay) => {
                 let delay = self.window() * delay / 1000;
                 let sent = Clock::Manual(self.processes[who].clock.clone()).now();
                 self.pass(delay);
@@ -103,7 +103,7 @@ impl World {
                     return;
                 }
                 let span = Duration::from_micros(self.span);
-                let held = Held {
+                let held = LocalBatch {
                     left: charged.granted,
                     deadline: sent.after(span - drift(span)),
                     stamp: charged.stamp,
@@ -174,8 +174,8 @@ fn every_short_schedule_keeps_the_limit() {
     let acts = [
         Act::Pass(330),
         Act::Pass(980),
-        Act::PermitBatch(0, 0),
-        Act::PermitBatch(2, 150),
+        Act::Lease(0, 0),
+        Act::Lease(2, 150),
         Act::Spend(0),
         Act::Spend(2),
         Act::Check,
@@ -204,7 +204,7 @@ fn long_schedules_keep_the_limit() {
     let act = prop_oneof![
         4 => (1..400u64).prop_map(Act::Pass),
         1 => (950..1050u64).prop_map(Act::Pass),
-        4 => (who.clone(), 0..200u64).prop_map(|(who, delay)| Act::PermitBatch(who, delay)),
+        4 => (who.clone(), 0..200u64).prop_map(|(who, delay)| Act::Lease(who, delay)),
         12 => who.clone().prop_map(Act::Spend),
         3 => Just(Act::Check),
         1 => who.clone().prop_map(Act::Return),

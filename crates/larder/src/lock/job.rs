@@ -46,7 +46,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// ```
 /// use std::time::Duration;
-/// use larder::JobRun;
+/// use larder::lock::JobRun;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;

@@ -29,7 +29,7 @@ pub(crate) struct Coordinator {
 /// The request that ends a lease or an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
-    ReleaseOutcome,
+    Release,
     /// Cancels an attempt at a lock; its token is remembered for this long.
     GiveUp(Duration),
     /// Gives back permits; with `Some`, the attempt's token is remembered as cancelled for this long.

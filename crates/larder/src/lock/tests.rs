@@ -8,7 +8,7 @@ use super::guard::Guard;
 use super::holding::{Lease, drift};
 use super::{Coordinator, Fence, Lock};
 use crate::clock::Clock;
-use crate::context::{Context, Limits};
+use crate::context::{CallLimits, Context};
 use crate::error::ErrorKind;
 use crate::keyspace::Keyspace;
 use crate::near::Invalidations;
@@ -24,7 +24,7 @@ fn locks() -> (Arc<Coordinator>, Arc<AtomicU64>, Arc<AtomicU64>) {
     let (here, there) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let changes = Arc::new(Invalidations::default());
     let store = MemoryStore::new(Bounds::default(), Clock::Manual(there.clone()), changes.clone());
-    let limits = Limits { response_timeout: SECOND, max_value_bytes: 1000, max_key_bytes: 1000 };
+    let limits = CallLimits { response_timeout: SECOND, max_value_bytes: 1000, max_key_bytes: 1000 };
     let clock = Clock::Manual(here.clone());
     let store = AnyStore::Memory(Arc::new(store));
     let context = Context::new(store, changes, Keyspace::default(), limits, clock, Random::default());

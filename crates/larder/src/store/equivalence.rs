@@ -22,7 +22,7 @@ use crate::error::ErrorKind;
 use crate::name::Name;
 use crate::near::Invalidations;
 use crate::url::{self, Target};
-use crate::value::{ChargeStamp, Encoder, Format};
+use crate::value::{Encoder, Format, WriteStamp};
 
 const NAMES: usize = 3;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -163,7 +163,7 @@ fn value(which: u8) -> Bytes {
         0 => Bytes::from_static(b"{\"plain\":\"json, longer than the forty bytes of a header\"}"),
         1 => placeholder(2),
         2 | 4 => {
-            let stamp = ChargeStamp { nonce: if which == 2 { 2 } else { 3 }, ..ChargeStamp::default() };
+            let stamp = WriteStamp { nonce: if which == 2 { 2 } else { 3 }, ..WriteStamp::default() };
             Bytes::from(Encoder::new(Format::Json, None, 100).encode(&"x".to_owned(), stamp).unwrap())
         }
         _ => Bytes::new(),

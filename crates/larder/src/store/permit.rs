@@ -62,7 +62,7 @@ pub(crate) struct PermitRequest {
 pub(crate) enum WhenTaken {
     No,
     /// Unless so many wait already.
-    WhenHeld {
+    Queue {
         most: u64,
     },
 }

@@ -1,12 +1,12 @@
 //! Counting in this process alone, by the rules of every store: what is left to a program while its store is away.
 
 use super::limit::{Charge, ChargeStamp, Charged, QuotaSpec};
-use super::memory::Limits;
+use super::memory::MemoryLimits;
 use crate::clock::Tick;
 
 /// The records of one limiter, in the time of this process.
 #[derive(Default)]
-pub(crate) struct Share(Limits);
+pub(crate) struct Share(MemoryLimits);
 
 impl Share {
     /// As [`LimitStore::charge`](super::limit::LimitStore::charge).

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::{ErrorKind, Guard, Larder, Lock};
+use larder::{ErrorKind, Larder};
+
+use larder::lock::{Guard, Lock};
 use larder_testkit::Sentinel;
 use tokio::task::spawn_blocking;
 

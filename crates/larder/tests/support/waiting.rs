@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{Guard, SemaphorePermit};
+use larder::lock::{Guard, SemaphorePermit};
 use larder_testkit::Server;
 use tokio::task::JoinHandle;
 use tracing::subscriber::DefaultGuard;

@@ -19,7 +19,8 @@ use http_body_util::BodyExt;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use larder::http::HeaderKey;
-use larder::{Larder, Quota, RateLimiter};
+use larder::limit::RateLimiter;
+use larder::{Larder, Quota};
 use tokio::net::{TcpListener, TcpStream};
 
 pub async fn serve(app: Router) -> SocketAddr {

@@ -18,7 +18,7 @@ use proptest::test_runner::{Config, TestRunner};
 use super::{Block, Decision, OutagePolicy, PermitBatch, Quota, RateLimiter, Reserve};
 use crate::Larder;
 use crate::clock::Clock;
-use crate::context::{Context, Limits};
+use crate::context::{CallLimits, Context};
 use crate::keyspace::Keyspace;
 use crate::near::Invalidations;
 use crate::random::Random;
@@ -93,8 +93,11 @@ impl World {
 
     fn program(&self, rate: u64) -> Program {
         let hand = Arc::new(AtomicU64::new(rate * 1_000_000));
-        let limits =
-            Limits { response_timeout: Duration::from_secs(1), max_value_bytes: 1000, max_key_bytes: 1000 };
+        let limits = CallLimits {
+            response_timeout: Duration::from_secs(1),
+            max_value_bytes: 1000,
+            max_key_bytes: 1000,
+        };
         let (store, clock) = (AnyStore::Memory(self.store.clone()), Clock::Manual(hand.clone()));
         let (changes, keyspace) = (self.changes.clone(), Keyspace::default());
         let larder =

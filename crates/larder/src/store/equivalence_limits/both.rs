@@ -8,7 +8,7 @@ use larder_testkit::Server;
 
 use super::{START, labelled};
 use crate::store::limit::{Charge, ChargeStamp, Charged, Label, Override, QuotaSpec};
-use crate::store::memory::Limits;
+use crate::store::memory::MemoryLimits;
 use crate::store::redis::limit::raw;
 
 /// Longer than any test takes: the server's own time goes on meanwhile, and must not end records.
@@ -19,7 +19,7 @@ type Overridden = Option<(Vec<Label>, Duration)>;
 
 /// Both stores, for as many histories as there are.
 pub(super) struct Stores {
-    pub(super) memory: Limits,
+    pub(super) memory: MemoryLimits,
     server: RefCell<redis::Connection>,
     scripts: Scripts,
     next: Cell<u64>,
@@ -34,7 +34,7 @@ struct Scripts {
 }
 
 pub(super) struct Both<'a> {
-    memory: &'a Limits,
+    memory: &'a MemoryLimits,
     server: RefMut<'a, redis::Connection>,
     scripts: &'a Scripts,
     /// The record that is asked for.
@@ -54,7 +54,7 @@ impl Default for Stores {
             together: tell(raw::together()),
         };
         let server = RefCell::new(server.get_connection().unwrap());
-        Self { memory: Limits::keeping_ended(), server, scripts, next: Cell::new(0) }
+        Self { memory: MemoryLimits::keeping_ended(), server, scripts, next: Cell::new(0) }
     }
 }
 

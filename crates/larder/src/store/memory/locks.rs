@@ -232,7 +232,7 @@ impl MemoryStore {
             );
             Attempted::Granted { fence }
         } else if queue == WhenHeld::GoAway {
-            Attempted::LockHolder
+            Attempted::Held
         } else {
             line.enqueue(token, now);
             Attempted::Waiting { told: true }
@@ -542,7 +542,7 @@ mod tests {
         pass(&micros, store.timing.claim);
         // Given to 2 in vain: while that lives it is first.
         fence(store.confirm("job", 2, SECOND).await.unwrap());
-        assert_eq!(store.acquire("job", 9, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::LockHolder);
+        assert_eq!(store.acquire("job", 9, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::Held);
     }
 
     #[tokio::test]
@@ -556,7 +556,7 @@ mod tests {
         assert_eq!(store.extend(&[(ticket, 10 * SECOND)], SECOND).await.unwrap(), [Some(true)]);
         fence(store.confirm("job", 2, SECOND).await.unwrap());
         pass(&micros, 9 * SECOND);
-        assert_eq!(store.acquire("job", 3, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::LockHolder);
+        assert_eq!(store.acquire("job", 3, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::Held);
     }
 
     #[tokio::test]

@@ -5,7 +5,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::{Guard, Leadership, Result, RwLockReadGuard, RwLockWriteGuard, SemaphorePermit};
+use larder::Result;
+
+use larder::lock::{Guard, Leadership, RwLockReadGuard, RwLockWriteGuard, SemaphorePermit};
 use larder_testkit::history::Notebook;
 use rand::RngExt;
 use rand::rngs::StdRng;

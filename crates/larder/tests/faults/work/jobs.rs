@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use larder::JobRun;
+use larder::lock::JobRun;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;
@@ -31,7 +31,7 @@ async fn call(scene: Arc<Scene>, number: u64, mut rng: StdRng) {
         let (asked, attempt) = (scene.now(), scene.next_attempt());
         let fence = AtomicU64::new(0);
         let (span, fails) = (rng.random_range(0..80), rng.random_bool(0.1));
-        let body = async |lease: larder::LockHandle| {
+        let body = async |lease: larder::lock::LockHandle| {
             fence.store(lease.fence().get(), Ordering::Relaxed);
             scene.note("run", &[number, attempt, lease.fence().get(), asked]);
             let end = scene.now() + span * 1_000_000;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::{Quota, RateLimiter, Result};
+use larder::{Quota, Result};
+
+use larder::limit::RateLimiter;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;

@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::store::limit::{
     BUCKETS, BlockState, Charge, ChargeMode, ChargeStamp, Charged, Label, Override, QuotaSpec, Rule,
 };
-use records::{LimitRecords, State};
+use records::{LimitRecords, RecordTable};
 use track::Track;
 
 /// What was charged to one key.
@@ -136,7 +136,7 @@ struct Overridden {
     labels: Vec<Label>,
 }
 
-impl State {
+impl RecordTable {
     /// Removes overrides that ended a while ago, each time as many have been added as were left.
     fn sweep_overrides(&mut self, clock: u64) {
         if self.overrides.len() >= self.sweep_overrides_at {
