@@ -608,7 +608,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
         assert!(larder.tag(format!("tag-{i}")).invalidate().await.unwrap_err().is_queued());
     }
     let seen = |message: &str| events.0.lock().unwrap().iter().any(|(event, _)| event.1 == message);
-    until("the lock was given up", async || seen("a lock could not be freed and ends with its time")).await;
+    until("the lock was given up", async || seen("a lock could not be released and will expire")).await;
     let unspent = "unused permits could not be given back and count until their window has passed";
     until("the lease was given up", async || seen(unspent)).await;
     server.restart();
@@ -638,19 +638,19 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     let missing: Vec<&str> = listed.difference(&happened).map(|event| event.1.as_str()).collect();
     // Those of loads over several processes, clusters, failovers, providers of credentials and runtimes that end, and of the layer for HTTP, which a recorder of one thread does not meet here.
     let rare = [
-        "no decision on a request",
-        "no decision on how many requests are in flight",
+        "a request's rate limit could not be checked",
+        "the requests in flight could not be counted",
         "a request's cost was not corrected",
-        "the quotas of a request make no sense",
+        "the quotas of a request are invalid",
         "a loader waited for a load elsewhere, which may wait for it: it loads by itself",
         "not the master that a sentinel called it",
         "the cluster's map could not be fetched",
         "the runtime that drove a connection does not run: dialling on another",
         "a connection could not authenticate with new credentials",
-        "a request says nothing of its peer's address, and shares one limit with all such: see ClientIp::peer",
+        "a request has no peer address and shares one limit with all such requests: see ClientIp::peer",
         "all connections to the server dial again",
-        "the credentials provider failed, the last credentials are still valid",
-        "a turn could not be given back and counts until its window has passed",
+        "new credentials could not be had, the last ones are still valid",
+        "a booked turn could not be given back and counts until its window has passed",
         "the queue of invalidations is full: deletions of Format::Plain caches are lost",
         "queued invalidations were refused",
         "the queue of invalidations is full: a cache will be cleared",

@@ -146,7 +146,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a guard that became a ticket frees its lock",
         &[within(
             GUARD,
-            "        self.let_go();\n        ",
+            "        self.end_lease();\n        ",
             ["self.ended = true;", "self.ended = false;"],
             "\n        let Lease",
         )],

@@ -103,7 +103,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a refusal is kept across a refund",
         &[within(
             LOCAL,
-            "// or it removes what is stored here.\n        if ",
+            "or the change removes the refusal that is stored here.\n        if ",
             ["self.changes() == changes", "true"],
             "",
         )],
@@ -113,7 +113,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a repeated refusal's wait counts from its request",
         &[within(
             KNOWN,
-            "            told: ",
+            "figures: ",
             ["RefusalFigures::of(decision, kept, answered)", "RefusalFigures::of(decision, kept, sent)"],
             ",",
         )],
@@ -325,7 +325,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "the older fields are those of the outer layer",
-        &[switched(FIELDS, "inner.is_some_and(|inner| told.remaining < inner)", "true")],
+        &[switched(FIELDS, "inner.is_some_and(|inner| limit.remaining < inner)", "true")],
         &[LAYERS],
     ),
     mutant(

@@ -74,7 +74,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "an answer that comes after the deadline revives the guard",
         &[within(HOLDING, "Some(old) if ", ["*old > now", "*old > now || now >= *old"], " => {")],
-        &[unit("lock::tests::an_answer_that_comes_after_the_deadline_does_not_revive_it")],
+        &[unit("lock::tests::an_answer_that_arrives_after_the_deadline_does_not_revive_it")],
     ),
     mutant(
         "a guard whose time is over asks for more",
@@ -188,7 +188,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "who goes away stays in line",
-        &[within(ATTEMPT, "Stage::InLine => ", ["Duration::from_millis(1)", "return"], ",")],
+        &[within(ATTEMPT, "Stage::Queued => ", ["Duration::from_millis(1)", "return"], ",")],
         &[GONE],
     ),
     mutant(

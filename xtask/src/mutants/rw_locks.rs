@@ -39,8 +39,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a writer takes as much as a reader",
         &[switched(
             RW_LOCK,
-            "self.semaphore.take_within(HEAVIEST, true, patience)",
-            "self.semaphore.take_within(1, true, patience)",
+            "self.semaphore.take_within(HEAVIEST, true, max_wait)",
+            "self.semaphore.take_within(1, true, max_wait)",
         )],
         &[TOGETHER],
     ),
@@ -58,8 +58,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within(
             RW_LOCK,
             "self.semaphore.take_within(HEAVIEST, ",
-            ["true", "patience.is_zero()"],
-            ", patience)",
+            ["true", "max_wait.is_zero()"],
+            ", max_wait)",
         )],
         &[TOGETHER],
     ),

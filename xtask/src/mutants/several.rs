@@ -59,7 +59,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "each lock has the whole patience",
-        &[switched(SEVERAL, "end.since(clock.now())", "patience.max(end.since(clock.now()))")],
+        &[switched(SEVERAL, "end.since(clock.now())", "max_wait.max(end.since(clock.now()))")],
         &[PATIENCE],
     ),
     mutant(

@@ -1,9 +1,9 @@
 //! The address that a request comes from, behind proxies.
 //!
-//! Each proxy adds to the right of `X-Forwarded-For` the address that it was called from. Only what a trusted proxy added
-//! is known, so the list is read from the right, element by element: the first address that is no trusted proxy is the
-//! client. The client may have made up everything left of it. Taking the leftmost address, as is often done, lets clients
-//! choose one.
+//! Each proxy appends the address of its own client to `X-Forwarded-For`. Only the elements that trusted proxies
+//! appended are reliable, so the list is read from the right, element by element: the first address that is not a
+//! trusted proxy is the client. The client can have written everything to its left. Taking the leftmost address, a
+//! common mistake, lets clients choose their address.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -19,12 +19,14 @@ use crate::telemetry::target;
 
 type Peer = Arc<dyn Fn(&RequestHead<'_>) -> Option<IpAddr> + Send + Sync>;
 
-/// Limits by the client's address; IPv6 by its /64, which is one customer.
+/// Limits by the client's address; an IPv6 address by its /64, which is one customer.
 ///
-/// The peer's address is the `SocketAddr` or `IpAddr` among the request's extensions, with the feature `axum` also axum's
-/// `ConnectInfo<SocketAddr>`, or what [`peer`](Self::peer) finds. Requests without one share one key, and the first of them
-/// is logged as a warning. On plain hyper the program puts the address that it accepted there. tonic has it in a type of its
-/// own: `Some(request.extensions().get::<TcpConnectInfo>()?.remote_addr()?.ip())`. A closure for axum without the feature:
+/// The peer's address is the `SocketAddr` or `IpAddr` among the request's extensions, with the feature `axum` also
+/// axum's `ConnectInfo<SocketAddr>`, or what [`peer`](Self::peer) finds. Requests without an address share one key,
+/// and the first of them is logged as a warning. With plain hyper the program must insert the address that it
+/// accepted. tonic has a type of its own for it:
+/// `Some(request.extensions().get::<TcpConnectInfo>()?.remote_addr()?.ip())`. A closure for axum without the
+/// feature:
 ///
 /// ```
 /// # use std::net::SocketAddr;
@@ -45,7 +47,7 @@ pub struct ClientIp {
     field: HeaderName,
     peer: Peer,
     ipv6_prefix: u8,
-    /// Whether it was said that a peer's address is not to be found.
+    /// Whether a missing peer address was logged.
     warned: Arc<AtomicBool>,
 }
 
@@ -56,7 +58,7 @@ impl Default for ClientIp {
 }
 
 impl ClientIp {
-    /// By the peer's own address: no proxy is trusted.
+    /// Limits by the peer's own address: no proxy is trusted.
     #[must_use]
     pub fn new() -> Self {
         let peer = |request: &RequestHead<'_>| {
@@ -72,11 +74,12 @@ impl ClientIp {
         }
     }
 
-    /// The proxies that are trusted to say whom they were called from: addresses, or networks as `10.0.0.0/8`.
+    /// Sets the proxies that are trusted to append their client's address: addresses, or networks like
+    /// `10.0.0.0/8`.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for what is neither.
+    /// `InvalidSetting` for text that is neither.
     pub fn trust(mut self, networks: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self> {
         for network in networks {
             self.trusted.push(IpNetwork::parse(network.as_ref())?);
@@ -84,22 +87,22 @@ impl ClientIp {
         Ok(self)
     }
 
-    /// Where the peer's address stands.
+    /// Sets how the peer's address is found.
     #[must_use]
     pub fn peer(mut self, peer: impl Fn(&RequestHead<'_>) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         self.peer = Arc::new(peer);
         self
     }
 
-    /// The field that trusted proxies add to. Default: `x-forwarded-for`. `forwarded` is read as RFC 7239 has it, every
-    /// other field as a list of addresses.
+    /// Sets the field that trusted proxies append to. Default: `x-forwarded-for`. `forwarded` is read as RFC 7239
+    /// defines it, every other field as a list of addresses.
     #[must_use]
     pub fn field(mut self, field: HeaderName) -> Self {
         self.field = field;
         self
     }
 
-    /// How many bits of an IPv6 address tell clients apart. Default: 64; at most 128.
+    /// Sets how many bits of an IPv6 address distinguish clients. Default: 64; at most 128.
     #[must_use]
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.ipv6_prefix = bits.min(128);
@@ -111,15 +114,15 @@ impl ClientIp {
             if !self.warned.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     target: target::HTTP,
-                    "a request says nothing of its peer's address, and shares one limit with all such: see ClientIp::peer"
+                    "a request has no peer address and shares one limit with all such requests: see ClientIp::peer"
                 );
             }
             return None;
         };
         let mut client = plain(peer);
         for hop in forwarded::hops(request.headers(), &self.field) {
-            // Where a trusted proxy wrote something else than an address, the proxy itself is the client: what is left of
-            // it may be made up.
+            // If a trusted proxy wrote something other than an address, the proxy itself is the client: everything
+            // to the left may be made up.
             let (true, Hop::Address(address)) = (self.is_trusted(client), hop) else { break };
             client = plain(address);
         }
@@ -191,7 +194,7 @@ fn mask(length: u8, width: u8) -> u128 {
     ones & !ones.checked_shr(length.into()).unwrap_or(0)
 }
 
-/// An IPv4 address that is written as an IPv6 address is that IPv4 address.
+/// Turns an IPv4 address that is written as an IPv6 address into that IPv4 address.
 fn plain(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
@@ -199,7 +202,7 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What axum's server knows of the peer.
+/// The peer's address that axum's server provides.
 #[cfg(feature = "axum")]
 fn connected(request: &RequestHead<'_>) -> Option<IpAddr> {
     use axum::extract::ConnectInfo;
@@ -238,7 +241,7 @@ mod tests {
         let none = ClientIp::new();
         assert_eq!(key(&none, "203.0.113.9", &["1.1.1.1"]).unwrap(), "203.0.113.9");
         let behind = ClientIp::new().trust(["10.0.0.0/8".to_owned(), "192.0.2.1".to_owned()]).unwrap();
-        // The client wrote 1.1.1.1; the proxies added what they saw.
+        // The client wrote 1.1.1.1; the proxies appended what they saw.
         assert_eq!(key(&behind, "10.0.0.1", &["1.1.1.1, 203.0.113.9"]).unwrap(), "203.0.113.9");
         assert_eq!(
             key(&behind, "10.0.0.1", &["1.1.1.1", "203.0.113.9, 10.2.3.4,192.0.2.1"]).unwrap(),
@@ -247,7 +250,7 @@ mod tests {
         assert_eq!(key(&behind, "203.0.113.9", &["1.1.1.1"]).unwrap(), "203.0.113.9");
         assert_eq!(key(&behind, "10.0.0.1", &["1.1.1.1, garbage"]).unwrap(), "10.0.0.1");
         assert_eq!(key(&behind, "10.0.0.1", &[]).unwrap(), "10.0.0.1");
-        assert_eq!(key(&behind, "nobody", &["1.1.1.1"]), None);
+        assert_eq!(key(&behind, "no address", &["1.1.1.1"]), None);
     }
 
     #[test]
@@ -279,7 +282,7 @@ mod tests {
             assert_eq!(key(&behind, "10.0.0.1", lines).unwrap(), "203.0.113.9", "{lines:?}");
         }
         assert_eq!(key(&behind, "10.0.0.1", &["2001:db8::7%eth0"]).unwrap(), "2001:db8::/64");
-        // What the proxy itself wrote and is no address: the proxy is as far as is known.
+        // The proxy itself wrote something that is not an address: the proxy is the last address that is known.
         for line in ["203.0.113.9, é", "203.0.113.9, unknown", "203.0.113.9, 1.2.3", "", ","] {
             assert_eq!(key(&behind, "10.0.0.1", &[line]).unwrap(), "10.0.0.1", "{line}");
         }

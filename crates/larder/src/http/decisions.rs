@@ -1,4 +1,4 @@
-//! What handlers find of the decisions about their request.
+//! The decisions about a request, for its handlers.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,15 +7,16 @@ use http::Extensions;
 
 use crate::limit::Decision;
 
-/// The decisions of all layers that a request has passed, by the name of their limiter. A layer puts it among the request's
-/// extensions, also in shadow mode and for requests that it skips, so a handler can always extract it.
+/// The decisions of all layers that a request has passed, by the name of their limiter. A layer adds this to the
+/// request's extensions, also in shadow mode and for requests that it skips, so that a handler can always extract
+/// it.
 ///
 /// ```
 /// use larder::http::Decisions;
 ///
 /// // axum: async fn handler(Extension(decisions): Extension<Decisions>) -> String
 /// fn handler(decisions: Decisions) -> String {
-///     // Nothing where the request was skipped, or nobody could decide.
+///     // `None` if the request was skipped, or no decision was possible.
 ///     match decisions.get("api") {
 ///         Some(decision) => format!("{} left", decision.remaining()),
 ///         None => "not limited".to_owned(),
@@ -24,7 +25,7 @@ use crate::limit::Decision;
 /// # handler(Decisions::default());
 /// ```
 ///
-/// A handler that served from a cache, say, gives back what its request was charged:
+/// A handler can give back the charge of its request, for example after it served from a cache:
 /// `limiter.refund(key, decisions.take("api")?, 1)`.
 #[derive(Clone, Default)]
 pub struct Decisions(Arc<Mutex<Vec<NamedDecision>>>);
@@ -33,15 +34,17 @@ pub struct Decisions(Arc<Mutex<Vec<NamedDecision>>>);
 type NamedDecision = (String, Arc<Decision>);
 
 impl Decisions {
-    /// The decision by the limiter of this name; of two layers with one limiter that of the inner one.
+    /// Returns the decision by the limiter of this name. If two layers have the same limiter, it is that of the
+    /// inner layer.
     #[must_use]
     pub fn get(&self, limiter: &str) -> Option<Arc<Decision>> {
         self.all().iter().rev().find(|(name, _)| name == limiter).map(|(_, decision)| decision.clone())
     }
 
-    /// Takes the decision out, so that it can be given back by [`refund`](crate::limit::RateLimiter::refund). Nothing while what
-    /// [`get`](Self::get) returned is still alive. In a layer that settles costs by the response
-    /// ([`count_if`](super::RateLimitLayer::count_if), [`settle`](super::RateLimitLayer::settle)) it holds nothing to give back.
+    /// Takes the decision out, so that it can be given back with [`refund`](crate::limit::RateLimiter::refund).
+    /// Returns `None` while a result of [`get`](Self::get) is still alive. In a layer that settles costs by the
+    /// response ([`count_if`](super::RateLimitLayer::count_if), [`settle`](super::RateLimitLayer::settle)) the
+    /// decision has no charge to give back.
     #[must_use]
     pub fn take(&self, limiter: &str) -> Option<Decision> {
         let mut all = self.all();
@@ -50,7 +53,7 @@ impl Decisions {
         Arc::try_unwrap(decision).map_err(|shared| all.insert(place, (name, shared))).ok()
     }
 
-    /// The names of the limiters, the outermost first.
+    /// Returns the names of the limiters, the outermost first.
     #[must_use]
     pub fn limiters(&self) -> Vec<String> {
         self.all().iter().map(|(name, _)| name.clone()).collect()
@@ -60,7 +63,7 @@ impl Decisions {
         self.all().push((limiter.to_owned(), Arc::new(decision)));
     }
 
-    /// Those of a request, made where there are none.
+    /// Returns the decisions of a request, and adds them if there are none.
     pub(super) fn of(extensions: &mut Extensions) -> Self {
         if let Some(there) = extensions.get::<Self>() {
             return there.clone();

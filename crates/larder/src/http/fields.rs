@@ -1,10 +1,10 @@
-//! What a response says about limits.
+//! The response fields about limits.
 //!
-//! The fields of draft-ietf-httpapi-ratelimit-headers-11 (May 2026): `RateLimit-Policy` names every quota, `RateLimit` what
-//! the one that bound has left and for how long. Seconds are whole there and rounded up; a window that is no whole number
-//! of seconds is left out. These fields are lists: each layer adds its own to what layers inside it and services behind
-//! have written. The older `X-RateLimit-*` follow no standard, and hold one limit: the one that binds most. Their reset is
-//! in seconds from now.
+//! The fields of draft-ietf-httpapi-ratelimit-headers-11 (May 2026): `RateLimit-Policy` names every quota,
+//! `RateLimit` what the binding one has left and for how long. They have whole seconds, rounded up; a window that
+//! is no whole number of seconds is left out. These fields are lists: each layer adds its own to what inner layers
+//! and services behind it have written. The older `X-RateLimit-*` fields follow no standard and hold one limit, the
+//! one that binds most. Their reset is in seconds from now.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::limit::{Decision, Quota};
 
-/// Which fields of a response tell clients about the limit.
+/// The response fields that report the limit to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum RateLimitFields {
@@ -23,11 +23,11 @@ pub enum RateLimitFields {
     Legacy,
     /// Both.
     Both,
-    /// None. A refusal still says `Retry-After`.
+    /// None. A refusal still has `Retry-After`.
     Off,
 }
 
-/// What responses of one layer say, prepared as far as it does not change.
+/// The constant part of a layer's fields.
 #[derive(Debug, Clone)]
 pub(super) struct Policies {
     name: String,
@@ -35,12 +35,12 @@ pub(super) struct Policies {
     field: Option<HeaderValue>,
 }
 
-/// What a response says of a decision. The decision itself has gone on with its request by then.
+/// The figures of a decision for a response. The decision itself has gone on with its request by then.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LimitFields {
     quota: Quota,
     remaining: u64,
-    /// What Retry-After says must not be before the end of this span (section 6 of the draft).
+    /// The time of `Retry-After` must not be before the end of this span (section 6 of the draft).
     span: Duration,
     refused: bool,
 }
@@ -57,7 +57,7 @@ impl LimitFields {
         }
     }
 
-    /// So many permits were given back.
+    /// Adds permits that were given back.
     pub(super) fn returned(self, permits: u64) -> Self {
         Self { remaining: self.remaining.saturating_add(permits), ..self }
     }
@@ -87,16 +87,16 @@ impl Policies {
         &self.quotas
     }
 
-    /// A quota's name: the limiter's, and the window where there are several.
+    /// Returns a quota's name: the limiter's, with the window if there are several quotas.
     pub(super) fn of(&self, quota: Quota) -> String {
         if self.quotas.len() > 1 { format!("{}-{:?}", self.name, quota.window()) } else { self.name.clone() }
     }
 
-    /// Adds what is told to a response.
-    pub(super) fn write<B>(&self, fields: RateLimitFields, told: LimitFields, response: &mut Response<B>) {
-        let LimitFields { quota, remaining, span, refused } = told;
+    /// Adds the fields to a response.
+    pub(super) fn write<B>(&self, fields: RateLimitFields, limit: LimitFields, response: &mut Response<B>) {
+        let LimitFields { quota, remaining, span, refused } = limit;
         let legacy = matches!(fields, RateLimitFields::Legacy | RateLimitFields::Both)
-            && (refused || binds_more(told, response));
+            && (refused || binds_more(limit, response));
         let (seconds, headers) = (whole_seconds(span), response.headers_mut());
         if matches!(fields, RateLimitFields::Ietf | RateLimitFields::Both) {
             if let Some(policy) = &self.field {
@@ -117,18 +117,18 @@ impl Policies {
 
 const LEGACY_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
-/// Whether a limit that let the request pass binds more than what the response says already. A refusal that comes from
-/// further inside, with or without such fields, binds most.
-fn binds_more<B>(told: LimitFields, response: &Response<B>) -> bool {
+/// Whether a limit that allowed the request binds more than the limit that the response already reports. A refusal
+/// by an inner layer, with or without such fields, binds most.
+fn binds_more<B>(limit: LimitFields, response: &Response<B>) -> bool {
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
         return false;
     }
     let Some(inner) = response.headers().get(LEGACY_REMAINING) else { return true };
     let inner = inner.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
-    inner.is_some_and(|inner| told.remaining < inner)
+    inner.is_some_and(|inner| limit.remaining < inner)
 }
 
-/// Rounded up: no client is to come back too soon.
+/// Rounds up, so that no client retries too early.
 pub(super) fn whole_seconds(span: Duration) -> u64 {
     span.as_secs() + u64::from(span.subsec_nanos() > 0)
 }

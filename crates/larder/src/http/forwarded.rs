@@ -1,7 +1,7 @@
-//! The lists that proxies write: `X-Forwarded-For` and its kin, and `Forwarded` (RFC 7239).
+//! The lists that proxies write: `X-Forwarded-For` and similar fields, and `Forwarded` (RFC 7239).
 //!
-//! Header fields hold bytes, and clients write what they like into them. Each element is read by itself, so that one that
-//! cannot be read does not hide the others.
+//! Header fields contain bytes, and clients can write anything into them. Each element is parsed separately, so
+//! that an invalid one does not hide the others.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,7 +15,7 @@ pub(super) enum Hop {
     Other,
 }
 
-/// The elements of a field over all its lines, the last one first. Empty elements are left out.
+/// Returns the elements of a field over all its lines, the last one first. Empty elements are left out.
 pub(super) fn hops(headers: &HeaderMap, field: &HeaderName) -> Vec<Hop> {
     let mut hops = Vec::new();
     for line in headers.get_all(field) {
@@ -30,7 +30,7 @@ pub(super) fn hops(headers: &HeaderMap, field: &HeaderName) -> Vec<Hop> {
     hops
 }
 
-/// An element of `Forwarded`: what its `for` says.
+/// Parses an element of `Forwarded`: the value of its `for`.
 fn forwarded(element: &[u8]) -> Option<Hop> {
     let element = element.trim_ascii();
     if element.is_empty() {
@@ -44,15 +44,15 @@ fn forwarded(element: &[u8]) -> Option<Hop> {
     Some(value.and_then(address).unwrap_or(Hop::Other))
 }
 
-/// An address as proxies write it: with or without a port, a zone and quotes, IPv6 with or without brackets. Nothing where
-/// there is nothing.
+/// Parses an address as proxies write it: with or without a port, a zone and quotes, IPv6 with or without brackets.
+/// `None` for an empty element.
 fn address(element: &[u8]) -> Option<Hop> {
     let unquoted = element.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(element);
     if unquoted.is_empty() {
         return None;
     }
     let text = std::str::from_utf8(unquoted).ok().map(|text| match text.split_once('%') {
-        // A zone says by which interface, not who; a port may follow it.
+        // A zone names the interface and not the client; a port may follow it.
         Some((address, rest)) => rest
             .find(']')
             .map_or(address.to_owned(), |end| format!("{address}{}", rest.get(end..).unwrap_or_default())),

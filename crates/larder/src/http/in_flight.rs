@@ -1,4 +1,4 @@
-//! How many requests of a key are served at a time, over all processes.
+//! Limits how many requests of a key are served at the same time, over all processes.
 
 use std::fmt;
 use std::future::Future;
@@ -21,27 +21,28 @@ use crate::telemetry::target;
 
 type Skip = Arc<dyn Fn(&RequestHead<'_>) -> bool + Send + Sync>;
 
-/// Limits how many requests of a key are served at the same time, by a [`Semaphore`].
+/// Limits how many requests of a key are served at the same time, with a [`Semaphore`].
 ///
-/// A request takes a permit of its key and holds it until the response's body has been sent, or the client has gone. One
-/// that gets no permit is answered with 429 and `Retry-After: 1`; where the store is away, with 503.
+/// A request acquires a permit of its key and holds it until the response's body has been sent or the client has
+/// disconnected. A request without a permit is answered with 429 and `Retry-After: 1`, or with 503 while the store
+/// is down.
 ///
 /// ```
 /// use larder::Larder;
 /// use larder::http::{HeaderKey, InFlightLayer};
 ///
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// let larder = Larder::connect("memory:").await?;
 /// let exports = InFlightLayer::new(larder.semaphore("exports", 2), HeaderKey::new("x-user")?);
 /// // axum: Router::new().route("/export", get(export)).layer(exports)
 /// # let _ = exports;
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 ///
-/// A process that dies gives its permits back when their time is over ([`Semaphore::ttl`]). A body that is never read to
-/// its end nor dropped holds its permit: set a timeout for slow clients.
+/// The permits of a process that dies expire ([`Semaphore::ttl`]). A body that is neither read to its end nor
+/// dropped holds its permit: set a timeout for slow clients.
 pub struct InFlightLayer<R = Problem> {
     semaphore: Semaphore,
     key: Arc<dyn RequestKey>,
@@ -52,7 +53,7 @@ pub struct InFlightLayer<R = Problem> {
 }
 
 impl InFlightLayer {
-    /// Limits requests by what `key` says of each. Requests without a key share the empty one.
+    /// Limits requests by the key that `key` finds for each of them. Requests without a key share the empty key.
     pub fn new(semaphore: Semaphore, key: impl RequestKey) -> Self {
         let (key, refuse) = (Arc::new(key), Arc::new(Problem));
         Self { semaphore, key, waits: Duration::ZERO, skip: None, allow_in_outage: false, refuse }
@@ -60,32 +61,32 @@ impl InFlightLayer {
 }
 
 impl<R> InFlightLayer<R> {
-    /// How long a request waits for a permit, in the order of all that wait. Default: not at all.
+    /// Sets how long a request waits for a permit, in order of arrival. Default: it does not wait.
     #[must_use]
     pub fn wait(self, longest: Duration) -> Self {
         Self { waits: longest, ..self }
     }
 
-    /// Requests that are not limited.
+    /// Sets which requests are not limited.
     #[must_use]
     pub fn skip(self, skip: impl Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static) -> Self {
         Self { skip: Some(Arc::new(skip)), ..self }
     }
 
-    /// Lets requests pass while the store is away. Default: they are answered with 503.
+    /// Lets requests pass while the store is down. Default: they are answered with 503.
     #[must_use]
     pub fn allow_in_outage(self) -> Self {
         Self { allow_in_outage: true, ..self }
     }
 
-    /// What a refusal is answered with, as [`RateLimitLayer::refuse`](super::RateLimitLayer::refuse).
+    /// Sets the response of a refusal, as [`RateLimitLayer::refuse`](super::RateLimitLayer::refuse).
     #[must_use]
     pub fn refuse<N>(self, refuse: N) -> InFlightLayer<N> {
         let Self { semaphore, key, waits, skip, allow_in_outage, .. } = self;
         InFlightLayer { semaphore, key, waits, skip, allow_in_outage, refuse: Arc::new(refuse) }
     }
 
-    /// The permit, or the refusal's status. Nothing where the request passes without one.
+    /// Returns the permit, or the status of the refusal. `None` lets the request pass without a permit.
     async fn enter(&self, key: String) -> Result<Option<SemaphorePermit>, StatusCode> {
         let semaphore = self.semaphore.key(key);
         let taken = if self.waits.is_zero() {
@@ -98,7 +99,7 @@ impl<R> InFlightLayer<R> {
             Ok(None) => Err(StatusCode::TOO_MANY_REQUESTS),
             Err(error) if error.kind() == ErrorKind::LockHeld => Err(StatusCode::TOO_MANY_REQUESTS),
             Err(error) => {
-                tracing::debug!(target: target::HTTP, %error, "no decision on how many requests are in flight");
+                tracing::debug!(target: target::HTTP, %error, "the requests in flight could not be counted");
                 if self.allow_in_outage { Ok(None) } else { Err(StatusCode::SERVICE_UNAVAILABLE) }
             }
         }
@@ -133,7 +134,7 @@ impl<S, R> Layer<S> for InFlightLayer<R> {
     }
 }
 
-/// A service of which a limited number of requests are served at a time. Made by [`InFlightLayer`].
+/// A service with a limited number of requests in flight. Made by [`InFlightLayer`].
 pub struct InFlightService<S, R = Problem> {
     inner: S,
     layer: InFlightLayer<R>,
@@ -169,7 +170,7 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        // The service that was found ready goes into the future; its clone need not be.
+        // Only `self.inner` was polled ready, so it goes into the future; the clone need not be ready.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let layer = self.layer.clone();
@@ -219,7 +220,7 @@ impl<B: Body> Body for InFlightBody<B> {
         let this = self.project();
         let frame = this.body.poll_frame(cx);
         if matches!(frame, Poll::Ready(None | Some(Err(_)))) {
-            // Freed in the background.
+            // The permit is released in the background.
             drop(this.permit.take());
         }
         frame

@@ -1,4 +1,4 @@
-//! What of a request decides whose limit it counts against.
+//! The key that a request counts against, and the request and response heads that choose it.
 
 use std::fmt;
 
@@ -25,20 +25,20 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// The method.
+    /// Returns the method.
     #[must_use]
     pub fn method(&self) -> &'a Method {
         self.method
     }
 
-    /// The target, as the service that the layer is around sees it.
+    /// Returns the target as the wrapped service sees it.
     #[must_use]
     pub fn uri(&self) -> &'a Uri {
         self.uri
     }
 
-    /// The target as the client sent it. A nested router removes the part of the path that it was found by; with the
-    /// feature `axum` this is what axum keeps of it (`OriginalUri`).
+    /// Returns the target as the client sent it. A nested router removes the part of the path that it matched; with
+    /// the feature `axum` this is the `OriginalUri` that axum keeps.
     #[must_use]
     pub fn original_uri(&self) -> &'a Uri {
         #[cfg(feature = "axum")]
@@ -48,13 +48,13 @@ impl<'a> RequestHead<'a> {
         self.uri
     }
 
-    /// The fields.
+    /// Returns the header fields.
     #[must_use]
     pub fn headers(&self) -> &'a HeaderMap {
         self.headers
     }
 
-    /// What servers and other layers have left with the request.
+    /// Returns the extensions that servers and other layers attached to the request.
     #[must_use]
     pub fn extensions(&self) -> &'a Extensions {
         self.extensions
@@ -63,18 +63,18 @@ impl<'a> RequestHead<'a> {
 
 impl fmt::Debug for RequestHead<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the fields and not the query: they hold tokens.
+        // Neither the header fields nor the query: they may contain tokens.
         f.debug_struct("RequestHead").field("method", self.method).finish_non_exhaustive()
     }
 }
 
-/// Says whose limit a request counts against.
+/// Chooses the key that a request counts against.
 ///
-/// [`ClientIp`](super::ClientIp), [`HeaderKey`] and [`PathKey`] do, and any `Fn(&RequestHead<'_>) -> Option<String>`.
-/// Requests without a key count together, against the empty key; those that are not to be limited at all are for
-/// [`RateLimitLayer::skip`](super::RateLimitLayer::skip).
+/// Implemented by [`ClientIp`](super::ClientIp), [`HeaderKey`], [`PathKey`] and any `Fn(&RequestHead<'_>) ->
+/// Option<String>`. Requests without a key count together, against the empty key; use
+/// [`RateLimitLayer::skip`](super::RateLimitLayer::skip) for requests that are not to be limited at all.
 pub trait RequestKey: Send + Sync + 'static {
-    /// The key, if the request has one.
+    /// Returns the key, if the request has one.
     fn key(&self, request: &RequestHead<'_>) -> Option<String>;
 }
 
@@ -87,8 +87,8 @@ where
     }
 }
 
-/// The key, or where it is longer than the store takes, its SHA-1: a client that sends it is limited like every other, and
-/// keys that differ still differ. docs/wire-format.md has it for other languages.
+/// Returns the key, or its SHA-1 if it is longer than the store accepts. A client with a long key is then limited
+/// like any other, and different keys stay different. docs/wire-format.md describes it for other languages.
 pub(super) fn shortened(key: String, takes: impl FnOnce(&str) -> bool) -> String {
     if takes(&key) {
         return key;
@@ -96,8 +96,8 @@ pub(super) fn shortened(key: String, takes: impl FnOnce(&str) -> bool) -> String
     format!("sha1:{}", sha1_smol::Sha1::from(&key).digest())
 }
 
-/// By the value of a header field, such as an API key. Whoever can choose the value can choose whose limit to use up: put
-/// the layer behind the one that checks it.
+/// Limits by the value of a header field, such as an API key. A client that can choose the value can choose whose
+/// limit to use up: put this layer inside the one that checks the value.
 ///
 /// ```
 /// # fn key() -> larder::Result<larder::http::HeaderKey> {
@@ -109,11 +109,11 @@ pub(super) fn shortened(key: String, takes: impl FnOnce(&str) -> bool) -> String
 pub struct HeaderKey(HeaderName);
 
 impl HeaderKey {
-    /// By the first value of this field: a text, or an `http::HeaderName`.
+    /// Limits by the first value of this field. The name is a text or an `http::HeaderName`.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for what is no field's name.
+    /// `InvalidSetting` if it is not a valid field name.
     pub fn new(name: impl TryInto<HeaderName>) -> Result<Self> {
         name.try_into().map(Self).map_err(|_| Error::invalid("HeaderKey needs the name of a header field"))
     }
@@ -121,21 +121,21 @@ impl HeaderKey {
 
 impl RequestKey for HeaderKey {
     fn key(&self, request: &RequestHead<'_>) -> Option<String> {
-        // Keys are text: bytes that are not are told apart by their code.
+        // Keys are text: escape values that are not, so that different values stay different.
         let value = request.headers.get(&self.0)?;
         Some(value.to_str().map_or_else(|_| value.as_bytes().escape_ascii().to_string(), str::to_owned))
     }
 }
 
-/// By method and path, without the query: a limit for all clients of an endpoint together. HEAD counts as GET. The path is
-/// whole, also in a nested router ([`RequestHead::original_uri`]). Where a path holds numbers or names, every one of them
-/// has a limit of its own; a closure can do better.
+/// Limits by method and path, without the query: one limit for all clients of an endpoint together. HEAD counts as
+/// GET. The path is the full one, also in a nested router ([`RequestHead::original_uri`]). If paths contain numbers
+/// or names, each of them has a separate limit; use a closure to avoid that.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct PathKey;
 
 impl PathKey {
-    /// By method and path.
+    /// Limits by method and path.
     #[must_use]
     pub fn new() -> Self {
         Self
@@ -162,19 +162,19 @@ impl<'a> ResponseHead<'a> {
         Self { status: response.status(), headers: response.headers(), extensions: response.extensions() }
     }
 
-    /// The status.
+    /// Returns the status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The fields.
+    /// Returns the header fields.
     #[must_use]
     pub fn headers(&self) -> &'a HeaderMap {
         self.headers
     }
 
-    /// What the handler and other layers have left with the response.
+    /// Returns the extensions that the handler and other layers attached to the response.
     #[must_use]
     pub fn extensions(&self) -> &'a Extensions {
         self.extensions

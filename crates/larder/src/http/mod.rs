@@ -1,13 +1,13 @@
-//! Rate limits as tower middleware for axum, hyper and tonic: who asks, what they are told, and what a refusal looks like.
+//! Rate limits as tower middleware for axum, hyper and tonic.
 //!
-//! [`RateLimitLayer`] is the middleware. A [`RequestKey`] says whose limit a request counts against: [`ClientIp`],
-//! [`HeaderKey`], [`PathKey`] or a closure. [`Refuse`] makes the answer to a request that is refused: [`Problem`] for HTTP,
-//! [`Grpc`] for gRPC, or a closure. Handlers find the [`Decisions`]. [`InFlightLayer`] limits how many requests are served at
-//! a time.
+//! [`RateLimitLayer`] is the middleware. A [`RequestKey`] chooses the key that a request counts against:
+//! [`ClientIp`], [`HeaderKey`], [`PathKey`] or a closure. [`Refuse`] makes the response to a refused request:
+//! [`Problem`] for HTTP, [`Grpc`] for gRPC, or a closure. Handlers can read the [`Decisions`]. [`InFlightLayer`]
+//! limits the number of requests that are served at the same time.
 //!
-//! The layer asks the limiter in `call`, never in `poll_ready`, where a request may still not come. It hands the ready
-//! service on into the future, as tower asks for. What it knows of a request is its [`RequestHead`]; bodies are not its
-//! matter. It trusts no header about where a request comes from, unless the program names the proxies that set it.
+//! The layer asks the limiter in `call`, never in `poll_ready`, which may not be followed by a request. It moves
+//! the ready service into the future, as tower requires. It reads the [`RequestHead`] of a request and never its
+//! body. It trusts no header about the origin of a request, unless the program names the proxies that set it.
 
 mod client_ip;
 mod decisions;

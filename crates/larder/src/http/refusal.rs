@@ -1,4 +1,4 @@
-//! What a refused request is answered with, and what a program learns about it.
+//! The response to a refused request, and what a program can observe about it.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -19,55 +19,56 @@ pub struct RefusedRequest<'a> {
 }
 
 impl<'a> RefusedRequest<'a> {
-    /// The key that it counts against. It may hold an address or a token: take care where it is logged.
+    /// Returns the key that it counts against. It may contain an address or a token: be careful when you log it.
     #[must_use]
     pub fn key(&self) -> &'a str {
         self.key
     }
 
-    /// The request without its body.
+    /// Returns the request without its body.
     #[must_use]
     pub fn request(&self) -> RequestHead<'a> {
         self.request
     }
 
-    /// The decision; nothing where the store is away and the limiter's policy is an error.
+    /// Returns the decision; `None` if the store is down and the limiter's policy is `Error`.
     #[must_use]
     pub fn decision(&self) -> Option<&'a Decision> {
         self.decision
     }
 
-    /// Whether the layer is in [`shadow`](super::RateLimitLayer::shadow) mode, so that the request went on.
+    /// Returns whether the layer is in [`shadow`](super::RateLimitLayer::shadow) mode, so that the request was not
+    /// refused.
     #[must_use]
     pub fn is_shadow(&self) -> bool {
         self.shadow
     }
 }
 
-/// A refusal that is to become a response.
+/// A refusal, to be turned into a response.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// 429, or 503 where it is the store that is away.
+    /// 429, or 503 if the store is down.
     pub(super) status: StatusCode,
     pub(super) retry_after: Duration,
-    /// The names of the quotas that refused, as `RateLimit-Policy` has them.
+    /// The names of the quotas that refused, as in `RateLimit-Policy`.
     pub(super) policies: Vec<String>,
 }
 
 impl Refusal {
-    /// 429 Too Many Requests; 503 Service Unavailable where nobody could decide.
+    /// Returns 429 Too Many Requests, or 503 Service Unavailable if no decision was possible.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// When to come back.
+    /// Returns how long the client should wait before it retries.
     #[must_use]
     pub fn retry_after(&self) -> Duration {
         self.retry_after
     }
 
-    /// The policies that refused, as the response's `RateLimit-Policy` names them.
+    /// Returns the policies that refused, with their names from the response's `RateLimit-Policy`.
     #[must_use]
     pub fn policies(&self) -> &[String] {
         &self.policies
@@ -76,7 +77,7 @@ impl Refusal {
 
 /// Makes the response of a refusal. The layer adds `Retry-After` and the fields about limits.
 pub trait Refuse<B>: Send + Sync + 'static {
-    /// The response.
+    /// Returns the response.
     fn refuse(&self, refusal: &Refusal) -> Response<B>;
 }
 
@@ -89,8 +90,9 @@ where
     }
 }
 
-/// A problem document (RFC 9457) with the types of draft-ietf-httpapi-ratelimit-headers-11: `quota-exceeded` with 429,
-/// `temporary-reduced-capacity` with 503. For bodies that can be made of a `String`, as axum's and hyper's.
+/// A problem document (RFC 9457) with the types of draft-ietf-httpapi-ratelimit-headers-11: `quota-exceeded` with
+/// 429, `temporary-reduced-capacity` with 503. For bodies that can be made from a `String`, as those of axum and
+/// hyper.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct Problem;
@@ -110,7 +112,7 @@ impl<B: From<String>> Refuse<B> for Problem {
             "{{\"type\":\"https://iana.org/assignments/http-problem-types#{kind}\",\"title\":\"{title}\",\"status\":{}",
             refusal.status.as_u16()
         );
-        // Names of limiters need no escaping, and writing to a String cannot fail.
+        // Names of limiters need no escaping, and writing to a `String` cannot fail.
         let names: Vec<String> = refusal.policies.iter().map(|name| format!("\"{name}\"")).collect();
         let _ = write!(body, ",\"violated-policies\":[{}]}}", names.join(","));
         let mut response = Response::new(B::from(body));
@@ -122,7 +124,7 @@ impl<B: From<String>> Refuse<B> for Problem {
     }
 }
 
-/// What gRPC clients understand, as tonic's: status 200 and `grpc-status` 8, RESOURCE_EXHAUSTED, or 14, UNAVAILABLE.
+/// A gRPC response, as tonic makes it: status 200 and `grpc-status` 8 (RESOURCE_EXHAUSTED) or 14 (UNAVAILABLE).
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct Grpc;

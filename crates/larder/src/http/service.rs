@@ -1,4 +1,4 @@
-//! What the layer does with a request: decide, hand on, settle, and tell.
+//! Handles a request in the layer: decides, calls the service, settles, and adds the fields.
 
 use std::fmt;
 use std::future::Future;
@@ -45,24 +45,24 @@ impl<S, R> fmt::Debug for RateLimitService<S, R> {
     }
 }
 
-/// What a request asks of the limiters: at least one key.
+/// The keys and the cost of a request: at least one key.
 struct RequestKeys {
     keys: Vec<(RateLimiter, String)>,
     cost: u64,
 }
 
-/// What the limiters said: one decision a key.
+/// The decisions of the limiters: one for each key.
 struct Decided {
     decisions: Result<Vec<Decision>>,
-    /// What is settled by the response.
+    /// Reservations to be settled by the response.
     reservations: Vec<Reservation>,
 }
 
-/// No request is without a key.
-static NOTHING: LazyLock<Error> = LazyLock::new(|| Error::invalid("nothing was decided"));
+/// Unreachable, because every request has a key.
+static NOTHING: LazyLock<Error> = LazyLock::new(|| Error::invalid("a request has no rate-limit key"));
 
 impl Decided {
-    /// The decision that counts for the request: that of the key which must be waited for longest.
+    /// Returns the decision that counts for the request: that of the key with the longest wait.
     fn binding(&self) -> Result<(usize, &Decision), &Error> {
         let decisions = self.decisions.as_ref()?;
         let mut binding = None;
@@ -76,7 +76,7 @@ impl Decided {
 }
 
 impl Options {
-    /// Nothing where the request is not limited.
+    /// Returns the keys and the cost of a request; `None` if it is not limited.
     fn ask(&self, head: &RequestHead<'_>) -> Option<Result<RequestKeys>> {
         if self.skip.as_ref().is_some_and(|skip| skip(head)) {
             return None;
@@ -104,7 +104,7 @@ impl Options {
         match self.decide_all(asked).await {
             Ok((decisions, reservations)) => Decided { decisions: Ok(decisions), reservations },
             Err(error) => {
-                tracing::debug!(target: target::HTTP, %error, limiter = self.limiter.name(), "no decision on a request");
+                tracing::debug!(target: target::HTTP, %error, limiter = self.limiter.name(), "a request's rate limit could not be checked");
                 Decided { decisions: Err(error), reservations: Vec::new() }
             }
         }
@@ -115,7 +115,8 @@ impl Options {
         if asked.cost == 1 || !asked.keys.iter().any(exceeds) {
             return self.decide_by(asked, |_, _| asked.cost).await;
         }
-        // An override may allow it. Else a cost that could never pass is that of all there is.
+        // An override may allow the cost. Otherwise a cost that could never be allowed is reduced to the whole
+        // limit.
         match self.decide_by(asked, |_, _| asked.cost).await {
             Err(error) if error.kind() == ErrorKind::InvalidSetting => {
                 self.decide_by(asked, |limiter, key| asked.cost.min(limiter.largest_cost(key))).await
@@ -148,13 +149,13 @@ impl Options {
         self.limiter.reserve_keys(keys.collect()).await
     }
 
-    /// What a request has cost, by its response.
+    /// Returns the final cost of a request, computed from its response.
     fn used<B>(&self, reservation: &Reservation, response: &Response<B>) -> Option<u64> {
         let settle = self.settle.as_ref()?;
         Some(settle(&ResponseHead::of(response), reservation.estimate()))
     }
 
-    /// Gives back or charges the difference. How many permits came back.
+    /// Gives back or charges the difference. Returns the number of permits that were given back.
     async fn settle(&self, reservation: Reservation, used: u64) -> u64 {
         match reservation.settle_with_debt(used).await {
             Ok(settled) => settled.returned,
@@ -195,8 +196,8 @@ impl<R> LayerShared<R> {
         response
     }
 
-    /// The fields of a key's limiter, and what they say of its decision.
-    fn told(&self, asked: &RequestKeys, decided: &Decided) -> Vec<(Arc<Policies>, LimitFields)> {
+    /// Returns the fields of each key's limiter, with the figures of its decision.
+    fn limit_fields(&self, asked: &RequestKeys, decided: &Decided) -> Vec<(Arc<Policies>, LimitFields)> {
         let Ok(decisions) = &decided.decisions else { return Vec::new() };
         let each = asked.keys.iter().zip(decisions);
         let counted = each.filter(|(_, decision)| decision.decided_by() != DecidedBy::Outage);
@@ -208,7 +209,7 @@ impl<R> LayerShared<R> {
             .collect()
     }
 
-    /// The response to a request that does not pass.
+    /// Makes the response of a request that is refused.
     fn refuse_by<B>(&self, asked: &RequestKeys, decided: &Decided) -> Response<B>
     where
         R: Refuse<B>,
@@ -244,11 +245,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        // The service that was found ready goes into the future; its clone need not be.
+        // Only `self.inner` was polled ready, so it goes into the future; the clone need not be ready.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let shared = self.shared.clone();
-        // There for every request, so that handlers can rely on it.
+        // Added to every request, so that handlers can rely on it.
         let decisions = Decisions::of(request.extensions_mut());
         let asked = match shared.options.ask(&RequestHead::of(&request)) {
             None => return Box::pin(inner.call(request)),
@@ -259,7 +260,7 @@ where
             let asked = match asked {
                 Ok(asked) => asked,
                 Err(error) => {
-                    tracing::warn!(target: target::HTTP, %error, limiter = options.limiter.name(), "the quotas of a request make no sense");
+                    tracing::warn!(target: target::HTTP, %error, limiter = options.limiter.name(), "the quotas of a request are invalid");
                     return if options.shadow {
                         inner.call(request).await
                     } else {
@@ -267,15 +268,19 @@ where
                     };
                 }
             };
+            // Decide, and prepare the fields and the refusal while the decisions are here.
             let mut decided = options.decide(&asked).await;
             options.refused(&asked, &request, &decided);
-            let told = if options.shadow { Vec::new() } else { shared.told(&asked, &decided) };
+            let limit_fields =
+                if options.shadow { Vec::new() } else { shared.limit_fields(&asked, &decided) };
             let passes = options.shadow || decided.binding().is_ok_and(|(_, decision)| decision.is_allowed());
             let refusal = (!passes).then(|| shared.refuse_by(&asked, &decided));
+            // The decisions go on with the request, where handlers can take them.
             let reservations = std::mem::take(&mut decided.reservations);
             for ((limiter, _), decision) in asked.keys.iter().zip(decided.decisions.into_iter().flatten()) {
                 decisions.add(limiter.name(), decision);
             }
+            // Call the service, then settle its reservations by the response.
             let mut returned = Vec::new();
             let mut response = match refusal {
                 Some(response) => response,
@@ -289,9 +294,10 @@ where
                     response
                 }
             };
-            for (place, (policies, told)) in told.into_iter().enumerate() {
-                let told = told.returned(returned.get(place).copied().unwrap_or(0));
-                policies.write(options.fields, told, &mut response);
+            // Add the fields of each limiter to the response.
+            for (place, (policies, limit_fields)) in limit_fields.into_iter().enumerate() {
+                let limit_fields = limit_fields.returned(returned.get(place).copied().unwrap_or(0));
+                policies.write(options.fields, limit_fields, &mut response);
             }
             Ok(response)
         })

@@ -1,9 +1,9 @@
-//! Waiting for permits, without asking again and again.
+//! Waiting for permits without polling the store.
 //!
-//! Callers of one key queue in their process; see [`WaitQueue`]. Where nothing is free, the store books the earliest turn:
-//! it charges the time at which the cost will fit, so that later requests are behind it. The caller sleeps until then. A
-//! caller that wakes up too late gives its turn back and asks again, and so does every caller when the key is reset or the
-//! quotas change. A caller that goes away gives its turn back.
+//! Callers of one key queue in their process; see [`WaitQueue`]. If nothing is free, the store books the earliest
+//! turn: it charges the time at which the cost will fit, so that later requests are placed after it. The caller
+//! sleeps until then. A caller that wakes up too late gives its turn back and asks again, and so does every caller
+//! when the key is reset or the quotas change. A caller that is dropped gives its turn back.
 
 use std::time::Duration;
 
@@ -20,19 +20,21 @@ use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::limit::Charged;
 
-/// How late a turn may be used at most.
+/// The longest delay after which a turn may still be used.
 const LATEST: Duration = Duration::from_millis(100);
-/// Timers are this coarse: where the window is so short that a sixtieth of it is less, a turn may be used so late.
+/// The resolution of timers, and the delay that is always accepted, also for windows so short that a sixtieth is
+/// less.
 const TIMER: Duration = Duration::from_millis(2);
 
 impl RateLimiter {
-    /// Waits for a permit, `within` so long, in the order of the callers that wait.
+    /// Waits for a permit for at most `within`, in the order of the waiting callers.
     ///
     /// As [`acquire_n`](Self::acquire_n) with a cost of one.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let limiter = larder.rate_limiter("mails", larder::Quota::new(1, Duration::from_millis(20)))?;
     /// for _ in 0..3 {
@@ -40,12 +42,11 @@ impl RateLimiter {
     /// }
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check). Each request has `response_timeout`; the waiting has not.
+    /// As [`check`](Self::check). `response_timeout` limits each request, not the wait.
     ///
     /// # Cancel safety
     ///
@@ -54,21 +55,23 @@ impl RateLimiter {
         self.acquire_n(key, 1, within).await
     }
 
-    /// Waits for permits for something that costs more than one, `within` so long, in the order of the callers that wait.
+    /// Waits for `cost` permits for at most `within`, in the order of the waiting callers.
     ///
-    /// The store books a turn and the caller sleeps until then. Callers of one key that wait at the same time share a
-    /// request, so each costs one round trip at most. A decision that is not allowed means that no turn comes up in
-    /// time; it is given as soon as that is known. A turn is used at most a sixtieth of the shortest window late, 100 ms
-    /// at most, by a clock that goes on while the machine sleeps; a caller that is later than that asks again. What the
-    /// decision of a turn says to [remain](Decision::remaining) is as of its booking: nothing.
+    /// The store books a turn and the caller sleeps until then. Callers of one key that wait at the same time share
+    /// requests, so each costs at most one round trip. A decision that is not allowed means that no turn is
+    /// available in time; it is returned as soon as that is known.
+    ///
+    /// A turn must be used within a sixtieth of the shortest window, and at most 100 ms, by a clock that keeps
+    /// running while the machine sleeps; a caller that is later asks again. The [remaining](Decision::remaining)
+    /// permits of a turn's decision are those at its booking: zero.
     ///
     /// # Errors
     ///
-    /// As [`check_n`](Self::check_n). Each request has `response_timeout`; the waiting has not.
+    /// As [`check_n`](Self::check_n). `response_timeout` limits each request, not the wait.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call gives its turn back, in the background.
+    /// A dropped call gives its turn back in the background.
     pub async fn acquire_n(
         &self,
         key: impl CacheKey + Send,
@@ -97,7 +100,8 @@ impl RateLimiter {
         loop {
             let (answer, answered) = oneshot::channel();
             queue.join(QueuedCaller { ticket, cost, deadline, limiter: self.clone(), answer });
-            // Its turn has come, or what is known instead. A caller that is dropped here leaves the queue.
+            // Waits for a turn or a decision. If this future is dropped, `_leave` wakes the booking task, which
+            // removes the caller.
             let _leave = Leave(&queue);
             match queue.answer(name, answered, &self.inner.context).await? {
                 None => {}
@@ -112,7 +116,7 @@ impl RateLimiter {
     }
 }
 
-/// Tells the task that books when a caller has left.
+/// Wakes the booking task when a caller has left.
 struct Leave<'a>(&'a WaitQueue);
 
 impl Drop for Leave<'_> {
@@ -121,25 +125,26 @@ impl Drop for Leave<'_> {
     }
 }
 
-/// Permits that a caller may use from a time on. Given back unless they are taken.
+/// Permits that a caller may use from a given time. Given back unless they are taken.
 pub(super) struct BookedTurn {
     pub(super) limiter: RateLimiter,
     pub(super) name: Name,
     pub(super) plan: std::sync::Arc<Plan>,
-    /// What was charged, as far as it is this caller's.
+    /// The charge, as far as it belongs to this caller.
     pub(super) charged: Charged,
     pub(super) answered: Tick,
-    /// How often the queue had been restarted when the turn was asked for.
+    /// The queue's restart count when the turn was requested.
     pub(super) restarts: u64,
     pub(super) taken: bool,
 }
 
 impl BookedTurn {
-    /// Sleeps until the turn has come. Returns nothing, and has given the turn back, where the caller must ask again: it
+    /// Sleeps until the turn. Returns `None`, after giving the turn back, if the caller must ask again because it
     /// woke up too late, the key was reset or the quotas changed.
     async fn take(mut self, queue: &WaitQueue) -> Option<Decision> {
         let span = Duration::from_micros(self.charged.wait);
-        // The span is counted from the arrival of the answer, which is late; a clock that is fast must not make it early.
+        // Count from the arrival of the reply, which is later than the booking. `drift` covers a local clock that
+        // is fast.
         let due = self.answered.after(span + drift(span));
         if !span.is_zero() {
             tokio::select! {
@@ -147,7 +152,8 @@ impl BookedTurn {
                 () = tokio::time::sleep(due.since(self.limiter.now())) => {}
             }
         }
-        // A turn that was free at once may be late, too: the task that books goes on while the caller's runtime is blocked.
+        // A turn that was free at once may be late, too: the booking task runs on even if the caller's runtime is
+        // blocked.
         if self.limiter.now().since(due) > tolerance(&self.plan) {
             return self.give_back().await;
         }
@@ -157,12 +163,13 @@ impl BookedTurn {
         Some(Decision::of(&self.name, charged, &self.plan, DecidedBy::Store))
     }
 
-    /// Gives the turn back and waits until that is done, so that the caller's next request does not find it charged.
+    /// Gives the turn back and waits until that is done, so that the caller's next request does not find it
+    /// charged.
     async fn give_back(mut self) -> Option<Decision> {
         self.taken = true;
         let given = self.limiter.give_back(&self.name, self.charged.stamp, self.charged.granted);
         if let Ok(Err(error)) = tokio::time::timeout(self.limiter.timeout(), given).await {
-            tracing::debug!(target: crate::telemetry::target::LIMIT, %error, "a turn could not be given back and counts until its window has passed");
+            tracing::debug!(target: crate::telemetry::target::LIMIT, %error, "a booked turn could not be given back and counts until its window has passed");
         }
         None
     }

@@ -1,4 +1,4 @@
-//! How one decision is made: from what is known here, else by the store, else by what the program wants in an outage.
+//! How one decision is made: locally if possible, otherwise by the store, or by the policy in an outage.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::limit::{Charge, ChargeMode, Charged, LimitStore};
 
-/// A share of a pause or a lease that clocks of different rates may cost.
+/// The amount by which clocks of different rates may disagree about a span.
 pub(super) fn drift(span: Duration) -> Duration {
     span / 1000
 }
@@ -26,11 +26,11 @@ impl RateLimiter {
         if let Some(decision) = self.at_once(self.inner.local.key_of(name.as_bytes()), cost) {
             return Ok(decision);
         }
-        // What asks the store is boxed: what is known here must not carry a future of its size.
+        // Boxed: the fast path above must not carry a future of this size.
         Box::pin(self.decide_there(&name, cost)).await
     }
 
-    /// What is known here, without so much as a look at the quotas; the key is its text alone.
+    /// Decides without a request, and without reading the quotas, if possible. `key` is the key's text alone.
     #[inline]
     pub(super) fn at_once(&self, key: &[u8], cost: u64) -> Option<Decision> {
         let LimiterShared { local, context, plan_id, by_key, .. } = &*self.inner;
@@ -43,7 +43,7 @@ impl RateLimiter {
         Some(decision)
     }
 
-    /// What is not known here.
+    /// Decides a request that could not be decided locally.
     pub(super) async fn decide_there(&self, name: &Name, cost: u64) -> Result<Decision> {
         let plan = self.plan_for(name)?;
         plan.check_some(cost)?;
@@ -64,7 +64,7 @@ impl RateLimiter {
         decision
     }
 
-    /// Asks the store, remembers a refusal, and falls back on the policy.
+    /// Asks the store, remembers a refusal, and uses the outage policy if the store fails.
     pub(super) async fn ask_store(
         &self,
         name: &Name,
@@ -95,7 +95,7 @@ impl RateLimiter {
         asked: (Tick, u64),
     ) -> Decision {
         let decision = Decision::of(name, charged, plan, DecidedBy::Store);
-        // One that waits for no time is refused because of others.
+        // A refusal without a wait is one because of other keys: it says nothing about this key.
         if !decision.is_allowed() && charged.wait > 0 {
             let cost = if take == ChargeMode::All { cost } else { 1 };
             let (sent, changes) = asked;
@@ -107,13 +107,13 @@ impl RateLimiter {
         decision
     }
 
-    /// One request, unless the store is known to be away.
+    /// Sends one request, unless the store is known to be down.
     pub(super) async fn send(&self, name: &Name, charge: Charge<'_>) -> Result<Charged> {
         let request = async { self.inner.context.coordination()?.charge(name.as_str(), charge).await };
         self.send_request(name.as_str(), request).await
     }
 
-    /// The same for any request about a record.
+    /// Sends any request about a record, unless the store is known to be down.
     pub(super) async fn send_request<T>(
         &self,
         name: &str,
@@ -125,17 +125,18 @@ impl RateLimiter {
             return Err(error);
         }
         if call::is_late() {
-            // One of many keys, whose turn to be sent did not come within the call's time.
-            return Err(Error::new(ErrorKind::Refused, "not sent: the call's time was over before"));
+            // One of many keys that was not sent before the call timed out.
+            return Err(Error::new(ErrorKind::Refused, "not sent: the call timed out before"));
         }
         let sent = self.now();
         let mut request = pin!(request);
         let mut hurried = false;
         let answer = poll_fn(|cx| match request.as_mut().poll(cx) {
-            // The call's time is over: this is the last poll, in which to decide without the store.
+            // The call has timed out. This is the last poll, in which to decide without the store.
             Poll::Pending if call::is_late() => {
                 let waited = self.now().since(sent);
-                // A caller in a hurry says nothing about the store. The call's time began a moment before.
+                // A call with a short timeout says nothing about the store. The tenth is for the time before
+                // `sent`.
                 hurried = waited < self.timeout() - self.timeout() / 10;
                 Poll::Ready(Err(Error::timed_out(waited)))
             }
@@ -152,7 +153,7 @@ impl RateLimiter {
         answer
     }
 
-    /// [`ask_store`](Self::ask_store) outside of a call, with the connection's timeout.
+    /// As [`ask_store`](Self::ask_store) outside a call, with `response_timeout`.
     pub(super) async fn ask_in_time(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
         let asked = (self.now(), self.changes());
         let charge = Charge {
@@ -172,12 +173,12 @@ impl RateLimiter {
         }
     }
 
-    /// To be taken before a request that may be refused.
+    /// Returns the change count. Read it before a request that may be refused.
     pub(super) fn changes(&self) -> u64 {
         self.inner.local.changes()
     }
 
-    /// [`send`](Self::send) outside of a call, with the connection's timeout.
+    /// As [`send`](Self::send) outside a call, with `response_timeout`.
     pub(super) async fn send_in_time(&self, name: &Name, charge: Charge<'_>) -> Result<Charged> {
         let timeout = self.timeout();
         match tokio::time::timeout(timeout, self.send(name, charge)).await {

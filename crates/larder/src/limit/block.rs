@@ -1,7 +1,7 @@
-//! Blocks: a key that has exceeded its limit is refused for a while, and longer each time.
+//! Blocks: a key that exceeds its limit is refused for a while, and longer each time.
 //!
-//! The block is kept before the key's record and decided by the same script, so a decision still is one round trip. It is
-//! written by the refusal that begins it, which charges nothing.
+//! The block is stored at the start of the key's record and decided by the same script, so a decision is still one
+//! round trip. The refusal that begins a block writes it; that refusal charges nothing.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::store::limit::Penalty;
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// For how long a key is refused that has exceeded its limit.
+/// How long a key that exceeded its limit is refused.
 ///
 /// ```
 /// use std::time::Duration;
@@ -32,31 +32,28 @@ pub struct Block {
 }
 
 impl Block {
-    /// Each block lasts so long, from a millisecond to 366 days.
+    /// Makes blocks that all last `span`, from a millisecond to 366 days.
     #[must_use]
     pub const fn lasting(span: Duration) -> Self {
         Self { first: span, factor: 1, longest: span }
     }
 
-    /// Each further block lasts `factor` times as long as the one before, from 1 to 255, and at most `longest`. A block is
-    /// a further one unless the key stayed unblocked for `longest` since the one before ended.
+    /// Makes each further block last `factor` times as long as the previous one (1 to 255), up to `longest`. A
+    /// block is a further one unless the key stayed unblocked for `longest` after the previous one ended.
     #[must_use]
     pub const fn escalating(self, factor: u32, longest: Duration) -> Self {
         Self { factor, longest, ..self }
     }
 
-    /// In the store's terms, or why it makes no sense.
+    /// Converts it to the store's terms, or fails if it is invalid.
     fn penalty(self) -> Result<Penalty> {
         if self.first < SHORTEST || self.longest < self.first || self.longest > LONGEST {
             return Err(Error::invalid(format!(
-                "a block lasts from {SHORTEST:?} to 366 days, and a further one no less than the first: not {self:?}"
+                "a block lasts {SHORTEST:?} to 366 days, and the longest is no shorter than the first: not {self:?}"
             )));
         }
         if !(1..=255).contains(&self.factor) {
-            return Err(Error::invalid(format!(
-                "a block is from 1 to 255 times as long as the one before, not {}",
-                self.factor
-            )));
+            return Err(Error::invalid(format!("the factor of a block is 1 to 255, not {}", self.factor)));
         }
         let micros = |span: Duration| u64::try_from(span.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         Ok(Penalty { first: micros(self.first), factor: self.factor.into(), most: micros(self.longest) })
@@ -70,19 +67,22 @@ impl From<Duration> for Block {
 }
 
 impl RateLimiter {
-    /// Blocks a key that exceeds its limit: every request about it is refused for so long, whatever is free by then.
+    /// Blocks a key that exceeds its limit: every request for the key is refused for the duration of the block,
+    /// even if permits are free by then.
     ///
-    /// The refusal of a cost that does not fit begins the block; refusals during a block do not prolong it, and
-    /// [`retry_after`](super::Decision::retry_after) tells its end. It holds for all programs, and for each way of asking:
-    /// [`acquire`](Self::acquire) waits until it has ended. Only requests for all of a cost begin one (`allow`, `check`,
-    /// `reserve`, keys that are decided together, the tower layer), of programs that have this setting. `acquire`, which
-    /// waits, and [`take_up_to`](Self::take_up_to), which takes what there is, do not.
+    /// The refusal of a cost that does not fit begins the block. Refusals during a block do not prolong it, and
+    /// their [`retry_after`](super::Decision::retry_after) is the time until its end. A block applies to all
+    /// programs and all methods: [`acquire`](Self::acquire) waits until it has ended. Only all-or-nothing requests
+    /// of programs that have this setting begin a block (`allow`, `check`, `reserve`, keys that are decided
+    /// together, the tower layer). `acquire`, which waits, and [`take_up_to`](Self::take_up_to), which takes what
+    /// is free, do not.
     ///
-    /// [`reset`](Self::reset) ends a block and forgets the ones before. An override does not.
+    /// [`reset`](Self::reset) ends a block and forgets the previous ones. An override does not.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// use larder::Quota;
     /// use larder::limit::Block;
@@ -96,13 +96,12 @@ impl RateLimiter {
     /// assert!(refused.retry_after() > Some(minute / 2));
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for a span of less than a millisecond or more than 366 days, a longest block that is shorter than
-    /// the first, and a factor that is not from 1 to 255.
+    /// `InvalidSetting` for a span below a millisecond or above 366 days, a longest block that is shorter than the
+    /// first, and a factor that is not 1 to 255.
     pub fn block_for(self, block: impl Into<Block>) -> Result<Self> {
         let penalty = block.into().penalty()?;
         Ok(self.with(|inner| inner.penalty = Some(penalty)))

@@ -1,4 +1,4 @@
-//! Decisions about one key, or about each of many: what is known here is decided here, and the rest by the store.
+//! Decisions about one key, or about each of many keys: without a request where possible, otherwise by the store.
 
 use super::decision::Decision;
 use super::{RateLimiter, many, text_of};
@@ -9,7 +9,8 @@ use crate::name::Name;
 use crate::store::limit::{Charge, ChargeMode, LimitStore};
 
 impl RateLimiter {
-    /// Whether one more may pass, and if so charges it: [`check`](Self::check) without the figures.
+    /// Charges one permit if the limit allows it, and returns whether it did. As [`check`](Self::check), without
+    /// the figures.
     ///
     /// # Errors
     ///
@@ -28,14 +29,17 @@ impl RateLimiter {
         })
     }
 
-    /// Whether one more may pass, and if so charges it.
+    /// Charges one permit if the limit allows it, and returns the decision with its figures.
     ///
-    /// One round trip; none where the answer is known here. A refusal is a decision, not an error, and charges nothing.
+    /// One round trip; none if the same request was refused a moment ago, or a permit batch has permits left. A
+    /// refusal is a decision, not an error, and charges nothing.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request, unless [`outage`](Self::outage) decides instead. After an
-    /// [indeterminate](crate::Error::is_indeterminate) one it may have been charged.
+    /// With an [`outage`](Self::outage) policy, the policy decides instead of an error while the store is down.
+    /// After an [indeterminate](crate::Error::is_indeterminate) error the permit may have been charged.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -44,12 +48,12 @@ impl RateLimiter {
         self.check_n(key, 1)
     }
 
-    /// [`check`](Self::check) for something that costs more than one: all of it or nothing.
+    /// As [`check`](Self::check) for a request that costs `cost` permits: charges all of them or none.
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check); `InvalidSetting` for a cost of zero and for one above the limit, which could never pass.
-    /// The store says whether it is: an [override](Self::override_key) may allow more.
+    /// As [`check`](Self::check); `InvalidSetting` for a cost of zero, and for a cost above the limit, which could
+    /// never be allowed. The store decides the latter, because an [override](Self::override_key) may allow more.
     ///
     /// # Cancel safety
     ///
@@ -64,21 +68,22 @@ impl RateLimiter {
             if let Some(decision) = self.at_once(key.as_bytes(), cost) {
                 return Ok(decision);
             }
-            // What asks the store is boxed: what is known here must not carry a future of its size.
+            // Boxed: the fast path above must not carry a future of this size.
             Box::pin(self.decide_unknown(&key, cost)).await
         })
     }
 
-    /// Takes as many permits as there are, `most` at most: [`granted`](Decision::granted) says how many. One round trip.
+    /// Charges as many permits as are free, up to `most`: [`granted`](Decision::granted) returns the number. One
+    /// round trip.
     ///
     /// ```
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let limiter = larder.rate_limiter("mails", larder::Quota::per_hour(3))?;
     /// assert_eq!(limiter.take_up_to("newsletter", 100).await?.granted(), 3);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Errors
@@ -107,12 +112,12 @@ impl RateLimiter {
         })
     }
 
-    /// [`check`](Self::check) of each key by itself, in the order of the keys, up to 1,024 at once: 1,024 keys take the
-    /// time of one round trip. The call has `response_timeout` for every 1,024 keys.
+    /// Calls [`check`](Self::check) for each key independently, in the order of the keys. Up to 1,024 requests are
+    /// sent at once, which takes about one round trip. The call has `response_timeout` for every 1,024 keys.
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check): the first there is. Other keys may have been charged then.
+    /// As [`check`](Self::check), for the first key that fails. Other keys may have been charged.
     ///
     /// # Cancel safety
     ///
@@ -130,17 +135,17 @@ impl RateLimiter {
         })
     }
 
-    /// How many more may pass now. Charges nothing and writes nothing. One round trip.
+    /// Returns how many more requests would be allowed now. Charges and writes nothing. One round trip.
     ///
-    /// Permits that are leased, here or elsewhere, and turns that are booked are not among them.
+    /// Permits in batches of any process and booked turns count as used.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request.
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// The call changes nothing.
     pub fn remaining(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<u64>> + Send> {
         let name = self.record(key);
         Call::new(self.timeout(), &self.inner.local.meter.remaining, async move {
@@ -154,7 +159,7 @@ impl RateLimiter {
                 max_wait: 0,
                 penalty: None,
             };
-            // What remains is that of the quota with least left, which a refusal does not name.
+            // `remaining` belongs to the quota with the least left, which a refusal does not report.
             let looked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
             Ok(if looked.granted == 0 { 0 } else { looked.remaining })
         })

@@ -1,4 +1,4 @@
-//! What a limiter decided.
+//! The decision of a limiter.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use super::quota::{Plan, Quota};
 use crate::name::Name;
 use crate::store::limit::{ChargeStamp, Charged};
 
-/// What a limiter decided, and what is left.
+/// The decision of a limiter, and what is left.
 ///
-/// A refusal is a decision like another, not an error. Not `Clone`, so that what it charged is given back
-/// ([`refund`](super::RateLimiter::refund)) once at most.
+/// A refusal is a decision, not an error. The type is not `Clone`, so that a charge is given back
+/// ([`refund`](super::RateLimiter::refund)) at most once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decision {
     pub(super) granted: u64,
@@ -19,11 +19,11 @@ pub struct Decision {
     pub(super) retry_after: Duration,
     pub(super) reset_after: Duration,
     pub(super) decided_by: DecidedBy,
-    /// Where it was charged.
+    /// Where the permits were charged.
     pub(super) stamp: ChargeStamp,
-    /// Of which record: a refund of another is refused. Zero where nothing was granted.
+    /// The record that was charged: a refund to another one is refused. Zero if nothing was granted.
     pub(super) record: RecordId,
-    /// Whether it was counted by this program's own share.
+    /// Whether this program's own share counted it.
     pub(super) counted_here: bool,
 }
 
@@ -33,16 +33,16 @@ pub struct Decision {
 pub enum DecidedBy {
     /// By the store, in one round trip.
     Store,
-    /// Here, without a round trip: the store has just refused this key as much or less.
+    /// Without a round trip: the store has just refused the same request.
     Refusal,
-    /// Here, without a round trip, out of a batch that was taken before ([`leased`](super::RateLimiter::leased)).
+    /// Without a round trip, from a permit batch that was taken before ([`leased`](super::RateLimiter::leased)).
     Lease,
-    /// Here, by the limiter's [`OutagePolicy`](super::OutagePolicy): the store did not answer.
+    /// By the limiter's [`OutagePolicy`](super::OutagePolicy), because the store did not answer.
     Outage,
 }
 
-/// Which record a decision is about: a hash of its name, in which the namespace, the limiter and the key stand. It is made
-/// once an answer of the store, so that decisions without a round trip only copy it.
+/// The record of a decision, as a hash of its name (which contains the namespace, the limiter and the key). It is
+/// computed once for each reply of the store; decisions without a round trip copy it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct RecordId(u64);
 
@@ -58,7 +58,7 @@ impl DecidedBy {
     #[cfg(feature = "metrics")]
     pub(super) const ALL: [Self; 4] = [Self::Store, Self::Refusal, Self::Lease, Self::Outage];
 
-    /// The name used in metrics' labels.
+    /// Returns the name used in metrics' labels.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -86,7 +86,7 @@ impl Decision {
         }
     }
 
-    /// Some refusal.
+    /// A refusal for tests.
     #[cfg(test)]
     pub(super) fn refused(binding: Quota) -> Self {
         Self {
@@ -102,73 +102,76 @@ impl Decision {
         }
     }
 
-    /// It would have passed, but not the others that it was decided with.
+    /// Turns the decision of a key that would have passed into a refusal, because another key was refused.
     pub(super) fn refused_with_others(self) -> Self {
         let retry_after = if self.is_allowed() { Duration::ZERO } else { self.retry_after };
         Self { granted: 0, retry_after, stamp: ChargeStamp::default(), record: RecordId::default(), ..self }
     }
 
-    /// Whether it may pass; if so it was charged.
+    /// Returns whether the request is allowed; if so it was charged.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.granted > 0
     }
 
-    /// How many permits were granted, and charged: all that were asked for or none; of
-    /// [`take_up_to`](super::RateLimiter::take_up_to) as many as there were.
+    /// Returns the number of permits that were granted and charged: all or none, or for
+    /// [`take_up_to`](super::RateLimiter::take_up_to) as many as were free.
     #[must_use]
     pub fn granted(&self) -> u64 {
         self.granted
     }
 
-    /// The limit of the quota that [bound](Self::quota).
+    /// Returns the limit of the [binding quota](Self::quota).
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.binding.limit()
     }
 
-    /// How many more may pass now, after this one, by the quota that [bound](Self::quota).
+    /// Returns how many more permits the [binding quota](Self::quota) has now, after this decision.
     ///
-    /// Out of a lease: what the lease has left, and what the store had when it was taken. After waiting for a turn: none, as
-    /// when the turn was booked; what has come free since, [`RateLimiter::remaining`](super::RateLimiter::remaining) tells.
+    /// For a decision from a permit batch: what the batch has left, plus what the store had when the batch was
+    /// taken. After waiting for a turn: zero, the state when the turn was booked. Use
+    /// [`RateLimiter::remaining`](super::RateLimiter::remaining) for the current number.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.remaining
     }
 
-    /// The quota that bound: the one that has to be waited for longest, or, where it passed, the one that has least left.
+    /// Returns the binding quota: the one with the longest wait or, for an allowed request, the one with the least
+    /// left.
     #[must_use]
     pub fn quota(&self) -> Quota {
         self.binding
     }
 
-    /// When the same request would pass if nobody else asks; `None` where it passed. Leases, reservations and turns that
-    /// are given back meanwhile can only make it sooner. Of a refusal that was known here it is counted by a clock that
-    /// lags by up to a tick of the kernel (10 ms at most), and so much longer.
+    /// Returns how long to wait until the same request would be allowed if there are no other requests; `None` if
+    /// it was allowed. Batches, reservations and turns that are given back meanwhile can only shorten the wait. For
+    /// a refusal that was decided without a round trip, the wait is counted by a clock that lags by up to one
+    /// kernel tick (at most 10 ms), so it may be longer by that much.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         (self.granted == 0).then_some(self.retry_after)
     }
 
-    /// When the whole limit is there again if nobody else asks, of all quotas.
+    /// Returns the time until the full limit of all quotas is available again if there are no other requests.
     #[must_use]
     pub fn reset_after(&self) -> Duration {
         self.reset_after
     }
 
-    /// The same figures, with nothing to give back: where somebody else settles what was charged.
+    /// Copies the figures without the charge, for a request whose charge is settled elsewhere.
     #[cfg(feature = "tower")]
     pub(crate) fn without_charge(&self) -> Self {
         Self { stamp: ChargeStamp::default(), ..*self }
     }
 
-    /// Whether the store or this program's share has counted, and not a policy alone has decided.
+    /// Returns whether the store or this program's share counted the request, rather than the policy alone.
     #[cfg(feature = "tower")]
     pub(crate) fn was_counted(&self) -> bool {
         self.decided_by != DecidedBy::Outage || self.counted_here
     }
 
-    /// Where it was decided.
+    /// Returns where the decision was made.
     #[must_use]
     pub fn decided_by(&self) -> DecidedBy {
         self.decided_by

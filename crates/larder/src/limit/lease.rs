@@ -1,10 +1,10 @@
-//! Leases: permits that are taken in batches and spent here, without asking.
+//! Permit batches: permits that are taken in advance and spent locally, without a request.
 //!
-//! A batch is charged to the bucket of the lease's *expiry*, and every decision counts what lies ahead, so that no
-//! window admits more than the limit (the proof is in docs/rate-limits.md). A batch is at most half of what is left,
-//! or the cost that asked for it, so that leases shrink as the limit is neared. Its time counts here from before the request left, less a thousandth
-//! for clocks that differ in rate. What is not spent by then is given back; what a dead process held counts until its
-//! window has passed.
+//! A batch is charged to the bucket of its *expiry*, and every decision counts the buckets ahead, so that no window
+//! admits more than the limit (docs/rate-limits.md has the proof). A batch is at most half of what is left, or the
+//! cost that asked for it, so batches shrink as the limit gets near. Its local deadline counts from before the
+//! request was sent, less a thousandth for clocks of different rates. Unspent permits are given back at the
+//! deadline; the permits of a dead process count until their window has passed.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -23,14 +23,14 @@ use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::limit::{Charge, ChargeMode, ChargeStamp, Rule};
 
-/// How permits are taken in advance: how many at once, and for how long.
+/// How permits are taken in advance: how many at once, and how long they may be spent.
 ///
 /// ```
 /// use std::time::Duration;
-/// use larder::Lease;
+/// use larder::limit::PermitBatch;
 ///
-/// let fifty = Lease::batch(50);
-/// let short = Lease::batch(50).span(Duration::from_millis(200));
+/// let fifty = PermitBatch::batch(50);
+/// let short = PermitBatch::batch(50).span(Duration::from_millis(200));
 /// # let _ = (fifty, short);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,32 +40,34 @@ pub struct PermitBatch {
 }
 
 impl PermitBatch {
-    /// At most so many permits at once.
+    /// Takes at most this many permits at once.
     #[must_use]
     pub const fn batch(permits: u64) -> Self {
         Self { batch: permits, span: None }
     }
 
-    /// How long they may be spent, from 10 ms to the shortest window. Default: a tenth of the shortest window, a second at
-    /// most. Capacity returns as much later as permits are charged later.
+    /// Sets how long the permits may be spent, from 10 ms to the shortest window. Default: a tenth of the shortest
+    /// window, at most a second. Capacity returns later by this span, because the permits are charged at its end.
     #[must_use]
     pub const fn span(self, span: Duration) -> Self {
         Self { span: Some(span), ..self }
     }
 
-    /// The span, or why it makes no sense with these quotas.
+    /// Returns the span, or fails if it is invalid with these quotas.
     pub(super) fn checked(self, plan: &Plan) -> Result<Duration> {
         const LEAST: Duration = Duration::from_millis(10);
         let span = self.span.unwrap_or((plan.shortest / 10).min(Duration::from_secs(1)));
         if self.batch == 0 {
-            return Err(Error::invalid("a lease takes at least one permit"));
+            return Err(Error::invalid("a permit batch has at least 1 permit, not 0"));
         }
         if plan.terms.iter().any(|term| term.rule == Rule::Gcra) {
-            return Err(Error::invalid("GCRA paces permit by permit: what it admits cannot be leased"));
+            return Err(Error::invalid(
+                "a GCRA quota spaces single permits: it cannot be combined with leased()",
+            ));
         }
         if span < LEAST || span > plan.shortest {
             return Err(Error::invalid(format!(
-                "a lease lasts from {LEAST:?} to the shortest window of {:?}, not {span:?}",
+                "the span of a permit batch is {LEAST:?} to the shortest window of {:?}, not {span:?}",
                 plan.shortest
             )));
         }
@@ -79,22 +81,22 @@ impl From<u64> for PermitBatch {
     }
 }
 
-/// Permits of one key that may be spent here.
+/// Permits of one key that may be spent locally.
 pub(super) struct LocalBatch {
     pub(super) left: u64,
     pub(super) deadline: Tick,
-    /// What was charged for them.
+    /// Where they were charged.
     pub(super) stamp: ChargeStamp,
     pub(super) record: RecordId,
     pub(super) plan: Arc<Plan>,
-    /// What the store said when they were taken.
+    /// The store's figures when they were taken.
     pub(super) binding: Quota,
     pub(super) remaining: u64,
     pub(super) reset_at: Tick,
 }
 
 impl LocalBatch {
-    /// Takes `cost` of them, if they are enough and may still be spent.
+    /// Takes `cost` permits if there are enough and they may still be spent.
     #[inline]
     pub(super) fn spend(&mut self, cost: u64, plan: u64, now: Tick) -> Option<Decision> {
         if now >= self.deadline || self.left < cost || self.plan.id != plan {
@@ -116,28 +118,31 @@ impl LocalBatch {
 }
 
 impl RateLimiter {
-    /// Takes permits in batches and spends them here, for keys that are very hot: no round trip for most decisions.
+    /// Takes permits in batches and spends them locally, for very hot keys: most decisions need no round trip.
     ///
-    /// A number is a [`PermitBatch::batch`] of so many. What is leased counts as admitted until its window has passed, counted
-    /// from the end of the lease; what is not spent is given back then. So no window holds more than the limit, and
-    /// somewhat less than the limit may be used.
+    /// A number is a [`PermitBatch::batch`] of that size. Permits in a batch count as admitted until their window
+    /// has passed, counted from the end of the batch; unspent permits are given back at its end. So no window holds
+    /// more than the limit, and slightly less than the limit may be usable.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for an empty batch, a span that is no part of the shortest window, and with [`Quota::gcra`].
+    /// `InvalidSetting` for an empty batch, for a span below 10 ms or above the shortest window, and with
+    /// [`Quota::gcra`].
     pub fn leased(self, lease: impl Into<PermitBatch>) -> Result<Self> {
         let lease = lease.into();
         let span = lease.checked(&self.plan())?;
         Ok(self.with(|inner| inner.lease = Some((lease, span))))
     }
 
-    /// A permit out of a new batch; one caller a key takes it, and those who wait meanwhile spend of it.
+    /// Takes a permit from a new batch. One caller of a key at a time refills; those that wait meanwhile spend from
+    /// its batch.
     pub(super) async fn lease(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
         let Some((lease, span)) = self.inner.lease else {
             return self.ask_store(name, plan, ChargeMode::All, cost).await;
         };
         let local = &self.inner.local;
         let known = local.key(name.as_bytes());
+        // Wait to be the caller that refills. If the call times out meanwhile, the outage policy decides.
         let mut turn = pin!(known.refill.lock());
         let turn = poll_fn(|cx| match turn.as_mut().poll(cx) {
             Poll::Pending if call::is_late() => Poll::Ready(None),
@@ -146,9 +151,11 @@ impl RateLimiter {
         let Some(_turn) = turn.await else {
             return self.without_store(name, plan, ChargeMode::All, cost, Error::timed_out(self.timeout()));
         };
+        // Another caller may have refilled while this one waited.
         if let Some(decision) = local.decide(name.as_bytes(), cost, plan, &self.inner.context.clock) {
             return Ok(decision);
         }
+        // Take a new batch.
         let (asked, resets) = ((self.now(), local.changes()), local.resets());
         let charge_at = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         let batch = lease.batch.max(cost);
@@ -176,12 +183,12 @@ impl RateLimiter {
         let decision = self.keep(name, &known, held, cost, resets);
         match decision {
             Some(decision) => Ok(Decision { decided_by: DecidedBy::Store, ..decision }),
-            // Its time was over before it came, or the key was reset meanwhile.
+            // The batch had expired when it arrived, or the key was reset meanwhile.
             None => self.ask_store(name, plan, ChargeMode::All, cost).await,
         }
     }
 
-    /// Puts a batch where it can be spent, spends of it, and sees to it that what is left is given back.
+    /// Stores a batch so that it can be spent, spends `cost` of it, and makes sure that the rest is given back.
     fn keep(
         &self,
         name: &Name,
@@ -193,7 +200,8 @@ impl RateLimiter {
         let (now, plan, stamp) = (self.now(), held.plan.clone(), held.stamp);
         let rest = held.deadline.since(now);
         let mut facts = known.facts();
-        // Whoever resets counts first and takes the lock to forget afterwards.
+        // Compare while holding the lock. A reset first counts and then takes this lock to forget: either the new
+        // count is seen here, or the reset removes the batch that is stored here.
         if self.inner.local.resets() != resets {
             drop(facts);
             self.give_back_later(name, &plan, stamp, held.left);
@@ -214,10 +222,10 @@ impl RateLimiter {
     }
 }
 
-/// Gives back what a lease did not spend, when its time is over or the larder is closed.
+/// Gives back the unspent permits of a batch at its deadline, or when the `Larder` is closed.
 struct LeaseEnd {
     limiter: RateLimiter,
-    /// Kept here too: the table of what is known may lose it before.
+    /// A reference of its own, because the table of known keys may evict the key earlier.
     known: Arc<KeyState>,
     name: Name,
     stamp: ChargeStamp,

@@ -1,7 +1,7 @@
-//! Many decisions at once, each by itself.
+//! Many decisions at once, each independent of the others.
 //!
-//! A bounded number is under way at a time, so that the store's answers come in time however many keys there are. Only
-//! what was woken is polled, so the work grows with the number of keys and not with its square.
+//! A bounded number is in flight at a time, so that replies arrive in time for any number of keys. Only futures
+//! that were woken are polled, so the work grows linearly with the number of keys.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use super::decision::Decision;
 use crate::call;
 use crate::error::Result;
 
-/// How many decisions are under way at once.
+/// The number of decisions in flight at once.
 pub(super) const AT_ONCE: usize = 1024;
 
 /// A decision and its place among the others.
@@ -32,10 +32,10 @@ impl<F: Future<Output = Result<Decision>>> Future for Placed<F> {
     }
 }
 
-/// All decisions in the order of the futures, or the first error.
+/// Returns all decisions in the order of the futures, or the first error.
 ///
-/// A call whose time is over is polled once more. Every future is polled then, woken or not, so that each comes to the
-/// decision that the policy for outages makes.
+/// A call that has timed out is polled once more. Every future is polled then, woken or not, so that each one
+/// decides by the outage policy.
 pub(super) async fn all_of<F>(futures: impl Iterator<Item = Pin<Box<F>>>) -> Result<Vec<Decision>>
 where
     F: Future<Output = Result<Decision>>,
@@ -95,7 +95,7 @@ mod tests {
             }))
         };
         let mut all = Box::pin(all_of((0..KEYS).map(work)));
-        // One answer after the other, each woken by itself, as they come from a server.
+        // One answer after the other, each woken by itself, as from a server.
         let decided = loop {
             if let Some(decided) = all.as_mut().now_or_never() {
                 break decided.unwrap();

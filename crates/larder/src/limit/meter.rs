@@ -1,4 +1,4 @@
-//! What one limiter counts.
+//! The counters and metrics of one limiter.
 
 #[cfg(feature = "metrics")]
 use std::sync::OnceLock;
@@ -7,10 +7,9 @@ use super::decision::DecidedBy;
 use crate::telemetry::Instrument;
 
 pub(super) struct LimitMeter {
-    /// By where it was decided: allowed, refused.
     #[cfg(feature = "metrics")]
     name: Box<str>,
-    /// Made on first use.
+    /// By [`DecidedBy`]: allowed and refused decisions. Created on first use.
     #[cfg(feature = "metrics")]
     decisions: [(OnceLock<metrics::Counter>, OnceLock<metrics::Counter>); 4],
     pub(super) check: Instrument,

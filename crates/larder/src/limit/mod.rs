@@ -1,11 +1,11 @@
 //! Rate limits that never admit more than their limit.
 //!
-//! A limiter charges a record on the store, in the store's time, in one atomic step that decides all its quotas together;
-//! `store/memory/limits/mod.rs` explains the rules. What can be known here is decided here: a refusal that still holds
-//! (`local`), permits of a lease (`lease`), and what the program wants while the store is away (`outage`). A refusal
-//! charges nothing. Whatever is given back goes to where it was charged.
+//! A limiter charges a record on the store, by the store's clock. One atomic step decides all its quotas together;
+//! `store/memory/limits/mod.rs` explains the rules. Some decisions need no request: a refusal that still holds
+//! (`local`), permits of a batch (`lease`), and the outage policy while the store is down (`outage`). A refusal
+//! charges nothing. Permits that are given back return to the place where they were charged.
 //!
-//! Not guaranteed: anything on a server that evicts or loses what it stored; see docs/rate-limits.md.
+//! Not guaranteed: anything on a server that evicts or loses data; see docs/rate-limits.md.
 
 mod acquire;
 mod ask;
@@ -53,15 +53,16 @@ pub use quota::{Quota, Quotas};
 pub use reserve::{Reservation, Reserve, Settled};
 pub use together::{LimitKey, Together};
 
-/// A rate limiter under a name. Made by [`Larder::rate_limiter`](crate::Larder::rate_limiter); cheap to clone.
+/// A rate limiter with a name. Made by [`Larder::rate_limiter`](crate::Larder::rate_limiter); cheap to clone.
 ///
-/// In no span of a window's length is more than the limit admitted, by the store's own clock, however many programs ask
-/// and whatever their clocks say. A refusal charges nothing. Several quotas are decided together in one round trip, all or
-/// nothing. How each [`Quota`] counts, and when capacity returns, is said there. Records expire by themselves. A server
-/// that evicts can forget what it has admitted: give limits one that does not.
+/// No span of a window's length admits more than the limit, by the store's own clock, for any number of programs
+/// and whatever their clocks show. A refusal charges nothing. Several quotas are decided together in one round
+/// trip, all or nothing. [`Quota`] explains how permits are counted and when capacity returns. Records expire by
+/// themselves. A server that evicts keys can forget what it has admitted: keep limits on a server that does not.
 ///
 /// ```
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// use larder::Quota;
 ///
@@ -75,7 +76,6 @@ pub use together::{LimitKey, Together};
 /// assert_eq!(refused.quota(), Quota::per_second(2));
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Clone)]
 pub struct RateLimiter {
@@ -86,10 +86,10 @@ struct LimiterShared {
     context: Arc<Context>,
     local: Arc<Local>,
     name: String,
-    /// What the names of its records begin with.
+    /// The prefix of its records' names.
     prefix: String,
     plan: RwLock<Arc<Plan>>,
-    /// Which plan that is: all that a decision made here asks of it.
+    /// The id of `plan`: all that a decision without a request needs.
     plan_id: AtomicU64,
     outage: OutagePolicy,
     lease: Option<(PermitBatch, Duration)>,
@@ -112,9 +112,9 @@ impl RateLimiter {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// What to decide while the store does not answer. Default: [`OutagePolicy::Error`].
+    /// Sets what to decide while the store does not answer. Default: [`OutagePolicy::Error`].
     ///
-    /// A call is decided by it as soon as its timeout is over or its request has failed; the ones after that at once,
+    /// The policy decides a call as soon as it times out or its request fails. Later calls are decided at once
     /// until the store answers again.
     ///
     /// # Errors
@@ -122,12 +122,12 @@ impl RateLimiter {
     /// `InvalidSetting` for a share among no programs.
     pub fn outage(self, outage: OutagePolicy) -> Result<Self> {
         if outage == OutagePolicy::LocalShare(0) {
-            return Err(Error::invalid("a share is that of at least one program"));
+            return Err(Error::invalid("OutagePolicy::LocalShare needs at least 1 program, not 0"));
         }
         Ok(self.with(|inner| inner.outage = outage))
     }
 
-    /// The name that it was made with.
+    /// Returns the name that the limiter was made with.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.inner.name
@@ -159,7 +159,7 @@ impl RateLimiter {
         self.record_of(&text_of(key))
     }
 
-    /// The name of the record of a key.
+    /// Makes the name of a key's record.
     fn record_of(&self, key: &Name) -> Result<Name> {
         let mut name = Name::from(self.inner.prefix.as_str());
         name.push_str(key);
@@ -168,10 +168,10 @@ impl RateLimiter {
         Ok(name)
     }
 
-    /// Whether the key is short enough for the store.
+    /// Returns whether the key is short enough for the store.
     #[cfg(feature = "tower")]
     pub(crate) fn takes(&self, key: &str) -> bool {
-        // Escaping makes three bytes of one at most.
+        // Escaping makes at most three bytes of one.
         let most = self.inner.prefix.len() + 3 * key.len() + 1;
         most <= self.inner.context.limits.max_key_bytes || self.record(key).is_ok()
     }

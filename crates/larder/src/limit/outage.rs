@@ -1,8 +1,8 @@
-//! What to do while the store does not answer.
+//! Decisions while the store does not answer.
 //!
-//! A request that fails, or that the connection's timeout has passed over, opens the breaker of its domain (all names of one server, or of a stretch of a
-//! cluster's slots). While it is open, decisions are made here at once; after a pause one request tries again, and the
-//! pause doubles while those fail.
+//! A request that fails or exceeds `response_timeout` opens the breaker of its domain (all names of one server, or
+//! of a range of a cluster's slots). While the breaker is open, decisions are made locally at once. After a pause
+//! one request tries the store again, and the pause doubles while these fail.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,35 +18,37 @@ use crate::store::limit::{Charge, ChargeMode, ChargeStamp};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// What a limiter decides while the store does not answer. [`Decision::decided_by`](super::Decision::decided_by) says so.
+/// What a limiter decides while the store does not answer. [`Decision::decided_by`](super::Decision::decided_by)
+/// shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OutagePolicy {
-    /// Nothing: the call is an error. The default.
+    /// No decision: the call fails. The default.
     #[default]
     Error,
-    /// Refuse.
+    /// Refuses all requests.
     Deny,
-    /// Allow all.
+    /// Allows all requests.
     Allow,
-    /// Allow a share of each limit, counted in this process: the limit divided by so many, rounded down. With GCRA the
-    /// burst and the pace are divided.
+    /// Allows a share of each limit, counted in this process: the limit divided by this number, rounded down. For
+    /// GCRA the burst and the pace are divided.
     ///
-    /// The number is how many [`Larder`](crate::Larder)s ask for this limit at the most, of all processes and hosts and at
-    /// any one time, a rolling deployment's old and new ones together. larder cannot know it: with a number that is too
-    /// low, more than the limit is admitted. All handles of one limiter name on one `Larder` share one count. A share of
-    /// less than one permit is none: such a limiter refuses all while the store is away.
+    /// The number is the largest number of [`Larder`](crate::Larder)s that use this limit at any one time, over all
+    /// processes and hosts, including the old and the new ones of a rolling deployment. larder cannot know it; if
+    /// it is too low, more than the limit is admitted. All handles of one limiter name on one `Larder` share one
+    /// count. A share of less than one permit is zero: such a limiter refuses everything while the store is down.
     ///
-    /// While the store is away, each admits at most its share in any window of its own clock, and so all together at
-    /// most the limit; a window in which the outage begins or ends can hold what the store admitted as well, and leases
-    /// that are still out, so twice the limit. What is admitted here is not charged to the store afterwards.
+    /// While the store is down, each `Larder` admits at most its share in any window of its own clock, so all
+    /// together admit at most the limit. A window in which the outage begins or ends can also hold what the store
+    /// admitted and permit batches that are not spent yet, so up to twice the limit. Local admissions are not
+    /// charged to the store afterwards.
     ///
-    /// Its decisions are [`DecidedBy::Outage`](super::DecidedBy::Outage), and `remaining`, `retry_after` and `reset_after`
-    /// are those of the share; `limit` is the quota's own.
+    /// Its decisions are [`DecidedBy::Outage`](super::DecidedBy::Outage). `remaining`, `retry_after`
+    /// and `reset_after` are those of the share; `limit` is the quota's own.
     LocalShare(u32),
 }
 
-/// Whether requests are worth sending.
+/// Decides whether a request is worth sending.
 #[derive(Default)]
 pub(super) struct Breaker(Mutex<Option<Open>>);
 
@@ -54,12 +56,12 @@ struct Open {
     error: Error,
     until: Tick,
     pause: Duration,
-    /// Whether one request is trying again; until the pause is over once more, in case it is dropped.
+    /// Whether one request tries the store again. If that request is dropped, another may try after one more pause.
     probing: bool,
 }
 
 impl Breaker {
-    /// Why a request is not worth sending. Once a pause is over, one caller is told that it is.
+    /// Returns why a request is not worth sending. After a pause, one caller gets `None` and tries.
     pub(super) fn refusal(&self, now: Tick) -> Option<Error> {
         let mut state = self.state();
         let open = state.as_mut()?;
@@ -74,7 +76,8 @@ impl Breaker {
         *self.state() = None;
     }
 
-    /// Only what says that the store is away opens it, not what it says about a request.
+    /// Opens the breaker, but only for errors that mean that the store is down, not for errors of the request
+    /// itself.
     pub(super) fn failed(&self, error: &Error, now: Tick) {
         use ErrorKind as Kind;
         let away = matches!(error.kind(), Kind::Refused | Kind::Disconnected | Kind::TimedOut);
@@ -84,7 +87,7 @@ impl Breaker {
             let pause = match state.as_ref() {
                 None => FIRST_PAUSE,
                 Some(open) if open.probing => (open.pause * 2).min(LONGEST_PAUSE),
-                // Many that were under way fail together: they are one failure.
+                // Requests that were in flight together fail together: count them as one failure.
                 Some(_) => return,
             };
             *state = Some(Open { error: error.clone(), until: now.after(pause), pause, probing: false });
@@ -96,22 +99,23 @@ impl Breaker {
     }
 }
 
-/// What a call hears that was never sent: nothing is charged, whatever became of the request that failed.
+/// The error of a request that was not sent. Nothing is charged, whatever happened to the request that failed
+/// before.
 fn not_sent(error: &Error) -> Error {
     let kind = match error.kind() {
         ErrorKind::TimedOut | ErrorKind::Disconnected => ErrorKind::Refused,
         kind => kind,
     };
-    Error::with_source(kind, "not sent: the store failed just now and is tried again soon", error.clone())
+    Error::with_source(kind, "not sent: the store has just failed and is retried soon", error.clone())
 }
 
-/// Whether the limiter's policy may decide in place of this error: the store was not there, or not ready.
+/// Whether the limiter's policy may decide instead of this error: the store was down or not ready.
 pub(super) fn is_outage(error: &Error) -> bool {
     error.is_retryable()
 }
 
 impl RateLimiter {
-    /// What the program wants while the store is away.
+    /// Decides by the limiter's outage policy.
     pub(super) fn without_store(
         &self,
         name: &Name,
@@ -123,7 +127,7 @@ impl RateLimiter {
         self.decide_without_store(name, plan, take, cost, error).map(|(decision, _)| decision)
     }
 
-    /// The same, and where the share of this program has counted it.
+    /// As `without_store`; also returns where this program's share counted the request.
     fn decide_without_store(
         &self,
         name: &Name,
@@ -143,7 +147,7 @@ impl RateLimiter {
             granted,
             binding: plan.quota(0),
             remaining: 0,
-            // Nobody knows; not to come back at once is the point.
+            // The real time is unknown; the client should not retry at once.
             retry_after: Duration::from_secs(1),
             reset_after: Duration::from_secs(1),
             decided_by: DecidedBy::Outage,
@@ -154,7 +158,7 @@ impl RateLimiter {
         let granted = match self.inner.outage {
             OutagePolicy::Error => return Err(error),
             OutagePolicy::Deny => 0,
-            // As much as there is, is never more than the limit.
+            // `take_up_to` takes at most the limit.
             OutagePolicy::Allow if whole => cost,
             OutagePolicy::Allow => cost.min(plan.most),
             OutagePolicy::LocalShare(instances) => {
@@ -178,7 +182,7 @@ impl RateLimiter {
         Ok((blunt(granted), ChargeStamp::default()))
     }
 
-    /// Gives back what the share of this program has counted.
+    /// Gives back what this program's share has counted.
     fn give_back_to_share(&self, name: &Name, plan: &Plan, permits: u64, stamp: ChargeStamp) {
         if let OutagePolicy::LocalShare(instances) = self.inner.outage
             && let Some(terms) = plan.share(instances).filter(|_| stamp != ChargeStamp::default())
@@ -196,14 +200,15 @@ pub(super) struct Away<'a> {
     pub(super) cost: u64,
 }
 
-/// Each key by the policy of its limiter: one that refuses, refuses for all, and then no share counts anything.
+/// Decides each key by the policy of its limiter. If one refuses, all are refused, and no share counts anything.
 pub(super) fn together_without_store(keys: &[Away<'_>], error: &Error) -> Result<Vec<Decision>> {
     let decide = |key: &Away<'_>, take| {
         key.limiter.decide_without_store(key.name, key.plan, take, key.cost, error.clone())
     };
+    // First look at all keys without charging.
     let looked = keys.iter().map(|key| decide(key, ChargeMode::Look)).collect::<Result<Vec<_>>>()?;
     if !looked.iter().all(|(looked, _)| looked.is_allowed()) {
-        // One that refuses by itself is asked again, since that may begin a block.
+        // Ask again for a key that is refused by itself, because that may begin a block.
         let each = keys.iter().zip(looked).map(|(key, (looked, _))| {
             if looked.is_allowed() {
                 Ok(looked.refused_with_others())
@@ -213,11 +218,12 @@ pub(super) fn together_without_store(keys: &[Away<'_>], error: &Error) -> Result
         });
         return each.collect();
     }
+    // All would pass: charge them.
     let decided = keys.iter().map(|key| decide(key, ChargeMode::All)).collect::<Result<Vec<_>>>()?;
     if decided.iter().all(|(decision, _)| decision.is_allowed()) {
         return Ok(decided.into_iter().map(|(decision, _)| decision).collect());
     }
-    // Another thread has taken what was free a moment ago.
+    // Another thread has charged in between: give everything back.
     let each = keys.iter().zip(decided).map(|(key, (decision, stamp))| {
         key.limiter.give_back_to_share(key.name, key.plan, decision.granted, stamp);
         decision.refused_with_others()
@@ -251,7 +257,7 @@ mod tests {
     fn pauses_grow_with_each_try_that_fails_however_fast_and_not_with_failures_at_one_time() {
         let micros = Arc::new(AtomicU64::new(0));
         let (clock, breaker) = (Clock::Manual(micros.clone()), Breaker::default());
-        let error = Error::new(ErrorKind::Refused, "nobody there");
+        let error = Error::new(ErrorKind::Refused, "connection refused");
         breaker.failed(&error, clock.now());
         breaker.failed(&error, clock.now());
         for pause in [100_000, 200_000, 400_000, 800_000, 1_600_000, 2_000_000, 2_000_000] {

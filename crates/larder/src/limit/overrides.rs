@@ -1,7 +1,7 @@
 //! Limits of single keys that are changed while programs run, stored on the server.
 //!
-//! An override is kept with the key's record and read by the same script, so a decision still is one round trip, and keys
-//! without one cost nothing more. What was charged counts on, as where quotas change.
+//! An override is kept with the key's record and read by the same script, so a decision is still one round trip,
+//! and keys without an override cost nothing more. Earlier charges still count, as after a change of quotas.
 
 use std::time::Duration;
 
@@ -14,23 +14,24 @@ use crate::store::limit::{LimitStore, Override};
 
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// The quotas that one key has for a while, in place of its limiter's own.
+/// The quotas that one key has for a while, in place of its limiter's own quotas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QuotaOverride {
     /// The quotas, in the order in which they were given.
     pub quotas: Vec<Quota>,
-    /// How long they still hold.
+    /// How long they still apply.
     pub expires_in: Duration,
 }
 
 impl RateLimiter {
-    /// Gives one key other quotas, for all programs and for so long, or until [`end_override`](Self::end_override).
-    /// One round trip. It replaces an earlier override.
+    /// Gives one key other quotas, for all programs, for the duration `lasts` or until
+    /// [`end_override`](Self::end_override). Replaces an earlier override. One round trip.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// use larder::Quota;
     ///
@@ -40,21 +41,21 @@ impl RateLimiter {
     /// assert_eq!(limiter.remaining("ann").await?, 500);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
-    /// Decisions name the override's quotas. Other processes see it with their next request, at most a second later where
-    /// they know a refusal; their leases are spent to their end. A cost above the override's limits is refused until it ends,
-    /// and so longer than a cost above the limiter's own, which is an error. While the store is away, overrides do not count.
+    /// Decisions name the override's quotas. Other processes use it from their next request on, which is up to a
+    /// second later for a key whose refusal they know; they spend their permit batches first. A cost above the
+    /// override's limits is refused until the override ends, and not treated as an error as a cost above the
+    /// limiter's own limits is. While the store is down, overrides do not apply.
     ///
     /// # Errors
     ///
-    /// As [`remaining`](Self::remaining); `InvalidSetting` for quotas that make no sense, and for a time of less than a
-    /// millisecond or more than 366 days.
+    /// As [`remaining`](Self::remaining); `InvalidSetting` for invalid quotas, and for a duration below a
+    /// millisecond or above 366 days.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may have set it.
+    /// A dropped call may have set the override.
     pub fn override_key(
         &self,
         key: impl CacheKey,
@@ -85,7 +86,7 @@ impl RateLimiter {
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may have ended it.
+    /// A dropped call may have ended the override.
     pub fn end_override(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<()>> + Send> {
         let name = self.record(key);
         Call::new(self.timeout(), &self.inner.local.meter.overrides, async move {
@@ -96,7 +97,7 @@ impl RateLimiter {
         })
     }
 
-    /// A key's override, if it has one. One round trip.
+    /// Returns a key's override, if it has one. One round trip.
     ///
     /// # Errors
     ///
@@ -104,7 +105,7 @@ impl RateLimiter {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// The call changes nothing.
     pub fn override_of(
         &self,
         key: impl CacheKey,

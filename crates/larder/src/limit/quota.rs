@@ -1,4 +1,4 @@
-//! How many, in how long, and how it is counted.
+//! How many permits in how long, and how they are counted.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,20 +7,20 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::store::limit::{BUCKETS, Charged, Label, QuotaSpec, Rule};
 
-/// Half of what a sum of the record can hold: as much again may be booked ahead.
+/// Half of the largest sum that a record can hold: as much again may be booked ahead.
 const LARGEST_LIMIT: u64 = i32::MAX as u64;
 const LARGEST_EXACT: u64 = 10_000;
-/// Up to here the log is no larger than buckets, and it is exact.
+/// Up to this limit a log is no larger than buckets, and it is exact.
 const EXACT_BY_ITSELF: u64 = 20;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(1);
 const LONGEST_WINDOW: Duration = Duration::from_secs(366 * 24 * 3600);
 const MOST_QUOTAS: usize = 8;
 
-/// At most `limit` in any `window`.
+/// At most `limit` permits in any `window`.
 ///
-/// By default a quota counts in strict buckets, a sixtieth of the window each, and up to a limit of 20 by the time of
-/// each permit. [`exact`](Self::exact) and [`gcra`](Self::gcra) choose otherwise. [docs/rate-limits.md] compares them,
-/// and has the proof of the bounds.
+/// By default a quota counts in strict buckets of a sixtieth of the window each; up to a limit of 20 it counts by
+/// the time of each permit. [`exact`](Self::exact) and [`gcra`](Self::gcra) choose otherwise. [docs/rate-limits.md]
+/// compares them and proves the bounds.
 ///
 /// | | admitted in any window | capacity returns | bytes a key |
 /// |---|---|---|---|
@@ -28,10 +28,11 @@ const MOST_QUOTAS: usize = 8;
 /// | exact, and any limit up to 20 | at most the limit | on time | 29 and 4 to 6 a permit |
 /// | GCRA | at most the limit and the burst | evenly | 29 |
 ///
-/// Bytes are those of the value of one quota, without the key; buckets take up to 271 (from 65,536 on 515) while a lease
-/// or a turn is charged ahead. *Strict buckets* are the bucketed sliding window that many have (Figma's write-up of 2017 has sixty a
-/// window), with the oldest bucket counted in full, which is what makes the bound strict. *Exact* is the sliding-window
-/// log, in 4 to 6 bytes a permit where a sorted set takes a hundred. *GCRA* is ITU-T I.371's.
+/// The bytes are those of the value of one quota, without the key; buckets take up to 271 (from 65,536 on 515)
+/// while a permit batch or a turn is charged ahead. *Strict buckets* are the usual bucketed sliding window (Figma's
+/// write-up of 2017 has sixty buckets a window), but the oldest bucket counts in full, which makes the bound
+/// strict. *Exact* is the sliding-window log, in 4 to 6 bytes a permit where a sorted set takes a hundred. *GCRA*
+/// is the algorithm of ITU-T I.371.
 ///
 /// [docs/rate-limits.md]: https://github.com/larder-rs/larder/blob/main/docs/rate-limits.md
 ///
@@ -59,69 +60,71 @@ enum Method {
 }
 
 impl Quota {
-    /// At most `limit`, from 1 to 2³¹−1, in any `window`, from a millisecond to 366 days.
+    /// Allows at most `limit` (1 to 2³¹−1) in any `window` (a millisecond to 366 days).
     #[must_use]
     pub const fn new(limit: u64, window: Duration) -> Self {
         Self { limit, window, method: Method::BySize }
     }
 
-    /// At most `limit` in any second.
+    /// Allows at most `limit` in any second.
     #[must_use]
     pub const fn per_second(limit: u64) -> Self {
         Self::new(limit, Duration::from_secs(1))
     }
 
-    /// At most `limit` in any 60 seconds.
+    /// Allows at most `limit` in any 60 seconds.
     #[must_use]
     pub const fn per_minute(limit: u64) -> Self {
         Self::new(limit, Duration::from_secs(60))
     }
 
-    /// At most `limit` in any 60 minutes.
+    /// Allows at most `limit` in any 60 minutes.
     #[must_use]
     pub const fn per_hour(limit: u64) -> Self {
         Self::new(limit, Duration::from_secs(3600))
     }
 
-    /// At most `limit` in any 24 hours.
+    /// Allows at most `limit` in any 24 hours.
     #[must_use]
     pub const fn per_day(limit: u64) -> Self {
         Self::new(limit, Duration::from_secs(24 * 3600))
     }
 
-    /// Counts by the time of each permit (a sliding-window log), so that capacity returns exactly when the window has passed
-    /// and not up to a sixtieth later; at most the limit in any window. For limits up to 10,000; the record takes 4 bytes a
-    /// permit, 5 for windows above 71 minutes, 6 above 12 days, and the server copies it with every
-    /// admission. Limits up to 20 are counted so anyway.
+    /// Counts by the time of each permit (a sliding-window log), so that capacity returns exactly when the window
+    /// has passed, and not up to a sixtieth later. Admits at most the limit in any window. For limits up to 10,000:
+    /// the record takes 4 bytes a permit, 5 for windows above 71 minutes and 6 above 12 days, and the server copies
+    /// it with every admission. Limits up to 20 are always counted this way.
     #[must_use]
     pub const fn exact(self) -> Self {
         Self { method: Method::Exact, ..self }
     }
 
-    /// Paces: one permit every `window / limit`, up to `burst` at once after a pause. For smooth load on what lies
-    /// behind.
+    /// Spaces permits evenly: one every `window / limit`, and up to `burst` at once after a pause. Use it for a
+    /// smooth load on the resource behind the limiter.
     ///
-    /// Its true bound: a window can admit `limit + burst`, namely the burst and then the pace. A burst of 1 is even
-    /// pacing. The pace is kept in whole microseconds, rounded to the slow side; a rate that this would slow by more
-    /// than a hundredth is refused. This is the generic cell rate algorithm of ITU-T I.371, as virtual scheduling.
+    /// A window can admit `limit + burst`: first the burst and then the pace. A burst of 1 is even spacing. The
+    /// pace is kept in whole microseconds, rounded to the slow side; a rate that this would slow by more than a
+    /// hundredth is refused. This is the generic cell rate algorithm of ITU-T I.371, in the form of virtual
+    /// scheduling.
     #[must_use]
     pub const fn gcra(self, burst: u64) -> Self {
         Self { method: Method::Gcra { burst }, ..self }
     }
 
-    /// The limit.
+    /// Returns the limit.
     #[must_use]
     pub const fn limit(self) -> u64 {
         self.limit
     }
 
-    /// The window.
+    /// Returns the window.
     #[must_use]
     pub const fn window(self) -> Duration {
         self.window
     }
 
-    /// What a store keeps of it beside a term: limit (4), window in microseconds (7), and how it counts (4).
+    /// Encodes what a store keeps beside a term: limit (4 bytes), window in microseconds (7), and counting method
+    /// (4).
     pub(super) fn label(self) -> Label {
         let method = match self.method {
             Method::BySize => 0,
@@ -149,7 +152,7 @@ impl Quota {
         Self { limit: number(0, 4), window: Duration::from_micros(number(4, 7)), method }
     }
 
-    /// In the store's terms, or why it makes no sense.
+    /// Converts it to the store's terms, or fails if it is invalid.
     pub(super) fn term(self) -> Result<QuotaSpec> {
         if !(1..=LARGEST_LIMIT).contains(&self.limit) {
             return Err(Error::invalid(format!("a limit is from 1 to {LARGEST_LIMIT}, not {}", self.limit)));
@@ -160,7 +163,7 @@ impl Quota {
                 self.window
             )));
         }
-        // Rounded up, here and below: what is counted must not be shorter than the window.
+        // Round up, here and below: the counted span must not be shorter than the window.
         let window = u64::try_from(self.window.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         let limit = self.limit;
         match self.method {
@@ -168,7 +171,7 @@ impl Quota {
                 Ok(QuotaSpec { rule: Rule::Buckets, limit, width: window.div_ceil(BUCKETS) })
             }
             Method::Exact if limit > LARGEST_EXACT => Err(Error::invalid(format!(
-                "an exact quota keeps the time of each permit: up to {LARGEST_EXACT}, not {limit}"
+                "an exact quota keeps the time of each permit: its limit is at most {LARGEST_EXACT}, not {limit}"
             ))),
             Method::BySize | Method::Exact => Ok(QuotaSpec { rule: Rule::Log, limit, width: window }),
             Method::Gcra { burst } => {
@@ -180,7 +183,7 @@ impl Quota {
                 }
                 if u128::from(interval) * u128::from(limit) * 100 > u128::from(window) * 101 {
                     return Err(Error::invalid(format!(
-                        "{limit} in {:?} cannot be paced in whole microseconds",
+                        "a limit of {limit} in {:?} cannot be paced in whole microseconds",
                         self.window
                     )));
                 }
@@ -190,7 +193,7 @@ impl Quota {
     }
 }
 
-/// The quotas of one limiter, decided together: of one [`Quota`], or of an array or a `Vec` of them.
+/// The quotas of one limiter, decided together: made from one [`Quota`], an array or a `Vec`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quotas(pub(super) Vec<Quota>);
 
@@ -218,13 +221,13 @@ impl From<Vec<Quota>> for Quotas {
     }
 }
 
-/// Quotas that were found to make sense, in the store's terms.
+/// Valid quotas, with their form in the store's terms.
 pub(super) struct Plan {
-    /// No two have the same: what is known here was learnt under one of them.
+    /// Unique: local knowledge belongs to one plan.
     pub(super) id: u64,
     pub(super) quotas: Vec<Quota>,
     pub(super) terms: Vec<QuotaSpec>,
-    /// What no cost may exceed.
+    /// The largest cost that can ever be allowed.
     pub(super) most: u64,
     /// The shortest window.
     pub(super) shortest: Duration,
@@ -242,7 +245,7 @@ impl Plan {
         for (place, quota) in quotas.iter().enumerate() {
             if quotas.iter().skip(place + 1).any(|other| other.window == quota.window) {
                 return Err(Error::invalid(format!(
-                    "two quotas of one limiter have the window {:?}: the lower limit alone would do",
+                    "two quotas of one limiter have the window {:?}: keep the one with the lower limit",
                     quota.window
                 )));
             }
@@ -262,7 +265,7 @@ impl Plan {
         self.quotas.get(place).copied().unwrap_or(Quota::new(0, Duration::ZERO))
     }
 
-    /// Refuses a cost of nothing.
+    /// Refuses a cost of zero.
     pub(super) fn check_some(&self, cost: u64) -> Result<()> {
         if cost == 0 {
             return Err(Error::invalid("a cost is at least 1; remaining() asks without charging"));
@@ -270,12 +273,12 @@ impl Plan {
         Ok(())
     }
 
-    /// Refuses a cost that could never be paid, unless the store has decided it by other quotas.
+    /// Refuses a cost that could never be allowed, unless the store decided by other quotas.
     pub(super) fn check_answer(&self, cost: u64, charged: &Charged) -> Result<()> {
         if charged.label.is_some() { Ok(()) } else { self.check_cost(cost) }
     }
 
-    /// Refuses a cost that could never be paid.
+    /// Refuses a cost that could never be allowed.
     pub(super) fn check_cost(&self, cost: u64) -> Result<()> {
         self.check_some(cost)?;
         if cost > self.most {
@@ -287,12 +290,12 @@ impl Plan {
         Ok(())
     }
 
-    /// What one of so many programs may use by itself; `None` where that is less than one.
+    /// Returns the share of one of `instances` programs; `None` if it is less than one permit.
     pub(super) fn share(&self, instances: u32) -> Option<Vec<QuotaSpec>> {
         let share = |term: &QuotaSpec| {
             let limit = term.limit / u64::from(instances.max(1));
             let width = match term.rule {
-                // The burst is shared by the limit, the pace by the interval.
+                // The limit divides the burst, the interval divides the pace.
                 Rule::Gcra => term.width.saturating_mul(u64::from(instances.max(1))),
                 Rule::Buckets | Rule::Log => term.width,
             };

@@ -1,4 +1,4 @@
-//! Giving permits back, to the very place where they were charged; and forgetting a key.
+//! Gives permits back to the place where they were charged, and resets keys.
 
 use super::RateLimiter;
 use super::decision::{Decision, RecordId};
@@ -10,13 +10,13 @@ use crate::name::Name;
 use crate::store::limit::{ChargeStamp, LimitStore};
 
 impl RateLimiter {
-    /// Forgets what was charged to a key; whether anything was. One round trip.
+    /// Forgets everything that was charged to a key. Returns whether anything was. One round trip.
     ///
-    /// Permits of it that other processes hold in leases can still be spent.
+    /// Permits that other processes hold in batches can still be spent.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request.
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -31,16 +31,17 @@ impl RateLimiter {
         })
     }
 
-    /// Gives back permits that a decision granted and that were not used, to the very place where they were charged; how
-    /// many that was. One round trip; none for permits of a lease that still stands.
+    /// Gives back unused permits of a decision, to the place where they were charged. Returns how many were given
+    /// back. One round trip; none for permits of a batch that can still be spent.
     ///
-    /// It takes the decision, which cannot be cloned: so nothing is given back twice. It is given back under the key that
-    /// it was made for, by a limiter of the same name and namespace; under another, nothing is sent. Nothing comes back
-    /// that no longer counts: after its window, a reset, or a change of windows; with GCRA what the pace has made good
-    /// since.
+    /// It consumes the decision, which cannot be cloned, so nothing is given back twice. Use the same key, and a
+    /// limiter with the same name and namespace; otherwise nothing is sent. Permits that no longer count are not
+    /// given back: after their window, after a reset, after a change of windows, or, with GCRA, after the pace has
+    /// recovered them.
     ///
     /// ```
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let limiter = larder.rate_limiter("export", larder::Quota::per_hour(3))?;
     /// let decision = limiter.check_n("ann", 3).await?;
@@ -48,17 +49,19 @@ impl RateLimiter {
     /// assert_eq!(limiter.remaining("ann").await?, 2);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; `InvalidSetting` for more permits than were granted, and for a decision
-    /// about another key or by another limiter. The decision is gone then, and stays charged.
+    /// After an error the decision is consumed, and stays charged.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): more permits than were granted, or a decision about
+    ///   another key or by another limiter.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may have given them back.
+    /// A dropped call may have given the permits back.
     pub fn refund(
         &self,
         key: impl CacheKey,
@@ -79,7 +82,7 @@ impl RateLimiter {
         })
     }
 
-    /// Gives permits back to the lease or to the store that they came from.
+    /// Gives permits back to the batch or to the store that they were taken from.
     pub(super) async fn give_back(&self, name: &Name, stamp: ChargeStamp, permits: u64) -> Result<u64> {
         if stamp == ChargeStamp::default() || permits == 0 {
             return Ok(0);
@@ -99,10 +102,10 @@ impl RateLimiter {
         given
     }
 
-    /// The same without waiting for it.
+    /// As `give_back`, without waiting for the result.
     pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: ChargeStamp, permits: u64) {
         let (local, key) = (self.inner.local.clone(), name.clone());
-        // Not before: until then the store refuses what it has just refused.
+        // Only after the refund: before it, the store would still refuse what it has just refused.
         let done = move || local.forget_refusal(key.as_bytes());
         let name = name.as_str().to_owned();
         self.inner.context.refund_in_background(name, plan.terms.clone(), permits, stamp, done);

@@ -10,18 +10,18 @@ use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::limit::{ChargeMode, ChargeStamp};
 
-/// The answer to [`RateLimiter::reserve`].
+/// The result of [`RateLimiter::reserve`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Reserve {
     /// The estimate is charged.
     Granted(Reservation),
-    /// It did not fit, and nothing is charged.
+    /// The estimate did not fit, and nothing is charged.
     Refused(Decision),
 }
 
 impl Reserve {
-    /// The reservation, if it was granted.
+    /// Returns the reservation, if it was granted.
     #[must_use]
     pub fn granted(self) -> Option<Reservation> {
         match self {
@@ -33,7 +33,8 @@ impl Reserve {
 
 /// An estimate that was charged, to be settled or cancelled.
 ///
-/// Dropped without either, as when its holder dies, it stays charged in full: nobody knows what was used.
+/// Dropped without either, for example because its holder dies, it stays charged in full, because the used part is
+/// unknown.
 #[must_use = "an estimate stays charged in full until it is settled or cancelled"]
 pub struct Reservation {
     limiter: RateLimiter,
@@ -41,26 +42,27 @@ pub struct Reservation {
     decision: Decision,
 }
 
-/// What became of a reservation.
+/// The result of settling a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settled {
     /// Permits of the estimate that were given back.
     pub returned: u64,
-    /// Permits charged in addition, where the estimate was too low.
+    /// Permits that were charged in addition, because the estimate was too low.
     pub charged: u64,
-    /// Permits that were used beyond the estimate and did not fit any more: they are not counted.
+    /// Permits that were used beyond the estimate and no longer fit: they are not counted.
     pub uncovered: u64,
 }
 
 impl RateLimiter {
-    /// Charges an estimate of what something will cost, to be settled when that is known. One round trip.
+    /// Charges an estimate of a cost, to be settled when the cost is known. One round trip.
     ///
-    /// Estimate high: what was not used goes back to where it was charged, while what is used beyond the estimate can only
-    /// be charged as far as it fits.
+    /// Estimate high: unused permits return to where they were charged, while use beyond the estimate can only be
+    /// charged as far as it fits.
     ///
     /// ```
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// use larder::Quota;
     /// use larder::limit::Reserve;
@@ -77,7 +79,6 @@ impl RateLimiter {
     /// assert_eq!(tokens.remaining("ann").await?, 8_800);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Errors
@@ -116,39 +117,42 @@ impl Reservation {
         Self { limiter, name, decision }
     }
 
-    /// How much was charged.
+    /// Returns the number of permits that were charged.
     #[must_use]
     pub fn estimate(&self) -> u64 {
         self.decision.granted
     }
 
-    /// The decision by which it was granted.
+    /// Returns the decision that granted the reservation.
     #[must_use]
     pub fn decision(&self) -> &Decision {
         &self.decision
     }
 
-    /// Says what was used: the rest of the estimate is given back, and what was used beyond it is charged as far as it
-    /// fits. One round trip; none where the estimate was right. [`settle_with_debt`](Self::settle_with_debt) charges it also
-    /// where it does not fit.
+    /// Settles the reservation with the permits that were used. The rest of the estimate is given back; use beyond
+    /// it is charged as far as it fits. One round trip; none if the estimate was right.
+    /// [`settle_with_debt`](Self::settle_with_debt) charges it even if it does not fit.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request. The estimate then stays charged.
+    /// After an error the estimate stays charged.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may have settled.
+    /// A dropped call may have settled the reservation.
     pub async fn settle(self, used: u64) -> Result<Settled> {
         self.settle_by(used, ChargeMode::UpTo).await
     }
 
-    /// [`settle`](Self::settle) that charges what was used beyond the estimate even where it does not fit: a key that used
-    /// more than its limit is refused until its use has left the window. At most twice the limit counts at any time; what
-    /// is beyond that is [uncovered](Settled::uncovered).
+    /// As [`settle`](Self::settle), but charges use beyond the estimate even if it does not fit: a key that used
+    /// more than its limit is refused until the use has left the window. At most twice the limit counts at any
+    /// time; the rest is [uncovered](Settled::uncovered).
     ///
     /// ```
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let tokens = larder.rate_limiter("tokens", larder::Quota::per_minute(1_000))?;
     /// let reservation = tokens.reserve("ann", 100).await?.granted().expect("nothing was used before");
@@ -157,7 +161,6 @@ impl Reservation {
     /// assert!(!tokens.allow("ann").await?);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Errors
@@ -184,14 +187,14 @@ impl Reservation {
             }
             let more = used - estimate;
             let decision = limiter.ask_store(&name, &limiter.plan_for(&name)?, beyond, more).await?;
-            // What the policy for an outage allows is not charged.
+            // An allowance by the outage policy is not a charge.
             let charged = if decision.stamp == ChargeStamp::default() { 0 } else { decision.granted };
             Ok(Settled { returned: 0, charged, uncovered: more - charged })
         };
         Call::new(limiter.timeout(), &limiter.inner.local.meter.settle, work).await
     }
 
-    /// Gives all of it back: nothing was used.
+    /// Gives the whole estimate back, because nothing was used.
     ///
     /// # Errors
     ///

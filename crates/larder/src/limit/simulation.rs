@@ -1,10 +1,10 @@
-//! Leases under every schedule: the proof of docs/rate-limits.md, played through.
+//! Permit batches under every schedule: the proof of docs/rate-limits.md as a simulation.
 //!
-//! Processes lease, spend, check without a lease, give back, and die. A request takes time to arrive and its answer to
-//! come back. Each process has a clock of its own rate, off by less than the thousandth that a lease allows for. The
-//! store is the real one, the spending is the real one ([`LocalBatch::spend`]); only time is played. What was admitted is
-//! listed with the store's time, and no window may hold more than the limit. Short schedules are played all, long ones
-//! at random.
+//! Processes take batches, spend, check without a batch, give back, and die. A request takes time to arrive, and so
+//! does its reply. Each process has a clock with its own rate, off by less than the thousandth that a batch allows
+//! for. The store and the spending are real ([`LocalBatch::spend`]); only time is simulated. Every admission is
+//! recorded with the store's time, and no window may hold more than the limit. Short schedules are all played, long
+//! ones at random.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,15 +27,15 @@ const START: u64 = 1_780_000_000_000_000;
 enum Act {
     /// Time passes, in thousandths of a window.
     Pass(u64),
-    /// A request for a batch leaves, is carried out after so many thousandths of a window, and is answered after as
+    /// A request for a batch is sent, is executed after this many thousandths of a window, and is answered after as
     /// many more.
     Lease(usize, u64),
     Spend(usize),
-    /// A plain check, without a lease.
+    /// A plain check, without a batch.
     Check,
-    /// What the process has left goes back; it is spent no more.
+    /// The process gives back what it has left, and spends no more of it.
     Return(usize),
-    /// The process dies: what it has left is spent by nobody and given back by nobody.
+    /// The process dies: what it has left is neither spent nor given back.
     Die(usize),
 }
 
@@ -49,7 +49,7 @@ struct Process {
 struct World {
     store: MemoryLimits,
     plan: Arc<Plan>,
-    /// How long a lease is, in microseconds.
+    /// How long a batch may be spent, in microseconds.
     span: u64,
     now: u64,
     processes: Vec<Process>,
@@ -64,7 +64,7 @@ impl World {
             plan: Arc::new(Plan::new(quota.into()).unwrap()),
             span,
             now: START,
-            // The slow one sees its leases end late.
+            // The slow process sees its batches end late.
             processes: [999, 1000, 1001].map(process).into(),
             admitted: Vec::new(),
         }
@@ -147,7 +147,7 @@ impl World {
         }
     }
 
-    /// The most that any window held.
+    /// The largest number of admissions in any window.
     fn most(&self) -> usize {
         let starts = self.admitted.iter().enumerate();
         starts
@@ -164,7 +164,7 @@ fn quotas() -> [(Quota, u64); 3] {
     [
         (Quota::new(3, window), 20_000),
         (Quota::new(25, window), 59_000),
-        // Sixty does not divide it, and a lease lasts all of it.
+        // Sixty does not divide this window, and a batch lasts all of it.
         (Quota::new(25, Duration::from_micros(60_007)), 60_007),
     ]
 }
@@ -190,7 +190,7 @@ fn every_short_schedule_keeps_the_limit() {
             world.play(acts[rest % acts.len()]);
             rest /= acts.len();
         }
-        // Whatever is held is spent at once, and again as soon as a window later.
+        // Spend everything at once, and again as soon as a window has passed.
         for act in [Act::Spend(0), Act::Spend(2), Act::Spend(0), Act::Pass(1000), Act::Check, Act::Spend(2)] {
             world.play(act);
         }
@@ -228,14 +228,15 @@ fn long_schedules_keep_the_limit() {
 
 #[test]
 fn charged_when_it_is_taken_a_lease_would_pass_the_limit() {
-    // The same store with the charge at the time of taking, as limiters with batches do it: the reason for all this.
+    // The same store, but charged at the time of taking, as other limiters with batches do: it shows why expiry is
+    // charged.
     let (quota, span) = quotas()[1];
     let mut world = World::new(quota, span);
     let terms = world.plan.terms.clone();
     let lease =
         Charge { terms: &terms, take: ChargeMode::All, cost: 25, charge_at: 0, max_wait: 0, penalty: None };
     assert_eq!(world.store.charge("a", lease, world.now).granted, 25);
-    // Spent just before its end, while the bucket that was charged leaves the window.
+    // Spent just before the batch ends, while the charged bucket leaves the window.
     world.pass(58_999);
     world.admitted.extend([world.now; 25]);
     world.pass(2_500);

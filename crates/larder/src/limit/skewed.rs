@@ -1,10 +1,11 @@
-//! Programs whose clocks are set wrong and run at other rates, on one real server: no window of the server's clock holds
-//! more than the limit.
+//! Programs whose clocks are wrong and run at other rates, on one real server: no window of the server's clock
+//! holds more than the limit.
 //!
-//! Each program is a `Larder` of its own with a clock of its own ([`Clock::skewed`]): days ahead, fast by any rate, slow by
-//! no more than the thousandth that is allowed for. Some ask plainly, some in leases, some wait for turns, all for the same
-//! records, and refusals are known to each. The server's clock is this machine's wall clock, so what a program spends by
-//! itself is known to lie between two looks at it; what the server charged is known to the microsecond.
+//! Each program is a `Larder` with its own clock ([`Clock::skewed`]): days ahead, fast by any rate, slow by at most
+//! the thousandth that is allowed for. Some use plain checks, some permit batches and some wait for turns, all on
+//! the same records, and each knows its refusals. The server's clock is this machine's wall clock. So a permit that
+//! a program spends from a batch is known to be used between two readings of that clock, and a charge by the server
+//! is known to the microsecond.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,7 +21,7 @@ const SPAN: Duration = Duration::from_millis(100);
 const LASTS: Duration = Duration::from_secs(3);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Ahead by so long, and fast by so many parts in a million.
+/// How far each clock is ahead, and by how many parts in a million it is fast.
 const CLOCKS: [(Duration, i32); 5] = [
     (Duration::ZERO, 0),
     (Duration::from_secs(600), -900),
@@ -29,7 +30,7 @@ const CLOCKS: [(Duration, i32); 5] = [
     (Duration::from_secs(1), 50_000),
 ];
 
-/// Between which two times of the server a permit was used.
+/// The two server times between which a permit was used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Use {
     from: u64,
@@ -41,7 +42,7 @@ fn server_time() -> u64 {
     u64::try_from(since.as_micros()).unwrap()
 }
 
-/// Where the server decided, its own time is known; where a lease was spent, that it was meanwhile.
+/// A charge by the server has an exact time; a permit from a batch was spent between two readings.
 fn used(decision: &Decision, from: u64, leased: bool) -> Use {
     assert_ne!(decision.stamp, ChargeStamp::default());
     let charged = decision.stamp.when;
@@ -77,7 +78,7 @@ async fn ask(limiter: RateLimiter, asks: Asks, end: Instant) -> (Vec<Use>, u64) 
     (uses, refused_here)
 }
 
-/// The most that were surely used within one window.
+/// The largest number of permits that were certainly used within one window.
 fn most(uses: &mut [Use]) -> usize {
     let window = u64::try_from(WINDOW.as_micros()).unwrap();
     uses.sort_unstable();
@@ -97,7 +98,7 @@ async fn whatever_the_clocks_of_programs_say_no_window_holds_more_than_the_limit
         let builder = Larder::builder().url(server.url()).response_timeout(Duration::from_secs(10));
         programs.push(builder.clock(Clock::skewed(charge_at, parts)).connect().await.unwrap());
     }
-    // By the time of each permit, and in buckets.
+    // Counted by the time of each permit, and in buckets.
     let quotas = [Quota::new(8, WINDOW), Quota::new(100, WINDOW)];
     let end = Instant::now() + LASTS;
     let mut asking = Vec::new();
@@ -122,7 +123,7 @@ async fn whatever_the_clocks_of_programs_say_no_window_holds_more_than_the_limit
         let (count, most) = (uses.len(), most(uses));
         println!("limit {}: {count} in {LASTS:?}, {most} at most within {WINDOW:?}", quota.limit());
         assert!(most as u64 <= quota.limit(), "{most} in one window, of {quota:?}");
-        // And the limit is there to be used, though leases take their share of what they do not spend.
+        // The limit can be used, although batches return what they do not spend only later.
         assert!(count as u64 >= 3 * quota.limit(), "only {count} of {quota:?}");
     }
     assert!(got.iter().all(|uses| *uses > 0), "plainly, in leases and in turns: {got:?}");

@@ -9,19 +9,20 @@ use super::quota::{Plan, Quota, Quotas};
 use crate::error::Result;
 use crate::name::Name;
 
-/// The quotas of a key; nothing for the limiter's own.
+/// Returns the quotas of a key; `None` for the limiter's own quotas.
 pub(super) type QuotaByKey = Arc<dyn Fn(&str) -> Option<Quotas> + Send + Sync>;
 
 impl RateLimiter {
-    /// Changes the quotas of this handle and its clones from now on. What was charged counts on, also where a window is
-    /// changed: each charge at the latest time at which it can have been, and of GCRA what its pace has not made good yet.
+    /// Changes the quotas of this handle and its clones. Earlier charges still count, also if a window changes:
+    /// each charge counts from the latest time that the record allows for it, and of a GCRA quota counts what its
+    /// pace has not recovered.
     ///
-    /// Programs that use one name at the same time may differ in their limits. If they differ in their windows, each
-    /// charge translates the record, and what the shorter windows do not reach back to is forgotten.
+    /// Programs that use one name at the same time may have different limits. If they have different windows, each
+    /// charge converts the record, and charges before the reach of the shorter windows are forgotten.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for quotas that make no sense, alone or with the limiter's lease.
+    /// `InvalidSetting` for invalid quotas, alone or together with the limiter's permit batch.
     pub fn set_quotas(&self, quotas: impl Into<Quotas>) -> Result<()> {
         let plan = Plan::new(quotas.into())?;
         if let Some((lease, span)) = self.inner.lease {
@@ -35,20 +36,20 @@ impl RateLimiter {
         Ok(())
     }
 
-    /// The quotas, in the order in which they were given.
+    /// Returns the quotas, in the order in which they were given.
     #[must_use]
     pub fn quotas(&self) -> Vec<Quota> {
         self.plan().quotas.clone()
     }
 
-    /// Quotas by key: those that `quotas` returns, or the limiter's own for `None`. Called for every decision, so it looks
-    /// something up in memory and does not block.
+    /// Sets quotas by key: those that `quotas` returns, or the limiter's own for `None`. The closure is called for
+    /// every decision, so it should only read memory and must not block.
     ///
     /// ```
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// use larder::Quota;
-    /// use larder::limit::Quotas;
     ///
     /// let limiter = larder
     ///     .rate_limiter("api", Quota::per_minute(10))?
@@ -57,11 +58,10 @@ impl RateLimiter {
     /// assert_eq!(limiter.remaining("free:bob").await?, 10);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
-    /// The key is the text that stands in the name of its record ([docs/wire-format.md]): a tuple's parts are joined by
-    /// `:`. Quotas that make no sense are an `InvalidSetting` of the call.
+    /// The key is the text in the name of its record ([docs/wire-format.md]): the parts of a tuple are joined by
+    /// `:`. For invalid quotas the call fails with `InvalidSetting`.
     ///
     /// [docs/wire-format.md]: https://github.com/larder-rs/larder/blob/main/docs/wire-format.md
     #[must_use]
@@ -69,12 +69,12 @@ impl RateLimiter {
         self.with(|inner| inner.by_key = Some(Arc::new(quotas)))
     }
 
-    /// A handle of this limiter with other quotas, say those of a customer's plan. It shares what is known in this process
-    /// with all handles, and what was charged by others counts.
+    /// Returns a handle of this limiter with other quotas, for example those of a customer's plan. All handles
+    /// share this process's local knowledge, and charges by other handles count.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for quotas that make no sense, alone or with the limiter's lease.
+    /// `InvalidSetting` for invalid quotas, alone or together with the limiter's permit batch.
     pub fn with_quotas(&self, quotas: impl Into<Quotas>) -> Result<Self> {
         let plan = self.plan_of(quotas.into())?;
         if plan.id == self.plan_id() && self.inner.by_key.is_none() {
@@ -86,7 +86,7 @@ impl RateLimiter {
         }))
     }
 
-    /// The plan for these quotas, if the limiter can use them.
+    /// Returns the plan for these quotas, if the limiter can use them.
     pub(super) fn plan_of(&self, quotas: Quotas) -> Result<Arc<Plan>> {
         let local = &self.inner.local;
         let plan = match local.plans.known(&quotas) {
@@ -99,7 +99,7 @@ impl RateLimiter {
         Ok(plan)
     }
 
-    /// The plan of a key, by its text.
+    /// Returns the plan of a key, by its text.
     pub(super) fn plan_for_key(&self, key: &str) -> Result<Arc<Plan>> {
         match self.inner.by_key.as_ref().and_then(|by_key| by_key(key)) {
             Some(quotas) => self.plan_of(quotas),
@@ -107,7 +107,7 @@ impl RateLimiter {
         }
     }
 
-    /// The plan of a key, by the name of its record.
+    /// Returns the plan of a key, by the name of its record.
     pub(super) fn plan_for(&self, name: &Name) -> Result<Arc<Plan>> {
         if self.inner.by_key.is_none() {
             return Ok(self.plan());
@@ -120,7 +120,8 @@ impl RateLimiter {
         self.inner.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What responses say: the key's quotas, among which is the one that bound. An override on the store may have another.
+    /// Returns the quotas that responses list: the key's quotas if the binding one is among them. Otherwise an
+    /// override decided, and only the binding quota is listed.
     #[cfg(feature = "tower")]
     pub(crate) fn quotas_of(&self, key: &str, bound: Option<Quota>) -> Vec<Quota> {
         let plan = self.plan_for_key(super::text_of(key).as_str()).unwrap_or_else(|_| self.plan());
@@ -130,13 +131,13 @@ impl RateLimiter {
         }
     }
 
-    /// The most that one request about a key can cost, unless an override on the store allows more.
+    /// Returns the largest cost of one request about a key, unless an override on the store allows more.
     #[cfg(feature = "tower")]
     pub(crate) fn largest_cost(&self, key: &str) -> u64 {
         self.plan_for_key(super::text_of(key).as_str()).map_or(u64::MAX, |plan| plan.most)
     }
 
-    /// A random part of a span.
+    /// Returns a random part of a span.
     #[cfg(feature = "tower")]
     pub(crate) fn jitter(&self, most: std::time::Duration) -> std::time::Duration {
         if most.is_zero() { most } else { most.mul_f64(self.inner.context.random.fraction()) }

@@ -1,7 +1,7 @@
-//! Several keys in one decision, all or nothing: a user and an address, a tenant and everybody.
+//! Several keys in one decision, all or nothing: a user and an address, or a tenant and a global limit.
 //!
-//! Two calls one after the other would charge the first key where the second refuses, or give it back and so charge a
-//! refusal for a while. So the store decides all keys in one step. On a cluster that step needs all records in one slot:
+//! Two separate calls would charge the first key even if the second refuses, or charge a refusal until it is given
+//! back. So the store decides all keys in one step. On a cluster that step needs all records in one slot:
 //! [`RateLimiter::in_group`] puts them there.
 
 use std::fmt;
@@ -23,7 +23,7 @@ use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::limit::{Charge, ChargeMode, LimitStore};
 
-/// A key of a limiter, and what it is charged. Made by [`RateLimiter::key`], for
+/// A key of a limiter, and its cost. Made by [`RateLimiter::key`], for
 /// [`Larder::check_together`](crate::Larder::check_together).
 #[derive(Clone)]
 #[must_use = "nothing is decided until it is given to check_together"]
@@ -34,7 +34,7 @@ pub struct LimitKey {
 }
 
 impl LimitKey {
-    /// What it costs. Default: 1.
+    /// Sets the cost. Default: 1.
     pub fn cost(self, cost: u64) -> Self {
         Self { cost, ..self }
     }
@@ -49,29 +49,30 @@ impl fmt::Debug for LimitKey {
     }
 }
 
-/// What was decided of several keys together: all of them were charged, or none.
+/// The decision about several keys together: all of them were charged, or none.
 #[derive(Debug)]
 pub struct Together {
     decisions: Vec<Decision>,
 }
 
 impl Together {
-    /// Whether all may pass.
+    /// Returns whether the request is allowed by all keys.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.decisions.iter().all(Decision::is_allowed)
     }
 
-    /// When the same request would pass if no other asks: the longest wait of all keys. Nothing where it passed.
+    /// Returns how long to wait until the same request would be allowed if there are no other requests: the longest
+    /// wait of all keys. `None` if it was allowed.
     ///
-    /// Where one of the keys passes only under an [override](RateLimiter::override_key) that ends before that, it may have to
-    /// be waited for again.
+    /// If one of the keys is only allowed by an [override](RateLimiter::override_key) that ends before that, the
+    /// request may be refused again then.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.decisions.iter().filter_map(Decision::retry_after).max()
     }
 
-    /// Which key refused, by its place: the one that must be waited for longest. Nothing where all passed.
+    /// Returns the place of the key with the longest wait; `None` if the request was allowed.
     #[must_use]
     pub fn refused_by(&self) -> Option<usize> {
         if self.is_allowed() {
@@ -81,7 +82,8 @@ impl Together {
         waits.max_by_key(|(_, wait)| *wait).map(|(place, _)| place)
     }
 
-    /// The quota that bound, of the key that [refused](Self::refused_by) or else of the one that has least left.
+    /// Returns the binding quota of the key that [refused](Self::refused_by), or otherwise of the key with the
+    /// least left.
     #[must_use]
     pub fn quota(&self) -> Option<Quota> {
         let place = self.refused_by();
@@ -89,14 +91,14 @@ impl Together {
         place.map_or_else(least, |place| self.decisions.get(place)).map(Decision::quota)
     }
 
-    /// One decision a key, in their order. Where the request was refused, the decision of a key that would have passed says
-    /// to retry after no time at all, and what it has left.
+    /// Returns one decision for each key, in order. If the request was refused, the decision of a key that would
+    /// have passed has a `retry_after` of zero, and shows what the key has left.
     #[must_use]
     pub fn decisions(&self) -> &[Decision] {
         &self.decisions
     }
 
-    /// The decisions, each of which can be given back by its limiter.
+    /// Returns the decisions. Each of them can be given back by its limiter.
     #[must_use]
     pub fn into_decisions(self) -> Vec<Decision> {
         self.decisions
@@ -104,18 +106,18 @@ impl Together {
 }
 
 impl RateLimiter {
-    /// A key of this limiter, to be decided together with others.
+    /// Makes a key of this limiter, to be decided together with others.
     pub fn key(&self, key: impl CacheKey) -> LimitKey {
         LimitKey { limiter: self.clone(), name: self.record(key), cost: 1 }
     }
 
-    /// The same limits with all records of one group in one place, so that on a cluster they can be decided
-    /// [together](crate::Larder::check_together): say a tenant's name, for its limit and those of its users. A key counts
-    /// in each group, and outside of groups, by itself.
+    /// Makes a limiter with the same limits whose records are in one place for each group, so that on a cluster
+    /// they can be decided [together](crate::Larder::check_together). An example is the group of a tenant, for the
+    /// tenant's limit and those of its users. A key counts separately in each group and outside of groups.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for a group's name that is longer than 128 bytes.
+    /// `InvalidSetting` for a group name of more than 128 bytes.
     pub fn in_group(&self, group: impl CacheKey) -> Result<Self> {
         let prefix = self.inner.context.keyspace.limit_group(&self.inner.name, group)?;
         let local =
@@ -126,7 +128,7 @@ impl RateLimiter {
     }
 }
 
-/// A key that is about to be decided.
+/// A key that is being decided.
 struct KeyRequest {
     limiter: RateLimiter,
     name: Name,
@@ -134,7 +136,7 @@ struct KeyRequest {
     cost: u64,
 }
 
-/// All keys, or none.
+/// Decides all keys: charges all of them or none.
 pub(crate) fn check<'a>(
     context: &'a Arc<Context>,
     keys: Vec<LimitKey>,
@@ -152,7 +154,7 @@ impl RateLimiter {
         check(&self.inner.context, keys).await.map(Together::into_decisions)
     }
 
-    /// The same, to be settled key by key. Without reservations where it was refused.
+    /// As `check_keys`, with a reservation for each key. A refused request has no reservations.
     pub(crate) async fn reserve_keys(
         &self,
         keys: Vec<LimitKey>,
@@ -169,13 +171,17 @@ impl RateLimiter {
 }
 
 async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decision>> {
+    // Check the keys: each may occur once.
     let asked = keys.into_iter().map(|key| checked(context, key)).collect::<Result<Vec<_>>>()?;
     let Some(first) = asked.first() else { return Ok(Vec::new()) };
     for (place, one) in asked.iter().enumerate() {
         if asked.iter().skip(place + 1).any(|other| other.name == one.name) {
-            return Err(Error::invalid("a key stands twice in one decision: give it the cost of both"));
+            return Err(Error::invalid(
+                "a key is given twice in one decision: use it once, with the sum of the costs",
+            ));
         }
     }
+    // A refusal of exactly these keys may still hold: then no request is needed.
     let keys = identity(&asked);
     let known = asked
         .iter()
@@ -183,6 +189,7 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
     if let Some(known) = known {
         return Ok(known.into_iter().zip(&asked).map(|(one, asked)| asked.limiter.counted(one)).collect());
     }
+    // Otherwise ask the store in one request.
     let charges: Vec<(&str, Charge<'_>)> = asked
         .iter()
         .map(|one| {
@@ -200,6 +207,7 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
             }
             let passes = answers.iter().all(|answer| answer.granted > 0);
             let each = asked.iter().zip(answers).zip(&sent).map(|((one, mut answer), sent)| {
+                // If one key refuses, a key that would have passed is not granted, and has nothing to wait for.
                 if answer.granted > 0 && !passes {
                     (answer.granted, answer.wait) = (0, 0);
                 }
@@ -228,14 +236,14 @@ fn checked(context: &Arc<Context>, key: LimitKey) -> Result<KeyRequest> {
     let LimitKey { limiter, name, cost } = key;
     let name = name?;
     if !Arc::ptr_eq(&limiter.inner.context, context) {
-        return Err(Error::invalid("keys that are decided together are of limiters of one Larder"));
+        return Err(Error::invalid("keys that are decided together must belong to limiters of one Larder"));
     }
     let plan = limiter.plan_for(&name)?;
     plan.check_some(cost)?;
     Ok(KeyRequest { limiter, name, plan, cost })
 }
 
-/// Which keys these are, at which costs and by which quotas.
+/// A hash of the keys, their costs and their quotas.
 fn identity(asked: &[KeyRequest]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for KeyRequest { name, plan, cost, .. } in asked {
@@ -244,7 +252,7 @@ fn identity(asked: &[KeyRequest]) -> u64 {
     hasher.finish()
 }
 
-/// Keeps a refusal with the key that must be waited for longest.
+/// Remembers a refusal with the key that has the longest wait.
 fn remember(asked: &[KeyRequest], keys: u64, decisions: &[Decision], sent: &[(Tick, u64)]) {
     let waits = decisions.iter().map(Decision::retry_after).enumerate();
     let Some((longest, _)) = waits.max_by_key(|(_, wait)| *wait) else { return };

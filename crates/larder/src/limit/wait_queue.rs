@@ -1,10 +1,10 @@
 //! The callers of one key in this process that wait for permits, and the task that books their turns.
 //!
-//! The task asks the store for the first caller and all that fit behind it in one request: as much as is free now, else as
-//! much as comes free at the earliest time at which the first caller's cost fits. Callers that join meanwhile share the
-//! next request. A turn that lies further ahead than a record can book (a window) is asked for again when it is nearer;
-//! until then the task sleeps. It wakes up when something is given back, the key is reset, the quotas change, the first
-//! caller leaves, or a caller joins that cannot wait so long.
+//! The task asks the store for the first caller and all that fit behind it, in one request. The store grants as
+//! much as is free now, or else as much as is free at the earliest time at which the first caller's cost fits.
+//! Callers that join meanwhile share the next request. A record cannot book further ahead than a window; for a
+//! later turn the task sleeps and asks again when the turn is nearer. The task wakes up when permits are given
+//! back, the key is reset, the quotas change, the first caller leaves, or a caller joins that cannot wait so long.
 //!
 //! The task runs while callers wait. If its runtime ends, a caller on another runtime starts it again.
 
@@ -26,7 +26,7 @@ use crate::store::limit::{Charge, ChargeMode, Charged};
 
 /// A caller in the queue.
 pub(super) struct QueuedCaller {
-    /// Its place. A caller that has to ask again keeps it.
+    /// The caller's place. A caller that has to ask again keeps it.
     pub(super) ticket: u64,
     pub(super) cost: u64,
     pub(super) deadline: Tick,
@@ -40,20 +40,20 @@ impl QueuedCaller {
     }
 }
 
-/// What a caller waits for.
+/// The result that a caller waits for.
 pub(super) enum WaitOutcome {
     Turn(BookedTurn),
-    /// A refusal, or what the policy for outages says.
+    /// A refusal, or the decision of the outage policy.
     Decided(Decision),
 }
 
 pub(super) struct WaitQueue {
     state: Mutex<QueueState>,
-    /// Wakes the task where it sleeps.
+    /// Wakes the sleeping task.
     wake: Notify,
-    /// Wakes the callers when the task has ended before its time.
+    /// Wakes the callers when the task has ended early.
     ended: Notify,
-    /// How often every turn was called off: the key was reset, or the quotas changed.
+    /// How often all turns were cancelled because the key was reset or the quotas changed.
     restarts: watch::Sender<u64>,
 }
 
@@ -64,7 +64,7 @@ struct QueueState {
     next_ticket: u64,
     /// Whether the task runs.
     booking: bool,
-    /// Something was given back since the task asked last.
+    /// Whether permits were given back since the task last asked.
     changed: bool,
 }
 
@@ -87,18 +87,18 @@ impl WaitQueue {
         self.wake();
     }
 
-    /// Lets the task look again.
+    /// Lets the task check its queue again.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
     }
 
-    /// Something was given back: the first caller's turn may have come nearer.
+    /// Notes that permits were given back: the first caller's turn may be earlier now.
     pub(super) fn given_back(&self) {
         self.state().changed = true;
         self.wake();
     }
 
-    /// All turns are asked for again.
+    /// Cancels all turns: every caller asks again.
     pub(super) fn restart(&self) {
         self.restarts.send_modify(|restarts| *restarts += 1);
         self.given_back();
@@ -108,13 +108,13 @@ impl WaitQueue {
     pub(super) async fn restarted(&self, restarts: u64) {
         let mut seen = self.restarts.subscribe();
         if seen.wait_for(|now| *now != restarts).await.is_err() {
-            // The sender lives as long as the queue.
+            // Unreachable while the queue lives, because it owns the sender.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Waits for the answer, and sees to it that the task runs. Nothing where the task was dropped with the request: the
-    /// caller asks again.
+    /// Waits for the answer and keeps the task running. Returns `None` if the task was dropped together with the
+    /// request: the caller asks again.
     pub(super) async fn answer(
         self: &Arc<Self>,
         name: &Name,
@@ -139,7 +139,7 @@ impl WaitQueue {
         if !state.booking && !state.waiting.is_empty() {
             state.booking = true;
             drop(state);
-            // Dropped where it cannot be started: then the next caller tries.
+            // Dropped if it cannot be started: then the next caller tries.
             let task = Booking { queue: self.clone(), name: name.clone(), finished: false };
             if !context.background.spawn_until_close(async move { task.run().await }) {
                 return Err(Error::closed());
@@ -159,7 +159,8 @@ impl QueueState {
         self.waiting.insert(place, one);
     }
 
-    /// The first caller and those behind it that have the same quotas and fit into the limit together with it.
+    /// Takes the first caller and those behind it that have the same quotas and fit into the limit together with
+    /// it.
     fn batch(&mut self, name: &Name) -> Option<(Arc<Plan>, Vec<QueuedCaller>)> {
         self.waiting.retain(|one| !one.answer.is_closed());
         let first = self.waiting.pop_front()?;
@@ -176,11 +177,11 @@ impl QueueState {
     }
 }
 
-/// The task. Dropped at its end or with its runtime.
+/// The booking task. Dropped at its end or with its runtime.
 struct Booking {
     queue: Arc<WaitQueue>,
     name: Name,
-    /// It has found the queue empty: another task may run by now.
+    /// Set once the task has found the queue empty: another task may run by now.
     finished: bool,
 }
 
@@ -189,7 +190,8 @@ impl Drop for Booking {
         if self.finished {
             return;
         }
-        // Clear the flag before waking the callers: each of them looks at the flag after it was woken.
+        // Clear the flag before waking the callers. Each of them checks the flag after it has woken up, so one
+        // starts a new task.
         self.queue.state().booking = false;
         self.queue.ended.notify_waiters();
     }
@@ -202,7 +204,8 @@ impl Booking {
                 let mut state = self.queue.state();
                 state.changed = false;
                 let Some(taken) = state.batch(&self.name) else {
-                    // Within the lock: a caller that joins after this finds the flag cleared, and starts the task.
+                    // Clear the flag while holding the lock. A caller that joins afterwards finds it cleared and
+                    // starts a new task.
                     state.booking = false;
                     self.finished = true;
                     return;
@@ -235,7 +238,7 @@ impl Booking {
                 self.put_back(self.hand_out(&limiter, plan, charged, (answered, restarts), batch));
             }
             Ok(charged) => {
-                // Remembered here too, as by a plain check.
+                // Remember the refusal locally, as a plain check does.
                 let least = batch.first().map_or(1, |one| one.cost);
                 if let Err(error) = plan.check_answer(least, &charged) {
                     let _ = batch.remove(0).answer.send(Err(error));
@@ -248,7 +251,7 @@ impl Booking {
         }
     }
 
-    /// Hands turns to the callers in their order, and returns those that have to ask again.
+    /// Gives turns to the callers in order, and returns those that have to ask again.
     fn hand_out(
         &self,
         limiter: &RateLimiter,
@@ -270,7 +273,7 @@ impl Booking {
             let charged = Charged { granted: one.cost, ..charged };
             let (limiter, name, plan) = (one.limiter, self.name.clone(), plan.clone());
             let turn = BookedTurn { limiter, name, plan, charged, answered, restarts, taken: false };
-            // Where the caller has left, the turn is dropped, and so given back.
+            // If the caller has left, the turn is dropped and so given back.
             let _ = one.answer.send(Ok(WaitOutcome::Turn(turn)));
         }
         if left > 0 {
@@ -279,10 +282,11 @@ impl Booking {
         again
     }
 
-    /// `cost` is refused for longer than its caller waits, or than can be booked: answers the callers that cannot wait so
-    /// long, and sleeps if one can.
+    /// Handles a refusal of `cost` that lasts longer than its caller waits, or than can be booked. Answers the
+    /// callers that cannot wait that long, and sleeps if another one can.
     async fn refuse(&self, plan: &Arc<Plan>, charged: Charged, cost: u64, answered: Tick) {
         let end = answered.after(Duration::from_micros(charged.wait));
+        // Split off the callers whose deadline is before the refusal's end, by whether the refusal applies to them.
         let (refused, others) = {
             let mut state = self.queue.state();
             let (hasty, patient) = state.waiting.drain(..).partition(|one: &QueuedCaller| one.deadline < end);
@@ -294,12 +298,13 @@ impl Booking {
             let decision = Decision::of(&self.name, charged, plan, DecidedBy::Store);
             let _ = one.answer.send(Ok(WaitOutcome::Decided(decision)));
         }
-        // What the refusal says is not true of another cost: each of these asks for itself, once.
+        // The refusal says nothing about other costs or quotas: ask once for each of these callers.
         for one in others {
             let plan = one.plan(&self.name);
             let decided = one.limiter.ask_in_time(&self.name, &plan, one.cost).await;
             let _ = one.answer.send(decided.map(WaitOutcome::Decided));
         }
+        // Sleep until the refusal ends, unless the queue changes so that asking earlier makes sense.
         let first = self.queue.state().waiting.front().map(|one| one.ticket);
         let Some(first) = first else { return };
         let sleep = tokio::time::sleep(end.since(answered));

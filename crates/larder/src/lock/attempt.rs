@@ -1,12 +1,13 @@
-//! One attempt at a lock, or at permits of a semaphore: it ends in a guard, or it leaves nothing behind.
+//! One attempt at a lock, a group of locks or permits of a semaphore: it ends in a guard or leaves nothing behind.
 //!
-//! The problem: an attempt may be dropped at any moment, and its request may be carried out all the same, now or later. The
-//! mechanism: a token names the attempt. Whatever becomes of it, its end is told to the store, which takes it out of the line
-//! and hands on what it was given. While an answer is outstanding the store also remembers that the token was given up, so that
-//! a request which arrives after that takes nothing.
+//! The problem: an attempt may be dropped at any moment, and the server may still execute its request, now or
+//! later. The mechanism: every attempt has its own token. When an attempt ends without a guard, its token is
+//! cancelled on the server: the server removes it from the queue and hands on whatever the token was granted. While
+//! a reply is outstanding, the server also remembers that the token was cancelled, so that a request that arrives
+//! later acquires nothing.
 //!
-//! Invariants: at most one `acquire` is ever sent for a token. A deadline is counted from before the request that was answered
-//! with the grant: never from a wake-up, which is a hint to ask.
+//! Invariants: at most one `acquire` is sent for a token. A deadline counts from before the request whose reply was
+//! the grant, never from a wake-up, which is only a hint to ask.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,17 +27,17 @@ use crate::store::lock::{Attempted, LockRequest, LockStore, QueueTiming, WhenHel
 use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken, token_of};
 use crate::telemetry::target;
 
-/// How long a waiter that is told nothing waits at the most before it looks for itself.
+/// The longest time that a waiter waits for a wake-up before it asks by itself.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
-/// After a request that failed, while the outage is short.
+/// The pause after a failed request, while the outage is short.
 const PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// It is known to have left nothing, or to be somebody's guard.
+    /// Known to have left nothing on the server, or owned by a guard.
     Settled,
-    InLine,
-    /// A request to take the lock is on its way.
+    Queued,
+    /// A request to acquire is outstanding.
     Unanswered,
 }
 
@@ -45,7 +46,7 @@ enum Stage {
 pub(super) enum Want {
     Lock {
         ttl: Duration,
-        /// As others see the holder, behind a space, if not as this process.
+        /// The holder's name as others see it, after a space; `None` for this process's name.
         by: Option<Arc<str>>,
         failover: Failover,
     },
@@ -77,15 +78,15 @@ impl Want {
     }
 }
 
-/// Zero where there is none.
+/// Zero where a field does not apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Grant {
     fence: u64,
-    /// How many permits there are.
+    /// The number of permits that the semaphore has.
     permits: u64,
 }
 
-/// The store's answer, to an attempt at either.
+/// The server's reply to an attempt at a lock, permits or a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AttemptReply {
     Granted(Grant),
@@ -130,22 +131,23 @@ pub(super) struct Attempt {
     want: Want,
     stage: Stage,
     heard: Tick,
-    /// From before it stands in line.
+    /// Made before the attempt joins the queue, so that no wake-up is missed.
     listening: Option<Subscription>,
-    /// Left only when its end was handed over.
+    /// Set once the attempt is queued. Its drop runs after `Drop for Attempt` has queued the cancel, so the
+    /// heartbeat keeps the place until then.
     place: Option<QueuePlace>,
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 pub(super) enum AttemptOutcome {
-    /// With the number of permits there are.
+    /// With the number of permits that the semaphore has.
     Granted(Lease, u64),
     Held,
-    /// As many wait as may.
+    /// The queue is as long as it may be.
     QueueFull,
-    /// It wants more permits than there are: so many.
+    /// The attempt wants more permits than the semaphore has: this many.
     TooHeavy(u64),
-    /// Nothing is granted until then, in milliseconds of the server's time.
+    /// No grant until then, in milliseconds of the server's clock.
     Quarantined(u64),
 }
 
@@ -163,7 +165,7 @@ impl Attempt {
         }
     }
 
-    /// Takes the lock if it is free at this moment.
+    /// Acquires the lock if it is free now.
     pub(super) async fn once(
         locks: &Arc<Coordinator>,
         name: &Arc<str>,
@@ -179,7 +181,7 @@ impl Attempt {
         }
     }
 
-    /// Takes the lock, waiting in line until it is this attempt's turn, or `end`.
+    /// Acquires the lock; waits in its queue until it is this attempt's turn, or `end`.
     pub(super) async fn within(
         locks: &Arc<Coordinator>,
         name: &Arc<str>,
@@ -190,13 +192,14 @@ impl Attempt {
         let mut attempt = Self::new(locks, name, want, now);
         match attempt.begin(now, WhenHeld::StandInLine).await? {
             AttemptReply::Granted(grant) => attempt.guard(grant),
-            // Boxed: a future that may wait is large, and nearly all need not.
-            other => Box::pin(attempt.in_line(other, now, end)).await,
+            // Boxed: the future of a wait is large, and most attempts do not wait.
+            other => Box::pin(attempt.continue_queued(other, now, end)).await,
         }
     }
 
-    /// What follows where the lock was not granted at once; as another attempt, where this one's place is lost.
-    async fn in_line(
+    /// Continues an attempt that was not granted at once. Starts a new attempt whenever the place in the queue is
+    /// lost.
+    async fn continue_queued(
         mut self,
         mut answer: AttemptReply,
         began: Tick,
@@ -218,15 +221,15 @@ impl Attempt {
                         return Ok(outcome);
                     }
                 }
-                // A token that was never given up is not known as such; ask with another.
+                // `Gone`: the server has lost this token or cancelled it. Retry with a new token.
                 AttemptReply::Gone | AttemptReply::Held => {}
             }
             answer = loop {
-                // The old attempt ends here.
+                // Dropping the old attempt cancels its token.
                 self = Self::new(&self.locks, &self.name, self.want.clone(), self.heard);
                 match self.begin(self.locks.context.clock.now(), WhenHeld::StandInLine).await {
                     Ok(answer) => break answer,
-                    // Whoever stood in line outlives a short outage. Whoever comes to one is told.
+                    // A caller that is already queued rides out a short outage; a new caller gets the error.
                     Err(error) if waited && self.may_go_on(&error) => {
                         if end.is_some_and(|end| end <= self.locks.context.clock.now()) {
                             return Err(error);
@@ -240,28 +243,28 @@ impl Attempt {
         }
     }
 
-    /// Waits until it is this attempt's turn; `None` where its place is lost.
+    /// Waits until it is this attempt's turn; `None` if its place in the queue is lost.
     async fn wait(&mut self, told: bool, began: Tick, end: Option<Tick>) -> Result<Option<AttemptOutcome>> {
         let locks = self.locks.clone();
-        // A request that failed, and when it was sent.
+        // The last request that failed, and when it was sent.
         let mut failed: Option<(Tick, Error)> = None;
-        tracing::trace!(target: target::LOCK, "in line for a lock");
+        tracing::trace!(target: target::LOCK, "queued for a lock");
         let place = Queues::join(&locks, &self.name, self.token);
         let hinted = place.told.clone();
         self.place = Some(place);
-        let mut come = !told && self.listen().await;
+        let mut your_turn = !told && self.listen().await;
         loop {
             let patience = end.map_or(LONGEST_SILENCE, |end| end.since(locks.context.clock.now()));
             if patience.is_zero() {
-                return self.in_vain(failed).map(Some);
+                return self.out_of_time(failed).map(Some);
             }
-            if !come {
+            if !your_turn {
                 tokio::select! {
-                    () = self.called(patience.min(LONGEST_SILENCE)) => {}
+                    () = self.wait_for_wakeup(patience.min(LONGEST_SILENCE)) => {}
                     () = hinted.notified() => {}
                 }
                 if end.is_some_and(|end| end <= locks.context.clock.now()) {
-                    return self.in_vain(failed).map(Some);
+                    return self.out_of_time(failed).map(Some);
                 }
             }
             let woken = locks.context.clock.now();
@@ -277,9 +280,9 @@ impl Attempt {
                 Ok(AttemptReply::Quarantined(until)) => return Ok(Some(AttemptOutcome::Quarantined(until))),
                 Ok(AttemptReply::Waiting { .. }) => {
                     failed = None;
-                    come = self.listen().await;
+                    your_turn = self.listen().await;
                 }
-                // The server has lost its data, or took this process for dead: to the end of the line.
+                // The server has lost its data, or took this process for dead: join the end of the queue.
                 Ok(_) => return Ok(None),
                 Err(error) if self.may_go_on(&error) => {
                     failed = Some((woken, error));
@@ -290,15 +293,15 @@ impl Attempt {
         }
     }
 
-    /// Waits for the store's call, `patience` at most.
-    async fn called(&self, patience: Duration) {
+    /// Waits for a wake-up from the server, for at most `patience`.
+    async fn wait_for_wakeup(&self, patience: Duration) {
         match &self.listening {
             Some(listening) => listening.called(patience).await,
             None => tokio::time::sleep(patience).await,
         }
     }
 
-    /// Asks for the lock, at `now`.
+    /// Sends the request to acquire, at `now`.
     async fn begin(&mut self, now: Tick, queue: WhenHeld) -> Result<AttemptReply> {
         let store = self.locks.store()?;
         if queue == WhenHeld::StandInLine {
@@ -333,7 +336,7 @@ impl Attempt {
             Ok(attempted) => {
                 self.heard = now;
                 self.stage = match attempted {
-                    AttemptReply::Granted(_) | AttemptReply::Waiting { .. } => Stage::InLine,
+                    AttemptReply::Granted(_) | AttemptReply::Waiting { .. } => Stage::Queued,
                     _ => Stage::Settled,
                 };
             }
@@ -343,7 +346,7 @@ impl Attempt {
         answer
     }
 
-    /// Comes for the lock, at `now`.
+    /// Asks at `now` whether it is this attempt's turn, and takes the lock if so.
     async fn confirm(&mut self, now: Tick) -> Result<AttemptReply> {
         let store = self.locks.store()?;
         let asked = async {
@@ -370,14 +373,16 @@ impl Attempt {
         Ok(answer)
     }
 
-    /// Whether the lock was handed over. What cannot be asked, the heartbeat tells.
+    /// Subscribes on the server. True if the lock was handed over already, or the `Larder` is closed. If the request
+    /// fails, the heartbeat wakes the attempt.
     async fn listen(&self) -> bool {
         let Ok(store) = self.locks.store() else { return true };
         let asked = timeout(self.locks.timeout(), store.listen(&self.name, self.token)).await;
         matches!(asked, Ok(Ok(true)))
     }
 
-    /// Whether an outage is still so short that who stands in line waits on.
+    /// Whether a queued attempt keeps waiting after `error`: the outage is not longer than `response_timeout` so
+    /// far.
     fn may_go_on(&self, error: &Error) -> bool {
         let answered = self.locks.waiting.answered(&self.name, self.token);
         let heard = answered.map_or(self.heard, |answered| answered.max(self.heard));
@@ -385,8 +390,9 @@ impl Attempt {
         error.is_retryable() && silence <= self.locks.timeout()
     }
 
-    /// What to say when there is no time left: that others hold it, if the server was heard of since a request failed.
-    fn in_vain(&self, failed: Option<(Tick, Error)>) -> Result<AttemptOutcome> {
+    /// The result when the time is over: `Held` if the server has answered since the last failed request, else its
+    /// error.
+    fn out_of_time(&self, failed: Option<(Tick, Error)>) -> Result<AttemptOutcome> {
         let Some((sent, error)) = failed else { return Ok(AttemptOutcome::Held) };
         let heard = self.locks.waiting.answered(&self.name, self.token);
         if heard.is_some_and(|heard| heard >= sent) { Ok(AttemptOutcome::Held) } else { Err(error) }
@@ -414,7 +420,7 @@ impl Attempt {
             }
         };
         if !holding.is_valid() {
-            // Dropping this attempt frees it.
+            // Dropping this attempt releases the lock.
             return Err(holding::lost(&self.name));
         }
         self.stage = Stage::Settled;
@@ -426,7 +432,7 @@ fn request(ttl: Duration, by: Option<&str>, failover: Failover) -> LockRequest<'
     LockRequest { ttl, by: by.unwrap_or_else(|| process_suffix()), quarantine: failover.quarantine }
 }
 
-/// Whether a request that failed so cannot have changed anything: a script that is refused a command midway may have.
+/// Whether a request with this error cannot have changed anything. A script that failed midway may have.
 fn never_sent(error: &Error) -> bool {
     use ErrorKind as Kind;
     matches!(
@@ -439,12 +445,12 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         let remembered = match self.stage {
             Stage::Settled => return,
-            // All that may still arrive takes nothing for a token that is not in line.
-            Stage::InLine => Duration::from_millis(1),
+            // A late request cannot acquire for a token that is no longer queued, so a short tombstone is enough.
+            Stage::Queued => Duration::from_millis(1),
             Stage::Unanswered => QueueTiming::REMEMBERED,
         };
         let name = self.name.clone();
-        // Tried for as long as what may still arrive could take the lock.
+        // Retried for as long as a late request could still acquire the lock.
         let tried = self.want.ttl().max(QueueTiming::REMEMBERED);
         let ending = match self.want {
             Want::Lock { .. } => Ending::GiveUp(remembered),

@@ -1,14 +1,14 @@
-//! Elections: one process of the fleet leads, the others wait to take its place, and all can see who leads.
+//! Elections: one process of the fleet leads, the others wait to take its place, and all can see the leader.
 //!
-//! An election is a lock that is held for a role, so everything that is proved of locks is true of it: one leader, who
-//! knows when it is lost; candidates in the order in which they came; a handover when the leader resigns. What is new
-//! is the leader's value, which is stored behind the fence by the same step that grants the lock, so that both are read
+//! An election is a lock that is held for a role, so it has all guarantees of locks: one leader, which learns when
+//! the leadership is lost; candidates in order of arrival; a handover when the leader resigns. An election adds the
+//! leader's value, which is stored next to the fence in the step that grants the lock, so that both are read
 //! together.
 //!
-//! Observers read the lock's key on the tracked connection, and are notified when it changes.
+//! Observers read the lock's key on the tracking connection, and are notified when it changes.
 //!
-//! Not guaranteed: that no two processes act as leaders. A leader that was stopped acts late: what it writes to checks
-//! the fence.
+//! Not guaranteed: that no two processes act as leader. A leader that was paused acts late: let the resource that
+//! it writes to check the fence.
 
 use std::fmt;
 use std::future::Future;
@@ -29,15 +29,16 @@ use crate::near::Watch;
 use crate::store::Store;
 
 const LONGEST_VALUE: usize = 512;
-/// The longest an observer waits for a notification before it looks for itself.
+/// The longest time that an observer waits for a notification before it reads again.
 const LONGEST_SILENCE: Duration = Duration::from_secs(1);
-/// Between two looks while the server is away.
+/// The pause between two reads while the server is down.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// An election by its name. Made by [`Larder::election`](crate::Larder::election).
+/// An election with a name. Made by [`Larder::election`](crate::Larder::election).
 ///
 /// ```
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// let election = larder.election("scheduler").value("10.0.0.7:8080");
 /// let leadership = election.campaign().await?;                       // waits until this process leads
@@ -46,7 +47,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// leadership.resign().await?;
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Clone)]
 #[must_use = "an election is entered by campaign() or run()"]
@@ -60,33 +60,34 @@ impl Election {
         Self { lock: Lock::named(locks, name).max_hold(Duration::MAX).keep_alive() }
     }
 
-    /// What others are told of this process while it leads, such as its address: 1 to 512 bytes. Default:
+    /// Sets the value that others see while this process leads, such as its address: 1 to 512 bytes. Default:
     /// `<host>:<process id>`.
     pub fn value(mut self, value: impl AsRef<str>) -> Self {
         self.lock.by = Some(format!(" {}", value.as_ref()).into());
         self
     }
 
-    /// The lease of a leader, which is renewed: how long the fleet is without a leader after one died. Default: 30 s.
+    /// Sets the time to live of a leadership: how long the fleet has no leader after one died. It is renewed.
+    /// Default: 30 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.lock = self.lock.ttl(ttl);
         self
     }
 
-    /// Has no leader after a failover until every lease of the old master is over: see [`Lock::quarantine`]. [`run`](Self::run)
-    /// waits for that.
+    /// Allows no leader after a failover until every lease of the old master has expired: see [`Lock::quarantine`].
+    /// [`run`](Self::run) waits for that.
     pub fn quarantine(mut self, max_lease: Duration) -> Self {
         self.lock = self.lock.quarantine(max_lease);
         self
     }
 
-    /// Leads only when so many replicas have acknowledged it: see [`Lock::replicated`].
+    /// Leads only when this many replicas have acknowledged the leadership: see [`Lock::replicated`].
     pub fn replicated(mut self, replicas: u32) -> Self {
         self.lock = self.lock.replicated(replicas);
         self
     }
 
-    /// Waits until this process leads. Candidates take turns in the order in which they came.
+    /// Waits until this process leads. Candidates lead in order of arrival.
     ///
     /// # Errors
     ///
@@ -94,18 +95,18 @@ impl Election {
     ///
     /// # Cancel safety
     ///
-    /// A dropped call leaves the queue, and gives up what it was given.
+    /// A dropped call leaves the queue, and resigns if it was granted the leadership.
     pub async fn campaign(&self) -> Result<Leadership> {
         self.check()?;
         Ok(Leadership { guard: self.lock.acquire().await? })
     }
 
-    /// Leads whenever it is this process's turn: campaigns, runs the body, drops it at its next await when the
-    /// leadership is lost, and campaigns again. Returns when a body ends, after resigning.
+    /// Leads whenever it is this process's turn: campaigns and runs the body. If the leadership is lost, drops the
+    /// body at its next await and campaigns again. When a body ends, resigns and returns its result.
     ///
     /// # Errors
     ///
-    /// As [`campaign`](Self::campaign), except those that another try may cure: it campaigns again.
+    /// As [`campaign`](Self::campaign), except for errors that a retry may cure: then it campaigns again.
     ///
     /// # Cancel safety
     ///
@@ -124,39 +125,42 @@ impl Election {
                 Err(error) => return Err(error),
             };
             if let Ok(result) = Lock::hold_for(&leadership.guard, &mut body).await {
-                // Where this fails it is freed in the background.
+                // A release that fails is retried in the background.
                 let _ = leadership.resign().await;
                 return Ok(result);
             }
         }
     }
 
-    /// Returns who leads: value and fence, read in one step. `None` while nobody does, or leadership is being handed
-    /// over.
+    /// Returns the leader's value and fence, read in one step. `None` if there is no leader, or the leadership is
+    /// being handed over.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// Those of any request.
+    #[doc = include_str!("../doc/request_errors.md")]
     pub fn leader(&self) -> Call<'_, impl Future<Output = Result<Option<Leader>>> + Send> {
         let locks = &self.lock.locks;
         Call::new(locks.timeout(), &locks.meter.holder, self.look())
     }
 
-    /// Follows who leads, by notifications of the server: a stream of the leader, or none, which begins with the present one.
+    /// Observes the leader through notifications of the server. Returns a stream of the leader, or `None` if there
+    /// is no leader; the first item is the current state.
     ///
-    /// Two round trips, and two after each change. Changes that follow each other quickly may be seen as one. Where the
-    /// server notifies nobody, it is asked once a second.
+    /// Two round trips, and two after each change. Changes in quick succession may be seen as one. Without
+    /// notifications from the server, it is read once a second.
     ///
     /// # Errors
     ///
-    /// Those of any request. Later the stream waits through outages; it ends where another try would not help, such as when
-    /// the server refuses the request, or the `Larder` is closed.
+    /// The first read can fail. Later the stream waits through outages, and ends if a retry would not help, for
+    /// example because the server refuses the request or the `Larder` is closed.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// The call changes nothing.
     pub async fn observe(&self) -> Result<Leaders> {
         let watch = self.lock.locks.changes().watch(&self.lock.name);
         let mut follow = Follow { election: self.clone(), watch, last: None };
@@ -191,15 +195,15 @@ impl fmt::Debug for Election {
     }
 }
 
-/// Who leads. Made by [`Election::leader`].
+/// The leader of an election. Made by [`Election::leader`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Leader {
-    /// What it says of itself: see [`Election::value`].
+    /// The leader's own value: see [`Election::value`].
     pub value: String,
-    /// The number of its grant.
+    /// The fence of its grant.
     pub fence: Fence,
-    /// Since when, by the server's clock; later where that clock has stepped back.
+    /// When it became the leader, by the server's clock; later than that if the clock has stepped back.
     pub since: SystemTime,
 }
 
@@ -210,7 +214,7 @@ impl Leader {
     }
 }
 
-/// The leadership of this process, until it resigns, drops it, or loses it. Made by [`Election::campaign`].
+/// The leadership of this process, until it is resigned, dropped or lost. Made by [`Election::campaign`].
 #[must_use = "a leadership that is dropped at once is resigned"]
 #[derive(Debug)]
 pub struct Leadership {
@@ -218,19 +222,19 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// The number of this grant: what the leader writes to refuses lower ones.
+    /// Returns the fence of this grant. Let the resources that the leader writes to refuse lower fences.
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.guard.fence()
     }
 
-    /// Whether this process certainly still leads: see [`Guard::is_valid`].
+    /// Returns whether this process certainly still leads: see [`Guard::is_valid`].
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.guard.is_valid()
     }
 
-    /// How long it certainly still does: see [`Guard::remaining`].
+    /// Returns how long this process certainly still leads: see [`Guard::remaining`].
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.guard.remaining()
@@ -240,7 +244,7 @@ impl Leadership {
     ///
     /// # Cancel safety
     ///
-    /// It may be dropped and asked for again.
+    /// The future can be dropped and requested again.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
         self.guard.lost()
     }
@@ -259,19 +263,20 @@ impl Leadership {
     }
 }
 
-/// Who leads, now and whenever that changes: a [`Stream`] of a [`Leader`], or of none. Made by [`Election::observe`].
+/// The leader now and after each change: a [`Stream`] of `Option<`[`Leader`]`>`. Made by [`Election::observe`].
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Leaders {
     changes: BoxStream<'static, Option<Leader>>,
 }
 
 impl Leaders {
-    /// Returns who leads, or none, at once the first time and then when that changes; `None` at the end of the stream. The
-    /// same as `StreamExt::next`.
+    /// Waits for the next item: the current leader at once on the first call, then the leader after each change.
+    /// The inner `None` means that there is no leader, the outer `None` is the end of the stream. The same as
+    /// `StreamExt::next`.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call misses nothing.
+    /// A dropped call misses no change.
     pub async fn next(&mut self) -> Option<Option<Leader>> {
         self.changes.next().await
     }
@@ -298,7 +303,7 @@ struct Follow {
 }
 
 impl Follow {
-    /// The next change. It waits through an outage.
+    /// Returns the leader after the next change. Waits through outages.
     async fn next(&mut self) -> Result<Option<Leader>> {
         loop {
             match self.look().await {
@@ -316,7 +321,7 @@ impl Follow {
     async fn look(&self) -> Result<Option<Leader>> {
         let Lock { locks, name, .. } = &self.election.lock;
         let asked = async {
-            // Tracked before the look, so that a change in between is notified.
+            // Start tracking before the read, so that a change after the read is notified.
             locks.store()?.get_tracked(name).await?;
             self.election.look().await
         };

@@ -1,11 +1,12 @@
-//! What a lock does about failovers: quarantine, and the acknowledgement of replicas.
+//! What a lock does about failovers: quarantine, and acknowledgement by replicas.
 //!
-//! The problem: replication is asynchronous, so a server that is promoted may lack locks that its predecessor granted, and
-//! grant them once more while they are held. The mechanism: with quarantine a server that may lack some grants nothing
-//! until the longest of them is over; with acknowledgements a lock counts as granted only when so many replicas have it.
+//! The problem: replication is asynchronous, so a server that is promoted may lack locks that its predecessor
+//! granted, and may grant them again while they are held. The mechanism: with quarantine, a server that may lack
+//! locks grants nothing until the longest lease has expired. With acknowledgements, a lock counts as granted only
+//! when enough replicas have it.
 //!
-//! Not guaranteed: that a replica that acknowledged is the one that is promoted. Only quarantine closes that gap, where
-//! the old master stops: see docs/guarantees.md.
+//! Not guaranteed: that the replica that acknowledged is the one that is promoted. Only quarantine closes that gap,
+//! provided that the old master stops: see docs/guarantees.md.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,36 +16,36 @@ use super::holding::Lease;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::lock::{LockStore, LockToken};
 
-/// What is asked for against failovers.
+/// The settings against failovers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Failover {
-    /// The longest lease.
+    /// The longest lease that any program uses.
     pub(super) quarantine: Option<Duration>,
-    /// How many replicas acknowledge a grant and a renewal.
+    /// The number of replicas that must acknowledge a grant or a renewal.
     pub(super) replicas: u32,
 }
 
 impl Failover {
-    /// A lease may not be longer than the quarantine, which waits for its end.
+    /// A lease must not be longer than the quarantine, which waits for its expiry.
     pub(super) fn check(self, ttl: Duration) -> Result<()> {
         match self.quarantine {
             Some(longest) if ttl > longest => Err(Error::invalid(format!(
-                "a lease of {ttl:?} is longer than the quarantine of {longest:?}, which waits for its end"
+                "a lease of {ttl:?} is longer than the quarantine of {longest:?}: raise the quarantine's max_lease"
             ))),
             _ => Ok(()),
         }
     }
 }
 
-/// The error of a server that may have lost locks; `until` is in milliseconds of its time.
+/// The error of a server that may have lost locks; `until` is in milliseconds of the server's clock.
 pub(super) fn quarantined(name: &str, until: u64) -> Error {
     let until: SystemTime = UNIX_EPOCH + Duration::from_millis(until);
-    let message = "the server may have lost locks that are held, and grants nothing until they are over";
+    let message = "the server may have lost locks that are held, and grants none until they have expired";
     let named = format!("{:?}: {message}", shown(name));
     Error::named(ErrorKind::Quarantined { until }, message, named)
 }
 
-/// Waits until enough replicas have what was just granted. One round trip, on a connection of its own.
+/// Waits until enough replicas have the last write of the lock. One round trip, on a separate connection.
 pub(super) async fn acknowledged(holding: &Arc<Lease>, ttl: Duration) -> Result<()> {
     let Lease { locks, name, token, failover, .. } = &**holding;
     let ticket = LockToken { lock: name.to_string(), token: *token };
@@ -58,13 +59,12 @@ pub(super) async fn acknowledged(holding: &Arc<Lease>, ttl: Duration) -> Result<
 }
 
 fn not_replicated(name: &str, replicas: u32) -> Error {
-    let message =
-        format!("fewer than {replicas} replicas have acknowledged the lock in time: it was released");
+    let message = format!("fewer than {replicas} replicas acknowledged the lock in time: it was released");
     let named = format!("{:?}: {message}", shown(name));
     Error::named(ErrorKind::NotReplicated, message, named)
 }
 
-/// Gives up what is held: too few replicas have it. The guard is lost at once.
+/// Releases a lease that too few replicas have. Its guard is lost at once.
 pub(super) fn release(holding: &Arc<Lease>) {
     let Lease { locks, name, token, kind, .. } = &**holding;
     let left = holding.may_last();

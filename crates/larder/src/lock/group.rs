@@ -1,13 +1,14 @@
-//! Lock groups: locks that are taken together, in one command.
+//! Lock groups: locks that are acquired together, in one command.
 //!
-//! The problem: who takes several locks one after the other holds some while it waits for the next. The mechanism: the locks
-//! of a group share a table, a line and a slot of the cluster, so one step sees all of them, and grants all or none. A waiter
-//! holds nothing, so no two wait for each other. One token holds the whole set: it is renewed and freed as one.
+//! The problem: a caller that acquires several locks one after the other holds some while it waits for the next.
+//! The mechanism: the locks of a group share a table, a queue and a cluster slot, so one step sees all of them and
+//! grants all or none. A waiter holds nothing, so no two waiters block each other. One token holds the whole set,
+//! which is renewed and released as one.
 //!
-//! Invariants: of two attempts with a name in common, the one that came first is served first, while it lives. Attempts
-//! without one do not wait for each other.
+//! Invariants: of two attempts with a name in common, the one that arrived first is served first, as long as it is
+//! alive. Attempts without a name in common do not wait for each other.
 //!
-//! Not guaranteed: anything between groups. A task that holds locks of one and waits for another can wait in a circle.
+//! Not guaranteed: anything between groups. Tasks that hold locks of one group and wait for another can deadlock.
 
 use std::fmt;
 use std::future::Future;
@@ -27,17 +28,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::keyspace::Keyspace;
 use crate::store::group::GroupStore;
 
-/// The most locks of one attempt.
+/// The maximum number of locks of one attempt.
 const MOST_LOCKS: usize = 128;
 
-/// Locks that can be taken together in one command, by the group's name. Made by
+/// A group of locks that can be acquired together in one command. Made by
 /// [`Larder::lock_group`](crate::Larder::lock_group).
 ///
-/// A lock of a group is another lock than [`Larder::lock`](crate::Larder::lock) of the same name, and than that of
-/// another group.
+/// A lock of a group is a different lock from [`Larder::lock`](crate::Larder::lock) of the same name, and from the
+/// lock of that name in another group.
 ///
 /// ```
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// let order = larder.lock_group("order:7");
 /// let both = order.locks(["invoice", "parcel"]).acquire().await?;
@@ -46,7 +48,6 @@ const MOST_LOCKS: usize = 128;
 /// both.release().await?;
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Clone)]
 #[must_use = "the locks of a group are named by locks()"]
@@ -61,7 +62,7 @@ impl LockGroup {
         Self { locks, name }
     }
 
-    /// Names locks of the group, in any order: 1 to 128, each once.
+    /// Selects locks of the group, in any order: 1 to 128 names, each once.
     pub fn locks(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> GroupLocks {
         let mut names: Vec<Arc<str>> = names.into_iter().map(|name| Arc::from(name.as_ref())).collect();
         names.sort();
@@ -77,18 +78,18 @@ impl LockGroup {
         }
     }
 
-    /// Returns who holds one of the locks, and how many attempts wait for it. `None` if it is free, or just being handed
-    /// over.
+    /// Returns the holder of one of the locks and the number of attempts that wait for it. `None` if the lock is
+    /// free or just being handed over.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// Those of any request.
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// The call changes nothing.
     pub fn holder(
         &self,
         name: impl AsRef<str>,
@@ -112,14 +113,15 @@ impl fmt::Debug for LockGroup {
     }
 }
 
-/// Some locks of a group, to be taken together. Made by [`LockGroup::locks`].
+/// Some locks of a group, to be acquired together. Made by [`LockGroup::locks`].
 ///
-/// **The order that is promised:** of two attempts that want a lock in common, the one that came first is served first, as
-/// long as it is [live](https://docs.rs/larder/latest/larder/guide/guarantees/). So a later attempt waits for an earlier one
-/// even where the lock in common is free, because the earlier one waits for another. Attempts without a lock in common never
-/// wait for each other, unless 256 wait in the group: those behind them wait until the line is shorter.
+/// **The order that is guaranteed:** of two attempts that want a lock in common, the one that arrived first is
+/// served first, as long as it is [live](https://docs.rs/larder/latest/larder/guide/guarantees/). So a later
+/// attempt waits for an earlier one even if the lock in common is free, because the earlier one waits for another
+/// lock. Attempts without a lock in common never wait for each other, with one exception: once 256 attempts wait in
+/// the group, those behind them wait until the queue is shorter.
 #[derive(Clone)]
-#[must_use = "locks are taken by acquire(), acquire_within() or try_acquire()"]
+#[must_use = "locks are acquired by acquire(), acquire_within() or try_acquire()"]
 pub struct GroupLocks {
     group: LockGroup,
     /// Sorted.
@@ -131,86 +133,89 @@ pub struct GroupLocks {
 }
 
 impl GroupLocks {
-    /// The time to live of the locks. They are renewed together while the guard lives: it is how long others wait for a
-    /// holder that died. 10 ms to 24 hours. Default: 30 s.
+    /// Sets the time to live of the locks: how long others wait after the holder's process dies. The locks are
+    /// renewed together while the guard lives. 10 ms to 24 hours. Default: 30 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// The longest that the locks are renewed, counted from their grant. Default: 1 hour.
+    /// Limits how long the locks are renewed, counted from their grant. Default: 1 hour.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.max_hold = max_hold;
         self
     }
 
-    /// Grants nothing after a failover until every lease of the old master is over: see
-    /// [`Lock::quarantine`](super::Lock::quarantine). It is the whole group's: all programs that use the group must ask for
-    /// it.
+    /// Refuses grants after a failover until every lease of the old master has expired: see
+    /// [`Lock::quarantine`](super::Lock::quarantine). It applies to the whole group: every program that uses the
+    /// group must set it.
     pub fn quarantine(mut self, max_lease: Duration) -> Self {
         self.failover.quarantine = Some(max_lease);
         self
     }
 
-    /// Counts the locks as granted only when so many replicas have acknowledged them: see
+    /// Counts the locks as granted only when this many replicas have acknowledged them: see
     /// [`Lock::replicated`](super::Lock::replicated).
     pub fn replicated(mut self, replicas: u32) -> Self {
         self.failover.replicas = replicas;
         self
     }
 
-    /// Takes all locks, waiting in the group's line as long as it takes.
+    /// Acquires all locks and waits in the group's queue for as long as it takes.
     ///
-    /// One command, however many locks, where all are free and no earlier attempt waits for one of them; else two, and one
-    /// when it is this call's turn.
+    /// One command for any number of locks, if all are free and no earlier attempt waits for one of them. Otherwise
+    /// two, and one more when it is this call's turn.
     ///
     /// # Errors
     ///
-    /// - `InvalidSetting` for no name, more than 128, or one that is given twice; for a time to live out of bounds.
-    /// - Else as [`Lock::acquire`](super::Lock::acquire).
+    /// - [`InvalidSetting`](ErrorKind::InvalidSetting): no name, more than 128, a name given twice, or a time to
+    ///   live out of bounds.
+    /// - Otherwise as [`Lock::acquire`](super::Lock::acquire).
     ///
     /// # Cancel safety
     ///
-    /// A dropped call leaves no lock and no place in line behind.
+    /// A dropped call leaves no lock and no place in the queue.
     pub fn acquire(&self) -> Call<'_, impl Future<Output = Result<GroupGuard>> + Send> {
         self.acquire_within(Duration::MAX)
     }
 
-    /// Takes all locks, waiting no longer than `patience`.
+    /// Acquires all locks and waits for at most `max_wait`.
     ///
     /// # Errors
     ///
-    /// `LockHeld` if others held one of them, or came before, all the time; else as [`acquire`](Self::acquire).
+    /// `LockHeld` if others held one of them, or were queued before this call, all the time; otherwise as
+    /// [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
     /// As [`acquire`](Self::acquire).
     pub fn acquire_within(
         &self,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Call<'_, impl Future<Output = Result<GroupGuard>> + Send> {
         let locks = &self.group.locks;
-        // The call's own deadline lies behind, so that contention and an outage are told apart.
-        let longest = patience.saturating_add(2 * locks.timeout());
+        // The call's own deadline is later than `max_wait`, so that held locks and an outage give different errors.
+        let longest = max_wait.saturating_add(2 * locks.timeout());
         Call::new(longest, &locks.meter.acquire, async move {
             let want = self.want()?;
-            let end = (patience != Duration::MAX).then(|| locks.context.clock.now().after(patience));
+            let end = (max_wait != Duration::MAX).then(|| locks.context.clock.now().after(max_wait));
             let outcome = Attempt::within(locks, &self.group.name, want, end).await?;
             self.guard(outcome).await?.ok_or_else(|| {
-                let message = format!("others held one of the locks for {patience:?}");
-                let named = format!("others held one of the locks {:?} for {patience:?}", self.names);
+                let message = format!("others held one of the locks for {max_wait:?}");
+                let named = format!("others held one of the locks {:?} for {max_wait:?}", self.names);
                 Error::named(ErrorKind::LockHeld, message, named)
             })
         })
     }
 
-    /// Takes all locks if they are free at this moment, and no earlier attempt waits for one of them.
+    /// Acquires all locks if they are free now and no earlier attempt waits for one of them. Returns `None`
+    /// otherwise.
     ///
     /// One command.
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). That others hold one of them is no error, but `None`.
+    /// As [`acquire`](Self::acquire). A lock that is held is `None`, not an error.
     ///
     /// # Cancel safety
     ///
@@ -232,7 +237,8 @@ impl GroupLocks {
         }
     }
 
-    /// The guard of a grant, once enough replicas have it. One that too few have is dropped, which frees the locks.
+    /// Makes the guard of a grant once enough replicas have acknowledged it. Otherwise the guard is dropped, which
+    /// releases the locks.
     async fn granted(&self, holding: Lease) -> Result<GroupGuard> {
         let guard = Guard::new(holding, self.ttl, Some(Keep { max_hold: self.max_hold }));
         if self.failover.replicas > 0 {
@@ -252,12 +258,12 @@ impl GroupLocks {
         }
         if !(1..=MOST_LOCKS).contains(&self.names.len()) || !self.distinct {
             return Err(Error::invalid(format!(
-                "locks() of a group takes 1 to {MOST_LOCKS} names, each once, and not {}",
+                "locks() of a group takes 1 to {MOST_LOCKS} names, each once, not {}",
                 self.names.len()
             )));
         }
         if self.names.iter().any(|name| name.is_empty()) {
-            return Err(Error::invalid("a lock of a group has a name"));
+            return Err(Error::invalid("a lock of a group must have a name: this one is empty"));
         }
         self.group.check()?;
         let escaped: Vec<String> = self.names.iter().map(|name| Keyspace::lock_in_group(name)).collect();
@@ -277,8 +283,8 @@ impl fmt::Debug for GroupLocks {
     }
 }
 
-/// Locks of a group that are held together until they are released, dropped, or lost: all at the same moment. Made by
-/// [`GroupLocks`].
+/// Locks of a group that are held together until the guard is released or dropped, or they are lost. All are lost
+/// at the same moment. Made by [`GroupLocks`].
 #[must_use = "a guard that is dropped at once frees its locks"]
 pub struct GroupGuard {
     guard: Guard,
@@ -286,19 +292,20 @@ pub struct GroupGuard {
 }
 
 impl GroupGuard {
-    /// The number of the grant of one of the locks, by its name: higher than that of every earlier grant of this lock.
+    /// Returns the fence of one of the locks, by its name. It is higher than that of every earlier grant of this
+    /// lock.
     #[must_use]
     pub fn fence(&self, name: &str) -> Option<Fence> {
         self.names.iter().any(|held| **held == *name).then(|| self.guard.fence())
     }
 
-    /// How long the locks are certainly still held: see [`Guard::remaining`].
+    /// Returns how long the locks are certainly still held: see [`Guard::remaining`].
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.guard.remaining()
     }
 
-    /// Whether the locks are certainly still held: see [`Guard::is_valid`].
+    /// Returns whether the locks are certainly still held: see [`Guard::is_valid`].
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.guard.is_valid()
@@ -308,12 +315,12 @@ impl GroupGuard {
     ///
     /// # Cancel safety
     ///
-    /// It may be dropped and asked for again.
+    /// The future can be dropped and requested again.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
         self.guard.lost()
     }
 
-    /// Frees all locks, in one command.
+    /// Releases all locks, in one command.
     ///
     /// # Errors
     ///
@@ -321,7 +328,7 @@ impl GroupGuard {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future frees the locks in the background.
+    /// Dropping the future releases the locks in the background.
     pub async fn release(self) -> Result<ReleaseOutcome> {
         self.guard.release().await
     }

@@ -1,4 +1,4 @@
-//! A lock that is held, as far as its holder can know.
+//! The guard of a lock that is held, as far as its holder can know.
 
 use std::fmt;
 use std::future::Future;
@@ -16,17 +16,18 @@ use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::lock::{LockStore, LockToken};
 
-/// A lock that is held until it is released, dropped, or its time is over. Made by [`Lock`](super::Lock).
+/// A lock that is held until the guard is released or dropped, or the lock expires. Made by [`Lock`](super::Lock).
 ///
-/// Dropping a guard frees the lock in the background, wherever it is dropped: also on a thread without a runtime.
-/// [`close`](crate::Larder::close) waits for that. After `close` nothing is sent, and the lock ends with its time.
+/// Dropping a guard releases the lock in the background. This works on any thread, also on one without a runtime.
+/// [`close`](crate::Larder::close) waits for these releases. A guard that is dropped after `close` sends nothing,
+/// and its lock expires.
 #[must_use = "a guard that is dropped at once frees its lock"]
 pub struct Guard {
     holding: Arc<Lease>,
     kept: bool,
-    /// Once its leases believe no more.
-    parting: Option<ReleaseState>,
-    /// Whether the server has answered to its release.
+    /// Set once the guard has ended its lease.
+    release_state: Option<ReleaseState>,
+    /// Whether the server has answered the release.
     ended: bool,
 }
 
@@ -37,50 +38,52 @@ impl Guard {
         if let Some(keep) = keep {
             Renewer::keep(&holding, ttl, keep.max_hold);
         }
-        Self { holding, kept: keep.is_some(), parting: None, ended: false }
+        Self { holding, kept: keep.is_some(), release_state: None, ended: false }
     }
 
     pub(super) fn token(&self) -> u64 {
         self.holding.token
     }
 
-    /// Waits until enough replicas have it.
+    /// Waits until enough replicas have the lock.
     pub(super) async fn acknowledged(&self, ttl: Duration) -> Result<()> {
         failover::acknowledged(&self.holding, ttl).await
     }
 
-    /// Its lock was freed by another request than a release.
+    /// Ends a guard whose lock was released by a request for several locks.
     pub(super) fn ended_elsewhere(mut self) {
-        self.let_go();
+        self.end_lease();
         self.ended = true;
     }
 
-    /// The number of this grant.
+    /// Returns the fence of this grant.
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.holding.fence
     }
 
-    /// How long the lock is certainly still held, by the local clock, which goes on while the machine sleeps; zero when
-    /// it may be lost. A hundredth of the time to live and 2 ms are taken off, for clocks that drift.
+    /// Returns how long the lock is certainly still held; zero when it may be lost. The time is that of a local
+    /// clock that keeps running while the machine sleeps, less a hundredth of the time to live and 2 ms for clock
+    /// drift.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.holding.remaining()
     }
 
-    /// Whether the lock is certainly still held. Between this answer and what is done upon it time passes: only the
-    /// [`fence`](Self::fence), checked by the resource, closes that gap.
+    /// Returns whether the lock is certainly still held. Time passes between this answer and the action that
+    /// depends on it: only the [`fence`](Self::fence), checked by the resource, closes that gap.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.holding.is_valid()
     }
 
-    /// Completes when the lock can no longer be believed to be held: when its time is over by the local clock, or earlier where
-    /// the server said so to a renewal. It does not borrow the guard.
+    /// Completes when the lock may be lost: at its deadline by the local clock, or earlier if the server reports
+    /// the loss in reply to a renewal. The future does not borrow the guard.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let guard = larder.lock("reports").ttl(Duration::from_millis(50)).acquire().await?;
     /// tokio::select! {
@@ -89,33 +92,39 @@ impl Guard {
     /// }
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Cancel safety
     ///
-    /// It may be dropped and asked for again.
+    /// The future can be dropped and requested again.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
         self.holding.lost()
     }
 
-    /// A look at this lock that can be given to others: it does not hold it.
+    /// Returns a handle that observes this lock and can be given to other code. It does not hold the lock.
     pub fn lease(&self) -> LockHandle {
         LockHandle { holding: self.holding.clone() }
     }
 
-    /// Holds the lock for at least `ttl` from now; a lock that is held longer stays so.
+    /// Holds the lock for at least `ttl` from now; a lock that is held longer already stays so.
     ///
-    /// One round trip, and one more with [`replicated`](super::Lock::replicated). A guard whose time is over is never revived, even if nobody took the lock since.
+    /// One round trip, and one more with [`replicated`](super::Lock::replicated). A guard whose deadline has passed
+    /// is never revived, even if no other caller acquired the lock since.
     ///
     /// # Errors
     ///
-    /// `LockLost` where its time is over, also where it ended while the answer was on its way; what stands in the way of
-    /// any request, after which the old deadline stands.
+    /// After an error of the request the old deadline stays valid.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`LockLost`](ErrorKind::LockLost): the lock has expired, possibly while the reply was on its way. Stop the
+    ///   work.
+    /// - [`NotReplicated`](ErrorKind::NotReplicated): too few replicas have the extension, and the lock was
+    ///   released.
+    /// - [`InvalidSetting`](ErrorKind::InvalidSetting): `ttl` is out of bounds.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call leaves the old deadline, which is then the earlier one.
+    /// A dropped call keeps the old deadline. The server may hold the lock for longer.
     pub fn extend(&self, ttl: Duration) -> Call<'_, impl Future<Output = Result<()>> + Send> {
         let Lease { locks, .. } = &*self.holding;
         Call::new(locks.timeout(), &locks.meter.extend, async move {
@@ -133,7 +142,7 @@ impl Guard {
             let unanswered = || Error::new(ErrorKind::Server, "the server did not say whether it is held");
             let held = answer.first().copied().flatten().ok_or_else(unanswered)?;
             if held && self.holding.failover.replicas > 0 {
-                // Boxed: it would swell the future of every extension.
+                // Boxed to keep the future of extensions without replicas small.
                 Box::pin(self.extended_in_replicas(ttl)).await?;
             }
             if held && self.holding.renewed(sent, ttl) {
@@ -146,7 +155,7 @@ impl Guard {
         })
     }
 
-    /// Where too few replicas have the extension, the lock is released.
+    /// Waits for the replicas after an extension; releases the lock if too few have it.
     async fn extended_in_replicas(&self, ttl: Duration) -> Result<()> {
         let answer = failover::acknowledged(&self.holding, ttl).await;
         if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotReplicated) {
@@ -155,22 +164,24 @@ impl Guard {
         answer
     }
 
-    /// Frees the lock, or hands it to the next in line. The guard's leases are lost before that is sent.
+    /// Releases the lock, or hands it to the next waiter. The guard's handles are lost before the request is sent.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request, where that was surely not carried out; where it may have been, the answer is
-    /// [`ReleaseOutcome::Unknown`]. In either case it is tried again in the background while the lock's time lasts.
+    /// An error means that the lock was not released. If it may have been, the result is
+    /// [`ReleaseOutcome::Unknown`]. In both cases the release is retried in the background until the lock expires.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future frees the lock in the background.
+    /// Dropping the future releases the lock in the background.
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
         let holding = self.holding.clone();
         let locks = &holding.locks;
-        let parting = self.let_go();
+        let release_state = self.end_lease();
         let answer = Call::new(locks.timeout(), &locks.meter.release, async {
             holding.kind.ending().send(locks.store()?, &holding.name, holding.token).await
         })
@@ -182,7 +193,7 @@ impl Guard {
             }
             Ok(false) => {
                 self.ended = true;
-                if parting.may_be_held {
+                if release_state.may_be_held {
                     locks.meter.lost();
                 }
                 Ok(ReleaseOutcome::AlreadyLost)
@@ -194,9 +205,9 @@ impl Guard {
         }
     }
 
-    /// Ends the renewals and what is believed, before the lock is freed.
-    fn let_go(&mut self) -> ReleaseState {
-        *self.parting.get_or_insert_with(|| {
+    /// Ends the renewals and the local lease, before the lock is released.
+    fn end_lease(&mut self) -> ReleaseState {
+        *self.release_state.get_or_insert_with(|| {
             if self.kept {
                 self.holding.locks.keeping.forget(self.holding.token);
             }
@@ -204,18 +215,20 @@ impl Guard {
         })
     }
 
-    /// Gives the lock up without freeing it, so that another guard can go on with it: see [`Lock::adopt`](super::Lock::adopt).
+    /// Gives the lock up without releasing it, so that another guard can continue with it: see
+    /// [`Lock::adopt`](super::Lock::adopt).
     ///
-    /// No round trip. Renewals end, and this guard's leases are lost. The lock stays held until its time is over: adopt it before.
+    /// No round trip. Renewals stop, and this guard's handles are lost. The lock stays held until it expires: adopt
+    /// it before then.
     ///
     /// # Errors
     ///
-    /// `LockLost` if its time is over.
+    /// [`LockLost`](ErrorKind::LockLost) if the lock has expired.
     pub fn into_ticket(mut self) -> Result<LockTicket> {
         if !self.is_valid() {
             return Err(lost(&self.holding.name));
         }
-        self.let_go();
+        self.end_lease();
         self.ended = true;
         let Lease { name, token, fence, .. } = &*self.holding;
         Ok(LockTicket { lock: name.to_string(), token: *token, fence: *fence })
@@ -234,7 +247,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let ReleaseState { may_be_held, was_valid } = self.let_go();
+        let ReleaseState { may_be_held, was_valid } = self.end_lease();
         let Lease { locks, name, token, granted, kind, .. } = &*self.holding;
         locks.meter.held(locks.context.clock.now().since(*granted));
         if may_be_held && !self.ended {
@@ -256,8 +269,8 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// What a body that runs under a lock may know of it: [`Lock::run`](super::Lock::run) gives it one. It does not hold the lock, and
-/// is lost when the guard is gone.
+/// What the body of [`Lock::run`](super::Lock::run) can know of its lock. A handle does not hold the lock; it is
+/// lost when the guard is gone.
 #[derive(Clone)]
 pub struct LockHandle {
     holding: Arc<Lease>,
@@ -290,7 +303,7 @@ impl LockHandle {
 
 impl fmt::Debug for LockHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LockLease")
+        f.debug_struct("LockHandle")
             .field("fence", &self.fence())
             .field("remaining", &self.remaining())
             .finish_non_exhaustive()

@@ -1,8 +1,8 @@
-//! One request, about several locks, on two connections.
+//! Sends one request about several locks on two connections if needed.
 //!
-//! The problem: heartbeats and renewals have the connection of the background, which no caller can block. It may be gone
-//! alone: a server at its `maxclients` takes no new one. The mechanism: where it does not answer soon, or not for all, the
-//! request is sent on the connection of callers, too.
+//! The problem: heartbeats and renewals use the background connection, which no caller can block. That connection
+//! may be down alone: a server at its `maxclients` accepts no new one. The mechanism: if the reply is late or
+//! incomplete, the request is also sent on the callers' connection.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,9 +15,10 @@ use crate::background::HEDGE;
 use crate::error::Result;
 use crate::store::AnyStore;
 
-/// The answers, by place. `both` decides where both connections answered, the callers' second.
+/// Returns the answers by place. If both connections answered, `both` decides; its second argument is the callers'
+/// answer.
 ///
-/// An error where the `Larder` is closed, and where neither connection answered anything.
+/// Fails if the `Larder` is closed, or if neither connection answered.
 pub(super) async fn hedged<'a, T, F>(
     locks: &'a Coordinator,
     patience: Duration,

@@ -1,4 +1,4 @@
-//! Who holds a lock, for people and for errors.
+//! The holder of a lock, for people and for errors.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,20 +6,20 @@ use std::time::Duration;
 use super::Fence;
 use crate::store::lock::HeldBy;
 
-/// Who holds a lock, and how many wait for it. Made by [`Lock::holder`](super::Lock::holder).
+/// The holder of a lock and the number of waiters. Made by [`Lock::holder`](super::Lock::holder).
 ///
-/// It was true when the server answered, and may be over when it arrives.
+/// This was true when the server answered; it may have changed since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// The holder's process, as `<host>:<process id>`. Of a lock that was handed over as a ticket, the process that
-    /// took it.
+    /// The holder's process, as `<host>:<process id>`. For a lock that was handed over with a ticket, the process
+    /// that acquired it.
     pub process: String,
-    /// The number of its grant.
+    /// The fence of the holder's grant.
     pub fence: Fence,
     /// How long the lock is held unless it is renewed or released.
     pub remaining: Duration,
-    /// How many callers wait in the queue, over all processes.
+    /// The number of callers in the queue, over all processes.
     pub waiting: u64,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The name of a lock for people: what the keyspace made of it, without its frame.
+/// The lock's name as the user gave it: without the keyspace's frame.
 pub(super) fn shown(name: &str) -> &str {
     let inner = name.split_once('{').map_or(name, |(_, rest)| rest.strip_suffix('}').unwrap_or(rest));
     inner.strip_prefix('/').unwrap_or(inner)

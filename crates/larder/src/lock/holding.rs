@@ -1,14 +1,14 @@
-//! What is known here of a lock that was granted: until when it is certainly held.
+//! The local view of a granted lock: how long it is certainly held.
 //!
-//! The problem: a holder that was paused, or cut off, goes on believing in a lock that somebody else has by now. The
-//! mechanism: a deadline on a local clock that goes on while the machine sleeps, counted from before the request left that was
-//! answered with the grant, and shortened by what two clocks may drift apart. The server cannot have begun the lock's time
-//! earlier, so the server's ends later.
+//! The problem: a holder that was paused or cut off may act on a lock that another caller holds by now. The
+//! mechanism: a deadline on a local clock that keeps running while the machine sleeps. It counts from before the
+//! request was sent, and is shortened by the amount that two clocks may drift apart. The server cannot have started
+//! the time to live earlier, so the server's deadline is later.
 //!
-//! Invariants: a holding that was lost stays lost; the deadline only moves on while it lies ahead.
+//! Invariants: a lost lease stays lost; a deadline only moves later, and only while it has not passed.
 //!
-//! Not guaranteed: that the holder acts in time. Between a look at the clock and the write that follows, a process may be
-//! stopped for any time; only a fence that the resource checks helps then.
+//! Not guaranteed: that the holder acts in time. A process may be paused for any time between a check of the clock
+//! and the write that follows. Only a fence that the resource checks helps then.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,16 +23,16 @@ use super::locks::{Coordinator, Ending};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind};
 
-/// The longest sleep between two looks at the clock: timers stand still while the machine sleeps, and the clock does not.
+/// The longest sleep between two checks of the clock: timers stop while the machine sleeps, and the clock does not.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// What is taken off a time to live, here and on no server: a hundredth, and two milliseconds. Quartz clocks differ by less
+/// The part of a time to live that only the client subtracts: a hundredth and 2 ms. Quartz clocks differ by less
 /// than a thousandth, and the server counts whole milliseconds.
 pub(super) fn drift(ttl: Duration) -> Duration {
     ttl / 100 + Duration::from_millis(2)
 }
 
-/// What is held.
+/// What the lease is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LeaseKind {
     Lock,
@@ -41,7 +41,7 @@ pub(super) enum LeaseKind {
 }
 
 impl LeaseKind {
-    /// How it is given back.
+    /// The request that gives it back.
     pub(super) fn ending(self) -> Ending {
         match self {
             Self::Lock => Ending::Release,
@@ -51,7 +51,7 @@ impl LeaseKind {
     }
 }
 
-/// Shared by a guard, its leases, and whoever renews it.
+/// Shared by a guard, its handles and the renewer.
 pub(super) struct Lease {
     pub(super) locks: Arc<Coordinator>,
     pub(super) kind: LeaseKind,
@@ -61,27 +61,27 @@ pub(super) struct Lease {
     pub(super) granted: Tick,
     pub(super) failover: Failover,
     ends: Mutex<LeaseTimes>,
-    /// Tells who waits for the loss.
+    /// Wakes those that wait for the loss.
     ended: Notify,
 }
 
 struct LeaseTimes {
-    /// `None` once it is lost or given back.
+    /// `None` once the lease is lost or released.
     deadline: Option<Tick>,
-    /// The latest end that the server was ever asked for, whether it answered or not.
+    /// The latest expiry that the server was ever asked for, whether it answered or not.
     latest: Tick,
 }
 
-/// What was believed of a lock when its guard let go of it.
+/// The local view of a lock when its guard released it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReleaseState {
-    /// The server was not heard to say that it is lost.
+    /// The server has not said that the lock is lost.
     pub(super) may_be_held: bool,
     pub(super) was_valid: bool,
 }
 
 impl Lease {
-    /// Of a grant for `ttl`, asked for at `sent`.
+    /// The lease of a grant for `ttl`, requested at `sent`.
     pub(super) fn new(
         locks: Arc<Coordinator>,
         name: Arc<str>,
@@ -104,7 +104,7 @@ impl Lease {
         }
     }
 
-    /// The same of permits. The fence is 0 where they have none.
+    /// The lease of permits. The fence is 0 if they have none.
     pub(super) fn of_permit(
         locks: Arc<Coordinator>,
         name: Arc<str>,
@@ -125,33 +125,35 @@ impl Lease {
         !self.remaining().is_zero()
     }
 
-    /// The server is about to be asked, at `now`, to hold it for `ttl`. Whether that may still be sent: whoever lets go of it
-    /// after that knows of the later end.
+    /// Records that a renewal for `ttl` is about to be sent at `now`; false if the lease has already ended. Call
+    /// this before sending. A concurrent release then either runs first, and the renewal is not sent, or sees the
+    /// later expiry and retries until then.
     pub(super) fn asks(&self, now: Tick, ttl: Duration) -> bool {
         let mut ends = self.ends();
         ends.latest = now.after(ttl).max(ends.latest);
         ends.deadline.is_some()
     }
 
-    /// How long the server may hold it, by all that it was asked for.
+    /// How long the server may hold it, by everything it was asked for.
     pub(super) fn may_last(&self) -> Duration {
         let latest = self.ends().latest;
         latest.since(self.locks.context.clock.now())
     }
 
-    /// Believes in it no more, which comes before the server is told.
+    /// Ends the lease locally. Call this before the server is asked to release it.
     pub(super) fn begin_release(&self) -> ReleaseState {
         let was_valid = self.is_valid();
         ReleaseState { was_valid, may_be_held: self.end() }
     }
 
-    /// The server has said, to a request sent at `sent`, that it is held for `ttl`. What was lost meanwhile stays lost.
+    /// Records the server's reply that the lock is held for `ttl` since `sent`. A lease that was lost meanwhile
+    /// stays lost.
     pub(super) fn renewed(&self, sent: Tick, ttl: Duration) -> bool {
         let now = self.locks.context.clock.now();
         let later = sent.after(ttl.saturating_sub(drift(ttl)));
         match &mut self.ends().deadline {
             Some(old) if *old > now => {
-                // Two answers may arrive in either order: the later deadline is as true as the earlier.
+                // Two replies may arrive in either order, and both deadlines are right: keep the later one.
                 *old = later.max(*old);
                 true
             }
@@ -159,19 +161,20 @@ impl Lease {
         }
     }
 
-    /// It is held no more. True the first time.
+    /// Ends the lease. True the first time.
     pub(super) fn end(&self) -> bool {
         let held = self.ends().deadline.take().is_some();
         self.ended.notify_waiters();
         held
     }
 
-    /// Completes when it can no longer be believed.
+    /// Completes when the lease is no longer valid.
     pub(super) fn lost(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
         let holding = self.clone();
         async move {
             loop {
-                // Listened to before the look: an end in between is not missed.
+                // Subscribe before checking the time. An `end` before `enable` shows in `remaining`; a later one
+                // notifies.
                 let mut ended = std::pin::pin!(holding.ended.notified());
                 ended.as_mut().enable();
                 let left = holding.remaining();
@@ -188,13 +191,13 @@ impl Lease {
     }
 }
 
-/// The error of a lock or permit whose time is over.
+/// The error of a lock or permit that has expired.
 pub(super) fn lost(name: &str) -> Error {
     let name = shown(name);
-    let message = "the time of the lock is over: another caller may hold it";
+    let message = "the lease has expired: another caller may hold it";
     Error::named(
         ErrorKind::LockLost,
         message,
-        format!("the time of {name:?} is over: another caller may hold it"),
+        format!("the lease on {name:?} has expired: another caller may hold it"),
     )
 }

@@ -1,14 +1,14 @@
 //! Jobs: work that runs once in the fleet for each period, or for each slot that a scheduler names.
 //!
-//! A lock that is held for half a period does not do: a run that ends early leaves the rest of the period open, and
-//! clocks of processes differ. So completion is recorded on the server, in the same step that checks that the run still
-//! holds its lock, and periods are those of the server's clock.
+//! A lock that is held for half a period is not enough: a run that ends early leaves the rest of the period open,
+//! and the clocks of processes differ. So completion is recorded on the server, in the same step that checks that
+//! the run still holds its lock, and periods follow the server's clock.
 //!
-//! Invariants: one run at a time while L1 holds; a period is completed at most once; a run that lost its lock completes
-//! nothing.
+//! Invariants: one run at a time while L1 holds; a period is completed at most once; a run that lost its lock
+//! completes nothing.
 //!
-//! Not guaranteed: that side effects happen once. A run that lost its lock may have done half of its work, and the next
-//! does it again: what it writes to checks the fence.
+//! Not guaranteed: that side effects happen once. A run that lost its lock may have done half of its work, and the
+//! next run does it again. Let the resource that it writes to check the fence.
 
 use std::fmt;
 use std::future::Future;
@@ -34,25 +34,26 @@ const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_TOLERANCE: Duration = Duration::from_secs(5);
 const DEFAULT_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 const LONGEST_SLOT: usize = 200;
-/// Between two attempts to record an end.
+/// The pause between two attempts to record an end.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Work that runs once in the fleet for each period. Made by [`Larder::job`](crate::Larder::job).
 ///
-/// Every process calls [`run`](Self::run) as often as it likes, from a timer or a scheduler. At most one run is under
-/// way at a time, and each period of the server's clock is completed at most once, wherever it runs. A run belongs to
-/// the period in which it begins. A run holds a lock that is renewed; one whose process dies is over when its lease
-/// ends.
+/// Every process calls [`run`](Self::run) as often as it likes, from a timer or a scheduler. At most one run is in
+/// progress at a time, and each period of the server's clock is completed at most once, in any process. A run
+/// belongs to the period in which it starts. A run holds a lock that is renewed; if its process dies, the run ends
+/// when the lock expires.
 ///
 /// ```
 /// use std::time::Duration;
 /// use larder::lock::JobRun;
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// // Each day at 03:00 UTC.
 /// let nightly = larder.job("nightly").every(Duration::from_secs(86_400)).offset(Duration::from_secs(3 * 3600));
-/// let run = nightly.run(|lease| async move {
-///     println!("reporting with fence {}", lease.fence());
+/// let run = nightly.run(|lock| async move {
+///     println!("reporting with fence {}", lock.fence());
 ///     Ok::<_, std::io::Error>(())
 /// });
 /// match run.await? {
@@ -63,7 +64,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// }
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Clone)]
 #[must_use = "a job is run by run() or run_slot()"]
@@ -102,97 +102,106 @@ impl Job {
         }
     }
 
-    /// The length of a period, 10 ms to 366 days. Periods are counted from 1970-01-01 00:00 UTC of the server's clock.
+    /// Sets the length of a period, 10 ms to 366 days. Periods are counted from 1970-01-01 00:00 UTC by the
+    /// server's clock.
     pub fn every(mut self, every: Duration) -> Self {
         self.every = Some(every);
         self
     }
 
-    /// How long after that a period begins: 3 h with a period of a day is 03:00 UTC. Default: 0.
+    /// Sets how much later each period starts: 3 h with a period of a day is 03:00 UTC. Default: 0.
     pub fn offset(mut self, offset: Duration) -> Self {
         self.offset = offset;
         self
     }
 
-    /// How long before a boundary a call counts for the next period, so that a scheduler that fires early does not skip
-    /// one. Default: 5 s, and at most a twentieth of the period.
+    /// Sets how long before the start of a period a call already counts for it, so that a scheduler that fires
+    /// early does not skip a period. Default: 5 s, and at most a twentieth of the period.
     pub fn tolerance(mut self, tolerance: Duration) -> Self {
         self.tolerance = Some(tolerance);
         self
     }
 
-    /// Makes up for so many missed periods, the oldest first, one for each call. Default: 0, missed periods are
-    /// skipped.
+    /// Makes up for up to this many missed periods, the oldest first, one for each call. Default: 0, missed periods
+    /// are skipped.
     pub fn catch_up(mut self, periods: u32) -> Self {
         self.catch_up = periods;
         self
     }
 
-    /// How often a run that failed or died is tried in its period. Default: 3.
+    /// Sets the number of attempts in a period, including runs that failed or died. Default: 3.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
     }
 
-    /// How long after a failed run, or after the start of one that died, the next may begin. Default: 1 s.
+    /// Sets the delay before the next attempt: after the end of a failed run, or after the start of one that died.
+    /// Default: 1 s.
     pub fn backoff(mut self, backoff: Duration) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// Completes a period at the start of its run, whatever comes of it: nothing is tried again. For work that must
-    /// rather not happen than happen twice.
+    /// Completes a period at the start of its run, whatever its result: there is no second attempt. For work that
+    /// must not happen twice, even if that means that it may not happen at all.
     pub fn at_most_once(mut self) -> Self {
         self.at_most_once = true;
         self
     }
 
-    /// The time to live of a run's lock, which is renewed: how long others wait for a run that died. Default: 30 s.
+    /// Sets the time to live of a run's lock: how long others wait after its process dies. The lock is renewed.
+    /// Default: 30 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// The longest that a run may take: then it loses its lock. Default: 24 hours.
+    /// Limits the duration of a run: after that it loses its lock. Default: 24 hours.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.max_hold = max_hold;
         self
     }
 
-    /// How long the record of a slot is kept, and that of the schedule after its last run, but at least two periods.
-    /// Default: 30 days.
+    /// Sets how long the record of a slot is kept, and the record of a schedule after its last run (at least two
+    /// periods). Default: 30 days.
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = keep;
         self
     }
 
-    /// Begins nothing after a failover until every lease of the old master is over: see [`Lock::quarantine`]. It does not
-    /// bring back a completion that the failover lost.
+    /// Refuses to start a run after a failover until every lease of the old master has expired: see
+    /// [`Lock::quarantine`]. It does not restore a completion that the failover lost.
     pub fn quarantine(mut self, max_lease: Duration) -> Self {
         self.failover.quarantine = Some(max_lease);
         self
     }
 
-    /// Runs the body if the job is due: nothing runs, this period is not completed, and it may be tried again.
+    /// Runs the body if the job is due: no run is in progress, this period is not completed, and another attempt is
+    /// allowed.
     ///
-    /// One round trip to begin and one to end; renewals as for every lock.
+    /// One round trip to begin and one to end, plus the renewals of the lock.
     ///
     /// # Errors
     ///
-    /// - `LockLost` if the run lost its lock: the body was stopped at its next await, or had ended too late to be
-    ///   recorded.
-    /// - `InvalidSetting` without [`every`](Self::every), or for a setting out of bounds.
-    /// - Those of any request. After one from the start, the body did not begin; the attempt may count all the same.
+    /// After an error of the request that begins the run, the body has not started. The attempt may count anyway.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`LockLost`](crate::ErrorKind::LockLost): the run lost its lock. The body was stopped at its next await,
+    ///   or ended too late to be recorded.
+    /// - [`Quarantined`](crate::ErrorKind::Quarantined): a failover may have lost the lock of a run. Retry after
+    ///   the time that the error names.
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): [`every`](Self::every) is missing, or a setting is
+    ///   out of bounds.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops the body and frees the lock in the background; the attempt counts.
+    /// Dropping the future drops the body and releases the lock in the background. The attempt counts.
     pub async fn run<T, E, F>(&self, body: impl FnOnce(LockHandle) -> F) -> Result<JobRun<T, E>>
     where
         F: Future<Output = Result<T, E>>,
     {
         let Some(every) = self.every else {
-            return Err(Error::invalid("a job without a period runs by run_slot(): set every()"));
+            return Err(Error::invalid("run() needs a period: set every(), or use run_slot()"));
         };
         if !(SHORTEST_PERIOD..=LONGEST_PERIOD).contains(&every) {
             return Err(Error::invalid(format!(
@@ -215,7 +224,7 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for an empty slot or one of more than 200 bytes; else as [`run`](Self::run).
+    /// `InvalidSetting` for an empty slot or one of more than 200 bytes; otherwise as [`run`](Self::run).
     ///
     /// # Cancel safety
     ///
@@ -235,14 +244,14 @@ impl Job {
         self.run_one(run, None, self.keep, body).await
     }
 
-    /// Returns what is known of the last run: when it began and ended, where, and how. `None` if there was none, or its
-    /// record has ended.
+    /// Returns the state of the last run: when it started and ended, where, and its result. `None` if there was no
+    /// run, or its record has expired.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// Those of any request.
+    #[doc = include_str!("../doc/request_errors.md")]
     pub fn status(&self) -> Call<'_, impl Future<Output = Result<Option<JobStatus>>> + Send> {
         Call::new(self.locks.timeout(), &self.locks.meter.job.status, async move {
             self.check()?;
@@ -286,7 +295,7 @@ impl Job {
         Ok(JobRun::Ran(result))
     }
 
-    /// Begins a run; or why not.
+    /// Begins a run. Returns its guard and period, or the reason why there is no run.
     async fn begin(
         &self,
         run: &RunName,
@@ -307,7 +316,7 @@ impl Job {
             quarantine: self.failover.quarantine,
         };
         let sent = locks.context.clock.now();
-        // Whatever becomes of the request from here on, the lock that it may have taken is freed.
+        // From here on, `undo` releases the lock that the request may have acquired if it fails or is dropped.
         let mut undo = Undo { locks, lock: &lock, token, ttl: self.ttl, armed: true };
         let call = Call::new(locks.timeout(), &locks.meter.job.begin, async {
             locks.store()?.begin_job(run, begin).await
@@ -332,7 +341,7 @@ impl Job {
         Ok(Ok((Guard::new(holding, self.ttl, Some(Keep { max_hold: self.max_hold })), period)))
     }
 
-    /// Records the end, trying again while the lock is renewed.
+    /// Records the end of a run. Retries while the lock is renewed.
     async fn end(
         &self,
         guard: Guard,
@@ -385,7 +394,7 @@ fn at(millis: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(millis)
 }
 
-/// A start that may have been carried out.
+/// A start of a run that the server may have carried out.
 struct Undo<'a> {
     locks: &'a Arc<Coordinator>,
     lock: &'a Arc<str>,
@@ -397,7 +406,7 @@ struct Undo<'a> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if self.armed {
-            // Remembered, so that a request that arrives after that begins nothing.
+            // The token is remembered as cancelled, so that a request that arrives later begins nothing.
             let (tried, ending) =
                 (self.ttl.max(QueueTiming::REMEMBERED), Ending::GiveUp(QueueTiming::REMEMBERED));
             self.locks.end_in_background(self.lock.clone(), self.token, tried, ending);

@@ -1,4 +1,4 @@
-//! What came of running a job, and what is known of its last run.
+//! The result of running a job, and the state of its last run.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,30 +7,30 @@ use std::time::{Duration, SystemTime};
 #[non_exhaustive]
 #[must_use = "the body's own error is inside"]
 pub enum JobRun<T, E> {
-    /// The body ran here, and returned this. `Ok` is recorded as the completion of the period or slot.
+    /// The body ran here and returned this. `Ok` is recorded as the completion of the period or slot.
     Ran(Result<T, E>),
-    /// It was completed before.
+    /// The job was already completed for this period or slot.
     AlreadyDone {
-        /// When.
+        /// When it was completed.
         at: SystemTime,
-        /// By which process, `<host>:<process id>`.
+        /// The process that completed it, `<host>:<process id>`.
         by: String,
     },
-    /// A run of the job is under way, of this period or another.
+    /// A run of the job is in progress, for this period or another one.
     Running {
-        /// Since when.
+        /// When that run started.
         since: SystemTime,
-        /// In which process.
+        /// The process that runs it, `<host>:<process id>`.
         by: String,
     },
-    /// A run of this period failed or died, and it is not yet time to try again.
+    /// A run of this period failed or died, and it is too early to retry.
     BackingOff {
-        /// When it is.
+        /// When the next attempt is allowed.
         until: SystemTime,
     },
     /// All attempts of this period failed or died.
     GaveUp {
-        /// How many there were.
+        /// The number of attempts.
         attempts: u32,
     },
 }
@@ -39,34 +39,34 @@ pub enum JobRun<T, E> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JobStatus {
-    /// When it began, by the server's clock.
+    /// When it started, by the server's clock.
     pub started: SystemTime,
-    /// When it ended. None while it runs, and of one that died.
+    /// When it ended. `None` for a run that is in progress or died.
     pub ended: Option<SystemTime>,
-    /// The process that ran it, `<host>:<process id>`.
+    /// The process that runs or ran it, `<host>:<process id>`.
     pub by: String,
-    /// What came of it.
+    /// The state or result of the run.
     pub outcome: JobOutcome,
 }
 
 impl JobStatus {
-    /// How long it took, if it ended.
+    /// Returns how long the run took, if it ended.
     #[must_use]
     pub fn took(&self) -> Option<Duration> {
         self.ended?.duration_since(self.started).ok()
     }
 }
 
-/// What came of a run.
+/// The state or result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JobOutcome {
-    /// It runs.
+    /// The run is in progress.
     Running,
-    /// Its body returned `Ok`.
+    /// The body returned `Ok`.
     Completed,
-    /// Its body returned an error.
+    /// The body returned an error.
     Failed,
-    /// It lost its lock: its process died or was cut off, or its body was dropped.
+    /// The run lost its lock: its process died or was cut off, or its body was dropped.
     Died,
 }

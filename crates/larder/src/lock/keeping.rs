@@ -1,13 +1,15 @@
-//! Renewing the locks and permits whose guards asked for it.
+//! Renews the locks and permits whose guards asked for it.
 //!
-//! One loop of the background renews all that a `Larder` keeps alive, each when a third of its time is over; those that fall due
-//! soon after go along, in one request for like times to live (one a slot on a cluster). A renewal that fails is tried again
-//! while the lock's time lasts; one that is not answered soon goes out on the connection of callers, too. When the background's connection has come up again, all are renewed at once: a server that lost
-//! its data says so then, and not a third of a time to live later.
+//! One background loop renews everything that a `Larder` keeps alive, each lease when a third of its time to live
+//! has passed. Leases that are due soon go along, and leases with similar times to live share a request (one per
+//! slot on a cluster). A failed renewal is retried until the lease expires. If the reply is late, the renewal is
+//! also sent on the callers' connection. When the background connection is up again after an outage, everything is
+//! renewed at once: a server that lost its data reports the loss then, not a third of a time to live later.
 //!
-//! Nothing here depends on the runtime of a caller: a program that blocks its threads, or ends a runtime, keeps its locks.
+//! Nothing here depends on a caller's runtime: a program that blocks its threads, or ends a runtime, keeps its
+//! locks.
 //!
-//! Invariants: nothing is renewed whose guard is gone, that was lost, or that was held for `max_hold`.
+//! Invariants: no renewal for a lease whose guard is gone, that is lost, or that was held for `max_hold`.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -35,19 +37,19 @@ struct RenewedLease {
     holding: Weak<Lease>,
     ttl: Duration,
     end: Tick,
-    /// When it was last asked for, in vain or not.
+    /// When a renewal was last sent, whether it succeeded or not.
     asked: Tick,
 }
 
 impl RenewedLease {
-    /// What to ask for at `now`, if anything.
+    /// Returns the lease to renew at `now`, if it needs renewal.
     fn visit(&mut self, now: Tick) -> Visit<(Arc<Lease>, Duration)> {
         let left = self.end.since(now);
         match self.holding.upgrade().filter(|holding| left > self.ttl / 3 && holding.is_valid()) {
             None => Visit::Remove,
             Some(holding) => {
                 self.asked = now;
-                // Not again until the answer is given up: see `patience`.
+                // Not due again before the request has timed out: see `patience` in `renew`.
                 Visit::Again(now.after(self.ttl / 3), (holding, self.ttl.min(left)))
             }
         }
@@ -55,7 +57,7 @@ impl RenewedLease {
 }
 
 impl Renewer {
-    /// Renews it for `ttl` again and again, until it is dropped or lost, or `end` is near.
+    /// Renews the lease for `ttl` repeatedly, until it is dropped or lost, or `max_hold` is nearly over.
     pub(super) fn keep(holding: &Arc<Lease>, ttl: Duration, max_hold: Duration) {
         let (locks, granted) = (&holding.locks, holding.granted);
         let kept = RenewedLease {
@@ -76,10 +78,10 @@ impl Renewer {
         self.schedule.remove(token);
     }
 
-    /// What there is to renew, each for so long.
+    /// Returns the leases to renew at `now`, each with its time to live.
     fn due(&self, now: Tick) -> Vec<(Arc<Lease>, Duration)> {
         let mut due = self.schedule.visit(now, |_, kept| kept.visit(now));
-        // Those that fall due within a twelfth of their time go along.
+        // Leases that are due within a twelfth of the longest time to live go along.
         if let Some(longest) = due.iter().map(|(_, ttl)| *ttl).max() {
             due.extend(self.schedule.visit(now.after(longest / 12), |_, kept| {
                 if now.since(kept.asked) < kept.ttl / 4 { Visit::Skip } else { kept.visit(now) }
@@ -93,7 +95,7 @@ impl Renewer {
     }
 }
 
-/// Holds no reference to the locks while it waits.
+/// Holds no strong reference to the coordinator while it waits.
 async fn run(
     locks: Weak<Coordinator>,
     schedule: Arc<Schedule<RenewedLease>>,
@@ -116,7 +118,7 @@ async fn run(
     }
 }
 
-/// Completes when a connection of the background has come up again.
+/// Completes when a background connection is up again.
 pub(super) async fn reconnected(reconnects: &mut Option<watch::Receiver<u64>>) {
     if let Some(counted) = reconnects
         && counted.changed().await.is_ok()
@@ -126,7 +128,8 @@ pub(super) async fn reconnected(reconnects: &mut Option<watch::Receiver<u64>>) {
     std::future::pending().await
 }
 
-/// What goes in one request: times to live that differ by less than half, so that who is in a hurry gives up for nobody else.
+/// The batch key of renewals: times to live within the same power of two share a request, so that a short one sets
+/// the timeout of its own batch only.
 fn class(holding: &Lease, ttl: Duration) -> (LeaseKind, u32, u32) {
     (holding.kind, holding.failover.replicas, ttl.as_millis().max(1).ilog2())
 }
@@ -136,16 +139,16 @@ async fn renew(locks: Arc<Coordinator>, mut due: Vec<(Arc<Lease>, Duration)>) {
     due.retain(|(holding, ttl)| holding.asks(sent, *ttl));
     let Some(kind) = due.first().map(|(holding, _)| holding.kind) else { return };
     if locks.context.store().is_err() {
-        // Closed: this loop is about to be ended.
+        // The `Larder` is closed, and this loop is about to end.
         return due.iter().for_each(|(holding, _)| locks.keeping.forget(holding.token));
     }
-    // Over before any of them is due again.
+    // The request times out before any of the leases is due again.
     let patience = due.iter().map(|(_, ttl)| *ttl / 4).min().unwrap_or_default().min(locks.timeout());
     let tickets: Vec<_> = due
         .iter()
         .map(|(holding, ttl)| (LockToken { lock: holding.name.to_string(), token: holding.token }, *ttl))
         .collect();
-    // Lost by either answer is lost.
+    // If both connections replied, the lease is lost if either reply says so.
     let both = |one, other| one && other;
     let answer = match kind {
         LeaseKind::Lock => {
@@ -172,14 +175,14 @@ async fn renew(locks: Arc<Coordinator>, mut due: Vec<(Arc<Lease>, Duration)>) {
                     locks.meter.lost();
                 }
             }
-            // What comes of it shows at the guards' deadlines.
+            // A failed renewal is retried soon. If all retries fail, the guard is lost at its deadline.
             None => locks.keeping.failed(holding.token, ttl, now),
         }
     }
 }
 
-/// Asks the replicas for what was renewed and needs them: a renewal counts when enough have it. What too few have is
-/// given back; where nothing was answered, it is tried again.
+/// Waits for the replicas of renewed leases that need them: a renewal counts only when enough replicas have it. A
+/// lease that too few replicas have is released; without a reply the renewal is retried.
 async fn in_replicas(
     locks: &Coordinator,
     due: &[(Arc<Lease>, Duration)],

@@ -1,4 +1,4 @@
-//! What all locks of a `Larder` share: who waits, whose locks are renewed, what is on its way back.
+//! What all locks of a `Larder` share: the waiting attempts, the renewals and the releases in the background.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,15 +26,15 @@ pub(crate) struct Coordinator {
     pub(super) keeping: Renewer,
 }
 
-/// What is to be ended in the background.
+/// The request that ends a lease or an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     Release,
-    /// An attempt, remembered for so long.
+    /// Cancels an attempt at a lock; its token is remembered for this long.
     GiveUp(Duration),
-    /// A permit; where its attempt was given up, that is remembered for so long.
+    /// Gives back permits; with `Some`, the attempt's token is remembered as cancelled for this long.
     GivePermit(Option<Duration>),
-    /// The same of locks of a group.
+    /// As `GivePermit`, for a group of locks.
     GiveGroup(Option<Duration>),
 }
 
@@ -70,13 +70,13 @@ impl Coordinator {
         self.meter.stats()
     }
 
-    /// Frees a lock, or ends an attempt, without waiting for it, and tries again until the lock's time is over anyway. What
-    /// is handed over before `close` is still sent.
+    /// Releases a lock or cancels an attempt without waiting for the result, and retries until the lock would have
+    /// expired anyway. Requests that are queued before `close` are still sent.
     ///
-    /// The first request is sent before this returns, on the connection of attempts that do not wait. So a task that drops
-    /// a guard and then tries to take its lock finds it free. Later requests alternate between the connection of the
-    /// background and that of callers: either may be gone alone. Outside a runtime the background's is the first. It is
-    /// safe to send this twice: a token is good for one attempt.
+    /// The first request is written before this returns, on the connection of attempts that do not wait, so that a
+    /// task that drops a guard and then calls `try_acquire` finds the lock free. Later requests alternate between
+    /// the background connection and the callers' connection, because either may be down alone. Outside a runtime
+    /// the background connection is first. Sending this twice is safe: a token is used for one attempt only.
     pub(super) fn end_in_background(
         self: &Arc<Self>,
         name: Arc<str>,
@@ -90,10 +90,12 @@ impl Coordinator {
             let end = context.clock.now().after(ttl);
             let own = context.background_coordination_even_closed();
             let callers = context.coordination_even_closed();
+            // Try at once, in the order of the caller's requests.
             if in_order && matches!(begun(HEDGE, how.send(callers, &name, token)).await, Some(Ok(_))) {
                 return;
             }
             let mut pause = Duration::from_millis(20);
+            // Then retry on both connections, with a growing pause, until the lock has expired.
             loop {
                 let first = tokio::time::timeout(locks.timeout(), how.send(own, &name, token)).await;
                 let answer = match first {
@@ -107,7 +109,7 @@ impl Coordinator {
                         tracing::debug!(
                             target: target::LOCK,
                             error = error.unnamed(),
-                            "a lock could not be freed and ends with its time"
+                            "a lock could not be released and will expire"
                         );
                         return;
                     }
@@ -120,12 +122,13 @@ impl Coordinator {
         });
     }
 
-    /// Ends the renewals and the waiting, and lets what is on its way back come to its end.
+    /// Ends the renewals and the waits, and lets the queued releases finish.
     pub(crate) async fn close(&self) {
         self.context.background.abort_endless(self.timeout()).await;
         let began = tokio::time::Instant::now();
         self.waiting.wake_all();
-        // Who waits learns that it is closed, and leaves its place. One that nobody polls is not waited for any longer.
+        // Waiters learn that the `Larder` is closed and leave their queues. A waiter that is not polled delays this
+        // by at most `response_timeout`.
         let _ = tokio::time::timeout(self.timeout(), self.waiting.emptied()).await;
         self.context.background.settle(self.timeout().saturating_sub(began.elapsed())).await;
     }

@@ -1,4 +1,4 @@
-//! What locks count together. Their names, of which there may be any number, are no labels.
+//! Counters and metrics of all locks together. Lock names are not labels, because their number is unbounded.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -21,11 +21,11 @@ pub(crate) struct LockMeter {
     woken: AtomicU64,
     beats: AtomicU64,
     lost: AtomicU64,
-    /// Made when the first lock is granted, on the thread of the caller.
+    /// Created when the first lock is granted, on the caller's thread.
     facade: OnceLock<Facade>,
 }
 
-/// What all jobs count together.
+/// The instruments of all jobs together.
 pub(crate) struct JobMeter {
     pub(super) begin: Instrument,
     pub(super) end: Instrument,
@@ -58,7 +58,7 @@ impl Default for Facade {
             beats: Counter::new("larder_lock_heartbeats_total"),
             lost: Counter::new("larder_lock_lost_total"),
         };
-        // Now, as what is counted later may be counted on the thread of the background.
+        // Register now, on the caller's thread: later counts may happen on the background thread.
         [&facade.wait, &facade.hold, &facade.handover].into_iter().for_each(Histogram::register);
         [&facade.woken, &facade.beats, &facade.lost].into_iter().for_each(|counter| counter.increment(0));
         facade
@@ -87,16 +87,16 @@ impl Default for LockMeter {
     }
 }
 
-/// Tells the recorder the units and the meanings, as docs/observability.md lists them.
+/// Gives the recorder the units and descriptions, as docs/observability.md lists them.
 #[cfg(feature = "metrics")]
 fn describe() {
     use metrics::{Unit, describe_counter as counter, describe_histogram as histogram};
-    histogram!("larder_lock_wait_seconds", Unit::Seconds, "Standing in line, of attempts that got the lock");
+    histogram!("larder_lock_wait_seconds", Unit::Seconds, "Wait in the queue, of attempts that got the lock");
     histogram!("larder_lock_hold_seconds", Unit::Seconds, "From a grant to the guard's end");
     histogram!("larder_lock_handover_seconds", Unit::Seconds, "From a wake-up to the grant");
-    counter!("larder_lock_wakeups_total", Unit::Count, "Waiting attempts that were woken, and asked");
-    counter!("larder_lock_heartbeats_total", Unit::Count, "Requests that keep the places of all that wait");
-    counter!("larder_lock_lost_total", Unit::Count, "Locks whose time was over before they were released");
+    counter!("larder_lock_wakeups_total", Unit::Count, "Waiting attempts that woke up and asked the server");
+    counter!("larder_lock_heartbeats_total", Unit::Count, "Requests that keep the places of all waiters");
+    counter!("larder_lock_lost_total", Unit::Count, "Locks that expired before they were released");
 }
 
 impl LockMeter {

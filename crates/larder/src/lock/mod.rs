@@ -1,19 +1,22 @@
-//! Distributed locks with fences, and a line of those who wait.
+//! Distributed locks with fences and a queue of waiters.
 //!
-//! A lock is a name that one attempt's random token stands under, with a time to live. Taking it, extending it and
-//! freeing it are each one atomic step on the server, and each compares the token, so nobody frees what is another's.
-//! Every grant carries a fence, a number higher than any before it: a resource that remembers the highest fence it has
-//! seen can refuse a holder that was paused past its time, which no lock alone can (Kleppmann, "How to do distributed
-//! locking", 2016).
+//! A lock is a name on the server that stores the random token of its holder and a time to live. Acquiring,
+//! extending and releasing are each one atomic step on the server. Each step compares the token, so that a caller
+//! never releases another caller's lock. Every grant has a fence, a number that is higher than any before it. A
+//! resource that remembers the highest fence it has seen can refuse a holder that was paused past its deadline; a
+//! lock alone cannot (Kleppmann, "How to do distributed locking", 2016).
 //!
-//! Who finds a lock taken stands in line, in the same step. Who frees it hands it to the next that lives, which is woken and
-//! confirms. Inside: `attempt` is one try, from its request to a guard or to nothing; `waiting` keeps places in line;
-//! `holding` is what is believed of a lock that was granted; `keeping` renews; `locks` is what all of them share.
+//! An attempt that finds the lock held joins the queue in the same step. A release hands the lock to the first live
+//! waiter, which is woken and confirms. Inside: `attempt` is one attempt, from its request to a guard or to
+//! nothing; `waiting` keeps places in the queue; `holding` is the local view of a granted lock; `keeping` renews;
+//! `locks` is what all of them share.
 //!
-//! Invariants: one holder at a time, where the server keeps what it acknowledged; a guard never believes longer than the server
-//! does; first come, first served among those that live; a dropped attempt leaves nothing.
+//! Invariants: one holder at a time, as long as the server keeps the writes it acknowledged; a guard never counts
+//! as valid for longer than the server holds the lock; live waiters are served first come, first served; a dropped
+//! attempt leaves nothing behind.
 //!
-//! Not guaranteed: any of it through a failover that loses writes, or on a server that evicts. The fence is for that.
+//! Not guaranteed: any of this through a failover that loses writes, or on a server that evicts keys. Use the fence
+//! there.
 
 mod attempt;
 mod election;
@@ -67,7 +70,7 @@ const DEFAULT_TTL: Duration = Duration::from_secs(30);
 const SHORTEST_TTL: Duration = Duration::from_millis(10);
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(3600);
-/// The longest wait for a holder's name, for an error message.
+/// The longest time to wait for the holder's name when an error message is made.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// How a lock is kept alive.
@@ -76,17 +79,19 @@ struct Keep {
     max_hold: Duration,
 }
 
-/// A lock by its name. Made by [`Larder::lock`](crate::Larder::lock); taking it gives a [`Guard`].
+/// A lock with a name. [`Larder::lock`](crate::Larder::lock) makes it; acquiring it gives a [`Guard`].
 ///
-/// Locks belong to the guard, not to a task, a thread or a process, and are not reentrant: a second `acquire` by the same task
-/// waits for the first guard like anybody's. A count of entries would have to belong to somebody, and a task that moves between
-/// threads and hands its work to others is nobody: a lock that is taken twice by mistake would be freed once too early.
-/// Those who wait are served in the order in which they came. A server that evicts can evict a lock: give locks one
+/// A lock belongs to its guard, not to a task, a thread or a process. Locks are not reentrant: a second `acquire`
+/// by the same task waits for the first guard, as any other caller does. Reentrancy needs an owner to count for,
+/// and async code has none, because a task moves between threads and delegates to other tasks.
+///
+/// Waiters are served first come, first served. A server that evicts keys can evict a lock: keep locks on a server
 /// that does not ([`coordination`](crate::LarderBuilder::coordination)).
 ///
 /// ```
 /// # use std::time::Duration;
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// let reports = larder.lock("reports").ttl(Duration::from_secs(10));
 /// let guard = reports.acquire().await?;
@@ -95,17 +100,16 @@ struct Keep {
 /// guard.release().await?;
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Clone)]
-#[must_use = "a lock is taken by acquire(), acquire_within() or try_acquire()"]
+#[must_use = "a lock is acquired by acquire(), acquire_within() or try_acquire()"]
 pub struct Lock {
     locks: Arc<Coordinator>,
     name: Arc<str>,
     ttl: Duration,
     keep: Option<Keep>,
     max_hold: Duration,
-    /// As others see the holder, behind a space, if not as this process.
+    /// The holder's name as others see it, after a space; `None` for this process's name.
     by: Option<Arc<str>>,
     failover: Failover,
 }
@@ -116,7 +120,7 @@ impl Lock {
         Self::named(locks, name)
     }
 
-    /// By its name on the server.
+    /// Makes a lock from its full name on the server.
     fn named(locks: Arc<Coordinator>, name: Arc<str>) -> Self {
         Self {
             name,
@@ -133,107 +137,127 @@ impl Lock {
         Want::Lock { ttl: self.ttl, by: self.by.clone(), failover: self.failover }
     }
 
-    /// How long the lock is held unless it is extended or released before: 10 ms to 24 hours. Default: 30 s.
+    /// Sets how long the lock is held unless it is extended or released: 10 ms to 24 hours. Default: 30 s.
     ///
-    /// While the lock is kept alive, it is how long others wait for a holder that died.
+    /// With [`keep_alive`](Self::keep_alive), this is how long others wait after the holder's process dies.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Renews the lock while its guard lives, each time when a third of its time to live is over, up to
-    /// [`max_hold`](Self::max_hold). Off by default: a lock that nobody renews ends by itself.
+    /// Renews the lock while its guard lives: after each third of the time to live, up to
+    /// [`max_hold`](Self::max_hold). Off by default; then the lock expires unless you extend it.
     ///
-    /// The renewals of all locks of a `Larder` with like times to live share round trips. A guard whose renewals fail is [lost](Guard::lost) at its
-    /// deadline.
+    /// Renewals of locks with similar times to live share round trips across a `Larder`. A guard whose renewals
+    /// fail is [lost](Guard::lost) at its deadline.
     pub fn keep_alive(mut self) -> Self {
         self.keep = Some(Keep { max_hold: self.max_hold });
         self
     }
 
-    /// The longest that a lock is kept alive, counted from its grant: what hangs must not hold it for ever. Default: 1 hour.
+    /// Limits how long `keep_alive` renews the lock, counted from its grant, so that a task that hangs does not
+    /// hold it for ever. Default: 1 hour.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.max_hold = max_hold;
         self.keep = self.keep.map(|_| Keep { max_hold });
         self
     }
 
-    /// Grants nothing after a failover until every lease of the old master is over: a server that was promoted may lack locks
-    /// that are held. `max_lease` is the longest time to live that anybody uses for this lock; a longer one is refused.
+    /// Refuses grants after a failover until every lease of the old master has expired, because the promoted server
+    /// may not know of locks that are held. `max_lease` is the longest time to live that any program uses for this
+    /// lock; a longer one is refused.
     ///
-    /// Each grant compares the server's replication id with a marker beside the lock, which is kept for 30 days after the last
-    /// grant. Where it is another one, or where there is none (a failover, a restart, a server that got its first replica, the
-    /// first use of the lock), grants fail with [`Quarantined`](ErrorKind::Quarantined) for `max_lease`; renewals and releases
-    /// of locks that the server knows go on. No round trip more. All programs that use the lock must ask for it, and
-    /// the old master must stop: the conditions are in docs/guarantees.md. On `memory:` it has no effect.
+    /// Each grant compares the server's replication id with a marker beside the lock. The marker is kept for 30
+    /// days after the last grant. If the id differs, or there is no marker (a failover, a restart, a server that
+    /// got its first replica, the first use of the lock), grants fail with [`Quarantined`](ErrorKind::Quarantined)
+    /// for `max_lease`. Renewals and releases of locks that the server knows still work. It costs no extra round
+    /// trip.
+    ///
+    /// Every program that uses the lock must set this, and the old master must stop: docs/guarantees.md has the
+    /// conditions. No effect on `memory:`.
     pub fn quarantine(mut self, max_lease: Duration) -> Self {
         self.failover.quarantine = Some(max_lease);
         self
     }
 
-    /// Counts the lock as granted or renewed only when so many replicas have acknowledged it (`WAIT`): one round trip more, on
-    /// a connection of its own. Where too few do within a quarter of the time to live, or half of `response_timeout`, the
-    /// lock is released: the call fails with [`NotReplicated`](ErrorKind::NotReplicated), a guard that is renewed is
-    /// [lost](Guard::lost).
+    /// Counts the lock as granted or renewed only when this many replicas have acknowledged it (`WAIT`). Costs one
+    /// more round trip, on a separate connection. If too few replicas acknowledge within a quarter of the time to
+    /// live, or half of `response_timeout`, the lock is released: the call fails with
+    /// [`NotReplicated`](ErrorKind::NotReplicated), and a guard that was being renewed is [lost](Guard::lost).
     ///
-    /// It makes it unlikely that a failover loses the lock, and rules nothing out: the replica that acknowledged need not be
-    /// the one that is promoted. [`quarantine`](Self::quarantine) rules it out. On `memory:` it has no effect.
+    /// This makes it unlikely that a failover loses the lock, but does not rule it out: the replica that
+    /// acknowledged need not be the one that is promoted. [`quarantine`](Self::quarantine) rules it out. No effect
+    /// on `memory:`.
     pub fn replicated(mut self, replicas: u32) -> Self {
         self.failover.replicas = replicas;
         self
     }
 
-    /// Takes the lock, waiting in line as long as it takes. [`acquire_within`](Self::acquire_within) waits for a bounded time and
-    /// tells a lock that others hold from a server that does not answer, which `.timeout()` does not.
+    /// Acquires the lock and waits in its queue for as long as it takes. Use
+    /// [`acquire_within`](Self::acquire_within) for a bounded wait: unlike `.timeout()`, it distinguishes a lock
+    /// that is held from a server that does not answer.
     ///
-    /// One round trip where the lock is free; in line, one more when it is this call's turn. Who waits is woken by the
-    /// server. The process tells that it lives 4.5 times a second, for all that wait in it together.
+    /// One round trip if the lock is free. A queued call needs one more when its turn comes; the server wakes it.
+    /// While calls wait, the process sends one heartbeat for all of them 4.5 times a second.
     ///
     /// # Errors
     ///
-    /// What stands in the way of any request; for who stands in line, once the server has been silent for
-    /// `response_timeout`. `InvalidSetting` for a time to live out of bounds, `LockLost` where the grant's time was over when it
-    /// arrived.
+    /// A queued call rides out an outage that is shorter than `response_timeout`; a new call gets the error at
+    /// once.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](ErrorKind::InvalidSetting): the time to live is out of bounds. Correct it.
+    /// - [`LockLost`](ErrorKind::LockLost): the grant had expired when it arrived. Retry, with a longer time to
+    ///   live if it happens often.
+    /// - [`Quarantined`](ErrorKind::Quarantined): a failover may have lost locks. Retry after the time that the
+    ///   error names.
+    /// - [`NotReplicated`](ErrorKind::NotReplicated): too few replicas acknowledged the lock, and it was released.
+    ///   Retry.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call leaves no lock and no place in line behind: if the server granted it all the same, now or later, it is
-    /// freed or refused. A call that is kept and not polled is passed over when its turn comes.
+    /// A dropped call leaves no lock and no place in the queue: if the server grants it anyway, now or later, the
+    /// grant is released or refused. A call that is kept but not polled is passed over when its turn comes.
     pub fn acquire(&self) -> Call<'_, impl Future<Output = Result<Guard>> + Send> {
         self.acquire_within(Duration::MAX)
     }
 
-    /// Takes the lock, waiting in line no longer than `patience`.
+    /// Acquires the lock and waits in its queue for at most `max_wait`.
+    ///
+    /// One round trip if the lock is free, and one more after a wait.
     ///
     /// # Errors
     ///
-    /// `LockHeld` where others held it all the time, as far as the server was heard of: where it went silent before the time was
-    /// over, and a request has failed, that request's error. Else as [`acquire`](Self::acquire).
+    /// - [`LockHeld`](ErrorKind::LockHeld): other callers held the lock all the time. Retry later or do without. If
+    ///   the server went silent before `max_wait` ended and a request failed, the error is that of the request
+    ///   instead.
+    /// - Otherwise as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
     /// As [`acquire`](Self::acquire).
-    pub fn acquire_within(&self, patience: Duration) -> Call<'_, impl Future<Output = Result<Guard>> + Send> {
-        // The call's own deadline lies behind, so that contention and an outage are told apart.
-        let longest = patience.saturating_add(2 * self.locks.timeout());
+    pub fn acquire_within(&self, max_wait: Duration) -> Call<'_, impl Future<Output = Result<Guard>> + Send> {
+        // The call's own deadline is later than `max_wait`, so that a held lock and an outage give different
+        // errors.
+        let longest = max_wait.saturating_add(2 * self.locks.timeout());
         Call::new(longest, &self.locks.meter.acquire, async move {
             self.check()?;
-            let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
+            let end = (max_wait != Duration::MAX).then(|| self.locks.context.clock.now().after(max_wait));
             match Attempt::within(&self.locks, &self.name, self.want(), end).await? {
                 AttemptOutcome::Granted(holding, _) => self.guard(holding).await,
                 AttemptOutcome::Quarantined(until) => Err(failover::quarantined(&self.name, until)),
-                _ => Err(self.held_error(patience).await),
+                _ => Err(self.held_error(max_wait).await),
             }
         })
     }
 
-    /// Takes the lock if it is free at this moment and nobody waits for it.
+    /// Acquires the lock if it is free now and its queue is empty. Returns `None` otherwise.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). That somebody else holds it is no error, but `None`.
+    /// As [`acquire`](Self::acquire). A lock that is held is `None`, not an error.
     ///
     /// # Cancel safety
     ///
@@ -249,23 +273,25 @@ impl Lock {
         })
     }
 
-    /// The guard of a grant, once enough replicas have it. One that too few have is dropped, which frees the lock.
+    /// Makes the guard of a grant once enough replicas have acknowledged it. Otherwise the guard is dropped, which
+    /// releases the lock.
     async fn guard(&self, holding: Lease) -> Result<Guard> {
         let guard = Guard::new(holding, self.ttl, self.keep);
         if self.failover.replicas > 0 {
-            // Boxed: it would swell the future of every lock.
+            // Boxed to keep the future of locks without replicas small.
             Box::pin(guard.acknowledged(self.ttl)).await?;
         }
         Ok(guard)
     }
 
-    /// Returns who holds the lock, and how many wait. `None` if it is free, or just being handed over.
+    /// Returns the holder of the lock and the number of waiters. `None` if the lock is free or just being handed
+    /// over.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// Those of any request.
+    #[doc = include_str!("../doc/request_errors.md")]
     pub fn holder(&self) -> Call<'_, impl Future<Output = Result<Option<Holder>>> + Send> {
         Call::new(self.locks.timeout(), &self.locks.meter.holder, async move {
             self.check()?;
@@ -277,21 +303,23 @@ impl Lock {
         Ok(self.locks.store()?.holder(&self.name).await?.map(Holder::of))
     }
 
-    /// Frees the lock, or hands it to the next in line, if its holder has this fence; returns whether it had.
-    ///
-    /// **This overrides the guarantee of one holder (L1).** The broken guard does not know until its next renewal
-    /// or, if it is not renewed, until its deadline: [`Guard::lost`] completes then. Until then it and the next holder may both
-    /// work, and only the fence tells them apart. It is for an operator who knows that the holder hangs.
+    /// Releases the lock, or hands it to the next waiter, if its holder has this fence. Returns whether it had.
     ///
     /// One round trip.
     ///
+    /// **This overrides the guarantee of one holder (L1).** The holder learns of it at its next renewal or, without
+    /// `keep_alive`, at its deadline: [`Guard::lost`] completes then. Until then it and the next holder may both
+    /// work, and only the fence distinguishes them. Meant for an operator who knows that the holder hangs.
+    ///
     /// # Errors
     ///
-    /// Those of any request. After `TimedOut` and `Disconnected` it may have been broken.
+    /// After `TimedOut` and `Disconnected` the lock may have been released.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may have broken the lock.
+    /// A dropped call may have released the lock.
     pub fn break_if(&self, fence: Fence) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
         Call::new(self.locks.timeout(), &self.locks.meter.break_if, async move {
             self.check()?;
@@ -299,32 +327,30 @@ impl Lock {
         })
     }
 
-    /// Goes on with a lock that another guard gave up by [`Guard::into_ticket`], in this process or another: holds it for this
-    /// lock's time to live from now, with the same fence.
+    /// Continues a lock that another guard gave up with [`Guard::into_ticket`], in this process or another. Holds
+    /// it for this lock's time to live from now, with the same fence.
     ///
     /// One round trip. [`keep_alive`](Self::keep_alive) applies, and `max_hold` counts from here.
     ///
     /// # Errors
     ///
-    /// - `LockLost` if its time was over before.
-    /// - `InvalidSetting` if the ticket is that of another lock.
-    /// - Those of any request: the ticket is still good while the lock's time lasts.
+    /// After an error of the request the ticket stays usable until the lock expires.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`LockLost`](ErrorKind::LockLost): the lock has expired. Acquire it again.
+    /// - [`InvalidSetting`](ErrorKind::InvalidSetting): the ticket is for another lock.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call leaves the lock held until its time is over. The ticket can be adopted again.
+    /// A dropped call leaves the lock held until it expires. The ticket can be adopted again.
     pub fn adopt(&self, ticket: &LockTicket) -> Call<'_, impl Future<Output = Result<Guard>> + Send> {
         let LockTicket { lock, token, fence } = ticket.clone();
         Call::new(self.locks.timeout(), &self.locks.meter.acquire, async move {
             self.check()?;
             if *lock != *self.name {
                 let (is, wanted) = (holder::shown(&lock), holder::shown(&self.name));
-                let named = format!("the ticket is that of the lock {is:?}, not of {wanted:?}");
-                return Err(Error::named(
-                    ErrorKind::InvalidSetting,
-                    "the ticket is that of another lock",
-                    named,
-                ));
+                let named = format!("the ticket is for the lock {is:?}, not for {wanted:?}");
+                return Err(Error::named(ErrorKind::InvalidSetting, "the ticket is for another lock", named));
             }
             let sent = self.locks.context.clock.now();
             let held = [(LockToken { lock, token }, self.ttl)];
@@ -339,8 +365,8 @@ impl Lock {
         })
     }
 
-    /// That others held the lock, and who holds it now, if the server says so in time.
-    async fn held_error(&self, patience: Duration) -> Error {
+    /// The error for a lock that stayed held; it names the current holder if the server answers in time.
+    async fn held_error(&self, max_wait: Duration) -> Error {
         let name = holder::shown(&self.name);
         let asked = async { self.locks.store()?.holder(&self.name).await };
         let holder = tokio::time::timeout(self.locks.timeout().min(LOOK), asked).await;
@@ -348,8 +374,8 @@ impl Lock {
             Ok(Ok(Some(by))) => format!(" by {}", Holder::of(by)),
             _ => String::new(),
         };
-        let message = format!("the lock was held for {patience:?}{by}");
-        Error::named(ErrorKind::LockHeld, message, format!("the lock {name:?} was held for {patience:?}{by}"))
+        let message = format!("the lock was held for {max_wait:?}{by}");
+        Error::named(ErrorKind::LockHeld, message, format!("the lock {name:?} was held for {max_wait:?}{by}"))
     }
 
     fn check(&self) -> Result<()> {
@@ -375,7 +401,7 @@ impl fmt::Debug for Lock {
 fn check_ttl(ttl: Duration) -> Result<()> {
     if !(SHORTEST_TTL..=LONGEST_TTL).contains(&ttl) {
         return Err(Error::invalid(format!(
-            "a lock is held for {SHORTEST_TTL:?} to {LONGEST_TTL:?}, not for {ttl:?}"
+            "a lock's time to live must be {SHORTEST_TTL:?} to {LONGEST_TTL:?}, not {ttl:?}"
         )));
     }
     Ok(())

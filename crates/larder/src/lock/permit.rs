@@ -1,4 +1,4 @@
-//! Permits that are held.
+//! The guard of permits that are held.
 
 use std::fmt;
 use std::future::Future;
@@ -13,12 +13,12 @@ use crate::call::Call;
 use crate::error::{ErrorKind, Result};
 use crate::store::permit::{PermitStore, weight};
 
-/// One or several permits of a semaphore: renewed until it is released or dropped. Made by
+/// One or several permits of a semaphore, renewed until the guard is released or dropped. Made by
 /// [`Semaphore`](super::Semaphore).
 #[must_use = "a permit that is dropped at once is given back"]
 pub struct SemaphorePermit {
     holding: Arc<Lease>,
-    parting: Option<ReleaseState>,
+    release_state: Option<ReleaseState>,
     ended: bool,
 }
 
@@ -27,7 +27,7 @@ impl SemaphorePermit {
         let holding = Arc::new(holding);
         holding.locks.meter.granted();
         Renewer::keep(&holding, ttl, max_hold);
-        Self { holding, parting: None, ended: false }
+        Self { holding, release_state: None, ended: false }
     }
 
     pub(super) fn fence(&self) -> Fence {
@@ -39,15 +39,15 @@ impl SemaphorePermit {
     }
 
     pub(super) fn end_renewals(&mut self) {
-        self.let_go();
+        self.end_lease();
     }
 
-    /// What it held is held by another token now.
+    /// Ends a guard whose permits are held by another token now.
     pub(super) fn exchanged(mut self) {
         self.ended = true;
     }
 
-    /// How many permits it holds.
+    /// Returns the number of permits that this guard holds.
     #[must_use]
     pub fn permits(&self) -> u64 {
         weight(self.holding.token)
@@ -69,12 +69,12 @@ impl SemaphorePermit {
     ///
     /// # Cancel safety
     ///
-    /// It may be dropped and asked for again.
+    /// The future can be dropped and requested again.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
         self.holding.lost()
     }
 
-    /// Gives the permit back.
+    /// Releases the permits.
     ///
     /// One round trip.
     ///
@@ -84,11 +84,11 @@ impl SemaphorePermit {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives the permit back in the background.
+    /// Dropping the future releases the permits in the background.
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
         let holding = self.holding.clone();
         let locks = &holding.locks;
-        self.let_go();
+        self.end_lease();
         let answer = Call::new(locks.timeout(), &locks.meter.release, async {
             locks.store()?.give_permit(&holding.name, holding.token, None).await
         })
@@ -105,9 +105,9 @@ impl SemaphorePermit {
         }
     }
 
-    /// Ends the renewals and what is believed, before the permit is given back.
-    fn let_go(&mut self) -> ReleaseState {
-        *self.parting.get_or_insert_with(|| {
+    /// Ends the renewals and the local lease, before the permits are released.
+    fn end_lease(&mut self) -> ReleaseState {
+        *self.release_state.get_or_insert_with(|| {
             self.holding.locks.keeping.forget(self.holding.token);
             self.holding.begin_release()
         })
@@ -116,7 +116,7 @@ impl SemaphorePermit {
 
 impl Drop for SemaphorePermit {
     fn drop(&mut self) {
-        let ReleaseState { may_be_held, .. } = self.let_go();
+        let ReleaseState { may_be_held, .. } = self.end_lease();
         let Lease { locks, name, token, granted, .. } = &*self.holding;
         locks.meter.held(locks.context.clock.now().since(*granted));
         if !self.ended && may_be_held {

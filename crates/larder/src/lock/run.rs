@@ -1,4 +1,4 @@
-//! Running a body under a lock.
+//! Runs a body of code under a lock.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,37 +8,39 @@ use super::guard::{Guard, LockHandle};
 use crate::error::Result;
 
 impl Lock {
-    /// Takes the lock, runs the body under it, and frees it: the body's result, or why it was stopped.
+    /// Acquires the lock, runs the body, and releases the lock. Returns the body's result, or the reason why the
+    /// body was stopped.
     ///
-    /// The lock is kept alive meanwhile, up to [`max_hold`](Self::max_hold). When it is lost the body is dropped where
-    /// it stands, at its next await; the lease tells its fence, and whether it is still held. `Ok` does not prove that
-    /// the lock was held until the body's end: it may be lost between two awaits. What must not come late is for the
-    /// fence to refuse.
+    /// The lock is kept alive meanwhile, up to [`max_hold`](Self::max_hold). If the lock is lost, the body is
+    /// dropped at its next await. The body gets a [`LockHandle`] with the fence and the state of the lock. `Ok`
+    /// does not prove that the lock was held until the body's end, because it may be lost between two awaits: let
+    /// the resource check the fence if a late write must be refused.
     ///
     /// ```
-    /// # use std::time::Duration;
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
     /// # let larder = larder::Larder::connect("memory:").await?;
     /// let reports = larder.lock("reports");
-    /// let lines = reports.run(|lease| async move {
-    ///     println!("writing with fence {}", lease.fence());
+    /// let lines = reports.run(|lock| async move {
+    ///     println!("writing with fence {}", lock.fence());
     ///     42
     /// });
     /// assert_eq!(lines.await?, 42);
     /// # Ok(())
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
     /// # Errors
     ///
-    /// Those of [`acquire`](Self::acquire), with the body not begun; `LockLost` where it was stopped. What the body
-    /// itself returns, an error or not, is returned as it is, also where freeing the lock fails afterwards: then it is
-    /// freed in the background.
+    /// - Those of [`acquire`](Self::acquire): the body has not started.
+    /// - [`LockLost`](crate::ErrorKind::LockLost): the lock was lost and the body was stopped.
+    ///
+    /// The body's own result is returned unchanged, even if it is an error or the release fails afterwards. A
+    /// failed release is retried in the background.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops the body, and frees the lock in the background.
+    /// Dropping the future drops the body and releases the lock in the background.
     pub async fn run<T, F>(&self, body: impl FnOnce(LockHandle) -> F) -> Result<T>
     where
         F: Future<Output = T>,
@@ -46,23 +48,23 @@ impl Lock {
         Self::run_under(self.clone().keep_alive().acquire().await?, body).await
     }
 
-    /// As [`run`](Self::run), waiting in line no longer than `patience`.
+    /// As [`run`](Self::run), but waits in the queue for at most `max_wait`.
     ///
     /// # Errors
     ///
-    /// `LockHeld` if others held it all the time; else as [`run`](Self::run).
+    /// `LockHeld` if others held the lock all the time; otherwise as [`run`](Self::run).
     ///
     /// # Cancel safety
     ///
     /// As [`run`](Self::run).
-    pub async fn run_within<T, F>(&self, patience: Duration, body: impl FnOnce(LockHandle) -> F) -> Result<T>
+    pub async fn run_within<T, F>(&self, max_wait: Duration, body: impl FnOnce(LockHandle) -> F) -> Result<T>
     where
         F: Future<Output = T>,
     {
-        Self::run_under(self.clone().keep_alive().acquire_within(patience).await?, body).await
+        Self::run_under(self.clone().keep_alive().acquire_within(max_wait).await?, body).await
     }
 
-    /// As [`run`](Self::run), if the lock is free at this moment; `None` if not, with the body not begun.
+    /// As [`run`](Self::run) if the lock is free now. Otherwise returns `None` without starting the body.
     ///
     /// # Errors
     ///
@@ -86,18 +88,18 @@ impl Lock {
         F: Future<Output = T>,
     {
         let result = Self::hold_for(&guard, body).await?;
-        // Where this fails it is freed in the background.
+        // A release that fails is retried in the background.
         let _ = guard.release().await;
         Ok(result)
     }
 
-    /// Runs the body until it ends, or the guard is lost.
+    /// Runs the body until it ends or the guard is lost.
     pub(super) async fn hold_for<T, F>(guard: &Guard, body: impl FnOnce(LockHandle) -> F) -> Result<T>
     where
         F: Future<Output = T>,
     {
         let mut body = std::pin::pin!(body(guard.lease()));
-        // The clock is asked each time: the timer of `lost` may be late where the machine was stopped.
+        // Check the clock at each poll: the timer of `lost` may be late if the machine was suspended.
         let held = std::future::poll_fn(|context| match guard.is_valid() {
             true => body.as_mut().poll(context).map(Ok),
             false => std::task::Poll::Ready(Err(guard.lost_error())),

@@ -1,8 +1,9 @@
 //! Read-write locks: any number of readers, or one writer.
 //!
-//! A read-write lock is a semaphore whose readers take one permit and whose writers take all: one queue, first come,
-//! first served. So readers at its head enter together, a writer waits for the readers before it, and no reader that
-//! comes later enters before that writer. Neither starves. Guards are leased and renewed as permits are.
+//! A read-write lock is a semaphore: a reader acquires one permit and a writer acquires all of them. There is one
+//! queue, first come, first served. So the readers at its head enter together, a writer waits for the readers
+//! before it, and no later reader enters before that writer. Neither side starves. Guards are leased and renewed as
+//! permits are.
 //!
 //! Not guaranteed: more than 65,535 readers at a time; the next one waits.
 
@@ -19,10 +20,11 @@ use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::permit::HEAVIEST;
 
-/// A read-write lock by its name. Made by [`Larder::rw_lock`](crate::Larder::rw_lock).
+/// A read-write lock with a name. Made by [`Larder::rw_lock`](crate::Larder::rw_lock).
 ///
 /// ```
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// let catalogue = larder.rw_lock("catalogue");
 /// let (one, two) = (catalogue.read().await?, catalogue.read().await?);
@@ -31,14 +33,13 @@ use crate::store::permit::HEAVIEST;
 /// two.release().await?;
 /// let write = catalogue.write().await?;
 /// println!("writing with fence {}", write.fence());
-/// let read = write.downgrade().await?;                     // no writer comes in between
+/// let read = write.downgrade().await?;                     // no writer enters in between
 /// # drop(read);
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Clone)]
-#[must_use = "a read-write lock is taken by read() or write()"]
+#[must_use = "a read-write lock is acquired by read() or write()"]
 pub struct RwLock {
     semaphore: Semaphore,
 }
@@ -49,29 +50,29 @@ impl RwLock {
         Self { semaphore: Semaphore::named(locks, "read-write lock", called, name, HEAVIEST) }
     }
 
-    /// The lease of a guard, which is renewed while it lives: how long others wait for a holder that died. Default: 30
-    /// s.
+    /// Sets the time to live of a guard: how long others wait after a holder's process dies. The guard is renewed
+    /// while it lives. Default: 30 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.semaphore = self.semaphore.ttl(ttl);
         self
     }
 
-    /// The longest that a guard is renewed, counted from when it was granted. Default: 1 hour.
+    /// Limits how long a guard is renewed, counted from its grant. Default: 1 hour.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.semaphore = self.semaphore.max_hold(max_hold);
         self
     }
 
-    /// Grants nothing after a failover until every lease of the old master is over: see
+    /// Refuses grants after a failover until every lease of the old master has expired: see
     /// [`Lock::quarantine`](super::Lock::quarantine).
     pub fn quarantine(mut self, max_lease: Duration) -> Self {
         self.semaphore = self.semaphore.quarantine(max_lease);
         self
     }
 
-    /// Takes the lock for reading, waiting in the queue as long as it takes.
+    /// Acquires the lock for reading and waits in the queue for as long as it takes.
     ///
-    /// One round trip if no writer holds it or waits; else two, and one when it is granted.
+    /// One round trip if no writer holds it or waits; otherwise two, and one more when it is granted.
     ///
     /// # Errors
     ///
@@ -84,29 +85,32 @@ impl RwLock {
         self.read_within(Duration::MAX)
     }
 
-    /// Takes the lock for reading, waiting no longer than `patience`.
+    /// Acquires the lock for reading and waits for at most `max_wait`.
     ///
     /// # Errors
     ///
-    /// `LockHeld` if writers held it or were before this call all the time; else as [`read`](Self::read).
+    /// `LockHeld` if writers held it or were queued before this call all the time; otherwise as
+    /// [`read`](Self::read).
     ///
     /// # Cancel safety
     ///
     /// As [`read`](Self::read).
     pub fn read_within(
         &self,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Call<'_, impl Future<Output = Result<RwLockReadGuard>> + Send> {
-        self.semaphore.call_within(patience, async move {
-            self.semaphore.take_within(1, false, patience).await.map(|permit| RwLockReadGuard { permit })
+        self.semaphore.call_within(max_wait, async move {
+            self.semaphore.take_within(1, false, max_wait).await.map(|permit| RwLockReadGuard { permit })
         })
     }
 
-    /// Takes the lock for reading if no writer holds it or waits.
+    /// Acquires the lock for reading if no writer holds it or waits. Returns `None` otherwise.
+    ///
+    /// One round trip.
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read). That it is taken is no error, but `None`.
+    /// As [`read`](Self::read). A lock that is held is `None`, not an error.
     ///
     /// # Cancel safety
     ///
@@ -117,7 +121,9 @@ impl RwLock {
         })
     }
 
-    /// Takes the lock for writing, waiting in the queue as long as it takes.
+    /// Acquires the lock for writing and waits in the queue for as long as it takes.
+    ///
+    /// One round trip if the lock is free; otherwise two, and one more when it is granted.
     ///
     /// # Errors
     ///
@@ -130,30 +136,33 @@ impl RwLock {
         self.write_within(Duration::MAX)
     }
 
-    /// Takes the lock for writing, waiting no longer than `patience`.
+    /// Acquires the lock for writing and waits for at most `max_wait`.
     ///
     /// # Errors
     ///
-    /// `LockHeld` if others held it or were before this call all the time; else as [`read`](Self::read).
+    /// `LockHeld` if others held it or were queued before this call all the time; otherwise as
+    /// [`read`](Self::read).
     ///
     /// # Cancel safety
     ///
     /// As [`read`](Self::read).
     pub fn write_within(
         &self,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Call<'_, impl Future<Output = Result<RwLockWriteGuard>> + Send> {
-        self.semaphore.call_within(patience, async move {
-            let permit = self.semaphore.take_within(HEAVIEST, true, patience).await?;
+        self.semaphore.call_within(max_wait, async move {
+            let permit = self.semaphore.take_within(HEAVIEST, true, max_wait).await?;
             Ok(RwLockWriteGuard { permit, semaphore: self.semaphore.clone() })
         })
     }
 
-    /// Takes the lock for writing if nothing holds it or waits.
+    /// Acquires the lock for writing if it is free and its queue is empty. Returns `None` otherwise.
+    ///
+    /// One round trip.
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read). That it is taken is no error, but `None`.
+    /// As [`read`](Self::read). A lock that is held is `None`, not an error.
     ///
     /// # Cancel safety
     ///
@@ -172,15 +181,15 @@ impl fmt::Debug for RwLock {
     }
 }
 
-/// A lock held for reading, among others perhaps. Made by [`RwLock::read`]. It cannot become one for writing: two
-/// readers that both wanted that would wait for each other.
+/// A lock that is held for reading, possibly together with other readers. Made by [`RwLock::read`]. It cannot be
+/// upgraded to a write lock: two readers that both upgraded would wait for each other for ever.
 #[must_use = "a guard that is dropped at once frees its lock"]
 #[derive(Debug)]
 pub struct RwLockReadGuard {
     permit: SemaphorePermit,
 }
 
-/// A lock held for writing, alone. Made by [`RwLock::write`].
+/// A lock that is held for writing, exclusively. Made by [`RwLock::write`].
 #[must_use = "a guard that is dropped at once frees its lock"]
 #[derive(Debug)]
 pub struct RwLockWriteGuard {
@@ -191,28 +200,29 @@ pub struct RwLockWriteGuard {
 macro_rules! guard {
     ($guard:ident) => {
         impl $guard {
-            /// How long it is certainly still held: see [`Guard::remaining`](super::Guard::remaining).
+            /// Returns how long the lock is certainly still held: see
+            /// [`Guard::remaining`](super::Guard::remaining).
             #[must_use]
             pub fn remaining(&self) -> Duration {
                 self.permit.remaining()
             }
 
-            /// Whether it is certainly still held: see [`Guard::is_valid`](super::Guard::is_valid).
+            /// Returns whether the lock is certainly still held: see [`Guard::is_valid`](super::Guard::is_valid).
             #[must_use]
             pub fn is_valid(&self) -> bool {
                 self.permit.is_valid()
             }
 
-            /// Completes when it is lost: see [`Guard::lost`](super::Guard::lost).
+            /// Completes when the lock is lost: see [`Guard::lost`](super::Guard::lost).
             ///
             /// # Cancel safety
             ///
-            /// It may be dropped and asked for again.
+            /// The future can be dropped and requested again.
             pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
                 self.permit.lost()
             }
 
-            /// Frees it. One round trip.
+            /// Releases the lock. One round trip.
             ///
             /// # Errors
             ///
@@ -220,7 +230,7 @@ macro_rules! guard {
             ///
             /// # Cancel safety
             ///
-            /// Dropping the future frees it in the background.
+            /// Dropping the future releases the lock in the background.
             pub async fn release(self) -> Result<ReleaseOutcome> {
                 self.permit.release().await
             }
@@ -232,24 +242,28 @@ guard!(RwLockReadGuard);
 guard!(RwLockWriteGuard);
 
 impl RwLockWriteGuard {
-    /// The number of this grant: higher than that of every writer before. What is written under the lock refuses lower
-    /// ones.
+    /// Returns the fence of this grant, which is higher than that of every earlier writer. Let the protected
+    /// resource refuse writes with a lower fence.
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.permit.fence()
     }
 
-    /// Goes on as a reader, without another writer in between. Waiting readers at the head of the queue enter, too.
+    /// Turns the write lock into a read lock, without another writer in between. Readers at the head of the queue
+    /// enter, too.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// `LockLost` if it was lost; those of any request, after which the lock is freed in the background.
+    /// After an error of the request the lock is released in the background.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`LockLost`](ErrorKind::LockLost): the lock was lost before. Acquire it again.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future frees the lock in the background.
+    /// Dropping the future releases the lock in the background.
     pub async fn downgrade(self) -> Result<RwLockReadGuard> {
         match self.semaphore.exchange(self.permit, 1).await? {
             Some(permit) => Ok(RwLockReadGuard { permit }),

@@ -1,14 +1,14 @@
 //! Distributed semaphores: a number of permits, leased and renewed, granted first come, first served.
 //!
-//! A permit is a token with an end in the store. While its guard lives it is renewed together with the locks that are
-//! kept alive; a holder that dies gives it back when its lease ends. A caller that finds too few permits waits in the
-//! semaphore's queue. Every release grants all that is free to the first live waiters, in one script: each grant is a
-//! claim, which its waiter confirms as an attempt at a lock does. So a caller never overtakes a live waiter, and the
-//! number of round trips of one waiter does not hold up the others.
+//! A permit is a token with an expiry in the store. While its guard lives it is renewed together with the locks
+//! that are kept alive; the permit of a holder that dies expires. A caller that finds too few permits waits in the
+//! semaphore's queue. Every release grants all free permits to the first live waiters, in one script. Each grant is
+//! a claim, which its waiter confirms in the same way as an attempt at a lock does. So a caller never overtakes a
+//! live waiter, and the round trips of one waiter do not delay the others.
 //!
-//! Invariants: never more permits than the stored number, unless it was lowered; a permit that was lost stays lost.
+//! Invariants: never more permits than the stored number, unless it was lowered; a lost permit stays lost.
 //!
-//! Not guaranteed: a fence. Several hold at once, so no order of theirs could be checked.
+//! Not guaranteed: a fence. Several callers hold permits at once, so a resource could not check an order.
 
 use std::fmt;
 use std::future::Future;
@@ -30,18 +30,19 @@ use crate::store::lock::QueueTiming;
 use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitRequest, PermitStore, WhenTaken, token_of};
 use crate::telemetry::target;
 
-/// A semaphore by its name, or by its name and a key. Made by [`Larder::semaphore`](crate::Larder::semaphore); taking
-/// permits gives a [`SemaphorePermit`].
+/// A semaphore with a name, or with a name and a key. [`Larder::semaphore`](crate::Larder::semaphore) makes it;
+/// acquiring permits gives a [`SemaphorePermit`].
 ///
-/// **The stored number decides.** The first use of a name stores the handle's number of permits; it is kept for 30 days
-/// after the last use. A handle with another number uses the stored one, and logs that once.
-/// [`set_permits`](Self::set_permits) changes it while it is in use.
+/// **The stored number decides.** The first use of a name stores the handle's number of permits, which is kept for
+/// 30 days after the last use. A handle with another number uses the stored one, and logs that once.
+/// [`set_permits`](Self::set_permits) changes the number while it is in use.
 ///
-/// Waiters are served in the order in which they came, also when they want several permits: while a large
-/// request heads the queue, free permits may stay unused until there are enough for it.
+/// Waiters are served first come, first served, also when they want several permits: while a large request is first
+/// in the queue, free permits may stay unused until there are enough for it.
 ///
 /// ```
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// let exports = larder.semaphore("exports", 2);                      // for each tenant
 /// let first = exports.key("ann").acquire().await?;
@@ -53,24 +54,23 @@ use crate::telemetry::target;
 /// # drop(second);
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Clone)]
-#[must_use = "a permit is taken by acquire(), acquire_within() or try_acquire()"]
+#[must_use = "a permit is acquired by acquire(), acquire_within() or try_acquire()"]
 pub struct Semaphore {
     locks: Arc<Coordinator>,
-    /// What it is, for errors.
+    /// The kind of thing it is, for error messages.
     what: &'static str,
-    /// As the caller wrote it.
+    /// The name as the caller wrote it.
     called: Arc<str>,
-    /// As the store knows it.
+    /// The full name on the server.
     name: Arc<str>,
     permits: u64,
     ttl: Duration,
     max_hold: Duration,
     max_waiting: u64,
     failover: Failover,
-    /// Whether it was logged that another number is stored.
+    /// Whether a different stored number was logged.
     warned: Arc<AtomicBool>,
 }
 
@@ -80,7 +80,7 @@ impl Semaphore {
         Self::named(locks, "semaphore", called, name, permits)
     }
 
-    /// By its name on the server.
+    /// Makes a semaphore from its full name on the server.
     pub(super) fn named(
         locks: Arc<Coordinator>,
         what: &'static str,
@@ -102,79 +102,85 @@ impl Semaphore {
         }
     }
 
-    /// The semaphore of one key: it has permits, a queue and a stored number of its own.
+    /// Returns the semaphore of one key, with its own permits, queue and stored number.
     pub fn key(&self, key: impl CacheKey) -> Self {
         let name = self.locks.context.keyspace.keyed_semaphore(&self.called, key).as_str().into();
         Self { name, ..self.clone() }
     }
 
-    /// The lease of a permit, which is renewed while its guard lives: how long others wait for a holder that died. 10
-    /// ms to 24 hours. Default: 30 s.
+    /// Sets the time to live of a permit: how long others wait after a holder's process dies. The permit is renewed
+    /// while its guard lives. 10 ms to 24 hours. Default: 30 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// The longest that a permit is renewed, counted from when it was taken. Default: 1 hour.
+    /// Limits how long a permit is renewed, counted from its grant. Default: 1 hour.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.max_hold = max_hold;
         self
     }
 
-    /// Refuses a caller at once, with `QueueFull`, if so many wait already. Default: any number may wait.
+    /// Refuses a caller at once with `QueueFull` if this many callers already wait. Default: no limit.
     pub fn max_waiting(mut self, callers: u64) -> Self {
         self.max_waiting = callers;
         self
     }
 
-    /// Grants nothing after a failover until every lease of the old master is over: see
+    /// Refuses grants after a failover until every lease of the old master has expired: see
     /// [`Lock::quarantine`](super::Lock::quarantine).
     pub fn quarantine(mut self, max_lease: Duration) -> Self {
         self.failover.quarantine = Some(max_lease);
         self
     }
 
-    /// Takes a permit, waiting in the queue as long as it takes.
+    /// Acquires a permit and waits in the queue for as long as it takes.
     ///
-    /// One round trip if one is free and nobody waits. A caller that waits makes two, and one more when it is granted a
-    /// permit.
+    /// One round trip if a permit is free and the queue is empty. A call that waits makes two, and one more when it
+    /// is granted a permit.
     ///
     /// # Errors
     ///
-    /// - `QueueFull` if [`max_waiting`](Self::max_waiting) callers wait already: shed the work.
-    /// - `InvalidSetting` for no permits, a lease out of bounds, or a `max_hold` below it.
-    /// - Those of any request. A caller that waits rides out an outage of up to `response_timeout`; a new caller gets
-    ///   the error.
+    /// A queued call rides out an outage of up to `response_timeout`; a new call gets the error.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`QueueFull`](ErrorKind::QueueFull): [`max_waiting`](Self::max_waiting) callers already wait. Shed the
+    ///   work.
+    /// - [`InvalidSetting`](ErrorKind::InvalidSetting): no permits, a time to live out of bounds, or a shorter
+    ///   `max_hold`.
+    /// - [`LockLost`](ErrorKind::LockLost): the grant had expired when it arrived. Retry.
+    /// - [`Quarantined`](ErrorKind::Quarantined): a failover may have lost permits. Retry after the time that the
+    ///   error names.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call leaves no permit and no place in the queue behind.
+    /// A dropped call leaves no permit and no place in the queue.
     pub fn acquire(&self) -> Call<'_, impl Future<Output = Result<SemaphorePermit>> + Send> {
         self.acquire_many_within(1, Duration::MAX)
     }
 
-    /// Takes a permit, waiting in the queue no longer than `patience`.
+    /// Acquires a permit and waits in the queue for at most `max_wait`.
     ///
     /// # Errors
     ///
-    /// `LockHeld` if none was free in time; else as [`acquire`](Self::acquire).
+    /// `LockHeld` if no permit was free in time; otherwise as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
     /// As [`acquire`](Self::acquire).
     pub fn acquire_within(
         &self,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Call<'_, impl Future<Output = Result<SemaphorePermit>> + Send> {
-        self.acquire_many_within(1, patience)
+        self.acquire_many_within(1, max_wait)
     }
 
-    /// Takes `permits` permits at once, waiting in the queue as long as it takes. One guard holds them all.
+    /// Acquires `permits` permits at once and waits in the queue for as long as it takes. One guard holds them all.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for more than the stored number, also when the number is lowered while this call waits, and for
-    /// 0 or more than 65,535; else as [`acquire`](Self::acquire).
+    /// `InvalidSetting` for more permits than the stored number, also when the number is lowered while this call
+    /// waits, and for 0 or more than 65,535; otherwise as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
@@ -186,11 +192,11 @@ impl Semaphore {
         self.acquire_many_within(permits, Duration::MAX)
     }
 
-    /// Takes `permits` permits at once, waiting in the queue no longer than `patience`.
+    /// Acquires `permits` permits at once and waits in the queue for at most `max_wait`.
     ///
     /// # Errors
     ///
-    /// `LockHeld` if too few were free in time; else as [`acquire_many`](Self::acquire_many).
+    /// `LockHeld` if too few permits were free in time; otherwise as [`acquire_many`](Self::acquire_many).
     ///
     /// # Cancel safety
     ///
@@ -198,18 +204,18 @@ impl Semaphore {
     pub fn acquire_many_within(
         &self,
         permits: u64,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Call<'_, impl Future<Output = Result<SemaphorePermit>> + Send> {
-        self.call_within(patience, self.take_within(permits, false, patience))
+        self.call_within(max_wait, self.take_within(permits, false, max_wait))
     }
 
-    /// Takes a permit if one is free at this moment and nobody waits.
+    /// Acquires a permit if one is free now and the queue is empty. Returns `None` otherwise.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). That all are taken is no error, but `None`.
+    /// As [`acquire`](Self::acquire). Too few free permits are `None`, not an error.
     ///
     /// # Cancel safety
     ///
@@ -218,13 +224,13 @@ impl Semaphore {
         self.try_acquire_many(1)
     }
 
-    /// Takes `permits` permits if so many are free at this moment and nobody waits.
+    /// Acquires `permits` permits if that many are free now and the queue is empty. Returns `None` otherwise.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// As [`acquire_many`](Self::acquire_many). That too few are free is no error, but `None`.
+    /// As [`acquire_many`](Self::acquire_many). Too few free permits are `None`, not an error.
     ///
     /// # Cancel safety
     ///
@@ -236,17 +242,18 @@ impl Semaphore {
         self.call_once(self.take(permits, false, None))
     }
 
-    /// Returns how many permits are held, over all processes, those granted to waiters and not yet confirmed included.
+    /// Returns the number of permits that are held over all processes, including those that were granted to waiters
+    /// and are not confirmed yet.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// Those of any request.
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// The call changes nothing.
     pub fn in_use(&self) -> Call<'_, impl Future<Output = Result<u64>> + Send> {
         Call::new(self.locks.timeout(), &self.locks.meter.in_use, async move {
             self.check()?;
@@ -254,23 +261,24 @@ impl Semaphore {
         })
     }
 
-    /// Changes the stored number of permits. `version` is the caller's, and increases: a number whose version is not
-    /// higher than the stored one is ignored, so that of two deployments the later decides. Returns whether this number
-    /// and version are now the stored ones.
+    /// Changes the stored number of permits. `version` is yours, and must increase: a number is ignored if its
+    /// version is not higher than the stored one, so that the later of two deployments decides. Returns whether
+    /// this number and version are now stored.
     ///
-    /// Lowering the number revokes nothing: no permit is granted until enough are given back. A waiter that wants more
-    /// permits than there are then fails. This handle's own number stays as it is; it matters only while none is
-    /// stored.
+    /// Lowering the number revokes nothing: no permit is granted until enough are released. A waiter that wants
+    /// more permits than the new number fails. The handle's own number does not change; it matters only while none
+    /// is stored.
     ///
     /// One round trip.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for no permits or a number from 2⁵³; those of any request.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](ErrorKind::InvalidSetting): no permits, or a number or version of 2⁵³ or more.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may have changed the number. It may be made again.
+    /// A dropped call may have changed the number. It can be repeated.
     pub fn set_permits(
         &self,
         permits: u64,
@@ -307,12 +315,13 @@ impl Semaphore {
         Call::new(self.locks.timeout(), &self.locks.meter.acquire, work)
     }
 
-    /// The call's own deadline is later than `patience`, so that contention and an outage are told apart.
-    pub(super) fn call_within<T, F>(&self, patience: Duration, work: F) -> Call<'_, F>
+    /// The call's own deadline is later than `max_wait`, so that a lack of permits and an outage give different
+    /// errors.
+    pub(super) fn call_within<T, F>(&self, max_wait: Duration, work: F) -> Call<'_, F>
     where
         F: Future<Output = Result<T>>,
     {
-        let longest = patience.saturating_add(2 * self.locks.timeout());
+        let longest = max_wait.saturating_add(2 * self.locks.timeout());
         Call::new(longest, &self.locks.meter.acquire, work)
     }
 
@@ -320,18 +329,18 @@ impl Semaphore {
         &self,
         permits: u64,
         fenced: bool,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<SemaphorePermit> {
-        let end = (patience != Duration::MAX).then(|| self.locks.context.clock.now().after(patience));
+        let end = (max_wait != Duration::MAX).then(|| self.locks.context.clock.now().after(max_wait));
         self.take(permits, fenced, Some(end)).await?.ok_or_else(|| {
             let Self { what, called, .. } = self;
-            let message = format!("the {what} had too few free permits for {patience:?}");
-            let named = format!("the {what} {called:?} had too few free permits for {patience:?}");
+            let message = format!("the {what} had too few free permits for {max_wait:?}");
+            let named = format!("the {what} {called:?} had too few free permits for {max_wait:?}");
             Error::named(ErrorKind::LockHeld, message, named)
         })
     }
 
-    /// Holds `permits` permits in place of those of `old`, in one step; `None` if they were lost.
+    /// Replaces the permits of `old` by `permits` permits in one step; `None` if they were lost.
     pub(super) async fn exchange(
         &self,
         mut old: SemaphorePermit,
@@ -343,9 +352,9 @@ impl Semaphore {
         if !held.asks(sent, self.ttl) {
             return Ok(None);
         }
-        // A renewal that is sent after the exchange would find nothing.
+        // Stop the renewals first: one that is sent after the exchange would not find the token.
         old.end_renewals();
-        // Whatever becomes of the request from here on, what it may have taken is given back.
+        // From here on, `undo` gives back what the request may have acquired if it fails or is dropped.
         let mut undo = Exchange { semaphore: self, token: other, armed: true };
         let call = Call::new(locks.timeout(), &locks.meter.acquire, async {
             locks.store()?.exchange_permits(&self.name, held.token, other, self.ttl).await
@@ -363,7 +372,7 @@ impl Semaphore {
         Ok(Some(SemaphorePermit::new(holding, self.ttl, self.max_hold)))
     }
 
-    /// Takes permits at once, or waits for them until an end, if there is one.
+    /// Acquires permits at once (`None`), or waits for them (`Some`), until an end if there is one.
     pub(super) async fn take(
         &self,
         permits: u64,
@@ -389,7 +398,7 @@ impl Semaphore {
                 if stored != self.permits && !self.warned.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         target: target::LOCK,
-                        "a semaphore has another number of permits than this handle: the stored one decides"
+                        "a semaphore has another number of permits than this handle: the stored number is used"
                     );
                 }
                 Ok(Some(SemaphorePermit::new(holding, self.ttl, self.max_hold)))
@@ -411,7 +420,7 @@ impl Semaphore {
     }
 }
 
-/// An exchange that may have been carried out.
+/// An exchange that the server may have carried out.
 struct Exchange<'a> {
     semaphore: &'a Semaphore,
     token: u64,
@@ -422,8 +431,8 @@ impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         if self.armed {
             let Semaphore { locks, name, ttl, .. } = self.semaphore;
-            // Remembered, so that an exchange that arrives after that takes nothing, although the old token is held
-            // still.
+            // The token is remembered as cancelled, so that an exchange that arrives later acquires nothing
+            // although the old token is still held.
             let ending = Ending::GivePermit(Some(QueueTiming::REMEMBERED));
             locks.end_in_background(name.clone(), self.token, (*ttl).max(QueueTiming::REMEMBERED), ending);
         }

@@ -1,11 +1,11 @@
 //! Several locks at once, without deadlock.
 //!
-//! The locks are taken one after the other, in the order of their names, so that two callers with overlapping sets
-//! never wait for each other in a circle. Those that are taken are renewed while the next is waited for. Losing one
-//! gives all back and begins again; an error gives all back.
+//! The locks are acquired one after the other in the order of their names, so that two callers with overlapping
+//! sets never wait for each other in a circle. Locks that are already acquired are renewed while the next is
+//! awaited. If one of them is lost, all are released and the call starts again. An error releases all of them.
 //!
-//! Not guaranteed: that the set is taken in one step. Between the first and the last, others see some of the locks
-//! held.
+//! Not guaranteed: that the set is acquired in one step. Between the first and the last lock, others see some of
+//! them held.
 
 use std::fmt;
 use std::future::Future;
@@ -24,17 +24,17 @@ use crate::error::{Error, Result};
 /// Locks that are held together. Made by [`Larder::locks`](crate::Larder::locks).
 ///
 /// ```
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// let both = larder.locks(["account:2", "account:1"]).acquire().await?;
 /// assert!(both.is_valid() && both.fence("account:1").is_some());
 /// both.release().await?;
 /// # Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Clone)]
-#[must_use = "locks are taken by acquire(), acquire_within() or try_acquire()"]
+#[must_use = "locks are acquired by acquire(), acquire_within() or try_acquire()"]
 pub struct SeveralLocks {
     locks: Arc<Coordinator>,
     /// Sorted.
@@ -62,65 +62,67 @@ impl SeveralLocks {
         }
     }
 
-    /// The time to live of each lock. They are renewed while the guard lives: it is how long others wait for a holder
-    /// that died. Default: 30 s.
+    /// Sets the time to live of each lock: how long others wait after the holder's process dies. The locks are
+    /// renewed while the guard lives. Default: 30 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// The longest that each lock is renewed, counted from its grant. Default: 1 hour.
+    /// Limits how long each lock is renewed, counted from its grant. Default: 1 hour.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.max_hold = max_hold;
         self
     }
 
-    /// Grants nothing after a failover until every lease of the old master is over: see [`Lock::quarantine`].
+    /// Refuses grants after a failover until every lease of the old master has expired: see [`Lock::quarantine`].
     pub fn quarantine(mut self, max_lease: Duration) -> Self {
         self.failover.quarantine = Some(max_lease);
         self
     }
 
-    /// Counts each lock as granted only when so many replicas have acknowledged it: see [`Lock::replicated`].
+    /// Counts each lock as granted only when this many replicas have acknowledged it: see [`Lock::replicated`].
     pub fn replicated(mut self, replicas: u32) -> Self {
         self.failover.replicas = replicas;
         self
     }
 
-    /// Takes all locks, waiting in the line of each as long as it takes.
+    /// Acquires all locks and waits in the queue of each for as long as it takes.
     ///
     /// One round trip for each lock that is free.
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for no name or one that is given twice; else as [`Lock::acquire`]. What was taken is given
-    /// back.
+    /// An error releases the locks that were acquired. `InvalidSetting` for no name or for a name that is given
+    /// twice; otherwise as [`Lock::acquire`].
     ///
     /// # Cancel safety
     ///
-    /// A dropped call gives back what it took, and leaves no place in a line behind.
+    /// A dropped call releases the locks that it acquired and leaves no place in a queue.
     pub async fn acquire(&self) -> Result<LocksGuard> {
         self.take(Duration::MAX).await
     }
 
-    /// Takes all locks, waiting no longer than `patience` for all of them together.
+    /// Acquires all locks and waits for at most `max_wait` for all of them together.
     ///
     /// # Errors
     ///
-    /// `LockHeld` if others held one of them; else as [`acquire`](Self::acquire).
+    /// `LockHeld` if others held one of them; otherwise as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
     /// As [`acquire`](Self::acquire).
-    pub async fn acquire_within(&self, patience: Duration) -> Result<LocksGuard> {
-        self.take(patience).await
+    pub async fn acquire_within(&self, max_wait: Duration) -> Result<LocksGuard> {
+        self.take(max_wait).await
     }
 
-    /// Takes all locks if they are free at this moment, and nobody waits for them.
+    /// Acquires all locks if they are free now and their queues are empty. Returns `None` otherwise.
+    ///
+    /// One round trip for each lock.
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). That others hold one of them is no error, but `None`.
+    /// As [`acquire`](Self::acquire). A lock that is held is `None`, not an error.
     ///
     /// # Cancel safety
     ///
@@ -138,19 +140,19 @@ impl SeveralLocks {
         Ok(guard.is_valid().then_some(guard))
     }
 
-    async fn take(&self, patience: Duration) -> Result<LocksGuard> {
+    async fn take(&self, max_wait: Duration) -> Result<LocksGuard> {
         self.check()?;
         let clock = &self.locks.context.clock;
-        let end = clock.now().after(patience);
+        let end = clock.now().after(max_wait);
         loop {
             let mut guard = LocksGuard { guards: Vec::with_capacity(self.names.len()) };
             for name in &self.names {
-                let left = if patience == Duration::MAX { patience } else { end.since(clock.now()) };
+                let left = if max_wait == Duration::MAX { max_wait } else { end.since(clock.now()) };
                 let lock = self.lock(name);
                 let next = tokio::select! {
                     biased;
                     next = lock.acquire_within(left) => next?,
-                    // One that was taken is lost: from the beginning.
+                    // A lock that was acquired is lost: release all and start again.
                     () = guard.lost() => break,
                 };
                 guard.guards.push((name.clone(), next));
@@ -184,27 +186,27 @@ impl fmt::Debug for SeveralLocks {
     }
 }
 
-/// Locks that are held until they are released or dropped, or one of them is lost. Made by [`SeveralLocks`].
+/// Locks that are held until the guard is released or dropped, or one of them is lost. Made by [`SeveralLocks`].
 #[must_use = "a guard that is dropped at once frees its locks"]
 pub struct LocksGuard {
-    /// With the name of each.
+    /// Each with its name.
     guards: Vec<(Arc<str>, Guard)>,
 }
 
 impl LocksGuard {
-    /// The number of the grant of one of the locks, by its name.
+    /// Returns the fence of one of the locks, by its name.
     #[must_use]
     pub fn fence(&self, name: &str) -> Option<Fence> {
         self.guards.iter().find(|(held, _)| **held == *name).map(|(_, guard)| guard.fence())
     }
 
-    /// How long all locks are certainly still held: see [`Guard::remaining`].
+    /// Returns how long all locks are certainly still held: see [`Guard::remaining`].
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.guards.iter().map(|(_, guard)| guard.remaining()).min().unwrap_or_default()
     }
 
-    /// Whether all locks are certainly still held.
+    /// Returns whether all locks are certainly still held.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.guards.iter().all(|(_, guard)| guard.is_valid())
@@ -214,7 +216,7 @@ impl LocksGuard {
     ///
     /// # Cancel safety
     ///
-    /// It may be dropped and asked for again.
+    /// The future can be dropped and requested again.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
         let lost: Vec<_> = self.guards.iter().map(|(_, guard)| Box::pin(guard.lost())).collect();
         async move {
@@ -225,17 +227,18 @@ impl LocksGuard {
         }
     }
 
-    /// Frees all locks. `Released` if each was held until now; else the first other outcome, in the order of the names.
+    /// Releases all locks. `Released` if each was held until now; otherwise the first other outcome, in the order
+    /// of names.
     ///
-    /// One round trip: the requests go out together.
+    /// The requests are sent together, so this takes about one round trip.
     ///
     /// # Errors
     ///
-    /// As [`Guard::release`]. Every lock is then freed, or tried again in the background.
+    /// As [`Guard::release`]. Every lock is then released, or retried in the background.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future frees the locks in the background.
+    /// Dropping the future releases the locks in the background.
     pub async fn release(self) -> Result<ReleaseOutcome> {
         let outcomes = join_all(self.guards.into_iter().map(|(_, guard)| guard.release())).await;
         let mut first = ReleaseOutcome::Released;

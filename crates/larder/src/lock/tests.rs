@@ -1,4 +1,4 @@
-//! Guards on a clock that is set by hand: what a slow clock, a late answer and a lost lock make of them.
+//! Guards on a clock that is set by hand: what happens with a slow clock, a late reply and a lost lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use crate::store::memory::{Bounds, MemoryStore};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Locks of a process whose clock is one hand, on a store whose clock is the other.
+/// The locks of a process, its clock, and the clock of the store.
 fn locks() -> (Arc<Coordinator>, Arc<AtomicU64>, Arc<AtomicU64>) {
     let (here, there) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let changes = Arc::new(Invalidations::default());
@@ -47,7 +47,7 @@ async fn a_guard_is_lost_before_another_holds_the_lock_though_its_clock_is_a_hun
         pass(&there, Duration::from_micros(1010));
         pass(&here, Duration::from_micros(1000));
         if let Some(other) = lock(&locks).try_acquire().await.unwrap() {
-            assert!(!guard.is_valid(), "two believe to hold it");
+            assert!(!guard.is_valid(), "two guards are valid at once");
             return drop(other);
         }
     }
@@ -63,13 +63,13 @@ async fn a_guard_whose_time_is_over_here_is_not_revived_by_a_store_that_still_ho
     assert_eq!(guard.extend(60 * SECOND).await.unwrap_err().kind(), ErrorKind::LockLost);
     assert!(!guard.is_valid());
     guard.lost().await;
-    // Nor was the store asked to.
+    // The store was not asked to extend it either.
     pass(&there, SECOND);
     assert!(lock(&locks).try_acquire().await.unwrap().is_some());
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_after_the_deadline_does_not_revive_it() {
+async fn an_answer_that_arrives_after_the_deadline_does_not_revive_it() {
     let (locks, here, _) = locks();
     let sent = locks.context.clock.now();
     let holding = Lease::new(locks.clone(), "a".into(), 7, Fence::new(1), sent, SECOND);
@@ -92,7 +92,7 @@ async fn a_deadline_counts_from_before_the_request_and_not_from_its_answer() {
 }
 
 #[tokio::test]
-async fn a_lock_that_the_store_lost_is_lost_here_and_tells_who_waits_for_that() {
+async fn a_lock_that_the_store_lost_is_lost_here_and_its_waiters_are_notified() {
     let (locks, ..) = locks();
     let guard = lock(&locks).acquire().await.unwrap();
     let lost = tokio::spawn(guard.lost());
@@ -114,7 +114,7 @@ async fn a_dropped_guard_gives_its_lock_back() {
     let granted = store.acquire(&name, 7, SECOND, WhenHeld::GoAway).await.unwrap();
     assert!(matches!(granted, Attempted::Granted { .. }));
     drop(Guard::new(holding, SECOND, None));
-    // The release runs in a task of its own: this one must be let go for it.
+    // The release runs in its own task: yield to it.
     for _ in 0..1000 {
         tokio::task::yield_now().await;
         if lock(&locks).try_acquire().await.unwrap().is_some() {
@@ -130,14 +130,14 @@ fn the_margin_is_a_hundredth_and_two_milliseconds() {
 }
 
 #[tokio::test]
-async fn a_lease_believes_no_more_once_its_guard_begins_to_release() {
+async fn a_handle_is_lost_once_its_guard_begins_to_release() {
     let (locks, ..) = locks();
     let guard = lock(&locks).keep_alive().acquire().await.unwrap();
     let lease = guard.lease();
     let renewed = guard.lease();
-    // The answer of the release is not waited for.
+    // Drop the release before its reply.
     drop(tokio::time::timeout(Duration::ZERO, guard.release()).await);
-    assert!(!lease.is_valid(), "a lease outlived its guard");
+    assert!(!lease.is_valid(), "a handle outlived its guard");
     renewed.lost().await;
     assert_eq!(locks.stats().lost, 0);
 }
@@ -147,17 +147,17 @@ async fn the_server_may_hold_a_lock_until_the_latest_end_that_it_was_asked_for()
     let (locks, here, _) = locks();
     let sent = locks.context.clock.now();
     let holding = Lease::new(locks.clone(), "a".into(), 7, Fence::new(1), sent, SECOND);
-    // No answer comes.
+    // No reply arrives.
     assert!(holding.asks(sent, 60 * SECOND));
     pass(&here, SECOND);
     assert!(!holding.is_valid());
     assert_eq!(holding.may_last(), 59 * SECOND);
     assert!(holding.begin_release().may_be_held);
-    assert!(!holding.asks(sent, 90 * SECOND), "a lock that was let go of is extended");
+    assert!(!holding.asks(sent, 90 * SECOND), "a lock that was released is extended");
 }
 
 #[tokio::test]
-async fn who_waits_has_left_the_line_when_the_locks_are_closed() {
+async fn a_waiter_has_left_the_queue_when_the_locks_are_closed() {
     let (locks, ..) = locks();
     let guard = lock(&locks).acquire().await.unwrap();
     let waiter = tokio::spawn({

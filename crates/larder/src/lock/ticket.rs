@@ -1,4 +1,4 @@
-//! A lock on its way from one guard to another.
+//! A lock that is passed from one guard to another.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Fence;
 
-/// A lock that is held by no guard: made by [`Guard::into_ticket`](super::Guard::into_ticket), and turned into a guard,
-/// in this process or another, by [`Lock::adopt`](super::Lock::adopt).
+/// A lock that is held without a guard. [`Guard::into_ticket`](super::Guard::into_ticket) makes it, and
+/// [`Lock::adopt`](super::Lock::adopt) turns it into a guard, in this process or another.
 ///
-/// It is a secret: who has it can hold and free the lock. Send it to one receiver.
+/// A ticket is a secret: its owner can hold and release the lock. Send it to one receiver.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[must_use = "a ticket that is not adopted leaves the lock held until its time is over"]
+#[must_use = "a ticket that is not adopted leaves the lock held until it expires"]
 pub struct LockTicket {
     pub(super) lock: String,
     pub(super) token: u64,
@@ -19,7 +19,7 @@ pub struct LockTicket {
 }
 
 impl LockTicket {
-    /// The number of the grant, which stays the same.
+    /// Returns the fence of the grant, which stays the same.
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.fence

@@ -1,17 +1,18 @@
-//! The attempts of this process that wait for locks, and the heartbeat that keeps their places.
+//! The attempts of this process that wait for locks, and the heartbeat that keeps their places in the queues.
 //!
-//! The problem: the server cannot know whether a waiter still lives, and a lock that is handed to a dead one stands still. The
-//! mechanism: while anything waits here, one loop of the background says so to the store, 4.5 times a second, for all places of
-//! all locks in one request (one a slot on a cluster). That request also hands on what is free, and its answer says whose turn it
-//! is: so a wake-up that was lost costs one beat.
+//! The problem: the server cannot know whether a waiter is alive, and a lock that is handed to a dead waiter is
+//! blocked. The mechanism: while attempts wait here, one background loop sends a heartbeat to the store 4.5 times a
+//! second, for all places in all queues in one request (one per slot on a cluster). The same request hands on free
+//! locks, and its reply says whose turn it is, so a lost wake-up costs at most one beat.
 //!
-//! The heartbeat has a connection of its own, that of the background; where that does not answer soon it is sent once more, on
-//! the connection of callers. So one connection that breaks makes no waiter look dead.
+//! The heartbeat uses the background connection. If the reply is late, it is also sent on the callers' connection,
+//! so that one broken connection makes no waiter look dead.
 //!
-//! Invariants: one loop, which sends nothing while nothing waits. A waiter whose turn it is is notified again with each beat.
+//! Invariants: there is one loop, and it sends nothing while no attempt waits. A waiter whose turn it is is
+//! notified at each beat.
 //!
-//! Not guaranteed: that a waiter whose future nobody polls takes its turn. It is passed over, and keeps its place while its
-//! process lives.
+//! Not guaranteed: that a waiter whose future is not polled takes its turn. It is passed over, and keeps its place
+//! while its process lives.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -29,7 +30,7 @@ use crate::clock::Tick;
 use crate::error::Result;
 use crate::store::lock::{LockStore, LockToken, QueueStatus, QueueTiming};
 
-/// How long a beat is waited for: if its answer is lost, the next is sent while the waiters still count as alive.
+/// The time limit of a beat: after a lost reply, the next beat is sent while the waiters still count as alive.
 const PATIENCE: Duration = Duration::from_millis(400);
 
 #[derive(Default)]
@@ -40,20 +41,20 @@ pub(super) struct Queues {
 
 #[derive(Default)]
 struct WaitQueue {
-    /// By lock, then by token, as the store wants them.
+    /// By lock, then by token: the order that the store needs.
     places: Mutex<BTreeMap<(String, u64), QueuedLock>>,
-    /// Notified when the first has come.
+    /// Notified when the first attempt joins.
     begun: Notify,
     left: Notify,
 }
 
 struct QueuedLock {
     told: Arc<Notify>,
-    /// When the last heartbeat for it was sent that was answered.
+    /// When the last heartbeat that was answered for it was sent.
     answered: Option<Tick>,
 }
 
-/// A place in the queue of a lock: kept until it is dropped.
+/// A place in the queue of a lock, kept until it is dropped.
 pub(super) struct QueuePlace {
     queue: Arc<WaitQueue>,
     key: (String, u64),
@@ -61,7 +62,7 @@ pub(super) struct QueuePlace {
 }
 
 impl Queues {
-    /// Keeps the place of an attempt that waits.
+    /// Keeps the place of a waiting attempt until the result is dropped.
     pub(super) fn join(locks: &Arc<Coordinator>, lock: &str, token: u64) -> QueuePlace {
         let (key, told) = ((lock.to_owned(), token), Arc::new(Notify::new()));
         let queue = &locks.waiting.queue;
@@ -80,7 +81,7 @@ impl Queues {
         QueuePlace { queue: queue.clone(), key, told }
     }
 
-    /// When a heartbeat for this place was last answered.
+    /// When the last heartbeat that was answered for this place was sent.
     pub(super) fn answered(&self, lock: &str, token: u64) -> Option<Tick> {
         self.queue.places().get(&(lock.to_owned(), token))?.answered
     }
@@ -94,7 +95,7 @@ impl Queues {
         !self.queue.places().is_empty()
     }
 
-    /// Completes when nothing waits.
+    /// Completes when no attempt waits.
     pub(super) async fn emptied(&self) {
         loop {
             let mut left = pin!(self.queue.left.notified());
@@ -112,7 +113,7 @@ impl WaitQueue {
         self.places().keys().map(|(lock, token)| LockToken { lock: lock.clone(), token: *token }).collect()
     }
 
-    /// Tells the waiters what a beat that was sent at `sent` was answered.
+    /// Notifies the waiters of the reply to a beat that was sent at `sent`.
     fn tell(&self, sent: Tick, tickets: Vec<LockToken>, answer: Result<Vec<Option<QueueStatus>>>) {
         let mut places = self.places();
         let Ok(turns) = answer else { return places.values().for_each(|known| known.told.notify_one()) };
@@ -121,7 +122,7 @@ impl WaitQueue {
             if turn.is_some() {
                 known.answered = Some(sent);
             }
-            // Where nothing was answered it asks for itself, and learns what is the matter.
+            // Without an answer for its place, the waiter asks the server itself and learns what is wrong.
             if turn != Some(QueueStatus::Waits) {
                 known.told.notify_one();
             }
@@ -140,7 +141,7 @@ impl Drop for QueuePlace {
     }
 }
 
-/// Holds no reference to the locks while it waits.
+/// Holds no strong reference to the coordinator while it waits.
 async fn run(locks: Weak<Coordinator>, queue: Arc<WaitQueue>, mut reconnects: Option<watch::Receiver<u64>>) {
     loop {
         if queue.places().is_empty() {
@@ -148,12 +149,12 @@ async fn run(locks: Weak<Coordinator>, queue: Arc<WaitQueue>, mut reconnects: Op
         }
         let mut ticks = interval(QueueTiming::BEAT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick is now, and the server has just heard of an attempt that begins to wait.
+        // Skip the immediate first tick: the server has just seen the attempt that begins to wait.
         ticks.tick().await;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                // The places were kept for as long as the server did not hear of them: at once, then.
+                // The server saw no heartbeat during the outage, so send one at once.
                 () = reconnected(&mut reconnects) => ticks.reset(),
             }
             let tickets = queue.tickets();
@@ -169,7 +170,8 @@ async fn run(locks: Weak<Coordinator>, queue: Arc<WaitQueue>, mut reconnects: Op
     }
 }
 
-/// One heartbeat. The later answer knows more: a turn that has come, or a place that is gone.
+/// Sends one heartbeat. If both connections replied, the callers' reply wins: it is the newer one, and may contain
+/// a turn or a lost place that the other does not.
 async fn beat(locks: &Coordinator, tickets: &[LockToken]) -> Result<Vec<Option<QueueStatus>>> {
     let patience = PATIENCE.min(locks.timeout());
     hedged(locks, patience, |store, patience| store.heartbeat(tickets, patience), |_, later| later).await

@@ -1,12 +1,14 @@
-//! What is known about one key: refusals that still hold, and permits taken in a lease.
+//! Local knowledge about one key: refusals that still hold, and permits of a batch.
 //!
-//! A refusal answers requests of the same cost and the same quotas. It is kept until the cost could pass, counted from
-//! before the request left, and for at most a sixtieth of the window that bound and at most [`LONGEST_REFUSAL`]: another
-//! process may have reset the key or given permits back. A refund, a reset or a change of quotas from here ends it at
-//! once. Its `retry_after` is counted from the answer, so that a caller that waits for it is not refused again.
+//! A refusal answers requests with the same cost and the same quotas. It is kept until the cost could be allowed,
+//! counted from before the request was sent. It is kept for at most a sixtieth of the binding window and at most
+//! [`LONGEST_REFUSAL`], because another process may have reset the key or given permits back. A refund, a reset or
+//! a change of quotas in this process ends it at once. Its `retry_after` counts from the reply, so that a caller
+//! that waits for it is not refused again.
 //!
-//! A refusal of several keys that were decided together answers only for the same keys together. A refusal of one of them by
-//! itself does not: the others may have to be waited for longer. It is kept with the key that must be waited for longest.
+//! A refusal of several keys that were decided together only answers for the same keys together. A refusal of one
+//! of them alone does not, because another key may have a longer wait. It is kept with the key that has the longest
+//! wait.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,18 +19,19 @@ use super::super::quota::{Plan, Quota};
 use crate::clock::{RECENT, Tick};
 use crate::store::limit::ChargeStamp;
 
-/// How long a refusal is repeated without asking: what other processes give back is seen after so long.
+/// How long a refusal is repeated without a request: permits given back by other processes are seen after this
+/// time.
 const LONGEST_REFUSAL: Duration = Duration::from_secs(1);
-/// So close to its end a refusal is not repeated, but the store asked: clocks count in microseconds, and a caller that
-/// has waited for `retry_after` must not be refused because of one.
+/// A refusal is not repeated this close to its end; the store is asked instead. Clocks count in microseconds, and a
+/// caller that has waited for `retry_after` must not be refused because of one microsecond.
 const LAST_MOMENT: Duration = Duration::from_millis(1);
-/// Refusals of one key: each is for one cost and one set of quotas, or for one set of keys.
+/// The number of refusals kept for one key: each is for one cost and one set of quotas, or for one set of keys.
 const REFUSALS: usize = 4;
 
 #[derive(Default)]
 pub(in super::super) struct KeyState {
     facts: Mutex<Facts>,
-    /// Who takes the next batch.
+    /// Held by the caller that takes the next batch.
     pub(in super::super) refill: tokio::sync::Mutex<()>,
 }
 
@@ -37,30 +40,30 @@ pub(in super::super) struct Facts {
     pub(in super::super) lease: Option<LocalBatch>,
     /// At most [`REFUSALS`].
     refusals: Vec<KnownRefusal>,
-    /// Of keys that were decided together with this one: at most [`REFUSALS`].
+    /// Refusals of this key together with others: at most [`REFUSALS`].
     together: Vec<JointRefusal>,
 }
 
-/// What was refused, and what may be said of it later.
+/// A refusal, and the figures to repeat later.
 struct KnownRefusal {
-    /// The cost that was refused, and the only one that this says anything about.
+    /// The cost that was refused. The refusal says nothing about other costs.
     cost: u64,
-    /// The quotas that it was refused by.
+    /// The quotas that refused it.
     plan: Arc<Plan>,
-    /// Until when it is repeated here.
+    /// When it stops being repeated.
     until: Tick,
-    told: RefusalFigures,
+    figures: RefusalFigures,
 }
 
 struct JointRefusal {
-    /// Which keys, at which costs and quotas.
+    /// A hash of the keys, their costs and quotas.
     keys: u64,
     until: Tick,
-    /// One a key, in their order.
-    told: Vec<RefusalFigures>,
+    /// One for each key, in order.
+    figures: Vec<RefusalFigures>,
 }
 
-/// The figures of a refusal, at any later time. Of a key that would have passed by itself, nothing has to be waited for.
+/// The figures of a refusal, at any later time. A key that would have passed alone has no wait.
 struct RefusalFigures {
     retry_at: Tick,
     reset_at: Tick,
@@ -68,11 +71,12 @@ struct RefusalFigures {
     remaining: u64,
 }
 
-/// When a request left, and when it was answered.
+/// When a request was sent, and when it was answered.
 pub(in super::super) type SentAndAnswered = (Tick, Tick);
 
 impl RefusalFigures {
-    /// The server counted its spans from some time before the answer, so from the answer on they are over by then.
+    /// Counts the server's spans from the reply. They started before it, so they have ended by the times computed
+    /// here.
     fn of(decision: &Decision, kept: Duration, answered: Tick) -> Self {
         let late = answered.after(drift(kept));
         Self {
@@ -108,16 +112,16 @@ impl Facts {
     pub(super) fn refusal(&self, cost: u64, plan: u64, now: Tick) -> Option<Decision> {
         let asked = |refusal: &&KnownRefusal| refusal.cost == cost && refusal.plan.id == plan;
         let refusal = self.refusals.iter().find(asked).filter(|refusal| now < refusal.until)?;
-        Some(refusal.told.at(now))
+        Some(refusal.figures.at(now))
     }
 
-    /// Whether these keys are known to be refused together: a decision each.
+    /// Returns one decision for each key, if these keys are known to be refused together.
     pub(super) fn together(&self, keys: u64, now: Tick) -> Option<Vec<Decision>> {
         let known = self.together.iter().find(|one| one.keys == keys && now < one.until)?;
-        Some(known.told.iter().map(|told| told.at(now)).collect())
+        Some(known.figures.iter().map(|figures| figures.at(now)).collect())
     }
 
-    /// Whether something that is known ends so soon that the precise time is needed.
+    /// Whether a batch or a refusal ends so soon that the precise time is needed.
     #[inline]
     pub(super) fn ends_soon(&self, recent: Tick) -> bool {
         let soon = recent.after(RECENT);
@@ -143,11 +147,11 @@ impl Facts {
             cost,
             plan: plan.clone(),
             until,
-            told: RefusalFigures::of(decision, kept, answered),
+            figures: RefusalFigures::of(decision, kept, answered),
         });
     }
 
-    /// Remembers that these keys were refused together: this one for longest, by `longest`.
+    /// Remembers that these keys were refused together, and that `longest` is the decision with the longest wait.
     pub(super) fn refused_together<'a>(
         &mut self,
         keys: u64,
@@ -160,8 +164,8 @@ impl Facts {
         if self.together.len() >= REFUSALS {
             self.together.remove(0);
         }
-        let told = all.map(|decision| RefusalFigures::of(decision, kept, answered)).collect();
-        self.together.push(JointRefusal { keys, until, told });
+        let figures = all.map(|decision| RefusalFigures::of(decision, kept, answered)).collect();
+        self.together.push(JointRefusal { keys, until, figures });
     }
 
     pub(super) fn forget_refusals(&mut self) {
@@ -186,7 +190,7 @@ pub(super) fn is_repeated(decision: &Decision, (sent, answered): SentAndAnswered
     repeated(decision, sent).1 > answered
 }
 
-/// For how long a refusal is repeated, and until when.
+/// Returns how long a refusal is repeated, and until when.
 fn repeated(decision: &Decision, sent: Tick) -> (Duration, Tick) {
     let span = decision.retry_after - drift(decision.retry_after);
     let kept = span.min(decision.binding.window() / 60).min(LONGEST_REFUSAL);
@@ -218,8 +222,8 @@ mod tests {
     }
 
     proptest! {
-        /// All in microseconds: when the request left, how long it took to get there and back, what the server said, and
-        /// when the next request is made.
+        /// All in microseconds: when the request was sent, how long it took there and back, the server's figures,
+        /// and the time of the next request.
         #[test]
         fn a_refusal_that_is_repeated_is_for_its_cost_short_and_never_says_too_little(
             (left, there, back) in (0..1_000_000u64, 0..600_000u64, 0..600_000u64),

@@ -1,5 +1,6 @@
-//! What this process knows about a limiter's keys, so that it need not ask: a refusal that still holds, permits taken in a
-//! lease ([`known`]), and whose turn it is to ask ([`queues`]). The table is bounded; what it loses costs a round trip.
+//! Local knowledge about a limiter's keys that saves requests: refusals that still hold and permits of a batch
+//! ([`known`]), and the queues of waiting callers ([`queues`]). The table is bounded; an evicted entry costs a
+//! round trip.
 
 mod known;
 mod plans;
@@ -22,29 +23,30 @@ pub(super) use known::{KeyState, SentAndAnswered};
 use plans::Plans;
 use queues::Queues;
 
-/// Keys that are remembered.
+/// The number of keys that are remembered.
 const KEYS: usize = 10_000;
 
-/// What all handles of one limiter name share.
+/// The state that all handles of one limiter name share.
 pub(super) struct Local {
     pub(super) meter: LimitMeter,
     pub(super) breakers: [Breaker; 16],
-    /// Counts while the store is away.
+    /// Counts while the store is down.
     pub(super) share: Share,
     pub(super) plans: Plans,
     /// By the key's text.
     keys: Cache<Vec<u8>, Arc<KeyState>>,
     queues: Queues,
-    /// Bytes of a record's name before its key.
+    /// The number of bytes before the key in a record's name.
     before: usize,
-    /// How many refunds, resets and changes of quota there were: a refusal that was asked for before one is not kept.
+    /// The number of refunds, resets and changes of quotas. A refusal that was requested before a change is not
+    /// kept.
     changes: AtomicU64,
-    /// How many resets there were: a batch that was asked for before one is not spent.
+    /// The number of resets. A batch that was requested before a reset is not spent.
     resets: AtomicU64,
 }
 
 impl Local {
-    /// `prefix` is what the names of its records begin with.
+    /// `prefix` is the prefix of its records' names.
     pub(super) fn new(name: &str, prefix: &str) -> Self {
         Self {
             before: prefix.len(),
@@ -59,17 +61,17 @@ impl Local {
         }
     }
 
-    /// A key's text within the name of its record, which the names of all records of this limiter have around it.
+    /// Returns a key's text within the name of its record.
     pub(super) fn key_of<'a>(&self, name: &'a [u8]) -> &'a [u8] {
         name.get(self.before..name.len().saturating_sub(1)).unwrap_or(name)
     }
 
-    /// What can be decided without asking: all of a cost.
+    /// Decides all of a cost without a request, if possible.
     pub(super) fn decide(&self, name: &[u8], cost: u64, plan: &Plan, clock: &Clock) -> Option<Decision> {
         self.decide_key(self.key_of(name), (cost, cost), plan.id, clock)
     }
 
-    /// The same for as much as there is, between two bounds, by the key's text.
+    /// Decides an amount between two bounds without a request, if possible. `key` is the key's text.
     #[inline]
     pub(super) fn decide_key(
         &self,
@@ -80,7 +82,7 @@ impl Local {
     ) -> Option<Decision> {
         let known = self.keys.get(key)?;
         let mut facts = known.facts();
-        // Only near an end is the precise time needed.
+        // The precise time is needed only near an end.
         let recent = clock.recent();
         let now = if facts.ends_soon(recent) { clock.now() } else { recent };
         if least == 0 {
@@ -107,17 +109,18 @@ impl Local {
         made.unwrap_or_default()
     }
 
-    /// To be taken before a request that may be refused.
+    /// Returns the change count. Read it before a request that may be refused.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
 
-    /// To be taken before a batch is asked for, and compared within the lock of its key's facts.
+    /// Returns the reset count. Read it before a batch is requested, and compare it while holding the lock of the
+    /// key's facts.
     pub(super) fn resets(&self) -> u64 {
         self.resets.load(Ordering::Acquire)
     }
 
-    /// Remembers that `cost` was refused. `changes` was taken before the request left.
+    /// Remembers that `cost` was refused. `changes` was read before the request was sent.
     pub(super) fn refused(
         &self,
         name: &[u8],
@@ -132,19 +135,20 @@ impl Local {
         }
         let known = self.key(name);
         let mut facts = known.facts();
-        // Compare within the lock. A change counts first and takes the lock to forget afterwards: either it is seen here,
-        // or it removes what is stored here.
+        // Compare while holding the lock. A change first counts and then takes this lock to forget: either the new
+        // count is seen here, or the change removes the refusal that is stored here.
         if self.changes() == changes {
             facts.refused(cost, plan, decision, times);
         }
     }
 
-    /// Whether these keys are known to be refused together, by what is kept with this one: a decision each.
+    /// Returns one decision for each key if these keys are known to be refused together, from the entry of this
+    /// key.
     pub(super) fn refusal_together(&self, name: &[u8], keys: u64, clock: &Clock) -> Option<Vec<Decision>> {
         self.known(name)?.facts().together(keys, clock.now())
     }
 
-    /// Remembers that several keys were refused together, this one for longest.
+    /// Remembers that several keys were refused together, and that this one has the longest wait.
     pub(super) fn refused_together<'a>(
         &self,
         name: &[u8],
@@ -164,14 +168,14 @@ impl Local {
         }
     }
 
-    /// More was charged: what is known to be refused has to be waited for longer.
+    /// Notes that more was charged: the waits of known refusals are too short now.
     pub(super) fn granted(&self, name: &[u8]) {
         if let Some(known) = self.known(name) {
             known.facts().forget_refusals();
         }
     }
 
-    /// Something was given back: what was refused may pass.
+    /// Notes that permits were given back: a refused request may be allowed now.
     pub(super) fn forget_refusal(&self, name: &[u8]) {
         self.changes.fetch_add(1, Ordering::AcqRel);
         if let Some(known) = self.known(name) {
@@ -182,7 +186,7 @@ impl Local {
         }
     }
 
-    /// Forgets all that is known of a key. Permits of a lease are not spent after this.
+    /// Forgets everything about a key. Permits of a batch are not spent after this.
     pub(super) fn forget(&self, name: &[u8]) {
         self.resets.fetch_add(1, Ordering::AcqRel);
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -194,12 +198,12 @@ impl Local {
         }
     }
 
-    /// The quotas of a handle have changed: its callers that wait ask again.
+    /// Makes the waiting callers ask again, because the quotas of a handle have changed.
     pub(super) fn quotas_changed(&self) {
         self.queues.live().iter().for_each(|queue| queue.restart());
     }
 
-    /// The queue of a key's callers.
+    /// Returns the queue of a key's callers.
     pub(super) fn queue(&self, name: &[u8]) -> Arc<WaitQueue> {
         self.queues.queue(self.key_of(name))
     }

@@ -1,18 +1,18 @@
-//! The sets of quotas that handles use, so that handles with the same ones share what is known.
+//! The sets of quotas that handles use, so that handles with equal quotas share their local knowledge.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::quota::{Plan, Quotas};
 
-/// How many sets are remembered.
+/// The number of sets that are remembered.
 const PLANS: usize = 64;
 
-/// The one that was used last is at the end.
+/// The most recently used plan is last.
 #[derive(Default)]
 pub(in super::super) struct Plans(Mutex<Vec<Arc<Plan>>>);
 
 impl Plans {
-    /// The plan that handles with these quotas share.
+    /// Returns the plan that handles with these quotas share.
     pub(in super::super) fn share(&self, plan: Plan) -> Arc<Plan> {
         let mut plans = self.all();
         let same = match plans.iter().position(|known| known.quotas == plan.quotas) {
@@ -26,7 +26,7 @@ impl Plans {
         same
     }
 
-    /// The plan of these quotas, if handles share one. Makes it the one that was used last.
+    /// Returns the plan of these quotas, if handles share one, and makes it the most recently used.
     pub(in super::super) fn known(&self, quotas: &Quotas) -> Option<Arc<Plan>> {
         let mut plans = self.all();
         let place = plans.iter().rposition(|known| known.quotas == quotas.0)?;

@@ -12,12 +12,12 @@ pub(super) struct Queues(Mutex<KeyQueues>);
 #[derive(Default)]
 struct KeyQueues {
     queues: HashMap<Vec<u8>, Weak<WaitQueue>>,
-    /// At this size those that are no longer used are removed.
+    /// At this size, unused queues are removed.
     sweep_at: usize,
 }
 
 impl Queues {
-    /// The queue of a key's callers, made where there is none.
+    /// Returns the queue of a key's callers; makes one if there is none.
     pub(super) fn queue(&self, key: &[u8]) -> Arc<WaitQueue> {
         let mut all = self.all();
         if let Some(queue) = all.queues.get(key).and_then(Weak::upgrade) {
@@ -32,12 +32,12 @@ impl Queues {
         queue
     }
 
-    /// The queue of a key, if callers wait for it.
+    /// Returns the queue of a key, if callers wait for it.
     pub(super) fn get(&self, key: &[u8]) -> Option<Arc<WaitQueue>> {
         self.all().queues.get(key).and_then(Weak::upgrade)
     }
 
-    /// Those of all keys that callers wait for.
+    /// Returns the queues of all keys that callers wait for.
     pub(super) fn live(&self) -> Vec<Arc<WaitQueue>> {
         self.all().queues.values().filter_map(Weak::upgrade).collect()
     }

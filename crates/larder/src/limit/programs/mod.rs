@@ -1,9 +1,10 @@
-//! Whole limiters of several programs under random schedules: what [`simulation`](super::simulation) leaves out.
+//! Whole limiters of several programs under random schedules: the parts that [`simulation`](super::simulation)
+//! leaves out.
 //!
-//! There only the store and the spending are real; here all is: taking a batch, keeping it, replacing and returning it,
-//! refusals that are known, refunds, reservations, the end of a larder. Only time is played: the store has a clock that is
-//! set by hand, each program one of another rate, and tokio's timers go with the store's. Requests take no time here, and
-//! nobody dies: there they do.
+//! There only the store and the spending are real. Here everything is: taking, keeping, replacing and returning a
+//! batch, known refusals, refunds, reservations, and closing a `Larder`. Only time is simulated: the store has a
+//! clock that is set by hand, each program has one with another rate, and tokio's timers follow the store's clock.
+//! Requests take no time here and no program dies; the simulation covers both.
 
 mod retry;
 
@@ -28,21 +29,21 @@ use crate::store::memory::{Bounds, MemoryStore};
 enum Act {
     /// Time passes, in thousandths of a window.
     Pass(u64),
-    /// So much, out of a lease where one is held or can be taken.
+    /// A check of this cost, from a batch if there is one or one can be taken.
     Check(usize, u64),
-    /// As much as there is.
+    /// Takes as much as is free.
     UpTo(usize, u64),
-    /// By a handle that takes no leases.
+    /// Checks by a handle that takes no batches.
     Plain(usize),
-    /// The nth last decision was not used after all.
+    /// Gives back the nth last decision.
     Refund(usize),
     /// An estimate, and what was used of it or beyond it.
     Reserve(usize, u64, u64),
-    /// The program ends as it should, and starts again.
+    /// The program closes its `Larder`, and starts again.
     Restart(usize),
-    /// Of the key, and of another limiter's beside it.
+    /// Decides the key together with one of another limiter.
     Together(usize, u64, u64),
-    /// The nth other set of quotas for the key, for so many thousandths of a window.
+    /// Sets the nth alternative quotas for the key, for this many thousandths of a window.
     Override(usize, u64),
 }
 
@@ -60,7 +61,7 @@ struct Program {
 struct Used {
     when: u64,
     permits: u64,
-    /// Whose decision it was, unless it can no longer be given back.
+    /// The program and its decision, unless it can no longer be given back.
     by: Option<(usize, Decision)>,
 }
 
@@ -70,16 +71,16 @@ struct World {
     hand: Arc<AtomicU64>,
     quota: Quota,
     span: Duration,
-    /// What a key is blocked for that exceeds its limit.
+    /// The block of a key that exceeds its limit.
     block: Option<Block>,
     programs: Vec<Program>,
     used: Vec<Used>,
-    /// What was decided without the store.
+    /// The number of decisions made without the store.
     here: u64,
 }
 
 impl World {
-    /// Programs whose clocks are of these rates.
+    /// Makes programs whose clocks have these rates.
     fn new(quota: Quota, span: Duration, block: Option<Block>, rates: [u64; 3]) -> Self {
         let (hand, changes) = (Arc::new(AtomicU64::new(0)), Arc::new(Invalidations::default()));
         let store = MemoryStore::new(Bounds::default(), Clock::Manual(hand.clone()), changes.clone());
@@ -104,7 +105,7 @@ impl World {
         let plain =
             larder.rate_limiter("api", self.quota).unwrap().outage(OutagePolicy::LocalShare(2)).unwrap();
         let plain = self.block.map_or(plain.clone(), |block| plain.block_for(block).unwrap());
-        // What paces cannot be leased.
+        // A GCRA quota cannot be leased.
         let leased = plain.clone().leased(PermitBatch::batch(5).span(self.span)).unwrap_or(plain.clone());
         let beside =
             larder.rate_limiter("beside", Quota::new(2 * self.quota.limit(), self.quota.window() / 2));
@@ -112,7 +113,7 @@ impl World {
         Program { rate, hand, larder, leased, plain, beside }
     }
 
-    /// What the key has for a while: more, less, in a shorter window, by a pace.
+    /// The alternative quotas of an override: more, less, a shorter window, a pace.
     fn others(&self) -> [Quota; 4] {
         let (limit, window) = (self.quota.limit(), self.quota.window());
         [
@@ -134,7 +135,7 @@ impl World {
     async fn pass(&mut self, micros: u64) {
         self.hand.fetch_add(micros, Ordering::AcqRel);
         for program in &self.programs {
-            // Rounded up: a clock is no slower than the thousandth that is allowed for.
+            // Round up: a clock is at most a thousandth slow, which is what limiters allow for.
             program.hand.fetch_add((micros * program.rate).div_ceil(1000), Ordering::AcqRel);
         }
         tokio::time::advance(Duration::from_micros(micros)).await;
@@ -198,7 +199,7 @@ impl World {
                 settle().await;
                 let again = self.program(self.programs[who].rate);
                 self.programs[who] = again;
-                // What it had decided is given back by nobody.
+                // The decisions of the old program can no longer be given back.
                 for used in &mut self.used {
                     used.by.take_if(|(whose, _)| *whose == who);
                 }
@@ -206,7 +207,7 @@ impl World {
         }
     }
 
-    /// The most that any window held.
+    /// The largest number of permits in any window.
     fn most(&self) -> u64 {
         let within = |(first, start): (usize, &Used)| -> u64 {
             let end = start.when + self.window();
@@ -216,7 +217,7 @@ impl World {
     }
 }
 
-/// Lets what runs in the background come to its end.
+/// Lets background tasks finish.
 async fn settle() {
     for _ in 0..8 {
         tokio::task::yield_now().await;
@@ -241,7 +242,7 @@ fn whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing() {
     let quotas = [
         (Quota::new(6, window), window / 3),
         (Quota::new(25, window), window / 10),
-        // Sixty does not divide it, and a lease lasts all of it.
+        // Sixty does not divide this window, and a batch lasts all of it.
         (Quota::new(25, Duration::from_micros(600_007)), Duration::from_micros(600_007)),
     ];
     let schedules = (0..quotas.len(), prop::collection::vec(act, 1..120));
@@ -256,7 +257,7 @@ fn whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing() {
                 .unwrap();
             runtime.block_on(async {
                 let (quota, span) = quotas[place];
-                // The slow one sees its leases end late.
+                // The slow program sees its batches end late.
                 let mut world = World::new(quota, span, None, [999, 1000, 1200]);
                 for act in schedule {
                     world.play(act).await;
@@ -264,7 +265,7 @@ fn whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing() {
                 let most = world.most();
                 prop_assert!(most <= quota.limit(), "{} used of {}", most, quota.limit());
                 here.set(here.get() + world.here);
-                // A lease and a window later, and a bucket, all of it is there again.
+                // After a batch, a window and a bucket, the full limit is available again.
                 world.pass(3 * world.window()).await;
                 let left = world.programs[0].plain.remaining("a").await.unwrap();
                 prop_assert_eq!(left, quota.limit());

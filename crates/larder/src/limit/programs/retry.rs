@@ -1,6 +1,6 @@
-//! Waiting for `retry_after` and asking alone is always admitted, wherever the decision was made and whatever was asked: by
-//! the store, by a refusal that was known, by the share of a program whose store is away; of one key, of several keys
-//! together, for a turn; of keys that were blocked and of keys whose limits are overridden for a while.
+//! A caller that waits for `retry_after` and then asks alone is always admitted. This holds wherever the decision
+//! was made (by the store, by a known refusal, by the share of a program whose store is down) and for every kind of
+//! request: for one key, for several keys together, for a turn, for blocked keys, and for keys with an override.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,16 +18,16 @@ use crate::error::{Error, ErrorKind};
 use crate::name::Name;
 use crate::store::limit::ChargeMode;
 
-/// How the last question is asked.
+/// How the last request is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ask {
     Check,
     Leased,
     UpTo,
-    /// For a turn that must come at once.
+    /// A turn that must be free at once.
     Turn,
     Together,
-    /// While the store is away.
+    /// While the store is down.
     Away,
     AwayTogether,
 }
@@ -35,7 +35,7 @@ enum Ask {
 const ASKS: [Ask; 7] =
     [Ask::Check, Ask::Leased, Ask::UpTo, Ask::Turn, Ask::Together, Ask::Away, Ask::AwayTogether];
 
-/// The answer: whether it passes, and if not when to ask again and where that was decided.
+/// `None` if it is allowed; otherwise when to ask again, and where that was decided.
 type Answer = Option<(Duration, DecidedBy)>;
 
 fn answer(decisions: &[Decision]) -> Answer {
@@ -90,14 +90,14 @@ impl Program {
 struct Case {
     quota: usize,
     schedule: Vec<Act>,
-    /// What is asked first in an outage.
+    /// The requests at the start of an outage.
     away: Vec<u64>,
     block: Option<u64>,
     ask: Ask,
     who: usize,
     cost: u64,
     beside: u64,
-    /// Asks once more so many milliseconds after a refusal, when it may be known.
+    /// Asks once more this many milliseconds after a refusal, when the refusal may be known.
     again: Option<u64>,
 }
 
@@ -134,7 +134,7 @@ fn cases() -> impl Strategy<Value = Case> {
 
 #[test]
 fn after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_was_made() {
-    // Long enough that refusals are repeated, by the time of each permit and in buckets.
+    // Long enough that refusals are repeated. One quota counts by the time of each permit, one in buckets.
     let window = Duration::from_secs(90);
     let quotas = [Quota::new(6, window), Quota::new(25, window), Quota::new(10, window).gcra(4)];
     let counts: RefCell<BTreeMap<String, u64>> = RefCell::default();
@@ -155,7 +155,8 @@ fn after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_
                 for act in schedule {
                     world.play(act).await;
                 }
-                // What others have charged since a refusal, it does not know: so from here on nobody else asks.
+                // A known refusal does not include later charges by others, so nothing else is charged from here
+                // on.
                 world.pass(1_200_000).await;
                 for cost in case.away {
                     world.programs[who].ask(Ask::Away, cost.min(2), 1).await;
@@ -166,8 +167,8 @@ fn after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_
                     asked = world.programs[who].ask(ask, cost, beside).await;
                 }
                 let Some((wait, by)) = asked else { return Ok(()) };
-                // Several keys are not promised that: an override under which one of them passes may end while another is
-                // waited for.
+                // The promise does not hold for several keys: an override that allows one of them may end during
+                // the wait for another.
                 let together = matches!(ask, Ask::Together | Ask::AwayTogether);
                 let over = world.programs[who].plain.override_of("a").await.unwrap();
                 if together && over.is_some_and(|over| over.expires_in <= wait + Duration::from_secs(1)) {
@@ -175,10 +176,10 @@ fn after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_
                 }
                 *counts.borrow_mut().entry(format!("{ask:?} by {}", by.as_str())).or_default() += 1;
                 let wait_micros = u64::try_from(wait.as_nanos().div_ceil(1000)).unwrap();
-                // A share counts by the clock of its program, which is slow here by a thousandth.
+                // A share counts by the clock of its program, which is a thousandth slow here.
                 let slow = if by == DecidedBy::Outage { wait_micros / 990 } else { 0 };
                 world.pass(wait_micros + slow).await;
-                // Whoever waited for a turn asks as everybody does.
+                // A caller that waited for a turn asks with a plain check.
                 let ask = if ask == Ask::Turn { Ask::Check } else { ask };
                 let again = world.programs[who].ask(ask, cost, beside).await;
                 prop_assert!(again.is_none(), "after {:?} as {:?} said: {:?}", wait, by, again);
