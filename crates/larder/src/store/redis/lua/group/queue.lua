@@ -1,14 +1,19 @@
--- Part of each script of a lock group: what is stored, and how free locks are granted. Not a script by itself.
+-- Part of each script of a lock group: what is stored, and how free locks are granted. Not a script by
+-- itself.
 --
--- group a sorted set: the tokens that hold locks, or have a claim on them, by the server's time in milliseconds at which they end
--- state a hash. `n<name>`: the token that holds the lock, or has a claim on it; `s<token>`: the names that the token wants
---       or holds, with line feeds between; `f<token>`: fence and process of a holder; `h<token>`: when a waiter's process
---       last sent a heartbeat, in milliseconds of the server's time, below zero if it had a claim and has not asked since;
---       `#`: the last ticket
--- line  a sorted set: the waiting tokens by ticket
+-- group: a sorted set of the tokens that hold locks or have a claim on them. The score is when that ends, in
+-- milliseconds of the server's time.
+-- state: a hash with these fields:
+--   - `n<name>`: the token that holds the lock of that name, or has a claim on it.
+--   - `s<token>`: the names that the token wants or holds, separated by line feeds.
+--   - `f<token>`: fence and process of a holder.
+--   - `h<token>`: when the waiter's process last sent a heartbeat, in milliseconds of the server's time;
+--     negative if the waiter had a claim and has sent nothing since.
+--   - `#`: the last ticket.
+-- queue: a sorted set of the waiting tokens, by ticket.
 --
--- The one key that no KEYS name is the wake-up key of a waiter that gets a claim, `<group>:wake:<token>`: no caller can know
--- it, and it shares the hash tag.
+-- One key is in no KEYS: the wake-up key of a waiter that gets a claim, `<group>:wake:<token>`. No caller can
+-- know it before the script runs. It shares the group's hash tag.
 local group, state, line = KEYS[1], KEYS[2], KEYS[3]
 local KEPT = 8 -- waiters without a heartbeat for KEPT * live lose their place
 local MOST = 256 -- waiters that one step looks at
@@ -35,7 +40,7 @@ local function keep_line(live)
   keep(2 * KEPT * live)
 end
 
--- Frees what a token holds, or has a claim on. Its names are still known.
+-- Frees what a token holds or has a claim on. Leaves the token's list of names.
 local function drop_held(token)
   if redis.call('ZREM', group, token) == 1 then
     for name in names_of(token) do
@@ -45,13 +50,13 @@ local function drop_held(token)
   end
 end
 
--- Takes a token out of the line; whether it was in it.
+-- Removes a token from the queue. Returns whether it was queued.
 local function step_out(token)
   redis.call('HDEL', state, 'h' .. token)
   return redis.call('ZREM', line, token) == 1
 end
 
--- Frees what has ended. The waiter of a claim that ended keeps its place.
+-- Frees what has ended. A waiter whose claim ended keeps its place in the queue.
 local function expire(now)
   for _, token in ipairs(redis.call('ZRANGEBYSCORE', group, '-inf', now)) do
     drop_held(token)
@@ -67,8 +72,8 @@ local function clean_up()
   end
 end
 
--- Gives claims to live waiters whose locks are all free and wanted by no live waiter before them. Replies which names live
--- waiters want, and whether it has looked at all of them.
+-- Gives claims to live waiters whose locks are all free and wanted by no live waiter ahead of them. Returns
+-- the names that live waiters want, and whether it has looked at all waiters (it looks at MOST).
 local function grant(now, claim, live)
   local wanted, at, looked = {}, 0, 0
   while looked < MOST do
@@ -91,7 +96,7 @@ local function grant(now, claim, live)
             redis.call('HSET', state, 'n' .. name, token)
           end
           redis.call('HSET', state, 'h' .. token, -now)
-          -- The group may have had no holder, and this waiter may never come.
+          -- The group may have had no keys with a time to live, and this waiter may never confirm its claim.
           keep_line(live)
           redis.pcall('SET', group .. ':wake:' .. token, '1', 'PX', claim)
         else

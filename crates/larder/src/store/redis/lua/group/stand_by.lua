@@ -1,8 +1,10 @@
--- Keeps the places of waiting attempts of one process, at any number of groups in one slot, and grants what is free.
--- KEYS: for each group: group, state, line
--- ARGV: 1 and 2 milliseconds that a claim holds and that a waiter counts as live; then for each group how many of its
---   tokens follow, and those
--- Reply: for each token 0 if it waits, 1 if it has a claim, or had one and has not asked since, 2 if it does not wait
+-- The heartbeat of one process: keeps the places of its waiting attempts, at any number of groups in one
+-- slot, and grants what is free.
+-- KEYS: for each group: group, state, queue
+-- ARGV: 1 milliseconds that a claim lasts, 2 milliseconds that a heartbeat lasts; then for each group how
+--   many of its tokens follow, and those tokens
+-- Reply: for each token 0 if it waits, 1 if it has a claim (or had one, and has sent nothing since), 2 if it
+--   is not queued
 local now = now_of(redis.call('TIME'))
 local live = tonumber(ARGV[2])
 local at, reply = 3, {}
