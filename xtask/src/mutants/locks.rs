@@ -167,7 +167,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "who came last is served first",
         &[rebuilt(
             LINE,
-            "redis.call('ZRANGE', line, at, at + more)",
+            "redis.call('ZRANGE', queue, at, at + more)",
             "redis.call('ZREVRANGE', line, at, at + more)",
         )],
         &[ORDER, FAULTS],

@@ -12,5 +12,5 @@ if not last or tonumber(string.sub(last, 1, 16)) ~= tonumber(ARGV[1]) then
   return 0
 end
 redis.call('UNLINK', KEYS[1])
-hand_on(KEYS[1], KEYS[3], KEYS[4], now_of(redis.call('TIME')), ARGV[2], tonumber(ARGV[3]))
+hand_over(KEYS[1], KEYS[3], KEYS[4], now_of(redis.call('TIME')), ARGV[2], tonumber(ARGV[3]))
 return 1

@@ -16,16 +16,16 @@ if holder ~= ARGV[1] then
   local now, live = now_of(time), tonumber(ARGV[5])
   -- PEXPIRE comes first because it needs no memory: a waiter keeps its place on a server that is at its
   -- maxmemory.
-  keep_line(KEYS[3], KEYS[4], live)
+  keep_queue(KEYS[3], KEYS[4], live)
   redis.call('HSET', KEYS[4], ARGV[1], now)
   if not holder then
-    holder = hand_on(KEYS[1], KEYS[3], KEYS[4], now, ARGV[4], live)
+    holder = hand_over(KEYS[1], KEYS[3], KEYS[4], now, ARGV[4], live)
   end
   if holder ~= ARGV[1] then
     return 1
   end
 end
-if step_out(KEYS[3], KEYS[4], ARGV[1]) then
+if leave_queue(KEYS[3], KEYS[4], ARGV[1]) then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 elseif redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
   -- A repeated or late request: the holder may have extended the lock since, and that is not shortened.

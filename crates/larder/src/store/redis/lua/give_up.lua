@@ -6,12 +6,12 @@
 --   milliseconds to keep the tombstone
 -- Reply: 1 if the attempt had the lock, 0 if not
 -- It deletes before it writes, so that it works on a server that is at its maxmemory.
-step_out(KEYS[2], KEYS[3], ARGV[1])
+leave_queue(KEYS[2], KEYS[3], ARGV[1])
 redis.call('SET', KEYS[4], '0', 'PX', ARGV[4])
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
-if not hand_on(KEYS[1], KEYS[2], KEYS[3], now_of(redis.call('TIME')), ARGV[2], tonumber(ARGV[3])) then
+if not hand_over(KEYS[1], KEYS[2], KEYS[3], now_of(redis.call('TIME')), ARGV[2], tonumber(ARGV[3])) then
   redis.call('UNLINK', KEYS[1])
 end
 return 1

@@ -17,26 +17,26 @@ local KEPT = 8
 
 -- Hands the lock to the first live waiter for `claim` milliseconds and wakes it. Returns the waiter's token,
 -- or nil if no waiter is live.
-local function hand_on(lock, line, seen, now, claim, live)
+local function hand_over(lock, queue, seen, now, claim, live)
   -- Read one token first: the first waiter is nearly always live, and a batch costs more than the rest of a
   -- handover.
   local at, more = 0, 0
   while true do
-    local batch = redis.call('ZRANGE', line, at, at + more)
+    local batch = redis.call('ZRANGE', queue, at, at + more)
     if #batch == 0 then
       break
     end
     more = 15
     for _, token in ipairs(batch) do
-      local heard = tonumber(redis.call('HGET', seen, token)) or 0
-      if heard > 0 and now - heard <= live then
+      local heartbeat = tonumber(redis.call('HGET', seen, token)) or 0
+      if heartbeat > 0 and now - heartbeat <= live then
         redis.call('SET', lock, token, 'PX', claim)
         redis.call('HSET', seen, token, -now)
         redis.pcall('SET', lock .. ':wake:' .. token, '1', 'PX', claim)
         return token
       end
-      if now - math.abs(heard) > KEPT * live then
-        redis.call('ZREM', line, token)
+      if now - math.abs(heartbeat) > KEPT * live then
+        redis.call('ZREM', queue, token)
         redis.call('HDEL', seen, token)
       else
         at = at + 1
@@ -48,18 +48,18 @@ local function hand_on(lock, line, seen, now, claim, live)
   end
 end
 
-local function keep_line(line, seen, live)
-  redis.call('PEXPIRE', line, 2 * KEPT * live)
+local function keep_queue(queue, seen, live)
+  redis.call('PEXPIRE', queue, 2 * KEPT * live)
   redis.call('PEXPIRE', seen, 2 * KEPT * live)
 end
 
 -- Removes a token from the queue. Returns whether it was queued.
-local function step_out(line, seen, token)
-  if redis.call('ZREM', line, token) == 0 then
+local function leave_queue(queue, seen, token)
+  if redis.call('ZREM', queue, token) == 0 then
     return false
   end
   redis.call('HDEL', seen, token)
-  if redis.call('EXISTS', line) == 0 then
+  if redis.call('EXISTS', queue) == 0 then
     redis.call('UNLINK', seen)
   end
   return true

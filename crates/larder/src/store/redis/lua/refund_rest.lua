@@ -2,7 +2,7 @@
 local permits, when, first = struct.unpack('>I4I7I7', ask)
 -- After a reset, or on a server that lost the record, a new one may be there. What is in it was charged by
 -- others.
-if not record or born ~= first then
+if not record or created_at ~= first then
   return 0
 end
 local tracks, same = tracks_for(terms_at(19))

@@ -8,22 +8,22 @@ local now = now_of(redis.call('TIME'))
 local live = tonumber(ARGV[2])
 local at, reply = 3, {}
 for i = 1, #KEYS, 3 do
-  local lock, line, seen = KEYS[i], KEYS[i + 1], KEYS[i + 2]
+  local lock, queue, seen = KEYS[i], KEYS[i + 1], KEYS[i + 2]
   local last = at + tonumber(ARGV[at])
   local answers = {}
   -- PEXPIRE comes first because it needs no memory: the places are kept on a server that is at its maxmemory.
-  keep_line(line, seen, live)
+  keep_queue(queue, seen, live)
   for place = at + 1, last do
     local token = ARGV[place]
-    local heard = tonumber(redis.call('HGET', seen, token))
+    local heartbeat = tonumber(redis.call('HGET', seen, token))
     answers[token] = 2
-    if heard then
-      local came = heard > 0
-      redis.call('HSET', seen, token, came and now or -now)
-      answers[token] = came and 0 or 1
+    if heartbeat then
+      local waits = heartbeat > 0
+      redis.call('HSET', seen, token, waits and now or -now)
+      answers[token] = waits and 0 or 1
     end
   end
-  local holder = redis.call('GET', lock) or hand_on(lock, line, seen, now, ARGV[1], live)
+  local holder = redis.call('GET', lock) or hand_over(lock, queue, seen, now, ARGV[1], live)
   if holder and answers[holder] == 0 then
     answers[holder] = 1
   end

@@ -14,8 +14,8 @@ local now, live = now_of(time), tonumber(ARGV[6])
 expire(now)
 local wanted, free = {}, true
 -- Waiters come first: grant what is free to them, and learn which names live waiters want.
-if redis.call('EXISTS', line) == 1 then
-  keep_line(live)
+if redis.call('EXISTS', queue) == 1 then
+  keep_queue(live)
   wanted, free = grant(now, ARGV[5], live)
 end
 for name in string.gmatch(ARGV[8], '[^\n]+') do
@@ -34,7 +34,7 @@ end
 if ARGV[4] ~= '1' then
   return 0
 end
-redis.call('ZADD', line, redis.call('HINCRBY', state, '#', 1), ARGV[1])
+redis.call('ZADD', queue, redis.call('HINCRBY', state, '#', 1), ARGV[1])
 redis.call('HSET', state, 's' .. ARGV[1], ARGV[8], 'h' .. ARGV[1], now)
-keep_line(live)
+keep_queue(live)
 return 1

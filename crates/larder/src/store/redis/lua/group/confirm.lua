@@ -8,13 +8,13 @@
 local live = tonumber(ARGV[5])
 -- PEXPIRE comes first because it needs no memory: a waiter keeps its place on a server that is at its
 -- maxmemory.
-keep_line(live)
+keep_queue(live)
 local time = redis.call('TIME')
 local now = now_of(time)
 expire(now)
 local ends = tonumber(redis.call('ZSCORE', group, ARGV[1]))
 if not ends then
-  if not redis.call('ZSCORE', line, ARGV[1]) then
+  if not redis.call('ZSCORE', queue, ARGV[1]) then
     return -1
   end
   redis.call('HSET', state, 'h' .. ARGV[1], now)
@@ -25,7 +25,7 @@ if not ends then
   end
 end
 -- A repeated or late request: the holder may have renewed the locks since, and their time is not shortened.
-ends = math.max(step_out(ARGV[1]) and 0 or ends, now + tonumber(ARGV[2]))
+ends = math.max(leave_queue(ARGV[1]) and 0 or ends, now + tonumber(ARGV[2]))
 local fence = next_fence(KEYS[4], ARGV[3], time, '')
 redis.call('ZADD', group, ends, ARGV[1])
 redis.call('HSET', state, 'f' .. ARGV[1], string.format('%.0f', fence) .. ARGV[6])

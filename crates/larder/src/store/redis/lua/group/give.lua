@@ -6,13 +6,13 @@
 -- Reply: 1 if it held its locks or had a claim on them, 0 if not
 local ends = tonumber(redis.call('ZSCORE', group, ARGV[1]))
 drop_held(ARGV[1])
-step_out(ARGV[1])
+leave_queue(ARGV[1])
 redis.call('HDEL', state, 's' .. ARGV[1])
 if ARGV[2] ~= '0' then
   redis.call('SET', KEYS[4], '0', 'PX', ARGV[2])
 end
 local now = now_of(redis.call('TIME'))
-if redis.call('EXISTS', line) == 1 then
+if redis.call('EXISTS', queue) == 1 then
   expire(now)
   grant(now, ARGV[3], tonumber(ARGV[4]))
 end

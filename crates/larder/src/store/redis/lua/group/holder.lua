@@ -10,7 +10,7 @@ if not held or left <= 0 then
   return {}
 end
 local waiting = 0
-for _, waiter in ipairs(redis.call('ZRANGE', line, 0, -1)) do
+for _, waiter in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
   for name in names_of(waiter) do
     if name == ARGV[1] then
       waiting = waiting + 1

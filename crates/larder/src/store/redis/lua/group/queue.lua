@@ -14,7 +14,7 @@
 --
 -- One key is in no KEYS: the wake-up key of a waiter that gets a claim, `<group>:wake:<token>`. No caller can
 -- know it before the script runs. It shares the group's hash tag.
-local group, state, line = KEYS[1], KEYS[2], KEYS[3]
+local group, state, queue = KEYS[1], KEYS[2], KEYS[3]
 local KEPT = 8 -- waiters without a heartbeat for KEPT * live lose their place
 local MOST = 256 -- waiters that one step looks at
 local FENCE_KEPT = 60000
@@ -28,15 +28,15 @@ local function names_of(token)
 end
 
 local function keep(span)
-  for _, key in ipairs({ group, state, line }) do
+  for _, key in ipairs({ group, state, queue }) do
     if redis.call('PTTL', key) < span then
       redis.call('PEXPIRE', key, span)
     end
   end
 end
 
-local function keep_line(live)
-  redis.call('PEXPIRE', line, 2 * KEPT * live)
+local function keep_queue(live)
+  redis.call('PEXPIRE', queue, 2 * KEPT * live)
   keep(2 * KEPT * live)
 end
 
@@ -51,23 +51,23 @@ local function drop_held(token)
 end
 
 -- Removes a token from the queue. Returns whether it was queued.
-local function step_out(token)
+local function leave_queue(token)
   redis.call('HDEL', state, 'h' .. token)
-  return redis.call('ZREM', line, token) == 1
+  return redis.call('ZREM', queue, token) == 1
 end
 
 -- Frees what has ended. A waiter whose claim ended keeps its place in the queue.
 local function expire(now)
   for _, token in ipairs(redis.call('ZRANGEBYSCORE', group, '-inf', now)) do
     drop_held(token)
-    if not redis.call('ZSCORE', line, token) then
+    if not redis.call('ZSCORE', queue, token) then
       redis.call('HDEL', state, 's' .. token)
     end
   end
 end
 
 local function clean_up()
-  if redis.call('EXISTS', group) == 0 and redis.call('EXISTS', line) == 0 then
+  if redis.call('EXISTS', group) == 0 and redis.call('EXISTS', queue) == 0 then
     redis.call('UNLINK', state)
   end
 end
@@ -77,14 +77,14 @@ end
 local function grant(now, claim, live)
   local wanted, at, looked = {}, 0, 0
   while looked < MOST do
-    local batch = redis.call('ZRANGE', line, at, at + 15)
+    local batch = redis.call('ZRANGE', queue, at, at + 15)
     if #batch == 0 then
       return wanted, true
     end
     for _, token in ipairs(batch) do
       looked = looked + 1
-      local heard = tonumber(redis.call('HGET', state, 'h' .. token)) or 0
-      if heard > 0 and now - heard <= live then
+      local heartbeat = tonumber(redis.call('HGET', state, 'h' .. token)) or 0
+      if heartbeat > 0 and now - heartbeat <= live then
         local names, free = {}, true
         for name in names_of(token) do
           names[#names + 1] = name
@@ -97,7 +97,7 @@ local function grant(now, claim, live)
           end
           redis.call('HSET', state, 'h' .. token, -now)
           -- The group may have had no keys with a time to live, and this waiter may never confirm its claim.
-          keep_line(live)
+          keep_queue(live)
           redis.pcall('SET', group .. ':wake:' .. token, '1', 'PX', claim)
         else
           for _, name in ipairs(names) do
@@ -105,8 +105,8 @@ local function grant(now, claim, live)
           end
         end
         at = at + 1
-      elseif now - math.abs(heard) > KEPT * live then
-        step_out(token)
+      elseif now - math.abs(heartbeat) > KEPT * live then
+        leave_queue(token)
         if not redis.call('ZSCORE', group, token) then
           redis.call('HDEL', state, 's' .. token)
         end

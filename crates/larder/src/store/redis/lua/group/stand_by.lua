@@ -9,20 +9,20 @@ local now = now_of(redis.call('TIME'))
 local live = tonumber(ARGV[2])
 local at, reply = 3, {}
 for i = 1, #KEYS, 3 do
-  group, state, line = KEYS[i], KEYS[i + 1], KEYS[i + 2]
+  group, state, queue = KEYS[i], KEYS[i + 1], KEYS[i + 2]
   local last = at + tonumber(ARGV[at])
-  keep_line(live)
+  keep_queue(live)
   expire(now)
   for place = at + 1, last do
-    local heard = tonumber(redis.call('HGET', state, 'h' .. ARGV[place]))
-    if heard then
-      redis.call('HSET', state, 'h' .. ARGV[place], heard > 0 and now or -now)
+    local heartbeat = tonumber(redis.call('HGET', state, 'h' .. ARGV[place]))
+    if heartbeat then
+      redis.call('HSET', state, 'h' .. ARGV[place], heartbeat > 0 and now or -now)
     end
   end
   grant(now, ARGV[1], live)
   for place = at + 1, last do
-    local heard = tonumber(redis.call('HGET', state, 'h' .. ARGV[place]))
-    reply[#reply + 1] = not heard and 2 or heard > 0 and 0 or 1
+    local heartbeat = tonumber(redis.call('HGET', state, 'h' .. ARGV[place]))
+    reply[#reply + 1] = not heartbeat and 2 or heartbeat > 0 and 0 or 1
   end
   at = last + 1
 end

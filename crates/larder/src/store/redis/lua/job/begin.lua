@@ -12,7 +12,7 @@
 --   is left. Times are milliseconds of the server's time
 --
 -- The record has these fields: `period` of the last try, `tries` of that period, `last` (when the last try
--- began or ended); `ends`, the tokens of the last 15 runs that ended; `done`, the last completed period, with
+-- began or ended); `ends`, the tokens of the last 16 runs that ended; `done`, the last completed period, with
 -- `done_at` and `done_by`; `burned`, the last period whose start counts as completion, with `burned_at` and
 -- `burned_by`.
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then

@@ -126,8 +126,8 @@ local function grant(permits, used, now, claim, live)
     end
     more = 15
     for i = 1, #batch, 2 do
-      local token, heard = batch[i], tonumber(redis.call('HGET', seen, batch[i])) or 0
-      if heard > 0 and now - heard <= live then
+      local token, heartbeat = batch[i], tonumber(redis.call('HGET', seen, batch[i])) or 0
+      if heartbeat > 0 and now - heartbeat <= live then
         local weight = weight_of(token)
         if weight > permits then
           -- The waiter is woken, and its next request learns that it can never be granted.
@@ -149,7 +149,7 @@ local function grant(permits, used, now, claim, live)
           wake(token, claim)
           used, grants = used + weight, grants + 1
         end
-      elseif now - math.abs(heard) > KEPT * live then
+      elseif now - math.abs(heartbeat) > KEPT * live then
         redis.call('ZREM', queue, token)
         redis.call('HDEL', seen, token)
       else

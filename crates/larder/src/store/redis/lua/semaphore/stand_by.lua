@@ -14,9 +14,9 @@ for i = 1, #KEYS, 4 do
   keep_queue(live)
   expire(now, live)
   for place = at + 1, last do
-    local heard = tonumber(redis.call('HGET', seen, ARGV[place]) or 't')
-    if heard then
-      redis.call('HSET', seen, ARGV[place], heard > 0 and now or -now)
+    local heartbeat = tonumber(redis.call('HGET', seen, ARGV[place]) or 't')
+    if heartbeat then
+      redis.call('HSET', seen, ARGV[place], heartbeat > 0 and now or -now)
     end
   end
   local permits, used = count()
