@@ -1,7 +1,8 @@
-//! Attempts at locks that may be called, by their tokens.
+//! Wake-ups for attempts at locks, by their tokens.
 //!
-//! An attempt must listen before it stands in line, as its call may come in the same instant as the answer; and nearly always the
-//! lock is free, and nobody calls. So listening costs a number in a table, and what is waited on is made by who waits.
+//! An attempt subscribes before it is enqueued, because its wake-up may arrive together with the reply. Most
+//! locks are free, and most attempts are never woken. So a subscription is one entry in a map; the `Notify`
+//! is allocated only when the attempt waits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,7 +52,7 @@ impl Wakeups {
     }
 }
 
-/// Hears when one attempt is called, from when it was made until it is dropped.
+/// Receives the wake-ups of one attempt until it is dropped.
 pub(crate) struct Subscription {
     changes: Arc<Invalidations>,
     token: u64,
@@ -63,7 +64,8 @@ impl Subscription {
         Self { changes, token }
     }
 
-    /// Waits for a call since the last one heard, `patience` at most.
+    /// Waits until the attempt is woken, at most for `max_wait`. Returns at once if it was woken since the
+    /// last call.
     pub(crate) async fn called(&self, patience: Duration) {
         let waiter = match self.changes.calls.table().get_mut(&self.token) {
             None => return,
