@@ -63,7 +63,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("  {} {} {}", first.is_some(), second.is_some(), third.is_some());
 
     println!("When the server is away, a third of the limit each:");
-    let careful = larder.rate_limiter("careful", Quota::per_minute(30))?.outage(OutagePolicy::LocalShare(3))?;
+    let careful =
+        larder.rate_limiter("careful", Quota::per_minute(30))?.outage(OutagePolicy::LocalShare(3))?;
     println!("  decided by {}", careful.check((run, "ann")).await?.decided_by().as_str());
 
     larder.close().await?;

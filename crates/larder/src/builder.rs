@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::background::Background;
 use crate::clock::Clock;
-use crate::context::{Context, CallLimits};
+use crate::context::{CallLimits, Context};
 use crate::credentials::{CredentialSource, Credentials};
 use crate::endpoint::Secret;
 use crate::error::{Error, Result};

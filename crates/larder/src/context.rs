@@ -25,7 +25,7 @@ use crate::name::Name;
 use crate::near::{Asking, Invalidations};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
-use crate::store::limit::{LimitStore, WriteStamp, QuotaSpec};
+use crate::store::limit::{LimitStore, QuotaSpec, WriteStamp};
 use crate::store::trust::ReadStamp;
 use crate::store::{AnyStore, Claim, Eviction, InvalidationSink, Store};
 use crate::tasks::Tasks;

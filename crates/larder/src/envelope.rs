@@ -312,7 +312,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn envelopes() -> impl Strategy<Value = Envelope> {
-        let kinds = prop_oneof![Just(EntryKind::Value), Just(EntryKind::Absence), Just(EntryKind::Placeholder)];
+        let kinds =
+            prop_oneof![Just(EntryKind::Value), Just(EntryKind::Absence), Just(EntryKind::Placeholder)];
         let codecs = prop_oneof![Just(Codec::Json), Just(Codec::MessagePack)];
         let compressions = prop_oneof![Just(Compression::None), Just(Compression::Lz4)];
         let tag = ("\\PC{0,40}", any::<u64>()).prop_map(|(tag, version)| TagVersion { tag, version });

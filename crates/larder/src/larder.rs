@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::limit::{LimitKey, Quotas, RateLimiter, Together, together};
-use crate::lock::{Election, Job, Lock, LockGroup, Coordinator, RwLock, Semaphore, SeveralLocks};
+use crate::lock::{Coordinator, Election, Job, Lock, LockGroup, RwLock, Semaphore, SeveralLocks};
 use crate::stats::Stats;
 use crate::store::Store;
 

@@ -84,7 +84,7 @@ pub use write::{OrQueue, WriteCall, WriteOutcome};
 // The cache
 pub use cache::{
     Cache, CacheBuilder, Entry, EntryVersion, Explanation, Foreign, HoldsError, IsError, IsText, Load,
-    LoadEntry, LoadError, LoadMany, LoaderError, LoaderFailure, LoadContext, NearVerdict, OnceError,
+    LoadContext, LoadEntry, LoadError, LoadMany, LoaderError, LoaderFailure, NearVerdict, OnceError,
     ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored, Tag, TagSnapshot, WhenAbandoned,
 };
 pub use key::{CacheKey, DisplayKey, KeyText};
@@ -101,8 +101,8 @@ pub use lock::{
 
 // Rate limits
 pub use limit::{
-    Block, DecidedBy, Decision, PermitBatch, LimitKey, OutagePolicy, Quota, QuotaOverride, Quotas, RateLimiter,
-    Reservation, Reserve, Settled, Together,
+    Block, DecidedBy, Decision, LimitKey, OutagePolicy, PermitBatch, Quota, QuotaOverride, Quotas,
+    RateLimiter, Reservation, Reserve, Settled, Together,
 };
 
 /// The programs of the README and of docs/, so that they compile.

@@ -81,14 +81,17 @@ async fn many_keys_at_once_are_decided_by_the_policy_however_many() {
     let (_larder, limiter) = limiter(&server, OutagePolicy::Allow).await;
     server.pause();
     let decisions = limiter.check_many(0..100).await.unwrap();
-    assert!(decisions.len() == 100 && decisions.iter().all(|one| one.decided_by() == DecidedBy::OutagePolicy));
+    assert!(
+        decisions.len() == 100 && decisions.iter().all(|one| one.decided_by() == DecidedBy::OutagePolicy)
+    );
 }
 
 #[tokio::test]
 async fn tens_of_thousands_of_keys_at_once_are_all_decided_and_the_store_is_not_taken_for_away() {
     let server = Server::start();
     let larder = support::connect(&server.url()).await;
-    let limiter = larder.rate_limiter("many", Quota::per_hour(30)).unwrap().outage(OutagePolicy::Deny).unwrap();
+    let limiter =
+        larder.rate_limiter("many", Quota::per_hour(30)).unwrap().outage(OutagePolicy::Deny).unwrap();
     let decisions = limiter.check_many(0..30_000).await.unwrap();
     assert_eq!(decisions.len(), 30_000);
     assert!(decisions.iter().all(|one| one.is_allowed() && one.decided_by() == DecidedBy::Store));
@@ -100,7 +103,8 @@ async fn each_policy_decides_as_it_says() {
     let server = Server::start();
     let (larder, errors) = limiter(&server, OutagePolicy::Error).await;
     let with = |outage| errors.clone().outage(outage).unwrap();
-    let (denies, allows, shares) = (with(OutagePolicy::Deny), with(OutagePolicy::Allow), with(OutagePolicy::LocalShare(3)));
+    let (denies, allows, shares) =
+        (with(OutagePolicy::Deny), with(OutagePolicy::Allow), with(OutagePolicy::LocalShare(3)));
     server.kill();
     let error = errors.check("a").await.unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
@@ -151,7 +155,10 @@ async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
     server.kill();
     let limiters = |larder: &Larder| -> Vec<RateLimiter> {
         let limiter = |quota: &Quota| larder.rate_limiter(&format!("of{}", quota.limit()), *quota).unwrap();
-        quotas.iter().map(|quota| limiter(quota).outage(OutagePolicy::LocalShare(PROGRAMS)).unwrap()).collect()
+        quotas
+            .iter()
+            .map(|quota| limiter(quota).outage(OutagePolicy::LocalShare(PROGRAMS)).unwrap())
+            .collect()
     };
     let end = Instant::now() + 4 * WINDOW;
     let mut asking = Vec::new();
@@ -214,7 +221,8 @@ async fn an_outage_of_one_node_of_a_cluster_does_not_open_the_others() {
         .connect()
         .await
         .unwrap();
-    let limiter = larder.rate_limiter("api", Quota::per_hour(30)).unwrap().outage(OutagePolicy::Deny).unwrap();
+    let limiter =
+        larder.rate_limiter("api", Quota::per_hour(30)).unwrap().outage(OutagePolicy::Deny).unwrap();
     for key in 0..50 {
         assert!(limiter.allow(key).await.unwrap());
     }

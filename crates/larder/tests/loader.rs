@@ -655,7 +655,8 @@ async fn a_key_that_another_program_loads_is_waited_for_and_not_loaded() {
 #[tokio::test]
 async fn a_key_whose_load_elsewhere_came_to_nothing_is_loaded_after_all() {
     for (store, here, there) in each_pair().await {
-        let held = Held::with(&users(&here), "2", user("not stored"), larder::LoadContext::do_not_store).await;
+        let held =
+            Held::with(&users(&here), "2", user("not stored"), larder::LoadContext::do_not_store).await;
         let asked = Asked::default();
         let many = tokio::spawn({
             let (users, asked) = (users(&there), asked.clone());

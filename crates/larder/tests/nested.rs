@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::{Cache, Format, Larder, LoadError, LoadContext};
+use larder::{Cache, Format, Larder, LoadContext, LoadError};
 use support::held::{LIMIT, within};
 use support::{each_pair, each_store};
 use tokio::sync::Barrier;

@@ -146,7 +146,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "an attempt that was given up is not remembered",
-        &[within(ATTEMPT, "Stage::Unanswered => ", ["QueueTiming::REMEMBERED", "Duration::from_millis(1)"], ",")],
+        &[within(
+            ATTEMPT,
+            "Stage::Unanswered => ",
+            ["QueueTiming::REMEMBERED", "Duration::from_millis(1)"],
+            ",",
+        )],
         &[LATE],
     ),
     mutant(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use shuttle::thread;
 
-use super::trust::{Sessions, ReadStamp};
+use super::trust::{ReadStamp, Sessions};
 use crate::clock::Moment;
 
 const LANE: u16 = 0;

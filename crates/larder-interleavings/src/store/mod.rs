@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::name::Name;
-use trust::{Sessions, ReadStamp};
+use trust::{ReadStamp, Sessions};
 
 pub(crate) struct Tracked {
     pub(crate) bytes: Option<Vec<u8>>,

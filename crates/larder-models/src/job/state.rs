@@ -225,7 +225,11 @@ impl State {
             Action::GoAway(p) => {
                 let token = self.token(p)?;
                 let begins = matches!(self.processes.get(p)?.phase, Phase::Beginning(_));
-                self.requests.push(if begins { Request::GiveUp(token) } else { Request::ReleaseOutcome(token) });
+                self.requests.push(if begins {
+                    Request::GiveUp(token)
+                } else {
+                    Request::ReleaseOutcome(token)
+                });
                 self.leave(p)?;
             }
             Action::Serve(i) => {

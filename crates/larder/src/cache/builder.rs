@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::flight::Flights;
 use super::runs::Runs;
 use super::unfenced::WriteRecords;
-use super::{Cache, NearTier, Policy, CacheShared, WhenAbandoned};
+use super::{Cache, CacheShared, NearTier, Policy, WhenAbandoned};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::Name;

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 
 use super::Cache;
 use super::fill::{Fill, Reason};
-use super::flight::{LoadFailure, FlightLeader, FlightOutcome, Tags, Waiter};
-use super::kept::{Lookup, CachedValue};
+use super::flight::{FlightLeader, FlightOutcome, LoadFailure, Tags, Waiter};
+use super::kept::{CachedValue, Lookup};
 use super::load::LoadKind;
 use super::load_error::LoadError;
 use super::loader::Loader;

@@ -16,9 +16,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Cache;
-use super::kept::{Lookup, CachedValue, NearCopy, Source};
+use super::kept::{CachedValue, Lookup, NearCopy, Source};
 use super::local::Fetched;
-use super::verdict::{VersionReplies, Cause, Judged, Verdict, ask, classify, classified};
+use super::verdict::{Cause, Judged, Verdict, VersionReplies, ask, classified, classify};
 use crate::envelope::TagVersion;
 use crate::error::Result;
 use crate::name::Name;
@@ -130,7 +130,9 @@ where
             }
         };
         match decode(&bytes, payload, self.context.limits.max_value_bytes) {
-            Ok(value) if source == Source::Stale => Lookup::Stale(CachedValue::new(value, source, &classified.meta)),
+            Ok(value) if source == Source::Stale => {
+                Lookup::Stale(CachedValue::new(value, source, &classified.meta))
+            }
             Ok(value) => Lookup::Fresh(CachedValue::new(value, source, &classified.meta)),
             Err(reason) => {
                 self.shared.meter.unreadable(reason);
@@ -144,7 +146,8 @@ where
         let found = self.found(&classified, bytes);
         if let (Lookup::Fresh(kept), Some(near)) = (&found, self.shared.near.get()) {
             // What carries no clear version can only be invalidated by its own name.
-            let clear_seen = if classified.meta.clear_version == 0 { fetched.seen } else { classified.clear_seen };
+            let clear_seen =
+                if classified.meta.clear_version == 0 { fetched.seen } else { classified.clear_seen };
             let fetched = Fetched { clear_seen, ..fetched };
             self.keep_copy(near, &fetched, kept, classified.meta.expires_at, classified.meta.tags)?;
         }
@@ -201,15 +204,17 @@ where
         let Some(near) = self.shared.near.get() else {
             let read = store.get_many(names).await?;
             let classified = invalidate(self.classify_many(names, read.iter().map(Option::as_ref)).await?);
-            let found = classified.into_iter().zip(read).map(|(classified, bytes)| match (classified, bytes) {
-                (Some(classified), Some(bytes)) => self.found(&classified, bytes),
-                _ => Lookup::Nothing,
-            });
+            let found =
+                classified.into_iter().zip(read).map(|(classified, bytes)| match (classified, bytes) {
+                    (Some(classified), Some(bytes)) => self.found(&classified, bytes),
+                    _ => Lookup::Nothing,
+                });
             return Ok(found.collect());
         };
         let tickets: Vec<InsertTicket> = names.iter().map(|name| near.copies.ticket(name)).collect();
         let read = store.get_many_tracked(names).await?;
-        let classified = invalidate(self.classify_many(names, read.iter().map(|read| read.bytes.as_ref())).await?);
+        let classified =
+            invalidate(self.classify_many(names, read.iter().map(|read| read.bytes.as_ref())).await?);
         let mut fetched: Vec<Fetched<'_>> = names
             .iter()
             .zip(tickets)
@@ -240,7 +245,9 @@ where
         let judge_all = |answers: &VersionReplies| {
             let read = names.iter().zip(read.clone());
             read.map(|(name, bytes)| {
-                bytes.map(|bytes| classify(&self.context, &self.shared.clear, name, bytes, answers)).transpose()
+                bytes
+                    .map(|bytes| classify(&self.context, &self.shared.clear, name, bytes, answers))
+                    .transpose()
             })
             .collect::<Result<Vec<_>>>()
         };

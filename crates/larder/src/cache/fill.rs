@@ -24,8 +24,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
 
 use super::claim::ClaimGuard;
-use super::flight::{LoadFailure, FlightLeader};
-use super::kept::{Lookup, CachedValue, Source};
+use super::flight::{FlightLeader, LoadFailure};
+use super::kept::{CachedValue, Lookup, Source};
 use super::load_error::waited;
 use super::loader::{Loader, message};
 use super::loading::{Choices, LoadContext};
@@ -461,7 +461,10 @@ where
 /// its own place until this load has ended.
 ///
 /// Nothing waits for ever: a loader that holds a place may wait for this one without our knowing.
-pub(super) async fn place<'a, V>(cache: &'a Cache<V>, leaders: &[&FlightLeader<V>]) -> Option<SemaphorePermit<'a>> {
+pub(super) async fn place<'a, V>(
+    cache: &'a Cache<V>,
+    leaders: &[&FlightLeader<V>],
+) -> Option<SemaphorePermit<'a>> {
     let nested = leaders.iter().map(|leader| Box::pin(leader.nested()));
     tokio::select! {
         place = cache.shared.outage.acquire() => place.ok(),

@@ -129,7 +129,15 @@ impl<V> NearCopy<V> {
         let (nonce, fresh_until, load_cost) =
             self.more.map_or((0, 0, 0), |more| (more.nonce, more.fresh_until, more.load_cost));
         let (value, written_at) = (self.value, self.written_at);
-        CachedValue { value, source: Source::Near, nonce, written_at, fresh_until, load_cost, clear_version: 0 }
+        CachedValue {
+            value,
+            source: Source::Near,
+            nonce,
+            written_at,
+            fresh_until,
+            load_cost,
+            clear_version: 0,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use super::caller::LoadRequest;
 use super::fetch::Fetch;
 use super::fill::Reason;
 use super::flight::Tags;
-use super::kept::{Entry, Lookup, CachedValue, NearCopy};
+use super::kept::{CachedValue, Entry, Lookup, NearCopy};
 use super::load_error::LoadError;
 use super::loader::{Loader, erased};
 use super::loading::LoadContext;
@@ -425,7 +425,11 @@ where
 }
 
 /// All that is not a plain hit.
-fn run<'a, V, E, K, S>(cache: &'a Cache<V>, request: LoadOptions<K, S>, found: Result<Lookup<V>>) -> Slow<'a, V, E>
+fn run<'a, V, E, K, S>(
+    cache: &'a Cache<V>,
+    request: LoadOptions<K, S>,
+    found: Result<Lookup<V>>,
+) -> Slow<'a, V, E>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     E: Send + Sync + 'static,

@@ -24,12 +24,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::caller::{join, wait};
-use super::fill::{Claimed, Fill, IfBusy, Reason, CommitMode, place};
-use super::flight::{LoadFailure, FlightLeader, FlightOutcome, Tags, Waiter};
-use super::kept::{Lookup, CachedValue};
+use super::fill::{Claimed, CommitMode, Fill, IfBusy, Reason, place};
+use super::flight::{FlightLeader, FlightOutcome, LoadFailure, Tags, Waiter};
+use super::kept::{CachedValue, Lookup};
 use super::load_error::LoadError;
 use super::loading::Choices;
-use super::nesting::{Loads, LoadWait, is_nested, scope, wait_for};
+use super::nesting::{LoadWait, Loads, is_nested, scope, wait_for};
 use super::thrown::{LoaderError, Thrown};
 use super::wait::pause;
 use super::{Cache, tag};

@@ -79,7 +79,11 @@ where
     }
 
     /// Reads entries in batches, each within `patience`.
-    pub(super) async fn fetch_in_batches(&self, names: &[Name], patience: Duration) -> Result<Vec<Lookup<V>>> {
+    pub(super) async fn fetch_in_batches(
+        &self,
+        names: &[Name],
+        patience: Duration,
+    ) -> Result<Vec<Lookup<V>>> {
         if names.len() <= MOST_READ {
             return within(patience, self.fetch_many(names)).await;
         }

@@ -65,7 +65,7 @@ use runs::Runs;
 pub use single::Set;
 pub use tag::{Tag, TagSnapshot};
 pub use thrown::{Foreign, HoldsError, IsError, IsText, LoaderError, LoaderFailure};
-use unfenced::{WriteRecords, UnfencedWrite};
+use unfenced::{UnfencedWrite, WriteRecords};
 
 /// How long a version is kept at least: it must outlive every entry that carries it.
 const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);

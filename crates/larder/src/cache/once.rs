@@ -39,7 +39,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::keyspace::Keyspace;
 use crate::name::Name;
-use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, OnceRun};
+use crate::store::once::{GIVEN_UP, OnceRun, OnceStart, OnceStore};
 use crate::store::{AnyStore, Expiry, Store};
 use crate::value::{WriteStamp, decode};
 
@@ -251,7 +251,9 @@ impl<E: fmt::Debug + Send + Sync + 'static> StdError for OnceError<E> {
         match self {
             Self::Work(error) => error.cause(),
             Self::Larder(error) => error.source(),
-            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::ActiveRun | Self::Unreadable => None,
+            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::ActiveRun | Self::Unreadable => {
+                None
+            }
         }
     }
 }
@@ -327,8 +329,12 @@ where
             if attempts > 2 {
                 tokio::time::sleep(pause(attempts, cache.context.random.fraction())).await;
             }
-            let mark =
-                OnceMark { context: cache.context.clone(), entry: entry.clone(), token: run.token, armed: true };
+            let mark = OnceMark {
+                context: cache.context.clone(),
+                entry: entry.clone(),
+                token: run.token,
+                armed: true,
+            };
             let begin = cache.context.store()?.begin_once(&entry, run, in_place_of.take());
             match cache.bounded(begin).await? {
                 OnceStart::Begun => {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::fetch::Fetch;
-use super::kept::{Lookup, CachedValue};
+use super::kept::{CachedValue, Lookup};
 use super::tag::{self, TagSnapshot};
 use super::verdict::{Answers, Verdict, ask, classify_start};
 use super::{Cache, Entry, Source, builder};

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 
 use crate::context::Context;
-use crate::envelope::{Glance, EntryKind, TagVersion, glance};
+use crate::envelope::{EntryKind, Glance, TagVersion, glance};
 use crate::error::Result;
 use crate::name::Name;
 use crate::store::Store;
@@ -106,7 +106,8 @@ pub(super) fn classify_start(
     if context.invalidations.covers(entry, clear) {
         return just(Verdict::Invalid(Cause::Queued));
     }
-    rule(context, clear, OpenedEntry { kind: EntryKind::Value, meta, payload: Payload::default() }, answers).map(Some)
+    rule(context, clear, OpenedEntry { kind: EntryKind::Value, meta, payload: Payload::default() }, answers)
+        .map(Some)
 }
 
 /// The order matters: nothing else counts of what was invalidated.
@@ -122,7 +123,9 @@ fn rule(context: &Context, clear: &Name, opened: OpenedEntry, answers: &VersionR
             match kind {
                 EntryKind::Absence => Verdict::Absent,
                 EntryKind::Placeholder => Verdict::Placeholder,
-                EntryKind::Value if meta.fresh_until != 0 && meta.fresh_until <= now => Verdict::Stale(payload),
+                EntryKind::Value if meta.fresh_until != 0 && meta.fresh_until <= now => {
+                    Verdict::Stale(payload)
+                }
                 EntryKind::Value => Verdict::Serve(payload),
             }
         }

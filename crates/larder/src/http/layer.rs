@@ -90,7 +90,9 @@ impl RateLimitLayer {
             on_refusal: None,
             jitter: Duration::ZERO,
         };
-        Self { shared: Arc::new(LayerShared { options, refuse: Arc::new(Problem), policies: Arc::default() }) }
+        Self {
+            shared: Arc::new(LayerShared { options, refuse: Arc::new(Problem), policies: Arc::default() }),
+        }
     }
 }
 

@@ -11,9 +11,9 @@ use http::{Request, Response, StatusCode, header};
 use tower_service::Service;
 
 use super::decisions::Decisions;
-use super::fields::{Policies, LimitFields};
+use super::fields::{LimitFields, Policies};
 use super::key::{RequestHead, ResponseHead, shortened};
-use super::layer::{Options, LayerShared};
+use super::layer::{LayerShared, Options};
 use super::refusal::{Problem, Refusal, Refuse, RefusedRequest, retry_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{DecidedBy, Decision, RateLimiter, Reservation, Reserve};

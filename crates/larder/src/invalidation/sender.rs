@@ -21,7 +21,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
-use super::queue::{Invalidation, Next, InvalidationQueue, Work};
+use super::queue::{Invalidation, InvalidationQueue, Next, Work};
 use super::throttle::Throttle;
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::target;

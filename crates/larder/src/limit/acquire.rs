@@ -13,7 +13,7 @@ use super::RateLimiter;
 use super::ask::drift;
 use super::decision::{DecidedBy, Decision};
 use super::quota::Plan;
-use super::wait_queue::{WaitOutcome, WaitQueue, QueuedCaller};
+use super::wait_queue::{QueuedCaller, WaitOutcome, WaitQueue};
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::key::CacheKey;

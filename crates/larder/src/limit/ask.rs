@@ -14,7 +14,7 @@ use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
-use crate::store::limit::{Charge, Charged, LimitStore, ChargeMode};
+use crate::store::limit::{Charge, ChargeMode, Charged, LimitStore};
 
 /// A share of a pause or a lease that clocks of different rates may cost.
 pub(super) fn drift(span: Duration) -> Duration {
@@ -155,8 +155,14 @@ impl RateLimiter {
     /// [`ask_store`](Self::ask_store) outside of a call, with the connection's timeout.
     pub(super) async fn ask_in_time(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
         let asked = (self.now(), self.changes());
-        let charge =
-            Charge { terms: &plan.terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
+        let charge = Charge {
+            terms: &plan.terms,
+            take: ChargeMode::All,
+            cost,
+            charge_at: 0,
+            max_wait: 0,
+            penalty: None,
+        };
         match self.send_in_time(name, charge).await {
             Ok(charged) => {
                 plan.check_answer(cost, &charged)?;

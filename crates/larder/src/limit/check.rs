@@ -6,7 +6,7 @@ use crate::call::Call;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{Charge, LimitStore, ChargeMode};
+use crate::store::limit::{Charge, ChargeMode, LimitStore};
 
 impl RateLimiter {
     /// Whether one more may pass, and if so charges it: [`check`](Self::check) without the figures.

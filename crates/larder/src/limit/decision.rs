@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::quota::{Plan, Quota};
 use crate::name::Name;
-use crate::store::limit::{Charged, ChargeStamp};
+use crate::store::limit::{ChargeStamp, Charged};
 
 /// What a limiter decided, and what is left.
 ///

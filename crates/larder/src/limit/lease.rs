@@ -21,7 +21,7 @@ use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::limit::{Charge, Rule, ChargeStamp, ChargeMode};
+use crate::store::limit::{Charge, ChargeMode, ChargeStamp, Rule};
 
 /// How permits are taken in advance: how many at once, and for how long.
 ///

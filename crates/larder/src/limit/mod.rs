@@ -107,7 +107,8 @@ impl RateLimiter {
         let (plan_id, plan) = (AtomicU64::new(plan.id), RwLock::new(plan));
         let (outage, lease, by_key, penalty) = (OutagePolicy::Error, None, None, None);
         let name = name.to_owned();
-        let inner = LimiterShared { context, local, name, prefix, plan, plan_id, outage, lease, by_key, penalty };
+        let inner =
+            LimiterShared { context, local, name, prefix, plan, plan_id, outage, lease, by_key, penalty };
         Ok(Self { inner: Arc::new(inner) })
     }
 

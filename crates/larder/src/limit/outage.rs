@@ -13,7 +13,7 @@ use super::quota::Plan;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
-use crate::store::limit::{Charge, ChargeStamp, ChargeMode};
+use crate::store::limit::{Charge, ChargeMode, ChargeStamp};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -168,7 +168,8 @@ impl RateLimiter {
                         let charge = Charge { terms: &terms, take, cost, charge_at: 0, max_wait: 0, penalty };
                         let charged = self.inner.local.share.charge(name.as_str(), charge, self.now());
                         let decision = Decision::of(name, charged, plan, DecidedBy::OutagePolicy);
-                        let decision = Decision { stamp: ChargeStamp::default(), counted_here: true, ..decision };
+                        let decision =
+                            Decision { stamp: ChargeStamp::default(), counted_here: true, ..decision };
                         return Ok((decision, charged.stamp));
                     }
                 }
@@ -204,7 +205,11 @@ pub(super) fn together_without_store(keys: &[Away<'_>], error: &Error) -> Result
     if !looked.iter().all(|(looked, _)| looked.is_allowed()) {
         // One that refuses by itself is asked again, since that may begin a block.
         let each = keys.iter().zip(looked).map(|(key, (looked, _))| {
-            if looked.is_allowed() { Ok(looked.refused_with_others()) } else { Ok(decide(key, ChargeMode::All)?.0) }
+            if looked.is_allowed() {
+                Ok(looked.refused_with_others())
+            } else {
+                Ok(decide(key, ChargeMode::All)?.0)
+            }
         });
         return each.collect();
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::store::limit::{BUCKETS, Charged, Label, Rule, QuotaSpec};
+use crate::store::limit::{BUCKETS, Charged, Label, QuotaSpec, Rule};
 
 /// Half of what a sum of the record can hold: as much again may be booked ahead.
 const LARGEST_LIMIT: u64 = i32::MAX as u64;

@@ -7,7 +7,7 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{LimitStore, ChargeStamp};
+use crate::store::limit::{ChargeStamp, LimitStore};
 
 impl RateLimiter {
     /// Forgets what was charged to a key; whether anything was. One round trip.

@@ -8,7 +8,7 @@ use crate::call::Call;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{ChargeStamp, ChargeMode};
+use crate::store::limit::{ChargeMode, ChargeStamp};
 
 /// The answer to [`RateLimiter::reserve`].
 #[derive(Debug)]

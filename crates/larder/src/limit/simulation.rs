@@ -232,7 +232,8 @@ fn charged_when_it_is_taken_a_lease_would_pass_the_limit() {
     let (quota, span) = quotas()[1];
     let mut world = World::new(quota, span);
     let terms = world.plan.terms.clone();
-    let lease = Charge { terms: &terms, take: ChargeMode::All, cost: 25, charge_at: 0, max_wait: 0, penalty: None };
+    let lease =
+        Charge { terms: &terms, take: ChargeMode::All, cost: 25, charge_at: 0, max_wait: 0, penalty: None };
     assert_eq!(world.store.charge("a", lease, world.now).granted, 25);
     // Spent just before its end, while the bucket that was charged leaves the window.
     world.pass(58_999);

@@ -21,7 +21,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{Charge, LimitStore, ChargeMode};
+use crate::store::limit::{Charge, ChargeMode, LimitStore};
 
 /// A key of a limiter, and what it is charged. Made by [`RateLimiter::key`], for
 /// [`Larder::check_together`](crate::Larder::check_together).

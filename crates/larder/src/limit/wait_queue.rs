@@ -22,7 +22,7 @@ use crate::clock::Tick;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::limit::{Charge, Charged, ChargeMode};
+use crate::store::limit::{Charge, ChargeMode, Charged};
 
 /// A caller in the queue.
 pub(super) struct QueuedCaller {
@@ -227,7 +227,8 @@ impl Booking {
         batch.insert(0, first);
         match answer {
             Err(error) => batch.into_iter().for_each(|one| {
-                let decided = one.limiter.without_store(&self.name, plan, ChargeMode::All, one.cost, error.clone());
+                let decided =
+                    one.limiter.without_store(&self.name, plan, ChargeMode::All, one.cost, error.clone());
                 let _ = one.answer.send(decided.map(WaitOutcome::Decided));
             }),
             Ok(charged) if charged.granted > 0 => {

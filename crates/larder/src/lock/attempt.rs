@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::failover::Failover;
-use super::holding::{Lease, Kind};
-use super::locks::{Ending, Coordinator};
+use super::holding::{Kind, Lease};
+use super::locks::{Coordinator, Ending};
 use super::waiting::{QueuePlace, Queues};
 use super::{Fence, holding};
 use crate::clock::Tick;
@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::near::Subscription;
 use crate::store::group::GroupStore;
 use crate::store::lock::{Attempted, LockRequest, LockStore, QueueTiming, WhenHeld, process_suffix};
-use crate::store::permit::{PermitStore, PermitRequest, Taken, WhenTaken, token_of};
+use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken, token_of};
 use crate::telemetry::target;
 
 /// How long a waiter that is told nothing waits at the most before it looks for itself.
@@ -164,7 +164,11 @@ impl Attempt {
     }
 
     /// Takes the lock if it is free at this moment.
-    pub(super) async fn once(locks: &Arc<Coordinator>, name: &Arc<str>, want: Want) -> Result<AttemptOutcome> {
+    pub(super) async fn once(
+        locks: &Arc<Coordinator>,
+        name: &Arc<str>,
+        want: Want,
+    ) -> Result<AttemptOutcome> {
         let now = locks.context.clock.now();
         let mut attempt = Self::new(locks, name, want, now);
         match attempt.begin(now, WhenHeld::GoAway).await? {
@@ -192,7 +196,12 @@ impl Attempt {
     }
 
     /// What follows where the lock was not granted at once; as another attempt, where this one's place is lost.
-    async fn in_line(mut self, mut answer: AttemptReply, began: Tick, end: Option<Tick>) -> Result<AttemptOutcome> {
+    async fn in_line(
+        mut self,
+        mut answer: AttemptReply,
+        began: Tick,
+        end: Option<Tick>,
+    ) -> Result<AttemptOutcome> {
         let mut waited = false;
         loop {
             match answer {
@@ -304,7 +313,10 @@ impl Attempt {
                 }
                 Want::Group { names, ttl, failover } => {
                     let request = request(*ttl, None, *failover);
-                    store.take_group(&self.name, self.token, names, request, queue).await.map(AttemptReply::from)
+                    store
+                        .take_group(&self.name, self.token, names, request, queue)
+                        .await
+                        .map(AttemptReply::from)
                 }
                 Want::Permits { request, .. } => {
                     let mut request = *request;

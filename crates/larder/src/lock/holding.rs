@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use super::failover::Failover;
 use super::fence::Fence;
 use super::holder::shown;
-use super::locks::{Ending, Coordinator};
+use super::locks::{Coordinator, Ending};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind};
 

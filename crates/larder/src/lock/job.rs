@@ -20,12 +20,12 @@ use super::fence::Fence;
 use super::guard::{Guard, LockHandle};
 use super::holding::{Lease, lost};
 use super::job_run::{JobOutcome, JobRun, JobStatus};
-use super::locks::{Ending, Coordinator};
+use super::locks::{Coordinator, Ending};
 use super::{DEFAULT_TTL, Keep, Lock, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
-use crate::store::job::{Began, BeginJob, JobStore, RunName, JobSchedule, lock_of_job};
+use crate::store::job::{Began, BeginJob, JobSchedule, JobStore, RunName, lock_of_job};
 use crate::store::lock::QueueTiming;
 
 const SHORTEST_PERIOD: Duration = Duration::from_millis(10);
@@ -398,7 +398,8 @@ impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if self.armed {
             // Remembered, so that a request that arrives after that begins nothing.
-            let (tried, ending) = (self.ttl.max(QueueTiming::REMEMBERED), Ending::GiveUp(QueueTiming::REMEMBERED));
+            let (tried, ending) =
+                (self.ttl.max(QueueTiming::REMEMBERED), Ending::GiveUp(QueueTiming::REMEMBERED));
             self.locks.end_in_background(self.lock.clone(), self.token, tried, ending);
         }
     }

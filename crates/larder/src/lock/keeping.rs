@@ -58,8 +58,12 @@ impl Renewer {
     /// Renews it for `ttl` again and again, until it is dropped or lost, or `end` is near.
     pub(super) fn keep(holding: &Arc<Lease>, ttl: Duration, max_hold: Duration) {
         let (locks, granted) = (&holding.locks, holding.granted);
-        let kept =
-            RenewedLease { holding: Arc::downgrade(holding), ttl, end: granted.after(max_hold), asked: granted };
+        let kept = RenewedLease {
+            holding: Arc::downgrade(holding),
+            ttl,
+            end: granted.after(max_hold),
+            asked: granted,
+        };
         locks.keeping.schedule.insert(holding.token, granted.after(ttl / 3), kept);
         locks.context.background.ensure(&locks.keeping.renewer, || {
             let (weak, schedule) = (Arc::downgrade(locks), locks.keeping.schedule.clone());

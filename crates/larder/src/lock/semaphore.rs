@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::attempt::{Attempt, AttemptOutcome, Want};
 use super::failover::{Failover, quarantined};
 use super::holding::Lease;
-use super::locks::{Ending, Coordinator};
+use super::locks::{Coordinator, Ending};
 use super::permit::SemaphorePermit;
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, check_ttl};
 use crate::call::Call;
@@ -27,7 +27,7 @@ use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::store::lock::QueueTiming;
-use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitStore, PermitRequest, WhenTaken, token_of};
+use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitRequest, PermitStore, WhenTaken, token_of};
 use crate::telemetry::target;
 
 /// A semaphore by its name, or by its name and a key. Made by [`Larder::semaphore`](crate::Larder::semaphore); taking

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::guard::Guard;
 use super::holding::{Lease, drift};
-use super::{Fence, Lock, Coordinator};
+use super::{Coordinator, Fence, Lock};
 use crate::clock::Clock;
 use crate::context::{Context, Limits};
 use crate::error::ErrorKind;
@@ -108,14 +108,8 @@ async fn a_lock_that_the_store_lost_is_lost_here_and_tells_who_waits_for_that() 
 async fn a_dropped_guard_gives_its_lock_back() {
     let (locks, ..) = locks();
     let name = locks.context.keyspace.lock("a");
-    let holding = Lease::new(
-        locks.clone(),
-        name.as_str().into(),
-        7,
-        Fence::new(1),
-        locks.context.clock.now(),
-        SECOND,
-    );
+    let holding =
+        Lease::new(locks.clone(), name.as_str().into(), 7, Fence::new(1), locks.context.clock.now(), SECOND);
     let store = locks.store().unwrap();
     let granted = store.acquire(&name, 7, SECOND, WhenHeld::GoAway).await.unwrap();
     assert!(matches!(granted, Attempted::Granted { .. }));

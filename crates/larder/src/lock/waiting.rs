@@ -27,7 +27,7 @@ use super::locks::Coordinator;
 use crate::background::Resident;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::lock::{LockStore, QueueTiming, LockToken, QueueStatus};
+use crate::store::lock::{LockStore, LockToken, QueueStatus, QueueTiming};
 
 /// How long a beat is waited for: if its answer is lost, the next is sent while the waiters still count as alive.
 const PATIENCE: Duration = Duration::from_millis(400);

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::calls::{Wakeups, Subscription};
+use super::calls::{Subscription, Wakeups};
 use super::version::{AnyTier, Versions};
 use crate::keyspace::ELECTION;
 use crate::store::InvalidationSink;

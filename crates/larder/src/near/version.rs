@@ -11,7 +11,7 @@ use super::tier::{Copied, InsertTicket, Tier};
 use crate::clock::{Moment, Tick};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::trust::{Sessions, ReadStamp};
+use crate::store::trust::{ReadStamp, Sessions};
 use crate::store::{KeptVersion, Store, Tracked, read_version};
 
 /// The most bytes of this table: some fifty thousand versions.
@@ -92,7 +92,11 @@ impl Versions {
     }
 
     /// Reads the current version in one round trip; does not create it if it is missing.
-    pub(crate) async fn ask(&self, store: &impl Store, name: &str) -> Result<Option<(u64, Option<ReadStamp>)>> {
+    pub(crate) async fn ask(
+        &self,
+        store: &impl Store,
+        name: &str,
+    ) -> Result<Option<(u64, Option<ReadStamp>)>> {
         let ticket = self.known.ticket(name);
         let read = store.get_tracked(name).await.map_err(unchecked)?;
         let version = read.bytes.as_deref().and_then(read_version);
@@ -181,7 +185,11 @@ mod tests {
     fn a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life() {
         let (versions, lanes) = (Versions::default(), Sessions::remote());
         let seen = lanes.open(lanes.take().unwrap());
-        versions.keep("~tag", versions.known.ticket("~tag"), KnownVersion { version: 7, seen, kept_until: None });
+        versions.keep(
+            "~tag",
+            versions.known.ticket("~tag"),
+            KnownVersion { version: 7, seen, kept_until: None },
+        );
         assert_eq!(versions.known("~tag", &lanes, at(0)), None, "no heartbeat was answered yet");
         lanes.renew(seen, at(0));
         assert_eq!(versions.known("~tag", &lanes, at(1900)).map(|known| known.version), Some(7));

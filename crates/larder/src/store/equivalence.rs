@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::memory::{Bounds, MemoryStore};
-use super::once::{OnceStart, OnceStore, OnceRun};
+use super::once::{OnceRun, OnceStart, OnceStore};
 use super::redis::{Hosts, Login, RedisStore};
 use super::{Claim, Expiry, Fencing, FillStart, Force, RefreshClaim, RefreshStart, Store};
 use crate::clock::Clock;
@@ -22,7 +22,7 @@ use crate::error::ErrorKind;
 use crate::name::Name;
 use crate::near::Invalidations;
 use crate::url::{self, Target};
-use crate::value::{Encoder, Format, ChargeStamp};
+use crate::value::{ChargeStamp, Encoder, Format};
 
 const NAMES: usize = 3;
 const MINUTE: Duration = Duration::from_secs(60);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::equivalence::real_store;
-use super::job::{Began, BeginJob, JobStore, LastRun, RunName, JobSchedule};
+use super::job::{Began, BeginJob, JobSchedule, JobStore, LastRun, RunName};
 use super::lock::LockStore;
 use super::memory::{Bounds, MemoryStore};
 use crate::clock::Clock;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::limit::{Charge, Label, Penalty, Rule, ChargeStamp, ChargeMode, QuotaSpec};
+use super::limit::{Charge, ChargeMode, ChargeStamp, Label, Penalty, QuotaSpec, Rule};
 use both::{Both, Stores};
 
 /// 2026, in microseconds.
@@ -160,8 +160,14 @@ fn both_stores_decide_the_same_at_every_time() {
                 match step {
                     Step::Charge { plan, take, cost, charge_at, max_wait, penalty } => {
                         let (terms, take, penalty) = (plans[*plan].as_slice(), *take, *penalty);
-                        let ask =
-                            Charge { terms, take, cost: *cost, charge_at: *charge_at, max_wait: *max_wait, penalty };
+                        let ask = Charge {
+                            terms,
+                            take,
+                            cost: *cost,
+                            charge_at: *charge_at,
+                            max_wait: *max_wait,
+                            penalty,
+                        };
                         let (expected, found) = both.charge(ask);
                         prop_assert_eq!(expected, found, "{}", told());
                         if found.granted > 0 && take != ChargeMode::Look {

@@ -14,9 +14,9 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::equivalence::real_store;
 use super::group::{GroupStore, PREFIX as GROUPS};
-use super::lock::{Attempted, HeldBy, LockRequest, LockStore, QueueTiming, WhenHeld, LockToken, QueueStatus};
+use super::lock::{Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, WhenHeld};
 use super::memory::{Bounds, MemoryStore};
-use super::permit::{PREFIX, PermitStore, PermitRequest, Taken, WhenTaken, token_of, weight};
+use super::permit::{PREFIX, PermitRequest, PermitStore, Taken, WhenTaken, token_of, weight};
 use crate::clock::Clock;
 use crate::near::Invalidations;
 
@@ -389,7 +389,8 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
     let timing = QueueTiming { claim: 5 * HOUR, live: 5 * HOUR };
     let mut server = runtime.block_on(real_store());
     server.timing = timing;
-    let mut memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
+    let mut memory =
+        MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
     memory.timing = timing;
     let next = Cell::new(1u64);
     let mut runner =

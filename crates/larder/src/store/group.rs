@@ -12,7 +12,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::AnyStore;
-use super::lock::{Attempted, HeldBy, LockRequest, WhenHeld, LockToken};
+use super::lock::{Attempted, HeldBy, LockRequest, LockToken, WhenHeld};
 use crate::error::Result;
 
 /// The prefix of every group's name.

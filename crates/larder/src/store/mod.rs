@@ -50,7 +50,7 @@ use crate::name::Name;
 use memory::MemoryStore;
 #[cfg(feature = "redis")]
 use redis::RedisStore;
-use trust::{Sessions, ReadStamp};
+use trust::{ReadStamp, Sessions};
 
 /// How long something is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

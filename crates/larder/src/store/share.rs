@@ -1,7 +1,7 @@
 //! Counts in this process alone, by the same rules as every store: what is left to a program while its store
 //! is unavailable.
 
-use super::limit::{Charge, Charged, ChargeStamp, QuotaSpec};
+use super::limit::{Charge, ChargeStamp, Charged, QuotaSpec};
 use super::memory::Limits;
 use crate::clock::Tick;
 
@@ -16,7 +16,14 @@ impl Share {
     }
 
     /// Gives permits back, as [`LimitStore::refund`](super::limit::LimitStore::refund) does.
-    pub(crate) fn refund(&self, name: &str, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp, now: Tick) -> u64 {
+    pub(crate) fn refund(
+        &self,
+        name: &str,
+        terms: &[QuotaSpec],
+        permits: u64,
+        stamp: ChargeStamp,
+        now: Tick,
+    ) -> u64 {
         self.0.refund(name, terms, permits, stamp, now.as_micros())
     }
 

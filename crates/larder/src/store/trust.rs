@@ -118,8 +118,12 @@ impl Sessions {
             // One atomic step: a concurrent `open` may have begun the next generation, which must not end.
             // `open` resets the deadlines.
             let next = seen.generation.wrapping_add(1);
-            let _ =
-                session.generation.compare_exchange(seen.generation, next, Ordering::AcqRel, Ordering::Acquire);
+            let _ = session.generation.compare_exchange(
+                seen.generation,
+                next,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
         }
     }
 
@@ -186,7 +190,10 @@ mod tests {
         let seen = sessions.open(session);
         sessions.renew(seen, at(10));
         assert!(!sessions.is_valid(seen, Moment::new(10 * SECOND, 3600 * SECOND)));
-        assert!(!sessions.is_valid(seen, Moment::new(3600 * SECOND, 10 * SECOND)), "valid after the clock was set back");
+        assert!(
+            !sessions.is_valid(seen, Moment::new(3600 * SECOND, 10 * SECOND)),
+            "valid after the clock was set back"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::envelope::{self, Codec, Compression, Envelope, EntryKind, TagVersion};
+use crate::envelope::{self, Codec, Compression, EntryKind, Envelope, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use format::Format;
@@ -222,7 +222,11 @@ pub(crate) struct OpenedEntry {
 /// Reads the envelope, checksum included. The error is a reason, as in the metrics' label.
 pub(crate) fn open(bytes: &[u8]) -> std::result::Result<OpenedEntry, &'static str> {
     if bytes.first() != Some(&envelope::MAGIC) {
-        return Ok(OpenedEntry { kind: EntryKind::Value, meta: Meta::default(), payload: Payload::default() });
+        return Ok(OpenedEntry {
+            kind: EntryKind::Value,
+            meta: Meta::default(),
+            payload: Payload::default(),
+        });
     }
     let (envelope, payload) = Envelope::parse(bytes).map_err(envelope::Damage::as_str)?;
     let payload =

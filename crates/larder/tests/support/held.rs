@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use larder::{Cache, LoadError, LoadContext};
+use larder::{Cache, LoadContext, LoadError};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 

@@ -139,7 +139,12 @@ impl Facts {
         if refusals.len() >= REFUSALS {
             refusals.remove(0);
         }
-        refusals.push(KnownRefusal { cost, plan: plan.clone(), until, told: RefusalFigures::of(decision, kept, answered) });
+        refusals.push(KnownRefusal {
+            cost,
+            plan: plan.clone(),
+            until,
+            told: RefusalFigures::of(decision, kept, answered),
+        });
     }
 
     /// Remembers that these keys were refused together: this one for longest, by `longest`.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Block, Decision, PermitBatch, OutagePolicy, Quota, RateLimiter, Reserve};
+use super::{Block, Decision, OutagePolicy, PermitBatch, Quota, RateLimiter, Reserve};
 use crate::Larder;
 use crate::clock::Clock;
 use crate::context::{Context, Limits};
@@ -98,7 +98,8 @@ impl World {
         let (changes, keyspace) = (self.changes.clone(), Keyspace::default());
         let larder =
             Larder::new(Arc::new(Context::new(store, changes, keyspace, limits, clock, Random::default())));
-        let plain = larder.rate_limiter("api", self.quota).unwrap().outage(OutagePolicy::LocalShare(2)).unwrap();
+        let plain =
+            larder.rate_limiter("api", self.quota).unwrap().outage(OutagePolicy::LocalShare(2)).unwrap();
         let plain = self.block.map_or(plain.clone(), |block| plain.block_for(block).unwrap());
         // What paces cannot be leased.
         let leased = plain.clone().leased(PermitBatch::batch(5).span(self.span)).unwrap_or(plain.clone());

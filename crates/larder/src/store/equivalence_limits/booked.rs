@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::oracle::most_in_a_window;
 use super::{Both, Stores};
-use crate::store::limit::{Charge, Charged, Rule, ChargeMode, QuotaSpec};
+use crate::store::limit::{Charge, ChargeMode, Charged, QuotaSpec, Rule};
 
 const SECOND: u64 = 1_000_000;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use larder_testkit::Server;
 
 use super::{START, labelled};
-use crate::store::limit::{Charge, Charged, Label, Override, ChargeStamp, QuotaSpec};
+use crate::store::limit::{Charge, ChargeStamp, Charged, Label, Override, QuotaSpec};
 use crate::store::memory::Limits;
 use crate::store::redis::limit::raw;
 

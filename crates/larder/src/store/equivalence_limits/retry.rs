@@ -8,7 +8,7 @@ use proptest::test_runner::TestRunner;
 
 use super::oracle::most_in_a_window;
 use super::{START, Stores, histories, plans};
-use crate::store::limit::{Charge, Penalty, Rule, ChargeMode, QuotaSpec};
+use crate::store::limit::{Charge, ChargeMode, Penalty, QuotaSpec, Rule};
 
 #[test]
 fn after_retry_after_the_cost_fits_and_a_microsecond_before_it_does_not() {
@@ -116,8 +116,14 @@ fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_
     TestRunner::new(histories(2000))
         .run(&cases, |(first, second, before, over, after, cost)| {
             let (mut both, plans) = (stores.history(), plans());
-            let charge =
-                |terms, cost| Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
+            let charge = |terms, cost| Charge {
+                terms,
+                take: ChargeMode::All,
+                cost,
+                charge_at: 0,
+                max_wait: 0,
+                penalty: None,
+            };
             for (cost, pass) in before {
                 both.charge(charge(&plans[first], cost + 1));
                 both.clock += pass;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::{Stores, histories, plans};
-use crate::store::limit::{Charge, Charged, Penalty, ChargeMode, QuotaSpec};
+use crate::store::limit::{Charge, ChargeMode, Charged, Penalty, QuotaSpec};
 
 /// Which of three records, and how much.
 type Asked = (usize, u64);
@@ -50,7 +50,8 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                     Step::Override(key, more, lasts) => {
                         let own = plans[(usual + key) % plans.len()].iter();
                         let limit = |term: &QuotaSpec| term.limit.saturating_add_signed(more).max(1);
-                        let terms: Vec<QuotaSpec> = own.map(|term| QuotaSpec { limit: limit(term), ..*term }).collect();
+                        let terms: Vec<QuotaSpec> =
+                            own.map(|term| QuotaSpec { limit: limit(term), ..*term }).collect();
                         both.name.clone_from(&names[key]);
                         both.set_override(&terms, Duration::from_micros(lasts));
                         continue;
@@ -70,7 +71,8 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                         // One of the three is blocked where it refuses by itself.
                         let penalty = Penalty { first: 500_000, factor: 2, most: 3_000_000 };
                         let penalty = (*key == 1).then_some(penalty);
-                        let charge = Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty };
+                        let charge =
+                            Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty };
                         (names[*key].as_str(), charge)
                     })
                     .collect();

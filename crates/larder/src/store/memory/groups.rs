@@ -12,7 +12,9 @@ use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::store::group::{GroupStore, MOST_LOOKED_AT};
-use crate::store::lock::{Attempted, HeldBy, LockRequest, QueueTiming, WhenHeld, LockToken, QueueStatus, wake_name};
+use crate::store::lock::{
+    Attempted, HeldBy, LockRequest, LockToken, QueueStatus, QueueTiming, WhenHeld, wake_name,
+};
 
 struct GroupHolder {
     end: Tick,
@@ -104,7 +106,13 @@ impl MemoryGroup {
         (wanted, true)
     }
 
-    fn heartbeat(&mut self, now: Tick, tickets: &[LockToken], timing: QueueTiming, woken: &mut Vec<u64>) -> Vec<QueueStatus> {
+    fn heartbeat(
+        &mut self,
+        now: Tick,
+        tickets: &[LockToken],
+        timing: QueueTiming,
+        woken: &mut Vec<u64>,
+    ) -> Vec<QueueStatus> {
         self.expire(now);
         for ticket in tickets {
             if let Some(waiter) = self.waiters.get_mut(&ticket.token) {

@@ -9,7 +9,7 @@ use super::MemoryStore;
 use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::job::{Began, BeginJob, ENDS_KEPT, JobStore, LastRun, RunName, JobSchedule, lock_of_job};
+use crate::store::job::{Began, BeginJob, ENDS_KEPT, JobSchedule, JobStore, LastRun, RunName, lock_of_job};
 use crate::store::lock::{Attempted, WhenHeld, process_suffix};
 
 #[derive(Debug, Clone)]
@@ -103,7 +103,8 @@ impl MemoryStore {
         let mut jobs = self.jobs.0.of(&run.job);
         let job = jobs.job(&run.job, tick);
         job.records.retain(|_, (_, until)| *until > tick);
-        let (record, kept) = job.records.entry(run.slot.clone()).or_insert_with(|| (JobRecord::default(), tick));
+        let (record, kept) =
+            job.records.entry(run.slot.clone()).or_insert_with(|| (JobRecord::default(), tick));
         let period = begin.schedule.map_or(0, |schedule| period_of(now, schedule, record, begin.attempts));
         if let Some(JobMark { at, by, .. }) = record.done.clone().filter(|mark| mark.period >= period) {
             return Began::Done { at, by };
@@ -163,7 +164,8 @@ impl JobStore for MemoryStore {
         if !self.free_lock(&run.lock(), token) {
             return Ok(known.is_some_and(|(record, _)| record.ends.contains(&token)));
         }
-        let (record, kept) = job.records.entry(run.slot.clone()).or_insert_with(|| (JobRecord::default(), tick));
+        let (record, kept) =
+            job.records.entry(run.slot.clone()).or_insert_with(|| (JobRecord::default(), tick));
         record.last = now;
         record.ends.push_front(token);
         record.ends.truncate(ENDS_KEPT);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::MemoryStore;
 use crate::error::Result;
-use crate::store::limit::{Charge, Charged, Label, LimitStore, Override, ChargeStamp, QuotaSpec};
+use crate::store::limit::{Charge, ChargeStamp, Charged, Label, LimitStore, Override, QuotaSpec};
 
 impl LimitStore for MemoryStore {
     async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged> {

@@ -17,7 +17,8 @@ use crate::error::Result;
 use crate::keyspace::ELECTION;
 use crate::store::group::is_group;
 use crate::store::lock::{
-    Attempted, HeldBy, LockRequest, LockStore, QueueTiming, WhenHeld, LockToken, QueueStatus, process_suffix, wake_name,
+    Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, WhenHeld, process_suffix,
+    wake_name,
 };
 use crate::store::permit::is_semaphore;
 
@@ -80,7 +81,8 @@ impl Line {
             match self.waiters.get_mut(&token) {
                 Some(waiter) if !waiter.given && now.since(waiter.heard) <= timing.live => {
                     (waiter.given, waiter.heard, waiter.called) = (true, now, Some(now.after(timing.claim)));
-                    self.held = Some(LockHolder { token, deadline: now.after(timing.claim), fence: None, by: None });
+                    self.held =
+                        Some(LockHolder { token, deadline: now.after(timing.claim), fence: None, by: None });
                     return Some(token);
                 }
                 Some(waiter) if now.since(waiter.heard) <= timing.live * QueueTiming::KEPT => {}
@@ -224,7 +226,10 @@ impl MemoryStore {
         }
         let answer = if free && handed.is_none() {
             let fence = state.next_fence(self.now_micros());
-            state.hold(lock, LockHolder { token, deadline: now.after(ttl), fence: Some(fence), by: stored(by) });
+            state.hold(
+                lock,
+                LockHolder { token, deadline: now.after(ttl), fence: Some(fence), by: stored(by) },
+            );
             Attempted::Granted { fence }
         } else if queue == WhenHeld::GoAway {
             Attempted::LockHolder

@@ -20,10 +20,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::lock::QueueTiming;
-use super::trust::{Sessions, ReadStamp};
+use super::trust::{ReadStamp, Sessions};
 use super::{
-    Claim, Expiry, Fencing, FillStart, Force, KeptVersion, InvalidationSink, RefreshClaim, RefreshStart, Store,
-    Tracked,
+    Claim, Expiry, Fencing, FillStart, Force, InvalidationSink, KeptVersion, RefreshClaim, RefreshStart,
+    Store, Tracked,
 };
 use crate::clock::{Clock, Tick};
 use crate::error::Result;

@@ -7,7 +7,7 @@ use super::entries::{Entries, write_version};
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::keyspace::Keyspace;
-use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, OnceRun};
+use crate::store::once::{GIVEN_UP, OnceRun, OnceStart, OnceStore};
 use crate::store::{Expiry, FillStart};
 
 impl OnceStore for MemoryStore {
@@ -39,7 +39,13 @@ impl OnceStore for MemoryStore {
 }
 
 impl Entries {
-    fn begin_once(&self, name: &str, run: OnceRun, in_place_of: Option<Bytes>, now: Tick) -> Result<OnceStart> {
+    fn begin_once(
+        &self,
+        name: &str,
+        run: OnceRun,
+        in_place_of: Option<Bytes>,
+        now: Tick,
+    ) -> Result<OnceStart> {
         let (mark, pulse) = (Keyspace::once(name), Keyspace::pulse(name));
         let _stripe = self.stripe(name);
         if self.get(&Keyspace::given_up(name, run.token), now).is_some() {

@@ -10,8 +10,8 @@ use super::MemoryStore;
 use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::lock::{QueueTiming, LockToken, QueueStatus, wake_name};
-use crate::store::permit::{MOST_GRANTS, NUMBER_KEPT, PermitStore, PermitRequest, Taken, WhenTaken, weight};
+use crate::store::lock::{LockToken, QueueStatus, QueueTiming, wake_name};
+use crate::store::permit::{MOST_GRANTS, NUMBER_KEPT, PermitRequest, PermitStore, Taken, WhenTaken, weight};
 
 #[derive(Debug, Clone, Copy)]
 enum State {
@@ -149,7 +149,14 @@ impl MemorySemaphore {
         true
     }
 
-    fn take(&mut self, now: Tick, token: u64, request: PermitRequest, timing: QueueTiming, woken: &mut Vec<u64>) -> Taken {
+    fn take(
+        &mut self,
+        now: Tick,
+        token: u64,
+        request: PermitRequest,
+        timing: QueueTiming,
+        woken: &mut Vec<u64>,
+    ) -> Taken {
         self.expire(now);
         let permits = self.permits(now).unwrap_or(request.permits);
         let version = self.number.and_then(|number| number.version);
@@ -177,7 +184,14 @@ impl MemorySemaphore {
         }
     }
 
-    fn confirm(&mut self, now: Tick, token: u64, ttl: Duration, timing: QueueTiming, woken: &mut Vec<u64>) -> Taken {
+    fn confirm(
+        &mut self,
+        now: Tick,
+        token: u64,
+        ttl: Duration,
+        timing: QueueTiming,
+        woken: &mut Vec<u64>,
+    ) -> Taken {
         self.expire(now);
         let permits = self.permits(now);
         let Some(waiter) = self.waiters.get_mut(&token) else {
@@ -230,7 +244,13 @@ impl MemorySemaphore {
         true
     }
 
-    fn heartbeat(&mut self, now: Tick, tokens: &[LockToken], timing: QueueTiming, woken: &mut Vec<u64>) -> Vec<QueueStatus> {
+    fn heartbeat(
+        &mut self,
+        now: Tick,
+        tokens: &[LockToken],
+        timing: QueueTiming,
+        woken: &mut Vec<u64>,
+    ) -> Vec<QueueStatus> {
         self.expire(now);
         for LockToken { token, .. } in tokens {
             if let Some(Waiter { state: State::Queued { heard } | State::Lapsed { heard }, .. }) =
@@ -318,7 +338,11 @@ impl MemoryStore {
     }
 
     /// Works on the table that a semaphore belongs to, and then wakes those that the work granted something.
-    fn on_shard<T>(&self, name: &str, work: impl FnOnce(&mut Shard, Tick, QueueTiming, &mut Vec<u64>) -> T) -> T {
+    fn on_shard<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&mut Shard, Tick, QueueTiming, &mut Vec<u64>) -> T,
+    ) -> T {
         let (now, timing, mut woken) = (self.clock.now(), self.timing, Vec::new());
         let mut shard = self.semaphores.0.of(name);
         let answer = work(&mut shard, now, timing, &mut woken);

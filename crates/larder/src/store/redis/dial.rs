@@ -196,7 +196,11 @@ pub(super) struct OpenedConnection {
     credentials: Option<CurrentCredentials>,
 }
 
-pub(super) async fn open(address: &Address, login: &Login, pushes: Option<Pushes>) -> Result<OpenedConnection> {
+pub(super) async fn open(
+    address: &Address,
+    login: &Login,
+    pushes: Option<Pushes>,
+) -> Result<OpenedConnection> {
     let credentials = match &login.credentials {
         Some(source) => Some(source.current().await?),
         None => None,
@@ -229,7 +233,11 @@ pub(super) async fn open(address: &Address, login: &Login, pushes: Option<Pushes
     Err(error)
 }
 
-fn client(address: &Address, login: &Login, credentials: Option<&CurrentCredentials>) -> redis::RedisResult<Client> {
+fn client(
+    address: &Address,
+    login: &Login,
+    credentials: Option<&CurrentCredentials>,
+) -> redis::RedisResult<Client> {
     let address = match address {
         Address::Unix(path) => ConnectionAddr::Unix(path.clone()),
         Address::Tcp { host, port } if login.tls => {

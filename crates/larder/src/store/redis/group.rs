@@ -8,7 +8,9 @@ use super::{RedisStore, flag, millis, script, version_text};
 use crate::error::Result;
 use crate::name::Name;
 use crate::store::group::GroupStore;
-use crate::store::lock::{Attempted, HeldBy, LockRequest, QueueTiming, WhenHeld, LockToken, token_text, wake_name};
+use crate::store::lock::{
+    Attempted, HeldBy, LockRequest, LockToken, QueueTiming, WhenHeld, token_text, wake_name,
+};
 
 /// What is held, the table, and the line.
 pub(super) fn names(group: &str) -> [Name; 3] {

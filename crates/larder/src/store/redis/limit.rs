@@ -9,7 +9,9 @@ use super::node::Replay;
 use super::slots::slot;
 use super::{RedisStore, flag, number, pair, script, unexpected};
 use crate::error::{Error, Result};
-use crate::store::limit::{BUCKETS, Charge, Charged, Label, LimitStore, Override, Rule, ChargeStamp, ChargeMode, QuotaSpec};
+use crate::store::limit::{
+    BUCKETS, Charge, ChargeMode, ChargeStamp, Charged, Label, LimitStore, Override, QuotaSpec, Rule,
+};
 
 /// A request in the scripts' own terms: numbers, big-endian, one after the other. One argument costs the server less than
 /// ten, and numbers less than their text.
@@ -31,7 +33,10 @@ impl ChargeArguments {
         (special || penalty.is_some()).then(|| {
             let mut more = Self(Vec::with_capacity(34));
             if special {
-                more.number(1, take.number()).number(7, charge_at).number(7, max_wait).number(4, take.least());
+                more.number(1, take.number())
+                    .number(7, charge_at)
+                    .number(7, max_wait)
+                    .number(4, take.least());
             }
             if let Some(penalty) = penalty {
                 more.number(7, penalty.first).number(1, penalty.factor).number(7, penalty.most);

@@ -109,7 +109,12 @@ pub(super) struct Link {
 
 impl Link {
     /// Starts dialling. [`live`](Self::live) waits for the first attempt. With a lane it is a tracked connection.
-    pub(super) fn start(destination: Destination, kind: LinkKind, login: Arc<Login>, lane: Option<SessionHandle>) -> Self {
+    pub(super) fn start(
+        destination: Destination,
+        kind: LinkKind,
+        login: Arc<Login>,
+        lane: Option<SessionHandle>,
+    ) -> Self {
         let (state, _) = watch::channel(LinkState::Dialling);
         let time = Arc::new(ServerTime::new(login.clock.clone()));
         let supervisor = Supervisor { destination, kind, login: login.clone(), time: time.clone(), lane };

@@ -23,7 +23,8 @@ use crate::name::Name;
 use crate::store::Expiry;
 use crate::store::group::is_group;
 use crate::store::lock::{
-    Attempted, HeldBy, LockRequest, LockStore, QueueTiming, WhenHeld, LockToken, QueueStatus, token_text, wake_name,
+    Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, WhenHeld, token_text,
+    wake_name,
 };
 use crate::store::permit::is_semaphore;
 

@@ -38,8 +38,8 @@ use tokio::sync::watch;
 use super::lock::QueueTiming;
 use super::trust::Sessions;
 use super::{
-    Claim, Eviction, Expiry, Fencing, FillStart, Force, KeptVersion, InvalidationSink, RefreshClaim, RefreshStart,
-    Store, Tracked, read_version,
+    Claim, Eviction, Expiry, Fencing, FillStart, Force, InvalidationSink, KeptVersion, RefreshClaim,
+    RefreshStart, Store, Tracked, read_version,
 };
 use crate::endpoint::Deployment;
 use crate::envelope::HEADER;

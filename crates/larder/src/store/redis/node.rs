@@ -6,7 +6,7 @@ use redis::{Cmd, Pipeline, RedisResult, Value};
 
 use super::dial::{Destination, Learned, Login, describe};
 use super::error::{Failure, translate_request};
-use super::link::{LinkKind, Link, Live, is_connection_lost};
+use super::link::{Link, LinkKind, Live, is_connection_lost};
 use super::tracking::SessionHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::trust::ReadStamp;

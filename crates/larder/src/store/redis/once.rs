@@ -9,7 +9,7 @@ use super::node::Replay;
 use super::{RedisStore, bytes, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;
 use crate::keyspace::Keyspace;
-use crate::store::once::{GIVEN_UP, OnceStart, OnceStore, OnceRun};
+use crate::store::once::{GIVEN_UP, OnceRun, OnceStart, OnceStore};
 use crate::store::{Expiry, FillStart};
 
 impl OnceStore for RedisStore {

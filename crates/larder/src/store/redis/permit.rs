@@ -10,8 +10,8 @@ use super::script::Script;
 use super::{RedisStore, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;
 use crate::name::Name;
-use crate::store::lock::{QueueTiming, LockToken, wake_name};
-use crate::store::permit::{PermitStore, PermitRequest, Taken, WhenTaken};
+use crate::store::lock::{LockToken, QueueTiming, wake_name};
+use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken};
 
 /// What is held, the number, the queue, and when its waiters were seen.
 pub(super) fn names(semaphore: &str) -> [Name; 4] {

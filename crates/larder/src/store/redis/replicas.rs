@@ -86,7 +86,8 @@ async fn acknowledged_at(
     let mut written = Name::from(first.lock.as_str());
     written.push_str(":ack");
     let keys: Vec<&str> = held.iter().map(|ticket| ticket.lock.as_str()).chain([&*written]).collect();
-    let kind = |ticket: &LockToken| if is_semaphore(&ticket.lock) || is_group(&ticket.lock) { "z" } else { "s" };
+    let kind =
+        |ticket: &LockToken| if is_semaphore(&ticket.lock) || is_group(&ticket.lock) { "z" } else { "s" };
     let arguments: Vec<String> =
         held.iter().map(|ticket| format!("{}{}", kind(ticket), version_text(ticket.token))).collect();
     let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();

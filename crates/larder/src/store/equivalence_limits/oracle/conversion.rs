@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::super::{Stores, histories};
-use crate::store::limit::{Charge, Rule, ChargeMode, QuotaSpec};
+use crate::store::limit::{Charge, ChargeMode, QuotaSpec, Rule};
 
 /// Changes to windows that the former ones look back at least as far as: everything that still counts is converted, each
 /// charge at the latest time at which it can have been. So whatever passes after the change passes with all uses of the
@@ -46,7 +46,8 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
                     continue;
                 }
                 let terms = &chain[if by_override { 0 } else { place }];
-                let ask = Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
+                let ask =
+                    Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
                 let (expected, found) = both.charge(ask);
                 prop_assert_eq!(expected, found);
                 uses.extend((0..found.granted).map(|_| both.clock));

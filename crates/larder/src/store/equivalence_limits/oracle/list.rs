@@ -1,6 +1,6 @@
 //! What one key was charged, as a plain list, and what holds for it.
 
-use crate::store::limit::{Charge, Charged, Penalty, Rule, ChargeStamp, ChargeMode, QuotaSpec};
+use crate::store::limit::{Charge, ChargeMode, ChargeStamp, Charged, Penalty, QuotaSpec, Rule};
 
 /// Something that was charged, and what of it was used when.
 #[derive(Debug)]

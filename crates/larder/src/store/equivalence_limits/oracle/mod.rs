@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::{Stores, histories};
-use crate::store::limit::{BUCKETS, Charge, Charged, Penalty, Rule, ChargeMode, QuotaSpec};
+use crate::store::limit::{BUCKETS, Charge, ChargeMode, Charged, Penalty, QuotaSpec, Rule};
 use list::{List, Use};
 
 #[derive(Debug, Clone)]

@@ -19,7 +19,9 @@ mod track;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::limit::{BUCKETS, BlockState, Charge, Charged, Label, Override, Rule, ChargeStamp, ChargeMode, QuotaSpec};
+use crate::store::limit::{
+    BUCKETS, BlockState, Charge, ChargeMode, ChargeStamp, Charged, Label, Override, QuotaSpec, Rule,
+};
 use records::{LimitRecords, State};
 use track::Track;
 
@@ -70,7 +72,14 @@ impl MemoryLimits {
         charged
     }
 
-    pub(crate) fn refund(&self, name: &str, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp, clock: u64) -> u64 {
+    pub(crate) fn refund(
+        &self,
+        name: &str,
+        terms: &[QuotaSpec],
+        permits: u64,
+        stamp: ChargeStamp,
+        clock: u64,
+    ) -> u64 {
         let mut state = self.0.state();
         let over = state.overridden(name, clock);
         let terms = over.as_ref().map_or(terms, |over| &over.terms);
@@ -204,7 +213,9 @@ struct After<'a> {
 /// converted at that time and not now: what was paced is less by then, and what will be is not paced yet.
 fn fits_at(kept: Option<&LimitRecord>, terms: &[QuotaSpec], wanted: u64, now: u64) -> u64 {
     let (record, _) = match kept {
-        Some(record) if record.counts(terms) => (LimitRecord { tracks: record.tracks.clone(), ..*record }, false),
+        Some(record) if record.counts(terms) => {
+            (LimitRecord { tracks: record.tracks.clone(), ..*record }, false)
+        }
         other => LimitRecord::converted(other, terms, now),
     };
     let each = terms.iter().zip(&record.tracks).map(|(term, track)| {
@@ -256,7 +267,9 @@ fn decide(
     let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
     let mut block = kept.as_ref().map(|record| record.block.at(clock)).unwrap_or_default();
     let (mut record, cut) = match kept.as_ref() {
-        Some(record) if record.counts(terms) => (LimitRecord { tracks: record.tracks.clone(), ..*record }, false),
+        Some(record) if record.counts(terms) => {
+            (LimitRecord { tracks: record.tracks.clone(), ..*record }, false)
+        }
         other => LimitRecord::converted(other, terms, now),
     };
     let totals =
@@ -268,7 +281,9 @@ fn decide(
     let before = totals(&record);
     let (mut binding, room) = least(&before);
     let (most, wanted) = match take {
-        ChargeMode::All | ChargeMode::Look => (if room >= i128::from(cost) { i128::from(cost) } else { 0 }, cost),
+        ChargeMode::All | ChargeMode::Look => {
+            (if room >= i128::from(cost) { i128::from(cost) } else { 0 }, cost)
+        }
         ChargeMode::UpTo => (room, 1),
         ChargeMode::Debt => {
             let rooms = terms.iter().zip(&record.tracks).zip(&before);
@@ -277,7 +292,9 @@ fn decide(
             });
             (rooms.min().unwrap_or(0).into(), 1)
         }
-        ChargeMode::Half { least } if room >= i128::from(least) => ((room - room / 2).max(least.into()), least),
+        ChargeMode::Half { least } if room >= i128::from(least) => {
+            ((room - room / 2).max(least.into()), least)
+        }
         ChargeMode::Turns { least } if room >= i128::from(least) => (room, least),
         ChargeMode::Half { least } | ChargeMode::Turns { least } => (0, least),
     };
@@ -420,8 +437,14 @@ mod tests {
     fn a_block_that_ended_before_a_refund_does_not_come_back_with_a_clock_that_steps_back() {
         let (limits, second) = (MemoryLimits::default(), 1_000_000);
         let term = QuotaSpec { rule: Rule::Log, limit: 2, width: 600 * second };
-        let charge =
-            Charge { terms: &[term], take: ChargeMode::All, cost: 2, charge_at: 0, max_wait: 0, penalty: None };
+        let charge = Charge {
+            terms: &[term],
+            take: ChargeMode::All,
+            cost: 2,
+            charge_at: 0,
+            max_wait: 0,
+            penalty: None,
+        };
         let stamp = limits.charge("a", charge, START).stamp;
         let penalty = Some(Penalty { first: 3 * second, factor: 1, most: 3 * second });
         let refused = limits.charge("a", Charge { penalty, ..charge }, START);
@@ -435,8 +458,14 @@ mod tests {
     fn nor_does_one_that_ended_before_an_override_was_set_or_ended() {
         let (limits, second) = (MemoryLimits::default(), 1_000_000);
         let term = QuotaSpec { rule: Rule::Log, limit: 2, width: 600 * second };
-        let charge =
-            Charge { terms: &[term], take: ChargeMode::All, cost: 1, charge_at: 0, max_wait: 0, penalty: None };
+        let charge = Charge {
+            terms: &[term],
+            take: ChargeMode::All,
+            cost: 1,
+            charge_at: 0,
+            max_wait: 0,
+            penalty: None,
+        };
         limits.charge("a", charge, START);
         let penalty = Some(Penalty { first: 3 * second, factor: 1, most: 3 * second });
         assert_eq!(limits.charge("a", Charge { penalty, cost: 2, ..charge }, START).granted, 0);

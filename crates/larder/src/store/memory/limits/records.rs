@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::{Overridden, LimitRecord};
+use super::{LimitRecord, Overridden};
 
 /// Records that the task removes while it holds the lock.
 const STEP: usize = 1000;
@@ -188,14 +188,20 @@ impl Drop for Removing {
 mod tests {
     use super::super::MemoryLimits;
     use super::*;
-    use crate::store::limit::{Charge, Rule, ChargeMode, QuotaSpec};
+    use crate::store::limit::{Charge, ChargeMode, QuotaSpec, Rule};
 
     const START: u64 = 1_780_000_000_000_000;
 
     fn charge(limits: &MemoryLimits, name: &str, seconds: u64, clock: u64) {
         let term = QuotaSpec { rule: Rule::Buckets, limit: 100, width: seconds * 1_000_000 / 60 };
-        let charge =
-            Charge { terms: &[term], take: ChargeMode::All, cost: 1, charge_at: 0, max_wait: 0, penalty: None };
+        let charge = Charge {
+            terms: &[term],
+            take: ChargeMode::All,
+            cost: 1,
+            charge_at: 0,
+            max_wait: 0,
+            penalty: None,
+        };
         assert_eq!(limits.charge(name, charge, clock).granted, 1);
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::store::limit::{BUCKETS, Rule, QuotaSpec};
+use crate::store::limit::{BUCKETS, QuotaSpec, Rule};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Track {
