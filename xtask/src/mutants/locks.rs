@@ -173,7 +173,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[rebuilt(
             LINE,
             "redis.call('ZRANGE', queue, at, at + more)",
-            "redis.call('ZREVRANGE', line, at, at + more)",
+            "redis.call('ZREVRANGE', queue, at, at + more)",
         )],
         &[ORDER, FAULTS],
     ),

@@ -1,7 +1,6 @@
-//! Lock groups of the embedded store: the specification of the scripts of `lua/group/`.
+//! Lock groups of the embedded store: the specification of the scripts in `lua/group/`.
 //!
-//! A step looks at the waiters before the first it cannot decide on, 256 at most. Wake-ups are sent after the table is
-//! unlocked.
+//! A step looks at no more than 256 waiters. Wake-ups are sent after the table is unlocked.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use crate::store::lock::{
 struct GroupHolder {
     end: Tick,
     names: Arc<str>,
-    /// None while it is a claim.
+    /// None while it is an unconfirmed claim.
     by: Option<(u64, String)>,
 }
 
@@ -27,16 +26,16 @@ struct Waiter {
     ticket: u64,
     names: Arc<str>,
     heard: Tick,
-    /// It had a claim, and has not asked since.
+    /// It had a claim, and has not confirmed since.
     given: bool,
-    /// Until when its wake-up key says so.
+    /// How long its wake-up key exists.
     called: Option<Tick>,
 }
 
 #[derive(Default)]
 struct MemoryGroup {
     held: HashMap<u64, GroupHolder>,
-    /// The same by name.
+    /// The holders' tokens by name.
     taken: HashMap<String, u64>,
     waiters: HashMap<u64, Waiter>,
     /// Their tokens by ticket.
@@ -75,8 +74,9 @@ impl MemoryGroup {
         }
     }
 
-    /// Gives claims to live waiters whose locks are all free and wanted by no live waiter before them, who are added to
-    /// `woken`. What live waiters want, and whether all were looked at.
+    /// Gives claims to live waiters whose locks are all free and wanted by no live waiter ahead of them, and
+    /// adds these to `woken`. Returns the names that live waiters want, and whether it has looked at all
+    /// waiters.
     fn grant(&mut self, now: Tick, timing: QueueTiming, woken: &mut Vec<u64>) -> (HashSet<String>, bool) {
         let (mut wanted, mut looked) = (HashSet::new(), 0);
         let tokens: Vec<u64> = self.queue.values().copied().collect();
@@ -132,10 +132,10 @@ impl MemoryGroup {
 #[derive(Default)]
 struct GroupState {
     groups: HashMap<String, MemoryGroup>,
-    /// Attempts that were given up, and until when that is remembered.
+    /// Attempts that were cancelled, and how long that is remembered.
     given_up: HashMap<u64, Tick>,
     last_fence: u64,
-    /// What expired unnoticed is swept when the tables have doubled since the last sweep.
+    /// At this size, what has expired is removed: the tables have doubled since that was last done.
     sweep_at: usize,
 }
 
@@ -181,7 +181,7 @@ impl MemoryStore {
         held.is_some_and(|held| held.end > now)
     }
 
-    /// The tickets are all of one group.
+    /// Records a heartbeat. All tickets belong to one group.
     pub(super) fn heartbeat_group(&self, group: &str, tickets: &[LockToken]) -> Vec<QueueStatus> {
         let (now, mut woken) = (self.clock.now(), Vec::new());
         let mut state = self.groups.0.of(group);
@@ -192,7 +192,7 @@ impl MemoryStore {
         turns
     }
 
-    /// Ends the time of all that is held or claimed.
+    /// Ends everything that is held or claimed.
     #[cfg(test)]
     pub(in crate::store) fn end_group(&self, group: &str) {
         let now = self.clock.now();
@@ -201,7 +201,7 @@ impl MemoryStore {
         }
     }
 
-    /// How many groups and given-up attempts are kept.
+    /// How many groups and cancelled attempts are kept.
     #[cfg(test)]
     pub(in crate::store) fn groups_kept(&self) -> usize {
         self.groups.0.all().map(|state| state.groups.len() + state.given_up.len()).sum()
@@ -260,7 +260,8 @@ impl GroupStore for MemoryStore {
         let answer = match known.held.get_mut(&token) {
             Some(held) => {
                 let end = now.after(request.ttl);
-                // Sent once more, or late: what was renewed since is not shortened.
+                // A repeated or late request: the holder may have renewed since, and its time is not
+                // shortened.
                 held.end = if waited { end } else { end.max(held.end) };
                 held.by = Some((fence, request.by.to_owned()));
                 Attempted::Granted { fence }
@@ -375,7 +376,7 @@ mod tests {
             match number % 3 {
                 0 => assert!(store.give_group(&name, number + 1, None).await.unwrap()),
                 1 => assert!(store.give_group(&name, number + 1, Some(SECOND)).await.unwrap()),
-                // Its time is over, unnoticed.
+                // Its time ends without any request.
                 _ => {}
             }
             micros.fetch_add(100_000, Ordering::AcqRel);

@@ -1,10 +1,11 @@
-//! Locks of the embedded store: who holds what until when, who waits, and the next fence.
+//! Locks of the embedded store: holders, queues and fences.
 //!
-//! The specification of the scripts of locks. An attempt's wake-up key is a name here, too: it says that the lock was
-//! handed over, or that the attempt was given up. Wake-ups are sent after the table is unlocked.
+//! The specification of the scripts of locks. As on the server, an attempt has a wake-up key, which exists
+//! after the lock was handed to the attempt or the attempt was cancelled. Wake-ups are sent after the table
+//! is unlocked.
 //!
-//! Locks are spread over several tables, so that work on one rarely waits for another. Each step costs the logarithm of
-//! the queue's length; handing on also passes the dead waiters before the first live one.
+//! Locks are spread over several tables, so that work on one rarely waits for another. Each step costs the
+//! logarithm of the queue's length; a handover also passes the dead waiters ahead of the first live one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::MutexGuard;
@@ -27,11 +28,11 @@ struct LockHolder {
     deadline: Tick,
     /// None while it was handed over and is not confirmed.
     fence: Option<u64>,
-    /// As others see the holder, if not as this process.
+    /// The holder's name, unless it is this process.
     by: Option<String>,
 }
 
-/// What is stored of a holder's name.
+/// Returns what is stored of a holder's name.
 fn stored(by: &str) -> Option<String> {
     (by != process_suffix()).then(|| by.to_owned())
 }
@@ -39,9 +40,9 @@ fn stored(by: &str) -> Option<String> {
 struct Waiter {
     ticket: u64,
     heard: Tick,
-    /// It was given the lock, and has not come for it since.
+    /// It was handed the lock, and has not confirmed since.
     given: bool,
-    /// Until when its wake-up key says so.
+    /// How long its wake-up key exists.
     called: Option<Tick>,
 }
 
@@ -73,7 +74,7 @@ impl Line {
         }
     }
 
-    /// Gives the lock to the first in line that lives; its token, or none if there is none.
+    /// Hands the lock to the first live waiter. Returns its token, or `None` if there is none.
     fn hand_on(&mut self, now: Tick, timing: QueueTiming) -> Option<u64> {
         let mut from = 0;
         while let Some((ticket, token)) = self.queue.range(from..).next().map(|(at, token)| (*at, *token)) {
@@ -92,7 +93,7 @@ impl Line {
         None
     }
 
-    /// Whether nobody holds it and nobody waits.
+    /// Returns whether the lock has no holder and no waiter.
     fn is_idle(&self, now: Tick) -> bool {
         self.waiters.is_empty() && self.holder(now).is_none()
     }
@@ -101,10 +102,10 @@ impl Line {
 #[derive(Default)]
 struct LockShard {
     lines: HashMap<String, Line>,
-    /// Attempts that were given up, and until when that is remembered.
+    /// Attempts that were cancelled, and how long that is remembered.
     given_up: HashMap<u64, Tick>,
     last_fence: u64,
-    /// What expired unnoticed is swept when the tables have doubled since the last sweep.
+    /// At this size, what has expired is removed: the tables have doubled since that was last done.
     sweep_at: usize,
 }
 
@@ -134,12 +135,12 @@ impl LockShard {
 pub(super) struct MemoryLocks(Shards<LockShard>);
 
 impl MemoryLocks {
-    /// The table that a lock belongs to.
+    /// Locks the table of a lock.
     fn of(&self, lock: &str) -> MutexGuard<'_, LockShard> {
         self.0.of(lock)
     }
 
-    /// How many locks, waiters and given-up attempts are kept.
+    /// How many locks and cancelled attempts are kept.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
         self.0.all().map(|state| state.lines.len() + state.given_up.len()).sum()
@@ -156,7 +157,7 @@ impl MemoryStore {
         (held.deadline > now).then(|| held.deadline.since(now))
     }
 
-    /// Ends the time of whoever holds the lock.
+    /// Ends the current hold.
     #[cfg(test)]
     pub(in crate::store) fn end(&self, lock: &str) {
         if let Some(line) = self.locks.of(lock).lines.get_mut(lock) {
@@ -164,7 +165,7 @@ impl MemoryStore {
         }
     }
 
-    /// The tickets are all of one lock.
+    /// Records a heartbeat. All tickets belong to one lock.
     fn heartbeat_lock(&self, lock: &str, tickets: &[LockToken]) -> Vec<QueueStatus> {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
@@ -298,7 +299,8 @@ impl LockStore for MemoryStore {
         }
         let answer = if holder == Some(token) {
             handed = None;
-            // Sent once more, or late: what was extended since is not shortened.
+            // A repeated or late request: the holder may have extended the lock since, and that is not
+            // shortened.
             let confirmed = !line.waiters.contains_key(&token);
             let held = line.held.as_ref().filter(|_| confirmed);
             let deadline = held.map_or(now.after(ttl), |held| held.deadline.max(now.after(ttl)));
@@ -396,7 +398,7 @@ impl LockStore for MemoryStore {
             (held.deadline > now && held.fence == Some(fence)).then_some(held.token)
         };
         let Some(token) = held(&self.locks.of(lock), self.clock.now()) else { return Ok(false) };
-        // The holder may have released it in between, and then nothing is broken.
+        // The holder may have released the lock in between, and then nothing is broken.
         self.release(lock, token).await
     }
 
@@ -499,7 +501,7 @@ mod tests {
             assert_eq!(stand(&store, token).await, Attempted::Waiting { told: true });
         }
         assert!(store.release("job", 1).await.unwrap());
-        // 2 does not come: when its claim is over, 3 is given the lock.
+        // 2 does not confirm: when its claim is over, 3 is handed the lock.
         assert_eq!(turns(&store, &[3, 4]).await, [QueueStatus::Waits, QueueStatus::Waits]);
         pass(&micros, store.timing.claim);
         assert_eq!(turns(&store, &[3, 4]).await, [QueueStatus::Come, QueueStatus::Waits]);
@@ -528,7 +530,7 @@ mod tests {
             assert!(store.release("job", token).await.unwrap());
             fence(store.confirm("job", token + 1, 1000 * SECOND).await.unwrap());
         }
-        // A look at all of them each time takes minutes.
+        // Looking at all of them each time would take minutes.
         assert!(began.elapsed() < 20 * SECOND, "{:?}", began.elapsed());
     }
 
@@ -540,7 +542,7 @@ mod tests {
         pass(&micros, SECOND);
         turns(&store, &[2]).await;
         pass(&micros, store.timing.claim);
-        // Given to 2 in vain: while that lives it is first.
+        // It was handed to 2, which did not confirm. While 2 is live, it is first.
         fence(store.confirm("job", 2, SECOND).await.unwrap());
         assert_eq!(store.acquire("job", 9, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::LockHolder);
     }

@@ -1,7 +1,7 @@
-//! Semaphores of the embedded store: the specification of the scripts of `lua/semaphore/`.
+//! Semaphores of the embedded store: the specification of the scripts in `lua/semaphore/`.
 //!
-//! Every step costs the logarithm of the queue's length; a grant also passes the dead waiters before the first live
-//! one. Wake-ups are sent after the table is unlocked.
+//! Every step costs the logarithm of the queue's length; a grant also passes the dead waiters ahead of the
+//! first live one. Wake-ups are sent after the table is unlocked.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -18,11 +18,11 @@ enum State {
     Queued {
         heard: Tick,
     },
-    /// A claim of it ended, and it has not asked since.
+    /// A claim of it ended, and it has sent nothing since.
     Lapsed {
         heard: Tick,
     },
-    /// It holds a claim, and is not in the queue.
+    /// It has a claim, and is not in the queue.
     Claimed,
 }
 
@@ -41,21 +41,21 @@ struct Number {
 #[derive(Default)]
 struct MemorySemaphore {
     number: Option<Number>,
-    /// How many permits are held or claimed: the weights of `held`.
+    /// How many permits are held or claimed: the sum of the weights in `held`.
     used: u64,
     held: HashMap<u64, Tick>,
-    /// The same by end.
+    /// The same by expiry.
     ends: BTreeSet<(Tick, u64)>,
     /// Tokens by ticket.
     queue: BTreeMap<u64, u64>,
-    /// Those in the queue, and those that hold a claim.
+    /// The waiters in the queue, and those that have a claim.
     waiters: HashMap<u64, Waiter>,
     last_ticket: u64,
     last_fence: u64,
 }
 
 impl MemorySemaphore {
-    /// With a fence, if it was granted and one was asked for.
+    /// Adds a fence to a grant, if one was asked for.
     fn fenced(&mut self, taken: Taken, request: PermitRequest, now_micros: u64) -> Taken {
         match taken {
             Taken::Granted { permits, .. } if request.fenced => {
@@ -75,7 +75,7 @@ impl MemorySemaphore {
         self.ends.insert((end, token));
     }
 
-    /// When it would have ended, if it was held.
+    /// Frees what a token holds. Returns when that would have expired.
     fn drop_held(&mut self, token: u64) -> Option<Tick> {
         let end = self.held.remove(&token)?;
         self.ends.remove(&(end, token));
@@ -83,7 +83,7 @@ impl MemorySemaphore {
         Some(end)
     }
 
-    /// Takes out what has ended. The waiter of a claim that ended is back in its place.
+    /// Removes what has expired. A waiter whose claim ended returns to its place in the queue.
     fn expire(&mut self, now: Tick) {
         while let Some((_, token)) = self.ends.first().copied().filter(|(end, _)| *end <= now) {
             self.drop_held(token);
@@ -111,7 +111,8 @@ impl MemorySemaphore {
         true
     }
 
-    /// Grants what is free to the first live waiters, who are added to `woken`; whether no live waiter is left.
+    /// Grants what is free to the first live waiters, and adds them to `woken`. Returns whether no live
+    /// waiter is left.
     fn grant(&mut self, now: Tick, timing: QueueTiming, woken: &mut Vec<u64>) -> bool {
         let Some(permits) = self.permits(now) else { return false };
         if self.used >= permits {
@@ -124,7 +125,7 @@ impl MemorySemaphore {
             match state {
                 Some(State::Queued { heard }) if now.since(heard) <= timing.live => {
                     if weight(token) > permits {
-                        // Woken, it learns that it can never be granted.
+                        // The waiter is woken, and its next request learns that it can never be granted.
                         self.forget(token);
                         woken.push(token);
                         continue;
@@ -196,7 +197,7 @@ impl MemorySemaphore {
         let permits = self.permits(now);
         let Some(waiter) = self.waiters.get_mut(&token) else {
             return match (self.held.get(&token).copied(), permits) {
-                // Sent once more: what was renewed since is not shortened.
+                // A repeated request: the holder may have renewed since, and its time is not shortened.
                 (Some(end), _) => {
                     self.hold(token, end.max(now.after(ttl)));
                     Taken::Granted { permits: permits.unwrap_or_default(), fence: 0 }
@@ -227,8 +228,8 @@ impl MemorySemaphore {
         Taken::Granted { permits, fence: 0 }
     }
 
-    /// Takes over the claim of the last of those later waiters that have one of the same weight and have not come yet.
-    /// That waiter is back in its place.
+    /// Takes over an unconfirmed claim of the same weight from a later waiter: from the last of them in the
+    /// queue, which returns to its place.
     fn take_over(&mut self, now: Tick, token: u64, timing: QueueTiming) -> bool {
         let Some(ticket) = self.waiters.get(&token).map(|waiter| waiter.ticket) else { return false };
         let soon = self.ends.iter().take_while(|(end, _)| *end <= now.after(timing.claim)).take(MOST_GRANTS);
@@ -294,7 +295,7 @@ impl MemorySemaphore {
         true
     }
 
-    /// Whether there is nothing to remember.
+    /// Returns whether there is nothing to remember.
     fn is_idle(&self, now: Tick) -> bool {
         let ended = self.ends.last().is_none_or(|(end, _)| *end <= now);
         let forgotten = self.number.is_none_or(|number| now.since(number.used_at) >= NUMBER_KEPT);
@@ -305,7 +306,7 @@ impl MemorySemaphore {
 #[derive(Default)]
 struct Shard {
     semaphores: HashMap<String, MemorySemaphore>,
-    /// The wake-up names that exist, and until when: of claims, and of attempts that were given up.
+    /// The wake-up keys that exist, and how long: of claims, and of attempts that were cancelled.
     wake: HashMap<u64, Tick>,
     sweep_at: usize,
 }
@@ -337,7 +338,7 @@ impl MemoryStore {
         self.on_shard(name, |shard, now, timing, woken| work(shard.of(name), now, timing, woken))
     }
 
-    /// Works on the table that a semaphore belongs to, and then wakes those that the work granted something.
+    /// Works on the table of a semaphore, and then wakes the waiters to which the work granted something.
     fn on_shard<T>(
         &self,
         name: &str,
@@ -366,14 +367,14 @@ impl MemoryStore {
         known.and_then(|known| known.held.get(&token)).is_some_and(|end| *end > now)
     }
 
-    /// The tickets are all of one semaphore.
+    /// Records a heartbeat. All tickets belong to one semaphore.
     pub(super) fn heartbeat_semaphore(&self, semaphore: &str, tickets: &[LockToken]) -> Vec<QueueStatus> {
         self.on_semaphore(semaphore, |semaphore, now, timing, woken| {
             semaphore.heartbeat(now, tickets, timing, woken)
         })
     }
 
-    /// Ends the time of all that hold permits.
+    /// Ends everything that is held.
     #[cfg(test)]
     pub(in crate::store) fn end_permits(&self, name: &str) {
         let started = self.started;
