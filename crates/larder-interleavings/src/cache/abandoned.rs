@@ -11,7 +11,7 @@ use shuttle::thread;
 use super::{Flights, Leader, NAME, Tags, outcome, wait};
 
 /// What a caller is promised.
-pub const TOLD: &str = "who has joined a flight is not left with none";
+pub const TOLD: &str = "a caller that has joined a flight gets an outcome";
 
 /// Gives the load up, or passes the leader on to be finished.
 type GiveUp = fn(Leader<u64>) -> Option<Leader<u64>>;

@@ -10,11 +10,11 @@ use super::mistaken::{Mistake, Mistaken, Table};
 use super::{Flights, lock, outcome, wait};
 
 /// What the table is promised.
-pub const ONE: &str = "there is one flight at most that can be joined";
+pub const ONE: &str = "at most one flight can be joined";
 /// What a caller is promised.
-pub const ONCE: &str = "who comes after a waiter was told is not told the same";
+pub const ONCE: &str = "a caller that arrives after a waiter got an outcome does not get the same one";
 /// The same of nobody waiting for ever.
-pub const ANSWERED: &str = "who joins a flight that is brought to its end is told its outcome";
+pub const ANSWERED: &str = "a caller that joins a flight which ends gets its outcome";
 
 #[derive(Default)]
 struct ReadStamp {

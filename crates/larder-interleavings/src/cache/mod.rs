@@ -8,7 +8,7 @@ pub mod stored;
 mod sync;
 pub mod written;
 
-#[allow(dead_code, reason = "a loader's failures are no concern of the table's")]
+#[allow(dead_code, reason = "the scenarios' loaders do not fail")]
 #[path = "../../../larder/src/cache/flight.rs"]
 mod flight;
 
@@ -18,7 +18,7 @@ mod nesting;
 #[allow(dead_code, unreachable_pub, reason = "no loader fails here")]
 #[path = "../../../larder/src/cache/thrown.rs"]
 mod thrown;
-#[allow(dead_code, reason = "the scenarios do not refresh through every door")]
+#[allow(dead_code, reason = "the scenarios use a part of it")]
 #[path = "../../../larder/src/cache/unfenced.rs"]
 mod unfenced;
 

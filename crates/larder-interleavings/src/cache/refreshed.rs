@@ -8,7 +8,7 @@ use shuttle::thread;
 use super::{Flights, NAME, Tags, lock, outcome, wait};
 
 /// What a caller is promised.
-pub const FORCED: &str = "who comes after a forced refresh has returned is told nothing older";
+pub const FORCED: &str = "a caller that arrives after a forced refresh has returned gets nothing older";
 
 /// What a forced refresh does with the flights beside its own.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use shuttle::thread;
 use super::{Flights, NAME, Records, Tags, UnfencedLoad, lock, outcome, wait};
 
 /// What a writer is promised.
-pub const KEPT: &str = "an old row does not come to lie over a write";
+pub const KEPT: &str = "an old row does not replace a write";
 
 struct World {
     flights: Flights<u64>,

@@ -8,7 +8,7 @@ use shuttle::thread;
 use super::{Flights, NAME, Tags, lock, outcome, wait};
 
 /// What a caller is promised.
-pub const OWN: &str = "who comes after a write has returned is told nothing older";
+pub const OWN: &str = "a caller that arrives after a write has returned gets nothing older";
 
 /// When a write detaches the flights.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::store::{Listener, Store};
 /// What a reader is promised.
 pub const OWN: &str = "a read that starts after an own clear has returned sees nothing older";
 /// What the tier is promised.
-pub const COHERENT: &str = "when all has been told, no copy is of before the last clear";
+pub const COHERENT: &str = "when all changes are reported, no copy is from before the last clear";
 
 const CLEAR: &str = "~clear";
 const ENTRY: &str = "user:1";

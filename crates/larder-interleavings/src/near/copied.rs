@@ -13,7 +13,7 @@ use super::{Copies, tier};
 /// What a reader is promised.
 pub const OWN: &str = "a read that starts after an own write has returned sees nothing older";
 /// What the tier is promised.
-pub const COHERENT: &str = "when all has been told, no copy is older than the server's value";
+pub const COHERENT: &str = "when all changes are reported, no copy is older than the server's value";
 
 const NAMES: [&str; 2] = ["a", "b"];
 

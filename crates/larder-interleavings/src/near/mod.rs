@@ -8,10 +8,10 @@ mod server;
 mod sync;
 pub mod tagged;
 
-#[allow(dead_code, reason = "nobody waits for a lock")]
+#[allow(dead_code, reason = "no attempt waits for a lock")]
 #[path = "../../../larder/src/near/calls.rs"]
 mod calls;
-#[allow(dead_code, reason = "nobody waits for a change of a name")]
+#[allow(dead_code, reason = "no task watches a name")]
 #[path = "../../../larder/src/near/changes.rs"]
 mod changes;
 #[allow(dead_code, reason = "no server evicts here")]
@@ -20,7 +20,7 @@ mod recency;
 #[allow(
     dead_code,
     clippy::type_complexity,
-    reason = "the scenarios do not look at sizes; larder lints its own"
+    reason = "the scenarios need no sizes; larder lints its own"
 )]
 #[path = "../../../larder/src/near/tier.rs"]
 mod tier;

@@ -14,16 +14,16 @@ const LANE: u16 = 0;
 const LATER: Moment = Moment::seconds(3);
 
 /// What the old connection's answers are believed as.
-pub const OLD: &str = "what was read through a connection that broke is not believed";
+pub const OLD: &str = "what was read through a connection that broke is not valid";
 /// What a new connection may count on.
-pub const NEW: &str = "a connection that has answered is believed";
+pub const NEW: &str = "what was read through a connection that has answered is valid";
 
 /// A lane that is open and believed.
 pub(crate) fn opened() -> (Arc<Sessions>, ReadStamp) {
     let lanes = Sessions::embedded();
     let seen = lanes.open(LANE);
     lanes.renew(seen, Moment::START);
-    assert!(lanes.believe(seen, Moment::START), "nothing is believed");
+    assert!(lanes.believe(seen, Moment::START), "nothing is valid");
     (Arc::new(lanes), seen)
 }
 
@@ -43,7 +43,7 @@ pub fn late_heartbeat() {
     assert!(!lanes.believe(old, Moment::START), "{OLD}");
     let _ = heart.join();
     assert!(!lanes.believe(old, Moment::START), "{OLD}");
-    assert!(!lanes.believe(new, Moment::START), "a connection that has not answered is not believed");
+    assert!(!lanes.believe(new, Moment::START), "nothing is valid before a connection has answered");
     lanes.renew(new, Moment::START);
     assert!(lanes.believe(new, Moment::START), "{NEW}");
 }

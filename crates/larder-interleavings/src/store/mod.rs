@@ -3,7 +3,7 @@
 pub mod lanes;
 mod sync;
 
-#[allow(dead_code, reason = "the scenarios have one lane, and one clock")]
+#[allow(dead_code, reason = "the scenarios have one session and one clock")]
 #[path = "../../../larder/src/store/trust.rs"]
 pub(crate) mod trust;
 
@@ -30,7 +30,7 @@ pub(crate) fn read_version(bytes: &[u8]) -> Option<u64> {
 
 pub(crate) trait Listener: Send + Sync + 'static {
     fn changed(&self, name: &str);
-    #[allow(dead_code, reason = "the scenarios tell a tier itself")]
+    #[allow(dead_code, reason = "the scenarios notify a tier directly")]
     fn all_changed(&self);
 }
 
