@@ -1,4 +1,4 @@
-//! The near tier: copies, versions, and who is told what changed.
+//! The near tier: copies, versions, and the notifications of changes.
 
 pub mod broken;
 pub mod cleared;
@@ -33,7 +33,7 @@ use tier::{Copied, Ticket, Tier};
 
 const BYTES: u64 = 1 << 20;
 
-/// A tier whose names share one lock, so that they get in each other's way.
+/// A tier whose names share one lock, so that they interfere with each other.
 fn tier<T: Clone>() -> Tier<T> {
     Tier::with_stripes(BYTES, 1)
 }
@@ -42,7 +42,7 @@ fn copy<T>(what: T) -> Copied<T> {
     Copied { what, bytes: 1 }
 }
 
-/// What the scenarios ask of a tier, and of the mistaken ones beside it.
+/// What the scenarios need of a tier, larder's and the mistaken one.
 trait Copies: Send + Sync + 'static {
     type Ticket: Copy + Send;
 
