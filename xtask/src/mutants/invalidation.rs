@@ -195,7 +195,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a node that is away is asked without a pause",
-        &[switched(SENDER, "lane.failed(Instant::now());", "")],
+        &[switched(SENDER, "waiting.failed(Instant::now());", "")],
         &[AWAY],
     ),
     mutant(

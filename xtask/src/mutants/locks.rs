@@ -61,7 +61,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a release in memory frees the lock whoever holds it",
-        &[switched(MEMORY, "line.holder(now) != Some(token)", "line.holder(now).is_none()")],
+        &[switched(MEMORY, "known.holder(now) != Some(token)", "known.holder(now).is_none()")],
         &[LOST, EQUIVALENCE],
     ),
     mutant(

@@ -91,7 +91,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a version is valid though its connection is silent",
-        &[switched(VERSION, "lanes.is_valid(known.seen, now)", "lanes.is_current(known.seen)")],
+        &[switched(VERSION, "sessions.is_valid(known.seen, now)", "sessions.is_current(known.seen)")],
         &[unit("near::version::tests::a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life")],
     ),
     mutant(

@@ -126,8 +126,8 @@ impl Background {
     }
 
     /// Ends the tasks that do not end by themselves.
-    pub(crate) async fn abort_endless(&self, patience: Duration) {
-        self.0.endless.abort(patience).await;
+    pub(crate) async fn abort_endless(&self, max_wait: Duration) {
+        self.0.endless.abort(max_wait).await;
     }
 
     /// Makes sure that a loop is running, for as long as this value lives, whatever happens to the caller's
@@ -150,28 +150,28 @@ impl Background {
     }
 
     /// Waits at most `max_wait` until the tasks that end by themselves have ended.
-    pub(crate) async fn settle(&self, patience: Duration) {
-        self.0.finite.settle(patience).await;
+    pub(crate) async fn settle(&self, max_wait: Duration) {
+        self.0.finite.settle(max_wait).await;
     }
 
     /// Waits at most `max_wait` for the tasks that end by themselves, and ends all others. The thread runs on
     /// until [`stop`](Self::stop), for the connections that it drives.
-    pub(crate) async fn finish(&self, patience: Duration) {
-        self.abort_endless(patience).await;
-        self.0.finite.finish(patience).await;
+    pub(crate) async fn finish(&self, max_wait: Duration) {
+        self.abort_endless(max_wait).await;
+        self.0.finite.finish(max_wait).await;
     }
 
     /// Ends the thread, and waits at most `max_wait` for that.
-    pub(crate) async fn stop(&self, patience: Duration) {
+    pub(crate) async fn stop(&self, max_wait: Duration) {
         if let HomeThread::Thread(thread) = &self.0.place {
-            thread.close(patience).await;
+            thread.close(max_wait).await;
         }
     }
 }
 
 /// Begins a task for [`Background::spawn_begun`]. The first poll of `work` happens where the task is spawned;
 /// the rest runs in the background, at most for `max_wait`.
-pub(crate) async fn begun<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn begun<T>(max_wait: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     let first = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
     if let Poll::Ready(answer) = first {
@@ -180,7 +180,7 @@ pub(crate) async fn begun<T>(patience: Duration, work: impl Future<Output = T>) 
     // End the first poll here. A timer belongs to the runtime on which it is created, and that must be the
     // background's.
     tokio::task::yield_now().await;
-    tokio::time::timeout(patience, work).await.ok()
+    tokio::time::timeout(max_wait, work).await.ok()
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -289,7 +289,7 @@ mod tests {
     use std::sync::mpsc;
     use tokio::runtime::{Builder, Runtime};
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const LIMIT: Duration = Duration::from_secs(10);
 
     fn runtime() -> Runtime {
         Builder::new_current_thread().enable_all().build().unwrap()
@@ -308,7 +308,7 @@ mod tests {
             });
             drop(ghost);
             lives.block_on(async {
-                tokio::time::timeout(PATIENCE, done).await.expect("the task ran").unwrap();
+                tokio::time::timeout(LIMIT, done).await.expect("the task ran").unwrap();
             });
         }
         drop(ends);
@@ -322,7 +322,7 @@ mod tests {
         {
             let (tell, done) = tokio::sync::oneshot::channel();
             assert!(background.spawn(async move { tell.send(()).unwrap() }));
-            lives.block_on(async { tokio::time::timeout(PATIENCE, done).await.unwrap().unwrap() });
+            lives.block_on(async { tokio::time::timeout(LIMIT, done).await.unwrap().unwrap() });
         }
     }
 
@@ -334,14 +334,14 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
             tell.send(std::thread::current().name().map(str::to_owned)).unwrap();
         });
-        assert_eq!(told.recv_timeout(PATIENCE).unwrap().as_deref(), Some("larder"));
+        assert_eq!(told.recv_timeout(LIMIT).unwrap().as_deref(), Some("larder"));
         let (held, gone) = mpsc::channel::<()>();
         background.spawn_until_close(async move {
             let _held = held;
             std::future::pending::<()>().await;
         });
         drop(background);
-        assert_eq!(gone.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
+        assert_eq!(gone.recv_timeout(LIMIT), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 
     #[tokio::test]
@@ -353,8 +353,8 @@ mod tests {
             tell.send(()).unwrap();
         });
         background.spawn_until_close(std::future::pending());
-        background.finish(PATIENCE).await;
-        background.stop(PATIENCE).await;
+        background.finish(LIMIT).await;
+        background.stop(LIMIT).await;
         done.await.expect("it was waited for");
         assert!(!background.spawn(async {}));
     }

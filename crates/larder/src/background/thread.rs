@@ -43,11 +43,11 @@ impl Thread {
     }
 
     /// Stops the thread, and waits at most `max_wait` for its end.
-    pub(super) async fn close(&self, patience: Duration) {
+    pub(super) async fn close(&self, max_wait: Duration) {
         self.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut gone = self.gone.clone();
         let ended = async { while gone.changed().await.is_ok() {} };
-        if tokio::time::timeout(patience, ended).await.is_ok()
+        if tokio::time::timeout(max_wait, ended).await.is_ok()
             && let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
             // The thread has nothing left to do, so this takes microseconds. A panic in it was reported when

@@ -91,7 +91,7 @@ type Ended = (usize, Work, Result<()>);
 
 struct Sender {
     queue: Arc<InvalidationQueue>,
-    lanes: HashMap<usize, NodeQueue>,
+    nodes: HashMap<usize, NodeQueue>,
     in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>>,
     /// Tags that wait for the epoch.
     after_epoch: Vec<Arc<str>>,
@@ -121,7 +121,7 @@ pub(crate) async fn send<D: Delivery>(delivery: Weak<D>, queue: Arc<Invalidation
     let mut running = RunningSender { queue: queue.clone(), finished: false };
     let mut sender = Sender {
         queue: queue.clone(),
-        lanes: HashMap::new(),
+        nodes: HashMap::new(),
         in_flight: FuturesUnordered::new(),
         after_epoch: Vec::new(),
         refused: VecDeque::new(),
@@ -166,12 +166,12 @@ async fn wake_at(time: Option<Instant>) {
 impl Sender {
     fn list(&mut self, delivery: &impl Delivery, names: Vec<Arc<str>>) {
         for name in names {
-            self.lanes.entry(delivery.node(&name)).or_default().names.push_back(name);
+            self.nodes.entry(delivery.node(&name)).or_default().names.push_back(name);
         }
         // Names that were queued and removed in another way must not accumulate behind a node that is
         // unavailable.
-        for lane in self.lanes.values_mut() {
-            self.queue.prune(&mut lane.names);
+        for waiting in self.nodes.values_mut() {
+            self.queue.prune(&mut waiting.names);
         }
     }
 
@@ -184,9 +184,9 @@ impl Sender {
         }
         loop {
             let mut moved = Vec::new();
-            for (node, lane) in &mut self.lanes {
-                while lane.may_send(now)
-                    && let Some(name) = lane.names.pop_front()
+            for (node, waiting) in &mut self.nodes {
+                while waiting.may_send(now)
+                    && let Some(name) = waiting.names.pop_front()
                 {
                     if delivery.node(&name) != *node {
                         moved.push(name);
@@ -194,7 +194,7 @@ impl Sender {
                     }
                     match self.queue.take(&name) {
                         Next::Send(work) => {
-                            lane.in_flight += 1;
+                            waiting.in_flight += 1;
                             self.in_flight.push(Box::pin(request(delivery.clone(), *node, work)));
                         }
                         Next::AfterEpoch => self.after_epoch.push(name),
@@ -202,7 +202,7 @@ impl Sender {
                     }
                 }
             }
-            self.lanes.retain(|_, lane| lane.in_flight > 0 || !lane.names.is_empty());
+            self.nodes.retain(|_, waiting| waiting.in_flight > 0 || !waiting.names.is_empty());
             if moved.is_empty() {
                 return;
             }
@@ -213,15 +213,15 @@ impl Sender {
     /// Records the end of a request. Returns false if the sender must end.
     fn ended(&mut self, delivery: &Arc<impl Delivery>, (node, work, answer): Ended) -> bool {
         let queue = self.queue.clone();
-        let lane = self.lanes.entry(node).or_default();
-        lane.in_flight = lane.in_flight.saturating_sub(1);
+        let waiting = self.nodes.entry(node).or_default();
+        waiting.in_flight = waiting.in_flight.saturating_sub(1);
         match answer {
             Ok(()) => {
-                lane.answered(&work.kind);
+                waiting.answered(&work.kind);
                 if queue.answered(&work) {
-                    lane.names.push_back(work.name);
+                    waiting.names.push_back(work.name);
                 }
-                lane.report_if_empty();
+                waiting.report_if_empty();
                 if work.kind == Invalidation::Epoch {
                     let tags = std::mem::take(&mut self.after_epoch);
                     self.list(&**delivery, tags);
@@ -233,8 +233,8 @@ impl Sender {
             }
             Err(error) if error.is_outage() => {
                 queue.failed(&work, false);
-                lane.failed(Instant::now());
-                lane.names.push_front(work.name);
+                waiting.failed(Instant::now());
+                waiting.names.push_front(work.name);
             }
             Err(error) => {
                 let now = Instant::now();
@@ -255,7 +255,7 @@ impl Sender {
     fn next_turn(&self) -> Option<Instant> {
         let now = Instant::now();
         // A pause that is over has been used, or the node waits for a request that is under way.
-        let paused = self.lanes.values().filter_map(|lane| lane.resume.filter(|resume| *resume > now));
+        let paused = self.nodes.values().filter_map(|waiting| waiting.resume.filter(|resume| *resume > now));
         paused.chain(self.refused.front().map(|(due, _)| *due)).min()
     }
 }

@@ -19,7 +19,7 @@ pub(crate) struct Asking {
     /// Closed when the request has ended, in whatever way.
     under_way: Mutex<HashMap<Name, watch::Receiver<()>>>,
     /// Answers are not kept, so waiting for one is useless: the server does not report changes.
-    in_vain: AtomicBool,
+    not_kept: AtomicBool,
 }
 
 /// A reader's requests for some versions. Dropping it ends them.
@@ -32,7 +32,7 @@ pub(crate) struct VersionRequests<'a> {
 impl Asking {
     /// Waits for the requests of other readers for any of `names`. Returns false if there are none.
     pub(crate) async fn others(&self, names: &[Name]) -> bool {
-        if self.in_vain.load(Ordering::Relaxed) {
+        if self.not_kept.load(Ordering::Relaxed) {
             return false;
         }
         let others: Vec<watch::Receiver<()>> = {
@@ -60,7 +60,7 @@ impl Asking {
 
     /// Records whether answers can be kept.
     pub(crate) fn note(&self, kept: bool) {
-        self.in_vain.store(!kept, Ordering::Relaxed);
+        self.not_kept.store(!kept, Ordering::Relaxed);
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<Name, watch::Receiver<()>>> {
@@ -97,6 +97,6 @@ mod tests {
         assert!(asking.under_way().is_empty());
         let _asked = asking.begin(&names);
         asking.note(false);
-        assert!(!asking.others(&names).await, "waited in vain");
+        assert!(!asking.others(&names).await, "waited for an answer that is not kept");
     }
 }

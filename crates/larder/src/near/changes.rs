@@ -28,7 +28,7 @@ pub(crate) struct Invalidations {
     /// Near tiers, by the prefix of their entries' names and by the name of the version that clears them.
     tiers: RwLock<HashMap<String, Arc<dyn AnyTier>>>,
     pub(crate) versions: Versions,
-    pub(super) calls: Wakeups,
+    pub(super) wakeups: Wakeups,
     watches: Mutex<HashMap<String, (watch::Sender<()>, usize)>>,
     /// How many watches there are. Nearly always none, and then a change skips the lock.
     watched: AtomicUsize,
@@ -78,7 +78,7 @@ impl InvalidationSink for Invalidations {
         if (name.starts_with("~lock") || is_semaphore(name) || is_group(name) || name.starts_with(ELECTION))
             && let Some(token) = woken(name)
         {
-            return self.calls.call(token);
+            return self.wakeups.notify(token);
         }
         let key = if name.starts_with('~') {
             self.versions.changed(name);
@@ -95,7 +95,7 @@ impl InvalidationSink for Invalidations {
     }
 
     fn all_changed(&self) {
-        self.calls.call_all();
+        self.wakeups.notify_all();
         self.versions.all_changed();
         for tier in self.tiers.read().unwrap_or_else(PoisonError::into_inner).values() {
             tier.invalidate_all();
@@ -113,8 +113,8 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Waits for a change since the last call, at most for `max_wait`.
-    pub(crate) async fn changed(&mut self, patience: Duration) {
-        let _ = tokio::time::timeout(patience, self.changed.changed()).await;
+    pub(crate) async fn changed(&mut self, max_wait: Duration) {
+        let _ = tokio::time::timeout(max_wait, self.changed.changed()).await;
     }
 }
 

@@ -56,8 +56,8 @@ impl Default for Versions {
 
 impl Versions {
     /// Returns a version that is cached and valid. No round trip.
-    pub(crate) fn known(&self, name: &str, lanes: &Sessions, now: Moment) -> Option<KnownVersion> {
-        let known = self.known.get(name).filter(|known| lanes.is_valid(known.seen, now))?;
+    pub(crate) fn known(&self, name: &str, sessions: &Sessions, now: Moment) -> Option<KnownVersion> {
+        let known = self.known.get(name).filter(|known| sessions.is_valid(known.seen, now))?;
         self.recency.used_version(name);
         Some(known)
     }
@@ -183,20 +183,20 @@ mod tests {
 
     #[test]
     fn a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life() {
-        let (versions, lanes) = (Versions::default(), Sessions::remote());
-        let seen = lanes.open(lanes.take().unwrap());
+        let (versions, sessions) = (Versions::default(), Sessions::remote());
+        let seen = sessions.open(sessions.take().unwrap());
         versions.keep(
             "~tag",
             versions.known.ticket("~tag"),
             KnownVersion { version: 7, seen, kept_until: None },
         );
-        assert_eq!(versions.known("~tag", &lanes, at(0)), None, "no heartbeat was answered yet");
-        lanes.renew(seen, at(0));
-        assert_eq!(versions.known("~tag", &lanes, at(1900)).map(|known| known.version), Some(7));
-        assert_eq!(versions.known("~tag", &lanes, at(2000)), None, "the connection is silent");
-        lanes.renew(seen, at(2000));
-        assert!(versions.known("~tag", &lanes, at(2000)).is_some());
-        lanes.end(seen);
-        assert_eq!(versions.known("~tag", &lanes, at(2000)), None, "the connection has broken");
+        assert_eq!(versions.known("~tag", &sessions, at(0)), None, "no heartbeat was answered yet");
+        sessions.renew(seen, at(0));
+        assert_eq!(versions.known("~tag", &sessions, at(1900)).map(|known| known.version), Some(7));
+        assert_eq!(versions.known("~tag", &sessions, at(2000)), None, "the connection is silent");
+        sessions.renew(seen, at(2000));
+        assert!(versions.known("~tag", &sessions, at(2000)).is_some());
+        sessions.end(seen);
+        assert_eq!(versions.known("~tag", &sessions, at(2000)), None, "the connection has broken");
     }
 }

@@ -25,11 +25,11 @@ struct GroupHolder {
 struct Waiter {
     ticket: u64,
     names: Arc<str>,
-    heard: Tick,
+    last_heartbeat: Tick,
     /// It had a claim, and has not confirmed since.
-    given: bool,
+    claimed: bool,
     /// How long its wake-up key exists.
-    called: Option<Tick>,
+    woken_until: Option<Tick>,
 }
 
 #[derive(Default)]
@@ -61,7 +61,7 @@ impl MemoryGroup {
         Some(held)
     }
 
-    fn step_out(&mut self, token: u64) -> bool {
+    fn leave_queue(&mut self, token: u64) -> bool {
         let waiter = self.waiters.remove(&token);
         waiter.map(|waiter| self.queue.remove(&waiter.ticket)).is_some()
     }
@@ -86,21 +86,21 @@ impl MemoryGroup {
             }
             looked += 1;
             let Some(waiter) = self.waiters.get(&token) else { continue };
-            let silence = now.since(waiter.heard);
-            if !waiter.given && silence <= timing.live {
+            let silence = now.since(waiter.last_heartbeat);
+            if !waiter.claimed && silence <= timing.live {
                 let names = waiter.names.clone();
                 if self.is_free(&names, &wanted) {
                     let end = now.after(timing.claim);
                     self.hold(token, GroupHolder { end, names, by: None });
                     if let Some(waiter) = self.waiters.get_mut(&token) {
-                        (waiter.given, waiter.heard, waiter.called) = (true, now, Some(end));
+                        (waiter.claimed, waiter.last_heartbeat, waiter.woken_until) = (true, now, Some(end));
                     }
                     woken.push(token);
                 } else {
                     wanted.extend(names.split('\n').map(str::to_owned));
                 }
             } else if silence > timing.live * QueueTiming::KEPT {
-                self.step_out(token);
+                self.leave_queue(token);
             }
         }
         (wanted, true)
@@ -116,13 +116,13 @@ impl MemoryGroup {
         self.expire(now);
         for ticket in tickets {
             if let Some(waiter) = self.waiters.get_mut(&ticket.token) {
-                waiter.heard = now;
+                waiter.last_heartbeat = now;
             }
         }
         self.grant(now, timing, woken);
         let turn = |ticket: &LockToken| match self.waiters.get(&ticket.token) {
             None => QueueStatus::Gone,
-            Some(waiter) if waiter.given => QueueStatus::Come,
+            Some(waiter) if waiter.claimed => QueueStatus::Come,
             Some(_) => QueueStatus::Waits,
         };
         tickets.iter().map(turn).collect()
@@ -171,7 +171,7 @@ impl MemoryStore {
         let state = self.groups.0.of(group);
         let given_up = state.given_up.get(&token).is_some_and(|until| *until > now);
         let waiter = state.groups.get(group).and_then(|group| group.waiters.get(&token));
-        given_up || waiter.and_then(|waiter| waiter.called).is_some_and(|until| until > now)
+        given_up || waiter.and_then(|waiter| waiter.woken_until).is_some_and(|until| until > now)
     }
 
     pub(super) fn group_holds(&self, group: &str, token: u64) -> bool {
@@ -237,7 +237,10 @@ impl GroupStore for MemoryStore {
             known.last_ticket = known.last_ticket.saturating_add(1);
             let ticket = known.last_ticket;
             known.queue.insert(ticket, token);
-            known.waiters.insert(token, Waiter { ticket, names, heard: now, given: false, called: None });
+            known.waiters.insert(
+                token,
+                Waiter { ticket, names, last_heartbeat: now, claimed: false, woken_until: None },
+            );
             Attempted::Waiting { told: true }
         };
         drop(state);
@@ -253,10 +256,10 @@ impl GroupStore for MemoryStore {
         known.expire(now);
         if !known.held.contains_key(&token) {
             let Some(waiter) = known.waiters.get_mut(&token) else { return Ok(Attempted::Gone) };
-            (waiter.heard, waiter.given) = (now, false);
+            (waiter.last_heartbeat, waiter.claimed) = (now, false);
             known.grant(now, self.timing, &mut woken);
         }
-        let waited = known.held.contains_key(&token) && known.step_out(token);
+        let waited = known.held.contains_key(&token) && known.leave_queue(token);
         let answer = match known.held.get_mut(&token) {
             Some(held) => {
                 let end = now.after(request.ttl);
@@ -293,7 +296,7 @@ impl GroupStore for MemoryStore {
         }
         let Some(known) = state.groups.get_mut(group) else { return Ok(false) };
         let held = known.drop_held(token).is_some_and(|held| held.end > now);
-        known.step_out(token);
+        known.leave_queue(token);
         known.expire(now);
         known.grant(now, self.timing, &mut woken);
         if known.held.is_empty() && known.waiters.is_empty() {

@@ -16,11 +16,11 @@ use crate::store::permit::{MOST_GRANTS, NUMBER_KEPT, PermitRequest, PermitStore,
 #[derive(Debug, Clone, Copy)]
 enum State {
     Queued {
-        heard: Tick,
+        last_heartbeat: Tick,
     },
     /// A claim of it ended, and it has sent nothing since.
     Lapsed {
-        heard: Tick,
+        last_heartbeat: Tick,
     },
     /// It has a claim, and is not in the queue.
     Claimed,
@@ -88,7 +88,7 @@ impl MemorySemaphore {
         while let Some((_, token)) = self.ends.first().copied().filter(|(end, _)| *end <= now) {
             self.drop_held(token);
             if let Some(waiter) = self.waiters.get_mut(&token) {
-                waiter.state = State::Lapsed { heard: now };
+                waiter.state = State::Lapsed { last_heartbeat: now };
                 self.queue.insert(waiter.ticket, token);
             }
         }
@@ -123,7 +123,7 @@ impl MemorySemaphore {
             from = ticket.saturating_add(1);
             let state = self.waiters.get(&token).map(|waiter| waiter.state);
             match state {
-                Some(State::Queued { heard }) if now.since(heard) <= timing.live => {
+                Some(State::Queued { last_heartbeat }) if now.since(last_heartbeat) <= timing.live => {
                     if weight(token) > permits {
                         // The waiter is woken, and its next request learns that it can never be granted.
                         self.forget(token);
@@ -139,8 +139,8 @@ impl MemorySemaphore {
                     woken.push(token);
                     grants += 1;
                 }
-                Some(State::Queued { heard } | State::Lapsed { heard })
-                    if now.since(heard) <= timing.live * QueueTiming::KEPT => {}
+                Some(State::Queued { last_heartbeat } | State::Lapsed { last_heartbeat })
+                    if now.since(last_heartbeat) <= timing.live * QueueTiming::KEPT => {}
                 _ => {
                     self.queue.remove(&ticket);
                     self.waiters.remove(&token);
@@ -177,7 +177,7 @@ impl MemorySemaphore {
             }
             WhenTaken::WhenHeld { .. } => {
                 self.last_ticket = self.last_ticket.saturating_add(1);
-                let (ticket, state) = (self.last_ticket, State::Queued { heard: now });
+                let (ticket, state) = (self.last_ticket, State::Queued { last_heartbeat: now });
                 self.queue.insert(ticket, token);
                 self.waiters.insert(token, Waiter { ticket, state });
                 Taken::Waiting { told: true }
@@ -212,7 +212,7 @@ impl MemorySemaphore {
             return Taken::Gone;
         };
         if !matches!(waiter.state, State::Claimed) {
-            waiter.state = State::Queued { heard: now };
+            waiter.state = State::Queued { last_heartbeat: now };
             self.grant(now, timing, woken);
             woken.retain(|other| *other != token);
             match self.waiters.get(&token).map(|waiter| waiter.state) {
@@ -239,7 +239,7 @@ impl MemorySemaphore {
         });
         let Some((later, other)) = later.max() else { return false };
         self.drop_held(other);
-        self.waiters.insert(other, Waiter { ticket: later, state: State::Lapsed { heard: now } });
+        self.waiters.insert(other, Waiter { ticket: later, state: State::Lapsed { last_heartbeat: now } });
         self.queue.insert(later, other);
         self.queue.remove(&ticket);
         true
@@ -254,10 +254,12 @@ impl MemorySemaphore {
     ) -> Vec<QueueStatus> {
         self.expire(now);
         for LockToken { token, .. } in tokens {
-            if let Some(Waiter { state: State::Queued { heard } | State::Lapsed { heard }, .. }) =
-                self.waiters.get_mut(token)
+            if let Some(Waiter {
+                state: State::Queued { last_heartbeat } | State::Lapsed { last_heartbeat },
+                ..
+            }) = self.waiters.get_mut(token)
             {
-                *heard = now;
+                *last_heartbeat = now;
             }
         }
         self.grant(now, timing, woken);
