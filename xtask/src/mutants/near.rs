@@ -79,7 +79,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "what was read on a connection that broke is trusted on",
         &[switched(
             TRUST,
-            "session.generation.compare_exchange(seen.generation, next, Ordering::AcqRel, Ordering::Acquire)",
+            "session.generation.compare_exchange(\n                seen.generation,\n                next,\n                Ordering::AcqRel,\n                Ordering::Acquire,\n            )",
             "Ok::<u32, u32>(next)",
         )],
         &[unit("store::trust::tests::a_broken_connection_ends_all_that_was_read_through_it")],

@@ -127,7 +127,7 @@ impl Sessions {
         }
     }
 
-    /// Whether the generation has not ended.
+    /// Returns whether the generation is still the current one.
     pub(crate) fn is_current(&self, seen: ReadStamp) -> bool {
         let session = self.sessions.get(usize::from(seen.session));
         session.is_some_and(|session| session.generation.load(Ordering::Acquire) == seen.generation)
