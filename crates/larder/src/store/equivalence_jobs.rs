@@ -189,6 +189,7 @@ fn both_stores_answer_the_same_to_every_history_of_a_job() {
             let (of_memory, of_server) = (player(), player());
             runtime.block_on(async {
                 for (at, step) in history.iter().enumerate() {
+                    // The time of a run's lock ends in both stores; then each store gets the same step.
                     if let Step::Die = step {
                         let lock = super::job::lock_of_job(&of_memory.job);
                         memory.end(&lock);

@@ -387,6 +387,7 @@ fn late_waiter() -> Vec<Step> {
 fn both_stores_answer_the_same_to_every_history_of_locks() {
     let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Claims and heartbeats that last for hours: no time passes by itself.
     let timing = QueueTiming { claim: 5 * HOUR, live: 5 * HOUR };
     let mut server = runtime.block_on(real_store());
     server.timing = timing;
@@ -400,6 +401,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
         .run(&prop::collection::vec(steps(), 1..32), |history| {
             let number = next.replace(next.get() + 1);
             let history = if number == 1 { late_waiter() } else { history };
+            // The same names and tokens at both stores.
             let tokens = || Tokens {
                 history: number,
                 used: Cell::default(),
@@ -410,6 +412,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
             let (of_memory, of_server) = (tokens(), tokens());
             runtime.block_on(async {
                 for (at, step) in history.iter().enumerate() {
+                    // Time that ends, in both stores.
                     if let Step::End(lock) = step {
                         let name = of_memory.lock(*lock);
                         memory.end(&name);
@@ -425,6 +428,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
                         memory.end_group(&name);
                         server.end_group(&name).await;
                     }
+                    // The same step in both stores must give the same answer, and leave the same holds.
                     let expected = take(&memory, &of_memory, step).await.unwrap();
                     let found = take(&server, &of_server, step).await.unwrap();
                     prop_assert_ne!(&expected, &Answer::FenceFell);

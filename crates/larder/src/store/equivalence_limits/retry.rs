@@ -124,6 +124,7 @@ fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_
                 max_wait: 0,
                 penalty: None,
             };
+            // A record of one plan, perhaps with an override, is charged by another plan.
             for (cost, pass) in before {
                 both.charge(charge(&plans[first], cost + 1));
                 both.clock += pass;
@@ -138,11 +139,14 @@ fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_
             let ask = charge(&plans[second], cost);
             let (expected, found) = both.charge(ask);
             prop_assert_eq!(expected, found);
+            // Granted, or never possible: there is nothing to wait for.
             if found.granted > 0 || plans[second].iter().any(|term| cost > term.limit) {
                 return Ok(());
             }
             let (of_override, own) = asked.get();
             asked.set(if found.label.is_some() { (of_override + 1, own) } else { (of_override, own + 1) });
+            // One microsecond before the time that the refusal gave, the cost must not fit; at that time it
+            // must.
             let (clock, look) = (both.clock, Charge { take: ChargeMode::Look, ..ask });
             both.clock = clock + found.wait - 1;
             prop_assert_eq!(both.charge(look).1.granted, 0, "too long: {:?}", found);

@@ -105,6 +105,8 @@ impl MemoryStore {
         job.records.retain(|_, (_, until)| *until > tick);
         let (record, kept) =
             job.records.entry(run.slot.clone()).or_insert_with(|| (JobRecord::default(), tick));
+        // What is refused, in this order: the period is done, a run is under way, its start counted as
+        // completion, its tries.
         let period = begin.schedule.map_or(0, |schedule| period_of(now, schedule, record, begin.attempts));
         if let Some(JobMark { at, by, .. }) = record.done.clone().filter(|mark| mark.period >= period) {
             return Began::Done { at, by };
@@ -130,6 +132,7 @@ impl MemoryStore {
             }
             _ => 0,
         };
+        // Begin: take the lock, then record the try.
         let taken = self.take_lock(&run.lock(), begin.token, begin.ttl, WhenHeld::GoAway, process_suffix());
         let Attempted::Granted { fence } = taken else { return Began::Gone };
         let by = process_suffix().trim_start().to_owned();

@@ -195,6 +195,7 @@ impl MemorySemaphore {
     ) -> Taken {
         self.expire(now);
         let permits = self.permits(now);
+        // Not a waiter: the request repeats a confirmation, or arrives after the attempt has ended.
         let Some(waiter) = self.waiters.get_mut(&token) else {
             return match (self.held.get(&token).copied(), permits) {
                 // A repeated request: the holder may have renewed since, and its time is not shortened.
@@ -206,11 +207,14 @@ impl MemorySemaphore {
                 (None, _) => Taken::Gone,
             };
         };
+        // The number of permits was lost. The attempt starts again and sends it.
         let Some(permits) = permits else {
             self.forget(token);
             self.drop_held(token);
             return Taken::Gone;
         };
+        // Without a claim: grant what is free, in the order of the queue, and see whether that gave this
+        // attempt one.
         if !matches!(waiter.state, State::Claimed) {
             waiter.state = State::Queued { last_heartbeat: now };
             self.grant(now, timing, woken);
@@ -222,6 +226,7 @@ impl MemorySemaphore {
                 Some(_) => return Taken::Waiting { told: true },
             }
         }
+        // The claim becomes a hold.
         self.waiters.remove(&token);
         self.hold(token, now.after(ttl));
         self.note_use(now);

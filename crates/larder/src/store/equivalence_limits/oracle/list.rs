@@ -50,6 +50,7 @@ impl List {
         let terms = self.terms(asked.terms, now).to_vec();
         let blocked = now < self.blocked.until && asked.take != ChargeMode::Debt;
         let each = || terms.iter().zip(windows);
+        // A grant must fit into each window that ends when the grant counts.
         if found.granted > 0 {
             let at = now + found.wait;
             // A turn is booked for a time after the block.
@@ -66,6 +67,8 @@ impl List {
             }
             return Ok(());
         }
+        // A refusal needs a reason: a block, or a limit that the cost would exceed, also with one more
+        // bucket.
         let wanted = match asked.take {
             ChargeMode::All => asked.cost,
             ChargeMode::Turns { least } | ChargeMode::Half { least } => least,
@@ -84,6 +87,7 @@ impl List {
         } else if !reasonable {
             return Err("refused without reason".into());
         }
+        // A refusal that begins a block must say so.
         let payable = terms.iter().all(|term| wanted <= term.limit);
         if let Some(penalty) = asked.penalty
             && matches!(asked.take, ChargeMode::All | ChargeMode::Half { .. })

@@ -181,6 +181,7 @@ impl Play<'_> {
         let mut both = self.stores.history();
         let names = [both.name.clone(), format!("{}+", both.name)];
         let sets = self.sets.clone();
+        // Each event leads to a charge, or is complete in itself.
         for (key, event) in history {
             let key = *key;
             both.name.clone_from(&names[key]);
@@ -267,6 +268,7 @@ impl Play<'_> {
                     Charge { max_wait: *within, ..charge }
                 }
             };
+            // Both stores decide, and the list judges the decision and records what is used.
             let (expected, found) = both.charge(charge);
             prop_assert_eq!(expected, found, "{:?}", event);
             self.judge(key, charge, found, now)?;
@@ -282,6 +284,7 @@ impl Play<'_> {
                 self.note(key, charge, found, now, used);
             }
         }
+        // At the end, no window may hold too much.
         (0..2).try_for_each(|key| self.check_windows(key))
     }
 
