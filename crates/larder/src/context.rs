@@ -25,7 +25,7 @@ use crate::name::Name;
 use crate::near::{Asking, Invalidations};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
-use crate::store::limit::{LimitStore, QuotaSpec, WriteStamp};
+use crate::store::limit::{ChargeStamp, LimitStore, QuotaSpec};
 use crate::store::trust::ReadStamp;
 use crate::store::{AnyStore, Claim, Eviction, InvalidationSink, Store};
 use crate::tasks::Tasks;
@@ -370,7 +370,7 @@ impl Context {
         name: String,
         terms: Vec<QuotaSpec>,
         permits: u64,
-        stamp: WriteStamp,
+        stamp: ChargeStamp,
         done: impl FnOnce() + Send + 'static,
     ) {
         let context = self.clone();

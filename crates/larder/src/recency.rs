@@ -20,7 +20,7 @@ use futures_util::{FutureExt, StreamExt};
 use crate::context::Context;
 use crate::error::Result;
 use crate::name::Name;
-use crate::store::{Eviction, Listener, Store};
+use crate::store::{Eviction, InvalidationSink, Store};
 
 /// How often.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -34,7 +34,7 @@ async fn a_hot_key_costs_one_round_trip_a_batch() {
     let (asked, decided) = (server.calls("evalsha"), each * tasks);
     // A lease may end before it is spent where the machine is slow.
     assert!(asked <= decided / 50 + 40, "{asked} round trips for {decided} decisions");
-    assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::PermitBatch);
+    assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::Lease);
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn leases_never_admit_more_than_the_limit_and_shrink_as_it_is_neared() {
                     break;
                 }
                 allowed += 1;
-                leased += u64::from(decision.decided_by() == DecidedBy::PermitBatch);
+                leased += u64::from(decision.decided_by() == DecidedBy::Lease);
             }
             assert_eq!(allowed, quotas[0].limit(), "{store}");
             assert!(leased * 10 >= allowed * 6, "{store}: {leased} of {allowed}");
@@ -105,7 +105,7 @@ async fn a_lease_is_not_spent_after_its_end() {
             let first = limiter.check("a").await.unwrap();
             assert_eq!(first.decided_by(), DecidedBy::Store, "{store}");
             let started = Instant::now();
-            let mut last = DecidedBy::PermitBatch;
+            let mut last = DecidedBy::Lease;
             while started.elapsed() < Duration::from_millis(60) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 last = limiter.check("a").await.unwrap().decided_by();
@@ -125,9 +125,9 @@ async fn a_refund_of_a_leased_permit_goes_back_to_the_lease() {
         let limiter = larder.rate_limiter("api", Quota::per_hour(1000)).unwrap().leased(10).unwrap();
         limiter.check("a").await.unwrap();
         let spent = limiter.check_n("a", 9).await.unwrap();
-        assert_eq!(spent.decided_by(), DecidedBy::PermitBatch, "{store}");
+        assert_eq!(spent.decided_by(), DecidedBy::Lease, "{store}");
         assert_eq!(limiter.refund("a", spent, 4).await.unwrap(), 4);
-        assert_eq!(limiter.check_n("a", 4).await.unwrap().decided_by(), DecidedBy::PermitBatch, "{store}");
+        assert_eq!(limiter.check_n("a", 4).await.unwrap().decided_by(), DecidedBy::Lease, "{store}");
     }
 }
 
@@ -152,7 +152,7 @@ async fn as_many_as_there_are_come_out_of_a_lease_too() {
         let limiter = larder.rate_limiter("api", Quota::per_hour(1000)).unwrap().leased(10).unwrap();
         limiter.check("a").await.unwrap();
         let some = limiter.take_up_to("a", 100).await.unwrap();
-        assert_eq!((some.granted(), some.decided_by()), (9, DecidedBy::PermitBatch), "{store}");
+        assert_eq!((some.granted(), some.decided_by()), (9, DecidedBy::Lease), "{store}");
     }
 }
 
@@ -190,7 +190,7 @@ async fn a_leases_time_counts_from_before_its_request_left() {
     let mut last = sent;
     loop {
         let asked = Instant::now();
-        if limiter.check("a").await.unwrap().decided_by() != DecidedBy::PermitBatch {
+        if limiter.check("a").await.unwrap().decided_by() != DecidedBy::Lease {
             break;
         }
         last = asked;

@@ -30,7 +30,7 @@ async fn a_server_that_hangs_costs_its_timeout_once_and_then_nothing() {
     server.pause();
     let started = Instant::now();
     let first = limiter.check("a").await.unwrap();
-    assert!(first.is_allowed() && first.decided_by() == DecidedBy::OutagePolicy);
+    assert!(first.is_allowed() && first.decided_by() == DecidedBy::Outage);
     let first_took = started.elapsed();
     assert!(first_took >= Duration::from_millis(99) && first_took < Duration::from_secs(5), "{first_took:?}");
     // Many at once and one after the other: only those that try anew wait, one after each pause.
@@ -38,7 +38,7 @@ async fn a_server_that_hangs_costs_its_timeout_once_and_then_nothing() {
     let mut quick = 0;
     while started.elapsed() < Duration::from_millis(600) {
         let before = Instant::now();
-        assert_eq!(limiter.check("b").await.unwrap().decided_by(), DecidedBy::OutagePolicy);
+        assert_eq!(limiter.check("b").await.unwrap().decided_by(), DecidedBy::Outage);
         decided += 1;
         quick += u64::from(before.elapsed() < Duration::from_millis(50));
     }
@@ -58,7 +58,7 @@ async fn a_calls_own_timeout_is_kept_and_decided_by_the_policy() {
     server.pause();
     let started = Instant::now();
     let denied = limiter.check("a").timeout(Duration::from_millis(20)).await.unwrap();
-    assert!(!denied.is_allowed() && denied.decided_by() == DecidedBy::OutagePolicy);
+    assert!(!denied.is_allowed() && denied.decided_by() == DecidedBy::Outage);
     assert!(denied.retry_after().is_some() && started.elapsed() < Duration::from_millis(90));
     // One caller's hurry does not decide for the others.
     server.resume();
@@ -81,9 +81,7 @@ async fn many_keys_at_once_are_decided_by_the_policy_however_many() {
     let (_larder, limiter) = limiter(&server, OutagePolicy::Allow).await;
     server.pause();
     let decisions = limiter.check_many(0..100).await.unwrap();
-    assert!(
-        decisions.len() == 100 && decisions.iter().all(|one| one.decided_by() == DecidedBy::OutagePolicy)
-    );
+    assert!(decisions.len() == 100 && decisions.iter().all(|one| one.decided_by() == DecidedBy::Outage));
 }
 
 #[tokio::test]
@@ -120,7 +118,7 @@ async fn each_policy_decides_as_it_says() {
         let mut allowed = 0;
         for _ in 0..50 {
             let decision = shares.check(key).await.unwrap();
-            assert_eq!(decision.decided_by(), DecidedBy::OutagePolicy);
+            assert_eq!(decision.decided_by(), DecidedBy::Outage);
             allowed += u64::from(decision.is_allowed());
         }
         assert_eq!(allowed, 10, "{key}");
@@ -170,7 +168,7 @@ async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
                 while Instant::now() < end {
                     let asked = Instant::now();
                     let decision = limiter.check("a").await.unwrap();
-                    assert_eq!(decision.decided_by(), DecidedBy::OutagePolicy);
+                    assert_eq!(decision.decided_by(), DecidedBy::Outage);
                     assert!(decision.remaining() < decision.limit().div_ceil(3) && decision.limit() > 1);
                     if decision.is_allowed() {
                         admitted.push((asked, Instant::now()));
@@ -245,7 +243,7 @@ async fn an_outage_of_one_node_of_a_cluster_does_not_open_the_others() {
     stopped.pause();
     for _ in 0..2 {
         for key in &away {
-            assert_eq!(limiter.check(*key).await.unwrap().decided_by(), DecidedBy::OutagePolicy);
+            assert_eq!(limiter.check(*key).await.unwrap().decided_by(), DecidedBy::Outage);
         }
         for key in &there {
             assert_eq!(limiter.check(*key).await.unwrap().decided_by(), DecidedBy::Store);

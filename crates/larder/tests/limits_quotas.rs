@@ -264,7 +264,7 @@ async fn a_decision_is_given_back_only_where_it_was_charged() {
             wrong(&limiter, key, limiter.acquire("a", HOUR).await.unwrap()).await;
             assert_eq!(limiter.remaining(key).await.unwrap(), 90, "{store}");
             // Of a lease, whether it took the batch or spent of it.
-            for decided_by in [DecidedBy::Store, DecidedBy::PermitBatch] {
+            for decided_by in [DecidedBy::Store, DecidedBy::Lease] {
                 let decision = leased.check(format!("hot{key}")).await.unwrap();
                 assert_eq!(decision.decided_by(), decided_by, "{store}");
                 wrong(&leased, key, decision).await;

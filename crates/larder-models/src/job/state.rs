@@ -57,7 +57,7 @@ pub enum Request {
     /// `give_up.lua` of the run's lock.
     GiveUp(Token),
     /// `release.lua` of the run's lock.
-    ReleaseOutcome(Token),
+    Release(Token),
 }
 
 /// What the server answers.
@@ -225,11 +225,7 @@ impl State {
             Action::GoAway(p) => {
                 let token = self.token(p)?;
                 let begins = matches!(self.processes.get(p)?.phase, Phase::Beginning(_));
-                self.requests.push(if begins {
-                    Request::GiveUp(token)
-                } else {
-                    Request::ReleaseOutcome(token)
-                });
+                self.requests.push(if begins { Request::GiveUp(token) } else { Request::Release(token) });
                 self.leave(p)?;
             }
             Action::Serve(i) => {
@@ -345,7 +341,7 @@ impl State {
                 let recorded = self.end(job, token, period, well);
                 (token, if recorded { Answer::Recorded } else { Answer::Lost })
             }
-            Request::GiveUp(token) | Request::ReleaseOutcome(token) => {
+            Request::GiveUp(token) | Request::Release(token) => {
                 self.lock = self.lock.filter(|(held, _)| *held != token);
                 if matches!(request, Request::GiveUp(_)) {
                     self.ended.insert(token);

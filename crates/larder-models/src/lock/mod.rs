@@ -71,7 +71,7 @@ pub enum Action {
     /// A holder asks for more time.
     Extend(usize),
     /// A holder gives the lock back.
-    ReleaseOutcome(usize),
+    Release(usize),
     /// An attempt or a guard is dropped.
     GoAway(usize),
     /// The process dies.
@@ -121,12 +121,12 @@ impl Model for Line {
                 Phase::Holding(_) => {
                     actions.extend([
                         Action::Extend(p),
-                        Action::ReleaseOutcome(p),
+                        Action::Release(p),
                         Action::Die(p),
                         Action::Tick(Some(p)),
                     ]);
                 }
-                Phase::Extending { .. } => actions.extend([Action::ReleaseOutcome(p), Action::Tick(Some(p))]),
+                Phase::Extending { .. } => actions.extend([Action::Release(p), Action::Tick(Some(p))]),
             }
         }
         actions.extend((0..state.requests.len()).flat_map(|i| [Action::Serve(i), Action::Lose(i)]));

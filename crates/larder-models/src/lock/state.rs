@@ -79,7 +79,7 @@ pub enum Request {
     /// Asks for more time.
     Extend(Token),
     /// Frees the lock.
-    ReleaseOutcome(Token),
+    Release(Token),
     /// Ends the attempt.
     GiveUp(Token),
 }
@@ -164,7 +164,7 @@ impl State {
                 }
                 self.send(p, Phase::Extending { held, asked: full }, Request::Extend)?;
             }
-            Action::ReleaseOutcome(p) => self.leave(p, Some(Request::ReleaseOutcome))?,
+            Action::Release(p) => self.leave(p, Some(Request::Release))?,
             Action::GoAway(p) => self.leave(p, Some(Request::GiveUp))?,
             Action::Die(p) => self.leave(p, None)?,
             Action::Serve(i) => {
@@ -288,7 +288,7 @@ impl State {
                 (token, Answer::Granted)
             }
             Request::Extend(token) => (token, Answer::Nothing),
-            Request::ReleaseOutcome(token) | Request::GiveUp(token) => {
+            Request::Release(token) | Request::GiveUp(token) => {
                 self.line.retain(|(waiter, _)| *waiter != token);
                 if holds(self, token) || mistake == Some(Mistake::NoTokenCheck) {
                     self.hand_on();

@@ -15,7 +15,7 @@ pub enum Action {
     /// A holder asks a server for more time.
     Renew(usize, usize),
     /// A holder frees the lock at a server.
-    ReleaseOutcome(usize, usize),
+    Release(usize, usize),
     /// A holder dies.
     Die(usize),
     /// The replica copies all data of the master.
@@ -44,7 +44,7 @@ impl Model for Failover {
             }
             if holder.lease.is_some() {
                 actions.extend([Action::Die(c), Action::Tick(Some(c))]);
-                actions.extend(state.serving().map(|s| Action::ReleaseOutcome(c, s)));
+                actions.extend(state.serving().map(|s| Action::Release(c, s)));
             }
             if holder.is_valid() {
                 actions.extend(state.serving().map(|s| Action::Renew(c, s)));

@@ -97,7 +97,7 @@ impl State {
             Action::Tick(misses) => self.tick(misses)?,
             Action::Grant(c, s) => self.grant(model, c, s)?,
             Action::Renew(c, s) => self.renew(model, c, s)?,
-            Action::ReleaseOutcome(c, s) => {
+            Action::Release(c, s) => {
                 let token = (c, self.holders.get(c)?.attempt);
                 let server = self.servers.get_mut(s)?;
                 server.lock = server.lock.filter(|(held, _)| *held != token);

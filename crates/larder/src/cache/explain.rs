@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::verdict::{Answers, Cause, Judged, Verdict, classify, tags_hold};
+use super::verdict::{Cause, Judged, Verdict, VersionReplies, classify, tags_hold};
 use crate::context::Context;
 use crate::envelope::nonce;
 use crate::error::Result;
@@ -60,7 +60,7 @@ pub enum Stored {
     /// The origin is known to have no such thing.
     Absent,
     /// A loader is at work, with this token.
-    LoadContext(u64),
+    Loading(u64),
     /// A value that was voided because this has another version by now: `clear` or a tag.
     Void {
         /// `clear`, or the tag's name.
@@ -128,7 +128,7 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
 /// The verdict of any reader. Only what is not known here is asked for on another connection than the tracked one, which may
 /// be what there is to explain.
 async fn classified(context: &Context, clear: &Name, name: &str, bytes: &[u8]) -> Result<Judged> {
-    let mut classified = classify(context, clear, name, bytes, &Answers::new())?;
+    let mut classified = classify(context, clear, name, bytes, &VersionReplies::new())?;
     let unknown = classified.unknown();
     if unknown.is_empty() {
         return Ok(classified);

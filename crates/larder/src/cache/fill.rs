@@ -93,7 +93,7 @@ pub(super) struct FillFence<V> {
 
 /// What claiming came to.
 pub(super) enum Claimed<V> {
-    CommitMode(CommitMode<V>),
+    Commit(CommitMode<V>),
     /// There is something by now, or the origin is known to have nothing.
     Answered(Option<CachedValue<V>>),
     /// Somebody else loads, and this was not to wait.
@@ -105,7 +105,7 @@ pub(super) enum Claimed<V> {
 /// What to do while somebody else loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IfBusy {
-    LoadWait,
+    Wait,
     Return,
 }
 
@@ -114,12 +114,12 @@ where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     pub(super) async fn run(self, leader: FlightLeader<V>, found: Option<Lookup<V>>, loader: Loader<V>) {
-        let meanwhile = if self.reason == Reason::Early { IfBusy::Return } else { IfBusy::LoadWait };
+        let meanwhile = if self.reason == Reason::Early { IfBusy::Return } else { IfBusy::Wait };
         let right = match self.claim(found, meanwhile).await {
-            Claimed::CommitMode(CommitMode::None) | Claimed::Elsewhere if self.reason == Reason::Early => {
+            Claimed::Commit(CommitMode::None) | Claimed::Elsewhere if self.reason == Reason::Early => {
                 return leader.finish(Err(LoadFailure::Again));
             }
-            Claimed::CommitMode(right) => right,
+            Claimed::Commit(right) => right,
             Claimed::Answered(answer) => return leader.finish(Ok(answer)),
             Claimed::Elsewhere => return leader.finish(Err(LoadFailure::Again)),
             Claimed::Failed(failure) => return leader.finish(Err(failure)),
@@ -222,11 +222,11 @@ where
     /// Claims the right to store. Where the store is away, that is none.
     pub(super) async fn claim(&self, found: Option<Lookup<V>>, meanwhile: IfBusy) -> Claimed<V> {
         if self.away {
-            return Claimed::CommitMode(CommitMode::None);
+            return Claimed::Commit(CommitMode::None);
         }
         self.try_claim(found, meanwhile).await.unwrap_or_else(|error| {
             self.cache.shared.meter.bypassed(&error);
-            Claimed::CommitMode(CommitMode::None)
+            Claimed::Commit(CommitMode::None)
         })
     }
 
@@ -237,7 +237,7 @@ where
             let records = &cache.shared.unfenced;
             let forced = self.reason == Reason::Forced;
             let load = if forced { records.refresh(&self.entry) } else { records.load(&self.entry) };
-            return Ok(Claimed::CommitMode(CommitMode::Plain(load)));
+            return Ok(Claimed::Commit(CommitMode::Plain(load)));
         }
         let span = cache.version_span(cache.expiry(self.expiry)?);
         let versions = cache.bounded(cache.versions(&self.tags, span)).await?;
@@ -248,7 +248,7 @@ where
         let store = cache.context.store()?;
         let fence = |claim, old| {
             let versions = versions.clone();
-            Ok(Claimed::CommitMode(CommitMode::Fenced(Box::new(FillFence { claim, old, versions, epoch }))))
+            Ok(Claimed::Commit(CommitMode::Fenced(Box::new(FillFence { claim, old, versions, epoch }))))
         };
         let (started, patience) = (tokio::time::Instant::now(), self.patience());
         let ends = started.checked_add(patience);
@@ -345,7 +345,7 @@ where
         let cache = &self.cache.shared.name;
         tracing::warn!(target: target::CACHE, %cache, ?patience, "a loader waited for a load elsewhere, which may wait for it: it loads by itself");
         self.cache.shared.meter.bypassed(&waited(patience));
-        Claimed::CommitMode(CommitMode::None)
+        Claimed::Commit(CommitMode::None)
     }
 
     /// Stores what was loaded, if nothing voided the claim.

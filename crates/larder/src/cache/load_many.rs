@@ -362,7 +362,7 @@ where
     let (mut mine, mut elsewhere) = (Vec::new(), Vec::new());
     for (key, fill, leader, claimed) in claims.await {
         match claimed {
-            Claimed::CommitMode(right) => mine.push((key, fill, leader, right)),
+            Claimed::Commit(right) => mine.push((key, fill, leader, right)),
             Claimed::Answered(answer) => leader.finish(Ok(answer)),
             Claimed::Elsewhere => elsewhere.push((key, fill, leader)),
             Claimed::Failed(failure) => leader.finish(Err(failure)),
@@ -386,8 +386,8 @@ where
     let others = join_all(elsewhere.into_iter().map(|(key, fill, leader)| {
         let loader = loader.clone();
         async move {
-            match fill.claim(None, IfBusy::LoadWait).await {
-                Claimed::CommitMode(right) => load_together(vec![(key, fill, leader, right)], &loader).await,
+            match fill.claim(None, IfBusy::Wait).await {
+                Claimed::Commit(right) => load_together(vec![(key, fill, leader, right)], &loader).await,
                 Claimed::Answered(answer) => leader.finish(Ok(answer)),
                 Claimed::Elsewhere => leader.finish(Err(LoadFailure::Again)),
                 Claimed::Failed(failure) => leader.finish(Err(failure)),

@@ -152,7 +152,7 @@ impl<V, F, E> RunOnce<'_, V, F, E> {
         self
     }
 
-    /// Answers [`OnceError::ActiveRun`] at once where another caller runs the work just now: what an HTTP service
+    /// Answers [`OnceError::Running`] at once where another caller runs the work just now: what an HTTP service
     /// answers with `409`.
     pub fn without_waiting(mut self) -> Self {
         self.waits = false;
@@ -184,7 +184,7 @@ pub enum OnceError<E> {
     /// text names the circle.
     Cycle(Arc<str>),
     /// Another caller runs the work just now, and this call was [not to wait](RunOnce::without_waiting).
-    ActiveRun,
+    Running,
     /// Something is stored that this program cannot read: damaged, or of another type. The work may have been done.
     Unreadable,
     /// larder itself: the server is away, the call timed out, the `Larder` was closed, the result cannot be encoded.
@@ -199,7 +199,7 @@ impl<E> Clone for OnceError<E> {
             Self::Panicked(message) => Self::Panicked(message.clone()),
             Self::Interrupted => Self::Interrupted,
             Self::Cycle(circle) => Self::Cycle(circle.clone()),
-            Self::ActiveRun => Self::ActiveRun,
+            Self::Running => Self::Running,
             Self::Unreadable => Self::Unreadable,
             Self::Larder(error) => Self::Larder(error.clone()),
         }
@@ -238,7 +238,7 @@ impl<E: Send + Sync + 'static> fmt::Display for OnceError<E> {
                 f.write_str("a run of this work was interrupted, and what it has done is not known")
             }
             Self::Cycle(circle) => write!(f, "this work would wait for itself: {circle}"),
-            Self::ActiveRun => f.write_str("another caller runs this work just now"),
+            Self::Running => f.write_str("another caller runs this work just now"),
             Self::Unreadable => f.write_str("the stored result of this work cannot be read"),
             Self::Larder(error) => error.fmt(f),
         }
@@ -251,7 +251,7 @@ impl<E: fmt::Debug + Send + Sync + 'static> StdError for OnceError<E> {
         match self {
             Self::Work(error) => error.cause(),
             Self::Larder(error) => error.source(),
-            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::ActiveRun | Self::Unreadable => {
+            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::Running | Self::Unreadable => {
                 None
             }
         }
@@ -354,10 +354,10 @@ where
                         Standing::Unreadable => return Err(OnceError::Unreadable),
                     }
                 }
-                OnceStart::ActiveRun(left) => {
+                OnceStart::Running(left) => {
                     mark.disarm();
                     if !waits {
-                        return Err(OnceError::ActiveRun);
+                        return Err(OnceError::Running);
                     }
                     let here = cache.shared.runs.get(&entry);
                     let _wait = here.as_ref().map(wait_for).transpose()?;

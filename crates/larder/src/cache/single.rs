@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::fetch::Fetch;
 use super::kept::{CachedValue, Lookup};
 use super::tag::{self, TagSnapshot};
-use super::verdict::{Answers, Verdict, ask, classify_start};
+use super::verdict::{Verdict, VersionReplies, ask, classify_start};
 use super::{Cache, Entry, Source, builder};
 use crate::call::Call;
 use crate::envelope::TagVersion;
@@ -226,7 +226,7 @@ where
         wanted: impl Fn(&Verdict) -> bool + Send,
     ) -> Result<bool> {
         let (context, clear) = (&self.context, &self.shared.clear);
-        let mut answers = Answers::new();
+        let mut answers = VersionReplies::new();
         while let Some(mut classified) = classify_start(context, clear, entry, start, &answers)? {
             let names = classified.unknown();
             if names.is_empty() {

@@ -199,7 +199,7 @@ impl<R> LayerShared<R> {
     fn told(&self, asked: &RequestKeys, decided: &Decided) -> Vec<(Arc<Policies>, LimitFields)> {
         let Ok(decisions) = &decided.decisions else { return Vec::new() };
         let each = asked.keys.iter().zip(decisions);
-        let counted = each.filter(|(_, decision)| decision.decided_by() != DecidedBy::OutagePolicy);
+        let counted = each.filter(|(_, decision)| decision.decided_by() != DecidedBy::Outage);
         counted
             .map(|((limiter, key), decision)| {
                 let quotas = limiter.quotas_of(key, Some(decision.quota()));

@@ -194,7 +194,7 @@ impl InvalidationQueue {
     /// versions). `all_clears` returns the clear versions of all caches, for a queue that is full of tags.
     pub(crate) fn delete<'a>(
         &self,
-        names: impl IntoIterator<QueuedItem = &'a str>,
+        names: impl IntoIterator<Item = &'a str>,
         clear: Option<&str>,
         all_clears: impl Fn() -> Vec<String>,
     ) -> Started {

@@ -102,7 +102,7 @@ impl RateLimiter {
             match queue.answer(name, answered, &self.inner.context).await? {
                 None => {}
                 Some(WaitOutcome::Decided(decision)) => return Ok(decision),
-                Some(WaitOutcome::BookedTurn(turn)) => {
+                Some(WaitOutcome::Turn(turn)) => {
                     if let Some(decision) = turn.take(&queue).await {
                         return Ok(decision);
                     }

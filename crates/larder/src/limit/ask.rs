@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::decision::{DecidedBy, Decision};
 use super::quota::Plan;
-use super::{Inner, RateLimiter};
+use super::{LimiterShared, RateLimiter};
 use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,7 +33,7 @@ impl RateLimiter {
     /// What is known here, without so much as a look at the quotas; the key is its text alone.
     #[inline]
     pub(super) fn at_once(&self, key: &[u8], cost: u64) -> Option<Decision> {
-        let Inner { local, context, plan_id, by_key, .. } = &*self.inner;
+        let LimiterShared { local, context, plan_id, by_key, .. } = &*self.inner;
         let plan = match by_key {
             None => plan_id.load(Ordering::Acquire),
             Some(_) => self.plan_for_key(std::str::from_utf8(key).ok()?).ok()?.id,

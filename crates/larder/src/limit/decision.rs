@@ -36,9 +36,9 @@ pub enum DecidedBy {
     /// Here, without a round trip: the store has just refused this key as much or less.
     Refusal,
     /// Here, without a round trip, out of a batch that was taken before ([`leased`](super::RateLimiter::leased)).
-    PermitBatch,
+    Lease,
     /// Here, by the limiter's [`OutagePolicy`](super::OutagePolicy): the store did not answer.
-    OutagePolicy,
+    Outage,
 }
 
 /// Which record a decision is about: a hash of its name, in which the namespace, the limiter and the key stand. It is made
@@ -56,7 +56,7 @@ impl RecordId {
 
 impl DecidedBy {
     #[cfg(feature = "metrics")]
-    pub(super) const ALL: [Self; 4] = [Self::Store, Self::Refusal, Self::PermitBatch, Self::OutagePolicy];
+    pub(super) const ALL: [Self; 4] = [Self::Store, Self::Refusal, Self::Lease, Self::Outage];
 
     /// The name used in metrics' labels.
     #[must_use]
@@ -64,8 +64,8 @@ impl DecidedBy {
         match self {
             Self::Store => "store",
             Self::Refusal => "refusal",
-            Self::PermitBatch => "lease",
-            Self::OutagePolicy => "outage",
+            Self::Lease => "lease",
+            Self::Outage => "outage",
         }
     }
 }
@@ -165,7 +165,7 @@ impl Decision {
     /// Whether the store or this program's share has counted, and not a policy alone has decided.
     #[cfg(feature = "tower")]
     pub(crate) fn was_counted(&self) -> bool {
-        self.decided_by != DecidedBy::OutagePolicy || self.counted_here
+        self.decided_by != DecidedBy::Outage || self.counted_here
     }
 
     /// Where it was decided.

@@ -107,7 +107,7 @@ impl LocalBatch {
             remaining: self.remaining.saturating_add(self.left),
             retry_after: Duration::ZERO,
             reset_after: self.reset_at.since(now),
-            decided_by: DecidedBy::PermitBatch,
+            decided_by: DecidedBy::Lease,
             stamp: self.stamp,
             record: self.record,
             counted_here: false,

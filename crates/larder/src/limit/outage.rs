@@ -41,7 +41,7 @@ pub enum OutagePolicy {
     /// most the limit; a window in which the outage begins or ends can hold what the store admitted as well, and leases
     /// that are still out, so twice the limit. What is admitted here is not charged to the store afterwards.
     ///
-    /// Its decisions are [`DecidedBy::OutagePolicy`](super::DecidedBy::OutagePolicy), and `remaining`, `retry_after` and `reset_after`
+    /// Its decisions are [`DecidedBy::Outage`](super::DecidedBy::Outage), and `remaining`, `retry_after` and `reset_after`
     /// are those of the share; `limit` is the quota's own.
     LocalShare(u32),
 }
@@ -146,7 +146,7 @@ impl RateLimiter {
             // Nobody knows; not to come back at once is the point.
             retry_after: Duration::from_secs(1),
             reset_after: Duration::from_secs(1),
-            decided_by: DecidedBy::OutagePolicy,
+            decided_by: DecidedBy::Outage,
             stamp: ChargeStamp::default(),
             record: RecordId::of(name),
             counted_here: false,
@@ -167,7 +167,7 @@ impl RateLimiter {
                         let penalty = self.inner.penalty;
                         let charge = Charge { terms: &terms, take, cost, charge_at: 0, max_wait: 0, penalty };
                         let charged = self.inner.local.share.charge(name.as_str(), charge, self.now());
-                        let decision = Decision::of(name, charged, plan, DecidedBy::OutagePolicy);
+                        let decision = Decision::of(name, charged, plan, DecidedBy::Outage);
                         let decision =
                             Decision { stamp: ChargeStamp::default(), counted_here: true, ..decision };
                         return Ok((decision, charged.stamp));

@@ -85,7 +85,7 @@ impl World {
         let plan = self.plan.clone();
         match act {
             Act::Pass(share) => self.pass(self.window() * share / 1000),
-            Act::PermitBatch(who, delay) => {
+            Act::Lease(who, delay) => {
                 let delay = self.window() * delay / 1000;
                 let sent = Clock::Manual(self.processes[who].clock.clone()).now();
                 self.pass(delay);
@@ -174,8 +174,8 @@ fn every_short_schedule_keeps_the_limit() {
     let acts = [
         Act::Pass(330),
         Act::Pass(980),
-        Act::PermitBatch(0, 0),
-        Act::PermitBatch(2, 150),
+        Act::Lease(0, 0),
+        Act::Lease(2, 150),
         Act::Spend(0),
         Act::Spend(2),
         Act::Check,
@@ -204,7 +204,7 @@ fn long_schedules_keep_the_limit() {
     let act = prop_oneof![
         4 => (1..400u64).prop_map(Act::Pass),
         1 => (950..1050u64).prop_map(Act::Pass),
-        4 => (who.clone(), 0..200u64).prop_map(|(who, delay)| Act::PermitBatch(who, delay)),
+        4 => (who.clone(), 0..200u64).prop_map(|(who, delay)| Act::Lease(who, delay)),
         12 => who.clone().prop_map(Act::Spend),
         3 => Just(Act::Check),
         1 => who.clone().prop_map(Act::Return),

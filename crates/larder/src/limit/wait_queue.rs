@@ -42,7 +42,7 @@ impl QueuedCaller {
 
 /// What a caller waits for.
 pub(super) enum WaitOutcome {
-    BookedTurn(BookedTurn),
+    Turn(BookedTurn),
     /// A refusal, or what the policy for outages says.
     Decided(Decision),
 }
@@ -271,7 +271,7 @@ impl Booking {
             let (limiter, name, plan) = (one.limiter, self.name.clone(), plan.clone());
             let turn = BookedTurn { limiter, name, plan, charged, answered, restarts, taken: false };
             // Where the caller has left, the turn is dropped, and so given back.
-            let _ = one.answer.send(Ok(WaitOutcome::BookedTurn(turn)));
+            let _ = one.answer.send(Ok(WaitOutcome::Turn(turn)));
         }
         if left > 0 {
             limiter.give_back_later(&self.name, plan, charged.stamp, left);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::failover::Failover;
-use super::holding::{Kind, Lease};
+use super::holding::{Lease, LeaseKind};
 use super::locks::{Coordinator, Ending};
 use super::waiting::{QueuePlace, Queues};
 use super::{Fence, holding};
@@ -90,7 +90,7 @@ struct Grant {
 enum AttemptReply {
     Granted(Grant),
     Held,
-    Queues { told: bool },
+    Waiting { told: bool },
     Gone,
     QueueFull,
     TooHeavy(u64),
@@ -102,7 +102,7 @@ impl From<Attempted> for AttemptReply {
         match attempted {
             Attempted::Granted { fence } => Self::Granted(Grant { fence, permits: 0 }),
             Attempted::Held => Self::Held,
-            Attempted::Queues { told } => Self::Queues { told },
+            Attempted::Waiting { told } => Self::Waiting { told },
             Attempted::Gone => Self::Gone,
             Attempted::Quarantined { until } => Self::Quarantined(until),
         }
@@ -114,7 +114,7 @@ impl From<Taken> for AttemptReply {
         match taken {
             Taken::Granted { permits, fence } => Self::Granted(Grant { fence, permits }),
             Taken::Full => Self::Held,
-            Taken::Queues { told } => Self::Queues { told },
+            Taken::Waiting { told } => Self::Waiting { told },
             Taken::Gone => Self::Gone,
             Taken::QueueFull => Self::QueueFull,
             Taken::TooHeavy { permits } => Self::TooHeavy(permits),
@@ -212,7 +212,7 @@ impl Attempt {
                 AttemptReply::QueueFull => return Ok(AttemptOutcome::QueueFull),
                 AttemptReply::TooHeavy(permits) => return Ok(AttemptOutcome::TooHeavy(permits)),
                 AttemptReply::Quarantined(until) => return Ok(AttemptOutcome::Quarantined(until)),
-                AttemptReply::Queues { told } => {
+                AttemptReply::Waiting { told } => {
                     waited = true;
                     if let Some(outcome) = self.wait(told, began, end).await? {
                         return Ok(outcome);
@@ -275,7 +275,7 @@ impl Attempt {
                 Ok(AttemptReply::TooHeavy(permits)) => return Ok(Some(AttemptOutcome::TooHeavy(permits))),
                 // Dropping this attempt gives up its place.
                 Ok(AttemptReply::Quarantined(until)) => return Ok(Some(AttemptOutcome::Quarantined(until))),
-                Ok(AttemptReply::Queues { .. }) => {
+                Ok(AttemptReply::Waiting { .. }) => {
                     failed = None;
                     come = self.listen().await;
                 }
@@ -333,7 +333,7 @@ impl Attempt {
             Ok(attempted) => {
                 self.heard = now;
                 self.stage = match attempted {
-                    AttemptReply::Granted(_) | AttemptReply::Queues { .. } => Stage::InLine,
+                    AttemptReply::Granted(_) | AttemptReply::Waiting { .. } => Stage::InLine,
                     _ => Stage::Settled,
                 };
             }
@@ -405,7 +405,7 @@ impl Attempt {
                 let mut holding = Lease::new(locks, name, token, Fence::new(fence), sent, ttl);
                 holding.failover = failover;
                 if matches!(self.want, Want::Group { .. }) {
-                    holding.kind = Kind::Group;
+                    holding.kind = LeaseKind::Group;
                 }
                 holding
             }

@@ -29,7 +29,7 @@ pub(crate) struct Coordinator {
 /// What is to be ended in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
-    ReleaseOutcome,
+    Release,
     /// An attempt, remembered for so long.
     GiveUp(Duration),
     /// A permit; where its attempt was given up, that is remembered for so long.

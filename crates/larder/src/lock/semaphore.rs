@@ -374,7 +374,7 @@ impl Semaphore {
         if !(1..=HEAVIEST).contains(&permits) {
             return Err(Error::invalid(format!("a caller takes 1 to {HEAVIEST} permits, not {permits}")));
         }
-        let wait_in_queue = WhenTaken::WhenHeld { most: self.max_waiting };
+        let wait_in_queue = WhenTaken::Queue { most: self.max_waiting };
         let quarantine = self.failover.quarantine;
         let request =
             PermitRequest { permits: self.permits, ttl: self.ttl, wait: wait_in_queue, fenced, quarantine };

@@ -38,7 +38,7 @@ enum Step {
     StandBy(Vec<(u8, u8)>),
     GiveUp(u8, u8),
     Extend(Vec<(u8, u8)>),
-    ReleaseOutcome(u8, u8),
+    Release(u8, u8),
     Holder(u8),
     /// With the last fence, or with another one.
     BreakIf(u8, bool),
@@ -205,7 +205,7 @@ fn hours(span: Duration) -> Duration {
 
 /// Requests for all permits have fences.
 fn request(wait: Option<u64>, ttl: Duration, token: u64) -> PermitRequest {
-    let wait = wait.map_or(WhenTaken::No, |most| WhenTaken::WhenHeld { most });
+    let wait = wait.map_or(WhenTaken::No, |most| WhenTaken::Queue { most });
     PermitRequest { permits: SEMAPHORE, ttl, wait, fenced: weight(token) == SEMAPHORE, quarantine: None }
 }
 

@@ -63,7 +63,7 @@ pub(crate) struct PermitRequest {
 pub(crate) enum WhenTaken {
     No,
     /// Unless this many attempts wait already.
-    WhenHeld {
+    Queue {
         most: u64,
     },
 }

@@ -2,12 +2,12 @@
 //! is unavailable.
 
 use super::limit::{Charge, ChargeStamp, Charged, QuotaSpec};
-use super::memory::Limits;
+use super::memory::MemoryLimits;
 use crate::clock::Tick;
 
 /// The records of one limiter, in this process's time.
 #[derive(Default)]
-pub(crate) struct Share(Limits);
+pub(crate) struct Share(MemoryLimits);
 
 impl Share {
     /// Charges quotas, as [`LimitStore::charge`](super::limit::LimitStore::charge) does.

@@ -95,7 +95,7 @@ impl RefusalFigures {
             remaining: self.remaining,
             retry_after: self.retry_at.since(now),
             reset_after: self.reset_at.since(now),
-            decided_by: DecidedBy::KnownRefusal,
+            decided_by: DecidedBy::Refusal,
             stamp: ChargeStamp::default(),
             record: RecordId::default(),
             counted_here: false,

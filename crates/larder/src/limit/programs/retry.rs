@@ -33,7 +33,7 @@ enum Ask {
 }
 
 const ASKS: [Ask; 7] =
-    [Ask::Check, Ask::Leased, Ask::UpTo, Ask::BookedTurn, Ask::Together, Ask::Away, Ask::AwayTogether];
+    [Ask::Check, Ask::Leased, Ask::UpTo, Ask::Turn, Ask::Together, Ask::Away, Ask::AwayTogether];
 
 /// The answer: whether it passes, and if not when to ask again and where that was decided.
 type Answer = Option<(Duration, DecidedBy)>;
@@ -42,7 +42,7 @@ fn answer(decisions: &[Decision]) -> Answer {
     // A policy that counts nothing knows no time.
     if decisions
         .iter()
-        .any(|one| !one.is_allowed() && one.decided_by == DecidedBy::OutagePolicy && !one.counted_here)
+        .any(|one| !one.is_allowed() && one.decided_by == DecidedBy::Outage && !one.counted_here)
     {
         return None;
     }
@@ -63,7 +63,7 @@ impl Program {
             Ask::Check => self.plain.check_n("a", cost).await.unwrap(),
             Ask::Leased => self.leased.check_n("a", cost).await.unwrap(),
             Ask::UpTo => self.plain.take_up_to("a", cost).await.unwrap(),
-            Ask::BookedTurn => self.plain.acquire_n("a", cost, Duration::ZERO).await.unwrap(),
+            Ask::Turn => self.plain.acquire_n("a", cost, Duration::ZERO).await.unwrap(),
             Ask::Together => {
                 let keys = [self.plain.key("a").cost(cost), self.beside.key("b").cost(beside)];
                 return answer(self.larder.check_together(keys).await.unwrap().decisions());
@@ -176,10 +176,10 @@ fn after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_
                 *counts.borrow_mut().entry(format!("{ask:?} by {}", by.as_str())).or_default() += 1;
                 let wait_micros = u64::try_from(wait.as_nanos().div_ceil(1000)).unwrap();
                 // A share counts by the clock of its program, which is slow here by a thousandth.
-                let slow = if by == DecidedBy::OutagePolicy { wait_micros / 990 } else { 0 };
+                let slow = if by == DecidedBy::Outage { wait_micros / 990 } else { 0 };
                 world.pass(wait_micros + slow).await;
                 // Whoever waited for a turn asks as everybody does.
-                let ask = if ask == Ask::BookedTurn { Ask::Check } else { ask };
+                let ask = if ask == Ask::Turn { Ask::Check } else { ask };
                 let again = world.programs[who].ask(ask, cost, beside).await;
                 prop_assert!(again.is_none(), "after {:?} as {:?} said: {:?}", wait, by, again);
                 Ok(())

@@ -232,7 +232,7 @@ impl GroupStore for MemoryStore {
             known.hold(token, GroupHolder { end: now.after(ttl), names, by: Some((fence, by.to_owned())) });
             Attempted::Granted { fence }
         } else if queue == WhenHeld::GoAway {
-            Attempted::GroupHolder
+            Attempted::Held
         } else {
             known.last_ticket = known.last_ticket.saturating_add(1);
             let ticket = known.last_ticket;

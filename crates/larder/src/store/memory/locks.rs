@@ -235,7 +235,7 @@ impl MemoryStore {
             );
             Attempted::Granted { fence }
         } else if queue == WhenHeld::GoAway {
-            Attempted::LockHolder
+            Attempted::Held
         } else {
             known.enqueue(token, now);
             Attempted::Waiting { told: true }
@@ -546,7 +546,7 @@ mod tests {
         pass(&micros, store.timing.claim);
         // It was handed to 2, which did not confirm. While 2 is live, it is first.
         fence(store.confirm("job", 2, SECOND).await.unwrap());
-        assert_eq!(store.acquire("job", 9, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::LockHolder);
+        assert_eq!(store.acquire("job", 9, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::Held);
     }
 
     #[tokio::test]
@@ -560,7 +560,7 @@ mod tests {
         assert_eq!(store.extend(&[(ticket, 10 * SECOND)], SECOND).await.unwrap(), [Some(true)]);
         fence(store.confirm("job", 2, SECOND).await.unwrap());
         pass(&micros, 9 * SECOND);
-        assert_eq!(store.acquire("job", 3, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::LockHolder);
+        assert_eq!(store.acquire("job", 3, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::Held);
     }
 
     #[tokio::test]

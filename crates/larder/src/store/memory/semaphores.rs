@@ -172,10 +172,10 @@ impl MemorySemaphore {
         }
         match request.wait {
             WhenTaken::No => Taken::Full,
-            WhenTaken::WhenHeld { most } if u64::try_from(self.queue.len()).unwrap_or(u64::MAX) >= most => {
+            WhenTaken::Queue { most } if u64::try_from(self.queue.len()).unwrap_or(u64::MAX) >= most => {
                 Taken::QueueFull
             }
-            WhenTaken::WhenHeld { .. } => {
+            WhenTaken::Queue { .. } => {
                 self.last_ticket = self.last_ticket.saturating_add(1);
                 let (ticket, state) = (self.last_ticket, State::Queued { last_heartbeat: now });
                 self.queue.insert(ticket, token);

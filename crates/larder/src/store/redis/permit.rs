@@ -89,7 +89,7 @@ impl PermitStore for RedisStore {
         let fenced = u8::from(request.fenced).to_string();
         let most = match request.wait {
             WhenTaken::No => "-1".to_owned(),
-            WhenTaken::WhenHeld { most } => most.to_string(),
+            WhenTaken::Queue { most } => most.to_string(),
         };
         let arguments =
             [millis(request.ttl), request.permits.to_string(), millis(claim), millis(live), most, fenced];

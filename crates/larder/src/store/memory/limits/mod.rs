@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::store::limit::{
     BUCKETS, BlockState, Charge, ChargeMode, ChargeStamp, Charged, Label, Override, QuotaSpec, Rule,
 };
-use records::{LimitRecords, State};
+use records::{LimitRecords, RecordTable};
 use track::Track;
 
 /// What was charged to one key.
@@ -139,7 +139,7 @@ struct Overridden {
     labels: Vec<Label>,
 }
 
-impl State {
+impl RecordTable {
     /// Removes overrides that ended a while ago, each time the number of overrides has doubled.
     fn sweep_overrides(&mut self, clock: u64) {
         if self.overrides.len() >= self.sweep_overrides_at {
