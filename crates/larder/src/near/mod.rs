@@ -73,7 +73,9 @@ impl Near {
 
     pub(crate) fn check(self) -> Result<()> {
         if self.max_bytes == 0 || self.max_age.is_zero() {
-            return Err(Error::invalid("a near tier of no bytes or no age keeps nothing: leave near() out"));
+            return Err(Error::invalid(
+                "a near tier of 0 bytes or with a max_age of 0 keeps nothing: leave near() out",
+            ));
         }
         Ok(())
     }

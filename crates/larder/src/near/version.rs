@@ -170,7 +170,7 @@ impl Versions {
 /// On a cluster the version may be on another node than the entry. The error then names a node that the
 /// reader did not ask for, so it says why.
 fn unchecked(error: Error) -> Error {
-    error.in_context("whether the entry was invalidated cannot be checked")
+    error.in_context("cannot check whether the entry was invalidated")
 }
 
 #[cfg(test)]

@@ -366,7 +366,7 @@ impl Entries {
             return Err(Error::new(
                 ErrorKind::ValueTooLarge,
                 format!(
-                    "an entry of {weight} bytes does not fit the embedded store, whose parts hold {}",
+                    "an entry of {weight} bytes is too large for the embedded store, which takes entries up to {} bytes",
                     self.largest
                 ),
             ));

@@ -150,7 +150,7 @@ impl LimitStore for RedisStore {
         let across = |name: &&str| slot(name) != slot(first);
         if matches!(self.network, Network::Cluster(_)) && names.iter().any(across) {
             return Err(Error::invalid(
-                "the keys are in several slots of the cluster, where nothing can be decided in one step: \
+                "the keys are in several slots of the cluster, and one decision needs them in one slot: \
                  put their limiters into one group by RateLimiter::in_group()",
             ));
         }

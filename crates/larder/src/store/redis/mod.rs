@@ -390,7 +390,12 @@ impl Store for RedisStore {
         let (answer, seen) =
             self.network.run_script_tracked(name, &script::VERSION, &[name], &arguments).await?;
         let (text, left) = pair(answer)?;
-        let odd = || Error::new(ErrorKind::Server, "a version is none of larder's");
+        let odd = || {
+            Error::new(
+                ErrorKind::Server,
+                "a stored version is not one that larder wrote: another program uses its key",
+            )
+        };
         let version = bytes(text)?.as_deref().and_then(read_version).ok_or_else(odd)?;
         // A key without an expiry is kept for ever.
         let left = number(&left).map_or(Duration::MAX, Duration::from_millis);
@@ -478,7 +483,7 @@ fn pair(value: Value) -> Result<(Value, Value)> {
     match value {
         Value::Array(mut parts) if parts.len() == 2 => match (parts.pop(), parts.pop()) {
             (Some(second), Some(first)) => Ok((first, second)),
-            _ => Err(Error::new(ErrorKind::Server, "the server's answer is not a pair")),
+            _ => Err(Error::new(ErrorKind::Server, "the server's reply is not a pair")),
         },
         other => Err(unexpected(&other)),
     }
@@ -494,10 +499,7 @@ fn unexpected(value: &Value) -> Error {
         Value::Okay => "OK",
         _ => "another type",
     };
-    Error::new(
-        ErrorKind::Server,
-        format!("the server answered with {type_name}, which larder did not expect"),
-    )
+    Error::new(ErrorKind::Server, format!("the server replied with {type_name}, which larder did not expect"))
 }
 
 /// Puts the results of groups into the order of the names.
@@ -520,5 +522,5 @@ fn in_order<'a, T>(
         }
     }
     let complete: Option<Vec<T>> = ordered.into_iter().collect();
-    complete.ok_or_else(|| Error::new(ErrorKind::Server, "the server answered fewer times than it was asked"))
+    complete.ok_or_else(|| Error::new(ErrorKind::Server, "the server sent fewer replies than requests"))
 }
