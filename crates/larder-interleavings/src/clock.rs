@@ -1,4 +1,4 @@
-//! Time, which stands still unless a scenario says otherwise.
+//! Time, which does not pass unless a scenario says so.
 
 use std::time::Duration;
 

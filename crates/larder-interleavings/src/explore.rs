@@ -1,4 +1,4 @@
-//! Runs a scenario in many schedules, and tells how many.
+//! Runs a scenario in many schedules, and counts them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::time::Instant;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, FailurePersistence, Runner};
 
-/// Of each scheduler.
+/// For each scheduler.
 const SCHEDULES: usize = 10_000;
 const SEED: u64 = 0x1a2d_e201;
-/// How often PCT goes over to another thread at most.
+/// The most switches to another thread in one schedule of PCT.
 const CHANGES: usize = 4;
 
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +20,7 @@ enum By {
     Pct,
 }
 
-/// Runs a scenario in many schedules, and panics where it does, or where somebody would wait for ever.
+/// Runs a scenario in many schedules. Panics if the scenario does, or if a thread would wait for ever.
 pub fn holds(name: &str, scenario: fn()) {
     for by in [By::Random, By::Pct] {
         let started = Instant::now();
@@ -31,8 +31,8 @@ pub fn holds(name: &str, scenario: fn()) {
     }
 }
 
-/// Searches for a schedule in which a scenario panics with one of these promises, and panics where neither scheduler finds
-/// any.
+/// Searches for a schedule in which a scenario panics with one of these promises. Panics if neither scheduler
+/// finds one.
 pub fn breaks(name: &str, promises: &[&str], scenario: fn()) {
     let found = [By::Random, By::Pct].map(|by| {
         let tried = Arc::new(AtomicUsize::new(0));
@@ -65,7 +65,7 @@ fn run(
 ) -> usize {
     let mut config = Config::new();
     config.failure_persistence = failure_persistence;
-    // What it warns of stands in the head of this crate.
+    // What it warns of is in the documentation of this crate.
     config.silence_warnings = true;
     match by {
         By::Random => Runner::new(RandomScheduler::new_from_seed(SEED, SCHEDULES), config).run(scenario),

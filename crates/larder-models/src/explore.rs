@@ -1,4 +1,4 @@
-//! Runs a model to its end, and tells how large it was.
+//! Runs a model to its end, and counts its states.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -9,7 +9,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 /// The longest history that is searched for a fault.
 const MOST_STEPS: usize = 24;
 
-/// Visits every state that can be reached, and panics where a property does not hold, or where something that should be
+/// Visits every state that can be reached. Panics if a property does not hold, or if something that should be
 /// possible is not.
 pub fn holds<M>(name: &str, model: M)
 where
@@ -28,9 +28,10 @@ where
     checker.assert_properties();
 }
 
-/// Searches for a history that breaks `property`, prints one of the shortest, and panics where there is none.
+/// Searches for a history that breaks `property`, and prints one of the shortest. Panics if there is none.
 ///
-/// stateright goes on for a while after a discovery and keeps the last: so the depth is raised step by step.
+/// stateright goes on for a while after a discovery and keeps the last one, so the depth is increased step by
+/// step.
 pub fn breaks<M>(name: &str, property: &'static str, model: M)
 where
     M: Model + Clone + Send + Sync + 'static,

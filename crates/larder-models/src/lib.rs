@@ -1,12 +1,12 @@
 //! Models of larder's protocols, checked in every interleaving.
 //!
-//! The problem: a cache's races are between processes, a server that forgets and a network that loses answers, and a
-//! test sees but a few of their orders. The mechanism: each protocol is written down as a small machine of its own, and
-//! stateright visits every state that it can come to, within small bounds. The tests check each protocol as it should
-//! be, and that the checker finds the fault in each known way to get it wrong.
+//! The problem: a cache's races are between processes, a server that forgets and a network that loses
+//! answers, and a test sees only a few of their orders. The mechanism: each protocol is written as a small
+//! state machine, and stateright visits every state that it can reach within small bounds. The tests check
+//! each correct protocol, and check that the checker finds the fault in each known way to get it wrong.
 //!
-//! Not modelled: time (whatever may expire may do so at any moment), the bytes on the wire, the code itself. What the
-//! machines leave out stands at the head of each.
+//! Not modelled: time (what may expire may expire at any moment), the bytes on the wire, the code itself.
+//! Each model's documentation names what else it leaves out.
 
 mod explore;
 pub mod flight;

@@ -1,29 +1,28 @@
-//! What the server keeps for one key, and the scripts that change it: each one atomic step.
+//! What the server keeps for one key, and the scripts that change it: each is one atomic step.
 //!
-//! An entry is nothing, a value or a placeholder; beside it there may be a lease, which elects who refreshes a standing
-//! value, and names that value: a lease for another value is free to take. Each script names the check that makes it
-//! safe, and [`Checks`] can leave that check out, to show what it is
-//! there for.
+//! An entry is nothing, a value or a placeholder. Beside it there may be a claim, which elects the process
+//! that refreshes a value and which names that value: a claim for another value does not count. Each script
+//! names the check that makes it safe, and [`Checks`] can omit that check, to show what it is for.
 
 use crate::token::Token;
 
-/// The version of the database's row that a value was made from.
+/// The version of the database row from which a value was made.
 pub type Row = u8;
 
-/// What tells one writing of a value from another.
+/// What distinguishes one stored value from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Nonce {
     /// The envelope's random nonce.
     Random(Token),
-    /// Bare JSON of another program has none: only its bytes, and an old row's bytes may come back. Here every other row
-    /// has the same.
+    /// Bare JSON of another program has no nonce: only its bytes, and an old row's bytes may return. Here
+    /// every other row has the same bytes.
     Bytes(u8),
 }
 
-/// Who put a value there.
+/// Who stored a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum By {
-    /// A `set`, or another program. Two that race may leave the older row behind: that is theirs to order.
+    /// A `set`, or another program. Two that race may leave the older row: it is up to them to avoid that.
     Writer,
     /// A cold fill.
     Fill,
@@ -38,33 +37,33 @@ pub enum Entry {
     Empty,
     /// A value that readers are served.
     Value {
-        /// What it was made from.
+        /// The row from which it was made.
         row: Row,
-        /// Which writing it is.
+        /// Which stored value it is.
         nonce: Nonce,
-        /// Who wrote it.
+        /// Who stored it.
         by: By,
     },
-    /// The mark of a fill under way; nothing to readers.
+    /// The mark of a fill under way. Readers find nothing.
     Placeholder(Token),
 }
 
-/// What a load holds, and what its commit is bound to.
+/// What a load holds, and what its commit depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fence {
     /// A cold fill's placeholder.
     Placeholder(Token),
-    /// A refresh's lease, and the nonce of the value that it is to replace.
+    /// A refresh's claim, and the nonce of the value to replace.
     Lease {
         /// The refresh's own token.
         token: Token,
-        /// Of the value that stood when it began.
+        /// The nonce of the value that was there when it began.
         nonce: Nonce,
     },
 }
 
 impl Fence {
-    /// The random string that its holder made.
+    /// The random string that its loader made.
     pub fn token(self) -> Token {
         match self {
             Fence::Placeholder(token) | Fence::Lease { token, .. } => token,
@@ -72,21 +71,21 @@ impl Fence {
     }
 }
 
-/// Which checks the scripts make. All of them, but where a test shows what one is good for.
+/// Which checks the scripts make: all of them, except where a test shows what one is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Checks {
     /// `commit_fill` compares the placeholder.
     pub placeholder: Check,
     /// `commit_refresh` compares the value's nonce.
     pub nonce: Check,
-    /// `commit_refresh` compares the lease.
+    /// `commit_refresh` compares the claim.
     pub lease: Check,
 }
 
 /// Whether a script compares before it writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// As it should.
+    /// The correct choice.
     Made,
     /// The mistake.
     LeftOut,
@@ -98,26 +97,26 @@ impl Check {
     }
 }
 
-/// Who refreshes a value, and which one.
+/// Which process refreshes a value, and which value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     /// The refresh's own.
     pub token: Token,
-    /// Of the value that is to be replaced.
+    /// The nonce of the value to replace.
     pub nonce: Nonce,
 }
 
 /// One key on the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Store {
-    /// Under the key itself.
+    /// Stored under the key itself.
     pub entry: Entry,
-    /// Under its sibling.
+    /// Stored beside it.
     pub lease: Option<Lease>,
 }
 
 impl Store {
-    /// `begin_fill`: a placeholder, where the name is empty. Else what is there.
+    /// `begin_fill`: stores a placeholder if the entry is empty. Otherwise returns what is there.
     pub fn begin_fill(&mut self, token: Token) -> Result<Fence, Entry> {
         if self.entry != Entry::Empty {
             return Err(self.entry);
@@ -126,8 +125,9 @@ impl Store {
         Ok(Fence::Placeholder(token))
     }
 
-    /// `begin_refresh`: the lease, where no other is held for this value. That the script looks at the entry first
-    /// saves a load that could not be stored; safe it is without, as the commit looks.
+    /// `begin_refresh`: claims the refresh if there is no other claim for this value. The script's first look
+    /// at the entry only saves a load that could not be stored; the protocol is safe without it, because the
+    /// commit compares.
     pub fn begin_refresh(&mut self, token: Token, nonce: Nonce) -> Option<Fence> {
         if self.lease.is_some_and(|lease| lease.nonce == nonce) {
             return None;
@@ -136,19 +136,20 @@ impl Store {
         Some(Fence::Lease { token, nonce })
     }
 
-    /// The lease, whoever has it.
+    /// Takes the claim from any holder.
     pub fn take_over_lease(&mut self, token: Token, nonce: Nonce) -> Fence {
         self.lease = Some(Lease { token, nonce });
         Fence::Lease { token, nonce }
     }
 
-    /// The name, whatever is there: whoever fills it is voided.
+    /// Replaces whatever the entry holds, which invalidates a fill under way.
     pub fn take_over_entry(&mut self, token: Token) -> Fence {
         self.entry = Entry::Placeholder(token);
         Fence::Placeholder(token)
     }
 
-    /// `commit_fill` and `commit_refresh`: whether the value was stored. An own lease goes either way.
+    /// `commit_fill` and `commit_refresh`: returns whether the value was stored. The load's own claim ends in
+    /// any case.
     pub fn commit(&mut self, fence: Fence, row: Row, fresh: Token, checks: Checks) -> bool {
         let (holds, by) = match fence {
             Fence::Placeholder(token) => {
@@ -166,7 +167,7 @@ impl Store {
         holds
     }
 
-    /// Gives up whatever carries this token.
+    /// Removes what carries this token.
     pub fn abandon(&mut self, token: Token) {
         if self.entry == Entry::Placeholder(token) {
             self.entry = Entry::Empty;
@@ -176,8 +177,8 @@ impl Store {
         }
     }
 
-    /// `commit_refresh` of a loader that found the origin to have no such thing any more: the value goes, under the
-    /// checks of any other commit. A placeholder goes as well.
+    /// `commit_refresh` of a loader whose origin no longer has the value: deletes the value, with the checks
+    /// of any other commit. Deletes a placeholder as well.
     pub fn commit_gone(&mut self, fence: Fence) {
         let holds = match fence {
             Fence::Placeholder(token) => self.entry == Entry::Placeholder(token),
@@ -191,7 +192,7 @@ impl Store {
         }
     }
 
-    /// Whether it was held.
+    /// Returns whether the claim was there.
     fn end_lease(&mut self, token: Token, nonce: Nonce) -> bool {
         let own = self.lease == Some(Lease { token, nonce });
         if own {
@@ -200,12 +201,12 @@ impl Store {
         own
     }
 
-    /// `delete`: one UNLINK of the entry. A lease that is left behind names a value that is never there again.
+    /// `delete`: one UNLINK of the entry. A claim that is left names a value that never returns.
     pub fn delete(&mut self) {
         self.entry = Entry::Empty;
     }
 
-    /// Whether a commit with this fence would store now.
+    /// Returns whether a commit with this fence would store now.
     pub fn honours(&self, fence: Fence) -> bool {
         match fence {
             Fence::Placeholder(token) => self.entry == Entry::Placeholder(token),

@@ -1,14 +1,14 @@
-//! Random strings, of which there are finitely many that matter.
+//! Random strings, of which only finitely many matter.
 //!
-//! Tokens are only ever compared for equality. So a state is the same state when its tokens are renamed, and a token
-//! that nobody remembers is as good as a new one: numbering those that a state holds, in the order they are found in,
-//! keeps an endless history within finitely many states.
+//! Tokens are only compared for equality. So two states are equal if their tokens differ only in their names,
+//! and a token that no process remembers is as good as a new one. Numbering the tokens of a state in the
+//! order in which they are found keeps an endless history within finitely many states.
 
-/// A random string: a placeholder's or a lease's token, a value's nonce, a tag's version.
+/// A random string: the token of a placeholder or a claim, a value's nonce, a tag's version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub u8);
 
-/// Gives tokens their numbers, by the order of their first appearance.
+/// Numbers tokens in the order of their first appearance.
 #[derive(Default)]
 pub(crate) struct Renaming(Vec<Token>);
 

@@ -1,49 +1,51 @@
-//! Turns of a rate limit: charged ahead, slept for, used in time or asked for again.
+//! Turns of a rate limit: charged for a future time, waited for, and then used in time or asked for again.
 //!
-//! The problem: a caller that waits has its turn charged at the time at which it will be free, and sleeps until then by a
-//! clock of its own. It may wake up late, leave, or lose what it gives back. A turn that is used late lies in a window whose
-//! charges did not count it. The mechanism is that of larder's limits: every decision counts the bucket it is made in, a
-//! window of buckets before it, and all that lies ahead; a turn that is woken up for too late is given back, not used, and
-//! its caller asks again.
+//! The problem: a waiting caller's turn is charged at the time at which it will be free, and the caller
+//! sleeps until then by its own clock. It may wake up late, give up, or lose what it gives back. A turn that
+//! is used late is in a window whose charges did not count it. The mechanism is that of larder's limits:
+//! every decision counts the bucket in which it is made, a window of buckets before it, and everything that
+//! lies ahead. A turn whose caller wakes up too late is given back and not used, and its caller asks again.
 //!
-//! Time passes in ticks, and a bucket is a tick: late means later than the tick of the turn. Uses in ticks that are no
-//! further apart than a window may lie within one span of its length, so [`BOUND`] is about a window of ticks and one more.
+//! Time passes in ticks, and a bucket is a tick: late means later than the tick of the turn. Uses in ticks no
+//! further apart than a window may be within one span of its length, so [`BOUND`] is about a window of ticks
+//! plus one.
 //!
-//! Invariant: R1, [`BOUND`]. And, so that the model is not safe by idleness alone, all of the limit can be used by turns, and
-//! a caller can come too late and still be served.
+//! Invariant: R1, [`BOUND`]. Also, to show that the model is not safe only because nothing happens: all of
+//! the limit can be used by turns, and a caller can be late and still be served.
 //!
-//! Not modelled: leases (a model of their own), turns of several permits, several quotas, blocks, `reset`, a record that is
-//! lost, a server whose clock steps.
+//! Not modelled: leases (another model), turns of several permits, several quotas, blocks, `reset`, a record
+//! that is lost, a server whose clock steps.
 
 use stateright::{Model, Property};
 
 /// Ticks of a window.
 pub const WINDOW: usize = 2;
-/// How many ticks ahead a turn is booked at most.
+/// How many ticks ahead a turn may be booked.
 pub const AHEAD: usize = WINDOW + 1;
 
-/// A bucket of the record, by how far it lies behind the last that can be charged. Past the window it counts no more.
+/// A bucket of the record, by its distance from the last one that can be charged. Past the window it no
+/// longer counts.
 type Bucket = usize;
 
 const NOW: Bucket = AHEAD;
 const BUCKETS: usize = AHEAD + WINDOW + 1;
 
-/// What may be wrong with a protocol.
+/// The mistakes that the protocol can be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mistake {
     /// A turn is used whenever its caller wakes up.
     UsedHoweverLate,
-    /// What was used is given back too.
+    /// What was used is given back as well.
     UsedAndGivenBack,
-    /// A turn is given back twice, in case that the first was lost.
+    /// A turn is given back twice, in case the first request was lost.
     GivenBackTwice,
-    /// Turns that are booked are not counted until they have come.
+    /// Turns that are booked do not count until their time.
     AheadLeftOut,
     /// A turn is used as soon as it is booked.
     UsedEarly,
 }
 
-/// Who takes part, and how.
+/// The participants, and their parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Turns {
     /// How many callers wait.
@@ -52,59 +54,59 @@ pub struct Turns {
     pub limit: u8,
     /// How many refunds are under way at most.
     pub refunds: usize,
-    /// What is wrong.
+    /// The mistake.
     pub mistake: Option<Mistake>,
 }
 
 /// A caller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Caller {
-    /// Where its turn was charged.
+    /// The bucket in which its turn was charged.
     pub turn: Option<Bucket>,
-    /// It came too late once, and has not been served since.
+    /// It was late once, and has not been served since.
     pub was_late: bool,
-    /// It came too late, asked again, and was served.
+    /// It was late, asked again, and was served.
     pub served_late: bool,
 }
 
-/// The world at one moment.
+/// The state of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// What was charged to each bucket.
     pub charged: [u8; BUCKETS],
     /// What was used, by how many ticks ago.
     pub uses: [u8; WINDOW + 1],
-    /// Those that wait.
+    /// The callers.
     pub callers: Vec<Caller>,
-    /// What is given back, under way to the server, in no order.
+    /// Refunds on their way to the server, in no order.
     pub refunds: Vec<Bucket>,
 }
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Time passes.
     Tick,
-    /// Somebody uses a permit that is free now, by one decision of the server.
+    /// A permit that is free now is used, by one decision of the server.
     Check,
     /// A caller books the earliest turn.
     Book(usize),
-    /// It wakes up: at its turn, or later.
+    /// The caller wakes up, at its turn or later.
     Wake(usize),
-    /// It goes away.
+    /// The caller gives up.
     Leave(usize),
     /// A refund is carried out.
     Serve(usize),
-    /// It is lost.
+    /// A refund is lost.
     Lose(usize),
 }
 
 /// R1.
 pub const BOUND: &str = "no window holds more uses than the limit";
-/// The model is not safe for the reason alone that nothing happens.
+/// The model is not safe only because nothing happens.
 pub const ALL_AHEAD: &str = "all of the limit can be booked ahead";
-/// A late caller is not lost.
-pub const SERVED_LATE: &str = "a caller that came too late can be served after it has asked again";
+/// A late caller can still be served.
+pub const SERVED_LATE: &str = "a caller that was late can be served after it has asked again";
 
 impl Model for Turns {
     type State = State;
@@ -209,7 +211,8 @@ impl State {
         self.refunds.extend(std::iter::repeat_n(turn, times));
     }
 
-    /// What is free at the time of a bucket: all later charges count, and those of a window before it.
+    /// Returns what is free at the time of a bucket: all later charges count, and those of a window before
+    /// it.
     fn room(&self, model: &Turns, bucket: Bucket) -> u8 {
         let from = if model.mistake == Some(Mistake::AheadLeftOut) { bucket } else { 0 };
         let counted: u8 = self.charged.iter().take(bucket + WINDOW + 1).skip(from).sum();

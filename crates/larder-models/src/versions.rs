@@ -1,11 +1,12 @@
 //! A tag's version in the memory of a process that invalidates the tag itself.
 //!
-//! The problem: a version in memory is dropped by a push on the tracked connection; the process's own invalidation is
-//! answered on another, and may return before the push has come. The mechanism: an invalidation, when it returns, drops
-//! what is in memory and gives up the fetch under way, whose reply may be older; the next reader fetches anew.
+//! The problem: a version in memory is dropped by a push on the tracked connection. The process's own
+//! invalidation is answered on another connection, and may return before the push arrives. The mechanism:
+//! when an invalidation returns, it drops what is in memory and cancels the fetch under way, whose reply may
+//! be older. The next reader fetches again.
 //!
-//! Invariants: what is in memory is no older than an own invalidation that has returned (C1), and where it is older than
-//! the server's, a push is on its way (C2).
+//! Invariants: what is in memory is no older than an own invalidation that has returned (C1), and while it is
+//! older than the server's version, a push is on its way (C2).
 //!
 //! Not modelled: a broken connection (memory is emptied before it serves again), several tags.
 
@@ -17,29 +18,29 @@ const MOST: u8 = 4;
 /// What an own invalidation does to the memory when it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnReturn {
-    /// Drops it, and gives up the fetch under way.
+    /// Drops it, and cancels the fetch under way.
     DropsBoth,
-    /// Drops it, and lets the fetch under way bring its reply.
+    /// Drops it, and keeps the reply of the fetch under way.
     DropsMemory,
     /// Leaves it to the push.
     Nothing,
-    /// Puts the new version there.
+    /// Stores the new version there.
     PutsOwn,
 }
 
 /// A process with one tag.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
-    /// The place where it could go wrong.
+    /// What an own invalidation does.
     pub on_return: OnReturn,
 }
 
-/// What the server has sent by the tracked connection.
+/// What the server has sent on the tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
-    /// The tag's version; whether somebody still wants it.
+    /// The tag's version, and whether its reply is still wanted.
     Version(u8, Wanted),
-    /// The tag has another version.
+    /// The tag's version has changed.
     Changed,
 }
 
@@ -48,11 +49,11 @@ pub enum Message {
 pub enum Wanted {
     /// It is.
     Yes,
-    /// The fetch was given up.
+    /// The fetch was cancelled.
     No,
 }
 
-/// Versions are counted here, so that "older" can be said; the protocol compares them only.
+/// Versions are counted here, so that "older" has a meaning; the protocol only compares them for equality.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// At the server.
@@ -71,27 +72,27 @@ pub struct State {
     pub floor: u8,
 }
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// A reader finds nothing in memory, and nobody asking: it asks.
+    /// A reader finds nothing in memory and no fetch under way: it starts one.
     Ask,
     /// The server answers.
     Answer,
     /// The next message arrives.
     Receive,
-    /// This process invalidates the tag, by another connection.
+    /// This process invalidates the tag, on another connection.
     Own,
-    /// That returns.
+    /// That call returns.
     Return,
-    /// Another process invalidates it, or the server loses the version.
+    /// Another process invalidates the tag, or the server loses the version.
     Foreign,
 }
 
 /// C1.
 pub const OWN: &str = "memory is no older than an own invalidation that has returned";
 /// C2.
-pub const COHERENT: &str = "where memory is older than the server, a push is on its way";
+pub const COHERENT: &str = "while memory is older than the server, a push is on its way";
 
 impl State {
     fn change(&mut self) {
@@ -126,7 +127,7 @@ impl Model for Memory {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        // One that was given up is still ahead on the same connection.
+        // A cancelled fetch is still ahead on the same connection.
         if state.memory.is_none() && !state.fetching() && state.asked.is_none() {
             actions.push(Action::Ask);
         }

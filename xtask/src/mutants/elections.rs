@@ -23,7 +23,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a leader that resigns hands nothing over",
         &[rebuilt(
             "crates/larder/src/store/redis/lua/release_waited_for.lua",
-            "hand_on(KEYS[1], KEYS[2], KEYS[3], now_of(redis.call('TIME')), claim, tonumber(live))\n",
+            "hand_over(KEYS[1], KEYS[2], KEYS[3], now_of(redis.call('TIME')), claim, tonumber(live))\n",
             "",
         )],
         &[RESIGNS],
@@ -37,7 +37,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a heartbeat does not hand on a lock whose holder died",
         &[rebuilt(
             "crates/larder/src/store/redis/lua/stand_by.lua",
-            "redis.call('GET', lock) or hand_on(lock, line, seen, now, ARGV[1], live)",
+            "redis.call('GET', lock) or hand_over(lock, queue, seen, now, ARGV[1], live)",
             "redis.call('GET', lock)",
         )],
         &[KILLED],

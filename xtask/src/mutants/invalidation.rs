@@ -177,7 +177,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a deletion is sent beside a write",
-        &[within(QUEUE, "if ", ["written", "false"], " {\n            // The end of the write")],
+        &[within(QUEUE, "if ", ["written", "false"], " {\n            // `end_write` lists it again.")],
         &[
             WRITTEN,
             unit("invalidation::sender::tests::what_waits_for_a_write_is_sent_when_the_write_has_failed"),
@@ -195,7 +195,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a node that is away is asked without a pause",
-        &[switched(SENDER, "lane.failed(Instant::now());", "")],
+        &[switched(SENDER, "waiting.failed(Instant::now());", "")],
         &[AWAY],
     ),
     mutant(

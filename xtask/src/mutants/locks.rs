@@ -61,7 +61,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a release in memory frees the lock whoever holds it",
-        &[switched(MEMORY, "line.holder(now) != Some(token)", "line.holder(now).is_none()")],
+        &[switched(MEMORY, "known.holder(now) != Some(token)", "known.holder(now).is_none()")],
         &[LOST, EQUIVALENCE],
     ),
     mutant(
@@ -172,8 +172,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "who came last is served first",
         &[rebuilt(
             LINE,
-            "redis.call('ZRANGE', line, at, at + more)",
-            "redis.call('ZREVRANGE', line, at, at + more)",
+            "redis.call('ZRANGE', queue, at, at + more)",
+            "redis.call('ZREVRANGE', queue, at, at + more)",
         )],
         &[ORDER, FAULTS],
     ),

@@ -65,21 +65,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
         )],
         &[
             unit(
-                "store::trust::tests::a_read_is_believed_from_the_first_heartbeat_until_the_bound_after_the_last",
+                "store::trust::tests::a_read_is_valid_from_the_first_heartbeat_until_the_bound_after_the_last",
             ),
             SILENT,
         ],
     ),
     mutant(
         "the clock that goes on while the machine sleeps is not looked at",
-        &[switched(TRUST, "now.awake() < lane.until_awake.load(Ordering::Acquire)", "true")],
-        &[unit("store::trust::tests::sleep_ends_belief_though_only_one_clock_went_on")],
+        &[switched(TRUST, "now.awake() < session.until_awake.load(Ordering::Acquire)", "true")],
+        &[unit("store::trust::tests::sleep_invalidates_reads_though_only_one_clock_went_on")],
     ),
     mutant(
         "what was read on a connection that broke is trusted on",
         &[switched(
             TRUST,
-            "lane.generation.compare_exchange(seen.generation, next, Ordering::AcqRel, Ordering::Acquire)",
+            "session.generation.compare_exchange(\n                seen.generation,\n                next,\n                Ordering::AcqRel,\n                Ordering::Acquire,\n            )",
             "Ok::<u32, u32>(next)",
         )],
         &[unit("store::trust::tests::a_broken_connection_ends_all_that_was_read_through_it")],
@@ -91,7 +91,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a version is valid though its connection is silent",
-        &[switched(VERSION, "lanes.is_valid(known.seen, now)", "lanes.is_current(known.seen)")],
+        &[switched(VERSION, "sessions.is_valid(known.seen, now)", "sessions.is_current(known.seen)")],
         &[unit("near::version::tests::a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life")],
     ),
     mutant(

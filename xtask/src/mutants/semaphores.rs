@@ -139,8 +139,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a waiter that does not come is granted again and again",
         &[rebuilt(
             QUEUE,
-            "if heard > 0 and now - heard <= live then",
-            "if now - math.abs(heard) <= live then",
+            "if heartbeat > 0 and now - heartbeat <= live then",
+            "if now - math.abs(heartbeat) <= live then",
         )],
         &[STUCK, EQUIVALENCE],
     ),
@@ -148,8 +148,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a lock is handed over by a write that needs memory first",
         &[rebuilt(
             HANDED_OVER,
-            "redis.call('UNLINK', KEYS[1])\nhand_on(",
-            "redis.call('SET', KEYS[1], '', 'PX', 1)\nredis.call('UNLINK', KEYS[1])\nhand_on(",
+            "redis.call('UNLINK', KEYS[1])\nhand_over(",
+            "redis.call('SET', KEYS[1], '', 'PX', 1)\nredis.call('UNLINK', KEYS[1])\nhand_over(",
         )],
         &[MAXMEMORY],
     ),

@@ -1,4 +1,4 @@
-//! A load that is given up when nobody waits for it any more, beside somebody who comes just then.
+//! A load that is abandoned when no caller waits for it any more, while another caller joins it.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -11,15 +11,15 @@ use shuttle::thread;
 use super::{Flights, Leader, NAME, Tags, outcome, wait};
 
 /// What a caller is promised.
-pub const TOLD: &str = "who has joined a flight is not left with none";
+pub const TOLD: &str = "a caller that has joined a flight gets an outcome";
 
-/// Gives the load up, or passes the leader on to be finished.
+/// Abandons the load, or returns the leader to be finished.
 type GiveUp = fn(Leader<u64>) -> Option<Leader<u64>>;
 
 fn call(flights: &Flights<u64>, give_up: GiveUp) {
     let (waiter, leader) = flights.join(NAME, &Tags::default());
     if let Some(leader) = leader {
-        // This call is dropped, and its load learns of it.
+        // This call is dropped, and its load notices that.
         drop(waiter);
         if let Some(leader) = give_up(leader) {
             leader.finish(outcome(0));
@@ -41,18 +41,18 @@ fn scenario(give_up: GiveUp) {
     assert!(flights.lead(NAME, &Tags::default()).is_some(), "a flight that has ended can still be joined");
 }
 
-/// Whether the news that nobody waits has come.
+/// Returns whether the notification has arrived that no caller waits.
 fn hears(leader: &Leader<u64>) -> bool {
     let mut abandoned = pin!(leader.abandoned());
     block_on(poll_fn(|context| Poll::Ready(abandoned.as_mut().poll(context).is_ready())))
 }
 
-/// larder's way.
+/// What larder does.
 pub fn looked_again() {
     scenario(|leader| if hears(&leader) && leader.end_if_abandoned() { None } else { Some(leader) });
 }
 
-/// Somebody may join between the news that nobody waits and the end.
+/// The mistake: a caller may join between the notification that no caller waits and the end.
 pub fn at_the_news() {
     scenario(|leader| if hears(&leader) { None } else { Some(leader) });
 }

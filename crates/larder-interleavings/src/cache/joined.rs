@@ -1,4 +1,4 @@
-//! Callers who join flights and lead them, while nobody writes.
+//! Callers that join flights and lead them, without any writes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use super::mistaken::{Mistake, Mistaken, Table};
 use super::{Flights, lock, outcome, wait};
 
 /// What the table is promised.
-pub const ONE: &str = "there is one flight at most that can be joined";
+pub const ONE: &str = "at most one flight can be joined";
 /// What a caller is promised.
-pub const ONCE: &str = "who comes after a waiter was told is not told the same";
-/// The same of nobody waiting for ever.
-pub const ANSWERED: &str = "who joins a flight that is brought to its end is told its outcome";
+pub const ONCE: &str = "a caller that arrives after a waiter got an outcome does not get the same one";
+/// And no caller waits for ever.
+pub const ANSWERED: &str = "a caller that joins a flight which ends gets its outcome";
 
 #[derive(Default)]
 struct ReadStamp {
@@ -65,17 +65,17 @@ pub fn in_order() {
     scenario(Flights::default());
 }
 
-/// The table that the mistakes are made in, without any.
+/// The table in which the mistakes are made, without any mistake.
 pub fn unmistaken() {
     scenario(Mistaken::new(Mistake::None));
 }
 
-/// Those who wait are told before the flight has left the table.
+/// The mistake: waiters get the outcome before the flight has left the table.
 pub fn told_first() {
     scenario(Mistaken::new(Mistake::TellsFirst));
 }
 
-/// Between the look whether there is a flight and the start of one, another may start.
+/// The mistake: another flight may start between the check that there is none and the start of one.
 pub fn unguarded() {
     scenario(Mistaken::new(Mistake::Unguarded));
 }

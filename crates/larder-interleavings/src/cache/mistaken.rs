@@ -1,4 +1,4 @@
-//! A small table of flights, which may end them in the wrong order.
+//! A small table of flights that can end them in the wrong order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::nesting::Node;
 use super::sync::watch;
 use super::{Flights, Leader, NAME, Tags, lock};
 
-/// What the scenarios ask of a table of flights, and of the mistaken one.
+/// What the scenarios need of a table of flights, larder's and the mistaken one.
 pub(super) trait Table: Send + Sync + 'static {
     type Leader: Send;
 
@@ -33,9 +33,9 @@ impl Table for Flights<u64> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mistake {
     None,
-    /// Tells those who wait before the flight has left the table.
+    /// Gives waiters the outcome before the flight has left the table.
     TellsFirst,
-    /// Looks whether there is a flight, and lets go of the lock before it starts one.
+    /// Checks whether there is a flight, and releases the lock before it starts one.
     Unguarded,
 }
 

@@ -1,4 +1,4 @@
-//! The flights of one process: who joins which, and what becomes of it.
+//! The flights of one process: which caller joins which flight, and with what result.
 
 pub mod abandoned;
 pub mod joined;
@@ -8,7 +8,7 @@ pub mod stored;
 mod sync;
 pub mod written;
 
-#[allow(dead_code, reason = "a loader's failures are no concern of the table's")]
+#[allow(dead_code, reason = "the scenarios' loaders do not fail")]
 #[path = "../../../larder/src/cache/flight.rs"]
 mod flight;
 
@@ -18,7 +18,7 @@ mod nesting;
 #[allow(dead_code, unreachable_pub, reason = "no loader fails here")]
 #[path = "../../../larder/src/cache/thrown.rs"]
 mod thrown;
-#[allow(dead_code, reason = "the scenarios do not refresh through every door")]
+#[allow(dead_code, reason = "the scenarios use a part of it")]
 #[path = "../../../larder/src/cache/unfenced.rs"]
 mod unfenced;
 
@@ -43,7 +43,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// As `caller.rs` waits; nothing where nobody flies any more.
+/// Waits as `caller.rs` does; `None` if the flight has ended without an outcome.
 fn wait(waiter: Waiter<u64>) -> Option<u64> {
     let Waiter { outcome: mut waiter, .. } = waiter;
     let waiting = async { waiter.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };

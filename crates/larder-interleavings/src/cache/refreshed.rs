@@ -1,4 +1,4 @@
-//! A forced refresh, beside callers who are content with what is cached, and an invalidation that detaches flights.
+//! A forced refresh, beside callers that accept what is cached, and an invalidation that detaches flights.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use shuttle::thread;
 use super::{Flights, NAME, Tags, lock, outcome, wait};
 
 /// What a caller is promised.
-pub const FORCED: &str = "who comes after a forced refresh has returned is told nothing older";
+pub const FORCED: &str = "a caller that arrives after a forced refresh has returned gets nothing older";
 
-/// What a forced refresh does with the flights beside its own.
+/// What a forced refresh does with other flights for the same name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Beside {
     Detached,
@@ -22,7 +22,7 @@ struct World {
     flights: Flights<u64>,
     row: Mutex<u64>,
     cached: Mutex<u64>,
-    /// What the newest refresh that has returned has brought.
+    /// The result of the newest refresh that has returned.
     floor: Mutex<u64>,
 }
 
@@ -60,7 +60,7 @@ fn scenario(beside: Beside) {
         let world = world.clone();
         move || world.flights.detach_all()
     });
-    // Somebody writes to the origin, and tells nobody.
+    // Another program writes to the origin, and does not invalidate.
     *lock(&world.row) = 1;
     world.refresh(beside);
     world.call();
@@ -69,12 +69,12 @@ fn scenario(beside: Beside) {
     }
 }
 
-/// larder's way.
+/// What larder does.
 pub fn detached() {
     scenario(Beside::Detached);
 }
 
-/// Who comes later may join a flight that has found what the refresh replaced.
+/// The mistake: a later caller may join a flight that has found what the refresh replaced.
 pub fn left() {
     scenario(Beside::Left);
 }

@@ -1,4 +1,5 @@
-//! A value that is stored without a fence, as bare JSON is, beside a write, while an invalidation detaches flights.
+//! A value that is stored without a fence, as bare JSON is, beside a write, while an invalidation detaches
+//! flights.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use shuttle::thread;
 use super::{Flights, NAME, Records, Tags, UnfencedLoad, lock, outcome, wait};
 
 /// What a writer is promised.
-pub const KEPT: &str = "an old row does not come to lie over a write";
+pub const KEPT: &str = "an old row does not replace a write";
 
 struct World {
     flights: Flights<u64>,
@@ -33,7 +34,7 @@ impl World {
         let _ = wait(waiter);
     }
 
-    /// The row first, and the cache then.
+    /// Writes the row first, and then the cache.
     fn write(&self) {
         *lock(&self.row) = 1;
         let writing = self.records.write(&[NAME]);
@@ -43,7 +44,7 @@ impl World {
         self.flights.detach(&[NAME]);
     }
 
-    /// The cache first, and the row before the write has ended.
+    /// Writes the cache first, and the row before the write has ended.
     fn write_through(&self) {
         let writing = self.records.write(&[NAME]);
         block_on(writing.settled());
@@ -53,7 +54,7 @@ impl World {
     }
 }
 
-/// With one call, a mistake is not repaired by a later one.
+/// With a single call, a later call does not repair a mistake.
 fn scenario(store: Store, write: Write, calls: usize) {
     let world = Arc::new(World {
         flights: Flights::default(),
@@ -85,21 +86,21 @@ fn in_turn(world: &World, load: &UnfencedLoad, row: u64) {
     }
 }
 
-/// larder's way.
+/// What larder does.
 pub fn unless_marked() {
     scenario(in_turn, World::write, 2);
 }
 
-/// larder's way, where a load may begin during the write and read the old row.
+/// What larder does, if a load may begin during the write and read the old row.
 pub fn unless_a_write_runs() {
     scenario(in_turn, World::write_through, 2);
 }
 
-/// A write may begin between the look and the store.
+/// The mistake: a write may begin between the check and the store.
 pub fn looked_before() {
     let store: Store = |world, load, row| {
         let may_store = block_on(load.turn()).may_store();
-        // Here another thread may go on: the turn's own lock is tokio's, and dropping it is no step.
+        // Another thread may go on here. The turn's own lock is tokio's, and dropping it is not a step.
         drop(lock(&world.row));
         if may_store {
             *lock(&world.cached) = Some(row);
@@ -108,7 +109,7 @@ pub fn looked_before() {
     scenario(store, World::write, 1);
 }
 
-/// A load may begin after the mark, and read before the write.
+/// The mistake: a load may begin after the mark, and read before the write.
 pub fn marked_when_begun() {
     let write: Write = |world| {
         drop(world.records.write(&[NAME]));

@@ -1,12 +1,13 @@
-//! shuttle's, for larder's `cache/flight.rs`; and tokio's channel and lock, each of whose operations is one step: another
-//! thread may go on before it, and none within it.
+//! shuttle's locks for larder's `cache/flight.rs`; and tokio's channel and lock, of which each operation is
+//! one step: another thread may go on before it, but not within it.
 
 pub(super) use std::sync::PoisonError;
 
 pub(super) use shuttle::sync::atomic::{AtomicBool, Ordering};
 pub(super) use shuttle::sync::{Mutex, MutexGuard};
 
-/// Lets another thread go on, if the scheduler so decides. `yield_now` would tell PCT that this one has nothing to do.
+/// Lets another thread go on, if the scheduler decides so. `yield_now` would tell PCT that this thread has
+/// nothing to do.
 fn step() {
     if !std::thread::panicking() {
         AtomicBool::new(false).load(Ordering::SeqCst);

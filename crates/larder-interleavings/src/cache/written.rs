@@ -1,4 +1,4 @@
-//! Callers who join flights, beside writes of their own process.
+//! Callers that join flights, beside writes of their own process.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use shuttle::thread;
 use super::{Flights, NAME, Tags, lock, outcome, wait};
 
 /// What a caller is promised.
-pub const OWN: &str = "who comes after a write has returned is told nothing older";
+pub const OWN: &str = "a caller that arrives after a write has returned gets nothing older";
 
 /// When a write detaches the flights.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ enum Detach {
 struct World {
     flights: Flights<u64>,
     row: Mutex<u64>,
-    /// What the newest write that has returned has written.
+    /// The value of the newest write that has returned.
     floor: Mutex<u64>,
 }
 
@@ -73,17 +73,17 @@ fn scenario(detach: Detach) {
     }
 }
 
-/// larder's way.
+/// What larder does.
 pub fn detached_when_ended() {
     scenario(Detach::WhenEnded);
 }
 
-/// A flight may start between the detaching and the write.
+/// The mistake: a flight may start between the detaching and the write.
 pub fn detached_when_begun() {
     scenario(Detach::WhenBegun);
 }
 
-/// A write that leaves the flights alone.
+/// The mistake: a write that detaches no flight.
 pub fn never_detached() {
     scenario(Detach::Never);
 }

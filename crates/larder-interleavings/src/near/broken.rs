@@ -1,4 +1,4 @@
-//! A reader who inserts what it read through a connection that has broken meanwhile.
+//! A reader that inserts what it read through a connection that has broken in the meantime.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use super::{copy, tier};
 use crate::clock::Moment;
 use crate::store::lanes::{OLD, dialled, opened};
 
-/// As what a reader keeps its copy.
+/// The session with which a reader keeps its copy.
 #[derive(Clone, Copy)]
 enum Stamp {
     AsItWasRead,
-    /// As what the lane is when the copy is inserted.
+    /// The session that is current when the copy is inserted.
     AsOfInsertion,
 }
 
@@ -27,7 +27,7 @@ fn scenario(stamp: Stamp) {
         let (copies, value, current) = (copies.clone(), value.clone(), current.clone());
         move || {
             let ticket = copies.ticket("a");
-            // An answer on its way when the connection breaks.
+            // An answer that is on its way when the connection breaks.
             let read = *lock(&value);
             let seen = match stamp {
                 Stamp::AsItWasRead => old,
@@ -37,32 +37,32 @@ fn scenario(stamp: Stamp) {
         }
     };
     let readers = [thread::spawn(reader.clone()), thread::spawn(reader)];
-    // Whatever changes from now on is not told. The tier is not emptied: trust alone must do.
+    // Changes from now on are not reported. The tier is not emptied: the sessions alone must protect readers.
     lanes.end(old);
     *lock(&value) += 1;
     let new = dialled(&lanes);
     *lock(&current) = new;
     lanes.renew(new, Moment::START);
-    let believed = |at: &str| {
+    let check = |at: &str| {
         if let Some((read, seen)) = copies.get("a")
             && lanes.believe(seen, Moment::START)
         {
             assert_eq!(read, *lock(&value), "{at}: {OLD}");
         }
     };
-    believed("at once");
+    check("at once");
     for reader in readers {
         let _ = reader.join();
     }
-    believed("at the end");
+    check("at the end");
 }
 
-/// larder's way.
+/// What larder does.
 pub fn as_it_was_read() {
     scenario(Stamp::AsItWasRead);
 }
 
-/// A copy that counts as read through whatever connection there is when it is inserted.
+/// The mistake: a copy counts as read through the connection that is current when it is inserted.
 pub fn as_of_insertion() {
     scenario(Stamp::AsOfInsertion);
 }

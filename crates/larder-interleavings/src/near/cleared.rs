@@ -1,4 +1,5 @@
-//! A cache that is cleared: an entry's version is compared when its copy is inserted, and all copies go when it changes.
+//! A cache that is cleared: an entry's version is compared when its copy is inserted, and all copies go when
+//! the version changes.
 
 use std::sync::Arc;
 
@@ -15,12 +16,12 @@ use crate::store::{Listener, Store};
 /// What a reader is promised.
 pub const OWN: &str = "a read that starts after an own clear has returned sees nothing older";
 /// What the tier is promised.
-pub const COHERENT: &str = "when all has been told, no copy is of before the last clear";
+pub const COHERENT: &str = "when all changes are reported, no copy is from before the last clear";
 
 const CLEAR: &str = "~clear";
 const ENTRY: &str = "user:1";
 
-/// What goes first when the version is told to have changed.
+/// What is dropped first when a change of the version is reported.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
     Version,
@@ -83,7 +84,7 @@ fn scenario(first: First) {
     changes.register("user:", copies.clone());
     changes.register(CLEAR, copies.clone());
     let process = Process { server, changes, copies };
-    // Its hold on the server would keep the pushes coming.
+    // Another server, because a reference to this one would keep the pushes coming.
     let (idle, _) = Server::new(CLEAR, Versions::Random);
     let handling = Process { server: idle, ..process.clone() };
     let handler = thread::spawn(move || pushed.into_iter().for_each(|name| handling.told(&name, first)));
@@ -115,7 +116,8 @@ pub fn version_first() {
     scenario(First::Version);
 }
 
-/// The copies go, and the version that they were compared with is still known for a moment.
+/// The mistake: the copies go first, and the version that they were compared with is still known for a
+/// moment.
 pub fn copies_first() {
     scenario(First::Copies);
 }

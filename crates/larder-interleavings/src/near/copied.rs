@@ -1,5 +1,5 @@
-//! Readers who insert what they read, beside writers: this process's, which invalidates when it is answered, and another's,
-//! whose change is pushed.
+//! Readers that insert what they read, beside writers: one of this process, which invalidates when its write
+//! is answered, and one of another process, whose change is pushed.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use super::{Copies, tier};
 /// What a reader is promised.
 pub const OWN: &str = "a read that starts after an own write has returned sees nothing older";
 /// What the tier is promised.
-pub const COHERENT: &str = "when all has been told, no copy is older than the server's value";
+pub const COHERENT: &str = "when all changes are reported, no copy is older than the server's value";
 
 const NAMES: [&str; 2] = ["a", "b"];
 
-/// How a change is told.
+/// How a change is reported.
 #[derive(Clone, Copy)]
 enum Told {
     ByName,
@@ -38,7 +38,7 @@ struct Row {
     value: u64,
     /// The server will push the next change.
     tracked: bool,
-    /// What the newest own write that has returned has written.
+    /// The value of the newest own write that has returned.
     floor: u64,
 }
 
@@ -124,37 +124,37 @@ fn scenario(copies: impl Copies, told: Told) {
     }
 }
 
-/// larder's tier, told of each change by its name.
+/// larder's tier, with each change reported by its name.
 pub fn by_name() {
     scenario(tier(), Told::ByName);
 }
 
-/// larder's tier, told each time that anything may have changed.
+/// larder's tier, with each report saying that any name may have changed.
 pub fn as_all() {
     scenario(tier(), Told::AsAll);
 }
 
-/// The tier that the mistakes are made in, without any.
+/// The tier in which the mistakes are made, without any mistake.
 pub fn unmistaken() {
     scenario(Mistaken::new(Mistake::None), Told::ByName);
 }
 
-/// A tier that inserts whatever the ticket says.
+/// The mistake: the tier inserts without comparing the ticket.
 pub fn unchecked() {
     scenario(Mistaken::new(Mistake::Unchecked), Told::ByName);
 }
 
-/// A tier that looks at the ticket under the lock, and inserts without it.
+/// The mistake: the tier compares the ticket under the lock, and inserts without it.
 pub fn unguarded() {
     scenario(Mistaken::new(Mistake::Unguarded), Told::ByName);
 }
 
-/// A tier that removes a copy before it moves the number.
+/// The mistake: the tier removes a copy before it increments the number.
 pub fn removes_first() {
     scenario(Mistaken::new(Mistake::RemovesFirst), Told::ByName);
 }
 
-/// A tier that removes all copies before it moves the number.
+/// The mistake: the tier removes all copies before it increments the number.
 pub fn clears_first() {
     scenario(Mistaken::new(Mistake::ClearsFirst), Told::AsAll);
 }

@@ -1,4 +1,4 @@
-//! A small tier of the same protocol, which may leave a part of it out.
+//! A small tier with the same protocol, which can leave out a part of it.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -10,13 +10,13 @@ use super::Copies;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mistake {
     None,
-    /// Inserts whatever the ticket says.
+    /// Inserts without comparing the ticket.
     Unchecked,
-    /// Looks at the ticket, and lets go of the lock before it inserts.
+    /// Compares the ticket, and releases the lock before it inserts.
     Unguarded,
-    /// Removes first, and moves the number then, without one lock over both.
+    /// Removes first and then increments the number, without one lock over both.
     RemovesFirst,
-    /// The same where all copies go.
+    /// The same when all copies are removed.
     ClearsFirst,
 }
 

@@ -1,4 +1,4 @@
-//! The near tier: copies, versions, and who is told what changed.
+//! The near tier: copies, versions, and the notifications of changes.
 
 pub mod broken;
 pub mod cleared;
@@ -8,10 +8,10 @@ mod server;
 mod sync;
 pub mod tagged;
 
-#[allow(dead_code, reason = "nobody waits for a lock")]
+#[allow(dead_code, reason = "no attempt waits for a lock")]
 #[path = "../../../larder/src/near/calls.rs"]
 mod calls;
-#[allow(dead_code, reason = "nobody waits for a change of a name")]
+#[allow(dead_code, reason = "no task watches a name")]
 #[path = "../../../larder/src/near/changes.rs"]
 mod changes;
 #[allow(dead_code, reason = "no server evicts here")]
@@ -20,7 +20,7 @@ mod recency;
 #[allow(
     dead_code,
     clippy::type_complexity,
-    reason = "the scenarios do not look at sizes; larder lints its own"
+    reason = "the scenarios need no sizes; larder lints its own"
 )]
 #[path = "../../../larder/src/near/tier.rs"]
 mod tier;
@@ -33,7 +33,7 @@ use tier::{Copied, Ticket, Tier};
 
 const BYTES: u64 = 1 << 20;
 
-/// A tier whose names share one lock, so that they get in each other's way.
+/// A tier whose names share one lock, so that they interfere with each other.
 fn tier<T: Clone>() -> Tier<T> {
     Tier::with_stripes(BYTES, 1)
 }
@@ -42,7 +42,7 @@ fn copy<T>(what: T) -> Copied<T> {
     Copied { what, bytes: 1 }
 }
 
-/// What the scenarios ask of a tier, and of the mistaken ones beside it.
+/// What the scenarios need of a tier, larder's and the mistaken one.
 trait Copies: Send + Sync + 'static {
     type Ticket: Copy + Send;
 

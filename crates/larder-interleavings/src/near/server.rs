@@ -1,4 +1,4 @@
-//! A server with one version, an entry that carries it, and one connection that it pushes by.
+//! A server with one version, an entry that carries it, and one connection for its pushes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use crate::store::{KeptVersion, Store, Tracked};
 /// How versions are made.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Versions {
-    /// Like none before.
+    /// Different from all earlier ones.
     Random,
-    /// From one, wherever there is none.
+    /// Counted, from one if there is none.
     Counted,
 }
 
@@ -27,7 +27,8 @@ pub(super) struct State {
     made: u64,
     /// The version that the entry carries.
     pub(super) entry: u64,
-    /// What the entry carries at least that may be served: the newest invalidation of this process has returned.
+    /// The oldest version that an entry may carry and be served: that of this process's newest invalidation
+    /// that has returned.
     pub(super) floor: u64,
     tracked: HashSet<String>,
 }
@@ -70,12 +71,12 @@ impl Server {
         self.with(|state| self.put(state, true));
     }
 
-    /// Forgets the version, as its time has come.
+    /// Loses the version, as if it had expired.
     pub(super) fn lose(&self) {
         self.with(|state| self.put(state, false));
     }
 
-    /// Writes the entry anew, under the current version.
+    /// Writes the entry again, with the current version.
     pub(super) fn write(&self, entry: &str) {
         self.with(|state| {
             state.entry = state.version.unwrap_or(state.entry);

@@ -1,4 +1,4 @@
-//! shuttle's, for larder's `near/tier.rs`.
+//! shuttle's locks for larder's `near/tier.rs`.
 
 pub(super) use std::sync::PoisonError;
 

@@ -1,4 +1,4 @@
-//! A tag that is invalidated: its version is compared each time that a copy is found.
+//! A tag that is invalidated: its version is compared each time a copy is found.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::store::{Listener, Store};
 /// What a reader is promised.
 pub const OWN: &str = "a read that starts after an own invalidation has returned sees nothing older";
 /// What the tier is promised.
-pub const COHERENT: &str = "when all has been told, no copy is served of before the last invalidation";
+pub const COHERENT: &str = "when all changes are reported, no copy from before the last invalidation is served";
 
 const TAG: &str = "~tag";
 const ENTRY: &str = "user:1";
 
-/// What is made of a tag whose version is not known.
+/// What a reader does if the version of a tag is not known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unknown {
     IsAsked,
@@ -37,7 +37,8 @@ struct Process {
 }
 
 impl Process {
-    /// What may be served without asking: the version, and whether the copy is of before the own invalidation.
+    /// What may be served without asking: the version, and whether the copy is from before the own
+    /// invalidation.
     fn served(&self) -> Option<(u64, bool)> {
         self.copies.get(ENTRY).filter(|(carried, _)| {
             match self.changes.versions.known(TAG, self.server.lanes(), Moment::START) {
@@ -61,7 +62,7 @@ impl Process {
         }
     }
 
-    /// As a load does that will be stored under the tag.
+    /// What a load does whose value will be stored with the tag.
     fn ensure(&self) {
         let now = (Moment::START, Tick(Duration::ZERO));
         let ensured = self.changes.versions.ensure(&*self.server, TAG, 0, Duration::from_secs(1), now);
@@ -75,7 +76,7 @@ impl Process {
     }
 }
 
-/// The entry is never written: what it carries is of before every invalidation.
+/// The entry is never written, so what it carries is from before every invalidation.
 fn scenario(versions: Versions, unknown: Unknown) {
     let (server, pushed) = Server::new(TAG, versions);
     let changes = Arc::new(Changes::default());
@@ -97,7 +98,8 @@ fn scenario(versions: Versions, unknown: Unknown) {
     for thread in readers.into_iter().chain([foreign]) {
         let _ = thread.join();
     }
-    // All that was pushed is handled once the last sender is gone; the tag is looked at through another store then.
+    // Everything that was pushed is handled once the last sender is gone; then the tag is checked through
+    // another store.
     let (idle, _) = Server::new(TAG, versions);
     let Process { server, changes, copies, unknown } = process;
     drop(server);
@@ -106,17 +108,17 @@ fn scenario(versions: Versions, unknown: Unknown) {
     assert!(process.served().is_none(), "{COHERENT}");
 }
 
-/// larder's way.
+/// What larder does.
 pub fn compared() {
     scenario(Versions::Random, Unknown::IsAsked);
 }
 
-/// A copy is served while the version of its tag is not known.
+/// The mistake: a copy is served while the version of its tag is not known.
 pub fn unknown_holds() {
     scenario(Versions::Random, Unknown::Holds);
 }
 
-/// Versions are counted: one that is lost and made again is an old one.
+/// The mistake: versions are counted, so that one which is lost and made again equals an old one.
 pub fn counted() {
     scenario(Versions::Counted, Unknown::IsAsked);
 }

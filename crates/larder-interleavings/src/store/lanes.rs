@@ -1,6 +1,7 @@
-//! A lane whose connection breaks and is dialled anew, beside those who still hold something of the old one.
+//! A session whose connection breaks and is dialled again, beside threads that still use the old generation.
 //!
-//! The embedded store's one lane stands for a connection's: a thousand would be made anew in each schedule.
+//! The embedded store's one session is used for a connection's: a thousand would be made again in each
+//! schedule.
 
 use std::sync::Arc;
 
@@ -10,24 +11,24 @@ use super::trust::{ReadStamp, Sessions};
 use crate::clock::Moment;
 
 const LANE: u16 = 0;
-/// Longer after the start than what was read then may be believed.
+/// Longer after the start than what was read then may be valid.
 const LATER: Moment = Moment::seconds(3);
 
-/// What the old connection's answers are believed as.
-pub const OLD: &str = "what was read through a connection that broke is not believed";
-/// What a new connection may count on.
-pub const NEW: &str = "a connection that has answered is believed";
+/// What holds for answers of the old connection.
+pub const OLD: &str = "what was read through a connection that broke is not valid";
+/// What holds for a new connection.
+pub const NEW: &str = "what was read through a connection that has answered is valid";
 
-/// A lane that is open and believed.
+/// A session that is open and valid.
 pub(crate) fn opened() -> (Arc<Sessions>, ReadStamp) {
     let lanes = Sessions::embedded();
     let seen = lanes.open(LANE);
     lanes.renew(seen, Moment::START);
-    assert!(lanes.believe(seen, Moment::START), "nothing is believed");
+    assert!(lanes.believe(seen, Moment::START), "nothing is valid");
     (Arc::new(lanes), seen)
 }
 
-/// The next connection of the same lane.
+/// The next connection of the same session.
 pub(crate) fn dialled(lanes: &Sessions) -> ReadStamp {
     lanes.open(LANE)
 }
@@ -43,12 +44,12 @@ pub fn late_heartbeat() {
     assert!(!lanes.believe(old, Moment::START), "{OLD}");
     let _ = heart.join();
     assert!(!lanes.believe(old, Moment::START), "{OLD}");
-    assert!(!lanes.believe(new, Moment::START), "a connection that has not answered is not believed");
+    assert!(!lanes.believe(new, Moment::START), "nothing is valid before a connection has answered");
     lanes.renew(new, Moment::START);
     assert!(lanes.believe(new, Moment::START), "{NEW}");
 }
 
-/// The old connection's end is told while the new one is dialled.
+/// The end of the old connection is reported while the new one is dialled.
 pub fn late_end() {
     let (lanes, old) = opened();
     let end = thread::spawn({
@@ -63,7 +64,8 @@ pub fn late_end() {
     assert!(lanes.believe(new, Moment::START), "{NEW}");
 }
 
-/// The old connection has been silent for longer than the bound when a reader looks, and breaks just then.
+/// The old connection has been silent for longer than the bound when a reader asks, and breaks at that
+/// moment.
 pub fn silent() {
     let (lanes, old) = opened();
     let reader = thread::spawn({

@@ -1,9 +1,9 @@
-//! What the near tier asks of a store, and who may be believed.
+//! What the near tier needs of a store, and the sessions.
 
 pub mod lanes;
 mod sync;
 
-#[allow(dead_code, reason = "the scenarios have one lane, and one clock")]
+#[allow(dead_code, reason = "the scenarios have one session and one clock")]
 #[path = "../../../larder/src/store/trust.rs"]
 pub(crate) mod trust;
 
@@ -30,7 +30,7 @@ pub(crate) fn read_version(bytes: &[u8]) -> Option<u64> {
 
 pub(crate) trait Listener: Send + Sync + 'static {
     fn changed(&self, name: &str);
-    #[allow(dead_code, reason = "the scenarios tell a tier itself")]
+    #[allow(dead_code, reason = "the scenarios notify a tier directly")]
     fn all_changed(&self);
 }
 
@@ -46,21 +46,21 @@ pub(crate) trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<KeptVersion>> + Send;
 }
 
-/// No lock stands here, and so nobody is called.
+/// No name belongs to a lock here, so no attempt is woken.
 pub(crate) mod lock {
     pub(crate) fn woken(_: &str) -> Option<u64> {
         None
     }
 }
 
-/// Nor does a lock group.
+/// No name belongs to a lock group.
 pub(crate) mod group {
     pub(crate) fn is_group(_: &str) -> bool {
         false
     }
 }
 
-/// Nor does a semaphore.
+/// No name belongs to a semaphore.
 pub(crate) mod permit {
     pub(crate) fn is_semaphore(_: &str) -> bool {
         false

@@ -1,4 +1,4 @@
-//! shuttle's, for larder's `store/trust.rs`.
+//! shuttle's atomics and locks for larder's `store/trust.rs`.
 
 pub(super) use std::sync::PoisonError;
 

@@ -4,36 +4,36 @@ use super::state::{Outcome, State};
 use crate::store::{Entry, Fence, Nonce, Row};
 use crate::token::Token;
 
-/// A load in the air.
+/// A load under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flight {
-    /// Who comes now joins it.
+    /// A caller that arrives now joins it.
     pub attached: bool,
     /// The row as it was when a forced refresh started this.
     pub forced: Option<Row>,
     /// What the call that started it had found.
     pub old: Option<Row>,
-    /// How far it has come.
+    /// Its progress.
     pub stage: Stage,
 }
 
-/// How far a flight has come.
+/// The progress of a flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// To fill what is empty, or to refresh the value with this nonce.
     Begin(Option<Nonce>),
-    /// Another's placeholder stands.
+    /// Another process's placeholder is there.
     Waiting(Token),
     /// The row has not been read. `None`: it will not be stored.
     Loading(Option<Fence>),
-    /// It has.
+    /// The row has been read.
     Loaded(Option<Fence>, Row),
-    /// Somebody else's value was there; those who wait have not been told.
+    /// Another value was there. The waiters have no outcome yet.
     Found(Row),
 }
 
 impl Flight {
-    /// The next step; `Err` where it was the last.
+    /// The next step; `Err` if it was the last.
     pub(super) fn step(self, state: &mut State) -> Result<Self, Outcome> {
         let stage = match self.stage {
             Stage::Begin(seen) => self.begin(seen, state)?,
@@ -52,7 +52,7 @@ impl Flight {
                 {
                     state.store.delete();
                 }
-                // Without a fence, a forced refresh has promised nothing to those who come later.
+                // Without a fence, a forced refresh has promised nothing to later callers.
                 let lasts = self.forced.filter(|_| fence.is_some());
                 return Err(lasts.map_or(Outcome::Value(row), |begun| Outcome::Refreshed(row, begun)));
             }
@@ -70,7 +70,7 @@ impl Flight {
             return Ok(Stage::Loading(Some(fence)));
         }
         if let Some(nonce) = seen {
-            // Somebody else refreshes it: the old value does.
+            // Another process refreshes it: the old value is returned.
             let fence = state.store.begin_refresh(token, nonce).ok_or(Outcome::Nothing)?;
             return Ok(Stage::Loading(Some(fence)));
         }
@@ -82,7 +82,7 @@ impl Flight {
         }
     }
 
-    /// Whether it has changed the store, or is yet to.
+    /// Whether it has changed the store, or still will.
     pub(super) fn holds_a_fence(&self) -> bool {
         match self.stage {
             Stage::Begin(_) | Stage::Waiting(_) => true,

@@ -1,21 +1,23 @@
-//! Flights: the loads of one process for one key, which its callers wait for together.
+//! Flights: the loads of one process for one key, for which its callers wait together.
 //!
-//! The problem: who joins a load that runs already is given what it read, and that may be older than a write that this
-//! very process has completed (C1). The mechanism: a write, when it is answered or given up, detaches the flight: who
-//! waits still gets its value, who comes later starts a new one. A forced refresh does the same
-//! when it starts and when it ends: in between a write may have detached its flight, and a call have started another.
+//! The problem: a caller that joins a running load gets what that load has read, which may be older than a
+//! write that the same process has completed (C1). The mechanism: when a write is answered or given up, it
+//! detaches the flight. Callers that wait still get its value; a later caller starts a new flight. A forced
+//! refresh detaches when it starts and when it ends, because in between a write may have detached its flight
+//! and a call may have started another.
 //!
-//! The store is the true one of [`store`](crate::Store), with another process that fills the same key; entries vanish at
-//! any time; a loader fails, or a begin gets no answer; a caller goes away, or has no patience and takes the value that
-//! it had found and thought too old (fail-safe, C5).
+//! The store is the real one of [`store`](crate::Store), with another process that fills the same key.
+//! Entries vanish at any time; a loader fails, or a begin gets no answer; a caller gives up, or stops waiting
+//! and takes the value that it had found and considered too old (fail-safe, C5).
 //!
-//! Invariants: no call returns anything older than a write of this process that was complete, or a forced refresh that
-//! had returned, when the call started; a forced refresh returns nothing older than its own start; one flight can be
-//! joined.
+//! Invariants: no call returns anything older than a write of this process that was complete, or a forced
+//! refresh that had returned, when the call started. A forced refresh returns nothing older than its own
+//! start. At most one flight can be joined.
 //!
-//! Not modelled: `set` (two that race leave either row, and C1 is then about the order in which they were stored), the
-//! storing without a fence of `Format::Plain`, near copies, writes of other processes (a call may join a load of its own
-//! process that such a write has voided: it gets the older row, unstored).
+//! Not modelled: `set` (two that race leave either row, and C1 is then about the order in which they were
+//! stored), the storing without a fence of `Format::Plain`, near copies, writes of other processes (a call
+//! may join a load of its own process that such a write has invalidated: it gets the older row, which is not
+//! stored).
 
 mod flights;
 mod rules;
@@ -27,30 +29,30 @@ pub use state::{Caller, Remote, State, Writer};
 
 use stateright::{Model, Property};
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// A call starts: it gets what is there, and returns it unless there is nothing.
     Call(usize),
-    /// A call starts, and finds what is there too old.
+    /// A call starts, and finds a value that it considers too old.
     CallForFresher(usize),
     /// A forced refresh starts.
     Force(usize),
-    /// It joins a flight, or starts one.
+    /// A call joins a flight, or starts one.
     Join(usize),
-    /// It takes what it had found.
+    /// A call takes the value that it had found.
     LosesPatience(usize),
-    /// It is dropped.
+    /// A call is dropped.
     GoesAway(usize),
-    /// A flight goes on by one step; the last hands the value to all who wait.
+    /// A flight takes its next step. The last step gives all waiters the value.
     Fly(usize),
-    /// It gets no answer to its begin, which took effect.
+    /// A flight gets no answer to its begin, which took effect.
     BeginLost(usize),
-    /// Its loader fails.
+    /// A flight's loader fails.
     Fail(usize),
     /// This process's writer changes the row.
     WriteRow(usize),
-    /// It is about to delete the entry.
+    /// This process begins to delete the entry.
     BeginDelete(usize),
     /// The entry is deleted.
     Delete(usize),
@@ -60,16 +62,16 @@ pub enum Action {
     GiveUp(usize),
     /// The other process's fill goes on.
     Remote,
-    /// The entry expires, is evicted, or is deleted by another.
+    /// The entry expires, is evicted, or is deleted by another program.
     EntryVanishes,
-    /// The lease does.
+    /// The claim expires or is evicted.
     LeaseVanishes,
 }
 
 /// The flights of one process.
 #[derive(Clone, Copy, Debug)]
 pub struct Flights {
-    /// How it goes, and who takes part.
+    /// The protocol and its participants.
     pub rules: Rules,
 }
 
@@ -77,7 +79,7 @@ pub struct Flights {
 pub const OWN_WRITES: &str = "no call returns less than what its process had completed when it started";
 /// C4, within a process.
 pub const ONE_FLIGHT: &str = "one flight can be joined";
-/// Some calls come to something.
+/// Some calls get a result.
 pub const RETURNS: &str = "a call can wait for a flight";
 
 impl Model for Flights {

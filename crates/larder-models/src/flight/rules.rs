@@ -1,15 +1,15 @@
-//! Who takes part, and the places where it could have been made otherwise.
+//! The participants, and the choices in which the protocol could be wrong.
 
 use crate::store::Row;
 
-/// How flights go. [`Rules::sound`] is the right way; each other choice of the last three fields is a mistake.
+/// How flights work. [`Rules::sound`] is correct; each other choice of the last three fields is a mistake.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// Callers in this process.
     pub callers: usize,
-    /// Its writers.
+    /// Writers in this process.
     pub writers: usize,
-    /// Flights in the air at once, detached ones included.
+    /// Flights at one time, detached ones included.
     pub flights: usize,
     /// The row goes from 0 to this.
     pub rows: Row,
@@ -17,20 +17,20 @@ pub struct Rules {
     pub forced: bool,
     /// Another process fills the same key.
     pub remote: bool,
-    /// Begins get no answer, loaders fail, leases vanish.
+    /// Begins get no answer, loaders fail, claims vanish.
     pub faults: bool,
-    /// Callers are brought into order, and so into fewer states; a history is easier to read without.
+    /// Callers are sorted, which leads to fewer states; a history is easier to read without.
     pub sorted: bool,
     /// When a write detaches the flight.
     pub detach: Detach,
-    /// What a forced refresh does about a flight that there is.
+    /// What a forced refresh does with an existing flight.
     pub join: Forced,
-    /// Whose old value a caller takes when the load fails it.
+    /// Which old value a caller takes when the load fails.
     pub old: Old,
 }
 
 impl Rules {
-    /// Flights as they should be.
+    /// The correct protocol.
     pub fn sound() -> Self {
         Self {
             callers: 2,
@@ -51,33 +51,33 @@ impl Rules {
 /// When a write detaches the flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detach {
-    /// When it was answered, or given up.
+    /// When the write was answered, or given up.
     WhenDone,
-    /// When it begins: one may start between that and the delete.
+    /// When the write begins: a flight may start between that and the delete.
     WhenBegun,
-    /// Not at all.
+    /// Never.
     Never,
 }
 
-/// What a forced refresh does about a flight that there is.
+/// What a forced refresh does with an existing flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forced {
-    /// It detaches it, starts one that others join, and when that ends detaches whatever flies by then: a write may have
-    /// detached its own meanwhile, and another have started.
+    /// Detaches it and starts one that others join. When that ends, detaches any flight that exists by then:
+    /// a write may have detached the refresh's own flight in the meantime, and another may have started.
     FencesAsAWrite,
-    /// The same without the end.
+    /// The same, without detaching at the end.
     TakesThePlace,
-    /// It joins it.
+    /// Joins it.
     Joins,
-    /// It flies alone, and leaves the other to be joined.
+    /// Flies alone, and leaves the other flight to be joined.
     FliesBeside,
 }
 
-/// Whose old value a caller takes when the load fails it.
+/// Which old value a caller takes when the load fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Old {
-    /// The one that the call itself has found.
+    /// The value that the call itself has found.
     OfTheCaller,
-    /// The one that the flight was started with, found by another call before.
+    /// The value with which the flight was started, found by an earlier call.
     OfTheFlight,
 }

@@ -9,24 +9,24 @@ use crate::token::{Renaming, Token};
 /// A call of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Caller {
-    /// None is running.
+    /// There is none.
     Idle,
-    /// It has looked at the store.
+    /// It has read the store.
     Looked {
-        /// What had been completed when it started.
+        /// What was complete when it started.
         floor: Row,
-        /// What it found, and holds too old.
+        /// The value that it found and considers too old.
         old: Option<(Row, Nonce)>,
         /// It is a forced refresh.
         forced: bool,
     },
     /// It waits for a flight.
     Joined {
-        /// Which.
+        /// The flight.
         flight: usize,
-        /// What had been completed when it started.
+        /// What was complete when it started.
         floor: Row,
-        /// What it found, and holds too old.
+        /// The value that it found and considers too old.
         old: Option<Row>,
     },
 }
@@ -72,18 +72,19 @@ pub(super) enum Outcome {
     Value(Row),
     /// A forced refresh's value, and the row as it was when that started.
     Refreshed(Row, Row),
-    /// The loader failed, or another process is at it.
+    /// The loader failed, or another process is loading.
     Nothing,
 }
 
-/// The world at one moment.
+/// The state of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// The server.
     pub store: Store,
     /// The database.
     pub row: Row,
-    /// The newest row whose delete by this process has returned, or that a forced refresh which returned began with.
+    /// The newest row whose delete by this process has returned, or with which a forced refresh began that
+    /// has returned.
     pub floor: Row,
     /// This process's calls.
     pub callers: Vec<Caller>,
@@ -111,7 +112,7 @@ impl State {
         }
     }
 
-    /// `None` where the step cannot be made.
+    /// `None` if the step is not possible.
     pub(super) fn apply(&mut self, rules: &Rules, action: Action) -> Option<()> {
         match action {
             Action::Call(c) => {
@@ -220,7 +221,7 @@ impl State {
         Some(())
     }
 
-    /// Takes a flight out of the table, and tells all who wait.
+    /// Takes a flight out of the table, and gives all waiters its outcome.
     fn land(&mut self, rules: &Rules, f: usize, outcome: &Outcome) {
         let landed = self.flights.get_mut(f).and_then(Option::take);
         for c in 0..self.callers.len() {
@@ -267,7 +268,7 @@ impl State {
         self.store.commit(fence, row, fresh, checks)
     }
 
-    /// Brings flights into order, and drops what makes no difference any more.
+    /// Sorts the flights, and drops what no longer matters.
     fn forget(&mut self, rules: &Rules) {
         for f in 0..self.flights.len() {
             let awaited = self
@@ -293,7 +294,7 @@ impl State {
         }
     }
 
-    /// A token like none that anybody remembers.
+    /// A token that differs from all that are remembered.
     pub(super) fn fresh(&self) -> Token {
         let mut fresh = Token(0);
         self.clone().tokens(&mut |token| fresh = fresh.max(Token(token.0 + 1)));

@@ -1,4 +1,4 @@
-//! Every step that anybody may take, and what must hold between them.
+//! All steps, and the properties that must hold between them.
 
 use stateright::{Model, Property};
 
@@ -8,7 +8,7 @@ use super::{
     TRIES, TRUE_RECORD,
 };
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Time passes; the process, if any, whose clock misses it.
@@ -17,11 +17,11 @@ pub enum Action {
     StepBack,
     /// A process calls `run`.
     Begin(usize),
-    /// A body ends, well or not.
+    /// A body ends, in success or failure.
     Finish(usize, bool),
     /// An end that was not answered is sent again.
     Again(usize),
-    /// A call is dropped, or its lease is over. A process that dies does the same, and its request is lost.
+    /// A call is dropped, or its lease has ended. A process that dies does the same, and its request is lost.
     GoAway(usize),
     /// A request under way is carried out.
     Serve(usize),

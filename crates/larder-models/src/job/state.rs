@@ -8,12 +8,12 @@ use super::{ATTEMPTS, BACKOFF, ENDS_KEPT, EVERY, Job, Mistake, PERIODS, TTL};
 /// A run: its process, and which of its runs.
 pub type Token = (usize, u8);
 
-/// Ticks that a lease is still valid, and whether the clock has missed one of them.
+/// Ticks for which a lease is still valid, and whether the clock has missed one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Left {
     /// Zero: lost.
     pub ticks: u8,
-    /// It misses one at most.
+    /// It misses at most one.
     pub missed: bool,
 }
 
@@ -22,11 +22,11 @@ pub struct Left {
 pub enum Phase {
     /// Nothing.
     Idle,
-    /// It waits for the answer to `begin`, sent so long ago that so much would be left.
+    /// It waits for the answer to `begin`; the ticks would be left after the answer.
     Beginning(Left),
     /// Its body runs, for this period, while ticks are left.
     Running(Left, u8),
-    /// Its body has ended, well or not, and it waits for the answer to `end`.
+    /// Its body has ended, in success or failure, and it waits for the answer to `end`.
     Ending(Left, u8, bool),
 }
 
@@ -83,7 +83,7 @@ pub struct Record {
     pub tried: Option<(u8, u8)>,
     /// When the last try began or ended.
     pub last: u8,
-    /// The tokens of the last ends, the newest first.
+    /// The tokens of the last ends, newest first.
     pub ends: Vec<Token>,
     /// The last completed period.
     pub done: Option<u8>,
@@ -91,14 +91,14 @@ pub struct Record {
     pub burned: Option<u8>,
 }
 
-/// What really happened in a period, apart from the record.
+/// What really happened in a period, as opposed to the record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Period {
     /// How many runs began.
     pub begun: u8,
-    /// Those that ended well and were recorded, or told so.
+    /// Runs that succeeded and whose end was recorded, or answered as recorded.
     pub completed: Runs,
-    /// Whether a body ended well.
+    /// Whether a body succeeded.
     pub ended_well: bool,
 }
 
@@ -128,18 +128,18 @@ impl Runs {
     }
 }
 
-/// The world at one moment.
+/// The state of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// The server's clock.
     pub now: u8,
     /// Whether it was set back.
     pub stepped_back: bool,
-    /// The lock: whose it is, and ticks until it is free.
+    /// The lock: its holder, and ticks until it is free.
     pub lock: Option<(Token, u8)>,
     /// The record.
     pub record: Record,
-    /// Starts whose end is remembered.
+    /// Starts whose cancellation is remembered.
     pub ended: BTreeSet<Token>,
     /// The processes.
     pub processes: Vec<Process>,
@@ -153,7 +153,7 @@ pub struct State {
     pub too_early: bool,
     /// A run completed another period than that of its start.
     pub foreign: bool,
-    /// A run that is recorded was told that it lost its lock.
+    /// A run that is recorded was answered that it lost its lock.
     pub misheard: bool,
 }
 
@@ -196,7 +196,7 @@ impl State {
         self.periods.get_mut(usize::from(period))
     }
 
-    /// `None` where the step cannot be made.
+    /// `None` if the step is not possible.
     pub(super) fn apply(&mut self, job: &Job, action: Action) -> Option<()> {
         let full = Left { ticks: TTL - 1, missed: false };
         match action {
@@ -290,8 +290,8 @@ impl State {
         let mut tries = 0;
         if let Some((_, tried)) = record.tried.filter(|(tried, _)| *tried == period) {
             let waits = record.last + BACKOFF > self.now && !is(Mistake::NoBackoff);
-            // The code tries a job that is to run at most once a single time. It is the mark that must suffice, for a
-            // handle that is not.
+            // The code tries a job with at most once a single time. The mark alone must suffice, for a handle
+            // without it.
             if tried >= ATTEMPTS || waits {
                 return None;
             }
@@ -349,7 +349,7 @@ impl State {
                 return;
             }
         };
-        // An answer that nobody waits for makes no difference.
+        // An answer that no process waits for does not matter.
         if self.processes.get(token.0).is_some_and(|process| process.run == token.1) {
             self.replies.push((token, answer));
         }

@@ -1,21 +1,23 @@
-//! Leases of a rate limit: permits that are taken in batches, charged to the end of their lease, and spent by processes.
+//! Leases of a rate limit: permits that are taken in batches, charged to the end of their lease, and spent by
+//! processes.
 //!
-//! The problem: a batch is charged at one time and spent at others, by processes that know only their own clocks, whose
-//! requests and answers are late or lost, and that die. The mechanism is that of larder's limits: every decision counts
-//! the bucket it is made in, a window of buckets before it, the oldest in full, and all that lies ahead; a batch, at most
-//! half of what is left, is charged to the bucket in which its lease ends; its time counts from before the request left, less
-//! what a clock may miss; what is not spent goes back to where it was charged, once.
+//! The problem: a batch is charged at one time and spent at others, by processes that know only their own
+//! clocks, whose requests and answers are late or lost, and that die. The mechanism is that of larder's
+//! limits: every decision counts the bucket in which it is made, a window of buckets before it, the oldest in
+//! full, and everything that lies ahead. A batch, at most half of what is left, is charged to the bucket in
+//! which its lease ends. The lease's time counts from before the request left, less what a clock may miss.
+//! What is not spent is given back once, where it was charged.
 //!
-//! Time passes in ticks, and a bucket is a tick. Uses in ticks that are no further apart than a window may lie within one
-//! span of its length, so [`BOUND`] is about a window of ticks and one more. A process's clock may miss one tick of a lease's time.
-//! A request may be carried out after its sender gave it up, and its answer may never come. A process may die at
-//! any point, and begins anew with nothing.
+//! Time passes in ticks, and a bucket is a tick. Uses in ticks no further apart than a window may be within
+//! one span of its length, so [`BOUND`] is about a window of ticks plus one. A process's clock may miss one
+//! tick of a lease's time. A request may be carried out after its sender gave up, and its answer may never
+//! arrive. A process may die at any point, and starts again with nothing.
 //!
-//! Invariant: R1, [`BOUND`]. And, so that the model is not safe by idleness alone, all of the limit can be used out of leases,
-//! and all processes can hold permits at one time.
+//! Invariant: R1, [`BOUND`]. Also, to show that the model is not safe only because nothing happens: all of
+//! the limit can be used from leases, and all processes can hold permits at one time.
 //!
-//! Not modelled: the exact log (the same with ticks without length), several quotas, turns that are booked (a model of their own), `reset`, changes
-//! of quotas, a record that is lost, a server whose clock steps.
+//! Not modelled: the exact log (the same with ticks without length), several quotas, turns that are booked
+//! (another model), `reset`, changes of quotas, a record that is lost, a server whose clock steps.
 
 mod state;
 
@@ -27,33 +29,33 @@ use stateright::{Model, Property};
 pub const WINDOW: usize = 2;
 /// Ticks of a lease.
 pub const SPAN: usize = 2;
-/// Permits that a lease takes at most.
+/// The most permits of a lease.
 pub const BATCH: u8 = 2;
 
-/// What may be wrong with a protocol.
+/// The mistakes that the protocol can be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mistake {
     /// A batch is charged to the time at which it is taken.
     ChargedWhenTaken,
-    /// What a clock may miss is not taken off a lease's time.
+    /// A lease's time is not shortened by what a clock may miss.
     NoMargin,
     /// A lease's time counts from the answer.
     DeadlineFromAnswer,
     /// A lease is spent after its end.
     SpentAfterEnd,
-    /// Who gets no answer takes the batch for granted.
+    /// A process that gets no answer assumes that it has the batch.
     LostReplySpent,
-    /// What is given back is spent all the same.
+    /// What is given back is spent as well.
     SpentAndGivenBack,
-    /// What is given back is sent twice, in case that the first was lost.
+    /// What is given back is sent twice, in case the first request was lost.
     GivenBackTwice,
-    /// The oldest bucket, of which the window covers a part, is not counted.
+    /// The oldest bucket, which is partly in the window, does not count.
     OldestLeftOut,
-    /// What lies ahead is not counted.
+    /// What lies ahead does not count.
     AheadLeftOut,
 }
 
-/// Who takes part, and how.
+/// The participants, and their parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Leases {
     /// How many processes.
@@ -62,30 +64,30 @@ pub struct Leases {
     pub limit: u8,
     /// How many requests are under way at most.
     pub requests: usize,
-    /// What is wrong.
+    /// The mistake.
     pub mistake: Option<Mistake>,
 }
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Time passes; the process, if any, whose clock misses it.
     Tick(Option<usize>),
-    /// Somebody uses a permit without a lease, by one decision of the server.
+    /// A permit is used without a lease, by one decision of the server.
     Check,
     /// A process asks for a batch.
     Ask(usize),
-    /// It waits for the answer no longer.
+    /// A process stops waiting for the answer.
     GiveUp(usize),
-    /// It uses a permit of its lease.
+    /// A process uses a permit of its lease.
     Spend(usize),
-    /// It gives back what its lease has left.
+    /// A process gives back what is left of its lease.
     GiveBack(usize),
-    /// It dies, and begins anew.
+    /// A process dies, and starts again.
     Die(usize),
     /// A request under way is carried out.
     Serve(usize),
-    /// It is lost.
+    /// A request is lost.
     Lose(usize),
     /// An answer arrives.
     Deliver(usize),
@@ -93,9 +95,9 @@ pub enum Action {
 
 /// R1.
 pub const BOUND: &str = "no window holds more uses than the limit";
-/// The model is not safe for the reason alone that nothing happens.
+/// The model is not safe only because nothing happens.
 pub const USED_UP: &str = "all of the limit can be used out of leases";
-/// Nor because one process has it all.
+/// The model is not safe only because one process has everything.
 pub const TWO_HOLD: &str = "all processes can hold permits at one time";
 
 impl Model for Leases {
@@ -122,7 +124,7 @@ impl Model for Leases {
             }
         }
         actions.extend((0..state.requests.len()).flat_map(|i| [Action::Serve(i), Action::Lose(i)]));
-        // A lost answer is one that is given up.
+        // A lost answer is one whose process has given up.
         actions.extend((0..state.replies.len()).map(Action::Deliver));
     }
 

@@ -2,22 +2,24 @@
 
 use super::{Action, BATCH, Mistake, SPAN, WINDOW};
 
-/// Ticks that a lease may still be spent in, this one included, and whether the clock has missed one of them.
+/// Ticks in which a lease may still be spent, including this one, and whether the clock has missed one of
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Left {
     /// Zero: over.
     pub ticks: usize,
-    /// It misses one at most.
+    /// It misses at most one.
     pub missed: bool,
 }
 
-/// A bucket of the record, by how far it lies behind the last that can be charged. Past the window it counts no more.
+/// A bucket of the record, by its distance from the last one that can be charged. Past the window it no
+/// longer counts.
 type Bucket = usize;
 
-/// The bucket of now, and that in which a lease that is taken now ends.
+/// The current bucket, and the one in which a lease that is taken now ends.
 const NOW: Bucket = SPAN;
 const LEASE_END: Bucket = 0;
-/// How many there are: the oldest lies partly in the window.
+/// How many buckets there are: the oldest is partly in the window.
 const BUCKETS: usize = SPAN + WINDOW + 1;
 
 /// Permits of a lease.
@@ -25,7 +27,7 @@ const BUCKETS: usize = SPAN + WINDOW + 1;
 pub struct Held {
     /// How many are not used.
     pub left: u8,
-    /// How long they may be.
+    /// For how long they may be used.
     pub time: Left,
     /// Where they were charged.
     pub charged: Bucket,
@@ -34,7 +36,7 @@ pub struct Held {
 /// A process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Process {
-    /// It waits for an answer, asked so long ago that so much time would be left.
+    /// It waits for an answer; the ticks would be left after the answer.
     pub asking: Option<Left>,
     /// What it may spend.
     pub held: Option<Held>,
@@ -43,16 +45,16 @@ pub struct Process {
 /// What is asked of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Request {
-    /// A batch, for this process, unless it has given up.
+    /// A batch for this process, unless that has given up.
     Lease(Option<usize>),
-    /// These permits back to this bucket.
+    /// Gives these permits back to this bucket.
     Refund(u8, Bucket),
 }
 
-/// A batch on its way, perhaps of nothing: whose, how many, and where they were charged.
+/// A batch on its way, perhaps empty: for which process, how many, and where they were charged.
 pub type Reply = (usize, u8, Bucket);
 
-/// The world at one moment.
+/// The state of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// What was charged to each bucket.
@@ -78,13 +80,13 @@ impl State {
         }
     }
 
-    /// What was used in a window of ticks and one more.
+    /// What was used in a window of ticks plus one.
     #[must_use]
     pub fn used(&self) -> u8 {
         self.uses.iter().sum()
     }
 
-    /// Whether all that was charged lies ahead: to the ends of leases.
+    /// Whether everything that was charged lies ahead, at the ends of leases.
     #[must_use]
     pub fn all_ahead(&self) -> bool {
         self.charged.iter().skip(NOW).all(|charged| *charged == 0)
@@ -94,10 +96,10 @@ impl State {
         for process in &mut self.processes {
             process.held = process.held.filter(|held| held.left > 0);
         }
-        // A refund that comes too late changes nothing, and none is heard of.
+        // A refund that arrives too late changes nothing, and is not answered.
         self.requests.retain(|request| !matches!(request, Request::Refund(_, bucket) if *bucket >= BUCKETS));
         self.sort();
-        // Processes are alike: which of two does what makes no difference.
+        // Processes are alike: it does not matter which of two does something.
         if let [first, second] = self.processes.as_slice()
             && (first, self.way_of(0)) > (second, self.way_of(1))
         {
@@ -173,7 +175,7 @@ impl State {
                 let asked = self.processes.get_mut(p)?.asking.take()?;
                 let time = if mistake == Some(Mistake::DeadlineFromAnswer) { full } else { asked };
                 if left > 0 {
-                    // What the one before has left is spent no more.
+                    // What is left of the lease before is no longer spent.
                     self.give_back(mistake, p);
                     self.processes.get_mut(p)?.held = Some(Held { left, time, charged });
                 }
@@ -182,7 +184,7 @@ impl State {
         Some(())
     }
 
-    /// What it had asked may be carried out still, but the answer is not heard.
+    /// What the process had asked may still be carried out, but the answer is not received.
     fn stop_asking(&mut self, p: usize) -> Option<Left> {
         for request in &mut self.requests {
             if *request == Request::Lease(Some(p)) {
@@ -233,7 +235,7 @@ impl State {
             let times = [process.asking.as_mut(), process.held.as_mut().map(|held| &mut held.time)];
             for time in times.into_iter().flatten() {
                 if misses == Some(p) {
-                    // Both are read by one clock, so neither may have missed one.
+                    // One clock measures both, so neither may have missed a tick.
                     if time.missed {
                         return None;
                     }

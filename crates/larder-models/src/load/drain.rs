@@ -1,15 +1,15 @@
-//! Whether everybody comes to an end, once the world stops interfering.
+//! Whether every process finishes, once nothing interferes any more.
 
 use super::rules::Rules;
 use super::state::State;
 use super::{Action, Process, Reply};
 use crate::store::Entry;
 
-/// Far more than two or three processes can need.
+/// Far more steps than two or three processes can need.
 const MOST_STEPS: usize = 40;
 
-/// Lets the processes go on, one after another. Where all that are left wait, the placeholder may expire: but only one
-/// that nobody alive is going to take away.
+/// Lets the processes go on, one after another. If all that are left wait, the placeholder may expire, but
+/// only one that no live process will remove.
 pub(super) fn ends(rules: &Rules, state: &State) -> bool {
     let mut state = state.clone();
     state.late = None;

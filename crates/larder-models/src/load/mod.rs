@@ -1,25 +1,26 @@
-//! A load over several processes: the cold fill and the refresh of a standing value, with writers around them.
+//! A load over several processes: the cold fill, and the refresh of a value, with writers around them.
 //!
-//! The problem: a loader reads the row, a writer changes it and deletes the entry, the loader stores what it read. The
-//! mechanism: a cold fill stores only over its own placeholder; a refresh stores only over the value that it began from,
-//! and only while the sibling lease is still its own.
+//! The problem: a loader reads the row, a writer changes it and deletes the entry, and the loader stores what
+//! it read. The mechanism: a cold fill stores only over its own placeholder. A refresh stores only over the
+//! value from which it began, and only while it still has its claim.
 //!
-//! Everything that can befall a key may happen between any two steps: writers (the row first, then `delete` or `set`;
-//! one may die in between), another program's SET and DEL, expiry and eviction (for a cache the same as a DEL), a
-//! process that dies, a loader that fails, a reply that is lost, and a request that arrives after its sender gave it up.
-//! There is no end to them: histories are unbounded, only the number of rows is not.
+//! Anything that can happen to a key may happen between any two steps: writers (first the row, then `delete`
+//! or `set`; one may die in between), another program's SET and DEL, expiry and eviction (for a cache the
+//! same as a DEL), a process that dies, a loader that fails, a reply that is lost, and a request that arrives
+//! after its sender gave up. Histories are unbounded; only the number of rows is not.
 //!
 //! Invariants, each a property below:
 //! - what a loader read before a write, a DEL, a SET or an eviction is never stored after it;
 //! - a value that a loader stored is no older than any completed write;
 //! - what a loader read before a forced refresh began is not stored after it, if the row has changed since;
-//! - once a forced refresh has returned, no loaded value stands that is older than its beginning;
-//! - one load at a time has a fence that stands;
-//! - left alone, everybody comes to an end, by the placeholder's expiry at the latest.
+//! - once a forced refresh has returned, there is no loaded value that is older than its beginning;
+//! - at most one load at a time has a fence that is still valid;
+//! - without interference every process finishes, at the latest when the placeholder expires.
 //!
-//! Not modelled: callers (a loader runs in a task of its own, so a cancelled caller changes nothing; see
-//! [`flight`](crate::flight)), a load without a fence (it stores nothing), tags (see [`tags`](crate::tags)), the loss of
-//! a wake-up, failover to a replica that lags, and a `set` that takes effect after its caller was told of a timeout.
+//! Not modelled: callers (a loader runs in its own task, so a cancelled caller changes nothing; see
+//! [`flight`](crate::flight)), a load without a fence (it stores nothing), tags (see [`tags`](crate::tags)),
+//! the loss of a wake-up, failover to a replica that lags, and a `set` that takes effect after its caller got
+//! a timeout.
 
 mod drain;
 mod process;
@@ -33,86 +34,86 @@ pub use state::{Broken, Read, Request, State, Writer};
 use crate::store::{By, Entry};
 use stateright::{Model, Property};
 
-/// What comes of a request.
+/// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
     /// It took effect, and its sender knows.
     Came,
     /// It took effect, and its sender does not know.
     Lost,
-    /// Its sender has given it up, and it is still under way.
+    /// Its sender has given up, and it is still under way.
     Late,
 }
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// A process looks for the value, to fill or to refresh it.
+    /// A process reads the value, to fill or to refresh it.
     Look(usize),
-    /// A process is told to refresh, whatever there is.
+    /// A process must refresh, whatever there is.
     Force(usize),
-    /// A process looks for a value, to mark it stale.
+    /// A process reads a value, to mark it stale.
     LookToExpire(usize),
-    /// It asks for its fence.
+    /// A process asks for its fence.
     Begin(usize, Reply),
-    /// Its loader reads the row.
+    /// A process's loader reads the row.
     ReadRow(usize),
-    /// Its loader fails.
+    /// A process's loader fails.
     Fail(usize),
-    /// Its loader finds the origin to have no such thing, and what was to be replaced goes.
+    /// A process's loader finds that the origin no longer has the value, and the old value is deleted.
     Gone(usize),
-    /// It stores what it read.
+    /// A process stores what it read.
     Commit(usize, Reply),
-    /// It gives back what it may hold.
+    /// A process gives up what it may hold.
     Leave(usize, Reply),
-    /// What it waits for has changed: it looks again.
+    /// What a process waits for has changed: it reads again.
     Wake(usize),
-    /// It writes the value back with a fresh nonce, marked stale.
+    /// A process writes the value back with a new nonce, marked stale.
     MarkStale(usize),
-    /// It dies, and starts anew.
+    /// A process dies, and starts again.
     Die(usize),
-    /// The request that was given up arrives.
+    /// A request whose sender gave up arrives.
     LateArrives,
-    /// It never does.
+    /// A request whose sender gave up is lost.
     LateIsLost,
     /// A writer changes the row.
     WriteRow(usize),
-    /// Then deletes the entry.
+    /// Then the writer deletes the entry.
     Delete(usize),
-    /// Or sets it.
+    /// Or it sets the entry.
     Set(usize),
-    /// Or dies before either.
+    /// Or it dies before either.
     WriterDies(usize),
-    /// Another program sets bare JSON of the row as it is.
+    /// Another program sets bare JSON of the current row.
     ForeignSet,
     /// The entry expires, is evicted, or another program deletes it.
     EntryVanishes,
-    /// The lease does.
+    /// The claim expires or is evicted.
     LeaseVanishes,
 }
 
-/// The protocol as it is, or with one mistake.
+/// The protocol, correct or with one mistake.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// How it goes, and who takes part.
+    /// The protocol and its participants.
     pub rules: Rules,
 }
 
-/// C3 by order of events.
-pub const VOIDED: &str = "what was read before a write is not stored after it";
-/// C3 by what readers see.
+/// C3 by the order of events.
+pub const INVALIDATED: &str = "what was read before a write is not stored after it";
+/// C3 by what readers get.
 pub const STALE: &str = "a loaded value is no older than a completed write";
-/// A forced refresh fences as a write does.
+/// A forced refresh invalidates earlier loads as a write does.
 pub const OUTRUN: &str = "what was read before a forced refresh is not stored after it";
-/// Nor does it leave behind what was there.
-pub const REFRESHED: &str = "after a forced refresh has returned, no older loaded value stands";
+/// A forced refresh does not leave the old value.
+pub const REFRESHED: &str = "after a forced refresh has returned, there is no older loaded value";
 /// C4.
-pub const ONE_LOAD: &str = "one load has a fence that stands";
-/// Nobody waits for ever.
-pub const DRAINS: &str = "left alone, everybody comes to an end";
-/// The model is not safe for the reason alone that nothing happens.
+pub const ONE_LOAD: &str = "at most one load has a valid fence";
+/// No process waits for ever.
+pub const DRAINS: &str = "without interference every process finishes";
+/// The model is not safe only because nothing happens.
 pub const FILLS: &str = "a fill can store";
-/// As above.
+/// The same for a refresh.
 pub const REFRESHES: &str = "a refresh can store";
 
 impl Model for Load {
@@ -162,7 +163,7 @@ impl Model for Load {
             matches!(state.store.entry, Entry::Value { by, .. } if by == who)
         }
         let mut properties = vec![
-            Property::always(VOIDED, |_, state: &State| state.broken != Some(Broken::Voided)),
+            Property::always(INVALIDATED, |_, state: &State| state.broken != Some(Broken::Invalidated)),
             Property::always(STALE, |_, state: &State| match state.store.entry {
                 Entry::Value { row, by, .. } => by == By::Writer || row >= state.floor,
                 Entry::Empty | Entry::Placeholder(_) => true,

@@ -6,54 +6,54 @@ use super::{Action, Reply};
 use crate::store::{By, Entry, Fence, Nonce, Row};
 use crate::token::Token;
 
-/// How far a process has come.
+/// The progress of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Process {
-    /// Nobody has asked for anything.
+    /// It has no request.
     Idle,
-    /// There is nothing, as far as it knows; or it does not care, being forced.
+    /// There is nothing, as far as it knows; or it does not matter, because the load is forced.
     Missed {
-        /// Whatever there is, it loads.
+        /// It loads, whatever there is.
         forced: bool,
     },
     /// It has got a value, and wants a newer one.
     Holding {
-        /// The value's.
+        /// The value's nonce.
         nonce: Nonce,
-        /// It takes the lease over.
+        /// It takes the claim from any holder.
         forced: bool,
     },
-    /// Another's placeholder stands.
+    /// Another process's placeholder is there.
     Waiting {
-        /// That one.
+        /// That placeholder.
         placeholder: Token,
     },
-    /// The loader has been started, and has not read the row.
+    /// The loader has started, and has not read the row.
     Loading {
-        /// What the commit will be bound to.
+        /// What the commit will depend on.
         fence: Fence,
-        /// The row as it was when a forced refresh began; `None` for a load that nobody forced.
+        /// The row when a forced refresh began; `None` for a load that is not forced.
         forced: Option<Row>,
     },
-    /// It has.
+    /// The loader has read the row.
     Loaded {
-        /// What the commit will be bound to.
+        /// What the commit will depend on.
         fence: Fence,
         /// What it has read.
         read: Read,
     },
-    /// Nothing is to be stored, and something of its own may be standing.
+    /// Nothing is to be stored, and something of its own may be there.
     Leaving {
-        /// Which it would carry.
+        /// The token that it would carry.
         token: Token,
     },
-    /// It has got a value, and means to mark it stale.
+    /// It has got a value, and will mark it stale.
     Marking {
-        /// The value's.
+        /// The value's nonce.
         nonce: Nonce,
         /// The value.
         row: Row,
-        /// Whose it was.
+        /// Who stored it.
         by: By,
     },
 }
@@ -91,14 +91,14 @@ impl Process {
                 actions.extend(replies.map(|reply| Action::Commit(p, reply)));
                 actions.push(Action::Fail(p));
             }
-            // A lost reply to this is the same as one that came.
+            // A lost reply to this is the same as one that arrived.
             Self::Leaving { .. } => actions.push(Action::Leave(p, Reply::Came)),
             Self::Marking { .. } => actions.push(Action::MarkStale(p)),
         }
         actions.push(Action::Die(p));
     }
 
-    /// What becomes of the process; `state` is changed by what it sends.
+    /// What happens to the process; `state` is changed by what it sends.
     pub(super) fn step(self, rules: &Rules, state: &mut State, action: Action) -> Self {
         match (self, action) {
             (Self::Idle, Action::Force(_)) if rules.forced_begin == ForcedBegin::Atomic => {
@@ -140,9 +140,10 @@ impl Process {
                     None => State::after_lost_begin(rules, token, Fence::Lease { token, nonce }),
                 }
             }
-            (Self::Loading { fence, forced }, Action::ReadRow(_)) => {
-                Self::Loaded { fence, read: Read { row: state.row, voided: false, outrun: false, forced } }
-            }
+            (Self::Loading { fence, forced }, Action::ReadRow(_)) => Self::Loaded {
+                fence,
+                read: Read { row: state.row, invalidated: false, outrun: false, forced },
+            },
             (Self::Loading { fence, .. } | Self::Loaded { fence, .. }, Action::Fail(_)) => {
                 Self::Leaving { token: fence.token() }
             }
@@ -168,20 +169,20 @@ impl Process {
         }
     }
 
-    /// What a GET told.
+    /// The result of a GET.
     fn looked(entry: Entry, forced: bool) -> Self {
         match entry {
             Entry::Empty => Self::Missed { forced },
             Entry::Placeholder(_) if forced => Self::Missed { forced },
             Entry::Placeholder(placeholder) => Self::Waiting { placeholder },
             Entry::Value { nonce: nonce @ Nonce::Random(_), .. } => Self::Holding { nonce, forced },
-            // Bare JSON carries no freshness that could have run out.
+            // Bare JSON has no freshness that could have ended.
             Entry::Value { .. } if !forced => Self::Idle,
             Entry::Value { .. } => Self::Missed { forced },
         }
     }
 
-    /// What a fill that came too late was told.
+    /// The result of a fill that was late.
     fn found(entry: Entry) -> Self {
         match entry {
             Entry::Placeholder(placeholder) => Self::Waiting { placeholder },
@@ -189,7 +190,7 @@ impl Process {
         }
     }
 
-    /// An order of processes that does not depend on how tokens are named.
+    /// An order of processes that does not depend on the names of tokens.
     pub(super) fn rank(&self) -> (u8, Row, bool, bool, Option<Row>) {
         match *self {
             Self::Idle => (0, 0, false, false, None),
@@ -198,7 +199,7 @@ impl Process {
             Self::Waiting { .. } => (3, 0, false, false, None),
             Self::Loading { fence, forced } => (4 + lease(fence), 0, false, false, forced),
             Self::Loaded { fence, read } => {
-                (6 + lease(fence), read.row, read.voided, read.outrun, read.forced)
+                (6 + lease(fence), read.row, read.invalidated, read.outrun, read.forced)
             }
             Self::Leaving { .. } => (8, 0, false, false, None),
             Self::Marking { row, by, .. } => (9, row, by == By::Writer, by == By::Fill, None),

@@ -1,9 +1,9 @@
-//! Who takes part, and the places where the protocol could have been made otherwise.
+//! The participants, and the choices in which the protocol could be wrong.
 
 use crate::store::{Check, Checks, Row};
 
-/// How the protocol goes. [`Rules::sound`] is the right one; each other choice of a field is a mistake that a test
-/// shows to be one.
+/// How the protocol works. [`Rules::sound`] is correct; each other choice of a field is a mistake, which a
+/// test shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// Processes, each with one loader.
@@ -16,36 +16,36 @@ pub struct Rules {
     pub forced: bool,
     /// Processes may mark a value stale.
     pub soft_expire: bool,
-    /// Loaders may find the origin to have no such thing.
+    /// Loaders may find that the origin no longer has the value.
     pub gone: bool,
     /// Another program sets bare JSON.
     pub foreign_set: bool,
-    /// Requests may arrive after they were given up.
+    /// Requests may arrive after their sender gave up.
     pub late: bool,
-    /// Processes and writers are brought into order, and so into fewer states; a history is easier to read without.
+    /// Processes and writers are sorted, which leads to fewer states; a history is easier to read without.
     pub sorted: bool,
-    /// Whether [`DRAINS`](super::DRAINS) is checked: dear.
+    /// Whether [`DRAINS`](super::DRAINS) is checked, which is expensive.
     pub check_draining: bool,
     /// The scripts' comparisons.
     pub checks: Checks,
     /// How a placeholder's token is made.
     pub tokens: Tokens,
-    /// After a begin without an answer.
+    /// What follows a begin without an answer.
     pub begin_lost: BeginLost,
     /// How a forced refresh begins.
     pub forced_begin: ForcedBegin,
-    /// A forced refresh where somebody else's fill is under way.
+    /// What a forced refresh does with another process's fill.
     pub forced_over_fill: ForcedOverFill,
-    /// A forced refresh that could not be stored.
+    /// What a forced refresh does that could not be stored.
     pub forced_void: ForcedVoid,
-    /// A forced refresh of a value that carries no nonce.
+    /// What a forced refresh does with a value that has no nonce.
     pub bare_refresh: BareRefresh,
     /// How a value is marked stale.
     pub marking: SoftExpire,
 }
 
 impl Rules {
-    /// The protocol as it should be, with two processes, two writers and everything that can happen to them.
+    /// The correct protocol, with two processes, two writers and everything that can happen to them.
     pub fn sound() -> Self {
         Self {
             processes: 2,
@@ -75,42 +75,42 @@ impl Rules {
 pub enum Tokens {
     /// Random: never the same again.
     Random,
-    /// One more than what stands there: after an expiry it begins anew.
+    /// One more than what is there: after an expiry it starts again.
     Counted,
 }
 
 /// What a process does that got no answer to its begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BeginLost {
-    /// It loads, gives back what may stand, and stores nothing.
+    /// It loads, removes what it may have stored, and stores no value.
     StoresNothing,
-    /// It goes on, trusting that the commit will find out.
+    /// It goes on, and relies on the commit to find out.
     GoesOn,
 }
 
 /// How a forced refresh begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForcedBegin {
-    /// One script: where a value stands, the lease is taken over and the value's nonce returned; else a placeholder of
-    /// its own is put there.
+    /// One script: if there is a value, it takes the claim and returns the value's nonce; otherwise it stores
+    /// its own placeholder.
     Atomic,
-    /// It gets the value, and takes the lease over afterwards.
+    /// It reads the value, and takes the claim afterwards.
     LookThenLease,
 }
 
 /// What a forced refresh does to a fill under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForcedOverFill {
-    /// It puts its own placeholder in place of the other's.
+    /// It replaces the other's placeholder by its own.
     TakesOver,
     /// It loads beside it, and stores nothing.
     LoadsBeside,
 }
 
-/// What a forced refresh does that was voided: its lease ran out, or the value is another by now.
+/// What a forced refresh does that was invalidated: its claim expired, or there is another value by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForcedVoid {
-    /// It deletes what is there, as `delete` does. To begin anew would do as well.
+    /// It deletes what is there, as `delete` does. Starting again would do as well.
     Deletes,
     /// It returns what it has loaded, and leaves what is there.
     LeavesIt,
@@ -119,16 +119,16 @@ pub enum ForcedVoid {
 /// What a forced refresh does to a value without a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BareRefresh {
-    /// It puts a placeholder in its place.
+    /// It replaces the value by a placeholder.
     Replaces,
-    /// It takes the bytes for a nonce.
+    /// It uses the bytes as a nonce.
     ComparesBytes,
 }
 
 /// How a value is marked stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SoftExpire {
-    /// Only if it still carries the nonce that was read.
+    /// Only if it still has the nonce that was read.
     ComparesNonce,
     /// A plain SET of what was read.
     PlainSet,

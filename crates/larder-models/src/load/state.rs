@@ -1,4 +1,4 @@
-//! The world at one moment, and how it moves.
+//! The state of everything, and its transitions.
 
 use super::process::Process;
 use super::rules::{BareRefresh, BeginLost, ForcedOverFill, ForcedVoid, Rules, SoftExpire, Tokens};
@@ -6,29 +6,29 @@ use super::{Action, Reply};
 use crate::store::{By, Entry, Fence, Nonce, Row, Store};
 use crate::token::{Renaming, Token};
 
-/// Who changes the row.
+/// A writer of the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Writer {
     /// Has nothing to do.
     Ready,
-    /// Has changed the row to this, and owes it to the cache.
+    /// Has changed the row to this, and must still change the cache.
     Wrote(Row),
 }
 
-/// What a loader has read. The two marks are the model's own knowledge; the protocol does not see them.
+/// What a loader has read. The two marks are known to the model only, not to the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Read {
     /// The row's version.
     pub row: Row,
-    /// Since then the entry was written, deleted or evicted.
-    pub voided: bool,
-    /// Since then the row has changed and then a forced refresh has begun.
+    /// The entry was written, deleted or evicted since.
+    pub invalidated: bool,
+    /// The row has changed since, and then a forced refresh has begun.
     pub outrun: bool,
-    /// The row as it was when a forced refresh began; `None` for a load that nobody forced.
+    /// The row when a forced refresh began; `None` for a load that is not forced.
     pub forced: Option<Row>,
 }
 
-/// A request that its sender has given up.
+/// A request whose sender has given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     /// `begin_fill`.
@@ -43,16 +43,16 @@ pub enum Request {
     Abandon(Token),
 }
 
-/// What must not happen, and has.
+/// What must not happen, and has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Broken {
-    /// A load was stored that had been voided.
-    Voided,
-    /// One that a forced refresh had outrun.
+    /// A load was stored that was invalidated.
+    Invalidated,
+    /// A load was stored after a forced refresh that began later.
     Outrun,
 }
 
-/// The world at one moment.
+/// The state of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// The server.
@@ -67,7 +67,7 @@ pub struct State {
     pub late: Option<Request>,
     /// The newest row whose write has reached the cache.
     pub floor: Row,
-    /// The newest row that was there when a forced refresh began which has returned by now.
+    /// The newest row that was there when a forced refresh began that has returned by now.
     pub refreshed: Row,
     /// The first broken promise.
     pub broken: Option<Broken>,
@@ -120,24 +120,24 @@ impl State {
             Action::Delete(w) => {
                 self.complete(w);
                 self.store.delete();
-                self.void();
+                self.invalidate();
             }
             Action::Set(w) => {
                 let nonce = Nonce::Random(self.fresh(rules));
                 let row = self.complete(w);
                 self.store.entry = Entry::Value { row, nonce, by: By::Writer };
-                self.void();
+                self.invalidate();
             }
             Action::WriterDies(w) => self.writer(w, Writer::Ready),
             Action::ForeignSet => {
                 let nonce = Nonce::Bytes(self.row % 2);
                 self.store.entry = Entry::Value { row: self.row, nonce, by: By::Writer };
                 self.floor = self.row;
-                self.void();
+                self.invalidate();
             }
             Action::EntryVanishes => {
                 self.store.entry = Entry::Empty;
-                self.void();
+                self.invalidate();
             }
             Action::LeaseVanishes => self.store.lease = None,
         }
@@ -171,8 +171,8 @@ impl State {
         loaded.chain(late)
     }
 
-    fn void(&mut self) {
-        self.reads().for_each(|read| read.voided = true);
+    fn invalidate(&mut self) {
+        self.reads().for_each(|read| read.invalidated = true);
     }
 
     fn outrun(&mut self) {
@@ -180,7 +180,7 @@ impl State {
         self.reads().filter(|read| read.row < row).for_each(|read| read.outrun = true);
     }
 
-    /// Sends a request. `None`: its sender does not learn what came of it.
+    /// Sends a request. `None`: its sender does not learn the result.
     pub(super) fn send(&mut self, rules: &Rules, request: Request, reply: Reply) -> Option<Begun> {
         if reply == Reply::Late {
             self.late = Some(request);
@@ -204,14 +204,14 @@ impl State {
                 let fresh = self.fresh(rules);
                 if self.store.commit(fence, read.row, fresh, rules.checks) {
                     let broken = match read {
-                        Read { voided: true, .. } => Some(Broken::Voided),
+                        Read { invalidated: true, .. } => Some(Broken::Invalidated),
                         Read { outrun: true, .. } => Some(Broken::Outrun),
                         Read { .. } => None,
                     };
                     self.broken = self.broken.or(broken);
                 } else if read.forced.is_some() && rules.forced_void == ForcedVoid::Deletes {
                     self.store.delete();
-                    self.void();
+                    self.invalidate();
                 }
                 Begun::Busy
             }
@@ -238,7 +238,7 @@ impl State {
         }
     }
 
-    /// A forced refresh that has got the value already, and takes the lease over without another look.
+    /// A forced refresh that has got the value already, and takes the claim without reading again.
     pub(super) fn take_over_lease(&mut self, token: Token, nonce: Nonce) -> Fence {
         self.outrun();
         self.store.take_over_lease(token, nonce)
@@ -259,7 +259,7 @@ impl State {
         }
     }
 
-    /// How many loads, of processes alive, could still be stored.
+    /// How many loads of live processes could still be stored.
     pub(super) fn standing_fences(&self) -> usize {
         let fences = self.processes.iter().filter_map(|process| match process {
             Process::Loading { fence, .. } | Process::Loaded { fence, .. } => Some(*fence),
@@ -268,7 +268,7 @@ impl State {
         fences.filter(|fence| self.store.honours(*fence)).count()
     }
 
-    /// A token like none that anybody remembers.
+    /// A token that differs from all that are remembered.
     pub(super) fn fresh(&self, rules: &Rules) -> Token {
         if rules.tokens == Tokens::Counted {
             return match self.store.entry {
@@ -283,8 +283,8 @@ impl State {
         fresh
     }
 
-    /// Brings equal states into one form: processes and writers are alike, a token is no more than its places, and what
-    /// the model knows beyond the protocol is forgotten where it makes no difference any more.
+    /// Brings equal states into one form: processes and writers are alike, a token is only its places, and
+    /// what the model knows beyond the protocol is dropped once it no longer matters.
     pub(super) fn normalise(&mut self, rules: &Rules) {
         self.forget();
         if rules.sorted {
@@ -306,7 +306,7 @@ impl State {
         let settle =
             |forced: &mut Option<Row>| *forced = forced.map(|row| if row <= bound { 0 } else { row });
         for read in self.reads() {
-            read.outrun &= !read.voided;
+            read.outrun &= !read.invalidated;
             settle(&mut read.forced);
         }
         for process in &mut self.processes {
@@ -371,6 +371,6 @@ pub(super) enum Begun {
     Fenced(Fence),
     /// This is there already.
     Found(Entry),
-    /// Somebody else is at it; also the answer of requests whose answer nobody needs.
+    /// Another process is loading; also the answer of requests whose answer is not needed.
     Busy,
 }

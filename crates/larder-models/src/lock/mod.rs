@@ -1,17 +1,22 @@
-//! A lock of several processes: its line, claims, deadlines and late requests.
+//! A lock of several processes: its queue, claims, deadlines and late requests.
 //!
-//! The problem: each process knows only its own clock and what it was answered; requests and answers are late or lost; a
-//! process stands still for any time. The mechanism is that of larder's scripts of locks: a token an attempt, a claim for who is
-//! next, a confirmation that alone makes a holder, and a deadline counted from before the request that was answered.
+//! The problem: each process knows only its own clock and the answers that it got; requests and answers are
+//! late or lost; a process may be paused for any time. The mechanism is that of larder's lock scripts: a
+//! token for each attempt, a claim for the next waiter, a confirmation that alone makes a holder, and a
+//! deadline counted from before the request that was answered.
 //!
-//! Time passes in ticks, between any two steps: a process that is paused takes none, and one whose wake-up is lost confirms at
-//! its heartbeat, which may be any time. Its clock may miss one tick of a lock's time. A request may be carried out after its
-//! sender gave it up, and an answer may never come. A process may die at any point.
+//! Time passes in ticks, between any two steps. A process that is paused takes no steps, and one whose
+//! wake-up is lost confirms at its heartbeat, at any time. Its clock may miss one tick of a lock's time. A
+//! request may be carried out after its sender gave up, and an answer may never arrive. A process may die at
+//! any point.
 //!
-//! Invariants, each a property below: at most one process believes to hold the lock; what was lost stays lost; an attempt whose end the server was
-//! told of never holds it; and, so that the model is not safe by idleness alone, everybody can hold it, and a claim can be confirmed.
+//! Invariants, each a property below: at most one process considers itself the holder; a lock that was lost
+//! stays lost; an attempt that the server has been asked to end never holds the lock. Also, to show that the
+//! model is not safe only because nothing happens: every process can hold the lock, and a claim can be
+//! confirmed.
 //!
-//! Not modelled: fences (one counter at the server, of which nothing here can go wrong), who of a line lives, failover.
+//! Not modelled: fences (one counter at the server, in which nothing here can go wrong), which waiters are
+//! live, failover.
 
 mod state;
 
@@ -21,47 +26,47 @@ use stateright::{Model, Property};
 
 /// Ticks that the server keeps a lock.
 pub const TTL: u8 = 3;
-/// Ticks that it waits for who is next.
+/// Ticks of a claim.
 pub const CLAIM: u8 = 1;
 
-/// What may be wrong with a protocol.
+/// The mistakes that the protocol can be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mistake {
-    /// A release frees the lock whoever holds it.
+    /// A release frees the lock of any holder.
     NoTokenCheck,
-    /// What a clock may miss is not taken off a deadline.
+    /// A deadline is not shortened by what a clock may miss.
     NoMargin,
-    /// The answer to a renewal counts also after the deadline.
+    /// The answer to a renewal also counts after the deadline.
     RevivingExtend,
-    /// Who is told of a claim believes to hold the lock from then on.
+    /// A process that learns of its claim considers itself the holder from then on.
     DeadlineFromPush,
     /// A deadline counts from the answer.
     DeadlineFromAnswer,
-    /// An attempt that was given up is not remembered.
+    /// An attempt that was cancelled is not remembered.
     NoTombstone,
 }
 
-/// Who takes part, and how.
+/// The participants, and their parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Line {
     /// How many processes.
     pub processes: usize,
     /// How often each tries.
     pub attempts: u8,
-    /// What is wrong.
+    /// The mistake.
     pub mistake: Option<Mistake>,
 }
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Time passes; the process, if any, whose clock misses it.
     Tick(Option<usize>),
     /// An attempt begins.
     Ask(usize),
-    /// Who stands in line asks whether it is its turn.
+    /// A waiter asks whether it is its turn.
     Confirm(usize),
-    /// A claim is told to its process.
+    /// A process learns of its claim.
     Push(usize),
     /// A holder asks for more time.
     Extend(usize),
@@ -82,12 +87,12 @@ pub enum Action {
 }
 
 /// L1.
-pub const ONE_HOLDER: &str = "at most one process believes to hold the lock";
+pub const ONE_HOLDER: &str = "at most one process considers itself the holder";
 /// L3.
 pub const STAYS_LOST: &str = "a lock that was lost stays lost";
 /// L5.
-pub const NO_GHOST: &str = "an attempt whose end was told does not hold the lock";
-/// The model is not safe for the reason alone that nothing happens.
+pub const NO_GHOST: &str = "an attempt that was ended does not hold the lock";
+/// The model is not safe only because nothing happens.
 pub const HANDS_OVER: &str = "a lock that was handed over can be held";
 
 impl Model for Line {
@@ -139,7 +144,7 @@ impl Model for Line {
         vec![
             Property::always(ONE_HOLDER, |_, state: &State| state.believers() <= 1),
             Property::always(STAYS_LOST, |_, state: &State| {
-                !state.processes.iter().any(|process| process.lost && process.believes())
+                !state.processes.iter().any(|process| process.lost && process.is_holder())
             }),
             Property::always(NO_GHOST, |_, state: &State| {
                 state.holder.is_none_or(|held| !state.ended.contains(&held.token))

@@ -7,19 +7,19 @@ use super::{Action, CLAIM, Mistake, TTL};
 /// An attempt: its process, and which of its attempts.
 pub type Token = (usize, u8);
 
-/// Ticks that a lock is still believed in, and whether the clock has missed one of them.
+/// Ticks for which a process considers the lock held, and whether the clock has missed one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Left {
     /// Zero: lost.
     pub ticks: u8,
-    /// It misses one at most.
+    /// It misses at most one.
     pub missed: bool,
 }
 
 /// The lock at the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Held {
-    /// Whose it is.
+    /// Its holder.
     pub token: Token,
     /// Ticks until it is free.
     pub left: u8,
@@ -30,19 +30,19 @@ pub struct Held {
 pub enum Phase {
     /// Nothing.
     Idle,
-    /// It waits for the answer to its attempt, asked so long ago that so much would be left.
+    /// It waits for the answer to its attempt; the ticks would be left after the answer.
     Asking(Left),
-    /// It stands in line.
+    /// It waits in the queue.
     InLine,
     /// It waits for the answer to its confirmation.
     Confirming(Left),
-    /// It believes, while ticks are left.
+    /// It considers itself the holder while ticks are left.
     Holding(Left),
     /// The same, with a renewal under way.
     Extending {
-        /// What it believes.
+        /// The ticks that are left.
         held: Left,
-        /// What it would by the answer.
+        /// The ticks that would be left after the answer.
         asked: Left,
     },
 }
@@ -59,9 +59,9 @@ pub struct Process {
 }
 
 impl Process {
-    /// Whether it believes to hold the lock.
+    /// Whether it considers itself the holder.
     #[must_use]
-    pub fn believes(&self) -> bool {
+    pub fn is_holder(&self) -> bool {
         match self.phase {
             Phase::Holding(left) | Phase::Extending { held: left, .. } => left.ticks > 0,
             _ => false,
@@ -72,24 +72,24 @@ impl Process {
 /// What a process asks of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Request {
-    /// Take the lock, or stand in line.
+    /// Takes the lock, or waits in the queue.
     Acquire(Token),
-    /// Take what was handed over.
+    /// Takes what was handed over.
     Confirm(Token),
-    /// More time.
+    /// Asks for more time.
     Extend(Token),
-    /// Free it.
+    /// Frees the lock.
     Release(Token),
-    /// End the attempt.
+    /// Ends the attempt.
     GiveUp(Token),
 }
 
 /// What the server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Answer {
-    /// It is held.
+    /// The lock is held.
     Granted,
-    /// It stands in line.
+    /// The attempt waits in the queue.
     Waits,
     /// Neither.
     Nothing,
@@ -98,14 +98,14 @@ pub enum Answer {
 /// An answer on its way.
 pub type Reply = (Token, Answer);
 
-/// The world at one moment.
+/// The state of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// The lock at the server.
     pub holder: Option<Held>,
-    /// Who waits there, and whether it was given the lock in vain.
+    /// The waiters, and whether each was handed the lock and has not confirmed.
     pub line: Vec<(Token, bool)>,
-    /// Attempts whose end the server was told.
+    /// Attempts that the server was asked to end.
     pub ended: BTreeSet<Token>,
     /// The processes.
     pub processes: Vec<Process>,
@@ -113,7 +113,7 @@ pub struct State {
     pub requests: Vec<Request>,
     /// Under way from it, in no order.
     pub replies: Vec<Reply>,
-    /// Whether the last grant was of a claim.
+    /// Whether the last grant was a claim.
     pub handed_over: bool,
 }
 
@@ -130,10 +130,10 @@ impl State {
         }
     }
 
-    /// How many believe to hold the lock.
+    /// How many processes consider themselves the holder.
     #[must_use]
     pub fn believers(&self) -> usize {
-        self.processes.iter().filter(|process| process.believes()).count()
+        self.processes.iter().filter(|process| process.is_holder()).count()
     }
 
     pub(super) fn normalise(&mut self) {
@@ -232,7 +232,7 @@ impl State {
         Some(())
     }
 
-    /// Gives the free lock to the first in line that was not given it in vain.
+    /// Hands a free lock to the first waiter that has not let a claim expire since its last request.
     fn hand_on(&mut self) {
         self.holder = None;
         if let Some((token, given)) = self.line.iter_mut().find(|(_, given)| !given) {

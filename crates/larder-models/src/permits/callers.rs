@@ -4,12 +4,12 @@ use super::model::Action;
 use super::server::{Answer, ReadStamp, Server, Token};
 use super::{Mistake, Pool, TTL};
 
-/// Ticks that a permit is still valid, and whether the clock has missed one of them.
+/// Ticks for which a permit is still valid, and whether the clock has missed one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Left {
     /// Zero: lost.
     pub ticks: u8,
-    /// It misses one at most.
+    /// It misses at most one.
     pub missed: bool,
 }
 
@@ -18,7 +18,7 @@ pub struct Left {
 pub enum Phase {
     /// Nothing.
     Idle,
-    /// It waits for the answer to `take`, sent so long ago that so much would be left.
+    /// It waits for the answer to `take`; the ticks would be left after the answer.
     Asking(Left),
     /// It waits in the queue.
     Waiting,
@@ -28,12 +28,12 @@ pub enum Phase {
     Holding(Left),
     /// The same, with a renewal under way.
     Renewing {
-        /// What is left.
+        /// The ticks that are left.
         held: Left,
-        /// What would be by the answer.
+        /// The ticks that would be left after the answer.
         asked: Left,
     },
-    /// A writer that waits for the answer to `exchange`. It no longer counts as one.
+    /// A writer that waits for the answer to `exchange`. It no longer counts as a writer.
     Exchanging(Left),
 }
 
@@ -70,7 +70,7 @@ pub enum Request {
     Confirm(Token),
     /// `renew.lua`.
     Renew(Token),
-    /// `give.lua`, and whether the end is remembered.
+    /// `give.lua`, and whether it leaves a tombstone.
     Give(Token, bool),
     /// `exchange.lua`.
     Exchange(Token, Token),
@@ -79,7 +79,7 @@ pub enum Request {
 /// An answer on its way, to the caller that holds or asks for this token.
 pub type Reply = (Token, Answer);
 
-/// The world at one moment.
+/// The state of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// What is stored.
@@ -90,7 +90,8 @@ pub struct State {
     pub requests: Vec<Request>,
     /// Under way from it, in no order.
     pub replies: Vec<Reply>,
-    /// The most permits that may be valid: their number, or what was used when it was lowered and is used still.
+    /// The most permits that may be valid: their number, or what was used when it was lowered and is still
+    /// used.
     pub most: u8,
     /// Whether the number was set.
     pub was_set: bool,
@@ -125,7 +126,8 @@ impl State {
         self.requests.sort_unstable();
         self.replies.sort_unstable();
         self.server.normalise();
-        // Of what ended, only what a late request can ask for makes a difference, and a ghost.
+        // Of what has ended, only what a late request can ask for matters, and a cancelled attempt that got
+        // something.
         let server = &mut self.server;
         let is_there = |token: &Token| {
             let waits = server.queue.iter().map(|waiter| waiter.token);
@@ -144,7 +146,7 @@ impl State {
         server.told = told;
     }
 
-    /// `None` where the step cannot be made.
+    /// `None` if the step is not possible.
     pub(super) fn apply(&mut self, pool: &Pool, action: Action) -> Option<()> {
         let mistake = pool.mistake;
         let full = Left { ticks: TTL - u8::from(mistake != Some(Mistake::NoMargin)), missed: false };
@@ -202,9 +204,9 @@ impl State {
         Some(())
     }
 
-    /// The attempt or guard is dropped or released. The end of an attempt is remembered while its first request may
-    /// be under way, and so is that of an exchange, for the token that it would hold: see `Attempt` and `Exchange` in
-    /// `lock/`.
+    /// The attempt or guard is dropped or released. The end of an attempt is remembered while its first
+    /// request may be under way, and so is that of an exchange, for the token that would hold: see `Attempt`
+    /// and `Exchange` in `lock/`.
     fn end(&mut self, pool: &Pool, c: usize) -> Option<()> {
         let Caller { token, phase, .. } = *self.callers.get(c)?;
         match phase {
@@ -264,7 +266,7 @@ impl State {
             Request::Exchange(token, other) => (other, self.server.exchange(token, other, mistake)),
             Request::Give(token, remembered) => return self.server.give(token, remembered, mistake),
         };
-        // An answer that nobody waits for makes no difference.
+        // An answer that no process waits for does not matter.
         let asked = |caller: &Caller| caller.token == reply.0;
         if self.callers.iter().any(asked) {
             self.replies.push(reply);

@@ -1,4 +1,4 @@
-//! Every step that anybody may take, and what must hold between them.
+//! All steps, and the properties that must hold between them.
 
 use stateright::{Model, Property};
 
@@ -7,7 +7,7 @@ use super::{
     ALONE, BUSY, CLAIM, DOWNGRADED, FENCE, GRANTED, HELD, NO_GHOST, NUMBER, ONE_CLAIM, ORDER, Pool, TOGETHER,
 };
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Time passes; the caller, if any, whose clock misses it.
@@ -24,7 +24,7 @@ pub enum Action {
     End(usize),
     /// A waiter's process sends a heartbeat.
     StandBy(usize),
-    /// It has not for long.
+    /// It has sent none for long.
     Silence(usize),
     /// The number of permits is set.
     Set(u8),
@@ -32,11 +32,11 @@ pub enum Action {
     StepBack,
     /// A request under way is carried out.
     Serve(usize),
-    /// It is lost.
+    /// A request is lost.
     Lose(usize),
     /// An answer arrives.
     Deliver(usize),
-    /// It is lost.
+    /// An answer is lost.
     LoseAnswer(usize),
 }
 

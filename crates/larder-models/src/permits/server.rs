@@ -7,9 +7,9 @@ use super::{CLAIM, MOST_GRANTS, Mistake, TTL};
 /// An attempt, or the reader that a writer becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token {
-    /// Whose it is.
+    /// The caller.
     pub caller: usize,
-    /// How many permits it wants, as the last digits of a token say.
+    /// How many permits it wants, as in the last digits of a token.
     pub weight: u8,
     /// Which of the caller's attempts.
     pub attempt: u8,
@@ -18,22 +18,22 @@ pub struct Token {
 /// A token in the sorted set `held`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Held {
-    /// Whose it is.
+    /// The caller.
     pub token: Token,
-    /// Ticks until it ends. At zero it stays until a script takes it out.
+    /// Ticks until it ends. At zero it stays until a script removes it.
     pub left: u8,
     /// The ticket, while it is a claim.
     pub claim: Option<u8>,
 }
 
-/// What the hash `seen` says of a waiter.
+/// What the hash `seen` has for a waiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ReadStamp {
     /// Its process has sent a heartbeat lately.
     Live,
     /// It has not.
     Silent,
-    /// A claim of it ended, and it has not asked since.
+    /// A claim of it ended, and it has sent nothing since.
     Lapsed,
 }
 
@@ -59,7 +59,8 @@ pub enum Answer {
     Gone,
 }
 
-/// What no script may ever do. Set where a permit is granted, apart from the rule by which it was granted.
+/// What no script may ever do. Set where a permit is granted, independently of the rule by which it was
+/// granted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
     /// More was granted than there is.
@@ -68,9 +69,9 @@ pub struct Faults {
     pub overtaken: bool,
     /// A script left permits free that suffice for the first live waiter.
     pub idle: bool,
-    /// A waiter that did not come was granted a second claim before it asked.
+    /// A waiter that did not confirm got a second claim before it asked.
     pub again: bool,
-    /// A fence is not higher than all before.
+    /// A fence is not higher than all earlier ones.
     pub fence: bool,
 }
 
@@ -85,13 +86,13 @@ pub struct Server {
     pub queue: Vec<Waiter>,
     /// Attempts whose end is remembered.
     pub ended: BTreeSet<Token>,
-    /// Those whose end was told, remembered or not.
+    /// Attempts that the server was asked to end, remembered or not.
     pub told: BTreeSet<Token>,
-    /// The server's time, as far as fences are made of it.
+    /// The server's time, as far as fences are made from it.
     pub clock: u8,
-    /// The last fence that was given.
+    /// The last fence.
     pub fence: u8,
-    /// The highest fence that was ever given.
+    /// The highest fence ever.
     pub highest: u8,
     /// The grants of the last script.
     pub batch: usize,
@@ -134,7 +135,8 @@ impl Server {
         self.queue.sort_unstable();
     }
 
-    /// Of a waiter of this ticket, or of a caller that does not wait. Looks at what the rules should have made sure of.
+    /// For the waiter with this ticket, or for a caller that does not wait. Checks what the rules should have
+    /// guaranteed.
     fn hold(&mut self, token: Token, left: u8, ticket: Option<u8>) {
         let before = |waiter: &Waiter| ticket.is_none_or(|ticket| waiter.ticket < ticket);
         let fits = |waiter: &Waiter| waiter.token.weight <= self.permits;
@@ -144,7 +146,7 @@ impl Server {
         self.faults.over |= self.used() > self.permits;
     }
 
-    /// `queue.lua`: takes out what has ended. The waiter of a claim that ended is back in its place.
+    /// `queue.lua`: removes what has ended. A waiter whose claim ended returns to its place.
     fn expire(&mut self) {
         let (ended, held): (Vec<Held>, Vec<Held>) = self.held.iter().partition(|held| held.left == 0);
         self.held = held;
@@ -155,7 +157,7 @@ impl Server {
         }
     }
 
-    /// `queue.lua`: grants what is free to the first live waiters; whether no live waiter is left.
+    /// `queue.lua`: grants what is free to the first live waiters; returns whether no live waiter is left.
     fn grant(&mut self, mistake: Option<Mistake>) -> bool {
         self.batch = 0;
         if self.used() >= self.permits {
@@ -188,7 +190,7 @@ impl Server {
         if mistake == Some(Mistake::GrantsPastNumber) { 1 } else { token.weight }
     }
 
-    /// What every script that grants leaves: nothing is free that suffices for the first live waiter.
+    /// What holds after every script that grants: nothing is free that suffices for the first live waiter.
     fn leave(&mut self) {
         let first = self.queue.iter().find(|waiter| waiter.seen == ReadStamp::Live);
         let fits = first.is_some_and(|first| self.used() + first.token.weight <= self.permits);
@@ -255,7 +257,8 @@ impl Server {
         Answer::Granted
     }
 
-    /// `confirm.lua`, `take_over`: of the last of the later waiters that have a claim of the same weight.
+    /// `confirm.lua`, `take_over`: takes over from the last of the later waiters that have a claim of the
+    /// same weight.
     fn take_over(&mut self, token: Token) -> bool {
         let Some(ticket) = self.waiter(token).map(|waiter| waiter.ticket) else { return false };
         let alike =
@@ -352,14 +355,14 @@ impl Server {
         }
     }
 
-    /// Whether the token of an attempt whose end was told holds something, or waits.
+    /// Whether the token of an attempt that was to end holds something, or waits.
     #[must_use]
     pub fn has_ghost(&self) -> bool {
         let waits = self.queue.iter().map(|waiter| waiter.token);
         self.held.iter().map(|held| held.token).chain(waits).any(|token| self.told.contains(&token))
     }
 
-    /// Tickets count from zero, and what makes no difference any more is made the same.
+    /// Tickets count from zero, and states that differ only in what no longer matters become equal.
     pub(super) fn normalise(&mut self) {
         let mut tickets: Vec<u8> = self.queue.iter().map(|waiter| waiter.ticket).collect();
         tickets.extend(self.held.iter().filter_map(|held| held.claim));
@@ -375,7 +378,7 @@ impl Server {
         }
         self.held.sort_unstable();
         self.batch = 0;
-        // From here on the server's time is never ahead of the last fence.
+        // From here on the server's time is never higher than the last fence.
         (self.fence, self.highest) = (self.fence.min(1), self.highest.min(1));
     }
 }

@@ -1,24 +1,24 @@
-//! Every step that anybody may take, and what must hold between them.
+//! All steps, and the properties that must hold between them.
 
 use stateright::{Model, Property};
 
 use super::state::State;
 use super::{Failover, GRANTS_AGAIN, ONE_HOLDER, RENEWS};
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Time passes; the holder, if any, whose clock misses it.
     Tick(Option<usize>),
     /// A caller asks a server for the lock.
     Grant(usize, usize),
-    /// A holder asks one for more time.
+    /// A holder asks a server for more time.
     Renew(usize, usize),
-    /// A holder frees the lock at one.
+    /// A holder frees the lock at a server.
     Release(usize, usize),
     /// A holder dies.
     Die(usize),
-    /// The replica has all of the master.
+    /// The replica copies all data of the master.
     Replicate,
     /// The replica is promoted.
     Promote,

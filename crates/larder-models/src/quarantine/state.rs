@@ -22,9 +22,9 @@ pub struct Marker {
 pub struct Server {
     /// Its replication id. A replica has that of its master.
     pub id: u8,
-    /// That of the last time when it was master.
+    /// Its id when it was last master.
     pub before: u8,
-    /// Whose the lock is, and ticks until it is free.
+    /// The holder of the lock, and ticks until it is free.
     pub lock: Option<(Token, u8)>,
     /// The marker.
     pub marker: Option<Marker>,
@@ -35,11 +35,11 @@ pub struct Server {
 pub struct Holder {
     /// Which attempt is the next, or holds the lock.
     pub attempt: u8,
-    /// Ticks that its lease is still valid, and whether its clock has missed one of them.
+    /// Ticks for which its lease is still valid, and whether its clock has missed one of them.
     pub lease: Option<(u8, bool)>,
     /// Whether it was granted by a server that was promoted.
     pub after_failover: bool,
-    /// Whether it was renewed by one that grants nothing.
+    /// Whether it was renewed by a server in quarantine.
     pub in_quarantine: bool,
 }
 
@@ -51,14 +51,14 @@ impl Holder {
     }
 }
 
-/// The world at one moment.
+/// The state of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// Both servers.
     pub servers: [Server; 2],
     /// Which is the master.
     pub master: usize,
-    /// Ticks that the other goes on as one. `None`: it is a replica.
+    /// Ticks for which the other goes on as a master. `None`: it is a replica.
     pub goes_on: Option<u8>,
     /// The last id.
     pub ids: u8,
@@ -68,7 +68,7 @@ pub struct State {
 
 impl State {
     pub(super) fn new(model: &Failover) -> Self {
-        // Used before: its quarantine is over. The replica has seen that, or nothing.
+        // The lock was used before, and its quarantine is over. The replica has copied that, or nothing.
         let marker = Marker { id: 0, longest: *model.longest.first().unwrap_or(&0), left: 0 };
         let server = Server { id: 0, before: 0, lock: None, marker: Some(marker) };
         Self {
@@ -90,7 +90,7 @@ impl State {
         s == self.master && self.ids > 0
     }
 
-    /// `None` where the step cannot be made.
+    /// `None` if the step is not possible.
     pub(super) fn apply(&mut self, model: &Failover, action: Action) -> Option<()> {
         let master = *self.servers.get(self.master)?;
         match action {
@@ -133,7 +133,7 @@ impl State {
         Some(())
     }
 
-    /// An old master whose time is over copies the new one.
+    /// An old master whose time has ended copies the new one.
     fn stop(&mut self) {
         let [first, second] = self.servers;
         let master = if self.master == 0 { first } else { second };
@@ -175,7 +175,7 @@ impl State {
         Some(())
     }
 
-    /// `quarantine.lua`: whether the script goes on and grants.
+    /// `quarantine.lua`: returns whether the script goes on and grants.
     fn may_grant(&mut self, model: &Failover, c: usize, s: usize, id: u8) -> Option<bool> {
         let asked = *model.longest.get(c)?;
         let server = self.servers.get_mut(s)?;

@@ -4,21 +4,21 @@ use stateright::{Model, Property};
 
 use super::{KEPT, Mistake, OWN, SENT};
 
-/// How large the model is, and what is wrong with it.
+/// The size of the model, and its mistake.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     /// How often the row changes.
     pub rows: u8,
     /// How often the entry is set.
     pub sets: u8,
-    /// What is wrong.
+    /// The mistake.
     pub mistake: Option<Mistake>,
 }
 
 /// The queued deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Item {
-    /// Moves each time that it is queued again.
+    /// Changes each time it is queued again.
     pub generation: u8,
     /// It is on its way.
     pub in_flight: bool,
@@ -50,7 +50,7 @@ pub enum Setter {
     },
 }
 
-/// The world at one moment.
+/// The state of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NamesState {
     /// The database.
@@ -61,7 +61,7 @@ pub struct NamesState {
     pub entry: Option<(u8, Option<u8>)>,
     /// The queue.
     pub item: Option<Item>,
-    /// The last generation that was given out.
+    /// The last generation that was assigned.
     pub generation: u8,
     /// The request of the sender: the generation that it carries, and whether it was carried out.
     pub work: Option<(u8, bool)>,
@@ -69,11 +69,11 @@ pub struct NamesState {
     pub setter: Setter,
     /// How many calls have set.
     pub sets: u8,
-    /// A deletion from before a `set` came after it.
+    /// A deletion from before a `set` followed it.
     pub overtaken: bool,
 }
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NamesAction {
     /// The row changes, and its deletion is queued: the request was lost.
@@ -88,7 +88,7 @@ pub enum NamesAction {
     Fail,
     /// A call begins to set the entry.
     BeginSet,
-    /// It sends its request.
+    /// The call sends its request.
     SendSet,
     /// The request is carried out.
     CarrySet,
@@ -107,7 +107,7 @@ impl NamesState {
         self.item = Some(Item { generation: self.generation, in_flight });
     }
 
-    /// `None` where the step cannot be made.
+    /// `None` if the step is not possible.
     fn apply(&mut self, model: &Names, action: NamesAction) -> Option<()> {
         match action {
             NamesAction::Delete => {

@@ -4,19 +4,19 @@ use stateright::{Model, Property};
 
 use super::{Mistake, OWN, STORED};
 
-/// How large the model is, and what is wrong with it.
+/// The size of the model, and its mistake.
 #[derive(Clone, Copy, Debug)]
 pub struct Tags {
     /// How often the row changes, and the tag is invalidated.
     pub rows: u8,
-    /// What is wrong.
+    /// The mistake.
     pub mistake: Option<Mistake>,
 }
 
 /// A queued replacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Queued {
-    /// Moves each time that it is queued again.
+    /// Changes each time it is queued again.
     pub generation: u8,
     /// It is on its way.
     pub in_flight: bool,
@@ -27,7 +27,7 @@ pub struct Queued {
 pub struct Sent {
     /// The generation that it carries.
     pub generation: u8,
-    /// The last generation that was given out when it was taken.
+    /// The last generation that was assigned when it was taken.
     pub taken_at: u8,
     /// It was carried out.
     pub done: bool,
@@ -40,13 +40,13 @@ pub enum Loader {
     Idle,
     /// It knows the epoch.
     Epoch(u8),
-    /// And the row.
+    /// It knows the epoch and the row.
     Row(u8, u8),
-    /// And the tag's version, the third.
+    /// It knows the epoch, the row and the tag's version, which is the third value.
     Tag(u8, u8, u8),
 }
 
-/// The world at one moment.
+/// The state of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TagsState {
     /// The database.
@@ -63,9 +63,9 @@ pub struct TagsState {
     pub queued_tag: Option<Queued>,
     /// The queue: the epoch.
     pub queued_epoch: Option<Queued>,
-    /// The last generation that was given out.
+    /// The last generation that was assigned.
     pub generation: u8,
-    /// Tags that were queued up to this generation may be sent.
+    /// Tags with a generation up to this one may be sent.
     pub epoch_replaced: u8,
     /// The request about the tag.
     pub sent_tag: Option<Sent>,
@@ -75,28 +75,28 @@ pub struct TagsState {
     pub loader: Loader,
 }
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TagsAction {
     /// The row changes, and the tag's invalidation is queued.
     Invalidate,
     /// The sender takes the epoch.
     TakeEpoch,
-    /// It takes the tag.
+    /// The sender takes the tag.
     TakeTag,
     /// The request about the epoch is carried out.
     CarryEpoch,
-    /// That about the tag is.
+    /// The request about the tag is carried out.
     CarryTag,
     /// The answer about the epoch arrives.
     AnswerEpoch,
-    /// That about the tag does.
+    /// The answer about the tag arrives.
     AnswerTag,
     /// The request about the epoch, or its answer, is lost.
     FailEpoch,
-    /// That about the tag is.
+    /// The request about the tag, or its answer, is lost.
     FailTag,
-    /// The loader goes on.
+    /// The loader takes its next step.
     Load,
 }
 
@@ -126,7 +126,7 @@ fn fail(queued: &mut Option<Queued>, sent: &mut Option<Sent>) -> Option<()> {
 }
 
 impl TagsState {
-    /// `None` where the step cannot be made.
+    /// `None` if the step is not possible.
     fn apply(&mut self, model: &Tags, action: TagsAction) -> Option<()> {
         match action {
             TagsAction::Invalidate => {

@@ -3,14 +3,15 @@
 use super::Key;
 use crate::token::Token;
 
-/// How pushes reach a process, and what is known when a reply has come.
+/// How pushes reach a process, and what is known when a reply has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushes {
     /// Nothing is kept in memory.
     Unused,
-    /// One connection: pushes and replies come in the order in which the server sent them.
+    /// One connection: pushes and replies arrive in the order in which the server sent them.
     InOrder,
-    /// The two keys are on two nodes, or are read through another connection than the pushes come by.
+    /// The two keys are on two nodes, or are read through another connection than the one that receives the
+    /// pushes.
     AnyOrder,
 }
 
@@ -31,7 +32,7 @@ impl Cached {
         }
     }
 
-    /// A reply has come, and before it all pushes that the server had sent by the same connection.
+    /// A reply has arrived, and before it all pushes that the server had sent on the same connection.
     pub(super) fn fetched(&mut self, pushes: Pushes, key: Key, version: Token) {
         let before: Vec<Key> = match pushes {
             Pushes::Unused => return,
@@ -42,7 +43,7 @@ impl Cached {
         *self.slot(key) = Some(version);
     }
 
-    /// The server tells of each change once, to those who have read the key since the last one.
+    /// The server reports each change once, to the processes that have read the key since the last one.
     pub(super) fn changed(&mut self, key: Key) {
         if self.get(key).is_some() && !self.pushes.contains(&key) {
             self.pushes.push(key);

@@ -4,22 +4,23 @@ use super::{Absent, Entry, Guard, Key, SecondLook, State, Tags};
 use crate::store::Row;
 use crate::token::Token;
 
-/// How far a load has come.
+/// The progress of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Loader {
     /// Nothing is being loaded.
     Idle,
-    /// The tag's version has been taken, the row not.
+    /// The tag's version has been read, the row not.
     Versioned(Token),
-    /// The row has been read under this version. In a load that names its tag: the epoch holds, only storing is left.
+    /// The row has been read under this version. In a load that names its tag: the epoch is unchanged, only
+    /// storing is left.
     Ready(Entry),
-    /// The epoch has been taken, the row not.
+    /// The epoch has been read, the row not.
     Opened(Option<Token>),
     /// The row has been read, which names the tag.
     Named(Option<Token>, Row),
-    /// The tag's version has been taken after the row.
+    /// The tag's version has been read after the row.
     Tagged(Option<Token>, Entry),
-    /// The epoch holds, the tag's version is still to be taken: the wrong order.
+    /// The epoch is unchanged, and the tag's version has not been read yet: the wrong order.
     Checked(Row),
 }
 
@@ -64,7 +65,7 @@ impl Loader {
     }
 }
 
-/// A key's version: from memory, or from the server, which makes one where there is none.
+/// A key's version: from memory, or from the server, which creates one if there is none.
 fn version(tags: &Tags, state: &mut State, p: usize, key: Key) -> Token {
     match state.caches.get(p).and_then(|cached| cached.get(key)) {
         Some(version) => version,

@@ -1,20 +1,21 @@
-//! Tags, and what voids by tag: an entry counts while its tag's version is the one it carries.
+//! Tags: an entry is valid while its tag's version is the one that it carries.
 //!
-//! The problem: to void entries without visiting them, with versions that the server may forget. The mechanism: a
-//! version is random; a load takes it before it reads the row, so that an invalidation during the load voids what comes
-//! of it; a lost version is another one. A tag that only the loader can name has no version before the load. It is
-//! guarded by an epoch: an invalidation replaces the epoch, then the tag; a load reads the epoch, the row, the tag's
-//! version and the epoch again, and stores only if that has not moved.
+//! The problem: to invalidate entries without visiting them, with versions that the server may forget. The
+//! mechanism: a version is random. A load reads it before it reads the row, so that an invalidation during
+//! the load invalidates the result; a lost version is replaced by a different one. A tag that only the loader
+//! can name has no version before the load. It is guarded by an epoch: an invalidation replaces the epoch,
+//! then the tag; a load reads the epoch, the row, the tag's version and the epoch again, and stores only if
+//! the epoch has not changed.
 //!
-//! A process may have versions in memory: they are dropped by pushes, which take their time. Nothing fences the storing
-//! itself, so that tags are shown to hold alone, without a placeholder. `clear` is a tag that all entries of a cache
-//! carry, read before the load.
+//! A process may have versions in memory: they are dropped by pushes, which take some time. Nothing fences
+//! the storing itself, which shows that tags work alone, without a placeholder. `clear` is a tag that all
+//! entries of a cache carry, read before the load.
 //!
-//! Invariant: an entry that counts was read after every invalidation that has completed.
+//! Invariant: an entry that is valid was read after every invalidation that has completed.
 //!
 //! Not modelled: readers that compare with a version in memory (they lag by a push; see
-//! [`versions`](crate::versions) for their own invalidations), `set(..).tag(..)`, which takes the version when the data
-//! was read already, and several tags of one entry, each of which holds by itself.
+//! [`versions`](crate::versions) for their own invalidations), `set(..).tag(..)`, which reads the version
+//! when the data was read already, and several tags of one entry, each of which works by itself.
 
 mod cached;
 mod loader;
@@ -26,7 +27,7 @@ use crate::store::Row;
 use crate::token::{Renaming, Token};
 use stateright::{Model, Property};
 
-/// How tags go; each field but the first three has one right choice, which [`Tags::sound`] makes.
+/// How tags work; each field but the first three has one correct choice, which [`Tags::sound`] makes.
 #[derive(Clone, Copy, Debug)]
 pub struct Tags {
     /// Processes, each with one loader.
@@ -41,14 +42,14 @@ pub struct Tags {
     pub guard: Guard,
     /// What an invalidation replaces first.
     pub order: Order,
-    /// An epoch that is not there.
+    /// What a load does if there is no epoch.
     pub absent: Absent,
-    /// Where the epoch is read for the second time.
+    /// Where the epoch is read the second time.
     pub second: SecondLook,
 }
 
 impl Tags {
-    /// Tags as they should be.
+    /// The correct protocol.
     pub fn sound() -> Self {
         Self {
             processes: 2,
@@ -68,7 +69,7 @@ impl Tags {
 pub enum Versions {
     /// Random: never the same again.
     Random,
-    /// One more than the last, from zero where there is none.
+    /// One more than the last, from zero if there is none.
     Counted,
 }
 
@@ -92,21 +93,21 @@ pub enum Order {
     TagFirst,
 }
 
-/// What a load does where there is no epoch.
+/// What a load does if there is no epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absent {
-    /// It makes one.
+    /// It creates one.
     IsMade,
-    /// It remembers that there was none, and takes "none again" for unmoved.
+    /// It remembers that there was none, and considers "none again" unchanged.
     IsAValue,
 }
 
-/// Where the epoch is read for the second time.
+/// Where the epoch is read the second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecondLook {
     /// At the server.
     AtServer,
-    /// In memory, where it is there.
+    /// In memory, if it is there.
     InMemory,
 }
 
@@ -119,7 +120,7 @@ pub enum Key {
     Epoch,
 }
 
-/// Who changes the row, and then invalidates the tag.
+/// A writer that changes the row, and then invalidates the tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Writer {
     /// Has nothing to do.
@@ -133,7 +134,7 @@ pub enum Writer {
 /// The entry: a value, and the version it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Entry {
-    /// What it was made from.
+    /// The row from which it was made.
     pub row: Row,
     /// Its tag's version, read before the load or under the epoch's guard.
     pub version: Token,
@@ -141,7 +142,7 @@ pub struct Entry {
     pub named_late: bool,
 }
 
-/// The world at one moment.
+/// The state of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// The server: the tag's version.
@@ -154,7 +155,7 @@ pub struct State {
     pub row: Row,
     /// The newest row whose invalidation has completed.
     pub floor: Row,
-    /// The one who writes.
+    /// The writer.
     pub writer: Writer,
     /// The loaders.
     pub loaders: Vec<Loader>,
@@ -162,35 +163,35 @@ pub struct State {
     pub caches: Vec<Cached>,
 }
 
-/// One step of anybody.
+/// One step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// A load with a tag that is known beforehand.
     Load(usize),
     /// A load whose tag is known when it has loaded.
     LoadNaming(usize),
-    /// It goes on by one step.
+    /// A load takes its next step.
     Step(usize),
-    /// It fails, or its process dies.
+    /// A load fails, or its process dies.
     Fail(usize),
     /// A push arrives.
     Push(usize, Key),
     /// The writer changes the row.
     WriteRow,
-    /// It replaces the next of the two keys.
+    /// The writer replaces the next of the two keys.
     Invalidate,
-    /// It dies in between.
+    /// The writer dies in between.
     WriterDies,
     /// The server loses a version.
     Vanishes(Key),
 }
 
 /// C3 for tags.
-pub const STALE: &str = "an entry that counts is no older than a completed invalidation";
-/// Entries of the one kind can be served.
-pub const SERVES: &str = "an entry with a tag counts";
-/// And of the other.
-pub const SERVES_NAMED_LATE: &str = "an entry whose tag the loader named counts";
+pub const STALE: &str = "an entry that is valid is no older than a completed invalidation";
+/// Entries whose tag is known before the load can be served.
+pub const SERVES: &str = "an entry with a tag is valid";
+/// Entries whose tag the loader names can be served.
+pub const SERVES_NAMED_LATE: &str = "an entry whose tag the loader named is valid";
 
 impl State {
     fn key(&mut self, key: Key) -> &mut Option<Token> {
@@ -200,7 +201,7 @@ impl State {
         }
     }
 
-    /// Changes a key; whoever has it in memory is sent a push.
+    /// Changes a key. Each process that has it in memory is sent a push.
     fn replace(&mut self, key: Key, with: Option<Token>) {
         *self.key(key) = with;
         for cached in &mut self.caches {
@@ -242,8 +243,8 @@ impl State {
         }
     }
 
-    /// Brings equal states into one form: processes are alike, a version is no more than its places, and one that the
-    /// server has forgotten never comes back, nor does an entry that carries it.
+    /// Brings equal states into one form: processes are alike, a version is only its places, and one that the
+    /// server has forgotten never returns, nor does an entry that carries it.
     fn normalise(&mut self) {
         self.entry = self.counts();
         let mut processes: Vec<_> =

@@ -1,7 +1,7 @@
-//! Claims of loads under way, renewed while they run.
+//! Renews the claims of loads that are under way.
 //!
-//! A claim is what others see of a load: it must not run out while the loader runs, even if that blocks its thread. So it is
-//! not the load's task that renews it, but a loop of the background.
+//! Other processes recognise a load by its claim, which must not expire while the loader runs, even if the
+//! loader blocks its thread. So claims are renewed by a background loop and not by the load's task.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,10 +14,11 @@ use crate::context::Context;
 use crate::name::Name;
 use crate::store::{Claim, Store};
 
-/// How long a claim outlives its loader's process.
+/// How long a claim lasts after its loader's process has died.
 pub(crate) const LIVENESS: Duration = Duration::from_secs(3);
-/// How long a claim in the embedded store lasts without a renewal. A process that dies takes that store with it, and a load
-/// that is dropped ends its claim at once. So only a loader that blocks the one thread that could renew it needs this time.
+/// How long a claim in the embedded store lasts without renewal. A process that dies takes that store with
+/// it, and a load that is dropped ends its claim at once. So only a loader that blocks the one thread that
+/// could renew its claim needs this time.
 const EMBEDDED_LIVENESS: Duration = Duration::from_secs(600);
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -34,13 +35,13 @@ struct ClaimInForce {
     claim: Claim,
 }
 
-/// How long a claim lasts in the store of this context without a renewal.
+/// Returns how long a claim in this context's store lasts without renewal.
 pub(crate) fn liveness(context: &Context) -> Duration {
     if context.is_embedded() { EMBEDDED_LIVENESS } else { LIVENESS }
 }
 
 impl Claims {
-    /// Renews a claim until it is [let go](Self::let_go); its number.
+    /// Renews a claim until it is [let go](Self::let_go). Returns its number.
     pub(crate) fn keep(context: &Arc<Context>, entry: &Name, claim: &Claim) -> u64 {
         let claims = &context.claims;
         let number = claims.next.fetch_add(1, Ordering::Relaxed);
@@ -72,13 +73,13 @@ async fn renew_all(context: Weak<Context>, schedule: Arc<Schedule<ClaimInForce>>
     }
 }
 
-/// Lost or not, the load goes on: its callers want its value.
+/// Renews one claim. Even if the claim is lost, the load continues, because its callers want the value.
 async fn renew(context: Arc<Context>, ClaimInForce { entry, claim }: ClaimInForce) {
     let (Ok(own), Ok(callers)) = (context.background_store(), context.store()) else { return };
     let liveness = liveness(&context);
     let renewal = own.renew_load(&entry, claim.clone(), liveness);
     if !matches!(tokio::time::timeout(HEDGE, renewal).await, Ok(Ok(_))) {
-        // Only the connection of the background may be gone.
+        // Perhaps only the background's connection is down, so try the callers' connection too.
         let renewal = callers.renew_load(&entry, claim, liveness);
         let _ = tokio::time::timeout(context.limits.response_timeout, renewal).await;
     }

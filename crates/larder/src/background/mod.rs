@@ -1,16 +1,20 @@
-//! Where a `Larder` does what no caller waits for: renewals, heartbeats, releases, refunds, queued invalidations.
+//! Runs what no caller waits for: renewals, heartbeats, releases, refunds, queued invalidations.
 //!
-//! The problem: a task that is spawned where a call happens to run starves when that runtime is blocked, and is dropped when
-//! that runtime ends; a lock is then lost, an invalidation never sent. The mechanism: a `Larder` with a server has one
-//! thread with a runtime of its own ([`thread`]), and a store of its own ([`Context::background_store`]) whose connections
-//! are dialled and driven there. A `Larder` on `memory:` needs no connection, and has no thread, so that paused time and
-//! injected clocks work: its tasks run on the runtime of the caller, and move on to another that was seen ([`runtimes`]) when
-//! that ends before it has begun them.
+//! The problem: a task that is spawned on the caller's runtime starves when that runtime is blocked, and is
+//! dropped when that runtime ends. Then a lock is lost, or an invalidation is never sent.
 //!
-//! Invariants: a task that was accepted before [`close`](Background::close) has run to its end or was ended by it; the
-//! thread holds no reference to the `Larder` but by tasks that end, so it ends with the last handle.
+//! The mechanism: a `Larder` with a server has one thread with its own runtime ([`thread`]), and its own
+//! store ([`Context::background_store`]) whose connections are opened and driven there. A `Larder` on
+//! `memory:` needs no connection. It has no thread, so that paused time and injected clocks work. Its tasks
+//! run on the caller's runtime; if that ends before it has polled a task, the task moves to another runtime
+//! that was seen ([`runtimes`]).
 //!
-//! Not guaranteed: that a task of a `memory:` store goes on that its runtime has begun and then ended.
+//! Invariants: a task that was accepted before [`close`](Background::close) has run to its end or was ended
+//! by `close`. The thread holds references to the `Larder` only in tasks that end, so it ends with the last
+//! handle.
+//!
+//! Not guaranteed: with a `memory:` store, a task that its runtime has already polled is lost when that
+//! runtime ends.
 //!
 //! [`Context::background_store`]: crate::context::Context::background_store
 
@@ -19,7 +23,7 @@ mod runtimes;
 mod schedule;
 mod thread;
 
-/// How long a request waits on one connection before it is sent on the other as well.
+/// How long a request waits on one connection before it is also sent on the other.
 pub(crate) const HEDGE: Duration = Duration::from_millis(150);
 
 use std::future::Future;
@@ -40,19 +44,19 @@ pub(crate) use runtimes::Runtimes;
 pub(crate) use schedule::{Schedule, Visit};
 use thread::Thread;
 
-/// The home of background work. Dropping it ends all of it, without waiting.
+/// The place of background work. Dropping it ends all of that work without waiting.
 pub(crate) struct Background(Arc<Home>);
 
 struct Home {
     place: HomeThread,
-    /// What has an end: waited for by `close`.
+    /// Tasks that end by themselves: `close` waits for them.
     finite: Tasks,
-    /// What has none, or may wait long for it: ended by `close`.
+    /// Tasks that do not end, or may wait for long: `close` ends them.
     endless: Tasks,
 }
 
 enum HomeThread {
-    /// Without the feature `redis` there is no server to have a thread for.
+    /// Without the feature `redis` there is no server, and no thread.
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only servers need the thread"))]
     Thread(Thread),
     Callers(Arc<Runtimes>),
@@ -61,18 +65,18 @@ enum HomeThread {
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Make = Arc<dyn Fn() -> Task + Send + Sync>;
 
-/// Whether a loop runs. The loop's own future clears this when it is dropped, polled or not.
+/// Whether a loop is running. The loop's own future clears this when it is dropped, polled or not.
 #[derive(Debug, Default)]
 pub(crate) struct Resident(Arc<AtomicBool>);
 
 impl Background {
-    /// A thread of its own.
+    /// Runs tasks on a thread of its own.
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only servers need the thread"))]
     pub(crate) fn on_thread() -> Result<Self> {
         Ok(Self::at(HomeThread::Thread(Thread::start()?)))
     }
 
-    /// The runtimes of those who call.
+    /// Runs tasks on the callers' runtimes.
     pub(crate) fn on_callers() -> Self {
         let runtimes = Runtimes::default();
         runtimes.remember_current();
@@ -83,7 +87,7 @@ impl Background {
         Self(Arc::new(Home { place, finite: Tasks::default(), endless: Tasks::default() }))
     }
 
-    /// The runtime of the thread, if there is one.
+    /// Returns the runtime of the thread, if there is one.
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only servers need the thread"))]
     pub(crate) fn runtime(&self) -> Option<&Handle> {
         match &self.0.place {
@@ -92,20 +96,22 @@ impl Background {
         }
     }
 
-    /// Runs a task that ends by itself, wherever the caller is: also outside a runtime. `close` waits for it, within its
-    /// patience. Returns false, and drops the task, after `close`, and where there is no runtime at all.
+    /// Runs a task that ends by itself. The caller may be anywhere, also outside a runtime. `close` waits for
+    /// the task, within its time limit. Returns false and drops the task after `close`, or if there is no
+    /// runtime at all.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
         self.0.start(Group::Finite, Box::pin(task), Vec::new())
     }
 
-    /// As [`spawn`](Self::spawn), but polls the task once before it returns. So a request that the task begins with is
-    /// ahead, on its connection, of every request that the caller sends afterwards. Outside a runtime the task is not
-    /// polled here. The first poll must make no timer: begin with [`begun`].
+    /// Runs a task as [`spawn`](Self::spawn) does, but polls it once before returning. So a request with
+    /// which the task begins is sent, on its connection, before every request that the caller sends
+    /// afterwards. Outside a runtime the task is not polled here. The first poll must create no timer: begin
+    /// the task with [`begun`].
     pub(crate) fn spawn_begun(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
         let mut task: Task = Box::pin(task);
         if Handle::try_current().is_ok() {
             let mut context = Context::from_waker(Waker::noop());
-            // The caller's budget may be spent, and would keep the request from being sent.
+            // The caller's coop budget may be used up, which would keep the request from being sent.
             let first = Pin::new(&mut unconstrained(task.as_mut())).poll(&mut context);
             if first.is_ready() {
                 return true;
@@ -114,18 +120,19 @@ impl Background {
         self.0.start(Group::Finite, task, Vec::new())
     }
 
-    /// As [`spawn`](Self::spawn), for what may take long or for ever: `close` ends it.
+    /// Runs a task as [`spawn`](Self::spawn) does, but one that may take long or never end: `close` ends it.
     pub(crate) fn spawn_until_close(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
         self.0.start(Group::Endless, Box::pin(task), Vec::new())
     }
 
-    /// Ends what has no end.
-    pub(crate) async fn abort_endless(&self, patience: Duration) {
-        self.0.endless.abort(patience).await;
+    /// Ends the tasks that do not end by themselves.
+    pub(crate) async fn abort_endless(&self, max_wait: Duration) {
+        self.0.endless.abort(max_wait).await;
     }
 
-    /// Sees to it that a loop runs, for as long as this home lives, whatever becomes of the caller's runtime. On the runtimes
-    /// of callers it begins again on another when its own ends. It must hold no reference to the `Larder` while it waits.
+    /// Makes sure that a loop is running, for as long as this value lives, whatever happens to the caller's
+    /// runtime. On callers' runtimes the loop begins again on another one when its own ends. It must not hold
+    /// a reference to the `Larder` while it waits.
     pub(crate) fn ensure<F, R>(&self, resident: &Resident, make: impl FnOnce() -> R)
     where
         R: Fn() -> F + Send + Sync + 'static,
@@ -142,37 +149,38 @@ impl Background {
         }
     }
 
-    /// Waits, within `patience`, until all that has an end has come to it.
-    pub(crate) async fn settle(&self, patience: Duration) {
-        self.0.finite.settle(patience).await;
+    /// Waits at most `max_wait` until the tasks that end by themselves have ended.
+    pub(crate) async fn settle(&self, max_wait: Duration) {
+        self.0.finite.settle(max_wait).await;
     }
 
-    /// Lets what has an end come to it, within `patience`, and ends everything else. The thread goes on until
-    /// [`stop`](Self::stop), for the connections that it drives.
-    pub(crate) async fn finish(&self, patience: Duration) {
-        self.abort_endless(patience).await;
-        self.0.finite.finish(patience).await;
+    /// Waits at most `max_wait` for the tasks that end by themselves, and ends all others. The thread runs on
+    /// until [`stop`](Self::stop), for the connections that it drives.
+    pub(crate) async fn finish(&self, max_wait: Duration) {
+        self.abort_endless(max_wait).await;
+        self.0.finite.finish(max_wait).await;
     }
 
-    /// Ends the thread, and waits for that within `patience`.
-    pub(crate) async fn stop(&self, patience: Duration) {
+    /// Ends the thread, and waits at most `max_wait` for that.
+    pub(crate) async fn stop(&self, max_wait: Duration) {
         if let HomeThread::Thread(thread) = &self.0.place {
-            thread.close(patience).await;
+            thread.close(max_wait).await;
         }
     }
 }
 
-/// Begins a task of [`Background::spawn_begun`]: `work` is polled where the task was spawned, and what is left of it at
-/// home, for `patience` at most.
-pub(crate) async fn begun<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+/// Begins a task for [`Background::spawn_begun`]. The first poll of `work` happens where the task is spawned;
+/// the rest runs in the background, at most for `max_wait`.
+pub(crate) async fn begun<T>(max_wait: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     let first = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
     if let Poll::Ready(answer) = first {
         return Some(answer);
     }
-    // The first poll ends here: a timer belongs to the runtime that it is made in, and that must be the home's.
+    // End the first poll here. A timer belongs to the runtime on which it is created, and that must be the
+    // background's.
     tokio::task::yield_now().await;
-    tokio::time::timeout(patience, work).await.ok()
+    tokio::time::timeout(max_wait, work).await.ok()
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -188,7 +196,7 @@ impl Home {
             Group::Endless => &self.endless,
         };
         match &self.place {
-            // Events go where those of the caller go.
+            // Log events go where the caller's events go.
             HomeThread::Thread(thread) => tasks.spawn_on(task.with_current_subscriber(), thread.runtime()),
             HomeThread::Callers(runtimes) => {
                 runtimes.remember_current();
@@ -213,7 +221,7 @@ impl Home {
     }
 }
 
-/// A loop where it runs now.
+/// A loop and the runtime on which it runs.
 struct Residence {
     home: Weak<Home>,
     running: Arc<AtomicBool>,
@@ -231,7 +239,8 @@ impl Residence {
 impl Drop for Residence {
     fn drop(&mut self) {
         self.running.store(false, Ordering::Release);
-        // Its runtime has ended, or the home is being closed, and then nothing begins again.
+        // Either the loop's runtime has ended, or the background is being closed; then `start` accepts
+        // nothing more.
         let (Some(ended), Some(home)) = (self.runtime, self.home.upgrade()) else { return };
         if let HomeThread::Callers(runtimes) = &home.place {
             runtimes.forget(ended);
@@ -242,7 +251,7 @@ impl Drop for Residence {
     }
 }
 
-/// A task that moves to another runtime if its own ends before it was begun.
+/// A task that moves to another runtime if its own ends before polling it.
 struct Unstarted {
     task: Option<Task>,
     started: bool,
@@ -280,7 +289,7 @@ mod tests {
     use std::sync::mpsc;
     use tokio::runtime::{Builder, Runtime};
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const LIMIT: Duration = Duration::from_secs(10);
 
     fn runtime() -> Runtime {
         Builder::new_current_thread().enable_all().build().unwrap()
@@ -299,7 +308,7 @@ mod tests {
             });
             drop(ghost);
             lives.block_on(async {
-                tokio::time::timeout(PATIENCE, done).await.expect("the task ran").unwrap();
+                tokio::time::timeout(LIMIT, done).await.expect("the task ran").unwrap();
             });
         }
         drop(ends);
@@ -313,7 +322,7 @@ mod tests {
         {
             let (tell, done) = tokio::sync::oneshot::channel();
             assert!(background.spawn(async move { tell.send(()).unwrap() }));
-            lives.block_on(async { tokio::time::timeout(PATIENCE, done).await.unwrap().unwrap() });
+            lives.block_on(async { tokio::time::timeout(LIMIT, done).await.unwrap().unwrap() });
         }
     }
 
@@ -325,14 +334,14 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
             tell.send(std::thread::current().name().map(str::to_owned)).unwrap();
         });
-        assert_eq!(told.recv_timeout(PATIENCE).unwrap().as_deref(), Some("larder"));
+        assert_eq!(told.recv_timeout(LIMIT).unwrap().as_deref(), Some("larder"));
         let (held, gone) = mpsc::channel::<()>();
         background.spawn_until_close(async move {
             let _held = held;
             std::future::pending::<()>().await;
         });
         drop(background);
-        assert_eq!(gone.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
+        assert_eq!(gone.recv_timeout(LIMIT), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 
     #[tokio::test]
@@ -344,8 +353,8 @@ mod tests {
             tell.send(()).unwrap();
         });
         background.spawn_until_close(std::future::pending());
-        background.finish(PATIENCE).await;
-        background.stop(PATIENCE).await;
+        background.finish(LIMIT).await;
+        background.stop(LIMIT).await;
         done.await.expect("it was waited for");
         assert!(!background.spawn(async {}));
     }

@@ -1,17 +1,19 @@
-//! The runtimes that callers were seen on, newest first: where work may go on when the runtime that did it has ended.
+//! The runtimes on which callers were seen, newest first. Work can continue on one of them when its own
+//! runtime has ended.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::{Handle, Id};
 
-/// Programs have one runtime, or one a worker thread. Tests have one each, of which the oldest have ended.
+/// A program has one runtime, or one for each worker thread. Each test has its own, and the oldest of those
+/// have ended.
 const MOST: usize = 8;
 
 #[derive(Debug, Default)]
 pub(crate) struct Runtimes(Mutex<Vec<Handle>>);
 
 impl Runtimes {
-    /// Remembers the runtime of the caller, if there is one.
+    /// Remembers the caller's runtime, if there is one.
     pub(crate) fn remember_current(&self) {
         let Ok(current) = Handle::try_current() else { return };
         let mut seen = self.seen();
@@ -26,14 +28,14 @@ impl Runtimes {
         self.seen().retain(|handle| handle.id() != id);
     }
 
-    /// The runtime of the caller, else the one seen last; none of `tried`.
+    /// Returns the caller's runtime, or else the one seen last, but none of `tried`.
     pub(crate) fn pick(&self, tried: &[Id]) -> Option<Handle> {
         let untried = |handle: &Handle| !tried.contains(&handle.id());
         let current = Handle::try_current().ok().filter(untried);
         current.or_else(|| self.seen().iter().find(|handle| untried(handle)).cloned())
     }
 
-    /// All that were seen, newest first.
+    /// Returns all of them, newest first.
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "for connections"))]
     pub(crate) fn all(&self) -> Vec<Handle> {
         self.seen().clone()

@@ -1,8 +1,8 @@
-//! What falls due again and again: things by number, in the order of their times.
+//! Items that become due again and again, by number, in the order of their times.
 //!
-//! One loop serves them. It sleeps until the first is due, and is woken earlier only when something is added that is due
-//! before that; so adding and removing costs the caller no wake-up of another thread as a rule, however many there are. Each
-//! operation takes time logarithmic in their number.
+//! One loop serves them. It sleeps until the first item is due, and is woken earlier only when an item is
+//! added that is due before that. So adding and removing items usually wakes no other thread, however many
+//! items there are. Each operation takes time logarithmic in their number.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,8 @@ use tokio::time::timeout;
 
 use crate::clock::{Clock, Tick};
 
-/// The longest sleep between two looks at the clock: timers stand still while the machine sleeps, and the clock does not.
+/// The longest sleep between two readings of the clock: timers stop while the machine sleeps, the clock does
+/// not.
 const SLICE: Duration = Duration::from_millis(250);
 
 pub(crate) struct Schedule<T> {
@@ -24,16 +25,16 @@ pub(crate) struct Schedule<T> {
 struct DueTable<T> {
     items: HashMap<u64, (Tick, T)>,
     order: BTreeSet<(Tick, u64)>,
-    /// When the loop looks next without being woken; `None` if never.
+    /// When the loop wakes by itself; `None` if never.
     looks_at: Option<Tick>,
 }
 
-/// What becomes of an item that was visited.
+/// What to do with an item that was visited.
 pub(crate) enum Visit<R> {
-    /// It stays as it is.
+    /// Leave it as it is.
     Skip,
     Remove,
-    /// It is due again at that time, and this is to be done now.
+    /// It is due again at this time, and there is this work to do now.
     Again(Tick, R),
 }
 
@@ -54,14 +55,14 @@ impl<T> Schedule<T> {
         self.wake_if_earlier(&table, due);
     }
 
-    /// Whether it was there.
+    /// Removes an item, and returns whether it was there.
     pub(crate) fn remove(&self, number: u64) -> bool {
         let mut table = self.table();
         let Some((due, _)) = table.items.remove(&number) else { return false };
         table.order.remove(&(due, number))
     }
 
-    /// Makes an item due at another time, if it is still there.
+    /// Changes when an item is due, if it is still there.
     pub(crate) fn postpone(&self, number: u64, due: Tick) {
         let mut table = self.table();
         let Some((old, _)) = table.items.get_mut(&number) else { return };
@@ -71,7 +72,7 @@ impl<T> Schedule<T> {
         self.wake_if_earlier(&table, due);
     }
 
-    /// Makes all items due.
+    /// Makes all items due now.
     pub(crate) fn hurry(&self, now: Tick) {
         let mut table = self.table();
         let numbers: Vec<u64> = table.items.keys().copied().collect();
@@ -85,7 +86,7 @@ impl<T> Schedule<T> {
         self.earlier.notify_one();
     }
 
-    /// Visits, earliest first, what is due by `until`.
+    /// Visits the items that are due by `until`, earliest first. Returns the work to do.
     pub(crate) fn visit<R>(&self, until: Tick, mut visit: impl FnMut(u64, &mut T) -> Visit<R>) -> Vec<R> {
         let mut table = self.table();
         let due: Vec<(Tick, u64)> = table.order.range(..=(until, u64::MAX)).copied().collect();
@@ -109,7 +110,7 @@ impl<T> Schedule<T> {
         work
     }
 
-    /// Waits until something is due.
+    /// Waits until an item is due.
     pub(crate) async fn due(&self, clock: &Clock) {
         loop {
             let now = clock.now();
@@ -118,7 +119,7 @@ impl<T> Schedule<T> {
                 match (table.order.first(), table.looks_at) {
                     (Some((due, _)), _) if *due <= now => return,
                     (Some((due, _)), _) => table.looks_at = Some(*due),
-                    // Things that come and go again find the loop awake for a while.
+                    // Keep the wake-up that is set: items that come and go find the loop awake for a while.
                     (None, Some(at)) if at > now => {}
                     (None, _) => table.looks_at = None,
                 }
@@ -161,12 +162,12 @@ mod tests {
     async fn the_loop_is_woken_only_for_what_is_due_earlier() {
         let (clock, at) = clock();
         let woken = |schedule: &Schedule<()>| schedule.earlier.notified().now_or_never().is_some();
-        // Nothing is there: the first wakes it.
+        // The schedule is empty: the first item wakes the loop.
         let idle = Schedule::default();
         assert!(idle.due(&clock).now_or_never().is_none());
         idle.insert(1, at(1000), ());
         assert!(woken(&idle));
-        // It sleeps until the first is due.
+        // The loop sleeps until the first item is due.
         assert!(idle.due(&clock).now_or_never().is_none());
         for number in 2..100 {
             idle.insert(number, at(1000 + number), ());

@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Ends its thread when dropped, without waiting for it.
+/// Ends its thread when it is dropped, without waiting for that.
 #[derive(Debug)]
 pub(super) struct Thread {
     runtime: Handle,
@@ -30,7 +30,7 @@ impl Thread {
         let handle = runtime.handle().clone();
         let run = move || {
             let _ = runtime.block_on(stopped);
-            // A name that is being looked up must not hold up the end.
+            // A DNS lookup that is under way must not delay the end.
             runtime.shutdown_background();
             drop(alive);
         };
@@ -42,15 +42,16 @@ impl Thread {
         &self.runtime
     }
 
-    /// Stops the thread, and waits for its end within `patience`.
-    pub(super) async fn close(&self, patience: Duration) {
+    /// Stops the thread, and waits at most `max_wait` for its end.
+    pub(super) async fn close(&self, max_wait: Duration) {
         self.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut gone = self.gone.clone();
         let ended = async { while gone.changed().await.is_ok() {} };
-        if tokio::time::timeout(patience, ended).await.is_ok()
+        if tokio::time::timeout(max_wait, ended).await.is_ok()
             && let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
-            // The thread has nothing left to do: this takes microseconds. A panic of it was reported when it happened.
+            // The thread has nothing left to do, so this takes microseconds. A panic in it was reported when
+            // it happened.
             let _ = thread.join();
         }
     }

@@ -1,8 +1,9 @@
-//! The table of queued invalidations: plain data behind one lock, no timers and no store.
+//! The table of queued invalidations: plain data behind one lock, without timers and without a store.
 //!
-//! Its size is bounded in bytes. When it is full, what fills it most gives way: a cache is cleared instead, tags give
-//! way to a clear of all caches. Caches of `Format::Plain` have no version that could clear them, and count as one: where
-//! they fill it most, names of theirs are lost, counted and logged.
+//! Its size is bounded in bytes. When it is full, the largest part of it is replaced by something smaller:
+//! the deletions of one cache by a clear of that cache, or the tags by a clear of all caches. Caches of
+//! `Format::Plain` have no version that could clear them, and count together as one cache. If they are the
+//! largest part, deletions of theirs are lost, counted and logged.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,15 +16,15 @@ use super::throttle::Throttle;
 use crate::stats::InvalidationStats;
 use crate::telemetry::target;
 
-/// How many bytes all items may take: some two hundred thousand names of the usual length.
+/// The most bytes of all items: some two hundred thousand names of the usual length.
 const MOST_BYTES: usize = 32 << 20;
-/// What an item takes beside its name, roughly.
+/// What an item costs in addition to its name, roughly, in bytes.
 const OVERHEAD: usize = 128;
 
-/// What is to be done to a name.
+/// What to do to a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Invalidation {
-    /// Delete an entry. With the clear version of its cache; `None` for a cache without versions.
+    /// Delete an entry. Has the name of its cache's clear version; `None` for a cache without versions.
     Delete(Option<Arc<str>>),
     /// Replace the version that clears a cache.
     Clear,
@@ -33,7 +34,7 @@ pub(crate) enum Invalidation {
     Tag,
 }
 
-/// Whether a sender runs already.
+/// Whether a sender is running already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a queue without a sender is never sent"]
 pub(crate) enum Started {
@@ -45,30 +46,30 @@ pub(crate) enum Started {
 struct QueuedItem {
     kind: Invalidation,
     generation: u64,
-    /// The request is on its way.
+    /// A request for it is under way.
     in_flight: bool,
-    /// The sender knows of it, or will when it next asks.
+    /// The sender has the name, or will get it from `fresh`.
     listed: bool,
 }
 
 #[derive(Default)]
 struct QueueTable {
     items: HashMap<Arc<str>, QueuedItem>,
-    /// The last generation that was given out.
+    /// The last generation that was assigned.
     generation: u64,
-    /// Tags queued up to this generation may be sent.
+    /// Tags with a generation up to this one may be sent.
     epoch_replaced: u64,
-    /// What the deletions of each cache take, by its clear version, and what tags take.
+    /// The bytes of each cache's deletions, by its clear version, and the bytes of tags.
     deletes: HashMap<Option<Arc<str>>, usize>,
     tags: usize,
-    /// What the other versions take. There are as many as caches, so that does not count.
+    /// The bytes of other versions. There is at most one for each cache, so they do not count.
     versions: usize,
-    /// Names that are being written to just now, and by how many calls: their items wait for that.
+    /// Names to which a write is under way, and by how many calls. Their items wait for the end of the write.
     writers: HashMap<Box<str>, usize>,
-    /// Names that the sender does not know of yet.
+    /// Names that the sender has not taken yet.
     fresh: Vec<Arc<str>>,
     sending: bool,
-    /// How many items were dropped for want of room, with nothing in their place.
+    /// How many items were dropped because the queue was full, with nothing in their place.
     lost: u64,
     losses: Throttle,
 }
@@ -86,38 +87,40 @@ pub(crate) struct InvalidationQueue {
     refused: AtomicU64,
 }
 
-/// An item that is about to be sent.
+/// An item that is being sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Work {
     pub(super) name: Arc<str>,
     pub(super) kind: Invalidation,
     generation: u64,
-    /// The counter when it was taken: what was queued up to then was queued before this was sent.
+    /// The counter when the item was taken: an item with a generation up to this was queued before this one
+    /// was sent.
     taken_at: u64,
 }
 
-/// What the sender gets when it asks for an item.
+/// The reply to the sender that asks for an item.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Send(Work),
-    /// A tag: the epoch must be replaced before.
+    /// A tag, which waits until the epoch is replaced.
     AfterEpoch,
-    /// It is gone, or is listed again when it can be sent.
+    /// The item is gone, or will be listed again when it can be sent.
     Nothing,
 }
 
 impl InvalidationQueue {
-    /// Whether anything is queued: nearly always not. One load.
+    /// Returns whether anything is queued; nearly always false. One atomic load.
     #[inline]
     pub(crate) fn is_pending(&self) -> bool {
         self.pending.load(Ordering::Acquire)
     }
 
-    /// Whether what the server holds of an entry is older than what this process wrote: the deletion of the entry is
-    /// queued, or the replacement of its cache's version `clear`.
+    /// Returns whether the server may hold an older value of an entry than this process wrote: the deletion
+    /// of the entry is queued, or the replacement of its cache's clear version.
     ///
-    /// A reader asks twice: before its request is sent, and when the answer is there. An item may leave the queue in
-    /// between, and the answer may still be from before. What was covered at either time is not served.
+    /// A reader asks twice: before it sends its request, and after the answer has arrived. An item may leave
+    /// the queue in between, while the answer is still from before the deletion. A value that was covered at
+    /// either time is not served.
     pub(crate) fn covers(&self, name: &str, clear: &str) -> bool {
         if !self.is_pending() {
             return false;
@@ -126,13 +129,13 @@ impl InvalidationQueue {
         table.items.contains_key(name) || table.items.contains_key(clear)
     }
 
-    /// Whether the replacement of a version is queued: what carries the version that the server has is invalid.
+    /// Returns whether the replacement of a version is queued: what carries the server's version is invalid.
     pub(crate) fn replaces(&self, version: &str) -> bool {
         self.is_pending() && self.table().items.contains_key(version)
     }
 
-    /// Begins a write to these names. Items of theirs that were queued before are not sent until [`end_write`] is called
-    /// with what this returns: the deletion must not come after the write.
+    /// Begins a write to these names. Items that were queued for them before are not sent until [`end_write`]
+    /// is called with the returned number, because the deletion must not follow the write.
     ///
     /// [`end_write`]: Self::end_write
     pub(crate) fn begin_write(&self, names: &[&str]) -> Option<u64> {
@@ -146,12 +149,12 @@ impl InvalidationQueue {
         Some(table.generation)
     }
 
-    /// Waits until no request about these names is on its way.
+    /// Waits until no request for these names is under way.
     pub(crate) async fn in_flight_ended(&self, names: &[&str]) {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
-            // Listen before looking: a request that ends in between is then noticed.
+            // Subscribe before checking, so that a request which ends in between is noticed.
             ended.as_mut().enable();
             {
                 let table = self.table();
@@ -163,8 +166,9 @@ impl InvalidationQueue {
         }
     }
 
-    /// Ends the write to a name that began at `began`. If the server carried it out, the item that was queued before the
-    /// write is not needed any more. One that was queued since stays: which of the two came first is not known.
+    /// Ends the write to a name that began at `began`. If the server has carried out the write, an item that
+    /// was queued before it is removed, as it is no longer needed. An item that was queued since stays: it is
+    /// not known which of the two came first.
     pub(crate) fn end_write(&self, name: &str, began: u64, carried_out: bool) {
         let mut table = self.table();
         if let Some(count) = table.writers.get_mut(name) {
@@ -186,8 +190,8 @@ impl InvalidationQueue {
         self.changed.notify_one();
     }
 
-    /// Queues the deletion of entries of the cache whose clear version is `clear`; `None` for a cache without versions.
-    /// `all_clears` gives the clear versions of all caches, for a queue that is full of tags.
+    /// Queues the deletion of entries of the cache whose clear version is `clear` (`None` for a cache without
+    /// versions). `all_clears` returns the clear versions of all caches, for a queue that is full of tags.
     pub(crate) fn delete<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str>,
@@ -208,7 +212,7 @@ impl InvalidationQueue {
         self.add(|table| table.put(version, Invalidation::Clear))
     }
 
-    /// Queues the replacement of a tag's version, and before it that of the epoch.
+    /// Queues the replacement of a tag's version, and of the epoch before it.
     pub(crate) fn tag(&self, tag: &str, epoch: &str, all_clears: impl Fn() -> Vec<String>) -> Started {
         self.add(|table| {
             table.put(tag, Invalidation::Tag);
@@ -217,7 +221,7 @@ impl InvalidationQueue {
         })
     }
 
-    /// What there is to count.
+    /// Returns the counters.
     pub(crate) fn counts(&self) -> InvalidationStats {
         let table = self.table();
         InvalidationStats {
@@ -228,11 +232,12 @@ impl InvalidationQueue {
         }
     }
 
-    /// The sender has ended without emptying the queue: whoever queues next starts another.
+    /// Records that the sender ended before the queue was empty. The next call that queues an item starts
+    /// another.
     pub(crate) fn sender_ended(&self) {
         let mut table = self.table();
         table.sending = false;
-        // Nothing is on its way any more, and the next sender is to know of everything.
+        // No request is under way any more, and the next sender must get every item.
         let mut all = Vec::with_capacity(table.items.len());
         for (name, item) in &mut table.items {
             (item.in_flight, item.listed) = (false, true);
@@ -262,19 +267,19 @@ impl InvalidationQueue {
     }
 }
 
-/// For the sender.
+/// The operations of the sender.
 impl InvalidationQueue {
-    /// Completes when there may be something new to send.
+    /// Waits until there may be something new to send.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Names that the sender does not know of yet.
+    /// Takes the names that the sender has not got yet.
     pub(super) fn take_fresh(&self) -> Vec<Arc<str>> {
         std::mem::take(&mut self.table().fresh)
     }
 
-    /// Removes names that are not queued any more, where most are not.
+    /// Removes the names that are no longer queued, if these are most of `names`.
     pub(super) fn prune(&self, names: &mut VecDeque<Arc<str>>) {
         let table = self.table();
         if names.len() > 2 * table.items.len() + 1024 {
@@ -282,7 +287,7 @@ impl InvalidationQueue {
         }
     }
 
-    /// Takes an item to send it.
+    /// Takes an item, to send it.
     pub(super) fn take(&self, name: &Arc<str>) -> Next {
         let mut table = self.table();
         let (epoch_replaced, taken_at) = (table.epoch_replaced, table.generation);
@@ -292,7 +297,7 @@ impl InvalidationQueue {
             return Next::Nothing;
         }
         if written {
-            // The end of the write lists it again.
+            // `end_write` lists it again.
             item.listed = false;
             return Next::Nothing;
         }
@@ -308,8 +313,8 @@ impl InvalidationQueue {
         })
     }
 
-    /// An item was answered. It leaves, unless it was queued again since it was taken: then the sender is to send it again,
-    /// and this returns `true`.
+    /// Records the answer to an item. Removes the item, unless it was queued again since it was taken. In
+    /// that case returns `true`, and the sender must send it again.
     pub(super) fn answered(&self, work: &Work) -> bool {
         let mut table = self.table();
         if work.kind == Invalidation::Epoch {
@@ -333,7 +338,7 @@ impl InvalidationQueue {
         again
     }
 
-    /// An item was not carried out, or that is not known: it stays.
+    /// Records that an item was not carried out, or that this is unknown. It stays.
     pub(super) fn failed(&self, work: &Work, refused: bool) {
         if let Some(item) = self.table().items.get_mut(&work.name) {
             item.in_flight = false;
@@ -344,7 +349,8 @@ impl InvalidationQueue {
         self.ended.notify_waiters();
     }
 
-    /// Whether all was sent: then the sender's work is done, and the next to be queued starts another.
+    /// Returns whether the queue is empty. If it is, the sender must end, and the next call that queues an
+    /// item starts another.
     pub(super) fn end_if_empty(&self) -> bool {
         let mut table = self.table();
         let empty = table.items.is_empty();
@@ -357,7 +363,7 @@ impl InvalidationQueue {
 }
 
 impl QueueTable {
-    /// Queues an item, or gives the one that is queued a new generation.
+    /// Queues an item, or gives the queued one a new generation.
     fn put(&mut self, name: &str, kind: Invalidation) {
         self.generation += 1;
         let generation = self.generation;
@@ -391,7 +397,7 @@ impl QueueTable {
         }
     }
 
-    /// What the items of this kind take.
+    /// Returns the counter of bytes for items of this kind.
     fn size_of(&mut self, kind: &Invalidation) -> &mut usize {
         match kind {
             Invalidation::Delete(clear) => self.deletes.entry(clear.clone()).or_default(),
@@ -400,13 +406,14 @@ impl QueueTable {
         }
     }
 
-    /// Where the items take too much room, makes what takes the most give way. `newest` was queued last.
+    /// Replaces or drops the largest part of the queue while it takes too many bytes. `newest` was queued
+    /// last.
     fn make_room(&mut self, newest: &str, all_clears: impl Fn() -> Vec<String>) {
         while self.taken() > MOST_BYTES {
             let largest = self.deletes.iter().max_by_key(|(_, size)| **size);
             match largest.map(|(clear, size)| (clear.clone(), *size)) {
                 Some((Some(clear), size)) if size >= self.tags => {
-                    // Its name alone: the namespace stays out of the log.
+                    // Log the cache's name alone, without the namespace.
                     let cache = clear.rsplit('/').next().unwrap_or_default().trim_end_matches('}');
                     tracing::warn!(target: target::INVALIDATION, %cache, "the queue of invalidations is full: a cache will be cleared");
                     self.drop_all(|kind| matches!(kind, Invalidation::Delete(Some(own)) if *own == clear));
@@ -419,7 +426,7 @@ impl QueueTable {
                     }
                 }
                 _ => {
-                    // Which entries carry the tags is not known.
+                    // It is not known which entries carry the tags.
                     tracing::warn!(target: target::INVALIDATION, "the queue of invalidations is full: all caches will be cleared");
                     self.drop_all(|kind| *kind == Invalidation::Tag);
                     self.tags = 0;
@@ -429,12 +436,13 @@ impl QueueTable {
         }
     }
 
-    /// What all items take that are counted.
+    /// Returns the bytes of all items that count.
     fn taken(&self) -> usize {
         self.tags + self.deletes.values().sum::<usize>()
     }
 
-    /// Drops a name of a cache without versions: `newest` if it is one, else any. One is worth as much as another.
+    /// Drops a name of a cache without versions: `newest` if it is one, or else any. None matters more than
+    /// another.
     fn lose_plain(&mut self, newest: &str) -> bool {
         let is_plain = |item: &QueuedItem| item.kind == Invalidation::Delete(None);
         let name = match self.items.get_key_value(newest) {
@@ -557,7 +565,7 @@ mod tests {
         assert!(queue.covers("post:1", "clear-post") && !queue.replaces("clear-post"));
         assert!(queue.covers("user:1", "clear-user"));
         assert_eq!(queue.counts().waiting, 2);
-        // And so on: the bound holds for what is queued later.
+        // The bound also holds for what is queued later.
         let _ = queue.delete(["user:again"], Some("clear-user"), Vec::new);
         assert_eq!(queue.counts().waiting, 3);
     }
@@ -575,12 +583,12 @@ mod tests {
             let _ = queue.delete([&*format!("plain:{number:050}")], None, all);
         }
         assert!(number > 100_000, "{number}");
-        // A name of another cache that finds no room is kept, and plain names give way to it.
+        // A name of another cache is kept, and plain names are dropped for it.
         let _ = queue.delete([&*format!("user:{number:0300}")], Some("clear"), all);
         assert!(queue.covers("user:1", "other") && queue.replaces("tag") && !queue.replaces("clear"));
         let counts = queue.counts();
         assert!(counts.lost > 1, "{counts:?}");
-        // The other cache's two names, the tag and the epoch, and the plain names that are not lost.
+        // The other cache's two names, the tag and the epoch, and the plain names that were not lost.
         assert_eq!(counts.waiting + counts.lost, number + 4);
     }
 

@@ -1,14 +1,15 @@
-//! Sends what is queued, and tries again until all of it was answered.
+//! Sends what is queued, and retries until everything is confirmed.
 //!
-//! Items are kept apart by the node that serves them. Each node has up to [`WINDOW`] requests under way, so that a round
-//! trip of some milliseconds does not count a thousand times. When one fails because its node is away, that node alone
-//! pauses, longer each time, and is then tried with a single item. The node is looked up again whenever an item's turn
-//! comes: a replica may have been promoted.
+//! Items are kept separately for each node that serves them. Each node has up to [`WINDOW`] requests under
+//! way, so that a thousand items do not take a thousand round trips. When a request fails because its node is
+//! unavailable, only that node pauses, longer each time, and is then tried with a single item. The node of an
+//! item is looked up again each time the item is about to be sent, because a replica may have been promoted.
 //!
-//! An item that the server refuses for another reason (the ACL, say) stays queued and is tried again now and then.
+//! An item that the server refuses for another reason (for example an ACL) stays queued and is retried every
+//! few seconds.
 //!
-//! The sender keeps the `Larder` alive only while a request is under way. What is still queued when the last handle is
-//! dropped is not sent.
+//! The sender keeps the `Larder` alive only while a request is under way. What is still queued when the last
+//! handle is dropped is not sent.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -25,23 +26,23 @@ use super::throttle::Throttle;
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::target;
 
-/// How many requests are under way at a node.
+/// How many requests are under way at one node.
 const WINDOW: usize = 128;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// When what was refused is tried again.
+/// How long a refused item waits before it is retried.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
-/// What a sender needs.
+/// What a sender needs from its `Larder`.
 pub(crate) trait Delivery: Send + Sync + 'static {
-    /// Which node serves a name at the moment, by any number.
+    /// Returns a number for the node that serves a name now.
     fn node(&self, name: &str) -> usize;
 
-    /// Carries an item out, within the time that any request may take.
+    /// Carries out an item, within the time that any request may take.
     fn deliver(&self, name: &str, kind: &Invalidation) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// What waits for one node.
+/// The items of one node.
 #[derive(Default)]
 struct NodeQueue {
     names: VecDeque<Arc<str>>,
@@ -49,7 +50,7 @@ struct NodeQueue {
     /// Zero while the node answers.
     pause: Duration,
     resume: Option<Instant>,
-    /// What was sent since the lane was last empty.
+    /// How many items were sent since this queue was last empty.
     deleted: usize,
     replaced: usize,
 }
@@ -69,7 +70,7 @@ impl NodeQueue {
     }
 
     fn failed(&mut self, now: Instant) {
-        // Requests that were under way together fail together: that is one failure.
+        // Requests that were under way together fail together, and count as one failure.
         if self.resume.is_none_or(|resume| resume <= now) {
             self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             self.resume = now.checked_add(self.pause);
@@ -85,21 +86,22 @@ impl NodeQueue {
     }
 }
 
-/// How one request ended: at which node, for which item.
+/// The end of one request: its node, its item and the result.
 type Ended = (usize, Work, Result<()>);
 
 struct Sender {
     queue: Arc<InvalidationQueue>,
-    lanes: HashMap<usize, NodeQueue>,
+    nodes: HashMap<usize, NodeQueue>,
     in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>>,
     /// Tags that wait for the epoch.
     after_epoch: Vec<Arc<str>>,
-    /// What was refused, by when it is tried again.
+    /// Refused items, by the time at which they are retried.
     refused: VecDeque<(Instant, Arc<str>)>,
     refusals: Throttle,
 }
 
-/// Tells the queue that its sender was dropped before its end, with the runtime it ran in.
+/// Tells the queue if its sender is dropped before it has finished, together with the runtime on which it
+/// ran.
 struct RunningSender {
     queue: Arc<InvalidationQueue>,
     finished: bool,
@@ -113,13 +115,13 @@ impl Drop for RunningSender {
     }
 }
 
-/// Sends until the queue is empty, the `Larder` is closed, or its last handle is gone. The queue has one sender at a
-/// time.
+/// Sends until the queue is empty, the `Larder` is closed, or its last handle is dropped. A queue has one
+/// sender at a time.
 pub(crate) async fn send<D: Delivery>(delivery: Weak<D>, queue: Arc<InvalidationQueue>) {
     let mut running = RunningSender { queue: queue.clone(), finished: false };
     let mut sender = Sender {
         queue: queue.clone(),
-        lanes: HashMap::new(),
+        nodes: HashMap::new(),
         in_flight: FuturesUnordered::new(),
         after_epoch: Vec::new(),
         refused: VecDeque::new(),
@@ -128,7 +130,7 @@ pub(crate) async fn send<D: Delivery>(delivery: Weak<D>, queue: Arc<Invalidation
     let mut ended = None;
     loop {
         {
-            // Held only here and by requests, never while the sender waits.
+            // Upgraded only here and in requests, never while the sender waits.
             let Some(delivery) = delivery.upgrade() else { return };
             if let Some(ended) = ended.take()
                 && !sender.ended(&delivery, ended)
@@ -139,7 +141,7 @@ pub(crate) async fn send<D: Delivery>(delivery: Weak<D>, queue: Arc<Invalidation
             sender.start(&delivery);
         }
         if sender.in_flight.is_empty() && queue.end_if_empty() {
-            // The queue knows already; it may even have another sender by now.
+            // `end_if_empty` has told the queue, which may have another sender by now.
             running.finished = true;
             return;
         }
@@ -164,15 +166,16 @@ async fn wake_at(time: Option<Instant>) {
 impl Sender {
     fn list(&mut self, delivery: &impl Delivery, names: Vec<Arc<str>>) {
         for name in names {
-            self.lanes.entry(delivery.node(&name)).or_default().names.push_back(name);
+            self.nodes.entry(delivery.node(&name)).or_default().names.push_back(name);
         }
-        // What was queued and answered otherwise must not pile up behind a node that is away.
-        for lane in self.lanes.values_mut() {
-            self.queue.prune(&mut lane.names);
+        // Names that were queued and removed in another way must not accumulate behind a node that is
+        // unavailable.
+        for waiting in self.nodes.values_mut() {
+            self.queue.prune(&mut waiting.names);
         }
     }
 
-    /// Starts what may be sent now.
+    /// Sends what may be sent now.
     fn start<D: Delivery>(&mut self, delivery: &Arc<D>) {
         let now = Instant::now();
         while self.refused.front().is_some_and(|(due, _)| *due <= now) {
@@ -181,9 +184,9 @@ impl Sender {
         }
         loop {
             let mut moved = Vec::new();
-            for (node, lane) in &mut self.lanes {
-                while lane.may_send(now)
-                    && let Some(name) = lane.names.pop_front()
+            for (node, waiting) in &mut self.nodes {
+                while waiting.may_send(now)
+                    && let Some(name) = waiting.names.pop_front()
                 {
                     if delivery.node(&name) != *node {
                         moved.push(name);
@@ -191,7 +194,7 @@ impl Sender {
                     }
                     match self.queue.take(&name) {
                         Next::Send(work) => {
-                            lane.in_flight += 1;
+                            waiting.in_flight += 1;
                             self.in_flight.push(Box::pin(request(delivery.clone(), *node, work)));
                         }
                         Next::AfterEpoch => self.after_epoch.push(name),
@@ -199,7 +202,7 @@ impl Sender {
                     }
                 }
             }
-            self.lanes.retain(|_, lane| lane.in_flight > 0 || !lane.names.is_empty());
+            self.nodes.retain(|_, waiting| waiting.in_flight > 0 || !waiting.names.is_empty());
             if moved.is_empty() {
                 return;
             }
@@ -207,18 +210,18 @@ impl Sender {
         }
     }
 
-    /// Notes how a request ended; whether to go on.
+    /// Records the end of a request. Returns false if the sender must end.
     fn ended(&mut self, delivery: &Arc<impl Delivery>, (node, work, answer): Ended) -> bool {
         let queue = self.queue.clone();
-        let lane = self.lanes.entry(node).or_default();
-        lane.in_flight = lane.in_flight.saturating_sub(1);
+        let waiting = self.nodes.entry(node).or_default();
+        waiting.in_flight = waiting.in_flight.saturating_sub(1);
         match answer {
             Ok(()) => {
-                lane.answered(&work.kind);
+                waiting.answered(&work.kind);
                 if queue.answered(&work) {
-                    lane.names.push_back(work.name);
+                    waiting.names.push_back(work.name);
                 }
-                lane.report_if_empty();
+                waiting.report_if_empty();
                 if work.kind == Invalidation::Epoch {
                     let tags = std::mem::take(&mut self.after_epoch);
                     self.list(&**delivery, tags);
@@ -230,8 +233,8 @@ impl Sender {
             }
             Err(error) if error.is_outage() => {
                 queue.failed(&work, false);
-                lane.failed(Instant::now());
-                lane.names.push_front(work.name);
+                waiting.failed(Instant::now());
+                waiting.names.push_front(work.name);
             }
             Err(error) => {
                 let now = Instant::now();
@@ -248,11 +251,11 @@ impl Sender {
         true
     }
 
-    /// When there is something to do that nothing else will announce.
+    /// Returns the next time at which something can be sent without another event.
     fn next_turn(&self) -> Option<Instant> {
         let now = Instant::now();
-        // A pause that is over is either used already, or waits for a request under way.
-        let paused = self.lanes.values().filter_map(|lane| lane.resume.filter(|resume| *resume > now));
+        // A pause that is over has been used, or the node waits for a request that is under way.
+        let paused = self.nodes.values().filter_map(|waiting| waiting.resume.filter(|resume| *resume > now));
         paused.chain(self.refused.front().map(|(due, _)| *due)).min()
     }
 }
@@ -271,13 +274,13 @@ mod tests {
     use super::*;
     use crate::error::Error;
 
-    /// Nodes by the first letter of a name; a round trip takes 5 ms.
+    /// A node for each first letter of a name; a round trip takes 5 ms.
     #[derive(Default)]
     struct Nodes {
         queue: Arc<InvalidationQueue>,
         away: Mutex<HashSet<char>>,
         refusing: Mutex<HashSet<String>>,
-        /// How often each name was asked for.
+        /// How many requests there were for each name.
         asked: Mutex<HashMap<String, usize>>,
         order: Mutex<Vec<String>>,
     }

@@ -1,13 +1,13 @@
-//! One line of the log for many events of one kind.
+//! Logs one line for many events of one kind.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How far apart lines are at least.
+/// The shortest time between two lines.
 const APART: Duration = Duration::from_secs(10);
 
-/// Counts events of one kind, and says when to log them.
+/// Counts events of one kind, and tells when to log them.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     logged: Option<Instant>,
@@ -15,8 +15,8 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    /// Counts an event. Returns how many there were since the last line if it is time for another; the first event is
-    /// logged at once.
+    /// Counts an event. If it is time for another line, returns how many events there were since the last
+    /// one. The first event is logged at once.
     pub(super) fn note(&mut self, now: Instant) -> Option<u64> {
         self.since += 1;
         if self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < APART) {

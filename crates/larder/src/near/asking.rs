@@ -1,9 +1,10 @@
-//! Versions that readers are asking the server for, so that many readers ask once.
+//! Shares requests for versions: while one reader asks the server for a version, others wait for that answer.
 //!
-//! After a reconnect no version is known, and every reader needs the one of its cache's `clear`. The first asks; those that
-//! come meanwhile wait for that answer. They may use it only if the table of versions has kept it, which it has not if a change
-//! was notified while the request was under way; then they ask, each for itself. So a waiting reader trusts exactly what a
-//! reader that comes a moment later would trust.
+//! After a reconnect no version is known, and every reader needs the version that `clear` replaces in its
+//! cache. The first reader asks; readers that arrive during the request wait for its answer. They may use it
+//! only if the table of versions has kept it. It has not if a change was reported while the request was under
+//! way; then each of the waiting readers asks for itself. So a waiting reader uses exactly what a reader that
+//! arrives a moment later would use.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +16,13 @@ use crate::name::Name;
 
 #[derive(Default)]
 pub(crate) struct Asking {
-    /// Closed when the request has ended, however it did.
+    /// Closed when the request has ended, in whatever way.
     under_way: Mutex<HashMap<Name, watch::Receiver<()>>>,
-    /// Answers are not kept, so waiting for one is in vain: the server does not tell of changes.
-    in_vain: AtomicBool,
+    /// Answers are not kept, so waiting for one is useless: the server does not report changes.
+    not_kept: AtomicBool,
 }
 
-/// Requests for some versions; ended when it is dropped.
+/// A reader's requests for some versions. Dropping it ends them.
 pub(crate) struct VersionRequests<'a> {
     asking: &'a Asking,
     names: Vec<Name>,
@@ -29,9 +30,9 @@ pub(crate) struct VersionRequests<'a> {
 }
 
 impl Asking {
-    /// Waits for the requests of others for any of `names`. Returns false if there are none.
+    /// Waits for the requests of other readers for any of `names`. Returns false if there are none.
     pub(crate) async fn others(&self, names: &[Name]) -> bool {
-        if self.in_vain.load(Ordering::Relaxed) {
+        if self.not_kept.load(Ordering::Relaxed) {
             return false;
         }
         let others: Vec<watch::Receiver<()>> = {
@@ -48,7 +49,7 @@ impl Asking {
         any
     }
 
-    /// From now on until it is dropped, others wait for what this reader asks for.
+    /// Lets other readers wait for what this reader asks for, until the returned value is dropped.
     pub(crate) fn begin(&self, names: &[Name]) -> VersionRequests<'_> {
         let (ended, request) = watch::channel(());
         let mut under_way = self.under_way();
@@ -57,9 +58,9 @@ impl Asking {
         VersionRequests { asking: self, names: vacant, _ended: ended }
     }
 
-    /// Whether an answer can be kept.
+    /// Records whether answers can be kept.
     pub(crate) fn note(&self, kept: bool) {
-        self.in_vain.store(!kept, Ordering::Relaxed);
+        self.not_kept.store(!kept, Ordering::Relaxed);
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<Name, watch::Receiver<()>>> {
@@ -90,12 +91,12 @@ mod tests {
         assert!(!asking.others(&names[1..]).await);
         let mut waits = std::pin::pin!(asking.others(&names));
         assert!(waits.as_mut().now_or_never().is_none());
-        // A request that fails or is dropped holds up nothing.
+        // A request that fails or is dropped blocks no other reader.
         drop(asked);
         assert!(waits.await);
         assert!(asking.under_way().is_empty());
         let _asked = asking.begin(&names);
         asking.note(false);
-        assert!(!asking.others(&names).await, "waited in vain");
+        assert!(!asking.others(&names).await, "waited for an answer that is not kept");
     }
 }

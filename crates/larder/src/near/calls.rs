@@ -1,7 +1,8 @@
-//! Attempts at locks that may be called, by their tokens.
+//! Wake-ups for attempts at locks, by their tokens.
 //!
-//! An attempt must listen before it stands in line, as its call may come in the same instant as the answer; and nearly always the
-//! lock is free, and nobody calls. So listening costs a number in a table, and what is waited on is made by who waits.
+//! An attempt subscribes before it is enqueued, because its wake-up may arrive together with the reply. Most
+//! locks are free, and most attempts are never woken. So a subscription is one entry in a map; the `Notify`
+//! is allocated only when the attempt waits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,29 +17,29 @@ use super::Invalidations;
 pub(super) struct Wakeups(Mutex<HashMap<u64, Wakeup>>);
 
 enum Wakeup {
-    NotYet,
-    Came,
-    WaitedFor(Arc<Notify>),
+    Idle,
+    Notified,
+    Waiting(Arc<Notify>),
 }
 
 impl Wakeup {
-    fn come(&mut self) {
+    fn notify(&mut self) {
         match self {
-            Self::WaitedFor(waiter) => waiter.notify_one(),
-            Self::NotYet | Self::Came => *self = Self::Came,
+            Self::Waiting(waiter) => waiter.notify_one(),
+            Self::Idle | Self::Notified => *self = Self::Notified,
         }
     }
 }
 
 impl Wakeups {
-    pub(super) fn call(&self, token: u64) {
-        if let Some(call) = self.table().get_mut(&token) {
-            call.come();
+    pub(super) fn notify(&self, token: u64) {
+        if let Some(wakeup) = self.table().get_mut(&token) {
+            wakeup.notify();
         }
     }
 
-    pub(super) fn call_all(&self) {
-        self.table().values_mut().for_each(Wakeup::come);
+    pub(super) fn notify_all(&self) {
+        self.table().values_mut().for_each(Wakeup::notify);
     }
 
     #[cfg(test)]
@@ -51,7 +52,7 @@ impl Wakeups {
     }
 }
 
-/// Hears when one attempt is called, from when it was made until it is dropped.
+/// Receives the wake-ups of one attempt until it is dropped.
 pub(crate) struct Subscription {
     changes: Arc<Invalidations>,
     token: u64,
@@ -59,32 +60,33 @@ pub(crate) struct Subscription {
 
 impl Subscription {
     pub(super) fn new(changes: Arc<Invalidations>, token: u64) -> Self {
-        changes.calls.table().insert(token, Wakeup::NotYet);
+        changes.wakeups.table().insert(token, Wakeup::Idle);
         Self { changes, token }
     }
 
-    /// Waits for a call since the last one heard, `patience` at most.
-    pub(crate) async fn called(&self, patience: Duration) {
-        let waiter = match self.changes.calls.table().get_mut(&self.token) {
+    /// Waits until the attempt is woken, at most for `max_wait`. Returns at once if it was woken since the
+    /// last call.
+    pub(crate) async fn called(&self, max_wait: Duration) {
+        let waiter = match self.changes.wakeups.table().get_mut(&self.token) {
             None => return,
-            Some(Wakeup::WaitedFor(waiter)) => waiter.clone(),
-            Some(call) => {
-                let came = matches!(call, Wakeup::Came);
+            Some(Wakeup::Waiting(waiter)) => waiter.clone(),
+            Some(wakeup) => {
+                let was_notified = matches!(wakeup, Wakeup::Notified);
                 let waiter = Arc::new(Notify::new());
-                *call = Wakeup::WaitedFor(waiter.clone());
-                if came {
+                *wakeup = Wakeup::Waiting(waiter.clone());
+                if was_notified {
                     return;
                 }
                 waiter
             }
         };
-        let _ = timeout(patience, waiter.notified()).await;
+        let _ = timeout(max_wait, waiter.notified()).await;
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.changes.calls.table().remove(&self.token);
+        self.changes.wakeups.table().remove(&self.token);
     }
 }
 
@@ -95,7 +97,7 @@ mod tests {
     use crate::store::lock::wake_name;
 
     #[tokio::test]
-    async fn whatever_can_be_waited_for_calls_who_waits() {
+    async fn every_kind_of_lock_wakes_its_waiters() {
         let keyspace = crate::keyspace::Keyspace::new(Some("shop")).unwrap();
         let changes = Arc::new(Invalidations::default());
         let waiter = changes.listen(1);
@@ -109,16 +111,16 @@ mod tests {
         ] {
             changes.changed(&wake_name(&name, 1));
             let called = timeout(Duration::ZERO, waiter.called(Duration::MAX)).await;
-            assert!(called.is_ok(), "a waiter for {name} is not called");
+            assert!(called.is_ok(), "a waiter for {name} is not woken");
         }
     }
 
     #[tokio::test]
-    async fn a_call_is_heard_whether_it_comes_before_or_after_it_is_waited_for() {
+    async fn a_wake_up_is_received_whether_it_comes_before_or_after_the_wait_begins() {
         let changes = Arc::new(Invalidations::default());
         let (one, other) = (changes.listen(1), changes.listen(2));
-        let silent = async |listening: &Subscription| {
-            timeout(Duration::ZERO, listening.called(Duration::MAX)).await.is_err()
+        let silent = async |subscription: &Subscription| {
+            timeout(Duration::ZERO, subscription.called(Duration::MAX)).await.is_err()
         };
         changes.changed(&wake_name("~lock.1:{/a}", 1));
         one.called(Duration::MAX).await;
@@ -130,6 +132,6 @@ mod tests {
         other.called(Duration::MAX).await;
         assert!(silent(&one).await && silent(&other).await);
         drop((one, other));
-        assert!(changes.calls.is_empty());
+        assert!(changes.wakeups.is_empty());
     }
 }

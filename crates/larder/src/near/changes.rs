@@ -1,10 +1,12 @@
-//! Who the store tells what changed, and who hears of it.
+//! Receives the store's notifications of changes, and passes them on.
 //!
-//! A change names an entry, or a version (a tag's, a cache's, the epoch's). An entry's goes to the near tier of its cache,
-//! which its name begins with; a version's goes to the table of versions, and empties the near tier of a cache that was
-//! cleared. Either goes to whoever waits for just that name, as those do who wait for another process's load. A call of an attempt at a lock goes to that attempt alone.
+//! A change names an entry, or a version (of a tag, a cache or the epoch). The change of an entry goes to the
+//! near tier of its cache, which is found by the prefix of the name. The change of a version goes to the
+//! table of versions; if the version is that of a cache, it empties the cache's near tier. Both also go to
+//! the tasks that watch that name, such as callers that wait for another process's load. The wake-up of an
+//! attempt at a lock goes to that attempt alone.
 //!
-//! All of it happens in the task that reads the connection, so nothing here waits for anything.
+//! All of this runs in the task that reads the connection, so nothing here waits.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,12 +25,12 @@ use crate::store::permit::is_semaphore;
 
 #[derive(Default)]
 pub(crate) struct Invalidations {
-    /// Near tiers, by what their entries' names begin with and by the name of their clear version.
+    /// Near tiers, by the prefix of their entries' names and by the name of the version that clears them.
     tiers: RwLock<HashMap<String, Arc<dyn AnyTier>>>,
     pub(crate) versions: Versions,
-    pub(super) calls: Wakeups,
+    pub(super) wakeups: Wakeups,
     watches: Mutex<HashMap<String, (watch::Sender<()>, usize)>>,
-    /// How many watches there are: nearly always none, and then no change need look.
+    /// How many watches there are. Nearly always none, and then a change skips the lock.
     watched: AtomicUsize,
 }
 
@@ -38,7 +40,7 @@ impl Invalidations {
         tiers.entry(key.to_owned()).or_insert(tier);
     }
 
-    /// From now on until it is dropped, notices changes of `name` that the store tells.
+    /// Watches for changes of `name` until the returned value is dropped.
     pub(crate) fn watch(self: &Arc<Self>, name: &str) -> Watch {
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
         let (sender, count) = watches.entry(name.to_owned()).or_insert_with(|| (watch::channel(()).0, 0));
@@ -48,7 +50,7 @@ impl Invalidations {
         Watch { changes: self.clone(), name: name.to_owned(), changed }
     }
 
-    /// From now on until it is dropped, hears when the attempt at a lock with this token is called.
+    /// Subscribes to wake-ups of the attempt with this token until the returned value is dropped.
     pub(crate) fn listen(self: &Arc<Self>, token: u64) -> Subscription {
         Subscription::new(self.clone(), token)
     }
@@ -76,7 +78,7 @@ impl InvalidationSink for Invalidations {
         if (name.starts_with("~lock") || is_semaphore(name) || is_group(name) || name.starts_with(ELECTION))
             && let Some(token) = woken(name)
         {
-            return self.calls.call(token);
+            return self.wakeups.notify(token);
         }
         let key = if name.starts_with('~') {
             self.versions.changed(name);
@@ -93,7 +95,7 @@ impl InvalidationSink for Invalidations {
     }
 
     fn all_changed(&self) {
-        self.calls.call_all();
+        self.wakeups.notify_all();
         self.versions.all_changed();
         for tier in self.tiers.read().unwrap_or_else(PoisonError::into_inner).values() {
             tier.invalidate_all();
@@ -102,7 +104,7 @@ impl InvalidationSink for Invalidations {
     }
 }
 
-/// Notices changes of one name.
+/// A watch for changes of one name.
 pub(crate) struct Watch {
     changes: Arc<Invalidations>,
     name: String,
@@ -110,9 +112,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Waits for a change since the last one noticed, `patience` at most.
-    pub(crate) async fn changed(&mut self, patience: Duration) {
-        let _ = tokio::time::timeout(patience, self.changed.changed()).await;
+    /// Waits for a change since the last call, at most for `max_wait`.
+    pub(crate) async fn changed(&mut self, max_wait: Duration) {
+        let _ = tokio::time::timeout(max_wait, self.changed.changed()).await;
     }
 }
 

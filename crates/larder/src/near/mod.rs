@@ -1,12 +1,14 @@
-//! The near tier: decoded values in this process, in front of the store, and never stale beyond a bound.
+//! The near tier: decoded values in this process, in front of the store, and never stale for longer than a
+//! bound.
 //!
-//! A copy is made of what was read through a tracked connection, and dropped when the server tells that the name changed.
-//! [`tier`] keeps copies, and orders "insert what was read" against "it has changed meanwhile"; [`changes`] is who
-//! the store tells; [`version`] keeps the versions of tags and caches the same way. Whether a copy may still be believed
-//! is the store's to say (`store/trust.rs`): a copy whose connection broke or fell silent is not served.
+//! A copy is made of a value that was read through a tracked connection, and dropped when the server reports
+//! a change of its name. [`tier`] keeps the copies, and decides between "insert what was read" and "it has
+//! changed since". [`changes`] receives the store's notifications. [`version`] keeps the versions of tags and
+//! caches in the same way. Whether a copy is still valid is decided by the store (`store/trust.rs`): a copy
+//! is not served after its connection has broken or fallen silent.
 //!
-//! Not promised: that two processes see a change at the same instant. A near read is at most [`Near::STALENESS`] behind,
-//! and as a rule the time that one message takes.
+//! Not guaranteed: that two processes see a change at the same instant. A near read is at most
+//! [`Near::STALENESS`] behind, and usually as long as one message takes.
 
 mod asking;
 mod calls;
@@ -28,10 +30,11 @@ pub(crate) use version::AnyTier;
 use crate::error::{Error, Result};
 use crate::store::trust::Sessions;
 
-/// How much a cache keeps in this process, and for how long. Given to [`CacheBuilder::near`](crate::CacheBuilder::near).
+/// How much a cache keeps in this process, and for how long. Passed to
+/// [`CacheBuilder::near`](crate::CacheBuilder::near).
 ///
 /// ```
-/// # async fn run() -> larder::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> larder::Result<()> {
 /// # let larder = larder::Larder::connect("memory:").await?;
 /// use std::sync::Arc;
 /// use std::time::Duration;
@@ -41,7 +44,6 @@ use crate::store::trust::Sessions;
 ///     larder.cache("page").ttl(Duration::from_secs(600)).near(Near::bytes(32 << 20)).build()?;
 /// # let _ = pages; Ok(())
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a near tier is turned on by CacheBuilder::near()"]
@@ -51,17 +53,19 @@ pub struct Near {
 }
 
 impl Near {
-    /// How far a near read may lag behind the server at worst: when the connection that tells of changes has fallen silent
-    /// without breaking. From then on reads ask the server until it is heard again.
+    /// The longest time for which a near read can be behind the server. It is reached when the connection
+    /// that reports changes falls silent without breaking. From then on reads ask the server, until the
+    /// connection answers again.
     pub const STALENESS: Duration = Sessions::BOUND;
 
-    /// Keeps values whose stored sizes add up to this many bytes, names included. Decoded values take more or less than their
-    /// stored form, which is what is counted.
+    /// Keeps values up to this many bytes in total. A value counts with the size of its stored form and its
+    /// name; decoded values may take more or less memory than that.
     pub fn bytes(max_bytes: u64) -> Self {
         Self { max_bytes, max_age: Duration::from_secs(60) }
     }
 
-    /// How long a copy is used before the server is asked again, whatever was told. Default: 60 s.
+    /// Sets how long a copy is used before the server is asked again, even if no change was reported.
+    /// Default: 60 s.
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
         self
@@ -69,7 +73,9 @@ impl Near {
 
     pub(crate) fn check(self) -> Result<()> {
         if self.max_bytes == 0 || self.max_age.is_zero() {
-            return Err(Error::invalid("a near tier of no bytes or no age keeps nothing: leave near() out"));
+            return Err(Error::invalid(
+                "a near tier of 0 bytes or with a max_age of 0 keeps nothing: leave near() out",
+            ));
         }
         Ok(())
     }

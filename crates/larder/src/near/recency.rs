@@ -1,12 +1,13 @@
-//! What this process uses without asking the server.
+//! Records what this process uses without asking the server.
 //!
-//! A server that evicts looks at when, or how often, a key was read. Versions and near copies are read from this process's
-//! memory, so their keys look unused there: the server evicts the version of a cache that is read ten thousand times a
-//! second, and with it every entry of that cache. So what is used here is noted, sampled and bounded, and a task of the
-//! `Larder` reads it from the server now and then.
+//! A server that evicts keys considers when, or how often, each key was read. Versions and near copies are
+//! read from this process's memory, so the server sees their keys as unused. It would evict the version of a
+//! cache that is read ten thousand times a second, and so invalidate every entry of that cache. Therefore the
+//! uses are recorded here, sampled and bounded, and a task of the `Larder` reads the keys from the server now
+//! and then.
 //!
-//! Tags are noted in a bitmap by a hash: no allocation and no lock, and two tags that share a bit only cost a read more.
-//! Near hits are noted once in [`SAMPLED`], by name.
+//! Tags are recorded in a bitmap, by a hash: no allocation and no lock, and two tags that share a bit only
+//! cost one more read. One near hit in [`SAMPLED`] is recorded, by name.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -17,16 +18,16 @@ use quick_cache::DefaultHashBuilder;
 
 use crate::name::Name;
 
-/// One in so many near hits is noted. A power of two.
+/// One near hit in this many is recorded. A power of two.
 pub(crate) const SAMPLED: u64 = 64;
-/// How many names of near copies are kept between two turns.
+/// How many names of near copies are recorded between two rounds.
 const MOST_COPIES: usize = 128;
 const WORDS: usize = 128;
 
-/// What was used since the last turn.
+/// What was used since the last round.
 #[derive(Default)]
 pub(crate) struct Recency {
-    /// Whether anybody wants to know: the server evicts.
+    /// Whether uses are recorded: only if the server evicts keys.
     wanted: AtomicBool,
     tags: Bits,
     copies: Mutex<HashSet<Name>>,
@@ -44,7 +45,7 @@ impl Default for Bits {
 }
 
 impl Bits {
-    /// The word of a name, and its bit in there.
+    /// Returns the index of a name's word, and the name's bit in it.
     fn place(&self, name: &str) -> (usize, u64) {
         let hash = self.hasher.hash_one(name);
         (usize::try_from(hash >> 6).unwrap_or(0) % WORDS, 1 << (hash & 63))
@@ -60,7 +61,7 @@ impl Bits {
     }
 }
 
-/// The tags that were used, as far as a bitmap says.
+/// The tags that were used, as far as the bitmap can tell.
 pub(crate) struct UsedTags<'a> {
     bits: &'a Bits,
     words: Vec<u64>,
@@ -78,12 +79,12 @@ impl UsedTags<'_> {
 }
 
 impl Recency {
-    /// Whether uses are noted from now on.
+    /// Turns recording on or off.
     pub(crate) fn want(&self, wanted: bool) {
         self.wanted.store(wanted, Relaxed);
     }
 
-    /// The version of this name was used.
+    /// Records a use of a version.
     #[inline]
     pub(super) fn used_version(&self, name: &str) {
         if self.wanted.load(Relaxed) && name.starts_with("~tag") {
@@ -91,13 +92,14 @@ impl Recency {
         }
     }
 
-    /// A near copy of this name was used. To be called for one in [`SAMPLED`].
+    /// Records a use of a near copy. Call it for one hit in [`SAMPLED`].
     #[cold]
     pub(crate) fn used_copy(&self, name: &Name) {
         if !self.wanted.load(Relaxed) {
             return;
         }
-        // Whoever finds it locked is not the only one to use this name.
+        // If another thread has the lock, this use is skipped; frequently used names are recorded another
+        // time.
         if let Ok(mut copies) = self.copies.try_lock()
             && copies.len() < MOST_COPIES
         {
@@ -105,13 +107,13 @@ impl Recency {
         }
     }
 
-    /// Takes what was noted of tags.
+    /// Takes the recorded tags.
     pub(crate) fn take_tags(&self) -> UsedTags<'_> {
         let words = self.tags.words.iter().map(|word| word.swap(0, Relaxed)).collect();
         UsedTags { bits: &self.tags, words }
     }
 
-    /// Takes what was noted of near copies.
+    /// Takes the recorded names of near copies.
     pub(crate) fn take_copies(&self) -> HashSet<Name> {
         std::mem::take(&mut *self.copies.lock().unwrap_or_else(PoisonError::into_inner))
     }

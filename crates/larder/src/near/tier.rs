@@ -1,13 +1,14 @@
-//! Copies by name, and the one race that matters: a copy is inserted after its name has changed.
+//! Copies by name, and the one race that matters: a copy that is inserted after its name has changed.
 //!
-//! Between a read's request and the moment its caller inserts the answer, the change may be told and find nothing to drop.
-//! So a reader takes a [`InsertTicket`] before it asks, and inserts with it: every change moves the sequence number of the
-//! name's stripe, and a ticket of another number is refused. Checking the number and inserting, and moving it and
-//! removing, each happen under the stripe's lock. Names that share a stripe now and then refuse each other's inserts,
-//! which costs one more read and nothing else; so a stripe needs no list of readers.
+//! Between a read's request and the insertion of its answer, a change may be reported and find no copy to
+//! drop. So a reader takes an [`InsertTicket`] before it sends its request, and inserts with that ticket.
+//! Every change increments the sequence number of its name's stripe, and a ticket with an older number is
+//! refused. Both "compare the number and insert" and "increment the number and remove" run under the stripe's
+//! lock. Names that share a stripe sometimes refuse each other's inserts. That costs one more read and
+//! nothing else, so a stripe needs no list of readers.
 //!
-//! Invariant: what [`Tier::find`] returns was read after the last change of its name that was told.
-//! Expiry and trust are not looked at here.
+//! Invariant: a copy that [`Tier::find`] returns was read after the last reported change of its name. Expiry
+//! and sessions are not checked here.
 
 use std::hash::BuildHasher;
 
@@ -18,10 +19,10 @@ use super::sync::{Mutex, MutexGuard, PoisonError};
 
 const STRIPES: usize = 1024;
 
-/// What a copy takes beside its name and value.
+/// What a copy costs in addition to its name and value, in bytes.
 const OVERHEAD: u64 = 128;
 
-/// A copy and what it weighs.
+/// A copy and its weight.
 #[derive(Clone)]
 pub(crate) struct Copied<T> {
     pub(crate) what: T,
@@ -38,7 +39,7 @@ impl<T> Weighter<Box<str>, Copied<T>> for CopyWeight {
     }
 }
 
-/// The right to insert what is about to be read, unless it changes meanwhile.
+/// The right to insert what is about to be read, unless it changes in the meantime.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InsertTicket {
     stripe: usize,
@@ -61,7 +62,7 @@ impl<T: Clone> Tier<T> {
 
     pub(super) fn with_stripes(max_bytes: u64, stripes: usize) -> Self {
         let estimate = usize::try_from(max_bytes / 512).unwrap_or(usize::MAX).clamp(16, 100_000);
-        // Each shard holds a part of the bytes: a value must fit one.
+        // Each shard holds a part of the bytes, and a value must fit into one shard.
         let shards = (max_bytes / (4 << 20)).clamp(1, 64);
         let options = OptionsBuilder::new()
             .shards(1usize << shards.ilog2())
@@ -72,7 +73,7 @@ impl<T: Clone> Tier<T> {
             Ok(options) => {
                 Cache::with_options(options, CopyWeight, DefaultHashBuilder::default(), Default::default())
             }
-            // Only reached if an option above were left out.
+            // Reached only if one of the options above is removed.
             Err(_) => Cache::with_weighter(estimate, max_bytes, CopyWeight),
         };
         let stripes = (0..stripes).map(|_| Mutex::new(0)).collect();
@@ -88,14 +89,14 @@ impl<T: Clone> Tier<T> {
         self.find(name).map(|copy| copy.what)
     }
 
-    /// To be taken before the read that is to be inserted is sent.
+    /// Takes a ticket. Call it before sending the read whose answer is to be inserted.
     pub(crate) fn ticket(&self, name: &str) -> InsertTicket {
         let stripe = self.stripe(name);
         let sequence = self.stripes.get(stripe).map(|stripe| *lock(stripe)).unwrap_or_default();
         InsertTicket { stripe, sequence }
     }
 
-    /// Keeps a copy, unless its name changed since the ticket was taken; whether it does.
+    /// Keeps a copy unless its name has changed since the ticket was taken. Returns whether it was kept.
     pub(crate) fn insert(&self, name: &str, ticket: InsertTicket, copy: Copied<T>) -> bool {
         let Some(stripe) = self.stripes.get(ticket.stripe) else { return false };
         let sequence = lock(stripe);
@@ -106,7 +107,7 @@ impl<T: Clone> Tier<T> {
         unchanged
     }
 
-    /// The name has changed.
+    /// Drops the copy of a name that has changed.
     pub(crate) fn invalidate(&self, name: &str) {
         if let Some(stripe) = self.stripes.get(self.stripe(name)) {
             let mut sequence = lock(stripe);
@@ -115,21 +116,23 @@ impl<T: Clone> Tier<T> {
         }
     }
 
-    /// Any name may have changed.
+    /// Drops all copies: any name may have changed.
     pub(crate) fn invalidate_all(&self) {
-        // The numbers first: an insert that has looked at its number already is done before its stripe's turn.
+        // Increment the numbers before clearing. An insert that has compared its number before finishes
+        // before its stripe's lock is taken here, so `clear` removes its copy. An insert that comes later has
+        // an old number and is refused.
         for stripe in &self.stripes {
             *lock(stripe) += 1;
         }
         self.copies.clear();
     }
 
-    /// The names of all copies.
+    /// Returns the names of all copies.
     pub(crate) fn names(&self) -> impl Iterator<Item = Box<str>> {
         self.copies.iter().map(|(name, _)| name)
     }
 
-    /// How many copies there are, and what they weigh.
+    /// Returns how many copies there are, and their weight.
     pub(crate) fn size(&self) -> (usize, u64) {
         (self.copies.len(), self.copies.weight())
     }

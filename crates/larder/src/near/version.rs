@@ -1,8 +1,8 @@
-//! The versions of tags and caches, kept near: a version is compared at every read, and must not cost a round trip.
+//! The versions of tags and caches, kept near: every read compares them, and that must not cost a round trip.
 //!
-//! The same protocol as for entries: what was read through a tracked connection is kept until the server tells that it has
-//! changed, or its connection is not believed any more. A version is a random number, so comparing is all that is ever
-//! done with it.
+//! The protocol is that of entries: a version that was read through a tracked connection is kept until the
+//! server reports a change of it, or until its session is no longer valid. A version is a random number, so
+//! it is only ever compared for equality.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::name::Name;
 use crate::store::trust::{ReadStamp, Sessions};
 use crate::store::{KeptVersion, Store, Tracked, read_version};
 
-/// What this table may take: some fifty thousand versions.
+/// The most bytes of this table: some fifty thousand versions.
 const BYTES: u64 = 8 << 20;
 
-/// A near tier, whatever it keeps.
+/// A near tier of any type.
 pub(crate) trait AnyTier: Send + Sync {
     fn invalidate(&self, name: &str);
     fn invalidate_all(&self);
@@ -33,18 +33,18 @@ impl<T: Clone + Send + Sync> AnyTier for Tier<T> {
     }
 }
 
-/// A version, and as what it is believed.
+/// A cached version, and the session that vouches for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KnownVersion {
     pub(crate) version: u64,
     pub(crate) seen: ReadStamp,
-    /// Until when the server keeps it at least, where it said so.
+    /// How long the server keeps it at least, if that is known.
     kept_until: Option<Tick>,
 }
 
 pub(crate) struct Versions {
     known: Tier<KnownVersion>,
-    /// What is used here without asking the server.
+    /// What this process uses without asking the server.
     pub(crate) recency: Recency,
 }
 
@@ -55,19 +55,19 @@ impl Default for Versions {
 }
 
 impl Versions {
-    /// What is known here and now, without asking.
-    pub(crate) fn known(&self, name: &str, lanes: &Sessions, now: Moment) -> Option<KnownVersion> {
-        let known = self.known.get(name).filter(|known| lanes.is_valid(known.seen, now))?;
+    /// Returns a version that is cached and valid. No round trip.
+    pub(crate) fn known(&self, name: &str, sessions: &Sessions, now: Moment) -> Option<KnownVersion> {
+        let known = self.known.get(name).filter(|known| sessions.is_valid(known.seen, now))?;
         self.recency.used_version(name);
         Some(known)
     }
 
-    /// Whether a version is kept here, valid or not.
+    /// Returns whether a version is cached, valid or not.
     pub(crate) fn is_kept(&self, name: &str) -> bool {
         self.known.find(name).is_some()
     }
 
-    /// The names of the tags that were used since this was last asked.
+    /// Returns the tags that were used since the last call.
     pub(crate) fn used_tags(&self) -> Vec<Name> {
         let used = self.recency.take_tags();
         if used.is_empty() {
@@ -77,8 +77,8 @@ impl Versions {
         names.map(|name| Name::from(&*name)).collect()
     }
 
-    /// Reads versions on the tracked connection; gives those that are kept here and are no longer what the server has. One
-    /// round trip for those that can be read together. What is kept is not touched.
+    /// Reads versions on the tracked connection, and returns the names whose cached version differs from the
+    /// server's. One round trip for names that can be read together. The cached versions stay as they are.
     pub(crate) async fn outdated<'a>(&self, store: &impl Store, names: &'a [Name]) -> Result<Vec<&'a Name>> {
         if names.is_empty() {
             return Ok(Vec::new());
@@ -91,7 +91,7 @@ impl Versions {
         Ok(names.iter().zip(read).filter_map(differs).collect())
     }
 
-    /// The version as it is on the server: one round trip. None is made.
+    /// Reads the current version in one round trip; does not create it if it is missing.
     pub(crate) async fn ask(
         &self,
         store: &impl Store,
@@ -106,7 +106,7 @@ impl Versions {
         Ok(version.map(|version| (version, read.seen)))
     }
 
-    /// Versions as they are on the server, in the order of `names`: one round trip for those that can be read together.
+    /// Reads current versions, in the order of `names`: one round trip for names that can be read together.
     pub(crate) async fn ask_many(
         &self,
         store: &impl Store,
@@ -128,8 +128,8 @@ impl Versions {
             .collect())
     }
 
-    /// The version for what will be kept for `span`, made if there is none. No round trip where it is known to be kept so
-    /// long.
+    /// Returns a version for an entry that will be kept for `span`, and creates it if it is missing. No round
+    /// trip if the version is known to be kept for that long.
     pub(crate) async fn ensure(
         &self,
         store: &impl Store,
@@ -167,10 +167,10 @@ impl Versions {
     }
 }
 
-/// On a cluster the version may live at another node than the entry. The error then names a node that the reader did not
-/// ask for, and must say why.
+/// On a cluster the version may be on another node than the entry. The error then names a node that the
+/// reader did not ask for, so it says why.
 fn unchecked(error: Error) -> Error {
-    error.in_context("whether the entry was invalidated cannot be checked")
+    error.in_context("cannot check whether the entry was invalidated")
 }
 
 #[cfg(test)]
@@ -183,20 +183,20 @@ mod tests {
 
     #[test]
     fn a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life() {
-        let (versions, lanes) = (Versions::default(), Sessions::remote());
-        let seen = lanes.open(lanes.take().unwrap());
+        let (versions, sessions) = (Versions::default(), Sessions::remote());
+        let seen = sessions.open(sessions.take().unwrap());
         versions.keep(
             "~tag",
             versions.known.ticket("~tag"),
             KnownVersion { version: 7, seen, kept_until: None },
         );
-        assert_eq!(versions.known("~tag", &lanes, at(0)), None, "no heartbeat was answered yet");
-        lanes.renew(seen, at(0));
-        assert_eq!(versions.known("~tag", &lanes, at(1900)).map(|known| known.version), Some(7));
-        assert_eq!(versions.known("~tag", &lanes, at(2000)), None, "the connection is silent");
-        lanes.renew(seen, at(2000));
-        assert!(versions.known("~tag", &lanes, at(2000)).is_some());
-        lanes.end(seen);
-        assert_eq!(versions.known("~tag", &lanes, at(2000)), None, "the connection has broken");
+        assert_eq!(versions.known("~tag", &sessions, at(0)), None, "no heartbeat was answered yet");
+        sessions.renew(seen, at(0));
+        assert_eq!(versions.known("~tag", &sessions, at(1900)).map(|known| known.version), Some(7));
+        assert_eq!(versions.known("~tag", &sessions, at(2000)), None, "the connection is silent");
+        sessions.renew(seen, at(2000));
+        assert!(versions.known("~tag", &sessions, at(2000)).is_some());
+        sessions.end(seen);
+        assert_eq!(versions.known("~tag", &sessions, at(2000)), None, "the connection has broken");
     }
 }

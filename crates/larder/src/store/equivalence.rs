@@ -1,8 +1,9 @@
-//! The memory store is the specification: a real server, driven through the same random history, must answer the same.
+//! The memory store is the specification: a real server that is driven through the same random history must
+//! give the same answers.
 //!
-//! Histories are short and use few names, so that operations meet. Time is left out, but for an operation that lets an
-//! entry expire in both stores; spans of time in answers are compared roughly. Each history has names of its own.
-//! LARDER_TEST_HISTORIES sets how many are tried.
+//! Histories are short and use few names, so that operations meet. Time plays no part, except for an
+//! operation that lets an entry expire in both stores; spans of time in answers are compared roughly. Each
+//! history has its own names. LARDER_TEST_HISTORIES sets how many histories are tried.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ enum Step {
     Touch(usize, Expiry),
     Remaining(usize),
     RemainingMany(Vec<usize>),
-    /// Stores something for a millisecond and waits until it is gone.
+    /// Stores something for a millisecond and waits until it has expired.
     Lapse(usize),
     BeginFill(usize, u8, Option<u8>),
     CommitFill(usize, u8, u8, Expiry),
@@ -62,7 +63,7 @@ enum Step {
     AbandonOnce(usize, u8),
 }
 
-/// What a step answered, with spans of time made comparable.
+/// The answer to a step, with spans of time made comparable.
 #[derive(Debug, PartialEq)]
 enum Answer {
     Nothing,
@@ -79,7 +80,7 @@ enum Answer {
     Failed(ErrorKind),
 }
 
-/// A span of time, known to some minutes.
+/// A span of time, to within some minutes.
 #[derive(Debug, PartialEq)]
 enum Rough {
     Never,
@@ -104,7 +105,8 @@ fn steps() -> impl Strategy<Value = Step> {
     let names = || prop::collection::vec(0..NAMES, 0..5);
     let some = || 0..4u8;
     let what = || 0..KINDS;
-    // Of refreshes: mostly of a nonce that values have, and of few tokens, so that a begin and its commit meet.
+    // Refreshes mostly name a nonce that some value has, and use few tokens, so that a begin and its commit
+    // meet.
     let (old, few) = (|| prop_oneof![6 => 1..3u8, 1 => 0..4u8], || 0..2u8);
     prop_oneof![
         2 => name().prop_map(Step::Get),
@@ -142,7 +144,7 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A run of work, and its answer without the time that it has left.
+/// A run of work, and its answer without the time that is left.
 fn run(token: u8, liveness: Duration, takes_over: bool) -> OnceRun {
     OnceRun { token: u64::from(token) + 1, liveness, kept: 60 * MINUTE, takes_over }
 }
@@ -156,8 +158,8 @@ fn timeless(start: OnceStart) -> OnceStart {
 
 const KINDS: u8 = 5;
 
-/// Something of each kind that a store may hold: text, a placeholder, two values whose nonces refreshes name, the empty
-/// string.
+/// One of each kind that a store may hold: text, a placeholder, two values whose nonces refreshes name, the
+/// empty string.
 fn value(which: u8) -> Bytes {
     match which {
         0 => Bytes::from_static(b"{\"plain\":\"json, longer than the forty bytes of a header\"}"),
@@ -368,7 +370,7 @@ fn both_stores_answer_the_same_to_every_history() {
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-/// What a process sends by two connections may arrive in either order.
+/// What a process sends over two connections may arrive in either order.
 #[tokio::test]
 async fn a_run_that_is_abandoned_before_its_begin_arrives_does_not_begin_and_leaves_the_next_alone() {
     let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
@@ -384,13 +386,13 @@ async fn no_late_begin(store: &impl OnceStore) {
     // An abandon that finds its own mark removes it.
     store.abandon_once("late", next.token).await.unwrap();
     assert_eq!(store.begin_once("late", last, None).await.unwrap(), OnceStart::Begun);
-    // One that does not leaves the mark of another run alone.
+    // An abandon that finds the mark of another run leaves it.
     store.abandon_once("late", next.token).await.unwrap();
     assert_eq!(timeless(store.begin_once("late", late, None).await.unwrap()), OnceStart::GivenUp);
     assert!(store.renew_once("late", last).await.unwrap());
 }
 
-/// Work may take longer than its mark was kept for at first.
+/// Work may take longer than its mark was first kept for.
 #[tokio::test]
 async fn a_run_that_shows_signs_of_life_keeps_its_mark() {
     let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
@@ -407,7 +409,7 @@ async fn lasting_mark(store: &(impl Store + OnceStore)) {
     let mark = crate::keyspace::Keyspace::once("lasting");
     let (_, left) = store.remaining(&mark).await.unwrap().unwrap();
     assert_eq!(rough(left), Rough::Longer);
-    // Where enough is left it stays as it is, and nobody who watches it is woken.
+    // If enough is left, the mark stays as it is, and no watcher is notified.
     let enough = OnceRun { kept: 90 * MINUTE, ..first };
     assert!(store.renew_once("lasting", enough).await.unwrap());
     let (_, left) = store.remaining(&mark).await.unwrap().unwrap();

@@ -1,5 +1,6 @@
-//! The memory store is the specification of jobs, too: a real server, driven through the same random history, must
-//! answer the same. Days pass by the offset of the schedule, so that both stores' clocks may stay as they are.
+//! The memory store is also the specification of jobs: a real server that is driven through the same random
+//! history must give the same answers. Days pass by the schedule's offset, so that both stores' clocks need
+//! no change.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -31,16 +32,16 @@ enum Step {
         /// Counts for the next day.
         early: bool,
     },
-    /// By the last token or one before; of the last run's period or another.
+    /// Ends a run with the last token or an earlier one, for the last run's period or another.
     End {
         behind: u64,
         slot: Option<u8>,
         completed: bool,
     },
-    /// The time of the run's lock is over.
+    /// The time of the run's lock ends.
     Die,
     Status,
-    /// A run that was given up before it arrives.
+    /// A run that was cancelled before it arrives.
     Late,
 }
 
@@ -188,6 +189,7 @@ fn both_stores_answer_the_same_to_every_history_of_a_job() {
             let (of_memory, of_server) = (player(), player());
             runtime.block_on(async {
                 for (at, step) in history.iter().enumerate() {
+                    // The time of a run's lock ends in both stores; then each store gets the same step.
                     if let Step::Die = step {
                         let lock = super::job::lock_of_job(&of_memory.job);
                         memory.end(&lock);

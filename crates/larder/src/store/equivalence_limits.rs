@@ -1,10 +1,10 @@
-//! The memory store's limits are the specification: the scripts, on a real server, must answer the same to the
-//! microsecond, and leave records that count the same.
+//! The memory store is also the specification of limits: the scripts, on a real server, must give the same
+//! answers to the microsecond, and leave records that count the same.
 //!
-//! Time decides everything about a limit, so here it is given: the one line of the scripts that asks the server for the
-//! time reads two arguments instead. Clocks step forward by little and by much, and back. Every answer is compared in
-//! full. The same histories are held against the bound by a plain list of what was admitted.
-//! LARDER_TEST_HISTORIES sets how many are tried.
+//! Time decides everything about a limit, so the tests set it: the line of the scripts that asks the server
+//! for the time is replaced and reads two arguments instead. Clocks step forward by little and by much, and
+//! back. Every answer is compared in full. The same histories are checked against the bound by a plain list
+//! of what was admitted. LARDER_TEST_HISTORIES sets how many histories are tried.
 
 mod booked;
 mod both;
@@ -33,7 +33,7 @@ enum Step {
         max_wait: u64,
         penalty: Option<Penalty>,
     },
-    /// Gives the key these terms for so many microseconds, or ends that.
+    /// Gives the key these terms for some microseconds, or ends that.
     Override {
         plan: Option<usize>,
         lasts: u64,
@@ -49,7 +49,8 @@ enum Step {
     Back(u64),
 }
 
-/// Windows from hours down to what sixty does not divide; the same windows with other limits; one and several.
+/// Windows from hours down to one that is not divisible by sixty; the same windows with other limits; one and
+/// several.
 fn plans() -> Vec<Vec<QuotaSpec>> {
     let buckets = |limit, width| QuotaSpec { rule: Rule::Buckets, limit, width };
     let log = |limit, window| QuotaSpec { rule: Rule::Log, limit, width: window };
@@ -64,7 +65,7 @@ fn plans() -> Vec<Vec<QuotaSpec>> {
         vec![gcra(3, 1_000_000)],
         vec![gcra(3, 1_000_000), log(5, 10_000_001), buckets(12, 999_983)],
         vec![buckets(25, 13_000_000)],
-        // Logs whose times take 5 and 6 bytes, and one that outlives what 4 bytes tell apart.
+        // Logs with times of 5 and 6 bytes, and one that outlives what 4 bytes distinguish.
         vec![log(5, 5_000_000_000)],
         vec![log(4, 2_000_000_000_000)],
         vec![buckets(9, 1_000), buckets(70_000, 1_000_000_000), buckets(30, 3_000)],
@@ -72,8 +73,8 @@ fn plans() -> Vec<Vec<QuotaSpec>> {
     ]
 }
 
-/// Mostly of one plan. Or of that one alone and nearly without anything special, which is what charge.lua answers before
-/// the whole rule begins.
+/// Mostly one plan; or that plan alone with hardly any options, which charge.lua decides before
+/// charge_any.lua begins.
 fn history() -> impl Strategy<Value = Vec<Step>> {
     (0..plans().len(), prop_oneof![Just(0u32), Just(1)])
         .prop_flat_map(|(usual, special)| prop::collection::vec(steps(usual, special), 1..40))
@@ -116,7 +117,7 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (plan(), take, prop_oneof![Just(1u64), 1..6u64], charge_at, max_wait, penalty).prop_map(
             |(plan, take, cost, charge_at, max_wait, penalty)| {
-                // A lease lies within the shortest window; a booking is made for now.
+                // A lease is within the shortest window; a booking is made for now.
                 let within = plans()[plan].iter().map(|term| term.window()).min().unwrap_or(0);
                 let charge_at = if max_wait > 0 { 0 } else { charge_at % within };
                 let charge_at = if plans()[plan].iter().any(|term| term.rule == Rule::Gcra) { 0 } else { charge_at };
@@ -137,7 +138,7 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The terms of an override, each with a label of its own.
+/// The terms of an override, each with its own label.
 fn labelled(terms: &[QuotaSpec]) -> Vec<(QuotaSpec, Label)> {
     terms.iter().enumerate().map(|(place, term)| (*term, [place as u8 + 1; 15])).collect()
 }
@@ -181,7 +182,8 @@ fn both_stores_decide_the_same_at_every_time() {
                         prop_assert_eq!(expected, found, "{}", told());
                     }
                     Step::Forget => {
-                        // The server does not end records here, and so forgets some that memory no longer counts.
+                        // The server does not end records here, and so forgets some that the memory store no
+                        // longer counts.
                         let (forgotten, found) = both.forget();
                         prop_assert!(!forgotten || found, "{}", told());
                     }

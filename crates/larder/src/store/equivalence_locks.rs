@@ -1,9 +1,10 @@
-//! The memory store is the specification of locks, too: a real server, driven through the same random history, must
-//! answer the same, hold each lock for as long, and give out fences that grow. Waiters live for hours here and claims
-//! last for some, so that a slow machine changes nothing; that a lock's time is over is a step of its own.
+//! The memory store is also the specification of locks: a real server that is driven through the same random
+//! history must give the same answers, hold each lock for as long, and issue fences that grow. Waiters live
+//! for hours here and claims last for hours, so that a slow machine changes nothing; a step of its own ends
+//! the time of a lock.
 //!
-//! A semaphore goes with them: its number changes, its callers want one to three permits. And a group of three locks, of which
-//! callers want some.
+//! A history also has a semaphore, whose number changes and whose callers want one to three permits; and a
+//! group of three locks, of which callers want some.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -22,11 +23,11 @@ use crate::near::Invalidations;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const LOCKS: u8 = 2;
-/// Where the tokens of permits stand, and which "lock" of a ticket is the semaphore.
+/// Where the tokens of permits are, and which "lock" of a ticket is the semaphore.
 const PERMITS: u8 = 2;
-/// Where the tokens of a group stand, and which "lock" of a ticket is the group.
+/// Where the tokens of a group are, and which "lock" of a ticket is the group.
 const GROUP: u8 = 3;
-/// The number of permits that a handle brings.
+/// The number of permits that a handle sends.
 const SEMAPHORE: u64 = 3;
 
 #[derive(Debug, Clone)]
@@ -39,25 +40,25 @@ enum Step {
     Extend(Vec<(u8, u8)>),
     Release(u8, u8),
     Holder(u8),
-    /// By the last fence, or by another.
+    /// With the last fence, or with another one.
     BreakIf(u8, bool),
     /// Takes the lock for a moment, and waits until that is over.
     Brief(u8, u8),
-    /// The time of whoever holds it is over, also where others wait.
+    /// The holder's time ends, also if others wait.
     End(u8),
-    /// An attempt that was given up before it arrives.
+    /// An attempt that was cancelled before it arrives.
     Late(u8, u8, bool),
-    /// How many permits, and whether it waits with how many others at most.
+    /// How many permits, and whether it waits, with how many others at most.
     TakePermit(u8, u64, Option<u64>),
     LatePermit(u8, u64, Option<u64>),
     ConfirmPermit(u8),
     RenewPermits(Vec<u8>),
     GivePermit(u8, bool),
     SetPermits(u64, u64),
-    /// The permits of one for one of another, and whether that was given up before.
+    /// The permits of one token for those of another, and whether that was cancelled before.
     Exchange(u8, u8, bool),
     InUse,
-    /// The time of all permits and claims is over.
+    /// The time of all permits and claims ends.
     EndPermits,
     /// Which of the three locks of the group, as bits, and whether it waits.
     TakeGroup(u8, u8, bool),
@@ -67,7 +68,7 @@ enum Step {
     GiveGroup(u8, bool),
     GroupHolder(u8),
     EndGroup,
-    /// Whether these are held, as replicas would be asked.
+    /// Whether these are held, as asked with replicas.
     Acknowledged(Vec<(u8, u8)>),
 }
 
@@ -81,7 +82,7 @@ enum Answer {
     Turns(Vec<QueueStatus>),
     Flag(bool),
     Flags(Vec<bool>),
-    /// Whether it has the last fence, how long it is held, how many wait.
+    /// Whether it has the last fence, how long it is held, and how many wait.
     Holder(Option<(bool, Duration, u64)>),
 }
 
@@ -125,7 +126,7 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Attempts of a history at one store: a token that is used once more is another one.
+/// The attempts of a history at one store: a token that is used again becomes another attempt.
 struct Tokens {
     history: u64,
     used: Cell<[u64; 16]>,
@@ -169,7 +170,7 @@ impl Tokens {
         self.current(lock, token)
     }
 
-    /// The next token, of an attempt at so many permits.
+    /// The next token, for an attempt at some permits.
     fn next_permit(&self, token: u8, weight: u64) -> u64 {
         let mut weights = self.weights.get();
         weights[usize::from(token)] = weight;
@@ -183,7 +184,7 @@ impl Tokens {
 
     fn attempted(&self, lock: u8, attempted: Attempted) -> Answer {
         match attempted {
-            // Fences come from each store's own clock, and whether a name is listened to from its connections.
+            // Fences depend on each store's clock, and whether wake-ups are reported on its connections.
             Attempted::Granted { fence } => {
                 let mut fences = self.fences.get();
                 let last = std::mem::replace(&mut fences[usize::from(lock)], fence);
@@ -202,17 +203,17 @@ fn hours(span: Duration) -> Duration {
     Duration::from_secs((span.as_secs() + hour / 2) / hour * hour)
 }
 
-/// Those that want all permits have fences.
+/// Requests for all permits have fences.
 fn request(wait: Option<u64>, ttl: Duration, token: u64) -> PermitRequest {
     let wait = wait.map_or(WhenTaken::No, |most| WhenTaken::Queue { most });
     PermitRequest { permits: SEMAPHORE, ttl, wait, fenced: weight(token) == SEMAPHORE, quarantine: None }
 }
 
-/// Whether its wake-up name is listened to comes from each store's connections.
+/// Whether wake-ups are reported depends on each store's connections.
 fn taken(taken: Taken, tokens: &Tokens) -> Answer {
     Answer::Taken(match taken {
         Taken::Granted { permits, fence } if fence > 0 => {
-            // Fences come from each store's own clock, and grow.
+            // Fences depend on each store's clock, and grow.
             let last = tokens.permit_fence.replace(fence);
             Taken::Granted { permits, fence: u64::from(fence > last) }
         }
@@ -282,7 +283,7 @@ async fn take(
             }
             answer
         }
-        // The stores are told by who compares them.
+        // The comparison itself tells the stores.
         Step::End(_) | Step::EndPermits | Step::EndGroup => Answer::Flag(true),
         Step::Late(lock, token, stand) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
@@ -354,7 +355,7 @@ async fn take(
         }
         Step::Acknowledged(held) => {
             let held: Vec<LockToken> = held.iter().map(|ticket| tokens.ticket(*ticket)).collect();
-            // No replica is asked for: that there are some is a test of its own.
+            // Zero replicas are asked for: that there are some is another test.
             Answer::Flags(store.acknowledged(&held, 0, HOUR).await?.into_iter().flatten().collect())
         }
         Step::GivePermit(token, up) => {
@@ -364,7 +365,7 @@ async fn take(
     })
 }
 
-/// What chance rarely brings about: a waiter whose claim ended asks while the next one has a claim.
+/// What chance rarely produces: a waiter whose claim ended asks while the next one has a claim.
 fn late_waiter() -> Vec<Step> {
     let waits = Some(u64::MAX);
     vec![
@@ -386,6 +387,7 @@ fn late_waiter() -> Vec<Step> {
 fn both_stores_answer_the_same_to_every_history_of_locks() {
     let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Claims and heartbeats that last for hours: no time passes by itself.
     let timing = QueueTiming { claim: 5 * HOUR, live: 5 * HOUR };
     let mut server = runtime.block_on(real_store());
     server.timing = timing;
@@ -399,6 +401,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
         .run(&prop::collection::vec(steps(), 1..32), |history| {
             let number = next.replace(next.get() + 1);
             let history = if number == 1 { late_waiter() } else { history };
+            // The same names and tokens at both stores.
             let tokens = || Tokens {
                 history: number,
                 used: Cell::default(),
@@ -409,6 +412,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
             let (of_memory, of_server) = (tokens(), tokens());
             runtime.block_on(async {
                 for (at, step) in history.iter().enumerate() {
+                    // Time that ends, in both stores.
                     if let Step::End(lock) = step {
                         let name = of_memory.lock(*lock);
                         memory.end(&name);
@@ -424,6 +428,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
                         memory.end_group(&name);
                         server.end_group(&name).await;
                     }
+                    // The same step in both stores must give the same answer, and leave the same holds.
                     let expected = take(&memory, &of_memory, step).await.unwrap();
                     let found = take(&server, &of_server, step).await.unwrap();
                     prop_assert_ne!(&expected, &Answer::FenceFell);

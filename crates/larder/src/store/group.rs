@@ -1,12 +1,12 @@
-//! The part of the seam that is about lock groups: locks that are taken together, in one step.
+//! The operations of a store on lock groups: locks that are acquired together, in one step.
 //!
-//! The locks of a group share one table and one line. An attempt is a token that wants some of the names. It gets all of
-//! them or none, when all are free and no live waiter before it wants one of them: so two attempts with a name in common are
-//! served in the order in which they came, attempts without one do not wait for each other, and nobody holds one lock
-//! while it waits for another. At most [`MOST_LOOKED_AT`] waiters are looked at in one step; those behind them wait until
-//! the line is shorter.
+//! The locks of a group share one table and one queue. An attempt is a token that wants some of the names. It
+//! gets all of them or none, when all are free and no live waiter ahead of it wants one of them. So attempts
+//! with a name in common are served in the order in which they arrived, attempts without one do not wait for
+//! each other, and no attempt holds one lock while it waits for another. One step looks at no more than
+//! [`MOST_LOOKED_AT`] waiters; those behind them wait until the queue is shorter.
 //!
-//! What a claim is, and when a waiter is live, is as for a [lock](super::lock).
+//! Claims and live waiters are those of a [lock](super::lock).
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,21 +15,22 @@ use super::AnyStore;
 use super::lock::{Attempted, HeldBy, LockRequest, LockToken, WhenHeld};
 use crate::error::Result;
 
-/// What every group's name begins with.
+/// The prefix of every group's name.
 pub(crate) const PREFIX: &str = "~group.1:";
 /// The most waiters that one step looks at.
 #[cfg_attr(not(test), allow(dead_code, reason = "the script has it, too"))]
 pub(crate) const MOST_LOOKED_AT: usize = 256;
 
-/// Whether a ticket's name is that of a group, and not of a lock.
+/// Returns whether this is the name of a group and not of a lock.
 pub(crate) fn is_group(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
-/// What every store can do with lock groups. Each operation is atomic, and one round trip. Names of locks are escaped, and
-/// stand in one text with line feeds between.
+/// The operations of every store on lock groups. Each is atomic, and one round trip. The names of locks are
+/// escaped and joined by line feeds.
 pub(crate) trait GroupStore: Send + Sync + 'static {
-    /// Takes all locks, or stands in line if told to. Once for each token.
+    /// Acquires all locks; otherwise enqueues the attempt, if it asks for that. Must be sent once for each
+    /// token.
     fn take_group(
         &self,
         group: &str,
@@ -39,7 +40,8 @@ pub(crate) trait GroupStore: Send + Sync + 'static {
         queue: WhenHeld,
     ) -> impl Future<Output = Result<Attempted>> + Send;
 
-    /// Takes what the attempt has a claim on, or what is free if it is its turn. May be sent again.
+    /// Confirms a claim, or takes the locks if they are free and it is this attempt's turn. May be sent
+    /// again.
     fn confirm_group(
         &self,
         group: &str,
@@ -47,14 +49,15 @@ pub(crate) trait GroupStore: Send + Sync + 'static {
         request: LockRequest<'_>,
     ) -> impl Future<Output = Result<Attempted>> + Send;
 
-    /// As [`LockStore::extend`](super::lock::LockStore::extend).
+    /// Extends holders, as [`LockStore::extend`](super::lock::LockStore::extend) does.
     fn renew_groups(
         &self,
         held: &[(LockToken, Duration)],
         max_wait: Duration,
     ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
-    /// Frees what a token holds, or ends an attempt, which may be remembered; whether it held anything, or had a claim.
+    /// Frees what a token holds, or cancels an attempt, which may be remembered. Returns whether the token
+    /// held its locks or had a claim on them.
     fn give_group(
         &self,
         group: &str,
@@ -62,7 +65,7 @@ pub(crate) trait GroupStore: Send + Sync + 'static {
         remembered: Option<Duration>,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Who holds one of the locks, and how many wait for it.
+    /// Reads the holder of one of the locks, and how many attempts wait for it.
     fn group_holder(&self, group: &str, name: &str) -> impl Future<Output = Result<Option<HeldBy>>> + Send;
 }
 

@@ -1,9 +1,10 @@
-//! The part of the seam that is about jobs: at most one run at a time, and at most one completed run for each period or
-//! slot.
+//! The operations of a store on jobs: at most one run at a time, and at most one completed run for each
+//! period or slot.
 //!
-//! A run holds the job's lock, which is renewed and ends as every lock does. [`begin_job`](JobStore::begin_job) decides
-//! in one step whether a run is due and takes the lock; [`end_job`](JobStore::end_job) records the run only while its
-//! token still holds the lock. So a run that lost its lock cannot complete a period.
+//! A run holds the job's lock, which is renewed and expires as every lock does.
+//! [`begin_job`](JobStore::begin_job) decides in one step whether a run is due, and acquires the lock.
+//! [`end_job`](JobStore::end_job) records the run only if its token still holds the lock. So a run that lost
+//! its lock cannot complete a period.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use super::AnyStore;
 use crate::error::Result;
 
-/// How many ends are recognised when they are sent again.
+/// How many ends of runs are recognised when they are sent again.
 pub(crate) const ENDS_KEPT: usize = 16;
 
 /// When a job is due, by the store's clock.
@@ -25,11 +26,11 @@ pub(crate) struct JobSchedule {
     pub(crate) catch_up: u32,
 }
 
-/// Which run is to begin or end.
+/// The run to begin or end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunName {
     pub(crate) job: String,
-    /// Of one slot; else of the schedule.
+    /// The slot; `None` for a run of the schedule.
     pub(crate) slot: Option<String>,
 }
 
@@ -50,27 +51,27 @@ impl RunName {
     }
 }
 
-/// The lock that a job's run holds.
+/// Returns the name of the lock that a run of the job holds.
 pub(crate) fn lock_of_job(job: &str) -> String {
     format!("{job}:lock")
 }
 
-/// What a run asks for.
+/// The terms of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BeginJob {
     pub(crate) token: u64,
     pub(crate) ttl: Duration,
-    /// None for a slot.
+    /// `None` for a slot.
     pub(crate) schedule: Option<JobSchedule>,
     pub(crate) attempts: u32,
     pub(crate) backoff: Duration,
     pub(crate) at_most_once: bool,
     pub(crate) keep: Duration,
-    /// As of a [`LockRequest`](super::lock::LockRequest).
+    /// As in a [`LockRequest`](super::lock::LockRequest).
     pub(crate) quarantine: Option<Duration>,
 }
 
-/// The answer to [`JobStore::begin_job`]. Times are milliseconds of the store's clock since 1970.
+/// The reply to [`JobStore::begin_job`]. Times are milliseconds of the store's clock since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Began {
     Started {
@@ -91,7 +92,7 @@ pub(crate) enum Began {
     GaveUp {
         attempts: u32,
     },
-    /// The attempt was given up before it arrived.
+    /// The attempt was cancelled before its request arrived.
     Gone,
     /// As [`Attempted::Quarantined`](super::lock::Attempted::Quarantined).
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the embedded store loses nothing"))]
@@ -100,25 +101,25 @@ pub(crate) enum Began {
     },
 }
 
-/// The last run of a job, in the same times.
+/// The last run of a job. Times are as in [`Began`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LastRun {
     pub(crate) started: u64,
     pub(crate) ended: Option<u64>,
     pub(crate) by: String,
-    /// Of one that ended.
+    /// Whether it completed, if it has ended.
     pub(crate) completed: bool,
     /// Whether its lock is held.
     pub(crate) held: bool,
 }
 
-/// What every store can do with jobs. Each operation is atomic and one round trip.
+/// The operations of every store on jobs. Each is atomic, and one round trip.
 pub(crate) trait JobStore: Send + Sync + 'static {
     /// Begins a run, if one is due.
     fn begin_job(&self, run: &RunName, begin: BeginJob) -> impl Future<Output = Result<Began>> + Send;
 
-    /// Records the end of a run and frees its lock; false if the token no longer holds it. May be sent again, also
-    /// after the ends of a few later runs: [`ENDS_KEPT`] are recognised.
+    /// Records the end of a run and frees its lock; returns false if the token no longer holds it. May be
+    /// sent again, also after the ends of later runs: the last [`ENDS_KEPT`] ends are recognised.
     fn end_job(
         &self,
         run: &RunName,
@@ -128,7 +129,7 @@ pub(crate) trait JobStore: Send + Sync + 'static {
         keep: Duration,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// The last run.
+    /// Reads the last run.
     fn last_run(&self, job: &str) -> impl Future<Output = Result<Option<LastRun>>> + Send;
 }
 

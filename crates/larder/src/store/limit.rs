@@ -1,8 +1,8 @@
-//! The part of the seam that limits stand on: charging quotas.
+//! The operations of a store on limits: charging quotas.
 //!
-//! A key has one record, which counts for all its quotas together. What a quota means to the store is a [`QuotaSpec`]; the
-//! record keeps what was charged and never a limit, so limits may change with every call. Times are whole microseconds
-//! of the store's own clock, below 2^53, and a record's own time never goes back.
+//! A key has one record, which counts for all its quotas together. A [`QuotaSpec`] is a quota as the store
+//! sees it. The record has what was charged but no limit, so limits may change with every call. Times are
+//! whole microseconds of the store's own clock, below 2^53, and a record's own time never goes back.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::AnyStore;
 use crate::error::Result;
 
-/// How a term counts.
+/// How a quota counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Rule {
     /// Strict buckets of `width` microseconds, sixty a window.
@@ -21,7 +21,7 @@ pub(crate) enum Rule {
     Gcra,
 }
 
-/// One quota in the store's terms.
+/// One quota as the store sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct QuotaSpec {
     pub(crate) rule: Rule,
@@ -29,28 +29,28 @@ pub(crate) struct QuotaSpec {
     pub(crate) width: u64,
 }
 
-/// Buckets a window; one more is kept, for the part of the oldest that the window still covers. One more, too, may lie
-/// ahead: there the next turn is booked where all of the limit was used just now.
+/// Buckets in a window. One more is kept, because the window still covers part of the oldest. One more may
+/// lie ahead: the next turn is booked there when all of the limit was used just now.
 pub(crate) const BUCKETS: u64 = 60;
 
-/// What a kind is multiplied by where it stands before a width: more than any width.
+/// The factor of the kind in a [`unit`](QuotaSpec::unit): larger than any width.
 #[cfg(feature = "redis")]
 const KIND: u64 = 1 << 45;
 
 impl QuotaSpec {
-    /// The most that one count of buckets can hold: two bytes on the wire, or four where the limit is larger.
+    /// The most that one bucket can count: two bytes on the wire, or four if the limit is larger.
     pub(crate) fn most(self) -> u64 {
         if self.limit <= u64::from(u16::MAX) { u64::from(u16::MAX) } else { u64::from(u32::MAX) }
     }
 
-    /// How the term counts and over what width, on the wire: [`KIND`] and the microseconds.
+    /// How the quota counts and over which width, on the wire: the kind times [`KIND`] plus the microseconds.
     #[cfg(feature = "redis")]
     pub(crate) fn unit(self) -> u64 {
         let kind = match self.rule {
             Rule::Buckets if self.most() <= u64::from(u16::MAX) => 0,
             Rule::Buckets => 1,
             Rule::Gcra => 3,
-            // The bytes that tell the times of one window apart.
+            // The bytes that distinguish the times within one window.
             Rule::Log if self.width < 1 << 32 => 4,
             Rule::Log if self.width < 1 << 40 => 5,
             Rule::Log => 6,
@@ -58,7 +58,7 @@ impl QuotaSpec {
         kind * KIND + self.width
     }
 
-    /// How far back the term looks, in microseconds.
+    /// How far back the quota looks, in microseconds.
     pub(crate) fn window(self) -> u64 {
         match self.rule {
             Rule::Buckets => self.width.saturating_mul(BUCKETS),
@@ -68,26 +68,27 @@ impl QuotaSpec {
     }
 }
 
-/// How much of a cost is to be taken.
+/// How much of a cost is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ChargeMode {
     /// All or nothing.
     All,
     /// As much as fits.
     UpTo,
-    /// As much as fits into half of what is left, rounded up; but so much at least, or nothing.
+    /// As much as fits into half of what is left, rounded up; but at least `least`, or nothing.
     Half { least: u64 },
-    /// Nothing: only what [`All`](Self::All) would answer. Writes nothing.
+    /// Nothing: replies what [`All`](Self::All) would, and writes nothing.
     Look,
-    /// As much as fits, but so much at least; where that does not fit now, as much as fits at the earliest time at which
-    /// so much does, within the charge's patience.
+    /// As much as fits, but at least `least`. If that does not fit now, as much as fits at the earliest time
+    /// at which `least` does, within [`Charge::max_wait`].
     Turns { least: u64 },
-    /// As much as makes up to twice the limit: what was used already, and is charged although it does not fit.
+    /// As much as leads to twice the limit. For permits that were used already, which are charged although
+    /// they do not fit.
     Debt,
 }
 
 impl ChargeMode {
-    /// How much is taken at least, where not nothing.
+    /// The least that is charged, if anything is.
     #[cfg(feature = "redis")]
     pub(crate) fn least(self) -> u64 {
         match self {
@@ -96,7 +97,7 @@ impl ChargeMode {
         }
     }
 
-    /// On the wire.
+    /// The number on the wire.
     #[cfg(feature = "redis")]
     pub(crate) fn number(self) -> u64 {
         match self {
@@ -110,31 +111,32 @@ impl ChargeMode {
     }
 }
 
-/// What is asked of a key's quotas.
+/// A request to the quotas of one key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Charge<'a> {
     pub(crate) terms: &'a [QuotaSpec],
     pub(crate) take: ChargeMode,
     pub(crate) cost: u64,
-    /// How many microseconds ahead of now it is charged: at the expiry of a lease.
+    /// After how many microseconds from now the charge counts: at the expiry of a batch's lease.
     pub(crate) charge_at: u64,
-    /// How many microseconds ahead a turn may be booked where nothing is free now.
+    /// For how many microseconds in the future a turn may be booked if nothing is free now.
     pub(crate) max_wait: u64,
-    /// What a refusal for the cost brings: see [`BlockState`].
+    /// What a refusal of the cost leads to: see [`BlockState`].
     pub(crate) penalty: Option<Penalty>,
 }
 
 impl Charge<'_> {
-    /// The penalty of a request for all of its cost now, or of one for a batch. Waiting for a turn, taking what there is, and
-    /// what was used already do not exceed a limit.
+    /// The penalty that a refusal of this request leads to. Only a request for all of its cost now, or for a
+    /// batch, exceeds a limit. Waiting for a turn, taking what is left, and charging what was used already do
+    /// not.
     pub(crate) fn penalty_if_refused(&self) -> Option<Penalty> {
         let now = matches!(self.take, ChargeMode::All | ChargeMode::Half { .. }) && self.max_wait == 0;
         self.penalty.filter(|_| now)
     }
 }
 
-/// How long a key is blocked that has exceeded its limit, in microseconds: `first`, and each further block `factor` times as
-/// long as the one before, up to `most`.
+/// How long a key that exceeded its limit is blocked, in microseconds: `first`, then each block `factor`
+/// times as long as the one before, up to `most`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Penalty {
     pub(crate) first: u64,
@@ -142,29 +144,29 @@ pub(crate) struct Penalty {
     pub(crate) most: u64,
 }
 
-/// What a record knows of the blocks of its key. All zero where there was none, or a while ago.
+/// The blocks of a key, as its record has them. All zero if there was none, or none lately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct BlockState {
-    /// Until when every request is refused.
+    /// Every request is refused until then.
     pub(crate) until: u64,
     /// How many blocks there were, up to 255.
     pub(crate) level: u64,
-    /// For how many seconds after its end the next block is a further one.
+    /// For how many seconds after its end the next block counts as a further one.
     pub(crate) quiet: u64,
 }
 
 impl BlockState {
-    /// Until when it makes a difference.
+    /// Until when this state matters.
     pub(crate) fn remembered(self) -> u64 {
         self.until.saturating_add(self.quiet.saturating_mul(1_000_000))
     }
 
-    /// What is left of it at a time.
+    /// The state at a later time: empty if it no longer matters.
     pub(crate) fn at(self, clock: u64) -> Self {
         if clock < self.remembered() { self } else { Self::default() }
     }
 
-    /// The block that begins now.
+    /// The state when a block begins now.
     pub(crate) fn next(self, penalty: Penalty, now: u64) -> Self {
         let longer = |span: u64, _| span.saturating_mul(penalty.factor).min(penalty.most);
         let span = (0..self.level).fold(penalty.first.min(penalty.most), longer);
@@ -173,56 +175,59 @@ impl BlockState {
     }
 }
 
-/// The answer to [`LimitStore::charge`]. Spans in microseconds.
+/// The reply to [`LimitStore::charge`]. Spans are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Charged {
-    /// How much was taken, or with [`ChargeMode::Look`] would be.
+    /// How much was charged, or with [`ChargeMode::Look`] would be.
     pub(crate) granted: u64,
-    /// The term that refused, or that has least left.
+    /// The quota that refused, or the one with the least left.
     pub(crate) binding: usize,
-    /// What that term has left.
+    /// What is left of that quota.
     pub(crate) remaining: u64,
-    /// Refused: until the cost would fit. Granted: until the turn that was booked; 0 where it is now.
+    /// Refused: the time until the cost would fit. Granted: the time until the turn that was booked, 0 if it
+    /// is now.
     pub(crate) wait: u64,
-    /// Until the whole limit is there again.
+    /// The time until the whole limit is available again.
     pub(crate) reset: u64,
-    /// What a refund names.
+    /// What a refund must name.
     pub(crate) stamp: ChargeStamp,
-    /// What the program calls the term that bound, where an override decided.
+    /// The program's label of the deciding quota, if an override decided.
     pub(crate) label: Option<Label>,
 }
 
-/// What a program calls a term of an override. The store only keeps it.
+/// What a program calls a quota of an override. The store only keeps it.
 pub(crate) type Label = [u8; 15];
 
-/// Other terms for one key, for a while.
+/// Other quotas for one key, for a limited time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Override {
     pub(crate) terms: Vec<(QuotaSpec, Label)>,
     pub(crate) lasts: Duration,
 }
 
-/// Where something was charged: the store's time, and that of the first charge of the record that holds it. A record that
-/// came later, after a reset say, holds none of it. All zero where nothing was charged.
+/// Where something was charged: the store's time, and the creation time of the record. A record that was
+/// created later, for example after a reset, does not hold the charge. All zero if nothing was charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct ChargeStamp {
     pub(crate) when: u64,
     pub(crate) created_at: u64,
 }
 
-/// What every store can do about limits. Each operation is atomic and one round trip, and safe to drop at any point: the
-/// store may then still carry it out.
+/// The operations of every store on limits. Each is atomic, one round trip, and safe to drop at any point;
+/// the store may still carry out an operation that was dropped.
 pub(crate) trait LimitStore: Send + Sync + 'static {
-    /// Charges all terms or none. A refusal charges nothing; all that it may change is how long the record is kept.
+    /// Charges all quotas or none. A refusal charges nothing; it can only change how long the record is kept,
+    /// and begin a block.
     fn charge(&self, name: &str, charge: Charge<'_>) -> impl Future<Output = Result<Charged>> + Send;
 
-    /// Charges several records, all or none. Where one refuses, the answers are what each would have been by itself.
+    /// Charges several records, all or none. If one refuses, each reply is what that record would have
+    /// replied alone.
     fn charge_together(
         &self,
         charges: &[(&str, Charge<'_>)],
     ) -> impl Future<Output = Result<Vec<Charged>>> + Send;
 
-    /// Gives permits back to the time that was charged for them; how many were.
+    /// Gives permits back at the time at which they were charged, and returns how many were given back.
     fn refund(
         &self,
         name: &str,
@@ -231,17 +236,18 @@ pub(crate) trait LimitStore: Send + Sync + 'static {
         stamp: ChargeStamp,
     ) -> impl Future<Output = Result<u64>> + Send;
 
-    /// Gives a key other terms for a while, in place of those of each request; without terms, ends that.
+    /// Gives a key other quotas for a limited time, which replace those of each request; without quotas, ends
+    /// that.
     fn set_override(&self, name: &str, terms: &Override) -> impl Future<Output = Result<()>> + Send;
 
-    /// What a key's override is called, and how long it still lasts.
+    /// Reads the labels of a key's override, and how long it still lasts.
     fn override_of(&self, name: &str) -> impl Future<Output = Result<Option<(Vec<Label>, Duration)>>> + Send;
 
-    /// Forgets all that was charged; whether anything was. An override stays.
+    /// Forgets what was charged to a key, and returns whether anything was. An override stays.
     fn forget(&self, name: &str) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Which of 16 domains of failure the name belongs to: names that share one live or fail together, as nearly as is
-    /// known.
+    /// Returns which of 16 failure domains the name belongs to: as far as is known, names in one domain are
+    /// available or fail together.
     fn domain(&self, name: &str) -> usize;
 }
 

@@ -1,10 +1,11 @@
-//! The part of the seam that is about locks.
+//! The operations of a store on locks.
 //!
-//! A lock has a holder, a line of attempts that wait, and a last fence. An attempt is a random token, good for one
-//! [`acquire`](LockStore::acquire): it takes the lock or stands in line. Who frees the lock hands it to the first in line that
-//! was heard of lately, under a short claim, and the store tells the [`InvalidationSink`](super::InvalidationSink) of that one
-//! attempt's wake-up name. Being told is a hint: only [`confirm`](LockStore::confirm) makes a holder. A claim that nobody comes
-//! for runs out, and the next [`heartbeat`](LockStore::heartbeat) of anybody in line hands the lock on.
+//! A lock has a holder, a queue of waiting attempts, and a last fence. An attempt is a random token, used for
+//! one [`acquire`](LockStore::acquire), which takes the lock or enqueues the token. A client that frees the
+//! lock hands it to the first live waiter, under a short claim, and the store notifies the
+//! [`InvalidationSink`](super::InvalidationSink) of that waiter's wake-up name. The notification is only a
+//! hint: [`confirm`](LockStore::confirm) makes the holder. A claim that is not confirmed expires, and the
+//! next [`heartbeat`](LockStore::heartbeat) of any waiter hands the lock on.
 
 use std::future::Future;
 use std::sync::LazyLock;
@@ -16,27 +17,28 @@ use super::AnyStore;
 use crate::error::Result;
 use crate::name::Name;
 
-/// The spans of time of a line.
+/// The timing of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueueTiming {
-    /// How long a lock that was handed over waits to be come for.
+    /// How long a lock that was handed over waits for its confirmation.
     pub(crate) claim: Duration,
-    /// How long a waiting attempt counts as alive after it was heard of. It keeps its place for [`KEPT`](Self::KEPT) times that.
+    /// How long a waiting attempt counts as live after a heartbeat. It keeps its place for
+    /// [`KEPT`](Self::KEPT) times as long.
     pub(crate) live: Duration,
 }
 
 impl QueueTiming {
-    /// How often a process is heard of: fewer than five times a second.
+    /// How often a process sends heartbeats: fewer than five times a second.
     pub(crate) const BEAT: Duration = Duration::from_millis(220);
-    /// Here and in line.lua.
+    /// Also in the scripts.
     pub(crate) const KEPT: u32 = 8;
-    /// How long it is remembered that an attempt was given up while its request was under way: longer than a connection
-    /// that does not answer is kept.
+    /// How long the store remembers a cancelled attempt whose request was under way: longer than a connection
+    /// that does not answer is kept open.
     pub(crate) const REMEMBERED: Duration = Duration::from_secs(30);
 }
 
 impl Default for QueueTiming {
-    /// A dead waiter at the head costs a claim and a beat: less than half a second.
+    /// A dead waiter at the head of the queue costs a claim and a heartbeat: less than half a second.
     fn default() -> Self {
         Self { claim: Duration::from_millis(250), live: Duration::from_millis(660) }
     }
@@ -49,52 +51,52 @@ pub(crate) enum WhenHeld {
     GoAway,
 }
 
-/// What an attempt at a lock asks for.
+/// What an attempt to lock asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LockRequest<'a> {
     pub(crate) ttl: Duration,
-    /// The holder as others see it, behind a space.
+    /// The holder as others see it, after a space.
     pub(crate) by: &'a str,
-    /// The longest lease of this lock, where a server that may have lost some grants nothing for so long. The embedded
-    /// store has no failover, and ignores it.
+    /// The longest lease of this lock: a server that may have lost locks grants none for that long. The
+    /// embedded store has no failover and ignores it.
     pub(crate) quarantine: Option<Duration>,
 }
 
 #[cfg(test)]
 impl LockRequest<'_> {
-    /// Of this process.
+    /// A request of this process.
     pub(crate) fn of(ttl: Duration) -> Self {
         Self { ttl, by: process_suffix(), quarantine: None }
     }
 }
 
-/// The answer to an attempt.
+/// The reply to an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempted {
-    /// The lock is held, for the whole time asked for.
+    /// The lock is acquired, for the full time that was asked for.
     Granted { fence: u64 },
-    /// Others hold it, or wait for it.
+    /// Others hold the lock or wait for it.
     Held,
-    /// It stands in line. `told` says whether its wake-up name is listened to.
+    /// The attempt is queued. `told` tells whether the store will report a change of its wake-up name.
     Waiting { told: bool },
-    /// It does not stand in line: it was given up before, or its place was lost.
+    /// The attempt is not queued: it was cancelled before, or it lost its place.
     Gone,
-    /// Nothing is granted until then, in milliseconds of the server's time: locks that are held may have been lost.
+    /// The server grants nothing until then, in milliseconds of its time, because locks may have been lost.
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the embedded store loses nothing"))]
     Quarantined { until: u64 },
 }
 
-/// What a waiting attempt is told when it is heard of.
+/// The reply to a heartbeat, for one waiting attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QueueStatus {
     Waits,
-    /// It was given the lock, if only for a while: it should confirm.
+    /// The attempt was handed the lock, for a short time: it should confirm.
     Come,
-    /// It does not stand in line.
+    /// The attempt is not queued.
     Gone,
 }
 
-/// Who holds a lock.
+/// The holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HeldBy {
     pub(crate) process: String,
@@ -106,7 +108,8 @@ pub(crate) struct HeldBy {
 /// The longest name of a process that is stored.
 const LONGEST_PROCESS: usize = 64;
 
-/// This process as others see it, `<host>:<pid>`, after a space, as it is stored behind a lock's fence.
+/// Returns the name of this process for others, `<host>:<pid>`, after a space, as it is stored after a lock's
+/// fence.
 pub(crate) fn process_suffix() -> &'static str {
     static NAME: LazyLock<String> = LazyLock::new(|| {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
@@ -120,14 +123,14 @@ pub(crate) fn process_suffix() -> &'static str {
     &NAME
 }
 
-/// A lock and a token: of its holder, or of an attempt that waits.
+/// A lock and a token, of its holder or of a waiting attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LockToken {
     pub(crate) lock: String,
     pub(crate) token: u64,
 }
 
-/// The name that is told of when the lock is handed to this attempt.
+/// Returns the name that the store reports when the lock is handed to this attempt.
 pub(crate) fn wake_name(lock: &str, token: u64) -> Name {
     let mut name = Name::from(lock);
     name.push_str(WAKE);
@@ -135,7 +138,7 @@ pub(crate) fn wake_name(lock: &str, token: u64) -> Name {
     name
 }
 
-/// The attempt that a wake-up name belongs to.
+/// Returns the token of a wake-up name.
 pub(crate) fn woken(name: &str) -> Option<u64> {
     let (_, token) = name.rsplit_once(WAKE)?;
     u64::from_str_radix(token, 16).ok()
@@ -143,7 +146,7 @@ pub(crate) fn woken(name: &str) -> Option<u64> {
 
 const WAKE: &str = ":wake:";
 
-/// Sixteen hexadecimal digits, as on the wire.
+/// Returns the stored form: sixteen hexadecimal digits.
 pub(crate) fn token_text(token: u64) -> ArrayString<16> {
     let mut text = ArrayString::new();
     for place in (0..16).rev() {
@@ -153,10 +156,11 @@ pub(crate) fn token_text(token: u64) -> ArrayString<16> {
     text
 }
 
-/// What every store can do with locks. Each operation is atomic, and safe to drop at any point: the store may then still
-/// carry it out.
+/// The operations of every store on locks. Each is atomic and safe to drop at any point; the store may still
+/// carry out an operation that was dropped.
 pub(crate) trait LockStore: Send + Sync + 'static {
-    /// Takes a lock that nobody holds and nobody waits for; else stands in line, if told to. Once for each token.
+    /// Acquires a lock that has no holder and no waiter; otherwise enqueues the attempt, if it asks for that.
+    /// Must be sent once for each token.
     fn acquire_as(
         &self,
         lock: &str,
@@ -165,7 +169,7 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         queue: WhenHeld,
     ) -> impl Future<Output = Result<Attempted>> + Send;
 
-    /// The same as this process.
+    /// The same for this process.
     #[cfg(test)]
     fn acquire(
         &self,
@@ -177,7 +181,8 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         self.acquire_as(lock, token, LockRequest::of(ttl), queue)
     }
 
-    /// Takes a lock that was handed over, or that is free and this attempt's turn. May be sent again.
+    /// Confirms a lock that was handed over, or takes one that is free if it is this attempt's turn. May be
+    /// sent again.
     fn confirm_as(
         &self,
         lock: &str,
@@ -185,7 +190,7 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         request: LockRequest<'_>,
     ) -> impl Future<Output = Result<Attempted>> + Send;
 
-    /// The same as this process.
+    /// The same for this process.
     #[cfg(test)]
     fn confirm(
         &self,
@@ -196,18 +201,20 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         self.confirm_as(lock, token, LockRequest::of(ttl))
     }
 
-    /// Listens to the wake-up name anew; whether the attempt was given the lock meanwhile.
+    /// Asks the store again to report the wake-up name. Returns whether the attempt has been handed the lock
+    /// in the meantime.
     fn listen(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Keeps the places of waiting attempts, and hands on what is free; the answers in the order of `waiting`, which is
-    /// ordered by lock. `None` where its server did not answer within `max_wait`; an error where none did.
+    /// Keeps the places of waiting attempts, and hands on locks that are free. The replies are in the order
+    /// of `waiting`, which is ordered by lock; `None` if that server did not answer within `max_wait`. An
+    /// error if no server answered.
     fn heartbeat(
         &self,
         waiting: &[LockToken],
         max_wait: Duration,
     ) -> impl Future<Output = Result<Vec<Option<QueueStatus>>>> + Send;
 
-    /// Ends an attempt, whatever has become of it, and remembers for `remembered` that it was given up.
+    /// Ends an attempt in whatever state it is, and remembers for `remembered` that it was cancelled.
     fn give_up(
         &self,
         lock: &str,
@@ -215,17 +222,18 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         remembered: Duration,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`. `None` where
-    /// its server did not answer within `max_wait`; an error where none did.
+    /// Extends holders to at least the given time from now. Returns whether their tokens still hold, in the
+    /// order of `held`; `None` if that server did not answer within `max_wait`. An error if no server
+    /// answered.
     fn extend(
         &self,
         held: &[(LockToken, Duration)],
         max_wait: Duration,
     ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
-    /// Whether tokens still hold their locks or permits and so many replicas have all that was written to their servers
-    /// before. In the order of `held`; `None` where its server did not answer within `max_wait` and some more. The embedded
-    /// store has no replicas, and needs none.
+    /// Checks whether tokens still hold their locks or permits, and whether so many replicas have everything
+    /// that was written to their servers before. In the order of `held`; `None` if that server did not answer
+    /// within a little more than `max_wait`. The embedded store needs no replicas.
     fn acknowledged(
         &self,
         held: &[LockToken],
@@ -233,13 +241,13 @@ pub(crate) trait LockStore: Send + Sync + 'static {
         max_wait: Duration,
     ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
-    /// Frees the lock, or hands it on; whether `token` still held it.
+    /// Frees the lock or hands it on, and returns whether `token` still held it.
     fn release(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Who holds the lock. A lock that was handed over and not confirmed yet has no holder.
+    /// Reads the holder of the lock. A lock that was handed over and not confirmed yet has none.
     fn holder(&self, lock: &str) -> impl Future<Output = Result<Option<HeldBy>>> + Send;
 
-    /// Frees the lock, or hands it on, if its holder has this fence; whether it had.
+    /// Frees the lock or hands it on if its holder has this fence, and returns whether it had.
     fn break_if(&self, lock: &str, fence: u64) -> impl Future<Output = Result<bool>> + Send;
 }
 

@@ -1,11 +1,11 @@
-//! The seam between what things mean and where they are kept.
+//! The seam between what operations mean and where the data is kept.
 //!
-//! A store has a few operations, each atomic and each one round trip on a warm connection. It speaks of names, bytes
-//! and spans of time; it knows neither serde nor policies nor tasks. [`Memory`](memory::MemoryStore) is the embedded
-//! default and at the same time the specification: a property test drives it and a real server through the same
-//! histories and compares every answer.
+//! A store has a few operations; each is atomic, and one round trip on a warm connection. Its terms are
+//! names, bytes and spans of time: it does not know serde, policies or tasks.
+//! [`MemoryStore`](memory::MemoryStore) is the embedded default and also the specification: a property test
+//! drives it and a real server through the same histories and compares every reply.
 
-// Before the rooms that use it: textual scope.
+// Before the modules that use it, because macros have textual scope.
 macro_rules! on_either {
     ($self:ident.$operation:ident($($argument:expr),*)) => {
         match $self {
@@ -74,47 +74,48 @@ impl Expiry {
     }
 }
 
-/// A version as stored: sixteen hexadecimal digits, exact in any language, which a person can read.
+/// Reads a stored version: sixteen hexadecimal digits, which are exact in every language and which a person
+/// can read.
 pub(crate) fn read_version(bytes: &[u8]) -> Option<u64> {
     u64::from_str_radix(str::from_utf8(bytes).ok()?, 16).ok()
 }
 
-/// The answer to [`Store::begin_fill`].
+/// The reply to [`Store::begin_fill`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FillStart {
-    /// The placeholder stands: load, then commit.
+    /// The placeholder is stored: load, then commit.
     Begun,
-    /// Something is there: a value that came in between, or the placeholder of another loader.
+    /// The entry holds something: a value that was stored in between, or another loader's placeholder.
     Occupied(Bytes),
 }
 
-/// Whether a lease is taken from whoever holds it.
+/// Whether a refresh is claimed even if another loader has the claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Force {
     No,
     Yes,
 }
 
-/// What says that a load is under way.
+/// What marks that a load is under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// These bytes under the entry's own name.
+    /// These bytes, stored as the entry itself.
     Placeholder(Bytes),
-    /// This in the entry's lease.
+    /// This claim, stored beside the entry.
     Refresh(RefreshClaim),
 }
 
-/// A claim on refreshing a value that stays until it is replaced. It names the value: a lease that was left behind for
-/// another one is free to take.
+/// A claim on refreshing a value that stays in place until the new one replaces it. It names the value by its
+/// nonce, so a claim that was left for another value does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RefreshClaim {
     pub(crate) token: u64,
-    /// The nonce of the value that is to be replaced.
+    /// The nonce of the value to replace.
     pub(crate) nonce: u64,
 }
 
 impl RefreshClaim {
-    /// As stored: two numbers of sixteen hexadecimal digits.
+    /// Writes the stored form: two numbers of sixteen hexadecimal digits.
     pub(crate) fn write(self) -> Bytes {
         Bytes::from(format!("{:016x}{:016x}", self.token, self.nonce))
     }
@@ -125,28 +126,28 @@ impl RefreshClaim {
     }
 }
 
-/// The answer to [`Store::begin_refresh`].
+/// The reply to [`Store::begin_refresh`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RefreshStart {
-    /// The lease is held: load, then commit.
+    /// The refresh is claimed: load, then commit.
     Begun,
     /// Another loader refreshes this value.
     Busy,
-    /// Another value is there by now, or none.
+    /// The entry now holds another value, or none.
     Changed,
 }
 
-/// What a tracked read found.
+/// The result of a tracked read.
 #[derive(Debug, Clone)]
 pub(crate) struct Tracked {
     pub(crate) bytes: Option<Bytes>,
-    /// Proof that a change will be told; `None` where nothing tells.
+    /// Proof that a change of the entry will be reported; `None` if no report can be expected.
     pub(crate) seen: Option<ReadStamp>,
-    /// How long it will be kept, where that is known without asking.
+    /// How long the entry will be kept, if that is known without another request.
     pub(crate) left: Option<Duration>,
 }
 
-/// A version, and for how long it is kept at least.
+/// A version, and how long it is kept at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KeptVersion {
     pub(crate) version: u64,
@@ -154,75 +155,82 @@ pub(crate) struct KeptVersion {
     pub(crate) seen: Option<ReadStamp>,
 }
 
-/// Who is told what changed: in the order in which the store says it, before any later answer. It must not block.
+/// Receives notifications of changes, in the store's order and before any later reply. Its methods must not
+/// block.
 pub(crate) trait InvalidationSink: Send + Sync + 'static {
-    /// What was read of this name may have changed.
+    /// The value that was read under this name may have changed.
     fn changed(&self, name: &str);
 
-    /// Everything that was read may have changed.
+    /// Every value that was read may have changed.
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store names each change"))]
     fn all_changed(&self);
 }
 
-/// What orders the writers of a value.
+/// Orders the writers of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fencing {
     pub(crate) number: u64,
-    /// How long it is remembered.
+    /// How long the fence is remembered.
     pub(crate) kept: Duration,
 }
 
-/// What every store can do. Each operation is atomic, and safe to drop at any point: the store may then still carry it
-/// out.
+/// The operations of every store on cache entries. Each is atomic and safe to drop at any point; the store
+/// may still carry out an operation that was dropped.
 pub(crate) trait Store: Send + Sync + 'static {
-    /// Answers when the store does.
+    /// Waits for a reply of the store.
     fn ping(&self) -> impl Future<Output = Result<()>> + Send;
 
-    /// The store's own time in milliseconds since 1970, as far as it is known here. Costs nothing.
+    /// Returns the store's own time in milliseconds since 1970, as far as this process knows it. No round
+    /// trip.
     fn now(&self) -> u64;
 
     fn get(&self, name: &str) -> impl Future<Output = Result<Option<Bytes>>> + Send;
 
-    /// In the order of `names`.
+    /// Reads entries; the results are in the order of `names`.
     fn get_many(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Option<Bytes>>>> + Send;
 
-    /// The first bytes of what is there, as many as an envelope's header has; empty where nothing is.
+    /// Reads the first bytes of an entry, as many as an envelope's header has; empty if there is no entry.
     fn peek(&self, name: &str) -> impl Future<Output = Result<Bytes>> + Send;
 
     fn set(&self, name: &str, value: Bytes, expiry: Expiry) -> impl Future<Output = Result<()>> + Send;
 
-    /// Each is stored or fails alone: the answers are in the order of `entries`.
+    /// Stores entries. Each is stored or fails alone; the results are in the order of `entries`.
     fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> impl Future<Output = Vec<Result<()>>> + Send;
 
-    /// Reads, and from now on tells the [`InvalidationSink`] when the name changes, where the store can.
+    /// Reads an entry. If the store can, it notifies the [`InvalidationSink`] of changes of the name from now
+    /// on.
     fn get_tracked(&self, name: &str) -> impl Future<Output = Result<Tracked>> + Send;
 
-    /// In the order of `names`.
+    /// The same for several names; the results are in the order of `names`.
     fn get_many_tracked(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Tracked>>> + Send;
 
-    /// What of that may still be believed.
+    /// Returns the sessions, which tell whether a read is still valid.
     fn lanes(&self) -> &Sessions;
 
-    /// Which node serves a name at the moment, by any number: requests to one node do not wait for another. Costs nothing.
+    /// Returns a number for the node that serves a name now: requests to different nodes do not wait for each
+    /// other. No round trip.
     fn node(&self, name: &str) -> usize;
 
-    /// Whether anything was there; a fill under way counts. It voids a fill or a refresh under way.
+    /// Deletes an entry, and returns whether there was one; a fill under way counts. Invalidates a fill or
+    /// refresh under way.
     fn delete(&self, name: &str) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Each is deleted or fails alone: the answers are in the order of `names`.
+    /// Deletes entries. Each is deleted or fails alone; the results are in the order of `names`.
     fn delete_many(&self, names: &[Name]) -> impl Future<Output = Vec<Result<bool>>> + Send;
 
-    /// Gives what is there a new expiry; whether anything was.
+    /// Gives an entry a new expiry, and returns whether there was an entry.
     fn touch(&self, name: &str, expiry: Expiry) -> impl Future<Output = Result<bool>> + Send;
 
-    /// How long what is there will be kept, and its first bytes as [`peek`](Self::peek) gives them.
+    /// Reads how long an entry will be kept, and its first bytes as [`peek`](Self::peek) does.
     fn remaining(&self, name: &str) -> impl Future<Output = Result<Option<(Bytes, Expiry)>>> + Send;
 
-    /// How long each will be kept, where it is there and that is bounded: in the order of `names`.
+    /// Reads how long entries will be kept, in the order of `names`; `None` for an entry that is missing or
+    /// never expires.
     fn remaining_many(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Option<Duration>>>> + Send;
 
-    /// Puts `placeholder` under a name that is empty, or that still holds just the `unreadable` bytes. Anything that
-    /// happens to the name afterwards (a set, a delete, an expiry, an eviction, by anybody) voids the fill.
+    /// Stores `placeholder` in an entry that is empty, or that still holds exactly the `unreadable` bytes.
+    /// Any later change of the entry by any client (a set, a delete, an expiry, an eviction) invalidates the
+    /// fill.
     fn begin_fill(
         &self,
         name: &str,
@@ -231,7 +239,7 @@ pub(crate) trait Store: Send + Sync + 'static {
         unreadable: Option<Bytes>,
     ) -> impl Future<Output = Result<FillStart>> + Send;
 
-    /// Replaces `placeholder` by `value`, if it still stands; whether it did.
+    /// Replaces `placeholder` by `value` if it is still there, and returns whether it was.
     fn commit_fill(
         &self,
         name: &str,
@@ -240,11 +248,11 @@ pub(crate) trait Store: Send + Sync + 'static {
         expiry: Expiry,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Takes `placeholder` away, if it still stands.
+    /// Removes `placeholder` if it is still there.
     fn abandon_fill(&self, name: &str, placeholder: Bytes) -> impl Future<Output = Result<()>> + Send;
 
-    /// Takes the lease on refreshing an entry whose value still carries the claim's nonce. `force` takes it from any
-    /// holder.
+    /// Claims the refresh of an entry whose value still has the claim's nonce. `force` takes the claim from
+    /// any holder.
     fn begin_refresh(
         &self,
         name: &str,
@@ -253,8 +261,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         force: Force,
     ) -> impl Future<Output = Result<RefreshStart>> + Send;
 
-    /// Replaces the value that carries the claim's nonce while the claim holds the lease, which ends; whether it did.
-    /// Without a new value the old one is deleted.
+    /// Replaces the value that has the claim's nonce, if the refresh still has its claim, and ends the claim.
+    /// Returns whether the value was replaced. Without a new value the old one is deleted.
     fn commit_refresh(
         &self,
         name: &str,
@@ -263,10 +271,11 @@ pub(crate) trait Store: Send + Sync + 'static {
         expiry: Expiry,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Gives the lease back, if the claim holds it.
+    /// Gives up the claim, if the refresh still has it.
     fn abandon_refresh(&self, name: &str, claim: RefreshClaim) -> impl Future<Output = Result<()>> + Send;
 
-    /// The loader is alive: its placeholder, or its lease, stands for `liveness` from now.
+    /// Renews the placeholder or the claim of a loader that is alive, for `liveness` from now. Returns
+    /// whether it was there.
     fn renew_load(
         &self,
         name: &str,
@@ -274,8 +283,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         liveness: Duration,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Replaces what carries `nonce`, keeping its expiry where none is given; whether it did. It voids refreshes under
-    /// way.
+    /// Replaces the value that has `nonce`, and keeps its expiry if none is given. Returns whether it was
+    /// replaced. Invalidates refreshes under way.
     fn restamp(
         &self,
         name: &str,
@@ -284,7 +293,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         expiry: Option<Expiry>,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// The version of a tag, which is given `candidate` if it has none. It is kept for at least `span` from now.
+    /// Reads the version of a tag, and stores `candidate` if there is none. Keeps it for at least `span` from
+    /// now.
     fn version(
         &self,
         name: &str,
@@ -292,8 +302,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         span: Duration,
     ) -> impl Future<Output = Result<KeptVersion>> + Send;
 
-    /// Replaces a version: whatever carries the old one is invalid. A store that has no room for a new version removes the
-    /// old one, which invalidates just as well.
+    /// Replaces a version, which invalidates every entry that carries the old one. A store without room for a
+    /// new version removes the old one instead, which invalidates as well.
     fn renew_version(
         &self,
         name: &str,
@@ -301,7 +311,7 @@ pub(crate) trait Store: Send + Sync + 'static {
         span: Duration,
     ) -> impl Future<Output = Result<()>> + Send;
 
-    /// Stores a value unless a higher fence has written it; whether it did.
+    /// Stores a value unless a writer with a higher fence has stored one, and returns whether it was stored.
     fn set_fenced(
         &self,
         name: &str,
@@ -311,30 +321,30 @@ pub(crate) trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool>> + Send;
 }
 
-/// Whether a store may lose what it was given before its time.
+/// Whether a store may evict data before it expires.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Eviction {
     /// No server has been reached yet.
     #[default]
     NotAsked,
     Never,
-    /// At its limit of memory, by this policy.
+    /// At its memory limit, by this policy.
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store evicts no locks"))]
     Evicts(String),
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store evicts no locks"))]
     Unknown,
 }
 
-/// The store that a `Larder` stands on.
+/// The store of a `Larder`.
 pub(crate) enum AnyStore {
-    /// Shared, so that in tests several programs can stand on one.
+    /// Shared, so that in tests several programs can use one.
     Memory(Arc<MemoryStore>),
     #[cfg(feature = "redis")]
     Redis(RedisStore),
 }
 
 impl AnyStore {
-    /// Whether locks and limits can be evicted, as far as the store said so when it was connected.
+    /// Returns whether locks and limits can be evicted, as far as the store reported when it was connected.
     pub(crate) fn eviction(&self) -> Eviction {
         match self {
             Self::Memory(_) => Eviction::Never,
@@ -343,7 +353,8 @@ impl AnyStore {
         }
     }
 
-    /// Changes whenever a connection has come up again after it was lost; `None` for a store that has none.
+    /// A counter that changes each time a lost connection is up again; `None` for a store without
+    /// connections.
     pub(crate) fn reconnects(&self) -> Option<watch::Receiver<u64>> {
         match self {
             Self::Memory(_) => None,
@@ -352,7 +363,7 @@ impl AnyStore {
         }
     }
 
-    /// Waits for the first attempt to connect, and gives its failure.
+    /// Waits for the first attempt to connect, and returns its failure.
     pub(crate) async fn ready(&self) -> Result<()> {
         match self {
             Self::Memory(_) => Ok(()),
@@ -361,7 +372,7 @@ impl AnyStore {
         }
     }
 
-    /// Ends the connections. What is under way is still answered.
+    /// Closes the connections. Requests that are under way are still answered.
     pub(crate) fn close(&self) {
         match self {
             Self::Memory(_) => {}

@@ -1,9 +1,10 @@
-//! The part of the seam that is about who comes first: a value that is stored only where none is, and work that is
-//! run once.
+//! The operations of a store where the first caller wins: a value that is stored only if there is none, and
+//! work that runs once.
 //!
-//! A run has a *mark* beside its entry, which names the run's token and is kept as long as its result would be; and a
-//! second name, the *pulse*, which is renewed while it runs. A mark without a pulse is a run that was interrupted:
-//! its process died, or hangs. What that run has done is not known, so the mark stays and says so.
+//! A run has a *mark* beside its entry, which names the run's token and is kept for as long as its result
+//! would be. A second key, the *pulse*, is renewed while the work runs. A mark without a pulse is an
+//! interrupted run: its process has died or hangs. What that run has done is unknown, so its mark stays and
+//! reports it.
 
 use std::future::Future;
 use std::time::Duration;
@@ -13,40 +14,42 @@ use bytes::Bytes;
 use super::{AnyStore, Expiry, FillStart};
 use crate::error::Result;
 
-/// How long a store remembers that a run was given up: its begin may arrive as late as that. And how long a caller
-/// tries to say so.
+/// How long a store remembers a cancelled run, because the request that begins it may arrive that late. Also
+/// how long a caller tries to report a cancellation.
 pub(crate) const GIVEN_UP: Duration = Duration::from_secs(30);
 
-/// A run that is to begin.
+/// A run to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OnceRun {
     pub(crate) token: u64,
-    /// How long it counts as running after each sign of life.
+    /// How long it counts as running after each renewal.
     pub(crate) liveness: Duration,
-    /// How long its mark is kept after it began, and after the signs of life that find half of that gone.
+    /// How long its mark is kept from the beginning, and from each renewal that finds less than half of that
+    /// left.
     pub(crate) kept: Duration,
-    /// Whether it takes the place of a run that was interrupted.
+    /// Whether it replaces an interrupted run.
     pub(crate) takes_over: bool,
 }
 
-/// The answer to [`OnceStore::begin_once`].
+/// The reply to [`OnceStore::begin_once`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OnceStart {
-    /// Nothing is known of this work: run it, then commit.
+    /// No run is known: do the work, then commit.
     Begun,
-    /// This is stored under the entry.
+    /// The entry holds this result.
     Done(Bytes),
-    /// Another run is under way, and shows a sign of life within this time.
+    /// Another run is under way, and must renew within this time.
     Running(Duration),
-    /// Another run has begun and shows no sign of life.
+    /// Another run has begun and has stopped renewing.
     Interrupted,
-    /// This run was abandoned before its begin arrived. Its caller waits for no answer any more.
+    /// This run was cancelled before its request arrived. Its caller no longer waits for a reply.
     GivenUp,
 }
 
-/// What every store can do for who comes first.
+/// The operations of every store where the first caller wins.
 pub(crate) trait OnceStore: Send + Sync + 'static {
-    /// Stores a value under a name that is empty, or that still holds just these bytes, which are no value.
+    /// Stores a value in an entry that is empty, or that still holds exactly these bytes, which are not a
+    /// value.
     fn set_if_absent(
         &self,
         name: &str,
@@ -55,7 +58,7 @@ pub(crate) trait OnceStore: Send + Sync + 'static {
         in_place_of: Option<Bytes>,
     ) -> impl Future<Output = Result<FillStart>> + Send;
 
-    /// Begins a run, unless its result is there (other than just `in_place_of`), or another run is known.
+    /// Begins a run, unless a result is stored (anything but exactly `in_place_of`) or another run is known.
     fn begin_once(
         &self,
         name: &str,
@@ -63,11 +66,11 @@ pub(crate) trait OnceStore: Send + Sync + 'static {
         in_place_of: Option<Bytes>,
     ) -> impl Future<Output = Result<OnceStart>> + Send;
 
-    /// The run goes on; whether its mark is still there. Where less than half of `run.kept` is left of the mark, it is
-    /// kept for that long again: work may take longer than its result is kept.
+    /// Renews a run, and returns whether its mark is still there. A mark with less than half of `run.kept`
+    /// left is kept for that long again, because work may take longer than its result is kept.
     fn renew_once(&self, name: &str, run: OnceRun) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Stores the run's result and removes its mark, if that is still there; whether it was.
+    /// Stores the run's result and removes its mark if that is still there, and returns whether it was.
     fn commit_once(
         &self,
         name: &str,
@@ -76,8 +79,8 @@ pub(crate) trait OnceStore: Send + Sync + 'static {
         expiry: Expiry,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Removes the run's mark, if that is still there: it had no result. If it is not, a begin of this run that arrives
-    /// within [`GIVEN_UP`] is refused.
+    /// Removes the mark of a run that had no result. If the mark is not there, a request that begins this run
+    /// and arrives within [`GIVEN_UP`] is refused.
     fn abandon_once(&self, name: &str, token: u64) -> impl Future<Output = Result<()>> + Send;
 }
 

@@ -1,12 +1,13 @@
-//! The part of the seam that is about semaphores.
+//! The operations of a store on semaphores.
 //!
-//! A semaphore has a number of permits, the tokens that hold some of them until an end each, and one queue. An attempt
-//! is a token, as an attempt at a lock is; its lowest 16 bits are its weight, how many permits it wants. Every
-//! operation that may free permits grants all that are free to the first live waiters, at most [`MOST_GRANTS`] a time.
-//! Each such grant is a claim: it holds its permits for [`QueueTiming::claim`](super::lock::QueueTiming::claim) unless it is
-//! confirmed. A claim that ends puts its waiter back into its place, and is not given a second one before it has asked.
+//! A semaphore has a number of permits, the tokens that hold some of them until their expiry, and one queue.
+//! An attempt is a token, as for a lock; its lowest 16 bits are its weight, the number of permits it wants.
+//! Every operation that may free permits grants what is free to the first live waiters, at most
+//! [`MOST_GRANTS`] in one step. Each such grant is a claim: it holds its permits for
+//! [`QueueTiming::claim`](super::lock::QueueTiming::claim) unless it is confirmed. When a claim expires, its
+//! waiter returns to its place in the queue, and gets no second claim before its next heartbeat.
 //!
-//! The number that is stored decides. It is kept for [`NUMBER_KEPT`] after its last use.
+//! The stored number of permits applies. It is kept for [`NUMBER_KEPT`] after its last use.
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,31 +16,31 @@ use super::AnyStore;
 use super::lock::LockToken;
 use crate::error::Result;
 
-/// The most grants of one operation; the next operation continues.
+/// The most grants of one step; the next operation continues.
 pub(crate) const MOST_GRANTS: usize = 64;
 /// How long a semaphore's number is kept after its last use.
 pub(crate) const NUMBER_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// The largest number of permits: exact in a script.
+/// The largest number of permits that a script computes exactly.
 pub(crate) const MOST_PERMITS: u64 = 1 << 53;
 /// The largest weight.
 pub(crate) const HEAVIEST: u64 = 0xFFFF;
 
-/// Whether a ticket's name is that of a semaphore, and not of a lock.
+/// Returns whether this is the name of a semaphore and not of a lock.
 pub(crate) fn is_semaphore(name: &str) -> bool {
     name.starts_with(PREFIX) || name.starts_with(RW_LOCK)
 }
 
-/// What every semaphore's name begins with.
+/// The prefix of every semaphore's name.
 pub(crate) const PREFIX: &str = "~semaphore.1:";
-/// The same of read-write locks, which are semaphores: readers take one permit, writers all.
+/// The prefix of read-write locks. These are semaphores: a reader takes one permit, a writer all of them.
 pub(crate) const RW_LOCK: &str = "~rwlock.1:";
 
-/// A random token that wants `weight` permits.
+/// Makes a random token that wants `weight` permits.
 pub(crate) fn token_of(nonce: u64, weight: u64) -> u64 {
     (nonce & !HEAVIEST) | (weight & HEAVIEST)
 }
 
-/// How many permits a token wants.
+/// Returns how many permits a token wants.
 pub(crate) fn weight(token: u64) -> u64 {
     token & HEAVIEST
 }
@@ -47,13 +48,13 @@ pub(crate) fn weight(token: u64) -> u64 {
 /// What an attempt asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PermitRequest {
-    /// The number of permits, if none is stored.
+    /// The number of permits to store if there is none.
     pub(crate) permits: u64,
     pub(crate) ttl: Duration,
     pub(crate) wait: WhenTaken,
-    /// Whether the grant has a fence.
+    /// Whether the grant gets a fence.
     pub(crate) fenced: bool,
-    /// As of a [`LockRequest`](super::lock::LockRequest).
+    /// As in a [`LockRequest`](super::lock::LockRequest).
     pub(crate) quarantine: Option<Duration>,
 }
 
@@ -61,36 +62,39 @@ pub(crate) struct PermitRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WhenTaken {
     No,
-    /// Unless so many wait already.
+    /// Unless this many attempts wait already.
     Queue {
         most: u64,
     },
 }
 
-/// The answer to an attempt.
+/// The reply to an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// It holds its permits, for the whole time asked for, of `permits` in all. The fence is 0 if none was asked for.
+    /// The attempt holds its permits for the full time that was asked for. `permits` is the number of all
+    /// permits. The fence is 0 if none was asked for.
     Granted { permits: u64, fence: u64 },
     /// Too few are free, or others wait.
     Full,
-    /// It waits. `told` says whether its wake-up name is listened to.
+    /// The attempt waits. `told` tells whether the store will report a change of its wake-up name.
     Waiting { told: bool },
-    /// As many wait as may.
+    /// The queue is full.
     QueueFull,
-    /// It wants more than there are.
+    /// The attempt wants more permits than there are.
     TooHeavy { permits: u64 },
     /// As [`Attempted::Quarantined`](super::lock::Attempted::Quarantined).
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the embedded store loses nothing"))]
     Quarantined { until: u64 },
-    /// It does not wait: it was given up before, or its place was lost.
+    /// The attempt does not wait: it was cancelled before, or it lost its place.
     Gone,
 }
 
-/// What every store can do with semaphores. `LockToken::lock` is the semaphore's name. Waiting attempts keep their places
-/// by [`LockStore::heartbeat`](super::lock::LockStore::heartbeat), together with those that wait for locks.
+/// The operations of every store on semaphores. `LockToken::lock` is the semaphore's name. Waiting attempts
+/// keep their places by [`LockStore::heartbeat`](super::lock::LockStore::heartbeat), together with those that
+/// wait for locks.
 pub(crate) trait PermitStore: Send + Sync + 'static {
-    /// Takes permits that are free and not waited for; else waits, if told to. Once for each token.
+    /// Takes permits that are free and that no earlier waiter wants; otherwise enqueues the attempt, if it
+    /// asks for that. Must be sent once for each token.
     fn take_permit(
         &self,
         semaphore: &str,
@@ -98,7 +102,7 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
         request: PermitRequest,
     ) -> impl Future<Output = Result<Taken>> + Send;
 
-    /// Confirms a grant, or takes what is free if it is this attempt's turn. May be sent again.
+    /// Confirms a claim, or takes what is free if it is this attempt's turn. May be sent again.
     fn confirm_permit(
         &self,
         semaphore: &str,
@@ -106,16 +110,17 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
         request: PermitRequest,
     ) -> impl Future<Output = Result<Taken>> + Send;
 
-    /// Gives holders at least so much time from now; whether their tokens still held. In the order of `held`. `None`
-    /// where its server did not answer within `max_wait`; an error where none did.
+    /// Extends holders to at least the given time from now. Returns whether their tokens still hold, in the
+    /// order of `held`; `None` if that server did not answer within `max_wait`. An error if no server
+    /// answered.
     fn renew_permits(
         &self,
         held: &[(LockToken, Duration)],
         max_wait: Duration,
     ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
 
-    /// Ends an attempt or gives its permits back; whether they were still held. An attempt that was given up is
-    /// remembered for so long.
+    /// Cancels an attempt or gives its permits back, and returns whether they were still held. A cancelled
+    /// attempt is remembered for `remembered`.
     fn give_permit(
         &self,
         semaphore: &str,
@@ -123,8 +128,8 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
         remembered: Option<Duration>,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Holds `other` in place of `token`, which it is not heavier than, and grants what is free then; whether `token`
-    /// was still held, and `other` was not given up. May be sent again.
+    /// Replaces `token` by `other`, which is not heavier, and grants what is then free. Returns whether
+    /// `token` still held its permits and `other` was not cancelled. May be sent again.
     fn exchange_permits(
         &self,
         semaphore: &str,
@@ -133,8 +138,8 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
         ttl: Duration,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Stores another number of permits, unless one with this version or a later one is stored; whether this number and
-    /// version are now the stored ones.
+    /// Stores another number of permits, unless one with this version or a later one is stored. Returns
+    /// whether this number and version are now the stored ones.
     fn set_permits(
         &self,
         semaphore: &str,
@@ -142,7 +147,7 @@ pub(crate) trait PermitStore: Send + Sync + 'static {
         version: u64,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// How many permits are held or claimed.
+    /// Counts the permits that are held or claimed.
     fn permits_in_use(&self, semaphore: &str) -> impl Future<Output = Result<u64>> + Send;
 }
 

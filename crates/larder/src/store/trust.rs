@@ -1,34 +1,36 @@
-//! How long what was read once may be believed without asking again.
+//! How long a value that was read once stays valid without another request.
 //!
-//! A tracked connection tells of every change to what was read through it, in order with its replies. So while the server has
-//! answered a heartbeat that was sent at most [`Sessions::BOUND`] ago, nothing read through that connection can have been
-//! stale for longer than that: every change before the heartbeat was told before its answer. A connection is a *lane*;
-//! its present life is a *generation*. When it breaks, its generation ends, and with it everything that was read
-//! through it, in one store to memory and without a visit to any entry.
+//! A tracked connection reports every change of what was read through it, in order with its replies. So if
+//! the server has answered a heartbeat that was sent at most [`Sessions::BOUND`] ago, nothing that was read
+//! through the connection can have been stale for longer than that: every change before the heartbeat was
+//! reported before its answer. A [`Session`] is a place for one connection at a time, and each connection is
+//! one *generation* of it. When the connection breaks, its generation ends. That single store to memory
+//! invalidates everything that was read through it, without a visit to any entry.
 //!
-//! Trust is compared on two coarse clocks that the kernel keeps up to date: one that nobody can set, and one that goes
-//! on while the machine sleeps. So a process that was stopped, or a laptop that was closed, believes nothing when it wakes.
-//! The coarse clocks lag by one timer tick, 10 ms at most, and by that the bound is shortened here.
+//! Validity is compared on two coarse clocks that the kernel keeps up to date. One cannot be set, the other
+//! also runs while the machine sleeps. So in a process that was stopped, or after a laptop slept, nothing is
+//! valid until the next heartbeat is answered. The coarse clocks lag by one timer tick, 10 ms at most, and
+//! the bound is shortened by that here.
 
 use std::time::Duration;
 
 use super::sync::{AtomicU32, AtomicU64, Mutex, Ordering, PoisonError};
 use crate::clock::Moment;
 
-/// A master of a cluster each, and some that are on their way out. Nodes beyond that are read through without being
-/// believed for later.
+/// Enough for the masters of a cluster and for connections that are being closed. Reads through further nodes
+/// are not cached.
 const MOST: usize = 1024;
 
-/// When and through what something was read.
+/// The connection through which a value was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReadStamp {
-    lane: u16,
+    session: u16,
     generation: u32,
 }
 
 impl ReadStamp {
-    /// For a store that is never away: what it tells is believed until it tells otherwise.
-    pub(crate) const ALWAYS: Self = Self { lane: 0, generation: 0 };
+    /// For a store in this process: a value is valid until the store reports a change.
+    pub(crate) const ALWAYS: Self = Self { session: 0, generation: 0 };
 }
 
 #[derive(Default)]
@@ -39,96 +41,105 @@ struct Session {
     until_awake: AtomicU64,
 }
 
-/// The lanes of a store.
+/// The sessions of a store.
 pub(crate) struct Sessions {
-    lanes: Vec<Session>,
+    sessions: Vec<Session>,
     free: Mutex<Vec<u16>>,
 }
 
 impl Sessions {
-    /// The longest that a read may go on being believed after a change that was not told.
+    /// The longest time for which a stale value can count as valid after a change that was not reported.
     pub(crate) const BOUND: Duration = Duration::from_secs(2);
     const TICK: Duration = Duration::from_millis(10);
 
-    /// One lane that is always believed: the store is in this process.
+    /// Makes one session that is always valid, for the store in this process.
     pub(crate) fn embedded() -> Self {
-        let lane = Session::default();
-        lane.until.store(u64::MAX, Ordering::Release);
-        lane.until_awake.store(u64::MAX, Ordering::Release);
-        Self { lanes: vec![lane], free: Mutex::default() }
+        let session = Session::default();
+        session.until.store(u64::MAX, Ordering::Release);
+        session.until_awake.store(u64::MAX, Ordering::Release);
+        Self { sessions: vec![session], free: Mutex::default() }
     }
 
-    /// Lanes for connections, none of them open.
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store has one lane"))]
+    /// Makes sessions for connections, none of them open.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store has one session"))]
     pub(crate) fn remote() -> Self {
-        let free = (0..MOST).rev().filter_map(|lane| u16::try_from(lane).ok()).collect();
-        Self { lanes: (0..MOST).map(|_| Session::default()).collect(), free: Mutex::new(free) }
+        let free = (0..MOST).rev().filter_map(|session| u16::try_from(session).ok()).collect();
+        Self { sessions: (0..MOST).map(|_| Session::default()).collect(), free: Mutex::new(free) }
     }
 
-    /// Whether what was read as `seen` may still be believed.
+    /// Returns whether what was read as `seen` is still valid.
     #[inline]
     pub(crate) fn is_valid(&self, seen: ReadStamp, now: Moment) -> bool {
-        self.lanes.get(usize::from(seen.lane)).is_some_and(|lane| {
-            // The generation last: else the next one's times could stand behind the number of this one.
-            now.mono() < lane.until.load(Ordering::Acquire)
-                && now.awake() < lane.until_awake.load(Ordering::Acquire)
-                && lane.generation.load(Ordering::Acquire) == seen.generation
+        self.sessions.get(usize::from(seen.session)).is_some_and(|session| {
+            // Load the generation last. Otherwise the next generation's deadline could be read together with
+            // this generation's number.
+            now.mono() < session.until.load(Ordering::Acquire)
+                && now.awake() < session.until_awake.load(Ordering::Acquire)
+                && session.generation.load(Ordering::Acquire) == seen.generation
         })
     }
 }
 
-#[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store has one lane"))]
+#[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store has one session"))]
 impl Sessions {
-    /// Takes a free lane, if there is one.
+    /// Takes a free session, if there is one.
     pub(crate) fn take(&self) -> Option<u16> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    pub(crate) fn give_back(&self, lane: u16) {
-        self.close(lane);
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
+    pub(crate) fn give_back(&self, session: u16) {
+        self.close(session);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(session);
     }
 
-    /// Ends what was read through the lane, and begins a generation that is believed as soon as it is
-    /// [renewed](Self::renew).
-    pub(crate) fn open(&self, lane: u16) -> ReadStamp {
-        let generation = self.close(lane);
-        ReadStamp { lane, generation }
+    /// Invalidates what was read through the session, and begins a generation that becomes valid with its
+    /// first [`renew`](Self::renew).
+    pub(crate) fn open(&self, session: u16) -> ReadStamp {
+        let generation = self.close(session);
+        ReadStamp { session, generation }
     }
 
-    /// A heartbeat that was sent at `sent` has been answered.
+    /// Records the answer to a heartbeat that was sent at `sent`.
     pub(crate) fn renew(&self, seen: ReadStamp, sent: Moment) {
-        let Some(lane) = self.lanes.get(usize::from(seen.lane)) else { return };
+        let Some(session) = self.sessions.get(usize::from(seen.session)) else { return };
         let span = u64::try_from((Self::BOUND - Self::TICK).as_nanos()).unwrap_or(0);
-        lane.until.store(sent.mono().saturating_add(span), Ordering::Release);
-        lane.until_awake.store(sent.awake().saturating_add(span), Ordering::Release);
-        if lane.generation.load(Ordering::Acquire) != seen.generation {
-            // Closed meanwhile: whoever opens it next must not find it believed.
-            lane.until.store(0, Ordering::Release);
+        session.until.store(sent.mono().saturating_add(span), Ordering::Release);
+        session.until_awake.store(sent.awake().saturating_add(span), Ordering::Release);
+        if session.generation.load(Ordering::Acquire) != seen.generation {
+            // The generation ended during this call. Erase the deadline, so that the next generation does not
+            // start with it.
+            session.until.store(0, Ordering::Release);
         }
     }
 
-    /// Ends the generation, if it is still the one of `seen`.
+    /// Ends the generation of `seen`, if it is still the current one.
     pub(crate) fn end(&self, seen: ReadStamp) {
-        if let Some(lane) = self.lanes.get(usize::from(seen.lane)) {
-            // In one step: the next generation may be opened just now, and is not to be ended. Opening resets the times.
+        if let Some(session) = self.sessions.get(usize::from(seen.session)) {
+            // One atomic step: a concurrent `open` may have begun the next generation, which must not end.
+            // `open` resets the deadlines.
             let next = seen.generation.wrapping_add(1);
-            let _ =
-                lane.generation.compare_exchange(seen.generation, next, Ordering::AcqRel, Ordering::Acquire);
+            let _ = session.generation.compare_exchange(
+                seen.generation,
+                next,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
         }
     }
 
-    /// Whether the generation has not ended.
+    /// Returns whether the generation is still the current one.
     pub(crate) fn is_current(&self, seen: ReadStamp) -> bool {
-        let lane = self.lanes.get(usize::from(seen.lane));
-        lane.is_some_and(|lane| lane.generation.load(Ordering::Acquire) == seen.generation)
+        let session = self.sessions.get(usize::from(seen.session));
+        session.is_some_and(|session| session.generation.load(Ordering::Acquire) == seen.generation)
     }
 
-    fn close(&self, lane: u16) -> u32 {
-        let Some(lane) = self.lanes.get(usize::from(lane)) else { return 0 };
-        // The number first: whoever renews the old generation and finds its number unmoved has stored its times before this.
-        let generation = lane.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
-        lane.until.store(0, Ordering::Release);
+    fn close(&self, session: u16) -> u32 {
+        let Some(session) = self.sessions.get(usize::from(session)) else { return 0 };
+        // Bump the generation before clearing `until`. A concurrent `renew` that still sees the old
+        // generation has already stored its deadline, so the store below erases it. A `renew` that sees the
+        // new generation erases its deadline itself.
+        let generation = session.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        session.until.store(0, Ordering::Release);
         generation
     }
 }
@@ -144,49 +155,49 @@ mod tests {
     }
 
     #[test]
-    fn a_read_is_believed_from_the_first_heartbeat_until_the_bound_after_the_last() {
-        let lanes = Sessions::remote();
-        let lane = lanes.take().unwrap();
-        let seen = lanes.open(lane);
-        assert!(!lanes.is_valid(seen, at(0)), "believed before a heartbeat was answered");
-        lanes.renew(seen, at(10));
-        assert!(lanes.is_valid(seen, at(11)));
-        assert!(!lanes.is_valid(seen, at(12)));
-        lanes.renew(seen, at(12));
-        assert!(lanes.is_valid(seen, at(13)));
+    fn a_read_is_valid_from_the_first_heartbeat_until_the_bound_after_the_last() {
+        let sessions = Sessions::remote();
+        let session = sessions.take().unwrap();
+        let seen = sessions.open(session);
+        assert!(!sessions.is_valid(seen, at(0)), "valid before a heartbeat was answered");
+        sessions.renew(seen, at(10));
+        assert!(sessions.is_valid(seen, at(11)));
+        assert!(!sessions.is_valid(seen, at(12)));
+        sessions.renew(seen, at(12));
+        assert!(sessions.is_valid(seen, at(13)));
     }
 
     #[test]
     fn a_broken_connection_ends_all_that_was_read_through_it() {
-        let lanes = Sessions::remote();
-        let lane = lanes.take().unwrap();
-        let before = lanes.open(lane);
-        lanes.renew(before, at(10));
-        lanes.end(before);
-        assert!(!lanes.is_valid(before, at(10)));
-        let after = lanes.open(lane);
-        lanes.renew(after, at(10));
-        assert!(lanes.is_valid(after, at(10)) && !lanes.is_valid(before, at(10)));
-        // The end of the old connection, told late, is none of the new one's business.
-        lanes.end(before);
-        assert!(lanes.is_valid(after, at(10)));
+        let sessions = Sessions::remote();
+        let session = sessions.take().unwrap();
+        let before = sessions.open(session);
+        sessions.renew(before, at(10));
+        sessions.end(before);
+        assert!(!sessions.is_valid(before, at(10)));
+        let after = sessions.open(session);
+        sessions.renew(after, at(10));
+        assert!(sessions.is_valid(after, at(10)) && !sessions.is_valid(before, at(10)));
+        // A late `end` for the old connection must not end the new generation.
+        sessions.end(before);
+        assert!(sessions.is_valid(after, at(10)));
     }
 
     #[test]
-    fn sleep_ends_belief_though_only_one_clock_went_on() {
-        let lanes = Sessions::remote();
-        let lane = lanes.take().unwrap();
-        let seen = lanes.open(lane);
-        lanes.renew(seen, at(10));
-        assert!(!lanes.is_valid(seen, Moment::new(10 * SECOND, 3600 * SECOND)));
+    fn sleep_invalidates_reads_though_only_one_clock_went_on() {
+        let sessions = Sessions::remote();
+        let session = sessions.take().unwrap();
+        let seen = sessions.open(session);
+        sessions.renew(seen, at(10));
+        assert!(!sessions.is_valid(seen, Moment::new(10 * SECOND, 3600 * SECOND)));
         assert!(
-            !lanes.is_valid(seen, Moment::new(3600 * SECOND, 10 * SECOND)),
-            "somebody set the clock back"
+            !sessions.is_valid(seen, Moment::new(3600 * SECOND, 10 * SECOND)),
+            "valid after the clock was set back"
         );
     }
 
     #[test]
-    fn the_embedded_store_is_always_believed() {
+    fn the_embedded_store_is_always_valid() {
         assert!(Sessions::embedded().is_valid(ReadStamp::ALWAYS, at(1 << 33)));
     }
 }

@@ -1,4 +1,4 @@
-//! Refunds and booked turns, where time has passed or the record counted otherwise before.
+//! Refunds and booked turns, after time has passed or when the record had other quotas before.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ fn what_the_pace_has_made_good_is_not_given_back() {
         both.clock += SECOND;
         assert_eq!(both.refund(&terms, 3, first.stamp), (2, 2));
         assert_eq!(ask(both, &terms, ChargeMode::UpTo, 5, 0).granted, 3);
-        // Of the first nothing is left.
+        // Nothing of the first charge is left.
         both.clock += 3 * SECOND;
         assert_eq!(ask(both, &terms, ChargeMode::All, 3, 0).granted, 3);
         assert_eq!(both.refund(&terms, 3, first.stamp), (0, 0));
@@ -77,7 +77,7 @@ fn no_turn_is_booked_on_what_a_lower_limit_has_forgotten() {
         assert_eq!(ask(both, &many, ChargeMode::All, 50, 0).granted, 50);
         assert_eq!(ask(both, &few, ChargeMode::All, 1, 70 * SECOND).granted, 0);
         assert_eq!(ask(both, &many, ChargeMode::Look, 51, 0).granted, 0);
-        // Nor does another quota beside it shorten a log.
+        // Another quota beside it does not shorten a log either.
         both.name.push('b');
         let whole = [log(9, 60 * SECOND)];
         assert_eq!(ask(both, &whole, ChargeMode::All, 8, 0).granted, 8);

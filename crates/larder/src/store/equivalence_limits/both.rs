@@ -1,4 +1,4 @@
-//! One history of each store, at times that the test gives.
+//! The same history on both stores, at times that the test sets.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::sync::OnceLock;
@@ -11,13 +11,13 @@ use crate::store::limit::{Charge, ChargeStamp, Charged, Label, Override, QuotaSp
 use crate::store::memory::MemoryLimits;
 use crate::store::redis::limit::raw;
 
-/// Longer than any test takes: the server's own time goes on meanwhile, and must not end records.
+/// Longer than any test: the server's own time goes on during the test, and must not end records.
 const FOREVER: &str = "36000000";
 
-/// What an override's terms are called, and how long it lasts.
+/// The labels of an override's terms, and how long it lasts.
 type Overridden = Option<(Vec<Label>, Duration)>;
 
-/// Both stores, for as many histories as there are.
+/// Both stores, for any number of histories.
 pub(super) struct Stores {
     pub(super) memory: MemoryLimits,
     server: RefCell<redis::Connection>,
@@ -25,7 +25,7 @@ pub(super) struct Stores {
     next: Cell<u64>,
 }
 
-/// The scripts, told the time by their last two arguments.
+/// The scripts, changed to read the time from their last two arguments.
 struct Scripts {
     charge: String,
     refund: String,
@@ -37,7 +37,7 @@ pub(super) struct Both<'a> {
     memory: &'a MemoryLimits,
     server: RefMut<'a, redis::Connection>,
     scripts: &'a Scripts,
-    /// The record that is asked for.
+    /// The record that the history uses.
     pub(super) name: String,
     pub(super) clock: u64,
 }
@@ -59,7 +59,7 @@ impl Default for Stores {
 }
 
 impl Stores {
-    /// A record that no other history has.
+    /// A record that no other history uses.
     pub(super) fn history(&self) -> Both<'_> {
         static TESTS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         if self.next.get() == 0 {
@@ -80,7 +80,7 @@ impl Both<'_> {
         command.query(&mut *self.server).unwrap_or_else(|error| panic!("{request:?} {error}"))
     }
 
-    /// What memory answers, and what the server answers.
+    /// The answers of the memory store and of the server.
     pub(super) fn charge(&mut self, charge: Charge<'_>) -> (Charged, Charged) {
         let (request, more) = raw::charge(charge);
         let answer: Vec<u8> = self.run(&self.scripts.charge, &request, more.as_deref());
@@ -103,7 +103,7 @@ impl Both<'_> {
         (self.memory.charge_together(charges, self.clock), found)
     }
 
-    /// When the record would be gone, by the clock that the script was told.
+    /// When the record would expire, by the clock that the script was given.
     pub(super) fn lives_until(&mut self) -> u64 {
         redis::cmd("GET").arg(format!("{}:until", self.name)).query(&mut *self.server).unwrap()
     }
@@ -118,7 +118,7 @@ impl Both<'_> {
         (self.memory.forget(&self.name, self.clock), found > 0)
     }
 
-    /// Without terms, ends an override.
+    /// Sets an override; without terms, ends it.
     pub(super) fn set_override(&mut self, terms: &[QuotaSpec], lasts: Duration) {
         let key = Override { terms: labelled(terms), lasts };
         self.memory.set_override(&self.name, &key, self.clock);
@@ -137,7 +137,7 @@ fn tell(script: &str) -> String {
     let told =
         script.replacen("redis.call('TIME')", "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }", 1);
     assert_ne!(told, script);
-    // When a record would end is put down beside it.
+    // The time at which a record would end is stored beside it.
     let end = |script: String, whole: &str, milliseconds: &str| {
         let beside = format!(
             "'PX', '{FOREVER}') redis.call('SET', KEYS[1] .. ':until', clock + 1000 * {milliseconds})"

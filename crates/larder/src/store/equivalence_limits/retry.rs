@@ -1,5 +1,5 @@
-//! When something passes: what a refusal says is true to the microsecond, what paces keeps its bound, and a clock that steps
-//! back opens nothing.
+//! When a refused request passes: a refusal's time is true to the microsecond, pacing keeps its bound, and a
+//! clock that steps back admits nothing more.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn after_retry_after_the_cost_fits_and_a_microsecond_before_it_does_not() {
         let mut both = stores.history();
         for round in 0..200u64 {
             both.clock += round * round * 37 % 5_003;
-            // Every other refusal blocks the key, longer each time.
+            // Every second refusal blocks the key, each time for longer.
             let penalty = Penalty { first: 700 + 90_000 * (round % 5), factor: 3, most: 600_000 };
             let penalty = (round % 2 == 0).then_some(penalty);
             let cost = 1 + round % 3;
@@ -69,7 +69,7 @@ fn gcra_admits_its_pace_and_its_burst_and_no_more() {
         let most = most_in_a_window(&mut times, window);
         assert!(most <= window / interval + burst, "{most} in {window}");
     }
-    // The bound is reached: a burst after a pause, and the pace after it.
+    // The bound is reached: a burst after a pause, and then the pace.
     assert!(most_in_a_window(&mut times, 100_000) > 10 + burst - 2);
 }
 
@@ -102,8 +102,8 @@ fn a_server_clock_that_steps_back_opens_nothing_and_says_how_long() {
     }
 }
 
-/// A key was charged by some quotas and is asked for by others, or has others for a while: `retry_after` knows what holds when
-/// it is over.
+/// A key was charged by some quotas and is then asked for with others, or has an override for a while:
+/// `retry_after` takes into account what holds when that is over.
 #[test]
 fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_meanwhile() {
     let charges =
@@ -124,6 +124,7 @@ fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_
                 max_wait: 0,
                 penalty: None,
             };
+            // A record of one plan, perhaps with an override, is charged by another plan.
             for (cost, pass) in before {
                 both.charge(charge(&plans[first], cost + 1));
                 both.clock += pass;
@@ -138,11 +139,14 @@ fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_
             let ask = charge(&plans[second], cost);
             let (expected, found) = both.charge(ask);
             prop_assert_eq!(expected, found);
+            // Granted, or never possible: there is nothing to wait for.
             if found.granted > 0 || plans[second].iter().any(|term| cost > term.limit) {
                 return Ok(());
             }
             let (of_override, own) = asked.get();
             asked.set(if found.label.is_some() { (of_override + 1, own) } else { (of_override, own + 1) });
+            // One microsecond before the time that the refusal gave, the cost must not fit; at that time it
+            // must.
             let (clock, look) = (both.clock, Charge { take: ChargeMode::Look, ..ask });
             both.clock = clock + found.wait - 1;
             prop_assert_eq!(both.charge(look).1.granted, 0, "too long: {:?}", found);

@@ -1,4 +1,4 @@
-//! Several records in one decision: both stores answer the same, and a refusal by one charges none.
+//! Several records in one decision: both stores answer the same, and a refusal by one record charges none.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ type Asked = (usize, u64);
 #[derive(Debug, Clone)]
 enum Step {
     Ask(Vec<Asked>),
-    /// Raises or lowers the limits of a record by so much, for so many microseconds.
+    /// Raises or lowers the limits of a record by an amount, for a number of microseconds.
     Override(usize, i64, u64),
     Pass(u64),
 }
@@ -31,7 +31,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..50)
 }
 
-/// A look has no stamp on the wire that a refund could name.
+/// On the wire, a look has no stamp that a refund could name.
 fn plain(all: &[Charged]) -> Vec<Charged> {
     all.iter().map(|one| Charged { stamp: Default::default(), ..*one }).collect()
 }
@@ -64,11 +64,12 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                 let charges: Vec<(&str, Charge<'_>)> = asked
                     .iter()
                     .map(|(key, cost)| {
-                        // Each record keeps to its quotas: memory forgets one that has ended, before other quotas could ask for it.
+                        // Each record keeps its quotas: the memory store forgets a record that has ended,
+                        // before other quotas could be asked for.
                         let terms = &plans[(usual + key) % plans.len()];
                         let most = terms.iter().map(|term| term.limit).min().unwrap_or(1);
                         let cost = (*cost).min(most);
-                        // One of the three is blocked where it refuses by itself.
+                        // One of the three is blocked if it refuses by itself.
                         let penalty = Penalty { first: 500_000, factor: 2, most: 3_000_000 };
                         let penalty = (*key == 1).then_some(penalty);
                         let charge =

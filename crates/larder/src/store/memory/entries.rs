@@ -1,9 +1,10 @@
 //! Cached bytes with an expiry, in a bounded cache.
 //!
-//! quick_cache evicts by weight and knows no expiry, so each entry carries its deadline and one that is past it counts
-//! as absent wherever it is met. What reads and then writes takes the stripe of its name first: reads alone need no
-//! stripe. Each change is told to the listener before the stripe is let go, so that two changes of one name are told in the
-//! order in which they happened. Both bounds are one: an entry weighs at least `max_bytes / max_entries`, so that neither can be passed.
+//! quick_cache evicts by weight and has no expiry. So each entry has its deadline, and an entry past its
+//! deadline counts as absent wherever it is found. An operation that reads and then writes locks the stripe
+//! of its name first; a read alone locks none. The sink is notified of a change while the stripe is locked,
+//! so that two changes of one name are reported in the order in which they happened. The two bounds are
+//! applied as one: an entry weighs at least `max_bytes / max_entries`, so neither bound can be exceeded.
 
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,10 +25,11 @@ use crate::store::{
 
 const STRIPES: usize = 64;
 
-/// What an entry takes beside its name and value: the map's slot, two pointers' worth of bookkeeping each.
+/// What an entry costs in addition to its name and value, in bytes: the map's slot, and two pointers' worth
+/// of bookkeeping each.
 const OVERHEAD: u64 = 96;
 
-/// A shard holds at least this much, so that a value of ordinary size always fits one.
+/// The smallest shard, so that a value of ordinary size always fits into one.
 const SMALLEST_SHARD: u64 = 16 * 1024 * 1024;
 
 #[derive(Clone)]
@@ -71,11 +73,11 @@ pub(super) struct Entries {
 
 impl Entries {
     pub(super) fn new(bounds: Bounds, listener: Arc<dyn InvalidationSink>) -> Self {
-        // A bound of one entry must still leave room for that one.
+        // With a bound of one entry, that entry must still fit.
         let least = bounds.max_bytes.div_ceil(bounds.max_entries.max(1)).min(hot(bounds.max_bytes));
         let weight = EntryWeight { least };
         let shards = (bounds.max_bytes / SMALLEST_SHARD).clamp(1, 16);
-        // Power of two, rounded down: more shards would be smaller than wanted.
+        // A power of two, rounded down: more shards would be smaller than wanted.
         let shards = 1usize << shards.ilog2();
         let estimate = usize::try_from(bounds.max_entries.min(100_000)).unwrap_or(100_000);
         let options = OptionsBuilder::new()
@@ -91,10 +93,10 @@ impl Entries {
                 DefaultHashBuilder::default(),
                 Default::default(),
             ),
-            // Only reached if an option above were left out.
+            // Reached only if one of the options above is removed.
             Err(_) => Cache::with_weighter(estimate, bounds.max_bytes, weight.clone()),
         };
-        // quick_cache drops what is heavier than the hot part of a shard without a word.
+        // quick_cache silently drops what is heavier than the hot part of a shard.
         let largest = hot(cache.shard_capacity());
         let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
         Self { cache, weight, largest, hasher: std::hash::RandomState::new(), stripes, listener }
@@ -104,7 +106,7 @@ impl Entries {
         self.live(name, now).map(|entry| entry.bytes)
     }
 
-    /// What is there, and how long it will be kept where that is bounded.
+    /// Returns the bytes of an entry, and how long it will be kept; `None` if it never expires.
     pub(super) fn get_with_left(&self, name: &str, now: Tick) -> Option<(Bytes, Option<Duration>)> {
         let entry = self.live(name, now)?;
         Some((entry.bytes, entry.deadline.map(|deadline| deadline.since(now))))
@@ -115,7 +117,8 @@ impl Entries {
         self.put(name, bytes, expiry, now)
     }
 
-    /// The fence is an entry of its own beside the value, which the stripe of `name` covers.
+    /// Stores a value unless a higher fence has stored one. The fence is an entry beside the value, covered
+    /// by the same stripe.
     pub(super) fn set_fenced(
         &self,
         name: &str,
@@ -171,7 +174,7 @@ impl Entries {
         self.set_if_absent(name, placeholder, Expiry::After(liveness), unreadable, now)
     }
 
-    /// Under a name that is empty, or that still holds just these bytes.
+    /// Stores a value in an entry that is empty, or that still holds exactly the bytes `in_place_of`.
     pub(super) fn set_if_absent(
         &self,
         name: &str,
@@ -182,7 +185,7 @@ impl Entries {
     ) -> Result<FillStart> {
         let _stripe = self.stripe(name);
         match self.live(name, now) {
-            // An empty string is the same as a missing name.
+            // An empty string counts as no entry.
             Some(entry) if !entry.bytes.is_empty() && Some(&entry.bytes) != in_place_of.as_ref() => {
                 Ok(FillStart::Occupied(entry.bytes))
             }
@@ -230,7 +233,7 @@ impl Entries {
             return Ok(RefreshStart::Changed);
         }
         let holder = self.live(&lease, now).and_then(|entry| RefreshClaim::read(&entry.bytes));
-        // One that was left behind for another value is free to take.
+        // A claim that was left for another value does not count.
         if force == Force::No && holder.is_some_and(|holder| holder.nonce == claim.nonce) {
             return Ok(RefreshStart::Busy);
         }
@@ -263,7 +266,7 @@ impl Entries {
         self.end_lease(name, claim, now);
     }
 
-    /// Whether the claim held the lease. The stripe of `name` is the lease's, too.
+    /// Ends a claim, and returns whether it was in force. The stripe of `name` covers the claim's key too.
     fn end_lease(&self, name: &str, claim: RefreshClaim, now: Tick) -> bool {
         let lease = Keyspace::lease(name);
         self.holds(&lease, &claim.write(), now) && self.take(&lease, now)
@@ -299,7 +302,7 @@ impl Entries {
         Ok(true)
     }
 
-    /// The version, and how long it is kept.
+    /// Returns the version, and how long it is kept.
     pub(super) fn version(
         &self,
         name: &str,
@@ -334,7 +337,7 @@ impl Entries {
         self.live(name, now).is_some_and(|entry| nonce(&entry.bytes) == Some(old))
     }
 
-    /// Removes what is there; whether anything was.
+    /// Removes an entry, and returns whether there was one.
     pub(super) fn take(&self, name: &str, now: Tick) -> bool {
         let taken = self.cache.remove(name).is_some_and(|(_, entry)| entry.lives(now));
         if taken {
@@ -363,7 +366,7 @@ impl Entries {
             return Err(Error::new(
                 ErrorKind::ValueTooLarge,
                 format!(
-                    "an entry of {weight} bytes does not fit the embedded store, whose parts hold {}",
+                    "an entry of {weight} bytes is too large for the embedded store, which takes entries up to {} bytes",
                     self.largest
                 ),
             ));
@@ -381,7 +384,7 @@ impl Entries {
     }
 }
 
-/// The share of a shard that its often-read entries may take; what is left is where new ones prove themselves.
+/// The share of a shard for entries that are read often. The rest is where new entries prove themselves.
 const HOT: f64 = 0.97;
 
 #[expect(
@@ -402,7 +405,7 @@ fn is_nothing(bytes: &[u8]) -> bool {
     crate::envelope::glance(bytes) == crate::envelope::Glance::Nothing
 }
 
-/// Sixteen hexadecimal digits, as on the server, where a person may read them.
+/// Writes sixteen hexadecimal digits, as on the server, where a person may read them.
 pub(super) fn write_version(version: u64) -> Bytes {
     Bytes::from(format!("{version:016x}"))
 }

@@ -1,7 +1,6 @@
-//! Lock groups of the embedded store: the specification of the scripts of `lua/group/`.
+//! Lock groups of the embedded store: the specification of the scripts in `lua/group/`.
 //!
-//! A step looks at the waiters before the first it cannot decide on, 256 at most. Wake-ups are sent after the table is
-//! unlocked.
+//! A step looks at no more than 256 waiters. Wake-ups are sent after the table is unlocked.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,24 +18,24 @@ use crate::store::lock::{
 struct GroupHolder {
     end: Tick,
     names: Arc<str>,
-    /// None while it is a claim.
+    /// None while it is an unconfirmed claim.
     by: Option<(u64, String)>,
 }
 
 struct Waiter {
     ticket: u64,
     names: Arc<str>,
-    heard: Tick,
-    /// It had a claim, and has not asked since.
-    given: bool,
-    /// Until when its wake-up key says so.
-    called: Option<Tick>,
+    last_heartbeat: Tick,
+    /// It had a claim, and has not confirmed since.
+    claimed: bool,
+    /// How long its wake-up key exists.
+    woken_until: Option<Tick>,
 }
 
 #[derive(Default)]
 struct MemoryGroup {
     held: HashMap<u64, GroupHolder>,
-    /// The same by name.
+    /// The holders' tokens by name.
     taken: HashMap<String, u64>,
     waiters: HashMap<u64, Waiter>,
     /// Their tokens by ticket.
@@ -62,7 +61,7 @@ impl MemoryGroup {
         Some(held)
     }
 
-    fn step_out(&mut self, token: u64) -> bool {
+    fn leave_queue(&mut self, token: u64) -> bool {
         let waiter = self.waiters.remove(&token);
         waiter.map(|waiter| self.queue.remove(&waiter.ticket)).is_some()
     }
@@ -75,8 +74,9 @@ impl MemoryGroup {
         }
     }
 
-    /// Gives claims to live waiters whose locks are all free and wanted by no live waiter before them, who are added to
-    /// `woken`. What live waiters want, and whether all were looked at.
+    /// Gives claims to live waiters whose locks are all free and wanted by no live waiter ahead of them, and
+    /// adds these to `woken`. Returns the names that live waiters want, and whether it has looked at all
+    /// waiters.
     fn grant(&mut self, now: Tick, timing: QueueTiming, woken: &mut Vec<u64>) -> (HashSet<String>, bool) {
         let (mut wanted, mut looked) = (HashSet::new(), 0);
         let tokens: Vec<u64> = self.queue.values().copied().collect();
@@ -86,21 +86,21 @@ impl MemoryGroup {
             }
             looked += 1;
             let Some(waiter) = self.waiters.get(&token) else { continue };
-            let silence = now.since(waiter.heard);
-            if !waiter.given && silence <= timing.live {
+            let silence = now.since(waiter.last_heartbeat);
+            if !waiter.claimed && silence <= timing.live {
                 let names = waiter.names.clone();
                 if self.is_free(&names, &wanted) {
                     let end = now.after(timing.claim);
                     self.hold(token, GroupHolder { end, names, by: None });
                     if let Some(waiter) = self.waiters.get_mut(&token) {
-                        (waiter.given, waiter.heard, waiter.called) = (true, now, Some(end));
+                        (waiter.claimed, waiter.last_heartbeat, waiter.woken_until) = (true, now, Some(end));
                     }
                     woken.push(token);
                 } else {
                     wanted.extend(names.split('\n').map(str::to_owned));
                 }
             } else if silence > timing.live * QueueTiming::KEPT {
-                self.step_out(token);
+                self.leave_queue(token);
             }
         }
         (wanted, true)
@@ -116,13 +116,13 @@ impl MemoryGroup {
         self.expire(now);
         for ticket in tickets {
             if let Some(waiter) = self.waiters.get_mut(&ticket.token) {
-                waiter.heard = now;
+                waiter.last_heartbeat = now;
             }
         }
         self.grant(now, timing, woken);
         let turn = |ticket: &LockToken| match self.waiters.get(&ticket.token) {
             None => QueueStatus::Gone,
-            Some(waiter) if waiter.given => QueueStatus::Come,
+            Some(waiter) if waiter.claimed => QueueStatus::Come,
             Some(_) => QueueStatus::Waits,
         };
         tickets.iter().map(turn).collect()
@@ -132,10 +132,10 @@ impl MemoryGroup {
 #[derive(Default)]
 struct GroupState {
     groups: HashMap<String, MemoryGroup>,
-    /// Attempts that were given up, and until when that is remembered.
+    /// Attempts that were cancelled, and how long that is remembered.
     given_up: HashMap<u64, Tick>,
     last_fence: u64,
-    /// What expired unnoticed is swept when the tables have doubled since the last sweep.
+    /// At this size, what has expired is removed: the tables have doubled since that was last done.
     sweep_at: usize,
 }
 
@@ -171,7 +171,7 @@ impl MemoryStore {
         let state = self.groups.0.of(group);
         let given_up = state.given_up.get(&token).is_some_and(|until| *until > now);
         let waiter = state.groups.get(group).and_then(|group| group.waiters.get(&token));
-        given_up || waiter.and_then(|waiter| waiter.called).is_some_and(|until| until > now)
+        given_up || waiter.and_then(|waiter| waiter.woken_until).is_some_and(|until| until > now)
     }
 
     pub(super) fn group_holds(&self, group: &str, token: u64) -> bool {
@@ -181,7 +181,7 @@ impl MemoryStore {
         held.is_some_and(|held| held.end > now)
     }
 
-    /// The tickets are all of one group.
+    /// Records a heartbeat. All tickets belong to one group.
     pub(super) fn heartbeat_group(&self, group: &str, tickets: &[LockToken]) -> Vec<QueueStatus> {
         let (now, mut woken) = (self.clock.now(), Vec::new());
         let mut state = self.groups.0.of(group);
@@ -192,7 +192,7 @@ impl MemoryStore {
         turns
     }
 
-    /// Ends the time of all that is held or claimed.
+    /// Ends everything that is held or claimed.
     #[cfg(test)]
     pub(in crate::store) fn end_group(&self, group: &str) {
         let now = self.clock.now();
@@ -201,7 +201,7 @@ impl MemoryStore {
         }
     }
 
-    /// How many groups and given-up attempts are kept.
+    /// How many groups and cancelled attempts are kept.
     #[cfg(test)]
     pub(in crate::store) fn groups_kept(&self) -> usize {
         self.groups.0.all().map(|state| state.groups.len() + state.given_up.len()).sum()
@@ -237,7 +237,10 @@ impl GroupStore for MemoryStore {
             known.last_ticket = known.last_ticket.saturating_add(1);
             let ticket = known.last_ticket;
             known.queue.insert(ticket, token);
-            known.waiters.insert(token, Waiter { ticket, names, heard: now, given: false, called: None });
+            known.waiters.insert(
+                token,
+                Waiter { ticket, names, last_heartbeat: now, claimed: false, woken_until: None },
+            );
             Attempted::Waiting { told: true }
         };
         drop(state);
@@ -253,14 +256,15 @@ impl GroupStore for MemoryStore {
         known.expire(now);
         if !known.held.contains_key(&token) {
             let Some(waiter) = known.waiters.get_mut(&token) else { return Ok(Attempted::Gone) };
-            (waiter.heard, waiter.given) = (now, false);
+            (waiter.last_heartbeat, waiter.claimed) = (now, false);
             known.grant(now, self.timing, &mut woken);
         }
-        let waited = known.held.contains_key(&token) && known.step_out(token);
+        let waited = known.held.contains_key(&token) && known.leave_queue(token);
         let answer = match known.held.get_mut(&token) {
             Some(held) => {
                 let end = now.after(request.ttl);
-                // Sent once more, or late: what was renewed since is not shortened.
+                // A repeated or late request: the holder may have renewed since, and its time is not
+                // shortened.
                 held.end = if waited { end } else { end.max(held.end) };
                 held.by = Some((fence, request.by.to_owned()));
                 Attempted::Granted { fence }
@@ -292,7 +296,7 @@ impl GroupStore for MemoryStore {
         }
         let Some(known) = state.groups.get_mut(group) else { return Ok(false) };
         let held = known.drop_held(token).is_some_and(|held| held.end > now);
-        known.step_out(token);
+        known.leave_queue(token);
         known.expire(now);
         known.grant(now, self.timing, &mut woken);
         if known.held.is_empty() && known.waiters.is_empty() {
@@ -375,7 +379,7 @@ mod tests {
             match number % 3 {
                 0 => assert!(store.give_group(&name, number + 1, None).await.unwrap()),
                 1 => assert!(store.give_group(&name, number + 1, Some(SECOND)).await.unwrap()),
-                // Its time is over, unnoticed.
+                // Its time ends without any request.
                 _ => {}
             }
             micros.fetch_add(100_000, Ordering::AcqRel);

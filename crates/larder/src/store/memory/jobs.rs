@@ -1,6 +1,6 @@
-//! Jobs of the embedded store: the specification of the scripts of `lua/job/`.
+//! Jobs of the embedded store: the specification of the scripts in `lua/job/`.
 //!
-//! A job's table is locked before that of its lock, never the other way round.
+//! A job's table is locked before the table of its lock, never after it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -23,19 +23,19 @@ struct JobMark {
 struct JobRecord {
     /// The period of the last try, and how many tries it has had.
     tried: Option<(i64, u32)>,
-    /// When that began or ended.
+    /// When the last try began or ended.
     last: u64,
-    /// Of the last ends, the newest first.
+    /// The tokens of the last ends, newest first.
     ends: VecDeque<u64>,
     done: Option<JobMark>,
-    /// Whose start counts as completion.
+    /// The last period whose start counts as completion.
     burned: Option<JobMark>,
 }
 
 #[derive(Default)]
 struct MemoryJob {
     last: Option<LastRun>,
-    /// By slot; the schedule's under none. Each with when it is forgotten.
+    /// By slot, and `None` for the schedule; each with when it is forgotten.
     records: HashMap<Option<String>, (JobRecord, Tick)>,
     kept_until: Option<Tick>,
 }
@@ -50,7 +50,7 @@ impl MemoryJob {
 #[derive(Default)]
 struct JobTable {
     jobs: HashMap<String, MemoryJob>,
-    /// What is over is forgotten when the table has doubled since that was last done.
+    /// At this size, what has expired is removed: the table has doubled since that was last done.
     sweep_at: usize,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Jobs(Shards<JobTable>);
 
 #[cfg(test)]
 impl Jobs {
-    /// How many names are known.
+    /// How many names are kept.
     fn known(&self) -> usize {
         self.0.all().map(|table| table.jobs.len()).sum()
     }
@@ -79,7 +79,7 @@ fn signed(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The period that a call at `now` is for.
+/// Returns the period that a call at `now` is for.
 fn period_of(now: u64, schedule: JobSchedule, record: &JobRecord, attempts: u32) -> i64 {
     let shifted =
         i64::try_from(now).unwrap_or(i64::MAX) + signed(schedule.tolerance) - signed(schedule.offset);
@@ -87,7 +87,7 @@ fn period_of(now: u64, schedule: JobSchedule, record: &JobRecord, attempts: u32)
     let Some(done) = record.done.as_ref().filter(|_| schedule.catch_up > 0) else { return current };
     let missed = current.min((done.period + 1).max(current - i64::from(schedule.catch_up)));
     match record.tried {
-        // A missed period that was given up does not hold up the next.
+        // A missed period that has no try left does not delay the next one.
         Some((tried, tries)) if tried >= missed && tries >= attempts => current.min(tried + 1),
         Some((tried, _)) if tried > missed => current.min(tried),
         _ => missed,
@@ -105,6 +105,8 @@ impl MemoryStore {
         job.records.retain(|_, (_, until)| *until > tick);
         let (record, kept) =
             job.records.entry(run.slot.clone()).or_insert_with(|| (JobRecord::default(), tick));
+        // What is refused, in this order: the period is done, a run is under way, its start counted as
+        // completion, its tries.
         let period = begin.schedule.map_or(0, |schedule| period_of(now, schedule, record, begin.attempts));
         if let Some(JobMark { at, by, .. }) = record.done.clone().filter(|mark| mark.period >= period) {
             return Began::Done { at, by };
@@ -130,6 +132,7 @@ impl MemoryStore {
             }
             _ => 0,
         };
+        // Begin: take the lock, then record the try.
         let taken = self.take_lock(&run.lock(), begin.token, begin.ttl, WhenHeld::GoAway, process_suffix());
         let Attempted::Granted { fence } = taken else { return Began::Gone };
         let by = process_suffix().trim_start().to_owned();

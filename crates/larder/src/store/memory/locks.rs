@@ -1,10 +1,11 @@
-//! Locks of the embedded store: who holds what until when, who waits, and the next fence.
+//! Locks of the embedded store: holders, queues and fences.
 //!
-//! The specification of the scripts of locks. An attempt's wake-up key is a name here, too: it says that the lock was
-//! handed over, or that the attempt was given up. Wake-ups are sent after the table is unlocked.
+//! The specification of the scripts of locks. As on the server, an attempt has a wake-up key, which exists
+//! after the lock was handed to the attempt or the attempt was cancelled. Wake-ups are sent after the table
+//! is unlocked.
 //!
-//! Locks are spread over several tables, so that work on one rarely waits for another. Each step costs the logarithm of
-//! the queue's length; handing on also passes the dead waiters before the first live one.
+//! Locks are spread over several tables, so that work on one rarely waits for another. Each step costs the
+//! logarithm of the queue's length; a handover also passes the dead waiters ahead of the first live one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::MutexGuard;
@@ -27,26 +28,26 @@ struct LockHolder {
     deadline: Tick,
     /// None while it was handed over and is not confirmed.
     fence: Option<u64>,
-    /// As others see the holder, if not as this process.
+    /// The holder's name, unless it is this process.
     by: Option<String>,
 }
 
-/// What is stored of a holder's name.
+/// Returns what is stored of a holder's name.
 fn stored(by: &str) -> Option<String> {
     (by != process_suffix()).then(|| by.to_owned())
 }
 
 struct Waiter {
     ticket: u64,
-    heard: Tick,
-    /// It was given the lock, and has not come for it since.
-    given: bool,
-    /// Until when its wake-up key says so.
-    called: Option<Tick>,
+    last_heartbeat: Tick,
+    /// It was handed the lock, and has not confirmed since.
+    claimed: bool,
+    /// How long its wake-up key exists.
+    woken_until: Option<Tick>,
 }
 
 #[derive(Default)]
-struct Line {
+struct MemoryLock {
     held: Option<LockHolder>,
     /// By token.
     waiters: HashMap<u64, Waiter>,
@@ -55,7 +56,7 @@ struct Line {
     last_ticket: u64,
 }
 
-impl Line {
+impl MemoryLock {
     fn holder(&self, now: Tick) -> Option<u64> {
         self.held.as_ref().filter(|held| held.deadline > now).map(|held| held.token)
     }
@@ -63,36 +64,38 @@ impl Line {
     fn enqueue(&mut self, token: u64, now: Tick) {
         self.last_ticket = self.last_ticket.saturating_add(1);
         self.queue.insert(self.last_ticket, token);
-        let waiter = Waiter { ticket: self.last_ticket, heard: now, given: false, called: None };
+        let waiter =
+            Waiter { ticket: self.last_ticket, last_heartbeat: now, claimed: false, woken_until: None };
         self.waiters.insert(token, waiter);
     }
 
-    fn step_out(&mut self, token: u64) {
+    fn leave_queue(&mut self, token: u64) {
         if let Some(waiter) = self.waiters.remove(&token) {
             self.queue.remove(&waiter.ticket);
         }
     }
 
-    /// Gives the lock to the first in line that lives; its token, or none if there is none.
-    fn hand_on(&mut self, now: Tick, timing: QueueTiming) -> Option<u64> {
+    /// Hands the lock to the first live waiter. Returns its token, or `None` if there is none.
+    fn hand_over(&mut self, now: Tick, timing: QueueTiming) -> Option<u64> {
         let mut from = 0;
         while let Some((ticket, token)) = self.queue.range(from..).next().map(|(at, token)| (*at, *token)) {
             from = ticket.saturating_add(1);
             match self.waiters.get_mut(&token) {
-                Some(waiter) if !waiter.given && now.since(waiter.heard) <= timing.live => {
-                    (waiter.given, waiter.heard, waiter.called) = (true, now, Some(now.after(timing.claim)));
+                Some(waiter) if !waiter.claimed && now.since(waiter.last_heartbeat) <= timing.live => {
+                    (waiter.claimed, waiter.last_heartbeat, waiter.woken_until) =
+                        (true, now, Some(now.after(timing.claim)));
                     self.held =
                         Some(LockHolder { token, deadline: now.after(timing.claim), fence: None, by: None });
                     return Some(token);
                 }
-                Some(waiter) if now.since(waiter.heard) <= timing.live * QueueTiming::KEPT => {}
-                _ => self.step_out(token),
+                Some(waiter) if now.since(waiter.last_heartbeat) <= timing.live * QueueTiming::KEPT => {}
+                _ => self.leave_queue(token),
             }
         }
         None
     }
 
-    /// Whether nobody holds it and nobody waits.
+    /// Returns whether the lock has no holder and no waiter.
     fn is_idle(&self, now: Tick) -> bool {
         self.waiters.is_empty() && self.holder(now).is_none()
     }
@@ -100,11 +103,11 @@ impl Line {
 
 #[derive(Default)]
 struct LockShard {
-    lines: HashMap<String, Line>,
-    /// Attempts that were given up, and until when that is remembered.
+    locks: HashMap<String, MemoryLock>,
+    /// Attempts that were cancelled, and how long that is remembered.
     given_up: HashMap<u64, Tick>,
     last_fence: u64,
-    /// What expired unnoticed is swept when the tables have doubled since the last sweep.
+    /// At this size, what has expired is removed: the tables have doubled since that was last done.
     sweep_at: usize,
 }
 
@@ -115,16 +118,16 @@ impl LockShard {
     }
 
     fn hold(&mut self, lock: &str, held: LockHolder) {
-        if let Some(line) = self.lines.get_mut(lock) {
-            line.held = Some(held);
+        if let Some(known) = self.locks.get_mut(lock) {
+            known.held = Some(held);
         }
     }
 
     fn sweep(&mut self, now: Tick) {
-        if self.lines.len().saturating_add(self.given_up.len()) >= self.sweep_at {
-            self.lines.retain(|_, line| !line.is_idle(now));
+        if self.locks.len().saturating_add(self.given_up.len()) >= self.sweep_at {
+            self.locks.retain(|_, known| !known.is_idle(now));
             self.given_up.retain(|_, until| *until > now);
-            let left = self.lines.len().saturating_add(self.given_up.len());
+            let left = self.locks.len().saturating_add(self.given_up.len());
             self.sweep_at = left.saturating_mul(2).max(64);
         }
     }
@@ -134,15 +137,15 @@ impl LockShard {
 pub(super) struct MemoryLocks(Shards<LockShard>);
 
 impl MemoryLocks {
-    /// The table that a lock belongs to.
+    /// Locks the table of a lock.
     fn of(&self, lock: &str) -> MutexGuard<'_, LockShard> {
         self.0.of(lock)
     }
 
-    /// How many locks, waiters and given-up attempts are kept.
+    /// How many locks and cancelled attempts are kept.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        self.0.all().map(|state| state.lines.len() + state.given_up.len()).sum()
+        self.0.all().map(|state| state.locks.len() + state.given_up.len()).sum()
     }
 }
 
@@ -152,36 +155,36 @@ impl MemoryStore {
     pub(in crate::store) fn time_left(&self, lock: &str) -> Option<Duration> {
         let now = self.clock.now();
         let state = self.locks.of(lock);
-        let held = state.lines.get(lock)?.held.as_ref()?;
+        let held = state.locks.get(lock)?.held.as_ref()?;
         (held.deadline > now).then(|| held.deadline.since(now))
     }
 
-    /// Ends the time of whoever holds the lock.
+    /// Ends the current hold.
     #[cfg(test)]
     pub(in crate::store) fn end(&self, lock: &str) {
-        if let Some(line) = self.locks.of(lock).lines.get_mut(lock) {
-            line.held = None;
+        if let Some(known) = self.locks.of(lock).locks.get_mut(lock) {
+            known.held = None;
         }
     }
 
-    /// The tickets are all of one lock.
+    /// Records a heartbeat. All tickets belong to one lock.
     fn heartbeat_lock(&self, lock: &str, tickets: &[LockToken]) -> Vec<QueueStatus> {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
-        let Some(line) = state.lines.get_mut(lock) else { return vec![QueueStatus::Gone; tickets.len()] };
+        let Some(known) = state.locks.get_mut(lock) else { return vec![QueueStatus::Gone; tickets.len()] };
         let mut turns = Vec::with_capacity(tickets.len());
         for ticket in tickets {
-            turns.push(match line.waiters.get_mut(&ticket.token) {
+            turns.push(match known.waiters.get_mut(&ticket.token) {
                 None => QueueStatus::Gone,
                 Some(waiter) => {
-                    waiter.heard = now;
-                    if waiter.given { QueueStatus::Come } else { QueueStatus::Waits }
+                    waiter.last_heartbeat = now;
+                    if waiter.claimed { QueueStatus::Come } else { QueueStatus::Waits }
                 }
             });
         }
-        let (mut holder, mut woken) = (line.holder(now), None);
+        let (mut holder, mut woken) = (known.holder(now), None);
         if holder.is_none() {
-            woken = line.hand_on(now, self.timing);
+            woken = known.hand_over(now, self.timing);
             holder = woken;
         }
         drop(state);
@@ -201,7 +204,7 @@ impl MemoryStore {
 
     pub(super) fn lock_is_held(&self, lock: &str) -> bool {
         let now = self.clock.now();
-        self.locks.of(lock).lines.get(lock).is_some_and(|line| line.holder(now).is_some())
+        self.locks.of(lock).locks.get(lock).is_some_and(|known| known.holder(now).is_some())
     }
 
     pub(super) fn take_lock(
@@ -218,11 +221,11 @@ impl MemoryStore {
             return Attempted::Gone;
         }
         state.sweep(now);
-        let line = state.lines.entry(lock.to_owned()).or_default();
+        let known = state.locks.entry(lock.to_owned()).or_default();
         let mut handed = None;
-        let free = line.holder(now).is_none();
+        let free = known.holder(now).is_none();
         if free {
-            handed = line.hand_on(now, self.timing);
+            handed = known.hand_over(now, self.timing);
         }
         let answer = if free && handed.is_none() {
             let fence = state.next_fence(self.now_micros());
@@ -234,7 +237,7 @@ impl MemoryStore {
         } else if queue == WhenHeld::GoAway {
             Attempted::Held
         } else {
-            line.enqueue(token, now);
+            known.enqueue(token, now);
             Attempted::Waiting { told: true }
         };
         drop(state);
@@ -245,14 +248,14 @@ impl MemoryStore {
     pub(super) fn free_lock(&self, lock: &str, token: u64) -> bool {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
-        let Some(line) = state.lines.get_mut(lock) else { return false };
-        if line.holder(now) != Some(token) {
+        let Some(known) = state.locks.get_mut(lock) else { return false };
+        if known.holder(now) != Some(token) {
             return false;
         }
-        line.held = None;
-        let handed = line.hand_on(now, self.timing);
-        if line.is_idle(now) {
-            state.lines.remove(lock);
+        known.held = None;
+        let handed = known.hand_over(now, self.timing);
+        if known.is_idle(now) {
+            state.locks.remove(lock);
         }
         drop(state);
         self.wake(lock, handed);
@@ -285,24 +288,25 @@ impl LockStore for MemoryStore {
         let LockRequest { ttl, by, .. } = request;
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
-        let Some(line) = state.lines.get_mut(lock) else { return Ok(Attempted::Gone) };
-        let mut holder = line.holder(now);
+        let Some(known) = state.locks.get_mut(lock) else { return Ok(Attempted::Gone) };
+        let mut holder = known.holder(now);
         let mut handed = None;
         if holder != Some(token) {
-            let Some(waiter) = line.waiters.get_mut(&token) else { return Ok(Attempted::Gone) };
-            (waiter.heard, waiter.given) = (now, false);
+            let Some(waiter) = known.waiters.get_mut(&token) else { return Ok(Attempted::Gone) };
+            (waiter.last_heartbeat, waiter.claimed) = (now, false);
             if holder.is_none() {
-                handed = line.hand_on(now, self.timing);
+                handed = known.hand_over(now, self.timing);
                 holder = handed;
             }
         }
         let answer = if holder == Some(token) {
             handed = None;
-            // Sent once more, or late: what was extended since is not shortened.
-            let confirmed = !line.waiters.contains_key(&token);
-            let held = line.held.as_ref().filter(|_| confirmed);
+            // A repeated or late request: the holder may have extended the lock since, and that is not
+            // shortened.
+            let confirmed = !known.waiters.contains_key(&token);
+            let held = known.held.as_ref().filter(|_| confirmed);
             let deadline = held.map_or(now.after(ttl), |held| held.deadline.max(now.after(ttl)));
-            line.step_out(token);
+            known.leave_queue(token);
             let fence = state.next_fence(self.now_micros());
             state.hold(lock, LockHolder { token, deadline, fence: Some(fence), by: stored(by) });
             Attempted::Granted { fence }
@@ -324,8 +328,8 @@ impl LockStore for MemoryStore {
         let now = self.clock.now();
         let state = self.locks.of(lock);
         let given_up = state.given_up.get(&token).is_some_and(|until| *until > now);
-        let waiter = state.lines.get(lock).and_then(|line| line.waiters.get(&token));
-        let called = waiter.and_then(|waiter| waiter.called).is_some_and(|until| until > now);
+        let waiter = state.locks.get(lock).and_then(|known| known.waiters.get(&token));
+        let called = waiter.and_then(|waiter| waiter.woken_until).is_some_and(|until| until > now);
         Ok(given_up || called)
     }
 
@@ -348,16 +352,16 @@ impl LockStore for MemoryStore {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
         state.given_up.insert(token, now.after(remembered));
-        let Some(line) = state.lines.get_mut(lock) else { return Ok(false) };
-        line.step_out(token);
-        let held = line.holder(now) == Some(token);
+        let Some(known) = state.locks.get_mut(lock) else { return Ok(false) };
+        known.leave_queue(token);
+        let held = known.holder(now) == Some(token);
         let mut handed = None;
         if held {
-            line.held = None;
-            handed = line.hand_on(now, self.timing);
+            known.held = None;
+            handed = known.hand_over(now, self.timing);
         }
-        if line.is_idle(now) {
-            state.lines.remove(lock);
+        if known.is_idle(now) {
+            state.locks.remove(lock);
         }
         drop(state);
         self.wake(lock, handed);
@@ -368,7 +372,7 @@ impl LockStore for MemoryStore {
         let now = self.clock.now();
         let extend = |(LockToken { lock, token }, ttl): &(LockToken, Duration)| {
             let mut state = self.locks.of(lock);
-            let held = state.lines.get_mut(lock).and_then(|line| line.held.as_mut());
+            let held = state.locks.get_mut(lock).and_then(|known| known.held.as_mut());
             let held = held.filter(|held| held.token == *token && held.deadline > now);
             Some(held.map(|held| held.deadline = held.deadline.max(now.after(*ttl))).is_some())
         };
@@ -378,25 +382,25 @@ impl LockStore for MemoryStore {
     async fn holder(&self, lock: &str) -> Result<Option<HeldBy>> {
         let now = self.clock.now();
         let state = self.locks.of(lock);
-        let Some(line) = state.lines.get(lock) else { return Ok(None) };
-        let held = line.held.as_ref().filter(|held| held.deadline > now);
+        let Some(known) = state.locks.get(lock) else { return Ok(None) };
+        let held = known.held.as_ref().filter(|held| held.deadline > now);
         Ok(held.and_then(|held| {
             Some(HeldBy {
                 process: held.by.as_deref().unwrap_or_else(|| process_suffix()).trim_start().to_owned(),
                 fence: held.fence?,
                 remaining: held.deadline.since(now),
-                waiting: u64::try_from(line.queue.len()).unwrap_or(u64::MAX),
+                waiting: u64::try_from(known.queue.len()).unwrap_or(u64::MAX),
             })
         }))
     }
 
     async fn break_if(&self, lock: &str, fence: u64) -> Result<bool> {
         let held = |state: &LockShard, now| {
-            let held = state.lines.get(lock)?.held.as_ref()?;
+            let held = state.locks.get(lock)?.held.as_ref()?;
             (held.deadline > now && held.fence == Some(fence)).then_some(held.token)
         };
         let Some(token) = held(&self.locks.of(lock), self.clock.now()) else { return Ok(false) };
-        // The holder may have released it in between, and then nothing is broken.
+        // The holder may have released the lock in between, and then nothing is broken.
         self.release(lock, token).await
     }
 
@@ -410,7 +414,7 @@ impl LockStore for MemoryStore {
                 return Some(self.group_holds(lock, *token));
             }
             let state = self.locks.of(lock);
-            Some(state.lines.get(lock).is_some_and(|line| line.holder(now) == Some(*token)))
+            Some(state.locks.get(lock).is_some_and(|known| known.holder(now) == Some(*token)))
         };
         Ok(held.iter().map(holds).collect())
     }
@@ -442,7 +446,7 @@ mod tests {
         micros.fetch_add(u64::try_from(span.as_micros()).unwrap(), Ordering::AcqRel);
     }
 
-    async fn stand(store: &MemoryStore, token: u64) -> Attempted {
+    async fn attempt(store: &MemoryStore, token: u64) -> Attempted {
         store.acquire("job", token, SECOND, WhenHeld::StandInLine).await.unwrap()
     }
 
@@ -467,7 +471,7 @@ mod tests {
         let (store, micros) = store();
         let mut last = 0;
         for token in 1..100 {
-            let fence = fence(stand(&store, token).await);
+            let fence = fence(attempt(&store, token).await);
             assert!(fence > last);
             last = fence;
             pass(&micros, SECOND);
@@ -478,9 +482,9 @@ mod tests {
     async fn fences_grow_though_the_clock_stands_still_or_is_set_back() {
         let (store, micros) = store();
         pass(&micros, 10 * SECOND);
-        let mut last = fence(stand(&store, 1).await);
+        let mut last = fence(attempt(&store, 1).await);
         for token in 2..10 {
-            assert_eq!(stand(&store, token).await, Attempted::Waiting { told: true });
+            assert_eq!(attempt(&store, token).await, Attempted::Waiting { told: true });
             assert!(store.release("job", token - 1).await.unwrap());
             let next = fence(store.confirm("job", token, SECOND).await.unwrap());
             assert_eq!(next, last + 1);
@@ -488,18 +492,18 @@ mod tests {
         }
         assert!(store.release("job", 9).await.unwrap());
         micros.store(0, Ordering::Release);
-        assert_eq!(fence(stand(&store, 10).await), last + 1);
+        assert_eq!(fence(attempt(&store, 10).await), last + 1);
     }
 
     #[tokio::test]
     async fn a_dead_head_is_passed_over_after_its_claim_and_a_live_one_keeps_its_place() {
         let (store, micros) = store();
-        fence(stand(&store, 1).await);
+        fence(attempt(&store, 1).await);
         for token in [2, 3, 4] {
-            assert_eq!(stand(&store, token).await, Attempted::Waiting { told: true });
+            assert_eq!(attempt(&store, token).await, Attempted::Waiting { told: true });
         }
         assert!(store.release("job", 1).await.unwrap());
-        // 2 does not come: when its claim is over, 3 is given the lock.
+        // 2 does not confirm: when its claim is over, 3 is handed the lock.
         assert_eq!(turns(&store, &[3, 4]).await, [QueueStatus::Waits, QueueStatus::Waits]);
         pass(&micros, store.timing.claim);
         assert_eq!(turns(&store, &[3, 4]).await, [QueueStatus::Come, QueueStatus::Waits]);
@@ -515,9 +519,9 @@ mod tests {
     async fn a_handover_does_not_cost_more_the_more_wait() {
         const WAITERS: u64 = 20_000;
         let (store, micros) = store();
-        fence(stand(&store, 1).await);
+        fence(attempt(&store, 1).await);
         for token in 2..=WAITERS {
-            stand(&store, token).await;
+            attempt(&store, token).await;
         }
         let began = std::time::Instant::now();
         for token in 1..WAITERS {
@@ -528,19 +532,19 @@ mod tests {
             assert!(store.release("job", token).await.unwrap());
             fence(store.confirm("job", token + 1, 1000 * SECOND).await.unwrap());
         }
-        // A look at all of them each time takes minutes.
+        // Looking at all of them each time would take minutes.
         assert!(began.elapsed() < 20 * SECOND, "{:?}", began.elapsed());
     }
 
     #[tokio::test]
-    async fn nobody_overtakes_the_line_while_the_lock_is_free() {
+    async fn no_attempt_overtakes_the_queue_while_the_lock_is_free() {
         let (store, micros) = store();
-        fence(stand(&store, 1).await);
-        stand(&store, 2).await;
+        fence(attempt(&store, 1).await);
+        attempt(&store, 2).await;
         pass(&micros, SECOND);
         turns(&store, &[2]).await;
         pass(&micros, store.timing.claim);
-        // Given to 2 in vain: while that lives it is first.
+        // It was handed to 2, which did not confirm. While 2 is live, it is first.
         fence(store.confirm("job", 2, SECOND).await.unwrap());
         assert_eq!(store.acquire("job", 9, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::Held);
     }
@@ -548,8 +552,8 @@ mod tests {
     #[tokio::test]
     async fn a_confirmation_that_comes_once_more_does_not_shorten_what_was_extended() {
         let (store, micros) = store();
-        fence(stand(&store, 1).await);
-        stand(&store, 2).await;
+        fence(attempt(&store, 1).await);
+        attempt(&store, 2).await;
         store.release("job", 1).await.unwrap();
         fence(store.confirm("job", 2, SECOND).await.unwrap());
         let ticket = tickets(&[2]).remove(0);
@@ -563,9 +567,9 @@ mod tests {
     async fn what_was_given_up_takes_nothing_when_it_arrives_late() {
         let (store, micros) = store();
         store.give_up("job", 5, SECOND).await.unwrap();
-        assert_eq!(stand(&store, 5).await, Attempted::Gone);
-        fence(stand(&store, 6).await);
-        assert_eq!(stand(&store, 7).await, Attempted::Waiting { told: true });
+        assert_eq!(attempt(&store, 5).await, Attempted::Gone);
+        fence(attempt(&store, 6).await);
+        assert_eq!(attempt(&store, 7).await, Attempted::Waiting { told: true });
         store.give_up("job", 7, SECOND).await.unwrap();
         store.release("job", 6).await.unwrap();
         assert_eq!(store.confirm("job", 7, SECOND).await.unwrap(), Attempted::Gone);

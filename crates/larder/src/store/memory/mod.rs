@@ -1,8 +1,8 @@
 //! The embedded store: larder in one process, without a server.
 //!
-//! It is a product (a laptop, a command-line tool, a test) and the executable specification of what the Redis store
-//! does in Lua. Entries live in a bounded cache and may be evicted; locks and limits do not live there, because an
-//! evicted lock is two holders. Nothing survives the process.
+//! It is a product (for a laptop, a command-line tool, a test) and the executable specification of what the
+//! Redis store does in Lua. Entries are in a bounded cache and may be evicted. Locks and limits are not in
+//! that cache, because an evicted lock would have two holders. Nothing outlives the process.
 
 mod entries;
 mod groups;
@@ -51,8 +51,8 @@ impl Default for Bounds {
 pub(crate) struct MemoryStore {
     clock: Clock,
     started: Tick,
-    /// Microseconds since 1970 when it started; from there on the suspend-aware clock counts, so that nobody who sets
-    /// the wall clock moves this store's time.
+    /// Microseconds since 1970 at its start. From then on the clock that also counts suspended time is used,
+    /// so that setting the wall clock does not move this store's time.
     started_at: u64,
     entries: Entries,
     listener: Arc<dyn InvalidationSink>,
@@ -94,7 +94,8 @@ impl MemoryStore {
         Tracked { bytes, seen: Some(ReadStamp::ALWAYS), left: left.flatten() }
     }
 
-    /// How many entries are kept, expired ones included until they are met, and how many bytes they weigh.
+    /// How many entries are kept, including expired ones that have not been removed yet, and their weight in
+    /// bytes.
     #[cfg(test)]
     fn kept(&self) -> (usize, u64) {
         self.entries.kept()

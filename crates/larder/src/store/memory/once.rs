@@ -1,4 +1,5 @@
-//! Who comes first, in the embedded store. The stripe of an entry's name covers its run's mark and pulse.
+//! Work that runs once, in the embedded store. The stripe of an entry's name also covers the mark and the
+//! pulse of its run.
 
 use bytes::Bytes;
 

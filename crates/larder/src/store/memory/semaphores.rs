@@ -1,7 +1,7 @@
-//! Semaphores of the embedded store: the specification of the scripts of `lua/semaphore/`.
+//! Semaphores of the embedded store: the specification of the scripts in `lua/semaphore/`.
 //!
-//! Every step costs the logarithm of the queue's length; a grant also passes the dead waiters before the first live
-//! one. Wake-ups are sent after the table is unlocked.
+//! Every step costs the logarithm of the queue's length; a grant also passes the dead waiters ahead of the
+//! first live one. Wake-ups are sent after the table is unlocked.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::store::permit::{MOST_GRANTS, NUMBER_KEPT, PermitRequest, PermitStore,
 #[derive(Debug, Clone, Copy)]
 enum State {
     Queued {
-        heard: Tick,
+        last_heartbeat: Tick,
     },
-    /// A claim of it ended, and it has not asked since.
+    /// A claim of it ended, and it has sent nothing since.
     Lapsed {
-        heard: Tick,
+        last_heartbeat: Tick,
     },
-    /// It holds a claim, and is not in the queue.
+    /// It has a claim, and is not in the queue.
     Claimed,
 }
 
@@ -41,21 +41,21 @@ struct Number {
 #[derive(Default)]
 struct MemorySemaphore {
     number: Option<Number>,
-    /// How many permits are held or claimed: the weights of `held`.
+    /// How many permits are held or claimed: the sum of the weights in `held`.
     used: u64,
     held: HashMap<u64, Tick>,
-    /// The same by end.
+    /// The same by expiry.
     ends: BTreeSet<(Tick, u64)>,
     /// Tokens by ticket.
     queue: BTreeMap<u64, u64>,
-    /// Those in the queue, and those that hold a claim.
+    /// The waiters in the queue, and those that have a claim.
     waiters: HashMap<u64, Waiter>,
     last_ticket: u64,
     last_fence: u64,
 }
 
 impl MemorySemaphore {
-    /// With a fence, if it was granted and one was asked for.
+    /// Adds a fence to a grant, if one was asked for.
     fn fenced(&mut self, taken: Taken, request: PermitRequest, now_micros: u64) -> Taken {
         match taken {
             Taken::Granted { permits, .. } if request.fenced => {
@@ -75,7 +75,7 @@ impl MemorySemaphore {
         self.ends.insert((end, token));
     }
 
-    /// When it would have ended, if it was held.
+    /// Frees what a token holds. Returns when that would have expired.
     fn drop_held(&mut self, token: u64) -> Option<Tick> {
         let end = self.held.remove(&token)?;
         self.ends.remove(&(end, token));
@@ -83,12 +83,12 @@ impl MemorySemaphore {
         Some(end)
     }
 
-    /// Takes out what has ended. The waiter of a claim that ended is back in its place.
+    /// Removes what has expired. A waiter whose claim ended returns to its place in the queue.
     fn expire(&mut self, now: Tick) {
         while let Some((_, token)) = self.ends.first().copied().filter(|(end, _)| *end <= now) {
             self.drop_held(token);
             if let Some(waiter) = self.waiters.get_mut(&token) {
-                waiter.state = State::Lapsed { heard: now };
+                waiter.state = State::Lapsed { last_heartbeat: now };
                 self.queue.insert(waiter.ticket, token);
             }
         }
@@ -111,7 +111,8 @@ impl MemorySemaphore {
         true
     }
 
-    /// Grants what is free to the first live waiters, who are added to `woken`; whether no live waiter is left.
+    /// Grants what is free to the first live waiters, and adds them to `woken`. Returns whether no live
+    /// waiter is left.
     fn grant(&mut self, now: Tick, timing: QueueTiming, woken: &mut Vec<u64>) -> bool {
         let Some(permits) = self.permits(now) else { return false };
         if self.used >= permits {
@@ -122,9 +123,9 @@ impl MemorySemaphore {
             from = ticket.saturating_add(1);
             let state = self.waiters.get(&token).map(|waiter| waiter.state);
             match state {
-                Some(State::Queued { heard }) if now.since(heard) <= timing.live => {
+                Some(State::Queued { last_heartbeat }) if now.since(last_heartbeat) <= timing.live => {
                     if weight(token) > permits {
-                        // Woken, it learns that it can never be granted.
+                        // The waiter is woken, and its next request learns that it can never be granted.
                         self.forget(token);
                         woken.push(token);
                         continue;
@@ -138,8 +139,8 @@ impl MemorySemaphore {
                     woken.push(token);
                     grants += 1;
                 }
-                Some(State::Queued { heard } | State::Lapsed { heard })
-                    if now.since(heard) <= timing.live * QueueTiming::KEPT => {}
+                Some(State::Queued { last_heartbeat } | State::Lapsed { last_heartbeat })
+                    if now.since(last_heartbeat) <= timing.live * QueueTiming::KEPT => {}
                 _ => {
                     self.queue.remove(&ticket);
                     self.waiters.remove(&token);
@@ -176,7 +177,7 @@ impl MemorySemaphore {
             }
             WhenTaken::Queue { .. } => {
                 self.last_ticket = self.last_ticket.saturating_add(1);
-                let (ticket, state) = (self.last_ticket, State::Queued { heard: now });
+                let (ticket, state) = (self.last_ticket, State::Queued { last_heartbeat: now });
                 self.queue.insert(ticket, token);
                 self.waiters.insert(token, Waiter { ticket, state });
                 Taken::Waiting { told: true }
@@ -194,9 +195,10 @@ impl MemorySemaphore {
     ) -> Taken {
         self.expire(now);
         let permits = self.permits(now);
+        // Not a waiter: the request repeats a confirmation, or arrives after the attempt has ended.
         let Some(waiter) = self.waiters.get_mut(&token) else {
             return match (self.held.get(&token).copied(), permits) {
-                // Sent once more: what was renewed since is not shortened.
+                // A repeated request: the holder may have renewed since, and its time is not shortened.
                 (Some(end), _) => {
                     self.hold(token, end.max(now.after(ttl)));
                     Taken::Granted { permits: permits.unwrap_or_default(), fence: 0 }
@@ -205,13 +207,16 @@ impl MemorySemaphore {
                 (None, _) => Taken::Gone,
             };
         };
+        // The number of permits was lost. The attempt starts again and sends it.
         let Some(permits) = permits else {
             self.forget(token);
             self.drop_held(token);
             return Taken::Gone;
         };
+        // Without a claim: grant what is free, in the order of the queue, and see whether that gave this
+        // attempt one.
         if !matches!(waiter.state, State::Claimed) {
-            waiter.state = State::Queued { heard: now };
+            waiter.state = State::Queued { last_heartbeat: now };
             self.grant(now, timing, woken);
             woken.retain(|other| *other != token);
             match self.waiters.get(&token).map(|waiter| waiter.state) {
@@ -221,14 +226,15 @@ impl MemorySemaphore {
                 Some(_) => return Taken::Waiting { told: true },
             }
         }
+        // The claim becomes a hold.
         self.waiters.remove(&token);
         self.hold(token, now.after(ttl));
         self.note_use(now);
         Taken::Granted { permits, fence: 0 }
     }
 
-    /// Takes over the claim of the last of those later waiters that have one of the same weight and have not come yet.
-    /// That waiter is back in its place.
+    /// Takes over an unconfirmed claim of the same weight from a later waiter: from the last of them in the
+    /// queue, which returns to its place.
     fn take_over(&mut self, now: Tick, token: u64, timing: QueueTiming) -> bool {
         let Some(ticket) = self.waiters.get(&token).map(|waiter| waiter.ticket) else { return false };
         let soon = self.ends.iter().take_while(|(end, _)| *end <= now.after(timing.claim)).take(MOST_GRANTS);
@@ -238,7 +244,7 @@ impl MemorySemaphore {
         });
         let Some((later, other)) = later.max() else { return false };
         self.drop_held(other);
-        self.waiters.insert(other, Waiter { ticket: later, state: State::Lapsed { heard: now } });
+        self.waiters.insert(other, Waiter { ticket: later, state: State::Lapsed { last_heartbeat: now } });
         self.queue.insert(later, other);
         self.queue.remove(&ticket);
         true
@@ -253,10 +259,12 @@ impl MemorySemaphore {
     ) -> Vec<QueueStatus> {
         self.expire(now);
         for LockToken { token, .. } in tokens {
-            if let Some(Waiter { state: State::Queued { heard } | State::Lapsed { heard }, .. }) =
-                self.waiters.get_mut(token)
+            if let Some(Waiter {
+                state: State::Queued { last_heartbeat } | State::Lapsed { last_heartbeat },
+                ..
+            }) = self.waiters.get_mut(token)
             {
-                *heard = now;
+                *last_heartbeat = now;
             }
         }
         self.grant(now, timing, woken);
@@ -294,7 +302,7 @@ impl MemorySemaphore {
         true
     }
 
-    /// Whether there is nothing to remember.
+    /// Returns whether there is nothing to remember.
     fn is_idle(&self, now: Tick) -> bool {
         let ended = self.ends.last().is_none_or(|(end, _)| *end <= now);
         let forgotten = self.number.is_none_or(|number| now.since(number.used_at) >= NUMBER_KEPT);
@@ -305,7 +313,7 @@ impl MemorySemaphore {
 #[derive(Default)]
 struct Shard {
     semaphores: HashMap<String, MemorySemaphore>,
-    /// The wake-up names that exist, and until when: of claims, and of attempts that were given up.
+    /// The wake-up keys that exist, and how long: of claims, and of attempts that were cancelled.
     wake: HashMap<u64, Tick>,
     sweep_at: usize,
 }
@@ -337,7 +345,7 @@ impl MemoryStore {
         self.on_shard(name, |shard, now, timing, woken| work(shard.of(name), now, timing, woken))
     }
 
-    /// Works on the table that a semaphore belongs to, and then wakes those that the work granted something.
+    /// Works on the table of a semaphore, and then wakes the waiters to which the work granted something.
     fn on_shard<T>(
         &self,
         name: &str,
@@ -366,14 +374,14 @@ impl MemoryStore {
         known.and_then(|known| known.held.get(&token)).is_some_and(|end| *end > now)
     }
 
-    /// The tickets are all of one semaphore.
+    /// Records a heartbeat. All tickets belong to one semaphore.
     pub(super) fn heartbeat_semaphore(&self, semaphore: &str, tickets: &[LockToken]) -> Vec<QueueStatus> {
         self.on_semaphore(semaphore, |semaphore, now, timing, woken| {
             semaphore.heartbeat(now, tickets, timing, woken)
         })
     }
 
-    /// Ends the time of all that hold permits.
+    /// Ends everything that is held.
     #[cfg(test)]
     pub(in crate::store) fn end_permits(&self, name: &str) {
         let started = self.started;

@@ -1,4 +1,4 @@
-//! Tables by name, each under a mutex of its own, so that work on one name rarely waits for work on another.
+//! Tables by name, each with its own mutex, so that work on one name rarely waits for work on another.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ impl<T: Default> Default for Shards<T> {
 }
 
 impl<T> Shards<T> {
-    /// Locks the table that `name` belongs to.
+    /// Locks the table of `name`.
     pub(super) fn of(&self, name: &str) -> MutexGuard<'_, T> {
         let place = usize::try_from(self.hasher.hash_one(name) % (SHARDS as u64)).unwrap_or_default();
         self.rest.get(place).unwrap_or(&self.first).lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,8 +1,8 @@
-//! Whether a server that hung up did so because it is at its `maxclients`.
+//! Finds out whether a server that closed a connection did so because it is at its `maxclients`.
 //!
-//! Such a server says so and hangs up as soon as it has accepted a connection, and what it said is often lost: a client that
-//! writes to the closed connection gets the failure of its write. So after a dial that ended this way, one more connection
-//! is opened that writes nothing and only reads.
+//! Such a server sends an error and closes the connection as soon as it has accepted it. The error is often
+//! lost: a client that writes to the closed connection gets the failure of its write. So after a dial that
+//! ended this way, one more connection is opened that writes nothing and only reads.
 
 use std::io;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind};
 
-/// The server answers at once, or has nothing to say.
+/// The server sends its error at once, or not at all.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 pub(super) async fn is_full(address: &Address) -> bool {
@@ -34,7 +34,7 @@ pub(super) fn error(address: &Address) -> Error {
     Error::new(ErrorKind::Busy, format!("{address} takes no more connections: it is at its maxclients"))
 }
 
-/// What comes first on a connection.
+/// Reads the first bytes of a connection.
 async fn first(mut stream: impl AsyncRead + Unpin) -> io::Result<String> {
     let mut buffer = [0; 128];
     let count = stream.read(&mut buffer).await?;

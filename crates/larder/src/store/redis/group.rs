@@ -1,4 +1,5 @@
-//! Lock groups on Redis: each operation is one script; renewals and heartbeats of several are one for each slot.
+//! Lock groups on Redis: each operation is one script. Renewals and heartbeats of several groups are one
+//! script for each slot.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::store::lock::{
     Attempted, HeldBy, LockRequest, LockToken, QueueTiming, WhenHeld, token_text, wake_name,
 };
 
-/// What is held, the table, and the line.
+/// The keys of a group: what is held, the state, and the queue.
 pub(super) fn names(group: &str) -> [Name; 3] {
     ["", ":state", ":line"].map(|part| {
         let mut name = Name::from(group);
@@ -111,7 +112,7 @@ impl GroupStore for RedisStore {
 
 #[cfg(test)]
 impl RedisStore {
-    /// Ends the time of all that is held or claimed.
+    /// Ends everything that is held or claimed.
     pub(in crate::store) async fn end_group(&self, group: &str) {
         use redis::Value;
         let tokens = redis::cmd("ZRANGE").arg(group).arg(0).arg(-1).take();

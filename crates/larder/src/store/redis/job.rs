@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::store::job::{Began, BeginJob, JobStore, LastRun, RunName, lock_of_job};
 use crate::store::lock::{process_suffix, wake_name};
 
-/// Milliseconds, 0 included.
+/// Writes milliseconds; 0 stays 0.
 fn span(span: Duration) -> String {
     if span.is_zero() { "0".to_owned() } else { millis(span) }
 }

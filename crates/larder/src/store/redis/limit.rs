@@ -1,4 +1,4 @@
-//! Limits on the server: each operation one script.
+//! Limits on the server: each operation is one script.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::store::limit::{
     BUCKETS, Charge, ChargeMode, ChargeStamp, Charged, Label, LimitStore, Override, QuotaSpec, Rule,
 };
 
-/// A request in the scripts' own terms: numbers, big-endian, one after the other. One argument costs the server less than
-/// ten, and numbers less than their text.
+/// A request to a script: big-endian numbers, one after the other. One argument costs the server less than
+/// ten, and numbers cost less than their text.
 struct ChargeArguments(Vec<u8>);
 
 impl ChargeArguments {
@@ -25,7 +25,7 @@ impl ChargeArguments {
         request
     }
 
-    /// What a charge asks for beyond all or nothing, now.
+    /// Writes the options of a charge; `None` to charge all or nothing now.
     fn more(charge: Charge<'_>) -> Option<Self> {
         let Charge { take, charge_at, max_wait, .. } = charge;
         let (special, penalty) =
@@ -45,7 +45,7 @@ impl ChargeArguments {
         })
     }
 
-    /// What several keys are charged, and behind it the penalty of each, if there is any.
+    /// Writes the requests for several keys, and after them the penalty of each, if any has one.
     fn together(charges: &[(&str, Charge<'_>)]) -> Vec<Vec<u8>> {
         let mut all: Vec<_> = charges.iter().map(|(_, charge)| Self::charge(*charge).0).collect();
         if charges.iter().any(|(_, charge)| charge.penalty.is_some()) {
@@ -73,7 +73,7 @@ impl ChargeArguments {
         request
     }
 
-    /// The lowest bytes of a number, or the largest that fits into them.
+    /// Writes the lowest bytes of a number, or the largest number that fits into them.
     fn number(&mut self, bytes: usize, number: u64) -> &mut Self {
         let all = number.to_be_bytes();
         let (above, kept) = all.split_at(all.len() - bytes);
@@ -93,21 +93,21 @@ impl ChargeArguments {
     }
 }
 
-/// For how many milliseconds a record lives: all windows, and a sixth of the longest, so that charge.lua need not say so
-/// anew with every charge. GCRA has its own end.
+/// Returns how many milliseconds a record lives: all windows, and a sixth of the longest, so that charge.lua
+/// need not set the time with every charge. GCRA computes its own end.
 fn lives(terms: &[QuotaSpec]) -> u64 {
     let whole = |term: &QuotaSpec| match term.rule {
         Rule::Buckets => term.width.saturating_mul(BUCKETS + 1 + BUCKETS / 6),
         Rule::Log => term.width.saturating_add(term.width.div_ceil(6)),
         Rule::Gcra => 0,
     };
-    // What is left of this millisecond is lost.
+    // What is left of the current millisecond is lost.
     terms.iter().map(whole).max().unwrap_or(0).div_ceil(1000) + 1
 }
 
-/// Reads charge.lua's answer.
+/// Reads the reply of charge.lua.
 fn charged(answer: &[u8]) -> Option<Charged> {
-    // The lengths of a refusal, a grant and a turn, and a label behind.
+    // A refusal, a grant or a turn, with a label after it.
     let (answer, label) = match answer.len() {
         38 | 45 | 52 => answer.split_at_checked(answer.len() - 15)?,
         _ => (answer, &[][..]),
@@ -124,7 +124,7 @@ fn charged(answer: &[u8]) -> Option<Charged> {
     let (stamp, wait) = if granted == 0 {
         (ChargeStamp::default(), number(7)?)
     } else {
-        // Only a turn that was booked has to be waited for.
+        // Only a turn that was booked has a wait.
         (ChargeStamp { when: number(7)?, created_at: number(7)? }, number(7).unwrap_or(0))
     };
     Some(Charged { granted, binding, remaining, wait, reset, stamp, label })
@@ -150,7 +150,7 @@ impl LimitStore for RedisStore {
         let across = |name: &&str| slot(name) != slot(first);
         if matches!(self.network, Network::Cluster(_)) && names.iter().any(across) {
             return Err(Error::invalid(
-                "the keys are in several slots of the cluster, where nothing can be decided in one step: \
+                "the keys are in several slots of the cluster, and one decision needs them in one slot: \
                  put their limiters into one group by RateLimiter::in_group()",
             ));
         }
@@ -197,18 +197,18 @@ impl LimitStore for RedisStore {
     fn domain(&self, name: &str) -> usize {
         match &self.network {
             Network::Single(_) => 0,
-            // A node serves neighbouring slots, so names whose slots are near share its fate.
+            // A node serves neighbouring slots, so names with slots near each other fail together.
             Network::Cluster(_) => usize::from(slot(name) >> 10),
         }
     }
 }
 
-/// For the tests that run the scripts at times of their own.
+/// For the tests, which run the scripts at times that they choose.
 #[cfg(test)]
 pub(crate) mod raw {
     use super::*;
 
-    /// charge.lua and refund.lua.
+    /// The sources of charge.lua and refund.lua.
     pub(crate) fn scripts() -> (&'static str, &'static str) {
         (script::CHARGE.source(), script::REFUND.source())
     }

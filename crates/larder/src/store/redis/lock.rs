@@ -1,9 +1,12 @@
-//! Locks on Redis: each operation is one script, and so one round trip; those about several locks are one for each slot.
+//! Locks on Redis: each operation is one script, and so one round trip. An operation on several locks is one
+//! script for each slot.
 //!
-//! An attempt that may wait runs on the tracked connection, where the server notes which wake-up key it has read: so standing in line
-//! and listening are one command. Before 7.2 Redis notes all keys of a script that reads one, and tells the waiting process of the
-//! next change of each: four messages that wake nobody, for a round trip less. On Redis 6, where pushes and replies may be
-//! mingled, and where tracking is refused, the attempt runs beside it and listens by a read of its own.
+//! An attempt that may wait runs on the tracking connection, where the server registers the wake-up key that
+//! the script reads. So enqueueing and subscribing are one command. Redis before 7.2 registers all keys of a
+//! script that reads one of them, and notifies the waiting process of the next change of each: four messages
+//! that wake no task, but one round trip less. On Redis 6, where pushes and replies may be mixed up, and on a
+//! server that refuses tracking, the attempt runs on another connection and subscribes with a read of its
+//! own.
 
 use std::future::Future;
 use std::time::Duration;
@@ -28,9 +31,10 @@ use crate::store::lock::{
 };
 use crate::store::permit::is_semaphore;
 
-/// Locks that one script renews or keeps places of: it must not keep the server for long.
+/// The most locks of one renewal or heartbeat, because a script must not block the server for long.
 const MOST: usize = 512;
-/// How long the last fence is remembered after a lock's time is over: a clock that steps back by less changes nothing.
+/// How long the last fence is remembered after the lock has expired: a clock that steps back by less than
+/// this changes nothing.
 pub(super) const FENCE_KEPT: Duration = Duration::from_secs(60);
 
 pub(super) fn fence_name(lock: &str) -> Name {
@@ -45,12 +49,13 @@ fn seen_name(lock: &str) -> Name {
     beside(lock, ":seen")
 }
 
-/// The marker of a lock with quarantine: the replication id of the server that granted it last.
+/// Returns the name of the marker of a lock with quarantine: the replication id of the server that granted it
+/// last.
 pub(super) fn origin_name(lock: &str) -> Name {
     beside(lock, ":origin")
 }
 
-/// The keys or arguments of a script with quarantine: those of the script, and one more at their end.
+/// Returns the keys or arguments of a script with quarantine: those of the script, and one more at the end.
 pub(super) fn with_last<'a, T: ?Sized>(all: &[&'a T], last: &'a T) -> Vec<&'a T> {
     all.iter().copied().chain([last]).collect()
 }
@@ -61,7 +66,7 @@ fn beside(lock: &str, what: &str) -> Name {
     name
 }
 
-/// Whole milliseconds, in decimal.
+/// Writes whole milliseconds in decimal digits.
 pub(super) fn digits(span: Duration) -> ArrayString<20> {
     let mut buffer = itoa::Buffer::new();
     let text = buffer.format(Expiry::After(span).as_millis().unwrap_or(1));
@@ -69,7 +74,7 @@ pub(super) fn digits(span: Duration) -> ArrayString<20> {
 }
 
 impl RedisStore {
-    /// Sends an attempt, once: on the connection that tells of its turn where it may wait.
+    /// Sends an attempt once. If it may wait, it is sent on the tracking connection.
     pub(super) async fn attempt(
         &self,
         lock: &str,
@@ -79,7 +84,8 @@ impl RedisStore {
         queue: WhenHeld,
     ) -> Result<Attempted> {
         if queue == WhenHeld::GoAway {
-            // On the connection of releases, and so behind the release of a guard that was dropped before.
+            // Sent on the connection of releases, and so after the release of a guard that was dropped
+            // before.
             let answer = self.network.run_script(lock, script, names, arguments, Replay::Never);
             return attempted(&answer.await?, false);
         }
@@ -87,13 +93,13 @@ impl RedisStore {
         attempted(&answer, told)
     }
 
-    /// What each script of a line is told of its spans of time.
+    /// The timing of a queue, as arguments of a script.
     fn timing(&self) -> [String; 2] {
         let QueueTiming { claim, live } = self.timing;
         [millis(claim), millis(live)]
     }
 
-    /// The same behind something else, as one argument.
+    /// The same after a prefix, as one argument.
     fn paced(&self, before: &str) -> Name {
         let mut paced = Name::from(before);
         paced.push_str(&digits(self.timing.claim));
@@ -102,7 +108,8 @@ impl RedisStore {
         paced
     }
 
-    /// Renews what was granted by a script that takes for each the keys that `keys_of` gives, a token and milliseconds.
+    /// Renews what was granted, by a script that takes for each holder the keys of `keys_of`, a token and
+    /// milliseconds.
     pub(super) async fn renew_by(
         &self,
         script: &Script,
@@ -135,8 +142,8 @@ impl RedisStore {
 }
 
 impl RedisStore {
-    /// Keeps the places of those of `waiting` that stand at `places`, by a script that takes for each lock the keys that
-    /// `keys_of` gives.
+    /// Sends heartbeats for the elements of `waiting` at `places`, by a script that takes for each lock the
+    /// keys of `keys_of`.
     async fn heartbeat_at(
         &self,
         waiting: &[LockToken],
@@ -177,7 +184,7 @@ impl RedisStore {
 
 #[cfg(test)]
 impl RedisStore {
-    /// Ends the time of all that hold permits.
+    /// Ends everything that is held.
     pub(in crate::store) async fn end_permits(&self, semaphore: &str) {
         let tokens = redis::cmd("ZRANGE").arg(semaphore).arg(0).arg(-1).take();
         let Value::Array(tokens) = self.network.run(semaphore, &tokens, Replay::Safe).await.unwrap() else {
@@ -197,19 +204,20 @@ impl RedisStore {
         if left == Value::Int(-2) { None } else { Some(Duration::from_millis(number(&left).unwrap())) }
     }
 
-    /// Ends the time of whoever holds the lock.
+    /// Ends the current hold.
     pub(in crate::store) async fn end(&self, lock: &str) {
         let end = redis::cmd("DEL").arg(lock).take();
         self.network.run(lock, &end, Replay::Safe).await.unwrap();
     }
 }
 
-/// What one part answers within `max_wait`: one that fails or hangs leaves the others their answers.
+/// Waits for one part's answer within `max_wait`, so that a part that fails or hangs does not take the
+/// answers of the others.
 async fn within<T>(max_wait: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(max_wait, asked).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
 }
 
-/// What was answered to each of `count`, by place; an error only where nothing was.
+/// Collects the answers of all parts, by place. An error only if no part has answered.
 pub(super) fn known<T>(
     count: usize,
     parts: &[&[usize]],
@@ -259,7 +267,7 @@ pub(super) fn array(answer: Value) -> Result<Vec<Value>> {
     }
 }
 
-/// Who holds a lock: fence and process, milliseconds, how many wait; or nothing.
+/// Reads the reply about a holder: fence and process, milliseconds, number of waiters; or nothing.
 pub(super) fn held_by(answer: &[Value]) -> Result<Option<HeldBy>> {
     let [last, left, waiting] = answer else { return Ok(None) };
     let last = bytes(last.clone())?.unwrap_or_default();

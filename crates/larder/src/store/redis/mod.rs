@@ -1,7 +1,7 @@
-//! The store on Redis and Valkey: the only room that knows them.
+//! The store on Redis and Valkey: the only module that knows them.
 //!
-//! Each operation is one command or one script, and so one round trip; those about several names are one for each
-//! group of names that the server can serve together, all groups at once.
+//! Each operation is one command or one script, and so one round trip. An operation on several names is one
+//! for each group of names that the server can process together; all groups are sent at once.
 
 mod agreement;
 mod cluster;
@@ -65,8 +65,9 @@ pub(crate) struct RedisStore {
     replicas: Box<Replicas>,
 }
 
-/// Scripts that must be carried out in the order in which they are sent, with what the same task sends after them. One
-/// that the server has forgotten would be sent a second time, and be overtaken: so it is sent whole until it has run.
+/// Scripts that must run in the order in which they are sent, before what the same task sends after them. A
+/// script that the server has forgotten would be sent a second time, and later requests would overtake it. So
+/// its source is sent until the server has run it.
 #[derive(Debug, Default)]
 struct KnownScripts {
     release: KnownScript,
@@ -77,15 +78,17 @@ struct KnownScripts {
     abandon_refresh: KnownScript,
 }
 
-/// Since which reconnect the server has run a script, plus one. A server that restarts breaks the connection.
+/// The reconnect since which the server has run a script, plus one. A server that restarts breaks the
+/// connection.
 ///
-/// Not guaranteed: that each node of a cluster knows it, nor that it does after `SCRIPT FLUSH`. Then it is sent again.
+/// Not guaranteed: that each node of a cluster has the script, or that a server has it after `SCRIPT FLUSH`.
+/// Then the script is sent again.
 #[derive(Debug, Default)]
 struct KnownScript(AtomicU64);
 
 impl RedisStore {
-    /// Starts to connect; with a listener there is a tracked connection, too. [`ready`](Self::ready) waits
-    /// for the first attempt.
+    /// Starts to connect; with a listener also a tracked connection. [`ready`](Self::ready) waits for the
+    /// first attempt.
     pub(crate) fn start(
         deployment: Deployment,
         login: Login,
@@ -105,7 +108,7 @@ impl RedisStore {
         Self { network, reconnects, lanes, timing: QueueTiming::default(), learned, known, replicas }
     }
 
-    /// Waits for the first attempt to connect, and gives its failure.
+    /// Waits for the first attempt to connect, and returns its failure.
     pub(crate) async fn ready(&self) -> Result<()> {
         self.network.ready().await
     }
@@ -114,18 +117,19 @@ impl RedisStore {
         self.learned.eviction()
     }
 
-    /// Changes whenever a connection has come up again after it was lost.
+    /// A counter that changes each time a lost connection is up again.
     pub(crate) fn reconnects(&self) -> watch::Receiver<u64> {
         self.reconnects.clone()
     }
 
-    /// Ends the connections, and the tasks that keep them.
+    /// Closes the connections, and ends the tasks that keep them.
     pub(crate) fn close(&self) {
         self.network.close();
         self.replicas.close();
     }
 
-    /// Runs a script about `name` so that no later request about that name from the same task overtakes it: one round trip.
+    /// Runs a script on `name` in one round trip, so that no later request on that name from the same task
+    /// overtakes it.
     async fn run_in_order(
         &self,
         name: &str,
@@ -146,8 +150,9 @@ impl RedisStore {
         answer
     }
 
-    /// A command a name, sent group by group, all at once; the answers in the order of the names. What can be written is,
-    /// also where a group fails: a node that is down must not keep the others from being invalidated.
+    /// Sends one command for each name, group by group, all groups at once. The results are in the order of
+    /// the names. If a group fails, the others are written all the same: a node that is down must not keep
+    /// the others from being invalidated.
     async fn write_many(&self, names: &[&str], command: impl Fn(usize) -> Cmd) -> Vec<Result<Value>> {
         let groups = self.network.write_groups(names);
         let answers = join_all(groups.iter().map(|group| {
@@ -278,7 +283,7 @@ impl Store for RedisStore {
             let names = group.places.iter().filter_map(|place| names.get(*place));
             let commands = names.map(|name| cmd("PTTL").arg(name.as_str()).take()).collect();
             let answers = self.network.run_all(group, commands, Replay::Safe).await?;
-            // Below zero where there is no such name, or no expiry.
+            // Negative if there is no such name, or if it never expires.
             answers.iter().map(|left| Ok(number(left).ok().map(Duration::from_millis))).collect()
         }))
         .await?;
@@ -385,7 +390,12 @@ impl Store for RedisStore {
         let (answer, seen) =
             self.network.run_script_tracked(name, &script::VERSION, &[name], &arguments).await?;
         let (text, left) = pair(answer)?;
-        let odd = || Error::new(ErrorKind::Server, "a version is none of larder's");
+        let odd = || {
+            Error::new(
+                ErrorKind::Server,
+                "a stored version is not one that larder wrote: another program uses its key",
+            )
+        };
         let version = bytes(text)?.as_deref().and_then(read_version).ok_or_else(odd)?;
         // A key without an expiry is kept for ever.
         let left = number(&left).map_or(Duration::MAX, Duration::from_millis);
@@ -408,7 +418,7 @@ impl Store for RedisStore {
         let (number, kept) = (fence.number.to_string(), millis(fence.kept));
         let keys = [name, &Keyspace::fence(name)];
         let arguments = [&*value, px.as_bytes(), number.as_bytes(), kept.as_bytes()];
-        // The two keys may be at two nodes for as long as a cluster moves their slot.
+        // While a cluster moves their slot, the two keys may be on two nodes.
         let run = self.network.run_script_through_moves(
             name,
             &script::SET_FENCED,
@@ -445,7 +455,7 @@ fn millis(span: Duration) -> String {
     Expiry::After(span).as_millis().unwrap_or(1).to_string()
 }
 
-/// Sixteen hexadecimal digits: exact in any language, and a person can read them.
+/// Writes sixteen hexadecimal digits: exact in every language, and a person can read them.
 fn version_text(version: u64) -> String {
     format!("{version:016x}")
 }
@@ -473,13 +483,13 @@ fn pair(value: Value) -> Result<(Value, Value)> {
     match value {
         Value::Array(mut parts) if parts.len() == 2 => match (parts.pop(), parts.pop()) {
             (Some(second), Some(first)) => Ok((first, second)),
-            _ => Err(Error::new(ErrorKind::Server, "the server's answer is not a pair")),
+            _ => Err(Error::new(ErrorKind::Server, "the server's reply is not a pair")),
         },
         other => Err(unexpected(&other)),
     }
 }
 
-/// Names the type alone: the value may be anybody's data.
+/// Makes an error for an unexpected reply. It names the type alone, because the value may be private data.
 fn unexpected(value: &Value) -> Error {
     let type_name = match value {
         Value::Nil => "nothing",
@@ -489,13 +499,10 @@ fn unexpected(value: &Value) -> Error {
         Value::Okay => "OK",
         _ => "another type",
     };
-    Error::new(
-        ErrorKind::Server,
-        format!("the server answered with {type_name}, which larder did not expect"),
-    )
+    Error::new(ErrorKind::Server, format!("the server replied with {type_name}, which larder did not expect"))
 }
 
-/// Puts the answers of groups back in the order of the names.
+/// Puts the results of groups into the order of the names.
 fn in_order<'a, T>(
     count: usize,
     mut groups: impl ExactSizeIterator<Item = (&'a [usize], Vec<T>)>,
@@ -515,5 +522,5 @@ fn in_order<'a, T>(
         }
     }
     let complete: Option<Vec<T>> = ordered.into_iter().collect();
-    complete.ok_or_else(|| Error::new(ErrorKind::Server, "the server answered fewer times than it was asked"))
+    complete.ok_or_else(|| Error::new(ErrorKind::Server, "the server sent fewer replies than requests"))
 }

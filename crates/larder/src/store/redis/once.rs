@@ -1,4 +1,4 @@
-//! Who comes first, on a server: each operation is one script.
+//! Work that runs once, on a server: each operation is one script.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Semaphores on Redis: each operation is one script; heartbeats and renewals of several are one for each slot.
+//! Semaphores on Redis: each operation is one script. Renewals and heartbeats of several semaphores are one
+//! script for each slot.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::name::Name;
 use crate::store::lock::{LockToken, QueueTiming, wake_name};
 use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken};
 
-/// What is held, the number, the queue, and when its waiters were seen.
+/// The keys of a semaphore: what is held, the number, the queue, and the heartbeats of its waiters.
 pub(super) fn names(semaphore: &str) -> [Name; 4] {
     ["", ":number", ":queue", ":seen"].map(|part| {
         let mut name = Name::from(semaphore);
@@ -23,7 +24,7 @@ pub(super) fn names(semaphore: &str) -> [Name; 4] {
 }
 
 impl RedisStore {
-    /// Runs a script about one attempt: the second where there is quarantine.
+    /// Runs a script for one attempt: the second script if there is quarantine.
     async fn run_of_attempt(
         &self,
         semaphore: &str,
@@ -45,7 +46,7 @@ impl RedisStore {
         self.network.run_script(semaphore, quarantined, &keys, &arguments, replay).await
     }
 
-    /// Runs a script about a whole semaphore.
+    /// Runs a script for a whole semaphore.
     async fn run_of_semaphore(
         &self,
         semaphore: &str,
@@ -137,7 +138,7 @@ impl PermitStore for RedisStore {
     async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {
         let QueueTiming { claim, live } = self.timing;
         let arguments = [version_text(token), millis(ttl), millis(claim), millis(live)];
-        // What is exchanged is known here: quarantine is about new grants.
+        // The exchanged permits are known to this server, and quarantine is about new grants.
         let (scripts, how) = ([&script::EXCHANGE_PERMITS; 2], (Replay::Safe, None));
         flag(&self.run_of_attempt(semaphore, other, scripts, &arguments, how).await?)
     }

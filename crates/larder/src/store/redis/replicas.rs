@@ -1,9 +1,10 @@
-//! The acknowledgement of replicas.
+//! Waits for the acknowledgement of replicas.
 //!
-//! `WAIT` blocks all that is sent behind it, and waits for what its own connection has written. So it has a connection of
-//! its own, which is opened when it is first needed, and follows a write on it: after that write, whatever was written
-//! before it by anybody has been acknowledged, too. The write also looks whether the server that acknowledges still
-//! knows the lock: it may be another one than granted it.
+//! `WAIT` blocks everything that is sent after it, and waits for what its own connection has written. So it
+//! has its own connection, which is opened when it is first needed, and is sent after a write on that
+//! connection. When that write is acknowledged, everything that any client wrote before it is acknowledged
+//! too. The write's script also checks whether the server that acknowledges has the lock: it may be another
+//! server than the one that granted it.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -23,10 +24,10 @@ use crate::store::group::is_group;
 use crate::store::lock::LockToken;
 use crate::store::permit::is_semaphore;
 
-/// How long an answer may take that comes in time.
+/// How much later than `max_wait` an answer may arrive.
 const LATE: Duration = Duration::from_millis(500);
 
-/// Where the connection goes.
+/// What is needed to open the connection.
 pub(super) struct Replicas {
     deployment: Deployment,
     login: Login,
@@ -75,7 +76,7 @@ impl RedisStore {
     }
 }
 
-/// The tickets share a slot.
+/// Asks one node. The tickets share a slot.
 async fn acknowledged_at(
     network: &Network,
     held: &[&LockToken],

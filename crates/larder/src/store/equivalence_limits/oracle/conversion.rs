@@ -1,4 +1,4 @@
-//! Windows that change: what was charged by the former ones counts on.
+//! Windows that change: what was charged by the earlier ones still counts.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use proptest::test_runner::TestRunner;
 use super::super::{Stores, histories};
 use crate::store::limit::{Charge, ChargeMode, QuotaSpec, Rule};
 
-/// Changes to windows that the former ones look back at least as far as: everything that still counts is converted, each
-/// charge at the latest time at which it can have been. So whatever passes after the change passes with all uses of the
-/// window before it. The requests bring the other windows, or an override does.
+/// Changes to windows that are no longer than the earlier ones look back. Then everything that still counts
+/// is converted, each charge at the latest time at which it can have been. So what passes after the change
+/// fits with all uses in the window before it. The requests bring the new windows, or an override does.
 #[test]
 fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
     let stores = Stores::default();
     let buckets = |limit, width| QuotaSpec { rule: Rule::Buckets, limit, width };
     let log = |limit, width| QuotaSpec { rule: Rule::Log, limit, width };
-    // From coarse to fine, in each chain.
+    // From coarse to fine in each chain.
     let chains = [
         vec![vec![buckets(30, 1_000_000)], vec![log(20, 7_000_000)], vec![buckets(30, 10_007)]],
         vec![vec![buckets(100_000, 60_000_000)], vec![buckets(40, 1_000_003)], vec![log(9, 900_001)]],

@@ -1,8 +1,8 @@
-//! What one key was charged, as a plain list, and what holds for it.
+//! What one key was charged, as a plain list, and the rules that hold for it.
 
 use crate::store::limit::{Charge, ChargeMode, ChargeStamp, Charged, Penalty, QuotaSpec, Rule};
 
-/// Something that was charged, and what of it was used when.
+/// Something that was charged, and when each part of it was used.
 #[derive(Debug)]
 pub(super) struct Use {
     pub(super) charged: ChargeStamp,
@@ -10,7 +10,7 @@ pub(super) struct Use {
     pub(super) used: Vec<u64>,
 }
 
-/// When the last block ends, how many there were, and how long after it the next is a further one.
+/// When the last block ends, how many there were, and how long after it the next counts as a further one.
 #[derive(Debug, Default)]
 struct Blocked {
     until: u64,
@@ -21,7 +21,7 @@ struct Blocked {
 #[derive(Debug, Default)]
 pub(super) struct List {
     pub(super) uses: Vec<Use>,
-    /// Other limits, and until when.
+    /// Other limits, and when they end.
     pub(super) over: Option<(Vec<QuotaSpec>, u64)>,
     blocked: Blocked,
     /// Something was charged beyond the limit.
@@ -29,7 +29,7 @@ pub(super) struct List {
 }
 
 impl List {
-    /// The terms that hold, of a request by these.
+    /// The terms that hold for a request with these terms.
     pub(super) fn terms<'a>(&'a self, asked: &'a [QuotaSpec], now: u64) -> &'a [QuotaSpec] {
         self.over.as_ref().filter(|(_, end)| now < *end).map_or(asked, |(terms, _)| terms)
     }
@@ -39,7 +39,7 @@ impl List {
         self.uses.iter().filter(|one| one.charged.when > time).map(|one| one.granted).sum()
     }
 
-    /// Holds an answer to a request at `now` against the list. Begins the block that a refusal brings.
+    /// Checks an answer to a request at `now` against the list. Begins the block that a refusal leads to.
     pub(super) fn judge(
         &mut self,
         asked: Charge<'_>,
@@ -50,6 +50,7 @@ impl List {
         let terms = self.terms(asked.terms, now).to_vec();
         let blocked = now < self.blocked.until && asked.take != ChargeMode::Debt;
         let each = || terms.iter().zip(windows);
+        // A grant must fit into each window that ends when the grant counts.
         if found.granted > 0 {
             let at = now + found.wait;
             // A turn is booked for a time after the block.
@@ -57,7 +58,7 @@ impl List {
                 return Err(format!("granted during a block until {}", self.blocked.until));
             }
             for (term, window) in each() {
-                // Debt is charged up to twice the limit.
+                // A debt is charged up to twice the limit.
                 let most = if asked.take == ChargeMode::Debt { 2 * term.limit } else { term.limit };
                 let counted = self.after(at - window);
                 if counted + found.granted > most {
@@ -66,6 +67,8 @@ impl List {
             }
             return Ok(());
         }
+        // A refusal needs a reason: a block, or a limit that the cost would exceed, also with one more
+        // bucket.
         let wanted = match asked.take {
             ChargeMode::All => asked.cost,
             ChargeMode::Turns { least } | ChargeMode::Half { least } => least,
@@ -84,6 +87,7 @@ impl List {
         } else if !reasonable {
             return Err("refused without reason".into());
         }
+        // A refusal that begins a block must say so.
         let payable = terms.iter().all(|term| wanted <= term.limit);
         if let Some(penalty) = asked.penalty
             && matches!(asked.take, ChargeMode::All | ChargeMode::Half { .. })

@@ -1,11 +1,13 @@
-//! An exact oracle: a plain list of what was charged and used and when, by the server's clock, says how many any window held.
+//! An exact oracle: a plain list of what was charged and used and when, by the server's clock, tells how many
+//! permits any window held.
 //!
-//! Histories of two keys: charges, leases that are spent at any time until they end, turns that are booked, refunds of what
-//! was not used, debts, requests of both keys together, keys that are blocked, limits that change and that are overridden for
-//! a while. Both stores decide each, and must agree. Whatever is granted must fit into the limit in force with all that was
-//! charged in the window before; and no window may hold more uses than the highest limit that was in force. Whatever is
-//! refused must be refused with reason: the key is blocked, or the cost would not fit with what was charged in the window and
-//! a sixtieth of it before.
+//! A history has two keys, with charges, leases that are spent at any time until they end, turns that are
+//! booked, refunds of what was not used, debts, requests of both keys together, keys that are blocked, and
+//! limits that change or are overridden for a while. Both stores decide each step, and must agree. What is
+//! granted must fit into the limit in force together with all that was charged in the window before; and no
+//! window may hold more uses than the highest limit that was in force. What is refused must be refused for a
+//! reason: the key is blocked, or the cost would not fit with what was charged in the window and a sixtieth
+//! of it before.
 
 mod conversion;
 mod list;
@@ -27,14 +29,15 @@ enum Event {
         limits: usize,
         penalty: Option<usize>,
     },
-    /// A lease of so many thousandths of the shortest window; each permit is spent at some thousandth of its time.
+    /// A lease of some thousandths of the shortest window; each permit is spent at some thousandth of that
+    /// time.
     Lease {
         batch: u64,
         span: u64,
         spent: Vec<u64>,
         limits: usize,
     },
-    /// For several who wait together, so many at least.
+    /// For several callers that wait together, with the least that they take.
     Book {
         within: u64,
         cost: u64,
@@ -47,12 +50,12 @@ enum Event {
         limits: usize,
         penalty: Option<usize>,
     },
-    /// Gives back part of the nth last charge, which then was not used.
+    /// Gives back part of the nth last charge, which was not used.
     Refund {
         last: usize,
         permits: u64,
     },
-    /// Other limits for the key, for so many thousandths of the shortest window; or the end of that.
+    /// Other limits for the key, for some thousandths of the shortest window; or the end of them.
     Override {
         limits: Option<usize>,
         lasts: u64,
@@ -61,7 +64,7 @@ enum Event {
     Pass(u64),
 }
 
-/// Of which of the two keys, and what.
+/// Which of the two keys, and what happens to it.
 type Step = (usize, Event);
 
 fn events(window: u64) -> impl Strategy<Value = Vec<Step>> {
@@ -98,7 +101,7 @@ fn events(window: u64) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec((prop_oneof![3 => Just(0usize), 1 => Just(1)], one), 1..60)
 }
 
-/// What any window of this length held at most, of permits used at these times.
+/// The most permits in any window of this length, for permits used at these times.
 pub(super) fn most_in_a_window(times: &mut [u64], window: u64) -> u64 {
     times.sort_unstable();
     let mut most = 0;
@@ -109,7 +112,8 @@ pub(super) fn most_in_a_window(times: &mut [u64], window: u64) -> u64 {
     most as u64
 }
 
-/// Three sets of limits over the same windows; with leases and bookings no GCRA, whose bound is another.
+/// Three sets of limits over the same windows. With leases and bookings there is no GCRA, which has another
+/// bound.
 fn limits_of(windows: &[u64], rules: &[Rule], base: u64) -> [Vec<QuotaSpec>; 3] {
     [base, base + 3, base * 2].map(|limit| {
         let term = |(place, (window, rule)): (usize, (&u64, &Rule))| QuotaSpec {
@@ -133,14 +137,14 @@ impl Shape {
         self.windows.iter().copied().min().unwrap_or(1)
     }
 
-    /// A share of a window, twice as long each time, ten times.
+    /// A share of a window, ten times, twice as long each time.
     fn penalty(&self, which: usize) -> Penalty {
         let first = self.shortest() / [50, 7, 1][which] + 1;
         Penalty { first, factor: [1, 2, 3][which], most: first * [1, 10, 4][which] }
     }
 }
 
-/// A history with what it is held against.
+/// A history, with the list that it is checked against.
 struct Play<'a> {
     stores: &'a Stores,
     shape: Shape,
@@ -149,7 +153,7 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    /// When what was granted is used: a turn is waited for by a clock that may be slow by a thousandth.
+    /// Records when a grant is used: a turn is waited for by a clock that may be slow by a thousandth.
     fn note(&mut self, key: usize, charge: Charge<'_>, found: Charged, now: u64, used: Option<Vec<u64>>) {
         let at_once = || vec![now + found.wait + found.wait / 1000; found.granted as usize];
         let used = used.unwrap_or_else(at_once);
@@ -168,7 +172,7 @@ impl Play<'_> {
         judged.map_err(|why| TestCaseError::fail(format!("{why}: {found:?} of {charge:?}")))
     }
 
-    /// One that every limit allows by itself.
+    /// A cost that every limit allows by itself.
     fn payable(&self, cost: u64, limits: usize) -> u64 {
         cost.min(self.sets[limits].iter().map(|term| term.limit).min().unwrap_or(1))
     }
@@ -177,6 +181,7 @@ impl Play<'_> {
         let mut both = self.stores.history();
         let names = [both.name.clone(), format!("{}+", both.name)];
         let sets = self.sets.clone();
+        // Each event leads to a charge, or is complete in itself.
         for (key, event) in history {
             let key = *key;
             both.name.clone_from(&names[key]);
@@ -192,7 +197,7 @@ impl Play<'_> {
                 }
                 Event::Forget => {
                     both.forget();
-                    // What was used before is no longer counted.
+                    // What was used before no longer counts.
                     let over = self.lists[key].over.take();
                     self.check_windows(key)?;
                     self.lists[key] = List::default();
@@ -239,7 +244,7 @@ impl Play<'_> {
                     let (expected, found) = both.charge_together(&asked);
                     let passes = found.iter().all(|one| one.granted > 0);
                     for (key, (expected, found)) in expected.into_iter().zip(found).enumerate() {
-                        // Of a key that would have passed by itself only memory names no charge.
+                        // For a key that would have passed by itself, only the memory store names no charge.
                         let charge = if passes { expected.stamp } else { found.stamp };
                         prop_assert_eq!(Charged { stamp: charge, ..expected }, found);
                         self.judge(key, charges[key], found, now)?;
@@ -263,6 +268,7 @@ impl Play<'_> {
                     Charge { max_wait: *within, ..charge }
                 }
             };
+            // Both stores decide, and the list judges the decision and records what is used.
             let (expected, found) = both.charge(charge);
             prop_assert_eq!(expected, found, "{:?}", event);
             self.judge(key, charge, found, now)?;
@@ -278,6 +284,7 @@ impl Play<'_> {
                 self.note(key, charge, found, now, used);
             }
         }
+        // At the end, no window may hold too much.
         (0..2).try_for_each(|key| self.check_windows(key))
     }
 
@@ -298,7 +305,7 @@ impl Play<'_> {
 #[test]
 fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_without_reason() {
     let stores = Stores::default();
-    // Windows that sixty divides and does not, of a millisecond and of hours.
+    // Windows that are divisible by sixty and that are not, from a millisecond to hours.
     let shapes = prop_oneof![
         (Just(vec![1_000u64]), Just(vec![Rule::Buckets])),
         (Just(vec![59_999]), Just(vec![Rule::Buckets])),

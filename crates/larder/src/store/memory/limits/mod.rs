@@ -1,17 +1,17 @@
 //! Sliding windows that admit at most their limit in any span of the window's length.
 //!
-//! *Strict buckets.* Time is cut into buckets of a sixtieth of the window. A decision sums the current bucket, the sixty
-//! before it, the oldest of which lies only partly in the window but is counted in full, and all that lie ahead; it
-//! admits if the cost still fits. Whatever span of the window's length one looks at, the admission in it that was
-//! decided last had counted all the others: so no span holds more than the limit. The price is that capacity returns
-//! up to one bucket late. Bucketed windows are old practice (Figma's write-up of 2017 has sixty of them); counting the
-//! oldest in full is what makes the bound strict.
+//! *Strict buckets.* Time is divided into buckets of a sixtieth of the window. A decision adds up the current
+//! bucket, the sixty buckets before it, and any that lie ahead; the oldest counts in full, although only part
+//! of it is in the window. It admits if the cost still fits. Take any span of the window's length: when the
+//! last admission in it was decided, all the others in it were counted, so the span holds no more than the
+//! limit. The price is that capacity returns up to one bucket late. Bucketed windows are old practice
+//! (Figma's article of 2017 has sixty of them); counting the oldest bucket in full makes the bound strict.
 //!
-//! *Exact log.* The time of every permit, so that capacity returns to the microsecond. *GCRA* (ITU-T I.371): a
-//! theoretical arrival time alone; it paces, and admits up to its burst on top of a window's worth.
+//! *Exact log.* The time of every permit, so that capacity returns to the microsecond. *GCRA* (ITU-T I.371):
+//! only a theoretical arrival time; it paces, and admits up to its burst in addition to a window's worth.
 //!
-//! What is charged ahead of now, to the expiry of a lease or to a turn that was booked, counts from now on.
-//! docs/rate-limits.md has the proof. charge.lua is the same rule on the server.
+//! What is charged for the future, at the expiry of a lease or for a turn that was booked, counts from now
+//! on. docs/rate-limits.md has the proof. charge.lua is the same rule on the server.
 
 mod records;
 mod track;
@@ -28,18 +28,19 @@ use track::Track;
 /// What was charged to one key.
 #[derive(Default)]
 struct LimitRecord {
-    /// When it was last charged. A clock that steps back must not open a window again, so this never does.
+    /// When it was last charged. It never goes back, because a clock that steps back must not open a window
+    /// again.
     latest: u64,
-    /// When it was first charged: by this a refund knows that it is still the record that was charged.
+    /// When it was first charged. A refund recognises the record that was charged by this.
     created_at: u64,
     tracks: Vec<Track>,
-    /// Until when other quotas than those that charged it have refused by it: it is kept so long.
+    /// The record is kept until then because a request with other quotas was refused by it.
     kept_until: u64,
-    /// Of a key that has exceeded its limit.
+    /// Set if the key has exceeded its limit.
     block: BlockState,
 }
 
-/// The records of all keys. Those that have ended are removed in the background.
+/// The records of all keys. A background task removes those that have ended.
 #[derive(Default)]
 pub(crate) struct MemoryLimits(Arc<LimitRecords>);
 
@@ -52,7 +53,8 @@ impl MemoryLimits {
         charged
     }
 
-    /// All or none: looks at each first. A key that refuses by itself may be blocked for it. Names are told apart by the caller.
+    /// Charges several keys, all or none: asks each first. A key that refuses by itself may be blocked for
+    /// that. The caller makes sure that the names differ.
     pub(crate) fn charge_together(&self, charges: &[(&str, Charge<'_>)], clock: u64) -> Vec<Charged> {
         let mut state = self.0.state();
         let look = |(name, charge): &(&str, Charge<'_>)| {
@@ -89,7 +91,8 @@ impl MemoryLimits {
         let each = record.tracks.iter_mut().map(|track| track.refund(permits, stamp.when, latest, now));
         let given = each.max().unwrap_or(0);
         if given > 0 {
-            // What is written forgets a block that is over, also where the clock steps back behind its end later.
+            // As on the server, a record that is written loses a block that is over, even if the clock later
+            // steps back to before the block's end.
             record.block = record.block.at(clock);
             state.end_override(name, clock);
         }
@@ -107,7 +110,7 @@ impl MemoryLimits {
             state.overrides.insert(name.into(), Overridden { until, terms, labels });
         }
         if let Some(record) = state.get_mut(name) {
-            // What is written forgets a block that is over: see `refund`.
+            // A record that is written loses a block that is over: see `refund`.
             record.block = record.block.at(clock);
         }
     }
@@ -125,10 +128,10 @@ impl MemoryLimits {
     }
 }
 
-/// For how many microseconds after its end an override is kept that nothing was charged under.
+/// How many microseconds an override is kept after its end if nothing was charged under it.
 const KEPT: u64 = 3_600_000_000;
 
-/// Other terms of one key.
+/// The override of one key.
 #[derive(Debug, Clone)]
 struct Overridden {
     until: u64,
@@ -137,7 +140,7 @@ struct Overridden {
 }
 
 impl RecordTable {
-    /// Removes overrides that ended a while ago, each time as many have been added as were left.
+    /// Removes overrides that ended a while ago, each time the number of overrides has doubled.
     fn sweep_overrides(&mut self, clock: u64) {
         if self.overrides.len() >= self.sweep_overrides_at {
             self.overrides.retain(|_, over| over.until.saturating_add(KEPT) > clock);
@@ -145,7 +148,7 @@ impl RecordTable {
         }
     }
 
-    /// The override that holds now. One that has ended is kept until its record is written.
+    /// Returns the override that holds now. One that has ended is kept until the key's record is written.
     fn overridden(&self, name: &str, clock: u64) -> Option<Overridden> {
         if self.overrides.is_empty() {
             return None;
@@ -153,14 +156,15 @@ impl RecordTable {
         self.overrides.get(name).filter(|over| over.until > clock).cloned()
     }
 
-    /// The record was written: a clock that steps back does not find the override again that had ended by then.
+    /// Removes an override that has ended, when the record is written. So a clock that steps back does not
+    /// bring it back.
     fn end_override(&mut self, name: &str, clock: u64) {
         if !self.overrides.is_empty() && self.overrides.get(name).is_some_and(|over| over.until <= clock) {
             self.overrides.remove(name);
         }
     }
 
-    /// Also whether a record was made.
+    /// Charges a key. Also returns whether a record was created.
     fn charge(&mut self, name: &str, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
         let Some(over) = self.overridden(name, clock) else {
             return self.charge_by(name, charge, None, clock);
@@ -202,15 +206,16 @@ impl RecordTable {
     }
 }
 
-/// What holds after an override: the terms of the request.
+/// What holds after an override: the request's own terms.
 #[derive(Clone, Copy)]
 struct After<'a> {
     end: u64,
     terms: &'a [QuotaSpec],
 }
 
-/// When `wanted` fit into those limits that are not below it, if nothing is charged until then. A record of other quotas is
-/// converted at that time and not now: what was paced is less by then, and what will be is not paced yet.
+/// Returns when `wanted` permits fit into those limits that are not below that, if nothing is charged until
+/// then. A record of other quotas is converted at that future time, not now: its paced debt is smaller by
+/// then, and the term's own pace does not apply to it yet.
 fn fits_at(kept: Option<&LimitRecord>, terms: &[QuotaSpec], wanted: u64, now: u64) -> u64 {
     let (record, _) = match kept {
         Some(record) if record.counts(terms) => {
@@ -244,11 +249,11 @@ fn fits_at(kept: Option<&LimitRecord>, terms: &[QuotaSpec], wanted: u64, now: u6
     each.max().unwrap_or(0)
 }
 
-/// Decides on a copy where nothing may be written: quotas that changed are only converted for good by a charge. A refusal
-/// by other quotas keeps the record for as long as it says.
+/// Decides on a copy of the record if nothing may be written: only a charge makes a conversion permanent. A
+/// refusal by other quotas keeps the record for as long as its reply says.
 ///
-/// `after` is what comes after the override that these terms are of: where its limit is below the cost, the cost has to wait
-/// for its end.
+/// `after` is what holds after the override that these terms belong to. A cost above the override's limit has
+/// to wait for the override's end.
 fn decide(
     kept: &mut Option<LimitRecord>,
     charge: Charge<'_>,
@@ -256,7 +261,8 @@ fn decide(
     clock: u64,
 ) -> (Charged, bool) {
     let Charge { terms, take, mut cost, mut charge_at, max_wait, penalty: _ } = charge;
-    // An override may have windows that are shorter than a lease, or pace: then only what is used at once is taken, now.
+    // A batch of permits is charged after a delay, when its lease ends. The override may have a window
+    // shorter than that, or pace by GCRA. Then only what is used at once is taken, and charged now.
     let longest = |term: &QuotaSpec| if term.rule == Rule::Gcra { 0 } else { term.window() };
     if terms.iter().any(|term| charge_at > longest(term)) {
         charge_at = 0;
@@ -264,6 +270,7 @@ fn decide(
             cost = least;
         }
     }
+    // The record as these terms see it: a copy, or a conversion.
     let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
     let mut block = kept.as_ref().map(|record| record.block.at(clock)).unwrap_or_default();
     let (mut record, cut) = match kept.as_ref() {
@@ -278,6 +285,7 @@ fn decide(
         let rooms = terms.iter().zip(totals).map(|(term, total)| i128::from(term.limit) - i128::from(*total));
         rooms.enumerate().min_by_key(|(_, room)| *room).unwrap_or((0, i128::MAX))
     };
+    // What fits now, and how much of that the request takes.
     let before = totals(&record);
     let (mut binding, room) = least(&before);
     let (most, wanted) = match take {
@@ -299,13 +307,14 @@ fn decide(
         ChargeMode::Half { least } | ChargeMode::Turns { least } => (0, least),
     };
     let mut granted = u64::try_from(most.max(0)).unwrap_or(u64::MAX).min(cost);
-    // What was used already is charged all the same.
+    // A block refuses everything but a debt, which was used already.
     let blocked = block.until > clock && take != ChargeMode::Debt;
     if blocked {
         granted = 0;
     }
     let mut began = false;
     let (mut when, mut wait) = (now.saturating_add(charge_at), 0);
+    // Refused so far: when does it fit, and may a turn be booked for that time?
     if granted == 0 {
         let (mut last, mut never, end) = (0, false, after.map_or(0, |after| after.end));
         for (place, ((term, track), total)) in terms.iter().zip(&record.tracks).zip(&before).enumerate() {
@@ -324,7 +333,8 @@ fn decide(
             last = last.max(block.until);
         }
         wait = last.saturating_sub(clock);
-        // Who waits counts the time by a clock that may be slow: the turn is used a thousandth later, and charged two later.
+        // The waiter measures the time by a clock that may be slow. So the turn is used 1/1000 of the wait
+        // later, and charged 2/1000 later.
         let turn = last.max(now) + (last.max(now) - now) / 500;
         let reach = |term: &QuotaSpec| match term.rule {
             Rule::Buckets => turn / term.width <= now / term.width + BUCKETS + 1,
@@ -332,9 +342,11 @@ fn decide(
             Rule::Gcra => true,
         };
         let books = matches!(take, ChargeMode::All | ChargeMode::Turns { .. });
-        // Nor is a turn booked where that would make a record for good that has lost some of what was charged.
+        // Do not book a turn on a record whose conversion dropped something: writing it would make the loss
+        // permanent.
         if books && wait <= max_wait && !cut && !never && terms.iter().all(reach) {
-            // Whatever is free at that time goes to those who wait together.
+            // A request for turns covers all callers that wait together: they get all that is free at that
+            // time.
             let free = terms
                 .iter()
                 .zip(&record.tracks)
@@ -342,6 +354,7 @@ fn decide(
             let free = if take == ChargeMode::All { cost } else { free.min().unwrap_or(0).min(cost) };
             (granted, when) = (free, turn);
         }
+        // Still refused, and other terms hold for the record, now or later: see fits_at.
         let converted = kept.as_ref().is_some_and(|kept| !kept.counts(terms));
         if granted == 0 && (converted || after.is_some()) {
             let held = if take == ChargeMode::Debt { 0 } else { block.until };
@@ -352,6 +365,7 @@ fn decide(
             wait = last.saturating_sub(clock);
         }
     }
+    // Charge, and reply what is left.
     let wrote = take != ChargeMode::Look && granted > 0;
     if wrote {
         for track in &mut record.tracks {
@@ -382,14 +396,14 @@ fn decide(
 }
 
 impl LimitRecord {
-    /// Whether it counts by just these terms.
+    /// Whether it counts by exactly these terms.
     fn counts(&self, terms: &[QuotaSpec]) -> bool {
         self.tracks.len() == terms.len()
             && self.tracks.iter().zip(terms).all(|(track, term)| track.counts(*term))
     }
 
-    /// The track by which other terms are counted: one of the same kind and width; else the shortest of those that look
-    /// back at least as far, else the one that looks back furthest.
+    /// Returns the track by which a new term counts: the one of the same kind and width; or else the shortest
+    /// of those that look back at least as far; or else the one that looks back furthest.
     fn source(&self, term: QuotaSpec) -> Option<&Track> {
         let far = |track: &&Track| track.window() >= term.window();
         let same = self.tracks.iter().find(|track| track.counts(term));
@@ -397,8 +411,8 @@ impl LimitRecord {
             .or_else(|| self.tracks.iter().rev().max_by_key(|track| track.window()))
     }
 
-    /// A record for these terms that counts what the old one does.
-    /// Also whether some of what still counts had to be left out.
+    /// Makes a record for these terms that counts what the old one does. Also returns whether something that
+    /// still counts was dropped.
     fn converted(old: Option<&Self>, terms: &[QuotaSpec], now: u64) -> (Self, bool) {
         let latest = old.map_or(now, |old| old.latest);
         let convert = |term: &QuotaSpec| match old.and_then(|old| old.source(*term)) {
@@ -415,12 +429,12 @@ impl LimitRecord {
         (Self { latest: now, created_at, tracks, kept_until: 0, block }, cut.contains(&true))
     }
 
-    /// Until when it is kept.
+    /// Returns when the record may be removed.
     fn expires(&self, clock: u64) -> u64 {
         self.ends(self.latest.max(clock)).max(self.kept_until).max(self.block.remembered())
     }
 
-    /// When nothing counts any more.
+    /// Returns when nothing counts any more.
     fn ends(&self, now: u64) -> u64 {
         self.tracks.iter().map(|track| track.ends(now)).max().unwrap_or(0)
     }

@@ -1,9 +1,9 @@
-//! Where the records are kept, and how those that have ended are removed.
+//! Keeps the records, and removes those that have ended.
 //!
-//! A queue has one entry for each record, at a time at which the record may have ended. An entry that comes up while its
-//! record still counts goes back into the queue, at the record's end as it is then. So removing costs nothing while keys
-//! are in use, and a flood of keys is gone soon after its windows have passed: each charge removes a few records, and a
-//! task removes the rest in steps that each hold the lock for a short time.
+//! A queue has one item for each record, with a time at which the record may have ended. An item whose record
+//! still counts at that time returns to the queue, with the record's current end. So removal costs nothing
+//! while keys are in use. After a flood of keys, the records go soon after their windows have passed: each
+//! charge removes a few, and a task removes the rest in steps that each hold the lock for a short time.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::{LimitRecord, Overridden};
 
-/// Records that the task removes while it holds the lock.
+/// How many records the task removes while it holds the lock.
 const STEP: usize = 1000;
-/// How long the task sleeps at least, and at most.
+/// The shortest and the longest sleep of the task.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
 #[derive(Default)]
@@ -26,31 +26,32 @@ pub(super) struct LimitRecords(Mutex<RecordTable>);
 #[derive(Default)]
 pub(super) struct RecordTable {
     records: HashMap<Arc<str>, LimitRecord>,
-    /// When which record may have ended, soonest first.
+    /// When each record may have ended, soonest first.
     ends: BinaryHeap<Reverse<(u64, Arc<str>)>>,
-    /// Keys with other terms, and until when.
+    /// Keys that have an override.
     pub(super) overrides: HashMap<Arc<str>, Overridden>,
-    /// At this size those that have ended are removed.
+    /// At this number of overrides, those that have ended are removed.
     pub(super) sweep_overrides_at: usize,
-    /// Keeps records that have ended, as a server does that is told the time.
+    /// Keeps records that have ended, as a server does whose time the test sets.
     #[cfg(test)]
     keeps_ended: bool,
-    /// The task that removes, where it runs.
+    /// The task that removes records, if it runs.
     removing: Option<AbortHandle>,
-    /// The caller's clock when a record was made last, and the time of that.
+    /// The caller's clock when a record was last created, and the time of that.
     seen: Option<(u64, Instant)>,
 }
 
 #[cfg(test)]
 impl super::MemoryLimits {
-    /// For histories whose clock the test sets: it may go on for one record, and back for the next.
+    /// For histories in which the test sets the clock: it may advance for one record and go back for the
+    /// next.
     pub(crate) fn keeping_ended() -> Self {
         let limits = Self::default();
         limits.0.state().keeps_ended = true;
         limits
     }
 
-    /// How many records there are, and room for how many.
+    /// How many records there are, and how many fit without allocation.
     pub(crate) fn size(&self) -> (usize, usize) {
         let state = self.0.state();
         (state.records.len(), state.records.capacity())
@@ -62,7 +63,7 @@ impl LimitRecords {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sees to it that the task runs, where there is a runtime.
+    /// Makes sure that the task runs, if there is a runtime.
     pub(super) fn remove_in_background(records: &Arc<Self>) {
         let mut state = records.state();
         if state.removing.is_none()
@@ -97,14 +98,15 @@ impl RecordTable {
         self.records.insert(name, record);
         self.seen = Some((clock, Instant::now()));
         self.remove_ended(2, clock, None);
-        // Keys that are reset and charged again and again leave entries behind.
+        // Keys that are reset and charged again and again leave items behind.
         if self.ends.len() > 2 * self.records.len() + STEP {
             let all = self.records.iter();
             self.ends = all.map(|(name, record)| Reverse((record.expires(clock), name.clone()))).collect();
         }
     }
 
-    /// Looks at so many of the records that may have ended, except this one. Whether there may be more.
+    /// Checks up to `most` records that may have ended, except this one, and removes those that have. Returns
+    /// whether there may be more.
     pub(super) fn remove_ended(&mut self, most: usize, clock: u64, except: Option<&str>) -> bool {
         #[cfg(test)]
         if self.keeps_ended {
@@ -128,20 +130,20 @@ impl RecordTable {
         true
     }
 
-    /// One step of the task: how long to sleep after it; nothing where no record is left.
+    /// One step of the task. Returns how long to sleep after it; `None` if no record is left.
     fn step(&mut self) -> Option<Duration> {
         let (clock, since) = self.seen.unwrap_or((0, Instant::now()));
         let now = clock.saturating_add(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
         if self.remove_ended(STEP, now, None) {
             return Some(Duration::ZERO);
         }
-        // Memory that a flood of keys took is given back.
+        // Give back the memory that a flood of keys needed.
         if self.records.capacity() > 4 * (self.records.len() + STEP) {
             self.records.shrink_to(2 * self.records.len());
             self.ends.shrink_to(2 * self.ends.len());
         }
         let Some(Reverse((next, _))) = self.ends.peek() else {
-            // Within the lock: a record that is made after this starts another task.
+            // Under the lock, so that a record which is created after this starts another task.
             self.removing = None;
             return None;
         };
@@ -152,7 +154,7 @@ impl RecordTable {
 /// The task. It keeps nothing alive, and runs while there are records.
 struct Removing {
     records: Weak<LimitRecords>,
-    /// It has found no record: another task may run by now.
+    /// It has found no record, and another task may be running by now.
     finished: bool,
 }
 
@@ -177,7 +179,7 @@ impl Removing {
 
 impl Drop for Removing {
     fn drop(&mut self) {
-        // Its runtime may have ended before the records: the next record starts it again.
+        // The runtime may have ended before the records: then the next record starts the task again.
         if let Some(records) = self.records.upgrade().filter(|_| !self.finished) {
             records.state().removing = None;
         }
@@ -215,7 +217,7 @@ mod tests {
         assert_eq!(limits.0.state().records.len(), 50_001);
         tokio::time::sleep(Duration::from_secs(4)).await;
         assert_eq!(limits.0.state().records.len(), 50_001, "they still count");
-        // A key that is used meanwhile stays.
+        // A key that is used in the meantime stays.
         charge(&limits, "flood7", 5, START + 4_000_000);
         tokio::time::sleep(Duration::from_secs(3)).await;
         let (left, room, queued) = {
@@ -233,7 +235,7 @@ mod tests {
     fn without_a_runtime_each_charge_removes_some_that_have_ended() {
         let limits = MemoryLimits::default();
         for key in 0..5_000u64 {
-            // Ten a second, each counts for five seconds.
+            // Ten keys each second, which count for five seconds.
             charge(&limits, &format!("k{key}"), 5, START + key * 100_000);
         }
         assert!(limits.0.state().records.len() < 100, "{}", limits.0.state().records.len());

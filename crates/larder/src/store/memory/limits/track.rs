@@ -7,7 +7,7 @@ use crate::store::limit::{BUCKETS, QuotaSpec, Rule};
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Track {
     Buckets {
-        /// What a count can hold on the server.
+        /// The most that a count can hold on the server.
         most: u64,
         width: u64,
         counts: BTreeMap<u64, u64>,
@@ -35,7 +35,7 @@ impl Track {
         }
     }
 
-    /// How far back it looks. GCRA remembers no events.
+    /// How far back the track looks. GCRA has no events.
     pub(super) fn window(&self) -> u64 {
         match self {
             Self::Buckets { width, .. } => width.saturating_mul(BUCKETS),
@@ -44,7 +44,7 @@ impl Track {
         }
     }
 
-    /// What counts now.
+    /// Returns what counts now.
     pub(super) fn total(&self, now: u64) -> u64 {
         match self {
             Self::Buckets { width, counts, .. } => live(counts, *width, now).map(|(_, count)| count).sum(),
@@ -55,7 +55,7 @@ impl Track {
         }
     }
 
-    /// How much more the count of the current bucket can hold.
+    /// Returns how much more the count of the current bucket can hold.
     pub(super) fn room_for_count(&self, now: u64) -> u64 {
         match self {
             Self::Buckets { most, width, counts } => most - counts.get(&(now / width)).copied().unwrap_or(0),
@@ -63,7 +63,7 @@ impl Track {
         }
     }
 
-    /// When `wanted` fit into the limit, which they do not now.
+    /// Returns when `wanted` permits fit into the limit. They do not fit now.
     pub(super) fn ready(&self, wanted: u64, limit: u64, now: u64) -> u64 {
         match self {
             Self::Buckets { width, counts, .. } => {
@@ -95,7 +95,7 @@ impl Track {
         }
     }
 
-    /// When nothing counts any more; 0 where nothing does.
+    /// Returns when nothing counts any more; 0 if nothing counts now.
     pub(super) fn ends(&self, now: u64) -> u64 {
         if self.total(now) == 0 {
             return 0;
@@ -126,7 +126,7 @@ impl Track {
         }
     }
 
-    /// Gives back what `when` was charged, as far as it is still kept; how much.
+    /// Gives back what was charged at `when`, as far as it is still there, and returns how much.
     pub(super) fn refund(&mut self, permits: u64, when: u64, latest: u64, now: u64) -> u64 {
         match self {
             Self::Buckets { width, counts, .. } => {
@@ -148,8 +148,8 @@ impl Track {
                 u64::try_from(back).unwrap_or(u64::MAX)
             }
             Self::Gcra { interval, arrival } => {
-                // What the pace has made good since is not given back: it would be anew, at the cost of what was charged
-                // later.
+                // What the pace has already made good is not given back. It would be available a second time,
+                // at the cost of later charges.
                 let rest = permits.saturating_mul(*interval).saturating_sub(now.saturating_sub(when));
                 let rest = rest.min(arrival.saturating_sub(now));
                 *arrival -= rest;
@@ -158,7 +158,7 @@ impl Track {
         }
     }
 
-    /// What was counted, each at the latest time at which it can have been.
+    /// Returns what was counted, each count at the latest time at which the charge can have been.
     pub(super) fn events(&self, latest: u64, now: u64) -> Vec<(u64, u64)> {
         match self {
             Self::Buckets { width, counts, .. } => {
@@ -174,7 +174,7 @@ impl Track {
         }
     }
 
-    /// A track that counts these, and whether it had to leave out some of what still counts.
+    /// Makes a track that counts these events. Also returns whether something that still counts was dropped.
     pub(super) fn from_events(term: QuotaSpec, events: &[(u64, u64)], now: u64) -> (Self, bool) {
         let (width, mut cut) = (term.width, false);
         let track = match term.rule {

@@ -1,7 +1,8 @@
--- Removes the mark of a run that had no result, if it is still there. If it is not, the begin of this run may still be on
--- its way, by another connection: then the server remembers for a while to refuse it.
--- KEYS: 1 the mark of the run, 2 its pulse, 3 what says that this run was given up
--- ARGV: 1 the run's token, 2 milliseconds to remember that it was given up
+-- Removes the mark of a run that ended without a result. If the mark is not there, the request that begins
+-- this run may still arrive, over another connection; so the server remembers for a while to refuse it.
+-- KEYS: 1 the mark of the run, 2 its pulse, 3 the tombstone of this run
+-- ARGV: 1 the run's token, 2 milliseconds to keep the tombstone
+-- Reply: OK
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   redis.call('UNLINK', KEYS[1], KEYS[2])
 else

@@ -1,7 +1,7 @@
--- Gives the lease of a refresh back.
--- KEYS: 1 the lease
--- ARGV: 1 the claim that holds it
--- Reply: 1 if it did, 0 if not
+-- Gives up the claim on a refresh.
+-- KEYS: 1 the claim's key
+-- ARGV: 1 the claim
+-- Reply: 1 if this claim was there and is removed, 0 if not
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

@@ -1,8 +1,10 @@
--- Looks whether tokens still hold their locks or permits, and writes something, whose acknowledgement by replicas WAIT waits
--- for on the same connection.
--- KEYS: the locks or the held tokens of semaphores and groups; the last one is written
--- ARGV: for each but the last 's' and the token of a lock, or 'z' and one of a sorted set by its end
--- Reply: for each 1 if it is held, 0 if not
+-- Checks whether tokens still hold their locks or permits, and writes a key. WAIT, sent next on the same
+-- connection, then waits until replicas acknowledge that write, and with it all earlier writes of this
+-- connection.
+-- KEYS: the locks, or the held tokens of semaphores and groups; the last one is the key to write
+-- ARGV: for each key but the last: 's' and the token of a lock (a string), or 'z' and the token of a member
+--   of a sorted set whose score is its expiry
+-- Reply: for each key but the last: 1 if it is held, 0 if not
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {}

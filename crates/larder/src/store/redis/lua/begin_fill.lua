@@ -1,8 +1,9 @@
--- Begins a fill: puts a placeholder under a name that is missing or holds the empty string, or that still holds bytes
--- that no reader can use.
+-- Begins a fill: writes a placeholder to an entry that is missing, that holds the empty string, or that holds
+-- bytes which the caller has read and cannot decode.
 -- KEYS: 1 the entry
--- ARGV: 1 the placeholder, or a value that is to be stored only here; 2 milliseconds to keep it, 0 for ever; 3 the
--- unreadable bytes ('' for none) Reply: nil if the placeholder now stands, else what is there
+-- ARGV: 1 the placeholder, or a value to store only if there is none; 2 milliseconds to keep it, 0 for ever;
+--   3 the bytes that the caller cannot decode ('' for none)
+-- Reply: nil if the placeholder was written, else the bytes that are there
 local there = redis.call('GET', KEYS[1])
 if there and there ~= '' and there ~= ARGV[3] then
   return there

@@ -1,10 +1,10 @@
--- Begins work that is to run once, unless its result is there or another run is known.
--- KEYS: 1 the entry, under which the result is stored, 2 the mark of a run, 3 its pulse, 4 what says that this run was
--- given up
--- ARGV: 1 the run's token, 2 milliseconds until it counts as interrupted unless it is renewed, 3 milliseconds to keep
--- the mark, 4 bytes of the entry that are no result ('' for none), 5 '1' to take the place of an interrupted run
--- Reply: {0} begun, {1, the entry}, {2, milliseconds until the run under way counts as interrupted}, {3} interrupted,
--- {4} its caller gave it up before this arrived
+-- Begins work that must run once, unless its result is stored or another run is under way.
+-- KEYS: 1 the entry that will hold the result, 2 the mark of a run, 3 its pulse, 4 the tombstone of this run
+-- ARGV: 1 the run's token, 2 milliseconds without renewal after which the run counts as interrupted, 3
+--   milliseconds to keep the mark, 4 bytes of the entry that are not a result ('' for none), 5 '1' to replace
+--   an interrupted run
+-- Reply: {0} begun; {1, the entry} the result is stored; {2, milliseconds until the run under way counts as
+--   interrupted}; {3} the run was interrupted; {4} this run was cancelled before this request arrived
 if redis.call('GET', KEYS[4]) then
   return {4}
 end

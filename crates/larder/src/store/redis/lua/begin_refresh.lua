@@ -1,9 +1,9 @@
--- Elects who refreshes a value: takes the lease on it, if the value is still the one that was read. The lease names the
--- value: one that was left behind for another value is free to take.
--- KEYS: 1 the entry, 2 its lease
--- ARGV: 1 the value's nonce (its bytes 4 to 11), 2 the claim: a token and that nonce, 16 hexadecimal digits each,
---       3 milliseconds of liveness, 4 '1' to take it from any holder
--- Reply: 1 taken, 0 another loader refreshes this value, -1 another value is there, or none
+-- Elects the loader that refreshes a value: claims the refresh if the entry still holds the value that was
+-- read. A claim names its value by the nonce, so a claim that was left for another value does not count.
+-- KEYS: 1 the entry, 2 the claim's key
+-- ARGV: 1 the value's nonce (its bytes 4 to 11), 2 the claim: a token and that nonce, 16 hexadecimal digits
+--   each, 3 milliseconds that the claim lasts without renewal, 4 '1' to take the claim from any holder
+-- Reply: 1 claimed, 0 another loader refreshes this value, -1 the entry holds another value or none
 if redis.call('GETRANGE', KEYS[1], 4, 11) ~= ARGV[1] then
   return -1
 end

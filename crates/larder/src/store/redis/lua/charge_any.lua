@@ -1,21 +1,23 @@
--- The whole rule, for records and requests of every kind: what charge.lua has not answered, after limit.lua.
+-- The second half of charge.lua, after limit.lua: the whole rule, for records and requests of every kind. It
+-- decides what charge.lua has not. KEYS, ARGV and reply are those of charge.lua.
 local ALL, HALF, LOOK, TURNS, DEBT = 1, 3, 4, 5, 6
-local take, ahead, patience, least = ALL, 0, 0, 1
+local take, delay, max_wait, least = ALL, 0, 0, 1
 local more = ARGV[2] or ''
 if #more ~= 15 and more ~= '' then
-  take, ahead, patience, least = struct.unpack('>BI7I7I4', more)
+  take, delay, max_wait, least = struct.unpack('>BI7I7I4', more)
 end
 local terms = terms_at(5)
--- An override may have windows that are shorter than a lease, or pace: then only what is used at once is taken, now.
-for _, term in ipairs(ahead > 0 and terms or {}) do
-  if ahead > (term.kind <= 1 and term.width * BUCKETS or term.kind == 4 and term.width or 0) then
-    ahead, cost = 0, take == HALF and least or cost
+-- A batch of permits is charged after a delay, when its lease ends. The override may have a window shorter
+-- than that, or pace by GCRA. Then only what is used at once is taken, and charged now.
+for _, term in ipairs(delay > 0 and terms or {}) do
+  if delay > (term.kind <= 1 and term.width * BUCKETS or term.kind == 4 and term.width or 0) then
+    delay, cost = 0, take == HALF and least or cost
   end
 end
 local tracks, same = tracks_for(terms)
 local translated = record and not same
 
--- what counts now, by each of the terms; what no longer does is let go
+-- Drops what no longer counts, and returns what counts now.
 local function total_of(track)
   if track.counts then
     local oldest, counts = math.floor(now / track.width) - BUCKETS, {}
@@ -39,7 +41,7 @@ local function total_of(track)
   return track.total
 end
 
--- when `wanted` fit
+-- Returns when `wanted` permits fit.
 local function ready(track, limit, wanted)
   local width = track.width
   if track.counts then
@@ -59,7 +61,7 @@ local function ready(track, limit, wanted)
   return math.max(track.arrival, now) + (wanted - limit) * width
 end
 
--- what is free of a track at a time to come
+-- Returns what is free of a track at a future time.
 local function room_at(track, limit, when)
   local width = track.width
   if track.counts then
@@ -76,7 +78,7 @@ local function room_at(track, limit, when)
   return limit - math.max(math.ceil((track.arrival - when) / width), 0)
 end
 
--- when nothing counts any more
+-- Returns when nothing of a track counts any more.
 local function ends(track)
   if track.total == 0 then
     return clock
@@ -112,8 +114,9 @@ local function charge(track, when, many)
   end
 end
 
--- When `wanted` fit if nothing is charged until then. A record of other quotas is converted at that time and not now: what
--- was paced is less by then, and what will be is not paced yet.
+-- Returns when `wanted` permits fit if nothing is charged until then. A record of other quotas is converted
+-- at that future time, not now: its paced debt is smaller by then, and the term's own pace does not apply to
+-- it yet.
 local function fits_at(terms, tracks, wanted)
   local last = 0
   for place, term in ipairs(terms) do
@@ -142,6 +145,7 @@ local function fits_at(terms, tracks, wanted)
   return last
 end
 
+-- How much fits: `room` is what is left of the term that has the least left.
 local room, binding = math.huge, 1
 for place, term in ipairs(terms) do
   local left = term.limit - total_of(tracks[place])
@@ -153,7 +157,7 @@ local granted, wanted = cost, cost
 if take == ALL or take == LOOK then
   granted = room >= cost and cost or 0
 elseif take == DEBT then
-  -- What was used already: up to twice the limit, and no more than a count can hold.
+  -- These permits were used already: charge up to twice the limit, and no more than a count can hold.
   wanted = 1
   for place, term in ipairs(terms) do
     local track = tracks[place]
@@ -169,14 +173,14 @@ else
   granted = room >= wanted and math.min(cost, granted) or 0
 end
 
--- What was used already is charged all the same.
+-- A block refuses everything but a debt, which was used already.
 local held = blocked > clock and take ~= DEBT
 if held then
   granted = 0
 end
 
 -- `never`: an override has a limit below the cost. `began`: a block begins now.
-local when, wait, never, began = now + ahead, 0, false, false
+local when, wait, never, began = now + delay, 0, false, false
 if granted == 0 then
   local last = 0
   for place, term in ipairs(terms) do
@@ -201,14 +205,17 @@ if granted == 0 then
     last = math.max(last, blocked)
   end
   wait = math.max(last - clock, 0)
-  -- Nor is a turn booked where that would make a record for good that has lost some of what was charged.
-  if (take == ALL or take == TURNS) and wait <= patience and not cut and not never then
+  -- Do not book a turn on a record whose conversion dropped something: writing it would make the loss
+  -- permanent.
+  if (take == ALL or take == TURNS) and wait <= max_wait and not cut and not never then
     granted, when = cost, math.max(last, now)
-    -- Whatever is free at that time goes to those who wait together.
+    -- A request for TURNS covers all callers that wait together in one process: they get all that is free at
+    -- that time.
     for place, term in ipairs(take == TURNS and terms or {}) do
       granted = math.min(granted, room_at(tracks[place], term.limit, last))
     end
-    -- Who waits counts the time by a clock that may be slow: the turn is used a thousandth later, and charged two later.
+    -- The waiter measures the time by a clock that may be slow. So the turn is used 1/1000 of the wait later,
+    -- and charged 2/1000 later.
     when = when + math.floor((when - now) / 500)
     for _, term in ipairs(terms) do
       local width = term.width
@@ -221,7 +228,7 @@ if granted == 0 then
   if granted == 0 and (translated or over > 0) then
     local held_until = take == DEBT and 0 or blocked
     last = math.max(fits_at(terms, tracks, wanted), never and over or 0, held_until)
-    -- From the end of an override on the request's own terms hold.
+    -- When the override ends, the request's own terms hold.
     if over > 0 and last >= over then
       local own = terms_from(5)
       last = math.max(fits_at(own, (tracks_for(own)), wanted), over, held_until)
@@ -230,6 +237,7 @@ if granted == 0 then
   end
 end
 
+-- Charge, and see which term has the least left.
 if granted > 0 and take ~= LOOK then
   room, latest = math.huge, now
   for place, term in ipairs(terms) do
@@ -246,8 +254,9 @@ end
 local remains = blocked > clock and 0 or math.max(terms[binding].limit - tracks[binding].total, 0)
 local remembered = blocked + quiet * 1000000
 if granted > 0 and take ~= LOOK then
-  -- For as long as charge.lua counts on, from the record's own time; and a millisecond more where something lies ahead:
-  -- what is left of this one is lost, and the time to live counts from before the script.
+  -- The record lives for as long as charge.lua relies on, counted from the record's own time, and until
+  -- everything in it has ended. One millisecond more than that, because the rest of the current one is lost
+  -- and the time to live counts from before the script.
   local lives = over > 0 and over_lives or string.sub(ask, 6 + 10 * #terms)
   lives = lives + math.ceil((now - clock) / 1000)
   lives = math.max(lives, math.ceil((math.max(all_back, over, remembered) - clock) / 1000) + 1)
@@ -256,7 +265,8 @@ elseif (translated or began) and take ~= LOOK then
   if began then
     redis.call('SET', KEYS[1], before_record() .. (record or ''), 'KEEPTTL')
   end
-  -- It was told how long this is refused. By the quotas that charged the record it may end sooner.
+  -- The reply says how long this is refused. By the quotas that charged it the record may expire earlier, so
+  -- lengthen its time to live.
   local rest = math.ceil((math.max(all_back, remembered) - clock) / 1000) + 1
   if redis.call('PTTL', KEYS[1]) < rest then
     redis.call('PEXPIRE', KEYS[1], rest)
@@ -266,8 +276,8 @@ local answer
 if granted == 0 then
   answer = struct.pack('>I4BI4I7I7', 0, binding - 1, remains, all_back - clock, wait)
 elseif wait == 0 then
-  answer = struct.pack('>I4BI4I7I7I7', granted, binding - 1, remains, all_back - clock, when, born)
+  answer = struct.pack('>I4BI4I7I7I7', granted, binding - 1, remains, all_back - clock, when, created_at)
 else
-  answer = struct.pack('>I4BI4I7I7I7I7', granted, binding - 1, remains, all_back - clock, when, born, wait)
+  answer = struct.pack('>I4BI4I7I7I7I7', granted, binding - 1, remains, all_back - clock, when, created_at, wait)
 end
 return answer .. (terms[binding].label or '')

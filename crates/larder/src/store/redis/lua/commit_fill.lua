@@ -1,7 +1,8 @@
--- Commits a fill: stores the loaded value over the very placeholder that the fill began with, and over nothing else.
+-- Commits a fill: replaces the placeholder that the fill began with by the loaded value. Stores nothing if
+-- the entry holds anything else.
 -- KEYS: 1 the entry
 -- ARGV: 1 the placeholder, 2 the value, 3 milliseconds to keep it, 0 for ever
--- Reply: 1 if it was stored, 0 if the fill was voided
+-- Reply: 1 if it was stored, 0 if the fill was invalidated
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

@@ -1,9 +1,11 @@
--- Commits a refresh: replaces the very value that was read before the load, while the lease is held; or deletes it,
--- where the origin has no such thing any more. The nonce keeps what was written meanwhile; the lease keeps a later
--- refresh, which read later. The lease ends.
--- KEYS: 1 the entry, 2 its lease
--- ARGV: 1 the old value's nonce, 2 the claim, 3 the new value, 4 milliseconds to keep it, 0 for ever, -1 to delete
--- Reply: 1 if it was stored, or deleted, 0 if the refresh was voided
+-- Commits a refresh: replaces the value that was read before the load, if the refresh still has its claim; or
+-- deletes that value, if the origin no longer has it. The nonce protects a value that was written during the
+-- load. The claim protects the result of a later refresh, which read the origin later. In any case the claim
+-- ends.
+-- KEYS: 1 the entry, 2 the claim's key
+-- ARGV: 1 the old value's nonce, 2 the claim, 3 the new value, 4 milliseconds to keep it, 0 for ever, -1 to
+--   delete
+-- Reply: 1 if it was stored or deleted, 0 if the refresh was invalidated
 if redis.call('GET', KEYS[2]) ~= ARGV[2] then
   return 0
 end

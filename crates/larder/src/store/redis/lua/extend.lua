@@ -1,8 +1,8 @@
--- Gives the holders of locks, any number in one slot, at least so much time, counted from now. It never shortens a lock: the
--- holder could not tell whether a shortening that it got no answer to took effect.
+-- Extends any number of locks in one slot to at least the given time from now. It never shortens the time of
+-- a lock: a holder that gets no answer could not tell whether a shortening took effect.
 -- KEYS: the locks
--- ARGV: for each the holder's token, and milliseconds
--- Reply: for each 1 if the token still held it, 0 if not
+-- ARGV: for each lock the holder's token and the milliseconds
+-- Reply: for each lock 1 if the token still holds it, 0 if not
 local reply = {}
 for i, lock in ipairs(KEYS) do
   reply[i] = 0

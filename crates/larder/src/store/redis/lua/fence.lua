@@ -1,9 +1,9 @@
--- Stands inside the scripts that grant a lock. No script by itself.
---
--- Higher than any before: than the last one given while that is remembered, and than the server's time in microseconds at
--- every earlier grant, so that lost data does not lower it. SET with GET is a write, so nobody's reads are tracked by it; before
--- Redis 7, where it is not for every server, GETSET.
--- The number has 16 digits; a space and the holder's process follow.
+-- Part of the scripts that grant a lock; not a script by itself.
+-- next_fence returns a fence that is higher than all earlier ones: than the last one, while the server
+-- remembers it, and than the server's time in microseconds at every earlier grant, so that lost data does not
+-- lower it. It replaces the stored fence by SET with GET, which is a write and so registers no key for
+-- tracking; Redis before 7 has GETSET for that.
+-- The stored fence has 16 digits, followed by a space and the holder's process.
 local function next_fence(key, kept, time, process)
   local fence = time[1] * 1000000 + time[2]
   local text = time[1] .. string.sub('00000' .. time[2], -6) .. process

@@ -1,23 +1,30 @@
--- What charge.lua and refund.lua share: how a record is read, converted and written. The rule is explained in
--- store/memory/limits/mod.rs. It is put after what reads the time and the record, and knows `clock`, `record` and `ask`.
--- A record is the number of its tracks (1 byte), the time of its latest charge (7) and that of its first (7), by which a
--- refund knows that it is still the one that was charged; the heads of the tracks, one a quota (14 each); and their bodies
--- in the same order. A head is kind * 2^45 + width in microseconds (6), and then
---   kind 0, buckets: their sum (4), the count of the current bucket, which is that of the latest charge (2), how many
---     buckets ahead of it (1) and before it (1) have a count in the body, of 2 bytes: first those before it, oldest
---     first and not empty, then those ahead, the last of which is not empty
---   kind 1, buckets: their sum (4), the count of the current one (4). The body begins with how many buckets are ahead (1)
---     and before (1), and has counts of 4 bytes
---   kind 3, GCRA: the theoretical arrival time (8), and no body; the width is the interval between two permits
---   kind 4, 5 or 6, a log: how many permits (4) and nothing (4). The body has the time of each, oldest first, in 4, 5 or 6
---     bytes, the lowest of that time. The width is the window. The shortest that tells a window's times apart is taken,
---     but the longest where a permit lies ahead
--- All numbers are big-endian.
+-- The part that charge, refund and override share: how a record is read, converted and written.
+-- store/memory/limits/mod.rs explains the rule. It follows the script that reads the time and the record; it
+-- uses that script's locals `clock`, `record` and `ask` (the request), and is not a script by itself.
+--
+-- A record is, with all numbers big-endian:
+--   - the number of its tracks (1), the time of its latest charge (7) and the time of its first charge (7);
+--     by the latter a refund recognises the record that was charged;
+--   - a head for each track, which is one for each quota (14 each): the unit, kind * 2^45 + width in
+--     microseconds (6), and two numbers (4 and 4) that depend on the kind;
+--   - a body for each track, in the same order.
+-- Kinds:
+--   - 0, buckets: their sum (4), the count of the current bucket, which is that of the latest charge (2), and
+--     how many buckets ahead of it (1) and before it (1) have a count in the body. The body has counts of 2
+--     bytes: first those before the current one, oldest first and starting with one that is not zero, then
+--     those ahead, ending with one that is not zero.
+--   - 1, buckets: their sum (4) and the count of the current one (4). The body begins with how many buckets
+--     are ahead (1) and before (1), and has counts of 4 bytes.
+--   - 3, GCRA: the theoretical arrival time (8), and no body. The width is the interval between two permits.
+--   - 4, 5 and 6, a log: how many permits (4) and 0 (4). The body has the time of each permit, oldest first:
+--     its low 4, 5 or 6 bytes. The width is the window. The size is the smallest one that distinguishes the
+--     times within a window, or 6 if a permit lies in the future.
 local KIND, BUCKETS, MOST = 35184372088832, 60, { [0] = 65535, 4294967295 }
--- What is before a record whose key has an override or was blocked: 255 (1), the length of all this (2), until when the
--- override lasts (7), for how many milliseconds a record lives under it (7), how many terms it has (1); until when the key is
--- blocked (7), how many blocks there were (1), for how many seconds after its end the next is a further one (4); and of each
--- term its kind and width (6), its limit (4) and what the program calls it (15).
+-- A record whose key has an override or was blocked begins with: 255 (1), the length of this part (2), the
+-- end of the override (7), how many milliseconds a record lives under it (7), the number of its terms (1);
+-- the end of the block (7), how many blocks there were (1), for how many seconds after a block's end the next
+-- one is a further one (4); and for each term its unit (6), its limit (4) and the program's label (15). What
+-- has ended is dropped here.
 local over, over_lives, over_terms = 0, 0, ''
 local blocked, level, quiet = 0, 0, 0
 if record and string.byte(record, 1) == 255 then
@@ -45,11 +52,11 @@ local function before_record()
   return head .. over_terms
 end
 local latest = record and struct.unpack('>I7', record, 2) or clock
-local born = record and struct.unpack('>I7', record, 9) or clock
+local created_at = record and struct.unpack('>I7', record, 9) or clock
 local now = clock > latest and clock or latest
 
--- The terms of a request, from this place on: how many (1), and of each its kind and width (6) and its limit (4). Kinds
--- by which they count are 0, 1, 3, and 4 for any log.
+-- The terms of a request, which begin at `place`: their number (1), and for each its unit (6) and its limit
+-- (4). Kinds are 0, 1, 3, and 4 for a log of any entry size.
 local function terms_from(place)
   local terms = {}
   for term = 1, string.byte(ask, place) do
@@ -60,7 +67,7 @@ local function terms_from(place)
   return terms
 end
 
--- The terms that hold for the key: those of its override, else the request's.
+-- The terms that hold for the key: those of its override, or else those of the request.
 local function terms_at(place)
   if over == 0 then
     return terms_from(place)
@@ -74,7 +81,8 @@ local function terms_at(place)
   return terms
 end
 
--- The time of a log's nth entry. At the time `known` all of them were within the window, or ahead and in 6 bytes.
+-- The time of a log's nth entry. At the time `known` each entry was within the window, or in the future and 6
+-- bytes long.
 local function entry(track, n)
   local size, known = track.size, track.known
   local age = (known - struct.unpack('>I' .. size, track.log, (n - 1) * size + 1)) % 256 ^ size
@@ -85,7 +93,7 @@ local function stamp(size, when, many)
   return string.rep(struct.pack('>I' .. size, when % 256 ^ size), many)
 end
 
--- How many of a log's entries are no later than `limit`.
+-- Returns how many of a log's entries are at or before `limit`.
 local function entries_until(track, limit)
   local low, high = 0, track.total
   while low < high do
@@ -99,7 +107,7 @@ local function entries_until(track, limit)
   return low
 end
 
--- A log's entries in so many bytes each.
+-- Rewrites a log's entries with `size` bytes each.
 local function resize(track, size)
   if track.size ~= size then
     local entries = {}
@@ -114,7 +122,8 @@ local function size_of(window)
   return window < 2 ^ 32 and 4 or window < 2 ^ 40 and 5 or 6
 end
 
--- The tracks as the record has them. Of buckets all counts from the first on, at that bucket's number.
+-- Reads the tracks of the record. `counts` of buckets are consecutive, and `first` is the number of the first
+-- bucket.
 local function tracks_of()
   local tracks, many = {}, string.byte(record, 1)
   local at = 16 + 14 * many
@@ -147,7 +156,8 @@ local function tracks_of()
   return tracks
 end
 
--- For the changing of quotas: what a track counts, each at the latest time at which it can have been.
+-- For a conversion: what a track counts, as pairs of a time and a count. Each time is the latest at which the
+-- charge can have been.
 local function events_of(track)
   local events, width = {}, track.width
   if track.counts then
@@ -169,7 +179,7 @@ local function events_of(track)
   return debt > 0 and { { now, debt } } or events
 end
 
--- Puts a count into its bucket.
+-- Adds a count to its bucket.
 local function put(track, index, count)
   local counts = track.counts
   if #counts == 0 then
@@ -186,7 +196,7 @@ local function put(track, index, count)
   track.total = track.total + count
 end
 
--- whether a conversion had to leave out some of what still counts
+-- Whether a conversion dropped something that still counts.
 local cut = false
 
 local function buckets_from(term, events)
@@ -204,7 +214,7 @@ local function buckets_from(term, events)
 end
 
 local function log_from(term, events)
-  -- The newest are kept, so they come first here, and are turned round at the end.
+  -- The newest entries are kept, so they are collected first and put in order at the end.
   local entries, count = {}, 0
   local size = #events > 0 and events[#events][1] > now and 6 or size_of(term.width)
   for place = #events, 1, -1 do
@@ -229,9 +239,9 @@ local function counts_by(track, term)
   return track.kind == term.kind and track.width == term.width
 end
 
--- The tracks for these terms, and whether they are those of the record. If not they count what those do: a track of the
--- same kind and width is taken as it is; else the shortest of those that look back at least as far, else the one that
--- looks back furthest.
+-- Returns the tracks for these terms, and whether they are the record's own. A term without a track of its
+-- own counts what the record's tracks have: of a track of the same kind and width, or else of the shortest
+-- that looks back at least as far, or else of the one that looks back furthest.
 local function tracks_for(terms)
   local old, same = record and tracks_of() or {}, true
   for place, term in ipairs(terms) do
@@ -270,7 +280,7 @@ local function tracks_for(terms)
       cut = cut or count > term.limit
       tracks[place] = { kind = 3, width = width, arrival = now + math.min(count, term.limit) * width }
     end
-    -- Until the record is written, it is converted again with every request: see fits_at.
+    -- The record is converted again for each request until it is written: see fits_at.
     if source and not counts_by(source, term) then
       tracks[place].source = source
     end
@@ -278,7 +288,7 @@ local function tracks_for(terms)
   return tracks, false
 end
 
--- The counts of some buckets, as a body has them.
+-- Returns the counts of the buckets `from` to `to` as bytes of a body.
 local function body_of(track, from, to)
   local bytes = {}
   for index = from, to do
@@ -291,9 +301,9 @@ local function body_of(track, from, to)
   return string.char(unpack(bytes))
 end
 
--- A record of these tracks, whose latest charge was at `latest`.
+-- Returns the record of these tracks, whose latest charge was at `latest`.
 local function written(tracks)
-  local heads, bodies = { struct.pack('>BI7I7', #tracks, latest, born) }, {}
+  local heads, bodies = { struct.pack('>BI7I7', #tracks, latest, created_at) }, {}
   for number, track in ipairs(tracks) do
     local kind, width, total, rest, body = track.kind, track.width, track.total, 0, ''
     if track.counts then

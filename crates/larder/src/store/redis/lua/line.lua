@@ -1,41 +1,42 @@
--- Stands inside the scripts of a lock, behind what they do where nobody waits: the lock's line, and how the lock is handed on. No
--- script by itself.
---
--- The line is a sorted set of the waiting attempts' tokens by ticket. Beside it a hash says when each was last heard of, in
--- milliseconds of the server's time: below zero, if it was given the lock and has not come for it since. Its field '#' is
--- the last ticket.
---
--- The one key that no KEYS names is the wake-up key of who is next, `<lock>:wake:<token>`: who frees a lock cannot know it
--- before. The waiting attempt named it in its own KEYS; it shares the lock's hash tag; and where it cannot be written, as
--- while a slot moves, only a hint is lost.
+-- Part of the scripts of a lock: its queue, and how the lock is handed to the next waiter. Not a script by
+-- itself. In acquire.lua and release.lua it follows the steps for a lock without waiters, which then need not
+-- make these functions.
+-- The queue is a sorted set of the waiting attempts' tokens, by ticket. A hash beside it has the time of each
+-- waiter's last heartbeat, in milliseconds of the server's time; the time is negative if the waiter was
+-- handed the lock and has sent no heartbeat since. The hash's field '#' is the last ticket.
+-- One key is in no KEYS: the next waiter's wake-up key, `<lock>:wake:<token>`. A client that frees a lock
+-- cannot know that token before the script runs. The waiting attempt named the key in its own KEYS, and the
+-- key shares the lock's hash tag. If it cannot be written, for example while a slot moves, only the wake-up
+-- is lost, and the waiter's next heartbeat finds the lock.
 local function now_of(time)
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- The attempts that are not heard of for this many times `live` lose their place.
+-- A waiter without a heartbeat for KEPT * live loses its place in the queue.
 local KEPT = 8
 
--- Gives the lock to the first in line that lives, for as long as `claim` says, and wakes it: its token, or nil if there
--- is none.
-local function hand_on(lock, line, seen, now, claim, live)
-  -- The first lives nearly always, and a batch of tokens costs more than the rest of a handover.
+-- Hands the lock to the first live waiter for `claim` milliseconds and wakes it. Returns the waiter's token,
+-- or nil if no waiter is live.
+local function hand_over(lock, queue, seen, now, claim, live)
+  -- Read one token first: the first waiter is nearly always live, and a batch costs more than the rest of a
+  -- handover.
   local at, more = 0, 0
   while true do
-    local batch = redis.call('ZRANGE', line, at, at + more)
+    local batch = redis.call('ZRANGE', queue, at, at + more)
     if #batch == 0 then
       break
     end
     more = 15
     for _, token in ipairs(batch) do
-      local heard = tonumber(redis.call('HGET', seen, token)) or 0
-      if heard > 0 and now - heard <= live then
+      local heartbeat = tonumber(redis.call('HGET', seen, token)) or 0
+      if heartbeat > 0 and now - heartbeat <= live then
         redis.call('SET', lock, token, 'PX', claim)
         redis.call('HSET', seen, token, -now)
         redis.pcall('SET', lock .. ':wake:' .. token, '1', 'PX', claim)
         return token
       end
-      if now - math.abs(heard) > KEPT * live then
-        redis.call('ZREM', line, token)
+      if now - math.abs(heartbeat) > KEPT * live then
+        redis.call('ZREM', queue, token)
         redis.call('HDEL', seen, token)
       else
         at = at + 1
@@ -47,18 +48,18 @@ local function hand_on(lock, line, seen, now, claim, live)
   end
 end
 
-local function keep_line(line, seen, live)
-  redis.call('PEXPIRE', line, 2 * KEPT * live)
+local function keep_queue(queue, seen, live)
+  redis.call('PEXPIRE', queue, 2 * KEPT * live)
   redis.call('PEXPIRE', seen, 2 * KEPT * live)
 end
 
--- Whether it stood in line.
-local function step_out(line, seen, token)
-  if redis.call('ZREM', line, token) == 0 then
+-- Removes a token from the queue. Returns whether it was queued.
+local function leave_queue(queue, seen, token)
+  if redis.call('ZREM', queue, token) == 0 then
     return false
   end
   redis.call('HDEL', seen, token)
-  if redis.call('EXISTS', line) == 0 then
+  if redis.call('EXISTS', queue) == 0 then
     redis.call('UNLINK', seen)
   end
   return true

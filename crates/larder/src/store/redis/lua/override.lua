@@ -1,8 +1,12 @@
--- Gives a key other limits for a while, ends that, or tells of it; or forgets what was charged to it.
+-- Gives a key other limits for a while, ends that, or reads it; or resets the key, which forgets what was
+-- charged to it. override_rest.lua is the second half.
 -- KEYS: 1 the record, see limit.lua
--- ARGV: 1 for how many microseconds (7), for how many milliseconds a record lives (7), and the terms as they are before a
---   record (25 each). Without terms the override ends. Without an argument it is told of. '-' forgets what was charged
--- Reply: {microseconds left, its terms} before the change; of '-', whether anything was charged
+-- ARGV: 1 the microseconds that the override lasts (7), the milliseconds that a record lives (7), and the
+--   terms as they are in front of a record (25 each); without terms the override ends. No argument reads the
+--   override. '-' resets the key
+-- Reply: {microseconds left, its terms} of the override before the change; of a reset 1 if anything was
+--   charged, 0 if not
+-- Locals that limit.lua and override_rest.lua use: ask, clock, record
 local ask = ARGV[1] or ''
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]

@@ -1,4 +1,4 @@
--- The second half of override.lua, after limit.lua.
+-- The second half of override.lua, after limit.lua. KEYS, ARGV and reply are those of override.lua.
 local answer = { over > 0 and over - clock or 0, over_terms }
 if #ask > 1 then
   local span, lives = struct.unpack('>I7I7', ask)

@@ -1,9 +1,11 @@
--- Gives back permits that were not used, from where they were charged.
--- KEYS: 1 the record
--- ARGV: 1 the request: how many (4), the time that was charged (7) and that of the record's first charge (7), as
---   charge.lua answered, and the terms as it has them
--- Reply: how many were given back: none where the record is another, or counts by other quotas, or no longer counts
---   that time
+-- Gives back permits that were not used, in the place where they were charged. refund_rest.lua is the second
+-- half.
+-- KEYS: 1 the record, see limit.lua
+-- ARGV: 1 the request: how many permits (4), the time that was charged (7) and the record's creation time
+--   (7), both as charge.lua replied, and the terms as in a request of charge.lua
+-- Reply: how many permits were given back; 0 if the record is another one, has other quotas, or no longer
+--   counts that time
+-- Locals that limit.lua and refund_rest.lua use: ask, clock, record
 local ask = ARGV[1]
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]

@@ -1,7 +1,8 @@
--- The second half of refund.lua, after limit.lua.
+-- The second half of refund.lua, after limit.lua. KEYS, ARGV and reply are those of refund.lua.
 local permits, when, first = struct.unpack('>I4I7I7', ask)
--- After a reset, or on a server that lost it, another record may stand here: what is in it was charged by others.
-if not record or born ~= first then
+-- After a reset, or on a server that lost the record, a new one may be there. What is in it was charged by
+-- others.
+if not record or created_at ~= first then
   return 0
 end
 local tracks, same = tracks_for(terms_at(19))
@@ -26,7 +27,8 @@ for _, track in ipairs(tracks) do
     track.log = string.sub(track.log, 1, from * track.size) .. string.sub(track.log, (from + back) * track.size + 1)
     track.total = track.total - back
   else
-    -- What the pace has made good since is not given back: it would be anew, at the cost of what was charged later.
+    -- GCRA: what the pace has already made good is not given back. It would be available a second time, at
+    -- the cost of later charges.
     local rest = math.min(permits * width - math.max(now - when, 0), track.arrival - now)
     rest = math.max(rest, 0)
     back = math.ceil(rest / width)

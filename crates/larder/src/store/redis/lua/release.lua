@@ -1,8 +1,8 @@
--- Frees a lock, or hands it to the next in line, who is woken.
--- KEYS: 1 the lock, 2 its line, 3 when its waiters were heard of
--- ARGV: 1 the holder's token, 2 two numbers with a space between: milliseconds that a lock is handed over for and that a waiter
---   counts as alive
--- Reply: 1 if the token still held it, 0 if not
+-- Frees a lock, or hands it to the next waiter and wakes that. release_waited_for.lua is the second half.
+-- KEYS: 1 the lock, 2 its queue, 3 the heartbeats of its waiters
+-- ARGV: 1 the holder's token, 2 two numbers separated by a space: milliseconds that a handover lasts, and
+--   milliseconds that a heartbeat lasts
+-- Reply: 1 if the token still held the lock, 0 if not
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

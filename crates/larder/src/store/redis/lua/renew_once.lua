@@ -1,8 +1,9 @@
--- Says that a run goes on, if its mark is still there. Work may take longer than its mark was kept for at first.
+-- Renews a run if its mark is still there. A run may take longer than its mark was first kept for, so the
+-- mark is kept for longer too.
 -- KEYS: 1 the mark of the run, 2 its pulse
--- ARGV: 1 the run's token, 2 milliseconds until it counts as interrupted unless it is renewed, 3 milliseconds to keep
--- the mark, if less than half of that is left
--- Reply: 1 if it goes on, 0 if the mark is gone or another run's
+-- ARGV: 1 the run's token, 2 milliseconds without renewal after which the run counts as interrupted, 3
+--   milliseconds to keep the mark, applied when less than half of that is left
+-- Reply: 1 if the run goes on, 0 if the mark is gone or belongs to another run
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

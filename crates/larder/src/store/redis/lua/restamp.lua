@@ -1,9 +1,9 @@
--- Gives a value another envelope, if it is still the one that was read. The new nonce voids refreshes under way: a
--- lease names the old one, and is free to take.
+-- Gives a value a new envelope, if the entry still holds the value that was read. The new nonce invalidates
+-- refreshes under way: their claims name the old nonce and no longer count.
 -- KEYS: 1 the entry
--- ARGV: 1 the old value's nonce (its bytes 4 to 11), 2 the value in its new envelope, 3 milliseconds to keep it, 0 for ever,
---       '' as long as before
--- Reply: 1 if it was replaced, 0 if another value is there, or none
+-- ARGV: 1 the old value's nonce (its bytes 4 to 11), 2 the value in its new envelope, 3 milliseconds to keep
+--   it, 0 for ever, '' as long as before
+-- Reply: 1 if it was replaced, 0 if the entry holds another value or none
 if redis.call('GETRANGE', KEYS[1], 4, 11) ~= ARGV[1] then
   return 0
 end

@@ -1,7 +1,8 @@
--- Stores a value that its writer wrote under a lock, unless one with a higher fence has written. A refresh that is under way
--- is void by the value's nonce.
+-- Stores a value that was written under a lock, unless a holder with a higher fence has stored one. The new
+-- value's nonce invalidates a refresh that is under way.
 -- KEYS: 1 the entry, 2 the highest fence that has written it
--- ARGV: 1 the value, 2 its time to live in milliseconds, 0 for none, 3 the fence, 4 milliseconds to remember the fence
+-- ARGV: 1 the value, 2 its time to live in milliseconds, 0 for none, 3 the fence, 4 milliseconds to remember
+--   the fence
 -- Reply: 1 if stored, 0 if refused
 local highest = tonumber(redis.call('GET', KEYS[2])) or 0
 if highest > tonumber(ARGV[3]) then

@@ -1,10 +1,12 @@
--- Charges several records together, all or none.
+-- Charges several records together, all or none. together_end.lua is the end of this script.
 -- KEYS: the records, see limit.lua
--- ARGV: for each of them the request as charge.lua has it; then, unless none has a penalty, that of each or nothing
--- Reply: for each of them what charge.lua answers. Where one refuses nothing is charged, and the answers are what each
---   would be by itself. Those that refuse by themselves are blocked where they have a penalty.
--- charge.lua and its second half are the body of a function here, with keys and arguments of their own. All of them decide
--- at one time: a clock that steps back between two of them must not charge half of them.
+-- ARGV: for each record the request as in charge.lua; then, unless no record has a penalty, the penalty of
+--   each, or ''
+-- Reply: for each record what charge.lua replies. If one refuses, nothing is charged, and each reply is what
+--   that record would reply alone. The records that refuse are blocked if they have a penalty
+-- charge.lua, limit.lua and charge_any.lua become the body of a function here, which gets its own KEYS and
+-- ARGV. All charges use one reading of the clock: a clock that steps back between two of them must not charge
+-- only some.
 local server, now_time = redis, redis.call('TIME')
 local redis = {
   call = function(command, ...)

@@ -1,4 +1,5 @@
--- Gives an entry a new expiry. A placeholder or a known absence is not an entry: see docs/wire-format.md, byte 2.
+-- Gives an entry a new expiry. A placeholder or a cached absence does not count as an entry: see
+-- docs/wire-format.md, byte 2.
 -- KEYS: 1 the entry
 -- ARGV: 1 milliseconds, 0 for never
 -- Reply: 1 if there was an entry, 0 if not

@@ -1,8 +1,8 @@
--- The version of a tag, a cache or the epoch, made on first use. It must outlive the entries that carry it, so it is kept
--- for twice the span asked for, and re-armed only when less than the span is left: each PEXPIRE wakes every client that
--- tracks the key.
--- KEYS: 1 what has the version
--- ARGV: 1 the version to give it if it has none, 2 the span in milliseconds
+-- Reads the version of a tag, a cache or the epoch, and creates it on first use. A version must outlive the
+-- entries that carry it. So it is kept for twice the given span, and its time is renewed only when less than
+-- the span is left: each PEXPIRE notifies every client that tracks the key.
+-- KEYS: 1 the version's key
+-- ARGV: 1 the version to store if there is none, 2 the span in milliseconds
 -- Reply: {the version, milliseconds it is kept}
 local version = redis.call('GET', KEYS[1])
 local twice = 2 * ARGV[2]

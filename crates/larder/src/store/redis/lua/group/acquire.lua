@@ -1,9 +1,11 @@
--- Takes locks of a group, all or none: those that are free and that no live waiter wants; else waits in line, if told to. Sent once
--- for each token.
--- KEYS: 1 group, 2 state, 3 line, 4 the group's last fence, 5 the attempt's wake-up key
--- ARGV: 1 the token, 2 milliseconds to hold, 3 milliseconds to remember the fence, 4 '1' to wait in line, 5 and 6 milliseconds that
---   a claim holds and that a waiter counts as live, 7 a space and the holder's process, 8 the names, with line feeds between
--- Reply: the fence if taken, 0 if not, 1 if now in line, -1 if the attempt had been given up before
+-- Acquires locks of a group, all or none: they must be free, and no live waiter may want one of them.
+-- Otherwise enqueues the attempt, if it asks for that. A client sends this script once for each token.
+-- KEYS: 1 group, 2 state, 3 queue, 4 the group's last fence, 5 the attempt's wake-up key
+-- ARGV: 1 the token, 2 milliseconds to hold, 3 milliseconds to remember the fence, 4 '1' to enqueue, 5
+--   milliseconds that a claim lasts, 6 milliseconds that a heartbeat lasts, 7 a space and the holder's
+--   process, 8 the names, separated by line feeds
+-- Reply: the fence if acquired, 0 if not, 1 if enqueued, -1 if the attempt was cancelled before this request
+--   arrived
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return -1
 end
@@ -11,8 +13,9 @@ local time = redis.call('TIME')
 local now, live = now_of(time), tonumber(ARGV[6])
 expire(now)
 local wanted, free = {}, true
-if redis.call('EXISTS', line) == 1 then
-  keep_line(live)
+-- Waiters come first: grant what is free to them, and learn which names live waiters want.
+if redis.call('EXISTS', queue) == 1 then
+  keep_queue(live)
   wanted, free = grant(now, ARGV[5], live)
 end
 for name in string.gmatch(ARGV[8], '[^\n]+') do
@@ -31,7 +34,7 @@ end
 if ARGV[4] ~= '1' then
   return 0
 end
-redis.call('ZADD', line, redis.call('HINCRBY', state, '#', 1), ARGV[1])
+redis.call('ZADD', queue, redis.call('HINCRBY', state, '#', 1), ARGV[1])
 redis.call('HSET', state, 's' .. ARGV[1], ARGV[8], 'h' .. ARGV[1], now)
-keep_line(live)
+keep_queue(live)
 return 1

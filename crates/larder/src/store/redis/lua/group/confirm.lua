@@ -1,18 +1,20 @@
--- Confirms a claim on locks of a group, or takes what is free if it is this attempt's turn; else it still waits. A token that
--- neither has a claim nor waits gets nothing, so that a request that arrives late takes nothing.
--- KEYS: 1 group, 2 state, 3 line, 4 the group's last fence, 5 the attempt's wake-up key
--- ARGV: 1 the token, 2 milliseconds to hold, 3 milliseconds to remember the fence, 4 and 5 milliseconds that a claim holds and
---   that a waiter counts as live, 6 a space and the holder's process
--- Reply: the fence if taken, 1 if it still waits, -1 if it does not wait
+-- Confirms a claim on locks of a group, or takes them if they are free and it is this attempt's turn.
+-- Otherwise the attempt still waits. A token that neither has a claim nor waits gets nothing, so that a late
+-- request cannot take locks for an attempt that has ended.
+-- KEYS: 1 group, 2 state, 3 queue, 4 the group's last fence, 5 the attempt's wake-up key
+-- ARGV: 1 the token, 2 milliseconds to hold, 3 milliseconds to remember the fence, 4 milliseconds that a
+--   claim lasts, 5 milliseconds that a heartbeat lasts, 6 a space and the holder's process
+-- Reply: the fence if acquired, 1 if it still waits, -1 if it does not wait
 local live = tonumber(ARGV[5])
--- A write that needs no memory comes first, so that a waiter outlives a server that is at its maxmemory.
-keep_line(live)
+-- PEXPIRE comes first because it needs no memory: a waiter keeps its place on a server that is at its
+-- maxmemory.
+keep_queue(live)
 local time = redis.call('TIME')
 local now = now_of(time)
 expire(now)
 local ends = tonumber(redis.call('ZSCORE', group, ARGV[1]))
 if not ends then
-  if not redis.call('ZSCORE', line, ARGV[1]) then
+  if not redis.call('ZSCORE', queue, ARGV[1]) then
     return -1
   end
   redis.call('HSET', state, 'h' .. ARGV[1], now)
@@ -22,8 +24,8 @@ if not ends then
     return 1
   end
 end
--- Sent once more, or late: what was renewed since is not shortened.
-ends = math.max(step_out(ARGV[1]) and 0 or ends, now + tonumber(ARGV[2]))
+-- A repeated or late request: the holder may have renewed the locks since, and their time is not shortened.
+ends = math.max(leave_queue(ARGV[1]) and 0 or ends, now + tonumber(ARGV[2]))
 local fence = next_fence(KEYS[4], ARGV[3], time, '')
 redis.call('ZADD', group, ends, ARGV[1])
 redis.call('HSET', state, 'f' .. ARGV[1], string.format('%.0f', fence) .. ARGV[6])

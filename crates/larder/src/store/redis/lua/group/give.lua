@@ -1,18 +1,18 @@
--- Frees what a token holds in a group, or ends an attempt, and grants what is free. It deletes before it writes, so that it works on a
--- server that is at its maxmemory.
--- KEYS: 1 group, 2 state, 3 line, 4 the attempt's wake-up key
--- ARGV: 1 the token, 2 milliseconds to remember that the attempt was given up, 0 for not, 3 and 4 milliseconds that a claim
---   holds and that a waiter counts as live
--- Reply: 1 if it held its locks, or had a claim on them, 0 if not
+-- Frees what a token holds in a group, or ends its attempt, and grants what is then free. It deletes before
+-- it writes, so that it works on a server that is at its maxmemory.
+-- KEYS: 1 group, 2 state, 3 queue, 4 the attempt's wake-up key
+-- ARGV: 1 the token, 2 milliseconds to keep a tombstone for the attempt, 0 for none, 3 milliseconds that a
+--   claim lasts, 4 milliseconds that a heartbeat lasts
+-- Reply: 1 if it held its locks or had a claim on them, 0 if not
 local ends = tonumber(redis.call('ZSCORE', group, ARGV[1]))
 drop_held(ARGV[1])
-step_out(ARGV[1])
+leave_queue(ARGV[1])
 redis.call('HDEL', state, 's' .. ARGV[1])
 if ARGV[2] ~= '0' then
   redis.call('SET', KEYS[4], '0', 'PX', ARGV[2])
 end
 local now = now_of(redis.call('TIME'))
-if redis.call('EXISTS', line) == 1 then
+if redis.call('EXISTS', queue) == 1 then
   expire(now)
   grant(now, ARGV[3], tonumber(ARGV[4]))
 end

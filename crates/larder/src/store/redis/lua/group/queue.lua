@@ -1,15 +1,20 @@
--- Part of each script of a lock group: what is stored, and how free locks are granted. Not a script by itself.
+-- Part of each script of a lock group: what is stored, and how free locks are granted. Not a script by
+-- itself.
 --
--- group a sorted set: the tokens that hold locks, or have a claim on them, by the server's time in milliseconds at which they end
--- state a hash. `n<name>`: the token that holds the lock, or has a claim on it; `s<token>`: the names that the token wants
---       or holds, with line feeds between; `f<token>`: fence and process of a holder; `h<token>`: when a waiter's process
---       last sent a heartbeat, in milliseconds of the server's time, below zero if it had a claim and has not asked since;
---       `#`: the last ticket
--- line  a sorted set: the waiting tokens by ticket
+-- group: a sorted set of the tokens that hold locks or have a claim on them. The score is when that ends, in
+-- milliseconds of the server's time.
+-- state: a hash with these fields:
+--   - `n<name>`: the token that holds the lock of that name, or has a claim on it.
+--   - `s<token>`: the names that the token wants or holds, separated by line feeds.
+--   - `f<token>`: fence and process of a holder.
+--   - `h<token>`: when the waiter's process last sent a heartbeat, in milliseconds of the server's time;
+--     negative if the waiter had a claim and has sent nothing since.
+--   - `#`: the last ticket.
+-- queue: a sorted set of the waiting tokens, by ticket.
 --
--- The one key that no KEYS name is the wake-up key of a waiter that gets a claim, `<group>:wake:<token>`: no caller can know
--- it, and it shares the hash tag.
-local group, state, line = KEYS[1], KEYS[2], KEYS[3]
+-- One key is in no KEYS: the wake-up key of a waiter that gets a claim, `<group>:wake:<token>`. No caller can
+-- know it before the script runs. It shares the group's hash tag.
+local group, state, queue = KEYS[1], KEYS[2], KEYS[3]
 local KEPT = 8 -- waiters without a heartbeat for KEPT * live lose their place
 local MOST = 256 -- waiters that one step looks at
 local FENCE_KEPT = 60000
@@ -23,19 +28,19 @@ local function names_of(token)
 end
 
 local function keep(span)
-  for _, key in ipairs({ group, state, line }) do
+  for _, key in ipairs({ group, state, queue }) do
     if redis.call('PTTL', key) < span then
       redis.call('PEXPIRE', key, span)
     end
   end
 end
 
-local function keep_line(live)
-  redis.call('PEXPIRE', line, 2 * KEPT * live)
+local function keep_queue(live)
+  redis.call('PEXPIRE', queue, 2 * KEPT * live)
   keep(2 * KEPT * live)
 end
 
--- Frees what a token holds, or has a claim on. Its names are still known.
+-- Frees what a token holds or has a claim on. Leaves the token's list of names.
 local function drop_held(token)
   if redis.call('ZREM', group, token) == 1 then
     for name in names_of(token) do
@@ -45,41 +50,41 @@ local function drop_held(token)
   end
 end
 
--- Takes a token out of the line; whether it was in it.
-local function step_out(token)
+-- Removes a token from the queue. Returns whether it was queued.
+local function leave_queue(token)
   redis.call('HDEL', state, 'h' .. token)
-  return redis.call('ZREM', line, token) == 1
+  return redis.call('ZREM', queue, token) == 1
 end
 
--- Frees what has ended. The waiter of a claim that ended keeps its place.
+-- Frees what has ended. A waiter whose claim ended keeps its place in the queue.
 local function expire(now)
   for _, token in ipairs(redis.call('ZRANGEBYSCORE', group, '-inf', now)) do
     drop_held(token)
-    if not redis.call('ZSCORE', line, token) then
+    if not redis.call('ZSCORE', queue, token) then
       redis.call('HDEL', state, 's' .. token)
     end
   end
 end
 
 local function clean_up()
-  if redis.call('EXISTS', group) == 0 and redis.call('EXISTS', line) == 0 then
+  if redis.call('EXISTS', group) == 0 and redis.call('EXISTS', queue) == 0 then
     redis.call('UNLINK', state)
   end
 end
 
--- Gives claims to live waiters whose locks are all free and wanted by no live waiter before them. Replies which names live
--- waiters want, and whether it has looked at all of them.
+-- Gives claims to live waiters whose locks are all free and wanted by no live waiter ahead of them. Returns
+-- the names that live waiters want, and whether it has looked at all waiters (it looks at MOST).
 local function grant(now, claim, live)
   local wanted, at, looked = {}, 0, 0
   while looked < MOST do
-    local batch = redis.call('ZRANGE', line, at, at + 15)
+    local batch = redis.call('ZRANGE', queue, at, at + 15)
     if #batch == 0 then
       return wanted, true
     end
     for _, token in ipairs(batch) do
       looked = looked + 1
-      local heard = tonumber(redis.call('HGET', state, 'h' .. token)) or 0
-      if heard > 0 and now - heard <= live then
+      local heartbeat = tonumber(redis.call('HGET', state, 'h' .. token)) or 0
+      if heartbeat > 0 and now - heartbeat <= live then
         local names, free = {}, true
         for name in names_of(token) do
           names[#names + 1] = name
@@ -91,8 +96,8 @@ local function grant(now, claim, live)
             redis.call('HSET', state, 'n' .. name, token)
           end
           redis.call('HSET', state, 'h' .. token, -now)
-          -- The group may have had no holder, and this waiter may never come.
-          keep_line(live)
+          -- The group may have had no keys with a time to live, and this waiter may never confirm its claim.
+          keep_queue(live)
           redis.pcall('SET', group .. ':wake:' .. token, '1', 'PX', claim)
         else
           for _, name in ipairs(names) do
@@ -100,8 +105,8 @@ local function grant(now, claim, live)
           end
         end
         at = at + 1
-      elseif now - math.abs(heard) > KEPT * live then
-        step_out(token)
+      elseif now - math.abs(heartbeat) > KEPT * live then
+        leave_queue(token)
         if not redis.call('ZSCORE', group, token) then
           redis.call('HDEL', state, 's' .. token)
         end

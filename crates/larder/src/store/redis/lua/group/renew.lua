@@ -1,7 +1,7 @@
--- Gives the holders of locks of groups, any number in one slot, at least so much time, counted from now.
--- KEYS: for each the group and its state
--- ARGV: for each its token, and milliseconds
--- Reply: for each 1 if it was still held, 0 if not
+-- Renews any number of holders of locks of groups in one slot: each gets at least the given time from now.
+-- KEYS: for each holder the group and its state
+-- ARGV: for each holder its token and the milliseconds
+-- Reply: for each holder 1 if it still holds its locks, 0 if not
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {}

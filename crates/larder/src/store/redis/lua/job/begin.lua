@@ -1,19 +1,20 @@
--- Begins a run of a job, if one is due: nothing runs, its period or slot is not completed, and it may be tried again.
--- KEYS: 1 the status, a hash, 2 the record of the schedule or of one slot, a hash, 3 the lock, 4 the lock's last fence,
---   5 a key that
---   says that this attempt was given up
--- ARGV: 1 the token, 2 milliseconds to hold the lock, 3 milliseconds to remember its fence, 4 a space and the process,
---   5 the period in milliseconds, 0 for a slot, 6 its offset, 7 how many milliseconds before a boundary count for the next
---   period, 8 how many missed periods are made up for, 9 how often a run is tried, 10 milliseconds between tries, 11 '1' if the
---   start counts as completion, 12 milliseconds to keep the record and the status
--- Reply: {0} given up before, {1, fence, period} begun, {2, when, process} completed, {3, since when, process} running,
---   {4, until when} to be tried
---   later, {5, tries} given up. Times are milliseconds of the server's time
+-- Begins a run of a job, if one is due: no run is under way, its period or slot is not completed, and another
+-- try is allowed.
+-- KEYS: 1 the status, a hash; 2 the record of the schedule or of one slot, a hash; 3 the lock; 4 the lock's
+--   last fence; 5 the tombstone of this attempt
+-- ARGV: 1 the token, 2 milliseconds to hold the lock, 3 milliseconds to remember its fence, 4 a space and the
+--   process, 5 the period in milliseconds, 0 for a slot, 6 the period's offset, 7 how many milliseconds
+--   before a boundary count for the next period, 8 how many missed periods are made up for, 9 how often a run
+--   is tried, 10 milliseconds between tries, 11 '1' if the start counts as completion, 12 milliseconds to
+--   keep the record and the status
+-- Reply: {0} cancelled before this request arrived; {1, fence, period} begun; {2, when, process} completed;
+--   {3, since when, process} a run is under way; {4, until when} wait before the next try; {5, tries} no try
+--   is left. Times are milliseconds of the server's time
 --
--- The record: `period` of the last try, `tries` of it, `last` (when it began or ended);
--- `ends`, the tokens of the last 16 ends;
--- `done`, the last completed period, with `done_at` and `done_by`; `burned`, the last period whose start counts as
--- completion, in the same way.
+-- The record has these fields: `period` of the last try, `tries` of that period, `last` (when the last try
+-- began or ended); `ends`, the tokens of the last 16 runs that ended; `done`, the last completed period, with
+-- `done_at` and `done_by`; `burned`, the last period whose start counts as completion, with `burned_at` and
+-- `burned_by`.
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return { 0 }
 end
@@ -28,6 +29,7 @@ end
 local tried, tries = tonumber(record.period), tonumber(record.tries) or 0
 local done, burned = tonumber(record.done), tonumber(record.burned)
 
+-- The period to run: the current one, or the oldest missed one that is to be made up for.
 local period = 0
 if every > 0 then
   local current = math.floor((now + tonumber(ARGV[7]) - tonumber(ARGV[6])) / every)
@@ -35,13 +37,14 @@ if every > 0 then
   if done and tonumber(ARGV[8]) > 0 then
     period = math.min(current, math.max(done + 1, current - tonumber(ARGV[8])))
     if tried and tried >= period and tries >= most then
-      -- A missed period that was given up does not hold up the next.
+      -- A missed period that has no try left does not delay the next one.
       period = math.min(current, tried + 1)
     elseif tried and tried > period then
       period = math.min(current, tried)
     end
   end
 end
+-- What is refused, in this order: the period is done, a run is under way, its start counted as completion, its tries.
 if done and done >= period then
   return { 2, tonumber(record.done_at), record.done_by }
 end
@@ -59,6 +62,7 @@ elseif tries >= most then
 elseif tonumber(record.last) + tonumber(ARGV[10]) > now then
   return { 4, tonumber(record.last) + tonumber(ARGV[10]) }
 end
+-- Begin: record the try before the lock is taken.
 redis.call('HSET', KEYS[2], 'period', period, 'tries', tries + 1, 'last', now)
 if ARGV[11] == '1' then
   redis.call('HSET', KEYS[2], 'burned', period, 'burned_at', now, 'burned_by', process)

@@ -1,9 +1,9 @@
--- Ends a run of a job and frees its lock, if the run still holds it. May be sent again.
+-- Ends a run of a job and frees its lock, if the run still holds it. It may be sent again: the record
+-- remembers the last ends.
 -- KEYS: 1 the status, 2 the record, 3 the lock
--- ARGV: 1 the token, 2 a space and the process, 3 the period, 4 '1' if it is completed, 5 milliseconds to keep the
---   record and the
---   status
--- Reply: 1 if it still held the lock, and is recorded, 0 if not
+-- ARGV: 1 the token, 2 a space and the process, 3 the period, 4 '1' if the run completed, 5 milliseconds to
+--   keep the record and the status
+-- Reply: 1 if the run still held the lock and is recorded, 0 if not
 local ends = redis.call('HGET', KEYS[2], 'ends') or ''
 if redis.call('GET', KEYS[3]) ~= ARGV[1] then
   return string.find(ends, ARGV[1], 1, true) and 1 or 0
@@ -11,7 +11,7 @@ end
 redis.call('UNLINK', KEYS[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- 16 tokens with a space behind each: one that is sent again may come after ends of later periods.
+-- Tokens, each followed by a space: a request that is sent again may arrive after the ends of later periods.
 redis.call('HSET', KEYS[2], 'last', now, 'ends', ARGV[1] .. ' ' .. string.sub(ends, 1, 255))
 if ARGV[4] == '1' then
   local done = tonumber(redis.call('HGET', KEYS[2], 'done'))

@@ -1,16 +1,15 @@
--- Confirms a claim, or takes what is free, or claimed for a later waiter that has not come yet, if it is this
--- attempt's turn; else it still waits. A token that neither holds
--- a claim nor waits gets nothing, so that a request that arrives late takes nothing.
+-- Confirms a claim, or takes permits if this attempt is next and they are free, or claimed for a later waiter
+-- that has not confirmed yet. Otherwise the attempt still waits. A token that neither has a claim nor waits
+-- gets nothing, so that a late request cannot take permits for an attempt that has ended.
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen, 5 the attempt's wake-up key
--- ARGV: 1 the token, 2 milliseconds to hold, 3 and 4 milliseconds that a claim holds and that a waiter counts as live,
---   5 '1' for a fence
--- Reply: {1, permits, fence} granted, {2, permits} it still waits, {-1, permits} it does not wait, {-2, permits} it
---   wants more
---   than there are
+-- ARGV: 1 the token, 2 milliseconds to hold, 3 milliseconds that a claim lasts, 4 milliseconds that a
+--   heartbeat lasts, 5 '1' for a fence
+-- Reply: {1, permits, fence} granted; {2, permits} it still waits; {-1, permits} it does not wait; {-2,
+--   permits} it wants more permits than there are
 
--- Takes over the claim of the last of those later waiters that have one of the same weight and have not come yet. That
--- waiter is back in its place. Without this, a process that comes for its claims later than they last is never served:
--- whenever a waiter of it asks, another one has a claim that will end in vain.
+-- Takes over an unconfirmed claim of the same weight from a later waiter: from the last of them in the queue,
+-- which returns to its place. Without this, a process that needs longer to confirm than a claim lasts is
+-- never served: whenever one of its waiters asks, another one has a claim that will expire unused.
 local function take_over(token, now, claim)
   local last, other = tonumber(redis.call('ZSCORE', queue, token)), nil
   for _, holder in ipairs(redis.call('ZRANGEBYSCORE', held, '(' .. now, now + claim, 'LIMIT', 0, MOST_GRANTS)) do
@@ -38,19 +37,20 @@ local state = redis.call('HGET', seen, ARGV[1])
 if not state then
   local ends = tonumber(redis.call('ZSCORE', held, ARGV[1]))
   if ends then
-    -- Sent once more: what was renewed since is not shortened.
+    -- A repeated request: the holder may have renewed since, and its time is not shortened.
     redis.call('ZADD', held, math.max(ends, now + tonumber(ARGV[2])), ARGV[1])
     return { 1, permits or 0, fence_if(ARGV[5]) }
   end
   return { permits and weight_of(ARGV[1]) > permits and -2 or -1, permits or 0 }
 end
 if not permits then
-  -- The number was lost. The attempt starts again and brings one.
+  -- The number of permits was lost. The attempt starts again and sends it.
   redis.call('ZREM', queue, ARGV[1])
   drop_held(ARGV[1])
   redis.call('HDEL', seen, ARGV[1])
   return { -1, 0 }
 end
+-- Without a claim: grant what is free, in the order of the queue, and see whether that gave this attempt one.
 if string.sub(state, 1, 1) ~= 't' then
   redis.call('HSET', seen, ARGV[1], now)
   grant(permits, used, now, ARGV[3], tonumber(ARGV[4]))
@@ -61,6 +61,7 @@ if string.sub(state, 1, 1) ~= 't' then
     return { 2, permits }
   end
 end
+-- The claim becomes a hold.
 redis.call('HDEL', seen, ARGV[1])
 redis.call('ZADD', held, now + tonumber(ARGV[2]), ARGV[1])
 redis.call('UNLINK', KEYS[5])

@@ -1,9 +1,10 @@
--- Holds other permits in place of those of one token, in one step, and grants what is free then. May be sent again.
--- An exchange that was given up takes nothing when it arrives.
--- KEYS: 1 held, 2 number, 3 queue, 4 seen, 5 the wake-up key of the token in its place
--- ARGV: 1 the token in its place, 2 the one that holds, which is not lighter, 3 milliseconds to hold,
---   4 and 5 milliseconds that a claim holds and that a waiter counts as live
--- Reply: 1 if it was held, 0 if not; a claim that is not confirmed is not held
+-- Replaces what one token holds by what another token holds, in one step, and grants what is then free. It
+-- may be sent again. An exchange that was cancelled before it arrives changes nothing.
+-- KEYS: 1 held, 2 number, 3 queue, 4 seen, 5 the wake-up key of the new token
+-- ARGV: 1 the new token, 2 the token that holds, which is not lighter, 3 milliseconds to hold, 4 milliseconds
+--   that a claim lasts, 5 milliseconds that a heartbeat lasts
+-- Reply: 1 if the old token (or, in a repeated request, the new one) held its permits, 0 if not; an
+--   unconfirmed claim does not hold
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return 0
 end

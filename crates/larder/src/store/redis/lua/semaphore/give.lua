@@ -1,10 +1,9 @@
--- Gives permits back, or ends an attempt, and grants what is free. It deletes before it writes, so that it works on a
--- server that is at its maxmemory.
+-- Gives permits back, or ends an attempt, and grants what is then free. It deletes before it writes, so that
+-- it works on a server that is at its maxmemory.
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen, 5 the attempt's wake-up key
--- ARGV: 1 the token, 2 milliseconds to remember that the attempt was given up, 0 for not, 3 and 4 milliseconds that a
---   claim
---   holds and that a waiter counts as live
--- Reply: 1 if it still held its permits, 0 if not
+-- ARGV: 1 the token, 2 milliseconds to keep a tombstone for the attempt, 0 for none, 3 milliseconds that a
+--   claim lasts, 4 milliseconds that a heartbeat lasts
+-- Reply: 1 if it still held its permits or had a claim on them, 0 if not
 local ends = tonumber(redis.call('ZSCORE', held, ARGV[1]))
 drop_held(ARGV[1])
 if redis.call('HDEL', seen, ARGV[1]) == 1 then

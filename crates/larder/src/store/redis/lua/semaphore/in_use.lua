@@ -1,4 +1,4 @@
--- How many permits are held or claimed.
+-- Counts the permits that are held or claimed.
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen
 -- Reply: their number
 local _, used = count()

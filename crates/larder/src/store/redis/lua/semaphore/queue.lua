@@ -1,16 +1,22 @@
--- Part of each script of a semaphore: what is stored, and how free permits are granted. Not a script by itself.
+-- Part of each script of a semaphore: what is stored, and how free permits are granted. Not a script by
+-- itself.
 --
--- held    a sorted set: the tokens that hold permits, by the server's time in milliseconds at which they end
--- number a hash: `permits`, how many there are; `version`, of the last set_permits; `ticket`, the last ticket of the
---   queue;
---         `extra`, by how much the weights of the held tokens exceed their count (missing: 0); `fence`, the last one
--- queue   a sorted set: the waiting tokens by ticket
--- seen a hash by token. Of a waiter: when its process last sent a heartbeat, in milliseconds of the server's time;
---   below
---         zero if a claim of it ended and it has not asked since. Of a claim: `t` and the ticket, for its place if it ends
+-- held: a sorted set of the tokens that hold permits or have a claim on them. The score is when that ends, in
+-- milliseconds of the server's time.
+-- number: a hash with these fields:
+--   - `permits`: how many permits there are.
+--   - `version`: the version of the last set_permits.
+--   - `ticket`: the last ticket of the queue.
+--   - `extra`: by how much the weights of the held tokens exceed the number of tokens; missing for 0.
+--   - `fence`: the last fence.
+-- queue: a sorted set of the waiting tokens, by ticket.
+-- seen: a hash by token. For a waiter: when its process last sent a heartbeat, in milliseconds of the
+-- server's time; negative if a claim of it ended and it has sent nothing since. For a claim: `t` and the
+-- ticket, which gives the waiter its place back if the claim ends.
 --
--- A token is 16 hexadecimal digits; the last four are its weight. The one key that no KEYS name is the wake-up key of a
--- waiter that is granted a claim, `<held>:wake:<token>`: no caller can know it, and it shares the hash tag.
+-- A token is 16 hexadecimal digits; the last four are its weight. One key is in no KEYS: the wake-up key of a
+-- waiter that is granted a claim, `<held>:wake:<token>`. No caller can know it before the script runs. It
+-- shares the semaphore's hash tag.
 local held, number, queue, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local KEPT = 8 -- waiters without a heartbeat for KEPT * live lose their place
 local MOST_GRANTS = 64
@@ -50,8 +56,8 @@ local function drop_held(token)
   end
 end
 
--- Takes out what has ended, at most 512 at a time. The waiter of a claim that ended is back in its place, perhaps in a
--- queue that was empty.
+-- Removes what has ended, at most 512 tokens at a time. A waiter whose claim ended returns to its place in
+-- the queue, which may be empty and have no time to live until then.
 local function expire(now, live)
   local back = false
   for _, token in ipairs(redis.call('ZRANGEBYSCORE', held, '-inf', now, 'LIMIT', 0, 512)) do
@@ -68,7 +74,7 @@ local function expire(now, live)
   end
 end
 
--- How many permits there are, false if no number is stored, and how many of them are used.
+-- Returns how many permits there are (false if no number is stored) and how many of them are used.
 local function count()
   local stored = redis.call('HMGET', number, 'permits', 'extra')
   local used = redis.call('ZCARD', held)
@@ -80,7 +86,7 @@ local function count()
   return tonumber(stored[1]) or false, used
 end
 
--- Stores a number where none is. Only the number may have been lost: what is held still counts.
+-- Stores a number where there is none. Perhaps only the number was lost, so what is held still counts.
 local function create(permits)
   redis.call('HDEL', number, 'extra')
   redis.call('HSET', number, 'permits', permits)
@@ -89,7 +95,8 @@ local function create(permits)
   end
 end
 
--- The fence of a grant: higher than any before, and than the server's time in microseconds. 0 if none was asked for.
+-- Returns a fence that is higher than all earlier ones and than the server's time in microseconds; 0 if the
+-- caller does not ask for one.
 local function fence_if(asked)
   if asked ~= '1' then
     return 0
@@ -104,26 +111,26 @@ local function wake(token, claim)
   redis.pcall('SET', held .. ':wake:' .. token, '1', 'PX', claim)
 end
 
--- Grants what is free to the first live waiters. Replies how many permits are used then, and whether no live waiter is
--- left.
+-- Grants what is free to the first live waiters. Returns how many permits are then used, and whether no live
+-- waiter is left.
 local function grant(permits, used, now, claim, live)
   if used >= permits then
     return used, false
   end
   local grants, at, more = 0, 0, 0
   while true do
-    -- The first waiter lives nearly always, and often is all that can be granted.
+    -- Read one token first: the first waiter is nearly always live, and often takes all that is free.
     local batch = redis.call('ZRANGE', queue, at, at + more, 'WITHSCORES')
     if #batch == 0 then
       return used, true
     end
     more = 15
     for i = 1, #batch, 2 do
-      local token, heard = batch[i], tonumber(redis.call('HGET', seen, batch[i])) or 0
-      if heard > 0 and now - heard <= live then
+      local token, heartbeat = batch[i], tonumber(redis.call('HGET', seen, batch[i])) or 0
+      if heartbeat > 0 and now - heartbeat <= live then
         local weight = weight_of(token)
         if weight > permits then
-          -- Woken, it learns that it can never be granted.
+          -- The waiter is woken, and its next request learns that it can never be granted.
           redis.call('ZREM', queue, token)
           redis.call('HDEL', seen, token)
           wake(token, claim)
@@ -133,7 +140,8 @@ local function grant(permits, used, now, claim, live)
           redis.call('ZREM', queue, token)
           redis.call('ZADD', held, now + claim, token)
           if grants == 0 then
-            -- Nobody may have held any, and nobody may come for this one.
+            -- `held` may have been empty until now and have no time to live, and this waiter may never
+            -- confirm its claim.
             redis.call('PEXPIRE', held, DAYS_30)
           end
           add_extra(weight)
@@ -141,7 +149,7 @@ local function grant(permits, used, now, claim, live)
           wake(token, claim)
           used, grants = used + weight, grants + 1
         end
-      elseif now - math.abs(heard) > KEPT * live then
+      elseif now - math.abs(heartbeat) > KEPT * live then
         redis.call('ZREM', queue, token)
         redis.call('HDEL', seen, token)
       else

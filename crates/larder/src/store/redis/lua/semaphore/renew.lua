@@ -1,7 +1,7 @@
--- Gives the holders of permits, any number in one slot, at least so much time, counted from now.
--- KEYS: for each the held tokens of its semaphore, and its number
--- ARGV: for each its token, and milliseconds
--- Reply: for each 1 if it was still held, 0 if not
+-- Renews any number of permit holders in one slot: each gets at least the given time from now.
+-- KEYS: for each holder the held tokens of its semaphore, and its number
+-- ARGV: for each holder its token and the milliseconds
+-- Reply: for each holder 1 if it still holds its permits, 0 if not
 local DAYS_30 = 2592000000
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,7 +1,8 @@
--- Stores another number of permits, unless one with this version or a later one is stored. Waiters that want more than
--- there are now are woken and fail; what more there is now is granted. Nothing that is held is revoked.
+-- Stores another number of permits, unless a number with this version or a later one is stored. Waiters that
+-- want more than the new number are woken and fail. Permits that the new number adds are granted. What is
+-- held is not revoked.
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen
--- ARGV: 1 the number, 2 its version, 3 and 4 milliseconds that a claim holds and that a waiter counts as live
+-- ARGV: 1 the number, 2 its version, 3 milliseconds that a claim lasts, 4 milliseconds that a heartbeat lasts
 -- Reply: 1 if this number and version are stored now, 0 if not
 local stored = redis.call('HMGET', number, 'permits', 'version')
 local version = tonumber(stored[2])

@@ -1,10 +1,10 @@
--- Keeps the places of waiting attempts of one process, at any number of semaphores in one slot, and grants what is
--- free.
+-- The heartbeat of one process: keeps the places of its waiting attempts, at any number of semaphores in one
+-- slot, and grants what is free.
 -- KEYS: for each semaphore: held, number, queue, seen
--- ARGV: 1 and 2 milliseconds that a claim holds and that a waiter counts as live; then for each semaphore how many of
---   its
---   tokens follow, and those
--- Reply: for each token 0 if it waits, 1 if it was granted a claim, 2 if it does not wait
+-- ARGV: 1 milliseconds that a claim lasts, 2 milliseconds that a heartbeat lasts; then for each semaphore how
+--   many of its tokens follow, and those tokens
+-- Reply: for each token 0 if it waits, 1 if it has a claim (or had one, and has sent nothing since), 2 if it
+--   is not queued
 local claim, live = ARGV[1], tonumber(ARGV[2])
 local now = milliseconds()
 local at, reply = 3, {}
@@ -14,9 +14,9 @@ for i = 1, #KEYS, 4 do
   keep_queue(live)
   expire(now, live)
   for place = at + 1, last do
-    local heard = tonumber(redis.call('HGET', seen, ARGV[place]) or 't')
-    if heard then
-      redis.call('HSET', seen, ARGV[place], heard > 0 and now or -now)
+    local heartbeat = tonumber(redis.call('HGET', seen, ARGV[place]) or 't')
+    if heartbeat then
+      redis.call('HSET', seen, ARGV[place], heartbeat > 0 and now or -now)
     end
   end
   local permits, used = count()

@@ -1,12 +1,12 @@
--- Takes permits that are free and not waited for; else waits, if told to. Sent once for each token.
+-- Takes permits that are free and that no earlier waiter wants. Otherwise enqueues the attempt, if it asks
+-- for that. A client sends this script once for each token.
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen, 5 the attempt's wake-up key
--- ARGV: 1 the token, 2 milliseconds to hold, 3 the number of permits if none is stored, 4 and 5 milliseconds that a
---   claim
---   holds and that a waiter counts as live, 6 the most that may wait, -1 to not wait at all,
---   7 '1' for a fence
--- Reply: {1, permits, fence} granted, {0, permits} not, {2, permits} it waits, {-1, permits} the attempt was given up
---   before,
---   {-2, permits} it wants more than there are, {-3, permits} as many wait as may
+-- ARGV: 1 the token, 2 milliseconds to hold, 3 the number of permits if none is stored, 4 milliseconds that a
+--   claim lasts, 5 milliseconds that a heartbeat lasts, 6 the most attempts that may wait, -1 to not wait, 7
+--   '1' for a fence
+-- Reply: {1, permits, fence} granted; {0, permits} not granted; {2, permits} it waits; {-1, permits} the
+--   attempt was cancelled before this request arrived; {-2, permits} it wants more permits than there are;
+--   {-3, permits} the queue is full
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return { -1, 0 }
 end
@@ -22,6 +22,7 @@ local weight = weight_of(ARGV[1])
 if weight > permits then
   return { -2, permits }
 end
+-- Waiters come first: `free` tells whether no live waiter is left.
 local free = true
 if redis.call('EXISTS', queue) == 1 then
   used, free = grant(permits, used, now, ARGV[4], live)
