@@ -17,11 +17,7 @@ mod changes;
 #[allow(dead_code, reason = "no server evicts here")]
 #[path = "../../../larder/src/near/recency.rs"]
 mod recency;
-#[allow(
-    dead_code,
-    clippy::type_complexity,
-    reason = "the scenarios need no sizes; larder lints its own"
-)]
+#[allow(dead_code, clippy::type_complexity, reason = "the scenarios need no sizes; larder lints its own")]
 #[path = "../../../larder/src/near/tier.rs"]
 mod tier;
 #[allow(dead_code, reason = "the scenarios ask for one version at a time")]

@@ -16,7 +16,8 @@ use crate::store::{Listener, Store};
 /// What a reader is promised.
 pub const OWN: &str = "a read that starts after an own invalidation has returned sees nothing older";
 /// What the tier is promised.
-pub const COHERENT: &str = "when all changes are reported, no copy from before the last invalidation is served";
+pub const COHERENT: &str =
+    "when all changes are reported, no copy from before the last invalidation is served";
 
 const TAG: &str = "~tag";
 const ENTRY: &str = "user:1";

@@ -355,9 +355,9 @@ impl<'a, V, T, E, S> Load<'a, V, T, E, S> {
     }
 }
 
-impl<'a, V, E, K, S> Load<'a, V, V, E, K, S> {
+impl<'a, V, E, S> Load<'a, V, V, E, S> {
     /// Returns the value together with its source and age.
-    pub fn entry(self) -> LoadEntry<'a, V, E, K, S> {
+    pub fn entry(self) -> LoadEntry<'a, V, E, S> {
         LoadEntry { load: self }
     }
 }
@@ -452,11 +452,7 @@ where
 }
 
 /// Handles everything that is not a plain hit.
-fn run<'a, V, E, K, S>(
-    cache: &'a Cache<V>,
-    request: LoadOptions<K, S>,
-    found: Result<Lookup<V>>,
-) -> Slow<'a, V, E>
+fn run<'a, V, E, S>(cache: &'a Cache<V>, request: LoadOptions<S>, found: Result<Lookup<V>>) -> Slow<'a, V, E>
 where
     V: Value,
     E: Send + Sync + 'static,

@@ -368,7 +368,7 @@ where
     let (mut mine, mut elsewhere) = (Vec::new(), Vec::new());
     for (key, fill, leader, claimed) in claims.await {
         match claimed {
-            Claimed::CommitMode(mode) => mine.push((key, fill, leader, mode)),
+            Claimed::Commit(mode) => mine.push((key, fill, leader, mode)),
             Claimed::Answered(answer) => leader.finish(Ok(answer)),
             Claimed::Elsewhere => elsewhere.push((key, fill, leader)),
             Claimed::Failed(failure) => leader.finish(Err(failure)),
@@ -393,7 +393,7 @@ where
         let loader = loader.clone();
         async move {
             match fill.claim(None, IfBusy::Wait).await {
-                Claimed::CommitMode(mode) => load_together(vec![(key, fill, leader, mode)], &loader).await,
+                Claimed::Commit(mode) => load_together(vec![(key, fill, leader, mode)], &loader).await,
                 Claimed::Answered(answer) => leader.finish(Ok(answer)),
                 Claimed::Elsewhere => leader.finish(Err(LoadFailure::Again)),
                 Claimed::Failed(failure) => leader.finish(Err(failure)),
