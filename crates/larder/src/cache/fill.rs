@@ -24,10 +24,10 @@ use tokio::sync::SemaphorePermit;
 
 use super::claim::ClaimGuard;
 use super::flight::{FlightLeader, LoadFailure};
-use super::kept::{CachedValue, Lookup, Source};
+use super::load_context::{Choices, LoadContext};
 use super::load_error::waited;
 use super::loader::{Loader, message};
-use super::loading::{Choices, LoadContext};
+use super::lookup::{CachedValue, Lookup, Source};
 use super::unfenced::UnfencedLoad;
 use super::wait::pause;
 use super::{Cache, WhenAbandoned, tag};

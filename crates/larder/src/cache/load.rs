@@ -14,15 +14,15 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
-use super::caller::LoadRequest;
 use super::fetch::Fetch;
 use super::fill::Reason;
 use super::flight::Tags;
-use super::kept::{CachedValue, Entry, Lookup, NearCopy};
+use super::load_context::LoadContext;
 use super::load_error::LoadError;
+use super::load_request::LoadRequest;
 use super::load_source::{KeyAndLoader, LoadSource};
 use super::loader::{Loader, erased};
-use super::loading::LoadContext;
+use super::lookup::{CachedValue, Entry, Lookup, NearCopy};
 use super::thrown::LoaderError;
 use super::{Cache, tag};
 use crate::call::timer;

@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, StreamExt};
 
-use super::caller::{join, wait};
 use super::fill::{Claimed, CommitMode, Fill, IfBusy, Reason, place};
 use super::flight::{FlightLeader, FlightOutcome, LoadFailure, Tags, Waiter};
-use super::kept::{CachedValue, Lookup};
+use super::load_context::Choices;
 use super::load_error::LoadError;
-use super::loading::Choices;
+use super::load_request::{join, wait};
+use super::lookup::{CachedValue, Lookup};
 use super::nesting::{LoadWait, Loads, is_nested, scope, wait_for};
 use super::thrown::{LoaderError, Thrown};
 use super::wait::pause;

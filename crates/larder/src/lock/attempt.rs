@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::coordinator::{Coordinator, Ending};
 use super::failover::Failover;
-use super::holding::{Lease, LeaseKind};
-use super::locks::{Coordinator, Ending};
-use super::waiting::{QueuePlace, Queues};
+use super::lease::{Lease, LeaseKind};
+use super::queue::{QueuePlace, Queues};
 use super::{Fence, holding};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};

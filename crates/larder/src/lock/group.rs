@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::{Attempt, AttemptOutcome, Want};
+use super::coordinator::Coordinator;
 use super::failover::{Failover, quarantined};
 use super::fence::{Fence, ReleaseOutcome};
 use super::guard::Guard;
 use super::holder::Holder;
-use super::holding::Lease;
-use super::locks::Coordinator;
+use super::lease::Lease;
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, Keep, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
