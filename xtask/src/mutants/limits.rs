@@ -213,7 +213,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "what a new record was charged is given back for the old one",
-        &[rebuilt(REFUND, "if not record or born ~= first then", "if not record then")],
+        &[rebuilt(REFUND, "if not record or created_at ~= first then", "if not record then")],
         &[test("limits_quotas", "a_refund_gives_back_what_was_charged_and_no_more")],
     ),
     mutant(

@@ -18,7 +18,7 @@ use super::coordinator::{Coordinator, Ending};
 use super::failover::Failover;
 use super::lease::{Lease, LeaseKind};
 use super::queue::{QueuePlace, Queues};
-use super::{Fence, holding};
+use super::{Fence, lease};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::near::Subscription;
@@ -421,7 +421,7 @@ impl Attempt {
         };
         if !holding.is_valid() {
             // Dropping this attempt releases the lock.
-            return Err(holding::lost(&self.name));
+            return Err(lease::lost(&self.name));
         }
         self.stage = Stage::Settled;
         Ok(AttemptOutcome::Granted(holding, permits))
