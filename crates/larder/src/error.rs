@@ -108,8 +108,8 @@ pub enum ErrorKind {
         /// When the server grants locks again.
         until: SystemTime,
     },
-    /// Too few replicas acknowledged the lock in time: fewer than [`replicated`](crate::lock::Lock::replicated) demands.
-    /// The lock was released. Retry.
+    /// Too few replicas acknowledged the lock in time: fewer than [`replicated`](crate::lock::Lock::replicated)
+    /// demands. The lock was released. Retry.
     NotReplicated,
     /// The `Larder` was closed. Make a new one.
     Closed,
