@@ -59,10 +59,10 @@ impl RateLimiter {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     ///
-    /// The key is the text that stands in the name of its record ([docs/wire-format.md]): a tuple's parts are joined by
+    /// The key is the text that stands in the name of its record ([wire format]): a tuple's parts are joined by
     /// `:`. Quotas that make no sense are an `InvalidSetting` of the call.
     ///
-    /// [docs/wire-format.md]: https://github.com/larder-rs/larder/blob/main/docs/wire-format.md
+    /// [wire format]: crate::guide::wire_format
     #[must_use]
     pub fn quotas_by(self, quotas: impl Fn(&str) -> Option<Quotas> + Send + Sync + 'static) -> Self {
         self.with(|inner| inner.by_key = Some(Arc::new(quotas)))
