@@ -43,7 +43,8 @@ impl Page {
     fn inline(&self) -> Vec<String> {
         let mut targets = vec![];
         for line in &self.lines {
-            targets.extend(line.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())));
+            targets
+                .extend(line.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())));
         }
         targets
     }
@@ -81,7 +82,8 @@ fn is_page(target: &str) -> bool {
 }
 
 fn guide() -> Vec<Page> {
-    let mut names: Vec<_> = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     let pages = names.into_iter().map(|name| Path::new("docs").join(name));
     pages.filter(|path| path.extension().is_some_and(|end| end == "md")).map(Page::read).collect()
@@ -89,7 +91,10 @@ fn guide() -> Vec<Page> {
 
 fn all() -> Vec<Page> {
     let mut pages = guide();
-    pages.extend(["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(|name| Page::read(name.into())));
+    pages.extend(
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+            .map(|name| Page::read(name.into())),
+    );
     pages
 }
 
@@ -133,7 +138,11 @@ fn no_address_of_a_repository_or_a_release_that_does_not_exist_yet_is_given() {
     for page in all() {
         for line in &page.lines {
             let invented = ["github.com/larder", "docs.rs/larder", "crates.io/crates/larder"];
-            assert!(!invented.iter().any(|address| line.contains(address)), "{}: {line}", page.path.display());
+            assert!(
+                !invented.iter().any(|address| line.contains(address)),
+                "{}: {line}",
+                page.path.display()
+            );
         }
     }
 }
@@ -143,7 +152,9 @@ fn pages_of_the_guide_refer_to_each_other_so_that_rustdoc_can_follow() {
     let (mut wrong, mut references) = (vec![], BTreeSet::new());
     for page in guide() {
         let name = page.path.display();
-        for target in page.inline().iter().filter(|target| !target.starts_with(['#']) && !target.starts_with("https:")) {
+        for target in
+            page.inline().iter().filter(|target| !target.starts_with(['#']) && !target.starts_with("https:"))
+        {
             if Path::new(target).extension().is_none_or(|end| end != "svg") {
                 wrong.push(format!("{name}: write [text][{target}] and, at the end, [{target}]: {target}"));
             }
@@ -171,7 +182,12 @@ fn pages_of_the_guide_refer_to_each_other_so_that_rustdoc_can_follow() {
             wrong.push(format!("{LINKS}: [{reference}]: {module} is missing"));
         }
     }
-    wrong.extend(links.keys().filter(|link| !references.contains(*link)).map(|link| format!("{LINKS}: [{link}] is not used")));
+    wrong.extend(
+        links
+            .keys()
+            .filter(|link| !references.contains(*link))
+            .map(|link| format!("{LINKS}: [{link}] is not used")),
+    );
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
