@@ -4,7 +4,8 @@ mod bench;
 mod ci;
 mod faults;
 mod mutants;
-mod prose;
+#[cfg(test)]
+mod pages;
 mod run;
 mod server;
 mod test;
