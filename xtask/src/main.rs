@@ -6,6 +6,7 @@ mod faults;
 mod mutants;
 #[cfg(test)]
 mod pages;
+mod prose;
 mod run;
 mod server;
 mod test;
