@@ -1,5 +1,7 @@
 //! That the links in the documentation lead somewhere: on disk, and in `larder::guide`.
 
+#![allow(clippy::unwrap_used, reason = "a test of the pages")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
