@@ -4,6 +4,8 @@ mod bench;
 mod ci;
 mod faults;
 mod mutants;
+#[cfg(test)]
+mod pages;
 mod prose;
 mod run;
 mod server;

@@ -45,9 +45,10 @@ impl Ticks {
     }
 }
 
-/// When something was measured, and what the machine was doing meanwhile: a paragraph below its figures.
+/// When something was measured, and the load of the machine: a paragraph below its figures, in lines of 120 columns.
 pub(crate) fn note(began: Option<Ticks>, rounds: &str) -> String {
-    let busy = meanwhile(began).map(|busy| format!("; meanwhile {busy}")).unwrap_or_default();
+    let broken = |busy: String| format!(";\nmeanwhile {}", busy.replace(", and ", ",\nand "));
+    let busy = meanwhile(began).map(broken).unwrap_or_default();
     format!("\nMeasured {} UTC, {rounds}{busy}.\n", utc())
 }
 

@@ -137,7 +137,8 @@ fn count(instructions: bool) -> Outcome<(String, f64)> {
             "–".to_owned()
         };
         let (name, size) = match hit {
-            Hit::Bare => (BARE, "–"),
+            // A bare lookup is no future.
+            Hit::Bare => (BARE, "0"),
             Hit::Get => (LARDER_GET, get.as_str()),
             Hit::GetOrLoad => (LARDER_LOAD, get_or_load.as_str()),
         };

@@ -27,7 +27,7 @@ use crate::near::{Asking, Invalidations};
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
 use crate::store::limit::{ChargeStamp, LimitStore, QuotaSpec};
-use crate::store::trust::ReadStamp;
+use crate::store::session::ReadStamp;
 use crate::store::{AnyStore, Claim, Eviction, InvalidationSink, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Instrument};

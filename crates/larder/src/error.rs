@@ -99,17 +99,17 @@ pub enum ErrorKind {
     Busy,
     /// Other callers held the lock for the whole wait. Retry, or wait longer.
     LockHeld,
-    /// The semaphore has as many waiters as [`max_waiting`](crate::Semaphore::max_waiting) allows. Retry later.
+    /// The semaphore has as many waiters as [`max_waiting`](crate::lock::Semaphore::max_waiting) allows. Retry later.
     QueueFull,
     /// The server may have lost locks that are still held: after a failover, after a restart, or before the first use
-    /// of a lock with [`quarantine`](crate::Lock::quarantine). It grants none until this time of its clock. Retry
+    /// of a lock with [`quarantine`](crate::lock::Lock::quarantine). It grants none until this time of its clock. Retry
     /// then.
     Quarantined {
         /// When the server grants locks again.
         until: SystemTime,
     },
-    /// Too few replicas acknowledged the lock in time: fewer than [`replicated`](crate::Lock::replicated) demands.
-    /// The lock was released. Retry.
+    /// Too few replicas acknowledged the lock in time: fewer than [`replicated`](crate::lock::Lock::replicated)
+    /// demands. The lock was released. Retry.
     NotReplicated,
     /// The `Larder` was closed. Make a new one.
     Closed,

@@ -139,8 +139,13 @@ fn message_pack_carries_all_floats_and_units_and_refuses_none_in_some() {
         assert!(round_trip(&larder, Format::MessagePack, &f64::NAN).await.unwrap().is_nan());
         same(&larder, &[Format::MessagePack], vec![f32::INFINITY, f32::NEG_INFINITY]).await;
         same(&larder, &[Format::MessagePack], Some(Unit)).await;
-        refused(&larder, Format::MessagePack, Some(None::<u8>), "would be None when MessagePack is read back")
-            .await;
+        refused(
+            &larder,
+            Format::MessagePack,
+            Some(None::<u8>),
+            "would be None when MessagePack is read back",
+        )
+        .await;
         refused(&larder, Format::MessagePack, Some(()), "None").await;
         refused(&larder, Format::MessagePack, Patch { nick: Some(None), id: 1 }, "nick: ").await;
     });

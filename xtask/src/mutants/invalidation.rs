@@ -8,7 +8,7 @@ const QUEUE: &str = "crates/larder/src/invalidation/queue.rs";
 const SENDER: &str = "crates/larder/src/invalidation/sender.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
 const TAG: &str = "crates/larder/src/cache/tag.rs";
-const VERDICT: &str = "crates/larder/src/cache/verdict.rs";
+const VERDICT: &str = "crates/larder/src/cache/validity.rs";
 
 const BETWEEN: Test =
     test("between", "a_load_that_ends_between_the_two_writes_of_an_invalidation_is_not_served_after_it");

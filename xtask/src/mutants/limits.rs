@@ -41,7 +41,7 @@ const PATHS: Test = axum("a_path_is_whole_in_a_nested_router_and_head_counts_as_
 
 const ACQUIRE: &str = "crates/larder/src/limit/acquire.rs";
 const KNOWN: &str = "crates/larder/src/limit/local/known.rs";
-const LEASE: &str = "crates/larder/src/limit/lease.rs";
+const LEASE: &str = "crates/larder/src/limit/batch.rs";
 const LOCAL: &str = "crates/larder/src/limit/local/mod.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/limits/mod.rs";
 const REFUNDS: &str = "crates/larder/src/limit/refund.rs";
@@ -213,7 +213,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "what a new record was charged is given back for the old one",
-        &[rebuilt(REFUND, "if not record or born ~= first then", "if not record then")],
+        &[rebuilt(REFUND, "if not record or created_at ~= first then", "if not record then")],
         &[test("limits_quotas", "a_refund_gives_back_what_was_charged_and_no_more")],
     ),
     mutant(

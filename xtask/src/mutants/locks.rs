@@ -27,8 +27,8 @@ const SENTINEL: Test = failover("a_sentinel_failover_is_followed_by_who_holds_an
 
 const ATTEMPT: &str = "crates/larder/src/lock/attempt.rs";
 const GUARD: &str = "crates/larder/src/lock/guard.rs";
-const HOLDING: &str = "crates/larder/src/lock/holding.rs";
-const KEEPING: &str = "crates/larder/src/lock/keeping.rs";
+const HOLDING: &str = "crates/larder/src/lock/lease.rs";
+const KEEPING: &str = "crates/larder/src/lock/renewer.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/locks.rs";
 const ACQUIRE: &str = "crates/larder/src/store/redis/lua/acquire.lua";
 const EXTEND: &str = "crates/larder/src/store/redis/lua/extend.lua";

@@ -3,17 +3,17 @@
 use super::mutant::{Mutant, Test, mutant, switched, test, unit, within};
 
 const BUILDER: &str = "crates/larder/src/cache/builder.rs";
-const CHANGES: &str = "crates/larder/src/near/changes.rs";
+const CHANGES: &str = "crates/larder/src/near/invalidations.rs";
 const CLUSTER: &str = "crates/larder/src/store/redis/cluster.rs";
 const LINK: &str = "crates/larder/src/store/redis/link.rs";
 const LOCAL: &str = "crates/larder/src/cache/local.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
 const TIER: &str = "crates/larder/src/near/tier.rs";
-const TRUST: &str = "crates/larder/src/store/trust.rs";
+const TRUST: &str = "crates/larder/src/store/session.rs";
 const VERSION: &str = "crates/larder/src/near/version.rs";
 
 const TICKET: Test = unit("near::tier::tests::what_changed_between_the_question_and_the_answer_is_not_kept");
-const PUSHED: Test = unit("near::changes::tests::a_change_reaches_the_tier_the_versions_and_who_waits");
+const PUSHED: Test = unit("near::invalidations::tests::a_change_reaches_the_tier_the_versions_and_who_waits");
 const OWN: Test = test("near", "what_this_larder_writes_is_seen_at_once");
 const SILENT: Test = test("coherence", "a_connection_that_falls_silent_is_believed_no_longer_than_the_bound");
 const SLOW_END: Test = test("near", "a_copy_ends_with_the_time_to_live_though_the_server_is_slow_to_tell");
@@ -65,7 +65,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         )],
         &[
             unit(
-                "store::trust::tests::a_read_is_valid_from_the_first_heartbeat_until_the_bound_after_the_last",
+                "store::session::tests::a_read_is_valid_from_the_first_heartbeat_until_the_bound_after_the_last",
             ),
             SILENT,
         ],
@@ -73,7 +73,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "the clock that goes on while the machine sleeps is not looked at",
         &[switched(TRUST, "now.awake() < session.until_awake.load(Ordering::Acquire)", "true")],
-        &[unit("store::trust::tests::sleep_invalidates_reads_though_only_one_clock_went_on")],
+        &[unit("store::session::tests::sleep_invalidates_reads_though_only_one_clock_went_on")],
     ),
     mutant(
         "what was read on a connection that broke is trusted on",
@@ -82,7 +82,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "session.generation.compare_exchange(\n                seen.generation,\n                next,\n                Ordering::AcqRel,\n                Ordering::Acquire,\n            )",
             "Ok::<u32, u32>(next)",
         )],
-        &[unit("store::trust::tests::a_broken_connection_ends_all_that_was_read_through_it")],
+        &[unit("store::session::tests::a_broken_connection_ends_all_that_was_read_through_it")],
     ),
     mutant(
         "trust counts from the answer to a heartbeat",

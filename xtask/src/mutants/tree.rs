@@ -222,7 +222,8 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
             continue;
         }
         let copy = to.join(name);
-        if entry.file_type()?.is_dir() {
+        // A link to a folder, such as crates/larder/docs, becomes a folder.
+        if path.is_dir() {
             copy_folder(&path, &copy)?;
         } else {
             let text = fs::read(&path)?;

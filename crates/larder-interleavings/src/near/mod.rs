@@ -9,10 +9,10 @@ mod sync;
 pub mod tagged;
 
 #[allow(dead_code, reason = "no attempt waits for a lock")]
-#[path = "../../../larder/src/near/calls.rs"]
+#[path = "../../../larder/src/near/wakeups.rs"]
 mod calls;
 #[allow(dead_code, reason = "no task watches a name")]
-#[path = "../../../larder/src/near/changes.rs"]
+#[path = "../../../larder/src/near/invalidations.rs"]
 mod changes;
 #[allow(dead_code, reason = "no server evicts here")]
 #[path = "../../../larder/src/near/recency.rs"]

@@ -10,7 +10,7 @@ use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use super::mistaken::lock;
 use crate::error::Result;
 use crate::name::Name;
-use crate::store::trust::{ReadStamp, Sessions};
+use crate::store::session::{ReadStamp, Sessions};
 use crate::store::{KeptVersion, Store, Tracked};
 
 /// How versions are made.

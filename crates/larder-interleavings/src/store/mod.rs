@@ -4,7 +4,7 @@ pub mod lanes;
 mod sync;
 
 #[allow(dead_code, reason = "the scenarios have one session and one clock")]
-#[path = "../../../larder/src/store/trust.rs"]
+#[path = "../../../larder/src/store/session.rs"]
 pub(crate) mod trust;
 
 use std::time::Duration;

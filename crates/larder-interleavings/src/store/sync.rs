@@ -1,4 +1,4 @@
-//! shuttle's atomics and locks for larder's `store/trust.rs`.
+//! shuttle's atomics and locks for larder's `store/session.rs`.
 
 pub(super) use std::sync::PoisonError;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::kept::Lookup;
+use super::lookup::Lookup;
 use super::single::Set;
 use super::wait::pause;
 use super::{Cache, TagSnapshot};

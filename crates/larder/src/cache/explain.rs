@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::verdict::{Cause, Judged, Verdict, VersionReplies, classify, tags_hold};
+use super::validity::{Cause, Judged, Verdict, VersionReplies, classify, tags_hold};
 use crate::context::Context;
 use crate::envelope::nonce;
 use crate::error::Result;

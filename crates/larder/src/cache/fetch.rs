@@ -1,6 +1,6 @@
 //! Reading entries from the store: what a read finds, and what it means for the caller.
 //!
-//! Only [`verdict`](super::verdict) decides whether an entry may be served. This module reads the entry, asks the
+//! Only [`verdict`](super::validity) decides whether an entry may be served. This module reads the entry, asks the
 //! server for versions that are not known here, and decodes the value last, and only if it is served.
 //!
 //! A read checks the queue of invalidations before it is sent. Its reply may be from before an invalidation that has
@@ -14,9 +14,9 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 
 use super::Cache;
-use super::kept::{CachedValue, Lookup, NearCopy, Source};
 use super::local::Fetched;
-use super::verdict::{Cause, Judged, Verdict, VersionReplies, ask, classified, classify};
+use super::lookup::{CachedValue, Lookup, NearCopy, Source};
+use super::validity::{Cause, Judged, Verdict, VersionReplies, ask, classified, classify};
 use crate::envelope::TagVersion;
 use crate::error::Result;
 use crate::name::Name;

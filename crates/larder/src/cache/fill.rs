@@ -24,10 +24,10 @@ use tokio::sync::SemaphorePermit;
 
 use super::claim::ClaimGuard;
 use super::flight::{FlightLeader, LoadFailure};
-use super::kept::{CachedValue, Lookup, Source};
+use super::load_context::{Choices, LoadContext};
 use super::load_error::waited;
 use super::loader::{Loader, message};
-use super::loading::{Choices, LoadContext};
+use super::lookup::{CachedValue, Lookup, Source};
 use super::unfenced::UnfencedLoad;
 use super::wait::pause;
 use super::{Cache, WhenAbandoned, tag};
@@ -93,7 +93,7 @@ pub(super) struct FillFence<V> {
 
 /// The outcome of claiming.
 pub(super) enum Claimed<V> {
-    CommitMode(CommitMode<V>),
+    Commit(CommitMode<V>),
     /// A value has been stored by now, or the origin is known to have none.
     Answered(Option<CachedValue<V>>),
     /// Another process loads, and this fill was not to wait.
@@ -116,10 +116,10 @@ where
     pub(super) async fn run(self, leader: FlightLeader<V>, found: Option<Lookup<V>>, loader: Loader<V>) {
         let if_busy = if self.reason == Reason::Early { IfBusy::Return } else { IfBusy::Wait };
         let mode = match self.claim(found, if_busy).await {
-            Claimed::CommitMode(CommitMode::None) | Claimed::Elsewhere if self.reason == Reason::Early => {
+            Claimed::Commit(CommitMode::None) | Claimed::Elsewhere if self.reason == Reason::Early => {
                 return leader.finish(Err(LoadFailure::Again));
             }
-            Claimed::CommitMode(mode) => mode,
+            Claimed::Commit(mode) => mode,
             Claimed::Answered(answer) => return leader.finish(Ok(answer)),
             Claimed::Elsewhere => return leader.finish(Err(LoadFailure::Again)),
             Claimed::Failed(failure) => return leader.finish(Err(failure)),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::kept::CachedValue;
+use super::lookup::CachedValue;
 use super::nesting::LoadNode;
 use super::sync::{Mutex, MutexGuard, PoisonError, watch};
 use super::thrown::Thrown;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Cache;
-use super::verdict::Verdict;
+use super::validity::Verdict;
 use super::wait::pause;
 use crate::context::RENEWAL_SPAN;
 use crate::envelope::nonce;

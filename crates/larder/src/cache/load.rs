@@ -14,15 +14,15 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
-use super::caller::LoadRequest;
 use super::fetch::Fetch;
 use super::fill::Reason;
 use super::flight::Tags;
-use super::kept::{CachedValue, Entry, Lookup, NearCopy};
+use super::load_context::LoadContext;
 use super::load_error::LoadError;
+use super::load_request::LoadRequest;
 use super::load_source::{KeyAndLoader, LoadSource};
 use super::loader::{Loader, erased};
-use super::loading::LoadContext;
+use super::lookup::{CachedValue, Entry, Lookup, NearCopy};
 use super::thrown::LoaderError;
 use super::{Cache, tag};
 use crate::call::timer;
@@ -355,9 +355,9 @@ impl<'a, V, T, E, S> Load<'a, V, T, E, S> {
     }
 }
 
-impl<'a, V, E, K, S> Load<'a, V, V, E, K, S> {
+impl<'a, V, E, S> Load<'a, V, V, E, S> {
     /// Returns the value together with its source and age.
-    pub fn entry(self) -> LoadEntry<'a, V, E, K, S> {
+    pub fn entry(self) -> LoadEntry<'a, V, E, S> {
         LoadEntry { load: self }
     }
 }
@@ -452,11 +452,7 @@ where
 }
 
 /// Handles everything that is not a plain hit.
-fn run<'a, V, E, K, S>(
-    cache: &'a Cache<V>,
-    request: LoadOptions<K, S>,
-    found: Result<Lookup<V>>,
-) -> Slow<'a, V, E>
+fn run<'a, V, E, S>(cache: &'a Cache<V>, request: LoadOptions<S>, found: Result<Lookup<V>>) -> Slow<'a, V, E>
 where
     V: Value,
     E: Send + Sync + 'static,

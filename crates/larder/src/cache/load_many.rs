@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, StreamExt};
 
-use super::caller::{join, wait};
 use super::fill::{Claimed, CommitMode, Fill, IfBusy, Reason, place};
 use super::flight::{FlightLeader, FlightOutcome, LoadFailure, Tags, Waiter};
-use super::kept::{CachedValue, Lookup};
+use super::load_context::Choices;
 use super::load_error::LoadError;
-use super::loading::Choices;
+use super::load_request::{join, wait};
+use super::lookup::{CachedValue, Lookup};
 use super::nesting::{LoadWait, Loads, is_nested, scope, wait_for};
 use super::thrown::{LoaderError, Thrown};
 use super::wait::pause;
@@ -368,7 +368,7 @@ where
     let (mut mine, mut elsewhere) = (Vec::new(), Vec::new());
     for (key, fill, leader, claimed) in claims.await {
         match claimed {
-            Claimed::CommitMode(mode) => mine.push((key, fill, leader, mode)),
+            Claimed::Commit(mode) => mine.push((key, fill, leader, mode)),
             Claimed::Answered(answer) => leader.finish(Ok(answer)),
             Claimed::Elsewhere => elsewhere.push((key, fill, leader)),
             Claimed::Failed(failure) => leader.finish(Err(failure)),
@@ -393,7 +393,7 @@ where
         let loader = loader.clone();
         async move {
             match fill.claim(None, IfBusy::Wait).await {
-                Claimed::CommitMode(mode) => load_together(vec![(key, fill, leader, mode)], &loader).await,
+                Claimed::Commit(mode) => load_together(vec![(key, fill, leader, mode)], &loader).await,
                 Claimed::Answered(answer) => leader.finish(Ok(answer)),
                 Claimed::Elsewhere => leader.finish(Err(LoadFailure::Again)),
                 Claimed::Failed(failure) => leader.finish(Err(failure)),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::flight::LoadFailure;
-use super::loading::LoadContext;
+use super::load_context::LoadContext;
 use super::nesting::scope;
 use super::thrown::{LoaderError, Thrown};
 

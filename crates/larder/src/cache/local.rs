@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::kept::{CachedValue, More, NearCopy};
-use super::verdict::tags_hold;
+use super::lookup::{CachedValue, More, NearCopy};
+use super::validity::tags_hold;
 use super::{Cache, NearTier};
 use crate::clock::Moment;
 use crate::envelope::TagVersion;
 use crate::error::Result;
 use crate::near::{Copied, InsertTicket};
 use crate::store::Store;
-use crate::store::trust::ReadStamp;
+use crate::store::session::ReadStamp;
 use crate::value::{Meta, Value};
 
 /// A value that was read on the tracked connection, with the facts that a near copy needs.

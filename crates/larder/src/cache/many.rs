@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::kept::Lookup;
+use super::lookup::Lookup;
 use super::{Cache, WriteGuard, tag};
 use crate::call::{Call, patience, within};
 use crate::error::Result;

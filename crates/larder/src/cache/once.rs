@@ -28,7 +28,7 @@ use super::loader::message;
 use super::nesting::{Cycle, is_nested, scope, wait_for};
 use super::runs::Listed;
 use super::thrown::{LoaderError, LoaderFailure};
-use super::verdict::Verdict;
+use super::validity::Verdict;
 use super::wait::pause;
 use super::{Cache, UNBOUNDED_SPAN};
 use crate::background::{HEDGE, LIVENESS};

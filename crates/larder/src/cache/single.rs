@@ -9,9 +9,9 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::fetch::Fetch;
-use super::kept::{CachedValue, Lookup};
+use super::lookup::{CachedValue, Lookup};
 use super::tag::{self, TagSnapshot};
-use super::verdict::{Verdict, VersionReplies, ask, classify_start};
+use super::validity::{Verdict, VersionReplies, ask, classify_start};
 use super::{Cache, Entry, Source, builder};
 use crate::call::Call;
 use crate::envelope::TagVersion;

@@ -1,8 +1,8 @@
 //! A loader's error of any type. All callers that waited share it; those that do not know its type can display it and
 //! ask for its cause.
 //!
-//! A loader may fail with an ordinary error, with a type that holds any error (`anyhow::Error`, `Box<dyn Error + Send
-//! + Sync>`), or with a text. Only the first implements [`std::error::Error`], and one impl cannot cover all three,
+//! A loader may fail with an ordinary error, with a type that holds any error (`anyhow::Error`, a boxed `dyn Error`),
+//! or with a text. Only the first implements [`std::error::Error`], and one impl cannot cover all three,
 //! because the compiler must allow for `anyhow::Error` becoming an `Error` one day. So [`LoaderError`] has a
 //! parameter that says which of the three a type is, and the compiler infers it.
 

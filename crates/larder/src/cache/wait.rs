@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Cache;
-use super::kept::Lookup;
+use super::lookup::Lookup;
 use crate::background::LIVENESS;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::RateLimiter;
-use super::ask::drift;
 use super::decision::{DecidedBy, Decision};
 use super::quota::Plan;
+use super::request::drift;
 use super::wait_queue::{QueuedCaller, WaitOutcome, WaitQueue};
 use crate::clock::Tick;
 use crate::error::Result;

@@ -8,11 +8,10 @@
 //! Not guaranteed: anything on a server that evicts or loses data; see docs/rate-limits.md.
 
 mod acquire;
-mod ask;
+mod batch;
 mod block;
 mod check;
 mod decision;
-mod lease;
 mod local;
 mod many;
 mod meter;
@@ -22,6 +21,7 @@ mod overrides;
 mod programs;
 mod quota;
 mod refund;
+mod request;
 mod reserve;
 #[cfg(test)]
 mod simulation;
@@ -44,9 +44,9 @@ use crate::store::limit::Penalty;
 use local::Local;
 use quota::Plan;
 
+pub use batch::PermitBatch;
 pub use block::Block;
 pub use decision::{DecidedBy, Decision};
-pub use lease::PermitBatch;
 pub use outage::OutagePolicy;
 pub use overrides::QuotaOverride;
 pub use quota::{Quota, Quotas};

@@ -13,10 +13,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::ask::drift;
+use super::batch::LocalBatch;
 use super::decision::RecordId;
-use super::lease::LocalBatch;
 use super::quota::{Plan, Quota};
+use super::request::drift;
 use crate::clock::Clock;
 use crate::store::limit::{Charge, ChargeMode};
 use crate::store::memory::MemoryLimits;

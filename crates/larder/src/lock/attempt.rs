@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::coordinator::{Coordinator, Ending};
 use super::failover::Failover;
-use super::holding::{Lease, LeaseKind};
-use super::locks::{Coordinator, Ending};
-use super::waiting::{QueuePlace, Queues};
-use super::{Fence, holding};
+use super::lease::{Lease, LeaseKind};
+use super::queue::{QueuePlace, Queues};
+use super::{Fence, lease};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::near::Subscription;
@@ -421,7 +421,7 @@ impl Attempt {
         };
         if !holding.is_valid() {
             // Dropping this attempt releases the lock.
-            return Err(holding::lost(&self.name));
+            return Err(lease::lost(&self.name));
         }
         self.stage = Stage::Settled;
         Ok(AttemptOutcome::Granted(holding, permits))

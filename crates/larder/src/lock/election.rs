@@ -19,9 +19,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
+use super::coordinator::Coordinator;
 use super::fence::{Fence, ReleaseOutcome};
 use super::guard::{Guard, LockHandle};
-use super::locks::Coordinator;
 use super::{Lock, holder::Holder};
 use crate::call::Call;
 use crate::error::{Error, Result};

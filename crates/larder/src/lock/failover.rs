@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::holder::shown;
-use super::holding::Lease;
+use super::lease::Lease;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::lock::{LockStore, LockToken};
 

@@ -5,11 +5,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::coordinator::Coordinator;
 use super::failover;
 use super::fence::{Fence, ReleaseOutcome};
-use super::holding::{Lease, ReleaseState, lost};
-use super::keeping::Renewer;
-use super::locks::Coordinator;
+use super::lease::{Lease, ReleaseState, lost};
+use super::renewer::Renewer;
 use super::ticket::LockTicket;
 use super::{Keep, check_ttl};
 use crate::call::Call;

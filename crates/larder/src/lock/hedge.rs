@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::join;
 use tokio::time::timeout;
 
-use super::locks::Coordinator;
+use super::coordinator::Coordinator;
 use crate::background::HEDGE;
 use crate::error::Result;
 use crate::store::AnyStore;

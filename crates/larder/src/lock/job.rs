@@ -15,12 +15,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::coordinator::{Coordinator, Ending};
 use super::failover::{Failover, quarantined};
 use super::fence::Fence;
 use super::guard::{Guard, LockHandle};
-use super::holding::{Lease, lost};
 use super::job_run::{JobOutcome, JobRun, JobStatus};
-use super::locks::{Coordinator, Ending};
+use super::lease::{Lease, lost};
 use super::{DEFAULT_TTL, Keep, Lock, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, Result};

@@ -19,6 +19,7 @@
 //! there.
 
 mod attempt;
+mod coordinator;
 mod election;
 mod failover;
 mod fence;
@@ -26,13 +27,13 @@ mod group;
 mod guard;
 mod hedge;
 mod holder;
-mod holding;
 mod job;
 mod job_run;
-mod keeping;
-mod locks;
+mod lease;
 mod meter;
 mod permit;
+mod queue;
+mod renewer;
 mod run;
 mod rw_lock;
 mod semaphore;
@@ -40,7 +41,6 @@ mod several;
 #[cfg(test)]
 mod tests;
 mod ticket;
-mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
@@ -50,16 +50,16 @@ use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::lock::{LockStore, LockToken};
 use attempt::{Attempt, AttemptOutcome, Want};
+pub(crate) use coordinator::Coordinator;
 pub use election::{Election, Leader, Leaders, Leadership};
 use failover::Failover;
 pub use fence::{Fence, ReleaseOutcome};
 pub use group::{GroupGuard, GroupLocks, LockGroup};
 pub use guard::{Guard, LockHandle};
 pub use holder::Holder;
-use holding::Lease;
 pub use job::Job;
 pub use job_run::{JobOutcome, JobRun, JobStatus};
-pub(crate) use locks::Coordinator;
+use lease::Lease;
 pub use permit::SemaphorePermit;
 pub use rw_lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::Semaphore;
@@ -360,7 +360,7 @@ impl Lock {
             holding.failover = self.failover;
             match answer.first() {
                 Some(Some(true)) if holding.is_valid() => self.guard(holding).await,
-                _ => Err(holding::lost(&self.name)),
+                _ => Err(lease::lost(&self.name)),
             }
         })
     }

@@ -5,10 +5,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::coordinator::Ending;
 use super::fence::{Fence, ReleaseOutcome};
-use super::holding::{Lease, ReleaseState};
-use super::keeping::Renewer;
-use super::locks::Ending;
+use super::lease::{Lease, ReleaseState};
+use super::renewer::Renewer;
 use crate::call::Call;
 use crate::error::{ErrorKind, Result};
 use crate::store::permit::{PermitStore, weight};

@@ -12,8 +12,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::coordinator::Coordinator;
 use super::fence::{Fence, ReleaseOutcome};
-use super::locks::Coordinator;
 use super::permit::SemaphorePermit;
 use super::semaphore::Semaphore;
 use crate::call::Call;

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::attempt::{Attempt, AttemptOutcome, Want};
+use super::coordinator::{Coordinator, Ending};
 use super::failover::{Failover, quarantined};
-use super::holding::Lease;
-use super::locks::{Coordinator, Ending};
+use super::lease::Lease;
 use super::permit::SemaphorePermit;
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, check_ttl};
 use crate::call::Call;

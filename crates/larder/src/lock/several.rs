@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, select_all};
 
+use super::coordinator::Coordinator;
 use super::failover::Failover;
 use super::fence::{Fence, ReleaseOutcome};
 use super::guard::Guard;
-use super::locks::Coordinator;
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, Lock};
 use crate::error::{Error, Result};
 

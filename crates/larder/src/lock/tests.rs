@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::guard::Guard;
-use super::holding::{Lease, drift};
+use super::lease::{Lease, drift};
 use super::{Coordinator, Fence, Lock};
 use crate::clock::Clock;
 use crate::context::{CallLimits, Context};

@@ -3,32 +3,32 @@
 //!
 //! A copy is made of a value that was read through a tracked connection, and dropped when the server reports
 //! a change of its name. [`tier`] keeps the copies, and decides between "insert what was read" and "it has
-//! changed since". [`changes`] receives the store's notifications. [`version`] keeps the versions of tags and
-//! caches in the same way. Whether a copy is still valid is decided by the store (`store/trust.rs`): a copy
+//! changed since". [`invalidations`] receives the store's notifications. [`version`] keeps the versions of tags and
+//! caches in the same way. Whether a copy is still valid is decided by the store (`store/session.rs`): a copy
 //! is not served after its connection has broken or fallen silent.
 //!
 //! Not guaranteed: that two processes see a change at the same instant. A near read is at most
 //! [`Near::STALENESS`] behind, and usually as long as one message takes.
 
-mod asking;
-mod calls;
-mod changes;
+mod invalidations;
 mod recency;
 mod sync;
 mod tier;
 mod version;
+mod version_requests;
+mod wakeups;
 
 use std::time::Duration;
 
-pub(crate) use asking::Asking;
-pub(crate) use calls::Subscription;
-pub(crate) use changes::{Invalidations, Watch};
+pub(crate) use invalidations::{Invalidations, Watch};
 pub(crate) use recency::SAMPLED;
 pub(crate) use tier::{Copied, InsertTicket, Tier};
 pub(crate) use version::AnyTier;
+pub(crate) use version_requests::Asking;
+pub(crate) use wakeups::Subscription;
 
 use crate::error::{Error, Result};
-use crate::store::trust::Sessions;
+use crate::store::session::Sessions;
 
 /// How much a cache keeps in this process, and for how long. Passed to
 /// [`CacheBuilder::near`](crate::CacheBuilder::near).

@@ -11,7 +11,7 @@ use super::tier::{Copied, InsertTicket, Tier};
 use crate::clock::{Moment, Tick};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::trust::{ReadStamp, Sessions};
+use crate::store::session::{ReadStamp, Sessions};
 use crate::store::{KeptVersion, Store, Tracked, read_version};
 
 /// The most bytes of this table: some fifty thousand versions.

@@ -25,9 +25,9 @@ pub(crate) mod once;
 pub(crate) mod permit;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+pub(crate) mod session;
 pub(crate) mod share;
 mod sync;
-pub(crate) mod trust;
 
 #[cfg(all(test, feature = "redis"))]
 mod equivalence;
@@ -50,7 +50,7 @@ use crate::name::Name;
 use memory::MemoryStore;
 #[cfg(feature = "redis")]
 use redis::RedisStore;
-use trust::{ReadStamp, Sessions};
+use session::{ReadStamp, Sessions};
 
 /// How long something is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -22,6 +22,13 @@ use crate::error::{Error, ErrorKind, Result};
 pub use format::Format;
 pub(crate) use format::check;
 
+/// What a cache can hold. Every type with these bounds is one; there is nothing to implement.
+///
+/// Wrap values that are expensive to clone in [`Arc`](std::sync::Arc).
+pub trait Value: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {}
+
+impl<T: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> Value for T {}
+
 /// Encodes a cache's values.
 #[derive(Debug)]
 pub(crate) struct Encoder {

@@ -13,8 +13,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::super::batch::LocalBatch;
 use super::super::decision::{DecidedBy, Decision, RecordId};
-use super::super::lease::LocalBatch;
 use super::super::quota::{Plan, Quota};
 use crate::clock::{RECENT, Tick};
 use crate::store::limit::ChargeStamp;

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::lock::QueueTiming;
-use super::trust::{ReadStamp, Sessions};
+use super::session::{ReadStamp, Sessions};
 use super::{
     Claim, Expiry, Fencing, FillStart, Force, InvalidationSink, KeptVersion, RefreshClaim, RefreshStart,
     Store, Tracked,

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 use super::identity::{Identity, Role};
 use crate::error::{Error, ErrorKind};
-use crate::store::trust::{ReadStamp, Sessions};
+use crate::store::session::{ReadStamp, Sessions};
 
 /// After a move because of run ids, or of a role that the server does not tell, the next has to wait: behind one name there
 /// may be several masters, and then the links never agree.

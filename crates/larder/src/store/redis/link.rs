@@ -35,7 +35,7 @@ use super::time::ServerTime;
 use super::tracking::{SessionHandle, arm};
 use crate::credentials::{CredentialSource, CurrentCredentials};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::trust::ReadStamp;
+use crate::store::session::ReadStamp;
 use crate::telemetry::target;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);

@@ -36,7 +36,7 @@ use redis::{Cmd, Value, cmd};
 use tokio::sync::watch;
 
 use super::lock::QueueTiming;
-use super::trust::Sessions;
+use super::session::Sessions;
 use super::{
     Claim, Eviction, Expiry, Fencing, FillStart, Force, InvalidationSink, KeptVersion, RefreshClaim,
     RefreshStart, Store, Tracked, read_version,

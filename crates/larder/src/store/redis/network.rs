@@ -18,7 +18,7 @@ use super::time::wall_clock;
 use super::tracking::{SessionHandle, Tracking};
 use crate::endpoint::Deployment;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::trust::ReadStamp;
+use crate::store::session::ReadStamp;
 
 /// How long a tracked connection may take for an answer before the other is asked: it may have fallen silent, and is given
 /// up only after some heartbeats.

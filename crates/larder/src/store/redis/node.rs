@@ -9,7 +9,7 @@ use super::error::{Failure, translate_request};
 use super::link::{Link, LinkKind, Live, is_connection_lost};
 use super::tracking::SessionHandle;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::trust::ReadStamp;
+use crate::store::session::ReadStamp;
 
 /// Whether a request may be sent again when the connection broke before its answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use redis::{PushInfo, PushKind, RedisResult, Value, cmd};
 use super::link::is_connection_lost;
 use crate::clock::{Clock, Moment};
 use crate::store::InvalidationSink;
-use crate::store::trust::{ReadStamp, Sessions};
+use crate::store::session::{ReadStamp, Sessions};
 use crate::telemetry::target;
 
 /// What every tracked connection of a store shares.

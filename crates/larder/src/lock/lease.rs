@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::coordinator::{Coordinator, Ending};
 use super::failover::Failover;
 use super::fence::Fence;
 use super::holder::shown;
-use super::locks::{Coordinator, Ending};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind};
 

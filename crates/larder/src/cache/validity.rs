@@ -16,7 +16,7 @@ use crate::envelope::{EntryKind, Glance, TagVersion, glance};
 use crate::error::Result;
 use crate::name::Name;
 use crate::store::Store;
-use crate::store::trust::ReadStamp;
+use crate::store::session::ReadStamp;
 use crate::value::{Meta, OpenedEntry, Payload, open};
 
 /// What stored bytes mean for a reader.

@@ -17,10 +17,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::coordinator::Coordinator;
 use super::failover;
 use super::hedge::hedged;
-use super::holding::{Lease, LeaseKind};
-use super::locks::Coordinator;
+use super::lease::{Lease, LeaseKind};
 use crate::background::{Resident, Schedule, Visit};
 use crate::clock::{Clock, Tick};
 use crate::store::group::GroupStore;

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::calls::{Subscription, Wakeups};
 use super::version::{AnyTier, Versions};
+use super::wakeups::{Subscription, Wakeups};
 use crate::keyspace::ELECTION;
 use crate::store::InvalidationSink;
 use crate::store::group::is_group;

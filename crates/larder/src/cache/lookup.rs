@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::conditional::EntryVersion;
 use crate::envelope::TagVersion;
-use crate::store::trust::ReadStamp;
+use crate::store::session::ReadStamp;
 use crate::value::Meta;
 
 /// Where a value came from.

@@ -13,10 +13,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::RateLimiter;
-use super::ask::drift;
 use super::decision::{DecidedBy, Decision, RecordId};
 use super::local::KeyState;
 use super::quota::{Plan, Quota};
+use super::request::drift;
 use crate::call;
 use crate::clock::Tick;
 use crate::error::{Error, Result};

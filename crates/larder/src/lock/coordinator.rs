@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::keeping::Renewer;
 use super::meter::LockMeter;
-use super::waiting::Queues;
+use super::queue::Queues;
+use super::renewer::Renewer;
 use crate::background::{HEDGE, begun};
 use crate::context::Context;
 use crate::error::Result;

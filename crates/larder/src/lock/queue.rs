@@ -22,9 +22,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::coordinator::Coordinator;
 use super::hedge::hedged;
-use super::keeping::reconnected;
-use super::locks::Coordinator;
+use super::renewer::reconnected;
 use crate::background::Resident;
 use crate::clock::Tick;
 use crate::error::Result;
