@@ -197,7 +197,7 @@ async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -
             let tracked: Vec<_> =
                 store.get_many_tracked(&names).await?.into_iter().map(|read| read.bytes).collect();
             let plain = store.get_many(&names).await?;
-            assert_eq!(plain, tracked, "what is read depends on who is told of changes");
+            assert_eq!(plain, tracked, "a tracked read and a plain one differ");
             Answer::ManyBytes(plain)
         }
         Step::GetTracked(n) => Answer::Bytes(store.get_tracked(&name(n)).await?.bytes),
