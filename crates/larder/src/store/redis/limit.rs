@@ -8,6 +8,7 @@ use super::network::Network;
 use super::node::Replay;
 use super::slots::slot;
 use super::{RedisStore, flag, number, pair, script, unexpected};
+use crate::clock::Tick;
 use crate::error::{Error, Result};
 use crate::store::limit::{
     BUCKETS, Charge, ChargeMode, ChargeStamp, Charged, Label, LimitStore, Override, QuotaSpec, Rule,
@@ -192,6 +193,10 @@ impl LimitStore for RedisStore {
 
     async fn forget(&self, name: &str) -> Result<bool> {
         flag(&self.network.run_script(name, &script::OVERRIDE, &[name], &[b"-"], Replay::Never).await?)
+    }
+
+    fn local_time(&self, name: &str, time: u64) -> Option<Tick> {
+        self.network.local_time(name, time)
     }
 
     fn domain(&self, name: &str) -> usize {

@@ -16,6 +16,7 @@ use super::script::Script;
 use super::slots::slot;
 use super::time::wall_clock;
 use super::tracking::{SessionHandle, Tracking};
+use crate::clock::Tick;
 use crate::endpoint::Deployment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::session::ReadStamp;
@@ -351,6 +352,14 @@ impl Network {
             Self::Cluster(cluster) => cluster.now(),
         };
         known.unwrap_or_else(wall_clock)
+    }
+
+    /// The local time at which the clock of the name's server shows `time` (microseconds), at the latest.
+    pub(super) fn local_time(&self, name: &str, time: u64) -> Option<Tick> {
+        match self {
+            Self::Single(node) => node.local_time(time),
+            Self::Cluster(cluster) => cluster.master(slot(name))?.local_time(time),
+        }
     }
 
     async fn try_run(&self, name: &str, command: &Cmd, replay: Replay) -> Result<Value, Failure> {

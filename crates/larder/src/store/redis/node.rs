@@ -8,6 +8,7 @@ use super::dial::{Destination, Learned, Login, describe};
 use super::error::{Failure, translate_request};
 use super::link::{Link, LinkKind, Live, is_connection_lost};
 use super::tracking::SessionHandle;
+use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::session::ReadStamp;
 
@@ -82,6 +83,11 @@ impl Node {
 
     pub(super) fn now(&self) -> Option<u64> {
         self.links.first()?.time().now()
+    }
+
+    /// The local time at which the server's clock shows `time` (microseconds), at the latest.
+    pub(super) fn local_time(&self, time: u64) -> Option<Tick> {
+        self.links.first()?.time().local_time(time)
     }
 
     /// Whatever a future could become is allocated and copied with every call, so only a connection that stands and an
