@@ -23,7 +23,7 @@ else
     end
   end
   -- The request is repeated when the longest wait is over. If a key's override has ended by then, the request's own
-  -- terms, so a wait may become longer, and with it others. An answer that an override decided is longer than 37 bytes.
+  -- terms decide. That can make a wait longer, and with it others. A reply of an override is longer than 37 bytes.
   local longest, before = 0, -1
   while longest > before do
     before = longest
