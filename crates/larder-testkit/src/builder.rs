@@ -40,8 +40,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on a free port of 127.0.0.1 with TLS, and there only with TLS. The certificate is valid for 127.0.0.1 and
-    /// localhost, and signed by [`Server::ca_pem`]; clients need none.
+    /// Listens on a free port of 127.0.0.1 with TLS, and there only with TLS. The certificate is valid for 127.0.0.1
+    /// and localhost, and signed by [`Server::ca_pem`]; clients need none.
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.listen = Listen::Tls;

@@ -1,8 +1,9 @@
 //! Real servers for tests, and what makes them fail.
 //!
-//! A test that needs Redis or Valkey starts its own: [`Server`] (a unix socket, TCP or TLS), [`Cluster`] (three masters,
-//! three replicas) or [`Sentinel`] (a master, a replica, three sentinels). Everything here blocks, and everything that
-//! was started is killed, and its folder removed, when the value is dropped — or when the test process dies first.
+//! A test that needs Redis or Valkey starts its own: [`Server`] (a unix socket, TCP or TLS), [`Cluster`] (three
+//! masters, three replicas) or [`Sentinel`] (a master, a replica, three sentinels). Everything here blocks, and
+//! everything that was started is killed, and its folder removed, when the value is dropped — or when the test process
+//! dies first.
 //!
 //! What happens between processes is tested with three more: a [`Proxy`] stands between a client and its server and
 //! fails on demand, [`worker`] runs the test's own binary again as further processes, and [`history`] judges what they

@@ -2,7 +2,7 @@
 //!
 //! The kernel's own choice (bind to port 0) comes from the range of outgoing connections. A server that is killed and
 //! restarted there can find its port taken by some client, and a client that keeps reconnecting to such a port while
-//! nobody listens can even connect to itself. So ports are drawn below that range. Each stays reserved within this
+//! no server listens can even connect to itself. So ports are drawn below that range. Each stays reserved within this
 //! process until it is dropped, also while its server is down; what another process takes in the meantime shows when
 //! the server starts, and another port is drawn.
 
@@ -18,7 +18,7 @@ const BUS: u16 = 10_000;
 
 static RESERVED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
-/// A port that nobody listened on, and the Cluster bus port that goes with it.
+/// A port that no process listened on, and the Cluster bus port that goes with it.
 #[derive(Debug)]
 pub(crate) struct Port(u16);
 

@@ -1,9 +1,9 @@
 //! One child process that cannot outlive the test.
 //!
 //! Dropping kills it. A test process that is itself killed drops nothing, so beside each child runs a shell that reads
-//! from a pipe of ours: when we die, the pipe closes and the shell kills the child and removes its folder. (The kernel's
-//! parent-death signal would do without the shell, but it needs unsafe code, and it fires when the *thread* ends that
-//! started the child: a server shared by several tests would die with the first.)
+//! from a pipe of ours: when we die, the pipe closes and the shell kills the child and removes its folder. (The
+//! kernel's parent-death signal would do without the shell, but it needs unsafe code, and it fires when the *thread*
+//! ends that started the child: a server shared by several tests would die with the first.)
 
 use std::io;
 use std::os::unix::process::CommandExt;

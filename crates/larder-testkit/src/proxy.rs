@@ -8,15 +8,15 @@
 //! bytes between the client's socket and the server's as the current [`Settings`] say. They stand in a watch channel:
 //! each change wakes every task, and nothing polls.
 //!
-//! Invariants: a task reads the settings and moves bytes under one read lock, which a change waits for. So once a method
-//! here returns, no byte passes that the new settings would stop. Bytes of one direction never overtake each other.
-//! When a [`Proxy`] has been dropped, its thread and its sockets are gone.
+//! Invariants: a task reads the settings and moves bytes under one read lock, which a change waits for. So once a
+//! method here returns, no byte passes that the new settings would stop. Bytes of one direction never overtake each
+//! other. When a [`Proxy`] has been dropped, its thread and its sockets are gone.
 //!
 //! Not guaranteed: that the sockets are closed when [`Proxy::cut`] or [`Proxy::drop_connections`] returns; that is a
-//! moment later, and [`Proxy::until_connections`] waits for it. A connection that the proxy has not accepted yet, though
-//! its client believes it open, stands in no count and is not dropped. Tracked connections are recognised by the word
-//! TRACKING in what the client sends: a key or value that contains it counts too, and behind TLS nothing is seen. A
-//! direction holds 8 MiB; then its sender has to wait, as it would on a real network.
+//! moment later, and [`Proxy::until_connections`] waits for it. A connection that the proxy has not accepted yet,
+//! though its client takes it for open, stands in no count and is not dropped. Tracked connections are recognised by
+//! the word TRACKING in what the client sends: a key or value that contains it counts too, and behind TLS nothing is
+//! seen. A direction holds 8 MiB; then its sender has to wait, as it would on a real network.
 
 mod connection;
 mod lane;
@@ -170,8 +170,8 @@ impl Proxy {
         self.change(|settings| settings.scope = Scope::All)
     }
 
-    /// Leads clients that come from now on to another server, as a virtual IP does that moves. The connections that are open
-    /// stay where they are.
+    /// Leads clients that come from now on to another server, as a virtual IP does that moves. The connections that are
+    /// open stay where they are.
     pub fn redirect(&self, upstream: impl Display) -> &Self {
         self.upstream.send_replace(upstream.to_string().into());
         self

@@ -1,4 +1,5 @@
-//! A certificate authority for one test, and a certificate for 127.0.0.1 and localhost, which all nodes of a cluster share.
+//! A certificate authority for one test, and a certificate for 127.0.0.1 and localhost, which all nodes of a cluster
+//! share.
 
 use std::fs;
 use std::path::Path;

@@ -50,8 +50,8 @@ impl Version {
         })
     }
 
-    /// Whether this is `major.minor` or newer. Valkey starts where Redis 7.2 ended, so the comparison makes sense across
-    /// the two for everything up to 7.2.
+    /// Whether this is `major.minor` or newer. Valkey starts where Redis 7.2 ended, so the comparison makes sense
+    /// across the two for everything up to 7.2.
     #[must_use]
     pub fn at_least(&self, major: u32, minor: u32) -> bool {
         (self.major, self.minor) >= (major, minor)
