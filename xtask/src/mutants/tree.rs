@@ -37,7 +37,7 @@ const CHOSEN: [(&str, &str); 5] = [
             files.concat().leak()
         }),",
     ),
-    ("redis::Script::new($name.source)", "redis::Script::new(*$name.source)"),
+    ("sha1_smol::Sha1::from($name.source)", "sha1_smol::Sha1::from(*$name.source)"),
     ("        self.source\n", "        *self.source\n"),
     ("call(\"EVAL\", self.source,", "call(\"EVAL\", *self.source,"),
 ];

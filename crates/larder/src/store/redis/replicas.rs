@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::{Value, cmd};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
@@ -20,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::dial::Login;
 use super::lock::{array, known};
 use super::network::Network;
+use super::wire::{Reply, Request};
 use super::{RedisStore, flag, millis, number, script, version_text};
 use crate::endpoint::Deployment;
 use crate::error::{Error, Result};
@@ -192,9 +192,9 @@ async fn acknowledged_at(
         held.iter().map(|ticket| format!("{}{}", kind(ticket), version_text(ticket.token))).collect();
     let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
     let write = script::ACKNOWLEDGE.by_source(&keys, &arguments);
-    // No time at all would mean for ever.
-    let wait = cmd("WAIT").arg(replicas).arg(millis(max_wait.max(Duration::from_millis(1)))).take();
-    let (holds, count): (Value, Value) = network.run_both(&first.lock, write, wait).await?;
+    // 0 would mean to wait without end.
+    let wait = Request::new("WAIT").number(replicas.into()).arg(millis(max_wait.max(Duration::from_millis(1))));
+    let (holds, count): (Reply, Reply) = network.run_both(&first.lock, write, wait).await?;
     let enough = number(&count)? >= u64::from(replicas);
     array(holds)?.iter().map(|holds| Ok(flag(holds)? && enough)).collect()
 }

@@ -8,9 +8,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, RedisResult, Value, from_redis_value};
-
+use super::wire::{Connection, Reply, Request, RequestFailure, ServerError};
 use crate::clock::{Clock, Tick};
 use crate::telemetry::target;
 
@@ -61,24 +59,16 @@ impl ServerTime {
     /// Asks the server, and something else with it: one round trip. The other's refusal is among the answers.
     pub(super) async fn ask(
         &self,
-        connection: &MultiplexedConnection,
-        other: Option<Cmd>,
+        connection: &Connection,
+        other: Option<Request>,
         whose: impl Fn() -> (String, &'static str),
-    ) -> RedisResult<Option<Value>> {
+    ) -> Result<Option<Reply>, RequestFailure> {
         let sent = self.clock.now();
-        let mut questions = Pipeline::with_capacity(2);
-        questions.cmd("TIME");
-        if let Some(other) = other {
-            questions.add_command(other);
-        }
-        let count = questions.len();
-        let mut answers = connection.clone().send_packed_commands(&questions, 0, count).await?.into_iter();
-        match answers
-            .next()
-            .unwrap_or(Value::Nil)
-            .extract_error()
-            .and_then(|time| Ok(from_redis_value(time)?))
-        {
+        let mut questions = vec![Request::new("TIME")];
+        questions.extend(other);
+        // Not behind callers that wait for room: a busy connection must not look like a silent server.
+        let mut answers = connection.send_urgently(&questions).await?.into_iter();
+        match time_in(answers.next().unwrap_or(Reply::Nil)) {
             Ok(told) => self.learn(sent, told),
             // It may be loading, or the ACL may forbid it.
             Err(error) => {
@@ -116,6 +106,18 @@ impl ServerTime {
         let since: Duration = self.clock.now().since(tick);
         Some(millis.saturating_add(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
     }
+}
+
+/// The seconds and microseconds in the answer to `TIME`.
+fn time_in(answer: Reply) -> Result<(u64, u64), RequestFailure> {
+    match answer.into_result()? {
+        Reply::Array(parts) => match parts.as_slice() {
+            [seconds, micros] => seconds.as_u64().zip(micros.as_u64()),
+            _ => None,
+        },
+        _ => None,
+    }
+    .ok_or_else(|| RequestFailure::Refused(ServerError::new("ERR an unknown answer to TIME")))
 }
 
 /// Where the server does not tell its time, the local wall clock is the next best.
