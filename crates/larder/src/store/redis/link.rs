@@ -99,7 +99,7 @@ impl Live {
 }
 
 #[derive(Clone)]
-enum LinkState {
+enum LinkStatus {
     Dialling,
     Up(Arc<Live>),
     Down(Error),
@@ -109,20 +109,20 @@ enum LinkState {
 
 /// The state of a link, as its supervisor and callers share it.
 struct LinkState {
-    state: watch::Sender<LinkState>,
-    /// The connection of [`LinkState::Up`], for requests: read without a lock.
+    state: watch::Sender<LinkStatus>,
+    /// The connection of [`LinkStatus::Up`], for requests: read without a lock.
     up: ArcSwapOption<Live>,
 }
 
 impl LinkState {
     /// Replaces the state where `change` gives another one.
-    fn update(&self, change: impl FnOnce(&LinkState) -> Option<LinkState>) {
+    fn update(&self, change: impl FnOnce(&LinkStatus) -> Option<LinkStatus>) {
         // The last handle of a connection is dropped outside the lock.
         let mut before = None;
         self.state.send_if_modified(|state| {
             let Some(next) = change(state) else { return false };
             let live = match &next {
-                LinkState::Up(live) => Some(live.clone()),
+                LinkStatus::Up(live) => Some(live.clone()),
                 _ => None,
             };
             before = Some((self.up.swap(live), std::mem::replace(state, next)));
@@ -131,8 +131,8 @@ impl LinkState {
     }
 
     /// Replaces the state, unless the link was closed: a supervisor that is being aborted may still be running.
-    fn put(&self, next: LinkState) {
-        self.update(|state| if matches!(state, LinkState::Closed) { None } else { Some(next) });
+    fn put(&self, next: LinkStatus) {
+        self.update(|state| if matches!(state, LinkStatus::Closed) { None } else { Some(next) });
     }
 }
 
@@ -152,7 +152,7 @@ impl Link {
         login: Arc<Login>,
         lane: Option<SessionHandle>,
     ) -> Self {
-        let state = watch::Sender::new(LinkState::Dialling);
+        let state = watch::Sender::new(LinkStatus::Dialling);
         let shared = Arc::new(LinkState { state, up: ArcSwapOption::empty() });
         let time = Arc::new(ServerTime::new(login.clock.clone()));
         let supervisor = Supervisor { destination, kind, login: login.clone(), time: time.clone(), lane };
@@ -180,30 +180,30 @@ impl Link {
     pub(super) async fn live_after(&self, failed: Option<&Live>) -> Result<Arc<Live>> {
         let usable =
             |live: &Live| self.is_current(live) && failed.is_none_or(|failed| failed.number != live.number);
-        if !matches!(&*self.shared.state.borrow(), LinkState::Up(live) if usable(live)) {
+        if !matches!(&*self.shared.state.borrow(), LinkStatus::Up(live) if usable(live)) {
             self.login.hosts.remember_caller();
         }
         let mut state = self.shared.state.subscribe();
         let settled = state.wait_for(|state| match state {
-            LinkState::Dialling => false,
-            LinkState::Up(live) => usable(live),
-            LinkState::Down(_) | LinkState::Closed => true,
+            LinkStatus::Dialling => false,
+            LinkStatus::Up(live) => usable(live),
+            LinkStatus::Down(_) | LinkStatus::Closed => true,
         });
         match settled.await.as_deref() {
-            Ok(LinkState::Up(live)) => Ok(live.clone()),
-            Ok(LinkState::Down(error)) => Err(error.clone()),
-            Ok(LinkState::Dialling | LinkState::Closed) | Err(_) => Err(Error::closed()),
+            Ok(LinkStatus::Up(live)) => Ok(live.clone()),
+            Ok(LinkStatus::Down(error)) => Err(error.clone()),
+            Ok(LinkStatus::Dialling | LinkStatus::Closed) | Err(_) => Err(Error::closed()),
         }
     }
 
     pub(super) fn is_down(&self) -> bool {
-        matches!(&*self.shared.state.borrow(), LinkState::Down(_))
+        matches!(&*self.shared.state.borrow(), LinkStatus::Down(_))
     }
 
     /// Gives the connection up for good. Requests under way hold it until they are answered.
     pub(super) fn close(&self) {
         self.supervisor.abort();
-        self.shared.update(|_| Some(LinkState::Closed));
+        self.shared.update(|_| Some(LinkStatus::Closed));
     }
 
     pub(super) fn time(&self) -> &ServerTime {
@@ -248,7 +248,7 @@ impl Supervisor {
             let connected =
                 self.login.hosts.meter.connected(&describe(&self.destination), self.role(), number > 1);
             let driver = drive(&shared, &live, runtime);
-            shared.put(LinkState::Up(live.clone()));
+            shared.put(LinkStatus::Up(live.clone()));
             if number > 1 {
                 self.login.hosts.note_reconnect();
             }
@@ -264,7 +264,7 @@ impl Supervisor {
                 lane.end(seen);
             }
             let server = describe(&self.destination);
-            let down = |kind, what: &str| LinkState::Down(Error::new(kind, format!("{server} {what}")));
+            let down = |kind, what: &str| LinkStatus::Down(Error::new(kind, format!("{server} {what}")));
             // A server that takes connections and drops them at once must not be dialled without a pause.
             let brief = since.elapsed() <= HEARTBEAT && end != End::Moved;
             let pause = brief.then(|| delays.next().unwrap_or(LONGEST_DELAY));
@@ -277,7 +277,7 @@ impl Supervisor {
                         "the runtime that drove a connection does not run: dialling on another"
                     );
                     self.login.hosts.forget(&driver.runtime);
-                    shared.put(LinkState::Dialling);
+                    shared.put(LinkStatus::Dialling);
                     continue;
                 }
                 // A hanging server will hardly answer a dial sooner: callers need not wait for that.
@@ -285,7 +285,7 @@ impl Supervisor {
                 End::Broken if pause.is_some_and(|pause| pause > WAITED_FOR) => {
                     down(ErrorKind::Disconnected, "drops new connections")
                 }
-                End::Broken | End::Moved => LinkState::Dialling,
+                End::Broken | End::Moved => LinkStatus::Dialling,
             };
             tracing::warn!(target: target::CONNECTION, %server, role = self.role(), "connection lost, dialling again");
             shared.put(next);
@@ -333,7 +333,7 @@ impl Supervisor {
                         // Each attempt costs a server that has no room for it.
                         least = BUSY_DELAY;
                     }
-                    shared.put(LinkState::Down(error));
+                    shared.put(LinkStatus::Down(error));
                 }
             }
             sleep(delays.next().unwrap_or(LONGEST_DELAY).max(least)).await;
@@ -637,7 +637,7 @@ fn drive(shared: &Arc<LinkState>, live: &Live, runtime: Handle) -> Driver {
         stranded.store(true, Ordering::Release);
         // A later connection is none of this driver's business.
         shared.update(|state| match state {
-            LinkState::Up(live) if live.number == number => Some(LinkState::Dialling),
+            LinkStatus::Up(live) if live.number == number => Some(LinkStatus::Dialling),
             _ => None,
         });
         broken.notify_one();

@@ -6,8 +6,8 @@ use super::dial::{Destination, Learned, Login, describe};
 use super::error::{Failure, translate_request};
 use super::link::{Link, LinkKind, Live};
 use super::tracking::SessionHandle;
-use crate::clock::Tick;
 use super::wire::{Reply, Request, RequestFailure};
+use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::session::ReadStamp;
 

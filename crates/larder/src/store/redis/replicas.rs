@@ -193,7 +193,8 @@ async fn acknowledged_at(
     let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
     let write = script::ACKNOWLEDGE.by_source(&keys, &arguments);
     // 0 would mean to wait without end.
-    let wait = Request::new("WAIT").number(replicas.into()).arg(millis(max_wait.max(Duration::from_millis(1))));
+    let wait =
+        Request::new("WAIT").number(replicas.into()).arg(millis(max_wait.max(Duration::from_millis(1))));
     let (holds, count): (Reply, Reply) = network.run_both(&first.lock, write, wait).await?;
     let enough = number(&count)? >= u64::from(replicas);
     array(holds)?.iter().map(|holds| Ok(flag(holds)? && enough)).collect()

@@ -18,12 +18,12 @@ pub(super) struct ServerTime {
     /// The server's time in milliseconds since 1970 at a local tick.
     known: Mutex<Option<(Tick, u64)>>,
     /// The reply that says most exactly when the server's clock shows what.
-    fastest: Mutex<Option<Reply>>,
+    fastest: Mutex<Option<TimeReply>>,
 }
 
 /// The server's clock showed `micros` between two local ticks.
 #[derive(Debug, Clone, Copy)]
-struct Reply {
+struct TimeReply {
     sent: Tick,
     received: Tick,
     micros: u64,
@@ -32,7 +32,7 @@ struct Reply {
 /// A share of a span by which clocks may differ over it.
 const DRIFT: u32 = 1000;
 
-impl Reply {
+impl TimeReply {
     /// When the server's clock shows `micros`: not before, and not after.
     fn bounds(&self, micros: u64) -> (Tick, Tick) {
         if let Some(since) = micros.checked_sub(self.micros).map(Duration::from_micros) {
@@ -86,7 +86,7 @@ impl ServerTime {
         let millis = seconds.saturating_mul(1000).saturating_add(micros / 1000);
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((middle, millis));
         let reply =
-            Reply { sent, received, micros: seconds.saturating_mul(1_000_000).saturating_add(micros) };
+            TimeReply { sent, received, micros: seconds.saturating_mul(1_000_000).saturating_add(micros) };
         let mut fastest = self.fastest.lock().unwrap_or_else(PoisonError::into_inner);
         if fastest.is_none_or(|fastest| fastest.is_outdone_by(&reply)) {
             *fastest = Some(reply);
