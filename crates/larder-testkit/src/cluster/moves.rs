@@ -93,8 +93,10 @@ impl Cluster {
                 break;
             }
             assert!(Instant::now() < deadline, "the keys of slot {slot} do not move");
-            let command = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
-            let command: Vec<&str> = command.into_iter().chain(keys.iter().map(String::as_str)).collect();
+            let mut command = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000"];
+            command.extend(self.password.iter().flat_map(|password| ["AUTH", password]));
+            command.push("KEYS");
+            command.extend(keys.iter().map(String::as_str));
             // Fails where the other node is busy for a moment; a key that has expired meanwhile is no error.
             let _ = from.try_query::<String>(&command);
             if moved < SLOWLY {
