@@ -108,7 +108,7 @@ fn same(theirs: &Value, ours: &Reply) -> bool {
         (Value::Nil, Reply::Nil) => true,
         (Value::Int(theirs), Reply::Int(ours)) => theirs == ours,
         (Value::BulkString(theirs), Reply::Bulk(ours)) => theirs == ours,
-        (Value::VerbatimString { text, .. }, Reply::Bulk(ours)) => text.as_bytes() == ours,
+        (Value::VerbatimString { text, .. }, Reply::Bulk(ours)) => *text == String::from_utf8_lossy(ours),
         (Value::SimpleString(theirs), Reply::Simple(ours)) => theirs.as_bytes() == ours,
         (Value::Okay, Reply::Simple(ours)) => ours == "OK",
         (Value::Array(theirs) | Value::Set(theirs), Reply::Array(ours)) => all(theirs, ours),

@@ -151,7 +151,7 @@ async fn callers_wait_while_too_many_bytes_wait_to_be_written() {
     drop(all.remove(count - blocked));
     let play = async {
         let mut found = Vec::new();
-        let whole = (count - 1) * (value.len() + 33);
+        let whole = (count - 1) * (value.len() + 31);
         while found.len() < whole {
             peer.read_buf(&mut found).await.unwrap();
         }
@@ -351,7 +351,7 @@ async fn reading_goes_on_while_a_write_is_stuck() {
     }
     until("all pushes are read", || log.lock().unwrap().len() == 100).await;
     let play = async {
-        let mut found = vec![0; value.len() + 33];
+        let mut found = vec![0; value.len() + 31];
         peer.read_exact(&mut found).await.unwrap();
         peer.write_all(b"+OK\r\n").await.unwrap();
     };
