@@ -176,7 +176,8 @@ impl Authority {
 }
 
 async fn refused(builder: larder::LarderBuilder) -> Error {
-    builder.connect().await.err().expect("it must not connect")
+    let Err(error) = builder.connect().await else { panic!("it must not connect") };
+    error
 }
 
 #[tokio::test]
