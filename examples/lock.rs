@@ -38,8 +38,8 @@ impl Report {
         Ok(Self(connection))
     }
 
-    /// Raises the fence without writing a value. Call it before the first read under a lock: from then on an older holder
-    /// cannot write, so the value cannot change between this holder's read and its write.
+    /// Raises the fence without writing a value. Call it before the first read under a lock: from then on an older
+    /// holder cannot write, so the value cannot change between this holder's read and its write.
     fn enter(&self, fence: Fence) -> rusqlite::Result<bool> {
         let entered = self.0.execute(
             "UPDATE report SET fence = ?1 WHERE id = 1 AND fence <= ?1",

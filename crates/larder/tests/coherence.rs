@@ -1,4 +1,4 @@
-//! How stale a near read can be while something fails: never more than `Near::STALENESS`, and near reads resume afterwards.
+//! How stale a near read can be during a fault: never more than `Near::STALENESS`, and near reads resume afterwards.
 //!
 //! In each test an undisturbed writer sets increasing versions. A reader with a near tier reads them through whatever
 //! the test makes fail. Staleness is measured from the end of a write (the server executed it before that) to the start
