@@ -145,7 +145,7 @@ async fn limits_change_while_running_and_counts_go_on() {
         let limiter = larder.rate_limiter("api", Quota::per_hour(30)).unwrap();
         assert!(limiter.check_n("a", 30).await.unwrap().is_allowed());
         assert!(!limiter.allow("a").await.unwrap());
-        // At once, although this process had remembered the refusal.
+        // The new limit holds at once, although this process had remembered the refusal.
         limiter.set_quotas(Quota::per_hour(40)).unwrap();
         assert_eq!(limiter.check("a").await.unwrap().remaining(), 9, "{store}");
         limiter.set_quotas(Quota::per_hour(20)).unwrap();

@@ -221,7 +221,7 @@ async fn callers_that_wait_at_the_same_time_share_a_request() {
     };
     server.pause();
     let waiting = many("a");
-    // All callers have been polled, and one request is in flight.
+    // Until all callers have been polled, and one request is in flight.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -66,7 +66,7 @@ async fn what_is_taken_is_renewed_while_the_next_is_waited_for_and_a_loss_begins
         tokio::time::sleep(Duration::from_millis(3500)).await;
         let renewed = larder.lock("a").holder().await.unwrap().expect(store);
         assert_eq!(renewed.fence, first.fence, "{store}: taken again, not renewed");
-        // An operator breaks a lock that it holds: it starts again, and still takes both.
+        // An operator breaks the lock that the waiter already has: the waiter starts again, and still takes both.
         assert!(larder.lock("a").break_if(first.fence).await.unwrap(), "{store}");
         until("it takes the first again", async || {
             larder.lock("a").holder().await.unwrap().is_some_and(|holder| holder.fence > first.fence)

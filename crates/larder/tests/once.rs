@@ -417,7 +417,7 @@ async fn while_the_server_is_away_from_the_runner_its_waiters_go_on_waiting() {
         async move { words.run_once("k", never).await }
     });
     scene.runs().await;
-    // Only for a moment, in which the work ends.
+    // The connection is cut only for a moment, in which the work ends.
     scene.proxy.cut();
     keeper.open();
     assert_eq!(within("the caller has its result", LIMIT, call).await.unwrap().unwrap(), "done");

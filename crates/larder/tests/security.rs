@@ -164,7 +164,7 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
         Ok(permit) => {
             let permit = permit.expect("a permit that no other caller takes");
             failed.extend(semaphore.in_use().await.err().map(|error| ("in use", error)));
-            // A script removes an expired lease.
+            // A script removes expired leases, so leave one behind.
             let brief =
                 larder.semaphore(&namespace(), 1).ttl(Duration::from_millis(10)).acquire_many(1).await;
             // On a slow machine its 10 ms are over before the reply arrives.

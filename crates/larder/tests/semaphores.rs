@@ -221,7 +221,7 @@ async fn a_waiter_that_does_not_come_for_its_permit_holds_it_for_a_quarter_of_a_
         // The first waiter is not polled. Its claim ends, and the next heartbeat grants the second.
         let permit = granted(next).await;
         permit.release().await.unwrap();
-        // It kept its place, and gets the next permit.
+        // The first waiter kept its place, and gets the next permit.
         let held = tokio::time::timeout(LONG, stuck).await.expect(store).unwrap();
         held.release().await.unwrap();
     }
