@@ -10,7 +10,7 @@
 //! read-write locks, rate limits, and larder's own counts. The output begins like this; times differ:
 //!
 //! ```text
-//! ── Set, get, exists, delete ──────────────────────────────────────────────────
+//! ── Set, get, exists, delete ────────────
 //! set 123, get 123    → Mill Lane olives no. 123
 //! the same as stored  → yes
 //! exists 123          → yes
@@ -18,7 +18,7 @@
 //! exists 123          → no
 //! set for 20 ms       → gone after 20 ms
 //!
-//! ── 1,000 readers of one cold key ─────────────────────────────────────────────
+//! ── 1,000 readers of one cold key ────────────
 //! without larder   1000 queries reached SQLite,    22.4 ms
 //! get_or_load         1 queries reached SQLite,     6.3 ms
 //! ```
