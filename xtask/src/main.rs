@@ -4,6 +4,8 @@ mod bench;
 mod ci;
 mod faults;
 mod mutants;
+#[cfg(test)]
+mod pages;
 mod prose;
 mod run;
 mod server;
@@ -38,16 +40,9 @@ cargo xtask server [--tls | --cluster | --sentinel]
 cargo xtask servers DIR
     Puts Redis 6.0, Redis 8.0 and Valkey 8.1 into DIR/bin, for `cargo xtask test --server`: on Debian, as root.
 
-cargo xtask faults [--minutes N] [--seed N] [--what WHAT] [--release]
-    Everything that larder promises, in five processes under faults drawn from a seed, 10 minutes by default: stopped and
-    killed processes and servers (which keep their data, or lose it), cut, half-open and slow links, lost and late answers
-    and pushes, flushed scripts and data, clocks that are wrong. WHAT is cache, locks, limits, semaphores, jobs, elections,
-    rw, or all (the default). Prints the seed, then after each round of 45 s what was done so far, and at the end tables of
-    the operations, the faults, and what was judged and violated of each promise. With `locks` and `all`, and alone with
-    `lock-run`, 100,000 attempts at a lock are dropped at any moment after that. `failover` is another run: 200 failovers
-    under Sentinel that lose a lock, with quarantine, beside 56 without it, and how many of each made two valid guards.
-        cargo xtask faults --minutes 20 --what all --release
-        cargo xtask faults --minutes 4 --seed 6739601423967792150 --what locks
+cargo xtask faults [--what WHAT] [--on ON] [--minutes N] [--seed N] [--release]
+    Everything that larder promises, in processes under faults drawn from a seed. `cargo xtask faults --help` lists what
+    can be used, on which servers, and what a long run has to reach.
 
 cargo xtask mutants [AREA|WORD…]
     Builds mistakes into a copy of larder and checks that the tests find each of them: those of an area
@@ -77,7 +72,11 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
     let asks_help = rest.iter().take_while(|word| *word != "--").any(|word| word == "--help" || word == "-h");
     match command.as_str() {
         "--help" | "-h" | "help" => print_help(),
-        "test" | "ci" | "faults" | "mutants" | "prose" | "server" | "servers" if asks_help => print_help(),
+        "faults" if asks_help => {
+            print!("{}", faults::HELP);
+            Ok(())
+        }
+        "test" | "ci" | "mutants" | "prose" | "server" | "servers" if asks_help => print_help(),
         "test" => test::run(rest),
         "ci" => ci::run(rest),
         "faults" => faults::run(rest),

@@ -15,7 +15,9 @@
 mod cache;
 mod connection;
 mod elections;
+mod failovers;
 mod formats;
+mod groups;
 mod invalidation;
 mod jobs;
 mod limits;
@@ -50,6 +52,8 @@ const AREAS: &[(&str, &[Mutant])] = &[
     ("elections", elections::MUTANTS),
     ("rw_locks", rw_locks::MUTANTS),
     ("several", several::MUTANTS),
+    ("groups", groups::MUTANTS),
+    ("failovers", failovers::MUTANTS),
     ("cache", cache::MUTANTS),
     ("near", near::MUTANTS),
     ("invalidation", invalidation::MUTANTS),

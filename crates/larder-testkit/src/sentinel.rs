@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::tls::Certificates;
 use crate::{Server, ServerBuilder, eventually};
 
 /// The name under which the sentinels watch the master.
 const SERVICE: &str = "larder";
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
+const DOWN_AFTER: Duration = Duration::from_millis(500);
 
 /// A running master, its replica and three sentinels on 127.0.0.1, killed on drop. A master that is silent for half a
 /// second counts as down.
@@ -26,9 +28,17 @@ pub struct Sentinel {
 pub struct SentinelBuilder {
     sentinel_password: Option<String>,
     tls: bool,
+    down_after: Option<Duration>,
 }
 
 impl SentinelBuilder {
+    /// A master that is silent for so long counts as down.
+    #[must_use]
+    pub fn down_after(mut self, silence: Duration) -> Self {
+        self.down_after = Some(silence);
+        self
+    }
+
     /// The sentinels demand this password. That of the servers is another matter; they have none.
     #[must_use]
     pub fn sentinel_password(mut self, password: &str) -> Self {
@@ -47,7 +57,7 @@ impl SentinelBuilder {
     ///
     /// # Panics
     ///
-    /// Where that is not so within 30 seconds.
+    /// Where that is not so within a minute.
     #[must_use]
     pub fn start(self) -> Sentinel {
         let certificates = self.tls.then(|| Arc::new(Certificates::make()));
@@ -69,9 +79,10 @@ impl SentinelBuilder {
         if let Some(password) = &self.sentinel_password {
             sentinel = sentinel.password(password);
         }
+        let down_after = self.down_after.unwrap_or(DOWN_AFTER);
         let sentinel = sentinel.args(&[
             ("sentinel", &monitor),
-            ("sentinel", &format!("down-after-milliseconds {SERVICE} 500")),
+            ("sentinel", &format!("down-after-milliseconds {SERVICE} {}", down_after.as_millis())),
             ("sentinel", &format!("failover-timeout {SERVICE} 2000")),
         ]);
         let sentinels: Vec<Server> = (0..3).map(|_| sentinel.clone().launch()).collect();
@@ -101,8 +112,8 @@ impl Sentinel {
         SentinelBuilder::default()
     }
 
-    /// One sentinel more, which does not belong to these: it calls this server the master of the service, whatever the others
-    /// say, as a sentinel does that was left behind by a change of the deployment.
+    /// One sentinel more, which does not belong to these: it calls this server the master of the service, whatever the
+    /// others say, as a sentinel does that was left behind by a change of the deployment.
     #[must_use]
     pub fn stale(master: SocketAddr) -> Server {
         let monitor = format!("monitor {SERVICE} {} {} 2", master.ip(), master.port());
@@ -144,7 +155,7 @@ impl Sentinel {
     ///
     /// # Panics
     ///
-    /// Where they do not agree within 30 seconds.
+    /// Where they do not agree within a minute.
     #[must_use]
     pub fn master(&self) -> &Server {
         eventually("the sentinels agree on a master", LIMIT, || self.agreed())
@@ -164,7 +175,7 @@ impl Sentinel {
     ///
     /// # Panics
     ///
-    /// Where that is not so within 30 seconds.
+    /// Where that is not so within a minute.
     pub fn wait_for_new_master(&self) -> &Server {
         eventually("there is a new master", LIMIT, || {
             let master = self.agreed().filter(|server| server.is_running())?;
@@ -184,12 +195,12 @@ impl Sentinel {
         master.command(&["CLIENT", "KILL", "TYPE", "replica"]);
     }
 
-    /// SIGKILL for the master; the replica goes on, also one that was [cut off](Sentinel::cut_replica). Returns when the sentinels
-    /// have made it master. [`Sentinel::heal`] brings the other back.
+    /// SIGKILL for the master; the replica goes on, also one that was [cut off](Sentinel::cut_replica). Returns when
+    /// the sentinels have made it master. [`Sentinel::heal`] brings the other back.
     ///
     /// # Panics
     ///
-    /// Where that takes more than 30 seconds.
+    /// Where that takes more than a minute.
     pub fn fail_over(&self) {
         let master = self.master();
         let replica = self.replica_of(master);
@@ -201,35 +212,71 @@ impl Sentinel {
         self.wait_for_new_master();
     }
 
-    /// Starts the server again that is down, as a replica of the master, without what it had; returns when it has all that
-    /// the master has, and the sentinels could make it master.
+    /// Starts the server again that is down, as a replica of the master, without what it had; returns when it has all
+    /// that the master has, and the sentinels could make it master. Which of the two is master may change meanwhile.
     ///
     /// # Panics
     ///
-    /// Where that takes more than 30 seconds.
+    /// Where that takes more than a minute.
     pub fn heal(&self) {
         let master = self.master();
-        let replica = self.replica_of(master);
-        replica.restart();
-        replica.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
-        self.wait_until_in_step();
-        eventually("the sentinels could make the replica master", LIMIT, || {
-            self.sentinels.iter().all(|sentinel| knows_replica(sentinel, replica)).then_some(())
-        });
+        let down = self.replica_of(master);
+        if !down.is_running() {
+            down.restart();
+        }
+        down.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+        let deadline = Instant::now() + LIMIT;
+        while !self.is_whole() {
+            assert!(
+                Instant::now() < deadline,
+                "the sentinels could not make the replica master: {}",
+                self.state()
+            );
+            sleep(Duration::from_millis(20));
+        }
     }
 
-    /// Waits until the replica has all that the master has.
+    /// Whether the replica follows the master that the sentinels agree on, and each of them would make it master.
+    fn is_whole(&self) -> bool {
+        let Some(master) = self.agreed() else { return false };
+        let replica = self.replica_of(master);
+        in_step(master, replica).is_some()
+            && self.sentinels.iter().all(|sentinel| knows_replica(sentinel, replica))
+    }
+
+    /// What the servers and the sentinels say of each other.
+    fn state(&self) -> String {
+        let role = |server: &Server| format!("{}: {:?}", server.port(), server.info("replication"));
+        let replicas = |sentinel: &Server| {
+            format!(
+                "{:?}",
+                sentinel.try_query::<Vec<BTreeMap<String, String>>>(&["SENTINEL", "REPLICAS", SERVICE])
+            )
+        };
+        let servers = self.servers.iter().map(role);
+        servers.chain(self.sentinels.iter().map(replicas)).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The server that is not the master: its replica, or one that is down.
     ///
     /// # Panics
     ///
-    /// Where that takes more than 30 seconds.
+    /// As [`Sentinel::master`].
+    #[must_use]
+    pub fn replica(&self) -> &Server {
+        self.replica_of(self.master())
+    }
+
+    /// Waits until the replica has all that the master had when it was asked.
+    ///
+    /// # Panics
+    ///
+    /// Where that takes more than a minute.
     pub fn wait_until_in_step(&self) {
-        let master = self.master();
-        let replica = self.replica_of(master);
         eventually("the replica is in step", LIMIT, || {
-            let (of_master, of_replica) = (master.info("replication"), replica.info("replication"));
-            let up = of_replica.get("master_link_status")? == "up";
-            (up && of_master.get("master_repl_offset")? == of_replica.get("slave_repl_offset")?).then_some(())
+            // Which is which may change meanwhile.
+            let master = self.agreed()?;
+            in_step(master, self.replica_of(master))
         });
     }
 
@@ -251,7 +298,16 @@ impl Sentinel {
     }
 }
 
-/// Whether a sentinel believes the replica to be up, and to be one.
+/// Whether the replica has what the master had when it was asked.
+fn in_step(master: &Server, replica: &Server) -> Option<()> {
+    let (of_master, of_replica) = (master.info("replication"), replica.info("replication"));
+    let offset = |of: &BTreeMap<String, String>, field: &str| of.get(field)?.parse::<u64>().ok();
+    let (wanted, reached) =
+        (offset(&of_master, "master_repl_offset")?, offset(&of_replica, "slave_repl_offset")?);
+    (of_replica.get("master_link_status")? == "up" && reached >= wanted).then_some(())
+}
+
+/// Whether a sentinel calls the replica up, and a replica.
 fn knows_replica(sentinel: &Server, replica: &Server) -> bool {
     let Ok(replicas) =
         sentinel.try_query::<Vec<BTreeMap<String, String>>>(&["SENTINEL", "REPLICAS", SERVICE])

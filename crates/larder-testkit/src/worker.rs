@@ -11,8 +11,8 @@
 //! Invariants: a worker ends with its [`Worker`], and with the parent, also where either was killed or stopped. Waiting
 //! for a line or for the end is a wait on a channel, with a limit of time.
 //!
-//! Not guaranteed: that a line which is sent is read. A pipe holds some 64 KiB; whoever sends more to a worker that does
-//! not read, waits. What the worker itself starts is not ended with it, unless it sees to that.
+//! Not guaranteed: that a line which is sent is read. A pipe holds some 64 KiB; a sender that sends more to a worker
+//! that does not read, waits. What the worker itself starts is not ended with it, unless it sees to that.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -106,9 +106,9 @@ impl Worker {
         spawned.unwrap_or_else(|error| panic!("no worker {role} for {test}: {error}"))
     }
 
-    /// The same, but its clocks are set wrong, by so many seconds: the one of `Instant` and the one that goes on while the
-    /// machine sleeps, though not the wall clock. They run in a Linux time namespace, which only root may make: nothing
-    /// where that is refused, or where `unshare` is missing.
+    /// The same, but its clocks are set wrong, by so many seconds: the one of `Instant` and the one that goes on while
+    /// the machine sleeps, though not the wall clock. They run in a Linux time namespace, which only root may make:
+    /// nothing where that is refused, or where `unshare` is missing.
     ///
     /// # Panics
     ///
@@ -126,8 +126,8 @@ impl Worker {
         Some(spawned.unwrap_or_else(|error| panic!("no worker {role} for {test}: {error}")))
     }
 
-    /// The same as another user, without any privileges: what this one may do, that one may not. Only root may make one:
-    /// nothing where that is refused, or where `setpriv` is missing. Its program must be readable for everybody.
+    /// The same as another user, without any privileges: what this one may do, that one may not. Only root may make
+    /// one: nothing where that is refused, or where `setpriv` is missing. Its program must be readable for everybody.
     ///
     /// # Panics
     ///
@@ -196,8 +196,8 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TimedOut`] where none comes in time, [`ErrorKind::UnexpectedEof`] where none will come as the worker
-    /// has ended; both with its log.
+    /// [`ErrorKind::TimedOut`] where none comes in time, [`ErrorKind::UnexpectedEof`] where none will come as the
+    /// worker has ended; both with its log.
     pub fn read_line(&self, timeout: Duration) -> io::Result<String> {
         lock(&self.lines).recv_timeout(timeout).map_err(|error| match error {
             RecvTimeoutError::Timeout => self.fails(ErrorKind::TimedOut, "sends no line", timeout),
@@ -246,7 +246,8 @@ impl Worker {
         process.resume();
     }
 
-    /// What it has printed so far, to standard output and to standard error, beside the lines for [`Worker::read_line`].
+    /// What it has printed so far, to standard output and to standard error, beside the lines for
+    /// [`Worker::read_line`].
     #[must_use]
     pub fn log(&self) -> String {
         lock(&self.log).clone()
@@ -271,7 +272,7 @@ fn sort(output: PipeReader, lines: &Sender<String>, log: &Mutex<String>) {
     while output.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
         let text = String::from_utf8_lossy(&bytes);
         match text.strip_prefix(PREFIX) {
-            // Nobody listens any more: the pipe is emptied all the same, or the worker would have to wait.
+            // The parent no longer listens: the pipe is emptied all the same, or the worker would have to wait.
             Some(line) => drop(lines.send(line.trim_end_matches('\n').to_owned())),
             None => lock(log).push_str(&text),
         }

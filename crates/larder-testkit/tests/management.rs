@@ -935,8 +935,8 @@ impl Rig {
         command
     }
 
-    /// Runs this shell program, where `$S` is the script, with a file system of this size for its data folder; nothing where
-    /// none may be mounted.
+    /// Runs this shell program, where `$S` is the script, with a file system of this size for its data folder; nothing
+    /// where none may be mounted.
     fn on_a_disk_of(&self, size: &str, program: &str) -> Option<Outcome> {
         let unshare = |program: &str| {
             let mut command = self.command(&[]);

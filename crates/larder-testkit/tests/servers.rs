@@ -133,7 +133,7 @@ fn a_server_with_tls_answers_those_who_trust_its_authority() {
 }
 
 #[test]
-fn a_cluster_serves_every_key_and_hands_over_its_slots() {
+fn a_cluster_serves_every_key_hands_over_its_slots_moves_them_and_replaces_a_killed_master() {
     let began = Instant::now();
     let cluster = Cluster::builder().password("pw").start();
     println!("cluster ready after {:?}", began.elapsed());
@@ -156,13 +156,28 @@ fn a_cluster_serves_every_key_and_hands_over_its_slots() {
     assert_eq!(cluster.master_of("a").query::<String>(&["GET", "a"]), "a");
 
     let began = Instant::now();
-    cluster.masters().first().unwrap().kill();
-    eventually("a replica takes over", Duration::from_secs(20), || {
-        (cluster.masters().len() == 3).then_some(())
-    });
-    cluster.wait_until_ok();
-    println!("killed master replaced after {:?}", began.elapsed());
+    let slot = cluster.masters()[0].query(&["CLUSTER", "KEYSLOT", "{b}"]);
+    cluster.master_of("b").command(&["MSET", "{b}1", "1", "{b}2", "2"]);
+    let to = cluster.masters().iter().position(|it| it.addr() != cluster.master_of("b").addr()).unwrap();
+    cluster.move_slot(slot, to, Duration::from_millis(5));
+    println!("slot moved after {:?}", began.elapsed());
+    assert_eq!(cluster.master_of("b").addr(), cluster.masters()[to].addr());
+    assert_eq!(cluster.master_of("b").query::<String>(&["GET", "{b}2"]), "2");
+    cluster.move_slot(slot, to, Duration::ZERO);
+
+    let began = Instant::now();
+    let of_c = cluster.masters().iter().position(|it| it.addr() == cluster.master_of("c").addr()).unwrap();
+    let killed = cluster.masters()[of_c].addr();
+    cluster.wait_until_in_step(of_c);
+    let mut replaced = None;
+    cluster.replace(of_c, || replaced = Some(began.elapsed()));
+    println!("killed master replaced after {replaced:?}, and back after {:?}", began.elapsed());
+    assert_ne!(cluster.master_of("c").addr(), killed);
     assert_eq!(cluster.master_of("c").query::<String>(&["GET", "c"]), "c");
+    assert_eq!(
+        (cluster.masters().len(), cluster.nodes().iter().filter(|it| it.is_running()).count()),
+        (3, 6)
+    );
 }
 
 #[test]

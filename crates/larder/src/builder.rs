@@ -54,6 +54,7 @@ pub struct LarderBuilder {
     client_name: String,
     database: Option<u32>,
     tls_roots: Option<Vec<u8>>,
+    tls_client: Option<(Vec<u8>, Secret)>,
     connect_timeout: Duration,
     response_timeout: Duration,
     connections: usize,
@@ -79,6 +80,7 @@ impl Default for LarderBuilder {
             client_name: "larder".into(),
             database: None,
             tls_roots: None,
+            tls_client: None,
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(1),
             connections: 1,
@@ -187,11 +189,30 @@ impl LarderBuilder {
 
     /// Sets the authorities to trust for `rediss://`, in PEM. Default: the operating system's.
     ///
-    /// TLS is rustls with *ring*. On the first connection over TLS, with or without this setting, larder installs
-    /// *ring* as the process-wide default provider of rustls, unless the program has installed one before. If your
-    /// program installs its own, do so before `connect`; afterwards `install_default` fails.
+    /// TLS is rustls. It uses the process-wide default provider of cryptography if the program has installed one
+    /// before the first connection, and *ring* otherwise. larder installs none.
     pub fn tls_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls_roots = Some(pem.into());
+        self
+    }
+
+    /// Sets the certificate chain that this program shows to servers that ask for one (`tls-auth-clients yes`), its own
+    /// certificate first, and the private key of that certificate, both in PEM. Default: none.
+    ///
+    /// Used for every connection of a `rediss://` URL: to the server, the nodes of a cluster, and Sentinels. `connect` fails
+    /// with [`ErrorKind::Tls`](crate::ErrorKind::Tls) if the key does not belong to the certificate, or the server does
+    /// not accept it.
+    ///
+    /// ```no_run
+    /// # use larder::Larder;
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (chain, key) = (std::fs::read("client.pem")?, std::fs::read_to_string("client.key")?);
+    /// let larder = Larder::builder().url("rediss://cache.internal").tls_client_certificate(chain, key).connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn tls_client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<String>) -> Self {
+        self.tls_client = Some((chain.into(), Secret(key.into())));
         self
     }
 
@@ -335,7 +356,7 @@ impl LarderBuilder {
 
     #[cfg(feature = "redis")]
     fn server(self, server: Server, changes: Arc<Invalidations>, background: &Background) -> Result<Stores> {
-        use crate::store::redis::{Hosts, Login, RedisStore};
+        use crate::store::redis::{Hosts, Login, RedisStore, Tls};
 
         if server.tls && !cfg!(feature = "tls") {
             return Err(Error::new(
@@ -353,15 +374,14 @@ impl LarderBuilder {
             password: server.password,
             credentials: self.credentials,
             database: server.database,
-            tls: server.tls,
-            tls_roots: self.tls_roots,
+            tls: server.tls.then(|| Arc::new(Tls::new(self.tls_roots, self.tls_client))),
             connect_timeout: self.connect_timeout,
             client_name: self.client_name,
             clock: self.clock,
             learned: Arc::default(),
             hosts: Hosts::of_callers(home),
         };
-        // The driver sends no AUTH if there is no password, so a user without one gets an empty password.
+        // A login without a password sends no AUTH, so a user without one gets an empty password.
         let no_password = self.sentinel_username.as_ref().map(|_| Secret(String::new()));
         let sentinel_login = Login {
             username: self.sentinel_username,

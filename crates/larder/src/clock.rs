@@ -16,7 +16,11 @@ impl Tick {
         Self(self.0.saturating_add(span))
     }
 
-    /// Returns microseconds, for code that only compares ticks.
+    pub(crate) fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(span))
+    }
+
+    /// For what counts in microseconds and only compares ticks.
     pub(crate) fn as_micros(self) -> u64 {
         u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
     }

@@ -52,6 +52,7 @@ mod credentials;
 mod endpoint;
 mod envelope;
 mod error;
+pub mod guide;
 #[cfg(feature = "tower")]
 pub mod http;
 mod invalidation;
@@ -96,14 +97,7 @@ pub use value::{Format, Value};
 // Rate limits
 pub use limit::Quota;
 
-/// The programs of the README and of docs/, so that they compile.
+/// The program of the README, so that it compiles. The pages of docs/ are in [`guide`].
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
-#[doc = include_str!("../../../docs/cache.md")]
-#[doc = include_str!("../../../docs/near-cache.md")]
-#[doc = include_str!("../../../docs/locks.md")]
-#[doc = include_str!("../../../docs/jobs.md")]
-#[doc = include_str!("../../../docs/rate-limits.md")]
-#[doc = include_str!("../../../docs/transactions.md")]
-#[doc = include_str!("../../../docs/operations.md")]
-struct Pages;
+struct Readme;

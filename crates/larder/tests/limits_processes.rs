@@ -11,9 +11,12 @@ use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 use larder::{Larder, Quota};
+
+use larder::limit::RateLimiter;
 use larder_testkit::history::now;
 use larder_testkit::worker::{self, Worker};
-use support::{cluster, server};
+use larder_testkit::{Direction, Proxy, Server};
+use support::{cluster, connect_as, server, until};
 
 const PROCESSES: usize = 4;
 const TASKS: usize = 9;
@@ -148,4 +151,96 @@ fn several_processes_on_a_cluster_never_pass_the_limit_in_any_window() {
     }
     let test = "several_processes_on_a_cluster_never_pass_the_limit_in_any_window";
     check(&admitted(test, &cluster().url()));
+}
+
+/// How far apart two uses must be where one is admitted in each of these.
+const TURN: Duration = Duration::from_secs(4);
+const LONG: Duration = Duration::from_secs(60);
+
+/// A worker that waits for one turn and tells when it has used it.
+fn wait_for_a_turn(url: &str) {
+    let timeout = Duration::from_millis(std::env::var("LIMITED_TIMEOUT").unwrap().parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let builder = Larder::builder().url(url).namespace("stopped").response_timeout(timeout);
+        let larder = builder.connect_timeout(LONG).connect().await.unwrap();
+        let limiter = larder.rate_limiter("turns", Quota::new(1, TURN)).unwrap();
+        worker::send_line("ready");
+        tokio::task::spawn_blocking(worker::read_line).await.unwrap();
+        // A request whose answer does not come in time is sent again.
+        while !limiter.acquire("key", LONG).await.is_ok_and(|decision| decision.is_allowed()) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        worker::send_line(&server_time().to_string());
+    });
+}
+
+/// How long a caller that asks now would wait.
+async fn wait_now(limiter: &RateLimiter) -> Duration {
+    // It asks the store, whatever is known here.
+    let refused = limiter.acquire("key", Duration::ZERO).await.unwrap();
+    refused.retry_after().unwrap_or_default()
+}
+
+/// A worker books a turn and is stopped until the turn is over, before or after the reply has arrived. Meanwhile the
+/// next turn is booked here.
+async fn stopped_beyond_its_turn(test: &'static str, answered: bool, timeout: &str) {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let (here, eye) =
+        (connect_as(&server.url(), "stopped").await, connect_as(&server.url(), "stopped").await);
+    let limiter = |larder: &Larder| larder.rate_limiter("turns", Quota::new(1, TURN)).unwrap();
+    let (here, eye) = (limiter(&here), limiter(&eye));
+    let url = proxy.url();
+    let worker = Worker::spawn(test, "wait", &[("LIMITED_URL", &*url), ("LIMITED_TIMEOUT", timeout)]);
+    assert_eq!(worker.read_line(LONG).unwrap(), "ready");
+    let mut uses = Vec::new();
+    assert!(here.acquire("key", LONG).await.unwrap().is_allowed());
+    uses.push(server_time());
+    let first = Instant::now();
+    if !answered {
+        proxy.silence(Direction::ToClient);
+    }
+    worker.send_line("go").unwrap();
+    until("the worker has booked a turn", async || first.elapsed() + wait_now(&eye).await > TURN + TURN / 2)
+        .await;
+    worker.stop();
+    // What it was answered is there as soon as it goes on.
+    proxy.restore();
+    tokio::time::sleep((TURN + TURN / 50).saturating_sub(first.elapsed())).await;
+    let second = tokio::spawn(async move { here.acquire("key", LONG).await.map(|_| server_time()) });
+    until("the next turn is booked", async || wait_now(&eye).await > TURN + TURN / 4).await;
+    tokio::time::sleep((TURN + TURN / 4).saturating_sub(first.elapsed())).await;
+    worker.resume();
+    uses.push(second.await.unwrap().unwrap());
+    uses.push(worker.read_line(LONG).unwrap().parse().unwrap());
+    uses.sort_unstable();
+    // Each use is noted a moment after it: by far less than half a window, as a rule.
+    let apart = uses.windows(2).map(|two| Duration::from_micros(two[1] - two[0])).min().unwrap();
+    assert!(apart > TURN / 2, "two turns of a limit of one in {TURN:?} were used {apart:?} apart");
+    assert!(worker.wait(LONG).unwrap().success(), "{}", worker.log());
+}
+
+/// Runs the worker's part, or the test's.
+fn stops(test: &'static str, answered: bool, timeout: &str) {
+    if worker::role().is_some() {
+        return wait_for_a_turn(&std::env::var("LIMITED_URL").unwrap());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(stopped_beyond_its_turn(test, answered, timeout));
+}
+
+#[test]
+fn a_process_that_is_stopped_while_it_waits_does_not_use_its_turn_late() {
+    stops("a_process_that_is_stopped_while_it_waits_does_not_use_its_turn_late", true, "30000");
+}
+
+#[test]
+fn a_turn_whose_answer_comes_late_is_not_used_late() {
+    stops("a_turn_whose_answer_comes_late_is_not_used_late", false, "30000");
+}
+
+#[test]
+fn a_turn_whose_answer_comes_after_the_response_timeout_is_not_used() {
+    stops("a_turn_whose_answer_comes_after_the_response_timeout_is_not_used", false, "1000");
 }

@@ -238,3 +238,98 @@ async fn several_connections_to_one_server_share_one_limit() {
         assert!(inside.count() as u64 <= limit, "from {start:?}");
     }
 }
+
+/// redis/redis#14826, #15113: a cost of the whole burst has a time at which it passes, one above it has none.
+#[tokio::test]
+async fn a_cost_of_the_whole_burst_passes_when_it_was_said_to_and_one_above_it_is_an_error() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::new(20, Duration::from_secs(1)).gcra(4)).unwrap();
+        assert!(limiter.check_n("a", 4).await.unwrap().is_allowed(), "{store}");
+        let wait = limiter.check_n("a", 4).await.unwrap().retry_after().expect(store);
+        assert!(wait <= Duration::from_millis(200), "{store}: {wait:?}");
+        tokio::time::sleep(wait + Duration::from_millis(5)).await;
+        assert!(limiter.check_n("a", 4).await.unwrap().is_allowed(), "{store}");
+        let above = limiter.check_n("a", 5).await.unwrap_err();
+        assert_eq!(above.kind(), ErrorKind::InvalidSetting, "{store}");
+    }
+}
+
+/// animir/node-rate-limiter-flexible#231: spans that no timer holds end at once there.
+#[tokio::test]
+async fn the_longest_block_and_endless_patience_are_no_shorter_than_they_say() {
+    for (store, larder) in each_store().await {
+        let year = Duration::from_secs(366 * 24 * 3600);
+        let limiter = larder.rate_limiter("api", Quota::per_second(1)).unwrap();
+        let limiter = limiter.block_for(larder::limit::Block::lasting(year).escalating(255, year)).unwrap();
+        assert!(limiter.allow("a").await.unwrap());
+        assert!(!limiter.allow("a").await.unwrap());
+        for _ in 0..3 {
+            let refused = limiter.acquire("a", Duration::ZERO).await.unwrap();
+            assert!(refused.retry_after().unwrap() > year - Duration::from_secs(60), "{store}");
+        }
+        let mut waiting = Box::pin(limiter.acquire("a", Duration::MAX));
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
+        assert!(early.is_err(), "{store}: {early:?}");
+        assert!(limiter.reset("a").await.unwrap());
+        let turn = tokio::time::timeout(Duration::from_secs(20), waiting).await.expect(store).unwrap();
+        assert!(turn.is_allowed(), "{store}");
+    }
+}
+
+/// resilience4j#2194, #2336: a caller that cannot wait so long waited all the same, behind others.
+#[tokio::test]
+async fn a_caller_without_patience_does_not_wait_behind_those_that_have_it() {
+    for (store, larder) in each_store().await {
+        let hour = Duration::from_secs(3600);
+        let limiter = larder.rate_limiter("api", Quota::new(1, hour)).unwrap();
+        assert!(limiter.allow("a").await.unwrap());
+        let patient: Vec<_> = (0..3)
+            .map(|_| {
+                let limiter = limiter.clone();
+                tokio::spawn(async move { limiter.acquire("a", 10 * hour).await })
+            })
+            .collect();
+        until("they wait", async || {
+            let refused = limiter.acquire("a", Duration::ZERO).await.unwrap();
+            refused.retry_after().is_some_and(|wait| wait > hour)
+        })
+        .await;
+        let began = Instant::now();
+        assert!(!limiter.acquire("a", Duration::from_millis(50)).await.unwrap().is_allowed(), "{store}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{store}");
+        patient.iter().for_each(|one| one.abort());
+    }
+}
+
+/// upstash/ratelimit-js#157: what is spent from a local copy is one less than the limit.
+#[tokio::test]
+async fn a_lease_lets_a_lone_caller_use_the_whole_limit_and_no_more() {
+    for (store, larder) in each_store().await {
+        for limit in [10, 40] {
+            let quota = Quota::per_hour(limit);
+            let limiter = larder.rate_limiter(&format!("api{limit}"), quota).unwrap().leased(4).unwrap();
+            for place in 0..limit {
+                assert!(limiter.allow("a").await.unwrap(), "{store}: the {place}th of {limit}");
+            }
+            assert!(!limiter.allow("a").await.unwrap(), "{store}");
+        }
+    }
+}
+
+/// redis/redis#4548 and many like it: a record in a state that it should never be in kept its key refused for ever.
+#[tokio::test]
+async fn a_key_whose_record_is_not_of_larder_says_so_and_a_reset_repairs_it() {
+    let server = Server::start();
+    let larder = Larder::connect(&server.url()).await.unwrap();
+    let limiter = larder.rate_limiter("api", Quota::per_second(30)).unwrap();
+    let record = "~limit.1:{/api:a}";
+    for foreign in ["", "1", "17", "\u{1}abc"] {
+        server.command(&["SET", record, foreign]);
+        let error = limiter.allow("a").await.unwrap_err();
+        assert!(!error.is_retryable(), "{foreign:?}: {error:?}");
+        limiter.reset("a").await.unwrap_or_else(|error| panic!("{foreign:?}: {error:?}"));
+        assert!(limiter.allow("a").await.unwrap(), "{foreign:?}");
+        let left: i64 = server.query(&["PTTL", record]);
+        assert!(left > 0, "{left}");
+    }
+}

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 use larder::{ErrorKind, Larder};
 
 use larder::lock::{GroupGuard, GroupLocks, ReleaseOutcome};
+use larder_testkit::history::{Notebook, Notes};
+use larder_testkit::worker::{self, Worker};
 use larder_testkit::{Direction, Proxy, Server};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -117,12 +120,13 @@ async fn of_two_attempts_with_a_lock_in_common_the_first_is_served_first() {
 
 #[tokio::test]
 async fn the_locks_are_renewed_together_and_lost_together() {
-    for (store, larder) in each_store().await {
-        let ttl = Duration::from_millis(900);
+    // What is renewed outlives a stall of a busy machine.
+    let ttl = Duration::from_secs(3);
+    let each = each_store().await.into_iter().map(async |(store, larder)| {
         let group = larder.lock_group("g");
         let guard = group.locks(["a", "b"]).ttl(ttl).acquire().await.unwrap();
         let began = Instant::now();
-        while began.elapsed() < 2 * ttl {
+        while began.elapsed() < ttl + ttl / 4 {
             assert!(guard.is_valid(), "{store}: not renewed");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -131,7 +135,8 @@ async fn the_locks_are_renewed_together_and_lost_together() {
         let bounded = group.locks(["a", "b"]).ttl(ttl).max_hold(ttl).acquire().await.unwrap();
         tokio::time::timeout(LONG, bounded.lost()).await.expect(store);
         until("both are free", async || group.locks(["a", "b"]).try_acquire().await.unwrap().is_some()).await;
-    }
+    });
+    futures_util::future::join_all(each).await;
 }
 
 #[tokio::test]
@@ -211,4 +216,94 @@ async fn random_overlapping_sets_come_to_no_deadlock_and_no_two_holders() {
         }
         println!("{store}: {:?}", began.elapsed());
     }
+}
+
+/// A worker: takes random sets, and writes down when each lock was held.
+fn contend_in_worker() {
+    let number = |name: &str| std::env::var(name).unwrap().parse::<u64>().unwrap();
+    let (url, folder) = (std::env::var("GROUPS_URL").unwrap(), std::env::var("GROUPS_FOLDER").unwrap());
+    let (process, rounds) = (number("GROUPS_PROCESS"), number("GROUPS_ROUNDS"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let larder = connect_as(&url, "processes").await;
+        let notes =
+            Arc::new(Notebook::create(Path::new(&folder), u32::try_from(process).unwrap(), 0).unwrap());
+        let mut tasks = Vec::new();
+        for task in 0..3 {
+            let (larder, notes) = (larder.clone(), notes.clone());
+            tasks.push(tokio::spawn(async move {
+                let mut random = StdRng::seed_from_u64(process * 100 + task);
+                let group = larder.lock_group("g");
+                for _ in 0..rounds {
+                    let held: Vec<u64> = (0..6).filter(|_| random.random_bool(0.35)).collect();
+                    if held.is_empty() {
+                        continue;
+                    }
+                    let names = held.iter().map(|name| format!("lock-{name}"));
+                    let guard = group.locks(names).ttl(TTL).acquire().await.unwrap();
+                    let from = notes.now();
+                    if random.random_bool(0.3) {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    // A machine that stalls may lose the guard: then only the moment of the grant counts.
+                    let until = if guard.is_valid() { notes.now() } else { from };
+                    for name in held {
+                        let fence = guard.fence(&format!("lock-{name}")).unwrap().get();
+                        notes.note("held", &[name, from, until, fence]).unwrap();
+                    }
+                    guard.release().await.unwrap();
+                }
+            }));
+        }
+        for ended in futures_util::future::join_all(tasks).await {
+            ended.unwrap();
+        }
+    });
+    worker::send_line("done");
+}
+
+/// Five processes; LARDER_TEST_GROUPS sets how many sets each of their tasks takes.
+#[test]
+fn processes_that_take_random_overlapping_sets_come_to_no_deadlock_and_no_two_holders() {
+    if worker::role().is_some() {
+        return contend_in_worker();
+    }
+    let test = "processes_that_take_random_overlapping_sets_come_to_no_deadlock_and_no_two_holders";
+    let rounds: u64 = std::env::var("LARDER_TEST_GROUPS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
+    let server = Server::start();
+    let folder = server.folder().join("notes");
+    std::fs::create_dir_all(&folder).unwrap();
+    let (url, folder_name) = (server.url(), folder.to_str().unwrap().to_owned());
+    let workers: Vec<Worker> = (0..5)
+        .map(|process: u64| {
+            let (process, rounds) = (process.to_string(), rounds.to_string());
+            let envs = [
+                ("GROUPS_URL", &*url),
+                ("GROUPS_FOLDER", &*folder_name),
+                ("GROUPS_PROCESS", &*process),
+                ("GROUPS_ROUNDS", &*rounds),
+            ];
+            Worker::spawn(test, "contend", &envs)
+        })
+        .collect();
+    let limit = 4 * LONG + Duration::from_millis(100) * u32::try_from(15 * rounds).unwrap();
+    for one in &workers {
+        assert_eq!(one.read_line(limit).expect("a deadlock"), "done");
+        assert!(one.wait(LONG).unwrap().success(), "{}", one.log());
+    }
+    let notes = Notes::read(&folder).unwrap();
+    let mut sets = 0;
+    for lock in 0..6 {
+        // From, until, and the fence: by their order no two overlap, and the fences increase.
+        let of_lock = notes.of("held").iter().filter(|note| note.numbers[0] == lock);
+        let mut held: Vec<[u64; 3]> =
+            of_lock.map(|note| [note.numbers[1], note.numbers[2], note.numbers[3]]).collect();
+        held.sort_unstable();
+        sets += held.len();
+        for two in held.windows(2) {
+            assert!(two[0][1] <= two[1][0], "lock {lock} has two holders: {two:?}");
+            assert!(two[0][2] < two[1][2], "fences of lock {lock} do not increase: {two:?}");
+        }
+    }
+    assert!(sets as u64 > 15 * rounds, "only {sets} locks were held");
 }

@@ -154,3 +154,38 @@ async fn one_lock_that_waits_for_replicas_holds_up_no_other_request() {
     // One more command for the grant, and the command that waits for replicas.
     assert_eq!((master.calls("wait"), master.calls("eval") >= 2), (2, true));
 }
+
+/// Each of them says how it was refused, not that it waited for the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_that_wait_for_replicas_at_the_same_time_do_not_hold_up_each_other() {
+    const LOCKS: usize = 24;
+    let (master, replica) = pair();
+    let larder = connect_as(&master.url(), "w").await;
+    replica.pause();
+    let waiting: Vec<_> = (0..LOCKS)
+        .map(|number| {
+            let lock = larder.lock(&format!("lock-{number}")).ttl(LONG).replicated(1);
+            tokio::spawn(async move {
+                loop {
+                    // On a machine that stalls for a second the answer may be late.
+                    match lock.acquire().await.map(drop).unwrap_err().kind() {
+                        ErrorKind::TimedOut | ErrorKind::LockLost => {}
+                        other => return other,
+                    }
+                }
+            })
+        })
+        .collect();
+    until("many wait at once", async || {
+        let clients: String = master.query(&["CLIENT", "LIST"]);
+        clients.matches("cmd=wait ").count() >= 8
+    })
+    .await;
+    for one in waiting {
+        let refused = tokio::time::timeout(4 * LONG, one).await.expect("a stall").unwrap();
+        assert_eq!(refused, ErrorKind::NotReplicated);
+    }
+    replica.resume();
+    let clients: String = master.query(&["CLIENT", "LIST"]);
+    assert!(clients.lines().count() <= 8 + 10, "one connection a lock: {clients}");
+}

@@ -650,7 +650,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
         "a connection could not authenticate with new credentials",
         "a request has no peer address and shares one limit with all such requests: see ClientIp::peer",
         "all connections to the server dial again",
-        "new credentials could not be had, the last ones are still valid",
+        "the credentials provider failed, the last credentials are still valid",
         "a booked turn could not be given back and counts until its window has passed",
         "the queue of invalidations is full: deletions of Format::Plain caches are lost",
         "queued invalidations were refused",

@@ -7,6 +7,9 @@ const ERROR: &str = "crates/larder/src/store/redis/error.rs";
 const LINK: &str = "crates/larder/src/store/redis/link.rs";
 const NETWORK: &str = "crates/larder/src/store/redis/network.rs";
 const NODE: &str = "crates/larder/src/store/redis/node.rs";
+const WIRE_CONNECTION: &str = "crates/larder/src/store/redis/wire/connection.rs";
+const WIRE_ENTRIES: &str = "crates/larder/src/store/redis/wire/entries.rs";
+const WIRE_SCAN: &str = "crates/larder/src/store/redis/wire/scan.rs";
 
 const SOCKET: Test = test("errors", "a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl");
 const HANGING: Test = test("connection", "a_hanging_server_costs_the_timeout_and_then_nothing");
@@ -48,13 +51,47 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a read whose answer was lost is not sent again",
-        &[within(
-            NODE,
-            "            live.give_up();\n            if ",
-            ["replay == Replay::Safe", "false"],
-            " {\n                live = link.live_after(Some(&live)).await?;\n                answer =",
-        )],
+        &[switched(NODE, "failure.is_unsent() || replay == Replay::Safe", "failure.is_unsent()")],
         &[test("connection", "a_dropped_connection_costs_a_reader_nothing")],
+    ),
+    mutant(
+        "what was not written goes out after the connection was given up",
+        &[
+            within(
+                WIRE_CONNECTION,
+                "        if !self.out.is_empty() && ",
+                ["!self.queue.is_given_up()", "true"],
+                " {",
+            ),
+            switched(WIRE_CONNECTION, "self.out.clear()", "()"),
+        ],
+        &[unit(
+            "store::redis::wire::tests::scripted::what_is_not_written_when_a_connection_is_given_up_never_is",
+        )],
+    ),
+    mutant(
+        "the request of a caller that went away is written",
+        &[switched(WIRE_ENTRIES, "matches!(self.stage(&entry), Some(Stage::Dropped))", "self.closed")],
+        &[unit(
+            "store::redis::wire::tests::scripted::the_unsent_request_of_a_caller_that_went_away_is_dropped",
+        )],
+    ),
+    mutant(
+        "a reply is taken for one to a request that was not written",
+        &[within(
+            WIRE_ENTRIES,
+            "Some(entry) if self.taken > 0 && ",
+            ["entry.ends <= written", "true"],
+            " => entry",
+        )],
+        &[unit(
+            "store::redis::wire::tests::scripted::a_reply_before_its_request_was_written_is_no_reply_to_it",
+        )],
+    ),
+    mutant(
+        "a push inside a reply counts as an element of it",
+        &[switched(WIRE_SCAN, "(1, !self.levels.is_empty())", "(1, false)")],
+        &[unit("store::redis::wire::tests::codec::pushes_are_told_from_replies_also_inside_them")],
     ),
     mutant(
         "a key that moves is asked for without ASKING",

@@ -32,6 +32,9 @@ const PROGRAMS: Test =
     unit("limit::programs::whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing");
 const TOGETHER: Test =
     test("limits_together", "all_keys_are_charged_or_none_and_the_one_that_refuses_is_named");
+const SEVERAL: Test = unit(
+    "store::equivalence_limits::together::several_records_are_charged_together_or_not_at_all_by_both_stores",
+);
 const WOKEN: Test = waiting("a_caller_that_waits_for_long_is_woken_by_a_reset_a_refund_and_a_raised_limit");
 const BLOCKED: Test = waiting("turns_that_a_blocked_runtime_sleeps_through_are_asked_for_again");
 const LAYERS: Test =
@@ -55,8 +58,10 @@ const LIMIT_LUA: &str = "crates/larder/src/store/redis/lua/limit.lua";
 const REFUND: &str = "crates/larder/src/store/redis/lua/refund_rest.lua";
 const OUTAGE: &str = "crates/larder/src/limit/outage.rs";
 const OVERRIDE: &str = "crates/larder/src/store/redis/lua/override_rest.lua";
+const OVERRIDE_LUA: &str = "crates/larder/src/store/redis/lua/override.lua";
 const QUOTA: &str = "crates/larder/src/limit/quota.rs";
 const STORE: &str = "crates/larder/src/store/limit.rs";
+const TIME: &str = "crates/larder/src/store/redis/time.rs";
 const TOGETHER_LUA: &str = "crates/larder/src/store/redis/lua/together_end.lua";
 const FIELDS: &str = "crates/larder/src/http/fields.rs";
 const FORWARDED: &str = "crates/larder/src/http/forwarded.rs";
@@ -135,7 +140,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a turn is used however late",
-        &[switched(ACQUIRE, "self.limiter.now().since(due) > tolerance(&self.plan)", "false")],
+        &[switched(ACQUIRE, "self.limiter.now() > latest", "false")],
         &[BLOCKED],
     ),
     mutant(
@@ -303,6 +308,35 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "limits_together",
             "a_refusal_of_one_key_or_of_other_costs_does_not_say_how_long_several_keys_wait",
         )],
+    ),
+    mutant(
+        "a turn is used whose answer came late",
+        &[switched(
+            ACQUIRE,
+            "self.charged.wait == 0 || self.answered.since(self.sent) <= late",
+            "self.answered >= self.sent",
+        )],
+        &[test("limits_processes", "a_turn_whose_answer_comes_late_is_not_used_late")],
+    ),
+    mutant(
+        "the latest reply says what the server's clock shows",
+        &[switched(TIME, "within <= last.since(first)", "within >= Duration::ZERO")],
+        &[unit("store::redis::time::tests::the_fastest_reply_says_when_the_servers_clock_shows_what")],
+    ),
+    mutant(
+        "several keys do not look behind an override",
+        &[switched(MEMORY, "state.wait_behind_overrides(charges, &mut answers, clock)", "false")],
+        &[RETRY, SEVERAL],
+    ),
+    mutant(
+        "nor do they on the server",
+        &[rebuilt(TOGETHER_LUA, "if #answer > 37 and longest > 0 then", "if #answer > 99 then")],
+        &[SEVERAL],
+    ),
+    mutant(
+        "a reset leaves what is no record",
+        &[rebuilt(OVERRIDE_LUA, "if ask == '-' and record and (", "if ask == '' and record and (")],
+        &[test("limits_scenarios", "a_key_whose_record_is_not_of_larder_says_so_and_a_reset_repairs_it")],
     ),
     mutant(
         "a cost that only an override allows is refused",

@@ -128,7 +128,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a connection without tracking is trusted",
         &[switched(
             LINK,
-            "seen.filter(|_| tracked && by == ConnectionUse::Trusted)",
+            "seen.filter(|_| armed && by == ConnectionUse::Trusted)",
             "seen.filter(|_| by == ConnectionUse::Trusted)",
         )],
         &[test("near", "where_tracking_is_refused_nothing_is_kept_near_and_all_works")],

@@ -37,7 +37,7 @@ const CHOSEN: [(&str, &str); 5] = [
             files.concat().leak()
         }),",
     ),
-    ("redis::Script::new($name.source)", "redis::Script::new(*$name.source)"),
+    ("sha1_smol::Sha1::from($name.source)", "sha1_smol::Sha1::from(*$name.source)"),
     ("        self.source\n", "        *self.source\n"),
     ("call(\"EVAL\", self.source,", "call(\"EVAL\", *self.source,"),
 ];
@@ -223,7 +223,8 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
             continue;
         }
         let copy = to.join(name);
-        if entry.file_type()?.is_dir() {
+        // A link to a folder, such as crates/larder/docs, becomes a folder.
+        if path.is_dir() {
             copy_folder(&path, &copy)?;
         } else {
             let text = fs::read(&path)?;

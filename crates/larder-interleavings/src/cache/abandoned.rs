@@ -8,13 +8,13 @@ use std::task::Poll;
 use shuttle::future::block_on;
 use shuttle::thread;
 
-use super::{Flights, Leader, NAME, Tags, outcome, wait};
+use super::{FlightLeader, Flights, NAME, Tags, outcome, wait};
 
 /// What a caller is promised.
 pub const TOLD: &str = "a caller that has joined a flight gets an outcome";
 
 /// Abandons the load, or returns the leader to be finished.
-type GiveUp = fn(Leader<u64>) -> Option<Leader<u64>>;
+type GiveUp = fn(FlightLeader<u64>) -> Option<FlightLeader<u64>>;
 
 fn call(flights: &Flights<u64>, give_up: GiveUp) {
     let (waiter, leader) = flights.join(NAME, &Tags::default());
@@ -42,7 +42,7 @@ fn scenario(give_up: GiveUp) {
 }
 
 /// Returns whether the notification has arrived that no caller waits.
-fn hears(leader: &Leader<u64>) -> bool {
+fn hears(leader: &FlightLeader<u64>) -> bool {
     let mut abandoned = pin!(leader.abandoned());
     block_on(poll_fn(|context| Poll::Ready(abandoned.as_mut().poll(context).is_ready())))
 }

@@ -5,27 +5,27 @@ use std::sync::Arc;
 
 use shuttle::sync::Mutex;
 
-use super::flight::{Outcome, Waiter};
-use super::nesting::Node;
+use super::flight::{FlightOutcome, Waiter};
+use super::nesting::LoadNode;
 use super::sync::watch;
-use super::{Flights, Leader, NAME, Tags, lock};
+use super::{FlightLeader, Flights, NAME, Tags, lock};
 
 /// What the scenarios need of a table of flights, larder's and the mistaken one.
 pub(super) trait Table: Send + Sync + 'static {
     type Leader: Send;
 
     fn join(&self) -> (Waiter<u64>, Option<Self::Leader>);
-    fn finish(leader: Self::Leader, outcome: Outcome<u64>);
+    fn finish(leader: Self::Leader, outcome: FlightOutcome<u64>);
 }
 
 impl Table for Flights<u64> {
-    type Leader = Leader<u64>;
+    type Leader = FlightLeader<u64>;
 
-    fn join(&self) -> (Waiter<u64>, Option<Leader<u64>>) {
+    fn join(&self) -> (Waiter<u64>, Option<FlightLeader<u64>>) {
         Self::join(self, NAME, &Tags::default())
     }
 
-    fn finish(leader: Leader<u64>, outcome: Outcome<u64>) {
+    fn finish(leader: FlightLeader<u64>, outcome: FlightOutcome<u64>) {
         leader.finish(outcome);
     }
 }
@@ -39,7 +39,7 @@ pub(super) enum Mistake {
     Unguarded,
 }
 
-type Sender = Arc<watch::Sender<Option<Outcome<u64>>>>;
+type Sender = Arc<watch::Sender<Option<FlightOutcome<u64>>>>;
 type Senders = Arc<Mutex<HashMap<&'static str, Sender>>>;
 
 pub(super) struct Mistaken {
@@ -65,20 +65,20 @@ impl Table for Mistaken {
     fn join(&self) -> (Waiter<u64>, Option<MistakenLeader>) {
         let mut table = lock(&self.table);
         if let Some(flight) = table.get(NAME) {
-            return (Waiter { outcome: flight.subscribe(), node: Node::new(NAME) }, None);
+            return (Waiter { outcome: flight.subscribe(), node: LoadNode::new(NAME) }, None);
         }
         if self.mistake == Mistake::Unguarded {
             drop(table);
             table = lock(&self.table);
         }
         let (sender, outcome) = watch::channel(None);
-        let waiter = Waiter { outcome, node: Node::new(NAME) };
+        let waiter = Waiter { outcome, node: LoadNode::new(NAME) };
         let flight = Arc::new(sender);
         table.insert(NAME, flight.clone());
         (waiter, Some(MistakenLeader { mistake: self.mistake, flight, table: self.table.clone() }))
     }
 
-    fn finish(leader: MistakenLeader, outcome: Outcome<u64>) {
+    fn finish(leader: MistakenLeader, outcome: FlightOutcome<u64>) {
         let MistakenLeader { mistake, flight, table } = leader;
         if mistake == Mistake::TellsFirst {
             flight.send_replace(Some(outcome));

@@ -25,7 +25,7 @@ mod unfenced;
 mod kept {
     /// A value.
     #[derive(Debug, Clone, Copy)]
-    pub(crate) struct Kept<V>(pub(crate) V);
+    pub(crate) struct CachedValue<V>(pub(crate) V);
 }
 
 use std::sync::PoisonError;
@@ -33,9 +33,9 @@ use std::sync::PoisonError;
 use shuttle::future::block_on;
 use shuttle::sync::{Mutex, MutexGuard};
 
-use flight::{Flights, Leader, Outcome, Tags, Waiter};
-use kept::Kept;
-use unfenced::{Records, UnfencedLoad};
+use flight::{FlightLeader, FlightOutcome, Flights, Tags, Waiter};
+use kept::CachedValue;
+use unfenced::{UnfencedLoad, WriteRecords};
 
 const NAME: &str = "user:1";
 
@@ -47,9 +47,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn wait(waiter: Waiter<u64>) -> Option<u64> {
     let Waiter { outcome: mut waiter, .. } = waiter;
     let waiting = async { waiter.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
-    block_on(waiting).and_then(Result::ok).flatten().map(|Kept(value)| value)
+    block_on(waiting).and_then(Result::ok).flatten().map(|CachedValue(value)| value)
 }
 
-fn outcome(value: u64) -> Outcome<u64> {
-    Ok(Some(Kept(value)))
+fn outcome(value: u64) -> FlightOutcome<u64> {
+    Ok(Some(CachedValue(value)))
 }

@@ -7,14 +7,14 @@ use shuttle::future::block_on;
 use shuttle::sync::Mutex;
 use shuttle::thread;
 
-use super::{Flights, NAME, Records, Tags, UnfencedLoad, lock, outcome, wait};
+use super::{Flights, NAME, Tags, UnfencedLoad, WriteRecords, lock, outcome, wait};
 
 /// What a writer is promised.
 pub const KEPT: &str = "an old row does not replace a write";
 
 struct World {
     flights: Flights<u64>,
-    records: Records,
+    records: WriteRecords,
     row: Mutex<u64>,
     cached: Mutex<Option<u64>>,
 }
@@ -58,7 +58,7 @@ impl World {
 fn scenario(store: Store, write: Write, calls: usize) {
     let world = Arc::new(World {
         flights: Flights::default(),
-        records: Records::default(),
+        records: WriteRecords::default(),
         row: Mutex::new(0),
         cached: Mutex::new(None),
     });

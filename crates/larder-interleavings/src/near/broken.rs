@@ -45,7 +45,7 @@ fn scenario(stamp: Stamp) {
     lanes.renew(new, Moment::START);
     let check = |at: &str| {
         if let Some((read, seen)) = copies.get("a")
-            && lanes.believe(seen, Moment::START)
+            && lanes.is_valid(seen, Moment::START)
         {
             assert_eq!(read, *lock(&value), "{at}: {OLD}");
         }

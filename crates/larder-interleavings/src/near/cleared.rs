@@ -6,12 +6,12 @@ use std::sync::Arc;
 use shuttle::future::block_on;
 use shuttle::thread;
 
-use super::changes::Changes;
+use super::changes::Invalidations;
 use super::server::{Server, Versions};
 use super::tier::Tier;
 use super::{copy, tier};
 use crate::clock::Moment;
-use crate::store::{Listener, Store};
+use crate::store::{InvalidationSink, Store};
 
 /// What a reader is promised.
 pub const OWN: &str = "a read that starts after an own clear has returned sees nothing older";
@@ -31,7 +31,7 @@ enum First {
 #[derive(Clone)]
 struct Process {
     server: Arc<Server>,
-    changes: Arc<Changes>,
+    changes: Arc<Invalidations>,
     copies: Arc<Tier<u64>>,
 }
 
@@ -80,7 +80,7 @@ impl Process {
 
 fn scenario(first: First) {
     let (server, pushed) = Server::new(CLEAR, Versions::Random);
-    let (changes, copies) = (Arc::new(Changes::default()), Arc::new(tier()));
+    let (changes, copies) = (Arc::new(Invalidations::default()), Arc::new(tier()));
     changes.register("user:", copies.clone());
     changes.register(CLEAR, copies.clone());
     let process = Process { server, changes, copies };

@@ -24,8 +24,8 @@ mod tier;
 #[path = "../../../larder/src/near/version.rs"]
 mod version;
 
-use changes::Changes;
-use tier::{Copied, Ticket, Tier};
+use changes::Invalidations;
+use tier::{Copied, InsertTicket, Tier};
 
 const BYTES: u64 = 1 << 20;
 
@@ -50,17 +50,17 @@ trait Copies: Send + Sync + 'static {
 }
 
 impl Copies for Tier<u64> {
-    type Ticket = Ticket;
+    type Ticket = InsertTicket;
 
     fn get(&self, name: &str) -> Option<u64> {
         Self::get(self, name)
     }
 
-    fn ticket(&self, name: &str) -> Ticket {
+    fn ticket(&self, name: &str) -> InsertTicket {
         Self::ticket(self, name)
     }
 
-    fn insert(&self, name: &str, ticket: Ticket, value: u64) {
+    fn insert(&self, name: &str, ticket: InsertTicket, value: u64) {
         Self::insert(self, name, ticket, copy(value));
     }
 

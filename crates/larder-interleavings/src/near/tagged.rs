@@ -6,12 +6,12 @@ use std::time::Duration;
 use shuttle::future::block_on;
 use shuttle::thread;
 
-use super::changes::Changes;
+use super::changes::Invalidations;
 use super::server::{Server, Versions};
 use super::tier::Tier;
 use super::{copy, tier};
 use crate::clock::{Moment, Tick};
-use crate::store::{Listener, Store};
+use crate::store::{InvalidationSink, Store};
 
 /// What a reader is promised.
 pub const OWN: &str = "a read that starts after an own invalidation has returned sees nothing older";
@@ -32,7 +32,7 @@ enum Unknown {
 #[derive(Clone)]
 struct Process {
     server: Arc<Server>,
-    changes: Arc<Changes>,
+    changes: Arc<Invalidations>,
     copies: Arc<Tier<(u64, bool)>>,
     unknown: Unknown,
 }
@@ -80,7 +80,7 @@ impl Process {
 /// The entry is never written, so what it carries is from before every invalidation.
 fn scenario(versions: Versions, unknown: Unknown) {
     let (server, pushed) = Server::new(TAG, versions);
-    let changes = Arc::new(Changes::default());
+    let changes = Arc::new(Invalidations::default());
     let process = Process { server, changes: changes.clone(), copies: Arc::new(tier()), unknown };
     let handler = thread::spawn(move || pushed.into_iter().for_each(|name| changes.changed(&name)));
     let readers = [(); 2].map(|()| {

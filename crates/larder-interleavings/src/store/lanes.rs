@@ -24,7 +24,7 @@ pub(crate) fn opened() -> (Arc<Sessions>, ReadStamp) {
     let lanes = Sessions::embedded();
     let seen = lanes.open(LANE);
     lanes.renew(seen, Moment::START);
-    assert!(lanes.believe(seen, Moment::START), "nothing is valid");
+    assert!(lanes.is_valid(seen, Moment::START), "nothing is valid");
     (Arc::new(lanes), seen)
 }
 
@@ -41,12 +41,12 @@ pub fn late_heartbeat() {
         move || lanes.renew(old, Moment::START)
     });
     let new = dialled(&lanes);
-    assert!(!lanes.believe(old, Moment::START), "{OLD}");
+    assert!(!lanes.is_valid(old, Moment::START), "{OLD}");
     let _ = heart.join();
-    assert!(!lanes.believe(old, Moment::START), "{OLD}");
-    assert!(!lanes.believe(new, Moment::START), "nothing is valid before a connection has answered");
+    assert!(!lanes.is_valid(old, Moment::START), "{OLD}");
+    assert!(!lanes.is_valid(new, Moment::START), "nothing is valid before a connection has answered");
     lanes.renew(new, Moment::START);
-    assert!(lanes.believe(new, Moment::START), "{NEW}");
+    assert!(lanes.is_valid(new, Moment::START), "{NEW}");
 }
 
 /// The end of the old connection is reported while the new one is dialled.
@@ -60,8 +60,8 @@ pub fn late_end() {
     lanes.renew(new, Moment::START);
     let _ = end.join();
     lanes.renew(new, Moment::START);
-    assert!(!lanes.believe(old, Moment::START), "{OLD}");
-    assert!(lanes.believe(new, Moment::START), "{NEW}");
+    assert!(!lanes.is_valid(old, Moment::START), "{OLD}");
+    assert!(lanes.is_valid(new, Moment::START), "{NEW}");
 }
 
 /// The old connection has been silent for longer than the bound when a reader asks, and breaks at that
@@ -70,11 +70,11 @@ pub fn silent() {
     let (lanes, old) = opened();
     let reader = thread::spawn({
         let lanes = lanes.clone();
-        move || assert!(!lanes.believe(old, LATER), "{OLD}")
+        move || assert!(!lanes.is_valid(old, LATER), "{OLD}")
     });
     lanes.end(old);
     let new = dialled(&lanes);
     lanes.renew(new, LATER);
-    assert!(lanes.believe(new, LATER), "{NEW}");
+    assert!(lanes.is_valid(new, LATER), "{NEW}");
     let _ = reader.join();
 }

@@ -28,7 +28,7 @@ pub(crate) fn read_version(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_le_bytes)
 }
 
-pub(crate) trait Listener: Send + Sync + 'static {
+pub(crate) trait InvalidationSink: Send + Sync + 'static {
     fn changed(&self, name: &str);
     #[allow(dead_code, reason = "the scenarios notify a tier directly")]
     fn all_changed(&self);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// A time in which nothing is promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// To this process; to nobody, where there is none.
+    /// To this process; to all of them, where there is none.
     pub process: Option<u32>,
     /// When it began.
     pub from: u64,
@@ -84,7 +84,7 @@ fn apart(faults: impl Iterator<Item = Fault>) -> Vec<Fault> {
     merged
 }
 
-/// When the server lost what it had acknowledged: what was promised before binds nobody after.
+/// When the server lost what it had acknowledged: what was promised before the loss does not bind after it.
 #[derive(Debug, Clone, Default)]
 pub struct Losses(Vec<(u64, u64)>);
 

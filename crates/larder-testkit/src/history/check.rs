@@ -40,7 +40,7 @@ pub enum Violation {
         /// How far behind it was, measured as [`Summary::largest_staleness`].
         behind: Duration,
     },
-    /// Two writes of a key at the same time, so that nobody knows which came first. The history cannot be judged.
+    /// Two writes of a key at the same time, so that it is not known which came first. The history cannot be judged.
     Overlap {
         /// The one that started first.
         earlier: Event,
@@ -69,8 +69,8 @@ pub fn read_your_writes(events: &[Event]) -> Result<Summary, Vec<Violation>> {
     judge(events, |read, _| own.get(&(read.process, read.key))?.last_before(read.start))
 }
 
-/// Whether nobody lagged further behind than `bound`: a read that starts more than `bound` after a write by any process
-/// has ended sees nothing older than that write.
+/// Whether no process lagged further behind than `bound`: a read that starts more than `bound` after a write by any
+/// process has ended sees nothing older than that write.
 ///
 /// # Errors
 ///

@@ -60,8 +60,8 @@ pub fn within_capacity(holds: &[Held], capacity: u64, losses: &Losses) -> (usize
     (holds.len(), violations)
 }
 
-/// Whether the fences of one thing, which is held by one at a time, strictly increase: how many were judged, and all pairs
-/// that do not.
+/// Whether the fences of one thing, which is held by one at a time, strictly increase: how many were judged, and all
+/// pairs that do not.
 #[must_use]
 pub fn fences_increase(holds: &[Held], losses: &Losses) -> (usize, Vec<(Held, Held)>) {
     let mut fenced: Vec<Held> = holds.iter().filter(|held| held.fence.is_some()).copied().collect();

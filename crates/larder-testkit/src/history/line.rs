@@ -1,19 +1,20 @@
 //! Who came to stand in line for a lock, and whether they were served in the order in which they came.
 //!
-//! The problem: that a waiter was overtaken shows in no process, and who came first is known for certain of few: two requests
-//! that were under way at once may have arrived in either order. The mechanism: each attempt is noted with the time before it was
-//! made ([`Attempt::asked`]), the time after its process was told that it stands in line, and the time after it was granted,
-//! with its fence. An attempt that was told so before another was even made stands before it; fences say in which order the
-//! server granted them.
+//! The problem: that a waiter was overtaken shows in no process, and who came first is known for certain of few: two
+//! requests that were under way at once may have arrived in either order. The mechanism: each attempt is noted with the
+//! time before it was made ([`Attempt::asked`]), the time after its process was told that it stands in line, and the
+//! time after it was granted, with its fence. An attempt that was told so before another was even made stands before
+//! it; fences say in which order the server granted them.
 //!
-//! An attempt is *live* from the moment when its process was told that it stands in line until it is granted or gives up,
-//! or until the first [`Fault`](super::Fault) of its process or of what all share begins. Whoever came after a live attempt and was known to
-//! be granted while it lived, and before it was granted, has overtaken it. A fault that was not over when it came to stand
-//! in line ends its life at once: nothing is asked of those who were struck, nor of anybody on their behalf, for as long as
-//! the fault says. Losing its place while it is live is no excuse: the first time in line counts.
+//! An attempt is *live* from the moment when its process was told that it stands in line until it is granted or gives
+//! up, or until the first [`Fault`](super::Fault) of its process or of what all share begins. An attempt that came
+//! after a live one and was known to be granted while it lived, and before it was granted, has overtaken it. A fault
+//! that was not over when it came to stand in line ends its life at once: nothing is asked of those who were struck,
+//! nor of anybody on their behalf, for as long as the fault says. Losing its place while it is live is no excuse: the
+//! first time in line counts.
 //!
-//! Invariants: nothing is called a violation that could be explained by two requests under way at once, by a clock, or by a
-//! fault that is noted. Searching costs n log n, and one look for each pair that met.
+//! Invariants: nothing is called a violation that could be explained by two requests under way at once, by a clock, or
+//! by a fault that is noted. Searching costs n log n, and one look for each pair that met.
 //!
 //! Not guaranteed: that anything is found where all is faults: see the number of pairs that were judged.
 
@@ -51,7 +52,7 @@ pub enum Ending {
         /// A time before it.
         at: u64,
     },
-    /// Nobody noted it: its process was killed.
+    /// It was not noted: its process was killed.
     Unknown,
 }
 
@@ -80,7 +81,7 @@ impl fmt::Display for Overtaken {
     }
 }
 
-/// Whether nobody overtook a live waiter: the number of pairs of which that was to be asked.
+/// Whether no live waiter was overtaken: the number of pairs of which that was to be asked.
 ///
 /// # Errors
 ///
@@ -117,9 +118,10 @@ pub fn first_come_first_served(attempts: &[Attempt], calm: &Calm) -> Result<usiz
     if overtaken.is_empty() { Ok(judged) } else { Err(overtaken) }
 }
 
-/// Whether no live waiter of a thing that several may hold was passed over. All that is known of a grant is when its holder
-/// knew of it, so a waiter is overtaken by one that asked after it stood in line, and that knew of its grant more than `slack`
-/// before the waiter knew of its own, or gave up. How many pairs were judged, and all that were overtaken.
+/// Whether no live waiter of a thing that several may hold was passed over. All that is known of a grant is when its
+/// holder knew of it, so a waiter is overtaken by one that asked after it stood in line, and that knew of its grant
+/// more than `slack` before the waiter knew of its own, or gave up. How many pairs were judged, and all that were
+/// overtaken.
 #[must_use]
 pub fn served_in_order(
     waiters: &[Attempt],

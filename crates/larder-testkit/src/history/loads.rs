@@ -1,8 +1,8 @@
 //! Loaders that ran for one key, and whether two ran at a time.
 //!
-//! Within a process two never do, whatever fails, where nobody writes the key. Over processes two do not while nothing
-//! fails: a fault of either process or of the server, from a little before the first load began until the second did,
-//! excuses both.
+//! Within a process two never do, whatever fails, where no process writes the key. Over processes two do not while
+//! nothing fails: a fault of either process or of the server, from a little before the first load began until the
+//! second did, excuses both.
 
 use super::{Calm, Losses};
 

@@ -2,12 +2,14 @@
 //!
 //! Each note is one write to a file of its process, without a buffer, so what was noted is there although the process
 //! was killed a moment later. A line that a killed process did not finish is left out. Notes are made on the machine's
-//! monotonic clock; a process whose clocks are set wrong subtracts that ([`Notebook::now`]).
+//! monotonic clock; a process whose clocks are set wrong subtracts that ([`Notebook::now`]). A run of hours keeps only
+//! some words ([`Notebook::keep_only`]) and counts the others.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::now;
 
@@ -20,6 +22,9 @@ pub struct Notebook {
     process: u32,
     ahead: u64,
     file: File,
+    /// The words that are written; all of them, where none are given.
+    words: Option<&'static [&'static str]>,
+    made: AtomicU64,
 }
 
 impl Notebook {
@@ -30,7 +35,21 @@ impl Notebook {
     /// Where the file cannot be made, also because there is one.
     pub fn create(folder: &Path, process: u32, ahead: u64) -> io::Result<Self> {
         let file = File::options().append(true).create_new(true).open(folder.join(process.to_string()))?;
-        Ok(Self { process, ahead: ahead.saturating_mul(1_000_000_000), file })
+        let ahead = ahead.saturating_mul(1_000_000_000);
+        Ok(Self { process, ahead, file, words: None, made: AtomicU64::new(0) })
+    }
+
+    /// Writes only notes with these words from now on. The others are counted and dropped.
+    #[must_use]
+    pub fn keep_only(mut self, words: &'static [&'static str]) -> Self {
+        self.words = Some(words);
+        self
+    }
+
+    /// How many notes were made so far, written or not.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
     }
 
     /// The machine's monotonic clock, in nanoseconds.
@@ -54,6 +73,10 @@ impl Notebook {
     ///
     /// Where the file cannot be written.
     pub fn note_of(&self, word: &str, process: u32, numbers: &[u64]) -> io::Result<()> {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        if self.words.is_some_and(|words| !words.contains(&word)) {
+            return Ok(());
+        }
         let mut line = format!("{word} {process}");
         for number in numbers.iter().take(MOST) {
             line.push(' ');
@@ -86,19 +109,33 @@ impl Notes {
     pub fn read(folder: &Path) -> io::Result<Self> {
         let mut notes = Self::default();
         for entry in fs::read_dir(folder)? {
-            let text = fs::read_to_string(entry?.path())?;
-            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-            for line in whole.lines() {
-                let (word, note) = parse(line).ok_or_else(|| {
-                    io::Error::new(ErrorKind::InvalidData, format!("it is no note: {line:?}"))
-                })?;
-                match notes.0.get_mut(word) {
-                    Some(all) => all.push(note),
-                    None => drop(notes.0.insert(word.to_owned(), vec![note])),
-                }
-            }
+            notes.add(&fs::read_to_string(entry?.path())?)?;
         }
         Ok(notes)
+    }
+
+    /// Reads notes from text: `word process number…` a line. Text behind the last line break is left out.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` where a line is no note.
+    pub fn parse(text: &str) -> io::Result<Self> {
+        let mut notes = Self::default();
+        notes.add(text)?;
+        Ok(notes)
+    }
+
+    fn add(&mut self, text: &str) -> io::Result<()> {
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        for line in whole.lines() {
+            let (word, note) = parse(line)
+                .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("it is no note: {line:?}")))?;
+            match self.0.get_mut(word) {
+                Some(all) => all.push(note),
+                None => drop(self.0.insert(word.to_owned(), vec![note])),
+            }
+        }
+        Ok(())
     }
 
     /// Those with this word.
@@ -136,6 +173,17 @@ mod tests {
         assert_eq!(notes.of("read"), [Note { process: 3, numbers: [1, u64::MAX, 0, 0, 0, 0] }]);
         assert_eq!(notes.of("fault"), [Note { process: 7, numbers: [1, 2, 3, 4, 5, 6] }]);
         assert_eq!(notes.of("write"), []);
+    }
+
+    #[test]
+    fn words_that_are_not_kept_are_counted_and_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let book = Notebook::create(folder.path(), 1, 0).unwrap().keep_only(&["sample"]);
+        book.note("read", &[1]).unwrap();
+        book.note("sample", &[2]).unwrap();
+        assert_eq!(book.made(), 2);
+        let notes = Notes::read(folder.path()).unwrap();
+        assert_eq!((notes.of("read").len(), notes.of("sample").len()), (0, 1));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Runs of a job, and whether a period was completed twice or skipped.
 //!
 //! A run belongs to the period of its grant, whose time its fence tells. A period must be completed where some process
-//! was calm for half of it at a stretch, in which no other run was under way, or died a lease before: one that called it all the
-//! while had its chance.
+//! was calm for half of it at a stretch, in which no other run was under way, or died a lease before: one that called
+//! it all the while had its chance.
 
 use std::collections::BTreeMap;
 
@@ -50,8 +50,8 @@ pub enum PeriodViolation {
     },
 }
 
-/// Judges the runs of one job. `present` says when each process called it: how many periods were judged to be complete or
-/// skipped, and all violations.
+/// Judges the runs of one job. `present` says when each process called it: how many periods were judged to be complete
+/// or skipped, and all violations.
 #[must_use]
 pub fn once_a_period(
     runs: &[Run],

@@ -36,7 +36,8 @@ pub fn within_limit(
     let (mut most, mut violations) = (0, Vec::new());
     for (place, first) in all.iter().enumerate() {
         let end = first.sent.saturating_add(window);
-        // A loss of data begins the count anew: what may have been decided before it does not count with what came after.
+        // A loss of data starts the count again: what may have been decided before it does not count with what came
+        // after.
         if losses.touch(first.sent, end) {
             continue;
         }

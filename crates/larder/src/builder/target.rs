@@ -71,6 +71,18 @@ impl LarderBuilder {
             Target::Server(_) if self.tls_roots.as_ref().is_some_and(|pem| !is_certificate(pem)) => {
                 Err(Error::invalid("tls_roots holds no certificate in PEM"))
             }
+            Target::Server(_)
+                if self.tls_client.as_ref().is_some_and(|(chain, Secret(key))| {
+                    !is_certificate(chain) || !key.contains("PRIVATE KEY-----")
+                }) =>
+            {
+                Err(Error::invalid(
+                    "tls_client_certificate takes a certificate chain and a private key, both in PEM",
+                ))
+            }
+            Target::Server(Server { tls: false, .. }) if self.tls_client.is_some() => {
+                Err(Error::invalid("tls_client_certificate is for rediss:// and would be ignored here"))
+            }
             Target::Server(Server { tls: false, .. }) if self.tls_roots.is_some() => {
                 Err(Error::invalid("tls_roots is for rediss:// and would be ignored here"))
             }
@@ -84,7 +96,7 @@ impl LarderBuilder {
             Target::Server(server) => {
                 server.username = self.username.clone().or(server.username.take());
                 server.password = self.password.clone().or(server.password.take());
-                // The driver sends no AUTH if there is no password, so a user without one gets "".
+                // A login without a password sends no AUTH, so a user without one gets "".
                 if server.username.is_some() && server.password.is_none() {
                     server.password = Some(Secret(String::new()));
                 }

@@ -40,6 +40,11 @@ fn nonsense_is_refused() {
     no(Larder::builder().password("lonely"));
     no(Larder::builder().address("h").tls_roots("-----BEGIN CERTIFICATE-----"));
     no(Larder::builder().url("rediss://h").tls_roots("not a certificate"));
+    let (chain, key) = ("-----BEGIN CERTIFICATE-----", "-----BEGIN PRIVATE KEY-----");
+    no(Larder::builder().url("redis://h").tls_client_certificate(chain, key));
+    no(Larder::builder().url("rediss://h").tls_client_certificate(chain, "not a key"));
+    no(Larder::builder().url("rediss://h").tls_client_certificate("not a certificate", key));
+    assert!(Larder::builder().url("rediss://h").tls_client_certificate(chain, key).target().is_ok());
     no(Larder::builder().url("redis://h").sentinel_password("pw"));
     no(Larder::builder().url("redis-cluster://h").database(1));
     no(Larder::builder().url("redis://h").sentinel_username("ann"));

@@ -1,9 +1,9 @@
 //! Waiting for permits without polling the store.
 //!
-//! Callers of one key queue in their process; see [`WaitQueue`]. If nothing is free, the store books the earliest
-//! turn: it charges the time at which the cost will fit, so that later requests are placed after it. The caller
-//! sleeps until then. A caller that wakes up too late gives its turn back and asks again, and so does every caller
-//! when the key is reset or the quotas change. A caller that is dropped gives its turn back.
+//! Callers of one key queue in their process; see [`WaitQueue`]. Where nothing is free, the store books the earliest turn:
+//! it charges the time at which the cost will fit, so that later requests are behind it. The caller sleeps until then. A
+//! caller that wakes up too late, or whose answer came too late, gives its turn back and asks again, and so does every
+//! caller when the key is reset or the quotas change. A caller that goes away gives its turn back.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::clock::Tick;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::Charged;
+use crate::store::limit::{Charged, LimitStore};
 
 /// The longest delay after which a turn may still be used.
 const LATEST: Duration = Duration::from_millis(100);
@@ -132,6 +132,8 @@ pub(super) struct BookedTurn {
     pub(super) plan: std::sync::Arc<Plan>,
     /// The charge, as far as it belongs to this caller.
     pub(super) charged: Charged,
+    /// When the request left, and when its answer came.
+    pub(super) sent: Tick,
     pub(super) answered: Tick,
     /// The queue's restart count when the turn was requested.
     pub(super) restarts: u64,
@@ -146,15 +148,18 @@ impl BookedTurn {
         // Count from the arrival of the reply, which is later than the booking. `drift` covers a local clock that
         // is fast.
         let due = self.answered.after(span + drift(span));
+        let latest = self.latest(due);
+        if due > latest {
+            return self.give_back().await;
+        }
         if !span.is_zero() {
             tokio::select! {
                 () = queue.restarted(self.restarts) => return self.give_back().await,
                 () = tokio::time::sleep(due.since(self.limiter.now())) => {}
             }
         }
-        // A turn that was free at once may be late, too: the booking task runs on even if the caller's runtime is
-        // blocked.
-        if self.limiter.now().since(due) > tolerance(&self.plan) {
+        // A turn that was free at once may be late, too: the task that books goes on while the caller's runtime is blocked.
+        if self.limiter.now() > latest {
             return self.give_back().await;
         }
         self.taken = true;
@@ -163,8 +168,20 @@ impl BookedTurn {
         Some(Decision::of(&self.name, charged, &self.plan, DecidedBy::Store))
     }
 
-    /// Gives the turn back and waits until that is done, so that the caller's next request does not find it
-    /// charged.
+    /// The last moment at which the turn may be used, which is `due` by the answer's arrival. An answer that took long may have
+    /// been late: then the store's clock decides. A permit that was free at once is used when its answer has come.
+    fn latest(&self, due: Tick) -> Tick {
+        let late = tolerance(&self.plan);
+        let by_answer = due.after(late);
+        if self.charged.wait == 0 || self.answered.since(self.sent) <= late {
+            return by_answer;
+        }
+        let store = self.limiter.inner.context.coordination();
+        let known = store.ok().and_then(|store| store.local_time(&self.name, self.charged.stamp.when));
+        known.map_or(by_answer, |time| time.after(late).min(by_answer))
+    }
+
+    /// Gives the turn back and waits until that is done, so that the caller's next request does not find it charged.
     async fn give_back(mut self) -> Option<Decision> {
         self.taken = true;
         let given = self.limiter.give_back(&self.name, self.charged.stamp, self.charged.granted);

@@ -18,9 +18,9 @@ const MOST_QUOTAS: usize = 8;
 
 /// At most `limit` permits in any `window`.
 ///
-/// By default a quota counts in strict buckets of a sixtieth of the window each; up to a limit of 20 it counts by
-/// the time of each permit. [`exact`](Self::exact) and [`gcra`](Self::gcra) choose otherwise. [docs/rate-limits.md]
-/// compares them and proves the bounds.
+/// By default a quota counts in strict buckets, a sixtieth of the window each, and up to a limit of 20 by the time of
+/// each permit. [`exact`](Self::exact) and [`gcra`](Self::gcra) choose otherwise. The guide to [rate limits]
+/// compares them, and has the proof of the bounds.
 ///
 /// | | admitted in any window | capacity returns | bytes a key |
 /// |---|---|---|---|
@@ -34,7 +34,7 @@ const MOST_QUOTAS: usize = 8;
 /// strict. *Exact* is the sliding-window log, in 4 to 6 bytes a permit where a sorted set takes a hundred. *GCRA*
 /// is the algorithm of ITU-T I.371.
 ///
-/// [docs/rate-limits.md]: https://github.com/larder-rs/larder/blob/main/docs/rate-limits.md
+/// [rate limits]: crate::guide::rate_limits
 ///
 /// ```
 /// use std::time::Duration;

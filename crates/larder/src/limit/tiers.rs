@@ -60,10 +60,10 @@ impl RateLimiter {
     /// # }
     /// ```
     ///
-    /// The key is the text in the name of its record ([docs/wire-format.md]): the parts of a tuple are joined by
-    /// `:`. For invalid quotas the call fails with `InvalidSetting`.
+    /// The key is the text that stands in the name of its record ([wire format]): a tuple's parts are joined by
+    /// `:`. Quotas that make no sense are an `InvalidSetting` of the call.
     ///
-    /// [docs/wire-format.md]: https://github.com/larder-rs/larder/blob/main/docs/wire-format.md
+    /// [wire format]: crate::guide::wire_format
     #[must_use]
     pub fn quotas_by(self, quotas: impl Fn(&str) -> Option<Quotas> + Send + Sync + 'static) -> Self {
         self.with(|inner| inner.by_key = Some(Arc::new(quotas)))

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::RateLimiter;
-use super::decision::Decision;
+use super::decision::{DecidedBy, Decision};
 use super::outage::{self, Away};
 use super::quota::{Plan, Quota};
 #[cfg(feature = "tower")]
@@ -62,11 +62,7 @@ impl Together {
         self.decisions.iter().all(Decision::is_allowed)
     }
 
-    /// Returns how long to wait until the same request would be allowed if there are no other requests: the longest
-    /// wait of all keys. `None` if it was allowed.
-    ///
-    /// If one of the keys is only allowed by an [override](RateLimiter::override_key) that ends before that, the
-    /// request may be refused again then.
+    /// When the same request would pass if no other asks: the longest wait of all keys. Nothing where it passed.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.decisions.iter().filter_map(Decision::retry_after).max()
@@ -91,8 +87,9 @@ impl Together {
         place.map_or_else(least, |place| self.decisions.get(place)).map(Decision::quota)
     }
 
-    /// Returns one decision for each key, in order. If the request was refused, the decision of a key that would
-    /// have passed has a `retry_after` of zero, and shows what the key has left.
+    /// One decision a key, in their order. Where the request was refused, the decision of a key that would have passed says
+    /// to retry after no time at all, and what it has left. A key that passes only under an
+    /// [override](RateLimiter::override_key) that ends while another key is waited for says when it passes after that.
     #[must_use]
     pub fn decisions(&self) -> &[Decision] {
         &self.decisions
@@ -210,6 +207,10 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
                 // If one key refuses, a key that would have passed is not granted, and has nothing to wait for.
                 if answer.granted > 0 && !passes {
                     (answer.granted, answer.wait) = (0, 0);
+                }
+                if answer.label.is_some() && !passes {
+                    // It may have to be waited for because of the others, and is not remembered by itself.
+                    return Decision::of(&one.name, answer, &one.plan, DecidedBy::Store);
                 }
                 one.limiter.decided(&one.name, &one.plan, ChargeMode::All, one.cost, answer, *sent)
             });

@@ -235,7 +235,7 @@ impl Booking {
                 let _ = one.answer.send(decided.map(WaitOutcome::Decided));
             }),
             Ok(charged) if charged.granted > 0 => {
-                self.put_back(self.hand_out(&limiter, plan, charged, (answered, restarts), batch));
+                self.put_back(self.hand_out(&limiter, plan, charged, (sent, answered, restarts), batch));
             }
             Ok(charged) => {
                 // Remember the refusal locally, as a plain check does.
@@ -257,7 +257,7 @@ impl Booking {
         limiter: &RateLimiter,
         plan: &Arc<Plan>,
         charged: Charged,
-        (answered, restarts): (Tick, u64),
+        (sent, answered, restarts): (Tick, Tick, u64),
         batch: Vec<QueuedCaller>,
     ) -> Vec<QueuedCaller> {
         let (mut left, mut full) = (charged.granted, false);
@@ -272,8 +272,8 @@ impl Booking {
             left -= one.cost;
             let charged = Charged { granted: one.cost, ..charged };
             let (limiter, name, plan) = (one.limiter, self.name.clone(), plan.clone());
-            let turn = BookedTurn { limiter, name, plan, charged, answered, restarts, taken: false };
-            // If the caller has left, the turn is dropped and so given back.
+            let turn = BookedTurn { limiter, name, plan, charged, sent, answered, restarts, taken: false };
+            // Where the caller has left, the turn is dropped, and so given back.
             let _ = one.answer.send(Ok(WaitOutcome::Turn(turn)));
         }
         if left > 0 {

@@ -45,7 +45,7 @@ pub(super) fn quarantined(name: &str, until: u64) -> Error {
     Error::named(ErrorKind::Quarantined { until }, message, named)
 }
 
-/// Waits until enough replicas have the last write of the lock. One round trip, on a separate connection.
+/// Waits until enough replicas have what was just granted. One round trip, on a connection that no other call uses.
 pub(super) async fn acknowledged(holding: &Arc<Lease>, ttl: Duration) -> Result<()> {
     let Lease { locks, name, token, failover, .. } = &**holding;
     let ticket = LockToken { lock: name.to_string(), token: *token };

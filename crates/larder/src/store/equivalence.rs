@@ -197,7 +197,7 @@ async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -
             let tracked: Vec<_> =
                 store.get_many_tracked(&names).await?.into_iter().map(|read| read.bytes).collect();
             let plain = store.get_many(&names).await?;
-            assert_eq!(plain, tracked, "what is read depends on who is told of changes");
+            assert_eq!(plain, tracked, "a tracked read and a plain one differ");
             Answer::ManyBytes(plain)
         }
         Step::GetTracked(n) => Answer::Bytes(store.get_tracked(&name(n)).await?.bytes),
@@ -327,8 +327,7 @@ pub(super) async fn real_store() -> RedisStore {
         password: None,
         credentials: None,
         database: 0,
-        tls: false,
-        tls_roots: None,
+        tls: None,
         connect_timeout: Duration::from_secs(10),
         client_name: "larder".into(),
         clock: Clock::default(),

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::AnyStore;
+use crate::clock::Tick;
 use crate::error::Result;
 
 /// How a quota counts.
@@ -117,7 +118,8 @@ pub(crate) struct Charge<'a> {
     pub(crate) terms: &'a [QuotaSpec],
     pub(crate) take: ChargeMode,
     pub(crate) cost: u64,
-    /// After how many microseconds from now the charge counts: at the expiry of a batch's lease.
+    /// How many microseconds ahead of now it is charged: at the expiry of a lease. For [`ChargeMode::Look`]: how much later the
+    /// request is repeated, perhaps after the end of an override.
     pub(crate) charge_at: u64,
     /// For how many microseconds in the future a turn may be booked if nothing is free now.
     pub(crate) max_wait: u64,
@@ -220,8 +222,8 @@ pub(crate) trait LimitStore: Send + Sync + 'static {
     /// and begin a block.
     fn charge(&self, name: &str, charge: Charge<'_>) -> impl Future<Output = Result<Charged>> + Send;
 
-    /// Charges several records, all or none. If one refuses, each reply is what that record would have
-    /// replied alone.
+    /// Charges several records, all or none. Where one refuses, the answers are what each would have been by itself; but a key
+    /// whose override ends before the longest wait is refused for as long as the request's own terms refuse it.
     fn charge_together(
         &self,
         charges: &[(&str, Charge<'_>)],
@@ -246,8 +248,13 @@ pub(crate) trait LimitStore: Send + Sync + 'static {
     /// Forgets what was charged to a key, and returns whether anything was. An override stays.
     fn forget(&self, name: &str) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Returns which of 16 failure domains the name belongs to: as far as is known, names in one domain are
-    /// available or fail together.
+    /// The local time at which the store's clock shows `time` (microseconds), at the latest; nothing where that is not known,
+    /// or no answer of the store is ever late. Its error is that of the fastest request to the store, and of clocks that
+    /// differ in rate.
+    fn local_time(&self, name: &str, time: u64) -> Option<Tick>;
+
+    /// Which of 16 domains of failure the name belongs to: names that share one live or fail together, as nearly as is
+    /// known.
     fn domain(&self, name: &str) -> usize;
 }
 
@@ -284,6 +291,14 @@ impl LimitStore for AnyStore {
 
     async fn forget(&self, name: &str) -> Result<bool> {
         on_either!(self.forget(name))
+    }
+
+    fn local_time(&self, name: &str, time: u64) -> Option<Tick> {
+        match self {
+            Self::Memory(store) => store.local_time(name, time),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.local_time(name, time),
+        }
     }
 
     fn domain(&self, name: &str) -> usize {

@@ -105,7 +105,9 @@ impl Sessions {
         let span = u64::try_from((Self::BOUND - Self::TICK).as_nanos()).unwrap_or(0);
         session.until.store(sent.mono().saturating_add(span), Ordering::Release);
         session.until_awake.store(sent.awake().saturating_add(span), Ordering::Release);
-        if session.generation.load(Ordering::Acquire) != seen.generation {
+        // A read-modify-write, not a load: a load could be carried out before the stores above become visible. Either
+        // `close` comes after this step and its store erases the deadline, or this step sees the next generation.
+        if session.generation.fetch_add(0, Ordering::AcqRel) != seen.generation {
             // The generation ended during this call. Erase the deadline, so that the next generation does not
             // start with it.
             session.until.store(0, Ordering::Release);

@@ -1,47 +1,57 @@
-//! A round's server, proxies and workers.
+//! A round's servers, proxies and workers.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::Path;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use larder_testkit::history::{Notebook, Notes, now};
 use larder_testkit::worker::Worker;
 use larder_testkit::{Proxy, Server, eventually};
 use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::TEST;
-use crate::what::What;
+use crate::ground::Ground;
+use crate::report::say;
+use crate::what::{On, Plan, What};
 use crate::work::cache::ROWS;
 
-pub(crate) const WORKERS: usize = 5;
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
-/// Whoever stands still for longer may miss its turn: from a release to its confirmation, which must come within 250 ms,
-/// two processes, the proxies and the server are asked six times.
+/// A process that stands still for longer may miss its turn: from a release to its confirmation, which must come within
+/// 250 ms, two processes, the proxies and the server are asked six times.
 pub(crate) const STALL: Duration = Duration::from_millis(40);
-/// Until a process that stood still is heard of again.
+/// Until the server has heard again from a process that stood still.
 pub(crate) const HEARD: Duration = Duration::from_millis(250);
-/// By how many seconds the clocks of each worker are ahead, its wall clock excepted, where a time namespace may be made.
-const AHEAD: [i64; WORKERS] = [0, 600, 0, 86_400, 600];
+/// By how many seconds the clocks of each worker are ahead, its wall clock excepted, where a time namespace may be
+/// made.
+const AHEAD: [i64; 5] = [0, 600, 0, 86_400, 600];
+/// How often a round says how far it is.
+const PROGRESS: Duration = Duration::from_secs(15);
 
 pub(crate) fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap()
 }
 
 pub(crate) struct Fleet {
-    pub(crate) server: Server,
-    pub(crate) lossy: bool,
+    pub(crate) ground: Ground,
+    pub(crate) on: On,
+    pub(crate) plan: Plan,
     pub(crate) members: Vec<Member>,
     pub(crate) book: Arc<Notebook>,
     pub(crate) rng: StdRng,
     pub(crate) skewed: bool,
-    what: What,
+    /// Whether no fault has been drawn yet.
+    pub(crate) first: bool,
+    /// Who were masters when that was last looked at, and when that was.
+    pub(crate) masters: (Vec<SocketAddr>, u64),
+    pub(crate) what: What,
     next: u32,
     folder: TempDir,
     /// The database, which no fault touches.
@@ -52,30 +62,50 @@ pub(crate) struct Fleet {
 pub(crate) struct Member {
     pub(crate) worker: Worker,
     pub(crate) process: u32,
-    pub(crate) proxy: Proxy,
+    /// Nodes of a Cluster and servers under Sentinel are found by their own addresses, so none stands before them.
+    pub(crate) proxy: Option<Proxy>,
 }
 
 impl Fleet {
-    pub(crate) fn start(what: What, lossy: bool, seed: u64) -> Self {
-        let builder = Server::builder().tcp();
-        // What was written to the file outlives a killed process; it is written before each answer.
-        let kept = builder.clone().persist().arg("appendfsync", "no").arg("auto-aof-rewrite-min-size", "4mb");
-        let server = if lossy { builder.start() } else { kept.start() };
+    pub(crate) fn start(what: What, on: On, seed: u64) -> Self {
+        let (ground, plan) = (Ground::start(on), what.plan());
         let (folder, rows) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::write(rows.path().join("rows"), vec![0; ROWS * 8]).unwrap();
         let book = Arc::new(Notebook::create(folder.path(), 0, 0).unwrap());
         let (mono, wall) = (now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
         book.note("clock", &[mono, nanos(wall)]).unwrap();
+        if on == On::Cluster {
+            book.note("cluster", &[]).unwrap();
+        }
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         // The proxies' time slices are this process's.
         runtime.spawn(watch(book.clone(), 0));
         let rng = StdRng::seed_from_u64(seed);
+        let masters = (ground.master_addresses(), now());
         let (members, next, skewed) = (Vec::new(), 0, true);
-        let mut fleet = Self { server, lossy, members, book, rng, skewed, what, next, folder, rows, runtime };
-        for slot in 0..WORKERS {
-            let proxy = fleet.runtime.block_on(Proxy::start(fleet.server.addr().unwrap()));
-            let (worker, process) = fleet.spawn(slot, &proxy.url(), true);
+        let mut fleet = Self {
+            ground,
+            on,
+            plan,
+            members,
+            book,
+            rng,
+            skewed,
+            first: true,
+            masters,
+            what,
+            next,
+            folder,
+            rows,
+            runtime,
+        };
+        for slot in 0..fleet.plan.workers {
+            let proxy = match &fleet.ground {
+                Ground::One(server) => Some(fleet.runtime.block_on(Proxy::start(server.addr().unwrap()))),
+                _ => None,
+            };
+            let (worker, process) = fleet.spawn(slot, proxy.as_ref(), true);
             fleet.members.push(Member { worker, process, proxy });
         }
         for member in &fleet.members {
@@ -85,13 +115,13 @@ impl Fleet {
     }
 
     /// Starts the worker of a slot, with a number of its own.
-    pub(crate) fn spawn(&mut self, slot: usize, url: &str, first: bool) -> (Worker, u32) {
+    fn spawn(&mut self, slot: usize, proxy: Option<&Proxy>, first: bool) -> (Worker, u32) {
         self.next += 1;
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let envs = [
             ("FOLDER", text(self.folder.path())),
             ("DATABASE", text(&self.rows.path().join("rows"))),
-            ("SERVER", url.to_owned()),
+            ("SERVER", proxy.map_or_else(|| self.ground.url(), Proxy::url)),
             ("PROCESS", self.next.to_string()),
             ("SLOT", slot.to_string()),
             ("FIRST", u8::from(first).to_string()),
@@ -99,31 +129,47 @@ impl Fleet {
             ("WHAT", self.what.to_string()),
         ];
         let envs: Vec<(&str, &str)> = envs.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let ahead = AHEAD[slot].to_string();
+        let by = AHEAD[slot % AHEAD.len()];
+        let ahead = by.to_string();
         let with = |ahead| [&envs[..], &[("AHEAD", ahead)]].concat();
-        let skewed = (AHEAD[slot] != 0)
-            .then(|| Worker::spawn_ahead(TEST, "worker", &with(&ahead), AHEAD[slot]))
-            .flatten();
-        self.skewed &= AHEAD[slot] == 0 || skewed.is_some();
+        let skewed = (by != 0).then(|| Worker::spawn_ahead(TEST, "worker", &with(&ahead), by)).flatten();
+        self.skewed &= by == 0 || skewed.is_some();
         (skewed.unwrap_or_else(|| Worker::spawn(TEST, "worker", &with("0"))), self.next)
+    }
+
+    /// Starts another process in the place of one that was killed.
+    pub(crate) fn respawn(&mut self, slot: usize) {
+        let proxy = self.members[slot].proxy.take();
+        let (worker, process) = self.spawn(slot, proxy.as_ref(), false);
+        self.members[slot] = Member { worker, process, proxy };
     }
 
     /// Brings about faults for so long, and says how many of each kind.
     pub(crate) fn strike(&mut self, span: Duration) -> BTreeMap<&'static str, u64> {
-        let end = Instant::now() + span;
+        let (began, mut told) = (Instant::now(), Instant::now());
         let mut faults = BTreeMap::new();
-        let done = Arc::new(AtomicBool::new(false));
-        let watched = {
-            let (book, done, address) = (self.book.clone(), done.clone(), self.server.addr().unwrap());
-            std::thread::spawn(move || watch_server(address, &book, &done))
-        };
-        while Instant::now() < end {
-            *faults.entry(self.strike_once()).or_default() += 1;
-            let pause = self.rng.random_range(50..700);
-            std::thread::sleep(Duration::from_millis(pause));
+        let watch = Watch::start(&self.ground.addresses(), &self.book);
+        if self.plan.measures {
+            self.measure(&mut faults);
         }
-        done.store(true, Ordering::SeqCst);
-        watched.join().unwrap();
+        while began.elapsed() < span {
+            let struck = Instant::now();
+            let kind = self.strike_once();
+            *faults.entry(kind).or_default() += 1;
+            if struck.elapsed() > PROGRESS / 2 {
+                say(&format!("  {}: {kind:?} took {:.0?}", self.on, struck.elapsed()));
+            }
+            self.pause(self.plan.pause.clone());
+            if self.what.is_soak() {
+                self.sample_server();
+            }
+            if told.elapsed() > PROGRESS {
+                told = Instant::now();
+                let count: u64 = faults.values().sum();
+                say(&format!("  {}: {count} faults in {:.0?}", self.on, began.elapsed()));
+            }
+        }
+        watch.end();
         faults
     }
 
@@ -137,8 +183,20 @@ impl Fleet {
             while worker.read_line(LIMIT).unwrap() != "done" {}
             assert!(worker.wait(LIMIT).unwrap().success(), "{}", worker.log());
         }
+        self.note_changes(0);
         self.book.note("end", &[now()]).unwrap();
         Notes::read(self.folder.path()).unwrap()
+    }
+
+    /// Keeps the notes and the servers' logs, to find out what led to a violation. Where they are.
+    pub(crate) fn keep(self) -> PathBuf {
+        let Self { ground, folder, .. } = self;
+        let kept = folder.keep();
+        for node in ground.nodes() {
+            // A help for people, which must not fail a run that has something to say.
+            let _ = std::fs::write(kept.join(format!("log-{}", node.addr().unwrap().port())), node.log());
+        }
+        kept
     }
 
     /// Locks are free and queues empty in a moment, and what is left has an end: L5 and R5.
@@ -146,15 +204,47 @@ impl Fleet {
     pub(crate) fn left_for_ever(&self) -> Vec<String> {
         let lasting = |name: &String| {
             let of_lock = ["~lock", "~election"].iter().any(|kind| name.starts_with(kind));
-            of_lock && !name.ends_with(":fence") && !name.contains(":wake:")
+            let has_end = [":fence", ":origin"].iter().any(|end| name.ends_with(end));
+            of_lock && !has_end && !name.contains(":wake:")
         };
+        let masters = self.ground.masters();
+        let names = |server: &Server| server.query::<Vec<String>>(&["KEYS", "~*"]);
         eventually("the locks, their queues and their claims are gone", LIMIT, || {
-            let names: Vec<String> = self.server.query(&["KEYS", "~*"]);
-            (!names.iter().any(lasting)).then_some(())
+            masters.iter().all(|server| !names(server).iter().any(lasting)).then_some(())
         });
-        let mut names: Vec<String> = self.server.query(&["KEYS", "~*"]);
-        names.retain(|name| self.server.query::<i64>(&["PTTL", name]) == -1);
-        names
+        masters.into_iter().flat_map(without_end).collect()
+    }
+}
+
+/// The names of larder's own keys that never expire.
+fn without_end(server: &Server) -> Vec<String> {
+    let mut names: Vec<String> = server.query(&["KEYS", "~*"]);
+    names.retain(|name| server.query::<i64>(&["PTTL", name]) == -1);
+    names
+}
+
+/// Threads that ask each server again and again, until they are ended.
+pub(crate) struct Watch {
+    done: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Watch {
+    pub(crate) fn start(addresses: &[SocketAddr], book: &Arc<Notebook>) -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        let start = |address: &SocketAddr| {
+            let (address, book, done) = (*address, book.clone(), done.clone());
+            std::thread::spawn(move || watch_server(address, &book, &done))
+        };
+        let threads = addresses.iter().map(start).collect();
+        Self { done, threads }
+    }
+
+    pub(crate) fn end(self) {
+        self.done.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
     }
 }
 
@@ -175,7 +265,7 @@ fn note_stall(book: &Notebook, process: u32, last: u64) {
 }
 
 /// Asks the server again and again, and notes when it does not answer at once.
-fn watch_server(address: std::net::SocketAddr, book: &Notebook, done: &AtomicBool) {
+fn watch_server(address: SocketAddr, book: &Notebook, done: &AtomicBool) {
     let mut connection = None;
     while !done.load(Ordering::SeqCst) {
         let last = now();
@@ -197,4 +287,14 @@ fn watch_server(address: std::net::SocketAddr, book: &Notebook, done: &AtomicBoo
             book.note_of("fault", 0, &[last, at + nanos(HEARD)]).unwrap();
         }
     }
+}
+
+#[test]
+fn a_planted_key_without_an_end_is_found() {
+    let server = Server::start();
+    server.command(&["SET", "~lock.1:{a}", "1", "EX", "60"]);
+    server.command(&["SET", "of a program", "1"]);
+    assert_eq!(without_end(&server), [""; 0]);
+    server.command(&["SET", "~sem.1:{b}", "1"]);
+    assert_eq!(without_end(&server), ["~sem.1:{b}"]);
 }

@@ -86,6 +86,16 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                 let passes = looks.iter().all(|look| look.granted > 0);
                 prop_assert_eq!(passes, expected.iter().all(|one| one.granted > 0));
                 if !passes {
+                    let waits = found.iter().filter(|one| one.granted == 0).map(|one| one.wait);
+                    let wait = waits.max().unwrap_or(0);
+                    let all_pass = |clock| {
+                        charges.iter().all(|(name, charge)| {
+                            let look = Charge { take: ChargeMode::Look, penalty: None, ..*charge };
+                            stores.memory.charge(name, look, clock).granted > 0
+                        })
+                    };
+                    prop_assert!(all_pass(both.clock + wait), "too short: {:?}", found);
+                    prop_assert!(!all_pass(both.clock + wait - 1), "too long: {:?}", found);
                     for ((name, charge), look) in charges.iter().zip(&looks) {
                         let again = Charge { take: ChargeMode::Look, ..*charge };
                         let after = stores.memory.charge(name, again, both.clock);

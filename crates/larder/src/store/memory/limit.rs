@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::MemoryStore;
+use crate::clock::Tick;
 use crate::error::Result;
 use crate::store::limit::{Charge, ChargeStamp, Charged, Label, LimitStore, Override, QuotaSpec};
 
@@ -30,6 +31,10 @@ impl LimitStore for MemoryStore {
 
     async fn forget(&self, name: &str) -> Result<bool> {
         Ok(self.limits.forget(name, self.now_micros()))
+    }
+
+    fn local_time(&self, _: &str, _: u64) -> Option<Tick> {
+        None
     }
 
     fn domain(&self, _: &str) -> usize {

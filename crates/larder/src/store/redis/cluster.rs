@@ -2,9 +2,7 @@
 //!
 //! The map comes from CLUSTER SLOTS and is fetched again when a node answers MOVED, when a node is down, and once in a
 //! while: from the first node that answers. A node that is silent is not waited for, the next is asked beside it. MOVED, ASK and TRYAGAIN mean that the request was not carried out, so those are followed whatever the
-//! request; nothing else is ever sent twice. The driver has a cluster client of its own: it also sends again what
-//! broke midway, which could charge a limit twice, and it keeps its map to itself, without which keys cannot be
-//! grouped.
+//! request; nothing else is ever sent twice.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,7 +11,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
-use redis::{Cmd, Pipeline, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
@@ -24,6 +21,7 @@ use super::error::Failure;
 use super::node::{Node, Replay};
 use super::slots;
 use super::tracking::{SessionHandle, Tracking};
+use super::wire::{Reply, Request};
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::target;
@@ -86,7 +84,7 @@ impl Cluster {
     }
 
     /// Sends a command to the master of a slot, and on to where it is passed.
-    pub(super) async fn send(&self, slot: u16, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
+    pub(super) async fn send(&self, slot: u16, command: &Request, replay: Replay) -> Result<Reply, Failure> {
         let mut node = self.shared.await_master(slot).await?;
         let (mut asking, mut apart) = (false, false);
         for _ in 0..MOST_REDIRECTS {
@@ -124,16 +122,12 @@ impl Cluster {
     pub(super) async fn send_all(
         &self,
         slot: u16,
-        commands: &[Cmd],
+        commands: &[Request],
         replay: Replay,
-    ) -> Result<Vec<Result<Value, Failure>>> {
+    ) -> Result<Vec<Result<Reply, Failure>>> {
         let node = self.shared.await_master(slot).await?;
-        let mut pipeline = Pipeline::with_capacity(commands.len());
-        for command in commands {
-            pipeline.add_command(command.clone());
-        }
         let answers =
-            node.send_all(slot, &pipeline, replay).await.inspect_err(|error| self.shared.distrust(error))?;
+            node.send_all(slot, commands, replay).await.inspect_err(|error| self.shared.distrust(error))?;
         let mut settled = Vec::with_capacity(answers.len());
         for (answer, command) in answers.into_iter().zip(commands) {
             settled.push(match answer {
@@ -150,10 +144,10 @@ impl Cluster {
     pub(super) async fn send_together(
         &self,
         slot: u16,
-        pipeline: &Pipeline,
-    ) -> Result<Vec<Result<Value, Failure>>> {
+        commands: &[Request],
+    ) -> Result<Vec<Result<Reply, Failure>>> {
         let node = self.shared.await_master(slot).await?;
-        let answers = node.send_all(slot, pipeline, Replay::Never).await;
+        let answers = node.send_all(slot, commands, Replay::Never).await;
         let answers = answers.inspect_err(|error| self.shared.distrust(error))?;
         if answers.iter().any(|answer| matches!(answer, Err(Failure::Moved(_)))) {
             self.shared.stale.notify_one();
@@ -193,11 +187,9 @@ impl Drop for Cluster {
     }
 }
 
-async fn ask(node: &Node, slot: u16, command: &Cmd) -> Result<Value, Failure> {
-    let mut pipeline = Pipeline::with_capacity(2);
-    pipeline.cmd("ASKING");
-    pipeline.add_command(command.clone());
-    let mut answers = node.send_all(slot, &pipeline, Replay::Never).await?.into_iter();
+async fn ask(node: &Node, slot: u16, command: &Request) -> Result<Reply, Failure> {
+    let both = [Request::new("ASKING"), command.clone()];
+    let mut answers = node.send_all(slot, &both, Replay::Never).await?.into_iter();
     // Where ASKING itself is refused, the command is only passed back, again and again.
     answers.next().transpose()?;
     answers.next().unwrap_or_else(|| Err(Error::new(ErrorKind::Server, "no answer after ASKING").into()))
@@ -336,8 +328,7 @@ impl ClusterShared {
         let node = node.unwrap_or_else(|| {
             Arc::new(Node::start(&Destination::Fixed(address.clone()), &self.login, 1, true, None))
         });
-        let mut command = redis::cmd("CLUSTER");
-        command.arg("SLOTS");
+        let command = Request::new("CLUSTER").arg("SLOTS");
         let answer = timeout(self.login.connect_timeout, node.send(0, &command, Replay::Safe))
             .await
             .map_err(|_| Error::timed_out(self.login.connect_timeout))?

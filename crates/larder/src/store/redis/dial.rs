@@ -4,12 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    PushInfo, RedisConnectionInfo,
-};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -19,14 +13,12 @@ use super::full;
 use super::hosts::Hosts;
 use super::identity::{Identity, Role, identify};
 use super::sentinel;
+use super::wire::{Connection, Event, Greeting, Tls, WireError, connect, greet};
 use crate::clock::Clock;
 use crate::credentials::{CredentialSource, CurrentCredentials};
 use crate::endpoint::{Address, Secret};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Eviction;
-
-/// The driver's own queue of requests that wait for the socket. Its default of 50 makes callers wait for each other.
-const QUEUE: usize = 1024;
 
 /// Who connects, and how.
 #[derive(Debug, Clone)]
@@ -36,9 +28,7 @@ pub(crate) struct Login {
     /// In place of both, where the program has a provider.
     pub(crate) credentials: Option<Arc<CredentialSource>>,
     pub(crate) database: u32,
-    pub(crate) tls: bool,
-    /// Certificates of the authorities to trust in place of the operating system's, in PEM.
-    pub(crate) tls_roots: Option<Vec<u8>>,
+    pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) connect_timeout: Duration,
     /// What `CLIENT LIST` calls the connections.
     pub(crate) client_name: String,
@@ -53,6 +43,18 @@ impl Login {
     /// The same for connections of the background.
     pub(crate) fn at_home(&self, home: &Handle) -> Self {
         Self { hosts: Hosts::at_home(home), ..self.clone() }
+    }
+
+    /// As whom to log in, with credentials of the program's provider where it has one.
+    pub(super) fn greeting<'a>(&'a self, credentials: Option<&'a CurrentCredentials>) -> Greeting<'a> {
+        let (username, password) = match credentials {
+            Some(CurrentCredentials { credentials, .. }) => {
+                (&credentials.username, Some(&credentials.password))
+            }
+            None => (&self.username, self.password.as_ref()),
+        };
+        let password = password.map(|Secret(password)| password.as_str());
+        Greeting { username: username.as_deref(), password, database: self.database }
     }
 }
 
@@ -95,26 +97,28 @@ impl Destination {
 
 /// A connection that was opened.
 pub(super) struct Dialled {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: Connection,
+    /// Whether the server sends pushes on it.
+    pub(super) resp3: bool,
     pub(super) address: Address,
     pub(super) identity: Identity,
     /// What it was authenticated with, where that may change.
     pub(super) credentials: Option<CurrentCredentials>,
 }
 
-/// Opens a connection within the login's `connect_timeout`. `pushes` is called in the connection's own task, before any
+/// Opens a connection within the login's `connect_timeout`. `events` is called in the connection's own task, before any
 /// later reply is handed out.
 pub(super) async fn dial(
     destination: &Destination,
     login: &Login,
-    pushes: impl Fn(PushInfo) + Send + Sync + 'static,
+    events: impl Fn(&Event<'_>) + Send + Sync + 'static,
 ) -> Result<Dialled> {
-    let pushes: Pushes = Arc::new(pushes);
+    let events: Events = Arc::new(events);
     let open = async {
         match destination {
-            Destination::Fixed(address) => open_and_identify(address, login, pushes).await,
+            Destination::Fixed(address) => open_and_identify(address, login, events).await,
             Destination::Sentinel { sentinels, service, sentinel_login } => {
-                sentinel::open_named((sentinels, service), sentinel_login, login, &pushes).await
+                sentinel::open_named((sentinels, service), sentinel_login, login, &events).await
             }
         }
     };
@@ -127,7 +131,7 @@ pub(super) async fn dial(
                 describe(destination),
                 login.connect_timeout,
                 // A server without TLS waits for the end of what it takes for a command.
-                if login.tls { ": does it speak TLS on this port?" } else { "" }
+                if login.tls.is_some() { ": does it speak TLS on this port?" } else { "" }
             ),
         )),
     }
@@ -145,25 +149,25 @@ pub(super) fn describe(destination: &Destination) -> String {
     }
 }
 
-async fn open_and_identify(address: &Address, login: &Login, pushes: Pushes) -> Result<Dialled> {
-    let opened = open(address, login, Some(pushes)).await?;
+async fn open_and_identify(address: &Address, login: &Login, events: Events) -> Result<Dialled> {
+    let opened = open(address, login, Some(events)).await?;
     let identity = identify(&opened.connection, &login.client_name)
         .await
-        .map_err(|error| translate(&error, &address.to_string()))?;
+        .map_err(|failure| translate(&WireError::from(failure), &address.to_string()))?;
     login.learned.note(&identity.eviction);
-    let OpenedConnection { connection, credentials } = opened;
-    Ok(Dialled { connection, address: address.clone(), identity, credentials })
+    let OpenedConnection { connection, resp3, credentials } = opened;
+    Ok(Dialled { connection, resp3, address: address.clone(), identity, credentials })
 }
 
 /// Opens a connection to a server that Sentinel named, and fails where that is no master.
-pub(super) async fn open_master(address: &Address, login: &Login, pushes: Pushes) -> Result<Dialled> {
+pub(super) async fn open_master(address: &Address, login: &Login, events: Events) -> Result<Dialled> {
     // The end of a connection that is passed over is not the end of the one that is used. No push that matters comes before tracking
     // is on, so none is missed.
     let used = Arc::new(AtomicBool::new(false));
     let gate = used.clone();
-    let gated = move |push| {
+    let gated = move |event: &Event<'_>| {
         if gate.load(Ordering::Acquire) {
-            pushes(push);
+            events(event);
         }
     };
     let dialled = open_and_identify(address, login, Arc::new(gated)).await?;
@@ -188,96 +192,45 @@ fn check_master(dialled: &Dialled) -> Result<()> {
     }
 }
 
-type Pushes = Arc<dyn Fn(PushInfo) + Send + Sync>;
+pub(super) type Events = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
 /// A connection, and what it was authenticated with where that may change.
 pub(super) struct OpenedConnection {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: Connection,
+    resp3: bool,
     credentials: Option<CurrentCredentials>,
 }
 
 pub(super) async fn open(
     address: &Address,
     login: &Login,
-    pushes: Option<Pushes>,
+    events: Option<Events>,
 ) -> Result<OpenedConnection> {
     let credentials = match &login.credentials {
         Some(source) => Some(source.current().await?),
         None => None,
     };
-    let fail = |error| translate(&error, &address.to_string());
-    let client = client(address, login, credentials.as_ref()).map_err(fail)?;
-    // larder has timeouts of its own, around whole operations.
-    let mut config = AsyncConnectionConfig::new()
-        .set_connection_timeout(None)
-        .set_response_timeout(None)
-        .set_pipeline_buffer_size(QUEUE);
-    if let Some(pushes) = pushes {
-        config = config.set_push_sender(move |push| {
-            pushes(push);
-            Ok::<(), ()>(())
+    let opened = async {
+        let stream = connect(address, login.tls.as_deref()).await?;
+        let connection = Connection::start(stream, move |event: Event<'_>| {
+            if let Some(events) = &events {
+                events(&event);
+            }
         });
-    }
-    let error = match client.get_multiplexed_async_connection_with_config(&config).await {
-        Ok(connection) => return Ok(OpenedConnection { connection, credentials }),
-        Err(error) => fail(error),
+        let resp3 = greet(&connection, login.greeting(credentials.as_ref())).await?;
+        Ok::<_, WireError>((connection, resp3))
+    };
+    let error = match opened.await {
+        Ok((connection, resp3)) => return Ok(OpenedConnection { connection, resp3, credentials }),
+        Err(error) => translate(&error, &address.to_string()),
     };
     if let (ErrorKind::Authentication, Some(source), Some(kept)) =
         (error.kind(), &login.credentials, &credentials)
     {
         source.refused(kept.number).await;
     }
-    if error.kind() == ErrorKind::Disconnected && !login.tls && full::is_full(address).await {
+    if error.kind() == ErrorKind::Disconnected && login.tls.is_none() && full::is_full(address).await {
         return Err(full::error(address));
     }
     Err(error)
-}
-
-fn client(
-    address: &Address,
-    login: &Login,
-    credentials: Option<&CurrentCredentials>,
-) -> redis::RedisResult<Client> {
-    let address = match address {
-        Address::Unix(path) => ConnectionAddr::Unix(path.clone()),
-        Address::Tcp { host, port } if login.tls => {
-            ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
-        }
-        Address::Tcp { host, port } => ConnectionAddr::Tcp(host.clone(), *port),
-    };
-    let mut settings = RedisConnectionInfo::default()
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_db(login.database.into())
-        .set_lib_name("larder", env!("CARGO_PKG_VERSION"));
-    let (username, password) = match credentials {
-        Some(CurrentCredentials { credentials, .. }) => (&credentials.username, Some(&credentials.password)),
-        None => (&login.username, login.password.as_ref()),
-    };
-    if let Some(username) = username {
-        settings = settings.set_username(username);
-    }
-    if let Some(Secret(password)) = password {
-        settings = settings.set_password(password);
-    }
-    let info: ConnectionInfo = address
-        .into_connection_info()?
-        .set_redis_settings(settings)
-        .set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    with_tls(info, login)
-}
-
-#[cfg(feature = "tls")]
-fn with_tls(info: ConnectionInfo, login: &Login) -> redis::RedisResult<Client> {
-    if !login.tls {
-        return Client::open(info);
-    }
-    // rustls wants the program to choose its cryptography. One that chose before keeps its choice.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let certificates = redis::TlsCertificates { client_tls: None, root_cert: login.tls_roots.clone() };
-    Client::build_with_tls(info, certificates)
-}
-
-#[cfg(not(feature = "tls"))]
-fn with_tls(info: ConnectionInfo, _: &Login) -> redis::RedisResult<Client> {
-    Client::open(info)
 }

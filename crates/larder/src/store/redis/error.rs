@@ -1,11 +1,8 @@
-//! From what the driver reports to larder's own kinds.
+//! From what the wire reports to larder's own kinds.
 
-use std::error::Error as StdError;
 use std::io;
-use std::sync::Arc;
 
-use redis::{RedisError, ServerErrorKind};
-
+use super::wire::{RequestFailure, ServerError, WireError};
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind};
 
@@ -20,6 +17,8 @@ pub(super) enum Failure {
     TryAgain,
     /// The server does not have the script.
     NoScript,
+    /// The tracked connection broke before anything was written.
+    NotSent,
     Error(Error),
 }
 
@@ -31,25 +30,23 @@ impl From<Error> for Failure {
 
 impl Failure {
     /// `address` is who answered; it holds no secret.
-    pub(super) fn of(error: &RedisError, address: &str) -> Self {
+    pub(super) fn of(failure: RequestFailure, address: &str) -> Self {
+        let RequestFailure::Refused(error) = failure else {
+            return Self::Error(translate_request(&failure.into(), address));
+        };
         let redirect = || {
-            let (target, _) = error.redirect_node()?;
-            let (host, port) = target.rsplit_once(':')?;
+            let (host, port) = error.detail().split(' ').nth(1)?.rsplit_once(':')?;
             let asked = address.rsplit_once(':').map_or("", |(host, _)| host.trim_matches(['[', ']']));
             Some(Address::named(host, port.parse().ok()?, asked))
         };
-        match error.kind() {
-            redis::ErrorKind::Server(ServerErrorKind::NoScript) => Self::NoScript,
-            redis::ErrorKind::Server(ServerErrorKind::TryAgain) => Self::TryAgain,
-            redis::ErrorKind::Server(kind @ (ServerErrorKind::Moved | ServerErrorKind::Ask)) => {
-                match redirect() {
-                    Some(target) if kind == ServerErrorKind::Moved => Self::Moved(target),
-                    Some(target) => Self::Ask(target),
-                    None => Self::Error(translate_request(error, address)),
-                }
-            }
-            _ => Self::Error(translate_request(error, address)),
-        }
+        let wish = match error.code() {
+            "NOSCRIPT" => Some(Self::NoScript),
+            "TRYAGAIN" => Some(Self::TryAgain),
+            "MOVED" => redirect().map(Self::Moved),
+            "ASK" => redirect().map(Self::Ask),
+            _ => None,
+        };
+        wish.unwrap_or_else(|| Self::Error(translate_request(&error.into(), address)))
     }
 
     /// For who cannot meet the server's wish.
@@ -60,6 +57,9 @@ impl Failure {
                 ErrorKind::InvalidSetting,
                 format!("{address} belongs to a cluster: connect with redis-cluster://"),
             ),
+            Self::NotSent => {
+                Error::new(ErrorKind::Disconnected, format!("the connection to {address} broke"))
+            }
             Self::NoScript => {
                 Error::new(ErrorKind::Server, format!("{address} lost a script it was just given"))
             }
@@ -68,13 +68,13 @@ impl Failure {
 }
 
 /// `address` is where it happened; it holds no secret.
-pub(super) fn translate(error: &RedisError, address: &str) -> Error {
+pub(super) fn translate(error: &WireError, address: &str) -> Error {
     translate_as(kind(error), error, address)
 }
 
 /// Of a request on a connection that stood. What a dial says before anything is sent, as that no way leads to the host, may
 /// here come after the request was carried out.
-pub(super) fn translate_request(error: &RedisError, address: &str) -> Error {
+pub(super) fn translate_request(error: &WireError, address: &str) -> Error {
     let kind = match kind(error) {
         ErrorKind::Refused => ErrorKind::Disconnected,
         kind => kind,
@@ -82,12 +82,12 @@ pub(super) fn translate_request(error: &RedisError, address: &str) -> Error {
     translate_as(kind, error, address)
 }
 
-fn translate_as(kind: ErrorKind, error: &RedisError, address: &str) -> Error {
-    let cause = io_cause(error);
+fn translate_as(kind: ErrorKind, error: &WireError, address: &str) -> Error {
     // In the message too, as many programs log that alone: "connection refused" and "no such host" are different errands.
-    let said = match cause {
-        Some(cause) => format!(": {cause}"),
-        None => format!(": {}", said(error)),
+    let said = format!(": {error}");
+    let cause = match error {
+        WireError::Io(cause) => Some(cause),
+        _ => None,
     };
     let forbidden = cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
     let message = match kind {
@@ -104,7 +104,7 @@ fn translate_as(kind: ErrorKind, error: &RedisError, address: &str) -> Error {
         ErrorKind::Permission => format!("the user may not do this at {address}{said}"),
         ErrorKind::WrongType => format!("the key at {address} holds another type of data{said}"),
         ErrorKind::OutOfMemory => format!("{address} is at its maxmemory and may not evict{said}"),
-        ErrorKind::ReadOnly if error.kind() == redis::ErrorKind::Server(ServerErrorKind::MasterDown) => {
+        ErrorKind::ReadOnly if matches!(error, WireError::Server(error) if error.code() == "MASTERDOWN") => {
             format!("{address} is a replica that lost its master and does not answer{said}")
         }
         ErrorKind::ReadOnly => format!("{address} is a read-only replica{said}"),
@@ -127,45 +127,39 @@ fn translate_as(kind: ErrorKind, error: &RedisError, address: &str) -> Error {
 }
 
 /// A server that does not know HELLO repeats what it was sent: the password, too.
-fn no_resp3(error: &RedisError) -> bool {
-    let detail = error.detail().unwrap_or_default();
-    error.kind() == redis::ErrorKind::RESP3NotSupported
+fn no_resp3(error: &WireError) -> bool {
+    let WireError::Server(error) = error else { return false };
+    let detail = error.detail();
+    error.code() == "NOPROTO"
         || (detail.contains("unknown command") && detail.to_ascii_uppercase().contains("HELLO"))
 }
 
-fn kind(error: &RedisError) -> ErrorKind {
-    use redis::ErrorKind as Driver;
-    match error.kind() {
-        Driver::AuthenticationFailed => ErrorKind::Authentication,
-        Driver::Io => io_kind(error),
-        // The driver reports what rustls says before a byte is exchanged as a client error.
-        Driver::InvalidClientConfig | Driver::Client if mentions_tls(error) => ErrorKind::Tls,
-        Driver::InvalidClientConfig => ErrorKind::InvalidSetting,
-        Driver::Server(server) => match server {
-            ServerErrorKind::BusyLoading => ErrorKind::Loading,
-            ServerErrorKind::ReadOnly => ErrorKind::ReadOnly,
-            ServerErrorKind::NoPerm => ErrorKind::Permission,
-            ServerErrorKind::ClusterDown | ServerErrorKind::TryAgain => ErrorKind::ClusterDown,
-            ServerErrorKind::MasterDown => ErrorKind::ReadOnly,
-            _ => coded(error),
-        },
-        _ => coded(error),
+fn kind(error: &WireError) -> ErrorKind {
+    match error {
+        WireError::Io(cause) => io_kind(cause),
+        WireError::Tls(_) => ErrorKind::Tls,
+        WireError::Server(error) => coded(error),
+        WireError::Closed | WireError::Malformed(_) | WireError::GivenUp | WireError::Stranded => {
+            ErrorKind::Disconnected
+        }
     }
 }
 
-/// How servers put it inside a script (since Redis 8.0 and Valkey 8, before, for a command and for a key), and how the
-/// driver passes on a SELECT that was refused: none of them with NOPERM.
+/// How servers put it inside a script (since Redis 8.0 and Valkey 8, before, for a command and for a key), without NOPERM.
 const NO_PERMISSION: [&str; 3] =
     ["ACL failure in script", "The user executing the script can't", "has no permissions to run the"];
 
-/// The codes that the driver has no kind for. Redis 6 puts the code of an error inside a script into a sentence.
-fn coded(error: &RedisError) -> ErrorKind {
-    let code = error.code().unwrap_or_default();
-    let detail = error.detail().unwrap_or_default();
+/// What a server's error means. Redis 6 puts the code of an error inside a script into a sentence.
+fn coded(error: &ServerError) -> ErrorKind {
+    let (code, detail) = (error.code(), error.detail());
     let has = |name: &str| {
         code == name || detail.split_whitespace().any(|word| word.trim_start_matches('-') == name)
     };
-    if has("WRONGTYPE") {
+    if code == "LOADING" {
+        ErrorKind::Loading
+    } else if matches!(code, "CLUSTERDOWN" | "TRYAGAIN") {
+        ErrorKind::ClusterDown
+    } else if has("WRONGTYPE") {
         ErrorKind::WrongType
     } else if has("OOM") {
         ErrorKind::OutOfMemory
@@ -187,11 +181,10 @@ fn coded(error: &RedisError) -> ErrorKind {
     }
 }
 
-fn io_kind(error: &RedisError) -> ErrorKind {
-    if mentions_tls(error) {
+fn io_kind(cause: &io::Error) -> ErrorKind {
+    if is_of_tls(cause) {
         return ErrorKind::Tls;
     }
-    let Some(cause) = io_cause(error) else { return ErrorKind::Disconnected };
     match cause.kind() {
         io::ErrorKind::ConnectionRefused
         | io::ErrorKind::NotFound
@@ -207,40 +200,14 @@ fn io_kind(error: &RedisError) -> ErrorKind {
     }
 }
 
-/// What lies behind the driver's error. The driver gives it inside an `Arc`, which hides its type.
-fn cause(error: &RedisError) -> Option<&(dyn StdError + 'static)> {
-    let source = error.source()?;
-    match source.downcast_ref::<Arc<dyn StdError + Send + Sync>>() {
-        Some(shared) => Some(&**shared),
-        None => Some(source),
-    }
-}
-
-fn io_cause(error: &RedisError) -> Option<&io::Error> {
-    cause(error)?.downcast_ref()
-}
-
 #[cfg(feature = "tls")]
-fn mentions_tls(error: &RedisError) -> bool {
-    let inside_io =
-        io_cause(error).and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>());
-    inside_io || cause(error).is_some_and(|cause| cause.is::<rustls::Error>())
+fn is_of_tls(cause: &io::Error) -> bool {
+    cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 #[cfg(not(feature = "tls"))]
-fn mentions_tls(_: &RedisError) -> bool {
+fn is_of_tls(_: &io::Error) -> bool {
     false
-}
-
-/// What was said, without what larder's own message says already, and without what the server repeats of a command that
-/// it does not know: keys, values, passwords.
-fn said(error: &RedisError) -> String {
-    let text = match (error.code(), error.detail()) {
-        (Some(code), Some(detail)) => format!("{code} {detail}"),
-        (Some(code), None) => code.to_owned(),
-        _ => error.to_string(),
-    };
-    text.split(", with args beginning").next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -249,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_host_that_is_out_of_reach_refuses_a_dial_and_breaks_a_request() {
-        let error = RedisError::from(io::Error::from(io::ErrorKind::HostUnreachable));
+        let error = WireError::from(io::Error::from(io::ErrorKind::HostUnreachable));
         assert_eq!(translate(&error, "a:1").kind(), ErrorKind::Refused);
         assert_eq!(translate_request(&error, "a:1").kind(), ErrorKind::Disconnected);
     }

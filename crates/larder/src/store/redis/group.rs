@@ -114,14 +114,14 @@ impl GroupStore for RedisStore {
 impl RedisStore {
     /// Ends everything that is held or claimed.
     pub(in crate::store) async fn end_group(&self, group: &str) {
-        use redis::Value;
-        let tokens = redis::cmd("ZRANGE").arg(group).arg(0).arg(-1).take();
-        let Value::Array(tokens) = self.network.run(group, &tokens, Replay::Safe).await.unwrap() else {
+        use super::wire::{Reply, Request};
+        let tokens = Request::new("ZRANGE").arg(group).arg("0").arg("-1");
+        let Reply::Array(tokens) = self.network.run(group, &tokens, Replay::Safe).await.unwrap() else {
             panic!("no array")
         };
         for token in tokens {
             let token = super::bytes(token).unwrap().unwrap();
-            let end = redis::cmd("ZADD").arg(group).arg(1).arg(token.as_ref()).take();
+            let end = Request::new("ZADD").arg(group).arg("1").arg(token);
             self.network.run(group, &end, Replay::Safe).await.unwrap();
         }
     }

@@ -1,6 +1,6 @@
 //! Which runtimes the connections of a store live on.
 //!
-//! The driver of a connection is a task; requests are fastest where it runs on the runtime of those who send them. But that
+//! A connection is driven by a task; requests are fastest where it runs on the runtime of those who send them. But that
 //! runtime may end, or be blocked by its program, while the `Larder` lives on. So the *supervisors* of connections run at
 //! home, on the `Larder`'s own thread. They have a connection dialled, and so driven, on the runtime of a caller, notice when
 //! that runtime ends ([`Driver`]) or does not run, and then dial on another one that callers were seen on, or at home.

@@ -4,10 +4,7 @@
 //! where that is refused too, the role stays unknown and counts as a master's. The run id comes from `INFO`, and stays
 //! unknown where that is refused.
 
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
-
-use super::link::is_connection_lost;
+use super::wire::{Connection, Reply, Request, RequestFailure};
 use crate::store::Eviction;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +40,16 @@ impl Identity {
 
 /// Gives the connection its name and asks the server: one round trip, and one more where `HELLO` is refused. An error is a
 /// lost connection; a refusal is not.
-pub(super) async fn identify(connection: &MultiplexedConnection, name: &str) -> RedisResult<Identity> {
-    let mut connection = connection.clone();
-    let mut questions = Pipeline::with_capacity(4);
-    questions.cmd("CLIENT").arg("SETNAME").arg(name);
-    questions.add_command(AskRole::Hello.command());
-    questions.cmd("INFO").arg("server");
-    questions.cmd("INFO").arg("memory");
-    let mut answers = connection.send_packed_commands(&questions, 0, 4).await?.into_iter().skip(1);
+pub(super) async fn identify(connection: &Connection, name: &str) -> Result<Identity, RequestFailure> {
+    let questions = [
+        Request::new("CLIENT").arg("SETNAME").arg(name),
+        AskRole::Hello.command(),
+        Request::new("INFO").arg("server"),
+        Request::new("INFO").arg("memory"),
+    ];
+    let mut answers = connection.send_all(&questions).await?.into_iter().skip(1);
     let (hello, server, memory) =
-        (answers.next().unwrap_or(Value::Nil), answers.next().and_then(text), answers.next().and_then(text));
+        (answers.next().unwrap_or(Reply::Nil), answers.next().and_then(text), answers.next().and_then(text));
     let mut identity = Identity {
         role: AskRole::Hello.read(&hello),
         ask_role: AskRole::Hello,
@@ -62,9 +59,9 @@ pub(super) async fn identify(connection: &MultiplexedConnection, name: &str) -> 
     };
     if identity.role.is_none() {
         identity.ask_role = AskRole::Role;
-        let answer = match connection.send_packed_command(&AskRole::Role.command()).await {
-            Err(error) if is_connection_lost(&error) => return Err(error),
-            answer => answer.unwrap_or(Value::Nil),
+        let answer = match connection.send(&AskRole::Role.command()).await {
+            Err(failure) if failure.is_of_connection() => return Err(failure),
+            answer => answer.unwrap_or(Reply::Nil),
         };
         identity.role = AskRole::Role.read(&answer);
         if identity.role.is_none() {
@@ -75,40 +72,32 @@ pub(super) async fn identify(connection: &MultiplexedConnection, name: &str) -> 
 }
 
 impl AskRole {
-    pub(super) fn command(self) -> Cmd {
+    pub(super) fn command(self) -> Request {
         match self {
             // Redis 6.0 wants the number, and to say 3 again changes nothing.
-            Self::Hello => cmd("HELLO").arg(3).take(),
-            Self::Role | Self::No => cmd("ROLE"),
+            Self::Hello => Request::new("HELLO").arg("3"),
+            Self::Role | Self::No => Request::new("ROLE"),
         }
     }
 
     /// The role in the answer to that command, if it says one.
-    pub(super) fn read(self, answer: &Value) -> Option<Role> {
+    pub(super) fn read(self, answer: &Reply) -> Option<Role> {
         let role = match (self, answer) {
             (Self::Hello, answer) => hello_field(answer, "role")?,
-            (_, Value::Array(parts)) => as_str(parts.first()?)?,
+            (_, Reply::Array(parts)) => parts.first()?.as_str()?,
             _ => return None,
         };
         Some(if matches!(role, "replica" | "slave") { Role::Replica } else { Role::Master })
     }
 }
 
-fn hello_field<'a>(hello: &'a Value, name: &str) -> Option<&'a str> {
-    let Value::Map(fields) = hello else { return None };
-    fields.iter().find_map(|(key, value)| if as_str(key)? == name { as_str(value) } else { None })
+fn hello_field<'a>(hello: &'a Reply, name: &str) -> Option<&'a str> {
+    let Reply::Map(fields) = hello else { return None };
+    fields.iter().find_map(|(key, value)| if key.as_str()? == name { value.as_str() } else { None })
 }
 
-fn as_str(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(text) => str::from_utf8(text).ok(),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
-        _ => None,
-    }
-}
-
-fn text(value: Value) -> Option<String> {
-    as_str(&value).map(str::to_owned)
+fn text(value: Reply) -> Option<String> {
+    value.as_str().map(str::to_owned)
 }
 
 /// A field of what INFO says.
@@ -130,26 +119,26 @@ fn eviction(memory: Option<&str>) -> Eviction {
 mod tests {
     use super::*;
 
-    fn bulk(text: &str) -> Value {
-        Value::BulkString(text.into())
+    fn bulk(text: &str) -> Reply {
+        Reply::Bulk(text.to_owned().into())
     }
 
     #[test]
     fn the_role_is_read_from_either_answer() {
         let hello =
-            |role: &str| Value::Map(vec![(bulk("version"), bulk("7.0.15")), (bulk("role"), bulk(role))]);
+            |role: &str| Reply::Map(vec![(bulk("version"), bulk("7.0.15")), (bulk("role"), bulk(role))]);
         assert_eq!(AskRole::Hello.read(&hello("master")), Some(Role::Master));
         assert_eq!(AskRole::Hello.read(&hello("replica")), Some(Role::Replica));
-        assert_eq!(AskRole::Hello.read(&Value::Map(Vec::new())), None, "a sentinel has no role");
+        assert_eq!(AskRole::Hello.read(&Reply::Map(Vec::new())), None, "a sentinel has no role");
         assert_eq!(
-            AskRole::Role.read(&Value::Array(vec![bulk("slave"), bulk("10.0.0.1")])),
+            AskRole::Role.read(&Reply::Array(vec![bulk("slave"), bulk("10.0.0.1")])),
             Some(Role::Replica)
         );
         assert_eq!(
-            AskRole::Role.read(&Value::Array(vec![bulk("master"), Value::Int(0)])),
+            AskRole::Role.read(&Reply::Array(vec![bulk("master"), Reply::Int(0)])),
             Some(Role::Master)
         );
-        assert_eq!(AskRole::Role.read(&Value::Nil), None);
+        assert_eq!(AskRole::Role.read(&Reply::Nil), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::Value;
+use super::wire::Reply;
 
 use super::lock::{FENCE_KEPT, digits, fence_name, origin_name, with_last};
 use super::node::Replay;
@@ -16,29 +16,29 @@ fn span(span: Duration) -> String {
     if span.is_zero() { "0".to_owned() } else { millis(span) }
 }
 
-fn text(value: &Value) -> Result<String> {
+fn text(value: &Reply) -> Result<String> {
     let bytes = bytes(value.clone())?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn began(answer: Value) -> Result<Began> {
+fn began(answer: Reply) -> Result<Began> {
     let parts = match answer {
-        Value::Array(parts) => parts,
-        Value::Int(until) if until < 0 => return Ok(Began::Quarantined { until: until.unsigned_abs() }),
+        Reply::Array(parts) => parts,
+        Reply::Int(until) if until < 0 => return Ok(Began::Quarantined { until: until.unsigned_abs() }),
         other => return Err(unexpected(&other)),
     };
     Ok(match parts.as_slice() {
-        [Value::Int(1), fence, Value::Int(period)] => {
+        [Reply::Int(1), fence, Reply::Int(period)] => {
             Began::Started { fence: number(fence)?, period: *period }
         }
-        [Value::Int(0)] => Began::Gone,
-        [Value::Int(2), at, by] => Began::Done { at: number(at)?, by: text(by)? },
-        [Value::Int(3), since, by] => Began::Running { since: number(since)?, by: text(by)? },
-        [Value::Int(4), until] => Began::BackingOff { until: number(until)? },
-        [Value::Int(5), attempts] => {
+        [Reply::Int(0)] => Began::Gone,
+        [Reply::Int(2), at, by] => Began::Done { at: number(at)?, by: text(by)? },
+        [Reply::Int(3), since, by] => Began::Running { since: number(since)?, by: text(by)? },
+        [Reply::Int(4), until] => Began::BackingOff { until: number(until)? },
+        [Reply::Int(5), attempts] => {
             Began::GaveUp { attempts: u32::try_from(number(attempts)?).unwrap_or(u32::MAX) }
         }
-        _ => return Err(unexpected(&Value::Array(parts.clone()))),
+        _ => return Err(unexpected(&Reply::Array(parts.clone()))),
     })
 }
 
@@ -99,7 +99,7 @@ impl JobStore for RedisStore {
         let lock = lock_of_job(job);
         let keys = [job, &lock];
         let answer = self.network.run_script(job, &script::LAST_RUN, &keys, &[], Replay::Safe).await?;
-        let Value::Array(parts) = answer else { return Err(unexpected(&answer)) };
+        let Reply::Array(parts) = answer else { return Err(unexpected(&answer)) };
         let [started, ended, by, outcome, held] = parts.as_slice() else { return Ok(None) };
         let ended = number(ended)?;
         Ok(Some(LastRun {

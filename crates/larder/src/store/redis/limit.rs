@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use redis::Value;
+use super::wire::Reply;
 
 use super::network::Network;
 use super::node::Replay;
 use super::slots::slot;
 use super::{RedisStore, flag, number, pair, script, unexpected};
+use crate::clock::Tick;
 use crate::error::{Error, Result};
 use crate::store::limit::{
     BUCKETS, Charge, ChargeMode, ChargeStamp, Charged, Label, LimitStore, Override, QuotaSpec, Rule,
@@ -137,9 +138,7 @@ impl LimitStore for RedisStore {
         let arguments = if more.is_some() { &both[..] } else { &both[..1] };
         let replay = if charge.take == ChargeMode::Look { Replay::Safe } else { Replay::Never };
         match self.network.run_script(name, &script::CHARGE, &[name], arguments, replay).await? {
-            Value::BulkString(answer) => {
-                charged(&answer).ok_or_else(|| unexpected(&Value::BulkString(answer)))
-            }
+            Reply::Bulk(answer) => charged(&answer).ok_or_else(|| unexpected(&Reply::Bulk(answer))),
             other => Err(unexpected(&other)),
         }
     }
@@ -158,14 +157,14 @@ impl LimitStore for RedisStore {
         let arguments: Vec<&[u8]> = requests.iter().map(Vec::as_slice).collect();
         let script = &script::CHARGE_TOGETHER;
         match self.network.run_script(first, script, &names, &arguments, Replay::Never).await? {
-            Value::Array(answers) => {
-                let read = |answer: &Value| match answer {
-                    Value::BulkString(answer) => charged(answer),
+            Reply::Array(answers) => {
+                let read = |answer: &Reply| match answer {
+                    Reply::Bulk(answer) => charged(answer),
                     _ => None,
                 };
                 let read: Option<Vec<Charged>> = answers.iter().map(read).collect();
                 let whole = read.filter(|read| read.len() == charges.len());
-                whole.ok_or_else(|| unexpected(&Value::Array(answers)))
+                whole.ok_or_else(|| unexpected(&Reply::Array(answers)))
             }
             other => Err(unexpected(&other)),
         }
@@ -184,7 +183,7 @@ impl LimitStore for RedisStore {
     async fn override_of(&self, name: &str) -> Result<Option<(Vec<Label>, Duration)>> {
         let answer = self.network.run_script(name, &script::OVERRIDE, &[name], &[], Replay::Safe).await?;
         let (left, terms) = pair(answer)?;
-        let Value::BulkString(terms) = terms else { return Err(unexpected(&terms)) };
+        let Reply::Bulk(terms) = terms else { return Err(unexpected(&terms)) };
         let labels = terms.chunks(25).filter_map(|term| Label::try_from(term.get(10..)?).ok()).collect();
         let left = number(&left)?;
         Ok((left > 0).then(|| (labels, Duration::from_micros(left))))
@@ -192,6 +191,10 @@ impl LimitStore for RedisStore {
 
     async fn forget(&self, name: &str) -> Result<bool> {
         flag(&self.network.run_script(name, &script::OVERRIDE, &[name], &[b"-"], Replay::Never).await?)
+    }
+
+    fn local_time(&self, name: &str, time: u64) -> Option<Tick> {
+        self.network.local_time(name, time)
     }
 
     fn domain(&self, name: &str) -> usize {

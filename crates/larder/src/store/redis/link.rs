@@ -1,6 +1,6 @@
 //! One connection that is kept: dialled, watched, and dialled again when it breaks.
 //!
-//! A supervisor owns the connection. While it stands, callers share it. When it breaks (the driver says so, or two
+//! A supervisor owns the connection. While it stands, callers share it. When it breaks (its task says so, or two
 //! heartbeats in a row go unanswered, which is how a peer that hangs is noticed), or the links of the node have to
 //! [move](super::agreement) to another server, the supervisor dials at once, and
 //! callers wait for that one attempt. If it fails, the link is down: callers get the error without waiting, and the
@@ -14,11 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::future::OptionFuture;
-use redis::PushKind;
-use redis::RedisResult;
-use redis::aio::MultiplexedConnection;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -33,9 +31,10 @@ use super::identity::{AskRole, Identity, Role};
 use super::slots;
 use super::time::ServerTime;
 use super::tracking::{SessionHandle, arm};
+use super::wire::{Connection, Event, Reply, Request, RequestFailure, WireError};
 use crate::credentials::{CredentialSource, CurrentCredentials};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::session::ReadStamp;
+use crate::store::session::{ReadStamp, Sessions};
 use crate::telemetry::target;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -56,9 +55,8 @@ const LONGEST_LOOK: Duration = Duration::from_secs(30);
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection, and which of the link's connections it is.
-#[derive(Clone)]
 pub(super) struct Live {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: Connection,
     number: u64,
     broken: Arc<Notify>,
     /// Whether the runtime that drove it has ended.
@@ -66,18 +64,28 @@ pub(super) struct Live {
     since: Instant,
     /// As what it is believed, where changes are told.
     pub(super) seen: Option<ReadStamp>,
+    lanes: Option<Arc<Sessions>>,
     /// What the server said of itself. In a cluster the map of slots says who is a master.
     pub(super) role: Option<Role>,
     /// Of the links of the node; see [`Agreement`](super::agreement::Agreement).
     pub(super) generation: u64,
-    /// Whether a tracked connection may read several keys with one command, or by a script.
-    pub(super) reads_many: bool,
+    /// Whether what a script reads on a tracked connection is tracked though the script writes, too.
+    pub(super) tracks_reads: bool,
 }
 
 impl Live {
-    /// Gives the connection up, so that the link dials again: the server is no longer the master.
+    /// Gives the connection up, so that the link dials again: it broke, or the server is no longer the master. What was not
+    /// written never will be: a write that is still queued here must not follow one on the next connection.
     pub(super) fn give_up(&self) {
+        self.connection.give_up();
         self.broken.notify_one();
+    }
+
+    /// As what is believed what is read through it, until its lane's generation ends. That may be before the connection
+    /// does: the links were divided, and it may lead to a server that takes no writes.
+    pub(super) fn believed(&self) -> Option<ReadStamp> {
+        let lanes = self.lanes.as_ref()?;
+        self.seen.filter(|seen| lanes.is_current(*seen))
     }
 
     fn end(&self) -> End {
@@ -93,15 +101,44 @@ impl Live {
 #[derive(Clone)]
 enum LinkState {
     Dialling,
-    Up(Live),
+    Up(Arc<Live>),
     Down(Error),
     /// For good.
     Closed,
 }
 
+/// The state of a link, as its supervisor and callers share it.
+struct LinkState {
+    state: watch::Sender<LinkState>,
+    /// The connection of [`LinkState::Up`], for requests: read without a lock.
+    up: ArcSwapOption<Live>,
+}
+
+impl LinkState {
+    /// Replaces the state where `change` gives another one.
+    fn update(&self, change: impl FnOnce(&LinkState) -> Option<LinkState>) {
+        // The last handle of a connection is dropped outside the lock.
+        let mut before = None;
+        self.state.send_if_modified(|state| {
+            let Some(next) = change(state) else { return false };
+            let live = match &next {
+                LinkState::Up(live) => Some(live.clone()),
+                _ => None,
+            };
+            before = Some((self.up.swap(live), std::mem::replace(state, next)));
+            true
+        });
+    }
+
+    /// Replaces the state, unless the link was closed: a supervisor that is being aborted may still be running.
+    fn put(&self, next: LinkState) {
+        self.update(|state| if matches!(state, LinkState::Closed) { None } else { Some(next) });
+    }
+}
+
 /// Drops its connection and stops dialling when dropped.
 pub(super) struct Link {
-    state: watch::Sender<LinkState>,
+    shared: Arc<LinkState>,
     login: Arc<Login>,
     time: Arc<ServerTime>,
     supervisor: AbortHandle,
@@ -115,20 +152,18 @@ impl Link {
         login: Arc<Login>,
         lane: Option<SessionHandle>,
     ) -> Self {
-        let (state, _) = watch::channel(LinkState::Dialling);
+        let state = watch::Sender::new(LinkState::Dialling);
+        let shared = Arc::new(LinkState { state, up: ArcSwapOption::empty() });
         let time = Arc::new(ServerTime::new(login.clock.clone()));
         let supervisor = Supervisor { destination, kind, login: login.clone(), time: time.clone(), lane };
-        let supervisor = supervisor.run(state.clone()).with_current_subscriber();
+        let supervisor = supervisor.run(shared.clone()).with_current_subscriber();
         let supervisor = login.hosts.home().spawn(supervisor).abort_handle();
-        Self { state, login, time, supervisor }
+        Self { shared, login, time, supervisor }
     }
 
     /// The connection, if it is open.
-    pub(super) fn standing(&self) -> Option<Live> {
-        match &*self.state.borrow() {
-            LinkState::Up(live) if self.is_current(live) => Some(live.clone()),
-            _ => None,
-        }
+    pub(super) fn standing(&self) -> Option<Arc<Live>> {
+        self.shared.up.load_full().filter(|live| self.is_current(live))
     }
 
     /// Whether it leads to the server that the links of the node talk to.
@@ -137,18 +172,18 @@ impl Link {
     }
 
     /// The connection; waits while it is being dialled, fails at once while the server is away.
-    pub(super) async fn live(&self) -> Result<Live> {
+    pub(super) async fn live(&self) -> Result<Arc<Live>> {
         self.live_after(None).await
     }
 
     /// As [`live`](Self::live), but not the connection `failed`, which its caller saw break.
-    pub(super) async fn live_after(&self, failed: Option<&Live>) -> Result<Live> {
+    pub(super) async fn live_after(&self, failed: Option<&Live>) -> Result<Arc<Live>> {
         let usable =
             |live: &Live| self.is_current(live) && failed.is_none_or(|failed| failed.number != live.number);
-        if !matches!(&*self.state.borrow(), LinkState::Up(live) if usable(live)) {
+        if !matches!(&*self.shared.state.borrow(), LinkState::Up(live) if usable(live)) {
             self.login.hosts.remember_caller();
         }
-        let mut state = self.state.subscribe();
+        let mut state = self.shared.state.subscribe();
         let settled = state.wait_for(|state| match state {
             LinkState::Dialling => false,
             LinkState::Up(live) => usable(live),
@@ -162,13 +197,13 @@ impl Link {
     }
 
     pub(super) fn is_down(&self) -> bool {
-        matches!(&*self.state.borrow(), LinkState::Down(_))
+        matches!(&*self.shared.state.borrow(), LinkState::Down(_))
     }
 
     /// Gives the connection up for good. Requests under way hold it until they are answered.
     pub(super) fn close(&self) {
         self.supervisor.abort();
-        self.state.send_replace(LinkState::Closed);
+        self.shared.update(|_| Some(LinkState::Closed));
     }
 
     pub(super) fn time(&self) -> &ServerTime {
@@ -204,22 +239,25 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    async fn run(self, state: watch::Sender<LinkState>) {
+    async fn run(self, shared: Arc<LinkState>) {
         let mut number = 0;
         let mut delays = delays();
         loop {
             number += 1;
-            let Opened { live, about, runtime } = self.dial_until_up(&state, &mut delays, number).await;
+            let Opened { live, about, runtime } = self.dial_until_up(&shared, &mut delays, number).await;
             let connected =
                 self.login.hosts.meter.connected(&describe(&self.destination), self.role(), number > 1);
-            let driver = drive(&state, &live, runtime);
-            put(&state, LinkState::Up(live.clone()));
+            let driver = drive(&shared, &live, runtime);
+            shared.put(LinkState::Up(live.clone()));
             if number > 1 {
                 self.login.hosts.note_reconnect();
             }
             let since = Instant::now();
             let seen = live.seen;
-            let end = self.watch(live, about, &driver).await;
+            let end = self.watch(&live, about, &driver).await;
+            // However it ended: what callers queued and was not written goes to the next connection, or nowhere.
+            live.connection.give_up();
+            drop(live);
             drop(connected);
             if let (Some(lane), Some(seen)) = (&self.lane, seen) {
                 // A connection that is given up may be open still, and tell of nothing that matters.
@@ -239,7 +277,7 @@ impl Supervisor {
                         "the runtime that drove a connection does not run: dialling on another"
                     );
                     self.login.hosts.forget(&driver.runtime);
-                    put(&state, LinkState::Dialling);
+                    shared.put(LinkState::Dialling);
                     continue;
                 }
                 // A hanging server will hardly answer a dial sooner: callers need not wait for that.
@@ -250,7 +288,7 @@ impl Supervisor {
                 End::Broken | End::Moved => LinkState::Dialling,
             };
             tracing::warn!(target: target::CONNECTION, %server, role = self.role(), "connection lost, dialling again");
-            put(&state, next);
+            shared.put(next);
             match pause {
                 Some(pause) => sleep(pause).await,
                 None => delays = self::delays(),
@@ -274,7 +312,7 @@ impl Supervisor {
 
     async fn dial_until_up(
         &self,
-        state: &watch::Sender<LinkState>,
+        shared: &LinkState,
         delays: &mut ExponentialBackoff,
         number: u64,
     ) -> Opened {
@@ -295,7 +333,7 @@ impl Supervisor {
                         // Each attempt costs a server that has no room for it.
                         least = BUSY_DELAY;
                     }
-                    put(state, LinkState::Down(error));
+                    shared.put(LinkState::Down(error));
                 }
             }
             sleep(delays.next().unwrap_or(LONGEST_DELAY).max(least)).await;
@@ -320,18 +358,23 @@ impl Supervisor {
         let broken = Arc::new(Notify::new());
         let on_break = broken.clone();
         let seen = self.lane.as_ref().and_then(SessionHandle::open);
-        let tell = self.lane.as_ref().map(|lane| lane.pushes(seen));
-        let pushes = move |push: redis::PushInfo| {
+        let tell = self.lane.as_ref().map(|lane| lane.events(seen));
+        let stranded: Arc<AtomicBool> = Arc::default();
+        let on_strand = stranded.clone();
+        let events = move |event: &Event<'_>| {
             if let Some(tell) = &tell {
-                tell(&push);
+                tell(event);
             }
-            if push.kind == PushKind::Disconnection {
+            if let Event::Ended { stranded } = event {
+                if *stranded {
+                    on_strand.store(true, Ordering::Release);
+                }
                 on_break.notify_one();
             }
         };
         let (destination, login) = (self.destination.clone(), self.login.clone());
-        let dialling = async move { dial(&destination, &login, pushes).await };
-        let Dialled { connection, address, identity, credentials } =
+        let dialling = async move { dial(&destination, &login, events).await };
+        let Dialled { connection, resp3, address, identity, credentials } =
             match run_on(runtime, self.login.connect_timeout, dialling).await? {
                 Ok(dialled) => dialled,
                 Err(error) => return Some(Err(error)),
@@ -346,54 +389,59 @@ impl Supervisor {
             }
         };
         let member = Member { learned: self.login.learned.clone(), generation, by };
-        let mut live = Live {
-            connection,
-            number,
-            broken,
-            stranded: Arc::default(),
-            since: Instant::now(),
-            seen: None,
-            role: identity.role,
-            generation,
-            // Before Redis 7 a push may stand inside the array of a reply: only single keys are read there, and no scripts
-            // run.
-            reads_many: self.lane.is_none() || identity.major.is_some_and(|major| major >= 7),
-        };
-        let mut slots = None;
+        let (mut tracked, mut slots) = (None, None);
         let handshake = async {
             if let Some(lane) = &self.lane {
-                let tracked = arm(&live.connection, &address.to_string(), self.role()).await?;
-                live.seen = seen.filter(|_| tracked && by == ConnectionUse::Trusted);
-                if let Some(seen) = live.seen.filter(|_| generation != OF_CLUSTER) {
+                // Without pushes nothing would tell of changes, whatever the server says.
+                let armed = resp3 && arm(&connection, &address.to_string(), self.role()).await?;
+                tracked = seen.filter(|_| armed && by == ConnectionUse::Trusted);
+                if let Some(seen) = tracked.filter(|_| generation != OF_CLUSTER) {
                     self.login.learned.agreement.keep(generation, lane.lanes(), seen);
                 }
             }
-            if self.lane.as_ref().is_some_and(SessionHandle::of_cluster) && live.seen.is_some() {
+            if self.lane.as_ref().is_some_and(SessionHandle::of_cluster) && tracked.is_some() {
                 // Before anything is read: a slot that is given away from now on is noticed.
-                slots = masters(&live).await;
+                slots = masters(&connection).await;
             }
-            self.beat(&live, AskRole::No).await.map(drop)
+            self.beat(&connection, tracked, AskRole::No).await.map(drop)
         };
         // The first heartbeat belongs to the handshake: without it freshness could not be judged.
-        Some(match timeout(self.login.connect_timeout, handshake).await {
-            Ok(Ok(())) => {
-                let about = About { identity, credentials, slots, _member: member };
-                Ok(Some(Opened { live, about, runtime: runtime.clone() }))
+        match timeout(self.login.connect_timeout, handshake).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => {
+                return Some(Err(translate(&WireError::from(failure), &address.to_string())));
             }
-            Ok(Err(error)) => Err(translate(&error, &address.to_string())),
-            Err(_) => Err(Error::timed_out(self.login.connect_timeout)),
-        })
+            Err(_) => return Some(Err(Error::timed_out(self.login.connect_timeout))),
+        }
+        let live = Arc::new(Live {
+            connection,
+            number,
+            broken,
+            stranded,
+            since: Instant::now(),
+            seen: tracked,
+            lanes: self.lane.as_ref().map(|lane| lane.lanes().clone()),
+            role: identity.role,
+            generation,
+            tracks_reads: self.lane.is_none() || identity.major.is_some_and(|major| major >= 7),
+        });
+        let about = About { identity, credentials, slots, _member: member };
+        Some(Ok(Some(Opened { live, about, runtime: runtime.clone() })))
     }
 
     /// Asks for the server's time, and for its role where that can be asked: one round trip. A master's answer keeps valid
     /// what was read through a tracked connection. An error is a lost connection.
-    async fn beat(&self, live: &Live, ask_role: AskRole) -> RedisResult<Option<Role>> {
+    async fn beat(
+        &self,
+        connection: &Connection,
+        seen: Option<ReadStamp>,
+        ask_role: AskRole,
+    ) -> Result<Option<Role>, RequestFailure> {
         let sent = self.lane.as_ref().map(SessionHandle::moment);
         let asks = self.kind != LinkKind::OfCluster && ask_role != AskRole::No;
-        let answer =
-            self.time.ask(&live.connection, asks.then(|| ask_role.command()), || self.whose()).await?;
+        let answer = self.time.ask(connection, asks.then(|| ask_role.command()), || self.whose()).await?;
         let role = answer.and_then(|answer| ask_role.read(&answer));
-        if let (Some(lane), Some(sent), Some(seen)) = (&self.lane, sent, live.seen)
+        if let (Some(lane), Some(sent), Some(seen)) = (&self.lane, sent, seen)
             && role != Some(Role::Replica)
         {
             lane.renew(seen, sent);
@@ -402,7 +450,7 @@ impl Supervisor {
     }
 
     /// Returns when the connection is at its end.
-    async fn watch(&self, live: Live, mut about: About, driver: &Driver) -> End {
+    async fn watch(&self, live: &Live, mut about: About, driver: &Driver) -> End {
         let agreement = &self.login.learned.agreement;
         let mut moves = agreement.moves();
         let server = describe(&self.destination);
@@ -447,7 +495,7 @@ impl Supervisor {
                 }
                 _ = heartbeat.tick() => {}
             }
-            match timeout(HEARTBEAT, self.beat(&live, about.identity.ask_role)).await {
+            match timeout(HEARTBEAT, self.beat(&live.connection, live.seen, about.identity.ask_role)).await {
                 Ok(Err(_)) => return live.end(),
                 Ok(Ok(role)) => {
                     missed = 0;
@@ -461,7 +509,7 @@ impl Supervisor {
             if !of_cluster && agreement.is_stray(&about.identity) {
                 return End::Broken;
             }
-            if !of_cluster && !agreement.is_divided() && self.was_divided(&live) {
+            if !of_cluster && !agreement.is_divided() && self.was_divided(live) {
                 return End::Moved;
             }
             if looks && Instant::now() >= look {
@@ -476,14 +524,13 @@ impl Supervisor {
                 // Not twice at the same time.
                 renew_after = Instant::now() + self.login.connect_timeout;
                 renewing =
-                    Some(Box::pin(authenticate(live.connection.clone(), source, &self.login, &server)))
-                        .into();
+                    Some(Box::pin(authenticate(&live.connection, source, &self.login, &server))).into();
             }
             if missed == 2 {
                 return End::Silent;
             }
             beats += 1;
-            if missed == 0 && !self.still_serves(&live, beats, &mut about.slots).await {
+            if missed == 0 && !self.still_serves(live, beats, &mut about.slots).await {
                 return End::Broken;
             }
         }
@@ -496,29 +543,22 @@ impl Supervisor {
 
     /// Whether the server is still the one to read from, as far as it says so itself: a node of a cluster that gave slots away
     /// may go on answering, and is not told of changes any more.
-    async fn still_serves(
-        &self,
-        live: &Live,
-        beats: u32,
-        slots: &mut Option<Vec<Vec<redis::Value>>>,
-    ) -> bool {
+    async fn still_serves(&self, live: &Live, beats: u32, slots: &mut Option<Vec<Vec<Reply>>>) -> bool {
         let Some(lane) = self.lane.as_ref().filter(|_| live.seen.is_some()) else { return true };
         if !lane.of_cluster() || !beats.is_multiple_of(SLOTS_EVERY) {
             return true;
         }
         // What cannot be asked is not held against the server: the heartbeat decides that.
-        let Some(masters) = masters(live).await else { return true };
+        let Some(masters) = masters(&live.connection).await else { return true };
         slots.replace(masters.clone()).is_none_or(|before| before == masters)
     }
 }
 
 /// Who serves which slot, as far as the server says.
-async fn masters(live: &Live) -> Option<Vec<Vec<redis::Value>>> {
-    let command = redis::cmd("CLUSTER").arg("SLOTS").take();
-    let mut connection = live.connection.clone();
-    let asked = command.query_async::<redis::Value>(&mut connection);
-    let answer = timeout(HEARTBEAT, asked).await.ok()?.ok()?;
-    matches!(answer, redis::Value::Array(_)).then(|| slots::masters(&answer))
+async fn masters(connection: &Connection) -> Option<Vec<Vec<Reply>>> {
+    let request = Request::new("CLUSTER").arg("SLOTS");
+    let answer = timeout(HEARTBEAT, connection.send(&request)).await.ok()?.ok()?;
+    matches!(answer, Reply::Array(_)).then(|| slots::masters(&answer))
 }
 
 /// What the supervisor alone knows of a connection.
@@ -527,7 +567,7 @@ struct About {
     /// What it was authenticated with, where that may change.
     credentials: Option<CurrentCredentials>,
     /// Who served which slot when it was last asked, where it tells of changes to a node of a cluster.
-    slots: Option<Vec<Vec<redis::Value>>>,
+    slots: Option<Vec<Vec<Reply>>>,
     _member: Member,
 }
 
@@ -546,22 +586,18 @@ impl Drop for Member {
 
 /// Authenticates an open connection with current credentials.
 async fn authenticate(
-    mut connection: MultiplexedConnection,
+    connection: &Connection,
     source: &CredentialSource,
     login: &Login,
     server: &str,
 ) -> Result<CurrentCredentials> {
     let renew = async {
         let kept = source.current().await?;
-        let mut command = redis::cmd("AUTH");
-        if let Some(username) = &kept.credentials.username {
-            command.arg(username);
-        }
-        command.arg(&kept.credentials.password.0);
-        match command.query_async::<()>(&mut connection).await {
-            Ok(()) => Ok(kept),
-            Err(error) => {
-                let error = translate(&error, server);
+        let Some(request) = login.greeting(Some(&kept)).auth() else { return Ok(kept) };
+        match connection.send(&request).await {
+            Ok(_) => Ok(kept),
+            Err(failure) => {
+                let error = translate(&WireError::from(failure), server);
                 if error.kind() == ErrorKind::Authentication {
                     source.refused(kept.number).await;
                 }
@@ -588,24 +624,21 @@ enum End {
 
 /// A connection that is up, and the runtime that drives it.
 struct Opened {
-    live: Live,
+    live: Arc<Live>,
     about: About,
     runtime: Handle,
 }
 
 /// Notes at once, for callers and the supervisor, when the runtime of a connection ends.
-fn drive(state: &watch::Sender<LinkState>, live: &Live, runtime: Handle) -> Driver {
-    let (state, number) = (state.clone(), live.number);
+fn drive(shared: &Arc<LinkState>, live: &Live, runtime: Handle) -> Driver {
+    let (shared, number) = (shared.clone(), live.number);
     let (stranded, broken) = (live.stranded.clone(), live.broken.clone());
     Driver::new(runtime, move || {
         stranded.store(true, Ordering::Release);
         // A later connection is none of this driver's business.
-        state.send_if_modified(|state| {
-            let ours = matches!(state, LinkState::Up(live) if live.number == number);
-            if ours {
-                *state = LinkState::Dialling;
-            }
-            ours
+        shared.update(|state| match state {
+            LinkState::Up(live) if live.number == number => Some(LinkState::Dialling),
+            _ => None,
         });
         broken.notify_one();
     })
@@ -618,22 +651,6 @@ fn delays() -> ExponentialBackoff {
         .with_jitter()
         .without_max_times()
         .build()
-}
-
-/// Replaces the state, unless the link was closed: a supervisor that is being aborted may still be running.
-fn put(state: &watch::Sender<LinkState>, next: LinkState) {
-    state.send_if_modified(|state| {
-        let open = !matches!(state, LinkState::Closed);
-        if open {
-            *state = next;
-        }
-        open
-    });
-}
-
-/// Whether a request may not have reached the server, or its answer not us.
-pub(super) fn is_connection_lost(error: &redis::RedisError) -> bool {
-    error.is_io_error() || error.is_unrecoverable_error()
 }
 
 #[cfg(test)]

@@ -11,9 +11,11 @@
 use std::future::Future;
 use std::time::Duration;
 
+use super::wire::Reply;
+#[cfg(test)]
+use super::wire::Request;
 use arrayvec::ArrayString;
 use futures_util::future::join_all;
-use redis::Value;
 use tokio::time::timeout;
 
 use super::node::Replay;
@@ -186,27 +188,26 @@ impl RedisStore {
 impl RedisStore {
     /// Ends everything that is held.
     pub(in crate::store) async fn end_permits(&self, semaphore: &str) {
-        let tokens = redis::cmd("ZRANGE").arg(semaphore).arg(0).arg(-1).take();
-        let Value::Array(tokens) = self.network.run(semaphore, &tokens, Replay::Safe).await.unwrap() else {
+        let tokens = Request::new("ZRANGE").arg(semaphore).arg("0").arg("-1");
+        let Reply::Array(tokens) = self.network.run(semaphore, &tokens, Replay::Safe).await.unwrap() else {
             panic!("no array")
         };
         for token in tokens {
-            let end =
-                redis::cmd("ZADD").arg(semaphore).arg(1).arg(bytes(token).unwrap().unwrap().as_ref()).take();
+            let end = Request::new("ZADD").arg(semaphore).arg("1").arg(bytes(token).unwrap().unwrap());
             self.network.run(semaphore, &end, Replay::Safe).await.unwrap();
         }
     }
 
     /// How long the lock is still held, if it is.
     pub(in crate::store) async fn time_left(&self, lock: &str) -> Option<Duration> {
-        let asked = redis::cmd("PTTL").arg(lock).take();
+        let asked = Request::new("PTTL").arg(lock);
         let left = self.network.run(lock, &asked, Replay::Safe).await.unwrap();
-        if left == Value::Int(-2) { None } else { Some(Duration::from_millis(number(&left).unwrap())) }
+        if left == Reply::Int(-2) { None } else { Some(Duration::from_millis(number(&left).unwrap())) }
     }
 
     /// Ends the current hold.
     pub(in crate::store) async fn end(&self, lock: &str) {
-        let end = redis::cmd("DEL").arg(lock).take();
+        let end = Request::new("DEL").arg(lock);
         self.network.run(lock, &end, Replay::Safe).await.unwrap();
     }
 }
@@ -241,34 +242,34 @@ pub(super) fn known<T>(
     failure.filter(|_| !any).map_or(Ok(ordered), Err)
 }
 
-pub(super) fn attempted(answer: &Value, told: bool) -> Result<Attempted> {
+pub(super) fn attempted(answer: &Reply, told: bool) -> Result<Attempted> {
     match answer {
-        Value::Int(0) => Ok(Attempted::Held),
-        Value::Int(1) => Ok(Attempted::Waiting { told }),
-        Value::Int(-1) => Ok(Attempted::Gone),
-        Value::Int(until) if *until < 0 => Ok(Attempted::Quarantined { until: until.unsigned_abs() }),
+        Reply::Int(0) => Ok(Attempted::Held),
+        Reply::Int(1) => Ok(Attempted::Waiting { told }),
+        Reply::Int(-1) => Ok(Attempted::Gone),
+        Reply::Int(until) if *until < 0 => Ok(Attempted::Quarantined { until: until.unsigned_abs() }),
         fence => Ok(Attempted::Granted { fence: number(fence)? }),
     }
 }
 
-fn turn(answer: &Value) -> Result<QueueStatus> {
+fn turn(answer: &Reply) -> Result<QueueStatus> {
     match answer {
-        Value::Int(0) => Ok(QueueStatus::Waits),
-        Value::Int(1) => Ok(QueueStatus::Come),
-        Value::Int(2) => Ok(QueueStatus::Gone),
+        Reply::Int(0) => Ok(QueueStatus::Waits),
+        Reply::Int(1) => Ok(QueueStatus::Come),
+        Reply::Int(2) => Ok(QueueStatus::Gone),
         other => Err(unexpected(other)),
     }
 }
 
-pub(super) fn array(answer: Value) -> Result<Vec<Value>> {
+pub(super) fn array(answer: Reply) -> Result<Vec<Reply>> {
     match answer {
-        Value::Array(values) => Ok(values),
+        Reply::Array(values) => Ok(values),
         other => Err(unexpected(&other)),
     }
 }
 
 /// Reads the reply about a holder: fence and process, milliseconds, number of waiters; or nothing.
-pub(super) fn held_by(answer: &[Value]) -> Result<Option<HeldBy>> {
+pub(super) fn held_by(answer: &[Reply]) -> Result<Option<HeldBy>> {
     let [last, left, waiting] = answer else { return Ok(None) };
     let last = bytes(last.clone())?.unwrap_or_default();
     let last = String::from_utf8_lossy(&last);

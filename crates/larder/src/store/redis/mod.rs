@@ -25,6 +25,7 @@ mod sentinel;
 mod slots;
 mod time;
 mod tracking;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +33,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
-use redis::{Cmd, Value, cmd};
 use tokio::sync::watch;
 
 use super::lock::QueueTiming;
@@ -53,6 +53,8 @@ use network::Network;
 use node::Replay;
 use replicas::Replicas;
 use tracking::Tracking;
+pub(crate) use wire::Tls;
+use wire::{Reply, Request, frame};
 
 pub(crate) struct RedisStore {
     network: Network,
@@ -138,7 +140,7 @@ impl RedisStore {
         keys: &[&str],
         arguments: &[&[u8]],
         replay: Replay,
-    ) -> Result<Value> {
+    ) -> Result<Reply> {
         let since = self.reconnects.borrow().wrapping_add(1);
         if known.0.load(Ordering::Acquire) == since {
             return self.network.run_script(name, script, keys, arguments, replay).await;
@@ -153,7 +155,7 @@ impl RedisStore {
     /// Sends one command for each name, group by group, all groups at once. The results are in the order of
     /// the names. If a group fails, the others are written all the same: a node that is down must not keep
     /// the others from being invalidated.
-    async fn write_many(&self, names: &[&str], command: impl Fn(usize) -> Cmd) -> Vec<Result<Value>> {
+    async fn write_many(&self, names: &[&str], command: impl Fn(usize) -> Request) -> Vec<Result<Reply>> {
         let groups = self.network.write_groups(names);
         let answers = join_all(groups.iter().map(|group| {
             let commands = group.places.iter().map(|place| command(*place)).collect();
@@ -171,7 +173,7 @@ impl RedisStore {
 
 impl Store for RedisStore {
     async fn ping(&self) -> Result<()> {
-        self.network.run_anywhere(&cmd("PING")).await.map(drop)
+        self.network.run_anywhere(&Request::new("PING")).await.map(drop)
     }
 
     fn now(&self) -> u64 {
@@ -222,8 +224,8 @@ impl Store for RedisStore {
     }
 
     async fn peek(&self, name: &str) -> Result<Bytes> {
-        let mut command = Cmd::with_capacity(4, name.len() + 12);
-        command.arg("GETRANGE").arg(name).arg(0).arg(HEADER - 1);
+        let last = u64::try_from(HEADER - 1).unwrap_or(u64::MAX);
+        let command = Request::new("GETRANGE").arg(name).number(0).number(last);
         Ok(bytes(self.network.run(name, &command, Replay::Safe).await?)?.unwrap_or_default())
     }
 
@@ -235,7 +237,7 @@ impl Store for RedisStore {
         let names: Vec<&str> = entries.iter().map(|(name, ..)| name.as_str()).collect();
         let command = |place: usize| match entries.get(place) {
             Some((name, value, expiry)) => set_command(name, value, *expiry),
-            None => Cmd::new(),
+            None => Request::new("PING"),
         };
         self.write_many(&names, command).await.into_iter().map(|answer| answer.map(drop)).collect()
     }
@@ -246,7 +248,9 @@ impl Store for RedisStore {
 
     async fn delete_many(&self, names: &[Name]) -> Vec<Result<bool>> {
         let borrowed: Vec<&str> = names.iter().map(Name::as_str).collect();
-        let command = |place: usize| borrowed.get(place).map_or_else(Cmd::new, |name| unlink_command(name));
+        let command = |place: usize| {
+            borrowed.get(place).map_or_else(|| Request::new("PING"), |name| unlink_command(name))
+        };
         let answers = self.write_many(&borrowed, command).await;
         answers.into_iter().map(|answer| answer.and_then(|value| flag(&value))).collect()
     }
@@ -267,9 +271,9 @@ impl Store for RedisStore {
             .run_script(name, &script::REMAINING, &[name], &[header.as_bytes()], Replay::Safe)
             .await?;
         match pair(answer)? {
-            (_, Value::Int(-2)) => Ok(None),
-            (start, Value::Int(-1)) => Ok(Some((bytes(start)?.unwrap_or_default(), Expiry::Never))),
-            (start, Value::Int(millis)) => {
+            (_, Reply::Int(-2)) => Ok(None),
+            (start, Reply::Int(-1)) => Ok(Some((bytes(start)?.unwrap_or_default(), Expiry::Never))),
+            (start, Reply::Int(millis)) => {
                 let left = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
                 Ok(Some((bytes(start)?.unwrap_or_default(), Expiry::After(left))))
             }
@@ -281,7 +285,7 @@ impl Store for RedisStore {
         let groups = self.network.groups(names);
         let answers = try_join_all(groups.iter().map(async |group| {
             let names = group.places.iter().filter_map(|place| names.get(*place));
-            let commands = names.map(|name| cmd("PTTL").arg(name.as_str()).take()).collect();
+            let commands = names.map(|name| Request::new("PTTL").arg(name.as_str())).collect();
             let answers = self.network.run_all(group, commands, Replay::Safe).await?;
             // Negative if there is no such name, or if it never expires.
             answers.iter().map(|left| Ok(number(left).ok().map(Duration::from_millis))).collect()
@@ -336,9 +340,9 @@ impl Store for RedisStore {
         let keys = [name, &Keyspace::lease(name)];
         let arguments = [&claim.nonce.to_be_bytes(), &*claim.write(), liveness.as_bytes(), force];
         match self.network.run_script(name, &script::BEGIN_REFRESH, &keys, &arguments, Replay::Never).await? {
-            Value::Int(1) => Ok(RefreshStart::Begun),
-            Value::Int(0) => Ok(RefreshStart::Busy),
-            Value::Int(-1) => Ok(RefreshStart::Changed),
+            Reply::Int(1) => Ok(RefreshStart::Begun),
+            Reply::Int(0) => Ok(RefreshStart::Busy),
+            Reply::Int(-1) => Ok(RefreshStart::Changed),
             other => Err(unexpected(&other)),
         }
     }
@@ -406,8 +410,7 @@ impl Store for RedisStore {
         let value = Bytes::from(version_text(version));
         match self.set(name, value, Expiry::After(span.saturating_mul(2))).await {
             Err(error) if error.kind() == ErrorKind::OutOfMemory => {
-                let unlink = cmd("UNLINK").arg(name).take();
-                self.network.run(name, &unlink, Replay::Never).await.map(drop)
+                self.network.run(name, &unlink_command(name), Replay::Never).await.map(drop)
             }
             answer => answer,
         }
@@ -430,25 +433,20 @@ impl Store for RedisStore {
     }
 }
 
-fn unlink_command(name: &str) -> Cmd {
-    let mut command = Cmd::with_capacity(2, name.len() + 6);
-    command.arg("UNLINK").arg(name);
-    command
+fn unlink_command(name: &str) -> Request {
+    Request::with_capacity("UNLINK", frame(name.len())).arg(name)
 }
 
-fn get_command(name: &str) -> Cmd {
-    let mut command = Cmd::with_capacity(2, name.len() + 3);
-    command.arg("GET").arg(name);
-    command
+fn get_command(name: &str) -> Request {
+    Request::with_capacity("GET", frame(name.len())).arg(name)
 }
 
-fn set_command(name: &str, value: &Bytes, expiry: Expiry) -> Cmd {
-    let mut command = Cmd::with_capacity(5, name.len() + value.len() + 32);
-    command.arg("SET").arg(name).arg(&**value);
-    if let Some(millis) = expiry.as_millis() {
-        command.arg("PX").arg(millis);
+fn set_command(name: &str, value: &Bytes, expiry: Expiry) -> Request {
+    let request = Request::with_capacity("SET", frame(name.len()) + 60).arg(name).value(value);
+    match expiry.as_millis() {
+        Some(millis) => request.arg("PX").number(millis),
+        None => request,
     }
-    command
 }
 
 fn millis(span: Duration) -> String {
@@ -460,28 +458,28 @@ fn version_text(version: u64) -> String {
     format!("{version:016x}")
 }
 
-fn bytes(value: Value) -> Result<Option<Bytes>> {
+fn bytes(value: Reply) -> Result<Option<Bytes>> {
     match value {
-        Value::Nil => Ok(None),
-        Value::BulkString(bytes) => Ok(Some(Bytes::from(bytes))),
+        Reply::Nil => Ok(None),
+        Reply::Bulk(bytes) => Ok(Some(bytes)),
         other => Err(unexpected(&other)),
     }
 }
 
-fn flag(value: &Value) -> Result<bool> {
+fn flag(value: &Reply) -> Result<bool> {
     number(value).map(|number| number > 0)
 }
 
-fn number(value: &Value) -> Result<u64> {
+fn number(value: &Reply) -> Result<u64> {
     match value {
-        Value::Int(number) => u64::try_from(*number).map_err(|_| unexpected(value)),
+        Reply::Int(number) => u64::try_from(*number).map_err(|_| unexpected(value)),
         other => Err(unexpected(other)),
     }
 }
 
-fn pair(value: Value) -> Result<(Value, Value)> {
+fn pair(value: Reply) -> Result<(Reply, Reply)> {
     match value {
-        Value::Array(mut parts) if parts.len() == 2 => match (parts.pop(), parts.pop()) {
+        Reply::Array(mut parts) if parts.len() == 2 => match (parts.pop(), parts.pop()) {
             (Some(second), Some(first)) => Ok((first, second)),
             _ => Err(Error::new(ErrorKind::Server, "the server's reply is not a pair")),
         },
@@ -490,13 +488,12 @@ fn pair(value: Value) -> Result<(Value, Value)> {
 }
 
 /// Makes an error for an unexpected reply. It names the type alone, because the value may be private data.
-fn unexpected(value: &Value) -> Error {
+fn unexpected(value: &Reply) -> Error {
     let type_name = match value {
-        Value::Nil => "nothing",
-        Value::Int(_) => "a number",
-        Value::BulkString(_) | Value::SimpleString(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Okay => "OK",
+        Reply::Nil => "nothing",
+        Reply::Int(_) => "a number",
+        Reply::Bulk(_) | Reply::Simple(_) => "a string",
+        Reply::Array(_) => "an array",
         _ => "another type",
     };
     Error::new(ErrorKind::Server, format!("the server replied with {type_name}, which larder did not expect"))

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, Value};
 use tokio::time::timeout;
 
 use super::cluster::Cluster;
@@ -16,6 +15,8 @@ use super::script::Script;
 use super::slots::slot;
 use super::time::wall_clock;
 use super::tracking::{SessionHandle, Tracking};
+use crate::clock::Tick;
+use super::wire::{Reply, Request, frame};
 use crate::endpoint::Deployment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::session::ReadStamp;
@@ -84,7 +85,7 @@ impl Network {
     }
 
     /// Sends one command about `name`: one round trip.
-    pub(super) async fn run(&self, name: &str, command: &Cmd, replay: Replay) -> Result<Value> {
+    pub(super) async fn run(&self, name: &str, command: &Request, replay: Replay) -> Result<Reply> {
         self.try_run(name, command, replay).await.map_err(|failure| self.explain(failure))
     }
 
@@ -96,7 +97,7 @@ impl Network {
         keys: &[&str],
         arguments: &[&[u8]],
         replay: Replay,
-    ) -> Result<Value> {
+    ) -> Result<Reply> {
         let answer = self.try_script(name, script, keys, arguments, replay).await;
         answer.map_err(|failure| self.explain(failure))
     }
@@ -110,7 +111,7 @@ impl Network {
         keys: &[&str],
         arguments: &[&[u8]],
         replay: Replay,
-    ) -> Result<Value> {
+    ) -> Result<Reply> {
         loop {
             match self.try_script(name, script, keys, arguments, replay).await {
                 // Not carried out.
@@ -127,7 +128,7 @@ impl Network {
         keys: &[&str],
         arguments: &[&[u8]],
         replay: Replay,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Reply, Failure> {
         match self.try_run(name, &script.by_hash(keys, arguments), replay).await {
             Err(Failure::NoScript) => self.try_run(name, &script.by_source(keys, arguments), replay).await,
             answer => answer,
@@ -136,9 +137,14 @@ impl Network {
 
     /// Sends a command that may be sent twice, on the connection that tells of changes where that stands: one round trip.
     /// The proof that changes will be told comes with the answer.
-    pub(super) async fn run_tracked(&self, name: &str, command: &Cmd) -> Result<(Value, Option<ReadStamp>)> {
+    pub(super) async fn run_tracked(
+        &self,
+        name: &str,
+        command: &Request,
+    ) -> Result<(Reply, Option<ReadStamp>)> {
         if let Some((node, live, seen)) = self.tracked(name)
-            && let Ok(Ok(value)) = timeout(TRACKED_PATIENCE, node.as_node().send_tracked(live, command)).await
+            && let Ok(Ok(value)) =
+                timeout(TRACKED_PATIENCE, node.as_node().send_tracked(&live, command)).await
         {
             return Ok((value, Some(seen)));
         }
@@ -152,13 +158,13 @@ impl Network {
         script: &Script,
         keys: &[&str],
         arguments: &[&[u8]],
-    ) -> Result<(Value, Option<ReadStamp>)> {
+    ) -> Result<(Reply, Option<ReadStamp>)> {
         if let Some((node, live, seen)) = self.tracked(name) {
             let node = node.as_node();
             let run = async {
-                match node.send_tracked(live.clone(), &script.by_hash(keys, arguments)).await {
+                match node.send_tracked(&live, &script.by_hash(keys, arguments)).await {
                     Err(Failure::NoScript) => {
-                        node.send_tracked(live, &script.by_source(keys, arguments)).await
+                        node.send_tracked(&live, &script.by_source(keys, arguments)).await
                     }
                     answer => answer,
                 }
@@ -178,16 +184,16 @@ impl Network {
         script: &Script,
         keys: &[&str],
         arguments: &[&[u8]],
-    ) -> Result<(Value, bool)> {
-        if let Some((node, live, _)) = self.tracked(name).filter(|(_, live, _)| live.reads_many) {
+    ) -> Result<(Reply, bool)> {
+        if let Some((node, live, _)) = self.tracked(name).filter(|(_, live, _)| live.tracks_reads) {
             let node = node.as_node();
-            let answer = match node.send_tracked(live.clone(), &script.by_hash(keys, arguments)).await {
-                Err(Failure::NoScript) => node.send_tracked(live, &script.by_source(keys, arguments)).await,
+            let answer = match node.send_tracked(&live, &script.by_hash(keys, arguments)).await {
+                Err(Failure::NoScript) => node.send_tracked(&live, &script.by_source(keys, arguments)).await,
                 answer => answer,
             };
             match answer {
                 // Not carried out: on to who serves it now.
-                Err(Failure::Moved(_) | Failure::Ask(_) | Failure::TryAgain) => {}
+                Err(Failure::Moved(_) | Failure::Ask(_) | Failure::TryAgain | Failure::NotSent) => {}
                 answer => return answer.map(|value| (value, true)).map_err(|failure| self.explain(failure)),
             }
         }
@@ -199,31 +205,18 @@ impl Network {
         &self,
         group: &KeyGroup,
         names: &[&str],
-    ) -> Result<(Vec<Value>, Option<ReadStamp>)> {
+    ) -> Result<(Vec<Reply>, Option<ReadStamp>)> {
         if let Some((node, live, seen)) = names.first().and_then(|name| self.tracked(name)) {
-            let read = async {
-                if live.reads_many {
-                    let command = redis::cmd("MGET").arg(names).take();
-                    return match node.as_node().send_tracked(live, &command).await {
-                        Ok(Value::Array(values)) => Some(values),
-                        _ => None,
-                    };
-                }
-                let mut pipeline = Pipeline::with_capacity(names.len());
-                for name in names {
-                    pipeline.cmd("GET").arg(name);
-                }
-                node.as_node().send_all_tracked(live, &pipeline).await
-            };
-            let answer = timeout(TRACKED_PATIENCE, read).await.ok().flatten();
-            if let Some(values) = answer {
+            let request = mget(names);
+            let read = node.as_node().send_tracked(&live, &request);
+            if let Ok(Ok(Reply::Array(values))) = timeout(TRACKED_PATIENCE, read).await {
                 return Ok((values, Some(seen)));
             }
         }
         Ok((self.read_group(group, names).await?, None))
     }
 
-    fn tracked(&self, name: &str) -> Option<(Server<'_>, Live, ReadStamp)> {
+    fn tracked(&self, name: &str) -> Option<(Server<'_>, Arc<Live>, ReadStamp)> {
         let server = match self {
             Self::Single(node) => Server::Single(node),
             Self::Cluster(cluster) => Server::Of(cluster.master(slot(name))?),
@@ -255,9 +248,9 @@ impl Network {
     pub(super) async fn run_all(
         &self,
         group: &KeyGroup,
-        commands: Vec<Cmd>,
+        commands: Vec<Request>,
         replay: Replay,
-    ) -> Result<Vec<Value>> {
+    ) -> Result<Vec<Reply>> {
         self.run_each(group, commands, replay).await?.into_iter().collect()
     }
 
@@ -265,29 +258,27 @@ impl Network {
     pub(super) async fn run_each(
         &self,
         group: &KeyGroup,
-        commands: Vec<Cmd>,
+        commands: Vec<Request>,
         replay: Replay,
-    ) -> Result<Vec<Result<Value>>> {
+    ) -> Result<Vec<Result<Reply>>> {
         let answers = match self {
-            Self::Single(node) => {
-                let mut pipeline = Pipeline::with_capacity(commands.len());
-                for command in commands {
-                    pipeline.add_command(command);
-                }
-                node.send_all(group.lane, &pipeline, replay).await?
-            }
+            Self::Single(node) => node.send_all(group.lane, &commands, replay).await?,
             Self::Cluster(cluster) => cluster.send_all(group.lane, &commands, replay).await?,
         };
         Ok(answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure))).collect())
     }
 
     /// Sends two commands in one write to the server of `name`, the second about what the first did: one round trip.
-    pub(super) async fn run_both(&self, name: &str, first: Cmd, second: Cmd) -> Result<(Value, Value)> {
-        let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.add_command(first).add_command(second);
+    pub(super) async fn run_both(
+        &self,
+        name: &str,
+        first: Request,
+        second: Request,
+    ) -> Result<(Reply, Reply)> {
+        let both = [first, second];
         let answers = match self {
-            Self::Single(node) => node.send_all(self.lane(name), &pipeline, Replay::Never).await?,
-            Self::Cluster(cluster) => cluster.send_together(slot(name), &pipeline).await?,
+            Self::Single(node) => node.send_all(self.lane(name), &both, Replay::Never).await?,
+            Self::Cluster(cluster) => cluster.send_together(slot(name), &both).await?,
         };
         let mut answers = answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure)));
         match (answers.next(), answers.next()) {
@@ -297,19 +288,17 @@ impl Network {
     }
 
     /// Reads all names of a group: one round trip, and one more while a cluster moves just their slot.
-    pub(super) async fn read_group(&self, group: &KeyGroup, names: &[&str]) -> Result<Vec<Value>> {
-        let size: usize = names.iter().map(|name| name.len()).sum();
-        let mut command = Cmd::with_capacity(names.len() + 1, size + 4);
-        command.arg("MGET").arg(names);
+    pub(super) async fn read_group(&self, group: &KeyGroup, names: &[&str]) -> Result<Vec<Reply>> {
+        let command = mget(names);
         let answer = match self {
             Self::Single(node) => node.send(group.lane, &command, Replay::Safe).await,
             Self::Cluster(cluster) => Box::pin(cluster.send(group.lane, &command, Replay::Safe)).await,
         };
         match answer {
-            Ok(Value::Array(values)) => Ok(values),
+            Ok(Reply::Array(values)) => Ok(values),
             Ok(_) => Err(Error::new(ErrorKind::Server, "MGET answered with something that is no array")),
             Err(Failure::TryAgain) => {
-                let commands = names.iter().map(|name| redis::cmd("GET").arg(name).take()).collect();
+                let commands = names.iter().map(|name| Request::new("GET").arg(name)).collect();
                 self.run_all(group, commands, Replay::Safe).await
             }
             Err(failure) => Err(self.explain(failure)),
@@ -317,7 +306,7 @@ impl Network {
     }
 
     /// Sends a command that any server can answer.
-    pub(super) async fn run_anywhere(&self, command: &Cmd) -> Result<Value> {
+    pub(super) async fn run_anywhere(&self, command: &Request) -> Result<Reply> {
         match self {
             Self::Single(node) => node.send(0, command, Replay::Safe).await,
             Self::Cluster(cluster) => match cluster.any().await {
@@ -353,7 +342,15 @@ impl Network {
         known.unwrap_or_else(wall_clock)
     }
 
-    async fn try_run(&self, name: &str, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
+    /// The local time at which the clock of the name's server shows `time` (microseconds), at the latest.
+    pub(super) fn local_time(&self, name: &str, time: u64) -> Option<Tick> {
+        match self {
+            Self::Single(node) => node.local_time(time),
+            Self::Cluster(cluster) => cluster.master(slot(name))?.local_time(time),
+        }
+    }
+
+    async fn try_run(&self, name: &str, command: &Request, replay: Replay) -> Result<Reply, Failure> {
         let lane = self.lane(name);
         match self {
             Self::Single(node) => node.send(lane, command, replay).await,
@@ -381,6 +378,13 @@ impl Network {
             Self::Cluster(_) => failure.into_error("the cluster"),
         }
     }
+}
+
+fn mget(names: &[&str]) -> Request {
+    let size = names.iter().map(|name| frame(name.len())).sum();
+    let mut request = Request::with_capacity("MGET", size);
+    names.iter().for_each(|name| request.push(name.as_bytes()));
+    request
 }
 
 fn group(names: &[impl AsRef<str>], lane: impl Fn(&str) -> u16) -> Vec<KeyGroup> {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, Pipeline, RedisResult, Value};
-
 use super::dial::{Destination, Learned, Login, describe};
 use super::error::{Failure, translate_request};
-use super::link::{Link, LinkKind, Live, is_connection_lost};
+use super::link::{Link, LinkKind, Live};
 use super::tracking::SessionHandle;
+use crate::clock::Tick;
+use super::wire::{Reply, Request, RequestFailure};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::session::ReadStamp;
 
@@ -18,6 +18,14 @@ pub(super) enum Replay {
     Safe,
     /// It may have taken effect: sending it again could undo what happened since, or charge twice.
     Never,
+}
+
+/// How often a request is sent again whose connection broke.
+const MOST_RESENDS: u32 = 2;
+
+/// Whether the request may be sent again: it was not sent at all, or it only reads.
+fn may_resend(failure: &RequestFailure, replay: Replay) -> bool {
+    failure.is_unsent() || replay == Replay::Safe
 }
 
 pub(super) struct Node {
@@ -84,90 +92,100 @@ impl Node {
         self.links.first()?.time().now()
     }
 
+    /// The local time at which the server's clock shows `time` (microseconds), at the latest.
+    pub(super) fn local_time(&self, time: u64) -> Option<Tick> {
+        self.links.first()?.time().local_time(time)
+    }
+
     /// Whatever a future could become is allocated and copied with every call, so only a connection that stands and an
     /// answer that comes are part of this one; the rest is boxed where it is needed.
-    pub(super) async fn send(&self, lane: u16, command: &Cmd, replay: Replay) -> Result<Value, Failure> {
+    pub(super) async fn send(&self, lane: u16, request: &Request, replay: Replay) -> Result<Reply, Failure> {
         let link = self.link(lane)?;
-        let mut live = match link.standing() {
+        let live = match link.standing() {
             Some(live) => live,
             None => Box::pin(link.live()).await?,
         };
-        match live.connection.send_packed_command(command).await {
-            Ok(value @ (Value::BulkString(_) | Value::Nil | Value::Okay | Value::Int(_))) => Ok(value),
-            answer => Box::pin(self.settle(link, live, command, replay, answer)).await,
+        match live.connection.send(request).await {
+            Ok(reply) => Ok(reply),
+            Err(failure) => Box::pin(self.settle(link, live, request, replay, failure)).await,
         }
     }
 
     /// The connection that tells of changes, if it stands and does; it is not waited for. None while the links are divided:
     /// it may lead to another server than the one that takes the writes.
-    pub(super) fn tracked(&self) -> Option<(Live, ReadStamp)> {
+    pub(super) fn tracked(&self) -> Option<(Arc<Live>, ReadStamp)> {
         if self.learned.as_ref().is_some_and(|learned| learned.agreement.is_divided()) {
             return None;
         }
         let live = self.tracked.as_ref()?.standing()?;
-        let seen = live.seen?;
+        let seen = live.believed()?;
         Some((live, seen))
     }
 
     /// Sends a command on such a connection. One that breaks on the way is found out by its supervisor.
-    pub(super) async fn send_tracked(&self, mut live: Live, command: &Cmd) -> Result<Value, Failure> {
-        let answer = live.connection.send_packed_command(command).await;
-        self.checked(&live, answer)
+    pub(super) async fn send_tracked(&self, live: &Live, request: &Request) -> Result<Reply, Failure> {
+        live.connection.send(request).await.map_err(|failure| match failure.is_unsent() {
+            true => Failure::NotSent,
+            false => self.checked(live, failure),
+        })
     }
 
-    /// The answers to commands sent in one write, if all came and none is an error.
-    pub(super) async fn send_all_tracked(&self, mut live: Live, pipeline: &Pipeline) -> Option<Vec<Value>> {
-        let answers = live.connection.send_packed_commands(pipeline, 0, pipeline.len()).await.ok()?;
-        answers.into_iter().map(|answer| answer.extract_error().ok()).collect()
-    }
-
-    /// Sends again what was lost, where that is safe, and tells the server's errors from values.
+    /// Sends again what was not sent, and what was lost where that is safe; tells the server's errors from values.
     async fn settle(
         &self,
         link: &Link,
-        mut live: Live,
-        command: &Cmd,
+        mut live: Arc<Live>,
+        request: &Request,
         replay: Replay,
-        mut answer: RedisResult<Value>,
-    ) -> Result<Value, Failure> {
-        if answer.as_ref().is_err_and(is_connection_lost) {
-            // Not every failure to write makes the driver say that the connection is gone.
-            live.give_up();
-            if replay == Replay::Safe {
-                live = link.live_after(Some(&live)).await?;
-                answer = live.connection.send_packed_command(command).await;
+        mut failure: RequestFailure,
+    ) -> Result<Reply, Failure> {
+        for _ in 0..MOST_RESENDS {
+            if !failure.is_of_connection() {
+                break;
             }
+            live.give_up();
+            if !may_resend(&failure, replay) {
+                break;
+            }
+            live = link.live_after(Some(&live)).await?;
+            failure = match live.connection.send(request).await {
+                Ok(reply) => return Ok(reply),
+                Err(failure) => failure,
+            };
         }
-        self.checked(&live, answer)
+        Err(self.checked(&live, failure))
     }
 
     /// The answers in order, each a value or what the server said to that command.
     pub(super) async fn send_all(
         &self,
         lane: u16,
-        pipeline: &Pipeline,
+        requests: &[Request],
         replay: Replay,
-    ) -> Result<Vec<Result<Value, Failure>>> {
-        let count = pipeline.len();
+    ) -> Result<Vec<Result<Reply, Failure>>> {
         let link = self.link(lane)?;
         let mut live = link.live().await?;
-        let mut answers = live.connection.send_packed_commands(pipeline, 0, count).await;
-        if answers.as_ref().is_err_and(is_connection_lost) {
+        let mut resends = 0;
+        loop {
+            let failure = match live.connection.send_all(requests).await {
+                Ok(answers) => {
+                    let checked =
+                        |answer: Reply| answer.into_result().map_err(|failure| self.checked(&live, failure));
+                    return Ok(answers.into_iter().map(checked).collect());
+                }
+                Err(failure) => failure,
+            };
             live.give_up();
-            if replay == Replay::Safe {
-                live = link.live_after(Some(&live)).await?;
-                answers = live.connection.send_packed_commands(pipeline, 0, count).await;
+            if resends == MOST_RESENDS || !may_resend(&failure, replay) {
+                return Err(translate_request(&failure.into(), &self.name));
             }
+            resends += 1;
+            live = link.live_after(Some(&live)).await?;
         }
-        let answers = answers.map_err(|error| translate_request(&error, &self.name))?;
-        Ok(answers.into_iter().map(|answer| self.checked(&live, Ok(answer))).collect())
     }
 
-    fn checked(&self, live: &Live, answer: RedisResult<Value>) -> Result<Value, Failure> {
-        let failure = match answer.and_then(Value::extract_error) {
-            Ok(value) => return Ok(value),
-            Err(error) => Failure::of(&error, &self.name),
-        };
+    fn checked(&self, live: &Live, failure: RequestFailure) -> Failure {
+        let failure = Failure::of(failure, &self.name);
         // Also what a replica answers that lost its master. Another server may be the master by now.
         if let Failure::Error(error) = &failure
             && error.kind() == ErrorKind::ReadOnly
@@ -179,7 +197,7 @@ impl Node {
                 None => {}
             }
         }
-        Err(failure)
+        failure
     }
 
     /// Requests of one lane share a connection, and so arrive in the order in which they were sent.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::wire::Reply;
 use bytes::Bytes;
-use redis::Value;
 
 use super::node::Replay;
 use super::{RedisStore, bytes, flag, millis, number, script, unexpected, version_text};
@@ -37,17 +37,17 @@ impl OnceStore for RedisStore {
         let arguments = [token.as_bytes(), liveness.as_bytes(), kept.as_bytes(), &*in_place_of, takes_over];
         let answer =
             self.network.run_script(name, &script::BEGIN_ONCE, &keys, &arguments, Replay::Never).await?;
-        let Value::Array(parts) = answer else { return Err(unexpected(&answer)) };
+        let Reply::Array(parts) = answer else { return Err(unexpected(&answer)) };
         let mut parts = parts.into_iter();
         match (parts.next(), parts.next()) {
-            (Some(Value::Int(0)), None) => Ok(OnceStart::Begun),
-            (Some(Value::Int(1)), Some(there)) => Ok(OnceStart::Done(bytes(there)?.unwrap_or_default())),
-            (Some(Value::Int(2)), Some(left)) => {
+            (Some(Reply::Int(0)), None) => Ok(OnceStart::Begun),
+            (Some(Reply::Int(1)), Some(there)) => Ok(OnceStart::Done(bytes(there)?.unwrap_or_default())),
+            (Some(Reply::Int(2)), Some(left)) => {
                 Ok(OnceStart::Running(Duration::from_millis(number(&left)?)))
             }
-            (Some(Value::Int(3)), None) => Ok(OnceStart::Interrupted),
-            (Some(Value::Int(4)), None) => Ok(OnceStart::GivenUp),
-            (first, _) => Err(unexpected(&first.unwrap_or(Value::Nil))),
+            (Some(Reply::Int(3)), None) => Ok(OnceStart::Interrupted),
+            (Some(Reply::Int(4)), None) => Ok(OnceStart::GivenUp),
+            (first, _) => Err(unexpected(&first.unwrap_or(Reply::Nil))),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use redis::Value;
+use super::wire::Reply;
 
 use super::lock::{digits, origin_name, with_last};
 use super::node::Replay;
@@ -32,7 +32,7 @@ impl RedisStore {
         [script, quarantined]: [&Script; 2],
         arguments: &[String],
         (replay, quarantine): (Replay, Option<Duration>),
-    ) -> Result<Value> {
+    ) -> Result<Reply> {
         let ([held, number, queue, seen], wake) = (names(semaphore), wake_name(semaphore, token));
         let keys = [&*held, &number, &queue, &seen, &wake];
         let token = version_text(token);
@@ -52,7 +52,7 @@ impl RedisStore {
         semaphore: &str,
         script: &Script,
         arguments: &[String],
-    ) -> Result<Value> {
+    ) -> Result<Reply> {
         let [held, number, queue, seen] = names(semaphore);
         let keys = [&*held, &number, &queue, &seen];
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
@@ -60,25 +60,25 @@ impl RedisStore {
     }
 }
 
-fn taken(answer: Value) -> Result<Taken> {
-    if let Value::Int(until) = answer
+fn taken(answer: Reply) -> Result<Taken> {
+    if let Reply::Int(until) = answer
         && until < 0
     {
         return Ok(Taken::Quarantined { until: until.unsigned_abs() });
     }
-    let Value::Array(parts) = answer else { return Err(unexpected(&answer)) };
-    let [how, permits, rest @ ..] = parts.as_slice() else { return Err(unexpected(&Value::Array(parts))) };
+    let Reply::Array(parts) = answer else { return Err(unexpected(&answer)) };
+    let [how, permits, rest @ ..] = parts.as_slice() else { return Err(unexpected(&Reply::Array(parts))) };
     let permits = number(permits)?;
     Ok(match how {
-        Value::Int(1) => {
+        Reply::Int(1) => {
             let fence = rest.first().map(number).transpose()?.unwrap_or_default();
             Taken::Granted { permits, fence }
         }
-        Value::Int(0) => Taken::Full,
-        Value::Int(2) => Taken::Waiting { told: false },
-        Value::Int(-1) => Taken::Gone,
-        Value::Int(-2) => Taken::TooHeavy { permits },
-        Value::Int(-3) => Taken::QueueFull,
+        Reply::Int(0) => Taken::Full,
+        Reply::Int(2) => Taken::Waiting { told: false },
+        Reply::Int(-1) => Taken::Gone,
+        Reply::Int(-2) => Taken::TooHeavy { permits },
+        Reply::Int(-3) => Taken::QueueFull,
         other => return Err(unexpected(other)),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use redis::Cmd;
+use super::wire::{Request, frame};
 
 pub(super) struct Script {
     source: &'static str,
@@ -13,7 +13,7 @@ macro_rules! script {
     ($name:ident, $($file:literal),+) => {
         pub(super) static $name: Script = Script {
             source: concat!($(include_str!(concat!("lua/", $file))),+),
-            hash: LazyLock::new(|| redis::Script::new($name.source).get_hash().to_owned()),
+            hash: LazyLock::new(|| sha1_smol::Sha1::from($name.source).digest().to_string()),
         };
     };
 }
@@ -88,7 +88,7 @@ script!(ACKNOWLEDGE, "acknowledge.lua");
 script!(SET_FENCED, "set_fenced.lua");
 
 impl Script {
-    pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
+    pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Request {
         call("EVALSHA", &self.hash, keys, arguments)
     }
 
@@ -97,25 +97,17 @@ impl Script {
         self.source
     }
 
-    pub(super) fn by_source(&self, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
+    pub(super) fn by_source(&self, keys: &[&str], arguments: &[&[u8]]) -> Request {
         call("EVAL", self.source, keys, arguments)
     }
 }
 
-fn call(command: &str, script: &str, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
-    let bytes = keys.iter().map(|key| key.len()).chain(arguments.iter().map(|argument| argument.len()));
-    let bytes = bytes.sum::<usize>() + command.len() + script.len() + 4;
-    let mut command = {
-        let mut whole = Cmd::with_capacity(3 + keys.len() + arguments.len(), bytes);
-        whole.arg(command);
-        whole
-    };
-    command.arg(script).arg(keys.len());
-    for key in keys {
-        command.arg(key);
-    }
-    for argument in arguments {
-        command.arg(argument);
-    }
-    command
+fn call(command: &str, script: &str, keys: &[&str], arguments: &[&[u8]]) -> Request {
+    let lengths = keys.iter().map(|key| key.len()).chain(arguments.iter().map(|argument| argument.len()));
+    let bytes = lengths.map(frame).sum::<usize>() + frame(script.len()) + frame(4);
+    let count = u64::try_from(keys.len()).unwrap_or(u64::MAX);
+    let mut request = Request::with_capacity(command, bytes).arg(script).number(count);
+    keys.iter().for_each(|key| request.push(key.as_bytes()));
+    arguments.iter().for_each(|argument| request.push(argument));
+    request
 }

@@ -7,16 +7,15 @@
 //! protocol: redis.io, "Guidelines for Redis clients with support for Sentinel".
 
 use std::cmp::Reverse;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use redis::{Pipeline, PushInfo, Value, from_redis_value};
 use tokio::time::{Instant, timeout};
 
-use super::dial::{Dialled, Login, open, open_master};
+use super::dial::{Dialled, Events, Login, open, open_master};
 use super::error::translate;
+use super::wire::{Reply, Request, WireError};
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -33,7 +32,7 @@ pub(super) async fn open_named(
     (sentinels, service): (&[Address], &str),
     sentinel_login: &Login,
     login: &Login,
-    pushes: &Arc<dyn Fn(PushInfo) + Send + Sync>,
+    events: &Events,
 ) -> Result<Dialled> {
     let deadline = Instant::now() + login.connect_timeout;
     // The rest are waited for as long where no majority agrees.
@@ -59,7 +58,7 @@ pub(super) async fn open_named(
         // A server that does not answer must not use up the time of the next.
         let left = deadline.saturating_duration_since(Instant::now());
         let last = asked.is_empty() && next(&answers, sentinels.len(), &tried).is_none();
-        match timeout(if last { left } else { left / 2 }, open_master(&master, login, pushes.clone())).await {
+        match timeout(if last { left } else { left / 2 }, open_master(&master, login, events.clone())).await {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(error)) => {
                 tracing::debug!(target: crate::telemetry::target::CONNECTION, server = %master, %error, "not the master that a sentinel called it");
@@ -123,34 +122,44 @@ fn next(answers: &[NamedMaster], sentinels: usize, tried: &[Address]) -> Option<
 }
 
 async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<NamedMaster> {
-    let fail = |error: redis::RedisError| translate(&error, &sentinel.to_string());
-    let mut connection = open(sentinel, login, None).await?.connection;
-    let mut questions = Pipeline::with_capacity(2);
-    questions.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(service);
-    // It may not be allowed: then the epoch is not known.
-    questions.cmd("SENTINEL").arg("MASTER").arg(service);
-    let mut answers = connection.send_packed_commands(&questions, 0, 2).await.map_err(fail)?.into_iter();
-    let address = answers.next().unwrap_or(Value::Nil).extract_error().map_err(fail)?;
-    let address: Option<(String, u16)> = from_redis_value(address).map_err(|error| fail(error.into()))?;
-    match address {
-        Some((host, port)) => {
-            Ok(NamedMaster { master: Address::Tcp { host, port }, epoch: answers.next().map_or(0, epoch) })
+    let fail = |failure| translate(&WireError::from(failure), &sentinel.to_string());
+    let connection = open(sentinel, login, None).await?.connection;
+    let questions = [
+        Request::new("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(service),
+        // It may not be allowed: then the epoch is not known.
+        Request::new("SENTINEL").arg("MASTER").arg(service),
+    ];
+    let mut answers = connection.send_all(&questions).await.map_err(fail)?.into_iter();
+    let master = match answers.next().unwrap_or(Reply::Nil).into_result().map_err(fail)? {
+        Reply::Nil => {
+            return Err(Error::invalid(format!("the sentinel {sentinel} knows no service {service}")));
         }
-        None => Err(Error::invalid(format!("the sentinel {sentinel} knows no service {service}"))),
-    }
+        Reply::Array(parts) => match parts.as_slice() {
+            [host, port] => {
+                host.as_str().map(str::to_owned).zip(port.as_u64().and_then(|port| port.try_into().ok()))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    let Some((host, port)) = master else {
+        let what = format!("the sentinel {sentinel} answered something unknown");
+        return Err(Error::new(ErrorKind::Server, what));
+    };
+    Ok(NamedMaster { master: Address::Tcp { host, port }, epoch: answers.next().map_or(0, epoch) })
 }
 
 /// The `config-epoch` among what `SENTINEL MASTER` says.
-fn epoch(answer: Value) -> u64 {
-    let pairs: Vec<(Value, Value)> = match answer {
-        Value::Map(pairs) => pairs,
-        Value::Array(flat) => {
+fn epoch(answer: Reply) -> u64 {
+    let pairs: Vec<(Reply, Reply)> = match answer {
+        Reply::Map(pairs) => pairs,
+        Reply::Array(flat) => {
             let mut parts = flat.into_iter();
             std::iter::from_fn(|| Some((parts.next()?, parts.next()?))).collect()
         }
         _ => return 0,
     };
-    let text = |value: Value| from_redis_value::<String>(value).unwrap_or_default();
+    let text = |value: Reply| value.as_str().unwrap_or_default().to_owned();
     let found =
         pairs.into_iter().find_map(|(name, value)| (text(name) == "config-epoch").then(|| text(value)));
     found.and_then(|epoch| epoch.parse().ok()).unwrap_or(0)
@@ -187,10 +196,10 @@ mod tests {
 
     #[test]
     fn the_epoch_is_read_in_either_form() {
-        let text = |text: &str| Value::BulkString(text.into());
-        let map = Value::Map(vec![(text("name"), text("x")), (text("config-epoch"), text("5"))]);
+        let text = |text: &str| Reply::Bulk(text.to_owned().into());
+        let map = Reply::Map(vec![(text("name"), text("x")), (text("config-epoch"), text("5"))]);
         assert_eq!(epoch(map), 5);
-        assert_eq!(epoch(Value::Array(vec![text("config-epoch"), text("6"), text("odd")])), 6);
-        assert_eq!(epoch(Value::Nil), 0);
+        assert_eq!(epoch(Reply::Array(vec![text("config-epoch"), text("6"), text("odd")])), 6);
+        assert_eq!(epoch(Reply::Nil), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! Slots: which one a name has, and which node serves it.
 
-use redis::Value;
+use super::wire::Reply;
 
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,21 +16,17 @@ pub(super) fn slot(name: &str) -> u16 {
 }
 
 /// Each line is a first slot, a last slot, the master (host, port, …), and its replicas.
-pub(super) fn parse(answer: &Value, asked: &Address) -> Result<Vec<Option<Address>>> {
+pub(super) fn parse(answer: &Reply, asked: &Address) -> Result<Vec<Option<Address>>> {
     let odd = || Error::new(ErrorKind::Server, "CLUSTER SLOTS answered something unknown");
-    let Value::Array(lines) = answer else { return Err(odd()) };
+    let Reply::Array(lines) = answer else { return Err(odd()) };
     let mut masters = vec![None; usize::from(SLOTS)];
     for line in lines {
-        let Value::Array(line) = line else { return Err(odd()) };
-        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = line.as_slice() else {
+        let Reply::Array(line) = line else { return Err(odd()) };
+        let [Reply::Int(first), Reply::Int(last), Reply::Array(master), ..] = line.as_slice() else {
             return Err(odd());
         };
-        let [host, Value::Int(port), ..] = master.as_slice() else { return Err(odd()) };
-        let host = match host {
-            Value::BulkString(host) => str::from_utf8(host).map_err(|_| odd())?,
-            Value::SimpleString(host) => host,
-            _ => "",
-        };
+        let [host, Reply::Int(port), ..] = master.as_slice() else { return Err(odd()) };
+        let host = host.as_str().unwrap_or_default();
         let address = Address::named(host, u16::try_from(*port).map_err(|_| odd())?, asked.host());
         let (first, last) =
             (usize::try_from(*first).map_err(|_| odd())?, usize::try_from(*last).map_err(|_| odd())?);
@@ -45,12 +41,12 @@ pub(super) fn parse(answer: &Value, asked: &Address) -> Result<Vec<Option<Addres
 }
 
 /// The same for comparing: who is master of what. Replicas come and go without changing that.
-pub(super) fn masters(answer: &Value) -> Vec<Vec<Value>> {
-    let Value::Array(lines) = answer else { return Vec::new() };
+pub(super) fn masters(answer: &Reply) -> Vec<Vec<Reply>> {
+    let Reply::Array(lines) = answer else { return Vec::new() };
     lines
         .iter()
         .map(|line| match line {
-            Value::Array(line) => line.iter().take(3).cloned().collect(),
+            Reply::Array(line) => line.iter().take(3).cloned().collect(),
             _ => Vec::new(),
         })
         .collect()

@@ -8,9 +8,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, RedisResult, Value, from_redis_value};
-
+use super::wire::{Connection, Reply, Request, RequestFailure, ServerError};
 use crate::clock::{Clock, Tick};
 use crate::telemetry::target;
 
@@ -19,34 +17,58 @@ pub(super) struct ServerTime {
     clock: Clock,
     /// The server's time in milliseconds since 1970 at a local tick.
     known: Mutex<Option<(Tick, u64)>>,
+    /// The reply that says most exactly when the server's clock shows what.
+    fastest: Mutex<Option<Reply>>,
+}
+
+/// The server's clock showed `micros` between two local ticks.
+#[derive(Debug, Clone, Copy)]
+struct Reply {
+    sent: Tick,
+    received: Tick,
+    micros: u64,
+}
+
+/// A share of a span by which clocks may differ over it.
+const DRIFT: u32 = 1000;
+
+impl Reply {
+    /// When the server's clock shows `micros`: not before, and not after.
+    fn bounds(&self, micros: u64) -> (Tick, Tick) {
+        if let Some(since) = micros.checked_sub(self.micros).map(Duration::from_micros) {
+            return (self.sent.after(since - since / DRIFT), self.received.after(since + since / DRIFT));
+        }
+        let until = Duration::from_micros(self.micros - micros);
+        (self.sent.before(until + until / DRIFT), self.received.before(until - until / DRIFT))
+    }
+
+    /// Whether a later reply says more: it was faster, as fast as clocks may have drifted apart since this one, or the server's
+    /// clock was set meanwhile.
+    fn is_outdone_by(&self, later: &Self) -> bool {
+        let (first, last) = self.bounds(later.micros);
+        let within = later.received.since(later.sent);
+        within <= last.since(first) || later.received < first || later.sent > last
+    }
 }
 
 impl ServerTime {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, known: Mutex::new(None) }
+        Self { clock, known: Mutex::new(None), fastest: Mutex::new(None) }
     }
 
     /// Asks the server, and something else with it: one round trip. The other's refusal is among the answers.
     pub(super) async fn ask(
         &self,
-        connection: &MultiplexedConnection,
-        other: Option<Cmd>,
+        connection: &Connection,
+        other: Option<Request>,
         whose: impl Fn() -> (String, &'static str),
-    ) -> RedisResult<Option<Value>> {
+    ) -> Result<Option<Reply>, RequestFailure> {
         let sent = self.clock.now();
-        let mut questions = Pipeline::with_capacity(2);
-        questions.cmd("TIME");
-        if let Some(other) = other {
-            questions.add_command(other);
-        }
-        let count = questions.len();
-        let mut answers = connection.clone().send_packed_commands(&questions, 0, count).await?.into_iter();
-        match answers
-            .next()
-            .unwrap_or(Value::Nil)
-            .extract_error()
-            .and_then(|time| Ok(from_redis_value(time)?))
-        {
+        let mut questions = vec![Request::new("TIME")];
+        questions.extend(other);
+        // Not behind callers that wait for room: a busy connection must not look like a silent server.
+        let mut answers = connection.send_urgently(&questions).await?.into_iter();
+        match time_in(answers.next().unwrap_or(Reply::Nil)) {
             Ok(told) => self.learn(sent, told),
             // It may be loading, or the ACL may forbid it.
             Err(error) => {
@@ -63,6 +85,19 @@ impl ServerTime {
         let middle = sent.after(received.since(sent) / 2);
         let millis = seconds.saturating_mul(1000).saturating_add(micros / 1000);
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((middle, millis));
+        let reply =
+            Reply { sent, received, micros: seconds.saturating_mul(1_000_000).saturating_add(micros) };
+        let mut fastest = self.fastest.lock().unwrap_or_else(PoisonError::into_inner);
+        if fastest.is_none_or(|fastest| fastest.is_outdone_by(&reply)) {
+            *fastest = Some(reply);
+        }
+    }
+
+    /// The local time at which the server's clock shows so many microseconds since 1970, at the latest; `None` while the
+    /// server has never said its time. The true time may be earlier, by as much as the fastest reply took.
+    pub(super) fn local_time(&self, micros: u64) -> Option<Tick> {
+        let fastest = (*self.fastest.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some(fastest.bounds(micros).1)
     }
 
     /// Milliseconds since 1970; `None` while the server has never told.
@@ -71,6 +106,18 @@ impl ServerTime {
         let since: Duration = self.clock.now().since(tick);
         Some(millis.saturating_add(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
     }
+}
+
+/// The seconds and microseconds in the answer to `TIME`.
+fn time_in(answer: Reply) -> Result<(u64, u64), RequestFailure> {
+    match answer.into_result()? {
+        Reply::Array(parts) => match parts.as_slice() {
+            [seconds, micros] => seconds.as_u64().zip(micros.as_u64()),
+            _ => None,
+        },
+        _ => None,
+    }
+    .ok_or_else(|| RequestFailure::Refused(ServerError::new("ERR an unknown answer to TIME")))
 }
 
 /// Where the server does not tell its time, the local wall clock is the next best.
@@ -101,6 +148,50 @@ mod tests {
             assert_eq!(time.now(), Some(theirs + 20));
             pass(90_000);
             assert_eq!(time.now(), Some(theirs + 90_020));
+        }
+    }
+
+    #[test]
+    fn the_fastest_reply_says_when_the_servers_clock_shows_what() {
+        const SECOND: u64 = 1_000_000;
+        let hand = Arc::new(AtomicU64::new(7_000 * SECOND));
+        let pass = |micros: u64| hand.fetch_add(micros, Ordering::AcqRel);
+        let time = ServerTime::new(Clock::Manual(hand.clone()));
+        assert_eq!(time.local_time(5), None);
+        // Local time is that of the server, less so much.
+        let mut charge_at = 1_780_000_000 * SECOND;
+        let ask = |there: u64, back: u64, charge_at: u64| {
+            let sent = time.clock.now();
+            pass(there);
+            let said = hand.load(Ordering::Acquire) + charge_at;
+            pass(back);
+            time.learn(sent, (said / SECOND, said % SECOND));
+        };
+        let error = |charge_at: u64| {
+            let now = hand.load(Ordering::Acquire);
+            time.local_time(now + charge_at).unwrap().as_micros().checked_sub(now)
+        };
+        // One that is slow, perhaps because this process was stopped; a fast one; slow ones again.
+        ask(20, 300_000, charge_at);
+        assert_eq!(error(charge_at), Some(300_300), "and what clocks drift");
+        ask(100, 150, charge_at);
+        assert_eq!(error(charge_at), Some(150));
+        for _ in 0..5 {
+            pass(SECOND);
+            ask(40_000, 2 * SECOND, charge_at);
+        }
+        let now = error(charge_at).unwrap();
+        assert!(now < 20_000, "{now}: what clocks drift in 15 s, and the fast reply's own");
+        // After a while a slower one says more than the clocks' rates leave of it.
+        pass(3600 * SECOND);
+        ask(1_000, 1_000, charge_at);
+        assert_eq!(error(charge_at), Some(1_001));
+        // And where the server's clock was set, by another server or a hand, the old one says nothing.
+        for step in [-30_000_000, 3_000_000] {
+            charge_at = charge_at.checked_add_signed(step).unwrap();
+            pass(SECOND);
+            ask(4_000, 6_000, charge_at);
+            assert_eq!(error(charge_at), Some(6_006));
         }
     }
 }

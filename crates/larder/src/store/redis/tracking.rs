@@ -1,19 +1,16 @@
 //! The connection that is told what changed: `CLIENT TRACKING` on, and its life as a lane of trust.
 //!
-//! Order is everything here. Pushes and replies come down one connection, and the driver hands a push to us in its reading
-//! task before it hands out any later reply; so whoever read something and finds its generation unbroken has been told
+//! Order is everything here. Pushes and replies come down one connection, and the connection's task reports a push before it
+//! hands out any later reply; so whoever read something and finds its generation unbroken has been told
 //! of every change before that. A generation opens before the connection is dialled, is believed only after tracking was
-//! armed and a heartbeat answered, and ends in the reading task itself when the connection does.
+//! armed and a heartbeat answered, and ends in that task itself when the connection does.
 //!
 //! A server or a proxy may refuse tracking. Then the connection still reads, and nothing read through it is believed for
 //! later.
 
 use std::sync::Arc;
 
-use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, PushKind, RedisResult, Value, cmd};
-
-use super::link::is_connection_lost;
+use super::wire::{Connection, Event, Reply, Request, RequestFailure};
 use crate::clock::{Clock, Moment};
 use crate::store::InvalidationSink;
 use crate::store::session::{ReadStamp, Sessions};
@@ -70,14 +67,14 @@ impl SessionHandle {
         self.tracking.lanes.renew(seen, sent);
     }
 
-    /// What the connection's reading task does with a push.
-    pub(super) fn pushes(&self, seen: Option<ReadStamp>) -> impl Fn(&PushInfo) + Send + Sync + use<> {
+    /// What the connection's task does with what happens on it.
+    pub(super) fn events(&self, seen: Option<ReadStamp>) -> impl Fn(&Event<'_>) + Send + Sync + use<> {
         let tracking = self.tracking.clone();
-        move |push: &PushInfo| match push.kind {
-            PushKind::Invalidate => match push.data.as_slice() {
-                [Value::Array(names)] => {
+        move |event: &Event<'_>| match event {
+            Event::Push([kind, data @ ..]) if kind.as_str() == Some("invalidate") => match data {
+                [Reply::Array(names)] => {
                     for name in names {
-                        if let Value::BulkString(name) = name
+                        if let Reply::Bulk(name) = name
                             && let Ok(name) = str::from_utf8(name)
                         {
                             tracking.listener.changed(name);
@@ -87,13 +84,13 @@ impl SessionHandle {
                 // FLUSHALL and FLUSHDB name nothing.
                 _ => tracking.listener.all_changed(),
             },
-            PushKind::Disconnection => {
+            Event::Push(_) => {}
+            Event::Ended { .. } => {
                 if let Some(seen) = seen {
                     tracking.lanes.end(seen);
                 }
                 tracking.listener.all_changed();
             }
-            _ => {}
         }
     }
 }
@@ -108,14 +105,14 @@ impl Drop for SessionHandle {
 
 /// Turns tracking on; whether the server does. An error is a lost connection; a refusal is not.
 pub(super) async fn arm(
-    connection: &MultiplexedConnection,
+    connection: &Connection,
     server: &str,
     role: &'static str,
-) -> RedisResult<bool> {
-    let mut connection = connection.clone();
-    match cmd("CLIENT").arg("TRACKING").arg("ON").query_async::<Value>(&mut connection).await {
+) -> Result<bool, RequestFailure> {
+    let command = Request::new("CLIENT").arg("TRACKING").arg("ON");
+    match connection.send(&command).await {
         Ok(_) => Ok(true),
-        Err(error) if is_connection_lost(&error) => Err(error),
+        Err(failure) if failure.is_of_connection() => Err(failure),
         Err(error) => {
             tracing::warn!(
                 target: target::CONNECTION,

@@ -13,6 +13,8 @@ use crate::fleet::nanos;
 use crate::work::RESPONSE_TIMEOUT;
 use crate::work::cache::{FAILED, Kind, LOADED, STORED};
 
+/// On a Cluster a slot may change its master, without a word, until the slots are looked at again.
+const ON_CLUSTER: Duration = Near::STALENESS;
 /// What began in a fault is over by then, after the time that each fault is given for its effects.
 const UNDER_WAY: Duration = Duration::from_millis(500);
 /// What a call without a loader takes at most, beside its timeout.
@@ -37,7 +39,9 @@ fn event(note: &Note, kind: Did) -> Event {
 fn freshness(case: &Case<'_>, verdict: &mut Verdict) {
     let version = |note: &Note| note.numbers[3];
     let writes = |states: &[u64]| -> Vec<Event> {
-        let told = case.of("write").iter().filter(|note| states.contains(&note.numbers[4]));
+        // A new master may lack what the old one acknowledged meanwhile: no reader is held to that.
+        let kept = |note: &&Note| !case.failovers.touch(note.numbers[1], note.numbers[2]);
+        let told = case.of("write").iter().filter(|note| states.contains(&note.numbers[4])).filter(kept);
         told.map(|note| event(note, Did::Write(version(note)))).collect()
     };
     let acknowledged: BTreeSet<(u64, u64)> = case
@@ -63,7 +67,8 @@ fn freshness(case: &Case<'_>, verdict: &mut Verdict) {
         read
     });
     let all: Vec<Event> = writes(&[ACKNOWLEDGED]).into_iter().chain(joined).collect();
-    report(verdict, "C2: a near copy is at most 2 s behind", bounded_staleness(&all, Near::STALENESS));
+    let bound = if case.on_cluster() { Near::STALENESS + ON_CLUSTER } else { Near::STALENESS };
+    report(verdict, "C2: a near copy is at most 2 s behind", bounded_staleness(&all, bound));
 
     // What the server has is never behind: where a read asks it, an older value was stored after it was invalidated.
     let plain = |event: &Event| Kind::of(u64::from(event.key)) == Kind::DeletedPlain;
@@ -121,13 +126,17 @@ fn loads(case: &Case<'_>, verdict: &mut Verdict) {
 fn fallbacks(case: &Case<'_>, verdict: &mut Verdict) {
     let mut stored: BTreeMap<u64, u64> = BTreeMap::new();
     for note in case.of("fallback").iter().filter(|note| note.numbers[3] == STORED) {
-        let first = stored.entry(note.numbers[0]).or_insert(u64::MAX);
-        *first = note.numbers[2].min(*first);
+        let [key, start, end, ..] = note.numbers;
+        // What was stored in a failover may be lost.
+        if !case.failovers.touch(start, end) {
+            let first = stored.entry(key).or_insert(u64::MAX);
+            *first = end.min(*first);
+        }
     }
     for note in case.of("fallback") {
         let [key, start, end, outcome, fails, _] = note.numbers;
         let Some(since) = stored.get(&key).filter(|since| **since < start) else { continue };
-        let binds = fails == 1 && !case.losses.touch(*since, end);
+        let binds = fails == 1 && !case.wiped.touch(*since, end);
         if binds && case.calm.holds(note.process, start.saturating_sub(nanos(UNDER_WAY)), end) {
             let wrong = (outcome == FAILED).then_some(note);
             verdict.judge("C5: a stale value is better than none", 1, wrong);
@@ -137,10 +146,12 @@ fn fallbacks(case: &Case<'_>, verdict: &mut Verdict) {
 
 /// C6.
 fn outages(case: &Case<'_>, verdict: &mut Verdict) {
-    let since = case.of("stays").first().map_or(u64::MAX, |note| note.numbers[0]);
+    let stored = case.of("stays").first().map_or([u64::MAX; 6], |note| note.numbers);
+    let [since, began, ..] = stored;
     for note in case.of("kept").iter().filter(|note| note.numbers[1] > since) {
         let [_, _, end, outcome, ..] = note.numbers;
-        if !case.losses.touch(since, end) {
+        // A failover loses what was stored in its time alone.
+        if !case.wiped.touch(since, end) && !case.failovers.touch(began, since) {
             verdict.judge("C6: an outage is never reported as an absence", 1, (outcome == 1).then_some(note));
         }
     }

@@ -1,16 +1,16 @@
-//! Locks, semaphores, read-write locks and elections.
-
-use std::collections::BTreeMap;
+//! Locks, lock groups, semaphores, read-write locks, runs of jobs and elections: who held what, and who waited.
 
 use larder_testkit::history::{
     Attempt, Ending, Held, fences_increase, first_come_first_served, served_in_order, within_capacity,
 };
 
+use super::attempts::Attempts;
 use super::{Case, Verdict};
-use crate::work::{elections, jobs, locks, rw, semaphores};
+use crate::fleet::nanos;
+use crate::work::{elections, groups, jobs, locks, rw, semaphores};
 
-/// From a grant on the server to the moment when a live waiter knows of it at the latest: a wake-up that is lost costs a
-/// quarter of a second.
+/// From a grant on the server to the moment when a live waiter knows of it at the latest: a wake-up that is lost costs
+/// a quarter of a second.
 const TOLD: u64 = 350_000_000;
 
 pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
@@ -18,9 +18,12 @@ pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
     for thing in locks::THINGS {
         let (attempts, holds) = all.thing(thing);
         one_at_a_time(case, verdict, ("L1: one holder", "L2: fences increase"), &holds);
-        let order = first_come_first_served(&attempts, &case.calm);
-        let (judged, overtaken) = order.map_or_else(|found| (0, found), |judged| (judged, Vec::new()));
-        verdict.judge("L4: first come, first served", judged, overtaken);
+        if thing == locks::QUARANTINED && !case.of("failover").is_empty() {
+            // Whatever a failover loses, where the old master had stopped.
+            let (judged, found) = within_capacity(&holds, 1, &case.unplanned);
+            verdict.judge("L1: one holder, with quarantine", judged, found);
+        }
+        in_order(case, verdict, "L4: first come, first served", &attempts);
     }
     for note in case.of("lost") {
         let [_, revived, told, begin, at, _] = note.numbers;
@@ -32,7 +35,6 @@ pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
         let (_, holds) = all.thing(thing);
         one_at_a_time(case, verdict, ("elections: one leader", "elections: fences increase"), &holds);
     }
-    observed(case, verdict);
     for thing in jobs::JOBS {
         let (judged, found) = within_capacity(&all.thing(thing).1, 1, &case.losses);
         verdict.judge("jobs: one run at a time", judged, found);
@@ -43,6 +45,37 @@ pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
     let (judged, found) = served_in_order(&attempts, &attempts, &case.calm, TOLD);
     verdict.judge("semaphores: first come, first served", judged, found);
     read_write(case, verdict, &all);
+    lock_groups(case, verdict, &all);
+}
+
+fn in_order(case: &Case<'_>, verdict: &mut Verdict, promise: &'static str, attempts: &[Attempt]) {
+    let order = first_come_first_served(attempts, &case.calm);
+    let (judged, overtaken) = order.map_or_else(|found| (0, found), |judged| (judged, Vec::new()));
+    verdict.judge(promise, judged, overtaken);
+}
+
+/// Each lock of a group is one lock; and of those who wait for sets that overlap, one always gets its own.
+fn lock_groups(case: &Case<'_>, verdict: &mut Verdict, all: &Attempts) {
+    for bit in 0..groups::LOCKS.len() {
+        let (attempts, holds) = all.member(groups::THING, bit);
+        one_at_a_time(case, verdict, ("groups: one holder of each lock", "groups: fences increase"), &holds);
+        in_order(case, verdict, "groups: first come, first served", &attempts);
+    }
+    for tried in all.all(groups::THING) {
+        let Attempt { process, asked, end, .. } = tried.attempt;
+        let ended = match end {
+            Ending::Granted { at, .. } => at,
+            Ending::GaveUp { at } => at,
+            Ending::Unknown => continue,
+        };
+        let waited_in_vain = case
+            .calm
+            .stretches(process, asked, ended)
+            .into_iter()
+            .any(|(from, until)| until - from >= nanos(groups::PATIENCE) * 2 / 3);
+        let granted = usize::from(matches!(end, Ending::Granted { .. }));
+        verdict.judge("groups: no deadlock", granted, waited_in_vain.then_some(tried));
+    }
 }
 
 fn one_at_a_time(
@@ -70,99 +103,4 @@ fn read_write(case: &Case<'_>, verdict: &mut Verdict, all: &Attempts) {
     verdict.judge("rw: no writer is overtaken by later readers", judged, found);
     let (judged, found) = served_in_order(&reading, &writing, &case.calm, 0);
     verdict.judge("rw: no reader is overtaken by later writers", judged, found);
-}
-
-/// Nobody sees an earlier leader after a later one.
-fn observed(case: &Case<'_>, verdict: &mut Verdict) {
-    let mut latest: BTreeMap<(u32, u64), u64> = BTreeMap::new();
-    for note in case.of("leader") {
-        let [thing, _, _, fence, ..] = note.numbers;
-        let last = latest.entry((note.process, thing)).or_default();
-        let wrong = (fence != 0 && fence < *last).then_some((note, *last));
-        *last = fence.max(*last);
-        verdict.judge("elections: observers see no earlier leader again", 1, wrong);
-    }
-}
-
-/// Each attempt with what came of it, by thing.
-struct Attempts(BTreeMap<u64, Vec<Tried>>);
-
-#[derive(Clone, Copy)]
-struct Tried {
-    attempt: Attempt,
-    weight: u64,
-    fence: Option<u64>,
-    held: Option<(u64, u64)>,
-}
-
-impl Attempts {
-    fn of(case: &Case<'_>) -> Self {
-        let mut all: BTreeMap<(u64, u32, u64), Tried> = BTreeMap::new();
-        let new =
-            |process, number, asked| Attempt { process, number, asked, in_line: None, end: Ending::Unknown };
-        for note in case.of("asked") {
-            let [thing, number, asked, weight, ..] = note.numbers;
-            let attempt = new(note.process, number, asked);
-            all.insert((thing, note.process, number), Tried { attempt, weight, fence: None, held: None });
-        }
-        for note in case.of("run") {
-            let [thing, number, fence, asked, ..] = note.numbers;
-            let attempt = new(note.process, number, asked);
-            let tried = Tried { attempt, weight: 1, fence: Some(fence), held: None };
-            all.insert((thing, note.process, number), tried);
-        }
-        let mut each = |word: &str, change: &dyn Fn(&mut Tried, [u64; 6])| {
-            for note in case.of(word) {
-                let [thing, number, ..] = note.numbers;
-                if let Some(tried) = all.get_mut(&(thing, note.process, number)) {
-                    change(tried, note.numbers);
-                }
-            }
-        };
-        each("in_line", &|tried, numbers| {
-            tried.attempt.in_line.get_or_insert(numbers[2]);
-        });
-        each("gave_up", &|tried, numbers| tried.attempt.end = Ending::GaveUp { at: numbers[2] });
-        each("granted", &|tried, numbers| {
-            let [_, _, fence, at, ..] = numbers;
-            tried.attempt.end = Ending::Granted { fence, at };
-            tried.fence = (fence != 0).then_some(fence);
-        });
-        each("held", &|tried, numbers| {
-            let at = numbers[2];
-            let (from, until) = tried.held.unwrap_or((at, at));
-            tried.held = Some((from.min(at), until.max(at)));
-        });
-        let mut things: BTreeMap<u64, Vec<Tried>> = BTreeMap::new();
-        for ((thing, ..), tried) in all {
-            things.entry(thing).or_default().push(tried);
-        }
-        Self(things)
-    }
-
-    /// The attempts at a thing, and the holds that came of them.
-    fn thing(&self, thing: u64) -> (Vec<Attempt>, Vec<Held>) {
-        let all = self.0.get(&thing).map_or(&[][..], Vec::as_slice);
-        let attempts = all.iter().map(|tried| tried.attempt).collect();
-        let holds = all.iter().filter_map(|tried| {
-            let (from, until) = tried.held?;
-            let Tried { attempt: Attempt { process, asked, .. }, weight, fence, .. } = *tried;
-            Some(Held { process, weight, fence, asked, from, until })
-        });
-        (attempts, holds.collect())
-    }
-
-    /// The attempts of this weight; one that was granted, at the time when it was surely held.
-    fn seen(&self, thing: u64, weight: u64) -> Vec<Attempt> {
-        let all = self.0.get(&thing).map_or(&[][..], Vec::as_slice);
-        let with = all.iter().filter(|tried| tried.weight == weight).map(|tried| {
-            let mut attempt = tried.attempt;
-            if let Ending::Granted { fence, .. } = attempt.end {
-                let seen = |(at, _)| Ending::Granted { fence, at };
-                attempt.end = tried.held.map_or(Ending::Unknown, seen);
-            }
-            attempt
-        });
-        with.collect()
-    }
 }

@@ -51,7 +51,9 @@ pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
             Run { process: note.process, period: u64::MAX, asked, ended, completed: false }
         });
         let runs: Vec<Run> = runs.chain(begun).collect();
-        if !present.is_empty() && !case.of("run").is_empty() {
+        let is_called =
+            ["run", "refused"].iter().any(|word| case.of(word).iter().any(|note| note.numbers[0] == job));
+        if !present.is_empty() && is_called {
             let (judged, found) = once_a_period(&runs, &present, called, &case.calm, &case.losses);
             let (twice, skipped): (Vec<_>, Vec<_>) = found
                 .into_iter()

@@ -1,16 +1,57 @@
 //! What the notes of a round say of each promise.
 
+mod attempts;
 mod cache;
+mod elections;
 mod holds;
 mod jobs;
 mod limits;
+#[cfg(test)]
+mod planted;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use larder_testkit::history::{Calm, Fault, Losses, Note, Notes};
 
-use crate::work::{elections, locks, rw, semaphores};
+use crate::work::{elections as roles, groups, locks, rw, semaphores};
+
+/// All that is judged here.
+pub(crate) const PROMISES: [&str; 33] = [
+    "C1: you read your own writes",
+    "C2: a near copy is at most 2 s behind",
+    "C3: nothing older is stored after a write",
+    "C4: one load a key",
+    "C5: a stale value is better than none",
+    "C6: an outage is never reported as an absence",
+    "C6: an outage costs a call its timeout at most",
+    "L1: one holder",
+    "L1: one holder, with quarantine",
+    "L2: fences increase",
+    "L3: a guard knows that it is lost",
+    "L4: first come, first served",
+    "R1: never more than the limit",
+    "R2: a refusal charges nothing",
+    "R3: capacity returns on time",
+    "R5: retry_after is true",
+    "elections: a new leader in time",
+    "elections: fences increase",
+    "elections: observers see no earlier leader again",
+    "elections: one leader",
+    "groups: fences increase",
+    "groups: first come, first served",
+    "groups: no deadlock",
+    "groups: one holder of each lock",
+    "jobs: no period completed twice",
+    "jobs: no period skipped",
+    "jobs: one run at a time",
+    "rw: a writer is alone",
+    "rw: no reader is overtaken by later writers",
+    "rw: no writer is overtaken by later readers",
+    "rw: write fences increase",
+    "semaphores: first come, first served",
+    "semaphores: never more than the permits",
+];
 
 /// How much was judged of a promise, and what broke it.
 #[derive(Debug, Default)]
@@ -23,6 +64,8 @@ pub(crate) struct Judged {
 pub(crate) struct Verdict {
     pub(crate) promises: BTreeMap<&'static str, Judged>,
     pub(crate) operations: BTreeMap<&'static str, u64>,
+    /// Times that were measured, in nanoseconds.
+    pub(crate) times: BTreeMap<&'static str, Vec<u64>>,
     /// How many attempts were told that they are queued: without them no order can be judged.
     pub(crate) queued: usize,
 }
@@ -34,6 +77,7 @@ impl Verdict {
         judged: usize,
         violations: impl IntoIterator<Item = V>,
     ) {
+        assert!(PROMISES.contains(&promise), "{promise:?} is not listed");
         let violations: Vec<V> = violations.into_iter().collect();
         if judged == 0 && violations.is_empty() {
             return;
@@ -41,6 +85,10 @@ impl Verdict {
         let all = self.promises.entry(promise).or_default();
         all.judged += judged as u64;
         all.violations.extend(violations.into_iter().map(|violation| format!("{violation:?}")));
+    }
+
+    fn time(&mut self, name: &'static str, nanos: u64) {
+        self.times.entry(name).or_default().push(nanos);
     }
 
     fn count(&mut self, operation: &'static str, count: usize) {
@@ -57,13 +105,28 @@ struct Case<'a> {
     calm: Calm,
     /// Free of times in which a process itself stood still.
     awake: Calm,
+    /// When acknowledged data may have been lost, by what means soever.
     losses: Losses,
+    /// When all data were lost.
+    wiped: Losses,
+    /// When a replica became master: what was acknowledged in that time may be lost, and what was there before is
+    /// there.
+    failovers: Losses,
+    /// When one did so that was not meant to, while the old master went on.
+    unplanned: Losses,
+    /// Free of what was done to processes and servers on purpose.
+    struck: Calm,
     /// The monotonic clock and the wall clock at one moment, in nanoseconds.
     clock: (u64, u64),
     end: u64,
 }
 
 impl<'a> Case<'a> {
+    /// Whether slots can move.
+    fn on_cluster(&self) -> bool {
+        !self.of("cluster").is_empty()
+    }
+
     fn of(&self, word: &str) -> &'a [Note] {
         self.notes.of(word)
     }
@@ -75,19 +138,33 @@ pub(crate) fn judge(notes: &Notes) -> Verdict {
         Fault { process, from: note.numbers[0], until: note.numbers[1] }
     };
     let stalls: Vec<Fault> = notes.of("stall").iter().map(fault).collect();
-    let faults: Vec<Fault> = notes.of("fault").iter().map(fault).chain(stalls.iter().copied()).collect();
+    let struck: Vec<Fault> = notes.of("struck").iter().map(fault).collect();
+    let seen = notes.of("fault").iter().map(fault);
+    let faults: Vec<Fault> = seen.chain(struck.iter().copied()).chain(stalls.iter().copied()).collect();
+    let times = |word: &str, kind: Option<u64>| {
+        let of = |note: &&Note| kind.is_none_or(|kind| note.numbers[2] == kind);
+        let all: Vec<_> =
+            notes.of(word).iter().filter(of).map(|note| (note.numbers[0], note.numbers[1])).collect();
+        all
+    };
+    let (wiped, failovers) = (times("loss", None), times("failover", None));
     let clock = notes.of("clock")[0].numbers;
     let case = Case {
         notes,
         calm: Calm::of(&faults),
         awake: Calm::of(&stalls),
-        losses: Losses::of(notes.of("loss").iter().map(|note| (note.numbers[0], note.numbers[1]))),
+        struck: Calm::of(&struck),
+        losses: Losses::of(wiped.iter().chain(&failovers).copied()),
+        wiped: Losses::of(wiped),
+        failovers: Losses::of(failovers),
+        unplanned: Losses::of(times("failover", Some(1))),
         clock: (clock[0], clock[1]),
         end: notes.of("end")[0].numbers[0],
     };
     let mut verdict = Verdict { queued: notes.of("in_line").len(), ..Verdict::default() };
     cache::judge(&case, &mut verdict);
     holds::judge(&case, &mut verdict);
+    elections::judge(&case, &mut verdict);
     jobs::judge(&case, &mut verdict);
     limits::judge(&case, &mut verdict);
     count(&case, &mut verdict);
@@ -108,7 +185,7 @@ fn count(case: &Case<'_>, verdict: &mut Verdict) {
     verdict.count("cache: loaders run", of(&["load"]));
     verdict.count("cache: writes and invalidations", of(&["write"]));
     let lock = |it: u64| locks::THINGS.contains(&it);
-    let election = |it: u64| elections::THINGS.contains(&it);
+    let election = |it: u64| roles::THINGS.contains(&it);
     verdict.count("locks: attempts", things("asked", &lock));
     verdict.count("locks: extensions", of(&["extended"]));
     verdict.count("locks: releases", things("parted", &lock));
@@ -116,6 +193,8 @@ fn count(case: &Case<'_>, verdict: &mut Verdict) {
     verdict.count("semaphores: releases", things("parted", &|it| it == semaphores::THING));
     verdict.count("read-write locks: attempts", things("asked", &|it| it == rw::THING));
     verdict.count("read-write locks: releases", things("parted", &|it| it == rw::THING));
+    verdict.count("lock groups: attempts", things("asked", &|it| it == groups::THING));
+    verdict.count("lock groups: releases", things("parted", &|it| it == groups::THING));
     verdict.count("elections: campaigns", things("asked", &election));
     verdict.count("elections: resignations", things("parted", &election));
     verdict.count("elections: observations", of(&["leader"]));

@@ -15,12 +15,13 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
 use super::Scene;
-use crate::fleet::WORKERS;
 use crate::what::setting;
 
 pub(crate) const ROWS: usize = 2000;
 const HOUR: Duration = Duration::from_secs(3600);
 const READERS: usize = 3;
+/// Slots that have keys of their own.
+const OWNERS: usize = 5;
 /// Keys of each slot, by what becomes of them: see [`Kind`].
 const OWN: u64 = 8;
 /// Never written: what is said of loads is judged by these.
@@ -91,7 +92,7 @@ impl Caches {
         Self {
             near: near(larder, "near"),
             plain: larder.cache("plain").ttl(HOUR).build().unwrap(),
-            cleared: (0..WORKERS).map(|slot| near(larder, &format!("cleared-{slot}"))).collect(),
+            cleared: (0..OWNERS).map(|slot| near(larder, &format!("cleared-{slot}"))).collect(),
             stale: larder
                 .cache("stale")
                 .ttl(short)
@@ -169,7 +170,7 @@ impl Caches {
     }
 
     async fn read(self: Arc<Self>, mut rng: StdRng) {
-        let keys = OWN * WORKERS as u64;
+        let keys = OWN * OWNERS as u64;
         while self.scene.goes_on() {
             for _ in 0..8 {
                 let (key, by_load) = (rng.random_range(0..keys), rng.random_bool(0.5));
@@ -236,12 +237,12 @@ impl Caches {
     /// Reads what was stored once, and must not be reported as absent in an outage.
     async fn keep(self: Arc<Self>, mut rng: StdRng) {
         while self.scene.goes_on() && self.scene.first && self.scene.slot == 0 {
-            let mut stored = true;
+            let (mut stored, start) = (true, self.scene.now());
             for key in STAYS {
                 stored &= self.stays.set(key, &key).await.is_ok();
             }
             if stored {
-                self.scene.note("stays", &[self.scene.now()]);
+                self.scene.note("stays", &[self.scene.now(), start]);
                 break;
             }
         }

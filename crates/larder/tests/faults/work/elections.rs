@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use super::Scene;
 use super::holding::{Thing, attempt, hold, part, patience, rest};
 
-const TTL: Duration = Duration::from_millis(500);
-pub(crate) const THINGS: std::ops::Range<u64> = 30..32;
+pub(crate) const TTL: Duration = Duration::from_millis(500);
+pub(crate) const THINGS: std::ops::Range<u64> = 30..34;
 
 pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl FnMut() -> StdRng) {
     for number in THINGS {
@@ -30,9 +30,9 @@ async fn campaign(scene: Arc<Scene>, number: u64, mut rng: StdRng) {
             rest(&mut rng).await;
             continue;
         };
-        let span = Duration::from_millis(if rng.random_bool(0.02) { 900 } else { rng.random_range(0..60) });
+        let span = Duration::from_millis(if rng.random_bool(0.02) { 900 } else { rng.random_range(0..120) });
         hold(&scene, thing, number, &lead, span).await;
-        part(&scene, thing, lead, &mut rng).await;
+        part(&scene, thing, number, lead, &mut rng).await;
     }
 }
 

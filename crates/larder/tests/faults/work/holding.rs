@@ -1,4 +1,5 @@
-//! What locks, permits, read-write locks and leaderships have in common: one waits for them, holds them, and frees them.
+//! What locks, permits, read-write locks and leaderships have in common: one waits for them, holds them, and frees
+//! them.
 
 use std::future::Future;
 use std::pin::pin;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use larder::Result;
 
-use larder::lock::{Guard, Leadership, RwLockReadGuard, RwLockWriteGuard, SemaphorePermit};
+use larder::lock::{GroupGuard, Guard, Leadership, RwLockReadGuard, RwLockWriteGuard, SemaphorePermit};
 use larder_testkit::history::Notebook;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -55,6 +56,7 @@ macro_rules! holding {
 holding!(Guard, release, |it| it.fence().get());
 holding!(Leadership, resign, |it| it.fence().get());
 holding!(RwLockWriteGuard, release, |it| it.fence().get());
+holding!(GroupGuard, release, |it| super::groups::fence_of(it));
 holding!(RwLockReadGuard, release, |_it| 0);
 holding!(SemaphorePermit, release, |_it| 0);
 
@@ -148,8 +150,10 @@ pub(crate) async fn hold<H: Holding>(scene: &Scene, thing: Thing, number: u64, h
 }
 
 /// Frees it, or leaves that to its drop.
-pub(crate) async fn part<H: Holding>(scene: &Scene, thing: Thing, held: H, rng: &mut StdRng) {
-    if rng.random_bool(0.7) {
+pub(crate) async fn part<H: Holding>(scene: &Scene, thing: Thing, number: u64, held: H, rng: &mut StdRng) {
+    let frees = rng.random_bool(0.7);
+    scene.note("parting", &[thing.number, number, scene.now(), u64::from(frees)]);
+    if frees {
         held.free().await;
     }
     scene.note("parted", &[thing.number]);

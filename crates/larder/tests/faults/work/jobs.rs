@@ -16,10 +16,12 @@ pub(crate) const EVERY: Duration = Duration::from_secs(2);
 pub(crate) const BACKOFF: Duration = Duration::from_millis(10);
 /// The longest pause between two calls of a process.
 pub(crate) const PAUSE: Duration = Duration::from_millis(200);
-pub(crate) const JOBS: std::ops::Range<u64> = 40..45;
+/// As many as may be called; the jobs of a run in which other parts are used, too, are half of them.
+pub(crate) const JOBS: std::ops::Range<u64> = 40..50;
+const FEW: std::ops::Range<u64> = 40..45;
 
 pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl FnMut() -> StdRng) {
-    for job in JOBS {
+    for job in if scene.what.is_only("jobs") { JOBS } else { FEW } {
         tasks.spawn(call(scene.clone(), job, draw()));
     }
 }

@@ -66,7 +66,7 @@ async fn refuse(scene: Arc<Scene>, mut rng: StdRng) {
     }
 }
 
-/// R3 and R5: who is refused, alone, and waits for as long as it was told, is admitted; and it was told of no more than
+/// R3 and R5: a caller that is refused, alone, and waits for `retry_after`, is admitted; and `retry_after` is at most
 /// the window and a sixtieth.
 async fn come_again(scene: Arc<Scene>, mut rng: StdRng) {
     let window = Duration::from_millis(300);

@@ -13,6 +13,8 @@ use super::holding::{Thing, attempt, hold, part, patience, rest, span};
 const TTL: Duration = Duration::from_millis(300);
 const TASKS: usize = 4;
 pub(crate) const THINGS: std::ops::Range<u64> = 0..2;
+/// The one that asks for quarantine, where there are failovers.
+pub(crate) const QUARANTINED: u64 = 1;
 
 pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl FnMut() -> StdRng) {
     for _ in 0..TASKS {
@@ -24,6 +26,7 @@ async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
     while scene.goes_on() {
         let thing = Thing { number: rng.random_range(THINGS), weight: 1 };
         let lock = scene.larder.lock(&format!("gate-{}", thing.number)).ttl(TTL);
+        let lock = if thing.number == QUARANTINED && scene.fails_over { lock.quarantine(TTL) } else { lock };
         let kept = rng.random_bool(0.5);
         let lock = if kept { lock.keep_alive() } else { lock };
         let (patience, limit) = patience(&mut rng);
@@ -38,7 +41,7 @@ async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
             scene.note("extended", &[thing.number]);
             hold(&scene, thing, number, &guard, span(&mut rng)).await;
         }
-        part(&scene, thing, guard, &mut rng).await;
+        part(&scene, thing, number, guard, &mut rng).await;
         rest(&mut rng).await;
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod elections;
+pub(crate) mod groups;
 pub(crate) mod holding;
 pub(crate) mod jobs;
 pub(crate) mod limits;
@@ -22,6 +23,7 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
 use crate::fleet::{HEARD, STALL, nanos, watch};
+use crate::soak;
 use crate::what::{What, setting};
 use holding::Ear;
 
@@ -35,6 +37,9 @@ pub(crate) struct Scene {
     pub(crate) slot: u64,
     /// Whether this is the first worker of its slot.
     pub(crate) first: bool,
+    pub(crate) what: What,
+    /// Whether another server may take over what the master had.
+    pub(crate) fails_over: bool,
     stop: Arc<AtomicBool>,
     attempts: AtomicU64,
 }
@@ -62,7 +67,8 @@ pub(crate) fn run() {
     let (url, process, seed): (String, u32, u64) =
         (setting("SERVER").unwrap(), setting("PROCESS").unwrap(), setting("SEED").unwrap());
     let what: What = setting("WHAT").unwrap();
-    let book = Arc::new(Notebook::create(&folder, process, setting("AHEAD").unwrap()).unwrap());
+    let book = Notebook::create(&folder, process, setting("AHEAD").unwrap()).unwrap();
+    let book = Arc::new(if what.is_soak() { book.keep_only(&soak::WORDS) } else { book });
     tracing::subscriber::set_global_default(Ear(book.clone())).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     std::thread::spawn({
@@ -83,11 +89,15 @@ pub(crate) fn run() {
         };
         let (slot, first) = (setting("SLOT").unwrap(), setting::<u8>("FIRST").unwrap() == 1);
         let attempts = AtomicU64::new(0);
-        let scene = Arc::new(Scene { larder, book, process, slot, first, stop, attempts });
+        let fails_over = ["-cluster:", "-sentinel:"].iter().any(|kind| url.contains(kind));
+        let scene = Arc::new(Scene { larder, book, process, slot, first, what, fails_over, stop, attempts });
         scene.note("ready", &[scene.now()]);
         worker::send_line("ready");
         tokio::spawn(watch(scene.book.clone(), process));
         tokio::spawn(watch_link(scene.clone()));
+        if what.is_soak() {
+            tokio::spawn(soak::sample(scene.clone()));
+        }
         let mut tasks = JoinSet::new();
         let mut draws = (0..).map(|task: u64| StdRng::seed_from_u64(seed ^ (task << 32)));
         let mut draw = || draws.next().unwrap();
@@ -109,6 +119,9 @@ pub(crate) fn run() {
         if what.has("jobs") {
             jobs::start(&scene, &mut tasks, &mut draw);
         }
+        if what.has("groups") {
+            groups::start(&scene, &mut tasks, &mut draw);
+        }
         if what.has("limits") {
             limits::start(&scene, &mut tasks, &mut draw);
         }
@@ -116,6 +129,7 @@ pub(crate) fn run() {
             done.unwrap();
         }
         scene.note("gone", &[scene.now()]);
+        scene.note("made", &[scene.book.made()]);
         // Where the server has just come back, it may not be told all in time.
         let _ = scene.larder.close().await;
     });
@@ -125,12 +139,15 @@ pub(crate) fn run() {
 /// Notes when this process does not reach the server at once over the connection that keeps its places in line. After a
 /// fault of its link that may last for seconds, while the other connection, on which attempts are made, is up again.
 async fn watch_link(scene: Arc<Scene>) {
-    loop {
+    for count in 0_u64.. {
         let last = scene.now();
         tokio::time::sleep(Duration::from_millis(10)).await;
+        let sent = scene.now();
         let asked = tokio::time::timeout(STALL, scene.larder.ping()).await;
         if !matches!(asked, Ok(Ok(()))) {
             scene.note("fault", &[last, scene.now() + nanos(HEARD)]);
+        } else if count.is_multiple_of(10) {
+            scene.note("round_trip", &[sent, scene.now()]);
         }
     }
 }

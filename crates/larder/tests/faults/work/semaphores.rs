@@ -33,7 +33,7 @@ async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
             continue;
         };
         hold(&scene, thing, number, &permit, 4 * span(&mut rng)).await;
-        part(&scene, thing, permit, &mut rng).await;
+        part(&scene, thing, number, permit, &mut rng).await;
         rest(&mut rng).await;
     }
 }

@@ -66,7 +66,9 @@ impl MemoryLimits {
                 let blocks = looked.granted == 0 && charge.penalty.is_some();
                 if blocks { state.charge(name, *charge, clock).0 } else { looked }
             });
-            return refused.collect();
+            let mut answers: Vec<Charged> = refused.collect();
+            while state.wait_behind_overrides(charges, &mut answers, clock) {}
+            return answers;
         }
         let charged = charges.iter().map(|(name, charge)| state.charge(name, *charge, clock).0).collect();
         drop(state);
@@ -164,7 +166,27 @@ impl RecordTable {
         }
     }
 
-    /// Charges a key. Also returns whether a record was created.
+    /// Several keys were refused together. The request is repeated when the longest wait is over, so keys whose overrides
+    /// have ended by then are judged by the request's own terms. Returns whether one of them has to be waited for longer.
+    fn wait_behind_overrides(
+        &mut self,
+        charges: &[(&str, Charge<'_>)],
+        answers: &mut [Charged],
+        clock: u64,
+    ) -> bool {
+        let waits = answers.iter().filter(|one| one.granted == 0).map(|one| one.wait);
+        let (longest, mut longer) = (waits.max().unwrap_or(0), false);
+        for ((name, charge), answer) in charges.iter().zip(answers).filter(|(_, one)| one.label.is_some()) {
+            let later = Charge { take: ChargeMode::Look, charge_at: longest, penalty: None, ..*charge };
+            let (again, _) = self.charge(name, later, clock);
+            if again.granted == 0 && again.wait > longest {
+                (*answer, longer) = (again, true);
+            }
+        }
+        longer
+    }
+
+    /// Also whether a record was made.
     fn charge(&mut self, name: &str, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
         let Some(over) = self.overridden(name, clock) else {
             return self.charge_by(name, charge, None, clock);
@@ -261,8 +283,8 @@ fn decide(
     clock: u64,
 ) -> (Charged, bool) {
     let Charge { terms, take, mut cost, mut charge_at, max_wait, penalty: _ } = charge;
-    // A batch of permits is charged after a delay, when its lease ends. The override may have a window
-    // shorter than that, or pace by GCRA. Then only what is used at once is taken, and charged now.
+    let later = if take == ChargeMode::Look { std::mem::take(&mut charge_at) } else { 0 };
+    // An override may have windows that are shorter than a lease, or pace: then only what is used at once is taken, now.
     let longest = |term: &QuotaSpec| if term.rule == Rule::Gcra { 0 } else { term.window() };
     if terms.iter().any(|term| charge_at > longest(term)) {
         charge_at = 0;
@@ -365,7 +387,14 @@ fn decide(
             wait = last.saturating_sub(clock);
         }
     }
-    // Charge, and reply what is left.
+    // A request that is repeated after the end of an override meets its own terms.
+    let again = clock.saturating_add(later);
+    if let Some(after) = after.filter(|after| later > 0 && after.end <= again) {
+        let last = fits_at(kept.as_ref(), after.terms, cost, now).max(block.until);
+        if last > again {
+            (granted, wait) = (0, last.saturating_sub(clock));
+        }
+    }
     let wrote = take != ChargeMode::Look && granted > 0;
     if wrote {
         for track in &mut record.tracks {

@@ -6,7 +6,7 @@
 --     what to take (1), a ChargeMode: ALL or nothing (1); as much as fits, up to the cost (2); at most HALF of
 --     what is left (3); LOOK, which charges nothing (4); TURNS, as much as fits now or at the earliest possible
 --     time (5); DEBT, up to twice the limit (6)
---     the delay in microseconds after which the charge counts (7)
+--     the delay in microseconds after which the charge counts; with LOOK, after which the request is repeated (7)
 --     max_wait, for how many microseconds in the future a turn may be booked (7)
 --     the least that HALF and TURNS take (4)
 --     then, or alone, the penalty if a refusal blocks the key: for how many microseconds (7), by what factor

@@ -6,6 +6,11 @@ local more = ARGV[2] or ''
 if #more ~= 15 and more ~= '' then
   take, delay, max_wait, least = struct.unpack('>BI7I7I4', more)
 end
+-- The delay of a LOOK is how much later the request is repeated.
+local later = take == LOOK and delay or 0
+if take == LOOK then
+  delay = 0
+end
 local terms = terms_at(5)
 -- A batch of permits is charged after a delay, when its lease ends. The override may have a window shorter
 -- than that, or pace by GCRA. Then only what is used at once is taken, and charged now.
@@ -234,6 +239,15 @@ if granted == 0 then
       last = math.max(fits_at(own, (tracks_for(own)), wanted), over, held_until)
     end
     wait = math.max(last - clock, 0)
+  end
+end
+
+-- If the request is repeated after the end of an override, its own terms decide.
+if later > 0 and over > 0 and over <= clock + later then
+  local own = terms_from(5)
+  local last = math.max(fits_at(own, (tracks_for(own)), cost), blocked)
+  if last > clock + later then
+    granted, wait = 0, last - clock
   end
 end
 

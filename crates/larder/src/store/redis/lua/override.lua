@@ -11,3 +11,8 @@ local ask = ARGV[1] or ''
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]
 local record = redis.call('GET', KEYS[1])
+-- What is no record, and so no script can read, is forgotten whole.
+if ask == '-' and record and (#record < 29 or string.byte(record) > 4 and string.byte(record) ~= 255) then
+  redis.call('UNLINK', KEYS[1])
+  return 1
+end

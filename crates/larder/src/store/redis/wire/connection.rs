@@ -1,0 +1,270 @@
+//! One connection: a handle for callers, and the task that drives the stream.
+
+use std::future::Future;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::instrument::WithSubscriber;
+
+use super::decode::Frame;
+use super::entries::Replies;
+use super::error::{RequestFailure, WireError};
+use super::outgoing::Outgoing;
+use super::queue::{Place, Wakers, WhenHeld, Work};
+use super::reader::Reader;
+use super::reply::Reply;
+use super::request::Request;
+
+/// The most pieces of one write.
+const SLICES: usize = 16;
+
+/// What the task of a connection reports, before it hands out any later reply.
+#[derive(Debug)]
+pub(in super::super) enum Event<'a> {
+    Push(&'a [Reply]),
+    /// Nothing more is read. `stranded` where the runtime has ended, not the connection.
+    Ended {
+        stranded: bool,
+    },
+}
+
+/// A connection that is open. Its task ends when this is dropped.
+#[derive(Debug)]
+pub(in super::super) struct Connection {
+    queue: Arc<WhenHeld>,
+}
+
+impl Connection {
+    /// Drives the stream by a task of the current runtime. `events` is called in that task.
+    pub(in super::super) fn start(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        events: impl FnMut(Event<'_>) + Send + Unpin + 'static,
+    ) -> Self {
+        let queue = Arc::new(WhenHeld::default());
+        let task = Task {
+            stream,
+            events,
+            queue: queue.clone(),
+            out: Outgoing::default(),
+            flushed: true,
+            written: 0,
+            reader: Reader::default(),
+            replies: Vec::new(),
+            wakers: Wakers::default(),
+            ended: false,
+        };
+        tokio::spawn(task.with_current_subscriber());
+        Self { queue }
+    }
+
+    /// Sends one request and waits for its reply. An error that the server answers with is a failure.
+    pub(in super::super) async fn send(&self, request: &Request) -> Result<Reply, RequestFailure> {
+        let requests = std::slice::from_ref(request);
+        match (Sending { queue: &self.queue, requests, place: Place::New, urgent: false }).await? {
+            Replies::One(reply) => reply.into_result(),
+            Replies::None | Replies::Many(_) => Ok(Reply::Nil),
+        }
+    }
+
+    /// Sends requests in one write. Each has its own reply, which may be an error.
+    pub(in super::super) async fn send_all(
+        &self,
+        requests: &[Request],
+    ) -> Result<Vec<Reply>, RequestFailure> {
+        self.send_together(requests, false).await
+    }
+
+    /// As [`send_all`](Self::send_all), without waiting for room in the queue: for heartbeats.
+    pub(in super::super) async fn send_urgently(
+        &self,
+        requests: &[Request],
+    ) -> Result<Vec<Reply>, RequestFailure> {
+        self.send_together(requests, true).await
+    }
+
+    async fn send_together(&self, requests: &[Request], urgent: bool) -> Result<Vec<Reply>, RequestFailure> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        match (Sending { queue: &self.queue, requests, place: Place::New, urgent }).await? {
+            Replies::None => Ok(Vec::new()),
+            Replies::One(reply) => Ok(vec![reply]),
+            Replies::Many(replies) => Ok(replies),
+        }
+    }
+
+    /// Takes no more requests, and never writes what it has not written. What was written still gets its reply.
+    pub(in super::super) fn give_up(&self) {
+        self.queue.give_up();
+    }
+
+    #[cfg(test)]
+    pub(super) fn queue(&self) -> &WhenHeld {
+        &self.queue
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// Requests of one caller, until they are answered.
+struct Sending<'a> {
+    queue: &'a WhenHeld,
+    requests: &'a [Request],
+    place: Place,
+    urgent: bool,
+}
+
+impl Future for Sending<'_> {
+    type Output = Result<Replies, RequestFailure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.queue.poll(cx, &mut this.place, this.requests, this.urgent)
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        if !matches!(self.place, Place::New | Place::Over) {
+            self.queue.leave(&mut self.place);
+        }
+    }
+}
+
+struct Task<S, E: FnMut(Event<'_>)> {
+    stream: S,
+    events: E,
+    queue: Arc<WhenHeld>,
+    /// What is being written.
+    out: Outgoing,
+    flushed: bool,
+    /// How many bytes the stream has taken since the beginning.
+    written: u64,
+    reader: Reader,
+    replies: Vec<Reply>,
+    wakers: Wakers,
+    ended: bool,
+}
+
+impl<S, E> Future for Task<S, E>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    E: FnMut(Event<'_>) + Unpin,
+{
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match self.drive(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(why) => {
+                self.end(&why, false);
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl<S, E> Task<S, E>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    E: FnMut(Event<'_>) + Unpin,
+{
+    /// Writes and reads until neither goes on. Ready with the reason when the connection has ended.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<WireError> {
+        loop {
+            match self.queue.next_work(cx, &mut self.out, self.written) {
+                Work::Go => {}
+                Work::Drain { idle: true } | Work::Close => return Poll::Ready(WireError::GivenUp),
+                Work::Drain { idle: false } => self.out.clear(),
+            }
+            let (wrote, broken) = match self.write(cx) {
+                Ok(wrote) => (wrote, None),
+                // What the server said before it hung up is still there to read, and says more.
+                Err(error) => (true, Some(error)),
+            };
+            match (self.reader.poll_read(cx, &mut self.stream), broken) {
+                (Poll::Ready(Ok(())), broken) => {
+                    if let Err(error) = self.take_frames() {
+                        return Poll::Ready(error);
+                    }
+                    if let Some(error) = broken {
+                        return Poll::Ready(error);
+                    }
+                }
+                (Poll::Pending | Poll::Ready(Err(WireError::Closed)), Some(error)) => {
+                    return Poll::Ready(error);
+                }
+                (Poll::Ready(Err(error)), _) => return Poll::Ready(error),
+                (Poll::Pending, None) if wrote => {}
+                (Poll::Pending, None) => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Writes once. Whether the stream took anything.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, WireError> {
+        let mut wrote = false;
+        if !self.out.is_empty() && !self.queue.is_given_up() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.out.slices(&mut slices);
+            let slices = slices.get(..count).unwrap_or_default();
+            match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
+                Poll::Ready(Ok(0)) => return Err(WireError::Closed),
+                Poll::Ready(Ok(count)) => {
+                    self.out.consume(count);
+                    self.written += u64::try_from(count).unwrap_or(u64::MAX);
+                    (self.flushed, wrote) = (false, true);
+                }
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending => {}
+            }
+        }
+        if !self.flushed && self.out.is_empty() {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.flushed = true,
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending => {}
+            }
+        }
+        Ok(wrote)
+    }
+
+    /// Reports pushes and hands out replies. What came before a malformed frame still counts.
+    fn take_frames(&mut self) -> Result<(), WireError> {
+        let (events, replies) = (&mut self.events, &mut self.replies);
+        let read = self.reader.frames(|frame| match frame {
+            Frame::Push(push) => events(Event::Push(&push)),
+            Frame::Reply(reply) => replies.push(reply),
+        });
+        if !self.replies.is_empty() {
+            let delivered = self.queue.deliver(&mut self.replies, self.written, &mut self.wakers);
+            self.wakers.wake();
+            delivered?;
+        }
+        read
+    }
+}
+
+impl<S, E: FnMut(Event<'_>)> Task<S, E> {
+    /// Reports the end first: nothing that was read is trusted any more when callers learn of it.
+    fn end(&mut self, why: &WireError, stranded: bool) {
+        if !std::mem::replace(&mut self.ended, true) {
+            (self.events)(Event::Ended { stranded });
+            self.queue.fail(why, self.written);
+        }
+    }
+}
+
+impl<S, E: FnMut(Event<'_>)> Drop for Task<S, E> {
+    /// A task that is dropped before its end goes down with its runtime.
+    fn drop(&mut self) {
+        self.end(&WireError::Stranded, true);
+    }
+}

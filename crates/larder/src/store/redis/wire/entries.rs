@@ -1,0 +1,311 @@
+//! What the queue's mutex holds.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
+use std::task::{Context, Poll, Waker};
+
+use super::error::{RequestFailure, WireError};
+use super::outgoing::Outgoing;
+use super::queue::{BATCH, MOST_BYTES, MOST_REQUESTS, Place, Wakers};
+use super::reply::Reply;
+use super::request::Request;
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// The requests that were not taken yet, encoded.
+    pub(super) pending: Outgoing,
+    /// In the order of sending; the first `taken` were handed to the writer.
+    pub(super) entries: VecDeque<Entry>,
+    pub(super) taken: usize,
+    pub(super) slots: Vec<Slot>,
+    pub(super) free: Vec<usize>,
+    /// Requests that wait for replies, each command counted.
+    pub(super) unanswered: usize,
+    /// Bytes in `pending` of requests whose callers went away.
+    pub(super) dropped: usize,
+    /// Bytes that were handed to the writer since the beginning.
+    handed: u64,
+    /// Callers that wait for room, in the order of their coming.
+    pub(super) blocked: BTreeMap<u64, Waker>,
+    next_blocked: u64,
+    /// The connection's task, where it waits for something to write.
+    pub(super) writer: Option<Waker>,
+    /// Why nothing is taken any more.
+    pub(super) end: Option<WireError>,
+    pub(super) closed: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    slot: usize,
+    pub(super) bytes: usize,
+    /// How many replies are to come.
+    pub(super) replies: usize,
+    /// Where it begins and ends among all bytes that were handed to the writer.
+    pub(super) starts: u64,
+    ends: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) stage: Stage,
+    pub(super) waker: Option<Waker>,
+    pub(super) replies: Replies,
+    /// What its requests take in `pending`.
+    pub(super) bytes: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) enum Stage {
+    #[default]
+    Free,
+    /// In `pending`.
+    Queued,
+    /// Handed to the writer.
+    Taken,
+    Done,
+    Failed(RequestFailure),
+    /// Its caller went away before it was taken, or after.
+    Dropped,
+    Abandoned,
+}
+
+/// One reply without an allocation, or several.
+#[derive(Debug, Default)]
+pub(super) enum Replies {
+    #[default]
+    None,
+    One(Reply),
+    Many(Vec<Reply>),
+}
+
+impl State {
+    pub(super) fn has_room(&self, count: usize, size: usize) -> bool {
+        (self.unanswered == 0 || self.unanswered + count <= MOST_REQUESTS)
+            && (self.pending.is_empty() || self.pending.len() + size <= MOST_BYTES)
+    }
+
+    pub(super) fn may_enter(&mut self, place: &Place, count: usize, size: usize) -> bool {
+        let first = match place {
+            Place::Blocked(number) => self.blocked.first_key_value().is_none_or(|(first, _)| first == number),
+            _ => self.blocked.is_empty(),
+        };
+        if first && !self.has_room(count, size) && self.dropped > 0 {
+            self.drop_unsent();
+        }
+        first && self.has_room(count, size)
+    }
+
+    pub(super) fn block(&mut self, cx: &Context<'_>, place: &mut Place, wake: &mut Wakers) {
+        let number = match *place {
+            Place::Blocked(number) => number,
+            _ => {
+                self.next_blocked += 1;
+                self.next_blocked
+            }
+        };
+        *place = Place::Blocked(number);
+        wake.dropped = self.blocked.insert(number, cx.waker().clone());
+    }
+
+    pub(super) fn unblock(&mut self, place: &mut Place, wake: &mut Wakers) {
+        if let Place::Blocked(number) = *place {
+            wake.dropped = self.blocked.remove(&number);
+            *place = Place::New;
+        }
+    }
+
+    /// Wakes the caller that has waited longest for room, if there is any room. That one wakes the next.
+    pub(super) fn wake_blocked(&self, wake: &mut Wakers) {
+        if let Some((_, first)) = self.blocked.first_key_value()
+            && (self.has_room(1, 0) || self.dropped > 0)
+        {
+            wake.list.push(first.clone());
+        }
+    }
+
+    /// Encodes the requests of one caller and gives them a slot.
+    pub(super) fn enter(&mut self, cx: &Context<'_>, requests: &[Request]) -> usize {
+        let before = self.pending.len();
+        for request in requests {
+            request.write_to(&mut self.pending);
+        }
+        let bytes = self.pending.len() - before;
+        let replies = match requests.len() {
+            0 | 1 => Replies::None,
+            count => Replies::Many(Vec::with_capacity(count)),
+        };
+        let slot = Slot { stage: Stage::Queued, waker: Some(cx.waker().clone()), replies, bytes };
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None => {
+                self.slots.push(Slot::default());
+                self.slots.len() - 1
+            }
+        };
+        if let Some(free) = self.slots.get_mut(number) {
+            *free = slot;
+        }
+        self.unanswered += requests.len();
+        self.entries.push_back(Entry { slot: number, bytes, replies: requests.len(), starts: 0, ends: 0 });
+        number
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        cx: &Context<'_>,
+        number: usize,
+        place: &mut Place,
+        wake: &mut Wakers,
+    ) -> Poll<Result<Replies, RequestFailure>> {
+        let Some(slot) = self.slots.get_mut(number) else { return Poll::Pending };
+        let answer = match &slot.stage {
+            Stage::Done => Ok(mem::take(&mut slot.replies)),
+            Stage::Failed(failure) => Err(failure.clone()),
+            _ => {
+                if slot.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                    wake.dropped = slot.waker.replace(cx.waker().clone());
+                }
+                return Poll::Pending;
+            }
+        };
+        slot.stage = Stage::Free;
+        self.free.push(number);
+        *place = Place::Over;
+        Poll::Ready(answer)
+    }
+
+    pub(super) fn stage(&self, entry: &Entry) -> Option<&Stage> {
+        self.slots.get(entry.slot).map(|slot| &slot.stage)
+    }
+
+    pub(super) fn is_awaited(&self, entry: &Entry) -> bool {
+        matches!(self.stage(entry), Some(Stage::Taken))
+    }
+
+    /// Moves what is to be written next to `out`, without the requests of callers that went away.
+    pub(super) fn hand_over(&mut self, out: &mut Outgoing) {
+        if self.dropped > 0 {
+            self.drop_unsent();
+        }
+        let whole = self.pending.len() <= BATCH;
+        if whole {
+            mem::swap(&mut self.pending, out);
+        }
+        while let Some(entry) = self.entries.get_mut(self.taken) {
+            if !whole {
+                if !out.is_empty() && out.len() + entry.bytes > BATCH {
+                    break;
+                }
+                self.pending.move_to(out, entry.bytes);
+            }
+            entry.starts = self.handed;
+            self.handed += u64::try_from(entry.bytes).unwrap_or(u64::MAX);
+            entry.ends = self.handed;
+            if let Some(slot) = self.slots.get_mut(entry.slot) {
+                slot.stage = Stage::Taken;
+            }
+            self.taken += 1;
+        }
+    }
+
+    /// Takes the requests of callers that went away out of `pending`.
+    pub(super) fn drop_unsent(&mut self) {
+        let mut kept = Outgoing::default();
+        let unsent = self.entries.split_off(self.taken);
+        for entry in unsent {
+            if matches!(self.stage(&entry), Some(Stage::Dropped)) {
+                self.pending.consume(entry.bytes);
+                self.unanswered -= entry.replies;
+                self.release(entry.slot);
+            } else {
+                self.pending.move_to(&mut kept, entry.bytes);
+                self.entries.push_back(entry);
+            }
+        }
+        self.pending = kept;
+        self.dropped = 0;
+    }
+
+    pub(super) fn release(&mut self, number: usize) {
+        if let Some(slot) = self.slots.get_mut(number) {
+            slot.stage = Stage::Free;
+            self.free.push(number);
+        }
+    }
+
+    pub(super) fn park(&mut self, cx: &Context<'_>, wake: &mut Wakers) {
+        if self.writer.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            wake.dropped = self.writer.replace(cx.waker().clone());
+        }
+    }
+
+    pub(super) fn deliver(&mut self, reply: Reply, written: u64, wake: &mut Wakers) -> Result<(), WireError> {
+        let unasked = |reply: &Reply| {
+            WireError::malformed(match reply {
+                // What the server says before it hangs up.
+                Reply::Error(error) => format!("an error before any request was complete: {error}"),
+                _ => "a reply to no request".to_owned(),
+            })
+        };
+        let entry = match self.entries.front_mut() {
+            Some(entry) if self.taken > 0 && entry.ends <= written => entry,
+            _ => return Err(unasked(&reply)),
+        };
+        entry.replies -= 1;
+        let (number, complete) = (entry.slot, entry.replies == 0);
+        self.unanswered -= 1;
+        if let Some(slot) = self.slots.get_mut(number)
+            && matches!(slot.stage, Stage::Taken)
+        {
+            match &mut slot.replies {
+                Replies::Many(replies) => replies.push(reply),
+                one => *one = Replies::One(reply),
+            }
+        }
+        if complete && let Some(entry) = self.entries.pop_front() {
+            self.taken -= 1;
+            self.settle(&entry, Stage::Done, wake);
+        }
+        Ok(())
+    }
+
+    /// Ends an entry: its caller gets `stage`, if it is still there.
+    pub(super) fn settle(&mut self, entry: &Entry, stage: Stage, wake: &mut Wakers) {
+        let Some(slot) = self.slots.get_mut(entry.slot) else { return };
+        if matches!(slot.stage, Stage::Dropped | Stage::Abandoned) {
+            self.release(entry.slot);
+        } else {
+            slot.stage = stage;
+            wake.list.extend(slot.waker.take());
+        }
+    }
+
+    /// Fails what was not taken, and whoever waits for room.
+    pub(super) fn refuse(&mut self, why: WireError, wake: &mut Wakers) {
+        let why = self.end.get_or_insert(why).clone();
+        for entry in self.entries.split_off(self.taken) {
+            self.unanswered -= entry.replies;
+            self.settle(&entry, Stage::Failed(RequestFailure::NotSent(why.clone())), wake);
+        }
+        self.pending.clear();
+        self.dropped = 0;
+        wake.list.extend(mem::take(&mut self.blocked).into_values());
+        wake.writer = self.writer.take();
+    }
+
+    /// Fails what was handed to the writer and not completely written.
+    pub(super) fn fail_unwritten(&mut self, written: u64, wake: &mut Wakers) {
+        while let Some(entry) = self.entries.pop_back() {
+            if entry.ends <= written {
+                self.entries.push_back(entry);
+                break;
+            }
+            let why = self.end.clone().unwrap_or(WireError::GivenUp);
+            let failure =
+                if entry.starts < written { RequestFailure::Lost(why) } else { RequestFailure::NotSent(why) };
+            self.settle(&entry, Stage::Failed(failure), wake);
+        }
+        self.taken = self.entries.len();
+    }
+}

@@ -1,0 +1,123 @@
+//! Bytes on their way to a server.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::Bytes;
+
+/// From this size on a value is written from where it is, not copied.
+pub(super) const LARGE: usize = 16 * 1024;
+/// An empty buffer of at most this capacity is kept for what comes next.
+const KEPT: usize = 256 * 1024;
+
+/// A queue of bytes. Small pieces share a buffer, large values are chunks of their own.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    chunks: VecDeque<Chunk>,
+    /// So many bytes of the first chunk are gone.
+    consumed: usize,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Buffer(Vec<u8>),
+    Value(Bytes),
+}
+
+impl Chunk {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Buffer(buffer) => buffer,
+            Self::Value(value) => value,
+        }
+    }
+}
+
+impl Outgoing {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.len += bytes.len();
+        match self.chunks.back_mut() {
+            Some(Chunk::Buffer(buffer)) => buffer.extend_from_slice(bytes),
+            _ => self.chunks.push_back(Chunk::Buffer(bytes.to_vec())),
+        }
+    }
+
+    pub(super) fn push(&mut self, value: &Bytes) {
+        if value.len() < LARGE {
+            self.extend(value);
+        } else {
+            self.len += value.len();
+            self.chunks.push_back(Chunk::Value(value.clone()));
+        }
+    }
+
+    /// Fills `slices` from the front, and says how many were filled.
+    pub(super) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut filled = 0;
+        let mut consumed = self.consumed;
+        for (slot, chunk) in slices.iter_mut().zip(&self.chunks) {
+            *slot = IoSlice::new(chunk.as_slice().get(consumed..).unwrap_or_default());
+            consumed = 0;
+            filled += 1;
+        }
+        filled
+    }
+
+    /// Drops so many bytes from the front.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.len = self.len.saturating_sub(count);
+        let mut rest = self.consumed + count;
+        while let Some(first) = self.chunks.front_mut() {
+            let length = first.as_slice().len();
+            if rest < length {
+                break;
+            }
+            rest -= length;
+            if let Chunk::Buffer(buffer) = first
+                && self.len == 0
+                && buffer.capacity() <= KEPT
+            {
+                buffer.clear();
+                self.chunks.truncate(1);
+                rest = 0;
+                break;
+            }
+            self.chunks.pop_front();
+        }
+        self.consumed = rest;
+    }
+
+    /// Moves so many bytes from the front to the end of `target`.
+    pub(super) fn move_to(&mut self, target: &mut Self, mut count: usize) {
+        while count > 0 {
+            let Some(first) = self.chunks.front() else { return };
+            let rest = first.as_slice().get(self.consumed..).unwrap_or_default();
+            if rest.is_empty() {
+                self.chunks.pop_front();
+                self.consumed = 0;
+                continue;
+            }
+            let moved = rest.len().min(count);
+            match first {
+                Chunk::Value(value) => target.push(&value.slice(self.consumed..self.consumed + moved)),
+                Chunk::Buffer(_) => target.extend(rest.get(..moved).unwrap_or_default()),
+            }
+            count -= moved;
+            self.consume(moved);
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.chunks.clear();
+        (self.consumed, self.len) = (0, 0);
+    }
+}

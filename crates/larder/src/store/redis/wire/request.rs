@@ -1,0 +1,85 @@
+//! A command and its arguments, encoded once.
+
+use arrayvec::ArrayVec;
+use bytes::Bytes;
+
+use super::outgoing::Outgoing;
+
+/// A command as an array of bulk strings. The array's header is written with the request, when the number of parts is
+/// known.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Request {
+    parts: usize,
+    encoded: Vec<u8>,
+    /// Values that are not part of `encoded`, each with the place in it where they belong.
+    values: ArrayVec<(usize, Bytes), 1>,
+}
+
+impl Request {
+    pub(in super::super) fn new(command: &str) -> Self {
+        Self::with_capacity(command, 0)
+    }
+
+    /// With room for arguments of so many bytes in all, their lengths included.
+    pub(in super::super) fn with_capacity(command: &str, arguments: usize) -> Self {
+        let encoded = Vec::with_capacity(frame(command.len()) + arguments);
+        Self { parts: 0, encoded, values: ArrayVec::new() }.arg(command)
+    }
+
+    pub(in super::super) fn arg(mut self, argument: impl AsRef<[u8]>) -> Self {
+        self.push(argument.as_ref());
+        self
+    }
+
+    pub(in super::super) fn number(self, number: u64) -> Self {
+        self.arg(itoa::Buffer::new().format(number))
+    }
+
+    /// A value that is copied straight into the write buffer, or not at all where it is large.
+    pub(in super::super) fn value(mut self, value: &Bytes) -> Self {
+        if self.values.is_full() {
+            return self.arg(value);
+        }
+        self.parts += 1;
+        self.length(value.len());
+        self.values.push((self.encoded.len(), value.clone()));
+        self.encoded.extend_from_slice(b"\r\n");
+        self
+    }
+
+    pub(in super::super) fn push(&mut self, argument: &[u8]) {
+        self.parts += 1;
+        self.length(argument.len());
+        self.encoded.extend_from_slice(argument);
+        self.encoded.extend_from_slice(b"\r\n");
+    }
+
+    fn length(&mut self, length: usize) {
+        self.encoded.push(b'$');
+        self.encoded.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+        self.encoded.extend_from_slice(b"\r\n");
+    }
+
+    /// How many bytes it takes, give or take a few.
+    pub(super) fn size(&self) -> usize {
+        8 + self.encoded.len() + self.values.iter().map(|(_, value)| value.len()).sum::<usize>()
+    }
+
+    pub(super) fn write_to(&self, out: &mut Outgoing) {
+        out.extend(b"*");
+        out.extend(itoa::Buffer::new().format(self.parts).as_bytes());
+        out.extend(b"\r\n");
+        let mut written = 0;
+        for (place, value) in &self.values {
+            out.extend(self.encoded.get(written..*place).unwrap_or_default());
+            out.push(value);
+            written = *place;
+        }
+        out.extend(self.encoded.get(written..).unwrap_or_default());
+    }
+}
+
+/// The bytes of a bulk string of that length, give or take a few.
+pub(in super::super) const fn frame(length: usize) -> usize {
+    length + 12
+}

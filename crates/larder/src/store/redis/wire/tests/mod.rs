@@ -1,0 +1,5 @@
+//! Tests of the wire as a whole.
+
+mod codec;
+mod real;
+mod scripted;

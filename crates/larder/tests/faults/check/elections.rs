@@ -1,0 +1,103 @@
+//! Elections: what observers see, how soon another leads after a leader was killed, and how soon after it resigned.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use larder_testkit::history::{Ending, Losses};
+
+use super::attempts::{Attempts, Tried};
+use super::{Case, Verdict};
+use crate::fleet::{HEARD, nanos};
+use crate::work::elections::{THINGS, TTL};
+
+/// A new leader comes so long after the lease of a killed one at most.
+const LATE: Duration = Duration::from_millis(700);
+/// Of a process that was killed before, a place may still be in the queue.
+const BEFORE: u64 = 1_500_000_000;
+
+pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
+    observed(case, verdict);
+    let all = Attempts::of(case);
+    for thing in THINGS {
+        let mut grants: Vec<&Tried> = all.all(thing).iter().filter(|tried| tried.fence.is_some()).collect();
+        grants.sort_by_key(|tried| tried.fence);
+        for pair in grants.windows(2) {
+            let (lead, next) = (pair[0], pair[1]);
+            after_kill(case, verdict, lead, next);
+            after_resign(case, verdict, lead, next);
+        }
+    }
+    let measured = measured(case);
+    for note in case.of("round_trip").iter().filter(|note| measured.touch(note.numbers[0], note.numbers[1])) {
+        verdict.time("round trip", note.numbers[1] - note.numbers[0]);
+    }
+}
+
+/// When nothing but leaders failed.
+fn measured(case: &Case<'_>) -> Losses {
+    Losses::of(case.of("measured").iter().map(|note| (note.numbers[0], note.numbers[1])))
+}
+
+fn granted_at(tried: &Tried) -> Option<u64> {
+    match tried.attempt.end {
+        Ending::Granted { at, .. } => Some(at),
+        _ => None,
+    }
+}
+
+/// Another leads within the lease and a little more, where it waited when the leader was killed, and nothing else was
+/// done to anybody. What the processes and the server stood still by themselves is added to the time.
+fn after_kill(case: &Case<'_>, verdict: &mut Verdict, lead: &Tried, next: &Tried) {
+    let process = lead.attempt.process;
+    let Some(kill) = case.of("killed").iter().find(|note| note.process == process) else { return };
+    let (killed, Some(at)) = (kill.numbers[0], granted_at(next)) else { return };
+    // It led when it was killed: it was seen to a moment before, and had not begun to resign.
+    let led = lead.parting.is_none() && lead.held.is_some_and(|(_, until)| until + 20_000_000 > killed);
+    let waits = next.attempt.in_line.is_some_and(|since| since < killed) && next.attempt.process != process;
+    let until = at.min(killed + nanos(TTL + LATE));
+    let others = case.of("ready").iter().filter(|note| note.process != process && note.numbers[0] < until);
+    let since = killed.saturating_sub(BEFORE);
+    // A process that was killed before that time is no longer waited for.
+    let gone = |of: u32| case.of("killed").iter().any(|note| note.process == of && note.numbers[0] < since);
+    let calm = others.map(|note| note.process).all(|of| gone(of) || case.struck.holds(of, since, until));
+    // Elsewhere a machine with too much to do may be slow without standing still.
+    let judged = measured(case).touch(killed, killed) && !case.losses.touch(since, until);
+    if !led || !waits || !calm || !judged {
+        return;
+    }
+    let stalls = [case.of("stall"), case.of("fault")];
+    let stood: u64 = stalls
+        .iter()
+        .flat_map(|notes| notes.iter())
+        .filter(|note| note.process != process)
+        .map(|note| (note.numbers[0].max(killed), (note.numbers[1] - nanos(HEARD)).min(at)))
+        .map(|(from, until)| until.saturating_sub(from))
+        .sum();
+    verdict.time("elections: a new leader after kill -9", at - killed);
+    let wrong = (at - killed > nanos(TTL + LATE) + stood).then_some((lead, next, killed));
+    verdict.judge("elections: a new leader in time", 1, wrong);
+}
+
+/// The time from a call of `resign` until the next in line knows that it leads.
+fn after_resign(case: &Case<'_>, verdict: &mut Verdict, lead: &Tried, next: &Tried) {
+    let (Some((resigned, true)), Some(at)) = (lead.parting, granted_at(next)) else { return };
+    let waits = next.attempt.in_line.is_some_and(|since| since < resigned);
+    let calm = [lead, next].iter().all(|tried| case.calm.holds(tried.attempt.process, resigned, at));
+    if waits && calm && at > resigned && measured(case).touch(resigned, at) {
+        verdict.time("elections: handover after resign", at - resigned);
+    }
+}
+
+/// No observer sees an earlier leader after a later one, unless the later one was lost in a failover.
+fn observed(case: &Case<'_>, verdict: &mut Verdict) {
+    let mut latest: BTreeMap<(u32, u64), (u64, u64)> = BTreeMap::new();
+    for note in case.of("leader") {
+        let [thing, start, end, fence, ..] = note.numbers;
+        let last = latest.entry((note.process, thing)).or_default();
+        let lost = case.failovers.touch(last.1, end);
+        let wrong = (fence != 0 && fence < last.0 && !lost).then_some((note, *last));
+        // Of an earlier one nothing is known but its fence: it may have been granted in the failover.
+        *last = if lost { (fence, start) } else { (fence.max(last.0), start) };
+        verdict.judge("elections: observers see no earlier leader again", 1, wrong);
+    }
+}

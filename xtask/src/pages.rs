@@ -1,0 +1,205 @@
+//! That the links in the documentation lead somewhere: on disk, and in `larder::guide`.
+
+#![allow(clippy::unwrap_used, reason = "a test of the pages")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use crate::run::root;
+
+/// The references to pages, defined with the modules of the guide.
+const LINKS: &str = "crates/larder/src/guide/links.md";
+
+/// A document without its code.
+struct Page {
+    path: PathBuf,
+    lines: Vec<String>,
+}
+
+impl Page {
+    fn read(path: PathBuf) -> Self {
+        let text = fs::read_to_string(root().join(&path)).unwrap();
+        let mut fenced = false;
+        let mut lines = vec![];
+        for line in text.lines() {
+            let fence = line.trim_start().starts_with("```");
+            fenced ^= fence;
+            let prose = if fenced || fence { String::new() } else { without_code(line) };
+            lines.push(prose);
+        }
+        Self { path, lines }
+    }
+
+    fn anchors(&self) -> BTreeSet<String> {
+        let text = fs::read_to_string(root().join(&self.path)).unwrap();
+        let fences = text.lines().scan(false, |fenced, line| {
+            *fenced ^= line.trim_start().starts_with("```");
+            Some((*fenced, line))
+        });
+        let headings = fences.filter(|(fenced, line)| !fenced && line.starts_with('#'));
+        headings.map(|(_, line)| anchor(line.trim_start_matches('#').trim())).collect()
+    }
+
+    /// The targets of `[text](target)`.
+    fn inline(&self) -> Vec<String> {
+        let mut targets = vec![];
+        for line in &self.lines {
+            targets
+                .extend(line.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())));
+        }
+        targets
+    }
+
+    /// The targets by reference, of `[reference]: target`.
+    fn defined(&self) -> BTreeMap<String, String> {
+        let definitions = self.lines.iter().filter_map(|line| line.strip_prefix('[')?.split_once("]: "));
+        definitions.map(|(reference, target)| (reference.to_owned(), target.trim().to_owned())).collect()
+    }
+
+    /// The references to pages that are used, by `[text][reference]` or `[reference]`.
+    fn used(&self) -> BTreeSet<String> {
+        let mut used = BTreeSet::new();
+        for line in self.lines.iter().filter(|line| !line.contains("]: ")) {
+            let inside = line.split('[').skip(1).filter_map(|rest| Some(rest.split_once(']')?.0));
+            used.extend(inside.filter(|inside| is_page(inside)).map(str::to_owned));
+        }
+        used
+    }
+}
+
+fn without_code(line: &str) -> String {
+    line.split('`').step_by(2).collect::<Vec<_>>().join("`")
+}
+
+/// What GitHub and rustdoc make of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+}
+
+fn is_page(target: &str) -> bool {
+    let file = target.split('#').next().unwrap_or_default();
+    file.ends_with(".md") && !file.contains([' ', '/'])
+}
+
+fn guide() -> Vec<Page> {
+    let mut names: Vec<_> =
+        fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    let pages = names.into_iter().map(|name| Path::new("docs").join(name));
+    pages.filter(|path| path.extension().is_some_and(|end| end == "md")).map(Page::read).collect()
+}
+
+fn all() -> Vec<Page> {
+    let mut pages = guide();
+    pages.extend(
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+            .map(|name| Page::read(name.into())),
+    );
+    pages
+}
+
+/// `docs/../README.md` as `README.md`.
+fn tidy(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut tidied, part| {
+        match part {
+            Component::ParentDir => {
+                tidied.pop();
+            }
+            part => tidied.push(part),
+        }
+        tidied
+    })
+}
+
+#[test]
+fn links_lead_to_files_and_headings_that_exist() {
+    let mut broken = vec![];
+    for page in all() {
+        for target in page.inline().into_iter().chain(page.defined().into_values()) {
+            if target.starts_with("https://") {
+                continue;
+            }
+            let (file, heading) = target.split_once('#').unwrap_or((&target, ""));
+            let path = match file {
+                "" => page.path.clone(),
+                file => tidy(&page.path.with_file_name("").join(file)),
+            };
+            let there = root().join(&path).exists();
+            if !there || !heading.is_empty() && !Page::read(path).anchors().contains(heading) {
+                broken.push(format!("{}: {target}", page.path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere: {broken:#?}");
+}
+
+#[test]
+fn no_address_of_a_repository_or_a_release_that_does_not_exist_yet_is_given() {
+    for page in all() {
+        for line in &page.lines {
+            let invented = ["github.com/larder", "docs.rs/larder", "crates.io/crates/larder"];
+            assert!(
+                !invented.iter().any(|address| line.contains(address)),
+                "{}: {line}",
+                page.path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn pages_of_the_guide_refer_to_each_other_so_that_rustdoc_can_follow() {
+    let (mut wrong, mut references) = (vec![], BTreeSet::new());
+    for page in guide() {
+        let name = page.path.display();
+        for target in
+            page.inline().iter().filter(|target| !target.starts_with(['#']) && !target.starts_with("https:"))
+        {
+            if Path::new(target).extension().is_none_or(|end| end != "svg") {
+                wrong.push(format!("{name}: write [text][{target}] and, at the end, [{target}]: {target}"));
+            }
+        }
+        let defined = page.defined();
+        for (reference, target) in &defined {
+            if reference != target || !is_page(target) {
+                wrong.push(format!("{name}: [{reference}] is not a page's name, with or without a heading"));
+            }
+        }
+        let used = page.used();
+        for reference in used.iter().filter(|reference| !defined.contains_key(*reference)) {
+            wrong.push(format!("{name}: [{reference}] is not defined at the end"));
+        }
+        for reference in defined.keys().filter(|reference| !used.contains(*reference)) {
+            wrong.push(format!("{name}: [{reference}] is not used"));
+        }
+        references.extend(defined.into_keys());
+    }
+    let links = Page::read(LINKS.into()).defined();
+    for reference in &references {
+        let (file, heading) = reference.split_once(".md").unwrap_or((reference, ""));
+        let module = format!("crate::guide::{}{heading}", file.replace('-', "_"));
+        if links.get(reference) != Some(&module) {
+            wrong.push(format!("{LINKS}: [{reference}]: {module} is missing"));
+        }
+    }
+    wrong.extend(
+        links
+            .keys()
+            .filter(|link| !references.contains(*link))
+            .map(|link| format!("{LINKS}: [{link}] is not used")),
+    );
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_page_is_a_module_of_the_guide_and_in_its_index() {
+    let modules = fs::read_to_string(root().join("crates/larder/src/guide.rs")).unwrap();
+    let index = fs::read_to_string(root().join("docs/index.md")).unwrap();
+    for page in guide() {
+        let name = page.path.file_name().unwrap().to_str().unwrap();
+        assert!(modules.contains(&format!("include_str!(\"../docs/{name}\")")), "{name} is not in guide.rs");
+        assert!(name == "index.md" || index.contains(&format!("[{name}]")), "{name} is not in index.md");
+    }
+}
