@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Starts, stops and looks after the Redis or Valkey server that larder works with. `--help` says how.
 #
-# Two ways to run it, with the same settings: the services of compose.yaml where a Docker engine answers, else a local
-# redis-server or valkey-server in the background. A password never stands on a command line, where `ps` would show it:
-# servers read it from a file of mode 600 or from standard input, clients from REDISCLI_AUTH.
-# Runs on bash 3.2 (macOS), hence no associative arrays and no ${x,,}.
+# There are two ways to run it, with the same settings: the services of compose.yaml if a Docker engine answers, else a
+# local redis-server or valkey-server in the background. A password is never on a command line, where `ps` would show
+# it: servers read it from a file of mode 600 or from standard input, clients from REDISCLI_AUTH.
+# Runs on bash 3.2 (macOS), so there are no associative arrays and no ${x,,}.
 
-# `sh redis-management.sh` on Debian is dash, which reads as far as here and cannot read the rest. Keep this part POSIX.
+# `sh redis-management.sh` on Debian runs dash, which reads this far and cannot read the rest. Keep this part POSIX.
 if [ -z "${BASH_VERSION:-}" ]; then
   case $0 in
     *.sh)
@@ -71,13 +71,13 @@ die() { # exit code, then lines
 has() { command -v "$1" >/dev/null 2>&1; }
 row() { printf '%-10s %s\n' "$1" "$2"; }
 
-# ---- what to type to install --------------------------------------------------------------------------------------------
+# ---- the command to install a server ---------------------------------------------------------------------------------
 
 install_line() { # server | client: the one line for this machine
   local sudo='' after=''
   [[ $(id -u) == 0 ]] || sudo='sudo '
   if has apt-get; then
-    # Debian starts its own server on 6379 at installation: the port that start is about to use.
+    # Debian starts its own server on 6379 when the package is installed: the port that start is about to use.
     if has systemctl; then after=" && ${sudo}systemctl disable --now redis-server"; fi
     if [[ $1 == server ]]; then
       printf '%sapt-get install -y redis-server%s' "$sudo" "$after"
@@ -114,7 +114,7 @@ find_client() { # sets client
   fi
 }
 
-# ---- which server -------------------------------------------------------------------------------------------------------
+# ---- the settings ----------------------------------------------------------------------------------------------------
 
 settings() { # what the flags, the environment and .env ask for
   read_env_file "$here/.env"
@@ -136,7 +136,7 @@ settings() { # what the flags, the environment and .env ask for
   [[ $wait_seconds =~ ^[1-9][0-9]*$ ]] || die $EX_USAGE "LARDER_WAIT=$wait_seconds is not a number of seconds"
   if ((wait_seconds < answer_seconds)); then answer_seconds=$wait_seconds; fi
   [[ $password != *[[:cntrl:]]* ]] || die $EX_USAGE 'REDIS_PASSWORD contains a control character'
-  # Only REDIS_PASSWORD counts: a client would otherwise offer these to a server that has none.
+  # Only REDIS_PASSWORD counts: a client would otherwise send these to a server that has no password.
   unset REDISCLI_AUTH VALKEYCLI_AUTH
 }
 
@@ -170,11 +170,11 @@ url() {
   fi
 }
 
-# ---- .env ---------------------------------------------------------------------------------------------------------------
+# ---- .env ------------------------------------------------------------------------------------------------------------
 
-# Compose takes what the environment does not have from the file .env. A local server gets the same settings, so the file
-# is read the same way: NAME=value or NAME: value, `export` before it or not; plain, "with escapes and $NAME", or 'as it
-# is'. A form of $ that is not read here is refused where it decides a setting, never guessed.
+# Compose takes variables that the environment does not have from the file .env. A local server gets the same settings,
+# so the file is read the same way: NAME=value or NAME: value, with or without `export`; plain, "with escapes and
+# $NAME", or 'as it is'. A form of $ that this script does not read is refused if it decides a setting, never guessed.
 read_env_file() { # file
   local text line=1 rest first name value quote known
   local pair='^([A-Za-z0-9_.-]+)[[:blank:]]*[=:](.*)$' bare='^[A-Za-z0-9_.-]+$'
@@ -196,7 +196,7 @@ read_env_file() { # file
     name=${BASH_REMATCH[1]} value=$(trimmed "${BASH_REMATCH[2]}") known=yes
     if [[ $value == [\"\']* ]]; then
       quote=${value:0:1}
-      # It goes on to the closing quote, on this line or a later one.
+      # The value continues to the closing quote, on this line or a later one.
       take_quoted "$quote" "${text#*"$quote"}" || die $EX_USAGE "$1, line $line: the quote is not closed"
       line=$((line + $(newlines "${text%"$quoted_rest"}")))
       text=$quoted_rest value=$quoted
@@ -211,7 +211,7 @@ read_env_file() { # file
       value=$expanded
     fi
     env_names+=("$name") env_values+=("$value")
-    # What the environment has counts, though it be empty.
+    # A variable in the environment counts, even if it is empty.
     if [[ ! $name =~ ^REDIS_[A-Z0-9_]+$ ]] || is_exported "$name"; then continue; fi
     [[ $known == yes ]] || die $EX_USAGE "$1: in the value of $name there is a form of \$ that only Docker Compose reads" \
       "write \$\$ for a dollar sign, or '…' around the value"
@@ -310,7 +310,7 @@ look_up() { # name: sets found, from the environment or from the lines before
   return 1
 }
 
-# ---- the port -----------------------------------------------------------------------------------------------------------
+# ---- the port --------------------------------------------------------------------------------------------------------
 
 ask() ( # seconds: what the port answers to PING; fails when nothing listens. Needs no client.
   exec 2>/dev/null 3<>"/dev/tcp/127.0.0.1/$port" || exit 1
@@ -350,12 +350,12 @@ refuse_taken_port() {
   die $EX_FAIL "port $port is taken: ${owner}" "stop that, or choose another port: $port_name=$((port < 65000 ? port + 1000 : port - 1000)) $me$flag start"
 }
 
-# ---- a local server -----------------------------------------------------------------------------------------------------
+# ---- a local server --------------------------------------------------------------------------------------------------
 
 local_pid() { # the pid of the server that start started here; fails when it does not run
   local pid cwd words
   [[ -r $pid_file ]] && pid=$(<"$pid_file") && [[ $pid =~ ^[1-9][0-9]*$ ]] || return 1
-  # After a crash the number may belong to any other process: it must be a server, and stand in this data folder.
+  # After a crash another process may have the number: it must be a server, with this data folder.
   if [[ -d /proc/self ]]; then
     cwd=$(readlink "/proc/$pid/cwd" 2>/dev/null) || return 1
     words=$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") || return 1
@@ -504,8 +504,8 @@ hold_start() { # two starts at once would both launch, and the loser's pid would
   until (set -o noclobber && printf '%s' "$$" >"$lock") 2>/dev/null; do
     owner=$(cat "$lock" 2>/dev/null) || owner=''
     if [[ -n $owner ]] && ! kill -0 "$owner" 2>/dev/null && mkdir "$lock.stale" 2>/dev/null; then
-      # That owner may have ended in good order, and the lock be the next one's by now. If it still names who is dead,
-      # nobody removes it but who has made this folder.
+      # That owner may have ended normally, and the lock may belong to the next one by now. If it still names the dead
+      # process, only the process that created this folder removes it.
       if [[ $(cat "$lock" 2>/dev/null) == "$owner" ]]; then rm -f "$lock"; fi
       rm -rf "$lock.stale"
       continue
@@ -539,7 +539,7 @@ stop_local() {
   printf 'saved and stopped (pid %s, data in %s)\n' "$pid" "$folder"
 }
 
-# ---- a container --------------------------------------------------------------------------------------------------------
+# ---- a container -----------------------------------------------------------------------------------------------------
 
 compose() { docker compose --project-directory "$here" -f "$here/compose.yaml" --profile coordination "$@"; }
 container() { compose ps --status running --quiet "$service" 2>/dev/null | head -n 1; }
@@ -579,7 +579,7 @@ stop_compose() {
   printf 'saved and stopped (container %s; its volume stays)\n' "$service"
 }
 
-# ---- talking to it ------------------------------------------------------------------------------------------------------
+# ---- talking to the server -------------------------------------------------------------------------------------------
 
 require_running() {
   local pid=''
@@ -622,7 +622,7 @@ client_command() { # sets command
 check_password() {
   local answer
   if [[ $mode == local ]]; then find_client; fi
-  # A refused password is a warning to redis-cli, and its exit code 0.
+  # redis-cli prints a warning if its password is refused, and its exit code is 0.
   answer=$(client_ask PING 2>&1) || die $EX_FAIL "no answer from $(url) within $answer_seconds seconds${answer:+: $answer}"
   case $answer in
     *NOAUTH* | *WRONGPASS* | *'AUTH failed'* | *'invalid password'*) refuse_password "$answer" ;;
@@ -672,13 +672,14 @@ status() {
   if [[ -z $pid ]]; then
     row 'state' "stopped ($role, $mode)"
     row 'data' "$place"
-    # One that ended by itself leaves its pid file. Where every write must reach the disk, a full one ends it.
+    # A server that ended by itself leaves its pid file. If every write must reach the disk, a full disk ends the
+    # server.
     if [[ $mode == local && -e $pid_file ]] && problem=$(tail -n 15 "$log_file" 2>/dev/null | grep -oE "$disk_troubles" | tail -n 1); then
       row 'problem' "it ended because the data folder could not be written to: $problem"
     fi
     exit $EX_STOPPED
   fi
-  # What is running is told even when the port or the password of this environment is another.
+  # Reports what is running even if the port or the password of this environment differ.
   if [[ $mode == local ]]; then port=$(setting port); fi
   problem=$(require_answer "$pid" 2>&1) || code=$EX_FAIL
   if [[ $code == 0 ]]; then information=$( (check_password && client_ask INFO) 2>&1) || problem=$information; fi
@@ -711,7 +712,7 @@ flush() {
   keys=$(key_count)
   printf 'the %s server on port %s holds %s\n' "$role" "$port" "$(keys_named "$keys")"
   if [[ $yes != yes ]]; then
-    [[ -t 0 ]] || die $EX_FAIL 'flush asks before it deletes, and nobody can answer here: add --yes'
+    [[ -t 0 ]] || die $EX_FAIL 'flush asks before it deletes, and there is no terminal to answer: add --yes'
     if [[ $role == coordination ]]; then printf 'these are locks that are held and limits that are partly used; '; fi
     read -r -p "delete $(keys_named "$keys")? [y/N] " answer || answer=''
     [[ $answer == [yY] || $answer == [yY][eE][sS] ]] || die $EX_FAIL 'nothing was deleted'
@@ -755,7 +756,7 @@ logs() {
   fi
 }
 
-# ---- the command line ---------------------------------------------------------------------------------------------------
+# ---- the command line ------------------------------------------------------------------------------------------------
 
 misuse() { die $EX_USAGE "$1" "see: $me --help"; }
 

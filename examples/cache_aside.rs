@@ -1,9 +1,33 @@
-//! Cache-aside on SQLite: read through, write, invalidate after the commit, and survive an origin that fails.
+//! Cache-aside on SQLite: load what is missing, remember what does not exist, and invalidate after each write, by key
+//! and by tag.
 //!
 //! ```sh
 //! cargo run --release --example cache_aside
 //! LARDER_URL=redis://127.0.0.1:6379 cargo run --release --example cache_aside
 //! ```
+//!
+//! Each `SQLite:` line is a query that reaches the database:
+//!
+//! ```text
+//! the first read loads:
+//!     SQLite: SELECT author 1
+//! author 1: Ursula
+//! the second does not:
+//! author 1: Ursula
+//! an author who does not exist is remembered, too:
+//!     SQLite: SELECT author 9
+//! author 9: no such author
+//! author 9: no such author
+//! a write invalidates, and the next read loads:
+//!     SQLite: UPDATE author 1
+//!     SQLite: SELECT author 1
+//! author 1: Ursula K.
+//! a tag invalidates every author of a genre:
+//!     SQLite: SELECT author 1
+//! author 1: Ursula K.
+//! ```
+//!
+//! The last line counts the hits, misses and loads.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +44,7 @@ struct Author {
     genre: String,
 }
 
-/// The origin. SQLite blocks, so each query gets a thread of its own.
+/// The origin. SQLite blocks its thread, so each query runs on a thread for blocking work.
 #[derive(Clone)]
 struct Authors(Arc<Mutex<Connection>>);
 
@@ -62,7 +86,7 @@ impl Authors {
     }
 }
 
-/// A repository: the one place that knows both the database and the cache.
+/// The repository: the only code that uses both the database and the cache.
 struct Library {
     authors: Authors,
     cache: Cache<Author>,
@@ -74,7 +98,7 @@ impl Library {
         let load = move |cx: LoadContext<Author>| async move {
             let author = authors.find(id).await?;
             if let Some(author) = &author {
-                // Known only from the row: whoever changes a genre invalidates its tag.
+                // Only the loaded row says which genre it is. A later write to the genre invalidates the tag.
                 cx.tag(format!("genre:{}", author.genre));
             }
             Ok::<_, rusqlite::Error>(author)
@@ -84,7 +108,8 @@ impl Library {
 
     async fn rename(&self, id: u32, name: &'static str) -> Result<(), Box<dyn Error>> {
         self.authors.rename(id, name).await?;
-        // After the commit: a loader that read before it can no longer store what it read.
+        // Invalidate after the commit, not before. A loader that read the old row can then no longer store it.
+        // `or_queue` keeps the invalidation for later if the server is away.
         self.cache.delete(id).or_queue().await?;
         Ok(())
     }
@@ -97,25 +122,28 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let cache = larder
         .cache("author")
         .ttl(Duration::from_secs(300))
+        // Entries that are stored together do not expire together.
         .ttl_jitter(0.1)
+        // If a load fails, an expired value is served for up to an hour.
         .stale_for(Duration::from_secs(3600))
+        // How long a known absence is kept.
         .negative_ttl(Duration::from_secs(10))
         .build()?;
     let library = Library { authors: Authors::open()?, cache };
     library.cache.clear().await?;
 
-    let show = |author: Option<Author>| author.map_or("nobody".to_owned(), |author| author.name);
+    let show = |author: Option<Author>| author.map_or("no such author".to_owned(), |author| author.name);
     println!("the first read loads:");
     println!("author 1: {}", show(library.author(1).await?));
     println!("the second does not:");
     println!("author 1: {}", show(library.author(1).await?));
-    println!("what does not exist is remembered, too:");
+    println!("an author who does not exist is remembered, too:");
     println!("author 9: {}", show(library.author(9).await?));
     println!("author 9: {}", show(library.author(9).await?));
     println!("a write invalidates, and the next read loads:");
     library.rename(1, "Ursula K.").await?;
     println!("author 1: {}", show(library.author(1).await?));
-    println!("a tag voids every author of a genre:");
+    println!("a tag invalidates every author of a genre:");
     larder.tag("genre:fantasy").invalidate().await?;
     println!("author 1: {}", show(library.author(1).await?));
 

@@ -1,21 +1,47 @@
-//! Rate limits: one quota and several, costs, waiting, estimates, and what happens when the server goes away.
+//! Rate limits: several quotas at once, waiting for a turn, costs that are known only afterwards, batches for hot keys,
+//! a limit on work in progress, and a policy for an outage.
 //!
 //! ```sh
 //! cargo run --example rate_limit
 //! LARDER_URL=redis://127.0.0.1:6379 cargo run --example rate_limit
 //! ```
+//!
+//! It prints (times differ by some milliseconds):
+//!
+//! ```text
+//! Three in a second and five in a minute, decided together:
+//!   request 1: allowed, 2 left
+//!   request 2: allowed, 1 left
+//!   request 3: allowed, 0 left
+//!   request 4: refused by 1s, wait 1.0s
+//! Waiting for a turn, four in 200 ms:
+//!   mail 1: sent after 0 ms
+//!   mail 2: sent after 0 ms
+//!   mail 3: sent after 0 ms
+//!   mail 4: sent after 0 ms
+//!   mail 5: sent after 203 ms
+//!   mail 6: sent after 203 ms
+//! A cost that is known only afterwards:
+//!   reserved 4000, used 1200, 2800 came back
+//!   8800 left
+//! Very hot keys, in batches of 50:
+//!   10000 decisions in 9.1ms
+//! Two at once:
+//!   true true false
+//! In an outage each of three processes grants a third of the limit; the server is up, so it decides:
+//!   decided by store
+//! ```
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use larder::{Larder, Quota};
-
 use larder::limit::{OutagePolicy, Reserve};
+use larder::{Larder, Quota};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::var("LARDER_URL").unwrap_or_else(|_| "memory:".to_owned());
     let larder = Larder::builder().url(&url).namespace("larder-example").connect().await?;
-    // Keys of its own each run, so that a second run on a server starts afresh.
+    // Each run uses new keys, so that a second run on the same server starts from zero.
     let run = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
 
     println!("Three in a second and five in a minute, decided together:");
@@ -64,7 +90,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let third = exports.try_acquire().await?;
     println!("  {} {} {}", first.is_some(), second.is_some(), third.is_some());
 
-    println!("When the server is away, a third of the limit each:");
+    println!(
+        "In an outage each of three processes grants a third of the limit; the server is up, so it decides:"
+    );
     let careful =
         larder.rate_limiter("careful", Quota::per_minute(30))?.outage(OutagePolicy::LocalShare(3))?;
     println!("  decided by {}", careful.check((run, "ann")).await?.decided_by().as_str());

@@ -3,15 +3,27 @@
 //! ```sh
 //! cargo run -p larder-examples --features service --example service     # in memory, on port 3000
 //! LARDER_URL=redis://127.0.0.1:6379 PORT=3001 cargo run -p larder-examples --features service --example service
-//! # any number of those share one limit and one cache
-//!
-//! curl -i localhost:3000/products/7                    # from SQLite, then from the cache; RateLimit tells what is left
-//! curl -i -X POST 'localhost:3000/products/7?cents=999'   # writes, and invalidates after the commit
-//! curl -i localhost:3000/stats                         # not limited
-//! for i in $(seq 40); do curl -s -o /dev/null -w '%{http_code} ' localhost:3000/products/7; done
 //! ```
 //!
-//! Behind a proxy, name it in `TRUSTED_PROXIES` (`10.0.0.0/8,fd00::/8`), or all its clients are one.
+//! All instances on one server share one cache and one limit. Each prints `listening on 127.0.0.1:3000`. Then try:
+//!
+//! ```sh
+//! curl -i localhost:3000/products/7
+//! # 200 {"id":7,"name":"a jar of honey","cents":650}: from SQLite the first time, then from the cache.
+//! # The header RateLimit says how many requests are left.
+//!
+//! curl -i -X POST 'localhost:3000/products/7?cents=999'
+//! # 204: the price is written, and then the cache is invalidated.
+//!
+//! curl -i localhost:3000/stats
+//! # 200 {"jobs":1,"queries":2}: queries that reached SQLite. This path is not limited.
+//!
+//! for i in $(seq 40); do curl -s -o /dev/null -w '%{http_code} ' localhost:3000/products/7; done
+//! # 200 200 200 … 429 429: the limit is 10 a second and 30 a minute.
+//! ```
+//!
+//! If the service is behind a proxy, list the proxy in `TRUSTED_PROXIES` (`10.0.0.0/8,fd00::/8`). Otherwise all clients
+//! of the proxy count as one.
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
@@ -65,7 +77,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let per_minute = setting("PER_MINUTE", "30").parse()?;
     let limiter = larder
         .rate_limiter("api", [Quota::per_second(10), Quota::per_minute(per_minute)])?
-        // A server that is away must not take the service with it: half the limit each, for two instances.
+        // In an outage of the server the service goes on: each of two instances grants half of the limit itself.
         .outage(OutagePolicy::LocalShare(2))?;
     let proxies = setting("TRUSTED_PROXIES", "");
     let clients = ClientIp::new().peer(peer).trust(proxies.split(',').filter(|proxy| !proxy.is_empty()))?;
@@ -97,7 +109,7 @@ fn peer(request: &RequestHead<'_>) -> Option<IpAddr> {
 
 async fn product(State(service): State<Service>, Path(id): Path<u32>) -> Result<Response, Failure> {
     let database = service.database.clone();
-    // A product that does not exist is remembered too.
+    // The cached type is an `Option`: a product that does not exist is cached, too.
     match service.products.get_or_load(id, move || database.product(id)).await? {
         Some(product) => Ok(json(&product)),
         None => Ok(StatusCode::NOT_FOUND.into_response()),
@@ -115,8 +127,8 @@ async fn reprice(
     Query(price): Query<Price>,
 ) -> Result<StatusCode, Failure> {
     service.database.clone().reprice(id, price.cents).await?;
-    // After the commit: a load that read the old price is not stored any more. A cache that is away gets the invalidation
-    // later, and is no reason to answer 503 for a price that is written.
+    // Invalidate after the commit: a load that read the old price can then no longer store it. If the server is away,
+    // `or_queue` sends the invalidation later, so that the client does not get a 503 for a price that was written.
     service.products.delete(id).or_queue().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -129,7 +141,7 @@ async fn stats(State(service): State<Service>) -> Response {
     }))
 }
 
-/// Runs once in each period, on whichever instance comes first; the others learn that it is done.
+/// Runs the job once in each period, on the first instance that asks; the other instances skip it.
 async fn nightly_job(larder: Larder, database: Database, every_ms: u64) {
     let every = Duration::from_millis(every_ms);
     let nightly = larder.job("nightly").every(every).ttl(Duration::from_secs(60));
@@ -155,7 +167,7 @@ fn json<T: Serialize>(value: &T) -> Response {
     }
 }
 
-/// SQLite blocks, so every query gets a thread of its own.
+/// SQLite blocks its thread, so each query runs on a thread for blocking work.
 #[derive(Clone)]
 struct Database {
     connection: Arc<Mutex<Connection>>,
@@ -205,7 +217,7 @@ impl Database {
     }
 }
 
-/// What the service answers where it cannot: 503 where it is worth trying again, else 500.
+/// The response to a request that failed: 503 if the client should try again, else 500.
 struct Failure(StatusCode, String);
 
 impl From<larder::Error> for Failure {

@@ -1,4 +1,4 @@
-//! A real SQLite database of 10,000 products, made at the first run, which counts the queries that reach it.
+//! A real SQLite database of 10,000 products. The first run creates it, and it counts the queries that reach it.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ pub(crate) struct Catalogue {
 }
 
 impl Catalogue {
-    /// Opens the database in the build folder; the second value tells whether it had to be made.
+    /// Opens the database in the build folder. Returns also its path, and whether it had to be created.
     pub(crate) fn open() -> Result<(Self, PathBuf, bool), Box<dyn std::error::Error>> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tour");
         std::fs::create_dir_all(&folder)?;
@@ -46,7 +46,7 @@ impl Catalogue {
         Ok((catalogue, path, must_fill))
     }
 
-    /// One query. SQLite blocks, so it gets a thread of its own.
+    /// Runs one query. SQLite blocks its thread, so the query runs on a thread for blocking work.
     pub(crate) async fn product(&self, id: u32) -> Result<Product, QueryError> {
         let catalogue = self.clone();
         tokio::task::spawn_blocking(move || catalogue.query(id)).await.map_err(|_| QueryError::Interrupted)?

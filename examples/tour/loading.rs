@@ -1,4 +1,4 @@
-//! What happens when the origin is slow, or gone, or has changed.
+//! An origin that fails, a loader of many keys, and invalidation by tag and by cache.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,13 +34,9 @@ pub(crate) async fn failing_origin(larder: &Larder, catalogue: &Catalogue) -> Ou
     }
     down.store(true, Ordering::SeqCst);
     let stale = load(7).entry().await?;
-    println!(
-        "its time is over and the database is down → {:?}, {} cents",
-        stale.source(),
-        stale.value().cents
-    );
+    println!("it has expired and the database is down → {:?}, {} cents", stale.source(), stale.value().cents);
     if stale.source() != Source::Stale {
-        return Err("a value past its time was not said to be stale".into());
+        return Err("an expired value was not reported as stale".into());
     }
     println!(
         "a key never seen    → {}",
@@ -75,7 +71,7 @@ pub(crate) async fn many(products: &Cache<Product>, catalogue: &Catalogue) -> Ou
 }
 
 pub(crate) async fn forgetting(larder: &Larder, catalogue: &Catalogue) -> Outcome {
-    heading("A tag, and a whole cache, forgotten by one write");
+    heading("A tag, and a whole cache, invalidated by one write");
     let shelves: Cache<Product> = larder.cache("by-shelf").ttl(Duration::from_secs(600)).build()?;
     for id in 1..=1000 {
         shelves.set(id, &catalogue.product(id).await?).tag(if id % 2 == 0 { "even" } else { "odd" }).await?;
@@ -83,7 +79,7 @@ pub(crate) async fn forgetting(larder: &Larder, catalogue: &Catalogue) -> Outcom
     let there = async || Ok::<_, larder::Error>(shelves.get_many(1..=1000).await?.iter().flatten().count());
     println!("1,000 products      → {} found", there().await?);
     larder.tag("even").invalidate().await?;
-    println!("tag \"even\" is void  → {} found", there().await?);
+    println!("invalidate \"even\"   → {} found", there().await?);
     println!("why not 2?          → {}", larder.explain("by-shelf:2").await?);
     shelves.clear().await?;
     println!("clear()             → {} found", there().await?);

@@ -1,4 +1,4 @@
-//! The near tier: hits in this process, and a second program that writes.
+//! The near tier: hits in this process, and a write by a second program that is seen here at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,18 +1,17 @@
-//! Work that must not happen twice: idempotency keys, writes that expect a version, jobs, and who may work: elections, readers and
-//! writers, lock groups.
+//! Work that must not happen twice: idempotency keys, writes that expect a version, and jobs. And locks that decide who
+//! may work: elections, read-write locks and lock groups.
 
 use std::io;
 use std::time::Duration;
 
 use larder::Larder;
-
 use larder::lock::{JobRun, Leader};
 
 use crate::{Outcome, heading, yes_no};
 
 pub(crate) async fn once(larder: &Larder) -> Outcome {
-    heading("Once, whoever asks");
-    // A key of its own for each run of the tour, so that a second run on a server starts afresh.
+    heading("Work that runs once");
+    // Each run of the tour uses new keys, so that a second run on the same server starts from zero.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos();
     let receipts = larder.cache::<u128>("receipt").ttl(Duration::from_secs(60)).build()?;
     let pay = |receipt| {
@@ -68,5 +67,5 @@ pub(crate) async fn once(larder: &Larder) -> Outcome {
 }
 
 fn leads(leader: Option<Leader>) -> String {
-    leader.map_or_else(|| "nobody leads".to_owned(), |leader| format!("{} leads", leader.value))
+    leader.map_or_else(|| "no leader".to_owned(), |leader| format!("{} leads", leader.value))
 }

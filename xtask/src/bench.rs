@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: larder beside its rivals.
+//! `cargo xtask bench`: larder compared with its rivals.
 
 use crate::run::{Failure, cargo, finish};
 

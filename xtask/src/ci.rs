@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: everything that must hold before a change goes in.
+//! `cargo xtask ci`: every check that a change must pass.
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     step("clippy", || {
         clippy(&["--workspace", "--exclude", "larder-bench", "--all-targets", "--all-features"])
     })?;
-    // Without the rivals, which nobody who runs the checks should have to build.
+    // Without the rivals, so that running the checks does not build them.
     step("clippy, bench", || clippy(&["-p", "larder-bench", "--all-targets"]))?;
     step("clippy, default features", || clippy(&["-p", "larder"]))?;
     step("clippy, no features", || clippy(&["-p", "larder", "--no-default-features"]))?;
@@ -35,12 +35,12 @@ fn clippy(selection: &[&str]) -> Result<(), Failure> {
     finish(cargo(&["clippy", "--locked"]).args(selection).args(["--", "-D", "warnings"]))
 }
 
-/// That larder builds with the Rust that Cargo.toml promises, where rustup has that. Clippy's `incompatible_msrv` holds the
-/// use of the standard library to it in any case.
+/// Checks that larder builds with the Rust version that Cargo.toml promises, if rustup has it. In any case Clippy's
+/// `incompatible_msrv` checks the use of the standard library.
 fn oldest_rust() -> Result<(), Failure> {
     let version = env!("CARGO_PKG_RUST_VERSION");
     let mut cargo = Command::new("rustup");
-    // What our own cargo chose must not choose for the other one.
+    // The other cargo must not inherit the choices of the one that runs us.
     cargo.current_dir(root()).env_remove("RUSTC").env_remove("RUSTDOC").env_remove("RUSTUP_TOOLCHAIN");
     cargo.args(["run", version, "cargo"]);
     let asked = Command::new("rustup").args(["run", version, "cargo", "--version"]).output();

@@ -68,7 +68,7 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
     let Some((command, rest)) = arguments.split_first() else {
         return Err(Failure::usage(HELP));
     };
-    // What follows `--` is for the program that the command runs.
+    // Arguments after `--` are for the program that the command runs.
     let asks_help = rest.iter().take_while(|word| *word != "--").any(|word| word == "--help" || word == "-h");
     match command.as_str() {
         "--help" | "-h" | "help" => print_help(),

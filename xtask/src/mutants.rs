@@ -1,15 +1,16 @@
-//! `cargo xtask mutants`: each mistake that larder could be built with, built, and a test that finds it.
+//! `cargo xtask mutants`: builds larder with one mistake after the other, and checks that a test finds each.
 //!
-//! The problem: a test that has never failed may not be able to. The mechanism: the sources are copied to `target/mutants` and
-//! one mistake after the other is made there by replacing a piece of text, which must be there exactly once. The tests that must
-//! find it run, and must fail. Before that the same tests pass on the copy without a mistake.
+//! The problem: a test that has never failed may be unable to fail. The mechanism: the sources are copied to
+//! `target/mutants`, and each mistake is made in the copy by replacing a piece of text, which must occur exactly once.
+//! The tests that should find the mistake run, and must fail. Before that, the same tests pass on the copy without a
+//! mistake.
 //!
-//! A build takes longer than a test. So where a mistake replaces one expression by another, both are built into the copy and
-//! the program chooses when it runs: all those mistakes share a build, and so do all mistakes in scripts. The others
-//! are built one by one.
+//! A build takes longer than a test. So if a mistake replaces one expression by another, both are built into the copy,
+//! and the program chooses between them when it runs. All those mistakes share one build, and so do all mistakes in
+//! scripts. The other mistakes are built one by one.
 //!
-//! The code itself contains none of this. The copy has a target folder of its own, because cargo would take its programs for
-//! ours.
+//! The code itself contains none of this. The copy has its own target folder; otherwise cargo would confuse its
+//! programs with those of the sources.
 
 mod cache;
 mod connection;
@@ -86,7 +87,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     }
 }
 
-/// Those of an area that is named, and those whose names have one of the words in them; without words, all.
+/// The mutants of a named area, and those whose names contain one of the words; without words, all.
 fn chosen(words: &[String]) -> Vec<&'static Mutant> {
     let mut chosen = Vec::new();
     for (area, mutants) in AREAS {
@@ -117,13 +118,14 @@ fn tests<'a>(mutants: impl IntoIterator<Item = &'a &'static Mutant>) -> Vec<Test
 
 struct Run {
     tree: Tree,
-    /// How long a test may take before it counts as hanging, from how long it takes without a mistake.
+    /// How long a test may take before it counts as hanging, derived from how long it takes without a mistake.
     limits: BTreeMap<Test, Duration>,
     missed: Vec<String>,
 }
 
 impl Run {
-    /// All tests must pass on what will be mutated while no mistake is made. One that does not is left out of what follows.
+    /// Runs all tests on the copy without a mistake, where they must pass. A test that fails is left out of the rest of
+    /// the run.
     fn without_a_mistake(
         &mut self,
         switched: &[(usize, &'static Mutant)],
@@ -151,7 +153,7 @@ impl Run {
         Ok(())
     }
 
-    /// The mistakes that share builds.
+    /// Runs the mistakes that share builds.
     fn switched(&mut self, mut left: Vec<(usize, &'static Mutant)>) -> Result<(), Failure> {
         while !left.is_empty() {
             let deferred = self.tree.make_switched(&left)?;
@@ -178,7 +180,7 @@ impl Run {
         Ok(())
     }
 
-    /// A mistake that needs a build of its own.
+    /// Runs a mistake that needs its own build.
     fn rebuilt(&mut self, mutant: &'static Mutant) -> Result<(), Failure> {
         println!("── {}", mutant.name);
         self.tree.make(mutant)?;
@@ -206,7 +208,7 @@ fn limit(limits: &BTreeMap<Test, Duration>, test: &Test) -> Duration {
     limits.get(test).copied().unwrap_or(Duration::from_secs(150))
 }
 
-/// Does the work of each, as many at a time as there are processors. The answers are in the order of `items`.
+/// Processes the items, as many at a time as there are processors. The results are in the order of `items`.
 fn beside_each_other<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, Failure> + Sync,
@@ -300,7 +302,7 @@ mod tests {
                 }
             }
             for test in *found_by {
-                // A macro may make it from its name.
+                // A macro may generate the test from its name.
                 let name = test.name.rsplit("::").next().unwrap_or_default();
                 let (function, made) = (format!("fn {name}("), format!("{name}: "));
                 let holds = |file: &String| {

@@ -36,7 +36,7 @@ const PLACES: &[&str] = &[
     "compose.yaml",
     "redis-management.sh",
 ];
-/// What may use them all the same, a line each: a path, a tab, a part of the line, a tab, and the reason.
+/// Exceptions, one a line: a path, a tab, a part of the line, a tab, and the reason.
 const ALLOWED: &str = "xtask/prose-allowed.tsv";
 
 pub(crate) fn run() -> Result<(), Failure> {
@@ -51,7 +51,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     let mut found = Vec::new();
     for path in String::from_utf8_lossy(&listed.stdout).lines().filter(|path| *path != ALLOWED) {
         let Some(kind) = Kind::of(path) else { continue };
-        // A file that is deleted and not yet committed is listed, and is not there.
+        // A deleted file is still listed until the deletion is committed.
         let Ok(text) = fs::read_to_string(root().join(path)) else { continue };
         for (number, line) in text.lines().enumerate() {
             let pardoned = |line: &str| {
@@ -93,7 +93,7 @@ impl Kind {
     }
 }
 
-/// The path and the part of the line of each pardon.
+/// The path and the part of the line of each exception.
 fn read_allowed(text: &str) -> Result<Vec<(&str, String)>, Failure> {
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
@@ -123,7 +123,8 @@ fn complaints(kind: Kind, line: &str) -> Vec<String> {
     complaints
 }
 
-/// Whether `words` is in `line` with no letter or digit beside it. As `\b` of a regular expression, `_` is a letter.
+/// Whether `words` occurs in `line` with no letter or digit next to it. As for `\b` of a regular expression, `_` is a
+/// letter.
 fn holds_words(line: &str, words: &str) -> bool {
     let is_letter = |character: char| character.is_alphanumeric() || character == '_';
     line.match_indices(words).any(|(start, found)| {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-/// Why a command of ours ends with a non-zero exit.
+/// Why one of our commands ends with a non-zero exit code.
 #[derive(Debug)]
 pub(crate) struct Failure(String);
 
@@ -30,7 +30,7 @@ impl fmt::Display for Failure {
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
-    // What the outer `cargo run` told us about xtask must not make the inner one build everything anew.
+    // The environment that the outer `cargo run` sets for xtask must not make the inner one rebuild everything.
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
             command.env_remove(name);
@@ -56,7 +56,7 @@ pub(crate) fn finish(command: &mut Command) -> Result<(), Failure> {
     if status.success() { Ok(()) } else { Err(Failure(format!("`{}` failed: {status}", describe(command)))) }
 }
 
-/// Prints the step's name, does it, and prints the seconds that it took.
+/// Prints the step's name, runs it, and prints how many seconds it took.
 pub(crate) fn step(name: &str, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
     println!("── {name}");
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! `cargo xtask server`: a server to try things on; `cargo xtask servers`: those to test on.
+//! `cargo xtask server`: a server to try things on; `cargo xtask servers`: the servers to test on.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     {
         return Err(Failure::usage("usage: cargo xtask server [--tls | --cluster | --sentinel]"));
     }
-    // A program of the testkit's own, so that xtask need not be built with all that servers need.
+    // A separate program of the testkit, so that building xtask does not build everything that servers need.
     let serve = ["run", "--quiet", "--locked", "-p", "larder-testkit", "--example", "serve", "--"];
     finish(cargo(&serve).args(arguments))
 }

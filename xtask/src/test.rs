@@ -1,9 +1,9 @@
 //! `cargo xtask test`: all tests, on a real server.
 //!
-//! Four runs of `cargo test` make them: the workspace with all features; larder-bench without its own, as its rivals are
-//! many crates that nobody who runs the tests should have to build; the interleavings, which are built with other locks, in
-//! a folder of their own; and the one test that needs Docker Compose, where
-//! Compose is installed or can be fetched. Where it cannot, the last line says so.
+//! There are four runs of `cargo test`: the workspace with all features; larder-bench without its features, because its
+//! rivals are many crates that the tests do not need; the interleavings, which are built with other locks, in a folder
+//! of their own; and the one test that needs Docker Compose, if Compose is installed or can be fetched. If it cannot,
+//! the last line says so.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     test(&server.into_os_string(), &arguments)
 }
 
-/// Takes `--server PATH` or `--server=PATH` out of what comes before `--`.
+/// Takes `--server PATH` or `--server=PATH` out of the arguments before `--`.
 fn take_server(arguments: &[String]) -> Result<(Option<PathBuf>, Vec<&str>), Failure> {
     let mut server = None;
     let mut rest = Vec::new();
@@ -46,7 +46,7 @@ fn take_server(arguments: &[String]) -> Result<(Option<PathBuf>, Vec<&str>), Fai
     Ok((server, rest))
 }
 
-/// With one set of features, so that nothing is built twice.
+/// With one set of features, so that no crate is built twice.
 const WORKSPACE: [&str; 6] =
     ["test", "--all-features", "--locked", "--workspace", "--exclude", "larder-bench"];
 const BENCH: [&str; 4] = ["test", "--locked", "-p", "larder-bench"];
@@ -67,7 +67,7 @@ fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
     let mut counts = Counts::default();
     let mut run = |command: &mut Command| counted(command.env("LARDER_TEST_SERVER", server), &mut counts);
     let mut left_out = None;
-    // What stands before `--` chooses packages or targets. What stands after it chooses tests, of any package.
+    // Arguments before `--` choose packages or targets. Arguments after it choose tests, of any package.
     let outcome = if arguments.first().is_some_and(|word| *word != "--") {
         let chooses = |word: &&str| word.starts_with("-p") || word.starts_with("--package");
         let own = arguments.iter().take_while(|word| **word != "--");
@@ -99,7 +99,7 @@ fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
     };
 
     let Counts { passed, failed, ignored } = counts;
-    // The first run has passed those two tests over, and counted them.
+    // The first run skipped those two tests, and counted them as ignored.
     let made_up_for = arguments.is_empty() && outcome.is_ok() && left_out.is_none();
     let ignored = if made_up_for { ignored.saturating_sub(2) } else { ignored };
     let ignored = if ignored == 0 { String::new() } else { format!(", {ignored} ignored") };
@@ -113,7 +113,7 @@ fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
     outcome
 }
 
-/// The program of Docker Compose; nothing where docker has it for a plugin.
+/// The program of Docker Compose; `None` if Compose is a plugin of docker.
 fn compose() -> Result<Option<PathBuf>, Failure> {
     let plugin = Command::new("docker").args(["compose", "version"]).output();
     if plugin.is_ok_and(|output| output.status.success()) {
@@ -124,7 +124,7 @@ fn compose() -> Result<Option<PathBuf>, Failure> {
     Ok(Some(tools.join("docker-compose")))
 }
 
-/// Runs it to its end, copies its output and counts its tests.
+/// Runs it to its end, copies its output, and counts its tests.
 fn counted(command: &mut Command, counts: &mut Counts) -> Result<(), Failure> {
     let name = describe(command);
     let mut child =
@@ -143,7 +143,7 @@ struct Counts {
 }
 
 impl Counts {
-    /// Adds what a line like `test result: ok. 5 passed; 0 failed; 1 ignored; …` says; other lines say nothing.
+    /// Adds the counts of a line like `test result: ok. 5 passed; 0 failed; 1 ignored; …`; ignores other lines.
     fn add(&mut self, line: &str) {
         let Some(result) = line.strip_prefix("test result: ") else { return };
         let mut words = result.split([' ', ';', '.']).filter(|word| !word.is_empty()).peekable();
@@ -159,7 +159,7 @@ impl Counts {
     }
 }
 
-/// Copies the output as it comes, and counts what it says.
+/// Copies the output as it arrives, and counts the tests in it.
 fn pass_on(mut output: impl BufRead, counts: &mut Counts) -> io::Result<()> {
     let mut line = Vec::new();
     let mut screen = io::stdout().lock();

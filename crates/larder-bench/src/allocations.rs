@@ -1,21 +1,21 @@
-//! Counts what is taken from the heap, while asked to.
+//! Counts heap allocations while counting is on.
 //!
-//! When not asked, an allocation costs one more relaxed load, on every side alike.
+//! While it is off, an allocation costs one more relaxed load, for every contender alike.
 
 #![expect(unsafe_code, reason = "the only way to a counting global allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// What was taken from the heap.
+/// The allocations that were counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allocations {
-    /// Blocks taken, and blocks grown.
+    /// Blocks allocated, and blocks grown.
     pub(crate) count: u64,
     pub(crate) bytes: u64,
 }
 
-/// Counts, of all threads, until [`stop`].
+/// Counts the allocations of all threads until [`stop`].
 pub(crate) fn start() {
     COUNT.store(0, Relaxed);
     BYTES.store(0, Relaxed);
@@ -42,11 +42,11 @@ fn note(bytes: usize) {
     }
 }
 
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every call is passed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
-        // SAFETY: the caller keeps GlobalAlloc's contract, which is the system's too.
+        // SAFETY: the caller keeps GlobalAlloc's contract, which is the system allocator's contract too.
         unsafe { System.alloc(layout) }
     }
 

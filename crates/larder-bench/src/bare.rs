@@ -1,8 +1,8 @@
-//! What larder is measured against: the driver alone, used as a careful program would.
+//! The baseline: the driver alone, used as a careful program would use it.
 //!
-//! One multiplexed connection, without Nagle's delay, with a response timeout and with a queue as long as larder's; the
-//! same protocol; serde_json; a key made for each operation. No errors told apart, no reconnecting, no statistics, no
-//! checksum: whatever larder does beyond this is what the ratio shows.
+//! One multiplexed connection without Nagle's delay, with a response timeout and with a queue as long as larder's; the
+//! same protocol; serde_json; a key built for each operation. It does not classify errors, reconnect, keep statistics
+//! or compute checksums: the ratio shows the cost of everything that larder does beyond this.
 
 use std::time::Duration;
 

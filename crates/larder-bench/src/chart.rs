@@ -1,11 +1,11 @@
-//! A horizontal bar chart as SVG, readable on light and on dark.
+//! A horizontal bar chart as SVG, readable on light and dark backgrounds.
 
 use std::fmt::Write;
 
 use crate::statistics::Spread;
 
 const WIDTH: f64 = 760.0;
-/// Where the bars begin, and how long one of 1.0 is.
+/// Where the bars begin, and how long a bar of 1.0 is.
 const LEFT: f64 = 250.0;
 const UNIT: f64 = 330.0;
 const ROW: f64 = 24.0;

@@ -1,4 +1,4 @@
-//! The commands that the server counts for each of larder's operations (INFO commandstats): exact.
+//! The exact commands that the server counts for each of larder's operations (INFO commandstats).
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::table::Table;
 
 /// Calls of each operation.
 pub(crate) const TIMES: u64 = 100;
-/// The heartbeat (one TIME a second and connection) and what this program itself asks.
+/// The heartbeat (one TIME a second and connection) and the commands of this program itself.
 const NOT_OURS: [&str; 4] = ["time", "info", "config|resetstat", "config"];
 
 pub(crate) fn run() -> Outcome<Findings> {

@@ -1,4 +1,4 @@
-//! What one operation costs the client, counted: allocations, and instructions where valgrind is there.
+//! What one operation costs the client, counted: allocations, and instructions if valgrind is installed.
 
 use larder_testkit::Server;
 
@@ -68,7 +68,7 @@ fn taken_by(side: Side, url: &str, probe: Probe) -> Outcome<Allocations> {
     })
 }
 
-/// To one decimal: the driver's buffers grow now and then.
+/// Rounds to one decimal, because the driver's buffers grow now and then.
 fn each(count: u64) -> String {
     let tenths = (count * 10 + TIMES / 2) / TIMES;
     format!("{}.{}", tenths / 10, tenths % 10)

@@ -1,4 +1,4 @@
-//! larder's `get` and `set` beside the bare driver's GET and SET with the same serde_json work.
+//! larder's `get` and `set`, compared with the bare driver's GET and SET with the same serde_json work.
 
 use crate::bare::Bare;
 use crate::figures::{Bar, Findings, Limit};
@@ -70,7 +70,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// The driver beside a second connection of its own: how much of a difference is the machine's.
+/// The driver compared with a second connection of its own: the part of a difference that comes from the machine.
 pub(crate) fn control(rounds: usize) -> Outcome<Findings> {
     let mut table = Table::new(&["operation", "tasks", "runtime", "bare / bare", "95 % interval"]);
     for (flavour, tasks) in Flavour::BOTH.into_iter().flat_map(|flavour| TASKS.map(|tasks| (flavour, tasks)))

@@ -1,4 +1,4 @@
-//! What a measurement hands back: text for a section of the page, and how it stands to the bars.
+//! The result of a measurement: text for a section of the page, and how it compares with the promises.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ pub(crate) struct Figures {
     pub(crate) text: String,
 }
 
-/// What a promise about speed bounds.
+/// Which side a promise about speed bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Limit {
     AtLeast(f64),
@@ -19,15 +19,15 @@ pub(crate) enum Limit {
 pub(crate) struct Bar {
     pub(crate) what: String,
     pub(crate) limit: Limit,
-    /// The end of an interval that is furthest on the wrong side, of all that the promise covers.
+    /// The end of an interval that is furthest on the wrong side, over everything that the promise covers.
     pub(crate) measured: f64,
-    /// Where that was.
+    /// Where that was measured.
     pub(crate) at: String,
 }
 
 impl Bar {
-    /// The bar of several measurements, each with the end of its interval that counts (the lower one of what is to be
-    /// large, the upper one of what is to be small) and where that was.
+    /// The bar of several measurements. Each has the end of its interval that counts (the lower one if the value should
+    /// be large, the upper one if it should be small) and the place where it was measured.
     pub(crate) fn over(what: &str, limit: Limit, bounds: impl IntoIterator<Item = (f64, String)>) -> Self {
         let bounds = bounds.into_iter();
         let worst = match limit {
@@ -38,7 +38,7 @@ impl Bar {
         Self { what: what.to_owned(), limit, measured, at }
     }
 
-    /// Without rounding: 0.9499 is not 0.95.
+    /// Compares without rounding: 0.9499 is not 0.95.
     pub(crate) fn is_met(&self) -> bool {
         match self.limit {
             Limit::AtLeast(least) => self.measured >= least,
@@ -56,7 +56,7 @@ impl fmt::Display for Limit {
     }
 }
 
-/// What a subcommand found.
+/// The results of a subcommand.
 #[derive(Default)]
 pub(crate) struct Findings {
     pub(crate) figures: Vec<Figures>,

@@ -1,7 +1,7 @@
 //! Instructions of the client for one operation, by valgrind's callgrind: exact to about one in a hundred.
 //!
-//! This program runs itself under valgrind twice, with N and with 2 N operations, and takes the difference, so that
-//! starting, connecting and filling cancel out. The driver's own task is part of the count; the kernel is not.
+//! This program runs itself under valgrind twice, with N and with 2 N operations, and takes the difference. So the
+//! costs of starting, connecting and filling cancel out. The driver's own task is part of the count; the kernel is not.
 
 use std::env;
 use std::process::Command;
@@ -16,7 +16,7 @@ fn times(probe: Probe) -> u64 {
     if probe == Probe::GetMany { 20 } else { 400 }
 }
 
-/// Whether there is a valgrind to run under.
+/// Whether valgrind is installed.
 pub(crate) fn available() -> bool {
     Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success())
 }
@@ -26,14 +26,14 @@ pub(crate) fn per_operation(side: Side, url: &str, probe: Probe) -> Outcome<u64>
     per_turn(&[side.name(), url, probe.name()], times)
 }
 
-/// Of `spin WHAT… TIMES`, by the difference between `times` and twice as many.
+/// Instructions of `spin WHAT… TIMES`: the difference between `times` and twice as many.
 pub(crate) fn per_turn(what: &[&str], times: u64) -> Outcome<u64> {
     let once = total(what, times)?;
     let twice = total(what, 2 * times)?;
     Ok(twice.saturating_sub(once) / times)
 }
 
-/// The hidden subcommand: does the operations, and nothing is said of them.
+/// The hidden subcommand: runs the operations, and prints nothing about them.
 pub(crate) fn spin(arguments: &[String]) -> Outcome<()> {
     if let [first, which, url, times] = arguments
         && first == near_hits::SPIN

@@ -1,8 +1,8 @@
-//! How long a near copy outlives a SET, beside the bare push that tells of it.
+//! How long a near copy survives a SET, compared with the bare push that reports it.
 //!
-//! The value is of a type that notes when it is dropped. The near copy is the last to hold it, so that moment is when the
-//! copy is gone: nothing is polled. On the bare side the driver's callback notes when the push came. Both times begin
-//! before the SET is encoded and sent, on another connection.
+//! The value has a type that records when it is dropped. The near copy is the last owner of the value, so that moment
+//! is when the copy is gone: nothing is polled. On the bare side the driver's callback records when the push arrived.
+//! Both times begin before the SET is encoded and sent, on another connection.
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -26,9 +26,9 @@ use crate::statistics::{bootstrap, quantile};
 use crate::table::{Table, interval, ratio};
 
 const BAR: Limit = Limit::AtMost(1.2);
-/// Of each side, in a round.
+/// Samples of each side, in a round.
 const SAMPLES: usize = 50;
-/// After so many rounds, all connections are made anew.
+/// All connections are replaced after this many rounds.
 const BLOCK: usize = 5;
 
 static GONE: LazyLock<watch::Sender<Option<Instant>>> = LazyLock::new(|| watch::Sender::new(None));
@@ -37,11 +37,11 @@ fn note() {
     GONE.send_replace(Some(Instant::now()));
 }
 
-/// When it was noted, since the last time this was asked.
+/// Waits for the next moment to be recorded, and returns it.
 async fn noted() -> Outcome<Instant> {
     let mut gone = GONE.subscribe();
     let seen = tokio::time::timeout(Duration::from_secs(5), gone.wait_for(Option::is_some)).await;
-    let seen = seen.map_err(|_| "nobody told of a SET")??;
+    let seen = seen.map_err(|_| "no notification of a SET")??;
     (*seen).ok_or_else(|| "nothing was noted".into())
 }
 
@@ -109,9 +109,9 @@ enum Side {
     Bare,
 }
 
-/// Two Larders and two bare connections: one of each that writes, one that has a copy.
+/// Two Larders and two bare connections: on each side one that writes and one that has a copy.
 struct Pair {
-    // They hold the connections open.
+    // These keep the connections open.
     _larders: [Larder; 2],
     writes: Cache<Arc<Watched>>,
     reads: Cache<Arc<Watched>>,
@@ -147,7 +147,7 @@ impl Pair {
     }
 
     async fn larder(&self) -> Outcome<Duration> {
-        // An insert that met a change of its stripe was refused; then the next read makes the copy.
+        // An insert that ran into a change of its stripe was refused; then the next read makes the copy.
         let copy = loop {
             let copy = self.reads.get(0).await?.ok_or("a stored value is gone")?;
             if Arc::strong_count(&copy) == 2 {

@@ -1,10 +1,10 @@
-//! What is cached in every measurement: an article of a shop, about 1 KiB as JSON.
+//! The value that every measurement caches: an article of a shop, about 1 KiB as JSON.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// How many of them there are, with ids from 0.
+/// The number of items, with ids from 0.
 pub(crate) const ITEMS: u64 = 1000;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

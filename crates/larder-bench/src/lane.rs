@@ -1,4 +1,4 @@
-//! What is timed: one contender doing one operation again and again in a number of tasks.
+//! What is timed: one contender running one operation over and over in a number of tasks.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -16,13 +16,13 @@ pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 /// Keys of one `get_many`.
 pub(crate) const BATCH: u64 = 100;
 
-/// A way to cache items on a server. A task has a clone of its own.
+/// A way to cache items on a server. Each task has a clone of its own.
 pub(crate) trait Contender: Clone + Send + Sync + 'static {
     fn get(&mut self, id: u64) -> impl Future<Output = Outcome<Option<Item>>> + Send;
     fn set(&mut self, id: u64, item: &Item) -> impl Future<Output = Outcome<()>> + Send;
 }
 
-/// A contender that can do all that is counted.
+/// A contender that supports everything that is counted.
 pub(crate) trait Complete: Contender {
     fn exists(&mut self, id: u64) -> impl Future<Output = Outcome<bool>> + Send;
     fn delete(&mut self, id: u64) -> impl Future<Output = Outcome<bool>> + Send;
@@ -43,7 +43,7 @@ pub(crate) async fn fill<C: Contender>(contender: &C) -> Outcome<()> {
 
 pub(crate) type Work = Pin<Box<dyn Future<Output = Outcome<()>> + Send>>;
 
-/// What a lane is timed by.
+/// The clock of a lane.
 #[derive(Debug, Clone, Copy)]
 enum Clock {
     Wall,
@@ -61,18 +61,18 @@ impl Clock {
     }
 }
 
-/// A contender at one operation in a number of tasks.
+/// A contender that runs one operation in a number of tasks.
 pub(crate) struct Lane {
     pub(crate) name: &'static str,
     tasks: u64,
-    /// How many times as many operations it does as the first lane.
+    /// How many times as many operations it runs as the first lane.
     times: u64,
     clock: Clock,
     work: Box<dyn Fn(Ids) -> Work>,
 }
 
 impl Lane {
-    /// Every operation a hit.
+    /// Every operation is a hit.
     pub(crate) fn get<C: Contender>(name: &'static str, contender: &C, tasks: u64) -> Self {
         let contender = contender.clone();
         Self::new(name, tasks, move |ids| {
@@ -124,21 +124,21 @@ impl Lane {
         Self { name, tasks, times: 1, clock: Clock::Wall, work: Box::new(work) }
     }
 
-    /// The same with this many times the operations: for what is so much quicker that its time would be too short to
-    /// measure.
+    /// The same with this many times the operations: for a contender that is so much faster that its time would be too
+    /// short to measure.
     #[must_use]
     pub(crate) fn times(self, times: u64) -> Self {
         Self { times, ..self }
     }
 
-    /// The same, timed by what all threads of this process spent computing: for what never waits, where that is what
-    /// a machine with nothing else to do takes, and what a busy one hardly changes.
+    /// The same, timed by the processor time of all threads of this process: for a contender that never waits. Then
+    /// this is the time that it takes on an idle machine, and a busy machine hardly changes it.
     #[must_use]
     pub(crate) fn computing(self) -> Self {
         Self { clock: Clock::Processor, ..self }
     }
 
-    /// The time that every task took together for `each` operations a task, times its own.
+    /// Runs `each` times `times` operations in every task, and returns the time until all tasks are done.
     pub(crate) async fn run(&self, each: u64) -> Outcome<Duration> {
         let began = self.clock.now();
         let mut running = JoinSet::new();
@@ -151,20 +151,20 @@ impl Lane {
         Ok(self.clock.now().saturating_sub(began))
     }
 
-    /// Operations of all tasks for one of each task of the first lane.
+    /// Operations of all tasks for each operation of one task of the first lane.
     pub(crate) fn operations(&self) -> u64 {
         self.tasks * self.times
     }
 }
 
-/// The ids that one task goes through: all of them, in an order that is not the server's.
+/// The ids that one task goes through: all of them, in an order that differs from the server's.
 pub(crate) struct Ids {
     next: u64,
     left: u64,
 }
 
 impl Ids {
-    /// Where these begin, other than those of other tasks, and how many they are.
+    /// The position where this task begins, different for each task, and the number of ids.
     pub(crate) fn start_and_count(&self) -> (u64, u64) {
         (self.next, self.left)
     }

@@ -1,4 +1,4 @@
-//! What `get_or_load` costs beside `get`, counted: allocations, commands, round trips.
+//! What `get_or_load` costs compared with `get`, counted: allocations, commands, round trips.
 
 use std::io;
 use std::sync::Arc;
@@ -18,9 +18,10 @@ use crate::ours::TTL;
 use crate::rounds::Flavour;
 use crate::table::Table;
 
-/// Counts of the same thing, of which the least is taken: the driver's buffers grow now and then, and a heartbeat comes.
+/// How often each count is repeated; the least one is used, because the driver's buffers grow and heartbeats run now
+/// and then.
 const REPEATS: usize = 5;
-/// Keys that are not there, for one load each.
+/// Absent keys, for one load each.
 const COLD: std::ops::Range<u64> = 100_000..100_050;
 
 pub(crate) fn run() -> Outcome<Findings> {
@@ -30,7 +31,7 @@ pub(crate) fn run() -> Outcome<Findings> {
     let cache = runtime.block_on(async {
         let cache = Larder::connect(&server.url()).await?.cache::<Item>("item").ttl(TTL).build()?;
         cache.set_many((0u64..).zip(&Item::all())).await?;
-        // What only the first of all does: the cache's versions, the scripts.
+        // The first call fetches the cache's versions and loads the scripts.
         cache.get_or_load(u64::MAX, || async { Ok::<_, io::Error>(Item::new(1)) }).await?;
         Outcome::Ok(cache)
     })?;
@@ -115,16 +116,17 @@ fn least_allocations(hits: impl Fn() -> Outcome<()>) -> Outcome<Allocations> {
     Ok(least.ok_or("nothing was counted")?)
 }
 
-/// To one decimal.
+/// Rounds to one decimal.
 fn each(count: u64) -> String {
     let tenths = (count * 10 + TIMES / 2) / TIMES;
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
-/// Round trips of one cold load, before and after its loader: what the server read from its clients, a request or several at
-/// once, looked at before the call, in the loader, and after the call. The median, because heartbeats come between.
+/// Round trips of one cold load, before and after its loader. Counts how often the server read from its clients (a read
+/// may contain several requests), before the call, in the loader, and after the call. The median, because heartbeats
+/// run in between.
 fn round_trips(server: &Arc<Server>, runtime: &Runtime, cache: &Cache<Item>) -> Outcome<(u64, u64)> {
-    // Looking is read by the server, too.
+    // Asking for the count is a read of the server, too.
     let looking = reads(server)?.abs_diff(reads(server)?);
     let (mut before, mut after) = (Vec::new(), Vec::new());
     for id in COLD {
@@ -139,7 +141,7 @@ fn round_trips(server: &Arc<Server>, runtime: &Runtime, cache: &Cache<Item>) -> 
         };
         runtime.block_on(async {
             cache.get_or_load(id, load).await?;
-            // What the load still has to do, if anything, is its own.
+            // Requests that the load still sends after the call has returned count as its own.
             tokio::time::sleep(Duration::from_millis(5)).await;
             Outcome::Ok(())
         })?;

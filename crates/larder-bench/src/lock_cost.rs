@@ -1,4 +1,4 @@
-//! What an uncontended lock costs, counted: the client's allocations and instructions, the server's processor time.
+//! What an uncontended lock costs, counted: the client's allocations and instructions, and the server's processor time.
 
 use larder::Larder;
 use larder_testkit::Server;
@@ -14,11 +14,11 @@ use crate::rounds::Flavour;
 use crate::statistics::quartiles;
 use crate::table::{Table, spread};
 
-/// Under which the hidden subcommand `spin` takes and frees locks.
+/// The argument of the hidden subcommand `spin` that acquires and releases locks.
 pub(crate) const SPIN: &str = "locks";
 const NAMES: [&str; 2] = ["bare", "larder"];
 const COUNTED: u64 = 1_000;
-/// Pairs between two looks at the server's clock.
+/// Pairs between two readings of the server's processor time.
 const PAIRS: u64 = 6_400;
 
 pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<String> {
@@ -64,7 +64,7 @@ pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<String> {
     Ok(table.finish() + &machine::note(began, &format!("{rounds} rounds of twice {PAIRS} pairs")))
 }
 
-/// What `spin locks` does under valgrind.
+/// What `spin locks` runs under valgrind.
 pub(crate) fn spin(which: &str, url: &str, times: u64) -> Outcome<()> {
     let place = NAMES.iter().position(|name| *name == which).ok_or("no such lock")?;
     pairs(place, url, times, |work| work())
@@ -75,7 +75,7 @@ async fn lanes(url: &str, tasks: u64) -> Outcome<[Lane; 2]> {
     Ok([of_bare(&bare, tasks), of_larder(&larder, tasks)])
 }
 
-/// Calls `measured` around so many pairs by one task on one thread.
+/// Calls `measured` around this many pairs, by one task on one thread.
 fn pairs<T>(
     place: usize,
     url: &str,
@@ -89,7 +89,7 @@ fn pairs<T>(
     measured(&mut work)
 }
 
-/// The processor time of the server's main thread for one pair of either side, round by round.
+/// The processor time of the server's main thread for one pair on either side, round by round.
 #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 operations")]
 fn server_time(rounds: usize, tasks: u64) -> Outcome<[Vec<f64>; 2]> {
     let server = Server::builder().tcp().start();

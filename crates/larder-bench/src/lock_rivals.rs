@@ -1,8 +1,9 @@
-//! larder's locks beside `rslock` and a token in a list: pairs a second where nobody else wants the lock, and what ten
-//! contenders in two processes get of one that all want.
+//! larder's locks compared with `rslock` and with a token in a list: pairs a second on uncontended locks, and the
+//! throughput of ten contenders in two processes for one lock.
 //!
-//! Each is used as its documentation shows. The token is the least that hands a lock over by itself: who pops it holds the
-//! lock, who pushes it frees it. It has no time to live, no owner and no fence, and is lost with its holder.
+//! Each is used as its documentation shows. The token is the simplest lock that hands itself over: popping it takes the
+//! lock, and pushing it back releases the lock. It has no time to live, no owner and no fence, and is lost with its
+//! holder.
 
 mod contention;
 mod rival;
@@ -67,7 +68,7 @@ async fn lane<R: Rival>(url: &str, tasks: u64) -> Outcome<Lane> {
     }
     Ok(Lane::new(R::NAME, tasks, move |ids| -> Work {
         let (start, pairs) = ids.start_and_count();
-        // Tasks begin 37 apart.
+        // The tasks begin at positions that are 37 apart.
         let contender = usize::try_from(start / 37).ok().and_then(|task| contenders.get(task)).cloned();
         Box::pin(async move {
             let mut contender = contender.ok_or("no such task")?;

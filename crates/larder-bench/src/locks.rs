@@ -1,8 +1,8 @@
-//! Locks beside the least that one could be: `SET NX PX` and a script that compares and deletes; and how long a lock is on its
-//! way from one holder to the next.
+//! Locks compared with the least that a lock could be, `SET NX PX` and a script that compares and deletes; and how long
+//! a lock takes from one holder to the next.
 //!
-//! Every task of the uncontended side has a lock of its own, so that nothing is waited for. A handover is timed from before the
-//! release is sent until the next holder has its guard, and stated in round trips of a `PING`, which were measured in the same
+//! In the uncontended measurement every task has its own lock, so that none waits. A handover lasts from before the
+//! release is sent until the next holder has its guard. It is stated in round trips of a `PING`, measured in the same
 //! minute on the same connections.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +28,7 @@ const P99: Limit = Limit::AtMost(6.0);
 const TASKS: [u64; 2] = [1, 64];
 const WAITERS: [usize; 2] = [1, 64];
 const HANDOVERS: usize = 3_000;
-/// How long a lock is held, and how long its last holder stays away: longer than a handover takes.
+/// How long a lock is held, and how long its last holder pauses: longer than a handover takes.
 const HELD: Duration = Duration::from_millis(4);
 const AWAY: Duration = Duration::from_millis(1);
 const TTL: Duration = Duration::from_secs(30);
@@ -153,7 +153,7 @@ async fn handover(url: &str, waiters: usize) -> Outcome<(Vec<f64>, Vec<f64>)> {
     let (here, there) = (Larder::connect(url).await?, Larder::connect(url).await?);
     let mut pings = Vec::new();
     for _ in 0..2_000 {
-        // As rested as a handover finds the machine.
+        // The PINGs pause too, so that they find the machine as idle as a handover does.
         tokio::time::sleep(HELD).await;
         let sent = Instant::now();
         here.ping().await?;
@@ -161,7 +161,7 @@ async fn handover(url: &str, waiters: usize) -> Outcome<(Vec<f64>, Vec<f64>)> {
     }
     let times = Arc::new(Mutex::new((None::<Instant>, Vec::new())));
     let mut tasks = JoinSet::new();
-    // One holds while the others wait.
+    // One task holds the lock while the others wait.
     for task in 0..=waiters {
         let larder = if task.is_multiple_of(2) { &here } else { &there };
         let lock = larder.lock("gate").ttl(TTL);
@@ -179,11 +179,11 @@ async fn handover(url: &str, waiters: usize) -> Outcome<(Vec<f64>, Vec<f64>)> {
                         return Outcome::Ok(());
                     }
                 }
-                // Until the holder before stands in line again.
+                // Until the previous holder is in the queue again.
                 tokio::time::sleep(HELD).await;
                 times.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(Instant::now());
                 guard.release().await?;
-                // What it does next is no part of the handover, and here it would go through the same thread and server.
+                // What this task does next is not part of the handover, and would use the same thread and server.
                 tokio::time::sleep(AWAY).await;
             }
         });

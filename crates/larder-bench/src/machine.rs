@@ -1,4 +1,4 @@
-//! Where and when something was measured, and how much of the machine others had meanwhile.
+//! When and on which machine something was measured, and how busy other programs kept the machine meanwhile.
 
 use std::fs;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::item::Item;
 use crate::lane::Outcome;
 use crate::table::Table;
 
-/// The versions that `Cargo.lock` held when this was built.
+/// The versions in `Cargo.lock` when this was built.
 const LOCK: &str = include_str!("../../../Cargo.lock");
 const CRATES: [&str; 9] = [
     "larder",
@@ -23,7 +23,7 @@ const CRATES: [&str; 9] = [
     "rslock",
 ];
 
-/// The processors' time so far, in ticks of all of them together.
+/// The processor time so far, in ticks of all processors together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ticks {
     busy: u64,
@@ -32,7 +32,7 @@ pub(crate) struct Ticks {
 }
 
 impl Ticks {
-    /// Of the whole machine since its start; `None` where there is no /proc/stat.
+    /// Ticks of the whole machine since it started; `None` without /proc/stat.
     pub(crate) fn now() -> Option<Self> {
         let stat = fs::read_to_string("/proc/stat").ok()?;
         let ticks: Vec<u64> =
@@ -45,7 +45,7 @@ impl Ticks {
     }
 }
 
-/// When something was measured, and the load of the machine: a paragraph below its figures, in lines of 120 columns.
+/// When something was measured, and the load of the machine: a paragraph below the figures, in lines of 120 columns.
 pub(crate) fn note(began: Option<Ticks>, rounds: &str) -> String {
     let broken = |busy: String| format!(";\nmeanwhile {}", busy.replace(", and ", ",\nand "));
     let busy = meanwhile(began).map(broken).unwrap_or_default();
@@ -70,7 +70,7 @@ fn meanwhile(began: Option<Ticks>) -> Option<String> {
     ))
 }
 
-/// A table of where, when and with what.
+/// A table of the machine, the date and the versions.
 pub(crate) fn describe(began: Option<Ticks>, rounds: usize) -> Outcome<String> {
     let server = Server::start().version();
     let json = serde_json::to_vec(&Item::new(500))?.len();

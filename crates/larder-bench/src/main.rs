@@ -1,6 +1,6 @@
-//! larder beside its rivals: ratios with their spread, and what can be counted exactly.
+//! larder compared with its rivals: ratios with their spread, and exact counts.
 //!
-//! Nothing here passes or fails: it measures, prints, and writes docs/performance.md. See `HELP` in options.rs.
+//! This program does not pass or fail: it measures, prints, and writes docs/performance.md. See `HELP` in options.rs.
 
 mod allocations;
 mod bare;
@@ -130,7 +130,7 @@ fn measure(options: &Options) -> Outcome<()> {
 
 #[cfg(feature = "rivals")]
 fn rivals(options: &Options) -> Outcome<Findings> {
-    // docs/performance.md has its plots in docs/performance/.
+    // The plots of docs/performance.md are in docs/performance/.
     let plots = options.write.as_deref().map(|page: &Path| page.with_extension(""));
     rivals::run(options.pairs, plots.as_deref())
 }

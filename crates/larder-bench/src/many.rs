@@ -1,4 +1,4 @@
-//! larder's `get_many` beside the bare driver's MGET with the same serde_json work.
+//! larder's `get_many`, compared with the bare driver's MGET with the same serde_json work.
 
 use crate::bare::Bare;
 use crate::driver::{plural, row};

@@ -1,7 +1,7 @@
-//! A near miss beside a plain hit on the server: what being near costs where it does not help.
+//! A near miss compared with a plain hit on the server: what a near tier costs when it does not help.
 //!
-//! A miss is made by reading through a `fresh()` handle: a tracked GET, whose answer replaces the near copy. The plain
-//! hit is the same cache without a near tier: an untracked GET.
+//! A miss is a read through a `fresh()` handle: a tracked GET, whose reply replaces the near copy. The plain hit uses
+//! the same cache without a near tier: an untracked GET.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use crate::statistics::{bootstrap, quartiles};
 use crate::table::{Table, interval, ratio, spread};
 
 const BAR: Limit = Limit::AtMost(1.05);
-/// What the server is given to do between two looks at its clock.
+/// The number of reads between two readings of the server's processor time.
 const OPERATIONS: u64 = 6_400;
-/// Reads of which allocations are counted, and reads under valgrind.
+/// Reads for the count of allocations, and reads under valgrind.
 const COUNTED: u64 = 1_000;
 const SPUN: u64 = 1_000;
 
-/// Under which the hidden subcommand `spin` does such reads.
+/// The argument of the hidden subcommand `spin` that runs these reads.
 pub(crate) const SPIN: &str = "miss";
 const NAMES: [&str; 2] = ["plain", "near miss"];
 
@@ -88,7 +88,7 @@ fn lane(name: &'static str, cache: &Cache<Arc<Item>>, tasks: u64) -> Lane {
     })
 }
 
-/// What the client does for one read of either kind.
+/// What the client spends on one read of either kind.
 fn count(instructions: bool) -> Outcome<String> {
     eprintln!("near-miss: counting");
     let server = Server::builder().tcp().start();
@@ -115,13 +115,13 @@ fn count(instructions: bool) -> Outcome<String> {
     Ok(table.finish())
 }
 
-/// What `spin miss` does under valgrind.
+/// What `spin miss` runs under valgrind.
 pub(crate) fn spin(which: &str, url: &str, times: u64) -> Outcome<()> {
     let place = NAMES.iter().position(|name| *name == which).ok_or("no such read")?;
     reads(place, url, times, |work| work())
 }
 
-/// Calls `measured` around so many reads by one task on one thread.
+/// Calls `measured` around this many reads, by one task on one thread.
 fn reads<T>(
     place: usize,
     url: &str,
@@ -135,8 +135,8 @@ fn reads<T>(
     measured(&mut work)
 }
 
-/// The processor time of the server's main thread for one read of either kind: what it takes is the same however busy
-/// the machine is, or nearly.
+/// The processor time of the server's main thread for one read of either kind. It depends only slightly on how busy the
+/// machine is.
 #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 operations")]
 fn server_time(rounds: usize) -> Outcome<String> {
     let began = Ticks::now();
@@ -181,7 +181,7 @@ fn lane_operations(lane: &Lane, each: u64) -> u64 {
     lane.operations() * each
 }
 
-/// Seconds of the server's main thread so far; of the whole process on a server that does not count it apart.
+/// Seconds of the server's main thread so far; of the whole process if the server does not count it separately.
 pub(crate) fn main_thread(server: &Server) -> Outcome<f64> {
     let cpu = server.info("cpu");
     let seconds = |name: &str| cpu.get(name).and_then(|seconds| seconds.parse::<f64>().ok());

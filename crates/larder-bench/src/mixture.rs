@@ -1,7 +1,7 @@
-//! What a near tier is worth: 99 of 100 reads near, one at the server, beside all of them at the server.
+//! What a near tier gains: 99 of 100 reads near and one at the server, compared with all reads at the server.
 //!
-//! Keys are drawn by Zipf's law. Which reads reach the server is not left to the tier's luck: every hundredth asks for
-//! a `fresh()` value, which is what a near miss does.
+//! Keys are drawn by Zipf's law. Which reads reach the server does not depend on the tier's hit rate: every hundredth
+//! read asks for a `fresh()` value, which is what a near miss does.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::table::{Table, interval, rate, ratio};
 use crate::zipf::{Draws, KEYS};
 
 const BAR: Limit = Limit::AtLeast(50.0);
-/// Operations of the mixture for one of the other, so that both run for some 20 ms.
+/// Operations of the mixture for each operation of the other lane, so that both run for some 20 ms.
 const TIMES: u64 = 50;
 const ONE_IN: u64 = 100;
 
@@ -86,7 +86,7 @@ fn lane(
     let (most, few, draws) = (most.clone(), few.clone(), draws.clone());
     Lane::new(name, tasks, move |ids| {
         let (most, few) = (most.clone(), few.clone());
-        // Tasks ask the server at different times.
+        // The tasks ask the server at different times.
         let (first, _) = ids.start_and_count();
         let walk = draws.walk(&ids);
         Box::pin(async move {

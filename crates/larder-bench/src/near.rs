@@ -1,4 +1,4 @@
-//! A near hit beside a bare `quick_cache`, and what it is made of.
+//! A near hit compared with a bare `quick_cache`, and the parts of its cost.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,9 +17,9 @@ use crate::zipf::{Draws, KEYS};
 
 const GET: Limit = Limit::AtMost(1.3);
 const GET_OR_LOAD: Limit = Limit::AtMost(1.5);
-/// Hits of which allocations are counted.
+/// Hits for the count of allocations.
 const COUNTED: u64 = 10_000;
-/// Hits a run under valgrind.
+/// Hits of a run under valgrind.
 const SPUN: u64 = 20_000;
 
 const BARE: &str = "bare `quick_cache`, the names made before";
@@ -81,7 +81,7 @@ pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// Processor time: with two threads, what each spends.
+/// Processor time: with two threads, the time that each of them spends.
 fn nanos(standing: &Standing) -> String {
     spread(standing.rate.inverted(1e9))
 }
@@ -118,7 +118,7 @@ fn part(name: &'static str, work: impl Fn(u64) + Copy + Send + 'static) -> Lane 
     .computing()
 }
 
-/// The table, and the most allocations that larder took.
+/// The table, and the largest number of allocations of larder.
 fn count(instructions: bool) -> Outcome<(String, f64)> {
     eprintln!("near: counting");
     let server = Server::builder().tcp().start();
@@ -137,7 +137,7 @@ fn count(instructions: bool) -> Outcome<(String, f64)> {
             "–".to_owned()
         };
         let (name, size) = match hit {
-            // A bare lookup is no future.
+            // A bare lookup is not a future.
             Hit::Bare => (BARE, "0"),
             Hit::Get => (LARDER_GET, get.as_str()),
             Hit::GetOrLoad => (LARDER_LOAD, get_or_load.as_str()),

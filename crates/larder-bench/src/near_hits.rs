@@ -1,4 +1,4 @@
-//! Near hits, and what they are held against: a bare `quick_cache` under the same names.
+//! Near hits, and their baseline: a bare `quick_cache` under the same names.
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -15,11 +15,11 @@ use crate::ours::TTL;
 use crate::rounds::Flavour;
 use crate::zipf::{Draws, Walk};
 
-/// Under which the hidden subcommand `spin` does near hits.
+/// The argument of the hidden subcommand `spin` that runs near hits.
 pub(crate) const SPIN: &str = "near";
-/// Instructions do not depend on how many there are, and filling under valgrind takes long.
+/// The number of keys does not change the instructions of a hit, and filling under valgrind takes long.
 const SPUN_KEYS: u64 = 100;
-/// Enough for all of them.
+/// Enough for all keys.
 const ROOM: u64 = 64 << 20;
 
 /// A cache with all its keys near.
@@ -47,8 +47,8 @@ impl NearCache {
         Ok(Self { larder, cache, filling })
     }
 
-    /// That what was read since came from near, but for one in a thousand: a program that was not scheduled for two
-    /// seconds asks the server again, and rightly so.
+    /// Asserts that all later reads were near, except for one in a thousand: a process that was not scheduled for two
+    /// seconds asks the server again, as it must.
     fn check(&self) -> Outcome<()> {
         let stats = self.larder.stats();
         let stats = stats.caches.get("near").ok_or("no such cache")?;
@@ -99,7 +99,7 @@ impl NearCache {
     }
 }
 
-/// `quick_cache` alone: the least that any near tier on it can cost.
+/// `quick_cache` alone: the least that any near tier built on it can cost.
 #[derive(Clone)]
 pub(crate) struct BareNear {
     copies: Arc<quick_cache::sync::Cache<String, Arc<Item>>>,
@@ -121,7 +121,7 @@ impl BareNear {
         self.copies.get(self.names.get(usize::try_from(id).ok()?)?)
     }
 
-    /// The names were made before: a `get` and nothing else.
+    /// With names built beforehand: a `get` and nothing else.
     pub(crate) fn lane(&self, name: &'static str, draws: &Draws, tasks: u64) -> Lane {
         let (bare, draws) = (self.clone(), draws.clone());
         Lane::new(name, tasks, move |ids| {
@@ -136,7 +136,7 @@ impl BareNear {
         .computing()
     }
 
-    /// A name is made for each, without an allocation.
+    /// With a name built for each hit, without an allocation.
     pub(crate) fn naming_lane(&self, name: &'static str, draws: &Draws, tasks: u64) -> Lane {
         let (bare, draws) = (self.clone(), draws.clone());
         Lane::new(name, tasks, move |ids| {
@@ -152,16 +152,16 @@ impl BareNear {
     }
 }
 
-/// A name as short as larder's, made the way larder makes it.
+/// A name as short as larder's, built the way larder builds it.
 #[inline]
 pub(crate) fn named(id: u64) -> ArrayString<71> {
     let mut name = ArrayString::new();
-    // It is long enough for any id.
+    // Long enough for any id.
     let _ = write!(name, "near:{id}");
     name
 }
 
-/// What is counted, and instructions of which.
+/// The kinds of hits that are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hit {
     Bare,
@@ -180,7 +180,7 @@ impl Hit {
         }
     }
 
-    /// Calls `measured` around `times` hits by one task on one thread.
+    /// Calls `measured` around `times` hits, by one task on one thread.
     fn run<T>(
         self,
         url: &str,
@@ -221,7 +221,7 @@ impl Hit {
     }
 }
 
-/// Bytes of the future that each call is, before it is polled: what is moved about.
+/// Bytes of the future of each call before it is polled: what is moved around.
 pub(crate) fn sizes() -> Outcome<[usize; 2]> {
     Flavour::CurrentThread.build()?.block_on(async {
         let cache = NearCache::filled("memory:", 1).await?.cache;
@@ -230,7 +230,7 @@ pub(crate) fn sizes() -> Outcome<[usize; 2]> {
     })
 }
 
-/// What `spin near` does under valgrind.
+/// What `spin near` runs under valgrind.
 pub(crate) fn spin(which: &str, url: &str, times: u64) -> Outcome<()> {
     let hit = Hit::ALL.into_iter().find(|hit| hit.name() == which).ok_or("no such hit")?;
     hit.run(url, times, |work| work())

@@ -1,4 +1,4 @@
-//! larder, as it comes.
+//! larder with its defaults.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub(crate) use near::OursNear;
 use crate::item::Item;
 use crate::lane::{Complete, Contender, Outcome};
 
-/// Of every value of every contender.
+/// The time to live of every value of every contender.
 pub(crate) const TTL: Duration = Duration::from_secs(3600);
 
 #[derive(Clone)]

@@ -11,8 +11,8 @@ const END: &str = "<!-- /figures -->";
 
 const SUMMARY: &str = "summary";
 
-/// Writes what was found, and the bars into the table that the page opens with: each in place of the row of the same
-/// promise, so that a part can be measured again by itself.
+/// Writes the results, and the bars into the table at the top of the page: each replaces the row of the same promise,
+/// so that a part can be measured again by itself.
 pub(crate) fn write(path: &Path, findings: &Findings, when: &str) -> Outcome<()> {
     let mut page = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let figures = &findings.figures;
@@ -32,7 +32,7 @@ pub(crate) fn write(path: &Path, findings: &Findings, when: &str) -> Outcome<()>
     Ok(())
 }
 
-/// The table that the page opens with: `old` with the rows of these bars anew, or added.
+/// The table at the top of the page: `old` with the rows of these bars replaced or added.
 pub(crate) fn summary(old: &str, bars: &[Bar], when: &str) -> String {
     let mut table = Table::new(&["what", "bar", "worst end of an interval", "where", "measured, UTC", "met"]);
     let first_cell = |row: &str| row.split('|').nth(1).unwrap_or_default().trim().to_owned();

@@ -1,4 +1,4 @@
-//! One operation of one side, done a number of times by one task on one thread: what `count` counts.
+//! One operation of one contender, run a number of times by one task on one thread: the unit of `count`.
 
 use std::hint::black_box;
 
@@ -56,8 +56,8 @@ impl Side {
         [Self::Larder, Self::Bare].into_iter().find(|side| side.name() == name)
     }
 
-    /// Connects, stores `2 × ITEMS` items, warms up, and then calls `measured` around the operations themselves, of which
-    /// there are at most [`ITEMS`].
+    /// Connects, stores `2 × ITEMS` items, warms up, and then calls `measured` around the operations themselves, at
+    /// most [`ITEMS`] of them.
     pub(crate) fn run<T>(
         self,
         url: &str,
@@ -87,7 +87,7 @@ fn run<C: Complete, T>(
         }
         Outcome::Ok(contender)
     })?;
-    // What is warmed up with is not what is measured: a delete works once.
+    // Warming up uses other items than the measurement, because a delete works only once.
     runtime.block_on(repeat(&mut contender, probe, &items, ITEMS..ITEMS + 200))?;
     measured(&mut || runtime.block_on(repeat(&mut contender, probe, &items, 0..times)))
 }

@@ -1,6 +1,7 @@
-//! larder beside the caches that others build on the same driver.
+//! larder compared with the caches of other authors on the same driver.
 //!
-//! Each is used in the quickest way that its public interface has for the job: a typed value by key, with a time to live.
+//! Each is used in the fastest way that its public interface offers for the job: a typed value by key, with a time to
+//! live.
 
 mod cached;
 mod multi_tier;

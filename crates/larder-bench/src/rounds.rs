@@ -1,10 +1,9 @@
 //! Rounds in which every lane runs under the same conditions, as nearly as one machine allows.
 //!
-//! In a round each lane runs six times: three times in a shuffled order, then in the reverse of it, so that a machine that
-//! grows slower meanwhile slows all lanes alike, and so that no single placing of tasks on threads decides a round. The
-//! number of operations is fixed before. After a block of rounds everything is
-//! made anew (server, runtime, connections): luck in where memory or a connection lands would otherwise stay with one
-//! lane for the whole measurement.
+//! In a round each lane runs six times: three times in a shuffled order, then in the reverse order. So a machine that
+//! slows down meanwhile slows all lanes alike, and no single placement of tasks on threads decides a round. The number
+//! of operations is fixed beforehand. After a block of rounds the server, the runtime and the connections are replaced:
+//! otherwise a lucky placement of memory or of a connection would favour one lane for the whole measurement.
 
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use crate::lane::{Lane, Outcome};
 use crate::statistics::{Spread, bootstrap, quartiles};
 
 const BLOCK: usize = 5;
-/// What one run of the first lane is to take.
+/// The duration that one run of the first lane should have.
 const SLICE: Duration = Duration::from_millis(20);
 /// A pass is two runs of each lane.
 const PASSES: u32 = 3;
@@ -46,17 +45,17 @@ impl Flavour {
     }
 }
 
-/// How one lane did beside the first.
+/// How one lane compares with the first.
 #[derive(Debug, Clone)]
 pub(crate) struct Standing {
     pub(crate) name: &'static str,
     /// Operations a second: the median and the quartiles of the rounds.
     pub(crate) rate: Spread,
-    /// Of its rate to the first lane's in the same round: the median and its 95 % interval.
+    /// The ratio to the first lane's rate in the same round: the median and its 95 % interval.
     pub(crate) ratio: Spread,
 }
 
-/// Measures lanes on fresh servers. The first lane is what the others are compared with.
+/// Measures lanes on fresh servers. The first lane is the one that the others are compared with.
 pub(crate) fn compare(
     flavour: Flavour,
     rounds: usize,

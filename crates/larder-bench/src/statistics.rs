@@ -1,11 +1,11 @@
-//! Medians, and how far to believe them.
+//! Medians, and how exact they are.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 const RESAMPLES: usize = 10_000;
 
-/// A median and the range that it may well lie in.
+/// A median and the range in which the true median probably lies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) low: f64,
@@ -14,14 +14,14 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of `one / x`: a time from a rate.
+    /// Of `one / x`: turns a rate into a time.
     pub(crate) fn inverted(self, one: f64) -> Self {
         Self { low: one / self.high, median: one / self.median, high: one / self.low }
     }
 }
 
 /// The median with its 95 % interval: the percentile bootstrap (Efron 1979), always from the same seed. A median,
-/// because the machine's hiccups hit single rounds hard; they would move a mean.
+/// because a hiccup of the machine affects single rounds strongly and would move a mean.
 pub(crate) fn bootstrap(samples: &[f64]) -> Spread {
     let mut rng = StdRng::seed_from_u64(1);
     let resample = |_| {
@@ -39,7 +39,7 @@ pub(crate) fn quartiles(samples: &[f64]) -> Spread {
     Spread { low: quantile(samples, 0.25), median: quantile(samples, 0.5), high: quantile(samples, 0.75) }
 }
 
-/// Interpolated between neighbours; not a number where there is no sample.
+/// Interpolates between neighbours; NaN without samples.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! Tables in Markdown, which a terminal shows well enough too.
+//! Tables in Markdown, which are readable enough in a terminal too.
 
 use std::fmt::Write;
 
@@ -27,7 +27,7 @@ impl Table {
         let _ = writeln!(self.text, "| {} |", cells.join(" | "));
     }
 
-    /// A row that is one already.
+    /// Adds a row that is already formatted.
     pub(crate) fn line(&mut self, row: &str) {
         self.text.push_str(row);
         self.text.push('\n');

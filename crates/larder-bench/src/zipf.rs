@@ -1,4 +1,4 @@
-//! Keys drawn as real traffic draws them: few of them often, most of them hardly ever.
+//! Keys drawn as real traffic draws them: a few of them often, most of them rarely.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use rand::{RngExt, SeedableRng};
 
 use crate::lane::Ids;
 
-/// Keys of every measurement that draws them.
+/// The number of keys in every measurement that draws keys.
 pub(crate) const KEYS: u64 = 10_000;
-/// The skew that YCSB uses: the first key has a tenth of all reads, the first hundred have half.
+/// The skew that YCSB uses: the first key gets a tenth of all reads, the first hundred get half.
 const SKEW: f64 = 0.99;
-/// A power of two, so that going round costs nothing.
+/// A power of two, so that wrapping around costs nothing.
 const DRAWS: usize = 1 << 18;
 
-/// Ids drawn once, beforehand: drawing takes longer than a near hit does.
+/// Ids drawn beforehand: drawing one takes longer than a near hit.
 #[derive(Clone)]
 pub(crate) struct Draws {
     ids: Arc<[u32]>,
@@ -41,7 +41,7 @@ impl Draws {
         Self { ids: (0..DRAWS).map(|_| draw()).collect() }
     }
 
-    /// As many as `ids`, of every task from a place of its own.
+    /// As many as `ids`; each task starts at a different position.
     pub(crate) fn walk(&self, ids: &Ids) -> Walk {
         let (start, left) = ids.start_and_count();
         let start = usize::try_from(start.wrapping_mul(7919)).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The testkit's own connection to a server.
 //!
-//! It goes through a unix socket in the server's folder, whatever else the server listens on: so it needs no TLS, and
-//! who answers is the server that was started there. It is opened when first needed, and again after it broke.
+//! It uses a unix socket in the server's folder, whatever else the server listens on. So it needs no TLS, and always
+//! reaches the server that was started there. It is opened when first needed, and reopened after it broke.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,7 @@ use redis::{
     RedisResult,
 };
 
-/// Longer than any answer takes, short enough that a test on a paused server ends.
+/// Longer than any reply takes, and short enough that a test on a paused server ends.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) struct Admin {
@@ -38,7 +38,7 @@ impl Admin {
         let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = slot.as_mut() {
             match cmd.query(open) {
-                // Closed by the server since the last command: CLIENT KILL, or a restart that we did not do.
+                // The server has closed it since the last command: by CLIENT KILL, or by a restart outside the testkit.
                 Err(error) if error.is_connection_dropped() => *slot = None,
                 Err(error) if error.is_io_error() => {
                     *slot = None;
@@ -55,13 +55,13 @@ impl Admin {
         answer
     }
 
-    /// Forgets the connection, as its server is about to end.
+    /// Drops the connection, because its server is about to end.
     pub(crate) fn close(&self) {
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn connect(&self) -> RedisResult<Connection> {
-        // No CLIENT SETINFO: it would show in the counts of calls, and 6.0 does not know it.
+        // No CLIENT SETINFO: it would be in the counts of calls, and 6.0 does not know it.
         let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
         if let Some(password) = &self.password {
             settings = settings.set_password(password);

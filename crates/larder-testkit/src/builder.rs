@@ -1,4 +1,4 @@
-//! What a server to be started is like.
+//! The settings of a server to be started.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use crate::server::{Address, CONFIG, Failed, SOCKET, Server};
 use crate::tls::Certificates;
 use crate::{Version, resolve};
 
-/// What a [`Server`] to be started is like: by default one on a unix socket, without password and without persistence.
+/// The settings of a [`Server`] to be started: by default a unix socket, no password and no persistence.
 #[derive(Debug, Clone, Default)]
 pub struct ServerBuilder {
     listen: Listen,
@@ -40,15 +40,15 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on a free port of 127.0.0.1 with TLS, and there only with TLS. The certificate is valid for 127.0.0.1
-    /// and localhost, and signed by [`Server::ca_pem`]; clients need none.
+    /// Listens on a free port of 127.0.0.1, with TLS only. The certificate is valid for 127.0.0.1 and localhost, and is
+    /// signed by [`Server::ca_pem`]; clients need none.
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.listen = Listen::Tls;
         self
     }
 
-    /// Demands this password of the default user, as a replica uses it too towards its master.
+    /// Requires this password for the default user; a replica also uses it towards its master.
     #[must_use]
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
@@ -62,8 +62,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Any setting as in redis.conf, after the testkit's own, so that it wins: `.arg("maxmemory", "2mb")`. A value with
-    /// several words stands as it is, so quote what must stay one.
+    /// Sets any setting of redis.conf, after the testkit's own, so that it wins: `.arg("maxmemory", "2mb")`. A value of
+    /// several words is written unchanged, so quote words that belong together.
     #[must_use]
     pub fn arg(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
@@ -79,7 +79,7 @@ impl ServerBuilder {
         self.tcp()
     }
 
-    /// As [`ServerBuilder::tls`], with these certificates, and as a client to its like with TLS, too.
+    /// As [`ServerBuilder::tls`], with these certificates, and with TLS as a client to other nodes, too.
     pub(crate) fn tls_among(mut self, certificates: Arc<Certificates>) -> Self {
         self.certificates = Some(certificates);
         self.tls().arg("tls-replication", "yes")
@@ -89,7 +89,7 @@ impl ServerBuilder {
     ///
     /// # Panics
     ///
-    /// Where there is no server to run, or it does not answer within ten seconds; with its log.
+    /// If there is no server to run, or it does not answer within ten seconds; with its log.
     #[must_use]
     pub fn start(self) -> Server {
         let server = self.launch();
@@ -97,7 +97,7 @@ impl ServerBuilder {
         server
     }
 
-    /// Starts it without waiting for its answer, for those who start several.
+    /// Starts it without waiting for its answer, for callers that start several servers.
     pub(crate) fn launch(self) -> Server {
         let program = resolve().unwrap_or_else(|error| panic!("{error}"));
         let version = Version::of(&program).unwrap_or_else(|error| panic!("{error}"));
@@ -139,14 +139,14 @@ impl Server {
         fs::write(self.folder().join(CONFIG), config).expect("the server's folder can be written to");
     }
 
-    /// Waits until the server answers, on another port than planned where that one turned out to be taken.
+    /// Waits until the server answers; uses another port if the planned one turns out to be taken.
     pub(crate) fn await_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             match self.poll_ready(deadline) {
                 Ok(()) => return,
                 Err(Failed::PortTaken) if Instant::now() < deadline => {
-                    // The old port is released only after the new one is picked, or it could be picked again.
+                    // Release the old port only after picking the new one; otherwise the old one could be picked again.
                     let fresh = self.builder.address();
                     *self.lock_address() = fresh;
                     self.write_config();
@@ -189,17 +189,17 @@ impl ServerBuilder {
             .as_ref()
             .map(|password| format!("\"{}\"", password.replace('\\', "\\\\").replace('"', "\\\"")));
         if let Some(password) = &password {
-            // Sentinels ask each other for it, too.
+            // Sentinels ask each other for the password, too.
             lines.set("requirepass", password);
         }
         if !self.sentinel {
             lines.set("save", "");
             lines.set("appendonly", if self.persist { "yes" } else { "no" });
             lines.set("appendfsync", "always");
-            // Without the default's five seconds of waiting for more replicas to come.
+            // Without the default delay of five seconds, in which the master waits for more replicas.
             lines.set("repl-diskless-sync-delay", "0");
             if version.at_least(7, 0) {
-                // 6.0 has no such setting, and allows DEBUG as it is.
+                // 6.0 has no such setting, and allows DEBUG anyway.
                 lines.set("enable-debug-command", "yes");
             }
             if let Some(password) = &password {
@@ -223,7 +223,7 @@ impl Config {
     }
 }
 
-/// Where TMPDIR is deep, a socket in it could exceed the 108 bytes that its address may have (104 on macOS).
+/// If TMPDIR is deep, the path of a socket in it could exceed the limit of 108 bytes (104 on macOS).
 fn folder() -> io::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix("larder-");

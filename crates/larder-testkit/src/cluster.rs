@@ -1,8 +1,8 @@
 //! A Cluster of three masters and three replicas.
 //!
-//! It is put together by the commands that redis-cli would send. Two settings make that quick: every node meets every
-//! other, rather than leaving it to gossip, and the node timeout is short until all is well, as a master that has been
-//! in the minority, which all are at first, waits that long before it serves.
+//! It is created with the commands that redis-cli would send. Two things make that fast. Every node meets every other
+//! node, without waiting for gossip. And the node timeout is short until the cluster is up: at first every master is in
+//! the minority, and such a master waits for that long before it serves.
 
 mod moves;
 
@@ -18,7 +18,7 @@ use crate::{Server, ServerBuilder, eventually};
 const MASTERS: usize = 3;
 const NODES: usize = 6;
 const SLOTS: u16 = 16_384;
-/// What is added to a node's port for the port on which nodes talk to each other.
+/// The difference between a node's port and the port on which nodes talk to each other.
 const BUS: u16 = 10_000;
 const LIMIT: Duration = Duration::from_secs(60);
 const NODE_TIMEOUT: &str = "2000";
@@ -32,7 +32,7 @@ pub struct Cluster {
     tls: bool,
 }
 
-/// What a [`Cluster`] to be started is like.
+/// The settings of a [`Cluster`] to be started.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterBuilder {
     node: ServerBuilder,
@@ -41,7 +41,7 @@ pub struct ClusterBuilder {
 }
 
 impl ClusterBuilder {
-    /// Demands this password of the default user, on all nodes.
+    /// Requires this password for the default user, on all nodes.
     #[must_use]
     pub fn password(mut self, password: &str) -> Self {
         self.node = self.node.password(password);
@@ -56,18 +56,18 @@ impl ClusterBuilder {
         self
     }
 
-    /// Any setting as in redis.conf, for all nodes.
+    /// Sets any setting of redis.conf, on all nodes.
     #[must_use]
     pub fn arg(mut self, name: &str, value: &str) -> Self {
         self.node = self.node.arg(name, value);
         self
     }
 
-    /// Starts it, and returns once every node says that all is well and every replica follows its master.
+    /// Starts it, and returns once every node reports that the cluster is up and every replica follows its master.
     ///
     /// # Panics
     ///
-    /// Where that is not so within a minute.
+    /// If that takes longer than a minute.
     #[must_use]
     pub fn start(self) -> Cluster {
         let node = if self.tls {
@@ -80,7 +80,7 @@ impl ClusterBuilder {
             ("cluster-config-file", "nodes.conf"),
             ("cluster-node-timeout", NODE_TIMEOUT_AT_FIRST),
             ("cluster-announce-ip", "127.0.0.1"),
-            // Replicas stay with their masters: a test counts on whom it finds where.
+            // Replicas stay with their masters, because tests rely on which node is where.
             ("cluster-migration-barrier", "10"),
         ]);
         let nodes: Vec<Server> = (0..NODES).map(|_| node.clone().launch()).collect();
@@ -108,9 +108,9 @@ impl Cluster {
         ClusterBuilder::default()
     }
 
-    /// What a client connects to: `redis-cluster://127.0.0.1:p1,127.0.0.1:p2,127.0.0.1:p3`, with `:password@` before
-    /// the first address where there is a password, and `rediss-cluster` with TLS. These are the nodes that were
-    /// masters at first.
+    /// The URL for clients: `redis-cluster://127.0.0.1:p1,127.0.0.1:p2,127.0.0.1:p3`, with `:password@` before the
+    /// first address if there is a password, and `rediss-cluster` with TLS. These are the nodes that were masters at
+    /// first.
     #[must_use]
     pub fn url(&self) -> String {
         let seeds: Vec<String> = self.nodes.iter().take(MASTERS).map(address).collect();
@@ -132,13 +132,13 @@ impl Cluster {
         self.nodes.first().expect("a node").ca_pem()
     }
 
-    /// All nodes: the three first masters, then the replica of each in the same order.
+    /// All nodes: the three first masters, and then the replica of each in the same order.
     #[must_use]
     pub fn nodes(&self) -> &[Server] {
         &self.nodes
     }
 
-    /// The nodes that run and are masters now, by the first slot that each serves.
+    /// The running nodes that are masters now, by the first slot that each serves.
     #[must_use]
     pub fn masters(&self) -> Vec<&Server> {
         let first = |node: &Server| own_slots(node)?.first().map(|range| *range.start());
@@ -152,7 +152,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// Where no running node says that it does.
+    /// If no running node says that it serves the key.
     #[must_use]
     pub fn master_of(&self, key: &str) -> &Server {
         let masters = self.masters();
@@ -182,17 +182,17 @@ impl Cluster {
         })
     }
 
-    /// Waits until all nodes that run say that every slot is served, agree on who serves it, and all replicas among
-    /// them follow their masters: after a node was killed, or came back.
+    /// Waits until all running nodes report that every slot is served, agree on which node serves it, and all running
+    /// replicas follow their masters: after a node was killed, or came back.
     ///
     /// # Panics
     ///
-    /// Where that is not so within a minute.
+    /// If that takes longer than a minute.
     pub fn wait_until_ok(&self) {
         eventually("all nodes of the cluster are well", LIMIT, || self.is_ok().then_some(()));
     }
 
-    /// [`Server::calls`], summed over the masters. Replicas are left out, as they count what is replicated to them.
+    /// [`Server::calls`], summed over the masters. Replicas are left out, because they count replicated commands.
     #[must_use]
     pub fn calls(&self, command: &str) -> u64 {
         self.masters().into_iter().map(|node| node.calls(command)).sum()
@@ -222,7 +222,7 @@ impl Cluster {
         }
         for (replica, master) in replicas.iter().zip(masters) {
             let id: String = master.query(&["CLUSTER", "MYID"]);
-            // Refused until it has met that master.
+            // Refused until the replica has met that master.
             eventually("the replica knows its master", LIMIT, || {
                 replica.try_query::<()>(&["CLUSTER", "REPLICATE", &id]).ok()
             });
@@ -233,7 +233,7 @@ impl Cluster {
         });
         for node in &self.nodes {
             node.command(&["CONFIG", "SET", "cluster-node-timeout", NODE_TIMEOUT]);
-            // For restarts.
+            // Used after restarts.
             node.command(&["CONFIG", "REWRITE"]);
         }
     }
@@ -251,7 +251,7 @@ impl Cluster {
         maps.all(|map| map.as_ref() == Some(&first))
     }
 
-    /// What the nodes must agree on: for every running member its master, or its slots.
+    /// What the nodes must agree on: for every running node its master, or its slots.
     fn agreed(&self, node: &Server) -> Option<BTreeMap<String, (Option<String>, String)>> {
         let running: Vec<String> = self.running().map(address).collect();
         let members = members(node)?;
@@ -276,14 +276,15 @@ struct Member {
     slots: String,
 }
 
-/// What the node says of all nodes, by their ids.
+/// What the node reports about all nodes, by their ids.
 fn members(node: &Server) -> Option<BTreeMap<String, Member>> {
     let text: String = node.try_query(&["CLUSTER", "NODES"]).ok()?;
     // id ip:port@bus[,hostname] flags master ping-sent pong-received epoch link-state slot slot …
     let member = |line: &str| {
         let mut words = line.split(' ');
         let id = words.next()?.to_owned();
-        // By the bus, which is always 10,000 above: the other port is that of the asker's kind, with TLS or without.
+        // By the bus port, which is always 10,000 higher. The other port depends on whether the connection that asks
+        // uses TLS.
         let (address, bus) = words.next()?.split_once('@')?;
         let (ip, _) = address.rsplit_once(':')?;
         let port = bus.split(',').next()?.parse::<u16>().ok()?.checked_sub(BUS)?;
@@ -319,7 +320,7 @@ fn address(node: &Server) -> String {
     format!("127.0.0.1:{}", node.port())
 }
 
-/// One by one, as CLUSTER ADDSLOTSRANGE came with 7.0.
+/// One by one, because CLUSTER ADDSLOTSRANGE came with 7.0.
 fn add_slots(master: &Server, part: u16) {
     let parts = u16::try_from(MASTERS).expect("a small number");
     let (begin, end) =

@@ -1,16 +1,14 @@
-//! Real servers for tests, and what makes them fail.
+//! Real servers for tests, and tools that make them fail.
 //!
 //! A test that needs Redis or Valkey starts its own: [`Server`] (a unix socket, TCP or TLS), [`Cluster`] (three
-//! masters, three replicas) or [`Sentinel`] (a master, a replica, three sentinels). Everything here blocks, and
-//! everything that was started is killed, and its folder removed, when the value is dropped — or when the test process
-//! dies first.
+//! masters, three replicas) or [`Sentinel`] (a master, a replica, three sentinels). Everything here blocks. Every
+//! server is killed, and its folder removed, when the value is dropped — or when the test process dies first.
 //!
-//! What happens between processes is tested with three more: a [`Proxy`] stands between a client and its server and
-//! fails on demand, [`worker`] runs the test's own binary again as further processes, and [`history`] judges what they
-//! recorded.
+//! Three more tools test what happens between processes: a [`Proxy`] between a client and its server fails on demand,
+//! [`worker`] runs the test's own binary again as further processes, and [`history`] checks what they recorded.
 //!
-//! Which server is run is [`resolve`]'s decision; tests are never skipped for the lack of one. What goes wrong here
-//! panics with the server's own log: a test has no better way to go on.
+//! [`resolve`] decides which server is run; tests are never skipped because there is none. Errors in this crate panic
+//! with the server's own log, because a test has no better way to continue.
 //!
 //! ```
 //! # #[cfg(feature = "servers")] {

@@ -1,10 +1,10 @@
 //! Free ports on 127.0.0.1.
 //!
 //! The kernel's own choice (bind to port 0) comes from the range of outgoing connections. A server that is killed and
-//! restarted there can find its port taken by some client, and a client that keeps reconnecting to such a port while
-//! no server listens can even connect to itself. So ports are drawn below that range. Each stays reserved within this
-//! process until it is dropped, also while its server is down; what another process takes in the meantime shows when
-//! the server starts, and another port is drawn.
+//! restarted there can find its port taken by a client, and a client that keeps reconnecting to such a port while it is
+//! free can even connect to itself. So ports are drawn below that range. Each stays reserved within this process until
+//! it is dropped, even while its server is down. If another process takes the port meanwhile, the server fails to
+//! start, and another port is drawn.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
@@ -18,7 +18,7 @@ const BUS: u16 = 10_000;
 
 static RESERVED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
-/// A port that no process listened on, and the Cluster bus port that goes with it.
+/// A free port, and the Cluster bus port that belongs to it.
 #[derive(Debug)]
 pub(crate) struct Port(u16);
 
@@ -26,7 +26,7 @@ impl Port {
     pub(crate) fn pick() -> Self {
         let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
         for attempt in 0..10_000_u32 {
-            // A fresh RandomState is the random source that std has.
+            // A new RandomState is the random source that std has.
             let random = RandomState::new().hash_one(attempt) % u64::from(COUNT);
             let port = FIRST + u16::try_from(random).expect("less than COUNT");
             if !reserved.contains(&port) && is_free(port) && is_free(port + BUS) {

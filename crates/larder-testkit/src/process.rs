@@ -1,9 +1,9 @@
 //! One child process that cannot outlive the test.
 //!
-//! Dropping kills it. A test process that is itself killed drops nothing, so beside each child runs a shell that reads
-//! from a pipe of ours: when we die, the pipe closes and the shell kills the child and removes its folder. (The
-//! kernel's parent-death signal would do without the shell, but it needs unsafe code, and it fires when the *thread*
-//! ends that started the child: a server shared by several tests would die with the first.)
+//! Dropping kills it. A test process that is itself killed drops nothing, so next to each child runs a shell that reads
+//! from a pipe of ours: when we die, the pipe closes, and the shell kills the child and removes its folder. (The
+//! kernel's parent-death signal would work without the shell. But it needs unsafe code, and it fires when the *thread*
+//! that started the child ends: a server shared by several tests would die with the first of them.)
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -19,9 +19,9 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`, which must become the server by itself (no fork), with `folder` as its own, if it has one.
+    /// Starts `command`, which must become the server itself (no fork), with `folder` as its folder, if it has one.
     pub(crate) fn spawn(mut command: Command, folder: Option<&Path>) -> io::Result<Self> {
-        // Groups of their own: Ctrl-C in the terminal must reach us only, or the watchdog would die before its moment.
+        // Process groups of their own: Ctrl-C in the terminal must reach only us, or the watchdog would die too early.
         let child = command.process_group(0).spawn()?;
         let watchdog = Command::new("/bin/sh")
             .args(["-c", "read -r _; kill -9 \"$1\"; shift; rm -rf \"$@\"", "larder-watchdog"])
@@ -58,7 +58,7 @@ impl Process {
         self.child.stdin.take()
     }
 
-    /// SIGSTOP; returns once the process stands still.
+    /// Sends SIGSTOP, and returns once the process is stopped.
     pub(crate) fn pause(&mut self) {
         assert!(self.exited().is_none(), "the process to pause has died");
         let pid = self.rustix_pid();
@@ -66,14 +66,14 @@ impl Process {
         waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).expect("a child of ours can be waited for");
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub(crate) fn resume(&self) {
         kill_process(self.rustix_pid(), Signal::CONT).expect("a child of ours can be signalled");
     }
 
-    /// SIGKILL, where it still runs; returns once it is gone.
+    /// Sends SIGKILL if the process still runs, and returns once it is gone.
     pub(crate) fn kill(&mut self) {
-        // The watchdog first: once the child is reaped, its number may belong to another process.
+        // Kill the watchdog first: once the child is reaped, its number may belong to another process.
         end(&mut self.watchdog);
         end(&mut self.child);
     }

@@ -1,22 +1,22 @@
 //! A TCP proxy that fails on demand.
 //!
-//! The problem: what a client does when its network fails shows only on a network that fails, at a moment that the test
-//! chooses, and on the connection that the test means. Pausing or killing the server fails them all at once.
+//! The problem: how a client reacts to a failing network shows only on a network that fails, at a moment that the test
+//! chooses, and on the connection that the test means. Pausing or killing the server fails all connections at once.
 //!
-//! The mechanism: a listener on 127.0.0.1, on a thread with a runtime of its own, so that the proxy works beside a test
-//! that blocks and its delays are real whatever the test does with its clock. Each connection is one task, which moves
-//! bytes between the client's socket and the server's as the current [`Settings`] say. They stand in a watch channel:
-//! each change wakes every task, and nothing polls.
+//! The mechanism: a listener on 127.0.0.1, on a thread with its own runtime. So the proxy works next to a test that
+//! blocks, and its delays are real whatever the test does with its clock. Each connection is one task, which moves
+//! bytes between the client's socket and the server's as the current [`Settings`] say. The settings are in a watch
+//! channel: each change wakes every task, and no task polls.
 //!
-//! Invariants: a task reads the settings and moves bytes under one read lock, which a change waits for. So once a
-//! method here returns, no byte passes that the new settings would stop. Bytes of one direction never overtake each
-//! other. When a [`Proxy`] has been dropped, its thread and its sockets are gone.
+//! Invariants: a task reads the settings and moves bytes under one read lock, and a change waits for that lock. So once
+//! a method here has returned, no byte passes that the new settings would stop. Bytes of one direction never overtake
+//! each other. When a [`Proxy`] has been dropped, its thread and its sockets are gone.
 //!
-//! Not guaranteed: that the sockets are closed when [`Proxy::cut`] or [`Proxy::drop_connections`] returns; that is a
-//! moment later, and [`Proxy::until_connections`] waits for it. A connection that the proxy has not accepted yet,
-//! though its client takes it for open, stands in no count and is not dropped. Tracked connections are recognised by
-//! the word TRACKING in what the client sends: a key or value that contains it counts too, and behind TLS nothing is
-//! seen. A direction holds 8 MiB; then its sender has to wait, as it would on a real network.
+//! Not guaranteed: the sockets need not be closed when [`Proxy::cut`] or [`Proxy::drop_connections`] returns. They
+//! close a moment later, and [`Proxy::until_connections`] waits for it. A connection that the proxy has not accepted
+//! yet is not counted and not dropped, though its client sees it as open. Tracked connections are recognised by the
+//! word TRACKING in what the client sends: a key or value that contains it counts too, and with TLS it is never seen. A
+//! direction holds 8 MiB; then its sender has to wait, as on a real network.
 
 mod connection;
 mod lane;
@@ -38,8 +38,8 @@ use connection::Connection;
 pub use settings::Direction;
 use settings::{Mode, Scope, Settings};
 
-/// A proxy between clients and one server, ended on drop. All that a setting says holds for the connections that stand
-/// and for new ones alike, until [`Proxy::restore`]. The methods return the proxy, so that they can be chained.
+/// A proxy between clients and one server, ended on drop. Every setting holds for open connections and for new ones,
+/// until [`Proxy::restore`]. The methods return the proxy, so that they can be chained.
 ///
 /// ```
 /// use std::time::Duration;
@@ -80,7 +80,7 @@ impl Proxy {
     ///
     /// # Panics
     ///
-    /// Where there is no port or no thread to be had.
+    /// If no port or no thread is available.
     pub async fn start(upstream: impl Display) -> Self {
         let (upstream, leads_to) = watch::channel(Arc::from(upstream.to_string()));
         let (settings, watched) = watch::channel(Settings::default());
@@ -99,7 +99,7 @@ impl Proxy {
                     never = listen(listener, leads_to, watched, counted) => match never {},
                 }
             });
-            // Ends all connections. A look-up of a host name that still runs is not waited for.
+            // Ends all connections. A lookup of a host name that still runs is not waited for.
             runtime.shutdown_background();
         };
         let thread = thread::Builder::new().name("larder-proxy".to_owned()).spawn(body);
@@ -108,91 +108,91 @@ impl Proxy {
         Self { address, settings, upstream, gauges, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Where clients connect to: `127.0.0.1:port`. It stays the same as long as the proxy lives.
+    /// The address for clients: `127.0.0.1:port`. It stays the same as long as the proxy exists.
     #[must_use]
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// The same for larder: `redis://127.0.0.1:port`, without the server's password.
+    /// The same as a URL for larder: `redis://127.0.0.1:port`, without the server's password.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
     }
 
-    /// Closes every connection, and each new one as soon as it is accepted. Restricted to tracked ones, it closes a new
-    /// one when it turns tracked; restricted to untracked ones, it refuses them all, as each is untracked at first.
+    /// Closes every connection, and each new one as soon as it is accepted. Restricted to tracked connections, it
+    /// closes a new one when it becomes tracked; restricted to untracked ones, it refuses all, because each is
+    /// untracked at first.
     pub fn cut(&self) -> &Self {
         self.change(|settings| settings.faults().for_each(|faults| faults.cut = true))
     }
 
-    /// Closes the connections that stand; new ones work.
+    /// Closes the open connections; new ones work.
     pub fn drop_connections(&self) -> &Self {
         self.change(|settings| settings.faults().for_each(|faults| faults.drops += 1))
     }
 
-    /// Half open: nothing passes in this direction, not even the end of a connection, and none is closed. What is sent
-    /// is held, and flows on after [`Proxy::restore`].
+    /// Half open: no byte passes in this direction, not even the end of a connection, and no connection is closed. What
+    /// is sent is held, and flows on after [`Proxy::restore`].
     pub fn silence(&self, direction: Direction) -> &Self {
         self.change(|settings| settings.transits(direction).for_each(|transit| transit.mode = Mode::Hold))
     }
 
-    /// Discards what is sent in this direction, and what is held there: with [`Direction::ToClient`] the server does
-    /// what it is asked, and its replies are lost. The end of a connection does pass.
+    /// Discards what is sent in this direction, and what is held there: with [`Direction::ToClient`] the server
+    /// executes requests, and its replies are lost. The end of a connection does pass.
     pub fn swallow(&self, direction: Direction) -> &Self {
         self.change(|settings| settings.transits(direction).for_each(|transit| transit.mode = Mode::Discard))
     }
 
-    /// Passes each chunk that arrives, and the end of a connection, so much later, in order. Also what is under way.
+    /// Delays each chunk that arrives, and the end of a connection, in order. This includes what is in flight.
     pub fn delay(&self, direction: Direction, delay: Duration) -> &Self {
         self.change(|settings| settings.transits(direction).for_each(|transit| transit.delay = delay))
     }
 
-    /// Back to normal, for all connections: what is held flows on, and faults that follow apply to all again.
+    /// Back to normal, for all connections: what is held flows on, and later faults apply to all again.
     pub fn restore(&self) -> &Self {
         self.change(Settings::restore)
     }
 
-    /// Faults that follow apply to connections whose client has sent the word TRACKING, in any case of letters, so to
-    /// those that asked for `CLIENT TRACKING ON`; from the very chunk on that completes the word. Faults that were set
-    /// before stay as they are.
+    /// Later faults apply to connections whose client has sent the word TRACKING, in upper or lower case, as a request
+    /// for `CLIENT TRACKING ON` does; from the chunk on that completes the word. Faults that were set before stay as
+    /// they are.
     pub fn only_tracked(&self) -> &Self {
         self.change(|settings| settings.scope = Scope::Tracked)
     }
 
-    /// Faults that follow apply to connections whose client has not sent the word TRACKING, until it does.
+    /// Later faults apply to connections whose client has not sent the word TRACKING, until it does.
     pub fn only_untracked(&self) -> &Self {
         self.change(|settings| settings.scope = Scope::Untracked)
     }
 
-    /// Faults that follow apply to all connections, as they do at first.
+    /// Later faults apply to all connections, as they do at first.
     pub fn all(&self) -> &Self {
         self.change(|settings| settings.scope = Scope::All)
     }
 
-    /// Leads clients that come from now on to another server, as a virtual IP does that moves. The connections that are
-    /// open stay where they are.
+    /// Leads new clients to another server, as a virtual IP does that moves. Open connections keep their server.
     pub fn redirect(&self, upstream: impl Display) -> &Self {
         self.upstream.send_replace(upstream.to_string().into());
         self
     }
 
-    /// How many clients' connections stand.
+    /// The number of open connections of clients.
     #[must_use]
     pub fn connections(&self) -> usize {
         *self.gauges.standing.borrow()
     }
 
-    /// Returns once exactly so many connections stand; it has no limit of time of its own.
+    /// Returns once exactly this many connections are open; has no time limit of its own.
     pub async fn until_connections(&self, count: usize) {
         // The sender is ours, so it cannot have gone.
         let _ = self.gauges.standing.subscribe().wait_for(|standing| *standing == count).await;
     }
 
-    /// How many bytes have passed in this direction since the start, over all connections; for both, their sum.
+    /// The number of bytes that have passed in this direction since the start, over all connections; for both, the sum.
     #[must_use]
     pub fn bytes(&self, direction: Direction) -> u64 {
-        // A reply is counted a moment after it can be read. The lock for writing is had when no task is in between.
+        // A reply is counted a moment after it can be read. The write lock is free only while no task is in between.
         self.settings.send_if_modified(|_| false);
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         match direction {
@@ -236,7 +236,7 @@ async fn listen(
     loop {
         let client = match listener.accept().await {
             Ok((client, _)) => client,
-            // It went away before it was accepted.
+            // The client disconnected before it was accepted.
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
             Err(error) => panic!("the proxy cannot accept connections: {error}"),
         };

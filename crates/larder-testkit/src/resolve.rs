@@ -1,8 +1,8 @@
 //! Which server the tests run on.
 //!
-//! In this order: `LARDER_TEST_SERVER`, `valkey-server` or `redis-server` on the PATH, and, as root on a machine with
-//! apt-get, Debian's redis-server, which is then installed. A test run without a server would be a green lie, so there
-//! is no skipping: else the answer is the line to type.
+//! In this order: `LARDER_TEST_SERVER`, `valkey-server` or `redis-server` on the PATH, and Debian's redis-server, which
+//! is installed if the tests run as root on a machine with apt-get. Tests are never skipped, because a green run
+//! without a server would be misleading: without a server, the error says what to type.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 const LOCK: &str = "/run/lock/larder-testkit";
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Why no server could be found, and what to type to change that.
+/// Why no server was found, and what to type to change that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoServer(String);
 
@@ -36,15 +36,15 @@ impl fmt::Display for NoServer {
 impl std::error::Error for NoServer {}
 
 /// The server program that tests run: `LARDER_TEST_SERVER` (a path, or a name on the PATH), else `valkey-server`, else
-/// `redis-server`, else Debian's package, which is installed when that is possible (root, apt-get). The answer is kept
+/// `redis-server`, else Debian's package, which is installed if that is possible (root, apt-get). The result is kept
 /// for the life of the process.
 ///
 /// # Errors
 ///
-/// [`NoServer`] with the line to type where there is no server and none can be installed.
+/// [`NoServer`], with the line to type, if there is no server and none can be installed.
 pub fn resolve() -> Result<PathBuf, NoServer> {
     static FOUND: Mutex<Option<PathBuf>> = Mutex::new(None);
-    // Held while installing, so that the tests of one process do not all call apt-get.
+    // Held during the installation, so that the tests of one process do not all call apt-get.
     let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = &*found {
         return Ok(path.clone());
@@ -55,7 +55,7 @@ pub fn resolve() -> Result<PathBuf, NoServer> {
     Ok(found.insert(path).clone())
 }
 
-/// `asked` is LARDER_TEST_SERVER, `folders` the PATH.
+/// `asked` is the value of LARDER_TEST_SERVER, `folders` the PATH.
 fn find(
     asked: Option<OsString>,
     folders: &OsStr,
@@ -69,7 +69,7 @@ fn find(
         } else {
             on_path(&path, folders)
         };
-        // Servers are started in their own folder, where a relative path would lead nowhere.
+        // Servers are started in their own folder, where a relative path would not work.
         return found.and_then(|path| std::path::absolute(path).ok()).ok_or_else(|| {
             NoServer(format!("LARDER_TEST_SERVER is {}, which is no program that can be run", path.display()))
         });
@@ -123,13 +123,13 @@ fn install() -> Result<(), NoServer> {
 
 fn apt_get(arguments: &[&str]) -> Result<(), NoServer> {
     eprintln!("larder-testkit: apt-get {}", arguments.join(" "));
-    // Another test process may be installing at this moment. apt's own lock, which others may hold, does not cover all:
-    // an install beside an update finds "the package cache file is corrupted".
+    // Another test process may be installing at this moment. apt's own lock, which other programs may hold, does not
+    // cover everything: an install next to an update finds "the package cache file is corrupted".
     let output = Command::new("flock")
         .args([LOCK, "apt-get", "-o", "DPkg::Lock::Timeout=300"])
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
-        // With policy-rc.d, what keeps the package's scripts from starting a system service.
+        // With policy-rc.d, which keeps the package's scripts from starting a system service.
         .env("RUNLEVEL", "1")
         .stdin(Stdio::null())
         .output()
@@ -144,8 +144,8 @@ fn apt_get(arguments: &[&str]) -> Result<(), NoServer> {
     )))
 }
 
-/// Debian starts a service as soon as it is installed, unless /usr/sbin/policy-rc.d refuses. An existing policy is the
-/// owner's and stays.
+/// Debian starts a service as soon as it is installed, unless /usr/sbin/policy-rc.d refuses. An existing policy belongs
+/// to the machine's owner, and stays.
 struct ServicePolicy {
     ours: bool,
 }
@@ -200,7 +200,7 @@ mod tests {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
 
-        /// What is found without any installing, below the machine's root.
+        /// The server that is found without any installation, below the machine's root.
         fn finds(&self, asked: &str) -> PathBuf {
             let asked = (asked != "unset").then(|| asked.into());
             let found = find(asked, &self.path, || false, || panic!("it installs")).unwrap();
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_relative_path_is_found_from_any_folder() {
-        // The test's own program, from where the test runs.
+        // The test's own program, relative to the folder in which the test runs.
         let here = env::current_dir().unwrap();
         let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
         let program = env::current_exe().unwrap();

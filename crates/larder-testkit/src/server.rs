@@ -22,11 +22,11 @@ pub(crate) const SOCKET: &str = "redis.sock";
 pub(crate) const CONFIG: &str = "redis.conf";
 const LOG: &str = "server.log";
 
-/// A running server of our own, killed on drop.
+/// A running server of the test, killed on drop.
 ///
 /// All methods take `&self`, so that a test can share it with the tasks that it drives.
 pub struct Server {
-    // Dropped in this order: the process ends before its folder goes.
+    // Fields are dropped in this order: the process ends before its folder is removed.
     pub(crate) process: Mutex<Option<Process>>,
     pub(crate) admin: Admin,
     pub(crate) address: Mutex<Address>,
@@ -38,7 +38,7 @@ pub struct Server {
     pub(crate) folder: TempDir,
 }
 
-/// Where clients reach it.
+/// How clients reach it.
 #[derive(Debug)]
 pub(crate) enum Address {
     Unix,
@@ -65,15 +65,15 @@ impl Server {
         Self::builder().start()
     }
 
-    /// Another kind of server: TCP, TLS, with a password, with persistence, with settings.
+    /// Configures another kind of server: TCP, TLS, a password, persistence, other settings.
     #[must_use]
     pub fn builder() -> ServerBuilder {
         ServerBuilder::default()
     }
 
-    /// What a client connects to: `redis+unix:///folder/redis.sock`, `redis://127.0.0.1:port` or
-    /// `rediss://127.0.0.1:port`; with a password `redis+unix://:password@/folder/redis.sock`,
-    /// `redis://:password@127.0.0.1:port`, percent-encoded.
+    /// The URL for clients: `redis+unix:///folder/redis.sock`, `redis://127.0.0.1:port` or `rediss://127.0.0.1:port`;
+    /// with a password `redis+unix://:password@/folder/redis.sock`, `redis://:password@127.0.0.1:port`,
+    /// percent-encoded.
     #[must_use]
     pub fn url(&self) -> String {
         let user = self.password().map(userinfo).unwrap_or_default();
@@ -84,7 +84,7 @@ impl Server {
         }
     }
 
-    /// Its TCP address; none for a server on a unix socket.
+    /// Its TCP address; `None` for a server on a unix socket.
     #[must_use]
     pub fn addr(&self) -> Option<SocketAddr> {
         match &*self.lock_address() {
@@ -93,7 +93,7 @@ impl Server {
         }
     }
 
-    /// Its unix socket; none for a server that clients reach by TCP.
+    /// Its unix socket; `None` for a server that clients reach over TCP.
     #[must_use]
     pub fn socket(&self) -> Option<&Path> {
         matches!(*self.lock_address(), Address::Unix).then_some(self.socket.as_path())
@@ -115,7 +115,7 @@ impl Server {
         self.folder.path()
     }
 
-    /// What it has written to its log so far.
+    /// Its log so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read(self.folder().join(LOG))
@@ -123,17 +123,17 @@ impl Server {
             .unwrap_or_default()
     }
 
-    /// Product and version of the program that runs.
+    /// Product and version of the running program.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Sends a command over the testkit's own connection, which authenticates itself and is reopened when it broke.
+    /// Sends a command over the testkit's own connection, which authenticates itself and is reopened after it broke.
     ///
     /// # Panics
     ///
-    /// Where the server refuses the command, or does not answer within ten seconds.
+    /// If the server refuses the command, or does not answer within ten seconds.
     #[track_caller]
     pub fn command(&self, command: &[&str]) -> Value {
         self.query(command)
@@ -143,7 +143,7 @@ impl Server {
     ///
     /// # Panics
     ///
-    /// As [`Server::command`], and where the reply has another type.
+    /// As [`Server::command`], and if the reply has another type.
     #[track_caller]
     pub fn query<T: FromRedisValue>(&self, command: &[&str]) -> T {
         match self.try_query(command) {
@@ -152,11 +152,11 @@ impl Server {
         }
     }
 
-    /// As [`Server::query`], with the server's refusal for an answer.
+    /// As [`Server::query`], but returns an error if the server refuses.
     ///
     /// # Errors
     ///
-    /// What the server, the connection or the conversion of the reply says.
+    /// The error of the server, of the connection or of the conversion of the reply.
     pub fn try_query<T: FromRedisValue>(&self, command: &[&str]) -> RedisResult<T> {
         self.admin.query(command)
     }
@@ -171,12 +171,13 @@ impl Server {
         fields(&self.query::<String>(&["INFO", section]))
     }
 
-    /// How often the command has run since the start or [`Server::reset_stats`], by anybody: scripts' calls and the
-    /// testkit's own count too. `calls("client")` sums all its subcommands, `calls("client|list")` is one of them.
+    /// How often the command has run since the start or [`Server::reset_stats`], for any client. Calls by scripts and
+    /// by the testkit count too. `calls("client")` sums all its subcommands, `calls("client|list")` is one of them.
     ///
     /// # Panics
     ///
-    /// As [`Server::command`], and for a subcommand on a server before 7.0, which does not count them apart.
+    /// As [`Server::command`], and for a subcommand on a server before 7.0, which does not count subcommands
+    /// separately.
     #[must_use]
     #[track_caller]
     pub fn calls(&self, command: &str) -> u64 {
@@ -211,17 +212,17 @@ impl Server {
         self.lock_process().as_mut().is_some_and(|process| process.exited().is_none())
     }
 
-    /// SIGKILL, as a crash; returns once the process is gone. Its port stays reserved for [`Server::restart`].
+    /// Sends SIGKILL, as a crash; returns once the process is gone. Its port stays reserved for [`Server::restart`].
     pub fn kill(&self) {
         self.admin.close();
         *self.lock_process() = None;
     }
 
-    /// Starts it again, after killing it if it runs, with the same folder, port and settings; returns once it answers.
+    /// Starts it again with the same folder, port and settings, after killing it if it runs; returns once it answers.
     ///
     /// # Panics
     ///
-    /// Where it does not answer within a minute, which reading its data may take on a busy machine; with its log.
+    /// If it does not answer within a minute, which reading its data may take on a busy machine; with its log.
     pub fn restart(&self) {
         self.kill();
         self.spawn();
@@ -239,7 +240,7 @@ impl Server {
         }
     }
 
-    /// SIGSTOP: the process stands still, and its connections stay open; returns once it does.
+    /// Sends SIGSTOP, and returns once the process is stopped. Its connections stay open.
     ///
     /// # Panics
     ///
@@ -248,7 +249,7 @@ impl Server {
         self.lock_process().as_mut().expect("a running server").pause();
     }
 
-    /// SIGCONT: undoes [`Server::pause`].
+    /// Sends SIGCONT, which undoes [`Server::pause`].
     ///
     /// # Panics
     ///
@@ -259,7 +260,7 @@ impl Server {
 }
 
 impl Server {
-    /// Starts the process over the configuration in its folder, which a CONFIG REWRITE may have changed.
+    /// Starts the process with the configuration in its folder, which a CONFIG REWRITE may have changed.
     pub(crate) fn spawn(&self) {
         let log = OpenOptions::new().create(true).append(true).open(self.folder().join(LOG));
         let log = log.expect("the server's folder can be written to");
@@ -273,12 +274,12 @@ impl Server {
         let process = Process::spawn(command, Some(self.folder()))
             .unwrap_or_else(|error| panic!("{} does not run: {error}", self.program.display()));
         let mut slot = self.lock_process();
-        // First the old one ends, if any.
+        // The old process ends first, if there is one.
         *slot = None;
         *slot = Some(process);
     }
 
-    /// Waits until the process that we started answers.
+    /// Waits until the process that was started answers.
     pub(crate) fn poll_ready(&self, deadline: Instant) -> Result<(), Failed> {
         while Instant::now() < deadline {
             if !self.is_running() {
@@ -316,7 +317,7 @@ impl Server {
         panic!("{} ({}) {why}; its log:\n{log}", self.program.display(), self.version);
     }
 
-    /// The number in its address, for those who listen on TCP by construction.
+    /// The port of its address, for callers whose servers always listen on TCP.
     pub(crate) fn port(&self) -> u16 {
         self.addr().expect("a server on TCP").port()
     }

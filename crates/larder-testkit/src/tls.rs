@@ -1,4 +1,4 @@
-//! A certificate authority for one test, and a certificate for 127.0.0.1 and localhost, which all nodes of a cluster
+//! A certificate authority for one test, and a certificate for 127.0.0.1 and localhost that all nodes of a cluster
 //! share.
 
 use std::fs;
@@ -30,7 +30,7 @@ impl Certificates {
         let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
         let mut server = CertificateParams::new(names).expect(FRESH);
         server.distinguished_name.push(DnType::CommonName, "larder-testkit server");
-        // Nodes are clients to each other, and a cluster's bus always asks for a certificate.
+        // Nodes are clients of each other, and a cluster's bus always asks for a certificate.
         server.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect(FRESH);

@@ -1,4 +1,4 @@
-//! What a server says it is.
+//! A server's product and version, as it reports them.
 
 use std::fmt;
 use std::path::Path;
@@ -34,7 +34,7 @@ impl Version {
     ///
     /// # Errors
     ///
-    /// [`NoServer`] where it does not run, or is no Redis or Valkey server.
+    /// [`NoServer`] if it does not run, or is no Redis or Valkey server.
     pub fn of(path: &Path) -> Result<Self, NoServer> {
         let output = Command::new(path)
             .arg("--version")
@@ -50,8 +50,8 @@ impl Version {
         })
     }
 
-    /// Whether this is `major.minor` or newer. Valkey starts where Redis 7.2 ended, so the comparison makes sense
-    /// across the two for everything up to 7.2.
+    /// Whether this is `major.minor` or newer. Valkey continues from Redis 7.2, so for versions up to 7.2 the
+    /// comparison works for both.
     #[must_use]
     pub fn at_least(&self, major: u32, minor: u32) -> bool {
         (self.major, self.minor) >= (major, minor)

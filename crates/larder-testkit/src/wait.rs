@@ -1,13 +1,13 @@
-//! Waiting for another process, which no channel can tell us about.
+//! Waiting for another process, for which there is no channel.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Calls `check` every few milliseconds until it gives a value, and returns that.
+/// Calls `check` every few milliseconds until it returns a value, and returns that value.
 ///
 /// # Panics
 ///
-/// With `what` when `limit` has passed without one.
+/// With `what`, if `limit` passes without a value.
 pub fn eventually<T>(what: &str, limit: Duration, mut check: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {

@@ -1,5 +1,6 @@
-//! What happens between the two round trips of an operation. A proxy keeps the answer to the first one back, so that the
-//! server has carried it out and the second one is not sent yet. Another `Larder`, without a proxy, acts at that moment.
+//! Races between the two round trips of an operation. A proxy holds back the reply to the first round trip: the server
+//! has executed it, and the second one has not been sent yet. Another `Larder`, connected without the proxy, acts at
+//! that moment.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -15,7 +16,7 @@ use support::{User, connect_as, until, user};
 const HOUR: Duration = Duration::from_secs(3600);
 const TAG: &str = "team:7";
 
-/// A server, a `Larder` whose answers can be kept back, and one that is always answered.
+/// A server, a `Larder` whose replies can be held back (`slow`), and one whose replies always arrive (`quick`).
 struct Scene {
     server: Server,
     proxy: Proxy,
@@ -29,7 +30,7 @@ impl Scene {
         let proxy = Proxy::start(server.addr().unwrap()).await;
         let (slow, quick) = (connect_as(&proxy.url(), "n").await, connect_as(&server.url(), "n").await);
         let scene = Self { server, proxy, slow, quick };
-        // Scripts, the clear version and the epoch are known from now on.
+        // From here on the scripts, the clear version and the epoch are known, and no request is needed for them.
         for users in [scene.users(&scene.slow), scene.users(&scene.quick)] {
             let load = users.get_or_load_with("warm", |cx| async move {
                 cx.tag("warm");
@@ -42,24 +43,24 @@ impl Scene {
         scene
     }
 
-    /// Values have a time of freshness in their envelopes, so that `touch` is a read and a write, too.
+    /// Entries carry their expiry in the envelope, so `touch` takes two round trips: a read and a write.
     fn users(&self, larder: &Larder) -> Cache<User> {
         larder.cache("user").ttl(HOUR).stale_for(HOUR).build().unwrap()
     }
 
-    /// From now on the slow one gets no answer.
+    /// From here on the slow `Larder` receives no reply.
     fn keep_answers_back(&self) {
         self.server.reset_stats();
         self.proxy.silence(Direction::ToClient);
     }
 
-    /// Waits until the server has run this command so often.
+    /// Waits until the server has run this command `times` times.
     async fn ran(&self, command: &str, times: u64) {
         until(&format!("{command} has run"), async || self.server.calls(command) >= times).await;
     }
 }
 
-/// What is served where the load fails: a stale value, or nothing.
+/// What the call may return when its load fails: a stale value, or nothing.
 async fn fallback(users: &Cache<User>, key: &str) -> Option<User> {
     users.get_or_load(key, || async { Err::<User, _>("the origin is down") }).await.ok()
 }
@@ -71,7 +72,7 @@ async fn a_value_whose_loaders_tag_is_invalidated_between_the_reads_of_tag_and_e
     let held = Held::with(&users, "a", user("old"), |cx| cx.tag(TAG)).await;
     scene.keep_answers_back();
     let finished = tokio::spawn(held.finish());
-    // It is sent on the tracked connection, and then on the other one as that does not answer.
+    // The request goes out on the tracked connection first, and again on the other one when the first gets no reply.
     scene.ran("get", 2).await;
     scene.quick.tag(TAG).invalidate().await.unwrap();
     scene.proxy.restore();
@@ -183,7 +184,8 @@ async fn a_set_whose_tag_is_invalidated_between_the_read_of_its_version_and_the_
     scene.quick.tag(TAG).invalidate().await.unwrap();
     scene.proxy.restore();
     within("the set ends", LIMIT, set).await.unwrap().unwrap();
-    // Only where the version was read once more after the invalidation may the value be served, and then it carries that one.
+    // The value may be served only if its tag version was read again after the invalidation; then the entry carries
+    // that version.
     assert_eq!(quick.get("a").await.unwrap(), None);
 }
 
@@ -232,8 +234,8 @@ async fn an_invalidated_tag_is_seen_by_its_own_larder_though_no_push_tells_of_it
     scene.proxy.restore();
 }
 
-/// The push names the version of the clear, which was known when the value was first judged, and comes while the version of the
-/// tag is asked for.
+/// The push names the clear version, which was already known when the value was first validated. It arrives while the
+/// version of the tag is being fetched.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_is_forgotten_while_another_is_asked_for_does_not_make_a_value_a_miss() {
     for way in ["get", "get_many", "exists"] {

@@ -1,5 +1,5 @@
-//! Calls with very many keys: no batch is late because it waits behind its siblings, and what fails takes nothing
-//! else along.
+//! Calls with very many keys: no batch times out because it waits behind the other batches, and a batch that fails does
+//! not fail the others.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -15,7 +15,7 @@ use support::until;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A connection with a timeout that one batch keeps easily, and all of them together do not.
+/// A connection with a timeout that is ample for one batch and too short for all of them together.
 async fn hurried(server: &Server) -> Larder {
     Larder::builder().url(server.url()).response_timeout(Duration::from_millis(1500)).connect().await.unwrap()
 }

@@ -65,8 +65,8 @@ async fn ttl_tells_what_is_left_and_touch_changes_it() {
 
         users.set("b", &user("Bob")).no_expiry().await.unwrap();
         assert_eq!(left("b").await, Some(Expiry::Never));
-        assert!(!users.touch("nobody", HOUR).await.unwrap());
-        assert_eq!(left("nobody").await, None);
+        assert!(!users.touch("unknown", HOUR).await.unwrap());
+        assert_eq!(left("unknown").await, None);
         assert_eq!(users.touch("a", Duration::ZERO).await.unwrap_err().kind(), ErrorKind::InvalidSetting);
     }
 }
@@ -301,7 +301,7 @@ async fn the_embedded_store_keeps_as_many_bytes_as_it_may() {
         names.set(key, &kibibyte).await.unwrap();
     }
     let left = names.get_many(0..5120).await.unwrap().iter().flatten().count();
-    // Names and envelopes take their part.
+    // Names and envelopes use a part of the bytes.
     assert!((350..=512).contains(&left), "{left} of 512");
 }
 
@@ -347,7 +347,7 @@ async fn an_entry_carries_64_tags_and_no_more() {
         let tags = |count: usize| (0..count).map(|tag| format!("tag {tag}")).collect::<Vec<_>>();
         let ann = user("Ann");
         for (count, fits) in [(64, true), (65, false)] {
-            // One that is said twice is one.
+            // A tag that is given twice counts once.
             let set =
                 tags(count).into_iter().fold(users.set("set", &ann).tag("tag 0"), |set, tag| set.tag(tag));
             let load = users.get_or_load("call", || async { Ok::<_, String>(user("Ann")) });
@@ -356,7 +356,7 @@ async fn an_entry_carries_64_tags_and_no_more() {
                 tags(count).into_iter().for_each(|tag| cx.tag(tag));
                 Ok::<_, String>(user("Ann"))
             });
-            // What cannot be stored is returned all the same.
+            // A value that cannot be stored is returned all the same.
             assert_eq!(named.await.unwrap(), ann, "{store}");
             let kinds = [
                 ("set", set.await.err().map(|error| error.kind())),
@@ -375,7 +375,7 @@ async fn an_entry_carries_64_tags_and_no_more() {
                 users.delete(key).await.unwrap();
             }
         }
-        // Those of the call and those that its loader names are counted together.
+        // The tags of the call and the tags that its loader names count together.
         for (count, fits) in [(32, true), (33, false)] {
             let both = users.get_or_load_with("both", move |cx| async move {
                 tags(count).into_iter().for_each(|tag| cx.tag(format!("loader's {tag}")));

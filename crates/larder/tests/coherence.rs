@@ -1,9 +1,10 @@
-//! How stale a near read can be while something fails: never more than `Near::STALENESS`, and near reads resume afterwards.
+//! How stale a near read can be during a fault: never more than `Near::STALENESS`, and near reads resume afterwards.
 //!
-//! In each test a writer that is not disturbed sets increasing versions, and a reader with a near tier, behind whatever is made
-//! to fail, reads them all the while. Staleness is measured from the end of a write (which the server carried out before
-//! that) to the start of a read that misses it (which looks at its copy after that): both errors make it look smaller by the
-//! time of a message, and none makes it look larger. So the bound is compared as it is documented, without any slack.
+//! In each test an undisturbed writer sets increasing versions. A reader with a near tier reads them through whatever
+//! the test makes fail. Staleness is measured from the end of a write (the server executed it before that) to the start
+//! of a read that returns an older version (the reader looks at its copy after that). Both errors make staleness look
+//! smaller, by the time of one message, and none makes it look larger. So the documented bound is asserted without any
+//! slack.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -40,8 +41,8 @@ fn near_hits(larder: &Larder) -> u64 {
     larder.stats().caches["v"].near_hits
 }
 
-/// Sets all keys to 1, 2, 3 … as fast as the pace allows, and tells which were acknowledged. Whoever holds the gate knows that no
-/// write is under way.
+/// Sets all keys to 1, 2, 3 … as fast as the pace allows, and returns the writes that were acknowledged. While a task
+/// holds the gate, no write is in flight.
 async fn write_all(
     larder: Larder,
     gate: Arc<tokio::sync::Mutex<()>>,
@@ -66,7 +67,7 @@ async fn write_all(
     events
 }
 
-/// Reads a key over and over, and hands out what it saw. A read that fails is none.
+/// Reads a key over and over, and returns what it saw. A failed read is not recorded.
 async fn read_one(
     cache: Cache<u64>,
     key: u32,
@@ -120,14 +121,14 @@ impl Scene {
         let (resumed, bound) = (Vec::new(), Near::STALENESS);
         let mut scene = Self { what, reader, gate, stop, writes, reads, failed, resumed, bound };
         scene.resumes().await;
-        // All reads before this are too early for the bound to be passed.
+        // Reads before this moment are too early to violate the bound.
         sleep(LONG_ENOUGH).await;
         scene.resumed.clear();
         scene
     }
 
-    /// Returns when there is a near copy of every key, and writes wait until the guard is dropped: a fault that comes now finds
-    /// copies that can become stale.
+    /// Returns when there is a near copy of every key. Writes wait until the returned guard is dropped, so a fault that
+    /// is injected now meets copies that can become stale.
     async fn all_near(&self) -> tokio::sync::OwnedMutexGuard<()> {
         let closed = self.gate.clone().lock_owned().await;
         let cache = versions(&self.reader);
@@ -143,14 +144,15 @@ impl Scene {
         closed
     }
 
-    /// Waits until reads are served near: called when a fault is over.
+    /// Waits until reads are served near again, after a fault.
     async fn resumes(&mut self) {
         let (start, hits) = (Instant::now(), near_hits(&self.reader));
         until("near reads resume", async || near_hits(&self.reader) > hits + 20).await;
         self.resumed.push(start.elapsed());
     }
 
-    /// Waits until a copy that has outlived the fault would be stale beyond the bound, stops, judges, prints.
+    /// Waits until a copy that survived the fault would be stale beyond the bound; then stops, checks the history and
+    /// prints the result.
     async fn finish(self) -> Summary {
         sleep(LONG_ENOUGH).await;
         let Self { what, reader, stop, writes, reads, failed, resumed, bound, .. } = self;
@@ -190,13 +192,13 @@ async fn behind_a_proxy(what: &'static str) -> (Arc<Server>, Proxy, Scene) {
     (server, proxy, scene)
 }
 
-/// What is stale and goes on being served is beyond the bound by then.
+/// Longer than the bound: a stale copy that is still served after this violates it.
 const LONG_ENOUGH: Duration = Near::STALENESS.saturating_add(Duration::from_millis(200));
 
-/// How long a fault lasts: longer than the bound, and than it takes to give a silent connection up.
+/// How long a fault lasts: longer than the bound, and longer than larder takes to give up a silent connection.
 const FAULT: Duration = Duration::from_secs(4);
 
-/// Heartbeats of the connection that tells of changes go out on that one, whatever becomes of the others.
+/// The tracked connection has its own heartbeats, which do not depend on the connections for requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn near_reads_go_on_while_the_connections_for_requests_are_slow_and_while_they_are_silent() {
     let (_server, proxy, mut scene) = behind_a_proxy("requests are slow, then silent").await;
@@ -210,7 +212,7 @@ async fn near_reads_go_on_while_the_connections_for_requests_are_slow_and_while_
             proxy.delay(Direction::ToClient, slow)
         };
         drop(copied);
-        // By now nothing is near that lives on what came before.
+        // By now no copy is near because of heartbeats from before the fault.
         sleep(LONG_ENOUGH).await;
         for _ in 0..10 {
             let (begun, hits) = (Instant::now(), near_hits(&scene.reader));
@@ -231,7 +233,7 @@ async fn cut_off_from_the_server_nothing_stale_is_read() {
         let closed = scene.all_near().await;
         proxy.cut();
         drop(closed);
-        // The copies go as the end of the connection is met.
+        // The copies are dropped as soon as the reader notices that the connection is closed.
         until("near serves nothing", async || scene.reader.stats().caches["v"].near_entries == 0).await;
         let hits = near_hits(&scene.reader);
         sleep(FAULT / 2).await;
@@ -242,7 +244,7 @@ async fn cut_off_from_the_server_nothing_stale_is_read() {
     scene.finish().await;
 }
 
-/// A fault that nobody is told of: the copies are believed until the signs of life are too old, and no longer.
+/// A fault without any notification: copies stay valid until the last heartbeat is too old, and no longer.
 async fn falls_silent(what: &'static str, fault: impl Fn(&Proxy)) {
     let (_server, proxy, mut scene) = behind_a_proxy(what).await;
     let closed = scene.all_near().await;
@@ -252,7 +254,7 @@ async fn falls_silent(what: &'static str, fault: impl Fn(&Proxy)) {
     proxy.restore();
     scene.resumes().await;
     let summary = scene.finish().await;
-    // Or this test would not have come near the bound.
+    // Otherwise the test did not get near the bound, and proves nothing.
     assert!(summary.largest_staleness > Near::STALENESS / 2, "{what}: {:?}", summary.largest_staleness);
 }
 
@@ -274,8 +276,8 @@ async fn a_connection_that_falls_silent_is_believed_no_longer_than_the_bound() {
     );
 }
 
-/// The answer to a heartbeat says how things were when it was sent, or later. Where answers take long, trust ends sooner
-/// after the last one.
+/// A heartbeat's reply proves that the connection worked when the heartbeat was sent. So if replies are slow, copies
+/// expire sooner after the last reply.
 #[tokio::test(flavor = "multi_thread")]
 async fn trust_counts_from_the_sending_of_a_heartbeat_and_not_from_its_answer() {
     let server = Server::builder().tcp().start();
@@ -284,18 +286,18 @@ async fn trust_counts_from_the_sending_of_a_heartbeat_and_not_from_its_answer() 
     let cache = versions(&larder);
     cache.set(1, &7).await.unwrap();
     let is_near = async || {
-        // What is not near waits for an answer.
+        // A read that is not served near waits for a reply, and times out.
         let entry = cache.get_entry(1).timeout(Duration::from_millis(400)).await;
         matches!(entry, Ok(Some(entry)) if entry.source() == Source::Near)
     };
     until("it is near", is_near).await;
     let late = Duration::from_millis(700);
     proxy.only_tracked().delay(Direction::ToClient, late);
-    // By now it lives on answers that came late.
+    // By now the copies are valid only because of replies that came late.
     sleep(LONG_ENOUGH).await;
     until("it is near though answers are late", is_near).await;
     proxy.silence(Direction::ToClient);
-    // Each answer that has passed was on its way for that long, and its heartbeat was sent before.
+    // Every reply that still arrives spent that long on its way, and its heartbeat was sent before that.
     let (silent, mut last) = (Instant::now(), Duration::ZERO);
     while silent.elapsed() < Near::STALENESS {
         let began = silent.elapsed();
@@ -320,7 +322,7 @@ async fn pushes_come_late(what: &'static str, fault: Duration, delays: &[u64]) -
             assert_eq!(
                 near_hits(&scene.reader),
                 hits,
-                "{what}: believed by signs of life older than the bound"
+                "{what}: served near by a heartbeat older than the bound"
             );
         }
         proxy.restore();
@@ -374,11 +376,11 @@ async fn a_killed_tracked_connection_serves_nothing_stale() {
         let field = |line: &str, name: &str| {
             line.split(' ').find_map(|field| field.strip_prefix(name)).unwrap_or_default().to_owned()
         };
-        // The flag t is for tracking. The writer has such a connection, too.
+        // The flag `t` marks a tracked connection. The writer has such a connection, too.
         for line in clients.lines().filter(|line| field(line, "flags=").contains('t')) {
             let _: Result<i64, _> = server.try_query(&["CLIENT", "KILL", "ID", &field(line, "id=")]);
         }
-        // Sometimes with time to dial, sometimes without.
+        // Some attempts leave time to reconnect, others do not.
         sleep(Duration::from_millis(10 * round)).await;
     }
     scene.resumes().await;
@@ -402,7 +404,7 @@ async fn a_flushed_server_empties_the_near_tier_within_the_bound() {
         until("nothing is read", async || {
             for key in 0..KEYS {
                 let start = flushed.elapsed();
-                // A read that fails has not seen anything.
+                // A failed read has observed nothing.
                 if let Ok(Some(version)) = cache.get(key).timeout(Duration::from_millis(50)).await {
                     assert!(start < Near::STALENESS, "{fault}: {version} read {start:?} after FLUSHALL");
                     last = start;
@@ -475,7 +477,7 @@ async fn a_process_that_was_stopped_believes_nothing_when_it_goes_on() {
     let mut went_on = 0;
     for stopped in [2100, 4000] {
         sleep(LONG_ENOUGH).await;
-        // Nobody writes, so what it reads now is near.
+        // There are no writes now, so the value that it reads is near.
         let closed = gate.lock().await;
         near_grows().await;
         worker.stop();
@@ -498,7 +500,8 @@ async fn a_process_that_was_stopped_believes_nothing_when_it_goes_on() {
     judge("SIGSTOP 4 s, SIGCONT", Near::STALENESS, &events, hits, 0, &resumed);
 }
 
-/// Waits until the replica has all that the master has, as a failover may lose the rest. Nobody writes meanwhile.
+/// Waits until the replica has everything that the master has, because a failover may lose the rest. No task writes
+/// meanwhile.
 fn in_step(master: &Server, replica: &Server) {
     eventually("the replica is in step", Duration::from_secs(10), || {
         let offset = |server: &Server, field: &str| server.info("replication").get(field).cloned();
@@ -527,7 +530,7 @@ async fn a_sentinel_failover_leaves_nothing_stale() {
     scene.finish().await;
 }
 
-/// Moves a slot with all that is in it to another master, as an operator would.
+/// Moves a slot with all its keys to another master, as an operator would.
 fn move_slot(cluster: &Cluster, key: &str) {
     let from = cluster.master_of(key);
     let masters = cluster.masters();
@@ -556,7 +559,7 @@ fn move_slot(cluster: &Cluster, key: &str) {
 async fn a_slot_that_moves_to_another_node_leaves_nothing_stale() {
     let cluster = Arc::new(spawn_blocking(Cluster::start).await.unwrap());
     let mut scene = Scene::start("slot moved", &cluster.url(), &cluster.url()).await;
-    // Entries, and the version that clears them; one of them twice.
+    // The slots of entries, and of the clear version; one of them twice.
     for key in ["n/v:0", "n/v:1", "~clear.1:{n/v}", "n/v:0"] {
         let nodes = cluster.clone();
         let closed = scene.all_near().await;
@@ -568,7 +571,7 @@ async fn a_slot_that_moves_to_another_node_leaves_nothing_stale() {
     scene.finish().await;
 }
 
-/// No key moves, so no push tells of anything; and nobody reads what another node would have to be asked for.
+/// No key moves, so no push reports anything; and no task reads a key for which the other node would be asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_moves_empties_the_near_tier_though_no_key_is_in_it_and_nobody_asks() {
     let cluster = Arc::new(spawn_blocking(Cluster::start).await.unwrap());
@@ -590,9 +593,10 @@ async fn a_slot_that_moves_empties_the_near_tier_though_no_key_is_in_it_and_nobo
 async fn a_cluster_failover_leaves_nothing_stale() {
     let cluster = Arc::new(spawn_blocking(Cluster::start).await.unwrap());
     let mut scene = Scene::start("cluster failover", &cluster.url(), &cluster.url()).await;
-    // docs/guarantees.md: slots handed over as a whole are noticed at the next look at them, where nobody tells of it.
+    // docs/guarantees.md: a slot that is handed over as a whole causes no push, and is noticed at the next check of the
+    // slots.
     scene.bound = Near::STALENESS * 2;
-    // An orderly one of each master, in which the old one lives on as a replica.
+    // An orderly failover of each master; the old master becomes a replica.
     for i in 0..3 {
         let nodes = cluster.clone();
         let closed = scene.all_near().await;
@@ -601,7 +605,7 @@ async fn a_cluster_failover_leaves_nothing_stale() {
         failover.await.unwrap();
         scene.resumes().await;
     }
-    // And a crash.
+    // Then a master that crashes.
     let closed = scene.all_near().await;
     let nodes = cluster.clone();
     spawn_blocking(move || {

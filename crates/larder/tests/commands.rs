@@ -11,7 +11,7 @@ use larder::{Cache, Quota};
 use larder_testkit::{Cluster, Server};
 use support::{User, patient, until, user};
 
-/// The commands that larder sent while `work` ran: not the heartbeats, and not what this test asks itself.
+/// The commands that larder sent while `work` ran, without heartbeats and without the commands of this test.
 async fn commands(server: &Server, work: impl Future<Output = ()>) -> BTreeMap<String, u64> {
     server.reset_stats();
     work.await;
@@ -27,8 +27,8 @@ async fn commands(server: &Server, work: impl Future<Output = ()>) -> BTreeMap<S
         .collect()
 }
 
-/// The first use of a cache asks for the version that `clear` replaces, and makes it; the second finds it to stay. Readers
-/// keep what they were told.
+/// The first use of a cache fetches the version that `clear` replaces, and creates it. The second use confirms that it
+/// stays. Readers remember the version.
 async fn warm(users: &Cache<User>) {
     for _ in 0..3 {
         users.set("warm", &user("Ann")).await.unwrap();
@@ -83,7 +83,7 @@ async fn on_a_cluster_many_keys_are_one_mget_a_slot() {
     let ann = user("Ann");
     warm(&users).await;
     users.set_many((0..100).map(|key| (key, &ann))).await.unwrap();
-    // A slot's keys go together: the same key asked for ten times is one command.
+    // The keys of a slot share one command, even the same key asked for ten times.
     cluster.reset_stats();
     assert_eq!(users.get_many([7; 10]).await.unwrap().iter().flatten().count(), 10);
     assert_eq!((cluster.calls("mget"), cluster.calls("get")), (1, 0));
@@ -100,7 +100,7 @@ async fn on_a_cluster_many_keys_are_one_mget_a_slot() {
     assert_eq!((cluster.calls("mget"), cluster.calls("get")), (slots.len() as u64, 0));
 }
 
-/// What an entry of the cache `user`, without a namespace, is called on the server.
+/// The server's name of an entry of the cache `user`, without a namespace.
 fn name(key: u32) -> String {
     format!("user:{key}")
 }
@@ -109,8 +109,8 @@ fn slot(key: u32) -> u16 {
     crc16::State::<crc16::XMODEM>::calculate(name(key).as_bytes()) % 16_384
 }
 
-/// How often the servers have read from a connection while `work` ran: a write of many commands is one read, or one for
-/// each 16 KiB of it.
+/// How often the servers read from a connection while `work` ran. A write of many commands is one read, or one for each
+/// 16 KiB.
 async fn reads(servers: &[&Server], work: impl Future<Output = ()>) -> u64 {
     let count = || -> u64 {
         servers
@@ -132,7 +132,7 @@ async fn many_writes_are_sent_together_and_not_one_by_one() {
     warm(&users).await;
     let servers = [&server];
     let written = reads(&servers, async { users.set_many((0..1000).map(|key| (key, &ann))).await.unwrap() });
-    // 150 kB, and what heartbeats and this test ask.
+    // 150 kB of requests, plus heartbeats and the commands of this test.
     let written = written.await;
     assert!(written < 100, "{written} reads for 1000 entries");
     let deleted = reads(&servers, async {
@@ -150,7 +150,7 @@ async fn on_a_cluster_many_writes_are_sent_once_a_slot() {
     let ann = user("Ann");
     warm(&users).await;
 
-    // The first ten slots to get 40 keys each.
+    // The keys of the first ten slots that have 40 keys each.
     let (mut groups, mut full) = (HashMap::<u16, Vec<u32>>::new(), Vec::new());
     for key in 0.. {
         let group = groups.entry(slot(key)).or_default();
@@ -166,7 +166,7 @@ async fn on_a_cluster_many_writes_are_sent_once_a_slot() {
     let masters = cluster.masters();
     let written =
         reads(&masters, async { users.set_many(keys.iter().map(|key| (*key, &ann))).await.unwrap() });
-    // Ten, and what heartbeats, replicas and this test ask.
+    // Ten slots, plus heartbeats, replication and the commands of this test.
     let written = written.await;
     assert!(written < 60, "{written} reads for 400 entries of ten slots");
     cluster.reset_stats();
@@ -189,7 +189,7 @@ async fn a_load_is_two_round_trips_before_the_loader_and_one_after() {
     load().await.unwrap();
     users.delete("a").await.unwrap();
 
-    // GET, begin_fill (GET and SET inside), commit_fill (GET and SET inside).
+    // GET; begin_fill (with GET and SET inside); commit_fill (with GET and SET inside).
     let cold = commands(&server, async { assert_eq!(load().await.unwrap(), user("Ann")) }).await;
     assert_eq!(cold, BTreeMap::from([("evalsha".into(), 2), ("get".into(), 3), ("set".into(), 2)]));
     let warm = commands(&server, async { assert_eq!(load().await.unwrap(), user("Ann")) }).await;
@@ -237,7 +237,7 @@ async fn a_group_of_four_locks_is_one_command_to_take_one_to_renew_and_one_to_fr
     let ttl = Duration::from_secs(3);
     let four = larder.lock_group("order:7").locks(["a", "b", "c", "d"]).ttl(ttl);
     warm(&larder.cache::<User>("user").ttl(ttl).build().unwrap()).await;
-    // Once, so that the server knows the scripts, and the background its connection.
+    // Run once, so that the server knows the scripts and the background connection exists.
     four.acquire().await.unwrap().release().await.unwrap();
     let scripts = |commands: &BTreeMap<String, u64>| {
         ["evalsha", "eval"].map(|name| commands.get(name).copied().unwrap_or_default()).iter().sum::<u64>()
@@ -254,7 +254,7 @@ async fn a_group_of_four_locks_is_one_command_to_take_one_to_renew_and_one_to_fr
         })
         .await;
     });
-    // One, and one more on the callers' connection where this machine is slow.
+    // One command, and one more on the connection for requests if this machine is slow.
     let renewed = scripts(&renewed.await);
     assert!((1..=2).contains(&renewed), "{renewed}");
     let freed = commands(&server, async { guard.release().await.map(drop).unwrap() }).await;

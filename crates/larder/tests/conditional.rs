@@ -1,4 +1,4 @@
-//! Writes that are made only where something holds: on each store.
+//! Conditional writes, on each store.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -17,7 +17,7 @@ fn words(larder: &Larder) -> Cache<String> {
     larder.cache("word").ttl(HOUR).build().unwrap()
 }
 
-/// A `Larder` on the embedded store twice, and two programs on each other store.
+/// The embedded store used twice, and two `Larder`s, as two programs have them, on each other store.
 async fn pairs() -> Vec<(&'static str, Larder, Larder)> {
     let embedded = connect("memory:").await;
     let mut pairs = each_pair().await;
@@ -159,7 +159,7 @@ async fn another_programs_clear_is_not_outlived() {
         one.set("k", &"old".to_owned()).await.unwrap();
         let seen = version(&one, "k").await;
         other.clear().await.unwrap();
-        // Whether this program has heard of it or not.
+        // Correct whether or not this program has already been notified of the clear.
         let _ = one.set("k", &"new".to_owned()).if_version(seen).await.unwrap();
         assert_eq!(other.get("k").await.unwrap(), None, "{store}");
     }

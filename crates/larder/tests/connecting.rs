@@ -1,4 +1,5 @@
-//! Starting while the server is away, finding the right one among several, and what a connection says of itself.
+//! Connecting while the server is away, choosing the right server of several, and what a connection reports about
+//! itself.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -130,7 +131,8 @@ fn connecting_outside_a_runtime_is_an_error() {
     }
 }
 
-// ---- Which server --------------------------------------------------------------------------------------------------
+// ---- Choosing the server
+// ---------------------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn silent_seeds_of_a_cluster_do_not_use_up_the_time_of_the_next() {
@@ -151,11 +153,11 @@ async fn silent_seeds_of_a_cluster_do_not_use_up_the_time_of_the_next() {
             .unwrap(),
     )
     .await;
-    // One after another they would have taken three times that.
+    // Tried one after another, they would take three times as long.
     assert!(started.elapsed() < timeout * 2, "{:?}", started.elapsed());
 }
 
-/// The URL of three sentinels of which the first is `stale`, and the others answer later than it.
+/// The URL of three sentinels: the first is `stale`, and the others reply later than it does.
 async fn with_stale_first(stale: &Server, sentinel: &Sentinel) -> (String, Vec<Proxy>) {
     let mut proxies = Vec::new();
     for right in &sentinel.sentinels()[..2] {
@@ -182,7 +184,7 @@ async fn a_stale_sentinel_that_answers_first_does_not_decide() {
         works(&larder).await;
         let stored = format!("{}/user:123", master.port());
         assert_eq!(sentinel.master().query::<i64>(&["EXISTS", &stored]), 1, "stored at the right master");
-        // It alone is asked, and then its word is taken.
+        // Only this sentinel is asked, so its reply is used.
         let alone = format!("redis-sentinel://{}/larder", stale.addr().unwrap());
         let alone = patient().url(alone).connect().await;
         assert_eq!(alone.is_ok(), master == other_master.addr().unwrap());
@@ -213,7 +215,7 @@ async fn a_silent_sentinel_and_a_silent_server_that_it_names_cost_less_than_the_
     hanging.pause();
     let silent = Server::builder().tcp().start();
     silent.pause();
-    // No majority: one names a server that hangs, one says nothing, one is right.
+    // No majority: one sentinel names a server that hangs, one does not reply, and one is right.
     let right = Proxy::start(sentinel.sentinels()[0].addr().unwrap()).await;
     right.delay(Direction::ToClient, Duration::from_millis(20));
     let named: Vec<String> =
@@ -225,7 +227,7 @@ async fn a_silent_sentinel_and_a_silent_server_that_it_names_cost_less_than_the_
 #[tokio::test]
 async fn sentinels_may_ask_for_a_user_of_their_own() {
     let sentinel = Sentinel::start();
-    // Sentinels have users from 6.2 on.
+    // Sentinels have users since 6.2.
     if !sentinel.sentinels()[0].version().at_least(6, 2) {
         return;
     }
@@ -247,11 +249,12 @@ async fn sentinels_may_ask_for_a_user_of_their_own() {
     };
     works(&as_ann("ann's").await.unwrap()).await;
     assert_eq!(as_ann("wrong").await.unwrap_err().kind(), ErrorKind::Authentication);
-    let nobody = patient().url(sentinel.url()).connect().await.unwrap_err();
-    assert_eq!(nobody.kind(), ErrorKind::Permission, "{nobody:?}");
+    let unknown = patient().url(sentinel.url()).connect().await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::Permission, "{unknown:?}");
 }
 
-// ---- What a connection says of itself ------------------------------------------------------------------------------
+// ---- What a connection reports about itself
+// --------------------------------------------------------------------------
 
 #[tokio::test]
 async fn connections_have_a_name_in_client_list() {
@@ -280,17 +283,19 @@ async fn a_server_that_is_full_says_so_and_is_not_dialled_all_the_time() {
     let rejected = || full.info("stats")["rejected_connections"].parse::<u64>().unwrap();
     let (before, started) = (rejected(), Instant::now());
     until("it was dialled again", async || rejected() > before + 6).await;
-    // Three links, each with two connections an attempt: without a pause it would be hundreds a second.
+    // Three links, each with two connections an attempt. Without a backoff there would be hundreds of attempts a
+    // second.
     assert!(started.elapsed() > Duration::from_millis(500), "{:?}", started.elapsed());
     full.command(&["CONFIG", "SET", "maxclients", "100"]);
     until("there is room", async || larder.ping().await.is_ok()).await;
 }
 
-// ---- Credentials that change ---------------------------------------------------------------------------------------
+// ---- Credentials that change
+// -----------------------------------------------------------------------------------------
 
 type Answer = Result<Credentials, Box<dyn std::error::Error + Send + Sync>>;
 
-/// A provider that gives the passwords in order, the last one again and again, and counts how often it was asked.
+/// A provider that returns the passwords in order, repeats the last one, and counts its calls.
 fn rotating(
     passwords: &'static [&'static str],
     valid_for: Option<Duration>,

@@ -103,9 +103,9 @@ async fn after_a_restart_the_connection_comes_back_by_itself() {
 
         server.restart();
         until("the server is back", async || users.get("123").await.is_ok()).await;
-        // Bob could not be stored, so what is there is older than what was to be.
+        // Bob could not be stored, so the value on the server is older than the value of the failed write.
         assert_eq!(users.get("123").await.unwrap(), None);
-        // Another connection may come back a little later.
+        // The other connection may come back a little later.
         until("writes get through", async || users.set("123", &user("Ann")).await.is_ok()).await;
         assert_eq!(users.get("123").await.unwrap(), Some(user("Ann")));
     }
@@ -117,7 +117,7 @@ async fn a_dropped_connection_costs_a_reader_nothing() {
     let larder = Larder::connect(&server.url()).await.unwrap();
     let users = users(&larder);
     users.set("123", &user("Ann")).await.unwrap();
-    // A connection that lasts less than a second is dialled again with growing pauses: a few are still unnoticed.
+    // A connection that lasts less than a second is redialled with growing pauses: a few attempts stay unnoticed.
     for _ in 0..4 {
         server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         assert_eq!(users.get("123").await.unwrap(), Some(user("Ann")));
@@ -158,7 +158,7 @@ async fn a_hanging_server_costs_the_timeout_and_then_nothing() {
         users.get("123").await.is_err() && started.elapsed() < Duration::from_millis(20)
     })
     .await;
-    // Two heartbeats of a second each, and up to a second until the first: what the README says.
+    // Two heartbeats of a second each, and up to a second until the first one, as the README says.
     assert!(paused.elapsed() < Duration::from_secs(5), "{:?}", paused.elapsed());
     for _ in 0..10 {
         let started = Instant::now();
@@ -185,7 +185,7 @@ async fn as_many_connections_as_asked_for() {
     let server = Server::builder().tcp().start();
     let before: Vec<String> = named(&server);
     let larder = Larder::builder().url(server.url()).connections(4).connect().await.unwrap();
-    // And the one that is told of changes, and the one of background work.
+    // The tracked connection, and the connection of background work.
     assert_eq!(named(&server).len(), before.len() + 6);
     works(&larder).await;
     drop(larder);
@@ -225,8 +225,8 @@ async fn a_clusters_password_is_that_of_all_its_nodes() {
     let cluster = Cluster::builder().password("p@ss:w/rd").start();
     assert!(cluster.url().starts_with("redis-cluster://:p%40ss%3Aw%2Frd@"), "{}", cluster.url());
     works_at(&cluster.url()).await;
-    let nobody = cluster.url().replace(":p%40ss%3Aw%2Frd@", "");
-    assert_eq!(Larder::connect(&nobody).await.unwrap_err().kind(), ErrorKind::Authentication);
+    let anonymous = cluster.url().replace(":p%40ss%3Aw%2Frd@", "");
+    assert_eq!(Larder::connect(&anonymous).await.unwrap_err().kind(), ErrorKind::Authentication);
 }
 
 #[tokio::test]
@@ -261,7 +261,7 @@ async fn a_slot_that_moves_is_followed_while_it_moves() {
     let (host, port) = (target.addr().unwrap().ip().to_string(), target.addr().unwrap().port().to_string());
     source.command(&["MIGRATE", &host, &port, "user:123", "0", "5000"]);
 
-    // The source answers ASK for what it gave away.
+    // The source node replies ASK for a key that it has given away.
     assert_eq!(users.get("123").await.unwrap(), Some(user("Ann")));
     users.set("123", &user("Bob")).await.unwrap();
     assert_eq!(users.get_many(["123"]).await.unwrap(), [Some(user("Bob"))]);
@@ -269,7 +269,7 @@ async fn a_slot_that_moves_is_followed_while_it_moves() {
     for node in [target, source] {
         node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(target)]);
     }
-    // And MOVED once the slot is the target's.
+    // And MOVED once the slot belongs to the target node.
     assert_eq!(users.get("123").await.unwrap(), Some(user("Bob")));
     users.set("123", &user("Cid")).await.unwrap();
     assert_eq!(target.query::<i64>(&["EXISTS", "user:123"]), 1);
@@ -298,7 +298,7 @@ async fn keys_of_a_slot_that_is_half_moved_are_read_together() {
     let (host, port) = (target.addr().unwrap().ip().to_string(), target.addr().unwrap().port().to_string());
     source.command(&["MIGRATE", &host, &port, &format!("user:{moved}"), "0", "5000"]);
 
-    // MGET of the two is refused with TRYAGAIN for as long as the slot moves.
+    // An MGET of both keys is refused with TRYAGAIN while the slot moves.
     let found = users.get_many([moved, stays]).await.unwrap();
     assert_eq!(found, [Some(user("Ann")), Some(user("Bob"))]);
 }
@@ -340,9 +340,9 @@ async fn sentinels_new_master_is_followed() {
     sentinel.master().command(&["SELECT", "2"]);
     assert_eq!(sentinel.master().query::<i64>(&["EXISTS", "user:123"]), 1);
 
-    let unknown = sentinel.url().replace("/larder", "/nobody");
-    let error = Larder::connect(&unknown).await.unwrap_err();
-    assert!(error.to_string().contains("nobody"), "{error}");
+    let stranger = sentinel.url().replace("/larder", "/stranger");
+    let error = Larder::connect(&stranger).await.unwrap_err();
+    assert!(error.to_string().contains("stranger"), "{error}");
 }
 
 #[tokio::test]

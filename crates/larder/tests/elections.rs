@@ -1,4 +1,4 @@
-//! Elections: one leader, who resigns, dies or is lost, and observers who see it.
+//! Elections: a leader resigns, dies or loses its leadership, and observers see it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -24,7 +24,7 @@ async fn next(leaders: &mut Leaders) -> Option<(String, Fence)> {
     leader.map(|leader| (leader.value, leader.fence))
 }
 
-/// The next leader, however long nobody leads before.
+/// Waits for the next leader, however long there is none.
 async fn next_leader(leaders: &mut Leaders) -> (String, Fence) {
     loop {
         if let Some(leader) = next(leaders).await {
@@ -57,7 +57,7 @@ async fn a_leader_is_seen_with_its_value_and_fence_and_resigning_hands_over() {
         let this = election.campaign().await.unwrap();
         let (value, _) = next_leader(&mut leaders).await;
         assert!(value.ends_with(&format!(":{}", std::process::id())), "{store}: {value}");
-        // The lock of the same name is another.
+        // A lock of the same name is independent of the election.
         assert!(larder.lock("scheduler").try_acquire().await.unwrap().is_some(), "{store}");
         drop(this);
     }
@@ -123,7 +123,7 @@ async fn a_leader_that_is_cut_off_is_stopped_before_another_leads_and_leads_agai
     let mut leaders = well.election("scheduler").observe().await.unwrap();
     let (value, first) = next_leader(&mut leaders).await;
     assert_eq!(value, "cut");
-    // The grant is seen before its answer has passed the proxy.
+    // The observer sees the grant before the reply has passed the proxy.
     until("it leads", async || terms.load(Ordering::SeqCst) == 1).await;
     proxy.silence(Direction::Both);
     let began = Instant::now();
@@ -136,7 +136,7 @@ async fn a_leader_that_is_cut_off_is_stopped_before_another_leads_and_leads_agai
     let again = tokio::time::timeout(LONG, running).await.expect("it campaigns again").unwrap();
     assert!(again > first);
     assert_eq!(terms.load(Ordering::SeqCst), 2);
-    until("nobody leads", async || well.election("scheduler").leader().await.unwrap().is_none()).await;
+    until("there is no leader", async || well.election("scheduler").leader().await.unwrap().is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,7 +166,7 @@ async fn after_a_leader_is_killed_another_leads_within_its_lease_and_seven_tenth
         let killed = Instant::now();
         let leads = tokio::time::timeout(LONG, candidate).await.expect("a new leader").unwrap();
         let took = killed.elapsed();
-        // The heartbeat, the wake-up, the confirmation: each may be late on this machine.
+        // The heartbeat, the wake-up and the confirmation may each be late on this machine.
         let bar = LEASE + Duration::from_millis(700) + late.of(3);
         assert!(took <= bar, "{took:?} without a leader, of {bar:?}");
         slowest = slowest.max(took);
@@ -182,7 +182,7 @@ async fn a_leader_that_resigns_is_followed_within_two_and_a_half_round_trips() {
     let (mut proxies, mut candidates) = (Vec::new(), Vec::new());
     for _ in 0..2 {
         let proxy = Proxy::start(server.addr().unwrap()).await;
-        // So long that what this machine is late by does not matter.
+        // Long enough that the delays of this machine do not matter.
         proxy.delay(Direction::Both, Duration::from_millis(30));
         candidates.push(support::connect_as(&proxy.url(), &space).await);
         proxies.push(proxy);
@@ -200,7 +200,7 @@ async fn a_leader_that_resigns_is_followed_within_two_and_a_half_round_trips() {
             }
         });
         until("the next waits", async || server.query::<u64>(&["ZCARD", &queue]) == 1).await;
-        // Its wake-up name is tracked once a round trip has come back on its connection.
+        // Its wake-up name is tracked once a round trip on that connection has completed.
         let pinged = Instant::now();
         larder.ping().await.unwrap();
         round_trips.push(pinged.elapsed());
@@ -220,7 +220,7 @@ async fn a_leader_that_resigns_is_followed_within_two_and_a_half_round_trips() {
 
 #[tokio::test]
 async fn a_leadership_is_renewed_beyond_its_lease() {
-    // What is renewed outlives a stall of a busy machine.
+    // A renewed leadership survives a stall of a busy machine.
     const LEASE: Duration = Duration::from_secs(3);
     let each = each_store().await.into_iter().map(async |(store, larder)| {
         let leadership = larder.election("scheduler").ttl(LEASE).campaign().await.unwrap();
@@ -243,7 +243,7 @@ async fn a_candidate_that_finds_no_server_campaigns_until_there_is_one() {
         let election = larder.election("scheduler").ttl(TTL);
         async move { election.run(async |lease| lease.fence()).await }
     });
-    // It has been refused, and not ended, by the time that another request is.
+    // It has been refused, but not ended, by the time another request is refused.
     for _ in 0..3 {
         assert!(larder.ping().await.is_err());
         tokio::task::yield_now().await;
@@ -287,7 +287,7 @@ async fn observers_are_notified_and_outlive_an_outage_of_the_server() {
     assert_eq!(next().await.0, None);
     let mut took = Vec::new();
     for round in 0..7 {
-        // The observer has looked again, behind these, and waits.
+        // The observer has read again, after these writes, and waits.
         for _ in 0..5 {
             there.ping().await.unwrap();
         }
@@ -301,11 +301,11 @@ async fn observers_are_notified_and_outlive_an_outage_of_the_server() {
         while next().await.0.is_some() {}
     }
     took.sort();
-    // By itself it looks a second after the last look.
+    // Without a notification it polls again a second after the last poll.
     assert!(took[3] < Duration::from_millis(500), "{took:?}");
     server.kill();
     until("the outage shows", async || there.ping().await.is_err()).await;
-    // A span that must pass: so long that the observer looks meanwhile.
+    // This time must pass: long enough that the observer polls meanwhile.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     server.restart();
     let election = here.election("scheduler").ttl(TTL).value("after");

@@ -47,13 +47,13 @@ async fn a_refused_connection() {
     let gone = Server::builder().tcp().start();
     let (tcp, socket) = (gone.url(), Server::start().url());
     gone.kill();
-    // A name that no resolver passes on, as 63 characters are the most between two dots: this needs no network.
+    // A name that no resolver forwards, because a label has at most 63 characters: this needs no network.
     let nowhere = format!("redis://{}.invalid", "x".repeat(64));
     for url in [tcp.as_str(), socket.as_str(), nowhere.as_str()] {
         let error = Larder::connect(url).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{url}: {error:?}");
         assert!(error.is_retryable());
-        // Why, also where a program logs the message alone.
+        // The message says why, for programs that log the message alone.
         let cause = error.source().expect("the operating system's word").to_string();
         assert!(error.to_string().contains(&cause), "{error}");
     }
@@ -79,7 +79,7 @@ async fn a_wrong_a_missing_and_a_needless_password() {
     let open = Server::builder().tcp().start();
     let url = format!("redis://:{SECRET}@{}", open.addr().unwrap());
     match Larder::connect(&url).await {
-        // Servers without a password let anybody in under HELLO … AUTH default, whatever they say.
+        // Servers without a password accept any credentials in HELLO … AUTH default.
         Ok(larder) => larder.ping().await.unwrap(),
         Err(error) => assert!(error.kind() == ErrorKind::Authentication && !shown(&error).contains(SECRET)),
     }
@@ -93,7 +93,7 @@ async fn a_server_that_does_not_know_hello_and_repeats_what_it_was_sent() {
     assert!(!shown(&error).contains(SECRET), "{}", shown(&error));
 }
 
-/// It answers `unknown command 'SET', with args beginning with: …` and then the key and the value.
+/// It replies `unknown command 'SET', with args beginning with: …`, followed by the key and the value.
 #[tokio::test]
 async fn a_server_that_does_not_know_a_command_and_repeats_its_arguments() {
     let mut server = Server::builder().tcp();
@@ -102,7 +102,7 @@ async fn a_server_that_does_not_know_a_command_and_repeats_its_arguments() {
     }
     let server = server.start();
     let larder = Larder::connect(&server.url()).await.unwrap();
-    // Without versions, which would have to be asked for first.
+    // Without versions, which would have to be fetched first.
     let plain = larder.cache::<String>("name").format(larder::Format::Plain).no_expiry().build().unwrap();
     let names = larder.cache::<String>("other").no_expiry().build().unwrap();
     let secret = SECRET.to_owned();
@@ -185,9 +185,9 @@ async fn a_key_of_another_type() {
     server.command(&["LPUSH", &list, "x"]);
     assert_eq!(users.get("list").await.unwrap_err().kind(), ErrorKind::WrongType);
     assert_eq!(users.exists("list").await.unwrap_err().kind(), ErrorKind::WrongType);
-    // Inside a script, too.
+    // The same inside a script.
     assert_eq!(users.touch("list", Duration::from_secs(1)).await.unwrap_err().kind(), ErrorKind::WrongType);
-    // MGET takes another type for nothing; set replaces it.
+    // MGET treats a value of another type as absent; `set` replaces it.
     assert_eq!(users.get_many(["list", "probe"]).await.unwrap(), [None, Some(user("Ann"))]);
     users.set("list", &user("Bob")).await.unwrap();
     assert_eq!(users.get("list").await.unwrap(), Some(user("Bob")));
@@ -219,7 +219,7 @@ async fn a_read_only_replica() {
 
 #[tokio::test]
 async fn a_server_that_is_loading() {
-    // A tenth of a second a key, and keys so large that even Redis 6 answers in between.
+    // A tenth of a second a key, and keys so large that even Redis 6 replies to others in between.
     let server = Arc::new(Server::builder().tcp().arg("key-load-delay", "100000").start());
     for key in 0..30 {
         server.command(&["SET", &key.to_string(), &"x".repeat(3 << 20)]);
@@ -258,7 +258,7 @@ async fn a_cluster_that_is_down() {
         assert_eq!(error.kind(), ErrorKind::ClusterDown, "{error:?}");
         assert!(error.is_retryable());
     }
-    // The same node without the cluster's URL says what to do.
+    // The same node, without `cluster` in the URL: the message says what to do.
     let error = users(&Larder::connect(&node.url()).await.unwrap()).get("a").await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::ClusterDown | ErrorKind::InvalidSetting), "{error:?}");
 }
@@ -295,8 +295,8 @@ async fn a_value_that_cannot_be_encoded() {
     assert!(!odd.exists("a").await.unwrap());
 }
 
-/// Another user of the machine, whom the permissions of the socket's file or folder keep out. The tests' own user may be
-/// root, who is let in everywhere.
+/// Another user of the machine, who is kept out by the permissions of the socket's file or folder. The user of the
+/// tests may be root, who is let in everywhere.
 #[test]
 fn a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl() {
     let test = "a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl";
@@ -310,7 +310,7 @@ fn a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl() {
     for (kept_out_by, folder, file) in [("the file", 0o755, 0o700), ("the folder", 0o700, 0o777)] {
         set_permissions(server.folder(), Permissions::from_mode(folder)).unwrap();
         set_permissions(socket, Permissions::from_mode(file)).unwrap();
-        let Some(worker) = Worker::spawn_as(test, "nobody", &[("SOCKET_URL", &server.url())], 65534) else {
+        let Some(worker) = Worker::spawn_as(test, "stranger", &[("SOCKET_URL", &server.url())], 65534) else {
             return eprintln!("not root: no other user can be had");
         };
         let told = worker.read_line(Duration::from_secs(30)).unwrap();
@@ -318,7 +318,7 @@ fn a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl() {
         assert!(told.contains("the permissions of a socket's file or folder"), "{kept_out_by}: {told}");
         assert!(told.contains("Permission denied") && !told.contains("ACL"), "{kept_out_by}: {told}");
         assert!(!told.contains("the user may not do this"), "{kept_out_by}: {told}");
-        // A server that has just made its file gives it its permissions a moment later.
+        // A server sets the permissions of its socket file a moment after creating it.
         assert!(told.ends_with("true"), "{kept_out_by}: {told}");
     }
 }

@@ -1,5 +1,5 @@
-//! A name that leads to another server after a failover, while the old server keeps its connections: all links of a node go on
-//! together, to a master. And a program that reads from a replica on purpose.
+//! A name that leads to another server after a failover, while the old server keeps its connections: all links of a
+//! node move together, to a master. And a program that reads from a replica on purpose.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -26,7 +26,7 @@ fn replicate(replica: &Server, master: &Server) {
     replica.command(&["REPLICAOF", "127.0.0.1", &master.addr().unwrap().port().to_string()]);
 }
 
-/// Waits until a replica has all that its master has.
+/// Waits until a replica has everything that its master has.
 fn in_step(master: &Server, replica: &Server) {
     eventually("the replica is in step", LIMIT, || {
         let (of_master, of_replica) = (master.info("replication"), replica.info("replication"));
@@ -68,10 +68,10 @@ async fn all_links_go_to_the_new_master_though_the_old_server_keeps_them() {
 
     promote(&new);
     vip.redirect(new.addr().unwrap());
-    // It follows the new master, and its connections stay.
+    // The link follows the new master, and its connections stay open.
     replicate(&old, &new);
     until("writes go to the new master", async || numbers(&larder).set("a", &2).await.is_ok()).await;
-    // In this instant, and not only after the next heartbeat: the old server must not answer for what was written.
+    // At this moment, and not only after the next heartbeat: the old server must not serve a key that was written.
     for number in 3..50 {
         numbers(&larder).set("a", &number).await.unwrap();
         assert_eq!(numbers(&larder).get("a").await.unwrap(), Some(number));
@@ -80,7 +80,7 @@ async fn all_links_go_to_the_new_master_though_the_old_server_keeps_them() {
         assert_eq!(numbers(&larder).get("a").await.unwrap(), None, "cleared, and served");
     }
     until("no link is left behind", async || connections(&old) == 0).await;
-    // And the tracked link gets the invalidations of what others write there.
+    // And the tracked link receives the invalidations for what other clients write there.
     let other = patient().url(new.url()).connect().await.unwrap();
     numbers(&larder).set("b", &1).await.unwrap();
     until("near reads work", async || {
@@ -132,7 +132,7 @@ async fn writes_are_read_back_while_the_links_talk_to_different_masters() {
     let vip = Proxy::start(servers[0].addr().unwrap()).await;
     let larder = patient().url(vip.url()).connect().await.unwrap();
     numbers(&larder).set("a", &1).await.unwrap();
-    // A first move, after which the next has to wait.
+    // A first move, after which the next one has to wait.
     vip.redirect(servers[1].addr().unwrap());
     let list: String = servers[0].query(&["CLIENT", "LIST"]);
     let one = list.lines().find(|line| line.contains(" name=larder ")).unwrap();
@@ -166,7 +166,7 @@ async fn writes_are_read_back_while_the_links_talk_to_different_masters() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn links_that_reach_different_masters_move_together() {
-    // The old server is cut off and does not know that it was replaced: it stays a master, and only its run id tells.
+    // The old server is cut off and does not know that it was replaced. It stays a master, and only its run id differs.
     let (old, new) = (Server::builder().tcp().start(), Server::builder().tcp().start());
     let vip = Proxy::start(old.addr().unwrap()).await;
     let larder = patient().url(vip.url()).connections(3).connect().await.unwrap();
@@ -210,7 +210,7 @@ async fn a_replica_that_is_read_on_purpose_serves_reads_without_ever_dialling_ag
     .await;
     let after = ids();
     assert!(before.iter().all(|id| after.contains(id)), "{before:?} {after:?}");
-    // A replica lags by any time: nothing that it said is kept.
+    // A replica may lag by any time, so nothing that it returned is kept near.
     assert_eq!(reader.stats().caches["n"].near_hits, 0);
 }
 
@@ -265,7 +265,7 @@ async fn of_a_swapped_database_get_and_explain_say_the_same_and_new_connections_
         let (kept, fresh) =
             (near(larder).get("a").await.unwrap(), near(larder).fresh().get("a").await.unwrap());
         assert_eq!(explained.stored == Stored::Fresh, fresh.is_some(), "{explained}");
-        // A copy that is served all the same is the old one, and explain says that it is served.
+        // A copy that is still served is the old one, and `explain` reports that it is served.
         if kept.is_some_and(|kept| kept != number) {
             assert_eq!(explained.near, NearVerdict::Served, "{explained}");
         }

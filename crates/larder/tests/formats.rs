@@ -1,4 +1,4 @@
-//! What each format gives back, and what it refuses to take.
+//! What each format returns after a round trip, and which values it refuses.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -24,13 +24,13 @@ fn cache<V>(larder: &Larder, format: Format) -> Cache<V>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    // A name for each type: values of one name are of one type.
+    // A cache name for each type, because the values of one cache name have one type.
     let name: String =
         std::any::type_name::<V>().chars().filter(char::is_ascii_alphanumeric).take(100).collect();
     larder.cache(&name).ttl(HOUR).format(format).build().unwrap()
 }
 
-/// What a value is after a round trip.
+/// Returns the value after a round trip.
 async fn round_trip<V>(larder: &Larder, format: Format, value: &V) -> Result<V, Error>
 where
     V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -50,7 +50,7 @@ where
     }
 }
 
-/// The value is refused by `set`, and a load of it is returned and not stored; the error says why.
+/// `set` refuses the value, a load of it is returned and not stored, and the error says why.
 async fn refused<V>(larder: &Larder, format: Format, value: V, why: &str)
 where
     V: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -249,7 +249,7 @@ fn depth_is_carried_to_what_the_decoder_reads_and_refused_beyond() {
             refused(&larder, Format::Json, deep(64), "127").await;
             same(&larder, &[Format::MessagePack], deep(127)).await;
             refused(&larder, Format::MessagePack, deep(128), "255").await;
-            // Three containers in JSON's form, of which one names the variant.
+            // Three containers in JSON's form; one of them names the variant.
             let fork = |depth: usize| {
                 (0..depth).fold(Tree::Leaf, |tree, _| Tree::Fork(Box::new((tree, Tree::Leaf))))
             };
@@ -268,7 +268,7 @@ fn what_only_the_type_knows_is_refused_by_the_verified_round_trip() {
         let error = verified.set("k", &flat).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Encode);
         assert!(error.to_string().contains("cannot be read back from Json: invalid type"), "{error}");
-        // The same handle name, unverified: it is stored, and counts as unreadable.
+        // The same cache name, unverified: the value is stored, and counts as unreadable.
         let trusting: Cache<Flat> = larder.cache("flat").ttl(HOUR).verify_encoding(false).build().unwrap();
         trusting.set("k", &flat).await.unwrap();
         assert_eq!(trusting.get("k").await.unwrap(), None);
@@ -281,7 +281,7 @@ fn what_only_the_type_knows_is_refused_by_the_verified_round_trip() {
     });
 }
 
-/// Written as one thing and read as another, as a `serialize_with` without its other half does.
+/// Written as one type and read as another, as a `serialize_with` without its counterpart does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Halved {
     #[serde(serialize_with = "half")]

@@ -1,4 +1,4 @@
-//! What the origin says is gone stays gone: a known absence replaces the stale value.
+//! A value that the origin reports as gone stays gone: a known absence replaces the stale value.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -109,7 +109,7 @@ async fn an_early_refresh_that_says_it_is_gone_ends_the_value() {
             let name = if near { "near" } else { "far" };
             let builder = larder.cache::<User>(name).ttl(HOUR).early_refresh(100.0);
             let users = if near { builder.near(Near::bytes(1 << 20)) } else { builder }.build().unwrap();
-            // So expensive a load, and so near its end, that every call is due.
+            // The load is so expensive, and the value so near its end, that every call is due for an early refresh.
             let slow = || async {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 Ok::<_, Down>(user("Ann"))
@@ -134,7 +134,7 @@ async fn another_process_is_not_given_the_old_value_either() {
     }
 }
 
-/// What was written while the loader ran is newer than its answer.
+/// A value that was written while the loader ran is newer than the loader's answer.
 #[tokio::test]
 async fn a_write_during_the_load_stays() {
     for (store, larder) in each_store().await {

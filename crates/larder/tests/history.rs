@@ -1,6 +1,6 @@
-//! C1 and C2 with everything at once: several processes read, load, set and delete the same keys, and what each saw and when is
-//! judged afterwards. Whoever has written reads nothing older (C1), and nobody reads what was replaced more than
-//! `Near::STALENESS` ago (C2).
+//! C1 and C2 with everything at once: several processes read, load, set and delete the same keys, and record what each
+//! saw and when. The history is checked afterwards: a process that has written a key reads nothing older (C1), and no
+//! process reads a value that was replaced more than `Near::STALENESS` ago (C2).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::path::Path;
@@ -19,20 +19,20 @@ use tokio::task::spawn_blocking;
 const HOUR: Duration = Duration::from_secs(3600);
 const PROCESSES: u32 = 4;
 const READERS: u32 = 4;
-/// Of each process, which writes them; all processes read all of them.
+/// Each process writes its own keys; all processes read all of them.
 const OWN_KEYS: u32 = 6;
 const KEYS: u32 = PROCESSES * OWN_KEYS;
-/// So long at least: reads within the bound of the start cannot be beyond it.
+/// The least duration: a read within the bound of the start cannot violate it.
 const SPAN: Duration = Duration::from_secs(6);
 
-/// What a process does its work with.
+/// What a process works with.
 struct Process {
     number: u32,
     cache: Cache<u64>,
-    /// The database: a row a key, past all caching.
+    /// The database: a row for each key, without any caching.
     rows: Cache<u64>,
     recorder: Recorder,
-    /// How often each reading task reads, at least.
+    /// The least number of reads of each reading task.
     least: u32,
     done: AtomicBool,
     loads: AtomicU64,
@@ -62,14 +62,14 @@ impl Process {
         self.recorder.record(&event).unwrap();
     }
 
-    /// Reads all keys in an order of its own, every second time with a loader.
+    /// Reads all keys in its own order, every second time with a loader.
     async fn read(self: Arc<Self>, task: u32) {
         let begin = Instant::now();
         for i in 0.. {
             if i >= self.least && begin.elapsed() > SPAN {
                 break;
             }
-            // Strides that have no divisor with the number of keys.
+            // Strides that are coprime with the number of keys.
             let key = (self.number * 5 + i * [1, 5, 7, 11][(task % 4) as usize]) % KEYS;
             let start = now();
             let seen = if (i / KEYS + task).is_multiple_of(2) {
@@ -93,7 +93,7 @@ impl Process {
         }
     }
 
-    /// Writes its own keys until the reading is done: first the row, then the cache.
+    /// Writes its own keys until the readers are done: first the row, then the cache.
     async fn write(self: Arc<Self>) {
         for version in 1.. {
             for key in (0..OWN_KEYS).map(|own| self.number * OWN_KEYS + own) {
@@ -110,7 +110,7 @@ impl Process {
                 if told.is_ok() {
                     self.record(READERS, key, start, Kind::Write(version));
                 }
-                // Read at once by who wrote: what C1 is about.
+                // The writer reads its own write at once, which is what C1 is about.
                 for load in [false, true] {
                     let start = now();
                     let seen = if load {
@@ -125,7 +125,7 @@ impl Process {
                         self.record(READERS, key, start, Kind::Read(seen));
                     }
                 }
-                // A pace that leaves most reads of a key near.
+                // A pace at which most reads of a key are near.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
@@ -148,7 +148,7 @@ impl Process {
     }
 }
 
-/// Runs all processes, while `disturb` does what it likes, and judges what they recorded.
+/// Runs all processes, calls `disturb` meanwhile, and checks what they recorded.
 async fn history(what: &str, test: &str, least: u32, url: &str, database: &Server, disturb: impl AsyncFn()) {
     let folder = tempfile::tempdir().unwrap();
     let workers: Vec<Worker> = (0..PROCESSES)

@@ -1,4 +1,4 @@
-//! Jobs: once in the fleet for each period or slot, and what becomes of runs that fail, die or lose their lock.
+//! Jobs: one run in the fleet for each period or slot, and what happens to runs that fail, die or lose their lock.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -33,7 +33,7 @@ fn nightly(larder: &Larder) -> Job {
     nightly_at(larder, Duration::ZERO)
 }
 
-/// As it was so many whole days ago.
+/// The time that many whole days ago.
 fn nightly_at(larder: &Larder, ago: Duration) -> Job {
     // A boundary that a test meets by chance only once in years: half a period from now.
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() % DAY.as_secs();
@@ -92,7 +92,7 @@ async fn a_period_is_completed_once_and_the_next_is_another() {
         let status = job.status().await.unwrap().expect(store);
         assert_eq!(status.outcome, JobOutcome::Completed, "{store}");
         assert!(status.took().unwrap() < LONG, "{status:?}");
-        // What counts for the next period, because its boundary is near, is another run.
+        // A run that counts for the next period, because its boundary is near, is another run.
         let early = nightly(&larder).tolerance(DAY / 2 + Duration::from_secs(600));
         assert_eq!(run(&early).await, Ran::Ran(Ok(7)), "{store}");
         assert!(matches!(run(&early).await, Ran::AlreadyDone { .. }), "{store}");
@@ -127,7 +127,7 @@ async fn a_failed_run_is_tried_again_later_and_given_up_after_its_attempts() {
         assert!(left > DAY / 3 && left <= DAY / 2 + LONG, "{store}: {left:?}");
         assert!(matches!(fail(&job).await, Ran::Ran(Err(_))), "{store}");
         assert_eq!(run(&job).await, Ran::GaveUp { attempts: 2 }, "{store}");
-        // More attempts, and it is completed.
+        // With more attempts allowed, it is completed.
         assert_eq!(run(&job.clone().attempts(3)).await, Ran::Ran(Ok(7)), "{store}");
         assert!(matches!(run(&job).await, Ran::AlreadyDone { .. }), "{store}");
     }
@@ -209,11 +209,11 @@ async fn a_run_whose_body_is_dropped_has_died_and_another_takes_its_place() {
 #[tokio::test]
 async fn missed_periods_are_made_up_for_only_if_told_to_and_the_oldest_first() {
     for (store, larder) in each_store().await {
-        // As the day that was `days` days ago.
+        // The job as it was `days` days ago.
         let ago = |days: u32| nightly_at(&larder, days * DAY);
         assert_eq!(run(&ago(5)).await, Ran::Ran(Ok(7)), "{store}");
         let mut made_up = 0;
-        // The last two, and today.
+        // The last two slots, and today's.
         while matches!(run(&ago(0).catch_up(2)).await, Ran::Ran(Ok(7))) {
             made_up += 1;
         }
@@ -225,7 +225,7 @@ async fn missed_periods_are_made_up_for_only_if_told_to_and_the_oldest_first() {
         assert_eq!(run(&tomorrow(&larder)).await, Ran::GaveUp { attempts: 1 }, "{store}");
     }
     for (store, larder) in each_store().await {
-        // Without it, missed ones are skipped.
+        // Without this setting, missed slots are skipped.
         assert_eq!(run(&nightly_at(&larder, 5 * DAY)).await, Ran::Ran(Ok(7)), "{store}");
         assert_eq!(run(&nightly(&larder)).await, Ran::Ran(Ok(7)), "{store}");
         assert!(matches!(run(&nightly(&larder)).await, Ran::AlreadyDone { .. }), "{store}");
@@ -278,14 +278,14 @@ async fn a_run_whose_end_is_recorded_hears_so_also_after_the_run_of_a_later_peri
     let here = support::patient().response_timeout(Duration::from_millis(300)).namespace(&space);
     let here = here.url(proxy.url()).connect().await.unwrap();
     let there = support::connect_as(&server.url(), &space).await;
-    // The server knows the scripts.
+    // Run once, so that the server knows the scripts.
     assert_eq!(run(&nightly(&here)).await, Ran::Ran(Ok(7)));
     let tick = |larder: &Larder| larder.job("tick").every(Duration::from_millis(500)).ttl(TTL);
     let running = tokio::spawn({
         let (job, proxy) = (tick(&here), proxy.clone());
         async move {
             let body = async |_| {
-                // Its end is carried out, and the answer is lost.
+                // The server executes the end of the run, and the reply is lost.
                 proxy.swallow(Direction::ToClient);
                 Ok::<_, String>(7)
             };

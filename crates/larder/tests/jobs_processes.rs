@@ -1,8 +1,8 @@
 //! A job in eight processes that are killed, stopped and replaced: each period is completed, and none twice.
 //!
-//! Each period is struck once, so that the condition of the promise holds in every one: a process is connected, and
-//! no dead holder's lease is in force, for half of it. Faults of all kinds at once are in the harness of `cargo xtask
-//! faults`.
+//! Each period has faults only once, so that the condition of the guarantee holds in every period: for half of it a
+//! process is connected and no dead holder's lease is in force. `cargo xtask faults` injects faults of all kinds at
+//! once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -22,7 +22,7 @@ const TTL: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_secs(20);
 const TEST: &str = "each_period_is_completed_and_none_twice_while_processes_are_killed_and_stopped";
 
-/// The same numbers from the same seed.
+/// A random number generator: the same numbers from the same seed.
 struct Draw(u64);
 
 impl Draw {
@@ -32,7 +32,7 @@ impl Draw {
     }
 }
 
-/// A worker: calls the job over and over, and tells which periods it completed.
+/// A worker: calls the job over and over, and prints the periods that it completed.
 async fn work(url: &str, seed: u64) {
     let mut draw = Draw(seed);
     let larder = support::connect_as(url, "jobs").await;
@@ -52,7 +52,7 @@ async fn work(url: &str, seed: u64) {
     }
 }
 
-/// The periods that the server's record was seen to call completed.
+/// The periods that the server's record reported as completed.
 struct Completed {
     periods: Arc<Mutex<BTreeSet<u64>>>,
     stop: Arc<AtomicBool>,
@@ -83,7 +83,7 @@ impl Drop for Completed {
     }
 }
 
-/// Until the next period of the server's clock, which is this machine's, and so much of it.
+/// Sleeps until the next period of the server's clock, which is this machine's clock, and `part` longer.
 async fn next_period_and(part: Duration) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let into = Duration::from_millis(u64::try_from(now.as_millis() % EVERY.as_millis()).unwrap());
@@ -119,8 +119,8 @@ async fn each_period_is_completed_and_none_twice_while_processes_are_killed_and_
     let (mut kills, mut stops) = (0, 0);
     for _ in 0..periods {
         next_period_and(Duration::from_millis(draw.below(400))).await;
-        // Half of the processes, of which one may hold the run. The rest has the period to itself when its lease is
-        // over.
+        // Half of the processes, one of which may hold the run. The others have the rest of the period once its lease
+        // has expired.
         let struck: BTreeSet<usize> = (0..4).map(|_| usize::try_from(draw.below(8)).unwrap()).collect();
         for at in struck {
             hear(&workers[at]);
@@ -134,7 +134,7 @@ async fn each_period_is_completed_and_none_twice_while_processes_are_killed_and_
                 workers[at].stop();
             }
         }
-        // Longer than a lease, so that what goes on then has lost its run.
+        // Longer than a lease, so that a process that resumes then has lost its run.
         tokio::time::sleep(TTL + Duration::from_millis(200 + draw.below(400))).await;
         workers.iter().for_each(Worker::resume);
     }
@@ -145,7 +145,7 @@ async fn each_period_is_completed_and_none_twice_while_processes_are_killed_and_
         hear(worker);
     }
     let mut done = completed.so_far();
-    // What a worker was told of is completed, also if nobody looked in time.
+    // A period that a worker reported is completed, even if the watcher did not read the record in time.
     done.extend(told.keys());
     let (first, last) = (*done.first().unwrap(), *done.last().unwrap());
     let skipped: Vec<u64> = (first..last).filter(|period| !done.contains(period)).collect();

@@ -1,4 +1,5 @@
-//! The layer in axum, over HTTP/1.1 and HTTP/2: layers that compose, what handlers find, who the client is, what is in flight.
+//! The layer in axum, over HTTP/1.1 and HTTP/2: layers that compose, what handlers find, which client a request belongs
+//! to, and what is in flight.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -46,7 +47,8 @@ async fn two_layers_both_say_what_is_left_and_the_older_fields_are_those_of_the_
                     "{left:?}"
                 );
                 assert!(left[1].starts_with(&format!("\"{}\";r=99", names[0])), "{left:?}");
-                // One limit each: that of the route, which has less left, also where it refuses.
+                // The response has the fields of one limit: that of the route, which has less left, even when it
+                // refuses.
                 assert_eq!(answer.one("x-ratelimit-limit"), Some("2"), "{store} {version}");
                 assert_eq!(
                     answer.one("x-ratelimit-remaining"),
@@ -163,16 +165,16 @@ async fn behind_a_proxy_clients_are_told_apart_by_the_address_that_it_added() {
             let plain = serve_by(ClientIp::new().trust(["127.0.0.1"]).unwrap()).await;
             let lines: &[(&[&[u8]], bool)] = &[
                 (&[b"203.0.113.7"], true),
-                // The same client, whatever it claims to be.
+                // The same client, whatever its request claims.
                 (&[b"198.51.100.1, 203.0.113.7"], false),
                 (&["b\u{fc}cher, 203.0.113.7".as_bytes()], false),
                 (&[b"\xff\xfe, 203.0.113.7,"], false),
                 (&[b"192.0.2.200", b"203.0.113.7"], false),
-                // Another, and IPv6 counts by /64.
+                // Another client; IPv6 addresses count by /64.
                 (&[b"203.0.113.8"], true),
                 (&[b"2001:db8:1:2::1"], true),
                 (&[b"2001:db8:1:2:ffff::9"], false),
-                // Without a client's address the proxy is the client, once.
+                // Without a client's address the proxy itself is the client, and counts once.
                 (&[], true),
                 (&[], false),
             ];
@@ -185,7 +187,7 @@ async fn behind_a_proxy_clients_are_told_apart_by_the_address_that_it_added() {
                 let status = ask(version, plain, request).await.status;
                 assert_eq!(status == StatusCode::OK, *passes, "{store} {version} {values:?}: {status}");
             }
-            // The standard field, where it is the one that the proxy writes.
+            // The standard field, if that is the one that the proxy writes.
             let clients = ClientIp::new().trust(["127.0.0.1"]).unwrap().field(header::FORWARDED);
             let standard = serve_by(clients).await;
             for (value, passes) in [
@@ -197,7 +199,7 @@ async fn behind_a_proxy_clients_are_told_apart_by_the_address_that_it_added() {
                 let status = ask(version, standard, request(Method::GET, "/", &fields)).await.status;
                 assert_eq!(status == StatusCode::OK, passes, "{store} {version} {value}: {status}");
             }
-            // A client that no proxy stands before cannot choose its address.
+            // A client that connects without a proxy cannot choose its address.
             let direct = serve_by(ClientIp::new()).await;
             for address in ["203.0.113.30", "203.0.113.31"] {
                 let fields = [("x-forwarded-for", address)];
@@ -286,14 +288,14 @@ async fn a_request_in_flight_holds_its_permit_until_its_body_was_sent_or_the_cli
             };
             let ((first, _first), (second, gone)) = (start().await, start().await);
             assert_eq!((first.status(), second.status()), (StatusCode::OK, StatusCode::OK), "{store}");
-            // The handlers have returned; their bodies have not been sent.
+            // The handlers have returned, and their bodies have not been sent.
             assert_eq!(ann.in_use().await.unwrap(), 2, "{store} {version}");
             let refused = ask(version, address, request(Method::GET, "/", &[("x-user", "ann")])).await;
             assert_eq!(
                 (refused.status, refused.one("retry-after")),
                 (StatusCode::TOO_MANY_REQUESTS, Some("1"))
             );
-            // The client of one goes away.
+            // The client of one request disconnects.
             drop(second);
             gone.abort();
             support::until("its permit is free", async || ann.in_use().await.unwrap() == 1).await;

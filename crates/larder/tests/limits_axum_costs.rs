@@ -1,4 +1,4 @@
-//! The layer in axum, over HTTP/1.1 and HTTP/2: quotas, costs and outcomes, blocks, several limits, when to come back.
+//! The layer in axum, over HTTP/1.1 and HTTP/2: quotas, costs and outcomes, blocks, several limits, and when to retry.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -114,13 +114,13 @@ async fn a_client_that_fails_too_often_is_blocked_longer_than_its_window_and_tol
             let wait = |answer: &Answer| answer.one("retry-after").unwrap().parse::<u64>().unwrap();
             assert!((59..=61).contains(&wait(&blocked)), "{store}: {}", wait(&blocked));
             assert_eq!(blocked.one("x-ratelimit-remaining"), Some("0"), "{store}");
-            // The window is over, the block is not; others are served.
+            // The window is over, but the block is not; other clients are served.
             tokio::time::sleep(Duration::from_millis(1100)).await;
             let still = ask("ann").await;
             assert_eq!(still.status, StatusCode::TOO_MANY_REQUESTS, "{store}");
             assert!((40..=60).contains(&wait(&still)), "{store}: {}", wait(&still));
             assert_eq!(ask("bob").await.status, StatusCode::UNAUTHORIZED, "{store}");
-            // Somebody lifts it.
+            // An operator lifts the block.
             logins.reset("ann").await.unwrap();
             assert_eq!(ask("ann").await.status, StatusCode::UNAUTHORIZED, "{store}");
         }
@@ -148,7 +148,7 @@ async fn a_cost_that_an_override_allows_is_charged_whole_and_else_it_is_that_of_
     }
 }
 
-/// What a handler says its work has cost.
+/// The cost that a handler reports for its work.
 #[derive(Clone)]
 struct Cost(u64);
 
@@ -185,11 +185,11 @@ async fn a_request_costs_what_it_says_and_then_what_its_response_says() {
             assert_eq!(ask(&[("x-cost", "0")]).await, 200);
             assert_eq!(left().await, 60, "{store}: what costs nothing is not counted");
             assert_eq!(ask(&[("x-cost", "61")]).await, 429);
-            // Used beyond what was charged, and beyond the limit: it is owed.
+            // The cost is more than was charged, and more than the limit: the rest is owed.
             assert_eq!(ask(&[("x-cost", "10"), ("x-used", "150")]).await, 200);
             assert_eq!((left().await, ask(&[]).await), (0, StatusCode::TOO_MANY_REQUESTS), "{store}");
             assert_eq!(tokens.check("ann").await.unwrap().remaining(), 0);
-            // Of 190 that count, 91 must leave the window before one more fits.
+            // Of the 190 that count, 91 must leave the window before one more fits.
             assert!(
                 tokens.with_quotas(Quota::per_hour(190)).unwrap().remaining("ann").await.unwrap() == 0,
                 "{store}"
@@ -236,7 +236,7 @@ async fn quotas_follow_the_request_or_the_key() {
                     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{store} {path} {fields:?}");
                 }
             }
-            // The other operations go by the key too.
+            // The other operations use the key, too.
             assert_eq!(by_key.remaining("paid2").await.unwrap(), 4);
             assert!(
                 by_key.check_n("paid2", 4).await.unwrap().is_allowed()
@@ -286,7 +286,7 @@ async fn two_limits_of_one_layer_are_charged_together() {
                 8,
                 "{store}: refusals charge nothing"
             );
-            // What does not count is given back to both.
+            // A request that does not count is refunded to both limits.
             by_user_limiter.reset("ann").await.unwrap();
             assert_eq!(ask("/missing").await.status, StatusCode::NOT_FOUND);
             assert_eq!(by_address.remaining("127.0.0.1").await.unwrap(), 8, "{store}");

@@ -24,7 +24,7 @@ async fn a_key_that_exceeds_its_limit_is_blocked_in_all_programs_though_permits_
             let name = format!("logins{}", quota.limit());
             let limiter = larder.rate_limiter(&name, quota).unwrap().block_for(MINUTE).unwrap();
             let plain = other.rate_limiter(&name, quota).unwrap();
-            // As much as fits is not more than the limit.
+            // `take_up_to` takes as much as fits, so it does not exceed the limit.
             while limiter.take_up_to("ann", 100).await.unwrap().is_allowed() {}
             until("no block has begun", async || plain.allow("ann").await.unwrap()).await;
             let refused = loop {
@@ -37,17 +37,17 @@ async fn a_key_that_exceeds_its_limit_is_blocked_in_all_programs_though_permits_
             assert!(wait > MINUTE - SECOND && wait <= MINUTE + ms(200), "{store} {quota:?}: {wait:?}");
             assert_eq!((refused.remaining(), refused.quota()), (0, quota), "{store}");
             assert!(refused.reset_after() >= wait - ms(20), "{store}: {refused:?}");
-            // Its window is over soon, and another program has no such setting: the key is blocked all the same.
+            // The short window is over soon, and another program has no such setting: the key is blocked all the same.
             tokio::time::sleep(2 * quota.window()).await;
             let there = plain.check("ann").await.unwrap();
             assert!(there.retry_after().unwrap() > MINUTE - 5 * SECOND, "{store} {quota:?}: {there:?}");
             assert_eq!(plain.remaining("ann").await.unwrap(), 0, "{store}");
             assert_eq!(plain.take_up_to("ann", 5).await.unwrap().granted(), 0, "{store}");
             assert!(!plain.acquire("ann", ms(50)).await.unwrap().is_allowed(), "{store}");
-            // Refusals during a block do not prolong it, and other keys have their own.
+            // Refusals during a block do not prolong it, and other keys have their own blocks.
             assert!(limiter.check("ann").await.unwrap().retry_after().unwrap() < wait, "{store}");
             assert!(limiter.allow("bob").await.unwrap(), "{store}");
-            // A reset ends it.
+            // A reset ends the block.
             assert!(limiter.reset("ann").await.unwrap(), "{store}");
             assert!(limiter.allow("ann").await.unwrap(), "{store} {quota:?}");
         }
@@ -69,16 +69,16 @@ async fn blocks_escalate_and_a_reset_or_a_quiet_time_forgets_them() {
         for span in [100, 300, 700, 700] {
             let wait = exceed().await;
             assert!(lasts(wait, span), "{store}: {wait:?} of {span} ms");
-            // A caller that waits so long, alone, is admitted.
+            // A caller that waits for that long, alone, is admitted.
             tokio::time::sleep(wait).await;
             assert!(limiter.allow("ann").await.unwrap(), "{store}: after {span} ms");
         }
         limiter.reset("ann").await.unwrap();
         assert!(lasts(exceed().await, 100), "{store}: a reset forgets");
-        // The block's own span, which must pass.
+        // The length of the block, which must pass.
         tokio::time::sleep(ms(100)).await;
         assert!(lasts(exceed().await, 300), "{store}: and then it escalates again");
-        // The quiet time is the longest block, in whole seconds.
+        // The quiet time is as long as the longest block, in whole seconds.
         tokio::time::sleep(ms(300 + 1000)).await;
         let again = exceed().await;
         assert!(lasts(again, 100), "{store}: {again:?} after a quiet time");
@@ -104,7 +104,7 @@ async fn a_waiter_gets_its_turn_after_the_block_and_overrides_and_refunds_leave_
         let turn = limiter.acquire("ann", MINUTE).await.unwrap();
         assert!(turn.is_allowed() && started.elapsed() >= blocked.retry_after().unwrap() / 2, "{store}");
         limiter.end_override("ann").await.unwrap();
-        // A reset ends the block of a key with an override, and leaves the override.
+        // A reset ends the block of a key with an override, and keeps the override.
         limiter.override_key("bob", Quota::per_minute(2), MINUTE).await.unwrap();
         limiter.check_n("bob", 2).await.unwrap();
         assert!(!limiter.allow("bob").await.unwrap(), "{store}");
@@ -125,7 +125,7 @@ async fn keys_that_are_decided_together_are_blocked_each_for_itself() {
         let refused = ask().await;
         assert_eq!(refused.refused_by(), Some(0), "{store}");
         assert!(refused.retry_after().unwrap() > 2 * MINUTE, "{store}");
-        // Nothing was charged to the other, and it is not blocked.
+        // The other key was not charged, and it is not blocked.
         assert_eq!(all.remaining("everybody").await.unwrap(), 98, "{store}");
     }
 }

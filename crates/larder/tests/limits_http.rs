@@ -1,4 +1,5 @@
-//! The tower layer: who is limited, what clients are told, and that nothing is charged before a request comes.
+//! The tower layer: which requests are limited, what clients are told, and that nothing is charged before a request
+//! arrives.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -22,7 +23,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 type Answer = Response<String>;
 
-/// Counts how often it was called, and says what the layer left with the request.
+/// Counts its calls, and returns what the layer stored in the request.
 fn handler(
     calls: &Arc<AtomicU64>,
 ) -> impl Service<Request<()>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + 'static {
@@ -141,7 +142,7 @@ async fn what_is_skipped_charges_nothing() {
     assert_eq!(limiter.remaining("GET /health").await.unwrap(), 1);
 }
 
-/// Ready only once, as tower allows: a clone of it is not.
+/// A service that is ready only once, as tower allows: a clone of it is not ready.
 struct ReadyOnce(bool);
 
 impl Clone for ReadyOnce {
@@ -208,7 +209,7 @@ async fn keys_come_from_addresses_fields_and_closures() {
     };
     assert!(ask(by_field.clone(), &with("ann")).await && ask(by_field.clone(), &with("bob")).await);
     assert!(!ask(by_field.clone(), &with("ann")).await);
-    // Those without a key count together.
+    // Requests without a key count together.
     assert!(ask(by_field.clone(), &|_| ()).await && !ask(by_field, &|_| ()).await);
 
     let by_closure =
@@ -270,7 +271,7 @@ async fn when_nobody_can_decide_the_answer_is_503_unless_the_program_allows() {
         let kind = body.map(|body| body["type"].as_str().unwrap().to_owned());
         assert!(kind.is_none_or(|kind| kind.ends_with("#temporary-reduced-capacity")));
     }
-    // What this program's own share refuses is decided, and when to come back is known.
+    // A refusal by this program's own share is a decision, and has a time to retry.
     let limiter = larder.rate_limiter("api", Quota::per_hour(2)).unwrap();
     let limiter = limiter.outage(OutagePolicy::LocalShare(2)).unwrap();
     let service = RateLimitLayer::new(limiter, PathKey::new()).layer(handler(&Arc::default()));

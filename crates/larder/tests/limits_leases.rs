@@ -1,5 +1,5 @@
-//! Leases: spent here, never more than the limit, given back. The bound itself is proved by the oracle in
-//! src/store/equivalence_limits/ and by the schedules in src/limit/simulation.rs.
+//! Leased permits are spent locally, never exceed the limit, and are given back. The bound itself is checked by the
+//! oracle in src/store/equivalence_limits/ and by the schedules in src/limit/simulation.rs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -34,7 +34,7 @@ async fn a_hot_key_costs_one_round_trip_a_batch() {
         one.await.unwrap();
     }
     let (asked, decided) = (server.calls("evalsha"), each * tasks);
-    // A lease may end before it is spent where the machine is slow.
+    // On a slow machine a lease may end before it is spent.
     assert!(asked <= decided / 50 + 40, "{asked} round trips for {decided} decisions");
     assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::Lease);
 }
@@ -161,7 +161,7 @@ async fn as_many_as_there_are_come_out_of_a_lease_too() {
 #[tokio::test]
 async fn a_waiter_does_not_keep_others_from_a_batch() {
     for (store, larder) in each_store().await {
-        // The shorter quota is too short to book the longer one's turn: the waiter sleeps, and holds its place.
+        // The shorter quota is too short to book a turn of the longer one: the waiter sleeps, and keeps its place.
         let quotas = [Quota::new(100, Duration::from_millis(200)), Quota::per_hour(30)];
         let limiter = larder.rate_limiter("api", quotas).unwrap().leased(10).unwrap();
         limiter.take_up_to("a", 30).await.unwrap();
@@ -207,12 +207,12 @@ async fn a_batch_that_was_asked_for_before_a_reset_is_not_spent_after_it() {
         let larder = support::connect(&larder).await;
         let limiter = larder.rate_limiter("api", Quota::per_hour(20)).unwrap().leased(10).unwrap();
         limiter.allow("warm").await.unwrap();
-        // Sent, and answered before the reset; but its caller is not polled before the reset has returned.
+        // The request was sent and answered before the reset; its caller is polled only after the reset has returned.
         let mut asked = Box::pin(limiter.check("a").into_future());
         assert!(futures_util::FutureExt::now_or_never(&mut asked).is_none());
         limiter.reset("a").await.unwrap();
         let mut allowed = u64::from(asked.await.unwrap().is_allowed());
-        // What the store has charged since the reset, and what is still in a batch, are all that may pass.
+        // Only what the store has charged since the reset, and what is still in a batch, may pass.
         while limiter.allow("a").await.unwrap() {
             allowed += 1;
         }

@@ -35,7 +35,7 @@ async fn a_server_that_hangs_costs_its_timeout_once_and_then_nothing() {
     assert!(first.is_allowed() && first.decided_by() == DecidedBy::Outage);
     let first_took = started.elapsed();
     assert!(first_took >= Duration::from_millis(99) && first_took < Duration::from_secs(5), "{first_took:?}");
-    // Many at once and one after the other: only those that try anew wait, one after each pause.
+    // Many calls, one after the other: only a call that tries the server again waits, one after each pause.
     let (started, mut decided) = (Instant::now(), 0);
     let mut quick = 0;
     while started.elapsed() < Duration::from_millis(600) {
@@ -44,7 +44,7 @@ async fn a_server_that_hangs_costs_its_timeout_once_and_then_nothing() {
         decided += 1;
         quick += u64::from(before.elapsed() < Duration::from_millis(50));
     }
-    // A machine that is busy elsewhere delays some of the others, too.
+    // A busy machine delays some of the other calls, too.
     assert!(decided > 100 && decided - quick <= 5 + decided / 20, "{quick} of {decided}");
     server.resume();
     until("the store decides again", async || {
@@ -62,7 +62,7 @@ async fn a_calls_own_timeout_is_kept_and_decided_by_the_policy() {
     let denied = limiter.check("a").timeout(Duration::from_millis(20)).await.unwrap();
     assert!(!denied.is_allowed() && denied.decided_by() == DecidedBy::Outage);
     assert!(denied.retry_after().is_some() && started.elapsed() < Duration::from_millis(90));
-    // One caller's hurry does not decide for the others.
+    // One caller's short timeout does not decide for the other callers.
     server.resume();
     assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::Store);
 }
@@ -113,7 +113,7 @@ async fn each_policy_decides_as_it_says() {
     for _ in 0..100 {
         assert!(allows.allow("a").await.unwrap());
     }
-    // As much as there is, is never more than the limit.
+    // `take_up_to` takes what there is, so it never exceeds the limit.
     assert_eq!(allows.take_up_to("a", u64::MAX).await.unwrap().granted(), 30);
     // A third of thirty, for each key.
     for key in ["a", "b"] {
@@ -127,10 +127,10 @@ async fn each_policy_decides_as_it_says() {
     }
     assert_eq!(shares.take_up_to("c", 100).await.unwrap().granted(), 10);
     assert!(shares.acquire("d", Duration::ZERO).await.unwrap().is_allowed());
-    // Nothing can be given back that was never charged.
+    // A charge that was never made cannot be refunded.
     let decision = shares.check("e").await.unwrap();
     assert_eq!(shares.refund("e", decision, 1).await.unwrap(), 0);
-    // Nonsense is nonsense, server or not.
+    // Invalid arguments are refused, with or without a server.
     assert_eq!(allows.check_n("a", 31).await.unwrap_err().kind(), ErrorKind::InvalidSetting);
     larder.close().await.unwrap();
     assert_eq!(allows.check("a").await.unwrap_err().kind(), ErrorKind::Closed);
@@ -139,7 +139,7 @@ async fn each_policy_decides_as_it_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
     const PROGRAMS: u32 = 3;
-    // Shares of 13 in buckets, 2 by the time of each, and of a burst of 3 one.
+    // Shares of 13 in buckets, of 2 by the time of each permit, and of one for a burst of 3.
     let quotas = [
         Quota::new(40, WINDOW),
         Quota::new(8, WINDOW),
@@ -163,7 +163,7 @@ async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
     let end = Instant::now() + 4 * WINDOW;
     let mut asking = Vec::new();
     for larder in &programs {
-        // Two handles of each are one share.
+        // Two handles of each limiter use one share.
         for (place, limiter) in limiters(larder).into_iter().chain(limiters(larder)).enumerate() {
             asking.push(tokio::spawn(async move {
                 let mut admitted = Vec::new();
@@ -190,7 +190,7 @@ async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
     }
     for (quota, own) in quotas.iter().zip(&mut admitted) {
         own.sort_unstable();
-        // What was asked and answered within a window's length was decided within one.
+        // Calls that were sent and answered within a window's length were decided within one window.
         let within = |start: Instant| {
             own.iter().filter(|(asked, answered)| *asked >= start && *answered < start + WINDOW).count()
         };
@@ -198,7 +198,7 @@ async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
         let shares = quota.limit() / u64::from(PROGRAMS) * u64::from(PROGRAMS);
         let most_possible = if quota.limit() == 20 { 20 + 3 } else { shares };
         assert!(most as u64 <= most_possible, "{quota:?}: {most} in one window");
-        // And the share is there to be used.
+        // And the whole share can be used.
         assert!(own.len() as u64 >= 2 * shares, "{quota:?}: only {}", own.len());
     }
 }
@@ -226,7 +226,7 @@ async fn an_outage_of_one_node_of_a_cluster_does_not_open_the_others() {
     for key in 0..50 {
         assert!(limiter.allow(key).await.unwrap());
     }
-    // Which nodes serve some of the slots whose breaker the key shares: a stretch of 1024.
+    // The masters that serve some of the 1024 slots that share a circuit breaker with the slot of a key.
     let masters = cluster.masters();
     let stopped = masters[0];
     let slot = |key: u64| stopped.query::<u64>(&["CLUSTER", "KEYSLOT", &format!("~limit.1:{{/api:{key}}}")]);

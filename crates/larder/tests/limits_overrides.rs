@@ -24,7 +24,7 @@ async fn a_key_with_an_override_has_its_limits_and_the_others_keep_theirs() {
                 Quota::per_hour(60).gcra(9),
             ] {
                 limiter.override_key("ann", over, DAY).await.unwrap();
-                // What was charged counts on.
+                // Earlier charges still count.
                 let most = if over == Quota::per_hour(60).gcra(9) { 9 } else { over.limit() };
                 assert_eq!(limiter.remaining("ann").await.unwrap(), most - 4, "{store} {over:?}");
                 let told = limiter.override_of("ann").await.unwrap().unwrap();
@@ -39,10 +39,10 @@ async fn a_key_with_an_override_has_its_limits_and_the_others_keep_theirs() {
             assert!(limiter.check_n("ann", 2).await.unwrap().is_allowed());
             let refused = limiter.check("ann").await.unwrap();
             assert_eq!((refused.is_allowed(), refused.limit()), (false, 6), "{store}");
-            // More than the override's limit waits for its end.
+            // A cost above the override's limit waits until the override ends.
             let never = limiter.check_n("ann", 7).await.unwrap();
             assert!(never.retry_after().unwrap() > DAY - Duration::from_secs(60), "{store}: {never:?}");
-            // A reset forgets what was charged, and not the override.
+            // A reset erases the charges, and keeps the override.
             assert!(limiter.reset("ann").await.unwrap() && !limiter.reset("ann").await.unwrap(), "{store}");
             assert_eq!(limiter.remaining("ann").await.unwrap(), 6, "{store}");
             assert_eq!(limiter.check("ann").await.unwrap().remaining(), 5, "{store}");
@@ -71,7 +71,7 @@ async fn a_cost_above_the_limiters_own_limit_passes_where_an_override_allows_it(
             assert!(together.is_allowed(), "{store}");
             let refused = limiter.check_n("ann", 101).await.unwrap();
             assert!(refused.retry_after().is_some() && refused.limit() == 450, "{store}");
-            // Another key's cost is as before.
+            // The cost of another key is as before.
             let error = larder.check_together([limiter.key("bob").cost(101)]).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
         }
@@ -89,7 +89,7 @@ async fn an_override_ends_by_itself_and_other_programs_see_it() {
         until("the other program sees it", async || there.allow("ann").await.unwrap()).await;
         until("it has ended", async || here.override_of("ann").await.unwrap().is_none()).await;
         assert_eq!(there.remaining("ann").await.unwrap(), 0, "{store}");
-        // What was charged is still there.
+        // The charges are still there.
         assert_eq!(
             here.with_quotas(Quota::per_hour(30)).unwrap().remaining("ann").await.unwrap(),
             27,

@@ -1,7 +1,8 @@
-//! Several processes whose clocks are set wrong, one limit, the server's own clock: no window holds more than the limit.
+//! Several processes with wrong clocks, one limit, and the server's clock: no window admits more than the limit.
 //!
-//! The server's clock is this machine's wall clock, which all processes share; their other clocks, the ones that larder
-//! reads, are not each other's where a time namespace can be made. Clocks of other *rates* are in src/limit/skewed.rs.
+//! The server's clock is this machine's wall clock, which all processes share. The clocks that larder reads itself
+//! differ between the processes if a time namespace can be created. Clocks that run at different *rates* are in
+//! src/limit/skewed.rs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -21,18 +22,19 @@ const PROCESSES: usize = 4;
 const TASKS: usize = 9;
 const WINDOW: Duration = Duration::from_millis(900);
 const SPAN: Duration = Duration::from_secs(5);
-/// In leases or not.
+/// With and without leases.
 const LIMITS: [(u64, bool); 3] = [(7, false), (100, false), (60, true)];
-/// Seconds by which the processes' clocks are ahead. This machine's may not have run for long: none goes back by more.
+/// How many seconds the clocks of the processes are ahead. This machine may not have run for long, so none goes back by
+/// more.
 const AHEAD: [i64; PROCESSES] = [0, 600, 86_400, -20];
 
-/// Microseconds of the server's clock.
+/// Reads the server's clock, in microseconds.
 fn server_time() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     u64::try_from(since.as_micros()).unwrap()
 }
 
-/// A worker: asks as fast as it can, and tells when each admitted call was sent and answered.
+/// A worker: sends calls as fast as it can, and prints when each admitted call was sent and answered.
 fn work(url: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -72,13 +74,13 @@ fn work(url: &str) {
     });
 }
 
-/// What all processes were admitted, as (limit, sent, answered).
+/// All calls that the processes were admitted, as (limit, sent, answered).
 fn admitted(test: &str, url: &str) -> Vec<(u64, u64, u64)> {
     let envs = [("LIMITED_URL", url)];
     let spawn = |ahead: i64| match Worker::spawn_ahead(test, "ask", &envs, ahead) {
         Some(worker) => (ahead, worker),
         None => {
-            // Past the capture of what tests print.
+            // Printed past the capture of test output.
             let told = format!("{test}: NOT SKEWED by {ahead} s: no time namespace may be made here\n");
             std::io::stderr().write_all(told.as_bytes()).unwrap();
             (0, Worker::spawn(test, "ask", &envs))
@@ -87,7 +89,7 @@ fn admitted(test: &str, url: &str) -> Vec<(u64, u64, u64)> {
     let workers: Vec<(i64, Worker)> = AHEAD.into_iter().map(spawn).collect();
     let mut all = Vec::new();
     for (ahead, worker) in &workers {
-        // The skew is there: both read their clock within the time that is waited here.
+        // The clocks do differ: both processes read their clocks within the time waited here.
         let theirs: u64 = worker.read_line(Duration::from_secs(60)).unwrap().parse().unwrap();
         let found = (i128::from(theirs) - i128::from(now())) / 1_000_000_000;
         assert!((i128::from(*ahead) - 60..=i128::from(*ahead)).contains(&found), "{found} s, not {ahead}");
@@ -104,8 +106,8 @@ fn admitted(test: &str, url: &str) -> Vec<(u64, u64, u64)> {
     all
 }
 
-/// The server decided between the two moments that its caller saw. So what was sent and answered within a window's length
-/// was decided within one, and must not be more than the limit.
+/// The server decided between the two moments that the caller recorded. So the calls that were sent and answered within
+/// a window's length were decided within one window, and there must be no more of them than the limit.
 fn check(all: &[(u64, u64, u64)]) {
     let window = u64::try_from(WINDOW.as_micros()).unwrap();
     for (limit, leased) in LIMITS {
@@ -125,9 +127,9 @@ fn check(all: &[(u64, u64, u64)]) {
             .unwrap_or_default();
         println!("limit {limit}: {} admitted in {SPAN:?}, {most} at most within {WINDOW:?}", own.len());
         assert!(most as u64 <= limit, "{most} admitted within one window of a limit of {limit}");
-        // And the limit is there to be used.
+        // And the whole limit can be used.
         let windows = SPAN.as_micros() as u64 / window;
-        // Of leases some ends unspent, and what is spent counts from their end.
+        // Some leases end unspent, and spent permits count from the end of their lease.
         let least = if leased { limit * windows / 3 } else { limit * (windows - 1) };
         assert!(own.len() as u64 >= least, "only {} of {limit} a window", own.len());
     }
@@ -180,8 +182,8 @@ async fn wait_now(limiter: &RateLimiter) -> Duration {
     refused.retry_after().unwrap_or_default()
 }
 
-/// A worker books a turn and is stopped until the turn is over, before the answer has come or after it. Meanwhile the next
-/// turn is booked here.
+/// A worker books a turn and is stopped until the turn is over, before or after the reply has arrived. Meanwhile the
+/// next turn is booked here.
 async fn stopped_beyond_its_turn(test: &'static str, answered: bool, timeout: &str) {
     let server = Server::builder().tcp().start();
     let proxy = Proxy::start(server.addr().unwrap()).await;

@@ -1,4 +1,4 @@
-//! What limiters decide: several quotas together, costs, changes while running, giving back, and nonsense.
+//! What limiters decide: several quotas together, costs, changes while running, refunds, and invalid arguments.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -25,7 +25,7 @@ async fn several_quotas_are_decided_together_and_the_one_that_bound_is_named() {
         let refused = limiter.check("a").await.unwrap();
         assert_eq!((refused.is_allowed(), refused.quota()), (false, quotas[1]), "{store}");
         assert!(refused.retry_after().unwrap() <= Duration::from_secs(600));
-        // What is left of the others shows that the refusal charged none of them.
+        // What the other quotas have left shows that the refusal charged none of them.
         let wider = larder.rate_limiter("api", [quotas[0], quotas[2]]).unwrap();
         assert_eq!(wider.remaining("a").await.unwrap(), 27, "{store}");
     }
@@ -73,7 +73,7 @@ async fn a_refusal_is_known_for_its_cost_and_says_nothing_of_another() {
 #[tokio::test]
 async fn a_refusal_of_a_small_cost_does_not_answer_a_large_one() {
     for (store, larder) in each_store().await {
-        // Two permits, a second apart: one of them comes back a second before both are back.
+        // Two permits, a second apart: one comes back a second before the other.
         let limiter = larder.rate_limiter("api", Quota::new(2, HOUR)).unwrap();
         assert!(limiter.allow("a").await.unwrap());
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -113,7 +113,7 @@ async fn handles_with_other_quotas_keep_what_they_know() {
         assert!(!handle(limit).allow(key).await.unwrap());
     }
     for _ in 0..10 {
-        // A handle for each request, as programs make them.
+        // A handle for each request, as programs create them.
         for (key, limit) in [("free", 5), ("paid", 10)] {
             assert_eq!(handle(limit).check(key).await.unwrap().decided_by(), DecidedBy::Refusal, "{key}");
         }
@@ -129,11 +129,11 @@ async fn as_many_as_there_are_can_be_taken() {
         assert_eq!((rest.granted(), rest.remaining(), rest.retry_after()), (20, 0, None), "{store}");
         let none = limiter.take_up_to("a", 1).await.unwrap();
         assert!(!none.is_allowed() && none.retry_after().is_some(), "{store}");
-        // What is refused as a whole may pass in part.
+        // A cost that is refused as a whole may pass in part.
         limiter.take_up_to("c", 48).await.unwrap();
         assert!(!limiter.check_n("c", 5).await.unwrap().is_allowed());
         assert_eq!(limiter.take_up_to("c", 10).await.unwrap().granted(), 2, "{store}");
-        // More than the limit may be asked for here.
+        // Here a cost above the limit is allowed.
         assert_eq!(limiter.take_up_to("b", 1000).await.unwrap().granted(), 50);
         assert_eq!(limiter.take_up_to("b", 0).await.unwrap_err().kind(), ErrorKind::InvalidSetting);
     }
@@ -145,13 +145,13 @@ async fn limits_change_while_running_and_counts_go_on() {
         let limiter = larder.rate_limiter("api", Quota::per_hour(30)).unwrap();
         assert!(limiter.check_n("a", 30).await.unwrap().is_allowed());
         assert!(!limiter.allow("a").await.unwrap());
-        // At once, although the refusal was known here.
+        // The new limit holds at once, although this process had remembered the refusal.
         limiter.set_quotas(Quota::per_hour(40)).unwrap();
         assert_eq!(limiter.check("a").await.unwrap().remaining(), 9, "{store}");
         limiter.set_quotas(Quota::per_hour(20)).unwrap();
         let refused = limiter.check("a").await.unwrap();
         assert_eq!((refused.is_allowed(), refused.limit(), refused.remaining()), (false, 20, 0), "{store}");
-        // Another kind of counting, another window, more quotas, wider counts: all that was counted still is.
+        // Another kind of counting, another window, more quotas, wider counts: earlier charges still count.
         for quotas in [
             vec![Quota::per_hour(40).exact()],
             vec![Quota::per_day(40)],
@@ -161,7 +161,7 @@ async fn limits_change_while_running_and_counts_go_on() {
             limiter.set_quotas(quotas.clone()).unwrap();
             let looked = limiter.remaining("a").await.unwrap();
             assert!(looked <= 9, "{store}: {looked} left by {quotas:?}");
-            // Charging makes the translation the record.
+            // A charge stores the translated record.
             limiter.take_up_to("a", looked.max(1)).await.unwrap();
             assert_eq!(limiter.remaining("a").await.unwrap(), 0, "{store}: {quotas:?}");
         }
@@ -178,7 +178,7 @@ async fn what_was_refused_after_a_change_of_windows_stays_refused_as_long_as_was
             let limiter = larder.rate_limiter("api", quotas[0]).unwrap();
             let (limit, mut tries) = (quotas[0].limit(), 0);
             let mut key = String::new();
-            // Where the machine is so slow that the short window is over meanwhile, by another key.
+            // On a slow machine the short window may be over meanwhile; then use another key.
             until("it is refused by what the other quota has charged", async || {
                 tries += 1;
                 key = format!("{limit}-{tries}");
@@ -188,11 +188,11 @@ async fn what_was_refused_after_a_change_of_windows_stays_refused_as_long_as_was
                 !limiter.check(&key).await.unwrap().is_allowed()
             })
             .await;
-            // Well after the record would have ended by the quota that charged it.
+            // Well after the time at which the record would have expired by the quota that charged it.
             tokio::time::sleep(2 * short).await;
             let again = limiter.acquire(&key, Duration::ZERO).await.unwrap();
             assert!(again.retry_after() > Some(Duration::from_secs(3500)), "{store}: {again:?}");
-            // By the old quota nothing counts any more, and nothing is lost to the new one by that.
+            // By the old quota nothing counts any more, and the new quota loses nothing.
             limiter.set_quotas(quotas[0]).unwrap();
             assert_eq!(limiter.remaining(&key).await.unwrap(), limit, "{store}");
             limiter.set_quotas(quotas[1]).unwrap();
@@ -233,7 +233,7 @@ async fn a_refund_gives_back_what_was_charged_and_no_more() {
             let second = limiter.check_n(&key, whole - 4).await.unwrap();
             assert!(!limiter.allow(&key).await.unwrap());
             assert_eq!(limiter.refund(&key, first, 3).await.unwrap(), 3, "{store}");
-            // The refusal that was known here is known no longer.
+            // The remembered refusal is forgotten.
             assert_eq!(limiter.check_n(&key, 3).await.unwrap().remaining(), 0, "{store}");
             assert_eq!(limiter.refund(&key, second, 2).await.unwrap(), 2);
             let (third, fourth) = (limiter.check(&key).await.unwrap(), limiter.check(&key).await.unwrap());
@@ -241,7 +241,7 @@ async fn a_refund_gives_back_what_was_charged_and_no_more() {
             assert_eq!(limiter.refund(&key, third, 1).await.unwrap(), 0, "after a reset: {store}");
             assert!(!limiter.reset(&key).await.unwrap());
             assert_eq!(limiter.remaining(&key).await.unwrap(), whole);
-            // What others charged since is not given back in its place.
+            // The charges that others made since are not refunded in its place.
             assert!(limiter.check_n(&key, whole).await.unwrap().is_allowed());
             assert_eq!(limiter.refund(&key, fourth, 1).await.unwrap(), 0, "after a reset: {store}");
             assert_eq!(limiter.remaining(&key).await.unwrap(), 0);
@@ -265,7 +265,7 @@ async fn a_decision_is_given_back_only_where_it_was_charged() {
             wrong(&limiter, key, limiter.take_up_to("a", 3).await.unwrap()).await;
             wrong(&limiter, key, limiter.acquire("a", HOUR).await.unwrap()).await;
             assert_eq!(limiter.remaining(key).await.unwrap(), 90, "{store}");
-            // Of a lease, whether it took the batch or spent of it.
+            // A permit of a lease, whether the call took the batch or spent from it.
             for decided_by in [DecidedBy::Store, DecidedBy::Lease] {
                 let decision = leased.check(format!("hot{key}")).await.unwrap();
                 assert_eq!(decision.decided_by(), decided_by, "{store}");
@@ -275,21 +275,21 @@ async fn a_decision_is_given_back_only_where_it_was_charged() {
         assert!(other.check_n("a", 10).await.unwrap().is_allowed());
         wrong(&other, "a", limiter.check("a").await.unwrap()).await;
         assert_eq!(other.remaining("a").await.unwrap(), 90, "{store}");
-        // By another handle of the same limiter it is given back, once: it cannot be copied.
+        // Another handle of the same limiter can refund it, once: it cannot be copied.
         let again = larder.rate_limiter("api", Quota::per_hour(100)).unwrap();
         let before = again.remaining("a").await.unwrap();
         let decision = limiter.check_n("a", 5).await.unwrap();
         assert!(again.refund("a", limiter.check_n("a", 2).await.unwrap(), 3).await.is_err(), "{store}");
         assert_eq!(again.refund("a", decision, 5).await.unwrap(), 5, "{store}");
         assert_eq!(again.remaining("a").await.unwrap(), before - 2, "{store}");
-        // A refusal has nothing to give.
+        // A refusal has nothing to refund.
         limiter.take_up_to("c", 100).await.unwrap();
         let refused = limiter.check("c").await.unwrap();
         assert_eq!(limiter.refund("a", refused, 0).await.unwrap(), 0, "{store}");
     }
 }
 
-/// Compiles only while it has one meaning, which it has not for what can be cloned.
+/// Compiles only while the call is unambiguous, which it is not for a type that implements `Clone`.
 #[test]
 fn a_decision_and_a_reservation_cannot_be_cloned() {
     trait OnlyWithoutClone<Which> {
@@ -315,14 +315,14 @@ async fn an_estimate_is_settled_by_what_was_used() {
         assert_eq!(reserve(500).await.unwrap().cancel().await.unwrap().returned, 500);
         assert_eq!(limiter.remaining("a").await.unwrap(), 690);
 
-        // Beyond the limit nothing is charged: it says how much was not covered.
+        // Beyond the limit nothing is charged: the result says how much was not covered.
         let over = reserve(600).await.unwrap().settle(700).await.unwrap();
         assert_eq!((over.charged, over.uncovered), (90, 10), "{store}");
         match limiter.reserve("a", 1).await.unwrap() {
             Reserve::Refused(decision) => assert!(decision.retry_after().is_some()),
             other => panic!("{other:?}"),
         }
-        // Dropped: nobody knows what was used.
+        // Dropped: the actual use is unknown.
         drop(limiter.reserve("b", 300).await.unwrap());
         assert_eq!(limiter.remaining("b").await.unwrap(), 700, "{store}");
     }

@@ -1,4 +1,4 @@
-//! What breaks other limiters, one test each.
+//! Scenarios that break other limiters, one test each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -41,7 +41,7 @@ async fn refusals_charge_nothing_so_that_a_persistent_client_recovers() {
         while started.elapsed() < 4 * window {
             allowed += u64::from(limiter.allow("a").await.unwrap());
         }
-        // Four windows at 60/61 of their rate, give or take the last.
+        // Four windows at 60/61 of their rate, give or take the last one.
         assert!(allowed >= 3 * 30, "{store}: {allowed}");
         assert!(allowed <= 5 * 30, "{store}: {allowed}");
     }
@@ -66,7 +66,7 @@ async fn every_record_expires_and_is_no_larger_than_promised() {
     let server = Server::start();
     let larder = Larder::connect(&server.url()).await.unwrap();
     let length = |name: &str| server.query::<u64>(&["STRLEN", &format!("~limit.1:{{/{name}:10.0.0.1}}")]);
-    // Sixty buckets and the current one, each with something in it.
+    // Sixty buckets and the current one, with a charge in each.
     let window = Duration::from_millis(1200);
     for (name, limit, most) in [("buckets", 65_535, 149), ("wide", 65_536, 271)] {
         let limiter = larder.rate_limiter(name, Quota::new(limit, window)).unwrap();
@@ -154,7 +154,7 @@ async fn a_call_without_an_answer_says_that_it_may_have_charged() {
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     assert!(error.is_indeterminate());
     server.resume();
-    // It was charged, once: nothing is sent again.
+    // It was charged once: nothing is sent again.
     until("the server answers", async || larder.ping().await.is_ok()).await;
     until("it was charged", async || limiter.remaining("a").await.unwrap() == 98).await;
     let invalid = limiter.check_n("a", 0).await.unwrap_err();
@@ -182,7 +182,7 @@ async fn a_key_known_to_be_refused_costs_no_round_trip() {
         }
     }
     assert_eq!(server.calls("evalsha"), 0);
-    // Another key is asked for.
+    // A request for another key.
     assert!(limiter.allow("b").await.unwrap());
     assert_eq!(server.calls("evalsha"), 1);
     limiter.reset("a").await.unwrap();
@@ -232,7 +232,7 @@ async fn several_connections_to_one_server_share_one_limit() {
         admitted.extend(task.await.unwrap());
     }
     assert!(admitted.len() as u64 >= limit * 3, "{}", admitted.len());
-    // Each was admitted between its request and its answer: what lies in a window as a whole is no more than the limit.
+    // Each call was admitted between its request and its reply: no more calls than the limit lie within one window.
     for (start, _) in &admitted {
         let inside = admitted.iter().filter(|(sent, answered)| sent >= start && *answered < *start + window);
         assert!(inside.count() as u64 <= limit, "from {start:?}");

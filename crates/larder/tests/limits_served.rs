@@ -1,4 +1,4 @@
-//! The tower layer where it is used: behind hyper's server and tonic's, over real connections.
+//! The tower layer in real servers, hyper's and tonic's, over real connections.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -25,18 +25,19 @@ use tonic::Code;
 use tonic::transport::server::{TcpConnectInfo, TcpIncoming};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-/// Seconds to wait at a limit an hour. One more: what is known here is told by a clock that lags a tick, and rounded up.
+/// Seconds to wait at a limit for an hour. One more than an hour: the local clock lags by up to a tick, and the result
+/// is rounded up.
 const WAITS: std::ops::RangeInclusive<u64> = 3500..=3601;
 
 type Answer = Response<Full<Bytes>>;
 
-/// Sends back what it is sent, read to its end.
+/// Echoes the body of a request, read to its end.
 async fn echo(request: Request<Incoming>) -> Result<Answer, hyper::Error> {
     let body = request.into_body().collect().await?.to_bytes();
     Ok(Response::new(Full::new(body)))
 }
 
-/// A server of HTTP/1 and HTTP/2, as one is built on hyper: the peer's address goes with each request.
+/// A server of HTTP/1 and HTTP/2, as programs build one on hyper: each request carries the peer's address.
 async fn serve<R>(layer: RateLimitLayer<R>) -> SocketAddr
 where
     R: Refuse<Full<Bytes>>,
@@ -116,7 +117,8 @@ async fn behind_hyper_requests_are_limited_by_address_and_connections_live_on() 
             let layer = RateLimitLayer::new(limiter, ClientIp::new());
             let address = serve(layer.skip(|request| request.uri().path() == "/health")).await;
             let mut connection = Connection::open(version, address).await;
-            // More than a window of HTTP/2 and a buffer of HTTP/1: what is refused is refused before it is read.
+            // Larger than a window of HTTP/2 and a buffer of HTTP/1: the layer refuses a request before reading its
+            // body.
             let body = Bytes::from(vec![b'x'; 300_000]);
             for left in [1, 0] {
                 let answer = connection.post("/", None, &body).await;
@@ -124,7 +126,7 @@ async fn behind_hyper_requests_are_limited_by_address_and_connections_live_on() 
                 let told = format!("\"http{version}\";r={left};t=3600");
                 assert_eq!(field(&answer, "ratelimit"), Some(told.as_str()));
             }
-            // The same client on another connection; and this one on both.
+            // The same client on another connection, and then this client on both.
             let mut other = Connection::open(version, address).await;
             for connection in [&mut other, &mut connection] {
                 let refused = connection.post("/", None, &Bytes::from_static(b"short")).await;
@@ -178,7 +180,8 @@ async fn a_key_longer_than_the_store_takes_is_limited_like_any_other() {
         let mut by_field = Connection::open(1, field_address).await;
         let mut by_path = Connection::open(1, path_address).await;
         let longest = 1024 - "~limit.1:{n/long:}".len();
-        // The longest that is taken, one more, one that is too long only when it is escaped, and a very long one.
+        // The longest key that is accepted, one byte more, one that is too long only after escaping, and a very long
+        // one.
         for key in
             ["x".repeat(longest), "x".repeat(longest + 1), "%".repeat(longest / 3 + 1), "x".repeat(8_000)]
         {
@@ -196,10 +199,10 @@ async fn a_key_longer_than_the_store_takes_is_limited_like_any_other() {
             for status in [StatusCode::OK, StatusCode::OK, exceeded, exceeded] {
                 assert_eq!(ask("").await, status, "{url}: {} bytes", key.len());
             }
-            // Another key is another's, though it begins the same.
+            // Another key is counted separately, though it begins with the same bytes.
             assert_eq!(ask("y").await, StatusCode::OK, "{url}: {} bytes", key.len());
         }
-        // Which keys these were, as docs/wire-format.md says.
+        // The keys' names on the server, as docs/wire-format.md says.
         assert_eq!(limiter.remaining("x".repeat(longest)).await.unwrap(), 0, "{url}");
         let error = limiter.remaining("x".repeat(longest + 1)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::KeyTooLong);
@@ -220,7 +223,7 @@ struct Greeting {
 type Codec = tonic_prost::ProstCodec<Greeting, Greeting>;
 type Boxed<T, E> = std::pin::Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
-/// What a .proto of a unary and a client-streaming call would be made into.
+/// The code that a .proto with a unary and a client-streaming call would be compiled to.
 #[derive(Clone)]
 struct Greeter;
 
@@ -266,11 +269,11 @@ async fn greet_all(
     Ok(tonic::Response::new(Greeting { text }))
 }
 
-/// A tonic server with the layer around all its services, and a client's channel to it.
+/// A tonic server with the layer around all its services, and a client channel to it.
 async fn greeter(limiter: RateLimiter) -> tonic::client::Grpc<tonic::transport::Channel> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // tonic keeps the peer's address in a type of its own.
+    // tonic keeps the peer's address in its own type.
     let clients = ClientIp::new()
         .peer(|request| Some(request.extensions().get::<TcpConnectInfo>()?.remote_addr()?.ip()));
     let layer = RateLimitLayer::new(limiter, clients).refuse(Grpc::default());
@@ -311,7 +314,7 @@ async fn behind_tonic_a_refusal_is_resource_exhausted_and_says_when_to_come_back
             assert!(WAITS.contains(&wait), "{store}: {wait}");
             assert!(told(refused.metadata(), "ratelimit").unwrap().starts_with("\"grpc\";r=0;t="));
         }
-        // A stream without an end is refused before it is read, and the connection serves on.
+        // An endless stream is refused before it is read, and the connection keeps working.
         client.ready().await.unwrap();
         let endless = futures_util::stream::repeat(Greeting { text: "again".repeat(1000) });
         let path = PathAndQuery::from_static("/test.Greeter/GreetAll");

@@ -37,15 +37,15 @@ async fn all_keys_are_charged_or_none_and_the_one_that_refuses_is_named() {
             80,
             "{store}: the refusal has charged nothing"
         );
-        // A key that was refused only for another's sake is not known to be refused.
+        // A key that was refused only because of another key is not remembered as refused.
         assert_eq!(by_tenant.check("acme").await.unwrap().remaining(), 79, "{store}");
-        // What was charged together is given back key by key.
+        // A charge of several keys is refunded key by key.
         by_user.reset("ann").await.unwrap();
         let mut decisions = larder.check_together(both()).await.unwrap().into_decisions();
         assert_eq!(by_user.refund("ann", decisions.pop().unwrap(), 1).await.unwrap(), 1);
         assert_eq!(by_tenant.refund("acme", decisions.pop().unwrap(), 10).await.unwrap(), 10);
         assert_eq!(by_tenant.remaining("acme").await.unwrap(), 79, "{store}");
-        // Groups are apart from each other and from no group.
+        // Groups are independent of each other, and of limiters without a group.
         let others = [by_user.in_group("umbrella").unwrap(), larder.rate_limiter("user", quotas[0]).unwrap()];
         assert!(by_user.allow("ann").await.unwrap());
         for other in others {
@@ -65,7 +65,7 @@ async fn a_refusal_of_one_key_or_of_other_costs_does_not_say_how_long_several_ke
         let ask = async |cost: u64| {
             larder.check_together([user.key("ann"), tenant.key("acme").cost(cost)]).await.unwrap()
         };
-        // Another program uses up all that the tenant has; here only the user's refusal is known.
+        // Another program uses up everything that the tenant has; this program remembers only the user's refusal.
         let [_, there] = limiters(&other);
         there.check_n("acme", 8).await.unwrap();
         user.check_n("ann", 2).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_refusal_of_one_key_or_of_other_costs_does_not_say_how_long_several_ke
             assert_eq!(refused.decisions()[1].decided_by(), decided_by, "{store}");
             assert!(refused.retry_after().unwrap() > hour - minute, "{store}: {refused:?}");
             assert_eq!(refused.refused_by(), Some(1), "{store}");
-            // One of them fits, and the other is what must be waited for.
+            // One of the two fits, and the caller waits for the other.
             let refused = ask(1).await;
             assert_eq!(refused.decisions()[1].decided_by(), decided_by, "{store}");
             assert!(
@@ -104,7 +104,7 @@ async fn several_keys_are_one_round_trip() {
     assert_eq!(calls(), 1);
     assert!(!larder.check_together(all()).await.unwrap().is_allowed());
     assert_eq!(calls(), 2);
-    // A key that is known to be refused decides for all.
+    // One key that is remembered as refused decides for all.
     assert!(!larder.check_together(all()).await.unwrap().is_allowed());
     assert_eq!(calls(), 2);
     assert!(larder.check_together([]).await.unwrap().is_allowed());
@@ -149,7 +149,7 @@ async fn while_the_store_is_away_each_key_is_decided_by_its_limiters_policy() {
     assert!(check(&allows).await.unwrap().is_allowed());
     assert!(!check(&denies).await.unwrap().is_allowed());
     assert!(check(&errors).await.is_err());
-    // What one refuses, the share of another does not count.
+    // A share does not count a request that the share of another key refuses.
     let (few, many) = (limiter("d", OutagePolicy::LocalShare(2)), limiter("e", OutagePolicy::LocalShare(1)));
     let both = async || larder.check_together([many.key("x"), few.key("y")]).await.unwrap();
     assert!(both().await.is_allowed());
@@ -159,7 +159,7 @@ async fn while_the_store_is_away_each_key_is_decided_by_its_limiters_policy() {
         assert_eq!(refused.decisions()[0].remaining(), 1, "{refused:?}");
     }
     assert!(many.allow("x").await.unwrap() && !many.allow("x").await.unwrap());
-    // A cost above the share never fits into it, so nobody knows when it passes.
+    // A cost above the share never fits into it, so there is no time to retry.
     let never = few.check_n("z", 2).await.unwrap();
     assert_eq!(never.retry_after(), Some(Duration::from_secs(1)));
 }

@@ -35,8 +35,8 @@ async fn those_who_wait_are_served_at_the_limits_pace_and_all_of_them() {
             served.push(one.await.unwrap());
         }
         served.sort();
-        // Each five are a window later than the five before. To be told may take any time, but nobody is told sooner,
-        // unless the store's clock is set meanwhile, as it is by a little.
+        // Each five callers are admitted a window later than the five before. The notification may take any time, but
+        // no caller is admitted sooner, unless the store's clock is adjusted meanwhile, as happens by a little.
         let slack = Duration::from_millis(5);
         for (place, served) in served.iter().enumerate() {
             let windows = u32::try_from(place / 5).unwrap();
@@ -51,7 +51,8 @@ async fn those_who_wait_are_served_at_the_limits_pace_and_all_of_them() {
 async fn a_turn_is_one_round_trip_and_not_a_poll() {
     let server = Server::start();
     let larder = Larder::connect(&server.url()).await.unwrap();
-    // Long enough that a busy machine does not wake up callers too late for their turns, which would ask again.
+    // Long enough that callers on a busy machine do not wake up too late for their turns; a late caller would ask
+    // again.
     let window = Duration::from_secs(3);
     for quota in [Quota::new(2, window), Quota::new(30, window)] {
         let limiter = larder.rate_limiter(&format!("api{}", quota.limit()), quota).unwrap();
@@ -60,7 +61,7 @@ async fn a_turn_is_one_round_trip_and_not_a_poll() {
         let calls = || server.calls("evalsha") + server.calls("eval");
         assert!(limiter.acquire("a", LONG).await.unwrap().is_allowed());
         assert_eq!(calls(), 1);
-        // Whoever only checks is behind those who wait: all that comes free is theirs.
+        // A caller that only checks comes after the callers that wait: they get everything that becomes free.
         let taken = Instant::now();
         limiter.take_up_to("b", quota.limit()).await.unwrap();
         server.reset_stats();
@@ -106,12 +107,12 @@ async fn who_would_wait_too_long_is_told_at_once() {
 #[tokio::test]
 async fn a_waiter_that_goes_away_gives_its_turn_back() {
     for (store, larder) in each_store().await {
-        // So long that nothing comes free by itself.
+        // Long enough that nothing becomes free by itself.
         let window = Duration::from_secs(3600);
         let limiter = larder.rate_limiter("api", Quota::new(1, window)).unwrap();
         assert!(limiter.allow("a").await.unwrap());
         let ready = |limit: Duration, limiter: larder::limit::RateLimiter| async move {
-            // Asks the store, whatever is known here.
+            // Asks the store, whatever this process remembers.
             let refused = limiter.acquire("a", Duration::ZERO).await.unwrap();
             refused.retry_after().is_some_and(|wait| wait > limit)
         };
@@ -119,13 +120,13 @@ async fn a_waiter_that_goes_away_gives_its_turn_back() {
             let limiter = limiter.clone();
             async move { limiter.acquire("a", 2 * window).await }
         });
-        // A booked turn is counted: the next is another window away.
+        // A booked turn counts: the next one is a window later.
         let (limit, other) = (window + Duration::from_millis(1), limiter.clone());
         until("a turn is booked", async || ready(limit, other.clone()).await).await;
         waiting.abort();
         let _ = waiting.await;
         until("the turn is free", async || !ready(window, limiter.clone()).await).await;
-        // And the refusal that was known here is forgotten.
+        // And the remembered refusal is forgotten.
         assert!(limiter.check("a").await.unwrap().retry_after().unwrap() <= window, "{store}");
     }
 }
@@ -158,7 +159,7 @@ async fn what_was_refused_is_known_until_the_turn_is_given_back() {
     .await;
 }
 
-/// The most uses within less than a window.
+/// The largest number of uses within less than a window.
 fn most_in(window: Duration, uses: &mut [Instant]) -> usize {
     uses.sort();
     let within = |first: usize| uses[first..].iter().take_while(|use_| **use_ - uses[first] < window).count();
@@ -184,19 +185,20 @@ async fn turns_that_a_blocked_runtime_sleeps_through_are_asked_for_again() {
                 waiting.iter().filter(|one| one.is_finished()).count() as u64 >= limit
             })
             .await;
-            // All turns are booked, and their answers here: this is behind them, and would have to wait for longer.
+            // All turns are booked, and the replies have arrived. This call comes after them, and would have to wait
+            // for longer.
             until("all turns are booked", async || {
                 let behind = limiter.acquire("a", Duration::ZERO).await.unwrap();
                 behind.retry_after().is_some_and(|wait| wait > window)
             })
             .await;
-            // As a handler that computes, or SIGSTOP: the turns of two windows pass meanwhile.
+            // As with a handler that computes, or SIGSTOP: the turns of two windows pass meanwhile.
             std::thread::sleep(2 * window + window / 2);
             let mut uses = Vec::new();
             for one in waiting {
                 uses.push(one.await.unwrap());
             }
-            // A use is late by a little: what the two ends of a window may differ by.
+            // A use is late by a little: the tolerance at the two ends of a window.
             let most = most_in(window - Duration::from_millis(60), &mut uses);
             assert!(most as u64 <= limit, "{store}: {most} of {limit} in one window");
         }
@@ -219,7 +221,7 @@ async fn callers_that_wait_at_the_same_time_share_a_request() {
     };
     server.pause();
     let waiting = many("a");
-    // All have been polled, and one request is on its way.
+    // Until all callers have been polled, and one request is in flight.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -235,7 +237,7 @@ async fn callers_that_wait_at_the_same_time_share_a_request() {
 async fn a_caller_that_waits_for_long_is_woken_by_a_reset_a_refund_and_a_raised_limit() {
     let hour = Duration::from_secs(3600);
     for (store, larder) in each_store().await {
-        // The turn is booked; and it is too far ahead to be booked.
+        // The first turn is booked; this one is too far ahead to be booked.
         for (booked, quotas) in [
             (true, vec![Quota::new(2, hour)]),
             (false, vec![Quota::new(2, hour), Quota::new(5, Duration::from_secs(1))]),
@@ -250,7 +252,7 @@ async fn a_caller_that_waits_for_long_is_woken_by_a_reset_a_refund_and_a_raised_
                 for _ in 0..2 {
                     decisions.push(limiter.check("a").await.unwrap());
                 }
-                // What a refund gives back is one permit.
+                // A refund gives back one permit.
                 let cost = if what == "refund" { 1 } else { 2 };
                 let waiting = tokio::spawn({
                     let limiter = limiter.clone();
@@ -263,7 +265,7 @@ async fn a_caller_that_waits_for_long_is_woken_by_a_reset_a_refund_and_a_raised_
                     })
                     .await;
                 }
-                // A caller that cannot wait is answered meanwhile, behind the one that can.
+                // A caller that cannot wait gets its answer meanwhile, after the caller that can.
                 let refused = limiter.acquire("a", Duration::from_millis(1)).await.unwrap();
                 assert!(!refused.is_allowed() && !waiting.is_finished(), "{store} {what}");
                 match what {
@@ -287,14 +289,15 @@ async fn several_permits_are_waited_for_together_and_in_order() {
         let window = Duration::from_millis(400);
         let limiter = larder.rate_limiter("api", Quota::new(5, window)).unwrap();
         assert_eq!(limiter.acquire_n("a", 6, LONG).await.unwrap_err().kind(), ErrorKind::InvalidSetting);
-        // A caller that wakes up too late on a busy machine gives its turn back, and the one behind it comes first. So a
-        // few tries; a caller that overtakes would do so in each.
+        // A caller that wakes up too late on a busy machine gives its turn back, and the next caller in the queue is
+        // admitted first. So the test tries a few times; a caller that overtakes would do so each time.
         let mut tries = Vec::new();
         until("they are served in order", async || {
             let (started, key) = (Instant::now(), format!("a{}", tries.len()));
             let order = Arc::new(std::sync::Mutex::new(Vec::new()));
             let mut waiting = Vec::new();
-            // The first two fit together; the third waits a window, and the small one behind it does not overtake it.
+            // The first two fit together; the third waits for a window, and the small one behind it does not overtake
+            // it.
             for (place, cost) in [(0, 2), (1, 3), (2, 5), (3, 1)] {
                 let (limiter, order, key) = (limiter.clone(), order.clone(), key.clone());
                 waiting.push(tokio::spawn(async move {
@@ -327,7 +330,7 @@ async fn a_callers_place_outlives_the_runtime_that_books() {
     let limiter = larder.rate_limiter("runtimes", Quota::new(1, Duration::from_millis(700))).unwrap();
     assert!(limiter.allow("a").await.unwrap());
     let other = limiter.clone();
-    // Another runtime asks first, so the task that books is its own; then it ends.
+    // Another runtime asks first, so the task that books belongs to that runtime; then the runtime ends.
     let first = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

@@ -1,4 +1,5 @@
-//! docs/wire-format.md is true of limits: a second reader, made from the page, finds in the records what was charged.
+//! docs/wire-format.md is true of limits: a second reader, written from the page, finds in the records what was
+//! charged.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -10,7 +11,7 @@ use larder::{Larder, Quota};
 use larder::limit::PermitBatch;
 use larder_testkit::Server;
 
-/// A track as the page has it: kind, width, and what it counted with its place or time.
+/// A track as the page defines it: kind, width, and the counts with their places or times.
 #[derive(Debug, PartialEq)]
 struct Track {
     kind: u64,
@@ -109,7 +110,7 @@ async fn a_record_of_other_quotas_is_read_for_what_it_counts() {
     let server = Server::start();
     let larder = Larder::builder().url(server.url()).namespace("shop").connect().await.unwrap();
     let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap();
-    // A log of another program: three permits of this minute.
+    // A log that another program wrote: three permits of this minute.
     let mut record = vec![1];
     record.extend(&now.to_be_bytes()[1..]);
     record.extend(&(now - 2_000_000).to_be_bytes()[1..]);

@@ -1,4 +1,4 @@
-//! Cache-aside: who loads, how often, and what is never stored. On each store.
+//! Cache-aside: which call loads, how often, and what is never stored. On each store.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -123,7 +123,7 @@ async fn what_was_read_before_a_write_is_never_stored_after_it() {
         held.finish().await;
         assert_eq!(users.get("set").await.unwrap(), Some(user("new")), "{store}");
 
-        // A short set in between that is over when the load ends.
+        // A short-lived set in between, which has expired when the load ends.
         let held = Held::at(&users, "short", user("old")).await;
         users.set("short", &user("new")).ttl(Duration::from_millis(1)).await.unwrap();
         until("it has expired", async || users.get("short").await.unwrap().is_none()).await;
@@ -285,7 +285,7 @@ async fn a_failing_loader_fails_all_that_waited_and_the_next_call_loads() {
             let users = users.clone();
             async move { users.get_or_load("a", || async { Err(NoSuchRow(8)) }).await }
         });
-        // Who has missed boards the flight before it waits for anything else.
+        // A call that has missed joins the load in flight before it waits for anything else.
         until("the second has missed", async || larder.stats().caches["user"].misses == 2).await;
         go.send(()).unwrap();
         let errors = [first.await.unwrap().unwrap_err(), second.await.unwrap().unwrap_err()];
@@ -426,8 +426,8 @@ async fn closing_ends_the_loads_under_way() {
     assert!(matches!(error, LoadError::Larder(error) if error.kind() == ErrorKind::Closed));
 }
 
-/// The load that the call joins says that the origin has no such thing, which removes the stale value. The call's own load
-/// then fails, and has nothing to fall back on.
+/// The load that the call joins finds that the origin has no such row, which removes the stale value. The call's own
+/// load then fails, and there is no stale value to fall back on.
 #[tokio::test]
 async fn a_stale_value_that_was_removed_while_a_call_waited_is_not_what_the_call_falls_back_on() {
     let larder = Larder::connect("memory:").await.unwrap();
@@ -451,7 +451,7 @@ async fn a_stale_value_that_was_removed_while_a_call_waited_is_not_what_the_call
         let users = users.clone();
         async move { users.get_or_load("a", || async { Err::<User, _>("the origin fails".to_owned()) }).await }
     });
-    // One thread and no server: it has joined as soon as it has run.
+    // One thread and no server: the call has joined as soon as it has run.
     tokio::task::yield_now().await;
     go.send(()).unwrap();
     assert_eq!(optional.await.unwrap().unwrap(), None);

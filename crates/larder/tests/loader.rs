@@ -1,5 +1,5 @@
-//! What a loader is told, what it may say of its value, and who gets that: tags and times that only it knows, what it did not
-//! find, its errors, and many keys at once. On each store.
+//! What a loader can read from its context, what it may set for its value, and which callers get the value: tags and
+//! times that only the loader knows, absent values, errors, and many keys at once. On each store.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -31,7 +31,7 @@ async fn never() -> Result<User, Infallible> {
     panic!("loaded")
 }
 
-/// How many have asked and not found.
+/// How many callers have asked and missed.
 fn misses(larder: &Larder) -> u64 {
     larder.stats().caches["user"].misses
 }
@@ -42,7 +42,7 @@ async fn stored(larder: &Larder, key: &str) -> Stored {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_load_has_left_nothing_behind_when_its_caller_is_answered() {
-    // Its first request of each kind is of scripts that no server knows yet.
+    // The first request of each kind uses scripts that the server does not know yet.
     let server = Server::start();
     for larder in [connect("memory:").await, connect(&server.url()).await] {
         let users = users(&larder);
@@ -55,7 +55,8 @@ async fn a_failed_load_has_left_nothing_behind_when_its_caller_is_answered() {
     }
 }
 
-// ---- What a loader is told, and says -------------------------------------------------------------------------------
+// ---- The loader's context
+// --------------------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn a_loader_is_told_its_key_as_it_stands_in_the_name() {
@@ -143,7 +144,7 @@ async fn where_a_tag_is_invalidated_during_the_load_a_value_with_loader_tags_is_
             assert_eq!(users.get("a").await.unwrap(), None, "{store}");
             until("the placeholder is gone", async || stored(&larder, "a").await == Stored::Nothing).await;
         }
-        // A loader that might have named a tag and did not has nothing to do with it.
+        // An invalidation of a tag that the loader could have named, but did not, has no effect.
         let held = Held::with(&users, "a", user("Ann"), |_| {}).await;
         larder.tag(TAG).invalidate().await.unwrap();
         held.finish().await;
@@ -188,14 +189,14 @@ async fn a_loader_may_load_from_its_own_cache() {
 
 // ---- What does not exist -------------------------------------------------------------------------------------------
 
-/// Asks for what may not exist, with a loader that counts and does not find it.
+/// Asks for a key that may not exist, with a loader that counts its calls and finds nothing.
 async fn find_nobody(users: &Cache<User>, loads: &Arc<AtomicU64>) -> Option<User> {
     let loads = loads.clone();
-    let nobody = users.get_or_load_optional("nobody", move |_| async move {
+    let absent = users.get_or_load_optional("absent", move |_| async move {
         loads.fetch_add(1, Ordering::SeqCst);
         Ok::<_, Infallible>(None)
     });
-    within("an answer", LIMIT, nobody).await.unwrap()
+    within("an answer", LIMIT, absent).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,7 +215,7 @@ async fn what_does_not_exist_is_asked_for_once_within_the_negative_ttl() {
         }
         assert_eq!(find_nobody(&users, &loads).await, None);
         assert_eq!(loads.load(Ordering::SeqCst), 1, "{store}");
-        assert_eq!(stored(&larder, "nobody").await, Stored::Absent, "{store}");
+        assert_eq!(stored(&larder, "absent").await, Stored::Absent, "{store}");
     }
 }
 
@@ -225,7 +226,7 @@ async fn without_a_negative_ttl_absence_is_not_remembered() {
         let loads = Arc::new(AtomicU64::new(0));
         for _ in 0..3 {
             assert_eq!(find_nobody(&users, &loads).await, None);
-            until("no placeholder is left", async || stored(&larder, "nobody").await == Stored::Nothing)
+            until("no placeholder is left", async || stored(&larder, "absent").await == Stored::Nothing)
                 .await;
         }
         assert_eq!(loads.load(Ordering::SeqCst), 3, "{store}");
@@ -239,11 +240,11 @@ async fn a_remembered_absence_ends_with_its_time_a_write_or_an_invalidation() {
         let short: Cache<User> =
             larder.cache("user").ttl(HOUR).negative_ttl(Duration::from_millis(1)).build().unwrap();
         find_nobody(&short, &loads).await;
-        until("its time is over", async || stored(&larder, "nobody").await == Stored::Nothing).await;
+        until("its time is over", async || stored(&larder, "absent").await == Stored::Nothing).await;
 
         let users = remembering(&larder);
         find_nobody(&users, &loads).await;
-        users.delete("nobody").await.unwrap();
+        users.delete("absent").await.unwrap();
         find_nobody(&users, &loads).await;
         users.clear().await.unwrap();
         find_nobody(&users, &loads).await;
@@ -259,7 +260,7 @@ async fn a_remembered_absence_ends_with_its_time_a_write_or_an_invalidation() {
             users.get_or_load_optional("tagged", |_| async { Ok::<_, Infallible>(Some(user("Ann"))) });
         assert_eq!(found.await.unwrap(), Some(user("Ann")), "{store}");
 
-        users.set("nobody", &user("Bob")).await.unwrap();
+        users.set("absent", &user("Bob")).await.unwrap();
         assert_eq!(find_nobody(&users, &loads).await, Some(user("Bob")), "{store}");
     }
 }
@@ -270,13 +271,13 @@ async fn a_remembered_absence_is_nothing_to_all_who_do_not_ask_for_it() {
         let users = remembering(&larder);
         let loads = Arc::default();
         find_nobody(&users, &loads).await;
-        assert_eq!(users.get("nobody").await.unwrap(), None, "{store}");
-        assert_eq!(users.get_entry("nobody").await.unwrap(), None, "{store}");
-        assert_eq!(users.get_many(["nobody"]).await.unwrap(), [None], "{store}");
-        assert!(!users.exists("nobody").await.unwrap(), "{store}");
-        assert_eq!(users.ttl("nobody").await.unwrap(), None, "{store}");
-        assert!(!users.touch("nobody", HOUR).await.unwrap(), "{store}");
-        assert_eq!(load(&users, "nobody", user("born")).await, user("born"), "{store}");
+        assert_eq!(users.get("absent").await.unwrap(), None, "{store}");
+        assert_eq!(users.get_entry("absent").await.unwrap(), None, "{store}");
+        assert_eq!(users.get_many(["absent"]).await.unwrap(), [None], "{store}");
+        assert!(!users.exists("absent").await.unwrap(), "{store}");
+        assert_eq!(users.ttl("absent").await.unwrap(), None, "{store}");
+        assert!(!users.touch("absent", HOUR).await.unwrap(), "{store}");
+        assert_eq!(load(&users, "absent", user("born")).await, user("born"), "{store}");
         assert_eq!(find_nobody(&users, &loads).await, Some(user("born")), "{store}");
     }
 }
@@ -353,7 +354,7 @@ async fn an_absence_that_one_program_found_is_known_to_the_other() {
             tokio::spawn({
                 let users = users.clone();
                 async move {
-                    // Not before the other leads the flight.
+                    // Not before the other call leads the load.
                     load(&users, "b", user("Bob")).await
                 }
             }),
@@ -371,7 +372,8 @@ async fn an_absence_that_one_program_found_is_known_to_the_other() {
     }
 }
 
-// ---- Who goes away, and who fails ----------------------------------------------------------------------------------
+// ---- Callers that give up, loaders that fail
+// -------------------------------------------------------------------------
 
 #[tokio::test]
 async fn a_load_that_nobody_waits_for_is_cancelled_where_the_cache_says_so() {
@@ -483,7 +485,7 @@ async fn who_joined_a_load_of_another_error_type_can_match_its_error() {
     }
 }
 
-/// An error with a cause that its own text does not show.
+/// An error with a source that its own message does not show.
 #[derive(Debug)]
 struct Wrapped(ParseIntError);
 
@@ -533,12 +535,12 @@ async fn a_loaders_error_keeps_its_cause_whatever_its_type() {
 
 // ---- Many at once --------------------------------------------------------------------------------------------------
 
-/// Loaders of many, and what each was given.
+/// Loaders of many keys, and the keys that each was given.
 #[derive(Clone, Default)]
 struct Asked(Arc<Mutex<Vec<Vec<u32>>>>);
 
 impl Asked {
-    /// A loader that finds all but the multiples of ten.
+    /// A loader that finds all keys except the multiples of ten.
     #[expect(clippy::type_complexity, reason = "of one use")]
     fn loader(
         &self,
@@ -551,7 +553,7 @@ impl Asked {
         }
     }
 
-    /// What all loaders were given since the last look, in order.
+    /// All keys that loaders were given since the last call, in order.
     fn take(&self) -> Vec<Vec<u32>> {
         let mut asked = std::mem::take(&mut *self.0.lock().unwrap());
         asked.iter_mut().for_each(|keys| keys.sort_unstable());
@@ -638,7 +640,7 @@ async fn a_key_that_another_program_loads_is_waited_for_and_not_loaded() {
             let (users, asked) = (users(&there), asked.clone());
             async move { users.get_or_load_many([1, 2, 3], asked.loader()).await.unwrap() }
         });
-        // The others keep nobody waiting.
+        // The keys that another program loads do not delay the other keys.
         let there_users = users(&there);
         until("its own keys are loaded", async || {
             there_users.get_many([1, 3]).await.unwrap() == [Some(loaded(1)), Some(loaded(3))]
@@ -781,9 +783,10 @@ async fn overlapping_calls_load_each_key_once() {
     }
 }
 
-// ---- What it costs -------------------------------------------------------------------------------------------------
+// ---- Costs
+// -----------------------------------------------------------------------------------------------------------
 
-/// How often each command has run since the counts were reset, without what keeps connections alive.
+/// How often each command has run since the counts were reset, without the commands that keep connections alive.
 fn commands(server: &Server) -> Vec<(String, u64)> {
     let counts = server.info("commandstats").into_keys().map(|name| {
         let name = name.trim_start_matches("cmdstat_").to_owned();
@@ -801,7 +804,8 @@ async fn many_cost_one_read_and_two_scripts_a_missing_key() {
     let larder = connect(&server.url()).await;
     let users = users(&larder);
     let asked = Asked::default();
-    // Scripts and versions are known from then on: the server tells of a version's making, too, so twice.
+    // From then on scripts and versions are known. The server also pushes the creation of a version, so this runs
+    // twice.
     users.get_or_load_many([1], asked.loader()).await.unwrap();
     users.get_or_load_many([2], asked.loader()).await.unwrap();
 
@@ -809,7 +813,7 @@ async fn many_cost_one_read_and_two_scripts_a_missing_key() {
     let keys: Vec<u32> = (1..=50).map(|key| key * 10 + 1).collect();
     users.get_or_load_many(keys.clone(), asked.loader()).await.unwrap();
     let counted = |name: &str, calls| (name.to_owned(), calls);
-    // The scripts' own commands count too: each reads once and writes once.
+    // The commands inside scripts count too: each script reads once and writes once.
     let expected = [counted("evalsha", 100), counted("get", 100), counted("mget", 1), counted("set", 100)];
     assert_eq!(commands(&server), expected);
 
@@ -838,7 +842,7 @@ async fn a_cold_load_takes_two_round_trips_before_the_loader_and_one_after() {
             Ok::<_, Infallible>(user("Ann"))
         })
     };
-    // Scripts and versions are known from then on.
+    // From then on scripts and versions are known.
     for key in [2, 3, 4] {
         users.get_or_load_many([key * 10 + 5], asked.loader()).await.unwrap();
         tagged(key).await.unwrap();
@@ -872,7 +876,8 @@ async fn a_cold_load_takes_two_round_trips_before_the_loader_and_one_after() {
     assert!(all < round_trip * 11 / 2, "{all:?} with a loader's tag");
 }
 
-// ---- Tags of what is set -------------------------------------------------------------------------------------------
+// ---- Tags of a set
+// ---------------------------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn a_snapshot_of_tags_voids_what_is_set_after_they_were_invalidated() {
@@ -886,10 +891,10 @@ async fn a_snapshot_of_tags_voids_what_is_set_after_they_were_invalidated() {
         users.set("after", &user("Ann")).snapshot(&snapshot).await.unwrap();
         assert_eq!(users.get("after").await.unwrap(), None, "{store}: read before, set after");
         let now = larder.tag_snapshot([TAG]).await.unwrap();
-        users.set("anew", &user("Ann")).snapshot(&now).tag("team:8").await.unwrap();
-        assert_eq!(users.get("anew").await.unwrap(), Some(user("Ann")), "{store}");
+        users.set("later", &user("Ann")).snapshot(&now).tag("team:8").await.unwrap();
+        assert_eq!(users.get("later").await.unwrap(), Some(user("Ann")), "{store}");
         larder.tag("team:8").invalidate().await.unwrap();
-        assert_eq!(users.get("anew").await.unwrap(), None, "{store}");
+        assert_eq!(users.get("later").await.unwrap(), None, "{store}");
     }
 }
 
@@ -901,7 +906,7 @@ async fn a_snapshot_here_is_voided_by_an_invalidation_there() {
         users(&here).set("a", &user("Ann")).snapshot(&snapshot).await.unwrap();
         assert_eq!(users(&there).get("a").await.unwrap(), None, "{store}");
         let users = users(&here);
-        until("this side has heard of it", async || users.get("a").await.unwrap().is_none()).await;
+        until("this side has been notified", async || users.get("a").await.unwrap().is_none()).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Locks on a Cluster and under Sentinel: what becomes of who holds and of who waits when a slot moves, a master dies, or one
+//! Locks on a Cluster and under Sentinel: what happens to holders and waiters when a slot moves, a master dies, or one
 //! node of several is away.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -12,13 +12,13 @@ use larder::Larder;
 use larder::lock::{Guard, Lock, ReleaseOutcome};
 use larder_testkit::{Cluster, Sentinel, Server, eventually};
 use support::until;
-use support::waiting::believes_no_longer_than;
+use support::waiting::ends_no_later_than;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 const TTL: Duration = Duration::from_secs(20);
-/// Outlives a failover in which a second passes until the master counts as down.
+/// Survives a failover in which a second passes until the master counts as down.
 const SHORT: Duration = Duration::from_secs(3);
-/// For less time than makes a replica a master.
+/// Shorter than the time after which a replica becomes master.
 const BRIEF: Duration = Duration::from_millis(1500);
 const LIMIT: Duration = Duration::from_secs(15);
 const SPACE: &str = "f";
@@ -28,11 +28,11 @@ fn key(lock: &str) -> String {
 }
 
 async fn connect(url: &str) -> Larder {
-    // Who waits outlives a failover, also on a busy machine.
+    // A waiter survives a failover, even on a busy machine.
     Larder::builder().url(url).namespace(SPACE).response_timeout(LIMIT).connect().await.unwrap()
 }
 
-/// Starts to wait, and returns once it stands in line on this server.
+/// Starts a waiter, and returns once it is in the queue on this server.
 async fn stand(server: &Server, lock: Lock, name: &str) -> JoinHandle<Guard> {
     let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
     let line = format!("{}:line", key(name));
@@ -44,7 +44,7 @@ async fn served(waiter: JoinHandle<Guard>) -> Guard {
     tokio::time::timeout(LIMIT, waiter).await.expect("a stall").unwrap()
 }
 
-/// Waits until the replica has all that the master has: a failover may lose the rest.
+/// Waits until the replica has everything that the master has, because a failover may lose the rest.
 fn in_step(master: &Server, replica: &Server) {
     eventually("the replica is in step", LIMIT, || {
         let offset = |server: &Server, field: &str| server.info("replication").get(field).cloned();
@@ -52,7 +52,7 @@ fn in_step(master: &Server, replica: &Server) {
     });
 }
 
-/// Moves the slot of a key, with all that is in it, to another master: one key after the other, as an operator would.
+/// Moves the slot of a key, with all its keys, to another master: one key after the other, as an operator would.
 fn move_slot<'a>(cluster: &'a Cluster, key: &str) -> &'a Server {
     let from = cluster.master_of(key);
     let masters = cluster.masters();
@@ -66,7 +66,7 @@ fn move_slot<'a>(cluster: &'a Cluster, key: &str) -> &'a Server {
         let keys: Vec<String> = from.query(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]);
         let Some(key) = keys.first() else { break };
         from.command(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
-        // Requests come while some of the lock's keys are here and some there.
+        // Requests arrive while some of the lock's keys are on this node and some on the other.
         std::thread::sleep(Duration::from_millis(100));
     }
     for node in [to, from].into_iter().chain(masters.iter().copied()) {
@@ -86,11 +86,11 @@ async fn a_lock_that_is_held_and_waited_for_moves_with_its_slot() {
     let moved = spawn_blocking(move || move_slot(&nodes, &key("gate")).addr()).await.unwrap();
     let node = cluster.master_of(&key("gate"));
     assert_eq!(node.addr(), moved);
-    // It is renewed at its new place.
+    // It is renewed on its new node.
     let began = Instant::now();
     while began.elapsed() < SHORT {
         assert!(kept.is_valid(), "lost");
-        believes_no_longer_than(node, &key("gate"), &kept);
+        ends_no_later_than(node, &key("gate"), &kept);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(!waiter.is_finished(), "two holders");
@@ -98,7 +98,7 @@ async fn a_lock_that_is_held_and_waited_for_moves_with_its_slot() {
     assert_eq!(kept.release().await.unwrap(), ReleaseOutcome::Released);
     let next = served(waiter).await;
     assert!(next.fence() > fence);
-    believes_no_longer_than(node, &key("gate"), &next);
+    ends_no_later_than(node, &key("gate"), &next);
     assert_eq!(next.release().await.unwrap(), ReleaseOutcome::Released);
 }
 
@@ -119,7 +119,7 @@ async fn a_lock_outlives_the_master_of_its_slot_where_the_replica_had_it() {
     .unwrap();
     let node = cluster.master_of(&key("gate"));
     assert!(held.is_valid() && !waiter.is_finished());
-    believes_no_longer_than(node, &key("gate"), &held);
+    ends_no_later_than(node, &key("gate"), &held);
     until("the new master is found", async || held.extend(TTL).await.is_ok()).await;
     let fence = held.fence();
     assert_eq!(held.release().await.unwrap(), ReleaseOutcome::Released);
@@ -139,20 +139,21 @@ async fn a_node_that_is_away_leaves_the_locks_of_the_others_renewed() {
         guards.push((node, larder.lock(&name).ttl(BRIEF).keep_alive().acquire().await.unwrap()));
     }
     let away = cluster.masters()[0];
-    // It takes requests and answers none, which is worse than refusing them; for less time than makes a new master.
+    // The node accepts requests and answers none, which is worse than refusing them. It does so for less time than a
+    // failover takes.
     away.pause();
     let paused = Instant::now();
     let lasts = paused.elapsed() + guards.iter().map(|(_, guard)| guard.remaining()).max().unwrap();
     let (on_it, elsewhere): (Vec<_>, Vec<_>) = guards.into_iter().partition(|(node, _)| *node == away.addr());
     assert!(!on_it.is_empty() && elsewhere.len() > 10);
-    // Until all that is known of before has ended: those who go on have been renewed meanwhile.
+    // Until every lease known from before has expired: the locks that are still valid then were renewed meanwhile.
     while paused.elapsed() <= lasts {
         for (_, guard) in &elsewhere {
             assert!(guard.is_valid(), "not renewed, {:?} after another node went away", paused.elapsed());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(on_it.iter().all(|(_, guard)| !guard.is_valid()), "believed without an answer");
+    assert!(on_it.iter().all(|(_, guard)| !guard.is_valid()), "valid without a reply");
     away.resume();
     for (_, guard) in elsewhere {
         drop(guard);
@@ -178,7 +179,7 @@ async fn a_sentinel_failover_is_followed_by_who_holds_and_by_who_waits() {
     })
     .await
     .unwrap();
-    // What the old master granted ends by its guard's own deadline, whoever could have been asked.
+    // A lock that the old master granted ends by its guard's own deadline, whichever server could be asked.
     let ended = brief.remaining();
     tokio::time::timeout(ended + Duration::from_secs(1), brief.lost()).await.expect("a guard without an end");
     let next = served(after_brief).await;
@@ -186,10 +187,10 @@ async fn a_sentinel_failover_is_followed_by_who_holds_and_by_who_waits() {
     until("the new master is found", async || here.ping().await.is_ok()).await;
     assert_eq!(brief.release().await.unwrap(), ReleaseOutcome::AlreadyLost);
 
-    // What lasts longer is still held at the new one, and freed there.
+    // A lock with a longer lease is still held at the new master, and is released there.
     assert!(held.is_valid() && !waiter.is_finished());
     until("the new master is found", async || held.extend(TTL).await.is_ok()).await;
-    believes_no_longer_than(sentinel.master(), &key("gate"), &held);
+    ends_no_later_than(sentinel.master(), &key("gate"), &held);
     let fence = held.fence();
     assert_eq!(held.release().await.unwrap(), ReleaseOutcome::Released);
     let next = served(waiter).await;

@@ -68,7 +68,7 @@ async fn all_are_held_or_none() {
             assert!(holder.process.ends_with(&std::process::id().to_string()), "{store}: {holder}");
             assert!(holder.remaining > TTL / 2 && holder.remaining <= TTL, "{store}: {holder}");
         }
-        // Other locks: of the group, of another group, and of none.
+        // Other locks: of the group, of another group, and without a group.
         drop(order.locks(["c"]).try_acquire().await.unwrap().expect(store));
         drop(larder.lock_group("order:8").locks(["a"]).try_acquire().await.unwrap().expect(store));
         drop(larder.lock("a").try_acquire().await.unwrap().expect(store));
@@ -104,7 +104,7 @@ async fn of_two_attempts_with_a_lock_in_common_the_first_is_served_first() {
         in_line.until(2).await;
         // The lock is free, and the first of the two waiters wants it.
         assert!(locks(&["b"]).try_acquire().await.unwrap().is_none(), "{store}");
-        // Who has nothing in common with them does not wait.
+        // A caller whose locks do not overlap with theirs does not wait.
         drop(locks(&["d", "e"]).try_acquire().await.unwrap().expect(store));
         assert_eq!(group.holder("a").await.unwrap().expect(store).waiting, 1, "{store}");
         assert!(!bc.is_finished(), "{store}");
@@ -154,7 +154,7 @@ async fn a_dropped_attempt_leaves_its_place() {
     }
 }
 
-/// Who holds each of the locks: no two at once.
+/// The holder of each lock: never two at once.
 struct Table(Vec<AtomicU64>);
 
 impl Table {
@@ -172,7 +172,7 @@ impl Table {
     }
 }
 
-/// Takes random sets of five locks, `count` times; each is held for a moment.
+/// Takes random sets of five locks, `count` times; holds each for a moment.
 async fn contend(larder: Larder, table: Arc<Table>, who: u64, seed: u64, count: u32) {
     let mut random = StdRng::seed_from_u64(seed);
     let group = larder.lock_group("g");
@@ -201,7 +201,7 @@ async fn random_overlapping_sets_come_to_no_deadlock_and_no_two_holders() {
         let mut tasks = Vec::new();
         let shared = connect_as(&url, &namespace).await;
         for process in 0..5 {
-            // As processes do, each has connections of its own.
+            // As in separate processes, each has its own connections.
             let larder = if store == "memory" { shared.clone() } else { connect_as(&url, &namespace).await };
             for task in 0..4 {
                 let who = process * 4 + task + 1;

@@ -1,4 +1,4 @@
-//! What can be done with a lock beside holding it: ask who holds it, hand it over, break it, run under it if it is free.
+//! Operations on a lock apart from holding it: ask for the holder, hand it over, break it, run under it if it is free.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -97,7 +97,7 @@ async fn a_broken_lock_goes_to_the_next_in_line_and_its_guard_learns_it_at_the_n
         assert_eq!(hung.release().await.unwrap(), ReleaseOutcome::AlreadyLost, "{store}");
         assert!(!lock.break_if(another).await.unwrap(), "{store}: the holder is another");
         assert_eq!(next.release().await.unwrap(), ReleaseOutcome::Released, "{store}");
-        assert!(!lock.break_if(Fence::new(1)).await.unwrap(), "{store}: nobody holds it");
+        assert!(!lock.break_if(Fence::new(1)).await.unwrap(), "{store}: there is no holder");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Holding locks: being told that they are lost, keeping them alive, running under them; semaphores, fenced values, and servers
-//! that evict.
+//! Holding locks: notification of a lost lock, renewal, and running under a lock; semaphores, fenced values, and
+//! servers that evict.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -13,12 +13,12 @@ use larder::{Cache, ErrorKind, Larder, Quota};
 use larder::lock::ReleaseOutcome;
 use larder_testkit::Server;
 use larder_testkit::{Direction, Proxy};
-use support::waiting::{Lateness, believes_no_longer_than, permit_believes_no_longer_than};
+use support::waiting::{Lateness, ends_no_later_than, permit_ends_no_later_than};
 use support::{each_store, namespace, until};
 
 const TTL: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(300);
-/// What is renewed outlives a stall of a busy machine.
+/// A renewed lock survives a stall of a busy machine.
 const KEPT: Duration = Duration::from_secs(3);
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_guard_that_is_cut_off_is_lost_in_time_and_before_another_holds_the_lo
     let guard = cut.lock("gate").ttl(SHORT).keep_alive().acquire().await.unwrap();
     proxy.silence(Direction::Both);
     let next = other.lock("gate").ttl(TTL).acquire().await.unwrap();
-    assert!(!guard.is_valid(), "two believe to hold it");
+    assert!(!guard.is_valid(), "two valid guards");
     guard.lost().await;
     next.release().await.unwrap();
 }
@@ -138,9 +138,9 @@ async fn busy_unreachable_timed_out_lost_and_unknown_are_told_apart() {
     proxy.swallow(Direction::ToClient);
     assert_eq!(kind(larder.lock("other").try_acquire().await.unwrap_err()), ErrorKind::TimedOut);
     assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Unknown);
-    // A stream that has lost bytes does not live on: its replies would be taken for those of other requests.
+    // A stream that has lost bytes must not be used again: its replies would be matched with other requests.
     proxy.drop_connections().restore();
-    // The release took effect, and the attempt whose answer was lost leaves nothing.
+    // The release took effect, and the attempt whose reply was lost leaves nothing behind.
     let direct = Larder::connect(&server.url()).await.unwrap();
     for name in ["gate", "other"] {
         until("it is free", async || direct.lock(name).try_acquire().await.unwrap().is_some()).await;
@@ -163,12 +163,12 @@ async fn a_deadline_counts_from_before_each_request_left() {
         (support::connect_as(&server.url(), &space).await, support::connect_as(&proxy.url(), &space).await);
     let key = format!("~lock.1:{{{space}/gate}}");
     let lock = larder.lock("gate").ttl(KEPT);
-    // Every answer, and every push, is late by that.
+    // Every reply, and every push, is late by that much.
     proxy.delay(Direction::ToClient, Duration::from_millis(150));
     let guard = lock.acquire().await.unwrap();
-    believes_no_longer_than(&server, &key, &guard);
+    ends_no_later_than(&server, &key, &guard);
     guard.extend(2 * KEPT).await.unwrap();
-    believes_no_longer_than(&server, &key, &guard);
+    ends_no_later_than(&server, &key, &guard);
     guard.release().await.unwrap();
 
     let first = holder.lock("gate").ttl(TTL).acquire().await.unwrap();
@@ -179,7 +179,7 @@ async fn a_deadline_counts_from_before_each_request_left() {
     until("it stands in line", async || server.query::<u64>(&["ZCARD", &format!("{key}:line")]) == 1).await;
     first.release().await.unwrap();
     let guard = waiter.await.unwrap();
-    believes_no_longer_than(&server, &key, &guard);
+    ends_no_later_than(&server, &key, &guard);
     guard.release().await.unwrap();
 
     // Long enough for renewals that a busy machine delays.
@@ -189,8 +189,8 @@ async fn a_deadline_counts_from_before_each_request_left() {
     let pool = format!("~semaphore.1:{{{space}/pool}}");
     let (mut renewals, mut last) = ([0, 0], [Duration::MAX; 2]);
     until("both were renewed twice", async || {
-        believes_no_longer_than(&server, &key, &kept);
-        permit_believes_no_longer_than(&server, &pool, &permit);
+        ends_no_later_than(&server, &key, &kept);
+        permit_ends_no_later_than(&server, &pool, &permit);
         for (place, left) in [kept.remaining(), permit.remaining()].into_iter().enumerate() {
             renewals[place] += u32::from(left > last[place]);
             last[place] = left;
@@ -209,13 +209,13 @@ async fn a_request_that_arrives_after_it_was_given_up_takes_nothing() {
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let space = namespace();
     let larder = support::connect_as(&proxy.url(), &space).await;
-    // Known to the server, or the request would be asked for once more.
+    // Run once, so that the server knows the script; otherwise the request would be sent twice.
     larder.lock("warm").acquire().await.unwrap().release().await.unwrap();
     let given_up =
         async |lock: &str| server.query::<Vec<String>>(&["KEYS", &format!("~lock.1:{{{space}/{lock}}}*")]);
-    // What waits for a lock goes over the one connection, what ends an attempt over the other.
+    // A waiter's requests use one connection, and the requests that end an attempt use the other.
     proxy.only_tracked().delay(Direction::ToServer, Duration::from_millis(400));
-    // Each begins by asking whether it was given up.
+    // Each request first checks whether its attempt was cancelled.
     let before = server.calls("pexpire");
     for name in ["one", "two"] {
         let lock = larder.lock(name).ttl(TTL);

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 const TTL: Duration = Duration::from_secs(20);
 
-/// How many stand in a lock's line on a server.
+/// How many waiters a lock's queue on a server has.
 fn waiting(server: &Server, lock: &str) -> u64 {
     server.query(&["ZCARD", &format!("~lock.1:{{{lock}}}:line")])
 }
@@ -27,7 +27,7 @@ async fn own(server: &Server, namespace: &str) -> Larder {
     support::connect_as(&server.url(), namespace).await
 }
 
-/// Starts to wait, and returns once it stands in line.
+/// Starts a waiter, and returns once it is in the queue.
 async fn stand(
     server: &Server,
     larder: &Larder,
@@ -71,7 +71,7 @@ async fn sixty_four_waiters_are_served_in_the_order_in_which_they_came() {
     for waiter in waiters {
         waiter.await.unwrap();
     }
-    // The lock, its line and its bells are gone; the fence is remembered for a minute.
+    // The lock, its queue and its release notifications are gone; the fence is remembered for a minute.
     let left: Vec<String> = server.query(&["KEYS", "~lock*"]);
     assert_eq!(left, [format!("~lock.1:{{{space}/gate}}:fence")]);
     assert!(server.query::<i64>(&["PTTL", &left[0]]) > 0);
@@ -87,9 +87,9 @@ async fn who_takes_a_lock_is_told_of_nothing_and_who_stands_in_line_of_its_own_c
     let guard = here.lock("gate").ttl(TTL).acquire().await.unwrap();
     assert_eq!(tracked(), before, "an uncontended lock is tracked");
     let waiter = stand(&server, &there, "gate", &space).await;
-    // On Redis 6 it listens by a command of its own, after it stands.
+    // On Redis 6 it subscribes with a separate command, after it has joined the queue.
     until("it listens", async || tracked() > before).await;
-    // Redis 7.0 takes whatever the script names as read, until it changes.
+    // Redis 7.0 treats every key that the script names as read, until the key changes.
     let most = if server.version().at_least(7, 2) || !server.version().at_least(7, 0) { 1 } else { 5 };
     assert!(tracked() - before <= most, "changes of the lock would be told to every waiting process");
     guard.release().await.unwrap();
@@ -106,7 +106,7 @@ async fn a_fence_goes_on_from_the_last_though_the_servers_clock_has_stepped_back
     let guard = lock.acquire().await.unwrap();
     let ahead = guard.fence().get() + 3_600_000_000;
     guard.release().await.unwrap();
-    // As if the last grant had been in an hour.
+    // As if the last grant had been an hour in the future.
     let name = format!("~lock.1:{{{space}/gate}}:fence");
     server.query::<String>(&["SET", &name, &ahead.to_string(), "PX", "60000"]);
     let at_once = lock.acquire().await.unwrap();
@@ -126,7 +126,7 @@ async fn a_fence_goes_on_from_the_last_though_the_servers_clock_has_stepped_back
 async fn taking_freeing_standing_in_line_and_handing_over_are_one_command_each() {
     let server = Server::start();
     let (here, there) = (own(&server, "s").await, own(&server, "s").await);
-    // Every script is known by now, and no first use is counted.
+    // Every script is known by now, so no first use is counted.
     for _ in 0..2 {
         let guard = here.lock("warm").ttl(TTL).acquire().await.unwrap();
         let waiter = stand(&server, &there, "warm", "s").await;
@@ -157,7 +157,7 @@ async fn taking_freeing_standing_in_line_and_handing_over_are_one_command_each()
     let woken = || others.iter().map(|(larder, _)| larder.stats().locks.wakeups).sum::<u64>();
     let all_beats =
         || beats() + others.iter().map(|(larder, _)| larder.stats().locks.heartbeats).sum::<u64>();
-    // Heartbeats come in between: they are told apart by their own count, read after the commands and before.
+    // Heartbeats run in between. They have their own count, which is read before and after the commands.
     let (woken_before, there_before) = (woken(), there.stats().locks.wakeups);
     let (before, beaten) = (scripts(), all_beats());
     guard.release().await.unwrap();
@@ -186,7 +186,7 @@ async fn all_that_wait_in_a_process_are_kept_by_at_most_five_requests_a_second()
     }
     let (began, before) = (Instant::now(), larder.stats().locks.heartbeats);
     until("some heartbeats", async || larder.stats().locks.heartbeats >= before + 8).await;
-    // The first of them may have come at once.
+    // The first of them may have arrived at once.
     let beats = larder.stats().locks.heartbeats - before - 1;
     let rate = beats as f64 / began.elapsed().as_secs_f64();
     assert!(rate <= 5.0, "{rate} a second");
@@ -196,7 +196,7 @@ async fn all_that_wait_in_a_process_are_kept_by_at_most_five_requests_a_second()
     for waiter in waiters {
         waiter.await.unwrap().release().await.unwrap();
     }
-    // Nobody waits: the heartbeat ends.
+    // There is no waiter left: the heartbeat stops.
     let ended = larder.stats().locks.heartbeats;
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(larder.stats().locks.heartbeats <= ended + 1);
@@ -216,14 +216,15 @@ async fn dead_heads_cost_the_line_at_most_half_a_second_each() {
             ghosts.push((stand(&server, &dead, "gate", &space).await, dead));
         }
         let second = stand(&server, &holder, "gate", &space).await;
-        // Half open: they can neither come nor say that they go.
+        // Half-open connections: the waiters can neither take the lock nor leave the queue.
         proxy.silence(Direction::Both);
         let lateness = Lateness::watch();
         let released = Instant::now();
         guard.release().await.unwrap();
         let guard = second.await.unwrap();
         let took = released.elapsed();
-        // For each head a beat that comes too early, the one that passes it over, and the confirmation: there and back.
+        // For each waiter at the head: a heartbeat that comes too early, the one that passes it over, and the
+        // confirmation, there and back.
         let longest = heads * Duration::from_millis(500) + lateness.of(4 * heads);
         assert!(took <= longest, "{heads} dead heads took {took:?}, more than {longest:?}");
         guard.release().await.unwrap();
@@ -263,13 +264,13 @@ async fn a_wake_up_that_comes_late_does_not_lengthen_what_is_believed() {
     let name = format!("{space}/gate");
     until("it stands in line", async || waiting(&server, &name) == 1).await;
     let before = larder.stats().locks.heartbeats;
-    // Later than the claim lasts, and the answer to the confirmation as late.
+    // Later than the claim lasts, and the reply to the confirmation is as late.
     proxy.delay(Direction::ToClient, Duration::from_millis(300));
     guard.release().await.unwrap();
     let guard = waiter.await.unwrap();
-    support::waiting::believes_no_longer_than(&server, &format!("~lock.1:{{{name}}}"), &guard);
+    support::waiting::ends_no_later_than(&server, &format!("~lock.1:{{{name}}}"), &guard);
     assert!(guard.remaining() < Duration::from_millis(1700), "{:?}", guard.remaining());
-    assert!(larder.stats().locks.heartbeats > before, "nobody kept its place");
+    assert!(larder.stats().locks.heartbeats > before, "no heartbeat kept the place");
     guard.release().await.unwrap();
 }
 
@@ -303,7 +304,7 @@ async fn who_waits_too_long_or_goes_away_leaves_the_line_to_others() {
         guard.release().await.unwrap();
         let guard = tokio::time::timeout(Duration::from_secs(5), next).await.expect(store).unwrap();
         guard.release().await.unwrap();
-        until("nobody waits", async || lock.try_acquire().await.unwrap().is_some()).await;
+        until("there is no waiter", async || lock.try_acquire().await.unwrap().is_some()).await;
     }
 }
 
@@ -311,15 +312,15 @@ async fn who_waits_too_long_or_goes_away_leaves_the_line_to_others() {
 async fn who_goes_away_leaves_its_place_at_once() {
     let server = Server::start();
     let larder = own(&server, "s").await;
-    // For longer than anything is waited for here: a lock whose time is over makes the next look who is dead.
+    // Longer than any wait here: when a lock expires, the next waiter checks which waiters are dead.
     let guard = larder.lock("gate").ttl(Duration::from_secs(3600)).acquire().await.unwrap();
     let in_line = InLine::listen();
     let gone = stand(&server, &larder, "gate", "s").await;
     let next = stand(&server, &larder, "gate", "s").await;
-    // The answers have come, too: what is not answered is given up in another way.
+    // The replies have arrived, too: a request without a reply is cancelled in another way.
     in_line.until(2).await;
     gone.abort();
-    // While the lock is held nobody else looks who is dead.
+    // While the lock is held, no other waiter checks which waiters are dead.
     until("one waits", async || waiting(&server, "s/gate") == 1).await;
     guard.release().await.unwrap();
     next.await.unwrap().release().await.unwrap();
@@ -343,7 +344,7 @@ async fn cancelled_attempts_leave_no_lock_and_no_place_behind() {
     }
     let guard =
         lock.acquire_within(Duration::from_secs(10)).await.expect("a cancelled attempt holds the lock");
-    until("nobody stands in line", async || waiting(&server, "s/gate") == 0).await;
+    until("the queue is empty", async || waiting(&server, "s/gate") == 0).await;
     guard.release().await.unwrap();
     until("what is left is remembered for a while only", async || {
         let left: Vec<String> = server.query(&["KEYS", "~lock*"]);

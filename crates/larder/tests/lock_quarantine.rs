@@ -1,4 +1,4 @@
-//! Quarantine: a server that may have lost locks grants nothing until they are over.
+//! Quarantine: a server that may have lost locks grants none until all lost ones have expired.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 /// What is renewed outlives a stall of a busy machine.
 const LEASE: Duration = Duration::from_secs(3);
 const LONG: Duration = Duration::from_secs(20);
-/// Outlives a failover, on a busy machine, too.
+/// Survives a failover, even on a busy machine.
 const LOSSY: Duration = Duration::from_secs(12);
 
 /// One attempt at each kind of lock.
@@ -52,7 +52,7 @@ async fn each_kind_of_lock_is_refused_at_first_and_granted_when_the_longest_leas
             let error = refused.expect_err(kind);
             let ErrorKind::Quarantined { until } = error.kind() else { panic!("{kind}: {error:?}") };
             assert!(error.is_retryable(), "{kind}");
-            // The server's clock is this machine's, and counts whole milliseconds.
+            // The server's clock is this machine's, and counts in whole milliseconds.
             assert!(until + Duration::from_millis(1) >= began + LEASE, "{kind}: too early");
             assert!(until <= SystemTime::now() + LEASE, "{kind}: too late");
         }
@@ -105,7 +105,7 @@ async fn a_server_with_another_replication_id_renews_and_frees_what_it_knows_and
     until("quarantine is over", async || free.try_acquire().await.is_ok()).await;
     assert!(kept.is_valid(), "it was not renewed");
     assert_eq!(kept.release().await.unwrap(), ReleaseOutcome::Released);
-    // Once more: another id each time, also where it was this one before.
+    // Once more: another id each time, even if this server had been the master before.
     server.command(&["DEBUG", "CHANGE-REPL-ID"]);
     assert!(free.try_acquire().await.is_err());
 }
@@ -115,7 +115,7 @@ async fn a_waiter_whose_turn_comes_in_quarantine_is_refused_and_leaves_its_place
     let server = Server::start();
     let larder = support::connect_as(&server.url(), "q").await;
     let lock = larder.lock("a").ttl(LONG).quarantine(LONG);
-    // Its quarantine would last too long for a test: the marker is that of this server from the beginning.
+    // Its quarantine would last too long for a test, so the marker names this server from the beginning.
     let id = server.info("replication")["master_replid"].clone();
     server.command(&["SET", "~lock.1:{q/a}:origin", &format!("{id} {}", LONG.as_millis())]);
     let held = lock.acquire().await.unwrap();
@@ -150,21 +150,21 @@ async fn the_longest_quarantine_that_was_asked_for_counts_and_the_marker_is_kept
     assert!(wait > Duration::from_secs(20), "a lease of 30 s may be out, and it waits {wait:?}");
 }
 
-/// What a number of lossy failovers came to.
+/// The result of a number of lossy failovers.
 #[derive(Debug, Clone, Copy, Default)]
 struct Failovers {
-    /// Without quarantine, and how many of them made two valid guards.
+    /// Failovers without quarantine, and how many of them led to two valid guards.
     controls: u32,
     overlapping_controls: u32,
-    /// With quarantine, and how many of them did.
+    /// Failovers with quarantine, and how many of them led to two valid guards.
     quarantined: u32,
     overlapping: u32,
     /// Attempts that quarantine refused.
     refused: u32,
 }
 
-/// So many failovers with quarantine, one after another, on sentinels of their own; before the first of each four one
-/// without.
+/// Runs this many failovers with quarantine, one after another, each set on its own sentinels. Before every fourth, it
+/// runs one without quarantine.
 async fn fail_over_again_and_again(count: u32) -> Failovers {
     let sentinel = Arc::new(spawn_blocking(Sentinel::start).await.unwrap());
     let connect = async || patient().url(sentinel.url()).namespace("q").connect().await.unwrap();
@@ -196,7 +196,7 @@ async fn fail_over_again_and_again(count: u32) -> Failovers {
     all
 }
 
-/// LARDER_TEST_FAILOVERS says how many: `cargo xtask faults --what failover`.
+/// LARDER_TEST_FAILOVERS sets how many: `cargo xtask faults --what failover`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_that_loses_a_lock_makes_two_holders_without_quarantine_and_none_with_it() {
     let count: u32 = std::env::var("LARDER_TEST_FAILOVERS").map_or(1, |count| count.parse().unwrap());

@@ -1,4 +1,4 @@
-//! Locks that count as held only when replicas have them.
+//! Locks that count as held only once replicas have them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -26,14 +26,14 @@ fn pair() -> (Server, Server) {
         (slave.contains("state=online") && offset >= at_least).then_some(())
     };
     eventually("the replica follows its master", LONG, || acknowledged(0));
-    // Until a write has been acknowledged, nothing that is granted is.
+    // Until a replica has acknowledged a write, no grant counts.
     master.command(&["SET", "a", "1"]);
     let written = master.info("replication")["master_repl_offset"].parse().unwrap();
     eventually("the replica acknowledges what is written", LONG, || acknowledged(written));
     (master, replica)
 }
 
-/// Each kind that knows it, one after the other.
+/// Each kind of lock that has the setting, one after the other.
 async fn acquire(larder: &Larder, kind: &str, replicas: u32) -> larder::Result<()> {
     match kind {
         "lock" => larder.lock("a").ttl(TTL).replicated(replicas).acquire().await.map(drop),
@@ -46,7 +46,7 @@ async fn acquire(larder: &Larder, kind: &str, replicas: u32) -> larder::Result<(
     }
 }
 
-/// Why it is not granted. A machine that stands still for a second gives no answer in time: it is asked again.
+/// The reason why it is not granted. A machine that stalls for a second gives no reply in time, so the test asks again.
 async fn refused(larder: &Larder, kind: &str, replicas: u32) -> ErrorKind {
     loop {
         match acquire(larder, kind, replicas).await.expect_err(kind).kind() {
@@ -69,7 +69,7 @@ async fn a_lock_that_too_few_replicas_acknowledge_is_released_and_one_that_enoug
     replica.pause();
     for kind in KINDS {
         assert_eq!(refused(&here, kind, 1).await, ErrorKind::NotReplicated, "{kind}");
-        // It is free long before its time is over.
+        // It is free long before its lease would have expired.
         let free = tokio::time::timeout(TTL - TTL / 4, acquire(&there, kind, 0)).await;
         free.unwrap_or_else(|_| panic!("{kind}: it was not released")).expect(kind);
     }
@@ -92,7 +92,7 @@ async fn a_renewal_that_too_few_replicas_acknowledge_ends_the_lock() {
     assert!(kept.is_valid(), "it was not renewed");
     let guard = extended.acquire().await.unwrap();
     guard.extend(TTL).await.unwrap();
-    // A lock that needs no replica is renewed as ever.
+    // A lock that needs no replica is renewed as usual.
     let alone = here.lock("alone").ttl(2 * TTL).keep_alive().acquire().await.unwrap();
     replica.pause();
     assert_eq!(guard.extend(TTL).await.unwrap_err().kind(), ErrorKind::NotReplicated);
@@ -151,7 +151,7 @@ async fn one_lock_that_waits_for_replicas_holds_up_no_other_request() {
     assert!(!waiting.is_finished(), "the others were slower");
     replica.resume();
     waiting.await.unwrap().unwrap();
-    // One more command for the grant, and what replicas are waited for by.
+    // One more command for the grant, and the command that waits for replicas.
     assert_eq!((master.calls("wait"), master.calls("eval") >= 2), (2, true));
 }
 

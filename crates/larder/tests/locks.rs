@@ -42,7 +42,7 @@ async fn fences_grow_though_the_servers_clock_is_behind_the_last_one() {
     server.command(&["SET", &format!("{name}:fence"), &ahead.to_string(), "KEEPTTL"]);
     let guard = lock.acquire().await.unwrap();
     assert_eq!(guard.fence().get(), ahead + 1);
-    // The same where it is handed over.
+    // The same if the lock is handed over.
     let waiter = tokio::spawn({
         let lock = lock.clone();
         async move { lock.acquire().await.unwrap() }

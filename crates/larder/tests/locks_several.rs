@@ -66,7 +66,7 @@ async fn what_is_taken_is_renewed_while_the_next_is_waited_for_and_a_loss_begins
         tokio::time::sleep(Duration::from_millis(3500)).await;
         let renewed = larder.lock("a").holder().await.unwrap().expect(store);
         assert_eq!(renewed.fence, first.fence, "{store}: taken again, not renewed");
-        // An operator breaks what it has: it begins again, and still takes both.
+        // An operator breaks the lock that the waiter already has: the waiter starts again, and still takes both.
         assert!(larder.lock("a").break_if(first.fence).await.unwrap(), "{store}");
         until("it takes the first again", async || {
             larder.lock("a").holder().await.unwrap().is_some_and(|holder| holder.fence > first.fence)
@@ -127,7 +127,7 @@ async fn one_patience_is_that_of_all_locks_together() {
         let began = Instant::now();
         let waiting = tokio::spawn(async move { both.acquire_within(PATIENCE).await });
         in_line.until(1).await;
-        // Most of the patience is over when the second lock is waited for.
+        // Most of the time allowed is over when it waits for the second lock.
         tokio::time::sleep((PATIENCE * 9 / 10).saturating_sub(began.elapsed())).await;
         a.release().await.unwrap();
         let error = tokio::time::timeout(LONG, waiting).await.expect(store).unwrap().unwrap_err();

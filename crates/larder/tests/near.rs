@@ -1,6 +1,6 @@
 //! The near tier: what is served from this process, and what empties it. On each store.
 //!
-//! Whether a *broken* connection can make it stale is asked in coherence.rs, near_race.rs and history.rs.
+//! coherence.rs, near_race.rs and history.rs test whether a *broken* connection can make it stale.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -22,12 +22,13 @@ async fn source(users: &Cache<User>, key: &str) -> Option<Source> {
     users.get_entry(key).await.unwrap().map(|entry| entry.source())
 }
 
-/// Reads until the answer comes from near. The first reads after a write may not: its own push is still to come.
+/// Reads until a read is served near. The first reads after a write may not be, because the push for the write is still
+/// to come.
 async fn warm(users: &Cache<User>, key: &str) {
     until("a near copy is served", async || source(users, key).await == Some(Source::Near)).await;
 }
 
-/// As [`until`], within the bound that is documented; how long it took.
+/// As [`until`], within the documented bound; returns how long it took.
 async fn soon(what: &str, holds: impl AsyncFnMut() -> bool) -> Duration {
     let start = Instant::now();
     until(what, holds).await;
@@ -40,7 +41,7 @@ fn near_hits(larder: &Larder) -> u64 {
     larder.stats().caches["user"].near_hits
 }
 
-/// What a server was asked for, heartbeats and the testkit's own questions left out.
+/// The commands that a server received, without heartbeats and without the testkit's own commands.
 fn commands(server: &Server) -> Vec<String> {
     let own = ["time", "info", "config", "cluster", "client", "hello", "replconf", "ping"];
     let stats = server.info("commandstats");
@@ -55,7 +56,7 @@ async fn a_second_read_is_served_from_this_process() {
         let users = users(&larder);
         users.set("first", &user("Ann")).await.unwrap();
         warm(&users, "first").await;
-        // All versions are known by now, so that the counts are exact.
+        // All versions are known by now, so the counts are exact.
         users.set("a", &user("Bob")).await.unwrap();
         let before = larder.stats().caches["user"].clone();
         assert_eq!(users.get("a").await.unwrap(), Some(user("Bob")), "{store}");
@@ -114,7 +115,7 @@ async fn on_a_quiet_server_every_read_is_served_near() {
         for key in &keys {
             warm(&users, key).await;
         }
-        // Longer than the bound, and than two looks at who serves which slot.
+        // Longer than the bound, and than two checks of which node serves which slot.
         let (start, mut reads) = (Instant::now(), 0u64);
         while start.elapsed() < Duration::from_secs(5) {
             for key in &keys {
@@ -133,7 +134,7 @@ async fn an_absent_key_is_asked_for_each_time() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
         for _ in 0..3 {
-            assert_eq!(users.get("nobody").await.unwrap(), None, "{store}");
+            assert_eq!(users.get("unknown").await.unwrap(), None, "{store}");
         }
         let stats = &larder.stats().caches["user"];
         assert_eq!((stats.misses, stats.near_hits, stats.near_entries), (3, 0, 0), "{store}");
@@ -276,7 +277,7 @@ async fn what_another_program_does_to_the_server_is_seen() {
 
 #[tokio::test]
 async fn a_copy_ends_with_the_time_to_live_of_its_value() {
-    // Of their own: among many keys with an expiry a server takes its time to find those that have expired.
+    // Its own server: among many keys with an expiry, a server takes a while to find the expired ones.
     let (server, cluster) = (Server::start(), Cluster::start());
     for (store, url) in
         [("memory", "memory:".to_owned()), ("server", server.url()), ("cluster", cluster.url())]
@@ -293,7 +294,7 @@ async fn a_copy_ends_with_the_time_to_live_of_its_value() {
         soon("it has expired", async || users.get("a").await.unwrap().is_none()).await;
         eprintln!("{store}: served {:?} beyond its time to live", start.elapsed().saturating_sub(ttl));
 
-        // Its envelope says until when it is fresh: no push is needed.
+        // The envelope says until when it is fresh: no push is needed.
         let dated: Cache<User> =
             larder.cache("dated").ttl(ttl).stale_for(HOUR).near(Near::bytes(1 << 20)).build().unwrap();
         dated.set("a", &user("Ann")).await.unwrap();
@@ -306,7 +307,7 @@ async fn a_copy_ends_with_the_time_to_live_of_its_value() {
 #[tokio::test]
 async fn a_copy_ends_with_the_time_to_live_though_the_server_is_slow_to_tell() {
     let server = Server::start();
-    // As it is among a hundred thousand keys with an expiry: nobody is told before a key's turn comes.
+    // As among a hundred thousand keys with an expiry: the server pushes nothing before it has found the expired key.
     server.command(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
     let larder = support::connect(&server.url()).await;
     let users = users(&larder);
@@ -378,7 +379,7 @@ async fn a_copy_is_used_for_its_maximum_age_and_then_asked_for_again() {
         .await;
         assert!(start.elapsed() < age + Duration::from_secs(1), "{store}");
         assert_eq!(source(&users, "a").await, Some(Source::Server), "{store}");
-        assert_eq!(source(&users, "a").await, Some(Source::Near), "{store}: and kept anew");
+        assert_eq!(source(&users, "a").await, Some(Source::Near), "{store}: and near again");
     }
 }
 
@@ -401,7 +402,7 @@ async fn copies_weigh_no_more_than_the_limit() {
             "{store}: {}",
             stats.near_entries
         );
-        // What does not fit at all is read from the server, always.
+        // A value that does not fit at all is read from the server each time.
         let large = "y".repeat(200_000);
         pages.set("large", &large).await.unwrap();
         for _ in 0..2 {
@@ -422,14 +423,14 @@ async fn handles_of_one_name_share_one_near_tier() {
         two.set("a", &user("Bob")).await.unwrap();
         assert_eq!(one.get("a").await.unwrap(), Some(user("Bob")), "{store}");
 
-        // A handle without near() asks the server, and what it writes is seen through the others.
+        // A handle without `near()` asks the server, and the other handles see what it writes.
         let far: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
         warm(&one, "a").await;
         assert_eq!(source(&far, "a").await, Some(Source::Server), "{store}");
         far.set("a", &user("Cid")).await.unwrap();
         assert_eq!(one.get("a").await.unwrap(), Some(user("Cid")), "{store}");
 
-        // Another schema is another entry in the same tier.
+        // An entry of another schema is a separate entry in the same tier.
         let newer: Cache<User> =
             larder.cache("user").schema(2).ttl(HOUR).near(Near::bytes(1 << 20)).build().unwrap();
         assert_eq!(newer.get("a").await.unwrap(), None, "{store}");
@@ -473,7 +474,7 @@ async fn many_keys_come_from_near_and_from_the_server_in_their_order() {
         let expected: Vec<Option<u32>> = keys.iter().map(|key| (*key < 60).then_some(*key)).collect();
         assert_eq!(found, expected, "{store}");
         assert_eq!(near_hits(&larder), hits + 4, "{store}");
-        // All that are there are near now; the others are asked for.
+        // All keys that exist are near now; only the others are fetched.
         assert_eq!(numbers.get_many(&keys).await.unwrap(), expected, "{store}");
         assert_eq!(near_hits(&larder), hits + 4 + 60, "{store}");
         numbers.set(7, &700).await.unwrap();
@@ -602,7 +603,7 @@ async fn a_copy_whose_connection_is_silent_is_not_served_and_the_explanation_say
     assert_eq!(larder.explain("user:a").await.unwrap().near, NearVerdict::Served);
 }
 
-/// A user who may do all but ask for tracking. Before 7.0 a user can only be forbidden the whole command.
+/// A user who may run everything except the request for tracking. Before 7.0 only the whole command can be forbidden.
 fn forbid_tracking(server: &Server, user: &str) {
     let forbidden = if server.version().at_least(7, 0) { "-client|tracking" } else { "-client" };
     server.command(&["ACL", "SETUSER", user, forbidden]);
@@ -624,7 +625,7 @@ async fn where_tracking_is_refused_nothing_is_kept_near_and_all_works() {
             assert_eq!(source(&here_users, "a").await, Some(Source::Server));
             assert_eq!(here_users.get_many(["a"]).await.unwrap(), [Some(old.clone())]);
         };
-        // Nothing is told, so each is seen at once because it is asked for.
+        // Without tracking there is no push; each change is seen at once because every read asks the server.
         fill().await;
         there_users.set("a", &new).await.unwrap();
         assert_eq!(here_users.get("a").await.unwrap(), Some(new));
@@ -683,7 +684,7 @@ async fn while_an_invalidation_is_queued_near_is_passed_by_and_the_explanation_s
     for what in ["clear", "tag"] {
         users.set("a", &user("old")).tag("team:7").await.unwrap();
         warm(&users, "a").await;
-        // From now on it answers reads, and refuses writes.
+        // From here on the server answers reads and refuses writes.
         server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
         let error = match what {
             "clear" => users.clear().await.unwrap_err(),
@@ -742,7 +743,7 @@ async fn on_a_server_that_evicts_what_is_used_from_this_process_does_not_look_un
         idle("unused") >= 4 && names.iter().all(|name| idle(name) <= 1)
     })
     .await;
-    // A version that was evicted is not written back: it may have been replaced meanwhile.
+    // A version that was evicted is not written back, because it may have been replaced meanwhile.
     server.command(&["DEL", "~clear.1:{n/user}"]);
     until("that is noticed", async || users.get("a").await.unwrap().is_none()).await;
     until("the others are read again", async || {
@@ -794,13 +795,13 @@ async fn an_invalidation_that_was_queued_is_seen_as_soon_as_near_reads_resume() 
             _ => larder.tag("team:7").invalidate().timeout(short).await.unwrap_err(),
         };
         assert!(error.is_timeout() && error.is_queued(), "{what}: {error}");
-        // The server has the old one still, which is not served any more.
+        // The server still has the old value, which must not be served any more.
         let hits = near_hits(&larder);
         for _ in 0..5 {
             assert_eq!(users.get("a").await.unwrap(), None, "{what}");
         }
         assert_eq!(near_hits(&larder), hits, "{what}");
-        // The push that drops the copy comes later than the server's answer to the queue's sender.
+        // The push that drops the copy arrives after the server's reply to the queue's request.
         proxy.only_tracked().delay(Direction::ToClient, Duration::from_millis(500));
         server.command(&["CLIENT", "UNPAUSE"]);
         until("it was sent", async || {

@@ -1,6 +1,6 @@
-//! The race that leaves stale copies in a near cache without a guard: a read of a key that misses, and another client's write of
-//! the same key, at the same time. The push for the write may come before the answer of the read has been kept, and nothing
-//! drops it afterwards. (Of the driver's own cache 70–100 % of the copies are stale then.)
+//! The race that leaves stale copies in an unprotected near cache: one client reads a key and misses, while another
+//! client writes the same key. The push for the write may arrive before the reply to the read is stored as a copy, and
+//! then nothing drops that copy. (In the driver's own cache 70–100 % of the copies are stale in this test.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -24,7 +24,7 @@ fn far(larder: &Larder) -> Cache<u64> {
     larder.cache("v").ttl(HOUR).build().unwrap()
 }
 
-/// Up to so many turns of the scheduler, and a moment of work: some microseconds.
+/// Yields up to this many times to the scheduler, and works for some microseconds.
 async fn some_moment(random: &RandomState, what: (u64, u32, bool)) {
     let random = random.hash_one(what);
     for _ in 0..random % 4 {
@@ -35,10 +35,10 @@ async fn some_moment(random: &RandomState, what: (u64, u32, bool)) {
     }
 }
 
-/// Waits until the reader has been told of all that was written so far.
+/// Waits until the reader has received the pushes for everything written so far.
 async fn all_is_told(reader: &Cache<u64>) {
     until("the reader is connected", async || {
-        // The answer to a read comes down the tracked connection after the pushes for what was written before it.
+        // The reply to a read arrives on the tracked connection after the pushes for all earlier writes.
         reader
             .get_entry("marker")
             .await
@@ -60,14 +60,14 @@ fn keys(number: u64) -> Range<u32> {
     first..first + KEYS
 }
 
-/// How reads and writes meet.
+/// How reads and writes are interleaved.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Race {
     /// Each at a random moment.
     AtRandom,
     /// The same, and the tracked connection is lost twice.
     Reconnecting,
-    /// The answers of the reads and the pushes of the writes that came after them reach the reader in one piece.
+    /// The replies to the reads, and the pushes for the writes after them, reach the reader in one piece.
     Together,
 }
 
@@ -87,7 +87,7 @@ impl Place {
         Self { server, proxy, reader, writer }
     }
 
-    /// Reads and writes every key at the same time, and then looks for copies that are not what the server holds.
+    /// Reads and writes every key at the same time, and then looks for copies that differ from the server's value.
     async fn round(&self, number: u64, race: Race) -> Round {
         let (cache, writes) = (near(&self.reader), far(&self.writer));
         writes.set("marker", &number).await.unwrap();
@@ -117,7 +117,7 @@ impl Place {
         Round { stale, near, raced }
     }
 
-    /// How many reads came before their write.
+    /// How many reads were executed before their write.
     async fn meet_at_random(&self, keys: Range<u32>, number: u64, race: Race) -> u64 {
         let (cache, writes, random) = (near(&self.reader), far(&self.writer), RandomState::new());
         let first = keys.start;
@@ -140,7 +140,8 @@ impl Place {
                 (read, write)
             })
             .collect();
-        // These are under way as the connection goes; what follows is read while it is away, and as it comes back.
+        // These are in flight when the connection is lost; the next ones are sent while it is away and while it comes
+        // back.
         if race == Race::Reconnecting && matches!(first % 1000, 150 | 300) {
             self.proxy.only_tracked().drop_connections();
         }
@@ -173,7 +174,7 @@ impl Place {
         let all = answers + keys.map(push).sum::<usize>();
         let before = self.proxy.bytes(Direction::ToClient);
         self.proxy.restore();
-        // It keeps this thread, and with it the reader, from going on before everything has arrived.
+        // Blocks this thread, and with it the reader, until everything has arrived.
         eventually("all has passed the proxy", Duration::from_secs(10), || {
             (self.proxy.bytes(Direction::ToClient) - before >= all as u64).then_some(())
         });
@@ -188,8 +189,8 @@ impl Place {
 async fn race(what: &str, race: Race) {
     let place = Place::new().await;
     for number in 1..=3 {
-        // The first round races for keys that are not there, the others for keys that hold something of which the reader has
-        // no copy.
+        // In the first round the keys do not exist. In the other rounds they hold a value of which the reader has no
+        // copy.
         let old: Vec<(u32, u64)> = keys(number).map(|key| (key, number - 1)).collect();
         if number > 1 {
             far(&place.writer).set_many(old.iter().map(|(key, old)| (*key, old))).await.unwrap();
@@ -214,8 +215,8 @@ async fn nor_does_it_where_the_tracked_connection_is_lost_in_the_middle() {
     race("reconnecting", Race::Reconnecting).await;
 }
 
-/// On one thread all pushes are taken in before any of the readers goes on: the window in which a copy is kept too late is as
-/// wide as it gets.
+/// On one thread all pushes are processed before any of the readers continues, which makes the window for storing a
+/// copy too late as wide as possible.
 #[tokio::test]
 async fn nor_does_it_where_the_answer_and_the_push_arrive_together() {
     race("arriving together", Race::Together).await;

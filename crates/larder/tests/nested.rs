@@ -1,4 +1,4 @@
-//! Loaders that load: a load that would wait for itself fails at once, and no wait is without an end.
+//! Loaders that load: a load that would wait for itself fails at once, and every wait ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -19,7 +19,7 @@ fn cache(larder: &Larder, name: &str) -> Cache<u32> {
     larder.cache(name).ttl(HOUR).build().unwrap()
 }
 
-/// What a loader passes on of a load that it asked for.
+/// What a loader returns from a load that it asked for.
 fn text(error: LoadError<Failed>) -> Failed {
     match error {
         LoadError::Loader(inner) => Failed::clone(&inner),
@@ -152,7 +152,7 @@ async fn loaders_that_load_other_keys_are_no_circle() {
         let (b, c) = (cache.clone(), cache.clone());
         let load = cache.get_or_load("a", move || async move {
             let chain = b.clone().get_or_load("b", move || one(c, "c")).await.map_err(text)?;
-            // The same key twice, side by side, and one whose load has ended.
+            // The same key twice, side by side, and a key whose load has ended.
             let (x, y) = tokio::join!(one(b.clone(), "d"), one(b.clone(), "d"));
             Ok::<_, Failed>(chain + x? + y? + one(b, "c").await?)
         });
@@ -177,7 +177,8 @@ async fn two_processes_whose_loaders_need_each_others_keys_do_not_wait_for_ever(
         };
         let calls = async { tokio::join!(call(here, "p", "q"), call(there, "q", "p")) };
         let (p, q) = within("two processes", Duration::from_secs(15), calls).await;
-        // The first to go on loads the other's key by itself; the second may get what that one has stored.
+        // The first load to continue loads the other's key itself; the second may get the value that the first one
+        // stored.
         let (p, q) = (p.unwrap(), q.unwrap());
         assert!((p == 2 && q == 2) || p + q == 5, "{store}: {p} and {q}");
     }
@@ -185,7 +186,7 @@ async fn two_processes_whose_loaders_need_each_others_keys_do_not_wait_for_ever(
 
 // ---- Work that runs once -------------------------------------------------------------------------------------------
 
-/// Runs work of its own for a key, from wherever it is called.
+/// Runs work that must run once for a key, from any caller.
 async fn run(cache: Cache<u32>, key: &'static str) -> Result<u32, String> {
     cache.run_once(key, || async { Ok::<_, String>(1) }).await.map_err(|error| error.to_string())
 }

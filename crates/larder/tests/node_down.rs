@@ -1,4 +1,4 @@
-//! One node of a cluster is down and nothing takes its place: what that does to keys of the others, above all where that
+//! One node of a cluster is down and has no replacement: what that does to keys on the other nodes, above all if that
 //! node has the version of a cache.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -31,7 +31,7 @@ fn clear_of(cache: &str) -> String {
     format!("~clear.1:{{/{cache}}}")
 }
 
-/// Keys of the cache `user` whose entries are, or are not, at a node.
+/// Keys of the cache `user` whose entries are on a node, or are not.
 fn keys(cluster: &Cluster, node: &Server, at: bool) -> impl Iterator<Item = u32> {
     (0..).filter(move |key| (cluster.master_of(&format!("user:{key}")).addr() == node.addr()) == at)
 }
@@ -60,7 +60,7 @@ async fn with_the_node_of_a_caches_version_down_its_keys_at_other_nodes_fail_or_
             assert_eq!(found, Some(user("old")), "an outage is no miss");
             false
         }
-        // While the connection is being dialled, the call's own time may be over first.
+        // While the connection is being dialled, the call's own timeout may expire first.
         Err(error) => error.to_string().contains(&address),
     })
     .await;
@@ -95,7 +95,7 @@ async fn with_the_node_of_a_caches_version_down_its_keys_at_other_nodes_fail_or_
     }
     assert_eq!(loads.load(Ordering::SeqCst), 1);
 
-    // A write that does not know the version stores nothing, and takes the old value away.
+    // A write that does not know the version stores nothing, and removes the old value.
     assert_eq!(users.set(set, &user("new")).or_queue().await.unwrap(), WriteOutcome::Queued);
     until("the old value is gone", async || stored(&cluster, set).is_none()).await;
     assert!(users.delete(deleted).await.unwrap());

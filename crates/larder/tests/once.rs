@@ -1,4 +1,5 @@
-//! Work that is run once: by several callers, programs and processes, while answers are late and the server is away.
+//! Work that runs once: for several callers, programs and processes, while replies are late and while the server is
+//! away.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -22,7 +23,7 @@ fn words(larder: &Larder) -> Cache<String> {
     larder.cache("word").ttl(HOUR).build().unwrap()
 }
 
-/// A `Larder` on the embedded store twice, and two programs on each other store.
+/// The embedded store used twice, and two `Larder`s, as two programs have them, on each other store.
 async fn pairs() -> Vec<(&'static str, Larder, Larder)> {
     let embedded = connect("memory:").await;
     let mut pairs = each_pair().await;
@@ -58,7 +59,7 @@ async fn work_runs_once_for_all_callers_of_all_programs() {
         assert_eq!(runs.load(SeqCst), 1, "{store}");
         assert!(results.iter().all(|result| result == "run 0"), "{store}: {results:?}");
         assert_eq!(caches[1].get("k").await.unwrap().as_deref(), Some("run 0"), "{store}");
-        // Forgotten, it runs again.
+        // Once its result is deleted, it runs again.
         caches[0].delete("k").await.unwrap();
         assert_eq!(call(1).await, "run 1", "{store}");
     }
@@ -239,7 +240,7 @@ async fn work_that_takes_longer_than_its_result_is_kept_runs_once_all_the_same()
 
 const KEYS: u32 = 30;
 
-/// One of two processes: runs the work of each key, all at the same time, and tells what it got.
+/// One of two processes: runs the work of all keys at the same time, and prints the results.
 fn work(role: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -280,7 +281,7 @@ fn of_two_processes_that_race_for_a_key_one_runs_its_work_and_both_get_that_resu
     let delays = [Duration::ZERO, Duration::from_millis(3)];
     let mut both = Vec::new();
     for (role, delay) in ["one", "other"].into_iter().zip(delays) {
-        // The answers to one of the two are late.
+        // The replies to one of the two processes are late.
         let proxy = runtime.block_on(Proxy::start(server.addr().unwrap()));
         proxy.delay(Direction::ToClient, delay);
         let envs = [("ONCE_URL", proxy.url()), ("ONCE_COUNTS", server.url())];
@@ -334,9 +335,10 @@ fn a_process_that_is_killed_in_the_middle_leaves_word_and_another_may_take_its_p
     });
 }
 
-// ---- Late answers, and a server that is away -----------------------------------------------------------------------
+// ---- Late replies, and a server that is away
+// -------------------------------------------------------------------------
 
-/// A `Larder` behind a proxy, and one that is always answered.
+/// A `Larder` behind a proxy (`slow`), and one whose replies always arrive (`quick`).
 struct Scene {
     server: Server,
     proxy: Proxy,
@@ -349,7 +351,7 @@ impl Scene {
         let server = Server::builder().tcp().start();
         let proxy = Proxy::start(server.addr().unwrap()).await;
         let (slow, quick) = (connect_as(&proxy.url(), "n").await, connect_as(&server.url(), "n").await);
-        // The clear version is known, and so are the scripts.
+        // The clear version and the scripts are known now.
         for larder in [&slow, &quick] {
             let work = || async { Ok::<_, Infallible>("warm".to_owned()) };
             assert_eq!(words(larder).run_once("warm", work).await.unwrap(), "warm");
@@ -357,7 +359,7 @@ impl Scene {
         Self { server, proxy, slow, quick }
     }
 
-    /// Waits until `quick` is told that the work of `k` runs.
+    /// Waits until `quick` is told that the work of `k` is running.
     async fn runs(&self) {
         until("it runs", async || {
             let told = words(&self.quick).run_once("k", never).without_waiting().await;
@@ -387,7 +389,7 @@ async fn a_result_that_is_there_while_the_server_is_away_is_given_and_stored_lat
     keeper.open();
     assert_eq!(within("the caller has its result", LIMIT, call).await.unwrap().unwrap(), "done");
     assert_eq!(words(&scene.quick).get("k").await.unwrap(), None, "it cannot be stored yet");
-    // Longer than a run shows no sign of life: what it has done is not known to others.
+    // Longer than the time after which a silent run counts as dead: other processes do not know its result.
     let told = within("another caller is told", LIMIT, words(&scene.quick).run_once("k", never)).await;
     assert!(matches!(told, Err(OnceError::Interrupted)), "{told:?}");
     scene.proxy.restore();
@@ -415,7 +417,7 @@ async fn while_the_server_is_away_from_the_runner_its_waiters_go_on_waiting() {
         async move { words.run_once("k", never).await }
     });
     scene.runs().await;
-    // For a moment only, in which the work ends.
+    // The connection is cut only for a moment, in which the work ends.
     scene.proxy.cut();
     keeper.open();
     assert_eq!(within("the caller has its result", LIMIT, call).await.unwrap().unwrap(), "done");
@@ -427,7 +429,7 @@ async fn while_the_server_is_away_from_the_runner_its_waiters_go_on_waiting() {
 async fn a_call_that_is_given_up_before_its_begin_was_answered_runs_nothing_and_leaves_the_key_free() {
     let scene = Scene::new().await;
     let ran = Arc::new(AtomicBool::new(false));
-    // Versions are asked for on the other connection.
+    // Versions are fetched on the other connection.
     scene.proxy.only_untracked().silence(Direction::ToClient);
     let call = tokio::spawn({
         let (words, ran) = (words(&scene.slow), ran.clone());
@@ -439,7 +441,7 @@ async fn a_call_that_is_given_up_before_its_begin_was_answered_runs_nothing_and_
             words.run_once("k", work).await
         }
     });
-    // The server has begun it, and its caller does not know.
+    // The server has started the run, and the caller has not received the reply.
     let mark = ["EXISTS", "~once.1:{n/word:k}"];
     until("it has begun", async || scene.server.query::<u64>(&mark) == 1).await;
     call.abort();
@@ -461,7 +463,7 @@ async fn a_begin_that_arrives_when_its_caller_has_timed_out_runs_nothing_and_lea
         words(&scene.quick).run_once("k", never).await.is_err_and(|error| error.work() == Some(&"it ran"))
     );
     scene.proxy.restore();
-    // Whichever comes first, the begin or what gives it up.
+    // Either may arrive first: the begin, or the request that cancels it.
     let second = || async { Ok::<_, Infallible>("second".to_owned()) };
     let next = within("the next caller runs it", LIMIT, words(&scene.quick).run_once("k", second)).await;
     assert_eq!(next.unwrap(), "second");
@@ -471,7 +473,7 @@ async fn a_begin_that_arrives_when_its_caller_has_timed_out_runs_nothing_and_lea
     );
 }
 
-/// Somebody puts another value that does not count under the key between any two requests of the call.
+/// Another client stores a different invalidated value under the key between any two requests of the call.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_replaced_all_the_time_by_what_does_not_count_ends_a_call_after_a_few_attempts_with_pauses() {
     let scene = Scene::new().await;
@@ -501,7 +503,7 @@ async fn what_is_replaced_all_the_time_by_what_does_not_count_ends_a_call_after_
     told.await.unwrap();
     scene.proxy.delay(Direction::ToClient, Duration::from_millis(5));
     for what in ["run_once", "set_if_absent"] {
-        // A busy machine may let two requests through with nothing in between.
+        // On a busy machine two requests may run with no write in between.
         let mut busy = None;
         for _ in 0..20 {
             scene.server.reset_stats();
@@ -520,9 +522,10 @@ async fn what_is_replaced_all_the_time_by_what_does_not_count_ends_a_call_after_
         }
         let (error, took) = busy.expect("somebody came in between each time");
         assert_eq!(error.kind(), ErrorKind::Busy, "{what}: {error}");
-        // The second request comes at once; those that follow have pauses that grow to 64 ms, half of it at random.
+        // The second request follows at once; the later ones wait with growing pauses of up to 64 ms, half of it
+        // random.
         assert!(took > Duration::from_millis(380), "{what}: {took:?}");
-        // Scripts of the background are counted, too.
+        // Scripts of background work are counted, too.
         let asked = scene.server.calls("evalsha");
         assert!((16..30).contains(&asked), "{what}: asked {asked} times");
     }

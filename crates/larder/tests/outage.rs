@@ -1,5 +1,5 @@
-//! The server is away (C6): loaders run all the same, few at once; what could not be invalidated is queued and made up for; and
-//! what was invalidated is not served near in between. And what `close` leaves behind: nothing.
+//! The server is away (C6): loaders still run, few at once; invalidations that could not be sent are queued and sent
+//! later, and what they invalidate is not served near meanwhile. And `close` leaves nothing behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -32,12 +32,12 @@ fn near(larder: &Larder) -> Cache<User> {
     larder.cache("user").ttl(HOUR).near(Near::bytes(1 << 20)).build().unwrap()
 }
 
-/// A server whose data outlives its crashes.
+/// A server whose data survives its crashes.
 fn lasting() -> Server {
     Server::builder().tcp().persist().start()
 }
 
-/// Kills the server; returns once the `Larder` has noticed.
+/// Kills the server, and returns once the `Larder` has noticed.
 async fn take_away(server: &Server, larder: &Larder) {
     server.kill();
     until("the outage is noticed", async || {
@@ -46,7 +46,7 @@ async fn take_away(server: &Server, larder: &Larder) {
     .await;
 }
 
-/// Loaders that run until they may end, and count themselves.
+/// Loaders that wait until they may end, and that are counted.
 #[derive(Clone)]
 struct Crowded {
     running: Arc<AtomicUsize>,
@@ -93,7 +93,7 @@ async fn while_the_server_is_away_a_key_is_loaded_once_for_all_who_want_it() {
         })
         .collect();
     until("both are loading", async || crowded.running() == 2).await;
-    // Whoever could not look has boarded its flight at once.
+    // A caller that cannot read joins the load of its key at once.
     until("all have asked", async || larder.stats().caches["user"].bypassed >= 200).await;
     open.send_replace(true);
     for caller in callers {
@@ -120,7 +120,7 @@ async fn while_the_server_is_away_only_so_many_loaders_run_at_once() {
     callers.push(tokio::spawn({
         let (users, crowded) = (users.clone(), crowded.clone());
         async move {
-            // One loader, whatever the number of its keys.
+            // One loader, for any number of keys.
             let loader = move |keys: Vec<u32>| {
                 let crowded = crowded.clone();
                 async move {
@@ -186,7 +186,7 @@ async fn while_the_server_is_away_a_load_that_joins_one_that_waits_for_its_place
         }
     });
     keeper.reached().await;
-    // The only place is taken, and this one waits for it.
+    // The only slot for a load is taken, and this load waits for it.
     let before = larder.stats().caches["user"].bypassed;
     let parent = tokio::spawn({
         let users = users.clone();
@@ -252,9 +252,10 @@ async fn while_the_server_is_away_a_get_is_an_error_and_no_miss() {
     assert!(matches!(failing.await, Err(LoadError::Loader(_))));
 }
 
-// ---- Invalidations that the server could not be told of ------------------------------------------------------------
+// ---- Invalidations that could not be sent
+// ----------------------------------------------------------------------------
 
-/// What is written while the server is away.
+/// The writes that are made while the server is away.
 #[derive(Debug, Clone, Copy)]
 enum Write {
     Delete,
@@ -278,7 +279,8 @@ async fn write(larder: &Larder, users: &Cache<User>, write: Write) -> Result<(),
     }
 }
 
-/// The write says that it is queued, the old value is not served near in between, and is gone when the server is back.
+/// The error says that the write is queued; the old value is not served near meanwhile, and is gone when the server is
+/// back.
 async fn made_up_for(what: Write) {
     let server = lasting();
     let larder = connect(&server.url()).await;
@@ -380,7 +382,7 @@ async fn where_more_is_queued_than_fits_the_cache_is_cleared() {
     assert_eq!(other.get("a").await.unwrap(), Some(user("of another cache")));
 }
 
-/// The server is reached no more, and all that was sent to it is lost; later it is back.
+/// The server becomes unreachable, and everything that was sent to it is lost; later it is back.
 async fn lost(what: &str, lose: impl AsyncFnOnce(&Cache<User>)) {
     let server = lasting();
     let proxy = Proxy::start(server.addr().unwrap()).await;
@@ -435,7 +437,7 @@ async fn a_write_whose_error_says_so_is_queued_by_then() {
     proxy.swallow(Direction::ToServer);
     let mut call = std::pin::pin!(users.delete("a").timeout(Duration::from_millis(50)));
     let error = call.as_mut().await.unwrap_err();
-    // The call is alive still: it is not its end that queues.
+    // The call is still running: the queueing does not depend on its end.
     assert!(error.is_queued() && larder.stats().invalidations.waiting == 1, "{error}");
 }
 
@@ -470,7 +472,7 @@ fn a_write_that_is_queued_in_a_runtime_that_ends_is_sent_and_later_ones_are_too(
     let users = users(&larder);
     for key in ["a", "b"] {
         lasting.block_on(async { users.set(key, &user("old")).await.unwrap() });
-        // As in a failover: it takes no writes.
+        // As in a failover: the server refuses writes.
         server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
         let short = runtime();
         let error = short.block_on(async { users.delete(key).await.unwrap_err() });
@@ -517,7 +519,7 @@ async fn closing_takes_the_claims_of_its_loads_away() {
                 "{store}"
             );
         }
-        // When `close` has returned: nobody waits for what will not come.
+        // After `close` has returned, no other caller waits for a load that will not finish.
         assert_eq!(there.explain("user:cold").await.unwrap().stored, Stored::Nothing, "{store}");
         assert_eq!(there.explain("user:refreshed").await.unwrap().refreshing, None, "{store}");
         assert_eq!(load(&users_there, "cold", user("Ann")).await, user("Ann"), "{store}");

@@ -1,5 +1,5 @@
-//! Bare JSON (`Format::Plain`) has no fence on the server: in one process, what was read before a write is not stored
-//! after it.
+//! Bare JSON (`Format::Plain`) has no fence on the server. Within one process, a value that was read before a write is
+//! still not stored after it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -17,7 +17,7 @@ fn cache(larder: &Larder) -> Cache<String> {
     larder.cache("c").ttl(Duration::from_secs(60)).format(Format::Plain).build().unwrap()
 }
 
-/// A load that has read "old" and goes on when told. It may name tags where `with` says so.
+/// A load that has read "old" and continues when it is told to. It may name tags if `with` is set.
 struct Held {
     go: oneshot::Sender<()>,
     load: JoinHandle<String>,
@@ -93,7 +93,7 @@ async fn a_refresh_that_a_write_has_outrun_removes_what_it_could_not_replace() {
 async fn an_old_row_whose_load_began_during_a_write_is_not_stored_after_the_next() {
     let server = Server::start();
     if !server.version().at_least(6, 2) {
-        // It can only hold up reads and writes together, and then the load does not begin during the write.
+        // The proxy can only hold back reads and writes together, and then the load does not begin during the write.
         return;
     }
     let larder = patient().url(server.url()).connect().await.unwrap();
@@ -103,7 +103,7 @@ async fn an_old_row_whose_load_began_during_a_write_is_not_stored_after_the_next
         let cache = cache.clone();
         async move { cache.delete("k").await }
     });
-    // It has been sent, and is not answered.
+    // The request has been sent, and has no reply yet.
     support::until("the first delete waits", async || {
         server.query::<String>(&["CLIENT", "LIST"]).contains("cmd=unlink")
     })

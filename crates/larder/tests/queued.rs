@@ -1,5 +1,5 @@
-//! Invalidations that are queued while the server goes on answering reads: what this process wrote is not undone by what the
-//! server has still (C1, C6).
+//! Invalidations that are queued while the server still answers reads: a value that the server still has does not undo
+//! what this process wrote (C1, C6).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -23,7 +23,7 @@ async fn warm(users: &Cache<User>, key: &str) {
     .await;
 }
 
-/// What a `Larder` has written that is queued, on a server that answers reads and refuses what the queue sends.
+/// A `Larder` with queued writes, on a server that answers reads and refuses what the queue sends.
 struct Scene {
     server: Server,
     proxy: Proxy,
@@ -39,7 +39,7 @@ impl Scene {
         Self { server, proxy, larder }
     }
 
-    /// Requests are lost from now on.
+    /// From here on requests are lost.
     fn lose_requests(&self) {
         self.proxy.swallow(Direction::ToServer);
     }
@@ -98,7 +98,7 @@ async fn what_was_written_and_is_queued_is_not_read_in_any_way() {
     until("reads are answered", async || larder.ping().await.is_ok()).await;
     for (what, users) in &caches {
         let says = users.name();
-        // It asks for the version that clears the cache, which is known here again then, and is refused.
+        // This write fetches the clear version, which is then known here again, and is refused.
         let refused = users.set("refused", &user("new")).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Permission, "{says}: {refused}");
         for users in [users, &users.fresh()] {
@@ -106,7 +106,7 @@ async fn what_was_written_and_is_queued_is_not_read_in_any_way() {
             assert_eq!(users.get("a").await.unwrap(), None, "{says}: get");
             assert_eq!(users.get_many(["a"]).await.unwrap(), [None], "{says}: get_many");
             assert!(!users.exists("a").await.unwrap(), "{says}: exists");
-            // Only what was written to is passed over.
+            // Only the entries that were written to are read as absent.
             let other = if ["clear", "tag"].contains(what) { None } else { old.clone() };
             assert_eq!(users.get("b").await.unwrap(), other, "{says}: another key");
         }
@@ -119,8 +119,8 @@ async fn what_was_written_and_is_queued_is_not_read_in_any_way() {
     }
 }
 
-/// Writes wait while the server answers what is read on the tracked connection. The answer to the read is under way when the
-/// delete is carried out, and arrives when nothing is queued any more.
+/// Writes are paused while the server answers reads on the tracked connection. The reply to the read is in flight when
+/// the server executes the delete, and arrives when the queue is empty.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_that_began_before_its_queued_delete_was_carried_out_gives_nothing_older() {
     let server = Server::builder().tcp().start();
@@ -150,7 +150,7 @@ async fn a_read_that_began_before_its_queued_delete_was_carried_out_gives_nothin
     }
 }
 
-/// The tag's own node is reached all the time, so that the tag's old version is known here again: by a write that carries it.
+/// The tag's own node stays reachable, so a write that carries the tag learns the tag's old version again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tag_whose_invalidation_is_queued_is_invalid_though_its_old_version_is_known_again() {
     let cluster = Cluster::start();
@@ -187,7 +187,7 @@ async fn a_tag_whose_invalidation_is_queued_is_invalid_though_its_old_version_is
     assert_eq!(users.get_many([a, b]).await.unwrap(), [None, None]);
 }
 
-/// The queue takes hundreds of round trips to drain, and something leaves it all the time.
+/// The queue takes hundreds of round trips to drain, and an invalidation leaves it all the time.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_long_queue_drains_a_read_of_another_key_costs_one_command_and_is_answered() {
     let scene = Scene::new().await;
@@ -212,7 +212,7 @@ async fn while_a_long_queue_drains_a_read_of_another_key_costs_one_command_and_i
     until("all was sent", async || scene.larder.stats().invalidations.waiting == 0).await;
 }
 
-/// The server may refuse one name and no other: its user may only read it.
+/// The server may refuse one name and accept all others: the user may only read that name.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_server_refuses_stays_queued_is_read_around_and_told_and_heals_with_the_permission() {
     let server = Server::builder().tcp().start();
@@ -230,7 +230,7 @@ async fn what_the_server_refuses_stays_queued_is_read_around_and_told_and_heals_
         users.set(key, &user("old")).await.unwrap();
         warm(&users, key).await;
     }
-    // Requests are lost while both are deleted, and then the one name may be written by nobody.
+    // Requests are lost while both keys are deleted; after that, no user may write the one name.
     proxy.silence(Direction::ToServer);
     for key in ["refused", "sent"] {
         assert!(users.delete(key).timeout(SHORT).await.unwrap_err().is_queued());
@@ -255,12 +255,12 @@ async fn what_the_server_refuses_stays_queued_is_read_around_and_told_and_heals_
     for users in [&users, &users.fresh()] {
         assert_eq!(users.get("refused").await.unwrap(), None, "the server has the old value still");
         assert!(!users.exists("refused").await.unwrap());
-        // It is asked for by a script, which this user may not run on the name.
+        // The clear version is fetched by a script, which this user may not run on the name.
         assert!(!matches!(users.ttl("refused").await, Ok(Some(_))));
         assert_eq!(users.get_many(["refused", "other"]).await.unwrap(), [None, Some(user("old"))]);
     }
     assert_eq!(server.query::<u64>(&["EXISTS", "n/user:refused"]), 1);
-    // It is tried again, seldom.
+    // The queue tries it again, rarely.
     until("it is tried again", async || counts().refused > refused).await;
     let most = first.elapsed().as_secs() / 5 + 1;
     assert!(

@@ -1,5 +1,5 @@
-//! A value that is to be replaced: stale, near its end, expired by hand, or wanted anew (C5). The old one is given where the
-//! new one fails or is slow, and says so; one load replaces it. On each store.
+//! Replacing a value: it is stale, near its end, expired by hand, or refreshed on request (C5). If the new value fails
+//! or is slow, callers get the old one and can tell; one load replaces it. On each store.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -80,7 +80,7 @@ async fn where_the_load_fails_or_panics_the_stale_value_is_given_and_says_so() {
         let stats = &larder.stats().caches["user"];
         assert_eq!((stats.stale_served, stats.load_failures), (3, 3), "{store}");
 
-        // It is still there for the next, and nothing stands in the way of a load.
+        // The stale value is still there for the next call, and a load can still replace it.
         assert_eq!(load(&users, "a", user("new")).await, user("new"), "{store}");
         let nothing_stale = users.get_or_load("b", fails).await.unwrap_err();
         assert_eq!(nothing_stale.loader(), Some(&DatabaseIsDown), "{store}");
@@ -116,7 +116,7 @@ async fn a_cold_load_is_waited_for_beyond_the_soft_timeout() {
         let builder = larder.cache::<User>("user").ttl(HOUR).stale_for(HOUR);
         let users = builder.soft_timeout(Duration::from_millis(1)).build().unwrap();
         let loader = || async {
-            // A span that must pass: the soft timeout is over long before.
+            // This time must pass: the soft timeout expires long before.
             tokio::time::sleep(Duration::from_millis(50)).await;
             Ok::<_, Infallible>(user("new"))
         };
@@ -163,7 +163,7 @@ async fn after_the_hard_timeout_a_stale_value_is_given_where_there_is_one() {
     }
 }
 
-/// Loaders that wait until they may all go on, and are counted.
+/// Loaders that wait until they may all continue, and that are counted.
 #[derive(Clone)]
 struct Counted {
     loads: Arc<AtomicU64>,
@@ -187,10 +187,10 @@ impl Counted {
     }
 }
 
-/// One load replaces a value that is near its end, while both handles are served the old one.
+/// One load replaces a value that is near its end, while both handles serve the old one.
 async fn refreshed_early_once(case: &str, handles: &[Cache<User>]) {
-    // What took so long is worth loading early: at the eagerness of 100, 20 s before the end in the mean, so that 60 s before
-    // it every twentieth call does so.
+    // A slow load is worth starting early. With an eagerness of 100 this one starts 20 s before the end on average, so
+    // 60 s before the end about every twentieth call starts it.
     let slow = handles[0].get_or_load("a", || async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         Ok::<_, Infallible>(user("present"))
@@ -200,7 +200,7 @@ async fn refreshed_early_once(case: &str, handles: &[Cache<User>]) {
     let ask = async |users: &Cache<User>| {
         let counted = counted.clone();
         let asked = users.get_or_load("a", move || counted.load(user("new")));
-        let entry = within("nobody waits for an early refresh", LIMIT, asked.entry()).await.unwrap();
+        let entry = within("no call waits for an early refresh", LIMIT, asked.entry()).await.unwrap();
         assert_eq!(entry.value(), &user("present"), "{case}");
         assert!(matches!(entry.source(), Source::Near | Source::Server), "{case}: {entry:?}");
     };
@@ -259,7 +259,7 @@ async fn early_refreshes_are_as_frequent_as_xfetch_says_from_near_copies_too() {
 }
 
 async fn early_refreshes_of(users: &Cache<User>) {
-    // What the load costs decides how early the next is: a span that must pass.
+    // The time that a load takes decides how early the next one starts, so this time must pass.
     let slow = users.get_or_load("a", || async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         Ok::<_, Infallible>(user("present"))
@@ -273,13 +273,13 @@ async fn early_refreshes_of(users: &Cache<User>) {
             fails().await
         };
         users.get_or_load("a", counted).await.unwrap();
-        // The load is over before the next call.
+        // The load has ended before the next call.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
     }
-    // 200 ms at the eagerness of 100 reach past 60 s once in e^3 = 20 times; less than half of that is an odd chance of
-    // one in a hundred thousand. Drawn twice, it would be once in 400 times.
+    // 200 ms with an eagerness of 100 reach past 60 s once in e^3 = 20 calls. Less than half of that has a probability
+    // of one in a hundred thousand; if the chance were drawn twice a call, it would be once in 400 calls.
     let loads = loads.load(Ordering::SeqCst);
     assert!(loads >= 25, "{loads} of 1000 calls loaded early, not 50");
 }
@@ -327,7 +327,7 @@ async fn a_refresh_loads_what_is_fresh_and_the_old_value_is_served_meanwhile() {
             assert_eq!(users.get("a").await.unwrap(), Some(user("old")), "{store}, near: {near}");
             assert_eq!(load(&users, "a", user("other")).await, user("old"), "{store}, near: {near}");
             assert_eq!(held.finish().await, user("new"));
-            // C1: whoever asks after the refresh has returned.
+            // C1: a call that starts after the refresh has returned.
             assert_eq!(users.get("a").await.unwrap(), Some(user("new")), "{store}, near: {near}");
             assert_eq!(users.fresh().get("a").await.unwrap(), Some(user("new")), "{store}, near: {near}");
         }
@@ -342,7 +342,7 @@ async fn a_refresh_that_fails_keeps_the_old_value_and_is_an_error() {
         let error = users.refresh("a", |_| fails()).await.unwrap_err();
         assert_eq!(error.loader(), Some(&DatabaseIsDown), "{store}");
         assert_eq!(users.get("a").await.unwrap(), Some(user("old")), "{store}");
-        // Its lease is gone: the next is not kept waiting.
+        // The failed refresh has given up its claim: the next one does not wait.
         let again = users.refresh("a", |_| async { Ok::<_, Infallible>(user("new")) });
         within("the next refresh", Duration::from_secs(2), again).await.unwrap();
         assert_eq!(users.get("a").await.unwrap(), Some(user("new")), "{store}");
@@ -421,7 +421,7 @@ async fn bare_json_of_others_can_be_refreshed() {
         assert_eq!(refreshed.await.unwrap(), user("new"), "{store}");
         assert_eq!(users.get("a").await.unwrap(), Some(user("new")), "{store}");
 
-        // Without an envelope a value cannot stay beside its lease: what it costs is a load.
+        // Without an envelope, a value cannot be kept next to the claim of its refresh: it costs one more load.
         plain.set("a", &user("bare")).await.unwrap();
         users.refresh("a", |_| fails()).await.unwrap_err();
         let found = load(&users, "a", user("newer")).await;

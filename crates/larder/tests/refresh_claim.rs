@@ -1,4 +1,4 @@
-//! A refresh lease names the value that it refreshes: one for another value is in nobody's way, so `delete` and
+//! The claim of a refresh names the value that it refreshes. A claim for another value has no effect, so `delete` and
 //! `expire` touch one key, and work while a cluster moves its slot.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -33,7 +33,7 @@ async fn a_lease_for_another_value_is_free_to_take_and_one_for_this_value_is_not
     assert_eq!(users.get("a").await.unwrap(), Some(user("new")));
 
     users.expire("a").await.unwrap();
-    // The nonce of the value that is there.
+    // The nonce of the stored value.
     let script = r"local n = redis.call('GETRANGE', KEYS[1], 4, 11)
         return (string.gsub(n, '.', function(c) return string.format('%02x', string.byte(c)) end))";
     let nonce: String = server.query(&["EVAL", script, "1", "user:a"]);
@@ -45,7 +45,7 @@ async fn a_lease_for_another_value_is_free_to_take_and_one_for_this_value_is_not
     assert_eq!(larder.explain("user:a").await.unwrap().refreshing, None, "that one was left behind");
 }
 
-/// Opens a slot for moving: keys that are not at its master are asked for at the other.
+/// Starts to move a slot: keys that are not on its master are asked for on the target node.
 fn begin_moving<'a>(cluster: &'a Cluster, key: &str) -> (String, &'a Server, &'a Server) {
     let from = cluster.master_of(key);
     let to = cluster.masters().into_iter().find(|node| node.addr() != from.addr()).unwrap();

@@ -1,5 +1,5 @@
-//! Runtimes that end, that are blocked, that nobody polls, and threads that have none: what a `Larder` does for its caller in
-//! the background goes on, and what callers ask for recovers at once.
+//! Runtimes that end, runtimes that are blocked or not polled, and threads without a runtime: the background work of a
+//! `Larder` goes on, and calls recover at once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -17,9 +17,9 @@ use larder_testkit::Server;
 use support::{connect_as, namespace, patient, server};
 use tokio::runtime::{Builder, Runtime};
 
-/// Long enough that a renewal on a busy machine comes in time, and short enough to wait for several of them.
+/// Long enough that a busy machine renews in time, and short enough to wait for several renewals.
 const TTL: Duration = Duration::from_millis(2500);
-/// Anything that is held this long after it was granted was renewed.
+/// A lock that is still held this long after its grant was renewed.
 const RENEWED: Duration = Duration::from_millis(5400);
 const LONG: Duration = Duration::from_secs(60);
 
@@ -31,13 +31,13 @@ fn multi(workers: usize) -> Runtime {
     Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap()
 }
 
-/// A `Larder` on `memory:` and one on a server, made on `runtime`.
+/// A `Larder` on `memory:` and one on a server, created on `runtime`.
 fn each_on(runtime: &Runtime) -> Vec<(&'static str, Larder)> {
     let urls = [("memory", "memory:".to_owned()), ("server", server().url())];
     urls.map(|(store, url)| (store, runtime.block_on(connect_as(&url, &namespace())))).into()
 }
 
-/// Runs `work` on a thread with a runtime of its own, which ends at once after it.
+/// Runs `work` on a thread with its own runtime, which ends at once afterwards.
 fn on_a_ghost<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) {
     thread::spawn(move || current().block_on(work())).join().unwrap();
 }
@@ -108,14 +108,14 @@ fn waiters_keep_their_places_though_a_runtime_that_waited_ended_before_any_heart
                 let lock = larder.lock("busy");
                 async move { lock.acquire().await.map(drop) }
             });
-            support::until("it is heard of", async || larder.stats().locks.heartbeats >= before + 3).await;
+            support::until("it is alive", async || larder.stats().locks.heartbeats >= before + 3).await;
             held.release().await.unwrap();
             tokio::time::timeout(Duration::from_secs(10), waiter).await.expect(store).unwrap().unwrap();
         });
     }
 }
 
-/// What was spawned on this current-thread runtime has been polled, and what that spawned.
+/// Returns once every task spawned on this current-thread runtime, and every task that those spawned, has been polled.
 async fn all_begins() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -163,7 +163,7 @@ fn after_the_runtime_that_connected_has_ended_calls_recover_at_once() {
         let began = Instant::now();
         second.block_on(async {
             let cache = larder.cache::<u32>("n").ttl(LONG).build().unwrap();
-            // Neither what may be sent twice nor what must not fails.
+            // Requests that may be sent twice succeed, and so do requests that must not be.
             cache.set("a", &1).await.unwrap();
             assert_eq!(cache.get("a").await.unwrap(), Some(1));
             larder.ping().await.unwrap();
@@ -181,7 +181,7 @@ fn where_nobody_polls_the_runtime_that_connected_calls_of_others_are_answered_ag
     let larder = idle.block_on(builder.response_timeout(Duration::from_millis(300)).connect()).unwrap();
     other.block_on(async {
         support::until("it is answered", async || larder.ping().await.is_ok()).await;
-        // And stay so, for longer than a heartbeat of the link is waited for: a span that must pass.
+        // And it stays so, for longer than the link waits for a heartbeat: this time must pass.
         for _ in 0..20 {
             larder.ping().await.unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -303,7 +303,7 @@ fn a_guard_in_a_task_that_goes_down_with_its_runtime_is_freed() {
 
 // ---- The thread -----------------------------------------------------------------------------------------------------
 
-/// How many threads of this process are a `Larder`'s own.
+/// How many threads of this process belong to a `Larder`.
 #[cfg(target_os = "linux")]
 fn threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
@@ -311,7 +311,7 @@ fn threads() -> usize {
     names.filter(|name| name.trim() == "larder").count()
 }
 
-/// Whether this is a process for the named test alone, as other tests have threads too. Elsewhere it runs one.
+/// Whether this process runs the named test alone, because other tests have threads too. If not, starts one that does.
 #[cfg(target_os = "linux")]
 fn alone(test: &str) -> bool {
     const ALONE: &str = "LARDER_TEST_ALONE";
@@ -397,7 +397,7 @@ fn a_loader_that_blocks_its_thread_keeps_its_claim_and_its_value_is_stored() {
         let loads = loads.clone();
         let loader = move || async move {
             loads.fetch_add(1, Ordering::SeqCst);
-            // Longer than a claim lives that nobody renews.
+            // Longer than a claim lives without renewal.
             thread::sleep(Duration::from_millis(4500));
             Ok::<_, Infallible>(7)
         };
@@ -430,7 +430,7 @@ fn in_the_embedded_store_a_loader_that_blocks_the_only_thread_keeps_its_claim() 
         let larder = connect_as("memory:", &namespace()).await;
         let cache = larder.cache::<u32>("n").ttl(LONG).build().unwrap();
         let blocks = || async {
-            // Longer than a claim on a server lives that is not renewed.
+            // Longer than a claim on a server lives without renewal.
             thread::sleep(Duration::from_millis(3500));
             Ok::<_, Infallible>(7)
         };
@@ -497,23 +497,24 @@ fn when_the_runtime_of_a_load_ends_a_caller_that_waits_for_it_loads() {
     }
 }
 
-// ---- The connection of background work that is gone alone --------------------------------------------------------------
+// ---- Only the connection of background work is lost
+// ------------------------------------------------------------------
 
-/// The connections of larder at a server, as `CLIENT LIST` shows them.
+/// The connections of larder on a server, as `CLIENT LIST` shows them.
 fn connections(server: &Server) -> Vec<String> {
     let list: String = server.query(&["CLIENT", "LIST"]);
     list.lines().filter(|line| line.contains(" name=larder ")).map(str::to_owned).collect()
 }
 
-/// Ends the connection of background work; the server has no room for another.
+/// Closes the connection of background work, while the server has no room for a new one.
 async fn end_background(server: &Server, larder: &Larder) {
     loop {
         larder.ping().await.unwrap();
         let untracked = connections(server).into_iter().filter(|line| !line.contains(" flags=t"));
-        // The connection of callers has just sent a ping, and not a heartbeat since.
+        // The connection for requests has just sent a ping, and no heartbeat since.
         let (callers, background): (Vec<_>, Vec<_>) = untracked.partition(|line| line.contains(" cmd=ping "));
         if let ([_], [background]) = (&callers[..], &background[..]) {
-            // Those of callers, and the one that this test asks through.
+            // The connections for requests, and the connection of this test.
             server.command(&["CONFIG", "SET", "maxclients", "3"]);
             let id = background.split_whitespace().find_map(|field| field.strip_prefix("id=")).unwrap();
             server.command(&["CLIENT", "KILL", "ID", id]);
@@ -554,7 +555,7 @@ fn without_the_connection_of_background_work_locks_and_runs_are_kept_and_those_o
         let told = words.run_once("runs", never).without_waiting().await;
         assert!(matches!(told, Err(larder::OnceError::Running)), "{told:?}");
         run.abort();
-        // Work that has failed is free for the next caller at once.
+        // After work has failed, the next caller can run it at once.
         assert!(words.run_once("fails", never).await.is_err());
         let again = tokio::time::timeout(
             LONG,
@@ -574,10 +575,10 @@ fn kept_locks_that_the_server_lost_are_lost_as_soon_as_it_is_back() {
         let server = larder_testkit::Server::builder().tcp().start();
         let larder = connect_as(&server.url(), &namespace()).await;
         let guard = larder.lock("a").ttl(Duration::from_secs(600)).keep_alive().acquire().await.unwrap();
-        // It keeps nothing.
+        // The server keeps no data over the restart.
         server.restart();
         let lost = tokio::time::timeout(Duration::from_secs(20), guard.lost());
-        lost.await.expect("told of the loss long before the next renewal");
+        lost.await.expect("notified of the loss long before the next renewal");
         assert!(!guard.is_valid());
     });
 }
@@ -589,7 +590,7 @@ fn while_a_connection_pauses_between_dials_calls_fail_at_once() {
         let server = larder_testkit::Server::builder().tcp().start();
         let proxy = larder_testkit::Proxy::start(server.addr().unwrap()).await;
         let larder = connect_as(&proxy.url(), &namespace()).await;
-        // Connections that are taken and dropped at once are dialled again with growing pauses.
+        // Connections that are accepted and closed at once are redialled with growing pauses.
         for _ in 0..12 {
             proxy.drop_connections();
             let began = Instant::now();

@@ -1,4 +1,4 @@
-//! Read-write locks: who is inside together, in which order, and with which fence.
+//! Read-write locks: which holders are inside together, in which order, and with which fence.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -63,7 +63,7 @@ async fn a_reader_that_comes_after_a_waiting_writer_waits_for_it_and_readers_at_
         read.release().await.unwrap();
         let write = tokio::time::timeout(LONG, writer).await.expect(store).unwrap();
         assert!(readers.iter().all(|reader| !reader.is_finished()), "{store}");
-        // Downgraded, the readers at the head come in.
+        // After the downgrade the readers at the head of the queue enter.
         let own = write.downgrade().await.unwrap();
         let mut inside = vec![own];
         for reader in readers {
@@ -157,8 +157,9 @@ async fn a_guard_that_was_lost_cannot_be_downgraded() {
     assert!(larder.rw_lock("catalogue").try_write().await.unwrap().is_some(), "nothing is left of it");
 }
 
-/// 64 readers that come again and again, and 8 writers, each of which is seen in the queue before the next comes: how
-/// often a reader that came after a writer was seen there was granted before it, and how many writers waited.
+/// 64 readers that return again and again, and 8 writers, each of which is in the queue before the next one arrives.
+/// Returns how often a reader was granted before a writer that was in the queue when the reader arrived, and how many
+/// writers waited.
 async fn overtaken(server: &Server, here: &Larder, there: &Larder, space: &str) -> (usize, usize) {
     let stop = Arc::new(AtomicBool::new(false));
     let lock = |number: usize| {
@@ -181,7 +182,7 @@ async fn overtaken(server: &Server, here: &Larder, there: &Larder, space: &str) 
             })
         })
         .collect();
-    // The tokens of writers in the queue: their weight is their end.
+    // The tokens of the writers in the queue: their score is their end.
     let queue = format!("~rwlock.1:{{{space}/catalogue}}:queue");
     let queued = || -> BTreeSet<String> {
         let tokens: Vec<String> = server.query(&["ZRANGE", &queue, "0", "-1"]);
@@ -245,7 +246,7 @@ async fn no_writer_of_eight_is_overtaken_by_later_ones_of_sixty_four_readers() {
         if overtaken == 0 {
             return;
         }
-        // A process that stands still for as long as a claim is passed over.
+        // A reader may overtake only if this process stalled so long that the writer's claim was passed over.
         assert!(late.of(1) >= Duration::from_millis(200), "{overtaken} overtaken, late by {:?}", late.of(1));
     }
     panic!("this machine stands still too often for any statement");

@@ -1,4 +1,5 @@
-//! docs/security.md is true: its ACL lines are taken from the page, and every operation runs with them and with no less.
+//! docs/security.md is true: the test reads the ACL lines from the page, runs every operation with them, and shows that
+//! less is not enough.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -16,14 +17,14 @@ const USER: &str = "shop";
 const PASSWORD: &str = "CHANGE-ME";
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The lines of the page's block of this name.
+/// The lines of the page's block with this name.
 fn lines(block: &str) -> Vec<Vec<&'static str>> {
     let (_, rest) = PAGE.split_once(&format!("```text {block}\n")).expect("the block is on the page");
     let (block, _) = rest.split_once("```").unwrap();
     block.lines().map(|line| line.split(' ').collect()).collect()
 }
 
-/// Runs the page's lines on a server, as the page says for its version.
+/// Runs the page's lines on a server, as the page says for the server's version.
 fn apply(server: &Server, blocks: &[&str]) {
     let old = blocks.contains(&"coordination") && !server.version().at_least(7, 0);
     for mut line in blocks.iter().chain(old.then_some(&"coordination-6")).flat_map(|block| lines(block)) {
@@ -34,7 +35,7 @@ fn apply(server: &Server, blocks: &[&str]) {
     }
 }
 
-/// What the page's lines of these blocks permit: `+get`, `+cluster|slots`, `~shop/*`.
+/// What the page's lines in these blocks permit: `+get`, `+cluster|slots`, `~shop/*`.
 fn permissions(blocks: &[&str], mark: char) -> Vec<&'static str> {
     let words = blocks.iter().flat_map(|block| lines(block)).flatten();
     words.filter(|word| word.starts_with(mark)).collect()
@@ -51,7 +52,7 @@ fn users(larder: &Larder) -> Cache<User> {
 
 type Outcome = BTreeMap<&'static str, Error>;
 
-/// Runs every operation of a cache, and tells which failed and how.
+/// Runs every operation of a cache, and returns which failed and how.
 async fn cache_operations(larder: &Larder) -> Outcome {
     let mut failed = Outcome::new();
     let mut note = |operation, error: Option<Error>| {
@@ -92,7 +93,7 @@ async fn cache_operations(larder: &Larder) -> Outcome {
             loaded => assert_eq!(loaded.unwrap(), ann),
         }
     }
-    // In place of a value, under a tag that the loader names, of many keys, and of what is not there.
+    // A refresh, a load under a tag that the loader names, a load of many keys, and a load of an absent key.
     let loaded = format!("{key}:loaded");
     let refreshed = users.refresh(&loaded, |loading| async move {
         loading.tag("t");
@@ -104,9 +105,9 @@ async fn cache_operations(larder: &Larder) -> Outcome {
     });
     note("load many", larder_error(many.await));
     let absent = larder.cache::<User>("user").ttl(HOUR).negative_ttl(HOUR).build().unwrap();
-    let nobody =
+    let absent_row =
         absent.get_or_load_optional(format!("{key}:absent"), |_| async { Ok::<_, Infallible>(None) }).await;
-    note("load nothing", larder_error(nobody));
+    note("load nothing", larder_error(absent_row));
     let once = users.run_once(format!("{key}:once"), || async { Ok::<_, Infallible>(user("Ann")) }).await;
     note(
         "run once",
@@ -161,12 +162,12 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
     match semaphore.try_acquire().await {
         Err(error) => drop(failed.insert("permit", error)),
         Ok(permit) => {
-            let permit = permit.expect("a permit that nobody else takes");
+            let permit = permit.expect("a permit that no other caller takes");
             failed.extend(semaphore.in_use().await.err().map(|error| ("in use", error)));
-            // An expired lease is one that a script takes out.
+            // A script removes expired leases, so leave one behind.
             let brief =
                 larder.semaphore(&namespace(), 1).ttl(Duration::from_millis(10)).acquire_many(1).await;
-            // On a slow machine its 10 ms are over before its answer is there.
+            // On a slow machine its 10 ms are over before the reply arrives.
             let error = brief.err().filter(|error| error.kind() != ErrorKind::LockLost);
             failed.extend(error.map(|error| ("permit", error)));
             let waiter = tokio::spawn({
@@ -190,7 +191,7 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
         tokio::time::sleep(Duration::from_millis(30)).await;
         failed.extend(guard.release().await.err().map(|error| ("hand over", error)));
         match waiter.await.unwrap() {
-            // Who could not be handed the lock waits in vain.
+            // A caller that could not be handed the lock waits in vain.
             Err(error) if error.kind() == ErrorKind::LockHeld => {}
             Err(error) => drop(failed.insert("wait in line", error)),
             Ok(guard) => drop(guard.release().await),
@@ -199,7 +200,7 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
     match larder.lock(&namespace()).try_acquire().await {
         Err(error) => drop(failed.insert("acquire", error)),
         Ok(guard) => {
-            let guard = guard.expect("a lock that nobody else takes");
+            let guard = guard.expect("a lock that no other caller takes");
             failed.extend(guard.extend(HOUR).await.err().map(|error| ("extend", error)));
             failed.extend(guard.release().await.err().map(|error| ("release", error)));
         }
@@ -225,14 +226,14 @@ async fn the_pages_user_can_do_all_that_larder_does() {
     let larder = as_shop(&server.url()).connect().await.unwrap();
     assert!(all_operations(&larder).await.is_empty());
     let stats = &larder.stats().caches["user"];
-    // A load that the store refuses anything goes on, and is counted.
+    // A load continues if the store refuses a request, and the refusal is counted.
     assert_eq!((stats.loads, stats.load_failures, stats.fills_voided, stats.bypassed), (6, 1, 0, 0));
     let stored = |key: &str| server.query::<Vec<String>>(&["KEYS", &format!("shop/user:*:{key}")]).len();
     assert_eq!(["loaded", "a", "b", "absent"].map(stored), [1; 4], "what was loaded is stored");
     until("the failed load's placeholder is gone", async || stored("failed") == 0).await;
     assert_eq!(server.query::<Vec<String>>(&["KEYS", "~lease*"]).len(), 0, "the refresh has ended");
 
-    // Nothing was refused beyond the connection's introduction of itself, which is optional.
+    // Nothing was refused except the connection's introduction of itself, which is optional.
     server.command(&["ACL", "LOG", "RESET"]);
     assert!(all_operations(&larder).await.is_empty());
     assert_eq!(server.query::<Vec<redis::Value>>(&["ACL", "LOG"]).len(), 0);
@@ -244,7 +245,7 @@ async fn without_tracking_all_works_but_near_reads_and_each_read_asks_for_versio
     let near = |larder: &Larder| -> Cache<User> {
         larder.cache("near").ttl(HOUR).near(Near::bytes(1 << 20)).build().unwrap()
     };
-    // The commands of one read, after enough others for all to be known that can be.
+    // The commands of one read, after enough others that everything that can be known is known.
     let reads = async |larder: &Larder| {
         for _ in 0..3 {
             users(larder).set("a", &user("Ann")).await.unwrap();
@@ -346,7 +347,7 @@ async fn each_command_of_the_page_is_needed() {
         server.command(&["SCRIPT", "FLUSH"]);
         let larder = as_shop(&server.url()).connect().await.unwrap();
         let failed = all_operations(&larder).await;
-        assert!(!failed.is_empty(), "{without} hurts nobody");
+        assert!(!failed.is_empty(), "without {without} nothing fails");
         for (operation, error) in failed {
             assert_eq!(error.kind(), ErrorKind::Permission, "{without}: {operation}: {error:?}");
             assert!(!error.is_retryable());
@@ -388,7 +389,7 @@ async fn each_key_pattern_of_the_page_is_needed() {
         server.command(&line);
         let larder = as_shop(&server.url()).connect().await.unwrap();
         let failed = all_operations(&larder).await;
-        assert!(!failed.is_empty(), "without {left_out} nobody is hurt");
+        assert!(!failed.is_empty(), "without {left_out} nothing fails");
         for (operation, error) in failed {
             assert_eq!(error.kind(), ErrorKind::Permission, "without {left_out}: {operation}: {error:?}");
         }
@@ -462,7 +463,7 @@ async fn the_pages_user_reaches_no_other_namespace_and_nothing_dangerous() {
         let error = answer.expect_err(command);
         assert_eq!(error.code(), Some("NOPERM"), "{command}: {error}");
     }
-    // Nor through a script.
+    // The same inside a script.
     let script =
         redis::cmd("EVAL").arg("return redis.call('GET', 'other/user:1')").arg(0).exec(&mut connection);
     assert!(script.is_err());
@@ -477,7 +478,7 @@ async fn on_a_cluster_the_map_and_moving_slots_need_one_command_each() {
     let failed = all_operations(&larder).await;
     assert!(failed.is_empty(), "{failed:?}");
 
-    // An absent key of a slot that moves: the old node says ASK.
+    // An absent key of a slot that is being moved: the old node replies ASK.
     let key = "shop/user:moving";
     let (from, masters) = (cluster.master_of(key), cluster.masters());
     let to = masters.iter().find(|node| node.addr() != from.addr()).unwrap();
@@ -499,7 +500,7 @@ async fn on_a_cluster_the_map_and_moving_slots_need_one_command_each() {
     to.command(&["CLUSTER", "SETSLOT", &slot, "STABLE"]);
     assert_eq!(users(&larder).get("moving").await.unwrap(), None);
 
-    // Redis 6.0 takes a subcommand back only with its whole command.
+    // Redis 6.0 can forbid a subcommand only together with its command.
     set_all(if cluster.nodes()[0].version().at_least(7, 0) { "-cluster|slots" } else { "-cluster" });
     let error = as_shop(&cluster.url()).connect().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
@@ -538,7 +539,7 @@ async fn another_database_needs_one_command() {
 async fn the_name_in_client_list_is_optional() {
     let server = Server::builder().tcp().start();
     apply(&server, &["cache", "tracking", "eviction"]);
-    // Redis 6.0 to 7.0 know no SETINFO, and 7.0 refuses permissions for commands that it does not have.
+    // Redis 6.0 to 7.0 do not know SETINFO, and 7.0 refuses permissions for commands that it does not have.
     if !server.version().at_least(7, 2) {
         as_shop(&server.url()).connect().await.unwrap();
         return;

@@ -1,4 +1,4 @@
-//! Semaphores: how many run at once, in which order, and what becomes of those that die or wait in an outage.
+//! Semaphores: how many holders at once, in which order, and what happens to holders that die or wait in an outage.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -17,11 +17,11 @@ use tokio::task::JoinHandle;
 const TTL: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(300);
-/// What is renewed outlives a stall of a busy machine.
+/// A renewed permit survives a stall of a busy machine.
 const KEPT: Duration = Duration::from_secs(3);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Has a caller wait for so many permits, and returns once it does.
+/// Starts a caller that waits for this many permits, and returns once it is in the queue.
 async fn waits_for(semaphore: &Semaphore, permits: u64) -> JoinHandle<larder::Result<SemaphorePermit>> {
     let semaphore = semaphore.clone();
     let in_line = support::waiting::InLine::listen();
@@ -71,7 +71,7 @@ async fn each_key_has_permits_and_a_queue_of_its_own() {
         let (held_a, held_b) = (ann.acquire().await.unwrap(), bob.acquire().await.unwrap());
         assert!(ann.try_acquire().await.unwrap().is_none(), "{store}");
         assert!(exports.try_acquire().await.unwrap().is_some(), "{store}: without a key it is another one");
-        // Nor is the semaphore of a name with a colon that of a key.
+        // A name with a colon is not the semaphore of a key either.
         assert!(larder.semaphore("exports:ann", 1).try_acquire().await.unwrap().is_some(), "{store}");
         let (for_a, for_b) = (waits_for(&ann, 1).await, waits_for(&bob, 1).await);
         held_b.release().await.unwrap();
@@ -97,7 +97,7 @@ async fn permits_are_renewed_given_back_when_dropped_and_by_their_lease_when_the
         drop(permit);
         let permit = semaphore.acquire_within(Duration::from_secs(5)).await.unwrap();
         permit.release().await.unwrap();
-        // Held for as long as max_hold, and then the lease ends.
+        // Held for max_hold, after which the lease ends.
         let hung = semaphore.clone().ttl(SHORT).max_hold(SHORT).acquire_within(LONG).await.unwrap();
         let next = semaphore.acquire_within(LONG).await.unwrap();
         assert!(!hung.is_valid(), "{store}");
@@ -114,7 +114,7 @@ async fn a_large_request_at_the_head_of_the_queue_is_not_overtaken_by_small_ones
         let large = waits_for(&pool, 3).await;
         let small = waits_for(&pool, 1).await;
         first.release().await.unwrap();
-        // Two are free, and idle.
+        // Two permits are free, and idle.
         assert!(pool.try_acquire().await.unwrap().is_none(), "{store}");
         assert_eq!(pool.in_use().await.unwrap(), 2, "{store}");
         assert!(!large.is_finished() && !small.is_finished());
@@ -138,7 +138,7 @@ async fn who_wants_more_permits_than_there_are_fails_at_once_also_in_the_queue()
         assert!(pool.set_permits(2, 1).await.unwrap());
         let error = tokio::time::timeout(LONG, large).await.expect(store).unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
-        // It stood in the way of this one, and there are two permits.
+        // The large request was ahead of this one in the queue, and there are two permits.
         granted(small).await.release().await.unwrap();
         held.release().await.unwrap();
         for permits in [0, 65_536] {
@@ -162,7 +162,7 @@ async fn the_stored_number_decides_and_only_a_later_version_changes_it() {
         assert!(!two.set_permits(9, 7).await.unwrap(), "{store}");
         assert!(!two.set_permits(9, 6).await.unwrap(), "{store}");
         let three = two.acquire_many(3).await.unwrap();
-        // Lowering revokes nothing; more permits go to waiters at once.
+        // Lowering the number revokes no permit; raising it grants permits to waiters at once.
         assert!(two.set_permits(1, 8).await.unwrap());
         assert!(permit.is_valid() && three.is_valid());
         let waiter = waits_for(&nine, 1).await;
@@ -218,10 +218,10 @@ async fn a_waiter_that_does_not_come_for_its_permit_holds_it_for_a_quarter_of_a_
         }
         let next = waits_for(&pool, 1).await;
         held.release().await.unwrap();
-        // The first is not polled. Its claim ends, and the next heartbeat grants the second.
+        // The first waiter is not polled. Its claim ends, and the next heartbeat grants the second.
         let permit = granted(next).await;
         permit.release().await.unwrap();
-        // It kept its place, and gets the next.
+        // The first waiter kept its place, and gets the next permit.
         let held = tokio::time::timeout(LONG, stuck).await.expect(store).unwrap();
         held.release().await.unwrap();
     }
@@ -243,7 +243,7 @@ async fn a_waiter_that_is_never_heard_of_again_leaves_no_key_without_an_end() {
     let waiter = waits_for(&cut, 1).await;
     proxy.silence(Direction::Both);
     held.release().await.unwrap();
-    each_has_an_end("its claim is the first of a semaphore that nobody held");
+    each_has_an_end("its claim is the first of a semaphore without holders");
     let mut permit = None;
     until("its claim has ended", async || {
         permit = well.try_acquire().await.unwrap();
@@ -252,7 +252,7 @@ async fn a_waiter_that_is_never_heard_of_again_leaves_no_key_without_an_end() {
     .await;
     each_has_an_end("it is back in a queue that was empty");
     permit.unwrap().release().await.unwrap();
-    each_has_an_end("nobody holds it");
+    each_has_an_end("it has no holder");
     waiter.abort();
 }
 
@@ -280,7 +280,8 @@ async fn a_waiter_rides_out_a_restart_of_the_server() {
     let held = pool.acquire().await.unwrap();
     let waiter = waits_for(&pool, 1).await;
     server.restart();
-    // The server forgot the permit and the queue; the waiter asks again, and the holder learns that it lost its permit.
+    // The server has lost the permit and the queue; the waiter asks again, and the holder learns that its permit is
+    // lost.
     granted(waiter).await.release().await.unwrap();
     held.lost().await;
 }
@@ -331,7 +332,7 @@ async fn permits_and_locks_are_given_back_and_handed_over_at_maxmemory() {
 async fn a_process_that_is_further_away_than_a_claim_lasts_is_served_all_the_same() {
     let server = Server::builder().tcp().start();
     let proxy = Proxy::start(server.addr().unwrap()).await;
-    // From a grant to its confirmation it takes 400 ms, and a claim lasts 250.
+    // A grant takes 400 ms until its confirmation, and a claim lasts 250.
     proxy.delay(Direction::Both, Duration::from_millis(200));
     let larder = support::connect_as(&proxy.url(), &namespace()).await;
     let pool = larder.semaphore("pool", 2).ttl(TTL);
@@ -348,7 +349,7 @@ async fn a_process_that_is_further_away_than_a_claim_lasts_is_served_all_the_sam
             })
         })
         .collect();
-    // Two permits, each of which is confirmed and given back in two round trips, give 20 in 8 s: a span that must pass.
+    // Two permits, each confirmed and released in two round trips, allow 20 grants in 8 s: this time must pass.
     tokio::time::sleep(Duration::from_secs(8)).await;
     workers.iter().for_each(JoinHandle::abort);
     let done = done.load(Ordering::SeqCst);
@@ -356,7 +357,7 @@ async fn a_process_that_is_further_away_than_a_claim_lasts_is_served_all_the_sam
     assert!(done >= 10, "{done} were served");
 }
 
-/// What there is to do never ends; how much of the semaphore is held or claimed meanwhile, of 1.
+/// There is always work to do. Returns the share of the semaphore that is held or claimed meanwhile, out of 1.
 async fn use_of_a_busy_semaphore(server: &Server, url: &str) -> f64 {
     const PERMITS: u64 = 16;
     let space = namespace();
@@ -409,8 +410,8 @@ async fn a_semaphore_with_a_queue_has_its_permits_in_use_however_far_the_server_
     }
 }
 
-/// A tenth of the permits is in use, and then one burst: the burst's own time, which is what its permits are held,
-/// all at once; after what time its queue was empty; and what this machine may be late by in its turns.
+/// A tenth of the permits is in use, and then there is one burst. Returns the burst's own time (as long as its permits
+/// are held, all at once), after what time its queue was empty, and how late this machine may be in its turns.
 async fn burst(hold: Duration) -> [Duration; 3] {
     const PERMITS: u32 = 10;
     const BURST: u32 = 60;
@@ -419,7 +420,7 @@ async fn burst(hold: Duration) -> [Duration; 3] {
     proxy.delay(Direction::Both, Duration::from_millis(2));
     let larder = Larder::connect(&proxy.url()).await.unwrap();
     let pool = larder.semaphore("pool", PERMITS.into()).ttl(TTL);
-    // What each held its permit for, which on a busy machine is longer than it meant to.
+    // How long each held its permit, which on a busy machine is longer than intended.
     let one = |pool: &Semaphore| {
         let pool = pool.clone();
         tokio::spawn(async move {
@@ -436,7 +437,7 @@ async fn burst(hold: Duration) -> [Duration; 3] {
     let burst: Vec<_> = (0..BURST).map(|_| one(&pool)).collect();
     let mut others = Vec::new();
     until("a queue is there", async || queued() > 0).await;
-    // Empty for so long that it stays so.
+    // Empty for so long that it stays empty.
     let mut empty_since = None;
     while empty_since.is_none_or(|since: Instant| since.elapsed() < 3 * hold) {
         assert!(began.elapsed() < LONG, "the queue of a burst never ends: {} wait", queued());

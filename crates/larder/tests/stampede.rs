@@ -1,5 +1,5 @@
-//! One load a key over all processes (C4): real processes, a thousand tasks on a cold key, a loader that is killed, fails, or
-//! takes long, and connections that break while others wait.
+//! One load for each key over all processes (C4): real processes, a thousand tasks on a cold key, a loader that is
+//! killed, fails or is slow, and connections that break while other callers wait.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -18,20 +18,20 @@ use support::{User, cluster, connect_as, each_pair, namespace, server, until, us
 
 const HOUR: Duration = Duration::from_secs(3600);
 const TASKS: u64 = 250;
-/// How long a claim outlives its loader's process.
+/// How long a claim outlives the process of its loader.
 const LIVENESS: Duration = Duration::from_secs(3);
-/// For what a busy machine adds.
+/// Allowance for a busy machine.
 const SLACK: Duration = Duration::from_millis(1500);
 
 // ---- The worker processes ------------------------------------------------------------------------------------------
 
-/// A process with so many tasks that want one key.
+/// A process with this many tasks that want one key.
 struct Crowd {
     worker: Worker,
     lines: Vec<String>,
 }
 
-/// How the loads of a process go.
+/// How the loads of a process behave.
 #[derive(Clone, Copy)]
 struct Loads {
     take: Duration,
@@ -44,18 +44,18 @@ impl Loads {
     }
 }
 
-/// What became of a process's tasks.
+/// The results of a process's tasks.
 #[derive(Debug, Clone, Copy, Default)]
 struct Done {
     loads: u64,
     values: u64,
     errors: u64,
-    /// From the start to the last answer.
+    /// From the start to the last result.
     millis: u64,
 }
 
 impl Crowd {
-    /// Processes that have connected, in one namespace, and wait for [`go`](Self::go).
+    /// Starts processes that connect, in one namespace, and wait for [`go`](Self::go).
     fn all(test: &str, url: &str, namespace: &str, loads: &[Loads]) -> Vec<Self> {
         let spawn = |loads: &Loads| {
             let millis = loads.take.as_millis().to_string();
@@ -76,7 +76,7 @@ impl Crowd {
         self.worker.send_line("go").unwrap();
     }
 
-    /// Waits until the process has sent a line that begins so, and gives the rest of it.
+    /// Waits until the process has sent a line with this beginning, and returns the rest of the line.
     fn hear(&mut self, word: &str) -> String {
         self.hear_within(word, 2 * LIMIT)
             .unwrap_or_else(|| panic!("no {word}; its log:\n{}", self.worker.log()))
@@ -104,7 +104,7 @@ impl Crowd {
     }
 }
 
-/// What a worker process does.
+/// The main function of a worker process.
 fn be_a_crowd() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -113,7 +113,7 @@ fn be_a_crowd() {
         let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
         let takes = Duration::from_millis(var("MILLIS").parse().unwrap());
         let fails = var("FAILS") == "yes";
-        // Connections are warm, as in a program that runs.
+        // Connections are warm, as in a program that has been running.
         assert_eq!(users.get("cold").await.unwrap(), None);
         let asked = || larder.stats().caches["user"].hits + larder.stats().caches["user"].misses;
         let before = asked();
@@ -136,7 +136,7 @@ fn be_a_crowd() {
                 })
             })
             .collect();
-        // A task that is late on a busy machine may find the value.
+        // On a busy machine a late task may find the value.
         until("all tasks have asked", async || asked() >= before + TASKS).await;
         worker::send_line("waits");
         let mut done = Done::default();
@@ -153,7 +153,7 @@ fn be_a_crowd() {
         let millis = started.elapsed().as_millis();
         let loads = loads.load(Ordering::SeqCst);
         worker::send_line(&format!("done {loads} {} {} {millis}", done.values, done.errors));
-        // The parent ends it.
+        // The parent kills it.
         tokio::task::spawn_blocking(worker::read_line).await.unwrap();
     });
 }
@@ -167,7 +167,7 @@ fn a_thousand_tasks_of_four_processes_load_a_cold_key_once() {
     }
     let load = Duration::from_secs(1);
     for (store, url) in [("server", server().url()), ("cluster", cluster().url())] {
-        // Other tests may keep the machine busy: the time holds once, the count each time.
+        // Other tests may keep the machine busy: the time must hold once, the count each time.
         let mut figures = Vec::new();
         for _ in 0..3 {
             let test = "a_thousand_tasks_of_four_processes_load_a_cold_key_once";
@@ -256,7 +256,7 @@ fn a_load_that_takes_longer_than_the_liveness_is_not_loaded_twice() {
     assert!(all.iter().all(|done| done.values == TASKS), "{all:?}");
 }
 
-/// A process that stands still longer than its claim lasts has lost it: what it loads is returned and not stored.
+/// A process that stalls for longer than its claim lasts has lost the claim: its value is returned and not stored.
 #[test]
 fn a_loading_process_that_was_stopped_does_not_store_over_the_next_ones_value() {
     if worker::role().is_some() {
@@ -264,7 +264,7 @@ fn a_loading_process_that_was_stopped_does_not_store_over_the_next_ones_value() 
     }
     let test = "a_loading_process_that_was_stopped_does_not_store_over_the_next_ones_value";
     let namespace = namespace();
-    // The first process's load goes on until all its tasks wait for it, however busy the machine.
+    // The load of the first process continues until all its tasks wait for it, however busy the machine is.
     let loads = [Duration::from_secs(2), Duration::from_millis(300)].map(Loads::of);
     let mut crowds = Crowd::all(test, &server().url(), &namespace, &loads);
     let name = format!("{namespace}/user:cold");
@@ -293,7 +293,7 @@ async fn never() -> Result<User, std::convert::Infallible> {
     panic!("loaded twice")
 }
 
-/// A call that waits for another process's load, once it does.
+/// Returns a call that waits for another process's load, once it waits.
 async fn waits(larder: &Larder, key: &str) -> tokio::task::JoinHandle<(User, Instant)> {
     let (users, key) = (users(larder), key.to_owned());
     let before = larder.stats().caches.get("user").map_or(0, |stats| stats.misses);

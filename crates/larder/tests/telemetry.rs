@@ -1,4 +1,4 @@
-//! docs/observability.md is true: what is recorded is what its tables list, and says what happened.
+//! docs/observability.md is true: the metrics and events are those in its tables, with true values.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -31,7 +31,7 @@ fn codes(cell: &str) -> BTreeSet<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// Everything recorded since the last look, by name and labels, as in `name{a="b"}`.
+/// Everything recorded since the last call, by name and labels, as in `name{a="b"}`.
 #[derive(Debug, Default)]
 struct Recorded {
     values: BTreeMap<String, f64>,
@@ -42,7 +42,7 @@ struct Recorded {
 }
 
 impl Recorded {
-    /// Adds what the recorder gives once only.
+    /// Adds the values that the recorder returns only once.
     fn take(&mut self, snapshotter: &Snapshotter) {
         for (key, unit, _, value) in snapshotter.snapshot().into_vec() {
             let (_, key) = key.into_parts();
@@ -62,12 +62,12 @@ impl Recorded {
         }
     }
 
-    /// As [`get`](Self::get), and zero for what was never counted.
+    /// As [`get`](Self::get), and zero for a metric that was never counted.
     fn count(&self, name: &str) -> f64 {
         self.values.get(name).copied().unwrap_or_default()
     }
 
-    /// How many lines a scrape has, comments left out: a histogram has seven quantiles, a sum and a count.
+    /// How many lines a scrape has, without comments: a histogram has seven quantiles, a sum and a count.
     fn lines(&self) -> usize {
         self.values.keys().map(|name| if name.contains("_seconds{") { 9 } else { 1 }).sum()
     }
@@ -96,7 +96,7 @@ fn record() -> (metrics::LocalRecorderGuard<'static>, Snapshotter) {
     (metrics::set_default_local_recorder(recorder), recorder.snapshotter())
 }
 
-/// One of everything that larder counts, on a server that dies and comes back in the course of it.
+/// One of everything that larder counts, on a server that dies and comes back meanwhile.
 async fn history(server: &Server, larder: &Larder) -> u64 {
     let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
     let ann = user("value-0");
@@ -119,7 +119,7 @@ async fn history(server: &Server, larder: &Larder) -> u64 {
     let loaded = users.get_or_load("key-4", || async { Ok::<_, String>(user("value-0")) }).await;
     assert_eq!(loaded.unwrap(), ann);
     users.get_or_load("key-5", || async { Err::<User, _>("no".to_owned()) }).await.unwrap_err();
-    // What a failed load takes away in the background would be read, and counted, by the next.
+    // The entry that a failed load removes in the background would be read, and counted, by the next call.
     until("its placeholder is gone", async || server.query::<u64>(&["EXISTS", "space/user:key-5"]) == 0)
         .await;
     users.get_or_load("key-5", || async { panic!("oh") as Result<User, String> }).await.unwrap_err();
@@ -183,7 +183,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     let mut recorded = Recorded::default();
     recorded.take(&snapshotter);
 
-    // Of sixteen keys asked for four were found: key-1 by get, and twice by get_many, and key-4 by get_or_load_many.
+    // Four of the sixteen keys were found: key-1 by get, and twice by get_many, and key-4 by get_or_load_many.
     assert_eq!(recorded.get(&cache("hits")), 4.0);
     assert_eq!(recorded.get(&cache("misses")), 12.0);
     // get_or_load_many loaded two keys.
@@ -194,7 +194,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     assert_eq!(recorded.get(&cache("fills_voided")), 1.0);
     assert_eq!(recorded.get(&cache("unreadable")), 1.0);
     // key-1 four times with its tag, and "garbage"; key-2 by touch, key-4 by get_or_load_many, and key-12 by expire, as
-    // stale and as void.
+    // stale and as invalid.
     let untagged = size - 9.0 - "tag-1".len() as f64;
     assert_eq!(recorded.get(&cache("read_bytes")), 4.0 * size + 7.0 + 5.0 * untagged);
     // key-1 with a tag of nine bytes and its name; two by set_many, three by loads and key-12 without.
@@ -219,7 +219,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         assert_eq!((stats.count, stats.errors), (calls as u64, u64::from(name == "get")), "{name}");
         assert!(stats.mean_time().unwrap() > Duration::ZERO);
     }
-    // None is left out above or on the page.
+    // Every metric is covered above and on the page.
     let (_, list) = PAGE.split_once("- `kind` and `operation`: ").unwrap();
     let listed = codes(list.split_once("\n- ").unwrap().0);
     let timed = |name: &&String| name.starts_with("larder_operation_seconds{");
@@ -250,7 +250,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         recorded.get("larder_limiter_decisions_total{limiter=\"api\",decision=\"refused\",by=\"store\"}"),
         1.0
     );
-    // One for requests, one that is told of changes, one of the background.
+    // One for requests, one that is tracked, one for background work.
     assert_eq!(recorded.get("larder_connections{}"), 3.0);
 
     let stats = larder.stats().caches["user"].clone();
@@ -296,7 +296,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     assert!(recorded.get(&error("cache", "user", "get", ErrorKind::Refused)) >= 1.0);
     users.get_or_load("key-1", || async { Ok::<_, String>(user("value-0")) }).await.unwrap();
     server.restart();
-    // That of the background may be dialled for the first time now, or again.
+    // The connection of background work may be dialled for the first time now, or again.
     until("both connections are back", async || {
         recorded.take(&snapshotter);
         recorded.get("larder_connections{}") >= 2.0
@@ -307,7 +307,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     assert_eq!(recorded.get(&cache("hits")), 4.0, "an error is no miss and no hit");
     assert_eq!(recorded.get(&cache("misses")), 12.0);
 
-    // What has not happened yet.
+    // Metrics of what has not happened yet.
     let near: Cache<User> = larder.cache("near").ttl(HOUR).near(Near::bytes(1 << 20)).build().unwrap();
     until("a value is set", async || near.set("key-1", &user("value-0")).await.is_ok()).await;
     until("a read is answered from near", async || {
@@ -327,7 +327,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     assert_eq!(recorded.get("larder_on_evicting_server_total{}"), 1.0);
     assert!(recorded.get(&cache("bypassed")) >= 1.0);
 
-    // The page's table, and that no label tells what may be personal.
+    // The page's table, and that no label contains personal data.
     let mut listed = BTreeMap::new();
     for row in table("| metric |") {
         let [name, kind, unit, labels, what] = row.as_slice() else { panic!("{row:?}") };
@@ -448,12 +448,12 @@ async fn a_near_hit_is_counted_and_not_timed() {
 async fn closing_or_dropping_a_larder_takes_its_connections_off_the_gauge() {
     let (_recording, snapshotter) = record();
     let server = Server::start();
-    // On a server and on a gauge of its own, closed and kept, and dropped and not closed.
+    // On a server and with a gauge of its own: closed and kept, and dropped without closing.
     let connect = || patient().url(server.url()).connections(3).connect();
     let mut recorded = Recorded::default();
     let dropped = connect().await.unwrap();
     recorded.take(&snapshotter);
-    // Three for requests, one that is told of changes, one of the background.
+    // Three for requests, one that is tracked, one for background work.
     assert_eq!(recorded.get("larder_connections{}"), 5.0);
     drop(dropped);
     let gone = async |recorded: &mut Recorded| {
@@ -476,7 +476,7 @@ async fn closing_or_dropping_a_larder_takes_its_connections_off_the_gauge() {
 /// An event as the page lists it: level, message, fields.
 type Event = (String, String, BTreeSet<String>);
 
-/// Keeps every event of larder's.
+/// Keeps all events of larder.
 #[derive(Clone, Default)]
 struct Events(Arc<Mutex<Vec<(Event, String)>>>);
 
@@ -539,12 +539,12 @@ fn events_of(folder: &Path, found: &mut BTreeSet<Event>) {
             }
             let mut quoted = rest.splitn(3, '"');
             let (fields, message) = (quoted.next().unwrap(), quoted.next().unwrap());
-            // By what it is about, and not by where it stands: a filter must not break when code moves.
+            // A target names the subject, and not the module: a filter must not break when code moves.
             let first = fields.trim_start();
             let target = first.strip_prefix("target: ").and_then(|rest| rest.split(',').next());
             let target = target.unwrap_or_else(|| panic!("{message}: no target: {first}"));
             assert!(target.contains("target::"), "{message}: {target}");
-            // Which server, and which of its connections, where one of them is meant.
+            // Which server, and which of its connections if one of them is meant.
             let of_all = [
                 "all connections to the server dial again",
                 "not the master that a sentinel called it",
@@ -575,14 +575,14 @@ fn the_page_lists_every_event_of_the_sources() {
 #[tokio::test]
 async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     let events = Events::default();
-    // While there is one subscriber alone, whichever thread meets an event first decides whether anybody wants it, and
-    // the threads of the other tests want none.
+    // While there is only one subscriber, the thread that meets an event first decides for all threads whether it is
+    // enabled, and the threads of the other tests have no subscriber.
     let _second = tracing::Dispatch::new(Events::default());
     let _subscribed = tracing::subscriber::set_default(events.clone());
     let server = Server::builder().tcp().password("pass-1").start();
     let larder = patient().url(server.url()).namespace("space").connect().await.unwrap();
     history(&server, &larder).await;
-    // Only locks and loads while the server is away are left.
+    // Only the events of locks, and of loads while the server is away, remain.
     let guard = larder.lock("lock-2").ttl(Duration::from_millis(500)).acquire().await.unwrap();
     drop(larder.lock("lock-2").acquire_within(Duration::from_millis(20)).await);
     let users: Cache<User> = larder.cache("user").ttl(HOUR).build().unwrap();
@@ -598,7 +598,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
         .await;
     users.get_or_load("key-1", || async { Ok::<_, String>(user("value-0")) }).await.unwrap();
     drop((guard, permit));
-    // More invalidations than the queue holds: of entries with a version, of entries without, and of tags.
+    // More invalidations than the queue can hold: of entries with a version, of entries without, and of tags.
     let plain = larder.cache::<User>("plain").ttl(HOUR).format(larder::Format::Plain).build().unwrap();
     for cache in [&users, &plain] {
         let keys = (0..40_000).map(|i| format!("key-{i:0>900}"));
@@ -615,7 +615,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     until("it is back", async || larder.ping().await.is_ok()).await;
     until("the queue was sent", async || seen("queued invalidations sent")).await;
 
-    // A user who may not store what was loaded, and is not told the time.
+    // A user who may not store what was loaded, and may not ask for the time.
     server.command(&["ACL", "SETUSER", "poor", "on", ">pass-2", "~*", "+get", "+hello"]);
     let poor =
         Larder::builder().url(server.url()).username("poor").password("pass-2").connect().await.unwrap();
@@ -636,7 +636,8 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     let strangers: Vec<&Event> = happened.difference(&listed).collect();
     assert!(strangers.is_empty(), "{strangers:?}");
     let missing: Vec<&str> = listed.difference(&happened).map(|event| event.1.as_str()).collect();
-    // Those of loads over several processes, clusters, failovers, providers of credentials and runtimes that end, and of the layer for HTTP, which a recorder of one thread does not meet here.
+    // Not covered here, because a recorder of one thread does not see them: loads over several processes, clusters,
+    // failovers, credential providers, runtimes that end, and the HTTP layer.
     let rare = [
         "a request's rate limit could not be checked",
         "the requests in flight could not be counted",

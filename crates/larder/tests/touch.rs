@@ -1,4 +1,4 @@
-//! `touch`: near copies, and what the entry's validity depends on, follow the new time to live.
+//! `touch`: near copies follow the new time to live, and so does everything that the entry's validity depends on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -24,7 +24,7 @@ async fn warm(users: &Cache<User>, key: &str) {
     .await;
 }
 
-/// The server comes across what has expired only when it is asked.
+/// The server finds expired keys only when they are asked for.
 #[tokio::test]
 async fn near_copies_end_with_the_shorter_time_to_live_of_a_touch_here_or_elsewhere() {
     let server = Server::start();
@@ -37,7 +37,7 @@ async fn near_copies_end_with_the_shorter_time_to_live_of_a_touch_here_or_elsewh
         warm(&here, "a").await;
         warm(&there, "a").await;
         assert!(here.touch("a", Duration::from_millis(700)).await.unwrap());
-        // Both have it near again, or not any more.
+        // Both have it near again, or neither has.
         for users in [&here, &there] {
             users.get("a").await.unwrap();
         }

@@ -1,4 +1,4 @@
-//! What may be served: every reader gives the same answer, and asks no more than it must.
+//! What may be served: every kind of read gives the same answer, and sends no more requests than it must.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -27,7 +27,7 @@ async fn many_reads_of_bare_json_in_a_near_cache_are_two_round_trips() {
     server.reset_stats();
     assert_eq!(users.get_many(0..100).await.unwrap().iter().flatten().count(), 100);
     assert_eq!((server.calls("evalsha"), server.calls("eval")), (0, 0), "a script a key");
-    // Redis 6 may lose the notifications of an MGET: there each key has a GET, in the same write.
+    // Redis 6 may lose the notifications of an MGET: there each key has its own GET, in the same write.
     let reads = if server.version().at_least(7, 0) { (1, 0) } else { (0, 100) };
     assert_eq!((server.calls("mget"), server.calls("get")), reads);
     assert_eq!(server.calls("pttl"), 100, "all in one write");
@@ -54,7 +54,7 @@ async fn a_near_copy_of_bare_json_ends_with_its_entry() {
     .await;
 }
 
-/// A value of another shape, which only decoding could find unreadable.
+/// A value of another shape, which only decoding can find unreadable.
 #[tokio::test]
 async fn what_was_invalidated_is_not_decoded() {
     for (store, here, there) in each_pair().await {
@@ -151,7 +151,7 @@ async fn an_empty_string_is_a_missing_key() {
     }
 }
 
-/// Another program that changes the key faster than anybody can claim it.
+/// Another program, which changes the key faster than any caller can claim it.
 #[tokio::test]
 async fn a_load_whose_key_changes_at_each_attempt_ends_after_some() {
     let server = Server::start();
@@ -175,7 +175,7 @@ async fn a_load_whose_key_changes_at_each_attempt_ends_after_some() {
         let load = users.get_or_load("a", || async { Ok::<_, Infallible>(user("Ann")) });
         assert_eq!(load.timeout(Duration::from_secs(20)).await.unwrap(), user("Ann"));
     }
-    // A begin an attempt, and for a claim that was lost one request to take it away.
+    // One begin for each attempt, and one request to remove a lost claim.
     let asked = server.calls("evalsha") - before;
     assert!(asked <= 5 * 20, "{asked} scripts for five loads");
     let _ = stop.send(());
@@ -201,8 +201,8 @@ async fn read(users: &Cache<User>, how: &'static str) -> Read {
     Read { how, began, ended: Instant::now(), found }
 }
 
-/// Answers and notifications are late, by different times on each connection. Whatever a read has found invalidated, no
-/// read that begins afterwards finds valid, however it reads.
+/// Replies and notifications are late, by different times on each connection. Once a read has found the value
+/// invalidated, no read that begins later finds it valid, by any kind of read.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_read_of_any_kind_finds_what_another_has_found_invalidated_before_it_began() {
     let server = Server::builder().tcp().start();

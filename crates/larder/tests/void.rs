@@ -1,6 +1,6 @@
-//! What a loader read before a write is never stored after it (C3), and what starts after the write sees nothing older
-//! (C1). A loader stands still between its read and its store, and the write comes in between: on each store, with a near
-//! tier and without, where nothing stood, where a stale value stood, and in a forced refresh.
+//! A value that a loader read before a write is never stored after it (C3), and a call that starts after the write sees
+//! nothing older (C1). A loader pauses between its read and its store, and the write runs in between: on each store,
+//! with and without a near tier, on a cold key, on a stale value, and in a forced refresh.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -16,7 +16,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const TAG: &str = "team:7";
 const BARE: &str = r#"{"name":"new","age":30}"#;
 
-/// What is written while a loader stands still.
+/// The write that runs while a loader is paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Write {
     Set,
@@ -25,39 +25,39 @@ enum Write {
     DeleteMany,
     Expire,
     Clear,
-    /// Of a tag that the call named.
+    /// Invalidates a tag that the call named.
     CallTag,
-    /// Of a tag that the loader names after it.
+    /// Invalidates a tag that the loader names after the write.
     LoaderTag,
-    /// A set whose value has expired before the loader goes on.
+    /// A set whose value has expired before the loader continues.
     ShortSet,
-    /// Another program's, which knows nothing of larder.
+    /// A write of another program, which does not use larder.
     RawSet,
     RawDel,
     RawShortSet,
 }
 
-/// What kind of load it is that stands still.
+/// The kind of load that is paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fill {
-    /// Nothing stood there.
+    /// The key was absent.
     Cold,
-    /// A stale value stood there, and is the one that is refreshed.
+    /// The key had a stale value, which the load refreshes.
     Stale,
-    /// A value stood there, and somebody wants it anew.
+    /// The key had a fresh value, and the refresh is forced.
     Forced,
 }
 
 const FILLS: [Fill; 3] = [Fill::Cold, Fill::Stale, Fill::Forced];
 
-/// One cache, and what is to happen in it.
+/// One cache, and what happens in it.
 struct Case {
     store: &'static str,
     fill: Fill,
     near: bool,
     /// The handle that loads: it keeps stale values.
     users: Cache<User>,
-    /// The handle that writes: what it sets is gone when its time is over.
+    /// The handle that writes: what it sets is gone once it has expired.
     writer: Cache<User>,
     larder: Larder,
     key: String,
@@ -98,7 +98,7 @@ impl Case {
             if self.fill == Fill::Stale {
                 assert!(users.expire(key).await.unwrap());
             }
-            // A near handle has it near from now on.
+            // From here on a near handle has the value near.
             users.get(key).await.unwrap();
         }
         let tag_of_loader = move |cx: &larder::LoadContext<User>| {
@@ -155,7 +155,7 @@ impl Case {
         self.larder.explain(&format!("{name}:{}", self.key)).await.unwrap().name
     }
 
-    /// What another program does. None can reach into `memory:`, where a delete stands for it.
+    /// The command of another program. None can reach into `memory:`, so a delete takes its place there.
     async fn raw(&self, command: &[&str]) {
         match self.store {
             "memory" => drop(self.writer.delete(&self.key).await.unwrap()),
@@ -164,7 +164,7 @@ impl Case {
         }
     }
 
-    /// That nobody is served the old row, by whatever way.
+    /// Asserts that no kind of read serves the old row.
     async fn assert_not_old(&self, when: &str) {
         for _ in 0..2 {
             for users in [&self.users, &self.users.fresh(), &self.writer, &self.writer.fresh()] {
@@ -177,7 +177,7 @@ impl Case {
     }
 }
 
-/// A load reads the old row, this is written, and the load goes on.
+/// A load reads the old row, this write runs, and the load continues.
 async fn never_stored(write: Write) {
     for (store, larder) in each_store().await {
         for case in Case::each(store, &larder, &larder) {
@@ -187,7 +187,7 @@ async fn never_stored(write: Write) {
             assert_eq!(held.finish().await, user("old"), "who asked before still gets an answer");
             case.assert_not_old("the load has ended").await;
 
-            // What a forced refresh cannot store over, it deletes: that might be older than what it loaded.
+            // A forced refresh that cannot store its value deletes the entry, which might be older than what it loaded.
             let sets = matches!(write, Write::Set | Write::SetMany)
                 || (write == Write::RawSet && case.store != "memory");
             let expected = (sets && case.fill != Fill::Forced).then(|| user("new"));
@@ -198,8 +198,8 @@ async fn never_stored(write: Write) {
     }
 }
 
-/// The same, written by another `Larder`. What that one reads is not older than its own writes; the one that loads may lag
-/// behind a tag or a clear by as long as the server takes to tell.
+/// The same, with a write by another `Larder`. That one reads nothing older than its own writes; the one that loads may
+/// lag behind a tag or a clear by as long as the server's notification takes.
 async fn never_stored_against_another(write: Write) {
     for (store, here, there) in each_pair().await {
         for case in Case::each(store, &here, &there) {
@@ -258,7 +258,7 @@ async fn what_was_read_before_another_process_cleared_or_invalidated_is_never_se
     }
 }
 
-/// That what was read before the server lost all it had is not stored after it.
+/// A value that was read before the server lost all its data is not stored afterwards.
 async fn never_stored_after_loss(larder: &Larder, store: &'static str, lose: impl AsyncFn()) {
     for case in Case::each(store, larder, larder) {
         let held = case.hold(Write::Delete).await;
@@ -321,14 +321,15 @@ async fn what_was_read_before_the_embedded_store_evicted_its_placeholder_is_not_
     assert_eq!(users.get("a").await.unwrap(), None);
 }
 
-/// A load that starts after a write returned gets nothing older, and does not wait for the loader that read too early.
+/// A load that starts after a write has returned gets nothing older, and does not wait for the loader that read too
+/// early.
 async fn starts_anew(write: Write) {
     for (store, larder) in each_store().await {
         for case in Case::each(store, &larder, &larder) {
             let says = case.says();
             let held = case.hold(write).await;
             case.write(write).await;
-            // The old loader still stands at its gate.
+            // The old loader still waits at its gate.
             let found = load(&case.users, &case.key, user("new")).await;
             assert_eq!(found, user("new"), "{says}");
             assert_eq!(case.users.get(&case.key).await.unwrap(), Some(user("new")), "{says}");
@@ -366,7 +367,7 @@ async fn a_load_after_a_loaders_tag_was_invalidated_never_gets_the_old_row() {
         for case in Case::each(store, &larder, &larder) {
             let held = case.hold(Write::LoaderTag).await;
             case.write(Write::LoaderTag).await;
-            // Nobody knows yet that the loader under way will name the tag, so its placeholder stands.
+            // It is not known yet that the running loader will name the tag, so its placeholder remains.
             let next = tokio::spawn({
                 let (users, key) = (case.users.clone(), case.key.clone());
                 async move { load(&users, &key, user("new")).await }
@@ -386,7 +387,7 @@ async fn a_load_after_a_loaders_tag_was_invalidated_never_gets_the_old_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_loads_and_writes_at_once_leave_nothing_older_than_the_last_write() {
-    // The row's number only grows; a write stores nothing, it deletes after it has changed the row.
+    // The row's number only grows; a write stores nothing in the cache: it changes the row and then deletes the entry.
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
     for (store, larder) in each_store().await {

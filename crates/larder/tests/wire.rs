@@ -1,5 +1,5 @@
-//! What a server may send that no server should, and certificates. The server that breaks the protocol is played here: no
-//! real one does it on demand.
+//! Replies that no server should send, and certificates. A fake server breaks the protocol here, because no real one
+//! does it on demand.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -43,8 +43,8 @@ fn bulk(text: &str) -> String {
     format!("${}\r\n{text}\r\n", text.len())
 }
 
-/// A server that knows as much as larder asks when it connects, and answers `bad` to the first SET. Gives its URL, and how
-/// many SETs came.
+/// A fake server that replies to everything that larder asks when it connects, and replies `bad` to the first SET.
+/// Returns its URL, and how many SETs arrived.
 async fn broken(bad: &'static str) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());

@@ -1,5 +1,5 @@
-//! docs/wire-format.md is true: its tables and its example are read from the page, and a second implementation made from
-//! the page alone reads what larder writes and writes what larder reads.
+//! docs/wire-format.md is true: the test reads the page's tables and example, and a second implementation, written from
+//! the page alone, reads what larder writes and writes what larder reads.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
@@ -28,7 +28,7 @@ fn users(larder: &Larder) -> Cache<User> {
     larder.cache("user").ttl(HOUR).build().unwrap()
 }
 
-/// A connection that can send any bytes, as larder's own cannot be trusted here.
+/// A connection that can send any bytes, because larder's own encoding is what is being tested.
 fn raw(server: &Server) -> redis::Connection {
     redis::Client::open(server.url()).unwrap().get_connection().unwrap()
 }
@@ -47,12 +47,12 @@ fn names(server: &Server) -> Vec<String> {
     names
 }
 
-/// The names of entries, and those of everything else.
+/// The names of entries, and the names of everything else.
 fn entries_and_others(server: &Server) -> (Vec<String>, Vec<String>) {
     names(server).into_iter().partition(|name| !name.starts_with('~'))
 }
 
-/// The commands that the server ran in the course of `work`, with their arguments, those of scripts left out.
+/// The commands that the server ran during `work`, with their arguments, without the commands inside scripts.
 async fn commands(server: &Server, work: impl Future<Output = ()>) -> Vec<Vec<String>> {
     server.command(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
     server.command(&["SLOWLOG", "RESET"]);
@@ -69,7 +69,7 @@ async fn commands(server: &Server, work: impl Future<Output = ()>) -> Vec<Vec<St
 
 // ---- what the page says ----
 
-/// The cells of the table whose header begins with these words; code marks are taken off.
+/// The cells of the table whose header begins with these words, without their code marks.
 fn table(header: &str) -> Vec<Vec<String>> {
     let (_, rest) = PAGE.split_once(header).expect("the table is on the page");
     let rows: Vec<Vec<String>> = rest
@@ -94,7 +94,7 @@ fn example() -> Vec<u8> {
     (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
 }
 
-/// A key as the page's table has it: JSON, with arrays for tuples.
+/// A key as in the page's table: JSON, with arrays for tuples.
 struct Key(serde_json::Value);
 
 impl CacheKey for Key {
@@ -122,7 +122,7 @@ impl CacheKey for Key {
 #[derive(Debug, Clone, PartialEq)]
 struct Entry {
     kind: u8,
-    /// Whether the time is when it expires, and not when it is stale.
+    /// Whether the time is when the entry expires, rather than when it becomes stale.
     expires: bool,
     compression: u8,
     codec: u8,
@@ -208,12 +208,12 @@ impl Entry {
         crc32fast::hash(&[&bytes[..36], &bytes[40..]].concat())
     }
 
-    /// What this is to a reader of numbers while these are the versions.
+    /// What the entry is to a reader of numbers, given these versions.
     fn judge(bytes: &[u8], clear: u64, tags: &BTreeMap<&str, u64>) -> Judged {
         let Some((carried, carried_tags, payload)) = Self::parse_strictly(bytes) else {
             return Judged::Unreadable;
         };
-        // Of the times that are tried here one is long past and one far off.
+        // Of the times that are tried here one is long past and one is far in the future.
         let is_stale = bytes[2] >> 5 & 1 == 0 && number(&bytes[18..24]) == 1;
         let held = (carried == 0 || carried == clear)
             && carried_tags.iter().all(|(version, tag)| tags.get(tag.as_str()) == Some(version));
@@ -227,7 +227,7 @@ impl Entry {
         }
     }
 
-    /// Version of clear, tags, and the payload; nothing where it is unreadable.
+    /// The clear version, the tags and the payload; `None` if the entry is unreadable.
     #[expect(clippy::type_complexity, reason = "of one use")]
     fn parse_strictly(bytes: &[u8]) -> Option<(u64, Vec<(u64, String)>, &[u8])> {
         let (kind, compression, codec) = (bytes[2] >> 6, bytes[2] >> 3 & 3, bytes[2] & 7);
@@ -245,7 +245,7 @@ impl Entry {
         Some((number(&bytes[28..36]), tags, rest))
     }
 
-    /// The number of a value; nothing where it cannot be decoded.
+    /// The number in a value; `None` if it cannot be decoded.
     fn value_of(packed: u8, payload: &[u8]) -> Option<u32> {
         let plain = if packed >> 3 & 3 == 1 {
             let (length, block) = payload.split_at_checked(4)?;
@@ -256,7 +256,7 @@ impl Entry {
         };
         match packed & 7 {
             0 => serde_json::from_slice(&plain).ok(),
-            // Bytes, and this is a number.
+            // These are bytes, and the value is a number.
             2 => None,
             _ => rmp_serde::from_slice(&plain).ok(),
         }
@@ -280,7 +280,7 @@ enum Judged {
     Unreadable,
 }
 
-/// A version, made if there is none, as the page tells writers to.
+/// Reads a version, and creates it if there is none, as the page tells writers to.
 fn version(connection: &mut redis::Connection, name: &str) -> u64 {
     let made = "00000000000000ab";
     let mut set = redis::cmd("SET");
@@ -288,7 +288,7 @@ fn version(connection: &mut redis::Connection, name: &str) -> u64 {
     standing(connection, name)
 }
 
-/// A version that larder made.
+/// A version that larder created.
 fn standing(connection: &mut redis::Connection, name: &str) -> u64 {
     let text = String::from_utf8(stored(connection, name)).unwrap();
     assert!(is_version(&text), "{text}");
@@ -371,7 +371,7 @@ async fn what_larder_writes_reads_as_the_page_says() {
                 let text = stored(&mut connection, &format!("~tag.1:{{shop/{name}}}"));
                 assert_eq!(text, format!("{version:016x}").as_bytes());
             }
-            // The server runs on this machine, so that its clock is ours.
+            // The server runs on this machine, so they share a clock.
             assert!(entry.written_at + 1000 > before && entry.written_at < before + 60_000);
             assert!(entry.expires && entry.fresh_until == entry.written_at + 3_600_000, "{entry:?}");
             assert_eq!(entry.load_micros, 0);
@@ -383,7 +383,7 @@ async fn what_larder_writes_reads_as_the_page_says() {
     nonces.dedup();
     assert!(nonces.len() == 6 && !nonces.contains(&0), "{nonces:?}");
 
-    // Field names, not positions: that is what lets a field be added.
+    // Field names, not positions, so that a field can be added.
     let packed = larder.cache::<User>("packed").ttl(HOUR).format(Format::MessagePack).build().unwrap();
     packed.set("a", &people[0]).await.unwrap();
     let payload = Entry::read(&stored(&mut connection, "shop/packed:a")).payload;
@@ -412,9 +412,9 @@ async fn what_the_page_teaches_to_write_larder_reads() {
         Entry { compression: 1, ..Entry::value(&lz4) },
         Entry { tags: tags.clone(), ..Entry::value(json) },
         Entry { clear: 9, ..Entry::value(json) },
-        // It should have expired, and was touched since.
+        // It would have expired, but was touched since.
         Entry { expires: true, fresh_until: 1, ..Entry::value(json) },
-        // The largest of everything.
+        // The largest value of every field.
         Entry {
             fresh_until: (1 << 48) - 1,
             nonce: u64::MAX,
@@ -451,7 +451,7 @@ async fn what_the_page_teaches_to_write_larder_reads() {
         assert!(!users(&larder).exists("a").await.unwrap(), "{entry:?}");
         assert_eq!(users(&larder).get_many(["a"]).await.unwrap(), [None]);
     }
-    // The last is stale, and better than nothing.
+    // The last one is stale, which is better than nothing.
     let failed = users(&larder).get_or_load("a", || async { Err::<User, _>("no") }).await;
     assert_eq!(failed.unwrap(), user("Ann"));
     assert_eq!(larder.stats().caches["user"].unreadable, 0);
@@ -485,14 +485,14 @@ async fn a_writer_of_another_language_is_right_with_clear_and_tags_by_reading_ve
     assert!(!is_there().await);
     write();
 
-    // What they replace themselves, larder is told.
+    // The server notifies larder when the second implementation replaces a version itself.
     for name in [clear, tag] {
         write();
         until("the entry is there", is_there).await;
         server.command(&["SET", name, "00000000000000cd", "PX", "172800000"]);
         until("the new version is told", async || !is_there().await).await;
     }
-    // Without a version of clear.
+    // Without a clear version.
     put(&mut raw(&server), "shop/user:a", &Entry::value(json).write());
     users.clear().await.unwrap();
     assert!(is_there().await);
@@ -518,7 +518,7 @@ async fn an_invalidation_replaces_the_epoch_before_the_tag_and_a_delete_unlinks_
     let sent = commands(&server, async { assert!(!users(&larder).delete("a").await.unwrap()) }).await;
     assert_eq!(sent, [["UNLINK", "shop/user:a"]]);
 
-    // By somebody else, while a loader runs that will name a tag.
+    // By another client, while a loader runs that will name a tag.
     let url = server.url();
     let loader = |loading: larder::LoadContext<User>| async move {
         let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
@@ -550,7 +550,7 @@ async fn fresh_until_is_written_where_stale_values_are_kept_or_refreshed_early_a
         let left = || server.query::<i64>(&["PTTL", "shop/user:a"]);
         assert!(left() <= kept_for && left() > kept_for - 60_000, "{}", left());
         let before = Entry::read(&stored(&mut connection, "shop/user:a"));
-        // Where nothing is kept beyond it, the same time says when the entry expires.
+        // If nothing is kept beyond this time, it is also when the entry expires.
         assert_eq!((before.expires, before.fresh_until), (fresh_for == 0, before.written_at + 3_600_000));
 
         assert!(cache.expire("a").await.unwrap());
@@ -572,11 +572,11 @@ async fn a_known_absence_is_an_entry_of_its_own_kind() {
     let mut connection = raw(&server);
     let minute = Duration::from_secs(60);
     let users = larder.cache::<User>("user").ttl(HOUR).stale_for(HOUR).negative_ttl(minute).build().unwrap();
-    let nobody = async |key: &str| {
+    let load_absent = async |key: &str| {
         let asked = users.get_or_load_optional(key, |_| async { Ok::<_, Infallible>(None) });
         assert_eq!(asked.tag("t").await.unwrap(), None);
     };
-    nobody("a").await;
+    load_absent("a").await;
     let absence = Entry::read(&stored(&mut connection, "shop/user:a"));
     let wanted = Entry {
         kind: 1,
@@ -591,17 +591,17 @@ async fn a_known_absence_is_an_entry_of_its_own_kind() {
     let left = server.query::<i64>(&["PTTL", "shop/user:a"]);
     assert!(left > 0 && left <= 60_000, "{left}");
     assert!(users.get("a").await.unwrap().is_none() && !users.exists("a").await.unwrap());
-    nobody("a").await;
-    assert_eq!(larder.stats().caches["user"].loads, 1, "the second asked nobody");
+    load_absent("a").await;
+    assert_eq!(larder.stats().caches["user"].loads, 1, "the second did not load");
     let loaded = users.get_or_load("a", || async { Ok::<_, Infallible>(user("Ann")) }).await.unwrap();
     assert_eq!(users.get("a").await.unwrap(), Some(loaded), "one who cannot do with nothing loads over it");
 
-    // Somebody else's is believed under the same conditions as a value.
+    // An absence that another program stored is valid under the same conditions as a value.
     put(&mut connection, "shop/user:b", &wanted.write());
-    nobody("b").await;
+    load_absent("b").await;
     assert_eq!(larder.stats().caches["user"].loads, 2);
     put(&mut connection, "shop/user:b", &Entry { clear: 1, ..wanted }.write());
-    nobody("b").await;
+    load_absent("b").await;
     assert_eq!(larder.stats().caches["user"].loads, 3);
 }
 
@@ -850,11 +850,11 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
 async fn a_version_outlives_what_carries_it() {
     let server = Server::start();
     let larder = connect(&server, "shop").await;
-    // Of the tag, and of the cache.
+    // The versions of the tag and of the cache.
     let kept = || {
         ["~tag.1:{shop/t}", "~clear.1:{shop/user}"].map(|name| {
             let left = server.query::<i64>(&["PTTL", name]) as f64 / 86_400_000.0;
-            // What has passed is less than a quarter of an hour.
+            // Less than a quarter of an hour has passed.
             (left * 100.0).ceil() / 100.0
         })
     };
@@ -989,10 +989,10 @@ async fn a_value_cut_anywhere_or_with_any_byte_changed_is_a_miss() {
         for bytes in cuts.chain(flips).chain(longer) {
             put(&mut connection, &name, &bytes);
             assert_eq!(users.get("a").await.unwrap(), None, "{bytes:x?}");
-            // The empty string is a missing key.
+            // The empty string stands for a missing key.
             unreadable += u64::from(!bytes.is_empty());
             assert_eq!(larder.stats().caches[cache].unreadable, unreadable, "{bytes:x?}");
-            // Whatever they answer, they must not fail.
+            // Whatever they return, they must not fail.
             users.exists("a").await.unwrap();
             users.ttl("a").await.unwrap();
             users.touch("a", HOUR).await.unwrap();
@@ -1003,7 +1003,7 @@ async fn a_value_cut_anywhere_or_with_any_byte_changed_is_a_miss() {
     }
 }
 
-/// Any tags and any payload, behind a checksum that is right.
+/// Any tags and any payload, behind a correct checksum.
 fn sealed() -> impl Strategy<Value = Vec<u8>> {
     let packed = prop_oneof![
         8 => (0u8..3, 0u8..2, 0u8..3).prop_map(|(kind, compression, codec)| {
@@ -1071,7 +1071,7 @@ fn whatever_stands_behind_a_right_checksum_is_never_a_wrong_value() {
         let (found, many) = runtime.block_on(async {
             let found = numbers.get("a").await.unwrap();
             let unreadable = larder.stats().caches["number"].unreadable - unreadable;
-            // Whatever they answer, they must not fail.
+            // Whatever they return, they must not fail.
             numbers.exists("a").await.unwrap();
             numbers.ttl("a").await.unwrap();
             let many = numbers.get_many(["a"]).await.unwrap();
@@ -1098,7 +1098,7 @@ async fn a_fill_is_a_placeholder_with_versions_that_anybody_can_void() {
     let larder = connect(&server, "shop").await;
     let users = users(&larder);
     let (name, url) = ("shop/user:a", server.url());
-    // A loader that looks at the server, and then does something to the name as another program would.
+    // A loader that looks at the server, and then changes the name as another program would.
     let load = async |tag: Option<&str>, interference: Option<redis::Cmd>| {
         let url = url.clone();
         let own_tag = tag.map(str::to_owned);
@@ -1159,7 +1159,7 @@ async fn a_fill_is_a_placeholder_with_versions_that_anybody_can_void() {
     }
     assert_eq!(larder.stats().caches["user"].fills_voided, 4);
 
-    // A failed load takes its own away.
+    // A failed load removes its own placeholder.
     users.get_or_load("a", || async { Err::<User, _>("no") }).await.unwrap_err();
     until("the placeholder is gone", async || server.query::<i64>(&["EXISTS", name]) == 0).await;
 }
@@ -1182,7 +1182,7 @@ async fn somebody_elses_placeholder_is_waited_for_until_it_is_replaced_runs_out_
     };
     tokio::join!(wait, replace);
 
-    // The loader of one died; the data of the other was cleared away before it came.
+    // A placeholder whose loader died, and a placeholder from before a clear.
     for (void, kept) in [(placeholder.clone(), "300"), (Entry { clear: 1, ..placeholder }, "3600000")] {
         let mut connection = raw(&server);
         put(&mut connection, name, &void.write());
@@ -1201,7 +1201,7 @@ async fn a_placeholder_and_a_lease_are_renewed_while_their_loader_runs() {
     let server = Server::start();
     let larder = connect(&server, "shop").await;
     let users = users(&larder);
-    // Which one, and a loader that waits until it is given more time.
+    // Returns a loader that waits until the claim of this name has been renewed.
     let renewed = |name: &'static str| {
         let url = server.url();
         async move {
@@ -1233,7 +1233,7 @@ async fn a_refresh_is_a_lease_beside_the_value_that_anybody_can_void() {
     let larder = connect(&server, "shop").await;
     let users = larder.cache::<User>("user").ttl(HOUR).stale_for(HOUR).build().unwrap();
     let (name, lease, url) = ("shop/user:a", "~lease.2:{shop/user:a}", server.url());
-    // Loads in place of a stale value, and gives what that was and what stands there afterwards.
+    // Refreshes a stale value, and returns what was stored before and afterwards.
     let load = async |interference: Option<redis::Cmd>| {
         users.set("a", &user("Ann")).await.unwrap();
         assert!(users.expire("a").await.unwrap());
@@ -1263,7 +1263,7 @@ async fn a_refresh_is_a_lease_beside_the_value_that_anybody_can_void() {
     assert_eq!(after.as_deref(), Some(theirs.as_bytes()));
     let (_, after) = load(Some(command(&["DEL", name]))).await;
     assert_eq!(after, None);
-    // Taken by somebody else, or lost: the old value stays.
+    // Taken by another client, or lost: the old value stays.
     for interference in [command(&["SET", lease, "00000000000000ab", "PX", "3000"]), command(&["DEL", lease])]
     {
         let (before, after) = load(Some(interference)).await;

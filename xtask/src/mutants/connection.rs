@@ -1,4 +1,4 @@
-//! Mistakes in connections, what errors mean, and outages.
+//! Mistakes in connections, in the classification of errors, and in outages.
 
 use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within};
 

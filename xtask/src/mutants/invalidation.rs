@@ -1,4 +1,4 @@
-//! Mistakes in what tells others of a change: deletes, clears, tags, and the queue of those that were not answered (C1, C3, C6).
+//! Mistakes in invalidation: deletes, clears, tags, and the queue of invalidations that had no reply (C1, C3, C6).
 
 use super::mutant::{Mutant, Test, mutant, switched, test, unit, within};
 

@@ -1,4 +1,4 @@
-//! Mistakes in jobs, and in what can be done with a lock beside holding it.
+//! Mistakes in jobs, and in the operations on a lock apart from holding it.
 
 use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within};
 

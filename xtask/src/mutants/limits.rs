@@ -232,7 +232,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[test("limits_blocks", "a_waiter_gets_its_turn_after_the_block_and_overrides_and_refunds_leave_it")],
     ),
     mutant(
-        "a block begins and is not told of",
+        "a block begins and the reply does not say so",
         &[rebuilt(CHARGE_ANY, "last = math.max(last, blocked)", "last = last")],
         &[test(
             "limits_blocks",

@@ -36,13 +36,13 @@ const FENCE: &str = "crates/larder/src/store/redis/lua/fence.lua";
 const LINE: &str = "crates/larder/src/store/redis/lua/line.lua";
 const RELEASE: &str = "crates/larder/src/store/redis/lua/release.lua";
 
-/// Where a fence must go on from the last one.
+/// Where a fence must continue from the last one.
 const BEHIND: &str = "if last and last >= fence then";
 const NEVER: &str = "if last and last < 0 then";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
-        "a release frees the lock whoever holds it",
+        "a release frees the lock of any holder",
         &[rebuilt(
             RELEASE,
             "if redis.call('GET', KEYS[1]) ~= ARGV[1] then",
@@ -60,7 +60,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[EQUIVALENCE],
     ),
     mutant(
-        "a release in memory frees the lock whoever holds it",
+        "a release in memory frees the lock of any holder",
         &[switched(MEMORY, "known.holder(now) != Some(token)", "known.holder(now).is_none()")],
         &[LOST, EQUIVALENCE],
     ),

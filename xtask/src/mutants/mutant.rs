@@ -1,4 +1,4 @@
-//! What a mistake is: a name, the edits that make it, and the tests that must find it.
+//! A mistake: a name, the edits that make it, and the tests that must find it.
 
 use std::fmt;
 
@@ -9,18 +9,18 @@ const SCRIPTS: &str = "crates/larder/src/store/redis/lua/";
 pub(super) struct Mutant {
     pub(super) name: &'static str,
     pub(super) edits: &'static [Edit],
-    /// Each of them must fail.
+    /// Every one of these tests must fail.
     pub(super) found_by: &'static [Test],
 }
 
-/// A piece of text to replace. Made by [`switched`], [`within`] or [`rebuilt`].
+/// A piece of text to replace. Create one with [`switched`], [`within`] or [`rebuilt`].
 pub(super) struct Edit {
     pub(super) file: &'static str,
-    /// What comes before it and stays.
+    /// The text before it, which stays.
     before: &'static str,
     from: &'static str,
     to: &'static str,
-    /// What comes after it and stays. All three are in the file exactly once.
+    /// The text after it, which stays. All three together occur in the file exactly once.
     after: &'static str,
     pub(super) is_switched: bool,
 }
@@ -28,7 +28,7 @@ pub(super) struct Edit {
 /// A test of the crate larder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Test {
-    /// A file in tests/, or nothing for a test beside the code.
+    /// A file in tests/; empty for a unit test.
     pub(super) target: &'static str,
     /// Its whole name.
     pub(super) name: &'static str,
@@ -38,15 +38,15 @@ pub(super) const fn mutant(name: &'static str, edits: &'static [Edit], found_by:
     Mutant { name, edits, found_by }
 }
 
-/// Replaces one complete Rust expression (or statements, ending in `;` or `}`) by another of the same type.
+/// Replaces one complete Rust expression (or statements that end in `;` or `}`) by another of the same type.
 ///
-/// Both are compiled and the program chooses between them when it runs. All such mistakes share one build, so prefer this.
-/// Not for `const` items, patterns or attributes.
+/// Both are compiled, and the program chooses between them when it runs. All such mistakes share one build, so prefer
+/// this. It does not work for `const` items, patterns or attributes.
 pub(super) const fn switched(file: &'static str, from: &'static str, to: &'static str) -> Edit {
     Edit { file, before: "", from, to, after: "", is_switched: true }
 }
 
-/// The same for an expression that is in the file several times: what comes before and after it tells which is meant.
+/// The same for an expression that occurs in the file several times: the text before and after it says which is meant.
 pub(super) const fn within(
     file: &'static str,
     before: &'static str,
@@ -56,17 +56,17 @@ pub(super) const fn within(
     Edit { file, before, from, to, after, is_switched: true }
 }
 
-/// Replaces any text, at the price of a build of its own. A script is the exception: both texts of it are built in.
+/// Replaces any text, at the cost of a build of its own. Scripts are an exception: both versions are built in.
 pub(super) const fn rebuilt(file: &'static str, from: &'static str, to: &'static str) -> Edit {
     Edit { file, before: "", from, to, after: "", is_switched: false }
 }
 
-/// A test beside the code: its path in the crate.
+/// A unit test: its path in the crate.
 pub(super) const fn unit(name: &'static str) -> Test {
     Test { target: "", name }
 }
 
-/// A test of a file in tests/.
+/// A test in a file of tests/.
 pub(super) const fn test(target: &'static str, name: &'static str) -> Test {
     Test { target, name }
 }
@@ -79,22 +79,22 @@ impl Mutant {
 }
 
 impl Edit {
-    /// The script that it changes, as `script.rs` names its file, if it changes one.
+    /// The script that the edit changes, by the name of its file in `script.rs`, if it changes one.
     pub(super) fn script(&self) -> Option<&'static str> {
         self.file.strip_prefix(SCRIPTS).filter(|file| file.ends_with(".lua"))
     }
 
-    /// What must be in the file.
+    /// The text that must be in the file.
     pub(super) fn original(&self) -> String {
         [self.before, self.from, self.after].concat()
     }
 
-    /// What to write in its place.
+    /// The text that replaces it.
     pub(super) fn mistaken(&self) -> String {
         [self.before, self.to, self.after].concat()
     }
 
-    /// What to write in its place, so that the program makes the mistake when it is asked for this number.
+    /// The text that replaces it if the program makes the mistake when it is asked for this number.
     pub(super) fn switch(&self, number: usize) -> String {
         let Self { before, from, to, after, .. } = self;
         let chosen = format!("if crate::mutated({number}) {{ {to} }} else {{ {from} }}");
@@ -107,7 +107,7 @@ impl Edit {
 }
 
 impl Test {
-    /// The files that may hold it, of which one does.
+    /// The files that may contain the text; one of them does.
     #[cfg(test)]
     pub(super) fn files(&self) -> Vec<String> {
         if !self.target.is_empty() {

@@ -1,4 +1,4 @@
-//! Mistakes in the near cache and in how long what was read may be trusted (C2).
+//! Mistakes in the near cache, and in how long a copy stays valid (C2).
 
 use super::mutant::{Mutant, Test, mutant, switched, test, unit, within};
 

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use super::mutant::{Edit, Mutant, Test};
 use crate::run::{Failure, cargo, describe, root};
 
-/// What the program asks to learn which mistake it makes.
+/// The environment variable from which the program learns which mistake to make.
 const SWITCH: &str = "
 /// Whether the mistake of this number is to be made.
 pub(crate) fn mutated(number: u32) -> bool {
@@ -18,7 +18,7 @@ pub(crate) fn mutated(number: u32) -> bool {
     *ASKED.get_or_init(|| std::env::var(\"LARDER_MUTANT\").ok()?.parse().ok()) == Some(number)
 }
 ";
-/// The text of a script's file, with the mistake that the program makes, if that is in this file.
+/// The text of a script's file, with the chosen mistake if that is in this file.
 const SCRIPT_SWITCH: &str = "
 pub(crate) fn mutated_script(file: &str, text: &str) -> String {
     let found = MUTATED_SCRIPTS.iter().filter(|(number, changed, ..)| *changed == file && mutated(*number));
@@ -27,7 +27,7 @@ pub(crate) fn mutated_script(file: &str, text: &str) -> String {
 ";
 const LIB: &str = "crates/larder/src/lib.rs";
 const SCRIPT: &str = "crates/larder/src/store/redis/script.rs";
-/// What of the file that makes the scripts is otherwise where their text is chosen when the program runs.
+/// The replacements in the file that creates the scripts, so that it chooses their text at run time.
 const CHOSEN: [(&str, &str); 5] = [
     ("    source: &'static str,\n", "    source: LazyLock<&'static str>,\n"),
     (
@@ -55,7 +55,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Makes the copy, or brings it up to date. Only files that differ are written, so that cargo builds only what changed.
+    /// Creates the copy, or updates it. Writes only files that differ, so that cargo builds only what changed.
     pub(super) fn copy() -> io::Result<Self> {
         let target = root().join("target/mutants");
         let (pristine, folder) = (target.join("pristine"), target.join("sources"));
@@ -64,12 +64,12 @@ impl Tree {
         Ok(Self { pristine, folder, target, changed: Vec::new() })
     }
 
-    /// Where the test programs run.
+    /// The folder in which the test programs run.
     pub(super) fn crate_folder(&self) -> PathBuf {
         self.folder.join("crates/larder")
     }
 
-    /// Puts one mistake in.
+    /// Applies one mistake.
     pub(super) fn make(&mut self, mutant: &Mutant) -> Result<(), Failure> {
         let mut files = BTreeMap::new();
         for edit in mutant.edits {
@@ -80,8 +80,9 @@ impl Tree {
         self.write(files)
     }
 
-    /// Puts in the mistakes that the program chooses from when it runs, each with its place in the list as its number. Returns
-    /// the numbers of those that must wait for another build, because their text overlaps that of an earlier one.
+    /// Applies the mistakes that the program chooses from at run time, each with its position in the list as its
+    /// number. Returns the numbers of those that must wait for another build, because their text overlaps that of an
+    /// earlier one.
     pub(super) fn make_switched(&mut self, mutants: &[(usize, &Mutant)]) -> Result<Vec<usize>, Failure> {
         let mut files = BTreeMap::new();
         self.source(&mut files, LIB)?.push_str(SWITCH);
@@ -117,7 +118,7 @@ impl Tree {
         Ok(deferred)
     }
 
-    /// A file as it is in the pristine copy, or as an earlier edit of the same build has left it.
+    /// A file as it is in the unchanged copy, or as an earlier edit of the same build has left it.
     fn source<'a>(
         &self,
         files: &'a mut BTreeMap<String, String>,
@@ -133,7 +134,7 @@ impl Tree {
     }
 
     fn write(&mut self, files: BTreeMap<String, String>) -> Result<(), Failure> {
-        // What an earlier mistake changed and this one does not goes back to what it was.
+        // Restores the files that an earlier mistake changed and this one does not.
         for file in std::mem::take(&mut self.changed) {
             if !files.contains_key(&file) {
                 let text = fs::read(self.pristine.join(&file)).map_err(Failure::new)?;
@@ -193,7 +194,7 @@ fn check_applies(mutant: &Mutant, edit: &Edit, text: &str) -> Result<(), Failure
     }
 }
 
-/// The target and the test program that a line of cargo's JSON names.
+/// The target and the test program in a line of cargo's JSON.
 fn executable(line: &str) -> Option<(&str, PathBuf)> {
     let (_, rest) = line.split_once("\"executable\":\"")?;
     let program = PathBuf::from(rest.split_once('"')?.0);
@@ -202,7 +203,7 @@ fn executable(line: &str) -> Option<(&str, PathBuf)> {
     Some((name.split_once('"')?.0, program))
 }
 
-/// Copies all but what is built and what git keeps, and removes what the sources no longer have.
+/// Copies everything except build results and git's data, and removes files that the sources no longer have.
 fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(to)? {

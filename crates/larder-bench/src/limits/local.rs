@@ -1,4 +1,4 @@
-//! Decisions without a round trip: what they take, what they allocate, and how often one is needed all the same.
+//! Decisions without a round trip: their time, their allocations, and how often a round trip is needed all the same.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::rounds::Flavour;
 use crate::table::Table;
 
 const SAMPLES: usize = 10_000;
-/// Decisions between two looks at the clock: few enough that most samples need no new batch.
+/// Decisions between two readings of the clock: few enough that most samples need no new batch.
 const EACH: u32 = 20;
 
 pub(crate) fn run() -> Outcome<Findings> {

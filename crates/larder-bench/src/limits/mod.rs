@@ -1,5 +1,5 @@
-//! Rate limits: what a decision costs the server, beside the least that any script costs and beside other rules; what it
-//! costs the client, with and without a round trip; and what rivals admit.
+//! Rate limits: what a decision costs the server, compared with the least that any script costs and with other
+//! algorithms; what it costs the client, with and without a round trip; and how much rivals admit.
 
 mod local;
 #[cfg(feature = "rivals")]
@@ -19,7 +19,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// larder's own script and its requests, as docs/wire-format.md has them.
+/// larder's own script and its requests, in the format of docs/wire-format.md.
 pub(crate) mod wire {
     pub(crate) const CHARGE: &str = concat!(
         include_str!("../../../larder/src/store/redis/lua/charge.lua"),
@@ -35,7 +35,7 @@ pub(crate) mod wire {
         include_str!("../../../larder/src/store/redis/lua/together_end.lua"),
     );
 
-    /// One quota: its kind, what is allowed, and its width in microseconds.
+    /// One quota: its kind, its limit, and its width in microseconds.
     pub(crate) type QuotaSpec = (u64, u32, u64);
 
     fn unit(kind: u64, width: u64) -> impl Iterator<Item = u8> {
@@ -55,7 +55,8 @@ pub(crate) mod wire {
         request
     }
 
-    /// What is before the record of a key whose limits are overridden by these until a time, or that was blocked until one.
+    /// The prefix of the record of a key whose limits are overridden by these quotas until a time, or that was blocked
+    /// until a time.
     pub(crate) fn before(terms: &[QuotaSpec], overridden_until: u64, blocked_until: u64) -> Vec<u8> {
         let mut bytes = vec![255];
         let length = u16::try_from(30 + 25 * terms.len()).unwrap_or_default();
@@ -65,7 +66,7 @@ pub(crate) mod wire {
         }
         bytes.push(u8::try_from(terms.len()).unwrap_or_default());
         bytes.extend(blocked_until.to_be_bytes().into_iter().skip(1));
-        // One block, which makes the next a further one for a day.
+        // One block, so that another one within a day counts as the second.
         let (level, quiet): (u8, u32) = if blocked_until > 0 { (1, 86_400) } else { (0, 0) };
         bytes.push(level);
         bytes.extend(quiet.to_be_bytes());
@@ -77,7 +78,7 @@ pub(crate) mod wire {
         bytes
     }
 
-    /// A record of buckets of two bytes that have one permit each, all 61 of every quota.
+    /// A record of two-byte buckets that have one permit each, all 61 of every quota.
     pub(crate) fn full(terms: &[QuotaSpec], now: u64) -> Vec<u8> {
         let mut record = vec![u8::try_from(terms.len()).unwrap_or_default()];
         for _ in 0..2 {

@@ -1,5 +1,5 @@
-//! larder beside trypema, which has sliding windows on Redis too, and beside a sorted-set log: decisions a second, bytes a
-//! key, and what each admits under bursts around a window's edge.
+//! larder compared with trypema, which also has sliding windows on Redis, and with a sorted-set log: decisions a
+//! second, bytes a key, and how much each admits under bursts around a window's edge.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,10 +23,10 @@ const ZSET: &str = "local t = redis.call('TIME') local now = t[1] * 1000000 + t[
     if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end \
     redis.call('ZADD', KEYS[1], now, t[1] .. t[2]) redis.call('PEXPIRE', KEYS[1], ARGV[2] / 1000) return 1";
 
-/// Whether one more of a key may pass.
+/// Decides whether one more request of a key may pass.
 type Decide = Arc<dyn Fn(u64) -> std::pin::Pin<Box<dyn Future<Output = Outcome<bool>> + Send>> + Send + Sync>;
 
-/// Who takes part, each with `limit` in `seconds`.
+/// The contenders, each with `limit` in `seconds`.
 async fn contenders(url: &str, limit: u32, seconds: u32) -> Outcome<Vec<(&'static str, Decide)>> {
     let window = Duration::from_secs(seconds.into());
     let larder = Larder::connect(url).await?;
@@ -129,7 +129,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// What the server keeps for a key with a limit of 1,000 a minute that is used up, over all that belongs to it.
+/// The bytes that the server keeps for a key with an exhausted limit of 1,000 a minute, over all its names.
 fn bytes_a_key() -> Outcome<Vec<u64>> {
     let mut bytes = Vec::new();
     for place in 0..5 {
@@ -151,8 +151,8 @@ fn bytes_a_key() -> Outcome<Vec<u64>> {
     Ok(bytes)
 }
 
-/// One permit, the rest of the limit some milliseconds later, and as many as there are when a second has passed since
-/// the first: the most that any second held.
+/// Sends one request, the rest of the limit some milliseconds later, and as many as pass when a second has passed since
+/// the first. Returns the largest number that any second admitted.
 fn at_the_edge() -> Outcome<Vec<usize>> {
     let mut most = Vec::new();
     for place in 0..5 {
@@ -177,7 +177,8 @@ fn at_the_edge() -> Outcome<Vec<usize>> {
             }
             Outcome::Ok(times)
         })?;
-        // Answers come up to some milliseconds late: a window that is that much shorter errs in nobody's favour.
+        // Replies arrive up to some milliseconds late. A window that is shorter by that much does not count any
+        // contender's permits too high.
         let window = Duration::from_millis(995);
         let held = times.iter().enumerate().map(|(first, start)| {
             times.iter().skip(first).take_while(|time| time.duration_since(*start) < window).count()

@@ -1,8 +1,8 @@
-//! What the server's processor does for a decision: `INFO cpu` before and after some thousands of them.
+//! The processor time that the server spends on a decision: `INFO cpu` before and after some thousands of decisions.
 //!
 //! Every script runs on the same server over one connection, 64 requests in a write, against 1,000 keys, in shuffled
-//! rounds. The yardsticks are scripts that only get and set with an expiry, a value as long as larder's record: that of a
-//! key whose buckets are all in use, and that of one that is rarely asked for.
+//! rounds. The baselines are scripts that only get and set a value with an expiry. The value is as long as larder's
+//! record: of a key whose buckets are all in use, and of a key that is rarely used.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -37,11 +37,11 @@ struct Script {
     name: &'static str,
     source: &'static str,
     arguments: Vec<Vec<u8>>,
-    /// How many keys a request is about.
+    /// The number of keys of a request.
     keys: u64,
-    /// What the keys hold before anything is asked.
+    /// What the keys hold before the first request.
     record: Option<Vec<u8>>,
-    /// Requests a key before it is measured.
+    /// Requests a key before the measurement.
     before: u64,
 }
 
@@ -71,7 +71,8 @@ fn scripts(now: u64) -> Vec<Script> {
         keys: 2,
         ..used("larder, two keys together, refused by one", &[(0, 61, 1440 * second)])
     };
-    // Sixty a window: windows of a second, a minute, an hour and a day, and where nothing may end meanwhile of days alone.
+    // Sixty buckets a window. Windows of a second, a minute, an hour and a day; and windows of days only, if no window
+    // may end during the measurement.
     let short = [second / 60, second, 60 * second, 1440 * second].map(|width| (0, 60_000, width));
     let long = [(0, 60_000, 1440), (0, 60_000, 1441), (0, 60_000, 1442), (0, 61, 1443)]
         .map(|(kind, limit, width)| (kind, limit, width * second));
@@ -153,7 +154,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// A name as long as they are in use.
+/// A name as long as those that programs use.
 fn key(place: usize, id: u64) -> String {
     format!("~limit.1:{{shop/api{place:02}:10.0.0.{id}}}")
 }
@@ -184,7 +185,7 @@ fn send(
     Ok(())
 }
 
-/// Sixty buckets, each with one: what a minute of use leaves.
+/// Sixty buckets, each with one permit: what a minute of use leaves.
 fn fill_hashes(connection: &mut Connection, place: usize) -> Outcome<()> {
     for id in 0..KEYS {
         let mut fill = cmd("HSET");
@@ -198,7 +199,7 @@ fn fill_hashes(connection: &mut Connection, place: usize) -> Outcome<()> {
     Ok(())
 }
 
-/// Seconds that the server has used so far.
+/// Seconds of processor time that the server has used so far.
 fn processor(server: &Server) -> Outcome<f64> {
     let info = server.info("cpu");
     let of = |name: &str| {

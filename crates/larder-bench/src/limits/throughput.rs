@@ -1,4 +1,4 @@
-//! larder's `check` beside the bare driver running the same script with the same request.
+//! larder's `check`, compared with the bare driver running the same script with the same request.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! Ten contenders, five in each of two processes, who all want one lock, hold it for nothing, and want it again.
+//! Ten contenders, five in each of two processes, that all take one lock, hold it for no time, and take it again.
 //!
-//! The processes are this program again, told by `contend NAME URL` what to be; each says when it is ready, begins when it is
-//! told to, and says afterwards when each of its contenders asked for the lock, got it and began to free it, by the machine's
-//! monotonic clock, which both share. From before a release is sent until the next grant to another contender is known is a
-//! handover; who takes the lock again by itself hands nothing over.
+//! The processes are this program again, started with `contend NAME URL`. Each prints when it is ready, and starts on a
+//! signal. Afterwards it prints when each of its contenders asked for the lock, got it and began to release it, by the
+//! machine's monotonic clock, which both processes share. A handover lasts from before a release is sent until the next
+//! grant to another contender is known. A contender that takes the lock again itself hands nothing over.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
@@ -25,22 +25,22 @@ const PROCESSES: usize = 2;
 const CONTENDERS: usize = 5;
 const LOCK: &str = "gate";
 
-/// What was measured of one rival.
+/// The measurements of one rival.
 pub(super) struct Contention {
     /// Locks a second.
     pub(super) rate: f64,
-    /// Of the handovers, in microseconds.
+    /// The times of the handovers, in microseconds.
     pub(super) median: f64,
     pub(super) tail: f64,
     /// The 99th percentile of waiting, in milliseconds.
     pub(super) wait: f64,
-    /// How many of the locks went to another contender than the one before, of 100.
+    /// The percentage of locks that went to another contender than the one before.
     pub(super) passed_on: f64,
-    /// The largest number of locks that a contender got, over the smallest.
+    /// The largest number of locks that a contender got, divided by the smallest.
     pub(super) shares: f64,
-    /// What was sent to the server for each lock.
+    /// The commands that were sent to the server for each lock.
     pub(super) requests: f64,
-    /// What the server ran for each, within scripts, too.
+    /// The commands that the server ran for each lock, including those inside scripts.
     pub(super) commands: f64,
 }
 
@@ -111,7 +111,7 @@ impl Contention {
     }
 }
 
-/// How often the server ran each command, but for what nobody's locks need.
+/// How often the server ran each command, without the commands that no lock needs.
 fn calls(server: &Server) -> Vec<(String, u64)> {
     let not_theirs = ["time", "info", "config|resetstat", "config", "client|setinfo", "hello", "ping"];
     let stats = server.info("commandstats");
@@ -143,14 +143,14 @@ fn as_one<R: Rival>(url: &str) -> Outcome<()> {
         let process = R::connect(url).await?;
         let mut contenders = Vec::new();
         for number in 0..CONTENDERS {
-            // The first call of all does more than others.
+            // The first call of all does more than later ones.
             let mut warm = process.contender(&format!("warm:{}:{number}", std::process::id())).await?;
             let held = warm.acquire().await?;
             warm.release(held).await?;
             contenders.push(process.contender(LOCK).await?);
         }
         say("ready")?;
-        tokio::task::spawn_blocking(|| io::stdin().lines().next()).await?.ok_or("nobody said go")??;
+        tokio::task::spawn_blocking(|| io::stdin().lines().next()).await?.ok_or("no signal to start")??;
         let end = Instant::now() + Duration::from_secs(SECONDS);
         let mut tasks = JoinSet::new();
         for contender in contenders {
@@ -172,7 +172,7 @@ fn as_one<R: Rival>(url: &str) -> Outcome<()> {
     })
 }
 
-/// When it asked for the lock, got it, and began to free it.
+/// When a contender asked for the lock, got it, and began to release it.
 async fn take_turns<R: Rival>(mut contender: R, end: Instant) -> Outcome<Vec<[u64; 3]>> {
     let mut held = Vec::new();
     loop {
@@ -214,7 +214,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Ended already, as a rule.
+        // It has usually ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! Those who are compared, each as one contender uses it.
+//! The locks that are compared, each as one contender uses it.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ const TTL: Duration = Duration::from_secs(30);
 /// A way to lock something.
 pub(crate) trait Rival: Clone + Send + Sync + 'static {
     const NAME: &'static str;
-    /// The commands that it sends itself, in the server's words.
+    /// The commands that it sends itself, by the server's names.
     const SENDS: &'static [&'static str];
     type Process: Send + Sync;
     type Held: Send;
 
-    /// What a process has once.
+    /// The state that a process has once.
     fn connect(url: &str) -> impl Future<Output = Outcome<Setting<Self>>> + Send;
     fn contender(process: &Self::Process, lock: &str) -> impl Future<Output = Outcome<Self>> + Send;
     fn acquire(&mut self) -> impl Future<Output = Outcome<Self::Held>> + Send;
     fn release(&mut self, held: Self::Held) -> impl Future<Output = Outcome<()>> + Send;
 }
 
-/// What a process has of a rival.
+/// The state of a process for a rival.
 pub(crate) struct Setting<R: Rival>(R::Process);
 
 impl<R: Rival> Setting<R> {
@@ -61,7 +61,7 @@ impl Rival for Larder {
     }
 }
 
-/// One manager a process; who finds the lock taken asks again after a random time of up to 200 ms.
+/// One manager a process. A caller that finds the lock taken asks again after a random time of up to 200 ms.
 #[derive(Clone)]
 pub(crate) struct Rslock {
     manager: LockManager,
@@ -92,7 +92,8 @@ impl Rival for Rslock {
     }
 }
 
-/// A list with one element: BLPOP takes it, RPUSH gives it back. Who waits keeps a connection busy, so each contender has its own.
+/// A list with one element: BLPOP takes it, and RPUSH gives it back. A waiter blocks its connection, so each contender
+/// has its own.
 #[derive(Clone)]
 pub(crate) struct Token {
     connection: MultiplexedConnection,
@@ -112,7 +113,7 @@ impl Rival for Token {
     async fn contender(process: &Client, lock: &str) -> Outcome<Self> {
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let mut connection = process.get_multiplexed_async_connection_with_config(&config).await?;
-        // Whoever comes first puts the token there.
+        // The first contender to arrive puts the token there.
         let mut mark = cmd("SET");
         mark.arg(format!("{lock}:made")).arg(1).arg("NX");
         if mark.query_async::<Option<String>>(&mut connection).await?.is_some() {

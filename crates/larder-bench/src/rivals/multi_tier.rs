@@ -1,8 +1,9 @@
 //! `multi-tier-cache`, in the ways in which it can be used.
 //!
-//! Usually a moka cache stands before Redis, and a hit there never leaves the process; that is `TwoTiers`, beside
-//! larder's near cache. In the others a hit is one that reaches the server: its cache manager with Redis as the only tier (where
-//! a `get` asks for the remaining time to live as well), and its Redis backend without the manager, with serde_json.
+//! Usually it has a moka cache in front of Redis, and a hit there never leaves the process: that is `TwoTiers`,
+//! compared with larder's near cache. In the other ways a hit reaches the server: its cache manager with Redis as the
+//! only tier (a `get` also asks for the remaining time to live), and its Redis backend without the manager, with
+//! serde_json.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -67,7 +68,7 @@ impl Contender for RedisTier {
     }
 }
 
-/// As it is meant to be used: moka before Redis, and writes told on a channel.
+/// As it is meant to be used: moka in front of Redis, and writes published on a channel.
 #[derive(Clone)]
 pub(super) struct TwoTiers {
     manager: Arc<CacheManager>,
@@ -88,7 +89,7 @@ impl NearCache for TwoTiers {
         let redis = Arc::new(RedisCache::with_url(url).await?);
         let told = InvalidationConfig::default();
         let manager = CacheManager::new_with_invalidation(moka, redis, url, told).await?;
-        // It subscribes in a task of its own, and does not say when it has.
+        // It subscribes in a task of its own, and does not report when it has.
         tokio::time::sleep(Duration::from_millis(200)).await;
         Ok(Self { manager: Arc::new(manager) })
     }

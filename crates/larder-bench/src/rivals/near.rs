@@ -1,8 +1,8 @@
-//! larder's near tier beside those of others: how quick a hit is, and what can be believed of it.
+//! larder's near tier compared with those of others: how fast a hit is, and how stale a hit can be.
 //!
 //! Each is a cache in this process in front of one server, used as its documentation shows, with a way for one program
-//! to tell the others that it wrote: larder and `rustis` by the server's own tracking, `multi-tier-cache` by a message
-//! on a channel.
+//! to notify the others of a write: larder and `rustis` use the server's own tracking, `multi-tier-cache` a message on
+//! a channel.
 
 mod coherence;
 mod herd;
@@ -30,18 +30,18 @@ const LOADING: Duration = Duration::from_millis(100);
 /// A cache with a tier in this process.
 pub(crate) trait NearCache: Clone + Send + Sync + 'static {
     const NAME: &'static str;
-    /// What CLIENT LIST shows of the connection that tells of changes.
+    /// How CLIENT LIST shows the connection that receives notifications.
     const TELLING: char;
 
     fn connect(url: &str) -> impl Future<Output = Outcome<Self>> + Send;
     fn get(&self, id: u64) -> impl Future<Output = Outcome<Option<Item>>> + Send;
-    /// Writes so that the others learn of it.
+    /// Writes in such a way that the other programs are notified.
     fn set(&self, id: u64, item: &Item) -> impl Future<Output = Outcome<()>> + Send;
-    /// Gets, or loads by [`load`], which counts.
+    /// Gets, or loads with [`load`], which counts its calls.
     fn get_or_load(&self, id: u64, loads: &'static AtomicU64) -> impl Future<Output = Outcome<Item>> + Send;
 }
 
-/// What a row of the database takes.
+/// How long the database takes for a row.
 pub(crate) async fn load(id: u64, loads: &AtomicU64) -> Item {
     loads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     tokio::time::sleep(LOADING).await;

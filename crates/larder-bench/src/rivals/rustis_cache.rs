@@ -1,6 +1,6 @@
-//! `rustis` with its feature `client-cache`: replies kept by moka, dropped by the server's tracking.
+//! `rustis` with its feature `client-cache`: moka keeps the replies, and the server's tracking drops them.
 //!
-//! It keeps bytes, so a typed value is decoded with each hit. It has no loader: who misses, loads and sets.
+//! It keeps bytes, so a typed value is decoded on each hit. It has no loader: a caller that misses loads and sets.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -1,7 +1,8 @@
 //! One client's connection, and the one to the server that goes with it.
 //!
-//! One task does both directions in a loop: move what can be moved without waiting, then wait for whatever would allow
-//! more. The moving is done under the lock of the settings, so that they cannot change between being read and obeyed.
+//! One task handles both directions in a loop: move what can be moved without waiting, then wait for anything that
+//! would allow more. The bytes are moved under the lock of the settings, so that the settings cannot change between
+//! being read and being applied.
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub(super) struct Connection {
     gauges: Standing,
 }
 
-/// Counts a connection as long as it stands.
+/// Counts a connection as long as it is open.
 struct Standing(Arc<Gauges>);
 
 impl Standing {
@@ -41,7 +42,7 @@ impl Drop for Standing {
 }
 
 impl Connection {
-    /// None where clients are refused.
+    /// `None` if clients are refused.
     pub(super) fn accept(
         client: TcpStream,
         settings: watch::Receiver<Settings>,
@@ -62,7 +63,7 @@ impl Connection {
             _ = settings.wait_for(|settings| settings.of(Class::Untracked).ends(drops)) => return,
             server = TcpStream::connect(&*upstream) => server,
         };
-        // A client whose server is not there is closed, as by a proxy in earnest.
+        // If the server cannot be reached, the client's connection is closed, as by a real proxy.
         let Ok(server) = server else { return };
         let _ = client.set_nodelay(true);
         let _ = server.set_nodelay(true);
@@ -99,7 +100,7 @@ struct Pair {
     to_client: Lane,
     class: Class,
     word: Word,
-    /// What the drops of its class were when it joined the class.
+    /// The number of drops of its class when it joined the class.
     drops: u64,
     buffer: Vec<u8>,
 }
@@ -112,7 +113,7 @@ struct Wait {
 }
 
 impl Pair {
-    /// Moves what can be moved; none when the connection has ended.
+    /// Moves what can be moved; `None` when the connection has ended.
     fn step(&mut self, settings: &Settings, gauges: &Gauges) -> Option<Wait> {
         if settings.of(self.class).ends(self.drops) {
             return None;
@@ -144,7 +145,7 @@ impl Pair {
     }
 }
 
-/// What a socket has to become for the lane that reads from it, and for the one that writes to it.
+/// What a socket must become ready for: for the lane that reads from it, and for the one that writes to it.
 fn interest(reader: &Lane, writer: Next) -> Option<Interest> {
     let readable = reader.reads().then_some(Interest::READABLE);
     let writable = (writer == Next::Room).then_some(Interest::WRITABLE);
@@ -156,7 +157,7 @@ fn interest(reader: &Lane, writer: Next) -> Option<Interest> {
 
 async fn ready(stream: &TcpStream, interest: Option<Interest>) {
     match interest {
-        // It fails only where the runtime ends, and this task with it.
+        // This fails only if the runtime ends, and this task with it.
         Some(interest) => drop(stream.ready(interest).await),
         None => std::future::pending().await,
     }
@@ -169,7 +170,7 @@ async fn reached(time: Option<Instant>) {
     }
 }
 
-/// Finds the word TRACKING in a stream, however it is cut into chunks.
+/// Finds the word TRACKING in a stream, wherever the stream is split into chunks.
 #[derive(Debug, Default)]
 struct Word {
     matched: usize,
@@ -183,7 +184,7 @@ impl Word {
         chunk.iter().any(|byte| {
             let fits =
                 |at: usize| Self::LETTERS.get(at).is_some_and(|letter| letter.eq_ignore_ascii_case(byte));
-            // Its first letter comes only once in it, so a mismatch can at most be a new beginning.
+            // Its first letter occurs in it only once, so a mismatch can at most be a new beginning.
             self.matched = if fits(self.matched) { self.matched + 1 } else { usize::from(fits(0)) };
             self.matched == Self::LETTERS.len()
         })

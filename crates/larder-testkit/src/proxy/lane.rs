@@ -1,4 +1,4 @@
-//! One direction of one connection: what was read and is not yet written.
+//! One direction of one connection: the bytes that were read and are not yet written.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::settings::{Mode, Transit};
 
-/// How many bytes a direction of a connection holds before it stops to read.
+/// The number of bytes that a direction of a connection holds before it stops reading.
 pub(super) const HELD: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ enum End {
     Passed,
 }
 
-/// What a lane needs to go on.
+/// What a lane needs to continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// Another chunk from the sender, or another setting.
@@ -138,11 +138,11 @@ impl Lane {
 }
 
 impl Transit {
-    /// What to wait for with what arrived then, if it may not pass yet.
+    /// What to wait for if the first chunk, with its time of arrival, may not pass yet.
     fn keeps(self, arrived: Instant, now: Instant) -> Option<Next> {
         match arrived.checked_add(self.delay) {
             Some(due) => (due > now).then_some(Next::Time(due)),
-            // A delay without end.
+            // A delay without an end.
             None => Some(Next::Chunk),
         }
     }

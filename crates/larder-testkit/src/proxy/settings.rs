@@ -1,6 +1,6 @@
 //! Which faults apply to which connections.
 //!
-//! Tracked and untracked connections have a set of faults each; the scope says which of the two a change is made to.
+//! Tracked and untracked connections have separate faults; the scope says which of the two a change applies to.
 
 use std::time::Duration;
 
@@ -37,11 +37,12 @@ pub(super) enum Class {
     Untracked,
 }
 
-/// What befalls the connections of one class.
+/// The faults of the connections of one class.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     pub(super) cut: bool,
-    /// How often those that stood were dropped. A connection notes the number when it comes, and ends when it moves on.
+    /// How often the open connections were dropped. A connection stores the number when it opens, and ends when it
+    /// changes.
     pub(super) drops: u64,
     pub(super) to_server: Transit,
     pub(super) to_client: Transit,
@@ -87,14 +88,14 @@ impl Settings {
     pub(super) fn restore(&mut self) {
         self.scope = Scope::All;
         for faults in self.faults() {
-            // The count of drops stays: a change of it ends connections.
+            // The count of drops stays, because changing it would end connections.
             *faults = Faults { drops: faults.drops, ..Faults::default() };
         }
     }
 }
 
 impl Faults {
-    /// Whether a connection of this class, which came when `drops` was the number, has to end.
+    /// Whether a connection of this class, which opened when the number was `drops`, must end.
     pub(super) fn ends(&self, drops: u64) -> bool {
         self.cut || self.drops != drops
     }

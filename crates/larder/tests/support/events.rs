@@ -1,4 +1,4 @@
-//! Which events of larder's happen, by their messages.
+//! The events that larder emits, by their messages.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -6,31 +6,32 @@ use std::sync::{Arc, Mutex};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber, span};
 
-/// Keeps the level, the target and the message of each event of larder's. While there is one subscriber alone, whichever
-/// thread meets an event first decides whether anybody wants it: a test that counts makes a second one.
+/// Keeps the target, message and fields of each event of larder. While there is only one subscriber, the thread that
+/// meets an event first decides for all threads whether it is enabled; so a test that counts events creates a second
+/// subscriber.
 #[derive(Clone, Default)]
-pub struct Events(Arc<Mutex<Vec<ReadStamp>>>);
+pub struct Events(Arc<Mutex<Vec<Recorded>>>);
 
 /// An event.
 #[derive(Debug, Clone)]
-pub struct ReadStamp {
+pub struct Recorded {
     pub target: String,
     pub message: String,
     pub fields: String,
 }
 
 impl Events {
-    /// How often this message came.
+    /// How often an event with this message was emitted.
     pub fn count(&self, message: &str) -> usize {
         self.all().iter().filter(|seen| seen.message == message).count()
     }
 
-    pub fn all(&self) -> Vec<ReadStamp> {
+    pub fn all(&self) -> Vec<Recorded> {
         self.0.lock().unwrap().clone()
     }
 }
 
-impl Visit for ReadStamp {
+impl Visit for Recorded {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             self.message = format!("{value:?}");
@@ -56,7 +57,7 @@ impl Subscriber for Events {
 
     fn event(&self, event: &Event<'_>) {
         let target = event.metadata().target().to_owned();
-        let mut seen = ReadStamp { target, message: String::new(), fields: String::new() };
+        let mut seen = Recorded { target, message: String::new(), fields: String::new() };
         event.record(&mut seen);
         self.0.lock().unwrap().push(seen);
     }

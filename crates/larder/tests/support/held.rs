@@ -1,4 +1,4 @@
-//! Loads that stand still between what they read and what they store, the one moment that matters.
+//! Loads that pause between what they read and what they store, the one moment that matters.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::task::JoinHandle;
 
 use super::User;
 
-/// Longer than anything that is waited for here takes, unless it waits for ever.
+/// Longer than any wait here takes, unless it would never end.
 pub const LIMIT: Duration = Duration::from_secs(15);
 
-/// Awaits what must not take for ever.
+/// Awaits `work`, and panics if it takes longer than `limit`.
 pub async fn within<T>(what: &str, limit: Duration, work: impl IntoFuture<Output = T>) -> T {
     match tokio::time::timeout(limit, work.into_future()).await {
         Ok(done) => done,
@@ -20,13 +20,13 @@ pub async fn within<T>(what: &str, limit: Duration, work: impl IntoFuture<Output
     }
 }
 
-/// What a loader passes: it tells that it is there, and waits until it may go on.
+/// The gate that a loader passes: it reports that it is there, and waits until it may continue.
 pub struct Gate {
     reached: oneshot::Sender<()>,
     go: oneshot::Receiver<()>,
 }
 
-/// The other side of a [`Gate`]. Where it is dropped the loader goes on, too.
+/// The other side of a [`Gate`]. Dropping it lets the loader continue, too.
 pub struct Keeper {
     reached: oneshot::Receiver<()>,
     go: oneshot::Sender<()>,
@@ -50,7 +50,7 @@ impl Keeper {
         within("a loader starts", LIMIT, &mut self.reached).await.expect("a loader that starts");
     }
 
-    /// Whether the loader has come to the gate by now.
+    /// Whether the loader has reached the gate by now.
     pub fn is_reached(&mut self) -> bool {
         self.reached.try_recv().is_ok()
     }
@@ -72,7 +72,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// A `get_or_load` whose loader has read `row` when this returns.
+    /// Starts a `get_or_load` whose loader has read `row` when this returns.
     pub async fn load(users: &Cache<User>, key: &str, row: User) -> Self {
         Self::tagged(users, key, row, &[]).await
     }
@@ -91,7 +91,7 @@ impl Held {
         .await
     }
 
-    /// A `get_or_load_with`, whose loader says what `say` says of its value when it goes on.
+    /// Starts a `get_or_load_with` whose loader calls `say` with its context when it continues.
     pub async fn with(
         users: &Cache<User>,
         key: &str,
@@ -111,7 +111,7 @@ impl Held {
         .await
     }
 
-    /// A `refresh`.
+    /// Starts a `refresh` in the same way.
     pub async fn refresh(
         users: &Cache<User>,
         key: &str,
@@ -131,7 +131,7 @@ impl Held {
         .await
     }
 
-    /// Any load, whose loader passes the gate.
+    /// Starts any load whose loader passes the gate.
     pub async fn started<F>(load: impl FnOnce(Gate) -> F) -> Self
     where
         F: Future<Output = Result<User, LoadError<Infallible>>> + Send + 'static,
@@ -142,14 +142,14 @@ impl Held {
         Self { keeper, load }
     }
 
-    /// Lets the loader go on, and gives what its caller got.
+    /// Lets the loader continue, and returns what its caller got.
     pub async fn finish(self) -> User {
         self.keeper.open();
         within("a load that may go on ends", LIMIT, self.load).await.unwrap().unwrap()
     }
 }
 
-/// What a call gives whose loader has nothing to wait for.
+/// Loads with a loader that has nothing to wait for.
 pub async fn load(users: &Cache<User>, key: &str, row: User) -> User {
     let load = users.get_or_load(key, move || async move { Ok::<_, Infallible>(row) });
     within("a load ends", LIMIT, load).await.unwrap()

@@ -1,4 +1,4 @@
-//! What the tests share: a `Larder` on each store, apart from every other test.
+//! What the tests share: a `Larder` on each store, isolated from every other test.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -79,12 +79,13 @@ pub async fn connect_as(url: &str, namespace: &str) -> Larder {
     patient().url(url).namespace(namespace).connect().await.unwrap()
 }
 
-/// For what is not about time: a machine that is busy with other tests may take longer than the default allows.
+/// Settings for tests that are not about time: a machine that is busy with other tests may take longer than the default
+/// allows.
 pub fn patient() -> LarderBuilder {
     Larder::builder().response_timeout(Duration::from_secs(5)).connect_timeout(Duration::from_secs(5))
 }
 
-/// Waits for something that another process or the clock brings about.
+/// Waits for a change that another process or the clock brings about.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let limit = Instant::now() + Duration::from_secs(20);
     while !holds().await {

@@ -1,4 +1,4 @@
-//! Who stands in line, and how late the machine is.
+//! How many callers have joined a queue, and how late the machine is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tracing::subscriber::DefaultGuard;
 use tracing::{Dispatch, Event, Metadata, span};
 
-/// Counts the attempts of this thread that were told that they stand in line.
+/// Counts the attempts of this thread that have joined a queue.
 pub struct InLine {
     count: Arc<AtomicU64>,
     _second: Dispatch,
@@ -18,9 +18,9 @@ pub struct InLine {
 }
 
 #[derive(Clone, Default)]
-struct Ear(Arc<AtomicU64>);
+struct Counter(Arc<AtomicU64>);
 
-impl tracing::Subscriber for Ear {
+impl tracing::Subscriber for Counter {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() == tracing::Level::TRACE && metadata.target() == "larder::lock"
     }
@@ -41,19 +41,20 @@ impl tracing::Subscriber for Ear {
 
 impl InLine {
     pub fn listen() -> Self {
-        let ear = Ear::default();
-        // While there is one subscriber alone, whichever thread meets an event first decides whether anybody wants it.
-        let second = Dispatch::new(Ear::default());
-        Self { count: ear.0.clone(), _second: second, _here: tracing::subscriber::set_default(ear) }
+        let counter = Counter::default();
+        // While there is only one subscriber, the thread that meets an event first decides for all threads whether it
+        // is enabled.
+        let second = Dispatch::new(Counter::default());
+        Self { count: counter.0.clone(), _second: second, _here: tracing::subscriber::set_default(counter) }
     }
 
-    /// Waits until so many have stood in line.
+    /// Waits until this many attempts have joined a queue.
     pub async fn until(&self, count: u64) {
         super::until("they stand in line", async || self.count.load(Ordering::SeqCst) >= count).await;
     }
 }
 
-/// Looks how late this process comes to what it wants to do.
+/// Measures how late this process wakes up.
 pub struct Lateness {
     worst: Arc<AtomicU64>,
     task: JoinHandle<()>,
@@ -75,7 +76,7 @@ impl Lateness {
         Self { worst, task }
     }
 
-    /// What `hops` in a row, each as late as the latest so far, add to a time.
+    /// How much `hops` wake-ups in a row, each as late as the latest so far, add to a time.
     pub fn of(&self, hops: u32) -> Duration {
         hops * (Duration::from_micros(self.worst.load(Ordering::SeqCst)) + Duration::from_millis(5))
     }
@@ -87,22 +88,22 @@ impl Drop for Lateness {
     }
 }
 
-/// That a guard believes no longer in its lock than the server holds it.
+/// Asserts that a guard is valid no longer than the server holds its lock.
 #[track_caller]
-pub fn believes_no_longer_than(server: &Server, lock: &str, guard: &Guard) {
-    let (began, believed) = (Instant::now(), guard.remaining());
+pub fn ends_no_later_than(server: &Server, lock: &str, guard: &Guard) {
+    let (began, remaining) = (Instant::now(), guard.remaining());
     let left: i64 = server.query(&["PTTL", lock]);
     let left = Duration::from_millis(u64::try_from(left).unwrap_or(0)) + began.elapsed();
-    assert!(believed <= left, "believed for {believed:?}, held for {left:?}");
+    assert!(remaining <= left, "valid for {remaining:?}, held for {left:?}");
 }
 
-/// The same of the one permit that is taken.
+/// The same for the one permit that is taken.
 #[track_caller]
-pub fn permit_believes_no_longer_than(server: &Server, semaphore: &str, permit: &SemaphorePermit) {
-    let (began, believed) = (Instant::now(), permit.remaining());
+pub fn permit_ends_no_later_than(server: &Server, semaphore: &str, permit: &SemaphorePermit) {
+    let (began, remaining) = (Instant::now(), permit.remaining());
     let (seconds, micros): (u64, u64) = server.query(&["TIME"]);
     let ends: Vec<(String, f64)> = server.query(&["ZRANGE", semaphore, "0", "0", "WITHSCORES"]);
     let now = Duration::from_secs(seconds) + Duration::from_micros(micros);
     let left = Duration::from_secs_f64(ends[0].1 / 1000.0).saturating_sub(now) + began.elapsed();
-    assert!(believed <= left, "believed for {believed:?}, held for {left:?}");
+    assert!(remaining <= left, "valid for {remaining:?}, held for {left:?}");
 }

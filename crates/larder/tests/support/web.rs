@@ -1,4 +1,4 @@
-//! Real HTTP: axum on a port of this machine, and requests by HTTP/1.1 and HTTP/2.
+//! Real HTTP: axum on a port of this machine, and requests over HTTP/1.1 and HTTP/2.
 
 #![allow(
     dead_code,
@@ -49,7 +49,7 @@ impl Answer {
     }
 }
 
-/// A request on a connection of its own.
+/// Sends a request on a new connection.
 pub async fn ask(version: u8, address: SocketAddr, request: Request<Body>) -> Answer {
     let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
     let answer = if version == 1 {

@@ -1,4 +1,4 @@
-//! What is still answered though it is no longer true, and for how long.
+//! Which stale values are still served, and for how long.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
@@ -14,22 +14,22 @@ use crate::statistics::quantile;
 
 pub(super) const KEYS: u64 = 500;
 pub(super) const WRITES: u64 = 1000;
-/// None, in the end.
+/// Counts loads; in the end there should be none.
 static LOADS: AtomicU64 = AtomicU64::new(0);
-/// After it, what is stale is counted.
+/// The time after which stale values are counted.
 const LATER: Duration = Duration::from_secs(1);
-/// What differs between the old value and the new.
+/// The only difference between the old value and the new one.
 const NEWER: u64 = 50_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
-    /// The connection that tells of changes is killed, and then all keys are written by another.
+    /// The connection that receives notifications is killed, and then another client writes all keys.
     Kill,
     /// The server is emptied.
     Flush,
 }
 
-/// How many keys are answered with the old value one second after, of how many that were near.
+/// How many near keys still return the old value one second later, and how many were near.
 pub(super) fn stale<N: NearCache>(event: Event) -> Outcome<(usize, u64)> {
     let server = server();
     Flavour::CurrentThread.build()?.block_on(async {
@@ -39,7 +39,8 @@ pub(super) fn stale<N: NearCache>(event: Event) -> Outcome<(usize, u64)> {
         }
         let others = telling::<N>(&server);
         let reader = N::connect(&server.url()).await?;
-        // By `get_or_load`, though nothing need be loaded: a `get` of multi-tier-cache makes a near copy one time in ten.
+        // With `get_or_load`, though nothing needs to be loaded: a `get` of multi-tier-cache makes a near copy only one
+        // time in ten.
         for id in 0..KEYS {
             reader.get_or_load(id, &LOADS).await?;
         }
@@ -67,7 +68,7 @@ pub(super) fn stale<N: NearCache>(event: Event) -> Outcome<(usize, u64)> {
     })
 }
 
-/// The connections that the server tells of changes.
+/// The connections to which the server sends notifications.
 fn telling<N: NearCache>(server: &Server) -> BTreeSet<String> {
     let list: String = server.query(&["CLIENT", "LIST"]);
     let field = |line: &str, name: &str| {
@@ -77,8 +78,8 @@ fn telling<N: NearCache>(server: &Server) -> BTreeSet<String> {
     list.lines().filter(tells).map(|line| field(line, "id=")).collect()
 }
 
-/// From before a write is sent until a reader that asks again and again no longer gets the old value, by its near copy.
-/// The time is that of the last question's beginning, so that fetching the new value is no part of it.
+/// The time from before a write is sent until a reader, reading over and over, no longer gets the old value from its
+/// near copy. It ends when the last read begins, so that fetching the new value is not part of it.
 pub(super) fn delay<N: NearCache>() -> Outcome<(String, String)> {
     let server = server();
     let delays = Flavour::CurrentThread.build()?.block_on(async {

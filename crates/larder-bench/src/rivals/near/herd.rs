@@ -1,7 +1,7 @@
 //! Loads of one cold key that a thousand tasks in each of two processes want at once.
 //!
-//! The processes are this program again, told by `herd NAME URL` what to be. Each says when it is ready, and begins when
-//! it is told to.
+//! The processes are this program again, started with `herd NAME URL`. Each prints when it is ready, and starts on a
+//! signal.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
@@ -23,8 +23,7 @@ use crate::rounds::Flavour;
 pub(super) const TASKS: usize = 1000;
 pub(super) const TRIES: usize = 3;
 
-/// The loads of both processes together in each try, and how long the slowest task of each try waited, in
-/// milliseconds.
+/// The loads of both processes together in each try, and how long the slowest task of each try waited, in milliseconds.
 pub(super) fn of<N: NearCache>() -> Outcome<(String, String)> {
     let (mut loads, mut slowest) = (Vec::new(), Vec::new());
     for _ in 0..TRIES {
@@ -70,7 +69,7 @@ fn graze<N: NearCache>(url: &str) -> Outcome<()> {
     };
     Flavour::MultiThread.build()?.block_on(async {
         let cache = N::connect(url).await?;
-        // The first call of all does more than others.
+        // The first call of all does more than later ones.
         cache.get_or_load(1, &LOADS).await?;
         LOADS.store(0, Relaxed);
         let start = Arc::new(Barrier::new(TASKS + 1));
@@ -83,7 +82,7 @@ fn graze<N: NearCache>(url: &str) -> Outcome<()> {
             });
         }
         say("ready")?;
-        tokio::task::spawn_blocking(|| io::stdin().lines().next()).await?.ok_or("nobody said go")??;
+        tokio::task::spawn_blocking(|| io::stdin().lines().next()).await?.ok_or("no signal to start")??;
         let began = Instant::now();
         start.wait().await;
         while let Some(done) = tasks.join_next().await {
@@ -124,7 +123,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Ended already, as a rule.
+        // It has usually ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! How quick a near hit is.
+//! How fast a near hit is.
 
 use std::hint::black_box;
 
@@ -12,11 +12,11 @@ use crate::rounds::{Flavour, compare};
 use crate::table::{Table, interval, ratio, spread};
 use crate::zipf::Draws;
 
-/// Operations for one that decodes: of a lookup, and of one that gives bytes. A lane that ran for seconds would keep the
-/// connections waiting, which share its thread.
+/// Operations for each one that decodes: of a lookup, and of one that returns bytes. A lane that ran for seconds would
+/// delay the connections, which share its thread.
 const LOOKUPS: u64 = 100;
 const COPIES: u64 = 5;
-/// Rivals' tiers hold that many keys by default.
+/// The tiers of the rivals hold this many keys by default.
 const KEYS: u64 = 2_000;
 
 pub(super) fn table(rounds: usize) -> Outcome<String> {
