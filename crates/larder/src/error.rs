@@ -31,7 +31,9 @@ struct Inner {
     /// The message with names, for the caller.
     named: Option<String>,
     queued: bool,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    /// Whether nothing was sent to the server.
+    unsent: bool,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// A result with larder's [`Error`].
@@ -119,7 +121,14 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), named: None, queued: false, source: None }))
+        Self(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            named: None,
+            queued: false,
+            unsent: false,
+            source: None,
+        }))
     }
 
     pub(crate) fn with_source(
@@ -132,14 +141,22 @@ impl Error {
             message: message.into(),
             named: None,
             queued: false,
-            source: Some(source.into()),
+            unsent: false,
+            source: Some(Arc::from(source.into())),
         }))
     }
 
     /// Makes an error whose message for the caller, `named`, holds a name. Events use `message`, which holds none.
     pub(crate) fn named(kind: ErrorKind, message: impl Into<String>, named: String) -> Self {
         let message = message.into();
-        Self(Arc::new(Inner { kind, message, named: Some(named), queued: false, source: None }))
+        Self(Arc::new(Inner {
+            kind,
+            message,
+            named: Some(named),
+            queued: false,
+            unsent: false,
+            source: None,
+        }))
     }
 
     /// Returns the message without names of locks, for events.
@@ -149,6 +166,27 @@ impl Error {
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidSetting, message)
+    }
+
+    /// Returns the same error, of a request of which nothing was sent: it cannot have changed anything.
+    pub(crate) fn unsent(self) -> Self {
+        self.marked(true)
+    }
+
+    /// Returns the same error, of a request that was sent.
+    pub(crate) fn sent(self) -> Self {
+        self.marked(false)
+    }
+
+    fn marked(self, unsent: bool) -> Self {
+        let Inner { kind, message, named, queued, source, .. } = &*self.0;
+        let (message, named, source) = (message.clone(), named.clone(), source.clone());
+        Self(Arc::new(Inner { kind: *kind, message, named, queued: *queued, unsent, source }))
+    }
+
+    /// Whether nothing was sent, because there was no connection to send it on.
+    pub(crate) fn is_unsent(&self) -> bool {
+        self.0.unsent
     }
 
     pub(crate) fn timed_out(after: Duration) -> Self {
@@ -170,7 +208,14 @@ impl Error {
     /// Adds that the invalidation is queued. The original text stays in the message; the source is dropped.
     pub(crate) fn queued(self) -> Self {
         let message = format!("{self}; the key's invalidation is queued until the server is back");
-        Self(Arc::new(Inner { kind: self.kind(), message, named: None, queued: true, source: None }))
+        Self(Arc::new(Inner {
+            kind: self.kind(),
+            message,
+            named: None,
+            queued: true,
+            unsent: false,
+            source: None,
+        }))
     }
 
     /// Whether the write that failed because the server is away is queued. It is sent when the server is back: a

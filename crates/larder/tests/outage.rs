@@ -545,3 +545,31 @@ async fn who_waits_for_the_loads_of_a_program_that_closes_loads_itself_at_once()
         drop(held);
     }
 }
+
+/// While a server hangs, larder refuses to send. If each refused attempt left a cancellation behind, the first second
+/// after an outage would be spent on them.
+#[tokio::test]
+async fn attempts_at_a_lock_that_were_not_sent_leave_nothing_to_cancel() {
+    const ATTEMPTS: u64 = 300;
+    let server = Server::builder().tcp().start();
+    let larder = connect(&server.url()).await;
+    let lock = larder.lock("job");
+    lock.try_acquire().await.unwrap().unwrap().release().await.unwrap();
+    server.pause();
+    until("the outage is noticed", async || {
+        larder.ping().await.is_err_and(|error| error.to_string().contains("has stopped answering"))
+    })
+    .await;
+    for _ in 0..ATTEMPTS {
+        let error = lock.try_acquire().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    }
+    server.resume();
+    until("the server answers", async || larder.ping().await.is_ok()).await;
+    // The time in which cancellations would have been sent at least once.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let scripts = server.calls("eval") + server.calls("evalsha");
+    assert!(scripts < ATTEMPTS / 3, "{scripts} scripts");
+    lock.try_acquire().await.unwrap().unwrap().release().await.unwrap();
+    larder.close().await.unwrap();
+}

@@ -31,8 +31,10 @@ impl From<Error> for Failure {
 impl Failure {
     /// `address` is who answered; it holds no secret.
     pub(super) fn of(failure: RequestFailure, address: &str) -> Self {
+        let unsent = failure.is_unsent();
         let RequestFailure::Refused(error) = failure else {
-            return Self::Error(translate_request(&failure.into(), address));
+            let error = translate_request(&failure.into(), address);
+            return Self::Error(if unsent { error.unsent() } else { error });
         };
         let redirect = || {
             let (host, port) = error.detail().split(' ').nth(1)?.rsplit_once(':')?;

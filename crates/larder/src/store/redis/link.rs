@@ -264,7 +264,8 @@ impl Supervisor {
                 lane.end(seen);
             }
             let server = describe(&self.destination);
-            let down = |kind, what: &str| LinkStatus::Down(Error::new(kind, format!("{server} {what}")));
+            let down =
+                |kind, what: &str| LinkStatus::Down(Error::new(kind, format!("{server} {what}")).unsent());
             // A server that takes connections and drops them at once must not be dialled without a pause.
             let brief = since.elapsed() <= HEARTBEAT && end != End::Moved;
             let pause = brief.then(|| delays.next().unwrap_or(LONGEST_DELAY));
@@ -333,7 +334,7 @@ impl Supervisor {
                         // Each attempt costs a server that has no room for it.
                         least = BUSY_DELAY;
                     }
-                    shared.put(LinkStatus::Down(error));
+                    shared.put(LinkStatus::Down(error.unsent()));
                 }
             }
             sleep(delays.next().unwrap_or(LONGEST_DELAY).max(least)).await;

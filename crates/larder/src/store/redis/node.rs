@@ -139,20 +139,31 @@ impl Node {
         replay: Replay,
         mut failure: RequestFailure,
     ) -> Result<Reply, Failure> {
+        let mut unsent = true;
         for _ in 0..MOST_RESENDS {
             if !failure.is_of_connection() {
                 break;
             }
+            unsent &= failure.is_unsent();
             live.give_up();
             if !may_resend(&failure, replay) {
                 break;
             }
-            live = link.live_after(Some(&live)).await?;
+            live = match link.live_after(Some(&live)).await {
+                Ok(live) => live,
+                // The link is down and says so of requests that it does not send. This one was sent before.
+                Err(error) if !unsent => return Err(error.sent().into()),
+                Err(error) => return Err(error.into()),
+            };
             failure = match live.connection.send(request).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
         }
+        let failure = match failure {
+            RequestFailure::NotSent(error) if !unsent => RequestFailure::Lost(error),
+            failure => failure,
+        };
         Err(self.checked(&live, failure))
     }
 
