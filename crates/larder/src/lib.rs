@@ -54,6 +54,8 @@ mod envelope;
 mod error;
 #[cfg(feature = "tower")]
 pub mod http;
+#[cfg(all(test, larder_interleavings))]
+mod interleavings;
 mod invalidation;
 mod key;
 mod keyspace;
@@ -66,6 +68,7 @@ mod random;
 mod recency;
 mod stats;
 mod store;
+mod sync;
 mod tasks;
 mod telemetry;
 mod url;

@@ -1,35 +1,17 @@
 //! The near tier: copies, versions, and the notifications of changes.
 
-pub mod broken;
-pub mod cleared;
-pub mod copied;
+mod broken;
+mod cleared;
+mod copied;
 mod mistaken;
 mod server;
-mod sync;
-pub mod tagged;
+mod tagged;
 
-#[allow(dead_code, reason = "no attempt waits for a lock")]
-#[path = "../../../larder/src/near/wakeups.rs"]
-mod calls;
-#[allow(dead_code, reason = "no task watches a name")]
-#[path = "../../../larder/src/near/invalidations.rs"]
-mod changes;
-#[allow(dead_code, reason = "no server evicts here")]
-#[path = "../../../larder/src/near/recency.rs"]
-mod recency;
-#[allow(dead_code, clippy::type_complexity, reason = "the scenarios need no sizes; larder lints its own")]
-#[path = "../../../larder/src/near/tier.rs"]
-mod tier;
-#[allow(dead_code, reason = "the scenarios ask for one version at a time")]
-#[path = "../../../larder/src/near/version.rs"]
-mod version;
-
-use changes::Changes;
-use tier::{Copied, Ticket, Tier};
+use super::{Copied, InsertTicket, Tier};
 
 const BYTES: u64 = 1 << 20;
 
-/// A tier whose names share one lock, so that they interfere with each other.
+/// Makes a tier whose names share one lock, so that they interfere with each other.
 fn tier<T: Clone>() -> Tier<T> {
     Tier::with_stripes(BYTES, 1)
 }
@@ -50,17 +32,17 @@ trait Copies: Send + Sync + 'static {
 }
 
 impl Copies for Tier<u64> {
-    type Ticket = Ticket;
+    type Ticket = InsertTicket;
 
     fn get(&self, name: &str) -> Option<u64> {
         Self::get(self, name)
     }
 
-    fn ticket(&self, name: &str) -> Ticket {
+    fn ticket(&self, name: &str) -> InsertTicket {
         Self::ticket(self, name)
     }
 
-    fn insert(&self, name: &str, ticket: Ticket, value: u64) {
+    fn insert(&self, name: &str, ticket: InsertTicket, value: u64) {
         Self::insert(self, name, ticket, copy(value));
     }
 

@@ -3,29 +3,27 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use shuttle::sync::Mutex;
-
-use super::flight::{Outcome, Waiter};
-use super::nesting::Node;
-use super::sync::watch;
-use super::{Flights, Leader, NAME, Tags, lock};
+use super::NAME;
+use crate::cache::flight::{FlightLeader, FlightOutcome, Flights, Tags, Waiter};
+use crate::cache::nesting::LoadNode;
+use crate::sync::{Mutex, watch};
 
 /// What the scenarios need of a table of flights, larder's and the mistaken one.
 pub(super) trait Table: Send + Sync + 'static {
     type Leader: Send;
 
     fn join(&self) -> (Waiter<u64>, Option<Self::Leader>);
-    fn finish(leader: Self::Leader, outcome: Outcome<u64>);
+    fn finish(leader: Self::Leader, outcome: FlightOutcome<u64>);
 }
 
 impl Table for Flights<u64> {
-    type Leader = Leader<u64>;
+    type Leader = FlightLeader<u64>;
 
-    fn join(&self) -> (Waiter<u64>, Option<Leader<u64>>) {
+    fn join(&self) -> (Waiter<u64>, Option<FlightLeader<u64>>) {
         Self::join(self, NAME, &Tags::default())
     }
 
-    fn finish(leader: Leader<u64>, outcome: Outcome<u64>) {
+    fn finish(leader: FlightLeader<u64>, outcome: FlightOutcome<u64>) {
         leader.finish(outcome);
     }
 }
@@ -34,12 +32,12 @@ impl Table for Flights<u64> {
 pub(super) enum Mistake {
     None,
     /// Gives waiters the outcome before the flight has left the table.
-    TellsFirst,
+    PublishesFirst,
     /// Checks whether there is a flight, and releases the lock before it starts one.
     Unguarded,
 }
 
-type Sender = Arc<watch::Sender<Option<Outcome<u64>>>>;
+type Sender = Arc<watch::Sender<Option<FlightOutcome<u64>>>>;
 type Senders = Arc<Mutex<HashMap<&'static str, Sender>>>;
 
 pub(super) struct Mistaken {
@@ -63,28 +61,28 @@ impl Table for Mistaken {
     type Leader = MistakenLeader;
 
     fn join(&self) -> (Waiter<u64>, Option<MistakenLeader>) {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         if let Some(flight) = table.get(NAME) {
-            return (Waiter { outcome: flight.subscribe(), node: Node::new(NAME) }, None);
+            return (Waiter { outcome: flight.subscribe(), node: LoadNode::new(NAME) }, None);
         }
         if self.mistake == Mistake::Unguarded {
             drop(table);
-            table = lock(&self.table);
+            table = self.table.lock();
         }
         let (sender, outcome) = watch::channel(None);
-        let waiter = Waiter { outcome, node: Node::new(NAME) };
+        let waiter = Waiter { outcome, node: LoadNode::new(NAME) };
         let flight = Arc::new(sender);
         table.insert(NAME, flight.clone());
         (waiter, Some(MistakenLeader { mistake: self.mistake, flight, table: self.table.clone() }))
     }
 
-    fn finish(leader: MistakenLeader, outcome: Outcome<u64>) {
+    fn finish(leader: MistakenLeader, outcome: FlightOutcome<u64>) {
         let MistakenLeader { mistake, flight, table } = leader;
-        if mistake == Mistake::TellsFirst {
+        if mistake == Mistake::PublishesFirst {
             flight.send_replace(Some(outcome));
-            lock(&table).remove(NAME);
+            table.lock().remove(NAME);
         } else {
-            lock(&table).remove(NAME);
+            table.lock().remove(NAME);
             flight.send_replace(Some(outcome));
         }
     }
