@@ -41,7 +41,7 @@ enum By {
     Pct,
 }
 
-/// Runs a scenario in many schedules. Panics if the scenario does, or if a thread would wait for ever.
+/// Runs a scenario in many schedules. Panics if the scenario does, or if a thread would wait forever.
 pub(crate) fn holds(name: &str, scenario: impl Fn() + Copy + Send + Sync + 'static) {
     for by in [By::Random, By::Pct] {
         let started = Instant::now();
