@@ -1,8 +1,8 @@
 //! `cargo xtask test`: all tests, on a real server.
 //!
-//! There are four runs of `cargo test`: the workspace with all features; larder-bench without its features, because its
-//! rivals are many crates that the tests do not need; the interleavings, which are built with other locks, in a folder
-//! of their own; and the one test that needs Docker Compose, if Compose is installed or can be fetched. If it cannot,
+//! It runs `cargo test` four times: on the workspace with all features; on larder-bench without its features, which would
+//! build the many crates that it compares with; on larder's interleaving tests, which are built with other locks in a
+//! folder of their own; and on the test that needs Docker Compose, if Compose is installed or can be fetched. If not,
 //! the last line says so.
 
 use std::ffi::OsStr;
@@ -50,8 +50,18 @@ fn take_server(arguments: &[String]) -> Result<(Option<PathBuf>, Vec<&str>), Fai
 const WORKSPACE: [&str; 6] =
     ["test", "--all-features", "--locked", "--workspace", "--exclude", "larder-bench"];
 const BENCH: [&str; 4] = ["test", "--locked", "-p", "larder-bench"];
-const INTERLEAVINGS: [&str; 6] =
-    ["test", "--locked", "-p", "larder-interleavings", "--target-dir", "target/interleavings"];
+const INTERLEAVINGS: [&str; 9] = [
+    "test",
+    "--locked",
+    "-p",
+    "larder",
+    "--lib",
+    "--no-default-features",
+    "--profile=interleavings",
+    "--target-dir=target/interleavings",
+    // The other tests cannot run with these locks.
+    "interleavings",
+];
 const COMPOSE: [&str; 7] = [
     "--test",
     "management",
@@ -74,14 +84,24 @@ fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
         let base = if own.copied().any(|word| chooses(&word)) { &WORKSPACE[..3] } else { &WORKSPACE };
         run(cargo(base).args(arguments))
     } else {
-        let interleavings = || {
-            let mut command = cargo(&INTERLEAVINGS);
+        let interleavings = |base: &[&str]| {
+            let mut command = cargo(base);
             command.env("RUSTFLAGS", "--cfg larder_interleavings");
             command
         };
+        let interleavings = match INTERLEAVINGS.split_last() {
+            _ if arguments.is_empty() => Some(interleavings(&INTERLEAVINGS)),
+            // A filter of the caller's replaces ours: with both, a test would run that matches one of them.
+            Some((filter, base)) if arguments.iter().any(|word| word.contains(filter)) => {
+                let mut command = interleavings(base);
+                command.args(arguments);
+                Some(command)
+            }
+            _ => None,
+        };
         run(cargo(&WORKSPACE).args(arguments))
             .and_then(|()| run(cargo(&BENCH).args(arguments)))
-            .and_then(|()| run(interleavings().args(arguments)))
+            .and_then(|()| interleavings.map_or(Ok(()), |mut command| run(&mut command)))
             .and_then(|()| {
                 if !arguments.is_empty() {
                     return Ok(());

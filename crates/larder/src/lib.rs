@@ -55,6 +55,8 @@ mod error;
 pub mod guide;
 #[cfg(feature = "tower")]
 pub mod http;
+#[cfg(all(test, larder_interleavings))]
+mod interleavings;
 mod invalidation;
 mod key;
 mod keyspace;
@@ -67,6 +69,7 @@ mod random;
 mod recency;
 mod stats;
 mod store;
+mod sync;
 mod tasks;
 mod telemetry;
 mod url;

@@ -29,7 +29,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[switched(TIER, "            *sequence += 1;", "")],
         &[TICKET, test("near_race", "a_read_that_races_with_a_write_leaves_nothing_stale")],
     ),
-    mutant("a change of everything moves no ticket", &[switched(TIER, "*lock(stripe) += 1;", "")], &[TICKET]),
+    mutant(
+        "a change of everything moves no ticket",
+        &[switched(TIER, "*stripe.lock() += 1;", "")],
+        &[TICKET],
+    ),
     mutant(
         "a change of everything leaves the copies",
         &[switched(TIER, "self.copies.clear();", "")],
@@ -49,7 +53,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a push that names nothing leaves the near tiers",
         &[within(
             CHANGES,
-            "unwrap_or_else(PoisonError::into_inner).values() {\n            ",
+            "in self.tiers.read().values() {\n            ",
             ["tier.invalidate_all();", ""],
             "",
         )],

@@ -14,7 +14,7 @@
 //! Invariant: a fill that ends without storing removes its claim, however it ends.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -144,7 +144,7 @@ where
             loaded = self.bounded_load(loader.run(loading)) => loaded,
             () = self.gone(&leaders) => return leader.finish(Err(LoadFailure::Again)),
         };
-        let choices = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let choices = choices.lock().clone();
         self.finish(leader, mode, loaded, started.elapsed(), choices).await;
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::lookup::CachedValue;
 use super::nesting::LoadNode;
-use super::sync::{Mutex, MutexGuard, PoisonError, watch};
 use super::thrown::Thrown;
+use crate::sync::{Mutex, watch};
 
 /// Why a flight ended without a value.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ impl<V> FlightLeader<V> {
     /// Ends the flight if no caller waits, and returns whether that is so. The table's lock keeps callers from
     /// joining in between.
     pub(super) fn end_if_abandoned(&self) -> bool {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         let abandoned = self.flight.outcome.is_closed();
         if abandoned && table.get(&self.name).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             table.remove(&self.name);
@@ -111,13 +111,13 @@ impl<V> FlightLeader<V> {
     /// Removes whatever flight the table holds for this name. It started beside this one, and later callers must not
     /// join it.
     pub(super) fn detach_others(&self) {
-        lock(&self.table).remove(&self.name);
+        self.table.lock().remove(&self.name);
     }
 }
 
 impl<V> Drop for FlightLeader<V> {
     fn drop(&mut self) {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         if table.get(&self.name).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             table.remove(&self.name);
         }
@@ -141,7 +141,7 @@ impl<V> Flights<V> {
         tags: &Tags,
         and: impl FnOnce(&Flight<V>),
     ) -> (Waiter<V>, Option<FlightLeader<V>>) {
-        let mut table = lock(&self.0);
+        let mut table = self.0.lock();
         if let Some(flight) = table.get(name) {
             and(flight);
             return (Waiter { outcome: flight.outcome.subscribe(), node: flight.node.clone() }, None);
@@ -152,7 +152,7 @@ impl<V> Flights<V> {
 
     /// Starts a flight and leads it, unless one is under way.
     pub(super) fn lead(&self, name: &str, tags: &Tags) -> Option<FlightLeader<V>> {
-        let mut table = lock(&self.0);
+        let mut table = self.0.lock();
         if table.contains_key(name) {
             return None;
         }
@@ -161,7 +161,7 @@ impl<V> Flights<V> {
 
     /// Starts a flight and leads it, replacing any flight under way.
     pub(super) fn replace(&self, name: &str, tags: &Tags) -> (Waiter<V>, FlightLeader<V>) {
-        self.start(&mut lock(&self.0), name, tags)
+        self.start(&mut self.0.lock(), name, tags)
     }
 
     fn start(
@@ -185,7 +185,7 @@ impl<V> Flights<V> {
     /// Detaches the flights of these names. Called after a write has ended and not before: a flight could start
     /// between an early call and the write.
     pub(super) fn detach(&self, names: &[&str]) {
-        let mut table = lock(&self.0);
+        let mut table = self.0.lock();
         if table.is_empty() {
             return;
         }
@@ -195,17 +195,14 @@ impl<V> Flights<V> {
     }
 
     pub(super) fn detach_tagged(&self, tag: &str) {
-        lock(&self.0)
+        self.0
+            .lock()
             .retain(|_, flight| !flight.tags.open && !flight.tags.named.iter().any(|own| own == tag));
     }
 
     pub(super) fn detach_all(&self) {
-        lock(&self.0).clear();
+        self.0.lock().clear();
     }
-}
-
-fn lock<V>(table: &FlightTable<V>) -> MutexGuard<'_, HashMap<Box<str>, Arc<Flight<V>>>> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

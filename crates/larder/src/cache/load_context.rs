@@ -1,11 +1,12 @@
 //! The context of a load: what a loader knows, and what it may choose for its value.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::nesting::{Loads, scope};
 use crate::store::Expiry;
+use crate::sync::Mutex;
 
 /// The context that a loader gets from [`get_or_load_with`](crate::Cache::get_or_load_with) and its relatives. It
 /// tells the loader about the load, and the loader uses it to choose its value's time to live and tags, or that the
@@ -147,7 +148,7 @@ impl<V> LoadContext<V> {
     }
 
     fn choose(&self, choose: impl FnOnce(&mut Choices)) {
-        choose(&mut self.choices.lock().unwrap_or_else(PoisonError::into_inner));
+        choose(&mut self.choices.lock());
     }
 }
 

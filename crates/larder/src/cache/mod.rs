@@ -10,6 +10,8 @@ mod explain;
 mod fetch;
 mod fill;
 mod flight;
+#[cfg(all(test, larder_interleavings))]
+mod interleavings;
 mod invalidate;
 mod load;
 mod load_context;
@@ -25,7 +27,6 @@ mod nesting;
 mod once;
 mod runs;
 mod single;
-mod sync;
 mod tag;
 mod thrown;
 mod unfenced;

@@ -8,7 +8,9 @@
 //! Not detected: waits in tasks that a loader spawns without [`LoadContext::scope`](super::LoadContext::scope), and
 //! loads of other processes. Timeouts bound those waits.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use crate::sync::Mutex;
 
 /// A load under way, as a node in the graph of waiting loads.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ impl LoadNode {
     }
 
     fn next(&self) -> Vec<Arc<LoadNode>> {
-        self.waits_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.waits_for.lock().clone()
     }
 }
 
@@ -63,14 +65,14 @@ pub(super) struct Cycle(pub(super) Arc<str>);
 pub(super) fn wait_for(target: &Arc<LoadNode>) -> Result<LoadWait, Cycle> {
     let from = CURRENT.try_with(Clone::clone).ok();
     if let Some(from) = &from {
-        let _graph = GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
+        let _graph = GRAPH.lock();
         if let Some(path) = path(target, from) {
             let names: Vec<&str> = path.iter().map(|node| &*node.name).collect();
             let last = names.last().copied().unwrap_or_default();
             return Err(Cycle(format!("{last} waits for {}", names.join(", which waits for ")).into()));
         }
         for node in from.iter() {
-            node.waits_for.lock().unwrap_or_else(PoisonError::into_inner).push(target.clone());
+            node.waits_for.lock().push(target.clone());
         }
     }
     Ok(LoadWait { from, target: target.clone() })
@@ -101,9 +103,9 @@ fn path(start: &Arc<LoadNode>, ends: &[Arc<LoadNode>]) -> Option<Vec<Arc<LoadNod
 impl Drop for LoadWait {
     fn drop(&mut self) {
         let Some(from) = &self.from else { return };
-        let _graph = GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
+        let _graph = GRAPH.lock();
         for node in from.iter() {
-            let mut waits_for = node.waits_for.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waits_for = node.waits_for.lock();
             // Remove only one: the same loader may wait for the same load twice.
             if let Some(place) = waits_for.iter().position(|target| Arc::ptr_eq(target, &self.target)) {
                 waits_for.swap_remove(place);

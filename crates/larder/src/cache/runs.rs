@@ -5,10 +5,11 @@
 //! starts; work that is not listed yet waits for nothing.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::nesting::LoadNode;
 use crate::name::Name;
+use crate::sync::Mutex;
 
 type RunTable = Arc<Mutex<HashMap<Name, Arc<LoadNode>>>>;
 
@@ -26,12 +27,12 @@ impl Runs {
     /// Lists a run. An older run of the same entry that is still listed was interrupted and is replaced.
     pub(super) fn list(&self, entry: &Name) -> Listed {
         let node = LoadNode::new(entry);
-        lock(&self.0).insert(entry.clone(), node.clone());
+        self.0.lock().insert(entry.clone(), node.clone());
         Listed { entry: entry.clone(), node, table: self.0.clone() }
     }
 
     pub(super) fn get(&self, entry: &Name) -> Option<Arc<LoadNode>> {
-        lock(&self.0).get(entry).cloned()
+        self.0.lock().get(entry).cloned()
     }
 }
 
@@ -43,13 +44,9 @@ impl Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         if table.get(&self.entry).is_some_and(|node| Arc::ptr_eq(node, &self.node)) {
             table.remove(&self.entry);
         }
     }
-}
-
-fn lock(table: &RunTable) -> MutexGuard<'_, HashMap<Name, Arc<LoadNode>>> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::sync::{AsyncMutex, AtomicBool, Mutex, MutexGuard, Ordering, PoisonError};
+use crate::sync::{AsyncMutex, AtomicBool, Mutex, MutexGuard, Ordering};
 
 /// The records of one cache.
 #[derive(Default)]
@@ -76,7 +76,7 @@ impl WriteRecords {
     }
 
     fn hold(&self, name: &str) -> RecordRef {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         let (record, holders) = table.entry(name.into()).or_default();
         *holders += 1;
         RecordRef { table: self.table.clone(), name: name.into(), record: record.clone() }
@@ -92,7 +92,7 @@ struct RecordRef {
 
 impl RecordRef {
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        self.record.marks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.record.marks.lock()
     }
 
     /// Marks the record, and returns the new count.
@@ -105,7 +105,7 @@ impl RecordRef {
 
 impl Drop for RecordRef {
     fn drop(&mut self) {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         if let Some((_, holders)) = table.get_mut(&self.name) {
             *holders -= 1;
             if *holders == 0 {
@@ -179,10 +179,6 @@ impl Drop for UnfencedWrite {
     }
 }
 
-fn lock(table: &Mutex<RecordTable>) -> MutexGuard<'_, RecordTable> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -241,6 +237,6 @@ mod tests {
         drop(records.write(&["a", "b"]));
         drop(records.refresh("a"));
         drop(load);
-        assert!(lock(&records.table).is_empty());
+        assert!(records.table.lock().is_empty());
     }
 }

@@ -9,8 +9,7 @@
 //! All of this runs in the task that reads the connection, so nothing here waits.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,6 +21,7 @@ use crate::store::InvalidationSink;
 use crate::store::group::is_group;
 use crate::store::lock::woken;
 use crate::store::permit::is_semaphore;
+use crate::sync::{AtomicUsize, Mutex, Ordering, RwLock};
 
 #[derive(Default)]
 pub(crate) struct Invalidations {
@@ -36,13 +36,13 @@ pub(crate) struct Invalidations {
 
 impl Invalidations {
     pub(crate) fn register(&self, key: &str, tier: Arc<dyn AnyTier>) {
-        let mut tiers = self.tiers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tiers = self.tiers.write();
         tiers.entry(key.to_owned()).or_insert(tier);
     }
 
     /// Watches for changes of `name` until the returned value is dropped.
     pub(crate) fn watch(self: &Arc<Self>, name: &str) -> Watch {
-        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watches = self.watches.lock();
         let (sender, count) = watches.entry(name.to_owned()).or_insert_with(|| (watch::channel(()).0, 0));
         *count += 1;
         let changed = sender.subscribe();
@@ -59,7 +59,7 @@ impl Invalidations {
         if self.watched.load(Ordering::Acquire) == 0 {
             return;
         }
-        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let watches = self.watches.lock();
         match name {
             Some(name) => {
                 if let Some((sender, _)) = watches.get(name) {
@@ -86,7 +86,7 @@ impl InvalidationSink for Invalidations {
         } else {
             name.find(':').and_then(|colon| name.get(..=colon))
         };
-        let tiers = self.tiers.read().unwrap_or_else(PoisonError::into_inner);
+        let tiers = self.tiers.read();
         if let Some(tier) = key.and_then(|key| tiers.get(key)) {
             if key == Some(name) { tier.invalidate_all() } else { tier.invalidate(name) }
         }
@@ -97,7 +97,7 @@ impl InvalidationSink for Invalidations {
     fn all_changed(&self) {
         self.wakeups.notify_all();
         self.versions.all_changed();
-        for tier in self.tiers.read().unwrap_or_else(PoisonError::into_inner).values() {
+        for tier in self.tiers.read().values() {
             tier.invalidate_all();
         }
         self.wake(None);
@@ -120,7 +120,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut watches = self.changes.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watches = self.changes.watches.lock();
         if let Some((_, count)) = watches.get_mut(&self.name) {
             *count -= 1;
             if *count == 0 {
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(posts.get("shop/post:1"), None);
 
         drop((watch, other));
-        assert!(changes.watches.lock().unwrap().is_empty());
+        assert!(changes.watches.lock().is_empty());
         changes.changed("no colon");
         changes.changed("");
     }

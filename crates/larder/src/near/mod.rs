@@ -10,9 +10,10 @@
 //! Not guaranteed: that two processes see a change at the same instant. A near read is at most
 //! [`Near::STALENESS`] behind, and usually as long as one message takes.
 
+#[cfg(all(test, larder_interleavings))]
+mod interleavings;
 mod invalidations;
 mod recency;
-mod sync;
 mod tier;
 mod version;
 mod version_requests;

@@ -12,11 +12,11 @@
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 use quick_cache::DefaultHashBuilder;
 
 use crate::name::Name;
+use crate::sync::Mutex;
 
 /// One near hit in this many is recorded. A power of two.
 pub(crate) const SAMPLED: u64 = 64;
@@ -100,7 +100,7 @@ impl Recency {
         }
         // If another thread has the lock, this use is skipped; frequently used names are recorded another
         // time.
-        if let Ok(mut copies) = self.copies.try_lock()
+        if let Some(mut copies) = self.copies.try_lock()
             && copies.len() < MOST_COPIES
         {
             copies.insert(name.clone());
@@ -115,7 +115,7 @@ impl Recency {
 
     /// Takes the recorded names of near copies.
     pub(crate) fn take_copies(&self) -> HashSet<Name> {
-        std::mem::take(&mut *self.copies.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.copies.lock())
     }
 }
 

@@ -15,7 +15,7 @@ use std::hash::BuildHasher;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
-use super::sync::{Mutex, MutexGuard, PoisonError};
+use crate::sync::Mutex;
 
 const STRIPES: usize = 1024;
 
@@ -92,14 +92,14 @@ impl<T: Clone> Tier<T> {
     /// Takes a ticket. Call it before sending the read whose answer is to be inserted.
     pub(crate) fn ticket(&self, name: &str) -> InsertTicket {
         let stripe = self.stripe(name);
-        let sequence = self.stripes.get(stripe).map(|stripe| *lock(stripe)).unwrap_or_default();
+        let sequence = self.stripes.get(stripe).map(|stripe| *stripe.lock()).unwrap_or_default();
         InsertTicket { stripe, sequence }
     }
 
     /// Keeps a copy unless its name has changed since the ticket was taken. Returns whether it was kept.
     pub(crate) fn insert(&self, name: &str, ticket: InsertTicket, copy: Copied<T>) -> bool {
         let Some(stripe) = self.stripes.get(ticket.stripe) else { return false };
-        let sequence = lock(stripe);
+        let sequence = stripe.lock();
         let unchanged = *sequence == ticket.sequence;
         if unchanged {
             self.copies.insert(name.into(), copy);
@@ -110,7 +110,7 @@ impl<T: Clone> Tier<T> {
     /// Drops the copy of a name that has changed.
     pub(crate) fn invalidate(&self, name: &str) {
         if let Some(stripe) = self.stripes.get(self.stripe(name)) {
-            let mut sequence = lock(stripe);
+            let mut sequence = stripe.lock();
             *sequence += 1;
             self.copies.remove(name);
         }
@@ -122,7 +122,7 @@ impl<T: Clone> Tier<T> {
         // before its stripe's lock is taken here, so `clear` removes its copy. An insert that comes later has
         // an old number and is refused.
         for stripe in &self.stripes {
-            *lock(stripe) += 1;
+            *stripe.lock() += 1;
         }
         self.copies.clear();
     }
@@ -142,10 +142,6 @@ impl<T: Clone> Tier<T> {
         let stripes = u64::try_from(self.stripes.len()).unwrap_or(1).max(1);
         usize::try_from(hash % stripes).unwrap_or(0)
     }
-}
-
-fn lock(stripe: &Mutex<u64>) -> MutexGuard<'_, u64> {
-    stripe.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -7,12 +7,11 @@
 //! arrives a moment later would use.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use crate::name::Name;
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 
 #[derive(Default)]
 pub(crate) struct Asking {
@@ -64,7 +63,7 @@ impl Asking {
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<Name, watch::Receiver<()>>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock()
     }
 }
 

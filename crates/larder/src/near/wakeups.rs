@@ -5,13 +5,14 @@
 //! is allocated only when the attempt waits.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Invalidations;
+use crate::sync::{Mutex, MutexGuard};
 
 #[derive(Default)]
 pub(super) struct Wakeups(Mutex<HashMap<u64, Wakeup>>);
@@ -48,7 +49,7 @@ impl Wakeups {
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<u64, Wakeup>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

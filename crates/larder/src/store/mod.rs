@@ -17,6 +17,8 @@ macro_rules! on_either {
 }
 
 pub(crate) mod group;
+#[cfg(all(test, larder_interleavings))]
+pub(crate) mod interleavings;
 pub(crate) mod job;
 pub(crate) mod limit;
 pub(crate) mod lock;
@@ -27,7 +29,6 @@ pub(crate) mod permit;
 pub(crate) mod redis;
 pub(crate) mod session;
 pub(crate) mod share;
-mod sync;
 
 #[cfg(all(test, feature = "redis"))]
 mod equivalence;

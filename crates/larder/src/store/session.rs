@@ -14,8 +14,8 @@
 
 use std::time::Duration;
 
-use super::sync::{AtomicU32, AtomicU64, Mutex, Ordering, PoisonError};
 use crate::clock::Moment;
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 
 /// Enough for the masters of a cluster and for connections that are being closed. Reads through further nodes
 /// are not cached.
@@ -84,12 +84,12 @@ impl Sessions {
 impl Sessions {
     /// Takes a free session, if there is one.
     pub(crate) fn take(&self) -> Option<u16> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        self.free.lock().pop()
     }
 
     pub(crate) fn give_back(&self, session: u16) {
         self.close(session);
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        self.free.lock().push(session);
     }
 
     /// Invalidates what was read through the session, and begins a generation that becomes valid with its

@@ -7,7 +7,7 @@
 //! applied as one: an entry weighs at least `max_bytes / max_entries`, so neither bound can be exceeded.
 
 use std::hash::BuildHasher;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use crate::keyspace::Keyspace;
 use crate::store::{
     Claim, Expiry, Fencing, FillStart, Force, InvalidationSink, RefreshClaim, RefreshStart, read_version,
 };
+use crate::sync::{Mutex, MutexGuard};
 
 const STRIPES: usize = 64;
 
@@ -380,7 +381,7 @@ impl Entries {
     pub(super) fn stripe(&self, name: &str) -> Option<MutexGuard<'_, ()>> {
         let stripes = u64::try_from(self.stripes.len()).ok()?;
         let index = usize::try_from(self.hasher.hash_one(name).checked_rem(stripes)?).ok()?;
-        Some(self.stripes.get(index)?.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(self.stripes.get(index)?.lock())
     }
 }
 

@@ -8,10 +8,12 @@ use std::task::Poll;
 use shuttle::future::block_on;
 use shuttle::thread;
 
-use super::{FlightLeader, Flights, NAME, Tags, outcome, wait};
+use super::{NAME, outcome, wait};
+use crate::cache::flight::{FlightLeader, Flights, Tags};
+use crate::interleavings::{breaks, holds};
 
 /// What a caller is promised.
-pub const TOLD: &str = "a caller that has joined a flight gets an outcome";
+const GETS_ONE: &str = "a caller that has joined a flight gets an outcome";
 
 /// Abandons the load, or returns the leader to be finished.
 type GiveUp = fn(FlightLeader<u64>) -> Option<FlightLeader<u64>>;
@@ -26,7 +28,7 @@ fn call(flights: &Flights<u64>, give_up: GiveUp) {
         }
         return;
     }
-    assert!(wait(waiter).is_some(), "{TOLD}");
+    assert!(wait(waiter).is_some(), "{GETS_ONE}");
 }
 
 fn scenario(give_up: GiveUp) {
@@ -42,17 +44,27 @@ fn scenario(give_up: GiveUp) {
 }
 
 /// Returns whether the notification has arrived that no caller waits.
-fn hears(leader: &FlightLeader<u64>) -> bool {
+fn is_notified(leader: &FlightLeader<u64>) -> bool {
     let mut abandoned = pin!(leader.abandoned());
     block_on(poll_fn(|context| Poll::Ready(abandoned.as_mut().poll(context).is_ready())))
 }
 
 /// What larder does.
-pub fn looked_again() {
-    scenario(|leader| if hears(&leader) && leader.end_if_abandoned() { None } else { Some(leader) });
+#[test]
+fn no_caller_is_left_with_an_abandoned_flight() {
+    holds("abandoned flights", || {
+        scenario(
+            |leader| {
+                if is_notified(&leader) && leader.end_if_abandoned() { None } else { Some(leader) }
+            },
+        );
+    });
 }
 
 /// The mistake: a caller may join between the notification that no caller waits and the end.
-pub fn at_the_news() {
-    scenario(|leader| if hears(&leader) { None } else { Some(leader) });
+#[test]
+fn a_flight_that_ends_at_the_notification_that_no_caller_waits_is_caught() {
+    breaks("given up at the notification", &[GETS_ONE], || {
+        scenario(|leader| if is_notified(&leader) { None } else { Some(leader) });
+    });
 }

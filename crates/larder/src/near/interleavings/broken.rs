@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use shuttle::sync::Mutex;
 use shuttle::thread;
 
-use super::mistaken::lock;
 use super::{copy, tier};
-use crate::clock::Moment;
-use crate::store::lanes::{OLD, dialled, opened};
+use crate::interleavings::{breaks, holds};
+use crate::store::interleavings::{OLD, at, dialled, opened};
+use crate::sync::Mutex;
 
 /// The session with which a reader keeps its copy.
 #[derive(Clone, Copy)]
@@ -19,7 +18,7 @@ enum Stamp {
 }
 
 fn scenario(stamp: Stamp) {
-    let (lanes, old) = opened();
+    let (sessions, old) = opened();
     let copies = Arc::new(tier());
     let value = Arc::new(Mutex::new(0_u64));
     let current = Arc::new(Mutex::new(old));
@@ -28,26 +27,26 @@ fn scenario(stamp: Stamp) {
         move || {
             let ticket = copies.ticket("a");
             // An answer that is on its way when the connection breaks.
-            let read = *lock(&value);
+            let read = *value.lock();
             let seen = match stamp {
                 Stamp::AsItWasRead => old,
-                Stamp::AsOfInsertion => *lock(&current),
+                Stamp::AsOfInsertion => *current.lock(),
             };
             copies.insert("a", ticket, copy((read, seen)));
         }
     };
     let readers = [thread::spawn(reader.clone()), thread::spawn(reader)];
     // Changes from now on are not reported. The tier is not emptied: the sessions alone must protect readers.
-    lanes.end(old);
-    *lock(&value) += 1;
-    let new = dialled(&lanes);
-    *lock(&current) = new;
-    lanes.renew(new, Moment::START);
-    let check = |at: &str| {
+    sessions.end(old);
+    *value.lock() += 1;
+    let new = dialled(&sessions);
+    *current.lock() = new;
+    sessions.renew(new, at(0));
+    let check = |when: &str| {
         if let Some((read, seen)) = copies.get("a")
-            && lanes.is_valid(seen, Moment::START)
+            && sessions.is_valid(seen, at(0))
         {
-            assert_eq!(read, *lock(&value), "{at}: {OLD}");
+            assert_eq!(read, *value.lock(), "{when}: {OLD}");
         }
     };
     check("at once");
@@ -58,11 +57,13 @@ fn scenario(stamp: Stamp) {
 }
 
 /// What larder does.
-pub fn as_it_was_read() {
-    scenario(Stamp::AsItWasRead);
+#[test]
+fn what_was_read_through_a_broken_connection_is_not_valid() {
+    holds("a copy of a broken connection", || scenario(Stamp::AsItWasRead));
 }
 
 /// The mistake: a copy counts as read through the connection that is current when it is inserted.
-pub fn as_of_insertion() {
-    scenario(Stamp::AsOfInsertion);
+#[test]
+fn a_copy_that_counts_as_read_when_it_is_inserted_is_caught() {
+    breaks("stamped when inserted", &[OLD], || scenario(Stamp::AsOfInsertion));
 }

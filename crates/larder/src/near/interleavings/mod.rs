@@ -1,35 +1,17 @@
 //! The near tier: copies, versions, and the notifications of changes.
 
-pub mod broken;
-pub mod cleared;
-pub mod copied;
+mod broken;
+mod cleared;
+mod copied;
 mod mistaken;
 mod server;
-mod sync;
-pub mod tagged;
+mod tagged;
 
-#[allow(dead_code, reason = "no attempt waits for a lock")]
-#[path = "../../../larder/src/near/wakeups.rs"]
-mod calls;
-#[allow(dead_code, reason = "no task watches a name")]
-#[path = "../../../larder/src/near/invalidations.rs"]
-mod changes;
-#[allow(dead_code, reason = "no server evicts here")]
-#[path = "../../../larder/src/near/recency.rs"]
-mod recency;
-#[allow(dead_code, clippy::type_complexity, reason = "the scenarios need no sizes; larder lints its own")]
-#[path = "../../../larder/src/near/tier.rs"]
-mod tier;
-#[allow(dead_code, reason = "the scenarios ask for one version at a time")]
-#[path = "../../../larder/src/near/version.rs"]
-mod version;
-
-use changes::Invalidations;
-use tier::{Copied, InsertTicket, Tier};
+use super::{Copied, InsertTicket, Tier};
 
 const BYTES: u64 = 1 << 20;
 
-/// A tier whose names share one lock, so that they interfere with each other.
+/// Makes a tier whose names share one lock, so that they interfere with each other.
 fn tier<T: Clone>() -> Tier<T> {
     Tier::with_stripes(BYTES, 1)
 }

@@ -3,12 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use shuttle::sync::Mutex;
-
-use super::flight::{FlightOutcome, Waiter};
-use super::nesting::LoadNode;
-use super::sync::watch;
-use super::{FlightLeader, Flights, NAME, Tags, lock};
+use super::NAME;
+use crate::cache::flight::{FlightLeader, FlightOutcome, Flights, Tags, Waiter};
+use crate::cache::nesting::LoadNode;
+use crate::sync::{Mutex, watch};
 
 /// What the scenarios need of a table of flights, larder's and the mistaken one.
 pub(super) trait Table: Send + Sync + 'static {
@@ -34,7 +32,7 @@ impl Table for Flights<u64> {
 pub(super) enum Mistake {
     None,
     /// Gives waiters the outcome before the flight has left the table.
-    TellsFirst,
+    PublishesFirst,
     /// Checks whether there is a flight, and releases the lock before it starts one.
     Unguarded,
 }
@@ -63,13 +61,13 @@ impl Table for Mistaken {
     type Leader = MistakenLeader;
 
     fn join(&self) -> (Waiter<u64>, Option<MistakenLeader>) {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         if let Some(flight) = table.get(NAME) {
             return (Waiter { outcome: flight.subscribe(), node: LoadNode::new(NAME) }, None);
         }
         if self.mistake == Mistake::Unguarded {
             drop(table);
-            table = lock(&self.table);
+            table = self.table.lock();
         }
         let (sender, outcome) = watch::channel(None);
         let waiter = Waiter { outcome, node: LoadNode::new(NAME) };
@@ -80,11 +78,11 @@ impl Table for Mistaken {
 
     fn finish(leader: MistakenLeader, outcome: FlightOutcome<u64>) {
         let MistakenLeader { mistake, flight, table } = leader;
-        if mistake == Mistake::TellsFirst {
+        if mistake == Mistake::PublishesFirst {
             flight.send_replace(Some(outcome));
-            lock(&table).remove(NAME);
+            table.lock().remove(NAME);
         } else {
-            lock(&table).remove(NAME);
+            table.lock().remove(NAME);
             flight.send_replace(Some(outcome));
         }
     }

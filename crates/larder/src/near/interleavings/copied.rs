@@ -3,28 +3,29 @@
 
 use std::sync::Arc;
 
-use shuttle::sync::Mutex;
 use shuttle::sync::mpsc::{Sender, channel};
 use shuttle::thread;
 
-use super::mistaken::{Mistake, Mistaken, lock};
+use super::mistaken::{Mistake, Mistaken};
 use super::{Copies, tier};
+use crate::interleavings::{breaks, holds};
+use crate::sync::Mutex;
 
 /// What a reader is promised.
-pub const OWN: &str = "a read that starts after an own write has returned sees nothing older";
+const OWN: &str = "a read that starts after an own write has returned sees nothing older";
 /// What the tier is promised.
-pub const COHERENT: &str = "when all changes are reported, no copy is older than the server's value";
+const COHERENT: &str = "when all changes are reported, no copy is older than the server's value";
 
 const NAMES: [&str; 2] = ["a", "b"];
 
 /// How a change is reported.
 #[derive(Clone, Copy)]
-enum Told {
+enum Report {
     ByName,
     AsAll,
 }
 
-impl Told {
+impl Report {
     fn to(self, copies: &impl Copies, name: &str) {
         match self {
             Self::ByName => copies.invalidate(name),
@@ -66,7 +67,7 @@ impl Server {
     }
 
     fn with<T>(&self, i: usize, change: impl FnOnce(&mut Row) -> T) -> T {
-        change(&mut lock(self.rows.get(i).unwrap_or(&self.rows[0])))
+        change(&mut self.rows.get(i).unwrap_or(&self.rows[0]).lock())
     }
 }
 
@@ -87,13 +88,13 @@ fn read(server: &Server, copies: &impl Copies, i: usize) {
     copies.insert(name(i), ticket, value);
 }
 
-fn scenario(copies: impl Copies, told: Told) {
+fn scenario(copies: impl Copies, report: Report) {
     let copies = Arc::new(copies);
     let (pushes, pushed) = channel();
     let server = Arc::new(Server { rows: Default::default(), pushes });
     let handler = thread::spawn({
         let copies = copies.clone();
-        move || pushed.into_iter().for_each(|i| told.to(&*copies, name(i)))
+        move || pushed.into_iter().for_each(|i| report.to(&*copies, name(i)))
     });
     let reader = |names: [usize; 2]| {
         let (server, copies) = (server.clone(), copies.clone());
@@ -109,7 +110,7 @@ fn scenario(copies: impl Copies, told: Told) {
         }
     });
     let written = server.write(0);
-    told.to(&*copies, name(0));
+    report.to(&*copies, name(0));
     server.with(0, |row| row.floor = written);
     read(&server, &*copies, 0);
 
@@ -125,36 +126,47 @@ fn scenario(copies: impl Copies, told: Told) {
 }
 
 /// larder's tier, with each change reported by its name.
-pub fn by_name() {
-    scenario(tier(), Told::ByName);
+#[test]
+fn copies_whose_changes_are_reported_by_name_are_never_old() {
+    holds("copies, reported by name", || scenario(tier(), Report::ByName));
 }
 
 /// larder's tier, with each report saying that any name may have changed.
-pub fn as_all() {
-    scenario(tier(), Told::AsAll);
+#[test]
+fn copies_whose_changes_are_reported_all_at_once_are_never_old() {
+    holds("copies, reported all at once", || scenario(tier(), Report::AsAll));
 }
 
 /// The tier in which the mistakes are made, without any mistake.
-pub fn unmistaken() {
-    scenario(Mistaken::new(Mistake::None), Told::ByName);
+#[test]
+fn the_small_tier_is_sound_without_its_mistakes() {
+    holds("the small tier", || scenario(Mistaken::new(Mistake::None), Report::ByName));
 }
 
 /// The mistake: the tier inserts without comparing the ticket.
-pub fn unchecked() {
-    scenario(Mistaken::new(Mistake::Unchecked), Told::ByName);
+#[test]
+fn an_insert_without_the_ticket_is_caught() {
+    is_caught("no ticket", Mistake::Unchecked, Report::ByName);
 }
 
 /// The mistake: the tier compares the ticket under the lock, and inserts without it.
-pub fn unguarded() {
-    scenario(Mistaken::new(Mistake::Unguarded), Told::ByName);
+#[test]
+fn an_insert_without_the_lock_is_caught() {
+    is_caught("insert without the lock", Mistake::Unguarded, Report::ByName);
 }
 
 /// The mistake: the tier removes a copy before it increments the number.
-pub fn removes_first() {
-    scenario(Mistaken::new(Mistake::RemovesFirst), Told::ByName);
+#[test]
+fn a_removal_before_the_number_changes_is_caught() {
+    is_caught("removes first", Mistake::RemovesFirst, Report::ByName);
 }
 
 /// The mistake: the tier removes all copies before it increments the number.
-pub fn clears_first() {
-    scenario(Mistaken::new(Mistake::ClearsFirst), Told::AsAll);
+#[test]
+fn a_clear_before_the_numbers_change_is_caught() {
+    is_caught("clears first", Mistake::ClearsFirst, Report::AsAll);
+}
+
+fn is_caught(name: &str, mistake: Mistake, report: Report) {
+    breaks(name, &[OWN, COHERENT], move || scenario(Mistaken::new(mistake), report));
 }

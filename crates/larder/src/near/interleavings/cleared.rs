@@ -1,4 +1,4 @@
-//! A cache that is cleared: an entry's version is compared when its copy is inserted, and all copies go when
+//! A cache that is cleared: an entry's version is compared when its copy is inserted, and all copies are dropped when
 //! the version changes.
 
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::Arc;
 use shuttle::future::block_on;
 use shuttle::thread;
 
-use super::changes::Invalidations;
-use super::server::{Server, Versions};
-use super::tier::Tier;
+use super::server::{Numbering, Server};
 use super::{copy, tier};
-use crate::clock::Moment;
+use crate::interleavings::{breaks, holds};
+use crate::near::{Invalidations, Tier};
+use crate::store::interleavings::at;
 use crate::store::{InvalidationSink, Store};
 
 /// What a reader is promised.
-pub const OWN: &str = "a read that starts after an own clear has returned sees nothing older";
+const OWN: &str = "a read that starts after an own clear has returned sees nothing older";
 /// What the tier is promised.
-pub const COHERENT: &str = "when all changes are reported, no copy is from before the last clear";
+const COHERENT: &str = "when all changes are reported, no copy is from before the last clear";
 
 const CLEAR: &str = "~clear";
 const ENTRY: &str = "user:1";
@@ -37,26 +37,24 @@ struct Process {
 
 impl Process {
     fn read(&self) {
-        let floor = self.server.with(|state| state.floor);
+        let floor = *self.server.floor.lock();
         if let Some(version) = self.copies.get(ENTRY) {
             assert!(version >= floor, "{OWN}");
             return;
         }
         let ticket = self.copies.ticket(ENTRY);
-        let carried = self.server.read(ENTRY);
-        let versions = &self.changes.versions;
-        let current = match versions.known(CLEAR, self.server.lanes(), Moment::START) {
+        let Some(carried) = self.server.read(ENTRY) else { return };
+        let (versions, store) = (&self.changes.versions, &self.server.store);
+        let current = match versions.known(CLEAR, store.lanes(), at(0)) {
             Some(known) => Some(known.version),
-            None => {
-                block_on(versions.ask(&*self.server, CLEAR)).unwrap_or_default().map(|(version, _)| version)
-            }
+            None => block_on(versions.ask(store, CLEAR)).unwrap_or_default().map(|(version, _)| version),
         };
         if current == Some(carried) {
             self.copies.insert(ENTRY, ticket, copy(carried));
         }
     }
 
-    fn told(&self, name: &str, first: First) {
+    fn handle(&self, name: &str, first: First) {
         if first == First::Copies && name == CLEAR {
             self.copies.invalidate_all();
             self.changes.versions.changed(CLEAR);
@@ -74,20 +72,20 @@ impl Process {
         if first == First::Copies {
             self.changes.versions.changed(CLEAR);
         }
-        self.server.with(|state| state.floor = 2);
+        *self.server.floor.lock() = 2;
     }
 }
 
 fn scenario(first: First) {
-    let (server, pushed) = Server::new(CLEAR, Versions::Random);
+    let (server, pushed) = Server::new(CLEAR, ENTRY, Numbering::Unique);
     let (changes, copies) = (Arc::new(Invalidations::default()), Arc::new(tier()));
     changes.register("user:", copies.clone());
     changes.register(CLEAR, copies.clone());
     let process = Process { server, changes, copies };
-    // Another server, because a reference to this one would keep the pushes coming.
-    let (idle, _) = Server::new(CLEAR, Versions::Random);
+    // Another server, because a reference to this one would keep its channel open.
+    let (idle, _) = Server::new(CLEAR, ENTRY, Numbering::Unique);
     let handling = Process { server: idle, ..process.clone() };
-    let handler = thread::spawn(move || pushed.into_iter().for_each(|name| handling.told(&name, first)));
+    let handler = thread::spawn(move || pushed.into_iter().for_each(|name| handling.handle(&name, first)));
     let readers = [(); 2].map(|()| {
         let process = process.clone();
         thread::spawn(move || [(); 2].into_iter().for_each(|()| process.read()))
@@ -112,12 +110,13 @@ fn scenario(first: First) {
 }
 
 /// larder's order.
-pub fn version_first() {
-    scenario(First::Version);
+#[test]
+fn a_cleared_cache_serves_nothing_old() {
+    holds("a cache that is cleared", || scenario(First::Version));
 }
 
-/// The mistake: the copies go first, and the version that they were compared with is still known for a
-/// moment.
-pub fn copies_first() {
-    scenario(First::Copies);
+/// The mistake: the copies are dropped first, and the version that they were compared with is still known for a moment.
+#[test]
+fn copies_that_are_dropped_before_their_version_are_caught() {
+    breaks("copies before the version", &[OWN, COHERENT], || scenario(First::Copies));
 }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use shuttle::sync::Mutex;
 use shuttle::thread;
 
-use super::{Flights, NAME, Tags, lock, outcome, wait};
+use super::{NAME, outcome, wait};
+use crate::cache::flight::{Flights, Tags};
+use crate::interleavings::{breaks, holds};
+use crate::sync::Mutex;
 
 /// What a caller is promised.
-pub const OWN: &str = "a caller that arrives after a write has returned gets nothing older";
+const OWN: &str = "a caller that arrives after a write has returned gets nothing older";
 
 /// When a write detaches the flights.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,12 +30,12 @@ struct World {
 
 impl World {
     fn call(self: &Arc<Self>) {
-        let floor = *lock(&self.floor);
+        let floor = *self.floor.lock();
         let (waiter, leader) = self.flights.join(NAME, &Tags::default());
         let load = leader.map(|leader| {
             let world = self.clone();
             thread::spawn(move || {
-                let row = *lock(&world.row);
+                let row = *world.row.lock();
                 leader.finish(outcome(row));
             })
         });
@@ -48,14 +50,14 @@ impl World {
             self.flights.detach(&[NAME]);
         }
         let row = {
-            let mut row = lock(&self.row);
+            let mut row = self.row.lock();
             *row += 1;
             *row
         };
         if detach == Detach::WhenEnded {
             self.flights.detach(&[NAME]);
         }
-        let mut floor = lock(&self.floor);
+        let mut floor = self.floor.lock();
         *floor = row.max(*floor);
     }
 }
@@ -74,16 +76,19 @@ fn scenario(detach: Detach) {
 }
 
 /// What larder does.
-pub fn detached_when_ended() {
-    scenario(Detach::WhenEnded);
+#[test]
+fn callers_get_nothing_older_than_their_writes() {
+    holds("flights beside writes", || scenario(Detach::WhenEnded));
 }
 
 /// The mistake: a flight may start between the detaching and the write.
-pub fn detached_when_begun() {
-    scenario(Detach::WhenBegun);
+#[test]
+fn flights_that_are_detached_when_a_write_begins_are_caught() {
+    breaks("detached when begun", &[OWN], || scenario(Detach::WhenBegun));
 }
 
 /// The mistake: a write that detaches no flight.
-pub fn never_detached() {
-    scenario(Detach::Never);
+#[test]
+fn flights_that_are_never_detached_are_caught() {
+    breaks("never detached", &[OWN], || scenario(Detach::Never));
 }

@@ -1,4 +1,25 @@
-//! Runs a scenario in many schedules, and counts them.
+//! Explores the interleavings of larder's threads.
+//!
+//! The problem: `larder-models` checks the protocols and not the code, and a test sees only the orders that the
+//! machine's scheduler happens to choose. The mechanism: with `--cfg larder_interleavings` the locks and atomics of
+//! `sync.rs`, and those of quick_cache, are shuttle's. shuttle runs a scenario many times, and decides at each lock and
+//! atomic which thread continues: at random, and by PCT (Burckhardt et al., "A Randomized Scheduler with Probabilistic
+//! Guarantees of Finding Bugs", ASPLOS 2010). The tests check that larder keeps its promises in every schedule that was
+//! tried, and that each known mistake breaks one. The scenarios are in `cache/interleavings`, `near/interleavings` and
+//! `store/interleavings.rs`.
+//!
+//! Not explored: memory orders weaker than sequential consistency; the inside of tokio's channels and locks, of which
+//! each operation is one step here; anything that awaits the network; code that uses other locks than those of
+//! `sync.rs`.
+//!
+//! `cargo xtask test` runs them, or by hand:
+//!
+//! ```sh
+//! RUSTFLAGS="--cfg larder_interleavings" cargo test -p larder --lib --no-default-features \
+//!     --profile interleavings --target-dir target/interleavings interleavings
+//! ```
+//!
+//! The other tests fail with that cfg, because shuttle's locks work only in a scenario.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,8 +41,8 @@ enum By {
     Pct,
 }
 
-/// Runs a scenario in many schedules. Panics if the scenario does, or if a thread would wait for ever.
-pub fn holds(name: &str, scenario: fn()) {
+/// Runs a scenario in many schedules. Panics if the scenario does, or if a thread would wait forever.
+pub(crate) fn holds(name: &str, scenario: impl Fn() + Copy + Send + Sync + 'static) {
     for by in [By::Random, By::Pct] {
         let started = Instant::now();
         let schedules = run(by, FailurePersistence::Print, scenario);
@@ -33,7 +54,7 @@ pub fn holds(name: &str, scenario: fn()) {
 
 /// Searches for a schedule in which a scenario panics with one of these promises. Panics if neither scheduler
 /// finds one.
-pub fn breaks(name: &str, promises: &[&str], scenario: fn()) {
+pub(crate) fn breaks(name: &str, promises: &[&str], scenario: impl Fn() + Copy + Send + Sync + 'static) {
     let found = [By::Random, By::Pct].map(|by| {
         let tried = Arc::new(AtomicUsize::new(0));
         let counted = tried.clone();
@@ -65,7 +86,7 @@ fn run(
 ) -> usize {
     let mut config = Config::new();
     config.failure_persistence = failure_persistence;
-    // What it warns of is in the documentation of this crate.
+    // It warns of weaker memory orders, which the documentation of this module excludes.
     config.silence_warnings = true;
     match by {
         By::Random => Runner::new(RandomScheduler::new_from_seed(SEED, SCHEDULES), config).run(scenario),

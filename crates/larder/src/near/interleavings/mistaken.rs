@@ -1,11 +1,9 @@
 //! A small tier with the same protocol, which can leave out a part of it.
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
-
-use shuttle::sync::{Mutex, MutexGuard};
 
 use super::Copies;
+use crate::sync::Mutex;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mistake {
@@ -32,49 +30,45 @@ impl Mistaken {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Copies for Mistaken {
     type Ticket = u64;
 
     fn get(&self, name: &str) -> Option<u64> {
-        lock(&self.copies).get(name).copied()
+        self.copies.lock().get(name).copied()
     }
 
     fn ticket(&self, _name: &str) -> u64 {
-        *lock(&self.sequence)
+        *self.sequence.lock()
     }
 
     fn insert(&self, name: &str, ticket: u64, value: u64) {
-        let sequence = lock(&self.sequence);
+        let sequence = self.sequence.lock();
         if *sequence != ticket && self.mistake != Mistake::Unchecked {
             return;
         }
         let guard = (self.mistake != Mistake::Unguarded).then_some(sequence);
-        lock(&self.copies).insert(name.to_owned(), value);
+        self.copies.lock().insert(name.to_owned(), value);
         drop(guard);
     }
 
     fn invalidate(&self, name: &str) {
         if self.mistake == Mistake::RemovesFirst {
-            lock(&self.copies).remove(name);
-            *lock(&self.sequence) += 1;
+            self.copies.lock().remove(name);
+            *self.sequence.lock() += 1;
             return;
         }
-        let mut sequence = lock(&self.sequence);
+        let mut sequence = self.sequence.lock();
         *sequence += 1;
-        lock(&self.copies).remove(name);
+        self.copies.lock().remove(name);
     }
 
     fn invalidate_all(&self) {
         if self.mistake == Mistake::ClearsFirst {
-            lock(&self.copies).clear();
-            *lock(&self.sequence) += 1;
+            self.copies.lock().clear();
+            *self.sequence.lock() += 1;
             return;
         }
-        *lock(&self.sequence) += 1;
-        lock(&self.copies).clear();
+        *self.sequence.lock() += 1;
+        self.copies.lock().clear();
     }
 }

@@ -3,33 +3,35 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use shuttle::sync::Mutex;
 use shuttle::thread;
 
 use super::mistaken::{Mistake, Mistaken, Table};
-use super::{Flights, lock, outcome, wait};
+use super::{outcome, wait};
+use crate::cache::flight::Flights;
+use crate::interleavings::{breaks, holds};
+use crate::sync::Mutex;
 
 /// What the table is promised.
-pub const ONE: &str = "at most one flight can be joined";
+const ONE: &str = "at most one flight can be joined";
 /// What a caller is promised.
-pub const ONCE: &str = "a caller that arrives after a waiter got an outcome does not get the same one";
-/// And no caller waits for ever.
-pub const ANSWERED: &str = "a caller that joins a flight which ends gets its outcome";
+const ONCE: &str = "a caller that arrives after a waiter got an outcome does not get the same one";
+/// And no caller waits forever.
+const ANSWERED: &str = "a caller that joins a flight which ends gets its outcome";
 
 #[derive(Default)]
-struct ReadStamp {
+struct Seen {
     /// The number of the last flight.
     flights: u64,
     in_the_air: u32,
-    told: HashSet<u64>,
+    reported: HashSet<u64>,
 }
 
-fn call<T: Table>(table: &T, seen: &Mutex<ReadStamp>) {
-    let told = lock(seen).told.clone();
+fn call<T: Table>(table: &T, seen: &Mutex<Seen>) {
+    let reported = seen.lock().reported.clone();
     let (waiter, leader) = table.join();
     let leading = leader.map(|leader| {
         let flight = {
-            let mut seen = lock(seen);
+            let mut seen = seen.lock();
             seen.flights += 1;
             seen.in_the_air += 1;
             assert!(seen.in_the_air == 1, "{ONE}");
@@ -38,19 +40,19 @@ fn call<T: Table>(table: &T, seen: &Mutex<ReadStamp>) {
         (leader, flight)
     });
     if let Some((leader, flight)) = leading {
-        lock(seen).in_the_air -= 1;
+        seen.lock().in_the_air -= 1;
         T::finish(leader, outcome(flight));
     }
     let flight = wait(waiter);
     assert!(flight.is_some(), "{ANSWERED}");
     if let Some(flight) = flight {
-        assert!(!told.contains(&flight), "{ONCE}");
-        lock(seen).told.insert(flight);
+        assert!(!reported.contains(&flight), "{ONCE}");
+        seen.lock().reported.insert(flight);
     }
 }
 
 fn scenario<T: Table>(table: T) {
-    let (table, seen) = (Arc::new(table), Arc::new(Mutex::new(ReadStamp::default())));
+    let (table, seen) = (Arc::new(table), Arc::new(Mutex::new(Seen::default())));
     let callers = [(); 3].map(|()| {
         let (table, seen) = (table.clone(), seen.clone());
         thread::spawn(move || [(); 2].into_iter().for_each(|()| call(&*table, &seen)))
@@ -61,21 +63,25 @@ fn scenario<T: Table>(table: T) {
 }
 
 /// larder's table.
-pub fn in_order() {
-    scenario(Flights::default());
+#[test]
+fn one_flight_at_a_time_and_each_outcome_once() {
+    holds("flights", || scenario(Flights::default()));
 }
 
 /// The table in which the mistakes are made, without any mistake.
-pub fn unmistaken() {
-    scenario(Mistaken::new(Mistake::None));
+#[test]
+fn the_small_table_is_sound_without_its_mistakes() {
+    holds("the small table", || scenario(Mistaken::new(Mistake::None)));
 }
 
 /// The mistake: waiters get the outcome before the flight has left the table.
-pub fn told_first() {
-    scenario(Mistaken::new(Mistake::TellsFirst));
+#[test]
+fn an_outcome_that_is_published_before_the_flight_has_left_is_caught() {
+    breaks("publishes first", &[ONCE], || scenario(Mistaken::new(Mistake::PublishesFirst)));
 }
 
 /// The mistake: another flight may start between the check that there is none and the start of one.
-pub fn unguarded() {
-    scenario(Mistaken::new(Mistake::Unguarded));
+#[test]
+fn a_second_flight_is_caught() {
+    breaks("start without the lock", &[ONE], || scenario(Mistaken::new(Mistake::Unguarded)));
 }

@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use shuttle::future::block_on;
-use shuttle::sync::Mutex;
 use shuttle::thread;
 
-use super::{Flights, NAME, Tags, UnfencedLoad, WriteRecords, lock, outcome, wait};
+use super::{NAME, outcome, wait};
+use crate::cache::flight::{Flights, Tags};
+use crate::cache::unfenced::{UnfencedLoad, WriteRecords};
+use crate::interleavings::{breaks, holds};
+use crate::sync::Mutex;
 
 /// What a writer is promised.
-pub const KEPT: &str = "an old row does not replace a write";
+const KEPT: &str = "an old row does not replace a write";
 
 struct World {
     flights: Flights<u64>,
@@ -27,7 +30,7 @@ impl World {
         let (waiter, leader) = self.flights.join(NAME, &Tags::default());
         if let Some(leader) = leader {
             let load = self.records.load(NAME);
-            let row = *lock(&self.row);
+            let row = *self.row.lock();
             store(self, &load, row);
             leader.finish(outcome(row));
         }
@@ -36,10 +39,10 @@ impl World {
 
     /// Writes the row first, and then the cache.
     fn write(&self) {
-        *lock(&self.row) = 1;
+        *self.row.lock() = 1;
         let writing = self.records.write(&[NAME]);
         block_on(writing.settled());
-        *lock(&self.cached) = Some(1);
+        *self.cached.lock() = Some(1);
         drop(writing);
         self.flights.detach(&[NAME]);
     }
@@ -48,8 +51,8 @@ impl World {
     fn write_through(&self) {
         let writing = self.records.write(&[NAME]);
         block_on(writing.settled());
-        *lock(&self.cached) = Some(1);
-        *lock(&self.row) = 1;
+        *self.cached.lock() = Some(1);
+        *self.row.lock() = 1;
         drop(writing);
     }
 }
@@ -76,45 +79,49 @@ fn scenario(store: Store, write: Write, calls: usize) {
     for thread in threads {
         let _ = thread.join();
     }
-    assert!(*lock(&world.cached) == Some(1), "{KEPT}");
+    assert!(*world.cached.lock() == Some(1), "{KEPT}");
 }
 
 fn in_turn(world: &World, load: &UnfencedLoad, row: u64) {
     let turn = block_on(load.turn());
     if turn.may_store() {
-        *lock(&world.cached) = Some(row);
+        *world.cached.lock() = Some(row);
     }
 }
 
 /// What larder does.
-pub fn unless_marked() {
-    scenario(in_turn, World::write, 2);
+#[test]
+fn no_old_row_replaces_a_write() {
+    holds("stores without a fence", || scenario(in_turn, World::write, 2));
 }
 
 /// What larder does, if a load may begin during the write and read the old row.
-pub fn unless_a_write_runs() {
-    scenario(in_turn, World::write_through, 2);
-}
-
-/// The mistake: a write may begin between the check and the store.
-pub fn looked_before() {
-    let store: Store = |world, load, row| {
-        let may_store = block_on(load.turn()).may_store();
-        // Another thread may go on here. The turn's own lock is tokio's, and dropping it is not a step.
-        drop(lock(&world.row));
-        if may_store {
-            *lock(&world.cached) = Some(row);
-        }
-    };
-    scenario(store, World::write, 1);
+#[test]
+fn no_old_row_that_was_read_during_a_write_replaces_it() {
+    holds("stores without a fence, read during a write", || scenario(in_turn, World::write_through, 2));
 }
 
 /// The mistake: a load may begin after the mark, and read before the write.
-pub fn marked_when_begun() {
+#[test]
+fn a_write_that_marks_only_when_it_begins_is_caught() {
     let write: Write = |world| {
         drop(world.records.write(&[NAME]));
-        *lock(&world.cached) = Some(1);
-        *lock(&world.row) = 1;
+        *world.cached.lock() = Some(1);
+        *world.row.lock() = 1;
     };
-    scenario(in_turn, write, 1);
+    breaks("marked when begun", &[KEPT], move || scenario(in_turn, write, 1));
+}
+
+/// The mistake: a write may begin between the check and the store.
+#[test]
+fn a_store_that_checks_before_its_turn_is_caught() {
+    let store: Store = |world, load, row| {
+        let may_store = block_on(load.turn()).may_store();
+        // Another thread may continue here. The turn's own lock is tokio's, and dropping it is not a step.
+        drop(world.row.lock());
+        if may_store {
+            *world.cached.lock() = Some(row);
+        }
+    };
+    breaks("checked before", &[KEPT], move || scenario(store, World::write, 1));
 }

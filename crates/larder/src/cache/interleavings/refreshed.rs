@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use shuttle::sync::Mutex;
 use shuttle::thread;
 
-use super::{Flights, NAME, Tags, lock, outcome, wait};
+use super::{NAME, outcome, wait};
+use crate::cache::flight::{Flights, Tags};
+use crate::interleavings::{breaks, holds};
+use crate::sync::Mutex;
 
 /// What a caller is promised.
-pub const FORCED: &str = "a caller that arrives after a forced refresh has returned gets nothing older";
+const FORCED: &str = "a caller that arrives after a forced refresh has returned gets nothing older";
 
 /// What a forced refresh does with other flights for the same name.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,10 +30,10 @@ struct World {
 
 impl World {
     fn call(&self) {
-        let floor = *lock(&self.floor);
+        let floor = *self.floor.lock();
         let (waiter, leader) = self.flights.join(NAME, &Tags::default());
         if let Some(leader) = leader {
-            let cached = *lock(&self.cached);
+            let cached = *self.cached.lock();
             leader.finish(outcome(cached));
         }
         assert!(wait(waiter).is_some_and(|value| value >= floor), "{FORCED}");
@@ -39,14 +41,14 @@ impl World {
 
     fn refresh(&self, beside: Beside) {
         let (waiter, leader) = self.flights.replace(NAME, &Tags::default());
-        let row = *lock(&self.row);
-        *lock(&self.cached) = row;
+        let row = *self.row.lock();
+        *self.cached.lock() = row;
         if beside == Beside::Detached {
             leader.detach_others();
         }
         leader.finish(outcome(row));
         let value = wait(waiter).unwrap_or_default();
-        *lock(&self.floor) = value;
+        *self.floor.lock() = value;
     }
 }
 
@@ -61,7 +63,7 @@ fn scenario(beside: Beside) {
         move || world.flights.detach_all()
     });
     // Another program writes to the origin, and does not invalidate.
-    *lock(&world.row) = 1;
+    *world.row.lock() = 1;
     world.refresh(beside);
     world.call();
     for thread in callers.into_iter().chain([tag]) {
@@ -70,11 +72,13 @@ fn scenario(beside: Beside) {
 }
 
 /// What larder does.
-pub fn detached() {
-    scenario(Beside::Detached);
+#[test]
+fn callers_get_nothing_older_than_a_forced_refresh() {
+    holds("forced refresh", || scenario(Beside::Detached));
 }
 
 /// The mistake: a later caller may join a flight that has found what the refresh replaced.
-pub fn left() {
-    scenario(Beside::Left);
+#[test]
+fn flights_left_beside_a_forced_refresh_are_caught() {
+    breaks("left beside a refresh", &[FORCED], || scenario(Beside::Left));
 }
