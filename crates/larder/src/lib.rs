@@ -39,6 +39,14 @@
 //!
 //! larder needs a tokio runtime with time enabled and, for servers, I/O.
 
+#![cfg_attr(
+    larder_interleavings,
+    allow(
+        dead_code,
+        unfulfilled_lint_expectations,
+        reason = "the interleaving tests are built without features"
+    )
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod background;

@@ -9,6 +9,7 @@ const NETWORK: &str = "crates/larder/src/store/redis/network.rs";
 const NODE: &str = "crates/larder/src/store/redis/node.rs";
 const WIRE_CONNECTION: &str = "crates/larder/src/store/redis/wire/connection.rs";
 const WIRE_ENTRIES: &str = "crates/larder/src/store/redis/wire/entries.rs";
+const WIRE_ERROR: &str = "crates/larder/src/store/redis/wire/error.rs";
 const WIRE_SCAN: &str = "crates/larder/src/store/redis/wire/scan.rs";
 
 const SOCKET: Test = test("errors", "a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl");
@@ -37,8 +38,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "callers wait while the server is down",
         &[rebuilt(
             LINK,
-            "LinkState::Down(_) | LinkState::Closed => true,",
-            "LinkState::Down(_) => false,\n            LinkState::Closed => true,",
+            "LinkStatus::Down(_) | LinkStatus::Closed => true,",
+            "LinkStatus::Down(_) => false,\n            LinkStatus::Closed => true,",
         )],
         &[HANGING],
     ),
@@ -101,9 +102,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "an error repeats what the server was sent",
         &[switched(
-            ERROR,
-            "text.split(\", with args beginning\").next().unwrap_or_default().to_owned()",
-            "text",
+            WIRE_ERROR,
+            "self.0.split(\", with args beginning\").next().unwrap_or_default()",
+            "self.0.as_str()",
         )],
         &[test("errors", "a_server_that_does_not_know_a_command_and_repeats_its_arguments")],
     ),

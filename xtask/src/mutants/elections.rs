@@ -22,7 +22,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a leader that resigns hands nothing over",
         &[rebuilt(
-            "crates/larder/src/store/redis/lua/release_waited_for.lua",
+            "crates/larder/src/store/redis/lua/lock/hand_over.lua",
             "hand_over(KEYS[1], KEYS[2], KEYS[3], now_of(redis.call('TIME')), claim, tonumber(live))\n",
             "",
         )],
@@ -36,7 +36,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a heartbeat does not hand on a lock whose holder died",
         &[rebuilt(
-            "crates/larder/src/store/redis/lua/stand_by.lua",
+            "crates/larder/src/store/redis/lua/lock/heartbeat.lua",
             "redis.call('GET', lock) or hand_over(lock, queue, seen, now, ARGV[1], live)",
             "redis.call('GET', lock)",
         )],

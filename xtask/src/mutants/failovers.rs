@@ -22,7 +22,7 @@ const RENEWAL: Test = replicas("a_renewal_that_too_few_replicas_acknowledge_ends
 
 const FAILOVER: &str = "crates/larder/src/lock/failover.rs";
 const KEEPING: &str = "crates/larder/src/lock/renewer.rs";
-const QUARANTINE: &str = "crates/larder/src/store/redis/lua/quarantine.lua";
+const QUARANTINE: &str = "crates/larder/src/store/redis/lua/lock/quarantine.lua";
 const REPLICAS: &str = "crates/larder/src/store/redis/replicas.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[

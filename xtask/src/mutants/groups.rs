@@ -63,7 +63,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "an attempt that is dropped keeps its place in a group",
-        &[rebuilt(GIVE, "step_out(ARGV[1])\n", "")],
+        &[rebuilt(GIVE, "leave_queue(ARGV[1])\n", "")],
         &[found("a_dropped_attempt_leaves_its_place")],
     ),
     mutant(

@@ -17,10 +17,10 @@ const BROKEN: Test = test(
 const TICKET: Test = test("lock_handles", "a_lock_is_handed_over_as_a_ticket_with_its_fence");
 
 const BEGIN: &str = "crates/larder/src/store/redis/lua/job/begin.lua";
-const BREAK: &str = "crates/larder/src/store/redis/lua/break_if.lua";
+const BREAK: &str = "crates/larder/src/store/redis/lua/lock/break_if.lua";
 const END: &str = "crates/larder/src/store/redis/lua/job/end.lua";
 const GUARD: &str = "crates/larder/src/lock/guard.rs";
-const HOLDER: &str = "crates/larder/src/store/redis/lua/holder.lua";
+const HOLDER: &str = "crates/larder/src/store/redis/lua/lock/holder.lua";
 const JOB: &str = "crates/larder/src/lock/job.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/jobs.rs";
 

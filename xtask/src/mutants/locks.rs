@@ -30,11 +30,11 @@ const GUARD: &str = "crates/larder/src/lock/guard.rs";
 const HOLDING: &str = "crates/larder/src/lock/lease.rs";
 const KEEPING: &str = "crates/larder/src/lock/renewer.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/locks.rs";
-const ACQUIRE: &str = "crates/larder/src/store/redis/lua/acquire.lua";
-const EXTEND: &str = "crates/larder/src/store/redis/lua/extend.lua";
-const FENCE: &str = "crates/larder/src/store/redis/lua/fence.lua";
-const LINE: &str = "crates/larder/src/store/redis/lua/line.lua";
-const RELEASE: &str = "crates/larder/src/store/redis/lua/release.lua";
+const ACQUIRE: &str = "crates/larder/src/store/redis/lua/lock/acquire.lua";
+const EXTEND: &str = "crates/larder/src/store/redis/lua/lock/extend.lua";
+const FENCE: &str = "crates/larder/src/store/redis/lua/lock/fence.lua";
+const LINE: &str = "crates/larder/src/store/redis/lua/lock/queue.lua";
+const RELEASE: &str = "crates/larder/src/store/redis/lua/lock/release.lua";
 
 /// Where a fence must continue from the last one.
 const BEHIND: &str = "if last and last >= fence then";

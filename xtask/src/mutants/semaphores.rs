@@ -25,7 +25,7 @@ const GIVE: &str = "crates/larder/src/store/redis/lua/semaphore/give.lua";
 const QUEUE: &str = "crates/larder/src/store/redis/lua/semaphore/queue.lua";
 const SET: &str = "crates/larder/src/store/redis/lua/semaphore/set_permits.lua";
 const TAKE: &str = "crates/larder/src/store/redis/lua/semaphore/take.lua";
-const HANDED_OVER: &str = "crates/larder/src/store/redis/lua/release_waited_for.lua";
+const HANDED_OVER: &str = "crates/larder/src/store/redis/lua/lock/hand_over.lua";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant(

@@ -22,17 +22,17 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
 /// larder's own script and its requests, in the format of docs/wire-format.md.
 pub(crate) mod wire {
     pub(crate) const CHARGE: &str = concat!(
-        include_str!("../../../larder/src/store/redis/lua/charge.lua"),
-        include_str!("../../../larder/src/store/redis/lua/limit.lua"),
-        include_str!("../../../larder/src/store/redis/lua/charge_any.lua"),
+        include_str!("../../../larder/src/store/redis/lua/limit/charge.lua"),
+        include_str!("../../../larder/src/store/redis/lua/limit/limit.lua"),
+        include_str!("../../../larder/src/store/redis/lua/limit/charge_any.lua"),
     );
 
     pub(crate) const CHARGE_TOGETHER: &str = concat!(
-        include_str!("../../../larder/src/store/redis/lua/together_begin.lua"),
-        include_str!("../../../larder/src/store/redis/lua/charge.lua"),
-        include_str!("../../../larder/src/store/redis/lua/limit.lua"),
-        include_str!("../../../larder/src/store/redis/lua/charge_any.lua"),
-        include_str!("../../../larder/src/store/redis/lua/together_end.lua"),
+        include_str!("../../../larder/src/store/redis/lua/limit/together_begin.lua"),
+        include_str!("../../../larder/src/store/redis/lua/limit/charge.lua"),
+        include_str!("../../../larder/src/store/redis/lua/limit/limit.lua"),
+        include_str!("../../../larder/src/store/redis/lua/limit/charge_any.lua"),
+        include_str!("../../../larder/src/store/redis/lua/limit/together_end.lua"),
     );
 
     /// One quota: its kind, its limit, and its width in microseconds.

@@ -275,7 +275,7 @@ impl Server {
         true
     }
 
-    /// `stand_by.lua`, of one waiter.
+    /// `heartbeat.lua`, of one waiter.
     pub(super) fn stand_by(&mut self, token: Token, mistake: Option<Mistake>) {
         self.expire();
         if let Some(waiter) = self.waiter(token).filter(|waiter| waiter.seen == ReadStamp::Silent) {

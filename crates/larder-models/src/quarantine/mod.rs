@@ -2,7 +2,7 @@
 //! replicated.
 //!
 //! The problem: a replica that is promoted may lack a lock that its predecessor granted, and grant it again.
-//! The mechanism is that of `lua/quarantine.lua`, before each script that grants: the server's replication
+//! The mechanism is that of `lua/lock/quarantine.lua`, before each script that grants: the server's replication
 //! id, which changes with each promotion and restart, is compared with a marker beside the lock. If they
 //! differ, or if there is no marker, nothing is granted for the longest lease. Renewals and releases of what
 //! the server knows go on.

@@ -18,74 +18,86 @@ macro_rules! script {
     };
 }
 
-script!(REMAINING, "remaining.lua");
-script!(TOUCH, "touch.lua");
-script!(BEGIN_FILL, "begin_fill.lua");
-script!(COMMIT_FILL, "commit_fill.lua");
-script!(ABANDON_FILL, "abandon_fill.lua");
-script!(BEGIN_REFRESH, "begin_refresh.lua");
-script!(COMMIT_REFRESH, "commit_refresh.lua");
-script!(ABANDON_REFRESH, "abandon_refresh.lua");
-script!(BEGIN_ONCE, "begin_once.lua");
-script!(RENEW_ONCE, "renew_once.lua");
-script!(COMMIT_ONCE, "commit_once.lua");
-script!(ABANDON_ONCE, "abandon_once.lua");
-script!(RENEW_LOAD, "renew_load.lua");
-script!(RESTAMP, "restamp.lua");
-script!(VERSION, "version.lua");
-script!(CHARGE, "charge.lua", "limit.lua", "charge_any.lua");
+script!(REMAINING, "cache/remaining.lua");
+script!(TOUCH, "cache/touch.lua");
+script!(BEGIN_FILL, "cache/begin_fill.lua");
+script!(COMMIT_FILL, "cache/commit_fill.lua");
+script!(ABANDON_FILL, "cache/abandon_fill.lua");
+script!(BEGIN_REFRESH, "cache/begin_refresh.lua");
+script!(COMMIT_REFRESH, "cache/commit_refresh.lua");
+script!(ABANDON_REFRESH, "cache/abandon_refresh.lua");
+script!(BEGIN_ONCE, "cache/begin_once.lua");
+script!(RENEW_ONCE, "cache/renew_once.lua");
+script!(COMMIT_ONCE, "cache/commit_once.lua");
+script!(ABANDON_ONCE, "cache/abandon_once.lua");
+script!(RENEW_LOAD, "cache/renew_load.lua");
+script!(RESTAMP, "cache/restamp.lua");
+script!(VERSION, "cache/version.lua");
+script!(CHARGE, "limit/charge.lua", "limit/limit.lua", "limit/charge_any.lua");
 script!(
     CHARGE_TOGETHER,
-    "together_begin.lua",
-    "charge.lua",
-    "limit.lua",
-    "charge_any.lua",
-    "together_end.lua"
+    "limit/together_begin.lua",
+    "limit/charge.lua",
+    "limit/limit.lua",
+    "limit/charge_any.lua",
+    "limit/together_end.lua"
 );
-script!(OVERRIDE, "override.lua", "limit.lua", "override_rest.lua");
-script!(REFUND, "refund.lua", "limit.lua", "refund_rest.lua");
+script!(OVERRIDE, "limit/override.lua", "limit/limit.lua", "limit/override_rest.lua");
+script!(REFUND, "limit/refund.lua", "limit/limit.lua", "limit/refund_rest.lua");
 
-script!(ACQUIRE, "acquire.lua", "line.lua", "fence.lua", "acquire_waited_for.lua");
+script!(ACQUIRE, "lock/acquire.lua", "lock/queue.lua", "lock/fence.lua", "lock/acquire_queued.lua");
 script!(
     ACQUIRE_QUARANTINED,
-    "quarantine.lua",
-    "acquire.lua",
-    "line.lua",
-    "fence.lua",
-    "acquire_waited_for.lua"
+    "lock/quarantine.lua",
+    "lock/acquire.lua",
+    "lock/queue.lua",
+    "lock/fence.lua",
+    "lock/acquire_queued.lua"
 );
-script!(CONFIRM_QUARANTINED, "quarantine.lua", "line.lua", "fence.lua", "confirm.lua");
-script!(CONFIRM, "line.lua", "fence.lua", "confirm.lua");
-script!(STAND_BY, "line.lua", "stand_by.lua");
-script!(GIVE_UP, "line.lua", "give_up.lua");
-script!(RELEASE, "release.lua", "line.lua", "release_waited_for.lua");
-script!(EXTEND, "extend.lua");
-script!(HOLDER, "holder.lua");
-script!(BREAK_IF, "line.lua", "break_if.lua");
+script!(CONFIRM_QUARANTINED, "lock/quarantine.lua", "lock/queue.lua", "lock/fence.lua", "lock/confirm.lua");
+script!(CONFIRM, "lock/queue.lua", "lock/fence.lua", "lock/confirm.lua");
+script!(STAND_BY, "lock/queue.lua", "lock/heartbeat.lua");
+script!(GIVE_UP, "lock/queue.lua", "lock/give_up.lua");
+script!(RELEASE, "lock/release.lua", "lock/queue.lua", "lock/hand_over.lua");
+script!(EXTEND, "lock/extend.lua");
+script!(HOLDER, "lock/holder.lua");
+script!(BREAK_IF, "lock/queue.lua", "lock/break_if.lua");
 script!(TAKE_PERMIT, "semaphore/queue.lua", "semaphore/take.lua");
-script!(TAKE_PERMIT_QUARANTINED, "quarantine.lua", "semaphore/queue.lua", "semaphore/take.lua");
-script!(CONFIRM_PERMIT_QUARANTINED, "quarantine.lua", "semaphore/queue.lua", "semaphore/confirm.lua");
+script!(TAKE_PERMIT_QUARANTINED, "lock/quarantine.lua", "semaphore/queue.lua", "semaphore/take.lua");
+script!(CONFIRM_PERMIT_QUARANTINED, "lock/quarantine.lua", "semaphore/queue.lua", "semaphore/confirm.lua");
 script!(CONFIRM_PERMIT, "semaphore/queue.lua", "semaphore/confirm.lua");
 script!(GIVE_PERMIT, "semaphore/queue.lua", "semaphore/give.lua");
-script!(STAND_BY_PERMITS, "semaphore/queue.lua", "semaphore/stand_by.lua");
+script!(STAND_BY_PERMITS, "semaphore/queue.lua", "semaphore/heartbeat.lua");
 script!(EXCHANGE_PERMITS, "semaphore/queue.lua", "semaphore/exchange.lua");
 script!(RENEW_PERMITS, "semaphore/renew.lua");
 script!(SET_PERMITS, "semaphore/queue.lua", "semaphore/set_permits.lua");
 script!(PERMITS_IN_USE, "semaphore/queue.lua", "semaphore/in_use.lua");
-script!(TAKE_GROUP, "group/queue.lua", "fence.lua", "group/acquire.lua");
-script!(TAKE_GROUP_QUARANTINED, "quarantine.lua", "group/queue.lua", "fence.lua", "group/acquire.lua");
-script!(CONFIRM_GROUP, "group/queue.lua", "fence.lua", "group/confirm.lua");
-script!(CONFIRM_GROUP_QUARANTINED, "quarantine.lua", "group/queue.lua", "fence.lua", "group/confirm.lua");
+script!(TAKE_GROUP, "group/queue.lua", "lock/fence.lua", "group/acquire.lua");
+script!(
+    TAKE_GROUP_QUARANTINED,
+    "lock/quarantine.lua",
+    "group/queue.lua",
+    "lock/fence.lua",
+    "group/acquire.lua"
+);
+script!(CONFIRM_GROUP, "group/queue.lua", "lock/fence.lua", "group/confirm.lua");
+script!(
+    CONFIRM_GROUP_QUARANTINED,
+    "lock/quarantine.lua",
+    "group/queue.lua",
+    "lock/fence.lua",
+    "group/confirm.lua"
+);
 script!(GIVE_GROUP, "group/queue.lua", "group/give.lua");
-script!(STAND_BY_GROUPS, "group/queue.lua", "group/stand_by.lua");
+script!(STAND_BY_GROUPS, "group/queue.lua", "group/heartbeat.lua");
 script!(RENEW_GROUPS, "group/renew.lua");
 script!(GROUP_HOLDER, "group/queue.lua", "group/holder.lua");
-script!(BEGIN_JOB, "fence.lua", "job/begin.lua");
-script!(BEGIN_JOB_QUARANTINED, "quarantine.lua", "fence.lua", "job/begin.lua");
+script!(BEGIN_JOB, "lock/fence.lua", "job/begin.lua");
+script!(BEGIN_JOB_QUARANTINED, "lock/quarantine.lua", "lock/fence.lua", "job/begin.lua");
 script!(END_JOB, "job/end.lua");
 script!(LAST_RUN, "job/status.lua");
-script!(ACKNOWLEDGE, "acknowledge.lua");
-script!(SET_FENCED, "set_fenced.lua");
+script!(ACKNOWLEDGE, "lock/acknowledge.lua");
+script!(SET_FENCED, "cache/set_fenced.lua");
 
 impl Script {
     pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Request {

@@ -1,4 +1,4 @@
--- Frees a lock, or hands it to the next waiter and wakes that. release_waited_for.lua is the second half.
+-- Frees a lock, or hands it to the next waiter and wakes that. hand_over.lua is the second half.
 -- KEYS: 1 the lock, 2 its queue, 3 the heartbeats of its waiters
 -- ARGV: 1 the holder's token, 2 two numbers separated by a space: milliseconds that a handover lasts, and
 --   milliseconds that a heartbeat lasts

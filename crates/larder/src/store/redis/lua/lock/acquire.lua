@@ -11,7 +11,7 @@
 --   heartbeat lasts; 5 a space and the holder's process
 -- Reply: the fence if acquired, 0 if not, 1 if enqueued, -1 if the attempt was cancelled before this request
 --   arrived
--- Locals that acquire_waited_for.lua uses: taken, time
+-- Locals that acquire_queued.lua uses: taken, time
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return -1
 end
