@@ -11,7 +11,6 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::AnyStore;
 use super::lock::{Attempted, HeldBy, LockRequest, LockToken, WhenHeld};
 use crate::error::Result;
 
@@ -26,78 +25,47 @@ pub(crate) fn is_group(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
-/// The operations of every store on lock groups. Each is atomic, and one round trip. The names of locks are
-/// escaped and joined by line feeds.
-pub(crate) trait GroupStore: Send + Sync + 'static {
-    /// Acquires all locks; otherwise enqueues the attempt, if it asks for that. Must be sent once for each
-    /// token.
-    fn take_group(
-        &self,
-        group: &str,
-        token: u64,
-        names: &str,
-        request: LockRequest<'_>,
-        queue: WhenHeld,
-    ) -> impl Future<Output = Result<Attempted>> + Send;
+store_operations! {
+    /// The operations of every store on lock groups. Each is atomic, and one round trip. The names of locks are
+    /// escaped and joined by line feeds.
+    pub(crate) trait GroupStore {
+        /// Acquires all locks; otherwise enqueues the attempt, if it asks for that. Must be sent once for each
+        /// token.
+        async fn take_group(
+            &self,
+            group: &str,
+            token: u64,
+            names: &str,
+            request: LockRequest<'_>,
+            queue: WhenHeld,
+        ) -> Result<Attempted>;
 
-    /// Confirms a claim, or takes the locks if they are free and it is this attempt's turn. May be sent
-    /// again.
-    fn confirm_group(
-        &self,
-        group: &str,
-        token: u64,
-        request: LockRequest<'_>,
-    ) -> impl Future<Output = Result<Attempted>> + Send;
+        /// Confirms a claim, or takes the locks if they are free and it is this attempt's turn. May be sent
+        /// again.
+        async fn confirm_group(
+            &self,
+            group: &str,
+            token: u64,
+            request: LockRequest<'_>,
+        ) -> Result<Attempted>;
 
-    /// Extends holders, as [`LockStore::extend`](super::lock::LockStore::extend) does.
-    fn renew_groups(
-        &self,
-        held: &[(LockToken, Duration)],
-        max_wait: Duration,
-    ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
+        /// Extends holders, as [`LockStore::extend`](super::lock::LockStore::extend) does.
+        async fn renew_groups(
+            &self,
+            held: &[(LockToken, Duration)],
+            max_wait: Duration,
+        ) -> Result<Vec<Option<bool>>>;
 
-    /// Frees what a token holds, or cancels an attempt, which may be remembered. Returns whether the token
-    /// held its locks or had a claim on them.
-    fn give_group(
-        &self,
-        group: &str,
-        token: u64,
-        remembered: Option<Duration>,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Frees what a token holds, or cancels an attempt, which may be remembered. Returns whether the token
+        /// held its locks or had a claim on them.
+        async fn give_group(
+            &self,
+            group: &str,
+            token: u64,
+            remembered: Option<Duration>,
+        ) -> Result<bool>;
 
-    /// Reads the holder of one of the locks, and how many attempts wait for it.
-    fn group_holder(&self, group: &str, name: &str) -> impl Future<Output = Result<Option<HeldBy>>> + Send;
-}
-
-impl GroupStore for AnyStore {
-    async fn take_group(
-        &self,
-        group: &str,
-        token: u64,
-        names: &str,
-        request: LockRequest<'_>,
-        queue: WhenHeld,
-    ) -> Result<Attempted> {
-        on_either!(self.take_group(group, token, names, request, queue))
-    }
-
-    async fn confirm_group(&self, group: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
-        on_either!(self.confirm_group(group, token, request))
-    }
-
-    async fn renew_groups(
-        &self,
-        held: &[(LockToken, Duration)],
-        max_wait: Duration,
-    ) -> Result<Vec<Option<bool>>> {
-        on_either!(self.renew_groups(held, max_wait))
-    }
-
-    async fn give_group(&self, group: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
-        on_either!(self.give_group(group, token, remembered))
-    }
-
-    async fn group_holder(&self, group: &str, name: &str) -> Result<Option<HeldBy>> {
-        on_either!(self.group_holder(group, name))
+        /// Reads the holder of one of the locks, and how many attempts wait for it.
+        async fn group_holder(&self, group: &str, name: &str) -> Result<Option<HeldBy>>;
     }
 }

@@ -9,7 +9,6 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::AnyStore;
 use crate::error::Result;
 
 /// How many ends of runs are recognised when they are sent again.
@@ -113,43 +112,24 @@ pub(crate) struct LastRun {
     pub(crate) held: bool,
 }
 
-/// The operations of every store on jobs. Each is atomic, and one round trip.
-pub(crate) trait JobStore: Send + Sync + 'static {
-    /// Begins a run, if one is due.
-    fn begin_job(&self, run: &RunName, begin: BeginJob) -> impl Future<Output = Result<Began>> + Send;
+store_operations! {
+    /// The operations of every store on jobs. Each is atomic, and one round trip.
+    pub(crate) trait JobStore {
+        /// Begins a run, if one is due.
+        async fn begin_job(&self, run: &RunName, begin: BeginJob) -> Result<Began>;
 
-    /// Records the end of a run and frees its lock; returns false if the token no longer holds it. May be
-    /// sent again, also after the ends of later runs: the last [`ENDS_KEPT`] ends are recognised.
-    fn end_job(
-        &self,
-        run: &RunName,
-        token: u64,
-        period: i64,
-        completed: bool,
-        keep: Duration,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Records the end of a run and frees its lock; returns false if the token no longer holds it. May be
+        /// sent again, also after the ends of later runs: the last [`ENDS_KEPT`] ends are recognised.
+        async fn end_job(
+            &self,
+            run: &RunName,
+            token: u64,
+            period: i64,
+            completed: bool,
+            keep: Duration,
+        ) -> Result<bool>;
 
-    /// Reads the last run.
-    fn last_run(&self, job: &str) -> impl Future<Output = Result<Option<LastRun>>> + Send;
-}
-
-impl JobStore for AnyStore {
-    async fn begin_job(&self, run: &RunName, begin: BeginJob) -> Result<Began> {
-        on_either!(self.begin_job(run, begin))
-    }
-
-    async fn end_job(
-        &self,
-        run: &RunName,
-        token: u64,
-        period: i64,
-        completed: bool,
-        keep: Duration,
-    ) -> Result<bool> {
-        on_either!(self.end_job(run, token, period, completed, keep))
-    }
-
-    async fn last_run(&self, job: &str) -> Result<Option<LastRun>> {
-        on_either!(self.last_run(job))
+        /// Reads the last run.
+        async fn last_run(&self, job: &str) -> Result<Option<LastRun>>;
     }
 }

@@ -7,7 +7,6 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::AnyStore;
 use crate::clock::Tick;
 use crate::error::Result;
 
@@ -215,97 +214,47 @@ pub(crate) struct ChargeStamp {
     pub(crate) created_at: u64,
 }
 
-/// The operations of every store on limits. Each is atomic, one round trip, and safe to drop at any point;
-/// the store may still carry out an operation that was dropped.
-pub(crate) trait LimitStore: Send + Sync + 'static {
-    /// Charges all quotas or none. A refusal charges nothing; it can only change how long the record is kept,
-    /// and begin a block.
-    fn charge(&self, name: &str, charge: Charge<'_>) -> impl Future<Output = Result<Charged>> + Send;
+store_operations! {
+    /// The operations of every store on limits. Each is atomic, one round trip, and safe to drop at any point;
+    /// the store may still carry out an operation that was dropped.
+    pub(crate) trait LimitStore {
+        /// Charges all quotas or none. A refusal charges nothing; it can only change how long the record is kept,
+        /// and begin a block.
+        async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged>;
 
-    /// Charges several records, all or none. Where one refuses, the answers are what each would have been by itself; but a key
-    /// whose override ends before the longest wait is refused for as long as the request's own terms refuse it.
-    fn charge_together(
-        &self,
-        charges: &[(&str, Charge<'_>)],
-    ) -> impl Future<Output = Result<Vec<Charged>>> + Send;
+        /// Charges several records, all or none. Where one refuses, the answers are what each would have been by itself; but a key
+        /// whose override ends before the longest wait is refused for as long as the request's own terms refuse it.
+        async fn charge_together(
+            &self,
+            charges: &[(&str, Charge<'_>)],
+        ) -> Result<Vec<Charged>>;
 
-    /// Gives permits back at the time at which they were charged, and returns how many were given back.
-    fn refund(
-        &self,
-        name: &str,
-        terms: &[QuotaSpec],
-        permits: u64,
-        stamp: ChargeStamp,
-    ) -> impl Future<Output = Result<u64>> + Send;
+        /// Gives permits back at the time at which they were charged, and returns how many were given back.
+        async fn refund(
+            &self,
+            name: &str,
+            terms: &[QuotaSpec],
+            permits: u64,
+            stamp: ChargeStamp,
+        ) -> Result<u64>;
 
-    /// Gives a key other quotas for a limited time, which replace those of each request; without quotas, ends
-    /// that.
-    fn set_override(&self, name: &str, terms: &Override) -> impl Future<Output = Result<()>> + Send;
+        /// Gives a key other quotas for a limited time, which replace those of each request; without quotas, ends
+        /// that.
+        async fn set_override(&self, name: &str, terms: &Override) -> Result<()>;
 
-    /// Reads the labels of a key's override, and how long it still lasts.
-    fn override_of(&self, name: &str) -> impl Future<Output = Result<Option<(Vec<Label>, Duration)>>> + Send;
+        /// Reads the labels of a key's override, and how long it still lasts.
+        async fn override_of(&self, name: &str) -> Result<Option<(Vec<Label>, Duration)>>;
 
-    /// Forgets what was charged to a key, and returns whether anything was. An override stays.
-    fn forget(&self, name: &str) -> impl Future<Output = Result<bool>> + Send;
+        /// Forgets what was charged to a key, and returns whether anything was. An override stays.
+        async fn forget(&self, name: &str) -> Result<bool>;
 
-    /// The local time at which the store's clock shows `time` (microseconds), at the latest; nothing where that is not known,
-    /// or no answer of the store is ever late. Its error is that of the fastest request to the store, and of clocks that
-    /// differ in rate.
-    fn local_time(&self, name: &str, time: u64) -> Option<Tick>;
+        /// The local time at which the store's clock shows `time` (microseconds), at the latest; nothing where that is not known,
+        /// or no answer of the store is ever late. Its error is that of the fastest request to the store, and of clocks that
+        /// differ in rate.
+        fn local_time(&self, name: &str, time: u64) -> Option<Tick>;
 
-    /// Which of 16 domains of failure the name belongs to: names that share one live or fail together, as nearly as is
-    /// known.
-    fn domain(&self, name: &str) -> usize;
-}
-
-macro_rules! on_either {
-    ($self:ident.$operation:ident($($argument:expr),*)) => {
-        match $self {
-            Self::Memory(store) => store.$operation($($argument),*).await,
-            #[cfg(feature = "redis")]
-            Self::Redis(store) => store.$operation($($argument),*).await,
-        }
-    };
-}
-
-impl LimitStore for AnyStore {
-    async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged> {
-        on_either!(self.charge(name, charge))
-    }
-
-    async fn charge_together(&self, charges: &[(&str, Charge<'_>)]) -> Result<Vec<Charged>> {
-        on_either!(self.charge_together(charges))
-    }
-
-    async fn refund(&self, name: &str, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> Result<u64> {
-        on_either!(self.refund(name, terms, permits, stamp))
-    }
-
-    async fn set_override(&self, name: &str, terms: &Override) -> Result<()> {
-        on_either!(self.set_override(name, terms))
-    }
-
-    async fn override_of(&self, name: &str) -> Result<Option<(Vec<Label>, Duration)>> {
-        on_either!(self.override_of(name))
-    }
-
-    async fn forget(&self, name: &str) -> Result<bool> {
-        on_either!(self.forget(name))
-    }
-
-    fn local_time(&self, name: &str, time: u64) -> Option<Tick> {
-        match self {
-            Self::Memory(store) => store.local_time(name, time),
-            #[cfg(feature = "redis")]
-            Self::Redis(store) => store.local_time(name, time),
-        }
-    }
-
-    fn domain(&self, name: &str) -> usize {
-        match self {
-            Self::Memory(store) => store.domain(name),
-            #[cfg(feature = "redis")]
-            Self::Redis(store) => store.domain(name),
-        }
+        /// Which of 16 domains of failure the name belongs to: names that share one live or fail together, as nearly as is
+        /// known.
+        fn domain(&self, name: &str) -> usize;
     }
 }

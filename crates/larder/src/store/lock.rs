@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use arrayvec::ArrayString;
 
-use super::AnyStore;
 use crate::error::Result;
 use crate::name::Name;
 
@@ -156,150 +155,100 @@ pub(crate) fn token_text(token: u64) -> ArrayString<16> {
     text
 }
 
-/// The operations of every store on locks. Each is atomic and safe to drop at any point; the store may still
-/// carry out an operation that was dropped.
-pub(crate) trait LockStore: Send + Sync + 'static {
-    /// Acquires a lock that has no holder and no waiter; otherwise enqueues the attempt, if it asks for that.
-    /// Must be sent once for each token.
-    fn acquire_as(
-        &self,
-        lock: &str,
-        token: u64,
-        request: LockRequest<'_>,
-        queue: WhenHeld,
-    ) -> impl Future<Output = Result<Attempted>> + Send;
+store_operations! {
+    /// The operations of every store on locks. Each is atomic and safe to drop at any point; the store may still
+    /// carry out an operation that was dropped.
+    pub(crate) trait LockStore {
+        /// Acquires a lock that has no holder and no waiter; otherwise enqueues the attempt, if it asks for that.
+        /// Must be sent once for each token.
+        async fn acquire_as(
+            &self,
+            lock: &str,
+            token: u64,
+            request: LockRequest<'_>,
+            queue: WhenHeld,
+        ) -> Result<Attempted>;
 
-    /// The same for this process.
-    #[cfg(test)]
-    fn acquire(
-        &self,
-        lock: &str,
-        token: u64,
-        ttl: Duration,
-        queue: WhenHeld,
-    ) -> impl Future<Output = Result<Attempted>> + Send {
-        self.acquire_as(lock, token, LockRequest::of(ttl), queue)
-    }
+        /// Confirms a lock that was handed over, or takes one that is free if it is this attempt's turn. May be
+        /// sent again.
+        async fn confirm_as(
+            &self,
+            lock: &str,
+            token: u64,
+            request: LockRequest<'_>,
+        ) -> Result<Attempted>;
 
-    /// Confirms a lock that was handed over, or takes one that is free if it is this attempt's turn. May be
-    /// sent again.
-    fn confirm_as(
-        &self,
-        lock: &str,
-        token: u64,
-        request: LockRequest<'_>,
-    ) -> impl Future<Output = Result<Attempted>> + Send;
+        /// Asks the store again to report the wake-up name. Returns whether the attempt has been handed the lock
+        /// in the meantime.
+        async fn listen(&self, lock: &str, token: u64) -> Result<bool>;
 
-    /// The same for this process.
-    #[cfg(test)]
-    fn confirm(
-        &self,
-        lock: &str,
-        token: u64,
-        ttl: Duration,
-    ) -> impl Future<Output = Result<Attempted>> + Send {
-        self.confirm_as(lock, token, LockRequest::of(ttl))
-    }
+        /// Keeps the places of waiting attempts, and hands on locks that are free. The replies are in the order
+        /// of `waiting`, which is ordered by lock; `None` if that server did not answer within `max_wait`. An
+        /// error if no server answered.
+        async fn heartbeat(
+            &self,
+            waiting: &[LockToken],
+            max_wait: Duration,
+        ) -> Result<Vec<Option<QueueStatus>>>;
 
-    /// Asks the store again to report the wake-up name. Returns whether the attempt has been handed the lock
-    /// in the meantime.
-    fn listen(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
+        /// Ends an attempt in whatever state it is, and remembers for `remembered` that it was cancelled.
+        async fn give_up(
+            &self,
+            lock: &str,
+            token: u64,
+            remembered: Duration,
+        ) -> Result<bool>;
 
-    /// Keeps the places of waiting attempts, and hands on locks that are free. The replies are in the order
-    /// of `waiting`, which is ordered by lock; `None` if that server did not answer within `max_wait`. An
-    /// error if no server answered.
-    fn heartbeat(
-        &self,
-        waiting: &[LockToken],
-        max_wait: Duration,
-    ) -> impl Future<Output = Result<Vec<Option<QueueStatus>>>> + Send;
+        /// Extends holders to at least the given time from now. Returns whether their tokens still hold, in the
+        /// order of `held`; `None` if that server did not answer within `max_wait`. An error if no server
+        /// answered.
+        async fn extend(
+            &self,
+            held: &[(LockToken, Duration)],
+            max_wait: Duration,
+        ) -> Result<Vec<Option<bool>>>;
 
-    /// Ends an attempt in whatever state it is, and remembers for `remembered` that it was cancelled.
-    fn give_up(
-        &self,
-        lock: &str,
-        token: u64,
-        remembered: Duration,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Checks whether tokens still hold their locks or permits, and whether so many replicas have everything
+        /// that was written to their servers before. In the order of `held`; `None` if that server did not answer
+        /// within a little more than `max_wait`. The embedded store needs no replicas.
+        async fn acknowledged(
+            &self,
+            held: &[LockToken],
+            replicas: u32,
+            max_wait: Duration,
+        ) -> Result<Vec<Option<bool>>>;
 
-    /// Extends holders to at least the given time from now. Returns whether their tokens still hold, in the
-    /// order of `held`; `None` if that server did not answer within `max_wait`. An error if no server
-    /// answered.
-    fn extend(
-        &self,
-        held: &[(LockToken, Duration)],
-        max_wait: Duration,
-    ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
+        /// Frees the lock or hands it on, and returns whether `token` still held it.
+        async fn release(&self, lock: &str, token: u64) -> Result<bool>;
 
-    /// Checks whether tokens still hold their locks or permits, and whether so many replicas have everything
-    /// that was written to their servers before. In the order of `held`; `None` if that server did not answer
-    /// within a little more than `max_wait`. The embedded store needs no replicas.
-    fn acknowledged(
-        &self,
-        held: &[LockToken],
-        replicas: u32,
-        max_wait: Duration,
-    ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
+        /// Reads the holder of the lock. A lock that was handed over and not confirmed yet has none.
+        async fn holder(&self, lock: &str) -> Result<Option<HeldBy>>;
 
-    /// Frees the lock or hands it on, and returns whether `token` still held it.
-    fn release(&self, lock: &str, token: u64) -> impl Future<Output = Result<bool>> + Send;
+        /// Frees the lock or hands it on if its holder has this fence, and returns whether it had.
+        async fn break_if(&self, lock: &str, fence: u64) -> Result<bool>;
 
-    /// Reads the holder of the lock. A lock that was handed over and not confirmed yet has none.
-    fn holder(&self, lock: &str) -> impl Future<Output = Result<Option<HeldBy>>> + Send;
-
-    /// Frees the lock or hands it on if its holder has this fence, and returns whether it had.
-    fn break_if(&self, lock: &str, fence: u64) -> impl Future<Output = Result<bool>> + Send;
-}
-
-impl LockStore for AnyStore {
-    async fn acquire_as(
-        &self,
-        lock: &str,
-        token: u64,
-        request: LockRequest<'_>,
-        queue: WhenHeld,
-    ) -> Result<Attempted> {
-        on_either!(self.acquire_as(lock, token, request, queue))
-    }
-
-    async fn confirm_as(&self, lock: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
-        on_either!(self.confirm_as(lock, token, request))
-    }
-
-    async fn listen(&self, lock: &str, token: u64) -> Result<bool> {
-        on_either!(self.listen(lock, token))
-    }
-
-    async fn heartbeat(&self, waiting: &[LockToken], max_wait: Duration) -> Result<Vec<Option<QueueStatus>>> {
-        on_either!(self.heartbeat(waiting, max_wait))
-    }
-
-    async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
-        on_either!(self.give_up(lock, token, remembered))
-    }
-
-    async fn extend(&self, held: &[(LockToken, Duration)], max_wait: Duration) -> Result<Vec<Option<bool>>> {
-        on_either!(self.extend(held, max_wait))
-    }
-
-    async fn acknowledged(
-        &self,
-        held: &[LockToken],
-        replicas: u32,
-        max_wait: Duration,
-    ) -> Result<Vec<Option<bool>>> {
-        on_either!(self.acknowledged(held, replicas, max_wait))
-    }
-
-    async fn release(&self, lock: &str, token: u64) -> Result<bool> {
-        on_either!(self.release(lock, token))
-    }
-
-    async fn holder(&self, lock: &str) -> Result<Option<HeldBy>> {
-        on_either!(self.holder(lock))
-    }
-
-    async fn break_if(&self, lock: &str, fence: u64) -> Result<bool> {
-        on_either!(self.break_if(lock, fence))
+        provided {
+            /// The same for this process.
+            #[cfg(test)]
+            fn acquire(
+                &self,
+                lock: &str,
+                token: u64,
+                ttl: Duration,
+                queue: WhenHeld,
+            ) -> impl Future<Output = Result<Attempted>> + Send {
+                self.acquire_as(lock, token, LockRequest::of(ttl), queue)
+            }
+            /// The same for this process.
+            #[cfg(test)]
+            fn confirm(
+                &self,
+                lock: &str,
+                token: u64,
+                ttl: Duration,
+            ) -> impl Future<Output = Result<Attempted>> + Send {
+                self.confirm_as(lock, token, LockRequest::of(ttl))
+            }
+        }
     }
 }

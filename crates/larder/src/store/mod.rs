@@ -6,12 +6,54 @@
 //! drives it and a real server through the same histories and compares every reply.
 
 // Before the modules that use it, because macros have textual scope.
-macro_rules! on_either {
-    ($self:ident.$operation:ident($($argument:expr),*)) => {
-        match $self {
-            $crate::store::AnyStore::Memory(store) => store.$operation($($argument),*).await,
-            #[cfg(feature = "redis")]
-            $crate::store::AnyStore::Redis(store) => store.$operation($($argument),*).await,
+/// Defines a trait of store operations, and implements it for [`AnyStore`] by calling the store in use. Each operation is
+/// written once, as `async fn` if it may talk to a server; `provided { … }` holds methods with a body.
+macro_rules! store_operations {
+    ($(#[$meta:meta])* $vis:vis trait $name:ident { $($body:tt)* }) => {
+        store_operations!(@ [$(#[$meta])* $vis trait $name] [] [] $($body)*);
+    };
+    (@ $head:tt [$($declared:tt)*] [$($called:tt)*]
+        $(#[$meta:meta])* async fn $operation:ident(&self $(, $name:ident: $type:ty)* $(,)?) -> $out:ty; $($rest:tt)*
+    ) => {
+        store_operations!(@ $head
+            [$($declared)*
+                $(#[$meta])* fn $operation(&self $(, $name: $type)*) -> impl Future<Output = $out> + Send;]
+            [$($called)* $(#[$meta])* async fn $operation(&self $(, $name: $type)*) -> $out {
+                match self {
+                    Self::Memory(store) => store.$operation($($name),*).await,
+                    #[cfg(feature = "redis")]
+                    Self::Redis(store) => store.$operation($($name),*).await,
+                }
+            }]
+            $($rest)*
+        );
+    };
+    (@ $head:tt [$($declared:tt)*] [$($called:tt)*]
+        $(#[$meta:meta])* fn $operation:ident(&self $(, $name:ident: $type:ty)* $(,)?) -> $out:ty; $($rest:tt)*
+    ) => {
+        store_operations!(@ $head
+            [$($declared)* $(#[$meta])* fn $operation(&self $(, $name: $type)*) -> $out;]
+            [$($called)* $(#[$meta])* fn $operation(&self $(, $name: $type)*) -> $out {
+                match self {
+                    Self::Memory(store) => store.$operation($($name),*),
+                    #[cfg(feature = "redis")]
+                    Self::Redis(store) => store.$operation($($name),*),
+                }
+            }]
+            $($rest)*
+        );
+    };
+    (@ [$(#[$meta:meta])* $vis:vis trait $name:ident] [$($declared:tt)*] [$($called:tt)*]
+        $(provided { $($provided:tt)* })?
+    ) => {
+        $(#[$meta])*
+        $vis trait $name: Send + Sync + 'static {
+            $($declared)*
+            $($($provided)*)?
+        }
+
+        impl $name for $crate::store::AnyStore {
+            $($called)*
         }
     };
 }
@@ -175,151 +217,153 @@ pub(crate) struct Fencing {
     pub(crate) kept: Duration,
 }
 
-/// The operations of every store on cache entries. Each is atomic and safe to drop at any point; the store
-/// may still carry out an operation that was dropped.
-pub(crate) trait Store: Send + Sync + 'static {
-    /// Waits for a reply of the store.
-    fn ping(&self) -> impl Future<Output = Result<()>> + Send;
+store_operations! {
+    /// The operations of every store on cache entries. Each is atomic and safe to drop at any point; the store
+    /// may still carry out an operation that was dropped.
+    pub(crate) trait Store {
+        /// Waits for a reply of the store.
+        async fn ping(&self) -> Result<()>;
 
-    /// Returns the store's own time in milliseconds since 1970, as far as this process knows it. No round
-    /// trip.
-    fn now(&self) -> u64;
+        /// Returns the store's own time in milliseconds since 1970, as far as this process knows it. No round
+        /// trip.
+        fn now(&self) -> u64;
 
-    fn get(&self, name: &str) -> impl Future<Output = Result<Option<Bytes>>> + Send;
+        async fn get(&self, name: &str) -> Result<Option<Bytes>>;
 
-    /// Reads entries; the results are in the order of `names`.
-    fn get_many(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Option<Bytes>>>> + Send;
+        /// Reads entries; the results are in the order of `names`.
+        async fn get_many(&self, names: &[Name]) -> Result<Vec<Option<Bytes>>>;
 
-    /// Reads the first bytes of an entry, as many as an envelope's header has; empty if there is no entry.
-    fn peek(&self, name: &str) -> impl Future<Output = Result<Bytes>> + Send;
+        /// Reads the first bytes of an entry, as many as an envelope's header has; empty if there is no entry.
+        async fn peek(&self, name: &str) -> Result<Bytes>;
 
-    fn set(&self, name: &str, value: Bytes, expiry: Expiry) -> impl Future<Output = Result<()>> + Send;
+        async fn set(&self, name: &str, value: Bytes, expiry: Expiry) -> Result<()>;
 
-    /// Stores entries. Each is stored or fails alone; the results are in the order of `entries`.
-    fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> impl Future<Output = Vec<Result<()>>> + Send;
+        /// Stores entries. Each is stored or fails alone; the results are in the order of `entries`.
+        async fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> Vec<Result<()>>;
 
-    /// Reads an entry. If the store can, it notifies the [`InvalidationSink`] of changes of the name from now
-    /// on.
-    fn get_tracked(&self, name: &str) -> impl Future<Output = Result<Tracked>> + Send;
+        /// Reads an entry. If the store can, it notifies the [`InvalidationSink`] of changes of the name from now
+        /// on.
+        async fn get_tracked(&self, name: &str) -> Result<Tracked>;
 
-    /// The same for several names; the results are in the order of `names`.
-    fn get_many_tracked(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Tracked>>> + Send;
+        /// The same for several names; the results are in the order of `names`.
+        async fn get_many_tracked(&self, names: &[Name]) -> Result<Vec<Tracked>>;
 
-    /// Returns the sessions, which tell whether a read is still valid.
-    fn lanes(&self) -> &Sessions;
+        /// Returns the sessions, which tell whether a read is still valid.
+        fn lanes(&self) -> &Sessions;
 
-    /// Returns a number for the node that serves a name now: requests to different nodes do not wait for each
-    /// other. No round trip.
-    fn node(&self, name: &str) -> usize;
+        /// Returns a number for the node that serves a name now: requests to different nodes do not wait for each
+        /// other. No round trip.
+        fn node(&self, name: &str) -> usize;
 
-    /// Deletes an entry, and returns whether there was one; a fill under way counts. Invalidates a fill or
-    /// refresh under way.
-    fn delete(&self, name: &str) -> impl Future<Output = Result<bool>> + Send;
+        /// Deletes an entry, and returns whether there was one; a fill under way counts. Invalidates a fill or
+        /// refresh under way.
+        async fn delete(&self, name: &str) -> Result<bool>;
 
-    /// Deletes entries. Each is deleted or fails alone; the results are in the order of `names`.
-    fn delete_many(&self, names: &[Name]) -> impl Future<Output = Vec<Result<bool>>> + Send;
+        /// Deletes entries. Each is deleted or fails alone; the results are in the order of `names`.
+        async fn delete_many(&self, names: &[Name]) -> Vec<Result<bool>>;
 
-    /// Gives an entry a new expiry, and returns whether there was an entry.
-    fn touch(&self, name: &str, expiry: Expiry) -> impl Future<Output = Result<bool>> + Send;
+        /// Gives an entry a new expiry, and returns whether there was an entry.
+        async fn touch(&self, name: &str, expiry: Expiry) -> Result<bool>;
 
-    /// Reads how long an entry will be kept, and its first bytes as [`peek`](Self::peek) does.
-    fn remaining(&self, name: &str) -> impl Future<Output = Result<Option<(Bytes, Expiry)>>> + Send;
+        /// Reads how long an entry will be kept, and its first bytes as [`peek`](Self::peek) does.
+        async fn remaining(&self, name: &str) -> Result<Option<(Bytes, Expiry)>>;
 
-    /// Reads how long entries will be kept, in the order of `names`; `None` for an entry that is missing or
-    /// never expires.
-    fn remaining_many(&self, names: &[Name]) -> impl Future<Output = Result<Vec<Option<Duration>>>> + Send;
+        /// Reads how long entries will be kept, in the order of `names`; `None` for an entry that is missing or
+        /// never expires.
+        async fn remaining_many(&self, names: &[Name]) -> Result<Vec<Option<Duration>>>;
 
-    /// Stores `placeholder` in an entry that is empty, or that still holds exactly the `unreadable` bytes.
-    /// Any later change of the entry by any client (a set, a delete, an expiry, an eviction) invalidates the
-    /// fill.
-    fn begin_fill(
-        &self,
-        name: &str,
-        placeholder: Bytes,
-        liveness: Duration,
-        unreadable: Option<Bytes>,
-    ) -> impl Future<Output = Result<FillStart>> + Send;
+        /// Stores `placeholder` in an entry that is empty, or that still holds exactly the `unreadable` bytes.
+        /// Any later change of the entry by any client (a set, a delete, an expiry, an eviction) invalidates the
+        /// fill.
+        async fn begin_fill(
+            &self,
+            name: &str,
+            placeholder: Bytes,
+            liveness: Duration,
+            unreadable: Option<Bytes>,
+        ) -> Result<FillStart>;
 
-    /// Replaces `placeholder` by `value` if it is still there, and returns whether it was.
-    fn commit_fill(
-        &self,
-        name: &str,
-        placeholder: Bytes,
-        value: Bytes,
-        expiry: Expiry,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Replaces `placeholder` by `value` if it is still there, and returns whether it was.
+        async fn commit_fill(
+            &self,
+            name: &str,
+            placeholder: Bytes,
+            value: Bytes,
+            expiry: Expiry,
+        ) -> Result<bool>;
 
-    /// Removes `placeholder` if it is still there.
-    fn abandon_fill(&self, name: &str, placeholder: Bytes) -> impl Future<Output = Result<()>> + Send;
+        /// Removes `placeholder` if it is still there.
+        async fn abandon_fill(&self, name: &str, placeholder: Bytes) -> Result<()>;
 
-    /// Claims the refresh of an entry whose value still has the claim's nonce. `force` takes the claim from
-    /// any holder.
-    fn begin_refresh(
-        &self,
-        name: &str,
-        claim: RefreshClaim,
-        liveness: Duration,
-        force: Force,
-    ) -> impl Future<Output = Result<RefreshStart>> + Send;
+        /// Claims the refresh of an entry whose value still has the claim's nonce. `force` takes the claim from
+        /// any holder.
+        async fn begin_refresh(
+            &self,
+            name: &str,
+            claim: RefreshClaim,
+            liveness: Duration,
+            force: Force,
+        ) -> Result<RefreshStart>;
 
-    /// Replaces the value that has the claim's nonce, if the refresh still has its claim, and ends the claim.
-    /// Returns whether the value was replaced. Without a new value the old one is deleted.
-    fn commit_refresh(
-        &self,
-        name: &str,
-        claim: RefreshClaim,
-        value: Option<Bytes>,
-        expiry: Expiry,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Replaces the value that has the claim's nonce, if the refresh still has its claim, and ends the claim.
+        /// Returns whether the value was replaced. Without a new value the old one is deleted.
+        async fn commit_refresh(
+            &self,
+            name: &str,
+            claim: RefreshClaim,
+            value: Option<Bytes>,
+            expiry: Expiry,
+        ) -> Result<bool>;
 
-    /// Gives up the claim, if the refresh still has it.
-    fn abandon_refresh(&self, name: &str, claim: RefreshClaim) -> impl Future<Output = Result<()>> + Send;
+        /// Gives up the claim, if the refresh still has it.
+        async fn abandon_refresh(&self, name: &str, claim: RefreshClaim) -> Result<()>;
 
-    /// Renews the placeholder or the claim of a loader that is alive, for `liveness` from now. Returns
-    /// whether it was there.
-    fn renew_load(
-        &self,
-        name: &str,
-        claim: Claim,
-        liveness: Duration,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Renews the placeholder or the claim of a loader that is alive, for `liveness` from now. Returns
+        /// whether it was there.
+        async fn renew_load(
+            &self,
+            name: &str,
+            claim: Claim,
+            liveness: Duration,
+        ) -> Result<bool>;
 
-    /// Replaces the value that has `nonce`, and keeps its expiry if none is given. Returns whether it was
-    /// replaced. Invalidates refreshes under way.
-    fn restamp(
-        &self,
-        name: &str,
-        nonce: u64,
-        value: Bytes,
-        expiry: Option<Expiry>,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Replaces the value that has `nonce`, and keeps its expiry if none is given. Returns whether it was
+        /// replaced. Invalidates refreshes under way.
+        async fn restamp(
+            &self,
+            name: &str,
+            nonce: u64,
+            value: Bytes,
+            expiry: Option<Expiry>,
+        ) -> Result<bool>;
 
-    /// Reads the version of a tag, and stores `candidate` if there is none. Keeps it for at least `span` from
-    /// now.
-    fn version(
-        &self,
-        name: &str,
-        candidate: u64,
-        span: Duration,
-    ) -> impl Future<Output = Result<KeptVersion>> + Send;
+        /// Reads the version of a tag, and stores `candidate` if there is none. Keeps it for at least `span` from
+        /// now.
+        async fn version(
+            &self,
+            name: &str,
+            candidate: u64,
+            span: Duration,
+        ) -> Result<KeptVersion>;
 
-    /// Replaces a version, which invalidates every entry that carries the old one. A store without room for a
-    /// new version removes the old one instead, which invalidates as well.
-    fn renew_version(
-        &self,
-        name: &str,
-        version: u64,
-        span: Duration,
-    ) -> impl Future<Output = Result<()>> + Send;
+        /// Replaces a version, which invalidates every entry that carries the old one. A store without room for a
+        /// new version removes the old one instead, which invalidates as well.
+        async fn renew_version(
+            &self,
+            name: &str,
+            version: u64,
+            span: Duration,
+        ) -> Result<()>;
 
-    /// Stores a value unless a writer with a higher fence has stored one, and returns whether it was stored.
-    fn set_fenced(
-        &self,
-        name: &str,
-        value: Bytes,
-        expiry: Expiry,
-        fence: Fencing,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Stores a value unless a writer with a higher fence has stored one, and returns whether it was stored.
+        async fn set_fenced(
+            &self,
+            name: &str,
+            value: Bytes,
+            expiry: Expiry,
+            fence: Fencing,
+        ) -> Result<bool>;
+    }
 }
 
 /// Whether a store may evict data before it expires.
@@ -380,152 +424,5 @@ impl AnyStore {
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.close(),
         }
-    }
-}
-
-impl Store for AnyStore {
-    async fn ping(&self) -> Result<()> {
-        on_either!(self.ping())
-    }
-
-    fn now(&self) -> u64 {
-        match self {
-            Self::Memory(store) => store.now(),
-            #[cfg(feature = "redis")]
-            Self::Redis(store) => store.now(),
-        }
-    }
-
-    async fn get(&self, name: &str) -> Result<Option<Bytes>> {
-        on_either!(self.get(name))
-    }
-
-    async fn get_many(&self, names: &[Name]) -> Result<Vec<Option<Bytes>>> {
-        on_either!(self.get_many(names))
-    }
-
-    async fn get_tracked(&self, name: &str) -> Result<Tracked> {
-        on_either!(self.get_tracked(name))
-    }
-
-    async fn get_many_tracked(&self, names: &[Name]) -> Result<Vec<Tracked>> {
-        on_either!(self.get_many_tracked(names))
-    }
-
-    #[inline]
-    fn lanes(&self) -> &Sessions {
-        match self {
-            Self::Memory(store) => store.lanes(),
-            #[cfg(feature = "redis")]
-            Self::Redis(store) => store.lanes(),
-        }
-    }
-
-    fn node(&self, name: &str) -> usize {
-        match self {
-            Self::Memory(store) => store.node(name),
-            #[cfg(feature = "redis")]
-            Self::Redis(store) => store.node(name),
-        }
-    }
-
-    async fn peek(&self, name: &str) -> Result<Bytes> {
-        on_either!(self.peek(name))
-    }
-
-    async fn set(&self, name: &str, value: Bytes, expiry: Expiry) -> Result<()> {
-        on_either!(self.set(name, value, expiry))
-    }
-
-    async fn set_many(&self, entries: Vec<(Name, Bytes, Expiry)>) -> Vec<Result<()>> {
-        on_either!(self.set_many(entries))
-    }
-
-    async fn delete(&self, name: &str) -> Result<bool> {
-        on_either!(self.delete(name))
-    }
-
-    async fn delete_many(&self, names: &[Name]) -> Vec<Result<bool>> {
-        on_either!(self.delete_many(names))
-    }
-
-    async fn touch(&self, name: &str, expiry: Expiry) -> Result<bool> {
-        on_either!(self.touch(name, expiry))
-    }
-
-    async fn remaining(&self, name: &str) -> Result<Option<(Bytes, Expiry)>> {
-        on_either!(self.remaining(name))
-    }
-
-    async fn remaining_many(&self, names: &[Name]) -> Result<Vec<Option<Duration>>> {
-        on_either!(self.remaining_many(names))
-    }
-
-    async fn begin_fill(
-        &self,
-        name: &str,
-        placeholder: Bytes,
-        liveness: Duration,
-        unreadable: Option<Bytes>,
-    ) -> Result<FillStart> {
-        on_either!(self.begin_fill(name, placeholder, liveness, unreadable))
-    }
-
-    async fn commit_fill(
-        &self,
-        name: &str,
-        placeholder: Bytes,
-        value: Bytes,
-        expiry: Expiry,
-    ) -> Result<bool> {
-        on_either!(self.commit_fill(name, placeholder, value, expiry))
-    }
-
-    async fn abandon_fill(&self, name: &str, placeholder: Bytes) -> Result<()> {
-        on_either!(self.abandon_fill(name, placeholder))
-    }
-
-    async fn begin_refresh(
-        &self,
-        name: &str,
-        claim: RefreshClaim,
-        liveness: Duration,
-        force: Force,
-    ) -> Result<RefreshStart> {
-        on_either!(self.begin_refresh(name, claim, liveness, force))
-    }
-
-    async fn commit_refresh(
-        &self,
-        name: &str,
-        claim: RefreshClaim,
-        value: Option<Bytes>,
-        expiry: Expiry,
-    ) -> Result<bool> {
-        on_either!(self.commit_refresh(name, claim, value, expiry))
-    }
-
-    async fn abandon_refresh(&self, name: &str, claim: RefreshClaim) -> Result<()> {
-        on_either!(self.abandon_refresh(name, claim))
-    }
-
-    async fn renew_load(&self, name: &str, claim: Claim, liveness: Duration) -> Result<bool> {
-        on_either!(self.renew_load(name, claim, liveness))
-    }
-
-    async fn restamp(&self, name: &str, nonce: u64, value: Bytes, expiry: Option<Expiry>) -> Result<bool> {
-        on_either!(self.restamp(name, nonce, value, expiry))
-    }
-
-    async fn version(&self, name: &str, candidate: u64, span: Duration) -> Result<KeptVersion> {
-        on_either!(self.version(name, candidate, span))
-    }
-
-    async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {
-        on_either!(self.renew_version(name, version, span))
-    }
-
-    async fn set_fenced(&self, name: &str, value: Bytes, expiry: Expiry, fence: Fencing) -> Result<bool> {
-        on_either!(self.set_fenced(name, value, expiry, fence))
     }
 }

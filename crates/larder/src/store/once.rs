@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{AnyStore, Expiry, FillStart};
+use super::{Expiry, FillStart};
 use crate::error::Result;
 
 /// How long a store remembers a cancelled run, because the request that begins it may arrive that late. Also
@@ -46,68 +46,42 @@ pub(crate) enum OnceStart {
     GivenUp,
 }
 
-/// The operations of every store where the first caller wins.
-pub(crate) trait OnceStore: Send + Sync + 'static {
-    /// Stores a value in an entry that is empty, or that still holds exactly these bytes, which are not a
-    /// value.
-    fn set_if_absent(
-        &self,
-        name: &str,
-        value: Bytes,
-        expiry: Expiry,
-        in_place_of: Option<Bytes>,
-    ) -> impl Future<Output = Result<FillStart>> + Send;
+store_operations! {
+    /// The operations of every store where the first caller wins.
+    pub(crate) trait OnceStore {
+        /// Stores a value in an entry that is empty, or that still holds exactly these bytes, which are not a
+        /// value.
+        async fn set_if_absent(
+            &self,
+            name: &str,
+            value: Bytes,
+            expiry: Expiry,
+            in_place_of: Option<Bytes>,
+        ) -> Result<FillStart>;
 
-    /// Begins a run, unless a result is stored (anything but exactly `in_place_of`) or another run is known.
-    fn begin_once(
-        &self,
-        name: &str,
-        run: OnceRun,
-        in_place_of: Option<Bytes>,
-    ) -> impl Future<Output = Result<OnceStart>> + Send;
+        /// Begins a run, unless a result is stored (anything but exactly `in_place_of`) or another run is known.
+        async fn begin_once(
+            &self,
+            name: &str,
+            run: OnceRun,
+            in_place_of: Option<Bytes>,
+        ) -> Result<OnceStart>;
 
-    /// Renews a run, and returns whether its mark is still there. A mark with less than half of `run.kept`
-    /// left is kept for that long again, because work may take longer than its result is kept.
-    fn renew_once(&self, name: &str, run: OnceRun) -> impl Future<Output = Result<bool>> + Send;
+        /// Renews a run, and returns whether its mark is still there. A mark with less than half of `run.kept`
+        /// left is kept for that long again, because work may take longer than its result is kept.
+        async fn renew_once(&self, name: &str, run: OnceRun) -> Result<bool>;
 
-    /// Stores the run's result and removes its mark if that is still there, and returns whether it was.
-    fn commit_once(
-        &self,
-        name: &str,
-        token: u64,
-        value: Bytes,
-        expiry: Expiry,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Stores the run's result and removes its mark if that is still there, and returns whether it was.
+        async fn commit_once(
+            &self,
+            name: &str,
+            token: u64,
+            value: Bytes,
+            expiry: Expiry,
+        ) -> Result<bool>;
 
-    /// Removes the mark of a run that had no result. If the mark is not there, a request that begins this run
-    /// and arrives within [`GIVEN_UP`] is refused.
-    fn abandon_once(&self, name: &str, token: u64) -> impl Future<Output = Result<()>> + Send;
-}
-
-impl OnceStore for AnyStore {
-    async fn set_if_absent(
-        &self,
-        name: &str,
-        value: Bytes,
-        expiry: Expiry,
-        in_place_of: Option<Bytes>,
-    ) -> Result<FillStart> {
-        on_either!(self.set_if_absent(name, value, expiry, in_place_of))
-    }
-
-    async fn begin_once(&self, name: &str, run: OnceRun, in_place_of: Option<Bytes>) -> Result<OnceStart> {
-        on_either!(self.begin_once(name, run, in_place_of))
-    }
-
-    async fn renew_once(&self, name: &str, run: OnceRun) -> Result<bool> {
-        on_either!(self.renew_once(name, run))
-    }
-
-    async fn commit_once(&self, name: &str, token: u64, value: Bytes, expiry: Expiry) -> Result<bool> {
-        on_either!(self.commit_once(name, token, value, expiry))
-    }
-
-    async fn abandon_once(&self, name: &str, token: u64) -> Result<()> {
-        on_either!(self.abandon_once(name, token))
+        /// Removes the mark of a run that had no result. If the mark is not there, a request that begins this run
+        /// and arrives within [`GIVEN_UP`] is refused.
+        async fn abandon_once(&self, name: &str, token: u64) -> Result<()>;
     }
 }

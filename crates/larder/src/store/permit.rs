@@ -12,7 +12,6 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::AnyStore;
 use super::lock::LockToken;
 use crate::error::Result;
 
@@ -89,98 +88,66 @@ pub(crate) enum Taken {
     Gone,
 }
 
-/// The operations of every store on semaphores. `LockToken::lock` is the semaphore's name. Waiting attempts
-/// keep their places by [`LockStore::heartbeat`](super::lock::LockStore::heartbeat), together with those that
-/// wait for locks.
-pub(crate) trait PermitStore: Send + Sync + 'static {
-    /// Takes permits that are free and that no earlier waiter wants; otherwise enqueues the attempt, if it
-    /// asks for that. Must be sent once for each token.
-    fn take_permit(
-        &self,
-        semaphore: &str,
-        token: u64,
-        request: PermitRequest,
-    ) -> impl Future<Output = Result<Taken>> + Send;
+store_operations! {
+    /// The operations of every store on semaphores. `LockToken::lock` is the semaphore's name. Waiting attempts
+    /// keep their places by [`LockStore::heartbeat`](super::lock::LockStore::heartbeat), together with those that
+    /// wait for locks.
+    pub(crate) trait PermitStore {
+        /// Takes permits that are free and that no earlier waiter wants; otherwise enqueues the attempt, if it
+        /// asks for that. Must be sent once for each token.
+        async fn take_permit(
+            &self,
+            semaphore: &str,
+            token: u64,
+            request: PermitRequest,
+        ) -> Result<Taken>;
 
-    /// Confirms a claim, or takes what is free if it is this attempt's turn. May be sent again.
-    fn confirm_permit(
-        &self,
-        semaphore: &str,
-        token: u64,
-        request: PermitRequest,
-    ) -> impl Future<Output = Result<Taken>> + Send;
+        /// Confirms a claim, or takes what is free if it is this attempt's turn. May be sent again.
+        async fn confirm_permit(
+            &self,
+            semaphore: &str,
+            token: u64,
+            request: PermitRequest,
+        ) -> Result<Taken>;
 
-    /// Extends holders to at least the given time from now. Returns whether their tokens still hold, in the
-    /// order of `held`; `None` if that server did not answer within `max_wait`. An error if no server
-    /// answered.
-    fn renew_permits(
-        &self,
-        held: &[(LockToken, Duration)],
-        max_wait: Duration,
-    ) -> impl Future<Output = Result<Vec<Option<bool>>>> + Send;
+        /// Extends holders to at least the given time from now. Returns whether their tokens still hold, in the
+        /// order of `held`; `None` if that server did not answer within `max_wait`. An error if no server
+        /// answered.
+        async fn renew_permits(
+            &self,
+            held: &[(LockToken, Duration)],
+            max_wait: Duration,
+        ) -> Result<Vec<Option<bool>>>;
 
-    /// Cancels an attempt or gives its permits back, and returns whether they were still held. A cancelled
-    /// attempt is remembered for `remembered`.
-    fn give_permit(
-        &self,
-        semaphore: &str,
-        token: u64,
-        remembered: Option<Duration>,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Cancels an attempt or gives its permits back, and returns whether they were still held. A cancelled
+        /// attempt is remembered for `remembered`.
+        async fn give_permit(
+            &self,
+            semaphore: &str,
+            token: u64,
+            remembered: Option<Duration>,
+        ) -> Result<bool>;
 
-    /// Replaces `token` by `other`, which is not heavier, and grants what is then free. Returns whether
-    /// `token` still held its permits and `other` was not cancelled. May be sent again.
-    fn exchange_permits(
-        &self,
-        semaphore: &str,
-        token: u64,
-        other: u64,
-        ttl: Duration,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Replaces `token` by `other`, which is not heavier, and grants what is then free. Returns whether
+        /// `token` still held its permits and `other` was not cancelled. May be sent again.
+        async fn exchange_permits(
+            &self,
+            semaphore: &str,
+            token: u64,
+            other: u64,
+            ttl: Duration,
+        ) -> Result<bool>;
 
-    /// Stores another number of permits, unless one with this version or a later one is stored. Returns
-    /// whether this number and version are now the stored ones.
-    fn set_permits(
-        &self,
-        semaphore: &str,
-        permits: u64,
-        version: u64,
-    ) -> impl Future<Output = Result<bool>> + Send;
+        /// Stores another number of permits, unless one with this version or a later one is stored. Returns
+        /// whether this number and version are now the stored ones.
+        async fn set_permits(
+            &self,
+            semaphore: &str,
+            permits: u64,
+            version: u64,
+        ) -> Result<bool>;
 
-    /// Counts the permits that are held or claimed.
-    fn permits_in_use(&self, semaphore: &str) -> impl Future<Output = Result<u64>> + Send;
-}
-
-impl PermitStore for AnyStore {
-    async fn take_permit(&self, semaphore: &str, token: u64, request: PermitRequest) -> Result<Taken> {
-        on_either!(self.take_permit(semaphore, token, request))
-    }
-
-    async fn confirm_permit(&self, semaphore: &str, token: u64, request: PermitRequest) -> Result<Taken> {
-        on_either!(self.confirm_permit(semaphore, token, request))
-    }
-
-    async fn renew_permits(
-        &self,
-        held: &[(LockToken, Duration)],
-        max_wait: Duration,
-    ) -> Result<Vec<Option<bool>>> {
-        on_either!(self.renew_permits(held, max_wait))
-    }
-
-    async fn give_permit(&self, semaphore: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
-        on_either!(self.give_permit(semaphore, token, remembered))
-    }
-
-    async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {
-        on_either!(self.exchange_permits(semaphore, token, other, ttl))
-    }
-
-    async fn set_permits(&self, semaphore: &str, permits: u64, version: u64) -> Result<bool> {
-        on_either!(self.set_permits(semaphore, permits, version))
-    }
-
-    async fn permits_in_use(&self, semaphore: &str) -> Result<u64> {
-        on_either!(self.permits_in_use(semaphore))
+        /// Counts the permits that are held or claimed.
+        async fn permits_in_use(&self, semaphore: &str) -> Result<u64>;
     }
 }
