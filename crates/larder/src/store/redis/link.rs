@@ -1,16 +1,22 @@
 //! Keeps one connection open: dials it, watches it, and dials again when it breaks.
 //!
-//! A supervisor task owns the connection, and callers share it while it is up. The connection breaks in three ways:
-//! its own task reports the end; two heartbeats in a row go unanswered, which detects a peer that hangs; or the links
-//! of the node [move](super::agreement) to another server. The supervisor then dials at once, and callers wait for
-//! that one attempt. If the attempt fails, the link is down: callers get the error without waiting, and the
-//! supervisor keeps dialling with backoff and jitter. So an outage delays each caller once, for a bounded time. If
-//! the pause before the next dial is long, the link is down during the pause, not dialling: a caller waits for an
-//! attempt, never for a pause.
+//! A supervisor task owns the connection, and callers share it while it is up. The supervisor replaces it in three
+//! cases:
+//!
+//! - It broke, or the links of the node [move](super::agreement) to another server. The supervisor dials at once, and
+//!   callers wait for that one attempt.
+//! - Two heartbeats in a row went unanswered: the server hangs. The link is down while the supervisor dials, because
+//!   the next dial will probably hang, too.
+//! - The runtime that drives it has ended or is blocked. The server is not at fault, and the supervisor dials on
+//!   another runtime at once.
+//!
+//! If an attempt fails, the link is down: callers get the error without waiting, and the supervisor keeps dialling
+//! with backoff and jitter. So an outage delays each caller at most once, for a bounded time. A connection that broke
+//! right after it came up is dialled again after a pause. Callers wait for a pause of at most [`WAITED_FOR`]; during
+//! a longer one the link is down.
 //!
 //! The supervisor runs on the `Larder`'s own thread, the connection on the runtime of a caller: see
-//! [`hosts`](super::hosts). If that runtime has ended or is blocked, the server is not at fault, and the supervisor
-//! dials on another runtime at once.
+//! [`hosts`](super::hosts).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +57,7 @@ const WAITED_FOR: Duration = Duration::from_millis(400);
 /// The shortest pause after the server said that it has no room for another connection.
 const BUSY_DELAY: Duration = Duration::from_millis(500);
 /// The first and the longest pause between two lookups of a name that leads to a replica. The pause doubles with each
-/// lookup, and is short again after a refused request.
+/// lookup; after a refused request the next lookup follows within the first pause.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
 /// The pause after an attempt to renew the credentials failed.
@@ -251,6 +257,7 @@ impl Supervisor {
         let mut delays = delays();
         loop {
             number += 1;
+            // Dial until a connection is up, and offer it to callers.
             let Opened { live, about, runtime } = self.dial_until_up(&shared, &mut delays, number).await;
             let connected =
                 self.login.hosts.meter.connected(&describe(&self.destination), self.role(), number > 1);
@@ -271,6 +278,7 @@ impl Supervisor {
                 // session's generation, so that earlier reads are invalid.
                 lane.end(seen);
             }
+            // Decide whether callers wait for the next dial, and how long the supervisor pauses before it.
             let server = describe(&self.destination);
             let down =
                 |kind, what: &str| LinkStatus::Down(Error::new(kind, format!("{server} {what}")).unsent());
@@ -364,6 +372,7 @@ impl Supervisor {
 
     /// Does the same on one runtime; the outer `None` means that the runtime has ended or is blocked.
     async fn dial_on(&self, runtime: &Handle, number: u64) -> Option<Result<Option<Opened>>> {
+        // Open a generation of the session before the dial: what was read through the last connection ends here.
         let begun = self.login.learned.agreement.generation();
         let broken = Arc::new(Notify::new());
         let on_break = broken.clone();
@@ -382,6 +391,7 @@ impl Supervisor {
                 on_break.notify_one();
             }
         };
+        // Dial on the runtime, and let the links decide whether they use the server.
         let (destination, login) = (self.destination.clone(), self.login.clone());
         let dialling = async move { dial(&destination, &login, events).await };
         let Dialled { connection, resp3, address, identity, credentials } =
@@ -398,6 +408,7 @@ impl Supervisor {
                 Admission::Refused(error) => return Some(Err(error)),
             }
         };
+        // Count the connection among the node's links, switch tracking on, and wait for the first heartbeat.
         let member = Member { learned: self.login.learned.clone(), generation, by };
         let (mut tracked, mut slots) = (None, None);
         let handshake = async {
@@ -507,6 +518,7 @@ impl Supervisor {
                 }
                 _ = heartbeat.tick() => {}
             }
+            // Send the heartbeat, and react to a changed role or to silence.
             match timeout(HEARTBEAT, self.beat(&live.connection, live.seen, about.identity.ask_role)).await {
                 Ok(Err(_)) => return live.end(),
                 Ok(Ok(role)) => {
@@ -518,12 +530,14 @@ impl Supervisor {
                 Err(_) if !self.login.hosts.runs(&driver.runtime).await => return End::Stranded,
                 Err(_) => missed += 1,
             }
+            // Dial again if the links can agree on one master by now, or if reads stayed invalid after a division.
             if !of_cluster && agreement.is_stray(&about.identity) {
                 return End::Broken;
             }
             if !of_cluster && !agreement.is_divided() && self.was_divided(live) {
                 return End::Moved;
             }
+            // Start the lookup of the name and the renewal of credentials when they are due.
             if looks && Instant::now() >= look {
                 look_pause = (look_pause * 2).min(LONGEST_LOOK);
                 look = Instant::now() + look_pause;
