@@ -1,24 +1,25 @@
-//! Which server the links of a node talk to, so that all of them talk to the same, and to a master.
+//! Makes all links of a node use the same server, and a master.
 //!
-//! A name or an address may lead to another server than before (a failover behind a virtual IP, a changed DNS record), while
-//! the old server goes on and keeps its connections. Links that redial one by one would be divided then: writes go to the new
-//! master, and the tracked link reads and gets its invalidations from the old one.
+//! A name or an address may start to lead to another server (a failover behind a virtual IP, a changed DNS record),
+//! while the old server keeps running and keeps its connections. If each link redialled on its own, they would be
+//! split: writes would go to the new master, while the tracking link reads and gets its invalidations from the old
+//! one.
 //!
-//! The links share a *generation*. A link that finds its server to be the wrong one (the role changed, a request was refused as
-//! on a replica, the run id is another than that of the other links) moves the generation on. In that instant no
-//! connection of an older generation is used any more, and each link dials again.
+//! So the links share a *generation*. A link that finds a wrong server (its role changed, it refused a request as a
+//! replica does, or its run id differs from that of the other links) advances the generation. From that moment no
+//! connection of an older generation is used, and each link dials again.
 //!
-//! A program may connect to a read replica on purpose. So the first server that is reached decides: where it is a replica,
-//! replicas are accepted, nothing that was read is kept (a replica's delay has no bound), and the name is looked up again now and then.
-//! Where it is a master, or as soon as the name has led to one at another server, replicas are refused, and the links go on
-//! dialling until there is a master.
+//! A program may connect to a read replica on purpose, so the first server that is reached decides. If it is a
+//! replica, replicas are accepted, nothing that was read is cached (a replica's delay has no bound), and the name is
+//! looked up from time to time. If it is a master, or once the name has led to a master at another server, replicas
+//! are refused, and the links keep dialling until they find a master.
 //!
-//! A move may have to wait, because the last one was a moment ago. A link that reached another master uses it meanwhile, and
-//! the links are *divided*: nothing that was read through any of them is kept, and no request goes to the tracked link,
-//! which may talk to the other master.
+//! A move has to wait if the last one was a moment ago. Until then, a link that reached another master uses it, and
+//! the links are *divided*: reads through any of them are invalid, and no request goes to the tracking link, which
+//! may lead to the other master.
 //!
-//! Not guaranteed: that a server is noticed that was replaced while its connections stay and it goes on as a master. Nothing
-//! tells the clients of that, unless one of the links dials.
+//! Not guaranteed: the links do not notice a server that was replaced but keeps its connections and stays a master,
+//! until one of them dials.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,34 +33,34 @@ use super::identity::{Identity, Role};
 use crate::error::{Error, ErrorKind};
 use crate::store::session::{ReadStamp, Sessions};
 
-/// After a move because of run ids, or of a role that the server does not tell, the next has to wait: behind one name there
-/// may be several masters, and then the links never agree.
+/// The pauses between two moves because of run ids, or of a role that the server does not report. There may be
+/// several masters behind one name, and then the links never agree.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub(crate) struct Agreement {
-    /// The value of `moved`, for those who only compare.
+    /// A copy of the value in `moved`, for comparisons without a lock.
     generation: AtomicU64,
     moved: watch::Sender<u64>,
-    /// Whether `strays` is not zero, for those who only look.
+    /// Whether `strays` is not zero, readable without the lock.
     divided: AtomicBool,
-    /// A request was refused by a replica that is accepted: the name is to be looked up.
+    /// Notified when an accepted replica refuses a request, so that the name is looked up.
     refused: Notify,
     state: Mutex<AgreementState>,
 }
 
 #[derive(Default)]
 struct AgreementState {
-    /// The run id of the master that the links talk to.
+    /// The run id of the master that the links use.
     master: Option<String>,
-    /// How many links of this generation have a connection to it.
+    /// How many links of this generation are connected to that master.
     links: usize,
-    /// How many links of this generation have a connection to another master.
+    /// How many links of this generation are connected to another master.
     strays: usize,
-    /// What was read through these may be kept.
+    /// The generations of tracked connections whose reads are cached.
     kept: Vec<(Arc<Sessions>, ReadStamp)>,
-    /// The replica that was the first server reached, as long as that is why replicas are accepted.
+    /// The replica that was reached first, while that is the reason to accept replicas.
     replica: Option<Accepted>,
     reached: bool,
     /// Whether the last server reached was a replica.
@@ -73,14 +74,14 @@ struct Accepted {
     run_id: Option<String>,
 }
 
-/// What becomes of a connection that was dialled.
+/// What happens to a connection that was dialled.
 #[derive(Debug)]
 pub(super) enum Admission {
     Used {
         generation: u64,
         by: ConnectionUse,
     },
-    /// The links moved on meanwhile: dial again.
+    /// The links moved during the dial: dial again.
     Again,
     Refused(Error),
 }
@@ -88,11 +89,11 @@ pub(super) enum Admission {
 /// How a connection is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnectionUse {
-    /// What was read through it may be kept.
+    /// Reads through it may be cached.
     Trusted,
-    /// To a replica, which is accepted.
+    /// It leads to an accepted replica.
     Replica,
-    /// To another master than that of the other links.
+    /// It leads to another master than the connections of the other links.
     Stray,
 }
 
@@ -112,12 +113,12 @@ impl Agreement {
         self.moved.subscribe()
     }
 
-    /// Waits until a request was refused by a replica that is accepted.
+    /// Waits until an accepted replica refuses a request.
     pub(super) async fn refused(&self) {
         self.refused.notified().await;
     }
 
-    /// Judges a connection that was begun to be dialled in this generation.
+    /// Decides about a connection whose dial began in generation `begun`.
     pub(super) fn admit(&self, identity: &Identity, begun: u64, server: &str) -> Admission {
         let mut state = self.state();
         let generation = self.generation();
@@ -140,13 +141,14 @@ impl Agreement {
         state.reached = true;
         let promoted = std::mem::take(&mut state.on_replica);
         if state.replica.as_ref().is_some_and(|it| it.run_id.is_none() || it.run_id != identity.run_id) {
-            // The name leads to another server, which is a master.
+            // The name leads to another server now, a master: refuse replicas from now on.
             state.replica = None;
         }
-        // Where no link talks to the other any more, as after a restart, there is nothing to agree on.
+        // If no link is connected to the other master any more, as after a restart, the links cannot disagree.
         let divided = state.is_other(identity) && state.links > 0;
         if divided && !state.may_move() {
-            // Before this connection is used: its writes would not be told on the tracked link.
+            // Set `divided` and end the cached reads before this connection is used. A write through it goes to the
+            // other master, and the tracking link would not report it.
             state.strays += 1;
             self.divided.store(true, Ordering::Release);
             state.kept.drain(..).for_each(|(lanes, seen)| lanes.end(seen));
@@ -156,7 +158,7 @@ impl Agreement {
             state.master.clone_from(&identity.run_id);
         }
         let generation = if divided || promoted {
-            // This connection is the newest, so it is where the name leads now.
+            // This connection is the newest, so its server is the one to which the name leads now.
             let why = if divided { "its name leads to another server now" } else { "there is a master now" };
             self.advance(&mut state, server, why)
         } else {
@@ -166,14 +168,14 @@ impl Agreement {
         Admission::Used { generation, by: ConnectionUse::Trusted }
     }
 
-    /// Whether links talk to different masters, until their move.
+    /// Returns whether the links use different masters and have not moved yet.
     #[inline]
     pub(super) fn is_divided(&self) -> bool {
         self.divided.load(Ordering::Acquire)
     }
 
-    /// What is read through a connection of this generation is kept from now on. While the links are divided it is not:
-    /// the lane's generation ends at once.
+    /// Caches reads through a connection of this generation from now on. While the links are divided, or if they have
+    /// moved, it ends the session's generation instead.
     pub(super) fn keep(&self, generation: u64, lanes: &Arc<Sessions>, seen: ReadStamp) {
         let mut state = self.state();
         state.kept.retain(|(other, _)| !Arc::ptr_eq(other, lanes));
@@ -184,7 +186,7 @@ impl Agreement {
         }
     }
 
-    /// A connection that was admitted in this generation has ended.
+    /// Removes a connection that was admitted in this generation and has ended.
     pub(super) fn leave(&self, generation: u64, by: ConnectionUse) {
         let mut state = self.state();
         if self.generation() == generation {
@@ -199,7 +201,7 @@ impl Agreement {
         }
     }
 
-    /// Makes all links dial again, unless they have since this generation.
+    /// Makes all links dial again, unless they have already left this generation.
     pub(super) fn move_from(&self, generation: u64, server: &str, why: &'static str) {
         let mut state = self.state();
         if self.generation() == generation {
@@ -207,7 +209,7 @@ impl Agreement {
         }
     }
 
-    /// A request was refused as by a replica, on a connection of this generation to a server of this role.
+    /// Handles a read-only answer on a connection of this generation to a server of this role.
     pub(super) fn refused_by(&self, role: Option<Role>, generation: u64, server: &str) {
         match role {
             Some(Role::Master) => self.move_from(generation, server, "it refuses requests as a replica does"),
@@ -221,7 +223,8 @@ impl Agreement {
         }
     }
 
-    /// Whether a connection to a server with this run id is to be given up for the one that the other links use.
+    /// Returns whether a link should give up its connection to this server and dial again, because the other links
+    /// use another master and a move is possible now.
     pub(super) fn is_stray(&self, identity: &Identity) -> bool {
         let state = self.state();
         let now = Instant::now();
@@ -234,7 +237,8 @@ impl Agreement {
         state.kept.clear();
         let next = self.generation().wrapping_add(1);
         self.generation.store(next, Ordering::Release);
-        // After the generation: no link is standing when this says that none is divided.
+        // Clear `divided` after the generation has advanced. A concurrent `Node::tracked` that sees no division then
+        // also sees the new generation, and so uses no connection of the old one.
         self.divided.store(false, Ordering::Release);
         self.moved.send_replace(next);
         tracing::warn!(target: crate::telemetry::target::CONNECTION, %server, why, "all connections to the server dial again");
@@ -247,7 +251,7 @@ impl Agreement {
 }
 
 impl AgreementState {
-    /// Whether this is another server than the master that the links talk to, as far as run ids say it.
+    /// Returns whether this is another server than the master of the links. Unknown run ids count as equal.
     fn is_other(&self, identity: &Identity) -> bool {
         matches!((&self.master, &identity.run_id), (Some(master), Some(this)) if master != this)
     }
@@ -346,12 +350,12 @@ mod tests {
         assert!(!lanes.is_valid(before, now), "read from b, while writes go to c");
         assert!(!lanes.is_valid(read(generation), now), "as long as they are divided");
 
-        // It dials again, and reaches the others' server.
+        // The link dials again, and reaches the server of the others.
         agreement.leave(generation, by);
         assert!(!agreement.is_divided());
         let after = read(generation);
         assert!(lanes.is_valid(after, now) && !lanes.is_valid(before, now));
-        // A move ends it for good, and what an older generation leaves behind changes nothing.
+        // A move ends the division, and a late `leave` of an older generation changes nothing.
         let Admission::Used { by, .. } = agreement.admit(&c, generation, "s") else { panic!("refused") };
         agreement.move_from(generation, "s", "a test");
         agreement.leave(generation, by);
@@ -368,7 +372,7 @@ mod tests {
             tokio::time::advance(Duration::from_millis(100)).await;
         }
         assert!(agreement.generation() < 10, "{} moves within a minute", agreement.generation());
-        // Where they do not agree, nothing is kept.
+        // While the links do not agree, nothing is cached.
         let trusted = [used(&agreement, &one).1, used(&agreement, &other).1];
         assert!(trusted.contains(&false), "{trusted:?}");
     }
@@ -386,13 +390,13 @@ mod tests {
         agreement.refused_by(Some(Role::Replica), 0, "s");
         assert_eq!(agreement.generation(), 0, "no reason to dial again");
 
-        // It is promoted where it is, and demoted again: replicas stay welcome.
+        // The replica is promoted, and demoted again: replicas are still accepted.
         let agreement = Agreement::default();
         used(&agreement, &replica);
         assert_eq!(used(&agreement, &server(Role::Master, "replica")), (1, true));
         assert_eq!(used(&agreement, &server(Role::Master, "replica")), (1, true), "it has moved already");
         assert!(!used(&agreement, &replica).1);
-        // The name leads to a master elsewhere: from then on it is a master's name.
+        // The name leads to a master at another server: replicas are refused from now on.
         assert!(used(&agreement, &server(Role::Master, "master")).1);
         assert!(matches!(agreement.admit(&replica, agreement.generation(), "s"), Admission::Refused(_)));
     }

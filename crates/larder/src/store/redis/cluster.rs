@@ -1,8 +1,10 @@
-//! Which node serves which slot, and following a cluster that changes.
+//! Finds the node that serves a slot, and follows a cluster that changes.
 //!
-//! The map comes from CLUSTER SLOTS and is fetched again when a node answers MOVED, when a node is down, and once in a
-//! while: from the first node that answers. A node that is silent is not waited for, the next is asked beside it. MOVED, ASK and TRYAGAIN mean that the request was not carried out, so those are followed whatever the
-//! request; nothing else is ever sent twice.
+//! The map comes from CLUSTER SLOTS. It is fetched again when a node answers MOVED, when a node is down, and every
+//! [`REVIEW`], from the first node that answers. A silent node does not delay this: after [`STAGGER`] the next one is
+//! asked as well. MOVED, ASK and TRYAGAIN mean that the request was not carried out, so any request may follow them.
+//! For no other reason does this module send a request again; a broken connection is handled in
+//! [`node`](super::node).
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -26,15 +28,15 @@ use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::target;
 
-/// How often the map is looked at though nothing seems wrong.
+/// How often the map is fetched although nothing seems wrong.
 const REVIEW: Duration = Duration::from_secs(30);
-/// The shortest time between two looks: a cluster in trouble must not be asked by every request.
+/// The shortest pause between two fetches. A cluster in trouble must not be asked once per request.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The longest time between two looks while none succeeds.
+/// The longest pause between two fetches while none succeeds.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long a node may be silent before the next is asked for the map, too.
+/// How long a node may be silent before the next one is also asked for the map.
 const STAGGER: Duration = Duration::from_millis(100);
-/// A request is passed on at most this often before the cluster is said to be down.
+/// The most redirects of one request before it fails with `ClusterDown`.
 const MOST_REDIRECTS: usize = 8;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
@@ -50,7 +52,7 @@ struct ClusterShared {
     tracking: Option<Tracking>,
     map: RwLock<Arc<Map>>,
     stale: Notify,
-    /// How the last look ended; nothing before the first has.
+    /// The result of the last fetch; `None` before the first has ended.
     looked: watch::Sender<Option<Result<()>>>,
 }
 
@@ -62,7 +64,7 @@ struct Map {
 }
 
 impl Cluster {
-    /// Starts to look for the map. [`ready`](Self::ready) waits for it.
+    /// Starts to fetch the map. [`ready`](Self::ready) waits for it.
     pub(super) fn start(
         seeds: Vec<Address>,
         login: Arc<Login>,
@@ -76,14 +78,14 @@ impl Cluster {
         Self { shared, refresher }
     }
 
-    /// Waits for the first map and the first attempt at each master. One that is down is waited for later; that all are is
-    /// an error.
+    /// Waits for the first map, and for the first attempt to connect to each master. Fails only if all masters are
+    /// down.
     pub(super) async fn ready(&self) -> Result<()> {
         self.shared.first_look().await?;
         self.shared.some_node_ready().await
     }
 
-    /// Sends a command to the master of a slot, and on to where it is passed.
+    /// Sends a command to the master of a slot, and follows redirects.
     pub(super) async fn send(&self, slot: u16, command: &Request, replay: Replay) -> Result<Reply, Failure> {
         let mut node = self.shared.await_master(slot).await?;
         let (mut asking, mut apart) = (false, false);
@@ -118,7 +120,8 @@ impl Cluster {
         Err(Error::new(ErrorKind::ClusterDown, format!("slot {slot} is passed from node to node")).into())
     }
 
-    /// Sends commands of one slot in one write. Those that a change of the cluster left over are sent one by one.
+    /// Sends commands of one slot in one write. Those that were refused because the cluster changed are sent again
+    /// one by one.
     pub(super) async fn send_all(
         &self,
         slot: u16,
@@ -140,7 +143,7 @@ impl Cluster {
         Ok(settled)
     }
 
-    /// Sends commands of one slot in one write, to one node: where the cluster has changed they fail.
+    /// Sends commands of one slot in one write, to one node. They fail if the cluster has changed.
     pub(super) async fn send_together(
         &self,
         slot: u16,
@@ -155,12 +158,12 @@ impl Cluster {
         Ok(answers)
     }
 
-    /// The master of a slot, as far as it is known here.
+    /// Returns the master of a slot according to the current map.
     pub(super) fn master(&self, slot: u16) -> Option<Arc<Node>> {
         self.shared.master(slot).ok()
     }
 
-    /// Some node, one that is up if there is any. Waits for the first map.
+    /// Returns any node, if possible one that is up. Waits for the first map.
     pub(super) async fn any(&self) -> Result<Arc<Node>> {
         self.shared.first_look().await?;
         let map = self.shared.map();
@@ -173,7 +176,7 @@ impl Cluster {
         self.shared.map().nodes.values().for_each(|node| node.close());
     }
 
-    /// The server's time as the node of slot 0 has it, or any that tells.
+    /// Returns the server's time according to the node of slot 0, or else to any node that knows it.
     pub(super) fn now(&self) -> Option<u64> {
         let map = self.shared.map();
         let first = map.masters.first().and_then(Option::as_ref);
@@ -190,7 +193,7 @@ impl Drop for Cluster {
 async fn ask(node: &Node, slot: u16, command: &Request) -> Result<Reply, Failure> {
     let both = [Request::new("ASKING"), command.clone()];
     let mut answers = node.send_all(slot, &both, Replay::Never).await?.into_iter();
-    // Where ASKING itself is refused, the command is only passed back, again and again.
+    // If ASKING is refused, fail with that error: the node would only redirect the command back, again and again.
     answers.next().transpose()?;
     answers.next().unwrap_or_else(|| Err(Error::new(ErrorKind::Server, "no answer after ASKING").into()))
 }
@@ -208,7 +211,7 @@ impl ClusterShared {
         })
     }
 
-    /// As [`master`](Self::master), and waits for the first map.
+    /// Does the same as [`master`](Self::master), and waits for the first map.
     async fn await_master(&self, slot: u16) -> Result<Arc<Node>> {
         match self.master(slot) {
             Ok(node) => Ok(node),
@@ -219,7 +222,7 @@ impl ClusterShared {
         }
     }
 
-    /// Waits until there is a map, or the look for the first has failed: with what stood in its way.
+    /// Waits until there is a map. Fails if the first fetch has failed.
     async fn first_look(&self) -> Result<()> {
         if !self.map().nodes.is_empty() {
             return Ok(());
@@ -232,14 +235,14 @@ impl ClusterShared {
         }
     }
 
-    /// Waits for every master's first attempt. One that is down is waited for later; that all are is an error.
+    /// Waits for the first attempt to connect to each master. Fails only if all are down.
     async fn some_node_ready(&self) -> Result<()> {
         let map = self.map();
         let attempts = join_all(map.nodes.values().map(|node| node.ready())).await;
         if attempts.iter().any(Result::is_ok) { Ok(()) } else { attempts.into_iter().collect() }
     }
 
-    /// The node at an address, known or new.
+    /// Returns the node at an address, and starts one if the map has none.
     fn node(&self, address: &Address) -> Arc<Node> {
         let mut guard = self.map.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(node) = guard.nodes.get(address) {
@@ -282,8 +285,8 @@ impl ClusterShared {
         }
     }
 
-    /// Fetches the map from the first node that gives it: those known to be up are asked first, then the seeds. The next is
-    /// asked when one fails, and beside one that is silent.
+    /// Fetches the map from the first node that answers with it. Known nodes that are up are asked first, then the
+    /// seeds. The next one is asked when one fails, and also while one is silent.
     async fn refresh(&self) -> Result<()> {
         let map = self.map();
         let mut candidates: Vec<(Address, Option<Arc<Node>>)> = Vec::new();
@@ -323,7 +326,7 @@ impl ClusterShared {
         }
     }
 
-    /// Asks a node for the master of each slot, over a connection of its own where it is a seed alone.
+    /// Asks a node for the master of each slot. A seed that is not in the map gets a connection of its own for this.
     async fn ask_masters(&self, address: Address, node: Option<Arc<Node>>) -> Result<Vec<Option<Address>>> {
         let node = node.unwrap_or_else(|| {
             Arc::new(Node::start(&Destination::Fixed(address.clone()), &self.login, 1, true, None))
@@ -353,7 +356,7 @@ impl ClusterShared {
         *guard = Arc::new(Map { nodes, masters });
         drop(guard);
         if let Some(tracking) = self.tracking.as_ref().filter(|_| moved) {
-            // Who served a slot before need not tell of changes at who serves it now.
+            // The old master of a slot does not report changes at the new one.
             tracking.listener.all_changed();
         }
     }

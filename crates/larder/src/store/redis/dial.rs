@@ -1,4 +1,4 @@
-//! Opening one connection: to an address, or to whichever server Sentinel names as master.
+//! Opens one connection: to an address, or to the server that Sentinel names as the master.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,32 +20,32 @@ use crate::endpoint::{Address, Secret};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Eviction;
 
-/// Who connects, and how.
+/// The credentials and settings of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Login {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
-    /// In place of both, where the program has a provider.
+    /// The program's credential provider. It replaces `username` and `password`.
     pub(crate) credentials: Option<Arc<CredentialSource>>,
     pub(crate) database: u32,
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) connect_timeout: Duration,
-    /// What `CLIENT LIST` calls the connections.
+    /// The name of the connections in `CLIENT LIST`.
     pub(crate) client_name: String,
-    /// What the server's time is measured against.
+    /// The clock against which the server's time is measured.
     pub(crate) clock: Clock,
     pub(crate) learned: Arc<Learned>,
-    /// Where connections are dialled and driven.
+    /// The runtimes on which connections are dialled and driven.
     pub(crate) hosts: Hosts,
 }
 
 impl Login {
-    /// The same for connections of the background.
+    /// Returns the same login for the connections of the background tasks.
     pub(crate) fn at_home(&self, home: &Handle) -> Self {
         Self { hosts: Hosts::at_home(home), ..self.clone() }
     }
 
-    /// As whom to log in, with credentials of the program's provider where it has one.
+    /// Returns the arguments of the login, with the provider's credentials if there are any.
     pub(super) fn greeting<'a>(&'a self, credentials: Option<&'a CurrentCredentials>) -> Greeting<'a> {
         let (username, password) = match credentials {
             Some(CurrentCredentials { credentials, .. }) => {
@@ -58,11 +58,11 @@ impl Login {
     }
 }
 
-/// What the servers of a store have said of themselves, and which of them the links talk to.
+/// What the store has learned about its servers, and which of them the links use.
 #[derive(Debug, Default)]
 pub(crate) struct Learned {
     eviction: RwLock<Eviction>,
-    /// Where there is one server at a time.
+    /// Used if the deployment has one server at a time, not in a cluster.
     pub(super) agreement: Agreement,
 }
 
@@ -71,7 +71,7 @@ impl Learned {
         self.eviction.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Of several nodes, one that evicts counts.
+    /// Records what a server said about eviction. If any node evicts, that answer is kept.
     fn note(&self, said: &Eviction) {
         let mut known = self.eviction.write().unwrap_or_else(PoisonError::into_inner);
         if !matches!((&*known, said), (Eviction::Evicts(_), Eviction::Never | Eviction::Unknown)) {
@@ -80,7 +80,7 @@ impl Learned {
     }
 }
 
-/// Where the connections of a link go.
+/// The address of a link's connections, or how to find it.
 #[derive(Debug, Clone)]
 pub(super) enum Destination {
     Fixed(Address),
@@ -88,26 +88,26 @@ pub(super) enum Destination {
 }
 
 impl Destination {
-    /// Whether a read-only answer may mean that another server is the master by now, to be found by dialling again: by
-    /// asking Sentinel, or by looking the name up.
+    /// Returns whether another server may be the master after a read-only answer, so that dialling again can find it:
+    /// by asking Sentinel, or by looking the name up. A Unix socket always leads to the same server.
     pub(super) fn moves(&self) -> bool {
         !matches!(self, Self::Fixed(Address::Unix(_)))
     }
 }
 
-/// A connection that was opened.
+/// An open connection, and what the server said about itself.
 pub(super) struct Dialled {
     pub(super) connection: Connection,
     /// Whether the server sends pushes on it.
     pub(super) resp3: bool,
     pub(super) address: Address,
     pub(super) identity: Identity,
-    /// What it was authenticated with, where that may change.
+    /// The credentials of the login, if they come from a provider and may change.
     pub(super) credentials: Option<CurrentCredentials>,
 }
 
-/// Opens a connection within the login's `connect_timeout`. `events` is called in the connection's own task, before any
-/// later reply is handed out.
+/// Opens a connection within the login's `connect_timeout`. The connection's own task calls `events` before it hands
+/// out any later reply.
 pub(super) async fn dial(
     destination: &Destination,
     login: &Login,
@@ -130,14 +130,15 @@ pub(super) async fn dial(
                 "{} did not complete a connection within {:?}{}",
                 describe(destination),
                 login.connect_timeout,
-                // A server without TLS waits for the end of what it takes for a command.
+                // A server without TLS takes the start of the handshake for an unfinished command, and waits for its
+                // end.
                 if login.tls.is_some() { ": does it speak TLS on this port?" } else { "" }
             ),
         )),
     }
 }
 
-/// Where a connection that is opened now would lead. It is closed at once.
+/// Finds out which server a new connection leads to. The connection is closed at once.
 pub(super) async fn look_up(destination: &Destination, login: &Login) -> Result<Identity> {
     dial(destination, login, |_| {}).await.map(|dialled| dialled.identity)
 }
@@ -159,10 +160,10 @@ async fn open_and_identify(address: &Address, login: &Login, events: Events) -> 
     Ok(Dialled { connection, resp3, address: address.clone(), identity, credentials })
 }
 
-/// Opens a connection to a server that Sentinel named, and fails where that is no master.
+/// Opens a connection to a server that Sentinel named. Fails if the server is not a master.
 pub(super) async fn open_master(address: &Address, login: &Login, events: Events) -> Result<Dialled> {
-    // The end of a connection that is passed over is not the end of the one that is used. No push that matters comes before tracking
-    // is on, so none is missed.
+    // A candidate that is passed over must not report its end: the listener would take it for the end of the
+    // connection in use. No invalidation is lost before the gate opens, because tracking is switched on later.
     let used = Arc::new(AtomicBool::new(false));
     let gate = used.clone();
     let gated = move |event: &Event<'_>| {
@@ -176,7 +177,8 @@ pub(super) async fn open_master(address: &Address, login: &Login, events: Events
     Ok(dialled)
 }
 
-/// During a failover a sentinel may still name the old master, or one that is not promoted yet.
+/// Fails unless the server is a master. During a failover a sentinel may still name the old master, or a replica that
+/// is not promoted yet.
 fn check_master(dialled: &Dialled) -> Result<()> {
     let address = &dialled.address;
     match dialled.identity.role {
@@ -194,7 +196,7 @@ fn check_master(dialled: &Dialled) -> Result<()> {
 
 pub(super) type Events = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
-/// A connection, and what it was authenticated with where that may change.
+/// A connection after the login, and its credentials if they may change.
 pub(super) struct OpenedConnection {
     pub(super) connection: Connection,
     resp3: bool,

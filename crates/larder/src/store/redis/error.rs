@@ -1,4 +1,4 @@
-//! From what the wire reports to larder's own kinds.
+//! Translates errors of the wire into larder's own kinds.
 
 use std::io;
 
@@ -6,14 +6,14 @@ use super::wire::{RequestFailure, ServerError, WireError};
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind};
 
-/// Why a request was not carried out: an error, or a wish of the server's that can be met here.
+/// Why a request has no reply: an error, or an instruction of the server that this module can follow.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The slot lives at another node, for good.
+    /// Another node serves the slot from now on.
     Moved(Address),
-    /// The key is already at another node, while its slot moves there.
+    /// The slot is moving to another node, and the key is already there.
     Ask(Address),
-    /// The slot is moving, and the keys are apart for the moment.
+    /// The slot is moving, and the request's keys are at two nodes for the moment.
     TryAgain,
     /// The server does not have the script.
     NoScript,
@@ -29,7 +29,7 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// `address` is who answered; it holds no secret.
+    /// Reads the failure of a request to `address`, which holds no secret.
     pub(super) fn of(failure: RequestFailure, address: &str) -> Self {
         let unsent = failure.is_unsent();
         let RequestFailure::Refused(error) = failure else {
@@ -51,7 +51,7 @@ impl Failure {
         wish.unwrap_or_else(|| Self::Error(translate_request(&error.into(), address)))
     }
 
-    /// For who cannot meet the server's wish.
+    /// Converts it to an error, for a caller that cannot follow the server's instruction.
     pub(super) fn into_error(self, address: &str) -> Error {
         match self {
             Self::Error(error) => error,
@@ -69,13 +69,14 @@ impl Failure {
     }
 }
 
-/// `address` is where it happened; it holds no secret.
+/// Translates an error at `address`, which holds no secret.
 pub(super) fn translate(error: &WireError, address: &str) -> Error {
     translate_as(kind(error), error, address)
 }
 
-/// Of a request on a connection that stood. What a dial says before anything is sent, as that no way leads to the host, may
-/// here come after the request was carried out.
+/// Translates the error of a request on an open connection. An I/O error such as "host unreachable" means during a
+/// dial that nothing was sent. Here the server may already have carried out the request, so it is `Disconnected`
+/// instead of `Refused`.
 pub(super) fn translate_request(error: &WireError, address: &str) -> Error {
     let kind = match kind(error) {
         ErrorKind::Refused => ErrorKind::Disconnected,
@@ -85,7 +86,8 @@ pub(super) fn translate_request(error: &WireError, address: &str) -> Error {
 }
 
 fn translate_as(kind: ErrorKind, error: &WireError, address: &str) -> Error {
-    // In the message too, as many programs log that alone: "connection refused" and "no such host" are different errands.
+    // The message includes the cause, because many programs log only the message: "connection refused" and "no such
+    // host" need different repairs.
     let said = format!(": {error}");
     let cause = match error {
         WireError::Io(cause) => Some(cause),
@@ -122,13 +124,14 @@ fn translate_as(kind: ErrorKind, error: &WireError, address: &str) -> Error {
         _ => format!("{address} answered{said}"),
     };
     match cause {
-        // io::Error cannot be cloned; its kind and text can.
+        // `io::Error` cannot be cloned; its kind and text can.
         Some(cause) => Error::with_source(kind, message, io::Error::new(cause.kind(), cause.to_string())),
         None => Error::new(kind, message),
     }
 }
 
-/// A server that does not know HELLO repeats what it was sent: the password, too.
+/// Returns whether the server does not know RESP3. Its answer is not shown, because a server that does not know HELLO
+/// repeats the arguments, including the password.
 fn no_resp3(error: &WireError) -> bool {
     let WireError::Server(error) = error else { return false };
     let detail = error.detail();
@@ -147,11 +150,12 @@ fn kind(error: &WireError) -> ErrorKind {
     }
 }
 
-/// How servers put it inside a script (since Redis 8.0 and Valkey 8, before, for a command and for a key), without NOPERM.
+/// What servers say without NOPERM inside a script: since Redis 8.0 and Valkey 8; in older versions for a command,
+/// and for a key.
 const NO_PERMISSION: [&str; 3] =
     ["ACL failure in script", "The user executing the script can't", "has no permissions to run the"];
 
-/// What a server's error means. Redis 6 puts the code of an error inside a script into a sentence.
+/// Returns the kind of a server's error. Redis 6 puts the code of an error inside a script into a sentence.
 fn coded(error: &ServerError) -> ErrorKind {
     let (code, detail) = (error.code(), error.detail());
     let has = |name: &str| {
@@ -192,11 +196,11 @@ fn io_kind(cause: &io::Error) -> ErrorKind {
         | io::ErrorKind::NotFound
         | io::ErrorKind::AddrNotAvailable
         | io::ErrorKind::HostUnreachable
-        // A socket's file has its permissions only a moment after the server has made it.
+        // A server sets the permissions of its socket a moment after it has created the file.
         | io::ErrorKind::PermissionDenied
         | io::ErrorKind::NetworkUnreachable => ErrorKind::Refused,
         io::ErrorKind::TimedOut => ErrorKind::TimedOut,
-        // What the resolver says when there is no such host has no kind of its own.
+        // The resolver's error for an unknown host has no kind of its own.
         _ if cause.to_string().contains("lookup address") => ErrorKind::Refused,
         _ => ErrorKind::Disconnected,
     }

@@ -1,11 +1,11 @@
-//! Which runtimes the connections of a store live on.
+//! The runtimes on which the connections of a store run.
 //!
-//! A connection is driven by a task; requests are fastest where it runs on the runtime of those who send them. But that
-//! runtime may end, or be blocked by its program, while the `Larder` lives on. So the *supervisors* of connections run at
-//! home, on the `Larder`'s own thread. They have a connection dialled, and so driven, on the runtime of a caller, notice when
-//! that runtime ends ([`Driver`]) or does not run, and then dial on another one that callers were seen on, or at home.
+//! A task drives each connection. Requests are fastest if it runs on the runtime of the callers. But that runtime may
+//! end, or the program may block it, while the `Larder` lives on. So the *supervisors* of connections run at home, on
+//! the `Larder`'s own thread. They dial and drive a connection on the runtime of a caller, and notice when that
+//! runtime ends ([`Driver`]) or is blocked. Then they dial on another runtime of a caller, or at home.
 //!
-//! The store of the background has no callers: all of it lives at home.
+//! The store of the background tasks has no callers: all of it runs at home.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,35 +20,35 @@ use crate::background::Runtimes;
 use crate::error::{Error, Result};
 use crate::telemetry::ConnectionMeter;
 
-/// How long a runtime may take to begin a task before another is used. It is asked only when a connection is dialled, and
-/// after a heartbeat has gone unanswered.
+/// How long a runtime may take to start a task before another one is used. It is measured only when a connection is
+/// dialled, and after an unanswered heartbeat.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Where a store's tasks and connections live.
+/// The runtimes of a store's tasks and connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Hosts {
     home: Handle,
-    /// `None` for the store of the background.
+    /// `None` for the store of the background tasks.
     callers: Option<Arc<Runtimes>>,
     pub(super) meter: ConnectionMeter,
     reconnects: watch::Sender<u64>,
 }
 
 impl Hosts {
-    /// Supervised at home, driven by the runtimes of callers, of which the current one is the first.
+    /// Makes hosts with supervisors at home and connections on the runtimes of callers, the current one first.
     pub(crate) fn of_callers(home: &Handle) -> Self {
         let runtimes = Runtimes::default();
         runtimes.remember_current();
         Self { callers: Some(Arc::new(runtimes)), ..Self::at_home(home) }
     }
 
-    /// Supervised and driven at home.
+    /// Makes hosts with both supervisors and connections at home.
     pub(crate) fn at_home(home: &Handle) -> Self {
         let (home, reconnects) = (home.clone(), watch::channel(0).0);
         Self { home, callers: None, meter: ConnectionMeter::new(), reconnects }
     }
 
-    /// Whether these are connections of the background.
+    /// Returns whether these are the connections of the background tasks.
     pub(super) fn is_background(&self) -> bool {
         self.callers.is_none()
     }
@@ -64,16 +64,16 @@ impl Hosts {
         }
     }
 
-    /// Where to dial, best first. Home is always the last.
+    /// Returns the runtimes to dial on, best first. Home is the last.
     pub(super) fn candidates(&self) -> Vec<Handle> {
         let mut candidates = self.callers.as_ref().map(|callers| callers.all()).unwrap_or_default();
-        // The one that called `connect` was seen first.
+        // The newest comes first in the list. Reverse it, so that the runtime that called `connect` is the first.
         candidates.reverse();
         candidates.push(self.home.clone());
         candidates
     }
 
-    /// Does not dial there again before a caller is seen there.
+    /// Skips the runtime until a caller is seen there again.
     pub(super) fn forget(&self, runtime: &Handle) {
         if let Some(callers) = &self.callers {
             callers.forget(runtime.id());
@@ -84,7 +84,7 @@ impl Hosts {
         runtime.id() == self.home.id()
     }
 
-    /// Whether a runtime runs: one that is blocked, never polled, or ended does not.
+    /// Returns whether a runtime runs tasks. One that is blocked, never polled, or ended does not.
     pub(super) async fn runs(&self, runtime: &Handle) -> bool {
         if self.is_home(runtime) {
             return true;
@@ -99,20 +99,20 @@ impl Hosts {
         self.reconnects.send_modify(|count| *count += 1);
     }
 
-    /// Changes whenever a connection has come up again.
+    /// Returns a counter that changes each time a lost connection is up again.
     pub(super) fn reconnects(&self) -> watch::Receiver<u64> {
         self.reconnects.subscribe()
     }
 }
 
-/// Runs `work` to its end on `runtime`, within `limit`. `None` where the runtime has ended or does not run.
+/// Runs `work` to its end on `runtime`, within `limit`. Returns `None` if the runtime has ended or is blocked.
 pub(super) async fn run_on<T: Send + 'static>(
     runtime: &Handle,
     limit: Duration,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Option<Result<T>> {
     let (begin, begun) = oneshot::channel();
-    // Ends with the supervisor that waits for it.
+    // The task is aborted together with the supervisor that waits for it.
     let mut tasks = JoinSet::new();
     let work = async move {
         let _ = begin.send(());
@@ -124,20 +124,20 @@ pub(super) async fn run_on<T: Send + 'static>(
     }
     match timeout(limit.saturating_add(PATIENCE), tasks.join_next()).await {
         Ok(Some(Ok(result))) => Some(result),
-        // The runtime ended meanwhile.
+        // The runtime ended during the work.
         Ok(_) => None,
         Err(_) => Some(Err(Error::timed_out(limit))),
     }
 }
 
-/// The runtime that drives a connection, and a task there that goes down with it.
+/// The runtime of a connection, and a task on it that ends together with it.
 pub(super) struct Driver {
     pub(super) runtime: Handle,
     _sentinel: JoinSet<()>,
 }
 
 impl Driver {
-    /// `on_end` is called when the runtime ends, at once; it may also be called after the driver was dropped.
+    /// Calls `on_end` as soon as the runtime ends; perhaps also after the driver was dropped.
     pub(super) fn new(runtime: Handle, on_end: impl FnOnce() + Send + 'static) -> Self {
         let mut sentinel = JoinSet::new();
         let ends = OnDrop(Some(on_end));

@@ -1,8 +1,9 @@
-//! What a server says of itself when a connection is opened: its role, its run id, its version, whether it evicts.
+//! What a server reports about itself when a connection opens: its role, its run id, its version, and whether it
+//! evicts.
 //!
-//! `HELLO` tells role and version, and needs no permission from Redis 6.2 on. Where it is refused, `ROLE` is asked, and
-//! where that is refused too, the role stays unknown and counts as a master's. The run id comes from `INFO`, and stays
-//! unknown where that is refused.
+//! `HELLO` reports role and version, and needs no permission since Redis 6.2. If it is refused, `ROLE` is asked. If
+//! that is refused, too, the role stays unknown, and the server is treated as a master. The run id comes from `INFO`,
+//! and stays unknown if that is refused.
 
 use super::wire::{Connection, Reply, Request, RequestFailure};
 use crate::store::Eviction;
@@ -13,12 +14,12 @@ pub(super) enum Role {
     Replica,
 }
 
-/// How a connection can be asked for the role of its server.
+/// The command that asks a connection for the role of its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AskRole {
     Hello,
     Role,
-    /// The server refuses either.
+    /// The server refuses both.
     No,
 }
 
@@ -27,7 +28,7 @@ pub(super) struct Identity {
     pub(super) role: Option<Role>,
     pub(super) ask_role: AskRole,
     pub(super) run_id: Option<String>,
-    /// Of the version.
+    /// The major number of the server's version.
     pub(super) major: Option<u32>,
     pub(super) eviction: Eviction,
 }
@@ -38,8 +39,8 @@ impl Identity {
     }
 }
 
-/// Gives the connection its name and asks the server: one round trip, and one more where `HELLO` is refused. An error is a
-/// lost connection; a refusal is not.
+/// Names the connection and asks for the server's identity: one round trip, and a second one if `HELLO` is refused. A
+/// refused command leaves its field unknown; an error means that the connection is lost.
 pub(super) async fn identify(connection: &Connection, name: &str) -> Result<Identity, RequestFailure> {
     let questions = [
         Request::new("CLIENT").arg("SETNAME").arg(name),
@@ -74,13 +75,13 @@ pub(super) async fn identify(connection: &Connection, name: &str) -> Result<Iden
 impl AskRole {
     pub(super) fn command(self) -> Request {
         match self {
-            // Redis 6.0 wants the number, and to say 3 again changes nothing.
+            // Redis 6.0 requires the number, and repeating the 3 changes nothing.
             Self::Hello => Request::new("HELLO").arg("3"),
             Self::Role | Self::No => Request::new("ROLE"),
         }
     }
 
-    /// The role in the answer to that command, if it says one.
+    /// Reads the role from the reply to that command, if it contains one.
     pub(super) fn read(self, answer: &Reply) -> Option<Role> {
         let role = match (self, answer) {
             (Self::Hello, answer) => hello_field(answer, "role")?,
@@ -100,12 +101,12 @@ fn text(value: Reply) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
 
-/// A field of what INFO says.
+/// Returns a field of the reply to INFO.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-/// What the server says of its memory. A server that does not say it is no reason not to connect.
+/// Reads the eviction policy from `INFO memory`. A server that does not report it is still used.
 fn eviction(memory: Option<&str>) -> Eviction {
     let field = |name| memory.and_then(|info| field(info, name));
     match (field("maxmemory"), field("maxmemory_policy")) {

@@ -102,7 +102,7 @@ fn lives(terms: &[QuotaSpec]) -> u64 {
         Rule::Log => term.width.saturating_add(term.width.div_ceil(6)),
         Rule::Gcra => 0,
     };
-    // What is left of the current millisecond is lost.
+    // Add a millisecond, because the rest of the current one is lost.
     terms.iter().map(whole).max().unwrap_or(0).div_ceil(1000) + 1
 }
 

@@ -1,14 +1,22 @@
-//! One connection that is kept: dialled, watched, and dialled again when it breaks.
+//! Keeps one connection open: dials it, watches it, and dials again when it breaks.
 //!
-//! A supervisor owns the connection. While it stands, callers share it. When it breaks (its task says so, or two
-//! heartbeats in a row go unanswered, which is how a peer that hangs is noticed), or the links of the node have to
-//! [move](super::agreement) to another server, the supervisor dials at once, and
-//! callers wait for that one attempt. If it fails, the link is down: callers get the error without waiting, and the
-//! supervisor keeps dialling with backoff and jitter. So an outage costs each caller a bounded time once, and then
-//! none. While it pauses for long the link is down, not dialling: a caller waits for an attempt, not for a pause.
+//! A supervisor task owns the connection, and callers share it while it is up. The supervisor replaces it in three
+//! cases:
 //!
-//! The supervisor runs at home, the connection on the runtime of a caller: see [`hosts`](super::hosts). Where that runtime has
-//! ended or does not run, the server is not at fault, and the next connection is dialled elsewhere at once.
+//! - It broke, or the links of the node [move](super::agreement) to another server. The supervisor dials at once, and
+//!   callers wait for that one attempt.
+//! - Two heartbeats in a row went unanswered: the server hangs. The link is down while the supervisor dials, because
+//!   the next dial will probably hang, too.
+//! - The runtime that drives it has ended or is blocked. The server is not at fault, and the supervisor dials on
+//!   another runtime at once.
+//!
+//! If an attempt fails, the link is down: callers get the error without waiting, and the supervisor keeps dialling
+//! with backoff and jitter. So an outage delays each caller at most once, for a bounded time. A connection that broke
+//! right after it came up is dialled again after a pause. Callers wait for a pause of at most [`WAITED_FOR`]; during
+//! a longer one the link is down.
+//!
+//! The supervisor runs on the `Larder`'s own thread, the connection on the runtime of a caller: see
+//! [`hosts`](super::hosts).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,51 +46,54 @@ use crate::store::session::{ReadStamp, Sessions};
 use crate::telemetry::target;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A tracked connection's, on whose answers near reads live.
+/// The heartbeat of a tracked connection. Its answers keep near reads valid.
 const TRACKED_HEARTBEAT: Duration = Duration::from_millis(500);
-/// How many heartbeats of a cluster's tracked connection go by between two looks at who serves which slot.
+/// How many heartbeats a tracked connection to a cluster node waits between two requests for the map of slots.
 const SLOTS_EVERY: u32 = 4;
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
-/// The longest pause that callers wait for, as they do for a dial.
+/// The longest pause that callers wait for, as if it were part of a dial.
 const WAITED_FOR: Duration = Duration::from_millis(400);
-/// The shortest after the server said that it takes no more connections.
+/// The shortest pause after the server said that it has no room for another connection.
 const BUSY_DELAY: Duration = Duration::from_millis(500);
-/// How often a name that leads to a replica is looked up: less and less often, and soon after a request was refused.
+/// The first and the longest pause between two lookups of a name that leads to a replica. The pause doubles with each
+/// lookup; after a refused request the next lookup follows within the first pause.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
-/// How soon after credentials could not be renewed that is tried again.
+/// The pause after an attempt to renew the credentials failed.
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
 
-/// A connection, and which of the link's connections it is.
+/// An open connection, and its number among all that the link has opened.
 pub(super) struct Live {
     pub(super) connection: Connection,
     number: u64,
     broken: Arc<Notify>,
-    /// Whether the runtime that drove it has ended.
+    /// Set when the runtime that drove the connection has ended.
     stranded: Arc<AtomicBool>,
     since: Instant,
-    /// As what it is believed, where changes are told.
+    /// The stamp for reads through it, if the connection is tracked.
     pub(super) seen: Option<ReadStamp>,
     lanes: Option<Arc<Sessions>>,
-    /// What the server said of itself. In a cluster the map of slots says who is a master.
+    /// The role that the server reported. In a cluster the map of slots decides who is a master.
     pub(super) role: Option<Role>,
-    /// Of the links of the node; see [`Agreement`](super::agreement::Agreement).
+    /// The generation of the node's links; see [`Agreement`](super::agreement::Agreement).
     pub(super) generation: u64,
-    /// Whether what a script reads on a tracked connection is tracked though the script writes, too.
+    /// Whether the server tracks what a script reads even if the script also writes.
     pub(super) tracks_reads: bool,
 }
 
 impl Live {
-    /// Gives the connection up, so that the link dials again: it broke, or the server is no longer the master. What was not
-    /// written never will be: a write that is still queued here must not follow one on the next connection.
+    /// Gives the connection up, so that the link dials again: the connection broke, or the server is no longer the
+    /// master. Requests still in the queue are never written: an old write must not arrive after a write on the next
+    /// connection.
     pub(super) fn give_up(&self) {
         self.connection.give_up();
         self.broken.notify_one();
     }
 
-    /// As what is believed what is read through it, until its lane's generation ends. That may be before the connection
-    /// does: the links were divided, and it may lead to a server that takes no writes.
+    /// Returns the stamp for reads through this connection, while its session's generation is current. The generation
+    /// may end before the connection does: when the links are divided, this connection may lead to a server that
+    /// takes no writes.
     pub(super) fn believed(&self) -> Option<ReadStamp> {
         let lanes = self.lanes.as_ref()?;
         self.seen.filter(|seen| lanes.is_current(*seen))
@@ -92,7 +103,8 @@ impl Live {
         if self.stranded.load(Ordering::Acquire) { End::Stranded } else { End::Broken }
     }
 
-    /// Whether it has stood for a while: what one connection was told need not be told to the next at once.
+    /// Returns whether the connection has been up for longer than a heartbeat. A younger one does not react to a
+    /// read-only answer: otherwise every new connection would make the links dial again at once.
     pub(super) fn has_settled(&self) -> bool {
         self.since.elapsed() > HEARTBEAT
     }
@@ -103,21 +115,21 @@ enum LinkStatus {
     Dialling,
     Up(Arc<Live>),
     Down(Error),
-    /// For good.
+    /// Closed for good.
     Closed,
 }
 
-/// The state of a link, as its supervisor and callers share it.
+/// The state that the supervisor and the callers of a link share.
 struct LinkState {
     state: watch::Sender<LinkStatus>,
-    /// The connection of [`LinkStatus::Up`], for requests: read without a lock.
+    /// The connection of [`LinkStatus::Up`], which requests read without a lock.
     up: ArcSwapOption<Live>,
 }
 
 impl LinkState {
-    /// Replaces the state where `change` gives another one.
+    /// Replaces the state if `change` returns a new one.
     fn update(&self, change: impl FnOnce(&LinkStatus) -> Option<LinkStatus>) {
-        // The last handle of a connection is dropped outside the lock.
+        // Keep the previous state until after the lock: dropping it may drop the last handle of a connection.
         let mut before = None;
         self.state.send_if_modified(|state| {
             let Some(next) = change(state) else { return false };
@@ -130,13 +142,14 @@ impl LinkState {
         });
     }
 
-    /// Replaces the state, unless the link was closed: a supervisor that is being aborted may still be running.
+    /// Replaces the state, unless the link is closed. The supervisor may still run for a moment after `close` has
+    /// aborted it, and must not reopen the link.
     fn put(&self, next: LinkStatus) {
         self.update(|state| if matches!(state, LinkStatus::Closed) { None } else { Some(next) });
     }
 }
 
-/// Drops its connection and stops dialling when dropped.
+/// A link. Dropping it closes the connection and stops dialling.
 pub(super) struct Link {
     shared: Arc<LinkState>,
     login: Arc<Login>,
@@ -145,7 +158,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Starts dialling. [`live`](Self::live) waits for the first attempt. With a lane it is a tracked connection.
+    /// Starts dialling; [`live`](Self::live) waits for the first attempt. With a session the connection is tracked.
     pub(super) fn start(
         destination: Destination,
         kind: LinkKind,
@@ -161,22 +174,22 @@ impl Link {
         Self { shared, login, time, supervisor }
     }
 
-    /// The connection, if it is open.
+    /// Returns the connection if it is up and leads to the current server. Does not wait.
     pub(super) fn standing(&self) -> Option<Arc<Live>> {
         self.shared.up.load_full().filter(|live| self.is_current(live))
     }
 
-    /// Whether it leads to the server that the links of the node talk to.
+    /// Returns whether the connection leads to the server that the links of the node use.
     fn is_current(&self, live: &Live) -> bool {
         live.generation == OF_CLUSTER || live.generation == self.login.learned.agreement.generation()
     }
 
-    /// The connection; waits while it is being dialled, fails at once while the server is away.
+    /// Returns the connection. Waits while it is being dialled; fails at once while the link is down.
     pub(super) async fn live(&self) -> Result<Arc<Live>> {
         self.live_after(None).await
     }
 
-    /// As [`live`](Self::live), but not the connection `failed`, which its caller saw break.
+    /// Does the same as [`live`](Self::live), but never returns `failed`, a connection that the caller saw break.
     pub(super) async fn live_after(&self, failed: Option<&Live>) -> Result<Arc<Live>> {
         let usable =
             |live: &Live| self.is_current(live) && failed.is_none_or(|failed| failed.number != live.number);
@@ -200,7 +213,7 @@ impl Link {
         matches!(&*self.shared.state.borrow(), LinkStatus::Down(_))
     }
 
-    /// Gives the connection up for good. Requests under way hold it until they are answered.
+    /// Closes the link for good. Requests that are under way keep their connection until they are answered.
     pub(super) fn close(&self) {
         self.supervisor.abort();
         self.shared.update(|_| Some(LinkStatus::Closed));
@@ -217,17 +230,17 @@ impl Drop for Link {
     }
 }
 
-/// What a link is one of.
+/// The place of a link in its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LinkKind {
-    /// The links to one server. The first looks the name up where they talk to a replica.
+    /// The first link to a server that is not in a cluster. While it leads to a replica, it looks the name up.
     First,
     Further,
-    /// The links to a node of a cluster, whose map says where to go.
+    /// A link to a node of a cluster. The cluster's map says where to connect.
     OfCluster,
 }
 
-/// In place of a generation.
+/// The generation of a cluster's connections, which never move.
 const OF_CLUSTER: u64 = u64::MAX;
 
 struct Supervisor {
@@ -244,6 +257,7 @@ impl Supervisor {
         let mut delays = delays();
         loop {
             number += 1;
+            // Dial until a connection is up, and offer it to callers.
             let Opened { live, about, runtime } = self.dial_until_up(&shared, &mut delays, number).await;
             let connected =
                 self.login.hosts.meter.connected(&describe(&self.destination), self.role(), number > 1);
@@ -255,18 +269,21 @@ impl Supervisor {
             let since = Instant::now();
             let seen = live.seen;
             let end = self.watch(&live, about, &driver).await;
-            // However it ended: what callers queued and was not written goes to the next connection, or nowhere.
+            // Requests that were queued and not written fail here as unsent, so they may go to the next connection.
             live.connection.give_up();
             drop(live);
             drop(connected);
             if let (Some(lane), Some(seen)) = (&self.lane, seen) {
-                // A connection that is given up may be open still, and tell of nothing that matters.
+                // The connection may still be open on the server, but nothing renews its session any more. End the
+                // session's generation, so that earlier reads are invalid.
                 lane.end(seen);
             }
+            // Decide whether callers wait for the next dial, and how long the supervisor pauses before it.
             let server = describe(&self.destination);
             let down =
                 |kind, what: &str| LinkStatus::Down(Error::new(kind, format!("{server} {what}")).unsent());
-            // A server that takes connections and drops them at once must not be dialled without a pause.
+            // Without this pause a server that accepts connections and drops them at once would be dialled in a tight
+            // loop.
             let brief = since.elapsed() <= HEARTBEAT && end != End::Moved;
             let pause = brief.then(|| delays.next().unwrap_or(LONGEST_DELAY));
             let next = match end {
@@ -281,7 +298,7 @@ impl Supervisor {
                     shared.put(LinkStatus::Dialling);
                     continue;
                 }
-                // A hanging server will hardly answer a dial sooner: callers need not wait for that.
+                // A server that hangs will probably not answer the next dial either, so callers do not wait for it.
                 End::Silent => down(ErrorKind::TimedOut, "has stopped answering"),
                 End::Broken if pause.is_some_and(|pause| pause > WAITED_FOR) => {
                     down(ErrorKind::Disconnected, "drops new connections")
@@ -297,12 +314,12 @@ impl Supervisor {
         }
     }
 
-    /// The server and the role, as events name them.
+    /// Returns the server and the role for events.
     fn whose(&self) -> (String, &'static str) {
         (describe(&self.destination), self.role())
     }
 
-    /// What the connection is for, as events name it.
+    /// Returns what the connection is used for, as events name it.
     fn role(&self) -> &'static str {
         match self.lane {
             Some(_) => "tracking",
@@ -331,7 +348,7 @@ impl Supervisor {
                         "dialling failed"
                     );
                     if error.kind() == ErrorKind::Busy {
-                        // Each attempt costs a server that has no room for it.
+                        // A server without room for another connection pays for each attempt, so dial it less often.
                         least = BUSY_DELAY;
                     }
                     shared.put(LinkStatus::Down(error.unsent()));
@@ -341,7 +358,7 @@ impl Supervisor {
         }
     }
 
-    /// Opens a connection on the first runtime that runs; none where the links moved on meanwhile.
+    /// Opens a connection on the first runtime that responds. Returns `None` if the links moved meanwhile.
     async fn dial_once(&self, number: u64) -> Result<Option<Opened>> {
         let hosts = &self.login.hosts;
         for runtime in hosts.candidates() {
@@ -353,8 +370,9 @@ impl Supervisor {
         Err(Error::closed())
     }
 
-    /// As [`dial_once`](Self::dial_once); `None` where the runtime has ended or does not run.
+    /// Does the same on one runtime; the outer `None` means that the runtime has ended or is blocked.
     async fn dial_on(&self, runtime: &Handle, number: u64) -> Option<Result<Option<Opened>>> {
+        // Open a generation of the session before the dial: what was read through the last connection ends here.
         let begun = self.login.learned.agreement.generation();
         let broken = Arc::new(Notify::new());
         let on_break = broken.clone();
@@ -373,6 +391,7 @@ impl Supervisor {
                 on_break.notify_one();
             }
         };
+        // Dial on the runtime, and let the links decide whether they use the server.
         let (destination, login) = (self.destination.clone(), self.login.clone());
         let dialling = async move { dial(&destination, &login, events).await };
         let Dialled { connection, resp3, address, identity, credentials } =
@@ -389,11 +408,12 @@ impl Supervisor {
                 Admission::Refused(error) => return Some(Err(error)),
             }
         };
+        // Count the connection among the node's links, switch tracking on, and wait for the first heartbeat.
         let member = Member { learned: self.login.learned.clone(), generation, by };
         let (mut tracked, mut slots) = (None, None);
         let handshake = async {
             if let Some(lane) = &self.lane {
-                // Without pushes nothing would tell of changes, whatever the server says.
+                // Over RESP2 no invalidation can arrive, even if the server accepts CLIENT TRACKING.
                 let armed = resp3 && arm(&connection, &address.to_string(), self.role()).await?;
                 tracked = seen.filter(|_| armed && by == ConnectionUse::Trusted);
                 if let Some(seen) = tracked.filter(|_| generation != OF_CLUSTER) {
@@ -401,12 +421,12 @@ impl Supervisor {
                 }
             }
             if self.lane.as_ref().is_some_and(SessionHandle::of_cluster) && tracked.is_some() {
-                // Before anything is read: a slot that is given away from now on is noticed.
+                // Fetch the map before the first read, so that a slot which moves away later is noticed.
                 slots = masters(&connection).await;
             }
             self.beat(&connection, tracked, AskRole::No).await.map(drop)
         };
-        // The first heartbeat belongs to the handshake: without it freshness could not be judged.
+        // The handshake includes the first heartbeat: without the server's time, freshness cannot be compared.
         match timeout(self.login.connect_timeout, handshake).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => {
@@ -430,8 +450,9 @@ impl Supervisor {
         Some(Ok(Some(Opened { live, about, runtime: runtime.clone() })))
     }
 
-    /// Asks for the server's time, and for its role where that can be asked: one round trip. A master's answer keeps valid
-    /// what was read through a tracked connection. An error is a lost connection.
+    /// Asks for the server's time, and for its role if possible, in one round trip. Unless the server says that it is
+    /// a replica, the answer extends the validity of what was read through a tracked connection. An error means that
+    /// the connection is lost.
     async fn beat(
         &self,
         connection: &Connection,
@@ -450,13 +471,14 @@ impl Supervisor {
         Ok(role)
     }
 
-    /// Returns when the connection is at its end.
+    /// Watches the connection until it has to be replaced, and returns why.
     async fn watch(&self, live: &Live, mut about: About, driver: &Driver) -> End {
         let agreement = &self.login.learned.agreement;
         let mut moves = agreement.moves();
         let server = describe(&self.destination);
         let of_cluster = self.kind == LinkKind::OfCluster;
-        // Where the name leads to a master by now, if this is a replica. It must not delay a heartbeat.
+        // A replica's first link looks up whether the name leads to a master by now. The lookup runs beside the
+        // heartbeats, so that it never delays one.
         let looks = self.kind == LinkKind::First && self.destination.moves() && about.identity.is_replica();
         let (mut look, mut look_pause) = (Instant::now() + FIRST_LOOK, FIRST_LOOK);
         let mut looking = OptionFuture::default();
@@ -496,6 +518,7 @@ impl Supervisor {
                 }
                 _ = heartbeat.tick() => {}
             }
+            // Send the heartbeat, and react to a changed role or to silence.
             match timeout(HEARTBEAT, self.beat(&live.connection, live.seen, about.identity.ask_role)).await {
                 Ok(Err(_)) => return live.end(),
                 Ok(Ok(role)) => {
@@ -507,12 +530,14 @@ impl Supervisor {
                 Err(_) if !self.login.hosts.runs(&driver.runtime).await => return End::Stranded,
                 Err(_) => missed += 1,
             }
+            // Dial again if the links can agree on one master by now, or if reads stayed invalid after a division.
             if !of_cluster && agreement.is_stray(&about.identity) {
                 return End::Broken;
             }
             if !of_cluster && !agreement.is_divided() && self.was_divided(live) {
                 return End::Moved;
             }
+            // Start the lookup of the name and the renewal of credentials when they are due.
             if looks && Instant::now() >= look {
                 look_pause = (look_pause * 2).min(LONGEST_LOOK);
                 look = Instant::now() + look_pause;
@@ -522,7 +547,7 @@ impl Supervisor {
                 && source.is_due(kept)
                 && Instant::now() >= renew_after
             {
-                // Not twice at the same time.
+                // The next attempt may start only after this one has finished or timed out.
                 renew_after = Instant::now() + self.login.connect_timeout;
                 renewing =
                     Some(Box::pin(authenticate(&live.connection, source, &self.login, &server))).into();
@@ -537,42 +562,44 @@ impl Supervisor {
         }
     }
 
-    /// Whether nothing is kept of what is read through this connection because the links were divided.
+    /// Returns whether the session's generation has ended although the connection is up, because the links were
+    /// divided.
     fn was_divided(&self, live: &Live) -> bool {
         self.lane.as_ref().zip(live.seen).is_some_and(|(lane, seen)| !lane.lanes().is_current(seen))
     }
 
-    /// Whether the server is still the one to read from, as far as it says so itself: a node of a cluster that gave slots away
-    /// may go on answering, and is not told of changes any more.
+    /// Returns whether the server still serves the same slots. A cluster node that has given slots away may go on
+    /// answering, but it no longer gets the writes to them, and so sends no invalidations. Costs one round trip every
+    /// few heartbeats.
     async fn still_serves(&self, live: &Live, beats: u32, slots: &mut Option<Vec<Vec<Reply>>>) -> bool {
         let Some(lane) = self.lane.as_ref().filter(|_| live.seen.is_some()) else { return true };
         if !lane.of_cluster() || !beats.is_multiple_of(SLOTS_EVERY) {
             return true;
         }
-        // What cannot be asked is not held against the server: the heartbeat decides that.
+        // If the map cannot be fetched, the heartbeat decides about the connection.
         let Some(masters) = masters(&live.connection).await else { return true };
         slots.replace(masters.clone()).is_none_or(|before| before == masters)
     }
 }
 
-/// Who serves which slot, as far as the server says.
+/// Asks the server for the master of each range of slots. Returns `None` if it does not answer with a map.
 async fn masters(connection: &Connection) -> Option<Vec<Vec<Reply>>> {
     let request = Request::new("CLUSTER").arg("SLOTS");
     let answer = timeout(HEARTBEAT, connection.send(&request)).await.ok()?.ok()?;
     matches!(answer, Reply::Array(_)).then(|| slots::masters(&answer))
 }
 
-/// What the supervisor alone knows of a connection.
+/// The part of a connection's state that only the supervisor uses.
 struct About {
     identity: Identity,
-    /// What it was authenticated with, where that may change.
+    /// The credentials of the login, if they come from a provider and may change.
     credentials: Option<CurrentCredentials>,
-    /// Who served which slot when it was last asked, where it tells of changes to a node of a cluster.
+    /// The map of slots when it was last fetched, on a tracked connection to a cluster node.
     slots: Option<Vec<Vec<Reply>>>,
     _member: Member,
 }
 
-/// A connection as the links of its node count it, until it is dropped.
+/// Counts a connection among the links of its node until dropped.
 struct Member {
     learned: Arc<Learned>,
     generation: u64,
@@ -615,11 +642,11 @@ async fn authenticate(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Broken,
-    /// The links talk to another server from now on.
+    /// The links use another server from now on.
     Moved,
     /// Two heartbeats went unanswered.
     Silent,
-    /// The runtime that drove it has ended or does not run: the server may be as well as ever.
+    /// The runtime that drove it has ended or is blocked; the server may be healthy.
     Stranded,
 }
 
@@ -630,13 +657,13 @@ struct Opened {
     runtime: Handle,
 }
 
-/// Notes at once, for callers and the supervisor, when the runtime of a connection ends.
+/// Starts the task that reports the end of the connection's runtime to callers and to the supervisor at once.
 fn drive(shared: &Arc<LinkState>, live: &Live, runtime: Handle) -> Driver {
     let (shared, number) = (shared.clone(), live.number);
     let (stranded, broken) = (live.stranded.clone(), live.broken.clone());
     Driver::new(runtime, move || {
         stranded.store(true, Ordering::Release);
-        // A later connection is none of this driver's business.
+        // This driver may report late. It must not take down a connection that was opened after its own.
         shared.update(|state| match state {
             LinkStatus::Up(live) if live.number == number => Some(LinkStatus::Dialling),
             _ => None,
@@ -666,7 +693,7 @@ mod tests {
         for pauses in [one, other] {
             assert_eq!(pauses.len(), 20);
             assert!(pauses[0] >= FIRST_DELAY && pauses[19] >= LONGEST_DELAY, "{pauses:?}");
-            // Jitter adds up to as much again.
+            // Jitter adds up to the same time again.
             assert!(pauses[0] <= FIRST_DELAY * 2, "{pauses:?}");
             assert!(pauses.iter().all(|pause| *pause <= LONGEST_DELAY * 2), "{pauses:?}");
         }

@@ -101,7 +101,7 @@ impl RedisStore {
         [millis(claim), millis(live)]
     }
 
-    /// The same after a prefix, as one argument.
+    /// Returns the timing after a prefix, as one argument.
     fn paced(&self, before: &str) -> Name {
         let mut paced = Name::from(before);
         paced.push_str(&digits(self.timing.claim));
@@ -198,7 +198,7 @@ impl RedisStore {
         }
     }
 
-    /// How long the lock is still held, if it is.
+    /// Returns how long the lock is still held, if it is.
     pub(in crate::store) async fn time_left(&self, lock: &str) -> Option<Duration> {
         let asked = Request::new("PTTL").arg(lock);
         let left = self.network.run(lock, &asked, Replay::Safe).await.unwrap();
@@ -218,7 +218,7 @@ async fn within<T>(max_wait: Duration, asked: impl Future<Output = Result<T>>) -
     timeout(max_wait, asked).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
 }
 
-/// Collects the answers of all parts, by place. An error only if no part has answered.
+/// Collects the answers of all parts, by index. Fails only if no part has answered.
 pub(super) fn known<T>(
     count: usize,
     parts: &[&[usize]],

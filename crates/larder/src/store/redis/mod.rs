@@ -1,7 +1,7 @@
-//! The store on Redis and Valkey: the only module that knows them.
+//! The store on Redis and Valkey. No other module depends on these servers.
 //!
-//! Each operation is one command or one script, and so one round trip. An operation on several names is one
-//! for each group of names that the server can process together; all groups are sent at once.
+//! Each operation is one command or one script, and so one round trip. An operation on several names is one for each
+//! group of names that the server can process together; all groups are sent at once.
 
 mod agreement;
 mod cluster;
@@ -63,7 +63,7 @@ pub(crate) struct RedisStore {
     pub(super) timing: QueueTiming,
     learned: Arc<Learned>,
     known: Box<KnownScripts>,
-    /// Boxed: it is large, and seldom used.
+    /// Boxed, because it is large and seldom used.
     replicas: Box<Replicas>,
 }
 
@@ -287,7 +287,7 @@ impl Store for RedisStore {
             let names = group.places.iter().filter_map(|place| names.get(*place));
             let commands = names.map(|name| Request::new("PTTL").arg(name.as_str())).collect();
             let answers = self.network.run_all(group, commands, Replay::Safe).await?;
-            // Negative if there is no such name, or if it never expires.
+            // The reply is negative if the name does not exist or never expires.
             answers.iter().map(|left| Ok(number(left).ok().map(Duration::from_millis))).collect()
         }))
         .await?;
@@ -401,7 +401,7 @@ impl Store for RedisStore {
             )
         };
         let version = bytes(text)?.as_deref().and_then(read_version).ok_or_else(odd)?;
-        // A key without an expiry is kept for ever.
+        // A key without an expiry never expires.
         let left = number(&left).map_or(Duration::MAX, Duration::from_millis);
         Ok(KeptVersion { version, left, seen })
     }

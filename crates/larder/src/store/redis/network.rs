@@ -1,4 +1,4 @@
-//! The servers behind a `Larder`: one, or a cluster. Above this, only names and commands are known.
+//! The servers behind a `Larder`: one, or a cluster. The layers above know only names and commands.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use crate::endpoint::Deployment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::session::ReadStamp;
 
-/// How long a tracked connection may take for an answer before the other is asked: it may have fallen silent, and is given
-/// up only after some heartbeats.
+/// How long the tracking connection may take for an answer before another connection is asked. It may have fallen
+/// silent, and its supervisor notices that only after some heartbeats.
 const TRACKED_PATIENCE: Duration = Duration::from_millis(250);
 
-/// How long to wait before keys are asked for again that a cluster is about to bring together.
+/// The pause before a request is sent again whose keys are at two nodes while a cluster moves their slot.
 const MOVE_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) enum Network {
@@ -33,7 +33,7 @@ pub(super) enum Network {
     Cluster(Cluster),
 }
 
-/// Who serves a name.
+/// The server of a name.
 enum Server<'a> {
     Single(&'a Node),
     Of(Arc<Node>),
@@ -48,7 +48,7 @@ impl Server<'_> {
     }
 }
 
-/// Names that one command can hold, by their place in the caller's list.
+/// Names that one command can hold, as indexes into the caller's list.
 pub(super) struct KeyGroup {
     lane: u16,
     pub(super) places: Vec<usize>,
@@ -76,7 +76,7 @@ impl Network {
         Self::Single(Node::start(&destination, &login, connections, false, lane))
     }
 
-    /// Waits for the first attempt to connect, and gives its failure.
+    /// Waits for the first attempt to connect, and returns its failure.
     pub(super) async fn ready(&self) -> Result<()> {
         match self {
             Self::Single(node) => node.ready().await,
@@ -84,12 +84,13 @@ impl Network {
         }
     }
 
-    /// Sends one command about `name`: one round trip.
+    /// Sends one command about `name` in one round trip.
     pub(super) async fn run(&self, name: &str, command: &Request, replay: Replay) -> Result<Reply> {
         self.try_run(name, command, replay).await.map_err(|failure| self.explain(failure))
     }
 
-    /// Runs a script whose keys share the slot of `name`: one round trip, two where the server had forgotten it.
+    /// Runs a script whose keys share the slot of `name`: one round trip, or two if the server had forgotten the
+    /// script.
     pub(super) async fn run_script(
         &self,
         name: &str,
@@ -102,8 +103,8 @@ impl Network {
         answer.map_err(|failure| self.explain(failure))
     }
 
-    /// The same, again and again while a cluster moves the slot and the keys are at two nodes: until the caller gives
-    /// up.
+    /// Does the same, and retries while a cluster moves the slot and the keys are at two nodes. It retries until the
+    /// caller drops the call.
     pub(super) async fn run_script_through_moves(
         &self,
         name: &str,
@@ -114,7 +115,7 @@ impl Network {
     ) -> Result<Reply> {
         loop {
             match self.try_script(name, script, keys, arguments, replay).await {
-                // Not carried out.
+                // The server has not run the script.
                 Err(Failure::TryAgain) => tokio::time::sleep(MOVE_PAUSE).await,
                 answer => return answer.map_err(|failure| self.explain(failure)),
             }
@@ -135,8 +136,8 @@ impl Network {
         }
     }
 
-    /// Sends a command that may be sent twice, on the connection that tells of changes where that stands: one round trip.
-    /// The proof that changes will be told comes with the answer.
+    /// Sends a command that may be sent twice, on the tracking connection if it is up: one round trip. Returns the
+    /// stamp of the read if the server will report changes of it.
     pub(super) async fn run_tracked(
         &self,
         name: &str,
@@ -151,7 +152,7 @@ impl Network {
         Ok((self.run(name, command, Replay::Safe).await?, None))
     }
 
-    /// The same for a script whose keys share the slot of `name`.
+    /// Does the same for a script whose keys share the slot of `name`.
     pub(super) async fn run_script_tracked(
         &self,
         name: &str,
@@ -176,8 +177,8 @@ impl Network {
         Ok((self.run_script(name, script, keys, arguments, Replay::Safe).await?, None))
     }
 
-    /// Sends a script that must not be sent twice, once, on the connection that tells of changes where that stands and notes
-    /// just what is read: one round trip. Whether it did comes with the answer.
+    /// Runs a non-idempotent script at most once, on the tracking connection if it is up and tracks what the script
+    /// reads: one round trip. The flag says whether that connection was used.
     pub(super) async fn run_script_told(
         &self,
         name: &str,
@@ -192,7 +193,7 @@ impl Network {
                 answer => answer,
             };
             match answer {
-                // Not carried out: on to who serves it now.
+                // The server has not run the script, so send it on the usual way.
                 Err(Failure::Moved(_) | Failure::Ask(_) | Failure::TryAgain | Failure::NotSent) => {}
                 answer => return answer.map(|value| (value, true)).map_err(|failure| self.explain(failure)),
             }
@@ -200,7 +201,7 @@ impl Network {
         Ok((self.run_script(name, script, keys, arguments, Replay::Never).await?, false))
     }
 
-    /// Reads all names of a group, tracked where that can be: one round trip.
+    /// Reads all names of a group in one round trip, on the tracking connection if it is up.
     pub(super) async fn read_group_tracked(
         &self,
         group: &KeyGroup,
@@ -225,7 +226,7 @@ impl Network {
         Some((server, live, seen))
     }
 
-    /// Splits a list of names into what one command can hold: all of them, or those of one slot. No group is empty.
+    /// Splits a list of names into groups for one command each: all names, or those of one slot. No group is empty.
     pub(super) fn groups(&self, names: &[impl AsRef<str>]) -> Vec<KeyGroup> {
         match self {
             Self::Single(_) => group(names, |_| 0),
@@ -233,8 +234,8 @@ impl Network {
         }
     }
 
-    /// The same for writes, which must also keep their order with other writes to the same name, and so go to its
-    /// connection.
+    /// Does the same for writes. They must keep their order with other writes to the same name, so each goes to the
+    /// connection of its name.
     pub(super) fn write_groups(&self, names: &[impl AsRef<str>]) -> Vec<KeyGroup> {
         match self {
             Self::Single(node) => {
@@ -244,7 +245,7 @@ impl Network {
         }
     }
 
-    /// As [`run_each`](Self::run_each), where one answer that is an error is the answer to all.
+    /// Does the same as [`run_each`](Self::run_each), and fails if any of the answers is an error.
     pub(super) async fn run_all(
         &self,
         group: &KeyGroup,
@@ -254,7 +255,7 @@ impl Network {
         self.run_each(group, commands, replay).await?.into_iter().collect()
     }
 
-    /// Sends the commands of a group in one write: one round trip. Each has its own answer.
+    /// Sends the commands of a group in one write and one round trip. Returns an answer for each.
     pub(super) async fn run_each(
         &self,
         group: &KeyGroup,
@@ -268,7 +269,7 @@ impl Network {
         Ok(answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure))).collect())
     }
 
-    /// Sends two commands in one write to the server of `name`, the second about what the first did: one round trip.
+    /// Sends two commands in one write to the server of `name`, in one round trip. The second depends on the first.
     pub(super) async fn run_both(
         &self,
         name: &str,
@@ -287,7 +288,7 @@ impl Network {
         }
     }
 
-    /// Reads all names of a group: one round trip, and one more while a cluster moves just their slot.
+    /// Reads all names of a group in one round trip, and a second one while a cluster moves their slot.
     pub(super) async fn read_group(&self, group: &KeyGroup, names: &[&str]) -> Result<Vec<Reply>> {
         let command = mget(names);
         let answer = match self {
@@ -317,11 +318,11 @@ impl Network {
         .map_err(|failure| self.explain(failure))
     }
 
-    /// Which node serves a name, as far as is known here.
+    /// Returns a number for the node that serves a name according to the current map.
     pub(super) fn node(&self, name: &str) -> usize {
         match self {
             Self::Single(_) => 0,
-            // The address in memory: a node keeps it for as long as the map names it.
+            // The address in memory identifies the node for as long as the map contains it.
             Self::Cluster(cluster) => cluster.master(slot(name)).map_or(0, |node| Arc::as_ptr(&node).addr()),
         }
     }
@@ -333,7 +334,7 @@ impl Network {
         }
     }
 
-    /// The server's time in milliseconds since 1970, as far as it is known here.
+    /// Returns the server's time in milliseconds since 1970, or the local time while the server's is unknown.
     pub(super) fn now(&self) -> u64 {
         let known = match self {
             Self::Single(node) => node.now(),
@@ -342,7 +343,7 @@ impl Network {
         known.unwrap_or_else(wall_clock)
     }
 
-    /// The local time at which the clock of the name's server shows `time` (microseconds), at the latest.
+    /// Returns the local time at which the clock of the name's server shows `time` (microseconds), at the latest.
     pub(super) fn local_time(&self, name: &str, time: u64) -> Option<Tick> {
         match self {
             Self::Single(node) => node.local_time(time),
@@ -354,12 +355,14 @@ impl Network {
         let lane = self.lane(name);
         match self {
             Self::Single(node) => node.send(lane, command, replay).await,
-            // A cluster's redirections would swell the future of every request on a single server.
+            // Boxed, because the future that follows a cluster's redirects would make every request to a single
+            // server larger.
             Self::Cluster(cluster) => Box::pin(cluster.send(lane, command, replay)).await,
         }
     }
 
-    /// What orders the requests about a name: its slot, which on one connection need not be known.
+    /// Returns the lane of a name, which orders its requests: its slot. With one connection the slot need not be
+    /// computed.
     fn lane(&self, name: &str) -> u16 {
         match self {
             Self::Single(node) if node.lanes() == 1 => 0,
@@ -370,7 +373,7 @@ impl Network {
     fn explain(&self, failure: Failure) -> Error {
         match self {
             Self::Single(node) => failure.into_error(node.name()),
-            // It has been tried for a while. A slot that moves comes to its end.
+            // The request was sent again for a while. The move of the slot ends some time, so the error is retryable.
             Self::Cluster(_) if matches!(failure, Failure::TryAgain) => Error::new(
                 ErrorKind::ClusterDown,
                 "the keys of the request are at two nodes, while their slot moves",

@@ -1,4 +1,4 @@
-//! One server: its links, and how a request is sent to it.
+//! One server: its links, and the sending of requests to it.
 
 use std::sync::Arc;
 
@@ -11,28 +11,28 @@ use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::session::ReadStamp;
 
-/// Whether a request may be sent again when the connection broke before its answer came.
+/// Whether a request may be sent again after the connection broke before its answer arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replay {
-    /// It only reads.
+    /// The request only reads, or a second run changes nothing.
     Safe,
-    /// It may have taken effect: sending it again could undo what happened since, or charge twice.
+    /// The first request may have taken effect. A second one could undo a later change, or charge twice.
     Never,
 }
 
-/// How often a request is sent again whose connection broke.
+/// How often a request is sent again after its connection broke.
 const MOST_RESENDS: u32 = 2;
 
-/// Whether the request may be sent again: it was not sent at all, or it only reads.
+/// Returns whether the request may be sent again: it was not sent at all, or a second run is harmless.
 fn may_resend(failure: &RequestFailure, replay: Replay) -> bool {
     failure.is_unsent() || replay == Replay::Safe
 }
 
 pub(super) struct Node {
-    /// What the links agree on; nothing in a cluster, whose map says where to go.
+    /// What the links agree on. `None` in a cluster, whose map says where to connect.
     learned: Option<Arc<Learned>>,
     links: Vec<Link>,
-    /// Tells what changed of all that was read through it.
+    /// The tracking connection: the server reports changes of everything that was read through it.
     tracked: Option<Link>,
     name: String,
     moves: bool,
@@ -63,7 +63,7 @@ impl Node {
         }
     }
 
-    /// Waits until every link had its first attempt, and gives the first failure.
+    /// Waits for the first attempt of every link, and returns the first failure.
     pub(super) async fn ready(&self) -> Result<()> {
         for link in self.links.iter().chain(&self.tracked) {
             link.live().await?;
@@ -71,7 +71,7 @@ impl Node {
         Ok(())
     }
 
-    /// How many connections there are.
+    /// Returns the number of connections for commands.
     pub(super) fn lanes(&self) -> u16 {
         u16::try_from(self.links.len()).unwrap_or(u16::MAX)
     }
@@ -92,13 +92,13 @@ impl Node {
         self.links.first()?.time().now()
     }
 
-    /// The local time at which the server's clock shows `time` (microseconds), at the latest.
+    /// Returns the local time at which the server's clock shows `time` (microseconds), at the latest.
     pub(super) fn local_time(&self, time: u64) -> Option<Tick> {
         self.links.first()?.time().local_time(time)
     }
 
-    /// Whatever a future could become is allocated and copied with every call, so only a connection that stands and an
-    /// answer that comes are part of this one; the rest is boxed where it is needed.
+    /// Sends a request and waits for its answer. The size of this future is paid with every call, so it holds only
+    /// the fast path: a connection that is up, and an answer that arrives. The rest is boxed when it is needed.
     pub(super) async fn send(&self, lane: u16, request: &Request, replay: Replay) -> Result<Reply, Failure> {
         let link = self.link(lane)?;
         let live = match link.standing() {
@@ -111,8 +111,8 @@ impl Node {
         }
     }
 
-    /// The connection that tells of changes, if it stands and does; it is not waited for. None while the links are divided:
-    /// it may lead to another server than the one that takes the writes.
+    /// Returns the tracking connection if it is up and its session is current; does not wait for it. Returns `None`
+    /// while the links are divided: the connection may lead to another server than the one that takes the writes.
     pub(super) fn tracked(&self) -> Option<(Arc<Live>, ReadStamp)> {
         if self.learned.as_ref().is_some_and(|learned| learned.agreement.is_divided()) {
             return None;
@@ -122,7 +122,7 @@ impl Node {
         Some((live, seen))
     }
 
-    /// Sends a command on such a connection. One that breaks on the way is found out by its supervisor.
+    /// Sends a command on the tracking connection. If the connection breaks meanwhile, its supervisor notices.
     pub(super) async fn send_tracked(&self, live: &Live, request: &Request) -> Result<Reply, Failure> {
         live.connection.send(request).await.map_err(|failure| match failure.is_unsent() {
             true => Failure::NotSent,
@@ -130,7 +130,8 @@ impl Node {
         })
     }
 
-    /// Sends again what was not sent, and what was lost where that is safe; tells the server's errors from values.
+    /// Handles a failed request: sends it again after a broken connection, if it was unsent or is safe to repeat, and
+    /// translates an error of the server.
     async fn settle(
         &self,
         link: &Link,
@@ -151,7 +152,8 @@ impl Node {
             }
             live = match link.live_after(Some(&live)).await {
                 Ok(live) => live,
-                // The link is down and says so of requests that it does not send. This one was sent before.
+                // The link reports an unsent request, but an earlier attempt of this one was sent. Mark the error as
+                // sent.
                 Err(error) if !unsent => return Err(error.sent().into()),
                 Err(error) => return Err(error.into()),
             };
@@ -167,7 +169,8 @@ impl Node {
         Err(self.checked(&live, failure))
     }
 
-    /// The answers in order, each a value or what the server said to that command.
+    /// Sends all requests in one write. Returns the answers in order, each a value or the server's error for that
+    /// request.
     pub(super) async fn send_all(
         &self,
         lane: u16,
@@ -197,7 +200,7 @@ impl Node {
 
     fn checked(&self, live: &Live, failure: RequestFailure) -> Failure {
         let failure = Failure::of(failure, &self.name);
-        // Also what a replica answers that lost its master. Another server may be the master by now.
+        // A replica that lost its master answers in this way, too. Another server may be the master by now.
         if let Failure::Error(error) = &failure
             && error.kind() == ErrorKind::ReadOnly
             && live.has_settled()
@@ -211,7 +214,8 @@ impl Node {
         failure
     }
 
-    /// Requests of one lane share a connection, and so arrive in the order in which they were sent.
+    /// Returns the link of a lane. Requests of one lane share a connection, so they arrive in the order in which they
+    /// were sent.
     fn link(&self, lane: u16) -> Result<&Link> {
         let place = usize::from(lane).checked_rem(self.links.len());
         place.and_then(|place| self.links.get(place)).ok_or_else(Error::closed)
@@ -230,7 +234,7 @@ mod tests {
         let link = node.link(0).unwrap();
         let before = link.standing().unwrap();
         assert!(node.tracked().is_some());
-        // On this thread nothing else runs until the next await: no supervisor has seen it yet.
+        // The test runs on one thread, so no supervisor can notice the move before the next await.
         node.learned.as_ref().unwrap().agreement.move_from(before.generation, "the test's server", "a test");
         assert!(link.standing().is_none() && node.tracked().is_none());
         node.ready().await.unwrap();

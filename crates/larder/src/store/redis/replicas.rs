@@ -1,12 +1,12 @@
-//! Waits for the acknowledgement of replicas.
+//! Waits until replicas have acknowledged a lock.
 //!
-//! `WAIT` blocks all that is sent behind it on its connection, and waits for what that connection has written. So calls
-//! that wait at the same time have connections of their own, and a write goes before each `WAIT`: when it is acknowledged,
-//! so is whatever any connection has written before it. The write also checks that the server still knows the lock: the
-//! server that acknowledges may not be the one that granted it.
+//! `WAIT` blocks everything behind it on its connection, and it waits for what that same connection has written. So
+//! concurrent calls use connections of their own, and each sends a write before its `WAIT`. When replicas acknowledge
+//! that write, they have also received everything that any connection had written before it. The write also checks
+//! that the server still knows the lock, because the server that acknowledges may not be the one that granted it.
 //!
-//! The connections are opened when they are needed, at most [`MOST`] of them. A call that finds all of them in use waits for
-//! one, and then asks what is acknowledged by the end of its own time. They are closed after [`IDLE`] without use.
+//! Connections are opened on demand, at most [`MOST`] of them. A call that finds all of them in use waits for one;
+//! the wait counts against the call's own time. A connection is closed after [`IDLE`] without use.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -28,35 +28,35 @@ use crate::store::group::is_group;
 use crate::store::lock::LockToken;
 use crate::store::permit::is_semaphore;
 
-/// How long after the end of `WAIT`'s own time its answer may arrive.
+/// How long after the timeout of `WAIT` its reply may arrive.
 const LATE: Duration = Duration::from_millis(500);
-/// How many calls wait at the same time.
+/// The most calls that wait at the same time.
 const MOST: usize = 8;
-/// How long a connection is kept that no call uses.
+/// How long an unused connection is kept open.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// The connections, and where they go.
+/// The connections for `WAIT`, and how to open more.
 pub(super) struct Replicas {
     deployment: Deployment,
     login: Login,
     sentinel_login: Login,
-    /// How many more calls may wait. Closed with the store.
+    /// Permits for further calls. Closed with the store.
     free: Arc<Semaphore>,
     idle: Arc<Mutex<Idle>>,
-    /// [`IDLE`], but in tests.
+    /// [`IDLE`], except in tests.
     idle_for: Duration,
 }
 
-/// Connections that no call uses, the latest used last.
+/// Unused connections. The last one in the list was used last.
 #[derive(Default)]
 struct Idle {
     unused: Vec<(Connection, Instant)>,
-    /// The task that closes those that are unused for long. It runs while there are some.
+    /// The task that closes connections after a time without use. It runs while there are any.
     sweeper: Option<AbortHandle>,
     closed: bool,
 }
 
-/// One connection; on a cluster one to each master.
+/// One connection, or one to each master of a cluster.
 struct Connection(Network);
 
 impl Drop for Connection {
@@ -65,7 +65,8 @@ impl Drop for Connection {
     }
 }
 
-/// A connection that one call uses. Closed unless it is given back: a `WAIT` whose answer did not come may still block it.
+/// A connection in use by one call. Unless it is given back it is closed, because an unanswered `WAIT` may still
+/// block it.
 struct Borrowed {
     connection: Connection,
     _place: OwnedSemaphorePermit,
@@ -77,7 +78,7 @@ impl Replicas {
         Self { deployment, login, sentinel_login, free, idle: Arc::default(), idle_for: IDLE }
     }
 
-    /// Takes a connection that no other call uses. Waits while there are too many calls.
+    /// Takes an unused connection, or opens one. Waits while [`MOST`] calls are under way.
     async fn borrow(&self) -> Result<Borrowed> {
         let place = self.free.clone().acquire_owned().await.map_err(|_| Error::closed())?;
         let unused = lock(&self.idle).unused.pop();
@@ -92,14 +93,14 @@ impl Replicas {
         Ok(Borrowed { connection, _place: place })
     }
 
-    /// Keeps a connection, all of whose answers have come, for the next call.
+    /// Keeps a connection for the next call. All its replies must have arrived.
     fn give_back(&self, borrowed: Borrowed) {
         let mut idle = lock(&self.idle);
         if idle.closed {
             return;
         }
         idle.unused.push((borrowed.connection, Instant::now()));
-        // Its runtime may have ended before the connections.
+        // The runtime of the last sweeper may have ended, while the connections are still open.
         if idle.sweeper.as_ref().is_none_or(AbortHandle::is_finished) {
             let sweep = sweep(Arc::downgrade(&self.idle), self.idle_for);
             idle.sweeper = Some(tokio::spawn(sweep).abort_handle());
@@ -127,7 +128,7 @@ fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Closes connections that were not used for so long, until none is left. It keeps nothing alive.
+/// Closes connections that were unused for that long, until none is left. Does not keep the store alive.
 async fn sweep(idle: Weak<Mutex<Idle>>, unused_for: Duration) {
     loop {
         tokio::time::sleep(unused_for / 2).await;
@@ -135,7 +136,8 @@ async fn sweep(idle: Weak<Mutex<Idle>>, unused_for: Duration) {
         let mut idle = lock(&idle);
         idle.unused.retain(|(_, since)| since.elapsed() < unused_for);
         if idle.unused.is_empty() {
-            // Within the lock: a connection that is given back after this starts another task.
+            // Under the lock: `give_back` either pushed its connection before this check, or starts another sweeper
+            // after it.
             idle.sweeper = None;
             return;
         }
@@ -165,7 +167,7 @@ impl RedisStore {
 }
 
 impl Replicas {
-    /// Whether tickets, which share a slot, are held and acknowledged at `end`.
+    /// Returns for each lock whether it is held and acknowledged by `end`. The locks share a slot.
     async fn ask(&self, held: &[&LockToken], replicas: u32, end: Instant) -> Result<Vec<bool>> {
         let borrowed = self.borrow().await?;
         let max_wait = end.saturating_duration_since(Instant::now());
@@ -175,7 +177,7 @@ impl Replicas {
     }
 }
 
-/// The tickets share a slot.
+/// Does the same on one connection, within `max_wait`.
 async fn acknowledged_at(
     network: &Network,
     held: &[&LockToken],
@@ -192,7 +194,7 @@ async fn acknowledged_at(
         held.iter().map(|ticket| format!("{}{}", kind(ticket), version_text(ticket.token))).collect();
     let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
     let write = script::ACKNOWLEDGE.by_source(&keys, &arguments);
-    // 0 would mean to wait without end.
+    // A timeout of 0 would mean to wait without limit.
     let wait =
         Request::new("WAIT").number(replicas.into()).arg(millis(max_wait.max(Duration::from_millis(1))));
     let (holds, count): (Reply, Reply) = network.run_both(&first.lock, write, wait).await?;
@@ -214,7 +216,7 @@ mod tests {
         let ask =
             async || store.acknowledged_by(std::slice::from_ref(&ticket), 0, Duration::from_secs(5)).await;
         for _ in 0..3 {
-            // No process holds it.
+            // No process holds the lock.
             assert_eq!(ask().await.unwrap(), [Some(false)]);
             assert!(unused(&store) <= 1);
         }
@@ -227,7 +229,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(unused(&store), 0);
-        // And the next call opens another.
+        // The next call opens a new connection.
         assert_eq!(ask().await.unwrap(), [Some(false)]);
         store.close();
         assert!(ask().await.is_err() && unused(&store) == 0);

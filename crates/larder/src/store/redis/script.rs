@@ -1,4 +1,5 @@
-//! The scripts that run on the server, each an atomic step: sent by hash, and whole when the server has forgotten it.
+//! The scripts that run on the server, each as one atomic step. A script is sent by its hash, and by its source if
+//! the server has forgotten it.
 
 use std::sync::LazyLock;
 

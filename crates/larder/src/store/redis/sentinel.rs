@@ -1,10 +1,10 @@
-//! Which server Sentinel calls the master.
+//! Finds the server that Sentinel names as the master.
 //!
-//! A Sentinel that was cut off, or left behind by a change of the deployment, goes on naming a server that has not been the
-//! master for long. It may well be the first to answer. So all are asked at once, and the answers are ordered: what a
-//! majority of the configured Sentinels says comes first, then the newest config epoch (a failover raises it), then the most
-//! votes. A server that refuses the connection or does not have the role of a master is passed over for the next. The
-//! protocol: redis.io, "Guidelines for Redis clients with support for Sentinel".
+//! A Sentinel that was cut off, or left behind by a change of the deployment, may name a server that lost its role
+//! long ago, and it may be the first to answer. So all Sentinels are asked at once, and their answers are ranked:
+//! first what a majority of the configured Sentinels says, then the newest config epoch (a failover raises it), then
+//! the most votes. If a server refuses the connection or is not a master, the next one is tried. For the protocol see
+//! "Guidelines for Redis clients with support for Sentinel" at redis.io.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -19,11 +19,11 @@ use super::wire::{Reply, Request, WireError};
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What one Sentinel said.
+/// The answer of one Sentinel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct NamedMaster {
     master: Address,
-    /// Zero where it did not say.
+    /// Zero if the Sentinel did not report it.
     epoch: u64,
 }
 
@@ -35,7 +35,7 @@ pub(super) async fn open_named(
     events: &Events,
 ) -> Result<Dialled> {
     let deadline = Instant::now() + login.connect_timeout;
-    // The rest are waited for as long where no majority agrees.
+    // How long the first answer waits for more while no majority agrees.
     let max_wait = login.connect_timeout / 4;
     let mut asked: FuturesUnordered<_> =
         sentinels.iter().map(|sentinel| Box::pin(ask(sentinel, service, sentinel_login))).collect();
@@ -46,7 +46,7 @@ pub(super) async fn open_named(
             if asked.is_empty() {
                 return Err(failed.unwrap_or_else(|| Error::invalid("no sentinel is named")));
             }
-            // All that was named so far is no use. Others may know better.
+            // Every server named so far has failed. Wait for the answer of another Sentinel.
             match asked.next().await {
                 Some(Ok(answer)) => answers.push(answer),
                 Some(Err(error)) => worse(&mut failed, error),
@@ -55,7 +55,7 @@ pub(super) async fn open_named(
             continue;
         };
         tried.push(master.clone());
-        // A server that does not answer must not use up the time of the next.
+        // A silent server must leave time for the next candidate, so only the last one gets all of it.
         let left = deadline.saturating_duration_since(Instant::now());
         let last = asked.is_empty() && next(&answers, sentinels.len(), &tried).is_none();
         match timeout(if last { left } else { left / 2 }, open_master(&master, login, events.clone())).await {
@@ -73,7 +73,8 @@ fn silent(master: &Address) -> Error {
     Error::new(ErrorKind::TimedOut, format!("{master} was named master by Sentinel and does not answer"))
 }
 
-/// Takes answers until a majority agrees, all have answered, or `max_wait` is over since the first one answered.
+/// Collects answers until a majority agrees, all Sentinels have answered, or `max_wait` has passed since the first
+/// answer.
 async fn gather<F: Future<Output = Result<NamedMaster>>>(
     asked: &mut FuturesUnordered<F>,
     answers: &mut Vec<NamedMaster>,
@@ -95,7 +96,7 @@ async fn gather<F: Future<Output = Result<NamedMaster>>>(
     }
 }
 
-/// Keeps the error that says most: one that does not go away by itself.
+/// Keeps the more useful error: one that a retry does not cure.
 fn worse(failed: &mut Option<Error>, error: Error) {
     if failed.as_ref().is_none_or(Error::is_retryable) {
         *failed = Some(error);
@@ -110,12 +111,12 @@ fn has_majority(answers: &[NamedMaster], master: &Address, sentinels: usize) -> 
     votes(answers, master) > sentinels / 2
 }
 
-/// The best of those that were not tried.
+/// Returns the best candidate that was not tried.
 fn next(answers: &[NamedMaster], sentinels: usize, tried: &[Address]) -> Option<Address> {
     let untried = answers.iter().filter(|one| !tried.contains(&one.master));
     let ranked = untried.map(|one| {
         let (master, votes) = (&one.master, votes(answers, &one.master));
-        // The address last, so that all links of a node choose the same of two that are equal.
+        // Compare the address last, so that all links of a node choose the same of two equal candidates.
         (has_majority(answers, master, sentinels), one.epoch, votes, Reverse(master))
     });
     ranked.max().map(|(.., Reverse(master))| master.clone())
@@ -126,7 +127,7 @@ async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<NamedMa
     let connection = open(sentinel, login, None).await?.connection;
     let questions = [
         Request::new("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(service),
-        // It may not be allowed: then the epoch is not known.
+        // The ACL may forbid this command. Then the epoch counts as zero.
         Request::new("SENTINEL").arg("MASTER").arg(service),
     ];
     let mut answers = connection.send_all(&questions).await.map_err(fail)?.into_iter();
@@ -149,7 +150,7 @@ async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<NamedMa
     Ok(NamedMaster { master: Address::Tcp { host, port }, epoch: answers.next().map_or(0, epoch) })
 }
 
-/// The `config-epoch` among what `SENTINEL MASTER` says.
+/// Reads `config-epoch` from the reply to `SENTINEL MASTER`.
 fn epoch(answer: Reply) -> u64 {
     let pairs: Vec<(Reply, Reply)> = match answer {
         Reply::Map(pairs) => pairs,
@@ -187,7 +188,7 @@ mod tests {
             }
             tried
         };
-        // Left behind by a change of the deployment, with a higher epoch than the new one's.
+        // "stale" is left behind by a change of the deployment, and has a higher epoch than "new".
         assert_eq!(order(&[("stale", 7), ("new", 0), ("new", 0)], 3), [at("new"), at("stale")]);
         assert_eq!(order(&[("stale", 0), ("the new one", 1)], 3), [at("the new one"), at("stale")]);
         assert_eq!(order(&[("a", 1), ("b", 1), ("b", 1), ("c", 0)], 7), [at("b"), at("a"), at("c")]);

@@ -1,4 +1,4 @@
-//! Slots: which one a name has, and which node serves it.
+//! Slots: computes the slot of a name, and reads the map of slots.
 
 use super::wire::Reply;
 
@@ -7,15 +7,16 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub(super) const SLOTS: u16 = 16384;
 
-/// CRC-16 (XMODEM) of the part in the first non-empty braces, or of all of it, modulo 16384: the Redis Cluster
-/// specification, "Hash tags".
+/// Returns the slot of a name: CRC-16 (XMODEM) of the part in the first non-empty braces, or of the whole name,
+/// modulo 16384. See "Hash tags" in the Redis Cluster specification.
 pub(super) fn slot(name: &str) -> u16 {
     let tag = name.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
     let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(name);
     crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes()) % SLOTS
 }
 
-/// Each line is a first slot, a last slot, the master (host, port, …), and its replicas.
+/// Reads the reply to CLUSTER SLOTS as the master of each slot. A line of the reply is a first slot, a last slot, the
+/// master (host, port, …), and its replicas.
 pub(super) fn parse(answer: &Reply, asked: &Address) -> Result<Vec<Option<Address>>> {
     let odd = || Error::new(ErrorKind::Server, "CLUSTER SLOTS answered something unknown");
     let Reply::Array(lines) = answer else { return Err(odd()) };
@@ -40,7 +41,7 @@ pub(super) fn parse(answer: &Reply, asked: &Address) -> Result<Vec<Option<Addres
     Ok(masters)
 }
 
-/// The same for comparing: who is master of what. Replicas come and go without changing that.
+/// Returns the reply without the replicas, for comparison: they change without a change of masters.
 pub(super) fn masters(answer: &Reply) -> Vec<Vec<Reply>> {
     let Reply::Array(lines) = answer else { return Vec::new() };
     lines

@@ -1,8 +1,9 @@
-//! The server's time, as estimated here.
+//! Estimates the server's time.
 //!
-//! Freshness is compared in the server's time, because clients' clocks differ by minutes. Each heartbeat asks for it; in
-//! between, the local suspend-aware clock carries the estimate on, so that setting a client's wall clock changes
-//! nothing. The answer lies somewhere within the round trip; its middle is taken (Cristian 1989).
+//! Freshness is compared in the server's time, because the clocks of clients may differ by minutes. Each heartbeat
+//! asks for it. Between heartbeats the local suspend-aware clock advances the estimate, so setting a client's wall
+//! clock changes nothing. The server read its clock at some moment of the round trip; the middle is taken (Cristian
+//! 1989).
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -15,13 +16,13 @@ use crate::telemetry::target;
 #[derive(Debug)]
 pub(super) struct ServerTime {
     clock: Clock,
-    /// The server's time in milliseconds since 1970 at a local tick.
+    /// The server's time in milliseconds since 1970, and the local tick of that moment.
     known: Mutex<Option<(Tick, u64)>>,
-    /// The reply that says most exactly when the server's clock shows what.
+    /// The reply that bounds the server's clock most closely.
     fastest: Mutex<Option<TimeReply>>,
 }
 
-/// The server's clock showed `micros` between two local ticks.
+/// A reply to `TIME`: the server's clock showed `micros` between the two local ticks.
 #[derive(Debug, Clone, Copy)]
 struct TimeReply {
     sent: Tick,
@@ -29,11 +30,11 @@ struct TimeReply {
     micros: u64,
 }
 
-/// A share of a span by which clocks may differ over it.
+/// Two clocks may drift apart by one part in this many of a span.
 const DRIFT: u32 = 1000;
 
 impl TimeReply {
-    /// When the server's clock shows `micros`: not before, and not after.
+    /// Returns the earliest and the latest local tick at which the server's clock shows `micros`.
     fn bounds(&self, micros: u64) -> (Tick, Tick) {
         if let Some(since) = micros.checked_sub(self.micros).map(Duration::from_micros) {
             return (self.sent.after(since - since / DRIFT), self.received.after(since + since / DRIFT));
@@ -42,8 +43,8 @@ impl TimeReply {
         (self.sent.before(until + until / DRIFT), self.received.before(until - until / DRIFT))
     }
 
-    /// Whether a later reply says more: it was faster, as fast as clocks may have drifted apart since this one, or the server's
-    /// clock was set meanwhile.
+    /// Returns whether a later reply replaces this one: because it bounds the clock at least as closely as this one
+    /// does after the drift since, or because the two contradict each other, so that the server's clock was set.
     fn is_outdone_by(&self, later: &Self) -> bool {
         let (first, last) = self.bounds(later.micros);
         let within = later.received.since(later.sent);
@@ -56,7 +57,8 @@ impl ServerTime {
         Self { clock, known: Mutex::new(None), fastest: Mutex::new(None) }
     }
 
-    /// Asks the server, and something else with it: one round trip. The other's refusal is among the answers.
+    /// Asks for the server's time, and sends another request with it, in one round trip. If the server refuses the
+    /// other request, its error is the reply that is returned.
     pub(super) async fn ask(
         &self,
         connection: &Connection,
@@ -66,11 +68,11 @@ impl ServerTime {
         let sent = self.clock.now();
         let mut questions = vec![Request::new("TIME")];
         questions.extend(other);
-        // Not behind callers that wait for room: a busy connection must not look like a silent server.
+        // Overtake callers that wait for room in the queue: a busy connection must not look like a silent server.
         let mut answers = connection.send_urgently(&questions).await?.into_iter();
         match time_in(answers.next().unwrap_or(Reply::Nil)) {
             Ok(told) => self.learn(sent, told),
-            // It may be loading, or the ACL may forbid it.
+            // The server may be loading, or the ACL may forbid `TIME`.
             Err(error) => {
                 let (server, role) = whose();
                 tracing::debug!(target: target::CONNECTION, %server, role, %error, "the server does not tell its time");
@@ -79,7 +81,7 @@ impl ServerTime {
         Ok(answers.next())
     }
 
-    /// Takes the answer, seconds and microseconds, that has just come to a request sent at that tick.
+    /// Records a reply of seconds and microseconds, which has just arrived, to a request sent at that tick.
     fn learn(&self, sent: Tick, (seconds, micros): (u64, u64)) {
         let received = self.clock.now();
         let middle = sent.after(received.since(sent) / 2);
@@ -93,14 +95,15 @@ impl ServerTime {
         }
     }
 
-    /// The local time at which the server's clock shows so many microseconds since 1970, at the latest; `None` while the
-    /// server has never said its time. The true time may be earlier, by as much as the fastest reply took.
+    /// Returns the local time at which the server's clock shows `micros` (microseconds since 1970), at the latest. It
+    /// may be too late by up to the round trip of the fastest reply. Returns `None` while the server's time is
+    /// unknown.
     pub(super) fn local_time(&self, micros: u64) -> Option<Tick> {
         let fastest = (*self.fastest.lock().unwrap_or_else(PoisonError::into_inner))?;
         Some(fastest.bounds(micros).1)
     }
 
-    /// Milliseconds since 1970; `None` while the server has never told.
+    /// Returns the server's time in milliseconds since 1970; `None` while it is unknown.
     pub(super) fn now(&self) -> Option<u64> {
         let (tick, millis) = (*self.known.lock().unwrap_or_else(PoisonError::into_inner))?;
         let since: Duration = self.clock.now().since(tick);
@@ -108,7 +111,7 @@ impl ServerTime {
     }
 }
 
-/// The seconds and microseconds in the answer to `TIME`.
+/// Reads the seconds and microseconds in the reply to `TIME`.
 fn time_in(answer: Reply) -> Result<(u64, u64), RequestFailure> {
     match answer.into_result()? {
         Reply::Array(parts) => match parts.as_slice() {
@@ -120,7 +123,7 @@ fn time_in(answer: Reply) -> Result<(u64, u64), RequestFailure> {
     .ok_or_else(|| RequestFailure::Refused(ServerError::new("ERR an unknown answer to TIME")))
 }
 
-/// Where the server does not tell its time, the local wall clock is the next best.
+/// Returns the local wall clock, for use while the server's time is unknown.
 pub(super) fn wall_clock() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -144,7 +147,7 @@ mod tests {
             let sent = time.clock.now();
             pass(40);
             time.learn(sent, (theirs / 1000, theirs % 1000 * 1000 + 999));
-            // Told half way through the round trip, by what is known of it.
+            // The server read its clock in the middle of the round trip.
             assert_eq!(time.now(), Some(theirs + 20));
             pass(90_000);
             assert_eq!(time.now(), Some(theirs + 90_020));
@@ -158,7 +161,7 @@ mod tests {
         let pass = |micros: u64| hand.fetch_add(micros, Ordering::AcqRel);
         let time = ServerTime::new(Clock::Manual(hand.clone()));
         assert_eq!(time.local_time(5), None);
-        // Local time is that of the server, less so much.
+        // The server's clock is ahead of the local one by this many microseconds.
         let mut charge_at = 1_780_000_000 * SECOND;
         let ask = |there: u64, back: u64, charge_at: u64| {
             let sent = time.clock.now();
@@ -171,7 +174,7 @@ mod tests {
             let now = hand.load(Ordering::Acquire);
             time.local_time(now + charge_at).unwrap().as_micros().checked_sub(now)
         };
-        // One that is slow, perhaps because this process was stopped; a fast one; slow ones again.
+        // A slow reply, perhaps because this process was stopped; then a fast one; then slow ones again.
         ask(20, 300_000, charge_at);
         assert_eq!(error(charge_at), Some(300_300), "and what clocks drift");
         ask(100, 150, charge_at);
@@ -182,11 +185,11 @@ mod tests {
         }
         let now = error(charge_at).unwrap();
         assert!(now < 20_000, "{now}: what clocks drift in 15 s, and the fast reply's own");
-        // After a while a slower one says more than the clocks' rates leave of it.
+        // After an hour of possible drift, a slower reply bounds the clock more closely.
         pass(3600 * SECOND);
         ask(1_000, 1_000, charge_at);
         assert_eq!(error(charge_at), Some(1_001));
-        // And where the server's clock was set, by another server or a hand, the old one says nothing.
+        // If the server's clock is set, by a failover or by hand, the old reply is replaced.
         for step in [-30_000_000, 3_000_000] {
             charge_at = charge_at.checked_add_signed(step).unwrap();
             pass(SECOND);

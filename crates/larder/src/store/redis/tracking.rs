@@ -1,12 +1,13 @@
-//! The connection that is told what changed: `CLIENT TRACKING` on, and its life as a lane of trust.
+//! The tracking connection: `CLIENT TRACKING` on, and its session.
 //!
-//! Order is everything here. Pushes and replies come down one connection, and the connection's task reports a push before it
-//! hands out any later reply; so whoever read something and finds its generation unbroken has been told
-//! of every change before that. A generation opens before the connection is dialled, is believed only after tracking was
-//! armed and a heartbeat answered, and ends in that task itself when the connection does.
+//! The order matters here. Pushes and replies arrive on one connection, and the connection's task reports a push
+//! before it hands out any later reply. So if a reader finds the generation of its read still current, every change
+//! before that moment has been reported. A generation opens before the connection is dialled. It becomes valid only
+//! after tracking was switched on and a heartbeat was answered, and the connection's own task ends it when the
+//! connection ends.
 //!
-//! A server or a proxy may refuse tracking. Then the connection still reads, and nothing read through it is believed for
-//! later.
+//! A server or a proxy may refuse tracking. Then the connection still serves reads, but nothing that is read through
+//! it is cached in this process.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::store::InvalidationSink;
 use crate::store::session::{ReadStamp, Sessions};
 use crate::telemetry::target;
 
-/// What every tracked connection of a store shares.
+/// What all tracking connections of a store share.
 #[derive(Clone)]
 pub(super) struct Tracking {
     pub(super) lanes: Arc<Sessions>,
@@ -24,7 +25,7 @@ pub(super) struct Tracking {
     pub(super) clock: Clock,
 }
 
-/// A lane, given back when its connection is given up.
+/// A session, given back on drop.
 pub(super) struct SessionHandle {
     tracking: Tracking,
     number: Option<u16>,
@@ -40,7 +41,7 @@ impl SessionHandle {
         Self { tracking, number, of_cluster }
     }
 
-    /// A new connection is about to be dialled: nothing that was read through the last one counts.
+    /// Opens a generation for a connection that is about to be dialled, and invalidates all earlier reads.
     pub(super) fn open(&self) -> Option<ReadStamp> {
         let seen = self.number.map(|lane| self.tracking.lanes.open(lane));
         self.tracking.listener.all_changed();
@@ -67,7 +68,7 @@ impl SessionHandle {
         self.tracking.lanes.renew(seen, sent);
     }
 
-    /// What the connection's task does with what happens on it.
+    /// Returns the function that the connection's task calls with each event.
     pub(super) fn events(&self, seen: Option<ReadStamp>) -> impl Fn(&Event<'_>) + Send + Sync + use<> {
         let tracking = self.tracking.clone();
         move |event: &Event<'_>| match event {
@@ -81,7 +82,7 @@ impl SessionHandle {
                         }
                     }
                 }
-                // FLUSHALL and FLUSHDB name nothing.
+                // FLUSHALL and FLUSHDB do not name the keys.
                 _ => tracking.listener.all_changed(),
             },
             Event::Push(_) => {}
@@ -103,7 +104,8 @@ impl Drop for SessionHandle {
     }
 }
 
-/// Turns tracking on; whether the server does. An error is a lost connection; a refusal is not.
+/// Switches tracking on in one round trip. Returns `false` if the server refuses; an error means that the connection
+/// is lost.
 pub(super) async fn arm(
     connection: &Connection,
     server: &str,
