@@ -2,7 +2,8 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use redis::Value;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use redis::{Value, VerbatimFormat};
 
 use super::super::decode::Frame;
 use super::super::error::WireError;
@@ -108,6 +109,12 @@ fn same(theirs: &Value, ours: &Reply) -> bool {
         (Value::Nil, Reply::Nil) => true,
         (Value::Int(theirs), Reply::Int(ours)) => theirs == ours,
         (Value::BulkString(theirs), Reply::Bulk(ours)) => theirs == ours,
+        // A format is three bytes long; redis-rs also takes others, and ends it at the first colon.
+        (Value::VerbatimString { format: VerbatimFormat::Unknown(format), .. }, Reply::Bulk(_))
+            if format.len() != 3 =>
+        {
+            true
+        }
         (Value::VerbatimString { text, .. }, Reply::Bulk(ours)) => *text == String::from_utf8_lossy(ours),
         (Value::SimpleString(theirs), Reply::Simple(ours)) => theirs.as_bytes() == ours,
         (Value::Okay, Reply::Simple(ours)) => ours == "OK",
@@ -220,12 +227,9 @@ fn drained(out: &mut super::super::outgoing::Outgoing, step: usize) -> Vec<u8> {
 }
 
 /// Changes a few bytes of valid frames: whatever comes, nothing panics, and what both parsers can read is the same.
-fn mutate(cases: u32) {
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
+fn mutate(cases: u32, rng: TestRng) {
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = TestRunner::new_with_rng(config, rng);
     let changes =
         vec((any::<prop::sample::Index>(), prop_oneof![any::<u8>(), Just(b'\r'), Just(b'-')]), 0..4);
     let cases = (vec(made(), 1..3), changes, 1usize..50);
@@ -253,13 +257,15 @@ fn mutate(cases: u32) {
 
 #[test]
 fn mutated_frames_are_read_alike_or_refused_and_never_panic() {
-    mutate(2_000);
+    // The same cases each time; the long run takes others.
+    mutate(2_000, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
 }
 
 #[test]
 #[ignore = "long: cargo test --release -p larder --lib mutated_frames_for_long -- --ignored"]
 fn mutated_frames_for_long() {
-    mutate(std::env::var("LARDER_TEST_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000));
+    let cases = std::env::var("LARDER_TEST_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+    mutate(cases, TestRng::from_seed(RngAlgorithm::ChaCha, &rand::random::<[u8; 32]>()));
 }
 
 #[test]
