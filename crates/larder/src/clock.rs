@@ -16,6 +16,7 @@ impl Tick {
         Self(self.0.saturating_add(span))
     }
 
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only a server's clock is another"))]
     pub(crate) fn before(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(span))
     }

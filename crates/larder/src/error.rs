@@ -169,15 +169,18 @@ impl Error {
     }
 
     /// Returns the same error, of a request of which nothing was sent: it cannot have changed anything.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only a server can be out of reach"))]
     pub(crate) fn unsent(self) -> Self {
         self.marked(true)
     }
 
     /// Returns the same error, of a request that was sent.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only a server can be out of reach"))]
     pub(crate) fn sent(self) -> Self {
         self.marked(false)
     }
 
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only a server can be out of reach"))]
     fn marked(self, unsent: bool) -> Self {
         let Inner { kind, message, named, queued, source, .. } = &*self.0;
         let (message, named, source) = (message.clone(), named.clone(), source.clone());

@@ -176,8 +176,7 @@ impl Authority {
 }
 
 async fn refused(builder: larder::LarderBuilder) -> Error {
-    let Err(error) = builder.connect().await else { panic!("it must not connect") };
-    error
+    builder.connect().await.expect_err("it must not connect")
 }
 
 #[tokio::test]
