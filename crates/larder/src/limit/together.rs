@@ -87,9 +87,10 @@ impl Together {
         place.map_or_else(least, |place| self.decisions.get(place)).map(Decision::quota)
     }
 
-    /// One decision a key, in their order. Where the request was refused, the decision of a key that would have passed says
-    /// to retry after no time at all, and what it has left. A key that passes only under an
-    /// [override](RateLimiter::override_key) that ends while another key is waited for says when it passes after that.
+    /// Returns one decision per key, in the order of the keys. If the request was refused, the decision of a key that
+    /// would have passed has a `retry_after` of zero, and says how much the key has left. If such a key passes only
+    /// under an [override](RateLimiter::override_key) that ends before the other keys pass, its decision says when it
+    /// passes without the override.
     #[must_use]
     pub fn decisions(&self) -> &[Decision] {
         &self.decisions
