@@ -62,7 +62,8 @@ impl Together {
         self.decisions.iter().all(Decision::is_allowed)
     }
 
-    /// When the same request would pass if no other asks: the longest wait of all keys. Nothing where it passed.
+    /// Returns when the same request would pass if there are no other requests: the longest wait of all keys. `None` if
+    /// the request was allowed.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.decisions.iter().filter_map(Decision::retry_after).max()
@@ -210,7 +211,7 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
                     (answer.granted, answer.wait) = (0, 0);
                 }
                 if answer.label.is_some() && !passes {
-                    // It may have to be waited for because of the others, and is not remembered by itself.
+                    // Its wait may be due to the other keys, so the refusal is not remembered for this key alone.
                     return Decision::of(&one.name, answer, &one.plan, DecidedBy::Store);
                 }
                 one.limiter.decided(&one.name, &one.plan, ChargeMode::All, one.cost, answer, *sent)
