@@ -1,4 +1,4 @@
-//! `cargo xtask faults`: everything larder promises, under faults, for as long as one likes.
+//! `cargo xtask faults`: tests larder's promises under faults, for a chosen time.
 
 use std::process::Command;
 
@@ -36,7 +36,7 @@ cargo xtask faults [--what WHAT] [--on ON] [--minutes N] [--seed N] [--release]
         cargo xtask faults --what locks --on sentinel --minutes 4 --seed 6739601423967792150
 ";
 
-/// What the harness itself can use, and for how many minutes it does by default.
+/// The parts of larder that the harness can use, and for how many minutes by default.
 const RUNS: [(&str, u64); 10] = [
     ("all", 12),
     ("cache", 10),

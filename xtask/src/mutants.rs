@@ -124,8 +124,8 @@ struct Run {
 }
 
 impl Run {
-    /// Runs all tests on the copy without a mistake, where they must pass. A test that fails is left out of the rest of
-    /// the run.
+    /// Runs all tests on the copy without a mistake: they must pass. A test that fails is left out of the rest of the
+    /// run.
     fn without_a_mistake(
         &mut self,
         switched: &[(usize, &'static Mutant)],

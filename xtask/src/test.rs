@@ -1,9 +1,9 @@
 //! `cargo xtask test`: all tests, on a real server.
 //!
-//! It runs `cargo test` four times: on the workspace with all features; on larder-bench without its features, which would
-//! build the many crates that it compares with; on larder's interleaving tests, which are built with other locks in a
-//! folder of their own; and on the test that needs Docker Compose, if Compose is installed or can be fetched. If not,
-//! the last line says so.
+//! It runs `cargo test` four times: on the workspace with all features; on larder-bench without its features, which
+//! would build the many crates that it compares with; on larder's interleaving tests, which are built with other locks
+//! in a folder of their own; and on the test that needs Docker Compose, if Compose is installed or can be fetched. If
+//! not, the last line says so.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};

@@ -1,7 +1,7 @@
-//! What processes read and wrote of a cache, and whether it was allowed.
+//! Checks what processes read from a cache against what they wrote.
 //!
-//! The problem: whether a cache keeps its word between processes shows in no single process. Each knows what it saw and
-//! when; only all of them together tell whether what one saw was older than it may have been.
+//! The problem: no single process can check whether a cache keeps its promises between processes. Each process knows
+//! what it saw and when. Only the notes of all processes together show whether a value was older than allowed.
 //!
 //! The mechanism: each process notes every read and acknowledged write as an [`Event`] with the times of its start and
 //! end on the machine's monotonic clock, which all processes share ([`now`]), and appends it to a file of its own as a

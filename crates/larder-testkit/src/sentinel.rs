@@ -57,7 +57,7 @@ impl SentinelBuilder {
     ///
     /// # Panics
     ///
-    /// Where that is not so within a minute.
+    /// If that is not so within a minute.
     #[must_use]
     pub fn start(self) -> Sentinel {
         let certificates = self.tls.then(|| Arc::new(Certificates::make()));
@@ -155,7 +155,7 @@ impl Sentinel {
     ///
     /// # Panics
     ///
-    /// Where they do not agree within a minute.
+    /// If they do not agree within a minute.
     #[must_use]
     pub fn master(&self) -> &Server {
         eventually("the sentinels agree on a master", LIMIT, || self.agreed())
@@ -175,7 +175,7 @@ impl Sentinel {
     ///
     /// # Panics
     ///
-    /// Where that is not so within a minute.
+    /// If that is not so within a minute.
     pub fn wait_for_new_master(&self) -> &Server {
         eventually("there is a new master", LIMIT, || {
             let master = self.agreed().filter(|server| server.is_running())?;
@@ -187,7 +187,7 @@ impl Sentinel {
     ///
     /// # Panics
     ///
-    /// Where there is no replica that runs.
+    /// If there is no replica that runs.
     pub fn cut_replica(&self) {
         let master = self.master();
         self.replica_of(master).pause();
@@ -200,7 +200,7 @@ impl Sentinel {
     ///
     /// # Panics
     ///
-    /// Where that takes more than a minute.
+    /// If that takes more than a minute.
     pub fn fail_over(&self) {
         let master = self.master();
         let replica = self.replica_of(master);
@@ -217,7 +217,7 @@ impl Sentinel {
     ///
     /// # Panics
     ///
-    /// Where that takes more than a minute.
+    /// If that takes more than a minute.
     pub fn heal(&self) {
         let master = self.master();
         let down = self.replica_of(master);
@@ -271,7 +271,7 @@ impl Sentinel {
     ///
     /// # Panics
     ///
-    /// Where that takes more than a minute.
+    /// If that takes more than a minute.
     pub fn wait_until_in_step(&self) {
         eventually("the replica is in step", LIMIT, || {
             // Which is which may change meanwhile.

@@ -1,18 +1,19 @@
 //! The test's own binary, run again as further processes.
 //!
-//! The problem: what is promised between processes has to be tested with processes that can be killed and stopped, but
-//! an extra program for each test would have to be built, found and kept in step with it.
+//! The problem: promises between processes have to be tested with processes that can be killed and stopped, but an
+//! extra program for each test would have to be built, found and kept in step with the test.
 //!
-//! The mechanism: a [`Worker`] is this very binary, told to run the one test that started it, with a role in the
-//! variable `LARDER_WORKER`. The test asks for its [`role`] first and, where it has one, does that work instead. Both
-//! sides exchange lines: the parent's come on the worker's standard input, the worker's on its standard output behind a
-//! prefix, as libtest and the code under test print there too; all else that it prints is kept as its log.
+//! The mechanism: a [`Worker`] runs the test's own binary again, with only the test that started it, and with a role in
+//! the variable `LARDER_WORKER`. The test asks for its [`role`] first. If it has one, it does the role's work instead.
+//! Both sides exchange lines. The parent writes to the worker's standard input. The worker writes to its standard
+//! output, behind a prefix, because libtest and the code under test print there, too. Everything else that the worker
+//! prints is kept as its log.
 //!
-//! Invariants: a worker ends with its [`Worker`], and with the parent, also where either was killed or stopped. Waiting
-//! for a line or for the end is a wait on a channel, with a limit of time.
+//! Invariants: a worker ends when its [`Worker`] is dropped and when the parent ends, even if either was killed or
+//! stopped. A wait for a line or for the end is a wait on a channel, with a time limit.
 //!
-//! Not guaranteed: that a line which is sent is read. A pipe holds some 64 KiB; a sender that sends more to a worker
-//! that does not read, waits. What the worker itself starts is not ended with it, unless it sees to that.
+//! Not guaranteed: that a line that is sent is read. A pipe holds about 64 KiB: a sender waits if the worker does not
+//! read. Processes that the worker itself starts are not ended with it.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -51,31 +52,31 @@ const PREFIX: &str = "@@ ";
 
 // ---- In the worker --------------------------------------------------------------------------------------------------
 
-/// What this process is to do where a [`Worker`] started it; none in the parent.
+/// Returns the role of this process if a [`Worker`] started it, and `None` in the parent.
 #[must_use]
 pub fn role() -> Option<String> {
     env::var(ROLE).ok()
 }
 
-/// The next line from the parent; waits for it, and gives none when the parent sends no more. It blocks its thread, so
+/// Waits for the next line from the parent, and returns `None` when the parent sends no more. Blocks its thread, so
 /// asynchronous code calls it through `spawn_blocking`.
 #[must_use]
 pub fn read_line() -> Option<String> {
     io::stdin().lines().next()?.ok()
 }
 
-/// A line for the parent.
+/// Sends a line to the parent.
 ///
 /// # Panics
 ///
-/// Where it contains a line break.
+/// If it contains a line break.
 pub fn send_line(line: &str) {
     assert!(!line.contains('\n'), "a line with a line break: {line:?}");
-    // What libtest or the code under test has begun to print must not stand before the prefix; and it goes past
-    // libtest's capture, which println! does not.
+    // The line break first: libtest or the code under test may have printed a part of a line. Writing to `stdout`
+    // directly bypasses libtest's capture, which `println!` does not.
     let message = format!("\n{PREFIX}{line}\n");
     let mut stdout = io::stdout().lock();
-    // A parent that is gone reads nothing, and ends this process in a moment.
+    // An error means that the parent has ended: then this process ends in a moment, too.
     let _ = stdout.write_all(message.as_bytes()).and_then(|()| stdout.flush());
 }
 
@@ -94,21 +95,21 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Runs `test` (its whole name, as libtest prints it: `room::a_test`) in a new process, where [`role`] is `role`,
-    /// with these further environment variables. The test runs there even if it is ignored.
+    /// Runs `test` (its whole name, as libtest prints it: `room::a_test`) in a new process, in which [`role`] returns
+    /// `role`, with these further environment variables. The test runs there even if it is ignored.
     ///
     /// # Panics
     ///
-    /// Where this binary cannot be run again. A test of another name shows when no line comes.
+    /// If this binary cannot be run again. If there is no test of this name, the worker ends without a line.
     #[must_use]
     pub fn spawn(test: &str, role: &str, envs: &[(&str, &str)]) -> Self {
         let spawned = Self::try_spawn(test, role, envs);
         spawned.unwrap_or_else(|error| panic!("no worker {role} for {test}: {error}"))
     }
 
-    /// The same, but its clocks are set wrong, by so many seconds: the one of `Instant` and the one that goes on while
-    /// the machine sleeps, though not the wall clock. They run in a Linux time namespace, which only root may make:
-    /// nothing where that is refused, or where `unshare` is missing.
+    /// As [`Worker::spawn`], but the worker's clocks are `seconds` ahead: the clock of `Instant` and the one that
+    /// continues while the machine sleeps, but not the wall clock. The worker runs in a Linux time namespace, which
+    /// only root may create. Returns `None` if that is refused, or if `unshare` is missing.
     ///
     /// # Panics
     ///
@@ -126,8 +127,8 @@ impl Worker {
         Some(spawned.unwrap_or_else(|error| panic!("no worker {role} for {test}: {error}")))
     }
 
-    /// The same as another user, without any privileges: what this one may do, that one may not. Only root may make
-    /// one: nothing where that is refused, or where `setpriv` is missing. Its program must be readable for everybody.
+    /// As [`Worker::spawn`], but the worker runs as another user, without any privileges. Only root may start one:
+    /// returns `None` if that is refused, or if `setpriv` is missing. Every user must be able to read the program.
     ///
     /// # Panics
     ///
@@ -187,7 +188,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// Where the worker has ended: [`ErrorKind::BrokenPipe`].
+    /// If the worker has ended: [`ErrorKind::BrokenPipe`].
     pub fn send_line(&self, line: &str) -> io::Result<()> {
         lock(&self.stdin).write_all(format!("{line}\n").as_bytes())
     }
@@ -196,7 +197,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TimedOut`] where none comes in time, [`ErrorKind::UnexpectedEof`] where none will come as the
+    /// [`ErrorKind::TimedOut`] if none arrives in time, [`ErrorKind::UnexpectedEof`] if none can arrive because the
     /// worker has ended; both with its log.
     pub fn read_line(&self, timeout: Duration) -> io::Result<String> {
         lock(&self.lines).recv_timeout(timeout).map_err(|error| match error {
@@ -205,11 +206,11 @@ impl Worker {
         })
     }
 
-    /// Waits for its end: a success where the test in it has passed.
+    /// Waits until the worker ends. The status is a success if the test in it has passed.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TimedOut`] where it still runs then, or is stopped; with its log.
+    /// [`ErrorKind::TimedOut`], with its log, if it still runs then or is stopped.
     pub fn wait(&self, timeout: Duration) -> io::Result<ExitStatus> {
         let runs = || self.fails(ErrorKind::TimedOut, "does not end", timeout);
         if lock(&self.ended).recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
@@ -226,7 +227,7 @@ impl Worker {
         lock(&self.process).kill();
     }
 
-    /// SIGSTOP: the process stands still, and its connections stay open; returns once it does.
+    /// Stops the process with SIGSTOP; its connections stay open. Returns once it has stopped.
     ///
     /// # Panics
     ///

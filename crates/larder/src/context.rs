@@ -263,7 +263,7 @@ impl Context {
             self.on_evicting.fetch_add(1, Ordering::AcqRel);
             telemetry::on_evicting_server();
             if !self.warned.swap(true, Ordering::AcqRel) {
-                tracing::warn!(target: telemetry::target::LOCK, %policy, "locks or limits are on a server that evicts and can be lost: set coordination() to one that does not");
+                tracing::warn!(target: telemetry::target::LOCK, %policy, "locks or limits are on a server that evicts and can be lost: move them with coordination()");
             }
         }
     }

@@ -18,7 +18,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// Where there is no such master, it has no replica, or they do not agree within a minute.
+    /// If there is no such master, it has no replica, or they do not agree within a minute.
     pub fn failover(&self, i: usize) -> &Server {
         let (_, replica) = self.pair(i);
         let mut asked = None::<Instant>;
@@ -39,7 +39,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// Where that takes more than a minute.
+    /// If that takes more than a minute.
     pub fn wait_until_in_step(&self, i: usize) {
         let (master, replica) = self.pair(i);
         let offset = |server: &Server, field: &str| {
@@ -56,7 +56,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// Where there is no such master, it has no replica, or a step takes more than a minute.
+    /// If there is no such master, it has no replica, or a step takes more than a minute.
     pub fn replace(&self, i: usize, replaced: impl FnOnce()) {
         let (master, replica) = self.pair(i);
         master.kill();
@@ -72,7 +72,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// Where a node refuses a step again and again, or they do not agree within a minute.
+    /// If a node refuses a step again and again, or they do not agree within a minute.
     pub fn move_slot(&self, slot: u16, to: usize, pause: Duration) {
         let masters = self.masters();
         let from = self.master_of_slot(slot);

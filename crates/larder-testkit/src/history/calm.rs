@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// A time in which nothing is promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// To this process; to all of them, where there is none.
+    /// The process that it concerns; `None` means all processes.
     pub process: Option<u32>,
     /// When it began.
     pub from: u64,
@@ -13,7 +13,7 @@ pub struct Fault {
     pub until: u64,
 }
 
-/// When each process is struck next: its faults and everybody's, in order and apart from each other.
+/// The times without faults. It holds the faults of each process and of all, in order and without overlaps.
 #[derive(Debug)]
 pub struct Calm {
     own: BTreeMap<u32, Vec<Fault>>,

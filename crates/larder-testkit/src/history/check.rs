@@ -23,11 +23,11 @@ pub struct Summary {
     /// How many keys were written or read.
     pub keys: usize,
     /// How far behind the read was that lagged most: from the end of the earliest write (by any process) newer than
-    /// what it saw to its start; zero where none was behind.
+    /// what it saw to its start; zero if no read was behind.
     pub largest_staleness: Duration,
 }
 
-/// What is wrong with a history.
+/// A violation in a history, or why it cannot be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {

@@ -29,7 +29,7 @@ impl Recorder {
     ///
     /// # Errors
     ///
-    /// What the file system says: also where there is a file for this number already.
+    /// The error of the file system, also if there is a file for this number already.
     pub fn create(folder: &Path, process: u32) -> io::Result<Self> {
         let path = folder.join(format!("process-{process}"));
         Ok(Self(File::options().append(true).create_new(true).open(path)?))
@@ -52,7 +52,7 @@ impl Recorder {
 ///
 /// # Errors
 ///
-/// What the file system says, and [`ErrorKind::InvalidData`] where a line is no event.
+/// The error of the file system; [`ErrorKind::InvalidData`] if a line is no event.
 pub fn read_files(folder: &Path) -> io::Result<Vec<Event>> {
     let mut events = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -1,34 +1,35 @@
-//! Who held what, and whether that was allowed: locks, semaphores, read-write locks, elections and runs of jobs.
+//! Checks that no more was held than allowed: locks, semaphores, read-write locks, elections and runs of jobs.
 //!
-//! A hold is surely there from the first note of its process that its guard is valid to the last; each note has a time
-//! that was read *before* the guard was asked. At no time may the holds of a thing weigh more than it has: a lock 1, a
-//! semaphore its permits, a read-write lock all for a writer and 1 for a reader. Sorting them is all that it takes.
+//! A hold certainly exists from the first to the last note of its process that its guard is valid. The time of each
+//! note was read *before* the guard was asked. At no time may the holds of a thing weigh more than its capacity: a lock
+//! has 1, a semaphore its permits; a writer of a read-write lock takes all, and a reader 1. The check sorts the holds.
 //!
-//! Invariants: what two clocks, or a process stopped between two looks, could explain is not called a violation. Where
-//! the server lost data, what was asked for after that is not held against what was granted before.
+//! Invariants: nothing is reported as a violation that two clocks, or a process stopped between two checks of its
+//! guard, could explain. If the server lost data, a hold that was requested after the loss does not conflict with one
+//! that was granted before.
 //!
-//! Not guaranteed: that a holder that looked too seldom is caught; the notes are as dense as the test makes them.
+//! Not guaranteed: that a violation is found if the holders check their guards too rarely.
 
 use super::Losses;
 
 /// A grant, as its holder saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    /// Whose it is.
+    /// The process that holds it.
     pub process: u32,
     /// How much of the thing it takes.
     pub weight: u64,
-    /// The grant's number, where there is one.
+    /// The grant's number, if it has one.
     pub fence: Option<u64>,
-    /// Before the grant was asked for.
+    /// A time before the grant was requested.
     pub asked: u64,
-    /// The first time that it was surely valid.
+    /// The first time at which it was certainly valid.
     pub from: u64,
-    /// The last.
+    /// The last time at which it was certainly valid.
     pub until: u64,
 }
 
-/// A hold that was one too many, with those that were there.
+/// A hold that exceeded the capacity, with the other holds at that time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooMany {
     /// The last one.

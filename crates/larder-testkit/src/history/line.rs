@@ -1,22 +1,22 @@
-//! Who came to stand in line for a lock, and whether they were served in the order in which they came.
+//! Checks that the attempts at a lock were granted in the order in which they were queued.
 //!
-//! The problem: that a waiter was overtaken shows in no process, and who came first is known for certain of few: two
-//! requests that were under way at once may have arrived in either order. The mechanism: each attempt is noted with the
-//! time before it was made ([`Attempt::asked`]), the time after its process was told that it stands in line, and the
-//! time after it was granted, with its fence. An attempt that was told so before another was even made stands before
-//! it; fences say in which order the server granted them.
+//! The problem: no single process sees that a waiter was overtaken, and the order of two attempts is certain only for
+//! some pairs: two requests that were under way at the same time may have arrived in either order. The mechanism: each
+//! attempt is noted with the time before it was made ([`Attempt::asked`]), the time after its process learned that it
+//! is queued, and the time after it was granted, with its fence. If one attempt was known to be queued before another
+//! was made, the first is before the second in the queue. The fences give the order of the server's grants.
 //!
-//! An attempt is *live* from the moment when its process was told that it stands in line until it is granted or gives
-//! up, or until the first [`Fault`](super::Fault) of its process or of what all share begins. An attempt that came
-//! after a live one and was known to be granted while it lived, and before it was granted, has overtaken it. A fault
-//! that was not over when it came to stand in line ends its life at once: nothing is asked of those who were struck,
-//! nor of anybody on their behalf, for as long as the fault says. Losing its place while it is live is no excuse: the
-//! first time in line counts.
+//! An attempt is *live* from the moment when its process learned that it is queued until it is granted or gives up, or
+//! until the first [`Fault`](super::Fault) of its process or of the server begins. A later attempt has overtaken a live
+//! one if it was known to be granted while the first was live, and before the first was granted. If a fault was not
+//! over when the attempt was queued, the attempt is never live: nothing is promised to a process while a fault concerns
+//! it. Losing its place while it is live is no excuse: the first time in the queue counts.
 //!
-//! Invariants: nothing is called a violation that could be explained by two requests under way at once, by a clock, or
-//! by a fault that is noted. Searching costs n log n, and one look for each pair that met.
+//! Invariants: nothing is reported as a violation that two requests under way at the same time, a clock, or a noted
+//! fault could explain. The check costs n log n, and one comparison for each pair that waited at the same time.
 //!
-//! Not guaranteed: that anything is found where all is faults: see the number of pairs that were judged.
+//! Not guaranteed: that a violation is found if there are faults all the time. Check the number of pairs that were
+//! judged.
 
 use std::fmt;
 
@@ -25,13 +25,13 @@ use super::Calm;
 /// An attempt at a lock, from its beginning to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempt {
-    /// Whose it is.
+    /// The process that made it.
     pub process: u32,
-    /// Which of its attempts.
+    /// Its number among the attempts of the process.
     pub number: u64,
-    /// Nanoseconds of the monotonic clock before anything was done for it.
+    /// A time before it was made, in nanoseconds of the monotonic clock.
     pub asked: u64,
-    /// After its process was first told that it stands in line.
+    /// A time after its process first learned that it is queued.
     pub in_line: Option<u64>,
     /// How it ended.
     pub end: Ending,
@@ -66,12 +66,12 @@ impl Ending {
     }
 }
 
-/// A live waiter, and who was served before it though it came later.
+/// A live waiter, and a later attempt that was granted before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overtaken {
-    /// Who came first.
+    /// The attempt that was queued first.
     pub waiter: Attempt,
-    /// Who was served first.
+    /// The attempt that was granted first.
     pub by: Attempt,
 }
 
@@ -81,11 +81,11 @@ impl fmt::Display for Overtaken {
     }
 }
 
-/// Whether no live waiter was overtaken: the number of pairs of which that was to be asked.
+/// Checks that no live waiter was overtaken, and returns the number of pairs that were judged.
 ///
 /// # Errors
 ///
-/// All that were overtaken.
+/// All waiters that were overtaken.
 pub fn first_come_first_served(attempts: &[Attempt], calm: &Calm) -> Result<usize, Vec<Overtaken>> {
     let mut granted: Vec<(u64, u64, Attempt)> = attempts
         .iter()
@@ -107,7 +107,7 @@ pub fn first_come_first_served(attempts: &[Attempt], calm: &Calm) -> Result<usiz
         let first = granted.partition_point(|(_, _, other)| other.asked < since);
         let later = granted.iter().skip(first).take_while(|(_, _, other)| other.asked <= ended.min(lives));
         for (fence, at, by) in later {
-            // Of who gives up, it is known until when it waited; of who is granted, before whom.
+            // A waiter that gave up waited at least until its end. The fence of one that was granted gives its order.
             let before = if own == u64::MAX { *at <= ended } else { *fence < own };
             if before && *at <= lives {
                 overtaken.push(Overtaken { waiter: *waiter, by: *by });
@@ -118,10 +118,10 @@ pub fn first_come_first_served(attempts: &[Attempt], calm: &Calm) -> Result<usiz
     if overtaken.is_empty() { Ok(judged) } else { Err(overtaken) }
 }
 
-/// Whether no live waiter of a thing that several may hold was passed over. All that is known of a grant is when its
-/// holder knew of it, so a waiter is overtaken by one that asked after it stood in line, and that knew of its grant
-/// more than `slack` before the waiter knew of its own, or gave up. How many pairs were judged, and all that were
-/// overtaken.
+/// Checks that no live waiter was overtaken, for something that several may hold. Here a grant has no fence, only the
+/// time at which its holder learned of it. So a waiter is overtaken by an attempt that was made after the waiter was
+/// queued, and that learned of its grant more than `slack` before the waiter learned of its own, or gave up. Returns
+/// how many pairs were judged, and all waiters that were overtaken.
 #[must_use]
 pub fn served_in_order(
     waiters: &[Attempt],
@@ -182,7 +182,7 @@ mod tests {
         let (waiter, by) = (granted(1, 0, 10, 2, 60), granted(2, 11, 20, 1, 50));
         let found = first_come_first_served(&[waiter, by], &Calm::of(&[]));
         assert_eq!(found, Err(vec![Overtaken { waiter, by }]));
-        // So has who did not even stand in line.
+        // So has an attempt that was never queued.
         let by = Attempt { in_line: None, ..by };
         assert!(first_come_first_served(&[by, waiter], &Calm::of(&[])).is_err());
     }
@@ -214,7 +214,7 @@ mod tests {
         for excused in [
             fault(Some(1), 40, 45),
             fault(None, 50 - 1, 49),
-            fault(Some(1), 0, 10), // not over when it came to stand in line
+            fault(Some(1), 0, 10), // not over when the attempt was queued
             fault(None, 5, u64::MAX),
         ] {
             assert_eq!(first_come_first_served(&history, &Calm::of(&[excused])), Ok(0), "{excused:?}");

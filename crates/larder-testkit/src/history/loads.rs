@@ -1,15 +1,15 @@
-//! Loaders that ran for one key, and whether two ran at a time.
+//! Checks that no two loaders of one key ran at the same time.
 //!
-//! Within a process two never do, whatever fails, where no process writes the key. Over processes two do not while
-//! nothing fails: a fault of either process or of the server, from a little before the first load began until the
-//! second did, excuses both.
+//! Within one process two never do, whatever fails, unless a process writes the key. In different processes two do not
+//! unless something fails: a fault of either process or of the server excuses both loads, if it was between a little
+//! before the first load began and the begin of the second.
 
 use super::{Calm, Losses};
 
 /// A run of a loader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loaded {
-    /// Whose it is.
+    /// The process that ran it.
     pub process: u32,
     /// Which key.
     pub key: u64,

@@ -1,9 +1,9 @@
 //! Notes of several processes: a word, the process, and up to six numbers, a line each.
 //!
-//! Each note is one write to a file of its process, without a buffer, so what was noted is there although the process
-//! was killed a moment later. A line that a killed process did not finish is left out. Notes are made on the machine's
-//! monotonic clock; a process whose clocks are set wrong subtracts that ([`Notebook::now`]). A run of hours keeps only
-//! some words ([`Notebook::keep_only`]) and counts the others.
+//! Each note is one unbuffered write to a file of its process, so the note survives even if the process is killed a
+//! moment later. A line that a killed process did not finish is left out. The times are those of the machine's
+//! monotonic clock; a process whose clocks are ahead subtracts the difference ([`Notebook::now`]). A run of hours keeps
+//! only some words ([`Notebook::keep_only`]) and counts the others.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,17 +22,17 @@ pub struct Notebook {
     process: u32,
     ahead: u64,
     file: File,
-    /// The words that are written; all of them, where none are given.
+    /// The words that are written; `None` writes all.
     words: Option<&'static [&'static str]>,
     made: AtomicU64,
 }
 
 impl Notebook {
-    /// A new file in `folder`, named after the process, whose clocks are so many seconds ahead of the machine's.
+    /// Creates a file in `folder`, named after the process, whose clocks are `ahead` seconds ahead of the machine's.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be made, also because there is one.
+    /// If the file cannot be created, or exists already.
     pub fn create(folder: &Path, process: u32, ahead: u64) -> io::Result<Self> {
         let file = File::options().append(true).create_new(true).open(folder.join(process.to_string()))?;
         let ahead = ahead.saturating_mul(1_000_000_000);
@@ -62,16 +62,16 @@ impl Notebook {
     ///
     /// # Errors
     ///
-    /// Where the file cannot be written.
+    /// If the file cannot be written.
     pub fn note(&self, word: &str, numbers: &[u64]) -> io::Result<()> {
         self.note_of(word, self.process, numbers)
     }
 
-    /// Makes a note of another process; 0 stands for all.
+    /// Makes a note of another process; 0 means all processes.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be written.
+    /// If the file cannot be written.
     pub fn note_of(&self, word: &str, process: u32, numbers: &[u64]) -> io::Result<()> {
         self.made.fetch_add(1, Ordering::Relaxed);
         if self.words.is_some_and(|words| !words.contains(&word)) {
@@ -105,7 +105,7 @@ impl Notes {
     ///
     /// # Errors
     ///
-    /// Where a file cannot be read, and `InvalidData` where a line is no note.
+    /// If a file cannot be read; `InvalidData` if a line is no note.
     pub fn read(folder: &Path) -> io::Result<Self> {
         let mut notes = Self::default();
         for entry in fs::read_dir(folder)? {
@@ -118,7 +118,7 @@ impl Notes {
     ///
     /// # Errors
     ///
-    /// `InvalidData` where a line is no note.
+    /// `InvalidData` if a line is no note.
     pub fn parse(text: &str) -> io::Result<Self> {
         let mut notes = Self::default();
         notes.add(text)?;

@@ -1,8 +1,8 @@
-//! Runs of a job, and whether a period was completed twice or skipped.
+//! Checks the runs of a job: no period is completed twice, and none is skipped.
 //!
-//! A run belongs to the period of its grant, whose time its fence tells. A period must be completed where some process
-//! was calm for half of it at a stretch, in which no other run was under way, or died a lease before: one that called
-//! it all the while had its chance.
+//! A run belongs to the period of its grant, whose time is in the run's fence. A period must be completed if some
+//! process called the job and had no fault for an uninterrupted half of the period, and no other run was under way in
+//! that time or had died less than a lease before it.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use super::{Calm, Losses};
 /// A run whose body began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// Whose it is.
+    /// The process that ran it.
     pub process: u32,
     /// Which period, as a number of the server's clock.
     pub period: u64,
-    /// Before it was asked for.
+    /// A time before it was requested.
     pub asked: u64,
-    /// After it ended, if that is known.
+    /// A time after it ended, if its end is known.
     pub ended: Option<u64>,
     /// Whether its completion was acknowledged.
     pub completed: bool,
@@ -30,11 +30,11 @@ pub struct Called {
     pub every: u64,
     /// When period 0 begins, on the clock of the notes, and less than zero as a rule.
     pub zero: i128,
-    /// How long a run that died, or failed, holds up the next.
+    /// For how long a run that died, or failed, delays the next one.
     pub lease: u64,
 }
 
-/// What is wrong with the runs of a job.
+/// A violation in the runs of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeriodViolation {
     /// Two runs completed one period.

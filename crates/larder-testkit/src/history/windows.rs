@@ -1,4 +1,4 @@
-//! What a rate limit admitted, and whether a window held more than the limit.
+//! Checks that no window of a rate limit admitted more than the limit.
 //!
 //! The server decided between the moment before a call was sent and the moment after its answer. So calls that were
 //! sent and answered within a window's length were decided within one window, and must not be more than the limit.
@@ -23,7 +23,8 @@ pub struct Exceeded {
     pub admitted: usize,
 }
 
-/// Whether no window held more than `limit`: how many were judged, the most that one held, and all that held more.
+/// Checks that no window admitted more than `limit`. Returns how many windows were judged, the most that one admitted,
+/// and all windows that admitted more.
 #[must_use]
 pub fn within_limit(
     admitted: &[Admitted],
@@ -36,8 +37,8 @@ pub fn within_limit(
     let (mut most, mut violations) = (0, Vec::new());
     for (place, first) in all.iter().enumerate() {
         let end = first.sent.saturating_add(window);
-        // A loss of data starts the count again: what may have been decided before it does not count with what came
-        // after.
+        // A loss of data starts the count again: calls that may have been decided before it do not count with later
+        // ones.
         if losses.touch(first.sent, end) {
             continue;
         }

@@ -1,9 +1,9 @@
 //! Waiting for permits without polling the store.
 //!
-//! Callers of one key queue in their process; see [`WaitQueue`]. Where nothing is free, the store books the earliest turn:
-//! it charges the time at which the cost will fit, so that later requests are behind it. The caller sleeps until then. A
-//! caller that wakes up too late, or whose answer came too late, gives its turn back and asks again, and so does every
-//! caller when the key is reset or the quotas change. A caller that goes away gives its turn back.
+//! Callers of one key queue in their process; see [`WaitQueue`]. If nothing is free, the store books the earliest turn:
+//! it charges the permits at the time at which the cost will fit, so later requests are queued behind it. The caller
+//! sleeps until then. A caller that wakes up too late, or whose answer arrived too late, gives its turn back and asks
+//! again. So does every caller when the key is reset or the quotas change. A dropped caller gives its turn back.
 
 use std::time::Duration;
 
@@ -158,7 +158,8 @@ impl BookedTurn {
                 () = tokio::time::sleep(due.since(self.limiter.now())) => {}
             }
         }
-        // A turn that was free at once may be late, too: the task that books goes on while the caller's runtime is blocked.
+        // A turn that was free at once may also be late: the task that books it runs even while this caller's runtime
+        // is blocked.
         if self.limiter.now() > latest {
             return self.give_back().await;
         }
@@ -168,8 +169,9 @@ impl BookedTurn {
         Some(Decision::of(&self.name, charged, &self.plan, DecidedBy::Store))
     }
 
-    /// The last moment at which the turn may be used, which is `due` by the answer's arrival. An answer that took long may have
-    /// been late: then the store's clock decides. A permit that was free at once is used when its answer has come.
+    /// Returns the last moment at which the turn may be used. `due` is the turn's time, counted from the arrival of the
+    /// answer. If the answer took long, it may have been late, so the store's clock limits the time, too. A permit that
+    /// was free at once may be used when its answer arrives, however long that took.
     fn latest(&self, due: Tick) -> Tick {
         let late = tolerance(&self.plan);
         let by_answer = due.after(late);

@@ -62,7 +62,8 @@ impl Together {
         self.decisions.iter().all(Decision::is_allowed)
     }
 
-    /// When the same request would pass if no other asks: the longest wait of all keys. Nothing where it passed.
+    /// Returns when the same request would pass if there are no other requests: the longest wait of all keys. `None` if
+    /// the request was allowed.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.decisions.iter().filter_map(Decision::retry_after).max()
@@ -87,9 +88,10 @@ impl Together {
         place.map_or_else(least, |place| self.decisions.get(place)).map(Decision::quota)
     }
 
-    /// One decision a key, in their order. Where the request was refused, the decision of a key that would have passed says
-    /// to retry after no time at all, and what it has left. A key that passes only under an
-    /// [override](RateLimiter::override_key) that ends while another key is waited for says when it passes after that.
+    /// Returns one decision per key, in the order of the keys. If the request was refused, the decision of a key that
+    /// would have passed has a `retry_after` of zero, and says how much the key has left. If such a key passes only
+    /// under an [override](RateLimiter::override_key) that ends before the other keys pass, its decision says when it
+    /// passes without the override.
     #[must_use]
     pub fn decisions(&self) -> &[Decision] {
         &self.decisions
@@ -209,7 +211,7 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
                     (answer.granted, answer.wait) = (0, 0);
                 }
                 if answer.label.is_some() && !passes {
-                    // It may have to be waited for because of the others, and is not remembered by itself.
+                    // Its wait may be due to the other keys, so the refusal is not remembered for this key alone.
                     return Decision::of(&one.name, answer, &one.plan, DecidedBy::Store);
                 }
                 one.limiter.decided(&one.name, &one.plan, ChargeMode::All, one.cost, answer, *sent)

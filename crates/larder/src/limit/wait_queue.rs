@@ -273,7 +273,7 @@ impl Booking {
             let charged = Charged { granted: one.cost, ..charged };
             let (limiter, name, plan) = (one.limiter, self.name.clone(), plan.clone());
             let turn = BookedTurn { limiter, name, plan, charged, sent, answered, restarts, taken: false };
-            // Where the caller has left, the turn is dropped, and so given back.
+            // If the caller has left, the turn is dropped, which gives it back.
             let _ = one.answer.send(Ok(WaitOutcome::Turn(turn)));
         }
         if left > 0 {

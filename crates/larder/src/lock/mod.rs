@@ -180,11 +180,13 @@ impl Lock {
         self
     }
 
-    /// Counts the lock as granted or renewed only when so many replicas have acknowledged it (`WAIT`): one round trip more. Up to
-    /// eight calls wait at the same time, on connections that are opened when they are needed and closed after half a minute
-    /// without use; where more wait, the others ask when one of those is done. Where too few do within a quarter of the time to live, or half of `response_timeout`, the
-    /// lock is released: the call fails with [`NotReplicated`](ErrorKind::NotReplicated), a guard that is renewed is
-    /// [lost](Guard::lost).
+    /// Counts the lock as granted or renewed only when `replicas` replicas have acknowledged it (`WAIT`). That costs
+    /// one more round trip. Up to eight calls wait at the same time, and further calls queue. Each waits on a
+    /// connection of its own, which is opened on demand and closed after half a minute without use.
+    ///
+    /// If too few replicas acknowledge within a quarter of the time to live, or half of `response_timeout`, the lock
+    /// is released: the call fails with [`NotReplicated`](ErrorKind::NotReplicated), and a guard that was being
+    /// renewed is [lost](Guard::lost).
     ///
     /// This makes it unlikely that a failover loses the lock, but does not rule it out: the replica that
     /// acknowledged need not be the one that is promoted. [`quarantine`](Self::quarantine) rules it out. No effect

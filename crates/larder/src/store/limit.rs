@@ -117,8 +117,8 @@ pub(crate) struct Charge<'a> {
     pub(crate) terms: &'a [QuotaSpec],
     pub(crate) take: ChargeMode,
     pub(crate) cost: u64,
-    /// How many microseconds ahead of now it is charged: at the expiry of a lease. For [`ChargeMode::Look`]: how much later the
-    /// request is repeated, perhaps after the end of an override.
+    /// How many microseconds from now the cost is charged: a batch is charged at its expiry. For [`ChargeMode::Look`]:
+    /// after how many microseconds the request is repeated, which may be after the end of an override.
     pub(crate) charge_at: u64,
     /// For how many microseconds in the future a turn may be booked if nothing is free now.
     pub(crate) max_wait: u64,
@@ -222,12 +222,13 @@ store_operations! {
         /// and begin a block.
         async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged>;
 
-        /// Charges several records, all or none. Where one refuses, the answers are what each would have been by itself; but a key
-        /// whose override ends before the longest wait is refused for as long as the request's own terms refuse it.
-        async fn charge_together(
-            &self,
-            charges: &[(&str, Charge<'_>)],
-        ) -> Result<Vec<Charged>>;
+    /// Charges several records, all or none. If one refuses, each answer is the one that its key would have given by
+    /// itself. There is one exception: a key whose override ends before the longest wait is over is refused for as long
+    /// as the request's own terms refuse it.
+    fn charge_together(
+        &self,
+        charges: &[(&str, Charge<'_>)],
+    ) -> impl Future<Output = Result<Vec<Charged>>> + Send;
 
         /// Gives permits back at the time at which they were charged, and returns how many were given back.
         async fn refund(
@@ -248,10 +249,10 @@ store_operations! {
         /// Forgets what was charged to a key, and returns whether anything was. An override stays.
         async fn forget(&self, name: &str) -> Result<bool>;
 
-        /// The local time at which the store's clock shows `time` (microseconds), at the latest; nothing where that is not known,
-        /// or no answer of the store is ever late. Its error is that of the fastest request to the store, and of clocks that
-        /// differ in rate.
-        fn local_time(&self, name: &str, time: u64) -> Option<Tick>;
+    /// Returns the latest local time at which the store's clock shows `time` (microseconds). Returns `None` if that is
+    /// not known, or if the store never answers late. The error is at most the time of the fastest request to the
+    /// store, and the drift between the two clocks.
+    fn local_time(&self, name: &str, time: u64) -> Option<Tick>;
 
         /// Which of 16 domains of failure the name belongs to: names that share one live or fail together, as nearly as is
         /// known.

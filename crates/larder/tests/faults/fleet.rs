@@ -24,15 +24,14 @@ use crate::what::{On, Plan, What};
 use crate::work::cache::ROWS;
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
-/// A process that stands still for longer may miss its turn: from a release to its confirmation, which must come within
-/// 250 ms, two processes, the proxies and the server are asked six times.
+/// A process that stalls for longer may miss its turn. A turn must be confirmed within 250 ms of the release, and in
+/// that time six steps need the CPU, in two processes, the proxies and the server.
 pub(crate) const STALL: Duration = Duration::from_millis(40);
-/// Until the server has heard again from a process that stood still.
+/// The time until the server has a heartbeat again from a process that stalled.
 pub(crate) const HEARD: Duration = Duration::from_millis(250);
-/// By how many seconds the clocks of each worker are ahead, its wall clock excepted, where a time namespace may be
-/// made.
+/// By how many seconds the clocks of each worker, except its wall clock, are ahead, if a time namespace can be created.
 const AHEAD: [i64; 5] = [0, 600, 0, 86_400, 600];
-/// How often a round says how far it is.
+/// How often a round prints its progress.
 const PROGRESS: Duration = Duration::from_secs(15);
 
 pub(crate) fn nanos(span: Duration) -> u64 {
@@ -49,12 +48,12 @@ pub(crate) struct Fleet {
     pub(crate) skewed: bool,
     /// Whether no fault has been drawn yet.
     pub(crate) first: bool,
-    /// Who were masters when that was last looked at, and when that was.
+    /// The masters at the last check, and its time.
     pub(crate) masters: (Vec<SocketAddr>, u64),
     pub(crate) what: What,
     next: u32,
     folder: TempDir,
-    /// The database, which no fault touches.
+    /// The database. It has no faults.
     rows: TempDir,
     runtime: Runtime,
 }
@@ -62,7 +61,7 @@ pub(crate) struct Fleet {
 pub(crate) struct Member {
     pub(crate) worker: Worker,
     pub(crate) process: u32,
-    /// Nodes of a Cluster and servers under Sentinel are found by their own addresses, so none stands before them.
+    /// None for a Cluster and under Sentinel: clients find these servers by the servers' own addresses.
     pub(crate) proxy: Option<Proxy>,
 }
 
@@ -79,7 +78,7 @@ impl Fleet {
         }
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        // The proxies' time slices are this process's.
+        // The proxies run in this process, so a stall of this process is a stall of the proxies.
         runtime.spawn(watch(book.clone(), 0));
         let rng = StdRng::seed_from_u64(seed);
         let masters = (ground.master_addresses(), now());
@@ -144,7 +143,7 @@ impl Fleet {
         self.members[slot] = Member { worker, process, proxy };
     }
 
-    /// Brings about faults for so long, and says how many of each kind.
+    /// Injects faults for `span`, and returns how many of each kind.
     pub(crate) fn strike(&mut self, span: Duration) -> BTreeMap<&'static str, u64> {
         let (began, mut told) = (Instant::now(), Instant::now());
         let mut faults = BTreeMap::new();
@@ -173,10 +172,10 @@ impl Fleet {
         faults
     }
 
-    /// Ends the workers, and gives what all have noted.
+    /// Ends the workers, and returns the notes of all processes.
     pub(crate) fn stop(&mut self) -> Notes {
         for Member { worker, .. } in &self.members {
-            // One that has failed shows below.
+            // A worker that has failed is noticed below.
             let _ = worker.send_line("stop");
         }
         for Member { worker, .. } in &self.members {
@@ -188,19 +187,19 @@ impl Fleet {
         Notes::read(self.folder.path()).unwrap()
     }
 
-    /// Keeps the notes and the servers' logs, to find out what led to a violation. Where they are.
+    /// Keeps the notes and the servers' logs, so that a violation can be explained, and returns their folder.
     pub(crate) fn keep(self) -> PathBuf {
         let Self { ground, folder, .. } = self;
         let kept = folder.keep();
         for node in ground.nodes() {
-            // A help for people, which must not fail a run that has something to say.
+            // The logs only help people: an error here must not hide the run's violations.
             let _ = std::fs::write(kept.join(format!("log-{}", node.addr().unwrap().port())), node.log());
         }
         kept
     }
 
-    /// Locks are free and queues empty in a moment, and what is left has an end: L5 and R5.
-    /// The names of those that have not.
+    /// Checks L5 and R5: locks become free and queues empty within a moment, and all other keys expire. Returns the
+    /// names of the keys that do not.
     pub(crate) fn left_for_ever(&self) -> Vec<String> {
         let lasting = |name: &String| {
             let of_lock = ["~lock", "~election"].iter().any(|kind| name.starts_with(kind));
@@ -216,14 +215,14 @@ impl Fleet {
     }
 }
 
-/// The names of larder's own keys that never expire.
+/// Returns the names of larder's own keys that have no time to live.
 fn without_end(server: &Server) -> Vec<String> {
     let mut names: Vec<String> = server.query(&["KEYS", "~*"]);
     names.retain(|name| server.query::<i64>(&["PTTL", name]) == -1);
     names
 }
 
-/// Threads that ask each server again and again, until they are ended.
+/// Threads that ping each server repeatedly until they are ended.
 pub(crate) struct Watch {
     done: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -248,7 +247,7 @@ impl Watch {
     }
 }
 
-/// Notes that this runtime stood still when it comes back too late.
+/// Notes stalls of this runtime: a timer that fires too late.
 pub(crate) async fn watch(book: Arc<Notebook>, process: u32) {
     loop {
         let last = book.now();
@@ -264,7 +263,7 @@ fn note_stall(book: &Notebook, process: u32, last: u64) {
     }
 }
 
-/// Asks the server again and again, and notes when it does not answer at once.
+/// Pings the server repeatedly, and notes when it does not answer at once.
 fn watch_server(address: SocketAddr, book: &Notebook, done: &AtomicBool) {
     let mut connection = None;
     while !done.load(Ordering::SeqCst) {

@@ -32,7 +32,7 @@ impl Ground {
         }
     }
 
-    /// Where clients connect to that have no proxy.
+    /// The URL for clients that have no proxy.
     pub(crate) fn url(&self) -> String {
         match self {
             Self::One(server) => server.url(),

@@ -6,17 +6,17 @@
 //! servers and processes of its own, checkers in `larder_testkit::history` judge the notes: a pure function for each
 //! promise.
 //!
-//! Only who is live is promised its turn, or a time. Whatever may have kept a process from acting is noted as a fault:
-//! what is done to it or to the server, with what comes after; that it, the proxies or the server stood still for
-//! longer than [`fleet::STALL`], which a machine with too much to do does by itself; and that it does not reach the
-//! server.
+//! Only a live process is promised its turn, or a time. Everything that may have kept a process from acting is noted as
+//! a fault: a fault that was injected into the process or the server, with its aftermath; a stall of the process, the
+//! proxies or the server that took longer than [`fleet::STALL`], which happens on an overloaded machine; and a time in
+//! which the process cannot reach the server.
 //!
-//! Rounds take turns at four deployments ([`what::On`]): a server that keeps its data, one that loses them when it is
-//! killed, a Cluster whose slots move, and a master that is replaced by Sentinel and may take acknowledged writes with
-//! it. What the promises say of lost data is what the checkers leave out then, and nothing else.
+//! The rounds alternate between four deployments ([`what::On`]): a server that keeps its data, one that loses them when
+//! it is killed, a Cluster whose slots move, and a master that is replaced by Sentinel, whose acknowledged writes may
+//! be lost. The checkers then excuse the losses that the promises allow, and nothing else.
 //!
-//! LARDER_FAULTS_SEED replays a schedule, LARDER_FAULTS_SECONDS makes it longer, LARDER_FAULTS_WHAT chooses what is
-//! used, LARDER_FAULTS_ON on which servers, LARDER_FAULTS_BAR says that the bars of a long run have to be reached:
+//! LARDER_FAULTS_SEED replays a schedule, LARDER_FAULTS_SECONDS makes it longer, LARDER_FAULTS_WHAT chooses larder's
+//! parts, LARDER_FAULTS_ON the servers, and LARDER_FAULTS_BAR demands that the bars of a long run are reached:
 //! `cargo xtask faults --what WHAT --on ON --minutes N --seed S`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -58,7 +58,7 @@ fn nothing_that_is_promised_is_broken_whatever_fails() {
         return soak_for(span, rng.next_u64(), &mut report);
     }
     let began = Instant::now();
-    // Each kind of server has its turn, however short the run.
+    // Even a short run has a round on each kind of server.
     let round = what.plan().round.min(span / u32::try_from(turns.len()).unwrap());
     for number in 0.. {
         let left = span.saturating_sub(began.elapsed());
@@ -76,14 +76,14 @@ fn nothing_that_is_promised_is_broken_whatever_fails() {
             continue;
         }
         if rng.random_bool(0.5) {
-            // What is left on a server takes up to its time to end; half of the rounds wait for that.
+            // Keys that are left on a server take time to expire. Half of the rounds wait for that.
             report.ends(fleet.left_for_ever());
         }
     }
     report.finish();
 }
 
-/// One round for all of the time, in which what the processes hold is recorded.
+/// Runs one round for the whole time, and records the memory, tasks, threads and descriptors of the processes.
 fn soak_for(span: Duration, seed: u64, report: &mut Report) {
     let mut fleet = Fleet::start(what::SOAK, On::Kept, seed);
     let faults = fleet.strike(span);

@@ -1,4 +1,4 @@
-//! The time at the beginning of a round in which nothing but leaders fails: how long others take to lead.
+//! The first part of a round, in which only leaders fail: it measures how long other processes take to lead.
 
 use std::collections::BTreeMap;
 use std::thread::sleep;
@@ -10,12 +10,12 @@ use larder_testkit::history::now;
 use crate::fleet::Fleet;
 use crate::ground::Ground;
 
-/// What a message takes each way, so that round trips are longer than what a busy machine adds to them.
+/// The delay of each message, so that round trips are longer than the delays of a busy machine.
 const ONE_WAY: Duration = Duration::from_millis(5);
 /// Time for resignations.
 const CALM: Duration = Duration::from_secs(4);
 const KILLS: u32 = 8;
-/// Longer than the bound, and than a new process takes to campaign.
+/// The pause after a kill: longer than the bound, and longer than a new process takes until it campaigns.
 const AFTER_KILL: Duration = Duration::from_millis(1800);
 
 impl Fleet {

@@ -1,4 +1,4 @@
-//! What is printed.
+//! The report that is printed.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -25,7 +25,7 @@ pub(crate) struct Report {
     strict: bool,
 }
 
-/// Past the capture of what tests print, so that it is seen while the test runs.
+/// Prints a line past libtest's capture, so that it is visible while the test runs.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -51,7 +51,7 @@ impl Report {
         }
     }
 
-    /// Adds a round and says what it was. Whether anything was violated in it.
+    /// Adds a round and prints its result. Returns whether it had a violation.
     pub(crate) fn add(
         &mut self,
         number: usize,
@@ -88,7 +88,7 @@ impl Report {
         self.violations() > before
     }
 
-    /// Says where the notes of a round are.
+    /// Prints the folder of a round's notes.
     pub(crate) fn kept(&self, folder: &Path) {
         say(&format!("  its notes: {}", folder.display()));
     }
@@ -99,7 +99,7 @@ impl Report {
         }
     }
 
-    /// What was left on a server for ever.
+    /// Reports keys on a server that never expire.
     pub(crate) fn ends(&mut self, for_ever: Vec<String>) {
         let promise = "L5, R5: what is left behind has an end";
         for name in &for_ever {
@@ -136,7 +136,7 @@ impl Report {
     ///
     /// # Panics
     ///
-    /// Where anything was violated, too little was judged to prove anything, or a long run did not reach its bars.
+    /// If there was a violation, if too little was judged to prove anything, or if a long run did not reach its bars.
     pub(crate) fn finish(&self) {
         let counts = |all: &BTreeMap<&'static str, u64>| {
             let rows = all.iter().map(|(name, count)| format!("| {name} | {} |\n", grouped(*count)));
@@ -184,7 +184,7 @@ impl Report {
         text
     }
 
-    /// What a long run has to reach, and how many of that it did not.
+    /// Adds the bars of a long run to `text`, and returns how many it did not reach.
     fn bars(&self, text: &mut String) -> usize {
         let bars = self.what.plan().bars;
         let mut missed = 0;
@@ -213,7 +213,7 @@ impl Report {
     ///
     /// # Panics
     ///
-    /// Where something grew that must not.
+    /// If a measure grew that must not.
     pub(crate) fn finish_soak(&self, rows: &[soak::Row], notes: u64) {
         let mut text = self.head();
         text += &format!("\n{} events of the processes that lived to the end\n", grouped(notes));

@@ -1,8 +1,8 @@
-//! One round without an end: whether memory, tasks, threads and descriptors stay as they are under load and faults.
+//! One long round, which checks that memory, tasks, threads and descriptors do not grow under load and faults.
 //!
-//! The processes whose samples are judged live as long as the run; only the last one is killed now and then. A sample
-//! is taken every second. Its median over one part of the run is compared with that over a later one, both after a time
-//! in which pools and caches fill.
+//! Only the last process is killed now and then. The others live through the whole run, and their samples are judged. A
+//! sample is taken every second. The median over one part of the run is compared with the median over a later part.
+//! Both parts are after the time in which pools and caches fill.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,13 +15,13 @@ use larder_testkit::history::{Notes, now};
 use crate::fleet::Fleet;
 use crate::work::Scene;
 
-/// What a soak notes. The promises are judged by other runs: hours of calls would not fit into memory.
+/// The notes that a soak keeps. Other runs judge the promises: the notes of hours of calls would not fit into memory.
 pub(crate) const WORDS: [&str; 5] = ["sample", "ready", "gone", "made", "failure"];
 const EVERY: Duration = Duration::from_secs(1);
-/// A shorter run has not filled what it keeps.
+/// The shortest run in which pools and caches fill.
 pub(crate) const SHORTEST: Duration = Duration::from_secs(5 * 60);
 
-/// What is recorded of a process, by place in its samples: its name, and how much it may grow beside a tenth, or by.
+/// The measures of a process, in the order of the numbers in its samples.
 const OF_PROCESS: [Measure; 4] = [
     Measure { name: "memory (KiB)", share: 10, slack: 4096 },
     Measure { name: "threads", share: 0, slack: 1 },
@@ -37,9 +37,9 @@ const OF_SERVER: [Measure; 3] = [
 #[derive(Debug, Clone, Copy)]
 struct Measure {
     name: &'static str,
-    /// It may grow by one part in so many; none of it where this is 0.
+    /// It may grow by a fraction of 1 / `share`; 0 allows no such growth.
     share: u64,
-    /// And by so much.
+    /// It may grow by this much in addition.
     slack: u64,
 }
 
@@ -49,7 +49,7 @@ impl Measure {
     }
 }
 
-/// Notes what this process holds, every second.
+/// Samples this process every second.
 pub(crate) async fn sample(scene: Arc<Scene>) {
     loop {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -65,7 +65,7 @@ pub(crate) async fn sample(scene: Arc<Scene>) {
 }
 
 impl Fleet {
-    /// Notes what the server holds.
+    /// Samples the server.
     pub(crate) fn sample_server(&self) {
         let server = self.ground.nodes()[0];
         let (memory, clients) = (server.info("memory"), server.info("clients"));
@@ -103,7 +103,7 @@ impl fmt::Display for Row {
 pub(crate) const TITLE: &str = "| of | what | first fifth | second | third | fourth | last | most | flat |\n\
      |---|---|---|---|---|---|---|---|---|";
 
-/// What was recorded of each process that lived through the run, and of the server.
+/// Returns the measures of each process that lived through the run, and of the server.
 pub(crate) fn rows(notes: &Notes) -> Vec<Row> {
     let end = notes.of("end")[0].numbers[0];
     let begin = notes.of("clock")[0].numbers[0];
@@ -111,7 +111,7 @@ pub(crate) fn rows(notes: &Notes) -> Vec<Row> {
     for note in notes.of("sample") {
         samples.entry(note.process).or_default().push(&note.numbers);
     }
-    // One that was killed, or came later, says nothing of the whole run.
+    // A process that was killed, or started later, has no samples of the whole run.
     let slack = (end - begin) / 10;
     samples.retain(|_, all| {
         all.first().is_some_and(|it| it[0] < begin + slack)
@@ -143,7 +143,7 @@ fn row(of: String, measure: Measure, place: usize, samples: &[&[u64]], begin: u6
     };
     let fifths = [0, 2, 4, 6, 8].map(|from| between(from, from + 2));
     let most = samples.iter().map(|sample| sample[place]).max().unwrap_or(0);
-    // The first three tenths are for what fills, the last tenth for the end of the run.
+    // Pools and caches fill in the first three tenths, and processes end in the last tenth: neither is compared.
     let flat = !samples.is_empty() && between(7, 9) <= measure.most(between(3, 5));
     Row { of, name: measure.name, fifths, most, flat }
 }

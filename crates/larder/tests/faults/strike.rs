@@ -1,4 +1,4 @@
-//! The faults.
+//! The faults that the parent injects.
 
 use std::ops::Range;
 use std::thread::sleep;
@@ -12,7 +12,7 @@ use crate::fleet::{Fleet, LIMIT, nanos};
 use crate::ground::Ground;
 use crate::what::On;
 
-/// Of one server behind a proxy for each process.
+/// The faults of one server behind a proxy for each process.
 const KEPT: [&str; 12] = [
     "worker stopped",
     "worker killed",
@@ -27,7 +27,7 @@ const KEPT: [&str; 12] = [
     "pushes late",
     "requests late",
 ];
-/// Of one that loses its data: flushed data are lost data.
+/// The faults of a server that loses its data, which may also be flushed.
 const LOSSY: [&str; 13] = {
     let mut all = ["data flushed"; 13];
     let mut place = 0;
@@ -37,7 +37,7 @@ const LOSSY: [&str; 13] = {
     }
     all
 };
-/// Of a Cluster.
+/// The faults of a Cluster.
 const CLUSTER: [&str; 12] = [
     "worker stopped",
     "worker killed",
@@ -52,7 +52,7 @@ const CLUSTER: [&str; 12] = [
     "links dropped",
     "server paused",
 ];
-/// Under Sentinel.
+/// The faults of a deployment under Sentinel.
 const SENTINEL: [&str; 10] = [
     "worker stopped",
     "worker stopped",
@@ -65,17 +65,17 @@ const SENTINEL: [&str; 10] = [
     "links dropped",
     "server paused",
 ];
-/// Until a server that came back has all its clients back.
+/// The time until all clients have connected again to a server that was restarted.
 const RESTARTED: Duration = Duration::from_millis(1500);
-/// Until a connection that broke unnoticed is found out and replaced.
+/// The time until the client notices a silently broken connection and replaces it.
 const REPLACED: Duration = Duration::from_millis(2500);
-/// Until all processes have found the new masters: a Cluster is looked at every two seconds.
+/// The time until all processes have found the new masters. A client of a Cluster fetches its map every two seconds.
 const FOUND: Duration = Duration::from_millis(4000);
-/// For good.
+/// Longer than any run.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Fleet {
-    /// Brings about one fault, ends it, and notes whom it concerned until when.
+    /// Injects one fault, ends it, and notes which processes it concerned, and until when.
     pub(crate) fn strike_once(&mut self) -> &'static str {
         let kinds = match self.on {
             On::Kept => &KEPT[..],
@@ -83,7 +83,7 @@ impl Fleet {
             On::Cluster => &CLUSTER,
             On::Sentinel => &SENTINEL,
         };
-        // However short a round is, the masters of a deployment that has several change in it.
+        // Even a short round changes the masters of a deployment that has several.
         let first = std::mem::take(&mut self.first);
         let draws =
             |kind: &&&str| !first || ["slot", "failover", "replaced"].iter().any(|it| kind.contains(it));
@@ -93,7 +93,7 @@ impl Fleet {
         };
         let kind: &'static str = kinds[self.rng.random_range(0..kinds.len())];
         let slot = self.rng.random_range(0..self.members.len());
-        // The processes of a soak live as long as it does, but for one.
+        // In a soak only the last process is killed; the others live through the whole run.
         let last = self.members.len() - 1;
         let slot = if self.what.is_soak() && kind == "worker killed" { last } else { slot };
         self.strike_with(kind, slot)
@@ -115,7 +115,7 @@ impl Fleet {
         kind
     }
 
-    /// What befalls workers, whatever the servers are.
+    /// Injects a fault of a worker, which is possible with all kinds of servers.
     fn strike_worker(&mut self, kind: &str, slot: usize) -> Concerned {
         if kind == "worker killed" {
             let process = self.members[slot].process;
@@ -128,13 +128,13 @@ impl Fleet {
         self.members[slot].worker.stop();
         self.pause_around_lease();
         self.members[slot].worker.resume();
-        // Its own watch sees it too, unless it is killed before.
+        // The worker's own watch notes the stall, too, unless the worker is killed first.
         let (process, until) = (self.members[slot].process, now() + nanos(Duration::from_millis(300)));
         self.book.note_of("stall", process, &[from, until]).unwrap();
         Concerned::Process(REPLACED)
     }
 
-    /// One fault of a server behind proxies.
+    /// Injects a fault of a server behind proxies.
     fn disturb(&mut self, kind: &str, slot: usize) -> Concerned {
         let late = Duration::from_millis(self.rng.random_range(self.plan.hold.clone()));
         let Ground::One(server) = &self.ground else { return Concerned::Nothing };
@@ -154,7 +154,7 @@ impl Fleet {
                 self.note_loss(from);
                 return Concerned::All(RESTARTED);
             }
-            // Costs a round trip, and no process its turn.
+            // This costs a process one more round trip, but not its turn.
             "scripts flushed" => {
                 drop(server.try_query::<String>(&["SCRIPT", "FLUSH"]));
                 return Concerned::Nothing;
@@ -171,15 +171,15 @@ impl Fleet {
         self.pause(self.plan.hold.clone());
         let proxy = self.proxy(slot);
         if kind.ends_with("lost") {
-            // A stream that lacks bytes never goes on: the next reply would be taken for the one that was lost.
+            // Close a stream that lost bytes: the client would take the next reply for the one that was lost.
             proxy.all().cut().drop_connections();
         }
         proxy.restore();
         Concerned::Process(REPLACED)
     }
 
-    /// One fault of a Cluster or under Sentinel. Looks afterwards whether masters changed that were not meant to: a
-    /// machine with too much to do makes them silent, too.
+    /// Injects a fault of a Cluster or under Sentinel. Checks afterwards whether other masters changed, too: on an
+    /// overloaded machine a master may be silent for long enough.
     fn change(&mut self, kind: &str, slot: usize) -> Concerned {
         let concerned = self.change_servers(kind, slot);
         let planned = ["failover", "replaced", "handed over"].iter().any(|word| kind.contains(word));
@@ -187,7 +187,7 @@ impl Fleet {
         concerned
     }
 
-    /// Notes that other masters changed than so many. The old ones may have gone on until now.
+    /// Notes if more masters changed than `planned`. The old ones may have continued until now.
     pub(crate) fn note_changes(&mut self, planned: usize) {
         self.ground.settle();
         let at = now();
@@ -206,7 +206,7 @@ impl Fleet {
         match kind {
             "worker stopped" | "worker killed" => return self.strike_worker(kind, slot),
             "server stopped" => {
-                // For less time than makes a replica the master.
+                // Too short for a replica to become master.
                 let span = Duration::from_millis(self.rng.random_range(50..600));
                 let masters = self.ground.masters();
                 let master = masters[draw % masters.len()];
@@ -218,7 +218,7 @@ impl Fleet {
             "server paused" => {
                 let span = self.rng.random_range(self.plan.hold.clone());
                 let masters = self.ground.masters();
-                // It reads nothing that clients send.
+                // A paused server does not read its clients' requests.
                 let pause = ["CLIENT", "PAUSE", &span.to_string()];
                 drop(masters[draw % masters.len()].try_query::<String>(&pause));
                 sleep(Duration::from_millis(span));
@@ -249,7 +249,7 @@ impl Fleet {
         Concerned::All(FOUND)
     }
 
-    /// What was there before is lost, where the server keeps nothing.
+    /// Notes that earlier data are lost, if the server does not keep them.
     fn note_loss(&self, from: u64) {
         if self.on == On::Lossy {
             self.book.note_of("loss", 0, &[from, now()]).unwrap();
@@ -268,13 +268,13 @@ impl Fleet {
         sleep(Duration::from_millis(self.rng.random_range(span)));
     }
 
-    /// Shorter than the leases or longer, one in four for longer than near copies and claims of loads live.
+    /// Pauses for less or more than a lease; in one case of four for longer than near copies and load claims live.
     fn pause_around_lease(&mut self) {
         if self.rng.random_bool(0.25) { self.pause(2000..4000) } else { self.pause(100..900) }
     }
 }
 
-/// What is done to a link.
+/// Injects a fault of a link.
 fn disturb_link(proxy: &Proxy, kind: &str, late: Duration) {
     match kind {
         "link cut" => proxy.cut(),
@@ -287,7 +287,7 @@ fn disturb_link(proxy: &Proxy, kind: &str, late: Duration) {
     };
 }
 
-/// Closes the connections of all processes, and no others: sentinels that lose theirs call the master down.
+/// Closes the connections of all processes, but not those of sentinels, which would then report the master as down.
 fn drop_links(server: &Server) {
     let list: String = server.try_query(&["CLIENT", "LIST"]).unwrap_or_default();
     for line in list.lines().filter(|line| line.contains(" name=larder")) {
@@ -296,7 +296,7 @@ fn drop_links(server: &Server) {
     }
 }
 
-/// What a new master may lack: what was acknowledged in this time.
+/// The time whose acknowledged writes a new master may lack.
 type Lost = (u64, u64);
 
 fn change_cluster(cluster: &Cluster, kind: &str, draw: usize, pause: Duration) -> Option<Lost> {
@@ -308,7 +308,7 @@ fn change_cluster(cluster: &Cluster, kind: &str, draw: usize, pause: Duration) -
             None
         }
         "slot moved" => {
-            // That of a key that is in use; a node may have none.
+            // Move the slot of a key that is in use, if the node has any key.
             let key: Option<String> = masters[number].query(&["RANDOMKEY"]);
             let slot = masters[number].query(&["CLUSTER", "KEYSLOT", &key.unwrap_or_default()]);
             cluster.move_slot(slot, (number + 1 + draw / 3 % 2) % masters.len(), pause);
@@ -328,12 +328,12 @@ fn fail_over(sentinel: &Sentinel, kind: &str, pause: Duration) -> Lost {
     let from = now();
     sentinel.wait_until_in_step();
     if kind == "failover, replica cut off" {
-        // What is acknowledged meanwhile is lost.
+        // Writes that are acknowledged in this time are lost.
         sentinel.cut_replica();
         sleep(pause);
     }
     sentinel.fail_over();
-    // The old master comes back as a master without data, for the moment until it is told to follow the new one.
+    // The old master returns as a master without data, until a sentinel makes it a replica of the new one.
     sentinel.heal();
     let until = now();
     larder_testkit::eventually("the other server is a replica", LIMIT, || {
@@ -343,7 +343,7 @@ fn fail_over(sentinel: &Sentinel, kind: &str, pause: Duration) -> Lost {
     (from, until)
 }
 
-/// Whom a fault concerns, and for how long after its end.
+/// The processes that a fault concerns, and for how long after its end.
 enum Concerned {
     Process(Duration),
     All(Duration),

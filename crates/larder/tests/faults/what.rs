@@ -1,4 +1,4 @@
-//! What is used, on which servers, by how many processes, and what a long run has to reach.
+//! The settings of a run: larder's parts, the servers, the processes, and the bars of a long run.
 
 use std::env;
 use std::fmt;
@@ -64,7 +64,7 @@ impl What {
                 ],
                 ..plan
             },
-            // Mostly left alone, as a process that fails makes all that overlap wait.
+            // Long pauses between faults: when a process fails, all overlapping groups wait.
             "groups" => {
                 Plan { pause: 3000..8000, bars: &[Bar::Judged("groups: no deadlock", 100_000)], ..plan }
             }
@@ -106,11 +106,11 @@ pub(crate) struct Plan {
     pub(crate) pause: Range<u64>,
     /// Whether each round begins with a time in which nothing but leaders fails, and times are measured.
     pub(crate) measures: bool,
-    /// What a long run has to reach.
+    /// The bars of a long run.
     pub(crate) bars: &'static [Bar],
 }
 
-/// What has to be reached at least, beside no violation.
+/// A bar: the least that a long run has to reach, besides having no violation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Bar {
     Operations(u64),
@@ -186,7 +186,7 @@ impl fmt::Display for Turns {
     }
 }
 
-/// The value of a variable of the environment, where it is set.
+/// Returns the value of an environment variable, if it is set.
 pub(crate) fn setting<T: FromStr>(name: &str) -> Option<T> {
     let text = env::var(name).ok()?;
     let Ok(value) = text.parse() else { panic!("{name} cannot be {text:?}") };

@@ -121,7 +121,7 @@ pub(super) async fn arm(
                 %server,
                 role,
                 %error,
-                "the server refuses CLIENT TRACKING: no near reads, and versions are asked for with every read"
+                "the server refuses CLIENT TRACKING: no near reads, each read asks for versions"
             );
             Ok(false)
         }

@@ -1,4 +1,4 @@
-//! Attempts at what is waited for and held, put together from the notes of their parts.
+//! Attempts and holds, assembled from the notes of their steps.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use larder_testkit::history::{Attempt, Ending, Held};
 
 use super::Case;
 
-/// Each attempt with what came of it, by thing.
+/// The attempts with their outcomes, by thing.
 pub(super) struct Attempts(BTreeMap<u64, Vec<Tried>>);
 
 #[derive(Debug, Clone, Copy)]
@@ -14,9 +14,9 @@ pub(super) struct Tried {
     pub(super) attempt: Attempt,
     pub(super) weight: u64,
     pub(super) fence: Option<u64>,
-    /// The first and the last time at which it was surely valid.
+    /// The first and the last time at which it was certainly valid.
     pub(super) held: Option<(u64, u64)>,
-    /// When its holder began to part with it, and whether it freed it then.
+    /// When its holder began to free it, and whether that succeeded.
     pub(super) parting: Option<(u64, bool)>,
 }
 
@@ -69,12 +69,12 @@ impl Attempts {
         Self(things)
     }
 
-    /// The attempts at a thing, and the holds that came of them.
+    /// Returns the attempts at a thing, and the holds that they led to.
     pub(super) fn thing(&self, thing: u64) -> (Vec<Attempt>, Vec<Held>) {
         self.with(thing, |_| true)
     }
 
-    /// Those that want this lock of a group, each of which takes all of it.
+    /// Returns the attempts and holds that include this lock of a group. Each takes all of the lock.
     pub(super) fn member(&self, thing: u64, bit: usize) -> (Vec<Attempt>, Vec<Held>) {
         let (attempts, mut holds) = self.with(thing, |tried| tried.weight >> bit & 1 == 1);
         holds.iter_mut().for_each(|held| held.weight = 1);
@@ -96,7 +96,7 @@ impl Attempts {
         self.0.get(&thing).map_or(&[], Vec::as_slice)
     }
 
-    /// The attempts of this weight; one that was granted, at the time when it was surely held.
+    /// Returns the attempts of this weight. A granted one counts as granted at the first time it was certainly held.
     pub(super) fn seen(&self, thing: u64, weight: u64) -> Vec<Attempt> {
         let with = self.all(thing).iter().filter(|tried| tried.weight == weight).map(|tried| {
             let mut attempt = tried.attempt;

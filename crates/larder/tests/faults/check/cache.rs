@@ -13,11 +13,11 @@ use crate::fleet::nanos;
 use crate::work::RESPONSE_TIMEOUT;
 use crate::work::cache::{FAILED, Kind, LOADED, STORED};
 
-/// On a Cluster a slot may change its master, without a word, until the slots are looked at again.
+/// On a Cluster a slot may change its master without a notification, until the client fetches the map again.
 const ON_CLUSTER: Duration = Near::STALENESS;
-/// What began in a fault is over by then, after the time that each fault is given for its effects.
+/// A call that began during a fault has ended by this time after the fault and its aftermath.
 const UNDER_WAY: Duration = Duration::from_millis(500);
-/// What a call without a loader takes at most, beside its timeout.
+/// The most that a call without a loader takes in addition to its timeout.
 const SLACK: Duration = Duration::from_millis(200);
 /// How a write ended.
 const ACKNOWLEDGED: u64 = 0;
@@ -39,7 +39,7 @@ fn event(note: &Note, kind: Did) -> Event {
 fn freshness(case: &Case<'_>, verdict: &mut Verdict) {
     let version = |note: &Note| note.numbers[3];
     let writes = |states: &[u64]| -> Vec<Event> {
-        // A new master may lack what the old one acknowledged meanwhile: no reader is held to that.
+        // A new master may lack writes that the old one acknowledged during the failover, so these bind no reader.
         let kept = |note: &&Note| !case.failovers.touch(note.numbers[1], note.numbers[2]);
         let told = case.of("write").iter().filter(|note| states.contains(&note.numbers[4])).filter(kept);
         told.map(|note| event(note, Did::Write(version(note)))).collect()
@@ -70,7 +70,8 @@ fn freshness(case: &Case<'_>, verdict: &mut Verdict) {
     let bound = if case.on_cluster() { Near::STALENESS + ON_CLUSTER } else { Near::STALENESS };
     report(verdict, "C2: a near copy is at most 2 s behind", bounded_staleness(&all, bound));
 
-    // What the server has is never behind: where a read asks it, an older value was stored after it was invalidated.
+    // The server's own data are never stale. If a read of the server sees an older value, the value was stored after
+    // its invalidation.
     let plain = |event: &Event| Kind::of(u64::from(event.key)) == Kind::DeletedPlain;
     let plain_reads = case.of("read").iter().filter(|note| note.numbers[4] == 0).map(read);
     let server: Vec<Event> =
@@ -85,7 +86,7 @@ fn report(verdict: &mut Verdict, promise: &'static str, found: Result<Summary, V
     }
 }
 
-/// Loads in a process, whose answers go to all that joined them.
+/// The loads of each process. All reads that joined a load get its result.
 struct Flights<'a>(BTreeMap<(u32, u64, u64), Vec<&'a Note>>);
 
 impl<'a> Flights<'a> {
@@ -98,7 +99,7 @@ impl<'a> Flights<'a> {
         Self(all)
     }
 
-    /// When the load began whose answer this read has got, if it joined one of its process.
+    /// Returns when the load began whose result this read got, if it joined a load of its process.
     fn joined(&self, read: &Note) -> Option<u64> {
         let [key, start, end, seen, by_load, _] = read.numbers;
         let loads = self.0.get(&(read.process, key, seen)).filter(|_| by_load == 1)?;
@@ -127,7 +128,7 @@ fn fallbacks(case: &Case<'_>, verdict: &mut Verdict) {
     let mut stored: BTreeMap<u64, u64> = BTreeMap::new();
     for note in case.of("fallback").iter().filter(|note| note.numbers[3] == STORED) {
         let [key, start, end, ..] = note.numbers;
-        // What was stored in a failover may be lost.
+        // A value that was stored during a failover may be lost.
         if !case.failovers.touch(start, end) {
             let first = stored.entry(key).or_insert(u64::MAX);
             *first = end.min(*first);
@@ -150,7 +151,7 @@ fn outages(case: &Case<'_>, verdict: &mut Verdict) {
     let [since, began, ..] = stored;
     for note in case.of("kept").iter().filter(|note| note.numbers[1] > since) {
         let [_, _, end, outcome, ..] = note.numbers;
-        // A failover loses what was stored in its time alone.
+        // A failover loses only values that were stored during it.
         if !case.wiped.touch(since, end) && !case.failovers.touch(began, since) {
             verdict.judge("C6: an outage is never reported as an absence", 1, (outcome == 1).then_some(note));
         }

@@ -1,4 +1,4 @@
-//! Elections: what observers see, how soon another leads after a leader was killed, and how soon after it resigned.
+//! Elections: what observers see, and how soon another process leads after a leader was killed or has resigned.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use super::{Case, Verdict};
 use crate::fleet::{HEARD, nanos};
 use crate::work::elections::{THINGS, TTL};
 
-/// A new leader comes so long after the lease of a killed one at most.
+/// The most time between the end of a killed leader's lease and the next leader.
 const LATE: Duration = Duration::from_millis(700);
-/// Of a process that was killed before, a place may still be in the queue.
+/// For how long a killed process may keep its place in the queue.
 const BEFORE: u64 = 1_500_000_000;
 
 pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
@@ -33,7 +33,7 @@ pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// When nothing but leaders failed.
+/// The times in which only leaders failed.
 fn measured(case: &Case<'_>) -> Losses {
     Losses::of(case.of("measured").iter().map(|note| (note.numbers[0], note.numbers[1])))
 }
@@ -45,13 +45,13 @@ fn granted_at(tried: &Tried) -> Option<u64> {
     }
 }
 
-/// Another leads within the lease and a little more, where it waited when the leader was killed, and nothing else was
-/// done to anybody. What the processes and the server stood still by themselves is added to the time.
+/// Checks that a process that waited when the leader was killed leads within the lease and a little more, if there was
+/// no other fault. The time of stalls of the processes and the server is added to the limit.
 fn after_kill(case: &Case<'_>, verdict: &mut Verdict, lead: &Tried, next: &Tried) {
     let process = lead.attempt.process;
     let Some(kill) = case.of("killed").iter().find(|note| note.process == process) else { return };
     let (killed, Some(at)) = (kill.numbers[0], granted_at(next)) else { return };
-    // It led when it was killed: it was seen to a moment before, and had not begun to resign.
+    // It led when it was killed: its leadership was noted a moment before, and it had not begun to resign.
     let led = lead.parting.is_none() && lead.held.is_some_and(|(_, until)| until + 20_000_000 > killed);
     let waits = next.attempt.in_line.is_some_and(|since| since < killed) && next.attempt.process != process;
     let until = at.min(killed + nanos(TTL + LATE));
@@ -60,7 +60,7 @@ fn after_kill(case: &Case<'_>, verdict: &mut Verdict, lead: &Tried, next: &Tried
     // A process that was killed before that time is no longer waited for.
     let gone = |of: u32| case.of("killed").iter().any(|note| note.process == of && note.numbers[0] < since);
     let calm = others.map(|note| note.process).all(|of| gone(of) || case.struck.holds(of, since, until));
-    // Elsewhere a machine with too much to do may be slow without standing still.
+    // Outside of these times an overloaded machine may be slow without a noted stall.
     let judged = measured(case).touch(killed, killed) && !case.losses.touch(since, until);
     if !led || !waits || !calm || !judged {
         return;
@@ -78,7 +78,7 @@ fn after_kill(case: &Case<'_>, verdict: &mut Verdict, lead: &Tried, next: &Tried
     verdict.judge("elections: a new leader in time", 1, wrong);
 }
 
-/// The time from a call of `resign` until the next in line knows that it leads.
+/// The time from a call of `resign` until the next candidate in the queue knows that it leads.
 fn after_resign(case: &Case<'_>, verdict: &mut Verdict, lead: &Tried, next: &Tried) {
     let (Some((resigned, true)), Some(at)) = (lead.parting, granted_at(next)) else { return };
     let waits = next.attempt.in_line.is_some_and(|since| since < resigned);
@@ -96,7 +96,7 @@ fn observed(case: &Case<'_>, verdict: &mut Verdict) {
         let last = latest.entry((note.process, thing)).or_default();
         let lost = case.failovers.touch(last.1, end);
         let wrong = (fence != 0 && fence < last.0 && !lost).then_some((note, *last));
-        // Of an earlier one nothing is known but its fence: it may have been granted in the failover.
+        // Only the fence of the earlier leader is known, and it may have been granted during the failover.
         *last = if lost { (fence, start) } else { (fence.max(last.0), start) };
         verdict.judge("elections: observers see no earlier leader again", 1, wrong);
     }

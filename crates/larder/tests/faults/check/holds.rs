@@ -9,7 +9,7 @@ use super::{Case, Verdict};
 use crate::fleet::nanos;
 use crate::work::{elections, groups, jobs, locks, rw, semaphores};
 
-/// From a grant on the server to the moment when a live waiter knows of it at the latest: a wake-up that is lost costs
+/// The most time between a grant on the server and the moment at which a live waiter learns of it. A lost wake-up costs
 /// a quarter of a second.
 const TOLD: u64 = 350_000_000;
 
@@ -19,7 +19,7 @@ pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
         let (attempts, holds) = all.thing(thing);
         one_at_a_time(case, verdict, ("L1: one holder", "L2: fences increase"), &holds);
         if thing == locks::QUARANTINED && !case.of("failover").is_empty() {
-            // Whatever a failover loses, where the old master had stopped.
+            // Quarantine holds through each failover in which the old master had stopped.
             let (judged, found) = within_capacity(&holds, 1, &case.unplanned);
             verdict.judge("L1: one holder, with quarantine", judged, found);
         }
@@ -54,7 +54,8 @@ fn in_order(case: &Case<'_>, verdict: &mut Verdict, promise: &'static str, attem
     verdict.judge(promise, judged, overtaken);
 }
 
-/// Each lock of a group is one lock; and of those who wait for sets that overlap, one always gets its own.
+/// Checks that each lock of a group has one holder, and that of several waiters for overlapping sets one always gets
+/// its set.
 fn lock_groups(case: &Case<'_>, verdict: &mut Verdict, all: &Attempts) {
     for bit in 0..groups::LOCKS.len() {
         let (attempts, holds) = all.member(groups::THING, bit);
@@ -97,7 +98,7 @@ fn read_write(case: &Case<'_>, verdict: &mut Verdict, all: &Attempts) {
     let writers: Vec<Held> = holds.iter().filter(|held| held.weight == rw::ALL).copied().collect();
     let (judged, found) = fences_increase(&writers, &case.losses);
     verdict.judge("rw: write fences increase", judged, found);
-    // Readers and writers exclude each other, so who was seen to hold it first was granted it first.
+    // Readers and writers exclude each other, so the first that was noted as a holder was granted first.
     let (reading, writing) = (all.seen(rw::THING, 1), all.seen(rw::THING, rw::ALL));
     let (judged, found) = served_in_order(&writing, &reading, &case.calm, 0);
     verdict.judge("rw: no writer is overtaken by later readers", judged, found);

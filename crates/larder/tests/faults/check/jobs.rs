@@ -8,9 +8,9 @@ use super::{Case, Verdict};
 use crate::fleet::nanos;
 use crate::work::jobs::{BACKOFF, EVERY, JOBS, PAUSE, TTL};
 
-/// Completed, as it was acknowledged.
+/// The run's completion was acknowledged.
 const COMPLETED: u64 = 1;
-/// It ended, and what was recorded is not known.
+/// The run ended, and it is not known what was recorded.
 const UNKNOWN: u64 = 3;
 
 pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
@@ -44,7 +44,7 @@ pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
                 completed: end.is_some_and(|(_, outcome)| outcome == COMPLETED),
             }
         });
-        // A start without an answer may hold the lock, also where its request arrives late.
+        // A start without an answer may hold the lock, even if its request arrives late.
         let begun = case.of("unknown").iter().filter(|note| note.numbers[0] == job).map(|note| {
             let [_, asked, at, ..] = note.numbers;
             let ended = Some(at + 3_000_000_000);

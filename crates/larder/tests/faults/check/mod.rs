@@ -1,4 +1,4 @@
-//! What the notes of a round say of each promise.
+//! Judges each promise by the notes of a round.
 
 mod attempts;
 mod cache;
@@ -16,7 +16,7 @@ use larder_testkit::history::{Calm, Fault, Losses, Note, Notes};
 
 use crate::work::{elections as roles, groups, locks, rw, semaphores};
 
-/// All that is judged here.
+/// All promises that are judged here.
 pub(crate) const PROMISES: [&str; 33] = [
     "C1: you read your own writes",
     "C2: a near copy is at most 2 s behind",
@@ -53,7 +53,7 @@ pub(crate) const PROMISES: [&str; 33] = [
     "semaphores: never more than the permits",
 ];
 
-/// How much was judged of a promise, and what broke it.
+/// How often a promise was judged, and its violations.
 #[derive(Debug, Default)]
 pub(crate) struct Judged {
     pub(crate) judged: u64,
@@ -66,7 +66,7 @@ pub(crate) struct Verdict {
     pub(crate) operations: BTreeMap<&'static str, u64>,
     /// Times that were measured, in nanoseconds.
     pub(crate) times: BTreeMap<&'static str, Vec<u64>>,
-    /// How many attempts were told that they are queued: without them no order can be judged.
+    /// How many attempts were noted as queued: without them no order can be judged.
     pub(crate) queued: usize,
 }
 
@@ -98,23 +98,22 @@ impl Verdict {
     }
 }
 
-/// A round's notes, and when what is promised binds.
+/// A round's notes, and the times in which promises bind.
 struct Case<'a> {
     notes: &'a Notes,
     /// Free of all faults.
     calm: Calm,
-    /// Free of times in which a process itself stood still.
+    /// Free of times in which a process itself stalled.
     awake: Calm,
-    /// When acknowledged data may have been lost, by what means soever.
+    /// When acknowledged data may have been lost, by any cause.
     losses: Losses,
     /// When all data were lost.
     wiped: Losses,
-    /// When a replica became master: what was acknowledged in that time may be lost, and what was there before is
-    /// there.
+    /// When a replica became master: writes that were acknowledged in that time may be lost, earlier ones are not.
     failovers: Losses,
-    /// When one did so that was not meant to, while the old master went on.
+    /// When a replica became master without a planned failover, while the old master continued.
     unplanned: Losses,
-    /// Free of what was done to processes and servers on purpose.
+    /// Free of injected faults of processes and servers.
     struck: Calm,
     /// The monotonic clock and the wall clock at one moment, in nanoseconds.
     clock: (u64, u64),
@@ -199,6 +198,6 @@ fn count(case: &Case<'_>, verdict: &mut Verdict) {
     verdict.count("elections: resignations", things("parted", &election));
     verdict.count("elections: observations", of(&["leader"]));
     verdict.count("jobs: calls", of(&["ran", "unknown", "refused"]));
-    // A trial of refusals makes three decisions, one of a caller that comes again at least five.
+    // A trial of refusals makes three decisions, and a trial of a caller that retries makes at least five.
     verdict.count("limits: decisions", of(&["decided"]) + 3 * of(&["refusal"]) + 5 * of(&["again"]));
 }

@@ -1,4 +1,4 @@
-//! A violation of each promise, planted into notes: it is found, and nothing else is.
+//! Plants a violation of each promise into notes, and checks that it is found, and nothing else.
 
 use larder_testkit::history::Notes;
 
@@ -248,7 +248,7 @@ const PLANTED: [(&str, &[&str]); 33] = [
     ("groups: no deadlock", &["asked 1 60 1 1000m 3", "gave_up 1 60 1 14000m"]),
 ];
 
-/// Of one lock, two holders at once.
+/// Two holders of one lock at the same time.
 const AT_ONCE_0: [&str; 8] = [
     "asked 1 0 1 1000m 1",
     "granted 1 0 1 100 1010m",
@@ -259,7 +259,7 @@ const AT_ONCE_0: [&str; 8] = [
     "held 2 0 1 1040m",
     "held 2 0 1 1050m",
 ];
-/// One after the other, with fences that fall.
+/// Two holders, one after the other, with decreasing fences.
 const FALLING_0: [&str; 6] = [
     "asked 1 0 1 1000m 1",
     "granted 1 0 1 100 1010m",
@@ -278,7 +278,7 @@ fn planted() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
     PLANTED.into_iter()
 }
 
-/// The promises that these notes break.
+/// Returns the promises that these notes break.
 fn broken(lines: &[&str]) -> Vec<&'static str> {
     let mut text = String::new();
     for line in ["clock 0 1m 1m", "end 0 60000m"].iter().chain(lines) {
@@ -313,7 +313,7 @@ fn without_its_last_note_no_planted_history_is_a_violation() {
         // The last completion, read or decision is what breaks it, or all that was seen of the last hold.
         let holds = lines.iter().rev().take_while(|line| line.starts_with("held")).count();
         let last = lines.len() - holds.max(1);
-        // These two are about what did not come in time.
+        // These two promises are broken by an event that is missing or late.
         if ["jobs: no period skipped", "elections: a new leader in time"].contains(&promise) {
             continue;
         }
@@ -334,7 +334,7 @@ fn a_lossy_failover_excuses_what_is_not_promised_and_nothing_else() {
     let failover = ["failover 0 4900m 5500m 0"];
     for promise in ["C1", "C2", "C3"] {
         let (promise, _) = planted().find(|(of, _)| of.starts_with(promise)).unwrap();
-        // The write that was missed lies in its time; one before it must be seen as ever.
+        // The write that was not seen is in the time of the failover. An earlier write must still be seen.
         assert_eq!(with(lines(promise), &failover), [""; 0], "{promise}");
         assert_eq!(with(lines(promise), &["failover 0 3000m 4900m 0"]), [promise]);
     }

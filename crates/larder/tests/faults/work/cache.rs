@@ -1,7 +1,7 @@
 //! Caches: all processes read all keys, near or not, with loaders that are slow and that fail; each key has one writer.
 //!
-//! The database is a file with eight bytes for each key, which no fault touches. A writer changes the row, and then
-//! tells the cache.
+//! The database is a file with eight bytes for each key. It has no faults. A writer changes the row, and then sets or
+//! invalidates the cache's entry.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -24,11 +24,11 @@ const READERS: usize = 3;
 const OWNERS: usize = 5;
 /// Keys of each slot, by what becomes of them: see [`Kind`].
 const OWN: u64 = 8;
-/// Never written: what is said of loads is judged by these.
+/// Keys that are never written: the promises about loads are judged by these.
 pub(crate) const LOADED: std::ops::Range<u64> = 1000..1004;
-/// Never written: their loader fails, once they were loaded.
+/// Keys that are never written, and whose loader fails after the first load.
 const STALE: std::ops::Range<u64> = 1100..1104;
-/// Stored once, for ever.
+/// Keys that are stored once, without a time to live.
 const STAYS: std::ops::Range<u64> = 1200..1204;
 
 /// How a load ended whose loader may fail: it failed, or the server has the value.
@@ -142,7 +142,7 @@ impl Caches {
         rng: &mut StdRng,
         fails: bool,
     ) -> Option<u64> {
-        // Now and then for so long that others write meanwhile.
+        // Sometimes for long enough that other tasks write in that time.
         let span =
             Duration::from_micros(if rng.random_bool(0.02) { 400_000 } else { rng.random_range(0..5000) });
         let caches = self.clone();
@@ -176,7 +176,7 @@ impl Caches {
                 let (key, by_load) = (rng.random_range(0..keys), rng.random_bool(0.5));
                 self.read_one(key, by_load, &mut rng).await;
             }
-            // Near reads alone would leave the others no time.
+            // Pause: near reads never wait, and would leave other tasks no time.
             tokio::time::sleep(Duration::from_millis(rng.random_range(5..25))).await;
         }
     }
@@ -199,7 +199,7 @@ impl Caches {
                 Err(_) => 2,
             };
             self.scene.note("write", &[key, start, self.scene.now(), version + 1, state]);
-            // Read at once by who wrote: what C1 is about.
+            // The writer reads the key at once: this judges C1.
             self.read_one(key, false, &mut rng).await;
             self.read_one(key, true, &mut rng).await;
             tokio::time::sleep(Duration::from_millis(rng.random_range(5..40))).await;
@@ -214,7 +214,7 @@ impl Caches {
             let loaded = self.get_or_load(&self.loaded, key, &mut rng, false).await;
             self.scene.note("loading", &[key, start, self.scene.now(), u64::from(loaded.is_some())]);
             let key = rng.random_range(STALE);
-            // Where its own row says that it was loaded once.
+            // The loader fails if the row says that the key was loaded before.
             let (start, fails) = (self.scene.now(), self.row(key) == 1);
             let caches = self.clone();
             let load =
@@ -234,7 +234,7 @@ impl Caches {
         }
     }
 
-    /// Reads what was stored once, and must not be reported as absent in an outage.
+    /// Reads a key that was stored once. An outage must not be reported as its absence.
     async fn keep(self: Arc<Self>, mut rng: StdRng) {
         while self.scene.goes_on() && self.scene.first && self.scene.slot == 0 {
             let (mut stored, start) = (true, self.scene.now());

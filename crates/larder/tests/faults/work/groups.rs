@@ -12,7 +12,7 @@ use super::Scene;
 use super::holding::{Thing, attempt, hold, part, patience, rest, span};
 
 const TTL: Duration = Duration::from_millis(400);
-/// Tasks of a process; more where nothing else is used.
+/// Tasks of a process; more if only groups are used.
 const TASKS: usize = 2;
 const MANY: usize = 8;
 /// The set is noted as a weight: a bit for each lock.

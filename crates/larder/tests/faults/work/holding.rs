@@ -1,4 +1,4 @@
-//! What locks, permits, read-write locks and leaderships have in common: one waits for them, holds them, and frees
+//! The common part of locks, permits, read-write locks and leaderships: a task waits for them, holds them, and frees
 //! them.
 
 use std::future::Future;
@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 
 use super::Scene;
 
-/// What is waited for: its number in the notes, and how much of it is taken.
+/// A thing that tasks wait for: its number in the notes, and how much of it an attempt takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Thing {
     pub(crate) number: u64,
@@ -65,7 +65,7 @@ tokio::task_local! {
     static ATTEMPT: (u64, u64);
 }
 
-/// Hears that an attempt stands in line.
+/// Notes that an attempt is queued, from larder's event.
 pub(crate) struct Ear(pub(crate) Arc<Notebook>);
 
 impl tracing::Subscriber for Ear {
@@ -89,7 +89,7 @@ impl tracing::Subscriber for Ear {
     }
 }
 
-/// Makes an attempt that waits for `patience`, and drops it after `limit`. Notes what becomes of it.
+/// Makes an attempt that waits for `patience`, and drops it after `limit`. Notes its outcome.
 pub(crate) async fn attempt<H: Holding>(
     scene: &Scene,
     thing: Thing,
@@ -100,7 +100,7 @@ pub(crate) async fn attempt<H: Holding>(
     let number = scene.next_attempt();
     let asked = scene.now();
     scene.note("asked", &[thing.number, number, asked, thing.weight]);
-    // Dropped when its end was noted.
+    // The call is dropped only after its end has been noted.
     let mut call = pin!(ATTEMPT.scope((thing.number, number), call));
     let outcome = tokio::select! {
         outcome = &mut call => Some(outcome),
@@ -112,19 +112,19 @@ pub(crate) async fn attempt<H: Holding>(
             scene.note("granted", &[thing.number, number, held.number(), scene.now()]);
             return Some((number, held));
         }
-        // Its time began after that was noted; the two clocks may differ a little.
+        // The wait began after the attempt was noted. The two clocks may differ a little.
         Some(Err(error)) if error.kind() == larder::ErrorKind::LockHeld => {
             let waited = patience.saturating_sub(Duration::from_millis(5));
             gave_up(asked + u64::try_from(waited.as_nanos()).unwrap_or(0));
         }
-        // When it found out is not known.
+        // The time at which the call failed is not known.
         Some(Err(_)) => gave_up(asked),
         None => gave_up(scene.now()),
     }
     None
 }
 
-/// Holds it for so long, unless it is lost before, and notes when it was surely valid.
+/// Holds it for `span`, or until it is lost, and notes when it was certainly valid.
 pub(crate) async fn hold<H: Holding>(scene: &Scene, thing: Thing, number: u64, held: &H, span: Duration) {
     let (begin, end) = (scene.now(), scene.now() + u64::try_from(span.as_nanos()).unwrap());
     let mut noted = 0;
@@ -143,13 +143,13 @@ pub(crate) async fn hold<H: Holding>(scene: &Scene, thing: Thing, number: u64, h
         }
         tokio::time::sleep(Duration::from_micros(500)).await;
     }
-    // L3: what was lost stays lost, and says so.
+    // L3: a lost guard stays lost, and notifies its holder.
     tokio::time::sleep(Duration::from_millis(1)).await;
     let told = tokio::time::timeout(Duration::from_millis(100), held.until_lost()).await.is_ok();
     scene.note("lost", &[thing.number, u64::from(held.valid()), u64::from(told), begin, scene.now()]);
 }
 
-/// Frees it, or leaves that to its drop.
+/// Frees it by a call or by its drop.
 pub(crate) async fn part<H: Holding>(scene: &Scene, thing: Thing, number: u64, held: H, rng: &mut StdRng) {
     let frees = rng.random_bool(0.7);
     scene.note("parting", &[thing.number, number, scene.now(), u64::from(frees)]);
@@ -159,19 +159,19 @@ pub(crate) async fn part<H: Holding>(scene: &Scene, thing: Thing, number: u64, h
     scene.note("parted", &[thing.number]);
 }
 
-/// For how long: mostly for a moment, now and then for longer than the time to live.
+/// Draws a time to hold: mostly a moment, sometimes longer than the time to live.
 pub(crate) fn span(rng: &mut StdRng) -> Duration {
     Duration::from_micros(if rng.random_bool(0.01) { 500_000 } else { rng.random_range(0..4000) })
 }
 
-/// How long an attempt waits, and when it is dropped.
+/// Draws how long an attempt waits, and when it is dropped.
 pub(crate) fn patience(rng: &mut StdRng) -> (Duration, Duration) {
     let cancelled = Duration::from_micros(rng.random_range(100..200_000));
     let limit = if rng.random_bool(0.2) { cancelled } else { crate::fleet::LIMIT };
     (Duration::from_millis(rng.random_range(1..2000)), limit)
 }
 
-/// Who has asked lately comes again a little later, so that the machine has time for all.
+/// Pauses between two attempts of a task, so that the machine has time for all tasks.
 pub(crate) async fn rest(rng: &mut StdRng) {
     tokio::time::sleep(Duration::from_micros(rng.random_range(0..20_000))).await;
 }

@@ -13,7 +13,7 @@ use super::holding::{Thing, attempt, hold, part, patience, rest, span};
 const TTL: Duration = Duration::from_millis(300);
 const TASKS: usize = 4;
 pub(crate) const THINGS: std::ops::Range<u64> = 0..2;
-/// The one that asks for quarantine, where there are failovers.
+/// The lock with quarantine, on deployments with failovers.
 pub(crate) const QUARANTINED: u64 = 1;
 
 pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl FnMut() -> StdRng) {

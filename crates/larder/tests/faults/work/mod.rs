@@ -130,13 +130,13 @@ pub(crate) fn run() {
         }
         scene.note("gone", &[scene.now()]);
         scene.note("made", &[scene.book.made()]);
-        // Where the server has just come back, it may not be told all in time.
+        // A server that has just restarted may not receive everything in time.
         let _ = scene.larder.close().await;
     });
     worker::send_line("done");
 }
 
-/// Notes when this process does not reach the server at once over the connection that keeps its places in line. After a
+/// Notes when this process does not reach the server at once over the connection that keeps its places queued. After a
 /// fault of its link that may last for seconds, while the other connection, on which attempts are made, is up again.
 async fn watch_link(scene: Arc<Scene>) {
     for count in 0_u64.. {

@@ -13,11 +13,12 @@ use super::holding::{Thing, attempt, hold, part, patience, rest, span};
 const TTL: Duration = Duration::from_millis(400);
 /// Tasks of a process, each of which writes now and then.
 const TASKS: usize = 4;
-/// Where nothing else is used: with eight processes 64 readers, and 8 writers that do not read.
+/// The tasks of a process if only read-write locks are used: eight processes have 64 readers, and 8 writers that do not
+/// read.
 const READERS: usize = 8;
 const WRITERS: usize = 1;
 pub(crate) const THING: u64 = 20;
-/// What a writer takes.
+/// The weight of a writer.
 pub(crate) const ALL: u64 = 65_535;
 
 pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl FnMut() -> StdRng) {

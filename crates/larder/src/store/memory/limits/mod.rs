@@ -166,8 +166,9 @@ impl RecordTable {
         }
     }
 
-    /// Several keys were refused together. The request is repeated when the longest wait is over, so keys whose overrides
-    /// have ended by then are judged by the request's own terms. Returns whether one of them has to be waited for longer.
+    /// Corrects the answers of keys that were refused together. The request is repeated when the longest wait is over,
+    /// so a key whose override has ended by then is judged by the request's own terms. Returns whether one of these
+    /// keys needs a longer wait.
     fn wait_behind_overrides(
         &mut self,
         charges: &[(&str, Charge<'_>)],
@@ -284,7 +285,8 @@ fn decide(
 ) -> (Charged, bool) {
     let Charge { terms, take, mut cost, mut charge_at, max_wait, penalty: _ } = charge;
     let later = if take == ChargeMode::Look { std::mem::take(&mut charge_at) } else { 0 };
-    // An override may have windows that are shorter than a lease, or pace: then only what is used at once is taken, now.
+    // An override may pace, or have windows that are shorter than the batch's lease. Then nothing can be charged at the
+    // expiry: only the least cost is taken, and it is charged now.
     let longest = |term: &QuotaSpec| if term.rule == Rule::Gcra { 0 } else { term.window() };
     if terms.iter().any(|term| charge_at > longest(term)) {
         charge_at = 0;

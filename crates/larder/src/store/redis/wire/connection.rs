@@ -18,27 +18,27 @@ use super::reader::Reader;
 use super::reply::Reply;
 use super::request::Request;
 
-/// The most pieces of one write.
+/// The most slices that are passed to one vectored write.
 const SLICES: usize = 16;
 
-/// What the task of a connection reports, before it hands out any later reply.
+/// What the task of a connection reports. The report is made before any later reply is handed out.
 #[derive(Debug)]
 pub(in super::super) enum Event<'a> {
     Push(&'a [Reply]),
-    /// Nothing more is read. `stranded` where the runtime has ended, not the connection.
+    /// Nothing more is read. `stranded`: the reason is the end of the runtime, not of the connection.
     Ended {
         stranded: bool,
     },
 }
 
-/// A connection that is open. Its task ends when this is dropped.
+/// An open connection. Its task ends when this handle is dropped.
 #[derive(Debug)]
 pub(in super::super) struct Connection {
     queue: Arc<WhenHeld>,
 }
 
 impl Connection {
-    /// Drives the stream by a task of the current runtime. `events` is called in that task.
+    /// Starts a task on the current runtime that drives the stream. `events` is called in that task.
     pub(in super::super) fn start(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         events: impl FnMut(Event<'_>) + Send + Unpin + 'static,
@@ -60,7 +60,7 @@ impl Connection {
         Self { queue }
     }
 
-    /// Sends one request and waits for its reply. An error that the server answers with is a failure.
+    /// Sends one request and waits for its reply. An error reply is returned as [`RequestFailure::Refused`].
     pub(in super::super) async fn send(&self, request: &Request) -> Result<Reply, RequestFailure> {
         let requests = std::slice::from_ref(request);
         match (Sending { queue: &self.queue, requests, place: Place::New, urgent: false }).await? {
@@ -69,7 +69,7 @@ impl Connection {
         }
     }
 
-    /// Sends requests in one write. Each has its own reply, which may be an error.
+    /// Sends requests in one write, and returns one reply for each. A reply may be an error.
     pub(in super::super) async fn send_all(
         &self,
         requests: &[Request],
@@ -96,7 +96,7 @@ impl Connection {
         }
     }
 
-    /// Takes no more requests, and never writes what it has not written. What was written still gets its reply.
+    /// Accepts no more requests, and writes nothing more. Requests that were written still get their replies.
     pub(in super::super) fn give_up(&self) {
         self.queue.give_up();
     }
@@ -142,10 +142,10 @@ struct Task<S, E: FnMut(Event<'_>)> {
     stream: S,
     events: E,
     queue: Arc<WhenHeld>,
-    /// What is being written.
+    /// The bytes that are being written.
     out: Outgoing,
     flushed: bool,
-    /// How many bytes the stream has taken since the beginning.
+    /// How many bytes the stream has accepted since it was opened.
     written: u64,
     reader: Reader,
     replies: Vec<Reply>,
@@ -176,7 +176,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     E: FnMut(Event<'_>) + Unpin,
 {
-    /// Writes and reads until neither goes on. Ready with the reason when the connection has ended.
+    /// Writes and reads until both would wait. Returns the reason when the connection has ended.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<WireError> {
         loop {
             match self.queue.next_work(cx, &mut self.out, self.written) {
@@ -186,7 +186,8 @@ where
             }
             let (wrote, broken) = match self.write(cx) {
                 Ok(wrote) => (wrote, None),
-                // What the server said before it hung up is still there to read, and says more.
+                // Read before failing: a server often sends an error before it closes the connection, and that error
+                // says more than the failed write.
                 Err(error) => (true, Some(error)),
             };
             match (self.reader.poll_read(cx, &mut self.stream), broken) {
@@ -208,7 +209,7 @@ where
         }
     }
 
-    /// Writes once. Whether the stream took anything.
+    /// Writes once, and flushes when nothing is left. Returns whether the stream accepted any bytes.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, WireError> {
         let mut wrote = false;
         if !self.out.is_empty() && !self.queue.is_given_up() {
@@ -236,7 +237,7 @@ where
         Ok(wrote)
     }
 
-    /// Reports pushes and hands out replies. What came before a malformed frame still counts.
+    /// Reports pushes and hands out replies. Frames before a malformed frame are still valid.
     fn take_frames(&mut self) -> Result<(), WireError> {
         let (events, replies) = (&mut self.events, &mut self.replies);
         let read = self.reader.frames(|frame| match frame {
@@ -253,7 +254,8 @@ where
 }
 
 impl<S, E: FnMut(Event<'_>)> Task<S, E> {
-    /// Reports the end first: nothing that was read is trusted any more when callers learn of it.
+    /// Ends the connection. The end is reported before the requests fail, so near copies that depend on this
+    /// connection are no longer served when a caller sees its failure.
     fn end(&mut self, why: &WireError, stranded: bool) {
         if !std::mem::replace(&mut self.ended, true) {
             (self.events)(Event::Ended { stranded });
@@ -263,7 +265,7 @@ impl<S, E: FnMut(Event<'_>)> Task<S, E> {
 }
 
 impl<S, E: FnMut(Event<'_>)> Drop for Task<S, E> {
-    /// A task that is dropped before its end goes down with its runtime.
+    /// Only the end of the runtime drops a task that has not ended.
     fn drop(&mut self) {
         self.end(&WireError::Stranded, true);
     }

@@ -1,4 +1,4 @@
-//! From a complete frame to a reply. Strings are slices of the frame.
+//! Decodes a complete frame to a reply. Strings are slices of the frame.
 
 use bytes::Bytes;
 
@@ -6,7 +6,7 @@ use super::error::{ServerError, WireError};
 use super::reply::Reply;
 use super::scan::length;
 
-/// A frame that is no attribute.
+/// A reply or a push. Attributes are skipped.
 #[derive(Debug, PartialEq)]
 pub(super) enum Frame {
     Reply(Reply),
@@ -17,7 +17,7 @@ pub(super) enum Frame {
 pub(super) struct Decoder<'a> {
     bytes: &'a Bytes,
     at: usize,
-    /// Pushes that were found inside a reply: Redis 6 puts them between the elements of an array.
+    /// Pushes inside a reply: Redis 6 sends them between the elements of an array.
     pub(super) inner: Vec<Vec<Reply>>,
 }
 
@@ -26,7 +26,7 @@ impl<'a> Decoder<'a> {
         Self { bytes, at: 0, inner: Vec::new() }
     }
 
-    /// The next frame, of which all bytes are there.
+    /// Reads the next frame. All of its bytes must be there: [`Scan`](super::scan::Scan) finds its end.
     pub(super) fn frame(&mut self) -> Result<Frame, WireError> {
         loop {
             match self.peek() {
@@ -41,7 +41,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The next value; attributes and pushes before it are not part of it.
+    /// Reads the next value. Attributes before it are skipped, and pushes before it are moved to `inner`.
     fn value(&mut self) -> Result<Reply, WireError> {
         loop {
             let (kind, text) = self.line()?;
@@ -82,7 +82,7 @@ impl<'a> Decoder<'a> {
                 b'!' => Reply::Error(error(&self.string(length(kind, text)?.unwrap_or_default())?)),
                 b'=' => {
                     let text = self.string(length(kind, text)?.unwrap_or_default())?;
-                    // Three bytes of format and a colon.
+                    // The text begins with three bytes of format and a colon, as in `txt:`.
                     if text.get(3) != Some(&b':') {
                         return Err(odd("a verbatim string"));
                     }
@@ -122,7 +122,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// As many elements as can be in the rest of the frame, each of at least three bytes.
+    /// Limits a capacity to the number of elements that the rest of the frame can hold: each has at least three bytes.
     fn room(&self, count: u64) -> usize {
         usize::try_from(count).unwrap_or(usize::MAX).min((self.bytes.len() - self.at) / 3)
     }

@@ -12,25 +12,25 @@ use super::request::Request;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// The requests that were not taken yet, encoded.
+    /// The encoded requests that the writer has not taken.
     pub(super) pending: Outgoing,
-    /// In the order of sending; the first `taken` were handed to the writer.
+    /// In the order of sending. The writer has taken the first `taken` of them.
     pub(super) entries: VecDeque<Entry>,
     pub(super) taken: usize,
     pub(super) slots: Vec<Slot>,
     pub(super) free: Vec<usize>,
-    /// Requests that wait for replies, each command counted.
+    /// The number of commands that wait for a reply.
     pub(super) unanswered: usize,
-    /// Bytes in `pending` of requests whose callers went away.
+    /// How many bytes in `pending` belong to requests whose callers were dropped.
     pub(super) dropped: usize,
-    /// Bytes that were handed to the writer since the beginning.
+    /// How many bytes the writer has taken since the connection was opened.
     handed: u64,
-    /// Callers that wait for room, in the order of their coming.
+    /// Callers that wait for room, in the order in which they asked.
     pub(super) blocked: BTreeMap<u64, Waker>,
     next_blocked: u64,
-    /// The connection's task, where it waits for something to write.
+    /// The waker of the connection's task while it waits for requests to write.
     pub(super) writer: Option<Waker>,
-    /// Why nothing is taken any more.
+    /// Why no more requests are accepted.
     pub(super) end: Option<WireError>,
     pub(super) closed: bool,
 }
@@ -39,9 +39,9 @@ pub(super) struct State {
 pub(super) struct Entry {
     slot: usize,
     pub(super) bytes: usize,
-    /// How many replies are to come.
+    /// How many replies are still missing.
     pub(super) replies: usize,
-    /// Where it begins and ends among all bytes that were handed to the writer.
+    /// Where the request begins and ends, counted in bytes that the writer has taken since the connection was opened.
     pub(super) starts: u64,
     ends: u64,
 }
@@ -51,7 +51,7 @@ pub(super) struct Slot {
     pub(super) stage: Stage,
     pub(super) waker: Option<Waker>,
     pub(super) replies: Replies,
-    /// What its requests take in `pending`.
+    /// How many bytes its requests have in `pending`.
     pub(super) bytes: usize,
 }
 
@@ -65,12 +65,13 @@ pub(super) enum Stage {
     Taken,
     Done,
     Failed(RequestFailure),
-    /// Its caller went away before it was taken, or after.
+    /// The caller was dropped before the writer took the request.
     Dropped,
+    /// The caller was dropped after the writer took the request.
     Abandoned,
 }
 
-/// One reply without an allocation, or several.
+/// The replies of one caller. A single reply needs no allocation.
 #[derive(Debug, Default)]
 pub(super) enum Replies {
     #[default]
@@ -115,7 +116,8 @@ impl State {
         }
     }
 
-    /// Wakes the caller that has waited longest for room, if there is any room. That one wakes the next.
+    /// Wakes the caller that has waited longest for room, if there is any room. When that caller is polled, it wakes
+    /// the next one.
     pub(super) fn wake_blocked(&self, wake: &mut Wakers) {
         if let Some((_, first)) = self.blocked.first_key_value()
             && (self.has_room(1, 0) || self.dropped > 0)
@@ -183,7 +185,7 @@ impl State {
         matches!(self.stage(entry), Some(Stage::Taken))
     }
 
-    /// Moves what is to be written next to `out`, without the requests of callers that went away.
+    /// Moves the next requests to write to `out`, and drops those whose callers were dropped.
     pub(super) fn hand_over(&mut self, out: &mut Outgoing) {
         if self.dropped > 0 {
             self.drop_unsent();
@@ -209,7 +211,7 @@ impl State {
         }
     }
 
-    /// Takes the requests of callers that went away out of `pending`.
+    /// Removes the requests of dropped callers from `pending`.
     pub(super) fn drop_unsent(&mut self) {
         let mut kept = Outgoing::default();
         let unsent = self.entries.split_off(self.taken);
@@ -243,7 +245,7 @@ impl State {
     pub(super) fn deliver(&mut self, reply: Reply, written: u64, wake: &mut Wakers) -> Result<(), WireError> {
         let unasked = |reply: &Reply| {
             WireError::malformed(match reply {
-                // What the server says before it hangs up.
+                // A server that refuses a connection sends an error before it closes it.
                 Reply::Error(error) => format!("an error before any request was complete: {error}"),
                 _ => "a reply to no request".to_owned(),
             })
@@ -270,7 +272,7 @@ impl State {
         Ok(())
     }
 
-    /// Ends an entry: its caller gets `stage`, if it is still there.
+    /// Ends an entry: sets its slot to `stage` and wakes its caller, or frees the slot if the caller was dropped.
     pub(super) fn settle(&mut self, entry: &Entry, stage: Stage, wake: &mut Wakers) {
         let Some(slot) = self.slots.get_mut(entry.slot) else { return };
         if matches!(slot.stage, Stage::Dropped | Stage::Abandoned) {
@@ -281,7 +283,7 @@ impl State {
         }
     }
 
-    /// Fails what was not taken, and whoever waits for room.
+    /// Fails the requests that the writer has not taken, and wakes all callers that wait for room: they fail, too.
     pub(super) fn refuse(&mut self, why: WireError, wake: &mut Wakers) {
         let why = self.end.get_or_insert(why).clone();
         for entry in self.entries.split_off(self.taken) {
@@ -294,7 +296,7 @@ impl State {
         wake.writer = self.writer.take();
     }
 
-    /// Fails what was handed to the writer and not completely written.
+    /// Fails the requests that the writer has taken but not completely written.
     pub(super) fn fail_unwritten(&mut self, written: u64, wake: &mut Wakers) {
         while let Some(entry) = self.entries.pop_back() {
             if entry.ends <= written {

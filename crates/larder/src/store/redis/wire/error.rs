@@ -1,10 +1,10 @@
-//! How a connection or a request on it fails.
+//! The ways in which a connection or a request on it fails.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// An error that the server answered with.
+/// An error reply of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct ServerError(String);
 
@@ -18,34 +18,35 @@ impl ServerError {
         self.0.split(' ').next().unwrap_or_default()
     }
 
-    /// What follows the code.
+    /// The text after the code.
     pub(in super::super) fn detail(&self) -> &str {
         self.0.split_once(' ').map_or("", |(_, detail)| detail)
     }
 }
 
 impl fmt::Display for ServerError {
-    /// Without the arguments that a server repeats of a command that it does not know: keys, values, passwords.
+    /// Leaves out the arguments that a server repeats when it does not know a command: they may be keys, values or
+    /// passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.split(", with args beginning").next().unwrap_or_default())
     }
 }
 
-/// Why a connection could not be opened, or ended.
+/// Why a connection could not be opened, or why it ended.
 #[derive(Debug, Clone)]
 pub(in super::super) enum WireError {
-    /// Looking up the name, connecting, reading or writing failed.
+    /// The name could not be resolved, or connecting, reading or writing failed.
     Io(Arc<io::Error>),
     /// TLS is not set up in a usable way, or the peer's certificate was refused.
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing speaks TLS"))]
     Tls(Arc<str>),
     /// The server closed the connection.
     Closed,
-    /// What the server sent breaks the protocol, or one of larder's limits.
+    /// The server sent bytes that violate the protocol or exceed one of larder's limits.
     Malformed(Arc<str>),
     /// The server refused the login.
     Server(ServerError),
-    /// This side has no more use for the connection.
+    /// larder gave the connection up.
     GivenUp,
     /// The runtime that drove the connection has ended.
     Stranded,
@@ -86,21 +87,21 @@ impl fmt::Display for WireError {
 /// Why a request has no reply.
 #[derive(Debug, Clone)]
 pub(in super::super) enum RequestFailure {
-    /// No byte of it was written: it may be sent again, whatever it does.
+    /// No byte of the request was written, so even a request that is not idempotent may be sent again.
     NotSent(WireError),
-    /// It was written, at least in part, and no reply came: the server may have carried it out.
+    /// The request was written, at least in part, and no reply arrived. The server may have carried it out.
     Lost(WireError),
     /// The server answered with an error.
     Refused(ServerError),
 }
 
 impl RequestFailure {
-    /// Whether the connection failed, not the request.
+    /// Returns whether the connection failed, and not the request.
     pub(in super::super) fn is_of_connection(&self) -> bool {
         !matches!(self, Self::Refused(_))
     }
 
-    /// Whether sending it again cannot carry it out twice.
+    /// Returns whether no byte was written: then sending the request again cannot carry it out twice.
     pub(in super::super) fn is_unsent(&self) -> bool {
         matches!(self, Self::NotSent(_))
     }

@@ -1,16 +1,17 @@
 //! Logging in on a new connection.
 //!
-//! One round trip: `HELLO 3` with the credentials, `SELECT`, and what `CLIENT LIST` shows of the library, whose refusal
-//! changes nothing. Redis 6 lets a user without permission for `HELLO` not call it: then `AUTH` and `HELLO` are tried one
-//! by one, and the connection stays in RESP2 where `HELLO` is refused again. RESP2 has no pushes, so nothing is tracked
-//! on such a connection. A server that does not know `HELLO` is too old.
+//! The login takes one round trip. It sends `HELLO 3` with the credentials, `SELECT`, and the library's name and
+//! version (`CLIENT SETINFO`, whose refusal is ignored). If the ACL forbids `HELLO`, as it can on Redis 6, `AUTH` and
+//! `HELLO` without credentials are tried one after the other. If `HELLO` is refused again, the connection stays in
+//! RESP2. RESP2 has no pushes, so nothing is tracked on such a connection. A server that does not know `HELLO` is too
+//! old for larder: the login fails.
 
 use super::connection::Connection;
 use super::error::{ServerError, WireError};
 use super::reply::Reply;
 use super::request::Request;
 
-/// Who connects.
+/// The credentials and the database of a new connection.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Greeting<'a> {
     pub(in super::super) username: Option<&'a str>,
@@ -18,7 +19,7 @@ pub(in super::super) struct Greeting<'a> {
     pub(in super::super) database: u32,
 }
 
-/// Logs in. Says whether the connection speaks RESP3.
+/// Logs in, and returns whether the connection speaks RESP3. One round trip; up to three if the ACL forbids `HELLO`.
 pub(in super::super) async fn greet(
     connection: &Connection,
     greeting: Greeting<'_>,
@@ -27,6 +28,7 @@ pub(in super::super) async fn greet(
     first.extend(greeting.select());
     first.extend(greeting.library());
     let mut replies = connection.send_all(&first).await?.into_iter();
+    // An error of `SELECT` fails the login: requests would go to the wrong database.
     let selected = |reply: Option<Reply>| match reply {
         Some(Reply::Error(error)) => Err(WireError::Server(error)),
         _ => Ok(()),
@@ -37,6 +39,7 @@ pub(in super::super) async fn greet(
         _ if greeting.database == 0 => return Ok(true),
         _ => return selected(replies.next()).map(|()| true),
     }
+    // The ACL forbids `HELLO`: log in with `AUTH`, and try `HELLO` again as that user.
     if let Some(auth) = greeting.auth() {
         connection.send(&auth).await?;
     }
@@ -68,7 +71,7 @@ impl Greeting<'_> {
         }
     }
 
-    /// `AUTH`, where there is a password.
+    /// The `AUTH` request, if there is a password.
     pub(in super::super) fn auth(&self) -> Option<Request> {
         let auth = Request::new("AUTH");
         let auth = match self.username {
@@ -82,7 +85,7 @@ impl Greeting<'_> {
         (self.database != 0).then(|| Request::new("SELECT").number(self.database.into()))
     }
 
-    /// Older servers refuse it.
+    /// The requests that set the library's name and version. Servers before Redis 7.2 refuse them.
     fn library(&self) -> [Request; 2] {
         [("LIB-NAME", "larder"), ("LIB-VER", env!("CARGO_PKG_VERSION"))]
             .map(|(what, text)| Request::new("CLIENT").arg("SETINFO").arg(what).arg(text))

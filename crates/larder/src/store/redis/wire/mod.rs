@@ -1,12 +1,12 @@
 //! The wire: larder's own client of the RESP protocol, one connection at a time.
 //!
 //! A request is encoded once ([`request`]) and appended to the write buffer of its connection ([`queue`]). One task per
-//! connection writes that buffer and reads replies at the same time ([`connection`]): it finds the end of each frame without
-//! reading a byte twice ([`scan`]) and makes a [`Reply`] of it whose strings are slices of the read buffer ([`decode`]).
-//! [`transport`] and [`tls`] open the stream, [`handshake`] logs in.
+//! connection writes that buffer and reads replies at the same time ([`connection`]). It finds the end of each frame
+//! without reading a byte twice ([`scan`]) and decodes the frame to a [`Reply`], whose strings are slices of the read
+//! buffer ([`decode`]). [`transport`] and [`tls`] open the stream, [`handshake`] logs in.
 //!
 //! This folder knows no keys, no scripts and no retries. A failed request says whether it was written
-//! ([`RequestFailure`]); what to do about that is decided above.
+//! ([`RequestFailure`]); the callers of this folder decide what to do about it.
 
 mod connection;
 mod decode;

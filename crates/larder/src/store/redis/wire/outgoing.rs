@@ -1,20 +1,20 @@
-//! Bytes on their way to a server.
+//! The buffer of bytes that wait to be written.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::Bytes;
 
-/// From this size on a value is written from where it is, not copied.
+/// A value of at least this size is not copied into the buffer: it is written from its own memory.
 pub(super) const LARGE: usize = 16 * 1024;
-/// An empty buffer of at most this capacity is kept for what comes next.
+/// An empty buffer of at most this capacity is kept for the next requests.
 const KEPT: usize = 256 * 1024;
 
 /// A queue of bytes. Small pieces share a buffer, large values are chunks of their own.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     chunks: VecDeque<Chunk>,
-    /// So many bytes of the first chunk are gone.
+    /// How many bytes of the first chunk have been consumed.
     consumed: usize,
     len: usize,
 }
@@ -60,7 +60,7 @@ impl Outgoing {
         }
     }
 
-    /// Fills `slices` from the front, and says how many were filled.
+    /// Fills `slices` from the front, and returns how many were filled.
     pub(super) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut filled = 0;
         let mut consumed = self.consumed;
@@ -72,7 +72,7 @@ impl Outgoing {
         filled
     }
 
-    /// Drops so many bytes from the front.
+    /// Drops `count` bytes from the front.
     pub(super) fn consume(&mut self, count: usize) {
         self.len = self.len.saturating_sub(count);
         let mut rest = self.consumed + count;
@@ -96,7 +96,7 @@ impl Outgoing {
         self.consumed = rest;
     }
 
-    /// Moves so many bytes from the front to the end of `target`.
+    /// Moves `count` bytes from the front to the end of `target`.
     pub(super) fn move_to(&mut self, target: &mut Self, mut count: usize) {
         while count > 0 {
             let Some(first) = self.chunks.front() else { return };

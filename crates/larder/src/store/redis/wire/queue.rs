@@ -1,11 +1,12 @@
 //! The requests of one connection: those that wait to be written, and those that wait for their reply.
 //!
-//! All of it is behind one mutex that is held for a copy into the write buffer at most. Wakers are woken and dropped after
-//! it is released: dropping one may drop a task, and with it a request of this very queue.
+//! One mutex protects all of it. The longest work under the mutex is a copy into the write buffer. Wakers are woken and
+//! dropped after the mutex is released: dropping a waker may drop a task, and with it a request of this same queue,
+//! whose drop takes the mutex.
 //!
-//! A request has a *slot*, which its caller holds, and an *entry*, which keeps its place in the order. The slot is free when
-//! both are done with it. So a caller that goes away leaves its entry behind: the bytes of an unsent request are dropped
-//! when the writer comes to them, and the reply to a sent one is skipped when it arrives.
+//! A request has a *slot*, which its caller holds, and an *entry*, which keeps its place in the order. The slot is free
+//! when both the caller and the entry are done with it. So a caller that is dropped leaves its entry behind: the writer
+//! skips the bytes of a request that was not sent, and the reply to a request that was sent is discarded.
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,34 +21,34 @@ use super::request::Request;
 
 /// The most requests that wait for a reply. Further callers wait until there is room.
 pub(super) const MOST_REQUESTS: usize = 16 * 1024;
-/// The most bytes that wait to be written. A request that is larger waits until it is alone.
+/// The most bytes that wait to be written. A larger request waits until no other bytes wait.
 pub(super) const MOST_BYTES: usize = 2 * 1024 * 1024;
-/// How many bytes the writer takes at a time: what it has taken can no longer be dropped for a caller that goes away.
+/// How many bytes the writer takes at a time. Bytes that it has taken are written even if their caller is dropped.
 pub(super) const BATCH: usize = 64 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct WhenHeld {
     state: Mutex<State>,
-    /// Read by the connection's task before each write.
+    /// Whether nothing more may be written. The connection's task reads it before each write.
     given_up: AtomicBool,
 }
 
-/// What the connection's task is to do.
+/// What the connection's task has to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Work {
-    /// Write what it was given, read, and come again.
+    /// Write the bytes in `out`, read, and ask for work again.
     Go,
-    /// Write nothing more; end when the last written request has its reply.
+    /// Write nothing more, and end when the last written request has its reply. `idle`: no caller waits for a reply.
     Drain { idle: bool },
-    /// All handles are gone.
+    /// End now: the handle was dropped.
     Close,
 }
 
-/// How a caller stands.
+/// The state of one caller's request.
 #[derive(Debug)]
 pub(super) enum Place {
     New,
-    /// Waits for room.
+    /// Waits for room in the queue.
     Blocked(u64),
     /// Has a slot.
     Queued(usize),
@@ -63,7 +64,7 @@ impl WhenHeld {
         requests: &[Request],
         urgent: bool,
     ) -> Poll<Result<Replies, RequestFailure>> {
-        // Declared before the guard, so dropped after it.
+        // Declared before the mutex guard, so it is dropped, and wakes, after the mutex is released.
         let mut wake = Wakers::default();
         let mut state = self.lock();
         if let Place::Queued(slot) = *place {
@@ -86,7 +87,7 @@ impl WhenHeld {
         Poll::Pending
     }
 
-    /// Notes that a caller went away.
+    /// Removes the request of a caller that is dropped.
     pub(super) fn leave(&self, place: &mut Place) {
         let mut wake = Wakers::default();
         let mut replies = Replies::None;
@@ -108,7 +109,7 @@ impl WhenHeld {
                     }
                 }
                 if ending {
-                    // It may have been the last that the task waits for.
+                    // This caller may have been the last that the connection's task waits for.
                     wake.writer = state.writer.take();
                 }
             }
@@ -120,7 +121,7 @@ impl WhenHeld {
         drop(replies);
     }
 
-    /// Takes nothing more, and drops what was not written. Requests that were written still get their replies.
+    /// Accepts no more requests, and fails those that the writer has not taken. Written requests still get replies.
     pub(super) fn give_up(&self) {
         let mut wake = Wakers::default();
         let mut state = self.lock();
@@ -128,7 +129,7 @@ impl WhenHeld {
         state.refuse(WireError::GivenUp, &mut wake);
     }
 
-    /// As [`give_up`](Self::give_up), for good: nothing waits for replies any more.
+    /// As [`give_up`](Self::give_up), but the task ends at once: the connection's handle is gone, so no caller waits.
     pub(super) fn close(&self) {
         let mut wake = Wakers::default();
         let mut state = self.lock();
@@ -141,7 +142,8 @@ impl WhenHeld {
         self.given_up.load(Ordering::Acquire)
     }
 
-    /// Hands out what is to be written next, if `out` is empty. Otherwise the task is woken by its socket alone.
+    /// Moves the next bytes to write into `out` if it is empty, and says what to do. While `out` is not empty, the
+    /// stream wakes the task when it accepts more.
     pub(super) fn next_work(&self, cx: &Context<'_>, out: &mut Outgoing, written: u64) -> Work {
         let mut wake = Wakers::default();
         let mut state = self.lock();
@@ -149,7 +151,7 @@ impl WhenHeld {
             return Work::Close;
         }
         if state.end.is_some() {
-            // What was handed over and not begun was not sent. What was begun has no reply to come.
+            // A request of which no byte was written was not sent. A request that was written in part gets no reply.
             state.fail_unwritten(written, &mut wake);
             state.park(cx, &mut wake);
             let idle = !state.entries.iter().any(|entry| state.is_awaited(entry));
@@ -163,7 +165,7 @@ impl WhenHeld {
         Work::Go
     }
 
-    /// Gives replies to the requests they belong to, in order.
+    /// Gives the replies to their requests: both have the same order.
     pub(super) fn deliver(
         &self,
         replies: &mut Vec<Reply>,
@@ -178,7 +180,7 @@ impl WhenHeld {
         Ok(())
     }
 
-    /// Fails all requests: the connection is gone.
+    /// Fails all requests with the reason for which the connection ended.
     pub(super) fn fail(&self, error: &WireError, written: u64) {
         let mut wake = Wakers::default();
         let mut state = self.lock();
@@ -208,7 +210,7 @@ impl WhenHeld {
     }
 }
 
-/// Wakers to wake, and to drop, when the mutex is released.
+/// Wakers that are woken or dropped after the mutex is released.
 #[derive(Debug, Default)]
 pub(super) struct Wakers {
     pub(super) list: Vec<Waker>,

@@ -12,10 +12,10 @@ use super::scan::Scan;
 
 const SMALLEST: usize = 32 * 1024;
 const LARGEST: usize = 512 * 1024;
-/// After so many reads in a row that use less than a quarter of the room, the room is halved.
+/// After this many reads in a row that fill less than a quarter of the room, the room is halved.
 const QUIET: u32 = 64;
 
-/// The read buffer. It grows with what arrives, and shrinks again.
+/// The read buffer. It grows when reads fill it, and shrinks again when they do not.
 #[derive(Debug)]
 pub(super) struct Reader {
     buffer: BytesMut,
@@ -31,7 +31,7 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// Reads once. An error is the end of the stream.
+    /// Reads once. After an error the stream has ended.
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -53,7 +53,7 @@ impl Reader {
             self.quiet += 1;
             if self.quiet == QUIET {
                 (self.room, self.quiet) = ((self.room / 2).max(SMALLEST), 0);
-                // The large buffer goes when its last slice does.
+                // Continue in a new buffer. The large one is freed when the last reply that shares it is dropped.
                 self.buffer = BytesMut::from(&*self.buffer);
             }
         } else {
@@ -62,7 +62,7 @@ impl Reader {
         Poll::Ready(Ok(()))
     }
 
-    /// Hands out all frames that are complete, in order. A push inside a reply goes before it.
+    /// Hands out all complete frames, in order. A push inside a reply is handed out before the reply.
     pub(super) fn frames(&mut self, mut take: impl FnMut(Frame)) -> Result<(), WireError> {
         let mut whole = 0;
         let mut count = 0usize;
@@ -87,7 +87,7 @@ impl Reader {
             take(frame);
         }
         if whole > LARGEST {
-            // Does not keep the room of a large reply.
+            // Do not keep the buffer of a large reply.
             self.buffer = BytesMut::from(&*self.buffer);
         }
         failure.map_or(Ok(()), Err)

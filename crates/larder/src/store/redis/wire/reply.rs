@@ -1,4 +1,4 @@
-//! What a server answers.
+//! The replies of a server.
 
 use bytes::Bytes;
 
@@ -24,10 +24,10 @@ pub(in super::super) enum Reply {
 }
 
 impl Reply {
-    /// The reply, or the first error in it: a reply of several parts may hold errors, as that of `EXEC` does.
+    /// Returns the reply, or the first error in it: a reply of several parts, as that of `EXEC`, may contain errors.
     pub(in super::super) fn into_result(self) -> Result<Self, RequestFailure> {
         match self {
-            // The replies of almost all requests: nothing to search.
+            // Almost all replies are one of these, and contain nothing to search.
             Self::Bulk(_) | Self::Nil | Self::Int(_) | Self::Simple(_) => Ok(self),
             Self::Error(error) => Err(RequestFailure::Refused(error)),
             other => match other.first_error() {
@@ -48,7 +48,7 @@ impl Reply {
         }
     }
 
-    /// The text of a string.
+    /// Returns the text of a string.
     pub(in super::super) fn as_str(&self) -> Option<&str> {
         match self {
             Self::Bulk(text) | Self::Simple(text) => str::from_utf8(text).ok(),
@@ -56,7 +56,7 @@ impl Reply {
         }
     }
 
-    /// A number, or a string that is one: `TIME` answers in strings.
+    /// Returns an integer, or parses a string: `TIME` replies with strings.
     pub(in super::super) fn as_u64(&self) -> Option<u64> {
         match self {
             Self::Int(number) => u64::try_from(*number).ok(),

@@ -1,17 +1,17 @@
-//! A command and its arguments, encoded once.
+//! A command with its arguments, encoded once.
 
 use arrayvec::ArrayVec;
 use bytes::Bytes;
 
 use super::outgoing::Outgoing;
 
-/// A command as an array of bulk strings. The array's header is written with the request, when the number of parts is
-/// known.
+/// A command, encoded as bulk strings. The header of their array is added by [`write_to`](Self::write_to), when the
+/// number of parts is known.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Request {
     parts: usize,
     encoded: Vec<u8>,
-    /// Values that are not part of `encoded`, each with the place in it where they belong.
+    /// Values that are not copied into `encoded`, each with its offset in it.
     values: ArrayVec<(usize, Bytes), 1>,
 }
 
@@ -20,7 +20,7 @@ impl Request {
         Self::with_capacity(command, 0)
     }
 
-    /// With room for arguments of so many bytes in all, their lengths included.
+    /// Creates a request with room for `arguments` bytes: the encoded arguments with their headers (see [`frame`]).
     pub(in super::super) fn with_capacity(command: &str, arguments: usize) -> Self {
         let encoded = Vec::with_capacity(frame(command.len()) + arguments);
         Self { parts: 0, encoded, values: ArrayVec::new() }.arg(command)
@@ -35,7 +35,7 @@ impl Request {
         self.arg(itoa::Buffer::new().format(number))
     }
 
-    /// A value that is copied straight into the write buffer, or not at all where it is large.
+    /// Adds a value that is copied once, into the write buffer. A large value is not copied at all.
     pub(in super::super) fn value(mut self, value: &Bytes) -> Self {
         if self.values.is_full() {
             return self.arg(value);
@@ -60,7 +60,7 @@ impl Request {
         self.encoded.extend_from_slice(b"\r\n");
     }
 
-    /// How many bytes it takes, give or take a few.
+    /// Returns the size of the encoded request in bytes, give or take a few.
     pub(super) fn size(&self) -> usize {
         8 + self.encoded.len() + self.values.iter().map(|(_, value)| value.len()).sum::<usize>()
     }
@@ -79,7 +79,7 @@ impl Request {
     }
 }
 
-/// The bytes of a bulk string of that length, give or take a few.
+/// Returns the size of an encoded bulk string of this length in bytes, give or take a few.
 pub(in super::super) const fn frame(length: usize) -> usize {
     length + 12
 }

@@ -1,7 +1,7 @@
-//! Where the next frame ends.
+//! Finds the end of the next frame.
 //!
-//! The scan goes on where it stopped when more bytes arrive: no byte is looked at twice, and the content of a string not at
-//! all. Nothing is allocated for what a header announces, so a server that announces much and sends little costs nothing.
+//! When more bytes arrive, the scan continues where it stopped: no byte is read twice, and the content of a string is
+//! skipped. The scan allocates nothing, so a header that announces many elements costs no memory until they arrive.
 
 use arrayvec::ArrayVec;
 
@@ -20,11 +20,11 @@ const MOST: u64 = 1 << 27;
 
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// Where the next line begins.
+    /// The offset at which the next line begins.
     at: usize,
-    /// Up to where no line end was found.
+    /// The offset up to which there is no line end.
     searched: usize,
-    /// Where the string ends that is being received.
+    /// The offset at which the string that is being received ends.
     string: Option<usize>,
     levels: ArrayVec<Level, DEPTH>,
 }
@@ -33,12 +33,13 @@ pub(super) struct Scan {
 #[derive(Debug)]
 struct Level {
     left: u64,
-    /// Does not count as an element of what it is in: attributes, and pushes inside a reply.
+    /// Whether it is no element of the array around it: an attribute, or a push inside a reply.
     beside: bool,
 }
 
 impl Scan {
-    /// The end of the frame at the beginning of `buffer`, which holds the bytes of the last call and more.
+    /// Returns the end of the frame at the beginning of `buffer`, or `None` if the frame is incomplete. `buffer` must
+    /// begin with the bytes of the last call that returned `None`.
     pub(super) fn advance(&mut self, buffer: &[u8]) -> Result<Option<usize>, WireError> {
         loop {
             let element = match self.string {
@@ -68,7 +69,7 @@ impl Scan {
 
     /// The next line without its end, if it is complete.
     fn line<'a>(&mut self, buffer: &'a [u8]) -> Result<Option<&'a [u8]>, WireError> {
-        // The first byte is checked before its line is complete: a peer that speaks something else is noticed at once.
+        // Check the first byte before the line is complete: a peer that does not speak RESP fails here at once.
         if let Some(kind) = buffer.get(self.at).filter(|kind| !b"+-:$*_#,(!=%~>|".contains(kind)) {
             return Err(WireError::malformed(format!("a line that begins with the byte {kind}")));
         }
@@ -91,7 +92,7 @@ impl Scan {
         Ok(None)
     }
 
-    /// Whether the line is an element by itself; if not, its content follows.
+    /// Reads the header of an element. Returns whether it is the whole element; if not, its content follows.
     fn header(&mut self, line: &[u8]) -> Result<bool, WireError> {
         let Some((kind, rest)) = line.split_first() else {
             return Err(WireError::malformed("an empty line"));
@@ -127,7 +128,7 @@ impl Scan {
         }
     }
 
-    /// Counts an element. True where it completes the frame.
+    /// Counts an element, and returns whether it completes the frame.
     fn is_complete(&mut self) -> bool {
         loop {
             let Some(level) = self.levels.last_mut() else { return true };

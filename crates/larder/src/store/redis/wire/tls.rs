@@ -20,20 +20,20 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::error::WireError;
 use crate::endpoint::Secret;
 
-/// Whom to trust, and who this program is.
+/// The authorities to trust, and the client's own certificate.
 pub(crate) struct Tls {
-    /// Authorities in place of the operating system's, in PEM.
+    /// Authorities to trust instead of the operating system's, in PEM.
     roots: Option<Vec<u8>>,
     /// A certificate chain and its private key, in PEM.
     client: Option<(Vec<u8>, Secret)>,
-    /// Made with the first connection.
+    /// Built for the first connection, and shared by all later ones.
     #[cfg(feature = "tls")]
     config: OnceLock<Arc<ClientConfig>>,
 }
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Not the private key.
+        // The private key must not be printed.
         f.debug_struct("Tls")
             .field("roots", &self.roots.is_some())
             .field("client", &self.client.is_some())
@@ -54,7 +54,7 @@ impl Tls {
 
 #[cfg(feature = "tls")]
 impl Tls {
-    /// Speaks TLS on a connection to `host`, whose certificate has to be for that name or address.
+    /// Does the TLS handshake on a connection to `host`. The server's certificate must be for that name or address.
     pub(super) async fn wrap(
         &self,
         stream: TcpStream,
@@ -69,7 +69,7 @@ impl Tls {
         if let Some(config) = self.config.get() {
             return Ok(config.clone());
         }
-        // A program that chose its cryptography keeps its choice.
+        // Use the cryptography that the program has installed as its default, if any.
         let chosen = rustls::crypto::CryptoProvider::get_default().cloned();
         let provider = chosen.unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
         let builder = ClientConfig::builder_with_provider(provider)

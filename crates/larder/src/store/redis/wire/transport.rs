@@ -17,10 +17,10 @@ use super::error::WireError;
 use super::tls::Tls;
 use crate::endpoint::Address;
 
-/// How long an address may take to answer before the next one is tried beside it: RFC 8305, section 8.
+/// How long a connection attempt may take before the next address is tried at the same time (RFC 8305, section 8).
 const STAGGER: Duration = Duration::from_millis(250);
-/// When the operating system begins to ask a silent peer whether it is still there, and how often. Heartbeats notice that
-/// sooner; this keeps the state of firewalls alive on connections without any.
+/// The idle time before the operating system's first TCP keepalive probe, and the time between probes. Heartbeats
+/// notice a dead peer earlier. The probes are for connections without heartbeats: firewalls would forget these.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// A stream to a server.
@@ -33,7 +33,7 @@ pub(in super::super) enum Stream {
     Unix(tokio::net::UnixStream),
 }
 
-/// Opens a stream. A name may have several addresses: they are tried as RFC 8305 describes.
+/// Opens a stream. If the name has several addresses, they are tried as RFC 8305 describes.
 pub(in super::super) async fn connect(address: &Address, tls: Option<&Tls>) -> Result<Stream, WireError> {
     match address {
         Address::Tcp { host, port } => {
@@ -57,7 +57,7 @@ pub(in super::super) async fn connect(address: &Address, tls: Option<&Tls>) -> R
     }
 }
 
-/// The addresses of both families in turns, beginning with the one that the resolver prefers.
+/// Orders the addresses so that the two families alternate, beginning with the family that the resolver prefers.
 fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let prefers_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
@@ -72,7 +72,8 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// The first connection that opens. The next address is tried when one fails, and beside one that is silent.
+/// Returns the first connection that opens. The next address is tried when an attempt fails, or at the same time as an
+/// attempt that takes longer than [`STAGGER`].
 async fn connect_first(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut rest = addresses.into_iter();
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");

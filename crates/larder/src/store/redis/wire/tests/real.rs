@@ -27,7 +27,7 @@ async fn tracked(server: &Server) -> (Connection, Arc<Mutex<Vec<String>>>) {
     (connection, changed)
 }
 
-/// Redis 6 puts the invalidation of a key that has expired between the values.
+/// Redis 6 sends the invalidation of an expired key between the values of the reply.
 #[tokio::test]
 async fn several_keys_are_read_right_though_one_of_them_has_expired_and_is_invalidated_meanwhile() {
     let server = Server::builder().tcp().start();
@@ -41,7 +41,7 @@ async fn several_keys_are_read_right_though_one_of_them_has_expired_and_is_inval
         connection.send(&Request::new("SET").arg("b").arg("b").arg("PX").arg("15")).await.unwrap();
         let read = Request::new("MGET").arg("a").arg("b").arg("c");
         connection.send(&read).await.unwrap();
-        // Long past the time to live, whatever the server's clock.
+        // Several times the time to live, so the key has expired even if the server's clock is coarse.
         sleep(Duration::from_millis(60)).await;
         let reply = connection.send(&read).await.unwrap();
         let expected = [Reply::Bulk("a".into()), Reply::Nil, Reply::Bulk("c".into())];
@@ -50,7 +50,8 @@ async fn several_keys_are_read_right_though_one_of_them_has_expired_and_is_inval
     }
 }
 
-/// A script that reads and writes: what it wrote itself may be told before its reply or after it, and the reply is right.
+/// A script reads and writes. The invalidation of the key that it wrote may arrive before its reply or after it; the
+/// reply is correct in both cases.
 #[tokio::test]
 async fn the_reply_of_a_script_is_right_though_it_invalidates_what_it_read() {
     let server = Server::builder().tcp().start();

@@ -62,7 +62,7 @@ async fn expect(stream: &mut DuplexStream, expected: &str) {
     assert_eq!(String::from_utf8_lossy(&found), expected);
 }
 
-/// All that is written until the connection is closed.
+/// All bytes that the connection writes until it is closed.
 async fn rest(stream: &mut DuplexStream) -> String {
     let mut found = Vec::new();
     timeout(LIMIT, stream.read_to_end(&mut found)).await.expect("never closed").unwrap();
@@ -100,7 +100,7 @@ async fn the_unsent_request_of_a_caller_that_went_away_is_dropped() {
     let (first, gone, third) = (get(&long), get("gone"), get("third"));
     let mut sent = Box::pin(connection.send(&first));
     assert!(poll(&mut sent).is_pending());
-    // The writer has taken the first, and is stuck in it.
+    // The writer has taken the first request and cannot finish writing it.
     let mut start = [0; 4];
     peer.read_exact(&mut start).await.unwrap();
     {
@@ -147,7 +147,7 @@ async fn callers_wait_while_too_many_bytes_wait_to_be_written() {
     let (_, _, blocked) = connection.queue().counts();
     let queued = (count - blocked) * value.len();
     assert!(queued > MOST_BYTES / 2 && queued < MOST_BYTES + 2 * value.len(), "{blocked} are blocked");
-    // The first that waits goes away: the next takes its turn.
+    // The first blocked caller is dropped: the next one is now first.
     drop(all.remove(count - blocked));
     let play = async {
         let mut found = Vec::new();
@@ -210,11 +210,11 @@ async fn what_is_not_written_when_a_connection_is_given_up_never_is() {
     assert!(poll(&mut unsent).is_pending());
     connection.give_up();
     assert!(matches!(unsent.await, Err(RequestFailure::NotSent(WireError::GivenUp))));
-    // A part of it was written: nobody knows what the server makes of it.
+    // A part of it was written, so the server may have carried it out or not.
     assert!(matches!(begun.await, Err(RequestFailure::Lost(WireError::GivenUp))));
     let late = get("late");
     assert!(matches!(connection.send(&late).await, Err(RequestFailure::NotSent(_))));
-    // What was written is still answered; then the connection is closed.
+    // The request that was written still gets its reply. Then the connection is closed.
     peer.write_all(b"+a\r\n").await.unwrap();
     assert_eq!(answered.await.unwrap(), text("a"));
     assert!(!rest(&mut peer).await.contains("late"));
@@ -229,7 +229,7 @@ async fn a_given_up_connection_closes_when_its_last_caller_goes_away() {
     assert!(poll(&mut sent).is_pending());
     expect(&mut peer, &encoded("a")).await;
     connection.give_up();
-    // Its task sees that there is one to wait for.
+    // Let the connection's task run: it sees one caller that waits for a reply.
     for _ in 0..3 {
         tokio::task::yield_now().await;
     }
@@ -256,7 +256,7 @@ async fn what_breaks_the_protocol_ends_the_connection_and_fails_every_request_on
         peer.write_all(said.as_bytes()).await.unwrap();
         until("the end is reported", || log.lock().unwrap().as_slice() == ["ended"]).await;
         if said.starts_with("+1") {
-            // What came before it counts.
+            // The replies before the surplus one are valid.
             assert_eq!((first.await.unwrap(), second.await.unwrap()), (text("1"), text("2")));
         } else {
             for failed in [first.await, second.await] {
@@ -285,7 +285,7 @@ async fn a_reply_before_its_request_was_written_is_no_reply_to_it() {
     let failed = timeout(LIMIT, sent).await.unwrap();
     assert!(matches!(&failed, Err(RequestFailure::Lost(WireError::Malformed(_)))), "{failed:?}");
 
-    // What a full server says before it hangs up is part of the error.
+    // The message of a full server, which then closes the connection, is part of the error.
     let (connection, mut peer, log) = connected(1024);
     peer.write_all(b"-ERR max number of clients reached\r\n").await.unwrap();
     until("the end is reported", || !log.lock().unwrap().is_empty()).await;
