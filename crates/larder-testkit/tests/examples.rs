@@ -24,7 +24,7 @@ fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
-        // What cargo told this test about its package would make it build anew whatever depends on such variables: ring
+        // What cargo told this test about its package would make it build again what depends on such variables: ring
         // and all that stands on it.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {

@@ -647,7 +647,7 @@ fn docker_compose_and_a_local_server_read_the_same_password_from_the_file_env() 
         let theirs =
             compose.exits(0).out.lines().find_map(|line| line.trim().strip_prefix("\"REDIS_PASSWORD\": "));
         let theirs = theirs.unwrap().trim_end_matches(',');
-        // Each dollar sign is doubled in it, for whoever reads it as a compose file.
+        // Each dollar sign is doubled in it, because compose files are read so.
         let theirs =
             theirs[1..theirs.len() - 1].replace("\\\"", "\"").replace("\\\\", "\\").replace("$$", "$");
         // It ends at once, after its settings were written.

@@ -60,7 +60,7 @@ impl Service {
     }
 
     fn counted(&self, what: &str) -> u64 {
-        let stats: String = self.get("/stats", "nobody").body;
+        let stats: String = self.get("/stats", "unknown").body;
         let (_, rest) = stats.split_once(&format!("\"{what}\":")).unwrap();
         rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
     }

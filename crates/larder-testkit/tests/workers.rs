@@ -94,7 +94,7 @@ fn a_failing_worker_shows_its_panic() {
 
 #[test]
 fn a_worker_for_a_test_that_does_not_exist_is_noticed() {
-    let worker = Worker::spawn("there_is_no_such_test", "nobody", &[]);
+    let worker = Worker::spawn("there_is_no_such_test", "none", &[]);
     let ended = worker.read_line(LIMIT).unwrap_err().to_string();
     assert!(ended.contains("running 0 tests"), "{ended}");
 }

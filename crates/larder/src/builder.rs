@@ -199,15 +199,16 @@ impl LarderBuilder {
     /// Sets the certificate chain that this program shows to servers that ask for one (`tls-auth-clients yes`), its own
     /// certificate first, and the private key of that certificate, both in PEM. Default: none.
     ///
-    /// Used for every connection of a `rediss://` URL: to the server, the nodes of a cluster, and Sentinels. `connect` fails
-    /// with [`ErrorKind::Tls`](crate::ErrorKind::Tls) if the key does not belong to the certificate, or the server does
-    /// not accept it.
+    /// Used for every connection of a `rediss://` URL: to the server, the nodes of a cluster, and Sentinels.
+    /// `connect` fails with [`ErrorKind::Tls`](crate::ErrorKind::Tls) if the key does not belong to the certificate,
+    /// or the server does not accept it.
     ///
     /// ```no_run
     /// # use larder::Larder;
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// let (chain, key) = (std::fs::read("client.pem")?, std::fs::read_to_string("client.key")?);
-    /// let larder = Larder::builder().url("rediss://cache.internal").tls_client_certificate(chain, key).connect().await?;
+    /// let builder = Larder::builder().url("rediss://cache.internal");
+    /// let larder = builder.tls_client_certificate(chain, key).connect().await?;
     /// # Ok(())
     /// # }
     /// ```

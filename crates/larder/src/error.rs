@@ -180,7 +180,6 @@ impl Error {
         self.marked(false)
     }
 
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only a server can be out of reach"))]
     fn marked(self, unsent: bool) -> Self {
         let Inner { kind, message, named, queued, source, .. } = &*self.0;
         let (message, named, source) = (message.clone(), named.clone(), source.clone());

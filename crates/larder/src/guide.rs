@@ -2,9 +2,9 @@
 #![doc = include_str!("../docs/index.md")]
 
 // The pages lie in docs/ at the root of the repository; crates/larder/docs is a link to it, which `cargo package`
-// follows. A page refers to another by a reference such as `[locks.md#fences]`, defined at its end with the file's name,
-// so that it works on disk. guide/links.md defines the same references with the modules below. It is included before
-// each page, and the first definition of a reference is the one that counts. A test of xtask compares both.
+// follows. A page refers to another by a reference such as `[locks.md#fences]`, defined at its end with the file's
+// name, so that it works on disk. guide/links.md defines the same references with the modules below. It is included
+// before each page, and the first definition of a reference is the one that counts. A test of xtask compares both.
 
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("../docs/cache.md")]

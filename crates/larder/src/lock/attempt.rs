@@ -434,8 +434,8 @@ fn request(ttl: Duration, by: Option<&str>, failover: Failover) -> LockRequest<'
 
 /// Whether a request with this error cannot have changed anything. A script that failed midway may have.
 ///
-/// If this said no of a request that was not sent, each attempt during an outage would leave a cancellation that is sent
-/// for half a minute.
+/// If this said no of a request that was not sent, each attempt during an outage would leave a cancellation that is
+/// sent for half a minute.
 fn never_sent(error: &Error) -> bool {
     use ErrorKind as Kind;
     let refused = matches!(

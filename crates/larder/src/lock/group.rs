@@ -115,10 +115,10 @@ impl fmt::Debug for LockGroup {
 
 /// Some locks of a group, to be acquired together. Made by [`LockGroup::locks`].
 ///
-/// **The order that is promised:** of two attempts that want a lock in common, the one that came first is served first, as
-/// long as it is [live](crate::guide::guarantees#locks). So a later attempt waits for an earlier one
-/// even where the lock in common is free, because the earlier one waits for another. Attempts without a lock in common never
-/// wait for each other, unless 256 wait in the group: those behind them wait until the line is shorter.
+/// **The order that is promised:** of two attempts that want a lock in common, the one that came first is served
+/// first, as long as it is [live](crate::guide::guarantees#locks). So a later attempt waits for an earlier one even
+/// where the lock in common is free, because the earlier one waits for another. Attempts without a lock in common
+/// never wait for each other, unless 256 wait in the group: those behind them wait until the line is shorter.
 #[derive(Clone)]
 #[must_use = "locks are acquired by acquire(), acquire_within() or try_acquire()"]
 pub struct GroupLocks {

@@ -222,13 +222,10 @@ store_operations! {
         /// and begin a block.
         async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged>;
 
-    /// Charges several records, all or none. If one refuses, each answer is the one that its key would have given by
-    /// itself. There is one exception: a key whose override ends before the longest wait is over is refused for as long
-    /// as the request's own terms refuse it.
-    fn charge_together(
-        &self,
-        charges: &[(&str, Charge<'_>)],
-    ) -> impl Future<Output = Result<Vec<Charged>>> + Send;
+        /// Charges several records, all or none. If one refuses, each answer is the one that its key would have given
+        /// by itself, with one exception: a key whose override ends before the longest wait is over is refused for as
+        /// long as the request's own terms refuse it.
+        async fn charge_together(&self, charges: &[(&str, Charge<'_>)]) -> Result<Vec<Charged>>;
 
         /// Gives permits back at the time at which they were charged, and returns how many were given back.
         async fn refund(
@@ -249,13 +246,13 @@ store_operations! {
         /// Forgets what was charged to a key, and returns whether anything was. An override stays.
         async fn forget(&self, name: &str) -> Result<bool>;
 
-    /// Returns the latest local time at which the store's clock shows `time` (microseconds). Returns `None` if that is
-    /// not known, or if the store never answers late. The error is at most the time of the fastest request to the
-    /// store, and the drift between the two clocks.
-    fn local_time(&self, name: &str, time: u64) -> Option<Tick>;
+        /// Returns the latest local time at which the store's clock shows `time` (microseconds). Returns `None` if
+        /// that is not known, or if the store never answers late. The error is at most the time of the fastest request
+        /// to the store, and the drift between the two clocks.
+        fn local_time(&self, name: &str, time: u64) -> Option<Tick>;
 
-        /// Which of 16 domains of failure the name belongs to: names that share one live or fail together, as nearly as is
-        /// known.
+        /// Which of 16 domains of failure the name belongs to: names that share one live or fail together, as nearly
+        /// as is known.
         fn domain(&self, name: &str) -> usize;
     }
 }

@@ -6,8 +6,8 @@
 //! drives it and a real server through the same histories and compares every reply.
 
 // Before the modules that use it, because macros have textual scope.
-/// Defines a trait of store operations, and implements it for [`AnyStore`] by calling the store in use. Each operation is
-/// written once, as `async fn` if it may talk to a server; `provided { … }` holds methods with a body.
+/// Defines a trait of store operations, and implements it for [`AnyStore`] by calling the store in use. Each
+/// operation is written once, as `async fn` if it may talk to a server; `provided { … }` holds methods with a body.
 macro_rules! store_operations {
     ($(#[$meta:meta])* $vis:vis trait $name:ident { $($body:tt)* }) => {
         store_operations!(@ [$(#[$meta])* $vis trait $name] [] [] $($body)*);

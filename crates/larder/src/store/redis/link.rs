@@ -94,7 +94,7 @@ impl Live {
     /// Returns the stamp for reads through this connection, while its session's generation is current. The generation
     /// may end before the connection does: when the links are divided, this connection may lead to a server that
     /// takes no writes.
-    pub(super) fn believed(&self) -> Option<ReadStamp> {
+    pub(super) fn read_stamp(&self) -> Option<ReadStamp> {
         let lanes = self.lanes.as_ref()?;
         self.seen.filter(|seen| lanes.is_current(*seen))
     }

@@ -118,7 +118,7 @@ impl Node {
             return None;
         }
         let live = self.tracked.as_ref()?.standing()?;
-        let seen = live.believed()?;
+        let seen = live.read_stamp()?;
         Some((live, seen))
     }
 

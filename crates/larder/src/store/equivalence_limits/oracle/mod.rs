@@ -247,7 +247,8 @@ impl Play<'_> {
                         // For a key that would have passed by itself, only the memory store names no charge.
                         let charge = if passes { expected.stamp } else { found.stamp };
                         prop_assert_eq!(Charged { stamp: charge, ..expected }, found);
-                        // A key may be refused because its override ends before the other passes: what it is by itself is judged.
+                        // A key may be refused because its override ends before the other passes: what it is by
+                        // itself is judged.
                         let look = Charge { take: ChargeMode::Look, penalty: None, ..charges[key] };
                         let alone = self.stores.memory.charge(&names[key], look, now);
                         let behind = found.granted == 0 && found.label.is_some() && alone.granted > 0;
