@@ -1,6 +1,6 @@
 //! Reading entries from the store: what a read finds, and what it means for the caller.
 //!
-//! Only [`verdict`](super::validity) decides whether an entry may be served. This module reads the entry, asks the
+//! Only [`validity`](super::validity) decides whether an entry may be served. This module reads the entry, asks the
 //! server for versions that are not known here, and decodes the value last, and only if it is served.
 //!
 //! A read checks the queue of invalidations before it is sent. Its reply may be from before an invalidation that has

@@ -2,7 +2,7 @@
 //!
 //! A limiter charges a record on the store, by the store's clock. One atomic step decides all its quotas together;
 //! `store/memory/limits/mod.rs` explains the rules. Some decisions need no request: a refusal that still holds
-//! (`local`), permits of a batch (`lease`), and the outage policy while the store is down (`outage`). A refusal
+//! (`local`), permits of a batch (`batch`), and the outage policy while the store is down (`outage`). A refusal
 //! charges nothing. Permits that are given back return to the place where they were charged.
 //!
 //! Not guaranteed: anything on a server that evicts or loses data; see docs/rate-limits.md.

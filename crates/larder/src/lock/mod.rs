@@ -8,8 +8,8 @@
 //!
 //! An attempt that finds the lock held joins the queue in the same step. A release hands the lock to the first live
 //! waiter, which is woken and confirms. Inside: `attempt` is one attempt, from its request to a guard or to
-//! nothing; `waiting` keeps places in the queue; `holding` is the local view of a granted lock; `keeping` renews;
-//! `locks` is what all of them share.
+//! nothing; `queue` keeps places in the queue; `lease` is the local view of a granted lock; `renewer` renews;
+//! `coordinator` is what all of them share.
 //!
 //! Invariants: one holder at a time, as long as the server keeps the writes it acknowledged; a guard never counts
 //! as valid for longer than the server holds the lock; live waiters are served first come, first served; a dropped
