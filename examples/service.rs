@@ -98,7 +98,9 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             let _ = tokio::signal::ctrl_c().await;
         })
         .await?;
+    // Wait until the job has let go of its lock, so that `close` can release it.
     nightly.abort();
+    let _ = nightly.await;
     larder.close().await?;
     Ok(())
 }

@@ -35,6 +35,7 @@
 //! | `compress` | `CacheBuilder::compress_above`, LZ4 |
 //! | `metrics` | counters and histograms through the `metrics` facade |
 //! | `tower` | [`http`]: `RateLimitLayer` for axum, hyper and tonic |
+//! | `axum` | `tower`, and [`http`] finds axum's `ConnectInfo` and `OriginalUri` by itself |
 //! | `uuid` | `CacheKey` for `uuid::Uuid` |
 //!
 //! larder needs a tokio runtime with time enabled and, for servers, I/O.

@@ -105,7 +105,7 @@ async fn a_broken_lock_goes_to_the_next_in_line_and_its_guard_learns_it_at_the_n
 async fn a_lock_is_handed_over_as_a_ticket_with_its_fence() {
     let hand_over = async |store: &str, guard: Guard, there: &larder::Larder| {
         let fence = guard.fence();
-        let lease = guard.lease();
+        let lease = guard.handle();
         let ticket = guard.into_ticket().unwrap();
         assert!(!lease.is_valid(), "{store}");
         let sent = serde_json::to_string(&ticket).unwrap();

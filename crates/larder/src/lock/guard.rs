@@ -102,7 +102,7 @@ impl Guard {
     }
 
     /// Returns a handle that observes this lock and can be given to other code. It does not hold the lock.
-    pub fn lease(&self) -> LockHandle {
+    pub fn handle(&self) -> LockHandle {
         LockHandle { holding: self.holding.clone() }
     }
 

@@ -98,7 +98,7 @@ impl Lock {
     where
         F: Future<Output = T>,
     {
-        let mut body = std::pin::pin!(body(guard.lease()));
+        let mut body = std::pin::pin!(body(guard.handle()));
         // Check the clock at each poll: the timer of `lost` may be late if the machine was suspended.
         let held = std::future::poll_fn(|context| match guard.is_valid() {
             true => body.as_mut().poll(context).map(Ok),

@@ -133,8 +133,8 @@ fn the_margin_is_a_hundredth_and_two_milliseconds() {
 async fn a_handle_is_lost_once_its_guard_begins_to_release() {
     let (locks, ..) = locks();
     let guard = lock(&locks).keep_alive().acquire().await.unwrap();
-    let lease = guard.lease();
-    let renewed = guard.lease();
+    let lease = guard.handle();
+    let renewed = guard.handle();
     // Drop the release before its reply.
     drop(tokio::time::timeout(Duration::ZERO, guard.release()).await);
     assert!(!lease.is_valid(), "a handle outlived its guard");
