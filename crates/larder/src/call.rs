@@ -178,7 +178,7 @@ thread_local! {
 }
 
 /// Returns how long a batch of the call that is being polled may take.
-pub(crate) fn patience(response_timeout: Duration) -> Duration {
+pub(crate) fn max_wait(response_timeout: Duration) -> Duration {
     GIVEN.get().unwrap_or(response_timeout)
 }
 

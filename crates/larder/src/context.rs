@@ -300,17 +300,17 @@ impl Context {
 
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        let patience = self.limits.response_timeout;
-        self.loads.abort(patience).await;
-        self.timers.abort(patience).await;
-        self.background.finish(patience).await;
+        let max_wait = self.limits.response_timeout;
+        self.loads.abort(max_wait).await;
+        self.timers.abort(max_wait).await;
+        self.background.finish(max_wait).await;
         let stores =
             [Some(&self.store), self.background_store.as_ref(), self.background_coordination.as_ref()];
         stores.into_iter().flatten().for_each(AnyStore::close);
         if let Some((coordination, _)) = &self.coordination {
             coordination.close();
         }
-        self.background.stop(patience).await;
+        self.background.stop(max_wait).await;
     }
 
     /// Returns whether the caches' store evicts, as far as it said so when it was connected.
@@ -479,9 +479,9 @@ impl Delivery for Context {
                 }
             }
         };
-        let patience = self.limits.response_timeout;
-        let answer = tokio::time::timeout(patience, deliver).await;
-        answer.unwrap_or_else(|_| Err(Error::timed_out(patience)))?;
+        let max_wait = self.limits.response_timeout;
+        let answer = tokio::time::timeout(max_wait, deliver).await;
+        answer.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))?;
         // Drop what was read in the meantime before near reads of the name resume. The server's own notification may
         // arrive only after that.
         self.changes.changed(name);

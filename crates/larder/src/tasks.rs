@@ -89,22 +89,22 @@ impl Tasks {
         true
     }
 
-    /// Ends every task. Waits until all are gone, for `patience` at most: a task on a blocked runtime ends later.
-    pub(crate) async fn abort(&self, patience: Duration) {
+    /// Ends every task. Waits until all are gone, for `max_wait` at most: a task on a blocked runtime ends later.
+    pub(crate) async fn abort(&self, max_wait: Duration) {
         self.close_and_abort();
-        self.settle(patience).await;
+        self.settle(max_wait).await;
     }
 
-    /// Lets the tasks finish within `patience`, and ends the others.
-    pub(crate) async fn finish(&self, patience: Duration) {
+    /// Lets the tasks finish within `max_wait`, and ends the others.
+    pub(crate) async fn finish(&self, max_wait: Duration) {
         self.0.table().closed = true;
-        self.settle(patience).await;
+        self.settle(max_wait).await;
         self.close_and_abort();
     }
 
-    /// Waits until no task runs, for `patience` at most.
-    pub(crate) async fn settle(&self, patience: Duration) {
-        let _ = tokio::time::timeout(patience, self.emptied()).await;
+    /// Waits until no task runs, for `max_wait` at most.
+    pub(crate) async fn settle(&self, max_wait: Duration) {
+        let _ = tokio::time::timeout(max_wait, self.emptied()).await;
     }
 
     fn close_and_abort(&self) {

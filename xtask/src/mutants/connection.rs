@@ -72,7 +72,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "the request of a caller that went away is written",
-        &[switched(WIRE_ENTRIES, "matches!(self.stage(&entry), Some(Stage::Dropped))", "self.closed")],
+        &[switched(WIRE_ENTRIES, "matches!(self.stage(&entry), Some(RequestStage::Dropped))", "self.closed")],
         &[unit(
             "store::redis::wire::tests::scripted::the_unsent_request_of_a_caller_that_went_away_is_dropped",
         )],

@@ -253,8 +253,8 @@ where
             let versions = versions.clone();
             Ok(Claimed::Commit(CommitMode::Fenced(Box::new(FillFence { claim, old, versions, epoch }))))
         };
-        let (started, patience) = (tokio::time::Instant::now(), self.patience());
-        let ends = started.checked_add(patience);
+        let (started, max_wait) = (tokio::time::Instant::now(), self.max_wait());
+        let ends = started.checked_add(max_wait);
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -336,7 +336,7 @@ where
     }
 
     /// Returns how long to wait for another process's load.
-    fn patience(&self) -> Duration {
+    fn max_wait(&self) -> Duration {
         let longest = self.cache.policy.wait_timeout;
         if self.nested { longest.min(NESTED_WAIT) } else { longest }
     }
@@ -344,13 +344,13 @@ where
     /// Another process's load has taken too long. A load that a loader asked for then loads by itself without
     /// storing, because the two may be waiting for each other. Any other load fails.
     fn gave_up(&self) -> Claimed<V> {
-        let patience = self.patience();
+        let max_wait = self.max_wait();
         if !self.nested {
-            return Claimed::Failed(LoadFailure::Waited(patience));
+            return Claimed::Failed(LoadFailure::Waited(max_wait));
         }
         let cache = &self.cache.shared.name;
-        tracing::warn!(target: target::CACHE, %cache, ?patience, "a loader waited for a load elsewhere, which may wait for it: it loads by itself");
-        self.cache.shared.meter.bypassed(&waited(patience));
+        tracing::warn!(target: target::CACHE, %cache, ?max_wait, "a loader waited for a load elsewhere, which may wait for it: it loads by itself");
+        self.cache.shared.meter.bypassed(&waited(max_wait));
         Claimed::Commit(CommitMode::None)
     }
 

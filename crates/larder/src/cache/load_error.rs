@@ -60,18 +60,18 @@ impl<E: Send + Sync + 'static> From<LoadFailure> for LoadError<E> {
                 ErrorKind::TimedOut,
                 format!("the loader was dropped after hard_timeout ({timeout:?})"),
             )),
-            LoadFailure::Waited(patience) => Self::Larder(waited(patience)),
+            LoadFailure::Waited(max_wait) => Self::Larder(waited(max_wait)),
             LoadFailure::Again => Self::Larder(Error::closed()),
         }
     }
 }
 
 /// The error of a call that has waited `wait_timeout` for another call's load.
-pub(super) fn waited(patience: Duration) -> Error {
+pub(super) fn waited(max_wait: Duration) -> Error {
     Error::new(
         ErrorKind::TimedOut,
         format!(
-            "waited {patience:?} (wait_timeout) for a load of this key that another call or process leads: that load \
+            "waited {max_wait:?} (wait_timeout) for a load of this key that another call or process leads: that load \
              is slow, or waits for this one"
         ),
     )

@@ -314,7 +314,7 @@ where
 {
     let Wanted { waiter, longest, _wait, stale } = wanted;
     let outcome = match (&stale, cache.policy.soft_timeout) {
-        (Some(stale), Some(patience)) => match tokio::time::timeout(patience, wait(waiter, longest)).await {
+        (Some(stale), Some(max_wait)) => match tokio::time::timeout(max_wait, wait(waiter, longest)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 cache.shared.meter.served_stale();

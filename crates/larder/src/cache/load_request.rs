@@ -97,8 +97,8 @@ where
             }
             // Wait for the outcome. With a stale value to fall back on, wait for `soft_timeout` at most.
             let outcome = match (&stale, self.cache.policy.soft_timeout) {
-                (Some(stale), Some(patience)) => {
-                    match tokio::time::timeout(patience, wait(waiter, longest)).await {
+                (Some(stale), Some(max_wait)) => {
+                    match tokio::time::timeout(max_wait, wait(waiter, longest)).await {
                         Ok(outcome) => outcome,
                         Err(_) => {
                             self.cache.shared.meter.served_stale();

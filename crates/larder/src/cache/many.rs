@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::lookup::Lookup;
 use super::{Cache, WriteGuard, tag};
-use crate::call::{Call, patience, within};
+use crate::call::{Call, max_wait, within};
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
@@ -68,7 +68,7 @@ where
         let entries: Result<Vec<Name>> = keys.into_iter().map(|key| self.entry(key)).collect();
         Call::in_batches(&self.shared.meter.get_many, async move {
             let found =
-                self.fetch_in_batches(&entries?, patience(self.context.limits.response_timeout)).await?;
+                self.fetch_in_batches(&entries?, max_wait(self.context.limits.response_timeout)).await?;
             Ok(found
                 .into_iter()
                 .map(|found| match found {
@@ -79,18 +79,18 @@ where
         })
     }
 
-    /// Reads entries in batches, each within `patience`.
+    /// Reads entries in batches, each within `max_wait`.
     pub(super) async fn fetch_in_batches(
         &self,
         names: &[Name],
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<Vec<Lookup<V>>> {
         if names.len() <= MOST_READ {
-            return within(patience, self.fetch_many(names)).await;
+            return within(max_wait, self.fetch_many(names)).await;
         }
         let mut found = Vec::with_capacity(names.len());
         for batch in names.chunks(MOST_READ) {
-            found.append(&mut within(patience, self.fetch_many(batch)).await?);
+            found.append(&mut within(max_wait, self.fetch_many(batch)).await?);
         }
         Ok(found)
     }
@@ -138,12 +138,12 @@ where
         WriteCall::in_batches(&self.shared.meter.delete_many, async move {
             let entries = entries?;
             let store = self.context.store()?;
-            let patience = patience(self.context.limits.response_timeout);
+            let max_wait = max_wait(self.context.limits.response_timeout);
             let mut writing = self.writing(entries.iter().map(Name::as_str).collect());
             writing.ready().await;
             let mut answers = Vec::with_capacity(entries.len());
             for batch in entries.chunks(MOST_KEYS) {
-                let sent = within(patience, async { Ok(store.delete_many(batch).await) }).await;
+                let sent = within(max_wait, async { Ok(store.delete_many(batch).await) }).await;
                 if !take_answers(&mut writing, &mut answers, sent, batch.len(), entries.len()) {
                     break;
                 }
@@ -263,7 +263,7 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { cache, entries, expiry, tags, timeout } = self;
-        let patience = timeout.unwrap_or(cache.context.limits.response_timeout);
+        let max_wait = timeout.unwrap_or(cache.context.limits.response_timeout);
         let work = async move {
             let entries = entries?;
             let tags = tag::checked(tags, cache.policy.encoder.format())?;
@@ -274,7 +274,7 @@ where
             writing.ready().await;
             // Encode all values before the first is sent.
             let encode = async {
-                let versions = within(patience, cache.versions(&tags, cache.version_span(longest))).await?;
+                let versions = within(max_wait, cache.versions(&tags, cache.version_span(longest))).await?;
                 let mut encoded = Vec::with_capacity(entries.len());
                 for (entry, value) in &entries {
                     let expiry = cache.expiry(expiry)?;
@@ -290,7 +290,7 @@ where
             let mut answers = Vec::with_capacity(entries.len());
             for batch in batches(encoded) {
                 let (sent, size) = (batch.len(), batch.iter().map(|(_, bytes, _)| bytes.len()).sum());
-                let set = within(patience, async { Ok(store.set_many(batch).await) }).await;
+                let set = within(max_wait, async { Ok(store.set_many(batch).await) }).await;
                 if !take_answers(&mut writing, &mut answers, set, sent, entries.len()) {
                     break;
                 }

@@ -370,10 +370,10 @@ where
                         // this process, and will be listed when this loop looks again.
                         longest = longest.min(POLL);
                         let now = tokio::time::Instant::now();
-                        let patience = cache.policy.wait_timeout;
-                        let until = *nested_until.get_or_insert(now.checked_add(patience));
+                        let max_wait = cache.policy.wait_timeout;
+                        let until = *nested_until.get_or_insert(now.checked_add(max_wait));
                         if timeout.is_none() && until.is_some_and(|until| until <= now) {
-                            return Err(waited_for_run(patience).into());
+                            return Err(waited_for_run(max_wait).into());
                         }
                     }
                     if cache.wait_for_run(&entry, longest).await? {
@@ -424,9 +424,9 @@ where
     }
 }
 
-fn waited_for_run(patience: Duration) -> Error {
+fn waited_for_run(max_wait: Duration) -> Error {
     let message = format!(
-        "waited {patience:?} (wait_timeout) for a run of this work in another process: that run is slow, or waits for \
+        "waited {max_wait:?} (wait_timeout) for a run of this work in another process: that run is slow, or waits for \
          the work that asked"
     );
     Error::new(ErrorKind::TimedOut, message)
@@ -442,9 +442,9 @@ where
     if let Ok(Ok(answer)) = tokio::time::timeout(HEDGE, ask(own)).await {
         return Ok(answer);
     }
-    let patience = context.limits.response_timeout;
-    let again = tokio::time::timeout(patience, ask(context.store().unwrap_or(own)));
-    again.await.unwrap_or_else(|_| Err(Error::timed_out(patience)))
+    let max_wait = context.limits.response_timeout;
+    let again = tokio::time::timeout(max_wait, ask(context.store().unwrap_or(own)));
+    again.await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
 }
 
 /// The mark of a run, which may be in the store. Dropped while armed, it removes the mark in the background: the work

@@ -27,7 +27,7 @@ where
         loop {
             let covered = self.is_covered(entry);
             let read = self.bounded(self.context.store()?.get_tracked(entry)).await?;
-            let patience = self.patience(&read);
+            let max_wait = self.max_wait(&read);
             let found = match read.bytes {
                 None => Lookup::Nothing,
                 Some(bytes) if covered => Lookup::Unusable(bytes),
@@ -36,7 +36,7 @@ where
             if !matches!(found, Lookup::Placeholder(_)) {
                 return Ok(found);
             }
-            watch.changed(patience).await;
+            watch.changed(max_wait).await;
         }
     }
 
@@ -50,7 +50,7 @@ where
             let (store, covered) = (self.context.store()?, self.is_covered(entry));
             let leased = self.bounded(store.get_tracked(&lease)).await?;
             let read = self.bounded(store.get_tracked(entry)).await?;
-            let patience = self.patience(&leased);
+            let max_wait = self.max_wait(&leased);
             let found = match read.bytes {
                 None => Lookup::Nothing,
                 Some(bytes) if covered => Lookup::Unusable(bytes),
@@ -62,14 +62,14 @@ where
                 return Ok(found);
             }
             tokio::select! {
-                () = value_watch.changed(patience) => {}
-                () = lease_watch.changed(patience) => {}
+                () = value_watch.changed(max_wait) => {}
+                () = lease_watch.changed(max_wait) => {}
             }
         }
     }
 
     /// Returns how long to wait for a notification before reading again.
-    fn patience(&self, read: &Tracked) -> Duration {
+    fn max_wait(&self, read: &Tracked) -> Duration {
         match (read.left, read.seen) {
             (Some(left), _) => left.clamp(Duration::from_millis(1), LIVENESS),
             (None, Some(_)) => LIVENESS,
@@ -87,7 +87,7 @@ pub(super) fn pause(attempts: u32, fraction: f64) -> Duration {
 impl<V> Cache<V> {
     /// Runs one request of a load within the `response_timeout`.
     pub(super) async fn bounded<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
-        let patience = self.context.limits.response_timeout;
-        tokio::time::timeout(patience, request).await.unwrap_or_else(|_| Err(Error::timed_out(patience)))
+        let max_wait = self.context.limits.response_timeout;
+        tokio::time::timeout(max_wait, request).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
     }
 }

@@ -130,14 +130,14 @@ impl RateLimiter {
         }
         let sent = self.now();
         let mut request = pin!(request);
-        let mut hurried = false;
+        let mut short_timeout = false;
         let answer = poll_fn(|cx| match request.as_mut().poll(cx) {
             // The call has timed out. This is the last poll, in which to decide without the store.
             Poll::Pending if call::is_late() => {
                 let waited = self.now().since(sent);
                 // A call with a short timeout says nothing about the store. The tenth is for the time before
                 // `sent`.
-                hurried = waited < self.timeout() - self.timeout() / 10;
+                short_timeout = waited < self.timeout() - self.timeout() / 10;
                 Poll::Ready(Err(Error::timed_out(waited)))
             }
             answer => answer,
@@ -146,7 +146,7 @@ impl RateLimiter {
         if let Some(breaker) = breaker {
             match &answer {
                 Ok(_) => breaker.answered(),
-                Err(_) if hurried => {}
+                Err(_) if short_timeout => {}
                 Err(error) => breaker.failed(error, self.now()),
             }
         }

@@ -91,7 +91,7 @@ struct Grant {
 enum AttemptReply {
     Granted(Grant),
     Held,
-    Waiting { told: bool },
+    Waiting { notified: bool },
     Gone,
     QueueFull,
     TooHeavy(u64),
@@ -103,7 +103,7 @@ impl From<Attempted> for AttemptReply {
         match attempted {
             Attempted::Granted { fence } => Self::Granted(Grant { fence, permits: 0 }),
             Attempted::Held => Self::Held,
-            Attempted::Waiting { told } => Self::Waiting { told },
+            Attempted::Waiting { notified } => Self::Waiting { notified },
             Attempted::Gone => Self::Gone,
             Attempted::Quarantined { until } => Self::Quarantined(until),
         }
@@ -115,7 +115,7 @@ impl From<Taken> for AttemptReply {
         match taken {
             Taken::Granted { permits, fence } => Self::Granted(Grant { fence, permits }),
             Taken::Full => Self::Held,
-            Taken::Waiting { told } => Self::Waiting { told },
+            Taken::Waiting { notified } => Self::Waiting { notified },
             Taken::Gone => Self::Gone,
             Taken::QueueFull => Self::QueueFull,
             Taken::TooHeavy { permits } => Self::TooHeavy(permits),
@@ -173,7 +173,7 @@ impl Attempt {
     ) -> Result<AttemptOutcome> {
         let now = locks.context.clock.now();
         let mut attempt = Self::new(locks, name, want, now);
-        match attempt.begin(now, WhenHeld::GoAway).await? {
+        match attempt.begin(now, WhenHeld::Return).await? {
             AttemptReply::Granted(grant) => attempt.guard(grant),
             AttemptReply::TooHeavy(permits) => Ok(AttemptOutcome::TooHeavy(permits)),
             AttemptReply::Quarantined(until) => Ok(AttemptOutcome::Quarantined(until)),
@@ -190,7 +190,7 @@ impl Attempt {
     ) -> Result<AttemptOutcome> {
         let now = locks.context.clock.now();
         let mut attempt = Self::new(locks, name, want, now);
-        match attempt.begin(now, WhenHeld::StandInLine).await? {
+        match attempt.begin(now, WhenHeld::Enqueue).await? {
             AttemptReply::Granted(grant) => attempt.guard(grant),
             // Boxed: the future of a wait is large, and most attempts do not wait.
             other => Box::pin(attempt.continue_queued(other, now, end)).await,
@@ -215,9 +215,9 @@ impl Attempt {
                 AttemptReply::QueueFull => return Ok(AttemptOutcome::QueueFull),
                 AttemptReply::TooHeavy(permits) => return Ok(AttemptOutcome::TooHeavy(permits)),
                 AttemptReply::Quarantined(until) => return Ok(AttemptOutcome::Quarantined(until)),
-                AttemptReply::Waiting { told } => {
+                AttemptReply::Waiting { notified } => {
                     waited = true;
-                    if let Some(outcome) = self.wait(told, began, end).await? {
+                    if let Some(outcome) = self.wait(notified, began, end).await? {
                         return Ok(outcome);
                     }
                 }
@@ -227,7 +227,7 @@ impl Attempt {
             answer = loop {
                 // Dropping the old attempt cancels its token.
                 self = Self::new(&self.locks, &self.name, self.want.clone(), self.heard);
-                match self.begin(self.locks.context.clock.now(), WhenHeld::StandInLine).await {
+                match self.begin(self.locks.context.clock.now(), WhenHeld::Enqueue).await {
                     Ok(answer) => break answer,
                     // A caller that is already queued rides out a short outage; a new caller gets the error.
                     Err(error) if waited && self.may_go_on(&error) => {
@@ -244,23 +244,28 @@ impl Attempt {
     }
 
     /// Waits until it is this attempt's turn; `None` if its place in the queue is lost.
-    async fn wait(&mut self, told: bool, began: Tick, end: Option<Tick>) -> Result<Option<AttemptOutcome>> {
+    async fn wait(
+        &mut self,
+        notified: bool,
+        began: Tick,
+        end: Option<Tick>,
+    ) -> Result<Option<AttemptOutcome>> {
         let locks = self.locks.clone();
         // The last request that failed, and when it was sent.
         let mut failed: Option<(Tick, Error)> = None;
         tracing::trace!(target: target::LOCK, "queued for a lock");
         let place = Queues::join(&locks, &self.name, self.token);
-        let hinted = place.told.clone();
+        let hinted = place.wakeup.clone();
         self.place = Some(place);
-        let mut your_turn = !told && self.listen().await;
+        let mut your_turn = !notified && self.listen().await;
         loop {
-            let patience = end.map_or(LONGEST_SILENCE, |end| end.since(locks.context.clock.now()));
-            if patience.is_zero() {
+            let max_wait = end.map_or(LONGEST_SILENCE, |end| end.since(locks.context.clock.now()));
+            if max_wait.is_zero() {
                 return self.out_of_time(failed).map(Some);
             }
             if !your_turn {
                 tokio::select! {
-                    () = self.wait_for_wakeup(patience.min(LONGEST_SILENCE)) => {}
+                    () = self.wait_for_wakeup(max_wait.min(LONGEST_SILENCE)) => {}
                     () = hinted.notified() => {}
                 }
                 if end.is_some_and(|end| end <= locks.context.clock.now()) {
@@ -293,18 +298,18 @@ impl Attempt {
         }
     }
 
-    /// Waits for a wake-up from the server, for at most `patience`.
-    async fn wait_for_wakeup(&self, patience: Duration) {
+    /// Waits for a wake-up from the server, for at most `max_wait`.
+    async fn wait_for_wakeup(&self, max_wait: Duration) {
         match &self.listening {
-            Some(listening) => listening.called(patience).await,
-            None => tokio::time::sleep(patience).await,
+            Some(listening) => listening.notified(max_wait).await,
+            None => tokio::time::sleep(max_wait).await,
         }
     }
 
     /// Sends the request to acquire, at `now`.
     async fn begin(&mut self, now: Tick, queue: WhenHeld) -> Result<AttemptReply> {
         let store = self.locks.store()?;
-        if queue == WhenHeld::StandInLine {
+        if queue == WhenHeld::Enqueue {
             self.listening = Some(self.locks.changes().listen(self.token));
         }
         self.stage = Stage::Unanswered;
@@ -323,7 +328,7 @@ impl Attempt {
                 }
                 Want::Permits { request, .. } => {
                     let mut request = *request;
-                    if queue == WhenHeld::GoAway {
+                    if queue == WhenHeld::Return {
                         request.wait = WhenTaken::No;
                     }
                     store.take_permit(&self.name, self.token, request).await.map(AttemptReply::from)

@@ -49,12 +49,12 @@ pub(super) fn quarantined(name: &str, until: u64) -> Error {
 pub(super) async fn acknowledged(holding: &Arc<Lease>, ttl: Duration) -> Result<()> {
     let Lease { locks, name, token, failover, .. } = &**holding;
     let ticket = LockToken { lock: name.to_string(), token: *token };
-    let patience = (ttl / 4).min(locks.timeout() / 2);
-    let answer = locks.store()?.acknowledged(&[ticket], failover.replicas, patience).await?;
+    let max_wait = (ttl / 4).min(locks.timeout() / 2);
+    let answer = locks.store()?.acknowledged(&[ticket], failover.replicas, max_wait).await?;
     match answer.first().copied().flatten() {
         Some(true) => Ok(()),
         Some(false) => Err(not_replicated(name, failover.replicas)),
-        None => Err(Error::timed_out(patience)),
+        None => Err(Error::timed_out(max_wait)),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::store::AnyStore;
 /// Fails if the `Larder` is closed, or if neither connection answered.
 pub(super) async fn hedged<'a, T, F>(
     locks: &'a Coordinator,
-    patience: Duration,
+    max_wait: Duration,
     ask: impl Fn(&'a AnyStore, Duration) -> F,
     both: impl Fn(T, T) -> T,
 ) -> Result<Vec<Option<T>>>
@@ -29,12 +29,12 @@ where
     F: Future<Output = Result<Vec<Option<T>>>>,
 {
     let (own, callers) = (locks.context.background_coordination()?, locks.context.coordination()?);
-    let mut first = pin!(ask(own, patience));
+    let mut first = pin!(ask(own, max_wait));
     if std::ptr::eq(own, callers) {
         return first.await;
     }
-    let hedge = HEDGE.min(patience / 2);
-    let second = || ask(callers, patience.saturating_sub(hedge));
+    let hedge = HEDGE.min(max_wait / 2);
+    let second = || ask(callers, max_wait.saturating_sub(hedge));
     match timeout(hedge, &mut first).await {
         Ok(Ok(answers)) if answers.iter().all(Option::is_some) => Ok(answers),
         Ok(answer) => either(answer, second().await, both),

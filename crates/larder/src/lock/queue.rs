@@ -49,7 +49,7 @@ struct WaitQueue {
 }
 
 struct QueuedLock {
-    told: Arc<Notify>,
+    wakeup: Arc<Notify>,
     /// When the last heartbeat that was answered for it was sent.
     answered: Option<Tick>,
 }
@@ -58,17 +58,17 @@ struct QueuedLock {
 pub(super) struct QueuePlace {
     queue: Arc<WaitQueue>,
     key: (String, u64),
-    pub(super) told: Arc<Notify>,
+    pub(super) wakeup: Arc<Notify>,
 }
 
 impl Queues {
     /// Keeps the place of a waiting attempt until the result is dropped.
     pub(super) fn join(locks: &Arc<Coordinator>, lock: &str, token: u64) -> QueuePlace {
-        let (key, told) = ((lock.to_owned(), token), Arc::new(Notify::new()));
+        let (key, wakeup) = ((lock.to_owned(), token), Arc::new(Notify::new()));
         let queue = &locks.waiting.queue;
         let mut places = queue.places();
         let first = places.is_empty();
-        places.insert(key.clone(), QueuedLock { told: told.clone(), answered: None });
+        places.insert(key.clone(), QueuedLock { wakeup: wakeup.clone(), answered: None });
         drop(places);
         if first {
             queue.begun.notify_one();
@@ -78,7 +78,7 @@ impl Queues {
             let reconnects = locks.context.background_reconnects();
             move || run(weak.clone(), queue.clone(), reconnects.clone())
         });
-        QueuePlace { queue: queue.clone(), key, told }
+        QueuePlace { queue: queue.clone(), key, wakeup }
     }
 
     /// When the last heartbeat that was answered for this place was sent.
@@ -87,7 +87,7 @@ impl Queues {
     }
 
     pub(super) fn wake_all(&self) {
-        self.queue.places().values().for_each(|known| known.told.notify_one());
+        self.queue.places().values().for_each(|known| known.wakeup.notify_one());
     }
 
     #[cfg(test)]
@@ -116,7 +116,7 @@ impl WaitQueue {
     /// Notifies the waiters of the reply to a beat that was sent at `sent`.
     fn tell(&self, sent: Tick, tickets: Vec<LockToken>, answer: Result<Vec<Option<QueueStatus>>>) {
         let mut places = self.places();
-        let Ok(turns) = answer else { return places.values().for_each(|known| known.told.notify_one()) };
+        let Ok(turns) = answer else { return places.values().for_each(|known| known.wakeup.notify_one()) };
         for (ticket, turn) in tickets.into_iter().zip(turns) {
             let Some(known) = places.get_mut(&(ticket.lock, ticket.token)) else { continue };
             if turn.is_some() {
@@ -124,7 +124,7 @@ impl WaitQueue {
             }
             // Without an answer for its place, the waiter asks the server itself and learns what is wrong.
             if turn != Some(QueueStatus::Waits) {
-                known.told.notify_one();
+                known.wakeup.notify_one();
             }
         }
     }
@@ -173,6 +173,6 @@ async fn run(locks: Weak<Coordinator>, queue: Arc<WaitQueue>, mut reconnects: Op
 /// Sends one heartbeat. If both connections replied, the callers' reply wins: it is the newer one, and may contain
 /// a turn or a lost place that the other does not.
 async fn beat(locks: &Coordinator, tickets: &[LockToken]) -> Result<Vec<Option<QueueStatus>>> {
-    let patience = PATIENCE.min(locks.timeout());
-    hedged(locks, patience, |store, patience| store.heartbeat(tickets, patience), |_, later| later).await
+    let max_wait = PATIENCE.min(locks.timeout());
+    hedged(locks, max_wait, |store, max_wait| store.heartbeat(tickets, max_wait), |_, later| later).await
 }

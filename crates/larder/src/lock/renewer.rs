@@ -49,7 +49,7 @@ impl RenewedLease {
             None => Visit::Remove,
             Some(holding) => {
                 self.asked = now;
-                // Not due again before the request has timed out: see `patience` in `renew`.
+                // Not due again before the request has timed out: see `max_wait` in `renew`.
                 Visit::Again(now.after(self.ttl / 3), (holding, self.ttl.min(left)))
             }
         }
@@ -143,7 +143,7 @@ async fn renew(locks: Arc<Coordinator>, mut due: Vec<(Arc<Lease>, Duration)>) {
         return due.iter().for_each(|(holding, _)| locks.keeping.forget(holding.token));
     }
     // The request times out before any of the leases is due again.
-    let patience = due.iter().map(|(_, ttl)| *ttl / 4).min().unwrap_or_default().min(locks.timeout());
+    let max_wait = due.iter().map(|(_, ttl)| *ttl / 4).min().unwrap_or_default().min(locks.timeout());
     let tickets: Vec<_> = due
         .iter()
         .map(|(holding, ttl)| (LockToken { lock: holding.name.to_string(), token: holding.token }, *ttl))
@@ -152,18 +152,18 @@ async fn renew(locks: Arc<Coordinator>, mut due: Vec<(Arc<Lease>, Duration)>) {
     let both = |one, other| one && other;
     let answer = match kind {
         LeaseKind::Lock => {
-            hedged(&locks, patience, |store, patience| store.extend(&tickets, patience), both).await
+            hedged(&locks, max_wait, |store, max_wait| store.extend(&tickets, max_wait), both).await
         }
         LeaseKind::Group => {
-            hedged(&locks, patience, |store, patience| store.renew_groups(&tickets, patience), both).await
+            hedged(&locks, max_wait, |store, max_wait| store.renew_groups(&tickets, max_wait), both).await
         }
         LeaseKind::Permit => {
-            hedged(&locks, patience, |store, patience| store.renew_permits(&tickets, patience), both).await
+            hedged(&locks, max_wait, |store, max_wait| store.renew_permits(&tickets, max_wait), both).await
         }
     };
     let mut held = answer.unwrap_or_else(|_| vec![None; due.len()]);
     if due.iter().any(|(holding, _)| holding.failover.replicas > 0) {
-        in_replicas(&locks, &due, &mut held, patience).await;
+        in_replicas(&locks, &due, &mut held, max_wait).await;
     }
     let now = locks.context.clock.now();
     for ((holding, ttl), held) in due.into_iter().zip(held) {
@@ -187,7 +187,7 @@ async fn in_replicas(
     locks: &Coordinator,
     due: &[(Arc<Lease>, Duration)],
     held: &mut [Option<bool>],
-    patience: Duration,
+    max_wait: Duration,
 ) {
     let needs = |holding: &Lease, held: Option<bool>| held == Some(true) && holding.failover.replicas > 0;
     let places: Vec<usize> = (0..due.len())
@@ -200,7 +200,7 @@ async fn in_replicas(
     let tickets: Vec<_> =
         asked.map(|holding| LockToken { lock: holding.name.to_string(), token: holding.token }).collect();
     let answer = match locks.store() {
-        Ok(store) => store.acknowledged(&tickets, replicas, patience).await,
+        Ok(store) => store.acknowledged(&tickets, replicas, max_wait).await,
         Err(error) => Err(error),
     };
     let answer = answer.unwrap_or_else(|_| vec![None; places.len()]);

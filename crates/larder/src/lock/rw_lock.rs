@@ -45,9 +45,9 @@ pub struct RwLock {
 }
 
 impl RwLock {
-    pub(crate) fn new(locks: Arc<Coordinator>, called: &str) -> Self {
-        let name = locks.context.keyspace.rw_lock(called).into();
-        Self { semaphore: Semaphore::named(locks, "read-write lock", called, name, HEAVIEST) }
+    pub(crate) fn new(locks: Arc<Coordinator>, label: &str) -> Self {
+        let name = locks.context.keyspace.rw_lock(label).into();
+        Self { semaphore: Semaphore::named(locks, "read-write lock", label, name, HEAVIEST) }
     }
 
     /// Sets the time to live of a guard: how long others wait after a holder's process dies. The guard is renewed

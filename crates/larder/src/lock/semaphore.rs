@@ -62,7 +62,7 @@ pub struct Semaphore {
     /// The kind of thing it is, for error messages.
     what: &'static str,
     /// The name as the caller wrote it.
-    called: Arc<str>,
+    label: Arc<str>,
     /// The full name on the server.
     name: Arc<str>,
     permits: u64,
@@ -75,23 +75,23 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    pub(crate) fn new(locks: Arc<Coordinator>, called: &str, permits: u64) -> Self {
-        let name = locks.context.keyspace.semaphore(called).as_str().into();
-        Self::named(locks, "semaphore", called, name, permits)
+    pub(crate) fn new(locks: Arc<Coordinator>, label: &str, permits: u64) -> Self {
+        let name = locks.context.keyspace.semaphore(label).as_str().into();
+        Self::named(locks, "semaphore", label, name, permits)
     }
 
     /// Makes a semaphore from its full name on the server.
     pub(super) fn named(
         locks: Arc<Coordinator>,
         what: &'static str,
-        called: &str,
+        label: &str,
         name: Arc<str>,
         permits: u64,
     ) -> Self {
         Self {
             locks,
             what,
-            called: called.into(),
+            label: label.into(),
             name,
             permits,
             ttl: DEFAULT_TTL,
@@ -104,7 +104,7 @@ impl Semaphore {
 
     /// Returns the semaphore of one key, with its own permits, queue and stored number.
     pub fn key(&self, key: impl CacheKey) -> Self {
-        let name = self.locks.context.keyspace.keyed_semaphore(&self.called, key).as_str().into();
+        let name = self.locks.context.keyspace.keyed_semaphore(&self.label, key).as_str().into();
         Self { name, ..self.clone() }
     }
 
@@ -333,9 +333,9 @@ impl Semaphore {
     ) -> Result<SemaphorePermit> {
         let end = (max_wait != Duration::MAX).then(|| self.locks.context.clock.now().after(max_wait));
         self.take(permits, fenced, Some(end)).await?.ok_or_else(|| {
-            let Self { what, called, .. } = self;
+            let Self { what, label, .. } = self;
             let message = format!("the {what} had too few free permits for {max_wait:?}");
-            let named = format!("the {what} {called:?} had too few free permits for {max_wait:?}");
+            let named = format!("the {what} {label:?} had too few free permits for {max_wait:?}");
             Error::named(ErrorKind::LockHeld, message, named)
         })
     }
@@ -392,7 +392,7 @@ impl Semaphore {
             Some(end) => Attempt::within(&self.locks, &self.name, want, end).await?,
             None => Attempt::once(&self.locks, &self.name, want).await?,
         };
-        let called = &self.called;
+        let label = &self.label;
         match outcome {
             AttemptOutcome::Granted(holding, stored) => {
                 if stored != self.permits && !self.warned.swap(true, Ordering::Relaxed) {
@@ -408,12 +408,12 @@ impl Semaphore {
             AttemptOutcome::QueueFull => {
                 let most = self.max_waiting;
                 let message = format!("{most} callers or more wait for the semaphore already");
-                let named = format!("{most} callers or more wait for the semaphore {called:?} already");
+                let named = format!("{most} callers or more wait for the semaphore {label:?} already");
                 Err(Error::named(ErrorKind::QueueFull, message, named))
             }
             AttemptOutcome::TooHeavy(stored) => {
                 let rest = format!("has {stored} permits: {permits} are never free");
-                let named = format!("the semaphore {called:?} {rest}");
+                let named = format!("the semaphore {label:?} {rest}");
                 Err(Error::named(ErrorKind::InvalidSetting, format!("the semaphore {rest}"), named))
             }
         }

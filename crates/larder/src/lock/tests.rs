@@ -111,7 +111,7 @@ async fn a_dropped_guard_gives_its_lock_back() {
     let holding =
         Lease::new(locks.clone(), name.as_str().into(), 7, Fence::new(1), locks.context.clock.now(), SECOND);
     let store = locks.store().unwrap();
-    let granted = store.acquire(&name, 7, SECOND, WhenHeld::GoAway).await.unwrap();
+    let granted = store.acquire(&name, 7, SECOND, WhenHeld::Return).await.unwrap();
     assert!(matches!(granted, Attempted::Granted { .. }));
     drop(Guard::new(holding, SECOND, None));
     // The release runs in its own task: yield to it.
@@ -173,6 +173,6 @@ async fn a_waiter_has_left_the_queue_when_the_locks_are_closed() {
     let name = locks.context.keyspace.lock("a");
     let store = locks.context.coordination_even_closed();
     assert!(store.release(&name, guard.token()).await.unwrap());
-    let next = store.acquire(&name, 9, SECOND, WhenHeld::GoAway).await.unwrap();
+    let next = store.acquire(&name, 9, SECOND, WhenHeld::Return).await.unwrap();
     assert!(matches!(next, Attempted::Granted { .. }), "a place was left behind: {next:?}");
 }

@@ -67,7 +67,7 @@ impl Subscription {
 
     /// Waits until the attempt is woken, at most for `max_wait`. Returns at once if it was woken since the
     /// last call.
-    pub(crate) async fn called(&self, max_wait: Duration) {
+    pub(crate) async fn notified(&self, max_wait: Duration) {
         let waiter = match self.changes.wakeups.table().get_mut(&self.token) {
             None => return,
             Some(Wakeup::Waiting(waiter)) => waiter.clone(),
@@ -111,8 +111,8 @@ mod tests {
             keyspace.keyed_semaphore("a", "b").as_str().to_owned(),
         ] {
             changes.changed(&wake_name(&name, 1));
-            let called = timeout(Duration::ZERO, waiter.called(Duration::MAX)).await;
-            assert!(called.is_ok(), "a waiter for {name} is not woken");
+            let notified = timeout(Duration::ZERO, waiter.notified(Duration::MAX)).await;
+            assert!(notified.is_ok(), "a waiter for {name} is not woken");
         }
     }
 
@@ -121,16 +121,16 @@ mod tests {
         let changes = Arc::new(Invalidations::default());
         let (one, other) = (changes.listen(1), changes.listen(2));
         let silent = async |subscription: &Subscription| {
-            timeout(Duration::ZERO, subscription.called(Duration::MAX)).await.is_err()
+            timeout(Duration::ZERO, subscription.notified(Duration::MAX)).await.is_err()
         };
         changes.changed(&wake_name("~lock.1:{/a}", 1));
-        one.called(Duration::MAX).await;
+        one.notified(Duration::MAX).await;
         assert!(silent(&one).await && silent(&other).await);
         changes.changed(&wake_name("~lock.1:{/a}", 1));
-        one.called(Duration::MAX).await;
+        one.notified(Duration::MAX).await;
         changes.all_changed();
-        one.called(Duration::MAX).await;
-        other.called(Duration::MAX).await;
+        one.notified(Duration::MAX).await;
+        other.notified(Duration::MAX).await;
         assert!(silent(&one).await && silent(&other).await);
         drop((one, other));
         assert!(changes.wakeups.is_empty());

@@ -35,7 +35,7 @@ enum Step {
     Acquire(u8, u8, bool),
     Confirm(u8, u8),
     Listen(u8, u8),
-    StandBy(Vec<(u8, u8)>),
+    Heartbeat(Vec<(u8, u8)>),
     GiveUp(u8, u8),
     Extend(Vec<(u8, u8)>),
     Release(u8, u8),
@@ -97,7 +97,7 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Acquire(l, t, q)),
         4 => one().prop_map(|(l, t)| Step::Confirm(l, t)),
         1 => (0..LOCKS + 2, 0..4u8).prop_map(|(l, t)| Step::Listen(l, t)),
-        3 => many(LOCKS + 2).prop_map(Step::StandBy),
+        3 => many(LOCKS + 2).prop_map(Step::Heartbeat),
         2 => one().prop_map(|(l, t)| Step::GiveUp(l, t)),
         1 => many(LOCKS).prop_map(Step::Extend),
         3 => one().prop_map(|(l, t)| Step::Release(l, t)),
@@ -191,7 +191,7 @@ impl Tokens {
                 self.fences.set(fences);
                 if fence > last { Answer::Granted } else { Answer::FenceFell }
             }
-            Attempted::Waiting { .. } => Answer::Attempted(Attempted::Waiting { told: true }),
+            Attempted::Waiting { .. } => Answer::Attempted(Attempted::Waiting { notified: true }),
             other => Answer::Attempted(other),
         }
     }
@@ -217,7 +217,7 @@ fn taken(taken: Taken, tokens: &Tokens) -> Answer {
             let last = tokens.permit_fence.replace(fence);
             Taken::Granted { permits, fence: u64::from(fence > last) }
         }
-        Taken::Waiting { .. } => Taken::Waiting { told: true },
+        Taken::Waiting { .. } => Taken::Waiting { notified: true },
         other => other,
     })
 }
@@ -234,7 +234,7 @@ async fn take(
     tokens: &Tokens,
     step: &Step,
 ) -> crate::Result<Answer> {
-    let queue = |stand: &bool| if *stand { WhenHeld::StandInLine } else { WhenHeld::GoAway };
+    let queue = |stand: &bool| if *stand { WhenHeld::Enqueue } else { WhenHeld::Return };
     let (semaphore, group) = (tokens.semaphore(), tokens.group());
     Ok(match step {
         Step::Acquire(lock, token, stand) => {
@@ -248,7 +248,7 @@ async fn take(
         Step::Listen(lock, token) => {
             Answer::Flag(store.listen(&tokens.lock(*lock), tokens.current(*lock, *token)).await?)
         }
-        Step::StandBy(waiting) => {
+        Step::Heartbeat(waiting) => {
             let waiting: Vec<LockToken> = waiting.iter().map(|ticket| tokens.ticket(*ticket)).collect();
             Answer::Turns(store.heartbeat(&waiting, HOUR).await?.into_iter().flatten().collect())
         }
@@ -276,7 +276,7 @@ async fn take(
         Step::Brief(lock, token) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
             let moment = Duration::from_millis(1);
-            let attempted = store.acquire(&name, token, moment, WhenHeld::GoAway).await?;
+            let attempted = store.acquire(&name, token, moment, WhenHeld::Return).await?;
             let answer = tokens.attempted(*lock, attempted);
             if answer == Answer::Granted {
                 tokio::time::sleep(3 * moment).await;
@@ -375,7 +375,7 @@ fn late_waiter() -> Vec<Step> {
         Step::TakePermit(2, 1, waits),
         Step::GivePermit(0, false),
         Step::EndPermits,
-        Step::StandBy(vec![(PERMITS, 2)]),
+        Step::Heartbeat(vec![(PERMITS, 2)]),
         Step::ConfirmPermit(1),
         Step::ConfirmPermit(2),
         Step::GivePermit(1, false),

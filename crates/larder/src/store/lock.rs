@@ -46,8 +46,8 @@ impl Default for QueueTiming {
 /// Whether an attempt that does not get the lock waits for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WhenHeld {
-    StandInLine,
-    GoAway,
+    Enqueue,
+    Return,
 }
 
 /// What an attempt to lock asks for.
@@ -76,8 +76,8 @@ pub(crate) enum Attempted {
     Granted { fence: u64 },
     /// Others hold the lock or wait for it.
     Held,
-    /// The attempt is queued. `told` tells whether the store will report a change of its wake-up name.
-    Waiting { told: bool },
+    /// The attempt is queued. `notified` tells whether the store will report a change of its wake-up name.
+    Waiting { notified: bool },
     /// The attempt is not queued: it was cancelled before, or it lost its place.
     Gone,
     /// The server grants nothing until then, in milliseconds of its time, because locks may have been lost.
@@ -90,7 +90,7 @@ pub(crate) enum Attempted {
 pub(crate) enum QueueStatus {
     Waits,
     /// The attempt was handed the lock, for a short time: it should confirm.
-    Come,
+    YourTurn,
     /// The attempt is not queued.
     Gone,
 }

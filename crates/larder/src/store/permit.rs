@@ -75,8 +75,8 @@ pub(crate) enum Taken {
     Granted { permits: u64, fence: u64 },
     /// Too few are free, or others wait.
     Full,
-    /// The attempt waits. `told` tells whether the store will report a change of its wake-up name.
-    Waiting { told: bool },
+    /// The attempt waits. `notified` tells whether the store will report a change of its wake-up name.
+    Waiting { notified: bool },
     /// The queue is full.
     QueueFull,
     /// The attempt wants more permits than there are.

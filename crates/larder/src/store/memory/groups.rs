@@ -122,7 +122,7 @@ impl MemoryGroup {
         self.grant(now, timing, woken);
         let turn = |ticket: &LockToken| match self.waiters.get(&ticket.token) {
             None => QueueStatus::Gone,
-            Some(waiter) if waiter.claimed => QueueStatus::Come,
+            Some(waiter) if waiter.claimed => QueueStatus::YourTurn,
             Some(_) => QueueStatus::Waits,
         };
         tickets.iter().map(turn).collect()
@@ -231,7 +231,7 @@ impl GroupStore for MemoryStore {
         let answer = if all && known.is_free(&names, &wanted) {
             known.hold(token, GroupHolder { end: now.after(ttl), names, by: Some((fence, by.to_owned())) });
             Attempted::Granted { fence }
-        } else if queue == WhenHeld::GoAway {
+        } else if queue == WhenHeld::Return {
             Attempted::Held
         } else {
             known.last_ticket = known.last_ticket.saturating_add(1);
@@ -241,7 +241,7 @@ impl GroupStore for MemoryStore {
                 token,
                 Waiter { ticket, names, last_heartbeat: now, claimed: false, woken_until: None },
             );
-            Attempted::Waiting { told: true }
+            Attempted::Waiting { notified: true }
         };
         drop(state);
         self.wake_in_group(group, woken);
@@ -269,7 +269,7 @@ impl GroupStore for MemoryStore {
                 held.by = Some((fence, request.by.to_owned()));
                 Attempted::Granted { fence }
             }
-            None => Attempted::Waiting { told: true },
+            None => Attempted::Waiting { notified: true },
         };
         drop(state);
         woken.retain(|woken| *woken != token);
@@ -343,13 +343,13 @@ mod tests {
 
     async fn take(store: &MemoryStore, token: u64, names: &str) -> Attempted {
         let request = LockRequest::of(SECOND);
-        store.take_group("g", token, names, request, WhenHeld::StandInLine).await.unwrap()
+        store.take_group("g", token, names, request, WhenHeld::Enqueue).await.unwrap()
     }
 
     #[tokio::test]
     async fn an_attempt_waits_for_an_earlier_one_only_where_they_have_a_lock_in_common() {
         let (store, _) = store();
-        let waits = Attempted::Waiting { told: true };
+        let waits = Attempted::Waiting { notified: true };
         assert!(matches!(take(&store, 1, "a").await, Attempted::Granted { .. }));
         assert_eq!(take(&store, 2, "a\nb").await, waits);
         assert_eq!(
@@ -374,7 +374,7 @@ mod tests {
         let (store, micros) = store();
         for number in 0..20_000u64 {
             let (name, request) = (format!("g{number}"), LockRequest::of(SECOND));
-            let taken = store.take_group(&name, number + 1, "a\nb", request, WhenHeld::GoAway).await.unwrap();
+            let taken = store.take_group(&name, number + 1, "a\nb", request, WhenHeld::Return).await.unwrap();
             assert!(matches!(taken, Attempted::Granted { .. }));
             match number % 3 {
                 0 => assert!(store.give_group(&name, number + 1, None).await.unwrap()),

@@ -133,7 +133,7 @@ impl MemoryStore {
             _ => 0,
         };
         // Begin: take the lock, then record the try.
-        let taken = self.take_lock(&run.lock(), begin.token, begin.ttl, WhenHeld::GoAway, process_suffix());
+        let taken = self.take_lock(&run.lock(), begin.token, begin.ttl, WhenHeld::Return, process_suffix());
         let Attempted::Granted { fence } = taken else { return Began::Gone };
         let by = process_suffix().trim_start().to_owned();
         (record.tried, record.last) = (Some((period, tries.saturating_add(1))), now);

@@ -178,7 +178,7 @@ impl MemoryStore {
                 None => QueueStatus::Gone,
                 Some(waiter) => {
                     waiter.last_heartbeat = now;
-                    if waiter.claimed { QueueStatus::Come } else { QueueStatus::Waits }
+                    if waiter.claimed { QueueStatus::YourTurn } else { QueueStatus::Waits }
                 }
             });
         }
@@ -190,7 +190,7 @@ impl MemoryStore {
         drop(state);
         for (turn, ticket) in turns.iter_mut().zip(tickets) {
             if *turn == QueueStatus::Waits && holder == Some(ticket.token) {
-                *turn = QueueStatus::Come;
+                *turn = QueueStatus::YourTurn;
             }
         }
         self.wake(lock, woken);
@@ -234,11 +234,11 @@ impl MemoryStore {
                 LockHolder { token, deadline: now.after(ttl), fence: Some(fence), by: stored(by) },
             );
             Attempted::Granted { fence }
-        } else if queue == WhenHeld::GoAway {
+        } else if queue == WhenHeld::Return {
             Attempted::Held
         } else {
             known.enqueue(token, now);
-            Attempted::Waiting { told: true }
+            Attempted::Waiting { notified: true }
         };
         drop(state);
         self.wake(lock, handed);
@@ -311,7 +311,7 @@ impl LockStore for MemoryStore {
             state.hold(lock, LockHolder { token, deadline, fence: Some(fence), by: stored(by) });
             Attempted::Granted { fence }
         } else {
-            Attempted::Waiting { told: true }
+            Attempted::Waiting { notified: true }
         };
         drop(state);
         self.wake(lock, handed);
@@ -447,7 +447,7 @@ mod tests {
     }
 
     async fn attempt(store: &MemoryStore, token: u64) -> Attempted {
-        store.acquire("job", token, SECOND, WhenHeld::StandInLine).await.unwrap()
+        store.acquire("job", token, SECOND, WhenHeld::Enqueue).await.unwrap()
     }
 
     fn fence(attempted: Attempted) -> u64 {
@@ -484,7 +484,7 @@ mod tests {
         pass(&micros, 10 * SECOND);
         let mut last = fence(attempt(&store, 1).await);
         for token in 2..10 {
-            assert_eq!(attempt(&store, token).await, Attempted::Waiting { told: true });
+            assert_eq!(attempt(&store, token).await, Attempted::Waiting { notified: true });
             assert!(store.release("job", token - 1).await.unwrap());
             let next = fence(store.confirm("job", token, SECOND).await.unwrap());
             assert_eq!(next, last + 1);
@@ -500,18 +500,18 @@ mod tests {
         let (store, micros) = store();
         fence(attempt(&store, 1).await);
         for token in [2, 3, 4] {
-            assert_eq!(attempt(&store, token).await, Attempted::Waiting { told: true });
+            assert_eq!(attempt(&store, token).await, Attempted::Waiting { notified: true });
         }
         assert!(store.release("job", 1).await.unwrap());
         // 2 does not confirm: when its claim is over, 3 is handed the lock.
         assert_eq!(turns(&store, &[3, 4]).await, [QueueStatus::Waits, QueueStatus::Waits]);
         pass(&micros, store.timing.claim);
-        assert_eq!(turns(&store, &[3, 4]).await, [QueueStatus::Come, QueueStatus::Waits]);
+        assert_eq!(turns(&store, &[3, 4]).await, [QueueStatus::YourTurn, QueueStatus::Waits]);
         fence(store.confirm("job", 3, SECOND).await.unwrap());
         // 2 was only slow.
-        assert_eq!(store.confirm("job", 2, SECOND).await.unwrap(), Attempted::Waiting { told: true });
+        assert_eq!(store.confirm("job", 2, SECOND).await.unwrap(), Attempted::Waiting { notified: true });
         assert!(store.release("job", 3).await.unwrap());
-        assert_eq!(turns(&store, &[2, 4]).await, [QueueStatus::Come, QueueStatus::Waits]);
+        assert_eq!(turns(&store, &[2, 4]).await, [QueueStatus::YourTurn, QueueStatus::Waits]);
         fence(store.confirm("job", 2, SECOND).await.unwrap());
     }
 
@@ -546,7 +546,7 @@ mod tests {
         pass(&micros, store.timing.claim);
         // It was handed to 2, which did not confirm. While 2 is live, it is first.
         fence(store.confirm("job", 2, SECOND).await.unwrap());
-        assert_eq!(store.acquire("job", 9, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::Held);
+        assert_eq!(store.acquire("job", 9, SECOND, WhenHeld::Return).await.unwrap(), Attempted::Held);
     }
 
     #[tokio::test]
@@ -560,7 +560,7 @@ mod tests {
         assert_eq!(store.extend(&[(ticket, 10 * SECOND)], SECOND).await.unwrap(), [Some(true)]);
         fence(store.confirm("job", 2, SECOND).await.unwrap());
         pass(&micros, 9 * SECOND);
-        assert_eq!(store.acquire("job", 3, SECOND, WhenHeld::GoAway).await.unwrap(), Attempted::Held);
+        assert_eq!(store.acquire("job", 3, SECOND, WhenHeld::Return).await.unwrap(), Attempted::Held);
     }
 
     #[tokio::test]
@@ -569,7 +569,7 @@ mod tests {
         store.give_up("job", 5, SECOND).await.unwrap();
         assert_eq!(attempt(&store, 5).await, Attempted::Gone);
         fence(attempt(&store, 6).await);
-        assert_eq!(attempt(&store, 7).await, Attempted::Waiting { told: true });
+        assert_eq!(attempt(&store, 7).await, Attempted::Waiting { notified: true });
         store.give_up("job", 7, SECOND).await.unwrap();
         store.release("job", 6).await.unwrap();
         assert_eq!(store.confirm("job", 7, SECOND).await.unwrap(), Attempted::Gone);

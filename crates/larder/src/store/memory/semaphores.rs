@@ -180,7 +180,7 @@ impl MemorySemaphore {
                 let (ticket, state) = (self.last_ticket, State::Queued { last_heartbeat: now });
                 self.queue.insert(ticket, token);
                 self.waiters.insert(token, Waiter { ticket, state });
-                Taken::Waiting { told: true }
+                Taken::Waiting { notified: true }
             }
         }
     }
@@ -223,7 +223,7 @@ impl MemorySemaphore {
                 None => return Taken::TooHeavy { permits },
                 Some(State::Claimed) => {}
                 Some(_) if self.take_over(now, token, timing) => {}
-                Some(_) => return Taken::Waiting { told: true },
+                Some(_) => return Taken::Waiting { notified: true },
             }
         }
         // The claim becomes a hold.
@@ -271,7 +271,7 @@ impl MemorySemaphore {
         let turn = |ticket: &LockToken| match self.waiters.get(&ticket.token).map(|waiter| waiter.state) {
             None => QueueStatus::Gone,
             Some(State::Queued { .. }) => QueueStatus::Waits,
-            Some(State::Claimed | State::Lapsed { .. }) => QueueStatus::Come,
+            Some(State::Claimed | State::Lapsed { .. }) => QueueStatus::YourTurn,
         };
         tokens.iter().map(turn).collect()
     }

@@ -35,7 +35,7 @@ impl GroupStore for RedisStore {
         let QueueTiming { claim, live } = self.timing;
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(claim), digits(live));
-        let how = if queue == WhenHeld::StandInLine { "1" } else { "0" };
+        let how = if queue == WhenHeld::Enqueue { "1" } else { "0" };
         let keys = [&*held, &state, &line, &fence, &wake];
         let arguments = [&token[..], &ttl, &kept, how, &claim, &live, by, locks].map(str::as_bytes);
         let answer = match quarantine {

@@ -43,7 +43,7 @@ pub(super) fn fence_name(lock: &str) -> Name {
     beside(lock, ":fence")
 }
 
-fn line_name(lock: &str) -> Name {
+fn queue_name(lock: &str) -> Name {
     beside(lock, ":line")
 }
 
@@ -85,14 +85,14 @@ impl RedisStore {
         arguments: &[&[u8]],
         queue: WhenHeld,
     ) -> Result<Attempted> {
-        if queue == WhenHeld::GoAway {
+        if queue == WhenHeld::Return {
             // Sent on the connection of releases, and so after the release of a guard that was dropped
             // before.
             let answer = self.network.run_script(lock, script, names, arguments, Replay::Never);
             return attempted(&answer.await?, false);
         }
-        let (answer, told) = self.network.run_script_told(lock, script, names, arguments).await?;
-        attempted(&answer, told)
+        let (answer, notified) = self.network.run_script_once_tracked(lock, script, names, arguments).await?;
+        attempted(&answer, notified)
     }
 
     /// The timing of a queue, as arguments of a script.
@@ -242,10 +242,10 @@ pub(super) fn known<T>(
     failure.filter(|_| !any).map_or(Ok(ordered), Err)
 }
 
-pub(super) fn attempted(answer: &Reply, told: bool) -> Result<Attempted> {
+pub(super) fn attempted(answer: &Reply, notified: bool) -> Result<Attempted> {
     match answer {
         Reply::Int(0) => Ok(Attempted::Held),
-        Reply::Int(1) => Ok(Attempted::Waiting { told }),
+        Reply::Int(1) => Ok(Attempted::Waiting { notified }),
         Reply::Int(-1) => Ok(Attempted::Gone),
         Reply::Int(until) if *until < 0 => Ok(Attempted::Quarantined { until: until.unsigned_abs() }),
         fence => Ok(Attempted::Granted { fence: number(fence)? }),
@@ -255,7 +255,7 @@ pub(super) fn attempted(answer: &Reply, told: bool) -> Result<Attempted> {
 fn turn(answer: &Reply) -> Result<QueueStatus> {
     match answer {
         Reply::Int(0) => Ok(QueueStatus::Waits),
-        Reply::Int(1) => Ok(QueueStatus::Come),
+        Reply::Int(1) => Ok(QueueStatus::YourTurn),
         Reply::Int(2) => Ok(QueueStatus::Gone),
         other => Err(unexpected(other)),
     }
@@ -291,9 +291,9 @@ impl LockStore for RedisStore {
         queue: WhenHeld,
     ) -> Result<Attempted> {
         let (fence, line, seen, wake) =
-            (fence_name(lock), line_name(lock), seen_name(lock), wake_name(lock, token));
+            (fence_name(lock), queue_name(lock), seen_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
-        let how = self.paced(if queue == WhenHeld::StandInLine { "1 " } else { "0 " });
+        let how = self.paced(if queue == WhenHeld::Enqueue { "1 " } else { "0 " });
         let names = [lock, &fence, &line, &seen, &wake];
         let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes(), by.as_bytes()];
         if let Some(longest) = quarantine {
@@ -308,7 +308,7 @@ impl LockStore for RedisStore {
     async fn confirm_as(&self, lock: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
         let LockRequest { ttl, by, quarantine } = request;
         let (fence, line, seen, wake) =
-            (fence_name(lock), line_name(lock), seen_name(lock), wake_name(lock, token));
+            (fence_name(lock), queue_name(lock), seen_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(self.timing.claim), digits(self.timing.live));
         let names = [lock, &fence, &line, &seen, &wake];
@@ -339,7 +339,7 @@ impl LockStore for RedisStore {
         let (semaphores, groups) = (of(is_semaphore), of(is_group));
         let locks = of(|name| !is_semaphore(name) && !is_group(name));
         let keys_of_group = |group: &str| group::names(group).to_vec();
-        let keys_of_lock = |lock: &str| vec![Name::from(lock), line_name(lock), seen_name(lock)];
+        let keys_of_lock = |lock: &str| vec![Name::from(lock), queue_name(lock), seen_name(lock)];
         let keys_of_semaphore = |semaphore: &str| permit::names(semaphore).to_vec();
         let (of_locks, of_semaphores, of_groups) = tokio::join!(
             self.heartbeat_at(waiting, &locks, &script::STAND_BY, keys_of_lock, max_wait),
@@ -354,7 +354,7 @@ impl LockStore for RedisStore {
     }
 
     async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
-        let (line, seen, wake) = (line_name(lock), seen_name(lock), wake_name(lock, token));
+        let (line, seen, wake) = (queue_name(lock), seen_name(lock), wake_name(lock, token));
         let [claim, live] = self.timing();
         let (token, remembered) = (version_text(token), millis(remembered));
         let names = [lock, &line, &seen, &wake];
@@ -377,7 +377,7 @@ impl LockStore for RedisStore {
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
-        let (line, seen) = (line_name(lock), seen_name(lock));
+        let (line, seen) = (queue_name(lock), seen_name(lock));
         let (token, how) = (token_text(token), self.paced(""));
         let names = [lock, &line, &seen];
         let arguments = [token.as_bytes(), how.as_bytes()];
@@ -386,14 +386,14 @@ impl LockStore for RedisStore {
     }
 
     async fn holder(&self, lock: &str) -> Result<Option<HeldBy>> {
-        let (fence, line, seen) = (fence_name(lock), line_name(lock), seen_name(lock));
+        let (fence, line, seen) = (fence_name(lock), queue_name(lock), seen_name(lock));
         let names = [lock, &fence, &line, &seen];
         let answer = self.network.run_script(lock, &script::HOLDER, &names, &[], Replay::Safe).await?;
         held_by(&array(answer)?)
     }
 
     async fn break_if(&self, lock: &str, fence: u64) -> Result<bool> {
-        let (last, line, seen) = (fence_name(lock), line_name(lock), seen_name(lock));
+        let (last, line, seen) = (fence_name(lock), queue_name(lock), seen_name(lock));
         let (fence, [claim, live]) = (fence.to_string(), self.timing());
         let names = [lock, &last, &line, &seen];
         let arguments = [fence.as_bytes(), claim.as_bytes(), live.as_bytes()];

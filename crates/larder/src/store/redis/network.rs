@@ -179,7 +179,7 @@ impl Network {
 
     /// Runs a non-idempotent script at most once, on the tracking connection if it is up and tracks what the script
     /// reads: one round trip. The flag says whether that connection was used.
-    pub(super) async fn run_script_told(
+    pub(super) async fn run_script_once_tracked(
         &self,
         name: &str,
         script: &Script,
@@ -239,7 +239,7 @@ impl Network {
     pub(super) fn write_groups(&self, names: &[impl AsRef<str>]) -> Vec<KeyGroup> {
         match self {
             Self::Single(node) => {
-                group(names, |name| self.lane(name).checked_rem(node.lanes()).unwrap_or_default())
+                group(names, |name| self.lane(name).checked_rem(node.connections()).unwrap_or_default())
             }
             Self::Cluster(_) => group(names, slot),
         }
@@ -365,7 +365,7 @@ impl Network {
     /// computed.
     fn lane(&self, name: &str) -> u16 {
         match self {
-            Self::Single(node) if node.lanes() == 1 => 0,
+            Self::Single(node) if node.connections() == 1 => 0,
             _ => slot(name),
         }
     }

@@ -72,7 +72,7 @@ impl Node {
     }
 
     /// Returns the number of connections for commands.
-    pub(super) fn lanes(&self) -> u16 {
+    pub(super) fn connections(&self) -> u16 {
         u16::try_from(self.links.len()).unwrap_or(u16::MAX)
     }
 

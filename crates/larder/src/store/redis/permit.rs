@@ -75,7 +75,7 @@ fn taken(answer: Reply) -> Result<Taken> {
             Taken::Granted { permits, fence }
         }
         Reply::Int(0) => Taken::Full,
-        Reply::Int(2) => Taken::Waiting { told: false },
+        Reply::Int(2) => Taken::Waiting { notified: false },
         Reply::Int(-1) => Taken::Gone,
         Reply::Int(-2) => Taken::TooHeavy { permits },
         Reply::Int(-3) => Taken::QueueFull,

@@ -50,16 +50,16 @@ pub(super) struct Replicas {
 /// Unused connections. The last one in the list was used last.
 #[derive(Default)]
 struct Idle {
-    unused: Vec<(Connection, Instant)>,
+    unused: Vec<(WaitConnection, Instant)>,
     /// The task that closes connections after a time without use. It runs while there are any.
     sweeper: Option<AbortHandle>,
     closed: bool,
 }
 
 /// One connection, or one to each master of a cluster.
-struct Connection(Network);
+struct WaitConnection(Network);
 
-impl Drop for Connection {
+impl Drop for WaitConnection {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -68,7 +68,7 @@ impl Drop for Connection {
 /// A connection in use by one call. Unless it is given back it is closed, because an unanswered `WAIT` may still
 /// block it.
 struct Borrowed {
-    connection: Connection,
+    connection: WaitConnection,
     _place: OwnedSemaphorePermit,
 }
 
@@ -87,7 +87,7 @@ impl Replicas {
             None => {
                 let (login, sentinel_login) = (self.login.clone(), self.sentinel_login.clone());
                 let deployment = self.deployment.clone();
-                Connection(Network::start(deployment, login, sentinel_login, 1, None))
+                WaitConnection(Network::start(deployment, login, sentinel_login, 1, None))
             }
         };
         Ok(Borrowed { connection, _place: place })

@@ -13,7 +13,7 @@ use super::decode::Frame;
 use super::entries::Replies;
 use super::error::{RequestFailure, WireError};
 use super::outgoing::Outgoing;
-use super::queue::{Place, Wakers, WhenHeld, Work};
+use super::queue::{NextStep, Place, RequestQueue, Wakers};
 use super::reader::Reader;
 use super::reply::Reply;
 use super::request::Request;
@@ -34,7 +34,7 @@ pub(in super::super) enum Event<'a> {
 /// An open connection. Its task ends when this handle is dropped.
 #[derive(Debug)]
 pub(in super::super) struct Connection {
-    queue: Arc<WhenHeld>,
+    queue: Arc<RequestQueue>,
 }
 
 impl Connection {
@@ -43,8 +43,8 @@ impl Connection {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         events: impl FnMut(Event<'_>) + Send + Unpin + 'static,
     ) -> Self {
-        let queue = Arc::new(WhenHeld::default());
-        let task = Task {
+        let queue = Arc::new(RequestQueue::default());
+        let task = ConnectionTask {
             stream,
             events,
             queue: queue.clone(),
@@ -102,7 +102,7 @@ impl Connection {
     }
 
     #[cfg(test)]
-    pub(super) fn queue(&self) -> &WhenHeld {
+    pub(super) fn queue(&self) -> &RequestQueue {
         &self.queue
     }
 }
@@ -115,7 +115,7 @@ impl Drop for Connection {
 
 /// Requests of one caller, until they are answered.
 struct Sending<'a> {
-    queue: &'a WhenHeld,
+    queue: &'a RequestQueue,
     requests: &'a [Request],
     place: Place,
     urgent: bool,
@@ -138,10 +138,10 @@ impl Drop for Sending<'_> {
     }
 }
 
-struct Task<S, E: FnMut(Event<'_>)> {
+struct ConnectionTask<S, E: FnMut(Event<'_>)> {
     stream: S,
     events: E,
-    queue: Arc<WhenHeld>,
+    queue: Arc<RequestQueue>,
     /// The bytes that are being written.
     out: Outgoing,
     flushed: bool,
@@ -153,7 +153,7 @@ struct Task<S, E: FnMut(Event<'_>)> {
     ended: bool,
 }
 
-impl<S, E> Future for Task<S, E>
+impl<S, E> Future for ConnectionTask<S, E>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     E: FnMut(Event<'_>) + Unpin,
@@ -171,7 +171,7 @@ where
     }
 }
 
-impl<S, E> Task<S, E>
+impl<S, E> ConnectionTask<S, E>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     E: FnMut(Event<'_>) + Unpin,
@@ -180,9 +180,9 @@ where
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<WireError> {
         loop {
             match self.queue.next_work(cx, &mut self.out, self.written) {
-                Work::Go => {}
-                Work::Drain { idle: true } | Work::Close => return Poll::Ready(WireError::GivenUp),
-                Work::Drain { idle: false } => self.out.clear(),
+                NextStep::Go => {}
+                NextStep::Drain { idle: true } | NextStep::Close => return Poll::Ready(WireError::GivenUp),
+                NextStep::Drain { idle: false } => self.out.clear(),
             }
             let (wrote, broken) = match self.write(cx) {
                 Ok(wrote) => (wrote, None),
@@ -253,7 +253,7 @@ where
     }
 }
 
-impl<S, E: FnMut(Event<'_>)> Task<S, E> {
+impl<S, E: FnMut(Event<'_>)> ConnectionTask<S, E> {
     /// Ends the connection. The end is reported before the requests fail, so near copies that depend on this
     /// connection are no longer served when a caller sees its failure.
     fn end(&mut self, why: &WireError, stranded: bool) {
@@ -264,7 +264,7 @@ impl<S, E: FnMut(Event<'_>)> Task<S, E> {
     }
 }
 
-impl<S, E: FnMut(Event<'_>)> Drop for Task<S, E> {
+impl<S, E: FnMut(Event<'_>)> Drop for ConnectionTask<S, E> {
     /// Only the end of the runtime drops a task that has not ended.
     fn drop(&mut self) {
         self.end(&WireError::Stranded, true);

@@ -11,11 +11,11 @@ use super::reply::Reply;
 use super::request::Request;
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct QueueState {
     /// The encoded requests that the writer has not taken.
     pub(super) pending: Outgoing,
     /// In the order of sending. The writer has taken the first `taken` of them.
-    pub(super) entries: VecDeque<Entry>,
+    pub(super) entries: VecDeque<PendingRequest>,
     pub(super) taken: usize,
     pub(super) slots: Vec<Slot>,
     pub(super) free: Vec<usize>,
@@ -36,7 +36,7 @@ pub(super) struct State {
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct PendingRequest {
     slot: usize,
     pub(super) bytes: usize,
     /// How many replies are still missing.
@@ -48,7 +48,7 @@ pub(super) struct Entry {
 
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    pub(super) stage: Stage,
+    pub(super) stage: RequestStage,
     pub(super) waker: Option<Waker>,
     pub(super) replies: Replies,
     /// How many bytes its requests have in `pending`.
@@ -56,7 +56,7 @@ pub(super) struct Slot {
 }
 
 #[derive(Debug, Default)]
-pub(super) enum Stage {
+pub(super) enum RequestStage {
     #[default]
     Free,
     /// In `pending`.
@@ -80,7 +80,7 @@ pub(super) enum Replies {
     Many(Vec<Reply>),
 }
 
-impl State {
+impl QueueState {
     pub(super) fn has_room(&self, count: usize, size: usize) -> bool {
         (self.unanswered == 0 || self.unanswered + count <= MOST_REQUESTS)
             && (self.pending.is_empty() || self.pending.len() + size <= MOST_BYTES)
@@ -137,7 +137,7 @@ impl State {
             0 | 1 => Replies::None,
             count => Replies::Many(Vec::with_capacity(count)),
         };
-        let slot = Slot { stage: Stage::Queued, waker: Some(cx.waker().clone()), replies, bytes };
+        let slot = Slot { stage: RequestStage::Queued, waker: Some(cx.waker().clone()), replies, bytes };
         let number = match self.free.pop() {
             Some(number) => number,
             None => {
@@ -149,7 +149,13 @@ impl State {
             *free = slot;
         }
         self.unanswered += requests.len();
-        self.entries.push_back(Entry { slot: number, bytes, replies: requests.len(), starts: 0, ends: 0 });
+        self.entries.push_back(PendingRequest {
+            slot: number,
+            bytes,
+            replies: requests.len(),
+            starts: 0,
+            ends: 0,
+        });
         number
     }
 
@@ -162,8 +168,8 @@ impl State {
     ) -> Poll<Result<Replies, RequestFailure>> {
         let Some(slot) = self.slots.get_mut(number) else { return Poll::Pending };
         let answer = match &slot.stage {
-            Stage::Done => Ok(mem::take(&mut slot.replies)),
-            Stage::Failed(failure) => Err(failure.clone()),
+            RequestStage::Done => Ok(mem::take(&mut slot.replies)),
+            RequestStage::Failed(failure) => Err(failure.clone()),
             _ => {
                 if slot.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
                     wake.dropped = slot.waker.replace(cx.waker().clone());
@@ -171,18 +177,18 @@ impl State {
                 return Poll::Pending;
             }
         };
-        slot.stage = Stage::Free;
+        slot.stage = RequestStage::Free;
         self.free.push(number);
         *place = Place::Over;
         Poll::Ready(answer)
     }
 
-    pub(super) fn stage(&self, entry: &Entry) -> Option<&Stage> {
+    pub(super) fn stage(&self, entry: &PendingRequest) -> Option<&RequestStage> {
         self.slots.get(entry.slot).map(|slot| &slot.stage)
     }
 
-    pub(super) fn is_awaited(&self, entry: &Entry) -> bool {
-        matches!(self.stage(entry), Some(Stage::Taken))
+    pub(super) fn is_awaited(&self, entry: &PendingRequest) -> bool {
+        matches!(self.stage(entry), Some(RequestStage::Taken))
     }
 
     /// Moves the next requests to write to `out`, and drops those whose callers were dropped.
@@ -205,7 +211,7 @@ impl State {
             self.handed += u64::try_from(entry.bytes).unwrap_or(u64::MAX);
             entry.ends = self.handed;
             if let Some(slot) = self.slots.get_mut(entry.slot) {
-                slot.stage = Stage::Taken;
+                slot.stage = RequestStage::Taken;
             }
             self.taken += 1;
         }
@@ -216,7 +222,7 @@ impl State {
         let mut kept = Outgoing::default();
         let unsent = self.entries.split_off(self.taken);
         for entry in unsent {
-            if matches!(self.stage(&entry), Some(Stage::Dropped)) {
+            if matches!(self.stage(&entry), Some(RequestStage::Dropped)) {
                 self.pending.consume(entry.bytes);
                 self.unanswered -= entry.replies;
                 self.release(entry.slot);
@@ -231,7 +237,7 @@ impl State {
 
     pub(super) fn release(&mut self, number: usize) {
         if let Some(slot) = self.slots.get_mut(number) {
-            slot.stage = Stage::Free;
+            slot.stage = RequestStage::Free;
             self.free.push(number);
         }
     }
@@ -258,7 +264,7 @@ impl State {
         let (number, complete) = (entry.slot, entry.replies == 0);
         self.unanswered -= 1;
         if let Some(slot) = self.slots.get_mut(number)
-            && matches!(slot.stage, Stage::Taken)
+            && matches!(slot.stage, RequestStage::Taken)
         {
             match &mut slot.replies {
                 Replies::Many(replies) => replies.push(reply),
@@ -267,15 +273,15 @@ impl State {
         }
         if complete && let Some(entry) = self.entries.pop_front() {
             self.taken -= 1;
-            self.settle(&entry, Stage::Done, wake);
+            self.settle(&entry, RequestStage::Done, wake);
         }
         Ok(())
     }
 
     /// Ends an entry: sets its slot to `stage` and wakes its caller, or frees the slot if the caller was dropped.
-    pub(super) fn settle(&mut self, entry: &Entry, stage: Stage, wake: &mut Wakers) {
+    pub(super) fn settle(&mut self, entry: &PendingRequest, stage: RequestStage, wake: &mut Wakers) {
         let Some(slot) = self.slots.get_mut(entry.slot) else { return };
-        if matches!(slot.stage, Stage::Dropped | Stage::Abandoned) {
+        if matches!(slot.stage, RequestStage::Dropped | RequestStage::Abandoned) {
             self.release(entry.slot);
         } else {
             slot.stage = stage;
@@ -288,7 +294,7 @@ impl State {
         let why = self.end.get_or_insert(why).clone();
         for entry in self.entries.split_off(self.taken) {
             self.unanswered -= entry.replies;
-            self.settle(&entry, Stage::Failed(RequestFailure::NotSent(why.clone())), wake);
+            self.settle(&entry, RequestStage::Failed(RequestFailure::NotSent(why.clone())), wake);
         }
         self.pending.clear();
         self.dropped = 0;
@@ -306,7 +312,7 @@ impl State {
             let why = self.end.clone().unwrap_or(WireError::GivenUp);
             let failure =
                 if entry.starts < written { RequestFailure::Lost(why) } else { RequestFailure::NotSent(why) };
-            self.settle(&entry, Stage::Failed(failure), wake);
+            self.settle(&entry, RequestStage::Failed(failure), wake);
         }
         self.taken = self.entries.len();
     }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::entries::{Replies, Stage, State};
+use super::entries::{QueueState, Replies, RequestStage};
 use super::error::{RequestFailure, WireError};
 use super::outgoing::Outgoing;
 use super::reply::Reply;
@@ -27,15 +27,15 @@ pub(super) const MOST_BYTES: usize = 2 * 1024 * 1024;
 pub(super) const BATCH: usize = 64 * 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct WhenHeld {
-    state: Mutex<State>,
+pub(super) struct RequestQueue {
+    state: Mutex<QueueState>,
     /// Whether nothing more may be written. The connection's task reads it before each write.
     given_up: AtomicBool,
 }
 
 /// What the connection's task has to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Work {
+pub(super) enum NextStep {
     /// Write the bytes in `out`, read, and ask for work again.
     Go,
     /// Write nothing more, and end when the last written request has its reply. `idle`: no caller waits for a reply.
@@ -55,7 +55,7 @@ pub(super) enum Place {
     Over,
 }
 
-impl WhenHeld {
+impl RequestQueue {
     /// Advances a request of one caller. `urgent` requests do not wait for room.
     pub(super) fn poll(
         &self,
@@ -100,11 +100,11 @@ impl WhenHeld {
                     wake.dropped = slot.waker.take();
                     replies = mem::take(&mut slot.replies);
                     match slot.stage {
-                        Stage::Queued => {
-                            slot.stage = Stage::Dropped;
+                        RequestStage::Queued => {
+                            slot.stage = RequestStage::Dropped;
                             state.dropped += slot.bytes;
                         }
-                        Stage::Taken => slot.stage = Stage::Abandoned,
+                        RequestStage::Taken => slot.stage = RequestStage::Abandoned,
                         _ => state.release(number),
                     }
                 }
@@ -144,25 +144,25 @@ impl WhenHeld {
 
     /// Moves the next bytes to write into `out` if it is empty, and says what to do. While `out` is not empty, the
     /// stream wakes the task when it accepts more.
-    pub(super) fn next_work(&self, cx: &Context<'_>, out: &mut Outgoing, written: u64) -> Work {
+    pub(super) fn next_work(&self, cx: &Context<'_>, out: &mut Outgoing, written: u64) -> NextStep {
         let mut wake = Wakers::default();
         let mut state = self.lock();
         if state.closed {
-            return Work::Close;
+            return NextStep::Close;
         }
         if state.end.is_some() {
             // A request of which no byte was written was not sent. A request that was written in part gets no reply.
             state.fail_unwritten(written, &mut wake);
             state.park(cx, &mut wake);
             let idle = !state.entries.iter().any(|entry| state.is_awaited(entry));
-            return Work::Drain { idle };
+            return NextStep::Drain { idle };
         }
         if out.is_empty() {
             state.hand_over(out);
             state.wake_blocked(&mut wake);
         }
         state.park(cx, &mut wake);
-        Work::Go
+        NextStep::Go
     }
 
     /// Gives the replies to their requests: both have the same order.
@@ -195,7 +195,7 @@ impl WhenHeld {
             } else {
                 RequestFailure::NotSent(error.clone())
             };
-            state.settle(&entry, Stage::Failed(failure), &mut wake);
+            state.settle(&entry, RequestStage::Failed(failure), &mut wake);
         }
     }
 
@@ -205,7 +205,7 @@ impl WhenHeld {
         (state.entries.len(), state.slots.len() - state.free.len(), state.blocked.len())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
