@@ -10,9 +10,13 @@ use std::fmt::Write as _;
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
-use crate::store::group::PREFIX as GROUP;
-use crate::store::permit::{PREFIX, RW_LOCK};
 
+/// The start of the name of every lock group.
+pub(crate) const GROUP: &str = "~group.1:";
+/// The start of the name of every semaphore.
+pub(crate) const SEMAPHORE: &str = "~semaphore.1:";
+/// The start of the name of every read-write lock.
+pub(crate) const RW_LOCK: &str = "~rwlock.1:";
 /// The start of the lock's name of every election.
 pub(crate) const ELECTION: &str = "~election.1:";
 
@@ -140,7 +144,7 @@ impl Keyspace {
 
     fn semaphore_part(&self, name: &str, key: impl FnOnce(&mut Name)) -> Name {
         let mut whole = Name::new();
-        for part in [PREFIX, "{", self.namespace(), "/"] {
+        for part in [SEMAPHORE, "{", self.namespace(), "/"] {
             whole.push_str(part);
         }
         KeyText::new(&mut whole).parts(&[&name]);

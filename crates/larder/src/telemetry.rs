@@ -13,7 +13,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::near::SAMPLED;
 use crate::stats::{CacheStats, OperationStats};
 
 /// The targets of events. They say what an event is about, not which module made it.
@@ -222,6 +221,9 @@ impl Count {
         self.value.load(Relaxed)
     }
 }
+
+/// One near hit in this many is recorded. A power of two.
+pub(crate) const SAMPLED: u64 = 64;
 
 /// A count that all threads add to, millions of times a second. Each thread adds to its own part, so the processors
 /// do not pass one cache line around.

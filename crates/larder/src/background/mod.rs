@@ -19,6 +19,7 @@
 //! [`Context::background_store`]: crate::context::Context::background_store
 
 mod claims;
+mod retry;
 mod runtimes;
 mod schedule;
 mod thread;
@@ -40,6 +41,7 @@ use tracing::instrument::WithSubscriber;
 use crate::error::Result;
 use crate::tasks::Tasks;
 pub(crate) use claims::{Claims, LIVENESS, liveness};
+pub(crate) use retry::{Retry, retry};
 pub(crate) use runtimes::Runtimes;
 pub(crate) use schedule::{Schedule, Visit};
 use thread::Thread;

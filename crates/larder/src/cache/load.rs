@@ -19,7 +19,7 @@ use super::fill::Reason;
 use super::flight::Tags;
 use super::load_context::LoadContext;
 use super::load_error::LoadError;
-use super::load_request::LoadRequest;
+use super::load_request::{LoadKind, LoadRequest};
 use super::load_source::{KeyAndLoader, LoadSource};
 use super::loader::{Loader, erased};
 use super::lookup::{CachedValue, Entry, Lookup, NearCopy};
@@ -270,15 +270,6 @@ enum Glimpse<V, R> {
     Settled(R),
     /// It is valid but due for an early refresh.
     Due(CachedValue<V>),
-}
-
-/// The kind of load that a method asks for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LoadKind {
-    pub(super) optional: bool,
-    /// Whether the loader may name tags.
-    pub(super) open_tags: bool,
-    pub(super) reason: Reason,
 }
 
 impl LoadKind {

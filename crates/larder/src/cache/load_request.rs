@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::Cache;
 use super::fill::{Fill, Reason};
 use super::flight::{FlightLeader, FlightOutcome, LoadFailure, Tags, Waiter};
-use super::load::LoadKind;
 use super::load_error::LoadError;
 use super::loader::Loader;
 use super::lookup::{CachedValue, Lookup};
@@ -18,6 +17,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::Expiry;
 use crate::value::Value;
+
+/// The kind of load that a method asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LoadKind {
+    pub(super) optional: bool,
+    /// Whether the loader may name tags.
+    pub(super) open_tags: bool,
+    pub(super) reason: Reason,
+}
 
 /// How many flights of other calls without a result a call joins before it leads its own.
 pub(super) const MOST_JOINED: u32 = 16;

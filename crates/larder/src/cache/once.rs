@@ -31,7 +31,7 @@ use super::thrown::{LoaderError, LoaderFailure};
 use super::validity::Verdict;
 use super::wait::pause;
 use super::{Cache, UNBOUNDED_SPAN};
-use crate::background::{HEDGE, LIVENESS};
+use crate::background::{HEDGE, LIVENESS, Retry, retry};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
@@ -475,19 +475,17 @@ impl Drop for OnceMark {
         }
         self.context.background.spawn(async move {
             let ends = tokio::time::Instant::now().checked_add(GIVEN_UP);
-            let mut pause = Duration::from_millis(20);
-            loop {
-                match on_either(&context, |store| store.abandon_once(&entry, token)).await {
-                    Err(error) if error.is_retryable() => {}
-                    _ => return,
-                }
+            retry(async |_| match on_either(&context, |store| store.abandon_once(&entry, token)).await {
                 // If the server stays away, the run counts as interrupted.
-                if ends.is_none_or(|ends| ends <= tokio::time::Instant::now()) {
-                    return;
+                Err(error)
+                    if error.is_retryable()
+                        && ends.is_some_and(|ends| ends > tokio::time::Instant::now()) =>
+                {
+                    Retry::Again
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
+                _ => Retry::Done,
+            })
+            .await;
         });
     }
 }
@@ -599,15 +597,13 @@ where
                 cache.shared.meter.bypassed(&error);
                 let _ = give.send(Ok(value));
                 let end = Instant::now().checked_add(self.run.kept);
-                let mut pause = Duration::from_millis(20);
-                while end.is_none_or(|end| Instant::now() < end) {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                    match commit().await {
-                        Err(error) if error.is_retryable() => {}
-                        _ => return,
+                retry(async |_| match commit().await {
+                    Err(error) if error.is_retryable() && end.is_none_or(|end| Instant::now() < end) => {
+                        Retry::Again
                     }
-                }
+                    _ => Retry::Done,
+                })
+                .await;
             }
         }
     }

@@ -437,7 +437,8 @@ fn request(ttl: Duration, by: Option<&str>, failover: Failover) -> LockRequest<'
     LockRequest { ttl, by: by.unwrap_or_else(|| process_suffix()), quarantine: failover.quarantine }
 }
 
-/// Whether a request with this error cannot have changed anything. A script that failed midway may have.
+/// Whether a request with this error cannot have changed anything. A script that failed midway may have. It relies on
+/// the requests of an attempt being sent at most once.
 ///
 /// If this said no of a request that was not sent, each attempt during an outage would leave a cancellation that is
 /// sent for half a minute.
@@ -445,7 +446,12 @@ fn never_sent(error: &Error) -> bool {
     use ErrorKind as Kind;
     let refused = matches!(
         error.kind(),
-        Kind::Refused | Kind::Closed | Kind::Authentication | Kind::Loading | Kind::ReadOnly
+        Kind::Refused
+            | Kind::Closed
+            | Kind::Authentication
+            | Kind::Loading
+            | Kind::ReadOnly
+            | Kind::ClusterDown
     );
     refused || error.is_unsent()
 }

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use super::meter::LockMeter;
 use super::queue::Queues;
 use super::renewer::Renewer;
-use crate::background::{HEDGE, begun};
+use crate::background::{HEDGE, Retry, begun, retry};
 use crate::context::Context;
 use crate::error::Result;
 use crate::near::Invalidations;
@@ -94,31 +94,29 @@ impl Coordinator {
             if in_order && matches!(begun(HEDGE, how.send(callers, &name, token)).await, Some(Ok(_))) {
                 return;
             }
-            let mut pause = Duration::from_millis(20);
             // Then retry on both connections, with a growing pause, until the lock has expired.
-            loop {
+            retry(async |pause| {
                 let first = tokio::time::timeout(locks.timeout(), how.send(own, &name, token)).await;
                 let answer = match first {
-                    Ok(Ok(_)) => return,
+                    Ok(Ok(_)) => return Retry::Done,
                     _ if std::ptr::eq(own, callers) => first,
                     _ => tokio::time::timeout(locks.timeout(), how.send(callers, &name, token)).await,
                 };
                 match answer {
-                    Ok(Ok(_)) => return,
+                    Ok(Ok(_)) => Retry::Done,
                     Ok(Err(error)) if !error.is_retryable() || context.clock.now().after(pause) >= end => {
                         tracing::debug!(
                             target: target::LOCK,
                             error = error.unnamed(),
                             "a lock could not be released and will expire"
                         );
-                        return;
+                        Retry::Done
                     }
-                    Err(_) if context.clock.now() >= end => return,
-                    _ => {}
+                    Err(_) if context.clock.now() >= end => Retry::Done,
+                    _ => Retry::Again,
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
+            })
+            .await;
         });
     }
 

@@ -22,7 +22,6 @@ mod wakeups;
 use std::time::Duration;
 
 pub(crate) use invalidations::{Invalidations, Watch};
-pub(crate) use recency::SAMPLED;
 pub(crate) use tier::{Copied, InsertTicket, Tier};
 pub(crate) use version::AnyTier;
 pub(crate) use version_requests::Asking;

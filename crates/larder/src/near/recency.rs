@@ -7,7 +7,7 @@
 //! and then.
 //!
 //! Tags are recorded in a bitmap, by a hash: no allocation and no lock, and two tags that share a bit only
-//! cost one more read. One near hit in [`SAMPLED`] is recorded, by name.
+//! cost one more read. One near hit in [`SAMPLED`](crate::telemetry::SAMPLED) is recorded, by name.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -18,8 +18,6 @@ use quick_cache::DefaultHashBuilder;
 use crate::name::Name;
 use crate::sync::Mutex;
 
-/// One near hit in this many is recorded. A power of two.
-pub(crate) const SAMPLED: u64 = 64;
 /// How many names of near copies are recorded between two rounds.
 const MOST_COPIES: usize = 128;
 const WORDS: usize = 128;
@@ -92,7 +90,7 @@ impl Recency {
         }
     }
 
-    /// Records a use of a near copy. Call it for one hit in [`SAMPLED`].
+    /// Records a use of a near copy. Call it for one hit in [`SAMPLED`](crate::telemetry::SAMPLED).
     #[cold]
     pub(crate) fn used_copy(&self, name: &Name) {
         if !self.wanted.load(Relaxed) {

@@ -14,11 +14,12 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::equivalence::real_store;
-use super::group::{GroupStore, PREFIX as GROUPS};
+use super::group::GroupStore;
 use super::lock::{Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, WhenHeld};
 use super::memory::{Bounds, MemoryStore};
-use super::permit::{PREFIX, PermitRequest, PermitStore, Taken, WhenTaken, token_of, weight};
+use super::permit::{PermitRequest, PermitStore, Taken, WhenTaken, token_of, weight};
 use crate::clock::Clock;
+use crate::keyspace::{GROUP as GROUPS, SEMAPHORE as SEMAPHORES};
 use crate::near::Invalidations;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -147,7 +148,7 @@ impl Tokens {
     }
 
     fn semaphore(&self) -> String {
-        format!("{PREFIX}{{h{}:s}}", self.history)
+        format!("{SEMAPHORES}{{h{}:s}}", self.history)
     }
 
     fn group(&self) -> String {

@@ -13,16 +13,15 @@ use std::time::Duration;
 
 use super::lock::{Attempted, HeldBy, LockRequest, LockToken, WhenHeld};
 use crate::error::Result;
+use crate::keyspace::GROUP;
 
-/// The prefix of every group's name.
-pub(crate) const PREFIX: &str = "~group.1:";
 /// The most waiters that one step looks at.
 #[cfg_attr(not(test), allow(dead_code, reason = "the script has it, too"))]
 pub(crate) const MOST_LOOKED_AT: usize = 256;
 
 /// Returns whether this is the name of a group and not of a lock.
 pub(crate) fn is_group(name: &str) -> bool {
-    name.starts_with(PREFIX)
+    name.starts_with(GROUP)
 }
 
 store_operations! {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::lock::LockToken;
 use crate::error::Result;
+use crate::keyspace::{RW_LOCK, SEMAPHORE};
 
 /// The most grants of one step; the next operation continues.
 pub(crate) const MOST_GRANTS: usize = 64;
@@ -24,15 +25,11 @@ pub(crate) const MOST_PERMITS: u64 = 1 << 53;
 /// The largest weight.
 pub(crate) const HEAVIEST: u64 = 0xFFFF;
 
-/// Returns whether this is the name of a semaphore and not of a lock.
+/// Returns whether this is the name of a semaphore and not of a lock. A read-write lock is a semaphore: a reader takes
+/// one permit, a writer all of them.
 pub(crate) fn is_semaphore(name: &str) -> bool {
-    name.starts_with(PREFIX) || name.starts_with(RW_LOCK)
+    name.starts_with(SEMAPHORE) || name.starts_with(RW_LOCK)
 }
-
-/// The prefix of every semaphore's name.
-pub(crate) const PREFIX: &str = "~semaphore.1:";
-/// The prefix of read-write locks. These are semaphores: a reader takes one permit, a writer all of them.
-pub(crate) const RW_LOCK: &str = "~rwlock.1:";
 
 /// Makes a random token that wants `weight` permits.
 pub(crate) fn token_of(nonce: u64, weight: u64) -> u64 {

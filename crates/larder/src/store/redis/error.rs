@@ -79,7 +79,7 @@ pub(super) fn translate(error: &WireError, address: &str) -> Error {
 /// instead of `Refused`.
 pub(super) fn translate_request(error: &WireError, address: &str) -> Error {
     let kind = match kind(error) {
-        ErrorKind::Refused => ErrorKind::Disconnected,
+        ErrorKind::Refused | ErrorKind::Tls => ErrorKind::Disconnected,
         kind => kind,
     };
     translate_as(kind, error, address)

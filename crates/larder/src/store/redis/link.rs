@@ -622,7 +622,7 @@ async fn authenticate(
     let renew = async {
         let kept = source.current().await?;
         let Some(request) = login.greeting(Some(&kept)).auth() else { return Ok(kept) };
-        match connection.send(&request).await {
+        match connection.authenticate(&request).await {
             Ok(_) => Ok(kept),
             Err(failure) => {
                 let error = translate(&WireError::from(failure), server);

@@ -179,7 +179,7 @@ impl Node {
     ) -> Result<Vec<Result<Reply, Failure>>> {
         let link = self.link(lane)?;
         let mut live = link.live().await?;
-        let mut resends = 0;
+        let (mut resends, mut unsent) = (0, true);
         loop {
             let failure = match live.connection.send_all(requests).await {
                 Ok(answers) => {
@@ -189,12 +189,15 @@ impl Node {
                 }
                 Err(failure) => failure,
             };
+            unsent &= failure.is_unsent();
             live.give_up();
             if resends == MOST_RESENDS || !may_resend(&failure, replay) {
-                return Err(translate_request(&failure.into(), &self.name));
+                let error = translate_request(&failure.into(), &self.name);
+                return Err(if unsent { error.unsent() } else { error });
             }
             resends += 1;
-            live = link.live_after(Some(&live)).await?;
+            let next = link.live_after(Some(&live)).await;
+            live = next.map_err(|error| if unsent { error } else { error.sent() })?;
         }
     }
 

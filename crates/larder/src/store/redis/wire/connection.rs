@@ -85,6 +85,17 @@ impl Connection {
         self.send_together(requests, true).await
     }
 
+    /// Authenticates again on a connection in use.
+    ///
+    /// Redis 7.2 to 8 send no reply to an `AUTH` that fails while replies to earlier requests are pending
+    /// (redis/redis#15640). All later replies would then go to the wrong requests. So a `PING` with an argument follows
+    /// the `AUTH`: if its reply arrives first, the connection ends.
+    pub(in super::super) async fn authenticate(&self, auth: &Request) -> Result<Reply, RequestFailure> {
+        let both = [auth.clone(), Request::new("PING").arg("larder")];
+        let replies = self.send_together(&both, true).await?;
+        replies.into_iter().next().unwrap_or(Reply::Nil).into_result()
+    }
+
     async fn send_together(&self, requests: &[Request], urgent: bool) -> Result<Vec<Reply>, RequestFailure> {
         if requests.is_empty() {
             return Ok(Vec::new());

@@ -44,6 +44,17 @@ pub(super) struct PendingRequest {
     /// Where the request begins and ends, counted in bytes that the writer has taken since the connection was opened.
     pub(super) starts: u64,
     ends: u64,
+    /// Whether it is an `AUTH` and the request that guards it: see [`Connection::authenticate`].
+    ///
+    /// [`Connection::authenticate`]: super::connection::Connection::authenticate
+    guarded: bool,
+}
+
+impl PendingRequest {
+    /// Whether a part of a batch is written, and its first request may be answered.
+    fn is_begun(&self, written: u64) -> bool {
+        self.replies > 1 && self.starts < written
+    }
 }
 
 #[derive(Debug, Default)]
@@ -149,12 +160,14 @@ impl QueueState {
             *free = slot;
         }
         self.unanswered += requests.len();
+        let guarded = matches!(requests, [first, _] if first.is_auth());
         self.entries.push_back(PendingRequest {
             slot: number,
             bytes,
             replies: requests.len(),
             starts: 0,
             ends: 0,
+            guarded,
         });
         number
     }
@@ -257,9 +270,13 @@ impl QueueState {
             })
         };
         let entry = match self.entries.front_mut() {
-            Some(entry) if self.taken > 0 && entry.ends <= written => entry,
+            // A server answers the first requests of a batch before it has received the last one.
+            Some(entry) if self.taken > 0 && (entry.ends <= written || entry.is_begun(written)) => entry,
             _ => return Err(unasked(&reply)),
         };
+        if entry.guarded && entry.replies == 2 && !answers_auth(&reply) {
+            return Err(WireError::malformed("no reply to AUTH"));
+        }
         entry.replies -= 1;
         let (number, complete) = (entry.slot, entry.replies == 0);
         self.unanswered -= 1;
@@ -315,5 +332,14 @@ impl QueueState {
             self.settle(&entry, RequestStage::Failed(failure), wake);
         }
         self.taken = self.entries.len();
+    }
+}
+
+/// Whether a reply is one to `AUTH`, and not to the `PING` behind it, which may be forbidden.
+fn answers_auth(reply: &Reply) -> bool {
+    match reply {
+        Reply::Simple(text) => text.as_ref() == b"OK",
+        Reply::Error(error) => error.code() != "NOPERM",
+        _ => false,
     }
 }

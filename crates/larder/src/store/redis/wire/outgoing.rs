@@ -7,6 +7,8 @@ use bytes::Bytes;
 
 /// A value of at least this size is not copied into the buffer: it is written from its own memory.
 pub(super) const LARGE: usize = 16 * 1024;
+/// A buffer of at least this size gets no more bytes: its memory is freed only when all of it has been consumed.
+const FULL: usize = 64 * 1024;
 /// An empty buffer of at most this capacity is kept for the next requests.
 const KEPT: usize = 256 * 1024;
 
@@ -46,7 +48,7 @@ impl Outgoing {
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.len += bytes.len();
         match self.chunks.back_mut() {
-            Some(Chunk::Buffer(buffer)) => buffer.extend_from_slice(bytes),
+            Some(Chunk::Buffer(buffer)) if buffer.len() < FULL => buffer.extend_from_slice(bytes),
             _ => self.chunks.push_back(Chunk::Buffer(bytes.to_vec())),
         }
     }
@@ -119,5 +121,26 @@ impl Outgoing {
     pub(super) fn clear(&mut self) {
         self.chunks.clear();
         (self.consumed, self.len) = (0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_that_never_ends_takes_no_more_memory_than_its_bytes() {
+        let (mut pending, mut out) = (Outgoing::default(), Outgoing::default());
+        let request = [0; 1024];
+        for _ in 0..100 {
+            pending.extend(&request);
+        }
+        for _ in 0..10_000 {
+            pending.extend(&request);
+            pending.move_to(&mut out, request.len());
+            out.clear();
+            let held: usize = pending.chunks.iter().map(|chunk| chunk.as_slice().len()).sum();
+            assert!(held < 300 * 1024, "{held} bytes for {}", pending.len());
+        }
     }
 }

@@ -54,6 +54,11 @@ impl Request {
         self.encoded.extend_from_slice(b"\r\n");
     }
 
+    /// Whether this is an `AUTH`.
+    pub(super) fn is_auth(&self) -> bool {
+        self.encoded.starts_with(b"$4\r\nAUTH\r\n")
+    }
+
     fn length(&mut self, length: usize) {
         self.encoded.push(b'$');
         self.encoded.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());

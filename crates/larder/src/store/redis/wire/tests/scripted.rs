@@ -381,3 +381,55 @@ async fn the_read_buffer_grows_with_large_replies_and_shrinks_again() {
     assert_eq!(count, 1001);
     assert!(reader.room().0 == 32 << 10 && reader.room().1 <= 512 << 10, "{:?}", reader.room());
 }
+
+#[tokio::test]
+async fn a_server_may_answer_the_first_requests_of_a_batch_before_it_has_the_last() {
+    let (connection, mut peer, _) = connected(64);
+    let keys: Vec<String> = (0..20).map(|number| format!("{number:0>50}")).collect();
+    let requests: Vec<Request> = keys.iter().map(|key| get(key)).collect();
+    let play = async {
+        for (number, key) in keys.iter().enumerate() {
+            expect(&mut peer, &encoded(key)).await;
+            peer.write_all(format!("+{number}\r\n").as_bytes()).await.unwrap();
+        }
+    };
+    let (replies, ()) = timeout(LIMIT, async { tokio::join!(connection.send_all(&requests), play) })
+        .await
+        .expect("no replies");
+    let expected: Vec<Reply> = (0..20).map(|number| text(&number.to_string())).collect();
+    assert_eq!(replies.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_an_auth_shifts_no_replies() {
+    let (connection, mut peer, log) = connected(1024);
+    let (auth, later) = (Request::new("AUTH").arg("secret"), get("a"));
+    let play = async {
+        let requests = "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n*2\r\n$4\r\nPING\r\n$6\r\nlarder\r\n";
+        expect(&mut peer, &format!("{requests}{}", encoded("a"))).await;
+        peer.write_all(b"$6\r\nlarder\r\n$1\r\na\r\n").await.unwrap();
+    };
+    let (auth, later, ()) = tokio::join!(connection.authenticate(&auth), connection.send(&later), play);
+    assert!(matches!(auth, Err(RequestFailure::Lost(WireError::Malformed(_)))), "{auth:?}");
+    assert!(matches!(later, Err(RequestFailure::Lost(_))), "{later:?}");
+    until("the end", || !log.lock().unwrap().is_empty()).await;
+}
+
+#[tokio::test]
+async fn an_auth_is_answered_with_and_without_the_right_to_ping() {
+    for (replies, good) in [
+        ("+OK\r\n$6\r\nlarder\r\n", true),
+        ("+OK\r\n-NOPERM no ping\r\n", true),
+        ("-WRONGPASS no\r\n$6\r\nlarder\r\n", false),
+    ] {
+        let (connection, mut peer, _) = connected(1024);
+        let auth = Request::new("AUTH").arg("secret");
+        let play = async {
+            let requests = "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n*2\r\n$4\r\nPING\r\n$6\r\nlarder\r\n";
+            expect(&mut peer, requests).await;
+            peer.write_all(replies.as_bytes()).await.unwrap();
+        };
+        let (auth, ()) = tokio::join!(connection.authenticate(&auth), play);
+        assert_eq!(auth.is_ok(), good, "{auth:?}");
+    }
+}
