@@ -32,6 +32,7 @@ const PLACES: &[&str] = &[
     "xtask",
     "README.md",
     "ARCHITECTURE.md",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
     "compose.yaml",
     "redis-management.sh",
