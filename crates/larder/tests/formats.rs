@@ -122,7 +122,7 @@ async fn what_json_would_change_is_refused_on_each_store() {
             &larder,
             Format::Json,
             Price { net: 1.0, discount: Some(f64::NAN) },
-            "discount: JSON has no form",
+            "discount: JSON cannot hold",
         )
         .await;
         refused(&larder, Format::Json, Some(None::<u8>), "would be None when JSON is read back").await;

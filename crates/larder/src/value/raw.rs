@@ -2,10 +2,10 @@
 //!
 //! A cache is generic over its values, and stable Rust has no specialisation that could treat bytes differently. This
 //! module uses two means instead. `Vec<u8>`, `Bytes` and `String` are recognised by [`Any`], which the compiler
-//! resolves for each type: their bytes are copied, and `Bytes` that are read share the server's reply. Any other type
-//! (a newtype around those, `serde_bytes`, `[u8; 16]`, `Arc<[u8]>`) goes through a serializer and a deserializer that
-//! accept bytes only and otherwise say what the type is. [`check`] asks a type, before any value exists, what it
-//! deserializes from, so that a cache of structs is refused when it is built.
+//! resolves for each type: their bytes are copied, and large `Bytes` that are read share the server's reply. Any
+//! other type (a newtype around those, `serde_bytes`, `[u8; 16]`, `Arc<[u8]>`) goes through a serializer and a
+//! deserializer that accept bytes only and otherwise say what the type is. [`check`] asks a type, before any value
+//! exists, what it deserializes from, so that a cache of structs is refused when it is built.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -16,6 +16,9 @@ use serde::de::value::SeqDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, SeqAccess, Visitor};
 use serde::ser::{self, Impossible, Serialize, Serializer};
 use serde::{Deserializer, forward_to_deserialize_any};
+
+/// `Bytes` that are shorter are copied: a slice would keep the whole buffer that the reply was read into.
+const SHARED: usize = 64 * 1024;
 
 /// Appends a value's bytes.
 pub(super) fn write<V: Serialize + 'static>(value: &V, out: &mut Vec<u8>) -> Result<(), NotBytes> {
@@ -39,8 +42,10 @@ pub(super) fn read<V: DeserializeOwned + 'static>(
     let mut found: Option<V> = None;
     let place: &mut dyn Any = &mut found;
     if let Some(place) = place.downcast_mut::<Option<Bytes>>() {
-        *place =
-            Some(whole.map_or_else(|| Bytes::copy_from_slice(payload), |whole| whole.slice_ref(payload)));
+        *place = Some(match whole {
+            Some(whole) if payload.len() >= SHARED => whole.slice_ref(payload),
+            _ => Bytes::copy_from_slice(payload),
+        });
     } else if let Some(place) = place.downcast_mut::<Option<Vec<u8>>>() {
         *place = Some(payload.to_vec());
     }
@@ -456,5 +461,23 @@ impl<'de> SeqAccess<'de> for Probe<'_> {
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, NotBytes> {
         seed.deserialize(*self).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_bytes_do_not_keep_the_reply_and_long_bytes_share_it() {
+        let whole = Bytes::from(vec![7; 1 << 20]);
+        let shares = |length: usize| {
+            let payload = &whole[..length];
+            let value: Bytes = read(payload, Some(&whole)).unwrap();
+            assert_eq!(value, payload);
+            value.as_ptr() == payload.as_ptr()
+        };
+        assert!(!shares(SHARED - 1));
+        assert!(shares(SHARED));
     }
 }
