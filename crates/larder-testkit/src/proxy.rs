@@ -154,7 +154,7 @@ impl Proxy {
         self.change(Settings::restore)
     }
 
-    /// Later faults apply to connections whose client has sent the word TRACKING, in upper or lower case, as a request
+    /// Later faults apply to connections whose client has sent the word TRACKING, in capitals, as a request
     /// for `CLIENT TRACKING ON` does; from the chunk on that completes the word. Faults that were set before stay as
     /// they are.
     pub fn only_tracked(&self) -> &Self {

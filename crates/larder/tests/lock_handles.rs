@@ -66,7 +66,7 @@ async fn errors_of_locks_name_the_lock_and_its_holder() {
         assert!(lock.break_if(guard.fence()).await.unwrap());
         let lost = guard.extend(TTL).await.unwrap_err();
         assert_eq!(lost.kind(), ErrorKind::LockLost, "{store}");
-        assert!(lost.to_string().contains("gate\" is over"), "{lost}");
+        assert!(lost.to_string().contains("gate\" has expired"), "{lost}");
         let hold = lock.clone().max_hold(Duration::from_secs(1)).keep_alive().acquire().await.unwrap_err();
         assert!(hold.to_string().contains("max_hold (1s) is shorter than the time to live (20s)"), "{hold}");
     }
