@@ -69,7 +69,7 @@ fn the_tour_shows_what_it_promises() {
                 "request  5: allowed, 0 left",
                 "request  6: refused",
                 "request 10: refused",
-                "refused here, without asking the store: ",
+                "refused in this process, without asking the store: ",
                 "after it, pushed          → process A leads",
                 "the writer enters: no",
                 "another set with one of them: no",
@@ -107,13 +107,13 @@ fn a_late_holder_is_told_and_the_database_refuses_it() {
             "lock",
             url,
             &[
-                "told that it has lost the lock: valid false",
+                "A is notified that it has lost the lock; its guard is valid: false",
                 "its fence is higher: true",
                 "B writes 20        → true",
                 "A, late, writes 10 → false",
                 "the total is 20",
-                "A cannot extend what it lost: true",
-                "run: written by fence true",
+                "A cannot extend the lock that it lost: true",
+                "run: writes 30     → true",
             ],
         );
     }

@@ -6,6 +6,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use larder::{Cache, CacheKey, Expiry, Format, KeyText, Larder, Quota};
@@ -689,10 +691,17 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
             }
             "once" | "pulse" => {
                 let cache = larder.cache::<User>("user").ttl(HOUR).build().unwrap();
-                let work = || std::future::pending::<Result<User, Infallible>>();
+                // Until the work has begun, a caller that is dropped removes the mark.
+                let begun = Arc::new(AtomicBool::new(false));
+                let begins = begun.clone();
+                let work = move || {
+                    begins.store(true, Ordering::Release);
+                    std::future::pending::<Result<User, Infallible>>()
+                };
+                let marked = async || begun.load(Ordering::Acquire) && names(&server).contains(name);
                 tokio::select! {
                     _ = cache.run_once("123", work) => panic!("the work never ends"),
-                    () = until("it is marked", async || names(&server).contains(name)) => {}
+                    () = until("it is marked", marked) => {}
                 }
                 let mark = server.query::<String>(&["GET", name.trim_end_matches(":pulse")]);
                 assert_eq!(server.query::<String>(&["GET", name]), mark);
