@@ -238,7 +238,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a result that could not be stored is forgotten",
-        &[within(ONCE, "while ", ["end.is_none_or(|end| Instant::now() < end)", "false"], " {")],
+        &[within(
+            ONCE,
+            "Err(error) if error.is_retryable() && ",
+            ["end.is_none_or(|end| Instant::now() < end)", "false"],
+            " => {",
+        )],
         &[test("once", "a_result_that_is_there_while_the_server_is_away_is_given_and_stored_later")],
     ),
     mutant(

@@ -81,9 +81,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a reply is taken for one to a request that was not written",
         &[within(
             WIRE_ENTRIES,
-            "Some(entry) if self.taken > 0 && ",
+            "Some(entry) if self.taken > 0 && (",
             ["entry.ends <= written", "true"],
-            " => entry",
+            " || ",
         )],
         &[unit(
             "store::redis::wire::tests::scripted::a_reply_before_its_request_was_written_is_no_reply_to_it",
