@@ -308,9 +308,9 @@ async fn a_delay_is_in_real_time_beside_a_paused_clock() {
 fn two(proxy: &Proxy) -> (Client, Client) {
     let (mut plain, mut tracked) = (Client::connect(proxy), Client::connect(proxy));
     assert_eq!(plain.ask("PING"), "+PONG");
-    tracked.send("CLIENT tra");
+    tracked.send("CLIENT TRA");
     assert!(tracked.hears_nothing());
-    assert_eq!(tracked.ask("cking ON BCAST NOLOOP"), "+OK");
+    assert_eq!(tracked.ask("CKING ON BCAST NOLOOP"), "+OK");
     (plain, tracked)
 }
 
