@@ -21,6 +21,10 @@ impl Tick {
         Self(self.0.saturating_sub(span))
     }
 
+    pub(crate) fn from_micros(micros: u64) -> Self {
+        Self(Duration::from_micros(micros))
+    }
+
     /// For what counts in microseconds and only compares ticks.
     pub(crate) fn as_micros(self) -> u64 {
         u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
@@ -33,7 +37,8 @@ impl Tick {
 }
 
 /// A point of local time on two coarse clocks, in nanoseconds: a monotonic one, and one that goes on during suspend.
-/// Reading both takes half the time of the exact clock. They lag by a timer tick, 10 ms at most.
+/// Reading both takes half the time of the exact clock, reading one a quarter. They lag by a timer tick, 10 ms at
+/// most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment {
     mono: u64,
@@ -163,16 +168,32 @@ fn machine() -> Duration {
 
 /// Wall time is used as the clock that goes on during suspend, because Linux has no coarse form of CLOCK_BOOTTIME. If
 /// the wall clock is set back, the monotonic clock still counts.
+///
+/// The kernel moves both clocks in one step, at each tick. So the second one is read only when the first has moved
+/// since this thread last read it; until then its last reading is the current one. After a suspend, and after the wall
+/// clock was set, that may be wrong until the next tick, which the lag of 10 ms covers.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline]
 fn coarse() -> Moment {
+    use std::cell::Cell;
+
     use rustix::time::{ClockId, clock_gettime};
+    thread_local! {
+        static LAST: Cell<Moment> = const { Cell::new(Moment { mono: 0, awake: 0 }) };
+    }
     let nanos = |clock| {
         let time = clock_gettime(clock);
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         seconds.wrapping_mul(1_000_000_000).wrapping_add(u64::try_from(time.tv_nsec).unwrap_or(0))
     };
-    Moment { mono: nanos(ClockId::MonotonicCoarse), awake: nanos(ClockId::RealtimeCoarse) }
+    let mono = nanos(ClockId::MonotonicCoarse);
+    let last = LAST.get();
+    if last.mono == mono {
+        return last;
+    }
+    let moment = Moment { mono, awake: nanos(ClockId::RealtimeCoarse) };
+    LAST.set(moment);
+    moment
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -217,6 +238,22 @@ mod tests {
             last = recent;
         }
         assert!(last.since(started) > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_moment_follows_both_clocks() {
+        let clock = Clock::default();
+        let first = clock.moment();
+        // Until the next tick: at most 10 ms, more on a busy machine.
+        let started = clock.now();
+        let second = loop {
+            let moment = clock.moment();
+            if moment.mono() > first.mono() {
+                break moment;
+            }
+            assert!(clock.now().since(started) < Duration::from_secs(30), "the clock does not tick");
+        };
+        assert!(second.awake() != first.awake(), "the second clock was not read after a tick");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{Cache, CacheShared, NearTier, Policy, WhenAbandoned};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::near::{Near, Tier};
+use crate::near::{ClearVersion, Near, Tier};
 use crate::store::Expiry;
 use crate::telemetry::CacheMeter;
 use crate::value::{Encoder, Format, Value};
@@ -249,7 +249,7 @@ where
             flights: Flights::default(),
             unfenced: WriteRecords::default(),
             runs: Runs::default(),
-            clear: clear.clone(),
+            clear: ClearVersion::new(clear.clone()),
             near: OnceLock::new(),
             outage: tokio::sync::Semaphore::new(self.outage_loads),
         })?;
@@ -277,6 +277,7 @@ where
             .verifying(self.verify);
         let policy = Policy {
             prefix: Name::from(&*prefix),
+            schema: self.schema,
             expiry: self.expiry,
             jitter: self.jitter,
             stale_for: self.stale_for,

@@ -354,7 +354,7 @@ where
     async fn store_fenced(self, fence: Fence) -> Result<bool> {
         let cache = self.cache;
         let entry = self.entry.as_ref().map_err(Error::clone)?;
-        let writing = cache.writing(vec![entry]);
+        let writing = cache.writing(entry);
         writing.ready().await;
         let set = async {
             let (stamp, expiry) = self.stamped().await?;

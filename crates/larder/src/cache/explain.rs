@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::envelope::nonce;
 use crate::error::Result;
 use crate::keyspace::Keyspace;
-use crate::name::Name;
+use crate::near::ClearVersion;
 use crate::store::{Expiry, RefreshClaim, Store, read_version};
 
 /// What is stored under a name, and why a read returns it or not. Made by
@@ -99,8 +99,8 @@ impl Explanation {
 }
 
 /// Returns the clear version's name of an entry's cache, by the entry's name.
-fn clear_of(context: &Context, entry: &str) -> Name {
-    context.keyspace.clear(entry.split([':', '@']).next().unwrap_or_default())
+fn clear_of(context: &Context, entry: &str) -> ClearVersion {
+    ClearVersion::new(context.keyspace.clear(entry.split([':', '@']).next().unwrap_or_default()))
 }
 
 fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
@@ -128,7 +128,7 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
 
 /// Returns the verdict that any reader gets. Versions that are not known here are read on a connection other than the
 /// tracked one, because that one may be what the caller wants to have explained.
-async fn classified(context: &Context, clear: &Name, name: &str, bytes: &[u8]) -> Result<Judged> {
+async fn classified(context: &Context, clear: &ClearVersion, name: &str, bytes: &[u8]) -> Result<Judged> {
     let mut classified = classify(context, clear, name, bytes, &VersionReplies::new())?;
     let unknown = classified.unknown();
     if unknown.is_empty() {

@@ -245,14 +245,14 @@ where
     #[inline]
     fn glance<R>(
         &self,
-        entry: &str,
+        key: &impl CacheKey,
         kind: LoadKind,
         of_near: impl FnOnce(NearCopy<V>) -> R,
     ) -> Result<Option<Glimpse<V, R>>> {
         if kind.reason == Reason::Forced {
             return Ok(None);
         }
-        self.get_local(entry, |copy| {
+        self.get_near(key, |copy| {
             let (fresh_until, load_cost) =
                 copy.more.as_ref().map_or((0, 0), |more| (more.fresh_until, more.load_cost));
             if kind.is_settled_by(self, fresh_until, load_cost) {
@@ -378,13 +378,9 @@ where
                 (Some(look_up), _) => look_up.as_mut().poll(cx),
                 (None, None) => Poll::Ready(Err(Error::closed())),
                 (None, Some(LoadOptions { source, kind, .. })) => {
-                    let mut entry = cache.prefix();
-                    match cache
-                        .complete(&mut entry, source.key())
-                        .and_then(|()| cache.glance(&entry, *kind, of_near))
-                    {
+                    match cache.glance(source.key(), *kind, of_near) {
                         Ok(Some(Glimpse::Settled(value))) => {
-                            cache.near_hit(&entry);
+                            cache.near_hit(|| cache.entry(source.key()));
                             // Too fast to be worth timing.
                             return Poll::Ready(Ok(Some(value)));
                         }
@@ -392,10 +388,13 @@ where
                             drawn = true;
                             Poll::Ready(Ok(Lookup::Fresh(kept)))
                         }
-                        Ok(None) => {
-                            let look_up = cache.skip_local(entry, kind.reason);
-                            this.look_up.insert(look_up).as_mut().poll(cx)
-                        }
+                        Ok(None) => match cache.entry(source.key()) {
+                            Ok(entry) => {
+                                let look_up = cache.skip_local(entry, kind.reason);
+                                this.look_up.insert(look_up).as_mut().poll(cx)
+                            }
+                            Err(error) => Poll::Ready(Err(error)),
+                        },
                         Err(error) => Poll::Ready(Err(error)),
                     }
                 }

@@ -33,7 +33,7 @@ enum Unknown {
 struct Process {
     server: Arc<Server>,
     changes: Arc<Invalidations>,
-    copies: Arc<Tier<u64>>,
+    copies: Arc<Tier<Box<str>, u64>>,
     unknown: Unknown,
 }
 

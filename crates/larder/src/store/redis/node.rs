@@ -178,7 +178,10 @@ impl Node {
         replay: Replay,
     ) -> Result<Vec<Result<Reply, Failure>>> {
         let link = self.link(lane)?;
-        let mut live = link.live().await?;
+        let mut live = match link.standing() {
+            Some(live) => live,
+            None => link.live().await?,
+        };
         let (mut resends, mut unsent) = (0, true);
         loop {
             let failure = match live.connection.send_all(requests).await {
