@@ -146,7 +146,9 @@ mod tests {
         changes.register("shop/user@2:", users.clone());
         changes.register("~clear.1:{shop/user}", users.clone());
         changes.register("shop/post:", posts.clone());
-        let key = |name| EntryName::parse(name).unwrap().key;
+        fn key(name: &str) -> EntryKeyRef<'_> {
+            EntryName::parse(name).unwrap().key
+        }
         let fill = |tier: &Tier<EntryKey, u32>, name: &str| {
             assert!(tier.insert(key(name), tier.ticket(&key(name)), Copied { what: 1, bytes: 1 }));
         };

@@ -229,8 +229,9 @@ mod tests {
     fn the_clear_version_in_its_slot_follows_the_table_and_its_session() {
         let (versions, sessions) = (Versions::default(), Sessions::remote());
         let clear = ClearVersion::new("~clear".into());
-        let known =
-            |seconds| versions.known_clear(&clear, &sessions, at(seconds * 1000)).map(|known| known.version);
+        let known = |seconds: u64| {
+            versions.known_clear(&clear, &sessions, at(seconds * 1000)).map(|known| known.version)
+        };
         let keep = |version, seen, kept_until| {
             versions.keep(
                 "~clear",
