@@ -8,7 +8,7 @@ mod support;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use larder::{Cache, ErrorKind, Format, Larder, Near, NearVerdict, Source, Stored};
+use larder::{Cache, DisplayKey, ErrorKind, Format, Larder, Near, NearVerdict, Source, Stored};
 use larder_testkit::{Cluster, Direction, Proxy, Server};
 use support::{User, connect_as, each_pair, each_store, patient, until, user};
 
@@ -452,6 +452,57 @@ async fn handles_of_one_name_share_one_near_tier() {
             let error = larder.cache::<User>("other").ttl(HOUR).near(nonsense).build().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
         }
+    }
+}
+
+#[tokio::test]
+async fn an_entry_has_one_copy_however_its_key_is_given_and_in_each_schema_another() {
+    for (store, larder, other) in each_pair().await {
+        let of = |larder: &Larder, schema| -> Cache<User> {
+            let users = larder.cache("user").schema(schema).ttl(HOUR).near(Near::bytes(1 << 20));
+            users.build().unwrap()
+        };
+        let (ours, newer, theirs) = (of(&larder, 0), of(&larder, 2), of(&other, 0));
+        ours.set(7u64, &user("Ann")).await.unwrap();
+        newer.set("7", &user("Zoe")).await.unwrap();
+        warm(&newer, "7").await;
+        warm(&ours, "7").await;
+        until("each way to give the key hits the copy", async || {
+            let before = near_hits(&larder);
+            let found = [
+                ours.get(7u64).await,
+                ours.get("7").await,
+                ours.get((7i32,)).await,
+                ours.get(DisplayKey(7)).await,
+                ours.get_or_load(7u128, || async { Ok::<_, Infallible>(user("Cid")) })
+                    .await
+                    .map(Some)
+                    .map_err(|_| panic!("{store}: the load failed")),
+            ];
+            assert!(found.into_iter().all(|found| found.unwrap() == Some(user("Ann"))), "{store}");
+            near_hits(&larder) == before + 5
+        })
+        .await;
+        for different in ["07", "+7", "7 ", ""] {
+            assert_eq!(ours.get(different).await.unwrap(), None, "{store}: {different:?}");
+        }
+        theirs.set(7u8, &user("Bob")).await.unwrap();
+        soon("another's write is seen", async || ours.get("7").await.unwrap() == Some(user("Bob"))).await;
+        assert_eq!(ours.get(7).await.unwrap(), Some(user("Bob")), "{store}");
+        ours.delete("7").await.unwrap();
+        assert_eq!(
+            (ours.get(7).await.unwrap(), newer.get(7).await.unwrap()),
+            (None, Some(user("Zoe"))),
+            "{store}"
+        );
+
+        // A handle without a near tier fills the tier of the others, also with entries of a schema of its own.
+        let far: Cache<User> = larder.cache("user").schema(3).ttl(HOUR).build().unwrap();
+        far.set("a", &user("Dan")).await.unwrap();
+        assert_eq!(far.get("a").await.unwrap(), Some(user("Dan")), "{store}");
+        of(&other, 3).set("a", &user("Eve")).await.unwrap();
+        let third = of(&larder, 3);
+        soon("its copy is dropped", async || third.get("a").await.unwrap() == Some(user("Eve"))).await;
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Cache, CacheShared, NearTier, Policy, WhenAbandoned};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::near::{ClearVersion, Near, Tier};
+use crate::near::{ClearVersion, EntryName, Near, Tier};
 use crate::store::Expiry;
 use crate::telemetry::CacheMeter;
 use crate::value::{Encoder, Format, Value};
@@ -257,7 +257,9 @@ where
             let make =
                 || NearTier { copies: Tier::new(settings.max_bytes()), settings, max_age: settings.age() };
             let near = publish(&shared.near, make, |near| {
-                self.context.changes.register(&prefix, near.clone());
+                if let Some(entry) = EntryName::parse(&prefix) {
+                    self.context.changes.register(entry.cache, near.clone());
+                }
                 self.context.changes.register(&clear, near.clone());
             });
             if near.settings != settings {
@@ -266,9 +268,6 @@ where
                     self.name
                 )));
             }
-            // A handle of another schema has another prefix. It cannot read before this function returns, so this is
-            // in time.
-            self.context.changes.register(&prefix, near.clone());
         }
         if self.format == Format::Plain {
             shared.unfenced.need();

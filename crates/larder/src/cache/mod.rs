@@ -173,7 +173,7 @@ impl<V: Clone + Send + Sync + 'static> AnyCache for CacheShared<V> {
 
     fn near_copy(&self, entry: &str) -> Option<crate::context::NearState> {
         // The tiers of other caches have the same keys.
-        let entry = EntryName::parse(entry).filter(|entry| entry.cache == self.name)?;
+        let entry = EntryName::parse(entry).filter(|entry| entry.is_of(&self.name))?;
         let copy = self.near.get()?.copies.get(&entry.key)?;
         let (clear_seen, tags) =
             copy.more.map_or((copy.seen, Vec::new()), |more| (more.clear_seen, more.tags.clone()));

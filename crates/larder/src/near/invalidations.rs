@@ -1,7 +1,7 @@
 //! Receives the store's notifications of changes, and passes them on.
 //!
 //! A change names an entry, or a version (of a tag, a cache or the epoch). The name of an entry is parsed once,
-//! into its cache and its key; the change goes to the near tier of that cache, which is found by the name's prefix. The change of a version goes to the
+//! into its cache and its key; the change goes to the near tier of that cache, whatever its schema. The change of a version goes to the
 //! table of versions; if the version is that of a cache, it empties the cache's near tier. Both also go to
 //! the tasks that watch that name, such as callers that wait for another process's load. The wake-up of an
 //! attempt at a lock goes to that attempt alone.
@@ -27,7 +27,7 @@ use crate::sync::{AtomicUsize, Mutex, Ordering, RwLock};
 
 #[derive(Default)]
 pub(crate) struct Invalidations {
-    /// Near tiers, by the prefix of their entries' names and by the name of the version that clears them.
+    /// Near tiers, by the names of their caches, with the namespace, and of the versions that clear them.
     tiers: RwLock<HashMap<String, Arc<dyn AnyTier>>>,
     pub(crate) versions: Versions,
     pub(super) wakeups: Wakeups,
@@ -88,7 +88,7 @@ impl InvalidationSink for Invalidations {
                 tier.invalidate_all();
             }
         } else if let Some(entry) = EntryName::parse(name)
-            && let Some(tier) = self.tiers.read().get(entry.prefix)
+            && let Some(tier) = self.tiers.read().get(entry.cache)
         {
             tier.invalidate(entry.key);
         }
@@ -142,10 +142,9 @@ mod tests {
         let changes = Arc::new(Invalidations::default());
         let users = Arc::new(Tier::<EntryKey, u32>::new(1 << 20));
         let posts = Arc::new(Tier::<EntryKey, u32>::new(1 << 20));
-        changes.register("shop/user:", users.clone());
-        changes.register("shop/user@2:", users.clone());
+        changes.register("shop/user", users.clone());
         changes.register("~clear.1:{shop/user}", users.clone());
-        changes.register("shop/post:", posts.clone());
+        changes.register("shop/post", posts.clone());
         fn key(name: &str) -> EntryKeyRef<'_> {
             EntryName::parse(name).unwrap().key
         }

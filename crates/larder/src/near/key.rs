@@ -146,8 +146,7 @@ impl TierKey for EntryKey {
 /// The parts of an entry's name, `[<namespace>/]<cache>[@<schema>]:<key>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EntryName<'a> {
-    /// All up to the key, with the colon.
-    pub(crate) prefix: &'a str,
+    /// The cache, with its namespace and without a schema.
     pub(crate) cache: &'a str,
     pub(crate) key: EntryKeyRef<'a>,
 }
@@ -156,15 +155,17 @@ impl<'a> EntryName<'a> {
     /// Reads an entry's name; `None` if it is no entry's. Namespaces and names of caches contain no `/`, `@` or `:`,
     /// and a key's colons come after the first one, so there is one way to read it.
     pub(crate) fn parse(name: &'a str) -> Option<Self> {
-        let colon = name.bytes().position(|byte| byte == b':')?;
-        let (prefix, text) = name.split_at_checked(colon + 1)?;
-        let head = name.get(..colon)?;
-        let cache = head.split_once('/').map_or(head, |(_, cache)| cache);
-        let (cache, schema) = match cache.split_once('@') {
+        let (head, text) = name.split_once(':')?;
+        let (cache, schema) = match head.split_once('@') {
             Some((cache, schema)) => (cache, u32::try_from(decimal(schema.as_bytes())?).ok()?),
-            None => (cache, 0),
+            None => (head, 0),
         };
-        Some(Self { prefix, cache, key: EntryKeyRef::text(schema, text) })
+        Some(Self { cache, key: EntryKeyRef::text(schema, text) })
+    }
+
+    /// Whether the entry is of the cache with this name, in whatever namespace.
+    pub(crate) fn is_of(&self, cache: &str) -> bool {
+        self.cache.split_once('/').map_or(self.cache, |(_, cache)| cache) == cache
     }
 }
 
@@ -230,11 +231,15 @@ mod tests {
 
     #[test]
     fn the_parts_of_a_name_are_found() {
-        let parts = |name| EntryName::parse(name).map(|name| (name.prefix, name.cache, name.key));
-        assert_eq!(parts("user:7"), Some(("user:", "user", int(7))));
-        assert_eq!(parts("shop/user@2:7"), Some(("shop/user@2:", "user", EntryKeyRef::int(2, 7))));
-        assert_eq!(parts("shop/user:a:b/c@3"), Some(("shop/user:", "user", text("a:b/c@3"))));
-        assert_eq!(parts("user:"), Some(("user:", "user", text(""))));
+        let parts = |name| EntryName::parse(name).map(|name| (name.cache, name.key));
+        assert_eq!(parts("user:7"), Some(("user", int(7))));
+        assert_eq!(parts("shop/user@2:7"), Some(("shop/user", EntryKeyRef::int(2, 7))));
+        assert_eq!(parts("shop/user:a:b/c@3"), Some(("shop/user", text("a:b/c@3"))));
+        assert_eq!(parts("user:"), Some(("user", text(""))));
+        assert!(
+            EntryName::parse("shop/user@2:7").is_some_and(|name| name.is_of("user") && !name.is_of("shop"))
+        );
+        assert!(EntryName::parse("user:7").is_some_and(|name| name.is_of("user") && !name.is_of("use")));
         for no_entry in ["", "user", "user@x:7", "user@+2:7", "user@02:7", "user@4294967296:7"] {
             assert_eq!(parts(no_entry), None, "{no_entry}");
         }
@@ -255,7 +260,7 @@ mod tests {
         let prefix = Keyspace::new(namespace).unwrap().cache("user", schema).unwrap();
         let name = format!("{prefix}{}", written.as_str());
         let parsed = EntryName::parse(&name).unwrap();
-        assert_eq!((parsed.prefix, parsed.cache), (&*prefix, "user"));
+        assert!(parsed.is_of("user") && prefix.starts_with(parsed.cache), "{name}");
         assert!(parsed.key.equivalent(&of_key(key, schema, &written)), "{name}");
     }
 

@@ -84,7 +84,7 @@ impl Process {
 fn scenario(first: First) {
     let (server, pushed) = Server::new(CLEAR, ENTRY, Numbering::Unique);
     let (changes, copies) = (Arc::new(Invalidations::default()), Arc::new(tier()));
-    changes.register("user:", copies.clone());
+    changes.register("user", copies.clone());
     changes.register(CLEAR, copies.clone());
     let version = Arc::new(ClearVersion::new(CLEAR.into()));
     let process = Process { server, changes, copies, version };
