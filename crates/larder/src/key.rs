@@ -154,6 +154,52 @@ impl<T: fmt::Display> CacheKey for DisplayKey<T> {
     }
 }
 
+/// The text of a key, owned: it outlives what the key was made of, and can be kept, sorted and shown.
+///
+/// ```
+/// use larder::OwnedKey;
+///
+/// let key = OwnedKey::new(&("eu", 7));
+/// assert_eq!(key.as_str(), "eu:7"); // as in `larder.explain("page:eu:7")`, after the cache's name
+/// ```
+///
+/// [`#[larder::cached]`](crate::cached) makes one for each cached function: `shop.product_key(7)`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnedKey(Name);
+
+impl OwnedKey {
+    /// Writes the text of `key`. Allocates only for text of more than 71 bytes.
+    pub fn new(key: impl CacheKey) -> Self {
+        let mut text = Name::new();
+        key.write(&mut KeyText::new(&mut text));
+        Self(text)
+    }
+
+    /// Returns the text, escaped as it is in the store.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for OwnedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl CacheKey for OwnedKey {
+    fn write(&self, text: &mut KeyText<'_>) {
+        if text.within_tuple {
+            // Its own `:` must not look like one of the tuple's.
+            text.push(self.as_str());
+        } else {
+            // Escaped already: a second time would name another entry.
+            text.out.push_str(self.as_str());
+        }
+    }
+}
+
 impl CacheKey for str {
     #[inline]
     fn write(&self, text: &mut KeyText<'_>) {
@@ -254,6 +300,14 @@ mod tests {
     #[test]
     fn what_could_open_a_hash_tag_or_break_a_line_is_escaped() {
         assert_eq!(text("{a}%\n\u{85}"), "%7Ba%7D%25%0A%C2%85");
+    }
+
+    #[test]
+    fn an_owned_key_names_the_same_entry_and_stays_one_part_of_a_tuple() {
+        let key = OwnedKey::new(("a", "b:c{"));
+        assert_eq!(text(&key), text(("a", "b:c{")));
+        assert_eq!(text((&key, 1)), "a%3Ab%253Ac%257B:1");
+        assert_ne!(text((&key, 1)), text(("a", "b:c{", 1)));
     }
 
     #[test]

@@ -31,6 +31,7 @@
 //! |---|---|
 //! | `redis` (default) | Redis, Valkey, Redis Cluster, Sentinel |
 //! | `tls` (default) | `rediss://` |
+//! | `macros` (default) | [`#[larder::cached]`](cached) |
 //! | `msgpack` | `Format::MessagePack` |
 //! | `compress` | `CacheBuilder::compress_above`, LZ4 |
 //! | `metrics` | counters and histograms through the `metrics` facade |
@@ -97,11 +98,15 @@ pub use write::{OrQueue, WriteCall, WriteOutcome};
 // The cache
 pub use cache::{
     Cache, CacheBuilder, Entry, EntryVersion, Explanation, Foreign, HoldsError, IsError, IsText, Load,
-    LoadContext, LoadEntry, LoadError, LoadMany, LoadSource, LoaderError, LoaderFailure, NearVerdict,
-    OnceError, ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored, Tag, TagSnapshot,
-    WhenAbandoned,
+    LoadContext, LoadEntry, LoadError, LoadMany, LoadOutput, LoadSetup, LoadSource, LoaderError,
+    LoaderFailure, NearVerdict, OnceError, ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored,
+    Tag, TagSnapshot, WhenAbandoned,
 };
-pub use key::{CacheKey, DisplayKey, KeyText};
+pub use key::{CacheKey, DisplayKey, KeyText, OwnedKey};
+#[doc = include_str!("doc/cached.md")]
+#[doc(inline)]
+#[cfg(feature = "macros")]
+pub use larder_macros::cached;
 pub use near::Near;
 pub use store::Expiry;
 pub use value::{Format, Value};

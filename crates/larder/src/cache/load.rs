@@ -199,7 +199,7 @@ where
         self.load(key, start, LoadKind { optional: false, open_tags: true, reason: Reason::Forced })
     }
 
-    fn load<T, E, K: CacheKey, S: FnOnce() -> Loader<V> + Send>(
+    pub(super) fn load<T, E, K: CacheKey, S: FnOnce() -> Loader<V> + Send>(
         &self,
         key: K,
         start: S,
@@ -338,6 +338,15 @@ impl<'a, V, T, E, S> Load<'a, V, T, E, S> {
         self.with(|request| request.tags.push(tag))
     }
 
+    /// Loads again even if a value is stored, as [`refresh`](Cache::refresh) does, if `condition` holds.
+    pub fn refresh_if(self, condition: bool) -> Self {
+        self.with(|request| {
+            if condition {
+                request.kind.reason = Reason::Forced;
+            }
+        })
+    }
+
     /// Limits how long this call waits, loader included. Without it the call waits as long as the loader takes; the
     /// connection's `response_timeout` bounds each request to the server. The timeout does not stop the loader.
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -450,7 +459,8 @@ where
     S: LoadSource<V>,
 {
     let LoadOptions { source, kind, expiry, tags } = request;
-    let (entry, loader) = (cache.entry(source.key()), source.into_loader());
+    let (entry, mut loader) = (cache.entry(source.key()), source.into_loader());
+    let (expiry, tags) = loader.take_setup().over(expiry, tags);
     Box::pin(async move {
         let entry = entry?;
         cache.context.store()?;

@@ -9,15 +9,24 @@ use futures_util::future::BoxFuture;
 
 use super::flight::LoadFailure;
 use super::load_context::LoadContext;
+use super::load_lazy::LoadSetup;
 use super::nesting::scope;
 use super::thrown::{LoaderError, Thrown};
 
 type LoadFn<V> = dyn FnOnce(LoadContext<V>) -> BoxFuture<'static, Result<Option<V>, LoadFailure>> + Send;
 
-/// A loader with its own types erased.
-pub struct Loader<V>(Box<LoadFn<V>>);
+/// A loader with its own types erased, and what it says of its value before it runs.
+pub struct Loader<V>(Box<LoadFn<V>>, LoadSetup);
 
 impl<V> Loader<V> {
+    pub(super) fn with_setup(self, setup: LoadSetup) -> Self {
+        Self(self.0, setup)
+    }
+
+    pub(super) fn take_setup(&mut self) -> LoadSetup {
+        std::mem::take(&mut self.1)
+    }
+
     /// Runs the loader as part of its load.
     pub(super) async fn run(self, loading: LoadContext<V>) -> Result<Option<V>, LoadFailure> {
         let loads = loading.loads();
@@ -39,13 +48,14 @@ where
     Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
     E: LoaderError<Kind>,
 {
-    Loader(Box::new(move |loading| {
+    let run = move |loading| {
         let run: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
             let loaded = loader(loading).await;
             loaded.map_err(|error| LoadFailure::Loader(Thrown::new(error)))
         });
         run
-    }))
+    };
+    Loader(Box::new(run), LoadSetup::default())
 }
 
 /// Returns the message of a panic.
