@@ -80,15 +80,26 @@ fn anchor(heading: &str) -> String {
 
 fn is_page(target: &str) -> bool {
     let file = target.split('#').next().unwrap_or_default();
-    file.ends_with(".md") && !file.contains([' ', '/'])
+    let name = file.strip_prefix("from/").unwrap_or(file);
+    name.ends_with(".md") && !name.contains([' ', '/'])
 }
 
+/// The folders whose pages are modules of the guide.
+const FOLDERS: [&str; 2] = ["docs", "docs/from"];
+
 fn guide() -> Vec<Page> {
-    let mut names: Vec<_> =
-        fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
-    let pages = names.into_iter().map(|name| Path::new("docs").join(name));
-    pages.filter(|path| path.extension().is_some_and(|end| end == "md")).map(Page::read).collect()
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for folder in FOLDERS {
+        let entries = fs::read_dir(root().join(folder)).unwrap();
+        paths.extend(entries.map(|entry| Path::new(folder).join(entry.unwrap().file_name())));
+    }
+    paths.sort();
+    paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "md")).map(Page::read).collect()
+}
+
+/// A page's path below docs/, as references to it say.
+fn below_docs(path: &Path) -> String {
+    tidy(path).strip_prefix("docs").unwrap().to_str().unwrap().to_owned()
 }
 
 fn all() -> Vec<Page> {
@@ -163,7 +174,7 @@ fn pages_of_the_guide_refer_to_each_other_so_that_rustdoc_can_follow() {
         }
         let defined = page.defined();
         for (reference, target) in &defined {
-            if reference != target || !is_page(target) {
+            if *reference != below_docs(&page.path.with_file_name("").join(target)) || !is_page(reference) {
                 wrong.push(format!("{name}: [{reference}] is not a page's name, with or without a heading"));
             }
         }
@@ -179,7 +190,7 @@ fn pages_of_the_guide_refer_to_each_other_so_that_rustdoc_can_follow() {
     let links = Page::read(LINKS.into()).defined();
     for reference in &references {
         let (file, heading) = reference.split_once(".md").unwrap_or((reference, ""));
-        let module = format!("crate::guide::{}{heading}", file.replace('-', "_"));
+        let module = format!("crate::guide::{}{heading}", file.replace('-', "_").replace('/', "::"));
         if links.get(reference) != Some(&module) {
             wrong.push(format!("{LINKS}: [{reference}]: {module} is missing"));
         }
@@ -198,7 +209,7 @@ fn every_page_is_a_module_of_the_guide_and_in_its_index() {
     let modules = fs::read_to_string(root().join("crates/larder/src/guide.rs")).unwrap();
     let index = fs::read_to_string(root().join("docs/index.md")).unwrap();
     for page in guide() {
-        let name = page.path.file_name().unwrap().to_str().unwrap();
+        let name = below_docs(&page.path);
         assert!(modules.contains(&format!("include_str!(\"../docs/{name}\")")), "{name} is not in guide.rs");
         assert!(name == "index.md" || index.contains(&format!("[{name}]")), "{name} is not in index.md");
     }

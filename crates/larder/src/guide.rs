@@ -61,3 +61,38 @@ pub mod performance {}
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("../docs/wire-format.md")]
 pub mod wire_format {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("../docs/choosing.md")]
+pub mod choosing {}
+
+/// Pages for those who know another library.
+pub mod from {
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/cached.md")]
+    pub mod cached {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/moka.md")]
+    pub mod moka {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/redis-rs.md")]
+    pub mod redis_rs {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/rslock.md")]
+    pub mod rslock {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/governor.md")]
+    pub mod governor {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/fusioncache.md")]
+    pub mod fusioncache {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/redisson.md")]
+    pub mod redisson {}
+}
