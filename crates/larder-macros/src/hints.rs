@@ -6,7 +6,10 @@ pub(crate) const OPTIONS: [&str; 8] =
 
 /// Options of other crates' attributes, above all `cached`'s, with what takes their place here.
 const ELSEWHERE: &[(&[&str], &str)] = &[
-    (&["time", "time_to_live", "ttl_secs", "expire", "expires"], "write `ttl = Duration::from_secs(60)`"),
+    (
+        &["time", "time_to_live", "ttl_secs", "ttl_millis", "expire", "expires"],
+        "write `ttl = Duration::from_secs(60)`",
+    ),
     (&["size", "max_size", "capacity"], "bound the cache itself: `.near(Near::bytes(n))` where it is built"),
     (&["name", "namespace", "prefix"], "name the cache where it is built: `larder.cache(\"name\")`"),
     (&["convert"], "write the expression as the key: `key = (a, b)`"),
@@ -15,7 +18,9 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
         "build the cache yourself and pass it: `cache = …`",
     ),
     (&["map_error"], "write `error = E` and implement `From<LoadError<E>>` for the function's own error"),
-    (&["result"], "leave it out: an `Err` is never stored"),
+    (&["result", "in_impl"], "leave it out: methods work as functions do, and an `Err` is never stored"),
+    (&["result_fallback"], "serve old values by `.stale_for(d)` where the cache is built"),
+    (&["cache_none"], "remember absences by `.negative_ttl(d)` where the cache is built"),
     (&["option"], "leave it out: with a `Cache<T>`, an absence is kept for the cache's `negative_ttl`"),
     (&["sync", "sync_writes", "sync_lock"], "leave it out: one load runs for a key in the whole fleet"),
     (&["refresh", "time_refresh", "force_refresh"], "write `refresh_if = condition`"),
