@@ -1,11 +1,8 @@
-//! The three functions that the attribute writes: the cached one, the key's, and the body's.
+//! The expansion: the cached function here, and its companions in [`companions`](crate::companions).
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
-use syn::{
-    Attribute, Error, Expr, FnArg, GenericParam, Generics, ItemFn, ItemImpl, Result, ReturnType, TraitItemFn,
-    Type, parse_quote,
-};
+use syn::{Attribute, Error, Expr, FnArg, ItemFn, ItemImpl, Result, TraitItemFn};
 
 use crate::mentions::{mentions, with_this};
 use crate::options::Options;
@@ -43,12 +40,12 @@ fn not_a_function(item: &TokenStream) -> Error {
     Error::new_spanned(item, text)
 }
 
-struct Parts<'a> {
-    function: &'a ItemFn,
-    options: &'a Options,
-    signature: &'a Signature,
+pub(crate) struct Parts<'a> {
+    pub(crate) function: &'a ItemFn,
+    pub(crate) options: &'a Options,
+    pub(crate) signature: &'a Signature,
     cache: &'a Expr,
-    key: &'a Expr,
+    pub(crate) key: &'a Expr,
 }
 
 impl Parts<'_> {
@@ -199,95 +196,23 @@ impl Parts<'_> {
             || [self.cache, self.key].into_iter().any(|option| mentions(option.to_token_stream(), &own_type))
     }
 
-    /// `name_key`: the key of a call, for `delete` and the like.
-    fn key(&self) -> TokenStream {
-        let (name, vis, key) = (self.name("key"), &self.function.vis, by_reference(self.key));
-        let cfgs = self.attributes(&["cfg", "cfg_attr"]);
-        let is_generic =
-            self.function.sig.generics.params.iter().any(|p| !matches!(p, GenericParam::Lifetime(_)));
-        let used = self.signature.arguments.iter().filter(|argument| {
-            // A type parameter has to be inferred from the arguments, so a generic function takes them all.
-            is_generic || mentions(self.key.to_token_stream(), &argument.name)
-        });
-        let arguments: Vec<_> = used.collect();
-        let unused = arguments.iter().map(|argument| &argument.name);
-        let unused = is_generic.then(|| quote!(let _ = (#(&#unused,)*);));
-        let written = arguments.iter().map(|argument| &argument.written);
-        let this = self.receiver().map(|(_, this)| quote!(&#this,));
-        let (generics, bounds) = self.generics(is_generic);
-        let doc =
-            format!("Returns the key that [`{0}`]({1}) stores under.", self.function.sig.ident, self.link());
-        quote! {
-            #[doc = #doc]
-            #(#cfgs)*
-            #[allow(dead_code, unused_variables, clippy::all, clippy::pedantic)]
-            #vis fn #name #generics (#this #(#written),*) -> ::larder::OwnedKey #bounds {
-                #unused
-                ::larder::OwnedKey::new(#key)
-            }
-        }
-    }
-
-    /// `name_uncached`: the body alone.
-    fn uncached(&self) -> TokenStream {
-        let lints = self.attributes(&["cfg", "cfg_attr", "allow", "expect", "warn", "deny", "forbid"]);
-        let Signature { value, error, .. } = self.signature;
-        let mut sig = self.function.sig.clone();
-        sig.ident = self.name("uncached");
-        sig.output = uncached_output(&self.function.sig.output, value, error);
-        let (vis, statements) = (&self.function.vis, &self.function.block.stmts);
-        let only_named = self.named_by_options_alone();
-        let doc =
-            format!("Does the work of [`{0}`]({1}) without the cache.", self.function.sig.ident, self.link());
-        quote! {
-            #[doc = #doc]
-            #(#lints)*
-            #[allow(dead_code)]
-            #vis #sig {
-                #only_named
-                #(#statements)*
-            }
-        }
-    }
-
-    /// Uses the arguments that only the options name, which would be unused in the body.
-    fn named_by_options_alone(&self) -> Option<TokenStream> {
-        let body = &self.function.block;
-        let names = self.signature.arguments.iter().map(|argument| &argument.name);
-        let names: Vec<_> = names
-            .filter(|name| {
-                let named = self.options.all().any(|option| mentions(option.to_token_stream(), name));
-                named && !mentions(body.to_token_stream(), name)
-            })
-            .collect();
-        (!names.is_empty()).then(|| quote!(let _ = (#(&#names,)*);))
-    }
-
-    /// The generics of `name_key`: those that its arguments can name.
-    fn generics(&self, all: bool) -> (Generics, TokenStream) {
-        let mut generics = self.function.sig.generics.clone();
-        let bounds = if all { generics.where_clause.take() } else { None };
-        generics.where_clause = None;
-        (generics, bounds.to_token_stream())
-    }
-
-    fn attributes(&self, names: &[&str]) -> Vec<&Attribute> {
+    pub(crate) fn attributes(&self, names: &[&str]) -> Vec<&Attribute> {
         let attributes = self.function.attrs.iter();
         attributes.filter(|attribute| names.iter().any(|name| attribute.path().is_ident(name))).collect()
     }
 
     /// How `self` is taken, and the word itself, which only the function's own tokens can stand for.
-    fn receiver(&self) -> Option<(Own, TokenStream)> {
+    pub(crate) fn receiver(&self) -> Option<(Own, TokenStream)> {
         let own = self.signature.receiver?;
         Some((own, self.function.sig.receiver()?.self_token.to_token_stream()))
     }
 
-    fn name(&self, suffix: &str) -> Ident {
+    pub(crate) fn name(&self, suffix: &str) -> Ident {
         let name = &self.function.sig.ident;
         Ident::new(&format!("{}_{suffix}", name.to_string().trim_start_matches("r#")), name.span())
     }
 
-    fn link(&self) -> String {
+    pub(crate) fn link(&self) -> String {
         let name = &self.function.sig.ident;
         if self.is_associated() { format!("Self::{name}") } else { name.to_string() }
     }
@@ -309,7 +234,7 @@ fn as_receiver(cache: &Expr) -> TokenStream {
 }
 
 /// The key as a reference, which moves none of the arguments that it names.
-fn by_reference(key: &Expr) -> TokenStream {
+pub(crate) fn by_reference(key: &Expr) -> TokenStream {
     match key {
         Expr::Tuple(tuple) => {
             let parts = tuple.elems.iter().map(|part| match part {
@@ -324,16 +249,6 @@ fn by_reference(key: &Expr) -> TokenStream {
         }
         _ => quote!(&(#key)),
     }
-}
-
-/// What the body's function returns.
-fn uncached_output(written: &ReturnType, value: &Type, error: &Type) -> ReturnType {
-    let arrow = match written {
-        ReturnType::Type(arrow, _) => *arrow,
-        ReturnType::Default => Default::default(),
-    };
-    let result: Type = parse_quote!(::core::result::Result<#value, #error>);
-    ReturnType::Type(arrow, Box::new(result))
 }
 
 #[cfg(test)]
