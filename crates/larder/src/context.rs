@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::credentials::CredentialSource;
 use crate::envelope::TagVersion;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{Health, Purpose};
 use crate::invalidation::{self, Delivery, Invalidation, InvalidationQueue, Started};
 use crate::keyspace::Keyspace;
 use crate::name::Name;
@@ -411,6 +412,23 @@ impl Context {
             stats.caches.insert(name.clone(), cache.stats());
         }
         stats
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        let coordination = self.coordination.as_ref().map(|(store, _)| store);
+        let stores = [
+            (Some(&self.store), Purpose::Caches),
+            (self.background_store.as_ref(), Purpose::Caches),
+            (coordination, Purpose::Coordination),
+            (self.background_coordination.as_ref(), Purpose::Coordination),
+        ];
+        let stores = stores.into_iter().filter_map(|(store, purpose)| Some((store?, purpose)));
+        Health {
+            closed: self.closed.load(Ordering::Acquire),
+            connections: stores.flat_map(|(store, purpose)| store.connections(purpose)).collect(),
+            queued_invalidations: self.invalidations.counts().waiting,
+            tracking: self.store.is_tracking(),
+        }
     }
 
     /// Returns the near copy of an entry of any cache.

@@ -34,6 +34,7 @@
 //! | `msgpack` | `Format::MessagePack` |
 //! | `compress` | `CacheBuilder::compress_above`, LZ4 |
 //! | `metrics` | counters and histograms through the `metrics` facade |
+//! | `trace` | a span for each load |
 //! | `tower` | [`http`]: `RateLimitLayer` for axum, hyper and tonic |
 //! | `axum` | `tower`, and [`http`] finds axum's `ConnectInfo` and `OriginalUri` by itself |
 //! | `uuid` | `CacheKey` for `uuid::Uuid` |
@@ -62,6 +63,7 @@ mod endpoint;
 mod envelope;
 mod error;
 pub mod guide;
+mod health;
 #[cfg(feature = "tower")]
 pub mod http;
 #[cfg(all(test, larder_interleavings))]
@@ -72,6 +74,8 @@ mod keyspace;
 mod larder;
 pub mod limit;
 pub mod lock;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod name;
 mod near;
 mod random;
@@ -90,14 +94,15 @@ pub use builder::LarderBuilder;
 pub use call::Call;
 pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};
+pub use health::{ConnectionHealth, ConnectionRole, ConnectionState, Health, Purpose};
 pub use larder::Larder;
 pub use stats::{CacheStats, InvalidationStats, LockStats, OperationStats, Stats};
 pub use write::{OrQueue, WriteCall, WriteOutcome};
 
 // The cache
 pub use cache::{
-    Cache, CacheBuilder, Entry, EntryVersion, Explanation, Foreign, HoldsError, IsError, IsText, Load,
-    LoadContext, LoadEntry, LoadError, LoadMany, LoadSource, LoaderError, LoaderFailure, NearVerdict,
+    Cache, CacheBuilder, Entry, EntryVersion, Explanation, Foreign, HoldsError, HotKey, IsError, IsText,
+    Load, LoadContext, LoadEntry, LoadError, LoadMany, LoadSource, LoaderError, LoaderFailure, NearVerdict,
     OnceError, ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored, Tag, TagSnapshot,
     WhenAbandoned,
 };

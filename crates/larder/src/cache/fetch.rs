@@ -43,6 +43,7 @@ where
     /// Reads an entry from the store, and counts a hit or a miss. Without a near tier the future is half as large,
     /// which matters: allocating and filling it is a good part of the cost of a read.
     pub(super) fn fetch_counted(&self, entry: Name) -> Fetch<'_, V> {
+        self.note_read(&entry, 1);
         if self.shared.near.get().is_none() {
             return Box::pin(async move {
                 let store = self.context.store()?;
@@ -164,6 +165,7 @@ where
                     Lookup::Fresh(kept)
                 }
                 None => {
+                    self.note_read(name, 1);
                     asked.push(place);
                     Lookup::Nothing
                 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lookup::CachedValue;
+#[cfg(feature = "trace")]
+use super::lookup::Source;
 use super::nesting::LoadNode;
 use super::thrown::Thrown;
 use crate::sync::{Mutex, watch};
@@ -28,13 +30,40 @@ pub(super) enum LoadFailure {
     Again,
 }
 
+#[cfg(feature = "trace")]
+impl LoadFailure {
+    /// Returns how a span names it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Loader(_) => "failed",
+            Self::Panicked(_) => "panicked",
+            Self::TimedOut(_) => "timed_out",
+            Self::Waited(_) => "waited",
+            Self::Again => "skipped",
+        }
+    }
+}
+
 /// A flight's outcome. `None` means that the value does not exist in the origin.
 pub(super) type FlightOutcome<V> = Result<Option<CachedValue<V>>, LoadFailure>;
+
+/// Returns how a span names an outcome.
+#[cfg(feature = "trace")]
+fn outcome_name<V>(outcome: &FlightOutcome<V>) -> &'static str {
+    match outcome {
+        Ok(Some(kept)) if kept.source == Source::Loaded => "loaded",
+        Ok(Some(_)) => "found",
+        Ok(None) => "absent",
+        Err(failure) => failure.name(),
+    }
+}
 
 /// Receives a flight's outcome.
 pub(super) struct Waiter<V> {
     pub(super) outcome: watch::Receiver<Option<FlightOutcome<V>>>,
     pub(super) node: Arc<LoadNode>,
+    /// Whether another call leads the flight.
+    pub(super) joined: bool,
 }
 
 /// The tags that a load's value will carry.
@@ -79,7 +108,15 @@ impl<V> FlightLeader<V> {
         // Leave the table before publishing the outcome. Otherwise a caller that arrives after a waiter has returned
         // could still join, and would get an outcome from before its own start.
         drop(self);
+        #[cfg(feature = "trace")]
+        flight.node.span.end(outcome_name(&outcome), flight.outcome.receiver_count());
         flight.outcome.send_replace(Some(outcome));
+    }
+
+    /// Returns how many callers wait.
+    #[cfg(feature = "trace")]
+    pub(super) fn waiters(&self) -> usize {
+        self.flight.outcome.receiver_count()
     }
 
     /// Completes when no caller waits. Another may join afterwards.
@@ -144,7 +181,8 @@ impl<V> Flights<V> {
         let mut table = self.0.lock();
         if let Some(flight) = table.get(name) {
             and(flight);
-            return (Waiter { outcome: flight.outcome.subscribe(), node: flight.node.clone() }, None);
+            let (outcome, node) = (flight.outcome.subscribe(), flight.node.clone());
+            return (Waiter { outcome, node, joined: true }, None);
         }
         let (waiter, leader) = self.start(&mut table, name, tags);
         (waiter, Some(leader))
@@ -179,7 +217,8 @@ impl<V> Flights<V> {
             nested: tokio::sync::Notify::new(),
         });
         table.insert(name.into(), flight.clone());
-        (Waiter { outcome: waiter, node }, FlightLeader { name: name.into(), flight, table: self.0.clone() })
+        let waiter = Waiter { outcome: waiter, node, joined: false };
+        (waiter, FlightLeader { name: name.into(), flight, table: self.0.clone() })
     }
 
     /// Detaches the flights of these names. Called after a write has ended and not before: a flight could start

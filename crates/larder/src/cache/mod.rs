@@ -10,6 +10,7 @@ mod explain;
 mod fetch;
 mod fill;
 mod flight;
+mod hot_keys;
 #[cfg(all(test, larder_interleavings))]
 mod interleavings;
 mod invalidate;
@@ -29,6 +30,7 @@ mod runs;
 mod single;
 mod tag;
 mod thrown;
+mod trace;
 mod unfenced;
 mod validity;
 mod wait;
@@ -47,12 +49,14 @@ use crate::name::Name;
 use crate::near::{AnyTier, Tier};
 use crate::stats::CacheStats;
 use crate::store::{Expiry, Store};
-use crate::telemetry::CacheMeter;
+use crate::telemetry::{CacheMeter, SAMPLED};
 use crate::value::{Encoder, Format, Value, WriteStamp};
 pub use builder::CacheBuilder;
 pub use conditional::{EntryVersion, ParseVersionError, SetIf};
 pub use explain::{Explanation, NearVerdict, Stored};
 use flight::Flights;
+pub use hot_keys::HotKey;
+use hot_keys::HotKeys;
 pub use load::{Load, LoadEntry};
 pub use load_context::LoadContext;
 pub use load_error::LoadError;
@@ -116,6 +120,8 @@ pub(crate) struct CacheShared<V> {
     /// The name of the version key that `clear` replaces.
     clear: Name,
     near: OnceLock<Arc<NearTier<V>>>,
+    /// Counts the most read keys, if a handle asked for that.
+    hot: OnceLock<HotKeys>,
     /// Bounds the loads that run at once while the store is away.
     outage: tokio::sync::Semaphore,
 }
@@ -197,6 +203,9 @@ struct Policy {
     when_abandoned: WhenAbandoned,
     /// Whether reads skip the near tier.
     asks_server: bool,
+    /// Whether the spans of loads name the key.
+    #[cfg(feature = "trace")]
+    trace_keys: bool,
     encoder: Arc<Encoder>,
 }
 
@@ -306,6 +315,7 @@ impl<V> Cache<V> {
     fn near_hit(&self, entry: &Name) {
         if self.shared.meter.near_hit() {
             self.context.changes.versions.recency.used_copy(entry);
+            self.note_read(entry, SAMPLED);
         }
     }
 

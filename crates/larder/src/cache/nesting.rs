@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use super::trace::LoadSpan;
 use crate::sync::Mutex;
 
 /// A load under way, as a node in the graph of waiting loads.
@@ -18,11 +19,12 @@ pub(crate) struct LoadNode {
     name: Box<str>,
     /// Changed only while [`GRAPH`] is locked.
     waits_for: Mutex<Vec<Arc<LoadNode>>>,
+    pub(super) span: LoadSpan,
 }
 
 impl LoadNode {
     pub(super) fn new(name: &str) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), waits_for: Mutex::default() })
+        Arc::new(Self { name: name.into(), waits_for: Mutex::default(), span: LoadSpan::default() })
     }
 
     fn next(&self) -> Vec<Arc<LoadNode>> {

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use super::loader::message;
 use super::nesting::{Cycle, is_nested, scope, wait_for};
@@ -344,7 +345,7 @@ where
                     let _wait = wait_for(listed.node())?;
                     let running = ActiveRun { cache: cache.clone(), mark, listed, run, expiry, versions };
                     let (give, given) = oneshot::channel();
-                    cache.context.loads.spawn(running.run(work, failure, give));
+                    cache.context.loads.spawn(running.run(work, failure, give).in_current_span());
                     return given.await.unwrap_or_else(|_| Err(Error::closed().into()));
                 }
                 OnceStart::Done(bytes) => {

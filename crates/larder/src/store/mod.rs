@@ -89,6 +89,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::error::Result;
+use crate::health::{ConnectionHealth, Purpose};
 use crate::name::Name;
 use memory::MemoryStore;
 #[cfg(feature = "redis")]
@@ -405,6 +406,24 @@ impl AnyStore {
             Self::Memory(_) => None,
             #[cfg(feature = "redis")]
             Self::Redis(store) => Some(store.reconnects()),
+        }
+    }
+
+    /// Returns the state of its connections now.
+    pub(crate) fn connections(&self, purpose: Purpose) -> Vec<ConnectionHealth> {
+        match self {
+            Self::Memory(_) => Vec::new(),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.connections(purpose),
+        }
+    }
+
+    /// Returns whether it reports all changes now.
+    pub(crate) fn is_tracking(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.is_tracking(),
         }
     }
 

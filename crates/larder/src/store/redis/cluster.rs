@@ -171,6 +171,14 @@ impl Cluster {
         node.cloned().ok_or_else(Error::closed)
     }
 
+    /// Returns the masters according to the current map, in the order of their names. Before the first map there are
+    /// none.
+    pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
+        let mut nodes: Vec<Arc<Node>> = self.shared.map().nodes.values().cloned().collect();
+        nodes.sort_by(|one, other| one.name().cmp(other.name()));
+        nodes
+    }
+
     pub(super) fn close(&self) {
         self.refresher.abort();
         self.shared.map().nodes.values().for_each(|node| node.close());

@@ -42,6 +42,7 @@ use super::tracking::{SessionHandle, arm};
 use super::wire::{Connection, Event, Reply, Request, RequestFailure, WireError};
 use crate::credentials::{CredentialSource, CurrentCredentials};
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{ConnectionRole, ConnectionState};
 use crate::store::session::{ReadStamp, Sessions};
 use crate::telemetry::target;
 
@@ -154,6 +155,7 @@ pub(super) struct Link {
     shared: Arc<LinkState>,
     login: Arc<Login>,
     time: Arc<ServerTime>,
+    role: ConnectionRole,
     supervisor: AbortHandle,
 }
 
@@ -168,10 +170,15 @@ impl Link {
         let state = watch::Sender::new(LinkStatus::Dialling);
         let shared = Arc::new(LinkState { state, up: ArcSwapOption::empty() });
         let time = Arc::new(ServerTime::new(login.clock.clone()));
+        let role = match lane {
+            Some(_) => ConnectionRole::Tracking,
+            None if login.hosts.is_background() => ConnectionRole::Background,
+            None => ConnectionRole::Commands,
+        };
         let supervisor = Supervisor { destination, kind, login: login.clone(), time: time.clone(), lane };
         let supervisor = supervisor.run(shared.clone()).with_current_subscriber();
         let supervisor = login.hosts.home().spawn(supervisor).abort_handle();
-        Self { shared, login, time, supervisor }
+        Self { shared, login, time, role, supervisor }
     }
 
     /// Returns the connection if it is up and leads to the current server. Does not wait.
@@ -207,6 +214,26 @@ impl Link {
             Ok(LinkStatus::Down(error)) => Err(error.clone()),
             Ok(LinkStatus::Dialling | LinkStatus::Closed) | Err(_) => Err(Error::closed()),
         }
+    }
+
+    /// Returns what it is used for, whether it is up, and if it is down why.
+    pub(super) fn health(&self) -> (ConnectionRole, ConnectionState, Option<&'static str>) {
+        let (state, error) = match &*self.shared.state.borrow() {
+            LinkStatus::Up(live) if self.is_current(live) => (ConnectionState::Up, None),
+            LinkStatus::Up(_) | LinkStatus::Dialling => (ConnectionState::Dialling, None),
+            LinkStatus::Down(error) => (ConnectionState::Down, Some(error.kind().as_str())),
+            LinkStatus::Closed => (ConnectionState::Down, Some(ErrorKind::Closed.as_str())),
+        };
+        (self.role, state, error)
+    }
+
+    /// Returns whether what is read through the connection is valid now: the server reports changes, and it has
+    /// answered a heartbeat lately.
+    pub(super) fn is_tracking(&self) -> bool {
+        self.standing().is_some_and(|live| {
+            let seen = live.read_stamp().zip(live.lanes.as_ref());
+            seen.is_some_and(|(seen, lanes)| lanes.is_valid(seen, self.login.clock.moment()))
+        })
     }
 
     pub(super) fn is_down(&self) -> bool {

@@ -44,6 +44,7 @@ use super::{
 use crate::endpoint::Deployment;
 use crate::envelope::HEADER;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{ConnectionHealth, Purpose};
 use crate::keyspace::Keyspace;
 use crate::name::Name;
 use dial::Learned;
@@ -113,6 +114,14 @@ impl RedisStore {
     /// Waits for the first attempt to connect, and returns its failure.
     pub(crate) async fn ready(&self) -> Result<()> {
         self.network.ready().await
+    }
+
+    pub(crate) fn connections(&self, purpose: Purpose) -> Vec<ConnectionHealth> {
+        self.network.connections(purpose)
+    }
+
+    pub(crate) fn is_tracking(&self) -> bool {
+        self.network.is_tracking()
     }
 
     pub(crate) fn eviction(&self) -> Eviction {

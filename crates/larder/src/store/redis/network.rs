@@ -19,6 +19,7 @@ use super::wire::{Reply, Request, frame};
 use crate::clock::Tick;
 use crate::endpoint::Deployment;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{ConnectionHealth, Purpose};
 use crate::store::session::ReadStamp;
 
 /// How long the tracking connection may take for an answer before another connection is asked. It may have fallen
@@ -324,6 +325,31 @@ impl Network {
             Self::Single(_) => 0,
             // The address in memory identifies the node for as long as the map contains it.
             Self::Cluster(cluster) => cluster.master(slot(name)).map_or(0, |node| Arc::as_ptr(&node).addr()),
+        }
+    }
+
+    /// Returns the state of all connections now.
+    pub(super) fn connections(&self, purpose: Purpose) -> Vec<ConnectionHealth> {
+        match self {
+            Self::Single(node) => node.health(purpose).collect(),
+            Self::Cluster(cluster) => {
+                let nodes = cluster.nodes();
+                if nodes.is_empty() {
+                    return vec![ConnectionHealth::to_unknown_cluster(purpose)];
+                }
+                nodes.iter().flat_map(|node| node.health(purpose).collect::<Vec<_>>()).collect()
+            }
+        }
+    }
+
+    /// Returns whether every server reports the changes of what was read.
+    pub(super) fn is_tracking(&self) -> bool {
+        match self {
+            Self::Single(node) => node.is_tracking(),
+            Self::Cluster(cluster) => {
+                let nodes = cluster.nodes();
+                !nodes.is_empty() && nodes.iter().all(|node| node.is_tracking())
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use super::tracking::SessionHandle;
 use super::wire::{Reply, Request, RequestFailure};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{ConnectionHealth, Purpose};
 use crate::store::session::ReadStamp;
 
 /// Whether a request may be sent again after the connection broke before its answer arrived.
@@ -82,6 +83,19 @@ impl Node {
 
     pub(super) fn is_down(&self) -> bool {
         self.links.iter().all(Link::is_down)
+    }
+
+    /// Returns the state of its connections now.
+    pub(super) fn health(&self, purpose: Purpose) -> impl Iterator<Item = ConnectionHealth> {
+        self.links.iter().chain(&self.tracked).map(move |link| {
+            let (role, state, error) = link.health();
+            ConnectionHealth { server: self.name.clone(), purpose, role, state, error }
+        })
+    }
+
+    /// Returns whether the server reports the changes of what is read through the tracking connection now.
+    pub(super) fn is_tracking(&self) -> bool {
+        self.tracked().is_some() && self.tracked.as_ref().is_some_and(Link::is_tracking)
     }
 
     pub(super) fn close(&self) {
