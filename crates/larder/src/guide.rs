@@ -51,6 +51,14 @@ pub mod security {}
 pub mod observability {}
 
 #[doc = include_str!("guide/links.md")]
+#[doc = include_str!("../docs/opentelemetry.md")]
+pub mod opentelemetry {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("../docs/runbook.md")]
+pub mod runbook {}
+
+#[doc = include_str!("guide/links.md")]
 #[doc = include_str!("../docs/guarantees.md")]
 pub mod guarantees {}
 
