@@ -18,7 +18,6 @@
 //!
 //! [`Context::background_store`]: crate::context::Context::background_store
 
-mod claims;
 mod retry;
 mod runtimes;
 mod schedule;
@@ -40,10 +39,9 @@ use tracing::instrument::WithSubscriber;
 
 use crate::error::Result;
 use crate::tasks::Tasks;
-pub(crate) use claims::{Claims, LIVENESS, liveness};
 pub(crate) use retry::{Retry, retry};
 pub(crate) use runtimes::Runtimes;
-pub(crate) use schedule::{Schedule, Visit};
+pub(crate) use schedule::{Renewals, Schedule, Visit};
 use thread::Thread;
 
 /// The place of background work. Dropping it ends all of that work without waiting.

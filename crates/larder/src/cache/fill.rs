@@ -22,7 +22,7 @@ use futures_util::FutureExt;
 use futures_util::future::select_all;
 use tokio::sync::SemaphorePermit;
 
-use super::claim::ClaimGuard;
+use super::claim::{ClaimGuard, liveness};
 use super::flight::{FlightLeader, LoadFailure};
 use super::load_context::{Choices, LoadContext};
 use super::load_error::waited;
@@ -31,7 +31,6 @@ use super::lookup::{CachedValue, Lookup, Source};
 use super::unfenced::UnfencedLoad;
 use super::wait::pause;
 use super::{Cache, WhenAbandoned, tag};
-use crate::background::liveness;
 use crate::envelope::{Envelope, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;

@@ -20,8 +20,7 @@ use super::flight::Tags;
 use super::load_context::LoadContext;
 use super::load_error::LoadError;
 use super::load_request::{LoadKind, LoadRequest};
-use super::load_source::{KeyAndLoader, LoadSource};
-use super::loader::{Loader, erased};
+use super::loader::{KeyAndLoader, LoadSource, Loader, erased};
 use super::lookup::{CachedValue, Entry, Lookup, NearCopy};
 use super::thrown::LoaderError;
 use super::{Cache, tag};
@@ -249,7 +248,7 @@ where
         kind: LoadKind,
         of_near: impl FnOnce(NearCopy<V>) -> R,
     ) -> Result<Option<Glimpse<V, R>>> {
-        if kind.reason == Reason::Forced {
+        if kind.reason == Reason::Forced || self.shared.near.get().is_none() {
             return Ok(None);
         }
         self.get_local(entry, |copy| {

@@ -22,11 +22,11 @@ use futures_util::stream::{self, StreamExt};
 
 use super::fill::{Claimed, CommitMode, Fill, IfBusy, Reason, place};
 use super::flight::{FlightLeader, FlightOutcome, LoadFailure, Tags, Waiter};
-use super::load_context::Choices;
+use super::load_context::{Choices, is_nested, scope, wait_for};
 use super::load_error::LoadError;
 use super::load_request::{join, wait};
 use super::lookup::{CachedValue, Lookup};
-use super::nesting::{LoadWait, Loads, is_nested, scope, wait_for};
+use super::nesting::{LoadWait, Loads};
 use super::thrown::{LoaderError, Thrown};
 use super::wait::pause;
 use super::{Cache, tag};
@@ -196,7 +196,7 @@ struct Wanted<V> {
     waiter: Waiter<V>,
     /// The longest wait; `None` for a load that this call leads.
     longest: Option<Duration>,
-    _wait: LoadWait,
+    _wait: Option<LoadWait>,
     stale: Option<CachedValue<V>>,
 }
 

@@ -18,7 +18,6 @@ mod load_context;
 mod load_error;
 mod load_many;
 mod load_request;
-mod load_source;
 mod loader;
 mod local;
 mod lookup;
@@ -57,7 +56,7 @@ pub use load::{Load, LoadEntry};
 pub use load_context::LoadContext;
 pub use load_error::LoadError;
 pub use load_many::LoadMany;
-pub use load_source::LoadSource;
+pub use loader::LoadSource;
 use lookup::NearCopy;
 pub use lookup::{Entry, Source};
 pub use many::SetMany;
@@ -301,6 +300,12 @@ where
 }
 
 impl<V> Cache<V> {
+    /// Runs one request of a load within the `response_timeout`.
+    async fn bounded<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+        let max_wait = self.context.limits.response_timeout;
+        tokio::time::timeout(max_wait, request).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
+    }
+
     /// Counts a near hit.
     #[inline]
     fn near_hit(&self, entry: &Name) {

@@ -24,14 +24,16 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
+use super::claim::LIVENESS;
+use super::load_context::{is_nested, scope, wait_for};
 use super::loader::message;
-use super::nesting::{Cycle, is_nested, scope, wait_for};
+use super::nesting::Cycle;
 use super::runs::Listed;
 use super::thrown::{LoaderError, LoaderFailure};
 use super::validity::Verdict;
 use super::wait::pause;
 use super::{Cache, UNBOUNDED_SPAN};
-use crate::background::{HEDGE, LIVENESS, Retry, retry};
+use crate::background::{HEDGE, Retry, retry};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
