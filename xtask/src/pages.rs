@@ -203,3 +203,66 @@ fn every_page_is_a_module_of_the_guide_and_in_its_index() {
         assert!(name == "index.md" || index.contains(&format!("[{name}]")), "{name} is not in index.md");
     }
 }
+
+/// Splits text at the commas that stand outside braces.
+fn parts(text: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut parts) = (0, 0, vec![]);
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+/// `a/{b,c}` as `a/b` and `a/c`.
+fn expanded(text: &str) -> Vec<String> {
+    match text.strip_suffix('}').and_then(|text| text.split_once('{')) {
+        Some((before, inside)) => parts(inside).iter().map(|part| format!("{before}{part}")).collect(),
+        None => vec![text.to_owned()],
+    }
+}
+
+#[test]
+fn the_call_paths_name_as_many_files_as_they_say_and_all_of_them_exist() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let (_, text) = text.split_once("<!-- call paths -->").unwrap();
+    let (text, _) = text.split_once("<!-- /call paths -->").unwrap();
+    let (mut paths, mut wrong) = (0, vec![]);
+    for paragraph in text.split("\n\n") {
+        // "16 files: `limit/{check,mod}`, …, *link*, … ."
+        let Some((count, list)) = paragraph.trim().split_once(" files") else { continue };
+        let Ok(count) = count.parse::<usize>() else { continue };
+        paths += 1;
+        let (_, list) = list.split_once(": ").unwrap();
+        let list = list
+            .trim_end_matches('.')
+            .replace("*link*", "`store/redis/{network,node,link}`")
+            .replace('\n', " ");
+        let files: Vec<String> =
+            parts(&list).iter().flat_map(|part| expanded(part.trim().trim_matches('`'))).collect();
+        let all: BTreeSet<&String> = files.iter().collect();
+        if files.len() != count || all.len() != count {
+            wrong.push(format!("{} files ({} different), not {count}: {files:?}", files.len(), all.len()));
+        }
+        let sources = root().join("crates/larder/src");
+        for file in files {
+            let path = match file.strip_suffix(".lua") {
+                Some(_) => sources.join("store/redis").join(&file),
+                None => sources.join(format!("{file}.rs")),
+            };
+            if !path.exists() {
+                wrong.push(format!("{} is missing", path.display()));
+            }
+        }
+    }
+    assert_eq!(paths, 4, "the section lists another number of paths");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

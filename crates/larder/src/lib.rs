@@ -76,6 +76,7 @@ mod name;
 mod near;
 mod random;
 mod recency;
+mod runtimes;
 mod stats;
 mod store;
 mod sync;

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::Plan;
 use super::RateLimiter;
 use super::decision::{DecidedBy, Decision, RecordId};
 use super::local::KeyState;
-use super::quota::{Plan, Quota};
+use super::quota::Quota;
 use super::request::drift;
 use crate::call;
 use crate::clock::Tick;

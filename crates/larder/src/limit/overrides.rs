@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use super::Plan;
 use super::RateLimiter;
-use super::quota::{Plan, Quota, Quotas};
+use super::quota::{Quota, Quotas};
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;

@@ -9,10 +9,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Plan;
 use super::RateLimiter;
 use super::decision::{DecidedBy, Decision};
 use super::outage::{self, Away};
-use super::quota::{Plan, Quota};
+use super::quota::Quota;
 #[cfg(feature = "tower")]
 use super::reserve::Reservation;
 use crate::call::Call;

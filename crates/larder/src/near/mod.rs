@@ -25,7 +25,7 @@ pub(crate) use invalidations::{Invalidations, Watch};
 pub(crate) use tier::{Copied, InsertTicket, Tier};
 pub(crate) use version::AnyTier;
 pub(crate) use version_requests::Asking;
-pub(crate) use wakeups::Subscription;
+pub(crate) use wakeups::{Subscription, Wakeups};
 
 use crate::error::{Error, Result};
 use crate::store::session::Sessions;

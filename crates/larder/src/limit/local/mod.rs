@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::sync::Cache;
 
+use super::Plan;
 use super::decision::Decision;
 use super::meter::LimitMeter;
-use super::outage::Breaker;
-use super::quota::Plan;
+use super::request::Breaker;
 use super::wait_queue::WaitQueue;
 use crate::clock::Clock;
 use crate::store::share::Share;

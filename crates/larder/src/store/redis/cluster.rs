@@ -18,8 +18,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::instrument::WithSubscriber;
 
-use super::dial::{Destination, Login};
+use super::dial::Destination;
 use super::error::Failure;
+use super::login::Login;
 use super::node::{Node, Replay};
 use super::slots;
 use super::tracking::{SessionHandle, Tracking};

@@ -32,10 +32,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::instrument::WithSubscriber;
 
 use super::agreement::{Admission, ConnectionUse};
-use super::dial::{Destination, Dialled, Learned, Login, describe, dial, look_up};
+use super::dial::{Destination, describe, dial, look_up};
 use super::error::translate;
 use super::hosts::{Driver, run_on};
 use super::identity::{AskRole, Identity, Role};
+use super::login::{Learned, Login};
+use super::open::Dialled;
 use super::slots;
 use super::time::ServerTime;
 use super::tracking::{SessionHandle, arm};

@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::cluster::Cluster;
-use super::dial::{Destination, Login};
+use super::dial::Destination;
 use super::error::Failure;
 use super::link::Live;
+use super::login::Login;
 use super::node::{Node, Replay};
-use super::script::Script;
+use super::script::{OrderedScript, Script};
 use super::slots::slot;
 use super::time::wall_clock;
 use super::tracking::{SessionHandle, Tracking};
@@ -103,7 +104,27 @@ impl Network {
         answer.map_err(|failure| self.explain(failure))
     }
 
-    /// Does the same, and retries while a cluster moves the slot and the keys are at two nodes. It retries until the
+    /// Does the same for a script that no later request on `name` from the same task may overtake: always one round trip.
+    pub(super) async fn run_in_order(
+        &self,
+        name: &str,
+        ordered: &OrderedScript,
+        keys: &[&str],
+        arguments: &[&[u8]],
+        replay: Replay,
+    ) -> Result<Reply> {
+        let present = ordered.present();
+        if ordered.was_run_in(present) {
+            return self.run_script(name, ordered.script, keys, arguments, replay).await;
+        }
+        let answer = self.run(name, &ordered.script.by_source(keys, arguments), replay).await;
+        if answer.is_ok() {
+            ordered.note_run_in(present);
+        }
+        answer
+    }
+
+    /// Does the same as [`run_script`](Self::run_script), and retries while a cluster moves the slot and the keys are at two nodes. It retries until the
     /// caller drops the call.
     pub(super) async fn run_script_through_moves(
         &self,

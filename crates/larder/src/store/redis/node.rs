@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::dial::{Destination, Learned, Login, describe};
+use super::dial::{Destination, describe};
 use super::error::{Failure, translate_request};
 use super::link::{Link, LinkKind, Live};
+use super::login::{Learned, Login};
 use super::tracking::SessionHandle;
 use super::wire::{Reply, Request, RequestFailure};
 use crate::clock::Tick;
