@@ -192,11 +192,10 @@ async fn a_large_value_on_a_slow_path_is_not_taken_for_a_hanging_server() {
     assert_eq!(ids(&server), connections);
 }
 
-/// The server's numbers of larder's connections: a new connection has a new one.
+/// The server's numbers of its connections: a new connection has a new one.
 fn ids(server: &Server) -> Vec<String> {
-    let list = server.command(&["CLIENT", "LIST"]);
-    let larders = list.lines().filter(|client| client.contains("name=larder"));
-    larders.filter_map(|client| client.split_whitespace().next().map(str::to_owned)).collect()
+    let first = |line: &String| line.split_whitespace().next().map(str::to_owned);
+    named(server).iter().filter_map(first).collect()
 }
 
 #[tokio::test]
