@@ -178,7 +178,7 @@ async fn a_large_value_on_a_slow_path_is_not_taken_for_a_hanging_server() {
     let server = Server::builder().tcp().start();
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let builder = Larder::builder().url(proxy.url()).response_timeout(Duration::from_secs(30));
-    let larder = builder.connect().await.unwrap();
+    let larder = builder.max_value_bytes(2 * SIZE).connect().await.unwrap();
     let blobs = larder.cache::<Bytes>("blob").format(Format::Raw).no_expiry().build().unwrap();
     let blob = Bytes::from(vec![7; SIZE]);
     blobs.set("1", &blob).await.unwrap();
