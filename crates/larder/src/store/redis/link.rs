@@ -521,6 +521,7 @@ impl Supervisor {
                 _ = heartbeat.tick() => {}
             }
             // Send the heartbeat, and react to a changed role or to silence.
+            let progress = live.connection.progress();
             match timeout(HEARTBEAT, self.beat(&live.connection, live.seen, about.identity.ask_role)).await {
                 Ok(Err(_)) => return live.end(),
                 Ok(Ok(role)) => {
@@ -530,6 +531,8 @@ impl Supervisor {
                     }
                 }
                 Err(_) if !self.login.hosts.runs(&driver.runtime).await => return End::Stranded,
+                // The server answers, or reads, something large before the heartbeat.
+                Err(_) if live.connection.progress() != progress => missed = 0,
                 Err(_) => missed += 1,
             }
             // Dial again if the links can agree on one master by now, or if reads stayed invalid after a division.

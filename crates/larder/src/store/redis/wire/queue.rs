@@ -9,7 +9,7 @@
 //! skips the bytes of a request that was not sent, and the reply to a request that was sent is discarded.
 
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -24,6 +24,8 @@ pub(super) struct RequestQueue {
     state: Mutex<QueueState>,
     /// Whether nothing more may be written. The connection's task reads it before each write.
     given_up: AtomicBool,
+    /// Changes while bytes move.
+    progress: AtomicU64,
 }
 
 /// What the connection's task has to do next.
@@ -101,6 +103,16 @@ impl RequestQueue {
         state.wake_blocked(&mut wake);
         drop(guard);
         drop(replies);
+    }
+
+    /// Notes that bytes moved in a way that a server which hangs does not bring about.
+    pub(super) fn note_progress(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns a number that changes while bytes move.
+    pub(super) fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
     }
 
     /// Accepts no more requests, and fails those that the writer has not taken. Written requests still get replies.
