@@ -2,13 +2,13 @@
 
 use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within};
 
-const CLAIMS: &str = "crates/larder/src/background/claims.rs";
 const CLAIM: &str = "crates/larder/src/cache/claim.rs";
 const CONDITIONAL: &str = "crates/larder/src/cache/conditional.rs";
 const FETCH: &str = "crates/larder/src/cache/fetch.rs";
 const FILL: &str = "crates/larder/src/cache/fill.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
 const ONCE: &str = "crates/larder/src/cache/once.rs";
+const ONCE_RUN: &str = "crates/larder/src/cache/once_run.rs";
 const TAG: &str = "crates/larder/src/cache/tag.rs";
 const UNFENCED: &str = "crates/larder/src/cache/unfenced.rs";
 const VERDICT: &str = "crates/larder/src/cache/validity.rs";
@@ -120,12 +120,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a claim stays when its load has failed",
-        &[switched(CLAIM, "self.context.abandon_in_background(self.entry.clone(), claim);", "drop(claim);")],
+        &[switched(CLAIM, "abandon_in_background(&self.context, self.entry.clone(), claim);", "drop(claim);")],
         &[test("loader", "a_key_whose_load_elsewhere_came_to_nothing_is_loaded_after_all")],
     ),
     mutant(
         "a claim is not renewed",
-        &[switched(CLAIMS, "under_way.spawn(renew(context.clone(), held));", "drop(held);")],
+        &[switched(CLAIM, "under_way.spawn(renew(context.clone(), entry, claim));", "drop((entry, claim));")],
         &[test("wire_format", "a_placeholder_and_a_lease_are_renewed_while_their_loader_runs")],
     ),
     mutant(
@@ -239,7 +239,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a result that could not be stored is forgotten",
         &[within(
-            ONCE,
+            ONCE_RUN,
             "Err(error) if error.is_retryable() && ",
             ["end.is_none_or(|end| Instant::now() < end)", "false"],
             " => {",
@@ -248,7 +248,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "the mark of a call that was given up stays",
-        &[within(ONCE, "if ", ["!self.armed", "true"], " {")],
+        &[within(ONCE_RUN, "if ", ["!self.armed", "true"], " {")],
         &[
             test(
                 "once",
@@ -264,7 +264,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "signs of life of a run have the connection of the background alone",
-        &[switched(ONCE, "ask(context.store().unwrap_or(own))", "ask(own)")],
+        &[switched(ONCE_RUN, "ask(context.store().unwrap_or(own))", "ask(own)")],
         &[test(
             "runtimes",
             "without_the_connection_of_background_work_locks_and_runs_are_kept_and_those_of_dropped_guards_are_freed",

@@ -4,7 +4,9 @@ use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within}
 
 const CLUSTER: &str = "crates/larder/src/store/redis/cluster.rs";
 const ERROR: &str = "crates/larder/src/store/redis/error.rs";
+const DIALLING: &str = "crates/larder/src/store/redis/supervisor/dialling.rs";
 const LINK: &str = "crates/larder/src/store/redis/link.rs";
+const SUPERVISOR: &str = "crates/larder/src/store/redis/supervisor/mod.rs";
 const NETWORK: &str = "crates/larder/src/store/redis/network.rs";
 const NODE: &str = "crates/larder/src/store/redis/node.rs";
 const WIRE_CONNECTION: &str = "crates/larder/src/store/redis/wire/connection.rs";
@@ -31,7 +33,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "heartbeats that go unanswered are not counted",
-        &[within(LINK, "if ", ["missed == 2", "false"], " {")],
+        &[within(SUPERVISOR, "if ", ["missed == 2", "false"], " {")],
         &[HANGING],
     ),
     mutant(
@@ -45,9 +47,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a dial that failed is repeated without a pause",
-        &[within(LINK, ".with_max_delay(", ["LONGEST_DELAY", "FIRST_DELAY"], ")")],
+        &[within(DIALLING, ".with_max_delay(", ["LONGEST_DELAY", "FIRST_DELAY"], ")")],
         &[unit(
-            "store::redis::link::tests::pauses_between_dials_grow_to_two_seconds_and_differ_from_link_to_link",
+            "store::redis::supervisor::dialling::tests::pauses_between_dials_grow_to_two_seconds_and_differ_from_link_to_link",
         )],
     ),
     mutant(

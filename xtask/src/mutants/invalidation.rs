@@ -7,6 +7,7 @@ const LOCAL: &str = "crates/larder/src/cache/local.rs";
 const QUEUE: &str = "crates/larder/src/invalidation/queue.rs";
 const SENDER: &str = "crates/larder/src/invalidation/sender.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
+const TABLE: &str = "crates/larder/src/invalidation/table.rs";
 const TAG: &str = "crates/larder/src/cache/tag.rs";
 const VERDICT: &str = "crates/larder/src/cache/validity.rs";
 
@@ -205,7 +206,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "the queue has no bound",
-        &[switched(QUEUE, "self.taken() > MOST_BYTES", "false")],
+        &[switched(TABLE, "self.taken() > MOST_BYTES", "false")],
         &[unit("invalidation::queue::tests::a_full_queue_clears_the_cache_that_fills_it_and_no_other")],
     ),
 ];

@@ -139,7 +139,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within(
             KEEPING,
             "Some(true) if ",
-            ["holding.renewed(sent, ttl)", "holding.renewed(holding.locks.context.clock.now(), ttl)"],
+            ["holding.renewed(sent, ttl)", "holding.renewed(context.clock.now(), ttl)"],
             " => {}",
         )],
         &[DEADLINE],

@@ -5,7 +5,8 @@ use super::mutant::{Mutant, Test, mutant, switched, test, unit, within};
 const BUILDER: &str = "crates/larder/src/cache/builder.rs";
 const CHANGES: &str = "crates/larder/src/near/invalidations.rs";
 const CLUSTER: &str = "crates/larder/src/store/redis/cluster.rs";
-const LINK: &str = "crates/larder/src/store/redis/link.rs";
+const DIALLING: &str = "crates/larder/src/store/redis/supervisor/dialling.rs";
+const SUPERVISOR: &str = "crates/larder/src/store/redis/supervisor/mod.rs";
 const LOCAL: &str = "crates/larder/src/cache/local.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
 const TIER: &str = "crates/larder/src/near/tier.rs";
@@ -90,7 +91,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "trust counts from the answer to a heartbeat",
-        &[switched(LINK, "lane.renew(seen, sent);", "let _ = sent; lane.renew(seen, lane.moment());")],
+        &[switched(SUPERVISOR, "lane.renew(seen, sent);", "let _ = sent; lane.renew(seen, lane.moment());")],
         &[test("coherence", "trust_counts_from_the_sending_of_a_heartbeat_and_not_from_its_answer")],
     ),
     mutant(
@@ -103,7 +104,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[
             switched(CLUSTER, "tracking.listener.all_changed();", "let _ = tracking;"),
             switched(
-                LINK,
+                SUPERVISOR,
                 "slots.replace(masters.clone()).is_none_or(|before| before == masters)",
                 "slots.replace(masters).is_none() || true",
             ),
@@ -131,7 +132,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a connection without tracking is trusted",
         &[switched(
-            LINK,
+            DIALLING,
             "seen.filter(|_| armed && by == ConnectionUse::Trusted)",
             "seen.filter(|_| by == ConnectionUse::Trusted)",
         )],

@@ -26,6 +26,7 @@ mod replicas;
 mod script;
 mod sentinel;
 mod slots;
+mod supervisor;
 mod time;
 mod tracking;
 mod wire;

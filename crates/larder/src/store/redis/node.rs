@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::dial::{Destination, describe};
 use super::error::{Failure, translate_request};
-use super::link::{Link, LinkKind, Live};
+use super::link::{Link, Live};
 use super::login::{Learned, Login};
+use super::supervisor::{self, LinkKind};
 use super::tracking::SessionHandle;
 use super::wire::{Reply, Request, RequestFailure};
 use crate::clock::Tick;
@@ -53,7 +54,7 @@ impl Node {
                 (false, true) => LinkKind::First,
                 (false, false) => LinkKind::Further,
             };
-            Link::start(destination.clone(), kind, login.clone(), lane)
+            supervisor::start(destination.clone(), kind, login.clone(), lane)
         };
         Self {
             learned: (!of_cluster).then(|| login.learned.clone()),
