@@ -59,7 +59,7 @@ async fn a_failed_load_has_left_nothing_behind_when_its_caller_is_answered() {
 // --------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_loader_is_told_its_key_as_it_stands_in_the_name() {
+async fn a_loader_gets_its_key_as_it_is_in_the_name() {
     for (_, larder) in each_store().await {
         let users = users(&larder);
         let key = users.get_or_load_with("ann", |cx| async move { Ok::<_, Infallible>(user(cx.key())) });
@@ -100,7 +100,7 @@ async fn a_loader_sets_the_time_to_live_before_its_call_and_its_cache() {
 }
 
 #[tokio::test]
-async fn a_loader_is_told_its_deadline_where_there_is_one() {
+async fn a_loader_gets_its_deadline_if_there_is_one() {
     for (_, larder) in each_store().await {
         let builder = larder.cache::<User>("user").ttl(HOUR);
         let bounded = builder.hard_timeout(Duration::from_secs(60)).build().unwrap();
@@ -115,7 +115,7 @@ async fn a_loader_is_told_its_deadline_where_there_is_one() {
 }
 
 #[tokio::test]
-async fn a_tag_that_the_loader_names_voids_its_value_later() {
+async fn a_tag_that_the_loader_names_invalidates_its_value_later() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
         for tag in ["named by the loader", "named by the call"] {
@@ -190,7 +190,7 @@ async fn a_loader_may_load_from_its_own_cache() {
 // ---- What does not exist -------------------------------------------------------------------------------------------
 
 /// Asks for a key that may not exist, with a loader that counts its calls and finds nothing.
-async fn find_nobody(users: &Cache<User>, loads: &Arc<AtomicU64>) -> Option<User> {
+async fn find_none(users: &Cache<User>, loads: &Arc<AtomicU64>) -> Option<User> {
     let loads = loads.clone();
     let absent = users.get_or_load_optional("absent", move |_| async move {
         loads.fetch_add(1, Ordering::SeqCst);
@@ -207,13 +207,13 @@ async fn what_does_not_exist_is_asked_for_once_within_the_negative_ttl() {
         let askers: Vec<_> = (0..500)
             .map(|_| {
                 let (users, loads) = (users.clone(), loads.clone());
-                tokio::spawn(async move { find_nobody(&users, &loads).await })
+                tokio::spawn(async move { find_none(&users, &loads).await })
             })
             .collect();
         for asker in askers {
             assert_eq!(asker.await.unwrap(), None);
         }
-        assert_eq!(find_nobody(&users, &loads).await, None);
+        assert_eq!(find_none(&users, &loads).await, None);
         assert_eq!(loads.load(Ordering::SeqCst), 1, "{store}");
         assert_eq!(stored(&larder, "absent").await, Stored::Absent, "{store}");
     }
@@ -225,7 +225,7 @@ async fn without_a_negative_ttl_absence_is_not_remembered() {
         let users = users(&larder);
         let loads = Arc::new(AtomicU64::new(0));
         for _ in 0..3 {
-            assert_eq!(find_nobody(&users, &loads).await, None);
+            assert_eq!(find_none(&users, &loads).await, None);
             until("no placeholder is left", async || stored(&larder, "absent").await == Stored::Nothing)
                 .await;
         }
@@ -239,15 +239,15 @@ async fn a_remembered_absence_ends_with_its_time_a_write_or_an_invalidation() {
         let loads = Arc::new(AtomicU64::new(0));
         let short: Cache<User> =
             larder.cache("user").ttl(HOUR).negative_ttl(Duration::from_millis(1)).build().unwrap();
-        find_nobody(&short, &loads).await;
+        find_none(&short, &loads).await;
         until("its time is over", async || stored(&larder, "absent").await == Stored::Nothing).await;
 
         let users = remembering(&larder);
-        find_nobody(&users, &loads).await;
+        find_none(&users, &loads).await;
         users.delete("absent").await.unwrap();
-        find_nobody(&users, &loads).await;
+        find_none(&users, &loads).await;
         users.clear().await.unwrap();
-        find_nobody(&users, &loads).await;
+        find_none(&users, &loads).await;
         assert_eq!(loads.load(Ordering::SeqCst), 4, "{store}");
 
         let tagged = users.get_or_load_optional("tagged", |cx| async move {
@@ -261,7 +261,7 @@ async fn a_remembered_absence_ends_with_its_time_a_write_or_an_invalidation() {
         assert_eq!(found.await.unwrap(), Some(user("Ann")), "{store}");
 
         users.set("absent", &user("Bob")).await.unwrap();
-        assert_eq!(find_nobody(&users, &loads).await, Some(user("Bob")), "{store}");
+        assert_eq!(find_none(&users, &loads).await, Some(user("Bob")), "{store}");
     }
 }
 
@@ -270,7 +270,7 @@ async fn a_remembered_absence_is_nothing_to_all_who_do_not_ask_for_it() {
     for (store, larder) in each_store().await {
         let users = remembering(&larder);
         let loads = Arc::default();
-        find_nobody(&users, &loads).await;
+        find_none(&users, &loads).await;
         assert_eq!(users.get("absent").await.unwrap(), None, "{store}");
         assert_eq!(users.get_entry("absent").await.unwrap(), None, "{store}");
         assert_eq!(users.get_many(["absent"]).await.unwrap(), [None], "{store}");
@@ -278,7 +278,7 @@ async fn a_remembered_absence_is_nothing_to_all_who_do_not_ask_for_it() {
         assert_eq!(users.ttl("absent").await.unwrap(), None, "{store}");
         assert!(!users.touch("absent", HOUR).await.unwrap(), "{store}");
         assert_eq!(load(&users, "absent", user("born")).await, user("born"), "{store}");
-        assert_eq!(find_nobody(&users, &loads).await, Some(user("born")), "{store}");
+        assert_eq!(find_none(&users, &loads).await, Some(user("born")), "{store}");
     }
 }
 
@@ -376,7 +376,7 @@ async fn an_absence_that_one_program_found_is_known_to_the_other() {
 // -------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_load_that_nobody_waits_for_is_cancelled_where_the_cache_says_so() {
+async fn a_load_without_waiters_is_cancelled_if_the_cache_says_so() {
     for (store, larder) in each_store().await {
         let builder = larder.cache::<User>("user").ttl(HOUR);
         let users = builder.when_abandoned(WhenAbandoned::Cancel).build().unwrap();
@@ -399,7 +399,7 @@ async fn a_load_that_nobody_waits_for_is_cancelled_where_the_cache_says_so() {
 }
 
 #[tokio::test]
-async fn a_load_of_many_that_nobody_waits_for_is_cancelled_where_the_cache_says_so() {
+async fn a_load_of_many_without_waiters_is_cancelled_if_the_cache_says_so() {
     for (store, larder) in each_store().await {
         let builder = larder.cache::<User>("user").ttl(HOUR);
         let users = builder.when_abandoned(WhenAbandoned::Cancel).build().unwrap();
@@ -429,7 +429,7 @@ async fn a_load_of_many_that_nobody_waits_for_is_cancelled_where_the_cache_says_
 }
 
 #[tokio::test]
-async fn a_load_that_nobody_waits_for_ends_and_is_stored_otherwise() {
+async fn a_load_without_waiters_ends_and_is_stored_otherwise() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
         let held = Held::load(&users, "a", user("Ann")).await;
@@ -880,7 +880,7 @@ async fn a_cold_load_takes_two_round_trips_before_the_loader_and_one_after() {
 // ---------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_snapshot_of_tags_voids_what_is_set_after_they_were_invalidated() {
+async fn a_snapshot_of_tags_invalidates_what_is_set_after_they_were_invalidated() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
         let snapshot = larder.tag_snapshot([TAG, "team:8"]).await.unwrap();
@@ -899,7 +899,7 @@ async fn a_snapshot_of_tags_voids_what_is_set_after_they_were_invalidated() {
 }
 
 #[tokio::test]
-async fn a_snapshot_here_is_voided_by_an_invalidation_there() {
+async fn a_snapshot_here_is_invalidated_by_an_invalidation_there() {
     for (store, here, there) in each_pair().await {
         let snapshot = here.tag_snapshot([TAG]).await.unwrap();
         there.tag(TAG).invalidate().await.unwrap();

@@ -191,7 +191,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
     assert_eq!(recorded.get(&cache("load_failures")), 3.0);
     assert_eq!(recorded.get(&cache("stale_served")), 1.0);
     assert_eq!(recorded.count(&cache("near_hits")), 0.0);
-    assert_eq!(recorded.get(&cache("fills_voided")), 1.0);
+    assert_eq!(recorded.get(&cache("fills_invalidated")), 1.0);
     assert_eq!(recorded.get(&cache("unreadable")), 1.0);
     // key-1 four times with its tag, and "garbage"; key-2 by touch, key-4 by get_or_load_many, and key-12 by expire, as
     // stale and as invalid.
@@ -263,7 +263,7 @@ async fn what_is_recorded_is_what_happened_and_what_the_page_lists() {
         ("misses", stats.misses),
         ("loads", stats.loads),
         ("load_failures", stats.load_failures),
-        ("fills_voided", stats.fills_voided),
+        ("fills_invalidated", stats.fills_invalidated),
         ("bypassed", stats.bypassed),
         ("unreadable", stats.unreadable),
         ("bytes_read", stats.bytes_read),

@@ -14,7 +14,8 @@ const WIRE_ENTRIES: &str = "crates/larder/src/store/redis/wire/entries.rs";
 const WIRE_ERROR: &str = "crates/larder/src/store/redis/wire/error.rs";
 const WIRE_SCAN: &str = "crates/larder/src/store/redis/wire/scan.rs";
 
-const SOCKET: Test = test("errors", "a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl");
+const SOCKET: Test =
+    test("errors", "a_socket_that_the_user_may_not_open_is_reported_as_that_and_not_as_an_acl");
 const HANGING: Test = test("connection", "a_hanging_server_costs_the_timeout_and_then_nothing");
 
 pub(super) const MUTANTS: &[Mutant] = &[

@@ -46,12 +46,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a clear leaves the loads under way",
         &[switched(INVALIDATE, "shared.flights.detach_all();", "")],
-        &[test("void", "a_load_after_a_clear_starts_anew_and_waits_for_nobody")],
+        &[test("invalidated", "a_load_after_a_clear_starts_again_and_waits_for_no_earlier_load")],
     ),
     mutant(
         "an invalidated tag leaves the loads under way",
         &[switched(TAG, "context.detach_tagged(tag);", "")],
-        &[test("void", "a_load_after_a_loaders_tag_was_invalidated_never_gets_the_old_row")],
+        &[test("invalidated", "a_load_after_a_loaders_tag_was_invalidated_never_gets_the_old_row")],
     ),
     mutant(
         "a write leaves the loads under way",
@@ -79,7 +79,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
             ["self.context.keyspace.epoch()", "self.context.keyspace.tag(&self.tag)"],
             ", ",
         )],
-        &[test("void", "what_was_read_before_its_loaders_tag_was_invalidated_is_never_stored_after_it")],
+        &[test(
+            "invalidated",
+            "what_was_read_before_its_loaders_tag_was_invalidated_is_never_stored_after_it",
+        )],
     ),
     mutant(
         "a write that was not answered is not queued",

@@ -91,7 +91,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "trust counts from the answer to a heartbeat",
-        &[switched(SUPERVISOR, "lane.renew(seen, sent);", "let _ = sent; lane.renew(seen, lane.moment());")],
+        &[switched(
+            SUPERVISOR,
+            "session.renew(seen, sent);",
+            "let _ = sent; session.renew(seen, session.moment());",
+        )],
         &[test("coherence", "trust_counts_from_the_sending_of_a_heartbeat_and_not_from_its_answer")],
     ),
     mutant(
@@ -111,7 +115,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ],
         &[test(
             "coherence",
-            "a_slot_that_moves_empties_the_near_tier_though_no_key_is_in_it_and_nobody_asks",
+            "a_slot_that_moves_empties_the_near_tier_though_no_key_is_in_it_and_no_caller_asks",
         )],
     ),
     mutant(
@@ -145,7 +149,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a copy is served though its connection is silent",
-        &[switched(LOCAL, "lanes.is_valid(copy.seen, now)", "true")],
+        &[switched(LOCAL, "sessions.is_valid(copy.seen, now)", "true")],
         &[SILENT],
     ),
     mutant(
@@ -174,6 +178,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "if self.policy.asks_server { None } else { self.shared.near.get() }",
             "self.shared.near.get()",
         )],
-        &[test("near", "a_fresh_handle_sees_what_a_delayed_push_has_not_told_yet")],
+        &[test("near", "a_fresh_handle_sees_what_a_delayed_push_has_not_announced_yet")],
     ),
 ];

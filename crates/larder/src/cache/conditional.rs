@@ -8,7 +8,6 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
-use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -389,7 +389,7 @@ where
                 if !choices.tags.is_empty() {
                     let named = tag::checked(choices.tags, cache.policy.encoder.format())?;
                     let Some(more) = self.loader_tags(&named, ttl, fence.epoch).await? else {
-                        cache.shared.meter.fill_voided();
+                        cache.shared.meter.fill_invalidated();
                         return Ok(());
                     };
                     versions.1.extend(more);
@@ -420,7 +420,7 @@ where
                 if stored.await? {
                     cache.shared.meter.wrote(size);
                 } else {
-                    cache.shared.meter.fill_voided();
+                    cache.shared.meter.fill_invalidated();
                     if self.reason == Reason::Forced {
                         // The write that broke the claim may have been the very value that was to be replaced.
                         cache.bounded(cache.context.store()?.delete(&self.entry)).await?;
@@ -443,7 +443,7 @@ where
             cache.shared.meter.wrote(size);
             return Ok(());
         }
-        cache.shared.meter.fill_voided();
+        cache.shared.meter.fill_invalidated();
         if self.reason == Reason::Forced {
             // The write that came in between may have been the very value that was to be replaced.
             cache.bounded(store.delete(&self.entry)).await?;

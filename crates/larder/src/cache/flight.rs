@@ -32,7 +32,7 @@ pub(super) enum LoadFailure {
 pub(super) type FlightOutcome<V> = Result<Option<CachedValue<V>>, LoadFailure>;
 
 /// Receives a flight's outcome.
-pub(super) struct Waiter<V> {
+pub(super) struct FlightWaiter<V> {
     pub(super) outcome: watch::Receiver<Option<FlightOutcome<V>>>,
     pub(super) node: Arc<LoadNode>,
 }
@@ -126,12 +126,16 @@ impl<V> Drop for FlightLeader<V> {
 
 impl<V> Flights<V> {
     /// Joins the flight for `name`, or starts one and leads it.
-    pub(super) fn join(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<FlightLeader<V>>) {
+    pub(super) fn join(&self, name: &str, tags: &Tags) -> (FlightWaiter<V>, Option<FlightLeader<V>>) {
         self.join_and(name, tags, |_| {})
     }
 
     /// Like `join`, for a caller that is itself a loader: the flight that it joins stops waiting for a place.
-    pub(super) fn join_from_loader(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<FlightLeader<V>>) {
+    pub(super) fn join_from_loader(
+        &self,
+        name: &str,
+        tags: &Tags,
+    ) -> (FlightWaiter<V>, Option<FlightLeader<V>>) {
         self.join_and(name, tags, |flight| flight.nested.notify_one())
     }
 
@@ -140,11 +144,11 @@ impl<V> Flights<V> {
         name: &str,
         tags: &Tags,
         and: impl FnOnce(&Flight<V>),
-    ) -> (Waiter<V>, Option<FlightLeader<V>>) {
+    ) -> (FlightWaiter<V>, Option<FlightLeader<V>>) {
         let mut table = self.0.lock();
         if let Some(flight) = table.get(name) {
             and(flight);
-            return (Waiter { outcome: flight.outcome.subscribe(), node: flight.node.clone() }, None);
+            return (FlightWaiter { outcome: flight.outcome.subscribe(), node: flight.node.clone() }, None);
         }
         let (waiter, leader) = self.start(&mut table, name, tags);
         (waiter, Some(leader))
@@ -160,7 +164,7 @@ impl<V> Flights<V> {
     }
 
     /// Starts a flight and leads it, replacing any flight under way.
-    pub(super) fn replace(&self, name: &str, tags: &Tags) -> (Waiter<V>, FlightLeader<V>) {
+    pub(super) fn replace(&self, name: &str, tags: &Tags) -> (FlightWaiter<V>, FlightLeader<V>) {
         self.start(&mut self.0.lock(), name, tags)
     }
 
@@ -169,7 +173,7 @@ impl<V> Flights<V> {
         table: &mut HashMap<Box<str>, Arc<Flight<V>>>,
         name: &str,
         tags: &Tags,
-    ) -> (Waiter<V>, FlightLeader<V>) {
+    ) -> (FlightWaiter<V>, FlightLeader<V>) {
         let (outcome, waiter) = watch::channel(None);
         let node = LoadNode::new(name);
         let flight = Arc::new(Flight {
@@ -179,7 +183,10 @@ impl<V> Flights<V> {
             nested: tokio::sync::Notify::new(),
         });
         table.insert(name.into(), flight.clone());
-        (Waiter { outcome: waiter, node }, FlightLeader { name: name.into(), flight, table: self.0.clone() })
+        (
+            FlightWaiter { outcome: waiter, node },
+            FlightLeader { name: name.into(), flight, table: self.0.clone() },
+        )
     }
 
     /// Detaches the flights of these names. Called after a write has ended and not before: a flight could start
@@ -245,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flight_is_abandoned_only_while_nobody_waits() {
+    fn a_flight_is_abandoned_only_while_no_caller_waits() {
         let flights: Flights<u32> = Flights::default();
         let (waiter, leader) = flights.join("a", &Tags::default());
         let leader = leader.unwrap();

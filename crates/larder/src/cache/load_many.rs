@@ -21,7 +21,7 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, StreamExt};
 
 use super::fill::{Claimed, CommitMode, Fill, IfBusy, Reason, place};
-use super::flight::{FlightLeader, FlightOutcome, LoadFailure, Tags, Waiter};
+use super::flight::{FlightLeader, FlightOutcome, FlightWaiter, LoadFailure, Tags};
 use super::load_context::{Choices, is_nested, scope, wait_for};
 use super::load_error::LoadError;
 use super::load_request::{join, wait};
@@ -193,7 +193,7 @@ where
 
 /// A key whose value this call waits for.
 struct Wanted<V> {
-    waiter: Waiter<V>,
+    waiter: FlightWaiter<V>,
     /// The longest wait; `None` for a load that this call leads.
     longest: Option<Duration>,
     _wait: Option<LoadWait>,

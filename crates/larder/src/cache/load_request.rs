@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Cache;
 use super::fill::{Fill, Reason};
-use super::flight::{FlightLeader, FlightOutcome, LoadFailure, Tags, Waiter};
+use super::flight::{FlightLeader, FlightOutcome, FlightWaiter, LoadFailure, Tags};
 use super::load_context::{is_nested, wait_for};
 use super::load_error::LoadError;
 use super::loader::Loader;
@@ -197,7 +197,7 @@ pub(super) fn join<V>(
     entry: &str,
     tags: &Tags,
     attempts: u32,
-) -> (Waiter<V>, Option<FlightLeader<V>>) {
+) -> (FlightWaiter<V>, Option<FlightLeader<V>>) {
     let flights = &cache.shared.flights;
     if attempts > MOST_JOINED {
         let (waiter, leader) = flights.replace(entry, tags);
@@ -207,8 +207,11 @@ pub(super) fn join<V>(
 }
 
 /// Waits for a flight's outcome, for `longest` at most.
-pub(super) async fn wait<V: Clone>(waiter: Waiter<V>, longest: Option<Duration>) -> Option<FlightOutcome<V>> {
-    let Waiter { mut outcome, .. } = waiter;
+pub(super) async fn wait<V: Clone>(
+    waiter: FlightWaiter<V>,
+    longest: Option<Duration>,
+) -> Option<FlightOutcome<V>> {
+    let FlightWaiter { mut outcome, .. } = waiter;
     let ended = async { outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
     match longest {
         None => ended.await,

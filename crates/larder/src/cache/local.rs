@@ -36,17 +36,17 @@ where
     #[inline]
     pub(super) fn get_local<T>(&self, entry: &str, take: impl FnOnce(NearCopy<V>) -> T) -> Result<Option<T>> {
         let Some(near) = self.near_tier() else { return Ok(None) };
-        let lanes = self.context.store()?.lanes();
+        let sessions = self.context.store()?.sessions();
         let Some(Copied { what: copy, .. }) = near.copies.find(entry) else { return Ok(None) };
         let now = self.context.clock.moment();
-        let valid = now.mono() < copy.until && lanes.is_valid(copy.seen, now) && !self.is_covered(entry);
+        let valid = now.mono() < copy.until && sessions.is_valid(copy.seen, now) && !self.is_covered(entry);
         let valid = valid && copy.more.as_ref().is_none_or(|more| self.holds(more, now));
         Ok(valid.then(|| take(copy)))
     }
 
     /// Whether the clear version and the tags that a near copy depends on are still valid.
     fn holds(&self, more: &More, now: Moment) -> bool {
-        let cleared = self.context.store().is_ok_and(|store| store.lanes().is_valid(more.clear_seen, now));
+        let cleared = self.context.store().is_ok_and(|store| store.sessions().is_valid(more.clear_seen, now));
         cleared && (more.tags.is_empty() || tags_hold(&self.context, &more.tags))
     }
 

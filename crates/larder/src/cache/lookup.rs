@@ -1,6 +1,7 @@
 //! An entry as a reader sees it: the value, its source and its age.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -14,9 +14,8 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::claim::LIVENESS;
@@ -29,6 +28,7 @@ use super::{Cache, UNBOUNDED_SPAN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::keyspace::Keyspace;
+use crate::name::Name;
 use crate::store::once::{OnceRun, OnceStart, OnceStore};
 use crate::store::{Expiry, Store};
 use crate::value::Value;

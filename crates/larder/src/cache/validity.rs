@@ -147,9 +147,9 @@ fn compare(context: &Context, clear: &Name, meta: &Meta, answers: &VersionReplie
     if meta.clear_version == 0 && meta.tags.is_empty() {
         return Ok(VersionCheck::Yes(None));
     }
-    let (lanes, now) = (context.store()?.lanes(), context.clock.moment());
+    let (sessions, now) = (context.store()?.sessions(), context.clock.moment());
     let current = |name: &Name| {
-        if let Some(known) = context.changes.versions.known(name, lanes, now) {
+        if let Some(known) = context.changes.versions.known(name, sessions, now) {
             return Some(Some((known.version, Some(known.seen))));
         }
         answers.get(name).copied()
@@ -178,10 +178,10 @@ fn compare(context: &Context, clear: &Name, meta: &Meta, answers: &VersionReplie
 /// Whether these tags are known here to still have these versions. For near copies, which are not worth a round trip.
 pub(super) fn tags_hold(context: &Context, tags: &[TagVersion]) -> bool {
     let Ok(store) = context.store() else { return false };
-    let (lanes, now) = (store.lanes(), context.clock.moment());
+    let (sessions, now) = (store.sessions(), context.clock.moment());
     tags.iter().all(|TagVersion { tag, version }| {
         let name = context.keyspace.tag(tag);
-        let known = context.changes.versions.known(&name, lanes, now);
+        let known = context.changes.versions.known(&name, sessions, now);
         known.is_some_and(|known| known.version == *version) && !context.invalidations.replaces(&name)
     })
 }
@@ -208,7 +208,7 @@ pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Versi
     if context.asking.others(&names).await {
         // Versions that other readers have asked for are known by now.
         let now = context.clock.moment();
-        names.retain(|name| match versions.known(name, store.lanes(), now) {
+        names.retain(|name| match versions.known(name, store.sessions(), now) {
             Some(known) => found.insert(name.clone(), Some((known.version, Some(known.seen)))).is_some(),
             None => true,
         });

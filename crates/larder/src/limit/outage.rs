@@ -3,14 +3,13 @@
 //! While the [breaker](super::request::Breaker) of a key's domain is open, the limiter's policy decides at once, without
 //! a request.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Plan;
 use super::RateLimiter;
 use super::decision::{DecidedBy, Decision, RecordId};
-use crate::clock::Tick;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::limit::{Charge, ChargeMode, ChargeStamp};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::meter::LockMeter;
-use super::queue::Queues;
+use super::queue::LockQueues;
 use super::renewer::Renewer;
 use crate::context::Context;
 use crate::error::Result;
@@ -17,7 +17,7 @@ pub(crate) struct Coordinator {
     pub(super) meter: Arc<LockMeter>,
     /// The wake-ups of waiting attempts, by token.
     pub(super) wakeups: Arc<Wakeups>,
-    pub(super) waiting: Arc<Queues>,
+    pub(super) waiting: Arc<LockQueues>,
     pub(super) keeping: Arc<Renewer>,
 }
 
@@ -26,7 +26,7 @@ impl Coordinator {
         let meter = Arc::new(LockMeter::new());
         Self {
             wakeups: context.coordination_changes().wakeups.clone(),
-            waiting: Arc::new(Queues::new(context.clone(), meter.clone())),
+            waiting: Arc::new(LockQueues::new(context.clone(), meter.clone())),
             keeping: Arc::new(Renewer::new(context.clone(), meter.clone())),
             context,
             meter,

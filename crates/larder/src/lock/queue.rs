@@ -34,15 +34,15 @@ use crate::store::lock::{LockStore, LockToken, QueueStatus, QueueTiming};
 /// The time limit of a beat: after a lost reply, the next beat is sent while the waiters still count as alive.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-pub(super) struct Queues {
+pub(super) struct LockQueues {
     context: Arc<Context>,
     meter: Arc<LockMeter>,
-    queue: Arc<WaitQueue>,
+    queue: Arc<WaitingAttempts>,
     heart: Resident,
 }
 
 #[derive(Default)]
-struct WaitQueue {
+struct WaitingAttempts {
     /// By lock, then by token: the order that the store needs.
     places: Mutex<BTreeMap<(String, u64), QueuedLock>>,
     /// Notified when the first attempt joins.
@@ -58,12 +58,12 @@ struct QueuedLock {
 
 /// A place in the queue of a lock, kept until it is dropped.
 pub(super) struct QueuePlace {
-    queue: Arc<WaitQueue>,
+    queue: Arc<WaitingAttempts>,
     key: (String, u64),
     pub(super) wakeup: Arc<Notify>,
 }
 
-impl Queues {
+impl LockQueues {
     pub(super) fn new(context: Arc<Context>, meter: Arc<LockMeter>) -> Self {
         Self { context, meter, queue: Arc::default(), heart: Resident::default() }
     }
@@ -114,7 +114,7 @@ impl Queues {
     }
 }
 
-impl WaitQueue {
+impl WaitingAttempts {
     fn tickets(&self) -> Vec<LockToken> {
         self.places().keys().map(|(lock, token)| LockToken { lock: lock.clone(), token: *token }).collect()
     }
@@ -148,7 +148,11 @@ impl Drop for QueuePlace {
 }
 
 /// Holds no strong reference to the queues, and so none to the `Larder`, while it waits.
-async fn run(queues: Weak<Queues>, queue: Arc<WaitQueue>, mut reconnects: Option<watch::Receiver<u64>>) {
+async fn run(
+    queues: Weak<LockQueues>,
+    queue: Arc<WaitingAttempts>,
+    mut reconnects: Option<watch::Receiver<u64>>,
+) {
     loop {
         if queue.places().is_empty() {
             queue.begun.notified().await;

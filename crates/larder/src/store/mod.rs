@@ -249,7 +249,7 @@ store_operations! {
         async fn get_many_tracked(&self, names: &[Name]) -> Result<Vec<Tracked>>;
 
         /// Returns the sessions, which tell whether a read is still valid.
-        fn lanes(&self) -> &Sessions;
+        fn sessions(&self) -> &Sessions;
 
         /// Returns a number for the node that serves a name now: requests to different nodes do not wait for each
         /// other. No round trip.

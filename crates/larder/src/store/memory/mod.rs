@@ -57,7 +57,7 @@ pub(crate) struct MemoryStore {
     entries: Entries,
     listener: Arc<dyn InvalidationSink>,
     pub(super) timing: QueueTiming,
-    lanes: Sessions,
+    sessions: Sessions,
     jobs: Jobs,
     locks: MemoryLocks,
     groups: Groups,
@@ -74,7 +74,7 @@ impl MemoryStore {
             entries: Entries::new(bounds, listener.clone()),
             listener,
             timing: QueueTiming::default(),
-            lanes: Sessions::embedded(),
+            sessions: Sessions::embedded(),
             jobs: Jobs::default(),
             locks: MemoryLocks::default(),
             groups: Groups::default(),
@@ -130,8 +130,8 @@ impl Store for MemoryStore {
     }
 
     #[inline]
-    fn lanes(&self) -> &Sessions {
-        &self.lanes
+    fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     fn node(&self, _: &str) -> usize {

@@ -257,9 +257,9 @@ impl ClusterShared {
     }
 
     fn start(&self, address: &Address) -> Arc<Node> {
-        let lane = self.tracking.clone().map(|tracking| SessionHandle::take(tracking, true));
+        let session = self.tracking.clone().map(|tracking| SessionHandle::take(tracking, true));
         let destination = Destination::Fixed(address.clone());
-        Arc::new(Node::start(&destination, &self.login, self.connections, true, lane))
+        Arc::new(Node::start(&destination, &self.login, self.connections, true, session))
     }
 
     fn distrust(&self, error: &Error) {

@@ -8,7 +8,6 @@ use super::lock_names::{FENCE_KEPT, digits, fence_name, group_names, origin_name
 use super::node::Replay;
 use super::{RedisStore, flag, millis, script, version_text};
 use crate::error::Result;
-use crate::name::Name;
 use crate::store::group::GroupStore;
 use crate::store::lock::{
     Attempted, HeldBy, LockRequest, LockToken, QueueTiming, WhenHeld, token_text, wake_name,

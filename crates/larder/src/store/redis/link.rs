@@ -31,7 +31,7 @@ pub(super) struct Live {
     pub(super) since: Instant,
     /// The stamp for reads through it, if the connection is tracked.
     pub(super) seen: Option<ReadStamp>,
-    pub(super) lanes: Option<Arc<Sessions>>,
+    pub(super) sessions: Option<Arc<Sessions>>,
     /// The role that the server reported. In a cluster the map of slots decides who is a master.
     pub(super) role: Option<Role>,
     /// The generation of the node's links; see [`Agreement`](super::agreement::Agreement).
@@ -53,8 +53,8 @@ impl Live {
     /// may end before the connection does: when the links are divided, this connection may lead to a server that
     /// takes no writes.
     pub(super) fn read_stamp(&self) -> Option<ReadStamp> {
-        let lanes = self.lanes.as_ref()?;
-        self.seen.filter(|seen| lanes.is_current(*seen))
+        let sessions = self.sessions.as_ref()?;
+        self.seen.filter(|seen| sessions.is_current(*seen))
     }
 
     /// Returns whether the connection has been up for longer than a heartbeat. A younger one does not react to a

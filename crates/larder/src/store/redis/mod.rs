@@ -63,7 +63,7 @@ use wire::{Reply, Request, frame};
 pub(crate) struct RedisStore {
     network: Network,
     reconnects: watch::Receiver<u64>,
-    lanes: Arc<Sessions>,
+    sessions: Arc<Sessions>,
     pub(super) timing: QueueTiming,
     learned: Arc<Learned>,
     ordered: Box<OrderedScripts>,
@@ -81,16 +81,16 @@ impl RedisStore {
         connections: usize,
         listener: Option<Arc<dyn InvalidationSink>>,
     ) -> Self {
-        let lanes = Arc::new(Sessions::remote());
+        let sessions = Arc::new(Sessions::remote());
         let tracking = listener.map(|listener| {
-            let (lanes, clock) = (lanes.clone(), login.clock.clone());
-            Tracking { lanes, listener, clock }
+            let (sessions, clock) = (sessions.clone(), login.clock.clone());
+            Tracking { sessions, listener, clock }
         });
         let (learned, reconnects) = (login.learned.clone(), login.hosts.reconnects());
         let replicas = Box::new(Replicas::new(deployment.clone(), login.clone(), sentinel_login.clone()));
         let network = Network::start(deployment, login, sentinel_login, connections, tracking);
         let ordered = Box::new(OrderedScripts::new(&reconnects));
-        Self { network, reconnects, lanes, timing: QueueTiming::default(), learned, ordered, replicas }
+        Self { network, reconnects, sessions, timing: QueueTiming::default(), learned, ordered, replicas }
     }
 
     /// Waits for the first attempt to connect, and returns its failure.
@@ -176,8 +176,8 @@ impl Store for RedisStore {
     }
 
     #[inline]
-    fn lanes(&self) -> &Sessions {
-        &self.lanes
+    fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     fn node(&self, name: &str) -> usize {

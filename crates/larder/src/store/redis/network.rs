@@ -35,12 +35,12 @@ pub(super) enum Network {
 }
 
 /// The server of a name.
-enum Server<'a> {
+enum ServingNode<'a> {
     Single(&'a Node),
     Of(Arc<Node>),
 }
 
-impl Server<'_> {
+impl ServingNode<'_> {
     fn as_node(&self) -> &Node {
         match self {
             Self::Single(node) => node,
@@ -73,8 +73,8 @@ impl Network {
                 Destination::Sentinel { sentinels, service, sentinel_login: Arc::new(sentinel_login) }
             }
         };
-        let lane = tracking.map(|tracking| SessionHandle::take(tracking, false));
-        Self::Single(Node::start(&destination, &login, connections, false, lane))
+        let session = tracking.map(|tracking| SessionHandle::take(tracking, false));
+        Self::Single(Node::start(&destination, &login, connections, false, session))
     }
 
     /// Waits for the first attempt to connect, and returns its failure.
@@ -238,10 +238,10 @@ impl Network {
         Ok((self.read_group(group, names).await?, None))
     }
 
-    fn tracked(&self, name: &str) -> Option<(Server<'_>, Arc<Live>, ReadStamp)> {
+    fn tracked(&self, name: &str) -> Option<(ServingNode<'_>, Arc<Live>, ReadStamp)> {
         let server = match self {
-            Self::Single(node) => Server::Single(node),
-            Self::Cluster(cluster) => Server::Of(cluster.master(slot(name))?),
+            Self::Single(node) => ServingNode::Single(node),
+            Self::Cluster(cluster) => ServingNode::Of(cluster.master(slot(name))?),
         };
         let (live, seen) = server.as_node().tracked()?;
         Some((server, live, seen))

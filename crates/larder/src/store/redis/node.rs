@@ -46,20 +46,20 @@ impl Node {
         login: &Arc<Login>,
         connections: usize,
         of_cluster: bool,
-        lane: Option<SessionHandle>,
+        session: Option<SessionHandle>,
     ) -> Self {
-        let start = |first, lane| {
+        let start = |first, session| {
             let kind = match (of_cluster, first) {
                 (true, _) => LinkKind::OfCluster,
                 (false, true) => LinkKind::First,
                 (false, false) => LinkKind::Further,
             };
-            supervisor::start(destination.clone(), kind, login.clone(), lane)
+            supervisor::start(destination.clone(), kind, login.clone(), session)
         };
         Self {
             learned: (!of_cluster).then(|| login.learned.clone()),
             links: (0..connections.max(1)).map(|number| start(number == 0, None)).collect(),
-            tracked: lane.map(|lane| start(false, Some(lane))),
+            tracked: session.map(|session| start(false, Some(session))),
             name: describe(destination),
             moves: destination.moves(),
         }

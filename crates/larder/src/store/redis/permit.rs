@@ -9,7 +9,6 @@ use super::script::Script;
 use super::wire::Reply;
 use super::{RedisStore, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;
-use crate::name::Name;
 use crate::store::lock::{LockToken, QueueTiming, wake_name};
 use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken};
 

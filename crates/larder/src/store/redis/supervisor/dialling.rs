@@ -79,8 +79,8 @@ impl Supervisor {
         let begun = self.login.learned.agreement.generation();
         let broken = Arc::new(Notify::new());
         let on_break = broken.clone();
-        let seen = self.lane.as_ref().and_then(SessionHandle::open);
-        let tell = self.lane.as_ref().map(|lane| lane.events(seen));
+        let seen = self.session.as_ref().and_then(SessionHandle::open);
+        let tell = self.session.as_ref().map(|session| session.events(seen));
         let stranded: Arc<AtomicBool> = Arc::default();
         let on_strand = stranded.clone();
         let events = move |event: &Event<'_>| {
@@ -115,15 +115,15 @@ impl Supervisor {
         let member = Member { learned: self.login.learned.clone(), generation, by };
         let (mut tracked, mut slots) = (None, None);
         let handshake = async {
-            if let Some(lane) = &self.lane {
+            if let Some(session) = &self.session {
                 // Over RESP2 no invalidation can arrive, even if the server accepts CLIENT TRACKING.
                 let armed = resp3 && arm(&connection, &address.to_string(), self.role()).await?;
                 tracked = seen.filter(|_| armed && by == ConnectionUse::Trusted);
                 if let Some(seen) = tracked.filter(|_| generation != OF_CLUSTER) {
-                    self.login.learned.agreement.keep(generation, lane.lanes(), seen);
+                    self.login.learned.agreement.keep(generation, session.sessions(), seen);
                 }
             }
-            if self.lane.as_ref().is_some_and(SessionHandle::of_cluster) && tracked.is_some() {
+            if self.session.as_ref().is_some_and(SessionHandle::of_cluster) && tracked.is_some() {
                 // Fetch the map before the first read, so that a slot which moves away later is noticed.
                 slots = masters(&connection).await;
             }
@@ -144,10 +144,10 @@ impl Supervisor {
             stranded,
             since: Instant::now(),
             seen: tracked,
-            lanes: self.lane.as_ref().map(|lane| lane.lanes().clone()),
+            sessions: self.session.as_ref().map(|session| session.sessions().clone()),
             role: identity.role,
             generation,
-            tracks_reads: self.lane.is_none() || identity.major.is_some_and(|major| major >= 7),
+            tracks_reads: self.session.is_none() || identity.major.is_some_and(|major| major >= 7),
         });
         let about = About { identity, credentials, slots, _member: member };
         Some(Ok(Some(Opened { live, about, runtime: runtime.clone() })))

@@ -73,7 +73,7 @@ struct Supervisor {
     kind: LinkKind,
     login: Arc<Login>,
     time: Arc<ServerTime>,
-    lane: Option<SessionHandle>,
+    session: Option<SessionHandle>,
 }
 
 /// Starts to dial for a new link; [`Link::live`] waits for the first attempt. With a session the connection is tracked.
@@ -81,11 +81,11 @@ pub(super) fn start(
     destination: Destination,
     kind: LinkKind,
     login: Arc<Login>,
-    lane: Option<SessionHandle>,
+    session: Option<SessionHandle>,
 ) -> Link {
     Link::new(login.clone(), |shared, time| {
         let home = login.hosts.home().clone();
-        let supervisor = Supervisor { destination, kind, login, time, lane };
+        let supervisor = Supervisor { destination, kind, login, time, session };
         home.spawn(supervisor.run(shared).with_current_subscriber()).abort_handle()
     })
 }
@@ -112,10 +112,10 @@ impl Supervisor {
             live.connection.give_up();
             drop(live);
             drop(connected);
-            if let (Some(lane), Some(seen)) = (&self.lane, seen) {
+            if let (Some(session), Some(seen)) = (&self.session, seen) {
                 // The connection may still be open on the server, but nothing renews its session any more. End the
                 // session's generation, so that earlier reads are invalid.
-                lane.end(seen);
+                session.end(seen);
             }
             // Decide whether callers wait for the next dial, and how long the supervisor pauses before it.
             let server = describe(&self.destination);
@@ -160,7 +160,7 @@ impl Supervisor {
 
     /// Returns what the connection is used for, as events name it.
     fn role(&self) -> &'static str {
-        match self.lane {
+        match self.session {
             Some(_) => "tracking",
             None if self.login.hosts.is_background() => "background",
             None => "commands",
@@ -176,14 +176,14 @@ impl Supervisor {
         seen: Option<ReadStamp>,
         ask_role: AskRole,
     ) -> Result<Option<Role>, RequestFailure> {
-        let sent = self.lane.as_ref().map(SessionHandle::moment);
+        let sent = self.session.as_ref().map(SessionHandle::moment);
         let asks = self.kind != LinkKind::OfCluster && ask_role != AskRole::No;
         let answer = self.time.ask(connection, asks.then(|| ask_role.command()), || self.whose()).await?;
         let role = answer.and_then(|answer| ask_role.read(&answer));
-        if let (Some(lane), Some(sent), Some(seen)) = (&self.lane, sent, seen)
+        if let (Some(session), Some(sent), Some(seen)) = (&self.session, sent, seen)
             && role != Some(Role::Replica)
         {
-            lane.renew(seen, sent);
+            session.renew(seen, sent);
         }
         Ok(role)
     }
@@ -201,7 +201,7 @@ impl Supervisor {
         let mut looking = OptionFuture::default();
         let mut renewing = OptionFuture::default();
         let mut renew_after = Instant::now();
-        let period = if self.lane.is_some() { TRACKED_HEARTBEAT } else { HEARTBEAT };
+        let period = if self.session.is_some() { TRACKED_HEARTBEAT } else { HEARTBEAT };
         let mut heartbeat = interval_at(Instant::now() + period, period);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut missed, mut beats) = (0, 0);
@@ -285,15 +285,18 @@ impl Supervisor {
     /// Returns whether the session's generation has ended although the connection is up, because the links were
     /// divided.
     fn was_divided(&self, live: &Live) -> bool {
-        self.lane.as_ref().zip(live.seen).is_some_and(|(lane, seen)| !lane.lanes().is_current(seen))
+        self.session
+            .as_ref()
+            .zip(live.seen)
+            .is_some_and(|(session, seen)| !session.sessions().is_current(seen))
     }
 
     /// Returns whether the server still serves the same slots. A cluster node that has given slots away may go on
     /// answering, but it no longer gets the writes to them, and so sends no invalidations. Costs one round trip every
     /// few heartbeats.
     async fn still_serves(&self, live: &Live, beats: u32, slots: &mut Option<Vec<Vec<Reply>>>) -> bool {
-        let Some(lane) = self.lane.as_ref().filter(|_| live.seen.is_some()) else { return true };
-        if !lane.of_cluster() || !beats.is_multiple_of(SLOTS_EVERY) {
+        let Some(session) = self.session.as_ref().filter(|_| live.seen.is_some()) else { return true };
+        if !session.of_cluster() || !beats.is_multiple_of(SLOTS_EVERY) {
             return true;
         }
         // If the map cannot be fetched, the heartbeat decides about the connection.

@@ -17,7 +17,7 @@ pub(super) const MOST_BYTES: usize = 2 * 1024 * 1024;
 pub(super) const BATCH: usize = 64 * 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct QueueState {
+pub(super) struct QueuedRequests {
     /// The encoded requests that the writer has not taken.
     pub(super) pending: Outgoing,
     /// In the order of sending. The writer has taken the first `taken` of them.
@@ -108,7 +108,7 @@ pub(super) enum Replies {
     Many(Vec<Reply>),
 }
 
-impl QueueState {
+impl QueuedRequests {
     pub(super) fn has_room(&self, count: usize, size: usize) -> bool {
         (self.unanswered == 0 || self.unanswered + count <= MOST_REQUESTS)
             && (self.pending.is_empty() || self.pending.len() + size <= MOST_BYTES)

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use super::entries::{Place, QueueState, Replies, RequestStage, Wakers};
+use super::entries::{Place, QueuedRequests, Replies, RequestStage, Wakers};
 use super::error::{RequestFailure, WireError};
 use super::outgoing::Outgoing;
 use super::reply::Reply;
@@ -21,7 +21,7 @@ use super::request::Request;
 
 #[derive(Debug, Default)]
 pub(super) struct RequestQueue {
-    state: Mutex<QueueState>,
+    state: Mutex<QueuedRequests>,
     /// Whether nothing more may be written. The connection's task reads it before each write.
     given_up: AtomicBool,
     /// Changes while bytes move.
@@ -199,7 +199,7 @@ impl RequestQueue {
         (state.entries.len(), state.slots.len() - state.free.len(), state.blocked.len())
     }
 
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
+    fn lock(&self) -> MutexGuard<'_, QueuedRequests> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
