@@ -127,8 +127,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for an empty batch, for a span below 10 ms or above the shortest window, and with
-    /// [`Quota::gcra`].
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for an empty batch, for a span below 10 ms or above the
+    /// shortest window, and with [`Quota::gcra`].
     pub fn leased(self, lease: impl Into<PermitBatch>) -> Result<Self> {
         let lease = lease.into();
         let span = lease.checked(&self.plan())?;

@@ -51,8 +51,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`remaining`](Self::remaining); `InvalidSetting` for invalid quotas, and for a duration below a
-    /// millisecond or above 366 days.
+    /// As [`remaining`](Self::remaining); [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for invalid quotas, and
+    /// for a duration below a millisecond or above 366 days.
     ///
     /// # Cancel safety
     ///

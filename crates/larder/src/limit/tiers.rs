@@ -21,7 +21,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for invalid quotas, alone or together with the limiter's permit batch.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for invalid quotas, alone or together with the limiter's
+    /// permit batch.
     pub fn set_quotas(&self, quotas: impl Into<Quotas>) -> Result<()> {
         let plan = Plan::new(quotas.into())?;
         if let Some((lease, span)) = self.inner.lease {
@@ -73,7 +74,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for invalid quotas, alone or together with the limiter's permit batch.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for invalid quotas, alone or together with the limiter's
+    /// permit batch.
     pub fn with_quotas(&self, quotas: impl Into<Quotas>) -> Result<Self> {
         let plan = self.plan_of(quotas.into())?;
         if plan.id == self.plan_id() && self.inner.by_key.is_none() {

@@ -182,8 +182,8 @@ impl GroupLocks {
     ///
     /// # Errors
     ///
-    /// `LockHeld` if others held one of them, or were queued before this call, all the time; otherwise as
-    /// [`acquire`](Self::acquire).
+    /// [`LockHeld`](crate::ErrorKind::LockHeld) if others held one of them, or were queued before this call, all the
+    /// time; otherwise as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///

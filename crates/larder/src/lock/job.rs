@@ -225,7 +225,8 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for an empty slot or one of more than 200 bytes; otherwise as [`run`](Self::run).
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for an empty slot or one of more than 200 bytes; otherwise
+    /// as [`run`](Self::run).
     ///
     /// # Cancel safety
     ///

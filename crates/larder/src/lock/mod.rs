@@ -317,7 +317,8 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// After `TimedOut` and `Disconnected` the lock may have been released.
+    /// After [`TimedOut`](crate::ErrorKind::TimedOut) and [`Disconnected`](crate::ErrorKind::Disconnected) the lock
+    /// may have been released.
     ///
     #[doc = include_str!("../doc/request_errors.md")]
     ///

@@ -164,7 +164,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// `LockHeld` if no permit was free in time; otherwise as [`acquire`](Self::acquire).
+    /// [`LockHeld`](crate::ErrorKind::LockHeld) if no permit was free in time; otherwise as
+    /// [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
@@ -180,8 +181,9 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for more permits than the stored number, also when the number is lowered while this call
-    /// waits, and for 0 or more than 65,535; otherwise as [`acquire`](Self::acquire).
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for more permits than the stored number, also when the
+    /// number is lowered while this call waits, and for 0 or more than 65,535; otherwise as
+    /// [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
@@ -197,7 +199,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// `LockHeld` if too few permits were free in time; otherwise as [`acquire_many`](Self::acquire_many).
+    /// [`LockHeld`](crate::ErrorKind::LockHeld) if too few permits were free in time; otherwise as
+    /// [`acquire_many`](Self::acquire_many).
     ///
     /// # Cancel safety
     ///
