@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::instrument::WithSubscriber;
 
 use super::decode::Frame;
-use super::entries::Replies;
+use super::entries::{Place, Replies, Wakers};
 use super::error::{RequestFailure, WireError};
 use super::outgoing::Outgoing;
-use super::queue::{NextStep, Place, RequestQueue, Wakers};
+use super::queue::{NextStep, RequestQueue};
 use super::reader::Reader;
 use super::reply::Reply;
 use super::request::Request;
