@@ -72,7 +72,7 @@ struct Service {
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let setting = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
     // Before the connection, which describes its metrics to the recorder.
-    let metrics = recorder()?;
+    let prometheus = recorder()?;
     let mut builder = Larder::builder()
         .url(setting("LARDER_URL", "memory:"))
         .namespace("service")
@@ -84,14 +84,14 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let larder = builder.connect().await?;
     let database = Database::open(&setting("DATABASE", ":memory:"))?;
     let mut products = larder.cache("product").ttl(Duration::from_secs(300)).ttl_jitter(0.1);
-    if let Some(bytes) = setting("NEAR_BYTES", "").parse().ok() {
+    if let Ok(bytes) = setting("NEAR_BYTES", "").parse() {
         products = products.near(Near::bytes(bytes));
     }
     let service = Service {
         larder: larder.clone(),
         products: products.build()?,
         database: database.clone(),
-        metrics: metrics.clone(),
+        metrics: prometheus.clone(),
     };
 
     let per_minute = setting("PER_MINUTE", "30").parse()?;
@@ -107,7 +107,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let app = Router::new()
         .route("/products/{id}", get(product).post(reprice))
         .route("/stats", get(stats))
-        .route("/metrics", get(async |service: State<Service>| service.metrics.render()))
+        .route("/metrics", get(metrics))
         .route("/health", get(health))
         .layer(limit)
         .with_state(service);
@@ -117,7 +117,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let upkeep = tokio::spawn(async move {
         loop {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            metrics.run_upkeep();
+            prometheus.run_upkeep();
         }
     });
     let address: IpAddr = setting("ADDRESS", "127.0.0.1").parse()?;
@@ -181,6 +181,11 @@ async fn stats(State(service): State<Service>) -> Response {
         "queries": counted.queries.load(Ordering::Relaxed),
         "jobs": counted.jobs.load(Ordering::Relaxed),
     }))
+}
+
+/// What Prometheus scrapes.
+async fn metrics(State(service): State<Service>) -> String {
+    service.metrics.render()
 }
 
 /// The state of the connections. This service works without its server, so an orchestrator must not stop it for that:

@@ -52,7 +52,7 @@ fn drive(service: &Service, done: &AtomicBool) {
                     if request % 10 == 0 {
                         let _ = service.send("POST", "/products/7?cents=650", &client);
                     }
-                    thread::sleep(Duration::from_millis(20));
+                    thread::sleep(Duration::from_millis(40));
                 }
             });
         }

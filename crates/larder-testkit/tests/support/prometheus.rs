@@ -12,11 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How much shorter the times of the rules are. Five minutes become two and a half seconds: ten scrapes.
-const SHORTER: u64 = 120;
-const SCRAPE: &str = "250ms";
+/// How much shorter the times of the rules are. Five minutes become four seconds: eight scrapes.
+const SHORTER: u64 = 75;
+const SCRAPE: &str = "500ms";
 /// The dashboard's `$__rate_interval`.
-const RATE: &str = "2s";
+const RATE: &str = "4s";
 
 /// Runs it when dropped, also in a test that fails.
 pub struct OnDrop<F: FnMut()>(pub F);

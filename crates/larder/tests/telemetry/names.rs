@@ -84,7 +84,7 @@ fn every_alert_has_a_section_in_the_runbook_and_a_test_in_which_it_fires_and_cle
     let tests = read("ops/prometheus/larder.tests.yml");
     for alert in &alerts {
         let cases: Vec<&str> = tests.split("- eval_time:").skip(1).collect();
-        let of_alert = cases.iter().filter(|case| named(case, "alertname:").contains(alert));
+        let of_alert = cases.iter().copied().filter(|case| named(case, "alertname:").contains(alert));
         let (clear, firing): (Vec<&str>, Vec<&str>) =
             of_alert.partition(|case| case.contains("exp_alerts: []"));
         assert!(!clear.is_empty() && !firing.is_empty(), "{alert} must fire and clear in larder.tests.yml");
