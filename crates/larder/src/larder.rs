@@ -110,7 +110,9 @@ impl Larder {
     }
 
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { locks: Arc::new(Coordinator::new(context.clone())), context }
+        let locks = Arc::new(Coordinator::new(context.clone()));
+        crate::presence::start(&context, &locks);
+        Self { locks, context }
     }
 
     /// Checks that the server answers. Costs one round trip.
@@ -338,6 +340,18 @@ impl Larder {
         together::check(&self.context, keys.into_iter().collect())
     }
 
+    /// Returns the means to look into the store and to change single things in it, for tools. Costs no round trip.
+    #[cfg(feature = "admin")]
+    #[must_use]
+    pub fn admin(&self) -> crate::admin::Admin {
+        crate::admin::Admin::new(self.clone())
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
     /// Returns the counts since this `Larder` was made.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -379,6 +393,7 @@ impl Larder {
     pub async fn close(&self) -> Result<()> {
         self.context.begin_closing();
         self.locks.close().await;
+        crate::presence::withdraw(&self.context).await;
         self.context.close().await;
         Ok(())
     }

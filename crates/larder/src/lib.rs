@@ -40,6 +40,7 @@
 //! | `axum` | `tower`, and [`http`] finds axum's `ConnectInfo` and `OriginalUri` by itself |
 //! | `uuid` | `CacheKey` for `uuid::Uuid` |
 //! | `testing` | [`testing`]: a store for your tests, with a clock and faults that the test moves |
+//! | `admin` | [`admin`]: what is inside a store, for tools |
 //!
 //! larder needs a tokio runtime with time enabled and, for servers, I/O.
 
@@ -53,6 +54,8 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod background;
 mod builder;
 mod cache;
@@ -80,6 +83,7 @@ pub mod lock;
 pub mod metrics;
 mod name;
 mod near;
+mod presence;
 mod random;
 mod recency;
 mod runtimes;
@@ -90,6 +94,7 @@ mod tasks;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tokens;
 mod url;
 mod value;
 mod write;

@@ -211,6 +211,11 @@ impl ProcessStore {
         self.server.now()
     }
 
+    #[cfg(feature = "admin")]
+    pub(crate) fn tls_of(&self, _: &str) -> Option<super::admin::TlsSeen> {
+        None
+    }
+
     #[inline]
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.sessions

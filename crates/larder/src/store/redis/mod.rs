@@ -3,6 +3,10 @@
 //! Each operation is one command or one script, and so one round trip. An operation on several names is one for each
 //! group of names that the server can process together; all groups are sent at once.
 
+#[cfg(feature = "admin")]
+mod admin;
+#[cfg(feature = "admin")]
+mod admin_locks;
 mod agreement;
 mod cluster;
 mod dial;
@@ -22,6 +26,7 @@ mod node;
 mod once;
 mod open;
 mod permit;
+mod presence;
 mod replicas;
 mod script;
 mod sentinel;
@@ -68,6 +73,8 @@ pub(crate) struct RedisStore {
     pub(super) timing: QueueTiming,
     learned: Arc<Learned>,
     ordered: Box<OrderedScripts>,
+    #[cfg(feature = "admin")]
+    tls: Option<Arc<Tls>>,
     /// Boxed, because it is large and seldom used.
     replicas: Box<Replicas>,
 }
@@ -88,10 +95,22 @@ impl RedisStore {
             Tracking { sessions, listener, clock }
         });
         let (learned, reconnects) = (login.learned.clone(), login.hosts.reconnects());
+        #[cfg(feature = "admin")]
+        let tls = login.tls.clone();
         let replicas = Box::new(Replicas::new(deployment.clone(), login.clone(), sentinel_login.clone()));
         let network = Network::start(deployment, login, sentinel_login, connections, tracking);
         let ordered = Box::new(OrderedScripts::new(&reconnects));
-        Self { network, reconnects, sessions, timing: QueueTiming::default(), learned, ordered, replicas }
+        Self {
+            network,
+            reconnects,
+            sessions,
+            timing: QueueTiming::default(),
+            learned,
+            #[cfg(feature = "admin")]
+            tls,
+            ordered,
+            replicas,
+        }
     }
 
     /// Waits for the first attempt to connect, and returns its failure.
