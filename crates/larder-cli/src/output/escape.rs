@@ -1,0 +1,67 @@
+//! Keys and values come from other programs: what they contain must not command the terminal or break a line.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// Escapes control characters, and characters that reverse the direction of the text or have no width.
+pub(crate) fn text(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if is_harmful(c) => {
+                // Writing to a `String` cannot fail.
+                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Escapes bytes that may not be text: UTF-8 as [`text`], anything else as `\xNN`.
+pub(crate) fn bytes(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(&text(chunk.valid()));
+        for byte in chunk.invalid() {
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    out
+}
+
+/// Writes bytes as pairs of hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
+}
+
+fn is_harmful(c: char) -> bool {
+    let changes_direction =
+        matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
+    let has_no_width = matches!(c, '\u{200b}'..='\u{200d}' | '\u{2028}' | '\u{2029}' | '\u{feff}');
+    c.is_control() || changes_direction || has_no_width
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_printed_can_command_a_terminal() {
+        assert_eq!(text("plain ü 漢"), "plain ü 漢");
+        assert_eq!(text("a\x1b[2Jb\nc\td\r"), "a\\u{1b}[2Jb\\nc\\td\\r");
+        assert_eq!(text("\u{9b}31m \u{202e}x"), "\\u{9b}31m \\u{202e}x");
+        assert_eq!(bytes(b"ok\xff\x00"), "ok\\xff\\u{0}");
+        assert_eq!(hex(&[0, 0xfe]), "00fe");
+    }
+}
