@@ -210,7 +210,7 @@ impl Keyspace {
         Ok(format!("~limit.1:{{{}/+{}}}{{{name}:", self.namespace(), text.as_str()))
     }
 
-    fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         self.prefix.trim_end_matches('/')
     }
 

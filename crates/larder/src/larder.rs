@@ -337,6 +337,18 @@ impl Larder {
         together::check(&self.context, keys.into_iter().collect())
     }
 
+    /// Returns the means to look into the store and to change single things in it, for tools. Costs no round trip.
+    #[cfg(feature = "admin")]
+    #[must_use]
+    pub fn admin(&self) -> crate::admin::Admin {
+        crate::admin::Admin::new(self.clone())
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
     /// Returns the counts since this `Larder` was made.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -37,6 +37,7 @@
 //! | `tower` | [`http`]: `RateLimitLayer` for axum, hyper and tonic |
 //! | `axum` | `tower`, and [`http`] finds axum's `ConnectInfo` and `OriginalUri` by itself |
 //! | `uuid` | `CacheKey` for `uuid::Uuid` |
+//! | `admin` | [`admin`]: what is inside a store, for tools |
 //!
 //! larder needs a tokio runtime with time enabled and, for servers, I/O.
 
@@ -50,6 +51,8 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod background;
 mod builder;
 mod cache;

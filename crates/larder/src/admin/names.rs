@@ -1,0 +1,1 @@
+//! Names as people type them, and what a name on the server belongs to.
