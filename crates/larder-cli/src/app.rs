@@ -11,6 +11,9 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
 
+/// The largest value that is read and written: the largest string of a server.
+const LARGEST_VALUE: usize = 512 * 1024 * 1024;
+
 /// Shared by the commands.
 pub(crate) struct App {
     pub(crate) settings: Settings,
@@ -35,7 +38,8 @@ impl App {
             .url(settings.url()?.0.clone())
             .client_name("larder-cli")
             .response_timeout(settings.timeout)
-            .connect_timeout(settings.timeout.saturating_mul(2));
+            .connect_timeout(settings.timeout.saturating_mul(2))
+            .max_value_bytes(LARGEST_VALUE);
         if let Some(namespace) = &settings.namespace {
             builder = builder.namespace(namespace);
         }
@@ -61,6 +65,12 @@ impl App {
             _ => return Err(Failure::usage("--tls-cert and --tls-key belong together")),
         }
         Ok(builder)
+    }
+
+    /// The namespace and the server, for a question: ` in shop at redis://10.0.0.1`.
+    pub(crate) fn place(&self) -> String {
+        let namespace = self.settings.namespace.as_ref().map(|name| format!(" in {name}")).unwrap_or_default();
+        format!("{namespace} at {}", self.settings.shown_url())
     }
 
     /// Refuses a command that changes something, if that is forbidden.

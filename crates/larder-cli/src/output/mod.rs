@@ -74,6 +74,14 @@ impl Output {
         }
     }
 
+    /// Prints the rows of a table without the line of names: more of a table that was begun before.
+    pub(crate) fn rows(&self, table: &Table) -> Result<(), Failure> {
+        match self.form {
+            Form::Tsv => self.text(&table.rows_as_tsv()),
+            _ => self.table(table),
+        }
+    }
+
     /// Prints one thing: as JSON if that was asked for, else as the text given.
     pub(crate) fn one(&self, text: &str, json: &Value) -> Result<(), Failure> {
         if self.is_json() { self.json(json) } else { self.text(&format!("{text}\n")) }

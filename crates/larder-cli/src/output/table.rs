@@ -97,6 +97,12 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// Removes the rows, which were printed.
+    pub(crate) fn clear(&mut self) {
+        self.rows.clear();
+        self.json.clear();
+    }
+
     pub(crate) fn note(&mut self, note: impl Into<String>) {
         self.note = Some(note.into());
     }
@@ -121,8 +127,12 @@ impl Table {
     }
 
     pub(crate) fn as_tsv(&self) -> String {
-        let mut out = self.columns.iter().map(|column| column.field).collect::<Vec<_>>().join("\t");
-        out.push('\n');
+        let names = self.columns.iter().map(|column| column.field).collect::<Vec<_>>().join("\t");
+        format!("{names}\n{}", self.rows_as_tsv())
+    }
+
+    pub(crate) fn rows_as_tsv(&self) -> String {
+        let mut out = String::new();
         for row in &self.rows {
             out.push_str(&row.iter().map(Cell::tsv).collect::<Vec<_>>().join("\t"));
             out.push('\n');

@@ -1,12 +1,18 @@
 //! `larder lock`: run a command under a lock, and look after locks.
 
-use std::ffi::OsString;
+mod break_lock;
+mod ls;
+mod run;
+mod show;
+mod view;
 
 use clap::{Args, Subcommand};
 
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
+
+pub(crate) use run::helper;
 
 /// Run a command under a lock, and look after locks
 #[derive(Debug, Args)]
@@ -16,12 +22,18 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
-
-pub(crate) async fn run(arguments: Arguments, _app: &App) -> Result<Exit, Failure> {
-    match arguments.command {}
+enum Command {
+    Run(run::Arguments),
+    Ls(ls::Arguments),
+    Show(show::Arguments),
+    Break(break_lock::Arguments),
 }
 
-pub(crate) fn helper(_arguments: impl Iterator<Item = OsString>) -> Option<Exit> {
-    None
+pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure> {
+    match arguments.command {
+        Command::Run(arguments) => run::run(arguments, app).await,
+        Command::Ls(arguments) => ls::run(arguments, app).await,
+        Command::Show(arguments) => show::run(arguments, app).await,
+        Command::Break(arguments) => break_lock::run(arguments, app).await,
+    }
 }
