@@ -100,7 +100,8 @@ async fn measure(
     stop: &Arc<AtomicBool>,
 ) -> Result<Vec<(Operation, Measured)>, Failure> {
     // Bytes that do not repeat, as most values' do not.
-    let value: Vec<u8> = (0..arguments.size).map(|index| (index.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
+    let value: Vec<u8> =
+        (0..arguments.size).map(|index| (index.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
     let value = Arc::new(value);
     // Every key has a value before anything is measured. The first answer also shows an error that all would have.
     for key in 0..arguments.keys {
@@ -185,7 +186,10 @@ async fn clean_up(larder: &Larder, cache: &Cache<Vec<u8>>, keys: u32) {
         let next = first.saturating_add(500).min(keys);
         if let Err(error) = cache.delete_many(first..next).await {
             let left = SPARE_TIME.saturating_sub(begin.elapsed());
-            say(&format!("the values of {CACHE} stay until they expire, in about {}: {error}", units::time(left)));
+            say(&format!(
+                "the values of {CACHE} stay until they expire, in about {}: {error}",
+                units::time(left)
+            ));
             return;
         }
         first = next;
@@ -276,7 +280,8 @@ mod tests {
         assert!(bytes("9m").is_err() && bytes("k").is_err() && bytes("1g").is_err());
         assert_eq!([seconds("0.5"), seconds("5s")], [Ok(0.5), Ok(5.0)]);
         assert!(seconds("0").is_err());
-        let shown = [4_200, 84_100, 312_000, 1_520_000, 45_600_000].map(|nanos| shown(Duration::from_nanos(nanos)));
+        let shown =
+            [4_200, 84_100, 312_000, 1_520_000, 45_600_000].map(|nanos| shown(Duration::from_nanos(nanos)));
         assert_eq!(shown, ["4.20µs", "84.1µs", "312µs", "1.52ms", "45.6ms"]);
     }
 }

@@ -9,7 +9,8 @@ use super::{larder, run};
 fn a_bench_shows_percentiles_and_leaves_no_key_behind() {
     let server = Server::start();
     server.command(&["SET", "other", "1"]);
-    let arguments = ["bench", "--seconds", "0.4", "--size", "100", "--tasks", "8", "--keys", "50", "--format", "json"];
+    let arguments =
+        ["bench", "--seconds", "0.4", "--size", "100", "--tasks", "8", "--keys", "50", "--format", "json"];
     let output = run(&server.url(), &arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -26,7 +27,8 @@ fn a_bench_shows_percentiles_and_leaves_no_key_behind() {
 
 #[test]
 fn a_bench_is_refused_where_nothing_may_be_written() {
-    let output = larder(&[("LARDER_URL", "memory:"), ("LARDER_READ_ONLY", "1")]).arg("bench").output().unwrap();
+    let output =
+        larder(&[("LARDER_URL", "memory:"), ("LARDER_READ_ONLY", "1")]).arg("bench").output().unwrap();
     assert_eq!(output.status.code(), Some(77), "{}", String::from_utf8_lossy(&output.stderr));
     let table = run("memory:", &["bench", "--seconds", "0.2", "--tasks", "2", "--format", "table"]);
     let text = String::from_utf8_lossy(&table.stdout);

@@ -46,14 +46,21 @@ struct Findings {
 impl Findings {
     fn of(output: &Output) -> Self {
         let document = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-            panic!("{error}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+            panic!(
+                "{error}: {}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            )
         });
         Self { document, code: output.status.code() }
     }
 
     fn finding(&self, id: &str) -> &Value {
         let findings = self.document.pointer("/servers/0/findings").unwrap().as_array().unwrap();
-        findings.iter().find(|finding| finding["id"] == id).unwrap_or_else(|| panic!("no {id}: {:#}", self.document))
+        findings
+            .iter()
+            .find(|finding| finding["id"] == id)
+            .unwrap_or_else(|| panic!("no {id}: {:#}", self.document))
     }
 
     fn verdict(&self, id: &str) -> &str {

@@ -115,9 +115,9 @@ impl Terminal {
         let screen = parser.screen();
         let (rows, columns) = screen.size();
         let cells = (0..rows.get()).flat_map(|row| (0..columns.get()).map(move |column| (row, column)));
-        cells.filter_map(|(row, column)| screen.cell(row, column)).any(|cell| {
-            cell.fgcolor() != vt100::Color::Default || cell.bgcolor() != vt100::Color::Default
-        })
+        cells
+            .filter_map(|(row, column)| screen.cell(row, column))
+            .any(|cell| cell.fgcolor() != vt100::Color::Default || cell.bgcolor() != vt100::Color::Default)
     }
 }
 
@@ -130,7 +130,12 @@ impl Drop for Terminal {
 
 /// A server with entries of two caches, a lock, and records of a limiter.
 fn filled() -> Server {
-    let server = Server::builder().tcp().persist().arg("maxmemory", "64mb").arg("maxmemory-policy", "allkeys-lfu").start();
+    let server = Server::builder()
+        .tcp()
+        .persist()
+        .arg("maxmemory", "64mb")
+        .arg("maxmemory-policy", "allkeys-lfu")
+        .start();
     let fill = "for i = 1, 300 do redis.call('SET', 'shop/user:' .. i, '{\"name\":\"Ann\"}', 'EX', 3000) end \
                 for i = 1, 100 do redis.call('SET', 'shop/page@2:' .. i, '[' .. string.rep('1,', 500) .. '1]', 'EX', 300) end \
                 for i = 1, 20 do redis.call('SET', '~limit.1:{shop/api:' .. i .. '}', 'x', 'EX', 600) end";
@@ -142,7 +147,9 @@ fn filled() -> Server {
 fn top_shows_what_is_there_follows_the_terminals_size_and_outlives_a_restart() {
     let server = filled();
     let top = Terminal::start(&server.url(), &[("LARDER_NAMESPACE", "shop")]);
-    top.until("the sample", |text| text.contains("user") && text.contains("page@2") && text.contains("commands"));
+    top.until("the sample", |text| {
+        text.contains("user") && text.contains("page@2") && text.contains("commands")
+    });
     top.until("the tabs and keys", |text| text.contains(" 1 Caches") && text.contains("q quit"));
     assert!(top.is_coloured());
     top.capture("80x24");

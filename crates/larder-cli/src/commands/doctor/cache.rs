@@ -104,7 +104,8 @@ async fn evictions(exam: &mut Exam, report: &mut Report) -> Result<(), Failure> 
         let Some(before) = node.number("evicted_keys") else { continue };
         tokio::time::sleep_until((node.read_at + WATCH).into()).await;
         let info = node.connection.call(&["INFO", "stats"]).await?.text().unwrap_or_default();
-        let now = info.lines().find_map(|line| line.strip_prefix("evicted_keys:")?.trim().parse::<f64>().ok());
+        let now =
+            info.lines().find_map(|line| line.strip_prefix("evicted_keys:")?.trim().parse::<f64>().ok());
         let seconds = Instant::now().duration_since(node.read_at).as_secs_f64();
         rate += (now.unwrap_or(before) - before).max(0.0) / seconds;
         keys += before;
@@ -179,7 +180,12 @@ fn unreadable(entries: &[&Sampled], report: &mut Report) {
     let name = String::from_utf8_lossy(&example.name).into_owned();
     report.warning(
         47,
-        format!("{} of {} values cannot be read, such as {name} ({})", bad.len(), entries.len(), example.kind),
+        format!(
+            "{} of {} values cannot be read, such as {name} ({})",
+            bad.len(),
+            entries.len(),
+            example.kind
+        ),
         "find the program that writes there (MONITOR for a moment), and give it names of its own",
     );
 }
@@ -209,10 +215,13 @@ fn is_readable(key: &Sampled) -> bool {
         [0x9A, layout, kinds, ..] => {
             let (kind, compression, codec) = (kinds >> 6, (kinds >> 3) & 3, kinds & 7);
             // A newer layout is a finding of its own.
-            *layout > 1 || (key.head.len() == 40 && *layout == 1 && kind <= 2 && compression <= 1 && codec <= 2)
+            *layout > 1
+                || (key.head.len() == 40 && *layout == 1 && kind <= 2 && compression <= 1 && codec <= 2)
         }
         [0x9A, ..] => false,
-        [first, ..] => matches!(first, b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n' | b' ' | b'\n'),
+        [first, ..] => {
+            matches!(first, b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n' | b' ' | b'\n')
+        }
     }
 }
 

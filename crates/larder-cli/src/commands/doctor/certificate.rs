@@ -35,7 +35,10 @@ fn record(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         (usize::from(first), rest)
     } else {
         let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7F))?;
-        (digits.iter().try_fold(0_usize, |sum, &digit| sum.checked_mul(256)?.checked_add(digit.into()))?, rest)
+        (
+            digits.iter().try_fold(0_usize, |sum, &digit| sum.checked_mul(256)?.checked_add(digit.into()))?,
+            rest,
+        )
     };
     let (body, after) = rest.split_at_checked(length)?;
     Some((tag, body, after))
@@ -91,9 +94,8 @@ mod tests {
 
     #[test]
     fn both_forms_of_times_are_read_and_others_are_not() {
-        let seconds = |tag, text| {
-            parse_time(tag, text).map(|time| time.duration_since(UNIX_EPOCH).unwrap().as_secs())
-        };
+        let seconds =
+            |tag, text| parse_time(tag, text).map(|time| time.duration_since(UNIX_EPOCH).unwrap().as_secs());
         assert_eq!(seconds(UTC_TIME, "261201000001Z"), Some(20_788 * 86_400 + 1));
         assert_eq!(seconds(GENERALIZED_TIME, "20261201000001Z"), Some(20_788 * 86_400 + 1));
         for (tag, text) in [(UTC_TIME, "261201000001"), (UTC_TIME, "26120100000Z"), (0x13, "261201000001Z")] {

@@ -42,7 +42,11 @@ pub(crate) async fn examine(exam: &mut Exam, report: &mut Report) -> Result<(), 
 
 fn single(exam: &Exam, report: &mut Report) {
     if exam.first().is_some_and(|node| node.info("cluster_enabled") == Some("1")) {
-        report.problem(61, "the server is a node of a cluster, and the URL names it alone", "use redis-cluster://");
+        report.problem(
+            61,
+            "the server is a node of a cluster, and the URL names it alone",
+            "use redis-cluster://",
+        );
     } else {
         report.inapplicable(61, "not a cluster");
     }
@@ -92,7 +96,10 @@ fn nodes(exam: &Exam, report: &mut Report) {
         _ => exam.masters().filter(|_| exam.nodes.len() == 1).map(|node| node.address.to_string()).collect(),
     };
     if lonely.is_empty() {
-        report.good(62, format!("all {} nodes can be reached, and each master has a replica", exam.nodes.len()));
+        report.good(
+            62,
+            format!("all {} nodes can be reached, and each master has a replica", exam.nodes.len()),
+        );
     } else {
         report.warning(62, format!("{} has no replica", lonely.join(", ")), "add a replica for each master");
     }
@@ -106,7 +113,10 @@ fn node_timeout(exam: &Exam, report: &mut Report) {
         None => report.unmeasured(63, "cluster-node-timeout: the user may not CONFIG GET"),
         Some((node, millis)) if millis >= limit => report.warning(
             63,
-            format!("cluster-node-timeout is {millis:.0} ms at {}, a lease {limit:.0} ms by default", node.address),
+            format!(
+                "cluster-node-timeout is {millis:.0} ms at {}, a lease {limit:.0} ms by default",
+                node.address
+            ),
             "CONFIG SET cluster-node-timeout below the shortest lease (.ttl(…)) of a lock, on every node",
         ),
         Some((_, millis)) => report.good(63, format!("cluster-node-timeout is {millis:.0} ms")),
@@ -121,10 +131,11 @@ fn agreement(exam: &Exam, service: &str, report: &mut Report) {
     masters.dedup();
     let number = |answer: &SentinelAnswer, field: &str| answer.fields.get(field)?.parse::<usize>().ok();
     let quorum = answers.iter().filter_map(|answer| number(answer, "quorum")).max().unwrap_or(1);
-    let known = answers.iter().filter_map(|answer| number(answer, "num-other-sentinels")).max().map_or(0, |n| n + 1);
-    let down = answers.iter().any(|answer| answer.fields.get("flags").is_some_and(|flags| flags.contains("down")));
-    let silent =
-        exam.sentinels.iter().find_map(|view| Some((&view.address, view.answer.as_ref().err()?)));
+    let known =
+        answers.iter().filter_map(|answer| number(answer, "num-other-sentinels")).max().map_or(0, |n| n + 1);
+    let down =
+        answers.iter().any(|answer| answer.fields.get("flags").is_some_and(|flags| flags.contains("down")));
+    let silent = exam.sentinels.iter().find_map(|view| Some((&view.address, view.answer.as_ref().err()?)));
     let needed = known.max(exam.sentinels.len()) / 2 + 1;
 
     if masters.len() > 1 {
@@ -136,7 +147,11 @@ fn agreement(exam: &Exam, service: &str, report: &mut Report) {
     } else if answers.len() < quorum || answers.len() < needed {
         report.problem(
             64,
-            format!("{} of {} sentinels answer: too few to replace a master", answers.len(), exam.sentinels.len()),
+            format!(
+                "{} of {} sentinels answer: too few to replace a master",
+                answers.len(),
+                exam.sentinels.len()
+            ),
             "start the other sentinels",
         );
     } else if down {
@@ -163,7 +178,9 @@ fn times(exam: &Exam, report: &mut Report) {
     let down = exam
         .sentinels
         .iter()
-        .filter_map(|view| view.answer.as_ref().ok()?.fields.get("down-after-milliseconds")?.parse::<f64>().ok())
+        .filter_map(|view| {
+            view.answer.as_ref().ok()?.fields.get("down-after-milliseconds")?.parse::<f64>().ok()
+        })
         .min_by(f64::total_cmp);
     let setting = |node: &Node, name: &str| node.setting(name)?.parse::<f64>().ok();
     for node in exam.masters() {

@@ -65,7 +65,9 @@ fn persistence(exam: &Exam, node: &Node, lives: &str, report: &mut Report) {
     match (node.info("aof_enabled"), node.setting("appendfsync")) {
         (Some("1"), Some("always")) => report.good(12, "appendonly yes, appendfsync always"),
         (Some("1"), Some(sync)) => {
-            let measured = format!("appendfsync{at} is {sync}: a power cut loses the last second, and {lives} live here");
+            let measured = format!(
+                "appendfsync{at} is {sync}: a power cut loses the last second, and {lives} live here"
+            );
             report.warning(12, measured, fix);
         }
         (Some("1"), None) => report.good(12, "appendonly yes (appendfsync cannot be read)"),
@@ -117,14 +119,23 @@ fn lag(exam: &Exam, node: &Node, report: &mut Report) {
 
 /// A replica that has lost its master shows it itself, also where the master does not answer.
 fn link_to_master(exam: &Exam, node: &Node, report: &mut Report) {
-    if node.info("master_link_status") == Some("down") {
-        let measured = format!("the replica{} has no link to its master", exam.at(node));
-        report.problem(14, measured, "look at the network between them, and at masteruser and masterauth");
+    match node.info("master_link_status") {
+        None => {}
+        Some("up") => report.good(14, "the replica is linked to its master"),
+        Some(_) => {
+            let measured = format!("the replica{} has no link to its master", exam.at(node));
+            report.problem(
+                14,
+                measured,
+                "look at the network between them, and at masteruser and masterauth",
+            );
+        }
     }
 }
 
 fn min_replicas(exam: &Exam, node: &Node, report: &mut Report) {
-    let Some(least) = node.setting("min-replicas-to-write").and_then(|least| least.parse::<i64>().ok()) else {
+    let Some(least) = node.setting("min-replicas-to-write").and_then(|least| least.parse::<i64>().ok())
+    else {
         return report.unmeasured(15, "min-replicas-to-write: the user may not CONFIG GET");
     };
     let at = exam.at(node);
@@ -132,7 +143,9 @@ fn min_replicas(exam: &Exam, node: &Node, report: &mut Report) {
     if least > 0 && good < least as f64 {
         return report.problem(
             15,
-            format!("min-replicas-to-write{at} is {least} and {good:.0} replicas are good: every write is refused"),
+            format!(
+                "min-replicas-to-write{at} is {least} and {good:.0} replicas are good: every write is refused"
+            ),
             "bring the replicas back, or lower min-replicas-to-write",
         );
     }

@@ -147,9 +147,7 @@ impl Node {
     /// Returns how often a command ran since the server's start.
     pub(crate) fn calls(&self, command: &str) -> u64 {
         let stats = self.info(&format!("cmdstat_{command}"));
-        stats
-            .and_then(|stats| stats.strip_prefix("calls=")?.split(',').next()?.parse().ok())
-            .unwrap_or(0)
+        stats.and_then(|stats| stats.strip_prefix("calls=")?.split(',').next()?.parse().ok()).unwrap_or(0)
     }
 
     /// Whether INFO could be read.
@@ -339,10 +337,8 @@ async fn ask_sentinel(
     let named = reply.and_then(|reply| pair_address(reply.at(0)?, reply.at(1)?));
     let master = named.ok_or_else(|| refused(reply))?;
     let map = replies.get(1).map(Reply::items).unwrap_or_default();
-    let fields = map
-        .chunks_exact(2)
-        .filter_map(|pair| Some((pair.first()?.text()?, pair.get(1)?.text()?)))
-        .collect();
+    let fields =
+        map.chunks_exact(2).filter_map(|pair| Some((pair.first()?.text()?, pair.get(1)?.text()?))).collect();
     let replicas = replies.get(2).map(Reply::items).unwrap_or_default();
     let replicas =
         replicas.iter().filter_map(|one| pair_address(one.field("ip")?, one.field("port")?)).collect();

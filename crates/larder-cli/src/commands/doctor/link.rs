@@ -108,7 +108,8 @@ async fn login(exam: &Exam, report: &mut Report) {
         let mut connection = Connection::dial(&node.address, exam.options.login.tls.clone()).await?;
         connection.call(&["PING"]).await
     };
-    let fix = "give the server a password (requirepass), or turn the default user off: ACL SETUSER default off";
+    let fix =
+        "give the server a password (requirepass), or turn the default user off: ACL SETUSER default off";
     match open.await {
         Ok(Reply::Text(_)) if node.address.is_local() => {
             report.warning(4, "no login is required, from this machine at least", fix);
@@ -171,7 +172,8 @@ pub(crate) async fn clocks(exam: &mut Exam, clocks: &mut Clocks, report: &mut Re
             report.unmeasured(7, format!("the server's clock: {error}"));
             return Ok(());
         }
-        let part = |index: usize| reply.at(index).and_then(Reply::int).and_then(|part| u64::try_from(part).ok());
+        let part =
+            |index: usize| reply.at(index).and_then(Reply::int).and_then(|part| u64::try_from(part).ok());
         let (Some(seconds), Some(micros)) = (part(0), part(1)) else { continue };
         let server = Duration::from_secs(seconds) + Duration::from_micros(micros);
         let here = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -180,11 +182,11 @@ pub(crate) async fn clocks(exam: &mut Exam, clocks: &mut Clocks, report: &mut Re
         if difference.abs() - slack > worst.abs() {
             worst = difference;
         }
-        // Between two measurements both clocks move by the same, unless one of them was set. The answer of each
-        // was under way for at most `slack`.
+        // Between two measurements both clocks move by the same, unless the server's was set. The monotonic clock here
+        // cannot be set. What is left is the time that the answers were under way.
         if let Some((then, before)) = clocks.insert(node.address.clone(), (arrived, server)) {
             let step = (server.as_secs_f64() - before.as_secs_f64()) - (arrived - then).as_secs_f64();
-            if step.abs() - 2.0 * slack > stepped.abs() {
+            if step.abs() - slack > stepped.abs() {
                 stepped = step;
             }
         }
@@ -219,7 +221,10 @@ async fn one_server(exam: &mut Exam, report: &mut Report) -> Result<(), Failure>
         let resolved = tokio::net::lookup_host((host.as_str(), *port)).await;
         let resolved = resolved.map(Iterator::collect::<Vec<_>>).unwrap_or_default();
         addresses.extend(
-            resolved.iter().take(8).map(|address| Address::Tcp { host: address.ip().to_string(), port: *port }),
+            resolved
+                .iter()
+                .take(8)
+                .map(|address| Address::Tcp { host: address.ip().to_string(), port: *port }),
         );
     }
     let mut ids = vec![own];

@@ -142,7 +142,11 @@ async fn examine(part: &mut Part, wanted: Vec<u8>) -> Report {
     report
 }
 
-async fn groups(exam: &mut Exam, clocks: &mut Clocks, report: &mut Report) -> Result<(), connection::Failure> {
+async fn groups(
+    exam: &mut Exam,
+    clocks: &mut Clocks,
+    report: &mut Report,
+) -> Result<(), connection::Failure> {
     let wants_group = |report: &Report, group: Group| {
         CHECKS.iter().any(|check| check.group == group && report.wants(&[check.number]))
     };
@@ -255,7 +259,8 @@ fn print(
         return app.out.json(&document(reports));
     }
     let terminal = app.out.is_terminal();
-    let width = if terminal { crossterm::terminal::size().map_or(100, |(width, _)| width.into()) } else { 100 };
+    let width =
+        if terminal { crossterm::terminal::size().map_or(100, |(width, _)| width.into()) } else { 100 };
     let mut text = String::new();
     if terminal && arguments.watch.is_some() {
         // Home, and clear what is there.
@@ -355,7 +360,8 @@ mod tests {
         for check in CHECKS {
             let (file, anchor) = check.link.split_once('#').unwrap();
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);
-            let page = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let page =
+                fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let mut code = false;
             let headings = page.lines().filter(|line| {
                 code ^= line.starts_with("```");
@@ -366,7 +372,12 @@ mod tests {
                 let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
                 kept.collect::<String>().replace(' ', "-")
             });
-            assert!(anchors.any(|found| found == anchor), "{}: {} has no such heading", check.id(), check.link);
+            assert!(
+                anchors.any(|found| found == anchor),
+                "{}: {} has no such heading",
+                check.id(),
+                check.link
+            );
         }
     }
 }

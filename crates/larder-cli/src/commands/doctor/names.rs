@@ -92,7 +92,11 @@ impl Names {
             })
             .collect();
         let at_least = if self.seen < self.total { "at least " } else { "" };
-        if parts.is_empty() { "no locks or limits".to_owned() } else { at_least.to_owned() + &parts.join(", ") }
+        if parts.is_empty() {
+            "no locks or limits".to_owned()
+        } else {
+            at_least.to_owned() + &parts.join(", ")
+        }
     }
 
     /// The sampled keys that are entries of caches in this namespace, or of any cache without one.
@@ -216,7 +220,8 @@ mod tests {
         assert_eq!(reserved(b"user:1"), None);
         assert_eq!(reserved(b"~lock:{a}"), None);
         let mut names = Names::default();
-        for name in ["~lock.1:{/a}", "~lock.1:{/a}:fence", "~limit.1:{/api:x}", "~tag.1:{/t}", "~lock.2:{/a}"] {
+        for name in ["~lock.1:{/a}", "~lock.1:{/a}:fence", "~limit.1:{/api:x}", "~tag.1:{/t}", "~lock.2:{/a}"]
+        {
             names.note(name.as_bytes());
         }
         assert_eq!(names.coordination(), 2);

@@ -225,10 +225,7 @@ mod tests {
         report.good(1, "f");
         report.finish("the connection broke");
         let verdicts: Vec<_> = report.findings().iter().map(|f| (f.check.number, f.verdict)).collect();
-        assert_eq!(
-            verdicts,
-            [(1, Verdict::Good), (11, Verdict::Problem), (12, Verdict::Unmeasured)]
-        );
+        assert_eq!(verdicts, [(1, Verdict::Good), (11, Verdict::Problem), (12, Verdict::Unmeasured)]);
     }
 
     #[test]

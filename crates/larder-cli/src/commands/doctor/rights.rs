@@ -167,7 +167,8 @@ async fn can_ask(node: &mut Node, options: &Options, report: &mut Report) -> Res
     let reply = node.connection.call(&["ACL", "DRYRUN", user, "PING"]).await?;
     let Some(error) = reply.error() else { return Ok(true) };
     for number in 30..=39 {
-        let why = format!("the rights of {user}: {error}; log in as {user} instead (--user), from Redis 7 on");
+        let why =
+            format!("the rights of {user}: {error}; log in as {user} instead (--user), from Redis 7 on");
         report.unmeasured(number, why);
     }
     Ok(false)
@@ -176,9 +177,8 @@ async fn can_ask(node: &mut Node, options: &Options, report: &mut Report) -> Res
 /// Why a block does not concern this server, if it does not.
 fn needless(block: &Block, node: &Node, options: &Options) -> Option<&'static str> {
     let version = node.version();
-    let before = |major, minor| {
-        version.is_some_and(|(product, a, b)| product == "Redis" && (a, b) < (major, minor))
-    };
+    let before =
+        |major, minor| version.is_some_and(|(product, a, b)| product == "Redis" && (a, b) < (major, minor));
     let is_cluster = options.target.shape == Shape::Cluster;
     let is_sentinel = matches!(options.target.shape, Shape::Sentinel { .. });
     match block.name {
@@ -207,7 +207,11 @@ async fn examine_block(
         let key = options.entry("rights");
         let command: Vec<&str> =
             command.iter().map(|part| if *part == KEY { key.as_str() } else { part }).collect();
-        if let Some(why) = refusal(node, options, &command).await? {
+        let refusal_of_right = refusal(node, options, &command).await?;
+        if *right == "getset" && options.as_user.is_none() {
+            node.connection.call(&["UNLINK", &key]).await?;
+        }
+        if let Some(why) = refusal_of_right {
             // A refused name is a missing pattern and not a missing command.
             if !why.contains("key") || block.names.is_empty() {
                 refused.push(format!("+{right}"));
@@ -244,7 +248,8 @@ async fn prepare_getset(node: &mut Node, options: &Options) -> Result<bool, Fail
         return Ok(false);
     }
     let key = options.entry("rights");
-    let replies = node.connection.pipeline(&[vec!["ZADD", &key, "0", "x"], vec!["PEXPIRE", &key, "2000"]]).await?;
+    let replies =
+        node.connection.pipeline(&[vec!["ZADD", &key, "0", "x"], vec!["PEXPIRE", &key, "2000"]]).await?;
     Ok(replies.iter().all(|reply| reply.error().is_none()))
 }
 
@@ -320,7 +325,8 @@ mod tests {
     /// Every right in the blocks of docs/security.md is examined, in the block of the same name, and no other one is.
     #[test]
     fn the_rights_are_those_of_the_documentation() {
-        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/security.md")).unwrap();
+        let page =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/security.md")).unwrap();
         let mut blocks = 0;
         for block in page.split("```text ").skip(1) {
             let (name, lines) = block.split_once('\n').unwrap();

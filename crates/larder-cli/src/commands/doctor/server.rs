@@ -82,7 +82,9 @@ fn version(exam: &Exam, node: &Node, report: &mut Report) {
     let today = i64::try_from(today.as_secs()).unwrap_or(0) / DAY;
     let fix = "upgrade to Valkey 8.1 or newer, or a supported Redis";
     match support(product, major, minor, today) {
-        Support::TooOld => report.problem(21, format!("{product} {exact}{at}: larder needs 6.0 or newer"), fix),
+        Support::TooOld => {
+            report.problem(21, format!("{product} {exact}{at}: larder needs 6.0 or newer"), fix)
+        }
         Support::Ended(day) => {
             report.warning(21, format!("{product} {exact}{at}, whose support ended on {day}"), fix);
         }
@@ -95,8 +97,11 @@ fn role(exam: &Exam, report: &mut Report) {
     if node.is_master {
         let replicas = exam.nodes.iter().filter(|node| !node.is_master).count();
         let masters = exam.masters().count();
-        let measured =
-            if exam.nodes.len() > 1 { format!("{masters} masters, {replicas} replicas") } else { "a master".to_owned() };
+        let measured = if exam.nodes.len() > 1 {
+            format!("{masters} masters, {replicas} replicas")
+        } else {
+            "a master".to_owned()
+        };
         report.good(22, measured);
     } else {
         let master = node.info("master_host").unwrap_or("another server");
@@ -162,7 +167,9 @@ async fn latency(node: &mut Node, at: &str, limit: f64, report: &mut Report) -> 
             format!("{event} took {millis} ms{at} within the last hour"),
             format!("LATENCY HISTORY {event} shows when; LATENCY RESET forgets it"),
         ),
-        Some((millis, event)) => report.good(25, format!("the slowest event of the hour: {event}, {millis} ms")),
+        Some((millis, event)) => {
+            report.good(25, format!("the slowest event of the hour: {event}, {millis} ms"))
+        }
         None if node.setting("latency-monitor-threshold") == Some("0") => {
             report.good(25, "no events: latency-monitor-threshold is 0, so none are recorded");
         }
@@ -208,7 +215,9 @@ fn changes(exam: &Exam, node: &Node, report: &mut Report) {
     } else if flushes > 0 && exam.has_locks() {
         report.warning(
             27,
-            format!("FLUSHALL or FLUSHDB ran {flushes} times{at} since the server's start, and locks live here"),
+            format!(
+                "FLUSHALL or FLUSHDB ran {flushes} times{at} since the server's start, and locks live here"
+            ),
             "use `larder clear` for a cache; ACL SETUSER that user -flushall -flushdb",
         );
     } else {

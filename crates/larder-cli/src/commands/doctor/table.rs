@@ -63,13 +63,7 @@ pub(crate) fn check(number: u8) -> Option<&'static Check> {
     CHECKS.iter().find(|check| check.number == number)
 }
 
-const fn new(
-    number: u8,
-    group: Group,
-    title: &'static str,
-    why: &'static str,
-    link: &'static str,
-) -> Check {
+const fn new(number: u8, group: Group, title: &'static str, why: &'static str, link: &'static str) -> Check {
     Check { number, group, title, why, link }
 }
 

@@ -137,7 +137,10 @@ mod tests {
         let sentinel = Shape::Sentinel { service: "main".to_owned() };
         assert_eq!(shown("redis://cache"), (Shape::Single, "cache:6379".to_owned(), false, 0));
         assert_eq!(shown("valkeys://[::1]:7/3"), (Shape::Single, "[::1]:7".to_owned(), true, 3));
-        assert_eq!(shown("redis+unix:///run/r.sock?db=2"), (Shape::Single, "/run/r.sock".to_owned(), false, 2));
+        assert_eq!(
+            shown("redis+unix:///run/r.sock?db=2"),
+            (Shape::Single, "/run/r.sock".to_owned(), false, 2)
+        );
         assert_eq!(shown("redis-cluster://a:1,b"), (Shape::Cluster, "a:1,b:6379".to_owned(), false, 0));
         assert_eq!(shown("rediss-sentinel://a,b:2/main/1"), (sentinel, "a:26379,b:2".to_owned(), true, 1));
         let target = Target::parse("redis://ann:p%40ss@cache").unwrap();

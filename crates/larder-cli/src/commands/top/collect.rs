@@ -136,7 +136,8 @@ fn add_up(
         server.used += number("used_memory");
         server.limit += number("maxmemory");
         server.keys += keys(info);
-        server.clients = info.number("connected_clients").map(|clients| clients + server.clients.unwrap_or(0));
+        server.clients =
+            info.number("connected_clients").map(|clients| clients + server.clients.unwrap_or(0));
         counters.commands += number("total_commands_processed");
         counters.hits += number("keyspace_hits");
         counters.misses += number("keyspace_misses");
@@ -146,8 +147,7 @@ fn add_up(
         counters.bytes_out += number("total_net_output_bytes");
     }
     if let Some((node, info)) = nodes.first() {
-        server.name =
-            if nodes.len() > 1 { format!("{} masters", nodes.len()) } else { node.address.clone() };
+        server.name = if nodes.len() > 1 { format!("{} masters", nodes.len()) } else { node.address.clone() };
         let version = info.get("valkey_version").map(|version| format!("Valkey {version}"));
         server.product = version
             .or_else(|| info.get("redis_version").map(|version| format!("Redis {version}")))
@@ -177,11 +177,10 @@ fn add_up(
 /// The keys of all databases.
 fn keys(info: &Info) -> u64 {
     let databases = info.fields.iter().filter(|(name, _)| {
-        name.strip_prefix("db").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+        name.strip_prefix("db")
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
     });
-    databases
-        .filter_map(|(name, _)| info.parts(name).get("keys")?.parse::<u64>().ok())
-        .sum()
+    databases.filter_map(|(name, _)| info.parts(name).get("keys")?.parse::<u64>().ok()).sum()
 }
 
 fn cache_rows(sample: &Sample) -> Sheet {
@@ -205,9 +204,8 @@ fn cache_rows(sample: &Sample) -> Sheet {
         let bytes = group.bytes.map_or_else(Cell::none, |bytes| {
             Cell::number(units::size(bytes.value.max(0.0) as u64), bytes.value)
         });
-        let ttl = group
-            .median_ttl
-            .map_or_else(Cell::none, |ttl| Cell::number(units::time(ttl), ttl.as_secs_f64()));
+        let ttl =
+            group.median_ttl.map_or_else(Cell::none, |ttl| Cell::number(units::time(ttl), ttl.as_secs_f64()));
         let format = group.formats.first().map_or_else(String::new, |first| {
             let name = first.format.map_or("unreadable", |format| format.as_str());
             format!("{name}{}", if first.compressed { "+lz4" } else { "" })
@@ -269,9 +267,9 @@ fn lock_rows(locks: &[LockInfo]) -> Sheet {
             }),
             Cell::number(lock.waiting.to_string(), lock.waiting as f64).alert_if(lock.waiting > 0),
             held,
-            holder.and_then(|holder| holder.fence).map_or_else(Cell::none, |fence| {
-                Cell::number(fence.get().to_string(), fence.get() as f64)
-            }),
+            holder
+                .and_then(|holder| holder.fence)
+                .map_or_else(Cell::none, |fence| Cell::number(fence.get().to_string(), fence.get() as f64)),
         ]
     });
     Sheet { rows: rows.collect(), ..Sheet::default() }
@@ -317,7 +315,8 @@ fn process_rows(processes: &[Process], before: &BTreeMap<String, Process>, inter
             hits,
             rate(new.loads, old.map(|old| old.counters.loads)),
             Cell::number(units::count(new.locks_granted), new.locks_granted as f64),
-            rate(new.errors, old.map(|old| old.counters.errors)).alert_if(new.errors > old.map_or(0, |old| old.counters.errors)),
+            rate(new.errors, old.map(|old| old.counters.errors))
+                .alert_if(new.errors > old.map_or(0, |old| old.counters.errors)),
             Cell::number(units::time(process.seen_ago), process.seen_ago.as_secs_f64()).alert_if(late),
         ]
     });
@@ -360,7 +359,7 @@ impl LimitWalk {
             let begin = Instant::now();
             let reply = admin.command(node, &["SCAN", cursor, "MATCH", &pattern, "COUNT", "500"]).await;
             let reply = match reply {
-                Err(error) if *error.kind() == ErrorKind::Permission => {
+                Err(error) if error.kind() == ErrorKind::Permission => {
                     *self = Self::default();
                     return Err(error);
                 }

@@ -185,7 +185,10 @@ pub(crate) struct Sheet {
 /// News for the view.
 #[derive(Debug)]
 pub(crate) enum Update {
-    Servers { caches: Server, coordination: Option<Server> },
+    Servers {
+        caches: Server,
+        coordination: Option<Server>,
+    },
     Rows(Pane, Sheet),
     /// The pane cannot be read; what it showed stays.
     Failed(Pane, String),

@@ -130,7 +130,9 @@ impl Ui {
                 self.editing = false;
                 self.filter.clear();
             }
-            KeyCode::Backspace => drop(self.filter.pop()),
+            KeyCode::Backspace => {
+                self.filter.pop();
+            }
             KeyCode::Char('u') if control => self.filter.clear(),
             KeyCode::Char(_) if control => return After::Nothing,
             KeyCode::Char(c) => self.filter.push(c),

@@ -143,7 +143,9 @@ impl Input {
         let stopped = Arc::clone(&stop);
         thread::Builder::new().name("larder-keys".to_owned()).spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                match event::poll(POLL).and_then(|there| if there { event::read().map(Some) } else { Ok(None) }) {
+                match event::poll(POLL)
+                    .and_then(|there| if there { event::read().map(Some) } else { Ok(None) })
+                {
                     Ok(None) => {}
                     Ok(Some(event)) => {
                         if sender.blocking_send(event).is_err() {

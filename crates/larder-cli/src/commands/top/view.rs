@@ -36,8 +36,7 @@ impl Theme {
     }
 
     fn header(self) -> Style {
-        self.colour(Color::Cyan)
-            .add_modifier(if self.0 { Modifier::empty() } else { Modifier::UNDERLINED })
+        self.colour(Color::Cyan).add_modifier(if self.0 { Modifier::empty() } else { Modifier::UNDERLINED })
     }
 
     fn alert(self) -> Style {
@@ -68,14 +67,18 @@ pub(crate) fn draw(frame: &mut Frame<'_>, data: &Data, ui: &Ui) {
         Layout::vertical([Constraint::Length(lines), Constraint::Min(3), Constraint::Length(1)]).areas(area);
     frame.render_widget(Paragraph::new(head), top);
     if wide {
-        let [left, right] = Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(middle);
+        let [left, right] =
+            Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(middle);
         let halves = |area: Rect| -> [Rect; 2] {
             Layout::vertical([Constraint::Percentage(60), Constraint::Percentage(40)]).areas(area)
         };
         let ([caches, limits], [locks, processes]) = (halves(left), halves(right));
-        for (pane, area) in
-            [(Pane::Caches, caches), (Pane::Locks, locks), (Pane::Limits, limits), (Pane::Processes, processes)]
-        {
+        for (pane, area) in [
+            (Pane::Caches, caches),
+            (Pane::Locks, locks),
+            (Pane::Limits, limits),
+            (Pane::Processes, processes),
+        ] {
             framed(frame, area, data, ui, theme, pane);
         }
     } else {
@@ -113,7 +116,10 @@ fn head(data: &Data, ui: &Ui, theme: Theme, width: u16) -> Vec<Line<'static>> {
         lines.push(Line::from(line));
     }
     if let Some((since, why)) = &data.away {
-        let text = format!(" not reached for {}: {why}", units::time(Duration::from_secs(since.elapsed().as_secs())));
+        let text = format!(
+            " not reached for {}: {why}",
+            units::time(Duration::from_secs(since.elapsed().as_secs()))
+        );
         lines.push(Line::styled(text, theme.problem()));
     } else if ui.paused {
         lines.push(Line::styled(" paused: space continues", theme.alert()));
@@ -198,7 +204,8 @@ fn tab_line(data: &Data, ui: &Ui, theme: Theme) -> Line<'static> {
     let mut spans = Vec::new();
     for pane in Pane::ALL {
         let label = format!(" {} {} {} ", pane.index() + 1, pane.name(), ui.rows(data, pane).len());
-        let style = if pane == ui.pane { theme.selected().add_modifier(Modifier::BOLD) } else { Style::new() };
+        let style =
+            if pane == ui.pane { theme.selected().add_modifier(Modifier::BOLD) } else { Style::new() };
         spans.push(Span::styled(label, style));
         spans.push(Span::raw(" "));
     }
@@ -212,9 +219,11 @@ fn framed(frame: &mut Frame<'_>, area: Rect, data: &Data, ui: &Ui, theme: Theme,
     let sheet = data.sheet(pane);
     let title = format!(" {} {} {} ", pane.index() + 1, pane.name(), ui.rows(data, pane).len());
     let title = Line::styled(title, if active { theme.title() } else { Style::new() });
-    let mut block = Block::bordered()
-        .title(title)
-        .border_style(if active { theme.colour(Color::Cyan) } else { theme.faint() });
+    let mut block = Block::bordered().title(title).border_style(if active {
+        theme.colour(Color::Cyan)
+    } else {
+        theme.faint()
+    });
     if !theme.0 && active {
         // Without colours a thick line shows which pane the keys are for.
         block = block.border_type(ratatui::widgets::BorderType::Thick);
@@ -307,9 +316,16 @@ fn key_line(ui: &Ui, theme: Theme) -> Line<'static> {
         ]);
     }
     let mut spans = Vec::new();
-    for (key, what) in
-        [("Tab", "pane"), ("↑↓", "row"), ("s", "sort"), ("r", "reverse"), ("/", "filter"), ("space", "pause"), ("?", "help"), ("q", "quit")]
-    {
+    for (key, what) in [
+        ("Tab", "pane"),
+        ("↑↓", "row"),
+        ("s", "sort"),
+        ("r", "reverse"),
+        ("/", "filter"),
+        ("space", "pause"),
+        ("?", "help"),
+        ("q", "quit"),
+    ] {
         spans.push(Span::styled(format!(" {key}"), theme.title()));
         spans.push(Span::styled(format!(" {what} "), theme.faint()));
     }
@@ -337,12 +353,8 @@ const HELP: &[(&str, &str)] = &[
 fn help(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
     let height = u16::try_from(HELP.len() + 2).unwrap_or(12).min(area.height);
     let width = 62.min(area.width);
-    let popup = Rect {
-        x: area.x + (area.width - width) / 2,
-        y: area.y + (area.height - height) / 2,
-        width,
-        height,
-    };
+    let popup =
+        Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
     let lines = HELP.iter().map(|(key, what)| {
         Line::from(vec![Span::styled(format!(" {key:<12}"), theme.title()), Span::raw(*what)])
     });

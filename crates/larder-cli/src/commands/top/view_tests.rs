@@ -114,10 +114,7 @@ fn at_80_by_24_there_is_one_table_with_tabs_above_and_keys_below() {
     let (data, ui) = (data(), Ui::new(false));
     let lines = lines(&drawn(&data, &ui, 80, 24));
     assert!(lines[0].starts_with(" larder top  shop @ redis://10.0.0.1"), "{lines:#?}");
-    assert_eq!(
-        lines[1],
-        " memory 663 MiB of 1.0 GiB ██████░░░░ 65 %  allkeys-lfu  keys 1,204,551  clients"
-    );
+    assert_eq!(lines[1], " memory 663 MiB of 1.0 GiB ██████░░░░ 65 %  allkeys-lfu  keys 1,204,551  clients");
     line_with(&lines, "hits 97 %");
     let tabs = line_with(&lines, " 1 Caches 3 ");
     assert!(tabs.contains(" 2 Locks 2 ") && tabs.contains(" 4 Processes 0 "), "{tabs}");
