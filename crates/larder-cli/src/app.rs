@@ -69,7 +69,8 @@ impl App {
 
     /// The namespace and the server, for a question: ` in shop at redis://10.0.0.1`.
     pub(crate) fn place(&self) -> String {
-        let namespace = self.settings.namespace.as_ref().map(|name| format!(" in {name}")).unwrap_or_default();
+        let namespace =
+            self.settings.namespace.as_ref().map(|name| format!(" in {name}")).unwrap_or_default();
         format!("{namespace} at {}", self.settings.shown_url())
     }
 

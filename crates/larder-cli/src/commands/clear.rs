@@ -32,8 +32,9 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     let Arguments { cache, consent } = &arguments;
     let larder = app.connect().await?;
     let admin = larder.admin();
-    // With --yes nobody reads the number.
-    let estimate = if consent.yes && !consent.dry_run { None } else { Some(admin.count_cache(cache, SAMPLE).await?) };
+    // With --yes there is no question, so the number is not needed.
+    let estimate =
+        if consent.yes && !consent.dry_run { None } else { Some(admin.count_cache(cache, SAMPLE).await?) };
     let about = estimate.map_or_else(String::new, |estimate| {
         let sign = if estimate.error > 0.0 { "about " } else { "" };
         format!(", {sign}{} entries", units::count(estimate.value.round() as u64))

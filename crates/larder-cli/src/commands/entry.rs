@@ -37,22 +37,17 @@ pub(crate) fn remark(entry: &EntryInfo) -> Option<String> {
     if let Some(tag) = entry.tags.iter().find(|tag| other(tag.version, tag.current)) {
         return Some(format!("invalid: the tag {:?} was invalidated since", tag.tag));
     }
-    entry.fresh_until.filter(|until| *until <= SystemTime::now()).map(|_| "stale: a miss for get()".to_owned())
-}
-
-/// The expiry for people.
-pub(crate) fn expiry(expiry: Expiry) -> String {
-    match expiry {
-        Expiry::After(left) => units::time(left),
-        Expiry::Never => "never".to_owned(),
-    }
+    entry
+        .fresh_until
+        .filter(|until| *until <= SystemTime::now())
+        .map(|_| "stale: a miss for get()".to_owned())
 }
 
 /// The expiry in milliseconds; `null` if there is none.
 pub(crate) fn expiry_json(expiry: Expiry) -> Value {
     match expiry {
         Expiry::After(left) => Value::from(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
-        Expiry::Never => Value::Null,
+        _ => Value::Null,
     }
 }
 
@@ -60,16 +55,22 @@ pub(crate) fn expiry_json(expiry: Expiry) -> Value {
 pub(crate) fn envelope(entry: &EntryInfo) -> String {
     let mut lines = vec![("name", escape::text(&entry.name).into_owned())];
     let mut line = |name, text: String| lines.push((name, text));
-    line("kind", match entry.kind {
-        EntryKind::Unreadable(reason) => format!("unreadable: {reason}"),
-        other => kind(other).to_owned(),
-    });
+    line(
+        "kind",
+        match entry.kind {
+            EntryKind::Unreadable(reason) => format!("unreadable: {reason}"),
+            other => kind(other).to_owned(),
+        },
+    );
     line("format", format(entry));
     line("stored", units::size(entry.stored_bytes));
-    line("expires", match entry.expiry {
-        Expiry::After(left) => format!("in {}", units::time(left)),
-        Expiry::Never => "never".to_owned(),
-    });
+    line(
+        "expires",
+        match entry.expiry {
+            Expiry::After(left) => format!("in {}", units::time(left)),
+            _ => "never".to_owned(),
+        },
+    );
     if let Some(time) = entry.written_at {
         line("written", moment::shown(time));
     }

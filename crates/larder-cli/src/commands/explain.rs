@@ -80,9 +80,11 @@ fn verdict(report: &EntryReport) -> (&'static str, String, bool) {
         Stored::Void { by } => {
             ("invalidated", format!("not served: the tag {by:?} was invalidated since it was read"), false)
         }
-        Stored::Bare => {
-            ("bare", "bytes without an envelope: served if they are JSON of the value's shape".to_owned(), true)
-        }
+        Stored::Bare => (
+            "bare",
+            "bytes without an envelope: served if they are JSON of the value's shape".to_owned(),
+            true,
+        ),
         Stored::Unreadable(reason) => ("unreadable", format!("unreadable ({reason}): a miss"), false),
         _ => ("other", "not served at the moment".to_owned(), false),
     }

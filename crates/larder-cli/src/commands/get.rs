@@ -71,7 +71,9 @@ fn show(arguments: &Arguments, app: &App, found: &EntryInfo) -> Result<(), Failu
             None
         }
         Err(error) => {
-            return Err(Failure::from(error).fix("--raw writes the bytes of the value, --meta shows its format"));
+            return Err(
+                Failure::from(error).fix("--raw writes the bytes of the value, --meta shows its format")
+            );
         }
     };
     if app.out.is_json() {

@@ -79,12 +79,14 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
         Command::Check(of) => {
             app.may_write()?;
             let larder = app.connect().await?;
-            let decision = larder.admin().check_limit(&of.limiter, &of.key, of.cost, of.quotas.clone()).await?;
+            let decision =
+                larder.admin().check_limit(&of.limiter, &of.key, of.cost, of.quotas.clone()).await?;
             show(&of, &decision, app)
         }
         Command::Peek(of) => {
             let larder = app.connect().await?;
-            let decision = larder.admin().peek_limit(&of.limiter, &of.key, of.cost, of.quotas.clone()).await?;
+            let decision =
+                larder.admin().peek_limit(&of.limiter, &of.key, of.cost, of.quotas.clone()).await?;
             show(&of, &decision, app)
         }
         Command::Wait { of, within } => {

@@ -94,7 +94,10 @@ async fn interruptible(larder: &larder::Larder, wanted: usize) -> Result<(Sample
 fn row(group: &SampledGroup, sample: &Sample) -> Vec<Cell> {
     let about = |estimate: Estimate| {
         let value = whole(estimate.value);
-        Cell::number(if sample.exact { units::count(value) } else { format!("~{}", units::count(rounded(value))) }, value)
+        Cell::number(
+            if sample.exact { units::count(value) } else { format!("~{}", units::count(rounded(value))) },
+            value,
+        )
     };
     let share = share_of_bytes(group, sample).unwrap_or(group.share.value);
     vec![
@@ -115,7 +118,8 @@ fn row(group: &SampledGroup, sample: &Sample) -> Vec<Cell> {
 
 /// The group's share of the memory, if the server says how much that is.
 fn share_of_bytes(group: &SampledGroup, sample: &Sample) -> Option<f64> {
-    let all: f64 = sample.groups.iter().map(|group| group.bytes.map(|bytes| bytes.value)).sum::<Option<f64>>()?;
+    let all: f64 =
+        sample.groups.iter().map(|group| group.bytes.map(|bytes| bytes.value)).sum::<Option<f64>>()?;
     (all > 0.0).then(|| group.bytes.map_or(0.0, |bytes| bytes.value) / all)
 }
 

@@ -64,7 +64,11 @@ pub(crate) async fn run(_arguments: Arguments, app: &App) -> Result<Exit, Failur
     } else {
         let oldest = processes.iter().map(|process| process.started).min();
         if let Some(oldest) = oldest {
-            table.note(format!("({} processes, the oldest since {})", processes.len(), moment::shown(oldest)));
+            table.note(format!(
+                "({} processes, the oldest since {})",
+                processes.len(),
+                moment::shown(oldest)
+            ));
             table.field("oldest", Value::from(moment::shown(oldest)));
         }
     }

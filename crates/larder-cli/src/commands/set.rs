@@ -126,8 +126,9 @@ fn value(arguments: &Arguments) -> Result<EntryValue, Failure> {
             bytes
         }
         (Some(value), _) => value.clone().into_bytes(),
-        (None, Some(file)) => fs::read(file)
-            .map_err(|error| Failure::new(Exit::IO, format!("{}: {error}", file.display())))?,
+        (None, Some(file)) => {
+            fs::read(file).map_err(|error| Failure::new(Exit::IO, format!("{}: {error}", file.display())))?
+        }
         (None, None) => return Err(Failure::usage("the value is missing")),
     };
     if arguments.bytes {

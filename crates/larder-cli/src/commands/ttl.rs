@@ -49,9 +49,9 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
         return Ok(Exit::NO);
     };
     let text = match expiry {
-        Expiry::Never => "never".to_owned(),
         Expiry::After(left) if app.out.is_terminal() => units::time(left),
         Expiry::After(left) => left.as_millis().to_string(),
+        _ => "never".to_owned(),
     };
     let json = json!({ "cache": cache, "key": key, "exists": true, "ttl_ms": entry::expiry_json(expiry) });
     app.out.one(&text, &json)?;

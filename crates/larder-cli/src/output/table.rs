@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_about_all_rows_stand_beside_them() {
+    fn a_fact_about_all_rows_is_a_field_beside_them() {
         let mut table = table();
         table.field("sampled", Value::from(2));
         table.note("(all)");

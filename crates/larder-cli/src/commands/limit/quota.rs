@@ -16,7 +16,9 @@ pub(super) fn parse(text: &str) -> Result<Quota, String> {
         Some("exact") => Ok(quota.exact()),
         Some(method) => {
             let burst = method.strip_prefix("gcra=").and_then(|burst| burst.parse().ok());
-            burst.map(|burst| quota.gcra(burst)).ok_or_else(|| format!("{method:?} is no way to count; {FORM}"))
+            burst
+                .map(|burst| quota.gcra(burst))
+                .ok_or_else(|| format!("{method:?} is no way to count; {FORM}"))
         }
     }
 }

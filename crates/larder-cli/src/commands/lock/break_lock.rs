@@ -49,11 +49,16 @@ pub(super) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
         .holders
         .iter()
         .filter(|holder| arguments.fence.is_none_or(|fence| holder.fence.is_some_and(|of| of.get() == fence)))
-        .filter(|holder| arguments.holder.as_ref().is_none_or(|token| format!("{:016x}", holder.token) == *token))
+        .filter(|holder| {
+            arguments.holder.as_ref().is_none_or(|token| format!("{:016x}", holder.token) == *token)
+        })
         .collect();
     let holder = match chosen.as_slice() {
         [] => {
-            output::say(&format!("nothing holds {name:?}{}", if info.holding > 0 { " that was named" } else { "" }));
+            output::say(&format!(
+                "nothing holds {name:?}{}",
+                if info.holding > 0 { " that was named" } else { "" }
+            ));
             return Ok(Exit::NO);
         }
         [holder] => *holder,
@@ -82,7 +87,11 @@ pub(super) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
         Answer::Go => {
             let broken = admin.break_lock(arguments.kind.into(), name, holder).await?;
             let json = json!({ "name": name, "holder": view::holder_json(holder), "broken": broken, "dry_run": false });
-            let text = if broken { format!("took {name:?} from {by}") } else { format!("{by} has released {name:?} meanwhile") };
+            let text = if broken {
+                format!("took {name:?} from {by}")
+            } else {
+                format!("{by} has released {name:?} meanwhile")
+            };
             app.out.one(&text, &json)?;
             Ok(if broken { Exit::OK } else { Exit::NO })
         }

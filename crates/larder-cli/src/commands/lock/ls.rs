@@ -64,7 +64,8 @@ pub(super) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     for info in &found {
         let remaining = view::remaining(info);
         let fence = info.holders.iter().filter_map(|holder| holder.fence).max();
-        let holders: Vec<Value> = info.holders.iter().map(|holder| Value::from(view::holder(holder))).collect();
+        let holders: Vec<Value> =
+            info.holders.iter().map(|holder| Value::from(view::holder(holder))).collect();
         table.row(vec![
             Cell::text(&info.name),
             Cell::text(info.kind.as_str()),

@@ -90,7 +90,9 @@ fn row(entry: &ScannedEntry, details: bool) -> Vec<Cell> {
             (Some(EntryKind::Value), Some(format)) => Cell::text(StoredFormat::as_str(format)),
             _ => Cell::none(),
         });
-        cells.push(entry.stored_bytes.map_or_else(Cell::none, |bytes| Cell::number(units::size(bytes), bytes)));
+        cells.push(
+            entry.stored_bytes.map_or_else(Cell::none, |bytes| Cell::number(units::size(bytes), bytes)),
+        );
         cells.push(match entry.expiry {
             Some(larder::Expiry::After(left)) => {
                 Cell::number(units::time(left), u64::try_from(left.as_millis()).unwrap_or(u64::MAX))

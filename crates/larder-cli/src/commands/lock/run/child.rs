@@ -81,7 +81,9 @@ impl Child {
                     self.signal(Signal::SIGCONT);
                 } else if !self.warned {
                     self.warned = true;
-                    output::say("the command waits for the terminal, and keeps the lock: bring it to the foreground");
+                    output::say(
+                        "the command waits for the terminal, and keeps the lock: bring it to the foreground",
+                    );
                 }
             }
             _ => {}
@@ -97,7 +99,9 @@ impl Child {
 
     /// Gives the terminal to the child's group, if this process has it.
     fn lend(&mut self) -> bool {
-        let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_ours()) else { return false };
+        let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_ours()) else {
+            return false;
+        };
         self.lent = terminal.give_to(self.pid).is_ok();
         self.lent
     }

@@ -6,9 +6,9 @@
 //! lock or the permit, `terminal` lends the terminal to the child, and `helper` is this program started again, which
 //! becomes the child after it has asked the kernel to end it together with larder.
 
-mod held;
 #[cfg(unix)]
 mod child;
+mod held;
 #[cfg(unix)]
 mod helper;
 mod schedule;

@@ -40,9 +40,9 @@ impl Signals {
         for forward in FORWARDED.into_iter().filter(|forward| ignored & bit(*forward) == 0) {
             let mut stream = signal(SignalKind::from_raw(forward as i32))?;
             let sender = sender.clone();
-            tokio::spawn(async move {
-                while stream.recv().await.is_some() && sender.send(forward).is_ok() {}
-            });
+            tokio::spawn(
+                async move { while stream.recv().await.is_some() && sender.send(forward).is_ok() {} },
+            );
         }
         Ok(Self {
             forwarded,

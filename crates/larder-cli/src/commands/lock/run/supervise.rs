@@ -21,7 +21,7 @@ use crate::output::{self, units};
 
 /// The longest sleep between two looks at the clock: timers stop while the machine sleeps, and the lease does not.
 const SLICE: Duration = Duration::from_millis(100);
-/// A person at a terminal is told what larder waits for after this time.
+/// After this time a person at a terminal reads what larder waits for.
 const SILENT: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure> {
@@ -63,7 +63,8 @@ async fn run_under(
     };
     // The child has ended, or was never started: now others may have the lock.
     let released = held.release().await;
-    let exit = supervised.map_err(|error| Failure::new(Exit::IO, format!("cannot run the command: {error}")))?;
+    let exit =
+        supervised.map_err(|error| Failure::new(Exit::IO, format!("cannot run the command: {error}")))?;
     let name = &arguments.name;
     if schedule.is_ending() {
         output::say(&format!("the lock {name:?} could not be kept: the command was ended"));
@@ -71,13 +72,17 @@ async fn run_under(
     }
     match released {
         Ok(ReleaseOutcome::AlreadyLost) => {
-            output::say(&format!("the lock {name:?} was lost before the command ended: another may have run"));
+            output::say(&format!(
+                "the lock {name:?} was lost before the command ended: another may have run"
+            ));
             Ok(Exit::LOST)
         }
         Ok(ReleaseOutcome::Released) => Ok(exit),
         _ => {
             let ttl = units::time(arguments.ttl);
-            output::say(&format!("the server did not confirm the release of {name:?}: it expires within {ttl}"));
+            output::say(&format!(
+                "the server did not confirm the release of {name:?}: it expires within {ttl}"
+            ));
             Ok(exit)
         }
     }
@@ -138,7 +143,7 @@ async fn held_by_others(larder: &Larder, arguments: &Arguments) -> Exit {
     Exit::code(arguments.conflict_exit)
 }
 
-/// Tells a person what larder waits for. Never completes.
+/// Says what larder waits for, if a person reads it. Never completes.
 async fn explain_wait(larder: &Larder, arguments: &Arguments) -> std::convert::Infallible {
     if !arguments.no_wait && !arguments.quiet && io::stderr().is_terminal() {
         tokio::time::sleep(SILENT).await;
@@ -171,7 +176,9 @@ async fn warn_of_another_number(larder: &Larder, name: &str, holders: u64) {
     if let Ok(info) = larder.admin().lock(LockKind::Semaphore, name).await
         && let Some(stored) = info.permits.filter(|stored| *stored != holders)
     {
-        output::say(&format!("{name:?} has {stored} permits on the server: --max-holders {holders} has no effect"));
+        output::say(&format!(
+            "{name:?} has {stored} permits on the server: --max-holders {holders} has no effect"
+        ));
     }
 }
 
