@@ -9,6 +9,7 @@
 )]
 
 mod bench;
+mod deployments;
 mod doctor;
 mod relay;
 #[cfg(unix)]
@@ -27,7 +28,7 @@ fn larder(variables: &[(&str, &str)]) -> Command {
             command.env_remove(name);
         }
     }
-    // No configuration file of whoever runs the tests.
+    // Not the configuration file of the developer.
     command.env("XDG_CONFIG_HOME", "/nonexistent").env("HOME", "/nonexistent");
     command.envs(variables.iter().copied());
     command

@@ -133,7 +133,7 @@ pub(crate) static BLOCKS: &[Block] = &[
     },
 ];
 
-/// What nobody but an administrator needs, for users whose rights can be asked for.
+/// What only administrators need.
 const DANGEROUS: &[&[&str]] =
     &[&["FLUSHALL"], &["KEYS", "*"], &["CONFIG", "GET", "maxmemory"], &["PUBLISH", "larder-doctor", "x"]];
 

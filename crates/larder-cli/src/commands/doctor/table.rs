@@ -303,7 +303,7 @@ pub(crate) static CHECKS: &[Check] = &[
         52,
         Tracking,
         "the tracking table has room",
-        "a full table invalidates near copies that nobody changed",
+        "a full table invalidates near copies that are still valid",
         "docs/near-cache.md#how-it-works",
     ),
     new(

@@ -6,6 +6,7 @@
 mod collect;
 mod data;
 mod keys;
+mod rows;
 mod view;
 
 use std::io::{self, IsTerminal};

@@ -8,9 +8,9 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell as TableCell, Clear, Paragraph, Row, Table, TableState};
 
-use super::collect::per_second;
 use super::data::{Column, Data, Pane, Server};
 use super::keys::Ui;
+use super::rows::per_second;
 use crate::output::units;
 
 /// From this size on all four panes are shown.
