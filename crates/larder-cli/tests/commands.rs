@@ -71,8 +71,6 @@ async fn a_value_is_read_and_written_in_every_format() {
         assert_eq!(meta["meta"]["format"], if name == "j" { "json" } else { "msgpack" });
         assert!(meta["meta"]["ttl_ms"].as_u64().unwrap() > 3_000_000, "{meta}");
     }
-    let raw = library.cache::<Vec<u8>>("raw").ttl(HOUR).build();
-    drop(raw);
     let mut write = shop(&url);
     write
         .args(["set", "image", "7", "-", "--bytes", "--ttl", "1h"])
@@ -336,5 +334,5 @@ async fn a_person_is_asked_and_sees_nothing_that_commands_the_terminal() {
     }
     users.set("1", &"\u{1b}[2J\u{9b}31m\u{202e}".to_owned()).await.unwrap();
     let (text, _) = Screen::start(&url, "larder get user 1").ended();
-    assert_eq!(text, "\"\\u001b[2J\\u{9b}31m\\u{202e}\"");
+    assert_eq!(text, "\"\\u001b[2J\\u009b31m\\u202e\"");
 }
