@@ -90,15 +90,10 @@ fn show(arguments: &Arguments, app: &App, found: &EntryInfo) -> Result<(), Failu
     }
     let mut text = if arguments.meta { entry::envelope(found) } else { String::new() };
     match value {
-        // Serde escapes control characters in strings, but not all that people should not see.
-        Some(EntryValue::Json(value)) if app.out.is_terminal() => {
-            let pretty = format!("{value:#}");
-            for line in pretty.lines() {
-                text.push_str(&escape::text(line));
-                text.push('\n');
-            }
+        Some(EntryValue::Json(value)) => {
+            let json = if app.out.is_terminal() { format!("{value:#}\n") } else { format!("{value}\n") };
+            text.push_str(&escape::json(&json));
         }
-        Some(EntryValue::Json(value)) => text.push_str(&format!("{value}\n")),
         Some(EntryValue::Bytes(bytes)) => text.push_str(&format!("{}\n", escape::hex(&bytes))),
         _ => {}
     }

@@ -36,6 +36,24 @@ pub(crate) fn bytes(bytes: &[u8]) -> String {
     out
 }
 
+/// Escapes the same characters in a JSON text, where they can only be inside strings: it stays the same document.
+pub(crate) fn json(text: &str) -> Cow<'_, str> {
+    let harmful = |c: char| c != '\n' && is_harmful(c);
+    if !text.contains(harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if harmful(c) {
+            // All of them are below U+10000.
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// Writes bytes as pairs of hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(2 * bytes.len());
@@ -61,6 +79,7 @@ mod tests {
         assert_eq!(text("plain ü 漢"), "plain ü 漢");
         assert_eq!(text("a\x1b[2Jb\nc\td\r"), "a\\u{1b}[2Jb\\nc\\td\\r");
         assert_eq!(text("\u{9b}31m \u{202e}x"), "\\u{9b}31m \\u{202e}x");
+        assert_eq!(json("{\n \"a\": \"\u{9b}\u{7f}\"\n}"), "{\n \"a\": \"\\u009b\\u007f\"\n}");
         assert_eq!(bytes(b"ok\xff\x00"), "ok\\xff\\u{0}");
         assert_eq!(hex(&[0, 0xfe]), "00fe");
     }

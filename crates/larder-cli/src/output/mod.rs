@@ -64,12 +64,8 @@ impl Output {
             Form::Tsv => self.text(&table.as_tsv()),
             Form::Json => self.json(&table.as_json()),
             Form::Ndjson => {
-                let mut out = io::stdout().lock();
-                for row in table.json_rows() {
-                    serde_json::to_writer(&mut out, row).map_err(io::Error::from)?;
-                    out.write_all(b"\n")?;
-                }
-                Ok(out.flush()?)
+                let lines: String = table.json_rows().iter().map(|row| format!("{row}\n")).collect();
+                self.text(&escape::json(&lines))
             }
         }
     }
@@ -89,14 +85,8 @@ impl Output {
 
     /// Prints a JSON document: on several lines, or on one for `ndjson`.
     pub(crate) fn json(&self, json: &Value) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        if self.form == Form::Ndjson {
-            serde_json::to_writer(&mut out, json).map_err(io::Error::from)?;
-        } else {
-            serde_json::to_writer_pretty(&mut out, json).map_err(io::Error::from)?;
-        }
-        out.write_all(b"\n")?;
-        Ok(out.flush()?)
+        let text = if self.form == Form::Ndjson { format!("{json}\n") } else { format!("{json:#}\n") };
+        self.text(&escape::json(&text))
     }
 
     /// Prints text as it is.
@@ -110,6 +100,11 @@ impl Output {
         out.write_all(bytes)?;
         Ok(out.flush()?)
     }
+}
+
+/// Prints text for a person to standard error, as it is.
+pub(crate) fn note(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Prints a line for a person to standard error. There is no other place to report that this failed.

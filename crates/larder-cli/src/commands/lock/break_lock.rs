@@ -75,7 +75,7 @@ pub(super) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     // The answer is asked for on one line; what is known of the lock is printed before it.
     let (shown, question) = question.split_at(question.rfind("Take ").unwrap_or(0));
     if !arguments.consent.yes && !app.out.is_json() {
-        eprint!("{shown}");
+        output::note(shown);
     }
     match confirm::ask(arguments.consent, question)? {
         Answer::No => Ok(Exit::NO),
