@@ -73,7 +73,7 @@ async fn a_lock_that_is_held_is_75_or_what_was_asked_for() {
     };
     let ran = attempt(&["--no-wait"]);
     assert_eq!((ran.code, ran.out.as_str()), (75, ""));
-    let (begin, fence) = ("larder: job is held by ", format!("(fence {})", guard.fence()));
+    let (begin, fence) = ("larder: job is held by ", format!(", fence {}, ", guard.fence()));
     assert!(ran.err.starts_with(begin) && ran.err.contains(&fence), "{ran:?}");
     assert_eq!(attempt(&["--wait", "100ms", "--conflict-exit", "3"]).code, 3);
     assert_eq!(attempt(&["--no-wait", "--quiet"]), Ran { code: 75, out: String::new(), err: String::new() });

@@ -348,7 +348,7 @@ impl LarderBuilder {
         };
         // The first store, for callers and, if it is a server, another for the background.
         let (strict, clock, random) = (self.strict, self.clock.clone(), Random::default());
-        let credentials = self.credentials.clone();
+        let (credentials, presence) = (self.credentials.clone(), self.presence.clone());
         let (store, background_store) = match target {
             Target::Memory => {
                 let store = MemoryStore::new(self.bounds, Clock::default(), changes.clone());
@@ -361,6 +361,7 @@ impl LarderBuilder {
         };
         let context = Context::new(store, changes, keyspace, limits, clock, random)
             .with_credentials(credentials)
+            .with_presence(presence)
             .with_coordination(coordination, strict)
             .with_background(background, background_store, background_coordination);
         let context = Arc::new(context);

@@ -24,6 +24,7 @@ use crate::invalidation::{self, Delivery, Invalidation, InvalidationQueue, Start
 use crate::keyspace::Keyspace;
 use crate::name::Name;
 use crate::near::{Asking, Invalidations};
+use crate::presence::Presence;
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
 use crate::store::limit::{ChargeStamp, LimitStore, QuotaSpec};
@@ -31,6 +32,7 @@ use crate::store::session::ReadStamp;
 use crate::store::{AnyStore, Claim, Eviction, InvalidationSink, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Instrument};
+use crate::tokens::Tokens;
 
 pub(crate) struct Context {
     store: AnyStore,
@@ -51,6 +53,9 @@ pub(crate) struct Context {
     pub(crate) limits: CallLimits,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
+    /// The tokens of attempts and loads.
+    pub(crate) tokens: Tokens,
+    pub(crate) presence: Presence,
     pub(crate) changes: Arc<Invalidations>,
     /// The versions that readers are asking for.
     pub(crate) asking: Asking,
@@ -146,6 +151,8 @@ impl Context {
             keyspace,
             limits,
             clock,
+            tokens: Tokens::new(random.clone()),
+            presence: Presence::new(None),
             random,
             changes,
             asking: Asking::default(),
@@ -173,6 +180,11 @@ impl Context {
     /// Adds a provider of credentials.
     pub(crate) fn with_credentials(self, credentials: Option<Arc<CredentialSource>>) -> Self {
         Self { credentials, ..self }
+    }
+
+    /// Adds the name under which this process announces itself.
+    pub(crate) fn with_presence(self, name: Option<String>) -> Self {
+        Self { presence: Presence::new(name), ..self }
     }
 
     /// Adds a second store, for locks and limits.
@@ -245,6 +257,12 @@ impl Context {
     /// Like [`coordination`](Self::coordination), for releases and refunds that must still be sent.
     pub(crate) fn coordination_even_closed(&self) -> &AnyStore {
         self.coordination.as_ref().map_or(&self.store, |(store, _)| store)
+    }
+
+    /// Whether locks and limits have a store of their own.
+    #[cfg(feature = "admin")]
+    pub(crate) fn has_own_coordination(&self) -> bool {
+        self.coordination.is_some()
     }
 
     /// Returns the dispatcher of that store's invalidations.

@@ -78,6 +78,25 @@ impl KeyText<'_> {
         }
     }
 
+    /// Appends text that may be escaped already, as tools show it: a `%` that begins an escape stays as it is.
+    #[cfg(feature = "admin")]
+    pub(crate) fn push_stored(&mut self, text: &str) {
+        let mut rest = text;
+        while let Some(at) = rest.find('%') {
+            let (plain, tail) = rest.split_at(at);
+            self.push(plain);
+            let escape = tail.get(..3).filter(|escape| {
+                escape.bytes().skip(1).all(|digit| digit.is_ascii_digit() || (b'A'..=b'F').contains(&digit))
+            });
+            match escape {
+                Some(escape) => self.out.push_str(escape),
+                None => self.push("%"),
+            }
+            rest = tail.get(escape.map_or(1, str::len)..).unwrap_or_default();
+        }
+        self.push(rest);
+    }
+
     fn push_escaped(&mut self, text: &str) {
         let mut rest = text;
         while let Some(at) = rest.find(|c: char| self.must_escape(c)) {

@@ -109,7 +109,9 @@ impl Larder {
     }
 
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { locks: Arc::new(Coordinator::new(context.clone())), context }
+        let locks = Arc::new(Coordinator::new(context.clone()));
+        crate::presence::start(&context, &locks);
+        Self { locks, context }
     }
 
     /// Checks that the server answers. Costs one round trip.
@@ -372,6 +374,7 @@ impl Larder {
     pub async fn close(&self) -> Result<()> {
         self.context.begin_closing();
         self.locks.close().await;
+        crate::presence::withdraw(&self.context).await;
         self.context.close().await;
         Ok(())
     }

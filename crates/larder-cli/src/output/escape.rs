@@ -24,18 +24,6 @@ pub(crate) fn text(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Escapes bytes that may not be text: UTF-8 as [`text`], anything else as `\xNN`.
-pub(crate) fn bytes(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        out.push_str(&text(chunk.valid()));
-        for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
-        }
-    }
-    out
-}
-
 /// Escapes the same characters in a JSON text, where they can only be inside strings: it stays the same document.
 pub(crate) fn json(text: &str) -> Cow<'_, str> {
     let harmful = |c: char| c != '\n' && is_harmful(c);
@@ -80,7 +68,6 @@ mod tests {
         assert_eq!(text("a\x1b[2Jb\nc\td\r"), "a\\u{1b}[2Jb\\nc\\td\\r");
         assert_eq!(text("\u{9b}31m \u{202e}x"), "\\u{9b}31m \\u{202e}x");
         assert_eq!(json("{\n \"a\": \"\u{9b}\u{7f}\"\n}"), "{\n \"a\": \"\\u009b\\u007f\"\n}");
-        assert_eq!(bytes(b"ok\xff\x00"), "ok\\xff\\u{0}");
         assert_eq!(hex(&[0, 0xfe]), "00fe");
     }
 }

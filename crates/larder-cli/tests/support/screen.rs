@@ -1,6 +1,7 @@
 //! A terminal with a program on it.
 
 use std::io::{Read, Write};
+use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Child;
@@ -34,7 +35,7 @@ impl Screen {
             [("LARDER_URL", url), ("LARDER_NAMESPACE", "shop"), ("NO_COLOR", "1"), ("TERM", "xterm")];
         let command = Command::new("sh").arg("-c").arg(script).env("PATH", path).envs(settings);
         let child = command.env("XDG_CONFIG_HOME", "/nonexistent").spawn(pts).unwrap();
-        Self { pty, child, parser: vt100::Parser::new(ROWS, COLUMNS, 0) }
+        Self { pty, child, parser: vt100::Parser::new(size(ROWS), size(COLUMNS), 0) }
     }
 
     pub fn type_in(&mut self, text: &str) {
@@ -82,6 +83,10 @@ impl Screen {
             }
         }
     }
+}
+
+fn size(cells: u16) -> NonZero<u16> {
+    NonZero::new(cells).unwrap()
 }
 
 impl Drop for Screen {

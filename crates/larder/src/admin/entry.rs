@@ -4,10 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{Admin, Process};
-use crate::cache::Explanation;
-use crate::error::Result;
-use crate::store::Expiry;
+use super::names::{self, CacheName};
+use super::{Admin, Process, time};
+use crate::cache::{Explanation, Stored};
+use crate::envelope::{self, Codec, Glance, MAGIC};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
+use crate::store::{Expiry, Store, read_version};
+use crate::value::{Meta, OpenedEntry, Payload, decode, open, payload_of};
 
 /// The format of a stored value, as its bytes say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,7 +121,8 @@ pub struct EntryInfo {
     /// The tags that it carries.
     pub tags: Vec<EntryTag>,
     pub(super) bytes: Bytes,
-    pub(super) max_bytes: usize,
+    payload: Payload,
+    max_bytes: usize,
 }
 
 impl EntryInfo {
@@ -128,7 +133,18 @@ impl EntryInfo {
     /// - [`Encode`](crate::ErrorKind::Encode): the payload cannot be decoded. [`payload`](Self::payload) returns it.
     /// - [`ValueTooLarge`](crate::ErrorKind::ValueTooLarge): raise `max_value_bytes`.
     pub fn value(&self) -> Result<Option<EntryValue>> {
-        super::unfinished()
+        let Some(payload) = self.payload()? else { return Ok(None) };
+        let json = || decode::<serde_json::Value>(&self.bytes, self.payload, self.max_bytes);
+        match self.format {
+            Some(StoredFormat::Raw) | None => Ok(Some(EntryValue::Bytes(payload))),
+            // Any bytes may be under a name; readers of JSON treat others as unreadable.
+            Some(StoredFormat::Plain) => {
+                Ok(Some(json().map_or(EntryValue::Bytes(payload), EntryValue::Json)))
+            }
+            Some(StoredFormat::Json | StoredFormat::MessagePack) => {
+                json().map(|value| Some(EntryValue::Json(value))).map_err(undecodable)
+            }
+        }
     }
 
     /// Returns the bytes of the value, decompressed and not decoded; `None` for an entry without a value.
@@ -138,13 +154,128 @@ impl EntryInfo {
     /// - [`Encode`](crate::ErrorKind::Encode): they cannot be decompressed. [`stored`](Self::stored) returns all bytes.
     /// - [`ValueTooLarge`](crate::ErrorKind::ValueTooLarge): raise `max_value_bytes`.
     pub fn payload(&self) -> Result<Option<Bytes>> {
-        super::unfinished()
+        if self.kind != EntryKind::Value {
+            return Ok(None);
+        }
+        payload_of(&self.bytes, self.payload, self.max_bytes).map(Some).map_err(undecodable)
     }
 
     /// Returns all stored bytes, as they are on the server.
     #[must_use]
     pub fn stored(&self) -> &Bytes {
         &self.bytes
+    }
+}
+
+fn undecodable(reason: &'static str) -> Error {
+    match reason {
+        "too_large" => {
+            Error::new(ErrorKind::ValueTooLarge, "the stored value takes more than max_value_bytes")
+        }
+        "unknown_layout" => {
+            Error::new(ErrorKind::Encode, "this build of larder leaves out the value's format or compression")
+        }
+        _ => Error::new(ErrorKind::Encode, format!("the stored value cannot be decoded ({reason})")),
+    }
+}
+
+/// What the first bytes of an entry say. Nothing of it is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Glimpse {
+    pub(super) kind: EntryKind,
+    pub(super) format: Option<StoredFormat>,
+    pub(super) compression: Compression,
+}
+
+/// Reads the first bytes of an entry.
+pub(super) fn glance(start: &[u8]) -> Glimpse {
+    let unreadable = |reason| Glimpse {
+        kind: EntryKind::Unreadable(reason),
+        format: None,
+        compression: Compression::None,
+    };
+    let [MAGIC, _, packed, ..] = start else {
+        return match envelope::glance(start) {
+            Glance::Bare => Glimpse {
+                kind: EntryKind::Value,
+                format: Some(StoredFormat::Plain),
+                compression: Compression::None,
+            },
+            _ => unreadable("truncated"),
+        };
+    };
+    let kind = match (envelope::nonce(start), packed >> 6) {
+        (None, _) => return unreadable("unknown_layout"),
+        (_, 0) => EntryKind::Value,
+        (_, 1) => EntryKind::Absence,
+        (_, 2) => EntryKind::Placeholder,
+        _ => return unreadable("unknown_layout"),
+    };
+    if kind != EntryKind::Value {
+        return Glimpse { kind, format: None, compression: Compression::None };
+    }
+    let format = match packed & 7 {
+        0 => StoredFormat::Json,
+        1 => StoredFormat::MessagePack,
+        2 => StoredFormat::Raw,
+        _ => return unreadable("unknown_layout"),
+    };
+    let compression = match packed >> 3 & 3 {
+        0 => Compression::None,
+        1 => Compression::Lz4,
+        _ => return unreadable("unknown_layout"),
+    };
+    Glimpse { kind, format: Some(format), compression }
+}
+
+impl EntryInfo {
+    /// Reads stored bytes. The versions that the entry has now are left out.
+    fn read(name: &Name, bytes: Bytes, expiry: Expiry, max_bytes: usize) -> Self {
+        let (kind, meta, payload) = match open(&bytes) {
+            Err(reason) => (EntryKind::Unreadable(reason), Meta::default(), Payload::default()),
+            Ok(OpenedEntry { kind, meta, payload }) => {
+                let kind = match kind {
+                    envelope::EntryKind::Value => EntryKind::Value,
+                    envelope::EntryKind::Absence => EntryKind::Absence,
+                    envelope::EntryKind::Placeholder => EntryKind::Placeholder,
+                };
+                (kind, meta, payload)
+            }
+        };
+        let format = (kind == EntryKind::Value).then_some(match payload.coding() {
+            None => StoredFormat::Plain,
+            Some((Codec::Json, _)) => StoredFormat::Json,
+            Some((Codec::MessagePack, _)) => StoredFormat::MessagePack,
+            Some((Codec::Raw, _)) => StoredFormat::Raw,
+        });
+        let compression = match payload.coding() {
+            Some((_, envelope::Compression::Lz4)) => Compression::Lz4,
+            _ => Compression::None,
+        };
+        let (enveloped, known) = (meta.nonce != 0, |number: u64| (number != 0).then_some(number));
+        Self {
+            name: name.as_str().to_owned(),
+            kind,
+            format,
+            compression,
+            stored_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            expiry,
+            written_at: enveloped.then(|| time(meta.written_at)),
+            fresh_until: known(meta.fresh_until).map(time),
+            expires_at: known(meta.expires_at).map(time),
+            load_time: known(meta.load_cost.into()).map(Duration::from_micros),
+            nonce: meta.nonce,
+            clear_version: known(meta.clear_version),
+            current_clear_version: None,
+            tags: meta
+                .tags
+                .into_iter()
+                .map(|tag| EntryTag { tag: tag.tag, version: tag.version, current: None })
+                .collect(),
+            bytes,
+            payload,
+            max_bytes,
+        }
     }
 }
 
@@ -184,19 +315,56 @@ impl Admin {
     /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name is not that of a cache.
     /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): the key is longer than `max_key_bytes`.
     pub async fn entry(&self, cache: &str, key: &str) -> Result<Option<EntryInfo>> {
-        let _ = (cache, key);
-        super::unfinished()
+        let cache = CacheName::parse(cache)?;
+        let name = names::entry(self.context(), &cache, key)?;
+        let store = self.store()?;
+        let read = async { tokio::try_join!(store.get(&name), store.remaining(&name)) };
+        let (bytes, expiry) = Box::pin(self.within(read)).await?;
+        // The two are read one after the other: the entry may have ended in between.
+        let (Some(bytes), Some((_, expiry))) = (bytes, expiry) else { return Ok(None) };
+        let mut entry = EntryInfo::read(&name, bytes, expiry, self.context().limits.max_value_bytes);
+        self.add_versions(&mut entry, &cache).await?;
+        Ok(Some(entry))
+    }
+
+    /// Reads the versions that the cache and the tags of an entry have now.
+    async fn add_versions(&self, entry: &mut EntryInfo, cache: &CacheName<'_>) -> Result<()> {
+        let tags = entry.tags.iter().map(|tag| self.context().keyspace.tag(&tag.tag));
+        let names: Vec<Name> = std::iter::once(cache.clear(self.context())).chain(tags).collect();
+        let read = Box::pin(self.within(self.store()?.get_many(&names))).await?;
+        let mut versions = read.into_iter().map(|bytes| bytes.as_deref().and_then(read_version));
+        entry.current_clear_version = versions.next().flatten();
+        for (tag, version) in entry.tags.iter_mut().zip(versions) {
+            tag.current = version;
+        }
+        Ok(())
     }
 
     /// Explains why an entry is served or not: absent, a remembered absence, stale, invalidated by a tag or by a clear,
     /// or being loaded and by which process.
     ///
+    /// Costs eight round trips.
+    ///
     /// # Errors
     ///
     /// The same as [`entry`](Self::entry).
     pub async fn explain(&self, cache: &str, key: &str) -> Result<EntryReport> {
-        let _ = (cache, key);
-        super::unfinished()
+        let explanation = self.verdict(cache, key).await?;
+        let entry = self.entry(cache, key).await?;
+        let placeholder = match explanation.stored {
+            Stored::Loading(token) => Some(token),
+            _ => None,
+        };
+        let loader = match placeholder.or(explanation.refreshing) {
+            None => None,
+            Some(token) => {
+                let process = self.processes_of(&[token]).await?.into_iter().next().flatten();
+                let since =
+                    entry.as_ref().filter(|_| placeholder.is_some()).and_then(|entry| entry.written_at);
+                Some(Loader { token, process, since })
+            }
+        };
+        Ok(EntryReport { explanation, entry, loader })
     }
 
     /// Returns how long an entry is kept; `None` if there is no value. Like [`Cache::ttl`](crate::Cache::ttl), but of
@@ -206,8 +374,9 @@ impl Admin {
     ///
     /// The same as [`entry`](Self::entry).
     pub async fn ttl(&self, cache: &str, key: &str) -> Result<Option<Expiry>> {
-        let _ = (cache, key);
-        super::unfinished()
+        let name = names::entry(self.context(), &CacheName::parse(cache)?, key)?;
+        let left = Box::pin(self.within(self.store()?.remaining(&name))).await?;
+        Ok(left.filter(|(start, _)| envelope::glance(start) != Glance::Nothing).map(|(_, expiry)| expiry))
     }
 
     /// Returns whether a reader of the cache gets a value for the key.
@@ -216,7 +385,38 @@ impl Admin {
     ///
     /// The same as [`entry`](Self::entry).
     pub async fn exists(&self, cache: &str, key: &str) -> Result<bool> {
-        let _ = (cache, key);
-        super::unfinished()
+        let explanation = self.verdict(cache, key).await?;
+        Ok(matches!(explanation.stored, Stored::Fresh | Stored::Bare))
+    }
+
+    async fn verdict(&self, cache: &str, key: &str) -> Result<Explanation> {
+        let name = names::entry(self.context(), &CacheName::parse(cache)?, key)?;
+        let whole = name.as_str();
+        let namespace = self.namespace();
+        let entry =
+            if namespace.is_empty() { whole } else { whole.get(namespace.len() + 1..).unwrap_or(whole) };
+        Box::pin(self.within(Explanation::of(self.context(), entry))).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::Envelope;
+
+    #[test]
+    fn first_bytes_say_what_an_entry_is() {
+        let placeholder = Envelope::placeholder(1, 2, 3, Vec::new());
+        assert_eq!(glance(&placeholder).kind, EntryKind::Placeholder);
+        let plain = glance(b"{\"a\":1}");
+        assert_eq!((plain.kind, plain.format), (EntryKind::Value, Some(StoredFormat::Plain)));
+        assert_eq!(glance(b"\x9a\x02").kind, EntryKind::Unreadable("unknown_layout"));
+        let mut packed = placeholder.clone();
+        packed[2] = 1 << 3 | 1;
+        let glimpse = glance(&packed);
+        assert_eq!(
+            (glimpse.format, glimpse.compression),
+            (Some(StoredFormat::MessagePack), Compression::Lz4)
+        );
     }
 }

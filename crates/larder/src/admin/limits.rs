@@ -1,8 +1,9 @@
 //! Rate limits by name, key and quotas.
 
 use super::Admin;
+use super::names::StoredKey;
 use crate::error::Result;
-use crate::limit::{Decision, Quotas};
+use crate::limit::{Decision, Quota, Quotas};
 
 impl Admin {
     /// Charges `cost` permits of a limiter's key, or refuses. The quotas are the caller's, as everywhere in larder: the
@@ -21,8 +22,7 @@ impl Admin {
         cost: u64,
         quotas: impl Into<Quotas> + Send,
     ) -> Result<Decision> {
-        let _ = (limiter, key, cost, quotas.into());
-        super::unfinished()
+        self.larder.rate_limiter(limiter, quotas)?.check_n(StoredKey(key), cost).await
     }
 
     /// Returns what [`check_limit`](Self::check_limit) would answer for `cost` permits, and charges nothing.
@@ -37,8 +37,8 @@ impl Admin {
         cost: u64,
         quotas: impl Into<Quotas> + Send,
     ) -> Result<Decision> {
-        let _ = (limiter, key, cost, quotas.into());
-        super::unfinished()
+        let limiter = self.larder.rate_limiter(limiter, quotas)?;
+        Box::pin(self.within(limiter.peek(StoredKey(key), cost))).await
     }
 
     /// Forgets what a key has used, and ends a block. Like
@@ -48,7 +48,7 @@ impl Admin {
     ///
     /// The same as [`check_limit`](Self::check_limit).
     pub async fn reset_limit(&self, limiter: &str, key: &str) -> Result<bool> {
-        let _ = (limiter, key);
-        super::unfinished()
+        // A reset is the same for all quotas.
+        self.larder.rate_limiter(limiter, Quota::per_second(1))?.reset(StoredKey(key)).await
     }
 }

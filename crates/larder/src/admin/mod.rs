@@ -31,6 +31,7 @@
 //! - The ACL block `admin` in docs/security.md lists the permissions. A fact that the server refuses to show is `None`
 //!   or an error of its own; the other facts are there.
 
+mod certificate;
 mod entry;
 mod limits;
 mod locks;
@@ -52,8 +53,14 @@ pub use server::{AclVerdict, Info, LatencyEvent, NodeRole, ServerNode, SlowComma
 pub use write::EntryWrite;
 
 use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::context::Context;
+use crate::error::{Error, Result};
 use crate::larder::Larder;
+use crate::store::AnyStore;
 
 /// Looks into a store and changes single things in it. Made by [`Larder::admin`](crate::Larder::admin); cheap to
 /// clone.
@@ -61,7 +68,7 @@ use crate::larder::Larder;
 /// For people and tools, not for the path of a request. See the [module](self).
 #[derive(Clone)]
 pub struct Admin {
-    pub(crate) larder: Larder,
+    larder: Larder,
 }
 
 impl Admin {
@@ -69,16 +76,41 @@ impl Admin {
         Self { larder }
     }
 
+    fn context(&self) -> &Arc<Context> {
+        self.larder.context()
+    }
+
+    fn store(&self) -> Result<&AnyStore> {
+        self.context().store()
+    }
+
+    /// Returns the store of locks and limits.
+    fn coordination(&self) -> Result<&AnyStore> {
+        self.store()?;
+        Ok(self.context().coordination_even_closed())
+    }
+
+    /// Returns how long one request may take.
+    fn max_wait(&self) -> Duration {
+        self.context().limits.response_timeout
+    }
+
+    /// Bounds one request.
+    async fn within<T>(&self, asked: impl Future<Output = Result<T>>) -> Result<T> {
+        let max_wait = self.max_wait();
+        tokio::time::timeout(max_wait, asked).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
+    }
+
     /// Returns the namespace of the `Larder`, empty if it has none.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.larder.context().keyspace.namespace()
+        self.context().keyspace.namespace()
     }
 
     /// Returns whether the store is `memory:`, which has no server to ask for facts.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
-        self.larder.context().is_embedded()
+        self.context().is_embedded()
     }
 }
 
@@ -88,7 +120,7 @@ impl fmt::Debug for Admin {
     }
 }
 
-// Only until the bodies are written.
-pub(crate) fn unfinished<T>() -> crate::error::Result<T> {
-    Err(crate::error::Error::invalid("larder::admin is not finished yet"))
+/// Returns a time of milliseconds since 1970.
+fn time(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(millis)
 }

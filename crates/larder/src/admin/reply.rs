@@ -37,6 +37,15 @@ impl RawReply {
         }
     }
 
+    /// Returns the text of a string, with replacement characters where it is not UTF-8.
+    pub(super) fn text(&self) -> Option<String> {
+        match self {
+            Self::Bulk(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            Self::Simple(text) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
     /// Returns an integer, or parses a string.
     #[must_use]
     pub fn as_i64(&self) -> Option<i64> {

@@ -281,7 +281,7 @@ where
                 }
                 // A value with an envelope: claim its refresh beside it.
                 Lookup::Fresh(kept) | Lookup::Stale(kept) if kept.nonce != 0 => {
-                    let token = cache.context.random.nonce();
+                    let token = cache.context.tokens.next();
                     let force = if self.reason == Reason::Forced { Force::Yes } else { Force::No };
                     let refresh = RefreshClaim { token, nonce: kept.nonce };
                     let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Refresh(refresh));
@@ -317,7 +317,7 @@ where
             };
             // Nothing usable: put a placeholder under the entry's own name.
             let (clear, tags) = versions.clone();
-            let token = cache.context.random.nonce();
+            let token = cache.context.tokens.next();
             let placeholder = Bytes::from(Envelope::placeholder(token, store.now(), clear, tags));
             let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Placeholder(placeholder.clone()));
             let covered = cache.is_covered(&self.entry);

@@ -64,15 +64,17 @@ pub use many::SetMany;
 pub use once::{OnceError, RunOnce};
 use runs::Runs;
 pub use single::Set;
+#[cfg(feature = "admin")]
+pub(crate) use tag::checked as checked_tags;
 pub use tag::{Tag, TagSnapshot};
 pub use thrown::{Foreign, HoldsError, IsError, IsText, LoaderError, LoaderFailure};
 use unfenced::{UnfencedWrite, WriteRecords};
 
 /// The shortest time that a version key is kept. A version must outlive every entry that carries it.
-const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
 /// The time that versions are kept for entries without an expiry. If no entry is written for that long, the version
 /// expires and the entries are invalid with it.
-const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(crate) const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A typed cache, made by [`Larder::cache`](crate::Larder::cache). Cheap to clone, and usable from any number of
 /// tasks.

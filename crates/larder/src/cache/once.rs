@@ -317,7 +317,7 @@ where
             Expiry::After(kept) => kept.max(SHORTEST_MARK),
             Expiry::Never => UNBOUNDED_SPAN,
         };
-        let run = OnceRun { token: cache.context.random.nonce(), liveness: LIVENESS, kept, takes_over };
+        let run = OnceRun { token: cache.context.tokens.next(), liveness: LIVENESS, kept, takes_over };
         let (mut in_place_of, mut attempts, mut nested_until) = (None, 0, None);
         loop {
             attempts += 1;

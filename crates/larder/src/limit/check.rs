@@ -1,11 +1,15 @@
 //! Decisions about one key, or about each of many keys: without a request where possible, otherwise by the store.
 
+#[cfg(feature = "admin")]
+use super::decision::DecidedBy;
 use super::decision::Decision;
 use super::{RateLimiter, many, text_of};
 use crate::call::Call;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
+#[cfg(feature = "admin")]
+use crate::store::limit::ChargeStamp;
 use crate::store::limit::{Charge, ChargeMode, LimitStore};
 
 impl RateLimiter {
@@ -163,6 +167,26 @@ impl RateLimiter {
             let looked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
             Ok(if looked.granted == 0 { 0 } else { looked.remaining })
         })
+    }
+
+    /// Returns what [`check_n`](Self::check_n) would decide, and charges nothing. One round trip.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn peek(&self, key: impl CacheKey, cost: u64) -> Result<Decision> {
+        let name = self.record(key)?;
+        let plan = self.plan_for(&name)?;
+        let charge = Charge {
+            terms: &plan.terms,
+            take: ChargeMode::Look,
+            cost,
+            charge_at: 0,
+            max_wait: 0,
+            penalty: None,
+        };
+        let looked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
+        plan.check_answer(cost, &looked)?;
+        // Nothing was charged, so there is nothing to give back.
+        let decision = Decision::of(&name, looked, &plan, DecidedBy::Store);
+        Ok(Decision { stamp: ChargeStamp::default(), ..decision })
     }
 
     async fn decide_unknown(&self, key: &Name, cost: u64) -> Result<Decision> {

@@ -24,8 +24,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::near::Subscription;
 use crate::store::group::GroupStore;
 use crate::store::lock::{Attempted, LockRequest, LockStore, QueueTiming, WhenHeld, process_suffix};
-use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken, token_of};
+use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken};
 use crate::telemetry::target;
+use crate::tokens::Tokens;
 
 /// The longest time that a waiter waits for a wake-up before it asks by itself.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
@@ -70,10 +71,10 @@ impl Want {
         }
     }
 
-    fn token(&self, nonce: u64) -> u64 {
+    fn token(&self, tokens: &Tokens) -> u64 {
         match self {
-            Self::Lock { .. } | Self::Group { .. } => nonce,
-            Self::Permits { weight, .. } => token_of(nonce, *weight),
+            Self::Lock { .. } | Self::Group { .. } => tokens.next(),
+            Self::Permits { weight, .. } => tokens.of_weight(*weight),
         }
     }
 }
@@ -156,7 +157,7 @@ impl Attempt {
         Self {
             locks: locks.clone(),
             name: name.clone(),
-            token: want.token(locks.context.random.nonce()),
+            token: want.token(&locks.context.tokens),
             want,
             stage: Stage::Settled,
             heard,

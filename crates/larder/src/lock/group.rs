@@ -81,7 +81,7 @@ impl LockGroup {
     /// Returns the holder of one of the locks and the number of attempts that wait for it. `None` if the lock is
     /// free or just being handed over.
     ///
-    /// One round trip.
+    /// One round trip, and one more for the name that another process announced.
     ///
     /// # Errors
     ///
@@ -97,7 +97,8 @@ impl LockGroup {
         let lock = Keyspace::lock_in_group(name.as_ref());
         Call::new(self.locks.timeout(), &self.locks.meter.holder, async move {
             self.check()?;
-            Ok(self.locks.store()?.group_holder(&self.name, &lock).await?.map(Holder::of))
+            let by = self.locks.store()?.group_holder(&self.name, &lock).await?;
+            Ok(self.locks.named(by).await)
         })
     }
 

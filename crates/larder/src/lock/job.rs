@@ -303,7 +303,7 @@ impl Job {
         keep: Duration,
     ) -> Result<Result<(Guard, i64), Began>> {
         let locks = &self.locks;
-        let token = locks.context.random.nonce();
+        let token = locks.context.tokens.next();
         let lock: Arc<str> = run.lock().into();
         let begin = BeginJob {
             token,

@@ -290,7 +290,7 @@ impl Lock {
     /// Returns the holder of the lock and the number of waiters. `None` if the lock is free or just being handed
     /// over.
     ///
-    /// One round trip.
+    /// One round trip, and one more for the name that another process announced.
     ///
     /// # Errors
     ///
@@ -303,7 +303,8 @@ impl Lock {
     }
 
     async fn look(&self) -> Result<Option<Holder>> {
-        Ok(self.locks.store()?.holder(&self.name).await?.map(Holder::of))
+        let by = self.locks.store()?.holder(&self.name).await?;
+        Ok(self.locks.named(by).await)
     }
 
     /// Releases the lock, or hands it to the next waiter, if its holder has this fence. Returns whether it had.

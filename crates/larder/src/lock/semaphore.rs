@@ -27,7 +27,7 @@ use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::store::lock::QueueTiming;
-use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitRequest, PermitStore, WhenTaken, token_of};
+use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitRequest, PermitStore, WhenTaken};
 use crate::telemetry::target;
 
 /// A semaphore with a name, or with a name and a key. [`Larder::semaphore`](crate::Larder::semaphore) makes it;
@@ -347,7 +347,7 @@ impl Semaphore {
         permits: u64,
     ) -> Result<Option<SemaphorePermit>> {
         let locks = &self.locks;
-        let (held, other) = (old.holding().clone(), token_of(locks.context.random.nonce(), permits));
+        let (held, other) = (old.holding().clone(), locks.context.tokens.of_weight(permits));
         let sent = locks.context.clock.now();
         if !held.asks(sent, self.ttl) {
             return Ok(None);

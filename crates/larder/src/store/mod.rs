@@ -58,6 +58,8 @@ macro_rules! store_operations {
     };
 }
 
+#[cfg(feature = "admin")]
+pub(crate) mod admin;
 pub(crate) mod group;
 #[cfg(all(test, larder_interleavings))]
 pub(crate) mod interleavings;
@@ -67,6 +69,7 @@ pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod once;
 pub(crate) mod permit;
+pub(crate) mod presence;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 pub(crate) mod session;

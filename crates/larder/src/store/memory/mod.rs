@@ -4,6 +4,8 @@
 //! Redis store does in Lua. Entries are in a bounded cache and may be evicted. Locks and limits are not in
 //! that cache, because an evicted lock would have two holders. Nothing outlives the process.
 
+#[cfg(feature = "admin")]
+mod admin;
 mod entries;
 mod groups;
 mod jobs;
@@ -11,6 +13,7 @@ mod limit;
 mod limits;
 mod locks;
 mod once;
+mod presence;
 mod semaphores;
 mod shards;
 

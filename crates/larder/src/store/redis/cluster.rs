@@ -171,6 +171,21 @@ impl Cluster {
         node.cloned().ok_or_else(Error::closed)
     }
 
+    /// Returns the masters, in no order. Waits for the first map.
+    #[cfg(feature = "admin")]
+    pub(super) async fn masters(&self) -> Result<Vec<Arc<Node>>> {
+        self.shared.first_look().await?;
+        let map = self.shared.map();
+        let mut masters: Vec<Arc<Node>> = Vec::new();
+        for master in map.masters.iter().flatten() {
+            // Neighbouring slots nearly always have the same master.
+            if !masters.iter().rev().any(|known| Arc::ptr_eq(known, master)) {
+                masters.push(master.clone());
+            }
+        }
+        Ok(masters)
+    }
+
     pub(super) fn close(&self) {
         self.refresher.abort();
         self.shared.map().nodes.values().for_each(|node| node.close());

@@ -25,13 +25,13 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::Expiry;
 use crate::store::group::is_group;
 use crate::store::lock::{
     Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, WhenHeld, token_text,
     wake_name,
 };
 use crate::store::permit::is_semaphore;
+use crate::store::{Expiry, read_version};
 
 /// The most locks of one renewal or heartbeat, because a script must not block the server for long.
 const MOST: usize = 512;
@@ -43,11 +43,11 @@ pub(super) fn fence_name(lock: &str) -> Name {
     beside(lock, ":fence")
 }
 
-fn queue_name(lock: &str) -> Name {
+pub(super) fn queue_name(lock: &str) -> Name {
     beside(lock, ":line")
 }
 
-fn seen_name(lock: &str) -> Name {
+pub(super) fn seen_name(lock: &str) -> Name {
     beside(lock, ":seen")
 }
 
@@ -214,7 +214,7 @@ impl RedisStore {
 
 /// Waits for one part's answer within `max_wait`, so that a part that fails or hangs does not take the
 /// answers of the others.
-async fn within<T>(max_wait: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn within<T>(max_wait: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(max_wait, asked).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
 }
 
@@ -268,13 +268,15 @@ pub(super) fn array(answer: Reply) -> Result<Vec<Reply>> {
     }
 }
 
-/// Reads the reply about a holder: fence and process, milliseconds, number of waiters; or nothing.
+/// Reads the reply about a holder: fence and process, milliseconds, number of waiters, token; or nothing.
 pub(super) fn held_by(answer: &[Reply]) -> Result<Option<HeldBy>> {
-    let [last, left, waiting] = answer else { return Ok(None) };
+    let [last, left, waiting, token] = answer else { return Ok(None) };
     let last = bytes(last.clone())?.unwrap_or_default();
     let last = String::from_utf8_lossy(&last);
     let (fence, process) = last.split_once(' ').unwrap_or((&last, ""));
+    let token = bytes(token.clone())?.as_deref().and_then(read_version).unwrap_or_default();
     Ok(Some(HeldBy {
+        token,
         process: process.to_owned(),
         fence: fence.parse().unwrap_or_default(),
         remaining: Duration::from_millis(number(left).unwrap_or_default()),

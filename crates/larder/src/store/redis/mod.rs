@@ -3,6 +3,10 @@
 //! Each operation is one command or one script, and so one round trip. An operation on several names is one for each
 //! group of names that the server can process together; all groups are sent at once.
 
+#[cfg(feature = "admin")]
+mod admin;
+#[cfg(feature = "admin")]
+mod admin_locks;
 mod agreement;
 mod cluster;
 mod dial;
@@ -19,6 +23,7 @@ mod network;
 mod node;
 mod once;
 mod permit;
+mod presence;
 mod replicas;
 mod script;
 mod sentinel;
@@ -62,6 +67,8 @@ pub(crate) struct RedisStore {
     lanes: Arc<Sessions>,
     pub(super) timing: QueueTiming,
     learned: Arc<Learned>,
+    #[cfg(feature = "admin")]
+    tls: Option<Arc<Tls>>,
     known: Box<KnownScripts>,
     /// Boxed, because it is large and seldom used.
     replicas: Box<Replicas>,
@@ -104,10 +111,22 @@ impl RedisStore {
             Tracking { lanes, listener, clock }
         });
         let (learned, reconnects) = (login.learned.clone(), login.hosts.reconnects());
+        #[cfg(feature = "admin")]
+        let tls = login.tls.clone();
         let replicas = Box::new(Replicas::new(deployment.clone(), login.clone(), sentinel_login.clone()));
         let network = Network::start(deployment, login, sentinel_login, connections, tracking);
         let known = Box::default();
-        Self { network, reconnects, lanes, timing: QueueTiming::default(), learned, known, replicas }
+        Self {
+            network,
+            reconnects,
+            lanes,
+            timing: QueueTiming::default(),
+            learned,
+            #[cfg(feature = "admin")]
+            tls,
+            known,
+            replicas,
+        }
     }
 
     /// Waits for the first attempt to connect, and returns its failure.

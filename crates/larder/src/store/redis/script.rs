@@ -99,6 +99,13 @@ script!(END_JOB, "job/end.lua");
 script!(LAST_RUN, "job/status.lua");
 script!(ACKNOWLEDGE, "lock/acknowledge.lua");
 script!(SET_FENCED, "cache/set_fenced.lua");
+script!(ANNOUNCE, "presence/announce.lua");
+#[cfg(feature = "admin")]
+script!(SHOW_LOCK, "admin/lock.lua");
+#[cfg(feature = "admin")]
+script!(SHOW_SEMAPHORE, "semaphore/queue.lua", "admin/semaphore.lua");
+#[cfg(feature = "admin")]
+script!(SHOW_GROUP, "group/queue.lua", "admin/group.lua");
 
 impl Script {
     pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Request {

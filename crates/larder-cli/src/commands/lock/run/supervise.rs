@@ -161,12 +161,14 @@ async fn holders(larder: &Larder, arguments: &Arguments) -> String {
         };
     }
     match larder.lock(&arguments.name).holder().await {
-        Ok(Some(holder)) => format!(
-            " by {} (fence {}), for {} more unless renewed",
-            holder.process,
-            holder.fence,
-            units::time(holder.remaining)
-        ),
+        Ok(Some(holder)) => {
+            let process = match &holder.announced {
+                Some(name) => format!("{name} ({})", holder.process),
+                None => holder.process.clone(),
+            };
+            let left = units::time(holder.remaining);
+            format!(" by {process}, fence {}, for {left} more unless renewed", holder.fence)
+        }
         _ => String::new(),
     }
 }

@@ -41,6 +41,14 @@ pub(super) struct RecordTable {
     seen: Option<(u64, Instant)>,
 }
 
+#[cfg(feature = "admin")]
+impl super::MemoryLimits {
+    /// Returns the names of all records, including those that have ended and are not removed yet.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.state().records.keys().map(|name| name.to_string()).collect()
+    }
+}
+
 #[cfg(test)]
 impl super::MemoryLimits {
     /// For histories in which the test sets the clock: it may advance for one record and go back for the
