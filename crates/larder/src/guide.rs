@@ -47,6 +47,10 @@ pub mod operations {}
 pub mod security {}
 
 #[doc = include_str!("guide/links.md")]
+#[doc = include_str!("../docs/cli.md")]
+pub mod cli {}
+
+#[doc = include_str!("guide/links.md")]
 #[doc = include_str!("../docs/observability.md")]
 pub mod observability {}
 
