@@ -40,13 +40,17 @@ pub fn default_signals() {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         let ignored = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _context = runtime.enter();
-        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
-            if ignored & (1 << (signal as i32 - 1)) != 0 {
-                tokio::signal::unix::signal(SignalKind::from_raw(signal as i32)).unwrap();
+        // On a thread of its own, because a test may be async, and no runtime may end there.
+        let handle = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _context = runtime.enter();
+            for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+                if ignored & (1 << (signal as i32 - 1)) != 0 {
+                    tokio::signal::unix::signal(SignalKind::from_raw(signal as i32)).unwrap();
+                }
             }
-        }
+        };
+        std::thread::spawn(handle).join().unwrap();
     });
 }
 
