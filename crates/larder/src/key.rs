@@ -76,15 +76,7 @@ impl<'a> PlainKey<'a> {
     /// Returns the text, unless a part of it would be escaped. It may say so of text that would not.
     #[inline]
     fn text(text: &'a str) -> Option<Self> {
-        const UNESCAPED: [bool; 256] = {
-            let (mut table, mut byte) = ([false; 256], b' ');
-            while byte <= b'~' {
-                table[byte as usize] = !matches!(byte, b'%' | b'{' | b'}');
-                byte += 1;
-            }
-            table
-        };
-        let unescaped = |byte: u8| UNESCAPED.get(usize::from(byte)).is_some_and(|unescaped| *unescaped);
+        let unescaped = |byte: u8| matches!(byte, b' '..=b'$' | b'&'..=b'z' | b'|' | b'~');
         text.bytes().all(unescaped).then_some(Self::Text(text))
     }
 }

@@ -77,10 +77,7 @@ impl WorldTime {
         let Some(home) = current_if_movable() else {
             // The timers of several threads cannot be moved: only the world's time is.
             settle().await;
-            let mut passing = self.passing();
-            let (now, since) = (passing.now(), passing.since);
-            passing.set(now.saturating_add(span), since.map(|(home, _)| home), Duration::MAX);
-            drop(passing);
+            self.skip(span);
             settle().await;
             return;
         };
@@ -89,6 +86,12 @@ impl WorldTime {
         let _passage = Passage::begin(self, span, home);
         tokio::time::sleep(span).await;
         settle().await;
+    }
+
+    fn skip(&self, span: Duration) {
+        let mut passing = self.passing();
+        let (now, since) = (passing.now(), passing.since);
+        passing.set(now.saturating_add(span), since.map(|(home, _)| home), Duration::MAX);
     }
 
     fn passing(&self) -> MutexGuard<'_, Passing> {
