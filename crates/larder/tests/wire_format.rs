@@ -831,6 +831,25 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 assert!(limiter.allow(key).await.unwrap());
                 assert_eq!(stored(&mut raw(&server), name).len(), 29);
             }
+            "processes" => {
+                let builder = Larder::builder().url(server.url()).namespace(namespace).presence("web-3");
+                let announced = builder.connect().await.unwrap();
+                until("the process has announced itself", async || names(&server).contains(name)).await;
+                let listed = server.query::<Vec<String>>(&["ZRANGE", name, "0", "-1"]);
+                let record = stored(&mut raw(&server), &format!("{name}:{}", listed[0]));
+                let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+                for field in ["name", "host", "pid", "version", "ids", "at", "uptime", "counters"] {
+                    assert!(
+                        record.get(field).is_some() && PAGE.contains(&format!("`{field}`")),
+                        "{field}: {record}"
+                    );
+                }
+                assert_eq!(
+                    (&record["name"], &record["ids"][0]),
+                    (&"web-3".into(), &listed[0].as_str().into())
+                );
+                std::mem::forget(announced);
+            }
             "limit in a group" => {
                 let (group, called) = called.split_once("`, `").unwrap();
                 let (limiter, key) = called.split_once(':').unwrap();
