@@ -76,7 +76,20 @@ impl<'a> PlainKey<'a> {
     /// Returns the text, unless a part of it would be escaped. It may say so of text that would not.
     #[inline]
     fn text(text: &'a str) -> Option<Self> {
-        let unescaped = |byte: u8| matches!(byte, b' '..=b'$' | b'&'..=b'z' | b'|' | b'~');
+        const UNESCAPED: [u64; 2] = {
+            let (mut bits, mut byte) = ([0u64; 2], b' ');
+            while byte <= b'~' {
+                if !matches!(byte, b'%' | b'{' | b'}') {
+                    if byte < 64 { bits[0] |= 1 << byte } else { bits[1] |= 1 << (byte - 64) }
+                }
+                byte += 1;
+            }
+            bits
+        };
+        let unescaped = |byte: u8| {
+            let half = if byte < 64 { UNESCAPED[0] } else { UNESCAPED[1] };
+            byte < 128 && half >> (byte & 63) & 1 == 1
+        };
         text.bytes().all(unescaped).then_some(Self::Text(text))
     }
 }

@@ -1,10 +1,10 @@
 //! Receives the store's notifications of changes, and passes them on.
 //!
 //! A change names an entry, or a version (of a tag, a cache or the epoch). The name of an entry is parsed once,
-//! into its cache and its key; the change goes to the near tier of that cache, whatever its schema. The change of a version goes to the
-//! table of versions; if the version is that of a cache, it empties the cache's near tier. Both also go to
-//! the tasks that watch that name, such as callers that wait for another process's load. The wake-up of an
-//! attempt at a lock goes to that attempt alone.
+//! into its cache and its key; the change goes to the near tier of that cache, whatever the schema. The change of
+//! a version goes to the table of versions; if the version is that of a cache, it empties the cache's near tier.
+//! Both also go to the tasks that watch that name, such as callers that wait for another process's load. The
+//! wake-up of an attempt at a lock goes to that attempt alone.
 //!
 //! All of this runs in the task that reads the connection, so nothing here waits.
 

@@ -3,9 +3,10 @@
 //!
 //! A copy is made of a value that was read through a tracked connection, and dropped when the server reports
 //! a change of its name. [`tier`] keeps the copies by their [`key`], and decides between "insert what was read"
-//! and "it has changed since". [`invalidations`] receives the store's notifications. [`version`] keeps the versions of tags and
-//! caches in the same way. Whether a copy is still valid is decided by the store (`store/session.rs`): a copy
-//! is not served after its connection has broken or fallen silent.
+//! and "it has changed since". [`invalidations`] receives the store's notifications. [`version`] keeps the
+//! versions of tags and caches in the same way, and [`clear_version`] the last lookup of a cache's. Whether a copy
+//! is still valid is decided by the store (`store/session.rs`): a copy is not served after its connection has
+//! broken or fallen silent.
 //!
 //! Not guaranteed: that two processes see a change at the same instant. A near read is at most
 //! [`Near::STALENESS`] behind, and usually as long as one message takes.
