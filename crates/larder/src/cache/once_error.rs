@@ -23,7 +23,8 @@ pub enum OnceError<E> {
     /// The work would wait for itself: it asks for a result that waits, directly or through others, for its own. The
     /// text names the cycle. Correct the work.
     Cycle(Arc<str>),
-    /// Another caller is running the work, and this call was [not to wait](super::RunOnce::without_waiting). Retry later.
+    /// Another caller is running the work, and this call was [not to wait](super::RunOnce::without_waiting). Retry
+    /// later.
     Running,
     /// The stored entry cannot be read by this program: it is damaged or of another type. The work may have been
     /// done.

@@ -1,7 +1,7 @@
 //! Decisions while the store does not answer.
 //!
-//! While the [breaker](super::request::Breaker) of a key's domain is open, the limiter's policy decides at once, without
-//! a request.
+//! While the [breaker](super::request::Breaker) of a key's domain is open, the limiter's policy decides at once,
+//! without a request.
 
 use std::sync::Arc;
 use std::time::Duration;

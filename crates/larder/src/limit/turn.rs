@@ -32,8 +32,8 @@ pub(super) struct BookedTurn {
 }
 
 impl BookedTurn {
-    /// Sleeps until the turn. `restarted` completes when the queue is restarted. Returns `None`, after giving the turn back, if the caller must ask again because it
-    /// woke up too late, the key was reset or the quotas changed.
+    /// Sleeps until the turn. `restarted` completes when the queue is restarted. Returns `None`, after giving the turn
+    /// back, if the caller must ask again because it woke up too late, the key was reset or the quotas changed.
     pub(super) async fn take(mut self, restarted: impl Future<Output = ()>) -> Option<Decision> {
         let span = Duration::from_micros(self.charged.wait);
         // Count from the arrival of the reply, which is later than the booking. `drift` covers a local clock that

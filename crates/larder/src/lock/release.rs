@@ -40,10 +40,10 @@ impl Ending {
 /// Releases a lock or cancels an attempt without waiting for the result, and retries until the lock would have expired
 /// anyway. Requests that are queued before `close` are still sent.
 ///
-/// The first request is written before this returns, on the connection of attempts that do not wait, so that a task that
-/// drops a guard and then calls `try_acquire` finds the lock free. Later requests alternate between the background
-/// connection and the callers' connection, because either may be down alone. Outside a runtime the background connection
-/// is first. Sending this twice is safe: a token is used for one attempt only.
+/// The first request is written before this returns, on the connection of attempts that do not wait, so that a task
+/// that drops a guard and then calls `try_acquire` finds the lock free. Later requests alternate between the background
+/// connection and the callers' connection, because either may be down alone. Outside a runtime the background
+/// connection is first. Sending this twice is safe: a token is used for one attempt only.
 pub(super) fn end_in_background(
     context: &Arc<Context>,
     name: Arc<str>,

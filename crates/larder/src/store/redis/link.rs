@@ -1,7 +1,8 @@
 //! A link to a server: one connection, as callers see it. It is up, being dialled, or down.
 //!
-//! A [supervisor](super::supervisor) keeps the connection open, and callers share it while it is up. While it is dialled
-//! after a break, callers wait for that one attempt. While the link is down, they get the error without waiting.
+//! A [supervisor](super::supervisor) keeps the connection open, and callers share it while it is up. While it is
+//! dialled after a break, callers wait for that one attempt. While the link is down, they get the error without
+//! waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

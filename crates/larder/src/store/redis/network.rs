@@ -105,7 +105,8 @@ impl Network {
         answer.map_err(|failure| self.explain(failure))
     }
 
-    /// Does the same for a script that no later request on `name` from the same task may overtake: always one round trip.
+    /// Does the same for a script that no later request on `name` from the same task may overtake: always one round
+    /// trip.
     pub(super) async fn run_in_order(
         &self,
         name: &str,
@@ -125,8 +126,8 @@ impl Network {
         answer
     }
 
-    /// Does the same as [`run_script`](Self::run_script), and retries while a cluster moves the slot and the keys are at two nodes. It retries until the
-    /// caller drops the call.
+    /// Does the same as [`run_script`](Self::run_script), and retries while a cluster moves the slot and the keys are
+    /// at two nodes. It retries until the caller drops the call.
     pub(super) async fn run_script_through_moves(
         &self,
         name: &str,

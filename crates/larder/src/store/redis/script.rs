@@ -125,8 +125,8 @@ impl Script {
     }
 }
 
-/// A script that must run before what the same task sends after it. A script that the server has forgotten would be sent
-/// a second time, and later requests would overtake it. So its source is sent until the server has run it.
+/// A script that must run before what the same task sends after it. A script that the server has forgotten would be
+/// sent a second time, and later requests would overtake it. So its source is sent until the server has run it.
 ///
 /// Not guaranteed: that each node of a cluster has the script, or that a server has it after `SCRIPT FLUSH`. Then the
 /// script is sent again.
