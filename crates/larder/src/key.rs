@@ -402,7 +402,8 @@ mod tests {
         assert_eq!(check("user:7").as_deref(), Some("user:7"));
         assert_eq!(check(Arc::new("a".to_owned())).as_deref(), Some("a"));
         assert_eq!((check("{7}"), check("a\nb")), (None, None));
-        let ints = [check(0u8), check(7i64), check(&u64::MAX), check(7u128)].map(Option::unwrap);
+        let most = &u64::MAX;
+        let ints = [check(0u8), check(7i64), check(most), check(7u128)].map(Option::unwrap);
         assert_eq!(ints, ["0".to_owned(), "7".to_owned(), u64::MAX.to_string(), "7".to_owned()]);
         assert_eq!(
             (check(-7), check(u128::MAX), check(('a', 7)), check(DisplayKey(7))),

@@ -338,7 +338,7 @@ async fn every_kind_of_lock_is_listed_with_its_holders_and_waiters() {
         let two = permits.acquire_many(2).await.unwrap();
         let keyed = larder.semaphore("exports", 1).ttl(ttl).key("ann").acquire().await.unwrap();
         let writer = larder.rw_lock("catalogue").ttl(ttl).write().await.unwrap();
-        let group = larder.lock_group("order").ttl(ttl).locks(["y", "x"]).acquire().await.unwrap();
+        let group = larder.lock_group("order").locks(["y", "x"]).ttl(ttl).acquire().await.unwrap();
         let leader = larder.election("scheduler").ttl(ttl).campaign().await.unwrap();
         let (job_began, job_runs) = tokio::sync::oneshot::channel();
         let (job_end, job_ends) = tokio::sync::oneshot::channel::<()>();

@@ -92,7 +92,7 @@ impl Site {
     #[larder::cached(cache = self.users, key = id, refresh_if = again)]
     async fn if_any(&self, id: u32, again: bool) -> Result<Option<User>, LoadError<AppError>> {
         self.count();
-        Ok((id % 2 == 0).then(|| user("even")))
+        Ok(id.is_multiple_of(2).then(|| user("even")))
     }
 
     #[larder::cached(cache = self.users, key = ("shared", &mut_id))]
