@@ -227,7 +227,7 @@ async fn the_pages_user_can_do_all_that_larder_does() {
     assert!(all_operations(&larder).await.is_empty());
     let stats = &larder.stats().caches["user"];
     // A load continues if the store refuses a request, and the refusal is counted.
-    assert_eq!((stats.loads, stats.load_failures, stats.fills_voided, stats.bypassed), (6, 1, 0, 0));
+    assert_eq!((stats.loads, stats.load_failures, stats.fills_invalidated, stats.bypassed), (6, 1, 0, 0));
     let stored = |key: &str| server.query::<Vec<String>>(&["KEYS", &format!("shop/user:*:{key}")]).len();
     assert_eq!(["loaded", "a", "b", "absent"].map(stored), [1; 4], "what was loaded is stored");
     until("the failed load's placeholder is gone", async || stored("failed") == 0).await;
