@@ -329,7 +329,7 @@ async fn a_person_is_asked_and_sees_nothing_that_commands_the_terminal() {
     users.set("1", &"\u{1b}[2J\u{9b}31m\u{202e}".to_owned()).await.unwrap();
     for (typed, code, left) in [("n\n", 1, true), ("\n", 1, true), ("y\n", 0, false)] {
         let mut screen = Screen::start(&url, "larder clear user");
-        screen.until("Clear \"user\", 1 entries in shop at");
+        screen.until("Clear \"user\", 1 entry, in shop at");
         screen.type_in(typed);
         let (text, exit) = screen.ended();
         assert_eq!((exit, users.exists("1").await.unwrap()), (code, left), "{text}");

@@ -37,15 +37,17 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
         if consent.yes && !consent.dry_run { None } else { Some(admin.count_cache(cache, SAMPLE).await?) };
     let about = estimate.map_or_else(String::new, |estimate| {
         let sign = if estimate.error > 0.0 { "about " } else { "" };
-        format!(", {sign}{} entries", units::count(estimate.value.round() as u64))
+        let number = estimate.value.round() as u64;
+        let noun = if number == 1 { "entry" } else { "entries" };
+        format!(", {sign}{} {noun},", units::count(number))
     });
     let answer = confirm::ask(*consent, &format!("Clear {cache:?}{about}{}?", app.place()))?;
     let text = match answer {
         Answer::No => return Ok(Exit::NO),
-        Answer::Dry => format!("would clear {cache:?}{about}"),
+        Answer::Dry => format!("would clear {cache:?}{}", about.trim_end_matches(',')),
         Answer::Go => {
             admin.clear(cache).await?;
-            format!("cleared {cache:?}{about}")
+            format!("cleared {cache:?}{}", about.trim_end_matches(','))
         }
     };
     let json = json!({

@@ -1,7 +1,7 @@
 //! How entries are shown: their kind, their envelope, and their value.
 
 use std::fmt::Write;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use larder::Expiry;
 use larder::admin::{Compression, EntryInfo, EntryKind, EntryValue, StoredFormat};
@@ -75,7 +75,9 @@ pub(crate) fn envelope(entry: &EntryInfo) -> String {
         line("written", moment::shown(time));
     }
     if let Some(time) = entry.fresh_until {
-        line("fresh until", moment::shown(time));
+        let marked =
+            time.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since < Duration::from_secs(1));
+        line("fresh until", if marked { "marked as stale".to_owned() } else { moment::shown(time) });
     }
     if let Some(time) = entry.load_time {
         line("load time", units::time(time));
@@ -97,7 +99,11 @@ pub(crate) fn envelope_json(entry: &EntryInfo) -> Value {
     let tags: Vec<Value> = entry
         .tags
         .iter()
-        .map(|tag| json!({ "tag": tag.tag, "version": tag.version, "current": tag.current }))
+        .map(|tag| {
+            // As text: a version has 64 bits, and many programs read a number of JSON as a double.
+            let current = tag.current.map(|version| format!("{version:016x}"));
+            json!({ "tag": tag.tag, "version": format!("{:016x}", tag.version), "current": current })
+        })
         .collect();
     json!({
         "name": entry.name,
@@ -108,6 +114,7 @@ pub(crate) fn envelope_json(entry: &EntryInfo) -> Value {
         "stored_bytes": entry.stored_bytes,
         "ttl_ms": expiry_json(entry.expiry),
         "written_at": entry.written_at.map(moment::shown),
+        "stale": entry.fresh_until.is_some_and(|until| until <= SystemTime::now()),
         "fresh_until": entry.fresh_until.map(moment::shown),
         "load_time_ms": entry.load_time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         "tags": tags,
