@@ -316,15 +316,19 @@ impl LarderBuilder {
         self.start().map(Larder::new)
     }
 
+    pub(crate) fn call_limits(&self) -> CallLimits {
+        CallLimits {
+            response_timeout: self.response_timeout,
+            max_value_bytes: self.max_value_bytes,
+            max_key_bytes: self.max_key_bytes,
+        }
+    }
+
     /// Makes the state that all handles share, and begins to open its connections.
     fn start(self) -> Result<Arc<Context>> {
         self.check()?;
         let keyspace = Keyspace::new(self.namespace.as_deref())?;
-        let limits = CallLimits {
-            response_timeout: self.response_timeout,
-            max_value_bytes: self.max_value_bytes,
-            max_key_bytes: self.max_key_bytes,
-        };
+        let limits = self.call_limits();
         let changes = Arc::new(Invalidations::default());
         let (target, coordination) =
             (self.target()?, self.coordination.as_deref().map(url::parse).transpose()?);

@@ -8,17 +8,20 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Once;
 use std::time::Duration;
 
 use larder_testkit::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::signal::unix::SignalKind;
 
 /// How long a wait for a condition may take on an overloaded machine.
 pub const LONG: Duration = Duration::from_secs(60);
 
 /// The program, without any setting of the machine that the test runs on.
 pub fn larder() -> Command {
+    default_signals();
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("LARDER_") {
@@ -27,6 +30,28 @@ pub fn larder() -> Command {
     }
     command.env("XDG_CONFIG_HOME", "/nonexistent").env("NO_COLOR", "1");
     command
+}
+
+/// Makes signals that this process was started to ignore, as by a shell in the background, the default for the programs
+/// that it starts: those whose signals are handled here have the default after `exec`.
+pub fn default_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+        // On a thread of its own, because a test may be async, and no runtime may end there.
+        let handle = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _context = runtime.enter();
+            for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+                if ignored & (1 << (signal as i32 - 1)) != 0 {
+                    tokio::signal::unix::signal(SignalKind::from_raw(signal as i32)).unwrap();
+                }
+            }
+        };
+        std::thread::spawn(handle).join().unwrap();
+    });
 }
 
 /// The program with a server.

@@ -27,6 +27,7 @@ pub struct Screen {
 impl Screen {
     /// Starts a script. `larder` is on its path, and its server is `url`, with the namespace `shop`.
     pub fn start(url: &str, script: &str) -> Self {
+        super::default_signals();
         let (pty, pts) = open().unwrap();
         pty.resize(Size::new(ROWS, COLUMNS)).unwrap();
         let folder = Path::new(env!("CARGO_BIN_EXE_larder")).parent().unwrap().display();

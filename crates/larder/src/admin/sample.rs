@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::entry::{Glimpse, glance};
+use super::glimpse::{Glimpse, glance};
 use super::names::{CacheName, group_of};
 use super::{Admin, Compression, EntryKind, StoredFormat};
 use crate::error::Result;

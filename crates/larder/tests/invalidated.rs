@@ -323,7 +323,7 @@ async fn what_was_read_before_the_embedded_store_evicted_its_placeholder_is_not_
 
 /// A load that starts after a write has returned gets nothing older, and does not wait for the loader that read too
 /// early.
-async fn starts_anew(write: Write) {
+async fn starts_again(write: Write) {
     for (store, larder) in each_store().await {
         for case in Case::each(store, &larder, &larder) {
             let says = case.says();
@@ -343,22 +343,22 @@ async fn starts_anew(write: Write) {
     }
 }
 
-macro_rules! starts_anew {
+macro_rules! starts_again {
     ($($name:ident: $write:ident;)+) => {$(
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            within("all cases end", 4 * LIMIT, starts_anew(Write::$write)).await;
+            within("all cases end", 4 * LIMIT, starts_again(Write::$write)).await;
         }
     )+};
 }
 
-starts_anew! {
+starts_again! {
     a_load_after_a_set_gets_what_was_set: Set;
-    a_load_after_a_delete_starts_anew_and_waits_for_nobody: Delete;
-    a_load_after_a_delete_of_many_starts_anew_and_waits_for_nobody: DeleteMany;
-    a_load_after_an_expire_starts_anew_and_waits_for_nobody: Expire;
-    a_load_after_a_clear_starts_anew_and_waits_for_nobody: Clear;
-    a_load_after_its_tag_was_invalidated_starts_anew_and_waits_for_nobody: CallTag;
+    a_load_after_a_delete_starts_again_and_waits_for_no_earlier_load: Delete;
+    a_load_after_a_delete_of_many_starts_again_and_waits_for_no_earlier_load: DeleteMany;
+    a_load_after_an_expire_starts_again_and_waits_for_no_earlier_load: Expire;
+    a_load_after_a_clear_starts_again_and_waits_for_no_earlier_load: Clear;
+    a_load_after_its_tag_was_invalidated_starts_again_and_waits_for_no_earlier_load: CallTag;
 }
 
 #[tokio::test(flavor = "multi_thread")]

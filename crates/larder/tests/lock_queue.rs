@@ -28,7 +28,7 @@ async fn own(server: &Server, namespace: &str) -> Larder {
 }
 
 /// Starts a waiter, and returns once it is in the queue.
-async fn stand(
+async fn enqueue(
     server: &Server,
     larder: &Larder,
     lock: &str,
@@ -38,7 +38,7 @@ async fn stand(
     let before = waiting(server, &name);
     let waiter = larder.lock(lock).ttl(TTL);
     let waiter = tokio::spawn(async move { waiter.acquire().await.unwrap() });
-    until("it stands in line", async || waiting(server, &name) > before).await;
+    until("it is queued", async || waiting(server, &name) > before).await;
     waiter
 }
 
@@ -52,7 +52,7 @@ async fn sixty_four_waiters_are_served_in_the_order_in_which_they_came() {
     let mut waiters = Vec::new();
     for number in 0..64 {
         let larder = if number % 3 == 0 { &here } else { &there };
-        let waiter = stand(&server, larder, "gate", &space).await;
+        let waiter = enqueue(&server, larder, "gate", &space).await;
         let tell = tell.clone();
         waiters.push(tokio::spawn(async move {
             let guard = waiter.await.unwrap();
@@ -78,7 +78,7 @@ async fn sixty_four_waiters_are_served_in_the_order_in_which_they_came() {
 }
 
 #[tokio::test]
-async fn who_takes_a_lock_is_told_of_nothing_and_who_stands_in_line_of_its_own_call_alone() {
+async fn a_holder_gets_no_notification_and_a_waiter_only_its_own() {
     let server = Server::start();
     let space = namespace();
     let (here, there) = (own(&server, &space).await, own(&server, &space).await);
@@ -86,7 +86,7 @@ async fn who_takes_a_lock_is_told_of_nothing_and_who_stands_in_line_of_its_own_c
     let before = tracked();
     let guard = here.lock("gate").ttl(TTL).acquire().await.unwrap();
     assert_eq!(tracked(), before, "an uncontended lock is tracked");
-    let waiter = stand(&server, &there, "gate", &space).await;
+    let waiter = enqueue(&server, &there, "gate", &space).await;
     // On Redis 6 it subscribes with a separate command, after it has joined the queue.
     until("it listens", async || tracked() > before).await;
     // Redis 7.0 treats every key that the script names as read, until the key changes.
@@ -111,7 +111,7 @@ async fn a_fence_goes_on_from_the_last_though_the_servers_clock_has_stepped_back
     server.query::<String>(&["SET", &name, &ahead.to_string(), "PX", "60000"]);
     let at_once = lock.acquire().await.unwrap();
     assert_eq!(at_once.fence().get(), ahead + 1);
-    let waiter = stand(&server, &larder, "gate", &space).await;
+    let waiter = enqueue(&server, &larder, "gate", &space).await;
     at_once.release().await.unwrap();
     let handed_over = waiter.await.unwrap();
     assert_eq!(handed_over.fence().get(), ahead + 2);
@@ -123,13 +123,13 @@ async fn a_fence_goes_on_from_the_last_though_the_servers_clock_has_stepped_back
 }
 
 #[tokio::test]
-async fn taking_freeing_standing_in_line_and_handing_over_are_one_command_each() {
+async fn acquiring_releasing_enqueueing_and_handing_over_are_one_command_each() {
     let server = Server::start();
     let (here, there) = (own(&server, "s").await, own(&server, "s").await);
     // Every script is known by now, so no first use is counted.
     for _ in 0..2 {
         let guard = here.lock("warm").ttl(TTL).acquire().await.unwrap();
-        let waiter = stand(&server, &there, "warm", "s").await;
+        let waiter = enqueue(&server, &there, "warm", "s").await;
         guard.release().await.unwrap();
         waiter.await.unwrap().release().await.unwrap();
     }
@@ -141,15 +141,15 @@ async fn taking_freeing_standing_in_line_and_handing_over_are_one_command_each()
     assert_eq!(scripts() - before, 1, "taking");
     assert!(there.lock("a").try_acquire().await.unwrap().is_none());
     assert_eq!(scripts() - before, 2, "asking");
-    let waiter = stand(&server, &there, "a", "s").await;
+    let waiter = enqueue(&server, &there, "a", "s").await;
     let asked = scripts() - before - (beats() - beaten);
-    assert!((2..=3).contains(&asked), "standing in line: {asked}");
+    assert!((2..=3).contains(&asked), "queued: {asked}");
 
     let others: Vec<_> = {
         let mut others = Vec::new();
         for _ in 0..3 {
             let larder = own(&server, "s").await;
-            let waiter = stand(&server, &larder, "a", "s").await;
+            let waiter = enqueue(&server, &larder, "a", "s").await;
             others.push((larder, waiter));
         }
         others
@@ -182,7 +182,7 @@ async fn all_that_wait_in_a_process_are_kept_by_at_most_five_requests_a_second()
     for number in 0..20 {
         let name = format!("lock-{number}");
         held.push(larder.lock(&name).ttl(TTL).acquire().await.unwrap());
-        waiters.push(stand(&server, &larder, &name, "s").await);
+        waiters.push(enqueue(&server, &larder, &name, "s").await);
     }
     let (began, before) = (Instant::now(), larder.stats().locks.heartbeats);
     until("some heartbeats", async || larder.stats().locks.heartbeats >= before + 8).await;
@@ -203,7 +203,7 @@ async fn all_that_wait_in_a_process_are_kept_by_at_most_five_requests_a_second()
 }
 
 #[tokio::test]
-async fn dead_heads_cost_the_line_at_most_half_a_second_each() {
+async fn dead_heads_cost_the_queue_at_most_half_a_second_each() {
     let server = Server::builder().tcp().start();
     for heads in [1u32, 3] {
         let space = namespace();
@@ -213,9 +213,9 @@ async fn dead_heads_cost_the_line_at_most_half_a_second_each() {
         let mut ghosts = Vec::new();
         for _ in 0..heads {
             let dead = support::connect_as(&proxy.url(), &space).await;
-            ghosts.push((stand(&server, &dead, "gate", &space).await, dead));
+            ghosts.push((enqueue(&server, &dead, "gate", &space).await, dead));
         }
-        let second = stand(&server, &holder, "gate", &space).await;
+        let second = enqueue(&server, &holder, "gate", &space).await;
         // Half-open connections: the waiters can neither take the lock nor leave the queue.
         proxy.silence(Direction::Both);
         let lateness = Lateness::watch();
@@ -242,7 +242,7 @@ async fn a_lost_wake_up_costs_a_look_and_not_a_stall() {
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let larder = support::connect_as(&proxy.url(), &space).await;
     let guard = holder.lock("gate").ttl(TTL).acquire().await.unwrap();
-    let waiter = stand(&server, &larder, "gate", &space).await;
+    let waiter = enqueue(&server, &larder, "gate", &space).await;
     proxy.only_tracked().swallow(Direction::ToClient);
     let released = Instant::now();
     guard.release().await.unwrap();
@@ -252,7 +252,7 @@ async fn a_lost_wake_up_costs_a_look_and_not_a_stall() {
 }
 
 #[tokio::test]
-async fn a_wake_up_that_comes_late_does_not_lengthen_what_is_believed() {
+async fn a_late_wake_up_does_not_lengthen_the_lease() {
     let server = Server::builder().tcp().start();
     let space = namespace();
     let holder = own(&server, &space).await;
@@ -262,7 +262,7 @@ async fn a_wake_up_that_comes_late_does_not_lengthen_what_is_believed() {
     let short = larder.lock("gate").ttl(Duration::from_secs(2));
     let waiter = tokio::spawn(async move { short.acquire().await.unwrap() });
     let name = format!("{space}/gate");
-    until("it stands in line", async || waiting(&server, &name) == 1).await;
+    until("it is queued", async || waiting(&server, &name) == 1).await;
     let before = larder.stats().locks.heartbeats;
     // Later than the claim lasts, and the reply to the confirmation is as late.
     proxy.delay(Direction::ToClient, Duration::from_millis(300));
@@ -275,7 +275,7 @@ async fn a_wake_up_that_comes_late_does_not_lengthen_what_is_believed() {
 }
 
 #[tokio::test]
-async fn a_holder_that_died_is_followed_by_the_next_in_line_when_its_time_is_over() {
+async fn a_holder_that_died_is_followed_by_the_next_waiter_when_its_lease_has_expired() {
     for (store, here, there) in each_pair().await {
         let short = Duration::from_millis(300);
         std::mem::forget(here.lock("gate").ttl(short).acquire().await.unwrap());
@@ -287,7 +287,7 @@ async fn a_holder_that_died_is_followed_by_the_next_in_line_when_its_time_is_ove
 }
 
 #[tokio::test]
-async fn who_waits_too_long_or_goes_away_leaves_the_line_to_others() {
+async fn a_waiter_that_times_out_or_is_dropped_leaves_the_queue_to_others() {
     for (store, larder) in each_store().await {
         let lock = larder.lock("gate").ttl(TTL);
         let guard = lock.acquire().await.unwrap();
@@ -309,14 +309,14 @@ async fn who_waits_too_long_or_goes_away_leaves_the_line_to_others() {
 }
 
 #[tokio::test]
-async fn who_goes_away_leaves_its_place_at_once() {
+async fn a_dropped_waiter_leaves_its_place_at_once() {
     let server = Server::start();
     let larder = own(&server, "s").await;
     // Longer than any wait here: when a lock expires, the next waiter checks which waiters are dead.
     let guard = larder.lock("gate").ttl(Duration::from_secs(3600)).acquire().await.unwrap();
     let in_line = InLine::listen();
-    let gone = stand(&server, &larder, "gate", "s").await;
-    let next = stand(&server, &larder, "gate", "s").await;
+    let gone = enqueue(&server, &larder, "gate", "s").await;
+    let next = enqueue(&server, &larder, "gate", "s").await;
     // The replies have arrived, too: a request without a reply is cancelled in another way.
     in_line.until(2).await;
     gone.abort();
@@ -356,12 +356,12 @@ async fn cancelled_attempts_leave_no_lock_and_no_place_behind() {
 }
 
 #[tokio::test]
-async fn a_server_that_forgot_everything_has_its_waiters_stand_in_line_anew() {
+async fn after_a_server_lost_its_data_its_waiters_join_the_queue_again() {
     let server = Server::start();
     let space = namespace();
     let larder = own(&server, &space).await;
     let guard = larder.lock("gate").ttl(TTL).acquire().await.unwrap();
-    let waiter = stand(&server, &larder, "gate", &space).await;
+    let waiter = enqueue(&server, &larder, "gate", &space).await;
     server.command(&["FLUSHALL"]);
     server.command(&["SCRIPT", "FLUSH"]);
     let second = tokio::time::timeout(Duration::from_secs(5), waiter).await.expect("a stall").unwrap();
