@@ -54,7 +54,7 @@ fn a_clock_that_is_set_is_found_while_doctor_watches() {
         if round == 0 {
             effects.clock.store(5, Ordering::Relaxed);
         }
-        if line.contains("stepped by +5.") {
+        if line.contains("stepped by +") {
             stepped = true;
             break;
         }
@@ -179,7 +179,12 @@ fn a_replica_that_lags_and_a_master_that_would_not_stop_are_found_out() {
 fn a_cluster_with_a_hole_a_dead_node_and_a_patient_master_is_found_out() {
     let cluster = Cluster::start();
     let arguments = ["--only", "cluster,L01,L08,L15,L22,L36,L51"];
-    let findings = doctor(&cluster.url(), &arguments);
+    // A node lists a replica once it has copied something.
+    for number in 0..50 {
+        let key = format!("k:{number}");
+        cluster.master_of(&key).command(&["SET", &key, "x", "EX", "60"]);
+    }
+    let findings = until(&cluster.url(), &arguments, |findings| findings.verdict("L62") == "good");
     findings.expect("good", &["L01", "L22", "L36", "L51", "L61", "L62", "L63"]);
     findings.expect("inapplicable", &["L08", "L15", "L64", "L65"]);
     let alone = cluster.nodes()[0].url();

@@ -34,8 +34,17 @@ pub(crate) fn permit(server: &Server, blocks: &[&str]) {
 
 /// Every block that a program on this server may need.
 fn permit_all(server: &Server) {
-    let mut blocks =
-        vec!["cache", "tracking", "coordination", "eviction", "replicas", "cluster", "sentinel", "database"];
+    let mut blocks = vec![
+        "cache",
+        "tracking",
+        "coordination",
+        "eviction",
+        "replicas",
+        "cluster",
+        "sentinel",
+        "database",
+        "presence",
+    ];
     let version = server.version();
     if !version.at_least(7, 0) {
         blocks.push("coordination-6");
@@ -110,11 +119,18 @@ fn a_programs_own_user_sees_that_it_may_do_what_larder_needs_and_no_more() {
     let url = server.url().replace("//:pw@", "//shop:CHANGE-ME@");
     let findings =
         doctor(&url, &["--namespace", "shop", "--only", "rights,link,tracking,L11,L41", "--skip", "L06"]);
-    findings.expect("good", &["L01", "L30", "L31", "L32", "L33", "L34", "L35", "L39", "L41", "L51"]);
+    findings.expect("good", &["L01", "L30", "L31", "L32", "L33", "L34", "L35", "L39", "L40", "L41", "L51"]);
     findings.says("L01", "good", "user shop");
     // What only an administrator may ask for.
     findings.expect("unmeasured", &["L52"]);
     assert_eq!(findings.code, Some(0));
+
+    // With the block for tools, everything is measured.
+    permit(&server, &["admin"]);
+    let findings = doctor(&url, &["--namespace", "shop"]);
+    let unmeasured = findings.document["unmeasured"].as_u64();
+    assert_eq!(unmeasured, Some(0), "{:#}", findings.document);
+    findings.says("L30", "warning", "user shop may CONFIG");
 
     server.command(&["ACL", "SETUSER", "poor", "reset", "on", ">p", "-@all", "~shop/*", "+get", "+ping"]);
     let url = server.url().replace("//:pw@", "//poor:p@");
@@ -290,7 +306,7 @@ fn a_cache_that_is_too_small_and_full_of_other_things_is_found_out() {
         findings.says("L44", "warning", "evictions a second now");
         findings.says("L45", "warning", "forever");
         findings.says("L46", "problem", "shop/big");
-        findings.says("L47", "warning", "shop/user:1 (hash)");
+        findings.says("L47", "warning", "shop/user:1 (another type)");
         findings.says("L48", "warning", "lock 2 (~lock.2:{shop/a})");
         findings.says("L48", "warning", "an entry (shop/user:2)");
         let old = !server.version().at_least(8, 0);
@@ -315,7 +331,7 @@ fn a_cache_that_is_too_small_and_full_of_other_things_is_found_out() {
 #[test]
 fn a_server_without_a_limit_and_with_holes_in_its_memory_is_found_out() {
     let server = Server::builder().tcp().start();
-    let fill = "for i = 1, 60000 do redis.call('SET', 'hole:' .. i, string.rep('x', 1000), 'EX', 900) end";
+    let fill = "for i = 1, 60000 do redis.call('SET', 'hole:' .. i, string.rep('x', 1200), 'EX', 900) end";
     server.command(&["EVAL", fill, "0"]);
     let thin = "for i = 1, 60000 do if i % 16 > 0 then redis.call('DEL', 'hole:' .. i) end end";
     server.command(&["EVAL", thin, "0"]);

@@ -184,7 +184,7 @@ fn unreadable(entries: &[&Sampled], report: &mut Report) {
             "{} of {} values cannot be read, such as {name} ({})",
             bad.len(),
             entries.len(),
-            example.kind
+            if example.is_string { "other bytes" } else { "another type" }
         ),
         "find the program that writes there (MONITOR for a moment), and give it names of its own",
     );
@@ -207,7 +207,7 @@ fn layouts(names: &Names, entries: &[&Sampled], report: &mut Report) {
 
 /// Whether the type and the first bytes are those of an entry: an envelope, or JSON. The rest is not read.
 fn is_readable(key: &Sampled) -> bool {
-    if key.kind != "string" {
+    if !key.is_string {
         return false;
     }
     match key.head.as_slice() {
@@ -235,9 +235,9 @@ mod tests {
 
     #[test]
     fn heads_of_entries_are_told_from_other_bytes() {
-        let key = |kind: &str, head: &[u8]| Sampled {
+        let key = |is_string: bool, head: &[u8]| Sampled {
             name: b"user:1".to_vec(),
-            kind: kind.to_owned(),
+            is_string,
             expires: true,
             bytes: 1,
             head: head.to_vec(),
@@ -260,8 +260,8 @@ mod tests {
             (b"\x80\x04".to_vec(), false),
             (Vec::new(), true),
         ] {
-            assert_eq!(is_readable(&key("string", &head)), readable, "{head:?}");
+            assert_eq!(is_readable(&key(true, &head)), readable, "{head:?}");
         }
-        assert!(!is_readable(&key("hash", b"")));
+        assert!(!is_readable(&key(false, b"")));
     }
 }

@@ -110,7 +110,8 @@ impl Report {
         self.findings.sort_by_key(|finding| finding.check.number);
     }
 
-    pub(crate) fn findings(&self) -> &[Finding] {
+    #[cfg(test)]
+    fn findings(&self) -> &[Finding] {
         &self.findings
     }
 

@@ -76,6 +76,18 @@ pub(crate) static BLOCKS: &[Block] = &[
         missing: Verdict::Warning,
     },
     Block {
+        check: 40,
+        name: "presence",
+        commands: &[
+            ("zadd", &["ZADD", KEY, "XX", "0", "x"]),
+            ("zrangebyscore", &["ZRANGEBYSCORE", KEY, "0", "0"]),
+            ("zrem", &["ZREM", KEY, "x"]),
+        ],
+        names: &["process.1"],
+        // Only programs that announce themselves need it.
+        missing: Verdict::Good,
+    },
+    Block {
         check: 33,
         name: "coordination-6",
         commands: &[("getset", &["GETSET", KEY, "x"])],
@@ -138,7 +150,7 @@ const DANGEROUS: &[&[&str]] =
     &[&["FLUSHALL"], &["KEYS", "*"], &["CONFIG", "GET", "maxmemory"], &["PUBLISH", "larder-doctor", "x"]];
 
 pub(crate) async fn examine(exam: &mut Exam, report: &mut Report) -> Result<(), Failure> {
-    if !report.wants(&[30, 31, 32, 33, 34, 35, 36, 37, 38, 39]) {
+    if !report.wants(&[30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40]) {
         return Ok(());
     }
     let options = exam.options.clone();
@@ -166,7 +178,7 @@ async fn can_ask(node: &mut Node, options: &Options, report: &mut Report) -> Res
     let user = options.as_user.as_deref().unwrap_or_default();
     let reply = node.connection.call(&["ACL", "DRYRUN", user, "PING"]).await?;
     let Some(error) = reply.error() else { return Ok(true) };
-    for number in 30..=39 {
+    for number in 30..=40 {
         let why =
             format!("the rights of {user}: {error}; log in as {user} instead (--user), from Redis 7 on");
         report.unmeasured(number, why);
@@ -236,6 +248,9 @@ async fn examine_block(
     let measured = format!("user {user}{at} lacks {list} (block {:?})", block.name);
     let fix = format!("ACL SETUSER {user} {list}, on every server, then ACL SAVE");
     match missing {
+        Verdict::Good => {
+            report.good(block.check, format!("{measured}: only programs that announce themselves need it"))
+        }
         Verdict::Problem => report.problem(block.check, measured, fix),
         _ => report.warning(block.check, measured, fix),
     }

@@ -242,6 +242,7 @@ pub(crate) static CHECKS: &[Check] = &[
     ),
     new(38, Rights, "right to another database", "no connection to it without SELECT", ACL),
     new(39, Rights, "right to name connections", "a line in ACL LOG for each connection without it", ACL),
+    new(40, Rights, "rights to announce itself", "without them `larder ps` does not show the program", ACL),
     new(
         41,
         Cache,

@@ -101,8 +101,8 @@ fn head(data: &Data, ui: &Ui, theme: Theme, width: u16) -> Vec<Line<'static>> {
     }
     let mut lines = vec![right_aligned(first, Span::raw(format!("{clock} ")), width)];
     let wide = width >= WIDE.0;
-    lines.push(memory_line(server, theme, if wide { 24 } else { 10 }));
-    lines.push(rate_line(data, theme, if wide { 60 } else { 16 }));
+    lines.push(memory_line(server, theme, if wide { 24 } else { 6 }));
+    lines.push(rate_line(data, theme, wide));
     if let Some(second) = &data.coordination {
         let mut line = vec![
             Span::styled(" locks and limits  ", theme.title()),
@@ -116,10 +116,7 @@ fn head(data: &Data, ui: &Ui, theme: Theme, width: u16) -> Vec<Line<'static>> {
         lines.push(Line::from(line));
     }
     if let Some((since, why)) = &data.away {
-        let text = format!(
-            " not reached for {}: {why}",
-            units::time(Duration::from_secs(since.elapsed().as_secs()))
-        );
+        let text = format!(" not reached for {}: {why}", seconds(since.elapsed()));
         lines.push(Line::styled(text, theme.problem()));
     } else if ui.paused {
         lines.push(Line::styled(" paused: space continues", theme.alert()));
@@ -135,7 +132,7 @@ fn facts(server: &Server) -> String {
         parts.push(server.role.clone());
     }
     if let Some(uptime) = server.uptime {
-        parts.push(format!("up {}", units::time(uptime)));
+        parts.push(format!("up {}", seconds(uptime)));
     }
     parts.join(", ")
 }
@@ -149,25 +146,26 @@ fn memory_line(server: &Server, theme: Theme, bar: usize) -> Line<'static> {
         spans.push(Span::styled(meter(share, bar), style));
         spans.push(Span::raw(format!(" {:.0} %", share * 100.0)));
     }
-    if !server.policy.is_empty() {
-        spans.push(Span::styled(format!("  {}", server.policy), theme.faint()));
-    }
     spans.push(Span::styled("  keys ", theme.faint()));
     spans.push(Span::raw(units::count(server.keys)));
     if let Some(clients) = server.clients {
         spans.push(Span::styled("  clients ", theme.faint()));
         spans.push(Span::raw(units::count(clients)));
     }
+    // Last, as the least important: where it is narrow, it is cut off.
+    if !server.policy.is_empty() {
+        spans.push(Span::styled(format!("  {}", server.policy), theme.faint()));
+    }
     Line::from(spans)
 }
 
-fn rate_line(data: &Data, theme: Theme, curve: usize) -> Line<'static> {
+fn rate_line(data: &Data, theme: Theme, wide: bool) -> Line<'static> {
     let Some(rates) = data.caches.rates else {
         return Line::styled(" measuring …", theme.faint());
     };
     let label = |text: &'static str| Span::styled(text, theme.faint());
     let mut spans = vec![label(" commands "), Span::raw(format!("{}/s ", per_second(rates.commands)))];
-    spans.push(Span::styled(sparkline(data, curve), theme.colour(Color::Green)));
+    spans.push(Span::styled(sparkline(data, if wide { 60 } else { 16 }), theme.colour(Color::Green)));
     if let Some(hits) = rates.hits {
         spans.extend([label("  hits "), Span::raw(format!("{:.0} %", hits * 100.0))]);
     }
@@ -175,6 +173,9 @@ fn rate_line(data: &Data, theme: Theme, curve: usize) -> Line<'static> {
     let style = if rates.evicted > 0.0 { theme.alert() } else { Style::new() };
     spans.extend([label("  evicted "), Span::styled(evicted, style)]);
     spans.extend([label("  expired "), Span::raw(format!("{}/s", per_second(rates.expired)))]);
+    if !wide {
+        return Line::from(spans);
+    }
     spans.extend([label("  in "), Span::raw(format!("{}/s", units::size(rates.bytes_in as u64)))]);
     spans.extend([label("  out "), Span::raw(format!("{}/s", units::size(rates.bytes_out as u64)))]);
     Line::from(spans)
@@ -373,6 +374,15 @@ fn right_aligned(mut left: Vec<Span<'static>>, right: Span<'static>, width: u16)
         left.push(right);
     }
     Line::from(left)
+}
+
+/// A time in whole seconds at least.
+fn seconds(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        "0s".to_owned()
+    } else {
+        units::time(Duration::from_secs(time.as_secs()))
+    }
 }
 
 /// The time of day, by this machine's clock.
