@@ -280,8 +280,9 @@ impl LarderBuilder {
         self
     }
 
-    /// Announces this process under a name, such as `web-3`, so that tools and [`Lock::holder`](crate::lock::Lock::holder)
-    /// can say which process holds a lock or loads a value. Default: not announced.
+    /// Announces this process under a name, such as `web-3`, so that tools and
+    /// [`Lock::holder`](crate::lock::Lock::holder) can say which process holds a lock or loads a value. Default: not
+    /// announced.
     ///
     /// A small JSON record is stored at once, every 10 s after that with a time to live of 35 s, and removed by
     /// [`close`](Larder::close): name, host, process id, larder's version, uptime and counters; no keys. The name has 1

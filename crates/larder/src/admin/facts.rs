@@ -327,8 +327,8 @@ impl Admin {
         Ok(times)
     }
 
-    /// Returns facts about the last TLS connection to a node; `None` without TLS, or before the first connection. Behind
-    /// Sentinel it may be a connection to a sentinel.
+    /// Returns facts about the last TLS connection to a node; `None` without TLS, or before the first connection.
+    /// Behind Sentinel it may be a connection to a sentinel.
     ///
     /// # Errors
     ///

@@ -15,7 +15,8 @@ pub enum StoreOf {
     Coordination,
 }
 
-/// A server that this `Larder` uses: the only one, or a master of a cluster. Made by [`Admin::nodes`](super::Admin::nodes).
+/// A server that this `Larder` uses: the only one, or a master of a cluster. Made by
+/// [`Admin::nodes`](super::Admin::nodes).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct ServerNode {
