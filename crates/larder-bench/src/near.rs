@@ -129,7 +129,7 @@ fn count(instructions: bool) -> Outcome<(String, f64)> {
     let mut most = 0;
     let mut table =
         Table::new(&["near hit", "allocations of 10,000", "instructions of one", "bytes of the call"]);
-    let [get, text, get_or_load] = near_hits::sizes()?.map(|size| size.to_string());
+    let [get, text, get_or_load, cached] = near_hits::sizes()?.map(|size| size.to_string());
     for hit in Hit::ALL {
         let taken = hit.allocations(&url, COUNTED)?.count;
         most = most.max(taken);
@@ -144,6 +144,7 @@ fn count(instructions: bool) -> Outcome<(String, f64)> {
             Hit::Get => (LARDER_GET, get.as_str()),
             Hit::Text => (LARDER_TEXT, text.as_str()),
             Hit::GetOrLoad => (LARDER_LOAD, get_or_load.as_str()),
+            Hit::Cached => ("larder, `#[larder::cached]`", cached.as_str()),
         };
         table.row(&[name, &taken.to_string(), &executed, size]);
     }

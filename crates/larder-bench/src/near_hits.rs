@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use arrayvec::ArrayString;
-use larder::{Cache, Larder, Near};
+use larder::{Cache, Larder, LoadError, Near};
 
 use crate::allocations::{self, Allocations};
 use crate::item::Item;
@@ -90,6 +90,18 @@ impl NearCache {
         for id in ids {
             let gone = || async { Err(io::Error::other("a near copy is gone")) };
             black_box(self.cache.get_or_load(id, gone).await?);
+        }
+        Ok(())
+    }
+
+    #[larder::cached(cache = self.cache, key = id)]
+    async fn item(&self, id: u64) -> Result<Arc<Item>, LoadError<io::Error>> {
+        Err(io::Error::other("a near copy is gone"))
+    }
+
+    async fn hits_of_cached(&self, ids: Walk) -> Outcome<()> {
+        for id in ids {
+            black_box(self.item(id).await?);
         }
         Ok(())
     }
@@ -200,10 +212,12 @@ pub(crate) enum Hit {
     Get,
     Text,
     GetOrLoad,
+    /// Through `#[larder::cached]`.
+    Cached,
 }
 
 impl Hit {
-    pub(crate) const ALL: [Self; 4] = [Self::Bare, Self::Get, Self::Text, Self::GetOrLoad];
+    pub(crate) const ALL: [Self; 5] = [Self::Bare, Self::Get, Self::Text, Self::GetOrLoad, Self::Cached];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -211,6 +225,7 @@ impl Hit {
             Self::Get => "get",
             Self::Text => "text",
             Self::GetOrLoad => "get_or_load",
+            Self::Cached => "cached",
         }
     }
 
@@ -240,6 +255,7 @@ impl Hit {
             match self {
                 Self::Text => runtime.block_on(near.hits_by_text(walk)),
                 Self::GetOrLoad => runtime.block_on(near.hits_of_get_or_load(walk)),
+                Self::Cached => runtime.block_on(near.hits_of_cached(walk)),
                 _ => runtime.block_on(near.hits_of_get(walk)),
             }
         })
@@ -257,12 +273,13 @@ impl Hit {
 }
 
 /// Bytes of the future of each call before it is polled: what is moved around.
-pub(crate) fn sizes() -> Outcome<[usize; 3]> {
+pub(crate) fn sizes() -> Outcome<[usize; 4]> {
     Flavour::CurrentThread.build()?.block_on(async {
-        let cache = NearCache::filled("memory:", 1).await?.cache;
+        let near = NearCache::filled("memory:", 1).await?;
         let gone = || async { Err(io::Error::other("a near copy is gone")) };
-        let by_text = size_of_val(&cache.get("0"));
-        Ok([size_of_val(&cache.get(0u64)), by_text, size_of_val(&cache.get_or_load(0u64, gone))])
+        let (get, load) = (near.cache.get(0u64), near.cache.get_or_load(0u64, gone));
+        let text = size_of_val(&near.cache.get("0"));
+        Ok([size_of_val(&get), text, size_of_val(&load), size_of_val(&near.item(0))])
     })
 }
 

@@ -3,9 +3,15 @@
 //! `std::time::Instant` stops during suspend on Linux: a deadline measured with it would still seem far away when the
 //! laptop wakes up. CLOCK_BOOTTIME does not stop. Setting the wall clock affects neither.
 
+#[cfg(feature = "testing")]
+mod world;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+#[cfg(feature = "testing")]
+pub(crate) use world::WorldTime;
 
 /// A point of local time. Only differences have a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +83,9 @@ pub(crate) enum Clock {
     /// Another machine's clock, for tests: `ahead` of this machine's, and fast by `parts` in a million.
     #[cfg(test)]
     Skewed { since: Duration, ahead: Duration, parts: i32 },
+    /// The time of a test's world, as a process sees it whose clock is `ahead`.
+    #[cfg(feature = "testing")]
+    World { time: Arc<WorldTime>, ahead: Duration },
 }
 
 /// How old [`Clock::recent`] may be. The kernel's timer ticks at least a hundred times a second, and is late if a
@@ -100,6 +109,8 @@ impl Clock {
                 let rate = 1.0 + f64::from(*parts) / 1e6;
                 Tick(*since + *ahead + machine().saturating_sub(*since).mul_f64(rate))
             }
+            #[cfg(feature = "testing")]
+            Self::World { time, ahead } => Tick(time.now().saturating_add(*ahead)),
         }
     }
 
@@ -112,8 +123,8 @@ impl Clock {
                 let nanos = micros.load(Ordering::Acquire).saturating_mul(1000);
                 Moment { mono: nanos, awake: nanos }
             }
-            #[cfg(test)]
-            Self::Skewed { .. } => {
+            #[cfg(any(test, feature = "testing"))]
+            _ => {
                 let nanos = u64::try_from(self.now().0.as_nanos()).unwrap_or(u64::MAX);
                 Moment { mono: nanos, awake: nanos }
             }

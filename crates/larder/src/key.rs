@@ -117,6 +117,25 @@ impl KeyText<'_> {
         }
     }
 
+    /// Appends text that may be escaped already, as tools show it: a `%` that begins an escape stays as it is.
+    #[cfg(feature = "admin")]
+    pub(crate) fn push_stored(&mut self, text: &str) {
+        let mut rest = text;
+        while let Some(at) = rest.find('%') {
+            let (plain, tail) = rest.split_at(at);
+            self.push(plain);
+            let escape = tail.get(..3).filter(|escape| {
+                escape.bytes().skip(1).all(|digit| digit.is_ascii_digit() || (b'A'..=b'F').contains(&digit))
+            });
+            match escape {
+                Some(escape) => self.out.push_str(escape),
+                None => self.push("%"),
+            }
+            rest = tail.get(escape.map_or(1, str::len)..).unwrap_or_default();
+        }
+        self.push(rest);
+    }
+
     fn push_escaped(&mut self, text: &str) {
         let mut rest = text;
         while let Some(at) = rest.find(|c: char| self.must_escape(c)) {
@@ -190,6 +209,52 @@ impl<T: fmt::Display> CacheKey for DisplayKey<T> {
     fn write(&self, text: &mut KeyText<'_>) {
         // `KeyText` itself never fails. If the `Display` fails, the text written so far is the key.
         let _ = write!(text, "{}", self.0);
+    }
+}
+
+/// The text of a key, owned: it outlives what the key was made of, and can be kept, sorted and shown.
+///
+/// ```
+/// use larder::OwnedKey;
+///
+/// let key = OwnedKey::new(&("eu", 7));
+/// assert_eq!(key.as_str(), "eu:7"); // as in `larder.explain("page:eu:7")`, after the cache's name
+/// ```
+///
+/// [`#[larder::cached]`](crate::cached) makes one for each cached function: `shop.product_key(7)`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnedKey(Name);
+
+impl OwnedKey {
+    /// Writes the text of `key`. Allocates only for text of more than 71 bytes.
+    pub fn new(key: impl CacheKey) -> Self {
+        let mut text = Name::new();
+        key.write(&mut KeyText::new(&mut text));
+        Self(text)
+    }
+
+    /// Returns the text, escaped as it is in the store.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for OwnedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl CacheKey for OwnedKey {
+    fn write(&self, text: &mut KeyText<'_>) {
+        if text.within_tuple {
+            // Its own `:` must not look like one of the tuple's.
+            text.push(self.as_str());
+        } else {
+            // Escaped already: a second time would name another entry.
+            text.out.push_str(self.as_str());
+        }
     }
 }
 
@@ -337,12 +402,21 @@ mod tests {
         assert_eq!(check("user:7").as_deref(), Some("user:7"));
         assert_eq!(check(Arc::new("a".to_owned())).as_deref(), Some("a"));
         assert_eq!((check("{7}"), check("a\nb")), (None, None));
-        let ints = [check(0u8), check(7i64), check(&u64::MAX), check(7u128)].map(Option::unwrap);
+        let most = &u64::MAX;
+        let ints = [check(0u8), check(7i64), check(most), check(7u128)].map(Option::unwrap);
         assert_eq!(ints, ["0".to_owned(), "7".to_owned(), u64::MAX.to_string(), "7".to_owned()]);
         assert_eq!(
             (check(-7), check(u128::MAX), check(('a', 7)), check(DisplayKey(7))),
             (None, None, None, None)
         );
+    }
+
+    #[test]
+    fn an_owned_key_names_the_same_entry_and_stays_one_part_of_a_tuple() {
+        let key = OwnedKey::new(("a", "b:c{"));
+        assert_eq!(text(&key), text(("a", "b:c{")));
+        assert_eq!(text((&key, 1)), "a%3Ab%253Ac%257B:1");
+        assert_ne!(text((&key, 1)), text(("a", "b:c{", 1)));
     }
 
     #[test]

@@ -192,7 +192,7 @@ async fn what_this_larder_writes_is_seen_at_once() {
 }
 
 #[tokio::test]
-async fn what_another_larder_writes_is_seen_as_soon_as_it_is_told() {
+async fn what_another_larder_writes_is_seen_as_soon_as_it_is_notified() {
     for (store, here, there) in each_pair().await {
         let (here_users, there_users) = (users(&here), users(&there));
         let mut slowest = Duration::ZERO;
@@ -320,7 +320,7 @@ async fn a_copy_ends_with_the_time_to_live_though_the_server_is_slow_to_tell() {
 }
 
 #[tokio::test]
-async fn a_fresh_handle_sees_what_a_delayed_push_has_not_told_yet() {
+async fn a_fresh_handle_sees_what_a_delayed_push_has_not_announced_yet() {
     let server = Server::builder().tcp().start();
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let (here, there) = (connect_as(&proxy.url(), "n").await, connect_as(&server.url(), "n").await);
@@ -586,7 +586,7 @@ async fn bare_json_is_kept_near_too() {
 }
 
 #[tokio::test]
-async fn an_explanation_tells_whether_near_serves_and_what_voided_an_entry() {
+async fn an_explanation_says_whether_near_serves_and_what_invalidated_an_entry() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
         let explain = async || larder.explain("user:a").await.unwrap();
@@ -605,7 +605,7 @@ async fn an_explanation_tells_whether_near_serves_and_what_voided_an_entry() {
 
         larder.tag("team:7").invalidate().await.unwrap();
         let explained = explain().await;
-        assert_eq!(explained.stored, Stored::Void { by: "team:7".into() }, "{store}");
+        assert_eq!(explained.stored, Stored::Invalidated { by: "team:7".into() }, "{store}");
         assert_eq!(users.get("a").await.unwrap(), None, "{store}");
         assert_eq!(explained.near, NearVerdict::TagsUnknown, "{store}");
 
@@ -613,7 +613,7 @@ async fn an_explanation_tells_whether_near_serves_and_what_voided_an_entry() {
         warm(&users, "a").await;
         users.clear().await.unwrap();
         let explained = explain().await;
-        assert_eq!(explained.stored, Stored::Void { by: "clear".into() }, "{store}");
+        assert_eq!(explained.stored, Stored::Invalidated { by: "clear".into() }, "{store}");
         assert_eq!(explained.near, NearVerdict::Absent, "{store}");
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::flight::Flights;
+use super::hot_keys::{self, HotKeys};
 use super::runs::Runs;
 use super::unfenced::WriteRecords;
 use super::{Cache, CacheShared, NearTier, Policy, WhenAbandoned};
@@ -62,6 +63,9 @@ pub struct CacheBuilder<V> {
     when_abandoned: WhenAbandoned,
     outage_loads: usize,
     near: Option<Near>,
+    hot_keys: usize,
+    #[cfg(feature = "trace")]
+    trace_keys: bool,
     value: PhantomData<fn() -> V>,
 }
 
@@ -88,6 +92,9 @@ where
             when_abandoned: WhenAbandoned::default(),
             outage_loads: 64,
             near: None,
+            hot_keys: 0,
+            #[cfg(feature = "trace")]
+            trace_keys: false,
             value: PhantomData,
         }
     }
@@ -219,6 +226,22 @@ where
         self
     }
 
+    /// Counts which keys this process reads most, and lets [`Cache::hot_keys`] report that many of them: at most 100.
+    /// One near hit in 64 is counted, and every read that asks the server. Default: 0, which counts nothing.
+    ///
+    /// The first handle of a name that asks for it decides the number.
+    pub fn hot_keys(mut self, reported: usize) -> Self {
+        self.hot_keys = reported;
+        self
+    }
+
+    /// Names the key in the span of each load. Keys may be personal data, so by default they are left out.
+    #[cfg(feature = "trace")]
+    pub fn trace_keys(mut self) -> Self {
+        self.trace_keys = true;
+        self
+    }
+
     /// Makes the cache, or another handle of it. Costs no round trip.
     ///
     /// # Errors
@@ -240,6 +263,7 @@ where
         // Reject settings that contradict each other.
         crate::value::check::<V>(self.format)?;
         self.check_loading()?;
+        hot_keys::check(self.hot_keys)?;
         // Get the state that all handles of the name share, or make it.
         let prefix = self.context.keyspace.cache(&self.name, self.schema)?;
         let clear = self.context.keyspace.clear(&self.name);
@@ -251,8 +275,12 @@ where
             runs: Runs::default(),
             clear: ClearVersion::new(clear.clone()),
             near: OnceLock::new(),
+            hot: OnceLock::new(),
             outage: tokio::sync::Semaphore::new(self.outage_loads),
         })?;
+        if self.hot_keys > 0 {
+            shared.hot.get_or_init(|| HotKeys::new(self.hot_keys));
+        }
         if let Some(settings) = self.near {
             let make =
                 || NearTier { copies: Tier::new(settings.max_bytes()), settings, max_age: settings.age() };
@@ -287,6 +315,8 @@ where
             wait_timeout: self.wait_timeout,
             when_abandoned: self.when_abandoned,
             asks_server: self.near.is_none(),
+            #[cfg(feature = "trace")]
+            trace_keys: self.trace_keys,
             encoder: Arc::new(encoder),
         };
         Ok(Cache { context: self.context, shared, policy: Arc::new(policy) })

@@ -44,6 +44,7 @@ where
     /// Reads an entry from the store, and counts a hit or a miss. Without a near tier the future is half as large,
     /// which matters: allocating and filling it is a good part of the cost of a read.
     pub(super) fn fetch_counted(&self, entry: Name) -> Fetch<'_, V> {
+        self.note_read(&entry, 1);
         if self.shared.near.get().is_none() {
             return Box::pin(async move {
                 let store = self.context.store()?;
@@ -166,6 +167,7 @@ where
                     Lookup::Fresh(kept)
                 }
                 None => {
+                    self.note_read(name, 1);
                     asked.push(place);
                     Lookup::Nothing
                 }
@@ -307,10 +309,10 @@ where
         }
         if tags.is_empty() {
             let (versions, clock) = (&self.context.changes.versions, &self.context.clock);
-            let lanes = self.context.store()?.lanes();
+            let sessions = self.context.store()?.sessions();
             // `recent` may be as old as that.
             let until = clock.recent().after(span.saturating_add(RECENT));
-            if let Some(clear) = versions.kept_clear(&self.shared.clear, lanes, clock.moment(), until) {
+            if let Some(clear) = versions.kept_clear(&self.shared.clear, sessions, clock.moment(), until) {
                 return Ok((clear, Vec::new()));
             }
         }

@@ -20,8 +20,7 @@ use super::flight::Tags;
 use super::load_context::LoadContext;
 use super::load_error::LoadError;
 use super::load_request::{LoadKind, LoadRequest};
-use super::load_source::{KeyAndLoader, LoadSource};
-use super::loader::{Loader, erased};
+use super::loader::{KeyAndLoader, LoadSource, Loader, erased};
 use super::lookup::{CachedValue, Entry, Lookup, NearCopy};
 use super::thrown::LoaderError;
 use super::{Cache, tag};
@@ -199,7 +198,7 @@ where
         self.load(key, start, LoadKind { optional: false, open_tags: true, reason: Reason::Forced })
     }
 
-    fn load<T, E, K: CacheKey, S: FnOnce() -> Loader<V> + Send>(
+    pub(super) fn load<T, E, K: CacheKey, S: FnOnce() -> Loader<V> + Send>(
         &self,
         key: K,
         start: S,
@@ -249,7 +248,7 @@ where
         kind: LoadKind,
         of_near: impl FnOnce(NearCopy<V>) -> R,
     ) -> Result<Option<Glimpse<V, R>>> {
-        if kind.reason == Reason::Forced {
+        if kind.reason == Reason::Forced || self.shared.near.get().is_none() {
             return Ok(None);
         }
         self.get_near(key, |copy| {
@@ -336,6 +335,15 @@ impl<'a, V, T, E, S> Load<'a, V, T, E, S> {
     pub fn tag(self, tag: impl Into<String>) -> Self {
         let tag = tag.into();
         self.with(|request| request.tags.push(tag))
+    }
+
+    /// Loads again even if a value is stored, as [`refresh`](Cache::refresh) does, if `condition` holds.
+    pub fn refresh_if(self, condition: bool) -> Self {
+        self.with(|request| {
+            if condition {
+                request.kind.reason = Reason::Forced;
+            }
+        })
     }
 
     /// Limits how long this call waits, loader included. Without it the call waits as long as the loader takes; the
@@ -449,7 +457,8 @@ where
     S: LoadSource<V>,
 {
     let LoadOptions { source, kind, expiry, tags } = request;
-    let (entry, loader) = (cache.entry(source.key()), source.into_loader());
+    let (entry, mut loader) = (cache.entry(source.key()), source.into_loader());
+    let (expiry, tags) = loader.take_setup().over(expiry, tags);
     Box::pin(async move {
         let entry = entry?;
         cache.context.store()?;

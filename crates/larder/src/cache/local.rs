@@ -76,11 +76,11 @@ where
         name: impl FnOnce() -> Result<Name>,
         take: impl FnOnce(NearCopy<V>) -> T,
     ) -> Result<Option<T>> {
-        let lanes = self.context.store()?.lanes();
+        let sessions = self.context.store()?.sessions();
         let Some(Copied { what: copy, .. }) = near.copies.find(&key) else { return Ok(None) };
         let now = self.context.clock.moment();
         let valid = now.mono() < copy.until
-            && lanes.is_valid(copy.seen, now)
+            && sessions.is_valid(copy.seen, now)
             && copy.more.as_ref().is_none_or(|more| self.holds(more, now))
             && !(self.context.invalidations.is_pending() && self.is_covered(&name()?));
         Ok(valid.then(|| take(copy)))
@@ -88,7 +88,7 @@ where
 
     /// Whether the clear version and the tags that a near copy depends on are still valid.
     fn holds(&self, more: &More, now: Moment) -> bool {
-        let cleared = self.context.store().is_ok_and(|store| store.lanes().is_valid(more.clear_seen, now));
+        let cleared = self.context.store().is_ok_and(|store| store.sessions().is_valid(more.clear_seen, now));
         cleared && (more.tags.is_empty() || tags_hold(&self.context, &more.tags))
     }
 

@@ -10,25 +10,29 @@ mod explain;
 mod fetch;
 mod fill;
 mod flight;
+mod hot_keys;
 #[cfg(all(test, larder_interleavings))]
 mod interleavings;
 mod invalidate;
 mod load;
 mod load_context;
 mod load_error;
+mod load_lazy;
 mod load_many;
 mod load_request;
-mod load_source;
 mod loader;
 mod local;
 mod lookup;
 mod many;
 mod nesting;
 mod once;
+mod once_error;
+mod once_run;
 mod runs;
 mod single;
 mod tag;
 mod thrown;
+mod trace;
 mod unfenced;
 mod validity;
 mod wait;
@@ -48,32 +52,38 @@ use crate::name::Name;
 use crate::near::{AnyTier, ClearVersion, EntryKey, EntryKeyRef, EntryName, Tier};
 use crate::stats::CacheStats;
 use crate::store::{Expiry, Store};
-use crate::telemetry::CacheMeter;
+use crate::telemetry::{CacheMeter, SAMPLED};
 use crate::value::{Encoder, Format, Value, WriteStamp};
 pub use builder::CacheBuilder;
-pub use conditional::{EntryVersion, ParseVersionError, SetIf};
+pub use conditional::SetIf;
 pub use explain::{Explanation, NearVerdict, Stored};
 use flight::Flights;
+pub use hot_keys::HotKey;
+use hot_keys::HotKeys;
 pub use load::{Load, LoadEntry};
 pub use load_context::LoadContext;
 pub use load_error::LoadError;
+pub use load_lazy::{LoadOutput, LoadSetup};
 pub use load_many::LoadMany;
-pub use load_source::LoadSource;
+pub use loader::LoadSource;
 use lookup::NearCopy;
-pub use lookup::{Entry, Source};
+pub use lookup::{Entry, EntryVersion, ParseVersionError, Source};
 pub use many::SetMany;
-pub use once::{OnceError, RunOnce};
+pub use once::RunOnce;
+pub use once_error::OnceError;
 use runs::Runs;
 pub use single::Set;
+#[cfg(feature = "admin")]
+pub(crate) use tag::checked as checked_tags;
 pub use tag::{Tag, TagSnapshot};
 pub use thrown::{Foreign, HoldsError, IsError, IsText, LoaderError, LoaderFailure};
 use unfenced::{UnfencedWrite, WriteRecords};
 
 /// The shortest time that a version key is kept. A version must outlive every entry that carries it.
-const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
 /// The time that versions are kept for entries without an expiry. If no entry is written for that long, the version
 /// expires and the entries are invalid with it.
-const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(crate) const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A typed cache, made by [`Larder::cache`](crate::Larder::cache). Cheap to clone, and usable from any number of
 /// tasks.
@@ -117,6 +127,8 @@ pub(crate) struct CacheShared<V> {
     /// The version key that `clear` replaces.
     clear: ClearVersion,
     near: OnceLock<Arc<NearTier<V>>>,
+    /// Counts the most read keys, if a handle asked for that.
+    hot: OnceLock<HotKeys>,
     /// Bounds the loads that run at once while the store is away.
     outage: tokio::sync::Semaphore,
 }
@@ -207,6 +219,9 @@ struct Policy {
     when_abandoned: WhenAbandoned,
     /// Whether reads skip the near tier.
     asks_server: bool,
+    /// Whether the spans of loads name the key.
+    #[cfg(feature = "trace")]
+    trace_keys: bool,
     encoder: Arc<Encoder>,
 }
 
@@ -312,16 +327,27 @@ where
 }
 
 impl<V> Cache<V> {
+    /// Runs one request of a load within the `response_timeout`.
+    async fn bounded<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+        let max_wait = self.context.limits.response_timeout;
+        tokio::time::timeout(max_wait, request).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
+    }
+
     /// Counts a near hit. `name` is called for one hit in a while, and makes the entry's name.
     #[inline]
-    fn near_hit(&self, name: impl FnOnce() -> Result<Name>) {
+    fn near_hit(&self, name: impl Fn() -> Result<Name>) {
         if self.shared.meter.near_hit() {
-            self.context.changes.versions.recency.used_copy(name);
+            self.context.changes.versions.recency.used_copy(&name);
+            if self.counts_reads()
+                && let Ok(entry) = name()
+            {
+                self.note_read(&entry, SAMPLED);
+            }
         }
     }
 
     /// Returns the key's full name in the store.
-    fn entry(&self, key: impl CacheKey) -> Result<Name> {
+    pub(crate) fn entry(&self, key: impl CacheKey) -> Result<Name> {
         let mut name = self.prefix();
         self.complete(&mut name, &key)?;
         Ok(name)

@@ -158,7 +158,7 @@ fn compare(
     if meta.clear_version == 0 && meta.tags.is_empty() {
         return Ok(VersionCheck::Yes(None));
     }
-    let (lanes, now) = (context.store()?.lanes(), context.clock.moment());
+    let (sessions, now) = (context.store()?.sessions(), context.clock.moment());
     let versions = &context.changes.versions;
     let current = |name: &Name, known: Option<KnownVersion>| match known {
         Some(known) => Some(Some((known.version, Some(known.seen)))),
@@ -166,7 +166,7 @@ fn compare(
     };
     let (mut clear_seen, mut unknown) = (None, Vec::new());
     if meta.clear_version != 0 {
-        match current(clear, versions.known_clear(clear, lanes, now)) {
+        match current(clear, versions.known_clear(clear, sessions, now)) {
             Some(Some((version, seen))) if version == meta.clear_version => clear_seen = seen,
             Some(_) => return Ok(VersionCheck::No(Cause::Clear)),
             None => unknown.push(Name::clone(clear)),
@@ -175,7 +175,7 @@ fn compare(
     for TagVersion { tag, version } in &meta.tags {
         let name = context.keyspace.tag(tag);
         let queued = context.invalidations.replaces(&name);
-        match current(&name, versions.known(&name, lanes, now)) {
+        match current(&name, versions.known(&name, sessions, now)) {
             _ if queued => return Ok(VersionCheck::No(Cause::Tag(tag.clone()))),
             Some(Some((current, _))) if current == *version => {}
             Some(_) => return Ok(VersionCheck::No(Cause::Tag(tag.clone()))),
@@ -188,10 +188,10 @@ fn compare(
 /// Whether these tags are known here to still have these versions. For near copies, which are not worth a round trip.
 pub(super) fn tags_hold(context: &Context, tags: &[TagVersion]) -> bool {
     let Ok(store) = context.store() else { return false };
-    let (lanes, now) = (store.lanes(), context.clock.moment());
+    let (sessions, now) = (store.sessions(), context.clock.moment());
     tags.iter().all(|TagVersion { tag, version }| {
         let name = context.keyspace.tag(tag);
-        let known = context.changes.versions.known(&name, lanes, now);
+        let known = context.changes.versions.known(&name, sessions, now);
         known.is_some_and(|known| known.version == *version) && !context.invalidations.replaces(&name)
     })
 }
@@ -218,7 +218,7 @@ pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Versi
     if context.asking.others(&names).await {
         // Versions that other readers have asked for are known by now.
         let now = context.clock.moment();
-        names.retain(|name| match versions.known(name, store.lanes(), now) {
+        names.retain(|name| match versions.known(name, store.sessions(), now) {
             Some(known) => found.insert(name.clone(), Some((known.version, Some(known.seen)))).is_some(),
             None => true,
         });

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::key::EntryName;
 use super::tier::AnyTier;
 use super::version::Versions;
-use super::wakeups::{Subscription, Wakeups};
+use super::wakeups::Wakeups;
 use crate::keyspace::ELECTION;
 use crate::store::InvalidationSink;
 use crate::store::group::is_group;
@@ -30,7 +30,7 @@ pub(crate) struct Invalidations {
     /// Near tiers, by the names of their caches, with the namespace, and of the versions that clear them.
     tiers: RwLock<HashMap<String, Arc<dyn AnyTier>>>,
     pub(crate) versions: Versions,
-    pub(super) wakeups: Wakeups,
+    pub(crate) wakeups: Arc<Wakeups>,
     watches: Mutex<HashMap<String, (watch::Sender<()>, usize)>>,
     /// How many watches there are. Nearly always none, and then a change skips the lock.
     watched: AtomicUsize,
@@ -50,11 +50,6 @@ impl Invalidations {
         let changed = sender.subscribe();
         self.watched.fetch_add(1, Ordering::AcqRel);
         Watch { changes: self.clone(), name: name.to_owned(), changed }
-    }
-
-    /// Subscribes to wake-ups of the attempt with this token until the returned value is dropped.
-    pub(crate) fn listen(self: &Arc<Self>, token: u64) -> Subscription {
-        Subscription::new(self.clone(), token)
     }
 
     fn wake(&self, name: Option<&str>) {

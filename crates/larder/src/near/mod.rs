@@ -30,7 +30,7 @@ pub(crate) use key::{EntryKey, EntryKeyRef, EntryName};
 pub(crate) use tier::{AnyTier, Copied, InsertTicket, Tier};
 pub(crate) use version::KnownVersion;
 pub(crate) use version_requests::Asking;
-pub(crate) use wakeups::Subscription;
+pub(crate) use wakeups::{Subscription, Wakeups};
 
 use crate::error::{Error, Result};
 use crate::store::session::Sessions;

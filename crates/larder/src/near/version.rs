@@ -161,7 +161,7 @@ impl Versions {
         now: (Moment, Tick),
     ) -> Result<u64> {
         let (moment, tick) = now;
-        if let Some(known) = self.known(name, store.lanes(), moment)
+        if let Some(known) = self.known(name, store.sessions(), moment)
             && known.kept_until.is_some_and(|until| until >= tick.after(span))
         {
             return Ok(known.version);

@@ -6,6 +6,8 @@
 
 mod checked;
 mod format;
+#[cfg(feature = "admin")]
+mod inspect;
 mod raw;
 mod verify;
 
@@ -21,6 +23,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub use format::Format;
 pub(crate) use format::check;
+#[cfg(feature = "admin")]
+pub(crate) use inspect::{encoded, payload_of};
 
 /// What a cache can hold. Every type with these bounds is one; there is nothing to implement.
 ///

@@ -50,7 +50,7 @@ impl Process {
         let ticket = self.copies.ticket(&key());
         let Some(carried) = self.server.read(ENTRY) else { return };
         let (versions, store) = (&self.changes.versions, &self.server.store);
-        let current = match versions.known_clear(&self.version, store.lanes(), at(0)) {
+        let current = match versions.known_clear(&self.version, store.sessions(), at(0)) {
             Some(known) => Some(known.version),
             None => block_on(versions.ask(store, CLEAR)).unwrap_or_default().map(|(version, _)| version),
         };
