@@ -127,7 +127,7 @@ fn harness(options: &Options, default: u64) -> Result<(), Failure> {
 }
 
 fn lock_run(options: &Options) -> Result<(), Failure> {
-    let mut command = options.test("lock_line", "cancelled_attempts_leave_no_lock_and_no_place_behind");
+    let mut command = options.test("lock_queue", "cancelled_attempts_leave_no_lock_and_no_place_behind");
     finish(command.env("LARDER_TEST_CANCELS", "100000"))
 }
 

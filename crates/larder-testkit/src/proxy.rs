@@ -26,6 +26,7 @@ use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -147,6 +148,17 @@ impl Proxy {
     /// Delays each chunk that arrives, and the end of a connection, in order. This includes what is in flight.
     pub fn delay(&self, direction: Direction, delay: Duration) -> &Self {
         self.change(|settings| settings.transits(direction).for_each(|transit| transit.delay = delay))
+    }
+
+    /// Lets this many bytes a second pass on each connection, as a slow path does. What has not passed is left to the
+    /// sender, whose writes then wait.
+    ///
+    /// # Panics
+    ///
+    /// If `bytes_per_second` is 0: that is [`Proxy::silence`].
+    pub fn rate(&self, direction: Direction, bytes_per_second: u32) -> &Self {
+        let rate = NonZero::new(bytes_per_second).expect("a rate above 0");
+        self.change(|settings| settings.transits(direction).for_each(|transit| transit.rate = Some(rate)))
     }
 
     /// Back to normal, for all connections: what is held flows on, and later faults apply to all again.

@@ -280,8 +280,9 @@ impl LarderBuilder {
         self
     }
 
-    /// Announces this process under a name, such as `web-3`, so that tools and [`Lock::holder`](crate::lock::Lock::holder)
-    /// can say which process holds a lock or loads a value. Default: not announced.
+    /// Announces this process under a name, such as `web-3`, so that tools and
+    /// [`Lock::holder`](crate::lock::Lock::holder) can say which process holds a lock or loads a value. Default: not
+    /// announced.
     ///
     /// A small JSON record is stored at once, every 10 s after that with a time to live of 35 s, and removed by
     /// [`close`](Larder::close): name, host, process id, larder's version, uptime and counters; no keys. The name has 1
@@ -316,15 +317,19 @@ impl LarderBuilder {
         self.start().map(Larder::new)
     }
 
+    pub(crate) fn call_limits(&self) -> CallLimits {
+        CallLimits {
+            response_timeout: self.response_timeout,
+            max_value_bytes: self.max_value_bytes,
+            max_key_bytes: self.max_key_bytes,
+        }
+    }
+
     /// Makes the state that all handles share, and begins to open its connections.
     fn start(self) -> Result<Arc<Context>> {
         self.check()?;
         let keyspace = Keyspace::new(self.namespace.as_deref())?;
-        let limits = CallLimits {
-            response_timeout: self.response_timeout,
-            max_value_bytes: self.max_value_bytes,
-            max_key_bytes: self.max_key_bytes,
-        };
+        let limits = self.call_limits();
         let changes = Arc::new(Invalidations::default());
         let (target, coordination) =
             (self.target()?, self.coordination.as_deref().map(url::parse).transpose()?);

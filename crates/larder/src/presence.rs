@@ -50,6 +50,7 @@ pub(crate) struct Presence {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
+#[cfg_attr(not(feature = "admin"), expect(unreachable_pub, reason = "`admin` shows it"))]
 pub struct ProcessCounters {
     /// Keys that were read and found, near hits included.
     pub hits: u64,

@@ -33,8 +33,9 @@ fn users(larder: &Larder) -> Cache<User> {
 async fn fill(larder: &Larder, users_count: u32, pages_count: u32) {
     let pages = larder.cache::<String>("page").schema(2).ttl(2 * HOUR);
     let pages = pages.format(Format::MessagePack).compress_above(10).build().unwrap();
-    users(larder).set_many((0..users_count).map(|i| (i, user("Ann")))).await.unwrap();
-    pages.set_many((0..pages_count).map(|i| (i, "larder ".repeat(50)))).await.unwrap();
+    let (ann, text) = (user("Ann"), "larder ".repeat(50));
+    users(larder).set_many((0..users_count).map(|i| (i, &ann))).await.unwrap();
+    pages.set_many((0..pages_count).map(|i| (i, &text))).await.unwrap();
 }
 
 async fn all_keys(admin: &Admin, cache: &str) -> BTreeSet<String> {
@@ -337,19 +338,19 @@ async fn every_kind_of_lock_is_listed_with_its_holders_and_waiters() {
         let two = permits.acquire_many(2).await.unwrap();
         let keyed = larder.semaphore("exports", 1).ttl(ttl).key("ann").acquire().await.unwrap();
         let writer = larder.rw_lock("catalogue").ttl(ttl).write().await.unwrap();
-        let group = larder.lock_group("order").ttl(ttl).locks(["y", "x"]).acquire().await.unwrap();
+        let group = larder.lock_group("order").locks(["y", "x"]).ttl(ttl).acquire().await.unwrap();
         let leader = larder.election("scheduler").ttl(ttl).campaign().await.unwrap();
         let (job_began, job_runs) = tokio::sync::oneshot::channel();
         let (job_end, job_ends) = tokio::sync::oneshot::channel::<()>();
         let job = tokio::spawn({
             let job = larder.job("nightly");
             async move {
-                job.run_slot("today", async |_| {
+                let run = job.run_slot("today", move |_| async move {
                     job_began.send(()).unwrap();
                     job_ends.await.unwrap();
                     Ok::<_, String>(())
-                })
-                .await
+                });
+                run.await
             }
         });
         job_runs.await.unwrap();
@@ -483,7 +484,7 @@ async fn a_server_says_what_it_is() {
     assert_eq!(admin.config(node, "maxmemory-policy").await.unwrap()["maxmemory-policy"], "noeviction");
     assert_eq!(admin.whoami(node).await.unwrap(), "default");
     assert_eq!(admin.role(node).await.unwrap(), NodeRole::Master { replicas: 0 });
-    assert_eq!(admin.cluster_info(node).await.is_ok(), false);
+    assert!(admin.cluster_info(node).await.is_err());
     assert_eq!(admin.ping_times(node, 3).await.unwrap().len(), 3);
     let (ahead, _) = admin.clock_difference(node).await.unwrap();
     assert!(ahead.abs() < 10_000, "it is the same machine: {ahead}");

@@ -5,8 +5,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use larder::{Cache, ErrorKind, Larder};
-use larder_testkit::{Cluster, Sentinel, Server};
+use bytes::Bytes;
+use larder::{Cache, ErrorKind, Format, Larder};
+use larder_testkit::{Cluster, Direction, Proxy, Sentinel, Server};
 use support::{User, namespace, patient, until, user};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -168,6 +169,33 @@ async fn a_hanging_server_costs_the_timeout_and_then_nothing() {
     server.resume();
     until("the server is back", async || users.get("123").await.is_ok()).await;
     assert_eq!(users.get("123").await.unwrap(), Some(user("Ann")));
+}
+
+/// Heartbeats travel behind what was asked for before. A path that is busy for seconds is not one that is silent.
+#[tokio::test]
+async fn a_large_value_on_a_slow_path_is_not_taken_for_a_hanging_server() {
+    const SIZE: usize = 12 << 20;
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let builder = Larder::builder().url(proxy.url()).response_timeout(Duration::from_secs(30));
+    let larder = builder.max_value_bytes(2 * SIZE).connect().await.unwrap();
+    let blobs = larder.cache::<Bytes>("blob").format(Format::Raw).no_expiry().build().unwrap();
+    let blob = Bytes::from(vec![7; SIZE]);
+    blobs.set("1", &blob).await.unwrap();
+    let connections = ids(&server);
+    assert!(!connections.is_empty());
+    // At 3 MiB a second the reply takes 4 s, and a heartbeat may take one.
+    proxy.rate(Direction::ToClient, 3 << 20);
+    let started = Instant::now();
+    assert_eq!(blobs.get("1").await.unwrap(), Some(blob));
+    assert!(started.elapsed() > Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!(ids(&server), connections);
+}
+
+/// The server's numbers of its connections: a new connection has a new one.
+fn ids(server: &Server) -> Vec<String> {
+    let first = |line: &String| line.split_whitespace().next().map(str::to_owned);
+    named(server).iter().filter_map(first).collect()
 }
 
 #[tokio::test]

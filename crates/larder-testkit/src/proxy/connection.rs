@@ -119,14 +119,14 @@ impl Pair {
             return None;
         }
         let now = Instant::now();
-        let sent = self.to_server.receive(&self.client, &mut self.buffer, now);
+        let faults = settings.of(self.class);
+        let sent = self.to_server.receive(&self.client, faults.to_server, &mut self.buffer, now);
         if self.class == Class::Untracked && self.word.ends_in(sent) {
             self.class = Class::Tracked;
             self.drops = settings.of(Class::Tracked).drops;
         }
-        self.to_client.receive(&self.server, &mut self.buffer, now);
-
         let faults = settings.of(self.class);
+        self.to_client.receive(&self.server, faults.to_client, &mut self.buffer, now);
         if faults.ends(self.drops) {
             return None;
         }
@@ -138,16 +138,16 @@ impl Pair {
             return None;
         }
         Some(Wait {
-            client: interest(&self.to_server, to_client),
-            server: interest(&self.to_client, to_server),
+            client: interest(self.to_server.reads(faults.to_server), to_client),
+            server: interest(self.to_client.reads(faults.to_client), to_server),
             time: [to_server, to_client].into_iter().filter_map(Next::time).min(),
         })
     }
 }
 
-/// What a socket must become ready for: for the lane that reads from it, and for the one that writes to it.
-fn interest(reader: &Lane, writer: Next) -> Option<Interest> {
-    let readable = reader.reads().then_some(Interest::READABLE);
+/// What a socket must become ready for: for the lane that may read from it, and for the one that writes to it.
+fn interest(reads: bool, writer: Next) -> Option<Interest> {
+    let readable = reads.then_some(Interest::READABLE);
     let writable = (writer == Next::Room).then_some(Interest::WRITABLE);
     match (readable, writable) {
         (Some(readable), Some(writable)) => Some(readable.add(writable)),

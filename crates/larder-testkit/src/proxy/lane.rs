@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
@@ -14,11 +15,17 @@ use super::settings::{Mode, Transit};
 
 /// The number of bytes that a direction of a connection holds before it stops reading.
 pub(super) const HELD: usize = 8 * 1024 * 1024;
+/// The same where a rate limits it: a slow path that took in a lot would look like a fast one to the sender.
+const HELD_SLOW: usize = 64 * 1024;
+/// The most bytes that pass at once where a rate limits them.
+const SLICE: usize = 16 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     queue: VecDeque<Chunk>,
     held: usize,
+    /// When the next bytes may pass where a rate limits them.
+    free: Option<Instant>,
     end: End,
 }
 
@@ -63,8 +70,9 @@ impl Next {
 pub(super) struct Broken;
 
 impl Lane {
-    pub(super) fn reads(&self) -> bool {
-        self.end == End::Ahead && self.held < HELD
+    pub(super) fn reads(&self, transit: Transit) -> bool {
+        let most = if transit.rate.is_some() { HELD_SLOW } else { HELD };
+        self.end == End::Ahead && self.held < most
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -72,8 +80,14 @@ impl Lane {
     }
 
     /// Takes in what the sender has ready, one buffer at most, and returns it.
-    pub(super) fn receive<'a>(&mut self, from: &TcpStream, buffer: &'a mut [u8], now: Instant) -> &'a [u8] {
-        if !self.reads() {
+    pub(super) fn receive<'a>(
+        &mut self,
+        from: &TcpStream,
+        transit: Transit,
+        buffer: &'a mut [u8],
+        now: Instant,
+    ) -> &'a [u8] {
+        if !self.reads(transit) {
             return &[];
         }
         match from.try_read(buffer) {
@@ -112,12 +126,22 @@ impl Lane {
             if let Some(next) = transit.keeps(chunk.arrived, now) {
                 return Ok(next);
             }
-            match to.try_write(chunk.bytes.get(chunk.written..).unwrap_or_default()) {
+            if let Some(free) = self.free.filter(|free| transit.rate.is_some() && *free > now) {
+                return Ok(Next::Time(free));
+            }
+            let mut rest = chunk.bytes.get(chunk.written..).unwrap_or_default();
+            if transit.rate.is_some() {
+                rest = rest.get(..SLICE).unwrap_or(rest);
+            }
+            match to.try_write(rest) {
                 Err(error) if is_transient(&error) => return Ok(Next::Room),
                 Err(_) => return Err(Broken),
                 Ok(count) => {
                     passed.fetch_add(count as u64, Ordering::Relaxed);
                     self.held -= count;
+                    if let Some(rate) = transit.rate {
+                        self.free = Some(now + Duration::from_secs_f64(count as f64 / f64::from(rate.get())));
+                    }
                     chunk.written += count;
                     if chunk.written == chunk.bytes.len() {
                         self.queue.pop_front();

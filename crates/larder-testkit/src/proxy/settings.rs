@@ -2,6 +2,7 @@
 //!
 //! Tracked and untracked connections have separate faults; the scope says which of the two a change applies to.
 
+use std::num::NonZero;
 use std::time::Duration;
 
 /// Which way bytes go.
@@ -52,6 +53,8 @@ pub(super) struct Faults {
 pub(super) struct Transit {
     pub(super) mode: Mode,
     pub(super) delay: Duration,
+    /// The most bytes per second; `None` for no limit.
+    pub(super) rate: Option<NonZero<u32>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

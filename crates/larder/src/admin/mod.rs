@@ -33,6 +33,8 @@
 
 mod certificate;
 mod entry;
+mod facts;
+mod glimpse;
 mod limits;
 mod locks;
 mod names;

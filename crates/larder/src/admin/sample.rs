@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::entry::{Glimpse, glance};
+use super::glimpse::{Glimpse, glance};
 use super::names::{CacheName, group_of};
 use super::{Admin, Compression, EntryKind, StoredFormat};
 use crate::error::Result;
@@ -109,8 +109,8 @@ impl Admin {
     /// Estimates what the store holds from `keys` random keys (2,000 is usual; at most 100,000). If the store has no
     /// more keys than that, all of them are counted.
     ///
-    /// Costs two round trips for each 100 keys: 100 `RANDOMKEY`, then `GETRANGE`, `PTTL` and `MEMORY USAGE` of each. The
-    /// nodes of a cluster are sampled in proportion to their `DBSIZE`.
+    /// Costs two round trips for each 100 keys: 100 `RANDOMKEY`, then `GETRANGE`, `PTTL` and `MEMORY USAGE` of each.
+    /// The nodes of a cluster are sampled in proportion to their `DBSIZE`.
     ///
     /// # Errors
     ///

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::entry::glance;
+use super::glimpse::glance;
 use super::names::CacheName;
 use super::{Admin, EntryKind, StoredFormat};
 use crate::error::Result;

@@ -56,8 +56,9 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check); `InvalidSetting` for a cost of zero, and for a cost above the limit, which could
-    /// never be allowed. The store decides the latter, because an [override](Self::override_key) may allow more.
+    /// As [`check`](Self::check); [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a cost of zero, and for a
+    /// cost above the limit, which could never be allowed. The store decides the latter, because an
+    /// [override](Self::override_key) may allow more.
     ///
     /// # Cancel safety
     ///
@@ -92,7 +93,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check); `InvalidSetting` for zero.
+    /// As [`check`](Self::check); [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for zero.
     ///
     /// # Cancel safety
     ///

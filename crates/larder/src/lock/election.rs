@@ -91,7 +91,7 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// As [`Lock::acquire`]; `InvalidSetting` for a value out of bounds.
+    /// As [`Lock::acquire`]; [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a value out of bounds.
     ///
     /// # Cancel safety
     ///

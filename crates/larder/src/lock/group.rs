@@ -183,8 +183,8 @@ impl GroupLocks {
     ///
     /// # Errors
     ///
-    /// `LockHeld` if others held one of them, or were queued before this call, all the time; otherwise as
-    /// [`acquire`](Self::acquire).
+    /// [`LockHeld`](crate::ErrorKind::LockHeld) if others held one of them, or were queued before this call, all the
+    /// time; otherwise as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
@@ -240,7 +240,8 @@ impl GroupLocks {
     /// Makes the guard of a grant once enough replicas have acknowledged it. Otherwise the guard is dropped, which
     /// releases the locks.
     async fn granted(&self, holding: Lease) -> Result<GroupGuard> {
-        let guard = Guard::new(holding, self.ttl, Some(Keep { max_hold: self.max_hold }));
+        let keep = Some(Keep { max_hold: self.max_hold });
+        let guard = Guard::new(&self.group.locks, holding, self.ttl, keep);
         if self.failover.replicas > 0 {
             Box::pin(guard.acknowledged(self.ttl)).await?;
         }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::lock::{array, fence_name, queue_name, seen_name, within};
+use super::lock::{array, within};
+use super::lock_names::{fence_name, group_names, queue_name, seen_name, semaphore_names};
 use super::node::Replay;
 use super::script::Script;
 use super::wire::Reply;
-use super::{RedisStore, bytes, group, number, permit, script, unexpected};
+use super::{RedisStore, bytes, number, script, unexpected};
 use crate::admin::LockKind;
 use crate::error::{ErrorKind, Result};
 use crate::name::Name;
@@ -46,11 +47,11 @@ impl RedisStore {
                 state.last_run = self.last_run(name).await?;
                 Ok(state)
             }
-            LockKind::Semaphore | LockKind::RwLock => {
-                semaphore_state(&self.read(name, &script::SHOW_SEMAPHORE, &permit::names(name), most).await?)
-            }
+            LockKind::Semaphore | LockKind::RwLock => semaphore_state(
+                &self.read(name, &script::SHOW_SEMAPHORE, &semaphore_names(name), most).await?,
+            ),
             LockKind::Group => {
-                group_state(&self.read(name, &script::SHOW_GROUP, &group::names(name), most).await?)
+                group_state(&self.read(name, &script::SHOW_GROUP, &group_names(name), most).await?)
             }
         }
     }

@@ -35,6 +35,9 @@ pub(super) struct RecordTable {
     /// Keeps records that have ended, as a server does whose time the test sets.
     #[cfg(test)]
     keeps_ended: bool,
+    /// No task removes records.
+    #[cfg(feature = "testing")]
+    pub(super) without_task: bool,
     /// The task that removes records, if it runs.
     removing: Option<AbortHandle>,
     /// The caller's clock when a record was last created, and the time of that.
@@ -74,6 +77,10 @@ impl LimitRecords {
     /// Makes sure that the task runs, if there is a runtime.
     pub(super) fn remove_in_background(records: &Arc<Self>) {
         let mut state = records.state();
+        #[cfg(feature = "testing")]
+        if state.without_task {
+            return;
+        }
         if state.removing.is_none()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {

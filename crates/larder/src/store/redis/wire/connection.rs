@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::instrument::WithSubscriber;
 
 use super::decode::Frame;
-use super::entries::Replies;
+use super::entries::{Place, Replies, Wakers};
 use super::error::{RequestFailure, WireError};
 use super::outgoing::Outgoing;
-use super::queue::{NextStep, Place, RequestQueue, Wakers};
+use super::queue::{NextStep, RequestQueue};
 use super::reader::Reader;
 use super::reply::Reply;
 use super::request::Request;
@@ -51,6 +51,7 @@ impl Connection {
             out: Outgoing::default(),
             flushed: true,
             written: 0,
+            stuck: false,
             reader: Reader::default(),
             replies: Vec::new(),
             wakers: Wakers::default(),
@@ -107,6 +108,12 @@ impl Connection {
         }
     }
 
+    /// Returns a number that changes while replies or pushes arrive, and while a write that was stuck goes on. A large
+    /// value on a slow path holds up the heartbeat behind it, and the server is not silent then.
+    pub(in super::super) fn progress(&self) -> u64 {
+        self.queue.progress()
+    }
+
     /// Accepts no more requests, and writes nothing more. Requests that were written still get their replies.
     pub(in super::super) fn give_up(&self) {
         self.queue.give_up();
@@ -158,6 +165,8 @@ struct ConnectionTask<S, E: FnMut(Event<'_>)> {
     flushed: bool,
     /// How many bytes the stream has accepted since it was opened.
     written: u64,
+    /// The stream took no more at the last write. Bytes that it takes afterwards show that the server reads.
+    stuck: bool,
     reader: Reader,
     replies: Vec<Reply>,
     wakers: Wakers,
@@ -203,6 +212,7 @@ where
             };
             match (self.reader.poll_read(cx, &mut self.stream), broken) {
                 (Poll::Ready(Ok(())), broken) => {
+                    self.queue.note_progress();
                     if let Err(error) = self.take_frames() {
                         return Poll::Ready(error);
                     }
@@ -233,9 +243,12 @@ where
                     self.out.consume(count);
                     self.written += u64::try_from(count).unwrap_or(u64::MAX);
                     (self.flushed, wrote) = (false, true);
+                    if std::mem::take(&mut self.stuck) {
+                        self.queue.note_progress();
+                    }
                 }
                 Poll::Ready(Err(error)) => return Err(error.into()),
-                Poll::Pending => {}
+                Poll::Pending => self.stuck = true,
             }
         }
         if !self.flushed && self.out.is_empty() {

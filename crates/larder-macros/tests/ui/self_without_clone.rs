@@ -1,0 +1,14 @@
+use larder::{Cache, LoadError, cached};
+
+struct Shop {
+    products: Cache<String>,
+}
+
+impl Shop {
+    #[cached(cache = self.products, key = id)]
+    async fn product(&self, id: u32) -> Result<String, LoadError<std::io::Error>> {
+        Ok(id.to_string())
+    }
+}
+
+fn main() {}

@@ -1,0 +1,15 @@
+use larder::{Cache, LoadError, cached};
+
+#[derive(Clone)]
+struct Shop {
+    products: Cache<String>,
+}
+
+impl Shop {
+    #[cached(cache = self.products, key = id)]
+    async fn product(&self, id: u32) -> Result<u32, LoadError<std::io::Error>> {
+        Ok(id)
+    }
+}
+
+fn main() {}
