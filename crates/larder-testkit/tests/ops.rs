@@ -169,7 +169,7 @@ fn watch(prometheus: &Prometheus, server: &Server, group: &Sentinel, single: &Se
     assert!(empty.is_empty(), "panels without data: {empty:#?}");
     for job in ["single", "sentinel"] {
         let fired = prometheus.fired(job);
-        for alert in ["LarderNeedsRepair", "LarderLoadsFail", "LarderFillsVoided"] {
+        for alert in ["LarderNeedsRepair", "LarderLoadsFail", "LarderFillsInvalidated"] {
             assert!(!fired.contains(alert), "{job}: {alert} fired, of {fired:?}");
         }
     }
