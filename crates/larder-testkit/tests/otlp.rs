@@ -120,7 +120,7 @@ fn the_load_is_in_its_requests_trace_and_the_other_request_has_a_link_to_it() {
     let (leader, waiter) =
         if load.parent == requests[0].id { (requests[0], requests[1]) } else { (requests[1], requests[0]) };
     assert_eq!((&load.parent, &load.trace), (&leader.id, &leader.trace));
-    assert_eq!(waiter.links, [load.id.clone()]);
+    assert_eq!(waiter.links, std::slice::from_ref(&load.id));
     assert_ne!(waiter.trace, load.trace);
     for attribute in ["cache=product", "outcome=loaded"] {
         assert!(load.attributes.iter().any(|found| found == attribute), "{load:?}");

@@ -204,7 +204,7 @@ where
         let expiry = cache.expiry(expiry)?;
         cache.check_decidable(&entry)?;
         if let Some(value) = cache.get_local(&entry, |copy| copy.value)? {
-            cache.shared.meter.near_hit();
+            cache.near_hit(|| Ok(entry.clone()));
             return Ok(value);
         }
         // Read before the work runs, so that a `clear` during the work invalidates its result.

@@ -126,9 +126,9 @@ fn new_span(cache: &str, parent: Parent) -> Span {
 
 #[cfg(not(feature = "trace"))]
 impl<V> Cache<V> {
-    /// Returns the span that a load of one key runs in: the caller's.
-    pub(super) fn load_span(&self, _: &str, _: Reason) -> Span {
-        Span::current()
+    /// Returns the span that a load of one key runs in: the caller's, or none for an early refresh.
+    pub(super) fn load_span(&self, _: &str, reason: Reason) -> Span {
+        if reason == Reason::Early { Span::none() } else { Span::current() }
     }
 
     /// Returns the span that a load of many keys runs in: the caller's.

@@ -72,7 +72,9 @@ struct Listeners(RwLock<Vec<Weak<dyn InvalidationSink>>>);
 impl Listeners {
     fn add(&self, listener: &Arc<impl InvalidationSink>) {
         let listener = Arc::downgrade(listener);
-        self.0.write().unwrap_or_else(PoisonError::into_inner).push(listener);
+        let mut listeners = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(listener);
     }
 
     fn each(&self, notify: impl Fn(&dyn InvalidationSink)) {

@@ -252,8 +252,9 @@ impl Supervisor {
                     }
                 }
                 Err(_) if !self.login.hosts.runs(&driver.runtime).await => return End::Stranded,
-                // The server answers, or reads, something large before the heartbeat.
-                Err(_) if live.connection.progress() != progress => missed = 0,
+                // The server answers, or reads, something large before the heartbeat. A tracked connection is replaced all
+                // the same: without heartbeats nothing that is read through it is valid.
+                Err(_) if self.session.is_none() && live.connection.progress() != progress => missed = 0,
                 Err(_) => missed += 1,
             }
             // Dial again if the links can agree on one master by now, or if reads stayed invalid after a division.

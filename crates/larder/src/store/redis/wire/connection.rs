@@ -165,7 +165,7 @@ struct ConnectionTask<S, E: FnMut(Event<'_>)> {
     flushed: bool,
     /// How many bytes the stream has accepted since it was opened.
     written: u64,
-    /// The stream took no more at the last write. Bytes that it takes afterwards show that the server reads.
+    /// The stream took only a part of the last write. Bytes that it takes afterwards show that the server reads.
     stuck: bool,
     reader: Reader,
     replies: Vec<Reply>,
@@ -237,18 +237,19 @@ where
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = self.out.slices(&mut slices);
             let slices = slices.get(..count).unwrap_or_default();
+            let offered: usize = slices.iter().map(|slice| slice.len()).sum();
             match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
                 Poll::Ready(Ok(0)) => return Err(WireError::Closed),
                 Poll::Ready(Ok(count)) => {
                     self.out.consume(count);
                     self.written += u64::try_from(count).unwrap_or(u64::MAX);
                     (self.flushed, wrote) = (false, true);
-                    if std::mem::take(&mut self.stuck) {
+                    if std::mem::replace(&mut self.stuck, count < offered) {
                         self.queue.note_progress();
                     }
                 }
                 Poll::Ready(Err(error)) => return Err(error.into()),
-                Poll::Pending => self.stuck = true,
+                Poll::Pending => {}
             }
         }
         if !self.flushed && self.out.is_empty() {

@@ -30,7 +30,7 @@ pub(crate) struct Tls {
     #[cfg(feature = "tls")]
     config: OnceLock<Arc<ClientConfig>>,
     /// What the last connection to each address was.
-    #[cfg(feature = "admin")]
+    #[cfg(all(feature = "admin", feature = "tls"))]
     seen: std::sync::Mutex<std::collections::HashMap<String, crate::store::admin::TlsSeen>>,
 }
 
@@ -51,7 +51,7 @@ impl Tls {
             client,
             #[cfg(feature = "tls")]
             config: OnceLock::new(),
-            #[cfg(feature = "admin")]
+            #[cfg(all(feature = "admin", feature = "tls"))]
             seen: std::sync::Mutex::default(),
         }
     }
