@@ -146,7 +146,6 @@ pub(crate) struct LockState {
 }
 
 /// What was seen of a TLS connection.
-#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there are no TLS connections"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TlsSeen {
     pub(crate) version: String,
