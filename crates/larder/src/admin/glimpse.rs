@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(glance(&placeholder).kind, EntryKind::Placeholder);
         let plain = glance(b"{\"a\":1}");
         assert_eq!((plain.kind, plain.format), (EntryKind::Value, Some(StoredFormat::Plain)));
-        assert_eq!(glance(b"\x9a\x02").kind, EntryKind::Unreadable("unknown_layout"));
+        assert_eq!(glance(b"\x9a\x02\x00").kind, EntryKind::Unreadable("unknown_layout"));
         let mut packed = placeholder.clone();
         packed[2] = 1 << 3 | 1;
         let glimpse = glance(&packed);
