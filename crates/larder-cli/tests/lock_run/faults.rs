@@ -26,10 +26,10 @@ const SETTINGS: [&str; 9] = ["--timeout", "200ms", "lock", "run", "job", "--ttl"
 const BEYOND: Duration = Duration::from_millis(4800);
 
 /// A command that notes when it begins, and when another is alive.
-pub struct Watched(PathBuf);
+pub(crate) struct Watched(PathBuf);
 
 impl Watched {
-    pub fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         for file in ["runs", "twos", "lock"] {
             File::create(folder.join(file)).unwrap();
         }
@@ -42,43 +42,43 @@ impl Watched {
     }
 
     /// The command under a `lock run` whose arguments end in `--`.
-    pub fn under(&self, mut larder: Command) -> Command {
+    pub(crate) fn under(&self, mut larder: Command) -> Command {
         larder.args(Self::words()).env(FOLDER, &self.0);
         larder
     }
 
     /// The command without a lock.
-    pub fn alone(&self) -> Command {
+    pub(crate) fn alone(&self) -> Command {
         let [program, rest @ ..] = Self::words();
         let mut command = Command::new(program);
         command.args(rest).env(FOLDER, &self.0);
         command
     }
 
-    pub fn runs(&self) -> PathBuf {
+    pub(crate) fn runs(&self) -> PathBuf {
         self.0.join("runs")
     }
 
-    pub fn begun(&self) -> usize {
+    pub(crate) fn begun(&self) -> usize {
         fs::read_to_string(self.runs()).unwrap().lines().count()
     }
 
-    pub fn until_runs(&self, count: usize) {
+    pub(crate) fn until_runs(&self, count: usize) {
         eventually("the command to begin", LONG, || (self.begun() >= count).then_some(()));
     }
 
     /// How often two were alive at once.
-    pub fn twos(&self) -> usize {
+    pub(crate) fn twos(&self) -> usize {
         fs::read_to_string(self.0.join("twos")).unwrap().lines().count()
     }
 
-    pub fn assert_never_two(&self) {
+    pub(crate) fn assert_never_two(&self) {
         assert_eq!(self.twos(), 0, "two commands were alive at once: {}", self.0.display());
     }
 }
 
 /// The command itself. Does nothing in a run of all tests.
-pub fn watched() {
+pub(crate) fn watched() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let append = |file: &str| {
         let mut file = OpenOptions::new().append(true).open(folder.join(file)).unwrap();

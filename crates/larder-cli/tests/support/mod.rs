@@ -1,7 +1,7 @@
 //! What the tests of the command line share: the program, and its output.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-pub mod screen;
+pub(crate) mod screen;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,10 +17,10 @@ use nix::unistd::Pid;
 use tokio::signal::unix::SignalKind;
 
 /// How long a wait for a condition may take on an overloaded machine.
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// The program, without any setting of the machine that the test runs on.
-pub fn larder() -> Command {
+pub(crate) fn larder() -> Command {
     default_signals();
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
     for (name, _) in std::env::vars_os() {
@@ -34,7 +34,7 @@ pub fn larder() -> Command {
 
 /// Makes signals that this process was started to ignore, as by a shell in the background, the default for the programs
 /// that it starts: those whose signals are handled here have the default after `exec`.
-pub fn default_signals() {
+pub(crate) fn default_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -55,28 +55,28 @@ pub fn default_signals() {
 }
 
 /// The program with a server.
-pub fn on(url: &str) -> Command {
+pub(crate) fn on(url: &str) -> Command {
     let mut command = larder();
     command.env("LARDER_URL", url);
     command
 }
 
 /// Runs the program to its end, with nothing on its standard input.
-pub fn run<S: AsRef<OsStr>>(mut command: Command, arguments: impl IntoIterator<Item = S>) -> Ran {
+pub(crate) fn run<S: AsRef<OsStr>>(mut command: Command, arguments: impl IntoIterator<Item = S>) -> Ran {
     let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
     Ran::of(&output)
 }
 
 /// How a program ended, and what it printed.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Ran {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
-    pub fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         Self {
             code: code(output.status),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -86,30 +86,30 @@ impl Ran {
 }
 
 /// The exit code, or what a shell reports of a signal.
-pub fn code(status: ExitStatus) -> i32 {
+pub(crate) fn code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 /// A program that runs, and is killed when the test ends.
-pub struct Running(pub Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
-    pub fn start<S: AsRef<OsStr>>(mut command: Command, arguments: impl IntoIterator<Item = S>) -> Self {
+    pub(crate) fn start<S: AsRef<OsStr>>(mut command: Command, arguments: impl IntoIterator<Item = S>) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self(command.args(arguments).spawn().unwrap())
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.0.id()).unwrap())
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
 
     /// Reads standard output until this line.
-    pub fn until_line(&mut self, line: &str) -> String {
+    pub(crate) fn until_line(&mut self, line: &str) -> String {
         let mut out = self.0.stdout.take().unwrap();
         let (mut read, mut byte) = (String::new(), [0]);
         while !read.lines().any(|read| read == line) || !read.ends_with('\n') {
@@ -121,12 +121,12 @@ impl Running {
     }
 
     /// Writes to standard input, and closes it.
-    pub fn write(&mut self, text: &[u8]) {
+    pub(crate) fn write(&mut self, text: &[u8]) {
         self.0.stdin.take().unwrap().write_all(text).unwrap();
     }
 
     /// Waits until it ends, and returns what it has printed since.
-    pub fn ended(mut self) -> Ran {
+    pub(crate) fn ended(mut self) -> Ran {
         drop(self.0.stdin.take());
         let status = eventually("the program to end", LONG, || self.0.try_wait().unwrap());
         let mut text = [String::new(), String::new()];
@@ -145,14 +145,14 @@ impl Drop for Running {
 }
 
 /// Whether a process is there, and is no zombie.
-pub fn is_alive(pid: i32) -> bool {
+pub(crate) fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('Z'));
     state == Some(false)
 }
 
 /// How many processes have a text in their environment or their arguments.
-pub fn processes_with(text: &str) -> usize {
+pub(crate) fn processes_with(text: &str) -> usize {
     let has = |path: std::path::PathBuf| {
         fs::read(path).is_ok_and(|bytes| bytes.windows(text.len()).any(|window| window == text.as_bytes()))
     };
@@ -164,7 +164,7 @@ pub fn processes_with(text: &str) -> usize {
 }
 
 /// Reads a number that a process writes to a file.
-pub fn number_in(path: &Path) -> i32 {
+pub(crate) fn number_in(path: &Path) -> i32 {
     eventually("a number in the file", LONG, || {
         let text = fs::read_to_string(path).ok()?;
         text.strip_suffix('\n')?.parse().ok()

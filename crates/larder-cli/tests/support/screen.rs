@@ -18,7 +18,7 @@ const ROWS: u16 = 60;
 const COLUMNS: u16 = 160;
 
 /// A shell script on a terminal.
-pub struct Screen {
+pub(crate) struct Screen {
     pty: Pty,
     child: Child,
     parser: vt100::Parser,
@@ -26,7 +26,7 @@ pub struct Screen {
 
 impl Screen {
     /// Starts a script. `larder` is on its path, and its server is `url`, with the namespace `shop`.
-    pub fn start(url: &str, script: &str) -> Self {
+    pub(crate) fn start(url: &str, script: &str) -> Self {
         super::default_signals();
         let (pty, pts) = open().unwrap();
         pty.resize(Size::new(ROWS, COLUMNS)).unwrap();
@@ -39,12 +39,12 @@ impl Screen {
         Self { pty, child, parser: vt100::Parser::new(size(ROWS), size(COLUMNS), 0) }
     }
 
-    pub fn type_in(&mut self, text: &str) {
+    pub(crate) fn type_in(&mut self, text: &str) {
         self.pty.write_all(text.as_bytes()).unwrap();
     }
 
     /// Reads until a text is on the screen, and returns the screen.
-    pub fn until(&mut self, wanted: &str) -> String {
+    pub(crate) fn until(&mut self, wanted: &str) -> String {
         let end = Instant::now() + LONG;
         while !self.text().contains(wanted) {
             assert!(Instant::now() < end, "no {wanted:?} on {}", self.text());
@@ -54,7 +54,7 @@ impl Screen {
     }
 
     /// Reads until the program has ended, and returns the screen and the exit code.
-    pub fn ended(mut self) -> (String, i32) {
+    pub(crate) fn ended(mut self) -> (String, i32) {
         let end = Instant::now() + LONG;
         while self.read() {
             assert!(Instant::now() < end, "the program has not ended: {}", self.text());
