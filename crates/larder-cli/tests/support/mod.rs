@@ -46,7 +46,7 @@ pub(crate) fn default_signals() {
             let _context = runtime.enter();
             for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
                 if ignored & (1 << (signal as i32 - 1)) != 0 {
-                    tokio::signal::unix::signal(SignalKind::from_raw(signal as i32)).unwrap();
+                    drop(tokio::signal::unix::signal(SignalKind::from_raw(signal as i32)).unwrap());
                 }
             }
         };
@@ -95,7 +95,10 @@ pub(crate) fn code(status: ExitStatus) -> i32 {
 pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
-    pub(crate) fn start<S: AsRef<OsStr>>(mut command: Command, arguments: impl IntoIterator<Item = S>) -> Self {
+    pub(crate) fn start<S: AsRef<OsStr>>(
+        mut command: Command,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self(command.args(arguments).spawn().unwrap())
     }
