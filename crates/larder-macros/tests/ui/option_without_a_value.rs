@@ -1,3 +1,6 @@
+#[path = "../stub/larder.rs"]
+mod larder;
+
 use larder::{Cache, LoadError, cached};
 
 #[derive(Clone)]
