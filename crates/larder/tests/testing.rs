@@ -187,7 +187,7 @@ fn a_slow_store_makes_calls_late_and_may_have_done_what_a_late_call_asked() {
         assert!(lock.try_acquire().timeout(40 * MILLI).await.unwrap_err().is_timeout());
         world.latency(Duration::ZERO);
         world.advance(SECOND).await;
-        lock.try_acquire().await.unwrap().expect("the late attempt was undone");
+        let _guard = lock.try_acquire().await.unwrap().expect("the late attempt was undone");
     });
     // With paused time, latency passes by itself.
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
@@ -255,7 +255,7 @@ fn a_write_whose_reply_is_lost_took_place_and_a_lost_grant_blocks_nothing() {
         let lock = larder.lock("a").ttl(60 * MINUTE);
         drop(lock.try_acquire().await);
         world.advance(SECOND).await;
-        lock.try_acquire().await.unwrap().expect("the grant that was lost was undone");
+        let _guard = lock.try_acquire().await.unwrap().expect("the grant that was lost was undone");
     });
 }
 
@@ -395,5 +395,5 @@ async fn on_several_threads_an_advance_moves_the_clock_alone() {
     world.advance(MINUTE).await;
     assert_eq!(cache.get(1).await.unwrap(), None);
     assert!(!held.is_valid());
-    larder.lock("a").try_acquire().await.unwrap().expect("its lease is over");
+    let _guard = larder.lock("a").try_acquire().await.unwrap().expect("its lease is over");
 }

@@ -46,7 +46,8 @@ pub(crate) fn default_signals() {
             let _context = runtime.enter();
             for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
                 if ignored & (1 << (signal as i32 - 1)) != 0 {
-                    drop(tokio::signal::unix::signal(SignalKind::from_raw(signal as i32)).unwrap());
+                    let _installed =
+                        tokio::signal::unix::signal(SignalKind::from_raw(signal as i32)).unwrap();
                 }
             }
         };
@@ -70,9 +71,9 @@ pub(crate) fn run<S: AsRef<OsStr>>(mut command: Command, arguments: impl IntoIte
 /// How a program ended, and what it printed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ran {
-    pub(crate) code: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Ran {
@@ -92,7 +93,7 @@ pub(crate) fn code(status: ExitStatus) -> i32 {
 }
 
 /// A program that runs, and is killed when the test ends.
-pub(crate) struct Running(pub(crate) Child);
+pub(crate) struct Running(pub Child);
 
 impl Running {
     pub(crate) fn start<S: AsRef<OsStr>>(

@@ -19,7 +19,7 @@ const SCRAPE: &str = "500ms";
 const RATE: &str = "4s";
 
 /// Runs it when dropped, also in a test that fails.
-pub struct OnDrop<F: FnMut()>(pub F);
+pub(crate) struct OnDrop<F: FnMut()>(pub F);
 
 impl<F: FnMut()> Drop for OnDrop<F> {
     fn drop(&mut self) {
@@ -28,13 +28,13 @@ impl<F: FnMut()> Drop for OnDrop<F> {
 }
 
 /// The path of one of Prometheus' programs.
-pub fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     std::env::var_os("LARDER_TEST_PROMETHEUS")
         .map_or_else(|| name.into(), |folder| Path::new(&folder).join(name))
 }
 
 /// A running Prometheus; killed when it is dropped.
-pub struct Prometheus {
+pub(crate) struct Prometheus {
     running: Running,
     began: f64,
     // Removed after the process has ended.
@@ -48,7 +48,7 @@ struct Running {
 
 impl Prometheus {
     /// Starts one that scrapes each target under the name of its job. Returns once it is ready.
-    pub fn start(ops: &Path, targets: &[(&str, SocketAddr)]) -> Self {
+    pub(crate) fn start(ops: &Path, targets: &[(&str, SocketAddr)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let rules = fs::read_to_string(ops.join("prometheus/larder.rules.yml")).unwrap();
         fs::write(folder.path().join("rules.yml"), shortened(&rules)).unwrap();
@@ -90,13 +90,13 @@ impl Prometheus {
     }
 
     /// The value of an expression with one series, if there is one.
-    pub fn value(&self, expression: &str) -> Option<f64> {
+    pub(crate) fn value(&self, expression: &str) -> Option<f64> {
         let found = self.ask(&format!("/api/v1/query?query={}", encoded(expression)));
         found.first()?["value"][1].as_str()?.parse().ok()
     }
 
     /// The alerts of a job that fire now.
-    pub fn firing(&self, job: &str) -> BTreeSet<String> {
+    pub(crate) fn firing(&self, job: &str) -> BTreeSet<String> {
         let alerts = self.ask("/api/v1/alerts");
         let firing =
             alerts.iter().filter(|alert| alert["state"] == "firing" && alert["labels"]["job"] == job);
@@ -104,13 +104,13 @@ impl Prometheus {
     }
 
     /// The alerts of a job that have fired since the start.
-    pub fn fired(&self, job: &str) -> BTreeSet<String> {
+    pub(crate) fn fired(&self, job: &str) -> BTreeSet<String> {
         let fired = self.since_start(&format!("ALERTS{{job=\"{job}\", alertstate=\"firing\"}}"));
         fired.iter().map(|series| series["metric"]["alertname"].as_str().unwrap().to_owned()).collect()
     }
 
     /// Whether a query of the dashboard has had a value since the start.
-    pub fn had_data(&self, query: &str) -> bool {
+    pub(crate) fn had_data(&self, query: &str) -> bool {
         self.since_start(query).iter().any(|series| {
             let values = series["values"].as_array().unwrap();
             values.iter().any(|value| value[1] != "NaN")
@@ -173,7 +173,7 @@ fn encoded(text: &str) -> String {
 }
 
 /// Every query of the dashboard, with the title of its panel.
-pub fn panels(ops: &Path) -> Vec<(String, String)> {
+pub(crate) fn panels(ops: &Path) -> Vec<(String, String)> {
     let dashboard: Value =
         serde_json::from_str(&fs::read_to_string(ops.join("grafana/larder.json")).unwrap()).unwrap();
     let mut queries = Vec::new();

@@ -12,7 +12,7 @@ use std::time::Duration;
 const BUILD: [&str; 7] =
     ["build", "--quiet", "--workspace", "--exclude", "larder-bench", "--all-features", "--examples"];
 
-pub fn built() -> &'static Path {
+pub(crate) fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let build = Command::new(env!("CARGO")).args(BUILD).status();
@@ -23,13 +23,13 @@ pub fn built() -> &'static Path {
 }
 
 /// A running instance; killed when it is dropped.
-pub struct Service {
+pub(crate) struct Service {
     process: Child,
     pub address: SocketAddr,
 }
 
 impl Service {
-    pub fn start(settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
         let mut command = Command::new(built().join("service"));
         command.env("PORT", "0").envs(settings.iter().copied()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
@@ -39,12 +39,12 @@ impl Service {
         Self { process, address }
     }
 
-    pub fn get(&self, path: &str, client: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str, client: &str) -> Answer {
         self.send("GET", path, client)
     }
 
     /// One request of a client that a proxy names.
-    pub fn send(&self, method: &str, path: &str, client: &str) -> Answer {
+    pub(crate) fn send(&self, method: &str, path: &str, client: &str) -> Answer {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let request = format!(
@@ -57,7 +57,7 @@ impl Service {
         Answer { head: head.to_lowercase(), body: body.to_owned() }
     }
 
-    pub fn counted(&self, what: &str) -> u64 {
+    pub(crate) fn counted(&self, what: &str) -> u64 {
         let stats: String = self.get("/stats", "unknown").body;
         let (_, rest) = stats.split_once(&format!("\"{what}\":")).unwrap();
         rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
@@ -71,17 +71,17 @@ impl Drop for Service {
     }
 }
 
-pub struct Answer {
+pub(crate) struct Answer {
     pub head: String,
     pub body: String,
 }
 
 impl Answer {
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.head.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
-    pub fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 }

@@ -229,10 +229,10 @@ async fn one_server(exam: &mut Exam, report: &mut Report) -> Result<(), Failure>
     }
     let mut ids = vec![own];
     for address in addresses {
-        if let Ok(id) = run_id(&address, &exam.options.login).await {
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
+        if let Ok(id) = run_id(&address, &exam.options.login).await
+            && !ids.contains(&id)
+        {
+            ids.push(id);
         }
     }
     if let [_] = ids.as_slice() {

@@ -232,10 +232,10 @@ async fn examine_block(
     }
     for kind in block.names {
         let name = reserved_name(kind, options);
-        if let Some(why) = refusal(node, options, &["GET", &name]).await? {
-            if why.contains("key") {
-                refused.push(pattern(kind, options));
-            }
+        if let Some(why) = refusal(node, options, &["GET", &name]).await?
+            && why.contains("key")
+        {
+            refused.push(pattern(kind, options));
         }
     }
     if refused.is_empty() {

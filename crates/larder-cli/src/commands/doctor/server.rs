@@ -10,8 +10,11 @@ use super::resp::Reply;
 
 const DAY: i64 = 86_400;
 
-/// The last day of support of each version, where it is known: product, major, minor, and year, month, day.
-const ENDS: &[(&str, u32, u32, (i64, i64, i64))] = &[
+/// Product, major, minor, and the last day of support as year, month, day.
+type EndOfSupport = (&'static str, u32, u32, (i64, i64, i64));
+
+/// The versions whose end is known.
+const ENDS: &[EndOfSupport] = &[
     ("Redis", 6, 0, (2022, 5, 31)),
     ("Redis", 6, 2, (2025, 2, 28)),
     ("Redis", 7, 0, (2024, 7, 29)),

@@ -43,10 +43,10 @@ pub(crate) async fn servers(admin: Admin, interval: Duration, updates: Sender<Up
     let mut processes_before: BTreeMap<String, Process> = BTreeMap::new();
     loop {
         let update = match read_servers(&admin, &mut before).await {
-            Ok((caches, coordination)) => Update::Servers { caches, coordination },
+            Ok((caches, coordination)) => Update::Servers(Box::new(caches), coordination.map(Box::new)),
             Err(error) => Update::Away(error.to_string()),
         };
-        let reached = matches!(update, Update::Servers { .. });
+        let reached = matches!(update, Update::Servers(..));
         if updates.send(update).await.is_err() {
             return;
         }
@@ -99,10 +99,10 @@ pub(crate) async fn walks(admin: Admin, interval: Duration, updates: Sender<Upda
             Ok(None) => None,
             Err(error) => Some(Update::Failed(Pane::Limits, error.to_string())),
         };
-        if let Some(update) = update {
-            if updates.send(update).await.is_err() {
-                return;
-            }
+        if let Some(update) = update
+            && updates.send(update).await.is_err()
+        {
+            return;
         }
         sleep(WALK_PAUSE.max(interval)).await;
     }

@@ -185,10 +185,7 @@ pub(crate) struct Sheet {
 /// News for the view.
 #[derive(Debug)]
 pub(crate) enum Update {
-    Servers {
-        caches: Server,
-        coordination: Option<Server>,
-    },
+    Servers(Box<Server>, Option<Box<Server>>),
     Rows(Pane, Sheet),
     /// The pane cannot be read; what it showed stays.
     Failed(Pane, String),
@@ -235,15 +232,15 @@ impl Data {
 
     pub(crate) fn apply(&mut self, update: Update) {
         match update {
-            Update::Servers { caches, coordination } => {
+            Update::Servers(caches, coordination) => {
                 if let Some(rates) = caches.rates {
                     self.commands.push_back(rates.commands);
                     if self.commands.len() > HISTORY {
                         self.commands.pop_front();
                     }
                 }
-                self.caches = caches;
-                self.coordination = coordination;
+                self.caches = *caches;
+                self.coordination = coordination.map(|server| *server);
                 self.away = None;
             }
             Update::Rows(pane, sheet) => *self.sheet_mut(pane) = Sheet { known: true, ..sheet },

@@ -75,7 +75,7 @@ fn data() -> Data {
                 bytes_out: 8.8e6,
             }),
         };
-        data.apply(Update::Servers { caches, coordination: None });
+        data.apply(Update::Servers(Box::new(caches), None));
     }
     data.apply(Update::Rows(Pane::Caches, caches()));
     data.apply(Update::Rows(Pane::Locks, locks()));
