@@ -54,7 +54,7 @@ fn json(report: &EntryReport, verdict: &str, served: bool) -> Value {
         "name": report.explanation.name,
         "served": served,
         "verdict": verdict,
-        "by": match &report.explanation.stored { Stored::Void { by } => Some(by.as_str()), _ => None },
+        "by": match &report.explanation.stored { Stored::Invalidated { by } => Some(by.as_str()), _ => None },
         "entry": report.entry.as_ref().map(entry::envelope_json),
         "loader": report.loader.as_ref().map(|loader| json!({
             "token": format!("{:016x}", loader.token),
@@ -74,10 +74,10 @@ fn verdict(report: &EntryReport) -> (&'static str, String, bool) {
         }
         Stored::Absent => ("absent", "known to be absent: a miss without a load".to_owned(), false),
         Stored::Loading(_) => ("loading", "being loaded: readers wait for it".to_owned(), false),
-        Stored::Void { by } if by == "clear" => {
+        Stored::Invalidated { by } if by == "clear" => {
             ("cleared", "not served: the cache was cleared since it was read".to_owned(), false)
         }
-        Stored::Void { by } => {
+        Stored::Invalidated { by } => {
             ("invalidated", format!("not served: the tag {by:?} was invalidated since it was read"), false)
         }
         Stored::Bare => (
