@@ -287,7 +287,7 @@ fn a_cache_that_is_too_small_and_full_of_other_things_is_found_out() {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            let fill = "for i = 1, 200 do redis.call('SET', 'spam:' .. ARGV[1] .. ':' .. i, string.rep('x', 8192), 'EX', 900) end";
+            let fill = "for i = 1, 50 do redis.call('SET', 'spam:' .. ARGV[1] .. ':' .. i, string.rep('x', 32768), 'EX', 900) end";
             let mut round = 0;
             while !stop.load(Ordering::Relaxed) {
                 round += 1;

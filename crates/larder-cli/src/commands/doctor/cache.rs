@@ -68,13 +68,18 @@ fn policy(exam: &Exam, node: &Node, report: &mut Report) {
     let at = exam.at(node);
     match policy {
         _ if exam.options.locks || !caches => report.inapplicable(42, "no entries of caches live here"),
-        "allkeys-lfu" | "allkeys-lru" | "allkeys-lrm" => report.good(42, format!("maxmemory-policy is {policy}")),
+        "allkeys-lfu" | "allkeys-lru" | "allkeys-lrm" => {
+            report.good(42, format!("maxmemory-policy is {policy}"))
+        }
         "noeviction" if exam.has_locks() => {
-            report.good(42, "maxmemory-policy is noeviction, and locks live here: see L41 for the room that is left");
+            report.good(
+                42,
+                "maxmemory-policy is noeviction, and locks live here: see L41 for the room that is left",
+            );
         }
         "noeviction" => report.warning(
             42,
-            format!("maxmemory-policy{at} is noeviction, and entries of caches live here: a full server refuses writes"),
+            format!("maxmemory-policy{at} is noeviction, and entries of caches live here"),
             fix,
         ),
         policy => report.warning(42, format!("maxmemory-policy{at} is {policy}"), fix),
@@ -82,10 +87,14 @@ fn policy(exam: &Exam, node: &Node, report: &mut Report) {
 }
 
 fn fragmentation(exam: &Exam, node: &Node, report: &mut Report) {
-    // From Redis 4 on; the allocator's own ratio leaves out what the process does not use for data.
-    let ratio = node.number("allocator_frag_ratio").or(node.number("mem_fragmentation_ratio"));
-    let waste = node.number("allocator_frag_bytes").or(node.number("mem_fragmentation_bytes"));
-    let (Some(ratio), Some(waste)) = (ratio, waste) else {
+    // What the allocator keeps against what it gave out. Valkey's own allocator_frag_ratio is 1 in builds whose
+    // allocator it cannot ask.
+    let allocator = || {
+        let (given, kept) = (node.number("allocator_allocated")?, node.number("allocator_active")?);
+        (given > 0.0).then(|| (kept / given, kept - given))
+    };
+    let process = || Some((node.number("mem_fragmentation_ratio")?, node.number("mem_fragmentation_bytes")?));
+    let Some((ratio, waste)) = allocator().or_else(process) else {
         return report.unmeasured(43, "the fragmentation cannot be read");
     };
     let measured = format!("fragmentation {ratio:.2}{}, {} wasted", exam.at(node), bytes(waste.max(0.0)));

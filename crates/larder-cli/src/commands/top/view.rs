@@ -115,14 +115,17 @@ fn head(data: &Data, ui: &Ui, theme: Theme, width: u16) -> Vec<Line<'static>> {
         }
         lines.push(Line::from(line));
     }
+    let mut status = Vec::new();
+    if !ui.filter.is_empty() && !ui.editing {
+        status.push(Span::styled(format!(" filter: {} ", ui.filter), theme.alert()));
+    }
     if let Some((since, why)) = &data.away {
         let text = format!(" not reached for {}: {why}", seconds(since.elapsed()));
-        lines.push(Line::styled(text, theme.problem()));
+        status.push(Span::styled(text, theme.problem()));
     } else if ui.paused {
-        lines.push(Line::styled(" paused: space continues", theme.alert()));
-    } else {
-        lines.push(Line::raw(""));
+        status.push(Span::styled(" paused: space continues", theme.alert()));
     }
+    lines.push(Line::from(status));
     lines
 }
 
@@ -329,9 +332,6 @@ fn key_line(ui: &Ui, theme: Theme) -> Line<'static> {
     ] {
         spans.push(Span::styled(format!(" {key}"), theme.title()));
         spans.push(Span::styled(format!(" {what} "), theme.faint()));
-    }
-    if !ui.filter.is_empty() {
-        spans.push(Span::styled(format!(" filter: {}", ui.filter), theme.alert()));
     }
     Line::from(spans)
 }

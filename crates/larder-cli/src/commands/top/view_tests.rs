@@ -168,6 +168,8 @@ fn an_outage_a_pause_a_filter_and_the_help_are_seen() {
     let filtered = lines(&drawn(&data, &ui, 80, 24));
     line_with(&filtered, " filter: user▏");
     assert!(!filtered.iter().any(|line| line.contains("page@2")), "{filtered:#?}");
+    ui.press(KeyEvent::new(KeyCode::Enter, KeyModifiers::NONE), &data);
+    line_with(&lines(&drawn(&data, &ui, 80, 24)), " filter: user  not reached for");
     ui.help = true;
     line_with(&lines(&drawn(&data, &ui, 80, 24)), "any key closes this");
     // Too small for anything, and no panic at any size.
