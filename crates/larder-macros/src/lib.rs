@@ -1,8 +1,8 @@
 //! The attribute `#[larder::cached]`, which larder re-exports and documents.
 //!
 //! The attribute reads its options ([`options`]) and the function's signature ([`signature`]), and writes three
-//! functions ([`expand`] and [`companions`]). A mistake that it can name is an error at the place of the mistake, with what to write
-//! instead; everything else is left to the compiler, which sees the types.
+//! functions ([`expand`] and [`companions`]). A mistake that it can name is an error at the place of the mistake, with
+//! what to write instead; everything else is left to the compiler, which sees the types.
 
 mod companions;
 mod expand;
