@@ -27,7 +27,7 @@
 //! author 1: Ursula K.
 //! ```
 //!
-//! The last line counts the hits, misses and loads: `3 hits, 5 misses, 4 loads`.
+//! The last line counts the hits, misses and loads: `1 hits, 5 misses, 4 loads`.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};

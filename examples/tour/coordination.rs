@@ -35,9 +35,9 @@ pub(crate) async fn handover(larder: &Larder) -> Outcome {
     let released = Instant::now();
     a.release().await?;
     let (second, granted, _) = waiter.await??;
+    let after = millis(granted.saturating_duration_since(released));
     result(format!(
-        "B has it {:.2} ms after A's release. Its fence is higher, {second} after {first}: {}",
-        millis(granted.saturating_duration_since(released)),
+        "B has it {after:.2} ms after A's release. Its fence is higher: {}",
         yes_no(second > first)
     ));
     Ok(())

@@ -67,7 +67,7 @@ fn the_tour_shows_what_it_promises() {
                 "One loader is asked for the other 7; the answers are in order: yes",
                 "500 are left, after one command.",
                 "0 are left, after one more.",
-                "Its fence is higher, ",
+                "Its fence is higher: yes",
                 "It is charged 1 time; both callers get receipt 1.",
                 "The second is refused: yes",
                 "It runs 1 time.",
