@@ -22,6 +22,7 @@ pub(crate) const SAMPLE_BATCH: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NamePattern {
     /// All names.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only a scan of a server asks for it"))]
     All,
     /// Names that begin so. The text has none of the characters that are special in a pattern.
     Prefix(String),
