@@ -64,11 +64,9 @@ pub(crate) async fn run(_arguments: Arguments, app: &App) -> Result<Exit, Failur
     } else {
         let oldest = processes.iter().map(|process| process.started).min();
         if let Some(oldest) = oldest {
-            table.note(format!(
-                "({} processes, the oldest since {})",
-                processes.len(),
-                moment::shown(oldest)
-            ));
+            let noun = if processes.len() == 1 { "process" } else { "processes" };
+            let since = moment::shown(oldest);
+            table.note(format!("({} {noun}, the oldest since {since})", processes.len()));
             table.field("oldest", Value::from(moment::shown(oldest)));
         }
     }
