@@ -53,8 +53,13 @@ impl Tokens {
         token_of(self.permits.next(&self.random) << PERMIT_COUNTER_BITS, weight)
     }
 
-    /// Returns the ids of tokens that this `Larder` made, newest first. Those of permits are last.
+    /// Returns the ids of tokens that this `Larder` made and of those that it makes next, newest first. Those of
+    /// permits are last.
     pub(crate) fn ids(&self) -> Vec<u32> {
+        for counter in [&self.plain, &self.permits] {
+            // A record that is written before the first token names it all the same.
+            counter.start(&self.random);
+        }
         self.plain.ids().iter().chain(self.permits.ids().iter()).copied().collect()
     }
 }
@@ -69,6 +74,15 @@ impl Counter {
                 Ok(_) => return next,
                 Err(current) => last = current,
             }
+        }
+    }
+
+    /// Draws the first id, if there is none.
+    fn start(&self, random: &Random) {
+        if self.last.load(Ordering::Relaxed) == 0 {
+            let first = self.begin(random);
+            // If this fails, another thread has started, and this id stays unused.
+            let _ = self.last.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
@@ -108,6 +122,8 @@ mod tests {
         assert_eq!(made.len(), 1000);
         let ids: HashSet<u32> = made.iter().map(|token| id_of(*token)).collect();
         assert_eq!(ids, HashSet::from([tokens.ids()[0]]));
+        let permits = tokens.ids()[1];
+        assert_eq!(id_of(tokens.of_weight(1)), permits, "it was there before the first token");
         assert!(!ids.contains(&0));
     }
 
@@ -119,7 +135,7 @@ mod tests {
         assert!(made.iter().all(|token| weight(*token) == 7));
         let ids: HashSet<u32> = made.iter().map(|token| id_of(*token)).collect();
         assert!((2..=4).contains(&ids.len()), "{ids:?}");
-        assert_eq!(ids, tokens.ids().into_iter().collect(), "all of them are still remembered");
+        assert_eq!(ids, tokens.permits.ids().iter().copied().collect(), "all of them are still remembered");
     }
 
     #[test]
@@ -128,7 +144,7 @@ mod tests {
         let first = id_of(tokens.next());
         tokens.plain.last.store(u64::from(first) << 32 | u64::from(u32::MAX), Ordering::Relaxed);
         let next = tokens.next();
-        assert_eq!(tokens.ids(), [id_of(next), first]);
+        assert_eq!(*tokens.plain.ids(), [id_of(next), first]);
         assert_ne!(id_of(next), first);
     }
 }
