@@ -317,13 +317,13 @@ fn a_cache_that_is_too_small_and_full_of_other_things_is_found_out() {
     // Without eviction a full server refuses writes.
     server.command(&["UNLINK", "~lock.2:{shop/a}"]);
     server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
-    let fill = "for i = 1, 9999 do redis.call('SET', 'full:' .. i, string.rep('x', 65536), 'EX', 900) end";
+    let fill = "for i = 1, 500 do redis.call('SET', 'full:' .. i, string.rep('x', 65536), 'EX', 900) end";
     let _ = server.try_query::<Value>(&["EVAL", fill, "0"]);
     let findings = doctor(&server.url(), &["--namespace", "shop", "--only", "L41,L42"]);
     findings.says("L41", "problem", "writes are refused");
     findings.expect("warning", &["L42"]);
     // As documented for caches, with room enough that the entries are not evicted before they are looked at.
-    server.command(&["CONFIG", "SET", "maxmemory", "64mb"]);
+    server.command(&["CONFIG", "SET", "maxmemory", "256mb"]);
     server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lfu"]);
     doctor(&server.url(), &["--namespace", "shop", "--only", "L11,L41,L42"])
         .expect("good", &["L11", "L41", "L42"]);
