@@ -111,7 +111,7 @@ fn a_mistake_is_64_and_a_server_that_is_away_is_69() {
 fn the_help_names_what_lock_run_cannot_prevent() {
     let help = run(larder(), ["lock", "run", "--help"]);
     assert_eq!(help.code, 0);
-    for hole in ["lock break", "FLUSHALL", "SIGSTOP", "setsid", "SIGKILL", "setuid", "LARDER_FENCE"] {
+    for hole in ["lock break", "FLUSHALL", "SIGSTOP", "setsid", "SIGKILL", "setuid", "sudo", "LARDER_FENCE"] {
         assert!(help.out.contains(hole), "{hole}");
     }
 }
@@ -226,6 +226,49 @@ fn a_command_is_dead_before_the_lock_of_a_silent_server_expires() {
         assert_eq!(ran.code, 70, "{ran:?}");
         assert!(ran.err.contains("ending the command") && ran.err.contains("could not be kept"), "{ran:?}");
     }
+}
+
+#[test]
+fn a_command_is_dead_before_its_lock_expires_even_if_nobody_reads_the_messages() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let server = Server::builder().tcp().start();
+    // Fills the pipe of standard error, and then waits for a reader.
+    let script = format!("echo $$ > {}; echo ready; exec yes >&2", file.display());
+    let mut running = Running::start(short(&server.url(), "job", &["sh", "-c", &script]), [""; 0]);
+    running.until_line("ready");
+    let pid = number_in(&file);
+    std::thread::sleep(Duration::from_millis(500));
+    // No renewal succeeds after this, so the lease ends 6 s after it at the latest.
+    let until = std::time::Instant::now() + Duration::from_secs(6);
+    server.pause();
+    while is_alive(pid) {
+        assert!(std::time::Instant::now() < until, "the command has outlived its lock");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let status = eventually("larder to end", LONG, || running.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(70));
+    server.resume();
+}
+
+#[test]
+fn the_group_of_a_command_has_the_grace_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cleaned");
+    let server = Server::builder().tcp().start();
+    // The command ends at SIGTERM at once, what it started 0.4 s later.
+    let inner = format!(
+        "trap 'sleep 0.4; echo done > {}; exit' TERM; echo ready; while :; do sleep 0.05; done",
+        file.display()
+    );
+    let script = format!("sh -c \"{inner}\" & exec sleep 1000");
+    let mut running = Running::start(short(&server.url(), "job", &["sh", "-c", &script]), [""; 0]);
+    running.until_line("ready");
+    server.pause();
+    let ran = running.ended();
+    server.resume();
+    assert_eq!(ran.code, 70, "{ran:?}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "done\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

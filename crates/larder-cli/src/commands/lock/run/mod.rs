@@ -3,7 +3,7 @@
 //! The problem: a program that holds a lock may be cut off from the server. The lock expires, another program takes it,
 //! and both run (hashicorp/consul#9788). The mechanism: a local deadline that is certainly earlier than the server's
 //! (see the library's lease), and two signals before it. `schedule` decides when, `child` sends them, `held` is the
-//! lock or the permit, `terminal` lends the terminal to the child, and `helper` is this program started again, which
+//! lock or the permit, `notice` prints messages without a wait for their reader, `terminal` lends the terminal to the child, and `helper` is this program started again, which
 //! becomes the child after it has asked the kernel to end it together with larder.
 
 #[cfg(unix)]
@@ -11,6 +11,8 @@ mod child;
 mod held;
 #[cfg(unix)]
 mod helper;
+#[cfg(unix)]
+mod notice;
 mod schedule;
 #[cfg(unix)]
 mod signals;
@@ -53,7 +55,10 @@ What this cannot prevent. Two commands may run at the same time:
   - while larder itself is stopped (SIGSTOP) or the machine sleeps: the command is killed when it wakes up
   - if the command leaves its process group (setsid, daemons): larder does not know that process
   - if larder is killed by SIGKILL: on Linux the command is killed with it, but not the processes that it started; on
-    other systems nothing is killed. A command that changes its user (setuid) is not killed either
+    other systems nothing is killed
+  - if the command changes its user (sudo, setuid): larder may not signal it, neither at the deadline nor when larder
+    dies. Write `sudo larder lock run …`, not `larder lock run … -- sudo …`
+  - after the command has ended by itself: processes that it left behind (`./job & exit 0`) go on without the lock
 Only a resource that checks LARDER_FENCE is safe from all of these.
 
 Examples:
@@ -95,7 +100,11 @@ impl Arguments {
         if self.name.is_empty() {
             return Err(Failure::usage("the lock needs a name"));
         }
-        let least = (self.grace + Duration::from_secs(1) + response_timeout).saturating_mul(3);
+        let least = self
+            .grace
+            .saturating_add(Duration::from_secs(1))
+            .saturating_add(response_timeout)
+            .saturating_mul(3);
         if self.ttl < least {
             return Err(Failure::usage(format!(
                 "--ttl {} is too short: with --grace {} and --timeout {} it must be at least {}",
@@ -146,6 +155,7 @@ mod tests {
         assert!(arguments(21, 5).check(second).is_ok());
         let refused = arguments(20, 5).check(second).unwrap_err();
         assert!(refused.to_string().contains("at least 21s"), "{refused}");
+        assert!(arguments(30, u64::MAX).check(second).is_err());
         assert_eq!(refused.exit(), Exit::USAGE);
     }
 }

@@ -34,6 +34,11 @@ impl Schedule {
         Self { grace, term_at: None }
     }
 
+    /// Whether a lease that lasts `remaining` more leaves no time to run a child.
+    pub(super) fn is_too_late(&self, remaining: Duration) -> bool {
+        remaining <= self.grace.saturating_add(TERM_BEFORE)
+    }
+
     /// Whether the child is ending because the lease is.
     pub(super) fn is_ending(&self) -> bool {
         self.term_at.is_some()
@@ -49,13 +54,13 @@ impl Schedule {
         let until_kill = remaining - KILL_BEFORE;
         match self.term_at {
             Some(sent) => {
-                let patience = self.grace + TERM_BEFORE - KILL_BEFORE;
-                match (sent + patience).checked_sub(now) {
+                let patience = self.grace.saturating_add(TERM_BEFORE - KILL_BEFORE);
+                match sent.saturating_add(patience).checked_sub(now) {
                     None | Some(Duration::ZERO) => Step::Kill,
                     Some(left) => Step::Wait(left.min(until_kill)),
                 }
             }
-            None => match remaining.checked_sub(self.grace + TERM_BEFORE) {
+            None => match remaining.checked_sub(self.grace.saturating_add(TERM_BEFORE)) {
                 None | Some(Duration::ZERO) => {
                     self.term_at = Some(now);
                     Step::Term

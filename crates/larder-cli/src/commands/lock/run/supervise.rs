@@ -12,17 +12,20 @@ use nix::time::{ClockId, clock_gettime};
 use super::Arguments;
 use super::child::Child;
 use super::held::Held;
-use super::schedule::{Schedule, Step};
+use super::notice::say;
+use super::schedule::{KILL_BEFORE, Schedule, Step};
 use super::signals::{Arrived, Signals};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::{self, units};
+use crate::output::units;
 
 /// The longest sleep between two looks at the clock: timers stop while the machine sleeps, and the lease does not.
 const SLICE: Duration = Duration::from_millis(100);
 /// After this time a person at a terminal reads what larder waits for.
 const SILENT: Duration = Duration::from_secs(1);
+/// How often the group of a child that has ended is asked about.
+const GROUP_POLL: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure> {
     // From here on a signal ends larder in order, so that no lock stays behind.
@@ -56,39 +59,44 @@ async fn run_under(
     if let Some(holders) = arguments.max_holders {
         warn_of_another_number(larder, &arguments.name, holders).await;
     }
+    let name = &arguments.name;
     let mut schedule = Schedule::new(arguments.grace);
+    // A slow server, or a machine that slept, may have used up the lease.
+    let left = held.remaining();
+    if schedule.is_too_late(left) {
+        let _ = held.release().await;
+        let left = units::time(left);
+        say(format!("the lock {name:?} has only {left} left: the command was not started"));
+        return Ok(Exit::LOST);
+    }
     let supervised = match Child::start(arguments, held.fence()) {
         Ok(mut child) => supervise(&mut child, &held, &mut schedule, signals).await,
         Err(error) => Err(error),
     };
-    // The child has ended, or was never started: now others may have the lock.
+    // The child has ended and was waited for, or was never started: now others may have the lock.
     let released = held.release().await;
     let exit =
         supervised.map_err(|error| Failure::new(Exit::IO, format!("cannot run the command: {error}")))?;
-    let name = &arguments.name;
     if schedule.is_ending() {
-        output::say(&format!("the lock {name:?} could not be kept: the command was ended"));
+        say(format!("the lock {name:?} could not be kept: the command was ended"));
         return Ok(Exit::LOST);
     }
     match released {
         Ok(ReleaseOutcome::AlreadyLost) => {
-            output::say(&format!(
-                "the lock {name:?} was lost before the command ended: another may have run"
-            ));
+            say(format!("the lock {name:?} was lost before the command ended: another may have run"));
             Ok(Exit::LOST)
         }
         Ok(ReleaseOutcome::Released) => Ok(exit),
         _ => {
             let ttl = units::time(arguments.ttl);
-            output::say(&format!(
-                "the server did not confirm the release of {name:?}: it expires within {ttl}"
-            ));
+            say(format!("the server did not confirm the release of {name:?}: it expires within {ttl}"));
             Ok(exit)
         }
     }
 }
 
-/// Runs until the child has ended. Sends it the signals that arrive, and those of the schedule.
+/// Runs until the child has ended. Sends it the signals that arrive, and those of the schedule. If the schedule ends the
+/// child, its group gets the same grace: this also waits until the group is gone, or kills it.
 async fn supervise(
     child: &mut Child,
     held: &Held,
@@ -97,29 +105,36 @@ async fn supervise(
 ) -> io::Result<Exit> {
     let mut lost = held.lost();
     let mut knows = false;
+    let mut ended = None;
     loop {
-        if let Some(exit) = child.ended()? {
-            if schedule.is_ending() {
-                // Others of its group may be slower to end than the child.
-                child.signal(Signal::SIGKILL);
-            }
+        if ended.is_none() {
+            ended = child.ended()?;
+        }
+        if let Some(exit) = ended
+            && (!schedule.is_ending() || child.group_is_gone())
+        {
             return Ok(exit);
         }
         let was_ending = schedule.is_ending();
         let sleep = match schedule.step(held.remaining(), now()?) {
-            Step::Wait(time) => time.min(SLICE),
+            Step::Wait(time) => time.min(if ended.is_some() { GROUP_POLL } else { SLICE }),
             Step::Term => {
-                output::say("the lock cannot be renewed: ending the command");
+                // Signals first: a message may have to wait for its reader.
                 child.signal(Signal::SIGTERM);
                 // One that is stopped takes no other signal.
                 child.signal(Signal::SIGCONT);
+                say("the lock cannot be renewed: ending the command");
                 Duration::ZERO
             }
             Step::Kill => {
-                if !was_ending {
-                    output::say("the lock is lost: killing the command");
-                }
                 child.signal(Signal::SIGKILL);
+                if !was_ending {
+                    say("the lock is lost: killing the command");
+                }
+                if let Some(exit) = ended {
+                    child.until_group_is_gone(KILL_BEFORE).await;
+                    return Ok(exit);
+                }
                 SLICE
             }
         };
@@ -128,7 +143,7 @@ async fn supervise(
                 Arrived::Forward(signal) => child.signal(signal),
                 Arrived::Resumed => child.resumed(),
                 Arrived::Child => {}
-                Arrived::Suspended => output::say("a command that holds a lock is not suspended: it goes on"),
+                Arrived::Suspended => child.say_not_suspended(),
             },
             () = &mut lost, if !knows => knows = true,
             () = tokio::time::sleep(sleep) => {}
@@ -138,7 +153,7 @@ async fn supervise(
 
 async fn held_by_others(larder: &Larder, arguments: &Arguments) -> Exit {
     if !arguments.quiet {
-        output::say(&format!("{} is held{}", arguments.name, holders(larder, arguments).await));
+        say(format!("{} is held{}", arguments.name, holders(larder, arguments).await));
     }
     Exit::code(arguments.conflict_exit)
 }
@@ -147,7 +162,7 @@ async fn held_by_others(larder: &Larder, arguments: &Arguments) -> Exit {
 async fn explain_wait(larder: &Larder, arguments: &Arguments) -> std::convert::Infallible {
     if !arguments.no_wait && !arguments.quiet && io::stderr().is_terminal() {
         tokio::time::sleep(SILENT).await;
-        output::say(&format!("waiting for {}{}", arguments.name, holders(larder, arguments).await));
+        say(format!("waiting for {}{}", arguments.name, holders(larder, arguments).await));
     }
     std::future::pending().await
 }
@@ -178,9 +193,7 @@ async fn warn_of_another_number(larder: &Larder, name: &str, holders: u64) {
     if let Ok(info) = larder.admin().lock(LockKind::Semaphore, name).await
         && let Some(stored) = info.permits.filter(|stored| *stored != holders)
     {
-        output::say(&format!(
-            "{name:?} has {stored} permits on the server: --max-holders {holders} has no effect"
-        ));
+        say(format!("{name:?} has {stored} permits on the server: --max-holders {holders} has no effect"));
     }
 }
 

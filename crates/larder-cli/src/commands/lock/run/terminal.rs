@@ -25,7 +25,12 @@ impl Terminal {
 
     /// Whether this process is in the foreground.
     pub(super) fn is_ours(&self) -> bool {
-        tcgetpgrp(&self.0) == Ok(getpgrp())
+        self.owner() == Some(getpgrp())
+    }
+
+    /// Returns the foreground group.
+    pub(super) fn owner(&self) -> Option<Pid> {
+        tcgetpgrp(&self.0).ok()
     }
 
     /// Makes a process group the foreground group. Works in the background too: the signal that the kernel sends to a
