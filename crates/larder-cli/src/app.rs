@@ -69,9 +69,16 @@ impl App {
 
     /// The namespace and the server, for a question: ` in shop at redis://10.0.0.1`.
     pub(crate) fn place(&self) -> String {
-        let namespace =
-            self.settings.namespace.as_ref().map(|name| format!(" in {name}")).unwrap_or_default();
-        format!("{namespace} at {}", self.settings.shown_url())
+        format!("{} at {}", self.namespace(), self.settings.shown_url())
+    }
+
+    /// The namespace and the server of locks and limits, for a question.
+    pub(crate) fn place_of_locks(&self) -> String {
+        format!("{} at {}", self.namespace(), self.settings.shown_coordination())
+    }
+
+    fn namespace(&self) -> String {
+        self.settings.namespace.as_ref().map(|name| format!(" in {name}")).unwrap_or_default()
     }
 
     /// Refuses a command that changes something, if that is forbidden.

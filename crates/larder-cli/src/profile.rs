@@ -51,7 +51,11 @@ pub(crate) struct Profile {
 }
 
 fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
-    String::deserialize(from).map(|text| Some(Secret(text)))
+    // serde's message about another type shows the value.
+    match toml::Value::deserialize(from)? {
+        toml::Value::String(text) => Ok(Some(Secret(text))),
+        _ => Err(D::Error::custom("this must be text in quotes")),
+    }
 }
 
 fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -67,9 +71,12 @@ pub(crate) fn path() -> Option<PathBuf> {
     Some(folder.join("larder/config.toml"))
 }
 
+/// A profile with its name.
+pub(crate) type Loaded = Result<Option<(String, Profile)>, Failure>;
+
 /// Returns the profile of this name with its name, or without one the file's default. `None` if there is no file, or
 /// it has no default.
-pub(crate) fn load(wanted: Option<&str>) -> Result<Option<(String, Profile)>, Failure> {
+pub(crate) fn load(wanted: Option<&str>) -> Loaded {
     let found = match path() {
         Some(path) => read(&path)?.map(|text| (path, text)),
         None => None,
@@ -165,9 +172,14 @@ mod tests {
             "[profiles.a]\npassword = 'hunter2' x\n",
             "[profiles.a]\npasword = 'hunter2'\n",
             "[profiles.a]\npassword = ['hunter2']\n",
+            "[profiles.a]\npassword = 8675309\n",
+            "[profiles.a]\npassword = 8675309.5\n",
+            "[profiles.a]\nurl = 8675309\n",
+            "[profiles.a]\ncoordination = 8675309\n",
         ] {
             let why = parse(wrong).unwrap_err();
-            assert!(why.starts_with("line 2: ") && !why.contains("hunter2"), "{why}");
+            assert!(why.starts_with("line 2: "), "{why}");
+            assert!(!why.contains("hunter2") && !why.contains("8675309"), "{why}");
         }
     }
 }

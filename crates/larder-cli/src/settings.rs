@@ -1,8 +1,12 @@
 //! Which server, namespace and user: from the arguments, the environment, or a profile of the configuration file.
 //!
-//! An explicit choice is never mixed with another server's secrets. If `--profile` is an argument, the environment's
-//! URL, user, password and namespace are not read. If `--url` is an argument, or LARDER_URL is set, the default profile
-//! is not read.
+//! Two servers are never mixed: what names the URL also brings the secrets and the server of locks.
+//!
+//! - If `--profile` is an argument, the environment's URL, user, password, namespace and the others are not read.
+//! - If `--url` is an argument, or LARDER_URL is set, neither LARDER_PROFILE nor the default profile is read.
+//! - If both `--profile` and `--url` are arguments, the profile's secrets and its server of locks are not used. Its
+//!   `read_only` is.
+//! - If `--url` is an argument, LARDER_COORDINATION is not read.
 
 use std::env;
 use std::fmt;
@@ -14,7 +18,7 @@ use std::time::Duration;
 use crate::args::{Globals, duration};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::profile;
+use crate::profile::{self, Profile};
 
 /// The longest password file that is read.
 const LONGEST_PASSWORD: u64 = 64 * 1024;
@@ -50,23 +54,43 @@ impl Settings {
     /// Collects the settings. Reads the configuration file only if a profile is chosen, or nothing else names a
     /// server.
     pub(crate) fn of(globals: &Globals) -> Result<Self, Failure> {
+        Self::from(globals, &read, &profile::load)
+    }
+
+    /// Collects the settings from an environment and a configuration file.
+    fn from(
+        globals: &Globals,
+        environment: &dyn Fn(&str) -> Option<String>,
+        load: &dyn Fn(Option<&str>) -> profile::Loaded,
+    ) -> Result<Self, Failure> {
         refuse_password("--url", globals.url.as_deref())?;
         refuse_password("--coordination", globals.coordination.as_deref())?;
         let chosen = globals.profile.is_some();
         // What an explicit profile replaces is not read from the environment.
-        let var = |name: &str| if chosen { None } else { read(name) };
+        let var = |name: &str| if chosen { None } else { environment(name) };
         let names_server = globals.url.is_some() || var("LARDER_URL").is_some();
         let wanted = globals
             .profile
             .clone()
-            .or_else(|| if names_server && globals.url.is_some() { None } else { read("LARDER_PROFILE") });
+            .or_else(|| if names_server { None } else { environment("LARDER_PROFILE") });
         let (name, profile) = if wanted.is_some() || !names_server {
-            profile::load(wanted.as_deref())?
-                .map_or((None, None), |(name, profile)| (Some(name), Some(profile)))
+            load(wanted.as_deref())?.map_or((None, None), |(name, profile)| (Some(name), Some(profile)))
         } else {
             (None, None)
         };
-        let profile = profile.unwrap_or_default();
+        let mut profile = profile.unwrap_or_default();
+        if globals.url.is_some() {
+            // They are another server's.
+            profile = Profile {
+                user: None,
+                password: None,
+                password_file: None,
+                coordination: None,
+                tls_cert: None,
+                tls_key: None,
+                ..profile
+            };
+        }
 
         let url = globals.url.clone().or_else(|| var("LARDER_URL")).map(Secret).or(profile.url);
         let namespace = globals.namespace.clone().or_else(|| var("LARDER_NAMESPACE")).or(profile.namespace);
@@ -92,8 +116,8 @@ impl Settings {
                 None => profile.timeout,
             },
         };
-        let forbidden =
-            read("LARDER_READ_ONLY").is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "no"));
+        let forbidden = environment("LARDER_READ_ONLY")
+            .is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "no"));
         Ok(Self {
             url,
             namespace: namespace.filter(|namespace| !namespace.is_empty()),
@@ -102,7 +126,7 @@ impl Settings {
             coordination: globals
                 .coordination
                 .clone()
-                .or_else(|| var("LARDER_COORDINATION"))
+                .or_else(|| if globals.url.is_some() { None } else { var("LARDER_COORDINATION") })
                 .map(Secret)
                 .or(profile.coordination),
             tls_ca: path(&globals.tls_ca, "LARDER_TLS_CA", profile.tls_ca),
@@ -120,6 +144,11 @@ impl Settings {
             Failure::usage("no server is named")
                 .fix("set LARDER_URL, as in LARDER_URL=redis://10.0.0.1, or give --url or --profile")
         })
+    }
+
+    /// Returns the URL of the server of locks and limits without user and password, for people.
+    pub(crate) fn shown_coordination(&self) -> String {
+        self.coordination.as_ref().map_or_else(|| self.shown_url(), |url| without_user(&url.0))
     }
 
     /// Returns the server's URL without user and password, for people.
@@ -184,6 +213,88 @@ mod tests {
         for url in ["redis://h", "redis://ann@h", "redis://ann:@h", "memory:", "redis+unix:///a:b"] {
             assert!(refuse_password("--url", Some(url)).is_ok(), "{url}");
         }
+    }
+
+    /// The settings that these arguments and this environment give, with a profile `prod`, which is also the default.
+    fn settings(arguments: &[&str], environment: &[(&str, &str)]) -> Settings {
+        use clap::Parser;
+        let words = ["larder"].iter().chain(arguments).chain(&["ls"]);
+        let globals = crate::args::Cli::try_parse_from(words).unwrap().globals;
+        let var = |name: &str| {
+            environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        let load = |wanted: Option<&str>| {
+            assert!(matches!(wanted, None | Some("prod")));
+            let secret = |text: &str| Some(Secret(text.to_owned()));
+            let profile = Profile {
+                url: secret("redis://prod"),
+                namespace: Some("shop".to_owned()),
+                user: Some("ops".to_owned()),
+                password: secret("hunter2"),
+                coordination: secret("redis://prod-locks"),
+                tls_cert: Some("cert".into()),
+                tls_key: Some("key".into()),
+                read_only: true,
+                ..Profile::default()
+            };
+            Ok(Some(("prod".to_owned(), profile)))
+        };
+        Settings::from(&globals, &var, &load).unwrap()
+    }
+
+    #[test]
+    fn a_profile_without_another_url_is_used_as_it_is() {
+        for (arguments, environment) in [
+            (&[][..], &[][..]),
+            (&[], &[("LARDER_PROFILE", "prod")]),
+            (
+                &["--profile", "prod"],
+                &[("LARDER_URL", "redis://dev"), ("LARDER_COORDINATION", "redis://dev-locks")],
+            ),
+        ] {
+            let settings = settings(arguments, environment);
+            let url = |url: &Option<Secret>| url.as_ref().map(|url| url.0.clone());
+            assert_eq!(url(&settings.url).as_deref(), Some("redis://prod"));
+            assert_eq!(url(&settings.password).as_deref(), Some("hunter2"));
+            assert_eq!(settings.shown_coordination(), "redis://prod-locks");
+            assert!(settings.read_only && settings.tls_cert.is_some() && settings.user.is_some());
+        }
+    }
+
+    #[test]
+    fn the_secrets_and_the_locks_of_one_server_are_never_used_with_another() {
+        let dev = ("LARDER_URL", "redis://dev");
+        for (arguments, environment) in [
+            (&[][..], &[dev][..]),
+            (&[], &[dev, ("LARDER_PROFILE", "prod")]),
+            (&["--url", "redis://dev"], &[("LARDER_PROFILE", "prod")]),
+            (&["--url", "redis://dev"], &[("LARDER_COORDINATION", "redis://prod-locks")]),
+            (
+                &["--url", "redis://dev"],
+                &[("LARDER_URL", "redis://prod"), ("LARDER_COORDINATION", "redis://prod-locks")],
+            ),
+            (
+                &["--url", "redis://dev", "--profile", "prod"],
+                &[("LARDER_COORDINATION", "redis://prod-locks")],
+            ),
+        ] {
+            let settings = settings(arguments, environment);
+            assert_eq!(settings.url().unwrap().0, "redis://dev", "{arguments:?} {environment:?}");
+            assert_eq!(settings.user, None, "{arguments:?} {environment:?}");
+            assert_eq!(settings.password, None, "{arguments:?} {environment:?}");
+            assert_eq!(settings.coordination, None, "{arguments:?} {environment:?}");
+            assert_eq!(
+                (settings.tls_cert.clone(), settings.tls_key.clone()),
+                (None, None),
+                "{arguments:?} {environment:?}"
+            );
+            assert_eq!(settings.read_only, arguments.contains(&"--profile"), "{arguments:?} {environment:?}");
+        }
+        // What is named together with the URL counts.
+        let settings =
+            settings(&[], &[dev, ("LARDER_COORDINATION", "redis://dev-locks"), ("LARDER_PASSWORD", "x")]);
+        assert_eq!(settings.shown_coordination(), "redis://dev-locks");
+        assert!(settings.password.is_some());
     }
 
     #[test]

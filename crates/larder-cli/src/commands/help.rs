@@ -59,8 +59,12 @@ The configuration file, ~/.config/larder/config.toml ($XDG_CONFIG_HOME is respec
     coordination = \"rediss://locks.internal\"
     read_only = true
 
-With --profile as an argument, LARDER_URL, LARDER_USER, LARDER_PASSWORD and the others are not read, so that one
-server's password is never sent to another. LARDER_READ_ONLY always counts.
+Two servers are never mixed: what names the URL also brings the password and the server of locks.
+    --profile            LARDER_URL, LARDER_USER, LARDER_PASSWORD and the others are not read
+    --url, LARDER_URL    LARDER_PROFILE and the default profile are not read
+    --url                LARDER_COORDINATION is not read
+    --profile and --url  the profile's user, password, coordination, tls_cert and tls_key are not used
+LARDER_READ_ONLY always counts, and so does the read_only of a profile that is named by --profile.
 ";
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {

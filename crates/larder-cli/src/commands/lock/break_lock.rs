@@ -69,8 +69,9 @@ pub(super) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     };
     let by = view::holder(holder);
     let question = format!(
-        "{}Take {name:?} from {by}? It may go on working until its next renewal.",
-        show::people(&info)
+        "{}Take {name:?}{} from {by}? It may go on working until its next renewal.",
+        show::people(&info),
+        app.place_of_locks()
     );
     // The answer is asked for on one line; what is known of the lock is printed before it.
     let (shown, question) = question.split_at(question.rfind("Take ").unwrap_or(0));
