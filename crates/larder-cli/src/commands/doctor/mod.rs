@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::args::duration;
+use crate::commands::interrupt::Interrupt;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use connection::Login;
@@ -81,6 +82,9 @@ pub(crate) struct Arguments {
     list: bool,
 }
 
+/// The signal of Ctrl-C, which is the exit status of a watch that it ends before the first report.
+const SIGINT: i32 = 2;
+
 /// One server to examine, or one deployment of several.
 struct Part {
     /// What it is used for, if there are two.
@@ -97,27 +101,38 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     }
     let wanted = wanted(&arguments.only, &arguments.skip)?;
     let mut parts = parts(&arguments, app)?;
+    let Some(pause) = arguments.watch else { return once(&arguments, app, &mut parts, &wanted).await };
+    // Also Ctrl-C during an examination ends the watch.
+    let mut interrupt = Interrupt::listen();
+    let mut exit = Exit::signal(SIGINT);
     loop {
-        let mut reports = Vec::with_capacity(parts.len());
-        for part in &mut parts {
-            let report = examine(part, wanted.clone()).await;
-            reports.push((part.name, part.shown.clone(), report));
+        tokio::select! {
+            examined = once(&arguments, app, &mut parts, &wanted) => exit = examined?,
+            () = interrupt.pressed() => return Ok(exit),
         }
-        print(&arguments, app, &reports)?;
-        let count = |verdict| reports.iter().map(|(.., report)| report.count(verdict)).sum::<usize>();
-        let exit = if count(Verdict::Problem) > 0 {
-            Exit::PROBLEM
-        } else if arguments.strict && count(Verdict::Warning) > 0 {
-            Exit::NO
-        } else {
-            Exit::OK
-        };
-        let Some(pause) = arguments.watch else { return Ok(exit) };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(exit),
+            () = interrupt.pressed() => return Ok(exit),
         }
     }
+}
+
+/// Examines all servers once, and prints the reports.
+async fn once(arguments: &Arguments, app: &App, parts: &mut [Part], wanted: &[u8]) -> Result<Exit, Failure> {
+    let mut reports = Vec::with_capacity(parts.len());
+    for part in parts {
+        let report = examine(part, wanted.to_vec()).await;
+        reports.push((part.name, part.shown.clone(), report));
+    }
+    print(arguments, app, &reports)?;
+    let count = |verdict| reports.iter().map(|(.., report)| report.count(verdict)).sum::<usize>();
+    Ok(if count(Verdict::Problem) > 0 {
+        Exit::PROBLEM
+    } else if arguments.strict && count(Verdict::Warning) > 0 {
+        Exit::NO
+    } else {
+        Exit::OK
+    })
 }
 
 /// Makes all checks that are wanted. Each has a result at the end, whatever happens meanwhile.

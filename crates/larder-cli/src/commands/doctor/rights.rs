@@ -23,6 +23,8 @@ pub(crate) struct Block {
 
 /// Stands for the name of an entry that does not exist.
 const KEY: &str = "{key}";
+/// Stands for the database of the connection.
+const DATABASE: &str = "{database}";
 const NO_SCRIPT: &str = "0000000000000000000000000000000000000000";
 
 pub(crate) static BLOCKS: &[Block] = &[
@@ -125,7 +127,7 @@ pub(crate) static BLOCKS: &[Block] = &[
     Block {
         check: 38,
         name: "database",
-        commands: &[("select", &["SELECT", "0"])],
+        commands: &[("select", &["SELECT", DATABASE])],
         names: &[],
         missing: Verdict::Problem,
     },
@@ -217,8 +219,15 @@ async fn examine_block(
             continue;
         }
         let key = options.entry("rights");
-        let command: Vec<&str> =
-            command.iter().map(|part| if *part == KEY { key.as_str() } else { part }).collect();
+        let database = options.target.database.to_string();
+        let command: Vec<&str> = command
+            .iter()
+            .map(|part| match *part {
+                KEY => key.as_str(),
+                DATABASE => database.as_str(),
+                part => part,
+            })
+            .collect();
         let refusal_of_right = refusal(node, options, &command).await?;
         if *right == "getset" && options.as_user.is_none() {
             node.connection.call(&["UNLINK", &key]).await?;
@@ -265,7 +274,13 @@ async fn prepare_getset(node: &mut Node, options: &Options) -> Result<bool, Fail
     let key = options.entry("rights");
     let replies =
         node.connection.pipeline(&[vec!["ZADD", &key, "0", "x"], vec!["PEXPIRE", &key, "2000"]]).await?;
-    Ok(replies.iter().all(|reply| reply.error().is_none()))
+    let stored = replies.first().is_some_and(|reply| reply.error().is_none());
+    let ready = stored && replies.iter().all(|reply| reply.error().is_none());
+    if stored && !ready {
+        // Without the right to PEXPIRE the key would stay for ever.
+        node.connection.call(&["UNLINK", &key]).await?;
+    }
+    Ok(ready)
 }
 
 /// Why the user may not run a command; `None` if it may.
