@@ -22,6 +22,8 @@ const SAMPLE_PAUSE: Duration = Duration::from_secs(5);
 const WALK_PAUSE: Duration = Duration::from_secs(2);
 /// A sample that took long is followed by a pause that is so many times as long.
 const REST: u32 = 20;
+/// The same for a walk over locks.
+const WALK_REST: u32 = 3;
 /// The steps of the walk over limits in one round.
 const STEPS: usize = 40;
 
@@ -87,10 +89,12 @@ pub(crate) async fn sample(admin: Admin, interval: Duration, updates: Sender<Upd
 pub(crate) async fn walks(admin: Admin, interval: Duration, updates: Sender<Update>) {
     let mut limits = LimitWalk::default();
     loop {
+        let begin = Instant::now();
         let update = match read_locks(&admin).await {
             Ok(locks) => Update::Rows(Pane::Locks, lock_rows(&locks)),
             Err(error) => Update::Failed(Pane::Locks, error.to_string()),
         };
+        let rest = begin.elapsed() * WALK_REST;
         if updates.send(update).await.is_err() {
             return;
         }
@@ -104,7 +108,7 @@ pub(crate) async fn walks(admin: Admin, interval: Duration, updates: Sender<Upda
         {
             return;
         }
-        sleep(WALK_PAUSE.max(interval)).await;
+        sleep(rest.max(WALK_PAUSE).max(interval)).await;
     }
 }
 
