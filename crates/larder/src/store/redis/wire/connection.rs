@@ -108,8 +108,9 @@ impl Connection {
         }
     }
 
-    /// Returns a number that changes while replies or pushes arrive, and while a write that was stuck goes on. A large
-    /// value on a slow path holds up the heartbeat behind it, and the server is not silent then.
+    /// Returns a number that changes while a reply arrives in parts, and while a write that was stuck goes on. A large
+    /// value on a slow path holds up the heartbeat behind it, and the server is not silent then. Whole replies do not
+    /// count: a connection that has lost requests gets those of others, and must be replaced.
     pub(in super::super) fn progress(&self) -> u64 {
         self.queue.progress()
     }
@@ -212,9 +213,11 @@ where
             };
             match (self.reader.poll_read(cx, &mut self.stream), broken) {
                 (Poll::Ready(Ok(())), broken) => {
-                    self.queue.note_progress();
                     if let Err(error) = self.take_frames() {
                         return Poll::Ready(error);
+                    }
+                    if self.reader.is_within_frame() {
+                        self.queue.note_progress();
                     }
                     if let Some(error) = broken {
                         return Poll::Ready(error);
