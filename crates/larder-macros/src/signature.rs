@@ -1,11 +1,13 @@
 //! What the attribute needs to know of the function: its receiver, its arguments, and what it returns.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
-use quote::{ToTokens, quote};
+use quote::{ToTokens, format_ident, quote};
 use syn::{
     Error, FnArg, GenericArgument, ItemFn, Pat, PatType, PathArguments, Receiver, ReceiverKind, Result,
     ReturnType, Safety, Type, TypeReference,
 };
+
+use crate::mentions::mentions;
 
 /// How a function takes `self`.
 #[derive(Clone, Copy, PartialEq)]
@@ -43,6 +45,14 @@ pub(crate) fn read(function: &ItemFn, error: Option<&Type>) -> Result<Signature>
         return Err(Error::new_spanned(
             &sig.safety,
             "an `unsafe fn` cannot be cached: cache a safe one that calls it",
+        ));
+    }
+    // An attribute above this one expands first. What tracing's makes of the body has no place in the source, so the
+    // compiler could not say where the mistake is.
+    if mentions(function.block.to_token_stream(), &format_ident!("__tracing_attr_fake_return")) {
+        return Err(Error::new_spanned(
+            &sig.ident,
+            "`#[tracing::instrument]` has changed the body already: put it below `#[larder::cached]`",
         ));
     }
     let receiver = sig.receiver().map(own).transpose()?;
