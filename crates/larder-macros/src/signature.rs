@@ -164,6 +164,12 @@ fn borrows(tokens: TokenStream) -> bool {
     let mut after_name = false;
     while let Some(token) = tokens.next() {
         let next = tokens.peek().map(ToString::to_string).unwrap_or_default();
+        if matches!(&token, TokenTree::Ident(ident) if ident == "for") && next == "<" {
+            // `for<'a>` makes lifetimes of its own, which the type does not hold.
+            tokens.by_ref().find(|token| matches!(token, TokenTree::Punct(punct) if punct.as_char() == '>'));
+            after_name = false;
+            continue;
+        }
         match &token {
             TokenTree::Group(group) if !after_name && borrows(group.stream()) => return true,
             TokenTree::Punct(punct) if punct.as_char() == '&' && next != "'" => return true,
@@ -254,21 +260,24 @@ mod tests {
 
     #[test]
     fn a_type_that_borrows_is_told_from_one_that_is_given_borrows() {
-        let borrowing: [Type; 5] = [
+        let borrowing: [Type; 6] = [
             parse_quote!(Option<&str>),
             parse_quote!(Cow<'_, str>),
             parse_quote!(Row<'a>),
             parse_quote!(Vec<(u32, &'a str)>),
             parse_quote!((&str, u32)),
+            parse_quote!((fn(&u32), Box<dyn for<'a> Fn(&'a str) + 'b>)),
         ];
         for ty in borrowing {
             assert!(owned(&ty, |ty| Error::new_spanned(ty, "")).is_err(), "{}", quote!(#ty));
         }
-        let owning: [Type; 4] = [
+        let owning: [Type; 6] = [
             parse_quote!(Option<&'static str>),
             parse_quote!(Cow<'static, str>),
             parse_quote!(Arc<dyn Fn(&str) -> bool + Send + Sync>),
             parse_quote!((String, fn(&u32))),
+            parse_quote!(Arc<dyn for<'a> Fn(&'a str) -> bool + Send + Sync>),
+            parse_quote!((String, for<'a, 'b> fn(&'a u32, &'b u32))),
         ];
         for ty in owning {
             assert!(owned(&ty, |ty| Error::new_spanned(ty, "")).is_ok(), "{}", quote!(#ty));
