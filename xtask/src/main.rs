@@ -21,9 +21,10 @@ const HELP: &str = "\
 The project's own commands.
 
 cargo xtask test [--server PATH] [ARGS…]
-    Runs all tests on a real server: LARDER_TEST_SERVER or PATH if given, else valkey-server or redis-server on the
-    PATH, else (as root, on Debian) it installs one. ARGS go to `cargo test`; with -p they choose the package. Without
-    ARGS, larder-bench's tests, compose.yaml in Docker Compose and ops/ with Prometheus are part of it.
+    Runs the tests on a real server: LARDER_TEST_SERVER or PATH if given, else valkey-server or redis-server on the
+    PATH, else (as root, on Debian) it installs one. Long tests are left out and counted as ignored. ARGS go to
+    `cargo test`; with -p they choose the package. Without ARGS, larder-bench's tests, compose.yaml in Docker Compose
+    and the rules of ops/ in promtool are part of it.
         cargo xtask test
         cargo xtask test --server /opt/valkey/bin/valkey-server -p larder --test cache
         cargo xtask test -- lock

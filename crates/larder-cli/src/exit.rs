@@ -56,7 +56,7 @@ pub(crate) const HELP: &str = "\
 Exit codes
 
     0    done, yes, allowed
-    1    no: there is no such entry, lock or process; or you said no; doctor --strict: a warning
+    1    no: there is no such entry or lock, or nothing to reset; or you said no; doctor --strict: a warning
     2    doctor: a problem was found
    64    the command line is wrong
    65    a value cannot be decoded or encoded, or a key holds another type
