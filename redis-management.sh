@@ -43,6 +43,7 @@ Usage: $me [--coordination] VERB [OPTION...]
                   6380. Before the verb or right after it.
   --help          this text
 
+What is in the server, decoded, shows \`larder\`: cargo install --locked --path crates/larder-cli, see docs/cli.md.
 Uses Docker Compose where an engine answers, else a local server. Exit codes: 0 done, 1 failed, 2 wrong usage,
 3 the server is stopped, 4 the running server has another password than REDIS_PASSWORD.
 

@@ -1,5 +1,5 @@
-//! Cache-aside on SQLite: load what is missing, remember what does not exist, and invalidate after each write, by key
-//! and by tag.
+//! Cache-aside on SQLite, with `#[larder::cached]`: load what is missing, remember what does not exist, and invalidate
+//! after each write, by key and by tag.
 //!
 //! ```sh
 //! cargo run --release --example cache_aside
@@ -27,13 +27,13 @@
 //! author 1: Ursula K.
 //! ```
 //!
-//! The last line counts the hits, misses and loads.
+//! The last line counts the hits, misses and loads: `1 hits, 5 misses, 4 loads`.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use larder::{Cache, Larder, LoadContext};
+use larder::{Cache, Larder, LoadError};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
@@ -86,31 +86,28 @@ impl Authors {
     }
 }
 
-/// The repository: the only code that uses both the database and the cache.
+/// The repository: the only code that uses both the database and the cache. A load gets a clone of it.
+#[derive(Clone)]
 struct Library {
     authors: Authors,
     cache: Cache<Author>,
 }
 
 impl Library {
-    async fn author(&self, id: u32) -> Result<Option<Author>, Box<dyn Error>> {
-        let authors = self.authors.clone();
-        let load = move |cx: LoadContext<Author>| async move {
-            let author = authors.find(id).await?;
-            if let Some(author) = &author {
-                // Only the loaded row says which genre it is. A later write to the genre invalidates the tag.
-                cx.tag(format!("genre:{}", author.genre));
-            }
-            Ok::<_, rusqlite::Error>(author)
-        };
-        Ok(self.cache.get_or_load_optional(id, load).await?)
+    // Only the loaded row says which genre it is. A later write to the genre invalidates the tag.
+    #[larder::cached(
+        cache = self.cache, key = id,
+        tags_of = |author| author.iter().map(|author| format!("genre:{}", author.genre)),
+    )]
+    async fn author(&self, id: u32) -> Result<Option<Author>, LoadError<rusqlite::Error>> {
+        self.authors.find(id).await
     }
 
     async fn rename(&self, id: u32, name: &'static str) -> Result<(), Box<dyn Error>> {
         self.authors.rename(id, name).await?;
         // Invalidate after the commit, not before. A loader that read the old row can then no longer store it.
         // `or_queue` keeps the invalidation for later if the server is away.
-        self.cache.delete(id).or_queue().await?;
+        self.cache.delete(self.author_key(id)).or_queue().await?;
         Ok(())
     }
 }

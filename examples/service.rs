@@ -16,7 +16,13 @@
 //! # 204: the price is written, and then the cache is invalidated.
 //!
 //! curl -i localhost:3000/stats
-//! # 200 {"jobs":1,"queries":2}: queries that reached SQLite. This path is not limited.
+//! # 200 {"jobs":1,"queries":2}: queries that reached SQLite. This path is not limited, nor are the next two.
+//!
+//! curl -s localhost:3000/metrics | grep larder_cache
+//! # larder_cache_misses_total{cache="product"} 1 … : for Prometheus, with the dashboard and the alerts of ops/.
+//!
+//! curl -s localhost:3000/health
+//! # 200 {"closed":false,"connections":[],"queued_invalidations":0,"tracking":true}
 //!
 //! for i in $(seq 40); do curl -s -o /dev/null -w '%{http_code} ' localhost:3000/products/7; done
 //! # 200 200 200 … 429 429: the limit is 10 a second and 30 a minute.
@@ -41,7 +47,8 @@ use axum::{Router, serve};
 use larder::http::{ClientIp, RateLimitLayer, RequestHead};
 use larder::limit::OutagePolicy;
 use larder::lock::JobRun;
-use larder::{Cache, Larder, LoadError, Quota};
+use larder::{Cache, Larder, LoadError, Near, Quota};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -55,23 +62,36 @@ struct Product {
 
 #[derive(Clone)]
 struct Service {
+    larder: Larder,
     products: Cache<Option<Product>>,
     database: Database,
+    metrics: PrometheusHandle,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let setting = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
-    let larder = Larder::builder()
+    // Before the connection, which describes its metrics to the recorder.
+    let prometheus = recorder()?;
+    let mut builder = Larder::builder()
         .url(setting("LARDER_URL", "memory:"))
         .namespace("service")
-        .response_timeout(Duration::from_millis(250))
-        .connect()
-        .await?;
+        .response_timeout(Duration::from_millis(250));
+    // A second server, for locks and limits: one that does not evict.
+    if let Ok(url) = std::env::var("COORDINATION_URL") {
+        builder = builder.coordination(url);
+    }
+    let larder = builder.connect().await?;
     let database = Database::open(&setting("DATABASE", ":memory:"))?;
+    let mut products = larder.cache("product").ttl(Duration::from_secs(300)).ttl_jitter(0.1);
+    if let Ok(bytes) = setting("NEAR_BYTES", "").parse() {
+        products = products.near(Near::bytes(bytes));
+    }
     let service = Service {
-        products: larder.cache("product").ttl(Duration::from_secs(300)).ttl_jitter(0.1).build()?,
+        larder: larder.clone(),
+        products: products.build()?,
         database: database.clone(),
+        metrics: prometheus.clone(),
     };
 
     let per_minute = setting("PER_MINUTE", "30").parse()?;
@@ -81,17 +101,27 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         .outage(OutagePolicy::LocalShare(2))?;
     let proxies = setting("TRUSTED_PROXIES", "");
     let clients = ClientIp::new().peer(peer).trust(proxies.split(',').filter(|proxy| !proxy.is_empty()))?;
-    let limit = RateLimitLayer::new(limiter, clients).skip(|request| request.uri().path() == "/stats");
+    let limit = RateLimitLayer::new(limiter, clients)
+        .skip(|request| ["/stats", "/metrics", "/health"].contains(&request.uri().path()));
 
     let app = Router::new()
         .route("/products/{id}", get(product).post(reprice))
         .route("/stats", get(stats))
+        .route("/metrics", get(metrics))
+        .route("/health", get(health))
         .layer(limit)
         .with_state(service);
 
     let nightly =
         tokio::spawn(nightly_job(larder.clone(), database, setting("JOB_EVERY_MS", "3600000").parse()?));
-    let listener = TcpListener::bind(("127.0.0.1", setting("PORT", "3000").parse()?)).await?;
+    let upkeep = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            prometheus.run_upkeep();
+        }
+    });
+    let address: IpAddr = setting("ADDRESS", "127.0.0.1").parse()?;
+    let listener = TcpListener::bind((address, setting("PORT", "3000").parse()?)).await?;
     println!("listening on {}", listener.local_addr()?);
     serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(async {
@@ -100,9 +130,19 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         .await?;
     // Wait until the job has let go of its lock, so that `close` can release it.
     nightly.abort();
+    upkeep.abort();
     let _ = nightly.await;
     larder.close().await?;
     Ok(())
+}
+
+/// Makes a recorder whose histograms have buckets, and installs it for the whole program.
+fn recorder() -> Result<PrometheusHandle, BuildError> {
+    let mut builder = PrometheusBuilder::new();
+    for (metric, buckets) in larder::metrics::buckets() {
+        builder = builder.set_buckets_for_metric(Matcher::Full((*metric).to_owned()), buckets)?;
+    }
+    builder.install_recorder()
 }
 
 fn peer(request: &RequestHead<'_>) -> Option<IpAddr> {
@@ -141,6 +181,17 @@ async fn stats(State(service): State<Service>) -> Response {
         "queries": counted.queries.load(Ordering::Relaxed),
         "jobs": counted.jobs.load(Ordering::Relaxed),
     }))
+}
+
+/// What Prometheus scrapes.
+async fn metrics(State(service): State<Service>) -> String {
+    service.metrics.render()
+}
+
+/// The state of the connections. This service works without its server, so an orchestrator must not stop it for that:
+/// the answer is always 200.
+async fn health(State(service): State<Service>) -> Response {
+    json(&service.larder.health())
 }
 
 /// Runs the job once in each period, on the first instance that asks; the other instances skip it.

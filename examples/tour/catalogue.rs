@@ -1,6 +1,6 @@
 //! A real SQLite database of 10,000 products. The first run creates it, and it counts the queries that reach it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,8 +25,8 @@ pub(crate) struct Catalogue {
 }
 
 impl Catalogue {
-    /// Opens the database in the build folder. Returns also its path, and whether it had to be created.
-    pub(crate) fn open() -> Result<(Self, PathBuf, bool), Box<dyn std::error::Error>> {
+    /// Opens the database in the build folder, and creates it if it is not there.
+    pub(crate) fn open() -> Result<Self, Box<dyn std::error::Error>> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tour");
         std::fs::create_dir_all(&folder)?;
         let path = folder.canonicalize()?.join("catalogue.sqlite");
@@ -38,12 +38,10 @@ impl Catalogue {
              )",
         )?;
         let rows: u32 = connection.query_row("SELECT count(*) FROM product", [], |row| row.get(0))?;
-        let must_fill = rows != PRODUCTS;
-        if must_fill {
+        if rows != PRODUCTS {
             fill(&mut connection)?;
         }
-        let catalogue = Self { connection: Arc::new(Mutex::new(connection)), queries: Arc::default() };
-        Ok((catalogue, path, must_fill))
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), queries: Arc::default() })
     }
 
     /// Runs one query. SQLite blocks its thread, so the query runs on a thread for blocking work.

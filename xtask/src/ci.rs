@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::packages;
 use crate::prose;
 use crate::run::{Failure, cargo, finish, is_installed, root, step};
 use crate::test;
@@ -26,6 +27,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     step("oldest Rust", oldest_rust)?;
     step("documentation", documentation)?;
     step("prose", prose::run)?;
+    step("packages", packages::run)?;
     step("scripts", scripts)?;
     step("dependencies", dependencies)?;
     if tests { step("tests", || test::run(&[])) } else { Ok(()) }

@@ -23,6 +23,9 @@ cargo xtask faults [--what WHAT] [--on ON] [--minutes N] [--seed N] [--release]
                         descriptors are recorded and must stay as they are
             lock-run    100,000 attempts at a lock, dropped at any moment (also part of `locks` and `all`)
             failover    200 failovers under Sentinel that lose a lock, with quarantine, and 56 without, as a control
+            cli-lock-run
+                        200 faults of servers and links on which two `larder lock run` contend: two commands are never
+                        alive at once; 6 minutes; --seed only
     --on    kept        a server that keeps its data when it is killed
             lossy       one that loses them
             cluster     three masters, three replicas: slots move, masters are killed and replaced
@@ -64,6 +67,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     match options.what.as_str() {
         "failover" => failover(&options),
         "lock-run" => lock_run(&options),
+        "cli-lock-run" => cli_lock_run(&options),
         what => {
             let default = RUNS.iter().find(|(name, _)| *name == what);
             let (_, minutes) = default.ok_or_else(|| Failure::usage(HELP))?;
@@ -96,7 +100,11 @@ impl Options {
     }
 
     fn test(&self, program: &str, test: &str) -> Command {
-        let mut command = cargo(&["test", "--locked", "--all-features", "-p", "larder", "--test", program]);
+        self.test_of("larder", program, test)
+    }
+
+    fn test_of(&self, package: &str, program: &str, test: &str) -> Command {
+        let mut command = cargo(&["test", "--locked", "--all-features", "-p", package, "--test", program]);
         command.args(self.release.then_some("--release"));
         command.args(["--", "--exact", "--nocapture", test]);
         command
@@ -119,8 +127,18 @@ fn harness(options: &Options, default: u64) -> Result<(), Failure> {
 }
 
 fn lock_run(options: &Options) -> Result<(), Failure> {
-    let mut command = options.test("lock_line", "cancelled_attempts_leave_no_lock_and_no_place_behind");
+    let mut command = options.test("lock_queue", "cancelled_attempts_leave_no_lock_and_no_place_behind");
     finish(command.env("LARDER_TEST_CANCELS", "100000"))
+}
+
+fn cli_lock_run(options: &Options) -> Result<(), Failure> {
+    let name = "faults::two_commands_are_never_alive_at_once_whatever_fails";
+    let mut command = options.test_of("larder-cli", "lock_run", name);
+    command.arg("--ignored");
+    if let Some(seed) = options.seed {
+        command.env("LARDER_FAULTS_SEED", seed.to_string());
+    }
+    finish(&mut command)
 }
 
 fn failover(options: &Options) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod faults;
 mod mutants;
+mod packages;
 #[cfg(test)]
 mod pages;
 mod prose;
@@ -20,16 +21,17 @@ const HELP: &str = "\
 The project's own commands.
 
 cargo xtask test [--server PATH] [ARGS…]
-    Runs all tests on a real server: LARDER_TEST_SERVER or PATH if given, else valkey-server or redis-server on the
-    PATH, else (as root, on Debian) it installs one. ARGS go to `cargo test`; with -p they choose the package. Without
-    ARGS, larder-bench's tests and compose.yaml in Docker Compose are part of it.
+    Runs the tests on a real server: LARDER_TEST_SERVER or PATH if given, else valkey-server or redis-server on the
+    PATH, else (as root, on Debian) it installs one. Long tests are left out and counted as ignored. ARGS go to
+    `cargo test`; with -p they choose the package. Without ARGS, larder-bench's tests, compose.yaml in Docker Compose
+    and the rules of ops/ in promtool are part of it.
         cargo xtask test
         cargo xtask test --server /opt/valkey/bin/valkey-server -p larder --test cache
         cargo xtask test -- lock
 
 cargo xtask ci [--checks]
-    Formatting, clippy, the oldest Rust, documentation, scripts, dependencies, and then the tests; --checks leaves the
-    tests out. The oldest Rust and the dependencies (cargo-deny) are checked where they are installed.
+    Formatting, clippy, the oldest Rust, documentation, packages, scripts, dependencies, and then the tests; --checks
+    leaves the tests out. The oldest Rust and the dependencies (cargo-deny) are checked where they are installed.
 
 cargo xtask prose
     Looks for words that the project does not use, and for comments and pages wider than 120 columns.

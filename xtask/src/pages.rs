@@ -80,15 +80,26 @@ fn anchor(heading: &str) -> String {
 
 fn is_page(target: &str) -> bool {
     let file = target.split('#').next().unwrap_or_default();
-    file.ends_with(".md") && !file.contains([' ', '/'])
+    let name = file.strip_prefix("from/").unwrap_or(file);
+    name.ends_with(".md") && !name.contains([' ', '/'])
 }
 
+/// The folders whose pages are modules of the guide.
+const FOLDERS: [&str; 2] = ["docs", "docs/from"];
+
 fn guide() -> Vec<Page> {
-    let mut names: Vec<_> =
-        fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
-    let pages = names.into_iter().map(|name| Path::new("docs").join(name));
-    pages.filter(|path| path.extension().is_some_and(|end| end == "md")).map(Page::read).collect()
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for folder in FOLDERS {
+        let entries = fs::read_dir(root().join(folder)).unwrap();
+        paths.extend(entries.map(|entry| Path::new(folder).join(entry.unwrap().file_name())));
+    }
+    paths.sort();
+    paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "md")).map(Page::read).collect()
+}
+
+/// A page's path below docs/, as references to it say.
+fn below_docs(path: &Path) -> String {
+    tidy(path).strip_prefix("docs").unwrap().to_str().unwrap().to_owned()
 }
 
 fn all() -> Vec<Page> {
@@ -163,7 +174,7 @@ fn pages_of_the_guide_refer_to_each_other_so_that_rustdoc_can_follow() {
         }
         let defined = page.defined();
         for (reference, target) in &defined {
-            if reference != target || !is_page(target) {
+            if *reference != below_docs(&page.path.with_file_name("").join(target)) || !is_page(reference) {
                 wrong.push(format!("{name}: [{reference}] is not a page's name, with or without a heading"));
             }
         }
@@ -179,7 +190,7 @@ fn pages_of_the_guide_refer_to_each_other_so_that_rustdoc_can_follow() {
     let links = Page::read(LINKS.into()).defined();
     for reference in &references {
         let (file, heading) = reference.split_once(".md").unwrap_or((reference, ""));
-        let module = format!("crate::guide::{}{heading}", file.replace('-', "_"));
+        let module = format!("crate::guide::{}{heading}", file.replace('-', "_").replace('/', "::"));
         if links.get(reference) != Some(&module) {
             wrong.push(format!("{LINKS}: [{reference}]: {module} is missing"));
         }
@@ -198,8 +209,71 @@ fn every_page_is_a_module_of_the_guide_and_in_its_index() {
     let modules = fs::read_to_string(root().join("crates/larder/src/guide.rs")).unwrap();
     let index = fs::read_to_string(root().join("docs/index.md")).unwrap();
     for page in guide() {
-        let name = page.path.file_name().unwrap().to_str().unwrap();
+        let name = below_docs(&page.path);
         assert!(modules.contains(&format!("include_str!(\"../docs/{name}\")")), "{name} is not in guide.rs");
         assert!(name == "index.md" || index.contains(&format!("[{name}]")), "{name} is not in index.md");
     }
+}
+
+/// Splits text at the commas that stand outside braces.
+fn parts(text: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut parts) = (0, 0, vec![]);
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+/// `a/{b,c}` as `a/b` and `a/c`.
+fn expanded(text: &str) -> Vec<String> {
+    match text.strip_suffix('}').and_then(|text| text.split_once('{')) {
+        Some((before, inside)) => parts(inside).iter().map(|part| format!("{before}{part}")).collect(),
+        None => vec![text.to_owned()],
+    }
+}
+
+#[test]
+fn the_call_paths_name_as_many_files_as_they_say_and_all_of_them_exist() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let (_, text) = text.split_once("<!-- call paths -->").unwrap();
+    let (text, _) = text.split_once("<!-- /call paths -->").unwrap();
+    let (mut paths, mut wrong) = (0, vec![]);
+    for paragraph in text.split("\n\n") {
+        // "16 files: `limit/{check,mod}`, …, *link*, … ."
+        let Some((count, list)) = paragraph.trim().split_once(" files") else { continue };
+        let Ok(count) = count.parse::<usize>() else { continue };
+        paths += 1;
+        let (_, list) = list.split_once(": ").unwrap();
+        let list = list
+            .trim_end_matches('.')
+            .replace("*link*", "`store/redis/{network,node,link}`")
+            .replace('\n', " ");
+        let files: Vec<String> =
+            parts(&list).iter().flat_map(|part| expanded(part.trim().trim_matches('`'))).collect();
+        let all: BTreeSet<&String> = files.iter().collect();
+        if files.len() != count || all.len() != count {
+            wrong.push(format!("{} files ({} different), not {count}: {files:?}", files.len(), all.len()));
+        }
+        let sources = root().join("crates/larder/src");
+        for file in files {
+            let path = match file.strip_suffix(".lua") {
+                Some(_) => sources.join("store/redis").join(&file),
+                None => sources.join(format!("{file}.rs")),
+            };
+            if !path.exists() {
+                wrong.push(format!("{} is missing", path.display()));
+            }
+        }
+    }
+    assert_eq!(paths, 4, "the section lists another number of paths");
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

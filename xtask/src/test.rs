@@ -1,9 +1,9 @@
 //! `cargo xtask test`: all tests, on a real server.
 //!
-//! It runs `cargo test` four times: on the workspace with all features; on larder-bench without its features, which
+//! It runs `cargo test` five times: on the workspace with all features; on larder-bench without its features, which
 //! would build the many crates that it compares with; on larder's interleaving tests, which are built with other locks
-//! in a folder of their own; and on the test that needs Docker Compose, if Compose is installed or can be fetched. If
-//! not, the last line says so.
+//! in a folder of their own; and on the tests that need Docker Compose, and those that need Prometheus, if these are
+//! installed or can be fetched. If not, the last lines say so.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
@@ -72,11 +72,14 @@ const COMPOSE: [&str; 7] = [
     "docker_compose_and_a_local_server_read_the_same_password_from_the_file_env",
 ];
 
+/// The rules' own tests. The other test of `ops` starts services, takes a minute, and is run by hand.
+const PROMETHEUS: [&str; 5] = ["--test", "ops", "--", "--ignored", "promtool"];
+
 fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
     let began = Instant::now();
     let mut counts = Counts::default();
     let mut run = |command: &mut Command| counted(command.env("LARDER_TEST_SERVER", server), &mut counts);
-    let mut left_out = None;
+    let mut left_out = Vec::new();
     // Arguments before `--` choose packages or targets. Arguments after it choose tests, of any package.
     let outcome = if arguments.first().is_some_and(|word| *word != "--") {
         let chooses = |word: &&str| word.starts_with("-p") || word.starts_with("--package");
@@ -108,10 +111,20 @@ fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
                 }
                 let mut command = cargo(&WORKSPACE);
                 match compose() {
-                    Ok(Some(program)) => run(command.args(COMPOSE).env("LARDER_TEST_COMPOSE", program)),
-                    Ok(None) => run(command.args(COMPOSE)),
+                    Ok(Some(program)) => run(command.args(COMPOSE).env("LARDER_TEST_COMPOSE", program))?,
+                    Ok(None) => run(command.args(COMPOSE))?,
+                    Err(why) => left_out.push(format!(
+                        "that Docker Compose accepts compose.yaml, as there is no Docker Compose: {why}"
+                    )),
+                }
+                match fetched("prometheus.sh") {
+                    Ok(folder) => {
+                        let mut command = cargo(&WORKSPACE);
+                        run(command.args(PROMETHEUS).env("LARDER_TEST_PROMETHEUS", folder))
+                    }
                     Err(why) => {
-                        left_out = Some(why);
+                        let what = "the rules and alerts of ops/, as there is no Prometheus";
+                        left_out.push(format!("{what}: {why}"));
                         Ok(())
                     }
                 }
@@ -119,16 +132,14 @@ fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
     };
 
     let Counts { passed, failed, ignored } = counts;
-    // The first run skipped those two tests, and counted them as ignored.
-    let made_up_for = arguments.is_empty() && outcome.is_ok() && left_out.is_none();
-    let ignored = if made_up_for { ignored.saturating_sub(2) } else { ignored };
+    // The first run skipped those three tests, and counted them as ignored.
+    let made_up_for = arguments.is_empty() && outcome.is_ok() && left_out.is_empty();
+    let ignored = if made_up_for { ignored.saturating_sub(3) } else { ignored };
     let ignored = if ignored == 0 { String::new() } else { format!(", {ignored} ignored") };
     let seconds = began.elapsed().as_secs_f64();
     println!("{} tests: {passed} passed, {failed} failed{ignored}, in {seconds:.0} s", passed + failed);
-    if let Some(why) = left_out {
-        println!(
-            "NOT TESTED: that Docker Compose accepts compose.yaml, as there is no Docker Compose: {why}"
-        );
+    for what in left_out {
+        println!("NOT TESTED: {what}");
     }
     outcome
 }
@@ -139,9 +150,14 @@ fn compose() -> Result<Option<PathBuf>, Failure> {
     if plugin.is_ok_and(|output| output.status.success()) {
         return Ok(None);
     }
+    fetched("compose.sh").map(|tools| Some(tools.join("docker-compose")))
+}
+
+/// The folder of tools, after a script has put its tool there.
+fn fetched(script: &str) -> Result<PathBuf, Failure> {
     let tools = root().join("target/tools");
-    finish(Command::new(root().join("xtask/compose.sh")).arg(&tools))?;
-    Ok(Some(tools.join("docker-compose")))
+    finish(Command::new(root().join("xtask").join(script)).arg(&tools))?;
+    Ok(tools)
 }
 
 /// Runs it to its end, copies its output, and counts its tests.

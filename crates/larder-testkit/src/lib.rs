@@ -20,6 +20,14 @@
 //! assert_eq!(server.calls("get"), 1);
 //! # }
 //! ```
+//! Tests with `larder` connect to [`Server::url`]:
+//!
+//! ```ignore
+//! let server = larder_testkit::Server::start();
+//! let larder = larder::Larder::connect(&server.url()).await?;
+//! ```
+//!
+//! [`worker`] and [`history`] serve larder's own tests; they may change with any release.
 #![cfg_attr(
     feature = "servers",
     expect(clippy::expect_used, clippy::panic, reason = "a failing test setup ends the test")

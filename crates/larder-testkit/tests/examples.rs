@@ -59,24 +59,29 @@ fn the_tour_shows_what_it_promises() {
             "tour",
             url,
             &[
-                "exists 123          → yes",
-                "exists 123          → no",
-                "without larder   1000 queries reached SQLite",
-                "get_or_load         1 queries reached SQLite",
-                "% were hits",
-                "worker B tries     → taken",
-                "the fence grew     → yes",
-                "request  5: allowed, 0 left",
-                "request  6: refused",
-                "request 10: refused",
-                "refused in this process, without asking the store: ",
-                "after it, pushed          → process A leads",
-                "the writer enters: no",
-                "another set with one of them: no",
-                "12 turns at 5 in 200 ms",
+                "It came back as it was stored; after the delete it is gone.",
+                "Without larder 1000 queries reach SQLite. With get_or_load 1 does.",
+                "% are served from the cache",
+                "and are told that it is stale",
+                "An error: the loader failed: the database is down",
+                "One loader is asked for the other 7; the answers are in order: yes",
+                "500 are left, after one command.",
+                "0 are left, after one more.",
+                "Its fence is higher: yes",
+                "It is charged 1 time; both callers get receipt 1.",
+                "The second is refused: yes",
+                "It runs 1 time.",
+                "The watcher saw no leader, and then: process A leads",
+                "The writer may not enter: yes. When both have left it may: yes",
+                "The other gets neither: yes",
+                "5 pass and 5 are refused",
+                "The last is sent after ",
+                "In all: ",
             ],
         );
     }
+    let lines = String::from_utf8(run("tour", "memory:").stdout).unwrap().lines().count();
+    assert!(lines <= 48, "{lines} lines are more than two screens");
 }
 
 #[test]
@@ -94,6 +99,25 @@ fn the_example_of_rate_limits_runs_on_each_store() {
                 "8800 left",
                 "true true false",
                 "decided by store",
+            ],
+        );
+    }
+}
+
+#[test]
+fn the_example_of_cache_aside_asks_the_database_as_rarely_as_it_says() {
+    let server = Server::builder().tcp().start();
+    // Twice on the server: the second finds what the first has left.
+    for url in ["memory:", &server.url(), &server.url()] {
+        says(
+            "cache_aside",
+            url,
+            &[
+                "the first read loads:\n    SQLite: SELECT author 1\nauthor 1: Ursula\n",
+                "the second does not:\nauthor 1: Ursula\n",
+                "SELECT author 9\nauthor 9: no such author\nauthor 9: no such author\n",
+                "SQLite: UPDATE author 1\n    SQLite: SELECT author 1\nauthor 1: Ursula K.\n",
+                "every author of a genre:\n    SQLite: SELECT author 1\nauthor 1: Ursula K.\n",
             ],
         );
     }

@@ -1,92 +1,14 @@
 //! examples/service.rs over real HTTP: many clients, and two instances that share one server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+// In a folder, so that it is no test program of its own.
+#[path = "support/running.rs"]
+mod running;
+
 use std::time::Duration;
 
 use larder_testkit::{Server, eventually};
-
-/// As `cargo xtask test` builds them, so that nothing is built twice.
-const BUILD: [&str; 7] =
-    ["build", "--quiet", "--workspace", "--exclude", "larder-bench", "--all-features", "--examples"];
-
-fn built() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let build = Command::new(env!("CARGO")).args(BUILD).status();
-        assert!(build.unwrap().success(), "the examples do not build");
-        let tests = std::env::current_exe().unwrap();
-        tests.parent().unwrap().parent().unwrap().join("examples")
-    })
-}
-
-/// A running instance; killed when it is dropped.
-struct Service {
-    process: Child,
-    address: SocketAddr,
-}
-
-impl Service {
-    fn start(settings: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(built().join("service"));
-        command.env("PORT", "0").envs(settings.iter().copied()).stdout(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
-        Self { process, address }
-    }
-
-    fn get(&self, path: &str, client: &str) -> Answer {
-        self.send("GET", path, client)
-    }
-
-    /// One request of a client that a proxy names.
-    fn send(&self, method: &str, path: &str, client: &str) -> Answer {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: test\r\nx-forwarded-for: 9.9.9.9, {client}\r\nconnection: close\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        Answer { head: head.to_lowercase(), body: body.to_owned() }
-    }
-
-    fn counted(&self, what: &str) -> u64 {
-        let stats: String = self.get("/stats", "unknown").body;
-        let (_, rest) = stats.split_once(&format!("\"{what}\":")).unwrap();
-        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-struct Answer {
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn status(&self) -> u16 {
-        self.head.split(' ').nth(1).unwrap().parse().unwrap()
-    }
-
-    fn field(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-    }
-}
+use running::{Answer, Service};
 
 /// The second's limit of ten binds first: one client asks more slowly than that.
 fn patiently(service: &Service, path: &str, client: &str, times: usize) -> Vec<Answer> {

@@ -3,9 +3,15 @@
 //! `std::time::Instant` stops during suspend on Linux: a deadline measured with it would still seem far away when the
 //! laptop wakes up. CLOCK_BOOTTIME does not stop. Setting the wall clock affects neither.
 
+#[cfg(feature = "testing")]
+mod world;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+#[cfg(feature = "testing")]
+pub(crate) use world::WorldTime;
 
 /// A point of local time. Only differences have a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +27,10 @@ impl Tick {
         Self(self.0.saturating_sub(span))
     }
 
+    pub(crate) fn from_micros(micros: u64) -> Self {
+        Self(Duration::from_micros(micros))
+    }
+
     /// For what counts in microseconds and only compares ticks.
     pub(crate) fn as_micros(self) -> u64 {
         u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
@@ -33,7 +43,8 @@ impl Tick {
 }
 
 /// A point of local time on two coarse clocks, in nanoseconds: a monotonic one, and one that goes on during suspend.
-/// Reading both takes half the time of the exact clock. They lag by a timer tick, 10 ms at most.
+/// Reading both takes half the time of the exact clock, reading one a quarter. They lag by a timer tick, 10 ms at
+/// most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment {
     mono: u64,
@@ -72,6 +83,9 @@ pub(crate) enum Clock {
     /// Another machine's clock, for tests: `ahead` of this machine's, and fast by `parts` in a million.
     #[cfg(test)]
     Skewed { since: Duration, ahead: Duration, parts: i32 },
+    /// The time of a test's world, as a process sees it whose clock is `ahead`.
+    #[cfg(feature = "testing")]
+    World { time: Arc<WorldTime>, ahead: Duration },
 }
 
 /// How old [`Clock::recent`] may be. The kernel's timer ticks at least a hundred times a second, and is late if a
@@ -95,6 +109,8 @@ impl Clock {
                 let rate = 1.0 + f64::from(*parts) / 1e6;
                 Tick(*since + *ahead + machine().saturating_sub(*since).mul_f64(rate))
             }
+            #[cfg(feature = "testing")]
+            Self::World { time, ahead } => Tick(time.now().saturating_add(*ahead)),
         }
     }
 
@@ -107,8 +123,8 @@ impl Clock {
                 let nanos = micros.load(Ordering::Acquire).saturating_mul(1000);
                 Moment { mono: nanos, awake: nanos }
             }
-            #[cfg(test)]
-            Self::Skewed { .. } => {
+            #[cfg(any(test, feature = "testing"))]
+            _ => {
                 let nanos = u64::try_from(self.now().0.as_nanos()).unwrap_or(u64::MAX);
                 Moment { mono: nanos, awake: nanos }
             }
@@ -163,16 +179,32 @@ fn machine() -> Duration {
 
 /// Wall time is used as the clock that goes on during suspend, because Linux has no coarse form of CLOCK_BOOTTIME. If
 /// the wall clock is set back, the monotonic clock still counts.
+///
+/// The kernel moves both clocks in one step, at each tick. So the second one is read only when the first has moved
+/// since this thread last read it; until then its last reading is the current one. After a suspend, and after the wall
+/// clock was set, that may be wrong until the next tick, which the lag of 10 ms covers.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline]
 fn coarse() -> Moment {
+    use std::cell::Cell;
+
     use rustix::time::{ClockId, clock_gettime};
+    thread_local! {
+        static LAST: Cell<Moment> = const { Cell::new(Moment { mono: 0, awake: 0 }) };
+    }
     let nanos = |clock| {
         let time = clock_gettime(clock);
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         seconds.wrapping_mul(1_000_000_000).wrapping_add(u64::try_from(time.tv_nsec).unwrap_or(0))
     };
-    Moment { mono: nanos(ClockId::MonotonicCoarse), awake: nanos(ClockId::RealtimeCoarse) }
+    let mono = nanos(ClockId::MonotonicCoarse);
+    let last = LAST.get();
+    if last.mono == mono {
+        return last;
+    }
+    let moment = Moment { mono, awake: nanos(ClockId::RealtimeCoarse) };
+    LAST.set(moment);
+    moment
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -217,6 +249,22 @@ mod tests {
             last = recent;
         }
         assert!(last.since(started) > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_moment_follows_both_clocks() {
+        let clock = Clock::default();
+        let first = clock.moment();
+        // Until the next tick: at most 10 ms, more on a busy machine.
+        let started = clock.now();
+        let second = loop {
+            let moment = clock.moment();
+            if moment.mono() > first.mono() {
+                break moment;
+            }
+            assert!(clock.now().since(started) < Duration::from_secs(30), "the clock does not tick");
+        };
+        assert!(second.awake() != first.awake(), "the second clock was not read after a tick");
     }
 
     #[test]

@@ -10,20 +10,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::background::{Background, Claims, HEDGE, begun};
+use crate::background::{Background, Renewals};
 use crate::clock::Clock;
 use crate::credentials::CredentialSource;
 use crate::envelope::TagVersion;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{Health, Purpose};
 use crate::invalidation::{self, Delivery, Invalidation, InvalidationQueue, Started};
 use crate::keyspace::Keyspace;
 use crate::name::Name;
 use crate::near::{Asking, Invalidations};
+use crate::presence::Presence;
 use crate::random::Random;
 use crate::stats::{CacheStats, Stats};
 use crate::store::limit::{ChargeStamp, LimitStore, QuotaSpec};
@@ -31,6 +31,7 @@ use crate::store::session::ReadStamp;
 use crate::store::{AnyStore, Claim, Eviction, InvalidationSink, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Instrument};
+use crate::tokens::Tokens;
 
 pub(crate) struct Context {
     store: AnyStore,
@@ -40,8 +41,8 @@ pub(crate) struct Context {
     background_store: Option<AnyStore>,
     background_coordination: Option<AnyStore>,
     pub(crate) background: Background,
-    /// The claims of loads under way.
-    pub(crate) claims: Claims,
+    /// The claims of loads under way, by entry.
+    pub(crate) claims: Renewals<(Name, Claim)>,
     /// Whether locks and limits are refused on a server that evicts.
     strict: bool,
     warned: AtomicBool,
@@ -51,6 +52,9 @@ pub(crate) struct Context {
     pub(crate) limits: CallLimits,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
+    /// The tokens of attempts and loads.
+    pub(crate) tokens: Tokens,
+    pub(crate) presence: Presence,
     pub(crate) changes: Arc<Invalidations>,
     /// The versions that readers are asking for.
     pub(crate) asking: Asking,
@@ -138,7 +142,7 @@ impl Context {
             background_store: None,
             background_coordination: None,
             background: Background::on_callers(),
-            claims: Claims::default(),
+            claims: Renewals::default(),
             strict: false,
             warned: AtomicBool::new(false),
             on_evicting: AtomicU64::new(0),
@@ -146,6 +150,8 @@ impl Context {
             keyspace,
             limits,
             clock,
+            tokens: Tokens::new(random.clone()),
+            presence: Presence::new(None),
             random,
             changes,
             asking: Asking::default(),
@@ -170,9 +176,19 @@ impl Context {
         if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(&self.store) }
     }
 
+    /// Like [`store`](Self::store), for requests that must still be sent while the `Larder` closes.
+    pub(crate) fn store_even_closed(&self) -> &AnyStore {
+        &self.store
+    }
+
     /// Adds a provider of credentials.
     pub(crate) fn with_credentials(self, credentials: Option<Arc<CredentialSource>>) -> Self {
         Self { credentials, ..self }
+    }
+
+    /// Adds the name under which this process announces itself.
+    pub(crate) fn with_presence(self, name: Option<String>) -> Self {
+        Self { presence: Presence::new(name), ..self }
     }
 
     /// Adds a second store, for locks and limits.
@@ -204,7 +220,6 @@ impl Context {
 
     /// Returns the store for background work, unless the `Larder` was closed. No caller's runtime can block its
     /// connections.
-    #[allow(dead_code, reason = "a seam that rooms move to one by one")]
     pub(crate) fn background_store(&self) -> Result<&AnyStore> {
         self.store().map(|_| self.background_store_even_closed())
     }
@@ -245,6 +260,12 @@ impl Context {
     /// Like [`coordination`](Self::coordination), for releases and refunds that must still be sent.
     pub(crate) fn coordination_even_closed(&self) -> &AnyStore {
         self.coordination.as_ref().map_or(&self.store, |(store, _)| store)
+    }
+
+    /// Whether locks and limits have a store of their own.
+    #[cfg(feature = "admin")]
+    pub(crate) fn has_own_coordination(&self) -> bool {
+        self.coordination.is_some()
     }
 
     /// Returns the dispatcher of that store's invalidations.
@@ -413,36 +434,26 @@ impl Context {
         stats
     }
 
+    pub(crate) fn health(&self) -> Health {
+        let coordination = self.coordination.as_ref().map(|(store, _)| store);
+        let stores = [
+            (Some(&self.store), Purpose::Caches),
+            (self.background_store.as_ref(), Purpose::Caches),
+            (coordination, Purpose::Coordination),
+            (self.background_coordination.as_ref(), Purpose::Coordination),
+        ];
+        let stores = stores.into_iter().filter_map(|(store, purpose)| Some((store?, purpose)));
+        Health {
+            closed: self.closed.load(Ordering::Acquire),
+            connections: stores.flat_map(|(store, purpose)| store.connections(purpose)).collect(),
+            queued_invalidations: self.invalidations.counts().waiting,
+            tracking: self.store.is_tracking(),
+        }
+    }
+
     /// Returns the near copy of an entry of any cache.
     pub(crate) fn near_copy(&self, entry: &str) -> Option<NearState> {
         self.caches().values().find_map(|cache| cache.near_copy(entry))
-    }
-
-    /// Removes a load's claim without waiting for the reply. Claims that are handed over before `close` are still
-    /// removed.
-    ///
-    /// The request is sent before this function returns, on the connection that the claim was made on. So it cannot
-    /// arrive before the request that made the claim, and a load that begins afterwards does not find the claim. If
-    /// that connection does not answer, or if the claim is dropped outside a runtime, the request is sent on the
-    /// background's connection.
-    pub(crate) fn abandon_in_background(self: &Arc<Self>, entry: Name, claim: Claim) {
-        if self.is_embedded() {
-            // Done here and not in a task: the runtime may end with its loads.
-            let _ = abandon(&self.store, &entry, &claim).now_or_never();
-            return;
-        }
-        let (context, in_order) = (self.clone(), Handle::try_current().is_ok());
-        self.background.spawn_begun(async move {
-            if in_order {
-                let sent = begun(HEDGE, abandon(&context.store, &entry, &claim)).await;
-                if matches!(sent, Some(Ok(()))) {
-                    return;
-                }
-            }
-            // If this fails too, the claim expires by itself.
-            let again = abandon(context.background_store_even_closed(), &entry, &claim);
-            let _ = tokio::time::timeout(context.limits.response_timeout, again).await;
-        });
     }
 
     /// Detaches the loads that would carry a tag which was invalidated: what they have read may be older.
@@ -454,13 +465,6 @@ impl Context {
 
     fn caches(&self) -> MutexGuard<'_, HashMap<String, Arc<dyn AnyCache>>> {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-async fn abandon(store: &AnyStore, entry: &Name, claim: &Claim) -> Result<()> {
-    match claim {
-        Claim::Placeholder(placeholder) => store.abandon_fill(entry, placeholder.clone()).await,
-        Claim::Refresh(claim) => store.abandon_refresh(entry, *claim).await,
     }
 }
 

@@ -47,8 +47,29 @@ pub mod operations {}
 pub mod security {}
 
 #[doc = include_str!("guide/links.md")]
+#[doc = include_str!("../docs/cli.md")]
+pub mod cli {}
+
+#[doc = include_str!("guide/links.md")]
 #[doc = include_str!("../docs/observability.md")]
 pub mod observability {}
+
+// Its examples need these features.
+#[doc = include_str!("guide/links.md")]
+#[cfg_attr(all(feature = "testing", feature = "axum"), doc = include_str!("../docs/testing.md"))]
+#[cfg_attr(
+    not(all(feature = "testing", feature = "axum")),
+    doc = "Shown if larder is built with the features `testing` and `axum`."
+)]
+pub mod testing {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("../docs/opentelemetry.md")]
+pub mod opentelemetry {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("../docs/runbook.md")]
+pub mod runbook {}
 
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("../docs/guarantees.md")]
@@ -61,3 +82,38 @@ pub mod performance {}
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("../docs/wire-format.md")]
 pub mod wire_format {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("../docs/choosing.md")]
+pub mod choosing {}
+
+/// Pages for those who know another library.
+pub mod from {
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/cached.md")]
+    pub mod cached {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/moka.md")]
+    pub mod moka {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/redis-rs.md")]
+    pub mod redis_rs {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/rslock.md")]
+    pub mod rslock {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/governor.md")]
+    pub mod governor {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/fusioncache.md")]
+    pub mod fusioncache {}
+
+    #[doc = include_str!("guide/links.md")]
+    #[doc = include_str!("../docs/from/redisson.md")]
+    pub mod redisson {}
+}

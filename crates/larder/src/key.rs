@@ -53,6 +53,45 @@ const fn is_plain(byte: u8) -> bool {
 pub trait CacheKey {
     /// Writes the key's text. Two keys that differ must write different text.
     fn write(&self, text: &mut KeyText<'_>);
+
+    /// Returns the key itself if its text need not be written to find a near copy. Sealed: the type cannot be named
+    /// outside of larder, so only larder's own keys return one.
+    #[doc(hidden)]
+    #[inline]
+    fn plain(&self) -> Option<PlainKey<'_>> {
+        None
+    }
+}
+
+/// A key that names a near copy without being written: the text that [`CacheKey::write`] would write is that of the
+/// integer, or the text itself.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlainKey<'a> {
+    Int(u64),
+    Text(&'a str),
+}
+
+impl<'a> PlainKey<'a> {
+    /// Returns the text, unless a part of it would be escaped. It may say so of text that would not.
+    #[inline]
+    fn text(text: &'a str) -> Option<Self> {
+        const UNESCAPED: [u64; 2] = {
+            let (mut bits, mut byte) = ([0u64; 2], b' ');
+            while byte <= b'~' {
+                if !matches!(byte, b'%' | b'{' | b'}') {
+                    if byte < 64 { bits[0] |= 1 << byte } else { bits[1] |= 1 << (byte - 64) }
+                }
+                byte += 1;
+            }
+            bits
+        };
+        let unescaped = |byte: u8| {
+            let half = if byte < 64 { UNESCAPED[0] } else { UNESCAPED[1] };
+            byte < 128 && half >> (byte & 63) & 1 == 1
+        };
+        text.bytes().all(unescaped).then_some(Self::Text(text))
+    }
 }
 
 /// The text of a [`CacheKey`] as it is written. Escapes what it is given.
@@ -76,6 +115,25 @@ impl KeyText<'_> {
         } else {
             self.push_escaped(text);
         }
+    }
+
+    /// Appends text that may be escaped already, as tools show it: a `%` that begins an escape stays as it is.
+    #[cfg(feature = "admin")]
+    pub(crate) fn push_stored(&mut self, text: &str) {
+        let mut rest = text;
+        while let Some(at) = rest.find('%') {
+            let (plain, tail) = rest.split_at(at);
+            self.push(plain);
+            let escape = tail.get(..3).filter(|escape| {
+                escape.bytes().skip(1).all(|digit| digit.is_ascii_digit() || (b'A'..=b'F').contains(&digit))
+            });
+            match escape {
+                Some(escape) => self.out.push_str(escape),
+                None => self.push("%"),
+            }
+            rest = tail.get(escape.map_or(1, str::len)..).unwrap_or_default();
+        }
+        self.push(rest);
     }
 
     fn push_escaped(&mut self, text: &str) {
@@ -154,10 +212,61 @@ impl<T: fmt::Display> CacheKey for DisplayKey<T> {
     }
 }
 
+/// The text of a key, owned: it outlives what the key was made of, and can be kept, sorted and shown.
+///
+/// ```
+/// use larder::OwnedKey;
+///
+/// let key = OwnedKey::new(&("eu", 7));
+/// assert_eq!(key.as_str(), "eu:7"); // as in `larder.explain("page:eu:7")`, after the cache's name
+/// ```
+///
+/// [`#[larder::cached]`](crate::cached) makes one for each cached function: `shop.product_key(7)`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnedKey(Name);
+
+impl OwnedKey {
+    /// Writes the text of `key`. Allocates only for text of more than 71 bytes.
+    pub fn new(key: impl CacheKey) -> Self {
+        let mut text = Name::new();
+        key.write(&mut KeyText::new(&mut text));
+        Self(text)
+    }
+
+    /// Returns the text, escaped as it is in the store.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for OwnedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl CacheKey for OwnedKey {
+    fn write(&self, text: &mut KeyText<'_>) {
+        if text.within_tuple {
+            // Its own `:` must not look like one of the tuple's.
+            text.push(self.as_str());
+        } else {
+            // Escaped already: a second time would name another entry.
+            text.out.push_str(self.as_str());
+        }
+    }
+}
+
 impl CacheKey for str {
     #[inline]
     fn write(&self, text: &mut KeyText<'_>) {
         text.push(self);
+    }
+
+    #[inline]
+    fn plain(&self) -> Option<PlainKey<'_>> {
+        PlainKey::text(self)
     }
 }
 
@@ -166,11 +275,21 @@ impl CacheKey for String {
     fn write(&self, text: &mut KeyText<'_>) {
         text.push(self);
     }
+
+    #[inline]
+    fn plain(&self) -> Option<PlainKey<'_>> {
+        PlainKey::text(self)
+    }
 }
 
 impl CacheKey for Cow<'_, str> {
     fn write(&self, text: &mut KeyText<'_>) {
         text.push(self);
+    }
+
+    #[inline]
+    fn plain(&self) -> Option<PlainKey<'_>> {
+        PlainKey::text(self)
     }
 }
 
@@ -195,6 +314,11 @@ macro_rules! integer_keys {
             fn write(&self, text: &mut KeyText<'_>) {
                 text.out.push_str(itoa::Buffer::new().format(*self));
             }
+
+            #[inline]
+            fn plain(&self) -> Option<PlainKey<'_>> {
+                u64::try_from(*self).ok().map(PlainKey::Int)
+            }
         }
     )*};
 }
@@ -209,6 +333,11 @@ macro_rules! pointed_keys {
         impl<K: CacheKey + ?Sized> CacheKey for $type {
             fn write(&self, text: &mut KeyText<'_>) {
                 K::write(self, text);
+            }
+
+            #[inline]
+            fn plain(&self) -> Option<PlainKey<'_>> {
+                K::plain(self)
             }
         }
     )*};
@@ -254,6 +383,40 @@ mod tests {
     #[test]
     fn what_could_open_a_hash_tag_or_break_a_line_is_escaped() {
         assert_eq!(text("{a}%\n\u{85}"), "%7Ba%7D%25%0A%C2%85");
+    }
+
+    #[test]
+    fn a_plain_key_is_what_would_be_written() {
+        fn check(key: impl CacheKey) -> Option<String> {
+            let plain = key.plain().map(|plain| match plain {
+                PlainKey::Int(number) => number.to_string(),
+                PlainKey::Text(text) => text.to_owned(),
+            });
+            assert!(plain.as_ref().is_none_or(|plain| *plain == text(&key)), "{plain:?}");
+            plain
+        }
+        for key in ["", "7", "+7", "user-7:a b/c@d~", "{7}", "100%", "a\nb", "\u{7f}", "größe", "\u{85}"] {
+            check(key);
+            check(Cow::Borrowed(key));
+        }
+        assert_eq!(check("user:7").as_deref(), Some("user:7"));
+        assert_eq!(check(Arc::new("a".to_owned())).as_deref(), Some("a"));
+        assert_eq!((check("{7}"), check("a\nb")), (None, None));
+        let most = &u64::MAX;
+        let ints = [check(0u8), check(7i64), check(most), check(7u128)].map(Option::unwrap);
+        assert_eq!(ints, ["0".to_owned(), "7".to_owned(), u64::MAX.to_string(), "7".to_owned()]);
+        assert_eq!(
+            (check(-7), check(u128::MAX), check(('a', 7)), check(DisplayKey(7))),
+            (None, None, None, None)
+        );
+    }
+
+    #[test]
+    fn an_owned_key_names_the_same_entry_and_stays_one_part_of_a_tuple() {
+        let key = OwnedKey::new(("a", "b:c{"));
+        assert_eq!(text(&key), text(("a", "b:c{")));
+        assert_eq!(text((&key, 1)), "a%3Ab%253Ac%257B:1");
+        assert_ne!(text((&key, 1)), text(("a", "b:c{", 1)));
     }
 
     #[test]

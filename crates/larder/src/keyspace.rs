@@ -20,6 +20,9 @@ pub(crate) const RW_LOCK: &str = "~rwlock.1:";
 /// The start of the lock's name of every election.
 pub(crate) const ELECTION: &str = "~election.1:";
 
+/// The start of the name of every record of a process.
+pub(crate) const PROCESS: &str = "~process.1:";
+
 /// The longest namespace or cache name, in bytes.
 const LONGEST_NAME: usize = 128;
 
@@ -187,6 +190,19 @@ impl Keyspace {
         self.sibling("~lock.1:", name).as_str().to_owned()
     }
 
+    /// Returns the name of the list of processes, and the start of the names of their records.
+    pub(crate) fn processes(&self) -> Name {
+        self.sibling(PROCESS, "")
+    }
+
+    /// Returns the name of the record of the process whose tokens have this id.
+    pub(crate) fn process(&self, id: u32) -> Name {
+        let mut whole = self.processes();
+        // Writing to a `Name` cannot fail.
+        let _ = write!(whole, ":{id:08x}");
+        whole
+    }
+
     pub(crate) fn limit(&self, name: &str, key: impl CacheKey) -> Result<String> {
         check("a rate limiter's name", name)?;
         let mut whole = Name::new();
@@ -210,7 +226,7 @@ impl Keyspace {
         Ok(format!("~limit.1:{{{}/+{}}}{{{name}:", self.namespace(), text.as_str()))
     }
 
-    fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         self.prefix.trim_end_matches('/')
     }
 

@@ -8,6 +8,7 @@ use crate::cache::{CacheBuilder, Explanation, Tag, TagSnapshot};
 use crate::call::Call;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::health::Health;
 use crate::limit::{LimitKey, Quotas, RateLimiter, Together, together};
 use crate::lock::{Coordinator, Election, Job, Lock, LockGroup, RwLock, Semaphore, SeveralLocks};
 use crate::stats::Stats;
@@ -109,7 +110,9 @@ impl Larder {
     }
 
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { locks: Arc::new(Coordinator::new(context.clone())), context }
+        let locks = Arc::new(Coordinator::new(context.clone()));
+        crate::presence::start(&context, &locks);
+        Self { locks, context }
     }
 
     /// Checks that the server answers. Costs one round trip.
@@ -337,10 +340,40 @@ impl Larder {
         together::check(&self.context, keys.into_iter().collect())
     }
 
+    /// Returns the means to look into the store and to change single things in it, for tools. Costs no round trip.
+    #[cfg(feature = "admin")]
+    #[must_use]
+    pub fn admin(&self) -> crate::admin::Admin {
+        crate::admin::Admin::new(self.clone())
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
     /// Returns the counts since this `Larder` was made.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats { locks: self.locks.stats(), ..self.context.stats() }
+    }
+
+    /// Returns the state of the connections, of the queue of invalidations and of tracking, as this process knows it
+    /// now. Costs no round trip: a server that has just died may still count as up, for two heartbeats at most.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let health = larder.health();
+    /// let status = if health.is_ready() { 200 } else { 503 };
+    /// let body = serde_json::to_string(&health)?; // {"closed":false,"connections":[],…}
+    /// # assert_eq!(status, 200); drop(body); Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.context.health()
     }
 
     /// Closes the `Larder`: every later request fails with [`Closed`](crate::ErrorKind::Closed), and the loads under
@@ -360,6 +393,7 @@ impl Larder {
     pub async fn close(&self) -> Result<()> {
         self.context.begin_closing();
         self.locks.close().await;
+        crate::presence::withdraw(&self.context).await;
         self.context.close().await;
         Ok(())
     }

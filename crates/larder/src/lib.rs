@@ -31,12 +31,16 @@
 //! |---|---|
 //! | `redis` (default) | Redis, Valkey, Redis Cluster, Sentinel |
 //! | `tls` (default) | `rediss://` |
+//! | `macros` (default) | [`#[larder::cached]`](cached) |
 //! | `msgpack` | `Format::MessagePack` |
 //! | `compress` | `CacheBuilder::compress_above`, LZ4 |
 //! | `metrics` | counters and histograms through the `metrics` facade |
+//! | `trace` | a span for each load |
 //! | `tower` | [`http`]: `RateLimitLayer` for axum, hyper and tonic |
 //! | `axum` | `tower`, and [`http`] finds axum's `ConnectInfo` and `OriginalUri` by itself |
 //! | `uuid` | `CacheKey` for `uuid::Uuid` |
+//! | `testing` | [`testing`]: a store for your tests, with a clock and faults that the test moves |
+//! | `admin` | [`admin`]: what is inside a store, for tools |
 //!
 //! larder needs a tokio runtime with time enabled and, for servers, I/O.
 
@@ -50,6 +54,8 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod background;
 mod builder;
 mod cache;
@@ -62,6 +68,7 @@ mod endpoint;
 mod envelope;
 mod error;
 pub mod guide;
+mod health;
 #[cfg(feature = "tower")]
 pub mod http;
 #[cfg(all(test, larder_interleavings))]
@@ -72,15 +79,22 @@ mod keyspace;
 mod larder;
 pub mod limit;
 pub mod lock;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod name;
 mod near;
+mod presence;
 mod random;
 mod recency;
+mod runtimes;
 mod stats;
 mod store;
 mod sync;
 mod tasks;
 mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod tokens;
 mod url;
 mod value;
 mod write;
@@ -90,18 +104,23 @@ pub use builder::LarderBuilder;
 pub use call::Call;
 pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};
+pub use health::{ConnectionHealth, ConnectionRole, ConnectionState, Health, Purpose};
 pub use larder::Larder;
 pub use stats::{CacheStats, InvalidationStats, LockStats, OperationStats, Stats};
 pub use write::{OrQueue, WriteCall, WriteOutcome};
 
 // The cache
 pub use cache::{
-    Cache, CacheBuilder, Entry, EntryVersion, Explanation, Foreign, HoldsError, IsError, IsText, Load,
-    LoadContext, LoadEntry, LoadError, LoadMany, LoadSource, LoaderError, LoaderFailure, NearVerdict,
-    OnceError, ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored, Tag, TagSnapshot,
-    WhenAbandoned,
+    Cache, CacheBuilder, Entry, EntryVersion, Explanation, Foreign, HoldsError, HotKey, IsError, IsText,
+    Load, LoadContext, LoadEntry, LoadError, LoadMany, LoadOutput, LoadSetup, LoadSource, LoaderError,
+    LoaderFailure, NearVerdict, OnceError, ParseVersionError, RunOnce, Set, SetIf, SetMany, Source, Stored,
+    Tag, TagSnapshot, WhenAbandoned,
 };
-pub use key::{CacheKey, DisplayKey, KeyText};
+pub use key::{CacheKey, DisplayKey, KeyText, OwnedKey};
+#[doc = include_str!("doc/cached.md")]
+#[doc(inline)]
+#[cfg(feature = "macros")]
+pub use larder_macros::cached;
 pub use near::Near;
 pub use store::Expiry;
 pub use value::{Format, Value};

@@ -11,11 +11,17 @@ pub(crate) enum Random {
     /// A generator in each thread, seeded by the operating system.
     #[default]
     System,
-    #[cfg_attr(not(test), expect(dead_code, reason = "the hermetic tests choose the seed"))]
+    #[cfg_attr(not(any(test, feature = "testing")), expect(dead_code, reason = "tests choose the seed"))]
     Seeded(Arc<Mutex<StdRng>>),
 }
 
 impl Random {
+    /// Makes a source whose numbers follow from the seed.
+    #[cfg(feature = "testing")]
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self::Seeded(Arc::new(Mutex::new(rand::SeedableRng::seed_from_u64(seed))))
+    }
+
     /// Returns a number that no other write, claim or version has. Never zero, which means "none" on the wire.
     pub(crate) fn nonce(&self) -> u64 {
         self.with(|rng| {

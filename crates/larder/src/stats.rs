@@ -74,7 +74,7 @@ pub struct CacheStats {
     pub load_failures: u64,
     /// Loaded values that were returned but not stored, because the key was written or deleted during the load, or
     /// because a tag was invalidated and the loader named tags.
-    pub fills_voided: u64,
+    pub fills_invalidated: u64,
     /// Requests of loads (to read, to claim or to store) that failed. Each of those loads went on without the store.
     pub bypassed: u64,
     /// Stored bytes that were not a value of this cache: damaged, foreign, or of an unknown layout.

@@ -279,7 +279,7 @@ pub(crate) fn describe() {
         counter!("larder_cache_loads_total", Unit::Count, "Loaders that ran to their end");
         counter!("larder_cache_load_failures_total", Unit::Count, "Loaders that failed or panicked");
         counter!(
-            "larder_cache_fills_voided_total",
+            "larder_cache_fills_invalidated_total",
             Unit::Count,
             "Loaded values that a write or an invalidation kept from being stored"
         );
@@ -334,7 +334,7 @@ pub(crate) struct CacheMeter {
     stale_served: Count,
     loads: Count,
     load_failures: Count,
-    fills_voided: Count,
+    fills_invalidated: Count,
     bypassed: Count,
     unreadable: Count,
     bypassed_warning: WarningThrottle,
@@ -369,7 +369,7 @@ impl CacheMeter {
             misses: count("larder_cache_misses_total"),
             loads: count("larder_cache_loads_total"),
             load_failures: count("larder_cache_load_failures_total"),
-            fills_voided: count("larder_cache_fills_voided_total"),
+            fills_invalidated: count("larder_cache_fills_invalidated_total"),
             bypassed: count("larder_cache_bypassed_total"),
             unreadable: count("larder_cache_unreadable_total"),
             bypassed_warning: WarningThrottle::default(),
@@ -426,8 +426,8 @@ impl CacheMeter {
         }
     }
 
-    pub(crate) fn fill_voided(&self) {
-        self.fills_voided.add(1);
+    pub(crate) fn fill_invalidated(&self) {
+        self.fills_invalidated.add(1);
     }
 
     /// Counts a load that could not use the store to read, to claim or to store, and goes on without it.
@@ -468,7 +468,7 @@ impl CacheMeter {
             misses: self.misses.get(),
             loads: self.loads.get(),
             load_failures: self.load_failures.get(),
-            fills_voided: self.fills_voided.get(),
+            fills_invalidated: self.fills_invalidated.get(),
             bypassed: self.bypassed.get(),
             unreadable: self.unreadable.get(),
             bytes_read: self.bytes_read.get(),

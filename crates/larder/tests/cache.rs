@@ -250,7 +250,7 @@ async fn jitter_shortens_times_to_live_within_its_share() {
 }
 
 #[tokio::test]
-async fn an_invalidated_tag_voids_all_that_carry_it_and_nothing_else() {
+async fn an_invalidated_tag_invalidates_all_that_carry_it_and_nothing_else() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
         let teams: Cache<String> = larder.cache("team").ttl(HOUR).build().unwrap();

@@ -573,7 +573,7 @@ async fn a_slot_that_moves_to_another_node_leaves_nothing_stale() {
 
 /// No key moves, so no push reports anything; and no task reads a key for which the other node would be asked.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_moves_empties_the_near_tier_though_no_key_is_in_it_and_nobody_asks() {
+async fn a_slot_that_moves_empties_the_near_tier_though_no_key_is_in_it_and_no_caller_asks() {
     let cluster = Arc::new(spawn_blocking(Cluster::start).await.unwrap());
     let larder = connect(&cluster.url()).await;
     let cache = versions(&larder);

@@ -65,7 +65,7 @@ async fn the_first_calls_wait_for_the_first_attempt() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_away_is_told_as_what_it_is() {
+async fn a_cluster_that_is_away_is_named_in_the_error() {
     let gone = Server::builder().tcp().start();
     let address = gone.addr().unwrap();
     gone.kill();

@@ -298,8 +298,8 @@ async fn a_value_that_cannot_be_encoded() {
 /// Another user of the machine, who is kept out by the permissions of the socket's file or folder. The user of the
 /// tests may be root, who is let in everywhere.
 #[test]
-fn a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl() {
-    let test = "a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl";
+fn a_socket_that_the_user_may_not_open_is_reported_as_that_and_not_as_an_acl() {
+    let test = "a_socket_that_the_user_may_not_open_is_reported_as_that_and_not_as_an_acl";
     if worker::role().is_some() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let error = runtime.block_on(Larder::connect(&std::env::var("SOCKET_URL").unwrap())).unwrap_err();

@@ -207,7 +207,7 @@ async fn a_run_whose_body_is_dropped_has_died_and_another_takes_its_place() {
 }
 
 #[tokio::test]
-async fn missed_periods_are_made_up_for_only_if_told_to_and_the_oldest_first() {
+async fn missed_periods_are_made_up_for_only_if_asked_to_and_the_oldest_first() {
     for (store, larder) in each_store().await {
         // The job as it was `days` days ago.
         let ago = |days: u32| nightly_at(&larder, days * DAY);

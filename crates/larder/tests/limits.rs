@@ -44,7 +44,7 @@ async fn after_retry_after_the_next_one_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_window_admits_more_than_the_limit_whoever_asks() {
+async fn no_window_admits_more_than_the_limit_with_any_callers() {
     for (store, larder) in each_store().await {
         let (limit, window) = (20, Duration::from_millis(200));
         let limiter = larder.rate_limiter("api", Quota::new(limit, window)).unwrap();

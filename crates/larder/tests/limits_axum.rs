@@ -155,7 +155,7 @@ async fn a_path_is_whole_in_a_nested_router_and_head_counts_as_get() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_proxy_clients_are_told_apart_by_the_address_that_it_added() {
+async fn behind_a_proxy_clients_are_distinguished_by_the_address_that_it_added() {
     for (store, larder) in each_store().await {
         for version in [1, 2] {
             let limiter = limiter(&larder, &format!("clients{version}"), Quota::per_hour(1));

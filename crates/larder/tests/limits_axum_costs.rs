@@ -18,7 +18,7 @@ use support::each_store;
 use web::{Answer, ask, by_user, limiter, request, serve};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_waits_as_long_as_it_is_told_and_asks_alone_is_served() {
+async fn a_client_that_waits_as_long_as_the_answer_says_and_asks_alone_is_served() {
     for (store, larder) in each_store().await {
         // By the time of each permit, in buckets, and by a pace.
         let quotas = [
@@ -90,7 +90,7 @@ async fn only_requests_with_the_outcome_that_counts_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_fails_too_often_is_blocked_longer_than_its_window_and_told_so() {
+async fn a_client_that_fails_too_often_is_blocked_longer_than_its_window_and_the_answer_says_so() {
     for (store, larder) in each_store().await {
         for version in [1, 2] {
             let minute = Duration::from_secs(60);

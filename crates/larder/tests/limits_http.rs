@@ -87,7 +87,7 @@ async fn a_short_window_never_says_to_come_back_at_once() {
 }
 
 #[tokio::test]
-async fn several_quotas_are_all_named_and_the_one_that_bound_is_told() {
+async fn several_quotas_are_all_named_and_the_one_that_bound_is_marked() {
     let larder = support::connect("memory:").await;
     let limiter = larder.rate_limiter("api", [Quota::per_minute(1), Quota::per_hour(100)]).unwrap();
     let layer = RateLimitLayer::new(limiter, PathKey::new()).fields(RateLimitFields::Both);
@@ -243,7 +243,7 @@ async fn a_handler_can_give_back_what_its_request_was_charged() {
 }
 
 #[tokio::test]
-async fn grpc_clients_are_told_in_their_own_words() {
+async fn grpc_clients_get_a_status_of_their_own() {
     let larder = support::connect("memory:").await;
     let limiter = larder.rate_limiter("api", Quota::per_hour(1)).unwrap();
     let service =
@@ -254,7 +254,7 @@ async fn grpc_clients_are_told_in_their_own_words() {
 }
 
 #[tokio::test]
-async fn when_nobody_can_decide_the_answer_is_503_unless_the_program_allows() {
+async fn without_a_decision_the_answer_is_503_unless_the_program_allows() {
     let server = Server::start();
     let larder = Larder::connect(&server.url()).await.unwrap();
     server.kill();
@@ -282,7 +282,7 @@ async fn when_nobody_can_decide_the_answer_is_503_unless_the_program_allows() {
 }
 
 #[tokio::test]
-async fn quotas_that_change_are_told_from_then_on() {
+async fn quotas_that_change_are_reported_from_then_on() {
     let larder = support::connect("memory:").await;
     let limiter = larder.rate_limiter("api", Quota::per_hour(10)).unwrap();
     let service = RateLimitLayer::new(limiter.clone(), PathKey::new()).layer(handler(&Arc::default()));

@@ -128,7 +128,7 @@ async fn on_a_cluster_every_key_works_whatever_its_slot() {
 }
 
 #[tokio::test]
-async fn a_server_that_forgot_the_scripts_is_told_them_again_and_charges_once() {
+async fn a_server_that_forgot_the_scripts_gets_them_again_and_charges_once() {
     let server = Server::start();
     let larder = Larder::connect(&server.url()).await.unwrap();
     let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap();

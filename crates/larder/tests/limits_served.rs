@@ -332,7 +332,7 @@ async fn behind_tonic_a_refusal_is_resource_exhausted_and_says_when_to_come_back
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_tonic_what_nobody_can_decide_is_unavailable() {
+async fn behind_tonic_a_request_without_a_decision_is_unavailable() {
     let server = Server::start();
     let larder = Larder::connect(&server.url()).await.unwrap();
     let limiter = larder.rate_limiter("grpc", Quota::per_hour(2)).unwrap();

@@ -87,7 +87,7 @@ async fn a_turn_is_one_round_trip_and_not_a_poll() {
 }
 
 #[tokio::test]
-async fn who_would_wait_too_long_is_told_at_once() {
+async fn a_caller_that_would_wait_too_long_is_refused_at_once() {
     for (store, larder) in each_store().await {
         for quota in [Quota::per_hour(1), Quota::per_hour(30)] {
             let limiter = larder.rate_limiter(&format!("api{}", quota.limit()), quota).unwrap();

@@ -77,7 +77,7 @@ async fn a_thousand_readers_of_a_cold_key_load_once() {
         assert_eq!(loads.load(Ordering::SeqCst), 1, "{store}");
         assert_eq!(users.get("cold").await.unwrap(), Some(user("Ann")));
         let stats = &larder.stats().caches["user"];
-        assert_eq!((stats.loads, stats.load_failures, stats.fills_voided), (1, 0, 0));
+        assert_eq!((stats.loads, stats.load_failures, stats.fills_invalidated), (1, 0, 0));
     }
 }
 
@@ -134,12 +134,12 @@ async fn what_was_read_before_a_write_is_never_stored_after_it() {
         users.delete_many(["many"]).await.unwrap();
         held.finish().await;
         assert_eq!(users.get("many").await.unwrap(), None, "{store}");
-        assert_eq!(larder.stats().caches["user"].fills_voided, 4, "{store}");
+        assert_eq!(larder.stats().caches["user"].fills_invalidated, 4, "{store}");
     }
 }
 
 #[tokio::test]
-async fn another_programs_writes_void_a_load_too() {
+async fn another_programs_writes_invalidate_a_load_too() {
     for url in [support::server().url(), support::cluster().url()] {
         let namespace = support::namespace();
         let connect = || patient().url(&url).namespace(&namespace).connect();
@@ -172,7 +172,7 @@ async fn a_load_that_starts_after_a_delete_sees_nothing_older() {
 }
 
 #[tokio::test]
-async fn an_invalidated_tag_voids_the_load_that_would_carry_it() {
+async fn an_invalidated_tag_invalidates_the_load_that_would_carry_it() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
         let (go, wait) = oneshot::channel::<()>();
@@ -341,7 +341,7 @@ async fn a_loader_that_panics_when_its_time_is_over_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_panicking_loader_is_an_error_and_harms_nobody() {
+async fn a_panicking_loader_is_an_error_and_harms_no_other_caller() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
         let load = users.get_or_load("a", || async { panic!("row 7 is cursed") as Result<User, Infallible> });

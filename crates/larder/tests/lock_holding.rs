@@ -126,7 +126,7 @@ async fn a_body_runs_under_a_lock_that_is_renewed_and_is_stopped_when_that_is_lo
 }
 
 #[tokio::test]
-async fn busy_unreachable_timed_out_lost_and_unknown_are_told_apart() {
+async fn busy_unreachable_timed_out_lost_and_unknown_are_different_results() {
     let server = Server::builder().tcp().start();
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let connect = |timeout| Larder::builder().url(proxy.url()).response_timeout(timeout).connect();
@@ -232,7 +232,7 @@ async fn a_request_that_arrives_after_it_was_given_up_takes_nothing() {
 }
 
 #[tokio::test]
-async fn whose_time_ends_in_an_outage_is_told_of_that_and_after_it_that_the_lock_is_held() {
+async fn a_wait_that_ends_in_an_outage_gets_its_error_and_after_it_that_the_lock_is_held() {
     let server = Server::builder().tcp().start();
     let space = namespace();
     let holder = support::connect_as(&server.url(), &space).await;
@@ -301,7 +301,7 @@ async fn a_value_that_a_newer_holder_wrote_is_not_overwritten_by_an_older_one() 
 }
 
 #[tokio::test]
-async fn locks_and_limits_stand_on_the_second_server_and_an_evicting_one_is_told_of() {
+async fn locks_and_limits_are_on_the_second_server_and_an_evicting_one_is_reported() {
     let cache = Server::builder().arg("maxmemory", "100mb").arg("maxmemory-policy", "allkeys-lru").start();
     let firm = Server::start();
     let builder = || Larder::builder().url(cache.url());

@@ -8,7 +8,7 @@ mod support;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use larder::{Cache, ErrorKind, Format, Larder, Near, NearVerdict, Source, Stored};
+use larder::{Cache, DisplayKey, ErrorKind, Format, Larder, Near, NearVerdict, Source, Stored};
 use larder_testkit::{Cluster, Direction, Proxy, Server};
 use support::{User, connect_as, each_pair, each_store, patient, until, user};
 
@@ -192,7 +192,7 @@ async fn what_this_larder_writes_is_seen_at_once() {
 }
 
 #[tokio::test]
-async fn what_another_larder_writes_is_seen_as_soon_as_it_is_told() {
+async fn what_another_larder_writes_is_seen_as_soon_as_it_is_notified() {
     for (store, here, there) in each_pair().await {
         let (here_users, there_users) = (users(&here), users(&there));
         let mut slowest = Duration::ZERO;
@@ -320,7 +320,7 @@ async fn a_copy_ends_with_the_time_to_live_though_the_server_is_slow_to_tell() {
 }
 
 #[tokio::test]
-async fn a_fresh_handle_sees_what_a_delayed_push_has_not_told_yet() {
+async fn a_fresh_handle_sees_what_a_delayed_push_has_not_announced_yet() {
     let server = Server::builder().tcp().start();
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let (here, there) = (connect_as(&proxy.url(), "n").await, connect_as(&server.url(), "n").await);
@@ -456,6 +456,57 @@ async fn handles_of_one_name_share_one_near_tier() {
 }
 
 #[tokio::test]
+async fn an_entry_has_one_copy_however_its_key_is_given_and_in_each_schema_another() {
+    for (store, larder, other) in each_pair().await {
+        let of = |larder: &Larder, schema| -> Cache<User> {
+            let users = larder.cache("user").schema(schema).ttl(HOUR).near(Near::bytes(1 << 20));
+            users.build().unwrap()
+        };
+        let (ours, newer, theirs) = (of(&larder, 0), of(&larder, 2), of(&other, 0));
+        ours.set(7u64, &user("Ann")).await.unwrap();
+        newer.set("7", &user("Zoe")).await.unwrap();
+        warm(&newer, "7").await;
+        warm(&ours, "7").await;
+        until("each way to give the key hits the copy", async || {
+            let before = near_hits(&larder);
+            let found = [
+                ours.get(7u64).await,
+                ours.get("7").await,
+                ours.get((7i32,)).await,
+                ours.get(DisplayKey(7)).await,
+                ours.get_or_load(7u128, || async { Ok::<_, Infallible>(user("Cid")) })
+                    .await
+                    .map(Some)
+                    .map_err(|_| panic!("{store}: the load failed")),
+            ];
+            assert!(found.into_iter().all(|found| found.unwrap() == Some(user("Ann"))), "{store}");
+            near_hits(&larder) == before + 5
+        })
+        .await;
+        for different in ["07", "+7", "7 ", ""] {
+            assert_eq!(ours.get(different).await.unwrap(), None, "{store}: {different:?}");
+        }
+        theirs.set(7u8, &user("Bob")).await.unwrap();
+        soon("another's write is seen", async || ours.get("7").await.unwrap() == Some(user("Bob"))).await;
+        assert_eq!(ours.get(7).await.unwrap(), Some(user("Bob")), "{store}");
+        ours.delete("7").await.unwrap();
+        assert_eq!(
+            (ours.get(7).await.unwrap(), newer.get(7).await.unwrap()),
+            (None, Some(user("Zoe"))),
+            "{store}"
+        );
+
+        // A handle without a near tier fills the tier of the others, also with entries of a schema of its own.
+        let far: Cache<User> = larder.cache("user").schema(3).ttl(HOUR).build().unwrap();
+        far.set("a", &user("Dan")).await.unwrap();
+        assert_eq!(far.get("a").await.unwrap(), Some(user("Dan")), "{store}");
+        of(&other, 3).set("a", &user("Eve")).await.unwrap();
+        let third = of(&larder, 3);
+        soon("its copy is dropped", async || third.get("a").await.unwrap() == Some(user("Eve"))).await;
+    }
+}
+
+#[tokio::test]
 async fn many_keys_come_from_near_and_from_the_server_in_their_order() {
     for (store, larder) in each_store().await {
         let numbers: Cache<u32> = larder.cache("user").ttl(HOUR).near(Near::bytes(1 << 20)).build().unwrap();
@@ -535,7 +586,7 @@ async fn bare_json_is_kept_near_too() {
 }
 
 #[tokio::test]
-async fn an_explanation_tells_whether_near_serves_and_what_voided_an_entry() {
+async fn an_explanation_says_whether_near_serves_and_what_invalidated_an_entry() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
         let explain = async || larder.explain("user:a").await.unwrap();
@@ -554,7 +605,7 @@ async fn an_explanation_tells_whether_near_serves_and_what_voided_an_entry() {
 
         larder.tag("team:7").invalidate().await.unwrap();
         let explained = explain().await;
-        assert_eq!(explained.stored, Stored::Void { by: "team:7".into() }, "{store}");
+        assert_eq!(explained.stored, Stored::Invalidated { by: "team:7".into() }, "{store}");
         assert_eq!(users.get("a").await.unwrap(), None, "{store}");
         assert_eq!(explained.near, NearVerdict::TagsUnknown, "{store}");
 
@@ -562,7 +613,7 @@ async fn an_explanation_tells_whether_near_serves_and_what_voided_an_entry() {
         warm(&users, "a").await;
         users.clear().await.unwrap();
         let explained = explain().await;
-        assert_eq!(explained.stored, Stored::Void { by: "clear".into() }, "{store}");
+        assert_eq!(explained.stored, Stored::Invalidated { by: "clear".into() }, "{store}");
         assert_eq!(explained.near, NearVerdict::Absent, "{store}");
     }
 }

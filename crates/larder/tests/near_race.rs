@@ -36,7 +36,7 @@ async fn some_moment(random: &RandomState, what: (u64, u32, bool)) {
 }
 
 /// Waits until the reader has received the pushes for everything written so far.
-async fn all_is_told(reader: &Cache<u64>) {
+async fn all_is_notified(reader: &Cache<u64>) {
     until("the reader is connected", async || {
         // The reply to a read arrives on the tracked connection after the pushes for all earlier writes.
         reader
@@ -91,18 +91,18 @@ impl Place {
     async fn round(&self, number: u64, race: Race) -> Round {
         let (cache, writes) = (near(&self.reader), far(&self.writer));
         writes.set("marker", &number).await.unwrap();
-        all_is_told(&cache).await;
+        all_is_notified(&cache).await;
         let mut raced = 0;
         for first in keys(number).step_by(50) {
             if race == Race::Reconnecting && matches!(first % 1000, 250 | 350) {
-                all_is_told(&cache).await;
+                all_is_notified(&cache).await;
             }
             raced += match race {
                 Race::Together => self.meet_together(first..first + 50, number).await,
                 _ => self.meet_at_random(first..first + 50, number, race).await,
             };
         }
-        all_is_told(&cache).await;
+        all_is_notified(&cache).await;
         let hits = self.reader.stats().caches["v"].near_hits;
         let mut stale = Vec::new();
         for key in keys(number) {

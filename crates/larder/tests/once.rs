@@ -109,7 +109,7 @@ async fn the_works_error_is_shown_and_its_cause_is_the_source_whatever_its_type(
 }
 
 #[tokio::test]
-async fn a_caller_that_does_not_wait_is_told_that_it_runs() {
+async fn a_caller_that_does_not_wait_learns_that_it_runs() {
     for (store, one, other) in pairs().await {
         let (begun, begins) = oneshot::channel();
         let (go, wait) = oneshot::channel::<()>();

@@ -378,7 +378,7 @@ async fn where_more_is_queued_than_fits_the_cache_is_cleared() {
     until("all is sent", async || all.get(key(0)).await.is_ok_and(|found| found.is_none())).await;
     let stored = async || larder.explain("user:never deleted").await.unwrap().stored;
     until("the queue is sent", async || stored().await != Stored::Overdue).await;
-    assert_eq!(stored().await, Stored::Void { by: "clear".into() });
+    assert_eq!(stored().await, Stored::Invalidated { by: "clear".into() });
     assert_eq!(other.get("a").await.unwrap(), Some(user("of another cache")));
 }
 

@@ -99,7 +99,7 @@ async fn what_was_written_and_is_queued_is_not_read_in_any_way() {
     for (what, users) in &caches {
         let says = users.name();
         // This write fetches the clear version, which is then known here again, and is refused.
-        let refused = users.set("refused", &user("new")).await.unwrap_err();
+        let refused = users.set("refused", &user("new")).await.expect_err(says);
         assert_eq!(refused.kind(), ErrorKind::Permission, "{says}: {refused}");
         for users in [users, &users.fresh()] {
             until("it is answered", async || users.get("never set").await.is_ok()).await;

@@ -503,7 +503,7 @@ async fn what_is_expired_is_not_got_and_is_what_a_failing_load_falls_back_on() {
 }
 
 #[tokio::test]
-async fn a_refresh_under_way_is_voided_by_an_expire() {
+async fn a_refresh_under_way_is_invalidated_by_an_expire() {
     for (store, larder) in each_store().await {
         let users = with_stale(&larder).await;
         let held = Held::load(&users, "a", user("older than the expire")).await;
@@ -511,7 +511,7 @@ async fn a_refresh_under_way_is_voided_by_an_expire() {
         assert_eq!(held.finish().await, user("older than the expire"));
         assert_eq!(users.get("a").await.unwrap(), None, "{store}");
         assert_eq!(users.get_or_load("a", fails).await.unwrap(), user("stale"), "{store}");
-        assert_eq!(larder.stats().caches["user"].fills_voided, 1, "{store}");
+        assert_eq!(larder.stats().caches["user"].fills_invalidated, 1, "{store}");
     }
 }
 

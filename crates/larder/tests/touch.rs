@@ -108,6 +108,6 @@ async fn a_touch_leaves_a_load_under_way_its_right_to_store() {
         });
         refreshed.await.unwrap();
         assert_eq!(users.get("a").await.unwrap(), Some(user("new")), "{store}");
-        assert_eq!(larder.stats().caches["user"].fills_voided, 0, "{store}");
+        assert_eq!(larder.stats().caches["user"].fills_invalidated, 0, "{store}");
     }
 }

@@ -67,7 +67,7 @@ async fn what_was_invalidated_is_not_decoded() {
         for key in ["cleared", "tagged"] {
             support::until("it is void", async || {
                 let stored = here.explain(&format!("user:{key}")).await.unwrap().stored;
-                matches!(stored, Stored::Void { .. })
+                matches!(stored, Stored::Invalidated { .. })
             })
             .await;
             let loaded = users.get_or_load(key, || async { Ok::<_, Infallible>(user("Ann")) }).await;

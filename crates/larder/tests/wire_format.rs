@@ -530,7 +530,7 @@ async fn an_invalidation_replaces_the_epoch_before_the_tag_and_a_delete_unlinks_
         Ok::<_, Infallible>(user("loaded"))
     };
     assert_eq!(users(&larder).get_or_load_with("a", loader).await.unwrap(), user("loaded"));
-    assert_eq!(larder.stats().caches["user"].fills_voided, 1);
+    assert_eq!(larder.stats().caches["user"].fills_invalidated, 1);
     until("its placeholder is gone", async || server.query::<u64>(&["EXISTS", "shop/user:a"]) == 0).await;
 }
 
@@ -830,6 +830,25 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                 let limiter = larder.rate_limiter(limiter, Quota::per_hour(90)).unwrap();
                 assert!(limiter.allow(key).await.unwrap());
                 assert_eq!(stored(&mut raw(&server), name).len(), 29);
+            }
+            "processes" => {
+                let builder = Larder::builder().url(server.url()).namespace(namespace).presence("web-3");
+                let announced = builder.connect().await.unwrap();
+                until("the process has announced itself", async || names(&server).contains(name)).await;
+                let listed = server.query::<Vec<String>>(&["ZRANGE", name, "0", "-1"]);
+                let record = stored(&mut raw(&server), &format!("{name}:{}", listed[0]));
+                let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+                for field in ["name", "host", "pid", "version", "ids", "at", "uptime", "counters"] {
+                    assert!(
+                        record.get(field).is_some() && PAGE.contains(&format!("`{field}`")),
+                        "{field}: {record}"
+                    );
+                }
+                assert_eq!(
+                    (&record["name"], &record["ids"][0]),
+                    (&"web-3".into(), &listed[0].as_str().into())
+                );
+                std::mem::forget(announced);
             }
             "limit in a group" => {
                 let (group, called) = called.split_once("`, `").unwrap();
@@ -1166,7 +1185,7 @@ async fn a_fill_is_a_placeholder_with_versions_that_anybody_can_void() {
         let found: Option<Vec<u8>> = server.query(&["GET", name]);
         assert_eq!(found.as_deref(), left);
     }
-    assert_eq!(larder.stats().caches["user"].fills_voided, 4);
+    assert_eq!(larder.stats().caches["user"].fills_invalidated, 4);
 
     // A failed load removes its own placeholder.
     users.get_or_load("a", || async { Err::<User, _>("no") }).await.unwrap_err();
@@ -1231,7 +1250,7 @@ async fn a_placeholder_and_a_lease_are_renewed_while_their_loader_runs() {
     let (fill, lease) = (renewed("shop/user:a"), renewed("~lease.2:{shop/user:a}"));
     users.get_or_load("a", move || fill).await.unwrap();
     users.refresh("a", move |_| lease).await.unwrap();
-    assert_eq!(larder.stats().caches["user"].fills_voided, 0);
+    assert_eq!(larder.stats().caches["user"].fills_invalidated, 0);
     assert_eq!(entries_and_others(&server).0, ["shop/user:a"]);
     assert_eq!(server.query::<u64>(&["EXISTS", "~lease.2:{shop/user:a}"]), 0);
 }
@@ -1278,7 +1297,7 @@ async fn a_refresh_is_a_lease_beside_the_value_that_anybody_can_void() {
         let (before, after) = load(Some(interference)).await;
         assert_eq!(after.as_ref(), Some(&before));
     }
-    assert_eq!(larder.stats().caches["user"].fills_voided, 4);
+    assert_eq!(larder.stats().caches["user"].fills_invalidated, 4);
 }
 
 #[tokio::test]

@@ -2,13 +2,13 @@
 
 use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within};
 
-const CLAIMS: &str = "crates/larder/src/background/claims.rs";
 const CLAIM: &str = "crates/larder/src/cache/claim.rs";
 const CONDITIONAL: &str = "crates/larder/src/cache/conditional.rs";
 const FETCH: &str = "crates/larder/src/cache/fetch.rs";
 const FILL: &str = "crates/larder/src/cache/fill.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
 const ONCE: &str = "crates/larder/src/cache/once.rs";
+const ONCE_RUN: &str = "crates/larder/src/cache/once_run.rs";
 const TAG: &str = "crates/larder/src/cache/tag.rs";
 const UNFENCED: &str = "crates/larder/src/cache/unfenced.rs";
 const VERDICT: &str = "crates/larder/src/cache/validity.rs";
@@ -42,7 +42,7 @@ const REPLACED: Test = test(
     "what_is_replaced_all_the_time_by_what_does_not_count_ends_a_call_after_a_few_attempts_with_pauses",
 );
 const LOADER_TAG: Test =
-    test("void", "what_was_read_before_its_loaders_tag_was_invalidated_is_never_stored_after_it");
+    test("invalidated", "what_was_read_before_its_loaders_tag_was_invalidated_is_never_stored_after_it");
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
@@ -66,7 +66,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a fill is stored over anything",
         &[rebuilt(COMMIT_FILL, "if redis.call('GET', KEYS[1]) ~= ARGV[1] then", IS_MISSING)],
-        &[test("void", "what_was_read_before_a_set_is_never_stored_after_it"), EQUIVALENCE],
+        &[test("invalidated", "what_was_read_before_a_set_is_never_stored_after_it"), EQUIVALENCE],
     ),
     mutant(
         "a claim is put over anything",
@@ -85,7 +85,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a refresh is stored over anything that is there",
         &[rebuilt(COMMIT_REFRESH, NONCE_DIFFERS, IS_MISSING)],
-        &[test("void", "what_was_read_before_a_set_is_never_stored_after_it"), EQUIVALENCE],
+        &[test("invalidated", "what_was_read_before_a_set_is_never_stored_after_it"), EQUIVALENCE],
     ),
     mutant(
         "a refresh is stored over a value of another nonce",
@@ -94,7 +94,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             NONCE_DIFFERS,
             "if redis.call('GETRANGE', KEYS[1], 0, 1) ~= string.char(154, 1) then",
         )],
-        &[test("void", "what_was_read_before_a_set_is_never_stored_after_it"), EQUIVALENCE],
+        &[test("invalidated", "what_was_read_before_a_set_is_never_stored_after_it"), EQUIVALENCE],
     ),
     mutant(
         "a refresh is stored though its lease is another's",
@@ -120,12 +120,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a claim stays when its load has failed",
-        &[switched(CLAIM, "self.context.abandon_in_background(self.entry.clone(), claim);", "drop(claim);")],
+        &[switched(
+            CLAIM,
+            "abandon_in_background(&self.context, self.entry.clone(), claim);",
+            "drop(claim);",
+        )],
         &[test("loader", "a_key_whose_load_elsewhere_came_to_nothing_is_loaded_after_all")],
     ),
     mutant(
         "a claim is not renewed",
-        &[switched(CLAIMS, "under_way.spawn(renew(context.clone(), held));", "drop(held);")],
+        &[switched(CLAIM, "under_way.spawn(renew(context.clone(), entry, claim));", "drop((entry, claim));")],
         &[test("wire_format", "a_placeholder_and_a_lease_are_renewed_while_their_loader_runs")],
     ),
     mutant(
@@ -146,12 +150,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
             ["version == meta.clear_version", "version != 0"],
             " =>",
         )],
-        &[test("void", "what_was_read_before_a_clear_is_never_served_after_it")],
+        &[test("invalidated", "what_was_read_before_a_clear_is_never_served_after_it")],
     ),
     mutant(
         "the versions of tags are not compared",
         &[within(VERDICT, "Some(Some((current, _))) if ", ["current == *version", "current != 0"], " =>")],
-        &[test("cache", "an_invalidated_tag_voids_all_that_carry_it_and_nothing_else")],
+        &[test("cache", "an_invalidated_tag_invalidates_all_that_carry_it_and_nothing_else")],
     ),
     mutant(
         "a known absence is loaded again",
@@ -204,7 +208,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "ended.unwrap_or_else(|panic| Err(LoadFailure::Panicked(message(&*panic))))",
             "ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))",
         )],
-        &[test("load", "a_panicking_loader_is_an_error_and_harms_nobody")],
+        &[test("load", "a_panicking_loader_is_an_error_and_harms_no_other_caller")],
     ),
     mutant(
         "a value that is not to be stored is stored",
@@ -239,7 +243,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a result that could not be stored is forgotten",
         &[within(
-            ONCE,
+            ONCE_RUN,
             "Err(error) if error.is_retryable() && ",
             ["end.is_none_or(|end| Instant::now() < end)", "false"],
             " => {",
@@ -248,7 +252,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "the mark of a call that was given up stays",
-        &[within(ONCE, "if ", ["!self.armed", "true"], " {")],
+        &[within(ONCE_RUN, "if ", ["!self.armed", "true"], " {")],
         &[
             test(
                 "once",
@@ -264,7 +268,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "signs of life of a run have the connection of the background alone",
-        &[switched(ONCE, "ask(context.store().unwrap_or(own))", "ask(own)")],
+        &[switched(ONCE_RUN, "ask(context.store().unwrap_or(own))", "ask(own)")],
         &[test(
             "runtimes",
             "without_the_connection_of_background_work_locks_and_runs_are_kept_and_those_of_dropped_guards_are_freed",

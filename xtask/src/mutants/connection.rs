@@ -4,7 +4,9 @@ use super::mutant::{Mutant, Test, mutant, rebuilt, switched, test, unit, within}
 
 const CLUSTER: &str = "crates/larder/src/store/redis/cluster.rs";
 const ERROR: &str = "crates/larder/src/store/redis/error.rs";
+const DIALLING: &str = "crates/larder/src/store/redis/supervisor/dialling.rs";
 const LINK: &str = "crates/larder/src/store/redis/link.rs";
+const SUPERVISOR: &str = "crates/larder/src/store/redis/supervisor/mod.rs";
 const NETWORK: &str = "crates/larder/src/store/redis/network.rs";
 const NODE: &str = "crates/larder/src/store/redis/node.rs";
 const WIRE_CONNECTION: &str = "crates/larder/src/store/redis/wire/connection.rs";
@@ -12,7 +14,8 @@ const WIRE_ENTRIES: &str = "crates/larder/src/store/redis/wire/entries.rs";
 const WIRE_ERROR: &str = "crates/larder/src/store/redis/wire/error.rs";
 const WIRE_SCAN: &str = "crates/larder/src/store/redis/wire/scan.rs";
 
-const SOCKET: Test = test("errors", "a_socket_that_the_user_may_not_open_is_told_as_that_and_not_as_an_acl");
+const SOCKET: Test =
+    test("errors", "a_socket_that_the_user_may_not_open_is_reported_as_that_and_not_as_an_acl");
 const HANGING: Test = test("connection", "a_hanging_server_costs_the_timeout_and_then_nothing");
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -31,7 +34,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "heartbeats that go unanswered are not counted",
-        &[within(LINK, "if ", ["missed == 2", "false"], " {")],
+        &[within(SUPERVISOR, "if ", ["missed == 2", "false"], " {")],
         &[HANGING],
     ),
     mutant(
@@ -45,9 +48,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a dial that failed is repeated without a pause",
-        &[within(LINK, ".with_max_delay(", ["LONGEST_DELAY", "FIRST_DELAY"], ")")],
+        &[within(DIALLING, ".with_max_delay(", ["LONGEST_DELAY", "FIRST_DELAY"], ")")],
         &[unit(
-            "store::redis::link::tests::pauses_between_dials_grow_to_two_seconds_and_differ_from_link_to_link",
+            "store::redis::supervisor::dialling::tests::pauses_between_dials_grow_to_two_seconds_and_differ_from_link_to_link",
         )],
     ),
     mutant(

@@ -59,7 +59,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a value in a new envelope keeps its nonce",
         &[switched(VALUE, "envelope.nonce = nonce;", "let _ = nonce;")],
-        &[test("refresh", "a_refresh_under_way_is_voided_by_an_expire")],
+        &[test("refresh", "a_refresh_under_way_is_invalidated_by_an_expire")],
     ),
     mutant(
         "a value of any size is stored",

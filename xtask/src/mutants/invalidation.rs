@@ -4,9 +4,12 @@ use super::mutant::{Mutant, Test, mutant, switched, test, unit, within};
 
 const INVALIDATE: &str = "crates/larder/src/cache/invalidate.rs";
 const LOCAL: &str = "crates/larder/src/cache/local.rs";
+/// What keeps a near copy from being served while its invalidation is queued.
+const COVERED: &str = "!(self.context.invalidations.is_pending() && self.is_covered(&name()?))";
 const QUEUE: &str = "crates/larder/src/invalidation/queue.rs";
 const SENDER: &str = "crates/larder/src/invalidation/sender.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
+const TABLE: &str = "crates/larder/src/invalidation/table.rs";
 const TAG: &str = "crates/larder/src/cache/tag.rs";
 const VERDICT: &str = "crates/larder/src/cache/validity.rs";
 
@@ -45,12 +48,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a clear leaves the loads under way",
         &[switched(INVALIDATE, "shared.flights.detach_all();", "")],
-        &[test("void", "a_load_after_a_clear_starts_anew_and_waits_for_nobody")],
+        &[test("invalidated", "a_load_after_a_clear_starts_again_and_waits_for_no_earlier_load")],
     ),
     mutant(
         "an invalidated tag leaves the loads under way",
         &[switched(TAG, "context.detach_tagged(tag);", "")],
-        &[test("void", "a_load_after_a_loaders_tag_was_invalidated_never_gets_the_old_row")],
+        &[test("invalidated", "a_load_after_a_loaders_tag_was_invalidated_never_gets_the_old_row")],
     ),
     mutant(
         "a write leaves the loads under way",
@@ -78,7 +81,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
             ["self.context.keyspace.epoch()", "self.context.keyspace.tag(&self.tag)"],
             ", ",
         )],
-        &[test("void", "what_was_read_before_its_loaders_tag_was_invalidated_is_never_stored_after_it")],
+        &[test(
+            "invalidated",
+            "what_was_read_before_its_loaders_tag_was_invalidated_is_never_stored_after_it",
+        )],
     ),
     mutant(
         "a write that was not answered is not queued",
@@ -117,14 +123,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a near copy is served though its deletion is queued",
         &[
-            switched(LOCAL, "!self.is_covered(entry)", "true"),
+            switched(LOCAL, COVERED, "true"),
             switched(SHARED, "cache.shared.forget_near(names.iter().copied());", ""),
         ],
         &[test("queued", "a_read_that_began_before_its_queued_delete_was_carried_out_gives_nothing_older")],
     ),
     mutant(
         "near reads of all names are bypassed while one is queued",
-        &[switched(LOCAL, "!self.is_covered(entry)", "!self.context.invalidations.is_pending()")],
+        &[switched(LOCAL, COVERED, "!self.context.invalidations.is_pending()")],
         &[NOPERM],
     ),
     mutant(
@@ -205,7 +211,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "the queue has no bound",
-        &[switched(QUEUE, "self.taken() > MOST_BYTES", "false")],
+        &[switched(TABLE, "self.taken() > MOST_BYTES", "false")],
         &[unit("invalidation::queue::tests::a_full_queue_clears_the_cache_that_fills_it_and_no_other")],
     ),
 ];

@@ -42,7 +42,8 @@ const LAYERS: Test =
 const UPSTREAM: Test = axum("what_a_service_behind_says_of_its_own_limit_is_passed_on");
 const PATHS: Test = axum("a_path_is_whole_in_a_nested_router_and_head_counts_as_get");
 
-const ACQUIRE: &str = "crates/larder/src/limit/acquire.rs";
+const LIMITER: &str = "crates/larder/src/limit/mod.rs";
+const TURN: &str = "crates/larder/src/limit/turn.rs";
 const KNOWN: &str = "crates/larder/src/limit/local/known.rs";
 const LEASE: &str = "crates/larder/src/limit/batch.rs";
 const LOCAL: &str = "crates/larder/src/limit/local/mod.rs";
@@ -59,7 +60,6 @@ const REFUND: &str = "crates/larder/src/store/redis/lua/limit/refund_rest.lua";
 const OUTAGE: &str = "crates/larder/src/limit/outage.rs";
 const OVERRIDE: &str = "crates/larder/src/store/redis/lua/limit/override_rest.lua";
 const OVERRIDE_LUA: &str = "crates/larder/src/store/redis/lua/limit/override.lua";
-const QUOTA: &str = "crates/larder/src/limit/quota.rs";
 const STORE: &str = "crates/larder/src/store/limit.rs";
 const TIME: &str = "crates/larder/src/store/redis/time.rs";
 const TOGETHER_LUA: &str = "crates/larder/src/store/redis/lua/limit/together_end.lua";
@@ -140,12 +140,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a turn is used however late",
-        &[switched(ACQUIRE, "self.limiter.now() > latest", "false")],
+        &[switched(TURN, "self.limiter.now() > latest", "false")],
         &[BLOCKED],
     ),
     mutant(
         "a caller that goes away keeps its turn",
-        &[switched(ACQUIRE, "!self.taken", "false")],
+        &[switched(TURN, "!self.taken", "false")],
         &[waiting("a_waiter_that_goes_away_gives_its_turn_back")],
     ),
     mutant(
@@ -312,7 +312,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a turn is used whose answer came late",
         &[switched(
-            ACQUIRE,
+            TURN,
             "self.charged.wait == 0 || self.answered.since(self.sent) <= late",
             "self.answered >= self.sent",
         )],
@@ -340,7 +340,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a cost that only an override allows is refused",
-        &[switched(QUOTA, "charged.label.is_some()", "false")],
+        &[switched(LIMITER, "charged.label.is_some()", "false")],
         &[test("limits_overrides", "a_cost_above_the_limiters_own_limit_passes_where_an_override_allows_it")],
     ),
     mutant(

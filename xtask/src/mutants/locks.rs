@@ -13,11 +13,11 @@ const FENCES: Test = test("locks", "fences_grow_though_the_servers_clock_is_behi
 const DEADLINE: Test = test("lock_holding", "a_deadline_counts_from_before_each_request_left");
 const LATE: Test = test("lock_holding", "a_request_that_arrives_after_it_was_given_up_takes_nothing");
 const OUTAGE: Test =
-    test("lock_holding", "whose_time_ends_in_an_outage_is_told_of_that_and_after_it_that_the_lock_is_held");
-const ORDER: Test = test("lock_line", "sixty_four_waiters_are_served_in_the_order_in_which_they_came");
-const LATE_PUSH: Test = test("lock_line", "a_wake_up_that_comes_late_does_not_lengthen_what_is_believed");
-const DEAD_HEADS: Test = test("lock_line", "dead_heads_cost_the_line_at_most_half_a_second_each");
-const GONE: Test = test("lock_line", "who_goes_away_leaves_its_place_at_once");
+    test("lock_holding", "a_wait_that_ends_in_an_outage_gets_its_error_and_after_it_that_the_lock_is_held");
+const ORDER: Test = test("lock_queue", "sixty_four_waiters_are_served_in_the_order_in_which_they_came");
+const LATE_PUSH: Test = test("lock_queue", "a_late_wake_up_does_not_lengthen_the_lease");
+const DEAD_HEADS: Test = test("lock_queue", "dead_heads_cost_the_queue_at_most_half_a_second_each");
+const GONE: Test = test("lock_queue", "a_dropped_waiter_leaves_its_place_at_once");
 const FAULTS: Test = test("faults", "nothing_that_is_promised_is_broken_whatever_fails");
 
 const MOVED: Test = failover("a_lock_that_is_held_and_waited_for_moves_with_its_slot");
@@ -139,7 +139,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within(
             KEEPING,
             "Some(true) if ",
-            ["holding.renewed(sent, ttl)", "holding.renewed(holding.locks.context.clock.now(), ttl)"],
+            ["holding.renewed(sent, ttl)", "holding.renewed(context.clock.now(), ttl)"],
             " => {}",
         )],
         &[DEADLINE],

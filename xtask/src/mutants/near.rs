@@ -5,7 +5,8 @@ use super::mutant::{Mutant, Test, mutant, switched, test, unit, within};
 const BUILDER: &str = "crates/larder/src/cache/builder.rs";
 const CHANGES: &str = "crates/larder/src/near/invalidations.rs";
 const CLUSTER: &str = "crates/larder/src/store/redis/cluster.rs";
-const LINK: &str = "crates/larder/src/store/redis/link.rs";
+const DIALLING: &str = "crates/larder/src/store/redis/supervisor/dialling.rs";
+const SUPERVISOR: &str = "crates/larder/src/store/redis/supervisor/mod.rs";
 const LOCAL: &str = "crates/larder/src/cache/local.rs";
 const SHARED: &str = "crates/larder/src/cache/mod.rs";
 const TIER: &str = "crates/larder/src/near/tier.rs";
@@ -39,13 +40,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[switched(TIER, "self.copies.clear();", "")],
         &[PUSHED],
     ),
-    mutant("a change leaves the copy", &[switched(TIER, "self.copies.remove(name);", "")], &[PUSHED, TICKET]),
+    mutant("a change leaves the copy", &[switched(TIER, "self.copies.remove(key);", "")], &[PUSHED, TICKET]),
     mutant(
         "a clear empties no near tier",
-        &[switched(
+        &[within(
             CHANGES,
-            "if key == Some(name) { tier.invalidate_all() } else { tier.invalidate(name) }",
-            "if key != Some(name) { tier.invalidate(name) }",
+            "get(name) {\n                ",
+            ["tier.invalidate_all();", "let _ = tier;"],
+            "\n            }",
         )],
         &[PUSHED],
     ),
@@ -90,12 +92,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "trust counts from the answer to a heartbeat",
-        &[switched(LINK, "lane.renew(seen, sent);", "let _ = sent; lane.renew(seen, lane.moment());")],
+        &[switched(
+            SUPERVISOR,
+            "session.renew(seen, sent);",
+            "let _ = sent; session.renew(seen, session.moment());",
+        )],
         &[test("coherence", "trust_counts_from_the_sending_of_a_heartbeat_and_not_from_its_answer")],
     ),
     mutant(
         "a version is valid though its connection is silent",
-        &[switched(VERSION, "sessions.is_valid(known.seen, now)", "sessions.is_current(known.seen)")],
+        &[within(
+            VERSION,
+            "filter(|known| ",
+            ["sessions.is_valid(known.seen, now)", "sessions.is_current(known.seen)"],
+            ")?;",
+        )],
         &[unit("near::version::tests::a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life")],
     ),
     mutant(
@@ -103,14 +114,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[
             switched(CLUSTER, "tracking.listener.all_changed();", "let _ = tracking;"),
             switched(
-                LINK,
+                SUPERVISOR,
                 "slots.replace(masters.clone()).is_none_or(|before| before == masters)",
                 "slots.replace(masters).is_none() || true",
             ),
         ],
         &[test(
             "coherence",
-            "a_slot_that_moves_empties_the_near_tier_though_no_key_is_in_it_and_nobody_asks",
+            "a_slot_that_moves_empties_the_near_tier_though_no_key_is_in_it_and_no_caller_asks",
         )],
     ),
     mutant(
@@ -131,7 +142,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a connection without tracking is trusted",
         &[switched(
-            LINK,
+            DIALLING,
             "seen.filter(|_| armed && by == ConnectionUse::Trusted)",
             "seen.filter(|_| by == ConnectionUse::Trusted)",
         )],
@@ -144,7 +155,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a copy is served though its connection is silent",
-        &[switched(LOCAL, "lanes.is_valid(copy.seen, now)", "true")],
+        &[switched(LOCAL, "sessions.is_valid(copy.seen, now)", "true")],
         &[SILENT],
     ),
     mutant(
@@ -173,6 +184,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "if self.policy.asks_server { None } else { self.shared.near.get() }",
             "self.shared.near.get()",
         )],
-        &[test("near", "a_fresh_handle_sees_what_a_delayed_push_has_not_told_yet")],
+        &[test("near", "a_fresh_handle_sees_what_a_delayed_push_has_not_announced_yet")],
     ),
 ];

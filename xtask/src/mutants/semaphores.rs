@@ -32,8 +32,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the deadline of a permit counts from the answer",
         &[switched(
             ATTEMPT,
-            "Lease::of_permit(locks, name, token, Fence::new(fence), sent, request.ttl)",
-            "{ let now = locks.context.clock.now(); Lease::of_permit(locks, name, token, Fence::new(fence), now, request.ttl) }",
+            "Lease::of_permit(clock, name, token, Fence::new(fence), sent, request.ttl)",
+            "{ let now = clock.now(); Lease::of_permit(clock, name, token, Fence::new(fence), now, request.ttl) }",
         )],
         &[test("lock_holding", "a_deadline_counts_from_before_each_request_left")],
     ),

@@ -7,7 +7,7 @@
 //! store ([`Context::background_store`]) whose connections are opened and driven there. A `Larder` on
 //! `memory:` needs no connection. It has no thread, so that paused time and injected clocks work. Its tasks
 //! run on the caller's runtime; if that ends before it has polled a task, the task moves to another runtime
-//! that was seen ([`runtimes`]).
+//! that was seen ([`Runtimes`]).
 //!
 //! Invariants: a task that was accepted before [`close`](Background::close) has run to its end or was ended
 //! by `close`. The thread holds references to the `Larder` only in tasks that end, so it ends with the last
@@ -18,9 +18,7 @@
 //!
 //! [`Context::background_store`]: crate::context::Context::background_store
 
-mod claims;
 mod retry;
-mod runtimes;
 mod schedule;
 mod thread;
 
@@ -39,11 +37,10 @@ use tokio::task::unconstrained;
 use tracing::instrument::WithSubscriber;
 
 use crate::error::Result;
+use crate::runtimes::Runtimes;
 use crate::tasks::Tasks;
-pub(crate) use claims::{Claims, LIVENESS, liveness};
 pub(crate) use retry::{Retry, retry};
-pub(crate) use runtimes::Runtimes;
-pub(crate) use schedule::{Schedule, Visit};
+pub(crate) use schedule::{Renewals, Schedule, Visit};
 use thread::Thread;
 
 /// The place of background work. Dropping it ends all of that work without waiting.

@@ -5,17 +5,30 @@
 //! items there are. Each operation takes time logarithmic in their number.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::Resident;
 use crate::clock::{Clock, Tick};
 
 /// The longest sleep between two readings of the clock: timers stop while the machine sleeps, the clock does
 /// not.
 const SLICE: Duration = Duration::from_millis(250);
+
+/// Items that are renewed until they are removed, and the loop that renews them.
+pub(crate) struct Renewals<T> {
+    pub(crate) schedule: Arc<Schedule<T>>,
+    pub(crate) renewer: Resident,
+}
+
+impl<T> Default for Renewals<T> {
+    fn default() -> Self {
+        Self { schedule: Arc::default(), renewer: Resident::default() }
+    }
+}
 
 pub(crate) struct Schedule<T> {
     table: Mutex<DueTable<T>>,
@@ -145,7 +158,6 @@ impl<T> Schedule<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
 
     use futures_util::FutureExt;

@@ -8,6 +8,7 @@ use crate::url::{self, DEFAULT_PORT, Server, Target};
 impl LarderBuilder {
     /// Refuses settings that are invalid on their own.
     pub(super) fn check(&self) -> Result<()> {
+        self.presence.as_deref().map_or(Ok(()), crate::presence::check)?;
         let nonsense = if self.url.is_some() && self.address.is_some() {
             "give a url or an address, not both"
         } else if self.connect_timeout.is_zero() || self.response_timeout.is_zero() {

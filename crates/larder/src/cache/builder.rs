@@ -6,13 +6,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::flight::Flights;
+use super::hot_keys::{self, HotKeys};
 use super::runs::Runs;
 use super::unfenced::WriteRecords;
 use super::{Cache, CacheShared, NearTier, Policy, WhenAbandoned};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::near::{Near, Tier};
+use crate::near::{ClearVersion, EntryName, Near, Tier};
 use crate::store::Expiry;
 use crate::telemetry::CacheMeter;
 use crate::value::{Encoder, Format, Value};
@@ -62,6 +63,9 @@ pub struct CacheBuilder<V> {
     when_abandoned: WhenAbandoned,
     outage_loads: usize,
     near: Option<Near>,
+    hot_keys: usize,
+    #[cfg(feature = "trace")]
+    trace_keys: bool,
     value: PhantomData<fn() -> V>,
 }
 
@@ -88,6 +92,9 @@ where
             when_abandoned: WhenAbandoned::default(),
             outage_loads: 64,
             near: None,
+            hot_keys: 0,
+            #[cfg(feature = "trace")]
+            trace_keys: false,
             value: PhantomData,
         }
     }
@@ -219,6 +226,22 @@ where
         self
     }
 
+    /// Counts which keys this process reads most, and lets [`Cache::hot_keys`] report that many of them: at most 100.
+    /// One near hit in 64 is counted, and every read that asks the server. Default: 0, which counts nothing.
+    ///
+    /// The first handle of a name that asks for it decides the number.
+    pub fn hot_keys(mut self, reported: usize) -> Self {
+        self.hot_keys = reported;
+        self
+    }
+
+    /// Names the key in the span of each load. Keys may be personal data, so by default they are left out.
+    #[cfg(feature = "trace")]
+    pub fn trace_keys(mut self) -> Self {
+        self.trace_keys = true;
+        self
+    }
+
     /// Makes the cache, or another handle of it. Costs no round trip.
     ///
     /// # Errors
@@ -240,6 +263,7 @@ where
         // Reject settings that contradict each other.
         crate::value::check::<V>(self.format)?;
         self.check_loading()?;
+        hot_keys::check(self.hot_keys)?;
         // Get the state that all handles of the name share, or make it.
         let prefix = self.context.keyspace.cache(&self.name, self.schema)?;
         let clear = self.context.keyspace.clear(&self.name);
@@ -249,15 +273,21 @@ where
             flights: Flights::default(),
             unfenced: WriteRecords::default(),
             runs: Runs::default(),
-            clear: clear.clone(),
+            clear: ClearVersion::new(clear.clone()),
             near: OnceLock::new(),
+            hot: OnceLock::new(),
             outage: tokio::sync::Semaphore::new(self.outage_loads),
         })?;
+        if self.hot_keys > 0 {
+            shared.hot.get_or_init(|| HotKeys::new(self.hot_keys));
+        }
         if let Some(settings) = self.near {
             let make =
                 || NearTier { copies: Tier::new(settings.max_bytes()), settings, max_age: settings.age() };
             let near = publish(&shared.near, make, |near| {
-                self.context.changes.register(&prefix, near.clone());
+                if let Some(entry) = EntryName::parse(&prefix) {
+                    self.context.changes.register(entry.cache, near.clone());
+                }
                 self.context.changes.register(&clear, near.clone());
             });
             if near.settings != settings {
@@ -266,9 +296,6 @@ where
                     self.name
                 )));
             }
-            // A handle of another schema has another prefix. It cannot read before this function returns, so this is
-            // in time.
-            self.context.changes.register(&prefix, near.clone());
         }
         if self.format == Format::Plain {
             shared.unfenced.need();
@@ -277,6 +304,7 @@ where
             .verifying(self.verify);
         let policy = Policy {
             prefix: Name::from(&*prefix),
+            schema: self.schema,
             expiry: self.expiry,
             jitter: self.jitter,
             stale_for: self.stale_for,
@@ -287,6 +315,8 @@ where
             wait_timeout: self.wait_timeout,
             when_abandoned: self.when_abandoned,
             asks_server: self.near.is_none(),
+            #[cfg(feature = "trace")]
+            trace_keys: self.trace_keys,
             encoder: Arc::new(encoder),
         };
         Ok(Cache { context: self.context, shared, policy: Arc::new(policy) })

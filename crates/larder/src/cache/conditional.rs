@@ -8,12 +8,11 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
-use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::lookup::Lookup;
+use super::lookup::{EntryVersion, Lookup};
 use super::single::Set;
 use super::wait::pause;
 use super::{Cache, TagSnapshot};
@@ -31,61 +30,6 @@ use crate::write::OrQueue;
 const FENCE_REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 /// How many times a write that found an invalid entry tries to replace it.
 const MOST_ATTEMPTS: u32 = 16;
-
-/// Identifies the write that a value comes from. Returned by [`Entry::version`](crate::Entry::version), for
-/// [`Set::if_version`](crate::Set::if_version).
-///
-/// Displays and parses as text, for example as the `ETag` of a page.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> larder::Result<()> {
-/// # let larder = larder::Larder::connect("memory:").await?;
-/// # let carts = larder.cache::<u32>("cart").no_expiry().build()?;
-/// carts.set("ann", &1).await?;
-/// let version = carts.get_entry("ann").await?.and_then(|entry| entry.version()).expect("it has an envelope");
-/// let etag = format!("\"{version}\"");
-/// assert_eq!(etag.trim_matches('"').parse(), Ok(version));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct EntryVersion {
-    pub(super) nonce: u64,
-    /// The clear version that the entry carried. The entry that replaces it must not survive a `clear` in between.
-    pub(super) clear: u64,
-}
-
-impl fmt::Display for EntryVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}{:016x}", self.nonce, self.clear)
-    }
-}
-
-impl FromStr for EntryVersion {
-    type Err = ParseVersionError;
-
-    fn from_str(text: &str) -> Result<Self, ParseVersionError> {
-        let (nonce, clear) = text.split_at_checked(16).ok_or(ParseVersionError)?;
-        if clear.len() != 16 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(ParseVersionError);
-        }
-        let number = |text| u64::from_str_radix(text, 16).map_err(|_| ParseVersionError);
-        Ok(Self { nonce: number(nonce)?, clear: number(clear)? })
-    }
-}
-
-/// The error of parsing a text that is not an [`EntryVersion`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ParseVersionError;
-
-impl fmt::Display for ParseVersionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an entry's version has 32 hexadecimal digits")
-    }
-}
-
-impl std::error::Error for ParseVersionError {}
 
 impl<V> Cache<V>
 where
@@ -354,7 +298,7 @@ where
     async fn store_fenced(self, fence: Fence) -> Result<bool> {
         let cache = self.cache;
         let entry = self.entry.as_ref().map_err(Error::clone)?;
-        let writing = cache.writing(vec![entry]);
+        let writing = cache.writing(entry);
         writing.ready().await;
         let set = async {
             let (stamp, expiry) = self.stamped().await?;

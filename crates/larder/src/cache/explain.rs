@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::envelope::nonce;
 use crate::error::Result;
 use crate::keyspace::Keyspace;
-use crate::name::Name;
+use crate::near::ClearVersion;
 use crate::store::{Expiry, RefreshClaim, Store, read_version};
 
 /// What is stored under a name, and why a read returns it or not. Made by
@@ -62,7 +62,7 @@ pub enum Stored {
     /// A load is under way, with this token.
     Loading(u64),
     /// A value that is invalid, because its cache was cleared or a tag was invalidated since.
-    Void {
+    Invalidated {
         /// `clear`, or the tag's name.
         by: String,
     },
@@ -99,8 +99,8 @@ impl Explanation {
 }
 
 /// Returns the clear version's name of an entry's cache, by the entry's name.
-fn clear_of(context: &Context, entry: &str) -> Name {
-    context.keyspace.clear(entry.split([':', '@']).next().unwrap_or_default())
+fn clear_of(context: &Context, entry: &str) -> ClearVersion {
+    ClearVersion::new(context.keyspace.clear(entry.split([':', '@']).next().unwrap_or_default()))
 }
 
 fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
@@ -114,7 +114,7 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
     }
     let Ok(store) = context.store() else { return NearVerdict::Untrusted };
     let now = context.clock.moment();
-    let valid = store.lanes().is_valid(copy.seen, now) && store.lanes().is_valid(copy.clear_seen, now);
+    let valid = store.sessions().is_valid(copy.seen, now) && store.sessions().is_valid(copy.clear_seen, now);
     if now.mono() >= copy.until {
         NearVerdict::TooOld
     } else if !valid {
@@ -128,7 +128,7 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
 
 /// Returns the verdict that any reader gets. Versions that are not known here are read on a connection other than the
 /// tracked one, because that one may be what the caller wants to have explained.
-async fn classified(context: &Context, clear: &Name, name: &str, bytes: &[u8]) -> Result<Judged> {
+async fn classified(context: &Context, clear: &ClearVersion, name: &str, bytes: &[u8]) -> Result<Judged> {
     let mut classified = classify(context, clear, name, bytes, &VersionReplies::new())?;
     let unknown = classified.unknown();
     if unknown.is_empty() {
@@ -150,8 +150,8 @@ fn stored(classified: Judged) -> Stored {
         // Cannot be `Ask`: all versions were read above.
         Verdict::Nothing | Verdict::Ask(_) => Stored::Nothing,
         Verdict::Invalid(Cause::Queued) => Stored::Overdue,
-        Verdict::Invalid(Cause::Clear) => Stored::Void { by: "clear".to_owned() },
-        Verdict::Invalid(Cause::Tag(tag)) => Stored::Void { by: tag },
+        Verdict::Invalid(Cause::Clear) => Stored::Invalidated { by: "clear".to_owned() },
+        Verdict::Invalid(Cause::Tag(tag)) => Stored::Invalidated { by: tag },
         Verdict::Unreadable(reason) => Stored::Unreadable(reason),
     }
 }
@@ -165,10 +165,12 @@ impl fmt::Display for Explanation {
             Stored::Stale => f.write_str("a stale value: a miss for get(), and get_or_load() loads")?,
             Stored::Absent => f.write_str("known to be absent")?,
             Stored::Loading(token) => write!(f, "being loaded, by the holder of token {token:016x}")?,
-            Stored::Void { by } if by == "clear" => {
+            Stored::Invalidated { by } if by == "clear" => {
                 f.write_str("invalid: the cache was cleared since it was read")?
             }
-            Stored::Void { by } => write!(f, "invalid: the tag {by:?} was invalidated since it was read")?,
+            Stored::Invalidated { by } => {
+                write!(f, "invalid: the tag {by:?} was invalidated since it was read")?
+            }
             Stored::Overdue => f.write_str("older than what was written here: its invalidation is queued")?,
             Stored::Bare => {
                 f.write_str("bytes without an envelope, served if they are JSON of the value's shape")?

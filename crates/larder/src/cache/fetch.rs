@@ -17,6 +17,7 @@ use super::Cache;
 use super::local::Fetched;
 use super::lookup::{CachedValue, Lookup, NearCopy, Source};
 use super::validity::{Cause, Judged, Verdict, VersionReplies, ask, classified, classify};
+use crate::clock::RECENT;
 use crate::envelope::TagVersion;
 use crate::error::Result;
 use crate::name::Name;
@@ -34,7 +35,7 @@ where
     /// Reads an entry, from the near tier if it has a copy, and counts a hit or a miss.
     pub(super) async fn lookup(&self, entry: &str) -> Result<Lookup<V>> {
         if let Some(kept) = self.get_local(entry, NearCopy::kept)? {
-            self.near_hit(&Name::from(entry));
+            self.near_hit(|| Ok(Name::from(entry)));
             return Ok(Lookup::Fresh(kept));
         }
         self.fetch_counted(Name::from(entry)).await
@@ -43,6 +44,7 @@ where
     /// Reads an entry from the store, and counts a hit or a miss. Without a near tier the future is half as large,
     /// which matters: allocating and filling it is a good part of the cost of a read.
     pub(super) fn fetch_counted(&self, entry: Name) -> Fetch<'_, V> {
+        self.note_read(&entry, 1);
         if self.shared.near.get().is_none() {
             return Box::pin(async move {
                 let store = self.context.store()?;
@@ -77,14 +79,15 @@ where
                 Some(bytes) => self.classify(entry, bytes).await,
             };
         };
-        let ticket = near.copies.ticket(entry);
+        let key = self.near_key(entry);
+        let ticket = near.copies.ticket(&key);
         let read = store.get_tracked(entry).await?;
         let Tracked { bytes: Some(bytes), seen, left } = read else { return Ok(Lookup::Nothing) };
         if covered {
             return Ok(Lookup::Unusable(bytes));
         }
         let classified = classified(&self.context, &self.shared.clear, entry, &bytes).await?;
-        let mut fetched = Fetched { entry, ticket, seen, clear_seen: None, left, size: bytes.len() };
+        let mut fetched = Fetched { key, ticket, seen, clear_seen: None, left, size: bytes.len() };
         if classified.is_served() && Self::end_is_unknown(&fetched, &classified.meta) {
             let ends = Box::pin(store.remaining_many(&[Name::from(entry)])).await?;
             fetched.left = ends.first().copied().flatten();
@@ -160,10 +163,11 @@ where
         for (place, name) in names.iter().enumerate() {
             found.push(match self.get_local(name, NearCopy::kept)? {
                 Some(kept) => {
-                    self.near_hit(name);
+                    self.near_hit(|| Ok(name.clone()));
                     Lookup::Fresh(kept)
                 }
                 None => {
+                    self.note_read(name, 1);
                     asked.push(place);
                     Lookup::Nothing
                 }
@@ -212,7 +216,8 @@ where
             return Ok(found.collect());
         };
         // With one: take the tickets before the read, so that an invalidation during it keeps the copy from being made.
-        let tickets: Vec<InsertTicket> = names.iter().map(|name| near.copies.ticket(name)).collect();
+        let tickets: Vec<InsertTicket> =
+            names.iter().map(|name| near.copies.ticket(&self.near_key(name))).collect();
         let read = store.get_many_tracked(names).await?;
         let classified =
             invalidate(self.classify_many(names, read.iter().map(|read| read.bytes.as_ref())).await?);
@@ -220,12 +225,19 @@ where
             .iter()
             .zip(tickets)
             .zip(&read)
-            .map(|((entry, ticket), read)| {
+            .map(|((name, ticket), read)| {
                 let size = read.bytes.as_ref().map_or(0, Bytes::len);
-                Fetched { entry, ticket, seen: read.seen, clear_seen: None, left: read.left, size }
+                Fetched {
+                    key: self.near_key(name),
+                    ticket,
+                    seen: read.seen,
+                    clear_seen: None,
+                    left: read.left,
+                    size,
+                }
             })
             .collect();
-        self.ask_ends(&mut fetched, &classified).await?;
+        self.ask_ends(names, &mut fetched, &classified).await?;
         fetched
             .into_iter()
             .zip(classified)
@@ -264,20 +276,25 @@ where
     }
 
     /// Asks in one request how long bare JSON will be kept, if near copies of it are to be made.
-    async fn ask_ends(&self, fetched: &mut [Fetched<'_>], classified: &[Option<Judged>]) -> Result<()> {
-        let mut unknown: Vec<&mut Fetched<'_>> = fetched
-            .iter_mut()
+    async fn ask_ends(
+        &self,
+        names: &[Name],
+        fetched: &mut [Fetched<'_>],
+        classified: &[Option<Judged>],
+    ) -> Result<()> {
+        let (unknown_names, mut unknown): (Vec<Name>, Vec<&mut Fetched<'_>>) = names
+            .iter()
+            .zip(fetched)
             .zip(classified)
-            .filter_map(|(fetched, classified)| {
+            .filter_map(|((name, fetched), classified)| {
                 let classified = classified.as_ref().filter(|classified| classified.is_served())?;
-                Self::end_is_unknown(fetched, &classified.meta).then_some(fetched)
+                Self::end_is_unknown(fetched, &classified.meta).then(|| (name.clone(), fetched))
             })
-            .collect();
+            .unzip();
         if unknown.is_empty() {
             return Ok(());
         }
-        let names: Vec<Name> = unknown.iter().map(|fetched| Name::from(fetched.entry)).collect();
-        let ends = Box::pin(self.context.store()?.remaining_many(&names)).await?;
+        let ends = Box::pin(self.context.store()?.remaining_many(&unknown_names)).await?;
         for (fetched, left) in unknown.iter_mut().zip(ends) {
             fetched.left = left;
         }
@@ -290,16 +307,27 @@ where
         if !self.has_versions() {
             return Ok((0, Vec::new()));
         }
+        if tags.is_empty() {
+            let (versions, clock) = (&self.context.changes.versions, &self.context.clock);
+            let sessions = self.context.store()?.sessions();
+            // `recent` may be as old as that.
+            let until = clock.recent().after(span.saturating_add(RECENT));
+            if let Some(clear) = versions.kept_clear(&self.shared.clear, sessions, clock.moment(), until) {
+                return Ok((clear, Vec::new()));
+            }
+        }
+        // Rare without tags, and a large future. Boxed, so that other writes need not carry it.
+        Box::pin(self.ensure_versions(tags, span)).await
+    }
+
+    async fn ensure_versions(&self, tags: &[String], span: Duration) -> Result<(u64, Vec<TagVersion>)> {
         let store = self.context.store()?;
         let now = (self.context.clock.moment(), self.context.clock.now());
         let ensure = async |name: &Name| {
             let candidate = self.context.random.nonce();
             self.context.changes.versions.ensure(store, name, candidate, span, now).await
         };
-        if tags.is_empty() {
-            return Ok((ensure(&self.shared.clear).await?, Vec::new()));
-        }
-        let names: Vec<Name> = std::iter::once(self.shared.clear.clone())
+        let names: Vec<Name> = std::iter::once(Name::clone(&self.shared.clear))
             .chain(tags.iter().map(|tag| self.context.keyspace.tag(tag)))
             .collect();
         let mut found = try_join_all(names.iter().map(ensure)).await?.into_iter();

@@ -15,14 +15,14 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::select_all;
 use tokio::sync::SemaphorePermit;
 
-use super::claim::ClaimGuard;
+use super::claim::{ClaimGuard, liveness};
 use super::flight::{FlightLeader, LoadFailure};
 use super::load_context::{Choices, LoadContext};
 use super::load_error::waited;
@@ -31,7 +31,6 @@ use super::lookup::{CachedValue, Lookup, Source};
 use super::unfenced::UnfencedLoad;
 use super::wait::pause;
 use super::{Cache, WhenAbandoned, tag};
-use crate::background::liveness;
 use crate::envelope::{Envelope, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -133,8 +132,9 @@ where
             CommitMode::Fenced(fence) => fence.old.as_ref().map(|old| old.value.clone()),
             _ => None,
         };
-        let started = Instant::now();
+        let started = tokio::time::Instant::now();
         let deadline = self.cache.policy.hard_timeout.and_then(|timeout| started.checked_add(timeout));
+        let deadline = deadline.map(tokio::time::Instant::into_std);
         let key = self.entry.get(self.cache.policy.prefix.len()..).unwrap_or_default();
         let (loading, choices) =
             LoadContext::new(key.into(), stale, deadline, Arc::from([leader.node().clone()]));
@@ -281,7 +281,7 @@ where
                 }
                 // A value with an envelope: claim its refresh beside it.
                 Lookup::Fresh(kept) | Lookup::Stale(kept) if kept.nonce != 0 => {
-                    let token = cache.context.random.nonce();
+                    let token = cache.context.tokens.next();
                     let force = if self.reason == Reason::Forced { Force::Yes } else { Force::No };
                     let refresh = RefreshClaim { token, nonce: kept.nonce };
                     let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Refresh(refresh));
@@ -317,7 +317,7 @@ where
             };
             // Nothing usable: put a placeholder under the entry's own name.
             let (clear, tags) = versions.clone();
-            let token = cache.context.random.nonce();
+            let token = cache.context.tokens.next();
             let placeholder = Bytes::from(Envelope::placeholder(token, store.now(), clear, tags));
             let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Placeholder(placeholder.clone()));
             let covered = cache.is_covered(&self.entry);
@@ -364,6 +364,8 @@ where
     ) -> Result<()> {
         let cache = &self.cache;
         let Ok(value) = loaded else { return Ok(()) };
+        #[cfg(feature = "testing")]
+        cache.context.store()?.loaded(&self.entry).await;
         if choices.unstored {
             return Ok(());
         }
@@ -390,7 +392,7 @@ where
                 if !choices.tags.is_empty() {
                     let named = tag::checked(choices.tags, cache.policy.encoder.format())?;
                     let Some(more) = self.loader_tags(&named, ttl, fence.epoch).await? else {
-                        cache.shared.meter.fill_voided();
+                        cache.shared.meter.fill_invalidated();
                         return Ok(());
                     };
                     versions.1.extend(more);
@@ -421,7 +423,7 @@ where
                 if stored.await? {
                     cache.shared.meter.wrote(size);
                 } else {
-                    cache.shared.meter.fill_voided();
+                    cache.shared.meter.fill_invalidated();
                     if self.reason == Reason::Forced {
                         // The write that broke the claim may have been the very value that was to be replaced.
                         cache.bounded(cache.context.store()?.delete(&self.entry)).await?;
@@ -444,7 +446,7 @@ where
             cache.shared.meter.wrote(size);
             return Ok(());
         }
-        cache.shared.meter.fill_voided();
+        cache.shared.meter.fill_invalidated();
         if self.reason == Reason::Forced {
             // The write that came in between may have been the very value that was to be replaced.
             cache.bounded(store.delete(&self.entry)).await?;

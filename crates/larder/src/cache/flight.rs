@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lookup::CachedValue;
+#[cfg(feature = "trace")]
+use super::lookup::Source;
 use super::nesting::LoadNode;
 use super::thrown::Thrown;
 use crate::sync::{Mutex, watch};
@@ -28,13 +30,40 @@ pub(super) enum LoadFailure {
     Again,
 }
 
+#[cfg(feature = "trace")]
+impl LoadFailure {
+    /// Returns how a span names it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Loader(_) => "failed",
+            Self::Panicked(_) => "panicked",
+            Self::TimedOut(_) => "timed_out",
+            Self::Waited(_) => "waited",
+            Self::Again => "skipped",
+        }
+    }
+}
+
 /// A flight's outcome. `None` means that the value does not exist in the origin.
 pub(super) type FlightOutcome<V> = Result<Option<CachedValue<V>>, LoadFailure>;
 
+/// Returns how a span names an outcome.
+#[cfg(feature = "trace")]
+fn outcome_name<V>(outcome: &FlightOutcome<V>) -> &'static str {
+    match outcome {
+        Ok(Some(kept)) if kept.source == Source::Loaded => "loaded",
+        Ok(Some(_)) => "found",
+        Ok(None) => "absent",
+        Err(failure) => failure.name(),
+    }
+}
+
 /// Receives a flight's outcome.
-pub(super) struct Waiter<V> {
+pub(super) struct FlightWaiter<V> {
     pub(super) outcome: watch::Receiver<Option<FlightOutcome<V>>>,
     pub(super) node: Arc<LoadNode>,
+    /// Whether another call leads the flight.
+    pub(super) joined: bool,
 }
 
 /// The tags that a load's value will carry.
@@ -79,7 +108,15 @@ impl<V> FlightLeader<V> {
         // Leave the table before publishing the outcome. Otherwise a caller that arrives after a waiter has returned
         // could still join, and would get an outcome from before its own start.
         drop(self);
+        #[cfg(feature = "trace")]
+        flight.node.span.end(outcome_name(&outcome), flight.outcome.receiver_count());
         flight.outcome.send_replace(Some(outcome));
+    }
+
+    /// Returns how many callers wait.
+    #[cfg(feature = "trace")]
+    pub(super) fn waiters(&self) -> usize {
+        self.flight.outcome.receiver_count()
     }
 
     /// Completes when no caller waits. Another may join afterwards.
@@ -126,12 +163,16 @@ impl<V> Drop for FlightLeader<V> {
 
 impl<V> Flights<V> {
     /// Joins the flight for `name`, or starts one and leads it.
-    pub(super) fn join(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<FlightLeader<V>>) {
+    pub(super) fn join(&self, name: &str, tags: &Tags) -> (FlightWaiter<V>, Option<FlightLeader<V>>) {
         self.join_and(name, tags, |_| {})
     }
 
     /// Like `join`, for a caller that is itself a loader: the flight that it joins stops waiting for a place.
-    pub(super) fn join_from_loader(&self, name: &str, tags: &Tags) -> (Waiter<V>, Option<FlightLeader<V>>) {
+    pub(super) fn join_from_loader(
+        &self,
+        name: &str,
+        tags: &Tags,
+    ) -> (FlightWaiter<V>, Option<FlightLeader<V>>) {
         self.join_and(name, tags, |flight| flight.nested.notify_one())
     }
 
@@ -140,11 +181,12 @@ impl<V> Flights<V> {
         name: &str,
         tags: &Tags,
         and: impl FnOnce(&Flight<V>),
-    ) -> (Waiter<V>, Option<FlightLeader<V>>) {
+    ) -> (FlightWaiter<V>, Option<FlightLeader<V>>) {
         let mut table = self.0.lock();
         if let Some(flight) = table.get(name) {
             and(flight);
-            return (Waiter { outcome: flight.outcome.subscribe(), node: flight.node.clone() }, None);
+            let (outcome, node) = (flight.outcome.subscribe(), flight.node.clone());
+            return (FlightWaiter { outcome, node, joined: true }, None);
         }
         let (waiter, leader) = self.start(&mut table, name, tags);
         (waiter, Some(leader))
@@ -160,7 +202,7 @@ impl<V> Flights<V> {
     }
 
     /// Starts a flight and leads it, replacing any flight under way.
-    pub(super) fn replace(&self, name: &str, tags: &Tags) -> (Waiter<V>, FlightLeader<V>) {
+    pub(super) fn replace(&self, name: &str, tags: &Tags) -> (FlightWaiter<V>, FlightLeader<V>) {
         self.start(&mut self.0.lock(), name, tags)
     }
 
@@ -169,7 +211,7 @@ impl<V> Flights<V> {
         table: &mut HashMap<Box<str>, Arc<Flight<V>>>,
         name: &str,
         tags: &Tags,
-    ) -> (Waiter<V>, FlightLeader<V>) {
+    ) -> (FlightWaiter<V>, FlightLeader<V>) {
         let (outcome, waiter) = watch::channel(None);
         let node = LoadNode::new(name);
         let flight = Arc::new(Flight {
@@ -179,7 +221,8 @@ impl<V> Flights<V> {
             nested: tokio::sync::Notify::new(),
         });
         table.insert(name.into(), flight.clone());
-        (Waiter { outcome: waiter, node }, FlightLeader { name: name.into(), flight, table: self.0.clone() })
+        let waiter = FlightWaiter { outcome: waiter, node, joined: false };
+        (waiter, FlightLeader { name: name.into(), flight, table: self.0.clone() })
     }
 
     /// Detaches the flights of these names. Called after a write has ended and not before: a flight could start
@@ -245,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flight_is_abandoned_only_while_nobody_waits() {
+    fn a_flight_is_abandoned_only_while_no_caller_waits() {
         let flights: Flights<u32> = Flights::default();
         let (waiter, leader) = flights.join("a", &Tags::default());
         let leader = leader.unwrap();

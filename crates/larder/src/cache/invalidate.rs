@@ -45,7 +45,7 @@ where
         WriteCall::new(self.context.limits.response_timeout, &self.shared.meter.delete, async move {
             let entry = entry?;
             let store = self.context.store()?;
-            let writing = self.writing(vec![&entry]);
+            let writing = self.writing(&entry);
             writing.ready().await;
             writing.answered(store.delete(&entry).await)
         })
@@ -72,7 +72,7 @@ where
         WriteCall::new(self.context.limits.response_timeout, &self.shared.meter.expire, async move {
             let entry = entry?;
             let store = self.context.store()?;
-            let writing = self.writing(vec![&entry]);
+            let writing = self.writing(&entry);
             writing.ready().await;
             writing.answered(self.mark_stale(store, &entry).await)
         })

@@ -20,8 +20,7 @@ use super::flight::Tags;
 use super::load_context::LoadContext;
 use super::load_error::LoadError;
 use super::load_request::{LoadKind, LoadRequest};
-use super::load_source::{KeyAndLoader, LoadSource};
-use super::loader::{Loader, erased};
+use super::loader::{KeyAndLoader, LoadSource, Loader, erased};
 use super::lookup::{CachedValue, Entry, Lookup, NearCopy};
 use super::thrown::LoaderError;
 use super::{Cache, tag};
@@ -199,7 +198,7 @@ where
         self.load(key, start, LoadKind { optional: false, open_tags: true, reason: Reason::Forced })
     }
 
-    fn load<T, E, K: CacheKey, S: FnOnce() -> Loader<V> + Send>(
+    pub(super) fn load<T, E, K: CacheKey, S: FnOnce() -> Loader<V> + Send>(
         &self,
         key: K,
         start: S,
@@ -245,14 +244,14 @@ where
     #[inline]
     fn glance<R>(
         &self,
-        entry: &str,
+        key: &impl CacheKey,
         kind: LoadKind,
         of_near: impl FnOnce(NearCopy<V>) -> R,
     ) -> Result<Option<Glimpse<V, R>>> {
-        if kind.reason == Reason::Forced {
+        if kind.reason == Reason::Forced || self.shared.near.get().is_none() {
             return Ok(None);
         }
-        self.get_local(entry, |copy| {
+        self.get_near(key, |copy| {
             let (fresh_until, load_cost) =
                 copy.more.as_ref().map_or((0, 0), |more| (more.fresh_until, more.load_cost));
             if kind.is_settled_by(self, fresh_until, load_cost) {
@@ -338,6 +337,15 @@ impl<'a, V, T, E, S> Load<'a, V, T, E, S> {
         self.with(|request| request.tags.push(tag))
     }
 
+    /// Loads again even if a value is stored, as [`refresh`](Cache::refresh) does, if `condition` holds.
+    pub fn refresh_if(self, condition: bool) -> Self {
+        self.with(|request| {
+            if condition {
+                request.kind.reason = Reason::Forced;
+            }
+        })
+    }
+
     /// Limits how long this call waits, loader included. Without it the call waits as long as the loader takes; the
     /// connection's `response_timeout` bounds each request to the server. The timeout does not stop the loader.
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -378,13 +386,9 @@ where
                 (Some(look_up), _) => look_up.as_mut().poll(cx),
                 (None, None) => Poll::Ready(Err(Error::closed())),
                 (None, Some(LoadOptions { source, kind, .. })) => {
-                    let mut entry = cache.prefix();
-                    match cache
-                        .complete(&mut entry, source.key())
-                        .and_then(|()| cache.glance(&entry, *kind, of_near))
-                    {
+                    match cache.glance(source.key(), *kind, of_near) {
                         Ok(Some(Glimpse::Settled(value))) => {
-                            cache.near_hit(&entry);
+                            cache.near_hit(|| cache.entry(source.key()));
                             // Too fast to be worth timing.
                             return Poll::Ready(Ok(Some(value)));
                         }
@@ -392,10 +396,13 @@ where
                             drawn = true;
                             Poll::Ready(Ok(Lookup::Fresh(kept)))
                         }
-                        Ok(None) => {
-                            let look_up = cache.skip_local(entry, kind.reason);
-                            this.look_up.insert(look_up).as_mut().poll(cx)
-                        }
+                        Ok(None) => match cache.entry(source.key()) {
+                            Ok(entry) => {
+                                let look_up = cache.skip_local(entry, kind.reason);
+                                this.look_up.insert(look_up).as_mut().poll(cx)
+                            }
+                            Err(error) => Poll::Ready(Err(error)),
+                        },
                         Err(error) => Poll::Ready(Err(error)),
                     }
                 }
@@ -450,7 +457,8 @@ where
     S: LoadSource<V>,
 {
     let LoadOptions { source, kind, expiry, tags } = request;
-    let (entry, loader) = (cache.entry(source.key()), source.into_loader());
+    let (entry, mut loader) = (cache.entry(source.key()), source.into_loader());
+    let (expiry, tags) = loader.take_setup().over(expiry, tags);
     Box::pin(async move {
         let entry = entry?;
         cache.context.store()?;

@@ -15,19 +15,22 @@ use std::hash::Hash;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, StreamExt};
+use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::fill::{Claimed, CommitMode, Fill, IfBusy, Reason, place};
-use super::flight::{FlightLeader, FlightOutcome, LoadFailure, Tags, Waiter};
-use super::load_context::Choices;
+use super::flight::{FlightLeader, FlightOutcome, FlightWaiter, LoadFailure, Tags};
+use super::load_context::{Choices, is_nested, scope, wait_for};
 use super::load_error::LoadError;
 use super::load_request::{join, wait};
 use super::lookup::{CachedValue, Lookup};
-use super::nesting::{LoadWait, Loads, is_nested, scope, wait_for};
+use super::nesting::{LoadWait, Loads};
 use super::thrown::{LoaderError, Thrown};
+use super::trace::Spanned;
 use super::wait::pause;
 use super::{Cache, tag};
 use crate::error::{Error, Result};
@@ -193,10 +196,10 @@ where
 
 /// A key whose value this call waits for.
 struct Wanted<V> {
-    waiter: Waiter<V>,
+    waiter: FlightWaiter<V>,
     /// The longest wait; `None` for a load that this call leads.
     longest: Option<Duration>,
-    _wait: LoadWait,
+    _wait: Option<LoadWait>,
     stale: Option<CachedValue<V>>,
 }
 
@@ -280,7 +283,7 @@ where
                 wanted.push((place, Wanted { waiter, longest, _wait, stale }));
             }
             if !led.is_empty() {
-                cache.context.loads.spawn(load_in_turns(led, loader.clone()));
+                cache.context.loads.spawn(load_in_turns(led, loader.clone()).in_current_span());
             }
             // Wait for all flights. A key whose flight brought nothing is tried again.
             let outcomes = join_all(
@@ -342,7 +345,11 @@ where
 {
     while !led.is_empty() {
         let rest = led.split_off(led.len().min(MOST_LOADED));
-        load_led(std::mem::replace(&mut led, rest), loader.clone()).await;
+        let turn = std::mem::replace(&mut led, rest);
+        let Some(first) = turn.first() else { return };
+        let span = first.fill.cache.load_many_span(turn.len());
+        turn.iter().for_each(|led| led.leader.node().span.begin(&span, Spanned::Many));
+        load_led(turn, loader.clone()).instrument(span).await;
     }
 }
 
@@ -378,7 +385,7 @@ where
     // wait for that.
     if let Some((_, first, _)) = elsewhere.first() {
         let context = first.cache.context.clone();
-        context.loads.spawn(wait_elsewhere(elsewhere, loader.clone()));
+        context.loads.spawn(wait_elsewhere(elsewhere, loader.clone()).in_current_span());
     }
     load_together(mine, &loader).await;
 }
@@ -426,6 +433,11 @@ where
         () = first.gone(&leaders) => return,
     };
     let took = started.elapsed();
+    #[cfg(feature = "trace")]
+    {
+        let outcome = loaded.as_ref().err().map_or("loaded", LoadFailure::name);
+        super::trace::end_many(outcome, leaders.iter().map(|leader| leader.waiters()).sum());
+    }
     let mut loaded = loaded;
     let stores: Vec<_> = claimed
         .into_iter()

@@ -5,13 +5,16 @@
 
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use super::Cache;
 use super::fill::{Fill, Reason};
-use super::flight::{FlightLeader, FlightOutcome, LoadFailure, Tags, Waiter};
+use super::flight::{FlightLeader, FlightOutcome, FlightWaiter, LoadFailure, Tags};
+use super::load_context::{is_nested, wait_for};
 use super::load_error::LoadError;
 use super::loader::Loader;
 use super::lookup::{CachedValue, Lookup};
-use super::nesting::{is_nested, wait_for};
+use super::trace::Spanned;
 use super::wait::pause;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -163,7 +166,9 @@ where
             nested: is_nested(),
             away,
         };
-        self.cache.context.loads.spawn(fill.run(leader, found, loader));
+        let span = self.cache.load_span(&self.entry, reason);
+        leader.node().span.begin(&span, Spanned::One);
+        self.cache.context.loads.spawn(fill.run(leader, found, loader).instrument(span));
     }
 
     /// Turns a flight's outcome into this call's result. A stale value is better than an error.
@@ -197,7 +202,7 @@ pub(super) fn join<V>(
     entry: &str,
     tags: &Tags,
     attempts: u32,
-) -> (Waiter<V>, Option<FlightLeader<V>>) {
+) -> (FlightWaiter<V>, Option<FlightLeader<V>>) {
     let flights = &cache.shared.flights;
     if attempts > MOST_JOINED {
         let (waiter, leader) = flights.replace(entry, tags);
@@ -207,14 +212,23 @@ pub(super) fn join<V>(
 }
 
 /// Waits for a flight's outcome, for `longest` at most.
-pub(super) async fn wait<V: Clone>(waiter: Waiter<V>, longest: Option<Duration>) -> Option<FlightOutcome<V>> {
-    let Waiter { mut outcome, .. } = waiter;
+pub(super) async fn wait<V: Clone>(
+    waiter: FlightWaiter<V>,
+    longest: Option<Duration>,
+) -> Option<FlightOutcome<V>> {
+    let FlightWaiter { mut outcome, node, joined } = waiter;
+    // The leader records its span just after it has started the flight, so a fast waiter finds it only afterwards.
+    let follows = !joined || node.span.follow();
     let ended = async { outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
-    match longest {
+    let ended = match longest {
         None => ended.await,
         Some(longest) => match tokio::time::timeout(longest, ended).await {
             Ok(ended) => ended,
             Err(_) => Some(Err(LoadFailure::Waited(longest))),
         },
+    };
+    if !follows {
+        node.span.follow();
     }
+    ended
 }

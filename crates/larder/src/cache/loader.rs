@@ -1,4 +1,4 @@
-//! A loader with its own types erased.
+//! What a load runs: a loader with its own types erased, and the key that it is for.
 
 use std::any::Any;
 use std::fmt;
@@ -8,16 +8,25 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::flight::LoadFailure;
-use super::load_context::LoadContext;
-use super::nesting::scope;
+use super::load_context::{LoadContext, scope};
+use super::load_lazy::LoadSetup;
 use super::thrown::{LoaderError, Thrown};
+use crate::key::CacheKey;
 
 type LoadFn<V> = dyn FnOnce(LoadContext<V>) -> BoxFuture<'static, Result<Option<V>, LoadFailure>> + Send;
 
-/// A loader with its own types erased.
-pub struct Loader<V>(Box<LoadFn<V>>);
+/// A loader with its own types erased, and what it says of its value before it runs.
+pub struct Loader<V>(Box<LoadFn<V>>, LoadSetup);
 
 impl<V> Loader<V> {
+    pub(super) fn with_setup(self, setup: LoadSetup) -> Self {
+        Self(self.0, setup)
+    }
+
+    pub(super) fn take_setup(&mut self) -> LoadSetup {
+        std::mem::take(&mut self.1)
+    }
+
     /// Runs the loader as part of its load.
     pub(super) async fn run(self, loading: LoadContext<V>) -> Result<Option<V>, LoadFailure> {
         let loads = loading.loads();
@@ -39,14 +48,51 @@ where
     Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
     E: LoaderError<Kind>,
 {
-    Loader(Box::new(move |loading| {
+    let run = move |loading| {
         let run: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
             let loaded = loader(loading).await;
             loaded.map_err(|error| LoadFailure::Loader(Thrown::new(error)))
         });
         run
-    }))
+    };
+    Loader(Box::new(run), LoadSetup::default())
 }
+
+/// The key and the loader of a [`Load`](super::Load). Sealed: [`Cache::get_or_load`](super::Cache::get_or_load) and the
+/// methods beside it make it.
+pub trait LoadSource<V>: sealed::Source<V> {}
+
+mod sealed {
+    use super::{CacheKey, Loader};
+
+    pub trait Source<V> {
+        type Key: CacheKey;
+
+        fn key(&self) -> &Self::Key;
+
+        fn into_loader(self) -> Loader<V>;
+    }
+}
+
+/// A key, and a function that makes the loader: a hit never calls it.
+pub(super) struct KeyAndLoader<K, S> {
+    pub(super) key: K,
+    pub(super) start: S,
+}
+
+impl<V, K: CacheKey, S: FnOnce() -> Loader<V> + Send> sealed::Source<V> for KeyAndLoader<K, S> {
+    type Key = K;
+
+    fn key(&self) -> &K {
+        &self.key
+    }
+
+    fn into_loader(self) -> Loader<V> {
+        (self.start)()
+    }
+}
+
+impl<V, K: CacheKey, S: FnOnce() -> Loader<V> + Send> LoadSource<V> for KeyAndLoader<K, S> {}
 
 /// Returns the message of a panic.
 pub(super) fn message(panic: &(dyn Any + Send)) -> Arc<str> {

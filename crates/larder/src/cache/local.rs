@@ -9,14 +9,16 @@ use super::{Cache, NearTier};
 use crate::clock::Moment;
 use crate::envelope::TagVersion;
 use crate::error::Result;
-use crate::near::{Copied, InsertTicket};
+use crate::key::{CacheKey, KeyText, PlainKey};
+use crate::name::Name;
+use crate::near::{Copied, EntryKeyRef, InsertTicket};
 use crate::store::Store;
 use crate::store::session::ReadStamp;
 use crate::value::{Meta, Value};
 
 /// A value that was read on the tracked connection, with the facts that a near copy needs.
 pub(super) struct Fetched<'a> {
-    pub(super) entry: &'a str,
+    pub(super) key: EntryKeyRef<'a>,
     /// Taken before the read was sent.
     pub(super) ticket: InsertTicket,
     pub(super) seen: Option<ReadStamp>,
@@ -32,21 +34,61 @@ impl<V> Cache<V>
 where
     V: Value,
 {
-    /// Converts the near copy with `take`, if there is one that may be served.
+    /// Converts the near copy of a key with `take`, if there is one that may be served. Builds the entry's name only
+    /// if invalidations are queued.
     #[inline]
+    pub(super) fn get_near<K: CacheKey, T>(
+        &self,
+        key: &K,
+        take: impl FnOnce(NearCopy<V>) -> T,
+    ) -> Result<Option<T>> {
+        let Some(near) = self.near_tier() else { return Ok(None) };
+        let schema = self.policy.schema;
+        let mut text;
+        let near_key = match key.plain() {
+            Some(PlainKey::Int(number)) => EntryKeyRef::int(schema, number),
+            Some(PlainKey::Text(text)) => EntryKeyRef::text(schema, text),
+            None => {
+                text = Name::new();
+                key.write(&mut KeyText::new(&mut text));
+                EntryKeyRef::text(schema, &text)
+            }
+        };
+        self.valid_copy(near, near_key, || self.entry(key), take)
+    }
+
+    /// Does the same for an entry whose name is there already.
     pub(super) fn get_local<T>(&self, entry: &str, take: impl FnOnce(NearCopy<V>) -> T) -> Result<Option<T>> {
         let Some(near) = self.near_tier() else { return Ok(None) };
-        let lanes = self.context.store()?.lanes();
-        let Some(Copied { what: copy, .. }) = near.copies.find(entry) else { return Ok(None) };
+        self.valid_copy(near, self.near_key(entry), || Ok(Name::from(entry)), take)
+    }
+
+    /// Returns the near tier's key of an entry of this handle, by its name.
+    pub(super) fn near_key<'n>(&self, entry: &'n str) -> EntryKeyRef<'n> {
+        EntryKeyRef::text(self.policy.schema, entry.get(self.policy.prefix.len()..).unwrap_or_default())
+    }
+
+    #[inline]
+    fn valid_copy<T>(
+        &self,
+        near: &NearTier<V>,
+        key: EntryKeyRef<'_>,
+        name: impl FnOnce() -> Result<Name>,
+        take: impl FnOnce(NearCopy<V>) -> T,
+    ) -> Result<Option<T>> {
+        let sessions = self.context.store()?.sessions();
+        let Some(Copied { what: copy, .. }) = near.copies.find(&key) else { return Ok(None) };
         let now = self.context.clock.moment();
-        let valid = now.mono() < copy.until && lanes.is_valid(copy.seen, now) && !self.is_covered(entry);
-        let valid = valid && copy.more.as_ref().is_none_or(|more| self.holds(more, now));
+        let valid = now.mono() < copy.until
+            && sessions.is_valid(copy.seen, now)
+            && copy.more.as_ref().is_none_or(|more| self.holds(more, now))
+            && !(self.context.invalidations.is_pending() && self.is_covered(&name()?));
         Ok(valid.then(|| take(copy)))
     }
 
     /// Whether the clear version and the tags that a near copy depends on are still valid.
     fn holds(&self, more: &More, now: Moment) -> bool {
-        let cleared = self.context.store().is_ok_and(|store| store.lanes().is_valid(more.clear_seen, now));
+        let cleared = self.context.store().is_ok_and(|store| store.sessions().is_valid(more.clear_seen, now));
         cleared && (more.tags.is_empty() || tags_hold(&self.context, &more.tags))
     }
 
@@ -62,7 +104,7 @@ where
         let Some(seen) = fetched.seen else {
             // The reply carries no promise that a change would be reported. An older copy must not be served after
             // it.
-            near.copies.invalidate(fetched.entry);
+            near.copies.invalidate(&fetched.key);
             return Ok(());
         };
         // If a `clear` would not be reported, do not keep a copy that only a `clear` can invalidate.
@@ -89,7 +131,7 @@ where
             more: (!ordinary).then(|| Arc::new(more())),
         };
         let bytes = u32::try_from(fetched.size).unwrap_or(u32::MAX);
-        near.copies.insert(fetched.entry, fetched.ticket, Copied { what: copy, bytes });
+        near.copies.insert(fetched.key, fetched.ticket, Copied { what: copy, bytes });
         Ok(())
     }
 
@@ -100,6 +142,7 @@ where
     }
 
     /// Returns the cache's near tier, if this handle reads it.
+    #[inline]
     fn near_tier(&self) -> Option<&Arc<NearTier<V>>> {
         if self.policy.asks_server { None } else { self.shared.near.get() }
     }

@@ -1,12 +1,12 @@
 //! An entry as a reader sees it: the value, its source and its age.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::conditional::EntryVersion;
 use crate::envelope::TagVersion;
 use crate::store::session::ReadStamp;
 use crate::value::Meta;
@@ -69,6 +69,61 @@ impl<V> Entry<V> {
         self.version
     }
 }
+
+/// Identifies the write that a value comes from. Returned by [`Entry::version`](crate::Entry::version), for
+/// [`Set::if_version`](crate::Set::if_version).
+///
+/// Displays and parses as text, for example as the `ETag` of a page.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
+/// # let larder = larder::Larder::connect("memory:").await?;
+/// # let carts = larder.cache::<u32>("cart").no_expiry().build()?;
+/// carts.set("ann", &1).await?;
+/// let version = carts.get_entry("ann").await?.and_then(|entry| entry.version()).expect("it has an envelope");
+/// let etag = format!("\"{version}\"");
+/// assert_eq!(etag.trim_matches('"').parse(), Ok(version));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EntryVersion {
+    pub(super) nonce: u64,
+    /// The clear version that the entry carried. The entry that replaces it must not survive a `clear` in between.
+    pub(super) clear: u64,
+}
+
+impl fmt::Display for EntryVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}{:016x}", self.nonce, self.clear)
+    }
+}
+
+impl FromStr for EntryVersion {
+    type Err = ParseVersionError;
+
+    fn from_str(text: &str) -> Result<Self, ParseVersionError> {
+        let (nonce, clear) = text.split_at_checked(16).ok_or(ParseVersionError)?;
+        if clear.len() != 16 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(ParseVersionError);
+        }
+        let number = |text| u64::from_str_radix(text, 16).map_err(|_| ParseVersionError);
+        Ok(Self { nonce: number(nonce)?, clear: number(clear)? })
+    }
+}
+
+/// The error of parsing a text that is not an [`EntryVersion`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParseVersionError;
+
+impl fmt::Display for ParseVersionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an entry's version has 32 hexadecimal digits")
+    }
+}
+
+impl std::error::Error for ParseVersionError {}
 
 /// A value that was found, with the fields of its envelope.
 #[derive(Clone)]

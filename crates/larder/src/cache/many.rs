@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::lookup::Lookup;
-use super::{Cache, WriteGuard, tag};
+use super::{Cache, WriteGuard, WriteNames, tag};
 use crate::call::{Call, max_wait, within};
 use crate::error::Result;
 use crate::key::CacheKey;
@@ -139,7 +139,7 @@ where
             let entries = entries?;
             let store = self.context.store()?;
             let max_wait = max_wait(self.context.limits.response_timeout);
-            let mut writing = self.writing(entries.iter().map(Name::as_str).collect());
+            let mut writing = self.writing(entries.iter().collect::<WriteNames<'_>>());
             writing.ready().await;
             let mut answers = Vec::with_capacity(entries.len());
             for batch in entries.chunks(MOST_KEYS) {
@@ -270,7 +270,8 @@ where
             let longest = expiry.or(cache.policy.expiry).unwrap_or(Expiry::Never);
             let store = cache.context.store()?;
             // Before the versions are read: an outage at that point leaves the old values in place, too.
-            let mut writing = cache.writing(entries.iter().map(|(entry, _)| entry.as_str()).collect());
+            let mut writing =
+                cache.writing(entries.iter().map(|(entry, _)| entry).collect::<WriteNames<'_>>());
             writing.ready().await;
             // Encode all values before the first is sent.
             let encode = async {

@@ -10,30 +10,35 @@ mod explain;
 mod fetch;
 mod fill;
 mod flight;
+mod hot_keys;
 #[cfg(all(test, larder_interleavings))]
 mod interleavings;
 mod invalidate;
 mod load;
 mod load_context;
 mod load_error;
+mod load_lazy;
 mod load_many;
 mod load_request;
-mod load_source;
 mod loader;
 mod local;
 mod lookup;
 mod many;
 mod nesting;
 mod once;
+mod once_error;
+mod once_run;
 mod runs;
 mod single;
 mod tag;
 mod thrown;
+mod trace;
 mod unfenced;
 mod validity;
 mod wait;
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -44,35 +49,41 @@ use crate::envelope::TagVersion;
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
-use crate::near::{AnyTier, Tier};
+use crate::near::{AnyTier, ClearVersion, EntryKey, EntryKeyRef, EntryName, Tier};
 use crate::stats::CacheStats;
 use crate::store::{Expiry, Store};
-use crate::telemetry::CacheMeter;
+use crate::telemetry::{CacheMeter, SAMPLED};
 use crate::value::{Encoder, Format, Value, WriteStamp};
 pub use builder::CacheBuilder;
-pub use conditional::{EntryVersion, ParseVersionError, SetIf};
+pub use conditional::SetIf;
 pub use explain::{Explanation, NearVerdict, Stored};
 use flight::Flights;
+pub use hot_keys::HotKey;
+use hot_keys::HotKeys;
 pub use load::{Load, LoadEntry};
 pub use load_context::LoadContext;
 pub use load_error::LoadError;
+pub use load_lazy::{LoadOutput, LoadSetup};
 pub use load_many::LoadMany;
-pub use load_source::LoadSource;
+pub use loader::LoadSource;
 use lookup::NearCopy;
-pub use lookup::{Entry, Source};
+pub use lookup::{Entry, EntryVersion, ParseVersionError, Source};
 pub use many::SetMany;
-pub use once::{OnceError, RunOnce};
+pub use once::RunOnce;
+pub use once_error::OnceError;
 use runs::Runs;
 pub use single::Set;
+#[cfg(feature = "admin")]
+pub(crate) use tag::checked as checked_tags;
 pub use tag::{Tag, TagSnapshot};
 pub use thrown::{Foreign, HoldsError, IsError, IsText, LoaderError, LoaderFailure};
 use unfenced::{UnfencedWrite, WriteRecords};
 
 /// The shortest time that a version key is kept. A version must outlive every entry that carries it.
-const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
 /// The time that versions are kept for entries without an expiry. If no entry is written for that long, the version
 /// expires and the entries are invalid with it.
-const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(crate) const UNBOUNDED_SPAN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A typed cache, made by [`Larder::cache`](crate::Larder::cache). Cheap to clone, and usable from any number of
 /// tasks.
@@ -113,22 +124,24 @@ pub(crate) struct CacheShared<V> {
     flights: Flights<V>,
     unfenced: WriteRecords,
     runs: Runs,
-    /// The name of the version key that `clear` replaces.
-    clear: Name,
+    /// The version key that `clear` replaces.
+    clear: ClearVersion,
     near: OnceLock<Arc<NearTier<V>>>,
+    /// Counts the most read keys, if a handle asked for that.
+    hot: OnceLock<HotKeys>,
     /// Bounds the loads that run at once while the store is away.
     outage: tokio::sync::Semaphore,
 }
 
 struct NearTier<V> {
-    copies: Tier<NearCopy<V>>,
+    copies: Tier<EntryKey, NearCopy<V>>,
     settings: crate::near::Near,
     max_age: Duration,
 }
 
 impl<V: Clone + Send + Sync> AnyTier for NearTier<V> {
-    fn invalidate(&self, name: &str) {
-        self.copies.invalidate(name);
+    fn invalidate(&self, key: EntryKeyRef<'_>) {
+        self.copies.invalidate(&key);
     }
 
     fn invalidate_all(&self) {
@@ -143,8 +156,13 @@ where
     /// Drops the near copies of these names. Called when a write to them has ended, with whatever outcome: from then
     /// on no read through this `Larder` may return an older value.
     fn forget_near<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
-        if let Some(near) = self.near.get() {
-            names.into_iter().for_each(|name| near.copies.invalidate(name));
+        let Some(near) = self.near.get() else { return };
+        for name in names {
+            match EntryName::parse(name) {
+                Some(entry) => near.copies.invalidate(&entry.key),
+                // Never: each name was made of this cache's prefix and a key.
+                None => near.copies.invalidate_all(),
+            }
         }
     }
 
@@ -166,7 +184,9 @@ impl<V: Clone + Send + Sync + 'static> AnyCache for CacheShared<V> {
     }
 
     fn near_copy(&self, entry: &str) -> Option<crate::context::NearState> {
-        let copy = self.near.get()?.copies.get(entry)?;
+        // The tiers of other caches have the same keys.
+        let entry = EntryName::parse(entry).filter(|entry| entry.is_of(&self.name))?;
+        let copy = self.near.get()?.copies.get(&entry.key)?;
         let (clear_seen, tags) =
             copy.more.map_or((copy.seen, Vec::new()), |more| (more.clear_seen, more.tags.clone()));
         Some(crate::context::NearState { until: copy.until, seen: copy.seen, clear_seen, tags })
@@ -182,6 +202,8 @@ impl<V: Clone + Send + Sync + 'static> AnyCache for CacheShared<V> {
 struct Policy {
     /// The start of every entry's name.
     prefix: Name,
+    /// The number in the prefix, 0 if there is none.
+    schema: u32,
     expiry: Option<Expiry>,
     /// The largest part of a time to live, from 0 to 1, by which it may be shortened.
     jitter: f64,
@@ -197,6 +219,9 @@ struct Policy {
     when_abandoned: WhenAbandoned,
     /// Whether reads skip the near tier.
     asks_server: bool,
+    /// Whether the spans of loads name the key.
+    #[cfg(feature = "trace")]
+    trace_keys: bool,
     encoder: Arc<Encoder>,
 }
 
@@ -293,7 +318,8 @@ where
     }
 
     /// Begins a write to these names; see [`WriteGuard`]. Call it before the first await of the write.
-    fn writing<'a>(&'a self, names: Vec<&'a str>) -> WriteGuard<'a, V> {
+    fn writing<'a>(&'a self, names: impl Into<WriteNames<'a>>) -> WriteGuard<'a, V> {
+        let names = names.into();
         let began = self.context.invalidations.begin_write(&names);
         let unfenced = self.shared.unfenced.write(&names);
         WriteGuard { cache: self, names, answers: WriteReplies::None, began, unfenced }
@@ -301,16 +327,27 @@ where
 }
 
 impl<V> Cache<V> {
-    /// Counts a near hit.
+    /// Runs one request of a load within the `response_timeout`.
+    async fn bounded<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+        let max_wait = self.context.limits.response_timeout;
+        tokio::time::timeout(max_wait, request).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
+    }
+
+    /// Counts a near hit. `name` is called for one hit in a while, and makes the entry's name.
     #[inline]
-    fn near_hit(&self, entry: &Name) {
+    fn near_hit(&self, name: impl Fn() -> Result<Name>) {
         if self.shared.meter.near_hit() {
-            self.context.changes.versions.recency.used_copy(entry);
+            self.context.changes.versions.recency.used_copy(&name);
+            if self.counts_reads()
+                && let Ok(entry) = name()
+            {
+                self.note_read(&entry, SAMPLED);
+            }
         }
     }
 
     /// Returns the key's full name in the store.
-    fn entry(&self, key: impl CacheKey) -> Result<Name> {
+    pub(crate) fn entry(&self, key: impl CacheKey) -> Result<Name> {
         let mut name = self.prefix();
         self.complete(&mut name, &key)?;
         Ok(name)
@@ -342,11 +379,40 @@ where
     V: Value,
 {
     cache: &'a Cache<V>,
-    names: Vec<&'a str>,
+    names: WriteNames<'a>,
     answers: WriteReplies,
     /// The generation of the invalidation queue when this write began, if anything was queued then.
     began: Option<u64>,
     unfenced: UnfencedWrite,
+}
+
+/// The names of a write. Most writes have one, which needs no allocation.
+enum WriteNames<'a> {
+    One([&'a str; 1]),
+    Many(Vec<&'a str>),
+}
+
+impl<'a> From<&'a Name> for WriteNames<'a> {
+    fn from(name: &'a Name) -> Self {
+        Self::One([name])
+    }
+}
+
+impl<'a> FromIterator<&'a Name> for WriteNames<'a> {
+    fn from_iter<N: IntoIterator<Item = &'a Name>>(names: N) -> Self {
+        Self::Many(names.into_iter().map(Name::as_str).collect())
+    }
+}
+
+impl<'a> Deref for WriteNames<'a> {
+    type Target = [&'a str];
+
+    fn deref(&self) -> &[&'a str] {
+        match self {
+            Self::One(name) => name,
+            Self::Many(names) => names,
+        }
+    }
 }
 
 /// The server's reply for one name of a write.
@@ -450,7 +516,7 @@ where
             }
         }
         if !context.is_embedded() && each().any(|(_, answer)| answer == WriteReply::None) {
-            let clear = cache.has_versions().then_some(&*cache.shared.clear);
+            let clear = cache.has_versions().then(|| cache.shared.clear.as_str());
             let open = each().filter(|(_, answer)| *answer == WriteReply::None).map(|(name, _)| name);
             context.queue_deletes(open, clear);
         }

@@ -1,15 +1,16 @@
 //! Finds loads that wait for each other and would never end. The same holds for runs of `run_once`.
 //!
 //! The problem: a loader asks for a key whose own load waits for this loader, so neither ends. The mechanism: while a
-//! loader runs, its task knows which load it belongs to. Before a call of that loader waits for another load, it
-//! records the wait in a graph. If the other load already waits for the first one, directly or through others, the
-//! call fails at once, and its error names the cycle.
+//! loader runs, its task [knows](super::load_context) which load it belongs to. Before a call of that loader waits for
+//! another load, it records the wait in a graph. If the other load already waits for the first one, directly or through
+//! others, the call fails at once, and its error names the cycle. Calls that no loader makes record nothing.
 //!
 //! Not detected: waits in tasks that a loader spawns without [`LoadContext::scope`](super::LoadContext::scope), and
 //! loads of other processes. Timeouts bound those waits.
 
 use std::sync::Arc;
 
+use super::trace::LoadSpan;
 use crate::sync::Mutex;
 
 /// A load under way, as a node in the graph of waiting loads.
@@ -18,11 +19,12 @@ pub(crate) struct LoadNode {
     name: Box<str>,
     /// Changed only while [`GRAPH`] is locked.
     waits_for: Mutex<Vec<Arc<LoadNode>>>,
+    pub(super) span: LoadSpan,
 }
 
 impl LoadNode {
     pub(super) fn new(name: &str) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), waits_for: Mutex::default() })
+        Arc::new(Self { name: name.into(), waits_for: Mutex::default(), span: LoadSpan::default() })
     }
 
     fn next(&self) -> Vec<Arc<LoadNode>> {
@@ -37,23 +39,9 @@ pub(super) type Loads = Arc<[Arc<LoadNode>]>;
 /// time, one of them takes this lock second and sees the wait of the other.
 static GRAPH: Mutex<()> = Mutex::new(());
 
-tokio::task_local! {
-    static CURRENT: Loads;
-}
-
-/// Runs a loader's future, or a task that it spawned, as part of these loads.
-pub(super) async fn scope<T>(loads: Loads, run: impl Future<Output = T>) -> T {
-    CURRENT.scope(loads, run).await
-}
-
-/// Whether the caller is a loader.
-pub(super) fn is_nested() -> bool {
-    CURRENT.try_with(|_| ()).is_ok()
-}
-
-/// Records that the current loads wait for another one, until it is dropped.
+/// Records that loads wait for another one, until it is dropped.
 pub(super) struct LoadWait {
-    from: Option<Loads>,
+    from: Loads,
     target: Arc<LoadNode>,
 }
 
@@ -61,12 +49,11 @@ pub(super) struct LoadWait {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cycle(pub(super) Arc<str>);
 
-/// Records that the loads of the calling loader, if there is one, wait for `target`.
-pub(super) fn wait_for(target: &Arc<LoadNode>) -> Result<LoadWait, Cycle> {
-    let from = CURRENT.try_with(Clone::clone).ok();
-    if let Some(from) = &from {
-        let _graph = GRAPH.lock();
-        if let Some(path) = path(target, from) {
+impl LoadWait {
+    /// Records that the loads `from` wait for `target`, unless that would close a cycle.
+    pub(super) fn begin(from: Loads, target: &Arc<LoadNode>) -> Result<Self, Cycle> {
+        let graph = GRAPH.lock();
+        if let Some(path) = path(target, &from) {
             let names: Vec<&str> = path.iter().map(|node| &*node.name).collect();
             let last = names.last().copied().unwrap_or_default();
             return Err(Cycle(format!("{last} waits for {}", names.join(", which waits for ")).into()));
@@ -74,8 +61,9 @@ pub(super) fn wait_for(target: &Arc<LoadNode>) -> Result<LoadWait, Cycle> {
         for node in from.iter() {
             node.waits_for.lock().push(target.clone());
         }
+        drop(graph);
+        Ok(Self { from, target: target.clone() })
     }
-    Ok(LoadWait { from, target: target.clone() })
 }
 
 /// Finds a path from a load to one of `ends`, along the recorded waits.
@@ -102,9 +90,8 @@ fn path(start: &Arc<LoadNode>, ends: &[Arc<LoadNode>]) -> Option<Vec<Arc<LoadNod
 
 impl Drop for LoadWait {
     fn drop(&mut self) {
-        let Some(from) = &self.from else { return };
         let _graph = GRAPH.lock();
-        for node in from.iter() {
+        for node in self.from.iter() {
             let mut waits_for = node.waits_for.lock();
             // Remove only one: the same loader may wait for the same load twice.
             if let Some(place) = waits_for.iter().position(|target| Arc::ptr_eq(target, &self.target)) {
@@ -122,34 +109,28 @@ mod tests {
         Arc::from([node.clone()])
     }
 
-    async fn waits(from: &Loads, target: &Arc<LoadNode>) -> Result<LoadWait, Cycle> {
-        scope(from.clone(), async { wait_for(target) }).await
+    fn waits(from: &Loads, target: &Arc<LoadNode>) -> Result<LoadWait, Cycle> {
+        LoadWait::begin(from.clone(), target)
     }
 
-    #[tokio::test]
-    async fn a_circle_is_refused_and_named_and_a_chain_is_not() {
+    #[test]
+    fn a_circle_is_refused_and_named_and_a_chain_is_not() {
         let [a, b, c] = ["a", "b", "c"].map(LoadNode::new);
-        assert!(waits(&one(&a), &a).await.is_err());
-        let first = waits(&one(&a), &b).await.ok();
-        let second = waits(&one(&b), &c).await.ok();
+        assert!(waits(&one(&a), &a).is_err());
+        let first = waits(&one(&a), &b).ok();
+        let second = waits(&one(&b), &c).ok();
         assert!(first.is_some() && second.is_some());
-        let cycle = waits(&one(&c), &a).await.err().unwrap();
+        let cycle = waits(&one(&c), &a).err().unwrap();
         assert_eq!(&*cycle.0, "c waits for a, which waits for b, which waits for c");
         drop(second);
-        assert!(waits(&one(&c), &a).await.is_ok(), "b no longer waits");
+        assert!(waits(&one(&c), &a).is_ok(), "b no longer waits");
     }
 
-    #[tokio::test]
-    async fn a_call_for_many_keys_waits_with_all_of_them() {
+    #[test]
+    fn a_call_for_many_keys_waits_with_all_of_them() {
         let [a, b, c] = ["a", "b", "c"].map(LoadNode::new);
         let many: Loads = Arc::from([a.clone(), b.clone()]);
-        let _wait = waits(&many, &c).await.ok();
-        assert!(waits(&one(&c), &b).await.is_err() && waits(&one(&c), &a).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn what_no_loader_calls_waits_for_anything() {
-        let a = LoadNode::new("a");
-        assert!(!is_nested() && wait_for(&a).is_ok());
+        let _wait = waits(&many, &c).ok();
+        assert!(waits(&one(&c), &b).is_err() && waits(&one(&c), &a).is_err());
     }
 }

@@ -11,35 +11,29 @@
 //! - *The server is away.* Work that cannot be marked is not run. A result that cannot be stored is given to its
 //!   caller and stored when the server is back; until then other callers see a run under way.
 
-use std::any::Any;
-use std::error::Error as StdError;
 use std::fmt;
 use std::future::IntoFuture;
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::FutureExt;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::Instrument;
 
-use super::loader::message;
-use super::nesting::{Cycle, is_nested, scope, wait_for};
-use super::runs::Listed;
+use super::claim::LIVENESS;
+use super::load_context::{is_nested, wait_for};
+use super::once_error::OnceError;
+use super::once_run::{ActiveRun, OnceMark, StoredResult};
 use super::thrown::{LoaderError, LoaderFailure};
-use super::validity::Verdict;
 use super::wait::pause;
 use super::{Cache, UNBOUNDED_SPAN};
-use crate::background::{HEDGE, LIVENESS, Retry, retry};
-use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::keyspace::Keyspace;
 use crate::name::Name;
-use crate::store::once::{GIVEN_UP, OnceRun, OnceStart, OnceStore};
-use crate::store::{AnyStore, Expiry, Store};
-use crate::value::{Value, WriteStamp, decode};
+use crate::store::once::{OnceRun, OnceStart, OnceStore};
+use crate::store::{Expiry, Store};
+use crate::value::Value;
 
 /// How often a run's mark is read if the server does not report its changes.
 const POLL: Duration = Duration::from_millis(100);
@@ -167,95 +161,6 @@ impl<V, F, E> RunOnce<'_, V, F, E> {
     }
 }
 
-/// The reason why work that runs once gave no result.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum OnceError<E> {
-    /// The work failed in this call. Nothing is stored, and the next caller runs it. [Derefs](std::ops::Deref) to the
-    /// work's own error.
-    Work(LoaderFailure<E>),
-    /// The work panicked in this call, with this message. What it has done is not known, so it counts as interrupted.
-    Panicked(Arc<str>),
-    /// A run began and its mark is no longer renewed: its process died or hangs. It may have done all of the work, a
-    /// part, or nothing. Find out, then call with [`retry_interrupted`](RunOnce::retry_interrupted).
-    Interrupted,
-    /// The work would wait for itself: it asks for a result that waits, directly or through others, for its own. The
-    /// text names the cycle. Correct the work.
-    Cycle(Arc<str>),
-    /// Another caller is running the work, and this call was [not to wait](RunOnce::without_waiting). Retry later.
-    Running,
-    /// The stored entry cannot be read by this program: it is damaged or of another type. The work may have been
-    /// done.
-    Unreadable,
-    /// An error of larder: the server is away, the call timed out, the `Larder` was closed, the result cannot be
-    /// encoded. If the server was away when the call began, the work was not run.
-    Larder(Error),
-}
-
-impl<E> Clone for OnceError<E> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Work(error) => Self::Work(error.clone()),
-            Self::Panicked(message) => Self::Panicked(message.clone()),
-            Self::Interrupted => Self::Interrupted,
-            Self::Cycle(circle) => Self::Cycle(circle.clone()),
-            Self::Running => Self::Running,
-            Self::Unreadable => Self::Unreadable,
-            Self::Larder(error) => Self::Larder(error.clone()),
-        }
-    }
-}
-
-impl<E> OnceError<E> {
-    /// Returns the work's own error, if the work failed.
-    #[must_use]
-    pub fn work(&self) -> Option<&E> {
-        match self {
-            Self::Work(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl<E> From<Error> for OnceError<E> {
-    fn from(error: Error) -> Self {
-        Self::Larder(error)
-    }
-}
-
-impl<E> From<Cycle> for OnceError<E> {
-    fn from(Cycle(circle): Cycle) -> Self {
-        Self::Cycle(circle)
-    }
-}
-
-impl<E: Send + Sync + 'static> fmt::Display for OnceError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Work(error) => write!(f, "the work failed: {error}"),
-            Self::Panicked(message) => write!(f, "the work panicked: {message}"),
-            Self::Interrupted => {
-                f.write_str("a run of this work was interrupted, and what it has done is not known")
-            }
-            Self::Cycle(circle) => write!(f, "this work would wait for itself: {circle}"),
-            Self::Running => f.write_str("another caller is running this work"),
-            Self::Unreadable => f.write_str("the stored result of this work cannot be read"),
-            Self::Larder(error) => error.fmt(f),
-        }
-    }
-}
-
-/// Shows the text of the work's own error, so `source` is that error's own cause.
-impl<E: fmt::Debug + Send + Sync + 'static> StdError for OnceError<E> {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Work(error) => error.cause(),
-            Self::Larder(error) => error.source(),
-            Self::Panicked(_) | Self::Interrupted | Self::Cycle(_) | Self::Running | Self::Unreadable => None,
-        }
-    }
-}
-
 impl<'a, V, F, Fut, E> IntoFuture for RunOnce<'a, V, F, E>
 where
     V: Value,
@@ -286,14 +191,6 @@ where
     }
 }
 
-/// What a stored entry means for work that runs once.
-enum StoredResult<V> {
-    Value(V),
-    /// Stale, invalidated, a remembered absence or a load's placeholder: the work may run.
-    Nothing,
-    Unreadable,
-}
-
 impl<'a, V, F, Fut, E> RunOnce<'a, V, F, E>
 where
     V: Value,
@@ -307,7 +204,7 @@ where
         let expiry = cache.expiry(expiry)?;
         cache.check_decidable(&entry)?;
         if let Some(value) = cache.get_local(&entry, |copy| copy.value)? {
-            cache.shared.meter.near_hit();
+            cache.near_hit(|| Ok(entry.clone()));
             return Ok(value);
         }
         // Read before the work runs, so that a `clear` during the work invalidates its result.
@@ -317,7 +214,7 @@ where
             Expiry::After(kept) => kept.max(SHORTEST_MARK),
             Expiry::Never => UNBOUNDED_SPAN,
         };
-        let run = OnceRun { token: cache.context.random.nonce(), liveness: LIVENESS, kept, takes_over };
+        let run = OnceRun { token: cache.context.tokens.next(), liveness: LIVENESS, kept, takes_over };
         let (mut in_place_of, mut attempts, mut nested_until) = (None, 0, None);
         loop {
             attempts += 1;
@@ -329,13 +226,7 @@ where
                 tokio::time::sleep(pause(attempts, cache.context.random.fraction())).await;
             }
             // Try to leave a mark. The store's reply says what is known of this work.
-            let mark = OnceMark {
-                context: cache.context.clone(),
-                entry: entry.clone(),
-                token: run.token,
-                armed: true,
-            };
-            // Armed before the request: if this call is dropped, the mark that the request may leave is removed.
+            let mark = OnceMark::new(&cache.context, &entry, run.token);
             let begin = cache.context.store()?.begin_once(&entry, run, in_place_of.take());
             match cache.bounded(begin).await? {
                 OnceStart::Begun => {
@@ -344,7 +235,7 @@ where
                     let _wait = wait_for(listed.node())?;
                     let running = ActiveRun { cache: cache.clone(), mark, listed, run, expiry, versions };
                     let (give, given) = oneshot::channel();
-                    cache.context.loads.spawn(running.run(work, failure, give));
+                    cache.context.loads.spawn(running.run(work, failure, give).in_current_span());
                     return given.await.unwrap_or_else(|_| Err(Error::closed().into()));
                 }
                 OnceStart::Done(bytes) => {
@@ -369,7 +260,7 @@ where
                         // Another process runs the work, and may be waiting for this one. Or the run is beginning in
                         // this process, and will be listed when this loop looks again.
                         longest = longest.min(POLL);
-                        let now = tokio::time::Instant::now();
+                        let now = Instant::now();
                         let max_wait = cache.policy.wait_timeout;
                         let until = *nested_until.get_or_insert(now.checked_add(max_wait));
                         if timeout.is_none() && until.is_some_and(|until| until <= now) {
@@ -397,18 +288,6 @@ impl<V> Cache<V>
 where
     V: Value,
 {
-    async fn stored_result(&self, entry: &str, bytes: &Bytes) -> Result<StoredResult<V>> {
-        let classified = self.bounded(self.verdict(entry, bytes)).await?;
-        Ok(match classified.verdict {
-            Verdict::Serve(payload) => match decode(bytes, payload, self.context.limits.max_value_bytes) {
-                Ok(value) => StoredResult::Value(value),
-                Err(_) => StoredResult::Unreadable,
-            },
-            Verdict::Unreadable(_) => StoredResult::Unreadable,
-            _ => StoredResult::Nothing,
-        })
-    }
-
     /// Waits until the mark of a run has changed, or until the run may count as interrupted. Returns false if there
     /// was no mark.
     async fn wait_for_run(&self, entry: &str, left: Duration) -> Result<bool> {
@@ -430,183 +309,6 @@ fn waited_for_run(max_wait: Duration) -> Error {
          the work that asked"
     );
     Error::new(ErrorKind::TimedOut, message)
-}
-
-/// Sends a request on the background's connection and, if that fails or is slow, on the callers' connection as well.
-/// Either connection may be down alone. The request may arrive twice.
-async fn on_either<'a, T, F>(context: &'a Context, ask: impl Fn(&'a AnyStore) -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
-    let own = context.background_store_even_closed();
-    if let Ok(Ok(answer)) = tokio::time::timeout(HEDGE, ask(own)).await {
-        return Ok(answer);
-    }
-    let max_wait = context.limits.response_timeout;
-    let again = tokio::time::timeout(max_wait, ask(context.store().unwrap_or(own)));
-    again.await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
-}
-
-/// The mark of a run, which may be in the store. Dropped while armed, it removes the mark in the background: the work
-/// did not begin, or has said that it failed.
-struct OnceMark {
-    context: Arc<Context>,
-    entry: Name,
-    token: u64,
-    armed: bool,
-}
-
-impl OnceMark {
-    fn disarm(mut self) {
-        self.armed = false;
-    }
-}
-
-impl Drop for OnceMark {
-    fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        let (context, entry, token) = (self.context.clone(), self.entry.clone(), self.token);
-        if context.is_embedded() {
-            // Done here and not in a task: the runtime may end with this call.
-            let _ = context.background_store_even_closed().abandon_once(&entry, token).now_or_never();
-            return;
-        }
-        self.context.background.spawn(async move {
-            let ends = tokio::time::Instant::now().checked_add(GIVEN_UP);
-            retry(async |_| match on_either(&context, |store| store.abandon_once(&entry, token)).await {
-                // If the server stays away, the run counts as interrupted.
-                Err(error)
-                    if error.is_retryable()
-                        && ends.is_some_and(|ends| ends > tokio::time::Instant::now()) =>
-                {
-                    Retry::Again
-                }
-                _ => Retry::Done,
-            })
-            .await;
-        });
-    }
-}
-
-/// A run under way.
-struct ActiveRun<V> {
-    cache: Cache<V>,
-    mark: OnceMark,
-    listed: Listed,
-    run: OnceRun,
-    expiry: Expiry,
-    versions: (u64, Vec<crate::envelope::TagVersion>),
-}
-
-impl<V> ActiveRun<V>
-where
-    V: Value,
-{
-    async fn run<F, Fut, E>(
-        mut self,
-        work: F,
-        failure: fn(E) -> LoaderFailure<E>,
-        give: oneshot::Sender<Result<V, OnceError<E>>>,
-    ) where
-        F: FnOnce() -> Fut,
-        Fut: Future<Output = Result<V, E>>,
-    {
-        // From here on, a run that ends without an answer of the work was interrupted.
-        self.mark.armed = false;
-        let _pulse = self.pulse();
-        let started = Instant::now();
-        let work = scope(Arc::from([self.listed.node().clone()]), async { work().await });
-        let done = AssertUnwindSafe(work).catch_unwind().await;
-        // The caller may be gone, so a failed send is not an error. A result is stored in any case.
-        let _ = match done {
-            Ok(Ok(value)) => return self.store(value, started.elapsed(), give).await,
-            Ok(Err(error)) => {
-                self.mark.armed = true;
-                give.send(Err(OnceError::Work(failure(error))))
-            }
-            Err(panic) => give.send(Err(OnceError::Panicked(message(&*panic as &(dyn Any + Send))))),
-        };
-    }
-
-    /// Renews the run's mark until the returned sender is dropped.
-    fn pulse(&self) -> oneshot::Sender<()> {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (context, entry, run) = (self.cache.context.clone(), self.mark.entry.clone(), self.run);
-        self.cache.context.background.spawn_until_close(async move {
-            let beat = async {
-                loop {
-                    tokio::time::sleep(LIVENESS / 3).await;
-                    let _ = on_either(&context, |store| store.renew_once(&entry, run)).await;
-                }
-            };
-            tokio::select! {
-                () = beat => {}
-                _ = stopped => {}
-            }
-        });
-        stop
-    }
-
-    /// Stores the result and gives it to the caller.
-    async fn store<E>(self, value: V, took: Duration, give: oneshot::Sender<Result<V, OnceError<E>>>) {
-        let cache = &self.cache;
-        let entry = &self.mark.entry;
-        let cost = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        let stamp: Result<WriteStamp> = cache.stamp(self.expiry, cost, self.versions.clone());
-        // Encode the result. It cannot be stored if that fails, and the run then counts as interrupted.
-        let encoded = stamp.and_then(|stamp| {
-            let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| cache.encode(&value, stamp)));
-            encoded.unwrap_or_else(|_| Err(Error::new(ErrorKind::Encode, "the value's Serialize panicked")))
-        });
-        let bytes = match encoded {
-            Ok(bytes) => bytes,
-            Err(error) => return drop(give.send(Err(error.into()))),
-        };
-        let kept = cache.kept_for(self.expiry);
-        // Store the result in the step that removes the mark.
-        let commit = async || {
-            let store = cache.context.store()?;
-            cache.bounded(store.commit_once(entry, self.run.token, bytes.clone(), kept)).await
-        };
-        let first = commit().await;
-        cache.shared.forget_near([&**entry]);
-        match first {
-            Ok(true) => {
-                cache.shared.meter.wrote(bytes.len());
-                let _ = give.send(Ok(value));
-            }
-            // Another run has taken over, or the mark was evicted. The result that was stored first counts.
-            Ok(false) => {
-                let stored = match cache.context.store() {
-                    Ok(store) => cache.bounded(store.get(entry)).await.ok().flatten(),
-                    Err(_) => None,
-                };
-                let result = match stored {
-                    Some(stored) => cache.stored_result(entry, &stored).await.ok(),
-                    None => None,
-                };
-                let _ = give.send(Ok(match result {
-                    Some(StoredResult::Value(first)) => first,
-                    _ => value,
-                }));
-            }
-            // The caller gets the result now. Store it when the server is back, for as long as the mark is kept.
-            Err(error) => {
-                cache.shared.meter.bypassed(&error);
-                let _ = give.send(Ok(value));
-                let end = Instant::now().checked_add(self.run.kept);
-                retry(async |_| match commit().await {
-                    Err(error) if error.is_retryable() && end.is_none_or(|end| Instant::now() < end) => {
-                        Retry::Again
-                    }
-                    _ => Retry::Done,
-                })
-                .await;
-            }
-        }
-    }
 }
 
 impl<V, F, E> fmt::Debug for RunOnce<'_, V, F, E> {

@@ -275,12 +275,13 @@ where
         let found = match this.past_near {
             Some(past_near) => past_near.as_mut().poll(cx),
             unasked @ None => {
-                let mut entry = cache.prefix();
-                cache.complete(&mut entry, this.key)?;
-                if let Some(value) = cache.get_local(&entry, |copy| copy.value)? {
-                    cache.near_hit(&entry);
+                let key: &K = this.key;
+                if let Some(value) = cache.get_near(key, |copy| copy.value)? {
+                    cache.near_hit(|| cache.entry(key));
                     return Poll::Ready(Ok(Some(value)));
                 }
+                let mut entry = cache.prefix();
+                cache.complete(&mut entry, key)?;
                 unasked.insert(cache.fetch_counted(entry)).as_mut().poll(cx)
             }
         };
@@ -411,7 +412,7 @@ where
             let entry = self.entry.as_ref().map_err(Error::clone)?;
             let store = cache.context.store()?;
             // Before the versions are read: an outage at that point leaves the old value in place, too.
-            let writing = cache.writing(vec![entry]);
+            let writing = cache.writing(entry);
             writing.ready().await;
             let set = async {
                 let (stamp, expiry) = self.stamped().await?;

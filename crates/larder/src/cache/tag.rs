@@ -120,7 +120,7 @@ impl TagSnapshot {
 }
 
 /// Refuses tags that an entry cannot carry; sorts the others and removes duplicates.
-pub(super) fn checked(mut tags: Vec<String>, format: Format) -> Result<Vec<String>> {
+pub(crate) fn checked(mut tags: Vec<String>, format: Format) -> Result<Vec<String>> {
     if tags.is_empty() {
         return Ok(tags);
     }

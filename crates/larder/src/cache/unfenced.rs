@@ -21,12 +21,12 @@ use crate::sync::{AsyncMutex, AtomicBool, Mutex, MutexGuard, Ordering};
 /// The records of one cache.
 #[derive(Default)]
 pub(crate) struct WriteRecords {
-    table: Arc<Mutex<RecordTable>>,
+    table: Arc<Mutex<WriteRecordTable>>,
     /// Whether any handle of this cache stores without a fence.
     needed: AtomicBool,
 }
 
-type RecordTable = HashMap<Box<str>, (Arc<WriteRecord>, usize)>;
+type WriteRecordTable = HashMap<Box<str>, (Arc<WriteRecord>, usize)>;
 
 #[derive(Default)]
 struct WriteRecord {
@@ -85,7 +85,7 @@ impl WriteRecords {
 
 /// Keeps a record in the table while it lives.
 struct RecordRef {
-    table: Arc<Mutex<RecordTable>>,
+    table: Arc<Mutex<WriteRecordTable>>,
     name: Box<str>,
     record: Arc<WriteRecord>,
 }

@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::envelope::{EntryKind, Glance, TagVersion, glance};
 use crate::error::Result;
 use crate::name::Name;
+use crate::near::{ClearVersion, KnownVersion};
 use crate::store::Store;
 use crate::store::session::ReadStamp;
 use crate::value::{Meta, OpenedEntry, Payload, open};
@@ -67,7 +68,7 @@ pub(super) type VersionReplies = HashMap<Name, Option<(u64, Option<ReadStamp>)>>
 /// Classifies the bytes stored under the name `entry`, in the cache whose clear version is named `clear`.
 pub(super) fn classify(
     context: &Context,
-    clear: &Name,
+    clear: &ClearVersion,
     entry: &str,
     bytes: &[u8],
     answers: &VersionReplies,
@@ -89,7 +90,7 @@ pub(super) fn classify(
 /// tags; then the whole entry is needed.
 pub(super) fn classify_start(
     context: &Context,
-    clear: &Name,
+    clear: &ClearVersion,
     entry: &str,
     start: &[u8],
     answers: &VersionReplies,
@@ -111,7 +112,12 @@ pub(super) fn classify_start(
 }
 
 /// Applies the rules in order: an invalid entry is invalid whatever its kind and its freshness.
-fn rule(context: &Context, clear: &Name, opened: OpenedEntry, answers: &VersionReplies) -> Result<Judged> {
+fn rule(
+    context: &Context,
+    clear: &ClearVersion,
+    opened: OpenedEntry,
+    answers: &VersionReplies,
+) -> Result<Judged> {
     let OpenedEntry { kind, meta, payload } = opened;
     let mut clear_seen = None;
     let verdict = match compare(context, clear, &meta, answers)? {
@@ -143,29 +149,33 @@ enum VersionCheck {
 }
 
 /// Compares an entry's versions with the current ones. One version that differs decides, even if others are unknown.
-fn compare(context: &Context, clear: &Name, meta: &Meta, answers: &VersionReplies) -> Result<VersionCheck> {
+fn compare(
+    context: &Context,
+    clear: &ClearVersion,
+    meta: &Meta,
+    answers: &VersionReplies,
+) -> Result<VersionCheck> {
     if meta.clear_version == 0 && meta.tags.is_empty() {
         return Ok(VersionCheck::Yes(None));
     }
-    let (lanes, now) = (context.store()?.lanes(), context.clock.moment());
-    let current = |name: &Name| {
-        if let Some(known) = context.changes.versions.known(name, lanes, now) {
-            return Some(Some((known.version, Some(known.seen))));
-        }
-        answers.get(name).copied()
+    let (sessions, now) = (context.store()?.sessions(), context.clock.moment());
+    let versions = &context.changes.versions;
+    let current = |name: &Name, known: Option<KnownVersion>| match known {
+        Some(known) => Some(Some((known.version, Some(known.seen)))),
+        None => answers.get(name).copied(),
     };
     let (mut clear_seen, mut unknown) = (None, Vec::new());
     if meta.clear_version != 0 {
-        match current(clear) {
+        match current(clear, versions.known_clear(clear, sessions, now)) {
             Some(Some((version, seen))) if version == meta.clear_version => clear_seen = seen,
             Some(_) => return Ok(VersionCheck::No(Cause::Clear)),
-            None => unknown.push(clear.clone()),
+            None => unknown.push(Name::clone(clear)),
         }
     }
     for TagVersion { tag, version } in &meta.tags {
         let name = context.keyspace.tag(tag);
         let queued = context.invalidations.replaces(&name);
-        match current(&name) {
+        match current(&name, versions.known(&name, sessions, now)) {
             _ if queued => return Ok(VersionCheck::No(Cause::Tag(tag.clone()))),
             Some(Some((current, _))) if current == *version => {}
             Some(_) => return Ok(VersionCheck::No(Cause::Tag(tag.clone()))),
@@ -178,10 +188,10 @@ fn compare(context: &Context, clear: &Name, meta: &Meta, answers: &VersionReplie
 /// Whether these tags are known here to still have these versions. For near copies, which are not worth a round trip.
 pub(super) fn tags_hold(context: &Context, tags: &[TagVersion]) -> bool {
     let Ok(store) = context.store() else { return false };
-    let (lanes, now) = (store.lanes(), context.clock.moment());
+    let (sessions, now) = (store.sessions(), context.clock.moment());
     tags.iter().all(|TagVersion { tag, version }| {
         let name = context.keyspace.tag(tag);
-        let known = context.changes.versions.known(&name, lanes, now);
+        let known = context.changes.versions.known(&name, sessions, now);
         known.is_some_and(|known| known.version == *version) && !context.invalidations.replaces(&name)
     })
 }
@@ -208,7 +218,7 @@ pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Versi
     if context.asking.others(&names).await {
         // Versions that other readers have asked for are known by now.
         let now = context.clock.moment();
-        names.retain(|name| match versions.known(name, store.lanes(), now) {
+        names.retain(|name| match versions.known(name, store.sessions(), now) {
             Some(known) => found.insert(name.clone(), Some((known.version, Some(known.seen)))).is_some(),
             None => true,
         });
@@ -229,7 +239,12 @@ pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Versi
 }
 
 /// Like [`classify`], and asks for unknown versions: one round trip then, usually none.
-pub(super) async fn classified(context: &Context, clear: &Name, entry: &str, bytes: &[u8]) -> Result<Judged> {
+pub(super) async fn classified(
+    context: &Context,
+    clear: &ClearVersion,
+    entry: &str,
+    bytes: &[u8],
+) -> Result<Judged> {
     let mut answers = VersionReplies::new();
     loop {
         let classified = classify(context, clear, entry, bytes, &answers)?;

@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use super::Cache;
+use super::claim::LIVENESS;
 use super::lookup::Lookup;
-use crate::background::LIVENESS;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::keyspace::Keyspace;
 use crate::store::{RefreshClaim, Store, Tracked};
 use crate::value::Value;
@@ -82,12 +82,4 @@ where
 /// callers do not retry in step.
 pub(super) fn pause(attempts: u32, fraction: f64) -> Duration {
     Duration::from_millis(1 << attempts.min(6)).mul_f64(0.5 + fraction)
-}
-
-impl<V> Cache<V> {
-    /// Runs one request of a load within the `response_timeout`.
-    pub(super) async fn bounded<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
-        let max_wait = self.context.limits.response_timeout;
-        tokio::time::timeout(max_wait, request).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
-    }
 }

@@ -1,24 +1,17 @@
 //! The layer: which requests are limited, by which limits, and what clients see of it.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tower_layer::Layer;
 
-use super::fields::{Policies, RateLimitFields};
+use super::fields::RateLimitFields;
 use super::key::{RequestHead, RequestKey, ResponseHead};
+use super::options::{LayerShared, Options};
 use super::refusal::{Problem, RefusedRequest};
 use super::service::RateLimitService;
-use crate::limit::{Quota, Quotas, RateLimiter};
-
-/// A function of a request, and one of a response and the charge of its request.
-type RequestFn<T> = Arc<dyn Fn(&RequestHead<'_>) -> T + Send + Sync>;
-type Settle = Arc<dyn Fn(&ResponseHead<'_>, u64) -> u64 + Send + Sync>;
-type Hook = Arc<dyn Fn(&RefusedRequest<'_>) + Send + Sync>;
-
-/// The number of sets of quotas whose fields are kept ready.
-const POLICIES: usize = 16;
+use crate::limit::{Quotas, RateLimiter};
 
 /// Limits the requests of a tower service: axum, hyper, tonic.
 ///
@@ -53,28 +46,6 @@ const POLICIES: usize = 16;
 /// ```
 pub struct RateLimitLayer<R = Problem> {
     shared: Arc<LayerShared<R>>,
-}
-
-pub(super) struct LayerShared<R> {
-    pub(super) options: Options,
-    pub(super) refuse: Arc<R>,
-    policies: Arc<RwLock<Vec<Arc<Policies>>>>,
-}
-
-#[derive(Clone)]
-pub(super) struct Options {
-    pub(super) limiter: RateLimiter,
-    pub(super) key: Arc<dyn RequestKey>,
-    /// Further limits, decided together with the first.
-    pub(super) and: Vec<(RateLimiter, Arc<dyn RequestKey>)>,
-    pub(super) fields: RateLimitFields,
-    pub(super) shadow: bool,
-    pub(super) skip: Option<RequestFn<bool>>,
-    pub(super) quotas: Option<RequestFn<Option<Quotas>>>,
-    pub(super) cost: Option<RequestFn<u64>>,
-    pub(super) settle: Option<Settle>,
-    pub(super) on_refusal: Option<Hook>,
-    pub(super) jitter: Duration,
 }
 
 impl RateLimitLayer {
@@ -191,23 +162,6 @@ impl<R> RateLimitLayer<R> {
         change(&mut options);
         let (refuse, policies) = (self.shared.refuse.clone(), self.shared.policies.clone());
         Self { shared: Arc::new(LayerShared { options, refuse, policies }) }
-    }
-}
-
-impl<R> LayerShared<R> {
-    /// Returns the fields for these quotas of a limiter, from a small cache.
-    pub(super) fn policies(&self, name: &str, quotas: Vec<Quota>) -> Arc<Policies> {
-        let same = |known: &&Arc<Policies>| known.name() == name && known.quotas() == quotas;
-        if let Some(known) = self.policies.read().unwrap_or_else(PoisonError::into_inner).iter().find(same) {
-            return known.clone();
-        }
-        let made = Arc::new(Policies::new(name, quotas));
-        let mut all = self.policies.write().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= POLICIES {
-            all.remove(0);
-        }
-        all.push(made.clone());
-        made
     }
 }
 

@@ -16,6 +16,7 @@ mod forwarded;
 mod in_flight;
 mod key;
 mod layer;
+mod options;
 mod refusal;
 mod service;
 

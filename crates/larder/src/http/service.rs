@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::decisions::Decisions;
 use super::fields::{LimitFields, Policies};
 use super::key::{RequestHead, ResponseHead, shortened};
-use super::layer::{LayerShared, Options};
+use super::options::{LayerShared, Options};
 use super::refusal::{Problem, Refusal, Refuse, RefusedRequest, retry_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{DecidedBy, Decision, RateLimiter, Reservation, Reserve};

@@ -18,7 +18,9 @@
 
 mod queue;
 mod sender;
+mod table;
 mod throttle;
 
-pub(crate) use queue::{Invalidation, InvalidationQueue, Started};
+pub(crate) use queue::{InvalidationQueue, Started};
 pub(crate) use sender::{Delivery, send};
+pub(crate) use table::Invalidation;

@@ -21,7 +21,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
-use super::queue::{Invalidation, InvalidationQueue, Next, Work};
+use super::queue::{InvalidationQueue, Next, Work};
+use super::table::Invalidation;
 use super::throttle::Throttle;
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::target;

@@ -10,21 +10,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::RateLimiter;
-use super::decision::{DecidedBy, Decision};
-use super::quota::Plan;
-use super::request::drift;
+use super::decision::Decision;
 use super::wait_queue::{QueuedCaller, WaitOutcome, WaitQueue};
-use crate::clock::Tick;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{Charged, LimitStore};
-
-/// The longest delay after which a turn may still be used.
-const LATEST: Duration = Duration::from_millis(100);
-/// The resolution of timers, and the delay that is always accepted, also for windows so short that a sixtieth is
-/// less.
-const TIMER: Duration = Duration::from_millis(2);
 
 impl RateLimiter {
     /// Waits for a permit for at most `within`, in the order of the waiting callers.
@@ -107,7 +97,8 @@ impl RateLimiter {
                 None => {}
                 Some(WaitOutcome::Decided(decision)) => return Ok(decision),
                 Some(WaitOutcome::Turn(turn)) => {
-                    if let Some(decision) = turn.take(&queue).await {
+                    let restarted = queue.restarted(turn.restarts);
+                    if let Some(decision) = turn.take(restarted).await {
                         return Ok(decision);
                     }
                 }
@@ -123,86 +114,4 @@ impl Drop for Leave<'_> {
     fn drop(&mut self) {
         self.0.wake();
     }
-}
-
-/// Permits that a caller may use from a given time. Given back unless they are taken.
-pub(super) struct BookedTurn {
-    pub(super) limiter: RateLimiter,
-    pub(super) name: Name,
-    pub(super) plan: std::sync::Arc<Plan>,
-    /// The charge, as far as it belongs to this caller.
-    pub(super) charged: Charged,
-    /// When the request left, and when its answer came.
-    pub(super) sent: Tick,
-    pub(super) answered: Tick,
-    /// The queue's restart count when the turn was requested.
-    pub(super) restarts: u64,
-    pub(super) taken: bool,
-}
-
-impl BookedTurn {
-    /// Sleeps until the turn. Returns `None`, after giving the turn back, if the caller must ask again because it
-    /// woke up too late, the key was reset or the quotas changed.
-    async fn take(mut self, queue: &WaitQueue) -> Option<Decision> {
-        let span = Duration::from_micros(self.charged.wait);
-        // Count from the arrival of the reply, which is later than the booking. `drift` covers a local clock that
-        // is fast.
-        let due = self.answered.after(span + drift(span));
-        let latest = self.latest(due);
-        if due > latest {
-            return self.give_back().await;
-        }
-        if !span.is_zero() {
-            tokio::select! {
-                () = queue.restarted(self.restarts) => return self.give_back().await,
-                () = tokio::time::sleep(due.since(self.limiter.now())) => {}
-            }
-        }
-        // A turn that was free at once may also be late: the task that books it runs even while this caller's runtime
-        // is blocked.
-        if self.limiter.now() > latest {
-            return self.give_back().await;
-        }
-        self.taken = true;
-        let slept = u64::try_from(self.limiter.now().since(self.answered).as_micros()).unwrap_or(u64::MAX);
-        let charged = Charged { reset: self.charged.reset.saturating_sub(slept), ..self.charged };
-        Some(Decision::of(&self.name, charged, &self.plan, DecidedBy::Store))
-    }
-
-    /// Returns the last moment at which the turn may be used. `due` is the turn's time, counted from the arrival of the
-    /// answer. If the answer took long, it may have been late, so the store's clock limits the time, too. A permit that
-    /// was free at once may be used when its answer arrives, however long that took.
-    fn latest(&self, due: Tick) -> Tick {
-        let late = tolerance(&self.plan);
-        let by_answer = due.after(late);
-        if self.charged.wait == 0 || self.answered.since(self.sent) <= late {
-            return by_answer;
-        }
-        let store = self.limiter.inner.context.coordination();
-        let known = store.ok().and_then(|store| store.local_time(&self.name, self.charged.stamp.when));
-        known.map_or(by_answer, |time| time.after(late).min(by_answer))
-    }
-
-    /// Gives the turn back and waits until that is done, so that the caller's next request does not find it charged.
-    async fn give_back(mut self) -> Option<Decision> {
-        self.taken = true;
-        let given = self.limiter.give_back(&self.name, self.charged.stamp, self.charged.granted);
-        if let Ok(Err(error)) = tokio::time::timeout(self.limiter.timeout(), given).await {
-            tracing::debug!(target: crate::telemetry::target::LIMIT, %error, "a booked turn could not be given back and counts until its window has passed");
-        }
-        None
-    }
-}
-
-impl Drop for BookedTurn {
-    fn drop(&mut self) {
-        if !self.taken {
-            let Self { limiter, name, plan, charged, .. } = &*self;
-            limiter.give_back_later(name, plan, charged.stamp, charged.granted);
-        }
-    }
-}
-
-fn tolerance(plan: &Plan) -> Duration {
-    (plan.shortest / 60).min(LATEST).max(TIMER)
 }

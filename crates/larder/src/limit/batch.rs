@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::Plan;
 use super::RateLimiter;
 use super::decision::{DecidedBy, Decision, RecordId};
 use super::local::KeyState;
-use super::quota::{Plan, Quota};
+use super::quota::Quota;
 use super::request::drift;
 use crate::call;
 use crate::clock::Tick;
@@ -126,8 +127,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for an empty batch, for a span below 10 ms or above the shortest window, and with
-    /// [`Quota::gcra`].
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for an empty batch, for a span below 10 ms or above the
+    /// shortest window, and with [`Quota::gcra`].
     pub fn leased(self, lease: impl Into<PermitBatch>) -> Result<Self> {
         let lease = lease.into();
         let span = lease.checked(&self.plan())?;

@@ -1,11 +1,15 @@
 //! Decisions about one key, or about each of many keys: without a request where possible, otherwise by the store.
 
+#[cfg(feature = "admin")]
+use super::decision::DecidedBy;
 use super::decision::Decision;
 use super::{RateLimiter, many, text_of};
 use crate::call::Call;
 use crate::error::Result;
 use crate::key::CacheKey;
 use crate::name::Name;
+#[cfg(feature = "admin")]
+use crate::store::limit::ChargeStamp;
 use crate::store::limit::{Charge, ChargeMode, LimitStore};
 
 impl RateLimiter {
@@ -52,8 +56,9 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check); `InvalidSetting` for a cost of zero, and for a cost above the limit, which could
-    /// never be allowed. The store decides the latter, because an [override](Self::override_key) may allow more.
+    /// As [`check`](Self::check); [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a cost of zero, and for a
+    /// cost above the limit, which could never be allowed. The store decides the latter, because an
+    /// [override](Self::override_key) may allow more.
     ///
     /// # Cancel safety
     ///
@@ -88,7 +93,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check); `InvalidSetting` for zero.
+    /// As [`check`](Self::check); [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for zero.
     ///
     /// # Cancel safety
     ///
@@ -163,6 +168,26 @@ impl RateLimiter {
             let looked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
             Ok(if looked.granted == 0 { 0 } else { looked.remaining })
         })
+    }
+
+    /// Returns what [`check_n`](Self::check_n) would decide, and charges nothing. One round trip.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn peek(&self, key: impl CacheKey, cost: u64) -> Result<Decision> {
+        let name = self.record(key)?;
+        let plan = self.plan_for(&name)?;
+        let charge = Charge {
+            terms: &plan.terms,
+            take: ChargeMode::Look,
+            cost,
+            charge_at: 0,
+            max_wait: 0,
+            penalty: None,
+        };
+        let looked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
+        plan.check_answer(cost, &looked)?;
+        // Nothing was charged, so there is nothing to give back.
+        let decision = Decision::of(&name, looked, &plan, DecidedBy::Store);
+        Ok(Decision { stamp: ChargeStamp::default(), ..decision })
     }
 
     async fn decide_unknown(&self, key: &Name, cost: u64) -> Result<Decision> {

@@ -3,7 +3,8 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use super::quota::{Plan, Quota};
+use super::Plan;
+use super::quota::Quota;
 use crate::name::Name;
 use crate::store::limit::{ChargeStamp, Charged};
 

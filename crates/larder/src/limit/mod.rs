@@ -29,20 +29,20 @@ mod simulation;
 mod skewed;
 mod tiers;
 pub(crate) mod together;
+mod turn;
 mod wait_queue;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
-use crate::store::limit::Penalty;
+use crate::store::limit::{Charged, Penalty, QuotaSpec, Rule};
 use local::Local;
-use quota::Plan;
 
 pub use batch::PermitBatch;
 pub use block::Block;
@@ -52,6 +52,9 @@ pub use overrides::QuotaOverride;
 pub use quota::{Quota, Quotas};
 pub use reserve::{Reservation, Reserve, Settled};
 pub use together::{LimitKey, Together};
+
+/// The most quotas of one limiter.
+const MOST_QUOTAS: usize = 8;
 
 /// A rate limiter with a name. Made by [`Larder::rate_limiter`](crate::Larder::rate_limiter); cheap to clone.
 ///
@@ -119,7 +122,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for a share among no programs.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a share among no programs.
     pub fn outage(self, outage: OutagePolicy) -> Result<Self> {
         if outage == OutagePolicy::LocalShare(0) {
             return Err(Error::invalid("OutagePolicy::LocalShare needs at least 1 program, not 0"));
@@ -155,6 +158,27 @@ impl RateLimiter {
         self.inner.plan_id.load(Ordering::Acquire)
     }
 
+    /// Returns the plan of a key, by its text.
+    fn plan_for_key(&self, key: &str) -> Result<Arc<Plan>> {
+        match self.inner.by_key.as_ref().and_then(|by_key| by_key(key)) {
+            Some(quotas) => self.plan_of(quotas),
+            None => Ok(self.plan()),
+        }
+    }
+
+    /// Returns the plan of a key, by the name of its record.
+    fn plan_for(&self, name: &Name) -> Result<Arc<Plan>> {
+        if self.inner.by_key.is_none() {
+            return Ok(self.plan());
+        }
+        let key = self.inner.local.key_of(name.as_bytes());
+        self.plan_for_key(std::str::from_utf8(key).unwrap_or_default())
+    }
+
+    fn plan(&self) -> Arc<Plan> {
+        self.inner.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn record(&self, key: impl CacheKey) -> Result<Name> {
         self.record_of(&text_of(key))
     }
@@ -168,14 +192,6 @@ impl RateLimiter {
         Ok(name)
     }
 
-    /// Returns whether the key is short enough for the store.
-    #[cfg(feature = "tower")]
-    pub(crate) fn takes(&self, key: &str) -> bool {
-        // Escaping makes at most three bytes of one.
-        let most = self.inner.prefix.len() + 3 * key.len() + 1;
-        most <= self.inner.context.limits.max_key_bytes || self.record(key).is_ok()
-    }
-
     fn timeout(&self) -> Duration {
         self.inner.context.limits.response_timeout
     }
@@ -185,6 +201,96 @@ fn text_of(key: impl CacheKey) -> Name {
     let mut text = Name::new();
     key.write(&mut KeyText::new(&mut text));
     text
+}
+
+/// Valid quotas, with their form in the store's terms.
+struct Plan {
+    /// Unique: local knowledge belongs to one plan.
+    id: u64,
+    quotas: Vec<Quota>,
+    terms: Vec<QuotaSpec>,
+    /// The largest cost that can ever be allowed.
+    most: u64,
+    /// The shortest window.
+    shortest: Duration,
+}
+
+impl Plan {
+    fn new(quotas: Quotas) -> Result<Self> {
+        let quotas = quotas.0;
+        if quotas.is_empty() || quotas.len() > MOST_QUOTAS {
+            return Err(Error::invalid(format!(
+                "a limiter has 1 to {MOST_QUOTAS} quotas, not {}",
+                quotas.len()
+            )));
+        }
+        for (place, quota) in quotas.iter().enumerate() {
+            if quotas.iter().skip(place + 1).any(|other| other.window() == quota.window()) {
+                return Err(Error::invalid(format!(
+                    "two quotas of one limiter have the window {:?}: keep the one with the lower limit",
+                    quota.window()
+                )));
+            }
+        }
+        let terms: Vec<QuotaSpec> = quotas.iter().map(|quota| quota.term()).collect::<Result<_>>()?;
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Ok(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            most: terms.iter().map(|term| term.limit).min().unwrap_or_default(),
+            shortest: quotas.iter().map(|quota| quota.window()).min().unwrap_or_default(),
+            quotas,
+            terms,
+        })
+    }
+
+    fn quota(&self, place: usize) -> Quota {
+        self.quotas.get(place).copied().unwrap_or(Quota::new(0, Duration::ZERO))
+    }
+
+    /// Refuses a cost of zero.
+    fn check_some(&self, cost: u64) -> Result<()> {
+        if cost == 0 {
+            return Err(Error::invalid("a cost is at least 1; remaining() asks without charging"));
+        }
+        Ok(())
+    }
+
+    /// Refuses a cost that could never be allowed, unless the store decided by other quotas.
+    fn check_answer(&self, cost: u64, charged: &Charged) -> Result<()> {
+        if charged.label.is_some() { Ok(()) } else { self.check_cost(cost) }
+    }
+
+    /// Refuses a cost that could never be allowed.
+    fn check_cost(&self, cost: u64) -> Result<()> {
+        self.check_some(cost)?;
+        if cost > self.most {
+            return Err(Error::invalid(format!(
+                "a cost of {cost} is more than the limit of {} and would never be allowed",
+                self.most
+            )));
+        }
+        Ok(())
+    }
+
+    /// Returns the share of one of `instances` programs; `None` if it is less than one permit.
+    fn share(&self, instances: u32) -> Option<Vec<QuotaSpec>> {
+        let share = |term: &QuotaSpec| {
+            let limit = term.limit / u64::from(instances.max(1));
+            let width = match term.rule {
+                // The limit divides the burst, the interval divides the pace.
+                Rule::Gcra => term.width.saturating_mul(u64::from(instances.max(1))),
+                Rule::Buckets | Rule::Log => term.width,
+            };
+            (limit > 0).then_some(QuotaSpec { limit, width, ..*term })
+        };
+        self.terms.iter().map(share).collect()
+    }
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.quotas.fmt(f)
+    }
 }
 
 impl fmt::Debug for RateLimiter {

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use super::Plan;
 use super::RateLimiter;
-use super::quota::{Plan, Quota, Quotas};
+use super::quota::{Quota, Quotas};
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
@@ -50,8 +51,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`remaining`](Self::remaining); `InvalidSetting` for invalid quotas, and for a duration below a
-    /// millisecond or above 366 days.
+    /// As [`remaining`](Self::remaining); [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for invalid quotas, and
+    /// for a duration below a millisecond or above 366 days.
     ///
     /// # Cancel safety
     ///

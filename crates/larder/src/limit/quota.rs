@@ -1,11 +1,9 @@
 //! How many permits in how long, and how they are counted.
 
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::store::limit::{BUCKETS, Charged, Label, QuotaSpec, Rule};
+use crate::store::limit::{BUCKETS, Label, QuotaSpec, Rule};
 
 /// Half of the largest sum that a record can hold: as much again may be booked ahead.
 const LARGEST_LIMIT: u64 = i32::MAX as u64;
@@ -14,7 +12,6 @@ const LARGEST_EXACT: u64 = 10_000;
 const EXACT_BY_ITSELF: u64 = 20;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(1);
 const LONGEST_WINDOW: Duration = Duration::from_secs(366 * 24 * 3600);
-const MOST_QUOTAS: usize = 8;
 
 /// At most `limit` permits in any `window`.
 ///
@@ -221,99 +218,10 @@ impl From<Vec<Quota>> for Quotas {
     }
 }
 
-/// Valid quotas, with their form in the store's terms.
-pub(super) struct Plan {
-    /// Unique: local knowledge belongs to one plan.
-    pub(super) id: u64,
-    pub(super) quotas: Vec<Quota>,
-    pub(super) terms: Vec<QuotaSpec>,
-    /// The largest cost that can ever be allowed.
-    pub(super) most: u64,
-    /// The shortest window.
-    pub(super) shortest: Duration,
-}
-
-impl Plan {
-    pub(super) fn new(quotas: Quotas) -> Result<Self> {
-        let quotas = quotas.0;
-        if quotas.is_empty() || quotas.len() > MOST_QUOTAS {
-            return Err(Error::invalid(format!(
-                "a limiter has 1 to {MOST_QUOTAS} quotas, not {}",
-                quotas.len()
-            )));
-        }
-        for (place, quota) in quotas.iter().enumerate() {
-            if quotas.iter().skip(place + 1).any(|other| other.window == quota.window) {
-                return Err(Error::invalid(format!(
-                    "two quotas of one limiter have the window {:?}: keep the one with the lower limit",
-                    quota.window
-                )));
-            }
-        }
-        let terms: Vec<QuotaSpec> = quotas.iter().map(|quota| quota.term()).collect::<Result<_>>()?;
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Ok(Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            most: terms.iter().map(|term| term.limit).min().unwrap_or_default(),
-            shortest: quotas.iter().map(|quota| quota.window).min().unwrap_or_default(),
-            quotas,
-            terms,
-        })
-    }
-
-    pub(super) fn quota(&self, place: usize) -> Quota {
-        self.quotas.get(place).copied().unwrap_or(Quota::new(0, Duration::ZERO))
-    }
-
-    /// Refuses a cost of zero.
-    pub(super) fn check_some(&self, cost: u64) -> Result<()> {
-        if cost == 0 {
-            return Err(Error::invalid("a cost is at least 1; remaining() asks without charging"));
-        }
-        Ok(())
-    }
-
-    /// Refuses a cost that could never be allowed, unless the store decided by other quotas.
-    pub(super) fn check_answer(&self, cost: u64, charged: &Charged) -> Result<()> {
-        if charged.label.is_some() { Ok(()) } else { self.check_cost(cost) }
-    }
-
-    /// Refuses a cost that could never be allowed.
-    pub(super) fn check_cost(&self, cost: u64) -> Result<()> {
-        self.check_some(cost)?;
-        if cost > self.most {
-            return Err(Error::invalid(format!(
-                "a cost of {cost} is more than the limit of {} and would never be allowed",
-                self.most
-            )));
-        }
-        Ok(())
-    }
-
-    /// Returns the share of one of `instances` programs; `None` if it is less than one permit.
-    pub(super) fn share(&self, instances: u32) -> Option<Vec<QuotaSpec>> {
-        let share = |term: &QuotaSpec| {
-            let limit = term.limit / u64::from(instances.max(1));
-            let width = match term.rule {
-                // The limit divides the burst, the interval divides the pace.
-                Rule::Gcra => term.width.saturating_mul(u64::from(instances.max(1))),
-                Rule::Buckets | Rule::Log => term.width,
-            };
-            (limit > 0).then_some(QuotaSpec { limit, width, ..*term })
-        };
-        self.terms.iter().map(share).collect()
-    }
-}
-
-impl fmt::Debug for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.quotas.fmt(f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::Plan;
 
     #[test]
     fn the_buckets_cover_the_window() {

@@ -1,8 +1,8 @@
 //! Gives permits back to the place where they were charged, and resets keys.
 
+use super::Plan;
 use super::RateLimiter;
 use super::decision::{Decision, RecordId};
-use super::quota::Plan;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;

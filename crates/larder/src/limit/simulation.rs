@@ -13,9 +13,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::Plan;
 use super::batch::LocalBatch;
 use super::decision::RecordId;
-use super::quota::{Plan, Quota};
+use super::quota::Quota;
 use super::request::drift;
 use crate::clock::Clock;
 use crate::store::limit::{Charge, ChargeMode};

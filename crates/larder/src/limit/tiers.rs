@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use super::RateLimiter;
-use super::quota::{Plan, Quota, Quotas};
+use super::quota::{Quota, Quotas};
+use super::{Plan, RateLimiter};
 use crate::error::Result;
-use crate::name::Name;
 
 /// Returns the quotas of a key; `None` for the limiter's own quotas.
 pub(super) type QuotaByKey = Arc<dyn Fn(&str) -> Option<Quotas> + Send + Sync>;
@@ -22,7 +21,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for invalid quotas, alone or together with the limiter's permit batch.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for invalid quotas, alone or together with the limiter's
+    /// permit batch.
     pub fn set_quotas(&self, quotas: impl Into<Quotas>) -> Result<()> {
         let plan = Plan::new(quotas.into())?;
         if let Some((lease, span)) = self.inner.lease {
@@ -74,7 +74,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for invalid quotas, alone or together with the limiter's permit batch.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for invalid quotas, alone or together with the limiter's
+    /// permit batch.
     pub fn with_quotas(&self, quotas: impl Into<Quotas>) -> Result<Self> {
         let plan = self.plan_of(quotas.into())?;
         if plan.id == self.plan_id() && self.inner.by_key.is_none() {
@@ -99,27 +100,6 @@ impl RateLimiter {
         Ok(plan)
     }
 
-    /// Returns the plan of a key, by its text.
-    pub(super) fn plan_for_key(&self, key: &str) -> Result<Arc<Plan>> {
-        match self.inner.by_key.as_ref().and_then(|by_key| by_key(key)) {
-            Some(quotas) => self.plan_of(quotas),
-            None => Ok(self.plan()),
-        }
-    }
-
-    /// Returns the plan of a key, by the name of its record.
-    pub(super) fn plan_for(&self, name: &Name) -> Result<Arc<Plan>> {
-        if self.inner.by_key.is_none() {
-            return Ok(self.plan());
-        }
-        let key = self.inner.local.key_of(name.as_bytes());
-        self.plan_for_key(std::str::from_utf8(key).unwrap_or_default())
-    }
-
-    pub(super) fn plan(&self) -> Arc<Plan> {
-        self.inner.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Returns the quotas that responses list: the key's quotas if the binding one is among them. Otherwise an
     /// override decided, and only the binding quota is listed.
     #[cfg(feature = "tower")]
@@ -135,6 +115,14 @@ impl RateLimiter {
     #[cfg(feature = "tower")]
     pub(crate) fn largest_cost(&self, key: &str) -> u64 {
         self.plan_for_key(super::text_of(key).as_str()).map_or(u64::MAX, |plan| plan.most)
+    }
+
+    /// Returns whether the key is short enough for the store.
+    #[cfg(feature = "tower")]
+    pub(crate) fn takes(&self, key: &str) -> bool {
+        // Escaping makes at most three bytes of one.
+        let most = self.inner.prefix.len() + 3 * key.len() + 1;
+        most <= self.inner.context.limits.max_key_bytes || self.record(key).is_ok()
     }
 
     /// Returns a random part of a span.

@@ -9,10 +9,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Plan;
 use super::RateLimiter;
 use super::decision::{DecidedBy, Decision};
 use super::outage::{self, Away};
-use super::quota::{Plan, Quota};
+use super::quota::Quota;
 #[cfg(feature = "tower")]
 use super::reserve::Reservation;
 use crate::call::Call;
@@ -116,7 +117,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for a group name of more than 128 bytes.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a group name of more than 128 bytes.
     pub fn in_group(&self, group: impl CacheKey) -> Result<Self> {
         let prefix = self.inner.context.keyspace.limit_group(&self.inner.name, group)?;
         let local =

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::Plan;
 use super::RateLimiter;
-use super::acquire::BookedTurn;
 use super::decision::{DecidedBy, Decision};
-use super::quota::Plan;
+use super::turn::BookedTurn;
 use crate::clock::Tick;
 use crate::context::Context;
 use crate::error::{Error, Result};

@@ -14,18 +14,20 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::coordinator::{Coordinator, Ending};
+use super::coordinator::Coordinator;
 use super::failover::Failover;
 use super::lease::{Lease, LeaseKind};
-use super::queue::{QueuePlace, Queues};
+use super::queue::QueuePlace;
+use super::release::{Ending, end_in_background};
 use super::{Fence, lease};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::near::Subscription;
 use crate::store::group::GroupStore;
 use crate::store::lock::{Attempted, LockRequest, LockStore, QueueTiming, WhenHeld, process_suffix};
-use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken, token_of};
+use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken};
 use crate::telemetry::target;
+use crate::tokens::Tokens;
 
 /// The longest time that a waiter waits for a wake-up before it asks by itself.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
@@ -70,10 +72,10 @@ impl Want {
         }
     }
 
-    fn token(&self, nonce: u64) -> u64 {
+    fn token(&self, tokens: &Tokens) -> u64 {
         match self {
-            Self::Lock { .. } | Self::Group { .. } => nonce,
-            Self::Permits { weight, .. } => token_of(nonce, *weight),
+            Self::Lock { .. } | Self::Group { .. } => tokens.next(),
+            Self::Permits { weight, .. } => tokens.of_weight(*weight),
         }
     }
 }
@@ -156,7 +158,7 @@ impl Attempt {
         Self {
             locks: locks.clone(),
             name: name.clone(),
-            token: want.token(locks.context.random.nonce()),
+            token: want.token(&locks.context.tokens),
             want,
             stage: Stage::Settled,
             heard,
@@ -254,7 +256,7 @@ impl Attempt {
         // The last request that failed, and when it was sent.
         let mut failed: Option<(Tick, Error)> = None;
         tracing::trace!(target: target::LOCK, "queued for a lock");
-        let place = Queues::join(&locks, &self.name, self.token);
+        let place = locks.waiting.join(&self.name, self.token);
         let hinted = place.wakeup.clone();
         self.place = Some(place);
         let mut your_turn = !notified && self.listen().await;
@@ -310,7 +312,7 @@ impl Attempt {
     async fn begin(&mut self, now: Tick, queue: WhenHeld) -> Result<AttemptReply> {
         let store = self.locks.store()?;
         if queue == WhenHeld::Enqueue {
-            self.listening = Some(self.locks.changes().listen(self.token));
+            self.listening = Some(self.locks.wakeups.subscribe(self.token));
         }
         self.stage = Stage::Unanswered;
         let asked = async {
@@ -410,10 +412,11 @@ impl Attempt {
     }
 
     fn guard(&mut self, Grant { fence, permits }: Grant) -> Result<AttemptOutcome> {
-        let (locks, name, token, sent) = (self.locks.clone(), self.name.clone(), self.token, self.heard);
+        let (clock, name) = (&self.locks.context.clock, self.name.clone());
+        let (token, sent) = (self.token, self.heard);
         let holding = match self.want {
             Want::Lock { ttl, failover, .. } | Want::Group { ttl, failover, .. } => {
-                let mut holding = Lease::new(locks, name, token, Fence::new(fence), sent, ttl);
+                let mut holding = Lease::new(clock, name, token, Fence::new(fence), sent, ttl);
                 holding.failover = failover;
                 if matches!(self.want, Want::Group { .. }) {
                     holding.kind = LeaseKind::Group;
@@ -421,7 +424,7 @@ impl Attempt {
                 holding
             }
             Want::Permits { request, .. } => {
-                Lease::of_permit(locks, name, token, Fence::new(fence), sent, request.ttl)
+                Lease::of_permit(clock, name, token, Fence::new(fence), sent, request.ttl)
             }
         };
         if !holding.is_valid() {
@@ -472,6 +475,6 @@ impl Drop for Attempt {
             Want::Permits { .. } => Ending::GivePermit(Some(remembered)),
             Want::Group { .. } => Ending::GiveGroup(Some(remembered)),
         };
-        self.locks.end_in_background(name, self.token, tried, ending);
+        end_in_background(&self.locks.context, name, self.token, tried, ending);
     }
 }

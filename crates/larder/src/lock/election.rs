@@ -91,7 +91,7 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// As [`Lock::acquire`]; `InvalidSetting` for a value out of bounds.
+    /// As [`Lock::acquire`]; [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a value out of bounds.
     ///
     /// # Cancel safety
     ///
@@ -175,7 +175,7 @@ impl Election {
 
     async fn look(&self) -> Result<Option<Leader>> {
         self.check()?;
-        Ok(self.lock.look().await?.map(Leader::of))
+        Ok(self.lock.look().await?.map(Holder::of).map(Leader::of))
     }
 
     fn check(&self) -> Result<()> {

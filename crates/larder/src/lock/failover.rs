@@ -8,13 +8,10 @@
 //! Not guaranteed: that the replica that acknowledged is the one that is promoted. Only quarantine closes that gap,
 //! provided that the old master stops: see docs/guarantees.md.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::holder::shown;
-use super::lease::Lease;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::lock::{LockStore, LockToken};
 
 /// The settings against failovers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,32 +42,9 @@ pub(super) fn quarantined(name: &str, until: u64) -> Error {
     Error::named(ErrorKind::Quarantined { until }, message, named)
 }
 
-/// Waits until enough replicas have what was just granted. One round trip, on a connection that no other call uses.
-pub(super) async fn acknowledged(holding: &Arc<Lease>, ttl: Duration) -> Result<()> {
-    let Lease { locks, name, token, failover, .. } = &**holding;
-    let ticket = LockToken { lock: name.to_string(), token: *token };
-    let max_wait = (ttl / 4).min(locks.timeout() / 2);
-    let answer = locks.store()?.acknowledged(&[ticket], failover.replicas, max_wait).await?;
-    match answer.first().copied().flatten() {
-        Some(true) => Ok(()),
-        Some(false) => Err(not_replicated(name, failover.replicas)),
-        None => Err(Error::timed_out(max_wait)),
-    }
-}
-
-fn not_replicated(name: &str, replicas: u32) -> Error {
+/// The error of a lock that too few replicas have.
+pub(super) fn not_replicated(name: &str, replicas: u32) -> Error {
     let message = format!("fewer than {replicas} replicas acknowledged the lock in time: it was released");
     let named = format!("{:?}: {message}", shown(name));
     Error::named(ErrorKind::NotReplicated, message, named)
-}
-
-/// Releases a lease that too few replicas have. Its guard is lost at once.
-pub(super) fn release(holding: &Arc<Lease>) {
-    let Lease { locks, name, token, kind, .. } = &**holding;
-    let left = holding.may_last();
-    locks.keeping.forget(*token);
-    if holding.end() {
-        locks.meter.lost();
-        locks.end_in_background(name.clone(), *token, left, kind.ending());
-    }
 }

@@ -81,7 +81,7 @@ impl LockGroup {
     /// Returns the holder of one of the locks and the number of attempts that wait for it. `None` if the lock is
     /// free or just being handed over.
     ///
-    /// One round trip.
+    /// One round trip, and one more for the name that another process announced.
     ///
     /// # Errors
     ///
@@ -97,7 +97,8 @@ impl LockGroup {
         let lock = Keyspace::lock_in_group(name.as_ref());
         Call::new(self.locks.timeout(), &self.locks.meter.holder, async move {
             self.check()?;
-            Ok(self.locks.store()?.group_holder(&self.name, &lock).await?.map(Holder::of))
+            let by = self.locks.store()?.group_holder(&self.name, &lock).await?;
+            Ok(self.locks.named(by).await)
         })
     }
 
@@ -182,8 +183,8 @@ impl GroupLocks {
     ///
     /// # Errors
     ///
-    /// `LockHeld` if others held one of them, or were queued before this call, all the time; otherwise as
-    /// [`acquire`](Self::acquire).
+    /// [`LockHeld`](crate::ErrorKind::LockHeld) if others held one of them, or were queued before this call, all the
+    /// time; otherwise as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
@@ -239,7 +240,8 @@ impl GroupLocks {
     /// Makes the guard of a grant once enough replicas have acknowledged it. Otherwise the guard is dropped, which
     /// releases the locks.
     async fn granted(&self, holding: Lease) -> Result<GroupGuard> {
-        let guard = Guard::new(holding, self.ttl, Some(Keep { max_hold: self.max_hold }));
+        let keep = Some(Keep { max_hold: self.max_hold });
+        let guard = Guard::new(&self.group.locks, holding, self.ttl, keep);
         if self.failover.replicas > 0 {
             Box::pin(guard.acknowledged(self.ttl)).await?;
         }

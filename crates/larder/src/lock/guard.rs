@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::coordinator::Coordinator;
-use super::failover;
+use super::failover::not_replicated;
 use super::fence::{Fence, ReleaseOutcome};
 use super::lease::{Lease, ReleaseState, lost};
-use super::renewer::Renewer;
+use super::release::end_in_background;
 use super::ticket::LockTicket;
 use super::{Keep, check_ttl};
 use crate::call::Call;
@@ -23,6 +23,7 @@ use crate::store::lock::{LockStore, LockToken};
 /// and its lock expires.
 #[must_use = "a guard that is dropped at once frees its lock"]
 pub struct Guard {
+    locks: Arc<Coordinator>,
     holding: Arc<Lease>,
     kept: bool,
     /// Set once the guard has ended its lease.
@@ -32,22 +33,31 @@ pub struct Guard {
 }
 
 impl Guard {
-    pub(super) fn new(holding: Lease, ttl: Duration, keep: Option<Keep>) -> Self {
-        holding.locks.meter.granted();
+    pub(super) fn new(locks: &Arc<Coordinator>, holding: Lease, ttl: Duration, keep: Option<Keep>) -> Self {
+        locks.meter.granted();
         let holding = Arc::new(holding);
         if let Some(keep) = keep {
-            Renewer::keep(&holding, ttl, keep.max_hold);
+            locks.keeping.keep(&holding, ttl, keep.max_hold);
         }
-        Self { holding, kept: keep.is_some(), release_state: None, ended: false }
+        Self { locks: locks.clone(), holding, kept: keep.is_some(), release_state: None, ended: false }
     }
 
     pub(super) fn token(&self) -> u64 {
         self.holding.token
     }
 
-    /// Waits until enough replicas have the lock.
+    /// Waits until enough replicas have what was just granted. One round trip, on a connection that no other call
+    /// uses.
     pub(super) async fn acknowledged(&self, ttl: Duration) -> Result<()> {
-        failover::acknowledged(&self.holding, ttl).await
+        let Lease { name, token, failover, .. } = &*self.holding;
+        let ticket = LockToken { lock: name.to_string(), token: *token };
+        let max_wait = (ttl / 4).min(self.locks.timeout() / 2);
+        let answer = self.locks.store()?.acknowledged(&[ticket], failover.replicas, max_wait).await?;
+        match answer.first().copied().flatten() {
+            Some(true) => Ok(()),
+            Some(false) => Err(not_replicated(name, failover.replicas)),
+            None => Err(Error::timed_out(max_wait)),
+        }
     }
 
     /// Ends a guard whose lock was released by a request for several locks.
@@ -126,7 +136,7 @@ impl Guard {
     ///
     /// A dropped call keeps the old deadline. The server may hold the lock for longer.
     pub fn extend(&self, ttl: Duration) -> Call<'_, impl Future<Output = Result<()>> + Send> {
-        let Lease { locks, .. } = &*self.holding;
+        let locks = &self.locks;
         Call::new(locks.timeout(), &locks.meter.extend, async move {
             check_ttl(ttl)?;
             self.holding.failover.check(ttl)?;
@@ -157,9 +167,9 @@ impl Guard {
 
     /// Waits for the replicas after an extension; releases the lock if too few have it.
     async fn extended_in_replicas(&self, ttl: Duration) -> Result<()> {
-        let answer = failover::acknowledged(&self.holding, ttl).await;
+        let answer = self.acknowledged(ttl).await;
         if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotReplicated) {
-            failover::release(&self.holding);
+            self.locks.keeping.release(&self.holding);
         }
         answer
     }
@@ -179,8 +189,7 @@ impl Guard {
     ///
     /// Dropping the future releases the lock in the background.
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
-        let holding = self.holding.clone();
-        let locks = &holding.locks;
+        let (locks, holding) = (self.locks.clone(), self.holding.clone());
         let release_state = self.end_lease();
         let answer = Call::new(locks.timeout(), &locks.meter.release, async {
             holding.kind.ending().send(locks.store()?, &holding.name, holding.token).await
@@ -209,7 +218,7 @@ impl Guard {
     fn end_lease(&mut self) -> ReleaseState {
         *self.release_state.get_or_insert_with(|| {
             if self.kept {
-                self.holding.locks.keeping.forget(self.holding.token);
+                self.locks.keeping.forget(self.holding.token);
             }
             self.holding.begin_release()
         })
@@ -248,13 +257,14 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let ReleaseState { may_be_held, was_valid } = self.end_lease();
-        let Lease { locks, name, token, granted, kind, .. } = &*self.holding;
+        let (locks, Lease { name, token, granted, kind, .. }) = (&self.locks, &*self.holding);
         locks.meter.held(locks.context.clock.now().since(*granted));
         if may_be_held && !self.ended {
             if !was_valid {
                 locks.meter.lost();
             }
-            locks.end_in_background(name.clone(), *token, self.holding.may_last(), kind.ending());
+            let left = self.holding.may_last();
+            end_in_background(&locks.context, name.clone(), *token, left, kind.ending());
         }
     }
 }

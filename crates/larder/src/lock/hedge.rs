@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::future::join;
 use tokio::time::timeout;
 
-use super::coordinator::Coordinator;
 use crate::background::HEDGE;
+use crate::context::Context;
 use crate::error::Result;
 use crate::store::AnyStore;
 
@@ -20,7 +20,7 @@ use crate::store::AnyStore;
 ///
 /// Fails if the `Larder` is closed, or if neither connection answered.
 pub(super) async fn hedged<'a, T, F>(
-    locks: &'a Coordinator,
+    context: &'a Context,
     max_wait: Duration,
     ask: impl Fn(&'a AnyStore, Duration) -> F,
     both: impl Fn(T, T) -> T,
@@ -28,7 +28,7 @@ pub(super) async fn hedged<'a, T, F>(
 where
     F: Future<Output = Result<Vec<Option<T>>>>,
 {
-    let (own, callers) = (locks.context.background_coordination()?, locks.context.coordination()?);
+    let (own, callers) = (context.background_coordination()?, context.coordination()?);
     let mut first = pin!(ask(own, max_wait));
     if std::ptr::eq(own, callers) {
         return first.await;

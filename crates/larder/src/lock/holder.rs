@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Fence;
+use super::{Coordinator, Fence};
+use crate::presence;
 use crate::store::lock::HeldBy;
 
 /// The holder of a lock and the number of waiters. Made by [`Lock::holder`](super::Lock::holder).
@@ -15,6 +16,8 @@ pub struct Holder {
     /// The holder's process, as `<host>:<process id>`. For a lock that was handed over with a ticket, the process
     /// that acquired it.
     pub process: String,
+    /// The name that the process gave itself by [`presence`](crate::LarderBuilder::presence); `None` if it did not.
+    pub announced: Option<String>,
     /// The fence of the holder's grant.
     pub fence: Fence,
     /// How long the lock is held unless it is renewed or released.
@@ -25,14 +28,27 @@ pub struct Holder {
 
 impl Holder {
     pub(super) fn of(by: HeldBy) -> Self {
-        let HeldBy { process, fence, remaining, waiting } = by;
-        Self { process, fence: Fence::new(fence), remaining, waiting }
+        let HeldBy { process, fence, remaining, waiting, .. } = by;
+        Self { process, announced: None, fence: Fence::new(fence), remaining, waiting }
+    }
+}
+
+impl Coordinator {
+    /// Makes the public holder, with the name that its process announced: one round trip, none if the holder is this
+    /// process or the server has refused to show names.
+    pub(super) async fn named(&self, by: Option<HeldBy>) -> Option<Holder> {
+        let by = by?;
+        let announced = presence::name_of(&self.context, by.token).await;
+        Some(Holder { announced, ..Holder::of(by) })
     }
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { process, fence, remaining, .. } = self;
+        if let Some(announced) = &self.announced {
+            return write!(f, "{announced} ({process}) with fence {fence}, for {remaining:?} more");
+        }
         write!(f, "{process} with fence {fence}, for {remaining:?} more")
     }
 }

@@ -15,12 +15,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::coordinator::{Coordinator, Ending};
+use super::coordinator::Coordinator;
 use super::failover::{Failover, quarantined};
 use super::fence::Fence;
 use super::guard::{Guard, LockHandle};
 use super::job_run::{JobOutcome, JobRun, JobStatus};
 use super::lease::{Lease, lost};
+use super::release::{Ending, end_in_background};
 use super::{DEFAULT_TTL, Keep, Lock, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, Result};
@@ -224,7 +225,8 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for an empty slot or one of more than 200 bytes; otherwise as [`run`](Self::run).
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for an empty slot or one of more than 200 bytes; otherwise
+    /// as [`run`](Self::run).
     ///
     /// # Cancel safety
     ///
@@ -303,7 +305,7 @@ impl Job {
         keep: Duration,
     ) -> Result<Result<(Guard, i64), Began>> {
         let locks = &self.locks;
-        let token = locks.context.random.nonce();
+        let token = locks.context.tokens.next();
         let lock: Arc<str> = run.lock().into();
         let begin = BeginJob {
             token,
@@ -332,13 +334,15 @@ impl Job {
             undo.armed = false;
             return Ok(Err(began));
         };
-        let mut holding = Lease::new(locks.clone(), lock.clone(), token, Fence::new(fence), sent, self.ttl);
+        let mut holding =
+            Lease::new(&locks.context.clock, lock.clone(), token, Fence::new(fence), sent, self.ttl);
         holding.failover = self.failover;
         if !holding.is_valid() {
             return Err(lost(&lock));
         }
         undo.armed = false;
-        Ok(Ok((Guard::new(holding, self.ttl, Some(Keep { max_hold: self.max_hold })), period)))
+        let keep = Some(Keep { max_hold: self.max_hold });
+        Ok(Ok((Guard::new(locks, holding, self.ttl, keep), period)))
     }
 
     /// Records the end of a run. Retries while the lock is renewed.
@@ -409,7 +413,7 @@ impl Drop for Undo<'_> {
             // The token is remembered as cancelled, so that a request that arrives later begins nothing.
             let (tried, ending) =
                 (self.ttl.max(QueueTiming::REMEMBERED), Ending::GiveUp(QueueTiming::REMEMBERED));
-            self.locks.end_in_background(self.lock.clone(), self.token, tried, ending);
+            end_in_background(&self.locks.context, self.lock.clone(), self.token, tried, ending);
         }
     }
 }

@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::coordinator::{Coordinator, Ending};
 use super::failover::Failover;
 use super::fence::Fence;
 use super::holder::shown;
-use crate::clock::Tick;
+use super::release::Ending;
+use crate::clock::{Clock, Tick};
 use crate::error::{Error, ErrorKind};
 
 /// The longest sleep between two checks of the clock: timers stop while the machine sleeps, and the clock does not.
@@ -53,7 +53,7 @@ impl LeaseKind {
 
 /// Shared by a guard, its handles and the renewer.
 pub(super) struct Lease {
-    pub(super) locks: Arc<Coordinator>,
+    clock: Clock,
     pub(super) kind: LeaseKind,
     pub(super) name: Arc<str>,
     pub(super) token: u64,
@@ -83,7 +83,7 @@ pub(super) struct ReleaseState {
 impl Lease {
     /// The lease of a grant for `ttl`, requested at `sent`.
     pub(super) fn new(
-        locks: Arc<Coordinator>,
+        clock: &Clock,
         name: Arc<str>,
         token: u64,
         fence: Fence,
@@ -92,7 +92,7 @@ impl Lease {
     ) -> Self {
         let deadline = sent.after(ttl.saturating_sub(drift(ttl)));
         Self {
-            locks,
+            clock: clock.clone(),
             kind: LeaseKind::Lock,
             name,
             token,
@@ -106,19 +106,19 @@ impl Lease {
 
     /// The lease of permits. The fence is 0 if they have none.
     pub(super) fn of_permit(
-        locks: Arc<Coordinator>,
+        clock: &Clock,
         name: Arc<str>,
         token: u64,
         fence: Fence,
         sent: Tick,
         ttl: Duration,
     ) -> Self {
-        Self { kind: LeaseKind::Permit, ..Self::new(locks, name, token, fence, sent, ttl) }
+        Self { kind: LeaseKind::Permit, ..Self::new(clock, name, token, fence, sent, ttl) }
     }
 
     pub(super) fn remaining(&self) -> Duration {
         let deadline = self.ends().deadline;
-        deadline.map_or(Duration::ZERO, |deadline| deadline.since(self.locks.context.clock.now()))
+        deadline.map_or(Duration::ZERO, |deadline| deadline.since(self.clock.now()))
     }
 
     pub(super) fn is_valid(&self) -> bool {
@@ -137,7 +137,7 @@ impl Lease {
     /// How long the server may hold it, by everything it was asked for.
     pub(super) fn may_last(&self) -> Duration {
         let latest = self.ends().latest;
-        latest.since(self.locks.context.clock.now())
+        latest.since(self.clock.now())
     }
 
     /// Ends the lease locally. Call this before the server is asked to release it.
@@ -149,7 +149,7 @@ impl Lease {
     /// Records the server's reply that the lock is held for `ttl` since `sent`. A lease that was lost meanwhile
     /// stays lost.
     pub(super) fn renewed(&self, sent: Tick, ttl: Duration) -> bool {
-        let now = self.locks.context.clock.now();
+        let now = self.clock.now();
         let later = sent.after(ttl.saturating_sub(drift(ttl)));
         match &mut self.ends().deadline {
             Some(old) if *old > now => {

@@ -9,7 +9,7 @@
 //! An attempt that finds the lock held joins the queue in the same step. A release hands the lock to the first live
 //! waiter, which is woken and confirms. Inside: `attempt` is one attempt, from its request to a guard or to
 //! nothing; `queue` keeps places in the queue; `lease` is the local view of a granted lock; `renewer` renews;
-//! `coordinator` is what all of them share.
+//! `release` releases in the background; `coordinator` is what all handles share.
 //!
 //! Invariants: one holder at a time, as long as the server keeps the writes it acknowledged; a guard never counts
 //! as valid for longer than the server holds the lock; live waiters are served first come, first served; a dropped
@@ -33,6 +33,7 @@ mod lease;
 mod meter;
 mod permit;
 mod queue;
+mod release;
 mod renewer;
 mod run;
 mod rw_lock;
@@ -48,7 +49,7 @@ use std::time::Duration;
 
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::lock::{LockStore, LockToken};
+use crate::store::lock::{HeldBy, LockStore, LockToken};
 use attempt::{Attempt, AttemptOutcome, Want};
 pub(crate) use coordinator::Coordinator;
 pub use election::{Election, Leader, Leaders, Leadership};
@@ -279,7 +280,7 @@ impl Lock {
     /// Makes the guard of a grant once enough replicas have acknowledged it. Otherwise the guard is dropped, which
     /// releases the lock.
     async fn guard(&self, holding: Lease) -> Result<Guard> {
-        let guard = Guard::new(holding, self.ttl, self.keep);
+        let guard = Guard::new(&self.locks, holding, self.ttl, self.keep);
         if self.failover.replicas > 0 {
             // Boxed to keep the future of locks without replicas small.
             Box::pin(guard.acknowledged(self.ttl)).await?;
@@ -290,7 +291,7 @@ impl Lock {
     /// Returns the holder of the lock and the number of waiters. `None` if the lock is free or just being handed
     /// over.
     ///
-    /// One round trip.
+    /// One round trip, and one more for the name that another process announced.
     ///
     /// # Errors
     ///
@@ -298,12 +299,13 @@ impl Lock {
     pub fn holder(&self) -> Call<'_, impl Future<Output = Result<Option<Holder>>> + Send> {
         Call::new(self.locks.timeout(), &self.locks.meter.holder, async move {
             self.check()?;
-            self.look().await
+            Ok(self.locks.named(self.look().await?).await)
         })
     }
 
-    async fn look(&self) -> Result<Option<Holder>> {
-        Ok(self.locks.store()?.holder(&self.name).await?.map(Holder::of))
+    /// Returns the holder without the name of its process, which takes another request.
+    async fn look(&self) -> Result<Option<HeldBy>> {
+        self.locks.store()?.holder(&self.name).await
     }
 
     /// Releases the lock, or hands it to the next waiter, if its holder has this fence. Returns whether it had.
@@ -316,7 +318,8 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// After `TimedOut` and `Disconnected` the lock may have been released.
+    /// After [`TimedOut`](crate::ErrorKind::TimedOut) and [`Disconnected`](crate::ErrorKind::Disconnected) the lock
+    /// may have been released.
     ///
     #[doc = include_str!("../doc/request_errors.md")]
     ///
@@ -358,8 +361,8 @@ impl Lock {
             let sent = self.locks.context.clock.now();
             let held = [(LockToken { lock, token }, self.ttl)];
             let answer = self.locks.store()?.extend(&held, Duration::MAX).await?;
-            let (locks, name) = (self.locks.clone(), self.name.clone());
-            let mut holding = Lease::new(locks, name, token, fence, sent, self.ttl);
+            let (clock, name) = (&self.locks.context.clock, self.name.clone());
+            let mut holding = Lease::new(clock, name, token, fence, sent, self.ttl);
             holding.failover = self.failover;
             match answer.first() {
                 Some(Some(true)) if holding.is_valid() => self.guard(holding).await,
@@ -371,8 +374,7 @@ impl Lock {
     /// The error for a lock that stayed held; it names the current holder if the server answers in time.
     async fn held_error(&self, max_wait: Duration) -> Error {
         let name = holder::shown(&self.name);
-        let asked = async { self.locks.store()?.holder(&self.name).await };
-        let holder = tokio::time::timeout(self.locks.timeout().min(LOOK), asked).await;
+        let holder = tokio::time::timeout(self.locks.timeout().min(LOOK), self.look()).await;
         let by = match holder {
             Ok(Ok(Some(by))) => format!(" by {}", Holder::of(by)),
             _ => String::new(),

@@ -5,10 +5,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::coordinator::Ending;
+use super::coordinator::Coordinator;
 use super::fence::{Fence, ReleaseOutcome};
 use super::lease::{Lease, ReleaseState};
-use super::renewer::Renewer;
+use super::release::{Ending, end_in_background};
 use crate::call::Call;
 use crate::error::{ErrorKind, Result};
 use crate::store::permit::{PermitStore, weight};
@@ -17,17 +17,18 @@ use crate::store::permit::{PermitStore, weight};
 /// [`Semaphore`](super::Semaphore).
 #[must_use = "a permit that is dropped at once is given back"]
 pub struct SemaphorePermit {
+    locks: Arc<Coordinator>,
     holding: Arc<Lease>,
     release_state: Option<ReleaseState>,
     ended: bool,
 }
 
 impl SemaphorePermit {
-    pub(super) fn new(holding: Lease, ttl: Duration, max_hold: Duration) -> Self {
+    pub(super) fn new(locks: &Arc<Coordinator>, holding: Lease, ttl: Duration, max_hold: Duration) -> Self {
         let holding = Arc::new(holding);
-        holding.locks.meter.granted();
-        Renewer::keep(&holding, ttl, max_hold);
-        Self { holding, release_state: None, ended: false }
+        locks.meter.granted();
+        locks.keeping.keep(&holding, ttl, max_hold);
+        Self { locks: locks.clone(), holding, release_state: None, ended: false }
     }
 
     pub(super) fn fence(&self) -> Fence {
@@ -86,8 +87,7 @@ impl SemaphorePermit {
     ///
     /// Dropping the future releases the permits in the background.
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
-        let holding = self.holding.clone();
-        let locks = &holding.locks;
+        let (locks, holding) = (self.locks.clone(), self.holding.clone());
         self.end_lease();
         let answer = Call::new(locks.timeout(), &locks.meter.release, async {
             locks.store()?.give_permit(&holding.name, holding.token, None).await
@@ -108,7 +108,7 @@ impl SemaphorePermit {
     /// Ends the renewals and the local lease, before the permits are released.
     fn end_lease(&mut self) -> ReleaseState {
         *self.release_state.get_or_insert_with(|| {
-            self.holding.locks.keeping.forget(self.holding.token);
+            self.locks.keeping.forget(self.holding.token);
             self.holding.begin_release()
         })
     }
@@ -117,11 +117,11 @@ impl SemaphorePermit {
 impl Drop for SemaphorePermit {
     fn drop(&mut self) {
         let ReleaseState { may_be_held, .. } = self.end_lease();
-        let Lease { locks, name, token, granted, .. } = &*self.holding;
+        let (locks, Lease { name, token, granted, .. }) = (&self.locks, &*self.holding);
         locks.meter.held(locks.context.clock.now().since(*granted));
         if !self.ended && may_be_held {
             let left = self.holding.may_last();
-            locks.end_in_background(name.clone(), *token, left, Ending::GivePermit(None));
+            end_in_background(&locks.context, name.clone(), *token, left, Ending::GivePermit(None));
         }
     }
 }

@@ -22,25 +22,27 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::coordinator::Coordinator;
 use super::hedge::hedged;
+use super::meter::LockMeter;
 use super::renewer::reconnected;
 use crate::background::Resident;
 use crate::clock::Tick;
+use crate::context::Context;
 use crate::error::Result;
 use crate::store::lock::{LockStore, LockToken, QueueStatus, QueueTiming};
 
 /// The time limit of a beat: after a lost reply, the next beat is sent while the waiters still count as alive.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-#[derive(Default)]
-pub(super) struct Queues {
-    queue: Arc<WaitQueue>,
+pub(super) struct LockQueues {
+    context: Arc<Context>,
+    meter: Arc<LockMeter>,
+    queue: Arc<WaitingAttempts>,
     heart: Resident,
 }
 
 #[derive(Default)]
-struct WaitQueue {
+struct WaitingAttempts {
     /// By lock, then by token: the order that the store needs.
     places: Mutex<BTreeMap<(String, u64), QueuedLock>>,
     /// Notified when the first attempt joins.
@@ -56,16 +58,20 @@ struct QueuedLock {
 
 /// A place in the queue of a lock, kept until it is dropped.
 pub(super) struct QueuePlace {
-    queue: Arc<WaitQueue>,
+    queue: Arc<WaitingAttempts>,
     key: (String, u64),
     pub(super) wakeup: Arc<Notify>,
 }
 
-impl Queues {
+impl LockQueues {
+    pub(super) fn new(context: Arc<Context>, meter: Arc<LockMeter>) -> Self {
+        Self { context, meter, queue: Arc::default(), heart: Resident::default() }
+    }
+
     /// Keeps the place of a waiting attempt until the result is dropped.
-    pub(super) fn join(locks: &Arc<Coordinator>, lock: &str, token: u64) -> QueuePlace {
+    pub(super) fn join(self: &Arc<Self>, lock: &str, token: u64) -> QueuePlace {
         let (key, wakeup) = ((lock.to_owned(), token), Arc::new(Notify::new()));
-        let queue = &locks.waiting.queue;
+        let queue = &self.queue;
         let mut places = queue.places();
         let first = places.is_empty();
         places.insert(key.clone(), QueuedLock { wakeup: wakeup.clone(), answered: None });
@@ -73,9 +79,9 @@ impl Queues {
         if first {
             queue.begun.notify_one();
         }
-        locks.context.background.ensure(&locks.waiting.heart, || {
-            let (weak, queue) = (Arc::downgrade(locks), queue.clone());
-            let reconnects = locks.context.background_reconnects();
+        self.context.background.ensure(&self.heart, || {
+            let (weak, queue) = (Arc::downgrade(self), queue.clone());
+            let reconnects = self.context.background_reconnects();
             move || run(weak.clone(), queue.clone(), reconnects.clone())
         });
         QueuePlace { queue: queue.clone(), key, wakeup }
@@ -108,7 +114,7 @@ impl Queues {
     }
 }
 
-impl WaitQueue {
+impl WaitingAttempts {
     fn tickets(&self) -> Vec<LockToken> {
         self.places().keys().map(|(lock, token)| LockToken { lock: lock.clone(), token: *token }).collect()
     }
@@ -141,8 +147,12 @@ impl Drop for QueuePlace {
     }
 }
 
-/// Holds no strong reference to the coordinator while it waits.
-async fn run(locks: Weak<Coordinator>, queue: Arc<WaitQueue>, mut reconnects: Option<watch::Receiver<u64>>) {
+/// Holds no strong reference to the queues, and so none to the `Larder`, while it waits.
+async fn run(
+    queues: Weak<LockQueues>,
+    queue: Arc<WaitingAttempts>,
+    mut reconnects: Option<watch::Receiver<u64>>,
+) {
     loop {
         if queue.places().is_empty() {
             queue.begun.notified().await;
@@ -161,10 +171,10 @@ async fn run(locks: Weak<Coordinator>, queue: Arc<WaitQueue>, mut reconnects: Op
             if tickets.is_empty() {
                 break;
             }
-            let Some(locks) = locks.upgrade() else { return };
-            let sent = locks.context.clock.now();
-            locks.meter.beat();
-            let answer = beat(&locks, &tickets).await;
+            let Some(queues) = queues.upgrade() else { return };
+            let sent = queues.context.clock.now();
+            queues.meter.beat();
+            let answer = beat(&queues.context, &tickets).await;
             queue.tell(sent, tickets, answer);
         }
     }
@@ -172,7 +182,7 @@ async fn run(locks: Weak<Coordinator>, queue: Arc<WaitQueue>, mut reconnects: Op
 
 /// Sends one heartbeat. If both connections replied, the callers' reply wins: it is the newer one, and may contain
 /// a turn or a lost place that the other does not.
-async fn beat(locks: &Coordinator, tickets: &[LockToken]) -> Result<Vec<Option<QueueStatus>>> {
-    let max_wait = PATIENCE.min(locks.timeout());
-    hedged(locks, max_wait, |store, max_wait| store.heartbeat(tickets, max_wait), |_, later| later).await
+async fn beat(context: &Context, tickets: &[LockToken]) -> Result<Vec<Option<QueueStatus>>> {
+    let max_wait = PATIENCE.min(context.limits.response_timeout);
+    hedged(context, max_wait, |store, max_wait| store.heartbeat(tickets, max_wait), |_, later| later).await
 }

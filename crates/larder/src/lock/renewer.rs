@@ -17,20 +17,21 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::coordinator::Coordinator;
-use super::failover;
 use super::hedge::hedged;
 use super::lease::{Lease, LeaseKind};
-use crate::background::{Resident, Schedule, Visit};
+use super::meter::LockMeter;
+use super::release::end_in_background;
+use crate::background::{Renewals, Schedule, Visit};
 use crate::clock::{Clock, Tick};
+use crate::context::Context;
 use crate::store::group::GroupStore;
 use crate::store::lock::{LockStore, LockToken};
 use crate::store::permit::PermitStore;
 
-#[derive(Default)]
 pub(super) struct Renewer {
-    schedule: Arc<Schedule<RenewedLease>>,
-    renewer: Resident,
+    context: Arc<Context>,
+    meter: Arc<LockMeter>,
+    leases: Renewals<RenewedLease>,
 }
 
 struct RenewedLease {
@@ -57,33 +58,49 @@ impl RenewedLease {
 }
 
 impl Renewer {
+    pub(super) fn new(context: Arc<Context>, meter: Arc<LockMeter>) -> Self {
+        Self { context, meter, leases: Renewals::default() }
+    }
+
     /// Renews the lease for `ttl` repeatedly, until it is dropped or lost, or `max_hold` is nearly over.
-    pub(super) fn keep(holding: &Arc<Lease>, ttl: Duration, max_hold: Duration) {
-        let (locks, granted) = (&holding.locks, holding.granted);
+    pub(super) fn keep(self: &Arc<Self>, holding: &Arc<Lease>, ttl: Duration, max_hold: Duration) {
+        let granted = holding.granted;
         let kept = RenewedLease {
             holding: Arc::downgrade(holding),
             ttl,
             end: granted.after(max_hold),
             asked: granted,
         };
-        locks.keeping.schedule.insert(holding.token, granted.after(ttl / 3), kept);
-        locks.context.background.ensure(&locks.keeping.renewer, || {
-            let (weak, schedule) = (Arc::downgrade(locks), locks.keeping.schedule.clone());
-            let (clock, reconnects) = (locks.context.clock.clone(), locks.context.background_reconnects());
+        let Renewals { schedule, renewer } = &self.leases;
+        schedule.insert(holding.token, granted.after(ttl / 3), kept);
+        self.context.background.ensure(renewer, || {
+            let (weak, schedule) = (Arc::downgrade(self), schedule.clone());
+            let (clock, reconnects) = (self.context.clock.clone(), self.context.background_reconnects());
             move || run(weak.clone(), schedule.clone(), clock.clone(), reconnects.clone())
         });
     }
 
+    /// Releases a lease that too few replicas have. Its guard is lost at once.
+    pub(super) fn release(&self, holding: &Arc<Lease>) {
+        let Lease { name, token, kind, .. } = &**holding;
+        let left = holding.may_last();
+        self.forget(*token);
+        if holding.end() {
+            self.meter.lost();
+            end_in_background(&self.context, name.clone(), *token, left, kind.ending());
+        }
+    }
+
     pub(super) fn forget(&self, token: u64) {
-        self.schedule.remove(token);
+        self.leases.schedule.remove(token);
     }
 
     /// Returns the leases to renew at `now`, each with its time to live.
     fn due(&self, now: Tick) -> Vec<(Arc<Lease>, Duration)> {
-        let mut due = self.schedule.visit(now, |_, kept| kept.visit(now));
+        let mut due = self.leases.schedule.visit(now, |_, kept| kept.visit(now));
         // Leases that are due within a twelfth of the longest time to live go along.
         if let Some(longest) = due.iter().map(|(_, ttl)| *ttl).max() {
-            due.extend(self.schedule.visit(now.after(longest / 12), |_, kept| {
+            due.extend(self.leases.schedule.visit(now.after(longest / 12), |_, kept| {
                 if now.since(kept.asked) < kept.ttl / 4 { Visit::Skip } else { kept.visit(now) }
             }));
         }
@@ -91,13 +108,13 @@ impl Renewer {
     }
 
     fn failed(&self, token: u64, ttl: Duration, now: Tick) {
-        self.schedule.postpone(token, now.after((ttl / 20).max(Duration::from_millis(5))));
+        self.leases.schedule.postpone(token, now.after((ttl / 20).max(Duration::from_millis(5))));
     }
 }
 
-/// Holds no strong reference to the coordinator while it waits.
+/// Holds no strong reference to the renewer, and so none to the `Larder`, while it waits.
 async fn run(
-    locks: Weak<Coordinator>,
+    renewer: Weak<Renewer>,
     schedule: Arc<Schedule<RenewedLease>>,
     clock: Clock,
     mut reconnects: Option<watch::Receiver<u64>>,
@@ -108,12 +125,12 @@ async fn run(
             () = schedule.due(&clock) => {}
             () = reconnected(&mut reconnects) => schedule.hurry(clock.now()),
         }
-        let Some(locks) = locks.upgrade() else { return };
+        let Some(renewer) = renewer.upgrade() else { return };
         while under_way.try_join_next().is_some() {}
-        let mut due = locks.keeping.due(clock.now());
+        let mut due = renewer.due(clock.now());
         due.sort_by_key(|(holding, ttl)| class(holding, *ttl));
         for alike in due.chunk_by(|(a, x), (b, y)| class(a, *x) == class(b, *y)) {
-            under_way.spawn(renew(locks.clone(), alike.to_vec()));
+            under_way.spawn(renew(renewer.clone(), alike.to_vec()));
         }
     }
 }
@@ -134,16 +151,18 @@ fn class(holding: &Lease, ttl: Duration) -> (LeaseKind, u32, u32) {
     (holding.kind, holding.failover.replicas, ttl.as_millis().max(1).ilog2())
 }
 
-async fn renew(locks: Arc<Coordinator>, mut due: Vec<(Arc<Lease>, Duration)>) {
-    let sent = locks.context.clock.now();
+async fn renew(renewer: Arc<Renewer>, mut due: Vec<(Arc<Lease>, Duration)>) {
+    let Renewer { context, meter, .. } = &*renewer;
+    let sent = context.clock.now();
     due.retain(|(holding, ttl)| holding.asks(sent, *ttl));
     let Some(kind) = due.first().map(|(holding, _)| holding.kind) else { return };
-    if locks.context.store().is_err() {
+    if context.store().is_err() {
         // The `Larder` is closed, and this loop is about to end.
-        return due.iter().for_each(|(holding, _)| locks.keeping.forget(holding.token));
+        return due.iter().for_each(|(holding, _)| renewer.forget(holding.token));
     }
     // The request times out before any of the leases is due again.
-    let max_wait = due.iter().map(|(_, ttl)| *ttl / 4).min().unwrap_or_default().min(locks.timeout());
+    let max_wait =
+        due.iter().map(|(_, ttl)| *ttl / 4).min().unwrap_or_default().min(context.limits.response_timeout);
     let tickets: Vec<_> = due
         .iter()
         .map(|(holding, ttl)| (LockToken { lock: holding.name.to_string(), token: holding.token }, *ttl))
@@ -152,31 +171,31 @@ async fn renew(locks: Arc<Coordinator>, mut due: Vec<(Arc<Lease>, Duration)>) {
     let both = |one, other| one && other;
     let answer = match kind {
         LeaseKind::Lock => {
-            hedged(&locks, max_wait, |store, max_wait| store.extend(&tickets, max_wait), both).await
+            hedged(context, max_wait, |store, max_wait| store.extend(&tickets, max_wait), both).await
         }
         LeaseKind::Group => {
-            hedged(&locks, max_wait, |store, max_wait| store.renew_groups(&tickets, max_wait), both).await
+            hedged(context, max_wait, |store, max_wait| store.renew_groups(&tickets, max_wait), both).await
         }
         LeaseKind::Permit => {
-            hedged(&locks, max_wait, |store, max_wait| store.renew_permits(&tickets, max_wait), both).await
+            hedged(context, max_wait, |store, max_wait| store.renew_permits(&tickets, max_wait), both).await
         }
     };
     let mut held = answer.unwrap_or_else(|_| vec![None; due.len()]);
     if due.iter().any(|(holding, _)| holding.failover.replicas > 0) {
-        in_replicas(&locks, &due, &mut held, max_wait).await;
+        in_replicas(&renewer, &due, &mut held, max_wait).await;
     }
-    let now = locks.context.clock.now();
+    let now = context.clock.now();
     for ((holding, ttl), held) in due.into_iter().zip(held) {
         match held {
             Some(true) if holding.renewed(sent, ttl) => {}
             Some(held) => {
-                locks.keeping.forget(holding.token);
+                renewer.forget(holding.token);
                 if !held && holding.end() {
-                    locks.meter.lost();
+                    meter.lost();
                 }
             }
             // A failed renewal is retried soon. If all retries fail, the guard is lost at its deadline.
-            None => locks.keeping.failed(holding.token, ttl, now),
+            None => renewer.failed(holding.token, ttl, now),
         }
     }
 }
@@ -184,7 +203,7 @@ async fn renew(locks: Arc<Coordinator>, mut due: Vec<(Arc<Lease>, Duration)>) {
 /// Waits for the replicas of renewed leases that need them: a renewal counts only when enough replicas have it. A
 /// lease that too few replicas have is released; without a reply the renewal is retried.
 async fn in_replicas(
-    locks: &Coordinator,
+    renewer: &Renewer,
     due: &[(Arc<Lease>, Duration)],
     held: &mut [Option<bool>],
     max_wait: Duration,
@@ -199,7 +218,7 @@ async fn in_replicas(
     let replicas = asked.clone().map(|holding| holding.failover.replicas).max().unwrap_or_default();
     let tickets: Vec<_> =
         asked.map(|holding| LockToken { lock: holding.name.to_string(), token: holding.token }).collect();
-    let answer = match locks.store() {
+    let answer = match renewer.context.coordination() {
         Ok(store) => store.acknowledged(&tickets, replicas, max_wait).await,
         Err(error) => Err(error),
     };
@@ -208,7 +227,7 @@ async fn in_replicas(
         if let (Some((holding, _)), Some(held)) = (due.get(at), held.get_mut(at)) {
             *held = enough;
             if enough == Some(false) {
-                failover::release(holding);
+                renewer.release(holding);
             }
         }
     }

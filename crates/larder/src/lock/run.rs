@@ -52,7 +52,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// `LockHeld` if others held the lock all the time; otherwise as [`run`](Self::run).
+    /// [`LockHeld`](crate::ErrorKind::LockHeld) if others held the lock all the time; otherwise as [`run`](Self::run).
     ///
     /// # Cancel safety
     ///

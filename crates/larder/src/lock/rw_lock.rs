@@ -89,8 +89,8 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// `LockHeld` if writers held it or were queued before this call all the time; otherwise as
-    /// [`read`](Self::read).
+    /// [`LockHeld`](crate::ErrorKind::LockHeld) if writers held it or were queued before this call all the time;
+    /// otherwise as [`read`](Self::read).
     ///
     /// # Cancel safety
     ///
@@ -140,8 +140,8 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// `LockHeld` if others held it or were queued before this call all the time; otherwise as
-    /// [`read`](Self::read).
+    /// [`LockHeld`](crate::ErrorKind::LockHeld) if others held it or were queued before this call all the time;
+    /// otherwise as [`read`](Self::read).
     ///
     /// # Cancel safety
     ///

@@ -17,17 +17,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::attempt::{Attempt, AttemptOutcome, Want};
-use super::coordinator::{Coordinator, Ending};
+use super::coordinator::Coordinator;
 use super::failover::{Failover, quarantined};
 use super::lease::Lease;
 use super::permit::SemaphorePermit;
+use super::release::{Ending, end_in_background};
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, check_ttl};
 use crate::call::Call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::store::lock::QueueTiming;
-use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitRequest, PermitStore, WhenTaken, token_of};
+use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitRequest, PermitStore, WhenTaken};
 use crate::telemetry::target;
 
 /// A semaphore with a name, or with a name and a key. [`Larder::semaphore`](crate::Larder::semaphore) makes it;
@@ -163,7 +164,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// `LockHeld` if no permit was free in time; otherwise as [`acquire`](Self::acquire).
+    /// [`LockHeld`](crate::ErrorKind::LockHeld) if no permit was free in time; otherwise as
+    /// [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
@@ -179,8 +181,9 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for more permits than the stored number, also when the number is lowered while this call
-    /// waits, and for 0 or more than 65,535; otherwise as [`acquire`](Self::acquire).
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for more permits than the stored number, also when the
+    /// number is lowered while this call waits, and for 0 or more than 65,535; otherwise as
+    /// [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
@@ -196,7 +199,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// `LockHeld` if too few permits were free in time; otherwise as [`acquire_many`](Self::acquire_many).
+    /// [`LockHeld`](crate::ErrorKind::LockHeld) if too few permits were free in time; otherwise as
+    /// [`acquire_many`](Self::acquire_many).
     ///
     /// # Cancel safety
     ///
@@ -347,7 +351,7 @@ impl Semaphore {
         permits: u64,
     ) -> Result<Option<SemaphorePermit>> {
         let locks = &self.locks;
-        let (held, other) = (old.holding().clone(), token_of(locks.context.random.nonce(), permits));
+        let (held, other) = (old.holding().clone(), locks.context.tokens.of_weight(permits));
         let sent = locks.context.clock.now();
         if !held.asks(sent, self.ttl) {
             return Ok(None);
@@ -364,12 +368,13 @@ impl Semaphore {
             return Ok(None);
         }
         old.exchanged();
-        let holding = Lease::of_permit(locks.clone(), self.name.clone(), other, held.fence, sent, self.ttl);
+        let holding =
+            Lease::of_permit(&locks.context.clock, self.name.clone(), other, held.fence, sent, self.ttl);
         if !holding.is_valid() {
             return Ok(None);
         }
         undo.armed = false;
-        Ok(Some(SemaphorePermit::new(holding, self.ttl, self.max_hold)))
+        Ok(Some(SemaphorePermit::new(&self.locks, holding, self.ttl, self.max_hold)))
     }
 
     /// Acquires permits at once (`None`), or waits for them (`Some`), until an end if there is one.
@@ -401,7 +406,7 @@ impl Semaphore {
                         "a semaphore has another number of permits than this handle: the stored number is used"
                     );
                 }
-                Ok(Some(SemaphorePermit::new(holding, self.ttl, self.max_hold)))
+                Ok(Some(SemaphorePermit::new(&self.locks, holding, self.ttl, self.max_hold)))
             }
             AttemptOutcome::Held => Ok(None),
             AttemptOutcome::Quarantined(until) => Err(quarantined(&self.name, until)),
@@ -434,7 +439,8 @@ impl Drop for Exchange<'_> {
             // The token is remembered as cancelled, so that an exchange that arrives later acquires nothing
             // although the old token is still held.
             let ending = Ending::GivePermit(Some(QueueTiming::REMEMBERED));
-            locks.end_in_background(name.clone(), self.token, (*ttl).max(QueueTiming::REMEMBERED), ending);
+            let tried = (*ttl).max(QueueTiming::REMEMBERED);
+            end_in_background(&locks.context, name.clone(), self.token, tried, ending);
         }
     }
 }

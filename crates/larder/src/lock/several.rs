@@ -93,8 +93,8 @@ impl SeveralLocks {
     ///
     /// # Errors
     ///
-    /// An error releases the locks that were acquired. `InvalidSetting` for no name or for a name that is given
-    /// twice; otherwise as [`Lock::acquire`].
+    /// An error releases the locks that were acquired. [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for no
+    /// name or for a name that is given twice; otherwise as [`Lock::acquire`].
     ///
     /// # Cancel safety
     ///
@@ -107,7 +107,7 @@ impl SeveralLocks {
     ///
     /// # Errors
     ///
-    /// `LockHeld` if others held one of them; otherwise as [`acquire`](Self::acquire).
+    /// [`LockHeld`](crate::ErrorKind::LockHeld) if others held one of them; otherwise as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///

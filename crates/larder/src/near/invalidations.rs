@@ -1,10 +1,10 @@
 //! Receives the store's notifications of changes, and passes them on.
 //!
-//! A change names an entry, or a version (of a tag, a cache or the epoch). The change of an entry goes to the
-//! near tier of its cache, which is found by the prefix of the name. The change of a version goes to the
-//! table of versions; if the version is that of a cache, it empties the cache's near tier. Both also go to
-//! the tasks that watch that name, such as callers that wait for another process's load. The wake-up of an
-//! attempt at a lock goes to that attempt alone.
+//! A change names an entry, or a version (of a tag, a cache or the epoch). The name of an entry is parsed once,
+//! into its cache and its key; the change goes to the near tier of that cache, whatever the schema. The change of
+//! a version goes to the table of versions; if the version is that of a cache, it empties the cache's near tier.
+//! Both also go to the tasks that watch that name, such as callers that wait for another process's load. The
+//! wake-up of an attempt at a lock goes to that attempt alone.
 //!
 //! All of this runs in the task that reads the connection, so nothing here waits.
 
@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::version::{AnyTier, Versions};
-use super::wakeups::{Subscription, Wakeups};
+use super::key::EntryName;
+use super::tier::AnyTier;
+use super::version::Versions;
+use super::wakeups::Wakeups;
 use crate::keyspace::ELECTION;
 use crate::store::InvalidationSink;
 use crate::store::group::is_group;
@@ -25,10 +27,10 @@ use crate::sync::{AtomicUsize, Mutex, Ordering, RwLock};
 
 #[derive(Default)]
 pub(crate) struct Invalidations {
-    /// Near tiers, by the prefix of their entries' names and by the name of the version that clears them.
+    /// Near tiers, by the names of their caches, with the namespace, and of the versions that clear them.
     tiers: RwLock<HashMap<String, Arc<dyn AnyTier>>>,
     pub(crate) versions: Versions,
-    pub(super) wakeups: Wakeups,
+    pub(crate) wakeups: Arc<Wakeups>,
     watches: Mutex<HashMap<String, (watch::Sender<()>, usize)>>,
     /// How many watches there are. Nearly always none, and then a change skips the lock.
     watched: AtomicUsize,
@@ -48,11 +50,6 @@ impl Invalidations {
         let changed = sender.subscribe();
         self.watched.fetch_add(1, Ordering::AcqRel);
         Watch { changes: self.clone(), name: name.to_owned(), changed }
-    }
-
-    /// Subscribes to wake-ups of the attempt with this token until the returned value is dropped.
-    pub(crate) fn listen(self: &Arc<Self>, token: u64) -> Subscription {
-        Subscription::new(self.clone(), token)
     }
 
     fn wake(&self, name: Option<&str>) {
@@ -80,17 +77,16 @@ impl InvalidationSink for Invalidations {
         {
             return self.wakeups.notify(token);
         }
-        let key = if name.starts_with('~') {
+        if name.starts_with('~') {
             self.versions.changed(name);
-            Some(name)
-        } else {
-            name.find(':').and_then(|colon| name.get(..=colon))
-        };
-        let tiers = self.tiers.read();
-        if let Some(tier) = key.and_then(|key| tiers.get(key)) {
-            if key == Some(name) { tier.invalidate_all() } else { tier.invalidate(name) }
+            if let Some(tier) = self.tiers.read().get(name) {
+                tier.invalidate_all();
+            }
+        } else if let Some(entry) = EntryName::parse(name)
+            && let Some(tier) = self.tiers.read().get(entry.cache)
+        {
+            tier.invalidate(entry.key);
         }
-        drop(tiers);
         self.wake(Some(name));
     }
 
@@ -134,36 +130,46 @@ impl Drop for Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::near::{Copied, Tier};
+    use crate::near::{Copied, EntryKey, EntryKeyRef, Tier};
 
     #[tokio::test]
     async fn a_change_reaches_the_tier_the_versions_and_who_waits() {
         let changes = Arc::new(Invalidations::default());
-        let users = Arc::new(Tier::<u32>::new(1 << 20));
-        let posts = Arc::new(Tier::<u32>::new(1 << 20));
-        changes.register("shop/user:", users.clone());
+        let users = Arc::new(Tier::<EntryKey, u32>::new(1 << 20));
+        let posts = Arc::new(Tier::<EntryKey, u32>::new(1 << 20));
+        changes.register("shop/user", users.clone());
         changes.register("~clear.1:{shop/user}", users.clone());
-        changes.register("shop/post:", posts.clone());
-        let fill = |tier: &Tier<u32>, name: &str| {
-            assert!(tier.insert(name, tier.ticket(name), Copied { what: 1, bytes: 1 }));
+        changes.register("shop/post", posts.clone());
+        fn key(name: &str) -> EntryKeyRef<'_> {
+            EntryName::parse(name).unwrap().key
+        }
+        let fill = |tier: &Tier<EntryKey, u32>, name: &str| {
+            assert!(tier.insert(key(name), tier.ticket(&key(name)), Copied { what: 1, bytes: 1 }));
         };
-        for name in ["shop/user:1", "shop/user:2"] {
+        for name in ["shop/user:1", "shop/user:2", "shop/user@2:1", "shop/user:"] {
             fill(&users, name);
         }
         fill(&posts, "shop/post:1");
 
         let mut watch = changes.watch("shop/user:1");
         let mut other = changes.watch("shop/user:2");
+        changes.changed("other/user:1");
+        changes.changed("shop/user@3:1");
+        assert_eq!(users.get(&EntryKeyRef::int(0, 1)), Some(1), "another namespace's or schema's change");
         changes.changed("shop/user:1");
         watch.changed(Duration::MAX).await;
         assert!(tokio::time::timeout(Duration::ZERO, other.changed(Duration::MAX)).await.is_err());
-        assert_eq!((users.get("shop/user:1"), users.get("shop/user:2")), (None, Some(1)));
+        let left = |name| users.get(&key(name)).is_some();
+        assert_eq!(["user:1", "user:2", "user@2:1", "user:"].map(left), [false, true, true, true]);
+        changes.changed("shop/user@2:1");
+        changes.changed("shop/user:");
+        assert_eq!(["user:1", "user:2", "user@2:1", "user:"].map(left), [false, true, false, false]);
 
         changes.changed("~clear.1:{shop/user}");
-        assert_eq!((users.get("shop/user:2"), posts.get("shop/post:1")), (None, Some(1)));
+        assert_eq!((left("user:2"), posts.get(&key("post:1"))), (false, Some(1)));
         changes.all_changed();
         other.changed(Duration::MAX).await;
-        assert_eq!(posts.get("shop/post:1"), None);
+        assert_eq!(posts.get(&key("post:1")), None);
 
         drop((watch, other));
         assert!(changes.watches.lock().is_empty());

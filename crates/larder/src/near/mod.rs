@@ -2,17 +2,20 @@
 //! bound.
 //!
 //! A copy is made of a value that was read through a tracked connection, and dropped when the server reports
-//! a change of its name. [`tier`] keeps the copies, and decides between "insert what was read" and "it has
-//! changed since". [`invalidations`] receives the store's notifications. [`version`] keeps the versions of tags and
-//! caches in the same way. Whether a copy is still valid is decided by the store (`store/session.rs`): a copy
-//! is not served after its connection has broken or fallen silent.
+//! a change of its name. [`tier`] keeps the copies by their [`key`], and decides between "insert what was read"
+//! and "it has changed since". [`invalidations`] receives the store's notifications. [`version`] keeps the
+//! versions of tags and caches in the same way, and [`clear_version`] the last lookup of a cache's. Whether a copy
+//! is still valid is decided by the store (`store/session.rs`): a copy is not served after its connection has
+//! broken or fallen silent.
 //!
 //! Not guaranteed: that two processes see a change at the same instant. A near read is at most
 //! [`Near::STALENESS`] behind, and usually as long as one message takes.
 
+mod clear_version;
 #[cfg(all(test, larder_interleavings))]
 mod interleavings;
 mod invalidations;
+mod key;
 mod recency;
 mod tier;
 mod version;
@@ -21,11 +24,13 @@ mod wakeups;
 
 use std::time::Duration;
 
+pub(crate) use clear_version::ClearVersion;
 pub(crate) use invalidations::{Invalidations, Watch};
-pub(crate) use tier::{Copied, InsertTicket, Tier};
-pub(crate) use version::AnyTier;
+pub(crate) use key::{EntryKey, EntryKeyRef, EntryName};
+pub(crate) use tier::{AnyTier, Copied, InsertTicket, Tier};
+pub(crate) use version::KnownVersion;
 pub(crate) use version_requests::Asking;
-pub(crate) use wakeups::Subscription;
+pub(crate) use wakeups::{Subscription, Wakeups};
 
 use crate::error::{Error, Result};
 use crate::store::session::Sessions;
@@ -59,7 +64,7 @@ impl Near {
     pub const STALENESS: Duration = Sessions::BOUND;
 
     /// Keeps values up to this many bytes in total. A value counts with the size of its stored form and its
-    /// name; decoded values may take more or less memory than that.
+    /// key; decoded values may take more or less memory than that.
     pub fn bytes(max_bytes: u64) -> Self {
         Self { max_bytes, max_age: Duration::from_secs(60) }
     }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use quick_cache::DefaultHashBuilder;
 
+use crate::error::Result;
 use crate::name::Name;
 use crate::sync::Mutex;
 
@@ -90,9 +91,10 @@ impl Recency {
         }
     }
 
-    /// Records a use of a near copy. Call it for one hit in [`SAMPLED`](crate::telemetry::SAMPLED).
+    /// Records a use of a near copy, whose name `name` makes. Call it for one hit in
+    /// [`SAMPLED`](crate::telemetry::SAMPLED).
     #[cold]
-    pub(crate) fn used_copy(&self, name: &Name) {
+    pub(crate) fn used_copy(&self, name: impl FnOnce() -> Result<Name>) {
         if !self.wanted.load(Relaxed) {
             return;
         }
@@ -100,8 +102,9 @@ impl Recency {
         // time.
         if let Some(mut copies) = self.copies.try_lock()
             && copies.len() < MOST_COPIES
+            && let Ok(name) = name()
         {
-            copies.insert(name.clone());
+            copies.insert(name);
         }
     }
 
@@ -125,12 +128,12 @@ mod tests {
     fn what_is_used_is_noted_once_it_is_wanted_and_until_it_is_taken() {
         let recency = Recency::default();
         recency.used_version("~tag.1:{/a}");
-        recency.used_copy(&"user:1".into());
+        recency.used_copy(|| Ok("user:1".into()));
         assert!(recency.take_tags().is_empty() && recency.take_copies().is_empty());
         recency.want(true);
         recency.used_version("~tag.1:{/a}");
         recency.used_version("~clear.1:{/user}");
-        recency.used_copy(&"user:1".into());
+        recency.used_copy(|| Ok("user:1".into()));
         let tags = recency.take_tags();
         assert!(tags.contains("~tag.1:{/a}"));
         let others = (0..100).filter(|other| tags.contains(&format!("~tag.1:{{/{other}}}"))).count();
@@ -143,7 +146,7 @@ mod tests {
     fn what_is_noted_of_copies_is_bounded() {
         let recency = Recency::default();
         recency.want(true);
-        (0..1000).for_each(|key| recency.used_copy(&Name::from(&*format!("user:{key}"))));
+        (0..1000).for_each(|key| recency.used_copy(|| Ok(Name::from(&*format!("user:{key}")))));
         assert_eq!(recency.take_copies().len(), MOST_COPIES);
     }
 }

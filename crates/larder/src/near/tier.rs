@@ -1,26 +1,45 @@
-//! Copies by name, and the one race that matters: a copy that is inserted after its name has changed.
+//! Copies by key, and the one race that matters: a copy that is inserted after its entry has changed.
 //!
 //! Between a read's request and the insertion of its answer, a change may be reported and find no copy to
 //! drop. So a reader takes an [`InsertTicket`] before it sends its request, and inserts with that ticket.
-//! Every change increments the sequence number of its name's stripe, and a ticket with an older number is
+//! Every change increments the sequence number of its key's stripe, and a ticket with an older number is
 //! refused. Both "compare the number and insert" and "increment the number and remove" run under the stripe's
-//! lock. Names that share a stripe sometimes refuse each other's inserts. That costs one more read and
+//! lock. Keys that share a stripe sometimes refuse each other's inserts. That costs one more read and
 //! nothing else, so a stripe needs no list of readers.
 //!
-//! Invariant: a copy that [`Tier::find`] returns was read after the last reported change of its name. Expiry
+//! Invariant: a copy that [`Tier::find`] returns was read after the last reported change of its key. Expiry
 //! and sessions are not checked here.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+use quick_cache::{DefaultHashBuilder, Equivalent, OptionsBuilder, Weighter};
 
+use super::key::{EntryKey, EntryKeyRef};
 use crate::sync::Mutex;
 
 const STRIPES: usize = 1024;
 
-/// What a copy costs in addition to its name and value, in bytes.
+/// What a copy costs in addition to its key and value, in bytes.
 const OVERHEAD: u64 = 128;
+
+/// A key as a tier stores it.
+pub(crate) trait TierKey: Hash + Eq + Clone {
+    /// Returns its size, for the weight of its copy.
+    fn bytes(&self) -> usize;
+}
+
+impl TierKey for Box<str> {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+/// A near tier of any type of value.
+pub(crate) trait AnyTier: Send + Sync {
+    fn invalidate(&self, key: EntryKeyRef<'_>);
+    fn invalidate_all(&self);
+}
 
 /// A copy and its weight.
 #[derive(Clone)]
@@ -32,10 +51,10 @@ pub(crate) struct Copied<T> {
 #[derive(Clone)]
 struct CopyWeight;
 
-impl<T> Weighter<Box<str>, Copied<T>> for CopyWeight {
-    fn weight(&self, name: &Box<str>, copy: &Copied<T>) -> u64 {
-        let name = u64::try_from(name.len()).unwrap_or(u64::MAX);
-        u64::from(copy.bytes).saturating_add(name).saturating_add(OVERHEAD)
+impl<K: TierKey, T> Weighter<K, Copied<T>> for CopyWeight {
+    fn weight(&self, key: &K, copy: &Copied<T>) -> u64 {
+        let key = u64::try_from(key.bytes()).unwrap_or(u64::MAX);
+        u64::from(copy.bytes).saturating_add(key).saturating_add(OVERHEAD)
     }
 }
 
@@ -46,16 +65,15 @@ pub(crate) struct InsertTicket {
     sequence: u64,
 }
 
-type Copies<T> =
-    Cache<Box<str>, Copied<T>, CopyWeight, DefaultHashBuilder, DefaultLifecycle<Box<str>, Copied<T>>>;
+type Copies<K, T> = Cache<K, Copied<T>, CopyWeight, DefaultHashBuilder, DefaultLifecycle<K, Copied<T>>>;
 
-pub(crate) struct Tier<T> {
-    copies: Copies<T>,
+pub(crate) struct Tier<K, T> {
+    copies: Copies<K, T>,
     stripes: Vec<Mutex<u64>>,
     hasher: DefaultHashBuilder,
 }
 
-impl<T: Clone> Tier<T> {
+impl<K: TierKey, T: Clone> Tier<K, T> {
     pub(crate) fn new(max_bytes: u64) -> Self {
         Self::with_stripes(max_bytes, STRIPES)
     }
@@ -81,42 +99,42 @@ impl<T: Clone> Tier<T> {
     }
 
     #[inline]
-    pub(crate) fn find(&self, name: &str) -> Option<Copied<T>> {
-        self.copies.get(name)
+    pub(crate) fn find<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> Option<Copied<T>> {
+        self.copies.get(key)
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<T> {
-        self.find(name).map(|copy| copy.what)
+    pub(crate) fn get<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> Option<T> {
+        self.find(key).map(|copy| copy.what)
     }
 
     /// Takes a ticket. Call it before sending the read whose answer is to be inserted.
-    pub(crate) fn ticket(&self, name: &str) -> InsertTicket {
-        let stripe = self.stripe(name);
+    pub(crate) fn ticket<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> InsertTicket {
+        let stripe = self.stripe(key);
         let sequence = self.stripes.get(stripe).map(|stripe| *stripe.lock()).unwrap_or_default();
         InsertTicket { stripe, sequence }
     }
 
-    /// Keeps a copy unless its name has changed since the ticket was taken. Returns whether it was kept.
-    pub(crate) fn insert(&self, name: &str, ticket: InsertTicket, copy: Copied<T>) -> bool {
+    /// Keeps a copy unless its entry has changed since the ticket was taken. Returns whether it was kept.
+    pub(crate) fn insert(&self, key: impl Into<K>, ticket: InsertTicket, copy: Copied<T>) -> bool {
         let Some(stripe) = self.stripes.get(ticket.stripe) else { return false };
         let sequence = stripe.lock();
         let unchanged = *sequence == ticket.sequence;
         if unchanged {
-            self.copies.insert(name.into(), copy);
+            self.copies.insert(key.into(), copy);
         }
         unchanged
     }
 
-    /// Drops the copy of a name that has changed.
-    pub(crate) fn invalidate(&self, name: &str) {
-        if let Some(stripe) = self.stripes.get(self.stripe(name)) {
+    /// Drops the copy of an entry that has changed.
+    pub(crate) fn invalidate<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) {
+        if let Some(stripe) = self.stripes.get(self.stripe(key)) {
             let mut sequence = stripe.lock();
             *sequence += 1;
-            self.copies.remove(name);
+            self.copies.remove(key);
         }
     }
 
-    /// Drops all copies: any name may have changed.
+    /// Drops all copies: any entry may have changed.
     pub(crate) fn invalidate_all(&self) {
         // Increment the numbers before clearing. An insert that has compared its number before finishes
         // before its stripe's lock is taken here, so `clear` removes its copy. An insert that comes later has
@@ -127,9 +145,9 @@ impl<T: Clone> Tier<T> {
         self.copies.clear();
     }
 
-    /// Returns the names of all copies.
-    pub(crate) fn names(&self) -> impl Iterator<Item = Box<str>> {
-        self.copies.iter().map(|(name, _)| name)
+    /// Returns the keys of all copies.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = K> {
+        self.copies.iter().map(|(key, _)| key)
     }
 
     /// Returns how many copies there are, and their weight.
@@ -137,10 +155,20 @@ impl<T: Clone> Tier<T> {
         (self.copies.len(), self.copies.weight())
     }
 
-    fn stripe(&self, name: &str) -> usize {
-        let hash = self.hasher.hash_one(name);
+    fn stripe<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
+        let hash = self.hasher.hash_one(key);
         let stripes = u64::try_from(self.stripes.len()).unwrap_or(1).max(1);
         usize::try_from(hash % stripes).unwrap_or(0)
+    }
+}
+
+impl<T: Clone + Send + Sync> AnyTier for Tier<EntryKey, T> {
+    fn invalidate(&self, key: EntryKeyRef<'_>) {
+        Tier::invalidate(self, &key);
+    }
+
+    fn invalidate_all(&self) {
+        Tier::invalidate_all(self);
     }
 }
 
@@ -154,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_changed_between_the_question_and_the_answer_is_not_kept() {
-        let tier = Tier::new(1 << 20);
+        let tier = Tier::<Box<str>, u32>::new(1 << 20);
         let ticket = tier.ticket("a");
         assert!(tier.insert("a", ticket, copy(1)));
         assert_eq!(tier.get("a"), Some(1));
@@ -172,11 +200,11 @@ mod tests {
 
     #[test]
     fn the_bound_in_bytes_holds() {
-        let tier = Tier::new(1 << 20);
+        let tier = Tier::<Box<str>, u32>::new(1 << 20);
         for i in 0..10_000u32 {
             let name = i.to_string();
-            let ticket = tier.ticket(&name);
-            tier.insert(&name, ticket, Copied { what: i, bytes: 1000 });
+            let ticket = tier.ticket(name.as_str());
+            tier.insert(name, ticket, Copied { what: i, bytes: 1000 });
         }
         let (count, weight) = tier.size();
         assert!(weight <= 1 << 20 && count > 500, "{count} {weight}");

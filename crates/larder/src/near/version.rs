@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::clear_version::ClearVersion;
 use super::recency::Recency;
 use super::tier::{Copied, InsertTicket, Tier};
 use crate::clock::{Moment, Tick};
@@ -13,25 +14,10 @@ use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::session::{ReadStamp, Sessions};
 use crate::store::{KeptVersion, Store, Tracked, read_version};
+use crate::sync::{AtomicU64, Ordering};
 
 /// The most bytes of this table: some fifty thousand versions.
 const BYTES: u64 = 8 << 20;
-
-/// A near tier of any type.
-pub(crate) trait AnyTier: Send + Sync {
-    fn invalidate(&self, name: &str);
-    fn invalidate_all(&self);
-}
-
-impl<T: Clone + Send + Sync> AnyTier for Tier<T> {
-    fn invalidate(&self, name: &str) {
-        Tier::invalidate(self, name);
-    }
-
-    fn invalidate_all(&self) {
-        Tier::invalidate_all(self);
-    }
-}
 
 /// A cached version, and the session that vouches for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,18 +25,21 @@ pub(crate) struct KnownVersion {
     pub(crate) version: u64,
     pub(crate) seen: ReadStamp,
     /// How long the server keeps it at least, if that is known.
-    kept_until: Option<Tick>,
+    pub(super) kept_until: Option<Tick>,
 }
 
 pub(crate) struct Versions {
-    known: Tier<KnownVersion>,
+    known: Tier<Box<str>, KnownVersion>,
+    /// Counts the changes of `known`, from 1. Incremented after each change and before the function that made it
+    /// returns. So what was looked up since this number was read, and while it stays the same, is current.
+    changes: AtomicU64,
     /// What this process uses without asking the server.
     pub(crate) recency: Recency,
 }
 
 impl Default for Versions {
     fn default() -> Self {
-        Self { known: Tier::new(BYTES), recency: Recency::default() }
+        Self { known: Tier::new(BYTES), changes: AtomicU64::new(1), recency: Recency::default() }
     }
 }
 
@@ -60,6 +49,39 @@ impl Versions {
         let known = self.known.get(name).filter(|known| sessions.is_valid(known.seen, now))?;
         self.recency.used_version(name);
         Some(known)
+    }
+
+    /// Returns a cache's clear version if it is cached and valid. No round trip, and usually no lookup.
+    #[inline]
+    pub(crate) fn known_clear(
+        &self,
+        clear: &ClearVersion,
+        sessions: &Sessions,
+        now: Moment,
+    ) -> Option<KnownVersion> {
+        // Read the number before the table. A change that comes in between increments it, and the slot is not used
+        // any more. If the table were read first, the slot could keep the version from before the change for ever.
+        let changes = self.changes.load(Ordering::Acquire);
+        if let Some(known) = clear.slot.get(changes)
+            && sessions.is_valid(known.seen, now)
+        {
+            return Some(known);
+        }
+        let known = self.known(clear, sessions, now)?;
+        clear.slot.put(changes, known);
+        Some(known)
+    }
+
+    /// Returns a cache's clear version if it is cached, valid, and kept by the server until `until`.
+    pub(crate) fn kept_clear(
+        &self,
+        clear: &ClearVersion,
+        sessions: &Sessions,
+        now: Moment,
+        until: Tick,
+    ) -> Option<u64> {
+        let known = self.known_clear(clear, sessions, now)?;
+        known.kept_until.is_some_and(|kept| kept >= until).then_some(known.version)
     }
 
     /// Returns whether a version is cached, valid or not.
@@ -73,7 +95,7 @@ impl Versions {
         if used.is_empty() {
             return Vec::new();
         }
-        let names = self.known.names().filter(|name| name.starts_with("~tag") && used.contains(name));
+        let names = self.known.keys().filter(|name| name.starts_with("~tag") && used.contains(name));
         names.map(|name| Name::from(&*name)).collect()
     }
 
@@ -86,7 +108,7 @@ impl Versions {
         let read = store.get_many_tracked(names).await?;
         let differs = |(name, read): (&'a Name, Tracked)| {
             let version = read.bytes.as_deref().and_then(read_version);
-            self.known.get(name).is_some_and(|known| Some(known.version) != version).then_some(name)
+            self.known.get(name.as_str()).is_some_and(|known| Some(known.version) != version).then_some(name)
         };
         Ok(names.iter().zip(read).filter_map(differs).collect())
     }
@@ -112,7 +134,7 @@ impl Versions {
         store: &impl Store,
         names: &[Name],
     ) -> Result<Vec<Option<(u64, Option<ReadStamp>)>>> {
-        let tickets: Vec<InsertTicket> = names.iter().map(|name| self.known.ticket(name)).collect();
+        let tickets: Vec<InsertTicket> = names.iter().map(|name| self.known.ticket(name.as_str())).collect();
         let read = store.get_many_tracked(names).await.map_err(unchecked)?;
         Ok(names
             .iter()
@@ -139,7 +161,7 @@ impl Versions {
         now: (Moment, Tick),
     ) -> Result<u64> {
         let (moment, tick) = now;
-        if let Some(known) = self.known(name, store.lanes(), moment)
+        if let Some(known) = self.known(name, store.sessions(), moment)
             && known.kept_until.is_some_and(|until| until >= tick.after(span))
         {
             return Ok(known.version);
@@ -155,15 +177,18 @@ impl Versions {
 
     fn keep(&self, name: &str, ticket: InsertTicket, known: KnownVersion) {
         self.known.insert(name, ticket, Copied { what: known, bytes: 64 });
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     pub(crate) fn changed(&self, name: &str) {
         self.known.invalidate(name);
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the embedded store names each change"))]
     pub(crate) fn all_changed(&self) {
         self.known.invalidate_all();
+        self.changes.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -198,5 +223,41 @@ mod tests {
         assert!(versions.known("~tag", &sessions, at(2000)).is_some());
         sessions.end(seen);
         assert_eq!(versions.known("~tag", &sessions, at(2000)), None, "the connection has broken");
+    }
+
+    #[test]
+    fn the_clear_version_in_its_slot_follows_the_table_and_its_session() {
+        let (versions, sessions) = (Versions::default(), Sessions::remote());
+        let clear = ClearVersion::new("~clear".into());
+        let known = |seconds: u64| {
+            versions.known_clear(&clear, &sessions, at(seconds * 1000)).map(|known| known.version)
+        };
+        let keep = |version, seen, kept_until| {
+            versions.keep(
+                "~clear",
+                versions.known.ticket("~clear"),
+                KnownVersion { version, seen, kept_until },
+            );
+        };
+        let seen = sessions.open(sessions.take().unwrap());
+        sessions.renew(seen, at(0));
+        assert_eq!(known(0), None);
+        keep(7, seen, None);
+        assert_eq!([known(0), known(1), known(2)], [Some(7), Some(7), None]);
+        versions.changed("~other");
+        assert_eq!(known(1), Some(7));
+        versions.changed("~clear");
+        assert_eq!(known(1), None, "replaced");
+        let until = |micros| versions.kept_clear(&clear, &sessions, at(1000), Tick::from_micros(micros));
+        keep(8, seen, None);
+        assert_eq!((known(1), until(0)), (Some(8), None));
+        keep(8, seen, Some(Tick::from_micros(5)));
+        assert_eq!((until(5), until(6)), (Some(8), None), "the slot has an older time");
+        versions.all_changed();
+        assert_eq!(known(1), None, "all were replaced");
+        keep(9, seen, None);
+        assert_eq!(known(1), Some(9));
+        sessions.end(seen);
+        assert_eq!(known(1), None, "the connection has broken");
     }
 }

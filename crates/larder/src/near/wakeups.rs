@@ -11,11 +11,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::Invalidations;
 use crate::sync::{Mutex, MutexGuard};
 
 #[derive(Default)]
-pub(super) struct Wakeups(Mutex<HashMap<u64, Wakeup>>);
+pub(crate) struct Wakeups(Mutex<HashMap<u64, Wakeup>>);
 
 enum Wakeup {
     Idle,
@@ -33,6 +32,12 @@ impl Wakeup {
 }
 
 impl Wakeups {
+    /// Subscribes to the wake-ups of the attempt with this token until the returned value is dropped.
+    pub(crate) fn subscribe(self: &Arc<Self>, token: u64) -> Subscription {
+        self.table().insert(token, Wakeup::Idle);
+        Subscription { wakeups: self.clone(), token }
+    }
+
     pub(super) fn notify(&self, token: u64) {
         if let Some(wakeup) = self.table().get_mut(&token) {
             wakeup.notify();
@@ -55,20 +60,15 @@ impl Wakeups {
 
 /// Receives the wake-ups of one attempt until it is dropped.
 pub(crate) struct Subscription {
-    changes: Arc<Invalidations>,
+    wakeups: Arc<Wakeups>,
     token: u64,
 }
 
 impl Subscription {
-    pub(super) fn new(changes: Arc<Invalidations>, token: u64) -> Self {
-        changes.wakeups.table().insert(token, Wakeup::Idle);
-        Self { changes, token }
-    }
-
     /// Waits until the attempt is woken, at most for `max_wait`. Returns at once if it was woken since the
     /// last call.
     pub(crate) async fn notified(&self, max_wait: Duration) {
-        let waiter = match self.changes.wakeups.table().get_mut(&self.token) {
+        let waiter = match self.wakeups.table().get_mut(&self.token) {
             None => return,
             Some(Wakeup::Waiting(waiter)) => waiter.clone(),
             Some(wakeup) => {
@@ -87,13 +87,14 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.changes.wakeups.table().remove(&self.token);
+        self.wakeups.table().remove(&self.token);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::near::Invalidations;
     use crate::store::InvalidationSink;
     use crate::store::lock::wake_name;
 
@@ -101,7 +102,7 @@ mod tests {
     async fn every_kind_of_lock_wakes_its_waiters() {
         let keyspace = crate::keyspace::Keyspace::new(Some("shop")).unwrap();
         let changes = Arc::new(Invalidations::default());
-        let waiter = changes.listen(1);
+        let waiter = changes.wakeups.subscribe(1);
         for name in [
             keyspace.lock("a"),
             keyspace.lock_group("a"),
@@ -119,7 +120,7 @@ mod tests {
     #[tokio::test]
     async fn a_wake_up_is_received_whether_it_comes_before_or_after_the_wait_begins() {
         let changes = Arc::new(Invalidations::default());
-        let (one, other) = (changes.listen(1), changes.listen(2));
+        let (one, other) = (changes.wakeups.subscribe(1), changes.wakeups.subscribe(2));
         let silent = async |subscription: &Subscription| {
             timeout(Duration::ZERO, subscription.notified(Duration::MAX)).await.is_err()
         };

@@ -98,6 +98,7 @@ pub(crate) enum QueueStatus {
 /// The holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HeldBy {
+    pub(crate) token: u64,
     pub(crate) process: String,
     pub(crate) fence: u64,
     pub(crate) remaining: Duration,

@@ -23,6 +23,12 @@ macro_rules! store_operations {
                     Self::Memory(store) => store.$operation($($name),*).await,
                     #[cfg(feature = "redis")]
                     Self::Redis(store) => store.$operation($($name),*).await,
+                    #[cfg(feature = "testing")]
+                    Self::World(process) => {
+                        let (store, reply) = process.enter(stringify!($operation));
+                        let answer = store.$operation($($name),*).await;
+                        reply.of(answer).await
+                    }
                 }
             }]
             $($rest)*
@@ -38,6 +44,8 @@ macro_rules! store_operations {
                     Self::Memory(store) => store.$operation($($name),*),
                     #[cfg(feature = "redis")]
                     Self::Redis(store) => store.$operation($($name),*),
+                    #[cfg(feature = "testing")]
+                    Self::World(process) => process.$operation($($name),*),
                 }
             }]
             $($rest)*
@@ -58,6 +66,8 @@ macro_rules! store_operations {
     };
 }
 
+#[cfg(feature = "admin")]
+pub(crate) mod admin;
 pub(crate) mod group;
 #[cfg(all(test, larder_interleavings))]
 pub(crate) mod interleavings;
@@ -67,10 +77,13 @@ pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod once;
 pub(crate) mod permit;
+pub(crate) mod presence;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 pub(crate) mod session;
 pub(crate) mod share;
+#[cfg(feature = "testing")]
+pub(crate) mod world;
 
 #[cfg(all(test, feature = "redis"))]
 mod equivalence;
@@ -89,6 +102,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::error::Result;
+use crate::health::{ConnectionHealth, Purpose};
 use crate::name::Name;
 use memory::MemoryStore;
 #[cfg(feature = "redis")]
@@ -205,7 +219,10 @@ pub(crate) trait InvalidationSink: Send + Sync + 'static {
     fn changed(&self, name: &str);
 
     /// Every value that was read may have changed.
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store names each change"))]
+    #[cfg_attr(
+        not(any(feature = "redis", feature = "testing")),
+        expect(dead_code, reason = "the embedded store names each change")
+    )]
     fn all_changed(&self);
 }
 
@@ -249,7 +266,7 @@ store_operations! {
         async fn get_many_tracked(&self, names: &[Name]) -> Result<Vec<Tracked>>;
 
         /// Returns the sessions, which tell whether a read is still valid.
-        fn lanes(&self) -> &Sessions;
+        fn sessions(&self) -> &Sessions;
 
         /// Returns a number for the node that serves a name now: requests to different nodes do not wait for each
         /// other. No round trip.
@@ -386,6 +403,9 @@ pub(crate) enum AnyStore {
     Memory(Arc<MemoryStore>),
     #[cfg(feature = "redis")]
     Redis(RedisStore),
+    /// The store of a test's world, as one of its processes sees it.
+    #[cfg(feature = "testing")]
+    World(world::ProcessStore),
 }
 
 impl AnyStore {
@@ -395,6 +415,8 @@ impl AnyStore {
             Self::Memory(_) => Eviction::Never,
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.eviction(),
+            #[cfg(feature = "testing")]
+            Self::World(_) => Eviction::Never,
         }
     }
 
@@ -405,6 +427,31 @@ impl AnyStore {
             Self::Memory(_) => None,
             #[cfg(feature = "redis")]
             Self::Redis(store) => Some(store.reconnects()),
+            #[cfg(feature = "testing")]
+            Self::World(_) => None,
+        }
+    }
+
+    /// Returns the state of its connections now.
+    #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "only servers have connections"))]
+    pub(crate) fn connections(&self, purpose: Purpose) -> Vec<ConnectionHealth> {
+        match self {
+            Self::Memory(_) => Vec::new(),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.connections(purpose),
+            #[cfg(feature = "testing")]
+            Self::World(_) => Vec::new(),
+        }
+    }
+
+    /// Returns whether it reports all changes now.
+    pub(crate) fn is_tracking(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.is_tracking(),
+            #[cfg(feature = "testing")]
+            Self::World(_) => true,
         }
     }
 
@@ -414,6 +461,8 @@ impl AnyStore {
             Self::Memory(_) => Ok(()),
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.ready().await,
+            #[cfg(feature = "testing")]
+            Self::World(_) => Ok(()),
         }
     }
 
@@ -423,6 +472,16 @@ impl AnyStore {
             Self::Memory(_) => {}
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.close(),
+            #[cfg(feature = "testing")]
+            Self::World(_) => {}
+        }
+    }
+
+    /// Waits here, between a loader's return and the store of its value, if a test has asked for that.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn loaded(&self, name: &str) {
+        if let Self::World(process) = self {
+            process.server().stops.pass(name).await;
         }
     }
 }

@@ -31,6 +31,18 @@ pub(crate) struct ReadStamp {
 impl ReadStamp {
     /// For a store in this process: a value is valid until the store reports a change.
     pub(crate) const ALWAYS: Self = Self { session: 0, generation: 0 };
+
+    /// Returns it as one number, for an atomic.
+    pub(crate) fn packed(self) -> u64 {
+        u64::from(self.session) << 32 | u64::from(self.generation)
+    }
+
+    /// Reads what [`packed`](Self::packed) returned.
+    #[inline]
+    pub(crate) fn unpacked(packed: u64) -> Self {
+        let [_, _, high, low, generation @ ..] = packed.to_be_bytes();
+        Self { session: u16::from_be_bytes([high, low]), generation: u32::from_be_bytes(generation) }
+    }
 }
 
 #[derive(Default)]
@@ -196,6 +208,14 @@ mod tests {
             !sessions.is_valid(seen, Moment::new(3600 * SECOND, 10 * SECOND)),
             "valid after the clock was set back"
         );
+    }
+
+    #[test]
+    fn a_stamp_survives_packing() {
+        for (session, generation) in [(0, 0), (1, 2), (u16::MAX, 0), (0, u32::MAX), (0x1234, 0x5678_9abc)] {
+            let stamp = ReadStamp { session, generation };
+            assert_eq!(ReadStamp::unpacked(stamp.packed()), stamp);
+        }
     }
 
     #[test]

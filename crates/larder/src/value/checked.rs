@@ -149,13 +149,13 @@ macro_rules! pass_on {
 impl<S: Serializer, F: Carries> Serializer for Checked<S, F> {
     type Ok = S::Ok;
     type Error = S::Error;
-    type SerializeSeq = Parts<S::SerializeSeq, F>;
-    type SerializeTuple = Parts<S::SerializeTuple, F>;
-    type SerializeTupleStruct = Parts<S::SerializeTupleStruct, F>;
-    type SerializeTupleVariant = Parts<S::SerializeTupleVariant, F>;
-    type SerializeMap = Parts<S::SerializeMap, F>;
-    type SerializeStruct = Parts<S::SerializeStruct, F>;
-    type SerializeStructVariant = Parts<S::SerializeStructVariant, F>;
+    type SerializeSeq = CheckedParts<S::SerializeSeq, F>;
+    type SerializeTuple = CheckedParts<S::SerializeTuple, F>;
+    type SerializeTupleStruct = CheckedParts<S::SerializeTupleStruct, F>;
+    type SerializeTupleVariant = CheckedParts<S::SerializeTupleVariant, F>;
+    type SerializeMap = CheckedParts<S::SerializeMap, F>;
+    type SerializeStruct = CheckedParts<S::SerializeStruct, F>;
+    type SerializeStructVariant = CheckedParts<S::SerializeStructVariant, F>;
 
     pass_on!(
         serialize_bool(bool),
@@ -250,13 +250,13 @@ impl<S: Serializer, F: Carries> Serializer for Checked<S, F> {
     #[inline]
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
         let place = self.inside(1)?;
-        Ok(Parts::new(self.inner.serialize_seq(len)?, place))
+        Ok(CheckedParts::new(self.inner.serialize_seq(len)?, place))
     }
 
     #[inline]
     fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple, S::Error> {
         let place = self.inside(1)?;
-        Ok(Parts::new(self.inner.serialize_tuple(len)?, place))
+        Ok(CheckedParts::new(self.inner.serialize_tuple(len)?, place))
     }
 
     #[inline]
@@ -266,7 +266,7 @@ impl<S: Serializer, F: Carries> Serializer for Checked<S, F> {
         len: usize,
     ) -> Result<Self::SerializeTupleStruct, S::Error> {
         let place = self.inside(1)?;
-        Ok(Parts::new(self.inner.serialize_tuple_struct(name, len)?, place))
+        Ok(CheckedParts::new(self.inner.serialize_tuple_struct(name, len)?, place))
     }
 
     #[inline]
@@ -278,19 +278,19 @@ impl<S: Serializer, F: Carries> Serializer for Checked<S, F> {
         len: usize,
     ) -> Result<Self::SerializeTupleVariant, S::Error> {
         let place = self.inside_variant(1)?;
-        Ok(Parts::new(self.inner.serialize_tuple_variant(name, index, variant, len)?, place))
+        Ok(CheckedParts::new(self.inner.serialize_tuple_variant(name, index, variant, len)?, place))
     }
 
     #[inline]
     fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
         let place = self.inside(1)?;
-        Ok(Parts::new(self.inner.serialize_map(len)?, place))
+        Ok(CheckedParts::new(self.inner.serialize_map(len)?, place))
     }
 
     #[inline]
     fn serialize_struct(self, name: &'static str, len: usize) -> Result<Self::SerializeStruct, S::Error> {
         let place = self.inside(1)?;
-        Ok(Parts::new(self.inner.serialize_struct(name, len)?, place))
+        Ok(CheckedParts::new(self.inner.serialize_struct(name, len)?, place))
     }
 
     #[inline]
@@ -302,7 +302,7 @@ impl<S: Serializer, F: Carries> Serializer for Checked<S, F> {
         len: usize,
     ) -> Result<Self::SerializeStructVariant, S::Error> {
         let place = self.inside_variant(1)?;
-        Ok(Parts::new(self.inner.serialize_struct_variant(name, index, variant, len)?, place))
+        Ok(CheckedParts::new(self.inner.serialize_struct_variant(name, index, variant, len)?, place))
     }
 
     #[inline]
@@ -317,14 +317,14 @@ impl<S: Serializer, F: Carries> Serializer for Checked<S, F> {
 }
 
 /// A container that is being written.
-struct Parts<C, F> {
+struct CheckedParts<C, F> {
     inner: C,
     /// The place of its content.
     place: Position,
     format: PhantomData<F>,
 }
 
-impl<C, F> Parts<C, F> {
+impl<C, F> CheckedParts<C, F> {
     #[inline]
     fn new(inner: C, place: Position) -> Self {
         Self { inner, place, format: PhantomData }
@@ -338,7 +338,7 @@ impl<C, F> Parts<C, F> {
 
 macro_rules! sequences {
     ($($name:ident::$method:ident),*) => {$(
-        impl<C: ser::$name, F: Carries> ser::$name for Parts<C, F> {
+        impl<C: ser::$name, F: Carries> ser::$name for CheckedParts<C, F> {
             type Ok = C::Ok;
             type Error = C::Error;
 
@@ -365,7 +365,7 @@ sequences!(
 
 macro_rules! structs {
     ($($name:ident),*) => {$(
-        impl<C: ser::$name, F: Carries> ser::$name for Parts<C, F> {
+        impl<C: ser::$name, F: Carries> ser::$name for CheckedParts<C, F> {
             type Ok = C::Ok;
             type Error = C::Error;
 
@@ -394,7 +394,7 @@ macro_rules! structs {
 
 structs!(SerializeStruct, SerializeStructVariant);
 
-impl<C: ser::SerializeMap, F: Carries> ser::SerializeMap for Parts<C, F> {
+impl<C: ser::SerializeMap, F: Carries> ser::SerializeMap for CheckedParts<C, F> {
     type Ok = C::Ok;
     type Error = C::Error;
 

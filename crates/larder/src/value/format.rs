@@ -138,7 +138,7 @@ pub(super) fn read<V: DeserializeOwned + 'static>(
     whole: Option<&Bytes>,
 ) -> std::result::Result<V, Unread> {
     match codec {
-        Codec::Json => serde_json::from_slice(payload).map_err(Unread::Json),
+        Codec::Json => read_json(payload).map_err(Unread::Json),
         #[cfg(feature = "msgpack")]
         Codec::MessagePack => {
             let mut deserializer = rmp_serde::Deserializer::from_read_ref(payload).with_human_readable();
@@ -148,6 +148,15 @@ pub(super) fn read<V: DeserializeOwned + 'static>(
         #[cfg(not(feature = "msgpack"))]
         Codec::MessagePack => Err(Unread::LeftOut),
         Codec::Raw => raw::read(payload, whole).map_err(Unread::Raw),
+    }
+}
+
+/// Decodes JSON. Checking once that all of it is UTF-8 is faster than serde_json's check of each string.
+pub(super) fn read_json<V: DeserializeOwned>(payload: &[u8]) -> serde_json::Result<V> {
+    match str::from_utf8(payload) {
+        Ok(text) => serde_json::from_str(text),
+        // Strings that the type ignores, or reads as bytes, need not be UTF-8.
+        Err(_) => serde_json::from_slice(payload),
     }
 }
 

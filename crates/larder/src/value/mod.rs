@@ -6,6 +6,8 @@
 
 mod checked;
 mod format;
+#[cfg(feature = "admin")]
+mod inspect;
 mod raw;
 mod verify;
 
@@ -21,6 +23,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub use format::Format;
 pub(crate) use format::check;
+#[cfg(feature = "admin")]
+pub(crate) use inspect::{encoded, payload_of};
 
 /// What a cache can hold. Every type with these bounds is one; there is nothing to implement.
 ///
@@ -259,7 +263,7 @@ pub(crate) fn decode<V: DeserializeOwned + 'static>(
 ) -> std::result::Result<V, &'static str> {
     let written = bytes.get(payload.start..).unwrap_or_default();
     let decoded = match payload.coding {
-        None => return serde_json::from_slice(written).map_err(|_| "foreign"),
+        None => return format::read_json(written).map_err(|_| "foreign"),
         Some((codec, Compression::None)) => format::read(codec, written, Some(bytes)),
         Some((codec, Compression::Lz4)) => {
             let written = format::decompress(written, max_bytes).map(Bytes::from)?;
@@ -356,6 +360,17 @@ mod tests {
     fn bare_json_of_somebody_else_is_read() {
         let item = value(br#" {"name":"x","numbers":[1],"more":null,"unknown":1}"#);
         assert_eq!(item, Some(Item { name: "x".into(), numbers: vec![1], more: None }));
+    }
+
+    #[test]
+    fn json_that_is_not_utf8_is_read_only_where_nothing_reads_its_text() {
+        let json = |name: &[u8], unknown: &[u8]| {
+            [br#"{"name":""#, name, br#"","numbers":[],"more":null,"unknown":""#, unknown, br#""}"#].concat()
+        };
+        let item = Item { name: "größe".into(), numbers: vec![], more: None };
+        assert_eq!(value(&json("größe".as_bytes(), b"x")), Some(item.clone()));
+        assert_eq!(value(&json("größe".as_bytes(), b"\xff")), Some(item));
+        assert_eq!(value(&json(b"\xff", b"x")), None);
     }
 
     #[test]

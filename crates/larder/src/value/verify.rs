@@ -71,7 +71,7 @@ fn mix(value: u64) -> u64 {
 
 /// A hash of parts that does not depend on their order.
 #[derive(Default)]
-struct Parts {
+struct HashedParts {
     variant: Option<&'static str>,
     kind: &'static str,
     key: u64,
@@ -79,7 +79,7 @@ struct Parts {
     count: u64,
 }
 
-impl Parts {
+impl HashedParts {
     fn new(kind: &'static str, variant: Option<&'static str>) -> Self {
         Self { variant, kind, ..Self::default() }
     }
@@ -112,13 +112,13 @@ macro_rules! numbers {
 impl Serializer for Fingerprint {
     type Ok = u64;
     type Error = Unhashed;
-    type SerializeSeq = Parts;
-    type SerializeTuple = Parts;
-    type SerializeTupleStruct = Parts;
-    type SerializeTupleVariant = Parts;
-    type SerializeMap = Parts;
-    type SerializeStruct = Parts;
-    type SerializeStructVariant = Parts;
+    type SerializeSeq = HashedParts;
+    type SerializeTuple = HashedParts;
+    type SerializeTupleStruct = HashedParts;
+    type SerializeTupleVariant = HashedParts;
+    type SerializeMap = HashedParts;
+    type SerializeStruct = HashedParts;
+    type SerializeStructVariant = HashedParts;
 
     numbers!(
         serialize_i8(i8) => signed, serialize_i16(i16) => signed, serialize_i32(i32) => signed,
@@ -156,7 +156,7 @@ impl Serializer for Fingerprint {
                 *count += 1;
             }
         }
-        let mut parts = Parts::new("sequence", None);
+        let mut parts = HashedParts::new("sequence", None);
         for (byte, times) in (0u8..=255).zip(counts) {
             parts.add_many(unsigned(byte.into()), times);
         }
@@ -201,16 +201,16 @@ impl Serializer for Fingerprint {
         Ok(hash(("variant", variant, value.serialize(self)?)))
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<Parts, Unhashed> {
-        Ok(Parts::new("sequence", None))
+    fn serialize_seq(self, _: Option<usize>) -> Result<HashedParts, Unhashed> {
+        Ok(HashedParts::new("sequence", None))
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<Parts, Unhashed> {
-        Ok(Parts::new("sequence", None))
+    fn serialize_tuple(self, _: usize) -> Result<HashedParts, Unhashed> {
+        Ok(HashedParts::new("sequence", None))
     }
 
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Parts, Unhashed> {
-        Ok(Parts::new("sequence", None))
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<HashedParts, Unhashed> {
+        Ok(HashedParts::new("sequence", None))
     }
 
     fn serialize_tuple_variant(
@@ -219,16 +219,16 @@ impl Serializer for Fingerprint {
         _: u32,
         variant: &'static str,
         _: usize,
-    ) -> Result<Parts, Unhashed> {
-        Ok(Parts::new("sequence", Some(variant)))
+    ) -> Result<HashedParts, Unhashed> {
+        Ok(HashedParts::new("sequence", Some(variant)))
     }
 
-    fn serialize_map(self, _: Option<usize>) -> Result<Parts, Unhashed> {
-        Ok(Parts::new("map", None))
+    fn serialize_map(self, _: Option<usize>) -> Result<HashedParts, Unhashed> {
+        Ok(HashedParts::new("map", None))
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Parts, Unhashed> {
-        Ok(Parts::new("map", None))
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<HashedParts, Unhashed> {
+        Ok(HashedParts::new("map", None))
     }
 
     fn serialize_struct_variant(
@@ -237,8 +237,8 @@ impl Serializer for Fingerprint {
         _: u32,
         variant: &'static str,
         _: usize,
-    ) -> Result<Parts, Unhashed> {
-        Ok(Parts::new("map", Some(variant)))
+    ) -> Result<HashedParts, Unhashed> {
+        Ok(HashedParts::new("map", Some(variant)))
     }
 
     fn is_human_readable(&self) -> bool {
@@ -249,7 +249,7 @@ impl Serializer for Fingerprint {
 
 macro_rules! sequences {
     ($($name:ident::$method:ident),*) => {$(
-        impl ser::$name for Parts {
+        impl ser::$name for HashedParts {
             type Ok = u64;
             type Error = Unhashed;
 
@@ -274,7 +274,7 @@ sequences!(
 
 macro_rules! structs {
     ($($name:ident),*) => {$(
-        impl ser::$name for Parts {
+        impl ser::$name for HashedParts {
             type Ok = u64;
             type Error = Unhashed;
 
@@ -296,7 +296,7 @@ macro_rules! structs {
 
 structs!(SerializeStruct, SerializeStructVariant);
 
-impl ser::SerializeMap for Parts {
+impl ser::SerializeMap for HashedParts {
     type Ok = u64;
     type Error = Unhashed;
 

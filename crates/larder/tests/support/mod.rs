@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+pub mod by;
 pub mod events;
 pub mod held;
 pub mod lossy;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::NAME;
-use crate::cache::flight::{FlightLeader, FlightOutcome, Flights, Tags, Waiter};
+use crate::cache::flight::{FlightLeader, FlightOutcome, FlightWaiter, Flights, Tags};
 use crate::cache::nesting::LoadNode;
 use crate::sync::{Mutex, watch};
 
@@ -12,14 +12,14 @@ use crate::sync::{Mutex, watch};
 pub(super) trait Table: Send + Sync + 'static {
     type Leader: Send;
 
-    fn join(&self) -> (Waiter<u64>, Option<Self::Leader>);
+    fn join(&self) -> (FlightWaiter<u64>, Option<Self::Leader>);
     fn finish(leader: Self::Leader, outcome: FlightOutcome<u64>);
 }
 
 impl Table for Flights<u64> {
     type Leader = FlightLeader<u64>;
 
-    fn join(&self) -> (Waiter<u64>, Option<FlightLeader<u64>>) {
+    fn join(&self) -> (FlightWaiter<u64>, Option<FlightLeader<u64>>) {
         Self::join(self, NAME, &Tags::default())
     }
 
@@ -60,17 +60,20 @@ impl Mistaken {
 impl Table for Mistaken {
     type Leader = MistakenLeader;
 
-    fn join(&self) -> (Waiter<u64>, Option<MistakenLeader>) {
+    fn join(&self) -> (FlightWaiter<u64>, Option<MistakenLeader>) {
         let mut table = self.table.lock();
         if let Some(flight) = table.get(NAME) {
-            return (Waiter { outcome: flight.subscribe(), node: LoadNode::new(NAME) }, None);
+            return (
+                FlightWaiter { outcome: flight.subscribe(), node: LoadNode::new(NAME), joined: true },
+                None,
+            );
         }
         if self.mistake == Mistake::Unguarded {
             drop(table);
             table = self.table.lock();
         }
         let (sender, outcome) = watch::channel(None);
-        let waiter = Waiter { outcome, node: LoadNode::new(NAME) };
+        let waiter = FlightWaiter { outcome, node: LoadNode::new(NAME), joined: false };
         let flight = Arc::new(sender);
         table.insert(NAME, flight.clone());
         (waiter, Some(MistakenLeader { mistake: self.mistake, flight, table: self.table.clone() }))

@@ -9,14 +9,14 @@ mod written;
 
 use shuttle::future::block_on;
 
-use super::flight::{FlightOutcome, Waiter};
+use super::flight::{FlightOutcome, FlightWaiter};
 use super::lookup::{CachedValue, Source};
 
 const NAME: &str = "user:1";
 
 /// Waits as a `LoadRequest` does; `None` if the flight has ended without an outcome.
-fn wait(waiter: Waiter<u64>) -> Option<u64> {
-    let Waiter { mut outcome, .. } = waiter;
+fn wait(waiter: FlightWaiter<u64>) -> Option<u64> {
+    let FlightWaiter { mut outcome, .. } = waiter;
     let waiting = async { outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
     block_on(waiting).and_then(Result::ok).flatten().map(|cached| cached.value)
 }

@@ -13,9 +13,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::super::Plan;
 use super::super::batch::LocalBatch;
 use super::super::decision::{DecidedBy, Decision, RecordId};
-use super::super::quota::{Plan, Quota};
+use super::super::quota::Quota;
 use crate::clock::{RECENT, Tick};
 use crate::store::limit::ChargeStamp;
 

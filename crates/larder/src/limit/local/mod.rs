@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::sync::Cache;
 
+use super::Plan;
 use super::decision::Decision;
 use super::meter::LimitMeter;
-use super::outage::Breaker;
-use super::quota::Plan;
+use super::request::Breaker;
 use super::wait_queue::WaitQueue;
 use crate::clock::Clock;
 use crate::store::share::Share;
 
 pub(super) use known::{KeyState, SentAndAnswered};
 use plans::Plans;
-use queues::Queues;
+use queues::KeyQueues;
 
 /// The number of keys that are remembered.
 const KEYS: usize = 10_000;
@@ -35,7 +35,7 @@ pub(super) struct Local {
     pub(super) plans: Plans,
     /// By the key's text.
     keys: Cache<Vec<u8>, Arc<KeyState>>,
-    queues: Queues,
+    queues: KeyQueues,
     /// The number of bytes before the key in a record's name.
     before: usize,
     /// The number of refunds, resets and changes of quotas. A refusal that was requested before a change is not
@@ -55,7 +55,7 @@ impl Local {
             share: Share::default(),
             plans: Plans::default(),
             keys: Cache::new(KEYS),
-            queues: Queues::default(),
+            queues: KeyQueues::default(),
             changes: AtomicU64::new(0),
             resets: AtomicU64::new(0),
         }

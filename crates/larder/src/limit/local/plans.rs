@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::quota::{Plan, Quotas};
+use super::super::Plan;
+use super::super::quota::Quotas;
 
 /// The number of sets that are remembered.
 const PLANS: usize = 64;

@@ -7,16 +7,16 @@ use super::super::wait_queue::WaitQueue;
 
 /// A queue lives as long as callers hold it.
 #[derive(Default)]
-pub(super) struct Queues(Mutex<KeyQueues>);
+pub(super) struct KeyQueues(Mutex<KeyQueueTable>);
 
 #[derive(Default)]
-struct KeyQueues {
+struct KeyQueueTable {
     queues: HashMap<Vec<u8>, Weak<WaitQueue>>,
     /// At this size, unused queues are removed.
     sweep_at: usize,
 }
 
-impl Queues {
+impl KeyQueues {
     /// Returns the queue of a key's callers; makes one if there is none.
     pub(super) fn queue(&self, key: &[u8]) -> Arc<WaitQueue> {
         let mut all = self.all();
@@ -42,7 +42,7 @@ impl Queues {
         self.all().queues.values().filter_map(Weak::upgrade).collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, KeyQueues> {
+    fn all(&self) -> MutexGuard<'_, KeyQueueTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::super::Plan;
 use super::super::outage::{Away, together_without_store};
-use super::super::quota::Plan;
 use super::super::{Block, DecidedBy, Decision, Quota, RateLimiter};
 use super::{Act, Program, World};
 use crate::error::{Error, ErrorKind};

@@ -19,7 +19,7 @@ enum Stamp {
 
 fn scenario(stamp: Stamp) {
     let (sessions, old) = opened();
-    let copies = Arc::new(tier());
+    let copies = Arc::new(tier::<Box<str>, _>());
     let value = Arc::new(Mutex::new(0_u64));
     let current = Arc::new(Mutex::new(old));
     let reader = {

@@ -128,13 +128,13 @@ fn scenario(copies: impl Copies, report: Report) {
 /// larder's tier, with each change reported by its name.
 #[test]
 fn copies_whose_changes_are_reported_by_name_are_never_old() {
-    holds("copies, reported by name", || scenario(tier(), Report::ByName));
+    holds("copies, reported by name", || scenario(tier::<Box<str>, _>(), Report::ByName));
 }
 
 /// larder's tier, with each report saying that any name may have changed.
 #[test]
 fn copies_whose_changes_are_reported_all_at_once_are_never_old() {
-    holds("copies, reported all at once", || scenario(tier(), Report::AsAll));
+    holds("copies, reported all at once", || scenario(tier::<Box<str>, _>(), Report::AsAll));
 }
 
 /// The tier in which the mistakes are made, without any mistake.

@@ -7,12 +7,13 @@ mod mistaken;
 mod server;
 mod tagged;
 
+use super::tier::TierKey;
 use super::{Copied, InsertTicket, Tier};
 
 const BYTES: u64 = 1 << 20;
 
-/// Makes a tier whose names share one lock, so that they interfere with each other.
-fn tier<T: Clone>() -> Tier<T> {
+/// Makes a tier whose keys share one lock, so that they interfere with each other.
+fn tier<K: TierKey, T: Clone>() -> Tier<K, T> {
     Tier::with_stripes(BYTES, 1)
 }
 
@@ -31,7 +32,7 @@ trait Copies: Send + Sync + 'static {
     fn invalidate_all(&self);
 }
 
-impl Copies for Tier<u64> {
+impl Copies for Tier<Box<str>, u64> {
     type Ticket = InsertTicket;
 
     fn get(&self, name: &str) -> Option<u64> {

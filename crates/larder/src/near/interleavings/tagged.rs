@@ -33,7 +33,7 @@ enum Unknown {
 struct Process {
     server: Arc<Server>,
     changes: Arc<Invalidations>,
-    copies: Arc<Tier<u64>>,
+    copies: Arc<Tier<Box<str>, u64>>,
     unknown: Unknown,
 }
 
@@ -42,7 +42,7 @@ impl Process {
     /// before the own invalidation.
     fn serves(&self) -> bool {
         self.copies.get(ENTRY).is_some_and(|carried| {
-            match self.changes.versions.known(TAG, self.server.store.lanes(), at(0)) {
+            match self.changes.versions.known(TAG, self.server.store.sessions(), at(0)) {
                 Some(known) => known.version == carried,
                 None => self.unknown == Unknown::IsAccepted,
             }

@@ -347,6 +347,24 @@ impl Entries {
         taken
     }
 
+    /// Returns all live entries, in no order.
+    #[cfg(feature = "admin")]
+    pub(super) fn all(&self, now: Tick) -> Vec<super::admin::EntryFacts> {
+        let live = self.cache.iter().filter(|(_, entry)| entry.lives(now));
+        live.map(|(name, StoredEntry { bytes, deadline })| super::admin::EntryFacts {
+            weight: self.weight.of(&name, &bytes),
+            left: deadline.map(|deadline| deadline.since(now)),
+            name,
+            bytes,
+        })
+        .collect()
+    }
+
+    #[cfg(feature = "admin")]
+    pub(super) fn max_bytes(&self) -> u64 {
+        self.cache.capacity()
+    }
+
     #[cfg(test)]
     pub(super) fn kept(&self) -> (usize, u64) {
         (self.cache.len(), self.cache.weight())

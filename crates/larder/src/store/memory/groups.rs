@@ -4,12 +4,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+#[cfg(feature = "admin")]
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::MemoryStore;
 use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
+#[cfg(feature = "admin")]
+use crate::store::admin::{HolderState, LockState, WaiterState};
 use crate::store::group::{GroupStore, MOST_LOOKED_AT};
 use crate::store::lock::{
     Attempted, HeldBy, LockRequest, LockToken, QueueStatus, QueueTiming, WhenHeld, wake_name,
@@ -208,6 +212,52 @@ impl MemoryStore {
     }
 }
 
+#[cfg(feature = "admin")]
+impl MemoryStore {
+    pub(super) fn names_of_groups(&self, now: Tick) -> Vec<String> {
+        let held = |group: &MemoryGroup| group.held.values().any(|held| held.end > now);
+        let in_use = |state: MutexGuard<'_, GroupState>| {
+            let groups = state.groups.iter().filter(|(_, group)| held(group));
+            groups.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        self.groups.0.all().flat_map(in_use).collect()
+    }
+
+    pub(super) fn group_state(&self, name: &str, most: usize) -> LockState {
+        let now = self.clock.now();
+        let state = self.groups.0.of(name);
+        let Some(group) = state.groups.get(name) else { return LockState::default() };
+        let locks = |names: &str| names.split('\n').map(str::to_owned).collect::<Vec<_>>();
+        let mut held: Vec<(&u64, &GroupHolder)> =
+            group.held.iter().filter(|(_, held)| held.end > now).collect();
+        held.sort_unstable_by_key(|(token, held)| (held.end, **token));
+        let holders = held.iter().take(most).map(|(token, held)| {
+            let (fence, by) = held.by.clone().unwrap_or_default();
+            HolderState {
+                token: **token,
+                by: by.trim_start().to_owned(),
+                fence,
+                remaining: held.end.since(now),
+                claims: held.by.is_none(),
+                locks: locks(&held.names),
+            }
+        });
+        let waiters = group.queue.values().filter_map(|token| Some((*token, group.waiters.get(token)?)));
+        let waiters = waiters.take(most).map(|(token, waiter)| WaiterState {
+            token,
+            heartbeat_ago: now.since(waiter.last_heartbeat),
+            locks: locks(&waiter.names),
+        });
+        LockState {
+            holders: holders.collect(),
+            holding: u64::try_from(held.len()).unwrap_or(u64::MAX),
+            waiters: waiters.collect(),
+            waiting: u64::try_from(group.queue.len()).unwrap_or(u64::MAX),
+            ..LockState::default()
+        }
+    }
+}
+
 impl GroupStore for MemoryStore {
     async fn take_group(
         &self,
@@ -311,11 +361,12 @@ impl GroupStore for MemoryStore {
         let now = self.clock.now();
         let state = self.groups.0.of(group);
         let Some(known) = state.groups.get(group) else { return Ok(None) };
-        let held = known.taken.get(name).and_then(|token| known.held.get(token));
-        let Some(held) = held.filter(|held| held.end > now) else { return Ok(None) };
+        let held = known.taken.get(name).and_then(|token| Some((*token, known.held.get(token)?)));
+        let Some((token, held)) = held.filter(|(_, held)| held.end > now) else { return Ok(None) };
         let wants = |waiter: &&Waiter| waiter.names.split('\n').any(|wanted| wanted == name);
         let waiting = known.waiters.values().filter(wants).count();
         Ok(held.by.as_ref().map(|(fence, by)| HeldBy {
+            token,
             process: by.trim_start().to_owned(),
             fence: *fence,
             remaining: held.end.since(now),

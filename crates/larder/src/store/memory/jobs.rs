@@ -3,6 +3,8 @@
 //! A job's table is locked before the table of its lock, never after it.
 
 use std::collections::{HashMap, VecDeque};
+#[cfg(feature = "admin")]
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::MemoryStore;
@@ -144,6 +146,18 @@ impl MemoryStore {
         job.kept_until = Some(tick.after(begin.keep));
         job.last = Some(LastRun { started: now, ended: None, by, completed: false, held: true });
         Began::Started { fence, period }
+    }
+}
+
+#[cfg(feature = "admin")]
+impl MemoryStore {
+    pub(super) fn names_of_jobs(&self, now: Tick) -> Vec<String> {
+        let kept = |job: &MemoryJob| job.kept_until.is_some_and(|until| until > now);
+        let known = |table: MutexGuard<'_, JobTable>| {
+            let jobs = table.jobs.iter().filter(|(_, job)| kept(job));
+            jobs.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        self.jobs.0.all().flat_map(known).collect()
     }
 }
 

@@ -16,6 +16,8 @@ use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
 use crate::keyspace::ELECTION;
+#[cfg(feature = "admin")]
+use crate::store::admin::{HolderState, LockState, WaiterState};
 use crate::store::group::is_group;
 use crate::store::lock::{
     Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, WhenHeld, process_suffix,
@@ -273,6 +275,48 @@ impl MemoryStore {
     }
 }
 
+#[cfg(feature = "admin")]
+impl MemoryStore {
+    pub(super) fn names_of_locks(&self, now: Tick) -> Vec<String> {
+        let in_use = |shard: MutexGuard<'_, LockShard>| {
+            let locks = shard.locks.iter().filter(|(_, known)| !known.is_idle(now));
+            locks.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        self.locks.0.all().flat_map(in_use).collect()
+    }
+
+    pub(super) fn lock_state(&self, lock: &str, most: usize) -> LockState {
+        let now = self.clock.now();
+        let state = self.locks.of(lock);
+        let Some(known) = state.locks.get(lock) else { return LockState::default() };
+        let held = known.held.as_ref().filter(|held| held.deadline > now);
+        let holders: Vec<HolderState> = held
+            .map(|held| HolderState {
+                token: held.token,
+                by: held.by.as_deref().unwrap_or_else(|| process_suffix()).trim_start().to_owned(),
+                fence: held.fence.unwrap_or_default(),
+                remaining: held.deadline.since(now),
+                claims: held.fence.is_none(),
+                locks: Vec::new(),
+            })
+            .into_iter()
+            .collect();
+        let waiters = known.queue.values().filter_map(|token| Some((*token, known.waiters.get(token)?)));
+        let waiters = waiters.take(most).map(|(token, waiter)| WaiterState {
+            token,
+            heartbeat_ago: now.since(waiter.last_heartbeat),
+            locks: Vec::new(),
+        });
+        LockState {
+            holding: u64::from(!holders.is_empty()),
+            holders,
+            waiters: waiters.collect(),
+            waiting: u64::try_from(known.queue.len()).unwrap_or(u64::MAX),
+            ..LockState::default()
+        }
+    }
+}
+
 impl LockStore for MemoryStore {
     async fn acquire_as(
         &self,
@@ -386,6 +430,7 @@ impl LockStore for MemoryStore {
         let held = known.held.as_ref().filter(|held| held.deadline > now);
         Ok(held.and_then(|held| {
             Some(HeldBy {
+                token: held.token,
                 process: held.by.as_deref().unwrap_or_else(|| process_suffix()).trim_start().to_owned(),
                 fence: held.fence?,
                 remaining: held.deadline.since(now),

@@ -4,6 +4,8 @@
 //! Redis store does in Lua. Entries are in a bounded cache and may be evicted. Locks and limits are not in
 //! that cache, because an evicted lock would have two holders. Nothing outlives the process.
 
+#[cfg(feature = "admin")]
+mod admin;
 mod entries;
 mod groups;
 mod jobs;
@@ -11,6 +13,7 @@ mod limit;
 mod limits;
 mod locks;
 mod once;
+mod presence;
 mod semaphores;
 mod shards;
 
@@ -57,7 +60,7 @@ pub(crate) struct MemoryStore {
     entries: Entries,
     listener: Arc<dyn InvalidationSink>,
     pub(super) timing: QueueTiming,
-    lanes: Sessions,
+    sessions: Sessions,
     jobs: Jobs,
     locks: MemoryLocks,
     groups: Groups,
@@ -68,13 +71,31 @@ pub(crate) struct MemoryStore {
 impl MemoryStore {
     pub(crate) fn new(bounds: Bounds, clock: Clock, listener: Arc<dyn InvalidationSink>) -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started_at = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
+        Self::starting_at(started_at, bounds, clock, listener)
+    }
+
+    /// Makes a store for a test's world. `started_at` is the time of its start, in microseconds since 1970.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of_world(started_at: u64, clock: Clock, listener: Arc<dyn InvalidationSink>) -> Self {
+        let mut store = Self::starting_at(started_at, Bounds::default(), clock, listener);
+        store.limits = Box::new(MemoryLimits::without_task());
+        store
+    }
+
+    fn starting_at(
+        started_at: u64,
+        bounds: Bounds,
+        clock: Clock,
+        listener: Arc<dyn InvalidationSink>,
+    ) -> Self {
         Self {
             started: clock.now(),
-            started_at: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
+            started_at,
             entries: Entries::new(bounds, listener.clone()),
             listener,
             timing: QueueTiming::default(),
-            lanes: Sessions::embedded(),
+            sessions: Sessions::embedded(),
             jobs: Jobs::default(),
             locks: MemoryLocks::default(),
             groups: Groups::default(),
@@ -84,9 +105,15 @@ impl MemoryStore {
         }
     }
 
-    fn now_micros(&self) -> u64 {
+    pub(super) fn now_micros(&self) -> u64 {
         let since = self.clock.now().since(self.started);
         self.started_at.saturating_add(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Removes an entry as an eviction does, and returns whether there was one.
+    #[cfg(feature = "testing")]
+    pub(crate) fn evict(&self, name: &str) -> bool {
+        self.entries.delete(name, self.clock.now())
     }
 
     fn tracked(&self, name: &str, now: Tick) -> Tracked {
@@ -130,8 +157,8 @@ impl Store for MemoryStore {
     }
 
     #[inline]
-    fn lanes(&self) -> &Sessions {
-        &self.lanes
+    fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     fn node(&self, _: &str) -> usize {

@@ -4,13 +4,19 @@
 //! first live one. Wake-ups are sent after the table is unlocked.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+#[cfg(feature = "admin")]
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::MemoryStore;
 use super::shards::Shards;
 use crate::clock::Tick;
 use crate::error::Result;
+#[cfg(feature = "admin")]
+use crate::store::admin::{HolderState, LockState, WaiterState};
 use crate::store::lock::{LockToken, QueueStatus, QueueTiming, wake_name};
+#[cfg(feature = "admin")]
+use crate::store::permit::HEAVIEST;
 use crate::store::permit::{MOST_GRANTS, NUMBER_KEPT, PermitRequest, PermitStore, Taken, WhenTaken, weight};
 
 #[derive(Debug, Clone, Copy)]
@@ -390,6 +396,53 @@ impl MemoryStore {
                 semaphore.hold(token, started);
             }
         });
+    }
+}
+
+#[cfg(feature = "admin")]
+impl MemoryStore {
+    pub(super) fn names_of_semaphores(&self, now: Tick) -> Vec<String> {
+        let held = |semaphore: &MemorySemaphore| semaphore.ends.last().is_some_and(|(end, _)| *end > now);
+        let in_use = |shard: MutexGuard<'_, Shard>| {
+            let semaphores = shard.semaphores.iter().filter(|(_, semaphore)| held(semaphore));
+            semaphores.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        self.semaphores.0.all().flat_map(in_use).collect()
+    }
+
+    pub(super) fn semaphore_state(&self, name: &str, most: usize) -> LockState {
+        let now = self.clock.now();
+        let shard = self.semaphores.0.of(name);
+        let Some(semaphore) = shard.semaphores.get(name) else { return LockState::default() };
+        let claims = |token: &u64| {
+            semaphore.waiters.get(token).is_some_and(|waiter| matches!(waiter.state, State::Claimed))
+        };
+        let held: Vec<&(Tick, u64)> = semaphore.ends.iter().filter(|(end, _)| *end > now).collect();
+        let holders = held.iter().take(most).map(|(end, token)| HolderState {
+            token: *token,
+            by: String::new(),
+            fence: if weight(*token) == HEAVIEST { semaphore.last_fence } else { 0 },
+            remaining: end.since(now),
+            claims: claims(token),
+            locks: Vec::new(),
+        });
+        let waiters = semaphore.queue.values().take(most).filter_map(|token| {
+            let last_heartbeat = match semaphore.waiters.get(token)?.state {
+                State::Queued { last_heartbeat } | State::Lapsed { last_heartbeat } => last_heartbeat,
+                State::Claimed => return None,
+            };
+            let heartbeat_ago = now.since(last_heartbeat);
+            Some(WaiterState { token: *token, heartbeat_ago, locks: Vec::new() })
+        });
+        let number = semaphore.number.filter(|number| now.since(number.used_at) < NUMBER_KEPT);
+        LockState {
+            holders: holders.collect(),
+            holding: u64::try_from(held.len()).unwrap_or(u64::MAX),
+            waiters: waiters.collect(),
+            waiting: u64::try_from(semaphore.queue.len()).unwrap_or(u64::MAX),
+            permits: number.map(|number| number.permits),
+            last_run: None,
+        }
     }
 }
 

@@ -26,7 +26,7 @@ impl<T> Shards<T> {
     }
 
     /// Locks each table in turn.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "admin"))]
     pub(super) fn all(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
         let shards = self.rest.iter().chain([&self.first]);
         shards.map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))

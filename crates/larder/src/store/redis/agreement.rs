@@ -151,7 +151,7 @@ impl Agreement {
             // other master, and the tracking link would not report it.
             state.strays += 1;
             self.divided.store(true, Ordering::Release);
-            state.kept.drain(..).for_each(|(lanes, seen)| lanes.end(seen));
+            state.kept.drain(..).for_each(|(sessions, seen)| sessions.end(seen));
             return Admission::Used { generation, by: ConnectionUse::Stray };
         }
         if identity.run_id.is_some() {
@@ -176,13 +176,13 @@ impl Agreement {
 
     /// Caches reads through a connection of this generation from now on. While the links are divided, or if they have
     /// moved, it ends the session's generation instead.
-    pub(super) fn keep(&self, generation: u64, lanes: &Arc<Sessions>, seen: ReadStamp) {
+    pub(super) fn keep(&self, generation: u64, sessions: &Arc<Sessions>, seen: ReadStamp) {
         let mut state = self.state();
-        state.kept.retain(|(other, _)| !Arc::ptr_eq(other, lanes));
+        state.kept.retain(|(other, _)| !Arc::ptr_eq(other, sessions));
         if state.strays > 0 || self.generation() != generation {
-            lanes.end(seen);
+            sessions.end(seen);
         } else {
-            state.kept.push((lanes.clone(), seen));
+            state.kept.push((sessions.clone(), seen));
         }
     }
 
@@ -330,31 +330,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn while_a_move_has_to_wait_nothing_that_was_read_through_any_link_is_believed() {
-        let (agreement, lanes) = (Agreement::default(), Arc::new(Sessions::remote()));
+        let (agreement, sessions) = (Agreement::default(), Arc::new(Sessions::remote()));
         let (a, b, c) = (server(Role::Master, "a"), server(Role::Master, "b"), server(Role::Master, "c"));
-        let (lane, now) = (lanes.take().unwrap(), Clock::default().moment());
+        let (session, now) = (sessions.take().unwrap(), Clock::default().moment());
         let read = |generation| {
-            let seen = lanes.open(lane);
-            agreement.keep(generation, &lanes, seen);
-            lanes.renew(seen, now);
+            let seen = sessions.open(session);
+            agreement.keep(generation, &sessions, seen);
+            sessions.renew(seen, now);
             seen
         };
         used(&agreement, &a);
         let (generation, _) = used(&agreement, &b);
         let before = read(generation);
-        assert!(lanes.is_valid(before, now) && !agreement.is_divided());
+        assert!(sessions.is_valid(before, now) && !agreement.is_divided());
 
         let Admission::Used { by, .. } = agreement.admit(&c, generation, "s") else { panic!("refused") };
         assert_eq!(by, ConnectionUse::Stray, "too soon after the last move");
         assert!(agreement.is_divided());
-        assert!(!lanes.is_valid(before, now), "read from b, while writes go to c");
-        assert!(!lanes.is_valid(read(generation), now), "as long as they are divided");
+        assert!(!sessions.is_valid(before, now), "read from b, while writes go to c");
+        assert!(!sessions.is_valid(read(generation), now), "as long as they are divided");
 
         // The link dials again, and reaches the server of the others.
         agreement.leave(generation, by);
         assert!(!agreement.is_divided());
         let after = read(generation);
-        assert!(lanes.is_valid(after, now) && !lanes.is_valid(before, now));
+        assert!(sessions.is_valid(after, now) && !sessions.is_valid(before, now));
         // A move ends the division, and a late `leave` of an older generation changes nothing.
         let Admission::Used { by, .. } = agreement.admit(&c, generation, "s") else { panic!("refused") };
         agreement.move_from(generation, "s", "a test");

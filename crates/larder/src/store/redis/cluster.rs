@@ -18,8 +18,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::instrument::WithSubscriber;
 
-use super::dial::{Destination, Login};
+use super::dial::Destination;
 use super::error::Failure;
+use super::login::Login;
 use super::node::{Node, Replay};
 use super::slots;
 use super::tracking::{SessionHandle, Tracking};
@@ -171,6 +172,29 @@ impl Cluster {
         node.cloned().ok_or_else(Error::closed)
     }
 
+    /// Returns the masters according to the current map, in the order of their names. Before the first map there are
+    /// none.
+    pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
+        let mut nodes: Vec<Arc<Node>> = self.shared.map().nodes.values().cloned().collect();
+        nodes.sort_by(|one, other| one.name().cmp(other.name()));
+        nodes
+    }
+
+    /// Returns the masters, in no order. Waits for the first map.
+    #[cfg(feature = "admin")]
+    pub(super) async fn masters(&self) -> Result<Vec<Arc<Node>>> {
+        self.shared.first_look().await?;
+        let map = self.shared.map();
+        let mut masters: Vec<Arc<Node>> = Vec::new();
+        for master in map.masters.iter().flatten() {
+            // Neighbouring slots nearly always have the same master.
+            if !masters.iter().rev().any(|known| Arc::ptr_eq(known, master)) {
+                masters.push(master.clone());
+            }
+        }
+        Ok(masters)
+    }
+
     pub(super) fn close(&self) {
         self.refresher.abort();
         self.shared.map().nodes.values().for_each(|node| node.close());
@@ -256,9 +280,9 @@ impl ClusterShared {
     }
 
     fn start(&self, address: &Address) -> Arc<Node> {
-        let lane = self.tracking.clone().map(|tracking| SessionHandle::take(tracking, true));
+        let session = self.tracking.clone().map(|tracking| SessionHandle::take(tracking, true));
         let destination = Destination::Fixed(address.clone());
-        Arc::new(Node::start(&destination, &self.login, self.connections, true, lane))
+        Arc::new(Node::start(&destination, &self.login, self.connections, true, session))
     }
 
     fn distrust(&self, error: &Error) {

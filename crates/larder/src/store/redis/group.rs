@@ -3,24 +3,15 @@
 
 use std::time::Duration;
 
-use super::lock::{FENCE_KEPT, array, attempted, digits, fence_name, held_by, origin_name, with_last};
+use super::lock::{array, attempted, held_by};
+use super::lock_names::{FENCE_KEPT, digits, fence_name, group_names, origin_name, with_last};
 use super::node::Replay;
 use super::{RedisStore, flag, millis, script, version_text};
 use crate::error::Result;
-use crate::name::Name;
 use crate::store::group::GroupStore;
 use crate::store::lock::{
     Attempted, HeldBy, LockRequest, LockToken, QueueTiming, WhenHeld, token_text, wake_name,
 };
-
-/// The keys of a group: what is held, the state, and the queue.
-pub(super) fn names(group: &str) -> [Name; 3] {
-    ["", ":state", ":line"].map(|part| {
-        let mut name = Name::from(group);
-        name.push_str(part);
-        name
-    })
-}
 
 impl GroupStore for RedisStore {
     async fn take_group(
@@ -31,7 +22,8 @@ impl GroupStore for RedisStore {
         LockRequest { ttl, by, quarantine }: LockRequest<'_>,
         queue: WhenHeld,
     ) -> Result<Attempted> {
-        let ([held, state, line], fence, wake) = (names(group), fence_name(group), wake_name(group, token));
+        let ([held, state, line], fence, wake) =
+            (group_names(group), fence_name(group), wake_name(group, token));
         let QueueTiming { claim, live } = self.timing;
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(claim), digits(live));
@@ -55,7 +47,8 @@ impl GroupStore for RedisStore {
 
     async fn confirm_group(&self, group: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
         let LockRequest { ttl, by, quarantine } = request;
-        let ([held, state, line], fence, wake) = (names(group), fence_name(group), wake_name(group, token));
+        let ([held, state, line], fence, wake) =
+            (group_names(group), fence_name(group), wake_name(group, token));
         let QueueTiming { claim, live } = self.timing;
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(claim), digits(live));
@@ -84,26 +77,25 @@ impl GroupStore for RedisStore {
         max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
         let keys_of = |group: &str| {
-            let [held, state, _] = names(group);
+            let [held, state, _] = group_names(group);
             vec![held, state]
         };
         self.renew_by(&script::RENEW_GROUPS, keys_of, held, max_wait).await
     }
 
     async fn give_group(&self, group: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
-        let ([held, state, line], wake) = (names(group), wake_name(group, token));
+        let ([held, state, line], wake) = (group_names(group), wake_name(group, token));
         let QueueTiming { claim, live } = self.timing;
         let remembered = remembered.map_or_else(|| "0".to_owned(), millis);
         let keys = [&*held, &state, &line, &wake];
         let (token, claim, live) = (version_text(token), millis(claim), millis(live));
         let arguments = [&token, &remembered, &claim, &live].map(|text| text.as_bytes());
-        let known = &self.known.give_group;
-        let script = &script::GIVE_GROUP;
-        flag(&self.run_in_order(group, script, known, &keys, &arguments, Replay::Safe).await?)
+        let script = &self.ordered.give_group;
+        flag(&self.network.run_in_order(group, script, &keys, &arguments, Replay::Safe).await?)
     }
 
     async fn group_holder(&self, group: &str, name: &str) -> Result<Option<HeldBy>> {
-        let [held, state, line] = names(group);
+        let [held, state, line] = group_names(group);
         let (keys, arguments) = ([&*held, &state, &line], [name.as_bytes()]);
         let script = &script::GROUP_HOLDER;
         held_by(&array(self.network.run_script(group, script, &keys, &arguments, Replay::Safe).await?)?)

@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::instrument::WithSubscriber;
 
-use crate::background::Runtimes;
 use crate::error::{Error, Result};
+use crate::runtimes::Runtimes;
 use crate::telemetry::ConnectionMeter;
 
 /// How long a runtime may take to start a task before another one is used. It is measured only when a connection is

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::wire::Reply;
 
-use super::lock::{FENCE_KEPT, digits, fence_name, origin_name, with_last};
+use super::lock_names::{FENCE_KEPT, digits, fence_name, origin_name, with_last};
 use super::node::Replay;
 use super::{RedisStore, bytes, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;

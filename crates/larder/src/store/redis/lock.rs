@@ -11,70 +11,31 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::wire::Reply;
-#[cfg(test)]
-use super::wire::Request;
-use arrayvec::ArrayString;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
+use super::lock_names::{
+    FENCE_KEPT, digits, fence_name, group_names, origin_name, queue_name, seen_name, semaphore_names,
+    with_last,
+};
 use super::node::Replay;
 use super::script::Script;
-use super::{
-    RedisStore, bytes, flag, get_command, group, millis, number, permit, script, unexpected, version_text,
-};
+use super::wire::Reply;
+#[cfg(test)]
+use super::wire::Request;
+use super::{RedisStore, bytes, flag, get_command, millis, number, script, unexpected, version_text};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::Expiry;
 use crate::store::group::is_group;
 use crate::store::lock::{
     Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, WhenHeld, token_text,
     wake_name,
 };
 use crate::store::permit::is_semaphore;
+use crate::store::read_version;
 
 /// The most locks of one renewal or heartbeat, because a script must not block the server for long.
 const MOST: usize = 512;
-/// How long the last fence is remembered after the lock has expired: a clock that steps back by less than
-/// this changes nothing.
-pub(super) const FENCE_KEPT: Duration = Duration::from_secs(60);
-
-pub(super) fn fence_name(lock: &str) -> Name {
-    beside(lock, ":fence")
-}
-
-fn queue_name(lock: &str) -> Name {
-    beside(lock, ":line")
-}
-
-fn seen_name(lock: &str) -> Name {
-    beside(lock, ":seen")
-}
-
-/// Returns the name of the marker of a lock with quarantine: the replication id of the server that granted it
-/// last.
-pub(super) fn origin_name(lock: &str) -> Name {
-    beside(lock, ":origin")
-}
-
-/// Returns the keys or arguments of a script with quarantine: those of the script, and one more at the end.
-pub(super) fn with_last<'a, T: ?Sized>(all: &[&'a T], last: &'a T) -> Vec<&'a T> {
-    all.iter().copied().chain([last]).collect()
-}
-
-fn beside(lock: &str, what: &str) -> Name {
-    let mut name = Name::from(lock);
-    name.push_str(what);
-    name
-}
-
-/// Writes whole milliseconds in decimal digits.
-pub(super) fn digits(span: Duration) -> ArrayString<20> {
-    let mut buffer = itoa::Buffer::new();
-    let text = buffer.format(Expiry::After(span).as_millis().unwrap_or(1));
-    ArrayString::from(text).unwrap_or_default()
-}
-
 impl RedisStore {
     /// Sends an attempt once. If it may wait, it is sent on the tracking connection.
     pub(super) async fn attempt(
@@ -214,7 +175,7 @@ impl RedisStore {
 
 /// Waits for one part's answer within `max_wait`, so that a part that fails or hangs does not take the
 /// answers of the others.
-async fn within<T>(max_wait: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn within<T>(max_wait: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(max_wait, asked).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
 }
 
@@ -268,13 +229,15 @@ pub(super) fn array(answer: Reply) -> Result<Vec<Reply>> {
     }
 }
 
-/// Reads the reply about a holder: fence and process, milliseconds, number of waiters; or nothing.
+/// Reads the reply about a holder: fence and process, milliseconds, number of waiters, token; or nothing.
 pub(super) fn held_by(answer: &[Reply]) -> Result<Option<HeldBy>> {
-    let [last, left, waiting] = answer else { return Ok(None) };
+    let [last, left, waiting, token] = answer else { return Ok(None) };
     let last = bytes(last.clone())?.unwrap_or_default();
     let last = String::from_utf8_lossy(&last);
     let (fence, process) = last.split_once(' ').unwrap_or((&last, ""));
+    let token = bytes(token.clone())?.as_deref().and_then(read_version).unwrap_or_default();
     Ok(Some(HeldBy {
+        token,
         process: process.to_owned(),
         fence: fence.parse().unwrap_or_default(),
         remaining: Duration::from_millis(number(left).unwrap_or_default()),
@@ -338,9 +301,9 @@ impl LockStore for RedisStore {
         };
         let (semaphores, groups) = (of(is_semaphore), of(is_group));
         let locks = of(|name| !is_semaphore(name) && !is_group(name));
-        let keys_of_group = |group: &str| group::names(group).to_vec();
+        let keys_of_group = |group: &str| group_names(group).to_vec();
         let keys_of_lock = |lock: &str| vec![Name::from(lock), queue_name(lock), seen_name(lock)];
-        let keys_of_semaphore = |semaphore: &str| permit::names(semaphore).to_vec();
+        let keys_of_semaphore = |semaphore: &str| semaphore_names(semaphore).to_vec();
         let (of_locks, of_semaphores, of_groups) = tokio::join!(
             self.heartbeat_at(waiting, &locks, &script::STAND_BY, keys_of_lock, max_wait),
             self.heartbeat_at(waiting, &semaphores, &script::STAND_BY_PERMITS, keys_of_semaphore, max_wait),
@@ -359,8 +322,8 @@ impl LockStore for RedisStore {
         let (token, remembered) = (version_text(token), millis(remembered));
         let names = [lock, &line, &seen, &wake];
         let arguments = [token.as_bytes(), claim.as_bytes(), live.as_bytes(), remembered.as_bytes()];
-        let known = &self.known.give_up;
-        flag(&self.run_in_order(lock, &script::GIVE_UP, known, &names, &arguments, Replay::Safe).await?)
+        let script = &self.ordered.give_up;
+        flag(&self.network.run_in_order(lock, script, &names, &arguments, Replay::Safe).await?)
     }
 
     async fn extend(&self, held: &[(LockToken, Duration)], max_wait: Duration) -> Result<Vec<Option<bool>>> {
@@ -381,8 +344,8 @@ impl LockStore for RedisStore {
         let (token, how) = (token_text(token), self.paced(""));
         let names = [lock, &line, &seen];
         let arguments = [token.as_bytes(), how.as_bytes()];
-        let known = &self.known.release;
-        flag(&self.run_in_order(lock, &script::RELEASE, known, &names, &arguments, Replay::Never).await?)
+        let script = &self.ordered.release;
+        flag(&self.network.run_in_order(lock, script, &names, &arguments, Replay::Never).await?)
     }
 
     async fn holder(&self, lock: &str) -> Result<Option<HeldBy>> {

@@ -3,6 +3,10 @@
 //! Each operation is one command or one script, and so one round trip. An operation on several names is one for each
 //! group of names that the server can process together; all groups are sent at once.
 
+#[cfg(feature = "admin")]
+mod admin;
+#[cfg(feature = "admin")]
+mod admin_locks;
 mod agreement;
 mod cluster;
 mod dial;
@@ -15,20 +19,24 @@ mod job;
 pub(crate) mod limit;
 mod link;
 mod lock;
+mod lock_names;
+mod login;
 mod network;
 mod node;
 mod once;
+mod open;
 mod permit;
+mod presence;
 mod replicas;
 mod script;
 mod sentinel;
 mod slots;
+mod supervisor;
 mod time;
 mod tracking;
 mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,14 +52,16 @@ use super::{
 use crate::endpoint::Deployment;
 use crate::envelope::HEADER;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{ConnectionHealth, Purpose};
 use crate::keyspace::Keyspace;
 use crate::name::Name;
-use dial::Learned;
-pub(crate) use dial::Login;
 pub(crate) use hosts::Hosts;
+use login::Learned;
+pub(crate) use login::Login;
 use network::Network;
 use node::Replay;
 use replicas::Replicas;
+use script::OrderedScripts;
 use tracking::Tracking;
 pub(crate) use wire::Tls;
 use wire::{Reply, Request, frame};
@@ -59,34 +69,15 @@ use wire::{Reply, Request, frame};
 pub(crate) struct RedisStore {
     network: Network,
     reconnects: watch::Receiver<u64>,
-    lanes: Arc<Sessions>,
+    sessions: Arc<Sessions>,
     pub(super) timing: QueueTiming,
     learned: Arc<Learned>,
-    known: Box<KnownScripts>,
+    ordered: Box<OrderedScripts>,
+    #[cfg(feature = "admin")]
+    tls: Option<Arc<Tls>>,
     /// Boxed, because it is large and seldom used.
     replicas: Box<Replicas>,
 }
-
-/// Scripts that must run in the order in which they are sent, before what the same task sends after them. A
-/// script that the server has forgotten would be sent a second time, and later requests would overtake it. So
-/// its source is sent until the server has run it.
-#[derive(Debug, Default)]
-struct KnownScripts {
-    release: KnownScript,
-    give_up: KnownScript,
-    give_permit: KnownScript,
-    give_group: KnownScript,
-    abandon_fill: KnownScript,
-    abandon_refresh: KnownScript,
-}
-
-/// The reconnect since which the server has run a script, plus one. A server that restarts breaks the
-/// connection.
-///
-/// Not guaranteed: that each node of a cluster has the script, or that a server has it after `SCRIPT FLUSH`.
-/// Then the script is sent again.
-#[derive(Debug, Default)]
-struct KnownScript(AtomicU64);
 
 impl RedisStore {
     /// Starts to connect; with a listener also a tracked connection. [`ready`](Self::ready) waits for the
@@ -98,21 +89,41 @@ impl RedisStore {
         connections: usize,
         listener: Option<Arc<dyn InvalidationSink>>,
     ) -> Self {
-        let lanes = Arc::new(Sessions::remote());
+        let sessions = Arc::new(Sessions::remote());
         let tracking = listener.map(|listener| {
-            let (lanes, clock) = (lanes.clone(), login.clock.clone());
-            Tracking { lanes, listener, clock }
+            let (sessions, clock) = (sessions.clone(), login.clock.clone());
+            Tracking { sessions, listener, clock }
         });
         let (learned, reconnects) = (login.learned.clone(), login.hosts.reconnects());
+        #[cfg(feature = "admin")]
+        let tls = login.tls.clone();
         let replicas = Box::new(Replicas::new(deployment.clone(), login.clone(), sentinel_login.clone()));
         let network = Network::start(deployment, login, sentinel_login, connections, tracking);
-        let known = Box::default();
-        Self { network, reconnects, lanes, timing: QueueTiming::default(), learned, known, replicas }
+        let ordered = Box::new(OrderedScripts::new(&reconnects));
+        Self {
+            network,
+            reconnects,
+            sessions,
+            timing: QueueTiming::default(),
+            learned,
+            #[cfg(feature = "admin")]
+            tls,
+            ordered,
+            replicas,
+        }
     }
 
     /// Waits for the first attempt to connect, and returns its failure.
     pub(crate) async fn ready(&self) -> Result<()> {
         self.network.ready().await
+    }
+
+    pub(crate) fn connections(&self, purpose: Purpose) -> Vec<ConnectionHealth> {
+        self.network.connections(purpose)
+    }
+
+    pub(crate) fn is_tracking(&self) -> bool {
+        self.network.is_tracking()
     }
 
     pub(crate) fn eviction(&self) -> Eviction {
@@ -128,28 +139,6 @@ impl RedisStore {
     pub(crate) fn close(&self) {
         self.network.close();
         self.replicas.close();
-    }
-
-    /// Runs a script on `name` in one round trip, so that no later request on that name from the same task
-    /// overtakes it.
-    async fn run_in_order(
-        &self,
-        name: &str,
-        script: &script::Script,
-        known: &KnownScript,
-        keys: &[&str],
-        arguments: &[&[u8]],
-        replay: Replay,
-    ) -> Result<Reply> {
-        let since = self.reconnects.borrow().wrapping_add(1);
-        if known.0.load(Ordering::Acquire) == since {
-            return self.network.run_script(name, script, keys, arguments, replay).await;
-        }
-        let answer = self.network.run(name, &script.by_source(keys, arguments), replay).await;
-        if answer.is_ok() {
-            known.0.store(since, Ordering::Release);
-        }
-        answer
     }
 
     /// Sends one command for each name, group by group, all groups at once. The results are in the order of
@@ -215,8 +204,8 @@ impl Store for RedisStore {
     }
 
     #[inline]
-    fn lanes(&self) -> &Sessions {
-        &self.lanes
+    fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     fn node(&self, name: &str) -> usize {
@@ -322,10 +311,8 @@ impl Store for RedisStore {
     }
 
     async fn abandon_fill(&self, name: &str, placeholder: Bytes) -> Result<()> {
-        let (known, arguments) = (&self.known.abandon_fill, [&*placeholder]);
-        self.run_in_order(name, &script::ABANDON_FILL, known, &[name], &arguments, Replay::Never)
-            .await
-            .map(drop)
+        let (script, arguments) = (&self.ordered.abandon_fill, [&*placeholder]);
+        self.network.run_in_order(name, script, &[name], &arguments, Replay::Never).await.map(drop)
     }
 
     async fn begin_refresh(
@@ -366,10 +353,8 @@ impl Store for RedisStore {
 
     async fn abandon_refresh(&self, name: &str, claim: RefreshClaim) -> Result<()> {
         let lease = Keyspace::lease(name);
-        let (known, arguments) = (&self.known.abandon_refresh, [&*claim.write()]);
-        self.run_in_order(name, &script::ABANDON_REFRESH, known, &[&lease], &arguments, Replay::Never)
-            .await
-            .map(drop)
+        let (script, arguments) = (&self.ordered.abandon_refresh, [&*claim.write()]);
+        self.network.run_in_order(name, script, &[&lease], &arguments, Replay::Never).await.map(drop)
     }
 
     async fn renew_load(&self, name: &str, claim: Claim, liveness: Duration) -> Result<bool> {

@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::cluster::Cluster;
-use super::dial::{Destination, Login};
+use super::dial::Destination;
 use super::error::Failure;
 use super::link::Live;
+use super::login::Login;
 use super::node::{Node, Replay};
-use super::script::Script;
+use super::script::{OrderedScript, Script};
 use super::slots::slot;
 use super::time::wall_clock;
 use super::tracking::{SessionHandle, Tracking};
@@ -19,6 +20,7 @@ use super::wire::{Reply, Request, frame};
 use crate::clock::Tick;
 use crate::endpoint::Deployment;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{ConnectionHealth, Purpose};
 use crate::store::session::ReadStamp;
 
 /// How long the tracking connection may take for an answer before another connection is asked. It may have fallen
@@ -34,12 +36,12 @@ pub(super) enum Network {
 }
 
 /// The server of a name.
-enum Server<'a> {
+enum ServingNode<'a> {
     Single(&'a Node),
     Of(Arc<Node>),
 }
 
-impl Server<'_> {
+impl ServingNode<'_> {
     fn as_node(&self) -> &Node {
         match self {
             Self::Single(node) => node,
@@ -72,8 +74,8 @@ impl Network {
                 Destination::Sentinel { sentinels, service, sentinel_login: Arc::new(sentinel_login) }
             }
         };
-        let lane = tracking.map(|tracking| SessionHandle::take(tracking, false));
-        Self::Single(Node::start(&destination, &login, connections, false, lane))
+        let session = tracking.map(|tracking| SessionHandle::take(tracking, false));
+        Self::Single(Node::start(&destination, &login, connections, false, session))
     }
 
     /// Waits for the first attempt to connect, and returns its failure.
@@ -103,8 +105,29 @@ impl Network {
         answer.map_err(|failure| self.explain(failure))
     }
 
-    /// Does the same, and retries while a cluster moves the slot and the keys are at two nodes. It retries until the
-    /// caller drops the call.
+    /// Does the same for a script that no later request on `name` from the same task may overtake: always one round
+    /// trip.
+    pub(super) async fn run_in_order(
+        &self,
+        name: &str,
+        ordered: &OrderedScript,
+        keys: &[&str],
+        arguments: &[&[u8]],
+        replay: Replay,
+    ) -> Result<Reply> {
+        let present = ordered.present();
+        if ordered.was_run_in(present) {
+            return self.run_script(name, ordered.script, keys, arguments, replay).await;
+        }
+        let answer = self.run(name, &ordered.script.by_source(keys, arguments), replay).await;
+        if answer.is_ok() {
+            ordered.note_run_in(present);
+        }
+        answer
+    }
+
+    /// Does the same as [`run_script`](Self::run_script), and retries while a cluster moves the slot and the keys are
+    /// at two nodes. It retries until the caller drops the call.
     pub(super) async fn run_script_through_moves(
         &self,
         name: &str,
@@ -217,10 +240,10 @@ impl Network {
         Ok((self.read_group(group, names).await?, None))
     }
 
-    fn tracked(&self, name: &str) -> Option<(Server<'_>, Arc<Live>, ReadStamp)> {
+    fn tracked(&self, name: &str) -> Option<(ServingNode<'_>, Arc<Live>, ReadStamp)> {
         let server = match self {
-            Self::Single(node) => Server::Single(node),
-            Self::Cluster(cluster) => Server::Of(cluster.master(slot(name))?),
+            Self::Single(node) => ServingNode::Single(node),
+            Self::Cluster(cluster) => ServingNode::Of(cluster.master(slot(name))?),
         };
         let (live, seen) = server.as_node().tracked()?;
         Some((server, live, seen))
@@ -324,6 +347,31 @@ impl Network {
             Self::Single(_) => 0,
             // The address in memory identifies the node for as long as the map contains it.
             Self::Cluster(cluster) => cluster.master(slot(name)).map_or(0, |node| Arc::as_ptr(&node).addr()),
+        }
+    }
+
+    /// Returns the state of all connections now.
+    pub(super) fn connections(&self, purpose: Purpose) -> Vec<ConnectionHealth> {
+        match self {
+            Self::Single(node) => node.health(purpose).collect(),
+            Self::Cluster(cluster) => {
+                let nodes = cluster.nodes();
+                if nodes.is_empty() {
+                    return vec![ConnectionHealth::to_unknown_cluster(purpose)];
+                }
+                nodes.iter().flat_map(|node| node.health(purpose).collect::<Vec<_>>()).collect()
+            }
+        }
+    }
+
+    /// Returns whether every server reports the changes of what was read.
+    pub(super) fn is_tracking(&self) -> bool {
+        match self {
+            Self::Single(node) => node.is_tracking(),
+            Self::Cluster(cluster) => {
+                let nodes = cluster.nodes();
+                !nodes.is_empty() && nodes.iter().all(|node| node.is_tracking())
+            }
         }
     }
 

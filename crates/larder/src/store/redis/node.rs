@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use super::dial::{Destination, Learned, Login, describe};
+use super::dial::{Destination, describe};
 use super::error::{Failure, translate_request};
-use super::link::{Link, LinkKind, Live};
+use super::link::{Link, Live};
+use super::login::{Learned, Login};
+use super::supervisor::{self, LinkKind};
 use super::tracking::SessionHandle;
 use super::wire::{Reply, Request, RequestFailure};
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{ConnectionHealth, Purpose};
 use crate::store::session::ReadStamp;
 
 /// Whether a request may be sent again after the connection broke before its answer arrived.
@@ -44,20 +47,20 @@ impl Node {
         login: &Arc<Login>,
         connections: usize,
         of_cluster: bool,
-        lane: Option<SessionHandle>,
+        session: Option<SessionHandle>,
     ) -> Self {
-        let start = |first, lane| {
+        let start = |first, session| {
             let kind = match (of_cluster, first) {
                 (true, _) => LinkKind::OfCluster,
                 (false, true) => LinkKind::First,
                 (false, false) => LinkKind::Further,
             };
-            Link::start(destination.clone(), kind, login.clone(), lane)
+            supervisor::start(destination.clone(), kind, login.clone(), session)
         };
         Self {
             learned: (!of_cluster).then(|| login.learned.clone()),
             links: (0..connections.max(1)).map(|number| start(number == 0, None)).collect(),
-            tracked: lane.map(|lane| start(false, Some(lane))),
+            tracked: session.map(|session| start(false, Some(session))),
             name: describe(destination),
             moves: destination.moves(),
         }
@@ -82,6 +85,19 @@ impl Node {
 
     pub(super) fn is_down(&self) -> bool {
         self.links.iter().all(Link::is_down)
+    }
+
+    /// Returns the state of its connections now.
+    pub(super) fn health(&self, purpose: Purpose) -> impl Iterator<Item = ConnectionHealth> {
+        self.links.iter().chain(&self.tracked).map(move |link| {
+            let (role, state, error) = link.health();
+            ConnectionHealth { server: self.name.clone(), purpose, role, state, error }
+        })
+    }
+
+    /// Returns whether the server reports the changes of what is read through the tracking connection now.
+    pub(super) fn is_tracking(&self) -> bool {
+        self.tracked().is_some() && self.tracked.as_ref().is_some_and(Link::is_tracking)
     }
 
     pub(super) fn close(&self) {
@@ -178,7 +194,10 @@ impl Node {
         replay: Replay,
     ) -> Result<Vec<Result<Reply, Failure>>> {
         let link = self.link(lane)?;
-        let mut live = link.live().await?;
+        let mut live = match link.standing() {
+            Some(live) => live,
+            None => link.live().await?,
+        };
         let (mut resends, mut unsent) = (0, true);
         loop {
             let failure = match live.connection.send_all(requests).await {

@@ -3,25 +3,14 @@
 
 use std::time::Duration;
 
-use super::wire::Reply;
-
-use super::lock::{digits, origin_name, with_last};
+use super::lock_names::{digits, origin_name, semaphore_names, with_last};
 use super::node::Replay;
 use super::script::Script;
+use super::wire::Reply;
 use super::{RedisStore, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;
-use crate::name::Name;
 use crate::store::lock::{LockToken, QueueTiming, wake_name};
 use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken};
-
-/// The keys of a semaphore: what is held, the number, the queue, and the heartbeats of its waiters.
-pub(super) fn names(semaphore: &str) -> [Name; 4] {
-    ["", ":number", ":queue", ":seen"].map(|part| {
-        let mut name = Name::from(semaphore);
-        name.push_str(part);
-        name
-    })
-}
 
 impl RedisStore {
     /// Runs a script for one attempt: the second script if there is quarantine.
@@ -33,7 +22,7 @@ impl RedisStore {
         arguments: &[String],
         (replay, quarantine): (Replay, Option<Duration>),
     ) -> Result<Reply> {
-        let ([held, number, queue, seen], wake) = (names(semaphore), wake_name(semaphore, token));
+        let ([held, number, queue, seen], wake) = (semaphore_names(semaphore), wake_name(semaphore, token));
         let keys = [&*held, &number, &queue, &seen, &wake];
         let token = version_text(token);
         let arguments: Vec<&[u8]> =
@@ -53,7 +42,7 @@ impl RedisStore {
         script: &Script,
         arguments: &[String],
     ) -> Result<Reply> {
-        let [held, number, queue, seen] = names(semaphore);
+        let [held, number, queue, seen] = semaphore_names(semaphore);
         let keys = [&*held, &number, &queue, &seen];
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
         self.network.run_script(semaphore, script, &keys, &arguments, Replay::Safe).await
@@ -113,7 +102,7 @@ impl PermitStore for RedisStore {
         max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
         let keys_of = |semaphore: &str| {
-            let [held, number, ..] = names(semaphore);
+            let [held, number, ..] = semaphore_names(semaphore);
             vec![held, number]
         };
         self.renew_by(&script::RENEW_PERMITS, keys_of, held, max_wait).await
@@ -123,16 +112,12 @@ impl PermitStore for RedisStore {
         let QueueTiming { claim, live } = self.timing;
         let remembered = remembered.map_or_else(|| "0".to_owned(), millis);
         let (claim, live) = (millis(claim), millis(live));
-        let ([held, number, queue, seen], wake) = (names(semaphore), wake_name(semaphore, token));
+        let ([held, number, queue, seen], wake) = (semaphore_names(semaphore), wake_name(semaphore, token));
         let keys = [&*held, &number, &queue, &seen, &wake];
         let token = version_text(token);
         let arguments = [&token, &remembered, &claim, &live].map(|text| text.as_bytes());
-        let known = &self.known.give_permit;
-        flag(
-            &self
-                .run_in_order(semaphore, &script::GIVE_PERMIT, known, &keys, &arguments, Replay::Safe)
-                .await?,
-        )
+        let script = &self.ordered.give_permit;
+        flag(&self.network.run_in_order(semaphore, script, &keys, &arguments, Replay::Safe).await?)
     }
 
     async fn exchange_permits(&self, semaphore: &str, token: u64, other: u64, ttl: Duration) -> Result<bool> {

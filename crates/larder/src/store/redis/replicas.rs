@@ -16,8 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
-use super::dial::Login;
 use super::lock::{array, known};
+use super::login::Login;
 use super::network::Network;
 use super::wire::{Reply, Request};
 use super::{RedisStore, flag, millis, number, script, version_text};

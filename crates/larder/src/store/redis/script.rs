@@ -2,6 +2,9 @@
 //! the server has forgotten it.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::watch;
 
 use super::wire::{Request, frame};
 
@@ -99,6 +102,13 @@ script!(END_JOB, "job/end.lua");
 script!(LAST_RUN, "job/status.lua");
 script!(ACKNOWLEDGE, "lock/acknowledge.lua");
 script!(SET_FENCED, "cache/set_fenced.lua");
+script!(ANNOUNCE, "presence/announce.lua");
+#[cfg(feature = "admin")]
+script!(SHOW_LOCK, "admin/lock.lua");
+#[cfg(feature = "admin")]
+script!(SHOW_SEMAPHORE, "semaphore/queue.lua", "admin/semaphore.lua");
+#[cfg(feature = "admin")]
+script!(SHOW_GROUP, "group/queue.lua", "admin/group.lua");
 
 impl Script {
     pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Request {
@@ -112,6 +122,63 @@ impl Script {
 
     pub(super) fn by_source(&self, keys: &[&str], arguments: &[&[u8]]) -> Request {
         call("EVAL", self.source, keys, arguments)
+    }
+}
+
+/// A script that must run before what the same task sends after it. A script that the server has forgotten would be
+/// sent a second time, and later requests would overtake it. So its source is sent until the server has run it.
+///
+/// Not guaranteed: that each node of a cluster has the script, or that a server has it after `SCRIPT FLUSH`. Then the
+/// script is sent again.
+pub(super) struct OrderedScript {
+    pub(super) script: &'static Script,
+    /// Counts the lost connections that are up again. A server that restarts breaks its connections.
+    reconnects: watch::Receiver<u64>,
+    /// The present in which the server ran the script last.
+    run_in: AtomicU64,
+}
+
+impl OrderedScript {
+    fn new(script: &'static Script, reconnects: &watch::Receiver<u64>) -> Self {
+        Self { script, reconnects: reconnects.clone(), run_in: AtomicU64::new(0) }
+    }
+
+    /// Returns a number of the present, which changes with each reconnect and is not 0.
+    pub(super) fn present(&self) -> u64 {
+        self.reconnects.borrow().wrapping_add(1)
+    }
+
+    /// Returns whether the server has run the script since the last reconnect.
+    pub(super) fn was_run_in(&self, present: u64) -> bool {
+        self.run_in.load(Ordering::Acquire) == present
+    }
+
+    /// Records that the server has run the script. `present` was read before the request was sent.
+    pub(super) fn note_run_in(&self, present: u64) {
+        self.run_in.store(present, Ordering::Release);
+    }
+}
+
+pub(super) struct OrderedScripts {
+    pub(super) release: OrderedScript,
+    pub(super) give_up: OrderedScript,
+    pub(super) give_permit: OrderedScript,
+    pub(super) give_group: OrderedScript,
+    pub(super) abandon_fill: OrderedScript,
+    pub(super) abandon_refresh: OrderedScript,
+}
+
+impl OrderedScripts {
+    pub(super) fn new(reconnects: &watch::Receiver<u64>) -> Self {
+        let ordered = |script| OrderedScript::new(script, reconnects);
+        Self {
+            release: ordered(&RELEASE),
+            give_up: ordered(&GIVE_UP),
+            give_permit: ordered(&GIVE_PERMIT),
+            give_group: ordered(&GIVE_GROUP),
+            abandon_fill: ordered(&ABANDON_FILL),
+            abandon_refresh: ordered(&ABANDON_REFRESH),
+        }
     }
 }
 

@@ -13,8 +13,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout};
 
-use super::dial::{Dialled, Events, Login, open, open_master};
 use super::error::translate;
+use super::login::Login;
+use super::open::{Dialled, Events, open, open_master};
 use super::wire::{Reply, Request, WireError};
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};

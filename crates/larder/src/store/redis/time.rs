@@ -5,8 +5,8 @@
 //! clock changes nothing. The server read its clock at some moment of the round trip; the middle is taken (Cristian
 //! 1989).
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::wire::{Connection, Reply, Request, RequestFailure, ServerError};
@@ -16,8 +16,9 @@ use crate::telemetry::target;
 #[derive(Debug)]
 pub(super) struct ServerTime {
     clock: Clock,
-    /// The server's time in milliseconds since 1970, and the local tick of that moment.
-    known: Mutex<Option<(Tick, u64)>>,
+    /// The server's time minus the local one, in microseconds and wrapping; 0 while it is unknown. Local time counts
+    /// from the start of the machine and the server's from 1970, so they are never equal.
+    offset: AtomicU64,
     /// The reply that bounds the server's clock most closely.
     fastest: Mutex<Option<TimeReply>>,
 }
@@ -54,7 +55,7 @@ impl TimeReply {
 
 impl ServerTime {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, known: Mutex::new(None), fastest: Mutex::new(None) }
+        Self { clock, offset: AtomicU64::new(0), fastest: Mutex::new(None) }
     }
 
     /// Asks for the server's time, and sends another request with it, in one round trip. If the server refuses the
@@ -85,10 +86,9 @@ impl ServerTime {
     fn learn(&self, sent: Tick, (seconds, micros): (u64, u64)) {
         let received = self.clock.now();
         let middle = sent.after(received.since(sent) / 2);
-        let millis = seconds.saturating_mul(1000).saturating_add(micros / 1000);
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((middle, millis));
-        let reply =
-            TimeReply { sent, received, micros: seconds.saturating_mul(1_000_000).saturating_add(micros) };
+        let micros = seconds.saturating_mul(1_000_000).saturating_add(micros);
+        self.offset.store(micros.wrapping_sub(middle.as_micros()), Ordering::Release);
+        let reply = TimeReply { sent, received, micros };
         let mut fastest = self.fastest.lock().unwrap_or_else(PoisonError::into_inner);
         if fastest.is_none_or(|fastest| fastest.is_outdone_by(&reply)) {
             *fastest = Some(reply);
@@ -105,9 +105,8 @@ impl ServerTime {
 
     /// Returns the server's time in milliseconds since 1970; `None` while it is unknown.
     pub(super) fn now(&self) -> Option<u64> {
-        let (tick, millis) = (*self.known.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let since: Duration = self.clock.now().since(tick);
-        Some(millis.saturating_add(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
+        let offset = self.offset.load(Ordering::Acquire);
+        (offset != 0).then(|| self.clock.now().as_micros().wrapping_add(offset) / 1000)
     }
 }
 

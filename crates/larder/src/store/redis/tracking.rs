@@ -20,7 +20,7 @@ use crate::telemetry::target;
 /// What all tracking connections of a store share.
 #[derive(Clone)]
 pub(super) struct Tracking {
-    pub(super) lanes: Arc<Sessions>,
+    pub(super) sessions: Arc<Sessions>,
     pub(super) listener: Arc<dyn InvalidationSink>,
     pub(super) clock: Clock,
 }
@@ -34,7 +34,7 @@ pub(super) struct SessionHandle {
 
 impl SessionHandle {
     pub(super) fn take(tracking: Tracking, of_cluster: bool) -> Self {
-        let number = tracking.lanes.take();
+        let number = tracking.sessions.take();
         if number.is_none() {
             tracing::warn!(target: target::CONNECTION, "too many nodes to track: reads of some are not kept");
         }
@@ -43,7 +43,7 @@ impl SessionHandle {
 
     /// Opens a generation for a connection that is about to be dialled, and invalidates all earlier reads.
     pub(super) fn open(&self) -> Option<ReadStamp> {
-        let seen = self.number.map(|lane| self.tracking.lanes.open(lane));
+        let seen = self.number.map(|session| self.tracking.sessions.open(session));
         self.tracking.listener.all_changed();
         seen
     }
@@ -52,8 +52,8 @@ impl SessionHandle {
         self.of_cluster
     }
 
-    pub(super) fn lanes(&self) -> &Arc<Sessions> {
-        &self.tracking.lanes
+    pub(super) fn sessions(&self) -> &Arc<Sessions> {
+        &self.tracking.sessions
     }
 
     pub(super) fn moment(&self) -> Moment {
@@ -61,11 +61,11 @@ impl SessionHandle {
     }
 
     pub(super) fn end(&self, seen: ReadStamp) {
-        self.tracking.lanes.end(seen);
+        self.tracking.sessions.end(seen);
     }
 
     pub(super) fn renew(&self, seen: ReadStamp, sent: Moment) {
-        self.tracking.lanes.renew(seen, sent);
+        self.tracking.sessions.renew(seen, sent);
     }
 
     /// Returns the function that the connection's task calls with each event.
@@ -88,7 +88,7 @@ impl SessionHandle {
             Event::Push(_) => {}
             Event::Ended { .. } => {
                 if let Some(seen) = seen {
-                    tracking.lanes.end(seen);
+                    tracking.sessions.end(seen);
                 }
                 tracking.listener.all_changed();
             }
@@ -98,8 +98,8 @@ impl SessionHandle {
 
 impl Drop for SessionHandle {
     fn drop(&mut self) {
-        if let Some(lane) = self.number {
-            self.tracking.lanes.give_back(lane);
+        if let Some(session) = self.number {
+            self.tracking.sessions.give_back(session);
         }
     }
 }

@@ -45,6 +45,15 @@ struct LimitRecord {
 pub(crate) struct MemoryLimits(Arc<LimitRecords>);
 
 impl MemoryLimits {
+    /// Makes records that only further charges remove. The task counts tokio's time, which is not that of a test's
+    /// world.
+    #[cfg(feature = "testing")]
+    pub(crate) fn without_task() -> Self {
+        let limits = Self::default();
+        limits.0.state().without_task = true;
+        limits
+    }
+
     pub(crate) fn charge(&self, name: &str, charge: Charge<'_>, clock: u64) -> Charged {
         let (charged, made) = self.0.state().charge(name, charge, clock);
         if made {

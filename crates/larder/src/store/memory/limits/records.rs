@@ -35,10 +35,21 @@ pub(super) struct RecordTable {
     /// Keeps records that have ended, as a server does whose time the test sets.
     #[cfg(test)]
     keeps_ended: bool,
+    /// No task removes records.
+    #[cfg(feature = "testing")]
+    pub(super) without_task: bool,
     /// The task that removes records, if it runs.
     removing: Option<AbortHandle>,
     /// The caller's clock when a record was last created, and the time of that.
     seen: Option<(u64, Instant)>,
+}
+
+#[cfg(feature = "admin")]
+impl super::MemoryLimits {
+    /// Returns the names of all records, including those that have ended and are not removed yet.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.state().records.keys().map(|name| name.to_string()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +77,10 @@ impl LimitRecords {
     /// Makes sure that the task runs, if there is a runtime.
     pub(super) fn remove_in_background(records: &Arc<Self>) {
         let mut state = records.state();
+        #[cfg(feature = "testing")]
+        if state.without_task {
+            return;
+        }
         if state.removing.is_none()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {

@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::instrument::WithSubscriber;
 
 use super::decode::Frame;
-use super::entries::Replies;
+use super::entries::{Place, Replies, Wakers};
 use super::error::{RequestFailure, WireError};
 use super::outgoing::Outgoing;
-use super::queue::{NextStep, Place, RequestQueue, Wakers};
+use super::queue::{NextStep, RequestQueue};
 use super::reader::Reader;
 use super::reply::Reply;
 use super::request::Request;
@@ -108,8 +108,9 @@ impl Connection {
         }
     }
 
-    /// Returns a number that changes while replies or pushes arrive, and while a write that was stuck goes on. A large
-    /// value on a slow path holds up the heartbeat behind it, and the server is not silent then.
+    /// Returns a number that changes while a reply arrives in parts, and while a write that was stuck goes on. A large
+    /// value on a slow path holds up the heartbeat behind it, and the server is not silent then. Whole replies do not
+    /// count: a connection that has lost requests gets those of others, and must be replaced.
     pub(in super::super) fn progress(&self) -> u64 {
         self.queue.progress()
     }
@@ -165,7 +166,7 @@ struct ConnectionTask<S, E: FnMut(Event<'_>)> {
     flushed: bool,
     /// How many bytes the stream has accepted since it was opened.
     written: u64,
-    /// The stream took no more at the last write. Bytes that it takes afterwards show that the server reads.
+    /// The stream took only a part of the last write. Bytes that it takes afterwards show that the server reads.
     stuck: bool,
     reader: Reader,
     replies: Vec<Reply>,
@@ -212,9 +213,11 @@ where
             };
             match (self.reader.poll_read(cx, &mut self.stream), broken) {
                 (Poll::Ready(Ok(())), broken) => {
-                    self.queue.note_progress();
                     if let Err(error) = self.take_frames() {
                         return Poll::Ready(error);
+                    }
+                    if self.reader.is_within_frame() {
+                        self.queue.note_progress();
                     }
                     if let Some(error) = broken {
                         return Poll::Ready(error);
@@ -237,18 +240,19 @@ where
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = self.out.slices(&mut slices);
             let slices = slices.get(..count).unwrap_or_default();
+            let offered: usize = slices.iter().map(|slice| slice.len()).sum();
             match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
                 Poll::Ready(Ok(0)) => return Err(WireError::Closed),
                 Poll::Ready(Ok(count)) => {
                     self.out.consume(count);
                     self.written += u64::try_from(count).unwrap_or(u64::MAX);
                     (self.flushed, wrote) = (false, true);
-                    if std::mem::take(&mut self.stuck) {
+                    if std::mem::replace(&mut self.stuck, count < offered) {
                         self.queue.note_progress();
                     }
                 }
                 Poll::Ready(Err(error)) => return Err(error.into()),
-                Poll::Pending => self.stuck = true,
+                Poll::Pending => {}
             }
         }
         if !self.flushed && self.out.is_empty() {

@@ -6,12 +6,18 @@ use std::task::{Context, Poll, Waker};
 
 use super::error::{RequestFailure, WireError};
 use super::outgoing::Outgoing;
-use super::queue::{BATCH, MOST_BYTES, MOST_REQUESTS, Place, Wakers};
 use super::reply::Reply;
 use super::request::Request;
 
+/// The most requests that wait for a reply. Further callers wait until there is room.
+pub(super) const MOST_REQUESTS: usize = 16 * 1024;
+/// The most bytes that wait to be written. A larger request waits until no other bytes wait.
+pub(super) const MOST_BYTES: usize = 2 * 1024 * 1024;
+/// How many bytes the writer takes at a time. Bytes that it has taken are written even if their caller is dropped.
+pub(super) const BATCH: usize = 64 * 1024;
+
 #[derive(Debug, Default)]
-pub(super) struct QueueState {
+pub(super) struct QueuedRequests {
     /// The encoded requests that the writer has not taken.
     pub(super) pending: Outgoing,
     /// In the order of sending. The writer has taken the first `taken` of them.
@@ -82,6 +88,17 @@ pub(super) enum RequestStage {
     Abandoned,
 }
 
+/// The state of one caller's request.
+#[derive(Debug)]
+pub(super) enum Place {
+    New,
+    /// Waits for room in the queue.
+    Blocked(u64),
+    /// Has a slot.
+    Queued(usize),
+    Over,
+}
+
 /// The replies of one caller. A single reply needs no allocation.
 #[derive(Debug, Default)]
 pub(super) enum Replies {
@@ -91,7 +108,7 @@ pub(super) enum Replies {
     Many(Vec<Reply>),
 }
 
-impl QueueState {
+impl QueuedRequests {
     pub(super) fn has_room(&self, count: usize, size: usize) -> bool {
         (self.unanswered == 0 || self.unanswered + count <= MOST_REQUESTS)
             && (self.pending.is_empty() || self.pending.len() + size <= MOST_BYTES)
@@ -341,5 +358,28 @@ fn answers_auth(reply: &Reply) -> bool {
         Reply::Simple(text) => text.as_ref() == b"OK",
         Reply::Error(error) => error.code() != "NOPERM",
         _ => false,
+    }
+}
+
+/// Wakers that are woken or dropped after the mutex is released.
+#[derive(Debug, Default)]
+pub(super) struct Wakers {
+    pub(super) list: Vec<Waker>,
+    pub(super) writer: Option<Waker>,
+    pub(super) dropped: Option<Waker>,
+}
+
+impl Wakers {
+    pub(super) fn wake(&mut self) {
+        for waker in self.list.drain(..).chain(self.writer.take()) {
+            waker.wake();
+        }
+        self.dropped = None;
+    }
+}
+
+impl Drop for Wakers {
+    fn drop(&mut self) {
+        self.wake();
     }
 }

@@ -11,24 +11,17 @@
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use super::entries::{QueueState, Replies, RequestStage};
+use super::entries::{Place, QueuedRequests, Replies, RequestStage, Wakers};
 use super::error::{RequestFailure, WireError};
 use super::outgoing::Outgoing;
 use super::reply::Reply;
 use super::request::Request;
 
-/// The most requests that wait for a reply. Further callers wait until there is room.
-pub(super) const MOST_REQUESTS: usize = 16 * 1024;
-/// The most bytes that wait to be written. A larger request waits until no other bytes wait.
-pub(super) const MOST_BYTES: usize = 2 * 1024 * 1024;
-/// How many bytes the writer takes at a time. Bytes that it has taken are written even if their caller is dropped.
-pub(super) const BATCH: usize = 64 * 1024;
-
 #[derive(Debug, Default)]
 pub(super) struct RequestQueue {
-    state: Mutex<QueueState>,
+    state: Mutex<QueuedRequests>,
     /// Whether nothing more may be written. The connection's task reads it before each write.
     given_up: AtomicBool,
     /// Changes while bytes move.
@@ -44,17 +37,6 @@ pub(super) enum NextStep {
     Drain { idle: bool },
     /// End now: the handle was dropped.
     Close,
-}
-
-/// The state of one caller's request.
-#[derive(Debug)]
-pub(super) enum Place {
-    New,
-    /// Waits for room in the queue.
-    Blocked(u64),
-    /// Has a slot.
-    Queued(usize),
-    Over,
 }
 
 impl RequestQueue {
@@ -217,30 +199,7 @@ impl RequestQueue {
         (state.entries.len(), state.slots.len() - state.free.len(), state.blocked.len())
     }
 
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
+    fn lock(&self) -> MutexGuard<'_, QueuedRequests> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Wakers that are woken or dropped after the mutex is released.
-#[derive(Debug, Default)]
-pub(super) struct Wakers {
-    pub(super) list: Vec<Waker>,
-    pub(super) writer: Option<Waker>,
-    pub(super) dropped: Option<Waker>,
-}
-
-impl Wakers {
-    pub(super) fn wake(&mut self) {
-        for waker in self.list.drain(..).chain(self.writer.take()) {
-            waker.wake();
-        }
-        self.dropped = None;
-    }
-}
-
-impl Drop for Wakers {
-    fn drop(&mut self) {
-        self.wake();
     }
 }

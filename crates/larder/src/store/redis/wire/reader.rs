@@ -93,6 +93,11 @@ impl Reader {
         failure.map_or(Ok(()), Err)
     }
 
+    /// Returns whether a part of a frame has arrived, and its rest has not.
+    pub(super) fn is_within_frame(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     #[cfg(test)]
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);

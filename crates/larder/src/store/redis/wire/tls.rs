@@ -29,6 +29,9 @@ pub(crate) struct Tls {
     /// Built for the first connection, and shared by all later ones.
     #[cfg(feature = "tls")]
     config: OnceLock<Arc<ClientConfig>>,
+    /// What the last connection to each address was.
+    #[cfg(all(feature = "admin", feature = "tls"))]
+    seen: std::sync::Mutex<std::collections::HashMap<String, crate::store::admin::TlsSeen>>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -48,6 +51,8 @@ impl Tls {
             client,
             #[cfg(feature = "tls")]
             config: OnceLock::new(),
+            #[cfg(all(feature = "admin", feature = "tls"))]
+            seen: std::sync::Mutex::default(),
         }
     }
 }
@@ -62,7 +67,12 @@ impl Tls {
     ) -> Result<TlsStream<TcpStream>, WireError> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| unusable(format!("{host} is no name that a certificate can be for")))?;
-        Ok(TlsConnector::from(self.config()?).connect(name, stream).await?)
+        #[cfg(feature = "admin")]
+        let port = stream.peer_addr().map(|peer| peer.port()).unwrap_or_default();
+        let stream = TlsConnector::from(self.config()?).connect(name, stream).await?;
+        #[cfg(feature = "admin")]
+        self.note(host, port, &stream);
+        Ok(stream)
     }
 
     fn config(&self) -> Result<Arc<ClientConfig>, WireError> {
@@ -105,6 +115,40 @@ impl Tls {
             return Err(unusable(format!("the operating system has no root certificate{why}")));
         }
         Ok(roots)
+    }
+}
+
+#[cfg(feature = "admin")]
+impl Tls {
+    /// Records what a connection is, for tools.
+    #[cfg(feature = "tls")]
+    fn note(&self, host: &str, port: u16, stream: &TlsStream<TcpStream>) {
+        let (_, session) = stream.get_ref();
+        let version = session.protocol_version().map(|version| format!("{version:?}").replace('_', "."));
+        let cipher = session.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
+        let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        let seen = crate::store::admin::TlsSeen {
+            version: version.unwrap_or_default(),
+            cipher: cipher.unwrap_or_default(),
+            certificate: certificate.map(|certificate| certificate.to_vec()).unwrap_or_default(),
+        };
+        let address = crate::endpoint::Address::Tcp { host: host.to_owned(), port }.to_string();
+        let mut table = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        table.insert(address, seen);
+    }
+
+    /// Returns what the last connection to an address was. Behind Sentinel the address of the master is not known here,
+    /// and any server's connection counts.
+    #[cfg(feature = "tls")]
+    pub(crate) fn seen(&self, address: &str) -> Option<crate::store::admin::TlsSeen> {
+        let table = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        table.get(address).or_else(|| table.values().next()).cloned()
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[expect(clippy::unused_self, reason = "nothing speaks TLS")]
+    pub(crate) fn seen(&self, _: &str) -> Option<crate::store::admin::TlsSeen> {
+        None
     }
 }
 

@@ -1,8 +1,8 @@
 -- Reads the holder of one lock of a group. A lock on which an attempt has an unconfirmed claim has no holder.
 -- KEYS: 1 group, 2 state, 3 queue
 -- ARGV: 1 the name of the lock
--- Reply: fence and process, milliseconds that the lock is still held, how many attempts wait for it; nothing
---   if it has no holder
+-- Reply: fence and process, milliseconds that the lock is still held, how many attempts wait for it,
+--   the holder's token; nothing if it has no holder
 local token = redis.call('HGET', state, 'n' .. ARGV[1])
 local held = token and redis.call('HGET', state, 'f' .. token)
 local left = token and (tonumber(redis.call('ZSCORE', group, token)) or 0) - now_of(redis.call('TIME'))
@@ -17,4 +17,4 @@ for _, waiter in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
     end
   end
 end
-return { held, left, waiting }
+return { held, left, waiting, token }

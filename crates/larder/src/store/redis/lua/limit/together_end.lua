@@ -1,3 +1,5 @@
+-- The end of together_begin.lua, after the parts of charge.lua: charges the records one by one. KEYS, ARGV and reply
+-- are those of together_begin.lua. The first `end` closes the function that those parts are in.
 end
 
 local LOOK = struct.pack('>BI7I7I4', 4, 0, 0, 1)

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{sleep, timeout};
 
 use super::super::connection::{Connection, Event};
+use super::super::entries::{MOST_BYTES, MOST_REQUESTS};
 use super::super::error::{RequestFailure, WireError};
-use super::super::queue::{MOST_BYTES, MOST_REQUESTS};
 use super::super::reader::Reader;
 use super::super::reply::Reply;
 use super::super::request::Request;

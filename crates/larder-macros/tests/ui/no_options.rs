@@ -1,0 +1,18 @@
+#[path = "../stub/larder.rs"]
+mod larder;
+
+use larder::{Cache, LoadError, cached};
+
+#[derive(Clone)]
+struct Shop {
+    products: Cache<String>,
+}
+
+impl Shop {
+    #[cached]
+    async fn product(&self, id: u32) -> Result<String, LoadError<std::io::Error>> {
+        Ok(id.to_string())
+    }
+}
+
+fn main() {}

@@ -1,0 +1,111 @@
+//! Opens one connection to an address, logs in, and asks what server it leads to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::error::translate;
+use super::full;
+use super::identity::{Identity, Role, identify};
+use super::login::Login;
+use super::wire::{Connection, Event, WireError, connect, greet};
+use crate::credentials::CurrentCredentials;
+use crate::endpoint::Address;
+use crate::error::{Error, ErrorKind, Result};
+
+/// An open connection, and what the server said about itself.
+pub(super) struct Dialled {
+    pub(super) connection: Connection,
+    /// Whether the server sends pushes on it.
+    pub(super) resp3: bool,
+    pub(super) address: Address,
+    pub(super) identity: Identity,
+    /// The credentials of the login, if they come from a provider and may change.
+    pub(super) credentials: Option<CurrentCredentials>,
+}
+
+pub(super) async fn open_and_identify(address: &Address, login: &Login, events: Events) -> Result<Dialled> {
+    let opened = open(address, login, Some(events)).await?;
+    let identity = identify(&opened.connection, &login.client_name)
+        .await
+        .map_err(|failure| translate(&WireError::from(failure), &address.to_string()))?;
+    login.learned.note(&identity.eviction);
+    let OpenedConnection { connection, resp3, credentials } = opened;
+    Ok(Dialled { connection, resp3, address: address.clone(), identity, credentials })
+}
+
+/// Opens a connection to a server that Sentinel named. Fails if the server is not a master.
+pub(super) async fn open_master(address: &Address, login: &Login, events: Events) -> Result<Dialled> {
+    // A candidate that is passed over must not report its end: the listener would take it for the end of the
+    // connection in use. No invalidation is lost before the gate opens, because tracking is switched on later.
+    let used = Arc::new(AtomicBool::new(false));
+    let gate = used.clone();
+    let gated = move |event: &Event<'_>| {
+        if gate.load(Ordering::Acquire) {
+            events(event);
+        }
+    };
+    let dialled = open_and_identify(address, login, Arc::new(gated)).await?;
+    check_master(&dialled)?;
+    used.store(true, Ordering::Release);
+    Ok(dialled)
+}
+
+/// Fails unless the server is a master. During a failover a sentinel may still name the old master, or a replica that
+/// is not promoted yet.
+fn check_master(dialled: &Dialled) -> Result<()> {
+    let address = &dialled.address;
+    match dialled.identity.role {
+        Some(Role::Master) => Ok(()),
+        Some(Role::Replica) => Err(Error::new(
+            ErrorKind::ReadOnly,
+            format!("{address} was named master by Sentinel and is none yet"),
+        )),
+        None => Err(Error::new(
+            ErrorKind::Permission,
+            format!("{address} does not say whether it is the master: the user needs +role"),
+        )),
+    }
+}
+
+pub(super) type Events = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
+
+/// A connection after the login, and its credentials if they may change.
+pub(super) struct OpenedConnection {
+    pub(super) connection: Connection,
+    resp3: bool,
+    credentials: Option<CurrentCredentials>,
+}
+
+pub(super) async fn open(
+    address: &Address,
+    login: &Login,
+    events: Option<Events>,
+) -> Result<OpenedConnection> {
+    let credentials = match &login.credentials {
+        Some(source) => Some(source.current().await?),
+        None => None,
+    };
+    let opened = async {
+        let stream = connect(address, login.tls.as_deref()).await?;
+        let connection = Connection::start(stream, move |event: Event<'_>| {
+            if let Some(events) = &events {
+                events(&event);
+            }
+        });
+        let resp3 = greet(&connection, login.greeting(credentials.as_ref())).await?;
+        Ok::<_, WireError>((connection, resp3))
+    };
+    let error = match opened.await {
+        Ok((connection, resp3)) => return Ok(OpenedConnection { connection, resp3, credentials }),
+        Err(error) => translate(&error, &address.to_string()),
+    };
+    if let (ErrorKind::Authentication, Some(source), Some(kept)) =
+        (error.kind(), &login.credentials, &credentials)
+    {
+        source.refused(kept.number).await;
+    }
+    if error.kind() == ErrorKind::Disconnected && login.tls.is_none() && full::is_full(address).await {
+        return Err(full::error(address));
+    }
+    Err(error)
+}
