@@ -15,7 +15,7 @@ fn nor_less_than_a_forced_refresh() {
 }
 
 #[test]
-#[ignore = "minutes; by hand"]
+#[ignore = "minutes: cargo test --release -p larder-models --test flight -- --ignored"]
 fn nor_less_than_a_forced_refresh_beside_another_process() {
     let rules = Rules { forced: true, faults: false, ..Rules::sound() };
     holds("flights, forced refresh, another process", Flights { rules });

@@ -20,7 +20,7 @@ fn a_job_at_most_once_is_begun_once() {
 }
 
 #[test]
-#[ignore = "minutes; by hand"]
+#[ignore = "minutes: cargo test --release -p larder-models --test job -- --ignored"]
 fn nor_is_it_completed_twice_by_processes_that_try_more_often() {
     holds("a job of two processes, two runs each", Job { runs: 2, ..TWO });
 }

@@ -22,7 +22,7 @@ fn nor_do_two() {
 }
 
 #[test]
-#[ignore = "a minute; by hand"]
+#[ignore = "a minute: cargo test --release -p larder-models --test lease -- --ignored"]
 fn nor_do_two_with_batches_of_several() {
     holds("larger leases of two processes", Leases { processes: 2, limit: 3, requests: 1, mistake: None });
 }

@@ -13,13 +13,13 @@ fn two_processes_that_pause_die_and_lose_answers_never_both_hold_a_lock() {
 }
 
 #[test]
-#[ignore = "minutes; by hand"]
+#[ignore = "minutes: cargo test --release -p larder-models --test lock -- --ignored"]
 fn nor_when_each_tries_twice() {
     holds("locks of two processes that try twice", Line { processes: 2, attempts: 2, mistake: None });
 }
 
 #[test]
-#[ignore = "minutes; by hand"]
+#[ignore = "minutes: cargo test --release -p larder-models --test lock -- --ignored"]
 fn nor_do_three() {
     holds("locks of three processes", Line { processes: 3, attempts: 1, mistake: None });
 }

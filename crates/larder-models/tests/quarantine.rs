@@ -17,7 +17,7 @@ fn no_two_holders_are_valid_through_failovers_that_lose_the_lock() {
 }
 
 #[test]
-#[ignore = "minutes; by hand"]
+#[ignore = "minutes: cargo test --release -p larder-models --test quarantine -- --ignored"]
 fn nor_do_three_callers_through_three_failovers() {
     holds(
         "quarantine, three times",

@@ -45,7 +45,7 @@ fn left_alone_everybody_comes_to_an_end() {
 
 /// Minutes, and a few gigabytes.
 #[test]
-#[ignore = "minutes; by hand"]
+#[ignore = "minutes: cargo test --release -p larder-models --test refresh -- --ignored"]
 fn everything_at_once_keeps_the_promises() {
     let rules = Rules { late: true, soft_expire: true, foreign_set: true, ..rules() };
     holds("everything at once", Load { rules });

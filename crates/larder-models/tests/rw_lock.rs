@@ -40,7 +40,7 @@ fn two_writers_and_a_reader_take_their_turns() {
 }
 
 #[test]
-#[ignore = "minutes; by hand"]
+#[ignore = "minutes: cargo test --release -p larder-models --test rw_lock -- --ignored"]
 fn so_do_more_with_requests_that_overtake_each_other() {
     holds("a writer between readers, two requests", Pool { under_way: 2, ..BETWEEN });
     holds("two writers and two readers", Pool { weights: &[2, 1, 2, 1], ..BETWEEN });

@@ -38,7 +38,7 @@ fn a_number_that_is_lowered_revokes_nothing_and_grants_nothing_beyond_it() {
 }
 
 #[test]
-#[ignore = "minutes; by hand"]
+#[ignore = "minutes: cargo test --release -p larder-models --test semaphore -- --ignored"]
 fn nor_with_requests_that_overtake_each_other() {
     let model = Pool { under_way: 2, ..WEIGHTS };
     holds("callers of several weights, two requests", model);
@@ -46,7 +46,7 @@ fn nor_with_requests_that_overtake_each_other() {
 }
 
 #[test]
-#[ignore = "minutes; by hand"]
+#[ignore = "minutes: cargo test --release -p larder-models --test semaphore -- --ignored"]
 fn nor_are_four_overtaken_whose_processes_are_silent_for_long() {
     holds("silent callers", Pool { weights: &[1, 1, 2, 1], silence: true, ..WEIGHTS });
 }
