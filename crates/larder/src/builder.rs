@@ -341,7 +341,9 @@ impl LarderBuilder {
         // The second server, for locks and limits.
         let (coordination, background_coordination) = match coordination {
             Some(Target::Memory) => {
-                return Err(Error::invalid("coordination is a server: memory: needs no second one"));
+                return Err(Error::invalid(
+                    "coordination() takes the URL of a server: memory: needs no second store",
+                ));
             }
             Some(Target::Server(server)) => {
                 let changes = Arc::new(Invalidations::default());

@@ -97,7 +97,9 @@ impl CallLimits {
     #[cold]
     fn key_too_long(&self, taken: usize) -> Error {
         let most = self.max_key_bytes;
-        let message = format!("the key takes {taken} bytes, more than max_key_bytes ({most})");
+        let message = format!(
+            "the key takes {taken} bytes, more than max_key_bytes ({most}): shorten it, or raise the limit"
+        );
         Error::new(ErrorKind::KeyTooLong, message)
     }
 }
@@ -306,11 +308,9 @@ impl Context {
         let why = match self.coordination_even_closed().eviction() {
             Eviction::Never => return Ok(()),
             Eviction::Evicts(policy) => format!("the server evicts ({policy})"),
-            Eviction::Unknown => {
-                "the server does not say whether it evicts (it needs the permission +info)".into()
-            }
+            Eviction::Unknown => "the server does not say whether it evicts (allow the user +info)".into(),
             Eviction::NotAsked => {
-                let message = "strict: no server was reached yet, so it is not known whether it evicts";
+                let message = "strict: the server was not reached yet, so larder does not know whether it evicts: retry later";
                 return Err(Error::new(ErrorKind::Refused, message));
             }
         };
@@ -419,9 +419,11 @@ impl Context {
     ) -> Result<Arc<T>> {
         let mut limiters = self.limiters.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = limiters.entry(name.to_owned()).or_insert_with(|| Arc::new(make())).clone();
-        shared
-            .downcast()
-            .map_err(|_| Error::invalid(format!("the name {name:?} is used by another kind of limiter")))
+        shared.downcast().map_err(|_| {
+            Error::invalid(format!(
+                "the name {name:?} is used by another kind of limiter on this Larder: choose another"
+            ))
+        })
     }
 
     pub(crate) fn stats(&self) -> Stats {

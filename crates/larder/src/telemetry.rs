@@ -439,7 +439,7 @@ impl CacheMeter {
                 cache = %self.name,
                 kind = %error.kind(),
                 %error,
-                "loading without the store"
+                "a load could not use the store: its value is not stored"
             );
         }
     }

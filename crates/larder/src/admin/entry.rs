@@ -169,12 +169,14 @@ impl EntryInfo {
 
 fn undecodable(reason: &'static str) -> Error {
     match reason {
-        "too_large" => {
-            Error::new(ErrorKind::ValueTooLarge, "the stored value takes more than max_value_bytes")
-        }
-        "unknown_layout" => {
-            Error::new(ErrorKind::Encode, "this build of larder leaves out the value's format or compression")
-        }
+        "too_large" => Error::new(
+            ErrorKind::ValueTooLarge,
+            "the stored value takes more than max_value_bytes: raise the limit to read it",
+        ),
+        "unknown_layout" => Error::new(
+            ErrorKind::Encode,
+            "this build of larder cannot read the value: turn on the feature msgpack or compress",
+        ),
         _ => Error::new(ErrorKind::Encode, format!("the stored value cannot be decoded ({reason})")),
     }
 }

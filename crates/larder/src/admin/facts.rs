@@ -348,7 +348,7 @@ impl Admin {
 }
 
 fn odd() -> Error {
-    Error::new(ErrorKind::Server, "the server replied with something that larder did not expect")
+    Error::new(ErrorKind::Server, "the server's reply is not one that larder expects")
 }
 
 fn since_1970(time: SystemTime) -> i64 {

@@ -122,7 +122,7 @@ impl Admin {
         let bytes = match (value, written) {
             (EntryValue::Bytes(bytes), Format::Raw) => encoded(written, compress, most, bytes, stamp)?,
             (EntryValue::Bytes(_), _) => {
-                return Err(Error::invalid("bytes are stored in the format raw alone"));
+                return Err(Error::invalid("bytes need the format raw"));
             }
             (EntryValue::Json(_), Format::Raw) => {
                 return Err(Error::invalid("the format raw stores bytes, and the value is JSON"));

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::flight::LoadFailure;
-use super::load_context::{LoadContext, scope};
+use super::load_context::LoadContext;
 use super::load_lazy::LoadSetup;
+use super::nesting::scope;
 use super::thrown::{LoaderError, Thrown};
 use crate::key::CacheKey;
 

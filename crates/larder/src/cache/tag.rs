@@ -125,7 +125,7 @@ pub(crate) fn checked(mut tags: Vec<String>, format: Format) -> Result<Vec<Strin
         return Ok(tags);
     }
     if format == Format::Plain {
-        return Err(Error::invalid("Format::Plain has no envelope that could carry tags"));
+        return Err(Error::invalid("entries of Format::Plain cannot carry tags: choose another format"));
     }
     tags.sort_unstable();
     tags.dedup();

@@ -241,7 +241,7 @@ impl Sender {
                 let now = Instant::now();
                 if let Some(times) = self.refusals.note(now) {
                     let (kind, error) = (error.kind(), error.unnamed());
-                    tracing::warn!(target: target::INVALIDATION, times, %kind, error, "queued invalidations were refused");
+                    tracing::warn!(target: target::INVALIDATION, times, %kind, error, "the server refuses queued invalidations: retrying");
                 }
                 queue.failed(&work, true);
                 if let Some(due) = now.checked_add(REFUSED_PAUSE) {

@@ -307,7 +307,7 @@ impl Network {
         let mut answers = answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure)));
         match (answers.next(), answers.next()) {
             (Some(first), Some(second)) => Ok((first?, second?)),
-            _ => Err(Error::new(ErrorKind::Server, "fewer answers than commands")),
+            _ => Err(Error::new(ErrorKind::Server, "the server sent fewer replies than requests")),
         }
     }
 
@@ -320,7 +320,7 @@ impl Network {
         };
         match answer {
             Ok(Reply::Array(values)) => Ok(values),
-            Ok(_) => Err(Error::new(ErrorKind::Server, "MGET answered with something that is no array")),
+            Ok(_) => Err(Error::new(ErrorKind::Server, "the server's reply to MGET is not an array")),
             Err(Failure::TryAgain) => {
                 let commands = names.iter().map(|name| Request::new("GET").arg(name)).collect();
                 self.run_all(group, commands, Replay::Safe).await
@@ -424,7 +424,7 @@ impl Network {
             // The request was sent again for a while. The move of the slot ends some time, so the error is retryable.
             Self::Cluster(_) if matches!(failure, Failure::TryAgain) => Error::new(
                 ErrorKind::ClusterDown,
-                "the keys of the request are at two nodes, while their slot moves",
+                "the keys of the request are at two nodes while their slot moves: retry",
             ),
             Self::Cluster(_) => failure.into_error("the cluster"),
         }
