@@ -18,7 +18,7 @@ use crate::near::Invalidations;
 use crate::random::Random;
 use crate::store::AnyStore;
 use crate::store::memory::{Bounds, MemoryStore};
-use crate::url::{self, Server, Target};
+use crate::url::{self, ServerUrl, Target};
 
 /// The settings of a [`Larder`]. Made by [`Larder::builder`].
 ///
@@ -330,7 +330,7 @@ impl LarderBuilder {
         self.check()?;
         let keyspace = Keyspace::new(self.namespace.as_deref())?;
         let limits = self.call_limits();
-        let changes = Arc::new(Invalidations::default());
+        let invalidations = Arc::new(Invalidations::default());
         let (target, coordination) =
             (self.target()?, self.coordination.as_deref().map(url::parse).transpose()?);
         // Background work gets a thread of its own, unless everything is in this process.
@@ -346,10 +346,10 @@ impl LarderBuilder {
                 ));
             }
             Some(Target::Server(server)) => {
-                let changes = Arc::new(Invalidations::default());
+                let invalidations = Arc::new(Invalidations::default());
                 let own = Self { credentials: None, ..self.clone() };
-                let stores = own.server(server, changes.clone(), &background)?;
-                (Some((stores.callers, changes)), Some(stores.background))
+                let stores = own.server(server, invalidations.clone(), &background)?;
+                (Some((stores.callers, invalidations)), Some(stores.background))
             }
             None => (None, None),
         };
@@ -358,15 +358,15 @@ impl LarderBuilder {
         let (credentials, presence) = (self.credentials.clone(), self.presence.clone());
         let (store, background_store) = match target {
             Target::Memory => {
-                let store = MemoryStore::new(self.bounds, Clock::default(), changes.clone());
+                let store = MemoryStore::new(self.bounds, Clock::default(), invalidations.clone());
                 (AnyStore::Memory(Arc::new(store)), None)
             }
             Target::Server(server) => {
-                let stores = self.server(server, changes.clone(), &background)?;
+                let stores = self.server(server, invalidations.clone(), &background)?;
                 (stores.callers, Some(stores.background))
             }
         };
-        let context = Context::new(store, changes, keyspace, limits, clock, random)
+        let context = Context::new(store, invalidations, keyspace, limits, clock, random)
             .with_credentials(credentials)
             .with_presence(presence)
             .with_coordination(coordination, strict)
@@ -377,7 +377,12 @@ impl LarderBuilder {
     }
 
     #[cfg(feature = "redis")]
-    fn server(self, server: Server, changes: Arc<Invalidations>, background: &Background) -> Result<Stores> {
+    fn server(
+        self,
+        server: ServerUrl,
+        invalidations: Arc<Invalidations>,
+        background: &Background,
+    ) -> Result<Stores> {
         use crate::store::redis::{Hosts, Login, RedisStore, Tls};
 
         if server.tls && !cfg!(feature = "tls") {
@@ -415,14 +420,19 @@ impl LarderBuilder {
         // Two stores: the callers' runtimes drive the first, the background's thread the second.
         let (deployment, alone, alone_sentinel) =
             (server.deployment.clone(), login.at_home(home), sentinel_login.at_home(home));
-        let callers =
-            RedisStore::start(server.deployment, login, sentinel_login, self.connections, Some(changes));
+        let callers = RedisStore::start(
+            server.deployment,
+            login,
+            sentinel_login,
+            self.connections,
+            Some(invalidations),
+        );
         let alone = RedisStore::start(deployment, alone, alone_sentinel, 1, None);
         Ok(Stores { callers: AnyStore::Redis(callers), background: AnyStore::Redis(alone) })
     }
 
     #[cfg(not(feature = "redis"))]
-    fn server(self, _: Server, _: Arc<Invalidations>, _: &Background) -> Result<Stores> {
+    fn server(self, _: ServerUrl, _: Arc<Invalidations>, _: &Background) -> Result<Stores> {
         Err(Error::new(
             crate::ErrorKind::InvalidUrl,
             "servers need the feature redis, which this build of larder leaves out",

@@ -130,7 +130,7 @@ impl Admin {
             (EntryValue::Json(value), _) => encoded(written, compress, most, value, stamp)?,
         };
         Box::pin(self.within(store.set(&name, bytes, times.kept))).await?;
-        self.context().changes.changed(&name);
+        self.context().invalidations.changed(&name);
         Ok(())
     }
 
@@ -150,7 +150,7 @@ impl Admin {
         let ensure = async |name: Name| {
             let now = (context.clock.moment(), context.clock.now());
             let candidate = context.random.nonce();
-            self.within(context.changes.versions.ensure(store, &name, candidate, span, now)).await
+            self.within(context.invalidations.versions.ensure(store, &name, candidate, span, now)).await
         };
         let clear = Box::pin(ensure(cache.clear(context))).await?;
         let mut versions = Vec::with_capacity(tags.len());
@@ -170,7 +170,7 @@ impl Admin {
     pub async fn delete(&self, cache: &str, key: &str) -> Result<bool> {
         let name = names::entry(self.context(), &CacheName::parse(cache)?, key)?;
         let deleted = Box::pin(self.within(self.store()?.delete(&name))).await?;
-        self.context().changes.changed(&name);
+        self.context().invalidations.changed(&name);
         Ok(deleted)
     }
 
@@ -192,7 +192,7 @@ impl Admin {
             // A load under way, an absence or bytes without an envelope cannot be marked.
             let (Some(old), Some(stale), true) = (nonce(&bytes), stale, is_value) else { break };
             if Box::pin(self.within(store.restamp(&name, old, stale.into(), None))).await? {
-                self.context().changes.changed(&name);
+                self.context().invalidations.changed(&name);
                 return Ok(true);
             }
         }
@@ -216,7 +216,7 @@ impl Admin {
             let Some(entry) = self.entry(cache, key).await? else { return Ok(false) };
             if entry.nonce == 0 {
                 let touched = Box::pin(self.within(store.touch(&name, Expiry::After(ttl)))).await?;
-                self.context().changes.changed(&name);
+                self.context().invalidations.changed(&name);
                 return Ok(touched);
             }
             let how = EntryWrite::default().ttl(ttl);
@@ -231,7 +231,7 @@ impl Admin {
             let Some(bytes) = restamped(entry.stored(), entry.nonce, ends) else { return Ok(false) };
             let written = store.restamp(&name, entry.nonce, bytes.into(), Some(times.kept));
             if Box::pin(self.within(written)).await? {
-                self.context().changes.changed(&name);
+                self.context().invalidations.changed(&name);
                 return Ok(true);
             }
         }
@@ -269,7 +269,7 @@ impl Admin {
         }
         let (name, version) = (parsed.clear(self.context()), self.context().random.nonce());
         Box::pin(self.within(self.store()?.renew_version(&name, version, RENEWAL_SPAN))).await?;
-        self.context().changes.changed(&name);
+        self.context().invalidations.changed(&name);
         Ok(())
     }
 }

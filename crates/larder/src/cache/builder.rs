@@ -267,7 +267,7 @@ where
         // Get the state that all handles of the name share, or make it.
         let prefix = self.context.keyspace.cache(&self.name, self.schema)?;
         let clear = self.context.keyspace.clear(&self.name);
-        let shared = self.context.cache(&self.name, || CacheShared::<V> {
+        let shared = self.context.caches.shared(&self.name, || CacheShared::<V> {
             name: self.name.clone(),
             meter: CacheMeter::new(&self.name),
             flights: Flights::default(),
@@ -286,9 +286,9 @@ where
                 || NearTier { copies: Tier::new(settings.max_bytes()), settings, max_age: settings.age() };
             let near = publish(&shared.near, make, |near| {
                 if let Some(entry) = EntryName::parse(&prefix) {
-                    self.context.changes.register(entry.cache, near.clone());
+                    self.context.invalidations.register(entry.cache, near.clone());
                 }
-                self.context.changes.register(&clear, near.clone());
+                self.context.invalidations.register(&clear, near.clone());
             });
             if near.settings != settings {
                 return Err(Error::invalid(format!(

@@ -114,7 +114,7 @@ where
                 "conditional writes compare envelopes, and entries of Format::Plain have none: choose another format",
             ));
         }
-        if self.context.invalidations.covers(entry, &self.shared.clear) {
+        if self.context.invalidation_queue.covers(entry, &self.shared.clear) {
             return Err(Error::new(
                 ErrorKind::Busy,
                 "a queued invalidation of this key would remove what is written now: retry later",

@@ -207,7 +207,7 @@ where
         if !self.answered && !context.is_embedded() {
             context.queue_clear(&shared.clear);
         }
-        context.changes.versions.changed(&shared.clear);
+        context.invalidations.versions.changed(&shared.clear);
         shared.forget_all_near();
         shared.flights.detach_all();
     }

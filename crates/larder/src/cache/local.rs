@@ -82,7 +82,7 @@ where
         let valid = now.mono() < copy.until
             && sessions.is_valid(copy.seen, now)
             && copy.more.as_ref().is_none_or(|more| self.holds(more, now))
-            && !(self.context.invalidations.is_pending() && self.is_covered(&name()?));
+            && !(self.context.invalidation_queue.is_pending() && self.is_covered(&name()?));
         Ok(valid.then(|| take(copy)))
     }
 

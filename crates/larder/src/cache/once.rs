@@ -294,7 +294,7 @@ where
     /// was no mark.
     async fn wait_for_run(&self, entry: &str, left: Duration) -> Result<bool> {
         let mark = Keyspace::once(entry);
-        let mut watch = self.context.changes.watch(&mark);
+        let mut watch = self.context.invalidations.watch(&mark);
         let read = self.bounded(self.context.store()?.get_tracked(&mark)).await?;
         let marked = read.bytes.is_some();
         if marked {
