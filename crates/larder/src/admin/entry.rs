@@ -184,6 +184,7 @@ fn undecodable(reason: &'static str) -> Error {
 impl EntryInfo {
     /// Reads stored bytes. The versions that the entry has now are left out.
     fn read(name: &Name, bytes: Bytes, expiry: Expiry, max_bytes: usize) -> Self {
+        // Parse the envelope. Bytes that cannot be read still have a size and an expiry.
         let (kind, meta, payload) = match open(&bytes) {
             Err(reason) => (EntryKind::Unreadable(reason), Meta::default(), Payload::default()),
             Ok(OpenedEntry { kind, meta, payload }) => {
@@ -205,6 +206,7 @@ impl EntryInfo {
             Some((_, envelope::Compression::Lz4)) => Compression::Lz4,
             _ => Compression::None,
         };
+        // In an envelope 0 means "not said".
         let (enveloped, known) = (meta.nonce != 0, |number: u64| (number != 0).then_some(number));
         Self {
             name: name.as_str().to_owned(),

@@ -92,6 +92,7 @@ impl Admin {
     pub async fn set(&self, cache: &str, key: &str, value: &EntryValue, how: EntryWrite) -> Result<()> {
         let parsed = CacheName::parse(cache)?;
         let name = names::entry(self.context(), &parsed, key)?;
+        // What the caller does not choose is taken from the value that is stored.
         let old = self.entry(cache, key).await?.filter(|old| old.kind == EntryKind::Value);
         let store = self.store()?;
         let format = how.format.unwrap_or_else(|| default_format(old.as_ref(), value));
@@ -107,6 +108,7 @@ impl Admin {
             StoredFormat::Plain => (0, Vec::new()),
             _ => self.versions(&parsed, &tags, times.kept).await?,
         };
+        // Encode the value, and store it.
         let stamp = WriteStamp {
             nonce: self.context().random.nonce(),
             written_at: store.now(),

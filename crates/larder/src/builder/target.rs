@@ -32,6 +32,7 @@ impl LarderBuilder {
 
     /// Returns where to connect. The builder's values override the URL's.
     pub(super) fn target(&self) -> Result<Target> {
+        // Parse the URL, or the address of one server.
         let mut target = match (&self.url, &self.address) {
             (Some(url), _) => url::parse(url)?,
             (None, None) => Target::Memory,

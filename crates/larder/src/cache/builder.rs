@@ -249,6 +249,7 @@ where
     /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): a name or a setting is invalid, or the `Larder` already
     /// has a cache of this name with another type of value. Correct the call.
     pub fn build(self) -> Result<Cache<V>> {
+        // Refuse settings that are out of bounds or contradict each other.
         if let Some(Expiry::After(ttl)) = self.expiry {
             check_ttl(ttl)?;
         }
@@ -260,7 +261,6 @@ where
                 "Format::Plain is bare JSON for others to read, which cannot be compressed",
             ));
         }
-        // Reject settings that contradict each other.
         crate::value::check::<V>(self.format)?;
         self.check_loading()?;
         hot_keys::check(self.hot_keys)?;
@@ -281,6 +281,7 @@ where
         if self.hot_keys > 0 {
             shared.hot.get_or_init(|| HotKeys::new(self.hot_keys));
         }
+        // Make the near tier, or check that the one of another handle has the same settings.
         if let Some(settings) = self.near {
             let make =
                 || NearTier { copies: Tier::new(settings.max_bytes()), settings, max_age: settings.age() };
@@ -292,7 +293,7 @@ where
             });
             if near.settings != settings {
                 return Err(Error::invalid(format!(
-                    "the cache {:?} has a near tier of other settings on this Larder",
+                    "the cache {:?} has a near tier on this Larder with other settings: use the same in each handle",
                     self.name
                 )));
             }
@@ -300,6 +301,7 @@ where
         if self.format == Format::Plain {
             shared.unfenced.need();
         }
+        // The rest belongs to this handle alone.
         let encoder = Encoder::new(self.format, self.compress_above, self.context.limits.max_value_bytes)
             .verifying(self.verify);
         let policy = Policy {
