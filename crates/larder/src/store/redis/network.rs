@@ -115,13 +115,13 @@ impl Network {
         arguments: &[&[u8]],
         replay: Replay,
     ) -> Result<Reply> {
-        let present = ordered.present();
-        if ordered.was_run_in(present) {
+        let connected = ordered.connected();
+        if ordered.was_run_since(connected) {
             return self.run_script(name, ordered.script, keys, arguments, replay).await;
         }
         let answer = self.run(name, &ordered.script.by_source(keys, arguments), replay).await;
         if answer.is_ok() {
-            ordered.note_run_in(present);
+            ordered.note_run(connected);
         }
         answer
     }
