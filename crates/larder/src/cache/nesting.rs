@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_is_refused_and_named_and_a_chain_is_not() {
+    fn a_cycle_is_refused_and_named_and_a_chain_is_not() {
         let [a, b, c] = ["a", "b", "c"].map(LoadNode::new);
         assert!(waits(&one(&a), &a).is_err());
         let first = waits(&one(&a), &b).ok();
