@@ -52,7 +52,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "an invalidated tag leaves the loads under way",
-        &[switched(TAG, "context.detach_tagged(tag);", "")],
+        &[switched(TAG, "context.caches.detach_tagged(tag);", "")],
         &[test("invalidated", "a_load_after_a_loaders_tag_was_invalidated_never_gets_the_old_row")],
     ),
     mutant(

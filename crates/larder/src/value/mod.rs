@@ -81,9 +81,9 @@ pub(crate) fn absence(stamp: WriteStamp) -> Vec<u8> {
     without_payload(EntryKind::Absence, stamp)
 }
 
-/// Encodes the placeholder of a fill, whose token is the stamp's nonce. These exact bytes are stored under the key until
-/// the fill commits. They carry the versions that were read before the load, so a placeholder that was invalidated since
-/// is not waited for.
+/// Encodes the placeholder of a fill, whose token is the stamp's nonce. These exact bytes are stored under the key
+/// until the fill commits. They carry the versions that were read before the load, so a placeholder that was
+/// invalidated since is not waited for.
 pub(crate) fn placeholder(stamp: WriteStamp) -> Vec<u8> {
     without_payload(EntryKind::Placeholder, stamp)
 }
