@@ -622,7 +622,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
         "the requests in flight could not be counted",
         "a request's cost was not corrected",
         "the quotas that the program chose for a request are invalid",
-        "a nested load waited for the load of another process: it loads without storing, as the two may wait for each other",
+        "a nested load waited too long for another process: it loads without storing",
         "a sentinel names a server as the master that is none",
         "the cluster's map of slots could not be read",
         "the runtime that drove a connection does not run: dialling on another",

@@ -356,7 +356,7 @@ where
             return Claimed::Failed(LoadFailure::Waited(max_wait));
         }
         let cache = &self.cache.shared.name;
-        tracing::warn!(target: target::CACHE, %cache, ?max_wait, "a nested load waited for the load of another process: it loads without storing, as the two may wait for each other");
+        tracing::warn!(target: target::CACHE, %cache, ?max_wait, "a nested load waited too long for another process: it loads without storing");
         self.cache.shared.meter.bypassed(&waited(max_wait));
         Claimed::Commit(CommitMode::None)
     }

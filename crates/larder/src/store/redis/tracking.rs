@@ -121,7 +121,7 @@ pub(super) async fn arm(
                 %server,
                 role,
                 %error,
-                "the server refuses CLIENT TRACKING: near copies are off, and each read asks for versions"
+                "the server refuses CLIENT TRACKING: near copies are off"
             );
             Ok(false)
         }
