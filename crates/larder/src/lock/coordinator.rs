@@ -37,7 +37,7 @@ impl Coordinator {
         self.context.coordination()
     }
 
-    pub(super) fn invalidations(&self) -> &Arc<Invalidations> {
+    pub(super) fn changes(&self) -> &Arc<Invalidations> {
         self.context.coordination_invalidations()
     }
 

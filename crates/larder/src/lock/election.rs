@@ -162,7 +162,7 @@ impl Election {
     ///
     /// The call changes nothing.
     pub async fn observe(&self) -> Result<Leaders> {
-        let watch = self.lock.locks.invalidations().watch(&self.lock.name);
+        let watch = self.lock.locks.changes().watch(&self.lock.name);
         let mut follow = Follow { election: self.clone(), watch, last: None };
         let first = follow.look().await?;
         follow.last = first.clone();

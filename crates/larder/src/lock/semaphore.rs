@@ -292,9 +292,7 @@ impl Semaphore {
             self.check()?;
             check_number(permits)?;
             if version > MOST_PERMITS {
-                return Err(Error::invalid(format!(
-                    "the version of a number of permits is at most 2^53, not {version}"
-                )));
+                return Err(Error::invalid(format!("a version is at most 2^53, not {version}")));
             }
             self.locks.store()?.set_permits(&self.name, permits, version).await
         })
